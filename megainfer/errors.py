@@ -1,0 +1,41 @@
+"""The exceptions that MegaInfer raises on purpose.
+
+Everything that a user or a peer can cause is a `MegaInferError` whose message names the value at
+fault and, where there is one, the fix. An `AssertionError` from this package is a bug in it.
+"""
+
+
+class MegaInferError(Exception):
+    """Base of all errors below; its text is meant to be read by the person who caused it."""
+
+
+class ConfigError(MegaInferError):
+    """The deployment that was asked for cannot be; raised before any process starts."""
+
+
+class ModelError(MegaInferError):
+    """The model folder or its config.json is not something that we can serve."""
+
+
+class CheckpointError(ModelError):
+    """A weights file is missing or corrupt, or a tensor is missing or misshapen."""
+
+
+class RequestError(MegaInferError):
+    """One request is invalid (HTTP 400); nothing else is touched by it."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ProtocolError(MegaInferError):
+    """A peer speaks another version or layout of M2N, or sent a malformed message."""
+
+
+class NodeDied(MegaInferError):
+    """A node process ended, or stopped answering, while it was needed."""
+
+
+class Overloaded(MegaInferError):
+    """A bounded queue is full; try again later."""
