@@ -1,0 +1,139 @@
+"""The one interface of M2N: what an attention node and an expert node can do with their ports.
+
+A message is written whole into a slot that its receiver registered once; then a doorbell is rung.
+Nothing here is collective: no call waits for a matching call of a peer.
+
+There is one dispatch slot and one reply slot for each (attention node, expert node, micro-batch).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of one micro-batch's layer that go to one expert node (R of them, maybe none).
+
+    rows: int64 [R], indices into the step's tokens, ascending. local_ids: int32 [R, K], expert ids
+    local to the node, -1 where that choice of the token lives elsewhere. weights: float32 [R, K],
+    0 where local_ids is -1.
+    """
+
+    rows: Tensor
+    local_ids: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A dispatch in flight: what `combine` needs to bring it home."""
+
+    micro_batch: int
+    layer: int
+    parts: tuple[Part, ...]  # one an expert node, in node order
+
+    @property
+    def awaiting(self) -> frozenset[int]:
+        """Expert nodes that were sent rows and so will reply."""
+        return frozenset(n for n, part in enumerate(self.parts) if part.rows.numel())
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A reply that has come in. `error` is the expert node's message when it could not compute."""
+
+    micro_batch: int
+    layer: int
+    expert_node: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A dispatch message as the expert node sees it; the tensors are views into the slot.
+
+    hidden: [R, D] in the instance's dtype. local_ids: int32 [R, K]. weights: float32 [R, K].
+    They stay valid until `reply` (or `reply_error`) is called for it.
+    """
+
+    source: int  # attention node
+    micro_batch: int
+    layer: int
+    sequence: int
+    hidden: Tensor
+    local_ids: Tensor
+    weights: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        return self.hidden.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The attention node has nothing more for this micro-batch until it speaks again."""
+
+    source: int
+    micro_batch: int
+
+
+class Port(Protocol):
+    """What both sides share."""
+
+    def lost_peers(self) -> frozenset[int]:
+        """Indices of peers whose process is gone (noticed through the control connection)."""
+
+    def wait(self, timeout: float, fds: Sequence[int] = ()) -> None:
+        """Sleep until a message may have arrived, a peer was lost, one of `fds` is readable, or
+        `timeout` seconds have passed. May return early; never late by more than scheduling."""
+
+    def close(self) -> None:
+        """Release slots and connections; peers see this node as lost."""
+
+
+class AttentionPort(Port, Protocol):
+    """The attention node's end."""
+
+    def dispatch(
+        self, micro_batch: int, layer: int, hidden: Tensor, parts: Sequence[Part]
+    ) -> Handle:
+        """Write each part's rows of `hidden` [T, D] into its expert node's slot and ring.
+
+        Every expert node is sent one message, a header only where a part has no rows. The slots of
+        this micro-batch must be free: the last dispatch's replies have all arrived.
+        """
+
+    def poll(self) -> list[Arrival]:
+        """Replies that arrived since the last call; never blocks.
+
+        Raises ProtocolError when a reply contradicts the agreed layout.
+        """
+
+    def combine(self, handle: Handle, out: Tensor) -> None:
+        """Add the replies into `out` [T, D], in the order of expert nodes, so that the result does
+        not depend on the order of arrival. All of `handle.awaiting` must have arrived."""
+
+    def rest(self, micro_batch: int) -> None:
+        """Tell every expert node that this micro-batch has nothing more for now."""
+
+
+class ExpertPort(Port, Protocol):
+    """The expert node's end."""
+
+    def receive(self) -> list[Dispatch | Rest]:
+        """Messages that arrived since the last call, zero-row ones included; never blocks.
+
+        Raises ProtocolError when a message contradicts the agreed layout.
+        """
+
+    def reply_buffer(self, dispatch: Dispatch) -> Tensor:
+        """The reply slot of this dispatch, [R, D]: kernels write the result right into it."""
+
+    def reply(self, dispatch: Dispatch) -> None:
+        """Publish what was written into `reply_buffer` and ring."""
+
+    def reply_error(self, dispatch: Dispatch, message: str) -> None:
+        """Say instead that it could not be computed."""

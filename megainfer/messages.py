@@ -1,0 +1,175 @@
+"""All that processes say to each other outside of M2N, on one screen.
+
+Two conversations, both msgpack of tagged structs, never pickle:
+
+- front end <-> attention node, over ZeroMQ (`ToNode`, `FromNode`): requests down, tokens up.
+- supervisor <-> each of its children, over a socket pair (`ToChild`, `FromChild`).
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Role(StrEnum):
+    ATTENTION = "attention"
+    EXPERT = "expert"
+    SERVER = "server"
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # an end token, a stop token or a stop string
+    LENGTH = "length"  # max_tokens, or the context is full
+    ABORT = "abort"
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of every message; the tag is the class's name."""
+
+
+# --- front end -> attention node ---------------------------------------------------------------
+
+
+class Submit(Message, frozen=True):
+    """One sequence to generate. `n > 1` has been unfolded into n of these by the front end."""
+
+    request_id: str
+    prompt: list[int]
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int  # always set: the front end draws one where the client gave none
+    max_tokens: int  # always set: at most what the context leaves
+    stop_token_ids: list[int]  # the model's end tokens among them, unless ignore_eos
+    logprobs: int | None = None
+
+
+class Abort(Message, frozen=True):
+    """Stop working for this request; unknown ids are ignored (it may just have finished)."""
+
+    request_id: str
+
+
+class Reset(Message, frozen=True):
+    """Drop every cached prefix that no request uses (for tests and benchmarks)."""
+
+
+ToNode = Submit | Abort | Reset
+
+# --- attention node -> front end ---------------------------------------------------------------
+
+
+class NodeReady(Message, frozen=True):
+    """Sent once by an attention node when it can take requests."""
+
+    node: int
+    max_model_len: int
+    max_num_seqs: int
+
+
+class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
+    """One sampled token of one request, or its end."""
+
+    request_id: str
+    token_ids: list[int]  # usually one; empty only when the request ends without a new token
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0  # prompt tokens served from the prefix cache; set on the first event
+    logprobs: list[dict[int, float]] | None = None  # a token id -> log-probability map a token
+
+
+class Tokens(Message, frozen=True):
+    """What one step of one micro-batch produced."""
+
+    node: int
+    events: list[TokenEvent]
+
+
+class RequestFailed(Message, frozen=True):
+    """This request ended in an error; `client_error` says whose fault it was."""
+
+    node: int
+    request_id: str
+    message: str
+    client_error: bool = False
+
+
+FromNode = NodeReady | Tokens | RequestFailed
+
+# --- supervisor -> child ------------------------------------------------------------------------
+
+
+class Start(Message, frozen=True):
+    """Everything is loaded everywhere: agree on m, connect, and serve."""
+
+    micro_batches: int
+    epoch: int
+
+
+class NodeDown(Message, frozen=True):
+    """A node process has died; to the server, which ends the requests that it touches."""
+
+    role: Role
+    node: int
+    message: str
+
+
+class GetStats(Message, frozen=True):
+    """Ask a node for its counters."""
+
+    ticket: int
+
+
+class Stop(Message, frozen=True):
+    """End in order; the child exits within the bound that the supervisor keeps."""
+
+
+ToChild = Start | NodeDown | GetStats | Stop
+
+# --- child -> supervisor ------------------------------------------------------------------------
+
+
+class Progress(Message, frozen=True):
+    """Loading: bytes of weights that are in place, of all that this process loads."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Loaded(Message, frozen=True):
+    """Weights are in place; stage times (rows, seconds) were profiled for the choice of m."""
+
+    stage_seconds: list[tuple[int, float]] = []
+    transfer_seconds: list[tuple[int, float]] = []
+
+
+class Ready(Message, frozen=True):
+    """Connected to every peer and able to serve."""
+
+
+class Stats(Message, frozen=True):
+    """A node's counters since its start; what they mean is said where they are counted."""
+
+    ticket: int
+    counters: dict[str, Any]
+
+
+class Fatal(Message, frozen=True):
+    """The child is about to exit because of this."""
+
+    message: str
+
+
+FromChild = Progress | Loaded | Ready | Stats | Fatal
+
+
+def encode(message: Message) -> bytes:
+    """msgpack bytes of any message."""
+    return msgspec.msgpack.encode(message)
+
+
+to_node_decoder: "msgspec.msgpack.Decoder[ToNode]" = msgspec.msgpack.Decoder(ToNode)
+from_node_decoder: "msgspec.msgpack.Decoder[FromNode]" = msgspec.msgpack.Decoder(FromNode)
+to_child_decoder: "msgspec.msgpack.Decoder[ToChild]" = msgspec.msgpack.Decoder(ToChild)
+from_child_decoder: "msgspec.msgpack.Decoder[FromChild]" = msgspec.msgpack.Decoder(FromChild)
