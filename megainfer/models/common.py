@@ -1,0 +1,97 @@
+"""Parts of config.json that several families write alike, and what we refuse in all of them."""
+
+from typing import Any
+
+from megainfer.models.config import Config, read_json
+from megainfer.models.names import TensorNames
+from megainfer.models.spec import LayerSpec, ModelSpec, RopeSpec
+
+
+def refuse_unsupported(config: Config) -> None:
+    """Raise ModelError, naming key and value, for settings that would change the outputs."""
+    if config.values.get("quantization_config") is not None:
+        raise config.fail("quantization_config", "but quantised checkpoints are not supported")
+    if config.values.get("hidden_act", "silu") != "silu":
+        raise config.fail("hidden_act", "which is not supported; supported: silu")
+
+
+def read_rope(config: Config, default_theta: float = 10_000.0) -> RopeSpec:
+    """Rotary settings in either form on disk.
+
+    transformers 5 writes `rope_parameters`, earlier ones `rope_theta` beside `rope_scaling`.
+    """
+    key = "rope_scaling" if config.mapping("rope_scaling") else "rope_parameters"
+    parameters = config.mapping(key)
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind != "default":
+        raise config.fail(key, f"but rope type {kind!r} is not supported; supported: default")
+    _refuse_partial_rotation(config, key, parameters)
+    theta = Config(config.path, parameters).optional_number("rope_theta")
+    return RopeSpec(theta or config.number("rope_theta", default_theta))
+
+
+def _refuse_partial_rotation(config: Config, key: str, parameters: Any) -> None:
+    for holder, values in ((key, parameters), ("partial_rotary_factor", config.values)):
+        if values.get("partial_rotary_factor") not in (None, 1, 1.0):
+            raise config.fail(holder, "but rotating only a part of each head is not supported")
+
+
+def refuse_window(config: Config, window: int | None) -> None:
+    """Raise ModelError for a sliding window that is in effect: shorter than the context.
+
+    window: in tokens; None when this family's settings switch it off.
+    """
+    if window is not None and window < config.positive("max_position_embeddings"):
+        raise config.fail(
+            "sliding_window",
+            "but sliding-window attention is not supported (a window as long as "
+            f"max_position_embeddings, {config.positive('max_position_embeddings')}, would be)",
+        )
+
+
+def head_dim(config: Config) -> int:
+    """Size of one attention head; where it is not given, the heads share hidden_size."""
+    heads = config.positive("num_attention_heads")
+    if config.values.get("head_dim") is None and config.positive("hidden_size") % heads:
+        raise config.fail("hidden_size", f"which {heads} attention heads cannot share evenly")
+    return config.positive("head_dim", default=config.positive("hidden_size") // heads)
+
+
+def sparse_layers(config: Config) -> list[bool]:
+    """For each layer, whether it has experts (mlp_only_layers and decoder_sparse_step)."""
+    dense = config.integers("mlp_only_layers")
+    step = config.positive("decoder_sparse_step", default=1)
+    layers = range(config.positive("num_hidden_layers"))
+    return [layer not in dense and (layer + 1) % step == 0 for layer in layers]
+
+
+def eos_token_ids(config: Config) -> tuple[int, ...]:
+    """End tokens: from generation_config.json where it names some, else from config.json."""
+    path = config.path.with_name("generation_config.json")
+    if path.exists():
+        generation = Config(path, read_json(path)).integers("eos_token_id")
+        if generation:
+            return generation
+    return config.integers("eos_token_id")
+
+
+def model_spec(
+    config: Config,
+    architecture: str,
+    layers: tuple[LayerSpec, ...],
+    names: TensorNames,
+    default_eps: float,
+) -> ModelSpec:
+    """The spec with what all families write under the same keys."""
+    return ModelSpec(
+        architecture=architecture,
+        hidden_size=config.positive("hidden_size"),
+        vocab_size=config.positive("vocab_size"),
+        layers=layers,
+        norm_eps=config.number("rms_norm_eps", default_eps),
+        tie_word_embeddings=config.flag("tie_word_embeddings", False),
+        max_position=config.positive("max_position_embeddings"),
+        dtype=config.dtype(),
+        eos_token_ids=eos_token_ids(config),
+        names=names,
+    )

@@ -1,0 +1,92 @@
+"""Reading config.json: typed look-ups whose errors name the file, the key and the value."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megainfer.errors import ModelError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in this file; ModelError when it is unreadable or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object, but holds {type(value).__name__}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """config.json of one model folder. A key whose value is null counts as absent."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def fail(self, key: str, problem: str) -> ModelError:
+        return ModelError(f"{self.path}: {key} is {self.values.get(key)!r}, {problem}")
+
+    def positive(self, *keys: str, default: int | None = None) -> int:
+        """A whole number of at least 1, under the first of these keys that is there."""
+        for key in keys:
+            value = self.values.get(key)
+            if value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise self.fail(key, "but must be a positive integer")
+            return value
+        if default is None:
+            raise ModelError(f"{self.path}: {' or '.join(keys)} is missing")
+        return default
+
+    def number(self, key: str, default: float) -> float:
+        """A positive number."""
+        return self.optional_number(key) or default
+
+    def optional_number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise self.fail(key, "but must be a positive number")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.fail(key, "but must be true or false")
+        return value
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        """A list of integers, or a single one; empty when absent."""
+        value = self.values.get(key)
+        if value is None:
+            return ()
+        values = value if isinstance(value, list) else [value]
+        if any(not isinstance(item, int) or isinstance(item, bool) for item in values):
+            raise self.fail(key, "but must be an integer or a list of integers")
+        return tuple(values)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        value = self.values.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.fail(key, "but must be an object")
+        return value
+
+    def dtype(self) -> str:
+        """What the weights are stored in; transformers before 5 called the key torch_dtype."""
+        key = "dtype" if self.values.get("dtype") is not None else "torch_dtype"
+        value = self.values.get(key, "float32")
+        if value not in DTYPES:
+            raise self.fail(key, f"which is not supported; supported: {', '.join(DTYPES)}")
+        return str(value)

@@ -1,0 +1,45 @@
+"""What a family calls its tensors on disk."""
+
+from dataclasses import dataclass
+
+_LAYER = "model.layers.{layer}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNames:
+    """Templates of tensor names; `{layer}` and `{expert}` are filled in.
+
+    The defaults are what most families share. `qkv` and `out` name projections, without the
+    `.weight` or `.bias` at the end. Each `gate_up` is a pair: gate, up.
+    """
+
+    embedding: str = "model.embed_tokens.weight"
+    final_norm: str = "model.norm.weight"
+    lm_head: str = "lm_head.weight"
+    attention_norm: str = f"{_LAYER}.input_layernorm.weight"
+    qkv: tuple[str, str, str] = (
+        f"{_LAYER}.self_attn.q_proj",
+        f"{_LAYER}.self_attn.k_proj",
+        f"{_LAYER}.self_attn.v_proj",
+    )
+    out: str = f"{_LAYER}.self_attn.o_proj"
+    q_norm: str = f"{_LAYER}.self_attn.q_norm.weight"
+    k_norm: str = f"{_LAYER}.self_attn.k_norm.weight"
+    ffn_norm: str = f"{_LAYER}.post_attention_layernorm.weight"
+    dense_gate_up: tuple[str, str] = (
+        f"{_LAYER}.mlp.gate_proj.weight",
+        f"{_LAYER}.mlp.up_proj.weight",
+    )
+    dense_down: str = f"{_LAYER}.mlp.down_proj.weight"
+    router: str = f"{_LAYER}.mlp.gate.weight"
+    expert_gate_up: tuple[str, str] = (
+        f"{_LAYER}.mlp.experts.{{expert}}.gate_proj.weight",
+        f"{_LAYER}.mlp.experts.{{expert}}.up_proj.weight",
+    )
+    expert_down: str = f"{_LAYER}.mlp.experts.{{expert}}.down_proj.weight"
+    shared_gate_up: tuple[str, str] = (
+        f"{_LAYER}.mlp.shared_expert.gate_proj.weight",
+        f"{_LAYER}.mlp.shared_expert.up_proj.weight",
+    )
+    shared_down: str = f"{_LAYER}.mlp.shared_expert.down_proj.weight"
+    shared_gate: str = f"{_LAYER}.mlp.shared_expert_gate.weight"

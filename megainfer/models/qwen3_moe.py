@@ -1,0 +1,54 @@
+"""Qwen3-MoE: per-head norms of q and k, dense layers in between where the config asks for them."""
+
+from megainfer.models import common
+from megainfer.models.config import Config
+from megainfer.models.names import TensorNames
+from megainfer.models.spec import (
+    AttentionSpec,
+    DenseSpec,
+    ExpertSpec,
+    LayerSpec,
+    ModelSpec,
+    MoESpec,
+    QkNorm,
+    RouterSpec,
+)
+
+
+def read_spec(config: Config) -> ModelSpec:
+    """The spec of a Qwen3MoeForCausalLM folder."""
+    common.refuse_unsupported(config)
+    windowed = config.flag("use_sliding_window", False)
+    common.refuse_window(config, config.positive("sliding_window") if windowed else None)
+    attention = _attention(config)
+    dense, moe = DenseSpec(config.positive("intermediate_size")), _moe(config)
+    layers = tuple(
+        LayerSpec(attention, moe if sparse else dense) for sparse in common.sparse_layers(config)
+    )
+    return common.model_spec(config, "Qwen3MoeForCausalLM", layers, TensorNames(), default_eps=1e-6)
+
+
+def _attention(config: Config) -> AttentionSpec:
+    bias = config.flag("attention_bias", False)
+    return AttentionSpec(
+        num_heads=config.positive("num_attention_heads"),
+        num_kv_heads=config.positive("num_key_value_heads"),
+        head_dim=common.head_dim(config),
+        rope=common.read_rope(config),
+        qkv_bias=bias,
+        out_bias=bias,
+        qk_norm=QkNorm.HEAD,
+    )
+
+
+def _moe(config: Config) -> MoESpec:
+    return MoESpec(
+        router=RouterSpec(
+            # transformers 5 renames num_experts to num_local_experts when it writes this family.
+            num_experts=config.positive("num_experts", "num_local_experts"),
+            top_k=config.positive("num_experts_per_tok"),
+            normalise=config.flag("norm_topk_prob", False),
+            rounded=True,
+        ),
+        expert=ExpertSpec(config.positive("moe_intermediate_size")),
+    )
