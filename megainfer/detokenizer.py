@@ -1,0 +1,98 @@
+"""Tokens to text while they come: whole characters only, ended by the first stop string."""
+
+from collections.abc import Sequence
+
+from megainfer.tokenizer import Tokenizer
+
+REPLACEMENT = "\ufffd"
+
+# A character has at most four bytes, so it is complete after at most four tokens. Text that
+# still ends in the replacement character later than this holds bytes that are no character.
+MAX_PENDING = 8
+MAX_INCOMPLETE = 3
+
+
+class IncrementalDetokenizer:
+    """Pieces of text, token by token, whose concatenation is the text of all tokens.
+
+    A short window of tokens is decoded each time, with those before the new ones as context, since
+    decoders treat the first token of a text apart (its leading space). A piece is given out only
+    once its last character is complete.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._window: list[int] = []
+        self._context = 0  # tokens of the window that end at a complete character, given out
+        self._given = 0  # characters of the window's text that were given out
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; often its own, empty inside a character."""
+        if self._tokenizer.is_silent(token, self._skip_special_tokens):
+            return ""
+        self._window.append(token)
+        text = self._decode(self._window)
+        unfinished = text.endswith(REPLACEMENT)
+        pending = len(self._window) - self._context
+        if (unfinished or len(text) <= self._given) and pending < MAX_PENDING:
+            return ""
+        return self._give(text, held=1 if unfinished else 0)
+
+    def flush(self) -> str:
+        """What is still held back, at the end of the sequence."""
+        text = self._decode(self._window)
+        piece = text[self._given :]
+        self._given = len(text)
+        return piece
+
+    def _give(self, text: str, held: int) -> str:
+        """Give out all but the last `held` characters, and forget tokens no longer needed."""
+        piece = text[self._given : len(text) - held]
+        if held:
+            self._window = self._window[-MAX_INCOMPLETE:]
+            self._context = 0
+        else:
+            self._window = self._window[self._context :]
+            self._context = len(self._window)
+        self._given = len(self._decode(self._window)) - held
+        return piece
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(tokens, self._skip_special_tokens)
+
+
+class StopStrings:
+    """Cuts a text, which comes in pieces, before the first of some strings.
+
+    Text that may be the beginning of one of them is held back. `matched` is the string that ended
+    the text, or None.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.matched: str | None = None
+
+    def push(self, piece: str) -> str:
+        """The text that is now certain; after a match that is all of it."""
+        text = self._held + piece
+        found = [(text.index(stop), stop) for stop in self._stops if stop in text]
+        if found:
+            end, self.matched = min(found)
+            self._held = ""
+            return text[:end]
+        border = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[border:]
+        return text[:border]
+
+    def flush(self) -> str:
+        """What is still held back, at the end of the sequence."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are a beginning of `stop`, short of all of it."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

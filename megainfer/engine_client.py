@@ -1,0 +1,349 @@
+"""The front end's side of the conversation with the attention nodes.
+
+One ROUTER socket; each node connects a DEALER socket whose identity is `node_identity(i)` and
+says NodeReady. Requests go down, tokens come up. Both the API server and the offline LLM stand on
+this, so nothing of HTTP is in here. Everything runs on one asyncio event loop.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from megainfer.errors import MegaInferError, NodeDied, Overloaded, ProtocolError, RequestError
+from megainfer.messages import (
+    Abort,
+    FinishReason,
+    FromNode,
+    NodeReady,
+    RequestFailed,
+    Reset,
+    Submit,
+    TokenEvent,
+    Tokens,
+    ToNode,
+    encode,
+    from_node_decoder,
+)
+from megainfer.request_limits import RequestLimits
+from megainfer.router import Router
+from megainfer.sampling import SamplingParams
+from megainfer.token_stream import TokenStream
+
+log = logging.getLogger(__name__)
+
+MAX_OUTSTANDING = 4096  # sequences in flight; one more is refused
+MAX_MESSAGE_BYTES = 64 * 2**20
+LINGER_MS = 200  # for the last aborts at close
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRequest:
+    """One sequence to generate: `params.n` has been unfolded (`unfold`) and isn't looked at."""
+
+    request_id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    eos_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outstanding:
+    node: int
+    stream: TokenStream
+
+
+def new_endpoint() -> str:
+    """An address in Linux's abstract namespace: no file, and nothing to clean after a kill."""
+    return f"ipc://@megainfer-{secrets.token_hex(12)}"
+
+
+def node_identity(node: int) -> bytes:
+    """The DEALER identity with which attention node `node` must connect."""
+    return f"attn-{node}".encode()
+
+
+class EngineClient:
+    """Submits sequences to the attention nodes and hands out their tokens.
+
+    `vocab_size` is the model's. `start`, then `submit` or `generate`, at last `close`.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        num_nodes: int,
+        vocab_size: int,
+        max_outstanding: int = MAX_OUTSTANDING,
+    ) -> None:
+        self.endpoint = endpoint
+        self._vocab_size = vocab_size
+        self._max_outstanding = max_outstanding
+        self._router = Router(num_nodes)
+        self._nodes = {node_identity(node): node for node in range(num_nodes)}
+        self._ready: dict[int, NodeReady] = {}
+        self._changed = asyncio.Event()
+        self._requests: dict[str, _Outstanding] = {}
+        self._failure: str | None = None
+        self._socket: zmq.asyncio.Socket | None = None
+        self._context: zmq.asyncio.Context | None = None
+        self._receiver: asyncio.Task[None] | None = None
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def bind(self) -> None:
+        """Open the endpoint, so that nodes can connect while others still load."""
+        self._context = zmq.asyncio.Context()
+        self._socket = socket = self._context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an unreachable node is an error, not a loss
+        socket.setsockopt(zmq.SNDHWM, 4 * self._max_outstanding)
+        socket.setsockopt(zmq.RCVHWM, 4 * self._max_outstanding)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        socket.bind(self.endpoint)
+        self._receiver = asyncio.create_task(self._receive(socket), name="engine-client")
+
+    async def start(self, timeout: float) -> None:
+        """Bind (unless done) and wait until every node is ready.
+
+        Raises NodeDied when one isn't within `timeout` seconds, or `fail` is called meanwhile.
+        """
+        if self._socket is None:
+            self.bind()
+        try:
+            async with asyncio.timeout(timeout):
+                while self._missing_nodes() and self._failure is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise NodeDied(f"{self.not_serving()} after {timeout:g} s") from None
+        if self._failure is not None:
+            raise NodeDied(self._failure)
+
+    async def close(self) -> None:
+        """End every request, stop receiving and close the endpoint."""
+        self.fail("the engine client was closed")
+        if self._receiver is not None:
+            self._receiver.cancel()
+            await asyncio.gather(self._receiver, return_exceptions=True)
+        if self._socket is not None and self._context is not None:
+            self._socket.close()
+            self._context.term()
+        self._receiver = self._socket = self._context = None
+
+    def not_serving(self) -> str | None:
+        """Why requests can't be served now, in words; None when all is well."""
+        if self._failure is not None:
+            return self._failure
+        if missing := self._missing_nodes():
+            return f"attention nodes {', '.join(map(str, missing))} are not ready yet"
+        return None
+
+    @property
+    def limits(self) -> RequestLimits:
+        """What one request may ask for; known once `start` has returned."""
+        context = min(ready.max_model_len for ready in self._ready.values())
+        return RequestLimits(max_model_len=context, vocab_size=self._vocab_size)
+
+    @property
+    def outstanding(self) -> int:
+        """Sequences in flight."""
+        return len(self._requests)
+
+    def _missing_nodes(self) -> list[int]:
+        return [node for node in self._nodes.values() if node not in self._ready]
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        request_id: str,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        eos_token_ids: tuple[int, ...] = (),
+    ) -> TokenStream:
+        """`submit` for one sequence."""
+        return self.submit([SequenceRequest(request_id, prompt_ids, params, eos_token_ids)])
+
+    def submit(self, sequences: Sequence[SequenceRequest]) -> TokenStream:
+        """Send these sequences off at once; the stream gives the tokens of all, as they come.
+
+        The caller closes the stream; that aborts what is unfinished.
+
+        Raises RequestError for the first invalid one, Overloaded when they don't fit beside what
+        is in flight or nodes still load, NodeDied when a node is gone. Nothing is left behind.
+        """
+        messages = [self._checked(sequence) for sequence in sequences]
+        self._check_room(sequences)
+        stream = TokenStream([message.request_id for message in messages], self._abandon)
+        try:
+            for message in messages:
+                self._dispatch(message, stream)
+        except MegaInferError:
+            stream.close()
+            raise
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """End one request; its stream sees FinishReason.ABORT. Unknown ids are ignored."""
+        request = self._abandon(request_id)
+        if request is not None:
+            request.stream.put(TokenEvent(request_id, [], FinishReason.ABORT))
+
+    def reset_prefix_cache(self) -> None:
+        """Have every node drop the cached prefixes that no request uses."""
+        for node in self._nodes.values():
+            self._send(node, Reset())
+
+    def fail(self, message: str, node: int | None = None) -> None:
+        """A node is gone: end all requests, or those of attention node `node`, with NodeDied.
+
+        Either way nothing new is taken from now on, since any lost node ends the service.
+        """
+        if self._failure is None:
+            self._failure = message
+        self._changed.set()
+        for request_id, request in list(self._requests.items()):
+            if node is None or request.node == node:
+                self._forget(request_id)
+                request.stream.put(NodeDied(message))
+
+    def _checked(self, sequence: SequenceRequest) -> Submit:
+        if self._failure is not None:
+            raise NodeDied(self._failure)
+        if (reason := self.not_serving()) is not None:
+            raise Overloaded(f"{reason}; try again in a moment")
+        params = sequence.params
+        max_tokens = self.limits.max_tokens(sequence.prompt_ids, params)
+        end_tokens = () if params.ignore_eos else sequence.eos_token_ids
+        return Submit(
+            request_id=sequence.request_id,
+            prompt=sequence.prompt_ids,
+            temperature=float(params.temperature),
+            top_p=float(params.top_p),
+            top_k=params.top_k,
+            seed=draw_seed() if params.seed is None else params.seed,
+            max_tokens=max_tokens,
+            stop_token_ids=sorted({*params.stop_token_ids, *end_tokens}),
+            logprobs=params.logprobs,
+        )
+
+    def _check_room(self, sequences: Sequence[SequenceRequest]) -> None:
+        if len(self._requests) + len(sequences) > self._max_outstanding:
+            raise Overloaded(
+                f"{len(self._requests)} sequences are in flight and {len(sequences)} more were "
+                f"asked for, but at most {self._max_outstanding} are taken; try again later"
+            )
+        ids = [sequence.request_id for sequence in sequences]
+        if len(set(ids)) < len(ids) or any(request_id in self._requests for request_id in ids):
+            raise RequestError(f"a request id is already in use: {ids!r:.200}", "request_id")
+
+    def _dispatch(self, message: Submit, stream: TokenStream) -> None:
+        node = self._router.assign(message.request_id, message.prompt, message.max_tokens)
+        self._requests[message.request_id] = _Outstanding(node, stream)
+        try:
+            self._send(node, message)
+        except MegaInferError:
+            self._forget(message.request_id)
+            raise
+
+    def _abandon(self, request_id: str) -> _Outstanding | None:
+        """Forget a request and tell its node; the one way in which an Abort is sent."""
+        request = self._forget(request_id)
+        if request is None:
+            return None
+        try:
+            self._send(request.node, Abort(request_id))
+        except (NodeDied, Overloaded) as error:
+            # The node can't hear it: it is gone or reads nothing, so none of its requests lives.
+            self.fail(str(error), request.node)
+        return request
+
+    def _forget(self, request_id: str) -> _Outstanding | None:
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            self._router.release(request_id)
+        return request
+
+    # --- wire ----------------------------------------------------------------------------------
+
+    def _send(self, node: int, message: ToNode) -> None:
+        """Hand a message to ZeroMQ, never waiting. Raises NodeDied or Overloaded."""
+        if self._socket is None:
+            raise NodeDied("the engine client isn't open; call start() first")
+        frames = [node_identity(node), encode(message)]
+        sent = self._socket.send_multipart(frames, flags=zmq.DONTWAIT)
+        error = cast("asyncio.Future[None]", sent).exception()  # with DONTWAIT it is done by now
+        if isinstance(error, zmq.Again):
+            raise Overloaded(f"attention node {node} doesn't take messages; its queue is full")
+        if error is not None:
+            raise NodeDied(f"attention node {node} can't be reached: {error}")
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        try:
+            while True:
+                self._on_frames(await socket.recv_multipart())
+        except Exception as error:
+            log.exception("receiving from the attention nodes failed")
+            self.fail(f"the front end can't receive tokens any more: {error!r}")
+
+    def _on_frames(self, frames: list[bytes]) -> None:
+        node = self._nodes.get(frames[0])
+        if node is None:
+            log.warning("dropped a message from an unknown peer %r", frames[0][:32])
+            return
+        try:
+            self._on_message(node, _decode(frames))
+        except ProtocolError as error:
+            log.error("attention node %d: %s", node, error)
+            self.fail(f"attention node {node}: {error}", node)
+
+    def _on_message(self, node: int, message: FromNode) -> None:
+        if message.node != node:
+            raise ProtocolError(f"its identity is {node}, but it calls itself {message.node}")
+        if isinstance(message, Tokens):
+            for event in message.events:
+                self._on_event(event)
+        elif isinstance(message, RequestFailed):
+            self._on_failed(message)
+        else:
+            self._ready[node] = message
+            self._changed.set()
+
+    def _on_event(self, event: TokenEvent) -> None:
+        request = self._requests.get(event.request_id)
+        if request is None:
+            return  # it was aborted while this was on its way
+        if event.finish_reason is None:
+            self._router.produced(event.request_id, len(event.token_ids))
+        else:
+            self._forget(event.request_id)
+        request.stream.put(event)
+
+    def _on_failed(self, message: RequestFailed) -> None:
+        request = self._forget(message.request_id)
+        if request is not None:
+            kind = RequestError if message.client_error else MegaInferError
+            request.stream.put(kind(message.message))
+
+
+def draw_seed() -> int:
+    """A seed for a request that has none."""
+    return secrets.randbits(63)
+
+
+def _decode(frames: list[bytes]) -> FromNode:
+    if len(frames) != 2:
+        raise ProtocolError(f"sent {len(frames)} frames where 2 were expected")
+    try:
+        return from_node_decoder.decode(frames[1])
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"sent a message that can't be read: {error}") from error

@@ -1,0 +1,104 @@
+"""Which attention node serves a request: the one that would be done with it first.
+
+Costs are in tokens. A node's load is what its requests still have to compute; a prompt whose
+beginning a node served lately is cheaper there, because that part is in its prefix cache. So
+affinity wins exactly while it saves more than the node is busier than others.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+BLOCK_SIZE = 16
+MAX_PREFIXES = 65536
+
+# A request without a limit of its own may run to the end of the context, but seldom does; counted
+# in full, a few such requests would hide everything else.
+MAX_EXPECTED_TOKENS = 512
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one request still adds to its node's load."""
+
+    node: int
+    prefill: int
+    decode: int
+
+    @property
+    def tokens(self) -> int:
+        return self.prefill + self.decode
+
+
+class Router:
+    """Chooses nodes and keeps their loads; no clock and no randomness."""
+
+    def __init__(self, num_nodes: int, max_prefixes: int = MAX_PREFIXES) -> None:
+        self._loads = [0] * num_nodes
+        self._shares: dict[str, _Share] = {}
+        self._max_prefixes = max_prefixes
+        self._prefixes: OrderedDict[int, int] = OrderedDict()  # prefix hash -> node, latest last
+
+    @property
+    def loads(self) -> tuple[int, ...]:
+        """Outstanding tokens of each node."""
+        return tuple(self._loads)
+
+    def assign(self, request_id: str, prompt: Sequence[int], max_tokens: int) -> int:
+        """The node for a new request, which counts for it until `release`."""
+        prefixes = list(prefix_hashes(prompt))
+        cached = self._cached_tokens(prefixes)
+        node = min(range(len(self._loads)), key=lambda n: (self._loads[n] - cached[n], n))
+        prefill = len(prompt) - cached[node]
+        self._shares[request_id] = share = _Share(
+            node, prefill, min(max_tokens, MAX_EXPECTED_TOKENS)
+        )
+        self._loads[node] += share.tokens
+        self._remember(prefixes, node)
+        return node
+
+    def produced(self, request_id: str, tokens: int) -> None:
+        """The request's node has sent this many tokens; the first says that prefill is done."""
+        share = self._shares[request_id]
+        before = share.tokens
+        share.prefill = 0
+        share.decode = max(share.decode - tokens, 1)  # it still runs, so it isn't free
+        self._loads[share.node] += share.tokens - before
+
+    def release(self, request_id: str) -> None:
+        """The request has ended."""
+        share = self._shares.pop(request_id)
+        self._loads[share.node] -= share.tokens
+
+    def check_integrity(self) -> None:
+        """Each load is the sum of its requests' shares, and the memory is within its bound."""
+        sums = [0] * len(self._loads)
+        for share in self._shares.values():
+            sums[share.node] += share.tokens
+        assert sums == self._loads, f"loads are {self._loads}, but shares add up to {sums}"
+        assert len(self._prefixes) <= self._max_prefixes
+
+    def _cached_tokens(self, prefixes: list[tuple[int, int]]) -> list[int]:
+        """How many tokens of the prompt each node has likely cached."""
+        cached = [0] * len(self._loads)
+        for tokens, prefix in prefixes:
+            node = self._prefixes.get(prefix)
+            if node is not None:
+                cached[node] = max(cached[node], tokens)
+        return cached
+
+    def _remember(self, prefixes: list[tuple[int, int]], node: int) -> None:
+        for _, prefix in prefixes:
+            self._prefixes[prefix] = node
+            self._prefixes.move_to_end(prefix)
+        while len(self._prefixes) > self._max_prefixes:
+            self._prefixes.popitem(last=False)
+
+
+def prefix_hashes(prompt: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(length in tokens, hash) of the prompt's beginnings of 1, 2, 4, 8, ... whole blocks."""
+    chained, start, length = 0, 0, BLOCK_SIZE
+    while length <= len(prompt):
+        chained = hash((chained, tuple(prompt[start:length])))
+        yield length, chained
+        start, length = length, 2 * length

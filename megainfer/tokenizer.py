@@ -1,0 +1,140 @@
+"""Text to token ids and back, as the model's own files say."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from megainfer.chat_template import ChatTemplate, read_chat_templates
+from megainfer.errors import ModelError, RequestError
+from megainfer.generation_config import read_json_object
+
+
+class Tokenizer:
+    """A model folder's tokenizer.json, with its special tokens and chat templates.
+
+    Safe to use from several threads once it is loaded.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, chat_templates: Mapping[str, ChatTemplate]
+    ) -> None:
+        self._backend = backend
+        self._chat_templates = dict(chat_templates)
+        added = backend.get_added_tokens_decoder()
+        self._special_ids = frozenset(token for token, entry in added.items() if entry.special)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read tokenizer.json, tokenizer_config.json and the chat template.
+
+        Raises ModelError when a file is missing or isn't what it should be.
+        """
+        config = read_json_object(folder / "tokenizer_config.json")
+        special = _special_tokens(config)
+        backend = _read_backend(folder / "tokenizer.json")
+        _apply_config(backend, config, special)
+        sources = read_chat_templates(folder, config)
+        templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
+        return cls(backend, templates)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that stand for text; the model's vocabulary may be padded beyond."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; special tokens spelled out in it become themselves."""
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of these tokens; ids beyond the tokenizer's vocabulary have none."""
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def is_silent(self, token: int, skip_special_tokens: bool) -> bool:
+        """Whether this token never contributes to a text."""
+        if token in self._special_ids:
+            return skip_special_tokens
+        return self._backend.id_to_token(token) is None
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt that the model's chat template makes; encode it without special tokens.
+
+        Raises RequestError when the model has no template, or the template refuses or fails.
+        """
+        template = self._chat_templates.get("tool_use") if tools else None
+        template = template or self._chat_templates.get("default")
+        if template is None:
+            raise RequestError(
+                "this model has no chat template; use /v1/completions, or put a "
+                "chat_template.jinja into the model's folder",
+                "messages",
+            )
+        return template.render(messages, tools, add_generation_prompt, variables)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer | None:
+    """The folder's tokenizer, or None for a bare checkpoint, which is served by token ids."""
+    return Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; save the model's fast tokenizer there")
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the only type that the library raises
+        raise ModelError(f"{path} isn't a tokenizer: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Named special tokens (bos_token, ...), which are written as strings or as objects."""
+    named = {}
+    for name, entry in config.items():
+        text = entry.get("content") if isinstance(entry, dict) else entry
+        if name.endswith("_token") and isinstance(text, str):
+            named[name] = text
+    return named
+
+
+def _apply_config(
+    backend: tokenizers.Tokenizer, config: Mapping[str, Any], special: Mapping[str, str]
+) -> None:
+    known = [text for text in special.values() if backend.token_to_id(text) is not None]
+    backend.add_special_tokens(list(dict.fromkeys(known)))
+    if config.get("add_bos_token") is None and config.get("add_eos_token") is None:
+        return
+    # Said in words, it overrides what tokenizer.json does, as in transformers.
+    before = _edge_token(backend, config, special, "bos")
+    after = _edge_token(backend, config, special, "eos")
+    backend.post_processor = TemplateProcessing(
+        single=[*before, "$A", *after],
+        special_tokens=[(text, backend.token_to_id(text)) for text in {*before, *after}],
+    )
+
+
+def _edge_token(
+    backend: tokenizers.Tokenizer,
+    config: Mapping[str, Any],
+    special: Mapping[str, str],
+    edge: str,
+) -> list[str]:
+    if not config.get(f"add_{edge}_token"):
+        return []
+    text = special.get(f"{edge}_token")
+    if text is None:
+        return []  # asked for, but the model has no such token: nothing can be added
+    if backend.token_to_id(text) is None:
+        raise ModelError(f"{edge}_token {text!r} isn't in the tokenizer's vocabulary")
+    return [text]
