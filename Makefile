@@ -1,0 +1,45 @@
+# Everything from a fresh checkout: Python 3.11 or later and pip, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+# What is passed to every pip install, for example an index of your own.
+PIP_ARGS ?=
+SERVE_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+
+.PHONY: run test test-all check setup clean
+
+run: $(VENV)/.run  ## serve the demo model with one attention and one expert process
+	$(BIN)/megainfer serve $(SERVE_ARGS)
+
+test: $(VENV)/.test  ## lint, types and the test suite
+	scripts/check $(BIN)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test  ## the suite with its soaks and full matrices
+	scripts/check $(BIN)
+	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+check: $(VENV)/.test  ## lint and types only
+	scripts/check $(BIN)
+
+setup: $(VENV)/.test
+
+# torch first and exactly: a range could bring another build of it.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) "$(TORCH)"
+	touch $@
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e ".[demo]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e ".[demo,test]"
+	touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,239 @@
+"""The attention node: whose turn it is, and what happens in a turn.
+
+A step of a micro-batch goes: compose and embed; then for each MoE layer attention half and
+dispatch, away to the experts, combine; after the last layer sample, tell the front end, compose
+the next step. Between any two of these another micro-batch may have its turn.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
+from megainfer.attention_node.kv_cache import KVCache
+from megainfer.attention_node.model import AttentionModel
+from megainfer.attention_node.sampler import SampleRow, sample
+from megainfer.attention_node.scheduler import Chunk, Scheduler, Step
+from megainfer.errors import MegaInferError, RequestError
+from megainfer.m2n.mailbox import AttentionPort, Handle
+from megainfer.messages import (
+    Abort,
+    FromNode,
+    RequestFailed,
+    Reset,
+    Submit,
+    TokenEvent,
+    Tokens,
+    ToNode,
+)
+from megainfer.pipeline import PingPong
+from megainfer.stage_clock import StageClock
+
+Emit = Callable[[FromNode], None]
+
+
+@dataclass
+class Flight:
+    """A step on its way through the layers."""
+
+    step: Step
+    batch: StepBatch
+    x: Tensor  # [T, D], the residual stream
+    next_layer: int = 0
+    handle: Handle | None = None  # the dispatch that is away
+    failure: str | None = None  # why it ends without a result, once its replies are in
+
+
+class AttentionNode:
+    """One attention node over any port; `emit` takes what the front end is to hear."""
+
+    def __init__(
+        self,
+        node: int,
+        model: AttentionModel,
+        kv: KVCache,
+        scheduler: Scheduler,
+        port: AttentionPort,
+        emit: Emit,
+    ) -> None:
+        self.node = node
+        self.port = port
+        self.scheduler = scheduler
+        self._model = model
+        self._kv = kv
+        self._emit = emit
+        self._pingpong = PingPong(scheduler.config.num_micro_batches, len(model.spec.layers))
+        self._flights: dict[int, Flight] = {}
+        self._clock = StageClock()
+        self._generated = 0
+
+    def hear(self, message: ToNode) -> None:
+        """Take one message of the front end; a bad request is answered, never raised."""
+        match message:
+            case Submit():
+                self._submit(message)
+            case Abort(request_id=request_id):
+                self.scheduler.abort(request_id)
+            case Reset():
+                self.scheduler.drop_cache()
+
+    def run_once(self) -> bool:
+        """One turn: start an idle micro-batch that has work, else advance the oldest ready one."""
+        self._hear_replies()
+        if self._start_idle():
+            return True
+        micro_batch = self._pingpong.next()
+        if micro_batch is None:
+            return False
+        self._take_turn(micro_batch)
+        return True
+
+    def counters(self) -> dict[str, Any]:
+        """Stage times, scheduler's and port's counters; `attention` is T_a's numerator."""
+        return {
+            **self._clock.counters(),
+            **self.scheduler.counters(),
+            **self.port.counters(),
+            "generated_tokens": self._generated,
+        }
+
+    def _submit(self, submit: Submit) -> None:
+        try:
+            self._check_vocabulary(submit.prompt)
+            self.scheduler.add(submit)
+        except RequestError as error:
+            self._fail_request(submit.request_id, str(error), client_error=True)
+
+    def _check_vocabulary(self, prompt: Sequence[int]) -> None:
+        size = self._model.spec.vocab_size
+        for token in prompt:
+            if not 0 <= token < size:
+                raise RequestError(f"token id {token} is not in the vocabulary of {size}", "prompt")
+
+    def _hear_replies(self) -> None:
+        for arrival in self.port.poll():
+            self._pingpong.replied(arrival.micro_batch, arrival.layer, arrival.expert_node)
+            if arrival.error is not None:
+                self._mark_failed(
+                    self._flights[arrival.micro_batch],
+                    f"expert node {arrival.expert_node} failed at layer {arrival.layer} of "
+                    f"micro-batch {arrival.micro_batch}: {arrival.error}",
+                )
+
+    def _start_idle(self) -> bool:
+        """Start every idle micro-batch that has work; none starves behind those in flight."""
+        return any([self._compose(mb) for mb in self._pingpong.idle()])
+
+    def _compose(self, micro_batch: int) -> bool:
+        if not self.scheduler.has_work(micro_batch):
+            return False
+        with self._clock.span("schedule"):
+            step = self.scheduler.compose(micro_batch)
+            if step is None:
+                return False
+            batch = build_batch([_chunk_input(chunk) for chunk in step.chunks])
+        with self._clock.span("embed"):
+            flight = Flight(step, batch, self._model.embed(batch))
+        self._flights[micro_batch] = flight
+        self._pingpong.start(micro_batch, step.number, step.depends_on)
+        return True
+
+    def _take_turn(self, micro_batch: int) -> None:
+        flight = self._flights[micro_batch]
+        if flight.failure is None:
+            try:
+                self._advance(flight)
+            except MegaInferError as error:
+                self._mark_failed(flight, str(error))
+        if flight.failure is not None and not self._pingpong.awaiting(micro_batch):
+            self._end_failed(flight)
+
+    def _advance(self, flight: Flight) -> None:
+        micro_batch = flight.step.micro_batch
+        if flight.handle is not None:
+            with self._clock.span("combine"):
+                self.port.combine(flight.handle, flight.x)
+        with self._clock.span("attention"):
+            point = self._model.advance(flight.x, flight.next_layer, flight.batch, self._kv)
+        if point is None:
+            self._finish(flight)
+            return
+        with self._clock.span("dispatch"):
+            handle = self.port.dispatch(micro_batch, point.layer, point.hidden, point.parts)
+        flight.handle, flight.next_layer = handle, point.layer + 1
+        self._pingpong.dispatched(micro_batch, point.layer, handle.awaiting)
+        with self._clock.span("shared"):
+            shared = self._model.shared(point.layer, point.hidden)
+            if shared is not None:
+                flight.x += shared
+
+    def _finish(self, flight: Flight) -> None:
+        """Sample, tell, and begin the micro-batch's next step at once."""
+        micro_batch = flight.step.micro_batch
+        chunks = [chunk for chunk in flight.step.chunks if chunk.samples]
+        with self._clock.span("sample"):
+            output = sample(
+                self._model.logits(flight.x, flight.batch.sample_rows), [_row(c) for c in chunks]
+            )
+        self._pingpong.finished(micro_batch)
+        del self._flights[micro_batch]
+        with self._clock.span("schedule"):
+            events = self.scheduler.complete(flight.step, output.token_ids, output.logprobs)
+        self._tell(events)
+        self._begin_or_rest(micro_batch)
+
+    def _tell(self, events: list[TokenEvent]) -> None:
+        if events:
+            self._generated += sum(len(event.token_ids) for event in events)
+            self._emit(Tokens(node=self.node, events=events))
+
+    def _begin_or_rest(self, micro_batch: int) -> None:
+        if not self._compose(micro_batch):
+            self.port.rest(micro_batch)
+
+    def _mark_failed(self, failed: Flight, message: str) -> None:
+        """This step, and all that build on the KV that it would have written, give no result."""
+        failed.failure = message
+        numbers = {failed.step.number}
+        for flight in sorted(self._flights.values(), key=lambda f: f.step.number):
+            if numbers & set(flight.step.depends_on):
+                numbers.add(flight.step.number)
+                flight.failure = message
+
+    def _end_failed(self, flight: Flight) -> None:
+        micro_batch = flight.step.micro_batch
+        self._pingpong.finished(micro_batch)
+        del self._flights[micro_batch]
+        self.scheduler.abandon(flight.step)
+        for chunk in flight.step.chunks:
+            request_id = chunk.sequence.request_id
+            self.scheduler.abort(request_id)
+            self._fail_request(request_id, flight.failure or "")
+        self._begin_or_rest(micro_batch)
+
+    def _fail_request(self, request_id: str, message: str, client_error: bool = False) -> None:
+        self._emit(RequestFailed(self.node, request_id, message, client_error))
+
+
+def _chunk_input(chunk: Chunk) -> ChunkInput:
+    sequence = chunk.sequence
+    return ChunkInput(
+        token_ids=sequence.token_ids[chunk.start : chunk.start + chunk.length],
+        start=chunk.start,
+        block_ids=sequence.block_ids,
+        samples=chunk.samples,
+    )
+
+
+def _row(chunk: Chunk) -> SampleRow:
+    submit = chunk.sequence.submit
+    return SampleRow(
+        temperature=submit.temperature,
+        top_p=submit.top_p,
+        top_k=submit.top_k,
+        seed=submit.seed,
+        position=chunk.start + chunk.length,
+        logprobs=submit.logprobs,
+    )

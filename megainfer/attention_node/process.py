@@ -1,0 +1,118 @@
+"""The process of an attention node: load, measure, connect, serve."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from megainfer.attention_node.frontend import FrontEnd
+from megainfer.attention_node.kv_cache import KVCache
+from megainfer.attention_node.model import AttentionModel
+from megainfer.attention_node.node import AttentionNode
+from megainfer.attention_node.profile import profile_attention
+from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
+from megainfer.config import BLOCK_SIZE
+from megainfer.control import ParentLink
+from megainfer.m2n.mailbox import AttentionPort
+from megainfer.m2n.shm import ShmAttentionPort, expert_address
+from megainfer.messages import Loaded, NodeReady, Ready, Start
+from megainfer.node_loop import (
+    CONNECT_TIMEOUT_SECONDS,
+    START_TIMEOUT_SECONDS,
+    progress_to,
+    run_until_stopped,
+)
+from megainfer.plan import Plan
+from megainfer.weights import WeightReader, attention_tensor_names
+
+
+def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
+    """Everything that the process of attention node `node` does after the fork."""
+    torch.set_num_threads(plan.cores_of_attention(node).threads)
+    model, kv = load_attention(plan, progress_to(link))
+    measure = plan.automatic_micro_batches is None
+    link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measure else []))
+    start = link.expect(Start, START_TIMEOUT_SECONDS)
+    port = ShmAttentionPort.connect(
+        [expert_address(plan.token, expert) for expert in range(plan.num_expert)],
+        plan.geometry(start.micro_batches),
+        node,
+        start.epoch,
+        CONNECT_TIMEOUT_SECONDS,
+    )
+    unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches)
+    link.send(Ready())
+    run_until_stopped(link, unit)
+
+
+def load_attention(
+    plan: Plan, on_bytes: Callable[[int, int], None]
+) -> tuple[AttentionModel, KVCache]:
+    """Weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all)."""
+    reader = WeightReader(plan.folder)
+    total = reader.total_bytes(attention_tensor_names(plan.spec))
+    reader.on_bytes = lambda done: on_bytes(done, total)
+    dtype = getattr(torch, plan.dtype)
+    model = AttentionModel(plan.spec, reader, plan.placement, dtype)
+    return model, KVCache(plan.spec, plan.num_blocks, BLOCK_SIZE, dtype)
+
+
+class AttentionUnit:
+    """The node with its front end, as the process loop runs it."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        node: int,
+        model: AttentionModel,
+        kv: KVCache,
+        port: AttentionPort,
+        micro_batches: int,
+    ) -> None:
+        self._frontend = FrontEnd(plan.endpoint, node)
+        self._port = port
+        scheduler = Scheduler(scheduler_config(plan, micro_batches))
+        self.node = AttentionNode(node, model, kv, scheduler, port, self._frontend.send)
+        self._frontend.send(
+            NodeReady(
+                node=node,
+                max_model_len=plan.max_model_len,
+                max_num_seqs=plan.config.max_num_seqs,
+            )
+        )
+
+    def run_once(self) -> bool:
+        for message in self._frontend.receive():
+            self.node.hear(message)
+        return self.node.run_once()
+
+    def wait(self, timeout: float, fds: Sequence[int]) -> None:
+        if not self.pending():
+            self._port.wait(timeout, (*fds, self.fileno()))
+
+    def pending(self) -> bool:
+        """Whether the front end has said something that `run_once` would take in."""
+        return self._frontend.pending()
+
+    def fileno(self) -> int:
+        """Readable when `pending` may have become true."""
+        return self._frontend.fileno()
+
+    def counters(self) -> dict[str, Any]:
+        return self.node.counters()
+
+    def close(self) -> None:
+        self._frontend.close()
+        self._port.close()
+
+
+def scheduler_config(plan: Plan, micro_batches: int) -> SchedulerConfig:
+    return SchedulerConfig(
+        num_blocks=plan.num_blocks,
+        block_size=BLOCK_SIZE,
+        max_num_seqs=plan.config.max_num_seqs,
+        max_num_batched_tokens=plan.config.max_num_batched_tokens,
+        max_model_len=plan.max_model_len,
+        num_micro_batches=micro_batches,
+        enable_prefix_cache=plan.config.prefix_cache,
+    )

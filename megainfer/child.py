@@ -1,0 +1,147 @@
+"""One child process of the supervisor: forking it, watching it, ending it."""
+
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from megainfer.control import ChildLink, ParentLink, link_pair
+from megainfer.errors import MegaInferError, NodeDied
+from megainfer.messages import Fatal, Message, Role
+from megainfer.topology import CoreAssignment
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+ChildMain = Callable[[ParentLink], None]
+
+
+@dataclass
+class Child:
+    """A running (or ended) child. `fatal` is the last thing that a failing child said."""
+
+    role: Role
+    node: int
+    pid: int
+    pidfd: int
+    link: ChildLink
+    fatal: str | None = None
+    exit_code: int | None = None  # negative: the signal that killed it
+
+    @property
+    def name(self) -> str:
+        return "API server" if self.role is Role.SERVER else f"{self.role} node {self.node}"
+
+    @property
+    def alive(self) -> bool:
+        return self.exit_code is None
+
+    def send(self, message: Message) -> None:
+        """Say it, unless nobody is there any more; the death itself is noticed through `pidfd`."""
+        with suppress(NodeDied):
+            self.link.send(message)
+
+    def reap(self, timeout: float) -> bool:
+        """Whether the child has ended within `timeout` seconds; its exit code is then known."""
+        if self.alive:
+            poller = select.poll()
+            poller.register(self.pidfd, select.POLLIN)
+            if not poller.poll(timeout * 1000):
+                return False
+            _, status = os.waitpid(self.pid, 0)
+            self.exit_code = os.waitstatus_to_exitcode(status)
+            os.close(self.pidfd)
+        return True
+
+    def kill(self) -> None:
+        """Send SIGKILL; `reap` tells when it has worked."""
+        if self.alive:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def death(self) -> str:
+        """How it ended, in words."""
+        if self.fatal is not None:
+            return self.fatal
+        code = self.exit_code or 0
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exited with status {code}"
+
+
+def fork_child(
+    role: Role,
+    node: int,
+    main: ChildMain,
+    cores: CoreAssignment | None,
+    close: Sequence[Closable],
+) -> Child:
+    """Fork a child that runs `main` on `cores` (None: where it likes) and then exits.
+
+    close: links and sockets of the parent that the child must not hold: a copy of the parent's end
+    would keep a link open beyond the parent's death.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ours, theirs = link_pair()
+    pid = os.fork()
+    if pid == 0:
+        _run_child(role, node, main, cores, theirs, (*close, ours))
+    theirs.close()
+    return Child(role, node, pid, os.pidfd_open(pid), ours)
+
+
+def _run_child(
+    role: Role,
+    node: int,
+    main: ChildMain,
+    cores: CoreAssignment | None,
+    link: ParentLink,
+    close: Sequence[Closable],
+) -> NoReturn:
+    """Never returns into the parent's code, whatever happens."""
+    code = 1
+    try:
+        _settle(role, node, cores, close)
+        code = _guarded(main, link)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _settle(role: Role, node: int, cores: CoreAssignment | None, close: Sequence[Closable]) -> None:
+    # Ctrl-C reaches the whole process group; the supervisor alone decides what it means.
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for held in close:
+        held.close()
+    Path("/proc/self/comm").write_text(f"mega-{role[:6]}-{node}")
+    if cores is not None:
+        os.sched_setaffinity(0, cores.cores)
+
+
+def _guarded(main: ChildMain, link: ParentLink) -> int:
+    try:
+        main(link)
+    except MegaInferError as error:
+        _last_words(link, str(error))
+        return 1
+    except Exception as error:  # the process boundary: whatever it is, the supervisor must hear it
+        traceback.print_exc()
+        _last_words(link, f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _last_words(link: ParentLink, message: str) -> None:
+    with suppress(NodeDied):  # the supervisor itself is gone: nobody to tell
+        link.send(Fatal(message=message))

@@ -1,0 +1,103 @@
+"""What a user may ask of an instance: the one place where `serve` and `LLM` agree on names."""
+
+import re
+from dataclasses import dataclass
+
+from megainfer.errors import ConfigError
+
+MAX_MICRO_BATCHES = 8
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+BLOCK_SIZE = 16
+"""Tokens in a block of the KV cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """A wish, checked field by field; `megainfer.plan` checks it against a model and a machine.
+
+    model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
+    nodes (on a machine without GPUs they count CPU processes). micro_batches: 1..8, or None to
+    choose from measured stage times. max_model_len: tokens of prompt and answer together, None for
+    the model's own limit. kv_cache_memory: bytes an attention node, None to choose. max_num_seqs:
+    requests running on an attention node, over all its micro-batches. max_num_batched_tokens: rows
+    of one micro-batch's step, which is also the capacity of an M2N slot. colocated: both roles in
+    one process over the `local` transport.
+
+    Raises ConfigError.
+    """
+
+    model: str | None = None
+    attn_gpus: int = 1
+    ffn_gpus: int = 1
+    micro_batches: int | None = None
+    max_model_len: int | None = None
+    kv_cache_memory: int | None = None
+    dtype: str = "auto"
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    colocated: bool = False
+    prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("attn_gpus", "ffn_gpus", "max_num_seqs", "max_num_batched_tokens"):
+            _check_positive(name, getattr(self, name))
+        for name in ("max_model_len", "kv_cache_memory"):
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name))
+        if self.micro_batches is not None and not 1 <= self.micro_batches <= MAX_MICRO_BATCHES:
+            raise ConfigError(
+                f"--micro-batches must be auto or 1 to {MAX_MICRO_BATCHES}, not "
+                f"{self.micro_batches}"
+            )
+        if self.dtype != "auto" and self.dtype not in DTYPE_BYTES:
+            raise ConfigError(
+                f"--dtype must be auto, {' or '.join(DTYPE_BYTES)}, not {self.dtype!r}"
+            )
+
+
+def _check_positive(name: str, value: int) -> None:
+    flag = "--" + name.replace("_", "-")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{flag} must be a whole number of at least 1, not {value!r}")
+
+
+def parse_micro_batches(value: str | int) -> int | None:
+    """`auto` (None) or a number."""
+    if value == "auto":
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(
+            f"--micro-batches must be auto or 1 to {MAX_MICRO_BATCHES}, not {value!r}"
+        ) from None
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """Bytes of `512MiB`, `4G`, `1_000_000`; units are those of SI and IEC, in either case.
+
+    >>> parse_bytes("4GiB", "--kv-cache-memory")
+    4294967296
+    """
+    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    units = _UNITS | _BINARY_UNITS
+    if match is None or match[2] not in units:
+        raise ConfigError(f"{flag} must be a size such as 512MiB or 4G, not {text!r}")
+    return int(float(match[1].replace("_", "")) * units[match[2]])
+
+
+def format_bytes(count: int) -> str:
+    """
+    >>> format_bytes(1536 * 2**20)
+    '1.5 GiB'
+    """
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,94 @@
+"""The expert node: gather what attention nodes sent for a layer, compute it at once, reply.
+
+It keeps no state of any request: whatever it is sent it can be sent again.
+"""
+
+from time import monotonic
+from typing import Any
+
+from megainfer.errors import MegaInferError
+from megainfer.expert_node.experts import ExpertModel
+from megainfer.expert_node.gather import Batch, Gather
+from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
+from megainfer.stage_clock import StageClock
+
+
+class ExpertNode:
+    """One expert node over any port."""
+
+    def __init__(self, model: ExpertModel, gather: Gather, port: ExpertPort) -> None:
+        self.port = port
+        self._model = model
+        self._gather = gather
+        self._waiting: dict[tuple[int, int], Dispatch] = {}  # by (source, micro-batch)
+        self._lost: frozenset[int] = frozenset()
+        self._clock = StageClock()
+        self._batches = self._rows = self._sources = 0
+
+    def run_once(self) -> bool:
+        """Take in what arrived and compute one batch, if the gather has one complete."""
+        self._take_in()
+        now = monotonic()
+        batch = self._gather.next(now)
+        if batch is None:
+            return False
+        self._compute(batch, now)
+        return True
+
+    def sleep_bound(self, timeout: float) -> float:
+        """Seconds until the gather wants to look again, at most `timeout`."""
+        now = monotonic()
+        deadline = self._gather.deadline(now)
+        return timeout if deadline is None else max(0.0, min(timeout, deadline - now))
+
+    def counters(self) -> dict[str, Any]:
+        """Stage times, batch sizes, tokens an expert, and the port's counters."""
+        return {
+            **self._clock.counters(),
+            **self.port.counters(),
+            "batches": self._batches,
+            "rows": self._rows,
+            "sources": self._sources,
+            "expert_tokens": self._model.expert_tokens(),
+        }
+
+    def _take_in(self) -> None:
+        now = monotonic()
+        for lost in self.port.lost_peers() - self._lost:
+            self._gather.left(lost, now)
+            self._waiting = {k: v for k, v in self._waiting.items() if k[0] != lost}
+        self._lost = self.port.lost_peers()
+        for message in self.port.receive():
+            if isinstance(message, Rest):
+                self._gather.rest(message.source, message.micro_batch, now)
+            elif message.source not in self._lost:
+                self._arrived(message, now)
+
+    def _arrived(self, dispatch: Dispatch, now: float) -> None:
+        if dispatch.num_rows:
+            self._waiting[dispatch.source, dispatch.micro_batch] = dispatch
+        self._gather.arrived(
+            dispatch.source, dispatch.micro_batch, dispatch.layer, dispatch.num_rows, now
+        )
+
+    def _compute(self, batch: Batch, started: float) -> None:
+        sources = sorted(batch.rows)
+        dispatches = [self._waiting.pop((source, batch.micro_batch)) for source in sources]
+        if dispatches:
+            with self._clock.span("expert"):
+                self._reply(batch, dispatches)
+        self._gather.served(batch, started, monotonic())
+
+    def _reply(self, batch: Batch, dispatches: list[Dispatch]) -> None:
+        outs = [self.port.reply_buffer(dispatch) for dispatch in dispatches]
+        try:
+            self._model.forward(batch.layer, dispatches, outs)
+        except MegaInferError as error:
+            for dispatch in dispatches:
+                self.port.reply_error(dispatch, str(error))
+            return
+        for dispatch in dispatches:
+            self.port.reply(dispatch)
+        self._batches += 1
+        self._sources += len(dispatches)
+        self._rows += sum(dispatch.num_rows for dispatch in dispatches)

@@ -1,0 +1,75 @@
+"""The process of an expert node: load, measure, connect, serve."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from megainfer.control import ParentLink
+from megainfer.expert_node.experts import ExpertModel
+from megainfer.expert_node.gather import Gather
+from megainfer.expert_node.node import ExpertNode
+from megainfer.expert_node.profile import profile_experts, profile_transfer
+from megainfer.m2n.mailbox import ExpertPort
+from megainfer.m2n.shm import ShmExpertPort, ShmListener, expert_address
+from megainfer.messages import Loaded, Ready, Start
+from megainfer.node_loop import (
+    CONNECT_TIMEOUT_SECONDS,
+    START_TIMEOUT_SECONDS,
+    progress_to,
+    run_until_stopped,
+)
+from megainfer.plan import Plan
+from megainfer.weights import WeightReader, expert_tensor_names
+
+
+def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
+    """Everything that the process of expert node `node` does after the fork."""
+    torch.set_num_threads(plan.cores_of_expert(node).threads)
+    model = load_experts(plan, node, progress_to(link))
+    measure = plan.automatic_micro_batches is None
+    link.send(
+        Loaded(
+            stage_seconds=profile_experts(model, plan, node) if measure else [],
+            transfer_seconds=profile_transfer(plan) if measure else [],
+        )
+    )
+    start = link.expect(Start, START_TIMEOUT_SECONDS)
+    listener = ShmListener.create(expert_address(plan.token, node))
+    port = ShmExpertPort.accept(
+        listener, plan.geometry(start.micro_batches), node, start.epoch, CONNECT_TIMEOUT_SECONDS
+    )
+    unit = ExpertUnit(plan, model, port, start.micro_batches)
+    link.send(Ready())
+    run_until_stopped(link, unit)
+
+
+def load_experts(plan: Plan, node: int, on_bytes: Callable[[int, int], None]) -> ExpertModel:
+    """The experts of one node; `on_bytes` hears (bytes in place, bytes in all)."""
+    reader = WeightReader(plan.folder)
+    total = reader.total_bytes(expert_tensor_names(plan.spec, plan.placement.experts_of(node)))
+    reader.on_bytes = lambda done: on_bytes(done, total)
+    return ExpertModel(plan.spec, reader, plan.placement, node, getattr(torch, plan.dtype))
+
+
+class ExpertUnit:
+    """The node as the process loop runs it."""
+
+    def __init__(
+        self, plan: Plan, model: ExpertModel, port: ExpertPort, micro_batches: int
+    ) -> None:
+        gather = Gather(plan.num_attention, micro_batches, plan.spec.first_moe_layer)
+        self.node = ExpertNode(model, gather, port)
+        self._port = port
+
+    def run_once(self) -> bool:
+        return self.node.run_once()
+
+    def wait(self, timeout: float, fds: Sequence[int]) -> None:
+        self._port.wait(self.node.sleep_bound(timeout), fds)
+
+    def counters(self) -> dict[str, Any]:
+        return self.node.counters()
+
+    def close(self) -> None:
+        self._port.close()

@@ -1,0 +1,66 @@
+"""The main loop that every node process runs, whatever its role.
+
+A node is a `Unit`: it does one piece of work at a time and never blocks in it. Between two pieces
+the loop hears the supervisor; without work it sleeps until a doorbell, a socket or a deadline.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from megainfer.control import ParentLink
+from megainfer.messages import GetStats, Progress, Stats, Stop
+
+START_TIMEOUT_SECONDS = 3600.0
+"""Others may still be loading; a supervisor that dies meanwhile is noticed at once."""
+CONNECT_TIMEOUT_SECONDS = 30.0
+
+MAX_SLEEP_SECONDS = 1.0
+"""Nothing depends on waking from this sleep; it only bounds what a lost wake-up could cost."""
+
+
+class Unit(Protocol):
+    """One node, or several in one process."""
+
+    def run_once(self) -> bool:
+        """Do one piece of work if there is any; whether there was."""
+
+    def wait(self, timeout: float, fds: Sequence[int]) -> None:
+        """Sleep until there may be work, one of `fds` is readable, or `timeout` seconds passed."""
+
+    def counters(self) -> dict[str, Any]:
+        """Everything countable since the start, msgpack-able."""
+
+    def close(self) -> None: ...
+
+
+def run_until_stopped(link: ParentLink, unit: Unit) -> None:
+    """Work until the supervisor says Stop.
+
+    Raises NodeDied when the supervisor is gone.
+    """
+    try:
+        while not _told_to_stop(link, unit):
+            if not unit.run_once():
+                unit.wait(MAX_SLEEP_SECONDS, (link.fileno(),))
+    finally:
+        unit.close()
+
+
+def _told_to_stop(link: ParentLink, unit: Unit) -> bool:
+    message = link.receive(timeout=0)
+    if isinstance(message, GetStats):
+        link.send(Stats(ticket=message.ticket, counters=unit.counters()))
+    return isinstance(message, Stop)
+
+
+def progress_to(link: ParentLink) -> Callable[[int, int], None]:
+    """A listener to loading, (bytes in place, bytes in all), that tells each further percent."""
+    told = 0
+
+    def on_bytes(done: int, total: int) -> None:
+        nonlocal told
+        if done >= total or done - told >= total / 100:
+            told = done
+            link.send(Progress(stage="weights", done=done, total=total))
+
+    return on_bytes

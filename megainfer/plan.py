@@ -1,0 +1,233 @@
+"""From a wish to a plan: what would run where, and whether it fits; nothing is started here."""
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megainfer.config import BLOCK_SIZE, DTYPE_BYTES, EngineConfig, format_bytes
+from megainfer.errors import ConfigError
+from megainfer.m2n.geometry import Geometry
+from megainfer.machine import available_memory, usable_cores
+from megainfer.models.registry import load_spec
+from megainfer.models.spec import ModelSpec
+from megainfer.topology import CoreAssignment, Placement, assign_cores, contiguous_placement
+
+KV_MEMORY_SHARE = 0.25
+"""Of the memory that the weights leave, what the KV caches take unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved deployment; every process of it works from the same one.
+
+    cores: one assignment a process, attention nodes first, then expert nodes; a single one when
+    colocated. token: a random name that keeps this instance's sockets apart from any other's.
+    """
+
+    config: EngineConfig
+    folder: Path
+    spec: ModelSpec
+    placement: Placement
+    dtype: str
+    max_model_len: int
+    num_blocks: int
+    cores: tuple[CoreAssignment, ...]
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    @property
+    def num_attention(self) -> int:
+        return self.config.attn_gpus
+
+    @property
+    def num_expert(self) -> int:
+        return self.config.ffn_gpus
+
+    @property
+    def endpoint(self) -> str:
+        """Where the front end listens for attention nodes: an abstract socket, so no file."""
+        return f"ipc://@megainfer-{self.token}-front"
+
+    @property
+    def automatic_micro_batches(self) -> int | None:
+        """The m that needs no measurement: the user's own, or 1 where nothing can overlap."""
+        if self.config.micro_batches is not None:
+            return self.config.micro_batches
+        shared_core = self.num_attention + self.num_expert > len(usable_cores())
+        return 1 if self.config.colocated or shared_core else None
+
+    def cores_of_attention(self, node: int) -> CoreAssignment:
+        return self.cores[0 if self.config.colocated else node]
+
+    def cores_of_expert(self, node: int) -> CoreAssignment:
+        return self.cores[0 if self.config.colocated else self.num_attention + node]
+
+    def geometry(self, micro_batches: int) -> Geometry:
+        """The layout of M2N's slots."""
+        return Geometry(
+            num_attention=self.num_attention,
+            num_expert=self.num_expert,
+            micro_batches=micro_batches,
+            capacity=self.config.max_num_batched_tokens,
+            hidden_size=self.spec.hidden_size,
+            top_k=self.spec.top_k,
+            dtype=self.dtype,
+        )
+
+    def kv_bytes(self) -> int:
+        """Bytes of one attention node's KV cache."""
+        per_token = self.spec.kv_bytes_per_token(DTYPE_BYTES[self.dtype])
+        return self.num_blocks * BLOCK_SIZE * per_token
+
+
+def make_plan(config: EngineConfig, folder: Path) -> Plan:
+    """Check the wish against the model in `folder` and this machine.
+
+    Raises ModelError for the folder, ConfigError (naming the values and what would fit) for the
+    rest.
+    """
+    spec = load_spec(folder)
+    if not spec.moe_layers:
+        raise ConfigError(
+            f"{folder} has no Mixture-of-Experts layer, so there is nothing to put on expert nodes"
+        )
+    placement = contiguous_placement(spec.num_experts, config.ffn_gpus)
+    dtype = "float32" if config.dtype == "auto" else config.dtype
+    max_model_len = _max_model_len(config, spec)
+    num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
+    return Plan(
+        config=config,
+        folder=folder,
+        spec=spec,
+        placement=placement,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        num_blocks=_num_blocks(config, spec, dtype, max_model_len),
+        cores=assign_cores(num_processes, usable_cores()),
+    )
+
+
+def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
+    if config.max_model_len is None:
+        return spec.max_position
+    if config.max_model_len > spec.max_position:
+        raise ConfigError(
+            f"--max-model-len {config.max_model_len} is more than the model's "
+            f"max_position_embeddings of {spec.max_position}; use at most {spec.max_position}"
+        )
+    return config.max_model_len
+
+
+def _num_blocks(config: EngineConfig, spec: ModelSpec, dtype: str, max_model_len: int) -> int:
+    """Blocks of one attention node's KV cache."""
+    block_bytes = BLOCK_SIZE * spec.kv_bytes_per_token(DTYPE_BYTES[dtype])
+    free = available_memory() - _weight_bytes(config, spec, dtype)
+    if free <= 0:
+        raise ConfigError(
+            f"the weights need {format_bytes(_weight_bytes(config, spec, dtype))} in {dtype}, but "
+            f"this machine has {format_bytes(available_memory())} of memory available; use fewer "
+            "attention nodes, --dtype bfloat16 or a smaller model"
+        )
+    smallest = -(-max_model_len // BLOCK_SIZE)
+    if config.kv_cache_memory is None:
+        wanted = smallest * config.max_num_seqs
+        affordable = int(free * KV_MEMORY_SHARE / config.attn_gpus) // block_bytes
+        blocks = min(wanted, affordable)
+    else:
+        blocks = config.kv_cache_memory // block_bytes
+    _check_kv_fits(config, blocks, smallest, block_bytes, max_model_len, free)
+    return blocks
+
+
+def _check_kv_fits(
+    config: EngineConfig, blocks: int, smallest: int, block_bytes: int, max_len: int, free: int
+) -> None:
+    if blocks < smallest:
+        fix = (
+            f"use --max-model-len {blocks * BLOCK_SIZE} or less"
+            if blocks
+            else "a block of 16 tokens alone needs " + format_bytes(block_bytes)
+        )
+        raise ConfigError(
+            f"one request of {max_len} tokens needs {format_bytes(smallest * block_bytes)} of KV "
+            f"cache, but an attention node would have {format_bytes(blocks * block_bytes)}; "
+            f"{fix}, or --kv-cache-memory {smallest * block_bytes}"
+        )
+    total = blocks * block_bytes * config.attn_gpus
+    if total > free:
+        raise ConfigError(
+            f"{config.attn_gpus} KV caches of {format_bytes(blocks * block_bytes)} need "
+            f"{format_bytes(total)}, but the weights leave {format_bytes(free)}; use "
+            f"--kv-cache-memory {free // config.attn_gpus} or less"
+        )
+
+
+def _weight_bytes(config: EngineConfig, spec: ModelSpec, dtype: str) -> int:
+    """Bytes of all weights in all processes: attention's once a node, each expert once."""
+    size = DTYPE_BYTES[dtype]
+    experts = spec.num_experts * len(spec.moe_layers) * spec.expert_weight_bytes(size)
+    return config.attn_gpus * spec.attention_weight_bytes(size) + experts
+
+
+def profile_rows(max_num_seqs: int) -> list[int]:
+    """1, 2, 4, … and `max_num_seqs`: the micro-batch sizes that are measured.
+
+    >>> profile_rows(6)
+    [1, 2, 4, 6]
+    """
+    powers = [1 << i for i in range(max_num_seqs.bit_length()) if 1 << i < max_num_seqs]
+    return [*powers, max_num_seqs]
+
+
+def describe(plan: Plan) -> list[str]:
+    """What would run where, a line each; what `--dry-run` prints."""
+    size = DTYPE_BYTES[plan.dtype]
+    layers = plan.spec.moe_layers
+    lines = [
+        f"model      {plan.folder} ({plan.spec.architecture}, {len(plan.spec.layers)} layers, "
+        f"{len(layers)} with {plan.spec.num_experts} experts, top-{plan.spec.top_k})",
+        f"computing  {plan.dtype} on CPU cores; --attn-gpus and --ffn-gpus count processes",
+        f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
+        f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node",
+        f"pipeline   {_micro_batch_text(plan)}; steps of at most "
+        f"{plan.config.max_num_batched_tokens} tokens a micro-batch",
+    ]
+    for node in range(plan.num_attention):
+        lines.append(
+            f"attention {node}  {_core_text(plan.cores_of_attention(node))}  "
+            f"weights {format_bytes(plan.spec.attention_weight_bytes(size))}  "
+            f"KV cache {format_bytes(plan.kv_bytes())}"
+        )
+    for node in range(plan.num_expert):
+        experts = plan.placement.experts_of(node)
+        weights = len(experts) * len(layers) * plan.spec.expert_weight_bytes(size)
+        lines.append(
+            f"expert {node}     {_core_text(plan.cores_of_expert(node))}  "
+            f"experts {experts[0]}-{experts[-1]} of each layer  weights {format_bytes(weights)}"
+        )
+    lines.append(_buffer_text(plan))
+    return lines
+
+
+def _micro_batch_text(plan: Plan) -> str:
+    m = plan.automatic_micro_batches
+    if m is None:
+        return "micro-batches chosen after measuring the stages"
+    reason = "" if plan.config.micro_batches else " (no two stages can run at the same time)"
+    return f"{m} micro-batch{'es' * (m > 1)}{reason}"
+
+
+def _core_text(assignment: CoreAssignment) -> str:
+    cores = ",".join(str(core) for core in assignment.cores)
+    return f"core{'s' * (assignment.threads > 1)} {cores}"
+
+
+def _buffer_text(plan: Plan) -> str:
+    m = plan.automatic_micro_batches
+    geometry = plan.geometry(m or 1)
+    each = "" if m else " for each micro-batch"
+    transport = "local (one process)" if plan.config.colocated else "shm"
+    return (
+        f"M2N        {transport}, slots of {plan.config.max_num_batched_tokens} rows: "
+        f"{format_bytes(geometry.attention_region_bytes)} an attention node, "
+        f"{format_bytes(geometry.expert_region_bytes)} an expert node{each}"
+    )

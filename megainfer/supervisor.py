@@ -1,0 +1,344 @@
+"""The supervisor: starts the processes of an instance, watches them, ends them.
+
+`megainfer serve` is one; an offline `LLM` runs one in a process of its own. It is single-threaded
+and computes nothing, so that nodes can be forked from it at any time.
+"""
+
+import logging
+import select
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Protocol, TypeVar
+
+from megainfer.child import Child, ChildMain, Closable, fork_child
+from megainfer.config import MAX_MICRO_BATCHES
+from megainfer.control import ParentLink
+from megainfer.errors import NodeDied
+from megainfer.messages import (
+    Fatal,
+    FromChild,
+    GetStats,
+    Loaded,
+    NodeDown,
+    Progress,
+    Ready,
+    Role,
+    Start,
+    Stats,
+    Stop,
+)
+from megainfer.pipeline import Choice, Curve, StageProfile, choose_micro_batches
+from megainfer.plan import Plan
+
+logger = logging.getLogger("megainfer")
+
+EPOCH = 1
+READY_TIMEOUT_SECONDS = 60.0
+SERVER_STOP_SECONDS = 8.0
+NODE_STOP_SECONDS = 5.0
+KILL_SECONDS = 10.0
+
+
+Kind = TypeVar("Kind", Loaded, Ready)
+
+
+class Observer(Protocol):
+    """Who is told how the start goes: the terminal, or the process that wants an `LLM`."""
+
+    def stage(self, text: str) -> None: ...
+
+    def loading(self, name: str, done: int, total: int) -> None: ...
+
+    def ready(self, micro_batches: int) -> None: ...
+
+
+class Interrupted(Exception):
+    """Ctrl-C, a termination signal, or the owner asked for the end."""
+
+
+class Supervisor:
+    """One instance's processes.
+
+    server: what the API server's process runs, None without one. held: what only the server may
+    keep open (the listening socket). owner: the link to a process that this one works for.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        observer: Observer,
+        server: ChildMain | None = None,
+        held: Sequence[Closable] = (),
+        owner: ParentLink | None = None,
+    ) -> None:
+        self.plan = plan
+        self._observer = observer
+        self._server_main = server
+        self._held = tuple(held)
+        self._owner = owner
+        self._children: list[Child] = []
+        self._wakeup, self._signals = socket.socketpair()
+        self._tickets: dict[int, dict[str, object]] = {}
+        self._micro_batches = 0
+
+    def run(self) -> int:
+        """Start, serve until told to end, and end; the exit status of the process."""
+        self._listen_to_signals()
+        try:
+            self._start()
+            self._watch()
+        except Interrupted:
+            return 0
+        except NodeDied as error:
+            self._mourn(str(error))
+            return 1
+        finally:
+            self._stop()
+        return 0
+
+    # --- starting -----------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._fork_server()
+        self._observer.stage("loading libraries")
+        import torch  # noqa: F401  # here, once, so that every node forked from now on has it
+
+        self._fork_nodes()
+        self._observer.stage("loading weights")
+        loaded = dict(self._await_all(Loaded, self._nodes(), None))
+        self._micro_batches = self._choose_micro_batches(loaded)
+        self._observer.stage("connecting")
+        for child in self._nodes():
+            child.send(Start(micro_batches=self._micro_batches, epoch=EPOCH))
+        everyone = self._children
+        for _ in self._await_all(Ready, everyone, READY_TIMEOUT_SECONDS):
+            pass
+        self._observer.ready(self._micro_batches)
+
+    def _fork_server(self) -> None:
+        if self._server_main is not None:
+            # Before torch is imported: the API server does without.
+            self._fork(Role.SERVER, 0, self._server_main)
+        for held in self._held:
+            held.close()
+
+    def _fork_nodes(self) -> None:
+        # Both roles' code is imported before the fork, so that each node starts with it in memory.
+        from megainfer.attention_node.process import run_attention
+        from megainfer.colocated import run_colocated
+        from megainfer.expert_node.process import run_expert
+
+        plan = self.plan
+        if plan.config.colocated:
+            self._fork(Role.ATTENTION, 0, partial(run_colocated, plan=plan))
+            return
+        for node in range(plan.num_attention):
+            self._fork(Role.ATTENTION, node, partial(run_attention, plan=plan, node=node))
+        for node in range(plan.num_expert):
+            self._fork(Role.EXPERT, node, partial(run_expert, plan=plan, node=node))
+
+    def _fork(self, role: Role, node: int, main: ChildMain) -> None:
+        cores = None
+        if role is Role.ATTENTION:
+            cores = self.plan.cores_of_attention(node)
+        elif role is Role.EXPERT:
+            cores = self.plan.cores_of_expert(node)
+        close: list[Closable] = [child.link for child in self._children]
+        close += [self._wakeup, self._signals]
+        if role is not Role.SERVER:
+            close += self._held
+        if self._owner is not None:
+            close.append(self._owner)
+        self._children.append(fork_child(role, node, main, cores, close))
+
+    def _choose_micro_batches(self, loaded: dict[str, Loaded]) -> int:
+        fixed = self.plan.automatic_micro_batches
+        if fixed is not None:
+            return fixed
+        choice = choose_micro_batches(
+            _stage_profile(list(loaded.values())), self.plan.config.max_num_seqs, MAX_MICRO_BATCHES
+        )
+        logger.info(explain(choice))
+        return choice.micro_batches
+
+    # --- listening ----------------------------------------------------------------------------
+
+    def _await_all(
+        self, kind: type[Kind], children: Sequence[Child], timeout: float | None
+    ) -> Iterator[tuple[str, Kind]]:
+        """(name, message) of each of `children`, as they say a `kind`; NodeDied past the bound."""
+        missing = {child.name for child in children}
+        deadline = None if timeout is None else monotonic() + timeout
+        while missing:
+            for child, message in self._hear(deadline):
+                if isinstance(message, kind):
+                    missing.discard(child.name)
+                    yield child.name, message
+            if deadline is not None and monotonic() > deadline and missing:
+                raise NodeDied(f"{', '.join(sorted(missing))} did not answer within {timeout:g} s")
+
+    def _hear(self, deadline: float | None) -> list[tuple[Child, FromChild]]:
+        """What children said until something was said; raises for deaths and interrupts."""
+        ready = self._poll(deadline)
+        heard: list[tuple[Child, FromChild]] = []
+        for child in self._children:
+            if child.link.fileno() in ready:
+                heard += [(child, message) for message in _drain(child)]
+        for child, message in heard:
+            self._note(child, message)
+        dead = [child for child in self._children if child.pidfd in ready]
+        if dead:
+            raise NodeDied(self._describe_death(dead))
+        return heard
+
+    def _poll(self, deadline: float | None) -> set[int]:
+        """Readable file descriptors; raises Interrupted when the end was asked for."""
+        poller = select.poll()
+        watched = [self._wakeup.fileno()]
+        for child in self._children:
+            watched += [child.link.fileno(), child.pidfd]
+        if self._owner is not None:
+            watched.append(self._owner.fileno())
+        for fd in watched:
+            poller.register(fd, select.POLLIN)
+        timeout = None if deadline is None else max(0.0, deadline - monotonic()) * 1000
+        ready = {fd for fd, _ in poller.poll(timeout)}
+        if self._wakeup.fileno() in ready:
+            raise Interrupted
+        if self._owner is not None and self._owner.fileno() in ready:
+            self._hear_owner(self._owner)
+        return ready
+
+    def _note(self, child: Child, message: FromChild) -> None:
+        match message:
+            case Progress():
+                self._observer.loading(child.name, message.done, message.total)
+            case Stats():
+                self._collect(child, message)
+            case Fatal():
+                child.fatal = message.message
+            case Loaded() | Ready():
+                pass
+
+    def _describe_death(self, dead: list[Child]) -> str:
+        """Who died first: one that a signal killed comes before those that noticed its absence."""
+        for child in dead:
+            child.reap(timeout=1.0)
+            for message in _drain(child):
+                self._note(child, message)
+        first = min(dead, key=lambda child: child.exit_code or 0)
+        for child in self._children:
+            if child.role is Role.SERVER:
+                child.send(NodeDown(role=first.role, node=first.node, message=first.death()))
+        return f"{first.name} (process {first.pid}) died: {first.death()}"
+
+    # --- serving ------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while True:
+            self._hear(None)
+
+    def _hear_owner(self, owner: ParentLink) -> None:
+        try:
+            message = owner.receive(timeout=0)
+        except NodeDied as error:
+            raise Interrupted from error
+        if isinstance(message, Stop):
+            raise Interrupted
+        if isinstance(message, GetStats):
+            self._tickets[message.ticket] = {"micro_batches": self._micro_batches}
+            for child in self._nodes():
+                child.send(message)
+
+    def _collect(self, child: Child, stats: Stats) -> None:
+        """Pass the nodes' counters on to the owner once all have answered."""
+        collected = self._tickets.get(stats.ticket)
+        if collected is None or self._owner is None:
+            return
+        collected[child.name] = stats.counters
+        if all(node.name in collected for node in self._nodes()):
+            del self._tickets[stats.ticket]
+            self._owner.send(Stats(ticket=stats.ticket, counters=collected))
+
+    def _nodes(self) -> list[Child]:
+        return [child for child in self._children if child.role is not Role.SERVER]
+
+    # --- ending -------------------------------------------------------------------------------
+
+    def _listen_to_signals(self) -> None:
+        self._wakeup.setblocking(False)
+        self._signals.setblocking(False)
+        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+
+    def _mourn(self, message: str) -> None:
+        logger.error(message)
+        if self._owner is not None:
+            with suppress(NodeDied):
+                self._owner.send(Fatal(message=message))
+
+    def _stop(self) -> None:
+        """In order: the API server lets its clients know, then attention nodes, then experts."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._kill_all())
+        for role, seconds in (
+            (Role.SERVER, SERVER_STOP_SECONDS),
+            (Role.ATTENTION, NODE_STOP_SECONDS),
+            (Role.EXPERT, NODE_STOP_SECONDS),
+        ):
+            self._end([child for child in self._children if child.role is role], seconds)
+        for child in self._children:
+            child.link.close()
+        self._wakeup.close()
+        self._signals.close()
+
+    def _end(self, children: list[Child], seconds: float) -> None:
+        for child in children:
+            child.send(Stop())
+        deadline = monotonic() + seconds
+        for child in children:
+            if not child.reap(max(0.0, deadline - monotonic())):
+                logger.warning("%s did not end within %g s; killing it", child.name, seconds)
+                child.kill()
+                child.reap(KILL_SECONDS)
+
+    def _kill_all(self) -> None:
+        for child in self._children:
+            child.kill()
+
+
+def _drain(child: Child) -> Iterator[FromChild]:
+    """Everything that the child has said; nothing more once it is gone."""
+    with suppress(NodeDied):
+        while (message := child.link.receive(timeout=0)) is not None:
+            yield message
+
+
+def _stage_profile(loaded: list[Loaded]) -> StageProfile:
+    """The slowest of each role sets the pace, so the profile holds the maxima."""
+    attention = [m.stage_seconds for m in loaded if not m.transfer_seconds]
+    expert = [m.stage_seconds for m in loaded if m.transfer_seconds]
+    transfer = [m.transfer_seconds for m in loaded if m.transfer_seconds]
+    return StageProfile(_slowest(attention), _slowest(expert), _slowest(transfer))
+
+
+def _slowest(curves: list[list[tuple[int, float]]]) -> Curve:
+    points = zip(*curves, strict=True)
+    return Curve(tuple((at[0][0], max(seconds for _, seconds in at)) for at in points))
+
+
+def explain(choice: Choice) -> str:
+    """Why this m, in a line."""
+    options = ", ".join(f"{p.micro_batches}: {p.throughput:.0f} rows/s" for p in choice.predictions)
+    best = choice.predictions[choice.micro_batches - 1]
+    return (
+        f"{choice.micro_batches} micro-batches: measured a layer T_a {best.t_a * 1e3:.2f} ms, "
+        f"T_e {best.t_e * 1e3:.2f} ms, T_c {best.t_c * 1e3:.2f} ms at {best.rows:.0f} rows; "
+        f"predicted by micro-batches {options}"
+    )

@@ -1,0 +1,111 @@
+"""What `megainfer serve` shows a person while it starts, and when it is ready."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+
+from megainfer.plan import Plan
+
+
+class TerminalObserver:
+    """A bar over the bytes of weights on a terminal, a line a stage elsewhere.
+
+    It redraws only when told something: a supervisor that forks must not have a drawing thread.
+    """
+
+    def __init__(self, console: Console, plan: Plan, url: str, model_name: str) -> None:
+        self._console = console
+        self._plan = plan
+        self._url = url
+        self._model_name = model_name
+        self._started = monotonic()
+        self._loaded: dict[str, tuple[int, int]] = {}
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def stage(self, text: str) -> None:
+        self._end_bar()
+        if text == "loading weights" and self._console.is_terminal:
+            self._begin_bar(text)
+        else:
+            self._console.print(f"[dim]{monotonic() - self._started:5.1f} s[/dim]  {text}")
+
+    def loading(self, name: str, done: int, total: int) -> None:
+        self._loaded[name] = (done, total)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                completed=sum(done for done, _ in self._loaded.values()),
+                total=sum(total for _, total in self._loaded.values()),
+            )
+            self._bar.refresh()
+
+    def ready(self, micro_batches: int) -> None:
+        self._end_bar()
+        plan = self._plan
+        kind = (
+            "one colocated process"
+            if plan.config.colocated
+            else f"{plan.num_attention} attention and {plan.num_expert} expert "
+            f"process{'es' * (plan.num_expert > 1)}"
+        )
+        plural = "es" * (micro_batches > 1)
+        self._console.print(
+            f"\n[bold green]Ready[/bold green] in {monotonic() - self._started:.1f} s at "
+            f"[bold]{self._url}[/bold]: {self._model_name}, {kind}, "
+            f"{micro_batches} micro-batch{plural}.",
+            highlight=False,
+        )
+        self._console.print(f"\nTry it in another terminal:\n\n  {self._chat_command()}\n")
+        self._console.print(f"  {self._curl_command()}\n", highlight=False, soft_wrap=True)
+        self._console.print("Ctrl-C ends it.")
+
+    def _chat_command(self) -> str:
+        return f"{program_name()} chat --url {self._url}"
+
+    def _curl_command(self) -> str:
+        body = (
+            '{"messages": [{"role": "user", "content": "What is the capital of France?"}], '
+            '"max_tokens": 64}'
+        )
+        return (
+            f"curl {self._url}/v1/chat/completions -H 'Content-Type: application/json' "
+            f"-d {shlex.quote(body)}"
+        )
+
+    def _begin_bar(self, text: str) -> None:
+        self._bar = Progress(
+            TextColumn(text),
+            BarColumn(),
+            DownloadColumn(True),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task(text, total=None)
+        self._bar.start()
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            total = sum(total for _, total in self._loaded.values())
+            self._bar = None
+            self._console.print(
+                f"[dim]{monotonic() - self._started:5.1f} s[/dim]  loaded {total / 1e9:.2f} GB"
+            )
+
+
+def program_name() -> str:
+    """How the person who started us can start us again from the same place."""
+    if shutil.which("megainfer"):
+        return "megainfer"
+    program = Path(sys.argv[0])
+    try:
+        return str(program.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(program)
