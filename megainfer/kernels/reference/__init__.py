@@ -1,0 +1,31 @@
+"""All operations in plain torch: slow where it has to be, obvious everywhere."""
+
+from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
+from megainfer.kernels.reference.experts import (
+    Groups,
+    feed_forward,
+    group_by_expert,
+    grouped_feed_forward,
+)
+from megainfer.kernels.reference.norms import rms_norm
+from megainfer.kernels.reference.rotary import rotary_table, rotate
+from megainfer.kernels.reference.routing import Homes, expert_homes, route, scatter_plan
+from megainfer.kernels.reference.sampling import choose
+
+__all__ = [
+    "Groups",
+    "Homes",
+    "choose",
+    "decode_attention",
+    "expert_homes",
+    "feed_forward",
+    "group_by_expert",
+    "grouped_feed_forward",
+    "prefill_attention",
+    "rms_norm",
+    "rotary_table",
+    "rotate",
+    "route",
+    "scatter_plan",
+    "write_cache",
+]
