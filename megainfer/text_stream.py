@@ -22,7 +22,8 @@ class TextDelta:
 
     text: may be empty, inside a character or a possible stop string. stop_reason: the stop string
     or the stop token id of the request that ended it, if one did. cached_tokens: prompt tokens
-    from the prefix cache, on the first delta.
+    from the prefix cache, on the first delta. logprobs: a token id -> log-probability map for each
+    of token_ids, if asked for.
     """
 
     request_id: str
@@ -31,6 +32,7 @@ class TextDelta:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     cached_tokens: int = 0
+    logprobs: list[dict[int, float]] | None = None
 
 
 class SequenceText:
@@ -64,6 +66,7 @@ class SequenceText:
             event.finish_reason,
             self._stop_token(event) if stopped else None,
             event.cached_tokens,
+            event.logprobs,
         )
 
     def _piece(self, token: int) -> str:
@@ -82,6 +85,7 @@ class SequenceText:
             FinishReason.STOP,
             self._stops.matched,
             event.cached_tokens,
+            event.logprobs and event.logprobs[:tokens],
         )
 
     def _stop_token(self, event: TokenEvent) -> int | None:

@@ -1,0 +1,63 @@
+"""Working for a client only as long as it is there, and streaming events to it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The client hung up; what was being done for it has been cancelled."""
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled at once when the client hangs up.
+
+    The request's body must have been read. Raises ClientGone, and what `work` raises.
+    """
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(_hang_up(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. `source` is what the chunks come from; it is closed in any case."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], source: AbstractContextManager[Any]) -> None:
+        super().__init__(chunks, headers={"Cache-Control": "no-cache"})
+        self.headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        self._chunks = chunks
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._source:
+            try:
+                await while_connected(receive, self._send_all(send))
+            except ClientGone:
+                log.debug("the client of a stream hung up")
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for chunk in self._chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,129 @@
+"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException, RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import Response
+
+from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
+from megainfer.request_limits import ContextTooLong
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+SHOWN_INPUT = 80  # characters of a wrong value that a message repeats
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """One error as a client sees it; `status` is its HTTP status where it can still be sent."""
+
+    status: int
+    message: str
+    type: str = INVALID_REQUEST
+    param: str | None = None
+    code: str | None = None
+
+    def body(self) -> bytes:
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return json.dumps({"error": error}).encode()  # ASCII: it may repeat any client's text
+
+    def response(self) -> Response:
+        headers = {"Retry-After": "1"} if self.status == 503 else None
+        return Response(self.body(), self.status, headers, media_type="application/json")
+
+
+class ApiError(HTTPException):
+    """Raised in a route to answer with this report."""
+
+    def __init__(self, report: ErrorReport) -> None:
+        super().__init__(report.status, report.message)
+        self.report = report
+
+
+def report_of(error: Exception) -> ErrorReport:
+    """What a client is told of an exception; an unforeseen one's text stays in the log."""
+    if isinstance(error, ApiError):
+        return error.report
+    if isinstance(error, RequestError):
+        code = "context_length_exceeded" if isinstance(error, ContextTooLong) else None
+        return ErrorReport(400, str(error), param=error.param, code=code)
+    if isinstance(error, NodeDied):
+        return ErrorReport(503, str(error), SERVER_ERROR, code="engine_unavailable")
+    if isinstance(error, Overloaded):
+        return ErrorReport(503, str(error), SERVER_ERROR, code="overloaded")
+    if isinstance(error, MegaInferError):
+        return ErrorReport(500, str(error), SERVER_ERROR, code="engine_error")
+    message = "an internal error occurred; the server's log has the details"
+    return ErrorReport(500, message, SERVER_ERROR, code="internal_error")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Have the application answer every exception in OpenAI's shape."""
+    app.add_exception_handler(MegaInferError, _on_error)
+    app.add_exception_handler(StarletteHTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_error)
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    return report_of(error).response()
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    url = f"{request.method} {request.url.path}"
+    if isinstance(error, ApiError):
+        report = error.report
+    elif error.status_code == 404:
+        report = ErrorReport(404, f"there is no such address: {url}", code="unknown_url")
+    elif error.status_code == 405:
+        message = f"this method isn't allowed here: {url}"
+        report = ErrorReport(405, message, code="method_not_supported")
+    else:
+        report = ErrorReport(error.status_code, str(error.detail))
+    response = report.response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _invalid(list(error.errors())).response()
+
+
+def _invalid(errors: list[dict[str, Any]]) -> ErrorReport:
+    """The first wrong field; pydantic reports a field once for each type that it might have."""
+    param = _path(errors[0])
+    reasons = dict.fromkeys(_reason(error) for error in errors if _path(error) == param)
+    return ErrorReport(400, f"{param or 'the body'}: {' or '.join(reasons)}", param=param)
+
+
+def _path(error: dict[str, Any]) -> str | None:
+    """`messages[0].role`; alternatives of a union are left out."""
+    location = error["loc"][1:]
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}"
+        for part in location
+        if isinstance(part, int) or part.isidentifier()
+    )
+    for kind in (".str", ".list"):
+        path = path.removesuffix(kind)
+    return path.removeprefix(".") or None
+
+
+def _reason(error: dict[str, Any]) -> str:
+    text = str(error["msg"]).removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    if error["type"] in ("missing", "value_error"):
+        return text
+    shown = f"{error['input']!r:.{SHOWN_INPUT}}"
+    return f"{text}, not {shown}"

@@ -1,0 +1,71 @@
+"""Fields of OpenAI's API (and some of vLLM's) that would change the answer, but aren't offered.
+
+They are refused by name rather than ignored, unless their value asks for nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from megainfer.errors import RequestError
+
+# Field -> values that ask for nothing, beside null.
+COMMON: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
+    "repetition_penalty": (1, 1.0),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0, 0.0),
+    "min_tokens": (0,),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "prompt_logprobs": (),
+    "use_beam_search": (False,),
+    "truncate_prompt_tokens": (),
+    "include_stop_str_in_output": (False,),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+}
+COMPLETION: dict[str, tuple[Any, ...]] = {
+    **COMMON,
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "response_format": ({"type": "text"},),
+}
+CHAT: dict[str, tuple[Any, ...]] = {
+    **COMMON,
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "reasoning_effort": (),
+    "verbosity": ("medium",),
+    "store": (False,),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "chat_template": (),
+    "documents": (),
+}
+
+
+def refuse_not_offered(fields: Mapping[str, Any], known: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raises RequestError for the first of these fields that asks for something."""
+    for name, neutral in known.items():
+        value = fields.get(name)
+        if value is not None and not any(_same(value, harmless) for harmless in neutral):
+            raise RequestError(f"{name} isn't offered by this server, but is {value!r:.80}", name)
+
+
+def _same(value: Any, harmless: Any) -> bool:
+    """Equal and of one type: `logprobs: 0` asks for something where `false` doesn't."""
+    return type(value) is type(harmless) and bool(value == harmless)

@@ -1,0 +1,33 @@
+"""What the server says about the model that it serves."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from megainfer.generation_config import GenerationDefaults
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """names: what clients may call it; the first is what it is listed and answered as.
+
+    max_model_len: tokens of prompt and answer together. vocab_size: the model's. created: Unix
+    time in seconds at which serving began. defaults: end tokens, and sampling for what a request
+    leaves out.
+    """
+
+    names: tuple[str, ...]
+    max_model_len: int
+    vocab_size: int
+    created: int
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    def card(self, name: str) -> dict[str, Any]:
+        """The model object of `/v1/models`."""
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "megainfer",
+            "root": self.names[0],
+            "max_model_len": self.max_model_len,
+        }
