@@ -48,7 +48,7 @@ class Attention:
             q, k = self._normalise(q, k)
         if spec.clip_qkv is not None:
             q, k, v = (part.clamp(-spec.clip_qkv, spec.clip_qkv) for part in (q, k, v))
-        q, k, v = (part.unflatten(-1, (-1, spec.head_dim)) for part in (q, k, v))
+        q, k, v = (part.view(len(x), -1, spec.head_dim) for part in (q, k, v))
         if spec.qk_norm is QkNorm.HEAD:
             q, k = self._normalise(q, k)
         return q, k, v
