@@ -1,0 +1,99 @@
+"""`megainfer chat`: a conversation in the terminal, or one message a line of a pipe."""
+
+import sys
+import unicodedata
+from contextlib import closing, suppress
+from typing import TextIO
+
+from rich.console import Console
+
+from megainfer.chat_client import ChatClient
+from megainfer.errors import MegaInferError
+
+PROMPT = "\n\001\033[1;32m\002you ▸\001\033[0m\002 "  # \001 and \002: no width, for line editing
+HELP = "/reset forgets the conversation, /exit leaves; Ctrl-C stops an answer."
+
+
+def run_chat(
+    url: str,
+    model: str | None = None,
+    system: str | None = None,
+    *,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    stdin: TextIO | None = None,
+    stdout: TextIO | None = None,
+) -> None:
+    """Talk to the server at `url` until the input ends. model None: the first that it serves.
+
+    On a terminal errors are shown and the conversation goes on. Raises MegaInferError when the
+    server can't be reached and, where input is piped, for any failed answer.
+    """
+    stdin, stdout = stdin or sys.stdin, stdout or sys.stdout
+    client = ChatClient(url, model, system, temperature=temperature, max_tokens=max_tokens)
+    with closing(client):
+        if stdin.isatty():
+            _converse(client, stdout)
+        else:
+            _answer_lines(client, stdin, stdout)
+
+
+def _answer_lines(client: ChatClient, stdin: TextIO, stdout: TextIO) -> None:
+    for line in stdin:
+        message = line.strip()
+        if message == "/exit":
+            return
+        if message == "/reset":
+            client.reset()
+        elif message:
+            _write_answer(client, message, stdout)
+
+
+def _converse(client: ChatClient, stdout: TextIO) -> None:
+    with suppress(ImportError):  # line editing for input(); not every Python has it
+        import readline  # noqa: F401
+
+    console = Console(file=stdout)
+    console.print(f"[bold]{client.model}[/bold] at {client.url}. {HELP}", highlight=False)
+    while (message := _read_message()) is not None:
+        if message == "/reset":
+            client.reset()
+            console.print("[dim]The conversation starts anew.[/dim]")
+        elif message.startswith("/"):
+            console.print(f"There is no command {message!r}. {HELP}", markup=False)
+        elif message:
+            _converse_once(client, message, console, stdout)
+
+
+def _converse_once(client: ChatClient, message: str, console: Console, stdout: TextIO) -> None:
+    try:
+        _write_answer(client, message, stdout)
+    except KeyboardInterrupt:
+        console.print("\n[dim]stopped[/dim]")
+    except MegaInferError as error:
+        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+
+
+def _read_message() -> str | None:
+    """The next message; None at the end: Ctrl-C or Ctrl-D at the prompt, or /exit."""
+    try:
+        message = input(PROMPT).strip()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+    return None if message == "/exit" else message
+
+
+def _write_answer(client: ChatClient, message: str, stdout: TextIO) -> None:
+    """Write an answer as it comes. An interrupt closes the connection, which stops the server."""
+    with closing(client.ask(message)) as pieces:
+        for piece in pieces:
+            stdout.write(printable(piece))
+            stdout.flush()
+    stdout.write("\n")
+    stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Without control characters, with which a model could steer the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
