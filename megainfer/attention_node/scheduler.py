@@ -1,0 +1,292 @@
+"""Which tokens of which requests an attention node computes next. No tensors.
+
+A micro-batch is a continuous batch of its own: `compose` gives its next step, `complete` ends
+it. Steps of different micro-batches are in flight at the same time, at most one of each, and
+end in any order that keeps a step after those it depends on. What a request asks for (abort) or
+must suffer (preemption) happens between its own steps, never inside one.
+
+The caller, after each event (a request, an abort, a step's end), offers every idle micro-batch
+a step, once, in any order:
+
+    for micro_batch in range(m):
+        if scheduler.has_work(micro_batch):
+            step = scheduler.compose(micro_batch)
+
+Then some step is in flight whenever a request is alive.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from megainfer.attention_node.block_manager import BlockManager
+from megainfer.attention_node.composition import Composition
+from megainfer.attention_node.pool import SequencePool
+from megainfer.attention_node.sequence import Sequence, Status
+from megainfer.attention_node.step import Chunk, Step
+from megainfer.errors import ConfigError, RequestError
+from megainfer.messages import FinishReason, Submit, TokenEvent
+
+__all__ = ["Chunk", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """Raises ConfigError where one sequence of the greatest length couldn't be served."""
+
+    num_blocks: int
+    block_size: int = 16
+    max_num_seqs: int  # running at once, over all micro-batches
+    max_num_batched_tokens: int  # rows of one step
+    max_model_len: int  # prompt and output tokens of one sequence
+    num_micro_batches: int
+    enable_prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        self._check_at_least("num_blocks", 1)
+        self._check_at_least("block_size", 1)
+        self._check_at_least("max_num_seqs", 1)
+        self._check_at_least("max_num_batched_tokens", 1)
+        self._check_at_least("max_model_len", 2)
+        self._check_at_least("num_micro_batches", 1)
+        if self.num_blocks * self.block_size < self.max_model_len:
+            raise ConfigError(
+                f"the KV cache holds {self.num_blocks * self.block_size} tokens, one sequence may "
+                f"have max_model_len = {self.max_model_len}: lower it, or give the cache more "
+                "memory"
+            )
+
+    def _check_at_least(self, name: str, least: int) -> None:
+        if getattr(self, name) < least:
+            raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+class Scheduler:
+    """Owns every request of one attention node between `add` and its end."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        blocks = BlockManager(config.num_blocks, config.block_size)
+        self._pool = SequencePool(blocks, config.num_micro_batches, config.enable_prefix_cache)
+        self._in_flight: dict[int, Step] = {}  # by micro-batch
+        self._num_arrivals = 0
+        self._num_steps = 0
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def add(self, submit: Submit) -> None:
+        """Queue a request. Raises RequestError if it could never be served."""
+        self._check(submit)
+        self._pool.add(Sequence(submit, self._num_arrivals, self.config.block_size))
+        self._num_arrivals += 1
+
+    def abort(self, request_id: str) -> bool:
+        """End a request at its own step boundary; unknown ones are ignored.
+
+        True: it was at rest and is gone now, no event follows. False: a step in flight holds it,
+        and the event that ends it comes with the end of the last such step; or it isn't known.
+        """
+        sequence = self._pool.get(request_id)
+        if sequence is None:
+            return False
+        if sequence.is_at_rest:
+            self._pool.end(sequence, FinishReason.ABORT)
+            return True
+        self._pool.doom(sequence)
+        return False
+
+    def fail_all(self) -> list[str]:
+        """Abandon all steps and drop all requests; the ids of those nobody has aborted."""
+        for step in self.steps_in_flight:
+            self.abandon(step)
+        failed = list(self._pool.live)
+        for sequence in failed:
+            self._pool.end(sequence, FinishReason.ABORT)
+        return [sequence.request_id for sequence in failed]
+
+    def drop_cache(self) -> None:
+        """Forget every cached prefix that no request uses."""
+        self._pool.blocks.drop_cache()
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def has_work(self, micro_batch: int) -> bool:
+        """False: `compose` would give None or must not be called. True: it is worth trying."""
+        if micro_batch in self._in_flight:
+            return False
+        return bool(self._pool.balance.has_candidates(micro_batch) or self._pool.waiting)
+
+    def compose(self, micro_batch: int) -> Step | None:
+        """The next step of an idle micro-batch; None if nothing can be done in it now."""
+        assert micro_batch not in self._in_flight, f"micro-batch {micro_batch} has a step already"
+        rows = self.config.max_num_batched_tokens
+        composition = Composition(self._pool, self._num_steps, micro_batch, rows)
+        composition.place_running()
+        composition.admit(self._num_newcomers())
+        step = composition.step()
+        if step is not None:
+            self._num_steps += 1
+            self._in_flight[micro_batch] = step
+        return step
+
+    def complete(
+        self,
+        step: Step,
+        token_ids: Iterable[int],
+        logprobs: Iterable[dict[int, float] | None] | None = None,
+    ) -> list[TokenEvent]:
+        """End a step that went through all layers, after those that it depends on.
+
+        One token, and its log-probabilities where wanted, for each chunk that samples, in their
+        order. An event for each of these follows, but for requests being aborted, and one without
+        a token for each request whose abort takes effect now.
+        """
+        early = set(step.depends_on).intersection(s.number for s in self._in_flight.values())
+        assert not early, f"step {step.number} ends before steps {early}, on which it depends"
+        sampling = [chunk.sequence for chunk in step.chunks if chunk.samples]
+        if logprobs is None:
+            logprobs = [None] * len(sampling)
+        results = list(zip(sampling, token_ids, logprobs, strict=True))
+        self._land(step)
+        for chunk in step.chunks:
+            self._commit(chunk)
+        events = [self._append(*r) for r in results if r[0].status is not Status.ABORTING]
+        events += self._resolve(step)
+        self._pool.balance.settle(step.micro_batch)
+        return events
+
+    def abandon(self, step: Step) -> list[TokenEvent]:
+        """Make a step not have happened; its rows will be scheduled again.
+
+        The steps that depend on it must be abandoned too, in any order; their sequences take no
+        part in new ones before that. An event follows for each request whose abort takes effect
+        now.
+        """
+        self._land(step)
+        for chunk in step.chunks:
+            self._take_back(chunk)
+        return self._resolve(step)
+
+    # --- insight --------------------------------------------------------------------------------
+
+    @property
+    def live(self) -> Iterable[Sequence]:
+        """Every request that hasn't ended, by arrival."""
+        return self._pool.live
+
+    @property
+    def steps_in_flight(self) -> tuple[Step, ...]:
+        """Oldest first."""
+        return tuple(sorted(self._in_flight.values(), key=lambda step: step.number))
+
+    def counters(self) -> dict[str, int]:
+        """The state now, then totals since the start.
+
+        running: requests with blocks, those being aborted included. free_blocks: those cached
+        without a user included. prefix_hit_tokens: found in the prefix cache at admission, of
+        prefix_queried_tokens looked up.
+        """
+        return {
+            "running": self._pool.num_running,
+            "waiting": len(self._pool.waiting),
+            "free_blocks": self._pool.blocks.num_free,
+            "steps_in_flight": len(self._in_flight),
+            "steps": self._num_steps,
+            "preemptions": self._pool.preemptions,
+            "prefix_hit_tokens": self._pool.prefix_hit_tokens,
+            "prefix_queried_tokens": self._pool.prefix_queried_tokens,
+        }
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError naming all that doesn't add up: blocks, steps, assignments."""
+        problems = [*self._pool.problems(), *self._step_problems()]
+        if problems:
+            raise AssertionError("scheduler: " + "; ".join(problems))
+
+    # --- pieces ---------------------------------------------------------------------------------
+
+    def _check(self, submit: Submit) -> None:
+        longest = self.config.max_model_len - 1
+        if not submit.prompt:
+            raise RequestError("the prompt is empty; it needs at least one token", "prompt")
+        if len(submit.prompt) > longest:
+            raise RequestError(
+                f"the prompt has {len(submit.prompt)} tokens; at most {longest} leave room for an "
+                f"answer in the context of {self.config.max_model_len}",
+                "prompt",
+            )
+        if submit.max_tokens < 1:
+            raise RequestError(
+                f"max_tokens must be at least 1, not {submit.max_tokens}", "max_tokens"
+            )
+        if self._pool.get(submit.request_id) is not None:
+            raise RequestError(f"a request {submit.request_id!r} is running already", "request_id")
+
+    def _num_newcomers(self) -> int:
+        """How many the micro-batch being composed may let in: its share among the idle ones."""
+        free_places = self.config.max_num_seqs - self._pool.num_running
+        newcomers = min(len(self._pool.waiting), free_places)
+        num_idle = self.config.num_micro_batches - len(self._in_flight)
+        return -(-newcomers // num_idle)
+
+    def _land(self, step: Step) -> None:
+        known = self._in_flight.pop(step.micro_batch, None)
+        assert known is step, f"step {step.number} is not in flight"
+        for chunk in step.chunks:
+            chunk.sequence.in_flight.remove(step.number)
+
+    def _commit(self, chunk: Chunk) -> None:
+        sequence, block_size = chunk.sequence, self.config.block_size
+        assert sequence.num_computed == chunk.start, f"a gap in {sequence.request_id}"
+        sequence.num_computed = chunk.end
+        self._pool.publish(sequence, chunk.start // block_size, chunk.end // block_size)
+
+    def _append(
+        self, sequence: Sequence, token: int, logprobs: dict[int, float] | None
+    ) -> TokenEvent:
+        sequence.token_ids.append(token)
+        reason = sequence.reason_to_finish(self.config.max_model_len)
+        if reason is not None:
+            self._pool.end(sequence, reason)
+        return TokenEvent(
+            request_id=sequence.request_id,
+            token_ids=[token],
+            finish_reason=reason,
+            cached_tokens=sequence.cached_tokens if sequence.num_outputs == 1 else 0,
+            logprobs=None if logprobs is None else [logprobs],
+        )
+
+    def _take_back(self, chunk: Chunk) -> None:
+        """Its sequence keeps its blocks, which the same tokens will need again."""
+        sequence = chunk.sequence
+        sequence.num_scheduled = min(sequence.num_scheduled, chunk.start)
+        if sequence.status is Status.RUNNING and not sequence.is_decoding:
+            self._pool.stall(sequence)
+
+    def _resolve(self, step: Step) -> list[TokenEvent]:
+        """What waited for its sequences to be at rest happens now."""
+        at_rest = [c.sequence for c in step.chunks if c.sequence.is_at_rest]
+        doomed = [s for s in at_rest if s.status is Status.ABORTING]
+        for sequence in doomed:
+            self._pool.end(sequence, FinishReason.ABORT)
+        for sequence in at_rest:
+            if sequence.status is Status.STALLED:
+                self._pool.resume(sequence)
+        return [TokenEvent(s.request_id, [], FinishReason.ABORT) for s in doomed]
+
+    def _step_problems(self) -> Iterator[str]:
+        chunks = [(step.number, c) for step in self.steps_in_flight for c in step.chunks]
+        spans: dict[str, list[tuple[int, Chunk]]] = {}
+        for number, chunk in chunks:
+            spans.setdefault(chunk.sequence.request_id, []).append((number, chunk))
+        for sequence in self.live:
+            held = spans.pop(sequence.request_id, [])
+            if [number for number, _ in held] != sequence.in_flight:
+                yield f"{sequence.request_id} is in steps {sequence.in_flight}, {held} hold it"
+            if sequence.status is Status.STALLED:
+                continue
+            bounds = [sequence.num_computed, *(c.end for _, c in held)]
+            starts = [*(c.start for _, c in held), sequence.num_scheduled]
+            if bounds != starts:
+                yield f"{sequence.request_id}: parts end at {bounds} but begin at {starts}"
+        if spans:
+            yield f"steps in flight hold {list(spans)}, which are gone"

@@ -1,0 +1,105 @@
+"""One sequence on an attention node: its tokens, its blocks, and how far it has come."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from megainfer.attention_node.block_manager import ROOT_DIGEST, block_digest
+from megainfer.messages import FinishReason, Submit
+
+
+class Status(Enum):
+    WAITING = "waiting"  # holds no block: new, or preempted and to be computed again
+    RUNNING = "running"
+    STALLED = "stalled"  # a step of it was abandoned: runs on when its others have ended too
+    ABORTING = "aborting"  # leaves when the last step in flight that holds it ends
+    FINISHED = "finished"
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """State is changed by the scheduler alone; the model reads `token_ids` and `block_ids`.
+
+    ```
+    0 ......... num_computed ......... num_scheduled ......... len(token_ids)
+     KV committed            in flight                to be scheduled
+    ```
+    """
+
+    submit: Submit
+    arrival: int  # smaller is older; the order of service
+    block_size: int
+    token_ids: list[int] = field(init=False)  # the prompt, then what was sampled
+    block_ids: list[int] = field(default_factory=list)  # block of tokens [i * block_size, ...)
+    num_computed: int = 0  # tokens whose keys and values are committed: their steps ended
+    num_scheduled: int = 0  # and those of steps in flight
+    in_flight: list[int] = field(default_factory=list)  # numbers of those steps, ascending
+    status: Status = Status.WAITING
+    micro_batch: int | None = None  # where it decodes; None while any micro-batch may take it
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache when first admitted
+    preemptions: int = 0
+    finish_reason: FinishReason | None = None
+    _digests: list[bytes] = field(default_factory=list)
+    _stop_token_ids: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.submit.prompt)
+        self._stop_token_ids = frozenset(self.submit.stop_token_ids)
+
+    @property
+    def request_id(self) -> str:
+        return self.submit.request_id
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.token_ids) - len(self.submit.prompt)
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        return self.token_ids[len(self.submit.prompt) :]
+
+    @property
+    def num_unscheduled(self) -> int:
+        """Known tokens that no step has taken yet."""
+        return len(self.token_ids) - self.num_scheduled
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that its blocks can hold."""
+        return len(self.block_ids) * self.block_size
+
+    @property
+    def num_missing_blocks(self) -> int:
+        """Blocks that it still needs to hold all its known tokens."""
+        return max(0, -((self.capacity - len(self.token_ids)) // self.block_size))
+
+    @property
+    def is_at_rest(self) -> bool:
+        return not self.in_flight
+
+    @property
+    def is_decoding(self) -> bool:
+        """All but its newest token are committed: the next step needs one row of it."""
+        return not self.in_flight and len(self.token_ids) - self.num_scheduled == 1
+
+    def digest(self, index: int) -> bytes:
+        """The digest of block `index`, whose tokens must all be known."""
+        while len(self._digests) <= index:
+            start = len(self._digests) * self.block_size
+            token_ids = self.token_ids[start : start + self.block_size]
+            assert len(token_ids) == self.block_size, f"{self.request_id}: block {index} not full"
+            parent = self._digests[-1] if self._digests else ROOT_DIGEST
+            self._digests.append(block_digest(parent, token_ids))
+        return self._digests[index]
+
+    def prefix_digests(self) -> Iterator[bytes]:
+        """Digests of the full blocks before the last token, which must always be computed."""
+        return (self.digest(i) for i in range((len(self.token_ids) - 1) // self.block_size))
+
+    def reason_to_finish(self, max_model_len: int) -> FinishReason | None:
+        """Whether the token just appended is the last one, and why."""
+        if self.token_ids[-1] in self._stop_token_ids:
+            return FinishReason.STOP
+        if self.num_outputs >= self.submit.max_tokens or len(self.token_ids) >= max_model_len:
+            return FinishReason.LENGTH
+        return None

@@ -1,0 +1,39 @@
+"""Sequences that hold no block yet, or no longer: first come, first served."""
+
+from heapq import heappop, heappush
+
+from megainfer.attention_node.sequence import Sequence, Status
+
+
+class WaitingQueue:
+    """Ordered by arrival, so that a preempted sequence comes back before all younger ones.
+
+    A sequence that is aborted while it waits stays inside, finished, until it comes up.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, Sequence]] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def push(self, sequence: Sequence) -> None:
+        heappush(self._heap, (sequence.arrival, sequence))
+        self._length += 1
+
+    def oldest(self) -> Sequence | None:
+        while self._heap and self._heap[0][1].status is Status.FINISHED:
+            heappop(self._heap)
+        return self._heap[0][1] if self._heap else None
+
+    def pop_oldest(self) -> Sequence:
+        sequence = self.oldest()
+        assert sequence is not None, "nobody waits"
+        heappop(self._heap)
+        self._length -= 1
+        return sequence
+
+    def forget(self) -> None:
+        """One of those inside has finished; it no longer counts."""
+        self._length -= 1

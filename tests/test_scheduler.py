@@ -1,0 +1,558 @@
+"""Each rule of the scheduler on its own; test_scheduler_random.py has them all at once."""
+
+import pytest
+from scheduler_engine import Engine, answer, config, submit
+
+from megainfer.attention_node.scheduler import Scheduler, Step
+from megainfer.errors import ConfigError, RequestError
+from megainfer.messages import FinishReason, Submit, TokenEvent
+
+
+def engine_for(*requests: Submit, **changes: int) -> Engine:
+    engine = Engine(Scheduler(config(**changes)))
+    for request in requests:
+        engine.scheduler.add(request)
+    return engine
+
+
+def rows(step: Step | None) -> list[tuple[str, int, int, bool]]:
+    assert step is not None
+    return [(c.sequence.request_id, c.start, c.length, c.samples) for c in step.chunks]
+
+
+def prompt(length: int, first: int = 0) -> list[int]:
+    """Prompts with different `first` share no prefix."""
+    return [first, *([1] * (length - 1))]
+
+
+def step_of(engine: Engine, micro_batch: int) -> Step:
+    step = engine.compose(micro_batch)
+    assert step is not None
+    return step
+
+
+def composed(engine: Engine, *micro_batches: int) -> list[Step]:
+    return [step_of(engine, micro_batch) for micro_batch in micro_batches]
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_blocks": 15}, "holds 60 tokens, one sequence may have max_model_len = 64"),
+        ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, not 0"),
+        ({"max_num_batched_tokens": 0}, "max_num_batched_tokens must be at least 1, not 0"),
+        ({"max_model_len": 1}, "max_model_len must be at least 2, not 1"),
+        ({"num_micro_batches": 0}, "num_micro_batches must be at least 1, not 0"),
+    ],
+)
+def test_a_configuration_that_cannot_serve_is_refused(
+    changes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message", "param"),
+    [
+        (submit("a", []), "the prompt is empty", "prompt"),
+        (submit("a", prompt(64)), "64 tokens; at most 63 leave room .* context of 64", "prompt"),
+        (submit("a", [1], max_tokens=0), "max_tokens must be at least 1, not 0", "max_tokens"),
+        (submit("taken", [1]), "a request 'taken' is running already", "request_id"),
+    ],
+)
+def test_a_request_that_cannot_be_served_is_refused(
+    request_: Submit, message: str, param: str
+) -> None:
+    engine = engine_for(submit("taken", [1]))
+    with pytest.raises(RequestError, match=message) as caught:
+        engine.scheduler.add(request_)
+    assert caught.value.param == param
+    assert engine.scheduler.counters()["waiting"] == 1
+
+
+# --- composing -----------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_fits_goes_in_one_step_and_then_a_row_a_step() -> None:
+    engine = engine_for(submit("a", prompt(5), max_tokens=3), num_micro_batches=1)
+    seen = []
+    while engine.scheduler.live:
+        step = step_of(engine, 0)
+        seen.append((step.number, rows(step)))
+        engine.finish(step)
+    assert seen == [(0, [("a", 0, 5, True)]), (1, [("a", 5, 1, True)]), (2, [("a", 6, 1, True)])]
+
+
+def test_decoding_rows_come_first_then_prompts_then_newcomers() -> None:
+    engine = engine_for(submit("long", prompt(30)), num_micro_batches=1)
+    engine.round()
+    engine.scheduler.add(submit("short", prompt(2, first=2)))
+    engine.round()  # the rest of `long`, and `short`
+    engine.scheduler.add(submit("next", prompt(20, first=1)))
+    engine.round()
+    engine.scheduler.add(submit("last", prompt(3, first=0)))
+    assert rows(engine.compose(0)) == [
+        ("long", 31, 1, True),
+        ("short", 3, 1, True),
+        ("next", 14, 6, True),
+        ("last", 0, 3, True),
+    ]
+
+
+def test_a_step_has_no_more_rows_than_allowed() -> None:
+    requests = [submit(f"r{i}", prompt(7, first=i)) for i in range(5)]
+    engine = engine_for(*requests, num_micro_batches=1, max_num_batched_tokens=16)
+    step = step_of(engine, 0)
+    assert step.num_rows == 16
+    assert rows(step)[-1] == ("r2", 0, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "expected"),
+    [(6, [("y0", 1), ("y1", 1), ("old", 4)]), (2, [("y0", 1), ("old", 1)])],
+)
+def test_prompts_get_the_rows_that_decoding_leaves_but_the_oldest_always_one(
+    max_rows: int, expected: list[tuple[str, int]]
+) -> None:
+    engine = engine_for(submit("old", prompt(max_rows)), max_num_batched_tokens=max_rows)
+    old = step_of(engine, 0)
+    engine.scheduler.add(submit("y0", [0]))
+    engine.scheduler.add(submit("y1", [1]))
+    engine.finish(step_of(engine, 1))
+    engine.abandon(engine.flights[old.number])  # its prompt is to do, while the others decode
+    assert [(name, length) for name, _, length, _ in rows(engine.compose(1))] == expected
+
+
+def test_no_more_sequences_run_than_allowed_over_all_micro_batches() -> None:
+    requests = [submit(f"r{i}", [i]) for i in range(6)]
+    engine = engine_for(*requests, max_num_seqs=3)
+    engine.offer()
+    assert engine.scheduler.counters()["running"] == 3
+    assert engine.scheduler.counters()["waiting"] == 3
+    engine.drain()
+    assert len(engine.finished) == 6
+
+
+def test_chunks_of_one_prompt_fly_in_different_micro_batches_in_order() -> None:
+    engine = engine_for(submit("a", prompt(40)), num_micro_batches=3)
+    first, second, third = engine.offer()
+    assert [rows(s)[0][1:] for s in (first, second, third)] == [
+        (0, 16, False),
+        (16, 16, False),
+        (32, 8, True),
+    ]
+    assert [s.depends_on for s in (first, second, third)] == [(), (0,), (0, 1)]
+    for step in (first, second, third):
+        engine.finish(step)
+    assert engine.outputs["a"] == answer(submit("a", prompt(40)), 64)[0][:1]
+
+
+def test_a_chunk_depends_on_no_step_that_has_ended() -> None:
+    engine = engine_for(submit("a", prompt(40)))
+    first, second = engine.offer()
+    engine.finish(first)
+    assert step_of(engine, first.micro_batch).depends_on == (second.number,)
+
+
+def test_no_row_of_a_sequence_is_composed_before_its_token_is_known() -> None:
+    engine = engine_for(submit("a", prompt(5)))
+    assert len(engine.offer()) == 1
+    assert engine.compose(1) is None
+
+
+def test_has_work_says_where_composing_is_worth_trying() -> None:
+    engine = engine_for()
+    assert not engine.scheduler.has_work(0)
+    engine.scheduler.add(submit("a", prompt(5)))
+    assert engine.scheduler.has_work(0)
+    assert engine.scheduler.has_work(1)
+    step = step_of(engine, 1)
+    assert not engine.scheduler.has_work(0)
+    assert not engine.scheduler.has_work(1)
+    engine.finish(step)
+    assert not engine.scheduler.has_work(0)
+    assert engine.scheduler.has_work(1)
+
+
+def test_composing_a_micro_batch_in_flight_is_a_bug() -> None:
+    engine = engine_for(submit("a", [1]))
+    engine.offer()
+    with pytest.raises(AssertionError, match="micro-batch 0 has a step already"):
+        engine.compose(0)
+
+
+# --- micro-batches -------------------------------------------------------------------------------
+
+
+def homes(engine: Engine) -> list[int | None]:
+    return [sequence.micro_batch for sequence in engine.scheduler.live]
+
+
+def test_one_sequence_stays_in_one_micro_batch() -> None:
+    engine = engine_for(submit("a", [1], max_tokens=20), num_micro_batches=4)
+    engine.round()
+    home = homes(engine)
+    for _ in range(10):
+        assert len(engine.offer()) == 1
+        engine.round()
+        assert homes(engine) == home
+
+
+def test_newcomers_are_shared_out_among_idle_micro_batches() -> None:
+    engine = engine_for(submit("a", [1]), submit("b", [2]), submit("c", [3]))
+    assert [[r[0] for r in rows(step)] for step in engine.offer()] == [["a", "b"], ["c"]]
+
+
+def test_newcomers_do_not_wait_for_a_busy_micro_batch() -> None:
+    engine = engine_for(submit("a", [1]))
+    engine.offer()
+    for name in "bcd":
+        engine.scheduler.add(submit(name, [2]))
+    assert [r[0] for r in rows(engine.compose(1))] == ["b", "c", "d"]
+
+
+def test_sequences_move_to_a_lighter_micro_batch_at_their_steps_end() -> None:
+    engine = engine_for(submit("x", [1]))
+    step_of(engine, 0)
+    for name in "abcd":
+        engine.scheduler.add(submit(name, [2]))
+    step = step_of(engine, 1)
+    assert homes(engine) == [0, 1, 1, 1, 1]
+    engine.finish(step)
+    assert sorted(homes(engine)) == [0, 0, 1, 1, 1]  # moving another would change nothing
+
+
+def test_long_contexts_weigh_more() -> None:
+    engine = engine_for(
+        submit("x", [1]), num_blocks=1024, max_model_len=4096, max_num_batched_tokens=4096
+    )
+    step_of(engine, 0)
+    engine.scheduler.add(submit("long", prompt(3000)))
+    engine.scheduler.add(submit("short", [2]))
+    engine.finish(step_of(engine, 1))
+    assert homes(engine) == [0, 1, 0]
+
+
+def test_loads_differ_by_less_than_one_sequence_after_each_step() -> None:
+    requests = [submit(f"r{i}", prompt(1 + i), max_tokens=1 + 5 * i) for i in range(8)]
+    engine = engine_for(*requests, max_num_batched_tokens=64, num_micro_batches=3)
+    engine.round()
+    while len(engine.scheduler.live) > 3:
+        engine.round()
+        counts = [homes(engine).count(mb) for mb in range(3)]
+        assert max(counts) - min(counts) <= 1
+
+
+# --- blocks run out ------------------------------------------------------------------------------
+
+# Blocks of 4 tokens and a context of 32, that is 8 blocks, in all of these.
+TIGHT = {"num_blocks": 8, "max_model_len": 32, "max_num_batched_tokens": 32}
+
+
+def test_the_youngest_at_rest_is_preempted_and_later_goes_on_where_it_was() -> None:
+    requests = [submit(n, prompt(4, i), max_tokens=20) for i, n in enumerate("abc")]
+    engine = engine_for(*requests, **TIGHT, num_micro_batches=1)
+    a, b, c = engine.scheduler.live
+    while not engine.scheduler.counters()["preemptions"]:
+        engine.round()
+    assert (a.preemptions, b.preemptions, c.preemptions) == (0, 0, 1)
+    assert c.block_ids == []
+    assert c.num_outputs > 0
+    kept = list(c.token_ids)
+    engine.drain()
+    assert c.token_ids[: len(kept)] == kept
+    assert all(engine.outputs[r.request_id] == answer(r, 32)[0] for r in requests)
+
+
+def test_a_preempted_sequence_comes_back_before_those_who_came_later() -> None:
+    requests = [submit(n, prompt(8, i), max_tokens=20) for i, n in enumerate("abcd")]
+    engine = engine_for(*requests, **TIGHT, num_micro_batches=1)
+    order = []
+    while engine.scheduler.live:
+        order += [e.request_id for e in engine.round() if e.finish_reason]
+    assert order == ["a", "b", "c", "d"]
+    assert engine.scheduler.counters()["preemptions"] > 0
+
+
+def tight_pair() -> Engine:
+    """`a` in micro-batch 0 and `b` in 1, each in need of a block, with one free."""
+    requests = submit("a", prompt(15), max_tokens=9), submit("b", prompt(11, 2), max_tokens=9)
+    engine = engine_for(*requests, **TIGHT)
+    engine.round()
+    engine.round()
+    assert [s.num_computed for s in engine.scheduler.live] == [16, 12]
+    assert homes(engine) == [0, 1]
+    assert engine.scheduler.counters()["free_blocks"] == 1
+    return engine
+
+
+def test_a_younger_sequence_waits_rather_than_take_from_an_older_one() -> None:
+    engine = tight_pair()
+    engine.finish(step_of(engine, 0))
+    assert engine.compose(1) is None  # `a` is at rest, but older
+    assert [s.preemptions for s in engine.scheduler.live] == [0, 0]
+    engine.drain()
+    assert [len(output) for output in engine.outputs.values()] == [9, 9]
+
+
+def test_nobody_in_flight_is_preempted_and_the_next_step_of_any_micro_batch_helps() -> None:
+    engine = tight_pair()
+    a, b = engine.scheduler.live
+    young = step_of(engine, 1)
+    assert engine.compose(0) is None  # `b` is younger, but in flight
+    assert (a.micro_batch, b.preemptions) == (None, 0)
+    engine.finish(young)
+    assert rows(engine.compose(1)) == [("a", 16, 1, True)]
+    assert (a.micro_batch, b.preemptions) == (1, 1)
+
+
+def test_the_step_is_made_without_the_one_that_finds_no_block() -> None:
+    engine = tight_pair()
+    a, b = engine.scheduler.live
+    young = step_of(engine, 1)
+    engine.scheduler.add(submit("c", [1]))
+    assert engine.compose(0) is None
+    engine.finish(young)
+    assert engine.scheduler.abort("b")
+    assert [r[0] for r in rows(engine.compose(0))] == ["a", "c"]
+    assert (a.preemptions, b.preemptions) == (0, 0)
+
+
+def test_a_newcomer_waits_until_it_fits_beside_what_the_running_ones_need() -> None:
+    engine = engine_for(submit("a", prompt(12), max_tokens=4), **TIGHT, num_micro_batches=1)
+    engine.round()
+    engine.scheduler.add(submit("big", prompt(20, 2)))
+    engine.scheduler.add(submit("small", [2]))
+    assert [r[0] for r in rows(engine.compose(0))] == ["a"]  # 4 + 5 blocks don't fit 8
+    assert engine.scheduler.counters()["waiting"] == 2  # `small` does not overtake
+
+
+# --- prefix cache --------------------------------------------------------------------------------
+
+
+def first_event(events: list[TokenEvent], request_id: str) -> TokenEvent:
+    return next(event for event in events if event.request_id == request_id)
+
+
+def test_a_prefix_is_found_once_the_step_that_filled_it_has_ended() -> None:
+    engine = engine_for(submit("a", prompt(10)))
+    step = step_of(engine, 0)
+    engine.scheduler.add(submit("early", prompt(10)))
+    assert rows(engine.compose(1)) == [("early", 0, 10, True)]
+    engine.finish(step)
+    engine.scheduler.add(submit("late", prompt(10)))
+    assert ("late", 8, 2, True) in rows(engine.compose(0))
+    engine.drain()
+
+
+def test_cached_tokens_are_told_once_with_the_first_token() -> None:
+    engine = engine_for(submit("a", prompt(12), max_tokens=3))
+    engine.drain()
+    engine.scheduler.add(submit("b", prompt(12), max_tokens=3))
+    engine.drain()
+    assert engine.cached == {"a": [0, 0, 0], "b": [8, 0, 0]}
+    assert engine.scheduler.counters()["prefix_hit_tokens"] == 8
+    assert engine.scheduler.counters()["prefix_queried_tokens"] == 24
+
+
+def test_the_answer_is_cached_too() -> None:
+    first = submit("a", prompt(5), max_tokens=8)
+    engine = engine_for(first)
+    engine.drain()
+    engine.scheduler.add(submit("b", [*first.prompt, *engine.outputs["a"], 1]))
+    engine.drain()
+    assert engine.cached["b"][0] == 12
+
+
+@pytest.mark.parametrize("switched_off", [True, False])
+def test_without_the_cache_nothing_is_found(switched_off: bool) -> None:
+    engine = engine_for(submit("a", prompt(12)), enable_prefix_cache=not switched_off)
+    engine.drain()
+    engine.scheduler.drop_cache()
+    engine.scheduler.add(submit("b", prompt(12)))
+    engine.drain()
+    assert engine.cached["b"][0] == 0
+
+
+# --- the end of a request ------------------------------------------------------------------------
+
+
+def test_a_stop_token_ends_a_request_and_is_part_of_its_answer() -> None:
+    long_answer, _ = answer(submit("a", prompt(5), max_tokens=9), 64)
+    stop = long_answer[3]
+    expected = long_answer[: long_answer.index(stop) + 1]
+    engine = engine_for(submit("a", prompt(5), max_tokens=9, stop=(stop,)))
+    engine.drain()
+    assert engine.outputs["a"] == expected
+    assert engine.finished["a"] is FinishReason.STOP
+
+
+def test_max_tokens_and_a_full_context_end_a_request() -> None:
+    engine = engine_for(
+        submit("few", [1], max_tokens=2), submit("full", prompt(60, 2), max_tokens=9)
+    )
+    engine.drain()
+    assert {name: len(output) for name, output in engine.outputs.items()} == {"few": 2, "full": 4}
+    assert set(engine.finished.values()) == {FinishReason.LENGTH}
+
+
+def test_log_probabilities_go_with_their_tokens() -> None:
+    engine = engine_for(submit("a", [1]), submit("b", [2]), num_micro_batches=1)
+    step = step_of(engine, 0)
+    events = engine.scheduler.complete(step, [5, 6], [None, {6: -0.5}])
+    assert events == [TokenEvent("a", [5]), TokenEvent("b", [6], logprobs=[{6: -0.5}])]
+
+
+def test_a_step_may_not_end_twice_nor_before_those_it_depends_on() -> None:
+    engine = engine_for(submit("a", prompt(20)))
+    first, second = engine.offer()
+    with pytest.raises(AssertionError, match=r"step 1 ends before steps \{0\}"):
+        engine.scheduler.complete(second, [1])
+    engine.finish(first)
+    with pytest.raises(AssertionError, match="step 0 is not in flight"):
+        engine.scheduler.complete(first, [])
+
+
+def test_one_token_is_due_for_each_chunk_that_samples() -> None:
+    engine = engine_for(submit("a", [1]))
+    (step,) = engine.offer()
+    with pytest.raises(ValueError, match="zip"):
+        engine.scheduler.complete(step, [])
+
+
+# --- abort, abandon, fail ------------------------------------------------------------------------
+
+
+def test_abort_of_one_that_waits_or_rests_is_immediate() -> None:
+    engine = engine_for(submit("a", prompt(5)), submit("b", [2]), max_num_seqs=1)
+    engine.round()
+    assert engine.scheduler.abort("a")
+    assert engine.scheduler.abort("b")
+    assert not engine.scheduler.live
+    assert engine.offer() == []
+    assert engine.scheduler.counters()["free_blocks"] == 64
+    assert engine.scheduler.counters()["waiting"] == 0
+
+
+def test_abort_in_flight_takes_effect_when_the_last_of_its_steps_ends() -> None:
+    engine = engine_for(submit("a", prompt(40)))
+    first, second = engine.offer()
+    assert not engine.scheduler.abort("a")
+    assert engine.finish(first) == []
+    assert engine.compose(0) is None
+    assert engine.scheduler.counters()["free_blocks"] == 64 - 8
+    assert engine.finish(second) == [TokenEvent("a", [], FinishReason.ABORT)]
+    assert engine.scheduler.counters()["free_blocks"] == 64
+    assert not engine.scheduler.live
+
+
+def test_a_token_sampled_after_the_abort_is_not_told() -> None:
+    engine = engine_for(submit("a", [1]))
+    (step,) = engine.offer()
+    engine.scheduler.abort("a")
+    assert engine.finish(step) == [TokenEvent("a", [], FinishReason.ABORT)]
+
+
+def test_abort_of_the_unknown_is_ignored_and_its_id_is_free_again() -> None:
+    engine = engine_for(submit("a", [1], max_tokens=1))
+    assert not engine.scheduler.abort("b")
+    engine.drain()
+    assert not engine.scheduler.abort("a")
+    engine.scheduler.add(submit("a", [1]))
+
+
+def test_an_abandoned_step_is_composed_again_and_publishes_nothing() -> None:
+    engine = engine_for(submit("a", prompt(10)))
+    (step,) = engine.offer()
+    engine.abandon(engine.flights[step.number])
+    engine.scheduler.check_integrity()
+    engine.scheduler.add(submit("b", prompt(10)))
+    again = step_of(engine, 1)
+    assert rows(again)[0] == ("a", 0, 10, True)
+    assert again.number == step.number + 1
+    engine.drain()
+    assert engine.cached["b"][0] == 0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_dependents_may_be_abandoned_in_any_order(order: tuple[int, ...]) -> None:
+    engine = engine_for(submit("a", prompt(40)), num_micro_batches=3)
+    flights = [engine.flights[step.number] for step in engine.offer()]
+    for number in order[:-1]:
+        engine.abandon(flights[number])
+        engine.scheduler.check_integrity()
+        assert engine.compose(number) is None  # `a` waits for the rest
+    engine.abandon(flights[order[-1]])
+    assert rows(engine.compose(1))[0] == ("a", 0, 16, False)
+    engine.drain()
+    assert engine.outputs["a"] == answer(submit("a", prompt(40)), 64)[0]
+
+
+def test_a_step_survives_the_abandonment_of_one_that_depends_on_it() -> None:
+    engine = engine_for(submit("a", prompt(20)))
+    first, second = engine.offer()
+    engine.abandon(engine.flights[second.number])
+    engine.finish(first)
+    assert rows(engine.compose(0)) == [("a", 16, 4, True)]
+
+
+def test_a_decoding_row_abandoned_gives_the_same_token_again() -> None:
+    engine = engine_for(submit("a", [1], max_tokens=6))
+    engine.round()
+    (step,) = engine.offer()
+    engine.run(engine.flights[step.number])
+    engine.abandon(engine.flights[step.number])
+    engine.drain()
+    assert engine.outputs["a"] == answer(submit("a", [1], max_tokens=6), 64)[0]
+
+
+def test_an_abort_may_take_effect_by_abandonment() -> None:
+    engine = engine_for(submit("a", [1]))
+    (step,) = engine.offer()
+    engine.scheduler.abort("a")
+    assert engine.scheduler.abandon(step) == [TokenEvent("a", [], FinishReason.ABORT)]
+    assert not engine.scheduler.live
+
+
+def test_fail_all_leaves_nothing_behind() -> None:
+    requests = [submit(f"r{i}", prompt(20, i)) for i in range(4)]
+    engine = engine_for(*requests, max_num_seqs=3)
+    engine.offer()
+    engine.scheduler.abort("r0")
+    assert engine.scheduler.fail_all() == ["r1", "r2", "r3"]
+    engine.scheduler.check_integrity()
+    counters = engine.scheduler.counters()
+    assert (counters["running"], counters["waiting"], counters["steps_in_flight"]) == (0, 0, 0)
+    assert counters["free_blocks"] == 64
+
+
+# --- the audit -----------------------------------------------------------------------------------
+
+
+def test_check_integrity_names_a_lost_block() -> None:
+    engine = engine_for(submit("a", prompt(9)))
+    engine.offer()
+    next(iter(engine.scheduler.live)).block_ids.pop()
+    with pytest.raises(AssertionError, match="1 references, 0 tables hold it"):
+        engine.scheduler.check_integrity()
+
+
+def test_check_integrity_names_tokens_that_no_step_holds() -> None:
+    engine = engine_for(submit("a", prompt(9)))
+    engine.offer()
+    sequence = next(iter(engine.scheduler.live))
+    sequence.num_scheduled -= 1
+    with pytest.raises(AssertionError, match=r"a: parts end at \[0, 9\] but begin at \[0, 8\]"):
+        engine.scheduler.check_integrity()
+
+
+def test_check_integrity_names_a_sequence_in_the_wrong_micro_batch() -> None:
+    engine = engine_for(submit("a", [1]))
+    engine.round()
+    next(iter(engine.scheduler.live)).micro_batch = 1
+    with pytest.raises(AssertionError, match="is not where micro-batch 1 should have it"):
+        engine.scheduler.check_integrity()
