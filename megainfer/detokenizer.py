@@ -77,11 +77,14 @@ class StopStrings:
     def push(self, piece: str) -> str:
         """The text that is now certain; after a match that is all of it."""
         text = self._held + piece
-        found = [(text.index(stop), stop) for stop in self._stops if stop in text]
+        found = [
+            (text.index(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text
+        ]
         if found:
-            end, self.matched = min(found)
+            # The one that is complete first, so that the result doesn't depend on the pieces.
+            end, _, self.matched = min(found)
             self._held = ""
-            return text[:end]
+            return text[: end - len(self.matched)]
         border = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[border:]
         return text[:border]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from megainfer.chat_template import ChatTemplate, read_chat_templates
 from megainfer.errors import ModelError, RequestError
@@ -30,12 +29,15 @@ class Tokenizer:
     def load(cls, folder: Path) -> "Tokenizer":
         """Read tokenizer.json, tokenizer_config.json and the chat template.
 
+        What is added around a text (a beginning token, say) is what tokenizer.json says, as in
+        transformers 5: `add_bos_token` in tokenizer_config.json has no effect beside it.
+
         Raises ModelError when a file is missing or isn't what it should be.
         """
         config = read_json_object(folder / "tokenizer_config.json")
         special = _special_tokens(config)
         backend = _read_backend(folder / "tokenizer.json")
-        _apply_config(backend, config, special)
+        _mark_special(backend, special)
         sources = read_chat_templates(folder, config)
         templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
         return cls(backend, templates)
@@ -108,33 +110,7 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return named
 
 
-def _apply_config(
-    backend: tokenizers.Tokenizer, config: Mapping[str, Any], special: Mapping[str, str]
-) -> None:
+def _mark_special(backend: tokenizers.Tokenizer, special: Mapping[str, str]) -> None:
+    """Treat named special tokens as such even where tokenizer.json doesn't say so."""
     known = [text for text in special.values() if backend.token_to_id(text) is not None]
     backend.add_special_tokens(list(dict.fromkeys(known)))
-    if config.get("add_bos_token") is None and config.get("add_eos_token") is None:
-        return
-    # Said in words, it overrides what tokenizer.json does, as in transformers.
-    before = _edge_token(backend, config, special, "bos")
-    after = _edge_token(backend, config, special, "eos")
-    backend.post_processor = TemplateProcessing(
-        single=[*before, "$A", *after],
-        special_tokens=[(text, backend.token_to_id(text)) for text in {*before, *after}],
-    )
-
-
-def _edge_token(
-    backend: tokenizers.Tokenizer,
-    config: Mapping[str, Any],
-    special: Mapping[str, str],
-    edge: str,
-) -> list[str]:
-    if not config.get(f"add_{edge}_token"):
-        return []
-    text = special.get(f"{edge}_token")
-    if text is None:
-        return []  # asked for, but the model has no such token: nothing can be added
-    if backend.token_to_id(text) is None:
-        raise ModelError(f"{edge}_token {text!r} isn't in the tokenizer's vocabulary")
-    return [text]
