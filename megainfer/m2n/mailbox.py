@@ -90,6 +90,16 @@ class Port(Protocol):
         """Sleep until a message may have arrived, a peer was lost, one of `fds` is readable, or
         `timeout` seconds have passed. May return early; never late by more than scheduling."""
 
+    def set_epoch(self, epoch: int) -> None:
+        """Enter a newer membership: what is in flight is abandoned and its slots are free again,
+        older messages are dropped from now on, and those that came early are delivered.
+
+        Raises ProtocolError when `epoch` is older than the port's.
+        """
+
+    def counters(self) -> dict[str, int]:
+        """Messages, rows and bytes sent and received, and messages dropped, since the start."""
+
     def close(self) -> None:
         """Release slots and connections; peers see this node as lost."""
 
@@ -103,7 +113,11 @@ class AttentionPort(Port, Protocol):
         """Write each part's rows of `hidden` [T, D] into its expert node's slot and ring.
 
         Every expert node is sent one message, a header only where a part has no rows. The slots of
-        this micro-batch must be free: the last dispatch's replies have all arrived.
+        this micro-batch must be free: the last dispatch's replies have all arrived (combined or
+        not; what has not been combined by now is lost).
+
+        Raises ProtocolError when they are not, when a part has more rows than a slot's capacity,
+        or when a tensor has another shape or dtype than agreed.
         """
 
     def poll(self) -> list[Arrival]:
@@ -114,10 +128,17 @@ class AttentionPort(Port, Protocol):
 
     def combine(self, handle: Handle, out: Tensor) -> None:
         """Add the replies into `out` [T, D], in the order of expert nodes, so that the result does
-        not depend on the order of arrival. All of `handle.awaiting` must have arrived."""
+        not depend on the order of arrival; once a handle.
+
+        Raises ProtocolError unless this is the micro-batch's last dispatch and all of
+        `handle.awaiting` have replied without error.
+        """
 
     def rest(self, micro_batch: int) -> None:
-        """Tell every expert node that this micro-batch has nothing more for now."""
+        """Tell every expert node that this micro-batch has nothing more for now.
+
+        The micro-batch's slots must be free, as for `dispatch`.
+        """
 
 
 class ExpertPort(Port, Protocol):
@@ -130,10 +151,17 @@ class ExpertPort(Port, Protocol):
         """
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
-        """The reply slot of this dispatch, [R, D]: kernels write the result right into it."""
+        """The reply slot of this dispatch, [R, D]: kernels write the result right into it.
+
+        A dispatch of an epoch that has ended gets memory that nobody reads.
+        """
 
     def reply(self, dispatch: Dispatch) -> None:
-        """Publish what was written into `reply_buffer` and ring."""
+        """Publish what was written into `reply_buffer` and ring.
+
+        Dropped and counted when the dispatch's epoch has ended. Raises ProtocolError for a
+        dispatch without rows: it gets no reply.
+        """
 
     def reply_error(self, dispatch: Dispatch, message: str) -> None:
-        """Say instead that it could not be computed."""
+        """Say instead that it could not be computed; cut to the slot's size."""

@@ -1,0 +1,182 @@
+"""The attention node's end of M2N over shared slots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from mmap import mmap
+
+import torch
+from torch import Tensor
+
+from megainfer.errors import ProtocolError
+from megainfer.m2n.inbox import Inbox
+from megainfer.m2n.mailbox import Arrival, Handle, Part
+from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.port import Seat, SlotPort, Wire
+from megainfer.m2n.slots import (
+    dispatch_payload,
+    dispatch_slots,
+    reply_payload,
+    reply_slots,
+    torch_dtype,
+)
+
+
+@dataclass(slots=True)
+class _Flight:
+    """The last dispatch of a micro-batch, until it is combined or the epoch ends."""
+
+    handle: Handle
+    sequence: int
+    outstanding: set[int]  # expert nodes that have yet to reply
+    failed: set[int] = field(default_factory=set)  # expert nodes that replied with an error
+
+
+class SlotAttentionPort(SlotPort):
+    """`mailbox.AttentionPort`: dispatch slots are in the expert nodes' memory, replies in ours."""
+
+    def __init__(self, seat: Seat, own: mmap, experts: Sequence[mmap], wire: Wire) -> None:
+        """own: our region of reply slots. experts: the regions of all expert nodes, in order."""
+        geometry, m = seat.geometry, seat.geometry.micro_batches
+        replies = reply_slots(own, geometry, 0, geometry.num_expert * m)
+        inbox = Inbox(replies, geometry, frozenset({Kind.REPLY, Kind.ERROR}), seat.epoch)
+        outboxes = [dispatch_slots(region, geometry, seat.index * m, m) for region in experts]
+        super().__init__(seat, inbox, outboxes, wire)
+        self._replies = replies
+        self._sequences = [0] * m
+        self._flights: dict[int, _Flight] = {}
+
+    def dispatch(
+        self, micro_batch: int, layer: int, hidden: Tensor, parts: Sequence[Part]
+    ) -> Handle:
+        """See `mailbox.AttentionPort.dispatch`."""
+        self._check_free(micro_batch)
+        self._check_hidden(hidden)
+        self._check_parts(parts)
+        handle = Handle(micro_batch, layer, tuple(parts))
+        sequence = self._next_sequence(micro_batch)
+        self._flights[micro_batch] = _Flight(handle, sequence, set(handle.awaiting))
+        blank = self._header(Kind.DISPATCH, sequence, layer, micro_batch)
+        for node, part in enumerate(parts):
+            self._post(node, self._write(node, blank, hidden, part))
+        return handle
+
+    def poll(self) -> list[Arrival]:
+        """See `mailbox.AttentionPort.poll`."""
+        arrivals = (self._arrive(slot, header) for slot, header in self._inbox.scan())
+        return [arrival for arrival in arrivals if arrival is not None]
+
+    def combine(self, handle: Handle, out: Tensor) -> None:
+        """See `mailbox.AttentionPort.combine`."""
+        self._check_complete(handle)
+        for node, part in enumerate(handle.parts):
+            rows = part.rows.numel()
+            if rows:
+                slot = self._slot(node, handle.micro_batch)
+                reply = reply_payload(self._replies, slot, rows, self._geometry)
+                out.index_add_(0, part.rows, reply.to(out.dtype))
+        del self._flights[handle.micro_batch]
+
+    def rest(self, micro_batch: int) -> None:
+        """See `mailbox.AttentionPort.rest`."""
+        self._check_free(micro_batch)
+        header = self._header(Kind.REST, self._next_sequence(micro_batch), 0, micro_batch)
+        for node, outbox in enumerate(self._outboxes):
+            outbox.begin(micro_batch, header.sequence)
+            self._post(node, header)
+
+    def _abandon(self) -> None:
+        self._flights.clear()
+
+    def _next_sequence(self, micro_batch: int) -> int:
+        self._sequences[micro_batch] += 1
+        return self._sequences[micro_batch]
+
+    def _write(self, node: int, blank: Header, hidden: Tensor, part: Part) -> Header:
+        """Fill the slot with the part; returns the header to publish it with."""
+        outbox = self._outboxes[node]
+        outbox.begin(blank.micro_batch, blank.sequence)
+        rows = part.rows.numel()
+        if not rows:
+            return blank
+        into, ids, weights = dispatch_payload(outbox, blank.micro_batch, rows, self._geometry)
+        torch.index_select(hidden, 0, part.rows, out=into)
+        ids.copy_(part.local_ids)
+        weights.copy_(part.weights)
+        return blank._replace(rows=rows, length=self._geometry.dispatch_bytes(rows))
+
+    def _arrive(self, slot: int, header: Header) -> Arrival | None:
+        flight = self._flights.get(header.micro_batch)
+        if flight is None or header.sequence < flight.sequence:
+            self._inbox.counters.dropped += 1
+            return None
+        _check_answer(header, flight)
+        flight.outstanding.remove(header.source)
+        error = None
+        if header.kind == Kind.ERROR:
+            flight.failed.add(header.source)
+            error = self._replies.read_text(slot, header.length)
+        return Arrival(header.micro_batch, header.layer, header.source, error)
+
+    def _check_free(self, micro_batch: int) -> None:
+        if not 0 <= micro_batch < self._geometry.micro_batches:
+            count = self._geometry.micro_batches
+            raise ProtocolError(f"micro-batch {micro_batch}, there are {count}")
+        flight = self._flights.get(micro_batch)
+        if flight is not None and flight.outstanding:
+            raise ProtocolError(
+                f"micro-batch {micro_batch} still waits for expert nodes "
+                f"{sorted(flight.outstanding)} at layer {flight.handle.layer}"
+            )
+
+    def _check_hidden(self, hidden: Tensor) -> None:
+        size, dtype = self._geometry.hidden_size, torch_dtype(self._geometry)
+        if hidden.ndim != 2 or hidden.shape[1] != size or hidden.dtype != dtype:
+            raise ProtocolError(
+                f"hidden is {list(hidden.shape)} {hidden.dtype}, agreed was [T, {size}] {dtype}"
+            )
+
+    def _check_parts(self, parts: Sequence[Part]) -> None:
+        geometry = self._geometry
+        if len(parts) != geometry.num_expert:
+            raise ProtocolError(f"{len(parts)} parts for {geometry.num_expert} expert nodes")
+        for node, part in enumerate(parts):
+            rows = part.rows.numel()
+            if rows > geometry.capacity:
+                raise ProtocolError(
+                    f"{rows} rows for expert node {node}, a slot's capacity is {geometry.capacity}"
+                )
+            choices = (rows, geometry.top_k)
+            if part.local_ids.shape != choices or part.weights.shape != choices:
+                raise ProtocolError(
+                    f"local ids {list(part.local_ids.shape)} and weights "
+                    f"{list(part.weights.shape)} for expert node {node}, not {list(choices)}"
+                )
+
+    def _check_complete(self, handle: Handle) -> None:
+        flight = self._flights.get(handle.micro_batch)
+        where = f"layer {handle.layer} of micro-batch {handle.micro_batch}"
+        if flight is None or flight.handle is not handle:
+            raise ProtocolError(f"{where} is not in flight (any more), so it cannot be combined")
+        if flight.outstanding or flight.failed:
+            raise ProtocolError(
+                f"{where} cannot be combined: expert nodes {sorted(flight.outstanding)} have not "
+                f"replied, {sorted(flight.failed)} have failed"
+            )
+
+
+def _check_answer(header: Header, flight: _Flight) -> None:
+    """Raises ProtocolError unless the reply belongs to this flight and was still owed."""
+    who = f"expert node {header.source}, micro-batch {header.micro_batch}"
+    if header.sequence > flight.sequence:
+        raise ProtocolError(
+            f"{who} answers message {header.sequence}, the last one sent is {flight.sequence}"
+        )
+    if header.layer != flight.handle.layer:
+        raise ProtocolError(
+            f"{who} answers layer {header.layer}, the one in flight is {flight.handle.layer}"
+        )
+    if header.source not in flight.outstanding:
+        raise ProtocolError(f"{who} answers a message that gets no reply")
+    rows = flight.handle.parts[header.source].rows.numel()
+    if header.kind == Kind.REPLY and header.rows != rows:
+        raise ProtocolError(f"{who} replies with {header.rows} rows, it was sent {rows}")

@@ -1,0 +1,75 @@
+"""M2N inside one process: the oracle of tests, and the colocated baseline of benchmarks.
+
+All ports of a hub belong to one thread: a bell is a flag, so nobody can ring it during a `wait`.
+"""
+
+import select
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from mmap import mmap
+
+from megainfer.m2n.attention_port import SlotAttentionPort
+from megainfer.m2n.expert_port import SlotExpertPort
+from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.port import Seat
+
+
+@dataclass(slots=True)
+class _Node:
+    rang: bool = False
+    closed: bool = False
+
+
+class LocalWire:
+    """`port.Wire` between nodes of one process."""
+
+    def __init__(self, own: _Node, peers: Sequence[_Node]) -> None:
+        self._own = own
+        self._peers = peers
+
+    def ring(self, peer: int) -> None:
+        self._peers[peer].rang = True
+
+    def ring_self(self) -> None:
+        self._own.rang = True
+
+    def lost_peers(self) -> frozenset[int]:
+        return frozenset(index for index, peer in enumerate(self._peers) if peer.closed)
+
+    def wait(self, timeout: float, fds: Sequence[int], changed: Callable[[], bool]) -> None:
+        if self._own.rang:
+            self._own.rang = False
+            return
+        poller = select.poll()
+        for fd in fds:
+            poller.register(fd, select.POLLIN)
+        poller.poll(max(timeout, 0.0) * 1000)
+
+    def close(self) -> None:
+        self._own.closed = True
+        for peer in self._peers:
+            peer.rang = True
+
+
+class LocalHub:
+    """The slots and ports of M attention and N expert nodes, all in this process."""
+
+    def __init__(self, geometry: Geometry, epoch: int = 0) -> None:
+        self._geometry = geometry
+        self._epoch = epoch
+        self._attention = [_Node() for _ in range(geometry.num_attention)]
+        self._experts = [_Node() for _ in range(geometry.num_expert)]
+        self._replies = [mmap(-1, geometry.attention_region_bytes) for _ in self._attention]
+        self._messages = [mmap(-1, geometry.expert_region_bytes) for _ in self._experts]
+
+    def attention_port(self, index: int) -> SlotAttentionPort:
+        """The one port of attention node `index`."""
+        seat = Seat(self._geometry, index, self._epoch)
+        wire = LocalWire(self._attention[index], self._experts)
+        return SlotAttentionPort(seat, self._replies[index], self._messages, wire)
+
+    def expert_port(self, index: int) -> SlotExpertPort:
+        """The one port of expert node `index`."""
+        seat = Seat(self._geometry, index, self._epoch)
+        wire = LocalWire(self._experts[index], self._attention)
+        return SlotExpertPort(seat, self._messages[index], self._replies, wire)

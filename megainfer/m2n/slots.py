@@ -1,0 +1,136 @@
+"""Slots in shared memory: how a message is published and read, wherever the memory lives.
+
+    word line          header line     payload
+    +------+---------+ +------------+ +--------------------------+
+    | word |  unused | | 64 bytes   | | whole lines, see geometry|
+    +------+---------+ +------------+ +--------------------------+
+
+The word is `sequence << 1` when that message stands in the slot, odd while it is being written,
+and 0 when there never was one. It is always stored and loaded as one aligned 8-byte access.
+"""
+
+from mmap import mmap
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megainfer.m2n.geometry import LINE_BYTES, Geometry
+from megainfer.m2n.message import HEADER_BYTES, Header
+
+_WRITING = 1
+_HEADER_OFFSET = LINE_BYTES
+_PAYLOAD_OFFSET = 2 * LINE_BYTES
+
+
+def being_written(word: int) -> bool:
+    return bool(word & _WRITING)
+
+
+def published_word(sequence: int) -> int:
+    return sequence << 1
+
+
+class Fence:
+    """A memory barrier, from plain Python: a lock that is given up and taken again.
+
+    Releasing a lock orders everything before it, taking one everything after it; both on the same
+    lock order the two. x86-64 keeps stores in order without; ARM and POWER do not.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def __call__(self) -> None:
+        self._lock.release()
+        self._lock.acquire()
+
+
+class Slots:
+    """`count` slots of `stride` bytes each, from slot number `first` of a region on."""
+
+    def __init__(self, memory: mmap, stride: int, first: int, count: int) -> None:
+        self._memory = memory
+        self._stride = stride
+        self._base = first * stride
+        self._words = np.ndarray(
+            (count,), dtype=np.uint64, buffer=memory, offset=self._base, strides=(stride,)
+        )
+        self._fence = Fence()
+
+    def words(self) -> list[int]:
+        """The word of every slot, in one read."""
+        words: list[int] = self._words.tolist()
+        return words
+
+    def begin(self, slot: int, sequence: int) -> None:
+        """From here on readers leave the slot alone, until `publish`."""
+        self._words[slot] = published_word(sequence) | _WRITING
+        self._fence()
+
+    def publish(self, slot: int, header: Header) -> None:
+        """Write `header` in front of the payload that was written since `begin`, and show both."""
+        start = self._base + slot * self._stride + _HEADER_OFFSET
+        self._memory[start : start + HEADER_BYTES] = header.pack()
+        self._fence()
+        self._words[slot] = published_word(header.sequence)
+
+    def header_bytes(self, slot: int, word: int) -> bytes | None:
+        """A copy of the header that was published as `word`; None if it is already another."""
+        start = self._base + slot * self._stride + _HEADER_OFFSET
+        self._fence()
+        copy = self._memory[start : start + HEADER_BYTES]
+        self._fence()
+        return copy if int(self._words[slot]) == word else None
+
+    def tensor(self, slot: int, offset: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+        """A view of the payload from `offset` bytes on."""
+        rows, columns = shape
+        if rows == 0:  # torch.frombuffer refuses to view nothing
+            return torch.empty(shape, dtype=dtype)
+        start = self._base + slot * self._stride + _PAYLOAD_OFFSET + offset
+        flat = torch.frombuffer(self._memory, dtype=dtype, count=rows * columns, offset=start)
+        return flat.view(shape)
+
+    def write_text(self, slot: int, text: bytes) -> None:
+        start = self._base + slot * self._stride + _PAYLOAD_OFFSET
+        self._memory[start : start + len(text)] = text
+
+    def read_text(self, slot: int, length: int) -> str:
+        start = self._base + slot * self._stride + _PAYLOAD_OFFSET
+        return self._memory[start : start + length].decode("utf-8", errors="replace")
+
+
+def torch_dtype(geometry: Geometry) -> torch.dtype:
+    dtype = getattr(torch, geometry.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def dispatch_payload(
+    slots: Slots, slot: int, rows: int, geometry: Geometry
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of a dispatch of R rows: hidden [R, D], local ids int32 [R, K], weights float32."""
+    choices = (rows, geometry.top_k)
+    return (
+        slots.tensor(slot, 0, torch_dtype(geometry), (rows, geometry.hidden_size)),
+        slots.tensor(slot, geometry.ids_offset(rows), torch.int32, choices),
+        slots.tensor(slot, geometry.weights_offset(rows), torch.float32, choices),
+    )
+
+
+def reply_payload(slots: Slots, slot: int, rows: int, geometry: Geometry) -> Tensor:
+    """View of a reply's sums [R, D]."""
+    return slots.tensor(slot, 0, torch_dtype(geometry), (rows, geometry.hidden_size))
+
+
+def dispatch_slots(memory: mmap, geometry: Geometry, first: int, count: int) -> Slots:
+    """Slots of an expert node's region; attention node i's are the m from i * m on."""
+    return Slots(memory, geometry.dispatch_slot_bytes, first, count)
+
+
+def reply_slots(memory: mmap, geometry: Geometry, first: int, count: int) -> Slots:
+    """Slots of an attention node's region; expert node n's are the m from n * m on."""
+    return Slots(memory, geometry.reply_slot_bytes, first, count)
