@@ -1,7 +1,8 @@
 """Both halves of every family together give what transformers gives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from checkpoints import (
 )
 from torch import Tensor
 
-from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
+from megainfer.attention_node.batch import ChunkInput, build_batch
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.config import BLOCK_SIZE
@@ -33,15 +34,23 @@ class Pair:
     """An attention model and its expert models in one process, with a KV cache for 8 sequences.
 
     Sequence i owns blocks i, i + 8, i + 16, ...: neighbours in a sequence are never neighbours in
-    memory.
+    memory. believed: where the attention side thinks that experts live, if not where they do.
     """
 
-    def __init__(self, folder: Path, num_nodes: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        num_nodes: int,
+        dtype: torch.dtype = torch.float32,
+        believed: Placement | None = None,
+    ) -> None:
         spec = load_spec(folder)
         placement = contiguous_placement(spec.num_experts, num_nodes)
         with WeightReader(folder) as reader:
-            self.attention = AttentionModel(spec, reader, placement, dtype)
-            self.experts = [_experts(spec, reader, placement, n, dtype) for n in range(num_nodes)]
+            self.attention = AttentionModel(spec, reader, believed or placement, dtype)
+            self.experts = [
+                ExpertModel(spec, reader, placement, n, dtype) for n in range(num_nodes)
+            ]
         self.kv = KVCache(spec, 8 * BLOCKS_A_SEQUENCE, BLOCK_SIZE, dtype)
 
     def step(self, chunks: Sequence[ChunkInput]) -> Tensor:
@@ -71,10 +80,6 @@ class Pair:
             out = torch.full_like(hidden, torch.nan)  # a reply slot holds whatever was there
             node.forward(point.layer, messages, [out[:half], out[half:]])
             x.index_add_(0, part.rows, out)
-
-
-def _experts(spec, reader, placement: Placement, node: int, dtype: torch.dtype) -> ExpertModel:
-    return ExpertModel(spec, reader, placement, node, dtype)
 
 
 def blocks_of(sequence: int) -> list[int]:
@@ -115,12 +120,12 @@ def prompts_of(vocabulary: int) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def reference(request, tmp_path_factory) -> Iterator[tuple[Path, list[list[int]], list[Greedy]]]:
+def reference(request, tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
     """A variant's folder, prompts, and the oracle's answers."""
     family, variant = request.param
     folder = write_checkpoint(family, variant, tmp_path_factory.mktemp(f"{family}_{variant}"))
     prompts = prompts_of(load_spec(folder).vocab_size)
-    yield folder, prompts, greedy(oracle(folder), prompts, NEW_TOKENS)
+    return folder, prompts, greedy(oracle(folder), prompts, NEW_TOKENS)
 
 
 every_variant = pytest.mark.parametrize(
@@ -136,3 +141,66 @@ def test_logits_and_greedy_tokens_equal_transformers(reference, num_nodes, chunk
     assert_same_greedy(expected, [sequence.tokens for sequence in actual])
     for want, got in zip(expected, actual, strict=True):
         torch.testing.assert_close(got.logits, want.logits, atol=2e-4, rtol=1e-4)
+
+
+@every_variant
+def test_a_token_sent_to_a_wrong_expert_would_not_go_unnoticed(reference):
+    folder, prompts, expected = reference
+    num_experts = load_spec(folder).num_experts
+    dealt = Placement(tuple((expert % 2,) for expert in range(num_experts)), 2)
+    pair = Pair(folder, 2, believed=dealt)
+    actual = generate(pair, prompts, 100)
+    assert all(got.tokens != want.tokens for got, want in zip(actual, expected, strict=True))
+
+
+def test_bfloat16_is_as_close_as_transformers_in_bfloat16(tmp_path):
+    folder = write_checkpoint("qwen2_moe", "gqa", tmp_path)
+    prompts = [prompt[:12] for prompt in prompts_of(160)]
+    exact, rounded = (
+        torch.stack([last_logits(oracle(folder, dtype), prompt) for prompt in prompts])
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    pair = Pair(folder, 2, torch.bfloat16)
+    ours = pair.step([ChunkInput(p, 0, blocks_of(i), True) for i, p in enumerate(prompts)])
+    assert ours.dtype == torch.float32
+    ours_error, their_error = (ours - exact).std(), (rounded - exact).std()
+    assert 0 < ours_error < 1.5 * their_error
+
+
+@torch.inference_mode()
+def last_logits(model: Any, prompt: list[int]) -> Tensor:
+    return model(torch.tensor([prompt])).logits[0, -1].float()
+
+
+def test_a_step_that_samples_nothing_gives_no_logits(tmp_path):
+    pair = Pair(write_checkpoint("mixtral", "gqa", tmp_path), 1)
+    logits = pair.step([ChunkInput([3, 4, 5], 0, blocks_of(0), samples=False)])
+    assert logits.shape == (0, 160)
+
+
+def test_expert_tokens_are_counted_by_layer_and_local_expert(tmp_path):
+    pair = Pair(write_checkpoint("qwen3_moe", "dense_between", tmp_path), 3)
+    pair.step([ChunkInput(list(range(9)), 0, blocks_of(0), samples=True)])
+    counts = [node.expert_tokens() for node in pair.experts]
+    assert [[len(layer) for layer in node] for node in counts] == [[3, 3], [3, 3], [2, 2]]
+    for layer in range(2):
+        assert sum(sum(node[layer]) for node in counts) == 9 * 2
+
+
+def answer(tokens: list[int], gaps: list[float]) -> Greedy:
+    return Greedy(tokens, gaps, torch.empty(0))
+
+
+def test_comparison_ends_where_the_oracle_is_undecided():
+    certain = [answer([1, 2, 3], [0.1] * 3)] * 199
+    expected = [*certain, answer([1, 2, 3], [0.1, 1e-5, 0.1])]
+    same = [[1, 2, 3]] * 199
+    assert_same_greedy(expected, [*same, [1, 9, 9]])
+    with pytest.raises(AssertionError, match="sequence 199 differs"):
+        assert_same_greedy(expected, [*same, [9, 2, 3]])
+    with pytest.raises(AssertionError, match="sequence 0 differs"):
+        assert_same_greedy(expected, [[1, 2, 4], *same])
+    with pytest.raises(AssertionError, match="sequence 1 has 2 tokens"):
+        assert_same_greedy(expected, [[1, 2, 3], [1, 2], *same[1:]])
+    with pytest.raises(AssertionError, match="ended undecided"):
+        assert_same_greedy(expected[150:], [*same[150:], [1, 2, 3]])

@@ -1,5 +1,8 @@
 """The paged KV cache: per layer the tensors that its attention declares, in blocks of tokens."""
 
+from math import prod
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +21,9 @@ class KVCache:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        # Zeros, not garbage: what is masked out is still multiplied, and 0 * NaN is NaN.
         self._layers = [
             tuple(
-                torch.zeros(num_blocks, block_size, *shape, dtype=dtype)
+                _zeros((num_blocks, block_size, *shape), dtype)
                 for shape in layer.attention.cache_shapes
             )
             for layer in spec.layers
@@ -35,3 +37,13 @@ class KVCache:
     def bytes(self) -> int:
         """Memory of all layers' tensors."""
         return sum(tensor.nbytes for layer in self._layers for tensor in layer)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros, not garbage: what is masked out is still multiplied, and 0 * NaN is NaN.
+
+    From numpy, which leaves it to the kernel to zero a page when it is first touched: torch would
+    touch all of a cache that may never fill, at the cost of its whole size in time and memory.
+    """
+    pages = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(pages).view(dtype).view(shape)

@@ -37,9 +37,9 @@ def _window(config: Config) -> int | None:
         return None
     kinds = config.values.get("layer_types")
     if kinds is not None:
-        unknown = set(kinds) - {"full_attention", "sliding_attention"}
-        if unknown:
-            raise config.fail("layer_types", f"but {sorted(unknown)} is not supported")
+        known = ("full_attention", "sliding_attention")
+        if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
+            raise config.fail("layer_types", f"but must be a list of {' and '.join(known)}")
         in_use = "sliding_attention" in kinds
     else:
         in_use = config.integers("max_window_layers") != (0,)

@@ -7,8 +7,8 @@ order a sort leaves them in.
 import torch
 from torch import Tensor
 
-# Enough of the best tokens to hold the nucleus of most distributions; the rest is sorted if not.
-NUCLEUS_GUESS = 1024
+# How many of the best tokens to look for a nucleus in, before sorting them all.
+NUCLEUS_GUESSES = (1024, 8192)
 
 
 def choose(
@@ -21,43 +21,45 @@ def choose(
     uniform: float64 [S], in [0, 1 - 2^-52]. logits must be finite or -inf.
     """
     # Subtracting the maximum first keeps tiny temperatures from overflowing.
-    centred = logits - logits.amax(-1, keepdim=True)
-    scaled = _keep_top_k(centred, top_k) / temperature[:, None]
-    probabilities = _keep_top_p(torch.softmax(scaled, dim=-1), top_p)
+    scaled = logits - logits.amax(-1, keepdim=True)
+    _drop_below_top_k(scaled, top_k)
+    probabilities = torch.softmax(scaled.div_(temperature[:, None]), dim=-1)
+    _drop_outside_top_p(probabilities, top_p)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).flatten()
 
 
-def _keep_top_k(logits: Tensor, top_k: Tensor) -> Tensor:
-    """Rows with top_k below V lose the logits under their k-th best."""
-    vocabulary = logits.shape[-1]
-    kept = top_k.masked_fill(top_k == vocabulary, 1)  # the widest that needs a threshold
-    width = int(kept.max())
-    best = logits.topk(width, dim=-1).values
-    threshold = best.gather(-1, (kept - 1)[:, None])
-    threshold = threshold.masked_fill((top_k == vocabulary)[:, None], -torch.inf)
-    return logits.masked_fill(logits < threshold, -torch.inf)
+def _drop_below_top_k(logits: Tensor, top_k: Tensor) -> None:
+    """In place: rows with top_k below V lose the logits under their k-th best."""
+    every = (top_k == logits.shape[-1])[:, None]
+    if bool(every.all()):
+        return
+    rank = (top_k[:, None] - 1).masked_fill(every, 0)
+    best = logits.topk(int(rank.max()) + 1, dim=-1).values
+    threshold = best.gather(-1, rank).masked_fill(every, -torch.inf)
+    logits.masked_fill_(logits < threshold, -torch.inf)
 
 
-def _keep_top_p(probabilities: Tensor, top_p: Tensor) -> Tensor:
-    """Rows with top_p below 1 lose the tokens outside of the nucleus (Holtzman et al., 2020)."""
-    if bool((top_p >= 1).all()):
-        return probabilities
-    best, cumulative = _best_until(probabilities, top_p)
+def _drop_outside_top_p(probabilities: Tensor, top_p: Tensor) -> None:
+    """In place: rows with top_p below 1 lose all outside the nucleus (Holtzman et al., 2020)."""
+    every = (top_p >= 1)[:, None]
+    if bool(every.all()):
+        return
+    best, cumulative = _best_until(probabilities, top_p.masked_fill(every[:, 0], 0.0))
     # The nucleus ends with the first token at which the sum reaches top_p.
     last = (cumulative < top_p[:, None]).sum(-1, keepdim=True).clamp(max=best.shape[-1] - 1)
-    threshold = best.gather(-1, last).masked_fill((top_p >= 1)[:, None], 0.0)
-    return probabilities.masked_fill(probabilities < threshold, 0.0)
+    threshold = best.gather(-1, last).masked_fill(every, 0.0)
+    probabilities.masked_fill_(probabilities < threshold, 0.0)
 
 
-def _best_until(probabilities: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest probabilities in descending order, and their running sums, as far as needed."""
+def _best_until(probabilities: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest probabilities, descending, and their running sums, until those reach `mass`."""
     vocabulary = probabilities.shape[-1]
-    best = probabilities.topk(min(NUCLEUS_GUESS, vocabulary), dim=-1).values
-    cumulative = best.cumsum(-1, dtype=torch.float64)
-    reached = (cumulative[:, -1] >= top_p) | (top_p >= 1)
-    if bool(reached.all()) or best.shape[-1] == vocabulary:
-        return best, cumulative
+    for width in (guess for guess in NUCLEUS_GUESSES if guess < vocabulary):
+        best = probabilities.topk(width, dim=-1).values
+        cumulative = best.cumsum(-1, dtype=torch.float64)
+        if bool((cumulative[:, -1] >= mass).all()):
+            return best, cumulative
     best = probabilities.sort(-1, descending=True).values
     return best, best.cumsum(-1, dtype=torch.float64)

@@ -1,0 +1,249 @@
+"""config.json of each family, in every form it comes in, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from checkpoints import VARIANTS, write_checkpoint
+from safetensors import safe_open
+
+from megainfer.errors import ModelError
+from megainfer.models.registry import FAMILIES, load_spec
+from megainfer.models.spec import DenseSpec, MoESpec, QkNorm, SharedExpertSpec
+
+COMMON = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 128,
+    "num_experts_per_tok": 2,
+}
+QWEN = {**COMMON, "num_experts": 8, "moe_intermediate_size": 16}
+CONFIGS = {
+    "Qwen3MoeForCausalLM": QWEN,
+    "Qwen2MoeForCausalLM": {**QWEN, "shared_expert_intermediate_size": 24},
+    "MixtralForCausalLM": {**COMMON, "num_local_experts": 8},
+    "OlmoeForCausalLM": {**COMMON, "num_experts": 8},
+}
+
+
+@pytest.fixture
+def spec_of(tmp_path):
+    """Write config.json of an architecture with these changes, and read it."""
+
+    def read(architecture: str, **changes):
+        config = {"architectures": [architecture], **CONFIGS[architecture], **changes}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return load_spec(tmp_path)
+
+    return read
+
+
+every_family = pytest.mark.parametrize("architecture", CONFIGS)
+
+
+def test_every_supported_architecture_is_tested():
+    assert set(CONFIGS) == set(FAMILIES)
+
+
+@every_family
+def test_what_all_families_share(spec_of, architecture):
+    spec = spec_of(architecture, tie_word_embeddings=True, rms_norm_eps=1e-4)
+    assert spec.architecture == architecture
+    assert (spec.hidden_size, spec.vocab_size, spec.max_position) == (32, 100, 128)
+    assert (spec.num_experts, spec.top_k, len(spec.layers)) == (8, 2, 4)
+    assert (spec.norm_eps, spec.tie_word_embeddings) == (1e-4, True)
+    assert (spec.moe_layers, spec.first_moe_layer) == ((0, 1, 2, 3), 0)
+    attention = spec.layers[0].attention
+    assert (attention.num_heads, attention.num_kv_heads, attention.head_dim) == (4, 2, 8)
+
+
+def test_where_the_families_differ(spec_of):
+    specs = {name: spec_of(name) for name in CONFIGS}
+    layers = {name: spec.layers[0] for name, spec in specs.items()}
+    assert {name: layer.attention.qk_norm for name, layer in layers.items()} == {
+        "Qwen3MoeForCausalLM": QkNorm.HEAD,
+        "Qwen2MoeForCausalLM": QkNorm.NONE,
+        "MixtralForCausalLM": QkNorm.NONE,
+        "OlmoeForCausalLM": QkNorm.FULL,
+    }
+    biased = {name for name, layer in layers.items() if layer.attention.qkv_bias}
+    assert biased == {"Qwen2MoeForCausalLM"}
+    normalised = {name for name, layer in layers.items() if layer.ffn.router.normalise}
+    assert normalised == {"MixtralForCausalLM"}
+    shared = {name: layer.ffn.shared for name, layer in layers.items() if layer.ffn.shared}
+    assert shared == {"Qwen2MoeForCausalLM": SharedExpertSpec(24)}
+    sizes = {name: spec.expert.intermediate for name, spec in specs.items()}
+    assert list(sizes.values()) == [16, 16, 64, 64]
+
+
+@pytest.mark.parametrize("architecture", ["MixtralForCausalLM", "OlmoeForCausalLM"])
+def test_absent_kv_heads_mean_one_for_each_head(spec_of, architecture):
+    assert spec_of(architecture, num_key_value_heads=None).layers[0].attention.num_kv_heads == 4
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3MoeForCausalLM", "OlmoeForCausalLM"])
+def test_attention_bias_is_for_all_four_projections(spec_of, architecture):
+    attention = spec_of(architecture, attention_bias=True).layers[0].attention
+    assert (attention.qkv_bias, attention.out_bias) == (True, True)
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3MoeForCausalLM", "Qwen2MoeForCausalLM"])
+def test_dense_layers_in_between(spec_of, architecture):
+    spec = spec_of(architecture, num_hidden_layers=6, mlp_only_layers=[3], decoder_sparse_step=2)
+    assert spec.moe_layers == (1, 5)
+    assert [type(layer.ffn) for layer in spec.layers[:2]] == [DenseSpec, MoESpec]
+    assert spec.layers[3].ffn == DenseSpec(64)
+
+
+@every_family
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 5e5},
+        {"rope_theta": 5e5, "rope_scaling": None},
+        {"rope_theta": 5e5, "rope_scaling": {"type": "default"}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rope_theta": 7.0, "rope_parameters": {"rope_theta": 5e5}},
+    ],
+)
+def test_rope_settings_in_every_form(spec_of, architecture, rope):
+    assert spec_of(architecture, **rope).layers[0].attention.rope.theta == 5e5
+
+
+@every_family
+def test_default_rope_theta_is_the_family_s(spec_of, architecture):
+    expected = 1e6 if architecture == "MixtralForCausalLM" else 1e4
+    assert spec_of(architecture).layers[0].attention.rope.theta == expected
+
+
+@every_family
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope type 'linear'"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope type 'llama3'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "only a part of each head"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*supported: silu"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"dtype": "float8_e4m3fn"}, "dtype is 'float8_e4m3fn'"),
+        ({"torch_dtype": "int8"}, "torch_dtype is 'int8'"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"hidden_size": "32"}, "hidden_size is '32'"),
+        ({"hidden_size": 30}, "4 attention heads cannot share"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"vocab_size": True}, "vocab_size is True"),
+        ({"num_key_value_heads": 3}, "4 is not a multiple of num_key_value_heads 3"),
+        ({"num_experts_per_tok": 9}, "num_experts_per_tok is 9.*8 experts"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps is 'tiny'"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
+    ],
+)
+def test_refused_by_name_and_value(spec_of, architecture, changes, message):
+    with pytest.raises(ModelError, match=message):
+        spec_of(architecture, **changes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("MixtralForCausalLM", {}),
+        ("Qwen3MoeForCausalLM", {"use_sliding_window": True}),
+        ("Qwen2MoeForCausalLM", {"use_sliding_window": True}),
+        (
+            "Qwen2MoeForCausalLM",
+            {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]},
+        ),
+    ],
+)
+def test_sliding_window_is_refused_only_where_it_has_an_effect(spec_of, architecture, changes):
+    with pytest.raises(ModelError, match=r"sliding_window is 127.*128"):
+        spec_of(architecture, sliding_window=127, **changes)
+    assert spec_of(architecture, sliding_window=128, **changes).max_position == 128
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("Qwen3MoeForCausalLM", {"use_sliding_window": False}),
+        ("Qwen2MoeForCausalLM", {"use_sliding_window": False}),
+        ("Qwen2MoeForCausalLM", {"use_sliding_window": True, "max_window_layers": 0}),
+        (
+            "Qwen2MoeForCausalLM",
+            {"use_sliding_window": True, "layer_types": ["full_attention"] * 4},
+        ),
+    ],
+)
+def test_sliding_window_that_no_layer_uses_is_accepted(spec_of, architecture, changes):
+    assert spec_of(architecture, sliding_window=16, **changes).num_experts == 8
+
+
+@pytest.mark.parametrize("kinds", [["linear_attention"] * 4, "full_attention", 5])
+def test_unknown_layer_types_are_refused(spec_of, kinds):
+    with pytest.raises(ModelError, match="layer_types is"):
+        spec_of("Qwen2MoeForCausalLM", use_sliding_window=True, layer_types=kinds)
+
+
+def test_a_checkpoint_without_experts_is_refused(spec_of):
+    with pytest.raises(ModelError, match="no layer of this checkpoint has experts"):
+        spec_of("Qwen3MoeForCausalLM", mlp_only_layers=[0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        (None, None, ()),
+        (7, None, (7,)),
+        ([7, 8], None, (7, 8)),
+        (7, {"eos_token_id": [9, 10]}, (9, 10)),
+        (7, {"eos_token_id": 9}, (9,)),
+        (7, {}, (7,)),
+        (7, {"eos_token_id": None}, (7,)),
+    ],
+)
+def test_end_tokens(spec_of, tmp_path, config, generation, expected):
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert spec_of("MixtralForCausalLM", eos_token_id=config).eos_token_ids == expected
+
+
+def test_folder_that_is_no_model(tmp_path):
+    with pytest.raises(ModelError, match="is not a folder"):
+        load_spec(tmp_path / "absent")
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_spec(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1]", "\x00"])
+def test_config_that_is_no_json_object(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load_spec(tmp_path)
+
+
+@pytest.mark.parametrize("architectures", [None, [], "MixtralForCausalLM", ["GPT2LMHeadModel"]])
+def test_unsupported_architecture_is_refused(tmp_path, architectures):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": architectures}))
+    with pytest.raises(ModelError, match="architectures is"):
+        load_spec(tmp_path)
+
+
+def test_unsupported_architecture_lists_the_supported(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(ModelError, match=r"GPT2LMHeadModel.*MixtralForCausalLM.*Qwen3Moe"):
+        load_spec(tmp_path)
+
+
+@pytest.mark.parametrize(("family", "variant"), VARIANTS)
+def test_weight_bytes_add_up_to_the_checkpoint(tmp_path: Path, family: str, variant: str):
+    spec = load_spec(write_checkpoint(family, variant, tmp_path))
+    experts = spec.num_experts * len(spec.moe_layers) * spec.expert_weight_bytes(4)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        on_disk = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+    assert spec.attention_weight_bytes(4) + experts == on_disk

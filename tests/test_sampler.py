@@ -1,0 +1,134 @@
+"""The sampler: distribution, determinism, independence of the batch, log-probabilities."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megainfer.attention_node.sampler import NonFiniteLogits, SampleRow, sample, uniform
+
+
+def row(**wishes) -> SampleRow:
+    defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0, "position": 0}
+    return SampleRow(**{**defaults, **wishes})
+
+
+def chi_square(observed: Counter, expected: dict[int, float]) -> float:
+    assert set(observed) <= set(expected)
+    return sum((observed[token] - n) ** 2 / n for token, n in expected.items())
+
+
+# 99.9 % quantiles of the chi-square distribution, by degrees of freedom
+CRITICAL = {2: 13.82, 3: 16.27, 5: 20.52}
+
+
+@pytest.mark.parametrize("varying", ["seed", "position"])
+def test_frequencies_are_the_softmax(varying):
+    logits = torch.tensor([0.3, -1.0, 1.2, 0.0, 0.7, -0.4])
+    draws = 6000
+    requests = [row(temperature=0.7, **{varying: i}) for i in range(draws)]
+    observed = Counter(sample(logits.expand(draws, -1), requests).token_ids)
+    shares = torch.softmax(logits / 0.7, 0).tolist()
+    assert chi_square(observed, {t: draws * p for t, p in enumerate(shares)}) < CRITICAL[5]
+
+
+def test_frequencies_after_top_k_and_top_p():
+    logits = torch.tensor([0.3, -1.0, 1.2, 0.0, 0.7, -0.4])
+    draws = 4000
+    # Of the best four (2, 4, 0, 3), whose shares are 0.43, 0.26, 0.18, 0.13, the first three.
+    requests = [row(top_k=4, top_p=0.8, seed=i, position=i) for i in range(draws)]
+    observed = Counter(sample(logits.expand(draws, -1), requests).token_ids)
+    shares = torch.softmax(logits[[2, 4, 0]], 0).tolist()
+    expected = {t: draws * p for t, p in zip((2, 4, 0), shares, strict=True)}
+    assert chi_square(observed, expected) < CRITICAL[2]
+
+
+def test_temperature_zero_is_greedy_whatever_else_is_asked():
+    logits = torch.randn(4, 50)
+    requests = [row(temperature=0.0, top_k=3, top_p=0.1, seed=i) for i in range(4)]
+    assert sample(logits, requests).token_ids == logits.argmax(-1).tolist()
+
+
+wishes = st.builds(
+    SampleRow,
+    temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 2.0]),
+    top_p=st.sampled_from([1e-9, 0.2, 0.9, 1.0]),
+    top_k=st.sampled_from([0, -1, 1, 7, 10_000]),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    position=st.integers(0, 2**20),
+    logprobs=st.sampled_from([None, 0, 2, -1]),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(requests=st.lists(wishes, min_size=1, max_size=6), seed=st.integers(0, 2**31))
+def test_a_row_does_not_depend_on_the_others(requests, seed):
+    generator = torch.Generator().manual_seed(seed)
+    # Rounded, so that tokens tie, as they do in bfloat16.
+    logits = (torch.randn(len(requests), 1500, generator=generator) * 4).round() / 2
+    together = sample(logits, requests)
+    for i, request in enumerate(requests):
+        alone = sample(logits[i : i + 1], [request])
+        assert alone.token_ids == together.token_ids[i : i + 1]
+        assert alone.logprobs == together.logprobs[i : i + 1]
+
+
+def test_same_seed_and_position_same_token_else_another():
+    logits = torch.zeros(1, 100_000)
+    draw = {
+        (seed, position): sample(logits, [row(seed=seed, position=position)]).token_ids
+        for seed in (-1, 0, 1, 2**63 - 1)
+        for position in range(4)
+    }
+    assert draw[0, 2] == sample(logits, [row(seed=0, position=2)]).token_ids
+    assert len({tuple(tokens) for tokens in draw.values()}) == len(draw)
+
+
+def test_uniform_is_in_range_and_spread():
+    numbers = [uniform(seed, position) for seed in range(40) for position in range(100)]
+    assert all(0 <= number <= 1 - 2**-52 for number in numbers)
+    counts = Counter(int(number * 4) for number in numbers)
+    assert chi_square(counts, dict.fromkeys(range(4), 1000.0)) < CRITICAL[3]
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_name_their_rows(poison, temperature):
+    logits = torch.randn(4, 20)
+    logits[1, 3] = logits[3, 0] = poison
+    with pytest.raises(NonFiniteLogits, match="rows 1, 3") as error:
+        sample(logits, [row(temperature=temperature)] * 4)
+    assert error.value.rows == (1, 3)
+
+
+def test_logprobs_are_of_the_raw_logits():
+    logits = torch.tensor([[0.0, 2.0, 1.0, -3.0]])
+    raw = torch.log_softmax(logits[0], 0).tolist()
+    request = {"temperature": 0.4, "top_k": 2, "seed": 5}
+
+    def logprobs(n):
+        output = sample(logits, [row(**request, logprobs=n)])
+        return output.token_ids[0], output.logprobs[0]
+
+    assert logprobs(None)[1] is None
+    token, chosen = logprobs(0)
+    assert chosen == pytest.approx({token: raw[token]})
+    assert logprobs(-1)[1] == pytest.approx(dict(enumerate(raw)))
+    assert list(logprobs(3)[1]) == [1, 2, 0]
+    assert logprobs(99)[1] == pytest.approx(dict(enumerate(raw)))
+
+
+def test_the_chosen_token_is_among_its_logprobs():
+    logits = torch.tensor([[0.0, 0.1]]).expand(50, -1)
+    output = sample(logits, [row(seed=i, logprobs=1) for i in range(50)])
+    assert set(output.token_ids) == {0, 1}
+    for token, best in zip(output.token_ids, output.logprobs, strict=True):
+        assert list(best) == ([1] if token == 1 else [1, 0])
+
+
+def test_no_rows_no_tokens():
+    output = sample(torch.empty(0, 10), [])
+    assert (output.token_ids, output.logprobs) == ([], [])
