@@ -14,7 +14,7 @@ from megainfer.control import ParentLink
 from megainfer.expert_node.process import ExpertUnit, load_experts
 from megainfer.m2n.local import LocalHub
 from megainfer.messages import Loaded, Ready, Start
-from megainfer.node_loop import START_TIMEOUT_SECONDS, progress_to, run_until_stopped
+from megainfer.node_loop import START_TIMEOUT_SECONDS, Unit, progress_to, run_until_stopped
 from megainfer.plan import Plan
 
 
@@ -44,10 +44,14 @@ class ColocatedUnit:
     def __init__(self, attention: Sequence[AttentionUnit], experts: Sequence[ExpertUnit]) -> None:
         self._attention = attention
         self._experts = experts
+        self._units: tuple[Unit, ...] = (*attention, *experts)
 
     def run_once(self) -> bool:
         # Attention first, all of it: what the experts then find waiting is as much as can wait.
-        return any([unit.run_once() for unit in (*self._attention, *self._experts)])
+        worked = 0
+        for unit in self._units:
+            worked += unit.run_once()
+        return worked > 0
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         bound = min(unit.node.sleep_bound(timeout) for unit in self._experts)
@@ -62,5 +66,5 @@ class ColocatedUnit:
         }
 
     def close(self) -> None:
-        for unit in (*self._attention, *self._experts):
+        for unit in self._units:
             unit.close()

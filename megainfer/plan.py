@@ -1,7 +1,7 @@
 """From a wish to a plan: what would run where, and whether it fits; nothing is started here."""
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES, EngineConfig, format_bytes
@@ -21,7 +21,8 @@ class Plan:
     """A resolved deployment; every process of it works from the same one.
 
     cores: one assignment a process, attention nodes first, then expert nodes; a single one when
-    colocated. token: a random name that keeps this instance's sockets apart from any other's.
+    colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
+    keeps this instance's sockets apart from any other's.
     """
 
     config: EngineConfig
@@ -32,7 +33,8 @@ class Plan:
     max_model_len: int
     num_blocks: int
     cores: tuple[CoreAssignment, ...]
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    micro_batches: int | None
+    token: str
 
     @property
     def num_attention(self) -> int:
@@ -46,14 +48,6 @@ class Plan:
     def endpoint(self) -> str:
         """Where the front end listens for attention nodes: an abstract socket, so no file."""
         return f"ipc://@megainfer-{self.token}-front"
-
-    @property
-    def automatic_micro_batches(self) -> int | None:
-        """The m that needs no measurement: the user's own, or 1 where nothing can overlap."""
-        if self.config.micro_batches is not None:
-            return self.config.micro_batches
-        shared_core = self.num_attention + self.num_expert > len(usable_cores())
-        return 1 if self.config.colocated or shared_core else None
 
     def cores_of_attention(self, node: int) -> CoreAssignment:
         return self.cores[0 if self.config.colocated else node]
@@ -79,21 +73,18 @@ class Plan:
         return self.num_blocks * BLOCK_SIZE * per_token
 
 
-def make_plan(config: EngineConfig, folder: Path) -> Plan:
-    """Check the wish against the model in `folder` and this machine.
+def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> Plan:
+    """Check the wish against the model in `folder` and this machine; a new token unless given.
 
     Raises ModelError for the folder, ConfigError (naming the values and what would fit) for the
     rest.
     """
     spec = load_spec(folder)
-    if not spec.moe_layers:
-        raise ConfigError(
-            f"{folder} has no Mixture-of-Experts layer, so there is nothing to put on expert nodes"
-        )
     placement = contiguous_placement(spec.num_experts, config.ffn_gpus)
     dtype = "float32" if config.dtype == "auto" else config.dtype
     max_model_len = _max_model_len(config, spec)
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
+    cores = usable_cores()
     return Plan(
         config=config,
         folder=folder,
@@ -102,8 +93,18 @@ def make_plan(config: EngineConfig, folder: Path) -> Plan:
         dtype=dtype,
         max_model_len=max_model_len,
         num_blocks=_num_blocks(config, spec, dtype, max_model_len),
-        cores=assign_cores(num_processes, usable_cores()),
+        cores=assign_cores(num_processes, cores),
+        micro_batches=_micro_batches(config, len(cores)),
+        token=token or secrets.token_hex(16),
     )
+
+
+def _micro_batches(config: EngineConfig, num_cores: int) -> int | None:
+    """The user's own m, or 1 where nothing can overlap; None: it takes a measurement."""
+    if config.micro_batches is not None:
+        return config.micro_batches
+    taking_turns = config.colocated or config.attn_gpus + config.ffn_gpus > num_cores
+    return 1 if taking_turns else None
 
 
 def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
@@ -209,7 +210,7 @@ def describe(plan: Plan) -> list[str]:
 
 
 def _micro_batch_text(plan: Plan) -> str:
-    m = plan.automatic_micro_batches
+    m = plan.micro_batches
     if m is None:
         return "micro-batches chosen after measuring the stages"
     reason = "" if plan.config.micro_batches else " (no two stages can run at the same time)"
@@ -222,7 +223,7 @@ def _core_text(assignment: CoreAssignment) -> str:
 
 
 def _buffer_text(plan: Plan) -> str:
-    m = plan.automatic_micro_batches
+    m = plan.micro_batches
     geometry = plan.geometry(m or 1)
     each = "" if m else " for each micro-batch"
     transport = "local (one process)" if plan.config.colocated else "shm"

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from megainfer.child import Child, ChildMain, Closable, fork_child
 from megainfer.config import MAX_MICRO_BATCHES
 from megainfer.control import ParentLink
-from megainfer.errors import NodeDied
+from megainfer.errors import MegaInferError, NodeDied
 from megainfer.messages import (
     Fatal,
     FromChild,
@@ -93,7 +93,7 @@ class Supervisor:
             self._watch()
         except Interrupted:
             return 0
-        except NodeDied as error:
+        except MegaInferError as error:
             self._mourn(str(error))
             return 1
         finally:
@@ -156,7 +156,7 @@ class Supervisor:
         self._children.append(fork_child(role, node, main, cores, close))
 
     def _choose_micro_batches(self, loaded: dict[str, Loaded]) -> int:
-        fixed = self.plan.automatic_micro_batches
+        fixed = self.plan.micro_batches
         if fixed is not None:
             return fixed
         choice = choose_micro_batches(
@@ -273,8 +273,9 @@ class Supervisor:
         self._wakeup.setblocking(False)
         self._signals.setblocking(False)
         signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        # An owner decides what Ctrl-C in its terminal means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if self._owner else lambda *_: None)
 
     def _mourn(self, message: str) -> None:
         logger.error(message)
@@ -285,8 +286,9 @@ class Supervisor:
     def _stop(self) -> None:
         """In order: the API server lets its clients know, then attention nodes, then experts."""
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._kill_all())
+        signal.signal(signal.SIGTERM, lambda *_: self._kill_all())
+        if self._owner is None:
+            signal.signal(signal.SIGINT, lambda *_: self._kill_all())
         for role, seconds in (
             (Role.SERVER, SERVER_STOP_SECONDS),
             (Role.ATTENTION, NODE_STOP_SECONDS),

@@ -5,11 +5,60 @@ import shutil
 import sys
 from pathlib import Path
 from time import monotonic
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+)
 
 from megainfer.plan import Plan
+
+
+class ModelProgress:
+    """How far preparing the model is; shows nothing for one that is there already."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            console=console,
+        )
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        if not self._console.is_terminal:
+            if stage != self._stage:
+                self._console.print(stage)
+            self._stage = stage
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(stage, total=1.0)
+        self._bar.update(self._task, description=stage, completed=fraction)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._task is not None:
+            self._bar.stop()
 
 
 class TerminalObserver:

@@ -15,7 +15,8 @@ from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
 from megainfer.attention_node.sampler import SampleRow, sample
-from megainfer.attention_node.scheduler import Chunk, Scheduler, Step
+from megainfer.attention_node.scheduler import Scheduler
+from megainfer.attention_node.step import Chunk, Step
 from megainfer.errors import MegaInferError, RequestError
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.messages import (
@@ -24,7 +25,6 @@ from megainfer.messages import (
     RequestFailed,
     Reset,
     Submit,
-    TokenEvent,
     Tokens,
     ToNode,
 )
@@ -43,7 +43,6 @@ class Flight:
     x: Tensor  # [T, D], the residual stream
     next_layer: int = 0
     handle: Handle | None = None  # the dispatch that is away
-    failure: str | None = None  # why it ends without a result, once its replies are in
 
 
 class AttentionNode:
@@ -65,7 +64,9 @@ class AttentionNode:
         self._kv = kv
         self._emit = emit
         self._pingpong = PingPong(scheduler.config.num_micro_batches, len(model.spec.layers))
-        self._flights: dict[int, Flight] = {}
+        self._flights: dict[int, Flight] = {}  # by micro-batch
+        # Expert nodes that still owe an abandoned step's replies: their slots are not free yet.
+        self._draining: dict[int, set[int]] = {}
         self._clock = StageClock()
         self._generated = 0
 
@@ -114,17 +115,25 @@ class AttentionNode:
 
     def _hear_replies(self) -> None:
         for arrival in self.port.poll():
-            self._pingpong.replied(arrival.micro_batch, arrival.layer, arrival.expert_node)
+            micro_batch = arrival.micro_batch
+            if micro_batch in self._draining:
+                self._drain(micro_batch, arrival.expert_node)
+                continue
+            self._pingpong.replied(micro_batch, arrival.layer, arrival.expert_node)
             if arrival.error is not None:
-                self._mark_failed(
-                    self._flights[arrival.micro_batch],
+                self._fail(
+                    micro_batch,
                     f"expert node {arrival.expert_node} failed at layer {arrival.layer} of "
-                    f"micro-batch {arrival.micro_batch}: {arrival.error}",
+                    f"micro-batch {micro_batch}: {arrival.error}",
                 )
 
     def _start_idle(self) -> bool:
         """Start every idle micro-batch that has work; none starves behind those in flight."""
-        return any([self._compose(mb) for mb in self._pingpong.idle()])
+        started = 0
+        for micro_batch in self._pingpong.idle():
+            if micro_batch not in self._draining:
+                started += self._compose(micro_batch)
+        return started > 0
 
     def _compose(self, micro_batch: int) -> bool:
         if not self.scheduler.has_work(micro_batch):
@@ -141,14 +150,10 @@ class AttentionNode:
         return True
 
     def _take_turn(self, micro_batch: int) -> None:
-        flight = self._flights[micro_batch]
-        if flight.failure is None:
-            try:
-                self._advance(flight)
-            except MegaInferError as error:
-                self._mark_failed(flight, str(error))
-        if flight.failure is not None and not self._pingpong.awaiting(micro_batch):
-            self._end_failed(flight)
+        try:
+            self._advance(self._flights[micro_batch])
+        except MegaInferError as error:
+            self._fail(micro_batch, str(error))
 
     def _advance(self, flight: Flight) -> None:
         micro_batch = flight.step.micro_batch
@@ -181,48 +186,40 @@ class AttentionNode:
         del self._flights[micro_batch]
         with self._clock.span("schedule"):
             events = self.scheduler.complete(flight.step, output.token_ids, output.logprobs)
-        self._tell(events)
-        self._begin_or_rest(micro_batch)
-
-    def _tell(self, events: list[TokenEvent]) -> None:
         if events:
             self._generated += sum(len(event.token_ids) for event in events)
             self._emit(Tokens(node=self.node, events=events))
-
-    def _begin_or_rest(self, micro_batch: int) -> None:
         if not self._compose(micro_batch):
             self.port.rest(micro_batch)
 
-    def _mark_failed(self, failed: Flight, message: str) -> None:
-        """This step, and all that build on the KV that it would have written, give no result."""
-        failed.failure = message
-        numbers = {failed.step.number}
-        for flight in sorted(self._flights.values(), key=lambda f: f.step.number):
-            if numbers & set(flight.step.depends_on):
-                numbers.add(flight.step.number)
-                flight.failure = message
-
-    def _end_failed(self, flight: Flight) -> None:
-        micro_batch = flight.step.micro_batch
-        self._pingpong.finished(micro_batch)
-        del self._flights[micro_batch]
-        self.scheduler.abandon(flight.step)
-        for chunk in flight.step.chunks:
-            request_id = chunk.sequence.request_id
+    def _fail(self, micro_batch: int, message: str) -> None:
+        """End this micro-batch's step, and those that build on the KV it would have written."""
+        awaiting = {mb: self._pingpong.awaiting(mb) for mb in self._flights}
+        ended = [self._flights[mb] for mb in self._pingpong.abandoned(micro_batch)]
+        for flight in reversed(ended):
+            mb = flight.step.micro_batch
+            del self._flights[mb]
+            self._draining.update({mb: set(awaiting[mb])} if awaiting[mb] else {})
+            self.scheduler.abandon(flight.step)
+        for request_id in {c.sequence.request_id for flight in ended for c in flight.step.chunks}:
             self.scheduler.abort(request_id)
-            self._fail_request(request_id, flight.failure or "")
-        self._begin_or_rest(micro_batch)
+            self._fail_request(request_id, message)
+
+    def _drain(self, micro_batch: int, expert_node: int) -> None:
+        owing = self._draining[micro_batch]
+        owing.discard(expert_node)
+        if not owing:
+            del self._draining[micro_batch]
 
     def _fail_request(self, request_id: str, message: str, client_error: bool = False) -> None:
         self._emit(RequestFailed(self.node, request_id, message, client_error))
 
 
 def _chunk_input(chunk: Chunk) -> ChunkInput:
-    sequence = chunk.sequence
     return ChunkInput(
-        token_ids=sequence.token_ids[chunk.start : chunk.start + chunk.length],
+        token_ids=chunk.token_ids,
         start=chunk.start,
-        block_ids=sequence.block_ids,
+        block_ids=chunk.sequence.block_ids,
         samples=chunk.samples,
     )
 
@@ -234,6 +231,6 @@ def _row(chunk: Chunk) -> SampleRow:
         top_p=submit.top_p,
         top_k=submit.top_k,
         seed=submit.seed,
-        position=chunk.start + chunk.length,
+        position=chunk.end,
         logprobs=submit.logprobs,
     )

@@ -30,7 +30,7 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of attention node `node` does after the fork."""
     torch.set_num_threads(plan.cores_of_attention(node).threads)
     model, kv = load_attention(plan, progress_to(link))
-    measure = plan.automatic_micro_batches is None
+    measure = plan.micro_batches is None
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measure else []))
     start = link.expect(Start, START_TIMEOUT_SECONDS)
     port = ShmAttentionPort.connect(

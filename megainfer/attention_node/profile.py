@@ -3,7 +3,6 @@
 from statistics import median
 from time import monotonic
 
-
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel

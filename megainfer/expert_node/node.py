@@ -37,9 +37,8 @@ class ExpertNode:
 
     def sleep_bound(self, timeout: float) -> float:
         """Seconds until the gather wants to look again, at most `timeout`."""
-        now = monotonic()
-        deadline = self._gather.deadline(now)
-        return timeout if deadline is None else max(0.0, min(timeout, deadline - now))
+        deadline = self._gather.deadline()
+        return timeout if deadline is None else max(0.0, min(timeout, deadline - monotonic()))
 
     def counters(self) -> dict[str, Any]:
         """Stage times, batch sizes, tokens an expert, and the port's counters."""
@@ -55,12 +54,12 @@ class ExpertNode:
     def _take_in(self) -> None:
         now = monotonic()
         for lost in self.port.lost_peers() - self._lost:
-            self._gather.left(lost, now)
+            self._gather.left(lost)
             self._waiting = {k: v for k, v in self._waiting.items() if k[0] != lost}
         self._lost = self.port.lost_peers()
         for message in self.port.receive():
             if isinstance(message, Rest):
-                self._gather.rest(message.source, message.micro_batch, now)
+                self._gather.rest(message.source, message.micro_batch)
             elif message.source not in self._lost:
                 self._arrived(message, now)
 

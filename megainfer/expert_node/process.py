@@ -27,7 +27,7 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of expert node `node` does after the fork."""
     torch.set_num_threads(plan.cores_of_expert(node).threads)
     model = load_experts(plan, node, progress_to(link))
-    measure = plan.automatic_micro_batches is None
+    measure = plan.micro_batches is None
     link.send(
         Loaded(
             stage_seconds=profile_experts(model, plan, node) if measure else [],
@@ -58,7 +58,9 @@ class ExpertUnit:
     def __init__(
         self, plan: Plan, model: ExpertModel, port: ExpertPort, micro_batches: int
     ) -> None:
-        gather = Gather(plan.num_attention, micro_batches, plan.spec.first_moe_layer)
+        gather = Gather(micro_batches, plan.spec.first_moe_layer)
+        for source in range(plan.num_attention):
+            gather.joined(source)
         self.node = ExpertNode(model, gather, port)
         self._port = port
 

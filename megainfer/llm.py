@@ -1,0 +1,333 @@
+"""Offline use: generate for a list of prompts, without a server."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from megainfer.config import EngineConfig, parse_micro_batches
+from megainfer.engine_client import EngineClient, SequenceRequest
+from megainfer.engine_process import EngineOrder, EngineProcess
+from megainfer.errors import MegaInferError, NodeDied, RequestError
+from megainfer.generation_config import GenerationDefaults
+from megainfer.messages import Fatal, FinishReason, GetStats, Ready, Stats
+from megainfer.model_source import resolve_model
+from megainfer.outputs import CompletionOutput, RequestOutput
+from megainfer.plan import make_plan
+from megainfer.sampling import MAX_N, SamplingParams
+from megainfer.text_stream import TextStream, unfold
+from megainfer.tokenizer import load_tokenizer
+
+MAX_REQUESTS_IN_FLIGHT = 512
+CONNECT_TIMEOUT_SECONDS = 30.0
+STATS_TIMEOUT_SECONDS = 10.0
+
+Prompt = str | list[int]
+Result = TypeVar("Result")
+
+
+class LLM:
+    """An instance of MegaInfer of one's own; use it as a context manager.
+
+    model: local folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and
+    expert nodes (processes on a machine without GPUs). The rest is as in `EngineConfig`.
+
+    Raises ConfigError or ModelError before any process is started, NodeDied when one ends.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        attn_gpus: int = 1,
+        ffn_gpus: int = 1,
+        micro_batches: int | str = "auto",
+        dtype: str = "auto",
+        colocated: bool = False,
+        **options: Any,
+    ) -> None:
+        config = EngineConfig(
+            model=model,
+            attn_gpus=attn_gpus,
+            ffn_gpus=ffn_gpus,
+            micro_batches=parse_micro_batches(micro_batches),
+            dtype=dtype,
+            colocated=colocated,
+            **options,
+        )
+        folder = resolve_model(model, progress=lambda stage, fraction: None)
+        self._plan = make_plan(config, folder)
+        self._tokenizer = load_tokenizer(folder)
+        self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
+        self._request_numbers = itertools.count()
+        self._stats: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._process = EngineProcess(EngineOrder(config, str(folder), self._plan.token))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._closed = False
+        try:
+            self._call(self._start())
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        progress: bool = True,
+    ) -> list[RequestOutput]:
+        """Results in the order of the prompts, each a text or a list of token ids.
+
+        sampling_params: one for all, or one a prompt. Raises RequestError for an invalid prompt
+        (then nothing of this call is generated), NodeDied when the instance fails.
+        """
+        requests = self._requests(_as_list(prompts), sampling_params)
+        total = sum(request.params.n for _, request in requests)
+        with _progress_bar(progress, total) as bar:
+            task = bar.add_task("generating", total=total, rate="")
+            counted = _Counted(bar, lambda: bar.tasks[task].elapsed or 0.0)
+            return self._call(self._generate_all(requests, counted))
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling_params: SamplingParams | None = None,
+        progress: bool = True,
+    ) -> list[RequestOutput]:
+        """One answer to a conversation, through the model's chat template."""
+        return self.generate([self.chat_prompt(messages)], sampling_params, progress)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation as the model's chat template puts it."""
+        if self._tokenizer is None:
+            raise RequestError("this model's folder has no tokenizer, so it has no chat template")
+        text = self._tokenizer.render_chat(messages)
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def stats(self) -> dict[str, Any]:
+        """Every node's counters since the start, by the node's name, and `micro_batches`."""
+        return self._call(self._fetch_stats())
+
+    def reset_prefix_cache(self) -> None:
+        """Drop cached prefixes that no request uses."""
+        self._call(self._reset())
+
+    def shutdown(self) -> None:
+        """End all processes, in bounded time; can be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.remove_reader, self._process.link.fileno())
+        self._process.stop()
+        self._call(self._engine_close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    # --- on the caller's thread -----------------------------------------------------------------
+
+    def _requests(
+        self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[tuple[Prompt, SequenceRequest]]:
+        one = SamplingParams() if params is None else params
+        each = [one] * len(prompts) if isinstance(one, SamplingParams) else list(one)
+        if len(each) != len(prompts):
+            raise RequestError(
+                f"{len(each)} sampling_params were given for {len(prompts)} prompts; give one for "
+                "all or one a prompt"
+            )
+        return [
+            (prompt, self._request(prompt, own)) for prompt, own in zip(prompts, each, strict=True)
+        ]
+
+    def _request(self, prompt: Prompt, params: SamplingParams) -> SequenceRequest:
+        request = SequenceRequest(
+            str(next(self._request_numbers)), self._token_ids(prompt), params, self._end_tokens
+        )
+        self._engine.limits.max_tokens(request.prompt_ids, params)
+        return request
+
+    def _token_ids(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if self._tokenizer is None:
+            raise RequestError("this model's folder has no tokenizer; give prompts as token ids")
+        return self._tokenizer.encode(prompt)
+
+    def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run on the loop's thread; an interrupt here cancels it there, which aborts requests."""
+        future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    # --- on the loop's thread -------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._engine = EngineClient(
+            self._plan.endpoint,
+            self._plan.num_attention,
+            self._plan.spec.vocab_size,
+            max_outstanding=MAX_REQUESTS_IN_FLIGHT * MAX_N,
+        )
+        self._engine.bind()
+        self._loop.add_reader(self._process.link.fileno(), self._hear)
+        await self._ready
+        await self._engine.start(CONNECT_TIMEOUT_SECONDS)
+
+    def _hear(self) -> None:
+        try:
+            while (message := self._process.link.receive(timeout=0)) is not None:
+                match message:
+                    case Ready():
+                        self._ready.set_result(None)
+                    case Stats(ticket=ticket, counters=counters):
+                        self._stats.pop(ticket).set_result(counters)
+                    case Fatal(message=text):
+                        self._fail(NodeDied(text))
+                    case _:
+                        pass
+        except NodeDied:
+            self._loop.remove_reader(self._process.link.fileno())
+            self._fail(NodeDied("the engine's process has ended"))
+
+    def _fail(self, error: MegaInferError) -> None:
+        self._engine.fail(str(error))
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        while self._stats:
+            self._stats.popitem()[1].set_exception(error)
+
+    async def _generate_all(
+        self, requests: list[tuple[Prompt, SequenceRequest]], counted: "_Counted"
+    ) -> list[RequestOutput]:
+        room = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._generate_one(prompt, request, room, counted))
+                    for prompt, request in requests
+                ]
+        except* MegaInferError as errors:
+            raise _first(errors) from None
+        return [task.result() for task in tasks]
+
+    async def _generate_one(
+        self,
+        prompt: Prompt,
+        request: SequenceRequest,
+        room: asyncio.Semaphore,
+        counted: "_Counted",
+    ) -> RequestOutput:
+        async with room:
+            sequences = unfold(request)
+            answers = {s.request_id: _Answer(i) for i, s in enumerate(sequences)}
+            cached = 0
+            with TextStream.open(self._engine, self._tokenizer, sequences) as stream:
+                async for delta in stream:
+                    answer = answers[delta.request_id]
+                    answer.text += delta.text
+                    answer.token_ids += delta.token_ids
+                    answer.logprobs += delta.logprobs or []
+                    answer.finish_reason = delta.finish_reason
+                    cached = max(cached, delta.cached_tokens)
+                    counted.add(len(delta.token_ids), delta.finish_reason is not None)
+        return RequestOutput(
+            request_id=request.request_id,
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_token_ids=request.prompt_ids,
+            outputs=[answer.output() for answer in answers.values()],
+            num_cached_tokens=cached,
+        )
+
+    async def _fetch_stats(self) -> dict[str, Any]:
+        ticket = next(self._request_numbers)
+        self._stats[ticket] = self._loop.create_future()
+        self._process.link.send(GetStats(ticket=ticket))
+        async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+            return await self._stats[ticket]
+
+    async def _reset(self) -> None:
+        self._engine.reset_prefix_cache()
+
+    async def _engine_close(self) -> None:
+        await self._engine.close()
+
+
+class _Answer:
+    """One sequence's output while it grows."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.logprobs: list[dict[int, float]] = []
+        self.finish_reason: FinishReason | None = None
+
+    def output(self) -> CompletionOutput:
+        return CompletionOutput(
+            index=self.index,
+            text=self.text,
+            token_ids=self.token_ids,
+            finish_reason=str(self.finish_reason),
+            logprobs=self.logprobs or None,
+        )
+
+
+class _Counted:
+    """Feeds the progress bar: sequences finished, tokens a second."""
+
+    def __init__(self, bar: Progress, elapsed: Callable[[], float]) -> None:
+        self._bar = bar
+        self._elapsed = elapsed
+        self._tokens = 0
+
+    def add(self, tokens: int, finished: bool) -> None:
+        self._tokens += tokens
+        rate = f"{self._tokens / max(self._elapsed(), 1e-3):.1f} tokens/s"
+        self._bar.update(self._bar.task_ids[0], advance=int(finished), rate=rate)
+
+
+def _progress_bar(shown: bool, total: int) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[rate]}"),
+        disable=not shown or total == 0,
+    )
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and isinstance(prompts[0], int):
+        return [list(prompts)]  # type: ignore[arg-type]  # one prompt of token ids
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _first(errors: BaseExceptionGroup[MegaInferError]) -> MegaInferError:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
