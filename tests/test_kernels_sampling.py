@@ -19,7 +19,7 @@ def kept_tokens(logits: list[float], temperature: float, top_k: int, top_p: floa
     mass = [math.exp((logits[i] - max(logits)) / temperature) for i in best]
     kept, reached = set(), 0.0
     for token, share in zip(best, mass, strict=True):
-        if reached < top_p * sum(mass) or not kept:
+        if top_p == 1 or reached < top_p * sum(mass):
             kept.add(token)
         reached += share
     return kept
