@@ -52,16 +52,21 @@ def load_experts(plan: Plan, node: int, on_bytes: Callable[[int, int], None]) ->
     return ExpertModel(plan.spec, reader, plan.placement, node, getattr(torch, plan.dtype))
 
 
+def open_gather(plan: Plan, micro_batches: int) -> Gather:
+    """A gather that all attention nodes of the plan are members of."""
+    gather = Gather(micro_batches, plan.spec.first_moe_layer)
+    for source in range(plan.num_attention):
+        gather.joined(source)
+    return gather
+
+
 class ExpertUnit:
     """The node as the process loop runs it."""
 
     def __init__(
         self, plan: Plan, model: ExpertModel, port: ExpertPort, micro_batches: int
     ) -> None:
-        gather = Gather(micro_batches, plan.spec.first_moe_layer)
-        for source in range(plan.num_attention):
-            gather.joined(source)
-        self.node = ExpertNode(model, gather, port)
+        self.node = ExpertNode(model, open_gather(plan, micro_batches), port)
         self._port = port
 
     def run_once(self) -> bool:

@@ -1,0 +1,240 @@
+"""Whole nodes over the `local` transport: scheduler, pipeline, gather and kernels together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from checkpoints import VARIANTS, Greedy, assert_same_greedy, greedy, oracle, write_checkpoint
+from local_cluster import LocalCluster, greedy_submit
+
+from megainfer.errors import MegaInferError
+from megainfer.messages import Abort, FinishReason
+from megainfer.models.registry import load_spec
+
+NEW_TOKENS = 12
+LENGTHS = (1, 5, 16, 17, 33, 60)
+
+
+def prompts_of(vocabulary: int, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
+    """Random prompts; each starts as the longest does, so that prefixes can be shared."""
+    generator = torch.Generator().manual_seed(11)
+    longest = torch.randint(vocabulary, (max(lengths),), generator=generator).tolist()
+    tails = torch.randint(vocabulary, (len(lengths), 3), generator=generator).tolist()
+    return [
+        longest[: max(0, n - 3)] + tail[: min(n, 3)] for n, tail in zip(lengths, tails, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference(request, tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
+    family, variant = request.param
+    folder = write_checkpoint(family, variant, tmp_path_factory.mktemp(f"{family}_{variant}"))
+    prompts = prompts_of(load_spec(folder).vocab_size)
+    return folder, prompts, greedy(oracle(folder), prompts, NEW_TOKENS)
+
+
+every_variant = pytest.mark.parametrize(
+    "reference", VARIANTS, indirect=True, ids=lambda pair: "-".join(pair), scope="module"
+)
+one_variant = pytest.mark.parametrize(
+    "reference", [("qwen3_moe", "gqa")], indirect=True, ids=["qwen3"], scope="module"
+)
+
+
+def submit_all(cluster: LocalCluster, prompts, tokens=NEW_TOKENS, logprobs=None) -> None:
+    for i, prompt in enumerate(prompts):
+        node = i % len(cluster.attention)
+        cluster.submit(node, greedy_submit(str(i), prompt, tokens, logprobs))
+
+
+def answers_of(cluster: LocalCluster, prompts) -> list[list[int]]:
+    return [cluster.answers[str(i)].tokens for i in range(len(prompts))]
+
+
+@every_variant
+def test_tokens_and_logits_equal_transformers(reference):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 3, 2, 3, max_num_batched_tokens=24)
+    submit_all(cluster, prompts, logprobs=-1)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    for i, want in enumerate(expected):
+        got = torch.tensor([list(row.values()) for row in cluster.answers[str(i)].logprobs])
+        torch.testing.assert_close(got, want.logits.log_softmax(-1), atol=2e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
+    """Short prompts whose answers are long: their blocks run out while they are running."""
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path_factory.mktemp("growing"))
+    prompts = prompts_of(load_spec(folder).vocab_size, (3, 9, 14, 15, 16, 20))
+    return folder, prompts, greedy(oracle(folder), prompts, 40)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_preemption_changes_nothing(growing, m):
+    folder, prompts, expected = growing
+    blocks = 7  # one request of 96 tokens needs 6
+    room = blocks * 16 * load_spec(folder).kv_bytes_per_token(4)
+    cluster = LocalCluster(
+        folder, m, 1, 2, max_model_len=96, kv_cache_memory=room, max_num_batched_tokens=16
+    )
+    submit_all(cluster, prompts, tokens=40)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    assert cluster.attention[0].scheduler.counters()["preemptions"] > 0
+    assert cluster.free_blocks() == [blocks]
+
+
+@one_variant
+@pytest.mark.parametrize("m", [1, 2])
+def test_prefix_hits_change_nothing(reference, m):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, m, 1, 2, max_num_batched_tokens=16)
+    submit_all(cluster, prompts)
+    cluster.drain()
+    first = [cluster.answers[str(i)].cached_tokens for i in range(len(prompts))]
+    submit_all(cluster, prompts)
+    cluster.drain()
+    again = [cluster.answers[str(i)].cached_tokens for i in range(len(prompts))]
+    # All full blocks but the one of the last token, which must always be computed.
+    assert again == [(len(prompt) - 1) // 16 * 16 for prompt in prompts]
+    assert first != again
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+
+
+@one_variant
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_aborts_in_the_middle_free_everything_and_touch_nobody_else(reference, m):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, m, 2, 2, max_num_batched_tokens=16)
+    before = cluster.free_blocks()
+    submit_all(cluster, prompts)
+    for i, prompt in enumerate(prompts):
+        cluster.submit(i % 2, greedy_submit(f"doomed-{i}", prompt, 60))
+    for i in range(len(prompts)):
+        for _ in range(7 * i):
+            cluster.turn()
+        cluster.attention[i % 2].hear(Abort(f"doomed-{i}"))
+        cluster.check_integrity()
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    cut = [cluster.answers[f"doomed-{i}"] for i in range(len(prompts))]
+    assert all(len(answer.tokens) < 60 for answer in cut)
+    for answer, want in zip(cut, expected, strict=True):
+        assert answer.tokens[:NEW_TOKENS] == want.tokens[: len(answer.tokens)]
+    assert cluster.free_blocks() == before
+
+
+@one_variant
+def test_a_seed_gives_the_same_tokens_whatever_else_is_served(reference):
+    folder, prompts, _ = reference
+
+    def sampled(crowd: int, m: int) -> list[int]:
+        cluster = LocalCluster(folder, m, 1, 2)
+        submit_all(cluster, prompts[:crowd])
+        wish = greedy_submit("me", prompts[3], 20)
+        cluster.submit(0, msgspec.structs.replace(wish, temperature=0.8, top_p=0.9, seed=5))
+        cluster.drain()
+        return cluster.answers["me"].tokens
+
+    alone = sampled(0, 1)
+    assert len(set(alone)) > 3
+    assert sampled(6, 1) == alone
+    assert sampled(6, 3) == alone
+
+
+@one_variant
+def test_an_experts_failure_ends_its_requests_and_nothing_else(reference, monkeypatch):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 2, 2, 2)
+    before = cluster.free_blocks()
+    submit_all(cluster, prompts)
+    model = cluster.experts[1]._model
+    compute, failures = model.forward, []
+
+    def fail_once(layer, dispatches, outs):
+        if layer == 1 and not failures:
+            failures.append([d.source for d in dispatches])
+            raise MegaInferError("out of luck")
+        compute(layer, dispatches, outs)
+
+    monkeypatch.setattr(model, "forward", fail_once)
+    cluster.drain()
+    failed = [a.failure for a in cluster.answers.values() if a.failure]
+    assert failures
+    assert failed
+    assert all(
+        "expert node 1 failed at layer 1" in text and "out of luck" in text for text in failed
+    )
+    survivors = [i for i in range(len(prompts)) if not cluster.answers[str(i)].failure]
+    assert_same_greedy(
+        [expected[i] for i in survivors], [cluster.answers[str(i)].tokens for i in survivors]
+    )
+    assert cluster.free_blocks() == before
+    again = prompts[4]
+    cluster.submit(0, greedy_submit("again", again, NEW_TOKENS))
+    cluster.drain()
+    assert_same_greedy([expected[4]], [cluster.answers["again"].tokens])
+
+
+@one_variant
+def test_token_ids_outside_the_vocabulary_fail_the_request_alone(reference):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 1, 1, 1)
+    cluster.submit(0, greedy_submit("bad", [0, 160], 4))
+    submit_all(cluster, prompts[:2])
+    cluster.drain()
+    assert cluster.answers["bad"].failure == "token id 160 is not in the vocabulary of 160"
+    assert_same_greedy(expected[:2], answers_of(cluster, prompts[:2]))
+
+
+def force_choice(folder: Path) -> None:
+    """Rewrite the checkpoint so that every token chooses experts 0 and 1, unevenly.
+
+    The norm before the router keeps one channel, which the embedding and every output projection
+    hold at a constant positive value; the routers look at that channel alone.
+    """
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for name, weight in tensors.items():
+        if name.endswith("embed_tokens.weight"):
+            weight[:, 0] = 4.0
+        elif name.endswith(("o_proj.weight", "w2.weight")):
+            weight[0] = 0.0  # nothing is ever added to channel 0
+        elif name.endswith("gate.weight"):
+            weight.zero_()
+            weight[0, 0], weight[1, 0] = 2.0, 1.5
+        elif name.endswith("norm.weight"):
+            weight[0] = 1.0
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_total_skew_and_an_expert_node_that_never_gets_a_token(tmp_path, m):
+    """All tokens choose experts 0 and 1, which live on node 0; nodes 1 to 3 only see headers."""
+    folder = write_checkpoint("mixtral", "gqa", tmp_path)
+    force_choice(folder)
+    prompts = prompts_of(load_spec(folder).vocab_size)
+    expected = greedy(oracle(folder), prompts, NEW_TOKENS)
+    cluster = LocalCluster(folder, m, 2, 4)
+    submit_all(cluster, prompts)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    tokens = [sum(map(sum, node._model.expert_tokens())) for node in cluster.experts]
+    assert tokens[0] > 0
+    assert tokens[1:] == [0, 0, 0]
+
+
+@one_variant
+def test_a_batch_of_one_uses_one_micro_batch_and_finishes(reference):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 4, 1, 3)
+    cluster.submit(0, greedy_submit("one", prompts[0], NEW_TOKENS))
+    cluster.drain()
+    assert cluster.answers["one"].finish_reason is FinishReason.LENGTH
+    assert_same_greedy(expected[:1], [cluster.answers["one"].tokens])
