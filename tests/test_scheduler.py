@@ -331,6 +331,45 @@ def test_a_newcomer_waits_until_it_fits_beside_what_the_running_ones_need() -> N
     assert engine.scheduler.counters()["waiting"] == 2  # `small` does not overtake
 
 
+@pytest.mark.parametrize(
+    ("running", "max_rows", "newcomer", "fits"),
+    [
+        (11, 32, 16, True),  # 3 blocks, 1 to grow into, 4 newly
+        (11, 32, 17, False),  # 5
+        (20, 8, 8, True),  # 2 blocks now, 3 for the rest of the prompt, 1 to grow into, 2 newly
+        (20, 8, 9, False),  # 3
+    ],
+)
+def test_a_newcomer_needs_room_for_all_its_tokens_beside_the_claims_of_others(
+    running: int, max_rows: int, newcomer: int, fits: bool
+) -> None:
+    limits = {**TIGHT, "max_num_batched_tokens": max_rows}
+    engine = engine_for(submit("a", prompt(running)), **limits, num_micro_batches=3)
+    for step in composed(engine, 0):
+        engine.finish(step)
+    engine.scheduler.add(submit("b", prompt(newcomer, 2)))
+    engine.offer()
+    assert engine.scheduler.counters()["waiting"] == (0 if fits else 1)
+
+
+def test_newcomers_of_one_step_count_what_the_one_before_may_need() -> None:
+    requests = submit("a", prompt(20)), submit("b", prompt(12, 2))
+    engine = engine_for(*requests, **TIGHT, num_micro_batches=1)
+    assert [r[0] for r in rows(engine.compose(0))] == ["a"]  # 5, 1 to grow into, 3
+
+
+def test_cached_blocks_that_a_newcomer_would_use_are_no_room_for_its_others() -> None:
+    engine = engine_for(submit("past", prompt(17), max_tokens=1), **TIGHT)
+    engine.drain()  # leaves 4 cached blocks
+    engine.scheduler.add(submit("a", prompt(12, 2)))
+    engine.round()
+    engine.scheduler.add(submit("b", prompt(24)))
+    engine.offer()
+    assert engine.scheduler.counters()["waiting"] == 1
+    engine.drain()
+    assert engine.cached["b"][0] == 16
+
+
 # --- prefix cache --------------------------------------------------------------------------------
 
 
@@ -368,14 +407,32 @@ def test_the_answer_is_cached_too() -> None:
     assert engine.cached["b"][0] == 12
 
 
-@pytest.mark.parametrize("switched_off", [True, False])
-def test_without_the_cache_nothing_is_found(switched_off: bool) -> None:
-    engine = engine_for(submit("a", prompt(12)), enable_prefix_cache=not switched_off)
+def test_what_a_preempted_prompt_finds_of_itself_does_not_count_as_cached() -> None:
+    requests = submit("a", prompt(4), max_tokens=20), submit("b", prompt(20, 2), max_tokens=2)
+    limits = {**TIGHT, "max_num_batched_tokens": 2}
+    engine = engine_for(*requests, **limits, num_micro_batches=1)
+    _, b = engine.scheduler.live
     engine.drain()
-    engine.scheduler.drop_cache()
+    assert b.preemptions > 0
+    assert engine.scheduler.counters()["prefix_hit_tokens"] > 0
+    assert engine.cached["b"] == [0, 0]
+
+
+def cached_of_a_second_request(engine: Engine, drop: bool) -> int:
+    engine.drain()
+    if drop:
+        engine.scheduler.drop_cache()
     engine.scheduler.add(submit("b", prompt(12)))
     engine.drain()
-    assert engine.cached["b"][0] == 0
+    return engine.cached["b"][0]
+
+
+def test_nothing_is_found_when_the_cache_was_dropped_or_is_switched_off() -> None:
+    first = submit("a", prompt(12))
+    assert cached_of_a_second_request(engine_for(first), drop=False) == 8
+    assert cached_of_a_second_request(engine_for(first), drop=True) == 0
+    without = engine_for(first, enable_prefix_cache=False)
+    assert cached_of_a_second_request(without, drop=False) == 0
 
 
 # --- the end of a request ------------------------------------------------------------------------

@@ -55,8 +55,6 @@ class SequencePool:
 
     def cached_prefix(self, sequence: Sequence) -> list[int]:
         """Blocks that hold the beginning of its tokens; at least its last token isn't in them."""
-        if not self._use_prefix_cache:
-            return []
         return self.blocks.match_prefix(sequence.prefix_digests())
 
     def add(self, sequence: Sequence) -> None:

@@ -10,8 +10,8 @@ from megainfer.attention_node.sequence import Sequence, Status
 class Victims:
     """The running sequences at rest, from the youngest, while one step is composed.
 
-    They are looked up when first needed. Nobody comes to rest while a step is composed, and
-    whoever is placed into it no longer is.
+    They are looked up when first needed. Nobody comes to rest while a step is composed, and as
+    it is filled in order of arrival, nobody in it is younger than the one who needs a block.
     """
 
     def __init__(self, running: Iterable[Sequence]) -> None:
@@ -19,8 +19,6 @@ class Victims:
 
     def younger_than(self, sequence: Sequence) -> Sequence | None:
         """The next one to preempt for `sequence`, each only once; None: it has to wait."""
-        while self._youngest_last and not _is_takeable(self._youngest_last[-1]):
-            self._youngest_last.pop()
         if self._youngest_last and self._youngest_last[-1].arrival > sequence.arrival:
             return self._youngest_last.pop()
         return None
