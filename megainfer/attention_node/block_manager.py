@@ -53,11 +53,6 @@ class BlockManager:
         """Blocks that `allocate` can give: the free ones and those cached without a user."""
         return len(self._free) + len(self._evictable)
 
-    @property
-    def num_cached(self) -> int:
-        """Blocks whose contents are published, in use or not."""
-        return len(self._cache)
-
     def blocks_for(self, num_tokens: int) -> int:
         """How many blocks hold `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)

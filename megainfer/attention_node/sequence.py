@@ -55,10 +55,6 @@ class Sequence:
         return len(self.token_ids) - len(self.submit.prompt)
 
     @property
-    def output_token_ids(self) -> list[int]:
-        return self.token_ids[len(self.submit.prompt) :]
-
-    @property
     def num_unscheduled(self) -> int:
         """Known tokens that no step has taken yet."""
         return len(self.token_ids) - self.num_scheduled
