@@ -101,9 +101,14 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
 
 
 def _invalid(errors: list[dict[str, Any]]) -> ErrorReport:
-    """The first wrong field; pydantic reports a field once for each type that it might have."""
-    param = _path(errors[0])
-    reasons = dict.fromkeys(_reason(error) for error in errors if _path(error) == param)
+    """The first wrong field, as deep as it is known.
+
+    Of a field that may have one of several types pydantic reports what is wrong for each of them.
+    """
+    field = errors[0]["loc"][:2]
+    of_field = [error for error in errors if error["loc"][:2] == field]
+    param = _path(max(of_field, key=lambda error: len(error["loc"])))
+    reasons = dict.fromkeys(_reason(error) for error in of_field if _path(error) == param)
     return ErrorReport(400, f"{param or 'the body'}: {' or '.join(reasons)}", param=param)
 
 

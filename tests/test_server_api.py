@@ -1,0 +1,461 @@
+"""The API over real HTTP: the openai client and raw requests against a mock attention node."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from front_end import (
+    CHAT_TEMPLATE,
+    CONTEXT,
+    RunningServer,
+    byte_level_backend,
+    speaking,
+)
+
+from megainfer.chat_template import ChatTemplate
+from megainfer.generation_config import GenerationDefaults
+from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer(byte_level_backend(), {"default": ChatTemplate(CHAT_TEMPLATE, {})})
+TEXT = "Hello world, how are 😀 you?"
+IDS = TOKENIZER.encode(TEXT)
+(END,) = TOKENIZER.encode("<|im_end|>")
+CHAT = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningServer]:
+    defaults = GenerationDefaults((END,), temperature=0.6, top_k=20)
+    with RunningServer(TOKENIZER, defaults) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: RunningServer) -> RunningServer:
+    """The server of this module, with a node that says TEXT and an end token."""
+    running.node.script = speaking(*IDS, END, cached=16)
+    while not running.node.heard.empty():
+        running.node.heard.get_nowait()
+    return running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[openai.OpenAI]:
+    url = f"{server.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def http(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as client:
+        yield client
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """What the events of a stream hold; the last must be the end marker."""
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+# --- chat -----------------------------------------------------------------------------------------
+
+
+def test_a_chat_answer(client: openai.OpenAI, server: RunningServer) -> None:
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": t} for t in ("Hello", "you")]},
+    ]
+    answer = client.chat.completions.create(model="tiny", messages=messages)
+    assert answer.object == "chat.completion"
+    assert answer.model == "tiny"
+    assert answer.id.startswith("chatcmpl-")
+    (choice,) = answer.choices
+    assert (choice.index, choice.finish_reason) == (0, "stop")
+    assert (choice.message.role, choice.message.content) == ("assistant", TEXT)
+    submit = server.node.expect(Submit)
+    assert TOKENIZER.decode(submit.prompt, skip_special_tokens=False) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello\nyou<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert submit.max_tokens == CONTEXT - len(submit.prompt)
+    assert submit.stop_token_ids == [END]
+    usage = answer.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (len(submit.prompt), len(IDS) + 1)
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert usage.prompt_tokens_details.cached_tokens == 16
+
+
+def test_a_streamed_chat(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="tiny", messages=CHAT, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    *parts, last = chunks
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert [part.choices[0].delta.role for part in parts[1:]] == [None] * (len(parts) - 1)
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == TEXT
+    assert [part.choices[0].finish_reason for part in parts][-2:] == [None, "stop"]
+    assert [part.usage for part in parts] == [None] * len(parts)
+    assert last.choices == []
+    assert last.usage.completion_tokens == len(IDS) + 1
+    assert last.usage.prompt_tokens_details.cached_tokens == 16
+
+
+def test_the_bytes_of_a_stream(http: httpx.Client) -> None:
+    body = {"model": "org/alias", "messages": CHAT, "stream": True, "max_tokens": 1}
+    response = http.post("/v1/chat/completions", json=body)
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    first, second = events(response)
+    assert "usage" not in first
+    assert first["model"] == "org/alias"
+    assert first["choices"] == [
+        {
+            "index": 0,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+    ]
+    assert second["choices"][0]["delta"] == {"content": TOKENIZER.decode(IDS[:1])}
+    assert second["choices"][0]["finish_reason"] == "length"
+
+
+def test_no_piece_of_a_stream_holds_half_a_character(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(model="tiny", messages=CHAT, stream=True)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert any("😀" in piece for piece in pieces)
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_max_completion_tokens_goes_before_max_tokens(
+    client: openai.OpenAI, server: RunningServer
+) -> None:
+    answer = client.chat.completions.create(
+        model="tiny", messages=CHAT, max_completion_tokens=2, max_tokens=50
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert server.node.expect(Submit).max_tokens == 2
+
+
+# --- completions ----------------------------------------------------------------------------------
+
+
+def test_a_completion_with_the_defaults_of_the_model(
+    client: openai.OpenAI, server: RunningServer
+) -> None:
+    answer = client.completions.create(model="tiny", prompt="The quick")
+    assert answer.object == "text_completion"
+    assert answer.choices[0].text == TOKENIZER.decode(IDS[:16])
+    submit = server.node.expect(Submit)
+    assert submit.prompt == TOKENIZER.encode("The quick")
+    assert (submit.temperature, submit.top_p, submit.top_k) == (0.6, 1.0, 20)
+    assert submit.max_tokens == 16
+
+
+def test_sampling_fields_reach_the_node(client: openai.OpenAI, server: RunningServer) -> None:
+    extra = {"top_k": 3, "stop_token_ids": [9], "ignore_eos": True, "unheard_of": {"a": 1}}
+    client.completions.create(
+        model="tiny",
+        prompt=[5, 6],
+        temperature=0,
+        top_p=0.25,
+        seed=11,
+        max_tokens=3,
+        extra_body=extra,
+    )
+    assert server.node.expect(Submit) == Submit(
+        request_id=_last_id(server),
+        prompt=[5, 6],
+        temperature=0.0,
+        top_p=0.25,
+        top_k=3,
+        seed=11,
+        max_tokens=3,
+        stop_token_ids=[9],
+    )
+
+
+def _last_id(server: RunningServer) -> str:
+    return list(server.node._playing)[-1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Hello", [TOKENIZER.encode("Hello")]),
+        (["Hello", "The fox"], [TOKENIZER.encode("Hello"), TOKENIZER.encode("The fox")]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+    ],
+)
+def test_every_form_of_prompt(
+    client: openai.OpenAI, server: RunningServer, prompt: Any, expected: list[list[int]]
+) -> None:
+    answer = client.completions.create(model="tiny", prompt=prompt, max_tokens=2)
+    heard = [server.node.expect(Submit).prompt for _ in expected]
+    assert sorted(heard) == sorted(expected)
+    assert [choice.index for choice in answer.choices] == list(range(len(expected)))
+    assert answer.usage.prompt_tokens == sum(map(len, expected))
+    assert answer.usage.completion_tokens == 2 * len(expected)
+
+
+def saying_its_prompt(submit: Submit) -> AsyncIterator[TokenEvent]:
+    """A script: the prompt again, and the seed's last digit as the number of exclamations."""
+    (mark,) = TOKENIZER.encode("!")
+    tokens = submit.prompt + [mark] * (submit.seed % 10)
+    return speaking(*tokens, END)(submit)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_n_answers_to_each_of_several_prompts(
+    client: openai.OpenAI, server: RunningServer, stream: bool
+) -> None:
+    server.node.script = saying_its_prompt
+    answer = client.completions.create(
+        model="tiny", prompt=["Hello", "The fox"], n=3, seed=100, max_tokens=50, stream=stream
+    )
+    texts = [""] * 6
+    for part in answer if stream else [answer]:
+        for choice in part.choices:
+            texts[choice.index] += choice.text
+    assert texts == ["Hello", "Hello!", "Hello!!", "The fox", "The fox!", "The fox!!"]
+    if not stream:
+        prompts = len(TOKENIZER.encode("Hello")) + len(TOKENIZER.encode("The fox"))
+        assert answer.usage.prompt_tokens == prompts
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stop", ["ld, h", ["never", "ld, h", "xx"]])
+def test_a_stop_string_over_several_tokens(
+    client: openai.OpenAI, server: RunningServer, stop: Any, stream: bool
+) -> None:
+    assert all("ld, h" not in TOKENIZER.decode([token]) for token in IDS)
+    answer = client.completions.create(
+        model="tiny", prompt="x", max_tokens=99, stop=stop, stream=stream
+    )
+    choices = [part.choices[0] for part in (answer if stream else [answer])]
+    assert "".join(choice.text for choice in choices) == "Hello wor"
+    assert choices[-1].finish_reason == "stop"
+    if not stream:
+        assert answer.usage.completion_tokens < len(IDS)
+
+
+def test_a_long_prompt_is_encoded_all_the_same(
+    client: openai.OpenAI, server: RunningServer
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 256 tokens"):
+        client.completions.create(model="tiny", prompt=TEXT * 500)
+
+
+# --- models, health, documents --------------------------------------------------------------------
+
+
+def test_models(client: openai.OpenAI) -> None:
+    cards = client.models.list().data
+    assert [(card.id, card.object, card.owned_by) for card in cards] == [
+        ("tiny", "model", "megainfer"),
+        ("org/alias", "model", "megainfer"),
+    ]
+    assert client.models.retrieve("org/alias").model_dump()["max_model_len"] == CONTEXT
+    with pytest.raises(openai.NotFoundError, match="'nope' isn't served here; served: tiny, org"):
+        client.models.retrieve("nope")
+
+
+def test_health_and_the_api_document(http: httpx.Client) -> None:
+    assert http.get("/health").json() == {"status": "ok"}
+    document = http.get("/openapi.json").json()
+    post = document["paths"]["/v1/completions"]["post"]
+    name = post["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+    assert "prompt" in document["components"]["schemas"][name]["required"]
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+BAD_COMPLETIONS = [
+    ({}, "prompt", "prompt: field required"),
+    ({"prompt": 5}, "prompt", "must be a string, a list of strings, a list of token ids"),
+    ({"prompt": []}, "prompt", "none of them empty"),
+    ({"prompt": ["a", 1]}, "prompt", "not a mixture"),
+    ({"prompt": [True]}, "prompt", "not a mixture"),
+    ({"prompt": [[1], []]}, "prompt", "not a mixture"),
+    ({"prompt": ""}, "prompt", "the prompt is empty"),
+    ({"prompt": [1, 5000]}, "prompt", "token ids from 0 to 999, but holds 5000"),
+    ({"prompt": [1] * 300}, "prompt", "your prompt has 300 tokens"),
+    ({"prompt": "x", "max_tokens": 999}, "max_tokens", "1 in the prompt, 999 in the completion"),
+    ({"prompt": "x", "max_tokens": 0}, "max_tokens", "at least 1, but is 0"),
+    ({"prompt": "x", "max_tokens": "5"}, "max_tokens", "valid integer, not '5'"),
+    ({"prompt": "x", "max_tokens": 1.5}, "max_tokens", "valid integer, not 1.5"),
+    ({"prompt": "x", "n": True}, "n", "valid integer, not True"),
+    ({"prompt": "x", "n": 1000}, "n", "n must be between 1 and 128"),
+    ({"prompt": "x", "temperature": 3}, "temperature", "between 0 and 2, but is 3"),
+    ({"prompt": "x", "temperature": [1]}, "temperature", "valid number, not [1]"),
+    ({"prompt": "x", "top_p": 0}, "top_p", "above 0"),
+    ({"prompt": "x", "top_k": -5}, "top_k", "at least -1"),
+    ({"prompt": "x", "seed": 2**70}, "seed", "seed must be between"),
+    ({"prompt": "x", "stop": 5}, "stop", "valid string, not 5 or input should be a valid list"),
+    ({"prompt": "x", "stop": [1]}, "stop[0]", "valid string, not 1"),
+    ({"prompt": "x", "stop": ["a"] * 99}, "stop", "at most 16 strings, but holds 99"),
+    ({"prompt": "x", "stop": ""}, "stop", "empty string"),
+    ({"prompt": "x", "stop_token_ids": [5000]}, "stop_token_ids", "but holds 5000"),
+    ({"prompt": "x", "stream": "yes"}, "stream", "valid boolean, not 'yes'"),
+    ({"prompt": "x", "stream_options": {}}, "stream_options", "only be given with stream: true"),
+    ({"prompt": "x", "echo": True}, "echo", "echo isn't offered by this server, but is True"),
+    ({"prompt": "x", "logprobs": 0}, "logprobs", "logprobs isn't offered"),
+    ({"prompt": "x", "best_of": 2}, "best_of", "best_of isn't offered"),
+    ({"prompt": "x", "suffix": "y"}, "suffix", "suffix isn't offered"),
+    ({"prompt": "x", "logit_bias": {"1": 5}}, "logit_bias", "logit_bias isn't offered"),
+    ({"prompt": "x", "presence_penalty": 0.5}, "presence_penalty", "isn't offered"),
+    ({"prompt": "x", "min_p": 0.1}, "min_p", "isn't offered"),
+]
+BAD_CHATS = [
+    ({}, "messages", "messages: field required"),
+    ({"messages": []}, "messages", "at least 1 item"),
+    ({"messages": "Hi"}, "messages", "valid list, not 'Hi'"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "'wizard'"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "field required"),
+    ({"messages": [*CHAT, {"role": "user", "content": 5}]}, "messages[1].content", "list of text"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content",
+        "offered, not {'type': 'image_url'",
+    ),
+    ({"messages": CHAT, "max_completion_tokens": 999}, "max_tokens", "999 in the completion"),
+    ({"messages": CHAT, "tools": [{"type": "function"}]}, "tools", "tools isn't offered"),
+    ({"messages": CHAT, "response_format": {"type": "json_object"}}, "response_format", "isn't"),
+    ({"messages": CHAT, "logprobs": True}, "logprobs", "isn't offered"),
+    ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs", "isn't offered"),
+    ({"messages": CHAT, "frequency_penalty": 1}, "frequency_penalty", "isn't offered"),
+    ({"messages": CHAT, "chat_template_kwargs": {"tools": 1}}, "chat_template_kwargs", "not set"),
+    (
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
+        "messages[0].tool_calls",
+        "tool calls aren't offered",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        *(("completions", *case) for case in BAD_COMPLETIONS),
+        *(("chat/completions", *case) for case in BAD_CHATS),
+    ],
+)
+def test_bad_input_is_named(
+    http: httpx.Client, server: RunningServer, path: str, body: Any, param: str, message: str
+) -> None:
+    response = http.post(f"/v1/{path}", json=body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert message in error["message"]
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert server.engine.outstanding == 0
+    assert server.node.heard.empty()
+
+
+def test_a_context_that_is_too_short_has_openais_code(http: httpx.Client) -> None:
+    response = http.post("/v1/completions", json={"prompt": [1] * 300})
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_values_that_ask_for_nothing_are_taken(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=CHAT,
+        logprobs=False,
+        presence_penalty=0,
+        frequency_penalty=0.0,
+        response_format={"type": "text"},
+        tools=[],
+        user="me",
+        extra_body={"logit_bias": {}, "stop": None, "min_p": 0},
+    )
+    assert answer.choices[0].message.content == TEXT
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"prompt": "x", "temperature": NaN}', "NaN isn't a number in JSON, send a finite one"),
+        (b'{"prompt": "x", "top_p": -Infinity}', "Infinity isn't a number in JSON"),
+        (b'{"prompt": "x"', "the body isn't valid JSON"),
+        (b'{"prompt": "\xff"}', "the body isn't valid JSON"),
+        (b'{"prompt": "\\ud800 x"}', "the body isn't valid JSON"),
+        (b"[" * 100_000, "the body isn't valid JSON"),
+        (b'{"prompt": "x", "temperature": 1e999}', "the body isn't valid JSON"),
+        (b"", "the body is empty"),
+        (b"[1]", "dictionary"),
+    ],
+)
+def test_broken_json_is_explained(http: httpx.Client, content: bytes, message: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = http.post("/v1/completions", content=content, headers=headers)
+    assert response.status_code == 400
+    assert message in response.json()["error"]["message"]
+
+
+def test_other_content_types_are_refused(http: httpx.Client) -> None:
+    response = http.post("/v1/completions", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert response.status_code == 415
+    assert "Content-Type: application/json" in response.json()["error"]["message"]
+
+
+def test_unknown_models_addresses_and_methods(http: httpx.Client, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="the model 'gpt' isn't served") as caught:
+        client.chat.completions.create(model="gpt", messages=CHAT)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    response = http.get("/v1/nothing")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_url")
+    response = http.get("/v1/completions")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST"
+    assert response.json()["error"]["code"] == "method_not_supported"
+
+
+def test_too_large_a_body_is_refused_whether_or_not_it_says_so(http: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    for content in (b"x" * (32 * 2**20 + 1), (b"x" * 2**20 for _ in range(40))):
+        response = http.post("/v1/completions", content=content, headers=headers)
+        assert response.status_code == 413
+        assert "larger than the 33554432 bytes" in response.json()["error"]["message"]
+
+
+def test_an_unforeseen_error_is_a_500_without_its_text(
+    http: httpx.Client, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(server.engine, "submit", broken)
+    response = http.post("/v1/completions", json={"prompt": "x"})
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+
+
+def test_without_a_tokenizer_token_ids_are_served() -> None:
+    with RunningServer(None) as server, httpx.Client(base_url=server.url, timeout=20) as http:
+        server.node.script = speaking(5, 6, 7, finish=FinishReason.LENGTH)
+        answer = http.post("/v1/completions", json={"prompt": [1, 2]}).json()
+        assert answer["choices"][0]["text"] == ""
+        assert answer["usage"]["completion_tokens"] == 3
+        for path, body in (
+            ("/v1/completions", {"prompt": "x"}),
+            ("/v1/chat/completions", {"messages": CHAT}),
+            ("/v1/completions", {"prompt": [1], "stop": "x"}),
+        ):
+            response = http.post(path, json=body)
+            assert response.status_code == 400
+            assert "no tokenizer" in response.text or "has none" in response.text
