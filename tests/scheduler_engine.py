@@ -189,3 +189,34 @@ class Engine:
             if event.finish_reason is not None:
                 self.finished[event.request_id] = event.finish_reason
         return events
+
+
+def engine_for(*requests: Submit, **changes: int) -> Engine:
+    engine = Engine(Scheduler(config(**changes)))
+    for request in requests:
+        engine.scheduler.add(request)
+    return engine
+
+
+def rows(step: Step | None) -> list[tuple[str, int, int, bool]]:
+    assert step is not None
+    return [(c.sequence.request_id, c.start, c.length, c.samples) for c in step.chunks]
+
+
+def prompt(length: int, first: int = 0) -> list[int]:
+    """Prompts with different `first` share no prefix."""
+    return [first, *([1] * (length - 1))]
+
+
+def step_of(engine: Engine, micro_batch: int) -> Step:
+    step = engine.compose(micro_batch)
+    assert step is not None
+    return step
+
+
+def composed(engine: Engine, *micro_batches: int) -> list[Step]:
+    return [step_of(engine, micro_batch) for micro_batch in micro_batches]
+
+
+def homes(engine: Engine) -> list[int | None]:
+    return [sequence.micro_batch for sequence in engine.scheduler.live]
