@@ -26,9 +26,9 @@ class ChatClient:
     ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-        # A proxy of the environment is for the world outside, not for this machine.
-        outside = not is_loopback(self.url)
         try:
+            # A proxy of the environment is for the world outside, not for this machine.
+            outside = not is_loopback(self.url)
             self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=outside)
         except (httpx.InvalidURL, ValueError) as error:
             raise MegaInferError(f"--url {url!r} is no address of a server: {error}") from error
