@@ -445,6 +445,14 @@ def test_an_unforeseen_error_is_a_500_without_its_text(
     assert "secret" not in response.text
 
 
+def test_more_than_fits_is_a_503_to_try_again(http: httpx.Client, server: RunningServer) -> None:
+    response = http.post("/v1/completions", json={"prompt": [[1]] * 33, "n": 128})
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert "4224 more were asked for, but at most 4096" in response.json()["error"]["message"]
+    assert server.node.heard.empty()
+
+
 def test_without_a_tokenizer_token_ids_are_served() -> None:
     with RunningServer(None) as server, httpx.Client(base_url=server.url, timeout=20) as http:
         server.node.script = speaking(5, 6, 7, finish=FinishReason.LENGTH)
