@@ -1,5 +1,6 @@
 """Nodes that do not belong together say so, both of them, in bounded time."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -124,6 +125,37 @@ def test_an_expert_node_at_anothers_address(listener: ShmListener, address: str)
     with pytest.raises(ProtocolError, match="index: expected 0 at this address, found 1"):
         ShmAttentionPort.connect([address, address], two, 0, 0, SECONDS)
     assert "attention node 0 refused: index: expected 0" in str(expert.error)
+
+
+def test_a_refusal_is_heard_by_who_still_speaks() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(ProtocolError, match="expert node 3: too late"):
+            Channel(ours, time.monotonic() + SECONDS, "expert node 3").refuse("too late")
+        ours.close()
+        channel = Channel(theirs, time.monotonic() + SECONDS, "attention node 2")
+        with pytest.raises(ProtocolError, match="attention node 2 refused: too late"):
+            channel.send(Frame.MEMORY, b"")
+        with pytest.raises(NodeDied, match="attention node 2 closed the connection"):
+            channel.send(Frame.MEMORY, b"")
+
+
+def sockets_and_bells() -> int:
+    targets = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
+            targets.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sum(target.startswith(("socket:", "anon_inode:[eventfd")) for target in targets)
+
+
+def test_a_refused_node_keeps_no_descriptor(listener: ShmListener, address: str) -> None:
+    before = sockets_and_bells()
+    expert = accepting(listener)
+    with pytest.raises(ProtocolError) as caught:
+        ShmAttentionPort.connect([address], replace(GEOMETRY, top_k=9), 0, 0, SECONDS)
+    assert "top_k" in str(expert.error)
+    assert "top_k" in str(caught.value)  # both errors, and so their frames, are still alive
+    assert sockets_and_bells() == before
 
 
 # --- peers made by hand ---------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Both ends of M2N over both transports, against the reference."""
 
 import os
-from collections.abc import Callable
+import select
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
@@ -20,7 +22,7 @@ from m2n_cluster import (
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part, Rest
+from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part, Port, Rest
 from megainfer.m2n.reference import (
     Expert,
     Routing,
@@ -203,6 +205,7 @@ def test_the_order_of_arrival_does_not_change_the_sum(opened: Opened) -> None:
             sums.append(torch.zeros(1, HIDDEN))
             attention.combine(handle, sums[-1])
     assert torch.equal(*sums)
+    assert sums[0].unique().tolist() == [2.0**24]  # in node order, each 1 is lost to rounding
 
 
 def test_rest_and_header_only_messages_get_no_reply(opened: Opened) -> None:
@@ -235,7 +238,10 @@ def test_a_header_only_message_may_be_superseded_by_rows(opened: Opened) -> None
 def test_an_error_comes_back_cut_to_the_slot(opened: Opened) -> None:
     with opened(geometry_of()) as cluster:
         attention, expert = cluster.attention[0], cluster.experts[0]
-        for text, arrived in (("no such expert: é", "no such expert: é"), ("é" * 999, "é" * 512)):
+        for text, arrived in (
+            ("no such expert: é", "no such expert: é"),
+            ("x" + "é" * 999, "x" + "é" * 511),
+        ):
             handle = attention.dispatch(0, 3, tokens(1), [part_of(1)])
             (message,) = expert.receive()
             expert.reply_error(message, text)
@@ -311,9 +317,11 @@ def test_a_new_epoch_frees_slots_and_drops_what_is_late(opened: Opened) -> None:
         assert attention.counters()["dropped"] == 1
 
         handle = attention.dispatch(0, 0, tokens(1), [part_of(1)])
-        assert expert.receive() == []  # parked
-        expert.set_epoch(1)
         expert.wait(SECONDS)
+        assert expert.receive() == []  # parked
+        expert.wait(0.0)  # its bell is silent now
+        expert.set_epoch(1)
+        expert.wait(1000.0)
         (message,) = expert.receive()
         expert.reply_buffer(message).fill_(1.0)
         expert.reply(message)
@@ -366,25 +374,56 @@ def test_counters(opened: Opened) -> None:
         assert expert.counters()["bytes_sent"] == received
 
 
-def test_wait_hears_a_file_descriptor(opened: Opened) -> None:
-    """Each of these waits would run into the test's timeout if nothing woke it."""
+# --- waiting: a wait for 1000 seconds that nothing ends runs into the test's timeout --------------
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def check_sleeps(port: Port, pipe: tuple[int, int]) -> None:
+    """Nothing wakes `port` before the pipe does."""
+    reader, writer = pipe
+    threading.Timer(0.03, os.write, (writer, b"x")).start()
+    port.wait(1000.0, [reader])
+    assert select.select([reader], [], [], 0)[0] == [reader]
+    os.read(reader, 1)
+
+
+def test_wait_hears_only_the_file_descriptors_of_this_call(
+    opened: Opened, pipe: tuple[int, int]
+) -> None:
     with opened(geometry_of()) as cluster:
         port = cluster.experts[0]
-        first, second = os.pipe(), os.pipe()
-        for (reader, writer), fds in ((first, [first[0]]), (second, [first[0], second[0]])):
-            os.write(writer, b"x")
-            port.wait(1000.0, fds)
-            assert os.read(reader, 1) == b"x"
-        for descriptor in (*first, *second):
+        earlier = os.pipe()
+        os.write(earlier[1], b"x")
+        port.wait(1000.0, [earlier[0]])
+        check_sleeps(port, pipe)
+        os.write(earlier[1], b"x")
+        port.wait(1000.0, [pipe[0], earlier[0]])
+        for descriptor in earlier:
             os.close(descriptor)
 
 
-def test_a_ring_before_the_wait_is_not_lost(opened: Opened) -> None:
+def test_a_ring_before_the_wait_is_heard_once(opened: Opened, pipe: tuple[int, int]) -> None:
     with opened(geometry_of()) as cluster:
+        cluster.attention[0].rest(0)
         cluster.attention[0].rest(0)
         cluster.experts[0].wait(1000.0)
         assert cluster.experts[0].receive() == [Rest(0, 0)]
-        cluster.experts[0].wait(0.0)  # the bell is silent again: only the timeout ends this
+        check_sleeps(cluster.experts[0], pipe)
+
+
+def test_a_death_wakes_once(opened: Opened, pipe: tuple[int, int]) -> None:
+    with opened(geometry_of()) as cluster:
+        cluster.experts[0].close()
+        cluster.attention[0].wait(1000.0)
+        check_sleeps(cluster.attention[0], pipe)
+        assert cluster.attention[0].lost_peers() == {0}
 
 
 def test_closing_is_noticed_by_peers(opened: Opened) -> None:

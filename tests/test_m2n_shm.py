@@ -26,7 +26,7 @@ from megainfer.m2n.reference import Routing, make_parts, marked_tokens, moe, ser
 from megainfer.m2n.region import Bell, create_region, map_region
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 
-STEPS = 400  # of each micro-batch on each attention node
+STEPS = 250  # of each micro-batch on each attention node
 GEOMETRY = Geometry(2, 2, 2, capacity=6, hidden_size=8, top_k=2, dtype="float32")
 HOMES = spread(5, 2)
 PAIR = Geometry(1, 1, 1, capacity=6, hidden_size=8, top_k=2, dtype="float32")

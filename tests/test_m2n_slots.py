@@ -123,6 +123,18 @@ def test_a_parked_message_that_is_skipped_over_is_dropped() -> None:
     assert inbox.counters.dropped == 1
 
 
+def test_what_replaces_a_parked_message_is_looked_at_once() -> None:
+    memory = region()
+    inbox, slots = inbox_of(memory, epoch=3), sender(memory)
+    put(slots, header_only(2, epoch=4))
+    assert sequences(inbox) == []
+    put(slots, header_only(3, epoch=3))
+    assert sequences(inbox) == [3]
+    inbox.set_epoch(4)
+    assert sequences(inbox) == []
+    assert inbox.counters.dropped == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -159,6 +171,7 @@ class Model:
     def __init__(self) -> None:
         self.epoch = 0
         self.taken = 0
+        self.dropped = 0
         self.standing: tuple[int, int] | None = (
             None  # (epoch, sequence) in the slot, not dealt with
         )
@@ -169,6 +182,7 @@ class Model:
         epoch, sequence = self.standing
         self.standing = None
         if epoch < self.epoch or sequence <= self.taken:
+            self.dropped += 1
             return []
         self.taken = sequence
         return [sequence]
@@ -201,6 +215,7 @@ def test_any_order_of_writing_and_looking(steps: list[tuple[str, int, int]]) -> 
             model.epoch = epoch
         elif action == "scan":
             assert sequences(inbox) == model.scan()
+            assert inbox.counters.dropped == model.dropped
 
 
 def write_many(memory: mmap, count: int) -> None:

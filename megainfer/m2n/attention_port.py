@@ -62,8 +62,7 @@ class SlotAttentionPort(SlotPort):
 
     def poll(self) -> list[Arrival]:
         """See `mailbox.AttentionPort.poll`."""
-        arrivals = (self._arrive(slot, header) for slot, header in self._inbox.scan())
-        return [arrival for arrival in arrivals if arrival is not None]
+        return [self._arrive(slot, header) for slot, header in self._inbox.scan()]
 
     def combine(self, handle: Handle, out: Tensor) -> None:
         """See `mailbox.AttentionPort.combine`."""
@@ -104,12 +103,8 @@ class SlotAttentionPort(SlotPort):
         weights.copy_(part.weights)
         return blank._replace(rows=rows, length=self._geometry.dispatch_bytes(rows))
 
-    def _arrive(self, slot: int, header: Header) -> Arrival | None:
-        flight = self._flights.get(header.micro_batch)
-        if flight is None or header.sequence < flight.sequence:
-            self._inbox.counters.dropped += 1
-            return None
-        _check_answer(header, flight)
+    def _arrive(self, slot: int, header: Header) -> Arrival:
+        flight = _flight_answered(header, self._flights.get(header.micro_batch))
         flight.outstanding.remove(header.source)
         error = None
         if header.kind == Kind.ERROR:
@@ -164,19 +159,18 @@ class SlotAttentionPort(SlotPort):
             )
 
 
-def _check_answer(header: Header, flight: _Flight) -> None:
-    """Raises ProtocolError unless the reply belongs to this flight and was still owed."""
+def _flight_answered(header: Header, flight: _Flight | None) -> _Flight:
+    """`flight`, the one in flight. Raises ProtocolError unless it is owed the reply `header`."""
     who = f"expert node {header.source}, micro-batch {header.micro_batch}"
-    if header.sequence > flight.sequence:
+    if flight is None or header.source not in flight.outstanding:
+        raise ProtocolError(f"{who} answers where no reply is due")
+    sent = (flight.sequence, flight.handle.layer)
+    if (header.sequence, header.layer) != sent:
         raise ProtocolError(
-            f"{who} answers message {header.sequence}, the last one sent is {flight.sequence}"
+            f"{who} answers message {header.sequence} of layer {header.layer}, in flight is "
+            f"message {sent[0]} of layer {sent[1]}"
         )
-    if header.layer != flight.handle.layer:
-        raise ProtocolError(
-            f"{who} answers layer {header.layer}, the one in flight is {flight.handle.layer}"
-        )
-    if header.source not in flight.outstanding:
-        raise ProtocolError(f"{who} answers a message that gets no reply")
     rows = flight.handle.parts[header.source].rows.numel()
     if header.kind == Kind.REPLY and header.rows != rows:
         raise ProtocolError(f"{who} replies with {header.rows} rows, it was sent {rows}")
+    return flight

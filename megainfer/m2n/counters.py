@@ -7,8 +7,8 @@ from megainfer.m2n.message import HEADER_BYTES, Header
 
 @dataclass(slots=True)
 class Counters:
-    """Since the port was opened. `dropped`: messages of an older epoch or sequence, and replies
-    that nobody waits for any more."""
+    """Since the port was opened. `dropped`: messages of an older epoch or sequence that came in,
+    and replies that were not sent because their epoch had ended."""
 
     messages_sent: int = 0
     messages_received: int = 0
