@@ -52,7 +52,7 @@ KvCacheMemory = Annotated[
     typer.Option("--kv-cache-memory", help="KV cache of an attention node, such as 512MiB or 4G."),
 ]
 Dtype = Annotated[
-    str, typer.Option("--dtype", help="auto, float32 or bfloat16; auto is float32 on CPU.")
+    str, typer.Option("--dtype", help="auto, float32 or bfloat16; auto: what suits model and CPU.")
 ]
 MaxNumSeqs = Annotated[
     int,

@@ -67,8 +67,8 @@ class LLM:
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._process = EngineProcess(EngineOrder(config, str(folder), self._plan.token))
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._closed = False
         try:
@@ -124,12 +124,12 @@ class LLM:
         if self._closed:
             return
         self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.remove_reader, self._process.link.fileno())
+        self.loop.call_soon_threadsafe(self.loop.remove_reader, self._process.link.fileno())
         self._process.stop()
         self._call(self._engine_close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +162,7 @@ class LLM:
         request = SequenceRequest(
             str(next(self._request_numbers)), self._token_ids(prompt), params, self._end_tokens
         )
-        self._engine.limits.max_tokens(request.prompt_ids, params)
+        self.engine.limits.max_tokens(request.prompt_ids, params)
         return request
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
@@ -174,7 +174,7 @@ class LLM:
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run on the loop's thread; an interrupt here cancels it there, which aborts requests."""
-        future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()
         except BaseException:
@@ -184,17 +184,17 @@ class LLM:
     # --- on the loop's thread -------------------------------------------------------------------
 
     async def _start(self) -> None:
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._engine = EngineClient(
+        self._ready: asyncio.Future[None] = self.loop.create_future()
+        self.engine = EngineClient(
             self._plan.endpoint,
             self._plan.num_attention,
             self._plan.spec.vocab_size,
             max_outstanding=MAX_REQUESTS_IN_FLIGHT * MAX_N,
         )
-        self._engine.bind()
-        self._loop.add_reader(self._process.link.fileno(), self._hear)
+        self.engine.bind()
+        self.loop.add_reader(self._process.link.fileno(), self._hear)
         await self._ready
-        await self._engine.start(CONNECT_TIMEOUT_SECONDS)
+        await self.engine.start(CONNECT_TIMEOUT_SECONDS)
 
     def _hear(self) -> None:
         try:
@@ -209,11 +209,11 @@ class LLM:
                     case _:
                         pass
         except NodeDied:
-            self._loop.remove_reader(self._process.link.fileno())
+            self.loop.remove_reader(self._process.link.fileno())
             self._fail(NodeDied("the engine's process has ended"))
 
     def _fail(self, error: MegaInferError) -> None:
-        self._engine.fail(str(error))
+        self.engine.fail(str(error))
         if not self._ready.done():
             self._ready.set_exception(error)
         while self._stats:
@@ -244,7 +244,7 @@ class LLM:
             sequences = unfold(request)
             answers = {s.request_id: _Answer(i) for i, s in enumerate(sequences)}
             cached = 0
-            with TextStream.open(self._engine, self._tokenizer, sequences) as stream:
+            with TextStream.open(self.engine, self._tokenizer, sequences) as stream:
                 async for delta in stream:
                     answer = answers[delta.request_id]
                     answer.text += delta.text
@@ -263,16 +263,16 @@ class LLM:
 
     async def _fetch_stats(self) -> dict[str, Any]:
         ticket = next(self._request_numbers)
-        self._stats[ticket] = self._loop.create_future()
+        self._stats[ticket] = self.loop.create_future()
         self._process.link.send(GetStats(ticket=ticket))
         async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
             return await self._stats[ticket]
 
     async def _reset(self) -> None:
-        self._engine.reset_prefix_cache()
+        self.engine.reset_prefix_cache()
 
     async def _engine_close(self) -> None:
-        await self._engine.close()
+        await self.engine.close()
 
 
 class _Answer:

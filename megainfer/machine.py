@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 def usable_cores() -> tuple[int, ...]:
     """Cores that this process may run on, ascending."""
@@ -32,3 +33,13 @@ def _cgroup_limit() -> int | None:
     except OSError:
         return None
     return None if maximum == "max" else max(0, int(maximum) - int(current))
+
+
+def has_bfloat16_arithmetic() -> bool:
+    """Whether the cores multiply bfloat16 natively (AVX-512 BF16, AMX, or Arm's BF16)."""
+    return any(
+        key.strip() in ("flags", "Features") and _BFLOAT16_FLAGS & set(value.split())
+        for key, _, value in (
+            line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()
+        )
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES, EngineConfig, format_bytes
 from megainfer.errors import ConfigError
 from megainfer.m2n.geometry import Geometry
-from megainfer.machine import available_memory, usable_cores
+from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import CoreAssignment, Placement, assign_cores, contiguous_placement
@@ -81,7 +81,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
     """
     spec = load_spec(folder)
     placement = contiguous_placement(spec.num_experts, config.ffn_gpus)
-    dtype = "float32" if config.dtype == "auto" else config.dtype
+    dtype = _dtype(config, spec)
     max_model_len = _max_model_len(config, spec)
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
     cores = usable_cores()
@@ -97,6 +97,13 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         micro_batches=_micro_batches(config, len(cores)),
         token=token or secrets.token_hex(16),
     )
+
+
+def _dtype(config: EngineConfig, spec: ModelSpec) -> str:
+    """`auto` is the checkpoint's own bfloat16 where the cores have it, else float32."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if spec.dtype == "bfloat16" and has_bfloat16_arithmetic() else "float32"
 
 
 def _micro_batches(config: EngineConfig, num_cores: int) -> int | None:

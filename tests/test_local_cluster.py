@@ -6,22 +6,23 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from checkpoints import VARIANTS, Greedy, assert_same_greedy, greedy, oracle, write_checkpoint
+from checkpoints import VARIANTS, Greedy, assert_same_greedy, decisive, oracle, write_checkpoint
 from local_cluster import LocalCluster, greedy_submit
 
 from megainfer.errors import MegaInferError
 from megainfer.messages import Abort, FinishReason
 from megainfer.models.registry import load_spec
 
+VOCABULARY = 160  # of every checkpoint that the tests write
 NEW_TOKENS = 12
 LENGTHS = (1, 5, 16, 17, 33, 60)
 
 
-def prompts_of(vocabulary: int, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
+def prompts_of(seed: int, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
     """Random prompts; each starts as the longest does, so that prefixes can be shared."""
-    generator = torch.Generator().manual_seed(11)
-    longest = torch.randint(vocabulary, (max(lengths),), generator=generator).tolist()
-    tails = torch.randint(vocabulary, (len(lengths), 3), generator=generator).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    longest = torch.randint(VOCABULARY, (max(lengths),), generator=generator).tolist()
+    tails = torch.randint(VOCABULARY, (len(lengths), 3), generator=generator).tolist()
     return [
         longest[: max(0, n - 3)] + tail[: min(n, 3)] for n, tail in zip(lengths, tails, strict=True)
     ]
@@ -31,8 +32,7 @@ def prompts_of(vocabulary: int, lengths: Sequence[int] = LENGTHS) -> list[list[i
 def reference(request, tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
     family, variant = request.param
     folder = write_checkpoint(family, variant, tmp_path_factory.mktemp(f"{family}_{variant}"))
-    prompts = prompts_of(load_spec(folder).vocab_size)
-    return folder, prompts, greedy(oracle(folder), prompts, NEW_TOKENS)
+    return folder, *decisive(oracle(folder), prompts_of, NEW_TOKENS)
 
 
 every_variant = pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_tokens_and_logits_equal_transformers(reference):
 def growing(tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
     """Short prompts whose answers are long: their blocks run out while they are running."""
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path_factory.mktemp("growing"))
-    prompts = prompts_of(load_spec(folder).vocab_size, (3, 9, 14, 15, 16, 20))
-    return folder, prompts, greedy(oracle(folder), prompts, 40)
+    lengths = (3, 9, 14, 15, 16, 20)
+    return folder, *decisive(oracle(folder), lambda seed: prompts_of(seed, lengths), 40)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
@@ -219,8 +219,7 @@ def test_total_skew_and_an_expert_node_that_never_gets_a_token(tmp_path, m):
     """All tokens choose experts 0 and 1, which live on node 0; nodes 1 to 3 only see headers."""
     folder = write_checkpoint("mixtral", "gqa", tmp_path)
     force_choice(folder)
-    prompts = prompts_of(load_spec(folder).vocab_size)
-    expected = greedy(oracle(folder), prompts, NEW_TOKENS)
+    prompts, expected = decisive(oracle(folder), prompts_of, NEW_TOKENS)
     cluster = LocalCluster(folder, m, 2, 4)
     submit_all(cluster, prompts)
     cluster.drain()

@@ -53,7 +53,7 @@ def load_attention(
     total = reader.total_bytes(attention_tensor_names(plan.spec))
     reader.on_bytes = lambda done: on_bytes(done, total)
     dtype = getattr(torch, plan.dtype)
-    model = AttentionModel(plan.spec, reader, plan.placement, dtype)
+    model = AttentionModel(plan.spec, reader, plan.placement, dtype, plan.max_model_len)
     return model, KVCache(plan.spec, plan.num_blocks, BLOCK_SIZE, dtype)
 
 

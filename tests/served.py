@@ -1,0 +1,97 @@
+"""`megainfer serve` as its user has it: a process of its own, on a free port."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+READY_SECONDS = 90.0
+END_SECONDS = 30.0
+
+
+class Served:
+    """A running server. `output` is all that it has printed so far."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "megainfer", "serve", "--port", "0", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # so that what is left of it can be found
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        self.output = ""
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._ready.wait(READY_SECONDS), f"not ready:\n{self.output}"
+        found = re.search(r"http://[\d.]+:\d+", self.output)
+        assert found, f"it ended before it was ready:\n{self.output}"
+        self.url = found[0]
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if "Ctrl-C ends it" in line:
+                self._ready.set()
+        self._ready.set()
+
+    def node(self, name: str) -> int:
+        """The process id of a node, such as `attent-0` or `expert-1`, by its process name."""
+        (pid,) = [pid for pid, comm in self.members() if comm == f"mega-{name}"]
+        return pid
+
+    def members(self) -> list[tuple[int, str]]:
+        """(pid, name) of every living process of this server's session."""
+        return session_members(self.process.pid)
+
+    def end(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        status = self.process.wait(END_SECONDS)
+        self._reader.join(END_SECONDS)
+        return status
+
+
+def session_members(session: int) -> list[tuple[int, str]]:
+    members = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                pid = int(folder.name)
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+                if os.getsid(pid) == session and state != "Z":
+                    members.append((pid, (folder / "comm").read_text().strip()))
+            except (OSError, ProcessLookupError):
+                continue  # it ended while we looked
+    return members
+
+
+@contextmanager
+def serving(*args: str) -> Iterator[Served]:
+    """A server that is ready; whatever the test leaves of it is killed."""
+    served = Served(args)
+    try:
+        yield served
+    finally:
+        for pid, _ in served.members():
+            os.kill(pid, signal.SIGKILL)
+        served.process.wait(END_SECONDS)
+
+
+def run_cli(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """The command line, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "megainfer", *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "COLUMNS": "200"},
+    )
