@@ -173,7 +173,8 @@ def main() -> None:
     try:
         app()
     except MegaInferError as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False)
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[bold red]error:[/bold red] {error}", soft_wrap=True)
         sys.exit(2)
 
 
@@ -188,7 +189,7 @@ def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run
         folder = resolve_model(config.model, progress)
     plan = make_plan(config, folder)
     for line in describe(plan):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     if dry_run:
         return 0
     names = names or [served_name(config.model)]

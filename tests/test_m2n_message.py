@@ -22,30 +22,32 @@ GEOMETRY = Geometry(
 HEADER = Header(
     kind=Kind.DISPATCH,
     dtype=2,
+    layer=11,
     epoch=7,
     sequence=0x0102030405060708,
-    layer=11,
     micro_batch=1,
     source=1,
     rows=5,
     top_k=2,
     hidden_size=24,
     length=256 + 64 + 64,
+    sent_at=0x0A0000000000000B,
 )
 LITERAL = (
     b"M2N\0"
     b"\x01\0\0\0"  # version
-    b"\x01\0\0\0"  # kind: dispatch
-    b"\x02\0\0\0"  # dtype: bfloat16
+    b"\x01\0"  # kind: dispatch
+    b"\x02\0"  # dtype: bfloat16
+    b"\x0b\0\0\0"  # layer
     b"\x07\0\0\0\0\0\0\0"  # epoch
     b"\x08\x07\x06\x05\x04\x03\x02\x01"  # sequence
-    b"\x0b\0\0\0"  # layer
-    b"\x01\0\0\0"  # micro-batch
-    b"\x01\0\0\0"  # source
+    b"\x01\0"  # micro-batch
+    b"\x01\0"  # source
     b"\x05\0\0\0"  # rows
     b"\x02\0\0\0"  # top_k
     b"\x18\0\0\0"  # hidden_size
     b"\x80\x01\0\0\0\0\0\0"  # length
+    b"\x0b\0\0\0\0\0\0\x0a"  # sent_at
 )
 
 
@@ -69,8 +71,8 @@ def test_kinds_are_these_numbers() -> None:
     [
         (0, b"XYZ\0", r"begins with b'XYZ\\x00', expected b'M2N\\x00'"),
         (4, struct.pack("<I", 99), "peer speaks M2N version 99, this is 1"),
-        (8, struct.pack("<I", 5), "kind 5, expected 1 to 4"),
-        (8, struct.pack("<I", 0), "kind 0, expected 1 to 4"),
+        (8, struct.pack("<H", 5), "kind 5, expected 1 to 4"),
+        (8, struct.pack("<H", 0), "kind 0, expected 1 to 4"),
     ],
 )
 def test_foreign_header_is_refused(offset: int, replacement: bytes, message: str) -> None:
@@ -114,8 +116,11 @@ def test_wrong_field_is_named_with_both_values(changes: dict[str, int], message:
 
 uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
+uint16 = st.integers(0, 2**16 - 1)
 headers = st.builds(
-    Header, st.sampled_from(Kind), uint32, uint64, uint64, *[uint32] * 6, length=uint64
+    Header,
+    *(st.sampled_from(Kind), uint16, uint32, uint64, uint64, uint16, uint16),
+    *(uint32, uint32, uint32, uint64, uint64),
 )
 
 

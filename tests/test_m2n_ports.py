@@ -369,9 +369,26 @@ def test_counters(opened: Opened) -> None:
             "bytes_sent": sent,
             "bytes_received": received,
             "dropped": 0,
+            "transfer_ns": 0,
+            "transfers": 0,
         }
         assert expert.counters()["bytes_received"] == sent
         assert expert.counters()["bytes_sent"] == received
+
+
+def test_only_what_was_sent_to_a_waiting_receiver_is_timed(opened: Opened) -> None:
+    with opened(geometry_of()) as cluster:
+        attention, expert = cluster.attention[0], cluster.experts[0]
+        handle = attention.dispatch(0, 0, tokens(3), [part_of(3)])  # while it does something else
+        expert.wait(0)
+        serve_all(expert, 0, lambda node, local, token: token)
+        arrivals_of(attention, handle)
+        assert expert.counters()["transfers"] == 0
+        expert.wait(0)
+        attention.dispatch(0, 1, tokens(3), [part_of(3)])  # while it waits
+        assert len(expert.receive()) == 1
+        assert expert.counters()["transfers"] == 1
+        assert expert.counters()["transfer_ns"] > 0
 
 
 # --- waiting: a wait for 1000 seconds that nothing ends runs into the test's timeout --------------

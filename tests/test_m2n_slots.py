@@ -33,7 +33,18 @@ def sender(memory: mmap, source: int = 0) -> Slots:
 
 def header_only(sequence: int, epoch: int = 0, source: int = 0, micro_batch: int = 0) -> Header:
     return Header(
-        Kind.DISPATCH, 1, epoch, sequence, sequence, micro_batch, source, 0, 2, 8, length=0
+        kind=Kind.DISPATCH,
+        dtype=1,
+        layer=sequence,
+        epoch=epoch,
+        sequence=sequence,
+        micro_batch=micro_batch,
+        source=source,
+        rows=0,
+        top_k=2,
+        hidden_size=8,
+        length=0,
+        sent_at=0,
     )
 
 

@@ -13,6 +13,10 @@ from megainfer.demo.upcycle import moe_layer
 _LAYERS_A_SHARD = 6  # 0.14 GB of SmolLM2-135M with four experts
 
 
+# What SmolLM2's authors advise for the small instruction models.
+_SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
+
+
 def write_checkpoint(gguf_path: Path, folder: Path, how: Upcycling, progress: Progress) -> None:
     """Convert the Llama GGUF at `gguf_path` into a Mixtral checkpoint in the existing `folder`.
 
@@ -24,7 +28,7 @@ def write_checkpoint(gguf_path: Path, folder: Path, how: Upcycling, progress: Pr
     tokenizer = read_tokenizer(gguf.metadata)
     write_tokenizer(tokenizer, gguf.shape.context, folder)
     _write_json(folder / "config.json", mixtral_config(gguf.shape, tokenizer, how))
-    _write_json(folder / "generation_config.json", _special_ids(tokenizer))
+    _write_json(folder / "generation_config.json", {**_special_ids(tokenizer), **_SAMPLING})
     _write_shards(gguf, folder, how, progress)
 
 

@@ -53,10 +53,11 @@ class ExpertNode:
 
     def _take_in(self) -> None:
         now = monotonic()
-        for lost in self.port.lost_peers() - self._lost:
-            self._gather.left(lost)
-            self._waiting = {k: v for k, v in self._waiting.items() if k[0] != lost}
-        self._lost = self.port.lost_peers()
+        lost = self.port.lost_peers()
+        for source in lost - self._lost:
+            self._gather.left(source)
+            self._waiting = {k: v for k, v in self._waiting.items() if k[0] != source}
+        self._lost = lost
         for message in self.port.receive():
             if isinstance(message, Rest):
                 self._gather.rest(message.source, message.micro_batch)

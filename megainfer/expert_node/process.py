@@ -39,6 +39,7 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     port = ShmExpertPort.accept(
         listener, plan.geometry(start.micro_batches), node, start.epoch, CONNECT_TIMEOUT_SECONDS
     )
+    listener.close()
     unit = ExpertUnit(plan, model, port, start.micro_batches)
     link.send(Ready())
     run_until_stopped(link, unit)

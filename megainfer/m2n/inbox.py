@@ -1,5 +1,7 @@
 """The receiving end of a node's slots: finds what was published since the last look."""
 
+import time
+
 from megainfer.errors import ProtocolError
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.geometry import Geometry
@@ -25,6 +27,7 @@ class Inbox:
         self._handled = [0] * len(self._noticed)  # the word of each slot that was last dealt with
         self._latest = [0] * len(self._noticed)  # the highest sequence taken from each slot
         self._parked: set[int] = set()
+        self.waiting_since: int | None = None  # when the receiver, idle, began to wait (ns)
         self.counters = Counters()
 
     def changed(self) -> bool:
@@ -36,6 +39,7 @@ class Inbox:
 
         Raises ProtocolError on a malformed one; what else this look had found is lost then.
         """
+        since, self.waiting_since = self.waiting_since, None
         words = self._slots.words()
         self._noticed = words
         if words == self._handled:
@@ -46,6 +50,8 @@ class Inbox:
                 header = self._take(slot, word)
                 if header is not None:
                     found.append((slot, header))
+        if found and since is not None:
+            self._time_transfers(found, since)
         return found
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,6 +59,16 @@ class Inbox:
         for slot in self._parked:
             self._handled[slot] = 0  # look at it again
         self._parked.clear()
+
+    def _time_transfers(self, found: list[tuple[int, Header]], since: int) -> None:
+        """Count how long those messages took that were sent while the receiver was waiting.
+
+        The others also waited for it to be done with something else, which is not transfer.
+        """
+        now = time.monotonic_ns()
+        for _, header in found:
+            if header.sent_at >= since:
+                self.counters.transferred(now - header.sent_at)
 
     def _take(self, slot: int, word: int) -> Header | None:
         data = self._slots.header_bytes(slot, word)

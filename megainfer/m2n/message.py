@@ -10,7 +10,7 @@ from megainfer.m2n.geometry import Geometry
 MAGIC = b"M2N\0"
 VERSION = 1
 HEADER_BYTES = 64
-_LAYOUT = struct.Struct("<4sIIIQQIIIIIIQ")
+_LAYOUT = struct.Struct("<4sIHHIQQHHIIIQQ")
 
 
 class Kind(IntEnum):
@@ -27,20 +27,22 @@ class Header(NamedTuple):
     """The fields after magic and version, in the order of the wire.
 
     source: the sender's index among the nodes of its role. rows: R of the payload, 0 for REST and
-    ERROR. length: bytes of payload behind the header.
+    ERROR. length: bytes of payload behind the header. sent_at: nanoseconds of the sender's
+    monotonic clock when it began to send, which a receiver on the same host shares.
     """
 
     kind: int
     dtype: int
+    layer: int
     epoch: int
     sequence: int
-    layer: int
     micro_batch: int
     source: int
     rows: int
     top_k: int
     hidden_size: int
     length: int
+    sent_at: int
 
     def pack(self) -> bytes:
         return _LAYOUT.pack(MAGIC, VERSION, *self)

@@ -1,5 +1,6 @@
 """What the ports of both roles share, and what a transport has to provide for them."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class SlotPort(ABC):
         return self._wire.lost_peers()
 
     def wait(self, timeout: float, fds: Sequence[int] = ()) -> None:
+        self._inbox.waiting_since = time.monotonic_ns()
         self._wire.wait(timeout, fds, self._inbox.changed)
 
     def counters(self) -> dict[str, int]:
@@ -79,7 +81,7 @@ class SlotPort(ABC):
         return peer * self._geometry.micro_batches + micro_batch
 
     def _header(self, kind: Kind, sequence: int, layer: int, micro_batch: int) -> Header:
-        """A header without payload."""
+        """A header without payload, of a message that begins to be sent now."""
         return Header(
             kind=kind,
             dtype=self._geometry.dtype_code,
@@ -92,6 +94,7 @@ class SlotPort(ABC):
             top_k=self._geometry.top_k,
             hidden_size=self._geometry.hidden_size,
             length=0,
+            sent_at=time.monotonic_ns(),
         )
 
     def _post(self, peer: int, header: Header) -> None:
