@@ -51,7 +51,7 @@ class GatherLimits:
     attention nodes; but they too wait no longer than `step` says.
     """
 
-    layer: Wait = Wait(times=1.25, floor=0.002, cap=1.0)
+    layer: Wait = Wait(times=1.5, floor=0.002, cap=1.0)
     step: Wait = Wait(times=1.5, floor=0.01, cap=10.0)
     alone_share: float = 1.5
 
@@ -90,7 +90,7 @@ class _Pace:
 
     limits: GatherLimits
     num_micro_batches: int
-    last_layer: int  # the last one heard of
+    last_layer: int | None = None  # of a step; None until somebody began a second one
     service: _Usual = field(default_factory=_Usual)
     round_trip: _Usual = field(default_factory=_Usual)  # from a batch to the next layer's messages
     step: _Usual = field(default_factory=_Usual)
@@ -109,6 +109,9 @@ class _Pace:
 
     def step_wait(self) -> float:
         return self.limits.step.seconds(self.step.seconds)
+
+    def step_ended_at(self, layer: int) -> None:
+        self.last_layer = max(layer, self.last_layer or layer)
 
     def served_aside(self, started: float, ended: float, part: float) -> None:
         """`part` of the attention nodes are slow, and entitled to about as much of the time."""
@@ -169,6 +172,8 @@ class _Lane:
                 f"attention node {source} sent layer {layer} of micro-batch {self.micro_batch} "
                 f"while its {before.rows} rows of layer {before.layer} are unanswered"
             )
+        if before and layer <= before.layer:
+            self.pace.step_ended_at(before.layer)
         fresh = _Place(0, layer, rows, now, misses=0)
         self.places[source] = before.successor(layer, rows, now) if before else fresh
         if source in self.cohort:
@@ -198,6 +203,7 @@ class _Lane:
         dropped: frozenset[int] = frozenset()
         if self._are_aside(here) and self._is_lost(now):
             dropped = self._disband()
+            self._missed(dropped)
         aside = self._are_aside(here)
         if not aside:
             dropped |= self._renew(here, layer)
@@ -208,9 +214,11 @@ class _Lane:
         cohort = frozenset() if aside else frozenset(self.cohort)
         return Batch(self.micro_batch, layer, rows, cohort, dropped)
 
+    def _standing_at(self, layer: int) -> list[int]:
+        return sorted(s for s, place in self.places.items() if place.layer == layer)
+
     def _waiting_at(self, layer: int) -> list[int]:
-        places = self.places.items()
-        return sorted(s for s, place in places if place.rows and place.layer == layer)
+        return [source for source in self._standing_at(layer) if self.places[source].rows]
 
     def _target(self) -> tuple[int, int] | None:
         """The (step, layer) at which the cohort is served next, None while none of it waits."""
@@ -251,14 +259,20 @@ class _Lane:
         """Let who is here into the cohort and who is late out of it; returns the latter."""
         target = self._target() or (0, layer)
         late = self._late(target)
-        for source in late:
-            self.places[source].misses += 1
+        self._missed(late)
         self.cohort -= late
         self.cohort.update(source for source in here if not self.places[source].is_slow)
+        if layer == self.first_layer:  # Who needn't be served here, for want of rows, joins too.
+            standing = self._standing_at(layer)
+            self.cohort.update(s for s in standing if not self.places[s].misses)
         for source in self.cohort:
             if self.places[source].layer == layer:
                 self.places[source].step = target[0]
         return late
+
+    def _missed(self, sources: frozenset[int]) -> None:
+        for source in sources:
+            self.places[source].misses += 1
 
     def _measure(self, here: list[int], layer: int, now: float) -> None:
         """Learn what is usual from the cohort's batches.
@@ -295,7 +309,7 @@ class Gather:
         self, num_micro_batches: int, first_layer: int, limits: GatherLimits | None = None
     ) -> None:
         """`first_layer` is the first layer with experts; every step begins there."""
-        self._pace = _Pace(limits or GatherLimits(), num_micro_batches, first_layer)
+        self._pace = _Pace(limits or GatherLimits(), num_micro_batches)
         self._lanes = [_Lane(mb, first_layer, self._pace) for mb in range(num_micro_batches)]
         self._sources: set[int] = set()
 
@@ -316,7 +330,6 @@ class Gather:
         if that one had rows which no batch has taken, or if the sender or micro-batch is unknown.
         """
         self._lane(source, micro_batch).arrived(source, layer, rows, now)
-        self._pace.last_layer = max(self._pace.last_layer, layer)
 
     def rest(self, source: int, micro_batch: int) -> None:
         """The node has nothing for this micro-batch, and isn't expected until it speaks again."""

@@ -1,0 +1,99 @@
+"""What can be simulated, and what comes of it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from megainfer.errors import ConfigError
+from megainfer.expert_node.gather import GatherLimits
+
+Policy = Literal["gather", "greedy", "lockstep"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a stage by its rows; the fixed part of an expert's is reading its weights."""
+
+    fixed: float
+    per_row: float
+
+    def of(self, rows: int) -> float:
+        return self.fixed + self.per_row * rows
+
+
+@dataclass(frozen=True)
+class Spell:
+    """An attention node takes `factor` times as long from `start` to `end`."""
+
+    node: int
+    factor: float
+    start: float = 0.0
+    end: float = math.inf
+
+
+@dataclass(frozen=True)
+class Chance:
+    """With this probability something takes `factor` times as long."""
+
+    probability: float = 0.0
+    factor: float = 10.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What to simulate. Times in seconds. Equal scenarios give equal outcomes."""
+
+    policy: Policy = "gather"
+    attention_nodes: int = 8
+    expert_nodes: int = 4
+    micro_batches: int = 2
+    layers: int = 24
+    rows: int = 32  # tokens of one attention node's micro-batch in each step
+    choosing: float = 0.5  # the share of them that has an expert on a given expert node
+    attention: Cost = Cost(0.6e-3, 12.5e-6)
+    expert: Cost = Cost(1.0e-3, 0.3e-6)
+    transfer: float = 0.05e-3  # in one direction
+    jitter: float = 0.1  # standard deviation of a stage's time, as a share of it
+    unevenness: float = 1.0  # the slowest attention node's factor; the fastest has 1
+    spells: tuple[Spell, ...] = ()
+    stalls: Chance = Chance()  # that one attention half takes longer
+    long_steps: Chance = Chance()  # that all attention halves of a step do, as in a prefill
+    zero_rows: float = 0.0  # probability that a message has no rows
+    rests: float = 0.0  # probability that a micro-batch rests after a step
+    rest_time: float = 20e-3
+    joins: tuple[tuple[int, float], ...] = ()  # (attention node, when); the others are there at 0
+    deaths: tuple[tuple[int, float], ...] = ()  # (attention node, when)
+    detection: float = 5e-3  # after which the expert nodes know of a death
+    limits: GatherLimits = field(default_factory=GatherLimits)
+    duration: float = 2.0
+    warm_up: float = 0.3  # not counted
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_up < self.duration:
+            raise ConfigError(f"warm_up {self.warm_up} s must be less than {self.duration} s")
+        if self.policy == "lockstep" and (self.joins or self.rests):
+            raise ConfigError("lockstep knows no joins and no rests; use another policy")
+
+    def slowness(self, node: int, now: float) -> float:
+        """The factor on an attention node's stage times at this time."""
+        share = node / max(1, self.attention_nodes - 1)
+        factor = 1 + (self.unevenness - 1) * share
+        for spell in self.spells:
+            if spell.node == node and spell.start <= now < spell.end:
+                factor *= spell.factor
+        return factor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a scenario after its warm-up."""
+
+    tokens_per_second: float
+    node_tokens: tuple[float, ...]  # of each attention node; a part of a step counts as that part
+    sources_per_batch: float
+    rows_per_batch: float
+    attention_idle: float  # share of the time; mean over the attention nodes while they live
+    expert_idle: float
+    longest_wait: float  # of a message with rows, from its arrival to its batch
+    unanswered: float  # how long the oldest message with rows has waited at the end
