@@ -32,7 +32,8 @@ def run_colocated(link: ParentLink, plan: Plan) -> None:
         for node, (model, kv) in enumerate(loaded)
     ]
     expert_units = [
-        ExpertUnit(plan, model, hub.expert_port(node), m) for node, model in enumerate(experts)
+        ExpertUnit(plan, node, model, hub.expert_port(node), m)
+        for node, model in enumerate(experts)
     ]
     link.send(Ready())
     run_until_stopped(link, ColocatedUnit(attention_units, expert_units))
@@ -60,10 +61,7 @@ class ColocatedUnit:
             self._attention[0].wait(bound, watched)
 
     def counters(self) -> dict[str, Any]:
-        return {
-            "attention": [unit.counters() for unit in self._attention],
-            "expert": [unit.counters() for unit in self._experts],
-        }
+        return {name: own for unit in self._units for name, own in unit.counters().items()}
 
     def close(self) -> None:
         for unit in self._units:

@@ -65,7 +65,7 @@ class LLM:
         self._tokenizer = load_tokenizer(folder)
         self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
         self._request_numbers = itertools.count()
-        self._stats: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._stats: dict[int, asyncio.Future[Stats]] = {}
         self._process = EngineProcess(EngineOrder(config, str(folder), self._plan.token))
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -111,9 +111,14 @@ class LLM:
         text = self._tokenizer.render_chat(messages)
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def stats(self) -> dict[str, Any]:
-        """Every node's counters since the start, by the node's name, and `micro_batches`."""
-        return self._call(self._fetch_stats())
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Every node's counters since the start, by the node's name (`attention node 0`, …)."""
+        return self._call(self._fetch_stats()).counters
+
+    @property
+    def micro_batches(self) -> int:
+        """How many micro-batches take turns, as asked for or as chosen at the start."""
+        return self._call(self._fetch_stats()).micro_batches
 
     def reset_prefix_cache(self) -> None:
         """Drop cached prefixes that no request uses."""
@@ -202,8 +207,8 @@ class LLM:
                 match message:
                     case Ready():
                         self._ready.set_result(None)
-                    case Stats(ticket=ticket, counters=counters):
-                        self._stats.pop(ticket).set_result(counters)
+                    case Stats():
+                        self._stats.pop(message.ticket).set_result(message)
                     case Fatal(message=text):
                         self._fail(NodeDied(text))
                     case _:
@@ -261,7 +266,7 @@ class LLM:
             num_cached_tokens=cached,
         )
 
-    async def _fetch_stats(self) -> dict[str, Any]:
+    async def _fetch_stats(self) -> Stats:
         ticket = next(self._request_numbers)
         self._stats[ticket] = self.loop.create_future()
         self._process.link.send(GetStats(ticket=ticket))

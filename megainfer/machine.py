@@ -5,6 +5,7 @@ from pathlib import Path
 
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
+
 def usable_cores() -> tuple[int, ...]:
     """Cores that this process may run on, ascending."""
     return tuple(sorted(os.sched_getaffinity(0)))

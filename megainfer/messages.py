@@ -149,10 +149,11 @@ class Ready(Message, frozen=True):
 
 
 class Stats(Message, frozen=True):
-    """A node's counters since its start; what they mean is said where they are counted."""
+    """Counters since the start, by the node's name; their meaning stands where they are counted."""
 
     ticket: int
-    counters: dict[str, Any]
+    counters: dict[str, dict[str, Any]]
+    micro_batches: int = 0  # set by the supervisor as it passes the answer on
 
 
 class Fatal(Message, frozen=True):

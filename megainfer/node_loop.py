@@ -28,7 +28,7 @@ class Unit(Protocol):
         """Sleep until there may be work, one of `fds` is readable, or `timeout` seconds passed."""
 
     def counters(self) -> dict[str, Any]:
-        """Everything countable since the start, msgpack-able."""
+        """By each node's name, everything countable since the start; msgpack-able."""
 
     def close(self) -> None: ...
 

@@ -82,7 +82,7 @@ class Supervisor:
         self._owner = owner
         self._children: list[Child] = []
         self._wakeup, self._signals = socket.socketpair()
-        self._tickets: dict[int, dict[str, object]] = {}
+        self._tickets: dict[int, list[Stats]] = {}  # the answers so far
         self._micro_batches = 0
 
     def run(self) -> int:
@@ -218,7 +218,7 @@ class Supervisor:
             case Progress():
                 self._observer.loading(child.name, message.done, message.total)
             case Stats():
-                self._collect(child, message)
+                self._collect(message)
             case Fatal():
                 child.fatal = message.message
             case Loaded() | Ready():
@@ -250,19 +250,20 @@ class Supervisor:
         if isinstance(message, Stop):
             raise Interrupted
         if isinstance(message, GetStats):
-            self._tickets[message.ticket] = {"micro_batches": self._micro_batches}
+            self._tickets[message.ticket] = []
             for child in self._nodes():
                 child.send(message)
 
-    def _collect(self, child: Child, stats: Stats) -> None:
+    def _collect(self, stats: Stats) -> None:
         """Pass the nodes' counters on to the owner once all have answered."""
-        collected = self._tickets.get(stats.ticket)
-        if collected is None or self._owner is None:
+        answers = self._tickets.get(stats.ticket)
+        if answers is None or self._owner is None:
             return
-        collected[child.name] = stats.counters
-        if all(node.name in collected for node in self._nodes()):
+        answers.append(stats)
+        if len(answers) == len(self._nodes()):
             del self._tickets[stats.ticket]
-            self._owner.send(Stats(ticket=stats.ticket, counters=collected))
+            counters = {name: own for answer in answers for name, own in answer.counters.items()}
+            self._owner.send(Stats(stats.ticket, counters, self._micro_batches))
 
     def _nodes(self) -> list[Child]:
         return [child for child in self._children if child.role is not Role.SERVER]

@@ -91,7 +91,7 @@ def test_tokens_equal_the_oracles(reference, num_attention, num_expert, m):
         results = llm.generate([*prompts, *prompts], params(), progress=False)
         cut = doomed.result(timeout=60)
         stats = llm.stats()
-        assert stats["micro_batches"] == m
+        assert llm.micro_batches == m
         assert at_rest(llm)
     tokens = [result.outputs[0].token_ids for result in results]
     assert_same_greedy([*expected, *expected], tokens)
@@ -123,9 +123,9 @@ def test_automatic_m_and_bfloat16_and_colocated(reference):
     folder, prompts, expected = reference
     with LLM(str(folder), colocated=True) as llm:
         results = llm.generate(prompts, params(), progress=False)
-        assert llm.stats()["micro_batches"] == 1
+        assert llm.micro_batches == 1
     assert_same_greedy(expected, [result.outputs[0].token_ids for result in results])
     with LLM(str(folder), dtype="bfloat16", micro_batches="auto") as llm:
         results = llm.generate(prompts, params(), progress=False)
-        assert 1 <= llm.stats()["micro_batches"] <= 8
+        assert 1 <= llm.micro_batches <= 8
     assert all(len(result.outputs[0].token_ids) == NEW_TOKENS for result in results)

@@ -99,7 +99,7 @@ class AttentionUnit:
         return self._frontend.fileno()
 
     def counters(self) -> dict[str, Any]:
-        return self.node.counters()
+        return {f"attention node {self.node.node}": self.node.counters()}
 
     def close(self) -> None:
         self._frontend.close()

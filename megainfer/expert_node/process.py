@@ -40,7 +40,7 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
         listener, plan.geometry(start.micro_batches), node, start.epoch, CONNECT_TIMEOUT_SECONDS
     )
     listener.close()
-    unit = ExpertUnit(plan, model, port, start.micro_batches)
+    unit = ExpertUnit(plan, node, model, port, start.micro_batches)
     link.send(Ready())
     run_until_stopped(link, unit)
 
@@ -65,8 +65,9 @@ class ExpertUnit:
     """The node as the process loop runs it."""
 
     def __init__(
-        self, plan: Plan, model: ExpertModel, port: ExpertPort, micro_batches: int
+        self, plan: Plan, node: int, model: ExpertModel, port: ExpertPort, micro_batches: int
     ) -> None:
+        self._index = node
         self.node = ExpertNode(model, open_gather(plan, micro_batches), port)
         self._port = port
 
@@ -77,7 +78,7 @@ class ExpertUnit:
         self._port.wait(self.node.sleep_bound(timeout), fds)
 
     def counters(self) -> dict[str, Any]:
-        return self.node.counters()
+        return {f"expert node {self._index}": self.node.counters()}
 
     def close(self) -> None:
         self._port.close()

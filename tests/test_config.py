@@ -1,0 +1,98 @@
+"""What a user may ask for, field by field, and the plan that is made of it."""
+
+from pathlib import Path
+
+import pytest
+from checkpoints import write_checkpoint
+
+from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micro_batches
+from megainfer.errors import ConfigError
+from megainfer.plan import describe, make_plan, profile_rows
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1", 1),
+        ("4k", 4000),
+        ("4KiB", 4096),
+        ("1.5G", 1_500_000_000),
+        ("2 gib", 2**31),
+        ("1_0", 10),
+    ],
+)
+def test_sizes(text, count):
+    assert parse_bytes(text, "--flag") == count
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "4X", "1e9", "NaN", "1..5G", "4GiBiB"])
+def test_a_size_that_is_none_is_refused_with_flag_and_text(text):
+    with pytest.raises(ConfigError, match="--flag must be a size") as error:
+        parse_bytes(text, "--flag")
+    assert repr(text) in str(error.value)
+
+
+def test_format_bytes():
+    assert [format_bytes(n) for n in (5, 2048, 3 * 2**30)] == ["5 B", "2.0 KiB", "3.0 GiB"]
+
+
+def test_micro_batches():
+    assert parse_micro_batches("auto") is None
+    assert parse_micro_batches("3") == 3
+    with pytest.raises(ConfigError, match=r"'2\.5'"):
+        parse_micro_batches("2.5")
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"attn_gpus": 0}, "--attn-gpus .* not 0"),
+        ({"ffn_gpus": True}, "--ffn-gpus .* not True"),
+        ({"max_num_seqs": -1}, "--max-num-seqs .* not -1"),
+        ({"max_num_batched_tokens": 0}, "--max-num-batched-tokens"),
+        ({"max_model_len": 0}, "--max-model-len"),
+        ({"micro_batches": 9}, "1 to 8, not 9"),
+        ({"dtype": "float8"}, "'float8'"),
+    ],
+)
+def test_an_impossible_field_is_named(wish, message):
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**wish)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_checkpoint("mixtral", "gqa", tmp_path_factory.mktemp("model"))
+
+
+def test_a_plan_accounts_for_what_its_parts_need(folder):
+    plan = make_plan(EngineConfig(attn_gpus=2, ffn_gpus=3, micro_batches=2), folder)
+    assert plan.max_model_len == 256
+    assert plan.num_blocks == 64 * 16  # 64 requests of 256 tokens, since there is memory enough
+    assert plan.kv_bytes() == plan.num_blocks * 16 * plan.spec.kv_bytes_per_token(4)
+    assert len(plan.cores) == 5
+    assert [plan.placement.experts_of(node) for node in range(3)] == [(0, 1, 2), (3, 4, 5), (6, 7)]
+    geometry = plan.geometry(2)
+    assert (geometry.num_attention, geometry.num_expert, geometry.capacity) == (2, 3, 512)
+    text = "\n".join(describe(plan))
+    assert "experts 3-5 of each layer" in text
+    assert "MixtralForCausalLM" in text
+
+
+def test_m_needs_no_measurement_where_nothing_can_overlap(folder):
+    assert make_plan(EngineConfig(colocated=True), folder).micro_batches == 1
+    assert make_plan(EngineConfig(attn_gpus=500), folder).micro_batches == 1
+    assert make_plan(EngineConfig(micro_batches=5), folder).micro_batches == 5
+
+
+def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):
+    block = 16 * make_plan(EngineConfig(dtype="float32"), folder).spec.kv_bytes_per_token(4)
+    with pytest.raises(ConfigError, match=rf"256 tokens .* --max-model-len 48 .* {16 * block}"):
+        make_plan(EngineConfig(dtype="float32", kv_cache_memory=3 * block), folder)
+    with pytest.raises(ConfigError, match="a block of 16 tokens alone needs"):
+        make_plan(EngineConfig(dtype="float32", kv_cache_memory=block - 1), folder)
+
+
+def test_profile_rows_end_with_what_may_run():
+    assert profile_rows(1) == [1]
+    assert profile_rows(64) == [1, 2, 4, 8, 16, 32, 64]
