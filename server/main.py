@@ -75,6 +75,7 @@ def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_config=None,
+        log_level="warning",
         access_log=config.access_log,
         lifespan="off",
         ws="none",

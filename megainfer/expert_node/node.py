@@ -23,7 +23,7 @@ class ExpertNode:
         self._waiting: dict[tuple[int, int], Dispatch] = {}  # by (source, micro-batch)
         self._lost: frozenset[int] = frozenset()
         self._clock = StageClock()
-        self._batches = self._rows = self._sources = 0
+        self._batches = self._rows = self._sources = self._missed = 0
 
     def run_once(self) -> bool:
         """Take in what arrived and compute one batch, if the gather has one complete."""
@@ -41,13 +41,17 @@ class ExpertNode:
         return timeout if deadline is None else max(0.0, min(timeout, deadline - monotonic()))
 
     def counters(self) -> dict[str, Any]:
-        """Stage times, batch sizes, tokens an expert, and the port's counters."""
+        """Stage times, tokens an expert, the port's counters, and what batches were made of.
+
+        sources: dispatches over all `batches`. missed: times that a cohort went on without one.
+        """
         return {
             **self._clock.counters(),
             **self.port.counters(),
             "batches": self._batches,
             "rows": self._rows,
             "sources": self._sources,
+            "missed": self._missed,
             "expert_tokens": self._model.expert_tokens(),
         }
 
@@ -59,9 +63,11 @@ class ExpertNode:
             self._waiting = {k: v for k, v in self._waiting.items() if k[0] != source}
         self._lost = lost
         for message in self.port.receive():
+            if message.source in self._lost:
+                continue
             if isinstance(message, Rest):
                 self._gather.rest(message.source, message.micro_batch)
-            elif message.source not in self._lost:
+            else:
                 self._arrived(message, now)
 
     def _arrived(self, dispatch: Dispatch, now: float) -> None:
@@ -74,9 +80,9 @@ class ExpertNode:
     def _compute(self, batch: Batch, started: float) -> None:
         sources = sorted(batch.rows)
         dispatches = [self._waiting.pop((source, batch.micro_batch)) for source in sources]
-        if dispatches:
-            with self._clock.span("expert"):
-                self._reply(batch, dispatches)
+        with self._clock.span("expert"):
+            self._reply(batch, dispatches)
+        self._missed += len(batch.dropped)
         self._gather.served(batch, started, monotonic())
 
     def _reply(self, batch: Batch, dispatches: list[Dispatch]) -> None:
