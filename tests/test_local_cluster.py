@@ -237,3 +237,18 @@ def test_a_batch_of_one_uses_one_micro_batch_and_finishes(reference):
     cluster.drain()
     assert cluster.answers["one"].finish_reason is FinishReason.LENGTH
     assert_same_greedy(expected[:1], [cluster.answers["one"].tokens])
+
+
+@one_variant
+def test_chunks_of_one_prompt_fly_in_both_micro_batches(reference):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 2, 1, 2, max_num_batched_tokens=16)
+    longest = len(prompts) - 1
+    cluster.submit(0, greedy_submit("long", prompts[longest], NEW_TOKENS))
+    together = 0
+    while not cluster.answers["long"].tokens:
+        cluster.turn()
+        together = max(together, len(cluster.attention[0].scheduler.steps_in_flight))
+    cluster.drain()
+    assert together == 2
+    assert_same_greedy([expected[longest]], [cluster.answers["long"].tokens])
