@@ -9,6 +9,7 @@ from megainfer.errors import ConfigError
 from megainfer.m2n.geometry import Geometry
 from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
 from megainfer.models.registry import load_spec
+from megainfer.models.sources import attention_weight_bytes
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import CoreAssignment, Placement, assign_cores, contiguous_placement
 
@@ -173,7 +174,7 @@ def _weight_bytes(config: EngineConfig, spec: ModelSpec, dtype: str) -> int:
     """Bytes of all weights in all processes: attention's once a node, each expert once."""
     size = DTYPE_BYTES[dtype]
     experts = spec.num_experts * len(spec.moe_layers) * spec.expert_weight_bytes(size)
-    return config.attn_gpus * spec.attention_weight_bytes(size) + experts
+    return config.attn_gpus * attention_weight_bytes(spec, size) + experts
 
 
 def profile_rows(max_num_seqs: int) -> list[int]:
@@ -202,7 +203,7 @@ def describe(plan: Plan) -> list[str]:
     for node in range(plan.num_attention):
         lines.append(
             f"attention {node}  {_core_text(plan.cores_of_attention(node))}  "
-            f"weights {format_bytes(plan.spec.attention_weight_bytes(size))}  "
+            f"weights {format_bytes(attention_weight_bytes(plan.spec, size))}  "
             f"KV cache {format_bytes(plan.kv_bytes())}"
         )
     for node in range(plan.num_expert):

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from megainfer.errors import ModelError
 from megainfer.models.registry import FAMILIES, load_spec
+from megainfer.models.sources import attention_weight_bytes
 from megainfer.models.spec import DenseSpec, MoESpec, QkNorm, SharedExpertSpec
 
 COMMON = {
@@ -246,4 +247,4 @@ def test_weight_bytes_add_up_to_the_checkpoint(tmp_path: Path, family: str, vari
     experts = spec.num_experts * len(spec.moe_layers) * spec.expert_weight_bytes(4)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         on_disk = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
-    assert spec.attention_weight_bytes(4) + experts == on_disk
+    assert attention_weight_bytes(spec, 4) + experts == on_disk

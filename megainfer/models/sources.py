@@ -6,6 +6,7 @@ the first axis; `attention_sources` and `expert_sources` list all that a role lo
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 from megainfer.models.spec import AttentionSpec, DenseSpec, ModelSpec, MoESpec, QkNorm
 
@@ -186,6 +187,11 @@ def attention_sources(spec: ModelSpec) -> list[Source]:
         sources += AttentionSources(spec, layer).all()
         sources += FfnSources(spec, layer).attention_side()
     return sources
+
+
+def attention_weight_bytes(spec: ModelSpec, dtype_bytes: int) -> int:
+    """Bytes of all that an attention node loads: everything but the routed experts."""
+    return sum(prod(source.shape) for source in attention_sources(spec)) * dtype_bytes
 
 
 def expert_sources(spec: ModelSpec, experts: Iterable[int]) -> list[Source]:

@@ -186,10 +186,3 @@ class ModelSpec:
     def expert_weight_bytes(self, dtype_bytes: int) -> int:
         """Bytes of one expert of one layer: gate, up and down."""
         return 3 * self.hidden_size * self.expert.intermediate * dtype_bytes
-
-    def attention_weight_bytes(self, dtype_bytes: int) -> int:
-        """Bytes of all that an attention node loads: everything but the routed experts."""
-        # Imported here because sources are described in terms of this class.
-        from megainfer.models.sources import attention_sources
-
-        return sum(prod(source.shape) for source in attention_sources(self)) * dtype_bytes
