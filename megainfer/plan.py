@@ -194,7 +194,8 @@ def describe(plan: Plan) -> list[str]:
     lines = [
         f"model      {plan.folder} ({plan.spec.architecture}, {len(plan.spec.layers)} layers, "
         f"{len(layers)} with {plan.spec.num_experts} experts, top-{plan.spec.top_k})",
-        f"computing  {plan.dtype} on CPU cores; --attn-gpus and --ffn-gpus count processes",
+        f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes, each "
+        "pinned to its cores",
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node",
         f"pipeline   {_micro_batch_text(plan)}; steps of at most "

@@ -1,5 +1,6 @@
 """Whole nodes over the `local` transport: scheduler, pipeline, gather and kernels together."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -191,14 +192,16 @@ def test_token_ids_outside_the_vocabulary_fail_the_request_alone(reference):
     assert_same_greedy(expected[:2], answers_of(cluster, prompts[:2]))
 
 
-def force_choice(folder: Path) -> None:
-    """Rewrite the checkpoint so that every token chooses experts 0 and 1, unevenly.
+def force_choice(folder: Path, top_k: int) -> None:
+    """Rewrite the checkpoint so that every token chooses expert 0, or experts 0 and 1, unevenly.
 
     The norm before the router keeps one channel, which the embedding and every output projection
     hold at a constant positive value; the routers look at that channel alone.
     """
     from safetensors.torch import load_file, save_file
 
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": top_k}))
     path = folder / "model.safetensors"
     tensors = load_file(path)
     for name, weight in tensors.items():
@@ -214,19 +217,20 @@ def force_choice(folder: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("m", [1, 2])
-def test_total_skew_and_an_expert_node_that_never_gets_a_token(tmp_path, m):
-    """All tokens choose experts 0 and 1, which live on node 0; nodes 1 to 3 only see headers."""
+@pytest.mark.parametrize(("m", "top_k"), [(1, 1), (2, 1), (2, 2)])
+def test_total_skew_and_an_expert_node_that_never_gets_a_token(tmp_path, m, top_k):
+    """All tokens choose the first expert or two, on node 0; nodes 1 to 3 only see headers."""
     folder = write_checkpoint("mixtral", "gqa", tmp_path)
-    force_choice(folder)
+    force_choice(folder, top_k)
     prompts, expected = decisive(oracle(folder), prompts_of, NEW_TOKENS)
     cluster = LocalCluster(folder, m, 2, 4)
     submit_all(cluster, prompts)
     cluster.drain()
     assert_same_greedy(expected, answers_of(cluster, prompts))
-    tokens = [sum(map(sum, node._model.expert_tokens())) for node in cluster.experts]
-    assert tokens[0] > 0
-    assert tokens[1:] == [0, 0, 0]
+    busy, *idle = [node._model.expert_tokens() for node in cluster.experts]
+    assert all(layer[0] > 0 for layer in busy)
+    assert all(bool(layer[1]) == (top_k == 2) for layer in busy)
+    assert sum(sum(map(sum, tokens)) for tokens in idle) == 0
 
 
 @one_variant

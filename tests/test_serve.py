@@ -69,7 +69,10 @@ def test_it_serves_and_one_interrupt_ends_everything(reference):
         assert served.members() == []
     assert abstract_sockets() <= sockets
     assert set(Path("/dev/shm").iterdir()) <= memory
-    assert "on CPU cores; --attn-gpus and --ffn-gpus count processes" in served.output
+    assert (
+        "on CPU: --attn-gpus and --ffn-gpus count processes, each pinned to its cores"
+        in served.output
+    )
 
 
 def test_an_interrupt_ends_running_streams_with_an_error_event(reference):
