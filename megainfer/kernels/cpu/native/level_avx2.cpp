@@ -1,0 +1,24 @@
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "target.h"
+MEGAINFER_TARGET("avx2,fma")
+#include "vec_avx2.h"
+// After the vector that they are written for.
+#include "elementwise.inl"
+#include "level.h"
+#include "product.inl"
+
+extern const Level level_avx2 = {
+    "avx2",
+    panel_width,
+    Vec::max_rows,
+    {float_product<Float32>(), float_product<WidenedBfloat16>()},
+    swiglu,
+    add_scaled,
+    widen,
+    narrow,
+};
+
+MEGAINFER_TARGET_END

@@ -1,0 +1,24 @@
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "target.h"
+MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#include "vec_avx512.h"
+// After the vector that they are written for.
+#include "elementwise.inl"
+#include "level.h"
+#include "product.inl"
+
+extern const Level level_avx512 = {
+    "avx512",
+    panel_width,
+    Vec::max_rows,
+    {float_product<Float32>(), float_product<WidenedBfloat16>()},
+    swiglu,
+    add_scaled,
+    widen,
+    narrow,
+};
+
+MEGAINFER_TARGET_END

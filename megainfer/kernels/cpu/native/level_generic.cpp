@@ -1,0 +1,16 @@
+#include "vec_generic.h"
+// After the vector that they are written for.
+#include "elementwise.inl"
+#include "level.h"
+#include "product.inl"
+
+extern const Level level_generic = {
+    "generic",
+    panel_width,
+    Vec::max_rows,
+    {float_product<Float32>(), float_product<WidenedBfloat16>()},
+    swiglu,
+    add_scaled,
+    widen,
+    narrow,
+};
