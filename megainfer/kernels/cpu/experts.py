@@ -49,6 +49,10 @@ class ExpertKernel:
 
     def pack(self, gate_up: Tensor, down: Tensor, to_gate_up: Tensor, to_down: Tensor) -> None:
         """Pack one expert: float32 [2F, D] and [D, F] into uint8 [gate_up_bytes], [down_bytes]."""
+        shape = self.shape
+        assert gate_up.shape == (2 * shape.intermediate, shape.hidden)
+        assert down.shape == (shape.hidden, shape.intermediate)
+        assert gate_up.dtype == down.dtype == torch.float32
         tensors = (gate_up, down, to_gate_up, to_down)
         self._native.megainfer_experts_pack(self._handle, *(_address(x) for x in tensors))
 
@@ -72,7 +76,7 @@ class ExpertKernel:
         return counts
 
 
-class LayerExperts:
+class CpuLayerExperts:
     """`kernels.experts.LayerExperts` over packed weights."""
 
     def __init__(self, kernel: ExpertKernel) -> None:
@@ -94,16 +98,18 @@ class LayerExperts:
     ) -> list[int]:
         """See `kernels.experts.LayerExperts.forward`."""
         slots = [
-            self._slot(*message)
-            for message in zip(hidden, local_ids, weights, outs, strict=True)
+            self._slot(*message) for message in zip(hidden, local_ids, weights, outs, strict=True)
         ]
         dtype = hidden[0].dtype if hidden else torch.float32
         return self._kernel.forward(self._gate_up, self._down, slots, dtype)
 
     def _slot(self, hidden: Tensor, ids: Tensor, weights: Tensor, out: Tensor) -> library.Slot:
-        return library.Slot(
-            _address(hidden), _address(ids), _address(weights), _address(out), len(hidden)
-        )
+        shape, rows = self._kernel.shape, len(hidden)
+        assert hidden.shape == out.shape == (rows, shape.hidden)
+        assert ids.shape == weights.shape == (rows, shape.top_k)
+        assert hidden.dtype == out.dtype
+        assert (ids.dtype, weights.dtype) == (torch.int32, torch.float32)
+        return library.Slot(_address(hidden), _address(ids), _address(weights), _address(out), rows)
 
 
 def _format(weight_dtype: str) -> int:

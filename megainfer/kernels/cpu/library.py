@@ -78,7 +78,5 @@ def levels() -> tuple[str, ...]:
 
 def _find() -> Path | None:
     folder = Path(__file__).parent
-    candidates = (
-        folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES
-    )
+    candidates = (folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
     return next((path for path in candidates if path.exists()), None)
