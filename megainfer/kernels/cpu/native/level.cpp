@@ -6,6 +6,8 @@ extern const Level level_generic;
 #if defined(__x86_64__)
 extern const Level level_avx2;
 extern const Level level_avx512;
+extern const Level level_avx512_vnni;
+extern const Level level_avx512_bf16;
 #endif
 
 const Level* const levels[] = {
@@ -13,6 +15,8 @@ const Level* const levels[] = {
 #if defined(__x86_64__)
     &level_avx2,
     &level_avx512,
+    &level_avx512_vnni,
+    &level_avx512_bf16,
 #endif
 };
 const int num_levels = sizeof levels / sizeof levels[0];
@@ -29,6 +33,9 @@ bool runs_here(const char* name) {
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
   if (std::strcmp(name, "avx512") == 0) return avx512;
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  if (std::strcmp(name, "avx512_vnni") == 0) return vnni;
+  if (std::strcmp(name, "avx512_bf16") == 0) return vnni && __builtin_cpu_supports("avx512bf16");
 #endif
   return false;
 }

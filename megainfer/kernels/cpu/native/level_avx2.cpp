@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -9,12 +10,13 @@ MEGAINFER_TARGET("avx2,fma")
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
+#include "product_int8.inl"
 
 extern const Level level_avx2 = {
     "avx2",
     panel_width,
     Vec::max_rows,
-    {float_product<Float32>(), float_product<WidenedBfloat16>()},
+    {float_product<Float32>(), float_product<WidenedBfloat16>(), widened_int8_product()},
     swiglu,
     add_scaled,
     widen,

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -9,12 +10,13 @@ MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
+#include "product_int8.inl"
 
 extern const Level level_avx512 = {
     "avx512",
     panel_width,
     Vec::max_rows,
-    {float_product<Float32>(), float_product<WidenedBfloat16>()},
+    {float_product<Float32>(), float_product<WidenedBfloat16>(), widened_int8_product()},
     swiglu,
     add_scaled,
     widen,

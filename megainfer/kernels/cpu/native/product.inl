@@ -12,8 +12,6 @@ namespace {
 
 constexpr int panel_width = 2 * Vec::width;
 
-using Accumulators = Vec::F[Vec::max_rows][2];
-
 inline int64_t words_of(int64_t k, int per_word) { return (k + per_word - 1) / per_word; }
 
 // --- weights in f32 --------------------------------------------------------------------------
@@ -87,15 +85,19 @@ size_t float_row_words(int64_t k) {
   return words_of(k, Format::per_word) * Format::activations;
 }
 
-template <class Format>
-void pack_float_rows(const float* const* rows, int count, int64_t k, uint32_t* packed) {
+inline void pack_padded_rows(const float* const* rows, int count, int64_t k, int64_t padded,
+                             uint32_t* packed) {
   auto* out = reinterpret_cast<float*>(packed);
-  const int64_t padded = static_cast<int64_t>(float_row_words<Format>(k));
   for (int m = 0; m < count; ++m) {
     const float* row = rows[m];
     for (int64_t i = 0; i < k; ++i) out[i * count + m] = row[i];
     for (int64_t i = k; i < padded; ++i) out[i * count + m] = 0.0f;
   }
+}
+
+template <class Format>
+void pack_float_rows(const float* const* rows, int count, int64_t k, uint32_t* packed) {
+  pack_padded_rows(rows, count, k, static_cast<int64_t>(float_row_words<Format>(k)), packed);
 }
 
 template <class Format, int rows>

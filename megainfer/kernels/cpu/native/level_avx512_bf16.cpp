@@ -1,0 +1,28 @@
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "target.h"
+MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512bf16")
+#include "vec_avx512.h"
+// After the vector that they are written for.
+#include "elementwise.inl"
+#include "level.h"
+#include "product.inl"
+#include "product_bf16.inl"
+#include "product_int8.inl"
+#include "product_vnni.inl"
+
+extern const Level level_avx512_bf16 = {
+    "avx512_bf16",
+    panel_width,
+    Vec::max_rows,
+    {float_product<Float32>(), bfloat16_product(), vnni_product()},
+    swiglu,
+    add_scaled,
+    widen,
+    narrow,
+};
+
+MEGAINFER_TARGET_END
