@@ -8,6 +8,9 @@ from pathlib import Path
 
 from megainfer.errors import ConfigError
 
+FOLDER = Path(__file__).parent
+"""Where the build puts the library."""
+
 
 class ExpertShape(Structure):
     """`ExpertShape` of experts.h."""
@@ -77,6 +80,5 @@ def levels() -> tuple[str, ...]:
 
 
 def _find() -> Path | None:
-    folder = Path(__file__).parent
-    candidates = (folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    candidates = (FOLDER / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
     return next((path for path in candidates if path.exists()), None)

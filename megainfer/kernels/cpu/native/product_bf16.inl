@@ -29,6 +29,7 @@ struct Bfloat16Kernel {
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) sums[m][0] = sums[m][1] = Vec::zero();
     for (int64_t j = words_of(k, WidenedBfloat16::per_word); j > 0; --j) {
+      prefetch_weights(words);
       const auto left = (__m512bh)Vec::loadi(words), right = (__m512bh)Vec::loadi(words + Vec::width);
 #pragma GCC unroll 16
       for (int m = 0; m < rows; ++m) {

@@ -104,6 +104,7 @@ struct WidenedInt8Kernel {
 #pragma GCC unroll 16
       for (int m = 0; m < rows; ++m) sums[m][0] = sums[m][1] = Vec::zero();
       for (int64_t j = block_words(k, b); j > 0; --j) {
+        prefetch_weights(words);
 #pragma GCC unroll 4
         for (int i = 0; i < int8_per_word; ++i) {
           const Vec::F left = int8_weight(words, i);
