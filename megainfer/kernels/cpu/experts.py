@@ -82,8 +82,8 @@ class CpuLayerExperts:
     def __init__(self, kernel: ExpertKernel) -> None:
         self._kernel = kernel
         experts = kernel.shape.experts
-        self._gate_up = _large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
-        self._down = _large_pages(experts * kernel.down_bytes).view(experts, -1)
+        self._gate_up = on_large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
+        self._down = on_large_pages(experts * kernel.down_bytes).view(experts, -1)
 
     def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
         """See `kernels.experts.LayerExperts.load`."""
@@ -120,7 +120,7 @@ def _format(weight_dtype: str) -> int:
     return _FORMATS[weight_dtype]
 
 
-def _large_pages(size: int) -> Tensor:
+def on_large_pages(size: int) -> Tensor:
     """uint8 [size] of memory whose pages are as large as the system gives: fewer misses of the
     TLB, and prefetchers stop at a page's end."""
     memory = mmap.mmap(-1, max(size, 1))

@@ -2,7 +2,7 @@
 
 import ctypes
 import importlib.machinery
-from ctypes import POINTER, Structure, c_char_p, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Slot(Structure):
 
 _FUNCTIONS = {
     "megainfer_level": (c_char_p, [c_int32]),
+    "megainfer_read": (c_float, [c_void_p, c_int64]),
     "megainfer_experts_new": (c_void_p, [c_char_p, c_int32, POINTER(ExpertShape), c_int32]),
     "megainfer_experts_delete": (None, [c_void_p]),
     "megainfer_experts_gate_up_bytes": (c_int64, [c_void_p]),

@@ -42,6 +42,7 @@ struct Level {
   void (*add_scaled)(const float* x, float weight, float* y, int64_t n);
   void (*widen)(const uint16_t* bf16, float* out, int64_t n);
   void (*narrow)(const float* x, uint16_t* bf16, int64_t n);
+  float (*read_all)(const float* x, int64_t n);
 };
 
 // The levels that were built, best last.

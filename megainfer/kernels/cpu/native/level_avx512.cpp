@@ -21,6 +21,7 @@ extern const Level level_avx512 = {
     add_scaled,
     widen,
     narrow,
+    read_all,
 };
 
 MEGAINFER_TARGET_END

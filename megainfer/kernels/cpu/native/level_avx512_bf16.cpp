@@ -23,6 +23,7 @@ extern const Level level_avx512_bf16 = {
     add_scaled,
     widen,
     narrow,
+    read_all,
 };
 
 MEGAINFER_TARGET_END

@@ -22,6 +22,7 @@ extern const Level level_avx512_vnni = {
     add_scaled,
     widen,
     narrow,
+    read_all,
 };
 
 MEGAINFER_TARGET_END

@@ -14,4 +14,5 @@ extern const Level level_generic = {
     add_scaled,
     widen,
     narrow,
+    read_all,
 };

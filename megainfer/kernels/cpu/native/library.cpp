@@ -41,3 +41,6 @@ EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up,
                                       int32_t row_type, int64_t* counts) {
   experts->forward(gate_up, down, slots, num_slots, static_cast<RowType>(row_type), counts);
 }
+
+// For benchmarks: the sum of n floats, with the best level.
+EXPORT float megainfer_read(const float* x, int64_t n) { return best_level()->read_all(x, n); }
