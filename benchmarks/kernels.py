@@ -21,6 +21,7 @@ import argparse
 import json
 import platform
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -84,9 +85,15 @@ def seconds(work: Callable[[], object]) -> float:
     return perf_counter() - started
 
 
-def reader(num_bytes: int) -> Callable[[], object]:
-    memory = on_large_pages(num_bytes).fill_(0)
-    return lambda: library.load().megainfer_read(memory.data_ptr(), num_bytes // 4)
+def reader(num_bytes: int, threads: int) -> Callable[[], object]:
+    """Reads as many bytes, in equal shares."""
+    memory, each = on_large_pages(num_bytes).fill_(0), num_bytes // threads
+    pool = ThreadPoolExecutor(threads)
+
+    def read(share: int) -> None:
+        library.load().megainfer_read(memory.data_ptr() + share * each, each // 4)
+
+    return lambda: read(0) if threads == 1 else list(pool.map(read, range(threads)))
 
 
 def multiplier() -> Callable[[], object]:
@@ -101,7 +108,7 @@ def measure(weight_dtype: str, options: argparse.Namespace) -> list[Result]:
     layer, dtype = build_layer(kernel), getattr(torch, options.dtype)
     cases = [Case(layer, shape, rows, dtype) for rows in options.rows]
     num_bytes = shape.experts * (kernel.gate_up_bytes + kernel.down_bytes)
-    works = [reader(num_bytes), multiplier(), *(case.run for case in cases)]
+    works = [reader(num_bytes, options.threads), multiplier(), *(case.run for case in cases)]
     rounds = [[seconds(work) for work in works] for _ in range(options.rounds + 1)][1:]
     read, gemm, *times = (median(samples) for samples in zip(*rounds, strict=True))
     bandwidth, rate = num_bytes / read / 1e9, 2 * GEMM_SIZE**3 / gemm / 1e9

@@ -22,7 +22,8 @@ struct Product {
   size_t (*panel_bytes)(int64_t k);
   // Pack a panel of two halves, each `panel_width / 2` channels (rows of K floats) of which only
   // the first `valid` are there; the others become zeros.
-  void (*pack_panel)(const float* const channels[2], const int64_t valid[2], int64_t k, void* panel);
+  void (*pack_panel)(const float* const channels[2], const int64_t valid[2], int64_t k,
+                     void* panel);
   // Words of one packed row.
   size_t (*row_words)(int64_t k);
   // Pack `count` rows of K floats into count * row_words(k) words.

@@ -36,9 +36,9 @@ EXPORT void megainfer_experts_pack(const Experts* experts, const float* gate_up,
   experts->pack_down(down, packed_down);
 }
 
-EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up,
-                                      const uint8_t* down, const Slot* slots, int32_t num_slots,
-                                      int32_t row_type, int64_t* counts) {
+EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up, const uint8_t* down,
+                                      const Slot* slots, int32_t num_slots, int32_t row_type,
+                                      int64_t* counts) {
   experts->forward(gate_up, down, slots, num_slots, static_cast<RowType>(row_type), counts);
 }
 

@@ -27,8 +27,8 @@ inline int64_t words_of(int64_t k, int per_word) { return (k + per_word - 1) / p
 // --- weights in f32 --------------------------------------------------------------------------
 
 struct Float32 {
-  static constexpr int per_word = 1;    // weights in a word
-  static constexpr int activations = 1; // packed activations that meet one word
+  static constexpr int per_word = 1;     // weights in a word
+  static constexpr int activations = 1;  // packed activations that meet one word
 
   static uint32_t weight_word(const float* w) {
     uint32_t word;
@@ -76,7 +76,8 @@ size_t plain_panel_bytes(int64_t k) {
 }
 
 template <class Format>
-void plain_pack_panel(const float* const channels[2], const int64_t valid[2], int64_t k, void* panel) {
+void plain_pack_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
+                      void* panel) {
   auto* words = static_cast<uint32_t*>(panel);
   std::memset(words, 0, plain_panel_bytes<Format>(k));
   for (int half = 0; half < 2; ++half) {

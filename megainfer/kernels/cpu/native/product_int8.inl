@@ -132,7 +132,8 @@ inline size_t widened_int8_row_words(int64_t k) {
   return words_of(k, int8_per_word) * int8_per_word;
 }
 
-inline void pack_widened_int8_rows(const float* const* rows, int count, int64_t k, uint32_t* packed) {
+inline void pack_widened_int8_rows(const float* const* rows, int count, int64_t k,
+                                   uint32_t* packed) {
   pack_padded_rows(rows, count, k, widened_int8_row_words(k), packed);
 }
 

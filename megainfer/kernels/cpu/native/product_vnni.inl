@@ -79,8 +79,8 @@ struct VnniKernel {
         const int32_t* own = sums + m * panel_width;
         float* left_out = out + m * panel_width;
         add_block(Vec::to_float(Vec::loadi(own)), Vec::mul(left_scale, scale), b == 0, left_out);
-        add_block(Vec::to_float(Vec::loadi(own + Vec::width)), Vec::mul(right_scale, scale),
-                  b == 0, left_out + Vec::width);
+        add_block(Vec::to_float(Vec::loadi(own + Vec::width)), Vec::mul(right_scale, scale), b == 0,
+                  left_out + Vec::width);
       }
       words += (1 + length) * panel_width;
       packed += (2 + length) * rows;
