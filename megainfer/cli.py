@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from megainfer.config import MAX_MICRO_BATCHES, EngineConfig, parse_bytes, parse_micro_batches
 from megainfer.control import ParentLink
 from megainfer.errors import ConfigError, MegaInferError
-from megainfer.model_source import resolve_model, served_name
+from megainfer.model_source import served_name
 from megainfer.plan import Plan, describe, make_plan
+from megainfer.prepare import prepare
 from megainfer.supervisor import Supervisor
-from megainfer.terminal import ModelProgress, TerminalObserver
+from megainfer.terminal import TerminalObserver
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -180,14 +180,8 @@ def main() -> None:
 
 def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run: bool) -> int:
     console = Console(highlight=False)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False, show_time=False)],
-    )
-    with ModelProgress(console) as progress:
-        folder = resolve_model(config.model, progress)
-    plan = make_plan(config, folder)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    plan = make_plan(config, prepare(config.model))
     for line in describe(plan):
         console.print(line, soft_wrap=True)
     if dry_run:

@@ -16,9 +16,9 @@ from megainfer.engine_process import EngineOrder, EngineProcess
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import Fatal, FinishReason, GetStats, Ready, Stats
-from megainfer.model_source import resolve_model
 from megainfer.outputs import CompletionOutput, RequestOutput
 from megainfer.plan import make_plan
+from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.text_stream import TextStream, unfold
 from megainfer.tokenizer import load_tokenizer
@@ -60,7 +60,7 @@ class LLM:
             colocated=colocated,
             **options,
         )
-        folder = resolve_model(model, progress=lambda stage, fraction: None)
+        folder = prepare(model)
         self._plan = make_plan(config, folder)
         self._tokenizer = load_tokenizer(folder)
         self._end_tokens = GenerationDefaults.load(folder).eos_token_ids

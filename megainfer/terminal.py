@@ -108,10 +108,10 @@ class TerminalObserver:
             f"\n[bold green]Ready[/bold green] in {monotonic() - self._started:.1f} s at "
             f"[bold]{self._url}[/bold]: {self._model_name}, {kind}, "
             f"{micro_batches} micro-batch{plural}.",
-            highlight=False,
+            soft_wrap=True,
         )
         self._console.print(f"\nTry it in another terminal:\n\n  {self._chat_command()}\n")
-        self._console.print(f"  {self._curl_command()}\n", highlight=False, soft_wrap=True)
+        self._console.print(f"  {self._curl_command()}\n", soft_wrap=True)
         self._console.print("Ctrl-C ends it.")
 
     def _chat_command(self) -> str:

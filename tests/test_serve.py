@@ -63,6 +63,8 @@ def test_it_serves_and_one_interrupt_ends_everything(reference):
         assert all(answer.status_code == 200 for answer in answers)
         assert [answer.json()["usage"]["completion_tokens"] for answer in answers] == [12] * 6
         assert len(served.members()) == 6  # supervisor, server, four nodes
+        # What forks must have no thread that could hold a lock at that moment.
+        assert len(list(Path(f"/proc/{served.process.pid}/task").iterdir())) == 1
         assert httpx.get(f"{served.url}/health").status_code == 200
         os.killpg(served.process.pid, signal.SIGINT)  # as a terminal does
         assert served.end() == 0
@@ -180,6 +182,8 @@ def test_impossible_wishes_are_refused_before_anything_starts(reference, tmp_pat
     )
     assert "holds no config.json" in refused(str(tmp_path))
     assert "neither a folder nor a hub id" in refused("/no/such/model")
+    missing = refused("megainfer-tests/no-such-model")
+    assert "is no local folder, and fetching it from the hub failed" in missing
 
 
 def test_a_port_in_use_is_refused(reference):
