@@ -41,7 +41,7 @@ def _fetch(model: str, progress: Progress) -> Path:
     except Exception as error:  # the library's many network errors, none of which share a base
         raise ModelError(
             f"{model} is no local folder, and fetching it from the hub failed "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); name a folder that exists or "
+            f"({type(error).__name__}: {str(error).partition('\n')[0]}); name a folder that exists or "
             "check the network"
         ) from error
 

@@ -15,6 +15,8 @@ from megainfer.topology import CoreAssignment, Placement, assign_cores, contiguo
 
 KV_MEMORY_SHARE = 0.25
 """Of the memory that the weights leave, what the KV caches take unless told otherwise."""
+MAX_PROFILED_ROWS = 512
+"""Stage times go on in a straight line from here, so that measuring is a matter of a moment."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def _micro_batches(config: EngineConfig, num_cores: int) -> int | None:
 
 
 def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
+    if config.max_model_len == 1:
+        raise ConfigError("--max-model-len 1 has no room for a prompt and an answer; use 2 or more")
     if config.max_model_len is None:
         return spec.max_position
     if config.max_model_len > spec.max_position:
@@ -178,13 +182,14 @@ def _weight_bytes(config: EngineConfig, spec: ModelSpec, dtype: str) -> int:
 
 
 def profile_rows(max_num_seqs: int) -> list[int]:
-    """1, 2, 4, … and `max_num_seqs`: the micro-batch sizes that are measured.
+    """1, 2, 4, … and `max_num_seqs`, to a bound: the micro-batch sizes that are measured.
 
     >>> profile_rows(6)
     [1, 2, 4, 6]
     """
-    powers = [1 << i for i in range(max_num_seqs.bit_length()) if 1 << i < max_num_seqs]
-    return [*powers, max_num_seqs]
+    most = min(max_num_seqs, MAX_PROFILED_ROWS)
+    powers = [1 << i for i in range(most.bit_length()) if 1 << i < most]
+    return [*powers, most]
 
 
 def describe(plan: Plan) -> list[str]:
