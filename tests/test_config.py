@@ -94,7 +94,7 @@ def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):
 
 
 def test_a_context_without_room_for_an_answer_is_refused(folder):
-    with pytest.raises(ConfigError, match="--max-model-len 1 .* use 2 or more"):
+    with pytest.raises(ConfigError, match=r"--max-model-len 1 .* use 2 or more"):
         make_plan(EngineConfig(max_model_len=1), folder)
     assert make_plan(EngineConfig(max_model_len=2), folder).max_model_len == 2
 
