@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from megainfer.config import MAX_MICRO_BATCHES, EngineConfig, parse_bytes, parse_micro_batches
 from megainfer.control import ParentLink
@@ -174,7 +175,7 @@ def main() -> None:
         app()
     except MegaInferError as error:
         console = Console(stderr=True, highlight=False)
-        console.print(f"[bold red]error:[/bold red] {error}", soft_wrap=True)
+        console.print("[bold red]error:[/bold red]", escape(str(error)), soft_wrap=True)
         sys.exit(2)
 
 
@@ -183,7 +184,7 @@ def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     plan = make_plan(config, prepare(config.model))
     for line in describe(plan):
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True, markup=False)
     if dry_run:
         return 0
     names = names or [served_name(config.model)]

@@ -9,7 +9,10 @@ from megainfer.model_source import resolve_model
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(TimeoutError(), r"\(TimeoutError: \)"), (OSError("no route\nat all"), r"OSError: no route\)")],
+    [
+        (TimeoutError(), r"\(TimeoutError: \)"),
+        (OSError("no route\nat all"), r"OSError: no route\)"),
+    ],
 )
 def test_a_failing_hub_is_named_with_the_first_line_of_its_reason(monkeypatch, error, text):
     def fail(*args, **options):

@@ -181,7 +181,7 @@ def test_impossible_wishes_are_refused_before_anything_starts(reference, tmp_pat
         folder, "--dtype", "int3"
     )
     assert "holds no config.json" in refused(str(tmp_path))
-    assert "neither a folder nor a hub id" in refused("/no/such/model")
+    assert "/no/[/such]/model is neither a folder nor a hub id" in refused("/no/[/such]/model")
     missing = refused("megainfer-tests/no-such-model")
     assert "is no local folder, and fetching it from the hub failed" in missing
 
