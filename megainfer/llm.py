@@ -179,6 +179,9 @@ class LLM:
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run on the loop's thread; an interrupt here cancels it there, which aborts requests."""
+        if self.loop.is_closed():
+            work.close()
+            raise NodeDied("this LLM was shut down; make a new one")
         future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()
@@ -208,7 +211,7 @@ class LLM:
                     case Ready():
                         self._ready.set_result(None)
                     case Stats():
-                        self._stats.pop(message.ticket).set_result(message)
+                        self._hear_stats(message)
                     case Fatal(message=text):
                         self._fail(NodeDied(text))
                     case _:
@@ -217,12 +220,17 @@ class LLM:
             self.loop.remove_reader(self._process.link.fileno())
             self._fail(NodeDied("the engine's process has ended"))
 
+    def _hear_stats(self, stats: Stats) -> None:
+        answer = self._stats.pop(stats.ticket, None)
+        if answer is not None and not answer.done():  # else nobody waits for it any more
+            answer.set_result(stats)
+
     def _fail(self, error: MegaInferError) -> None:
         self.engine.fail(str(error))
-        if not self._ready.done():
-            self._ready.set_exception(error)
-        while self._stats:
-            self._stats.popitem()[1].set_exception(error)
+        waiting: list[asyncio.Future[Any]] = [self._ready, *self._stats.values()]
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(error)
 
     async def _generate_all(
         self, requests: list[tuple[Prompt, SequenceRequest]], counted: "_Counted"
@@ -268,10 +276,18 @@ class LLM:
 
     async def _fetch_stats(self) -> Stats:
         ticket = next(self._request_numbers)
-        self._stats[ticket] = self.loop.create_future()
-        self._process.link.send(GetStats(ticket=ticket))
-        async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
-            return await self._stats[ticket]
+        answer: asyncio.Future[Stats] = self.loop.create_future()
+        self._stats[ticket] = answer
+        try:
+            self._process.link.send(GetStats(ticket=ticket))
+            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+                return await answer
+        except TimeoutError:
+            raise NodeDied(
+                f"a node did not give its counters within {STATS_TIMEOUT_SECONDS:g} s"
+            ) from None
+        finally:
+            self._stats.pop(ticket, None)
 
     async def _reset(self) -> None:
         self.engine.reset_prefix_cache()
