@@ -182,6 +182,30 @@ def test_an_experts_failure_ends_its_requests_and_nothing_else(reference, monkey
 
 
 @one_variant
+def test_logits_that_are_not_finite_fail_the_request_alone(reference, monkeypatch):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 1, 1, 1)
+    before = cluster.free_blocks()
+    model = cluster.attention[0]._model
+    embed, poison = model.embed, 159
+    assert all(poison not in prompt for prompt in prompts[:3])
+
+    def overflow(batch):
+        x = embed(batch)
+        return x.masked_fill_((batch.token_ids == poison)[:, None], float("inf"))
+
+    monkeypatch.setattr(model, "embed", overflow)
+    cluster.submit(0, greedy_submit("bad", [0, poison], NEW_TOKENS))
+    submit_all(cluster, prompts[:3])
+    cluster.drain()
+    assert "logits are not finite" in cluster.answers["bad"].failure
+    assert not cluster.answers["bad"].tokens
+    assert not any(cluster.answers[str(i)].failure for i in range(3))
+    assert_same_greedy(expected[:3], answers_of(cluster, prompts[:3]))
+    assert cluster.free_blocks() == before
+
+
+@one_variant
 def test_token_ids_outside_the_vocabulary_fail_the_request_alone(reference):
     folder, prompts, expected = reference
     cluster = LocalCluster(folder, 1, 1, 1)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
-from megainfer.attention_node.sampler import SampleRow, sample
+from megainfer.attention_node.sampler import NonFiniteLogits, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.errors import MegaInferError, RequestError
@@ -179,9 +180,7 @@ class AttentionNode:
         micro_batch = flight.step.micro_batch
         chunks = [chunk for chunk in flight.step.chunks if chunk.samples]
         with self._clock.span("sample"):
-            output = sample(
-                self._model.logits(flight.x, flight.batch.sample_rows), [_row(c) for c in chunks]
-            )
+            output = self._sample(flight, chunks)
         self._pingpong.finished(micro_batch)
         del self._flights[micro_batch]
         with self._clock.span("schedule"):
@@ -191,6 +190,19 @@ class AttentionNode:
             self._emit(Tokens(node=self.node, events=events))
         if not self._compose(micro_batch):
             self.port.rest(micro_batch)
+
+    def _sample(self, flight: Flight, chunks: Sequence[Chunk]) -> SampleOutput:
+        """A token for each chunk; a request whose logits are not finite fails alone."""
+        logits = self._model.logits(flight.x, flight.batch.sample_rows)
+        rows = [_row(chunk) for chunk in chunks]
+        try:
+            return sample(logits, rows)
+        except NonFiniteLogits as error:
+            for row in error.rows:
+                request_id = chunks[row].sequence.request_id
+                self.scheduler.abort(request_id)  # in flight, so its token here is nobody's
+                self._fail_request(request_id, str(error))
+            return sample(logits.index_fill(0, torch.tensor(error.rows), 0.0), rows)
 
     def _fail(self, micro_batch: int, message: str) -> None:
         """End this micro-batch's step, and those that build on the KV it would have written."""
