@@ -4,7 +4,13 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from megainfer.config import BLOCK_SIZE, DTYPE_BYTES, EngineConfig, format_bytes
+from megainfer.config import (
+    BLOCK_SIZE,
+    DTYPE_BYTES,
+    MAX_MICRO_BATCHES,
+    EngineConfig,
+    format_bytes,
+)
 from megainfer.errors import ConfigError
 from megainfer.m2n.geometry import Geometry
 from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
@@ -88,7 +94,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
     max_model_len = _max_model_len(config, spec)
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
     cores = usable_cores()
-    return Plan(
+    plan = Plan(
         config=config,
         folder=folder,
         spec=spec,
@@ -100,6 +106,8 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         micro_batches=_micro_batches(config, len(cores)),
         token=token or secrets.token_hex(16),
     )
+    _check_buffers_fit(plan)
+    return plan
 
 
 def _dtype(config: EngineConfig, spec: ModelSpec) -> str:
@@ -171,6 +179,20 @@ def _check_kv_fits(
             f"{config.attn_gpus} KV caches of {format_bytes(blocks * block_bytes)} need "
             f"{format_bytes(total)}, but the weights leave {format_bytes(free)}; use "
             f"--kv-cache-memory {free // config.attn_gpus} or less"
+        )
+
+
+def _check_buffers_fit(plan: Plan) -> None:
+    """M2N's slots beside all else, for as many micro-batches as may be chosen."""
+    weights = _weight_bytes(plan.config, plan.spec, plan.dtype)
+    free = max(0, available_memory() - weights - plan.num_attention * plan.kv_bytes())
+    needed = plan.geometry(plan.micro_batches or MAX_MICRO_BATCHES).total_bytes
+    rows = plan.config.max_num_batched_tokens
+    if needed > free:
+        raise ConfigError(
+            f"M2N slots of --max-num-batched-tokens {rows} rows need {format_bytes(needed)}, but "
+            f"weights and KV caches leave {format_bytes(free)}; use --max-num-batched-tokens "
+            f"{max(1, rows * free // needed)} or a smaller --kv-cache-memory"
         )
 
 

@@ -1,5 +1,6 @@
 """What a user may ask for, field by field, and the plan that is made of it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,15 @@ def test_a_context_without_room_for_an_answer_is_refused(folder):
     with pytest.raises(ConfigError, match=r"--max-model-len 1 .* use 2 or more"):
         make_plan(EngineConfig(max_model_len=1), folder)
     assert make_plan(EngineConfig(max_model_len=2), folder).max_model_len == 2
+
+
+def test_slots_beyond_the_memory_say_what_would_fit(folder):
+    with pytest.raises(ConfigError, match="--max-num-batched-tokens 1000000000 rows need") as error:
+        make_plan(EngineConfig(max_num_batched_tokens=10**9), folder)
+    fitting = int(re.findall(r"use --max-num-batched-tokens (\d+)", str(error.value))[0])
+    make_plan(EngineConfig(max_num_batched_tokens=fitting // 2), folder)
+    with pytest.raises(ConfigError, match="capacity"):
+        make_plan(EngineConfig(max_num_batched_tokens=10**10), folder)
 
 
 def test_profile_rows_end_with_what_may_run_but_stay_few():
