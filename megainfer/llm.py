@@ -108,6 +108,12 @@ class LLM:
         """Token ids of a conversation as the model's chat template puts it."""
         if self._tokenizer is None:
             raise RequestError("this model's folder has no tokenizer, so it has no chat template")
+        if isinstance(messages, str):
+            raise RequestError(
+                f'a chat is a list of messages such as {{"role": "user", "content": "Hello"}}, not '
+                f"{messages!r:.80}",
+                "messages",
+            )
         text = self._tokenizer.render_chat(messages)
         return self._tokenizer.encode(text, add_special_tokens=False)
 
@@ -154,6 +160,9 @@ class LLM:
     ) -> list[tuple[Prompt, SequenceRequest]]:
         one = SamplingParams() if params is None else params
         each = [one] * len(prompts) if isinstance(one, SamplingParams) else list(one)
+        for own in each:
+            if not isinstance(own, SamplingParams):
+                raise RequestError(f"sampling_params must be SamplingParams, not {params!r:.80}")
         if len(each) != len(prompts):
             raise RequestError(
                 f"{len(each)} sampling_params were given for {len(prompts)} prompts; give one for "
@@ -344,9 +353,15 @@ def _progress_bar(shown: bool, total: int) -> Progress:
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
-    if prompts and isinstance(prompts[0], int):
-        return [list(prompts)]  # type: ignore[arg-type]  # one prompt of token ids
-    return list(prompts)  # type: ignore[arg-type]
+    each = list(prompts) if isinstance(prompts, Sequence) else [prompts]
+    if each and isinstance(each[0], int):
+        return [each]  # type: ignore[list-item]  # one prompt of token ids
+    for prompt in each:
+        if not isinstance(prompt, Sequence):
+            raise RequestError(
+                f"a prompt is a text or a list of token ids, not {prompt!r:.80}", "prompts"
+            )
+    return each  # type: ignore[return-value]
 
 
 def _first(errors: BaseExceptionGroup[MegaInferError]) -> MegaInferError:

@@ -1,6 +1,7 @@
 """From a wish to a plan: what would run where, and whether it fits; nothing is started here."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,14 +165,14 @@ def _check_kv_fits(
 ) -> None:
     if blocks < smallest:
         fix = (
-            f"use --max-model-len {blocks * BLOCK_SIZE} or less"
+            f"use --max-model-len {blocks * BLOCK_SIZE} or less, or"
             if blocks
-            else "a block of 16 tokens alone needs " + format_bytes(block_bytes)
+            else f"a block of {BLOCK_SIZE} tokens alone needs {format_bytes(block_bytes)}; use"
         )
         raise ConfigError(
             f"one request of {max_len} tokens needs {format_bytes(smallest * block_bytes)} of KV "
             f"cache, but an attention node would have {format_bytes(blocks * block_bytes)}; "
-            f"{fix}, or --kv-cache-memory {smallest * block_bytes}"
+            f"{fix} --kv-cache-memory {smallest * block_bytes}"
         )
     total = blocks * block_bytes * config.attn_gpus
     if total > free:
@@ -239,7 +240,7 @@ def describe(plan: Plan) -> list[str]:
         weights = len(experts) * len(layers) * plan.spec.expert_weight_bytes(size)
         lines.append(
             f"expert {node}     {_core_text(plan.cores_of_expert(node))}  "
-            f"experts {experts[0]}-{experts[-1]} of each layer  weights {format_bytes(weights)}"
+            f"{_expert_text(experts)} of each layer  weights {format_bytes(weights)}"
         )
     lines.append(_buffer_text(plan))
     return lines
@@ -256,6 +257,11 @@ def _micro_batch_text(plan: Plan) -> str:
 def _core_text(assignment: CoreAssignment) -> str:
     cores = ",".join(str(core) for core in assignment.cores)
     return f"core{'s' * (assignment.threads > 1)} {cores}"
+
+
+def _expert_text(experts: Sequence[int]) -> str:
+    first, last = experts[0], experts[-1]
+    return f"expert {first}" if first == last else f"experts {first}-{last}"
 
 
 def _buffer_text(plan: Plan) -> str:

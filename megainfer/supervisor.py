@@ -110,6 +110,7 @@ class Supervisor:
         self._observer.stage("loading libraries")
         import torch  # noqa: F401  # here, once, so that every node forked from now on has it
 
+        self._hear(monotonic())  # the end may have been asked for: then no node need be forked
         self._fork_nodes()
         self._observer.stage("loading weights")
         loaded = dict(self._await_all(Loaded, self._nodes(), None))

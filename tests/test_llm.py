@@ -107,3 +107,17 @@ def test_counters_that_come_late_are_an_error_and_then_harmless(llm, monkeypatch
                 os.kill(stopped, signal.SIGCONT)
     assert len(llm.stats()) == 2  # told after the late ones
     assert complaints == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "message"),
+    [
+        (None, None, "a prompt is a text or a list of token ids, not None"),
+        ([[1], 2.5], None, "a prompt is a text or a list of token ids, not 2.5"),
+        ({"prompt_token_ids": [1]}, None, "a text or a list of token ids"),
+        ([[1]], {"max_tokens": 3}, "sampling_params must be SamplingParams"),
+    ],
+)
+def test_prompts_and_parameters_of_the_wrong_kind_are_named(llm, prompts, params, message):
+    with pytest.raises(RequestError, match=message):
+        llm.generate(prompts, params)
