@@ -10,7 +10,8 @@ import torch
 from checkpoints import VARIANTS, Greedy, assert_same_greedy, decisive, oracle, write_checkpoint
 from local_cluster import LocalCluster, greedy_submit
 
-from megainfer.errors import MegaInferError
+from megainfer.attention_node.node import AttentionNode
+from megainfer.errors import MegaInferError, NodeDied
 from megainfer.messages import Abort, FinishReason
 from megainfer.models.registry import load_spec
 
@@ -203,6 +204,22 @@ def test_logits_that_are_not_finite_fail_the_request_alone(reference, monkeypatc
     assert not any(cluster.answers[str(i)].failure for i in range(3))
     assert_same_greedy(expected[:3], answers_of(cluster, prompts[:3]))
     assert cluster.free_blocks() == before
+
+
+def run_for_ever(node: AttentionNode) -> None:
+    while True:
+        node.run_once()
+
+
+@one_variant
+def test_an_expert_node_that_never_answers_is_named(reference):
+    folder, prompts, _ = reference
+    cluster = LocalCluster(folder, 2, 1, 2)
+    submit_all(cluster, prompts)
+    (attention,) = cluster.attention
+    attention._reply_timeout = 0.05
+    with pytest.raises(NodeDied, match="expert node 0 has not answered layer 0 of micro-batch 0"):
+        run_for_ever(attention)  # the experts get no turn
 
 
 @one_variant
