@@ -21,7 +21,8 @@ class EngineConfig:
     the model's own limit. kv_cache_memory: bytes an attention node, None to choose. max_num_seqs:
     requests running on an attention node, over all its micro-batches. max_num_batched_tokens: rows
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: both roles in
-    one process over the `local` transport.
+    one process over the `local` transport. trace: how many of its latest spans of work each node
+    keeps, for `LLM.take_spans`.
 
     Raises ConfigError.
     """
@@ -37,6 +38,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     colocated: bool = False
     prefix_cache: bool = True
+    trace: int = 0
 
     def __post_init__(self) -> None:
         for name in ("attn_gpus", "ffn_gpus", "max_num_seqs", "max_num_batched_tokens"):
@@ -44,6 +46,8 @@ class EngineConfig:
         for name in ("max_model_len", "kv_cache_memory"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
+        if self.trace < 0:
+            raise ConfigError(f"trace must be a number of spans, at least 0, not {self.trace}")
         if self.micro_batches is not None and not 1 <= self.micro_batches <= MAX_MICRO_BATCHES:
             raise ConfigError(
                 f"--micro-batches must be auto or 1 to {MAX_MICRO_BATCHES}, not "

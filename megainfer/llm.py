@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,11 +16,12 @@ from megainfer.engine_client import EngineClient, SequenceRequest
 from megainfer.engine_process import EngineOrder, EngineProcess
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.generation_config import GenerationDefaults
-from megainfer.messages import Fatal, FinishReason, GetStats, Ready, Stats
+from megainfer.messages import Fatal, FinishReason, GetSpans, GetStats, Ready, Spans, Stats
 from megainfer.outputs import CompletionOutput, RequestOutput
 from megainfer.plan import make_plan
 from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
+from megainfer.stage_clock import Span
 from megainfer.text_stream import TextStream, unfold
 from megainfer.tokenizer import load_tokenizer
 
@@ -66,6 +68,7 @@ class LLM:
         self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
+        self._spans: dict[int, _Pieces] = {}
         self._process = EngineProcess(EngineOrder(config, str(folder), self._plan.token))
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -114,6 +117,11 @@ class LLM:
     def stats(self) -> dict[str, dict[str, Any]]:
         """Every node's counters since the start, by the node's name (`attention node 0`, …)."""
         return self._call(self._fetch_stats()).counters
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        """Every node's latest spans of work by the node's name, each only once: at most `trace`
+        (see `EngineConfig`) since the last call."""
+        return self._call(self._fetch_spans())
 
     @property
     def micro_batches(self) -> int:
@@ -209,6 +217,8 @@ class LLM:
                         self._ready.set_result(None)
                     case Stats():
                         self._stats.pop(message.ticket).set_result(message)
+                    case Spans():
+                        self._spans[message.ticket].hear(message)
                     case Fatal(message=text):
                         self._fail(NodeDied(text))
                     case _:
@@ -223,6 +233,8 @@ class LLM:
             self._ready.set_exception(error)
         while self._stats:
             self._stats.popitem()[1].set_exception(error)
+        while self._spans:
+            self._spans.popitem()[1].whole.set_exception(error)
 
     async def _generate_all(
         self, requests: list[tuple[Prompt, SequenceRequest]], counted: "_Counted"
@@ -273,6 +285,16 @@ class LLM:
         async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
             return await self._stats[ticket]
 
+    async def _fetch_spans(self) -> dict[str, list[Span]]:
+        ticket = next(self._request_numbers)
+        processes = 1 if self._plan.config.colocated else len(self._plan.cores)
+        pieces = self._spans[ticket] = _Pieces(processes, self.loop.create_future())
+        self._process.link.send(GetSpans(ticket=ticket))
+        async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+            await pieces.whole
+        del self._spans[ticket]
+        return pieces.spans
+
     async def _reset(self) -> None:
         self.engine.reset_prefix_cache()
 
@@ -298,6 +320,21 @@ class _Answer:
             finish_reason=str(self.finish_reason),
             logprobs=self.logprobs or None,
         )
+
+
+@dataclass
+class _Pieces:
+    """Spans of all nodes while they come in."""
+
+    unfinished: int  # processes that have more to send
+    whole: asyncio.Future[None]
+    spans: dict[str, list[Span]] = field(default_factory=dict)
+
+    def hear(self, message: Spans) -> None:
+        self.spans.setdefault(message.node, []).extend(message.spans)
+        self.unfinished -= message.last
+        if not self.unfinished:
+            self.whole.set_result(None)
 
 
 class _Counted:
