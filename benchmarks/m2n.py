@@ -130,9 +130,9 @@ def measure(
     for number in range(rounds):
         for road in roads if number % 2 else reversed(roads):
             alone = Exchange(road, exchange.rows, exchange.combine, 1, exchange.count)
-            nanoseconds = latencies(alone, *running.run(alone))
+            nanoseconds = latencies(alone, *running.run(alone), skip=WARM_UP)
             crowd = Exchange(road, exchange.rows, exchange.combine, window, exchange.count)
-            yield road, nanoseconds[WARM_UP:], throughput(crowd, *running.run(crowd))
+            yield road, nanoseconds, throughput(crowd, *running.run(crowd))
 
 
 def throughput(exchange: Exchange, attention: Sequence[Times], experts: Sequence[Times]) -> float:

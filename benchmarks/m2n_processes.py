@@ -357,18 +357,20 @@ class GlooExpert:
 
 
 def latencies(
-    exchange: Exchange, attention: Sequence[Times], experts: Sequence[Times]
+    exchange: Exchange, attention: Sequence[Times], experts: Sequence[Times], skip: int
 ) -> list[int]:
-    """ns of each message: until it was read, or until its replies were combined."""
+    """ns of each message: until it was read, or until its replies were combined; those of each
+    pair but the first `skip`."""
     if exchange.combine:
-        return [
-            end - start
-            for own in attention
-            for start, end in zip(own.started, own.ended, strict=True)
+        series = [(own.started, own.ended) for own in attention]
+    else:
+        series = [
+            (own.started, reads)
+            for expert in experts
+            for own, reads in zip(attention, expert.read, strict=True)
         ]
     return [
-        read - start
-        for expert in experts
-        for own, reads in zip(attention, expert.read, strict=True)
-        for start, read in zip(own.started, reads, strict=True)
+        end - start
+        for starts, ends in series
+        for start, end in zip(starts[skip:], ends[skip:], strict=True)
     ]
