@@ -184,7 +184,14 @@ def run_synthetic(args: argparse.Namespace, keep: Callable[[str, Run], None]) ->
         for nodes in args.attention:
             for m in args.m:
                 stages = Stages(
-                    nodes, args.expert, m, args.layers, args.rows, args.t_a / 1e3, expert
+                    num_attention=nodes,
+                    num_expert=args.expert,
+                    micro_batches=m,
+                    layers=args.layers,
+                    rows=args.rows,
+                    attention=args.t_a / 1e3,
+                    expert=expert,
+                    spin=args.spin / 1e6,
                 )
                 traced = replace(stages, trace=trace if number == args.rounds - 1 else 0)
                 pace, spans = synthetic_round(traced, args.warm_up, args.duration)
@@ -306,6 +313,7 @@ def parse() -> argparse.Namespace:
     own.add_argument("--t-e-row", type=float, default=0.0, help="us that each of its rows adds")
     own.add_argument("--rows", type=int, default=8, help="of one attention node's micro-batch")
     own.add_argument("--layers", type=int, default=24)
+    own.add_argument("--spin", type=float, default=0.0, help="us of waiting before a sleep")
     own.add_argument("--warm-up", type=float, default=0.5, help="seconds before measuring")
     own.add_argument("--duration", type=float, default=2.0, help="seconds of measuring")
     real = parser.add_argument_group("a real model")

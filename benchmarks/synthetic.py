@@ -58,6 +58,7 @@ PR_SET_TIMERSLACK = 29
 @dataclass(frozen=True)
 class Stages:
     """What to run. rows: of one attention node's micro-batch. attention: seconds of a layer.
+    spin: seconds for which a node looks at its slots before it sleeps.
 
     standing: every step begins when all micro-batches have ended the last one, so that each is the
     paper's T_total; else steps follow each other without a break.
@@ -70,6 +71,7 @@ class Stages:
     rows: int
     attention: float
     expert: Cost
+    spin: float = 0.0
     standing: bool = False
     trace: int = 0
 
@@ -253,13 +255,15 @@ def _submit(request_id: str, max_tokens: int) -> Submit:
 
 def _run_attention(link: ParentLink, stages: Stages, token: str, node: int) -> None:
     addresses = [expert_address(token, expert) for expert in range(stages.num_expert)]
-    port = ShmAttentionPort.connect(addresses, stages.geometry(), node, 0, TIMEOUT_SECONDS)
+    port = ShmAttentionPort.connect(
+        addresses, stages.geometry(), node, 0, TIMEOUT_SECONDS, stages.spin
+    )
     _serve(link, AttentionUnit(stages, node, port))
 
 
 def _run_expert(link: ParentLink, stages: Stages, token: str, node: int) -> None:
     listener = ShmListener.create(expert_address(token, node))
-    port = ShmExpertPort.accept(listener, stages.geometry(), node, 0, TIMEOUT_SECONDS)
+    port = ShmExpertPort.accept(listener, stages.geometry(), node, 0, TIMEOUT_SECONDS, stages.spin)
     listener.close()
     _serve(link, ExpertUnit(stages, node, port))
 

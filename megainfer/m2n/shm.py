@@ -113,6 +113,7 @@ class ShmWire:
         while not changed():
             if time.monotonic() >= deadline:
                 return False
+            os.sched_yield()  # whoever has work for this core goes first
         return True
 
     def _invite(self, guests: tuple[int, ...]) -> None:
