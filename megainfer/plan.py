@@ -15,8 +15,6 @@ from megainfer.topology import CoreAssignment, Placement, assign_cores, contiguo
 
 KV_MEMORY_SHARE = 0.25
 """Of the memory that the weights leave, what the KV caches take unless told otherwise."""
-SPIN_SECONDS = 100e-6
-"""How long a node looks at its slots before it sleeps: about twice what waking it would take."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,6 @@ class Plan:
     def endpoint(self) -> str:
         """Where the front end listens for attention nodes: an abstract socket, so no file."""
         return f"ipc://@megainfer-{self.token}-front"
-
-    @property
-    def spin_seconds(self) -> float:
-        """See `ShmAttentionPort.connect`; 0 where nodes share cores."""
-        cores = [core for assignment in self.cores for core in assignment.cores]
-        return SPIN_SECONDS if len(set(cores)) == len(cores) else 0.0
 
     def cores_of_attention(self, node: int) -> CoreAssignment:
         return self.cores[0 if self.config.colocated else node]

@@ -40,7 +40,6 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
         node,
         start.epoch,
         CONNECT_TIMEOUT_SECONDS,
-        plan.spin_seconds,
     )
     unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches)
     link.send(Ready())

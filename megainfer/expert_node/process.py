@@ -38,12 +38,7 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     start = link.expect(Start, START_TIMEOUT_SECONDS)
     listener = ShmListener.create(expert_address(plan.token, node))
     port = ShmExpertPort.accept(
-        listener,
-        plan.geometry(start.micro_batches),
-        node,
-        start.epoch,
-        CONNECT_TIMEOUT_SECONDS,
-        plan.spin_seconds,
+        listener, plan.geometry(start.micro_batches), node, start.epoch, CONNECT_TIMEOUT_SECONDS
     )
     listener.close()
     unit = ExpertUnit(plan, node, model, port, start.micro_batches)

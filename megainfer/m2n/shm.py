@@ -113,7 +113,6 @@ class ShmWire:
         while not changed():
             if time.monotonic() >= deadline:
                 return False
-            os.sched_yield()  # whoever has work for this core goes first
         return True
 
     def _invite(self, guests: tuple[int, ...]) -> None:
