@@ -254,7 +254,12 @@ def open_llm(folder: str | Path, m: int, args: argparse.Namespace) -> LLM:
 
 def medians(paces: Sequence[Pace]) -> Pace:
     rows = [asdict(pace) for pace in paces]
-    return Pace(**{name: median(row[name] for row in rows) for name in rows[0]})
+    return Pace(**{name: _median([row[name] for row in rows]) for name in rows[0]})
+
+
+def _median(values: Sequence[float]) -> float:
+    """A count that all have in common stays a whole number."""
+    return values[0] if len(set(values)) == 1 else median(values)
 
 
 def summary(paces: Sequence[Pace]) -> list[Pace]:

@@ -160,7 +160,7 @@ class AttentionUnit:
         scheduler = Scheduler(_scheduler_config(stages))
         model: Any = SleepingAttention(stages)
         no_kv: Any = None
-        self.node = AttentionNode(node, model, no_kv, scheduler, port, self._hear, trace)
+        self.node = AttentionNode(node, model, no_kv, scheduler, port, self._hear, trace=trace)
         self._standing_seconds: list[float] = []
         self._requests = 0
         self._submit_all()

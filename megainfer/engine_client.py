@@ -144,7 +144,9 @@ class EngineClient:
         if self._failure is not None:
             return self._failure
         if missing := self._missing_nodes():
-            return f"attention nodes {', '.join(map(str, missing))} are not ready yet"
+            names = ", ".join(map(str, missing))
+            plural = len(missing) > 1
+            return f"attention node{'s' * plural} {names} {'are' if plural else 'is'} not ready yet"
         return None
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from megainfer.child import Child, ChildMain, Closable, fork_child
 from megainfer.config import MAX_MICRO_BATCHES
@@ -57,6 +57,9 @@ class Observer(Protocol):
 
     def ready(self, micro_batches: int) -> None: ...
 
+    def ended(self, error: str | None) -> None:
+        """It ends, at whatever stage: because of `error`, or because it was told to."""
+
 
 class Interrupted(Exception):
     """Ctrl-C, a termination signal, or the owner asked for the end."""
@@ -94,13 +97,13 @@ class Supervisor:
             self._start()
             self._watch()
         except Interrupted:
+            self._observer.ended(None)
             return 0
         except MegaInferError as error:
-            self._mourn(str(error))
+            self._observer.ended(str(error))
             return 1
         finally:
             self._stop()
-        return 0
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -109,11 +112,12 @@ class Supervisor:
         self._observer.stage("loading libraries")
         import torch  # noqa: F401  # here, once, so that every node forked from now on has it
 
+        self._hear(monotonic())  # the end may have been asked for: then no node need be forked
         self._fork_nodes()
         self._observer.stage("loading weights")
         loaded = dict(self._await_all(Loaded, self._nodes(), None))
-        self._micro_batches = self._choose_micro_batches(loaded)
         self._observer.stage("connecting")
+        self._micro_batches = self._choose_micro_batches(loaded)
         for child in self._nodes():
             child.send(Start(micro_batches=self._micro_batches, epoch=EPOCH))
         everyone = self._children
@@ -243,7 +247,7 @@ class Supervisor:
 
     # --- serving ------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
+    def _watch(self) -> NoReturn:
         while True:
             self._hear(None)
 
@@ -283,12 +287,6 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: None)
         # An owner decides what Ctrl-C in its terminal means.
         signal.signal(signal.SIGINT, signal.SIG_IGN if self._owner else lambda *_: None)
-
-    def _mourn(self, message: str) -> None:
-        logger.error(message)
-        if self._owner is not None:
-            with suppress(NodeDied):
-                self._owner.send(Fatal(message=message))
 
     def _stop(self) -> None:
         """In order: the API server lets its clients know, then attention nodes, then experts."""

@@ -74,7 +74,7 @@ class AttentionUnit:
         self._port = port
         scheduler = Scheduler(scheduler_config(plan, micro_batches))
         self.node = AttentionNode(
-            node, model, kv, scheduler, port, self._frontend.send, plan.config.trace
+            node, model, kv, scheduler, port, self._frontend.send, trace=plan.config.trace
         )
         self._frontend.send(
             NodeReady(
