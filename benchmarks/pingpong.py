@@ -56,6 +56,7 @@ from megainfer.simulator import Cost, Scenario, simulate
 
 SPANS = 4000  # kept by each node for --trace and --plot
 JITTER = 0.01  # of the simulated stage times; as of sleeps
+SIMULATED_LAYERS = 800  # of a micro-batch; the first quarter doesn't count
 NAN = float("nan")
 
 
@@ -151,6 +152,8 @@ def with_simulation(stages: Stages, pace: Pace) -> Pace:
         ),
         transfer=0.0 if math.isnan(pace.t_c) else pace.t_c / 1e3,
         jitter=JITTER,
+        warm_up=SIMULATED_LAYERS / 4 * pace.period / 1e3,
+        duration=SIMULATED_LAYERS * pace.period / 1e3,
     )
     outcome = simulate(scenario)
     return replace(
