@@ -1,6 +1,7 @@
 """The command line: `megainfer serve | chat | generate | version`."""
 
 import errno
+import ipaddress
 import logging
 import socket
 import sys
@@ -190,6 +191,8 @@ def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run
         console.print(shown, soft_wrap=True, markup=False)
     if dry_run:
         return 0
+    if not _is_loopback(host):
+        console.print(f"open       to whoever reaches {host}: no key is asked for")
     names = names or [served_name(config.model)]
     sock = listen(host, port)
     url = f"http://{_shown_host(host)}:{sock.getsockname()[1]}"
@@ -232,6 +235,13 @@ def _why_not_listening(error: OSError | OverflowError, host: str, port: int) -> 
     else:
         fix = "choose another with --port (0 takes a free one)"
     return f"can't listen on {host} port {port}: {error.strerror}; {fix}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _shown_host(host: str) -> str:

@@ -115,7 +115,7 @@ class Supervisor:
         self._hear(monotonic())  # the end may have been asked for: then no node need be forked
         self._fork_nodes()
         self._observer.stage("loading weights")
-        loaded = dict(self._await_all(Loaded, self._nodes(), None))
+        loaded = [(c.role, m) for c, m in self._await_all(Loaded, self._nodes(), None)]
         self._observer.stage("connecting")
         self._micro_batches = self._choose_micro_batches(loaded)
         for child in self._nodes():
@@ -161,13 +161,13 @@ class Supervisor:
             close.append(self._owner)
         self._children.append(fork_child(role, node, main, cores, close))
 
-    def _choose_micro_batches(self, loaded: dict[str, Loaded]) -> int:
+    def _choose_micro_batches(self, loaded: list[tuple[Role, Loaded]]) -> int:
         fixed = self.plan.micro_batches
         if fixed is not None:
             return fixed
-        choice = choose_micro_batches(
-            _stage_profile(list(loaded.values())), self.plan.config.max_num_seqs, MAX_MICRO_BATCHES
-        )
+        config = self.plan.config
+        batch = min(config.max_num_seqs, config.max_num_batched_tokens)
+        choice = choose_micro_batches(_stage_profile(loaded), batch, MAX_MICRO_BATCHES)
         logger.info(explain(choice))
         return choice.micro_batches
 
@@ -175,15 +175,15 @@ class Supervisor:
 
     def _await_all(
         self, kind: type[Kind], children: Sequence[Child], timeout: float | None
-    ) -> Iterator[tuple[str, Kind]]:
-        """(name, message) of each of `children`, as they say a `kind`; NodeDied past the bound."""
+    ) -> Iterator[tuple[Child, Kind]]:
+        """(child, message) of each of `children`, as they say a `kind`; NodeDied past the bound."""
         missing = {child.name for child in children}
         deadline = None if timeout is None else monotonic() + timeout
         while missing:
             for child, message in self._hear(deadline):
                 if isinstance(message, kind):
                     missing.discard(child.name)
-                    yield child.name, message
+                    yield child, message
             if deadline is not None and monotonic() > deadline and missing:
                 raise NodeDied(f"{', '.join(sorted(missing))} did not answer within {timeout:g} s")
 
@@ -327,12 +327,15 @@ def _drain(child: Child) -> Iterator[FromChild]:
             yield message
 
 
-def _stage_profile(loaded: list[Loaded]) -> StageProfile:
+def _stage_profile(loaded: list[tuple[Role, Loaded]]) -> StageProfile:
     """The slowest of each role sets the pace, so the profile holds the maxima."""
-    attention = [m.stage_seconds for m in loaded if not m.transfer_seconds]
-    expert = [m.stage_seconds for m in loaded if m.transfer_seconds]
-    transfer = [m.transfer_seconds for m in loaded if m.transfer_seconds]
-    return StageProfile(_slowest(attention), _slowest(expert), _slowest(transfer))
+    attention = [message.stage_seconds for role, message in loaded if role is Role.ATTENTION]
+    experts = [message for role, message in loaded if role is Role.EXPERT]
+    return StageProfile(
+        _slowest(attention),
+        _slowest([message.stage_seconds for message in experts]),
+        _slowest([message.transfer_seconds for message in experts]),
+    )
 
 
 def _slowest(curves: list[list[tuple[int, float]]]) -> Curve:

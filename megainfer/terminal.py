@@ -121,7 +121,9 @@ class TerminalObserver:
 
     def ended(self, error: str | None) -> None:
         self._hide_bar()  # or the terminal would be left without a cursor
-        if error is not None:
+        if error is None:
+            self._console.print("Stopping.")
+        else:
             logger.error(error)
 
     def _chat_command(self) -> str:
