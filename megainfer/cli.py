@@ -71,6 +71,15 @@ MaxNumBatchedTokens = Annotated[
         help="Tokens in one step of a micro-batch, which is also the capacity of an M2N slot.",
     ),
 ]
+Kernels = Annotated[
+    str, typer.Option("--kernels", help="auto, reference or cpu; auto: cpu where it was built.")
+]
+ExpertDtype = Annotated[
+    str,
+    typer.Option(
+        "--expert-dtype", help="Expert weights in float32, bfloat16 or int8; auto: as --dtype."
+    ),
+]
 Colocated = Annotated[
     bool, typer.Option("--colocated", help="Both roles in one process: the baseline.")
 ]
@@ -87,6 +96,8 @@ def serve(
     dtype: Dtype = "auto",
     max_num_seqs: MaxNumSeqs = 64,
     max_num_batched_tokens: MaxNumBatchedTokens = 512,
+    kernels: Kernels = "auto",
+    expert_dtype: ExpertDtype = "auto",
     colocated: Colocated = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
@@ -110,6 +121,8 @@ def serve(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         colocated=colocated,
+        kernels=kernels,
+        expert_dtype=expert_dtype,
     )
     raise typer.Exit(_serve(config, host, port, served_model_name or [], dry_run))
 
@@ -138,6 +151,8 @@ def generate(
     ffn_gpus: FfnGpus = 1,
     micro_batches: MicroBatches = "auto",
     dtype: Dtype = "auto",
+    kernels: Kernels = "auto",
+    expert_dtype: ExpertDtype = "auto",
     colocated: Colocated = False,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -158,6 +173,8 @@ def generate(
         micro_batches=micro_batches,
         dtype=dtype,
         colocated=colocated,
+        kernels=kernels,
+        expert_dtype=expert_dtype,
     ) as llm:
         wanted: list[str | list[int]] = list(prompts)
         if as_chat:

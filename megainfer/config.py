@@ -7,6 +7,8 @@ from megainfer.errors import ConfigError
 
 MAX_MICRO_BATCHES = 8
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+EXPERT_DTYPES = (*DTYPE_BYTES, "int8")
+KERNELS = ("reference", "cpu")
 BLOCK_SIZE = 16
 """Tokens in a block of the KV cache."""
 
@@ -21,8 +23,9 @@ class EngineConfig:
     the model's own limit. kv_cache_memory: bytes an attention node, None to choose. max_num_seqs:
     requests running on an attention node, over all its micro-batches. max_num_batched_tokens: rows
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: both roles in
-    one process over the `local` transport. trace: how many of its latest spans of work each node
-    keeps, for `LLM.take_spans`.
+    one process over the `local` transport. kernels: which implementation computes, auto for the
+    fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own.
+    trace: how many of its latest spans of work each node keeps, for `LLM.take_spans`.
 
     Raises ConfigError.
     """
@@ -38,6 +41,8 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     colocated: bool = False
     prefix_cache: bool = True
+    kernels: str = "auto"
+    expert_dtype: str = "auto"
     trace: int = 0
 
     def __post_init__(self) -> None:
@@ -53,16 +58,23 @@ class EngineConfig:
                 f"--micro-batches must be auto or 1 to {MAX_MICRO_BATCHES}, not "
                 f"{self.micro_batches}"
             )
-        if self.dtype != "auto" and self.dtype not in DTYPE_BYTES:
-            raise ConfigError(
-                f"--dtype must be auto, {' or '.join(DTYPE_BYTES)}, not {self.dtype!r}"
-            )
+        _check_choice("dtype", self.dtype, tuple(DTYPE_BYTES))
+        _check_choice("kernels", self.kernels, KERNELS)
+        _check_choice("expert_dtype", self.expert_dtype, EXPERT_DTYPES)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in ("auto", *choices):
+        raise ConfigError(f"{_flag(name)} must be auto, {' or '.join(choices)}, not {value!r}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _check_positive(name: str, value: int) -> None:
-    flag = "--" + name.replace("_", "-")
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{flag} must be a whole number of at least 1, not {value!r}")
+        raise ConfigError(f"{_flag(name)} must be a whole number of at least 1, not {value!r}")
 
 
 def parse_micro_batches(value: str | int) -> int | None:

@@ -13,12 +13,16 @@ from megainfer.config import (
     format_bytes,
 )
 from megainfer.errors import ConfigError
+from megainfer.kernels.selection import check_expert_dtype, describe_kernels, resolve_kernels
 from megainfer.m2n.geometry import Geometry
 from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
 from megainfer.models.registry import load_spec
 from megainfer.models.sources import attention_weight_bytes
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import CoreAssignment, Placement, assign_cores, contiguous_placement
+
+INT8_BLOCK = 128
+"""int8 weights that share a float32 scale."""
 
 KV_MEMORY_SHARE = 0.25
 """Of the memory that the weights leave, what the KV caches take unless told otherwise."""
@@ -40,6 +44,8 @@ class Plan:
     spec: ModelSpec
     placement: Placement
     dtype: str
+    expert_dtype: str
+    kernels: str
     max_model_len: int
     num_blocks: int
     cores: tuple[CoreAssignment, ...]
@@ -92,6 +98,9 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
     spec = load_spec(folder)
     placement = contiguous_placement(spec.num_experts, config.ffn_gpus)
     dtype = _dtype(config, spec)
+    expert_dtype = dtype if config.expert_dtype == "auto" else config.expert_dtype
+    kernels = resolve_kernels(config.kernels)
+    check_expert_dtype(kernels, expert_dtype)
     max_model_len = _max_model_len(config, spec)
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
     cores = usable_cores()
@@ -101,8 +110,10 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         spec=spec,
         placement=placement,
         dtype=dtype,
+        expert_dtype=expert_dtype,
+        kernels=kernels,
         max_model_len=max_model_len,
-        num_blocks=_num_blocks(config, spec, dtype, max_model_len),
+        num_blocks=_num_blocks(config, spec, dtype, expert_dtype, max_model_len),
         cores=assign_cores(num_processes, cores),
         micro_batches=_micro_batches(config, len(cores)),
         token=token or secrets.token_hex(16),
@@ -139,15 +150,18 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
     return config.max_model_len
 
 
-def _num_blocks(config: EngineConfig, spec: ModelSpec, dtype: str, max_model_len: int) -> int:
+def _num_blocks(
+    config: EngineConfig, spec: ModelSpec, dtype: str, expert_dtype: str, max_model_len: int
+) -> int:
     """Blocks of one attention node's KV cache."""
     block_bytes = BLOCK_SIZE * spec.kv_bytes_per_token(DTYPE_BYTES[dtype])
-    free = available_memory() - _weight_bytes(config, spec, dtype)
+    weights = _weight_bytes(config, spec, dtype, expert_dtype)
+    free = available_memory() - weights
     if free <= 0:
         raise ConfigError(
-            f"the weights need {format_bytes(_weight_bytes(config, spec, dtype))} in {dtype}, but "
-            f"this machine has {format_bytes(available_memory())} of memory available; use fewer "
-            "attention nodes, --dtype bfloat16 or a smaller model"
+            f"the weights need {format_bytes(weights)} in {dtype}, but this machine has "
+            f"{format_bytes(available_memory())} of memory available; use fewer attention nodes, "
+            "--dtype bfloat16, --expert-dtype int8 or a smaller model"
         )
     smallest = -(-max_model_len // BLOCK_SIZE)
     if config.kv_cache_memory is None:
@@ -185,7 +199,7 @@ def _check_kv_fits(
 
 def _check_buffers_fit(plan: Plan) -> None:
     """M2N's slots beside all else, for as many micro-batches as may be chosen."""
-    weights = _weight_bytes(plan.config, plan.spec, plan.dtype)
+    weights = _weight_bytes(plan.config, plan.spec, plan.dtype, plan.expert_dtype)
     free = max(0, available_memory() - weights - plan.num_attention * plan.kv_bytes())
     needed = plan.geometry(plan.micro_batches or MAX_MICRO_BATCHES).total_bytes
     rows = plan.config.max_num_batched_tokens
@@ -197,11 +211,17 @@ def _check_buffers_fit(plan: Plan) -> None:
         )
 
 
-def _weight_bytes(config: EngineConfig, spec: ModelSpec, dtype: str) -> int:
+def _weight_bytes(config: EngineConfig, spec: ModelSpec, dtype: str, expert_dtype: str) -> int:
     """Bytes of all weights in all processes: attention's once a node, each expert once."""
-    size = DTYPE_BYTES[dtype]
-    experts = spec.num_experts * len(spec.moe_layers) * spec.expert_weight_bytes(size)
-    return config.attn_gpus * attention_weight_bytes(spec, size) + experts
+    experts = spec.num_experts * len(spec.moe_layers) * _expert_bytes(spec, expert_dtype)
+    return config.attn_gpus * attention_weight_bytes(spec, DTYPE_BYTES[dtype]) + experts
+
+
+def _expert_bytes(spec: ModelSpec, expert_dtype: str) -> int:
+    """Bytes of one expert of one layer."""
+    if expert_dtype == "int8":
+        return spec.expert_weight_bytes(1) + spec.expert_weight_bytes(4) // INT8_BLOCK
+    return spec.expert_weight_bytes(DTYPE_BYTES[expert_dtype])
 
 
 def profile_rows(max_num_seqs: int) -> list[int]:
@@ -224,6 +244,7 @@ def describe(plan: Plan) -> list[str]:
         f"{len(layers)} with {plan.spec.num_experts} experts, top-{plan.spec.top_k})",
         f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes, each "
         "pinned to its cores",
+        f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}",
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node",
         f"pipeline   {_micro_batch_text(plan)}; steps of at most "
@@ -237,7 +258,7 @@ def describe(plan: Plan) -> list[str]:
         )
     for node in range(plan.num_expert):
         experts = plan.placement.experts_of(node)
-        weights = len(experts) * len(layers) * plan.spec.expert_weight_bytes(size)
+        weights = len(experts) * len(layers) * _expert_bytes(plan.spec, plan.expert_dtype)
         lines.append(
             f"expert {node}     {_core_text(plan.cores_of_expert(node))}  "
             f"{_expert_text(experts)} of each layer  weights {format_bytes(weights)}"

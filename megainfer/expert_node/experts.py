@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megainfer.kernels import reference as kernels
+from megainfer.kernels.experts import ExpertsShape, LayerExperts
+from megainfer.kernels.selection import ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
@@ -18,7 +19,8 @@ class ExpertModel:
 
     Its only state is a count of the tokens that each expert has served.
 
-    Raises CheckpointError when a weight is missing or misshapen.
+    Raises CheckpointError when a weight is missing or misshapen, ConfigError when `kernels` can't
+    compute with the weights' dtype.
     """
 
     def __init__(
@@ -28,14 +30,18 @@ class ExpertModel:
         placement: Placement,
         node: int,
         dtype: torch.dtype,
+        kernels: ExpertKernels | None = None,
     ) -> None:
         self.spec = spec
         self.dtype = dtype
         self.experts = placement.experts_of(node)
-        self._layers = {
-            layer: _load_layer(FfnSources(spec, layer), reader, self.experts, dtype)
-            for layer in spec.moe_layers
-        }
+        shape = ExpertsShape(
+            len(self.experts), spec.hidden_size, spec.expert.intermediate, spec.top_k
+        )
+        new_layer = (kernels or ExpertKernels()).layers(shape, dtype)
+        self._layers = {layer: new_layer() for layer in spec.moe_layers}
+        for layer, experts in self._layers.items():
+            _load_layer(experts, FfnSources(spec, layer), reader, self.experts)
         self._tokens = {layer: [0] * len(self.experts) for layer in spec.moe_layers}
 
     @torch.inference_mode()
@@ -45,15 +51,13 @@ class ExpertModel:
         outs: one [R, D] a dispatch, in the same order; they are overwritten with the rows'
         outputs, weighted and summed over this node's experts.
         """
-        hidden = _joined([dispatch.hidden for dispatch in dispatches])
-        local_ids = _joined([dispatch.local_ids for dispatch in dispatches])
-        weights = _joined([dispatch.weights for dispatch in dispatches])
-        groups = kernels.group_by_expert(local_ids, len(self.experts))
-        result = kernels.grouped_feed_forward(hidden, weights, groups, *self._layers[layer])
-        sizes = [dispatch.num_rows for dispatch in dispatches]
-        for out, rows in zip(outs, result.split_with_sizes(sizes), strict=True):
-            out.copy_(rows)
-        self._count(layer, groups.counts)
+        counts = self._layers[layer].forward(
+            [dispatch.hidden for dispatch in dispatches],
+            [dispatch.local_ids for dispatch in dispatches],
+            [dispatch.weights for dispatch in dispatches],
+            outs,
+        )
+        self._count(layer, counts)
 
     def expert_tokens(self) -> list[list[int]]:
         """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""
@@ -66,17 +70,12 @@ class ExpertModel:
 
 
 def _load_layer(
-    sources: FfnSources, reader: WeightReader, experts: Sequence[int], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """(gate_up [E, 2F, D], down [E, D, F]) of one layer's experts, by local id."""
+    layer: LayerExperts, sources: FfnSources, reader: WeightReader, experts: Sequence[int]
+) -> None:
+    """Bring one layer's experts in, one at a time: only one is ever held twice."""
     hidden, intermediate = sources.spec.hidden_size, sources.spec.expert.intermediate
-    gate_up = torch.empty(len(experts), 2 * intermediate, hidden, dtype=dtype)
-    down = torch.empty(len(experts), hidden, intermediate, dtype=dtype)
+    gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
     for local_id, expert in enumerate(experts):
-        reader.load_into(gate_up[local_id], sources.expert_gate_up(expert))
-        reader.load_into(down[local_id], sources.expert_down(expert))
-    return gate_up, down
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+        reader.load_into(gate_up, sources.expert_gate_up(expert))
+        reader.load_into(down, sources.expert_down(expert))
+        layer.load(local_id, gate_up, down)

@@ -10,6 +10,7 @@ from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.gather import Gather
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts, profile_transfer
+from megainfer.kernels.selection import ExpertKernels
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.shm import ShmExpertPort, ShmListener, expert_address
 from megainfer.messages import Loaded, Ready, Start
@@ -51,7 +52,9 @@ def load_experts(plan: Plan, node: int, on_bytes: Callable[[int, int], None]) ->
     reader = WeightReader(plan.folder)
     total = reader.total_bytes(expert_tensor_names(plan.spec, plan.placement.experts_of(node)))
     reader.on_bytes = lambda done: on_bytes(done, total)
-    return ExpertModel(plan.spec, reader, plan.placement, node, getattr(torch, plan.dtype))
+    kernels = ExpertKernels(plan.kernels, plan.expert_dtype, plan.cores_of_expert(node).threads)
+    dtype = getattr(torch, plan.dtype)
+    return ExpertModel(plan.spec, reader, plan.placement, node, dtype, kernels)
 
 
 def open_gather(plan: Plan, micro_batches: int) -> Gather:

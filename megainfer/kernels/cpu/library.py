@@ -1,0 +1,85 @@
+"""The compiled library: whether it is there, what it can do here, and its functions. No torch."""
+
+import ctypes
+import importlib.machinery
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+from megainfer.errors import ConfigError
+
+FOLDER = Path(__file__).parent
+"""Where the build puts the library."""
+
+
+class ExpertShape(Structure):
+    """`ExpertShape` of experts.h."""
+
+    _fields_ = (
+        ("experts", c_int64),
+        ("hidden", c_int64),
+        ("intermediate", c_int64),
+        ("top_k", c_int64),
+    )
+
+
+class Slot(Structure):
+    """`Slot` of experts.h: addresses, and the number of rows."""
+
+    _fields_ = (
+        ("hidden", c_void_p),
+        ("ids", c_void_p),
+        ("weights", c_void_p),
+        ("out", c_void_p),
+        ("rows", c_int64),
+    )
+
+
+_FUNCTIONS = {
+    "megainfer_level": (c_char_p, [c_int32]),
+    "megainfer_read": (c_float, [c_void_p, c_int64]),
+    "megainfer_experts_new": (c_void_p, [c_char_p, c_int32, POINTER(ExpertShape), c_int32]),
+    "megainfer_experts_delete": (None, [c_void_p]),
+    "megainfer_experts_gate_up_bytes": (c_int64, [c_void_p]),
+    "megainfer_experts_down_bytes": (c_int64, [c_void_p]),
+    "megainfer_experts_pack": (None, [c_void_p] * 5),
+    "megainfer_experts_forward": (
+        None,
+        [c_void_p, c_void_p, c_void_p, POINTER(Slot), c_int32, c_int32, c_void_p],
+    ),
+}
+
+
+def is_built() -> bool:
+    """Whether the package was built with a compiler, and so has the library."""
+    return _find() is not None
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The library, its functions typed. Raises ConfigError when it was not built."""
+    path = _find()
+    if path is None:
+        raise ConfigError(
+            "the CPU kernels are not built; install a C++ compiler and reinstall, or use "
+            "--kernels reference"
+        )
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+@cache
+def levels() -> tuple[str, ...]:
+    """The instruction sets that this machine can run and the library was built for, best last."""
+    library, names = load(), list[str]()
+    while (name := library.megainfer_level(len(names))) is not None:
+        names.append(name.decode())
+    return tuple(names)
+
+
+def _find() -> Path | None:
+    candidates = (FOLDER / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((path for path in candidates if path.exists()), None)

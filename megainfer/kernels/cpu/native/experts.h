@@ -1,0 +1,119 @@
+// The routed experts of one node: y = sum over a row's choices of weight * down(silu(gate) * up).
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <vector>
+
+#include "level.h"
+#include "thread_pool.h"
+
+struct ExpertShape {
+  int64_t experts, hidden, intermediate, top_k;
+};
+
+enum class RowType : int32_t { f32 = 0, bf16 = 1 };
+
+// One message and the place of its answer, `rows` rows each: hidden and out [rows, D] of a RowType,
+// ids (an expert, or anything else for "not here") and weights [rows, K].
+struct Slot {
+  const void* hidden;
+  const int32_t* ids;
+  const float* weights;
+  void* out;
+  int64_t rows;
+};
+
+// Memory on cache lines that only grows.
+class Scratch {
+ public:
+  Scratch() = default;
+  ~Scratch() { std::free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  template <class T>
+  T* of(size_t count) {
+    return static_cast<T*>(reserve(count * sizeof(T)));
+  }
+
+ private:
+  void* reserve(size_t bytes);
+
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Not for two threads at once.
+class Experts {
+ public:
+  Experts(const Level& level, WeightFormat format, const ExpertShape& shape, int threads);
+
+  // Bytes of one expert's packed weights.
+  size_t gate_up_bytes() const { return gate_panels_ * gate_panel_bytes_; }
+  size_t down_bytes() const { return down_panels_ * down_panel_bytes_; }
+
+  // Pack one expert: gate_up [2F, D], gate first, and down [D, F].
+  void pack_gate_up(const float* gate_up, uint8_t* packed) const;
+  void pack_down(const float* down, uint8_t* packed) const;
+
+  // gate_up, down: the packed experts, one after the other. counts [experts]: choices of each.
+  void forward(const uint8_t* gate_up, const uint8_t* down, const Slot* slots, int num_slots,
+               RowType type, int64_t* counts);
+
+ private:
+  struct Choice {
+    int64_t row;
+    float weight;
+  };
+  // Choices `first` to `first + count` of the sorted list, all of one expert; packed together.
+  struct Group {
+    int64_t first;
+    int count;
+  };
+  // Of one expert that has choices: its groups.
+  struct Active {
+    int64_t expert;
+    int64_t choices, first_group, last_group;
+  };
+
+  // One of `parts` about equal shares of a phase's work, which make its tasks.
+  struct Part {
+    int64_t index, parts;
+    int64_t begin(int64_t n) const { return n * index / parts; }
+    int64_t end(int64_t n) const { return n * (index + 1) / parts; }
+  };
+
+  void lay_out(const Slot* slots, int num_slots, RowType type);
+  void sort(const Slot* slots, int num_slots, int64_t* counts);
+  void group(const int64_t* counts);
+  void read_rows(Part part, RowType type);
+  void pack_inputs(Part part);
+  void multiply_gate_up(Part part, const uint8_t* weights);
+  void pack_inner(Part part);
+  void multiply_down(Part part, const uint8_t* weights);
+  void write_rows(Part part);
+
+  template <class Visit>
+  void for_panels(Part part, int64_t panels, Visit visit) const;
+
+  const Level& level_;
+  const Product& product_;
+  const ExpertShape shape_;
+  int64_t gate_panels_, down_panels_;
+  size_t gate_panel_bytes_, down_panel_bytes_;
+  int64_t inner_stride_;
+  ThreadPool pool_;
+
+  int64_t rows_ = 0;
+  std::vector<const void*> hidden_;   // by row
+  std::vector<void*> out_;            // by row
+  std::vector<const float*> inputs_;  // by row, as floats
+  std::vector<float*> sums_;          // by row, as floats
+  std::vector<Choice> choices_;
+  std::vector<Group> groups_;
+  std::vector<Active> active_;
+  Scratch wide_inputs_, wide_sums_, packed_inputs_, inner_, packed_inner_;
+  float* inner_values_ = nullptr;
+  uint32_t *input_words_ = nullptr, *inner_words_ = nullptr;
+};

@@ -1,0 +1,56 @@
+// What one instruction set offers. Everything that is fast is behind these function pointers; the
+// rest of the library is compiled for the baseline.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+enum class WeightFormat : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
+constexpr int weight_formats = 3;
+
+// A matrix product y = x W^T of a few rows x [rows, K] with W [N, K], its weights in one format.
+//
+// Weights are packed in panels of `Level::panel_width` output channels. Within one, K runs
+// outermost, in words of 32 bits: one f32, two bf16 or four int8, consecutive in K, so that a
+// vector of words holds as many channels. K is padded with zeros to whole words. int8 comes in
+// blocks of K, each preceded by a float scale a channel.
+//
+// Rows are packed in groups of 1 to `Level::max_rows` whose elements lie side by side. A row's
+// sums run over K in order whatever its group, hence they don't depend on it.
+struct Product {
+  // Bytes of one panel.
+  size_t (*panel_bytes)(int64_t k);
+  // Pack a panel of two halves, each `panel_width / 2` channels (rows of K floats) of which only
+  // the first `valid` are there; the others become zeros.
+  void (*pack_panel)(const float* const channels[2], const int64_t valid[2], int64_t k,
+                     void* panel);
+  // Words of one packed row.
+  size_t (*row_words)(int64_t k);
+  // Pack `count` rows of K floats into count * row_words(k) words.
+  void (*pack_rows)(const float* const* rows, int count, int64_t k, uint32_t* packed);
+  // out [count, panel_width] = the packed rows times one panel.
+  void (*multiply)(const void* panel, const uint32_t* packed, int count, int64_t k, float* out);
+};
+
+struct Level {
+  const char* name;
+  int panel_width;
+  int max_rows;
+  Product products[weight_formats];
+  // out [count, panel_width / 2] = silu(left half) * right half of tile [count, panel_width].
+  void (*swiglu)(const float* tile, int count, float* out, int64_t out_stride);
+  // y += weight * x over `n` floats.
+  void (*add_scaled)(const float* x, float weight, float* y, int64_t n);
+  void (*widen)(const uint16_t* bf16, float* out, int64_t n);
+  void (*narrow)(const float* x, uint16_t* bf16, int64_t n);
+  float (*read_all)(const float* x, int64_t n);
+};
+
+// The levels that were built, best last.
+extern const Level* const levels[];
+extern const int num_levels;
+
+// The level of this name if this machine can run it, else null.
+const Level* find_level(const char* name);
+// The best that this machine can run.
+const Level* best_level();

@@ -1,0 +1,28 @@
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "target.h"
+MEGAINFER_TARGET("avx2,fma")
+#include "vec_avx2.h"
+// After the vector that they are written for.
+#include "elementwise.inl"
+#include "level.h"
+#include "product.inl"
+#include "product_int8.inl"
+
+extern const Level level_avx2 = {
+    .name = "avx2",
+    .panel_width = panel_width,
+    .max_rows = Vec::max_rows,
+    .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
+                 widened_int8_product()},
+    .swiglu = swiglu,
+    .add_scaled = add_scaled,
+    .widen = widen,
+    .narrow = narrow,
+    .read_all = read_all,
+};
+
+MEGAINFER_TARGET_END

@@ -1,0 +1,29 @@
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "target.h"
+MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512bf16")
+#include "vec_avx512.h"
+// After the vector that they are written for.
+#include "elementwise.inl"
+#include "level.h"
+#include "product.inl"
+#include "product_bf16.inl"
+#include "product_int8.inl"
+#include "product_vnni.inl"
+
+extern const Level level_avx512_bf16 = {
+    .name = "avx512_bf16",
+    .panel_width = panel_width,
+    .max_rows = Vec::max_rows,
+    .products = {float_product<Float32>(), bfloat16_product(), vnni_product()},
+    .swiglu = swiglu,
+    .add_scaled = add_scaled,
+    .widen = widen,
+    .narrow = narrow,
+    .read_all = read_all,
+};
+
+MEGAINFER_TARGET_END

@@ -1,0 +1,28 @@
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "target.h"
+MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni")
+#include "vec_avx512.h"
+// After the vector that they are written for.
+#include "elementwise.inl"
+#include "level.h"
+#include "product.inl"
+#include "product_int8.inl"
+#include "product_vnni.inl"
+
+extern const Level level_avx512_vnni = {
+    .name = "avx512_vnni",
+    .panel_width = panel_width,
+    .max_rows = Vec::max_rows,
+    .products = {float_product<Float32>(), float_product<WidenedBfloat16>(), vnni_product()},
+    .swiglu = swiglu,
+    .add_scaled = add_scaled,
+    .widen = widen,
+    .narrow = narrow,
+    .read_all = read_all,
+};
+
+MEGAINFER_TARGET_END

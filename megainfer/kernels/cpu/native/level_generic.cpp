@@ -1,0 +1,19 @@
+#include "vec_generic.h"
+// After the vector that they are written for.
+#include "elementwise.inl"
+#include "level.h"
+#include "product.inl"
+#include "product_int8.inl"
+
+extern const Level level_generic = {
+    .name = "generic",
+    .panel_width = panel_width,
+    .max_rows = Vec::max_rows,
+    .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
+                 widened_int8_product()},
+    .swiglu = swiglu,
+    .add_scaled = add_scaled,
+    .widen = widen,
+    .narrow = narrow,
+    .read_all = read_all,
+};

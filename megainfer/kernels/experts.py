@@ -1,0 +1,38 @@
+"""What an expert node asks of one layer's experts, whichever implementation computes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsShape:
+    """E experts of SwiGLU, D -> F -> D; each row chooses K."""
+
+    experts: int
+    hidden: int
+    intermediate: int
+    top_k: int
+
+
+class LayerExperts(Protocol):
+    """The routed experts of one layer that live on a node, by local id."""
+
+    def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
+        """Take over one expert's weights: float32 [2F, D], gate first, and [D, F]."""
+
+    def forward(
+        self,
+        hidden: Sequence[Tensor],
+        local_ids: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        outs: Sequence[Tensor],
+    ) -> list[int]:
+        """Compute several messages at once; how many choices each expert got.
+
+        A message: hidden [R, D]; local_ids int32 [R, K], anything but an expert's id being a
+        choice that is not here; weights float32 [R, K]; out [R, D] in hidden's dtype, overwritten
+        with the rows' outputs, weighted and summed over this node's experts.
+        """
