@@ -18,8 +18,6 @@ so its tokens are divided by as many. Columns:
 
 import argparse
 import json
-import os
-import platform
 import random
 import tempfile
 from collections.abc import Mapping
@@ -27,16 +25,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from time import monotonic
-from typing import Any
 
-import torch
 from checkpoints import SHAPES, ensure_checkpoint
+from measures import (
+    T_A_KINDS,
+    T_E_KINDS,
+    difference,
+    hardware,
+    idle_share,
+    mean_of,
+    mean_transfer,
+    of_role,
+)
 from rich.console import Console
 from rich.table import Table
 
 from megainfer import LLM, SamplingParams
-
-Counters = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,17 @@ def run_round(llm: LLM, load: Load, vocabulary: int, seed: int, gpus: int) -> Re
     after, elapsed = llm.stats(), monotonic() - started
     tokens = load.concurrency * load.output_tokens
     delta = {name: difference(before[name], after[name]) for name in after}
-    attention = [own for name, own in delta.items() if name.startswith("attention")]
-    expert = [own for name, own in delta.items() if name.startswith("expert")]
+    attention, expert = of_role(delta, "attention"), of_role(delta, "expert")
     return Result(
         tokens_per_second=tokens / whole,
         decode_per_second=(tokens - load.concurrency) / max(whole - first, 1e-9),
         prefill_per_second=load.concurrency * load.prompt_tokens / first,
         per_gpu=tokens / whole / gpus,
-        t_a=1e3 * mean_of(attention, ("combine", "attention", "dispatch", "shared"), "dispatch"),
-        t_e=1e3 * mean_of(expert, ("expert",), "expert"),
-        t_c=mean_transfer(attention + expert),
-        idle_attention=1 - sum(own["busy_seconds"] for own in attention) / elapsed / len(attention),
-        idle_expert=1 - sum(own["busy_seconds"] for own in expert) / elapsed / len(expert),
+        t_a=1e3 * mean_of(attention, T_A_KINDS, "dispatch"),
+        t_e=1e3 * mean_of(expert, T_E_KINDS, "expert"),
+        t_c=1e3 * mean_transfer(attention + expert),
+        idle_attention=idle_share(attention, elapsed),
+        idle_expert=idle_share(expert, elapsed),
     )
 
 
@@ -97,27 +100,6 @@ def run_load(llm: LLM, load: Load, vocabulary: int, seed: int, output_tokens: in
     started = monotonic()
     llm.generate(prompts, params, progress=False)
     return monotonic() - started
-
-
-def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: value - before.get(name, 0)
-        for name, value in after.items()
-        if isinstance(value, int | float)
-    }
-
-
-def mean_of(nodes: list[dict[str, float]], kinds: tuple[str, ...], occurrence: str) -> float:
-    """Seconds of these kinds of work for one occurrence of the last."""
-    seconds = sum(own.get(f"{kind}_seconds", 0.0) for own in nodes for kind in kinds)
-    count = sum(own.get(f"{occurrence}_count", 0) for own in nodes)
-    return seconds / count if count else 0.0
-
-
-def mean_transfer(nodes: list[dict[str, float]]) -> float:
-    """ms; NaN when no message found its receiver waiting, as in one process."""
-    count = sum(own["transfers"] for own in nodes)
-    return sum(own["transfer_ns"] for own in nodes) / count / 1e6 if count else float("nan")
 
 
 def medians(results: list[Result]) -> Result:
@@ -156,13 +138,6 @@ def print_table(console: Console, found: Mapping[tuple[Load, str], Result]) -> N
             f"{result.idle_attention:.0%} / {result.idle_expert:.0%}",
         )
     console.print(table)
-
-
-def hardware() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
-    cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def parse() -> argparse.Namespace:

@@ -16,6 +16,7 @@ from megainfer.m2n.local import LocalHub
 from megainfer.messages import Loaded, Ready, Start
 from megainfer.node_loop import START_TIMEOUT_SECONDS, Unit, progress_to, run_until_stopped
 from megainfer.plan import Plan
+from megainfer.stage_clock import Span
 
 
 def run_colocated(link: ParentLink, plan: Plan) -> None:
@@ -62,6 +63,9 @@ class ColocatedUnit:
 
     def counters(self) -> dict[str, Any]:
         return {name: own for unit in self._units for name, own in unit.counters().items()}
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        return {name: own for unit in self._units for name, own in unit.take_spans().items()}
 
     def close(self) -> None:
         for unit in self._units:

@@ -25,6 +25,7 @@ class EngineConfig:
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: both roles in
     one process over the `local` transport. kernels: which implementation computes, auto for the
     fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own.
+    trace: how many of its latest spans of work each node keeps, for `LLM.take_spans`.
 
     Raises ConfigError.
     """
@@ -42,6 +43,7 @@ class EngineConfig:
     prefix_cache: bool = True
     kernels: str = "auto"
     expert_dtype: str = "auto"
+    trace: int = 0
 
     def __post_init__(self) -> None:
         for name in ("attn_gpus", "ffn_gpus", "max_num_seqs", "max_num_batched_tokens"):
@@ -49,6 +51,8 @@ class EngineConfig:
         for name in ("max_model_len", "kv_cache_memory"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
+        if self.trace < 0:
+            raise ConfigError(f"trace must be a number of spans, at least 0, not {self.trace}")
         if self.micro_batches is not None and not 1 <= self.micro_batches <= MAX_MICRO_BATCHES:
             raise ConfigError(
                 f"--micro-batches must be auto or 1 to {MAX_MICRO_BATCHES}, not "

@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,11 +16,12 @@ from megainfer.engine_client import EngineClient, SequenceRequest
 from megainfer.engine_process import EngineOrder, EngineProcess
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.generation_config import GenerationDefaults
-from megainfer.messages import Fatal, FinishReason, GetStats, Ready, Stats
+from megainfer.messages import Fatal, FinishReason, GetSpans, GetStats, Ready, Spans, Stats
 from megainfer.outputs import CompletionOutput, RequestOutput
 from megainfer.plan import make_plan
 from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
+from megainfer.stage_clock import Span
 from megainfer.text_stream import TextStream, unfold
 from megainfer.tokenizer import load_tokenizer
 
@@ -66,6 +68,7 @@ class LLM:
         self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
+        self._spans: dict[int, _Pieces] = {}
         self._process = EngineProcess(EngineOrder(config, str(folder), self._plan.token))
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -120,6 +123,11 @@ class LLM:
     def stats(self) -> dict[str, dict[str, Any]]:
         """Every node's counters since the start, by the node's name (`attention node 0`, …)."""
         return self._call(self._fetch_stats()).counters
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        """Every node's latest spans of work by the node's name, each only once: at most `trace`
+        (see `EngineConfig`) since the last call."""
+        return self._call(self._fetch_spans())
 
     @property
     def micro_batches(self) -> int:
@@ -221,6 +229,8 @@ class LLM:
                         self._ready.set_result(None)
                     case Stats():
                         self._hear_stats(message)
+                    case Spans():
+                        self._hear_spans(message)
                     case Fatal(message=text):
                         self._fail(NodeDied(text))
                     case _:
@@ -234,9 +244,15 @@ class LLM:
         if answer is not None and not answer.done():  # else nobody waits for it any more
             answer.set_result(stats)
 
+    def _hear_spans(self, spans: Spans) -> None:
+        pieces = self._spans.get(spans.ticket)
+        if pieces is not None and not pieces.whole.done():
+            pieces.hear(spans)
+
     def _fail(self, error: MegaInferError) -> None:
         self.engine.fail(str(error))
         waiting: list[asyncio.Future[Any]] = [self._ready, *self._stats.values()]
+        waiting += [pieces.whole for pieces in self._spans.values()]
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(error)
@@ -298,6 +314,22 @@ class LLM:
         finally:
             self._stats.pop(ticket, None)
 
+    async def _fetch_spans(self) -> dict[str, list[Span]]:
+        ticket = next(self._request_numbers)
+        processes = 1 if self._plan.config.colocated else len(self._plan.cores)
+        pieces = self._spans[ticket] = _Pieces(processes, self.loop.create_future())
+        try:
+            self._process.link.send(GetSpans(ticket=ticket))
+            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+                await pieces.whole
+                return pieces.spans
+        except TimeoutError:
+            raise NodeDied(
+                f"a node did not give its spans within {STATS_TIMEOUT_SECONDS:g} s"
+            ) from None
+        finally:
+            del self._spans[ticket]
+
     async def _reset(self) -> None:
         self.engine.reset_prefix_cache()
 
@@ -323,6 +355,21 @@ class _Answer:
             finish_reason=str(self.finish_reason),
             logprobs=self.logprobs or None,
         )
+
+
+@dataclass
+class _Pieces:
+    """Spans of all nodes while they come in."""
+
+    unfinished: int  # processes that have more to send
+    whole: asyncio.Future[None]
+    spans: dict[str, list[Span]] = field(default_factory=dict)
+
+    def hear(self, message: Spans) -> None:
+        self.spans.setdefault(message.node, []).extend(message.spans)
+        self.unfinished -= message.last
+        if not self.unfinished:
+            self.whole.set_result(None)
 
 
 class _Counted:

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from megainfer.stage_clock import Span
+
 
 class Role(StrEnum):
     ATTENTION = "attention"
@@ -126,11 +128,17 @@ class GetStats(Message, frozen=True):
     ticket: int
 
 
+class GetSpans(Message, frozen=True):
+    """Ask a process for the spans that its nodes have kept; they keep them no longer."""
+
+    ticket: int
+
+
 class Stop(Message, frozen=True):
     """End in order; the child exits within the bound that the supervisor keeps."""
 
 
-ToChild = Start | NodeDown | GetStats | Stop
+ToChild = Start | NodeDown | GetStats | GetSpans | Stop
 
 # --- child -> supervisor ------------------------------------------------------------------------
 
@@ -162,13 +170,25 @@ class Stats(Message, frozen=True):
     micro_batches: int = 0  # set by the supervisor as it passes the answer on
 
 
+class Spans(Message, frozen=True):
+    """Some of a node's spans, oldest first: few enough for one message of the control link.
+
+    last: this process has no more to send for the ticket.
+    """
+
+    ticket: int
+    node: str
+    spans: list[Span]
+    last: bool
+
+
 class Fatal(Message, frozen=True):
     """The child is about to exit because of this."""
 
     message: str
 
 
-FromChild = Progress | Loaded | Ready | Stats | Fatal
+FromChild = Progress | Loaded | Ready | Stats | Spans | Fatal
 
 
 def encode(message: Message) -> bytes:

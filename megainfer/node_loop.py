@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from megainfer.control import ParentLink
-from megainfer.messages import GetStats, Progress, Stats, Stop
+from megainfer.messages import GetSpans, GetStats, Progress, Spans, Stats, Stop
+from megainfer.stage_clock import Span
 
 START_TIMEOUT_SECONDS = 3600.0
 """Others may still be loading; a supervisor that dies meanwhile is noticed at once."""
@@ -16,6 +17,8 @@ CONNECT_TIMEOUT_SECONDS = 30.0
 
 MAX_SLEEP_SECONDS = 1.0
 """Nothing depends on waking from this sleep; it only bounds what a lost wake-up could cost."""
+SPANS_A_MESSAGE = 2000
+"""About 40 bytes each, far below what a control link takes at once."""
 
 
 class Unit(Protocol):
@@ -29,6 +32,9 @@ class Unit(Protocol):
 
     def counters(self) -> dict[str, Any]:
         """By each node's name, everything countable since the start; msgpack-able."""
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        """By each node's name, the latest spans of its work; none unless asked to trace."""
 
     def close(self) -> None: ...
 
@@ -50,7 +56,19 @@ def _told_to_stop(link: ParentLink, unit: Unit) -> bool:
     message = link.receive(timeout=0)
     if isinstance(message, GetStats):
         link.send(Stats(ticket=message.ticket, counters=unit.counters()))
+    if isinstance(message, GetSpans):
+        _send_spans(link, message.ticket, unit.take_spans())
     return isinstance(message, Stop)
+
+
+def _send_spans(link: ParentLink, ticket: int, spans: dict[str, list[Span]]) -> None:
+    pieces = [
+        (node, own[first : first + SPANS_A_MESSAGE])
+        for node, own in spans.items()
+        for first in range(0, max(len(own), 1), SPANS_A_MESSAGE)
+    ]
+    for number, (node, piece) in enumerate(pieces, 1):
+        link.send(Spans(ticket, node, piece, last=number == len(pieces)))
 
 
 def progress_to(link: ParentLink) -> Callable[[int, int], None]:

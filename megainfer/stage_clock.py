@@ -1,24 +1,48 @@
-"""Where a node's time goes: seconds and occurrences by kind of work."""
+"""Where a node's time goes: seconds and occurrences by kind of work, and its latest spans."""
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import NamedTuple
+
+NOT_OF_ONE = -1
+"""The micro-batch or layer of a span that belongs to no single one."""
+
+
+class Span(NamedTuple):
+    """Work of one kind from `start` to `end`, seconds of the monotonic clock that all processes of
+    a host share. `layer` is the one whose attention half or experts these are."""
+
+    kind: str
+    micro_batch: int
+    layer: int
+    start: float
+    end: float
 
 
 class StageClock:
-    """Adds up busy time; what is in no span is idle (waiting never counts as busy)."""
+    """Adds up busy time; what is in no span is idle (waiting never counts as busy).
 
-    def __init__(self) -> None:
+    trace: how many of the latest spans to keep for `take_spans`.
+    """
+
+    def __init__(self, trace: int = 0) -> None:
         self._seconds: dict[str, float] = {}
         self._counts: dict[str, int] = {}
+        self._spans: deque[Span] = deque(maxlen=trace)
 
     @contextmanager
-    def span(self, kind: str) -> Iterator[None]:
+    def span(
+        self, kind: str, micro_batch: int = NOT_OF_ONE, layer: int = NOT_OF_ONE
+    ) -> Iterator[None]:
         started = monotonic()
         try:
             yield
         finally:
-            self.add(kind, monotonic() - started)
+            ended = monotonic()
+            self.add(kind, ended - started)
+            self._spans.append(Span(kind, micro_batch, layer, started, ended))
 
     def add(self, kind: str, seconds: float) -> None:
         self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
@@ -32,3 +56,9 @@ class StageClock:
         result["busy_seconds"] = sum(self._seconds.values())
         result["clock_seconds"] = monotonic()
         return result
+
+    def take_spans(self) -> list[Span]:
+        """The spans kept since the last call, in the order in which they ended."""
+        spans = list(self._spans)
+        self._spans.clear()
+        return spans

@@ -21,12 +21,14 @@ from megainfer.errors import MegaInferError, NodeDied
 from megainfer.messages import (
     Fatal,
     FromChild,
+    GetSpans,
     GetStats,
     Loaded,
     NodeDown,
     Progress,
     Ready,
     Role,
+    Spans,
     Start,
     Stats,
     Stop,
@@ -223,6 +225,9 @@ class Supervisor:
                 self._observer.loading(child.name, message.done, message.total)
             case Stats():
                 self._collect(message)
+            case Spans():
+                if self._owner is not None:
+                    self._owner.send(message)
             case Fatal():
                 child.fatal = message.message
             case Loaded() | Ready():
@@ -255,6 +260,7 @@ class Supervisor:
             raise Interrupted
         if isinstance(message, GetStats):
             self._tickets[message.ticket] = []
+        if isinstance(message, GetStats | GetSpans):
             for child in self._nodes():
                 child.send(message)
 

@@ -31,7 +31,7 @@ from megainfer.messages import (
     ToNode,
 )
 from megainfer.pipeline import PingPong
-from megainfer.stage_clock import StageClock
+from megainfer.stage_clock import Span, StageClock
 
 Emit = Callable[[FromNode], None]
 
@@ -52,7 +52,10 @@ class Flight:
 
 
 class AttentionNode:
-    """One attention node over any port; `emit` takes what the front end is to hear."""
+    """One attention node over any port; `emit` takes what the front end is to hear.
+
+    trace: how many of its latest spans it keeps for `take_spans`.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class AttentionNode:
         port: AttentionPort,
         emit: Emit,
         reply_timeout: float = REPLY_TIMEOUT_SECONDS,
+        trace: int = 0,
     ) -> None:
         self.node = node
         self.port = port
@@ -75,7 +79,7 @@ class AttentionNode:
         # Abandoned steps, and the expert nodes that still owe replies: their slots aren't free yet.
         self._draining: dict[int, tuple[Flight, set[int]]] = {}
         self._reply_timeout = reply_timeout
-        self._clock = StageClock()
+        self._clock = StageClock(trace)
         self._generated = 0
 
     def hear(self, message: ToNode) -> None:
@@ -111,6 +115,10 @@ class AttentionNode:
             **self.port.counters(),
             "generated_tokens": self._generated,
         }
+
+    def take_spans(self) -> list[Span]:
+        """See `StageClock.take_spans`."""
+        return self._clock.take_spans()
 
     def _submit(self, submit: Submit) -> None:
         try:
@@ -160,12 +168,12 @@ class AttentionNode:
     def _compose(self, micro_batch: int) -> bool:
         if not self.scheduler.has_work(micro_batch):
             return False
-        with self._clock.span("schedule"):
+        with self._clock.span("schedule", micro_batch):
             step = self.scheduler.compose(micro_batch)
             if step is None:
                 return False
             batch = build_batch([_chunk_input(chunk) for chunk in step.chunks])
-        with self._clock.span("embed"):
+        with self._clock.span("embed", micro_batch):
             flight = Flight(step, batch, self._model.embed(batch))
         self._flights[micro_batch] = flight
         self._pingpong.start(micro_batch, step.number, step.depends_on)
@@ -180,18 +188,18 @@ class AttentionNode:
     def _advance(self, flight: Flight) -> None:
         micro_batch = flight.step.micro_batch
         if flight.handle is not None:
-            with self._clock.span("combine"):
+            with self._clock.span("combine", micro_batch, flight.handle.layer):
                 self.port.combine(flight.handle, flight.x)
-        with self._clock.span("attention"):
+        with self._clock.span("attention", micro_batch, flight.next_layer):
             point = self._model.advance(flight.x, flight.next_layer, flight.batch, self._kv)
         if point is None:
             self._finish(flight)
             return
-        with self._clock.span("dispatch"):
+        with self._clock.span("dispatch", micro_batch, point.layer):
             handle = self.port.dispatch(micro_batch, point.layer, point.hidden, point.parts)
         flight.handle, flight.next_layer, flight.sent_at = handle, point.layer + 1, monotonic()
         self._pingpong.dispatched(micro_batch, point.layer, handle.awaiting)
-        with self._clock.span("shared"):
+        with self._clock.span("shared", micro_batch, point.layer):
             shared = self._model.shared(point.layer, point.hidden)
             if shared is not None:
                 flight.x += shared
@@ -200,11 +208,11 @@ class AttentionNode:
         """Sample, tell, and begin the micro-batch's next step at once."""
         micro_batch = flight.step.micro_batch
         chunks = [chunk for chunk in flight.step.chunks if chunk.samples]
-        with self._clock.span("sample"):
+        with self._clock.span("sample", micro_batch):
             output = self._sample(flight, chunks)
         self._pingpong.finished(micro_batch)
         del self._flights[micro_batch]
-        with self._clock.span("schedule"):
+        with self._clock.span("schedule", micro_batch):
             events = self.scheduler.complete(flight.step, output.token_ids, output.logprobs)
         if events:
             self._generated += sum(len(event.token_ids) for event in events)

@@ -23,6 +23,7 @@ from megainfer.node_loop import (
     run_until_stopped,
 )
 from megainfer.plan import Plan
+from megainfer.stage_clock import Span
 from megainfer.weights import WeightReader, attention_tensor_names
 
 
@@ -72,7 +73,9 @@ class AttentionUnit:
         self._frontend = FrontEnd(plan.endpoint, node)
         self._port = port
         scheduler = Scheduler(scheduler_config(plan, micro_batches))
-        self.node = AttentionNode(node, model, kv, scheduler, port, self._frontend.send)
+        self.node = AttentionNode(
+            node, model, kv, scheduler, port, self._frontend.send, trace=plan.config.trace
+        )
         self._frontend.send(
             NodeReady(
                 node=node,
@@ -100,6 +103,9 @@ class AttentionUnit:
 
     def counters(self) -> dict[str, Any]:
         return {f"attention node {self.node.node}": self.node.counters()}
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        return {f"attention node {self.node.node}": self.node.take_spans()}
 
     def close(self) -> None:
         self._frontend.close()

@@ -10,19 +10,24 @@ from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.gather import Batch, Gather
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
-from megainfer.stage_clock import StageClock
+from megainfer.stage_clock import Span, StageClock
 
 
 class ExpertNode:
-    """One expert node over any port."""
+    """One expert node over any port.
 
-    def __init__(self, model: ExpertModel, gather: Gather, port: ExpertPort) -> None:
+    trace: how many of its latest spans it keeps for `take_spans`.
+    """
+
+    def __init__(
+        self, model: ExpertModel, gather: Gather, port: ExpertPort, trace: int = 0
+    ) -> None:
         self.port = port
         self._model = model
         self._gather = gather
         self._waiting: dict[tuple[int, int], Dispatch] = {}  # by (source, micro-batch)
         self._lost: frozenset[int] = frozenset()
-        self._clock = StageClock()
+        self._clock = StageClock(trace)
         self._batches = self._rows = self._sources = self._missed = 0
 
     def run_once(self) -> bool:
@@ -55,6 +60,10 @@ class ExpertNode:
             "expert_tokens": self._model.expert_tokens(),
         }
 
+    def take_spans(self) -> list[Span]:
+        """See `StageClock.take_spans`."""
+        return self._clock.take_spans()
+
     def _take_in(self) -> None:
         now = monotonic()
         lost = self.port.lost_peers()
@@ -80,16 +89,25 @@ class ExpertNode:
     def _compute(self, batch: Batch, started: float) -> None:
         sources = sorted(batch.rows)
         dispatches = [self._waiting.pop((source, batch.micro_batch)) for source in sources]
-        with self._clock.span("expert"):
-            self._reply(batch, dispatches)
+        error = self._forward(batch, dispatches)
+        # A span of its own: the first receiver may go on before the last reply is sent.
+        with self._clock.span("reply", batch.micro_batch, batch.layer):
+            self._reply(dispatches, error)
         self._missed += len(batch.dropped)
         self._gather.served(batch, started, monotonic())
 
-    def _reply(self, batch: Batch, dispatches: list[Dispatch]) -> None:
-        outs = [self.port.reply_buffer(dispatch) for dispatch in dispatches]
-        try:
-            self._model.forward(batch.layer, dispatches, outs)
-        except MegaInferError as error:
+    def _forward(self, batch: Batch, dispatches: list[Dispatch]) -> MegaInferError | None:
+        """Compute into the reply slots; what went wrong, if something did."""
+        with self._clock.span("expert", batch.micro_batch, batch.layer):
+            outs = [self.port.reply_buffer(dispatch) for dispatch in dispatches]
+            try:
+                self._model.forward(batch.layer, dispatches, outs)
+            except MegaInferError as error:
+                return error
+        return None
+
+    def _reply(self, dispatches: list[Dispatch], error: MegaInferError | None) -> None:
+        if error is not None:
             for dispatch in dispatches:
                 self.port.reply_error(dispatch, str(error))
             return

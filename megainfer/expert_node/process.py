@@ -21,6 +21,7 @@ from megainfer.node_loop import (
     run_until_stopped,
 )
 from megainfer.plan import Plan
+from megainfer.stage_clock import Span
 from megainfer.weights import WeightReader, expert_tensor_names
 
 
@@ -71,7 +72,7 @@ class ExpertUnit:
         self, plan: Plan, node: int, model: ExpertModel, port: ExpertPort, micro_batches: int
     ) -> None:
         self._index = node
-        self.node = ExpertNode(model, open_gather(plan, micro_batches), port)
+        self.node = ExpertNode(model, open_gather(plan, micro_batches), port, plan.config.trace)
         self._port = port
 
     def run_once(self) -> bool:
@@ -82,6 +83,9 @@ class ExpertUnit:
 
     def counters(self) -> dict[str, Any]:
         return {f"expert node {self._index}": self.node.counters()}
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        return {f"expert node {self._index}": self.node.take_spans()}
 
     def close(self) -> None:
         self._port.close()

@@ -59,6 +59,7 @@ class Slots:
             (count,), dtype=np.uint64, buffer=memory, offset=self._base, strides=(stride,)
         )
         self._fence = Fence()
+        self._flat: dict[torch.dtype, Tensor] = {}  # all of the memory, for views of that dtype
 
     def words(self) -> list[int]:
         """The word of every slot, in one read."""
@@ -91,8 +92,12 @@ class Slots:
         if rows == 0:  # torch.frombuffer refuses to view nothing
             return torch.empty(shape, dtype=dtype)
         start = self._base + slot * self._stride + _PAYLOAD_OFFSET + offset
-        flat = torch.frombuffer(self._memory, dtype=dtype, count=rows * columns, offset=start)
-        return flat.view(shape)
+        flat = self._flat.get(dtype)
+        if flat is None:
+            with torch.inference_mode(False):  # its views are written in any mode
+                flat = self._flat[dtype] = torch.frombuffer(self._memory, dtype=dtype)
+        # One call where a view of the right part and its shape would be three.
+        return torch.as_strided(flat, shape, (columns, 1), start // dtype.itemsize)
 
     def write_text(self, slot: int, text: bytes) -> None:
         start = self._base + slot * self._stride + _PAYLOAD_OFFSET

@@ -1,0 +1,346 @@
+"""An instance whose stages take set times: all of the pipeline is real, but no model is.
+
+Attention and expert nodes with scheduler, ping-pong, gather, node loop and `shm` M2N run in forked
+processes, as an instance's do. Only the two models are replaced, by sleeping to a deadline, so
+that more processes than cores can be "computing" at once.
+"""
+
+import ctypes
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic, sleep
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.model import MoEPoint
+from megainfer.attention_node.node import AttentionNode
+from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
+from megainfer.child import Child, fork_child
+from megainfer.config import BLOCK_SIZE
+from megainfer.control import ParentLink
+from megainfer.errors import NodeDied
+from megainfer.expert_node.gather import Gather
+from megainfer.expert_node.node import ExpertNode
+from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.mailbox import Dispatch, Part
+from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.messages import (
+    FromNode,
+    GetSpans,
+    GetStats,
+    Message,
+    Ready,
+    Role,
+    Spans,
+    Start,
+    Stats,
+    Stop,
+    Submit,
+)
+from megainfer.node_loop import Unit, run_until_stopped
+from megainfer.simulator import Cost
+from megainfer.stage_clock import Span
+from megainfer.topology import assign_cores
+
+HIDDEN_SIZE = 256
+VOCABULARY = 8
+MAX_TOKENS = 4096  # of a sequence
+TIMEOUT_SECONDS = 30.0
+PR_SET_TIMERSLACK = 29
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What to run. rows: of one attention node's micro-batch. attention: seconds of a layer.
+    spin: seconds for which a node looks at its slots before it sleeps.
+
+    standing: every step begins when all micro-batches have ended the last one, so that each is the
+    paper's T_total; else steps follow each other without a break.
+    """
+
+    num_attention: int
+    num_expert: int
+    micro_batches: int
+    layers: int
+    rows: int
+    attention: float
+    expert: Cost
+    spin: float = 0.0
+    standing: bool = False
+    trace: int = 0
+
+    def geometry(self) -> Geometry:
+        return Geometry(
+            self.num_attention,
+            self.num_expert,
+            self.micro_batches,
+            self.rows,
+            HIDDEN_SIZE,
+            1,
+            "float32",
+        )
+
+
+# --- in place of models --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Spec:
+    layers: range
+    vocab_size: int = VOCABULARY
+
+
+class SleepingAttention:
+    """As `AttentionModel`; every layer has experts, and every token chooses one on every node."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.spec = _Spec(range(stages.layers))
+        self._stages = stages
+        self._parts = {rows: self._parts_of(rows) for rows in range(1, stages.rows + 1)}
+
+    def embed(self, batch: StepBatch) -> Tensor:
+        return torch.zeros(batch.num_tokens, HIDDEN_SIZE)
+
+    def advance(self, x: Tensor, layer: int, batch: StepBatch, kv: object) -> MoEPoint | None:
+        if layer == self._stages.layers:
+            return None
+        _sleep_until(monotonic() + self._stages.attention)
+        return MoEPoint(layer, x, self._parts[batch.num_tokens])
+
+    def shared(self, layer: int, hidden: Tensor) -> None:
+        return None
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        return torch.zeros(rows.numel(), VOCABULARY)
+
+    def _parts_of(self, rows: int) -> tuple[Part, ...]:
+        ids = torch.zeros(rows, 1, dtype=torch.int32)
+        part = Part(torch.arange(rows), ids, torch.ones(rows, 1))
+        return (part,) * self._stages.num_expert
+
+
+class SleepingExperts:
+    """As `ExpertModel`."""
+
+    def __init__(self, cost: Cost) -> None:
+        self._cost = cost
+
+    def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
+        rows = sum(dispatch.num_rows for dispatch in dispatches)
+        deadline = monotonic() + self._cost.of(rows)
+        for dispatch, out in zip(dispatches, outs, strict=True):
+            out.copy_(dispatch.hidden)
+        _sleep_until(deadline)
+
+    def expert_tokens(self) -> list[list[int]]:
+        return []
+
+
+def _sleep_until(deadline: float) -> None:
+    sleep(max(0.0, deadline - monotonic()))
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+class AttentionUnit:
+    """An attention node that always has `rows` sequences in each micro-batch to generate for."""
+
+    def __init__(self, stages: Stages, node: int, port: ShmAttentionPort) -> None:
+        self._stages = stages
+        self._port = port
+        self._name = f"attention node {node}"
+        trace = 8 * stages.micro_batches * (stages.layers + 2) if stages.standing else stages.trace
+        scheduler = Scheduler(_scheduler_config(stages))
+        model: Any = SleepingAttention(stages)
+        no_kv: Any = None
+        self.node = AttentionNode(node, model, no_kv, scheduler, port, self._hear, trace=trace)
+        self._standing_seconds: list[float] = []
+        self._requests = 0
+        self._submit_all()
+
+    def run_once(self) -> bool:
+        worked = self.node.run_once()
+        if self._stages.standing and not list(self.node.scheduler.live):
+            self._standing_seconds.append(_pass_seconds(self.node.take_spans()))
+            self._submit_all()
+        return worked
+
+    def wait(self, timeout: float, fds: Sequence[int]) -> None:
+        self._port.wait(timeout, fds)
+
+    def counters(self) -> dict[str, Any]:
+        own = {**self.node.counters(), "standing_seconds": list(self._standing_seconds)}
+        return {self._name: own}
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        return {self._name: self.node.take_spans()}
+
+    def close(self) -> None:
+        self._port.close()
+
+    def _submit_all(self) -> None:
+        for _ in range(self._stages.rows * self._stages.micro_batches):
+            self._requests += 1
+            tokens = 1 if self._stages.standing else MAX_TOKENS - 1
+            self.node.hear(_submit(str(self._requests), tokens))
+
+    def _hear(self, message: FromNode) -> None:
+        """Nobody reads the tokens."""
+
+
+class ExpertUnit:
+    def __init__(self, stages: Stages, node: int, port: ShmExpertPort) -> None:
+        self._port = port
+        self._name = f"expert node {node}"
+        gather = Gather(stages.micro_batches, 0)
+        for source in range(stages.num_attention):
+            gather.joined(source)
+        model: Any = SleepingExperts(stages.expert)
+        self.node = ExpertNode(model, gather, port, stages.trace)
+
+    def run_once(self) -> bool:
+        return self.node.run_once()
+
+    def wait(self, timeout: float, fds: Sequence[int]) -> None:
+        self._port.wait(self.node.sleep_bound(timeout), fds)
+
+    def counters(self) -> dict[str, Any]:
+        return {self._name: self.node.counters()}
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        return {self._name: self.node.take_spans()}
+
+    def close(self) -> None:
+        self._port.close()
+
+
+def _pass_seconds(spans: Sequence[Span]) -> float:
+    """From the first attention half to the last combine."""
+    started = min(span.start for span in spans if span.kind == "attention")
+    return max(span.end for span in spans if span.kind == "combine") - started
+
+
+def _scheduler_config(stages: Stages) -> SchedulerConfig:
+    sequences = stages.rows * stages.micro_batches
+    return SchedulerConfig(
+        num_blocks=sequences * (MAX_TOKENS // BLOCK_SIZE + 1),
+        block_size=BLOCK_SIZE,
+        max_num_seqs=sequences,
+        max_num_batched_tokens=stages.rows,
+        max_model_len=MAX_TOKENS,
+        num_micro_batches=stages.micro_batches,
+        enable_prefix_cache=False,
+    )
+
+
+def _submit(request_id: str, max_tokens: int) -> Submit:
+    return Submit(
+        request_id=request_id,
+        prompt=[0],
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        seed=0,
+        max_tokens=max_tokens,
+        stop_token_ids=[],
+    )
+
+
+def _run_attention(link: ParentLink, stages: Stages, token: str, node: int) -> None:
+    addresses = [expert_address(token, expert) for expert in range(stages.num_expert)]
+    port = ShmAttentionPort.connect(
+        addresses, stages.geometry(), node, 0, TIMEOUT_SECONDS, stages.spin
+    )
+    _serve(link, AttentionUnit(stages, node, port))
+
+
+def _run_expert(link: ParentLink, stages: Stages, token: str, node: int) -> None:
+    listener = ShmListener.create(expert_address(token, node))
+    port = ShmExpertPort.accept(listener, stages.geometry(), node, 0, TIMEOUT_SECONDS, stages.spin)
+    listener.close()
+    _serve(link, ExpertUnit(stages, node, port))
+
+
+def _serve(link: ParentLink, unit: Unit) -> None:
+    torch.set_num_threads(1)
+    # The kernel's default lets a sleep last 50 us longer than asked for.
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    link.send(Ready())
+    link.expect(Start, TIMEOUT_SECONDS)
+    run_until_stopped(link, unit)
+
+
+class SyntheticCluster:
+    """The processes, running from the end of the constructor until `close`.
+
+    To be made in a process without threads, which it forks.
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        self.stages = stages
+        self._children: list[Child] = []
+        token = f"bench-{secrets.token_hex(8)}"
+        count = stages.num_attention + stages.num_expert
+        cores = assign_cores(count, tuple(sorted(os.sched_getaffinity(0))))
+        for process in range(count):
+            node = process - stages.num_attention
+            role, main, index = (
+                (Role.ATTENTION, _run_attention, process)
+                if node < 0
+                else (Role.EXPERT, _run_expert, node)
+            )
+            body = partial(main, stages=stages, token=token, node=index)
+            links = [child.link for child in self._children]
+            self._children.append(fork_child(role, index, body, cores[process], links))
+        self._expect_all(Ready)
+        self._tell_all(Start(micro_batches=stages.micro_batches, epoch=0))
+
+    def counters(self) -> dict[str, dict[str, Any]]:
+        self._tell_all(GetStats(ticket=0))
+        answers = self._expect_all(Stats)
+        return {name: own for answer in answers for name, own in answer.counters.items()}
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        self._tell_all(GetSpans(ticket=0))
+        spans: dict[str, list[Span]] = {}
+        for child in self._children:
+            last = False
+            while not last:
+                piece = self._expect(child, Spans)
+                spans.setdefault(piece.node, []).extend(piece.spans)
+                last = piece.last
+        return spans
+
+    def close(self) -> None:
+        self._tell_all(Stop())
+        for child in self._children:
+            if not child.reap(TIMEOUT_SECONDS):
+                child.kill()
+                child.reap(TIMEOUT_SECONDS)
+            child.link.close()
+
+    def __enter__(self) -> "SyntheticCluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tell_all(self, message: Message) -> None:
+        for child in self._children:
+            child.send(message)
+
+    def _expect_all(self, kind: Any) -> list[Any]:
+        return [self._expect(child, kind) for child in self._children]
+
+    def _expect(self, child: Child, kind: Any) -> Any:
+        try:
+            return child.link.expect(kind, TIMEOUT_SECONDS)
+        except NodeDied as error:
+            raise NodeDied(f"{child.name}: {error}") from error
