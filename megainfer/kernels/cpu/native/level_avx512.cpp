@@ -7,6 +7,7 @@
 MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #include "vec_avx512.h"
 // After the vector that they are written for.
+#include "attention.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
@@ -21,6 +22,7 @@ extern const Level level_avx512 = {
     add_scaled,
     widen,
     narrow,
+    row_functions(),
 };
 
 MEGAINFER_TARGET_END

@@ -1,5 +1,6 @@
 #include "vec_generic.h"
 // After the vector that they are written for.
+#include "attention.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
@@ -14,4 +15,5 @@ extern const Level level_generic = {
     add_scaled,
     widen,
     narrow,
+    row_functions(),
 };
