@@ -12,6 +12,7 @@
 namespace {
 
 constexpr float lowest = -3.0e38f;
+constexpr int64_t line_bytes = 64;
 
 // The lanes' sum as a tree.
 inline float lane_sum(Vec::F x) {
@@ -26,9 +27,10 @@ inline float lane_sum(Vec::F x) {
 inline float lane_max(Vec::F x) {
   float lanes[Vec::width];
   Vec::store(lanes, x);
-  float largest = lanes[0];
-  for (int i = 1; i < Vec::width; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
-  return largest;
+  for (int half = Vec::width / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  }
+  return lanes[0];
 }
 
 inline float first_lane(Vec::F x) {
@@ -109,7 +111,7 @@ void sigmoid(float* x, int64_t n) {
 
 constexpr int tile_keys = 64;
 constexpr int most_rows = 4;     // query rows that share loads of keys and values
-constexpr int key_vectors = 2;   // vectors of keys whose scores are summed at a time
+constexpr int score_vectors = 4; // vectors of keys whose scores are summed at a time, at most
 constexpr int value_vectors = Vec::width == 16 ? 4 : 2;  // vectors of a value at a time
 
 inline int64_t padded(int64_t n) { return (n + Vec::width - 1) / Vec::width * Vec::width; }
@@ -148,28 +150,50 @@ inline Vec::F load_cached(const uint16_t* p) { return Vec::load_bfloat16(p); }
 inline float widened(float x) { return x; }
 inline float widened(uint16_t x) { return from_bfloat16(x); }
 
+// Some channels of a vector of keys, of which the first `count` are there, as columns.
+inline int64_t transpose_block(const float* keys, const int64_t* at, int count, float* out) {
+  Vec::F rows[Vec::width];
+#pragma GCC unroll 16
+  for (int j = 0; j < Vec::width; ++j) rows[j] = j < count ? Vec::load(keys + at[j]) : Vec::zero();
+  Vec::transpose(rows);
+#pragma GCC unroll 16
+  for (int j = 0; j < Vec::width; ++j) Vec::store(out + j * tile_keys, rows[j]);
+  return Vec::width;
+}
+
+// Channels go in pairs, which are one word.
+inline int64_t transpose_block(const uint16_t* keys, const int64_t* at, int count, float* out) {
+  Vec::F rows[Vec::width];
+#pragma GCC unroll 16
+  for (int j = 0; j < Vec::width; ++j) {
+    rows[j] = j < count ? Vec::as_float(Vec::loadi(keys + at[j])) : Vec::zero();
+  }
+  Vec::transpose(rows);
+  const Vec::I upper = Vec::set1i(static_cast<int32_t>(0xffff0000u));
+#pragma GCC unroll 16
+  for (int j = 0; j < Vec::width; ++j) {
+    const Vec::I pair = Vec::as_bits(rows[j]);
+    Vec::store(out + 2 * j * tile_keys, Vec::as_float(Vec::shift_left(pair, 16)));
+    Vec::store(out + (2 * j + 1) * tile_keys, Vec::as_float(Vec::bit_and(pair, upper)));
+  }
+  return 2 * Vec::width;
+}
+
 // out [head_dim, tile_keys] = the keys at `at`, transposed; lanes beyond `count` are zeros up to
-// the next multiple of key_vectors.
+// the next multiple of score_vectors.
 template <class Cached>
 void transpose_keys(const Cached* keys, const int64_t* at, int count, int64_t head_dim, float* out) {
-  constexpr int step = key_vectors * Vec::width;
+  constexpr int64_t block = Vec::width * sizeof(float) / sizeof(Cached);
+  constexpr int step = score_vectors * Vec::width;
   const int end = (count + step - 1) / step * step;
   for (int first = 0; first < end; first += Vec::width) {
     int64_t i = 0;
-    for (; i + Vec::width <= head_dim; i += Vec::width) {
-      Vec::F rows[Vec::width];
-#pragma GCC unroll 16
-      for (int j = 0; j < Vec::width; ++j) {
-        rows[j] = first + j < count ? load_cached(keys + at[first + j] + i) : Vec::zero();
-      }
-      Vec::transpose(rows);
-#pragma GCC unroll 16
-      for (int j = 0; j < Vec::width; ++j) Vec::store(out + (i + j) * tile_keys + first, rows[j]);
+    while (i + block <= head_dim) {
+      i += transpose_block(keys + i, at + first, count - first, out + i * tile_keys + first);
     }
     for (; i < head_dim; ++i) {
-      for (int j = 0; j < Vec::width; ++j) {
-        const bool there = first + j < count;
-        out[i * tile_keys + first + j] = there ? widened(keys[at[first + j] + i]) : 0.0f;
+      for (int j = first; j < first + Vec::width; ++j) {
+        out[i * tile_keys + j] = j < count ? widened(keys[at[j] + i]) : 0.0f;
       }
     }
   }
@@ -179,29 +203,31 @@ void transpose_keys(const Cached* keys, const int64_t* at, int count, int64_t he
 template <int rows>
 void score(const float* const* queries, const float* keys, int count, int64_t head_dim,
            float* scores) {
+  // Enough sums to hide the latency of an addition, few enough for the registers.
+  constexpr int key_vectors = rows <= 2 ? score_vectors : score_vectors / 2;
   constexpr int step = key_vectors * Vec::width;
   for (int first = 0; first < count; first += step) {
     Vec::F sums[rows][key_vectors];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < key_vectors; ++v) sums[r][v] = Vec::zero();
     }
     const float* column = keys + first;
     for (int64_t i = 0; i < head_dim; ++i, column += tile_keys) {
       Vec::F key[key_vectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < key_vectors; ++v) key[v] = Vec::load(column + v * Vec::width);
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
         const Vec::F value = Vec::set1(queries[r][i]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < key_vectors; ++v) sums[r][v] = Vec::fma(value, key[v], sums[r][v]);
       }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < key_vectors; ++v) {
         Vec::store(scores + r * tile_keys + first + v * Vec::width, sums[r][v]);
       }
@@ -343,6 +369,7 @@ void pad_values(const Cached* values, const int64_t* at, int count, int64_t head
 
 // Offsets of the slots of `count` positions from `first` on.
 inline void locate(const AttentionJob& job, int64_t first, int count, int64_t* at) {
+  if (count == 0) return;
   int64_t block = first / job.block_size, offset = first % job.block_size;
   for (int j = 0; j < count; ++j) {
     at[j] = (job.blocks[block] * job.block_size + offset) * job.slot_stride;
@@ -390,19 +417,42 @@ inline void write_results(const AttentionJob& job, const AttendScratch& scratch)
   }
 }
 
+// Read a tile's slots in their order, line by line. Head by head they are no stream that hardware
+// would see and run ahead of, and of prefetch instructions it drops what it has no room for.
+template <class Cached>
+void bring_near(const void* cached, const AttentionJob& job, const int64_t* at, int count) {
+  const auto bytes = static_cast<int64_t>(job.kv_heads * job.head_dim * sizeof(Cached));
+  for (int j = 0; j < count; ++j) {
+    const auto* slot = reinterpret_cast<const char*>(static_cast<const Cached*>(cached) + at[j]);
+    for (int64_t byte = 0; byte < bytes; byte += line_bytes) {
+      static_cast<void>(*static_cast<const volatile char*>(slot + byte));
+    }
+  }
+}
+
 template <class Cached>
 void attend(const AttentionJob& job, float* scratch_memory) {
   const int64_t rows = job.tokens * job.kv_heads * job.group;
   const AttendScratch scratch(scratch_memory, rows, job.head_dim);
   clear(job, scratch);
   const int64_t context = job.first_position + job.tokens;
-  int64_t at[tile_keys];
+  const auto count_at = [&](int64_t first) {
+    const int64_t left = context - first;
+    return static_cast<int>(left < 0 ? 0 : left < tile_keys ? left : tile_keys);
+  };
+  int64_t offsets[2][tile_keys], *at = offsets[0], *next = offsets[1];
+  locate(job, 0, count_at(0), at);
   for (int64_t first = 0; first < context; first += tile_keys) {
-    const auto count = static_cast<int>(context - first < tile_keys ? context - first : tile_keys);
-    locate(job, first, count, at);
+    const int later = count_at(first + tile_keys);
+    locate(job, first + tile_keys, later, next);
+    bring_near<Cached>(job.keys, job, next, later);
+    bring_near<Cached>(job.values, job, next, later);
     for (int64_t head = 0; head < job.kv_heads; ++head) {
-      visit_head<Cached>(job, at, first, count, scratch, head);
+      visit_head<Cached>(job, at, first, count_at(first), scratch, head);
     }
+    int64_t* const done = at;
+    at = next;
+    next = done;
   }
   write_results(job, scratch);
 }

@@ -72,6 +72,7 @@ struct Vec {
     return _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
   }
   static F as_float(I x) { return _mm256_castsi256_ps(x); }
+  static I as_bits(F x) { return _mm256_castps_si256(x); }
 };
 
 }  // namespace

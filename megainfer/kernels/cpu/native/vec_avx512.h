@@ -77,6 +77,7 @@ struct Vec {
     return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
   }
   static F as_float(I x) { return _mm512_castsi512_ps(x); }
+  static I as_bits(F x) { return _mm512_castps_si512(x); }
 };
 
 }  // namespace

@@ -67,6 +67,7 @@ struct Vec {
     }
   }
   static F as_float(I x) { return (F)x; }
+  static I as_bits(F x) { return (I)x; }
 };
 
 }  // namespace
