@@ -8,6 +8,8 @@ SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
+# What an installation is made from; the kernels are compiled where there is a C++ compiler.
+SOURCES := pyproject.toml setup.py $(wildcard megainfer/kernels/cpu/native/*)
 
 .PHONY: run test test-all check setup clean
 
@@ -33,13 +35,13 @@ $(VENV)/.torch:
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) "$(TORCH)"
 	touch $@
 
-$(VENV)/.run: $(VENV)/.torch pyproject.toml
+$(VENV)/.run: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e ".[demo]"
 	touch $@
 
-$(VENV)/.test: $(VENV)/.torch pyproject.toml
+$(VENV)/.test: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e ".[demo,test]"
 	touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info megainfer/kernels/cpu/_native*

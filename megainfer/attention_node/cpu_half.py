@@ -15,10 +15,9 @@ from megainfer.kernels.cpu.attention import (
     PackedLinear,
     pack_attention,
     pack_gate,
+    step_rows,
 )
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
-from megainfer.kernels.cpu.library import StepRows
-from megainfer.kernels.cpu.memory import address
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.m2n.mailbox import Part
 from megainfer.models.sources import AttentionSources, FfnSources, ModelSources, Pieces
@@ -138,7 +137,8 @@ class CpuLayer:
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
         keys, values = caches
-        self._kernel.attend(self._attention, _step_rows(batch), keys, values, x)
+        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        self._kernel.attend(self._attention, step, keys, values, x)
 
     def feed_forward(self, x: Tensor) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
@@ -213,17 +213,6 @@ def _pack_gate(spec: MoESpec, sources: FfnSources, loader: Loader) -> PackedGate
         eps=sources.spec.norm_eps,
         normalise=spec.router.normalise,
         weight_dtype=loader.source.dtype if spec.router.rounded else torch.float32,
-    )
-
-
-def _step_rows(batch: StepBatch) -> StepRows:
-    return StepRows(
-        address(batch.positions),
-        address(batch.slots),
-        address(batch.row_starts),
-        address(batch.block_table),
-        batch.num_tokens,
-        *batch.block_table.shape,
     )
 
 

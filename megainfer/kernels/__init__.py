@@ -11,5 +11,8 @@ signatures (shapes and dtypes are in the reference's docstrings):
 - experts: `feed_forward`, `group_by_expert`, `grouped_feed_forward`
 - sampling: `choose`
 
+`cpu` is C++ and has the experts so far, as `LayerExperts` (see `experts`), which keep their weights
+packed; `selection` decides which implementation serves.
+
 Combining replies into the residual stream belongs to M2N (`AttentionPort.combine`).
 """

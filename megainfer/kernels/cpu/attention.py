@@ -8,7 +8,7 @@ from torch import Tensor
 
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.memory import address, large_pages
+from megainfer.kernels.cpu.experts import on_large_pages
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -87,15 +87,15 @@ class AttentionKernel:
             raise ConfigError(f"weights can't be {weight_dtype!r}; use one of {', '.join(FORMATS)}")
         outputs, inputs = weight.shape
         kind = FORMATS[weight_dtype]
-        panels = large_pages(self._bytes(kind, inputs, outputs))
+        panels = on_large_pages(self._bytes(kind, inputs, outputs))
         for first in range(0, outputs, PACKED_AT_ONCE):
             rows = weight[first : first + PACKED_AT_ONCE].to(torch.float32).contiguous()
             to = panels[self._bytes(kind, inputs, first) :]
             self._native.megainfer_half_pack(
-                self._handle, kind, address(rows), inputs, len(rows), address(to)
+                self._handle, kind, _address(rows), inputs, len(rows), _address(to)
             )
         assert bias is None or (bias.dtype == torch.float32 and bias.shape == (outputs,))
-        native = library.Linear(address(panels), _optional(bias), inputs, outputs, kind)
+        native = library.Linear(_address(panels), _optional(bias), inputs, outputs, kind)
         return PackedLinear(native, panels, bias)
 
     def linear(self, linear: PackedLinear, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class AttentionKernel:
         assert x.dtype == torch.float32
         out = torch.empty(len(x), linear.outputs)
         self._native.megainfer_half_linear(
-            self._handle, linear.native, address(x), len(x), address(out)
+            self._handle, linear.native, _address(x), len(x), _address(out)
         )
         return out
 
@@ -112,14 +112,14 @@ class AttentionKernel:
         assert x.dtype == weight.dtype == torch.float32
         out, (rows, width) = torch.empty_like(x), x.shape
         self._native.megainfer_half_norm(
-            self._handle, address(x), address(weight), eps, rows, width, address(out)
+            self._handle, _address(x), _address(weight), eps, rows, width, _address(out)
         )
         return out
 
     def sigmoid_(self, x: Tensor) -> Tensor:
         """1 / (1 + e^-x) of float32, in place."""
         assert x.dtype == torch.float32
-        self._native.megainfer_half_sigmoid(self._handle, address(x), x.numel())
+        self._native.megainfer_half_sigmoid(self._handle, _address(x), x.numel())
         return x
 
     def attend(
@@ -135,8 +135,8 @@ class AttentionKernel:
         keys, values: [blocks, block_size, Hkv, d], float32 or bfloat16.
         """
         kind = ROW_TYPES[keys.dtype]
-        cache = library.LayerCache(address(keys), address(values), keys.shape[1], kind)
-        self._native.megainfer_half_attend(self._handle, layer.native, step, cache, address(x))
+        cache = library.LayerCache(_address(keys), _address(values), keys.shape[1], kind)
+        self._native.megainfer_half_attend(self._handle, layer.native, step, cache, _address(x))
 
     def gate(self, gate: PackedGate, x: Tensor, hidden: Tensor) -> Chosen:
         """Write the norm of x into hidden [T, D] and choose each row's experts."""
@@ -145,10 +145,10 @@ class AttentionKernel:
         rows = torch.empty(nodes, tokens, dtype=torch.int64)
         ids = torch.empty(nodes, tokens, top_k, dtype=torch.int32)
         weights = torch.empty(nodes, tokens, top_k)
-        scatter = library.Scatter(*(address(part) for part in (counts, rows, ids, weights)))
+        scatter = library.Scatter(*(_address(part) for part in (counts, rows, ids, weights)))
         kind = ROW_TYPES[hidden.dtype]
         self._native.megainfer_half_gate(
-            self._handle, gate.native, address(x), tokens, kind, address(hidden), scatter
+            self._handle, gate.native, _address(x), tokens, kind, _address(hidden), scatter
         )
         return Chosen(counts.tolist(), rows, ids, weights)
 
@@ -160,12 +160,12 @@ class AttentionKernel:
         self._native.megainfer_half_head(
             self._handle,
             linear.native,
-            address(norm),
+            _address(norm),
             eps,
-            address(x),
-            address(rows),
+            _address(x),
+            _address(rows),
             len(rows),
-            address(out),
+            _address(out),
         )
         return out
 
@@ -192,10 +192,10 @@ def pack_attention(
     native = library.AttentionLayer(
         qkv.native,
         out.native,
-        address(norm),
+        _address(norm),
         _optional(q_norm),
         _optional(k_norm),
-        address(rotary),
+        _address(rotary),
         *heads,
         head_dim,
         eps,
@@ -223,9 +223,9 @@ def pack_gate(
     nodes, local_ids = homes
     native = library.GateLayer(
         router.native,
-        address(norm),
-        address(nodes),
-        address(local_ids),
+        _address(norm),
+        _address(nodes),
+        _address(local_ids),
         num_nodes,
         top_k,
         eps,
@@ -235,5 +235,24 @@ def pack_gate(
     return PackedGate(native, (router, norm, nodes, local_ids))
 
 
+def step_rows(
+    positions: Tensor, slots: Tensor, row_starts: Tensor, block_table: Tensor
+) -> library.StepRows:
+    """Addresses of a step's tensors, which the caller keeps; see `StepBatch` for what they are."""
+    return library.StepRows(
+        _address(positions),
+        _address(slots),
+        _address(row_starts),
+        _address(block_table),
+        len(positions),
+        *block_table.shape,
+    )
+
+
+def _address(tensor: Tensor) -> int:
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
+
+
 def _optional(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else address(tensor)
+    return None if tensor is None else _address(tensor)

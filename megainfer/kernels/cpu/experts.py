@@ -1,5 +1,6 @@
 """One layer's routed experts with packed weights."""
 
+import mmap
 import weakref
 from collections.abc import Sequence
 
@@ -8,7 +9,6 @@ from torch import Tensor
 
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.memory import address, large_pages
 from megainfer.kernels.experts import ExpertsShape
 
 _FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -54,7 +54,7 @@ class ExpertKernel:
         assert down.shape == (shape.hidden, shape.intermediate)
         assert gate_up.dtype == down.dtype == torch.float32
         tensors = (gate_up, down, to_gate_up, to_down)
-        self._native.megainfer_experts_pack(self._handle, *(address(x) for x in tensors))
+        self._native.megainfer_experts_pack(self._handle, *(_address(x) for x in tensors))
 
     def forward(
         self, gate_up: Tensor, down: Tensor, slots: Sequence[library.Slot], dtype: torch.dtype
@@ -65,12 +65,12 @@ class ExpertKernel:
         """
         self._native.megainfer_experts_forward(
             self._handle,
-            address(gate_up),
-            address(down),
+            _address(gate_up),
+            _address(down),
             (library.Slot * len(slots))(*slots),
             len(slots),
             _ROW_TYPES[dtype],
-            address(self._counts),
+            _address(self._counts),
         )
         counts: list[int] = self._counts.tolist()
         return counts
@@ -82,8 +82,8 @@ class CpuLayerExperts:
     def __init__(self, kernel: ExpertKernel) -> None:
         self._kernel = kernel
         experts = kernel.shape.experts
-        self._gate_up = large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
-        self._down = large_pages(experts * kernel.down_bytes).view(experts, -1)
+        self._gate_up = on_large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
+        self._down = on_large_pages(experts * kernel.down_bytes).view(experts, -1)
 
     def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
         """See `kernels.experts.LayerExperts.load`."""
@@ -109,7 +109,7 @@ class CpuLayerExperts:
         assert ids.shape == weights.shape == (rows, shape.top_k)
         assert hidden.dtype == out.dtype
         assert (ids.dtype, weights.dtype) == (torch.int32, torch.float32)
-        return library.Slot(address(hidden), address(ids), address(weights), address(out), rows)
+        return library.Slot(_address(hidden), _address(ids), _address(weights), _address(out), rows)
 
 
 def _format(weight_dtype: str) -> int:
@@ -118,3 +118,17 @@ def _format(weight_dtype: str) -> int:
             f"expert weights can't be {weight_dtype!r}; use one of {', '.join(_FORMATS)}"
         )
     return _FORMATS[weight_dtype]
+
+
+def on_large_pages(size: int) -> Tensor:
+    """uint8 [size] of memory whose pages are as large as the system gives: fewer misses of the
+    TLB, and prefetchers stop at a page's end."""
+    memory = mmap.mmap(-1, max(size, 1))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)[:size]
+
+
+def _address(tensor: Tensor) -> int:
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from megainfer.errors import ConfigError
 
+FOLDER = Path(__file__).parent
+"""Where the build puts the library."""
+
 
 class ExpertShape(Structure):
     """`ExpertShape` of experts.h."""
@@ -117,6 +120,7 @@ class Scatter(Structure):
 
 _FUNCTIONS = {
     "megainfer_level": (c_char_p, [c_int32]),
+    "megainfer_read": (c_float, [c_void_p, c_int64]),
     "megainfer_experts_new": (c_void_p, [c_char_p, c_int32, POINTER(ExpertShape), c_int32]),
     "megainfer_experts_delete": (None, [c_void_p]),
     "megainfer_experts_gate_up_bytes": (c_int64, [c_void_p]),
@@ -182,6 +186,5 @@ def levels() -> tuple[str, ...]:
 
 
 def _find() -> Path | None:
-    folder = Path(__file__).parent
-    candidates = (folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    candidates = (FOLDER / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
     return next((path for path in candidates if path.exists()), None)

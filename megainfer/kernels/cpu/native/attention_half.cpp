@@ -11,6 +11,7 @@ namespace {
 
 constexpr int max_tile = 32 * 32;  // floats: rows of a group times a panel's width, in any level
 constexpr int most_group_rows = 32;
+constexpr int64_t tasks_a_thread = 8;
 
 // Query rows that go through a key head's tiles together in prefill: enough to pay for bringing a
 // tile into shape, few enough to keep what is known of them in the cache.
@@ -18,13 +19,28 @@ constexpr int64_t job_rows = 64;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The `thread`-th of equal shares of 0..n.
-int64_t share(int64_t n, int thread, int threads) { return n * thread / threads; }
+// Where the i-th of equal shares of 0..n begins.
+int64_t share(int64_t n, int64_t i, int64_t shares) { return n * i / shares; }
 
 }  // namespace
 
-AttentionHalf::AttentionHalf(const Level& level, int threads)
-    : level_(level), pool_(threads), thread_scratch_(threads) {}
+AttentionHalf::AttentionHalf(const Level& level, int threads) : level_(level), pool_(threads) {}
+
+// work(i) for 0 <= i < count, in as many tasks as keep all threads busy to the end.
+template <class Work>
+void AttentionHalf::add_phase(int64_t count, Work work) {
+  const int threads = pool_.threads();
+  const int64_t tasks = std::min<int64_t>(count, threads == 1 ? 1 : tasks_a_thread * threads);
+  phases_.push_back({static_cast<uint32_t>(tasks), [=](uint32_t task) {
+                       const int64_t end = share(count, task + 1, tasks);
+                       for (int64_t i = share(count, task, tasks); i < end; ++i) work(i);
+                     }});
+}
+
+void AttentionHalf::run() {
+  pool_.run(phases_);
+  phases_.clear();
+}
 
 // --- linear ----------------------------------------------------------------------------------
 
@@ -52,59 +68,54 @@ int64_t AttentionHalf::stride_of(const Linear& linear) const {
   return ceil_div(linear.outputs, level_.panel_width) * level_.panel_width;
 }
 
-// Pack rows as the linear wants them, in as few groups as hold them, of about the same size;
-// read(row, thread, buffer) gives a row, maybe put into the buffer.
-template <class Read>
-void AttentionHalf::pack_rows(const Linear& linear, int64_t rows, Read read) {
-  const Product& product = level_.products[static_cast<int>(linear.format)];
-  const int64_t k = linear.inputs, parts = ceil_div(rows, level_.max_rows);
-  const size_t row_words = product.row_words(k);
-  words_ = packed_.of<uint32_t>(rows * row_words);
+// In as few groups as hold these rows, of about the same size; words_ has room for any of the
+// linears' rows.
+void AttentionHalf::group(int64_t rows, std::initializer_list<const Linear*> linears) {
+  const int64_t parts = ceil_div(rows, level_.max_rows);
   groups_.clear();
   for (int64_t p = 0; p < parts; ++p) {
-    const int64_t from = rows * p / parts, to = rows * (p + 1) / parts;
+    const int64_t from = share(rows, p, parts), to = share(rows, p + 1, parts);
     groups_.push_back({from, static_cast<int>(to - from)});
   }
-  buffer_floats_ = level_.max_rows * k;
-  pool_.run([&](int thread) {
-    float* buffer_of_group = buffer(thread);
-    const float* read_rows[most_group_rows];
-    for (int64_t g = share(parts, thread, pool_.threads());
-         g < share(parts, thread + 1, pool_.threads()); ++g) {
-      const auto [first, count] = groups_[g];
-      for (int m = 0; m < count; ++m) read_rows[m] = read(first + m, buffer_of_group + m * k);
-      product.pack_rows(read_rows, count, k, words_ + first * row_words);
-    }
+  size_t words = 0;
+  for (const Linear* linear : linears) {
+    words = std::max(words, rows * product_of(*linear).row_words(linear->inputs));
+  }
+  words_ = words_scratch_.of<uint32_t>(words);
+}
+
+// A phase that packs the rows, read(row), as the linear wants them.
+template <class Read>
+void AttentionHalf::pack_rows(const Linear& linear, Read read) {
+  const Product& product = product_of(linear);
+  const int64_t k = linear.inputs;
+  add_phase(static_cast<int64_t>(groups_.size()), [=, this, &product](int64_t g) {
+    const float* rows[most_group_rows];
+    const auto [first, count] = groups_[g];
+    for (int m = 0; m < count; ++m) rows[m] = read(first + m);
+    product.pack_rows(rows, count, k, words_ + first * product.row_words(k));
   });
 }
 
-// write(row, column, values, width) for all pieces of the packed rows' products, with no two
-// threads at the same piece.
+// A phase that does write(row, column, values, width) with all pieces of the packed rows' products.
 template <class Write>
 void AttentionHalf::multiply(const Linear& linear, Write write) {
-  const Product& product = level_.products[static_cast<int>(linear.format)];
-  const size_t row_words = product.row_words(linear.inputs);
-  const size_t panel_bytes = product.panel_bytes(linear.inputs);
   const auto groups = static_cast<int64_t>(groups_.size());
   const int64_t pieces = ceil_div(linear.outputs, level_.panel_width) * groups;
-  pool_.run([&](int thread) {
+  add_phase(pieces, [=, this, &linear](int64_t piece) {
+    const Product& product = product_of(linear);
+    const int64_t k = linear.inputs, panel = piece / groups, column = panel * level_.panel_width;
+    const auto [first, count] = groups_[piece % groups];
     alignas(64) float tile[max_tile];
-    const int64_t end = share(pieces, thread + 1, pool_.threads());
-    for (int64_t piece = share(pieces, thread, pool_.threads()); piece < end; ++piece) {
-      const int64_t panel = piece / groups, column = panel * level_.panel_width;
-      const auto [first, count] = groups_[piece % groups];
-      product.multiply(linear.panels + panel * panel_bytes, words_ + first * row_words, count,
-                       linear.inputs, tile);
-      const int64_t width = std::min<int64_t>(level_.panel_width, linear.outputs - column);
-      for (int m = 0; m < count; ++m) {
-        write(first + m, column, tile + m * level_.panel_width, width);
-      }
-    }
+    product.multiply(linear.panels + panel * product.panel_bytes(k),
+                     words_ + first * product.row_words(k), count, k, tile);
+    const int64_t width = std::min<int64_t>(level_.panel_width, linear.outputs - column);
+    for (int m = 0; m < count; ++m) write(first + m, column, tile + m * level_.panel_width, width);
   });
 }
 
 void AttentionHalf::store(const Linear& linear, float* out, int64_t stride) {
-  multiply(linear, [&](int64_t row, int64_t column, const float* values, int64_t width) {
+  multiply(linear, [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
     float* to = out + row * stride + column;
     std::memcpy(to, values, width * sizeof(float));
     if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
@@ -112,7 +123,7 @@ void AttentionHalf::store(const Linear& linear, float* out, int64_t stride) {
 }
 
 void AttentionHalf::add(const Linear& linear, float* out) {
-  multiply(linear, [&](int64_t row, int64_t column, const float* values, int64_t width) {
+  multiply(linear, [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
     float* to = out + row * linear.outputs + column;
     level_.add_scaled(values, 1.0f, to, width);
     if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
@@ -120,8 +131,10 @@ void AttentionHalf::add(const Linear& linear, float* out) {
 }
 
 void AttentionHalf::linear(const Linear& linear, const float* x, int64_t rows, float* out) {
-  pack_rows(linear, rows, [&](int64_t row, float*) { return x + row * linear.inputs; });
+  group(rows, {&linear});
+  pack_rows(linear, [=, &linear](int64_t row) { return x + row * linear.inputs; });
   store(linear, out, linear.outputs);
+  run();
 }
 
 void AttentionHalf::norm(const float* x, const float* weight, float eps, int64_t rows,
@@ -133,49 +146,52 @@ void AttentionHalf::norm(const float* x, const float* weight, float eps, int64_t
 
 void AttentionHalf::head(const Linear& linear, const float* norm, float eps, const float* x,
                          const int64_t* rows, int64_t count, float* out) {
-  pack_rows(linear, count, [&](int64_t row, float* buffer) {
-    level_.rows.rms_norm(x + rows[row] * linear.inputs, norm, eps, linear.inputs, buffer);
-    return buffer;
+  const int64_t width = linear.inputs;
+  group(count, {&linear});
+  normed_ = normed_scratch_.of<float>(count * width);
+  pack_rows(linear, [=, this](int64_t row) {
+    float* normed = normed_ + row * width;
+    level_.rows.rms_norm(x + rows[row] * width, norm, eps, width, normed);
+    return normed;
   });
   store(linear, out, linear.outputs);
+  run();
 }
 
 // --- attention -------------------------------------------------------------------------------
 
 void AttentionHalf::attend(const AttentionLayer& layer, const StepRows& step,
                            const LayerCache& cache, float* x) {
-  const int64_t hidden = layer.qkv.inputs, q_size = layer.heads * layer.head_dim;
-  pack_rows(layer.qkv, step.rows, [&](int64_t row, float* buffer) {
-    level_.rows.rms_norm(x + row * hidden, layer.norm, layer.eps, hidden, buffer);
-    return buffer;
-  });
+  const int64_t hidden = layer.qkv.inputs, d = layer.head_dim;
+  const int64_t q_size = layer.heads * d, kv_size = layer.kv_heads * d;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   qkv_stride_ = stride_of(layer.qkv);
+  normed_ = normed_scratch_.of<float>(step.rows * hidden);
   qkv_ = qkv_scratch_.of<float>(step.rows * qkv_stride_);
-  store(layer.qkv, qkv_, qkv_stride_);
-  finish_qkv(layer, step, cache);
   context_ = context_scratch_.of<float>(step.rows * q_size);
-  run_jobs(jobs(layer, step, cache), cache.type);
-  pack_rows(layer.out, step.rows, [&](int64_t row, float*) { return context_ + row * q_size; });
+  group(step.rows, {&layer.qkv, &layer.out});
+  list_jobs(layer, step, cache);
+
+  pack_rows(layer.qkv, [=, this, &layer](int64_t row) {
+    float* normed = normed_ + row * hidden;
+    level_.rows.rms_norm(x + row * hidden, layer.norm, layer.eps, hidden, normed);
+    return normed;
+  });
+  store(layer.qkv, qkv_, qkv_stride_);
+  add_phase(step.rows, [=, this, &layer, &step, &cache](int64_t r) {
+    float* row = qkv_ + r * qkv_stride_;
+    finish_row(layer, row, layer.rotary + step.positions[r] * 2 * d);
+    write_cache(cache, row + q_size, cache.keys, step.slots[r], kv_size);
+    write_cache(cache, row + q_size + kv_size, cache.values, step.slots[r], kv_size);
+    for (int64_t i = 0; i < q_size; ++i) row[i] *= scale;
+  });
+  add_jobs(cache.type);
+  pack_rows(layer.out, [=, this](int64_t row) { return context_ + row * q_size; });
   add(layer.out, x);
+  run();
 }
 
 // Queries, keys and values from their projections to what attention multiplies.
-void AttentionHalf::finish_qkv(const AttentionLayer& layer, const StepRows& step,
-                               const LayerCache& cache) {
-  const int64_t q_size = layer.heads * layer.head_dim, kv_size = layer.kv_heads * layer.head_dim;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(layer.head_dim));
-  pool_.run([&](int thread) {
-    for (int64_t r = share(step.rows, thread, pool_.threads());
-         r < share(step.rows, thread + 1, pool_.threads()); ++r) {
-      float* row = qkv_ + r * qkv_stride_;
-      finish_row(layer, row, layer.rotary + step.positions[r] * 2 * layer.head_dim);
-      write_cache(cache, row + q_size, cache.keys, step.slots[r], kv_size);
-      write_cache(cache, row + q_size + kv_size, cache.values, step.slots[r], kv_size);
-      for (int64_t i = 0; i < q_size; ++i) row[i] *= scale;
-    }
-  });
-}
-
 void AttentionHalf::finish_row(const AttentionLayer& layer, float* row, const float* rotary) const {
   const int64_t d = layer.head_dim, q_size = layer.heads * d, kv_size = layer.kv_heads * d;
   const auto rms_norm = [&](float* x, const float* weight, int64_t n) {
@@ -211,13 +227,13 @@ void AttentionHalf::write_cache(const LayerCache& cache, const float* row, void*
 
 // A sequence's single token is one job over all heads, which lie side by side in the cache, unless
 // there are too few jobs for the threads; of several tokens a job takes some, and one head.
-std::vector<AttentionJob> AttentionHalf::jobs(const AttentionLayer& layer, const StepRows& step,
-                                              const LayerCache& cache) const {
+void AttentionHalf::list_jobs(const AttentionLayer& layer, const StepRows& step,
+                              const LayerCache& cache) {
   const int64_t d = layer.head_dim, q_size = layer.heads * d;
   const int64_t group = layer.heads / layer.kv_heads;
   const size_t element = cache.type == RowType::f32 ? sizeof(float) : sizeof(uint16_t);
   const bool few = step.sequences < 2 * pool_.threads() && pool_.threads() > 1;
-  std::vector<AttentionJob> made;
+  jobs_.clear();
   for (int64_t s = 0; s < step.sequences; ++s) {
     const int64_t begin = step.row_starts[s], end = step.row_starts[s + 1];
     const bool single = end - begin == 1;
@@ -226,7 +242,7 @@ std::vector<AttentionJob> AttentionHalf::jobs(const AttentionLayer& layer, const
     for (int64_t row = begin; row < end; row += tokens) {
       for (int64_t head = 0; head < layer.kv_heads; head += heads) {
         const size_t offset = head * d * element;
-        made.push_back({
+        jobs_.push_back({
             .queries = qkv_ + row * qkv_stride_ + head * group * d,
             .query_stride = qkv_stride_,
             .out = context_ + row * q_size + head * group * d,
@@ -245,23 +261,26 @@ std::vector<AttentionJob> AttentionHalf::jobs(const AttentionLayer& layer, const
       }
     }
   }
-  return made;
 }
 
-// Jobs differ in length, so each thread takes the next one when it is done.
-void AttentionHalf::run_jobs(const std::vector<AttentionJob>& jobs, RowType type) {
-  buffer_floats_ = 0;
-  for (const AttentionJob& job : jobs) {
+// A phase with a task a thread, each with scratch of its own: jobs differ in length, so it takes
+// the next one when it is done.
+void AttentionHalf::add_jobs(RowType type) {
+  size_t floats = 0;
+  for (const AttentionJob& job : jobs_) {
     const int64_t rows = job.tokens * job.kv_heads * job.group;
-    buffer_floats_ = std::max(buffer_floats_, level_.rows.attend_scratch(rows, job.head_dim));
+    floats = std::max(floats, level_.rows.attend_scratch(rows, job.head_dim));
   }
-  std::atomic<size_t> next{0};
-  pool_.run([&](int thread) {
-    float* scratch = buffer(thread);
-    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < jobs.size();) {
-      level_.rows.attend[static_cast<int>(type)](jobs[i], scratch);
-    }
-  });
+  floats = (floats + 15) / 16 * 16;  // each on lines of its own
+  const auto tasks = static_cast<uint32_t>(pool_.threads());
+  float* scratch = job_scratch_.of<float>(floats * tasks);
+  next_job_.store(0, std::memory_order_relaxed);
+  phases_.push_back({tasks, [=, this](uint32_t task) {
+                       const auto attend = level_.rows.attend[static_cast<int>(type)];
+                       for (size_t i; (i = next_job_.fetch_add(1)) < jobs_.size();) {
+                         attend(jobs_[i], scratch + task * floats);
+                       }
+                     }});
 }
 
 // --- gate ------------------------------------------------------------------------------------
@@ -269,25 +288,22 @@ void AttentionHalf::run_jobs(const std::vector<AttentionJob>& jobs, RowType type
 void AttentionHalf::gate(const GateLayer& layer, const float* x, int64_t rows, RowType type,
                          void* hidden, const Scatter& scatter) {
   const int64_t width = layer.router.inputs;
-  pack_rows(layer.router, rows, [&](int64_t row, float* buffer) -> const float* {
-    float* narrow_to = type == RowType::f32 ? static_cast<float*>(hidden) + row * width : buffer;
-    level_.rows.rms_norm(x + row * width, layer.norm, layer.eps, width, narrow_to);
-    if (type == RowType::bf16) {
-      level_.narrow(buffer, static_cast<uint16_t*>(hidden) + row * width, width);
-    }
-    return narrow_to;
-  });
+  const bool wide = type == RowType::f32;
+  group(rows, {&layer.router});
+  normed_ = wide ? static_cast<float*>(hidden) : normed_scratch_.of<float>(rows * width);
   logits_stride_ = stride_of(layer.router);
   logits_ = logits_scratch_.of<float>(rows * logits_stride_);
-  store(layer.router, logits_, logits_stride_);
-  chosen_ = choice_scratch_.of<int64_t>(rows * layer.top_k);
-  chosen_weights_ = rows_scratch_.of<float>(rows * layer.top_k);
-  pool_.run([&](int thread) {
-    for (int64_t r = share(rows, thread, pool_.threads());
-         r < share(rows, thread + 1, pool_.threads()); ++r) {
-      choose(layer, r);
-    }
+  chosen_ = chosen_scratch_.of<int64_t>(rows * layer.top_k);
+  chosen_weights_ = weights_scratch_.of<float>(rows * layer.top_k);
+  pack_rows(layer.router, [=, this, &layer](int64_t row) {
+    float* normed = normed_ + row * width;
+    level_.rows.rms_norm(x + row * width, layer.norm, layer.eps, width, normed);
+    if (!wide) level_.narrow(normed, static_cast<uint16_t*>(hidden) + row * width, width);
+    return normed;
   });
+  store(layer.router, logits_, logits_stride_);
+  add_phase(rows, [this, &layer](int64_t row) { choose(layer, row); });
+  run();
   plan(layer, rows, scatter);
 }
 

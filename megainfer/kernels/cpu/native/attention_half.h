@@ -1,7 +1,9 @@
 // What an attention node computes of a layer: attention with its projections, and the gate.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "level.h"
@@ -89,41 +91,48 @@ class AttentionHalf {
   void sigmoid(float* x, int64_t count) { level_.rows.sigmoid(x, count); }
 
  private:
+  // Rows that are packed together.
   struct Group {
     int64_t first;
     int count;
   };
 
+  template <class Work>
+  void add_phase(int64_t count, Work work);
+  void run();
+  void group(int64_t rows, std::initializer_list<const Linear*> linears);
   template <class Read>
-  void pack_rows(const Linear& linear, int64_t rows, Read read);
+  void pack_rows(const Linear& linear, Read read);
   template <class Write>
   void multiply(const Linear& linear, Write write);
   void store(const Linear& linear, float* out, int64_t stride);
   void add(const Linear& linear, float* out);
+  int64_t stride_of(const Linear& linear) const;
+  const Product& product_of(const Linear& linear) const {
+    return level_.products[static_cast<int>(linear.format)];
+  }
 
-  void finish_qkv(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache);
   void finish_row(const AttentionLayer& layer, float* row, const float* rotary) const;
   void write_cache(const LayerCache& cache, const float* row, void* to, int64_t slot,
                    int64_t size) const;
-  std::vector<AttentionJob> jobs(const AttentionLayer& layer, const StepRows& step,
-                                 const LayerCache& cache) const;
-  void run_jobs(const std::vector<AttentionJob>& jobs, RowType type);
+  void list_jobs(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache);
+  void add_jobs(RowType type);
 
   void choose(const GateLayer& layer, int64_t row);
   void plan(const GateLayer& layer, int64_t rows, const Scatter& scatter) const;
 
-  float* buffer(int thread) { return thread_scratch_[thread].of<float>(buffer_floats_); }
-  int64_t stride_of(const Linear& linear) const;
-
   const Level& level_;
   ThreadPool pool_;
-  std::vector<Scratch> thread_scratch_;
-  size_t buffer_floats_ = 0;
+  std::vector<ThreadPool::Phase> phases_;
   std::vector<Group> groups_;
-  Scratch packed_, qkv_scratch_, context_scratch_, logits_scratch_, choice_scratch_, rows_scratch_;
-  uint32_t* words_ = nullptr;
-  float *qkv_ = nullptr, *context_ = nullptr, *logits_ = nullptr;
+  std::vector<AttentionJob> jobs_;
+  std::atomic<size_t> next_job_{0};
+
+  Scratch words_scratch_, normed_scratch_, qkv_scratch_, context_scratch_, job_scratch_;
+  Scratch logits_scratch_, chosen_scratch_, weights_scratch_;
+  uint32_t* words_ = nullptr;  // the packed rows
+  float *normed_ = nullptr, *qkv_ = nullptr, *context_ = nullptr, *logits_ = nullptr;
   int64_t qkv_stride_ = 0, logits_stride_ = 0;
-  int64_t* chosen_ = nullptr;    // [T, K], experts, best first
+  int64_t* chosen_ = nullptr;        // [T, K], experts, best first
   float* chosen_weights_ = nullptr;  // [T, K]
 };

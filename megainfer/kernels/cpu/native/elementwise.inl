@@ -47,6 +47,26 @@ void add_scaled(const float* x, float weight, float* y, int64_t n) {
   for (; i < n; ++i) y[i] += weight * x[i];
 }
 
+// The sum of n floats, as fast as they can be read: what a machine's bandwidth is measured with.
+float read_all(const float* x, int64_t n) {
+  constexpr int streams = 8;
+  Vec::F sums[streams];
+  for (Vec::F& sum : sums) sum = Vec::zero();
+  for (int64_t i = 0; i + streams * Vec::width <= n; i += streams * Vec::width) {
+#pragma GCC unroll 8
+    for (int s = 0; s < streams; ++s) {
+      const float* here = x + i + s * Vec::width;
+      __builtin_prefetch(here + 2048);
+      sums[s] = Vec::add(sums[s], Vec::load(here));
+    }
+  }
+  for (int s = 1; s < streams; ++s) sums[0] = Vec::add(sums[0], sums[s]);
+  float lanes[Vec::width], total = 0;
+  Vec::store(lanes, sums[0]);
+  for (float lane : lanes) total += lane;
+  return total;
+}
+
 void widen(const uint16_t* bf16, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = from_bfloat16(bf16[i]);
 }

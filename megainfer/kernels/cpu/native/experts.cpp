@@ -11,10 +11,9 @@ constexpr int max_tile = 32 * 32;  // floats: rows of a group times a panel's wi
 // What reading a panel costs, in rows that are multiplied with it: decides only how work is split.
 constexpr int64_t panel_cost = 4;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t parts_a_thread = 2;
 
-// The `thread`-th of equal shares of 0..n.
-int64_t share(int64_t n, int thread, int threads) { return n * thread / threads; }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -51,8 +50,8 @@ void Experts::pack_down(const float* down, uint8_t* packed) const {
   }
 }
 
-void Experts::forward(const uint8_t* gate_up, const uint8_t* down, const Slot* slots,
-                      int num_slots, RowType type, int64_t* counts) {
+void Experts::forward(const uint8_t* gate_up, const uint8_t* down, const Slot* slots, int num_slots,
+                      RowType type, int64_t* counts) {
   lay_out(slots, num_slots, type);
   sort(slots, num_slots, counts);
   group(counts);
@@ -60,13 +59,22 @@ void Experts::forward(const uint8_t* gate_up, const uint8_t* down, const Slot* s
   input_words_ = packed_inputs_.of<uint32_t>(choices * product_.row_words(shape_.hidden));
   inner_values_ = inner_.of<float>(choices * inner_stride_);
   inner_words_ = packed_inner_.of<uint32_t>(choices * product_.row_words(shape_.intermediate));
-  // Each phase reads what all threads wrote in the one before it.
-  pool_.run([&](int thread) { read_rows(thread, type); });
-  pool_.run([&](int thread) { pack_inputs(thread); });
-  pool_.run([&](int thread) { multiply_gate_up(thread, gate_up); });
-  pool_.run([&](int thread) { pack_inner(thread); });
-  pool_.run([&](int thread) { multiply_down(thread, down); });
-  if (type != RowType::f32) pool_.run([&](int thread) { write_rows(thread, type); });
+  // One thread reads weights in one go; several share smaller parts, so that one that was held up
+  // leaves the rest to the others.
+  const int64_t parts = pool_.threads() == 1 ? 1 : parts_a_thread * pool_.threads();
+  const auto phase = [&](auto work) {
+    return ThreadPool::Phase{static_cast<uint32_t>(parts),
+                             [=](uint32_t task) { work(Part{task, parts}); }};
+  };
+  std::vector<ThreadPool::Phase> phases = {
+      phase([=, this](Part part) { read_rows(part, type); }),
+      phase([=, this](Part part) { pack_inputs(part); }),
+      phase([=, this](Part part) { multiply_gate_up(part, gate_up); }),
+      phase([=, this](Part part) { pack_inner(part); }),
+      phase([=, this](Part part) { multiply_down(part, down); }),
+  };
+  if (type == RowType::bf16) phases.push_back(phase([=, this](Part part) { write_rows(part); }));
+  pool_.run(phases);
 }
 
 // Where each row is read, summed up and written; floats are read and summed up in their slots.
@@ -138,9 +146,8 @@ void Experts::group(const int64_t* counts) {
   }
 }
 
-void Experts::read_rows(int thread, RowType type) {
-  const int64_t end = share(rows_, thread + 1, pool_.threads());
-  for (int64_t r = share(rows_, thread, pool_.threads()); r < end; ++r) {
+void Experts::read_rows(Part part, RowType type) {
+  for (int64_t r = part.begin(rows_); r < part.end(rows_); ++r) {
     if (type == RowType::bf16) {
       level_.widen(static_cast<const uint16_t*>(hidden_[r]), const_cast<float*>(inputs_[r]),
                    shape_.hidden);
@@ -149,38 +156,34 @@ void Experts::read_rows(int thread, RowType type) {
   }
 }
 
-void Experts::pack_inputs(int thread) {
+void Experts::pack_inputs(Part part) {
   const auto groups = static_cast<int64_t>(groups_.size());
   const size_t row_words = product_.row_words(shape_.hidden);
   const float* rows[max_tile];
-  for (int64_t g = share(groups, thread, pool_.threads());
-       g < share(groups, thread + 1, pool_.threads()); ++g) {
+  for (int64_t g = part.begin(groups); g < part.end(groups); ++g) {
     const auto [first, count] = groups_[g];
     for (int m = 0; m < count; ++m) rows[m] = inputs_[choices_[first + m].row];
     product_.pack_rows(rows, count, shape_.hidden, input_words_ + first * row_words);
   }
 }
 
-void Experts::pack_inner(int thread) {
+void Experts::pack_inner(Part part) {
   const auto groups = static_cast<int64_t>(groups_.size());
   const size_t row_words = product_.row_words(shape_.intermediate);
   const float* rows[max_tile];
-  for (int64_t g = share(groups, thread, pool_.threads());
-       g < share(groups, thread + 1, pool_.threads()); ++g) {
+  for (int64_t g = part.begin(groups); g < part.end(groups); ++g) {
     const auto [first, count] = groups_[g];
     for (int m = 0; m < count; ++m) rows[m] = inner_values_ + (first + m) * inner_stride_;
     product_.pack_rows(rows, count, shape_.intermediate, inner_words_ + first * row_words);
   }
 }
 
-// visit(active expert, panel) for this thread's share of all experts' panels. A panel belongs to
-// one thread, so threads never write the same element.
+// visit(active expert, panel) for this part of all experts' panels.
 template <class Visit>
-void Experts::for_panels(int thread, int64_t panels, Visit visit) const {
+void Experts::for_panels(Part part, int64_t panels, Visit visit) const {
   int64_t total = 0;
   for (const Active& a : active_) total += (a.choices + panel_cost) * panels;
-  const int64_t from = share(total, thread, pool_.threads());
-  const int64_t to = share(total, thread + 1, pool_.threads());
+  const int64_t from = part.begin(total), to = part.end(total);
   int64_t start = 0;
   for (const Active& a : active_) {
     const int64_t cost = a.choices + panel_cost;
@@ -192,10 +195,10 @@ void Experts::for_panels(int thread, int64_t panels, Visit visit) const {
   }
 }
 
-void Experts::multiply_gate_up(int thread, const uint8_t* weights) {
+void Experts::multiply_gate_up(Part part, const uint8_t* weights) {
   alignas(line_bytes) float tile[max_tile];
   const size_t row_words = product_.row_words(shape_.hidden);
-  for_panels(thread, gate_panels_, [&](const Active& a, int64_t p) {
+  for_panels(part, gate_panels_, [&](const Active& a, int64_t p) {
     const uint8_t* panel = weights + a.expert * gate_up_bytes() + p * gate_panel_bytes_;
     for (int64_t g = a.first_group; g < a.last_group; ++g) {
       const auto [first, count] = groups_[g];
@@ -206,14 +209,12 @@ void Experts::multiply_gate_up(int thread, const uint8_t* weights) {
   });
 }
 
-void Experts::multiply_down(int thread, const uint8_t* weights) {
+void Experts::multiply_down(Part part, const uint8_t* weights) {
   alignas(line_bytes) float tile[max_tile];
   const size_t row_words = product_.row_words(shape_.intermediate);
-  // By panels of all experts rather than by experts: a column's sum belongs to one thread.
-  const int64_t end = share(down_panels_, thread + 1, pool_.threads());
-  const int64_t begin = share(down_panels_, thread, pool_.threads());
+  // By panels of all experts rather than by experts: a column's sum belongs to one part.
   for (const Active& a : active_) {
-    for (int64_t p = begin; p < end; ++p) {
+    for (int64_t p = part.begin(down_panels_); p < part.end(down_panels_); ++p) {
       const uint8_t* panel = weights + a.expert * down_bytes() + p * down_panel_bytes_;
       const int64_t column = p * level_.panel_width;
       const int64_t width = std::min<int64_t>(level_.panel_width, shape_.hidden - column);
@@ -231,9 +232,8 @@ void Experts::multiply_down(int thread, const uint8_t* weights) {
   }
 }
 
-void Experts::write_rows(int thread, RowType) {
-  const int64_t end = share(rows_, thread + 1, pool_.threads());
-  for (int64_t r = share(rows_, thread, pool_.threads()); r < end; ++r) {
+void Experts::write_rows(Part part) {
+  for (int64_t r = part.begin(rows_); r < part.end(rows_); ++r) {
     level_.narrow(sums_[r], static_cast<uint16_t*>(out_[r]), shape_.hidden);
   }
 }

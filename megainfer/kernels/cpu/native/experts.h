@@ -55,18 +55,25 @@ class Experts {
     int64_t choices, first_group, last_group;
   };
 
+  // One of `parts` about equal shares of a phase's work, which make its tasks.
+  struct Part {
+    int64_t index, parts;
+    int64_t begin(int64_t n) const { return n * index / parts; }
+    int64_t end(int64_t n) const { return n * (index + 1) / parts; }
+  };
+
   void lay_out(const Slot* slots, int num_slots, RowType type);
   void sort(const Slot* slots, int num_slots, int64_t* counts);
   void group(const int64_t* counts);
-  void read_rows(int thread, RowType type);
-  void pack_inputs(int thread);
-  void multiply_gate_up(int thread, const uint8_t* weights);
-  void pack_inner(int thread);
-  void multiply_down(int thread, const uint8_t* weights);
-  void write_rows(int thread, RowType type);
+  void read_rows(Part part, RowType type);
+  void pack_inputs(Part part);
+  void multiply_gate_up(Part part, const uint8_t* weights);
+  void pack_inner(Part part);
+  void multiply_down(Part part, const uint8_t* weights);
+  void write_rows(Part part);
 
   template <class Visit>
-  void for_panels(int thread, int64_t panels, Visit visit) const;
+  void for_panels(Part part, int64_t panels, Visit visit) const;
 
   const Level& level_;
   const Product& product_;
@@ -77,14 +84,14 @@ class Experts {
   ThreadPool pool_;
 
   int64_t rows_ = 0;
-  std::vector<const void*> hidden_;  // by row
-  std::vector<void*> out_;           // by row
-  std::vector<const float*> inputs_; // by row, as floats
-  std::vector<float*> sums_;         // by row, as floats
+  std::vector<const void*> hidden_;   // by row
+  std::vector<void*> out_;            // by row
+  std::vector<const float*> inputs_;  // by row, as floats
+  std::vector<float*> sums_;          // by row, as floats
   std::vector<Choice> choices_;
   std::vector<Group> groups_;
   std::vector<Active> active_;
   Scratch wide_inputs_, wide_sums_, packed_inputs_, inner_, packed_inner_;
-  float *inner_values_ = nullptr;
+  float* inner_values_ = nullptr;
   uint32_t *input_words_ = nullptr, *inner_words_ = nullptr;
 };

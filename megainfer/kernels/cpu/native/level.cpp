@@ -13,10 +13,7 @@ extern const Level level_avx512_bf16;
 const Level* const levels[] = {
     &level_generic,
 #if defined(__x86_64__)
-    &level_avx2,
-    &level_avx512,
-    &level_avx512_vnni,
-    &level_avx512_bf16,
+    &level_avx2,    &level_avx512, &level_avx512_vnni, &level_avx512_bf16,
 #endif
 };
 const int num_levels = sizeof levels / sizeof levels[0];

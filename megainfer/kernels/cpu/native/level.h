@@ -22,7 +22,8 @@ struct Product {
   size_t (*panel_bytes)(int64_t k);
   // Pack a panel of two halves, each `panel_width / 2` channels (rows of K floats) of which only
   // the first `valid` are there; the others become zeros.
-  void (*pack_panel)(const float* const channels[2], const int64_t valid[2], int64_t k, void* panel);
+  void (*pack_panel)(const float* const channels[2], const int64_t valid[2], int64_t k,
+                     void* panel);
   // Words of one packed row.
   size_t (*row_words)(int64_t k);
   // Pack `count` rows of K floats into count * row_words(k) words.
@@ -77,6 +78,7 @@ struct Level {
   void (*add_scaled)(const float* x, float weight, float* y, int64_t n);
   void (*widen)(const uint16_t* bf16, float* out, int64_t n);
   void (*narrow)(const float* x, uint16_t* bf16, int64_t n);
+  float (*read_all)(const float* x, int64_t n);
   RowFunctions rows;
 };
 

@@ -14,15 +14,17 @@ MEGAINFER_TARGET("avx2,fma")
 #include "product_int8.inl"
 
 extern const Level level_avx2 = {
-    "avx2",
-    panel_width,
-    Vec::max_rows,
-    {float_product<Float32>(), float_product<WidenedBfloat16>(), widened_int8_product()},
-    swiglu,
-    add_scaled,
-    widen,
-    narrow,
-    row_functions(),
+    .name = "avx2",
+    .panel_width = panel_width,
+    .max_rows = Vec::max_rows,
+    .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
+                 widened_int8_product()},
+    .swiglu = swiglu,
+    .add_scaled = add_scaled,
+    .widen = widen,
+    .narrow = narrow,
+    .read_all = read_all,
+    .rows = row_functions(),
 };
 
 MEGAINFER_TARGET_END

@@ -16,15 +16,16 @@ MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512b
 #include "product_vnni.inl"
 
 extern const Level level_avx512_bf16 = {
-    "avx512_bf16",
-    panel_width,
-    Vec::max_rows,
-    {float_product<Float32>(), bfloat16_product(), vnni_product()},
-    swiglu,
-    add_scaled,
-    widen,
-    narrow,
-    row_functions(),
+    .name = "avx512_bf16",
+    .panel_width = panel_width,
+    .max_rows = Vec::max_rows,
+    .products = {float_product<Float32>(), bfloat16_product(), vnni_product()},
+    .swiglu = swiglu,
+    .add_scaled = add_scaled,
+    .widen = widen,
+    .narrow = narrow,
+    .read_all = read_all,
+    .rows = row_functions(),
 };
 
 MEGAINFER_TARGET_END

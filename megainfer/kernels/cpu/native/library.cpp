@@ -37,11 +37,14 @@ EXPORT void megainfer_experts_pack(const Experts* experts, const float* gate_up,
   experts->pack_down(down, packed_down);
 }
 
-EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up,
-                                      const uint8_t* down, const Slot* slots, int32_t num_slots,
-                                      int32_t row_type, int64_t* counts) {
+EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up, const uint8_t* down,
+                                      const Slot* slots, int32_t num_slots, int32_t row_type,
+                                      int64_t* counts) {
   experts->forward(gate_up, down, slots, num_slots, static_cast<RowType>(row_type), counts);
 }
+
+// For benchmarks: the sum of n floats, with the best level.
+EXPORT float megainfer_read(const float* x, int64_t n) { return best_level()->read_all(x, n); }
 
 // Null when this machine can't run the level.
 EXPORT AttentionHalf* megainfer_half_new(const char* level, int32_t threads) {

@@ -29,7 +29,9 @@ struct Bfloat16Kernel {
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) sums[m][0] = sums[m][1] = Vec::zero();
     for (int64_t j = words_of(k, WidenedBfloat16::per_word); j > 0; --j) {
-      const auto left = (__m512bh)Vec::loadi(words), right = (__m512bh)Vec::loadi(words + Vec::width);
+      prefetch_weights(words);
+      const auto left = (__m512bh)Vec::loadi(words);
+      const auto right = (__m512bh)Vec::loadi(words + Vec::width);
 #pragma GCC unroll 16
       for (int m = 0; m < rows; ++m) {
         const auto pair = (__m512bh)Vec::set1i(static_cast<int32_t>(packed[m]));
@@ -48,8 +50,8 @@ struct Bfloat16Kernel {
 };
 
 constexpr Product bfloat16_product() {
-  return {plain_panel_bytes<WidenedBfloat16>, plain_pack_panel<WidenedBfloat16>,
-          bfloat16_row_words, pack_bfloat16_rows, multiply_rows<Bfloat16Kernel>};
+  return {plain_panel_bytes<WidenedBfloat16>, plain_pack_panel<WidenedBfloat16>, bfloat16_row_words,
+          pack_bfloat16_rows, multiply_rows<Bfloat16Kernel>};
 }
 
 }  // namespace

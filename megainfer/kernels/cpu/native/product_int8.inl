@@ -104,6 +104,7 @@ struct WidenedInt8Kernel {
 #pragma GCC unroll 16
       for (int m = 0; m < rows; ++m) sums[m][0] = sums[m][1] = Vec::zero();
       for (int64_t j = block_words(k, b); j > 0; --j) {
+        prefetch_weights(words);
 #pragma GCC unroll 4
         for (int i = 0; i < int8_per_word; ++i) {
           const Vec::F left = int8_weight(words, i);
@@ -131,7 +132,8 @@ inline size_t widened_int8_row_words(int64_t k) {
   return words_of(k, int8_per_word) * int8_per_word;
 }
 
-inline void pack_widened_int8_rows(const float* const* rows, int count, int64_t k, uint32_t* packed) {
+inline void pack_widened_int8_rows(const float* const* rows, int count, int64_t k,
+                                   uint32_t* packed) {
   pack_padded_rows(rows, count, k, widened_int8_row_words(k), packed);
 }
 

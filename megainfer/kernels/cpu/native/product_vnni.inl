@@ -34,40 +34,56 @@ inline void pack_vnni_rows(const float* const* rows, int count, int64_t k, uint3
   }
 }
 
+// sums [rows, panel_width] of one block. On its own, and through memory at its end, because GCC 12
+// otherwise keeps the sums on the stack in the loop.
+template <int rows>
+__attribute__((noinline)) void dot_block(const uint32_t* words, const uint32_t* packed,
+                                         int64_t count, int32_t* out) {
+  Vec::I sums[rows][2];
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m) {
+    sums[m][0] = sums[m][1] = Vec::set1i(static_cast<int32_t>(packed[m]));
+  }
+  for (; count > 0; --count) {
+    prefetch_weights(words);
+    packed += rows;
+    const Vec::I left = Vec::loadi(words), right = Vec::loadi(words + Vec::width);
+#pragma GCC unroll 16
+    for (int m = 0; m < rows; ++m) {
+      const Vec::I value = Vec::set1i(static_cast<int32_t>(packed[m]));
+      sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], left, value);
+      sums[m][1] = _mm512_dpbusd_epi32(sums[m][1], right, value);
+    }
+    words += panel_width;
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m) {
+    _mm512_storeu_si512(out + m * panel_width, sums[m][0]);
+    _mm512_storeu_si512(out + m * panel_width + Vec::width, sums[m][1]);
+  }
+}
+
 struct VnniKernel {
   template <int rows>
   static void run(const void* panel, const uint32_t* packed, int64_t k, float* out) {
     const auto* words = static_cast<const uint32_t*>(panel);
+    alignas(64) int32_t sums[rows * panel_width];
     for (int64_t b = 0; b < blocks_of(k); ++b) {
+      const auto* row_scales = reinterpret_cast<const float*>(packed);
       const Vec::F left_scale = Vec::load(reinterpret_cast<const float*>(words));
       const Vec::F right_scale = Vec::load(reinterpret_cast<const float*>(words) + Vec::width);
-      const auto* scales = reinterpret_cast<const float*>(packed);
-      words += panel_width;
-      Vec::I sums[rows][2];
-#pragma GCC unroll 16
+      const int64_t length = block_words(k, b);
+      dot_block<rows>(words + panel_width, packed + rows, length, sums);
       for (int m = 0; m < rows; ++m) {
-        sums[m][0] = sums[m][1] = Vec::set1i(static_cast<int32_t>(packed[rows + m]));
-      }
-      packed += 2 * rows;
-      for (int64_t j = block_words(k, b); j > 0; --j) {
-        const Vec::I left = Vec::loadi(words), right = Vec::loadi(words + Vec::width);
-#pragma GCC unroll 16
-        for (int m = 0; m < rows; ++m) {
-          const Vec::I value = Vec::set1i(static_cast<int32_t>(packed[m]));
-          sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], left, value);
-          sums[m][1] = _mm512_dpbusd_epi32(sums[m][1], right, value);
-        }
-        packed += rows;
-        words += panel_width;
-      }
-#pragma GCC unroll 16
-      for (int m = 0; m < rows; ++m) {
-        const Vec::F scale = Vec::set1(scales[m]);
+        const Vec::F scale = Vec::set1(row_scales[m]);
+        const int32_t* own = sums + m * panel_width;
         float* left_out = out + m * panel_width;
-        add_block(Vec::to_float(sums[m][0]), Vec::mul(left_scale, scale), b == 0, left_out);
-        add_block(Vec::to_float(sums[m][1]), Vec::mul(right_scale, scale), b == 0,
+        add_block(Vec::to_float(Vec::loadi(own)), Vec::mul(left_scale, scale), b == 0, left_out);
+        add_block(Vec::to_float(Vec::loadi(own + Vec::width)), Vec::mul(right_scale, scale), b == 0,
                   left_out + Vec::width);
       }
+      words += (1 + length) * panel_width;
+      packed += (2 + length) * rows;
     }
   }
 };

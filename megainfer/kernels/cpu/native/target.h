@@ -8,7 +8,7 @@
 #define MEGAINFER_PRAGMA(text) _Pragma(#text)
 
 #if defined(__clang__)
-#define MEGAINFER_TARGET(features)                                                       \
+#define MEGAINFER_TARGET(features) \
   MEGAINFER_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define MEGAINFER_TARGET_END _Pragma("clang attribute pop")
 #else

@@ -2,9 +2,11 @@
 
 namespace {
 
-// Phases of one call follow each other within microseconds: a look that long costs less than a
-// sleep. After it the thread sleeps in the kernel (std::atomic::wait is a futex).
-constexpr int looks = 2000;
+constexpr uint32_t closed = 1u << 31;
+
+// The others are about to finish a task: a look that long (some 100 us) costs less than a sleep.
+// After it a thread sleeps in the kernel (std::atomic::wait is a futex).
+constexpr int looks = 4000;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -12,51 +14,84 @@ inline void pause() {
 #endif
 }
 
-void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
-  for (int i = 0; i < looks; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
+void wait_until(const std::atomic<uint32_t>& value, uint32_t wanted) {
+  uint32_t now = value.load(std::memory_order_acquire);
+  for (int i = 0; now != wanted && i < looks; ++i) {
     pause();
+    now = value.load(std::memory_order_acquire);
   }
-  value.wait(old, std::memory_order_acquire);
+  for (; now != wanted; now = value.load(std::memory_order_acquire)) {
+    value.wait(now, std::memory_order_acquire);
+  }
 }
 
 }  // namespace
 
 ThreadPool::~ThreadPool() {
   stopping_.store(true);
-  round_.fetch_add(1, std::memory_order_release);
-  round_.notify_all();
+  calls_.fetch_add(1, std::memory_order_release);
+  calls_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run(const std::function<void(int)>& work) {
+void ThreadPool::run(std::vector<Phase>& phases) {
   if (threads_ == 1) {
-    work(0);
+    for (Phase& phase : phases) {
+      for (uint32_t task = 0; task < phase.tasks; ++task) phase.work(task);
+    }
     return;
   }
   if (workers_.empty()) start();
-  work_ = &work;
-  unfinished_.store(static_cast<uint32_t>(threads_ - 1), std::memory_order_relaxed);
-  round_.fetch_add(1, std::memory_order_release);
-  round_.notify_all();
-  work(0);
-  for (uint32_t left; (left = unfinished_.load(std::memory_order_acquire)) != 0;) {
-    wait_while(unfinished_, left);
-  }
+  phases_ = &phases;
+  progress_ = std::vector<Progress>(phases.size());
+  inside_.store(0, std::memory_order_release);
+  calls_.fetch_add(1, std::memory_order_release);
+  calls_.notify_all();
+  take_part();
+  inside_.fetch_or(closed, std::memory_order_acq_rel);
+  wait_until(inside_, closed);
 }
 
 void ThreadPool::start() {
-  for (int thread = 1; thread < threads_; ++thread) {
-    workers_.emplace_back(&ThreadPool::serve, this, thread);
+  inside_.store(closed);
+  for (int i = 1; i < threads_; ++i) workers_.emplace_back(&ThreadPool::serve, this);
+}
+
+void ThreadPool::serve() {
+  while (true) {
+    const uint32_t seen = calls_.load(std::memory_order_acquire);
+    if (stopping_.load()) return;
+    if (enter()) {
+      take_part();
+      leave();
+    }
+    calls_.wait(seen, std::memory_order_acquire);
   }
 }
 
-void ThreadPool::serve(int thread) {
-  // The pool's first round is 1, and it can't move on before this thread has served it.
-  for (uint32_t seen = 0;; ++seen) {
-    while (round_.load(std::memory_order_acquire) == seen) wait_while(round_, seen);
-    if (stopping_.load()) return;
-    (*work_)(thread);
-    if (unfinished_.fetch_sub(1, std::memory_order_release) == 1) unfinished_.notify_one();
+void ThreadPool::take_part() {
+  for (size_t p = 0; p < phases_->size(); ++p) {
+    Phase& phase = (*phases_)[p];
+    Progress& progress = progress_[p];
+    uint32_t task;
+    while ((task = progress.next.fetch_add(1, std::memory_order_relaxed)) < phase.tasks) {
+      phase.work(task);
+      const uint32_t before = progress.done.fetch_add(1, std::memory_order_acq_rel);
+      if (before + 1 == phase.tasks) progress.done.notify_all();
+    }
+    wait_until(progress.done, phase.tasks);
   }
+}
+
+// Whether a call is open, which then can't end before `leave`.
+bool ThreadPool::enter() {
+  uint32_t now = inside_.load(std::memory_order_acquire);
+  while ((now & closed) == 0) {
+    if (inside_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) return true;
+  }
+  return false;
+}
+
+void ThreadPool::leave() {
+  if (inside_.fetch_sub(1, std::memory_order_acq_rel) == (closed | 1)) inside_.notify_all();
 }

@@ -1,4 +1,4 @@
-// Threads that do the same piece of work together and sleep in between.
+// Threads that share the tasks of a call and sleep in between.
 #pragma once
 
 #include <atomic>
@@ -7,10 +7,16 @@
 #include <thread>
 #include <vector>
 
-// The caller is thread 0; the others start with the first `run` that needs them, so that a pool
-// may be made before a fork. One caller at a time.
+// The caller is one of the threads; the others start with the first `run` that needs them, so that
+// a pool may be made before a fork. One caller at a time.
 class ThreadPool {
  public:
+  // Tasks 0 to `tasks` that may run in any order and side by side.
+  struct Phase {
+    uint32_t tasks;
+    std::function<void(uint32_t)> work;
+  };
+
   explicit ThreadPool(int threads) : threads_(threads) {}
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -18,17 +24,26 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  // work(thread) on every thread; returns when all are done.
-  void run(const std::function<void(int)>& work);
+  // All phases, each after the one before it has finished. A thread that is late, because it has
+  // to be woken or somebody else has its core, finds less to do; nobody waits for its arrival.
+  void run(std::vector<Phase>& phases);
 
  private:
+  struct Progress {
+    std::atomic<uint32_t> next{0}, done{0};
+  };
+
   void start();
-  void serve(int thread);
+  void serve();
+  void take_part();
+  bool enter();
+  void leave();
 
   const int threads_;
   std::vector<std::thread> workers_;
-  const std::function<void(int)>* work_ = nullptr;
-  std::atomic<uint32_t> round_{0};
-  std::atomic<uint32_t> unfinished_{0};
+  std::vector<Phase>* phases_ = nullptr;
+  std::vector<Progress> progress_;
+  std::atomic<uint32_t> calls_{0};  // what idle workers wait on
+  std::atomic<uint32_t> inside_;    // workers in the current call, or `closed`
   std::atomic<bool> stopping_{false};
 };

@@ -26,9 +26,7 @@ struct Vec {
   static F clamp(F x, float low, float high) {
     return _mm256_min_ps(_mm256_max_ps(x, set1(low)), set1(high));
   }
-  static F round(F x) {
-    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
+  static F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F power_of_two(F n) {
     I biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), set1i(127));
     return as_float(_mm256_slli_epi32(biased, 23));
