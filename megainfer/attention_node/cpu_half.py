@@ -41,8 +41,12 @@ class Loader:
         self._networks: dict[int, ExpertKernel] = {}  # by intermediate size
 
     def linear(self, weight: Pieces, bias: Pieces = ()) -> PackedLinear:
-        whole = self.source.reader.load(weight, self.source.dtype)
-        return self.kernel.pack(whole, self._weight_dtype, self.maybe_vector(bias))
+        # From the checkpoint's own precision.
+        narrow = self._weight_dtype == "bfloat16"
+        dtype = torch.bfloat16 if narrow else torch.float32
+        return self.kernel.pack(
+            self.source.reader.load(weight, dtype), self._weight_dtype, self.maybe_vector(bias)
+        )
 
     def exact_linear(self, weight: Pieces) -> PackedLinear:
         """In the instance's dtype whatever other weights are kept in: it decides, not computes."""

@@ -55,7 +55,7 @@ def load_attention(
     reader.on_bytes = lambda done: on_bytes(done, total)
     dtype = getattr(torch, plan.dtype)
     threads = plan.cores_of_attention(node).threads
-    kernels = AttentionKernels(plan.kernels, "auto", threads)
+    kernels = AttentionKernels(plan.kernels, plan.attention_dtype, threads)
     model = AttentionModel(plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels)
     return model, KVCache(plan.spec, plan.num_blocks, BLOCK_SIZE, dtype)
 
