@@ -80,6 +80,13 @@ ExpertDtype = Annotated[
         "--expert-dtype", help="Expert weights in float32, bfloat16 or int8; auto: as --dtype."
     ),
 ]
+AttentionDtype = Annotated[
+    str,
+    typer.Option(
+        "--attention-dtype",
+        help="Other weights in float32, bfloat16 or int8; auto: as --dtype.",
+    ),
+]
 Colocated = Annotated[
     bool, typer.Option("--colocated", help="Both roles in one process: the baseline.")
 ]
@@ -98,6 +105,7 @@ def serve(
     max_num_batched_tokens: MaxNumBatchedTokens = 512,
     kernels: Kernels = "auto",
     expert_dtype: ExpertDtype = "auto",
+    attention_dtype: AttentionDtype = "auto",
     colocated: Colocated = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
@@ -123,6 +131,7 @@ def serve(
         colocated=colocated,
         kernels=kernels,
         expert_dtype=expert_dtype,
+        attention_dtype=attention_dtype,
     )
     raise typer.Exit(_serve(config, host, port, served_model_name or [], dry_run))
 
@@ -153,6 +162,7 @@ def generate(
     dtype: Dtype = "auto",
     kernels: Kernels = "auto",
     expert_dtype: ExpertDtype = "auto",
+    attention_dtype: AttentionDtype = "auto",
     colocated: Colocated = False,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -175,6 +185,7 @@ def generate(
         colocated=colocated,
         kernels=kernels,
         expert_dtype=expert_dtype,
+        attention_dtype=attention_dtype,
     ) as llm:
         wanted: list[str | list[int]] = list(prompts)
         if as_chat:

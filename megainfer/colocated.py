@@ -23,7 +23,7 @@ def run_colocated(link: ParentLink, plan: Plan) -> None:
     """Everything that the one process of a colocated instance does after the fork."""
     torch.set_num_threads(plan.cores[0].threads)
     on_bytes = progress_to(link)
-    loaded = [load_attention(plan, on_bytes) for _ in range(plan.num_attention)]
+    loaded = [load_attention(plan, node, on_bytes) for node in range(plan.num_attention)]
     experts = [load_experts(plan, node, on_bytes) for node in range(plan.num_expert)]
     link.send(Loaded())
     m = link.expect(Start, START_TIMEOUT_SECONDS).micro_batches

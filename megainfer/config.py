@@ -7,7 +7,7 @@ from megainfer.errors import ConfigError
 
 MAX_MICRO_BATCHES = 8
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-EXPERT_DTYPES = (*DTYPE_BYTES, "int8")
+WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
 KERNELS = ("reference", "cpu")
 BLOCK_SIZE = 16
 """Tokens in a block of the KV cache."""
@@ -24,8 +24,9 @@ class EngineConfig:
     requests running on an attention node, over all its micro-batches. max_num_batched_tokens: rows
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: both roles in
     one process over the `local` transport. kernels: which implementation computes, auto for the
-    fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own.
-    trace: how many of its latest spans of work each node keeps, for `LLM.take_spans`.
+    fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
+    attention_dtype: the same of the weights of attention nodes. trace: how many of its latest
+    spans of work each node keeps, for `LLM.take_spans`.
 
     Raises ConfigError.
     """
@@ -43,6 +44,7 @@ class EngineConfig:
     prefix_cache: bool = True
     kernels: str = "auto"
     expert_dtype: str = "auto"
+    attention_dtype: str = "auto"
     trace: int = 0
 
     def __post_init__(self) -> None:
@@ -60,7 +62,8 @@ class EngineConfig:
             )
         _check_choice("dtype", self.dtype, tuple(DTYPE_BYTES))
         _check_choice("kernels", self.kernels, KERNELS)
-        _check_choice("expert_dtype", self.expert_dtype, EXPERT_DTYPES)
+        _check_choice("expert_dtype", self.expert_dtype, WEIGHT_DTYPES)
+        _check_choice("attention_dtype", self.attention_dtype, WEIGHT_DTYPES)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

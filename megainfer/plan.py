@@ -13,7 +13,12 @@ from megainfer.config import (
     format_bytes,
 )
 from megainfer.errors import ConfigError
-from megainfer.kernels.selection import check_expert_dtype, describe_kernels, resolve_kernels
+from megainfer.kernels.selection import (
+    check_attention_dtype,
+    check_expert_dtype,
+    describe_kernels,
+    resolve_kernels,
+)
 from megainfer.m2n.geometry import Geometry
 from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
 from megainfer.models.registry import load_spec
@@ -45,6 +50,7 @@ class Plan:
     placement: Placement
     dtype: str
     expert_dtype: str
+    attention_dtype: str
     kernels: str
     max_model_len: int
     num_blocks: int
@@ -99,9 +105,12 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
     placement = contiguous_placement(spec.num_experts, config.ffn_gpus)
     dtype = _dtype(config, spec)
     expert_dtype = dtype if config.expert_dtype == "auto" else config.expert_dtype
+    attention_dtype = dtype if config.attention_dtype == "auto" else config.attention_dtype
     kernels = resolve_kernels(config.kernels)
     check_expert_dtype(kernels, expert_dtype)
+    check_attention_dtype(kernels, attention_dtype, dtype)
     max_model_len = _max_model_len(config, spec)
+    weights = _weight_bytes(config, spec, dtype, expert_dtype, attention_dtype)
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
     cores = usable_cores()
     plan = Plan(
@@ -111,9 +120,10 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         placement=placement,
         dtype=dtype,
         expert_dtype=expert_dtype,
+        attention_dtype=attention_dtype,
         kernels=kernels,
         max_model_len=max_model_len,
-        num_blocks=_num_blocks(config, spec, dtype, expert_dtype, max_model_len),
+        num_blocks=_num_blocks(config, spec, dtype, weights, max_model_len),
         cores=assign_cores(num_processes, cores),
         micro_batches=_micro_batches(config, len(cores)),
         token=token or secrets.token_hex(16),
@@ -151,11 +161,10 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
 
 
 def _num_blocks(
-    config: EngineConfig, spec: ModelSpec, dtype: str, expert_dtype: str, max_model_len: int
+    config: EngineConfig, spec: ModelSpec, dtype: str, weights: int, max_model_len: int
 ) -> int:
     """Blocks of one attention node's KV cache."""
     block_bytes = BLOCK_SIZE * spec.kv_bytes_per_token(DTYPE_BYTES[dtype])
-    weights = _weight_bytes(config, spec, dtype, expert_dtype)
     free = available_memory() - weights
     if free <= 0:
         raise ConfigError(
@@ -199,7 +208,9 @@ def _check_kv_fits(
 
 def _check_buffers_fit(plan: Plan) -> None:
     """M2N's slots beside all else, for as many micro-batches as may be chosen."""
-    weights = _weight_bytes(plan.config, plan.spec, plan.dtype, plan.expert_dtype)
+    weights = _weight_bytes(
+        plan.config, plan.spec, plan.dtype, plan.expert_dtype, plan.attention_dtype
+    )
     free = max(0, available_memory() - weights - plan.num_attention * plan.kv_bytes())
     needed = plan.geometry(plan.micro_batches or MAX_MICRO_BATCHES).total_bytes
     rows = plan.config.max_num_batched_tokens
@@ -211,17 +222,32 @@ def _check_buffers_fit(plan: Plan) -> None:
         )
 
 
-def _weight_bytes(config: EngineConfig, spec: ModelSpec, dtype: str, expert_dtype: str) -> int:
+def _weight_bytes(
+    config: EngineConfig, spec: ModelSpec, dtype: str, expert_dtype: str, attention_dtype: str
+) -> int:
     """Bytes of all weights in all processes: attention's once a node, each expert once."""
     experts = spec.num_experts * len(spec.moe_layers) * _expert_bytes(spec, expert_dtype)
-    return config.attn_gpus * attention_weight_bytes(spec, DTYPE_BYTES[dtype]) + experts
+    return config.attn_gpus * _attention_bytes(spec, dtype, attention_dtype) + experts
+
+
+def _attention_bytes(spec: ModelSpec, dtype: str, attention_dtype: str) -> int:
+    """Bytes of an attention node's weights; the table of embeddings stays in the instance's dtype,
+    beside its packed copy where it is the head as well."""
+    table, every = spec.vocab_size * spec.hidden_size, attention_weight_bytes(spec, 1)
+    packed = every if spec.tie_word_embeddings else every - table
+    return table * DTYPE_BYTES[dtype] + _stored_bytes(packed, attention_dtype)
 
 
 def _expert_bytes(spec: ModelSpec, expert_dtype: str) -> int:
     """Bytes of one expert of one layer."""
-    if expert_dtype == "int8":
-        return spec.expert_weight_bytes(1) + spec.expert_weight_bytes(4) // INT8_BLOCK
-    return spec.expert_weight_bytes(DTYPE_BYTES[expert_dtype])
+    return _stored_bytes(spec.expert_weight_bytes(1), expert_dtype)
+
+
+def _stored_bytes(weights: int, weight_dtype: str) -> int:
+    """Bytes of these many weights, scales included."""
+    if weight_dtype == "int8":
+        return weights + 4 * weights // INT8_BLOCK
+    return weights * DTYPE_BYTES[weight_dtype]
 
 
 def profile_rows(max_num_seqs: int) -> list[int]:
@@ -237,14 +263,15 @@ def profile_rows(max_num_seqs: int) -> list[int]:
 
 def describe(plan: Plan) -> list[str]:
     """What would run where, a line each; what `--dry-run` prints."""
-    size = DTYPE_BYTES[plan.dtype]
     layers = plan.spec.moe_layers
+    attention_bytes = _attention_bytes(plan.spec, plan.dtype, plan.attention_dtype)
     lines = [
         f"model      {plan.folder} ({plan.spec.architecture}, {len(plan.spec.layers)} layers, "
         f"{len(layers)} with {plan.spec.num_experts} experts, top-{plan.spec.top_k})",
         f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes, each "
         "pinned to its cores",
-        f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}",
+        f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}, "
+        f"others in {plan.attention_dtype}",
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node",
         f"pipeline   {_micro_batch_text(plan)}; steps of at most "
@@ -253,7 +280,7 @@ def describe(plan: Plan) -> list[str]:
     for node in range(plan.num_attention):
         lines.append(
             f"attention {node}  {_core_text(plan.cores_of_attention(node))}  "
-            f"weights {format_bytes(attention_weight_bytes(plan.spec, size))}  "
+            f"weights {format_bytes(attention_bytes)}  "
             f"KV cache {format_bytes(plan.kv_bytes())}"
         )
     for node in range(plan.num_expert):

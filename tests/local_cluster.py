@@ -50,7 +50,7 @@ class LocalCluster:
         self.experts = [self._expert(hub, node, m) for node in range(num_expert)]
 
     def _attention(self, hub: LocalHub, node: int, m: int) -> AttentionNode:
-        model, kv = load_attention(self.plan, lambda done, total: None)
+        model, kv = load_attention(self.plan, node, lambda done, total: None)
         scheduler = Scheduler(scheduler_config(self.plan, m))
         return AttentionNode(node, model, kv, scheduler, hub.attention_port(node), self._hear)
 

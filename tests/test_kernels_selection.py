@@ -60,8 +60,10 @@ def test_implementations_are_interchangeable(dtype, weight_dtype):
 @built
 def test_auto_is_the_fast_one_and_a_plan_says_which(tmp_path):
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
-    plan = make_plan(EngineConfig(dtype="bfloat16", expert_dtype="int8"), folder)
-    assert (plan.kernels, plan.expert_dtype) == ("cpu", "int8")
+    plan = make_plan(
+        EngineConfig(dtype="bfloat16", expert_dtype="int8", attention_dtype="float32"), folder
+    )
+    assert (plan.kernels, plan.expert_dtype, plan.attention_dtype) == ("cpu", "int8", "float32")
     assert f"cpu ({library.levels()[-1]}); expert weights in int8" in "\n".join(describe(plan))
     forced = make_plan(EngineConfig(dtype="bfloat16", kernels="reference"), folder)
     assert (forced.kernels, forced.expert_dtype) == ("reference", "bfloat16")
@@ -84,6 +86,8 @@ def test_what_only_the_library_can_do_is_refused_without_it(tmp_path):
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
     with pytest.raises(ConfigError, match="int8 needs the CPU kernels"):
         make_plan(EngineConfig(expert_dtype="int8"), folder)
+    with pytest.raises(ConfigError, match="--attention-dtype int8 needs the CPU kernels"):
+        make_plan(EngineConfig(attention_dtype="int8"), folder)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +95,7 @@ def test_what_only_the_library_can_do_is_refused_without_it(tmp_path):
     [
         ({"kernels": "cuda"}, "--kernels must be auto, reference or cpu, not 'cuda'"),
         ({"expert_dtype": "int4"}, "--expert-dtype must be auto, .* or int8, not 'int4'"),
+        ({"attention_dtype": "int4"}, "--attention-dtype must be auto, .* or int8, not 'int4'"),
     ],
 )
 def test_an_unknown_name_is_refused(wish, message):

@@ -21,6 +21,8 @@ from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.config import BLOCK_SIZE
 from megainfer.expert_node.experts import ExpertModel
+from megainfer.kernels.cpu import library
+from megainfer.kernels.selection import AttentionKernels, ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.registry import load_spec
 from megainfer.topology import Placement, contiguous_placement
@@ -28,6 +30,12 @@ from megainfer.weights import WeightReader
 
 NEW_TOKENS = 10
 BLOCKS_A_SEQUENCE = 8
+KERNELS = [
+    "reference",
+    pytest.param(
+        "cpu", marks=pytest.mark.skipif(not library.is_built(), reason="kernels are not built")
+    ),
+]
 
 
 class Pair:
@@ -43,13 +51,17 @@ class Pair:
         num_nodes: int,
         dtype: torch.dtype = torch.float32,
         believed: Placement | None = None,
+        kernels: str = "auto",
     ) -> None:
         spec = load_spec(folder)
         placement = contiguous_placement(spec.num_experts, num_nodes)
         with WeightReader(folder) as reader:
-            self.attention = AttentionModel(spec, reader, believed or placement, dtype)
+            self.attention = AttentionModel(
+                spec, reader, believed or placement, dtype, kernels=AttentionKernels(kernels)
+            )
             self.experts = [
-                ExpertModel(spec, reader, placement, n, dtype) for n in range(num_nodes)
+                ExpertModel(spec, reader, placement, n, dtype, ExpertKernels(kernels))
+                for n in range(num_nodes)
             ]
         self.kv = KVCache(spec, 8 * BLOCKS_A_SEQUENCE, BLOCK_SIZE, dtype)
 
@@ -79,7 +91,7 @@ class Pair:
             ]
             out = torch.full_like(hidden, torch.nan)  # a reply slot holds whatever was there
             node.forward(point.layer, messages, [out[:half], out[half:]])
-            x.index_add_(0, part.rows, out)
+            x.index_add_(0, part.rows, out.to(x.dtype))
 
 
 def blocks_of(sequence: int) -> list[int]:
@@ -134,10 +146,11 @@ every_variant = pytest.mark.parametrize(
 
 
 @every_variant
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize(("num_nodes", "chunk"), [(1, 100), (3, 7)])
-def test_logits_and_greedy_tokens_equal_transformers(reference, num_nodes, chunk):
+def test_logits_and_greedy_tokens_equal_transformers(reference, num_nodes, chunk, kernels):
     folder, prompts, expected = reference
-    actual = generate(Pair(folder, num_nodes), prompts, chunk)
+    actual = generate(Pair(folder, num_nodes, kernels=kernels), prompts, chunk)
     assert_same_greedy(expected, [sequence.tokens for sequence in actual])
     for want, got in zip(expected, actual, strict=True):
         torch.testing.assert_close(got.logits, want.logits, atol=2e-4, rtol=1e-4)
@@ -153,14 +166,15 @@ def test_a_token_sent_to_a_wrong_expert_would_not_go_unnoticed(reference):
     assert all(got.tokens != want.tokens for got, want in zip(actual, expected, strict=True))
 
 
-def test_bfloat16_is_as_close_as_transformers_in_bfloat16(tmp_path):
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_bfloat16_is_as_close_as_transformers_in_bfloat16(tmp_path, kernels):
     folder = write_checkpoint("qwen2_moe", "gqa", tmp_path)
     prompts = [prompt[:12] for prompt in prompts_of(160)]
     exact, rounded = (
         torch.stack([last_logits(oracle(folder, dtype), prompt) for prompt in prompts])
         for dtype in (torch.float32, torch.bfloat16)
     )
-    pair = Pair(folder, 2, torch.bfloat16)
+    pair = Pair(folder, 2, torch.bfloat16, kernels=kernels)
     ours = pair.step([ChunkInput(p, 0, blocks_of(i), True) for i, p in enumerate(prompts)])
     assert ours.dtype == torch.float32
     ours_error, their_error = (ours - exact).std(), (rounded - exact).std()

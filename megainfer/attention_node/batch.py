@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -55,24 +56,55 @@ class Prefill:
     context: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepBatch:
     """A step's T tokens, those of the decodes first, then each prefill's in turn.
 
-    token_ids, positions, slots: int64 [T]; a slot is block * block_size + offset. sample_rows:
-    int64 [S], the rows whose logits are wanted, in the order of the chunks that want them.
+    token_ids, positions, slots: int64 [T]; a slot is block * block_size + offset. row_starts:
+    int64 [S + 1]; sequence s has the rows row_starts[s] to row_starts[s + 1] - 1. block_table:
+    int64 [S, blocks], each sequence's blocks, padded with its own first one. sample_rows: int64,
+    the rows whose logits are wanted, in the order of the chunks that want them.
     """
 
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
-    decodes: Decodes | None
-    prefills: tuple[Prefill, ...]
+    row_starts: Tensor
+    block_table: Tensor
+    block_size: int
     sample_rows: Tensor
 
     @property
     def num_tokens(self) -> int:
         return self.token_ids.shape[0]
+
+    @cached_property
+    def decodes(self) -> Decodes | None:
+        """The sequences with a single row, if there are any."""
+        singles = int((self.row_starts.diff() == 1).sum())
+        if not singles:
+            return None
+        contexts = self._contexts[:singles]
+        longest = int(contexts.max())
+        table = self.block_table[:singles, : -(-longest // self.block_size)]
+        exists = torch.arange(longest) < contexts[:, None]
+        return Decodes(table, exists[:, None, None])
+
+    @cached_property
+    def prefills(self) -> tuple[Prefill, ...]:
+        """The sequences with several rows."""
+        starts, contexts = self.row_starts.tolist(), self._contexts.tolist()
+        rows = zip(starts, starts[1:], self.block_table, contexts, strict=False)
+        return tuple(
+            Prefill(start, stop, blocks[: -(-context // self.block_size)], context)
+            for start, stop, blocks, context in rows
+            if stop - start > 1
+        )
+
+    @property
+    def _contexts(self) -> Tensor:
+        """int64 [S], tokens of each sequence up to the end of its rows."""
+        return self.positions[self.row_starts[1:] - 1] + 1
 
 
 def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> StepBatch:
@@ -82,15 +114,15 @@ def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> S
     """
     order = sorted(range(len(chunks)), key=lambda i: len(chunks[i].token_ids) > 1)
     ordered = [chunks[i] for i in order]
-    singles = [chunk for chunk in ordered if len(chunk.token_ids) == 1]
     positions = [range(chunk.start, chunk.context) for chunk in ordered]
     slots = [_slots(chunk, block_size) for chunk in ordered]
     return StepBatch(
         token_ids=torch.tensor([t for chunk in ordered for t in chunk.token_ids]),
         positions=torch.tensor(list(chain.from_iterable(positions))),
         slots=torch.tensor(list(chain.from_iterable(slots))),
-        decodes=_decodes(singles, block_size) if singles else None,
-        prefills=_prefills(ordered[len(singles) :], len(singles), block_size),
+        row_starts=torch.tensor([0, *accumulate(len(chunk.token_ids) for chunk in ordered)]),
+        block_table=_block_table(ordered, block_size),
+        block_size=block_size,
         sample_rows=_sample_rows(chunks, order),
     )
 
@@ -103,25 +135,10 @@ def _slots(chunk: ChunkInput, block_size: int) -> list[int]:
     ]
 
 
-def _decodes(chunks: Sequence[ChunkInput], block_size: int) -> Decodes:
-    contexts = [chunk.context for chunk in chunks]
-    width = -(-max(contexts) // block_size)
-    table = []
-    for chunk, context in zip(chunks, contexts, strict=True):
-        used = chunk.block_ids[: -(-context // block_size)]
-        table.append(used + used[:1] * (width - len(used)))
-    exists = torch.arange(max(contexts)) < torch.tensor(contexts)[:, None]
-    return Decodes(torch.tensor(table), exists[:, None, None])
-
-
-def _prefills(chunks: Sequence[ChunkInput], first_row: int, block_size: int) -> tuple[Prefill, ...]:
-    prefills, row = [], first_row
-    for chunk in chunks:
-        blocks = torch.tensor(chunk.block_ids[: -(-chunk.context // block_size)])
-        stop = row + len(chunk.token_ids)
-        prefills.append(Prefill(row, stop, blocks, chunk.context))
-        row = stop
-    return tuple(prefills)
+def _block_table(chunks: Sequence[ChunkInput], block_size: int) -> Tensor:
+    used = [chunk.block_ids[: -(-chunk.context // block_size)] for chunk in chunks]
+    width = max(map(len, used))
+    return torch.tensor([blocks + blocks[:1] * (width - len(blocks)) for blocks in used])
 
 
 def _sample_rows(chunks: Sequence[ChunkInput], order: Sequence[int]) -> Tensor:

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear
 
 from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.half import HalfSource, ModelHalf
 from megainfer.attention_node.kv_cache import KVCache
-from megainfer.attention_node.layer import Layer
-from megainfer.kernels import reference as kernels
+from megainfer.kernels import reference
+from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import Part
-from megainfer.models.sources import ModelSources
-from megainfer.models.spec import AttentionSpec, ModelSpec
+from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
 from megainfer.weights import WeightReader
 
@@ -34,10 +33,11 @@ class AttentionModel:
 
     A step is: `x = embed(batch)`; then `advance(x, layer, ...)` from layer 0, and from the layer
     after each MoEPoint once the experts' replies (and `shared`) have been added into x; when it
-    gives None, `logits`. max_positions: how many positions are rotated for, the model's own limit
-    unless fewer can occur.
+    gives None, `logits`. dtype: of messages and of the KV cache. max_positions: how many positions
+    are rotated for, the model's own limit unless fewer can occur.
 
-    Raises CheckpointError when a weight is missing or misshapen.
+    Raises CheckpointError when a weight is missing or misshapen, ConfigError when `kernels` can't
+    compute with the weights' dtype.
     """
 
     def __init__(
@@ -47,28 +47,21 @@ class AttentionModel:
         placement: Placement,
         dtype: torch.dtype,
         max_positions: int | None = None,
+        kernels: AttentionKernels | None = None,
     ) -> None:
         self.spec = spec
         self.dtype = dtype
-        sources = ModelSources(spec)
-        self._embedding = reader.load(sources.embedding(), dtype)
-        self._final_norm = reader.load(sources.final_norm(), dtype)
-        head = sources.lm_head()
-        self._lm_head = reader.load(head, dtype) if head else self._embedding
-        homes = kernels.expert_homes(
+        homes = reference.expert_homes(
             [placement.home(e) for e in range(placement.num_experts)], placement.num_nodes
         )
-        rotary = _rotary_tables(spec, max_positions or spec.max_position, dtype)
-        self._layers = [
-            Layer(spec, index, reader, homes, rotary[layer.attention], dtype)
-            for index, layer in enumerate(spec.layers)
-        ]
+        source = HalfSource(spec, reader, homes, dtype, max_positions or spec.max_position)
+        self._half = _load_half(source, kernels or AttentionKernels())
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()
     def embed(self, batch: StepBatch) -> Tensor:
         """The step's residual stream, [T, D], which the caller keeps."""
-        return embedding(batch.token_ids, self._embedding)
+        return self._half.embed(batch.token_ids)
 
     @torch.inference_mode()
     def advance(self, x: Tensor, layer: int, batch: StepBatch, kv: KVCache) -> MoEPoint | None:
@@ -76,37 +69,31 @@ class AttentionModel:
 
         x [T, D] is updated in place. Keys and values go into `kv` at the batch's slots.
         """
-        for index in range(layer, len(self._layers)):
-            half = self._layers[index]
-            x += half.attention.forward(x, batch, kv.layer(index))
-            if half.dense is not None:
-                x += half.dense.forward(x)
-            if half.gate is not None:
-                hidden, parts = half.gate.forward(x)
-                return MoEPoint(index, hidden, parts)
+        layers = self._half.layers
+        for index in range(layer, len(layers)):
+            layers[index].attend(x, batch, kv.layer(index))
+            routed = layers[index].feed_forward(x)
+            if routed is not None:
+                return MoEPoint(index, routed.hidden, routed.parts)
         return None
 
     @torch.inference_mode()
     def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
         """The shared expert's output for a MoEPoint's hidden, [T, D]; None where there is none."""
-        gate = self._layers[layer].gate
-        if gate is None or gate.shared is None:
-            return None
-        return gate.shared.forward(hidden)
+        return self._half.layers[layer].shared(hidden)
 
     @torch.inference_mode()
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits of these rows (int64 [S]) of a finished step's x: float32 [S, V]."""
-        hidden = kernels.rms_norm(x[rows], self._final_norm, self.spec.norm_eps)
-        return linear(hidden, self._lm_head).to(torch.float32)
+        return self._half.logits(x, rows)
 
 
-def _rotary_tables(
-    spec: ModelSpec, max_positions: int, dtype: torch.dtype
-) -> dict[AttentionSpec, Tensor]:
-    """One table for each kind of attention in the model."""
-    kinds = {layer.attention for layer in spec.layers}
-    return {
-        kind: kernels.rotary_table(kind.rope.theta, kind.head_dim, max_positions, dtype)
-        for kind in kinds
-    }
+def _load_half(source: HalfSource, kernels: AttentionKernels) -> ModelHalf:
+    name, weight_dtype = kernels.resolve(str(source.dtype).removeprefix("torch."))
+    if name == "cpu":
+        from megainfer.attention_node.cpu_half import CpuHalf
+
+        return CpuHalf(source, weight_dtype, kernels.threads)
+    from megainfer.attention_node.reference_half import ReferenceHalf
+
+    return ReferenceHalf(source)

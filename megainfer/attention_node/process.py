@@ -13,6 +13,7 @@ from megainfer.attention_node.profile import profile_attention
 from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
 from megainfer.config import BLOCK_SIZE
 from megainfer.control import ParentLink
+from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.shm import ShmAttentionPort, expert_address
 from megainfer.messages import Loaded, NodeReady, Ready, Start
@@ -30,7 +31,7 @@ from megainfer.weights import WeightReader, attention_tensor_names
 def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of attention node `node` does after the fork."""
     torch.set_num_threads(plan.cores_of_attention(node).threads)
-    model, kv = load_attention(plan, progress_to(link))
+    model, kv = load_attention(plan, node, progress_to(link))
     measure = plan.micro_batches is None
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measure else []))
     start = link.expect(Start, START_TIMEOUT_SECONDS)
@@ -47,14 +48,16 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
 
 
 def load_attention(
-    plan: Plan, on_bytes: Callable[[int, int], None]
+    plan: Plan, node: int, on_bytes: Callable[[int, int], None]
 ) -> tuple[AttentionModel, KVCache]:
     """Weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all)."""
     reader = WeightReader(plan.folder)
     total = reader.total_bytes(attention_tensor_names(plan.spec))
     reader.on_bytes = lambda done: on_bytes(done, total)
     dtype = getattr(torch, plan.dtype)
-    model = AttentionModel(plan.spec, reader, plan.placement, dtype, plan.max_model_len)
+    threads = plan.cores_of_attention(node).threads
+    kernels = AttentionKernels(plan.kernels, plan.attention_dtype, threads)
+    model = AttentionModel(plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels)
     return model, KVCache(plan.spec, plan.num_blocks, BLOCK_SIZE, dtype)
 
 

@@ -63,6 +63,38 @@ class ExpertKernels:
         return _reference_layers(shape, weight_dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionKernels:
+    """How a node computes its attention halves.
+
+    name: reference, cpu or auto. weight_dtype: float32, bfloat16, int8 (all for cpu only), or
+    auto, the instance's dtype.
+    """
+
+    name: str = "auto"
+    weight_dtype: str = "auto"
+    threads: int = 1
+
+    def resolve(self, dtype: str) -> tuple[str, str]:
+        """`reference` or `cpu`, and the weights' dtype in an instance of this one.
+
+        Raises ConfigError for a weight dtype that there are no kernels for.
+        """
+        name = resolve_kernels(self.name)
+        weight_dtype = dtype if self.weight_dtype == "auto" else self.weight_dtype
+        check_attention_dtype(name, weight_dtype, dtype)
+        return name, weight_dtype
+
+
+def check_attention_dtype(kernels: str, weight_dtype: str, dtype: str) -> None:
+    """Raises ConfigError where the reference is to compute with weights of another dtype."""
+    if kernels == "reference" and weight_dtype != dtype:
+        raise ConfigError(
+            f"--attention-dtype {weight_dtype} needs the CPU kernels, but the reference serves; "
+            f"use {dtype} or auto"
+        )
+
+
 def check_expert_dtype(kernels: str, weight_dtype: str) -> None:
     """Raises ConfigError where the reference is to compute what it has no arithmetic for."""
     if kernels == "reference" and weight_dtype == "int8":

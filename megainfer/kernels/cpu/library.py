@@ -35,6 +35,89 @@ class Slot(Structure):
     )
 
 
+class Linear(Structure):
+    """`Linear` of attention_half.h."""
+
+    _fields_ = (
+        ("panels", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("format", c_int32),
+    )
+
+
+class AttentionLayer(Structure):
+    """`AttentionLayer` of attention_half.h."""
+
+    _fields_ = (
+        ("qkv", Linear),
+        ("out", Linear),
+        ("norm", c_void_p),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        ("rotary", c_void_p),
+        ("heads", c_int64),
+        ("kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("eps", c_float),
+        ("clip", c_float),
+        ("norm_each_head", c_int32),
+    )
+
+
+class StepRows(Structure):
+    """`StepRows` of attention_half.h."""
+
+    _fields_ = (
+        ("positions", c_void_p),
+        ("slots", c_void_p),
+        ("row_starts", c_void_p),
+        ("blocks", c_void_p),
+        ("rows", c_int64),
+        ("sequences", c_int64),
+        ("blocks_a_sequence", c_int64),
+    )
+
+
+class LayerCache(Structure):
+    """`LayerCache` of attention_half.h."""
+
+    _fields_ = (
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("block_size", c_int64),
+        ("type", c_int32),
+    )
+
+
+class GateLayer(Structure):
+    """`GateLayer` of attention_half.h."""
+
+    _fields_ = (
+        ("router", Linear),
+        ("norm", c_void_p),
+        ("nodes", c_void_p),
+        ("local_ids", c_void_p),
+        ("num_nodes", c_int64),
+        ("top_k", c_int64),
+        ("eps", c_float),
+        ("normalise", c_int32),
+        ("weight_type", c_int32),
+    )
+
+
+class Scatter(Structure):
+    """`Scatter` of attention_half.h."""
+
+    _fields_ = (
+        ("counts", c_void_p),
+        ("rows", c_void_p),
+        ("ids", c_void_p),
+        ("weights", c_void_p),
+    )
+
+
 _FUNCTIONS = {
     "megainfer_level": (c_char_p, [c_int32]),
     "megainfer_read": (c_float, [c_void_p, c_int64]),
@@ -46,6 +129,28 @@ _FUNCTIONS = {
     "megainfer_experts_forward": (
         None,
         [c_void_p, c_void_p, c_void_p, POINTER(Slot), c_int32, c_int32, c_void_p],
+    ),
+    "megainfer_half_new": (c_void_p, [c_char_p, c_int32]),
+    "megainfer_half_delete": (None, [c_void_p]),
+    "megainfer_half_linear_bytes": (c_int64, [c_void_p, c_int32, c_int64, c_int64]),
+    "megainfer_half_pack": (None, [c_void_p, c_int32, c_void_p, c_int64, c_int64, c_void_p]),
+    "megainfer_half_linear": (None, [c_void_p, POINTER(Linear), c_void_p, c_int64, c_void_p]),
+    "megainfer_half_norm": (
+        None,
+        [c_void_p, c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p],
+    ),
+    "megainfer_half_sigmoid": (None, [c_void_p, c_void_p, c_int64]),
+    "megainfer_half_attend": (
+        None,
+        [c_void_p, POINTER(AttentionLayer), POINTER(StepRows), POINTER(LayerCache), c_void_p],
+    ),
+    "megainfer_half_gate": (
+        None,
+        [c_void_p, POINTER(GateLayer), c_void_p, c_int64, c_int32, c_void_p, POINTER(Scatter)],
+    ),
+    "megainfer_half_head": (
+        None,
+        [c_void_p, POINTER(Linear), c_void_p, c_float, *[c_void_p] * 2, c_int64, c_void_p],
     ),
 }
 

@@ -17,16 +17,6 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-void* Scratch::reserve(size_t bytes) {
-  if (bytes > size_) {
-    std::free(data_);
-    size_ = (bytes + bytes / 2 + line_bytes - 1) / line_bytes * line_bytes;
-    data_ = std::aligned_alloc(line_bytes, size_);
-    if (data_ == nullptr) std::abort();
-  }
-  return data_;
-}
-
 Experts::Experts(const Level& level, WeightFormat format, const ExpertShape& shape, int threads)
     : level_(level),
       product_(level.products[static_cast<int>(format)]),

@@ -2,17 +2,15 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <vector>
 
 #include "level.h"
+#include "scratch.h"
 #include "thread_pool.h"
 
 struct ExpertShape {
   int64_t experts, hidden, intermediate, top_k;
 };
-
-enum class RowType : int32_t { f32 = 0, bf16 = 1 };
 
 // One message and the place of its answer, `rows` rows each: hidden and out [rows, D] of a RowType,
 // ids (an expert, or anything else for "not here") and weights [rows, K].
@@ -22,26 +20,6 @@ struct Slot {
   const float* weights;
   void* out;
   int64_t rows;
-};
-
-// Memory on cache lines that only grows.
-class Scratch {
- public:
-  Scratch() = default;
-  ~Scratch() { std::free(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  template <class T>
-  T* of(size_t count) {
-    return static_cast<T*>(reserve(count * sizeof(T)));
-  }
-
- private:
-  void* reserve(size_t bytes);
-
-  void* data_ = nullptr;
-  size_t size_ = 0;
 };
 
 // Not for two threads at once.

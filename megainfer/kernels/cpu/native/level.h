@@ -32,6 +32,41 @@ struct Product {
   void (*multiply)(const void* panel, const uint32_t* packed, int count, int64_t k, float* out);
 };
 
+enum class RowType : int32_t { f32 = 0, bf16 = 1 };
+constexpr int row_types = 2;
+
+// Some tokens that follow each other in one sequence, their queries of some key heads, and the
+// sequence's cached keys and values.
+struct AttentionJob {
+  const float* queries;  // the first token's first head in question; heads lie side by side
+  int64_t query_stride;  // floats between tokens
+  float* out;            // like queries, of the same heads
+  int64_t out_stride;
+  int64_t tokens, first_position;
+  int64_t kv_heads, group, head_dim;  // `group` queries share a key head
+  const void *keys, *values;          // of slot 0, of the first key head in question
+  int64_t slot_stride;                // elements between slots
+  const int64_t* blocks;              // where the sequence's tokens lie
+  int64_t block_size;                 // slots of a block
+};
+
+// What the attention half of a layer needs besides products. Each row's additions are in an order
+// that its own length alone decides.
+struct RowFunctions {
+  // out = x / sqrt(mean(x^2) + eps) * weight over n floats; out may be x.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  // Rotate one head in place: head[i] * cos[i] + head[i +- n / 2] * signed_sin[i].
+  void (*rotate)(float* head, const float* cos, const float* signed_sin, int64_t n);
+  // x = softmax(x) over n floats.
+  void (*softmax)(float* x, int64_t n);
+  // x = 1 / (1 + e^-x).
+  void (*sigmoid)(float* x, int64_t n);
+  // Floats of scratch that `attend` needs for a job of these many query rows.
+  size_t (*attend_scratch)(int64_t rows, int64_t head_dim);
+  // Causal attention of one job, by the cache's type.
+  void (*attend[row_types])(const AttentionJob& job, float* scratch);
+};
+
 struct Level {
   const char* name;
   int panel_width;
@@ -44,6 +79,7 @@ struct Level {
   void (*widen)(const uint16_t* bf16, float* out, int64_t n);
   void (*narrow)(const float* x, uint16_t* bf16, int64_t n);
   float (*read_all)(const float* x, int64_t n);
+  RowFunctions rows;
 };
 
 // The levels that were built, best last.

@@ -7,6 +7,7 @@
 MEGAINFER_TARGET("avx2,fma")
 #include "vec_avx2.h"
 // After the vector that they are written for.
+#include "attention.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
@@ -23,6 +24,7 @@ extern const Level level_avx2 = {
     .widen = widen,
     .narrow = narrow,
     .read_all = read_all,
+    .rows = row_functions(),
 };
 
 MEGAINFER_TARGET_END

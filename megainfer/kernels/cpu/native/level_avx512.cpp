@@ -7,6 +7,7 @@
 MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #include "vec_avx512.h"
 // After the vector that they are written for.
+#include "attention.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
@@ -23,6 +24,7 @@ extern const Level level_avx512 = {
     .widen = widen,
     .narrow = narrow,
     .read_all = read_all,
+    .rows = row_functions(),
 };
 
 MEGAINFER_TARGET_END

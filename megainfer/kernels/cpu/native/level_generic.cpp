@@ -1,5 +1,6 @@
 #include "vec_generic.h"
 // After the vector that they are written for.
+#include "attention.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
@@ -16,4 +17,5 @@ extern const Level level_generic = {
     .widen = widen,
     .narrow = narrow,
     .read_all = read_all,
+    .rows = row_functions(),
 };

@@ -1,4 +1,5 @@
 // What Python calls: plain C, pointers to memory that the caller owns, no exception leaves.
+#include "attention_half.h"
 #include "experts.h"
 #include "level.h"
 
@@ -44,3 +45,53 @@ EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up, 
 
 // For benchmarks: the sum of n floats, with the best level.
 EXPORT float megainfer_read(const float* x, int64_t n) { return best_level()->read_all(x, n); }
+
+// Null when this machine can't run the level.
+EXPORT AttentionHalf* megainfer_half_new(const char* level, int32_t threads) {
+  const Level* chosen = find_level(level);
+  return chosen == nullptr ? nullptr : new AttentionHalf(*chosen, threads);
+}
+
+EXPORT void megainfer_half_delete(AttentionHalf* half) { delete half; }
+
+EXPORT int64_t megainfer_half_linear_bytes(const AttentionHalf* half, int32_t format,
+                                           int64_t inputs, int64_t outputs) {
+  const auto chosen = static_cast<WeightFormat>(format);
+  return static_cast<int64_t>(half->linear_bytes(chosen, inputs, outputs));
+}
+
+EXPORT void megainfer_half_pack(const AttentionHalf* half, int32_t format, const float* weight,
+                                int64_t inputs, int64_t outputs, uint8_t* panels) {
+  half->pack(static_cast<WeightFormat>(format), weight, inputs, outputs, panels);
+}
+
+EXPORT void megainfer_half_linear(AttentionHalf* half, const Linear* linear, const float* x,
+                                  int64_t rows, float* out) {
+  half->linear(*linear, x, rows, out);
+}
+
+EXPORT void megainfer_half_norm(AttentionHalf* half, const float* x, const float* weight,
+                                float eps, int64_t rows, int64_t width, float* out) {
+  half->norm(x, weight, eps, rows, width, out);
+}
+
+EXPORT void megainfer_half_sigmoid(AttentionHalf* half, float* x, int64_t count) {
+  half->sigmoid(x, count);
+}
+
+EXPORT void megainfer_half_attend(AttentionHalf* half, const AttentionLayer* layer,
+                                  const StepRows* step, const LayerCache* cache, float* x) {
+  half->attend(*layer, *step, *cache, x);
+}
+
+EXPORT void megainfer_half_gate(AttentionHalf* half, const GateLayer* layer, const float* x,
+                                int64_t rows, int32_t row_type, void* hidden,
+                                const Scatter* scatter) {
+  half->gate(*layer, x, rows, static_cast<RowType>(row_type), hidden, *scatter);
+}
+
+EXPORT void megainfer_half_head(AttentionHalf* half, const Linear* linear, const float* norm,
+                                float eps, const float* x, const int64_t* rows, int64_t count,
+                                float* out) {
+  half->head(*linear, norm, eps, x, rows, count, out);
+}

@@ -47,7 +47,27 @@ struct Vec {
   static I shift_left(I x, int n) { return x << n; }
   static I shift_right(I x, int n) { return x >> n; }  // the sign fills
   static I bit_and(I a, I b) { return a & b; }
+  static F max(F a, F b) {
+    for (int i = 0; i < width; ++i) a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
+  }
+  static F load_bfloat16(const uint16_t* p) {
+    I x;
+    for (int i = 0; i < width; ++i) x[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
+    return as_float(x);
+  }
+  // Rows become columns.
+  static void transpose(F rows[width]) {
+    for (int i = 0; i < width; ++i) {
+      for (int j = 0; j < i; ++j) {
+        const float kept = rows[i][j];
+        rows[i][j] = rows[j][i];
+        rows[j][i] = kept;
+      }
+    }
+  }
   static F as_float(I x) { return (F)x; }
+  static I as_bits(F x) { return (I)x; }
 };
 
 }  // namespace

@@ -1,14 +1,14 @@
-"""The halves of a layer that an attention node computes: attention, gate, shared expert, dense."""
+"""The attention node's half of a model in torch: the oracle, and the fallback."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
 
 from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.half import HalfSource, Routed
 from megainfer.kernels import reference as kernels
-from megainfer.m2n.mailbox import Part
-from megainfer.models.sources import AttentionSources, FfnSources, Pieces
-from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec, QkNorm
+from megainfer.models.sources import AttentionSources, FfnSources, ModelSources, Pieces
+from megainfer.models.spec import AttentionSpec, DenseSpec, ModelSpec, MoESpec, QkNorm
 from megainfer.weights import WeightReader
 
 
@@ -107,11 +107,11 @@ class Gate:
         self._router = reader.load(sources.router(spec), dtype)
         self.shared = SharedExpert(spec, sources, reader, dtype) if spec.shared else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Part, ...]]:
+    def forward(self, x: Tensor) -> Routed:
         """What the experts see, [T, D], and which rows of it go to each expert node."""
         hidden = kernels.rms_norm(x, self._norm, self._eps)
         weights, ids = kernels.route(linear(hidden, self._router), self._spec)
-        return hidden, kernels.scatter_plan(weights, ids, self._homes)
+        return Routed(hidden, kernels.scatter_plan(weights, ids, self._homes))
 
 
 class SharedExpert:
@@ -130,25 +130,72 @@ class SharedExpert:
         return torch.sigmoid(linear(hidden, self._gate)) * output
 
 
-class Layer:
-    """One layer's attention-side halves: attention, and either `dense` or `gate`."""
+class ReferenceLayer:
+    """`half.LayerHalf`: attention, and either a dense network or a gate."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        layer: int,
-        reader: WeightReader,
-        homes: kernels.Homes,
-        rotary: Tensor,
-        dtype: torch.dtype,
-    ) -> None:
-        self.attention = Attention(AttentionSources(spec, layer), reader, rotary, dtype)
+    def __init__(self, source: HalfSource, layer: int, rotary: Tensor) -> None:
+        spec, reader, dtype = source.spec, source.reader, source.dtype
+        self._attention = Attention(AttentionSources(spec, layer), reader, rotary, dtype)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
-        self.dense = self.gate = None
+        self._dense = self._gate = None
         if isinstance(ffn, DenseSpec):
-            self.dense = Dense(ffn, sources, reader, dtype)
+            self._dense = Dense(ffn, sources, reader, dtype)
         else:
-            self.gate = Gate(ffn, sources, reader, homes, dtype)
+            self._gate = Gate(ffn, sources, reader, source.homes, dtype)
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """See `half.LayerHalf.attend`."""
+        x += self._attention.forward(x, batch, caches)
+
+    def feed_forward(self, x: Tensor) -> Routed | None:
+        """See `half.LayerHalf.feed_forward`."""
+        if self._dense is not None:
+            x += self._dense.forward(x)
+        return None if self._gate is None else self._gate.forward(x)
+
+    def shared(self, hidden: Tensor) -> Tensor | None:
+        """See `half.LayerHalf.shared`."""
+        if self._gate is None or self._gate.shared is None:
+            return None
+        return self._gate.shared.forward(hidden)
+
+
+class ReferenceHalf:
+    """`half.ModelHalf` that computes in the instance's dtype."""
+
+    def __init__(self, source: HalfSource) -> None:
+        spec, reader, dtype = source.spec, source.reader, source.dtype
+        sources = ModelSources(spec)
+        self._eps = spec.norm_eps
+        self._embedding = reader.load(sources.embedding(), dtype)
+        self._final_norm = reader.load(sources.final_norm(), dtype)
+        head = sources.lm_head()
+        self._lm_head = reader.load(head, dtype) if head else self._embedding
+        rotary = rotary_tables(spec, source.max_positions, dtype)
+        self.layers = [
+            ReferenceLayer(source, index, rotary[layer.attention])
+            for index, layer in enumerate(spec.layers)
+        ]
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """See `half.ModelHalf.embed`."""
+        return embedding(token_ids, self._embedding)
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See `half.ModelHalf.logits`."""
+        hidden = kernels.rms_norm(x[rows], self._final_norm, self._eps)
+        return linear(hidden, self._lm_head).to(torch.float32)
+
+
+def rotary_tables(
+    spec: ModelSpec, max_positions: int, dtype: torch.dtype
+) -> dict[AttentionSpec, Tensor]:
+    """One table for each kind of attention in the model."""
+    kinds = {layer.attention for layer in spec.layers}
+    return {
+        kind: kernels.rotary_table(kind.rope.theta, kind.head_dim, max_positions, dtype)
+        for kind in kinds
+    }
 
 
 def _optional(reader: WeightReader, pieces: Pieces, dtype: torch.dtype) -> Tensor | None:

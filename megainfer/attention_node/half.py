@@ -1,0 +1,61 @@
+"""What an attention node asks of its half of a model, whichever implementation computes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from megainfer.attention_node.batch import StepBatch
+from megainfer.kernels.reference import Homes
+from megainfer.m2n.mailbox import Part
+from megainfer.models.spec import ModelSpec
+from megainfer.weights import WeightReader
+
+
+@dataclass(frozen=True, slots=True)
+class HalfSource:
+    """What a half is loaded from.
+
+    dtype: of messages and of the KV cache. max_positions: how many positions are rotated for.
+    """
+
+    spec: ModelSpec
+    reader: WeightReader
+    homes: Homes
+    dtype: torch.dtype
+    max_positions: int
+
+
+class Routed(NamedTuple):
+    """What the experts see, [T, D] in the instance's dtype, and which rows go to each node."""
+
+    hidden: Tensor
+    parts: tuple[Part, ...]
+
+
+class LayerHalf(Protocol):
+    """One layer's share of an attention node."""
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """Add attention to x [T, D]; the keys and values of x's tokens go into the cache."""
+
+    def feed_forward(self, x: Tensor) -> Routed | None:
+        """Where the layer has experts: what they are to compute. Else add the network to x."""
+
+    def shared(self, hidden: Tensor) -> Tensor | None:
+        """The shared expert's output for a Routed's hidden, [T, D]; None where there is none."""
+
+
+class ModelHalf(Protocol):
+    """All layers' shares, and what comes before and after them."""
+
+    @property
+    def layers(self) -> Sequence[LayerHalf]: ...
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """The residual stream to begin with, [T, D], in the implementation's own dtype."""
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Logits of these rows (int64 [S]) of a finished x: float32 [S, V]."""

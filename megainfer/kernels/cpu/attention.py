@@ -1,0 +1,258 @@
+"""The attention half of a layer with packed weights: linear, attention, gate, head."""
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megainfer.errors import ConfigError
+from megainfer.kernels.cpu import library
+from megainfer.kernels.cpu.experts import on_large_pages
+
+FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
+ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+PACKED_AT_ONCE = 1024
+"""Channels that are widened to float32 at a time; panels of every level divide it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """y = W x + bias with packed weights; `native` points into `panels` and `bias`."""
+
+    native: library.Linear
+    panels: Tensor
+    bias: Tensor | None
+
+    @property
+    def outputs(self) -> int:
+        return int(self.native.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAttention:
+    """One layer's attention; `kept` are the tensors that `native` points into."""
+
+    native: library.AttentionLayer
+    kept: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedGate:
+    """One layer's norm and router; `kept` are the tensors that `native` points into."""
+
+    native: library.GateLayer
+    kept: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What goes to each of N expert nodes: of the first counts[n] rows of each tensor's entry n.
+
+    rows: int64 [N, T], ascending. ids: int32 [N, T, K], -1 for a choice that lives elsewhere.
+    weights: float32 [N, T, K], 0 for such a choice.
+    """
+
+    counts: list[int]
+    rows: Tensor
+    ids: Tensor
+    weights: Tensor
+
+
+class AttentionKernel:
+    """The C++ object that computes attention halves; it owns threads and scratch.
+
+    threads: start with the first computation. level: an instruction set of `library.levels()`, the
+    best unless given. One caller at a time. The residual stream x is float32 throughout.
+
+    Raises ConfigError when the library isn't built or can't run the level here.
+    """
+
+    def __init__(self, threads: int = 1, level: str | None = None) -> None:
+        native = library.load()
+        self.level = level or library.levels()[-1]
+        self._native = native
+        self._handle = native.megainfer_half_new(self.level.encode(), threads)
+        if self._handle is None:
+            raise ConfigError(
+                f"kernels of level {self.level!r} don't run here; use one of "
+                f"{', '.join(library.levels())}"
+            )
+        weakref.finalize(self, native.megainfer_half_delete, self._handle)
+
+    def pack(self, weight: Tensor, weight_dtype: str, bias: Tensor | None = None) -> PackedLinear:
+        """weight: [outputs, inputs], of any float dtype. bias: float32 [outputs]."""
+        if weight_dtype not in FORMATS:
+            raise ConfigError(f"weights can't be {weight_dtype!r}; use one of {', '.join(FORMATS)}")
+        outputs, inputs = weight.shape
+        kind = FORMATS[weight_dtype]
+        panels = on_large_pages(self._bytes(kind, inputs, outputs))
+        for first in range(0, outputs, PACKED_AT_ONCE):
+            rows = weight[first : first + PACKED_AT_ONCE].to(torch.float32).contiguous()
+            to = panels[self._bytes(kind, inputs, first) :]
+            self._native.megainfer_half_pack(
+                self._handle, kind, _address(rows), inputs, len(rows), _address(to)
+            )
+        assert bias is None or (bias.dtype == torch.float32 and bias.shape == (outputs,))
+        native = library.Linear(_address(panels), _optional(bias), inputs, outputs, kind)
+        return PackedLinear(native, panels, bias)
+
+    def linear(self, linear: PackedLinear, x: Tensor) -> Tensor:
+        """x: float32 [T, inputs] -> float32 [T, outputs]."""
+        assert x.dtype == torch.float32
+        out = torch.empty(len(x), linear.outputs)
+        self._native.megainfer_half_linear(
+            self._handle, linear.native, _address(x), len(x), _address(out)
+        )
+        return out
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight: float32 [T, D] -> float32 [T, D]."""
+        assert x.dtype == weight.dtype == torch.float32
+        out, (rows, width) = torch.empty_like(x), x.shape
+        self._native.megainfer_half_norm(
+            self._handle, _address(x), _address(weight), eps, rows, width, _address(out)
+        )
+        return out
+
+    def sigmoid_(self, x: Tensor) -> Tensor:
+        """1 / (1 + e^-x) of float32, in place."""
+        assert x.dtype == torch.float32
+        self._native.megainfer_half_sigmoid(self._handle, _address(x), x.numel())
+        return x
+
+    def attend(
+        self,
+        layer: PackedAttention,
+        step: library.StepRows,
+        keys: Tensor,
+        values: Tensor,
+        x: Tensor,
+    ) -> None:
+        """x [T, D] += attention of its norm; the rows' keys and values go into the cache.
+
+        keys, values: [blocks, block_size, Hkv, d], float32 or bfloat16.
+        """
+        kind = ROW_TYPES[keys.dtype]
+        cache = library.LayerCache(_address(keys), _address(values), keys.shape[1], kind)
+        self._native.megainfer_half_attend(self._handle, layer.native, step, cache, _address(x))
+
+    def gate(self, gate: PackedGate, x: Tensor, hidden: Tensor) -> Chosen:
+        """Write the norm of x into hidden [T, D] and choose each row's experts."""
+        tokens, nodes, top_k = len(x), gate.native.num_nodes, gate.native.top_k
+        counts = torch.empty(nodes, dtype=torch.int64)
+        rows = torch.empty(nodes, tokens, dtype=torch.int64)
+        ids = torch.empty(nodes, tokens, top_k, dtype=torch.int32)
+        weights = torch.empty(nodes, tokens, top_k)
+        scatter = library.Scatter(*(_address(part) for part in (counts, rows, ids, weights)))
+        kind = ROW_TYPES[hidden.dtype]
+        self._native.megainfer_half_gate(
+            self._handle, gate.native, _address(x), tokens, kind, _address(hidden), scatter
+        )
+        return Chosen(counts.tolist(), rows, ids, weights)
+
+    def head(
+        self, linear: PackedLinear, norm: Tensor, eps: float, x: Tensor, rows: Tensor
+    ) -> Tensor:
+        """Linear of the norms of these rows (int64 [S]) of x [T, D]: float32 [S, outputs]."""
+        out = torch.empty(len(rows), linear.outputs)
+        self._native.megainfer_half_head(
+            self._handle,
+            linear.native,
+            _address(norm),
+            eps,
+            _address(x),
+            _address(rows),
+            len(rows),
+            _address(out),
+        )
+        return out
+
+    def _bytes(self, kind: int, inputs: int, outputs: int) -> int:
+        size: int = self._native.megainfer_half_linear_bytes(self._handle, kind, inputs, outputs)
+        return size
+
+
+def pack_attention(
+    qkv: PackedLinear,
+    out: PackedLinear,
+    norm: Tensor,
+    qk_norm: tuple[Tensor, Tensor] | None,
+    rotary: Tensor,
+    *,
+    heads: tuple[int, int],
+    head_dim: int,
+    eps: float,
+    clip: float | None,
+    norm_each_head: bool,
+) -> PackedAttention:
+    """heads: of queries, of keys. rotary: float32 [positions, 2, d]. Other tensors: float32."""
+    q_norm, k_norm = qk_norm or (None, None)
+    native = library.AttentionLayer(
+        qkv.native,
+        out.native,
+        _address(norm),
+        _optional(q_norm),
+        _optional(k_norm),
+        _address(rotary),
+        *heads,
+        head_dim,
+        eps,
+        clip or 0.0,
+        norm_each_head,
+    )
+    return PackedAttention(native, (qkv, out, norm, q_norm, k_norm, rotary))
+
+
+def pack_gate(
+    router: PackedLinear,
+    norm: Tensor,
+    homes: tuple[Tensor, Tensor],
+    num_nodes: int,
+    *,
+    top_k: int,
+    eps: float,
+    normalise: bool,
+    weight_dtype: torch.dtype,
+) -> PackedGate:
+    """homes: of each expert its node, int64 [E], and its local id, int32 [E].
+
+    weight_dtype: what the chosen weights are rounded to.
+    """
+    nodes, local_ids = homes
+    native = library.GateLayer(
+        router.native,
+        _address(norm),
+        _address(nodes),
+        _address(local_ids),
+        num_nodes,
+        top_k,
+        eps,
+        normalise,
+        ROW_TYPES[weight_dtype],
+    )
+    return PackedGate(native, (router, norm, nodes, local_ids))
+
+
+def step_rows(
+    positions: Tensor, slots: Tensor, row_starts: Tensor, block_table: Tensor
+) -> library.StepRows:
+    """Addresses of a step's tensors, which the caller keeps; see `StepBatch` for what they are."""
+    return library.StepRows(
+        _address(positions),
+        _address(slots),
+        _address(row_starts),
+        _address(block_table),
+        len(positions),
+        *block_table.shape,
+    )
+
+
+def _address(tensor: Tensor) -> int:
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
+
+
+def _optional(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else _address(tensor)

@@ -1,0 +1,356 @@
+#include "attention_half.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "bfloat16.h"
+
+namespace {
+
+constexpr int max_tile = 32 * 32;  // floats: rows of a group times a panel's width, in any level
+constexpr int most_group_rows = 32;
+constexpr int64_t tasks_a_thread = 8;
+
+// Query rows that go through a key head's tiles together in prefill: enough to pay for bringing a
+// tile into shape, few enough to keep what is known of them in the cache.
+constexpr int64_t job_rows = 64;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Where the i-th of equal shares of 0..n begins.
+int64_t share(int64_t n, int64_t i, int64_t shares) { return n * i / shares; }
+
+}  // namespace
+
+AttentionHalf::AttentionHalf(const Level& level, int threads) : level_(level), pool_(threads) {}
+
+// work(i) for 0 <= i < count, in as many tasks as keep all threads busy to the end.
+template <class Work>
+void AttentionHalf::add_phase(int64_t count, Work work) {
+  const int threads = pool_.threads();
+  const int64_t tasks = std::min<int64_t>(count, threads == 1 ? 1 : tasks_a_thread * threads);
+  phases_.push_back({static_cast<uint32_t>(tasks), [=](uint32_t task) {
+                       const int64_t end = share(count, task + 1, tasks);
+                       for (int64_t i = share(count, task, tasks); i < end; ++i) work(i);
+                     }});
+}
+
+void AttentionHalf::run() {
+  pool_.run(phases_);
+  phases_.clear();
+}
+
+// --- linear ----------------------------------------------------------------------------------
+
+size_t AttentionHalf::linear_bytes(WeightFormat format, int64_t inputs, int64_t outputs) const {
+  const Product& product = level_.products[static_cast<int>(format)];
+  return ceil_div(outputs, level_.panel_width) * product.panel_bytes(inputs);
+}
+
+void AttentionHalf::pack(WeightFormat format, const float* weight, int64_t inputs, int64_t outputs,
+                         uint8_t* panels) const {
+  const Product& product = level_.products[static_cast<int>(format)];
+  const int64_t half = level_.panel_width / 2;
+  for (int64_t first = 0; first < outputs; first += 2 * half) {
+    const int64_t there = outputs - first;
+    const int64_t valid[2] = {std::min(half, there), std::clamp(there - half, int64_t{0}, half)};
+    const float* left = weight + first * inputs;
+    const float* channels[2] = {left, left + valid[0] * inputs};
+    product.pack_panel(channels, valid, inputs, panels);
+    panels += product.panel_bytes(inputs);
+  }
+}
+
+// Floats between rows that hold whole panels.
+int64_t AttentionHalf::stride_of(const Linear& linear) const {
+  return ceil_div(linear.outputs, level_.panel_width) * level_.panel_width;
+}
+
+// In as few groups as hold these rows, of about the same size; words_ has room for any of the
+// linears' rows.
+void AttentionHalf::group(int64_t rows, std::initializer_list<const Linear*> linears) {
+  const int64_t parts = ceil_div(rows, level_.max_rows);
+  groups_.clear();
+  for (int64_t p = 0; p < parts; ++p) {
+    const int64_t from = share(rows, p, parts), to = share(rows, p + 1, parts);
+    groups_.push_back({from, static_cast<int>(to - from)});
+  }
+  size_t words = 0;
+  for (const Linear* linear : linears) {
+    words = std::max(words, rows * product_of(*linear).row_words(linear->inputs));
+  }
+  words_ = words_scratch_.of<uint32_t>(words);
+}
+
+// A phase that packs the rows, read(row), as the linear wants them.
+template <class Read>
+void AttentionHalf::pack_rows(const Linear& linear, Read read) {
+  const Product& product = product_of(linear);
+  const int64_t k = linear.inputs;
+  add_phase(static_cast<int64_t>(groups_.size()), [=, this, &product](int64_t g) {
+    const float* rows[most_group_rows];
+    const auto [first, count] = groups_[g];
+    for (int m = 0; m < count; ++m) rows[m] = read(first + m);
+    product.pack_rows(rows, count, k, words_ + first * product.row_words(k));
+  });
+}
+
+// A phase that does write(row, column, values, width) with all pieces of the packed rows' products.
+template <class Write>
+void AttentionHalf::multiply(const Linear& linear, Write write) {
+  const auto groups = static_cast<int64_t>(groups_.size());
+  const int64_t pieces = ceil_div(linear.outputs, level_.panel_width) * groups;
+  add_phase(pieces, [=, this, &linear](int64_t piece) {
+    const Product& product = product_of(linear);
+    const int64_t k = linear.inputs, panel = piece / groups, column = panel * level_.panel_width;
+    const auto [first, count] = groups_[piece % groups];
+    alignas(64) float tile[max_tile];
+    product.multiply(linear.panels + panel * product.panel_bytes(k),
+                     words_ + first * product.row_words(k), count, k, tile);
+    const int64_t width = std::min<int64_t>(level_.panel_width, linear.outputs - column);
+    for (int m = 0; m < count; ++m) write(first + m, column, tile + m * level_.panel_width, width);
+  });
+}
+
+void AttentionHalf::store(const Linear& linear, float* out, int64_t stride) {
+  multiply(linear, [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
+    float* to = out + row * stride + column;
+    std::memcpy(to, values, width * sizeof(float));
+    if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
+  });
+}
+
+void AttentionHalf::add(const Linear& linear, float* out) {
+  multiply(linear, [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
+    float* to = out + row * linear.outputs + column;
+    level_.add_scaled(values, 1.0f, to, width);
+    if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
+  });
+}
+
+void AttentionHalf::linear(const Linear& linear, const float* x, int64_t rows, float* out) {
+  group(rows, {&linear});
+  pack_rows(linear, [=, &linear](int64_t row) { return x + row * linear.inputs; });
+  store(linear, out, linear.outputs);
+  run();
+}
+
+void AttentionHalf::norm(const float* x, const float* weight, float eps, int64_t rows,
+                         int64_t width, float* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    level_.rows.rms_norm(x + r * width, weight, eps, width, out + r * width);
+  }
+}
+
+void AttentionHalf::head(const Linear& linear, const float* norm, float eps, const float* x,
+                         const int64_t* rows, int64_t count, float* out) {
+  const int64_t width = linear.inputs;
+  group(count, {&linear});
+  normed_ = normed_scratch_.of<float>(count * width);
+  pack_rows(linear, [=, this](int64_t row) {
+    float* normed = normed_ + row * width;
+    level_.rows.rms_norm(x + rows[row] * width, norm, eps, width, normed);
+    return normed;
+  });
+  store(linear, out, linear.outputs);
+  run();
+}
+
+// --- attention -------------------------------------------------------------------------------
+
+void AttentionHalf::attend(const AttentionLayer& layer, const StepRows& step,
+                           const LayerCache& cache, float* x) {
+  const int64_t hidden = layer.qkv.inputs, d = layer.head_dim;
+  const int64_t q_size = layer.heads * d, kv_size = layer.kv_heads * d;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  qkv_stride_ = stride_of(layer.qkv);
+  normed_ = normed_scratch_.of<float>(step.rows * hidden);
+  qkv_ = qkv_scratch_.of<float>(step.rows * qkv_stride_);
+  context_ = context_scratch_.of<float>(step.rows * q_size);
+  group(step.rows, {&layer.qkv, &layer.out});
+  list_jobs(layer, step, cache);
+
+  pack_rows(layer.qkv, [=, this, &layer](int64_t row) {
+    float* normed = normed_ + row * hidden;
+    level_.rows.rms_norm(x + row * hidden, layer.norm, layer.eps, hidden, normed);
+    return normed;
+  });
+  store(layer.qkv, qkv_, qkv_stride_);
+  add_phase(step.rows, [=, this, &layer, &step, &cache](int64_t r) {
+    float* row = qkv_ + r * qkv_stride_;
+    finish_row(layer, row, layer.rotary + step.positions[r] * 2 * d);
+    write_cache(cache, row + q_size, cache.keys, step.slots[r], kv_size);
+    write_cache(cache, row + q_size + kv_size, cache.values, step.slots[r], kv_size);
+    for (int64_t i = 0; i < q_size; ++i) row[i] *= scale;
+  });
+  add_jobs(cache.type);
+  pack_rows(layer.out, [=, this](int64_t row) { return context_ + row * q_size; });
+  add(layer.out, x);
+  run();
+}
+
+// Queries, keys and values from their projections to what attention multiplies.
+void AttentionHalf::finish_row(const AttentionLayer& layer, float* row, const float* rotary) const {
+  const int64_t d = layer.head_dim, q_size = layer.heads * d, kv_size = layer.kv_heads * d;
+  const auto rms_norm = [&](float* x, const float* weight, int64_t n) {
+    level_.rows.rms_norm(x, weight, layer.eps, n, x);
+  };
+  const bool full = layer.q_norm != nullptr && !layer.norm_each_head;
+  if (full) {
+    rms_norm(row, layer.q_norm, q_size);
+    rms_norm(row + q_size, layer.k_norm, kv_size);
+  }
+  if (layer.clip > 0.0f) {
+    for (int64_t i = 0; i < q_size + 2 * kv_size; ++i) {
+      row[i] = std::clamp(row[i], -layer.clip, layer.clip);
+    }
+  }
+  for (int64_t head = 0; head < layer.heads + layer.kv_heads; ++head) {
+    float* at = row + head * d;
+    if (layer.q_norm != nullptr && !full) {
+      rms_norm(at, head < layer.heads ? layer.q_norm : layer.k_norm, d);
+    }
+    level_.rows.rotate(at, rotary, rotary + d, d);
+  }
+}
+
+void AttentionHalf::write_cache(const LayerCache& cache, const float* row, void* to, int64_t slot,
+                                int64_t size) const {
+  if (cache.type == RowType::f32) {
+    std::memcpy(static_cast<float*>(to) + slot * size, row, size * sizeof(float));
+  } else {
+    level_.narrow(row, static_cast<uint16_t*>(to) + slot * size, size);
+  }
+}
+
+// A sequence's single token is one job over all heads, which lie side by side in the cache, unless
+// there are too few jobs for the threads; of several tokens a job takes some, and one head.
+void AttentionHalf::list_jobs(const AttentionLayer& layer, const StepRows& step,
+                              const LayerCache& cache) {
+  const int64_t d = layer.head_dim, q_size = layer.heads * d;
+  const int64_t group = layer.heads / layer.kv_heads;
+  const size_t element = cache.type == RowType::f32 ? sizeof(float) : sizeof(uint16_t);
+  const bool few = step.sequences < 2 * pool_.threads() && pool_.threads() > 1;
+  jobs_.clear();
+  for (int64_t s = 0; s < step.sequences; ++s) {
+    const int64_t begin = step.row_starts[s], end = step.row_starts[s + 1];
+    const bool single = end - begin == 1;
+    const int64_t tokens = single ? 1 : std::max(int64_t{1}, job_rows / group);
+    const int64_t heads = single && !few ? layer.kv_heads : 1;
+    for (int64_t row = begin; row < end; row += tokens) {
+      for (int64_t head = 0; head < layer.kv_heads; head += heads) {
+        const size_t offset = head * d * element;
+        jobs_.push_back({
+            .queries = qkv_ + row * qkv_stride_ + head * group * d,
+            .query_stride = qkv_stride_,
+            .out = context_ + row * q_size + head * group * d,
+            .out_stride = q_size,
+            .tokens = std::min(tokens, end - row),
+            .first_position = step.positions[row],
+            .kv_heads = heads,
+            .group = group,
+            .head_dim = d,
+            .keys = static_cast<const uint8_t*>(cache.keys) + offset,
+            .values = static_cast<const uint8_t*>(cache.values) + offset,
+            .slot_stride = layer.kv_heads * d,
+            .blocks = step.blocks + s * step.blocks_a_sequence,
+            .block_size = cache.block_size,
+        });
+      }
+    }
+  }
+}
+
+// A phase with a task a thread, each with scratch of its own: jobs differ in length, so it takes
+// the next one when it is done.
+void AttentionHalf::add_jobs(RowType type) {
+  size_t floats = 0;
+  for (const AttentionJob& job : jobs_) {
+    const int64_t rows = job.tokens * job.kv_heads * job.group;
+    floats = std::max(floats, level_.rows.attend_scratch(rows, job.head_dim));
+  }
+  floats = (floats + 15) / 16 * 16;  // each on lines of its own
+  const auto tasks = static_cast<uint32_t>(pool_.threads());
+  float* scratch = job_scratch_.of<float>(floats * tasks);
+  next_job_.store(0, std::memory_order_relaxed);
+  phases_.push_back({tasks, [=, this](uint32_t task) {
+                       const auto attend = level_.rows.attend[static_cast<int>(type)];
+                       for (size_t i; (i = next_job_.fetch_add(1)) < jobs_.size();) {
+                         attend(jobs_[i], scratch + task * floats);
+                       }
+                     }});
+}
+
+// --- gate ------------------------------------------------------------------------------------
+
+void AttentionHalf::gate(const GateLayer& layer, const float* x, int64_t rows, RowType type,
+                         void* hidden, const Scatter& scatter) {
+  const int64_t width = layer.router.inputs;
+  const bool wide = type == RowType::f32;
+  group(rows, {&layer.router});
+  normed_ = wide ? static_cast<float*>(hidden) : normed_scratch_.of<float>(rows * width);
+  logits_stride_ = stride_of(layer.router);
+  logits_ = logits_scratch_.of<float>(rows * logits_stride_);
+  chosen_ = chosen_scratch_.of<int64_t>(rows * layer.top_k);
+  chosen_weights_ = weights_scratch_.of<float>(rows * layer.top_k);
+  pack_rows(layer.router, [=, this, &layer](int64_t row) {
+    float* normed = normed_ + row * width;
+    level_.rows.rms_norm(x + row * width, layer.norm, layer.eps, width, normed);
+    if (!wide) level_.narrow(normed, static_cast<uint16_t*>(hidden) + row * width, width);
+    return normed;
+  });
+  store(layer.router, logits_, logits_stride_);
+  add_phase(rows, [this, &layer](int64_t row) { choose(layer, row); });
+  run();
+  plan(layer, rows, scatter);
+}
+
+// The best experts of a row, best first, the lower one where two are equal.
+void AttentionHalf::choose(const GateLayer& layer, int64_t row) {
+  const int64_t experts = layer.router.outputs, k = layer.top_k;
+  float* scores = logits_ + row * logits_stride_;
+  int64_t* ids = chosen_ + row * k;
+  float* weights = chosen_weights_ + row * k;
+  level_.rows.softmax(scores, experts);
+  int64_t found = 0;
+  for (int64_t e = 0; e < experts; ++e) {
+    if (found == k && !(scores[e] > weights[k - 1])) continue;
+    int64_t at = found < k ? found++ : k - 1;
+    for (; at > 0 && scores[e] > weights[at - 1]; --at) {
+      weights[at] = weights[at - 1];
+      ids[at] = ids[at - 1];
+    }
+    weights[at] = scores[e];
+    ids[at] = e;
+  }
+  float sum = 0.0f;
+  for (int64_t i = 0; i < k; ++i) sum += weights[i];
+  for (int64_t i = 0; i < k; ++i) {
+    if (layer.normalise) weights[i] /= sum;
+    if (layer.weight_type == RowType::bf16) weights[i] = from_bfloat16(to_bfloat16(weights[i]));
+  }
+}
+
+void AttentionHalf::plan(const GateLayer& layer, int64_t rows, const Scatter& scatter) const {
+  const int64_t k = layer.top_k;
+  for (int64_t node = 0; node < layer.num_nodes; ++node) {
+    int64_t* to_rows = scatter.rows + node * rows;
+    int64_t count = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      int32_t* ids = scatter.ids + (node * rows + count) * k;
+      float* weights = scatter.weights + (node * rows + count) * k;
+      bool any = false;
+      for (int64_t i = 0; i < k; ++i) {
+        const int64_t expert = chosen_[r * k + i];
+        const bool here = layer.nodes[expert] == node;
+        ids[i] = here ? layer.local_ids[expert] : -1;
+        weights[i] = here ? chosen_weights_[r * k + i] : 0.0f;
+        any |= here;
+      }
+      if (any) to_rows[count++] = r;
+    }
+    scatter.counts[node] = count;
+  }
+}

@@ -1,0 +1,178 @@
+"""The attention half in C++ against the reference, with sizes that fill no vector."""
+
+import pytest
+import torch
+from kernel_attention import EPS, Layer, Shape, batch_of
+from kernel_experts import WEIGHT_DTYPES, levels, relative_error
+from torch.nn.functional import linear
+
+from megainfer.errors import ConfigError
+from megainfer.kernels import reference
+from megainfer.kernels.cpu.attention import AttentionKernel, Chosen, pack_gate
+from megainfer.models.spec import RouterSpec
+
+pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
+
+every_level = pytest.mark.parametrize("level", levels())
+
+SHAPES = [
+    Shape(48, 4, 2, 16, "head"),
+    Shape(50, 6, 1, 6, "full", bias=True, block_size=3),
+    Shape(33, 3, 3, 20, bias=True, clip=0.7),
+    Shape(64, 10, 2, 80, block_size=5),
+    Shape(40, 2, 2, 128, "head", clip=1.5),
+]
+# Decodes, beginnings and later chunks of prompts; around the ends of tiles and blocks.
+CHUNKS = [(0, 1), (70, 1), (0, 5), (63, 1), (64, 1), (62, 4), (10, 130), (129, 2)]
+
+
+@every_level
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.heads}x{shape.head_dim}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_the_references(level, shape, dtype):
+    layer = Layer(shape)
+    batch, blocks = batch_of(CHUNKS, shape.block_size)
+    x, caches = layer.rows(batch.num_tokens), layer.caches(blocks, dtype)
+    kept = tuple(cache.clone() for cache in caches)
+    actual = layer.run(AttentionKernel(1, level), x, batch, caches)
+    expected = layer.expected(x, batch, kept)
+    tolerance = 2e-6 if dtype == torch.float32 else 2e-3
+    assert relative_error(actual - x, expected - x) < tolerance
+    for cache, want in zip(caches, kept, strict=True):
+        torch.testing.assert_close(cache, want, atol=1e-5, rtol=1e-2 if dtype.itemsize == 2 else 0)
+
+
+def test_keys_beyond_the_context_are_never_seen():
+    """Not even as NaN, and neither are other sequences' blocks."""
+    shape = SHAPES[0]
+    layer = Layer(shape)
+    batch, blocks = batch_of([(20, 1), (5, 7)], shape.block_size)
+    x, clean = layer.rows(batch.num_tokens), layer.caches(blocks, torch.float32)
+    dirty = tuple(cache.clone() for cache in clean)
+    for cache in dirty:
+        cache[2, 21 - 16 :] = torch.nan  # sequence 0's second block
+        cache[1, 12:] = torch.nan  # sequence 1's first
+        cache[3:] = torch.nan
+    kernel = AttentionKernel()
+    assert torch.equal(layer.run(kernel, x, batch, dirty), layer.run(kernel, x, batch, clean))
+
+
+@every_level
+@pytest.mark.parametrize("weight_dtype", WEIGHT_DTYPES)
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (37, 70), (150, 33), (300, 1100)])
+def test_linear(level, weight_dtype, inputs, outputs):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, generator=generator) / inputs**0.5
+    bias = torch.randn(outputs, generator=generator)
+    kernel = AttentionKernel(1, level)
+    packed = kernel.pack(weight, weight_dtype, bias)
+    tolerance = {"float32": 1e-6, "bfloat16": 6e-3, "int8": 2e-2}[weight_dtype]
+    for rows in (1, 3, 29):
+        x = torch.randn(rows, inputs, generator=generator)
+        expected = linear(x.double(), weight.double(), bias.double())
+        assert relative_error(kernel.linear(packed, x), expected) < tolerance
+
+
+@every_level
+def test_norm_and_sigmoid(level):
+    kernel = AttentionKernel(1, level)
+    x, weight = torch.randn(5, 77), torch.rand(77)
+    expected = reference.rms_norm(x.double(), weight.double(), EPS)
+    torch.testing.assert_close(kernel.norm(x, weight, EPS).double(), expected, atol=1e-6, rtol=1e-6)
+    wide = torch.linspace(-100, 100, 101)
+    torch.testing.assert_close(kernel.sigmoid_(wide.clone()), wide.sigmoid(), atol=1e-6, rtol=1e-5)
+
+
+@every_level
+def test_head_reads_only_its_rows(level):
+    kernel = AttentionKernel(1, level)
+    x, norm, weight = torch.randn(9, 50), torch.rand(50), torch.randn(130, 50)
+    rows = torch.tensor([7, 0, 7, 3])
+    expected = linear(reference.rms_norm(x[rows], norm, EPS), weight)
+    actual = kernel.head(kernel.pack(weight, "float32"), norm, EPS, x, rows)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    assert kernel.head(kernel.pack(weight, "float32"), norm, EPS, x, rows[:0]).shape == (0, 130)
+
+
+def gate_inputs(nodes: int, experts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(nodes)
+    x = torch.randn(31, 50, generator=generator)
+    return x, torch.rand(50, generator=generator), torch.randn(experts, 50, generator=generator)
+
+
+def dealt(experts: int, nodes: int) -> reference.Homes:
+    """Experts in turn to one node after the other."""
+    return reference.expert_homes([(e % nodes, e // nodes) for e in range(experts)], nodes)
+
+
+def run_gate(
+    level: str, nodes: int, spec: RouterSpec, dtype: torch.dtype
+) -> tuple[torch.Tensor, Chosen]:
+    x, norm, router = gate_inputs(nodes, spec.num_experts)
+    kernel = AttentionKernel(1, level)
+    homes = reference.expert_homes(
+        [(e % nodes, e // nodes) for e in range(spec.num_experts)], nodes
+    )
+    gate = pack_gate(
+        kernel.pack(router, "float32"),
+        norm,
+        (homes.node, homes.local_id),
+        nodes,
+        top_k=spec.top_k,
+        eps=EPS,
+        normalise=spec.normalise,
+        weight_dtype=dtype if spec.rounded else torch.float32,
+    )
+    hidden = torch.empty(len(x), 50, dtype=dtype)
+    return hidden, kernel.gate(gate, x, hidden)
+
+
+@every_level
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "spec",
+    [RouterSpec(37, 4, True, False), RouterSpec(8, 3, False, True), RouterSpec(5, 5, True, True)],
+)
+def test_gate_plans_as_the_reference(level, nodes, dtype, spec):
+    x, norm, router = gate_inputs(nodes, spec.num_experts)
+    hidden, chosen = run_gate(level, nodes, spec, dtype)
+    normed = reference.rms_norm(x, norm, EPS)
+    torch.testing.assert_close(hidden, normed.to(dtype), atol=1e-6, rtol=1e-2)
+    weights, ids = reference.route(linear(normed, router), spec)
+    if spec.rounded:
+        weights = weights.to(dtype).to(torch.float32)
+    homes = reference.expert_homes(
+        [(e % nodes, e // nodes) for e in range(spec.num_experts)], nodes
+    )
+    for node, part in enumerate(reference.scatter_plan(weights, ids, homes)):
+        count = chosen.counts[node]
+        assert torch.equal(chosen.rows[node, :count], part.rows)
+        assert torch.equal(chosen.ids[node, :count], part.local_ids)
+        # A rounding of bfloat16 apart where float32 sums differ.
+        torch.testing.assert_close(chosen.weights[node, :count], part.weights, atol=1e-6, rtol=8e-3)
+
+
+def test_equal_scores_go_to_the_lower_expert():
+    kernel = AttentionKernel()
+    homes = dealt(40, 1)
+    gate = pack_gate(
+        kernel.pack(torch.zeros(40, 8), "float32"),
+        torch.ones(8),
+        (homes.node, homes.local_id),
+        1,
+        top_k=3,
+        eps=EPS,
+        normalise=True,
+        weight_dtype=torch.float32,
+    )
+    chosen = kernel.gate(gate, torch.ones(2, 8), torch.empty(2, 8))
+    assert chosen.ids.tolist() == [[[0, 1, 2]] * 2]
+    torch.testing.assert_close(chosen.weights, torch.full((1, 2, 3), 1 / 3))
+
+
+def test_what_can_not_be_is_refused():
+    with pytest.raises(ConfigError, match="float16"):
+        AttentionKernel().pack(torch.zeros(2, 2), "float16")
+    with pytest.raises(ConfigError, match="don't run here"):
+        AttentionKernel(1, "avx1024")

@@ -1,0 +1,140 @@
+"""A token's result is the same bits whatever is computed with it: batch, chunks, threads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import write_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_attention import Layer, Shape, batch_of
+from kernel_experts import WEIGHT_DTYPES, levels
+from torch import Tensor
+
+from megainfer.attention_node.batch import ChunkInput, build_batch
+from megainfer.attention_node.kv_cache import KVCache
+from megainfer.attention_node.model import AttentionModel
+from megainfer.kernels.cpu.attention import AttentionKernel
+from megainfer.kernels.selection import AttentionKernels
+from megainfer.models.registry import load_spec
+from megainfer.topology import contiguous_placement
+from megainfer.weights import WeightReader
+
+pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
+
+every_level = pytest.mark.parametrize("level", levels())
+SHAPES = [Shape(50, 6, 2, 20, "head", bias=True), Shape(64, 6, 1, 32), Shape(48, 4, 4, 80, "full")]
+
+
+@every_level
+@pytest.mark.parametrize("weight_dtype", WEIGHT_DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.heads}x{shape.head_dim}")
+def test_over_chunks_and_threads(level, weight_dtype, dtype, shape):
+    """140 tokens of a sequence at once, in chunks, and one by one, by one thread and by three."""
+    layer = Layer(shape)
+    x, results = layer.rows(140), []
+    fresh = layer.caches(9, dtype)
+    for threads, chunk in ((1, 140), (3, 33), (1, 1), (3, 1)):
+        kernel, caches = AttentionKernel(threads, level), tuple(c.clone() for c in fresh)
+        parts = []
+        for start in range(0, 140, chunk):
+            rows = x[start : start + chunk]
+            batch = build_batch([ChunkInput([0] * len(rows), start, list(range(9)), samples=False)])
+            parts.append(layer.run(kernel, rows, batch, caches, weight_dtype))
+        results.append((torch.cat(parts), *caches))
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    chunks=st.lists(st.tuples(st.integers(0, 90), st.integers(1, 40)), min_size=1, max_size=6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    shape=st.sampled_from(SHAPES),
+)
+def test_over_batches(chunks, dtype, shape):
+    """Sequences together and each alone."""
+    layer, kernel = Layer(shape), AttentionKernel()
+    batch, blocks = batch_of(chunks, shape.block_size)
+    x, fresh = layer.rows(batch.num_tokens), layer.caches(blocks, dtype)
+    whole = layer.run(kernel, x, batch, tuple(cache.clone() for cache in fresh))
+    ordered = sorted(range(len(chunks)), key=lambda i: chunks[i][1] > 1)
+    starts = batch.row_starts.tolist()
+    for i, begin, end in zip(ordered, starts, starts[1:], strict=False):
+        start, tokens = chunks[i]
+        table = [i + len(chunks) * b for b in range(blocks // len(chunks))]
+        alone = build_batch([ChunkInput([0] * tokens, start, table, samples=True)])
+        caches = tuple(cache.clone() for cache in fresh)
+        assert torch.equal(layer.run(kernel, x[begin:end], alone, caches), whole[begin:end])
+
+
+class Model:
+    """An attention model whose experts give back half of what they are sent."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, weight_dtype: str) -> None:
+        self.spec, self.dtype = load_spec(folder), dtype
+        placement = contiguous_placement(self.spec.num_experts, 2)
+        kernels = AttentionKernels("cpu", weight_dtype)
+        with WeightReader(folder) as reader:
+            self.half = AttentionModel(self.spec, reader, placement, dtype, kernels=kernels)
+        self.kv = KVCache(self.spec, 64, 16, dtype)
+
+    def step(self, chunks: list[ChunkInput]) -> Tensor:
+        batch = build_batch(chunks)
+        x = self.half.embed(batch)
+        point = self.half.advance(x, 0, batch, self.kv)
+        while point is not None:
+            shared = self.half.shared(point.layer, point.hidden)
+            if shared is not None:
+                x += shared
+            for part in point.parts:
+                weights = (part.weights * (1 + part.local_ids)).sum(-1, keepdim=True)
+                x.index_add_(0, part.rows, 0.5 * weights * point.hidden[part.rows])
+            point = self.half.advance(x, point.layer + 1, batch, self.kv)
+        return self.half.logits(x, batch.sample_rows)
+
+    def last_logits(self, prompts: list[list[int]], chunk: int) -> Tensor:
+        """Logits after each prompt, all of them in chunks, side by side."""
+        done, found = [0] * len(prompts), dict[int, Tensor]()
+        while len(found) < len(prompts):
+            active = [i for i in range(len(prompts)) if i not in found]
+            chunks = [
+                ChunkInput(
+                    prompts[i][done[i] : done[i] + chunk],
+                    done[i],
+                    [i + 8 * b for b in range(8)],
+                    samples=done[i] + chunk >= len(prompts[i]),
+                )
+                for i in active
+            ]
+            logits = iter(self.step(chunks))
+            for i, part in zip(active, chunks, strict=True):
+                done[i] = part.context
+                if part.samples:
+                    found[i] = next(logits)
+        return torch.stack([found[i] for i in range(len(prompts))])
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [
+        ("qwen2_moe", "dense_between"),
+        ("qwen3_moe", "dense_between"),
+        ("olmoe", "gqa_clip_tied"),
+        ("mixtral", "mqa_wide_heads"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"),
+    [(torch.float32, "auto"), (torch.bfloat16, "auto"), (torch.bfloat16, "int8")],
+)
+def test_logits_over_batches_and_chunks(tmp_path, family, variant, dtype, weight_dtype):
+    model = Model(write_checkpoint(family, variant, tmp_path), dtype, weight_dtype)
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(160, (n,), generator=generator).tolist() for n in (1, 9, 40, 100)]
+    whole = model.last_logits(prompts, 128)
+    assert torch.equal(model.last_logits(prompts, 7), whole)
+    assert torch.equal(model.last_logits(prompts, 1), whole)
+    alone = torch.cat([model.last_logits([prompt], 64) for prompt in prompts])
+    assert torch.equal(alone, whole)
