@@ -1,0 +1,197 @@
+"""An attention half's kernels beside what the cores can do at all, in the same run.
+
+    python benchmarks/attention.py
+    python benchmarks/attention.py --hidden 1024 --heads 16 --dtype bfloat16 --weights int8
+
+Rounds go through all cases and limits in turn, and the table shows medians, since others may use
+the machine. A case is one layer's `attend` for rows of as many sequences, or for one prompt from
+its beginning. Columns:
+
+    attend    ms of the whole call: norm to residual
+    linear    ms of its two projections alone, and GFLOP/s; of gemm: as a share of the limit
+    paged     ms of what is left: norms, rotation, KV write, attention
+    GB/s      cached keys and values read once in that time; of read: as a share of the limit
+
+Limits: `read` sums floats on as many bytes as are cached (once 16 MiB at least); `gemm` is torch's
+float32 product of two 2048 x 2048 matrices.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from kernels import GEMM_SIZE, multiplier, reader, seconds
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from megainfer.attention_node.batch import ChunkInput, build_batch
+from megainfer.config import BLOCK_SIZE
+from megainfer.kernels.cpu import library
+from megainfer.kernels.cpu.attention import AttentionKernel, pack_attention, step_rows
+from megainfer.kernels.cpu.experts import on_large_pages
+from megainfer.kernels.reference import rotary_table
+
+SMALLEST_READ = 16 << 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case: medians. Times in ms, rates in 1e9 a second."""
+
+    sequences: int
+    context: int
+    tokens: int
+    attend_ms: float
+    linear_ms: float
+    paged_ms: float
+    gigaflops: float
+    gigabytes: float
+    read: float
+    gemm: float
+
+
+class Case:
+    """`sequences` with `tokens` rows each, `context` tokens before them."""
+
+    def __init__(self, options: argparse.Namespace, sequences: int, context: int, tokens: int):
+        self.sequences, self.context, self.tokens = sequences, context, tokens
+        self._kernel = AttentionKernel(options.threads, options.level)
+        d, heads, kv_heads = options.head_dim, options.heads, options.kv_heads
+        outputs = (heads + 2 * kv_heads) * d
+        self._qkv = self._kernel.pack(_matrix(outputs, options.hidden), options.weights)
+        self._out = self._kernel.pack(_matrix(options.hidden, heads * d), options.weights)
+        self._layer = pack_attention(
+            self._qkv,
+            self._out,
+            torch.ones(options.hidden),
+            (torch.ones(d), torch.ones(d)),
+            rotary_table(1e6, d, context + tokens, torch.float32),
+            heads=(heads, kv_heads),
+            head_dim=d,
+            eps=1e-6,
+            clip=None,
+            norm_each_head=True,
+        )
+        each = -(-(context + tokens) // BLOCK_SIZE)
+        self._batch = build_batch(
+            [
+                ChunkInput([0] * tokens, context, [s * each + b for b in range(each)], False)
+                for s in range(sequences)
+            ]
+        )
+        dtype = getattr(torch, options.dtype)
+        size = (sequences * each, BLOCK_SIZE, kv_heads, d)
+        self._keys, self._values = _cache(size, dtype), _cache(size, dtype)
+        rows = sequences * tokens
+        self._x = torch.randn(rows, options.hidden)
+        self._context = torch.randn(rows, heads * d)
+        self.linear_flops = 2 * rows * options.hidden * (outputs + heads * d)
+        self.cached_bytes = 2 * sequences * (context + tokens) * kv_heads * d * dtype.itemsize
+
+    def attend(self) -> None:
+        b = self._batch
+        step = step_rows(b.positions, b.slots, b.row_starts, b.block_table)
+        self._kernel.attend(self._layer, step, self._keys, self._values, self._x)
+
+    def linear(self) -> None:
+        self._kernel.linear(self._qkv, self._x)
+        self._kernel.linear(self._out, self._context)
+
+
+def _matrix(outputs: int, inputs: int) -> Tensor:
+    return torch.randn(outputs, inputs) / inputs**0.5
+
+
+def _cache(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    count = torch.Size(size).numel()
+    return on_large_pages(count * dtype.itemsize).view(dtype).view(size).normal_()
+
+
+def measure(case: Case, options: argparse.Namespace) -> Result:
+    read_bytes = max(case.cached_bytes, SMALLEST_READ)
+    works: list[Callable[[], object]] = [
+        reader(read_bytes, options.threads),
+        multiplier(),
+        case.attend,
+        case.linear,
+    ]
+    rounds = [[seconds(work) for work in works] for _ in range(options.rounds + 1)][1:]
+    read, gemm, attend, linear = (median(samples) for samples in zip(*rounds, strict=True))
+    paged = max(attend - linear, 1e-9)
+    return Result(
+        sequences=case.sequences,
+        context=case.context,
+        tokens=case.tokens,
+        attend_ms=1e3 * attend,
+        linear_ms=1e3 * linear,
+        paged_ms=1e3 * paged,
+        gigaflops=case.linear_flops / linear / 1e9,
+        gigabytes=case.cached_bytes / paged / 1e9,
+        read=read_bytes / read / 1e9,
+        gemm=2 * GEMM_SIZE**3 / gemm / 1e9,
+    )
+
+
+def table_of(results: list[Result], title: str) -> Table:
+    table = Table(title=title)
+    headings = "sequences", "context", "tokens", "attend", "linear", "GFLOP/s", "of gemm"
+    for heading in (*headings, "paged", "GB/s", "of read"):
+        table.add_column(heading, justify="right")
+    for r in results:
+        table.add_row(
+            *(str(value) for value in (r.sequences, r.context, r.tokens)),
+            f"{r.attend_ms:.3f}",
+            f"{r.linear_ms:.3f}",
+            f"{r.gigaflops:.0f}",
+            f"{r.gigaflops / r.gemm:.0%}",
+            f"{r.paged_ms:.3f}",
+            f"{r.gigabytes:.1f}",
+            f"{r.gigabytes / r.read:.0%}",
+        )
+    return table
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--kv-heads", type=int, default=4)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--context", type=int, nargs="+", default=[127, 1023])
+    parser.add_argument("--prompt", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--weights", default="float32", help="float32, bfloat16 or int8")
+    parser.add_argument("--dtype", default="float32", help="of the cache: float32 or bfloat16")
+    parser.add_argument("--threads", type=int, default=1, help="of kernels and limits alike")
+    parser.add_argument("--level", help="an instruction set; the best if left out")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    shapes = [(s, context, 1) for context in options.context for s in options.sequences]
+    shapes += [(1, 0, tokens) for tokens in options.prompt]
+    results = [measure(Case(options, *shape), options) for shape in shapes]
+    level = options.level or library.levels()[-1]
+    title = (
+        f"hidden {options.hidden}, heads {options.heads} / {options.kv_heads} x "
+        f"{options.head_dim}, {options.weights} weights, {options.dtype} cache, {level}, threads: "
+        f"{options.threads}; medians of {options.rounds} interleaved rounds"
+    )
+    console = Console(width=110)
+    console.print(table_of(results, title))
+    if options.json:
+        document = {"level": level, "results": [asdict(result) for result in results]}
+        options.json.write_text(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()
