@@ -21,7 +21,7 @@ from megainfer.stage_clock import Span
 
 def run_colocated(link: ParentLink, plan: Plan) -> None:
     """Everything that the one process of a colocated instance does after the fork."""
-    torch.set_num_threads(plan.cores[0].threads)
+    torch.set_num_threads(plan.torch_threads(plan.cores[0]))
     on_bytes = progress_to(link)
     loaded = [load_attention(plan, node, on_bytes) for node in range(plan.num_attention)]
     experts = [load_experts(plan, node, on_bytes) for node in range(plan.num_expert)]

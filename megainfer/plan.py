@@ -77,6 +77,10 @@ class Plan:
     def cores_of_expert(self, node: int) -> CoreAssignment:
         return self.cores[0 if self.config.colocated else self.num_attention + node]
 
+    def torch_threads(self, cores: CoreAssignment) -> int:
+        """Threads for torch: the C++ kernels have their own, which would fight them for cores."""
+        return 1 if self.kernels == "cpu" else cores.threads
+
     def geometry(self, micro_batches: int) -> Geometry:
         """The layout of M2N's slots."""
         return Geometry(

@@ -30,7 +30,7 @@ from megainfer.weights import WeightReader, attention_tensor_names
 
 def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of attention node `node` does after the fork."""
-    torch.set_num_threads(plan.cores_of_attention(node).threads)
+    torch.set_num_threads(plan.torch_threads(plan.cores_of_attention(node)))
     model, kv = load_attention(plan, node, progress_to(link))
     measure = plan.micro_batches is None
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measure else []))

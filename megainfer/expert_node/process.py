@@ -27,7 +27,7 @@ from megainfer.weights import WeightReader, expert_tensor_names
 
 def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of expert node `node` does after the fork."""
-    torch.set_num_threads(plan.cores_of_expert(node).threads)
+    torch.set_num_threads(plan.torch_threads(plan.cores_of_expert(node)))
     model = load_experts(plan, node, progress_to(link))
     measure = plan.micro_batches is None
     link.send(
