@@ -436,23 +436,15 @@ void attend(const AttentionJob& job, float* scratch_memory) {
   const AttendScratch scratch(scratch_memory, rows, job.head_dim);
   clear(job, scratch);
   const int64_t context = job.first_position + job.tokens;
-  const auto count_at = [&](int64_t first) {
-    const int64_t left = context - first;
-    return static_cast<int>(left < 0 ? 0 : left < tile_keys ? left : tile_keys);
-  };
-  int64_t offsets[2][tile_keys], *at = offsets[0], *next = offsets[1];
-  locate(job, 0, count_at(0), at);
+  int64_t at[tile_keys];
   for (int64_t first = 0; first < context; first += tile_keys) {
-    const int later = count_at(first + tile_keys);
-    locate(job, first + tile_keys, later, next);
-    bring_near<Cached>(job.keys, job, next, later);
-    bring_near<Cached>(job.values, job, next, later);
+    const auto count = static_cast<int>(context - first < tile_keys ? context - first : tile_keys);
+    locate(job, first, count, at);
+    bring_near<Cached>(job.keys, job, at, count);
+    bring_near<Cached>(job.values, job, at, count);
     for (int64_t head = 0; head < job.kv_heads; ++head) {
-      visit_head<Cached>(job, at, first, count_at(first), scratch, head);
+      visit_head<Cached>(job, at, first, count, scratch, head);
     }
-    int64_t* const done = at;
-    at = next;
-    next = done;
   }
   write_results(job, scratch);
 }
