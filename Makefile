@@ -31,17 +31,18 @@ setup: $(VENV)/.test
 
 # torch first and exactly: a range could bring another build of it.
 $(VENV)/.torch:
+	@echo "Setting up $(VENV) (once; a few minutes where packages must be downloaded)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) "$(TORCH)"
-	touch $@
+	@touch $@
 
 $(VENV)/.run: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e ".[demo]"
-	touch $@
+	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e ".[demo,test]"
-	touch $@ $(VENV)/.run
+	@touch $@ $(VENV)/.run
 
 clean:
 	rm -rf $(VENV) build *.egg-info megainfer/kernels/cpu/_native*

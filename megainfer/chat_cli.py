@@ -71,7 +71,8 @@ def _converse_once(client: ChatClient, message: str, console: Console, stdout: T
     except KeyboardInterrupt:
         console.print("\n[dim]stopped[/dim]")
     except MegaInferError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        # On a line of its own, also after an answer that broke off.
+        console.print(f"\nError: {error}", style="red", markup=False, highlight=False)
 
 
 def _read_message() -> str | None:

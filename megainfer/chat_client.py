@@ -24,7 +24,8 @@ class ChatClient:
     def __init__(
         self, url: str, model: str | None = None, system: str | None = None, **options: Any
     ) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        address = url if "://" in url else f"http://{url}"
+        self.url = address.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
         try:
             # A proxy of the environment is for the world outside, not for this machine.

@@ -62,9 +62,10 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """Send SIGKILL; `reap` tells when it has worked."""
+        """Send SIGKILL; `reap` tells when it has worked. May be called by a signal handler."""
         if self.alive:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # an interrupted `reap` has just collected it
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def death(self) -> str:
         """How it ended, in words."""
@@ -107,10 +108,14 @@ def _run_child(
     close: Sequence[Closable],
 ) -> NoReturn:
     """Never returns into the parent's code, whatever happens."""
+
+    def life(link: ParentLink) -> None:
+        _settle(role, node, cores, close)
+        main(link)
+
     code = 1
     try:
-        _settle(role, node, cores, close)
-        code = _guarded(main, link)
+        code = _guarded(life, link)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,23 +1,27 @@
 """The command line: `megainfer serve | chat | generate | version`."""
 
+import errno
+import ipaddress
 import logging
 import socket
 import sys
+import textwrap
 from functools import partial
 from importlib.metadata import version as package_version
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
+from rich.markup import escape
 
 from megainfer.config import MAX_MICRO_BATCHES, EngineConfig, parse_bytes, parse_micro_batches
 from megainfer.control import ParentLink
 from megainfer.errors import ConfigError, MegaInferError
-from megainfer.model_source import resolve_model, served_name
+from megainfer.model_source import served_name
 from megainfer.plan import Plan, describe, make_plan
+from megainfer.prepare import prepare
 from megainfer.supervisor import Supervisor
-from megainfer.terminal import ModelProgress, TerminalObserver
+from megainfer.terminal import TerminalObserver
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -202,30 +206,32 @@ def main() -> None:
         app()
     except MegaInferError as error:
         console = Console(stderr=True, highlight=False)
-        console.print(f"[bold red]error:[/bold red] {error}", soft_wrap=True)
+        console.print("[bold red]error:[/bold red]", escape(str(error)), soft_wrap=True)
         sys.exit(2)
 
 
 def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run: bool) -> int:
     console = Console(highlight=False)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False, show_time=False)],
-    )
-    with ModelProgress(console) as progress:
-        folder = resolve_model(config.model, progress)
-    plan = make_plan(config, folder)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    plan = make_plan(config, prepare(config.model))
     for line in describe(plan):
-        console.print(line, soft_wrap=True)
+        shown = _wrapped(line, console.width) if console.is_terminal else line
+        console.print(shown, soft_wrap=True, markup=False)
     if dry_run:
         return 0
+    if not _is_loopback(host):
+        console.print(f"open       to whoever reaches {host}: no key is asked for")
     names = names or [served_name(config.model)]
     sock = listen(host, port)
     url = f"http://{_shown_host(host)}:{sock.getsockname()[1]}"
     observer = TerminalObserver(console, plan, url, names[0])
     server = partial(_run_server, plan=plan, sock=sock, names=names)
     return Supervisor(plan, observer, server=server, held=[sock]).run()
+
+
+def _wrapped(line: str, width: int) -> str:
+    """At spaces, and so that the first word of a description stands out."""
+    return textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False)
 
 
 def _run_server(link: ParentLink, plan: Plan, sock: socket.socket, names: list[str]) -> None:
@@ -245,11 +251,25 @@ def listen(host: str, port: int) -> socket.socket:
         sock.listen(2048)
     except (OSError, OverflowError) as error:
         sock.close()
-        raise ConfigError(
-            f"can't listen on {host} port {port}: {getattr(error, 'strerror', None) or error}; "
-            "choose another with --port (0 takes a free one)"
-        ) from error
+        raise ConfigError(_why_not_listening(error, host, port)) from error
     return sock
+
+
+def _why_not_listening(error: OSError | OverflowError, host: str, port: int) -> str:
+    if isinstance(error, OverflowError):
+        return f"--port must be from 0 (any free one) to 65535, not {port}"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        fix = "name an address of this machine with --host"
+    else:
+        fix = "choose another with --port (0 takes a free one)"
+    return f"can't listen on {host} port {port}: {error.strerror}; {fix}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _shown_host(host: str) -> str:

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from megainfer.demo.build_once import build_once
+from megainfer.demo.build_once import build_once, is_complete
 from megainfer.demo.recipe import GgufPackage, Progress, Recipe, Upcycling
 from megainfer.errors import ModelError
 
@@ -41,12 +41,22 @@ def ensure_demo_model(progress: Progress | None = None, cache_dir: Path | None =
     unless told. Raises `ModelError` if the model can't be fetched or converted, or the disk is
     full.
     """
-    folder = (cache_dir or default_cache_dir()) / DEMO_MODEL_NAME
+    folder = _folder(cache_dir)
 
     def build(scratch: Path, fresh: Path) -> None:
         _build(scratch, fresh, progress or _silent)
 
     return build_once(folder, RECIPE.as_json(), build)
+
+
+def built_demo_model(cache_dir: Path | None = None) -> Path | None:
+    """Folder of the demo checkpoint if it is there, whole and of this recipe."""
+    folder = _folder(cache_dir)
+    return folder if is_complete(folder, RECIPE.as_json()) else None
+
+
+def _folder(cache_dir: Path | None) -> Path:
+    return (cache_dir or default_cache_dir()) / DEMO_MODEL_NAME
 
 
 def default_cache_dir() -> Path:

@@ -31,6 +31,7 @@ from megainfer.messages import (
     ToNode,
     encode,
     from_node_decoder,
+    node_identity,
 )
 from megainfer.request_limits import RequestLimits
 from megainfer.router import Router
@@ -63,11 +64,6 @@ class _Outstanding:
 def new_endpoint() -> str:
     """An address in Linux's abstract namespace: no file, and nothing to clean after a kill."""
     return f"ipc://@megainfer-{secrets.token_hex(12)}"
-
-
-def node_identity(node: int) -> bytes:
-    """The DEALER identity with which attention node `node` must connect."""
-    return f"attn-{node}".encode()
 
 
 class EngineClient:
@@ -144,7 +140,9 @@ class EngineClient:
         if self._failure is not None:
             return self._failure
         if missing := self._missing_nodes():
-            return f"attention nodes {', '.join(map(str, missing))} are not ready yet"
+            names = ", ".join(map(str, missing))
+            plural = len(missing) > 1
+            return f"attention node{'s' * plural} {names} {'are' if plural else 'is'} not ready yet"
         return None
 
     @property

@@ -7,6 +7,7 @@ from which forking nodes would not be safe. `python -m megainfer.engine_process`
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from megainfer.errors import MegaInferError, NodeDied
 from megainfer.messages import Fatal, Progress, Ready, Stop
 from megainfer.plan import make_plan
 from megainfer.supervisor import Supervisor
+
+logger = logging.getLogger("megainfer")
 
 STOP_TIMEOUT_SECONDS = 20.0
 """More than the supervisor takes at most to end its nodes, by force if need be."""
@@ -81,6 +84,12 @@ class OwnerObserver:
 
     def ready(self, micro_batches: int) -> None:
         self._owner.send(Ready())
+
+    def ended(self, error: str | None) -> None:
+        if error is not None:
+            logger.error(error)
+            with suppress(NodeDied):  # the owner itself is gone: nobody to tell
+                self._owner.send(Fatal(message=error))
 
 
 def main(fd: int, order_json: str) -> int:

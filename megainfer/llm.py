@@ -16,9 +16,9 @@ from megainfer.engine_process import EngineOrder, EngineProcess
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import Fatal, FinishReason, GetStats, Ready, Stats
-from megainfer.model_source import resolve_model
 from megainfer.outputs import CompletionOutput, RequestOutput
 from megainfer.plan import make_plan
+from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.text_stream import TextStream, unfold
 from megainfer.tokenizer import load_tokenizer
@@ -60,7 +60,7 @@ class LLM:
             colocated=colocated,
             **options,
         )
-        folder = resolve_model(model, progress=lambda stage, fraction: None)
+        folder = prepare(model)
         self._plan = make_plan(config, folder)
         self._tokenizer = load_tokenizer(folder)
         self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
@@ -108,6 +108,12 @@ class LLM:
         """Token ids of a conversation as the model's chat template puts it."""
         if self._tokenizer is None:
             raise RequestError("this model's folder has no tokenizer, so it has no chat template")
+        if isinstance(messages, str):
+            raise RequestError(
+                f'a chat is a list of messages such as {{"role": "user", "content": "Hello"}}, not '
+                f"{messages!r:.80}",
+                "messages",
+            )
         text = self._tokenizer.render_chat(messages)
         return self._tokenizer.encode(text, add_special_tokens=False)
 
@@ -154,6 +160,9 @@ class LLM:
     ) -> list[tuple[Prompt, SequenceRequest]]:
         one = SamplingParams() if params is None else params
         each = [one] * len(prompts) if isinstance(one, SamplingParams) else list(one)
+        for own in each:
+            if not isinstance(own, SamplingParams):
+                raise RequestError(f"sampling_params must be SamplingParams, not {params!r:.80}")
         if len(each) != len(prompts):
             raise RequestError(
                 f"{len(each)} sampling_params were given for {len(prompts)} prompts; give one for "
@@ -179,6 +188,9 @@ class LLM:
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run on the loop's thread; an interrupt here cancels it there, which aborts requests."""
+        if self.loop.is_closed():
+            work.close()
+            raise NodeDied("this LLM was shut down; make a new one")
         future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()
@@ -208,7 +220,7 @@ class LLM:
                     case Ready():
                         self._ready.set_result(None)
                     case Stats():
-                        self._stats.pop(message.ticket).set_result(message)
+                        self._hear_stats(message)
                     case Fatal(message=text):
                         self._fail(NodeDied(text))
                     case _:
@@ -217,12 +229,17 @@ class LLM:
             self.loop.remove_reader(self._process.link.fileno())
             self._fail(NodeDied("the engine's process has ended"))
 
+    def _hear_stats(self, stats: Stats) -> None:
+        answer = self._stats.pop(stats.ticket, None)
+        if answer is not None and not answer.done():  # else nobody waits for it any more
+            answer.set_result(stats)
+
     def _fail(self, error: MegaInferError) -> None:
         self.engine.fail(str(error))
-        if not self._ready.done():
-            self._ready.set_exception(error)
-        while self._stats:
-            self._stats.popitem()[1].set_exception(error)
+        waiting: list[asyncio.Future[Any]] = [self._ready, *self._stats.values()]
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(error)
 
     async def _generate_all(
         self, requests: list[tuple[Prompt, SequenceRequest]], counted: "_Counted"
@@ -268,10 +285,18 @@ class LLM:
 
     async def _fetch_stats(self) -> Stats:
         ticket = next(self._request_numbers)
-        self._stats[ticket] = self.loop.create_future()
-        self._process.link.send(GetStats(ticket=ticket))
-        async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
-            return await self._stats[ticket]
+        answer: asyncio.Future[Stats] = self.loop.create_future()
+        self._stats[ticket] = answer
+        try:
+            self._process.link.send(GetStats(ticket=ticket))
+            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+                return await answer
+        except TimeoutError:
+            raise NodeDied(
+                f"a node did not give its counters within {STATS_TIMEOUT_SECONDS:g} s"
+            ) from None
+        finally:
+            self._stats.pop(ticket, None)
 
     async def _reset(self) -> None:
         self.engine.reset_prefix_cache()
@@ -328,9 +353,15 @@ def _progress_bar(shown: bool, total: int) -> Progress:
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
-    if prompts and isinstance(prompts[0], int):
-        return [list(prompts)]  # type: ignore[arg-type]  # one prompt of token ids
-    return list(prompts)  # type: ignore[arg-type]
+    each = list(prompts) if isinstance(prompts, Sequence) else [prompts]
+    if each and isinstance(each[0], int):
+        return [each]  # type: ignore[list-item]  # one prompt of token ids
+    for prompt in each:
+        if not isinstance(prompt, Sequence):
+            raise RequestError(
+                f"a prompt is a text or a list of token ids, not {prompt!r:.80}", "prompts"
+            )
+    return each  # type: ignore[return-value]
 
 
 def _first(errors: BaseExceptionGroup[MegaInferError]) -> MegaInferError:

@@ -57,6 +57,12 @@ class Reset(Message, frozen=True):
 
 ToNode = Submit | Abort | Reset
 
+
+def node_identity(node: int) -> bytes:
+    """The ZeroMQ identity with which attention node `node` connects to the front end."""
+    return f"attn-{node}".encode()
+
+
 # --- attention node -> front end ---------------------------------------------------------------
 
 

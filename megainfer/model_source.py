@@ -39,9 +39,10 @@ def _fetch(model: str, progress: Progress) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=FILES))
     except Exception as error:  # the library's many network errors, none of which share a base
+        reason, *_ = str(error).split("\n")
         raise ModelError(
             f"{model} is no local folder, and fetching it from the hub failed "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); name a folder that exists or "
+            f"({type(error).__name__}: {reason}); name a folder that exists or "
             "check the network"
         ) from error
 

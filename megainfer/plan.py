@@ -1,10 +1,17 @@
 """From a wish to a plan: what would run where, and whether it fits; nothing is started here."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megainfer.config import BLOCK_SIZE, DTYPE_BYTES, EngineConfig, format_bytes
+from megainfer.config import (
+    BLOCK_SIZE,
+    DTYPE_BYTES,
+    MAX_MICRO_BATCHES,
+    EngineConfig,
+    format_bytes,
+)
 from megainfer.errors import ConfigError
 from megainfer.kernels.selection import (
     check_attention_dtype,
@@ -24,6 +31,8 @@ INT8_BLOCK = 128
 
 KV_MEMORY_SHARE = 0.25
 """Of the memory that the weights leave, what the KV caches take unless told otherwise."""
+MAX_PROFILED_ROWS = 512
+"""Stage times go on in a straight line from here, so that measuring is a matter of a moment."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
     weights = _weight_bytes(config, spec, dtype, expert_dtype, attention_dtype)
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
     cores = usable_cores()
-    return Plan(
+    plan = Plan(
         config=config,
         folder=folder,
         spec=spec,
@@ -119,6 +128,8 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         micro_batches=_micro_batches(config, len(cores)),
         token=token or secrets.token_hex(16),
     )
+    _check_buffers_fit(plan)
+    return plan
 
 
 def _dtype(config: EngineConfig, spec: ModelSpec) -> str:
@@ -137,6 +148,8 @@ def _micro_batches(config: EngineConfig, num_cores: int) -> int | None:
 
 
 def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
+    if config.max_model_len == 1:
+        raise ConfigError("--max-model-len 1 has no room for a prompt and an answer; use 2 or more")
     if config.max_model_len is None:
         return spec.max_position
     if config.max_model_len > spec.max_position:
@@ -175,14 +188,14 @@ def _check_kv_fits(
 ) -> None:
     if blocks < smallest:
         fix = (
-            f"use --max-model-len {blocks * BLOCK_SIZE} or less"
+            f"use --max-model-len {blocks * BLOCK_SIZE} or less, or"
             if blocks
-            else "a block of 16 tokens alone needs " + format_bytes(block_bytes)
+            else f"a block of {BLOCK_SIZE} tokens alone needs {format_bytes(block_bytes)}; use"
         )
         raise ConfigError(
             f"one request of {max_len} tokens needs {format_bytes(smallest * block_bytes)} of KV "
             f"cache, but an attention node would have {format_bytes(blocks * block_bytes)}; "
-            f"{fix}, or --kv-cache-memory {smallest * block_bytes}"
+            f"{fix} --kv-cache-memory {smallest * block_bytes}"
         )
     total = blocks * block_bytes * config.attn_gpus
     if total > free:
@@ -190,6 +203,22 @@ def _check_kv_fits(
             f"{config.attn_gpus} KV caches of {format_bytes(blocks * block_bytes)} need "
             f"{format_bytes(total)}, but the weights leave {format_bytes(free)}; use "
             f"--kv-cache-memory {free // config.attn_gpus} or less"
+        )
+
+
+def _check_buffers_fit(plan: Plan) -> None:
+    """M2N's slots beside all else, for as many micro-batches as may be chosen."""
+    weights = _weight_bytes(
+        plan.config, plan.spec, plan.dtype, plan.expert_dtype, plan.attention_dtype
+    )
+    free = max(0, available_memory() - weights - plan.num_attention * plan.kv_bytes())
+    needed = plan.geometry(plan.micro_batches or MAX_MICRO_BATCHES).total_bytes
+    rows = plan.config.max_num_batched_tokens
+    if needed > free:
+        raise ConfigError(
+            f"M2N slots of --max-num-batched-tokens {rows} rows need {format_bytes(needed)}, but "
+            f"weights and KV caches leave {format_bytes(free)}; use --max-num-batched-tokens "
+            f"{max(1, rows * free // needed)} or a smaller --kv-cache-memory"
         )
 
 
@@ -222,13 +251,14 @@ def _stored_bytes(weights: int, weight_dtype: str) -> int:
 
 
 def profile_rows(max_num_seqs: int) -> list[int]:
-    """1, 2, 4, … and `max_num_seqs`: the micro-batch sizes that are measured.
+    """1, 2, 4, … and `max_num_seqs`, to a bound: the micro-batch sizes that are measured.
 
     >>> profile_rows(6)
     [1, 2, 4, 6]
     """
-    powers = [1 << i for i in range(max_num_seqs.bit_length()) if 1 << i < max_num_seqs]
-    return [*powers, max_num_seqs]
+    most = min(max_num_seqs, MAX_PROFILED_ROWS)
+    powers = [1 << i for i in range(most.bit_length()) if 1 << i < most]
+    return [*powers, most]
 
 
 def describe(plan: Plan) -> list[str]:
@@ -258,7 +288,7 @@ def describe(plan: Plan) -> list[str]:
         weights = len(experts) * len(layers) * _expert_bytes(plan.spec, plan.expert_dtype)
         lines.append(
             f"expert {node}     {_core_text(plan.cores_of_expert(node))}  "
-            f"experts {experts[0]}-{experts[-1]} of each layer  weights {format_bytes(weights)}"
+            f"{_expert_text(experts)} of each layer  weights {format_bytes(weights)}"
         )
     lines.append(_buffer_text(plan))
     return lines
@@ -275,6 +305,11 @@ def _micro_batch_text(plan: Plan) -> str:
 def _core_text(assignment: CoreAssignment) -> str:
     cores = ",".join(str(core) for core in assignment.cores)
     return f"core{'s' * (assignment.threads > 1)} {cores}"
+
+
+def _expert_text(experts: Sequence[int]) -> str:
+    first, last = experts[0], experts[-1]
+    return f"expert {first}" if first == last else f"experts {first}-{last}"
 
 
 def _buffer_text(plan: Plan) -> str:

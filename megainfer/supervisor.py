@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from megainfer.child import Child, ChildMain, Closable, fork_child
 from megainfer.config import MAX_MICRO_BATCHES
@@ -55,6 +55,9 @@ class Observer(Protocol):
 
     def ready(self, micro_batches: int) -> None: ...
 
+    def ended(self, error: str | None) -> None:
+        """It ends, at whatever stage: because of `error`, or because it was told to."""
+
 
 class Interrupted(Exception):
     """Ctrl-C, a termination signal, or the owner asked for the end."""
@@ -92,13 +95,13 @@ class Supervisor:
             self._start()
             self._watch()
         except Interrupted:
+            self._observer.ended(None)
             return 0
         except MegaInferError as error:
-            self._mourn(str(error))
+            self._observer.ended(str(error))
             return 1
         finally:
             self._stop()
-        return 0
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -107,11 +110,12 @@ class Supervisor:
         self._observer.stage("loading libraries")
         import torch  # noqa: F401  # here, once, so that every node forked from now on has it
 
+        self._hear(monotonic())  # the end may have been asked for: then no node need be forked
         self._fork_nodes()
         self._observer.stage("loading weights")
-        loaded = dict(self._await_all(Loaded, self._nodes(), None))
-        self._micro_batches = self._choose_micro_batches(loaded)
+        loaded = [(c.role, m) for c, m in self._await_all(Loaded, self._nodes(), None)]
         self._observer.stage("connecting")
+        self._micro_batches = self._choose_micro_batches(loaded)
         for child in self._nodes():
             child.send(Start(micro_batches=self._micro_batches, epoch=EPOCH))
         everyone = self._children
@@ -155,13 +159,13 @@ class Supervisor:
             close.append(self._owner)
         self._children.append(fork_child(role, node, main, cores, close))
 
-    def _choose_micro_batches(self, loaded: dict[str, Loaded]) -> int:
+    def _choose_micro_batches(self, loaded: list[tuple[Role, Loaded]]) -> int:
         fixed = self.plan.micro_batches
         if fixed is not None:
             return fixed
-        choice = choose_micro_batches(
-            _stage_profile(list(loaded.values())), self.plan.config.max_num_seqs, MAX_MICRO_BATCHES
-        )
+        config = self.plan.config
+        batch = min(config.max_num_seqs, config.max_num_batched_tokens)
+        choice = choose_micro_batches(_stage_profile(loaded), batch, MAX_MICRO_BATCHES)
         logger.info(explain(choice))
         return choice.micro_batches
 
@@ -169,15 +173,15 @@ class Supervisor:
 
     def _await_all(
         self, kind: type[Kind], children: Sequence[Child], timeout: float | None
-    ) -> Iterator[tuple[str, Kind]]:
-        """(name, message) of each of `children`, as they say a `kind`; NodeDied past the bound."""
+    ) -> Iterator[tuple[Child, Kind]]:
+        """(child, message) of each of `children`, as they say a `kind`; NodeDied past the bound."""
         missing = {child.name for child in children}
         deadline = None if timeout is None else monotonic() + timeout
         while missing:
             for child, message in self._hear(deadline):
                 if isinstance(message, kind):
                     missing.discard(child.name)
-                    yield child.name, message
+                    yield child, message
             if deadline is not None and monotonic() > deadline and missing:
                 raise NodeDied(f"{', '.join(sorted(missing))} did not answer within {timeout:g} s")
 
@@ -238,7 +242,7 @@ class Supervisor:
 
     # --- serving ------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
+    def _watch(self) -> NoReturn:
         while True:
             self._hear(None)
 
@@ -277,12 +281,6 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: None)
         # An owner decides what Ctrl-C in its terminal means.
         signal.signal(signal.SIGINT, signal.SIG_IGN if self._owner else lambda *_: None)
-
-    def _mourn(self, message: str) -> None:
-        logger.error(message)
-        if self._owner is not None:
-            with suppress(NodeDied):
-                self._owner.send(Fatal(message=message))
 
     def _stop(self) -> None:
         """In order: the API server lets its clients know, then attention nodes, then experts."""
@@ -323,12 +321,15 @@ def _drain(child: Child) -> Iterator[FromChild]:
             yield message
 
 
-def _stage_profile(loaded: list[Loaded]) -> StageProfile:
+def _stage_profile(loaded: list[tuple[Role, Loaded]]) -> StageProfile:
     """The slowest of each role sets the pace, so the profile holds the maxima."""
-    attention = [m.stage_seconds for m in loaded if not m.transfer_seconds]
-    expert = [m.stage_seconds for m in loaded if m.transfer_seconds]
-    transfer = [m.transfer_seconds for m in loaded if m.transfer_seconds]
-    return StageProfile(_slowest(attention), _slowest(expert), _slowest(transfer))
+    attention = [message.stage_seconds for role, message in loaded if role is Role.ATTENTION]
+    experts = [message for role, message in loaded if role is Role.EXPERT]
+    return StageProfile(
+        _slowest(attention),
+        _slowest([message.stage_seconds for message in experts]),
+        _slowest([message.transfer_seconds for message in experts]),
+    )
 
 
 def _slowest(curves: list[list[tuple[int, float]]]) -> Curve:

@@ -1,5 +1,6 @@
 """What `megainfer serve` shows a person while it starts, and when it is ready."""
 
+import logging
 import shlex
 import shutil
 import sys
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,6 +22,8 @@ from rich.progress import (
 )
 
 from megainfer.plan import Plan
+
+logger = logging.getLogger("megainfer")
 
 
 class ModelProgress:
@@ -106,13 +110,21 @@ class TerminalObserver:
         plural = "es" * (micro_batches > 1)
         self._console.print(
             f"\n[bold green]Ready[/bold green] in {monotonic() - self._started:.1f} s at "
-            f"[bold]{self._url}[/bold]: {self._model_name}, {kind}, "
+            f"[bold]{escape(self._url)}[/bold]: {escape(self._model_name)}, {kind}, "
             f"{micro_batches} micro-batch{plural}.",
-            highlight=False,
+            soft_wrap=True,
         )
-        self._console.print(f"\nTry it in another terminal:\n\n  {self._chat_command()}\n")
-        self._console.print(f"  {self._curl_command()}\n", highlight=False, soft_wrap=True)
+        commands = f"  {self._chat_command()}\n\n  {self._curl_command()}\n"
+        self._console.print("\nTry it in another terminal:\n")
+        self._console.print(commands, soft_wrap=True, markup=False)
         self._console.print("Ctrl-C ends it.")
+
+    def ended(self, error: str | None) -> None:
+        self._hide_bar()  # or the terminal would be left without a cursor
+        if error is None:
+            self._console.print("Stopping.")
+        else:
+            logger.error(error)
 
     def _chat_command(self) -> str:
         return f"{program_name()} chat --url {self._url}"
@@ -140,13 +152,18 @@ class TerminalObserver:
         self._bar.start()
 
     def _end_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._hide_bar():
             total = sum(total for _, total in self._loaded.values())
-            self._bar = None
             self._console.print(
                 f"[dim]{monotonic() - self._started:5.1f} s[/dim]  loaded {total / 1e9:.2f} GB"
             )
+
+    def _hide_bar(self) -> bool:
+        """Whether there was one."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.stop()
+        return bar is not None
 
 
 def program_name() -> str:

@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megainfer.engine_client import EngineClient, new_endpoint, node_identity
+from megainfer.engine_client import EngineClient, new_endpoint
 from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import (
     Abort,
@@ -26,6 +26,7 @@ from megainfer.messages import (
     TokenEvent,
     Tokens,
     encode,
+    node_identity,
     to_node_decoder,
 )
 from megainfer.tokenizer import Tokenizer as ModelTokenizer

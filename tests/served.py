@@ -15,9 +15,9 @@ END_SECONDS = 30.0
 
 
 class Served:
-    """A running server. `output` is all that it has printed so far."""
+    """A server that has printed `until`. `output` is all that it has printed so far."""
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, args: Sequence[str], until: str = "Ctrl-C ends it") -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "megainfer", "serve", "--port", "0", *args],
             stdout=subprocess.PIPE,
@@ -28,21 +28,26 @@ class Served:
             env={**os.environ, "COLUMNS": "200"},
         )
         self.output = ""
+        self._until = until
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self._ready.wait(READY_SECONDS), f"not ready:\n{self.output}"
-        found = re.search(r"http://[\d.]+:\d+", self.output)
-        assert found, f"it ended before it was ready:\n{self.output}"
-        self.url = found[0]
+        assert until in self.output, f"it ended before it said {until!r}:\n{self.output}"
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output += line
-            if "Ctrl-C ends it" in line:
+            if self._until in line:
                 self._ready.set()
         self._ready.set()
+
+    @property
+    def url(self) -> str:
+        found = re.search(r"http://[\d.]+:\d+", self.output)
+        assert found, self.output
+        return found[0]
 
     def node(self, name: str) -> int:
         """The process id of a node, such as `attent-0` or `expert-1`, by its process name."""
@@ -58,6 +63,27 @@ class Served:
         status = self.process.wait(END_SECONDS)
         self._reader.join(END_SECONDS)
         return status
+
+    def sockets(self) -> set[str]:
+        """Names of the abstract sockets that its processes hold."""
+        held = {
+            os.readlink(link)
+            for pid, _ in self.members()
+            for link in Path(f"/proc/{pid}/fd").iterdir()
+        }
+        return {name for inode, name in abstract_sockets() if f"socket:[{inode}]" in held}
+
+    def kill(self) -> None:
+        """Whatever is left of it."""
+        for pid, _ in self.members():
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait(END_SECONDS)
+
+
+def abstract_sockets() -> set[tuple[str, str]]:
+    """(inode, name) of every socket of MegaInfer's on this machine."""
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return {(row[6], row[7]) for row in rows if len(row) > 7 and "@megainfer" in row[7]}
 
 
 def session_members(session: int) -> list[tuple[int, str]]:
@@ -81,9 +107,7 @@ def serving(*args: str) -> Iterator[Served]:
     try:
         yield served
     finally:
-        for pid, _ in served.members():
-            os.kill(pid, signal.SIGKILL)
-        served.process.wait(END_SECONDS)
+        served.kill()
 
 
 def run_cli(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

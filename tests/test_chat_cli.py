@@ -144,6 +144,30 @@ def test_a_node_that_dies_in_the_middle_is_told_and_not_remembered() -> None:
         client.close()
 
 
+def test_an_error_after_half_an_answer_begins_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RunningServer(TOKENIZER) as server:
+
+        class Out(io.StringIO):
+            def write(self, text: str) -> int:
+                if text == "x":
+                    server.call(server.engine.fail, "expert node 2 was killed")
+                return super().write(text)
+
+        server.node.script = endless(TOKENIZER.encode("x")[0])
+        typing(monkeypatch, "Hi")
+        out = Out()
+        run_chat(server.url, stdin=Terminal(), stdout=out)
+    assert "Error: expert node 2 was killed" in out.getvalue().splitlines()
+
+
+def test_an_address_needs_no_scheme(server: RunningServer) -> None:
+    client = ChatClient(server.url.removeprefix("http://"))
+    assert client.url == server.url
+    client.close()
+
+
 def test_no_server_says_how_to_get_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -151,7 +175,7 @@ def test_no_server_says_how_to_get_one() -> None:
         run_chat(f"http://127.0.0.1:{port}", stdin=io.StringIO("Hi\n"))
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "http://[::1", "ftp://x", "http://x:99999"])
+@pytest.mark.parametrize("url", ["", "http://[::1", "ftp://x", "http://x:99999"])
 def test_an_address_that_is_none_is_explained(url: str) -> None:
     with pytest.raises(MegaInferError):
         run_chat(url, stdin=io.StringIO("Hi\n"))

@@ -1,5 +1,6 @@
 """What a user may ask for, field by field, and the plan that is made of it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_sizes(text, count):
     assert parse_bytes(text, "--flag") == count
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1", "4X", "1e9", "NaN", "1..5G", "4GiBiB"])
+@pytest.mark.parametrize("text", ["", "G", "-1", "4X", "1e9", "NaN", "1..5G", "4GiBiB", "9" * 400])
 def test_a_size_that_is_none_is_refused_with_flag_and_text(text):
     with pytest.raises(ConfigError, match="--flag must be a size") as error:
         parse_bytes(text, "--flag")
@@ -93,6 +94,22 @@ def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):
         make_plan(EngineConfig(dtype="float32", kv_cache_memory=block - 1), folder)
 
 
-def test_profile_rows_end_with_what_may_run():
+def test_a_context_without_room_for_an_answer_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"--max-model-len 1 .* use 2 or more"):
+        make_plan(EngineConfig(max_model_len=1), folder)
+    assert make_plan(EngineConfig(max_model_len=2), folder).max_model_len == 2
+
+
+def test_slots_beyond_the_memory_say_what_would_fit(folder):
+    with pytest.raises(ConfigError, match="--max-num-batched-tokens 1000000000 rows need") as error:
+        make_plan(EngineConfig(max_num_batched_tokens=10**9), folder)
+    fitting = int(re.findall(r"use --max-num-batched-tokens (\d+)", str(error.value))[0])
+    make_plan(EngineConfig(max_num_batched_tokens=fitting // 2), folder)
+    with pytest.raises(ConfigError, match="capacity"):
+        make_plan(EngineConfig(max_num_batched_tokens=10**10), folder)
+
+
+def test_profile_rows_end_with_what_may_run_but_stay_few():
     assert profile_rows(1) == [1]
     assert profile_rows(64) == [1, 2, 4, 8, 16, 32, 64]
+    assert profile_rows(100_000) == profile_rows(512) == [2**i for i in range(10)]

@@ -20,7 +20,7 @@ from front_end import (
     speaking,
 )
 
-from megainfer.engine_client import EngineClient, SequenceRequest, new_endpoint, node_identity
+from megainfer.engine_client import EngineClient, SequenceRequest, new_endpoint
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
 from megainfer.messages import (
     Abort,
@@ -32,6 +32,7 @@ from megainfer.messages import (
     TokenEvent,
     Tokens,
     encode,
+    node_identity,
 )
 from megainfer.sampling import SamplingParams
 from megainfer.text_stream import TextStream, unfold

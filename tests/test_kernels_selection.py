@@ -1,6 +1,9 @@
 """Which kernels serve: what was built, what was asked for, and what is said about it."""
 
+import importlib.machinery
+import importlib.util
 import logging
+import shutil
 
 import pytest
 import torch
@@ -98,3 +101,11 @@ def test_what_only_the_library_can_do_is_refused_without_it(tmp_path):
 def test_an_unknown_name_is_refused(wish, message):
     with pytest.raises(ConfigError, match=message):
         EngineConfig(**wish)
+
+
+@pytest.mark.usefixtures("not_built")
+def test_a_library_of_other_sources_is_refused(tmp_path):
+    other = importlib.util.find_spec("_ctypes").origin  # any shared library
+    shutil.copy(other, tmp_path / f"_native{importlib.machinery.EXTENSION_SUFFIXES[0]}")
+    with pytest.raises(ConfigError, match="has no megainfer_level: it is older"):
+        library.load()

@@ -10,7 +10,8 @@ import torch
 from checkpoints import VARIANTS, Greedy, assert_same_greedy, decisive, oracle, write_checkpoint
 from local_cluster import LocalCluster, greedy_submit
 
-from megainfer.errors import MegaInferError
+from megainfer.attention_node.node import AttentionNode
+from megainfer.errors import MegaInferError, NodeDied
 from megainfer.messages import Abort, FinishReason
 from megainfer.models.registry import load_spec
 
@@ -179,6 +180,46 @@ def test_an_experts_failure_ends_its_requests_and_nothing_else(reference, monkey
     cluster.submit(0, greedy_submit("again", again, NEW_TOKENS))
     cluster.drain()
     assert_same_greedy([expected[4]], [cluster.answers["again"].tokens])
+
+
+@one_variant
+def test_logits_that_are_not_finite_fail_the_request_alone(reference, monkeypatch):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 1, 1, 1)
+    before = cluster.free_blocks()
+    model = cluster.attention[0]._model
+    embed, poison = model.embed, 159
+    assert all(poison not in prompt for prompt in prompts[:3])
+
+    def overflow(batch):
+        x = embed(batch)
+        return x.masked_fill_((batch.token_ids == poison)[:, None], float("inf"))
+
+    monkeypatch.setattr(model, "embed", overflow)
+    cluster.submit(0, greedy_submit("bad", [0, poison], NEW_TOKENS))
+    submit_all(cluster, prompts[:3])
+    cluster.drain()
+    assert "logits are not finite" in cluster.answers["bad"].failure
+    assert not cluster.answers["bad"].tokens
+    assert not any(cluster.answers[str(i)].failure for i in range(3))
+    assert_same_greedy(expected[:3], answers_of(cluster, prompts[:3]))
+    assert cluster.free_blocks() == before
+
+
+def run_for_ever(node: AttentionNode) -> None:
+    while True:
+        node.run_once()
+
+
+@one_variant
+def test_an_expert_node_that_never_answers_is_named(reference):
+    folder, prompts, _ = reference
+    cluster = LocalCluster(folder, 2, 1, 2)
+    submit_all(cluster, prompts)
+    (attention,) = cluster.attention
+    attention._reply_timeout = 0.05
+    with pytest.raises(NodeDied, match="expert node 0 has not answered layer 0 of micro-batch 0"):
+        run_for_ever(attention)  # the experts get no turn
 
 
 @one_variant

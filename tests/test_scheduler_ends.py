@@ -145,18 +145,6 @@ def test_an_abort_may_take_effect_by_abandonment() -> None:
     assert not engine.scheduler.live
 
 
-def test_fail_all_leaves_nothing_behind() -> None:
-    requests = [submit(f"r{i}", prompt(20, i)) for i in range(4)]
-    engine = engine_for(*requests, max_num_seqs=3)
-    engine.offer()
-    engine.scheduler.abort("r0")
-    assert engine.scheduler.fail_all() == ["r1", "r2", "r3"]
-    engine.scheduler.check_integrity()
-    counters = engine.scheduler.counters()
-    assert (counters["running"], counters["waiting"], counters["steps_in_flight"]) == (0, 0, 0)
-    assert counters["free_blocks"] == 64
-
-
 # --- the audit -----------------------------------------------------------------------------------
 
 

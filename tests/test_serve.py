@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from checkpoints import Greedy, decisive, oracle, write_checkpoint
-from served import END_SECONDS, Served, run_cli, serving, session_members
+from served import END_SECONDS, Served, abstract_sockets, run_cli, serving, session_members
 from test_distribution import LENGTHS, prompts_of
 
 ENDLESS = 200  # tokens; nearly the whole context of the small model
@@ -50,24 +50,23 @@ def wait_until_gone(session: int) -> list[tuple[int, str]]:
     return left
 
 
-def abstract_sockets() -> set[str]:
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    return {line.split()[-1] for line in lines if "megainfer" in line}
-
-
 def test_it_serves_and_one_interrupt_ends_everything(reference):
     folder, prompts, _ = reference
-    sockets, memory = abstract_sockets(), set(Path("/dev/shm").iterdir())
+    memory = set(Path("/dev/shm").iterdir())
     with serving(str(folder), "--attn-gpus", "2", "--ffn-gpus", "2") as served:
         answers = [completion(served, prompt, 12) for prompt in prompts]
         assert all(answer.status_code == 200 for answer in answers)
         assert [answer.json()["usage"]["completion_tokens"] for answer in answers] == [12] * 6
         assert len(served.members()) == 6  # supervisor, server, four nodes
+        # What forks must have no thread that could hold a lock at that moment.
+        assert len(list(Path(f"/proc/{served.process.pid}/task").iterdir())) == 1
         assert httpx.get(f"{served.url}/health").status_code == 200
+        sockets = served.sockets()
+        assert sockets
         os.killpg(served.process.pid, signal.SIGINT)  # as a terminal does
         assert served.end() == 0
         assert served.members() == []
-    assert abstract_sockets() <= sockets
+    assert not sockets & {name for _, name in abstract_sockets()}
     assert set(Path("/dev/shm").iterdir()) <= memory
     assert (
         "on CPU: --attn-gpus and --ffn-gpus count processes, each pinned to its cores"
@@ -88,13 +87,14 @@ def test_an_interrupt_ends_running_streams_with_an_error_event(reference):
 
 def test_children_end_when_the_supervisor_is_killed(reference):
     folder, prompts, _ = reference
-    sockets = abstract_sockets()
     with serving(str(folder), "--attn-gpus", "2") as served:
         assert completion(served, prompts[0], 2).status_code == 200
+        sockets = served.sockets()
+        assert sockets
         os.kill(served.process.pid, signal.SIGKILL)
         served.process.wait(END_SECONDS)
         assert wait_until_gone(served.process.pid) == []
-    assert abstract_sockets() <= sockets
+    assert not sockets & {name for _, name in abstract_sockets()}
 
 
 @pytest.mark.parametrize(
@@ -123,16 +123,27 @@ def test_the_api_servers_death_ends_the_instance(reference):
         assert served.members() == []
 
 
-def test_a_client_that_hangs_up_leaves_room_for_the_next(reference):
-    """One place and blocks for one request: the second can only run when the first is gone."""
+def test_names_host_and_colocated(reference):
     folder, prompts, _ = reference
-    with serving(str(folder), "--max-num-seqs", "1", "--max-model-len", "256") as served:
-        for _ in range(5):
-            events = stream(served, prompts[0], ENDLESS)
-            next(events)
-            events.close()
-        answer = completion(served, prompts[1], 12)
-        assert answer.json()["usage"]["completion_tokens"] == 12
+    names = ("--served-model-name", "tiny", "--served-model-name", "alias")
+    with serving(str(folder), "--colocated", "--host", "127.0.0.2", *names) as served:
+        assert served.url.startswith("http://127.0.0.2:")
+        cards = httpx.get(f"{served.url}/v1/models").json()["data"]
+        assert [card["id"] for card in cards] == ["tiny", "alias"]
+        assert completion(served, prompts[0], 4, model="alias").status_code == 200
+        assert completion(served, prompts[0], 4, model="other").status_code == 404
+        assert len(served.members()) == 3  # supervisor, server, one node
+
+
+def test_an_interrupt_while_loading_ends_everything(reference):
+    started = Served([str(reference[0])], until="loading libraries")
+    try:
+        os.killpg(started.process.pid, signal.SIGINT)
+        assert started.end() == 0
+        assert started.members() == []
+        assert "Traceback" not in started.output
+    finally:
+        started.kill()
 
 
 def test_a_dry_run_says_what_would_run_where_and_starts_nothing(reference):
@@ -179,7 +190,9 @@ def test_impossible_wishes_are_refused_before_anything_starts(reference, tmp_pat
         folder, "--dtype", "int3"
     )
     assert "holds no config.json" in refused(str(tmp_path))
-    assert "neither a folder nor a hub id" in refused("/no/such/model")
+    assert "/no/[/such]/model is neither a folder nor a hub id" in refused("/no/[/such]/model")
+    missing = refused("megainfer-tests/no-such-model")
+    assert "is no local folder, and fetching it from the hub failed" in missing
 
 
 def test_a_port_in_use_is_refused(reference):

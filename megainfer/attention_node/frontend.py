@@ -6,15 +6,10 @@ from collections.abc import Iterator
 import zmq
 
 from megainfer.errors import NodeDied
-from megainfer.messages import FromNode, ToNode, encode, to_node_decoder
+from megainfer.messages import FromNode, ToNode, encode, node_identity, to_node_decoder
 
 MAX_QUEUED_MESSAGES = 100_000
 """What may wait for a front end that reads slowly, before it counts as hung."""
-
-
-def identity(node: int) -> bytes:
-    """The ZeroMQ routing id of an attention node."""
-    return f"attn-{node}".encode()
 
 
 class FrontEnd:
@@ -23,7 +18,7 @@ class FrontEnd:
     def __init__(self, endpoint: str, node: int) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, identity(node))
+        self._socket.setsockopt(zmq.IDENTITY, node_identity(node))
         self._socket.setsockopt(zmq.SNDHWM, MAX_QUEUED_MESSAGES)
         self._socket.setsockopt(zmq.RCVHWM, MAX_QUEUED_MESSAGES)
         self._socket.setsockopt(zmq.LINGER, 500)  # ms; what was said reaches a living front end

@@ -7,17 +7,19 @@ the next step. Between any two of these another micro-batch may have its turn.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
-from megainfer.attention_node.sampler import SampleRow, sample
+from megainfer.attention_node.sampler import NonFiniteLogits, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
-from megainfer.errors import MegaInferError, RequestError
+from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.messages import (
     Abort,
@@ -33,6 +35,9 @@ from megainfer.stage_clock import StageClock
 
 Emit = Callable[[FromNode], None]
 
+REPLY_TIMEOUT_SECONDS = 60.0
+"""Far more than any batch takes to compute: an expert node that is silent for so long is hung."""
+
 
 @dataclass
 class Flight:
@@ -43,6 +48,7 @@ class Flight:
     x: Tensor  # [T, D], the residual stream
     next_layer: int = 0
     handle: Handle | None = None  # the dispatch that is away
+    sent_at: float = 0.0  # when it left, on the monotonic clock
 
 
 class AttentionNode:
@@ -56,6 +62,7 @@ class AttentionNode:
         scheduler: Scheduler,
         port: AttentionPort,
         emit: Emit,
+        reply_timeout: float = REPLY_TIMEOUT_SECONDS,
     ) -> None:
         self.node = node
         self.port = port
@@ -65,8 +72,9 @@ class AttentionNode:
         self._emit = emit
         self._pingpong = PingPong(scheduler.config.num_micro_batches, len(model.spec.layers))
         self._flights: dict[int, Flight] = {}  # by micro-batch
-        # Expert nodes that still owe an abandoned step's replies: their slots are not free yet.
-        self._draining: dict[int, set[int]] = {}
+        # Abandoned steps, and the expert nodes that still owe replies: their slots aren't free yet.
+        self._draining: dict[int, tuple[Flight, set[int]]] = {}
+        self._reply_timeout = reply_timeout
         self._clock = StageClock()
         self._generated = 0
 
@@ -81,12 +89,16 @@ class AttentionNode:
                 self.scheduler.drop_cache()
 
     def run_once(self) -> bool:
-        """One turn: start an idle micro-batch that has work, else advance the oldest ready one."""
+        """One turn: start an idle micro-batch that has work, else advance the oldest ready one.
+
+        Raises NodeDied when an expert node has owed a reply for too long.
+        """
         self._hear_replies()
         if self._start_idle():
             return True
         micro_batch = self._pingpong.next()
         if micro_batch is None:
+            self._check_overdue()
             return False
         self._take_turn(micro_batch)
         return True
@@ -125,6 +137,16 @@ class AttentionNode:
                     micro_batch,
                     f"expert node {arrival.expert_node} failed at layer {arrival.layer} of "
                     f"micro-batch {micro_batch}: {arrival.error}",
+                )
+
+    def _check_overdue(self) -> None:
+        away = [(f, self._pingpong.awaiting(mb)) for mb, f in self._flights.items()]
+        longest_ago = monotonic() - self._reply_timeout
+        for flight, owing in [*away, *self._draining.values()]:
+            if owing and flight.sent_at < longest_ago:
+                raise NodeDied(
+                    f"expert node {min(owing)} has not answered layer {flight.next_layer - 1} of "
+                    f"micro-batch {flight.step.micro_batch} for {self._reply_timeout:g} s"
                 )
 
     def _start_idle(self) -> bool:
@@ -167,7 +189,7 @@ class AttentionNode:
             return
         with self._clock.span("dispatch"):
             handle = self.port.dispatch(micro_batch, point.layer, point.hidden, point.parts)
-        flight.handle, flight.next_layer = handle, point.layer + 1
+        flight.handle, flight.next_layer, flight.sent_at = handle, point.layer + 1, monotonic()
         self._pingpong.dispatched(micro_batch, point.layer, handle.awaiting)
         with self._clock.span("shared"):
             shared = self._model.shared(point.layer, point.hidden)
@@ -179,9 +201,7 @@ class AttentionNode:
         micro_batch = flight.step.micro_batch
         chunks = [chunk for chunk in flight.step.chunks if chunk.samples]
         with self._clock.span("sample"):
-            output = sample(
-                self._model.logits(flight.x, flight.batch.sample_rows), [_row(c) for c in chunks]
-            )
+            output = self._sample(flight, chunks)
         self._pingpong.finished(micro_batch)
         del self._flights[micro_batch]
         with self._clock.span("schedule"):
@@ -192,6 +212,19 @@ class AttentionNode:
         if not self._compose(micro_batch):
             self.port.rest(micro_batch)
 
+    def _sample(self, flight: Flight, chunks: Sequence[Chunk]) -> SampleOutput:
+        """A token for each chunk; a request whose logits are not finite fails alone."""
+        logits = self._model.logits(flight.x, flight.batch.sample_rows)
+        rows = [_row(chunk) for chunk in chunks]
+        try:
+            return sample(logits, rows)
+        except NonFiniteLogits as error:
+            for row in error.rows:
+                request_id = chunks[row].sequence.request_id
+                self.scheduler.abort(request_id)  # in flight, so its token here is nobody's
+                self._fail_request(request_id, str(error))
+            return sample(logits.index_fill(0, torch.tensor(error.rows), 0.0), rows)
+
     def _fail(self, micro_batch: int, message: str) -> None:
         """End this micro-batch's step, and those that build on the KV it would have written."""
         awaiting = {mb: self._pingpong.awaiting(mb) for mb in self._flights}
@@ -199,17 +232,21 @@ class AttentionNode:
         for flight in reversed(ended):
             mb = flight.step.micro_batch
             del self._flights[mb]
-            self._draining.update({mb: set(awaiting[mb])} if awaiting[mb] else {})
             self.scheduler.abandon(flight.step)
+            if awaiting[mb]:
+                self._draining[mb] = flight, set(awaiting[mb])
+            else:
+                self.port.rest(mb)
         for request_id in {c.sequence.request_id for flight in ended for c in flight.step.chunks}:
             self.scheduler.abort(request_id)
             self._fail_request(request_id, message)
 
     def _drain(self, micro_batch: int, expert_node: int) -> None:
-        owing = self._draining[micro_batch]
+        _, owing = self._draining[micro_batch]
         owing.discard(expert_node)
         if not owing:
             del self._draining[micro_batch]
+            self.port.rest(micro_batch)
 
     def _fail_request(self, request_id: str, message: str, client_error: bool = False) -> None:
         self._emit(RequestFailed(self.node, request_id, message, client_error))

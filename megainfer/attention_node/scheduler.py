@@ -94,15 +94,6 @@ class Scheduler:
         self._pool.doom(sequence)
         return False
 
-    def fail_all(self) -> list[str]:
-        """Abandon all steps and drop all requests; the ids of those nobody has aborted."""
-        for step in self.steps_in_flight:
-            self.abandon(step)
-        failed = list(self._pool.live)
-        for sequence in failed:
-            self._pool.end(sequence, FinishReason.ABORT)
-        return [sequence.request_id for sequence in failed]
-
     def drop_cache(self) -> None:
         """Forget every cached prefix that no request uses."""
         self._pool.blocks.drop_cache()

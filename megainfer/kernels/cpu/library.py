@@ -162,7 +162,10 @@ def is_built() -> bool:
 
 @cache
 def load() -> ctypes.CDLL:
-    """The library, its functions typed. Raises ConfigError when it was not built."""
+    """The library, its functions typed.
+
+    Raises ConfigError when it was not built, or from older sources than these.
+    """
     path = _find()
     if path is None:
         raise ConfigError(
@@ -171,7 +174,9 @@ def load() -> ctypes.CDLL:
         )
     library = ctypes.CDLL(str(path))
     for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise ConfigError(f"{path} has no {name}: it is older than this package; reinstall")
         function.restype, function.argtypes = result, arguments
     return library
 
