@@ -1,4 +1,4 @@
-// Norms, rotation, softmax and attention over a paged cache, over `Vec`.
+// Attention over a paged cache, over `Vec`; and the table of what rows.inl and this offer.
 #pragma once
 
 #include <cstddef>
@@ -8,27 +8,19 @@
 #include "bfloat16.h"
 #include "elementwise.inl"
 #include "level.h"
+#include "rows.inl"
 
 namespace {
 
 constexpr float lowest = -3.0e38f;
 constexpr int64_t line_bytes = 64;
 
-// The lanes' sum as a tree.
-inline float lane_sum(Vec::F x) {
-  float lanes[Vec::width];
-  Vec::store(lanes, x);
-  for (int half = Vec::width / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
-}
-
 inline float lane_max(Vec::F x) {
   float lanes[Vec::width];
   Vec::store(lanes, x);
   for (int half = Vec::width / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    for (int i = 0; i < half; ++i)
+      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
   }
   return lanes[0];
 }
@@ -39,79 +31,14 @@ inline float first_lane(Vec::F x) {
   return lanes[0];
 }
 
-// --- rows ------------------------------------------------------------------------------------
-
-inline float sum_of_squares(const float* x, int64_t n) {
-  constexpr int chains = 4;  // hides the latency of an addition
-  Vec::F sums[chains];
-  for (int c = 0; c < chains; ++c) sums[c] = Vec::zero();
-  int64_t i = 0;
-  for (; i + chains * Vec::width <= n; i += chains * Vec::width) {
-#pragma GCC unroll 4
-    for (int c = 0; c < chains; ++c) {
-      const Vec::F v = Vec::load(x + i + c * Vec::width);
-      sums[c] = Vec::fma(v, v, sums[c]);
-    }
-  }
-  float sum = lane_sum(Vec::add(Vec::add(sums[0], sums[1]), Vec::add(sums[2], sums[3])));
-  for (; i < n; ++i) sum += x[i] * x[i];
-  return sum;
-}
-
-void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* out) {
-  const float mean = sum_of_squares(x, n) / static_cast<float>(n);
-  const float scale = 1.0f / __builtin_sqrtf(mean + eps);
-  for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
-}
-
-void rotate(float* head, const float* cos, const float* signed_sin, int64_t n) {
-  const int64_t half = n / 2;
-  for (int64_t i = 0; i < half; ++i) {
-    const float left = head[i], right = head[i + half];
-    head[i] = left * cos[i] + right * signed_sin[i];
-    head[i + half] = right * cos[i + half] + left * signed_sin[i + half];
-  }
-}
-
-// x = e^(x - subtrahend), whole vectors and then the rest padded to one.
-inline void exponentials(float* x, float subtrahend, int64_t n) {
-  const Vec::F shift = Vec::set1(-subtrahend);
-  int64_t i = 0;
-  for (; i + Vec::width <= n; i += Vec::width) {
-    Vec::store(x + i, exponential(Vec::add(Vec::load(x + i), shift)));
-  }
-  if (i == n) return;
-  float rest[Vec::width] = {};
-  std::memcpy(rest, x + i, (n - i) * sizeof(float));
-  Vec::store(rest, exponential(Vec::add(Vec::load(rest), shift)));
-  std::memcpy(x + i, rest, (n - i) * sizeof(float));
-}
-
-void softmax(float* x, int64_t n) {
-  float largest = x[0];
-  for (int64_t i = 1; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-  exponentials(x, largest, n);
-  float sum = 0.0f;
-  for (int64_t i = 0; i < n; ++i) sum += x[i];
-  for (int64_t i = 0; i < n; ++i) x[i] /= sum;
-}
-
-void sigmoid(float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] = -x[i];
-  exponentials(x, 0.0f, n);
-  for (int64_t i = 0; i < n; ++i) x[i] = 1.0f / (1.0f + x[i]);
-}
-
-// --- attention -------------------------------------------------------------------------------
-//
 // Keys come in tiles that begin at fixed positions of the sequence. A query's scores within a tile
 // are sums over the head in order, a key a lane; softmax is online, tile by tile (Milakov and
 // Gimelshein, 2018). So a query's result depends on its own position only: not on whether it was
 // computed alone or with others, nor on what lies behind it.
 
 constexpr int tile_keys = 64;
-constexpr int most_rows = 4;     // query rows that share loads of keys and values
-constexpr int score_vectors = 4; // vectors of keys whose scores are summed at a time, at most
+constexpr int most_rows = 4;      // query rows that share loads of keys and values
+constexpr int score_vectors = 4;  // vectors of keys whose scores are summed at a time, at most
 constexpr int value_vectors = Vec::width == 16 ? 4 : 2;  // vectors of a value at a time
 
 inline int64_t padded(int64_t n) { return (n + Vec::width - 1) / Vec::width * Vec::width; }
@@ -182,7 +109,8 @@ inline int64_t transpose_block(const uint16_t* keys, const int64_t* at, int coun
 // out [head_dim, tile_keys] = the keys at `at`, transposed; lanes beyond `count` are zeros up to
 // the next multiple of score_vectors.
 template <class Cached>
-void transpose_keys(const Cached* keys, const int64_t* at, int count, int64_t head_dim, float* out) {
+void transpose_keys(const Cached* keys, const int64_t* at, int count, int64_t head_dim,
+                    float* out) {
   constexpr int64_t block = Vec::width * sizeof(float) / sizeof(Cached);
   constexpr int step = score_vectors * Vec::width;
   const int end = (count + step - 1) / step * step;
@@ -308,9 +236,9 @@ void add_all_values(const float* weights, const float* scales, const Cached* val
 // One tile of one key head, as all queries of a job see it.
 template <class Cached>
 struct Tile {
-  const float* keys;        // [head_dim, tile_keys]
+  const float* keys;  // [head_dim, tile_keys]
   const Cached* values;
-  const int64_t* at;        // where each key's value lies
+  const int64_t* at;  // where each key's value lies
   int64_t first_position;
   int count;
 };
@@ -325,7 +253,8 @@ void visit_rows(const AttentionJob& job, const Tile<Cached>& tile, const AttendS
 #pragma GCC unroll 4
   for (int r = 0; r < rows; ++r) {
     const int64_t token = (first_row + r) / job.group, member = (first_row + r) % job.group;
-    queries[r] = job.queries + token * job.query_stride + (head * job.group + member) * job.head_dim;
+    queries[r] =
+        job.queries + token * job.query_stride + (head * job.group + member) * job.head_dim;
   }
   score<rows>(queries, tile.keys, tile.count, job.head_dim, scratch.weights);
   for (int r = 0; r < rows; ++r) {
@@ -436,29 +365,22 @@ void attend(const AttentionJob& job, float* scratch_memory) {
   const AttendScratch scratch(scratch_memory, rows, job.head_dim);
   clear(job, scratch);
   const int64_t context = job.first_position + job.tokens;
-  const auto count_at = [&](int64_t first) {
-    const int64_t left = context - first;
-    return static_cast<int>(left < 0 ? 0 : left < tile_keys ? left : tile_keys);
-  };
-  int64_t offsets[2][tile_keys], *at = offsets[0], *next = offsets[1];
-  locate(job, 0, count_at(0), at);
+  int64_t at[tile_keys];
   for (int64_t first = 0; first < context; first += tile_keys) {
-    const int later = count_at(first + tile_keys);
-    locate(job, first + tile_keys, later, next);
-    bring_near<Cached>(job.keys, job, next, later);
-    bring_near<Cached>(job.values, job, next, later);
+    const auto count = static_cast<int>(context - first < tile_keys ? context - first : tile_keys);
+    locate(job, first, count, at);
+    bring_near<Cached>(job.keys, job, at, count);
+    bring_near<Cached>(job.values, job, at, count);
     for (int64_t head = 0; head < job.kv_heads; ++head) {
-      visit_head<Cached>(job, at, first, count_at(first), scratch, head);
+      visit_head<Cached>(job, at, first, count, scratch, head);
     }
-    int64_t* const done = at;
-    at = next;
-    next = done;
   }
   write_results(job, scratch);
 }
 
 constexpr RowFunctions row_functions() {
-  return {rms_norm, rotate, softmax, sigmoid, AttendScratch::floats, {attend<float>, attend<uint16_t>}};
+  return {
+      rms_norm, rotate, softmax, sigmoid, AttendScratch::floats, {attend<float>, attend<uint16_t>}};
 }
 
 }  // namespace

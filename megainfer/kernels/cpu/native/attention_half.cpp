@@ -115,19 +115,21 @@ void AttentionHalf::multiply(const Linear& linear, Write write) {
 }
 
 void AttentionHalf::store(const Linear& linear, float* out, int64_t stride) {
-  multiply(linear, [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
-    float* to = out + row * stride + column;
-    std::memcpy(to, values, width * sizeof(float));
-    if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
-  });
+  multiply(linear,
+           [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
+             float* to = out + row * stride + column;
+             std::memcpy(to, values, width * sizeof(float));
+             if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
+           });
 }
 
 void AttentionHalf::add(const Linear& linear, float* out) {
-  multiply(linear, [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
-    float* to = out + row * linear.outputs + column;
-    level_.add_scaled(values, 1.0f, to, width);
-    if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
-  });
+  multiply(linear,
+           [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
+             float* to = out + row * linear.outputs + column;
+             level_.add_scaled(values, 1.0f, to, width);
+             if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
+           });
 }
 
 void AttentionHalf::linear(const Linear& linear, const float* x, int64_t rows, float* out) {

@@ -80,8 +80,8 @@ class AttentionHalf {
   void gate(const GateLayer& layer, const float* x, int64_t rows, RowType type, void* hidden,
             const Scatter& scatter);
   // out [S, outputs] = linear of the norms of these rows of x.
-  void head(const Linear& linear, const float* norm, float eps, const float* x,
-            const int64_t* rows, int64_t count, float* out);
+  void head(const Linear& linear, const float* norm, float eps, const float* x, const int64_t* rows,
+            int64_t count, float* out);
   // out [T, outputs] = linear of x [T, inputs].
   void linear(const Linear& linear, const float* x, int64_t rows, float* out);
   // out [T, D] = norm of x.

@@ -70,8 +70,8 @@ EXPORT void megainfer_half_linear(AttentionHalf* half, const Linear* linear, con
   half->linear(*linear, x, rows, out);
 }
 
-EXPORT void megainfer_half_norm(AttentionHalf* half, const float* x, const float* weight,
-                                float eps, int64_t rows, int64_t width, float* out) {
+EXPORT void megainfer_half_norm(AttentionHalf* half, const float* x, const float* weight, float eps,
+                                int64_t rows, int64_t width, float* out) {
   half->norm(x, weight, eps, rows, width, out);
 }
 
