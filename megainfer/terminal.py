@@ -131,7 +131,7 @@ class TerminalObserver:
 
     def _curl_command(self) -> str:
         body = (
-            '{"messages": [{"role": "user", "content": "What is the capital of France?"}], '
+            '{"messages": [{"role": "user", "content": "Why is the sky blue?"}], '
             '"max_tokens": 64}'
         )
         return (
