@@ -131,8 +131,7 @@ class TerminalObserver:
 
     def _curl_command(self) -> str:
         body = (
-            '{"messages": [{"role": "user", "content": "Why is the sky blue?"}], '
-            '"max_tokens": 64}'
+            '{"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 64}'
         )
         return (
             f"curl {self._url}/v1/chat/completions -H 'Content-Type: application/json' "
