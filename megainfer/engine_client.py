@@ -289,7 +289,7 @@ class EngineClient:
         try:
             while True:
                 self._on_frames(await socket.recv_multipart())
-        except Exception as error:
+        except Exception as error:  # whatever ends this task, every stream must hear of it
             log.exception("receiving from the attention nodes failed")
             self.fail(f"the front end can't receive tokens any more: {error!r}")
 

@@ -3,21 +3,20 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from megainfer.config import EngineConfig, parse_micro_batches
 from megainfer.engine_client import EngineClient, SequenceRequest
 from megainfer.engine_process import EngineOrder, EngineProcess
 from megainfer.errors import MegaInferError, NodeDied, RequestError
+from megainfer.generation_bar import GenerationBar
 from megainfer.generation_config import GenerationDefaults
-from megainfer.messages import Fatal, FinishReason, GetSpans, GetStats, Ready, Spans, Stats
-from megainfer.outputs import CompletionOutput, RequestOutput
+from megainfer.messages import Fatal, GetSpans, GetStats, Ready, Spans, Stats
+from megainfer.outputs import GrowingOutput, RequestOutput
 from megainfer.plan import make_plan
 from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
@@ -93,10 +92,9 @@ class LLM:
         """
         requests = self._requests(_as_list(prompts), sampling_params)
         total = sum(request.params.n for _, request in requests)
-        with _progress_bar(progress, total) as bar:
-            task = bar.add_task("generating", total=total, rate="")
-            counted = _Counted(bar, lambda: bar.tasks[task].elapsed or 0.0)
-            return self._call(self._generate_all(requests, counted))
+        bar = GenerationBar(progress, total)
+        with bar.live:
+            return self._call(self._generate_all(requests, bar))
 
     def chat(
         self,
@@ -258,13 +256,13 @@ class LLM:
                 answer.set_exception(error)
 
     async def _generate_all(
-        self, requests: list[tuple[Prompt, SequenceRequest]], counted: "_Counted"
+        self, requests: list[tuple[Prompt, SequenceRequest]], bar: GenerationBar
     ) -> list[RequestOutput]:
         room = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._generate_one(prompt, request, room, counted))
+                    group.create_task(self._generate_one(prompt, request, room, bar))
                     for prompt, request in requests
                 ]
         except* MegaInferError as errors:
@@ -276,11 +274,11 @@ class LLM:
         prompt: Prompt,
         request: SequenceRequest,
         room: asyncio.Semaphore,
-        counted: "_Counted",
+        bar: GenerationBar,
     ) -> RequestOutput:
         async with room:
             sequences = unfold(request)
-            answers = {s.request_id: _Answer(i) for i, s in enumerate(sequences)}
+            answers = {s.request_id: GrowingOutput(i) for i, s in enumerate(sequences)}
             cached = 0
             with TextStream.open(self.engine, self._tokenizer, sequences) as stream:
                 async for delta in stream:
@@ -290,7 +288,7 @@ class LLM:
                     answer.logprobs += delta.logprobs or []
                     answer.finish_reason = delta.finish_reason
                     cached = max(cached, delta.cached_tokens)
-                    counted.add(len(delta.token_ids), delta.finish_reason is not None)
+                    bar.add(len(delta.token_ids), delta.finish_reason is not None)
         return RequestOutput(
             request_id=request.request_id,
             prompt=prompt if isinstance(prompt, str) else None,
@@ -337,26 +335,6 @@ class LLM:
         await self.engine.close()
 
 
-class _Answer:
-    """One sequence's output while it grows."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.logprobs: list[dict[int, float]] = []
-        self.finish_reason: FinishReason | None = None
-
-    def output(self) -> CompletionOutput:
-        return CompletionOutput(
-            index=self.index,
-            text=self.text,
-            token_ids=self.token_ids,
-            finish_reason=str(self.finish_reason),
-            logprobs=self.logprobs or None,
-        )
-
-
 @dataclass
 class _Pieces:
     """Spans of all nodes while they come in."""
@@ -372,43 +350,18 @@ class _Pieces:
             self.whole.set_result(None)
 
 
-class _Counted:
-    """Feeds the progress bar: sequences finished, tokens a second."""
-
-    def __init__(self, bar: Progress, elapsed: Callable[[], float]) -> None:
-        self._bar = bar
-        self._elapsed = elapsed
-        self._tokens = 0
-
-    def add(self, tokens: int, finished: bool) -> None:
-        self._tokens += tokens
-        rate = f"{self._tokens / max(self._elapsed(), 1e-3):.1f} tokens/s"
-        self._bar.update(self._bar.task_ids[0], advance=int(finished), rate=rate)
-
-
-def _progress_bar(shown: bool, total: int) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[rate]}"),
-        disable=not shown or total == 0,
-    )
-
-
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
-    each = list(prompts) if isinstance(prompts, Sequence) else [prompts]
+    each: list[Any] = list(prompts) if isinstance(prompts, Sequence) else [prompts]
     if each and isinstance(each[0], int):
-        return [each]  # type: ignore[list-item]  # one prompt of token ids
+        return [each]  # one prompt of token ids
     for prompt in each:
         if not isinstance(prompt, Sequence):
             raise RequestError(
                 f"a prompt is a text or a list of token ids, not {prompt!r:.80}", "prompts"
             )
-    return each  # type: ignore[return-value]
+    return each
 
 
 def _first(errors: BaseExceptionGroup[MegaInferError]) -> MegaInferError:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from megainfer.messages import FinishReason
+
 
 @dataclass(frozen=True)
 class CompletionOutput:
@@ -28,3 +30,24 @@ class RequestOutput:
     outputs: list[CompletionOutput] = field(default_factory=list)
     num_cached_tokens: int = 0
     finished: bool = True
+
+
+class GrowingOutput:
+    """A CompletionOutput while its tokens come."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.logprobs: list[dict[int, float]] = []
+        self.finish_reason: FinishReason | None = None
+
+    def output(self) -> CompletionOutput:
+        """What has come so far."""
+        return CompletionOutput(
+            index=self.index,
+            text=self.text,
+            token_ids=self.token_ids,
+            finish_reason=str(self.finish_reason),
+            logprobs=self.logprobs or None,
+        )

@@ -73,7 +73,7 @@ async def _join(serving: asyncio.Task[None], seconds: float) -> None:
 
 def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,  # type: ignore[arg-type]  # uvicorn and starlette type an ASGI application apart
         log_config=None,
         log_level="warning",
         access_log=config.access_log,

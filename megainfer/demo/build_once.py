@@ -96,4 +96,4 @@ def _acquire(file: TextIO, deadline: float) -> None:
                     f"another process has held {file.name} for too long: "
                     "it is building the demo model; let it finish or end it, then try again"
                 ) from None
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S)  # a lock with a time limit: flock itself has none

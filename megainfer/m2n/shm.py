@@ -219,7 +219,7 @@ def _dial(address: str, node: int, deadline: float) -> socket.socket:
             connection.close()
             if time.monotonic() + _RETRY_SECONDS > deadline:
                 raise NodeDied(f"expert node {node} did not listen in time") from None
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(_RETRY_SECONDS)  # nothing tells when somebody begins to listen
         else:
             break
     if (uid := peer_uid(connection)) != os.geteuid():  # anybody may take a name in this namespace
