@@ -25,6 +25,7 @@ from statistics import median
 
 import torch
 from kernels import GEMM_SIZE, multiplier, reader, seconds
+from measures import hardware
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -187,9 +188,14 @@ def main() -> None:
         f"{options.threads}; medians of {options.rounds} interleaved rounds"
     )
     console = Console(width=110)
+    console.print(hardware())
     console.print(table_of(results, title))
     if options.json:
-        document = {"level": level, "results": [asdict(result) for result in results]}
+        document = {
+            "hardware": hardware(),
+            "level": level,
+            "results": [asdict(result) for result in results],
+        }
         options.json.write_text(json.dumps(document, indent=2))
 
 

@@ -19,7 +19,6 @@ Limits: `read` sums floats on as many bytes as the packed weights have, on pages
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from measures import hardware
 from rich.console import Console
 from rich.table import Table
 
@@ -172,13 +172,14 @@ def main() -> None:
         f"rows, {level}, threads: {options.threads}; medians of {options.rounds} interleaved rounds"
     )
     console = Console(width=110)
+    console.print(hardware())
     console.print(table_of(results, title))
     limits = sorted({(r.weight_dtype, r.read, r.gemm) for r in results})
     for name, read, gemm in limits:
         console.print(f"limits beside {name}: read {read:.1f} GB/s, gemm {gemm:.0f} GFLOP/s")
     if options.json:
         document = {
-            "machine": platform.processor() or platform.machine(),
+            "hardware": hardware(),
             "level": level,
             "threads": options.threads,
             "results": [asdict(result) for result in results],
