@@ -9,6 +9,7 @@ from torch import Tensor
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.experts import on_large_pages
+from megainfer.kernels.cpu.threads import Threads, own_or_shared
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -61,19 +62,20 @@ class Chosen:
 
 
 class AttentionKernel:
-    """The C++ object that computes attention halves; it owns threads and scratch.
+    """The C++ object that computes attention halves; it owns scratch.
 
-    threads: start with the first computation. level: an instruction set of `library.levels()`, the
-    best unless given. One caller at a time. The residual stream x is float32 throughout.
+    threads: shared with other kernels, or how many to have. level: an instruction set of
+    `library.levels()`, the best unless given. One caller at a time. The residual stream x is float32 throughout.
 
     Raises ConfigError when the library isn't built or can't run the level here.
     """
 
-    def __init__(self, threads: int = 1, level: str | None = None) -> None:
+    def __init__(self, threads: Threads | int = 1, level: str | None = None) -> None:
         native = library.load()
+        self._threads = own_or_shared(threads)
         self.level = level or library.levels()[-1]
         self._native = native
-        self._handle = native.megainfer_half_new(self.level.encode(), threads)
+        self._handle = native.megainfer_half_new(self.level.encode(), self._threads.handle)
         if self._handle is None:
             raise ConfigError(
                 f"kernels of level {self.level!r} don't run here; use one of "

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
+from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.experts import ExpertsShape
 
 _FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -16,18 +17,24 @@ _ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
 class ExpertKernel:
-    """The C++ object that packs and computes experts of one shape; it owns threads and scratch.
+    """The C++ object that packs and computes experts of one shape; it owns scratch.
 
     weight_dtype: float32, bfloat16 or int8. level: an instruction set of `library.levels()`, the
-    best unless given. threads: start with the first computation. One caller at a time.
+    best unless given. threads: shared with other kernels, or how many to have. One caller at a
+    time.
 
     Raises ConfigError when the library isn't built or can't run the level here.
     """
 
     def __init__(
-        self, shape: ExpertsShape, weight_dtype: str, threads: int = 1, level: str | None = None
+        self,
+        shape: ExpertsShape,
+        weight_dtype: str,
+        threads: Threads | int = 1,
+        level: str | None = None,
     ) -> None:
         native = library.load()
+        self._threads = own_or_shared(threads)
         self.shape = shape
         self.level = level or library.levels()[-1]
         self._native = native
@@ -36,7 +43,7 @@ class ExpertKernel:
             self.level.encode(),
             _format(weight_dtype),
             library.ExpertShape(shape.experts, shape.hidden, shape.intermediate, shape.top_k),
-            threads,
+            self._threads.handle,
         )
         if self._handle is None:
             raise ConfigError(

@@ -107,6 +107,18 @@ class GateLayer(Structure):
     )
 
 
+class ChainLayer(Structure):
+    """`ChainLayer` of layer_chain.h."""
+
+    _fields_ = (
+        ("attention", POINTER(AttentionLayer)),
+        ("gate", POINTER(GateLayer)),
+        ("cache", LayerCache),
+        ("gate_up", c_void_p),
+        ("down", c_void_p),
+    )
+
+
 class Scatter(Structure):
     """`Scatter` of attention_half.h."""
 
@@ -121,7 +133,9 @@ class Scatter(Structure):
 _FUNCTIONS = {
     "megainfer_level": (c_char_p, [c_int32]),
     "megainfer_read": (c_float, [c_void_p, c_int64]),
-    "megainfer_experts_new": (c_void_p, [c_char_p, c_int32, POINTER(ExpertShape), c_int32]),
+    "megainfer_pool_new": (c_void_p, [c_int32]),
+    "megainfer_pool_delete": (None, [c_void_p]),
+    "megainfer_experts_new": (c_void_p, [c_char_p, c_int32, POINTER(ExpertShape), c_void_p]),
     "megainfer_experts_delete": (None, [c_void_p]),
     "megainfer_experts_gate_up_bytes": (c_int64, [c_void_p]),
     "megainfer_experts_down_bytes": (c_int64, [c_void_p]),
@@ -130,7 +144,7 @@ _FUNCTIONS = {
         None,
         [c_void_p, c_void_p, c_void_p, POINTER(Slot), c_int32, c_int32, c_void_p],
     ),
-    "megainfer_half_new": (c_void_p, [c_char_p, c_int32]),
+    "megainfer_half_new": (c_void_p, [c_char_p, c_void_p]),
     "megainfer_half_delete": (None, [c_void_p]),
     "megainfer_half_linear_bytes": (c_int64, [c_void_p, c_int32, c_int64, c_int64]),
     "megainfer_half_pack": (None, [c_void_p, c_int32, c_void_p, c_int64, c_int64, c_void_p]),
@@ -151,6 +165,12 @@ _FUNCTIONS = {
     "megainfer_half_head": (
         None,
         [c_void_p, POINTER(Linear), c_void_p, c_float, *[c_void_p] * 2, c_int64, c_void_p],
+    ),
+    "megainfer_chain_new": (c_void_p, [c_void_p, c_void_p]),
+    "megainfer_chain_delete": (None, [c_void_p]),
+    "megainfer_chain_run": (
+        None,
+        [c_void_p, POINTER(ChainLayer), c_int64, POINTER(StepRows), c_int32, *[c_void_p] * 3],
     ),
 }
 

@@ -24,7 +24,7 @@ int64_t share(int64_t n, int64_t i, int64_t shares) { return n * i / shares; }
 
 }  // namespace
 
-AttentionHalf::AttentionHalf(const Level& level, int threads) : level_(level), pool_(threads) {}
+AttentionHalf::AttentionHalf(const Level& level, ThreadPool& pool) : level_(level), pool_(pool) {}
 
 // work(i) for 0 <= i < count, in as many tasks as keep all threads busy to the end.
 template <class Work>
