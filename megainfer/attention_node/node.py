@@ -15,7 +15,7 @@ from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.kv_cache import KVCache
-from megainfer.attention_node.model import AttentionModel
+from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.sampler import NonFiniteLogits, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
@@ -60,7 +60,7 @@ class AttentionNode:
     def __init__(
         self,
         node: int,
-        model: AttentionModel,
+        model: StepModel,
         kv: KVCache,
         scheduler: Scheduler,
         port: AttentionPort,
@@ -190,8 +190,8 @@ class AttentionNode:
         if flight.handle is not None:
             with self._clock.span("combine", micro_batch, flight.handle.layer):
                 self.port.combine(flight.handle, flight.x)
-        with self._clock.span("attention", micro_batch, flight.next_layer):
-            point = self._model.advance(flight.x, flight.next_layer, flight.batch, self._kv)
+        clock = self._clock.of(micro_batch)
+        point = self._model.advance(flight.x, flight.next_layer, flight.batch, self._kv, clock)
         if point is None:
             self._finish(flight)
             return

@@ -39,20 +39,20 @@ class ExpertKernel:
         self.level = level or library.levels()[-1]
         self._native = native
         self._counts = torch.zeros(shape.experts, dtype=torch.int64)
-        self._handle = native.megainfer_experts_new(
+        self.handle = native.megainfer_experts_new(
             self.level.encode(),
             _format(weight_dtype),
             library.ExpertShape(shape.experts, shape.hidden, shape.intermediate, shape.top_k),
             self._threads.handle,
         )
-        if self._handle is None:
+        if self.handle is None:
             raise ConfigError(
                 f"kernels of level {self.level!r} don't run here; use one of "
                 f"{', '.join(library.levels())}"
             )
-        weakref.finalize(self, native.megainfer_experts_delete, self._handle)
-        self.gate_up_bytes: int = native.megainfer_experts_gate_up_bytes(self._handle)
-        self.down_bytes: int = native.megainfer_experts_down_bytes(self._handle)
+        weakref.finalize(self, native.megainfer_experts_delete, self.handle)
+        self.gate_up_bytes: int = native.megainfer_experts_gate_up_bytes(self.handle)
+        self.down_bytes: int = native.megainfer_experts_down_bytes(self.handle)
 
     def pack(self, gate_up: Tensor, down: Tensor, to_gate_up: Tensor, to_down: Tensor) -> None:
         """Pack one expert: float32 [2F, D] and [D, F] into uint8 [gate_up_bytes], [down_bytes]."""
@@ -61,17 +61,18 @@ class ExpertKernel:
         assert down.shape == (shape.hidden, shape.intermediate)
         assert gate_up.dtype == down.dtype == torch.float32
         tensors = (gate_up, down, to_gate_up, to_down)
-        self._native.megainfer_experts_pack(self._handle, *(_address(x) for x in tensors))
+        self._native.megainfer_experts_pack(self.handle, *(_address(x) for x in tensors))
 
     def forward(
         self, gate_up: Tensor, down: Tensor, slots: Sequence[library.Slot], dtype: torch.dtype
-    ) -> list[int]:
-        """Overwrite the slots' answers with their rows' outputs; choices of each expert.
+    ) -> Tensor:
+        """Overwrite the slots' answers with their rows' outputs; choices of each expert, int64 [E],
+        valid until the next call.
 
         gate_up, down: all experts packed, uint8.
         """
         self._native.megainfer_experts_forward(
-            self._handle,
+            self.handle,
             _address(gate_up),
             _address(down),
             (library.Slot * len(slots))(*slots),
@@ -79,8 +80,7 @@ class ExpertKernel:
             _ROW_TYPES[dtype],
             _address(self._counts),
         )
-        counts: list[int] = self._counts.tolist()
-        return counts
+        return self._counts
 
 
 class CpuLayerExperts:
@@ -92,6 +92,15 @@ class CpuLayerExperts:
         self._gate_up = on_large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
         self._down = on_large_pages(experts * kernel.down_bytes).view(experts, -1)
 
+    @property
+    def kernel(self) -> ExpertKernel:
+        return self._kernel
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Of the packed gate-up and down weights of all experts."""
+        return _address(self._gate_up), _address(self._down)
+
     def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
         """See `kernels.experts.LayerExperts.load`."""
         self._kernel.pack(gate_up, down, self._gate_up[local_id], self._down[local_id])
@@ -102,7 +111,7 @@ class CpuLayerExperts:
         local_ids: Sequence[Tensor],
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
-    ) -> list[int]:
+    ) -> Tensor:
         """See `kernels.experts.LayerExperts.forward`."""
         slots = [
             self._slot(*message) for message in zip(hidden, local_ids, weights, outs, strict=True)

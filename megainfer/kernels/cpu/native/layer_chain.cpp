@@ -34,6 +34,7 @@ void LayerChain::run(const ChainLayer* layers, int64_t count, const StepRows& st
     times[3 * l + 2] = now();
     add_outputs(type, values, x);
   }
+  times[3 * count] = now();
 }
 
 void LayerChain::add_outputs(RowType type, int64_t values, float* x) {

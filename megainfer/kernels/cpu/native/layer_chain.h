@@ -22,8 +22,9 @@ class LayerChain {
   LayerChain(AttentionHalf& half, Experts& experts) : half_(half), experts_(experts) {}
 
   // x [T, D] goes through `count` layers. type: of what the experts read and write. counts
-  // [count, E]: the choices of each expert. times [count, 3], seconds of the monotonic clock: when
-  // the layer began, when its experts did, and when their sums were to be added to x.
+  // [count, E]: the choices of each expert. times [count * 3 + 1], seconds of the monotonic clock: when
+  // each layer began, when its experts did, and when their sums were to be added to x; at last the
+  // end of it all.
   void run(const ChainLayer* layers, int64_t count, const StepRows& step, RowType type, float* x,
            int64_t* counts, double* times);
 
