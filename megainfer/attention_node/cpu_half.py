@@ -201,6 +201,10 @@ class CpuHalf:
         """See `half.ModelHalf.logits`."""
         return self.kernel.head(self._lm_head, self._final_norm, self._eps, x, rows)
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `half.ModelHalf.best`."""
+        return self.kernel.best(logits)
+
 
 def _pack_attention(sources: AttentionSources, loader: Loader, rotary: Tensor) -> PackedAttention:
     spec: AttentionSpec = sources.attention

@@ -57,6 +57,9 @@ class StepModel(Protocol):
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits of these rows (int64 [S]) of a finished step's x: float32 [S, V]."""
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `sampler.Best`."""
+
 
 class AttentionModel:
     """`StepModel` whose experts are elsewhere; it keeps no state between calls.
@@ -114,6 +117,11 @@ class AttentionModel:
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `StepModel.logits`."""
         return self.half.logits(x, rows)
+
+    @torch.inference_mode()
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `sampler.Best`."""
+        return self.half.best(logits)
 
 
 def _load_half(source: HalfSource, kernels: AttentionKernels) -> ModelHalf:

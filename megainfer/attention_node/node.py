@@ -225,13 +225,14 @@ class AttentionNode:
         logits = self._model.logits(flight.x, flight.batch.sample_rows)
         rows = [_row(chunk) for chunk in chunks]
         try:
-            return sample(logits, rows)
+            return sample(logits, rows, self._model.best)
         except NonFiniteLogits as error:
             for row in error.rows:
                 request_id = chunks[row].sequence.request_id
                 self.scheduler.abort(request_id)  # in flight, so its token here is nobody's
                 self._fail_request(request_id, str(error))
-            return sample(logits.index_fill(0, torch.tensor(error.rows), 0.0), rows)
+            finite = logits.index_fill(0, torch.tensor(error.rows), 0.0)
+            return sample(finite, rows, self._model.best)
 
     def _fail(self, micro_batch: int, message: str) -> None:
         """End this micro-batch's step, and those that build on the KV it would have written."""

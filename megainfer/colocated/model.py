@@ -41,6 +41,10 @@ class ColocatedModel:
         """See `StepModel.logits`."""
         return self._attention.logits(x, rows)
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `StepModel.best`."""
+        return self._attention.best(logits)
+
     def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
         """See `StepModel.shared`."""
         return self._attention.shared(layer, hidden)

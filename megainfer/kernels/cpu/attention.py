@@ -171,6 +171,18 @@ class AttentionKernel:
         )
         return out
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest of each row of float32 [S, V], and where (int64 [S]), the first of several;
+        NaN where a row has one."""
+        assert logits.dtype == torch.float32
+        rows, width = logits.shape
+        ids = torch.empty(rows, dtype=torch.int64)
+        self._native.megainfer_half_argmax(
+            self.handle, _address(logits), rows, width, _address(ids)
+        )
+        values = logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
+        return torch.where(ids < 0, torch.nan, values), ids
+
     def _bytes(self, kind: int, inputs: int, outputs: int) -> int:
         size: int = self._native.megainfer_half_linear_bytes(self.handle, kind, inputs, outputs)
         return size

@@ -166,6 +166,7 @@ _FUNCTIONS = {
         None,
         [c_void_p, POINTER(Linear), c_void_p, c_float, *[c_void_p] * 2, c_int64, c_void_p],
     ),
+    "megainfer_half_argmax": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
     "megainfer_chain_new": (c_void_p, [c_void_p, c_void_p]),
     "megainfer_chain_delete": (None, [c_void_p]),
     "megainfer_chain_run": (

@@ -160,6 +160,11 @@ void AttentionHalf::head(const Linear& linear, const float* norm, float eps, con
   run();
 }
 
+void AttentionHalf::argmax(const float* x, int64_t count, int64_t width, int64_t* best) {
+  add_phase(count, [=, this](int64_t r) { best[r] = level_.rows.argmax(x + r * width, width); });
+  run();
+}
+
 // --- attention -------------------------------------------------------------------------------
 
 void AttentionHalf::attend(const AttentionLayer& layer, const StepRows& step,

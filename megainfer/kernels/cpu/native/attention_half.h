@@ -82,6 +82,8 @@ class AttentionHalf {
   // out [S, outputs] = linear of the norms of these rows of x.
   void head(const Linear& linear, const float* norm, float eps, const float* x, const int64_t* rows,
             int64_t count, float* out);
+  // best [count] = where the largest of each row of x [count, width] is, -1 where one is NaN.
+  void argmax(const float* x, int64_t count, int64_t width, int64_t* best);
   // out [T, outputs] = linear of x [T, inputs].
   void linear(const Linear& linear, const float* x, int64_t rows, float* out);
   // out [T, D] = norm of x.

@@ -102,6 +102,11 @@ EXPORT void megainfer_half_head(AttentionHalf* half, const Linear* linear, const
   half->head(*linear, norm, eps, x, rows, count, out);
 }
 
+EXPORT void megainfer_half_argmax(AttentionHalf* half, const float* x, int64_t count, int64_t width,
+                                  int64_t* best) {
+  half->argmax(x, count, width, best);
+}
+
 EXPORT LayerChain* megainfer_chain_new(AttentionHalf* half, Experts* experts) {
   return new LayerChain(*half, *experts);
 }
