@@ -46,7 +46,6 @@ def run_until_stopped(link: ParentLink, unit: Unit) -> None:
     Raises NodeDied when the supervisor is gone.
     """
     # All that was loaded stays: the collector need not look at it again (tens of ms each time).
-    gc.collect()
     gc.freeze()
     try:
         while not _told_to_stop(link, unit):
