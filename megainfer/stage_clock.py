@@ -40,19 +40,24 @@ class StageClock:
         try:
             yield
         finally:
-            self.record(Span(kind, micro_batch, layer, started, monotonic()))
+            ended = monotonic()
+            self.add(kind, ended - started)
+            self._spans.append(Span(kind, micro_batch, layer, started, ended))
 
-    def record(self, span: Span) -> None:
-        """What `span` does, for work that was timed elsewhere."""
-        self.add(span.kind, span.end - span.start)
+    @property
+    def keeps_spans(self) -> bool:
+        return bool(self._spans.maxlen)
+
+    def keep(self, span: Span) -> None:
+        """Keep a span whose time is added apart."""
         self._spans.append(span)
 
     def of(self, micro_batch: int) -> "MicroBatchClock":
         return MicroBatchClock(self, micro_batch)
 
-    def add(self, kind: str, seconds: float) -> None:
+    def add(self, kind: str, seconds: float, count: int = 1) -> None:
         self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
-        self._counts[kind] = self._counts.get(kind, 0) + 1
+        self._counts[kind] = self._counts.get(kind, 0) + count
 
     def counters(self) -> dict[str, float | int]:
         """`<kind>_seconds` and `<kind>_count` of each kind, `busy_seconds` over all kinds, and
@@ -80,6 +85,13 @@ class MicroBatchClock(NamedTuple):
         """See `StageClock.span`."""
         return self.clock.span(kind, self.micro_batch, layer)
 
-    def record(self, kind: str, layer: int, start: float, end: float) -> None:
-        """See `StageClock.record`."""
-        self.clock.record(Span(kind, self.micro_batch, layer, start, end))
+    @property
+    def keeps_spans(self) -> bool:
+        return self.clock.keeps_spans
+
+    def add(self, kind: str, seconds: float, count: int) -> None:
+        self.clock.add(kind, seconds, count)
+
+    def keep(self, kind: str, layer: int, start: float, end: float) -> None:
+        """See `StageClock.keep`."""
+        self.clock.keep(Span(kind, self.micro_batch, layer, start, end))
