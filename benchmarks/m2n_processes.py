@@ -19,6 +19,7 @@ from torch import Tensor
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.mailbox import Dispatch, Handle, Part
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 
 TIMEOUT_SECONDS = 60.0
@@ -137,7 +138,7 @@ class M2nAttention:
     def __init__(self, geometry: Geometry, index: int, token: str, spin: float) -> None:
         addresses = [expert_address(token, node) for node in range(geometry.num_expert)]
         self._port = ShmAttentionPort.connect(
-            addresses, geometry, index, 0, TIMEOUT_SECONDS, spin_seconds=spin
+            addresses, geometry, index, 0, TIMEOUT_SECONDS, tuning=Tuning(spin)
         )
         self._source = _Source(geometry)
         self._num_expert = geometry.num_expert
@@ -182,7 +183,7 @@ class M2nExpert:
     def __init__(self, geometry: Geometry, node: int, token: str, spin: float) -> None:
         listener = ShmListener.create(expert_address(token, node))
         self._port = ShmExpertPort.accept(
-            listener, geometry, node, 0, TIMEOUT_SECONDS, spin_seconds=spin
+            listener, geometry, node, 0, TIMEOUT_SECONDS, tuning=Tuning(spin)
         )
         listener.close()
         self._num_attention = geometry.num_attention

@@ -15,6 +15,7 @@ from megainfer.config import BLOCK_SIZE
 from megainfer.control import ParentLink
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import AttentionPort
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmAttentionPort, expert_address
 from megainfer.messages import Loaded, NodeReady, Ready, Start
 from megainfer.node_loop import (
@@ -41,6 +42,7 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
         node,
         start.epoch,
         CONNECT_TIMEOUT_SECONDS,
+        Tuning(plan.spin_seconds),
     )
     unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches)
     link.send(Ready())

@@ -12,6 +12,7 @@ from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts, profile_transfer
 from megainfer.kernels.selection import ExpertKernels
 from megainfer.m2n.mailbox import ExpertPort
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmExpertPort, ShmListener, expert_address
 from megainfer.messages import Loaded, Ready, Start
 from megainfer.node_loop import (
@@ -39,7 +40,12 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     start = link.expect(Start, START_TIMEOUT_SECONDS)
     listener = ShmListener.create(expert_address(plan.token, node))
     port = ShmExpertPort.accept(
-        listener, plan.geometry(start.micro_batches), node, start.epoch, CONNECT_TIMEOUT_SECONDS
+        listener,
+        plan.geometry(start.micro_batches),
+        node,
+        start.epoch,
+        CONNECT_TIMEOUT_SECONDS,
+        Tuning(plan.spin_seconds),
     )
     listener.close()
     unit = ExpertUnit(plan, node, model, port, start.micro_batches)
