@@ -27,6 +27,7 @@ from megainfer.control import ParentLink
 from megainfer.errors import NodeDied
 from megainfer.expert_node.gather import Gather
 from megainfer.expert_node.node import ExpertNode
+from megainfer.kernels import reference as kernels
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
@@ -45,7 +46,7 @@ from megainfer.messages import (
 )
 from megainfer.node_loop import Unit, run_until_stopped
 from megainfer.simulator import Cost
-from megainfer.stage_clock import Span
+from megainfer.stage_clock import MicroBatchClock, Span
 from megainfer.topology import assign_cores
 
 HIDDEN_SIZE = 256
@@ -97,7 +98,7 @@ class _Spec:
 
 
 class SleepingAttention:
-    """As `AttentionModel`; every layer has experts, and every token chooses one on every node."""
+    """A `StepModel`; every layer has experts, and every token chooses one on every node."""
 
     def __init__(self, stages: Stages) -> None:
         self.spec = _Spec(range(stages.layers))
@@ -107,10 +108,13 @@ class SleepingAttention:
     def embed(self, batch: StepBatch) -> Tensor:
         return torch.zeros(batch.num_tokens, HIDDEN_SIZE)
 
-    def advance(self, x: Tensor, layer: int, batch: StepBatch, kv: object) -> MoEPoint | None:
+    def advance(
+        self, x: Tensor, layer: int, batch: StepBatch, kv: object, clock: MicroBatchClock
+    ) -> MoEPoint | None:
         if layer == self._stages.layers:
             return None
-        _sleep_until(monotonic() + self._stages.attention)
+        with clock.span("attention", layer):
+            _sleep_until(monotonic() + self._stages.attention)
         return MoEPoint(layer, x, self._parts[batch.num_tokens])
 
     def shared(self, layer: int, hidden: Tensor) -> None:
@@ -118,6 +122,9 @@ class SleepingAttention:
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         return torch.zeros(rows.numel(), VOCABULARY)
+
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.best(logits)
 
     def _parts_of(self, rows: int) -> tuple[Part, ...]:
         ids = torch.zeros(rows, 1, dtype=torch.int32)

@@ -22,8 +22,8 @@ class EngineConfig:
     choose from measured stage times. max_model_len: tokens of prompt and answer together, None for
     the model's own limit. kv_cache_memory: bytes an attention node, None to choose. max_num_seqs:
     requests running on an attention node, over all its micro-batches. max_num_batched_tokens: rows
-    of one micro-batch's step, which is also the capacity of an M2N slot. colocated: both roles in
-    one process over the `local` transport. kernels: which implementation computes, auto for the
+    of one micro-batch's step, which is also the capacity of an M2N slot. colocated: one process has
+    both roles, on all cores, without messages. kernels: which implementation computes, auto for the
     fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
     attention_dtype: the same of the weights of attention nodes. trace: how many of its latest
     spans of work each node keeps, for `LLM.take_spans`.
@@ -59,6 +59,11 @@ class EngineConfig:
             raise ConfigError(
                 f"--micro-batches must be auto or 1 to {MAX_MICRO_BATCHES}, not "
                 f"{self.micro_batches}"
+            )
+        if self.colocated and (self.attn_gpus, self.ffn_gpus) != (1, 1):
+            raise ConfigError(
+                "--colocated is one process with both roles; with it, --attn-gpus and --ffn-gpus "
+                f"must be 1, not {self.attn_gpus} and {self.ffn_gpus}"
             )
         _check_choice("dtype", self.dtype, tuple(DTYPE_BYTES))
         _check_choice("kernels", self.kernels, KERNELS)

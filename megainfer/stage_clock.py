@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import NamedTuple
 
@@ -40,9 +40,15 @@ class StageClock:
         try:
             yield
         finally:
-            ended = monotonic()
-            self.add(kind, ended - started)
-            self._spans.append(Span(kind, micro_batch, layer, started, ended))
+            self.record(Span(kind, micro_batch, layer, started, monotonic()))
+
+    def record(self, span: Span) -> None:
+        """What `span` does, for work that was timed elsewhere."""
+        self.add(span.kind, span.end - span.start)
+        self._spans.append(span)
+
+    def of(self, micro_batch: int) -> "MicroBatchClock":
+        return MicroBatchClock(self, micro_batch)
 
     def add(self, kind: str, seconds: float) -> None:
         self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
@@ -62,3 +68,18 @@ class StageClock:
         spans = list(self._spans)
         self._spans.clear()
         return spans
+
+
+class MicroBatchClock(NamedTuple):
+    """A clock for work on one micro-batch."""
+
+    clock: StageClock
+    micro_batch: int
+
+    def span(self, kind: str, layer: int) -> AbstractContextManager[None]:
+        """See `StageClock.span`."""
+        return self.clock.span(kind, self.micro_batch, layer)
+
+    def record(self, kind: str, layer: int, start: float, end: float) -> None:
+        """See `StageClock.record`."""
+        self.clock.record(Span(kind, self.micro_batch, layer, start, end))

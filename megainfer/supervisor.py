@@ -135,7 +135,7 @@ class Supervisor:
     def _fork_nodes(self) -> None:
         # Both roles' code is imported before the fork, so that each node starts with it in memory.
         from megainfer.attention_node.process import run_attention
-        from megainfer.colocated import run_colocated
+        from megainfer.colocated.process import run_colocated
         from megainfer.expert_node.process import run_expert
 
         plan = self.plan

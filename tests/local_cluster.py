@@ -40,9 +40,7 @@ class LocalCluster:
     """M attention and N expert nodes that take turns, one turn each, whenever `turn` is called."""
 
     def __init__(self, folder: Path, m: int, num_attention: int, num_expert: int, **options: Any):
-        config = EngineConfig(
-            str(folder), num_attention, num_expert, micro_batches=m, colocated=True, **options
-        )
+        config = EngineConfig(str(folder), num_attention, num_expert, micro_batches=m, **options)
         self.plan: Plan = make_plan(config, folder)
         hub = LocalHub(self.plan.geometry(m))
         self.answers: dict[str, Answer] = {}

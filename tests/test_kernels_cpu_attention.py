@@ -171,6 +171,23 @@ def test_equal_scores_go_to_the_lower_expert():
     torch.testing.assert_close(chosen.weights, torch.full((1, 2, 3), 1 / 3))
 
 
+@every_level
+@pytest.mark.parametrize("width", [1, 7, 64, 65, 1000, 8192])
+def test_best_is_the_first_of_the_largest(level, width):
+    logits = torch.randn(9, width).round(decimals=1)  # with ties
+    logits[1] = -torch.inf
+    logits[2, -1] = torch.inf
+    logits[3, width // 2] = torch.nan
+    logits[4, 0], logits[4, -1] = torch.nan, torch.inf
+    logits[5] = -2.0
+    logits[6, -1] = -torch.inf
+    values, ids = AttentionKernel(2, level).best(logits)
+    expected, places = reference.best(logits)
+    assert torch.equal(values.nan_to_num(nan=7e9), expected.nan_to_num(nan=7e9))
+    finite = ~expected.isnan()
+    assert torch.equal(ids[finite], places[finite])
+
+
 def test_what_can_not_be_is_refused():
     with pytest.raises(ConfigError, match="float16"):
         AttentionKernel().pack(torch.zeros(2, 2), "float16")

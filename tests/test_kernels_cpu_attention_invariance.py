@@ -17,6 +17,7 @@ from megainfer.attention_node.model import AttentionModel
 from megainfer.kernels.cpu.attention import AttentionKernel
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.models.registry import load_spec
+from megainfer.stage_clock import StageClock
 from megainfer.topology import contiguous_placement
 from megainfer.weights import WeightReader
 
@@ -82,8 +83,8 @@ class Model:
 
     def step(self, chunks: list[ChunkInput]) -> Tensor:
         batch = build_batch(chunks)
-        x = self.half.embed(batch)
-        point = self.half.advance(x, 0, batch, self.kv)
+        x, clock = self.half.embed(batch), StageClock().of(0)
+        point = self.half.advance(x, 0, batch, self.kv, clock)
         while point is not None:
             shared = self.half.shared(point.layer, point.hidden)
             if shared is not None:
@@ -91,7 +92,7 @@ class Model:
             for part in point.parts:
                 weights = (part.weights * (1 + part.local_ids)).sum(-1, keepdim=True)
                 x.index_add_(0, part.rows, 0.5 * weights * point.hidden[part.rows])
-            point = self.half.advance(x, point.layer + 1, batch, self.kv)
+            point = self.half.advance(x, point.layer + 1, batch, self.kv, clock)
         return self.half.logits(x, batch.sample_rows)
 
     def last_logits(self, prompts: list[list[int]], chunk: int) -> Tensor:

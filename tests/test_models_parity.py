@@ -25,9 +25,11 @@ from megainfer.kernels.cpu import library
 from megainfer.kernels.selection import AttentionKernels, ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.registry import load_spec
+from megainfer.stage_clock import StageClock
 from megainfer.topology import Placement, contiguous_placement
 from megainfer.weights import WeightReader
 
+CLOCK = StageClock().of(0)
 NEW_TOKENS = 10
 BLOCKS_A_SEQUENCE = 8
 KERNELS = [
@@ -69,10 +71,10 @@ class Pair:
         """Run chunks through all layers; logits of those that sample."""
         batch = build_batch(chunks)
         x = self.attention.embed(batch)
-        point = self.attention.advance(x, 0, batch, self.kv)
+        point = self.attention.advance(x, 0, batch, self.kv, CLOCK)
         while point is not None:
             self._add_experts(x, point)
-            point = self.attention.advance(x, point.layer + 1, batch, self.kv)
+            point = self.attention.advance(x, point.layer + 1, batch, self.kv, CLOCK)
         return self.attention.logits(x, batch.sample_rows)
 
     def _add_experts(self, x: Tensor, point: MoEPoint) -> None:

@@ -18,6 +18,7 @@ from megainfer.kernels.cpu.attention import (
     step_rows,
 )
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
+from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.m2n.mailbox import Part
 from megainfer.models.sources import AttentionSources, FfnSources, ModelSources, Pieces
@@ -32,7 +33,7 @@ class Loader:
     """
 
     def __init__(
-        self, source: HalfSource, kernel: AttentionKernel, weight_dtype: str, threads: int
+        self, source: HalfSource, kernel: AttentionKernel, weight_dtype: str, threads: Threads
     ) -> None:
         self.source = source
         self.kernel = kernel
@@ -114,11 +115,11 @@ class Gate:
     def __init__(self, spec: MoESpec, sources: FfnSources, loader: Loader) -> None:
         self._kernel = loader.kernel
         self._dtype = loader.source.dtype
-        self._packed = _pack_gate(spec, sources, loader)
+        self.packed = _pack_gate(spec, sources, loader)
 
     def forward(self, x: Tensor) -> Routed:
         hidden = torch.empty(x.shape, dtype=self._dtype)
-        chosen = self._kernel.gate(self._packed, x, hidden)
+        chosen = self._kernel.gate(self.packed, x, hidden)
         return Routed(hidden, _parts(chosen))
 
 
@@ -137,6 +138,13 @@ class CpuLayer:
             self._gate = Gate(ffn, sources, loader)
             if ffn.shared is not None:
                 self._shared = SharedExpert(ffn.shared.intermediate, ffn, sources, loader)
+
+    @property
+    def plain_routing(self) -> tuple[PackedAttention, PackedGate] | None:
+        """What comes before the experts, where there is nothing else beside them."""
+        if self._gate is None or self._shared is not None:
+            return None
+        return self._attention, self._gate.packed
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
@@ -162,17 +170,22 @@ class CpuHalf:
     """
 
     def __init__(
-        self, source: HalfSource, weight_dtype: str, threads: int = 1, level: str | None = None
+        self,
+        source: HalfSource,
+        weight_dtype: str,
+        threads: Threads | int = 1,
+        level: str | None = None,
     ) -> None:
         spec, sources = source.spec, ModelSources(source.spec)
-        self._kernel = AttentionKernel(threads, level)
-        loader = Loader(source, self._kernel, weight_dtype, threads)
+        shared = own_or_shared(threads)
+        self.kernel = AttentionKernel(shared, level)
+        loader = Loader(source, self.kernel, weight_dtype, shared)
         self._eps = spec.norm_eps
         self._embedding = source.reader.load(sources.embedding(), source.dtype)
         self._final_norm = loader.vector(sources.final_norm())
         head = sources.lm_head()
         self._lm_head = (
-            loader.linear(head) if head else self._kernel.pack(self._embedding, weight_dtype)
+            loader.linear(head) if head else self.kernel.pack(self._embedding, weight_dtype)
         )
         rotary = rotary_tables(spec, source.max_positions, torch.float32)
         self.layers = [
@@ -186,7 +199,11 @@ class CpuHalf:
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `half.ModelHalf.logits`."""
-        return self._kernel.head(self._lm_head, self._final_norm, self._eps, x, rows)
+        return self.kernel.head(self._lm_head, self._final_norm, self._eps, x, rows)
+
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `half.ModelHalf.best`."""
+        return self.kernel.best(logits)
 
 
 def _pack_attention(sources: AttentionSources, loader: Loader, rotary: Tensor) -> PackedAttention:

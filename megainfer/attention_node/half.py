@@ -59,3 +59,6 @@ class ModelHalf(Protocol):
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits of these rows (int64 [S]) of a finished x: float32 [S, V]."""
+
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `sampler.Best`."""

@@ -1,6 +1,7 @@
 """The attention node's share of a model: everything but the routed experts."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from megainfer.kernels import reference
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
+from megainfer.stage_clock import MicroBatchClock
 from megainfer.topology import Placement
 from megainfer.weights import WeightReader
 
@@ -28,13 +30,42 @@ class MoEPoint:
     parts: tuple[Part, ...]
 
 
-class AttentionModel:
-    """Weights and computation of an attention node; it keeps no state between calls.
+class StepModel(Protocol):
+    """What an attention node asks of a model, wherever the experts are.
 
     A step is: `x = embed(batch)`; then `advance(x, layer, ...)` from layer 0, and from the layer
     after each MoEPoint once the experts' replies (and `shared`) have been added into x; when it
-    gives None, `logits`. dtype: of messages and of the KV cache. max_positions: how many positions
-    are rotated for, the model's own limit unless fewer can occur.
+    gives None, `logits`.
+    """
+
+    spec: ModelSpec
+
+    def embed(self, batch: StepBatch) -> Tensor:
+        """The step's residual stream, [T, D], which the caller keeps."""
+
+    def advance(
+        self, x: Tensor, layer: int, batch: StepBatch, kv: KVCache, clock: MicroBatchClock
+    ) -> MoEPoint | None:
+        """Compute from `layer` on until a layer needs its experts; None after the last layer.
+
+        x [T, D] is updated in place. Keys and values go into `kv` at the batch's slots.
+        """
+
+    def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """The shared expert's output for a MoEPoint's hidden, [T, D]; None where there is none."""
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Logits of these rows (int64 [S]) of a finished step's x: float32 [S, V]."""
+
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `sampler.Best`."""
+
+
+class AttentionModel:
+    """`StepModel` whose experts are elsewhere; it keeps no state between calls.
+
+    dtype: of messages and of the KV cache. max_positions: how many positions are rotated for, the
+    model's own limit unless fewer can occur.
 
     Raises CheckpointError when a weight is missing or misshapen, ConfigError when `kernels` can't
     compute with the weights' dtype.
@@ -55,37 +86,42 @@ class AttentionModel:
             [placement.home(e) for e in range(placement.num_experts)], placement.num_nodes
         )
         source = HalfSource(spec, reader, homes, dtype, max_positions or spec.max_position)
-        self._half = _load_half(source, kernels or AttentionKernels())
+        self.half = _load_half(source, kernels or AttentionKernels())
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()
     def embed(self, batch: StepBatch) -> Tensor:
-        """The step's residual stream, [T, D], which the caller keeps."""
-        return self._half.embed(batch.token_ids)
+        """See `StepModel.embed`."""
+        return self.half.embed(batch.token_ids)
 
     @torch.inference_mode()
-    def advance(self, x: Tensor, layer: int, batch: StepBatch, kv: KVCache) -> MoEPoint | None:
-        """Compute from `layer` on until a layer needs its experts; None after the last layer.
-
-        x [T, D] is updated in place. Keys and values go into `kv` at the batch's slots.
-        """
-        layers = self._half.layers
-        for index in range(layer, len(layers)):
-            layers[index].attend(x, batch, kv.layer(index))
-            routed = layers[index].feed_forward(x)
-            if routed is not None:
-                return MoEPoint(index, routed.hidden, routed.parts)
+    def advance(
+        self, x: Tensor, layer: int, batch: StepBatch, kv: KVCache, clock: MicroBatchClock
+    ) -> MoEPoint | None:
+        """See `StepModel.advance`."""
+        layers = self.half.layers
+        with clock.span("attention", layer):
+            for index in range(layer, len(layers)):
+                layers[index].attend(x, batch, kv.layer(index))
+                routed = layers[index].feed_forward(x)
+                if routed is not None:
+                    return MoEPoint(index, routed.hidden, routed.parts)
         return None
 
     @torch.inference_mode()
     def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """The shared expert's output for a MoEPoint's hidden, [T, D]; None where there is none."""
-        return self._half.layers[layer].shared(hidden)
+        """See `StepModel.shared`."""
+        return self.half.layers[layer].shared(hidden)
 
     @torch.inference_mode()
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Logits of these rows (int64 [S]) of a finished step's x: float32 [S, V]."""
-        return self._half.logits(x, rows)
+        """See `StepModel.logits`."""
+        return self.half.logits(x, rows)
+
+    @torch.inference_mode()
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `sampler.Best`."""
+        return self.half.best(logits)
 
 
 def _load_half(source: HalfSource, kernels: AttentionKernels) -> ModelHalf:

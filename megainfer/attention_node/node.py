@@ -15,7 +15,7 @@ from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.kv_cache import KVCache
-from megainfer.attention_node.model import AttentionModel
+from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.sampler import NonFiniteLogits, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
@@ -60,7 +60,7 @@ class AttentionNode:
     def __init__(
         self,
         node: int,
-        model: AttentionModel,
+        model: StepModel,
         kv: KVCache,
         scheduler: Scheduler,
         port: AttentionPort,
@@ -190,8 +190,8 @@ class AttentionNode:
         if flight.handle is not None:
             with self._clock.span("combine", micro_batch, flight.handle.layer):
                 self.port.combine(flight.handle, flight.x)
-        with self._clock.span("attention", micro_batch, flight.next_layer):
-            point = self._model.advance(flight.x, flight.next_layer, flight.batch, self._kv)
+        clock = self._clock.of(micro_batch)
+        point = self._model.advance(flight.x, flight.next_layer, flight.batch, self._kv, clock)
         if point is None:
             self._finish(flight)
             return
@@ -225,13 +225,14 @@ class AttentionNode:
         logits = self._model.logits(flight.x, flight.batch.sample_rows)
         rows = [_row(chunk) for chunk in chunks]
         try:
-            return sample(logits, rows)
+            return sample(logits, rows, self._model.best)
         except NonFiniteLogits as error:
             for row in error.rows:
                 request_id = chunks[row].sequence.request_id
                 self.scheduler.abort(request_id)  # in flight, so its token here is nobody's
                 self._fail_request(request_id, str(error))
-            return sample(logits.index_fill(0, torch.tensor(error.rows), 0.0), rows)
+            finite = logits.index_fill(0, torch.tensor(error.rows), 0.0)
+            return sample(finite, rows, self._model.best)
 
     def _fail(self, micro_batch: int, message: str) -> None:
         """End this micro-batch's step, and those that build on the KV it would have written."""

@@ -1,13 +1,13 @@
 """The process of an attention node: load, measure, connect, serve."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from megainfer.attention_node.frontend import FrontEnd
 from megainfer.attention_node.kv_cache import KVCache
-from megainfer.attention_node.model import AttentionModel
+from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.profile import profile_attention
 from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
@@ -27,6 +27,9 @@ from megainfer.node_loop import (
 from megainfer.plan import Plan
 from megainfer.stage_clock import Span
 from megainfer.weights import WeightReader, attention_tensor_names
+
+if TYPE_CHECKING:
+    from megainfer.kernels.cpu.threads import Threads
 
 
 def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
@@ -50,14 +53,20 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
 
 
 def load_attention(
-    plan: Plan, node: int, on_bytes: Callable[[int, int], None]
+    plan: Plan,
+    node: int,
+    on_bytes: Callable[[int, int], None],
+    threads: "Threads | int | None" = None,
 ) -> tuple[AttentionModel, KVCache]:
-    """Weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all)."""
+    """Weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all).
+
+    threads: shared with other kernels of the process, else the node has its own.
+    """
     reader = WeightReader(plan.folder)
     total = reader.total_bytes(attention_tensor_names(plan.spec))
     reader.on_bytes = lambda done: on_bytes(done, total)
     dtype = getattr(torch, plan.dtype)
-    threads = plan.cores_of_attention(node).threads
+    threads = plan.cores_of_attention(node).threads if threads is None else threads
     kernels = AttentionKernels(plan.kernels, plan.attention_dtype, threads)
     model = AttentionModel(plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels)
     return model, KVCache(plan.spec, plan.num_blocks, BLOCK_SIZE, dtype)
@@ -70,7 +79,7 @@ class AttentionUnit:
         self,
         plan: Plan,
         node: int,
-        model: AttentionModel,
+        model: StepModel,
         kv: KVCache,
         port: AttentionPort,
         micro_batches: int,

@@ -8,6 +8,7 @@ from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
 from megainfer.config import BLOCK_SIZE
 from megainfer.plan import Plan, profile_rows
+from megainfer.stage_clock import StageClock
 
 ROUNDS = 3
 MAX_LAYERS = 4
@@ -53,9 +54,9 @@ def _seconds_a_layer(model: AttentionModel, kv: KVCache, batch: StepBatch, plan:
     head_started = monotonic()
     model.logits(x, batch.sample_rows)
     head = monotonic() - head_started
-    next_layer = 0
+    next_layer, clock = 0, StageClock().of(0)
     for _ in measured:
-        point = model.advance(x, next_layer, batch, kv)
+        point = model.advance(x, next_layer, batch, kv, clock)
         assert point is not None, "a MoE layer of the plan was not reached"
         next_layer = point.layer + 1
     return (monotonic() - started - head) / len(measured) + head / len(layers)

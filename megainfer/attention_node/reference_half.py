@@ -186,6 +186,10 @@ class ReferenceHalf:
         hidden = kernels.rms_norm(x[rows], self._final_norm, self._eps)
         return linear(hidden, self._lm_head).to(torch.float32)
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `half.ModelHalf.best`."""
+        return kernels.best(logits)
+
 
 def rotary_tables(
     spec: ModelSpec, max_positions: int, dtype: torch.dtype

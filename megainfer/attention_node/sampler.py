@@ -4,7 +4,7 @@ Randomness is a pure function of (seed, position): a token sampled again is the 
 row's result does not depend on what else is in the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,10 @@ from megainfer.kernels import reference as kernels
 from megainfer.sampling import ALL_LOGPROBS
 
 Logprobs = dict[int, float]  # token id -> log-probability
+
+Best = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Of each row of float32 [S, V] its largest value, NaN where it has one, and where that is, int64
+[S], the first place of several."""
 
 _MASK = 2**64 - 1
 _SMALLEST = 2.0**-126  # temperature; anything below is 0 in float32
@@ -56,7 +60,9 @@ class SampleOutput:
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, requests: Sequence[SampleRow]) -> SampleOutput:
+def sample(
+    logits: Tensor, requests: Sequence[SampleRow], best_of: Best = kernels.best
+) -> SampleOutput:
     """Choose a token for each row of logits, float32 [S, V]; S may be 0.
 
     Log-probabilities are those of the logits as they are, before temperature, top_k and top_p.
@@ -65,7 +71,7 @@ def sample(logits: Tensor, requests: Sequence[SampleRow]) -> SampleOutput:
     """
     if not requests:
         return SampleOutput([], [])
-    best, greedy = logits.max(-1)  # a row with a NaN has NaN for its best
+    best, greedy = best_of(logits)
     if not bool(best.isfinite().all()):
         raise NonFiniteLogits(tuple((~best.isfinite()).nonzero().flatten().tolist()))
     token_ids = greedy.tolist()

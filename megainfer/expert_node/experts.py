@@ -42,7 +42,8 @@ class ExpertModel:
         self._layers = {layer: new_layer() for layer in spec.moe_layers}
         for layer, experts in self._layers.items():
             _load_layer(experts, FfnSources(spec, layer), reader, self.experts)
-        self._tokens = {layer: [0] * len(self.experts) for layer in spec.moe_layers}
+        self._places = {layer: place for place, layer in enumerate(spec.moe_layers)}
+        self._tokens = torch.zeros(len(self._places), len(self.experts), dtype=torch.int64)
 
     @torch.inference_mode()
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
@@ -57,16 +58,21 @@ class ExpertModel:
             [dispatch.weights for dispatch in dispatches],
             outs,
         )
-        self._count(layer, counts)
+        self.count(layer, counts[None])
+
+    def layer(self, layer: int) -> LayerExperts:
+        """The experts of one MoE layer."""
+        return self._layers[layer]
+
+    def count(self, first_layer: int, counts: Tensor) -> None:
+        """Add to what `expert_tokens` tells: int64 [MoE layers from this one on, local experts]."""
+        place = self._places[first_layer]
+        self._tokens[place : place + len(counts)] += counts
 
     def expert_tokens(self) -> list[list[int]]:
         """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""
-        return [list(counts) for counts in self._tokens.values()]
-
-    def _count(self, layer: int, counts: Sequence[int]) -> None:
-        tokens = self._tokens[layer]
-        for expert, count in enumerate(counts):
-            tokens[expert] += count
+        tokens: list[list[int]] = self._tokens.tolist()
+        return tokens
 
 
 def _load_layer(

@@ -1,7 +1,7 @@
 """The process of an expert node: load, measure, connect, serve."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,9 @@ from megainfer.node_loop import (
 from megainfer.plan import Plan
 from megainfer.stage_clock import Span
 from megainfer.weights import WeightReader, expert_tensor_names
+
+if TYPE_CHECKING:
+    from megainfer.kernels.cpu.threads import Threads
 
 
 def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
@@ -53,12 +56,21 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     run_until_stopped(link, unit)
 
 
-def load_experts(plan: Plan, node: int, on_bytes: Callable[[int, int], None]) -> ExpertModel:
-    """The experts of one node; `on_bytes` hears (bytes in place, bytes in all)."""
+def load_experts(
+    plan: Plan,
+    node: int,
+    on_bytes: Callable[[int, int], None],
+    threads: "Threads | int | None" = None,
+) -> ExpertModel:
+    """The experts of one node; `on_bytes` hears (bytes in place, bytes in all).
+
+    threads: shared with other kernels of the process, else the node has its own.
+    """
     reader = WeightReader(plan.folder)
     total = reader.total_bytes(expert_tensor_names(plan.spec, plan.placement.experts_of(node)))
     reader.on_bytes = lambda done: on_bytes(done, total)
-    kernels = ExpertKernels(plan.kernels, plan.expert_dtype, plan.cores_of_expert(node).threads)
+    threads = plan.cores_of_expert(node).threads if threads is None else threads
+    kernels = ExpertKernels(plan.kernels, plan.expert_dtype, threads)
     dtype = getattr(torch, plan.dtype)
     return ExpertModel(plan.spec, reader, plan.placement, node, dtype, kernels)
 

@@ -29,8 +29,9 @@ class LayerExperts(Protocol):
         local_ids: Sequence[Tensor],
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
-    ) -> list[int]:
-        """Compute several messages at once; how many choices each expert got.
+    ) -> Tensor:
+        """Compute several messages at once; how many choices each expert got, int64 [E], which is
+        valid until the next call.
 
         A message: hidden [R, D]; local_ids int32 [R, K], anything but an expert's id being a
         choice that is not here; weights float32 [R, K]; out [R, D] in hidden's dtype, overwritten

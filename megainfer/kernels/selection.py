@@ -11,6 +11,7 @@ from megainfer.kernels.cpu import library
 if TYPE_CHECKING:
     import torch
 
+    from megainfer.kernels.cpu.threads import Threads
     from megainfer.kernels.experts import ExpertsShape, LayerExperts
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,13 @@ class ExpertKernels:
     """How a node computes its experts.
 
     name: reference, cpu or auto. weight_dtype: float32, bfloat16, int8 (cpu only), or auto, the
-    dtype of the rows.
+    dtype of the rows. threads: how many, or some that are shared with other kernels of the process
+    (cpu only).
     """
 
     name: str = "auto"
     weight_dtype: str = "auto"
-    threads: int = 1
+    threads: "Threads | int" = 1
 
     def layers(self, shape: "ExpertsShape", dtype: "torch.dtype") -> Callable[[], "LayerExperts"]:
         """What makes the experts of one layer after the other, still without weights.
@@ -68,12 +70,12 @@ class AttentionKernels:
     """How a node computes its attention halves.
 
     name: reference, cpu or auto. weight_dtype: float32, bfloat16, int8 (all for cpu only), or
-    auto, the instance's dtype.
+    auto, the instance's dtype. threads: as for ExpertKernels.
     """
 
     name: str = "auto"
     weight_dtype: str = "auto"
-    threads: int = 1
+    threads: "Threads | int" = 1
 
     def resolve(self, dtype: str) -> tuple[str, str]:
         """`reference` or `cpu`, and the weights' dtype in an instance of this one.
@@ -104,7 +106,7 @@ def check_expert_dtype(kernels: str, weight_dtype: str) -> None:
 
 
 def _cpu_layers(
-    shape: "ExpertsShape", weight_dtype: str, threads: int
+    shape: "ExpertsShape", weight_dtype: str, threads: "Threads | int"
 ) -> Callable[[], "LayerExperts"]:
     from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 

@@ -1,4 +1,4 @@
-"""M2N inside one process: the oracle of tests, and the colocated baseline of benchmarks.
+"""M2N inside one process: the oracle of tests.
 
 All ports of a hub belong to one thread: a bell is a flag, so nobody can ring it during a `wait`.
 """

@@ -9,6 +9,7 @@ from torch import Tensor
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.experts import on_large_pages
+from megainfer.kernels.cpu.threads import Threads, own_or_shared
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -61,25 +62,27 @@ class Chosen:
 
 
 class AttentionKernel:
-    """The C++ object that computes attention halves; it owns threads and scratch.
+    """The C++ object that computes attention halves; it owns scratch.
 
-    threads: start with the first computation. level: an instruction set of `library.levels()`, the
-    best unless given. One caller at a time. The residual stream x is float32 throughout.
+    threads: shared with other kernels, or how many to have. level: an instruction set of
+    `library.levels()`, the best unless given. One caller at a time. The residual stream x is
+    float32 throughout.
 
     Raises ConfigError when the library isn't built or can't run the level here.
     """
 
-    def __init__(self, threads: int = 1, level: str | None = None) -> None:
+    def __init__(self, threads: Threads | int = 1, level: str | None = None) -> None:
         native = library.load()
+        self._threads = own_or_shared(threads)
         self.level = level or library.levels()[-1]
         self._native = native
-        self._handle = native.megainfer_half_new(self.level.encode(), threads)
-        if self._handle is None:
+        self.handle = native.megainfer_half_new(self.level.encode(), self._threads.handle)
+        if self.handle is None:
             raise ConfigError(
                 f"kernels of level {self.level!r} don't run here; use one of "
                 f"{', '.join(library.levels())}"
             )
-        weakref.finalize(self, native.megainfer_half_delete, self._handle)
+        weakref.finalize(self, native.megainfer_half_delete, self.handle)
 
     def pack(self, weight: Tensor, weight_dtype: str, bias: Tensor | None = None) -> PackedLinear:
         """weight: [outputs, inputs], of any float dtype. bias: float32 [outputs]."""
@@ -92,7 +95,7 @@ class AttentionKernel:
             rows = weight[first : first + PACKED_AT_ONCE].to(torch.float32).contiguous()
             to = panels[self._bytes(kind, inputs, first) :]
             self._native.megainfer_half_pack(
-                self._handle, kind, _address(rows), inputs, len(rows), _address(to)
+                self.handle, kind, _address(rows), inputs, len(rows), _address(to)
             )
         assert bias is None or (bias.dtype == torch.float32 and bias.shape == (outputs,))
         native = library.Linear(_address(panels), _optional(bias), inputs, outputs, kind)
@@ -103,7 +106,7 @@ class AttentionKernel:
         assert x.dtype == torch.float32
         out = torch.empty(len(x), linear.outputs)
         self._native.megainfer_half_linear(
-            self._handle, linear.native, _address(x), len(x), _address(out)
+            self.handle, linear.native, _address(x), len(x), _address(out)
         )
         return out
 
@@ -112,14 +115,14 @@ class AttentionKernel:
         assert x.dtype == weight.dtype == torch.float32
         out, (rows, width) = torch.empty_like(x), x.shape
         self._native.megainfer_half_norm(
-            self._handle, _address(x), _address(weight), eps, rows, width, _address(out)
+            self.handle, _address(x), _address(weight), eps, rows, width, _address(out)
         )
         return out
 
     def sigmoid_(self, x: Tensor) -> Tensor:
         """1 / (1 + e^-x) of float32, in place."""
         assert x.dtype == torch.float32
-        self._native.megainfer_half_sigmoid(self._handle, _address(x), x.numel())
+        self._native.megainfer_half_sigmoid(self.handle, _address(x), x.numel())
         return x
 
     def attend(
@@ -134,9 +137,8 @@ class AttentionKernel:
 
         keys, values: [blocks, block_size, Hkv, d], float32 or bfloat16.
         """
-        kind = ROW_TYPES[keys.dtype]
-        cache = library.LayerCache(_address(keys), _address(values), keys.shape[1], kind)
-        self._native.megainfer_half_attend(self._handle, layer.native, step, cache, _address(x))
+        cache = layer_cache(keys, values)
+        self._native.megainfer_half_attend(self.handle, layer.native, step, cache, _address(x))
 
     def gate(self, gate: PackedGate, x: Tensor, hidden: Tensor) -> Chosen:
         """Write the norm of x into hidden [T, D] and choose each row's experts."""
@@ -148,7 +150,7 @@ class AttentionKernel:
         scatter = library.Scatter(*(_address(part) for part in (counts, rows, ids, weights)))
         kind = ROW_TYPES[hidden.dtype]
         self._native.megainfer_half_gate(
-            self._handle, gate.native, _address(x), tokens, kind, _address(hidden), scatter
+            self.handle, gate.native, _address(x), tokens, kind, _address(hidden), scatter
         )
         return Chosen(counts.tolist(), rows, ids, weights)
 
@@ -158,7 +160,7 @@ class AttentionKernel:
         """Linear of the norms of these rows (int64 [S]) of x [T, D]: float32 [S, outputs]."""
         out = torch.empty(len(rows), linear.outputs)
         self._native.megainfer_half_head(
-            self._handle,
+            self.handle,
             linear.native,
             _address(norm),
             eps,
@@ -169,8 +171,20 @@ class AttentionKernel:
         )
         return out
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest of each row of float32 [S, V], and where (int64 [S]), the first of several;
+        NaN where a row has one."""
+        assert logits.dtype == torch.float32
+        rows, width = logits.shape
+        ids = torch.empty(rows, dtype=torch.int64)
+        self._native.megainfer_half_argmax(
+            self.handle, _address(logits), rows, width, _address(ids)
+        )
+        values = logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
+        return torch.where(ids < 0, torch.nan, values), ids
+
     def _bytes(self, kind: int, inputs: int, outputs: int) -> int:
-        size: int = self._native.megainfer_half_linear_bytes(self._handle, kind, inputs, outputs)
+        size: int = self._native.megainfer_half_linear_bytes(self.handle, kind, inputs, outputs)
         return size
 
 
@@ -233,6 +247,12 @@ def pack_gate(
         ROW_TYPES[weight_dtype],
     )
     return PackedGate(native, (router, norm, nodes, local_ids))
+
+
+def layer_cache(keys: Tensor, values: Tensor) -> library.LayerCache:
+    """The addresses of a layer's cache, see `AttentionKernel.attend`."""
+    kind = ROW_TYPES[keys.dtype]
+    return library.LayerCache(_address(keys), _address(values), keys.shape[1], kind)
 
 
 def step_rows(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
+from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.experts import ExpertsShape
 
 _FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -16,36 +17,42 @@ _ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
 class ExpertKernel:
-    """The C++ object that packs and computes experts of one shape; it owns threads and scratch.
+    """The C++ object that packs and computes experts of one shape; it owns scratch.
 
     weight_dtype: float32, bfloat16 or int8. level: an instruction set of `library.levels()`, the
-    best unless given. threads: start with the first computation. One caller at a time.
+    best unless given. threads: shared with other kernels, or how many to have. One caller at a
+    time.
 
     Raises ConfigError when the library isn't built or can't run the level here.
     """
 
     def __init__(
-        self, shape: ExpertsShape, weight_dtype: str, threads: int = 1, level: str | None = None
+        self,
+        shape: ExpertsShape,
+        weight_dtype: str,
+        threads: Threads | int = 1,
+        level: str | None = None,
     ) -> None:
         native = library.load()
+        self._threads = own_or_shared(threads)
         self.shape = shape
         self.level = level or library.levels()[-1]
         self._native = native
         self._counts = torch.zeros(shape.experts, dtype=torch.int64)
-        self._handle = native.megainfer_experts_new(
+        self.handle = native.megainfer_experts_new(
             self.level.encode(),
             _format(weight_dtype),
             library.ExpertShape(shape.experts, shape.hidden, shape.intermediate, shape.top_k),
-            threads,
+            self._threads.handle,
         )
-        if self._handle is None:
+        if self.handle is None:
             raise ConfigError(
                 f"kernels of level {self.level!r} don't run here; use one of "
                 f"{', '.join(library.levels())}"
             )
-        weakref.finalize(self, native.megainfer_experts_delete, self._handle)
-        self.gate_up_bytes: int = native.megainfer_experts_gate_up_bytes(self._handle)
-        self.down_bytes: int = native.megainfer_experts_down_bytes(self._handle)
+        weakref.finalize(self, native.megainfer_experts_delete, self.handle)
+        self.gate_up_bytes: int = native.megainfer_experts_gate_up_bytes(self.handle)
+        self.down_bytes: int = native.megainfer_experts_down_bytes(self.handle)
 
     def pack(self, gate_up: Tensor, down: Tensor, to_gate_up: Tensor, to_down: Tensor) -> None:
         """Pack one expert: float32 [2F, D] and [D, F] into uint8 [gate_up_bytes], [down_bytes]."""
@@ -54,17 +61,18 @@ class ExpertKernel:
         assert down.shape == (shape.hidden, shape.intermediate)
         assert gate_up.dtype == down.dtype == torch.float32
         tensors = (gate_up, down, to_gate_up, to_down)
-        self._native.megainfer_experts_pack(self._handle, *(_address(x) for x in tensors))
+        self._native.megainfer_experts_pack(self.handle, *(_address(x) for x in tensors))
 
     def forward(
         self, gate_up: Tensor, down: Tensor, slots: Sequence[library.Slot], dtype: torch.dtype
-    ) -> list[int]:
-        """Overwrite the slots' answers with their rows' outputs; choices of each expert.
+    ) -> Tensor:
+        """Overwrite the slots' answers with their rows' outputs; choices of each expert, int64 [E],
+        valid until the next call.
 
         gate_up, down: all experts packed, uint8.
         """
         self._native.megainfer_experts_forward(
-            self._handle,
+            self.handle,
             _address(gate_up),
             _address(down),
             (library.Slot * len(slots))(*slots),
@@ -72,8 +80,7 @@ class ExpertKernel:
             _ROW_TYPES[dtype],
             _address(self._counts),
         )
-        counts: list[int] = self._counts.tolist()
-        return counts
+        return self._counts
 
 
 class CpuLayerExperts:
@@ -85,6 +92,15 @@ class CpuLayerExperts:
         self._gate_up = on_large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
         self._down = on_large_pages(experts * kernel.down_bytes).view(experts, -1)
 
+    @property
+    def kernel(self) -> ExpertKernel:
+        return self._kernel
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Of the packed gate-up and down weights of all experts."""
+        return _address(self._gate_up), _address(self._down)
+
     def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
         """See `kernels.experts.LayerExperts.load`."""
         self._kernel.pack(gate_up, down, self._gate_up[local_id], self._down[local_id])
@@ -95,7 +111,7 @@ class CpuLayerExperts:
         local_ids: Sequence[Tensor],
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
-    ) -> list[int]:
+    ) -> Tensor:
         """See `kernels.experts.LayerExperts.forward`."""
         slots = [
             self._slot(*message) for message in zip(hidden, local_ids, weights, outs, strict=True)

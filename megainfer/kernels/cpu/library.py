@@ -106,6 +106,18 @@ class GateLayer(Structure):
     )
 
 
+class ChainLayer(Structure):
+    """`ChainLayer` of layer_chain.h."""
+
+    _fields_ = (
+        ("attention", POINTER(AttentionLayer)),
+        ("gate", POINTER(GateLayer)),
+        ("cache", LayerCache),
+        ("gate_up", c_void_p),
+        ("down", c_void_p),
+    )
+
+
 class Scatter(Structure):
     """`Scatter` of attention_half.h."""
 
@@ -120,7 +132,9 @@ class Scatter(Structure):
 _FUNCTIONS = {
     "megainfer_level": (c_char_p, [c_int32]),
     "megainfer_read": (c_float, [c_void_p, c_int64]),
-    "megainfer_experts_new": (c_void_p, [c_char_p, c_int32, POINTER(ExpertShape), c_int32]),
+    "megainfer_pool_new": (c_void_p, [c_int32]),
+    "megainfer_pool_delete": (None, [c_void_p]),
+    "megainfer_experts_new": (c_void_p, [c_char_p, c_int32, POINTER(ExpertShape), c_void_p]),
     "megainfer_experts_delete": (None, [c_void_p]),
     "megainfer_experts_gate_up_bytes": (c_int64, [c_void_p]),
     "megainfer_experts_down_bytes": (c_int64, [c_void_p]),
@@ -129,7 +143,7 @@ _FUNCTIONS = {
         None,
         [c_void_p, c_void_p, c_void_p, POINTER(Slot), c_int32, c_int32, c_void_p],
     ),
-    "megainfer_half_new": (c_void_p, [c_char_p, c_int32]),
+    "megainfer_half_new": (c_void_p, [c_char_p, c_void_p]),
     "megainfer_half_delete": (None, [c_void_p]),
     "megainfer_half_linear_bytes": (c_int64, [c_void_p, c_int32, c_int64, c_int64]),
     "megainfer_half_pack": (None, [c_void_p, c_int32, c_void_p, c_int64, c_int64, c_void_p]),
@@ -150,6 +164,13 @@ _FUNCTIONS = {
     "megainfer_half_head": (
         None,
         [c_void_p, POINTER(Linear), c_void_p, c_float, *[c_void_p] * 2, c_int64, c_void_p],
+    ),
+    "megainfer_half_argmax": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
+    "megainfer_chain_new": (c_void_p, [c_void_p, c_void_p]),
+    "megainfer_chain_delete": (None, [c_void_p]),
+    "megainfer_chain_run": (
+        None,
+        [c_void_p, POINTER(ChainLayer), c_int64, POINTER(StepRows), c_int32, *[c_void_p] * 3],
     ),
 }
 

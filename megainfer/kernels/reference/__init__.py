@@ -10,11 +10,12 @@ from megainfer.kernels.reference.experts import (
 from megainfer.kernels.reference.norms import rms_norm
 from megainfer.kernels.reference.rotary import rotary_table, rotate
 from megainfer.kernels.reference.routing import Homes, expert_homes, route, scatter_plan
-from megainfer.kernels.reference.sampling import choose
+from megainfer.kernels.reference.sampling import best, choose
 
 __all__ = [
     "Groups",
     "Homes",
+    "best",
     "choose",
     "decode_attention",
     "expert_homes",

@@ -28,7 +28,7 @@ class ReferenceLayerExperts:
         local_ids: Sequence[Tensor],
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
-    ) -> list[int]:
+    ) -> Tensor:
         """See `kernels.experts.LayerExperts.forward`."""
         groups = group_by_expert(_joined(local_ids), len(self._down))
         rows = _joined(hidden).to(self._down.dtype)
@@ -36,7 +36,7 @@ class ReferenceLayerExperts:
         sizes = [len(out) for out in outs]
         for out, part in zip(outs, result.split_with_sizes(sizes), strict=True):
             out.copy_(part)
-        return groups.counts
+        return torch.tensor(groups.counts)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

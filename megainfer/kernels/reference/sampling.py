@@ -11,6 +11,13 @@ from torch import Tensor
 NUCLEUS_GUESSES = (1024, 8192)
 
 
+def best(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of each row of [S, V], and where (int64 [S]), the first of several; NaN where a
+    row has one."""
+    values, ids = logits.max(-1)
+    return values, ids
+
+
 def choose(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, uniform: Tensor
 ) -> Tensor:

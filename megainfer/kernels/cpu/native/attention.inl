@@ -380,7 +380,7 @@ void attend(const AttentionJob& job, float* scratch_memory) {
 
 constexpr RowFunctions row_functions() {
   return {
-      rms_norm, rotate, softmax, sigmoid, AttendScratch::floats, {attend<float>, attend<uint16_t>}};
+      rms_norm, rotate, softmax, argmax, sigmoid, AttendScratch::floats, {attend<float>, attend<uint16_t>}};
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ int64_t share(int64_t n, int64_t i, int64_t shares) { return n * i / shares; }
 
 }  // namespace
 
-AttentionHalf::AttentionHalf(const Level& level, int threads) : level_(level), pool_(threads) {}
+AttentionHalf::AttentionHalf(const Level& level, ThreadPool& pool) : level_(level), pool_(pool) {}
 
 // work(i) for 0 <= i < count, in as many tasks as keep all threads busy to the end.
 template <class Work>
@@ -157,6 +157,11 @@ void AttentionHalf::head(const Linear& linear, const float* norm, float eps, con
     return normed;
   });
   store(linear, out, linear.outputs);
+  run();
+}
+
+void AttentionHalf::argmax(const float* x, int64_t count, int64_t width, int64_t* best) {
+  add_phase(count, [=, this](int64_t r) { best[r] = level_.rows.argmax(x + r * width, width); });
   run();
 }
 

@@ -65,10 +65,10 @@ struct Scatter {
   float* weights;
 };
 
-// Threads and scratch. Not for two threads at once.
+// Scratch, and threads that others may share. Not for two threads at once.
 class AttentionHalf {
  public:
-  AttentionHalf(const Level& level, int threads);
+  AttentionHalf(const Level& level, ThreadPool& pool);
 
   size_t linear_bytes(WeightFormat format, int64_t inputs, int64_t outputs) const;
   void pack(WeightFormat format, const float* weight, int64_t inputs, int64_t outputs,
@@ -82,6 +82,8 @@ class AttentionHalf {
   // out [S, outputs] = linear of the norms of these rows of x.
   void head(const Linear& linear, const float* norm, float eps, const float* x, const int64_t* rows,
             int64_t count, float* out);
+  // best [count] = where the largest of each row of x [count, width] is, -1 where one is NaN.
+  void argmax(const float* x, int64_t count, int64_t width, int64_t* best);
   // out [T, outputs] = linear of x [T, inputs].
   void linear(const Linear& linear, const float* x, int64_t rows, float* out);
   // out [T, D] = norm of x.
@@ -89,6 +91,8 @@ class AttentionHalf {
             float* out);
   // x = 1 / (1 + e^-x).
   void sigmoid(float* x, int64_t count) { level_.rows.sigmoid(x, count); }
+
+  const Level& level() const { return level_; }
 
  private:
   // Rows that are packed together.
@@ -122,7 +126,7 @@ class AttentionHalf {
   void plan(const GateLayer& layer, int64_t rows, const Scatter& scatter) const;
 
   const Level& level_;
-  ThreadPool pool_;
+  ThreadPool& pool_;
   std::vector<ThreadPool::Phase> phases_;
   std::vector<Group> groups_;
   std::vector<AttentionJob> jobs_;

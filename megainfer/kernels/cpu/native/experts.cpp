@@ -17,7 +17,8 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-Experts::Experts(const Level& level, WeightFormat format, const ExpertShape& shape, int threads)
+Experts::Experts(const Level& level, WeightFormat format, const ExpertShape& shape,
+                 ThreadPool& pool)
     : level_(level),
       product_(level.products[static_cast<int>(format)]),
       shape_(shape),
@@ -26,7 +27,7 @@ Experts::Experts(const Level& level, WeightFormat format, const ExpertShape& sha
       gate_panel_bytes_(product_.panel_bytes(shape.hidden)),
       down_panel_bytes_(product_.panel_bytes(shape.intermediate)),
       inner_stride_(gate_panels_ * level.panel_width / 2),
-      pool_(threads) {}
+      pool_(pool) {}
 
 void Experts::pack_gate_up(const float* gate_up, uint8_t* packed) const {
   const int64_t half = level_.panel_width / 2;

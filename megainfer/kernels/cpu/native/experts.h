@@ -25,7 +25,9 @@ struct Slot {
 // Not for two threads at once.
 class Experts {
  public:
-  Experts(const Level& level, WeightFormat format, const ExpertShape& shape, int threads);
+  Experts(const Level& level, WeightFormat format, const ExpertShape& shape, ThreadPool& pool);
+
+  const ExpertShape& shape() const { return shape_; }
 
   // Bytes of one expert's packed weights.
   size_t gate_up_bytes() const { return gate_panels_ * gate_panel_bytes_; }
@@ -81,7 +83,7 @@ class Experts {
   int64_t gate_panels_, down_panels_;
   size_t gate_panel_bytes_, down_panel_bytes_;
   int64_t inner_stride_;
-  ThreadPool pool_;
+  ThreadPool& pool_;
 
   int64_t rows_ = 0;
   std::vector<const void*> hidden_;   // by row

@@ -59,6 +59,8 @@ struct RowFunctions {
   void (*rotate)(float* head, const float* cos, const float* signed_sin, int64_t n);
   // x = softmax(x) over n floats.
   void (*softmax)(float* x, int64_t n);
+  // Where the largest of n > 0 floats is, the first of several; -1 where one is NaN.
+  int64_t (*argmax)(const float* x, int64_t n);
   // x = 1 / (1 + e^-x).
   void (*sigmoid)(float* x, int64_t n);
   // Floats of scratch that `attend` needs for a job of these many query rows.

@@ -1,7 +1,9 @@
 // What Python calls: plain C, pointers to memory that the caller owns, no exception leaves.
 #include "attention_half.h"
 #include "experts.h"
+#include "layer_chain.h"
 #include "level.h"
+#include "thread_pool.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -13,12 +15,16 @@ EXPORT const char* megainfer_level(int i) {
   return nullptr;
 }
 
+EXPORT ThreadPool* megainfer_pool_new(int32_t threads) { return new ThreadPool(threads); }
+
+EXPORT void megainfer_pool_delete(ThreadPool* pool) { delete pool; }
+
 // Null when this machine can't run the level.
 EXPORT Experts* megainfer_experts_new(const char* level, int32_t format, const ExpertShape* shape,
-                                      int32_t threads) {
+                                      ThreadPool* pool) {
   const Level* chosen = find_level(level);
   if (chosen == nullptr) return nullptr;
-  return new Experts(*chosen, static_cast<WeightFormat>(format), *shape, threads);
+  return new Experts(*chosen, static_cast<WeightFormat>(format), *shape, *pool);
 }
 
 EXPORT void megainfer_experts_delete(Experts* experts) { delete experts; }
@@ -47,9 +53,9 @@ EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up, 
 EXPORT float megainfer_read(const float* x, int64_t n) { return best_level()->read_all(x, n); }
 
 // Null when this machine can't run the level.
-EXPORT AttentionHalf* megainfer_half_new(const char* level, int32_t threads) {
+EXPORT AttentionHalf* megainfer_half_new(const char* level, ThreadPool* pool) {
   const Level* chosen = find_level(level);
-  return chosen == nullptr ? nullptr : new AttentionHalf(*chosen, threads);
+  return chosen == nullptr ? nullptr : new AttentionHalf(*chosen, *pool);
 }
 
 EXPORT void megainfer_half_delete(AttentionHalf* half) { delete half; }
@@ -94,4 +100,21 @@ EXPORT void megainfer_half_head(AttentionHalf* half, const Linear* linear, const
                                 float eps, const float* x, const int64_t* rows, int64_t count,
                                 float* out) {
   half->head(*linear, norm, eps, x, rows, count, out);
+}
+
+EXPORT void megainfer_half_argmax(AttentionHalf* half, const float* x, int64_t count, int64_t width,
+                                  int64_t* best) {
+  half->argmax(x, count, width, best);
+}
+
+EXPORT LayerChain* megainfer_chain_new(AttentionHalf* half, Experts* experts) {
+  return new LayerChain(*half, *experts);
+}
+
+EXPORT void megainfer_chain_delete(LayerChain* chain) { delete chain; }
+
+EXPORT void megainfer_chain_run(LayerChain* chain, const ChainLayer* layers, int64_t count,
+                                const StepRows* step, int32_t row_type, float* x, int64_t* counts,
+                                double* times) {
+  chain->run(layers, count, *step, static_cast<RowType>(row_type), x, counts, times);
 }

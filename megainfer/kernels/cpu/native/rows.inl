@@ -1,4 +1,4 @@
-// Norms, rotation, softmax and sigmoid of rows, over `Vec`.
+// Norms, rotation, softmax, sigmoid and the largest of rows, over `Vec`.
 #pragma once
 
 #include <cstdint>
@@ -71,6 +71,44 @@ void softmax(float* x, int64_t n) {
   float sum = 0.0f;
   for (int64_t i = 0; i < n; ++i) sum += x[i];
   for (int64_t i = 0; i < n; ++i) x[i] /= sum;
+}
+
+// NaN where there is one: it is no less than anything and no more.
+inline float largest_of(const float* x, int64_t n) {
+  constexpr int chains = 4;
+  float largest = x[0];
+  bool nan = false;
+  int64_t i = 0;
+  if (n >= chains * Vec::width) {
+    Vec::F best[chains];
+    for (int c = 0; c < chains; ++c) best[c] = Vec::load(x + c * Vec::width);
+    for (; i + chains * Vec::width <= n; i += chains * Vec::width) {
+#pragma GCC unroll 4
+      for (int c = 0; c < chains; ++c) {
+        best[c] = Vec::max(best[c], Vec::load(x + i + c * Vec::width));
+      }
+    }
+    float lanes[Vec::width];
+    Vec::store(lanes, Vec::max(Vec::max(best[0], best[1]), Vec::max(best[2], best[3])));
+    for (float lane : lanes) largest = lane > largest ? lane : largest;
+  }
+  for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+  for (i = 0; i < n; ++i) nan |= x[i] != x[i];
+  return nan ? __builtin_nanf("") : largest;
+}
+
+int64_t argmax(const float* x, int64_t n) {
+  constexpr int64_t block = 64;  // elements that are compared before looking which one it was
+  const float largest = largest_of(x, n);
+  if (largest != largest) return -1;
+  int64_t i = 0;
+  for (; i + block <= n; i += block) {
+    bool found = false;
+    for (int64_t j = 0; j < block; ++j) found |= x[i + j] == largest;
+    if (found) break;
+  }
+  while (x[i] != largest) ++i;
+  return i;
 }
 
 void sigmoid(float* x, int64_t n) {

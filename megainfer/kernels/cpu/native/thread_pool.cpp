@@ -4,8 +4,9 @@ namespace {
 
 constexpr uint32_t closed = 1u << 31;
 
-// The others are about to finish a task: a look that long (some 100 us) costs less than a sleep.
-// After it a thread sleeps in the kernel (std::atomic::wait is a futex).
+// The others are about to finish a task, or the next call of a step is about to come: a look that
+// long (some 100 us) costs less than a sleep and being woken. After it a thread sleeps in the
+// kernel (std::atomic::wait is a futex).
 constexpr int looks = 4000;
 
 inline void pause() {
@@ -23,6 +24,11 @@ void wait_until(const std::atomic<uint32_t>& value, uint32_t wanted) {
   for (; now != wanted; now = value.load(std::memory_order_acquire)) {
     value.wait(now, std::memory_order_acquire);
   }
+}
+
+void wait_while(const std::atomic<uint32_t>& value, uint32_t unwanted) {
+  for (int i = 0; value.load(std::memory_order_acquire) == unwanted && i < looks; ++i) pause();
+  value.wait(unwanted, std::memory_order_acquire);
 }
 
 }  // namespace
@@ -65,7 +71,7 @@ void ThreadPool::serve() {
       take_part();
       leave();
     }
-    calls_.wait(seen, std::memory_order_acquire);
+    wait_while(calls_, seen);
   }
 }
 

@@ -1,4 +1,4 @@
-// Threads that share the tasks of a call and sleep in between.
+// Threads that share the tasks of a call, and sleep when there has been none for a while.
 #pragma once
 
 #include <atomic>

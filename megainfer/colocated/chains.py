@@ -1,0 +1,57 @@
+"""Where C++ kernels serve: which layers can be computed in a single call, and that call."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.cpu_half import CpuHalf
+from megainfer.attention_node.kv_cache import KVCache
+from megainfer.attention_node.model import AttentionModel
+from megainfer.expert_node.experts import ExpertModel
+from megainfer.kernels.cpu.attention import step_rows
+from megainfer.kernels.cpu.chain import LayerChain, LayerTimes, PackedLayer
+from megainfer.kernels.cpu.experts import CpuLayerExperts
+
+
+class Chain:
+    """Consecutive layers in one call."""
+
+    def __init__(self, layers: range, native: LayerChain) -> None:
+        self.layers = layers
+        self._native = native
+
+    def run(self, x: Tensor, layer: int, batch: StepBatch) -> tuple[Tensor, Sequence[LayerTimes]]:
+        """x [T, D] goes from `layer` to the last of these; see `LayerChain.run`."""
+        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        return self._native.run(step, x, layer - self.layers.start)
+
+
+def find_chains(attention: AttentionModel, experts: ExpertModel, kv: KVCache) -> tuple[Chain, ...]:
+    """The longest runs of layers that have only experts; none where the reference serves."""
+    half = attention.half
+    if not isinstance(half, CpuHalf):
+        return ()
+    packed = {layer: _packed(half, experts, layer) for layer in experts.spec.moe_layers}
+    plain = [(layer, own) for layer, own in packed.items() if own is not None]
+    # Of consecutive layers, each less its place in the list is the same.
+    runs = groupby(enumerate(plain), key=lambda item: item[1][0] - item[0])
+    return tuple(_chain(dict(own for _, own in run), half, kv, attention.dtype) for _, run in runs)
+
+
+def _packed(half: CpuHalf, experts: ExpertModel, layer: int) -> PackedLayer | None:
+    routing, own = half.layers[layer].plain_routing, experts.layer(layer)
+    if routing is None or not isinstance(own, CpuLayerExperts):
+        return None
+    return PackedLayer(*routing, own)
+
+
+def _chain(
+    packed: Mapping[int, PackedLayer], half: CpuHalf, kv: KVCache, row_dtype: torch.dtype
+) -> Chain:
+    first, own = min(packed), list(packed.values())
+    caches = [kv.layer(layer) for layer in packed]
+    native = LayerChain(half.kernel, own[0].experts.kernel, own, caches, row_dtype)
+    return Chain(range(first, first + len(own)), native)

@@ -1,0 +1,108 @@
+"""A model whose experts are where its attention is: a step goes through all layers at once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.kv_cache import KVCache
+from megainfer.attention_node.model import AttentionModel, MoEPoint
+from megainfer.colocated.chains import Chain, find_chains
+from megainfer.expert_node.experts import ExpertModel
+from megainfer.m2n.mailbox import Dispatch
+from megainfer.models.spec import ModelSpec
+from megainfer.stage_clock import MicroBatchClock, StageClock
+
+
+class ColocatedModel:
+    """`attention_node.model.StepModel` with experts of its own; it never waits for any.
+
+    The result is that of one attention and one expert node, bit for bit. With C++ kernels, layers
+    that have nothing but experts go through in a single call. expert_clock: where the experts' time
+    is counted, as an expert node would count it.
+    """
+
+    def __init__(
+        self, attention: AttentionModel, experts: ExpertModel, kv: KVCache, expert_clock: StageClock
+    ) -> None:
+        self.spec: ModelSpec = attention.spec
+        self._attention = attention
+        self._experts = experts
+        self._kv = kv
+        self._expert_clock = expert_clock
+        self.chains: Sequence[Chain] = find_chains(attention, experts, kv)
+
+    def embed(self, batch: StepBatch) -> Tensor:
+        """See `StepModel.embed`."""
+        return self._attention.embed(batch)
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See `StepModel.logits`."""
+        return self._attention.logits(x, rows)
+
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `StepModel.best`."""
+        return self._attention.best(logits)
+
+    def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """See `StepModel.shared`."""
+        return self._attention.shared(layer, hidden)
+
+    @torch.inference_mode()
+    def advance(
+        self, x: Tensor, layer: int, batch: StepBatch, kv: KVCache, clock: MicroBatchClock
+    ) -> MoEPoint | None:
+        """Compute from `layer` to the end; never a MoEPoint."""
+        assert kv is self._kv, "a colocated model is bound to one cache"
+        while layer < len(self.spec.layers):
+            chain = next((chain for chain in self.chains if layer in chain.layers), None)
+            if chain is None:
+                layer = self._to_next_experts(x, layer, batch, clock)
+            else:
+                layer = self._along(chain, x, layer, batch, clock)
+        return None
+
+    def _along(
+        self, chain: Chain, x: Tensor, layer: int, batch: StepBatch, clock: MicroBatchClock
+    ) -> int:
+        counts, times = chain.run(x, layer, batch)
+        of_experts = self._expert_clock.of(clock.micro_batch)
+        for own in times:
+            clock.record("attention", layer, own.attention, own.experts)
+            of_experts.record("expert", layer, own.experts, own.combine)
+            clock.record("combine", layer, own.combine, own.end)
+            layer += 1
+        self._experts.count(layer - len(times), counts)
+        return layer
+
+    def _to_next_experts(
+        self, x: Tensor, layer: int, batch: StepBatch, clock: MicroBatchClock
+    ) -> int:
+        point = self._attention.advance(x, layer, batch, self._kv, clock)
+        if point is None:
+            return len(self.spec.layers)
+        out = torch.empty_like(point.hidden)
+        with self._expert_clock.of(clock.micro_batch).span("expert", point.layer):
+            self._experts.forward(point.layer, [_everything(point)], [out])
+        with clock.span("shared", point.layer):
+            shared = self._attention.shared(point.layer, point.hidden)
+            if shared is not None:
+                x += shared
+        with clock.span("combine", point.layer):
+            x += out
+        return point.layer + 1
+
+
+def _everything(point: MoEPoint) -> Dispatch:
+    """All rows as one message: each has its experts here."""
+    part = point.parts[0]
+    return Dispatch(
+        source=0,
+        micro_batch=0,
+        layer=point.layer,
+        sequence=0,
+        hidden=point.hidden,
+        local_ids=part.local_ids,
+        weights=part.weights,
+    )

@@ -1,0 +1,65 @@
+"""The one process of a colocated instance: load, serve."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from megainfer.attention_node.process import AttentionUnit, load_attention
+from megainfer.colocated.model import ColocatedModel
+from megainfer.control import ParentLink
+from megainfer.expert_node.experts import ExpertModel
+from megainfer.expert_node.process import load_experts
+from megainfer.kernels.cpu.threads import Threads
+from megainfer.m2n.absent import AbsentPort
+from megainfer.m2n.counters import Counters
+from megainfer.messages import Loaded, Ready, Start
+from megainfer.node_loop import START_TIMEOUT_SECONDS, progress_to, run_until_stopped
+from megainfer.plan import Plan
+from megainfer.stage_clock import Span, StageClock
+
+
+def run_colocated(link: ParentLink, plan: Plan) -> None:
+    """Everything that the one process of a colocated instance does after the fork."""
+    cores = plan.cores[0]
+    torch.set_num_threads(plan.torch_threads(cores))
+    threads = Threads(cores.threads) if plan.kernels == "cpu" else cores.threads
+    on_bytes = progress_to(link)
+    attention, kv = load_attention(plan, 0, on_bytes, threads)
+    experts = load_experts(plan, 0, on_bytes, threads)
+    link.send(Loaded())
+    m = link.expect(Start, START_TIMEOUT_SECONDS).micro_batches
+    clock = StageClock(plan.config.trace)
+    model = ColocatedModel(attention, experts, kv, clock)
+    unit = AttentionUnit(plan, 0, model, kv, AbsentPort(), m)
+    link.send(Ready())
+    run_until_stopped(link, ColocatedUnit(unit, experts, clock))
+
+
+class ColocatedUnit:
+    """An attention node with all experts; its counters and spans are told as of two nodes."""
+
+    def __init__(self, unit: AttentionUnit, experts: ExpertModel, expert_clock: StageClock) -> None:
+        self._unit = unit
+        self._experts = experts
+        self._expert_clock = expert_clock
+
+    def run_once(self) -> bool:
+        return self._unit.run_once()
+
+    def wait(self, timeout: float, fds: Sequence[int]) -> None:
+        self._unit.wait(timeout, fds)
+
+    def counters(self) -> dict[str, Any]:
+        experts = {
+            **self._expert_clock.counters(),
+            **Counters().as_dict(),
+            "expert_tokens": self._experts.expert_tokens(),
+        }
+        return {**self._unit.counters(), "expert node 0": experts}
+
+    def take_spans(self) -> dict[str, list[Span]]:
+        return {**self._unit.take_spans(), "expert node 0": self._expert_clock.take_spans()}
+
+    def close(self) -> None:
+        self._unit.close()

@@ -1,0 +1,104 @@
+"""Whole layers in one call, where attention and all experts are in one process."""
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megainfer.kernels.cpu import library
+from megainfer.kernels.cpu.attention import (
+    ROW_TYPES,
+    AttentionKernel,
+    PackedAttention,
+    PackedGate,
+    layer_cache,
+)
+from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """A layer whose network is its experts alone; its gate sends everything to one node."""
+
+    attention: PackedAttention
+    gate: PackedGate
+    experts: CpuLayerExperts
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """Seconds of the monotonic clock: when a layer began, its experts, adding their sums to x."""
+
+    attention: float
+    experts: float
+    combine: float
+    end: float
+
+
+class LayerChain:
+    """Layers that follow each other, over one cache; the kernels are shared with whoever else.
+
+    caches: keys and values of each layer. row_dtype: of what the experts read and write, float32
+    or bfloat16. One caller at a time.
+    """
+
+    def __init__(
+        self,
+        half: AttentionKernel,
+        experts: ExpertKernel,
+        layers: Sequence[PackedLayer],
+        caches: Sequence[tuple[Tensor, ...]],
+        row_dtype: torch.dtype,
+    ) -> None:
+        native = library.load()
+        self._native = native
+        self._kept = half, experts, layers, caches  # the native side points into these
+        self._layers = (library.ChainLayer * len(layers))(
+            *(_native_layer(*both) for both in zip(layers, caches, strict=True))
+        )
+        self._row_type = ROW_TYPES[row_dtype]
+        self._counts = torch.zeros(len(layers), experts.shape.experts, dtype=torch.int64)
+        self._times = torch.zeros(3 * len(layers) + 1, dtype=torch.float64)
+        self._handle = native.megainfer_chain_new(half.handle, experts.handle)
+        weakref.finalize(self, native.megainfer_chain_delete, self._handle)
+
+    def run(
+        self, step: library.StepRows, x: Tensor, first: int = 0
+    ) -> tuple[Tensor, list[LayerTimes]]:
+        """x [T, D], float32, goes through the layers from `first` on; the tokens' keys and values
+        are cached.
+
+        Returns, for these layers, the choices of each one's experts, int64 [layers, E], valid until
+        the next call, and its times.
+        """
+        count = len(self._layers) - first
+        assert x.dtype == torch.float32
+        assert x.is_contiguous()
+        self._native.megainfer_chain_run(
+            self._handle,
+            ctypes.byref(self._layers[first]),
+            count,
+            step,
+            self._row_type,
+            x.data_ptr(),
+            self._counts.data_ptr(),
+            self._times.data_ptr(),
+        )
+        times = self._times[: 3 * count + 1].tolist()
+        every = [LayerTimes(*times[3 * i : 3 * i + 4]) for i in range(count)]
+        return self._counts[:count], every
+
+
+def _native_layer(layer: PackedLayer, cache: tuple[Tensor, ...]) -> library.ChainLayer:
+    keys, values = cache
+    gate_up, down = layer.experts.addresses
+    return library.ChainLayer(
+        ctypes.pointer(layer.attention.native),
+        ctypes.pointer(layer.gate.native),
+        layer_cache(keys, values),
+        gate_up,
+        down,
+    )

@@ -1,0 +1,39 @@
+// Whole layers in one process: the attention half, the gate, its experts, and their sum.
+#pragma once
+
+#include <cstdint>
+
+#include "attention_half.h"
+#include "experts.h"
+#include "scratch.h"
+
+// One layer, its cache, and its experts' packed weights, all of them here.
+struct ChainLayer {
+  const AttentionLayer* attention;
+  const GateLayer* gate;
+  LayerCache cache;
+  const uint8_t *gate_up, *down;
+};
+
+// What separate processes do for a step, in the same order of operations and so with the same
+// results, without messages in between. Not for two threads at once.
+class LayerChain {
+ public:
+  LayerChain(AttentionHalf& half, Experts& experts) : half_(half), experts_(experts) {}
+
+  // x [T, D] goes through `count` layers. type: of what the experts read and write. counts
+  // [count, E]: the choices of each expert. times [count * 3 + 1], seconds of the monotonic clock: when
+  // each layer began, when its experts did, and when their sums were to be added to x; at last the
+  // end of it all.
+  void run(const ChainLayer* layers, int64_t count, const StepRows& step, RowType type, float* x,
+           int64_t* counts, double* times);
+
+ private:
+  void add_outputs(RowType type, int64_t values, float* x);
+
+  AttentionHalf& half_;
+  Experts& experts_;
+  Scratch hidden_scratch_, out_scratch_, rows_scratch_, ids_scratch_, weights_scratch_;
+  Scratch widened_scratch_;
+  void* out_ = nullptr;
+};
