@@ -1,6 +1,5 @@
 """Ports against peers that break the rules: messages written into their slots by hand."""
 
-from dataclasses import replace
 from mmap import mmap
 from typing import Any
 
@@ -149,6 +148,6 @@ def test_layers_and_rows_come_from_the_dispatch() -> None:
     attention.dispatch(0, 0, torch.zeros(2, 8), [part_of(2)])
     (message,) = expert.receive()
     assert isinstance(message, Dispatch)
-    expert.reply(replace(message, hidden=message.hidden[:1]))
+    expert.reply(message._replace(hidden=message.hidden[:1]))
     with pytest.raises(ProtocolError, match="replies with 1 rows, it was sent 2"):
         attention.poll()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,9 +44,9 @@ class ExpertModel:
         for layer, experts in self._layers.items():
             _load_layer(experts, FfnSources(spec, layer), reader, self.experts)
         self._places = {layer: place for place, layer in enumerate(spec.moe_layers)}
-        self._tokens = torch.zeros(len(self._places), len(self.experts), dtype=torch.int64)
+        # Not of torch: adding to a row of its tensors takes three times as long.
+        self._tokens = np.zeros((len(self._places), len(self.experts)), dtype=np.int64)
 
-    @torch.inference_mode()
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
 
@@ -67,7 +68,7 @@ class ExpertModel:
     def count(self, first_layer: int, counts: Tensor) -> None:
         """Add to what `expert_tokens` tells: int64 [MoE layers from this one on, local experts]."""
         place = self._places[first_layer]
-        self._tokens[place : place + len(counts)] += counts
+        self._tokens[place : place + len(counts)] += counts.numpy()
 
     def expert_tokens(self) -> list[list[int]]:
         """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""

@@ -187,8 +187,11 @@ class _Lane:
 
     def candidates(self) -> Iterator[_Candidate]:
         """What could be served, each from when on; whatever waits is in one or behind one."""
+        layers = {place.layer for place in self.places.values() if place.rows}
+        if not layers:
+            return
         target = self._target()
-        for layer in {place.layer for place in self.places.values() if place.rows}:
+        for layer in layers:
             here = self._waiting_at(layer)
             members = [source for source in here if source in self.cohort]
             oldest = min(self.places[source].since for source in members or here)
