@@ -35,7 +35,7 @@ from megainfer.topology import (
 INT8_BLOCK = 128
 """int8 weights that share a float32 scale."""
 
-SPIN_SECONDS = 3e-4
+SPIN_SECONDS = 1e-3
 """How long a node looks for messages before it sleeps, at most, where it has a core of its own."""
 KV_MEMORY_SHARE = 0.25
 """Of the memory that the weights leave, what the KV caches take unless told otherwise."""

@@ -27,8 +27,9 @@ int64_t Sleeper::sleep(int64_t timeout_ns, pollfd* watched, int64_t count) {
     const int64_t ready = poll_all(0, watched, count);
     if (ready > 0) return ready;
   }
-  const int64_t budget = spin_.budget();
+  const int64_t budget = spin_.next_budget();
   if (look_for(budget < timeout_ns ? budget : timeout_ns, started)) {
+    spin_.succeeded();
     spin_.waited(now_ns() - started);
     return 0;
   }
