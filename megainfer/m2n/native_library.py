@@ -8,7 +8,7 @@ from pathlib import Path
 from megainfer.m2n.geometry import DTYPE_BYTES, Geometry
 from megainfer.native import find_library, load_library
 
-_FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 class Layout(Structure):
@@ -103,7 +103,7 @@ _FUNCTIONS = {
 
 def is_built() -> bool:
     """Whether the package was built with a compiler."""
-    return find_library(_FOLDER) is not None
+    return find_library(FOLDER) is not None
 
 
 @cache
@@ -112,7 +112,7 @@ def load() -> ctypes.CDLL:
 
     Raises ConfigError when it was not built, or from older sources than these.
     """
-    return load_library(_FOLDER, _FUNCTIONS, "M2N's native calls", "go without them")
+    return load_library(FOLDER, _FUNCTIONS, "M2N's native calls", "go without them")
 
 
 def layout_of(geometry: Geometry) -> Layout:

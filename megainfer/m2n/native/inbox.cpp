@@ -81,5 +81,5 @@ bool Inbox::is_valid(const Layout& layout, int64_t slot, uint64_t word,
   if (!has_layout(header, layout)) return false;
   if (header.source != slot / layout.micro_batches) return false;
   if (header.micro_batch != slot % layout.micro_batches) return false;
-  return header.sequence << 1 == word;
+  return header.sequence == word >> 1;
 }
