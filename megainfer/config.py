@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from megainfer.errors import ConfigError
 
 MAX_MICRO_BATCHES = 8
+MAX_TUNED_MICRO_BATCHES = 4
+"""Of an attention node that tries them while it serves: slots for all of them are kept."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
 KERNELS = ("reference", "cpu")

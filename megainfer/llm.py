@@ -129,8 +129,8 @@ class LLM:
 
     @property
     def micro_batches(self) -> int:
-        """How many micro-batches take turns, as asked for or as chosen at the start."""
-        return self._call(self._fetch_stats()).micro_batches
+        """How many micro-batches take turns: as asked for, or as chosen last."""
+        return int(self.stats()["attention node 0"]["micro_batches"])
 
     def reset_prefix_cache(self) -> None:
         """Drop cached prefixes that no request uses."""

@@ -108,10 +108,15 @@ FromNode = NodeReady | Tokens | RequestFailed
 
 
 class Start(Message, frozen=True):
-    """Everything is loaded everywhere: agree on m, connect, and serve."""
+    """Everything is loaded everywhere: agree on m, connect, and serve.
+
+    micro_batches: that M2N has slots for. first: where an attention node chooses how many of them
+    it uses, how many to begin with; else None, and it uses all.
+    """
 
     micro_batches: int
     epoch: int
+    first: int | None = None
 
 
 class NodeDown(Message, frozen=True):
@@ -167,7 +172,6 @@ class Stats(Message, frozen=True):
 
     ticket: int
     counters: dict[str, dict[str, Any]]
-    micro_batches: int = 0  # set by the supervisor as it passes the answer on
 
 
 class Spans(Message, frozen=True):

@@ -9,6 +9,7 @@ from megainfer.config import (
     BLOCK_SIZE,
     DTYPE_BYTES,
     MAX_MICRO_BATCHES,
+    MAX_TUNED_MICRO_BATCHES,
     EngineConfig,
     format_bytes,
 )
@@ -73,6 +74,13 @@ class Plan:
     @property
     def num_expert(self) -> int:
         return self.config.ffn_gpus
+
+    @property
+    def most_micro_batches(self) -> int:
+        """The largest m that there may be."""
+        if self.micro_batches is not None:
+            return self.micro_batches
+        return MAX_MICRO_BATCHES if self.num_attention > 1 else MAX_TUNED_MICRO_BATCHES
 
     @property
     def endpoint(self) -> str:
@@ -229,7 +237,7 @@ def _check_buffers_fit(plan: Plan) -> None:
         plan.config, plan.spec, plan.dtype, plan.expert_dtype, plan.attention_dtype
     )
     free = max(0, available_memory() - weights - plan.num_attention * plan.kv_bytes())
-    needed = plan.geometry(plan.micro_batches or MAX_MICRO_BATCHES).total_bytes
+    needed = plan.geometry(plan.most_micro_batches).total_bytes
     rows = plan.config.max_num_batched_tokens
     if needed > free:
         raise ConfigError(

@@ -36,17 +36,20 @@ class StageClock:
     ) -> AbstractContextManager[None]:
         return _Work(self, kind, micro_batch, layer)
 
-    def record(self, span: Span) -> None:
-        """What `span` does, for work that was timed elsewhere."""
-        self.add(span.kind, span.end - span.start)
+    @property
+    def keeps_spans(self) -> bool:
+        return bool(self._spans.maxlen)
+
+    def keep(self, span: Span) -> None:
+        """Keep a span whose time is added apart."""
         self._spans.append(span)
 
     def of(self, micro_batch: int) -> "MicroBatchClock":
         return MicroBatchClock(self, micro_batch)
 
-    def add(self, kind: str, seconds: float) -> None:
+    def add(self, kind: str, seconds: float, count: int = 1) -> None:
         self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
-        self._counts[kind] = self._counts.get(kind, 0) + 1
+        self._counts[kind] = self._counts.get(kind, 0) + count
 
     def counters(self) -> dict[str, float | int]:
         """`<kind>_seconds` and `<kind>_count` of each kind, `busy_seconds` over all kinds, and
@@ -79,9 +82,10 @@ class _Work:
         self._start = monotonic()
 
     def __exit__(self, *error: object) -> None:
-        self._clock.record(
-            Span(self._kind, self._micro_batch, self._layer, self._start, monotonic())
-        )
+        end = monotonic()
+        self._clock.add(self._kind, end - self._start)
+        if self._clock.keeps_spans:
+            self._clock.keep(Span(self._kind, self._micro_batch, self._layer, self._start, end))
 
 
 class MicroBatchClock(NamedTuple):
@@ -94,6 +98,13 @@ class MicroBatchClock(NamedTuple):
         """See `StageClock.span`."""
         return self.clock.span(kind, self.micro_batch, layer)
 
-    def record(self, kind: str, layer: int, start: float, end: float) -> None:
-        """See `StageClock.record`."""
-        self.clock.record(Span(kind, self.micro_batch, layer, start, end))
+    @property
+    def keeps_spans(self) -> bool:
+        return self.clock.keeps_spans
+
+    def add(self, kind: str, seconds: float, count: int) -> None:
+        self.clock.add(kind, seconds, count)
+
+    def keep(self, kind: str, layer: int, start: float, end: float) -> None:
+        """See `StageClock.keep`."""
+        self.clock.keep(Span(kind, self.micro_batch, layer, start, end))

@@ -15,7 +15,6 @@ from time import monotonic
 from typing import NoReturn, Protocol, TypeVar
 
 from megainfer.child import Child, ChildMain, Closable, fork_child
-from megainfer.config import MAX_MICRO_BATCHES
 from megainfer.control import ParentLink
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.messages import (
@@ -88,7 +87,6 @@ class Supervisor:
         self._children: list[Child] = []
         self._wakeup, self._signals = socket.socketpair()
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
-        self._micro_batches = 0
 
     def run(self) -> int:
         """Start, serve until told to end, and end; the exit status of the process."""
@@ -117,13 +115,13 @@ class Supervisor:
         self._observer.stage("loading weights")
         loaded = [(c.role, m) for c, m in self._await_all(Loaded, self._nodes(), None)]
         self._observer.stage("connecting")
-        self._micro_batches = self._choose_micro_batches(loaded)
+        start = self._agree(loaded)
         for child in self._nodes():
-            child.send(Start(micro_batches=self._micro_batches, epoch=EPOCH))
+            child.send(start)
         everyone = self._children
         for _ in self._await_all(Ready, everyone, READY_TIMEOUT_SECONDS):
             pass
-        self._observer.ready(self._micro_batches)
+        self._observer.ready(start.first or start.micro_batches)
 
     def _fork_server(self) -> None:
         if self._server_main is not None:
@@ -161,15 +159,20 @@ class Supervisor:
             close.append(self._owner)
         self._children.append(fork_child(role, node, main, cores, close))
 
-    def _choose_micro_batches(self, loaded: list[tuple[Role, Loaded]]) -> int:
+    def _agree(self, loaded: list[tuple[Role, Loaded]]) -> Start:
+        """On the user's m, or on one that was chosen from measured stage times: for good where
+        several attention nodes have to agree, else to begin with."""
         fixed = self.plan.micro_batches
         if fixed is not None:
-            return fixed
+            return Start(micro_batches=fixed, epoch=EPOCH)
         config = self.plan.config
         batch = min(config.max_num_seqs, config.max_num_batched_tokens)
-        choice = choose_micro_batches(_stage_profile(loaded), batch, MAX_MICRO_BATCHES)
+        most = self.plan.most_micro_batches
+        choice = choose_micro_batches(_stage_profile(loaded), batch, most)
         logger.info(explain(choice))
-        return choice.micro_batches
+        if self.plan.num_attention > 1:
+            return Start(micro_batches=choice.micro_batches, epoch=EPOCH)
+        return Start(micro_batches=most, epoch=EPOCH, first=choice.micro_batches)
 
     # --- listening ----------------------------------------------------------------------------
 
@@ -273,7 +276,7 @@ class Supervisor:
         if len(answers) == len(self._nodes()):
             del self._tickets[stats.ticket]
             counters = {name: own for answer in answers for name, own in answer.counters.items()}
-            self._owner.send(Stats(stats.ticket, counters, self._micro_batches))
+            self._owner.send(Stats(stats.ticket, counters))
 
     def _nodes(self) -> list[Child]:
         return [child for child in self._children if child.role is not Role.SERVER]

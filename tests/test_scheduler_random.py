@@ -83,6 +83,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         live = [sequence.request_id for sequence in self.engine.scheduler.live]
         self._abort(data.draw(st.sampled_from(live)))
 
+    @rule(data=st.data())
+    def use_micro_batches(self, data: st.DataObject) -> None:
+        count = data.draw(st.integers(1, self.config.num_micro_batches))
+        self.engine.scheduler.use_micro_batches(count)
+
     @rule()
     def drop_cache(self) -> None:
         self.engine.scheduler.drop_cache()

@@ -28,6 +28,7 @@ class Balance:
     """
 
     def __init__(self, num_micro_batches: int) -> None:
+        self.active = num_micro_batches  # members of the others leave at their steps' ends
         self._members: list[dict[int, Sequence]] = [{} for _ in range(num_micro_batches)]
         self._open: dict[int, Sequence] = {}
 
@@ -60,6 +61,9 @@ class Balance:
     def has_candidates(self, micro_batch: int) -> bool:
         return bool(self._members[micro_batch] or self._open)
 
+    def has_members(self, micro_batch: int) -> bool:
+        return bool(self._members[micro_batch])
+
     def load(self, micro_batch: int) -> int:
         return sum(map(cost, self._members[micro_batch].values()))
 
@@ -68,9 +72,13 @@ class Balance:
 
         A sequence moves only if the two differ by one and a half times its cost. By less than
         one, the move would make things worse; by about one, it would only swap the two, and a
-        few tokens later swap them back. With each move the sum of squared loads falls.
+        few tokens later swap them back. With each move the sum of squared loads falls. Everybody
+        leaves a micro-batch that is no longer active.
         """
-        loads = [self.load(other) for other in range(len(self._members))]
+        loads = [self.load(other) for other in range(self.active)]
+        if micro_batch >= self.active:
+            self._retire(micro_batch, loads)
+            return
         if loads[micro_batch] - min(loads) <= ROW_COST:  # less than anybody costs
             return
         for sequence in sorted(self._members[micro_batch].values(), key=cost, reverse=True):
@@ -79,6 +87,12 @@ class Balance:
                 loads[micro_batch] -= cost(sequence)
                 loads[lightest] += cost(sequence)
                 self.assign(sequence, lightest)
+
+    def _retire(self, micro_batch: int, loads: list[int]) -> None:
+        for sequence in sorted(self._members[micro_batch].values(), key=cost, reverse=True):
+            lightest = loads.index(min(loads))
+            loads[lightest] += cost(sequence)
+            self.assign(sequence, lightest)
 
     def _home(self, sequence: Sequence) -> dict[int, Sequence]:
         if sequence.micro_batch is None:

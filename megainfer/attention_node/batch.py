@@ -1,9 +1,11 @@
 """One step of one micro-batch as tensors: whose tokens stand where, and what they attend to."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +13,7 @@ from torch import Tensor
 from megainfer.config import BLOCK_SIZE
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkInput:
+class ChunkInput(NamedTuple):
     """What one sequence does in a step: its tokens [start, start + len(token_ids)).
 
     block_ids: the sequence's blocks, at least as many as its context then needs. samples: the
@@ -114,38 +115,50 @@ def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> S
     """
     order = sorted(range(len(chunks)), key=lambda i: len(chunks[i].token_ids) > 1)
     ordered = [chunks[i] for i in order]
-    positions = [range(chunk.start, chunk.context) for chunk in ordered]
-    slots = [_slots(chunk, block_size) for chunk in ordered]
+    positions = list[int]()
+    slots = list[int]()
+    for chunk in ordered:
+        _place(chunk, block_size, positions, slots)
     return StepBatch(
-        token_ids=torch.tensor([t for chunk in ordered for t in chunk.token_ids]),
-        positions=torch.tensor(list(chain.from_iterable(positions))),
-        slots=torch.tensor(list(chain.from_iterable(slots))),
-        row_starts=torch.tensor([0, *accumulate(len(chunk.token_ids) for chunk in ordered)]),
+        token_ids=_int64([t for chunk in ordered for t in chunk.token_ids]),
+        positions=_int64(positions),
+        slots=_int64(slots),
+        row_starts=_int64([0, *accumulate(len(chunk.token_ids) for chunk in ordered)]),
         block_table=_block_table(ordered, block_size),
         block_size=block_size,
-        sample_rows=_sample_rows(chunks, order),
+        sample_rows=_int64(_sample_rows(chunks, order)),
     )
 
 
-def _slots(chunk: ChunkInput, block_size: int) -> list[int]:
-    blocks = chunk.block_ids
-    return [
-        blocks[position // block_size] * block_size + position % block_size
-        for position in range(chunk.start, chunk.context)
-    ]
+def _place(chunk: ChunkInput, block_size: int, positions: list[int], slots: list[int]) -> None:
+    """Append the positions of the chunk's tokens, and the slots of their keys and values."""
+    token_ids, start, blocks, _ = chunk
+    for position in range(start, start + len(token_ids)):
+        positions.append(position)
+        slots.append(blocks[position // block_size] * block_size + position % block_size)
+
+
+def _int64(numbers: list[int]) -> Tensor:
+    """In a fraction of the time that torch.tensor takes for it."""
+    if not numbers:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.frombuffer(array("q", numbers), dtype=torch.int64)
 
 
 def _block_table(chunks: Sequence[ChunkInput], block_size: int) -> Tensor:
     used = [chunk.block_ids[: -(-chunk.context // block_size)] for chunk in chunks]
     width = max(map(len, used))
-    return torch.tensor([blocks + blocks[:1] * (width - len(blocks)) for blocks in used])
+    table = list[int]()
+    for blocks in used:
+        table += blocks
+        table += blocks[:1] * (width - len(blocks))
+    return _int64(table).view(len(used), width)
 
 
-def _sample_rows(chunks: Sequence[ChunkInput], order: Sequence[int]) -> Tensor:
+def _sample_rows(chunks: Sequence[ChunkInput], order: Sequence[int]) -> list[int]:
     """The last row of each chunk that samples; `order` is how the chunks follow in the step."""
     last_row, row = {}, 0
     for i in order:
         row += len(chunks[i].token_ids)
         last_row[i] = row - 1
-    rows = [last_row[i] for i, chunk in enumerate(chunks) if chunk.samples]
-    return torch.tensor(rows, dtype=torch.int64)
+    return [last_row[i] for i, chunk in enumerate(chunks) if chunk.samples]

@@ -19,6 +19,7 @@ from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.sampler import NonFiniteLogits, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
+from megainfer.attention_node.tuning import MicroBatchTuner, Progress
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.messages import (
@@ -54,7 +55,8 @@ class Flight:
 class AttentionNode:
     """One attention node over any port; `emit` takes what the front end is to hear.
 
-    trace: how many of its latest spans it keeps for `take_spans`.
+    trace: how many of its latest spans it keeps for `take_spans`. tuner: who chooses in how many of
+    the micro-batches requests decode; without one, in all.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class AttentionNode:
         emit: Emit,
         reply_timeout: float = REPLY_TIMEOUT_SECONDS,
         trace: int = 0,
+        tuner: MicroBatchTuner | None = None,
     ) -> None:
         self.node = node
         self.port = port
@@ -80,6 +83,9 @@ class AttentionNode:
         self._draining: dict[int, tuple[Flight, set[int]]] = {}
         self._reply_timeout = reply_timeout
         self._clock = StageClock(trace)
+        self._tuner = tuner
+        if tuner is not None:
+            scheduler.use_micro_batches(tuner.active)
         self._generated = 0
 
     def hear(self, message: ToNode) -> None:
@@ -214,11 +220,27 @@ class AttentionNode:
         del self._flights[micro_batch]
         with self._clock.span("schedule", micro_batch):
             events = self.scheduler.complete(flight.step, output.token_ids, output.logprobs)
+            if self._tuner is not None:
+                self._tune(self._tuner, flight.step, len(chunks))
         if events:
             self._generated += sum(len(event.token_ids) for event in events)
             self._emit(Tokens(node=self.node, events=events))
         if not self._compose(micro_batch):
             self.port.rest(micro_batch)
+
+    def _tune(self, tuner: MicroBatchTuner, step: Step, tokens: int) -> None:
+        before, chunks = tuner.active, step.chunks
+        now = tuner.step_ended(
+            Progress(
+                now=monotonic(),
+                tokens=tokens,
+                running=max(1, self.scheduler.num_running),
+                context=sum(chunk.end for chunk in chunks) / len(chunks),
+                prefills=step.num_rows > len(chunks),
+            )
+        )
+        if now != before:
+            self.scheduler.use_micro_batches(now)
 
     def _sample(self, flight: Flight, chunks: Sequence[Chunk]) -> SampleOutput:
         """A token for each chunk; a request whose logits are not finite fails alone."""

@@ -11,6 +11,7 @@ from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.profile import profile_attention
 from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
+from megainfer.attention_node.tuning import MicroBatchTuner
 from megainfer.config import BLOCK_SIZE
 from megainfer.control import ParentLink
 from megainfer.kernels.selection import AttentionKernels
@@ -47,7 +48,8 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
         CONNECT_TIMEOUT_SECONDS,
         Tuning(plan.spin_seconds),
     )
-    unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches)
+    tuner = None if start.first is None else MicroBatchTuner(start.micro_batches, start.first)
+    unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches, tuner)
     link.send(Ready())
     run_until_stopped(link, unit)
 
@@ -83,12 +85,20 @@ class AttentionUnit:
         kv: KVCache,
         port: AttentionPort,
         micro_batches: int,
+        tuner: MicroBatchTuner | None = None,
     ) -> None:
         self._frontend = FrontEnd(plan.endpoint, node)
         self._port = port
         scheduler = Scheduler(scheduler_config(plan, micro_batches))
         self.node = AttentionNode(
-            node, model, kv, scheduler, port, self._frontend.send, trace=plan.config.trace
+            node,
+            model,
+            kv,
+            scheduler,
+            port,
+            self._frontend.send,
+            trace=plan.config.trace,
+            tuner=tuner,
         )
         self._frontend.send(
             NodeReady(

@@ -6,6 +6,7 @@ row's result does not depend on what else is in the batch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,8 +36,7 @@ class NonFiniteLogits(MegaInferError):
         self.rows = rows
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
+class SampleRow(NamedTuple):
     """What one row wants; the first five fields mean what they do in SamplingParams.
 
     position: index in its sequence of the token that is being chosen. logprobs: None for none, n

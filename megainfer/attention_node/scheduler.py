@@ -98,17 +98,30 @@ class Scheduler:
         """Forget every cached prefix that no request uses."""
         self._pool.blocks.drop_cache()
 
+    def use_micro_batches(self, count: int) -> None:
+        """From now on requests decode in so many of the micro-batches; those of the others go over
+        to these when their steps in flight end."""
+        assert 1 <= count <= self.config.num_micro_batches, f"{count} micro-batches"
+        self._pool.balance.active = count
+        for micro_batch in range(count, self.config.num_micro_batches):
+            if micro_batch not in self._in_flight:
+                self._pool.balance.settle(micro_batch)
+
     # --- steps ----------------------------------------------------------------------------------
 
     def has_work(self, micro_batch: int) -> bool:
         """False: `compose` would give None or must not be called. True: it is worth trying."""
         if micro_batch in self._in_flight:
             return False
+        if self._is_retired(micro_batch):
+            return False
         return bool(self._pool.balance.has_candidates(micro_batch) or self._pool.waiting)
 
     def compose(self, micro_batch: int) -> Step | None:
         """The next step of an idle micro-batch; None if nothing can be done in it now."""
         assert micro_batch not in self._in_flight, f"micro-batch {micro_batch} has a step already"
+        if self._is_retired(micro_batch):
+            return None
         rows = self.config.max_num_batched_tokens
         composition = Composition(self._pool, self._num_steps, micro_batch, rows)
         composition.place_running()
@@ -165,6 +178,11 @@ class Scheduler:
         return self._pool.live
 
     @property
+    def num_running(self) -> int:
+        """Requests with blocks."""
+        return self._pool.num_running
+
+    @property
     def steps_in_flight(self) -> tuple[Step, ...]:
         """Oldest first."""
         return tuple(sorted(self._in_flight.values(), key=lambda step: step.number))
@@ -172,11 +190,12 @@ class Scheduler:
     def counters(self) -> dict[str, int]:
         """The state now, then totals since the start.
 
-        running: requests with blocks, those being aborted included. free_blocks: those cached
-        without a user included. prefix_hit_tokens: found in the prefix cache at admission, of
-        prefix_queried_tokens looked up.
+        micro_batches: that requests decode in. running: requests with blocks, those being aborted
+        included. free_blocks: those cached without a user included. prefix_hit_tokens: found in the
+        prefix cache at admission, of prefix_queried_tokens looked up.
         """
         return {
+            "micro_batches": self._pool.balance.active,
             "running": self._pool.num_running,
             "waiting": len(self._pool.waiting),
             "free_blocks": self._pool.blocks.num_free,
@@ -216,8 +235,20 @@ class Scheduler:
         """How many the micro-batch being composed may let in: its share among the idle ones."""
         free_places = self.config.max_num_seqs - self._pool.num_running
         newcomers = min(len(self._pool.waiting), free_places)
-        num_idle = self.config.num_micro_batches - len(self._in_flight)
-        return -(-newcomers // num_idle)
+        lanes = self._num_prompt_lanes()
+        num_idle = lanes - sum(micro_batch < lanes for micro_batch in self._in_flight)
+        return -(-newcomers // num_idle) if num_idle > 0 else 0
+
+    def _is_retired(self, micro_batch: int) -> bool:
+        """Nobody is left in it, and nobody is to come."""
+        if micro_batch < self._num_prompt_lanes():
+            return False
+        return not self._pool.balance.has_members(micro_batch)
+
+    def _num_prompt_lanes(self) -> int:
+        """Micro-batches that may compute prompts: two even where decoding is better off in one,
+        since both sides have much to compute for a prompt, and can do so at the same time."""
+        return min(max(2, self._pool.balance.active), self.config.num_micro_batches)
 
     def _land(self, step: Step) -> None:
         known = self._in_flight.pop(step.micro_batch, None)

@@ -1,6 +1,6 @@
 """Where C++ kernels serve: which layers can be computed in a single call, and that call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import groupby
 
 import torch
@@ -12,8 +12,9 @@ from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.kernels.cpu.attention import step_rows
-from megainfer.kernels.cpu.chain import LayerChain, LayerTimes, PackedLayer
+from megainfer.kernels.cpu.chain import LayerChain, PackedLayer
 from megainfer.kernels.cpu.experts import CpuLayerExperts
+from megainfer.stage_clock import MicroBatchClock
 
 
 class Chain:
@@ -23,10 +24,31 @@ class Chain:
         self.layers = layers
         self._native = native
 
-    def run(self, x: Tensor, layer: int, batch: StepBatch) -> tuple[Tensor, Sequence[LayerTimes]]:
-        """x [T, D] goes from `layer` to the last of these; see `LayerChain.run`."""
+    def run(
+        self,
+        x: Tensor,
+        layer: int,
+        batch: StepBatch,
+        clock: MicroBatchClock,
+        experts: MicroBatchClock,
+    ) -> None:
+        """x [T, D] goes from `layer` to the last of these, and the clocks hear of it."""
         step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
-        return self._native.run(step, x, layer - self.layers.start)
+        first = layer - self.layers.start
+        of_attention, of_experts, of_combine = self._native.run(step, x, first)
+        count = len(self.layers) - first
+        clock.add("attention", of_attention, count)
+        experts.add("expert", of_experts, count)
+        clock.add("combine", of_combine, count)
+        if clock.keeps_spans:
+            self._keep_spans(layer, clock, experts)
+
+    def _keep_spans(self, layer: int, clock: MicroBatchClock, experts: MicroBatchClock) -> None:
+        for times in self._native.layer_times(layer - self.layers.start):
+            clock.keep("attention", layer, times.attention, times.experts)
+            experts.keep("expert", layer, times.experts, times.combine)
+            clock.keep("combine", layer, times.combine, times.end)
+            layer += 1
 
 
 def find_chains(attention: AttentionModel, experts: ExpertModel, kv: KVCache) -> tuple[Chain, ...]:
@@ -45,7 +67,7 @@ def _packed(half: CpuHalf, experts: ExpertModel, layer: int) -> PackedLayer | No
     routing, own = half.layers[layer].plain_routing, experts.layer(layer)
     if routing is None or not isinstance(own, CpuLayerExperts):
         return None
-    return PackedLayer(*routing, own)
+    return PackedLayer(*routing, own, experts.layer_tokens(layer))
 
 
 def _chain(

@@ -60,21 +60,9 @@ class ColocatedModel:
             if chain is None:
                 layer = self._to_next_experts(x, layer, batch, clock)
             else:
-                layer = self._along(chain, x, layer, batch, clock)
+                chain.run(x, layer, batch, clock, self._expert_clock.of(clock.micro_batch))
+                layer = chain.layers.stop
         return None
-
-    def _along(
-        self, chain: Chain, x: Tensor, layer: int, batch: StepBatch, clock: MicroBatchClock
-    ) -> int:
-        counts, times = chain.run(x, layer, batch)
-        of_experts = self._expert_clock.of(clock.micro_batch)
-        for own in times:
-            clock.record("attention", layer, own.attention, own.experts)
-            of_experts.record("expert", layer, own.experts, own.combine)
-            clock.record("combine", layer, own.combine, own.end)
-            layer += 1
-        self._experts.count(layer - len(times), counts)
-        return layer
 
     def _to_next_experts(
         self, x: Tensor, layer: int, batch: StepBatch, clock: MicroBatchClock

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,9 +42,9 @@ class ExpertModel:
         self._layers = {layer: new_layer() for layer in spec.moe_layers}
         for layer, experts in self._layers.items():
             _load_layer(experts, FfnSources(spec, layer), reader, self.experts)
-        self._places = {layer: place for place, layer in enumerate(spec.moe_layers)}
-        # Not of torch: adding to a row of its tensors takes three times as long.
-        self._tokens = np.zeros((len(self._places), len(self.experts)), dtype=np.int64)
+        self._tokens = {
+            layer: torch.zeros(len(self.experts), dtype=torch.int64) for layer in spec.moe_layers
+        }
 
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
@@ -59,21 +58,20 @@ class ExpertModel:
             [dispatch.weights for dispatch in dispatches],
             outs,
         )
-        self._tokens[self._places[layer]] += counts.numpy()
+        self.layer_tokens(layer).add_(counts)
 
     def layer(self, layer: int) -> LayerExperts:
         """The experts of one MoE layer."""
         return self._layers[layer]
 
-    def count(self, first_layer: int, counts: Tensor) -> None:
-        """Add to what `expert_tokens` tells: int64 [MoE layers from this one on, local experts]."""
-        place = self._places[first_layer]
-        self._tokens[place : place + len(counts)] += counts.numpy()
+    def layer_tokens(self, layer: int) -> Tensor:
+        """Tokens that each local expert of one MoE layer has served, int64 [E]: the count itself,
+        for those who compute with `layer` by themselves."""
+        return self._tokens[layer]
 
     def expert_tokens(self) -> list[list[int]]:
         """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""
-        tokens: list[list[int]] = self._tokens.tolist()
-        return tokens
+        return [tokens.tolist() for tokens in self._tokens.values()]
 
 
 def _load_layer(

@@ -4,6 +4,7 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +22,18 @@ from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """A layer whose network is its experts alone; its gate sends everything to one node."""
+    """A layer whose network is its experts alone; its gate sends everything to one node.
+
+    counts: int64 [E], where the choices of each expert are added up.
+    """
 
     attention: PackedAttention
     gate: PackedGate
     experts: CpuLayerExperts
+    counts: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class LayerTimes:
+class LayerTimes(NamedTuple):
     """Seconds of the monotonic clock: when a layer began, its experts, adding their sums to x."""
 
     attention: float
@@ -60,36 +64,34 @@ class LayerChain:
             *(_native_layer(*both) for both in zip(layers, caches, strict=True))
         )
         self._row_type = ROW_TYPES[row_dtype]
-        self._counts = torch.zeros(len(layers), experts.shape.experts, dtype=torch.int64)
-        self._times = torch.zeros(3 * len(layers) + 1, dtype=torch.float64)
+        self._times = (ctypes.c_double * (3 * len(layers) + 1))()
+        self._totals = (ctypes.c_double * 3)()
         self._handle = native.megainfer_chain_new(half.handle, experts.handle)
         weakref.finalize(self, native.megainfer_chain_delete, self._handle)
 
-    def run(
-        self, step: library.StepRows, x: Tensor, first: int = 0
-    ) -> tuple[Tensor, list[LayerTimes]]:
+    def run(self, step: library.StepRows, x: Tensor, first: int = 0) -> tuple[float, float, float]:
         """x [T, D], float32, goes through the layers from `first` on; the tokens' keys and values
-        are cached.
-
-        Returns, for these layers, the choices of each one's experts, int64 [layers, E], valid until
-        the next call, and its times.
+        are cached. The seconds of attention halves, of experts, and of adding their sums to x.
         """
-        count = len(self._layers) - first
         assert x.dtype == torch.float32
         assert x.is_contiguous()
         self._native.megainfer_chain_run(
             self._handle,
             ctypes.byref(self._layers[first]),
-            count,
+            len(self._layers) - first,
             step,
             self._row_type,
             x.data_ptr(),
-            self._counts.data_ptr(),
-            self._times.data_ptr(),
+            self._times,
+            self._totals,
         )
-        times = self._times[: 3 * count + 1].tolist()
-        every = [LayerTimes(*times[3 * i : 3 * i + 4]) for i in range(count)]
-        return self._counts[:count], every
+        return tuple(self._totals)
+
+    def layer_times(self, first: int = 0) -> list[LayerTimes]:
+        """Of each layer of the last run, which began at layer `first`."""
+        times = list(self._times)
+        count = len(self._layers) - first
+        return [LayerTimes(*times[3 * i : 3 * i + 4]) for i in range(count)]
 
 
 def _native_layer(layer: PackedLayer, cache: tuple[Tensor, ...]) -> library.ChainLayer:
@@ -101,4 +103,5 @@ def _native_layer(layer: PackedLayer, cache: tuple[Tensor, ...]) -> library.Chai
         layer_cache(keys, values),
         gate_up,
         down,
+        layer.counts.data_ptr(),
     )

@@ -115,6 +115,7 @@ class ChainLayer(Structure):
         ("cache", LayerCache),
         ("gate_up", c_void_p),
         ("down", c_void_p),
+        ("counts", c_void_p),
     )
 
 

@@ -13,7 +13,7 @@ double now() {
 }  // namespace
 
 void LayerChain::run(const ChainLayer* layers, int64_t count, const StepRows& step, RowType type,
-                     float* x, int64_t* counts, double* times) {
+                     float* x, double* times, double* totals) {
   const ExpertShape& shape = experts_.shape();
   const int64_t rows = step.rows, values = rows * shape.hidden;
   const size_t bytes = values * (type == RowType::f32 ? sizeof(float) : sizeof(uint16_t));
@@ -30,11 +30,22 @@ void LayerChain::run(const ChainLayer* layers, int64_t count, const StepRows& st
     half_.attend(*layer.attention, step, layer.cache, x);
     half_.gate(*layer.gate, x, rows, type, hidden, scatter);
     times[3 * l + 1] = now();
-    experts_.forward(layer.gate_up, layer.down, &slot, 1, type, counts + l * shape.experts);
+    compute_experts(layer, slot, type);
     times[3 * l + 2] = now();
     add_outputs(type, values, x);
   }
   times[3 * count] = now();
+  for (int stage = 0; stage < 3; ++stage) {
+    totals[stage] = 0;
+    for (int64_t i = stage; i < 3 * count; i += 3) totals[stage] += times[i + 1] - times[i];
+  }
+}
+
+void LayerChain::compute_experts(const ChainLayer& layer, const Slot& slot, RowType type) {
+  const int64_t experts = experts_.shape().experts;
+  auto* counts = counts_scratch_.of<int64_t>(experts);
+  experts_.forward(layer.gate_up, layer.down, &slot, 1, type, counts);
+  for (int64_t e = 0; e < experts; ++e) layer.counts[e] += counts[e];
 }
 
 void LayerChain::add_outputs(RowType type, int64_t values, float* x) {

@@ -114,7 +114,7 @@ EXPORT LayerChain* megainfer_chain_new(AttentionHalf* half, Experts* experts) {
 EXPORT void megainfer_chain_delete(LayerChain* chain) { delete chain; }
 
 EXPORT void megainfer_chain_run(LayerChain* chain, const ChainLayer* layers, int64_t count,
-                                const StepRows* step, int32_t row_type, float* x, int64_t* counts,
-                                double* times) {
-  chain->run(layers, count, *step, static_cast<RowType>(row_type), x, counts, times);
+                                const StepRows* step, int32_t row_type, float* x, double* times,
+                                double* totals) {
+  chain->run(layers, count, *step, static_cast<RowType>(row_type), x, times, totals);
 }
