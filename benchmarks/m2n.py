@@ -45,6 +45,7 @@ from rich.table import Table
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.opening import Tuning
 
 HIDDEN_SIZE = 512  # float32, so a row is 2 KiB
 ROW_KIB = 2
@@ -126,7 +127,7 @@ def measure(
     running: Cluster, exchange: Exchange, window: int, rounds: int
 ) -> Iterator[tuple[str, list[int], float]]:
     """(road, ns of latency, MB/s) of each round and road, the roads in turn."""
-    roads = [*map(road_name, running.setup.spins), GLOO]
+    roads = [*map(road_name, running.setup.tunings), GLOO]
     for number in range(rounds):
         for road in roads if number % 2 else reversed(roads):
             alone = Exchange(road, exchange.rows, exchange.combine, 1, exchange.count)
@@ -199,7 +200,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--expert", type=int, default=1, help="expert processes (N)")
     sizes = [2, 4, 16, 64, 256, 1024, 8192]
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="KiB, even numbers")
-    parser.add_argument("--spin", type=float, nargs="+", default=[0], help="us; a road each")
+    parser.add_argument("--spin", type=float, nargs="+", default=[0, 1000], help="us; a road each")
+    parser.add_argument("--python", action="store_true", help="M2N without C++ as well")
     parser.add_argument("--window", type=int, default=4, help="messages in flight for MB/s")
     parser.add_argument("--messages", type=int, default=300, help="most messages in a round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -218,11 +220,12 @@ def setup_of(args: argparse.Namespace, store: str) -> Setup:
     geometry = Geometry(
         args.attention, args.expert, args.window, rows, HIDDEN_SIZE, TOP_K, "float32"
     )
+    python = [Tuning(native=False)] if args.python else []
     return Setup(
         geometry=geometry,
         token=f"bench-{secrets.token_hex(8)}",
         store=store,
-        spins=tuple(spin / 1e6 for spin in args.spin),
+        tunings=(*(Tuning(spin / 1e6) for spin in args.spin), *python),
         cores=tuple(sorted(os.sched_getaffinity(0))) if args.pin else None,
     )
 

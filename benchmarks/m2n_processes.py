@@ -19,6 +19,7 @@ from torch import Tensor
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.mailbox import Dispatch, Handle, Part
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 
 TIMEOUT_SECONDS = 60.0
@@ -27,13 +28,13 @@ GLOO = "gloo"
 
 @dataclass(frozen=True)
 class Setup:
-    """What every process knows. spins: seconds, one M2N road each. cores: where processes are
+    """What every process knows. tunings: one M2N road each. cores: where processes are
     pinned, in turn; None leaves them where they like."""
 
     geometry: Geometry
     token: str
     store: str
-    spins: tuple[float, ...]
+    tunings: tuple[Tuning, ...]
     cores: tuple[int, ...] | None
 
 
@@ -68,8 +69,9 @@ class Road(Protocol):
     def close(self) -> None: ...
 
 
-def road_name(spin: float) -> str:
-    return f"m2n spin {spin * 1e6:.0f}us"
+def road_name(tuning: Tuning) -> str:
+    language = "python " if tuning.native is False else ""
+    return f"m2n {language}spin {tuning.spin_seconds * 1e6:.0f}us"
 
 
 def process_main(setup: Setup, rank: int, orders: Connection) -> None:
@@ -88,12 +90,12 @@ def _open_roads(setup: Setup, rank: int) -> dict[str, Road]:
     geometry = setup.geometry
     node = rank - geometry.num_attention
     roads: dict[str, Road] = {}
-    for spin in setup.spins:
-        token = f"{setup.token}-{spin}"
-        roads[road_name(spin)] = (
-            M2nAttention(geometry, rank, token, spin)
+    for number, tuning in enumerate(setup.tunings):
+        token = f"{setup.token}-{number}"
+        roads[road_name(tuning)] = (
+            M2nAttention(geometry, rank, token, tuning)
             if node < 0
-            else M2nExpert(geometry, node, token, spin)
+            else M2nExpert(geometry, node, token, tuning)
         )
     dist.init_process_group(
         GLOO,
@@ -134,10 +136,10 @@ def _check(number: int, hidden: Tensor, ids: Tensor, weights: Tensor) -> None:
 
 
 class M2nAttention:
-    def __init__(self, geometry: Geometry, index: int, token: str, spin: float) -> None:
+    def __init__(self, geometry: Geometry, index: int, token: str, tuning: Tuning) -> None:
         addresses = [expert_address(token, node) for node in range(geometry.num_expert)]
         self._port = ShmAttentionPort.connect(
-            addresses, geometry, index, 0, TIMEOUT_SECONDS, spin_seconds=spin
+            addresses, geometry, index, 0, TIMEOUT_SECONDS, tuning
         )
         self._source = _Source(geometry)
         self._num_expert = geometry.num_expert
@@ -179,11 +181,9 @@ class M2nAttention:
 
 
 class M2nExpert:
-    def __init__(self, geometry: Geometry, node: int, token: str, spin: float) -> None:
+    def __init__(self, geometry: Geometry, node: int, token: str, tuning: Tuning) -> None:
         listener = ShmListener.create(expert_address(token, node))
-        self._port = ShmExpertPort.accept(
-            listener, geometry, node, 0, TIMEOUT_SECONDS, spin_seconds=spin
-        )
+        self._port = ShmExpertPort.accept(listener, geometry, node, 0, TIMEOUT_SECONDS, tuning)
         listener.close()
         self._num_attention = geometry.num_attention
 

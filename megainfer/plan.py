@@ -25,11 +25,19 @@ from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_
 from megainfer.models.registry import load_spec
 from megainfer.models.sources import attention_weight_bytes
 from megainfer.models.spec import ModelSpec
-from megainfer.topology import CoreAssignment, Placement, assign_cores, contiguous_placement
+from megainfer.topology import (
+    CoreAssignment,
+    Placement,
+    assign_cores,
+    contiguous_placement,
+    have_own_cores,
+)
 
 INT8_BLOCK = 128
 """int8 weights that share a float32 scale."""
 
+SPIN_SECONDS = 1e-3
+"""How long a node looks for messages before it sleeps, at most, where it has a core of its own."""
 KV_MEMORY_SHARE = 0.25
 """Of the memory that the weights leave, what the KV caches take unless told otherwise."""
 MAX_PROFILED_ROWS = 512
@@ -88,6 +96,11 @@ class Plan:
     def torch_threads(self, cores: CoreAssignment) -> int:
         """Threads for torch: the C++ kernels have their own, which would fight them for cores."""
         return 1 if self.kernels == "cpu" else cores.threads
+
+    @property
+    def spin_seconds(self) -> float:
+        """How long a waiting node may keep its core busy: not where others would need it."""
+        return SPIN_SECONDS if have_own_cores(self.cores) else 0.0
 
     def geometry(self, micro_batches: int) -> Geometry:
         """The layout of M2N's slots."""

@@ -80,3 +80,13 @@ def assign_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssign
         assignments.append(CoreAssignment(cores[first : first + size]))
         first += size
     return tuple(assignments)
+
+
+def have_own_cores(assignments: tuple[CoreAssignment, ...]) -> bool:
+    """Whether no two processes share a core.
+
+    >>> have_own_cores(assign_cores(2, (0, 1, 2))), have_own_cores(assign_cores(3, (0, 1)))
+    (True, False)
+    """
+    cores = [core for assignment in assignments for core in assignment.cores]
+    return len(cores) == len(set(cores))

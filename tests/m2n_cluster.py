@@ -8,17 +8,29 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
+from megainfer.m2n import native_library
 from megainfer.m2n.attention_port import SlotAttentionPort
 from megainfer.m2n.expert_port import SlotExpertPort
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
 from megainfer.m2n.mailbox import Arrival, Dispatch, Handle
+from megainfer.m2n.opening import UNTUNED, Tuning
 from megainfer.m2n.reference import Expert, Routing, serve
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 
+IMPLEMENTATIONS = [
+    pytest.param(False, id="python"),
+    pytest.param(
+        True,
+        id="native",
+        marks=pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built"),
+    ),
+]
+"""Whether C++ moves the messages."""
 SECONDS = 30.0  # the bound of every wait; none is expected to come near it
 _numbers = itertools.count()
 
@@ -35,8 +47,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def local_cluster(geometry: Geometry) -> Iterator[Cluster]:
-    hub = LocalHub(geometry)
+def local_cluster(geometry: Geometry, native: bool | None = None) -> Iterator[Cluster]:
+    hub = LocalHub(geometry, native=native)
     yield Cluster(
         geometry,
         [hub.attention_port(i) for i in range(geometry.num_attention)],
@@ -45,7 +57,9 @@ def local_cluster(geometry: Geometry) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def shm_cluster(geometry: Geometry) -> Iterator[Cluster]:
+def shm_cluster(
+    geometry: Geometry, attention: Tuning = UNTUNED, expert: Tuning = UNTUNED
+) -> Iterator[Cluster]:
     """Shared memory, bells and connections as between processes, but all ports in this one."""
     token = fresh_token()
     addresses = [expert_address(token, n) for n in range(geometry.num_expert)]
@@ -53,19 +67,19 @@ def shm_cluster(geometry: Geometry) -> Iterator[Cluster]:
 
     def accept(node: int) -> None:
         listener = ShmListener.create(addresses[node])
-        experts[node] = ShmExpertPort.accept(listener, geometry, node, 0, SECONDS)
+        experts[node] = ShmExpertPort.accept(listener, geometry, node, 0, SECONDS, expert)
         listener.close()
 
     threads = [threading.Thread(target=accept, args=(n,)) for n in range(geometry.num_expert)]
     for thread in threads:
         thread.start()
-    attention = [
-        ShmAttentionPort.connect(addresses, geometry, i, 0, SECONDS)
+    attention_ports = [
+        ShmAttentionPort.connect(addresses, geometry, i, 0, SECONDS, attention)
         for i in range(geometry.num_attention)
     ]
     for thread in threads:
         thread.join(SECONDS)
-    cluster = Cluster(geometry, attention, [experts[n] for n in range(geometry.num_expert)])
+    cluster = Cluster(geometry, attention_ports, [experts[n] for n in range(geometry.num_expert)])
     try:
         yield cluster
     finally:

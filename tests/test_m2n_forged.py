@@ -1,20 +1,21 @@
 """Ports against peers that break the rules: messages written into their slots by hand."""
 
-from dataclasses import replace
 from mmap import mmap
 from typing import Any
 
 import pytest
 import torch
+from m2n_cluster import IMPLEMENTATIONS
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.attention_port import SlotAttentionPort
 from megainfer.m2n.expert_port import SlotExpertPort
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
+from megainfer.m2n.mail import Memory, Seat
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.port import Seat
+from megainfer.m2n.opening import open_attention_mail, open_expert_mail
 from megainfer.m2n.slots import Slots, being_written, dispatch_slots, reply_slots
 
 GEOMETRY = Geometry(1, 2, 1, capacity=4, hidden_size=8, top_k=2, dtype="float32")
@@ -32,6 +33,11 @@ class Wire:
     def close(self) -> None: ...
 
 
+def expert_port(index: int, own: mmap, region: mmap, native: bool) -> SlotExpertPort:
+    seat = Seat(GEOMETRY, index, 0)
+    return SlotExpertPort(seat, open_expert_mail(seat, Memory(own, [region]), native), Wire())
+
+
 def put(slots: Slots, slot: int, header: Header) -> None:
     slots.begin(slot, header.sequence)
     slots.publish(slot, header)
@@ -47,10 +53,12 @@ def replies() -> mmap:
     return mmap(-1, GEOMETRY.attention_region_bytes)
 
 
-@pytest.fixture
-def attention(replies: mmap) -> SlotAttentionPort:
+@pytest.fixture(params=IMPLEMENTATIONS)
+def attention(request: pytest.FixtureRequest, replies: mmap) -> SlotAttentionPort:
     regions = [mmap(-1, GEOMETRY.expert_region_bytes) for _ in range(2)]
-    return SlotAttentionPort(Seat(GEOMETRY, 0, 0), replies, regions, Wire())
+    seat = Seat(GEOMETRY, 0, 0)
+    mail = open_attention_mail(seat, Memory(replies, regions), request.param)
+    return SlotAttentionPort(seat, mail, Wire())
 
 
 GOOD = Header(
@@ -96,9 +104,10 @@ def test_a_reply_to_nothing(attention: SlotAttentionPort, replies: mmap) -> None
         attention.poll()
 
 
-def test_a_slot_rewritten_before_the_reply() -> None:
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_a_slot_rewritten_before_the_reply(native: bool) -> None:
     own, region = mmap(-1, GEOMETRY.expert_region_bytes), mmap(-1, GEOMETRY.attention_region_bytes)
-    port = SlotExpertPort(Seat(GEOMETRY, 0, 0), own, [region], Wire())
+    port = expert_port(0, own, region, native)
     slots = dispatch_slots(own, GEOMETRY, 0, 1)
     header = GOOD._replace(kind=Kind.DISPATCH, rows=1, length=GEOMETRY.dispatch_bytes(1))
     put(slots, 0, header)
@@ -111,9 +120,10 @@ def test_a_slot_rewritten_before_the_reply() -> None:
         port.receive()
 
 
-def test_a_reply_is_being_written_from_the_moment_its_buffer_is_given() -> None:
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_a_reply_is_being_written_from_the_moment_its_buffer_is_given(native: bool) -> None:
     own, region = mmap(-1, GEOMETRY.expert_region_bytes), mmap(-1, GEOMETRY.attention_region_bytes)
-    port = SlotExpertPort(Seat(GEOMETRY, 1, 0), own, [region], Wire())
+    port = expert_port(1, own, region, native)
     header = GOOD._replace(kind=Kind.DISPATCH, rows=1, length=GEOMETRY.dispatch_bytes(1))
     put(dispatch_slots(own, GEOMETRY, 0, 1), 0, header)
     (message,) = port.receive()
@@ -138,6 +148,6 @@ def test_layers_and_rows_come_from_the_dispatch() -> None:
     attention.dispatch(0, 0, torch.zeros(2, 8), [part_of(2)])
     (message,) = expert.receive()
     assert isinstance(message, Dispatch)
-    expert.reply(replace(message, hidden=message.hidden[:1]))
+    expert.reply(message._replace(hidden=message.hidden[:1]))
     with pytest.raises(ProtocolError, match="replies with 1 rows, it was sent 2"):
         attention.poll()

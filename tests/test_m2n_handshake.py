@@ -16,7 +16,7 @@ from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolErro
 from megainfer.m2n.connection import Home
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.handshake import Channel, Frame, Hello, Side
-from megainfer.m2n.port import Seat
+from megainfer.m2n.mail import Seat
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 
 GEOMETRY = Geometry(1, 1, 1, capacity=6, hidden_size=8, top_k=2, dtype="float32")

@@ -151,9 +151,9 @@ def test_buffers_of_an_instance() -> None:
     # A dispatch slot: 2 lines, 16 rows of 24 bf16, 16 rows of 2 ids, 16 rows of 2 weights.
     assert GEOMETRY.dispatch_slot_bytes == 128 + 768 + 128 + 128
     assert GEOMETRY.reply_slot_bytes == 128 + 1024  # an error has more room than the rows
-    assert GEOMETRY.expert_region_bytes == 2 * 2 * 1152
-    assert GEOMETRY.attention_region_bytes == 3 * 2 * 1152
-    assert GEOMETRY.total_bytes == 3 * 4 * 1152 + 2 * 6 * 1152
+    assert GEOMETRY.expert_region_bytes == 2 * 2 * 1152 + 64  # slots, and whether the node is awake
+    assert GEOMETRY.attention_region_bytes == 3 * 2 * 1152 + 64
+    assert GEOMETRY.total_bytes == 3 * (4 * 1152 + 64) + 2 * (6 * 1152 + 64)
 
 
 @pytest.mark.parametrize(

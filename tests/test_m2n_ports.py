@@ -5,6 +5,7 @@ import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 import torch
@@ -21,8 +22,10 @@ from m2n_cluster import (
 )
 
 from megainfer.errors import ProtocolError
+from megainfer.m2n import native_library
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part, Port, Rest
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.reference import (
     Expert,
     Routing,
@@ -36,7 +39,36 @@ Opened = Callable[[Geometry], AbstractContextManager[Cluster]]
 HIDDEN, TOP_K, CAPACITY = 8, 2, 6
 
 
-@pytest.fixture(params=[local_cluster, shm_cluster], ids=["local", "shm"])
+PYTHON, NATIVE = Tuning(native=False), Tuning(native=True)
+SPINNING = Tuning(spin_seconds=1e-4, native=True)
+built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(partial(local_cluster, native=False), id="local"),
+        pytest.param(partial(shm_cluster, attention=PYTHON, expert=PYTHON), id="shm"),
+        pytest.param(partial(local_cluster, native=True), id="native local", marks=built),
+        pytest.param(
+            partial(shm_cluster, attention=NATIVE, expert=NATIVE), id="native shm", marks=built
+        ),
+        pytest.param(
+            partial(shm_cluster, attention=SPINNING, expert=SPINNING),
+            id="native shm, spinning",
+            marks=built,
+        ),
+        pytest.param(
+            partial(shm_cluster, attention=NATIVE, expert=PYTHON),
+            id="native to python",
+            marks=built,
+        ),
+        pytest.param(
+            partial(shm_cluster, attention=PYTHON, expert=NATIVE),
+            id="python to native",
+            marks=built,
+        ),
+    ]
+)
 def opened(request: pytest.FixtureRequest) -> Opened:
     return request.param
 

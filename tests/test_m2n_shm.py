@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,8 +21,10 @@ from m2n_cluster import (
 )
 
 from megainfer.errors import ProtocolError
+from megainfer.m2n import native_library
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Handle, Part
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.reference import Routing, make_parts, marked_tokens, moe, serve
 from megainfer.m2n.region import Bell, create_region, map_region
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
@@ -44,10 +47,10 @@ def accept(token: str, geometry: Geometry, node: int) -> ShmExpertPort:
 # --- load ---------------------------------------------------------------------------------------
 
 
-def expert_main(token: str, node: int, spin_seconds: float) -> None:
+def expert_main(token: str, node: int, tuning: Tuning) -> None:
     """Serve until every attention node has left; check that rows are where they belong."""
     listener = ShmListener.create(expert_address(token, node))
-    port = ShmExpertPort.accept(listener, GEOMETRY, node, 0, SECONDS, spin_seconds)
+    port = ShmExpertPort.accept(listener, GEOMETRY, node, 0, SECONDS, tuning)
     expert = affine_expert(HOMES)
     while len(port.lost_peers()) < GEOMETRY.num_attention:
         port.wait(SECONDS)
@@ -75,10 +78,10 @@ def check_marks(message: Dispatch) -> None:
     assert torch.equal(message.hidden, whole[rows])
 
 
-def attention_main(token: str, index: int, spin_seconds: float) -> None:
+def attention_main(token: str, index: int, tuning: Tuning) -> None:
     """Keep both micro-batches in flight; compare every layer with the reference."""
     addresses = addresses_of(token, GEOMETRY)
-    port = ShmAttentionPort.connect(addresses, GEOMETRY, index, 0, SECONDS, spin_seconds)
+    port = ShmAttentionPort.connect(addresses, GEOMETRY, index, 0, SECONDS, tuning)
     generator = torch.Generator().manual_seed(index)
     flying = {m: send(port, index, m, 0, generator) for m in range(GEOMETRY.micro_batches)}
     while flying:
@@ -109,12 +112,33 @@ def send(
     return handle, expected, set(handle.awaiting)
 
 
-@pytest.mark.parametrize("spin_seconds", [0.0, 1e-4])
-def test_thousands_of_messages_between_processes(spin_seconds: float) -> None:
+PYTHON, NATIVE = Tuning(native=False), Tuning(native=True)
+built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
+
+
+@pytest.mark.parametrize(
+    ("attention", "expert"),
+    [
+        pytest.param(PYTHON, PYTHON, id="python"),
+        pytest.param(replace(PYTHON, spin_seconds=1e-4), PYTHON, id="python, spinning"),
+        pytest.param(NATIVE, NATIVE, id="native", marks=built),
+        pytest.param(
+            replace(NATIVE, spin_seconds=1e-4),
+            replace(NATIVE, spin_seconds=1e-3),
+            id="native, spinning",
+            marks=built,
+        ),
+        pytest.param(NATIVE, PYTHON, id="native to python", marks=built),
+        pytest.param(
+            PYTHON, replace(NATIVE, spin_seconds=1e-4), id="python to native", marks=built
+        ),
+    ],
+)
+def test_thousands_of_messages_between_processes(attention: Tuning, expert: Tuning) -> None:
     token = fresh_token()
     join_all(
-        [fork(expert_main, token, node, spin_seconds) for node in range(GEOMETRY.num_expert)]
-        + [fork(attention_main, token, i, spin_seconds) for i in range(GEOMETRY.num_attention)]
+        [fork(expert_main, token, node, expert) for node in range(GEOMETRY.num_expert)]
+        + [fork(attention_main, token, i, attention) for i in range(GEOMETRY.num_attention)]
     )
 
 

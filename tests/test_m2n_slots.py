@@ -166,14 +166,16 @@ def test_a_malformed_message_is_an_error_once(changes: dict[str, int], message: 
     assert inbox.scan() == []
 
 
-def test_changed_tells_of_touches_since_the_last_scan() -> None:
+def test_news_is_what_a_scan_would_look_at() -> None:
     memory = region()
     inbox, slots = inbox_of(memory), sender(memory)
-    assert not inbox.changed()
+    assert not inbox.news()
     slots.begin(1, 1)
-    assert inbox.changed()
+    assert not inbox.news()
+    slots.publish(1, header_only(1, micro_batch=1))
+    assert inbox.news()
     inbox.scan()
-    assert not inbox.changed()
+    assert not inbox.news()
 
 
 class Model:

@@ -16,6 +16,7 @@ from megainfer.config import BLOCK_SIZE
 from megainfer.control import ParentLink
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import AttentionPort
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmAttentionPort, expert_address
 from megainfer.messages import Loaded, NodeReady, Ready, Start
 from megainfer.node_loop import (
@@ -45,6 +46,7 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
         node,
         start.epoch,
         CONNECT_TIMEOUT_SECONDS,
+        Tuning(plan.spin_seconds),
     )
     tuner = None if start.first is None else MicroBatchTuner(start.micro_batches, start.first)
     unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches, tuner)

@@ -46,7 +46,6 @@ class ExpertModel:
             layer: torch.zeros(len(self.experts), dtype=torch.int64) for layer in spec.moe_layers
         }
 
-    @torch.inference_mode()
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
 

@@ -19,7 +19,7 @@ docs/pipeline.md has the reasons and the figures.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from statistics import median_low
+from typing import NamedTuple
 
 from megainfer.errors import ConfigError, ProtocolError
 
@@ -60,8 +60,7 @@ class GatherLimits:
             raise ConfigError(f"alone_share must be above 0 and finite, got {self.alone_share}")
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One layer of one micro-batch, to be served now."""
 
     micro_batch: int
@@ -142,8 +141,7 @@ class _Place:
         return self.misses > 1
 
 
-@dataclass(frozen=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """The rows at one layer of one micro-batch; they may be served from `due` on."""
 
     lane: "_Lane"
@@ -185,34 +183,66 @@ class _Lane:
         if not self.cohort:
             self._disband()
 
-    def candidates(self) -> Iterator[_Candidate]:
+    def candidates(self) -> list[_Candidate]:
         """What could be served, each from when on; whatever waits is in one or behind one."""
+        layers = {place.layer for place in self.places.values() if place.rows}
+        if not layers:
+            return []
+        if self._are_together():
+            oldest = min(place.since for place in self.places.values())
+            return [_Candidate(self, layers.pop(), oldest, oldest)]
         target = self._target()
-        for layer in {place.layer for place in self.places.values() if place.rows}:
-            here = self._waiting_at(layer)
-            members = [source for source in here if source in self.cohort]
-            oldest = min(self.places[source].since for source in members or here)
-            if not members:
-                yield _Candidate(self, layer, oldest, self._others_due(here, oldest))
-            elif target and layer == target[1]:
-                yield _Candidate(self, layer, oldest, self._cohort_due(target, oldest))
+        candidates = (self._candidate(layer, target) for layer in layers)
+        return [candidate for candidate in candidates if candidate is not None]
+
+    def _are_together(self) -> bool:
+        """Whether all are of the cohort and wait at one layer, as they mostly do; what the rules
+        say then takes no deliberation."""
+        if len(self.cohort) != len(self.places):
+            return False
+        places = iter(self.places.values())
+        first = next(places)
+        return first.rows > 0 and all(
+            place.rows and place.layer == first.layer and place.step == first.step
+            for place in places
+        )
+
+    def _candidate(self, layer: int, target: tuple[int, int] | None) -> _Candidate | None:
+        here = self._waiting_at(layer)
+        members = [source for source in here if source in self.cohort]
+        oldest = min(self.places[source].since for source in members or here)
+        if not members:
+            return _Candidate(self, layer, oldest, self._others_due(here, oldest))
+        if target and layer == target[1]:
+            return _Candidate(self, layer, oldest, self._cohort_due(target, oldest))
+        return None
 
     def take(self, layer: int, now: float) -> Batch:
         """All rows that wait at `layer`; if it's the cohort that is here, it is renewed."""
-        here = self._waiting_at(layer)
+        if self._are_together():
+            here, cohort, dropped = sorted(self.places), frozenset(self.cohort), frozenset[int]()
+            self._measure(here, layer, now)
+        else:
+            here = self._waiting_at(layer)
+            cohort, dropped = self._settle_cohort(here, layer, now)
+        rows = {source: self.places[source].rows for source in here}
+        for source in here:
+            self.places[source].rows = 0
+        return Batch(self.micro_batch, layer, rows, cohort, dropped)
+
+    def _settle_cohort(
+        self, here: list[int], layer: int, now: float
+    ) -> tuple[frozenset[int], frozenset[int]]:
+        """Who travels with those that are here, nobody if they are aside, and who is dropped."""
         dropped: frozenset[int] = frozenset()
         if self._are_aside(here) and self._is_lost(now):
             dropped = self._disband()
             self._missed(dropped)
-        aside = self._are_aside(here)
-        if not aside:
-            dropped |= self._renew(here, layer)
-            self._measure(here, layer, now)
-        rows = {source: self.places[source].rows for source in here}
-        for source in here:
-            self.places[source].rows = 0
-        cohort = frozenset() if aside else frozenset(self.cohort)
-        return Batch(self.micro_batch, layer, rows, cohort, dropped)
+        if self._are_aside(here):
+            return frozenset(), dropped
+        dropped |= self._renew(here, layer)
+        self._measure(here, layer, now)
+        return frozenset(self.cohort), dropped
 
     def _standing_at(self, layer: int) -> list[int]:
         return sorted(s for s, place in self.places.items() if place.layer == layer)
@@ -281,7 +311,8 @@ class _Lane:
         wait would justify a longer one.
         """
         if self.served and layer > self.served[0]:
-            arrival = median_low(self.places[source].since for source in here)
+            arrivals = sorted(self.places[source].since for source in here)
+            arrival = arrivals[(len(arrivals) - 1) // 2]
             self.pace.round_trip.add(max(0.0, arrival - self.served[1]))
         else:
             if self.step_began is not None:
@@ -344,11 +375,11 @@ class Gather:
 
     def next(self, now: float) -> Batch | None:
         """Of the gathers that are complete or have waited enough, the oldest, taken out."""
-        due = [candidate for candidate in self._candidates() if candidate.due <= now]
-        if not due:
-            return None
-        chosen = min(due, key=lambda candidate: candidate.oldest)
-        return chosen.lane.take(chosen.layer, now)
+        chosen: _Candidate | None = None
+        for candidate in self._candidates():
+            if candidate.due <= now and (chosen is None or candidate.oldest < chosen.oldest):
+                chosen = candidate
+        return None if chosen is None else chosen.lane.take(chosen.layer, now)
 
     def deadline(self) -> float | None:
         """When `next` will have something if nothing else happens; None if nothing waits."""

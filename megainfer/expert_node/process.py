@@ -9,9 +9,11 @@ from megainfer.control import ParentLink
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.gather import Gather
 from megainfer.expert_node.node import ExpertNode
-from megainfer.expert_node.profile import profile_experts, profile_transfer
+from megainfer.expert_node.profile import profile_experts
+from megainfer.expert_node.transfer_profile import profile_transfer
 from megainfer.kernels.selection import ExpertKernels
 from megainfer.m2n.mailbox import ExpertPort
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmExpertPort, ShmListener, expert_address
 from megainfer.messages import Loaded, Ready, Start
 from megainfer.node_loop import (
@@ -32,22 +34,26 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of expert node `node` does after the fork."""
     torch.set_num_threads(plan.torch_threads(plan.cores_of_expert(node)))
     model = load_experts(plan, node, progress_to(link))
-    measure = plan.micro_batches is None
-    link.send(
-        Loaded(
-            stage_seconds=profile_experts(model, plan, node) if measure else [],
-            transfer_seconds=profile_transfer(plan) if measure else [],
-        )
-    )
+    link.send(_profile(model, plan, node) if plan.micro_batches is None else Loaded())
     start = link.expect(Start, START_TIMEOUT_SECONDS)
     listener = ShmListener.create(expert_address(plan.token, node))
     port = ShmExpertPort.accept(
-        listener, plan.geometry(start.micro_batches), node, start.epoch, CONNECT_TIMEOUT_SECONDS
+        listener,
+        plan.geometry(start.micro_batches),
+        node,
+        start.epoch,
+        CONNECT_TIMEOUT_SECONDS,
+        Tuning(plan.spin_seconds),
     )
     listener.close()
     unit = ExpertUnit(plan, node, model, port, start.micro_batches)
     link.send(Ready())
     run_until_stopped(link, unit)
+
+
+def _profile(model: ExpertModel, plan: Plan, node: int) -> Loaded:
+    stages = profile_experts(model, plan, node)
+    return Loaded(stage_seconds=stages, transfer_seconds=profile_transfer(plan, stages))
 
 
 def load_experts(

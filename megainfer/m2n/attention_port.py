@@ -2,23 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from mmap import mmap
 
-import torch
 from torch import Tensor
 
 from megainfer.errors import ProtocolError
-from megainfer.m2n.inbox import Inbox
+from megainfer.m2n.mail import AttentionMail, Seat
 from megainfer.m2n.mailbox import Arrival, Handle, Part
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.port import Seat, SlotPort, Wire
-from megainfer.m2n.slots import (
-    dispatch_payload,
-    dispatch_slots,
-    reply_payload,
-    reply_slots,
-    torch_dtype,
-)
+from megainfer.m2n.port import SlotPort, Wire
+from megainfer.m2n.slots import torch_dtype
 
 
 @dataclass(slots=True)
@@ -31,18 +23,14 @@ class _Flight:
     failed: set[int] = field(default_factory=set)  # expert nodes that replied with an error
 
 
-class SlotAttentionPort(SlotPort):
+class SlotAttentionPort(SlotPort[AttentionMail]):
     """`mailbox.AttentionPort`: dispatch slots are in the expert nodes' memory, replies in ours."""
 
-    def __init__(self, seat: Seat, own: mmap, experts: Sequence[mmap], wire: Wire) -> None:
-        """own: our region of reply slots. experts: the regions of all expert nodes, in order."""
-        geometry, m = seat.geometry, seat.geometry.micro_batches
-        replies = reply_slots(own, geometry, 0, geometry.num_expert * m)
-        inbox = Inbox(replies, geometry, frozenset({Kind.REPLY, Kind.ERROR}), seat.epoch)
-        outboxes = [dispatch_slots(region, geometry, seat.index * m, m) for region in experts]
-        super().__init__(seat, inbox, outboxes, wire)
-        self._replies = replies
-        self._sequences = [0] * m
+    def __init__(self, seat: Seat, mail: AttentionMail, wire: Wire) -> None:
+        super().__init__(seat, mail, wire)
+        self._experts = range(seat.geometry.num_expert)
+        self._dtype = torch_dtype(seat.geometry)
+        self._sequences = [0] * seat.geometry.micro_batches
         self._flights: dict[int, _Flight] = {}
 
     def dispatch(
@@ -54,34 +42,26 @@ class SlotAttentionPort(SlotPort):
         self._check_parts(parts)
         handle = Handle(micro_batch, layer, tuple(parts))
         sequence = self._next_sequence(micro_batch)
+        self._mail.dispatch(micro_batch, layer, sequence, hidden, handle.parts)
         self._flights[micro_batch] = _Flight(handle, sequence, set(handle.awaiting))
-        blank = self._header(Kind.DISPATCH, sequence, layer, micro_batch)
-        for node, part in enumerate(parts):
-            self._post(node, self._write(node, blank, hidden, part))
+        self._ring(self._experts)
         return handle
 
     def poll(self) -> list[Arrival]:
         """See `mailbox.AttentionPort.poll`."""
-        return [self._arrive(slot, header) for slot, header in self._inbox.scan()]
+        return [self._arrive(header) for _, header in self._scan()]
 
     def combine(self, handle: Handle, out: Tensor) -> None:
         """See `mailbox.AttentionPort.combine`."""
         self._check_complete(handle)
-        for node, part in enumerate(handle.parts):
-            rows = part.rows.numel()
-            if rows:
-                slot = self._slot(node, handle.micro_batch)
-                reply = reply_payload(self._replies, slot, rows, self._geometry)
-                out.index_add_(0, part.rows, reply.to(out.dtype))
+        self._mail.combine(handle.micro_batch, handle.parts, out)
         del self._flights[handle.micro_batch]
 
     def rest(self, micro_batch: int) -> None:
         """See `mailbox.AttentionPort.rest`."""
         self._check_free(micro_batch)
-        header = self._header(Kind.REST, self._next_sequence(micro_batch), 0, micro_batch)
-        for node, outbox in enumerate(self._outboxes):
-            outbox.begin(micro_batch, header.sequence)
-            self._post(node, header)
+        self._mail.rest(micro_batch, self._next_sequence(micro_batch))
+        self._ring(self._experts)
 
     def _abandon(self) -> None:
         self._flights.clear()
@@ -90,26 +70,13 @@ class SlotAttentionPort(SlotPort):
         self._sequences[micro_batch] += 1
         return self._sequences[micro_batch]
 
-    def _write(self, node: int, blank: Header, hidden: Tensor, part: Part) -> Header:
-        """Fill the slot with the part; returns the header to publish it with."""
-        outbox = self._outboxes[node]
-        outbox.begin(blank.micro_batch, blank.sequence)
-        rows = part.rows.numel()
-        if not rows:
-            return blank
-        into, ids, weights = dispatch_payload(outbox, blank.micro_batch, rows, self._geometry)
-        torch.index_select(hidden, 0, part.rows, out=into)
-        ids.copy_(part.local_ids)
-        weights.copy_(part.weights)
-        return blank._replace(rows=rows, length=self._geometry.dispatch_bytes(rows))
-
-    def _arrive(self, slot: int, header: Header) -> Arrival:
+    def _arrive(self, header: Header) -> Arrival:
         flight = _flight_answered(header, self._flights.get(header.micro_batch))
         flight.outstanding.remove(header.source)
         error = None
         if header.kind == Kind.ERROR:
             flight.failed.add(header.source)
-            error = self._replies.read_text(slot, header.length)
+            error = self._mail.error_text(header)
         return Arrival(header.micro_batch, header.layer, header.source, error)
 
     def _check_free(self, micro_batch: int) -> None:
@@ -124,7 +91,7 @@ class SlotAttentionPort(SlotPort):
             )
 
     def _check_hidden(self, hidden: Tensor) -> None:
-        size, dtype = self._geometry.hidden_size, torch_dtype(self._geometry)
+        size, dtype = self._geometry.hidden_size, self._dtype
         if hidden.ndim != 2 or hidden.shape[1] != size or hidden.dtype != dtype:
             raise ProtocolError(
                 f"hidden is {list(hidden.shape)} {hidden.dtype}, agreed was [T, {size}] {dtype}"

@@ -8,7 +8,7 @@ from mmap import mmap
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.handshake import Channel, Frame, Hello, Side
-from megainfer.m2n.port import Seat
+from megainfer.m2n.mail import Seat
 from megainfer.m2n.region import Bell, create_region, map_region
 
 

@@ -1,69 +1,45 @@
 """The expert node's end of M2N over shared slots."""
 
-from collections.abc import Sequence
-from mmap import mmap
-
 import torch
 from torch import Tensor
 
 from megainfer.errors import ProtocolError
-from megainfer.m2n.inbox import Inbox
+from megainfer.m2n.mail import ExpertMail, Seat
 from megainfer.m2n.mailbox import Dispatch, Rest
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.port import Seat, SlotPort, Wire
-from megainfer.m2n.slots import (
-    dispatch_payload,
-    dispatch_slots,
-    reply_payload,
-    reply_slots,
-    torch_dtype,
-)
+from megainfer.m2n.port import SlotPort, Wire
+from megainfer.m2n.slots import torch_dtype
 
 
-class SlotExpertPort(SlotPort):
+class SlotExpertPort(SlotPort[ExpertMail]):
     """`mailbox.ExpertPort`: dispatch slots are in our memory, replies in the attention nodes'."""
 
-    def __init__(self, seat: Seat, own: mmap, attention: Sequence[mmap], wire: Wire) -> None:
-        """own: our region of dispatch slots. attention: the regions of all attention nodes."""
-        geometry, m = seat.geometry, seat.geometry.micro_batches
-        messages = dispatch_slots(own, geometry, 0, geometry.num_attention * m)
-        inbox = Inbox(messages, geometry, frozenset({Kind.DISPATCH, Kind.REST}), seat.epoch)
-        outboxes = [reply_slots(region, geometry, seat.index * m, m) for region in attention]
-        super().__init__(seat, inbox, outboxes, wire)
-        self._messages = messages
+    def __init__(self, seat: Seat, mail: ExpertMail, wire: Wire) -> None:
+        super().__init__(seat, mail, wire)
         self._owed: dict[int, int] = {}  # slot -> sequence of the dispatch that waits for a reply
 
     def receive(self) -> list[Dispatch | Rest]:
         """See `mailbox.ExpertPort.receive`."""
-        return [self._open(slot, header) for slot, header in self._inbox.scan()]
+        return [self._open(slot, header) for slot, header in self._scan()]
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
         """See `mailbox.ExpertPort.reply_buffer`."""
         if not self._is_owed(dispatch):
             shape = (dispatch.num_rows, self._geometry.hidden_size)
             return torch.empty(shape, dtype=torch_dtype(self._geometry))
-        outbox = self._outboxes[dispatch.source]
-        outbox.begin(dispatch.micro_batch, dispatch.sequence)
-        return reply_payload(outbox, dispatch.micro_batch, dispatch.num_rows, self._geometry)
+        return self._mail.reply_buffer(dispatch)
 
     def reply(self, dispatch: Dispatch) -> None:
         """See `mailbox.ExpertPort.reply`."""
         if self._settle(dispatch):
-            rows = dispatch.num_rows
-            header = self._answer(Kind.REPLY, dispatch)
-            length = self._geometry.reply_bytes(rows)
-            self._outboxes[dispatch.source].begin(dispatch.micro_batch, dispatch.sequence)
-            self._post(dispatch.source, header._replace(rows=rows, length=length))
+            self._mail.reply(dispatch)
+            self._ring((dispatch.source,))
 
     def reply_error(self, dispatch: Dispatch, message: str) -> None:
         """See `mailbox.ExpertPort.reply_error`."""
         if self._settle(dispatch):
-            text = _cut(message, self._geometry.error_room)
-            outbox = self._outboxes[dispatch.source]
-            outbox.begin(dispatch.micro_batch, dispatch.sequence)
-            outbox.write_text(dispatch.micro_batch, text)
-            header = self._answer(Kind.ERROR, dispatch)
-            self._post(dispatch.source, header._replace(length=len(text)))
+            self._mail.reply_error(dispatch, _cut(message, self._geometry.error_room))
+            self._ring((dispatch.source,))
 
     def _abandon(self) -> None:
         self._owed.clear()
@@ -78,7 +54,7 @@ class SlotExpertPort(SlotPort):
             return Rest(header.source, header.micro_batch)
         if header.rows:
             self._owed[slot] = header.sequence
-        hidden, ids, weights = dispatch_payload(self._messages, slot, header.rows, self._geometry)
+        hidden, ids, weights = self._mail.payload(slot, header.rows)
         return Dispatch(
             source=header.source,
             micro_batch=header.micro_batch,
@@ -89,9 +65,6 @@ class SlotExpertPort(SlotPort):
             weights=weights,
         )
 
-    def _answer(self, kind: Kind, dispatch: Dispatch) -> Header:
-        return self._header(kind, dispatch.sequence, dispatch.layer, dispatch.micro_batch)
-
     def _is_owed(self, dispatch: Dispatch) -> bool:
         slot = self._slot(dispatch.source, dispatch.micro_batch)
         return self._owed.get(slot) == dispatch.sequence
@@ -101,7 +74,7 @@ class SlotExpertPort(SlotPort):
         if not dispatch.num_rows:
             raise ProtocolError("a dispatch without rows gets no reply")
         if not self._is_owed(dispatch):
-            self._inbox.counters.dropped += 1
+            self._mail.counters.dropped += 1
             return False
         del self._owed[self._slot(dispatch.source, dispatch.micro_batch)]
         return True

@@ -7,6 +7,8 @@ Pure arithmetic. A slot is a line with its sequence word, a line with the header
 
 Each part starts on a line of 64 bytes, and parts are packed by the message's own R, so that a
 message is one run of bytes and a small one touches few pages.
+
+A node's region is its slots and a last line, whose first word says whether the node is awake.
 """
 
 from dataclasses import dataclass, fields
@@ -90,13 +92,15 @@ class Geometry:
 
     @property
     def expert_region_bytes(self) -> int:
-        """All slots that one expert node owns: a dispatch slot an attention node, micro-batch."""
-        return self.num_attention * self.micro_batches * self.dispatch_slot_bytes
+        """What one expert node owns: a dispatch slot an attention node and micro-batch, and the
+        line that says whether it is awake."""
+        return self.num_attention * self.micro_batches * self.dispatch_slot_bytes + LINE_BYTES
 
     @property
     def attention_region_bytes(self) -> int:
-        """All slots that one attention node owns: a reply slot an expert node, micro-batch."""
-        return self.num_expert * self.micro_batches * self.reply_slot_bytes
+        """What one attention node owns: a reply slot an expert node and micro-batch, and the line
+        that says whether it is awake."""
+        return self.num_expert * self.micro_batches * self.reply_slot_bytes + LINE_BYTES
 
     @property
     def total_bytes(self) -> int:

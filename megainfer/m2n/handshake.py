@@ -23,8 +23,8 @@ from typing import NoReturn
 
 from megainfer.errors import NodeDied, ProtocolError
 from megainfer.m2n.geometry import DTYPE_CODES, Geometry
+from megainfer.m2n.mail import Seat
 from megainfer.m2n.message import VERSION
-from megainfer.m2n.port import Seat
 
 _MAGIC = b"MEGAM2N\0"
 _PREFIX = struct.Struct("<8sIII")  # magic, version, kind, bytes of body

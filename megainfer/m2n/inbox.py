@@ -1,6 +1,7 @@
 """The receiving end of a node's slots: finds what was published since the last look."""
 
 import time
+from collections.abc import Iterator
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.counters import Counters
@@ -23,33 +24,27 @@ class Inbox:
         self._geometry = geometry
         self._kinds = kinds
         self._epoch = epoch
-        self._noticed = slots.words()  # at the last look
-        self._handled = [0] * len(self._noticed)  # the word of each slot that was last dealt with
-        self._latest = [0] * len(self._noticed)  # the highest sequence taken from each slot
+        count = len(slots.words())
+        self._handled = [0] * count  # the word of each slot that was last dealt with
+        self._latest = [0] * count  # the highest sequence taken from each slot
         self._parked: set[int] = set()
-        self.waiting_since: int | None = None  # when the receiver, idle, began to wait (ns)
         self.counters = Counters()
 
-    def changed(self) -> bool:
-        """Whether any slot was touched since the last `scan`."""
-        return self._slots.words() != self._noticed
+    def news(self) -> bool:
+        """Whether `scan` would find a message that was not dealt with."""
+        return any(self._unseen())
 
-    def scan(self) -> list[tuple[int, Header]]:
+    def scan(self, since: int | None = None) -> list[tuple[int, Header]]:
         """(slot, header) of every message to act on, each message once.
 
+        since: when the receiver, idle, began to wait (ns); None if it did not.
         Raises ProtocolError on a malformed one; what else this look had found is lost then.
         """
-        since, self.waiting_since = self.waiting_since, None
-        words = self._slots.words()
-        self._noticed = words
-        if words == self._handled:
-            return []
         found = []
-        for slot, word in enumerate(words):
-            if word != self._handled[slot] and not being_written(word):
-                header = self._take(slot, word)
-                if header is not None:
-                    found.append((slot, header))
+        for slot, word in self._unseen():
+            header = self._take(slot, word)
+            if header is not None:
+                found.append((slot, header))
         if found and since is not None:
             self._time_transfers(found, since)
         return found
@@ -59,6 +54,12 @@ class Inbox:
         for slot in self._parked:
             self._handled[slot] = 0  # look at it again
         self._parked.clear()
+
+    def _unseen(self) -> Iterator[tuple[int, int]]:
+        """(slot, word) of what was published and not yet looked at."""
+        for slot, word in enumerate(self._slots.words()):
+            if word != self._handled[slot] and not being_written(word):
+                yield slot, word
 
     def _time_transfers(self, found: list[tuple[int, Header]], since: int) -> None:
         """Count how long those messages took that were sent while the receiver was waiting.
@@ -77,7 +78,7 @@ class Inbox:
         self._handled[slot] = word
         self._parked.discard(slot)
         header = Header.unpack(data)
-        self._check(slot, word, header)
+        check_message(slot, word, header, self._geometry, self._kinds)
         return header if self._is_current(slot, header) else None
 
     def _is_current(self, slot: int, header: Header) -> bool:
@@ -91,18 +92,22 @@ class Inbox:
         self.counters.received(header)
         return True
 
-    def _check(self, slot: int, word: int, header: Header) -> None:
-        check_layout(header, self._geometry)
-        if header.kind not in self._kinds:
-            expected = " or ".join(sorted(kind.name for kind in self._kinds))
-            raise ProtocolError(f"M2N message of kind {Kind(header.kind).name} where {expected}")
-        source, micro_batch = divmod(slot, self._geometry.micro_batches)
-        if (header.source, header.micro_batch) != (source, micro_batch):
-            raise ProtocolError(
-                f"M2N message from node {header.source}, micro-batch {header.micro_batch} in the "
-                f"slot of node {source}, micro-batch {micro_batch}"
-            )
-        if published_word(header.sequence) != word:
-            raise ProtocolError(
-                f"M2N message with sequence {header.sequence} was published as {word >> 1}"
-            )
+
+def check_message(
+    slot: int, word: int, header: Header, geometry: Geometry, kinds: frozenset[Kind]
+) -> None:
+    """Raises ProtocolError when what was published as `word` can't be in this slot."""
+    check_layout(header, geometry)
+    if header.kind not in kinds:
+        expected = " or ".join(sorted(kind.name for kind in kinds))
+        raise ProtocolError(f"M2N message of kind {Kind(header.kind).name} where {expected}")
+    source, micro_batch = divmod(slot, geometry.micro_batches)
+    if (header.source, header.micro_batch) != (source, micro_batch):
+        raise ProtocolError(
+            f"M2N message from node {header.source}, micro-batch {header.micro_batch} in the "
+            f"slot of node {source}, micro-batch {micro_batch}"
+        )
+    if published_word(header.sequence) != word:
+        raise ProtocolError(
+            f"M2N message with sequence {header.sequence} was published as {word >> 1}"
+        )

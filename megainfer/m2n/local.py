@@ -4,14 +4,15 @@ All ports of a hub belong to one thread: a bell is a flag, so nobody can ring it
 """
 
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
 from megainfer.m2n.attention_port import SlotAttentionPort
 from megainfer.m2n.expert_port import SlotExpertPort
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.port import Seat
+from megainfer.m2n.mail import Memory, Seat
+from megainfer.m2n.opening import is_native, open_attention_mail, open_expert_mail
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class LocalWire:
     def lost_peers(self) -> frozenset[int]:
         return frozenset(index for index, peer in enumerate(self._peers) if peer.closed)
 
-    def wait(self, timeout: float, fds: Sequence[int], changed: Callable[[], bool]) -> None:
+    def wait(self, timeout: float, fds: Sequence[int]) -> None:
         if self._own.rang:
             self._own.rang = False
             return
@@ -54,8 +55,10 @@ class LocalWire:
 class LocalHub:
     """The slots and ports of M attention and N expert nodes, all in this process."""
 
-    def __init__(self, geometry: Geometry, epoch: int = 0) -> None:
+    def __init__(self, geometry: Geometry, epoch: int = 0, native: bool | None = None) -> None:
+        """native: whether C++ moves the messages; None: where it was built."""
         self._geometry = geometry
+        self._native = is_native(native)
         self._epoch = epoch
         self._attention = [_Node() for _ in range(geometry.num_attention)]
         self._experts = [_Node() for _ in range(geometry.num_expert)]
@@ -66,10 +69,12 @@ class LocalHub:
         """The one port of attention node `index`."""
         seat = Seat(self._geometry, index, self._epoch)
         wire = LocalWire(self._attention[index], self._experts)
-        return SlotAttentionPort(seat, self._replies[index], self._messages, wire)
+        mail = open_attention_mail(seat, Memory(self._replies[index], self._messages), self._native)
+        return SlotAttentionPort(seat, mail, wire)
 
     def expert_port(self, index: int) -> SlotExpertPort:
         """The one port of expert node `index`."""
         seat = Seat(self._geometry, index, self._epoch)
         wire = LocalWire(self._experts[index], self._attention)
-        return SlotExpertPort(seat, self._messages[index], self._replies, wire)
+        mail = open_expert_mail(seat, Memory(self._messages[index], self._replies), self._native)
+        return SlotExpertPort(seat, mail, wire)

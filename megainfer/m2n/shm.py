@@ -5,11 +5,12 @@ is how either notices the other's death.
 """
 
 import contextlib
+import math
 import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from megainfer.errors import ConfigError, NodeDied, ProtocolError
 from megainfer.m2n.attention_port import SlotAttentionPort
@@ -17,11 +18,22 @@ from megainfer.m2n.connection import Home, Peer, greet, welcome
 from megainfer.m2n.expert_port import SlotExpertPort
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.handshake import peer_uid
-from megainfer.m2n.port import Seat
+from megainfer.m2n.mail import Memory, Seat
+from megainfer.m2n.opening import (
+    UNTUNED,
+    Tuning,
+    is_native,
+    open_attention_mail,
+    open_expert_mail,
+    open_sleeper,
+)
 from megainfer.m2n.region import Bell
+from megainfer.m2n.sleeper import Sleeper, Watched
 
 _BACKLOG = 128
 _RETRY_SECONDS = 0.01
+GLANCE_SECONDS = 1e-3
+"""How stale the knowledge of who is alive may be: asking takes a system call."""
 
 
 def expert_address(token: str, node: int) -> str:
@@ -67,17 +79,15 @@ class ShmListener:
 class ShmWire:
     """`port.Wire` between processes."""
 
-    def __init__(self, bell: Bell, peers: Sequence[Peer], spin_seconds: float) -> None:
+    def __init__(self, bell: Bell, peers: Sequence[Peer], sleeper: Sleeper) -> None:
         self._bell = bell
         self._peers = peers
-        self._spin_seconds = spin_seconds
+        self._sleeper = sleeper
         self._alive = {peer.connection.fileno(): index for index, peer in enumerate(peers)}
-        self._lost: set[int] = set()
-        self._guests: tuple[int, ...] = ()  # the caller's fds of the last wait
-        self._poller = select.poll()
-        self._poller.register(bell.fileno(), select.POLLIN)
-        for descriptor in self._alive:
-            self._poller.register(descriptor, select.POLLRDHUP)
+        self._lost: frozenset[int] = frozenset()
+        self._glanced_at = -math.inf
+        self._guests: Sequence[int] = ()  # the caller's fds of the last wait
+        self._watched = self._watch()
 
     def ring(self, peer: int) -> None:
         self._peers[peer].bell.ring()
@@ -86,50 +96,49 @@ class ShmWire:
         self._bell.ring()
 
     def lost_peers(self) -> frozenset[int]:
-        self._notice(self._poller.poll(0))
-        return frozenset(self._lost)
+        """As of at most GLANCE_SECONDS ago, or of the last wait."""
+        now = time.monotonic()
+        if now - self._glanced_at > GLANCE_SECONDS:
+            self._glanced_at = now
+            self._notice(_hung_up(self._alive))
+        return self._lost
 
-    def wait(self, timeout: float, fds: Sequence[int], changed: Callable[[], bool]) -> None:
-        if self._spin(min(timeout, self._spin_seconds), changed):
-            return
-        self._invite(tuple(fds))
-        events = self._poller.poll(max(timeout, 0.0) * 1000)
-        self._notice(events)
-        if any(descriptor == self._bell.fileno() for descriptor, _ in events):
-            self._bell.silence()  # before the caller looks, so that no later ring is lost
+    def wait(self, timeout: float, fds: Sequence[int]) -> None:
+        if fds != self._guests:
+            self._guests = fds
+            self._watched = self._watch()
+        ready = self._sleeper.sleep(timeout, self._watched)
+        if ready:
+            self._notice(ready)
 
     def close(self) -> None:
-        self._poller = select.poll()  # the numbers of closed descriptors will be others' soon
-        self._alive.clear()
+        self._alive.clear()  # the numbers of closed descriptors will be others' soon
+        self._watched = ()
         self._bell.close()
         for peer in self._peers:
             peer.close()
 
-    def _spin(self, seconds: float, changed: Callable[[], bool]) -> bool:
-        """Whether a slot was touched within so short a time that sleeping would cost more."""
-        if seconds <= 0:
-            return False
-        deadline = time.monotonic() + seconds
-        while not changed():
-            if time.monotonic() >= deadline:
-                return False
-        return True
+    def _watch(self) -> Watched:
+        return (
+            (self._bell.fileno(), select.POLLIN),
+            *((descriptor, select.POLLRDHUP) for descriptor in self._alive),
+            *((descriptor, select.POLLIN) for descriptor in self._guests),
+        )
 
-    def _invite(self, guests: tuple[int, ...]) -> None:
-        if guests == self._guests:
-            return
-        for descriptor in self._guests:
-            self._poller.unregister(descriptor)
-        for descriptor in guests:
-            self._poller.register(descriptor, select.POLLIN)
-        self._guests = guests
-
-    def _notice(self, events: Sequence[tuple[int, int]]) -> None:
+    def _notice(self, ready: Sequence[int]) -> None:
         """Count the peers whose connection has ended as lost, and listen to them no more."""
-        for descriptor, _ in events:
-            if (peer := self._alive.pop(descriptor, None)) is not None:
-                self._lost.add(peer)
-                self._poller.unregister(descriptor)
+        gone = [descriptor for descriptor in ready if descriptor in self._alive]
+        if gone:
+            self._lost |= {self._alive.pop(descriptor) for descriptor in gone}
+            self._watched = self._watch()
+
+
+def _hung_up(connections: Iterable[int]) -> list[int]:
+    """Those whose other end is closed."""
+    poller = select.poll()
+    for descriptor in connections:
+        poller.register(descriptor, select.POLLRDHUP)
+    return [descriptor for descriptor, _ in poller.poll(0)]
 
 
 class ShmAttentionPort(SlotAttentionPort):
@@ -143,13 +152,12 @@ class ShmAttentionPort(SlotAttentionPort):
         index: int,
         epoch: int,
         timeout: float,
-        spin_seconds: float = 0.0,
+        tuning: Tuning = UNTUNED,
     ) -> "ShmAttentionPort":
         """Meet the expert nodes at `addresses`, in node order; they may begin to listen later.
 
-        timeout: seconds for all of it. spin_seconds: how long `wait` looks at the slots before it
-        sleeps; only useful where every node has a core. Raises NodeDied when a node does not
-        answer in time, ProtocolError when it is of another version, geometry, epoch or user.
+        timeout: seconds for all of it. Raises NodeDied when a node does not answer in time,
+        ProtocolError when it is of another version, geometry, epoch or user.
         """
         seat = Seat(geometry, index, epoch)
         if len(addresses) != geometry.num_expert:
@@ -165,8 +173,9 @@ class ShmAttentionPort(SlotAttentionPort):
                 undo.callback(peers[node].close)
             undo.pop_all()
         home.file.close()
-        wire = ShmWire(home.bell, peers, spin_seconds)
-        return cls(seat, home.slots, [peer.slots for peer in peers], wire)
+        mail = open_attention_mail(seat, _memory(home, peers), is_native(tuning.native))
+        sleeper = open_sleeper(mail, home.bell, tuning.spin_seconds)
+        return cls(seat, mail, ShmWire(home.bell, peers, sleeper))
 
 
 class ShmExpertPort(SlotExpertPort):
@@ -180,7 +189,7 @@ class ShmExpertPort(SlotExpertPort):
         index: int,
         epoch: int,
         timeout: float,
-        spin_seconds: float = 0.0,
+        tuning: Tuning = UNTUNED,
     ) -> "ShmExpertPort":
         """Meet all attention nodes; arguments and errors as in `ShmAttentionPort.connect`."""
         seat = Seat(geometry, index, epoch)
@@ -197,8 +206,15 @@ class ShmExpertPort(SlotExpertPort):
             undo.pop_all()
         home.file.close()
         in_order = [peers[node] for node in range(geometry.num_attention)]
-        wire = ShmWire(home.bell, in_order, spin_seconds)
-        return cls(seat, home.slots, [peer.slots for peer in in_order], wire)
+        mail = open_expert_mail(seat, _memory(home, in_order), is_native(tuning.native))
+        sleeper = open_sleeper(mail, home.bell, tuning.spin_seconds)
+        return cls(seat, mail, ShmWire(home.bell, in_order, sleeper))
+
+
+def _memory(home: Home, peers: Sequence[Peer]) -> Memory:
+    return Memory(
+        home.slots, [peer.slots for peer in peers], [peer.bell.fileno() for peer in peers]
+    )
 
 
 def _answer(listener: ShmListener, missing: list[int], deadline: float) -> socket.socket:

@@ -1,12 +1,11 @@
 """The compiled library: whether it is there, what it can do here, and its functions. No torch."""
 
 import ctypes
-import importlib.machinery
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
-from megainfer.errors import ConfigError
+from megainfer.native import find_library, load_library
 
 FOLDER = Path(__file__).parent
 """Where the build puts the library."""
@@ -179,7 +178,7 @@ _FUNCTIONS = {
 
 def is_built() -> bool:
     """Whether the package was built with a compiler, and so has the library."""
-    return _find() is not None
+    return find_library(FOLDER) is not None
 
 
 @cache
@@ -188,19 +187,7 @@ def load() -> ctypes.CDLL:
 
     Raises ConfigError when it was not built, or from older sources than these.
     """
-    path = _find()
-    if path is None:
-        raise ConfigError(
-            "the CPU kernels are not built; install a C++ compiler and reinstall, or use "
-            "--kernels reference"
-        )
-    library = ctypes.CDLL(str(path))
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name, None)
-        if function is None:
-            raise ConfigError(f"{path} has no {name}: it is older than this package; reinstall")
-        function.restype, function.argtypes = result, arguments
-    return library
+    return load_library(FOLDER, _FUNCTIONS, "the CPU kernels", "use --kernels reference")
 
 
 @cache
@@ -210,8 +197,3 @@ def levels() -> tuple[str, ...]:
     while (name := library.megainfer_level(len(names))) is not None:
         names.append(name.decode())
     return tuple(names)
-
-
-def _find() -> Path | None:
-    candidates = (FOLDER / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-    return next((path for path in candidates if path.exists()), None)

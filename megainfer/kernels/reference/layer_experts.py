@@ -22,6 +22,7 @@ class ReferenceLayerExperts:
         self._gate_up[local_id] = gate_up
         self._down[local_id] = down
 
+    @torch.inference_mode()
     def forward(
         self,
         hidden: Sequence[Tensor],

@@ -1,0 +1,105 @@
+"""How messages get into slots and out of them: what the ports' rules are applied to.
+
+Two implementations, equal on the wire: `plain_mail` in Python, slow and obvious, and `native_mail`,
+one call of C++ a message. A node's peers need not use the same one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from mmap import mmap
+from typing import Protocol
+
+from torch import Tensor
+
+from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.mailbox import Dispatch, Part
+from megainfer.m2n.message import Header, Kind
+
+TO_ATTENTION = frozenset({Kind.REPLY, Kind.ERROR})
+TO_EXPERT = frozenset({Kind.DISPATCH, Kind.REST})
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Which node of its role this is, in which membership, and the sizes all agreed on."""
+
+    geometry: Geometry
+    index: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Whose slots are where.
+
+    own: this node's region. peers: theirs, in node order. bells: the eventfd of each peer; none
+    where it takes the wire to ring.
+    """
+
+    own: mmap
+    peers: Sequence[mmap]
+    bells: Sequence[int] = ()
+
+
+class Tally(Protocol):
+    """`counters.Counters`, whoever counts."""
+
+    dropped: int
+
+    def as_dict(self) -> dict[str, int]: ...
+
+
+class Mail(Protocol):
+    """What both sides share.
+
+    rings: whether sending rings the receiver's bell; if not, the caller does.
+    """
+
+    rings: bool
+
+    @property
+    def counters(self) -> Tally: ...
+
+    def news(self) -> bool:
+        """Whether `scan` would find a message that was not dealt with."""
+
+    def scan(self, since: int | None) -> list[tuple[int, Header]]:
+        """See `inbox.Inbox.scan`."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def close(self) -> None:
+        """Touch the peers' bells no more."""
+
+
+class AttentionMail(Mail, Protocol):
+    def dispatch(
+        self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
+    ) -> None:
+        """Send each expert node its part of `hidden` [T, D].
+
+        Raises ProtocolError for a row that `hidden` hasn't.
+        """
+
+    def rest(self, micro_batch: int, sequence: int) -> None: ...
+
+    def combine(self, micro_batch: int, parts: Sequence[Part], out: Tensor) -> None:
+        """Add the replies to these parts into `out` [T, D], in node order.
+
+        Raises ProtocolError for a row that `out` hasn't.
+        """
+
+    def error_text(self, header: Header) -> str:
+        """What an ERROR says."""
+
+
+class ExpertMail(Mail, Protocol):
+    def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of a dispatch: hidden [R, D], local ids int32 [R, K], weights float32 [R, K]."""
+
+    def reply_buffer(self, dispatch: Dispatch) -> Tensor:
+        """View of the reply's sums [R, D], which from here on are being written."""
+
+    def reply(self, dispatch: Dispatch) -> None: ...
+
+    def reply_error(self, dispatch: Dispatch, text: bytes) -> None: ...

@@ -1,0 +1,78 @@
+#include "sleeper.h"
+
+#include <unistd.h>
+
+#include "clock.h"
+
+namespace {
+
+constexpr int looks_a_reading = 16;  // of the clock
+constexpr int64_t gap_ns = 50'000;   // between two readings: another process had the core
+constexpr int64_t glance_ns = 1'000'000;
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+int64_t Sleeper::sleep(int64_t timeout_ns, pollfd* watched, int64_t count) {
+  const int64_t started = now_ns();
+  // Whoever always has news soon looks at the descriptors now and then all the same.
+  if (started - polled_at_ > glance_ns) {
+    const int64_t ready = poll_all(0, watched, count);
+    if (ready > 0) return ready;
+  }
+  const int64_t budget = spin_.next_budget();
+  if (look_for(budget < timeout_ns ? budget : timeout_ns, started)) {
+    spin_.succeeded();
+    spin_.waited(now_ns() - started);
+    return 0;
+  }
+  const int64_t ready = doze(timeout_ns, watched, count);
+  spin_.waited(now_ns() - started);
+  return ready;
+}
+
+// Whether there was news within so many ns.
+bool Sleeper::look_for(int64_t ns, int64_t started) {
+  int64_t last = started;
+  do {
+    for (int i = 0; i < looks_a_reading; ++i) {
+      if (inbox_->news()) return true;
+      relax();
+    }
+    const int64_t now = now_ns();
+    if (now - last > gap_ns) {
+      spin_.disturbed();
+      return inbox_->news();
+    }
+    last = now;
+  } while (last - started < ns);
+  return false;
+}
+
+int64_t Sleeper::doze(int64_t timeout_ns, pollfd* watched, int64_t count) {
+  __atomic_store_n(awake_, 0, __ATOMIC_RELAXED);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);  // see Outbox::ring
+  const int64_t ready = inbox_->news() ? 0 : poll_all(timeout_ns, watched, count);
+  __atomic_store_n(awake_, 1, __ATOMIC_RELAXED);
+  return ready;
+}
+
+int64_t Sleeper::poll_all(int64_t timeout_ns, pollfd* watched, int64_t count) {
+  const timespec timeout = {timeout_ns / 1'000'000'000, timeout_ns % 1'000'000'000};
+  const int64_t ready = ppoll(watched, count, &timeout, nullptr);
+  polled_at_ = now_ns();
+  if (ready <= 0) return 0;
+  for (int64_t i = 0; i < count; ++i) {
+    // Silenced before the caller looks, so that no later ring is lost.
+    uint64_t rings;
+    if (watched[i].fd == bell_ && watched[i].revents != 0 && read(bell_, &rings, 8) < 0) break;
+  }
+  return ready;
+}

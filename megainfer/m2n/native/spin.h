@@ -1,0 +1,46 @@
+// How long to look at the slots before sleeping: only as long as it is likely to pay.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+class Spin {
+ public:
+  // limit: ns, 0 for never.
+  explicit Spin(int64_t limit) : limit_(limit), usual_(limit / 2) {}
+
+  // For how many ns the next wait may look before it sleeps.
+  int64_t next_budget() {
+    if (pause_ > 0) {
+      --pause_;
+      return 0;
+    }
+    return usual_ > limit_ ? 0 : std::min(2 * usual_ + slack_ns, limit_);
+  }
+
+  // A wait took so many ns. What is usual follows the median: of a step's many short waits and one
+  // long one, only the short ones can be gained.
+  void waited(int64_t ns) {
+    const int64_t step = usual_ / 8;
+    usual_ = std::clamp(ns > usual_ ? usual_ + step : usual_ - step, slack_ns, 2 * limit_ + slack_ns);
+  }
+
+  // Looking has paid.
+  void succeeded() { next_pause_ = 1; }
+
+  // Something else wanted this core while we were looking: leave it alone, the longer the more
+  // often it happens.
+  void disturbed() {
+    pause_ = next_pause_;
+    next_pause_ = std::min(2 * next_pause_, longest_pause);
+  }
+
+ private:
+  static constexpr int64_t slack_ns = 20'000;
+  static constexpr int longest_pause = 64;  // waits
+
+  int64_t limit_;
+  int64_t usual_;  // ns
+  int pause_ = 0;  // waits that are not to spin
+  int next_pause_ = 1;
+};
