@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megainfer.errors import ConfigError
-from megainfer.topology import assign_cores, contiguous_placement
+from megainfer.topology import assign_cores, contiguous_placement, have_own_cores
 
 
 @given(experts=st.integers(1, 70), data=st.data())
@@ -44,3 +44,9 @@ def test_cores_are_shared_evenly_and_none_is_left_over(processes, cores):
         assert threads == [1] * processes
         counts = [used.count(core) for core in ids]
         assert max(counts) - min(counts) <= 1
+
+
+def test_cores_are_ones_own_where_they_suffice() -> None:
+    assert have_own_cores(assign_cores(2, (0, 1)))
+    assert have_own_cores(assign_cores(2, (0, 1, 2)))
+    assert not have_own_cores(assign_cores(3, (0, 1)))

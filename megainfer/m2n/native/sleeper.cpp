@@ -33,6 +33,7 @@ int64_t Sleeper::sleep(int64_t timeout_ns, pollfd* watched, int64_t count) {
     spin_.waited(now_ns() - started);
     return 0;
   }
+  if (budget > 0) spin_.failed();
   const int64_t ready = doze(timeout_ns, watched, count);
   spin_.waited(now_ns() - started);
   return ready;
@@ -47,10 +48,7 @@ bool Sleeper::look_for(int64_t ns, int64_t started) {
       relax();
     }
     const int64_t now = now_ns();
-    if (now - last > gap_ns) {
-      spin_.disturbed();
-      return inbox_->news();
-    }
+    if (now - last > gap_ns) return inbox_->news();
     last = now;
   } while (last - started < ns);
   return false;

@@ -22,17 +22,18 @@ class Spin {
   // long one, only the short ones can be gained.
   void waited(int64_t ns) {
     const int64_t step = usual_ / 8;
-    usual_ = std::clamp(ns > usual_ ? usual_ + step : usual_ - step, slack_ns, 2 * limit_ + slack_ns);
+    const int64_t next = ns > usual_ ? usual_ + step : usual_ - step;
+    usual_ = std::clamp(next, slack_ns, 2 * limit_ + slack_ns);
   }
 
   // Looking has paid.
-  void succeeded() { next_pause_ = 1; }
+  void succeeded() { next_pause_ = 0; }
 
-  // Something else wanted this core while we were looking: leave it alone, the longer the more
-  // often it happens.
-  void disturbed() {
+  // Looking was in vain, or something else wanted this core: maybe even the sender does. Leave it
+  // alone, the longer the more often that happens in a row.
+  void failed() {
     pause_ = next_pause_;
-    next_pause_ = std::min(2 * next_pause_, longest_pause);
+    next_pause_ = std::clamp(2 * next_pause_, 1, longest_pause);
   }
 
  private:
@@ -42,5 +43,5 @@ class Spin {
   int64_t limit_;
   int64_t usual_;  // ns
   int pause_ = 0;  // waits that are not to spin
-  int next_pause_ = 1;
+  int next_pause_ = 0;
 };
