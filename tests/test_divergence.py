@@ -7,13 +7,14 @@ other levels are closer. `test_divergence_demo.py` has a real model.
 """
 
 import ctypes
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import oracle, write_checkpoint
-from divergence import relative_error
+from divergence import Divergence, divergence, relative_error
 from node_pair import FLOAT32, Pair, Precision, load_pair
 from safetensors.torch import load_file, save_file
 
@@ -130,3 +131,14 @@ def truncated(sample, tmp_path_factory) -> Path:
 def test_truncation_in_place_of_rounding_breaks_the_bound(sample, truncated):
     pair = load_pair(truncated, 2, PRECISIONS["bfloat16 weights"], "cpu")
     assert sample.error(pair) > sample.bound("bfloat16 weights")
+
+
+def test_a_divergence_counts_shifts_as_nothing_and_nan_as_no_good():
+    exact = torch.tensor([[3.0, 0.0, 0.0], [0.0, 1.5, 0.0]])
+    assert divergence([exact + 5], [exact]).is_within(Divergence(1e-6, 1e-6, 1.0, 0.0))
+    found = divergence([exact[:1] + 5, exact[1:].roll(1)], [exact[:1], exact[1:]])
+    assert (found.agreement, found.overturned) == (0.5, 1.5)
+    anything = Divergence(math.inf, math.inf, 0.0, math.inf)
+    assert found.is_within(anything)
+    assert not found.is_within(Divergence(math.inf, math.inf, 0.6, math.inf))
+    assert not divergence([exact * math.nan], [exact]).is_within(anything)

@@ -61,8 +61,13 @@ class Case:
     same_tokens: float
 
 
+# The reference rounds the residual stream too, and after every operation, as torch does.
+BFLOAT16 = {
+    "cpu": Case(Precision(torch.bfloat16), Divergence(1.3e-2, 4e-4, 0.98, 0.15), 12),
+    "reference": Case(Precision(torch.bfloat16), Divergence(3e-2, 2.6e-3, 0.94, 0.3), 8),
+}
 CASES = {
-    "bfloat16": Case(Precision(torch.bfloat16), Divergence(1.3e-2, 4e-4, 0.98, 0.15), 12),
+    "bfloat16": BFLOAT16["cpu" if library.is_built() else "reference"],
     "int8 experts": Case(Precision(torch.bfloat16, "int8"), Divergence(8e-2, 1.1e-2, 0.93, 0.9), 8),
     "int8": Case(Precision(torch.bfloat16, "int8", "int8"), Divergence(0.11, 2.2e-2, 0.89, 0.9), 7),
     "int8 in float32": Case(
