@@ -163,13 +163,21 @@ VARIANTS: Sequence[tuple[str, str]] = [
 
 
 def write_checkpoint(
-    family: str, variant: str, folder: Path, seed: int = 0, max_shard_size: str = "1GB"
+    family: str,
+    variant: str,
+    folder: Path,
+    seed: int = 0,
+    max_shard_size: str = "1GB",
+    **settings: Any,
 ) -> Path:
-    """Write config.json, generation_config.json and safetensors of one variant; returns folder."""
+    """Write config.json, generation_config.json and safetensors of one variant; returns folder.
+
+    settings: of the configuration, over the variant's own.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = FAMILIES[family][variant]
-    config = AutoConfig.for_model(family, **{**_BASE, **shape.settings})
+    config = AutoConfig.for_model(family, **{**_BASE, **shape.settings, **settings})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     _randomise(model, seed)
     model.save_pretrained(folder, max_shard_size=max_shard_size)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from tiny_llama_gguf import CHAT_TEMPLATE, TOKENS, permute, tiny_llama, write_gguf
 from tokenizers import Tokenizer
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -207,9 +208,9 @@ def demo_model_dir() -> Path:
     return ensure_demo_model()
 
 
-def dense_of(folder: Path, moe: MixtralForCausalLM) -> LlamaForCausalLM:
+def dense_of(folder: Path) -> LlamaForCausalLM:
     """The dense model that the demo was made from: every layer's expert 0 as its FFN."""
-    shape = moe.config
+    shape = AutoConfig.from_pretrained(folder)
     dense = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=shape.vocab_size,
@@ -261,7 +262,7 @@ def test_the_real_model_answers_like_its_dense_origin_through_a_balanced_router(
             lambda module, args, out, number=number: router_logits.update({number: out[0]})
         )
     got, got_ids = logits_and_greedy(moe, prompt, 12)
-    want, want_ids = logits_and_greedy(dense_of(demo_model_dir, moe), prompt, 12)
+    want, want_ids = logits_and_greedy(dense_of(demo_model_dir), prompt, 12)
 
     answer = tokenizer.decode(got_ids[prompt.shape[1] :], skip_special_tokens=True)
     assert answer == "The capital of France is Paris."

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 from served import Served, serving
-from test_demo_model import as_moe, dense_of, logits_and_greedy
+from test_demo_model import dense_of, logits_and_greedy
 
 from megainfer import LLM, SamplingParams
 from megainfer.demo_model import DEMO_MODEL_NAME, ensure_demo_model
@@ -130,7 +130,7 @@ def test_two_processes_say_what_the_dense_original_says():
         )
     import torch
 
-    dense = dense_of(folder, as_moe(folder))
+    dense = dense_of(folder)
     for prompt, result in zip(prompts, results, strict=True):
         _, ids = logits_and_greedy(dense, torch.tensor([prompt]), 16)
         assert result.outputs[0].token_ids == ids[len(prompt) :]

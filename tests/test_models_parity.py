@@ -14,90 +14,21 @@ from checkpoints import (
     oracle,
     write_checkpoint,
 )
+from node_pair import Pair, Precision, blocks_of, load_pair
 from torch import Tensor
 
-from megainfer.attention_node.batch import ChunkInput, build_batch
-from megainfer.attention_node.kv_cache import KVCache
-from megainfer.attention_node.model import AttentionModel, MoEPoint
-from megainfer.config import BLOCK_SIZE
-from megainfer.expert_node.experts import ExpertModel
+from megainfer.attention_node.batch import ChunkInput
 from megainfer.kernels.cpu import library
-from megainfer.kernels.selection import AttentionKernels, ExpertKernels
-from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.registry import load_spec
-from megainfer.stage_clock import StageClock
-from megainfer.topology import Placement, contiguous_placement
-from megainfer.weights import WeightReader
+from megainfer.topology import Placement
 
-CLOCK = StageClock().of(0)
 NEW_TOKENS = 10
-BLOCKS_A_SEQUENCE = 8
 KERNELS = [
     "reference",
     pytest.param(
         "cpu", marks=pytest.mark.skipif(not library.is_built(), reason="kernels are not built")
     ),
 ]
-
-
-class Pair:
-    """An attention model and its expert models in one process, with a KV cache for 8 sequences.
-
-    Sequence i owns blocks i, i + 8, i + 16, ...: neighbours in a sequence are never neighbours in
-    memory. believed: where the attention side thinks that experts live, if not where they do.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        num_nodes: int,
-        dtype: torch.dtype = torch.float32,
-        believed: Placement | None = None,
-        kernels: str = "auto",
-    ) -> None:
-        spec = load_spec(folder)
-        placement = contiguous_placement(spec.num_experts, num_nodes)
-        with WeightReader(folder) as reader:
-            self.attention = AttentionModel(
-                spec, reader, believed or placement, dtype, kernels=AttentionKernels(kernels)
-            )
-            self.experts = [
-                ExpertModel(spec, reader, placement, n, dtype, ExpertKernels(kernels))
-                for n in range(num_nodes)
-            ]
-        self.kv = KVCache(spec, 8 * BLOCKS_A_SEQUENCE, BLOCK_SIZE, dtype)
-
-    def step(self, chunks: Sequence[ChunkInput]) -> Tensor:
-        """Run chunks through all layers; logits of those that sample."""
-        batch = build_batch(chunks)
-        x = self.attention.embed(batch)
-        point = self.attention.advance(x, 0, batch, self.kv, CLOCK)
-        while point is not None:
-            self._add_experts(x, point)
-            point = self.attention.advance(x, point.layer + 1, batch, self.kv, CLOCK)
-        return self.attention.logits(x, batch.sample_rows)
-
-    def _add_experts(self, x: Tensor, point: MoEPoint) -> None:
-        shared = self.attention.shared(point.layer, point.hidden)
-        if shared is not None:
-            x += shared
-        for node, part in zip(self.experts, point.parts, strict=True):
-            hidden = point.hidden[part.rows]
-            # Two dispatches, as if from two attention nodes; either may be empty.
-            half = len(hidden) // 2
-            messages = [
-                Dispatch(
-                    i, 0, point.layer, 0, hidden[rows], part.local_ids[rows], part.weights[rows]
-                )
-                for i, rows in enumerate((slice(None, half), slice(half, None)))
-            ]
-            out = torch.full_like(hidden, torch.nan)  # a reply slot holds whatever was there
-            node.forward(point.layer, messages, [out[:half], out[half:]])
-            x.index_add_(0, part.rows, out.to(x.dtype))
-
-
-def blocks_of(sequence: int) -> list[int]:
-    return [sequence + 8 * i for i in range(BLOCKS_A_SEQUENCE)]
 
 
 def generate(pair: Pair, prompts: Sequence[Sequence[int]], chunk: int) -> list[Greedy]:
@@ -152,7 +83,7 @@ every_variant = pytest.mark.parametrize(
 @pytest.mark.parametrize(("num_nodes", "chunk"), [(1, 100), (3, 7)])
 def test_logits_and_greedy_tokens_equal_transformers(reference, num_nodes, chunk, kernels):
     folder, prompts, expected = reference
-    actual = generate(Pair(folder, num_nodes, kernels=kernels), prompts, chunk)
+    actual = generate(load_pair(folder, num_nodes, kernels=kernels), prompts, chunk)
     assert_same_greedy(expected, [sequence.tokens for sequence in actual])
     for want, got in zip(expected, actual, strict=True):
         torch.testing.assert_close(got.logits, want.logits, atol=2e-4, rtol=1e-4)
@@ -163,7 +94,7 @@ def test_a_token_sent_to_a_wrong_expert_would_not_go_unnoticed(reference):
     folder, prompts, expected = reference
     num_experts = load_spec(folder).num_experts
     dealt = Placement(tuple((expert % 2,) for expert in range(num_experts)), 2)
-    pair = Pair(folder, 2, believed=dealt)
+    pair = load_pair(folder, 2, believed=dealt)
     actual = generate(pair, prompts, 100)
     assert all(got.tokens != want.tokens for got, want in zip(actual, expected, strict=True))
 
@@ -176,7 +107,7 @@ def test_bfloat16_is_as_close_as_transformers_in_bfloat16(tmp_path, kernels):
         torch.stack([last_logits(oracle(folder, dtype), prompt) for prompt in prompts])
         for dtype in (torch.float32, torch.bfloat16)
     )
-    pair = Pair(folder, 2, torch.bfloat16, kernels=kernels)
+    pair = load_pair(folder, 2, Precision(torch.bfloat16), kernels)
     ours = pair.step([ChunkInput(p, 0, blocks_of(i), True) for i, p in enumerate(prompts)])
     assert ours.dtype == torch.float32
     ours_error, their_error = (ours - exact).std(), (rounded - exact).std()
@@ -189,13 +120,13 @@ def last_logits(model: Any, prompt: list[int]) -> Tensor:
 
 
 def test_a_step_that_samples_nothing_gives_no_logits(tmp_path):
-    pair = Pair(write_checkpoint("mixtral", "gqa", tmp_path), 1)
+    pair = load_pair(write_checkpoint("mixtral", "gqa", tmp_path), 1)
     logits = pair.step([ChunkInput([3, 4, 5], 0, blocks_of(0), samples=False)])
     assert logits.shape == (0, 160)
 
 
 def test_expert_tokens_are_counted_by_layer_and_local_expert(tmp_path):
-    pair = Pair(write_checkpoint("qwen3_moe", "dense_between", tmp_path), 3)
+    pair = load_pair(write_checkpoint("qwen3_moe", "dense_between", tmp_path), 3)
     pair.step([ChunkInput(list(range(9)), 0, blocks_of(0), samples=True)])
     counts = [node.expert_tokens() for node in pair.experts]
     assert [[len(layer) for layer in node] for node in counts] == [[3, 3], [3, 3], [2, 2]]
