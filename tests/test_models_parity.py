@@ -17,9 +17,7 @@ from checkpoints import (
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, build_batch
-from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, MoEPoint
-from megainfer.config import BLOCK_SIZE
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.kernels.cpu import library
 from megainfer.kernels.selection import AttentionKernels, ExpertKernels
@@ -65,7 +63,7 @@ class Pair:
                 ExpertModel(spec, reader, placement, n, dtype, ExpertKernels(kernels))
                 for n in range(num_nodes)
             ]
-        self.kv = KVCache(spec, 8 * BLOCKS_A_SEQUENCE, BLOCK_SIZE, dtype)
+        self.kv = self.attention.new_cache(8 * BLOCKS_A_SEQUENCE)
 
     def step(self, chunks: Sequence[ChunkInput]) -> Tensor:
         """Run chunks through all layers; logits of those that sample."""
