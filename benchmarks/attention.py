@@ -1,7 +1,7 @@
 """An attention half's kernels beside what the cores can do at all, in the same run.
 
     python benchmarks/attention.py
-    python benchmarks/attention.py --hidden 1024 --heads 16 --dtype bfloat16 --weights int8
+    python benchmarks/attention.py --hidden 1024 --heads 16 --cache-dtype bfloat16 --weights int8
 
 Rounds go through all cases and limits in turn, and the table shows medians, since others may use
 the machine. A case is one layer's `attend` for rows of as many sequences, or for one prompt from
@@ -13,7 +13,7 @@ its beginning. Columns:
     GB/s      cached keys and values read once in that time; of read: as a share of the limit
 
 Limits: `read` sums floats on as many bytes as are cached (once 16 MiB at least); `gemm` is torch's
-float32 product of two 2048 x 2048 matrices.
+float32 product of two 2048 x 2048 matrices, in equal shares on as many threads.
 """
 
 import argparse
@@ -33,7 +33,12 @@ from torch import Tensor
 from megainfer.attention_node.batch import ChunkInput, build_batch
 from megainfer.config import BLOCK_SIZE
 from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.attention import AttentionKernel, pack_attention, step_rows
+from megainfer.kernels.cpu.attention import (
+    AttentionKernel,
+    block_shape,
+    pack_attention,
+    step_rows,
+)
 from megainfer.kernels.cpu.experts import on_large_pages
 from megainfer.kernels.reference import rotary_table
 
@@ -85,9 +90,8 @@ class Case:
                 for s in range(sequences)
             ]
         )
-        dtype = getattr(torch, options.dtype)
-        size = (sequences * each, BLOCK_SIZE, kv_heads, d)
-        self._keys, self._values = _cache(size, dtype), _cache(size, dtype)
+        dtype = getattr(torch, options.cache_dtype)
+        self._cache = _cache((sequences * each, *block_shape(kv_heads, d)), dtype)
         rows = sequences * tokens
         self._x = torch.randn(rows, options.hidden)
         self._context = torch.randn(rows, heads * d)
@@ -97,7 +101,7 @@ class Case:
     def attend(self) -> None:
         b = self._batch
         step = step_rows(b.positions, b.slots, b.row_starts, b.block_table)
-        self._kernel.attend(self._layer, step, self._keys, self._values, self._x)
+        self._kernel.attend(self._layer, step, self._cache, self._x)
 
     def linear(self) -> None:
         self._kernel.linear(self._qkv, self._x)
@@ -117,7 +121,7 @@ def measure(case: Case, options: argparse.Namespace) -> Result:
     read_bytes = max(case.cached_bytes, SMALLEST_READ)
     works: list[Callable[[], object]] = [
         reader(read_bytes, options.threads),
-        multiplier(),
+        multiplier(options.threads),
         case.attend,
         case.linear,
     ]
@@ -167,7 +171,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, nargs="+", default=[127, 1023])
     parser.add_argument("--prompt", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--weights", default="float32", help="float32, bfloat16 or int8")
-    parser.add_argument("--dtype", default="float32", help="of the cache: float32 or bfloat16")
+    parser.add_argument("--cache-dtype", default="float32", help="float32 or bfloat16")
     parser.add_argument("--threads", type=int, default=1, help="of kernels and limits alike")
     parser.add_argument("--level", help="an instruction set; the best if left out")
     parser.add_argument("--rounds", type=int, default=15)
@@ -177,15 +181,15 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # else its threads' spinning is measured with everything after it
     shapes = [(s, context, 1) for context in options.context for s in options.sequences]
     shapes += [(1, 0, tokens) for tokens in options.prompt]
     results = [measure(Case(options, *shape), options) for shape in shapes]
     level = options.level or library.levels()[-1]
     title = (
         f"hidden {options.hidden}, heads {options.heads} / {options.kv_heads} x "
-        f"{options.head_dim}, {options.weights} weights, {options.dtype} cache, {level}, threads: "
-        f"{options.threads}; medians of {options.rounds} interleaved rounds"
+        f"{options.head_dim}, {options.weights} weights, {options.cache_dtype} cache, "
+        f"{level}, threads: {options.threads}; medians of {options.rounds} interleaved rounds"
     )
     console = Console(width=110)
     console.print(hardware())

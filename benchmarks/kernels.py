@@ -14,7 +14,7 @@ cases and limits in turn, and the table shows medians, since others may use the 
               kernel has a faster instruction or a better cache than the limit's own program)
 
 Limits: `read` sums floats on as many bytes as the packed weights have, on pages of the same size.
-`gemm` is torch's float32 product of two 2048 x 2048 matrices.
+`gemm` is torch's float32 product of two 2048 x 2048 matrices, in equal shares on as many threads.
 """
 
 import argparse
@@ -96,9 +96,16 @@ def reader(num_bytes: int, threads: int) -> Callable[[], object]:
     return lambda: read(0) if threads == 1 else list(pool.map(read, range(threads)))
 
 
-def multiplier() -> Callable[[], object]:
+def multiplier(threads: int) -> Callable[[], object]:
+    """Multiplies two matrices, the first one's rows in equal shares.
+
+    On threads that sleep when they are done: torch's own would spin for a while, on a core that
+    whatever is measured next is to have.
+    """
     a, b = torch.randn(GEMM_SIZE, GEMM_SIZE), torch.randn(GEMM_SIZE, GEMM_SIZE)
-    return lambda: a @ b
+    shares = a.chunk(threads)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    return lambda: a @ b if threads == 1 else list(pool.map(b.__rmatmul__, shares))
 
 
 def measure(weight_dtype: str, options: argparse.Namespace) -> list[Result]:
@@ -108,7 +115,11 @@ def measure(weight_dtype: str, options: argparse.Namespace) -> list[Result]:
     layer, dtype = build_layer(kernel), getattr(torch, options.dtype)
     cases = [Case(layer, shape, rows, dtype) for rows in options.rows]
     num_bytes = shape.experts * (kernel.gate_up_bytes + kernel.down_bytes)
-    works = [reader(num_bytes, options.threads), multiplier(), *(case.run for case in cases)]
+    works = [
+        reader(num_bytes, options.threads),
+        multiplier(options.threads),
+        *(case.run for case in cases),
+    ]
     rounds = [[seconds(work) for work in works] for _ in range(options.rounds + 1)][1:]
     read, gemm, *times = (median(samples) for samples in zip(*rounds, strict=True))
     bandwidth, rate = num_bytes / read / 1e9, 2 * GEMM_SIZE**3 / gemm / 1e9
@@ -164,7 +175,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # else its threads' spinning is measured with everything after it
     level = options.level or library.levels()[-1]
     results = [result for name in options.weights for result in measure(name, options)]
     title = (

@@ -9,7 +9,12 @@ from torch.nn.functional import linear
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.kernels import reference
-from megainfer.kernels.cpu.attention import AttentionKernel, pack_attention, step_rows
+from megainfer.kernels.cpu.attention import (
+    BLOCK_TOKENS,
+    AttentionKernel,
+    pack_attention,
+    step_rows,
+)
 
 EPS = 1e-6
 POSITIONS = 300
@@ -26,7 +31,6 @@ class Shape:
     qk_norm: str = "none"
     bias: bool = False
     clip: float | None = None
-    block_size: int = 16
 
 
 class Layer:
@@ -54,22 +58,22 @@ class Layer:
     def rows(self, count: int) -> Tensor:
         return torch.randn(count, self.shape.hidden, generator=self.generator)
 
-    def caches(self, blocks: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Random keys and values, as if of earlier tokens."""
+    def cache(self, blocks: int, dtype: torch.dtype) -> Tensor:
+        """Random keys and values, as if of earlier tokens, as a kernel keeps them."""
         shape = self.shape
-        size = (blocks, shape.block_size, shape.kv_heads, shape.head_dim)
+        size = (blocks, BLOCK_TOKENS, shape.kv_heads, shape.head_dim)
         keys, values = (torch.randn(size, generator=self.generator).to(dtype) for _ in range(2))
-        return keys, values
+        return packed_cache(keys, values)
 
     def run(
         self,
         kernel: AttentionKernel,
         x: Tensor,
         batch: StepBatch,
-        caches: tuple[Tensor, Tensor],
+        cache: Tensor,
         weight_dtype: str = "float32",
     ) -> Tensor:
-        """x plus attention; the caches are written."""
+        """x plus attention; the cache is written."""
         shape = self.shape
         packed = pack_attention(
             kernel.pack(self.qkv, weight_dtype, self.qkv_bias),
@@ -85,17 +89,19 @@ class Layer:
         )
         step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
         result = x.clone()
-        kernel.attend(packed, step, *caches, result)
+        kernel.attend(packed, step, cache, result)
         return result
 
-    def expected(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, Tensor]) -> Tensor:
-        """The same in float64, but for the caches, which keep their dtype."""
+    def expected(self, x: Tensor, batch: StepBatch, cache: Tensor) -> Tensor:
+        """The same in float64, but for the cache, which keeps its dtype."""
         q, k, v = self._project(x.double())
         factors = self.rotary[batch.positions].double()
         q, k = reference.rotate(q, factors), reference.rotate(k, factors)
-        for cache, new in zip(caches, (k, v), strict=True):
-            reference.write_cache(cache, new.to(cache.dtype), batch.slots)
-        keys, values = (cache.double() for cache in caches)
+        both = unpacked_cache(cache, self.shape.head_dim)
+        for part, new in zip(both, (k, v), strict=True):
+            reference.write_cache(part, new.to(part.dtype), batch.slots)
+        cache.copy_(packed_cache(*both))
+        keys, values = (part.double() for part in both)
         parts = []
         if batch.decodes is not None:
             table, mask = batch.decodes.block_table, batch.decodes.mask
@@ -126,16 +132,37 @@ class Layer:
         return reference.rms_norm(q, q_norm, EPS), reference.rms_norm(k, k_norm, EPS)
 
 
+def packed_cache(keys: Tensor, values: Tensor) -> Tensor:
+    """Both [N, B, Hkv, d] -> [N, Hkv, 2, B * d] as the kernels keep them.
+
+    In float32 values [B, d], then keys [d, B]; in bfloat16 values [B / 2, d, 2] and keys
+    [d / 2, B, 2].
+    """
+    pair = 4 // keys.itemsize
+    keys = keys.unflatten(-1, (-1, pair)).permute(0, 2, 3, 1, 4)
+    values = values.unflatten(1, (-1, pair)).permute(0, 3, 1, 4, 2)
+    return torch.stack([values.flatten(2), keys.flatten(2)], 2)
+
+
+def unpacked_cache(cache: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """The keys and values that `packed_cache` was given."""
+    pair = 4 // cache.itemsize
+    values, keys = cache.unbind(2)
+    keys = keys.unflatten(-1, (-1, BLOCK_TOKENS, pair)).permute(0, 3, 1, 2, 4).flatten(3)
+    values = values.unflatten(-1, (-1, head_dim, pair)).permute(0, 2, 4, 1, 3).flatten(1, 2)
+    return keys.contiguous(), values.contiguous()
+
+
 def _double(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.double()
 
 
-def batch_of(chunks: Sequence[tuple[int, int]], block_size: int) -> tuple[StepBatch, int]:
+def batch_of(chunks: Sequence[tuple[int, int]]) -> tuple[StepBatch, int]:
     """A step of (start, tokens) chunks, one a sequence, whose blocks lie interleaved in memory;
     and how many blocks there are."""
-    most = max(-(-(start + tokens) // block_size) for start, tokens in chunks)
+    most = max(-(-(start + tokens) // BLOCK_TOKENS) for start, tokens in chunks)
     inputs = [
         ChunkInput([0] * tokens, start, [i + len(chunks) * b for b in range(most)], samples=True)
         for i, (start, tokens) in enumerate(chunks)
     ]
-    return build_batch(inputs, block_size), most * len(chunks)
+    return build_batch(inputs, BLOCK_TOKENS), most * len(chunks)

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
-from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, MoEPoint
-from megainfer.config import BLOCK_SIZE
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.kernels.selection import AttentionKernels, ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
@@ -46,9 +44,7 @@ class Pair:
     def __init__(self, attention: AttentionModel, experts: Sequence[ExpertModel]) -> None:
         self.attention = attention
         self.experts = experts
-        self.kv = KVCache(
-            attention.spec, SEQUENCES * BLOCKS_A_SEQUENCE, BLOCK_SIZE, attention.dtype
-        )
+        self.kv = attention.new_cache(SEQUENCES * BLOCKS_A_SEQUENCE)
 
     def step(self, chunks: Sequence[ChunkInput]) -> Tensor:
         """Run chunks through all layers; logits of those that sample."""

@@ -9,7 +9,6 @@ from checkpoints import write_checkpoint
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, build_batch
-from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.colocated.model import ColocatedModel
 from megainfer.config import EngineConfig
@@ -45,7 +44,7 @@ class Model:
         with WeightReader(folder) as reader:
             self.attention = AttentionModel(spec, reader, placement, dtype, kernels=attention)
             self.experts = ExpertModel(spec, reader, placement, 0, dtype, experts)
-        self.kv = KVCache(spec, BLOCKS, 16, dtype)
+        self.kv = self.attention.new_cache(BLOCKS)
         self.clock, self.expert_clock = StageClock(), StageClock()
 
     def colocated(self) -> ColocatedModel:

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from kernel_attention import EPS, Layer, Shape, batch_of
+from kernel_attention import EPS, Layer, Shape, batch_of, packed_cache, unpacked_cache
 from kernel_experts import WEIGHT_DTYPES, levels, relative_error
 from torch.nn.functional import linear
 
 from megainfer.errors import ConfigError
 from megainfer.kernels import reference
-from megainfer.kernels.cpu.attention import AttentionKernel, Chosen, pack_gate
+from megainfer.kernels.cpu.attention import AttentionKernel, Chosen, block_shape, pack_gate
 from megainfer.models.spec import RouterSpec
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
@@ -17,13 +17,28 @@ every_level = pytest.mark.parametrize("level", levels())
 
 SHAPES = [
     Shape(48, 4, 2, 16, "head"),
-    Shape(50, 6, 1, 6, "full", bias=True, block_size=3),
+    Shape(50, 6, 1, 6, "full", bias=True),
     Shape(33, 3, 3, 20, bias=True, clip=0.7),
-    Shape(64, 10, 2, 80, block_size=5),
+    Shape(64, 10, 2, 80),
     Shape(40, 2, 2, 128, "head", clip=1.5),
+    Shape(40, 4, 1, 64),
+    Shape(40, 13, 1, 128),
 ]
 # Decodes, beginnings and later chunks of prompts; around the ends of tiles and blocks.
-CHUNKS = [(0, 1), (70, 1), (0, 5), (63, 1), (64, 1), (62, 4), (10, 130), (129, 2)]
+CHUNKS = [
+    (0, 1),
+    (15, 1),
+    (16, 1),
+    (36, 1),
+    (50, 1),
+    (70, 1),
+    (0, 5),
+    (63, 1),
+    (64, 1),
+    (62, 4),
+    (10, 130),
+    (129, 2),
+]
 
 
 @every_level
@@ -31,29 +46,30 @@ CHUNKS = [(0, 1), (70, 1), (0, 5), (63, 1), (64, 1), (62, 4), (10, 130), (129, 2
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_is_the_references(level, shape, dtype):
     layer = Layer(shape)
-    batch, blocks = batch_of(CHUNKS, shape.block_size)
-    x, caches = layer.rows(batch.num_tokens), layer.caches(blocks, dtype)
-    kept = tuple(cache.clone() for cache in caches)
-    actual = layer.run(AttentionKernel(1, level), x, batch, caches)
+    batch, blocks = batch_of(CHUNKS)
+    x, cache = layer.rows(batch.num_tokens), layer.cache(blocks, dtype)
+    kept = cache.clone()
+    actual = layer.run(AttentionKernel(1, level), x, batch, cache)
     expected = layer.expected(x, batch, kept)
     tolerance = 2e-6 if dtype == torch.float32 else 2e-3
     assert relative_error(actual - x, expected - x) < tolerance
-    for cache, want in zip(caches, kept, strict=True):
-        torch.testing.assert_close(cache, want, atol=1e-5, rtol=1e-2 if dtype.itemsize == 2 else 0)
+    torch.testing.assert_close(cache, kept, atol=1e-5, rtol=1e-2 if dtype.itemsize == 2 else 0)
 
 
-def test_keys_beyond_the_context_are_never_seen():
+@every_level
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_beyond_the_context_are_never_seen(level, dtype):
     """Not even as NaN, and neither are other sequences' blocks."""
     shape = SHAPES[0]
     layer = Layer(shape)
-    batch, blocks = batch_of([(20, 1), (5, 7)], shape.block_size)
-    x, clean = layer.rows(batch.num_tokens), layer.caches(blocks, torch.float32)
-    dirty = tuple(cache.clone() for cache in clean)
-    for cache in dirty:
-        cache[2, 21 - 16 :] = torch.nan  # sequence 0's second block
-        cache[1, 12:] = torch.nan  # sequence 1's first
-        cache[3:] = torch.nan
-    kernel = AttentionKernel()
+    batch, blocks = batch_of([(20, 1), (5, 7)])
+    x, clean = layer.rows(batch.num_tokens), layer.cache(blocks, dtype)
+    parts = unpacked_cache(clean, shape.head_dim)
+    for part in parts:
+        part[2, 21 - 16 :] = torch.nan  # sequence 0's second block
+        part[1, 12:] = torch.nan  # sequence 1's first
+        part[3:] = torch.nan
+    kernel, dirty = AttentionKernel(1, level), packed_cache(*parts)
     assert torch.equal(layer.run(kernel, x, batch, dirty), layer.run(kernel, x, batch, clean))
 
 
@@ -193,3 +209,5 @@ def test_what_can_not_be_is_refused():
         AttentionKernel().pack(torch.zeros(2, 2), "float16")
     with pytest.raises(ConfigError, match="don't run here"):
         AttentionKernel(1, "avx1024")
+    with pytest.raises(ConfigError, match="7 channels"):
+        block_shape(4, 7)

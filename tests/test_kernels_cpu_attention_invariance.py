@@ -12,7 +12,6 @@ from kernel_experts import WEIGHT_DTYPES, levels
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, build_batch
-from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
 from megainfer.kernels.cpu.attention import AttentionKernel
 from megainfer.kernels.selection import AttentionKernels
@@ -35,15 +34,15 @@ def test_over_chunks_and_threads(level, weight_dtype, dtype, shape):
     """140 tokens of a sequence at once, in chunks, and one by one, by one thread and by three."""
     layer = Layer(shape)
     x, results = layer.rows(140), []
-    fresh = layer.caches(9, dtype)
+    fresh = layer.cache(9, dtype)
     for threads, chunk in ((1, 140), (3, 33), (1, 1), (3, 1)):
-        kernel, caches = AttentionKernel(threads, level), tuple(c.clone() for c in fresh)
+        kernel, cache = AttentionKernel(threads, level), fresh.clone()
         parts = []
         for start in range(0, 140, chunk):
             rows = x[start : start + chunk]
             batch = build_batch([ChunkInput([0] * len(rows), start, list(range(9)), samples=False)])
-            parts.append(layer.run(kernel, rows, batch, caches, weight_dtype))
-        results.append((torch.cat(parts), *caches))
+            parts.append(layer.run(kernel, rows, batch, cache, weight_dtype))
+        results.append((torch.cat(parts), cache))
     for result in results[1:]:
         assert all(map(torch.equal, result, results[0]))
 
@@ -57,17 +56,17 @@ def test_over_chunks_and_threads(level, weight_dtype, dtype, shape):
 def test_over_batches(chunks, dtype, shape):
     """Sequences together and each alone."""
     layer, kernel = Layer(shape), AttentionKernel()
-    batch, blocks = batch_of(chunks, shape.block_size)
-    x, fresh = layer.rows(batch.num_tokens), layer.caches(blocks, dtype)
-    whole = layer.run(kernel, x, batch, tuple(cache.clone() for cache in fresh))
+    batch, blocks = batch_of(chunks)
+    x, fresh = layer.rows(batch.num_tokens), layer.cache(blocks, dtype)
+    whole = layer.run(kernel, x, batch, fresh.clone())
     ordered = sorted(range(len(chunks)), key=lambda i: chunks[i][1] > 1)
     starts = batch.row_starts.tolist()
     for i, begin, end in zip(ordered, starts, starts[1:], strict=False):
         start, tokens = chunks[i]
         table = [i + len(chunks) * b for b in range(blocks // len(chunks))]
         alone = build_batch([ChunkInput([0] * tokens, start, table, samples=True)])
-        caches = tuple(cache.clone() for cache in fresh)
-        assert torch.equal(layer.run(kernel, x[begin:end], alone, caches), whole[begin:end])
+        cache = fresh.clone()
+        assert torch.equal(layer.run(kernel, x[begin:end], alone, cache), whole[begin:end])
 
 
 class Model:
@@ -79,7 +78,7 @@ class Model:
         kernels = AttentionKernels("cpu", weight_dtype)
         with WeightReader(folder) as reader:
             self.half = AttentionModel(self.spec, reader, placement, dtype, kernels=kernels)
-        self.kv = KVCache(self.spec, 64, 16, dtype)
+        self.kv = self.half.new_cache(64)
 
     def step(self, chunks: list[ChunkInput]) -> Tensor:
         batch = build_batch(chunks)

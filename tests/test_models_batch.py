@@ -79,6 +79,7 @@ def test_cache_takes_what_the_spec_says(dtype, size):
     attention = AttentionSpec(4, 2, 8, RopeSpec(1e4))
     layer = LayerSpec(attention, MoESpec(RouterSpec(4, 2, True, True), ExpertSpec(16)))
     spec = ModelSpec("X", 32, 64, (layer,) * 3, 1e-5, False, 64, "float32", (), TensorNames())
-    kv = KVCache(spec, num_blocks=5, block_size=16, dtype=dtype)
+    shapes = [tuple((16, *shape) for shape in attention.cache_shapes)] * 3
+    kv = KVCache(shapes, num_blocks=5, block_size=16, dtype=dtype)
     assert [tensor.shape for tensor in kv.layer(2)] == [(5, 16, 2, 8)] * 2
     assert kv.bytes == 5 * 16 * spec.kv_bytes_per_token(size) == 5 * 16 * 3 * 2 * 16 * size

@@ -7,12 +7,15 @@ from torch.nn.functional import embedding
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.half import HalfSource, Routed
 from megainfer.attention_node.reference_half import rotary_tables
+from megainfer.errors import ConfigError
 from megainfer.kernels.cpu.attention import (
+    BLOCK_TOKENS,
     AttentionKernel,
     Chosen,
     PackedAttention,
     PackedGate,
     PackedLinear,
+    block_shape,
     pack_attention,
     pack_gate,
     step_rows,
@@ -129,6 +132,8 @@ class CpuLayer:
     def __init__(self, loader: Loader, layer: int, rotary: Tensor) -> None:
         spec = loader.source.spec
         self._kernel = loader.kernel
+        attention = spec.layers[layer].attention
+        self._block_shape = block_shape(attention.num_kv_heads, attention.head_dim)
         self._attention = _pack_attention(AttentionSources(spec, layer), loader, rotary)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = self._shared = None
@@ -146,11 +151,19 @@ class CpuLayer:
             return None
         return self._attention, self._gate.packed
 
+    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.cache_shapes`. Raises ConfigError for blocks of another size."""
+        if block_size != BLOCK_TOKENS:
+            raise ConfigError(
+                f"the CPU kernels need KV blocks of {BLOCK_TOKENS} tokens, not of {block_size}"
+            )
+        return (self._block_shape,)
+
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
-        keys, values = caches
+        (cache,) = caches
         step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
-        self._kernel.attend(self._attention, step, keys, values, x)
+        self._kernel.attend(self._attention, step, cache, x)
 
     def feed_forward(self, x: Tensor) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""

@@ -38,6 +38,12 @@ class Routed(NamedTuple):
 class LayerHalf(Protocol):
     """One layer's share of an attention node."""
 
+    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors that `attend` keeps a block of tokens in; their layout is its own affair.
+
+        Together they have as many elements as `AttentionSpec.cache_shapes` of the tokens.
+        """
+
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """Add attention to x [T, D]; the keys and values of x's tokens go into the cache."""
 

@@ -1,36 +1,35 @@
 """The paged KV cache: per layer the tensors that its attention declares, in blocks of tokens."""
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from megainfer.models.spec import ModelSpec
-
 
 class KVCache:
     """Blocks of `block_size` tokens, the same block ids in every layer.
 
-    Each of a layer's tensors is [num_blocks, block_size, *shape] for a shape of
-    `AttentionSpec.cache_shapes`: grouped attention keeps keys and values, each [Hkv, d] a token.
+    layers: of each the shapes of a block, `LayerHalf.cache_shapes`: what lies where in it only the
+    half knows that computes with it. Each of a layer's tensors is [num_blocks, *shape].
     """
 
     def __init__(
-        self, spec: ModelSpec, num_blocks: int, block_size: int, dtype: torch.dtype
+        self,
+        layers: Sequence[Sequence[tuple[int, ...]]],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._layers = [
-            tuple(
-                _zeros((num_blocks, block_size, *shape), dtype)
-                for shape in layer.attention.cache_shapes
-            )
-            for layer in spec.layers
+            tuple(_zeros((num_blocks, *shape), dtype) for shape in shapes) for shapes in layers
         ]
 
     def layer(self, layer: int) -> tuple[Tensor, ...]:
-        """The tensors of one layer, in the order of its cache_shapes."""
+        """The tensors of one layer, in the order of their shapes."""
         return self._layers[layer]
 
     @property

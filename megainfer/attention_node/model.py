@@ -9,6 +9,7 @@ from torch import Tensor
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.half import HalfSource, ModelHalf
 from megainfer.attention_node.kv_cache import KVCache
+from megainfer.config import BLOCK_SIZE
 from megainfer.kernels import reference
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import Part
@@ -87,6 +88,14 @@ class AttentionModel:
         )
         source = HalfSource(spec, reader, homes, dtype, max_positions or spec.max_position)
         self.half = _load_half(source, kernels or AttentionKernels())
+
+    def new_cache(self, num_blocks: int, block_size: int = BLOCK_SIZE) -> KVCache:
+        """Memory for the keys and values of all layers, laid out as they compute.
+
+        Raises ConfigError where they can't with blocks of this size.
+        """
+        shapes = [layer.cache_shapes(block_size) for layer in self.half.layers]
+        return KVCache(shapes, num_blocks, block_size, self.dtype)
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()

@@ -71,7 +71,7 @@ def load_attention(
     threads = plan.cores_of_attention(node).threads if threads is None else threads
     kernels = AttentionKernels(plan.kernels, plan.attention_dtype, threads)
     model = AttentionModel(plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels)
-    return model, KVCache(plan.spec, plan.num_blocks, BLOCK_SIZE, dtype)
+    return model, model.new_cache(plan.num_blocks)
 
 
 class AttentionUnit:

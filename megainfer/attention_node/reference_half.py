@@ -135,6 +135,7 @@ class ReferenceLayer:
 
     def __init__(self, source: HalfSource, layer: int, rotary: Tensor) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
+        self._token_shapes = spec.layers[layer].attention.cache_shapes
         self._attention = Attention(AttentionSources(spec, layer), reader, rotary, dtype)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = None
@@ -142,6 +143,10 @@ class ReferenceLayer:
             self._dense = Dense(ffn, sources, reader, dtype)
         else:
             self._gate = Gate(ffn, sources, reader, source.homes, dtype)
+
+    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.cache_shapes`."""
+        return tuple((block_size, *shape) for shape in self._token_shapes)
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""

@@ -14,6 +14,9 @@ from megainfer.kernels.cpu.threads import Threads, own_or_shared
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
+BLOCK_TOKENS = 16
+"""Of a block of the KV cache: `cache_block_tokens` of level.h."""
+
 PACKED_AT_ONCE = 1024
 """Channels that are widened to float32 at a time; panels of every level divide it."""
 
@@ -129,16 +132,15 @@ class AttentionKernel:
         self,
         layer: PackedAttention,
         step: library.StepRows,
-        keys: Tensor,
-        values: Tensor,
+        cache: Tensor,
         x: Tensor,
     ) -> None:
         """x [T, D] += attention of its norm; the rows' keys and values go into the cache.
 
-        keys, values: [blocks, block_size, Hkv, d], float32 or bfloat16.
+        cache: [blocks, *block_shape(Hkv, d)], float32 or bfloat16.
         """
-        cache = layer_cache(keys, values)
-        self._native.megainfer_half_attend(self.handle, layer.native, step, cache, _address(x))
+        native, kept = layer.native, layer_cache(layer, cache)
+        self._native.megainfer_half_attend(self.handle, native, step, kept, _address(x))
 
     def gate(self, gate: PackedGate, x: Tensor, hidden: Tensor) -> Chosen:
         """Write the norm of x into hidden [T, D] and choose each row's experts."""
@@ -186,6 +188,16 @@ class AttentionKernel:
     def _bytes(self, kind: int, inputs: int, outputs: int) -> int:
         size: int = self._native.megainfer_half_linear_bytes(self.handle, kind, inputs, outputs)
         return size
+
+
+def block_shape(kv_heads: int, head_dim: int) -> tuple[int, ...]:
+    """Of a block of one layer's KV cache: for each head values, then keys, as paged_cache.inl says.
+
+    Raises ConfigError for an odd head_dim, whose channels form no pairs.
+    """
+    if head_dim % 2:
+        raise ConfigError(f"heads have {head_dim} channels; the CPU kernels need an even number")
+    return (kv_heads, 2, BLOCK_TOKENS * head_dim)
 
 
 def pack_attention(
@@ -249,10 +261,11 @@ def pack_gate(
     return PackedGate(native, (router, norm, nodes, local_ids))
 
 
-def layer_cache(keys: Tensor, values: Tensor) -> library.LayerCache:
-    """The addresses of a layer's cache, see `AttentionKernel.attend`."""
-    kind = ROW_TYPES[keys.dtype]
-    return library.LayerCache(_address(keys), _address(values), keys.shape[1], kind)
+def layer_cache(layer: PackedAttention, cache: Tensor) -> library.LayerCache:
+    """The address of a layer's cache, see `AttentionKernel.attend`."""
+    native = layer.native
+    assert cache.shape[1:] == block_shape(native.kv_heads, native.head_dim)
+    return library.LayerCache(_address(cache), ROW_TYPES[cache.dtype])
 
 
 def step_rows(

@@ -95,12 +95,12 @@ class LayerChain:
 
 
 def _native_layer(layer: PackedLayer, cache: tuple[Tensor, ...]) -> library.ChainLayer:
-    keys, values = cache
+    (memory,) = cache
     gate_up, down = layer.experts.addresses
     return library.ChainLayer(
         ctypes.pointer(layer.attention.native),
         ctypes.pointer(layer.gate.native),
-        layer_cache(keys, values),
+        layer_cache(layer.attention, memory),
         gate_up,
         down,
         layer.counts.data_ptr(),

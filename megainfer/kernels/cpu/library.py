@@ -83,9 +83,7 @@ class LayerCache(Structure):
     """`LayerCache` of attention_half.h."""
 
     _fields_ = (
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        ("block_size", c_int64),
+        ("data", c_void_p),
         ("type", c_int32),
     )
 

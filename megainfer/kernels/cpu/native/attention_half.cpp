@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 
 #include "bfloat16.h"
@@ -12,15 +11,35 @@ namespace {
 constexpr int max_tile = 32 * 32;  // floats: rows of a group times a panel's width, in any level
 constexpr int most_group_rows = 32;
 constexpr int64_t tasks_a_thread = 8;
+constexpr int64_t line_bytes = 64;
 
 // Query rows that go through a key head's tiles together in prefill: enough to pay for bringing a
 // tile into shape, few enough to keep what is known of them in the cache.
-constexpr int64_t job_rows = 64;
+constexpr int64_t job_rows = 96;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Where the i-th of equal shares of 0..n begins.
 int64_t share(int64_t n, int64_t i, int64_t shares) { return n * i / shares; }
+
+// Of one key head in a block of the cache.
+int64_t share_bytes(const AttentionLayer& layer, const LayerCache& cache) {
+  const int64_t element = cache.type == RowType::f32 ? sizeof(float) : sizeof(uint16_t);
+  return 2 * cache_block_tokens * layer.head_dim * element;
+}
+
+// A key is a column of its block: so many lines to bring here before it is written. Inlined by
+// force: GCC may drop the call of a function that does nothing but prefetch.
+__attribute__((always_inline)) inline void ask_for_slot(const AttentionLayer& layer,
+                                                        const LayerCache& cache, int64_t slot) {
+  const int64_t size = share_bytes(layer, cache);
+  const uint8_t* share = cache.data + slot / cache_block_tokens * layer.kv_heads * size;
+  for (int64_t head = 0; head < layer.kv_heads; ++head, share += size) {
+    for (int64_t byte = size / 2; byte < size; byte += line_bytes) {
+      __builtin_prefetch(share + byte, 1);
+    }
+  }
+}
 
 }  // namespace
 
@@ -170,8 +189,7 @@ void AttentionHalf::argmax(const float* x, int64_t count, int64_t width, int64_t
 void AttentionHalf::attend(const AttentionLayer& layer, const StepRows& step,
                            const LayerCache& cache, float* x) {
   const int64_t hidden = layer.qkv.inputs, d = layer.head_dim;
-  const int64_t q_size = layer.heads * d, kv_size = layer.kv_heads * d;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const int64_t q_size = layer.heads * d;
   qkv_stride_ = stride_of(layer.qkv);
   normed_ = normed_scratch_.of<float>(step.rows * hidden);
   qkv_ = qkv_scratch_.of<float>(step.rows * qkv_stride_);
@@ -186,11 +204,10 @@ void AttentionHalf::attend(const AttentionLayer& layer, const StepRows& step,
   });
   store(layer.qkv, qkv_, qkv_stride_);
   add_phase(step.rows, [=, this, &layer, &step, &cache](int64_t r) {
+    if (r + 1 < step.rows) ask_for_slot(layer, cache, step.slots[r + 1]);
     float* row = qkv_ + r * qkv_stride_;
     finish_row(layer, row, layer.rotary + step.positions[r] * 2 * d);
-    write_cache(cache, row + q_size, cache.keys, step.slots[r], kv_size);
-    write_cache(cache, row + q_size + kv_size, cache.values, step.slots[r], kv_size);
-    for (int64_t i = 0; i < q_size; ++i) row[i] *= scale;
+    write_cache(layer, cache, row + q_size, step.slots[r]);
   });
   add_jobs(cache.type);
   pack_rows(layer.out, [=, this](int64_t row) { return context_ + row * q_size; });
@@ -223,12 +240,16 @@ void AttentionHalf::finish_row(const AttentionLayer& layer, float* row, const fl
   }
 }
 
-void AttentionHalf::write_cache(const LayerCache& cache, const float* row, void* to, int64_t slot,
-                                int64_t size) const {
-  if (cache.type == RowType::f32) {
-    std::memcpy(static_cast<float*>(to) + slot * size, row, size * sizeof(float));
-  } else {
-    level_.narrow(row, static_cast<uint16_t*>(to) + slot * size, size);
+// row: keys of all heads, then their values.
+void AttentionHalf::write_cache(const AttentionLayer& layer, const LayerCache& cache,
+                                const float* row, int64_t slot) const {
+  const int64_t d = layer.head_dim, size = share_bytes(layer, cache);
+  const int64_t block = slot / cache_block_tokens, offset = slot % cache_block_tokens;
+  const auto write = level_.rows.write_cached[static_cast<int>(cache.type)];
+  for (int64_t head = 0; head < layer.kv_heads; ++head) {
+    const float* key = row + head * d;
+    uint8_t* share = cache.data + (block * layer.kv_heads + head) * size;
+    write(key, key + layer.kv_heads * d, d, offset, share);
   }
 }
 
@@ -237,33 +258,31 @@ void AttentionHalf::write_cache(const LayerCache& cache, const float* row, void*
 void AttentionHalf::list_jobs(const AttentionLayer& layer, const StepRows& step,
                               const LayerCache& cache) {
   const int64_t d = layer.head_dim, q_size = layer.heads * d;
-  const int64_t group = layer.heads / layer.kv_heads;
-  const size_t element = cache.type == RowType::f32 ? sizeof(float) : sizeof(uint16_t);
+  const int64_t group = layer.heads / layer.kv_heads, size = share_bytes(layer, cache);
   const bool few = step.sequences < 2 * pool_.threads() && pool_.threads() > 1;
   jobs_.clear();
   for (int64_t s = 0; s < step.sequences; ++s) {
     const int64_t begin = step.row_starts[s], end = step.row_starts[s + 1];
     const bool single = end - begin == 1;
-    const int64_t tokens = single ? 1 : std::max(int64_t{1}, job_rows / group);
+    const int64_t parts = ceil_div(end - begin, std::max(int64_t{1}, job_rows / group));
     const int64_t heads = single && !few ? layer.kv_heads : 1;
-    for (int64_t row = begin; row < end; row += tokens) {
+    // The longest first, so that threads end together.
+    for (int64_t part = parts; part-- > 0;) {
+      const int64_t first = begin + share(end - begin, part, parts);
       for (int64_t head = 0; head < layer.kv_heads; head += heads) {
-        const size_t offset = head * d * element;
         jobs_.push_back({
-            .queries = qkv_ + row * qkv_stride_ + head * group * d,
+            .queries = qkv_ + first * qkv_stride_ + head * group * d,
             .query_stride = qkv_stride_,
-            .out = context_ + row * q_size + head * group * d,
+            .out = context_ + first * q_size + head * group * d,
             .out_stride = q_size,
-            .tokens = std::min(tokens, end - row),
-            .first_position = step.positions[row],
+            .tokens = begin + share(end - begin, part + 1, parts) - first,
+            .first_position = step.positions[first],
             .kv_heads = heads,
             .group = group,
             .head_dim = d,
-            .keys = static_cast<const uint8_t*>(cache.keys) + offset,
-            .values = static_cast<const uint8_t*>(cache.values) + offset,
-            .slot_stride = layer.kv_heads * d,
+            .cache = cache.data + head * size,
+            .block_words = layer.kv_heads * size / 4,
             .blocks = step.blocks + s * step.blocks_a_sequence,
-            .block_size = cache.block_size,
         });
       }
     }
@@ -285,7 +304,8 @@ void AttentionHalf::add_jobs(RowType type) {
   phases_.push_back({tasks, [=, this](uint32_t task) {
                        const auto attend = level_.rows.attend[static_cast<int>(type)];
                        for (size_t i; (i = next_job_.fetch_add(1)) < jobs_.size();) {
-                         attend(jobs_[i], scratch + task * floats);
+                         const AttentionJob& next = jobs_[std::min(i + tasks, jobs_.size() - 1)];
+                         attend(jobs_[i], next, scratch + task * floats);
                        }
                      }});
 }

@@ -37,10 +37,9 @@ struct StepRows {
   int64_t rows, sequences, blocks_a_sequence;
 };
 
-// One layer's keys and values, [blocks, block_size, kv_heads, head_dim].
+// One layer's keys and values: blocks of cache_block_tokens, each of kv_heads shares.
 struct LayerCache {
-  void *keys, *values;
-  int64_t block_size;
+  uint8_t* data;
   RowType type;
 };
 
@@ -117,8 +116,8 @@ class AttentionHalf {
   }
 
   void finish_row(const AttentionLayer& layer, float* row, const float* rotary) const;
-  void write_cache(const LayerCache& cache, const float* row, void* to, int64_t slot,
-                   int64_t size) const;
+  void write_cache(const AttentionLayer& layer, const LayerCache& cache, const float* row,
+                   int64_t slot) const;
   void list_jobs(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache);
   void add_jobs(RowType type);
 

@@ -35,6 +35,9 @@ struct Product {
 enum class RowType : int32_t { f32 = 0, bf16 = 1 };
 constexpr int row_types = 2;
 
+// Tokens of a block of the KV cache, whose layout is paged_cache.inl's own.
+constexpr int64_t cache_block_tokens = 16;
+
 // Some tokens that follow each other in one sequence, their queries of some key heads, and the
 // sequence's cached keys and values.
 struct AttentionJob {
@@ -44,10 +47,9 @@ struct AttentionJob {
   int64_t out_stride;
   int64_t tokens, first_position;
   int64_t kv_heads, group, head_dim;  // `group` queries share a key head
-  const void *keys, *values;          // of slot 0, of the first key head in question
-  int64_t slot_stride;                // elements between slots
+  const void* cache;                  // of block 0, of the first key head in question
+  int64_t block_words;                // 32-bit words between blocks
   const int64_t* blocks;              // where the sequence's tokens lie
-  int64_t block_size;                 // slots of a block
 };
 
 // What the attention half of a layer needs besides products. Each row's additions are in an order
@@ -63,10 +65,15 @@ struct RowFunctions {
   int64_t (*argmax)(const float* x, int64_t n);
   // x = 1 / (1 + e^-x).
   void (*sigmoid)(float* x, int64_t n);
+  // Keep one token of one key head, key and value of head_dim floats, as the one at `offset` in
+  // this head's share of a block; by the cache's type. head_dim is even.
+  void (*write_cached[row_types])(const float* key, const float* value, int64_t head_dim,
+                                  int64_t offset, void* share);
   // Floats of scratch that `attend` needs for a job of these many query rows.
   size_t (*attend_scratch)(int64_t rows, int64_t head_dim);
-  // Causal attention of one job, by the cache's type.
-  void (*attend[row_types])(const AttentionJob& job, float* scratch);
+  // Causal attention of one job, its scores divided by sqrt(head_dim), while memory is asked for
+  // what `next` begins with; by the cache's type.
+  void (*attend[row_types])(const AttentionJob& job, const AttentionJob& next, float* scratch);
 };
 
 struct Level {

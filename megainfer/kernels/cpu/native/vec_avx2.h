@@ -36,39 +36,12 @@ struct Vec {
   static I shift_right(I x, int n) { return _mm256_srai_epi32(x, n); }
   static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
-  static F load_bfloat16(const uint16_t* p) {
-    const I wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return as_float(_mm256_slli_epi32(wide, 16));
+  static float largest(F x) {
+    __m128 best = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    best = _mm_max_ps(best, _mm_movehl_ps(best, best));
+    return _mm_cvtss_f32(_mm_max_ss(best, _mm_movehdup_ps(best)));
   }
-  // Rows become columns.
-  static void transpose(F rows[width]) {
-    F halves[width];
-#pragma GCC unroll 4
-    for (int i = 0; i < width; i += 2) {
-      halves[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
-      halves[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-    // Four rows of a column in each half: half h of rows[4 i + c] is column 4 h + c.
-#pragma GCC unroll 2
-    for (int i = 0; i < width; i += 4) {
-      rows[i] = pairs_low(halves[i], halves[i + 2]);
-      rows[i + 1] = pairs_high(halves[i], halves[i + 2]);
-      rows[i + 2] = pairs_low(halves[i + 1], halves[i + 3]);
-      rows[i + 3] = pairs_high(halves[i + 1], halves[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      const F early = rows[c], late = rows[4 + c];
-      rows[c] = _mm256_permute2f128_ps(early, late, 0x20);
-      rows[4 + c] = _mm256_permute2f128_ps(early, late, 0x31);
-    }
-  }
-  static F pairs_low(F a, F b) {
-    return _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
-  }
-  static F pairs_high(F a, F b) {
-    return _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
-  }
+  static float first(F x) { return _mm256_cvtss_f32(x); }
   static F as_float(I x) { return _mm256_castsi256_ps(x); }
   static I as_bits(F x) { return _mm256_castps_si256(x); }
 };

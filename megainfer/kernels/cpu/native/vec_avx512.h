@@ -38,44 +38,8 @@ struct Vec {
   static I shift_right(I x, int n) { return _mm512_srai_epi32(x, n); }
   static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  static F load_bfloat16(const uint16_t* p) {
-    const I wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return as_float(_mm512_slli_epi32(wide, 16));
-  }
-  // Rows become columns.
-  static void transpose(F rows[width]) {
-    F halves[width];
-#pragma GCC unroll 8
-    for (int i = 0; i < width; i += 2) {
-      halves[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
-      halves[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-    // Four rows of a column in each quarter: quarter q of rows[4 i + c] is column 4 q + c.
-#pragma GCC unroll 4
-    for (int i = 0; i < width; i += 4) {
-      rows[i] = pairs_low(halves[i], halves[i + 2]);
-      rows[i + 1] = pairs_high(halves[i], halves[i + 2]);
-      rows[i + 2] = pairs_low(halves[i + 1], halves[i + 3]);
-      rows[i + 3] = pairs_high(halves[i + 1], halves[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      const F even = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0x88);
-      const F odd = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0xdd);
-      const F later_even = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0x88);
-      const F later_odd = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0xdd);
-      rows[c] = _mm512_shuffle_f32x4(even, later_even, 0x88);
-      rows[4 + c] = _mm512_shuffle_f32x4(odd, later_odd, 0x88);
-      rows[8 + c] = _mm512_shuffle_f32x4(even, later_even, 0xdd);
-      rows[12 + c] = _mm512_shuffle_f32x4(odd, later_odd, 0xdd);
-    }
-  }
-  static F pairs_low(F a, F b) {
-    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  }
-  static F pairs_high(F a, F b) {
-    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  }
+  static float largest(F x) { return _mm512_reduce_max_ps(x); }
+  static float first(F x) { return _mm512_cvtss_f32(x); }
   static F as_float(I x) { return _mm512_castsi512_ps(x); }
   static I as_bits(F x) { return _mm512_castps_si512(x); }
 };

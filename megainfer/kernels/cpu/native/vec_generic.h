@@ -51,21 +51,11 @@ struct Vec {
     for (int i = 0; i < width; ++i) a[i] = a[i] > b[i] ? a[i] : b[i];
     return a;
   }
-  static F load_bfloat16(const uint16_t* p) {
-    I x;
-    for (int i = 0; i < width; ++i) x[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
-    return as_float(x);
+  static float largest(F x) {
+    for (int i = 1; i < width; ++i) x[0] = x[0] > x[i] ? x[0] : x[i];
+    return x[0];
   }
-  // Rows become columns.
-  static void transpose(F rows[width]) {
-    for (int i = 0; i < width; ++i) {
-      for (int j = 0; j < i; ++j) {
-        const float kept = rows[i][j];
-        rows[i][j] = rows[j][i];
-        rows[j][i] = kept;
-      }
-    }
-  }
+  static float first(F x) { return x[0]; }
   static F as_float(I x) { return (F)x; }
   static I as_bits(F x) { return (I)x; }
 };
