@@ -119,7 +119,7 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
 
     def matrix(rows: int, columns: int) -> Tensor:
-        weight = torch.randn(rows, columns, generator=generator) / columns**0.5
+        weight: Tensor = torch.randn(rows, columns, generator=generator) / columns**0.5
         return weight.to(torch.bfloat16)
 
     def ones(size: int) -> Tensor:

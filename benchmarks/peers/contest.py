@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from peers.entrants import Entrant
-from peers.measurement import Load, Result, medians
+from peers.measurement import Load, Result, Round, result_of
 from peers.process_group import EngineFailed
 
 WARM_UP_TOKENS = 4
@@ -17,7 +17,7 @@ class Engine(Protocol):
     """A process that is ready, and stopped whenever it isn't `running`."""
 
     def running(self) -> AbstractContextManager[None]: ...
-    def run(self, load: Load, seed: int) -> Result: ...
+    def run(self, load: Load, seed: int) -> Round: ...
     def close(self) -> None: ...
 
 
@@ -39,7 +39,7 @@ class Contest:
 
     def __init__(self, start: Callable[[Entrant], Engine], loads: Sequence[Load], resident: int):
         self._start, self._loads, self._resident = start, loads, resident
-        self._rounds: dict[str, dict[Load, list[Result]]] = {}
+        self._rounds: dict[str, dict[Load, list[Round]]] = {}
         self._failures: dict[str, str] = {}
 
     def run(self, entrants: Sequence[Entrant], rounds: int) -> list[Outcome]:
@@ -96,7 +96,7 @@ class Contest:
 
     def _outcome(self, entrant: Entrant) -> Outcome:
         found = self._rounds[entrant.name]
-        results = {load: medians(rounds) for load, rounds in found.items() if rounds}
+        results = {load: result_of(load, rounds) for load, rounds in found.items() if rounds}
         return Outcome(entrant, results, self._failures.get(entrant.name))
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -28,16 +28,16 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One engine under one load: a round, or the medians of several.
+class Round:
+    """One engine under one load, once; None is what it doesn't tell.
 
-    Rates are in tokens a second, as explained in `throughput.py`. None is what an engine doesn't
-    tell, or what doesn't exist in this kind of run. Times in ms.
+    seconds: of the whole load. first_seconds: of the same load to its first tokens, all of them.
+    ttft: from sending all requests to a request's first token, the median. Times in ms but for
+    these seconds.
     """
 
-    tokens_per_second: float
-    decode_per_second: float | None = None
-    prefill_per_second: float | None = None
+    seconds: float
+    first_seconds: float | None = None
     ttft: float | None = None
     micro_batches: int | None = None
     t_a: float | None = None
@@ -47,9 +47,32 @@ class Result:
     idle_expert: float | None = None
 
 
-def medians(results: Sequence[Result]) -> Result:
-    rows = [asdict(result) for result in results]
-    return Result(**{name: _median([row[name] for row in rows]) for name in rows[0]})
+@dataclass(frozen=True)
+class Result(Round):
+    """Medians of several rounds, and the rates that they make, in tokens a second."""
+
+    tokens_per_second: float = 0.0
+    decode_per_second: float | None = None
+    prefill_per_second: float | None = None
+
+
+def result_of(load: Load, rounds: Sequence[Round]) -> Result:
+    """Rates are made of median times: a difference of two times of one round may be all noise.
+
+    There is no decode rate where even the medians are in the wrong order.
+    """
+    rows = [asdict(each) for each in rounds]
+    times = {name: _median([row[name] for row in rows]) for name in rows[0]}
+    seconds, first = times["seconds"], times["first_seconds"]
+    result = Result(**times, tokens_per_second=load.tokens / seconds)
+    if first is None:
+        return result
+    decoded = load.tokens - load.concurrency
+    return replace(
+        result,
+        prefill_per_second=load.concurrency * load.prompt_tokens / first,
+        decode_per_second=decoded / (seconds - first) if seconds > first else None,
+    )
 
 
 def _median(values: list[Any]) -> Any:

@@ -18,7 +18,7 @@ from measures import (
 )
 
 from peers.entrants import Entrant
-from peers.measurement import Load, Result
+from peers.measurement import Load, Round
 from peers.process_group import EngineFailed, ProcessGroup
 
 PIECE = 1 << 16
@@ -45,18 +45,14 @@ class OfflineEngine:
     def running(self) -> AbstractContextManager[None]:
         return self._group.running()
 
-    def run(self, load: Load, seed: int) -> Result:
-        """One load once to its first tokens, and once whole, each with fresh prompts."""
-        first = self._ask(load.prompts(self._vocabulary, seed), 1)
-        whole = self._ask(load.prompts(self._vocabulary, seed + 1), load.output_tokens)
-        seconds = whole["seconds"]
-        return Result(
-            tokens_per_second=load.tokens / seconds,
-            decode_per_second=(load.tokens - load.concurrency)
-            / max(seconds - first["seconds"], 1e-9),
-            prefill_per_second=load.concurrency * load.prompt_tokens / first["seconds"],
-            **_stages(whole),
-        )
+    def run(self, load: Load, seed: int) -> Round:
+        """One load whole, and once to its first tokens unless it tells their time, each with
+        fresh prompts."""
+        whole = self._ask(load.prompts(self._vocabulary, seed), load.output_tokens)
+        first = whole.get("first_seconds")
+        if first is None:
+            first = self._ask(load.prompts(self._vocabulary, seed + 1), 1)["seconds"]
+        return Round(seconds=whole["seconds"], first_seconds=first, **_stages(whole))
 
     def close(self) -> None:
         self._group.end()

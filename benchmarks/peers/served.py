@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from peers.completions import BadAnswer, complete, is_healthy
 from peers.entrants import SERVED_NAME, Entrant
-from peers.measurement import Load, Result
+from peers.measurement import Load, Round
 from peers.process_group import EngineFailed, ProcessGroup
 
 Answer = TypeVar("Answer")
@@ -38,12 +38,10 @@ class ServedEngine:
     def running(self) -> AbstractContextManager[None]:
         return self._group.running()
 
-    def run(self, load: Load, seed: int) -> Result:
+    def run(self, load: Load, seed: int) -> Round:
         prompts = load.prompts(self._vocabulary, seed)
         timing = self._call(complete(self._port, SERVED_NAME, prompts, load.output_tokens))
-        return Result(
-            tokens_per_second=load.tokens / timing.seconds, ttft=1e3 * median(timing.firsts)
-        )
+        return Round(seconds=timing.seconds, ttft=1e3 * median(timing.firsts))
 
     def close(self) -> None:
         self._group.process.terminate()

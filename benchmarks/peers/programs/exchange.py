@@ -5,7 +5,8 @@ standard library. First a program says that it is ready:
 
     {"ready": true}
 
-Then, for every command, how long it took, in seconds, and what else the engine can tell:
+Then, for every command, how long it took, in seconds, and what else the engine can tell, such as
+`first_seconds`, the part of it that gave all first tokens:
 
     {"prompts": [[5, 17], [80, 3]], "max_tokens": 64}
     {"seconds": 0.25}
