@@ -75,17 +75,19 @@ def ensure_checkpoint(name: str, folder: Path) -> Path:
     return target
 
 
-def with_tokenizer(checkpoint: Path) -> Path:
-    """A folder beside it with the same checkpoint and a tokenizer of its vocabulary's size.
+def with_tokenizer(checkpoint: Path, folder: Path) -> Path:
+    """A checkpoint with a tokenizer: itself, or one of links to it under `folder`.
 
     Engines that are handed token ids have no use for one; their servers have, for the answers.
     """
-    target = checkpoint.with_name(f"{checkpoint.name}-text")
+    if (checkpoint / "tokenizer.json").exists():
+        return checkpoint
+    target = folder / f"{checkpoint.name}-text"
     if not (target / "tokenizer.json").exists():
-        target.mkdir(exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         for path in checkpoint.iterdir():
             (target / path.name).unlink(missing_ok=True)
-            (target / path.name).hardlink_to(path)
+            (target / path.name).symlink_to(path.resolve())
         size = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
         (target / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|2|>"})
@@ -95,17 +97,16 @@ def with_tokenizer(checkpoint: Path) -> Path:
 
 
 def _tokenizer(size: int) -> Tokenizer:
-    """Three special tokens, every byte, then pairs and triples of letters and digits.
-
-    Raises ValueError where those don't make up the size.
-    """
+    """Three special tokens, all bytes, then pairs and triples of letters and digits, as far as
+    the size goes; raises ValueError where it goes further."""
     special = [f"<|{number}|>" for number in range(3)]
     letters = string.ascii_letters + string.digits
     pairs = list(product(letters, letters))
     triples = ((a + b, c) for (a, b), c in product(pairs, letters))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = list(islice(chain(pairs, triples), size - len(special) - len(alphabet)))
-    tokens = [*special, *alphabet, *(first + second for first, second in merges)]
+    room = max(0, size - len(special) - len(alphabet))
+    merges = list(islice(chain(pairs, triples), room))
+    tokens = [*special, *alphabet, *(first + second for first, second in merges)][:size]
     if len(tokens) != size:
         raise ValueError(f"a tokenizer of this kind can't have {size} tokens")
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))

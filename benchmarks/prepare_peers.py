@@ -58,9 +58,9 @@ def prepare(folder: Path, peers: list[str], shapes: list[str], jobs: int) -> Non
 
 def prepare_model(folder: Path, shape: str, converted: bool) -> None:
     checkpoint = ensure_checkpoint(shape, folder / "models")
-    with_tokenizer(checkpoint)
+    text_model = with_tokenizer(checkpoint, folder / "models")
     for precision in llamacpp.OUTTYPES if converted else ():
-        llamacpp.converted(folder, checkpoint, precision)
+        llamacpp.converted(folder, text_model, precision)
     print(f"model {shape} is ready in {checkpoint}", flush=True)
 
 

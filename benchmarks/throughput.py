@@ -79,9 +79,12 @@ def entrants(args: argparse.Namespace, work: Work, precision: str) -> list[Entra
     return found
 
 
-def measure(args: argparse.Namespace, model: Path, loads: Sequence[Load]) -> list[Outcome]:
+def measure(args: argparse.Namespace, folder: Path, loads: Sequence[Load]) -> list[Outcome]:
+    """folder: where checkpoints are written that aren't there."""
+    model = ensure_checkpoint(args.model, folder) if args.model in SHAPES else Path(args.model)
     work = Work(
-        with_tokenizer(model) if args.http else model,
+        model,
+        with_tokenizer(model, folder),
         sequences=max(args.concurrency),
         tokens=args.prompt_tokens + args.output_tokens,
         http=args.http,
@@ -96,13 +99,6 @@ def measure(args: argparse.Namespace, model: Path, loads: Sequence[Load]) -> lis
         for precision in args.precision
         for outcome in contest.run(entrants(args, work, precision), args.rounds)
     ]
-
-
-def find_model(args: argparse.Namespace, scratch: Path) -> Path:
-    """The peers' folder keeps the checkpoints of named shapes."""
-    if args.model not in SHAPES:
-        return Path(args.model)
-    return ensure_checkpoint(args.model, args.peers / "models" if args.peers else scratch)
 
 
 def report(args: argparse.Namespace, outcomes: Sequence[Outcome], loads: Sequence[Load]) -> None:
@@ -183,7 +179,8 @@ def main() -> None:
     loads = [Load(b, args.prompt_tokens, args.output_tokens) for b in args.concurrency]
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            outcomes = measure(args, find_model(args, Path(scratch)), loads)
+            folder = args.peers / "models" if args.peers else Path(scratch)
+            outcomes = measure(args, folder, loads)
         except PreparationError as error:
             sys.exit(str(error))
     report(args, outcomes, loads)

@@ -42,11 +42,12 @@ class Entrant:
 class Work:
     """What all of them are to be ready for.
 
-    model: a checkpoint's folder, with a tokenizer where they are to be servers. tokens: of prompt
-    and answer together.
+    model: a checkpoint's folder. text_model: the same with a tokenizer, for servers. tokens: of
+    prompt and answer together.
     """
 
     model: Path
+    text_model: Path
     sequences: int
     tokens: int
     http: bool
@@ -67,7 +68,7 @@ def own(work: Work, name: str, precision: str, options: Mapping[str, Any]) -> En
     if work.http:
         port = free_port()
         flags = [part for option in options.items() for part in _flag(*option)]
-        command = [sys.executable, "-m", "megainfer", "serve", str(work.model)]
+        command = [sys.executable, "-m", "megainfer", "serve", str(work.text_model)]
         arguments = (*command, "--port", str(port), "--served-model-name", SERVED_NAME, *flags)
         return Entrant(name, precision, True, arguments, variables, port)
     order = {"model": str(work.model), "options": {"prefix_cache": False, **options}}
@@ -103,7 +104,13 @@ def _vllm(work: Work, folder: Path, precision: str) -> Iterator[Entrant]:
         if work.http:
             port = free_port()
             options = vllm.serve_options(DTYPES[precision], eager, work.sequences, work.tokens)
-            command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(work.model)]
+            command = [
+                str(python),
+                "-m",
+                "vllm.entrypoints.cli.main",
+                "serve",
+                str(work.text_model),
+            ]
             arguments = (*command, *_listen(port), "--served-model-name", SERVED_NAME, *options)
             yield Entrant(name, precision, False, arguments, variables, port)
         else:
@@ -119,7 +126,7 @@ def _vllm(work: Work, folder: Path, precision: str) -> Iterator[Entrant]:
 
 
 def _llamacpp(work: Work, folder: Path, precision: str) -> Iterator[Entrant]:
-    model = llamacpp.converted(folder, work.model, precision)
+    model = llamacpp.converted(folder, work.text_model, precision)
     name = f"llama.cpp {llamacpp.OUTTYPES[precision]}"
     threads = len(work.cores)
     if work.http:

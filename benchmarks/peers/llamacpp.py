@@ -5,8 +5,6 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from checkpoints import with_tokenizer
-
 from peers.environments import (
     TORCH,
     PreparationError,
@@ -77,18 +75,21 @@ def tool(folder: Path, name: str) -> Path:
 
 
 def converted(folder: Path, checkpoint: Path, precision: str) -> Path:
-    """The checkpoint as a GGUF file in this precision, made if it isn't there."""
+    """The checkpoint, which has a tokenizer, as a GGUF file; made where there is none as new."""
     python = python_of(folder, "llamacpp")
-    source = with_tokenizer(checkpoint)
     outtype = OUTTYPES[precision]
-    target = folder / "models" / f"{source.name}-{outtype}.gguf"
-    if not target.exists():
+    target = folder / "models" / f"{checkpoint.name}-{outtype}.gguf"
+    if not target.exists() or _changed(target) < _changed(checkpoint / "config.json"):
         target.parent.mkdir(exist_ok=True)
         part = target.with_suffix(".part")
         options = ("--outtype", outtype, "--outfile", part)
-        run(python, CONVERT, _sources(folder), source, *options)
+        run(python, CONVERT, _sources(folder), checkpoint, *options)
         part.rename(target)
     return target
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def serve_options(threads: int, sequences: int, tokens: int) -> list[str]:
