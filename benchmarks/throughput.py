@@ -32,10 +32,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from checkpoints import SHAPES, ensure_checkpoint, with_tokenizer
 from measures import hardware
@@ -79,8 +78,10 @@ def entrants(args: argparse.Namespace, work: Work, precision: str) -> list[Entra
     return found
 
 
-def measure(args: argparse.Namespace, folder: Path, loads: Sequence[Load]) -> list[Outcome]:
-    """folder: where checkpoints are written that aren't there."""
+def measure(
+    args: argparse.Namespace, folder: Path, loads: Sequence[Load]
+) -> Iterator[list[Outcome]]:
+    """A precision at a time. folder: where checkpoints are written that aren't there."""
     model = ensure_checkpoint(args.model, folder) if args.model in SHAPES else Path(args.model)
     work = Work(
         model,
@@ -94,11 +95,8 @@ def measure(args: argparse.Namespace, folder: Path, loads: Sequence[Load]) -> li
     contest = Contest(
         partial(engine, vocabulary=vocabulary, limit=args.limit), loads, args.resident
     )
-    return [
-        outcome
-        for precision in args.precision
-        for outcome in contest.run(entrants(args, work, precision), args.rounds)
-    ]
+    for precision in args.precision:
+        yield contest.run(entrants(args, work, precision), args.rounds)
 
 
 def report(args: argparse.Namespace, outcomes: Sequence[Outcome], loads: Sequence[Load]) -> None:
@@ -115,13 +113,15 @@ def report(args: argparse.Namespace, outcomes: Sequence[Outcome], loads: Sequenc
     for outcome in outcomes:
         if outcome.failure is not None:
             console.print(f"{outcome.entrant.name}, {outcome.entrant.precision}: {outcome.failure}")
-    if args.json:
-        document: Mapping[str, Any] = {
-            "hardware": hardware(),
-            "results": list(json_rows(outcomes, gpus)),
-            "ratios": list(ratios(outcomes, loads)),
-        }
-        args.json.write_text(json.dumps(document, indent=1))
+
+
+def write_json(path: Path, gpus: int, outcomes: Sequence[Outcome], loads: Sequence[Load]) -> None:
+    document = {
+        "hardware": hardware(),
+        "results": list(json_rows(outcomes, gpus)),
+        "ratios": list(ratios(outcomes, loads)),
+    }
+    path.write_text(json.dumps(document, indent=1))
 
 
 def parse() -> argparse.Namespace:
@@ -138,7 +138,9 @@ def parse() -> argparse.Namespace:
         "--resident", type=int, default=16, help="engines in memory at a time; see Contest"
     )
     parser.add_argument("--limit", type=float, default=600, help="seconds for a start or a run")
-    parser.add_argument("--json", type=Path, help="write the results there as well")
+    parser.add_argument(
+        "--json", type=Path, help="write the results there as well, a precision at a time"
+    )
     args = parser.parse_args()
     complete(parser, args)
     return args
@@ -177,10 +179,14 @@ def complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse()
     loads = [Load(b, args.prompt_tokens, args.output_tokens) for b in args.concurrency]
+    outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as scratch:
         try:
             folder = args.peers / "models" if args.peers else Path(scratch)
-            outcomes = measure(args, folder, loads)
+            for more in measure(args, folder, loads):
+                outcomes += more
+                if args.json:
+                    write_json(args.json, args.attn_gpus + args.ffn_gpus, outcomes, loads)
         except PreparationError as error:
             sys.exit(str(error))
     report(args, outcomes, loads)

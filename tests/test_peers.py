@@ -49,7 +49,7 @@ with open({windows!r}, "a") as file:
 
 
 def run(instrument: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, BENCHMARKS / instrument, *map(str, arguments)]
+    command = [sys.executable, str(BENCHMARKS / instrument), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment)
 
@@ -77,9 +77,16 @@ class PeersFolder:
         (home / "models" / "tiny-text-f32.gguf").write_text("")
 
     def report(self, *options: str) -> dict[str, Any]:
-        load = ["--concurrency", "2", "--prompt-tokens", "8", "--output-tokens", "5"]
-        peers = ["--peers", self.home, "--peer-names", "transformers", "llamacpp"]
-        common = ["--model", self.model, "--precision", "f32", "--limit", "60"]
+        load: list[str | Path] = [
+            "--concurrency",
+            "2",
+            "--prompt-tokens",
+            "8",
+            "--output-tokens",
+            "5",
+        ]
+        peers: list[str | Path] = ["--peers", self.home, "--peer-names", "transformers", "llamacpp"]
+        common: list[str | Path] = ["--model", self.model, "--precision", "f32", "--limit", "60"]
         out = self.home / "out.json"
         finished = run("throughput.py", *load, *peers, *common, *options, "--json", out)
         assert finished.returncode == 0, finished.stderr
@@ -175,7 +182,7 @@ def test_our_server_is_measured_through_http(tmp_path: Path) -> None:
 
 def test_a_peer_that_is_not_prepared_says_how(tmp_path: Path) -> None:
     checkpoint = write_checkpoint("qwen3_moe", "gqa", tmp_path / "tiny")
-    options = ["--peers", tmp_path / "none", "--peer-names", "transformers"]
+    options: list[str | Path] = ["--peers", tmp_path / "none", "--peer-names", "transformers"]
     finished = run("throughput.py", "--model", checkpoint, *options)
     assert finished.returncode == 1
     assert "prepare_peers.py --folder" in finished.stderr

@@ -1,5 +1,6 @@
 """Engines in turn, round after round, and what became of each."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -79,9 +80,10 @@ class Contest:
                 for load in self._loads:
                     few = min(WARM_UP_TOKENS, load.output_tokens)
                     engine.run(replace(load, output_tokens=few), WARM_UP_SEED)
+            _tell(f"{entrant.name}, {entrant.precision}: ready")
             yield engine
         except EngineFailed as error:
-            self._failures[entrant.name] = str(error)
+            self._fail(entrant.name, error)
 
     def _turn(self, name: str, engine: Engine, load: Load, number: int) -> None:
         if name in self._failures:
@@ -90,14 +92,24 @@ class Contest:
             with engine.running():
                 result = engine.run(load, 2 * number)
         except EngineFailed as error:
-            self._failures[name] = str(error)
+            self._fail(name, error)
         else:
             self._rounds[name][load].append(result)
+            _tell(f"{name}: round {number + 1} of {load.concurrency}: {result.seconds:.2f} s")
+
+    def _fail(self, name: str, error: EngineFailed) -> None:
+        self._failures[name] = str(error)
+        _tell(f"{name}: {error}")
 
     def _outcome(self, entrant: Entrant) -> Outcome:
         found = self._rounds[entrant.name]
         results = {load: result_of(load, rounds) for load, rounds in found.items() if rounds}
         return Outcome(entrant, results, self._failures.get(entrant.name))
+
+
+def _tell(what: str) -> None:
+    """Progress: a comparison may take an hour."""
+    print(what, file=sys.stderr, flush=True)
 
 
 def best(

@@ -107,8 +107,8 @@ def _vllm(work: Work, folder: Path, precision: str) -> Iterator[Entrant]:
             command = [
                 str(python),
                 "-m",
-                "vllm.entrypoints.cli.main",
-                "serve",
+                "vllm.entrypoints.openai.api_server",
+                "--model",
                 str(work.text_model),
             ]
             arguments = (*command, *_listen(port), "--served-model-name", SERVED_NAME, *options)
