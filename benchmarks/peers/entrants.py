@@ -97,32 +97,36 @@ def others(work: Work, folder: Path, names: Sequence[str], precision: str) -> It
 def _vllm(work: Work, folder: Path, precision: str) -> Iterator[Entrant]:
     if precision not in DTYPES:
         return
+    make = _vllm_server if work.http else _vllm_program
     for eager in (True, False):
-        name = "vllm eager" if eager else "vllm compiled"
-        variables = vllm.variables(folder, work.cores, compiled=not eager)
-        python = python_of(folder, "vllm")
-        if work.http:
-            port = free_port()
-            options = vllm.serve_options(DTYPES[precision], eager, work.sequences, work.tokens)
-            command = [
-                str(python),
-                "-m",
-                "vllm.entrypoints.openai.api_server",
-                "--model",
-                str(work.text_model),
-            ]
-            arguments = (*command, *_listen(port), "--served-model-name", SERVED_NAME, *options)
-            yield Entrant(name, precision, False, arguments, variables, port)
-        else:
-            order = {
-                "model": str(work.model),
-                "dtype": DTYPES[precision],
-                "eager": eager,
-                "sequences": work.sequences,
-                "tokens": work.tokens,
-            }
-            arguments = _program(python, "run_vllm.py", order)
-            yield Entrant(name, precision, False, arguments, variables)
+        yield make(work, folder, precision, eager)
+
+
+def _vllm_server(work: Work, folder: Path, precision: str, eager: bool) -> Entrant:
+    port = free_port()
+    module = "vllm.entrypoints.openai.api_server"
+    command = [str(python_of(folder, "vllm")), "-m", module, "--model", str(work.text_model)]
+    options = vllm.serve_options(DTYPES[precision], eager, work.sequences, work.tokens)
+    arguments = (*command, *_listen(port), "--served-model-name", SERVED_NAME, *options)
+    variables = vllm.variables(folder, work.cores, compiled=not eager)
+    return Entrant(_vllm_name(eager), precision, False, arguments, variables, port)
+
+
+def _vllm_program(work: Work, folder: Path, precision: str, eager: bool) -> Entrant:
+    order = {
+        "model": str(work.model),
+        "dtype": DTYPES[precision],
+        "eager": eager,
+        "sequences": work.sequences,
+        "tokens": work.tokens,
+    }
+    arguments = _program(python_of(folder, "vllm"), "run_vllm.py", order)
+    variables = vllm.variables(folder, work.cores, compiled=not eager)
+    return Entrant(_vllm_name(eager), precision, False, arguments, variables)
+
+
+def _vllm_name(eager: bool) -> str:
+    return "vllm eager" if eager else "vllm compiled"
 
 
 def _llamacpp(work: Work, folder: Path, precision: str) -> Iterator[Entrant]:
