@@ -1,12 +1,15 @@
 """Random checkpoints of given shapes, written without any model library, for benchmarks only."""
 
 import json
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, product
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 
@@ -72,11 +75,52 @@ def ensure_checkpoint(name: str, folder: Path) -> Path:
     return target
 
 
+def with_tokenizer(checkpoint: Path, folder: Path) -> Path:
+    """A checkpoint with a tokenizer: itself, or one of links to it under `folder`.
+
+    Engines that are handed token ids have no use for one; their servers have, for the answers.
+    """
+    if (checkpoint / "tokenizer.json").exists():
+        return checkpoint
+    target = folder / f"{checkpoint.name}-text"
+    if not (target / "tokenizer.json").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        for path in checkpoint.iterdir():
+            (target / path.name).unlink(missing_ok=True)
+            (target / path.name).symlink_to(path.resolve())
+        size = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+        (target / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|2|>"})
+        )
+        _tokenizer(size).save(str(target / "tokenizer.json"))
+    return target
+
+
+def _tokenizer(size: int) -> Tokenizer:
+    """Three special tokens, all bytes, then pairs and triples of letters and digits, as far as
+    the size goes; raises ValueError where it goes further."""
+    special = [f"<|{number}|>" for number in range(3)]
+    letters = string.ascii_letters + string.digits
+    pairs = list(product(letters, letters))
+    triples = ((a + b, c) for (a, b), c in product(pairs, letters))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    room = max(0, size - len(special) - len(alphabet))
+    merges = list(islice(chain(pairs, triples), room))
+    tokens = [*special, *alphabet, *(first + second for first, second in merges)][:size]
+    if len(tokens) != size:
+        raise ValueError(f"a tokenizer of this kind can't have {size} tokens")
+    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
 def _tensors(shape: Shape) -> Iterator[tuple[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
 
     def matrix(rows: int, columns: int) -> Tensor:
-        weight = torch.randn(rows, columns, generator=generator) / columns**0.5
+        weight: Tensor = torch.randn(rows, columns, generator=generator) / columns**0.5
         return weight.to(torch.bfloat16)
 
     def ones(size: int) -> Tensor:

@@ -1,16 +1,28 @@
-"""Throughput end to end, disaggregated beside colocated, on the same machine in the same run.
+"""Throughput end to end: disaggregated beside colocated, and beside other engines.
 
     python benchmarks/throughput.py --model 0.17B --concurrency 1 8 32
     python benchmarks/throughput.py --model path/to/model --attn-gpus 2 --ffn-gpus 2 --json out.json
+    python benchmarks/prepare_peers.py --folder DIR
+    python benchmarks/throughput.py --peers DIR --precision bf16 int8 --micro-batches 1 2 auto
+    python benchmarks/throughput.py --peers DIR --http
 
-For every concurrency, rounds alternate between the instances; the table shows medians. A "GPU" is
-a process where there is no GPU; the colocated process has the cores of all the others together,
-so its tokens are divided by as many. Columns:
+Every engine is a process of its own with all cores, and only the one whose turn it is runs: the
+others are stopped. For every load, rounds alternate between the engines of a precision; the tables
+show medians. A "GPU" is a process where there is no GPU; an engine in one process has the cores of
+all the others together, so its tokens are divided by as many. Precisions:
+
+    f32    everything in float32
+    bf16   everything in bfloat16
+    int8   our int8 experts and attention weights; llama.cpp's Q8_0
+
+Columns:
 
     tok/s     generated tokens a second over the whole run, prefill included
     decode    generated tokens a second after the first: (n - 1) * B / (t(n) - t(1))
     prefill   prompt tokens a second of a run that generates one token each
+    ttft      with --http: ms from sending all requests to a request's first token, the median
     per GPU   tok/s by number of attention and expert nodes
+    m         micro-batches that take turns
     T_a, T_e  ms that a micro-batch's layer takes on an attention and on an expert node
     T_c       ms of one transfer, from the beginning of the send to a waiting receiver noticing
     idle a/e  share of the time in which the nodes of a role had nothing to do
@@ -18,183 +30,166 @@ so its tokens are divided by as many. Columns:
 
 import argparse
 import json
-import random
+import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
-from time import monotonic
 
-from checkpoints import SHAPES, ensure_checkpoint
-from measures import (
-    T_A_KINDS,
-    T_E_KINDS,
-    difference,
-    hardware,
-    idle_share,
-    mean_of,
-    mean_transfer,
-    of_role,
-)
+from checkpoints import SHAPES, ensure_checkpoint, with_tokenizer
+from measures import hardware
+from peers.contest import Contest, Outcome
+from peers.entrants import DTYPES, PRECISIONS, Entrant, Work, others, own
+from peers.environments import PEERS, PreparationError
+from peers.measurement import Load
+from peers.offline import OfflineEngine
+from peers.served import ServedEngine
+from peers.tables import json_rows, ratios, ratios_table, results_table
 from rich.console import Console
-from rich.table import Table
 
-from megainfer import LLM, SamplingParams
-
-
-@dataclass(frozen=True)
-class Load:
-    """Requests that are sent at once, with random prompts."""
-
-    concurrency: int
-    prompt_tokens: int
-    output_tokens: int
+GIVEN = "as given"
+"""In place of a precision: --dtype and its kin say it."""
+OWN_TYPES = ("dtype", "expert_dtype", "attention_dtype")
 
 
-@dataclass(frozen=True)
-class Result:
-    """One instance under one load: a round, or the medians of several. Times in ms."""
-
-    tokens_per_second: float
-    decode_per_second: float
-    prefill_per_second: float
-    per_gpu: float
-    t_a: float
-    t_e: float
-    t_c: float
-    idle_attention: float
-    idle_expert: float
+def own_types(args: argparse.Namespace, precision: str) -> dict[str, str]:
+    """Options of `LLM`. What computes beside int8 weights is --dtype."""
+    if precision == GIVEN:
+        return {name: getattr(args, name) for name in OWN_TYPES}
+    if precision == "int8":
+        return {"dtype": args.dtype, "expert_dtype": "int8", "attention_dtype": "int8"}
+    return dict.fromkeys(OWN_TYPES, DTYPES[precision])
 
 
-def run_round(llm: LLM, load: Load, vocabulary: int, seed: int, gpus: int) -> Result:
-    """One load once to its first tokens, and once whole, each with fresh prompts."""
-    first = run_load(llm, load, vocabulary, seed, 1)
-    before, started = llm.stats(), monotonic()
-    whole = run_load(llm, load, vocabulary, seed + 1, load.output_tokens)
-    after, elapsed = llm.stats(), monotonic() - started
-    tokens = load.concurrency * load.output_tokens
-    delta = {name: difference(before[name], after[name]) for name in after}
-    attention, expert = of_role(delta, "attention"), of_role(delta, "expert")
-    return Result(
-        tokens_per_second=tokens / whole,
-        decode_per_second=(tokens - load.concurrency) / max(whole - first, 1e-9),
-        prefill_per_second=load.concurrency * load.prompt_tokens / first,
-        per_gpu=tokens / whole / gpus,
-        t_a=1e3 * mean_of(attention, T_A_KINDS, "dispatch"),
-        t_e=1e3 * mean_of(expert, T_E_KINDS, "expert"),
-        t_c=1e3 * mean_transfer(attention + expert),
-        idle_attention=idle_share(attention, elapsed),
-        idle_expert=idle_share(expert, elapsed),
-    )
+def own_entrants(args: argparse.Namespace, work: Work, precision: str) -> Iterator[Entrant]:
+    """One for each number of micro-batches, and the colocated one."""
+    options = {**own_types(args, precision), "kernels": args.kernels}
+    nodes = {"attn_gpus": args.attn_gpus, "ffn_gpus": args.ffn_gpus}
+    for m in dict.fromkeys(args.micro_batches):
+        name = f"{args.attn_gpus}A{args.ffn_gpus}E m={m}"
+        yield own(work, name, precision, {**options, **nodes, "micro_batches": m})
+    yield own(work, "colocated", precision, {**options, "colocated": True})
 
 
-def run_load(llm: LLM, load: Load, vocabulary: int, seed: int, output_tokens: int) -> float:
-    """Seconds from sending all requests to having all tokens."""
-    draw = random.Random(seed)
-    prompts: list[str | list[int]] = [
-        [draw.randrange(vocabulary) for _ in range(load.prompt_tokens)]
-        for _ in range(load.concurrency)
-    ]
-    params = SamplingParams(temperature=0, max_tokens=output_tokens, ignore_eos=True)
-    started = monotonic()
-    llm.generate(prompts, params, progress=False)
-    return monotonic() - started
-
-
-def medians(results: list[Result]) -> Result:
-    rows = [asdict(result) for result in results]
-    return Result(**{name: median(row[name] for row in rows) for name in rows[0]})
-
-
-def measure(
-    instances: Mapping[str, LLM], loads: list[Load], vocabulary: int, rounds: int, gpus: int
-) -> dict[tuple[Load, str], Result]:
-    """Medians by load and instance; a first round of each is warm-up and not counted."""
-    found: dict[tuple[Load, str], Result] = {}
-    for load in loads:
-        results: dict[str, list[Result]] = {name: [] for name in instances}
-        for number in range(rounds + 1):
-            for name, llm in instances.items():
-                result = run_round(llm, load, vocabulary, 2 * number, gpus)
-                if number:
-                    results[name].append(result)
-        found |= {(load, name): medians(rows) for name, rows in results.items()}
+def entrants(args: argparse.Namespace, work: Work, precision: str) -> list[Entrant]:
+    found = list(own_entrants(args, work, precision))
+    if args.peers:
+        found += others(work, args.peers, args.peer_names, precision)
     return found
 
 
-def print_table(console: Console, found: Mapping[tuple[Load, str], Result]) -> None:
-    table = Table()
-    for title in ("B", "instance", "tok/s", "decode", "prefill", "per GPU"):
-        table.add_column(title, justify="right")
-    for title in ("T_a", "T_e", "T_c", "idle a/e"):
-        table.add_column(title, justify="right")
-    for (load, name), result in found.items():
-        table.add_row(
-            str(load.concurrency),
-            name,
-            *(f"{value:.1f}" for value in list(asdict(result).values())[:4]),
-            *(f"{value:.3f}" for value in (result.t_a, result.t_e, result.t_c)),
-            f"{result.idle_attention:.0%} / {result.idle_expert:.0%}",
-        )
-    console.print(table)
+def measure(
+    args: argparse.Namespace, folder: Path, loads: Sequence[Load]
+) -> Iterator[list[Outcome]]:
+    """A precision at a time. folder: where checkpoints are written that aren't there."""
+    model = ensure_checkpoint(args.model, folder) if args.model in SHAPES else Path(args.model)
+    work = Work(
+        model,
+        with_tokenizer(model, folder),
+        sequences=max(args.concurrency),
+        tokens=args.prompt_tokens + args.output_tokens,
+        http=args.http,
+    )
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    engine = ServedEngine if args.http else OfflineEngine
+    contest = Contest(
+        partial(engine, vocabulary=vocabulary, limit=args.limit), loads, args.resident
+    )
+    for precision in args.precision:
+        yield contest.run(entrants(args, work, precision), args.rounds)
+
+
+def report(args: argparse.Namespace, outcomes: Sequence[Outcome], loads: Sequence[Load]) -> None:
+    gpus = args.attn_gpus + args.ffn_gpus
+    console = Console(highlight=False, width=max(130, Console().width))
+    console.print(
+        f"{hardware()}\n{args.model}, {', '.join(args.precision)}, "
+        f"{'HTTP' if args.http else 'offline'}, {args.prompt_tokens} + {args.output_tokens} "
+        f"tokens, medians of {args.rounds} rounds"
+    )
+    console.print(results_table(outcomes, loads, gpus))
+    if (table := ratios_table(outcomes, loads)) is not None:
+        console.print(table)
+    for outcome in outcomes:
+        if outcome.failure is not None:
+            console.print(f"{outcome.entrant.name}, {outcome.entrant.precision}: {outcome.failure}")
+
+
+def write_json(path: Path, gpus: int, outcomes: Sequence[Outcome], loads: Sequence[Load]) -> None:
+    document = {
+        "hardware": hardware(),
+        "results": list(json_rows(outcomes, gpus)),
+        "ratios": list(ratios(outcomes, loads)),
+    }
+    path.write_text(json.dumps(document, indent=1))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    add_own_options(parser)
+    add_loads(parser)
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="all, with --peers")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="made by prepare_peers.py")
+    parser.add_argument("--peer-names", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--http", action="store_true", help="through each engine's own server")
+    parser.add_argument(
+        "--resident", type=int, default=16, help="engines in memory at a time; see Contest"
+    )
+    parser.add_argument("--limit", type=float, default=600, help="seconds for a start or a run")
+    parser.add_argument(
+        "--json", type=Path, help="write the results there as well, a precision at a time"
+    )
+    args = parser.parse_args()
+    complete(parser, args)
+    return args
+
+
+def add_own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="0.17B", help=f"folder, or one of {', '.join(SHAPES)}")
     parser.add_argument("--attn-gpus", type=int, default=1)
     parser.add_argument("--ffn-gpus", type=int, default=1)
-    parser.add_argument("--micro-batches", default="auto")
+    parser.add_argument("--micro-batches", nargs="+", default=["auto"], help="an instance for each")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--expert-dtype", default="auto")
+    parser.add_argument("--attention-dtype", default="auto")
+    parser.add_argument("--kernels", default="auto")
+
+
+def add_loads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the results there as well")
-    return parser.parse_args()
+
+
+def complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """What one option means for another."""
+    if args.peers:
+        args.peers = args.peers.expanduser().resolve()
+        args.precision = args.precision or list(PRECISIONS)
+    if not args.precision:
+        args.precision = [GIVEN]
+    elif args.expert_dtype != "auto" or args.attention_dtype != "auto":
+        parser.error("--expert-dtype and --attention-dtype say what --precision says; give one")
+    args.precision.sort(key=[*PRECISIONS, GIVEN].index)
 
 
 def main() -> None:
     args = parse()
-    console = Console(highlight=False, width=max(100, Console().width))
+    loads = [Load(b, args.prompt_tokens, args.output_tokens) for b in args.concurrency]
+    outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as scratch:
-        model = args.model
-        if model in SHAPES:
-            model = str(ensure_checkpoint(model, Path(scratch)))
-        vocabulary = json.loads((Path(model) / "config.json").read_text())["vocab_size"]
-        options = {
-            "dtype": args.dtype,
-            "max_model_len": args.prompt_tokens + args.output_tokens,
-            "max_num_seqs": max(args.concurrency),
-            "prefix_cache": False,
-        }
-        with (
-            LLM(
-                model,
-                attn_gpus=args.attn_gpus,
-                ffn_gpus=args.ffn_gpus,
-                micro_batches=args.micro_batches,
-                **options,
-            ) as apart,
-            LLM(model, colocated=True, **options) as together,
-        ):
-            name = f"{args.attn_gpus}A{args.ffn_gpus}E m={apart.micro_batches}"
-            instances = {name: apart, "colocated": together}
-            loads = [Load(b, args.prompt_tokens, args.output_tokens) for b in args.concurrency]
-            found = measure(
-                instances, loads, vocabulary, args.rounds, args.attn_gpus + args.ffn_gpus
-            )
-    console.print(
-        f"{hardware()}\n{args.model}, dtype {args.dtype}, {args.prompt_tokens} + "
-        f"{args.output_tokens} tokens, medians of {args.rounds} rounds"
-    )
-    print_table(console, found)
-    if args.json:
-        rows = [{**asdict(load), "instance": n, **asdict(r)} for (load, n), r in found.items()]
-        args.json.write_text(json.dumps({"hardware": hardware(), "results": rows}, indent=1))
+        try:
+            folder = args.peers / "models" if args.peers else Path(scratch)
+            for more in measure(args, folder, loads):
+                outcomes += more
+                if args.json:
+                    write_json(args.json, args.attn_gpus + args.ffn_gpus, outcomes, loads)
+        except PreparationError as error:
+            sys.exit(str(error))
+    report(args, outcomes, loads)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Other engines on the same machine: their environments, their programs, and turns among them."""
