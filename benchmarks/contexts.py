@@ -19,7 +19,6 @@ the table shows medians, of the shares too. Columns:
 
 import argparse
 import json
-import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +28,7 @@ from statistics import median
 from time import monotonic
 
 from checkpoints import SHAPES, ensure_checkpoint
+from generation import generate
 from measures import (
     T_A_KINDS,
     T_E_KINDS,
@@ -39,10 +39,11 @@ from measures import (
     mean_transfer,
     of_role,
 )
+from peers.measurement import Load
 from rich.console import Console
 from rich.table import Table
 
-from megainfer import LLM, SamplingParams
+from megainfer import LLM
 
 COLOCATED = "colocated"
 AUTO = "auto"
@@ -63,23 +64,11 @@ class Pace:
     idle_expert: float
 
 
-Prompts = list[str | list[int]]
+def draw_prompts(context: int, count: int, vocabulary: int) -> list[list[int]]:
+    return Load(count, context, 0).prompts(vocabulary, seed=context)
 
 
-def draw_prompts(context: int, count: int, vocabulary: int) -> Prompts:
-    draw = random.Random(context)
-    return [[draw.randrange(vocabulary) for _ in range(context)] for _ in range(count)]
-
-
-def generate(llm: LLM, prompts: Prompts, tokens: int) -> float:
-    """Seconds until everybody has so many tokens."""
-    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-    started = monotonic()
-    llm.generate(prompts, params, progress=False)
-    return monotonic() - started
-
-
-def decode(llm: LLM, prompts: Prompts, tokens: int) -> Pace:
+def decode(llm: LLM, prompts: Sequence[Sequence[int]], tokens: int) -> Pace:
     """Decoding alone, the prompts being cached."""
     first = generate(llm, prompts, 1)
     before, started = llm.stats(), monotonic()

@@ -27,7 +27,8 @@ from statistics import median
 
 import torch
 from checkpoints import SHAPES, Shape, ensure_checkpoint
-from contexts import decode, draw_prompts, generate
+from contexts import decode, draw_prompts
+from generation import generate
 from kernels import Case, build_layer, reader, seconds
 from measures import hardware
 from rich.console import Console

@@ -34,6 +34,7 @@ from statistics import median
 from time import monotonic, sleep
 
 from checkpoints import SHAPES, ensure_checkpoint
+from generation import generate
 from measures import (
     T_A_KINDS,
     T_E_KINDS,
@@ -44,10 +45,10 @@ from measures import (
     mean_transfer,
     of_role,
 )
+from peers.measurement import Load
 from rich.console import Console
 from rich.table import Table
 from synthetic import Stages, SyntheticCluster
-from throughput import Load, run_load
 from timeline import Run, check_plot, write_plot, write_trace
 
 from megainfer import LLM
@@ -217,7 +218,7 @@ def real_round(llm: LLM, m: int, load: Load, vocabulary: int, seed: int) -> Pace
 def counted(llm: LLM, load: Load, vocabulary: int, seed: int) -> tuple[Delta, float]:
     """What all counters grew by, and how long it took."""
     before = llm.stats()
-    seconds = run_load(llm, load, vocabulary, seed, load.output_tokens)
+    seconds = generate(llm, load.prompts(vocabulary, seed), load.output_tokens)
     after = llm.stats()
     return {name: difference(before[name], after[name]) for name in after}, seconds
 
