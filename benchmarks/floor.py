@@ -131,35 +131,38 @@ def measured_steps(model: str, shape: Shape, weights: str, args: argparse.Namesp
     return steps
 
 
-def rows_of(model: str, shape: Shape, weights: str, args: argparse.Namespace) -> list[Row]:
+def both_sides(shape: Shape, weights: str, requests: int, context: int) -> list[Work]:
+    return [
+        attention_work(shape, weights, requests, context),
+        experts_work(shape, weights, requests),
+    ]
+
+
+def row_of(shape: Shape, weights: str, requests: int, step: float, args: argparse.Namespace) -> Row:
     context = args.prompt_tokens + args.output_tokens // 2
+    sides = both_sides(shape, weights, requests, context)
+    two = 2 * both_sides(shape, weights, requests // 2, context) if requests > 1 else sides
+    speed = bandwidth(int(sum(side.bytes for side in sides)), args.threads, args.rounds)
+    rate = expert_rate(shape, weights, requests, args)
+    return Row(
+        weights=weights,
+        concurrency=requests,
+        attention=sides[0],
+        experts=sides[1],
+        bandwidth=speed,
+        rate=rate,
+        floor=floor_ms(sides, speed, rate),
+        floor_of_two=floor_ms(two, speed, rate),
+        step=step,
+    )
+
+
+def rows_of(model: str, shape: Shape, weights: str, args: argparse.Namespace) -> list[Row]:
     steps = measured_steps(model, shape, weights, args)
-    found = []
-    for requests, step in zip(args.concurrency, steps, strict=True):
-        sides = [
-            attention_work(shape, weights, requests, context),
-            experts_work(shape, weights, requests),
-        ]
-        half = max(1, requests // 2)
-        halves = [
-            attention_work(shape, weights, half, context),
-            experts_work(shape, weights, half),
-        ]
-        speed = bandwidth(int(sum(side.bytes for side in sides)), args.threads, args.rounds)
-        rate = expert_rate(shape, weights, requests, args)
-        found.append(
-            Row(
-                weights,
-                requests,
-                *sides,
-                speed,
-                rate,
-                floor_ms(sides, speed, rate),
-                floor_ms([*halves, *halves] if requests > 1 else sides, speed, rate),
-                step,
-            )
-        )
-    return found
+    return [
+        row_of(shape, weights, requests, step, args)
+        for requests, step in zip(args.concurrency, steps, strict=True)
+    ]
 
 
 def print_table(console: Console, rows: list[Row]) -> None:

@@ -30,6 +30,7 @@ from megainfer.expert_node.node import ExpertNode
 from megainfer.kernels import reference as kernels
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
+from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 from megainfer.messages import (
     FromNode,
@@ -263,14 +264,16 @@ def _submit(request_id: str, max_tokens: int) -> Submit:
 def _run_attention(link: ParentLink, stages: Stages, token: str, node: int) -> None:
     addresses = [expert_address(token, expert) for expert in range(stages.num_expert)]
     port = ShmAttentionPort.connect(
-        addresses, stages.geometry(), node, 0, TIMEOUT_SECONDS, stages.spin
+        addresses, stages.geometry(), node, 0, TIMEOUT_SECONDS, Tuning(stages.spin)
     )
     _serve(link, AttentionUnit(stages, node, port))
 
 
 def _run_expert(link: ParentLink, stages: Stages, token: str, node: int) -> None:
     listener = ShmListener.create(expert_address(token, node))
-    port = ShmExpertPort.accept(listener, stages.geometry(), node, 0, TIMEOUT_SECONDS, stages.spin)
+    port = ShmExpertPort.accept(
+        listener, stages.geometry(), node, 0, TIMEOUT_SECONDS, Tuning(stages.spin)
+    )
     listener.close()
     _serve(link, ExpertUnit(stages, node, port))
 

@@ -96,7 +96,7 @@ def _stages(answer: Mapping[str, Any]) -> dict[str, Any]:
     expert = of_role(answer["counters"], "expert")
     return {
         "micro_batches": answer["micro_batches"],
-        "t_a": 1e3 * mean_of(attention, T_A_KINDS, "dispatch"),
+        "t_a": 1e3 * mean_of(attention, T_A_KINDS, "combine"),
         "t_e": 1e3 * mean_of(expert, T_E_KINDS, "expert"),
         "t_c": 1e3 * mean_transfer(attention + expert),
         "idle_attention": idle_share(attention, answer["seconds"]),
