@@ -139,7 +139,8 @@ def _format(weight_dtype: str) -> int:
 def on_large_pages(size: int) -> Tensor:
     """uint8 [size] of memory whose pages are as large as the system gives: fewer misses of the
     TLB, and prefetchers stop at a page's end."""
-    memory = mmap.mmap(-1, max(size, 1))
+    # Private: what is shared between processes gets small pages.
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)[:size]
