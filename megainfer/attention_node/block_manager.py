@@ -135,7 +135,7 @@ class BlockManager:
 
     def _retire(self, block: int) -> None:
         if self._digests[block] is None:
-            self._free.append(block)
+            self._free.appendleft(block)  # given out next: its memory is there and warm
         else:
             self._evictable[block] = None
 
