@@ -87,6 +87,14 @@ AttentionDtype = Annotated[
         help="Other weights in float32, bfloat16 or int8; auto: as --dtype.",
     ),
 ]
+Cores = Annotated[
+    str,
+    typer.Option(
+        "--cores",
+        help="split: cores of its own for each process; shared: all for all; auto: shared where "
+        "two processes take turns.",
+    ),
+]
 Colocated = Annotated[
     bool, typer.Option("--colocated", help="Both roles in one process: the baseline.")
 ]
@@ -106,6 +114,7 @@ def serve(
     kernels: Kernels = "auto",
     expert_dtype: ExpertDtype = "auto",
     attention_dtype: AttentionDtype = "auto",
+    cores: Cores = "auto",
     colocated: Colocated = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
@@ -132,6 +141,7 @@ def serve(
         kernels=kernels,
         expert_dtype=expert_dtype,
         attention_dtype=attention_dtype,
+        cores=cores,
     )
     raise typer.Exit(_serve(config, host, port, served_model_name or [], dry_run))
 
@@ -163,6 +173,7 @@ def generate(
     kernels: Kernels = "auto",
     expert_dtype: ExpertDtype = "auto",
     attention_dtype: AttentionDtype = "auto",
+    cores: Cores = "auto",
     colocated: Colocated = False,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -186,6 +197,7 @@ def generate(
         kernels=kernels,
         expert_dtype=expert_dtype,
         attention_dtype=attention_dtype,
+        cores=cores,
     ) as llm:
         wanted: list[str | list[int]] = list(prompts)
         if as_chat:

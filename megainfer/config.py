@@ -11,6 +11,7 @@ MAX_TUNED_MICRO_BATCHES = 4
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
 KERNELS = ("reference", "cpu")
+CORES = ("split", "shared")
 BLOCK_SIZE = 16
 """Tokens in a block of the KV cache."""
 
@@ -27,7 +28,8 @@ class EngineConfig:
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: one process has
     both roles, on all cores, without messages. kernels: which implementation computes, auto for the
     fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
-    attention_dtype: the same of the weights of attention nodes. trace: how many of its latest
+    attention_dtype: the same of the weights of attention nodes. cores: whether each process has CPU
+    cores of its own (split) or all of them together (shared), auto for what is faster. trace: how many of its latest
     spans of work each node keeps, for `LLM.take_spans`.
 
     Raises ConfigError.
@@ -47,6 +49,7 @@ class EngineConfig:
     kernels: str = "auto"
     expert_dtype: str = "auto"
     attention_dtype: str = "auto"
+    cores: str = "auto"
     trace: int = 0
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class EngineConfig:
             )
         _check_choice("dtype", self.dtype, tuple(DTYPE_BYTES))
         _check_choice("kernels", self.kernels, KERNELS)
+        _check_choice("cores", self.cores, CORES)
         _check_choice("expert_dtype", self.expert_dtype, WEIGHT_DTYPES)
         _check_choice("attention_dtype", self.attention_dtype, WEIGHT_DTYPES)
 

@@ -31,6 +31,7 @@ from megainfer.topology import (
     assign_cores,
     contiguous_placement,
     have_own_cores,
+    share_cores,
 )
 
 INT8_BLOCK = 128
@@ -136,8 +137,8 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
     check_attention_dtype(kernels, attention_dtype, dtype)
     max_model_len = _max_model_len(config, spec)
     weights = _weight_bytes(config, spec, dtype, expert_dtype, attention_dtype)
-    num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
     cores = usable_cores()
+    micro_batches = _micro_batches(config, len(cores))
     plan = Plan(
         config=config,
         folder=folder,
@@ -149,8 +150,8 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         kernels=kernels,
         max_model_len=max_model_len,
         num_blocks=_num_blocks(config, spec, dtype, weights, max_model_len),
-        cores=assign_cores(num_processes, cores),
-        micro_batches=_micro_batches(config, len(cores)),
+        cores=_cores(config, kernels, micro_batches, cores),
+        micro_batches=micro_batches,
         token=token or secrets.token_hex(16),
     )
     _check_buffers_fit(plan)
@@ -170,6 +171,19 @@ def _micro_batches(config: EngineConfig, num_cores: int) -> int | None:
         return config.micro_batches
     taking_turns = config.colocated or config.attn_gpus + config.ffn_gpus > num_cores
     return 1 if taking_turns else None
+
+
+def _cores(
+    config: EngineConfig, kernels: str, micro_batches: int | None, cores: tuple[int, ...]
+) -> tuple[CoreAssignment, ...]:
+    """`auto`: one attention and one expert process whose single micro-batch is always on one side
+    or the other take turns anyway, and each is faster with all cores. Torch's threads would be in
+    each other's way: they stay awake for long."""
+    num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
+    turns = num_processes == 2 and micro_batches in (None, 1) and kernels == "cpu"
+    if config.cores == "shared" or (config.cores == "auto" and turns):
+        return share_cores(num_processes, cores)
+    return assign_cores(num_processes, cores)
 
 
 def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:

@@ -82,6 +82,15 @@ def assign_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssign
     return tuple(assignments)
 
 
+def share_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:
+    """All cores to every process.
+
+    >>> [a.cores for a in share_cores(2, (0, 1))]
+    [(0, 1), (0, 1)]
+    """
+    return (CoreAssignment(cores),) * num_processes
+
+
 def have_own_cores(assignments: tuple[CoreAssignment, ...]) -> bool:
     """Whether no two processes share a core.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from checkpoints import write_checkpoint
 
+from megainfer import plan as plan_module
 from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micro_batches
 from megainfer.errors import ConfigError
 from megainfer.plan import describe, make_plan, profile_rows
@@ -84,6 +85,27 @@ def test_m_needs_no_measurement_where_nothing_can_overlap(folder):
     assert make_plan(EngineConfig(colocated=True), folder).micro_batches == 1
     assert make_plan(EngineConfig(attn_gpus=500), folder).micro_batches == 1
     assert make_plan(EngineConfig(micro_batches=5), folder).micro_batches == 5
+
+
+@pytest.mark.parametrize(
+    ("wish", "shared"),
+    [
+        ({"kernels": "cpu"}, True),
+        ({"kernels": "cpu", "micro_batches": 1}, True),
+        ({"kernels": "cpu", "micro_batches": 2}, False),  # both sides work at a time
+        ({"kernels": "cpu", "ffn_gpus": 2}, False),
+        ({"kernels": "reference"}, False),
+        ({"kernels": "cpu", "micro_batches": 2, "cores": "shared"}, True),
+        ({"kernels": "cpu", "micro_batches": 1, "cores": "split"}, False),
+    ],
+)
+def test_two_processes_that_take_turns_share_all_cores(folder, monkeypatch, wish, shared):
+    monkeypatch.setattr(plan_module, "usable_cores", lambda: (0, 1, 2, 3))
+    monkeypatch.setattr(plan_module, "resolve_kernels", lambda wish: wish)
+    plan = make_plan(EngineConfig(dtype="float32", **wish), folder)
+    assert (len({assignment.cores for assignment in plan.cores}) == 1) is shared
+    assert (plan.spin_seconds == 0) is shared
+    assert plan.cores_of_expert(0).threads == (4 if shared else 4 // len(plan.cores) or 1)
 
 
 def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):
