@@ -29,8 +29,8 @@ class EngineConfig:
     both roles, on all cores, without messages. kernels: which implementation computes, auto for the
     fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
     attention_dtype: the same of the weights of attention nodes. cores: whether each process has CPU
-    cores of its own (split) or all of them together (shared), auto for what is faster. trace: how many of its latest
-    spans of work each node keeps, for `LLM.take_spans`.
+    cores of its own (split) or all of them together (shared), auto for what is faster. trace: how
+    many of its latest spans of work each node keeps, for `LLM.take_spans`.
 
     Raises ConfigError.
     """
