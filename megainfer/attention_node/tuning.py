@@ -18,7 +18,7 @@ WINDOWS = 2
 """Measurements of each m before they are compared, taken in turns."""
 BETTER = 1.02
 """What a larger m has to give to be preferred: it costs memory and each request's time a token."""
-TRUSTED_SECONDS = 20.0
+TRUSTED_SECONDS = 300.0
 """How long a comparison is believed."""
 
 
