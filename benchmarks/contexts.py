@@ -62,6 +62,7 @@ class Pace:
     t_c: float
     idle_attention: float
     idle_expert: float
+    outside: float  # of the time of a colocated instance: the share outside its kernels
 
 
 def draw_prompts(context: int, count: int, vocabulary: int) -> list[list[int]]:
@@ -85,7 +86,14 @@ def decode(llm: LLM, prompts: Sequence[Sequence[int]], tokens: int) -> Pace:
         t_c=1e3 * mean_transfer(attention + expert),
         idle_attention=idle_share(attention, elapsed),
         idle_expert=idle_share(expert, elapsed),
+        outside=1 - kernel_seconds(attention + expert) / elapsed,
     )
+
+
+def kernel_seconds(nodes: Sequence[Mapping[str, float]]) -> float:
+    """What native calls took, but for that of choosing tokens."""
+    kinds = ("attention", "combine", "expert", "head")
+    return sum(own.get(f"{kind}_seconds", 0.0) for own in nodes for kind in kinds)
 
 
 def compare(paces: Mapping[str, Pace]) -> dict[str, Pace]:

@@ -16,6 +16,8 @@ the best this machine shows and hid the other entirely. Columns:
     floor     ms of a step by these
     floor m=2 the same with two micro-batches, each of which reads the weights
     step      ms measured, colocated with m = 1, decoding alone; and as a multiple of the floor
+    outside   share of that run in which no kernel ran: scheduling, choosing tokens, telling them,
+              the ends of the run
 """
 
 import argparse
@@ -63,6 +65,7 @@ class Row:
     floor: float
     floor_of_two: float
     step: float
+    outside: float
 
 
 def attention_work(shape: Shape, weights: str, requests: int, context: int) -> Work:
@@ -112,8 +115,10 @@ def floor_ms(works: list[Work], bandwidth: float, rate: float) -> float:
     return 1e3 * max(num_bytes / bandwidth, operations / rate) / 1e9
 
 
-def measured_steps(model: str, shape: Shape, weights: str, args: argparse.Namespace) -> list[float]:
-    """ms of a step at each concurrency."""
+def measured_steps(
+    model: str, shape: Shape, weights: str, args: argparse.Namespace
+) -> list[tuple[float, float]]:
+    """ms of a step at each concurrency, and the share of the run outside kernels."""
     options = {
         "dtype": "float32" if weights == "float32" else "bfloat16",
         "expert_dtype": weights,
@@ -127,7 +132,8 @@ def measured_steps(model: str, shape: Shape, weights: str, args: argparse.Namesp
             prompts = draw_prompts(args.prompt_tokens, requests, shape.vocabulary)
             generate(llm, prompts, args.output_tokens)
             paces = [decode(llm, prompts, args.output_tokens) for _ in range(args.rounds)]
-            steps.append(1e3 * requests / median(pace.tokens_per_second for pace in paces))
+            rate = median(pace.tokens_per_second for pace in paces)
+            steps.append((1e3 * requests / rate, median(pace.outside for pace in paces)))
     return steps
 
 
@@ -138,7 +144,13 @@ def both_sides(shape: Shape, weights: str, requests: int, context: int) -> list[
     ]
 
 
-def row_of(shape: Shape, weights: str, requests: int, step: float, args: argparse.Namespace) -> Row:
+def row_of(
+    shape: Shape,
+    weights: str,
+    requests: int,
+    step: tuple[float, float],
+    args: argparse.Namespace,
+) -> Row:
     context = args.prompt_tokens + args.output_tokens // 2
     sides = both_sides(shape, weights, requests, context)
     two = 2 * both_sides(shape, weights, requests // 2, context) if requests > 1 else sides
@@ -153,7 +165,8 @@ def row_of(shape: Shape, weights: str, requests: int, step: float, args: argpars
         rate=rate,
         floor=floor_ms(sides, speed, rate),
         floor_of_two=floor_ms(two, speed, rate),
-        step=step,
+        step=step[0],
+        outside=step[1],
     )
 
 
@@ -167,7 +180,18 @@ def rows_of(model: str, shape: Shape, weights: str, args: argparse.Namespace) ->
 
 def print_table(console: Console, rows: list[Row]) -> None:
     table = Table()
-    for title in ("weights", "B", "MB a/e", "GF a/e", "GB/s", "GF/s", "floor", "floor m=2", "step"):
+    for title in (
+        "weights",
+        "B",
+        "MB a/e",
+        "GF a/e",
+        "GB/s",
+        "GF/s",
+        "floor",
+        "floor m=2",
+        "step",
+        "outside",
+    ):
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(
@@ -180,6 +204,7 @@ def print_table(console: Console, rows: list[Row]) -> None:
             f"{row.floor:.2f}",
             f"{row.floor_of_two:.2f}",
             f"{row.step:.2f} ({row.step / row.floor:.2f}x)",
+            f"{row.outside:.0%}",
         )
     console.print(table)
 

@@ -214,8 +214,10 @@ class AttentionNode:
         """Sample, tell, and begin the micro-batch's next step at once."""
         micro_batch = flight.step.micro_batch
         chunks = [chunk for chunk in flight.step.chunks if chunk.samples]
+        with self._clock.span("head", micro_batch):
+            logits = self._model.logits(flight.x, flight.batch.sample_rows)
         with self._clock.span("sample", micro_batch):
-            output = self._sample(flight, chunks)
+            output = self._sample(logits, chunks)
         self._pingpong.finished(micro_batch)
         del self._flights[micro_batch]
         with self._clock.span("schedule", micro_batch):
@@ -242,9 +244,8 @@ class AttentionNode:
         if now != before:
             self.scheduler.use_micro_batches(now)
 
-    def _sample(self, flight: Flight, chunks: Sequence[Chunk]) -> SampleOutput:
+    def _sample(self, logits: Tensor, chunks: Sequence[Chunk]) -> SampleOutput:
         """A token for each chunk; a request whose logits are not finite fails alone."""
-        logits = self._model.logits(flight.x, flight.batch.sample_rows)
         rows = [_row(chunk) for chunk in chunks]
         try:
             return sample(logits, rows, self._model.best)
