@@ -19,17 +19,20 @@ BENCHMARKS = ROOT / "benchmarks"
 SECONDS_TO_FIRST = 0.5
 SECONDS_EACH = 0.25
 
-# Answers as `exchange.py` says, and writes the time as long as it isn't stopped.
+# Answers as `exchange.py` says, and writes the time as long as it isn't stopped, and at each answer.
 TRANSFORMERS = """
 import json, sys, threading, time
+file = open({ticks!r}, "w", buffering=1)
+def write():
+    file.write(str(time.monotonic()) + "\\n")
 def tick():
-    with open({ticks!r}, "w", buffering=1) as file:
-        while True:
-            file.write(str(time.monotonic()) + "\\n")
-            time.sleep(0.002)
+    while True:
+        write()
+        time.sleep(0.002)
 threading.Thread(target=tick, daemon=True).start()
 print(json.dumps(dict(ready=True)), flush=True)
 for line in sys.stdin:
+    write()
     tokens = json.loads(line)["max_tokens"]
     print(json.dumps(dict(seconds=SECONDS_TO_FIRST + SECONDS_EACH * (tokens - 1))), flush=True)
 """.replace("SECONDS_TO_FIRST", str(SECONDS_TO_FIRST)).replace("SECONDS_EACH", str(SECONDS_EACH))
