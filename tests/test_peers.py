@@ -19,7 +19,7 @@ BENCHMARKS = ROOT / "benchmarks"
 SECONDS_TO_FIRST = 0.5
 SECONDS_EACH = 0.25
 
-# Answers as `exchange.py` says, and writes the time as long as it isn't stopped, and at each answer.
+# Answers as `exchange.py` says; writes the time at each answer, and as long as it isn't stopped.
 TRANSFORMERS = """
 import json, sys, threading, time
 file = open({ticks!r}, "w", buffering=1)
