@@ -100,7 +100,7 @@ class Api:
         head = {"id": request_id, "model": self._served_name(body.model)}
         given = [prompt for prompt, _ in prompts]
         answer = Answer(shape, head, given, sequences, options, self._texts)
-        deltas = TextStream.open(self._engine, self._tokenizer, sequences)
+        deltas = TextStream.open(self._engine, self._tokenizer, sequences, shape.continues_prompt)
         if body.stream:
             return await respond_streaming(request, deltas, answer, options.usage)
         return await respond(request, deltas, answer)
