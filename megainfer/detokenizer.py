@@ -85,7 +85,7 @@ class StopStrings:
             end, _, self.matched = min(found)
             self._held = ""
             return text[: end - len(self.matched)]
-        border = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
+        border = len(text) - max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[border:]
         return text[:border]
 
@@ -95,7 +95,7 @@ class StopStrings:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` are a beginning of `stop`, short of all of it."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
