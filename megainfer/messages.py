@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from megainfer.stage_clock import Span
+from megainfer.structured.grammar import Grammar
 
 
 class Role(StrEnum):
@@ -45,6 +46,7 @@ class Submit(Message, frozen=True):
     max_tokens: int  # always set: at most what the context leaves
     stop_token_ids: list[int]  # the model's end tokens among them, unless ignore_eos
     logprobs: int | None = None
+    grammar: Grammar | None = None  # what the text must look like
 
 
 class Abort(Message, frozen=True):

@@ -47,6 +47,10 @@ class Tokenizer:
         """Number of token ids that stand for text; the model's vocabulary may be padded beyond."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    def to_json(self) -> str:
+        """The contents of a tokenizer.json, special tokens of the configuration included."""
+        return self._backend.to_str()
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens spelled out in it become themselves."""
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
