@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megainfer.attention_node.sampler import NonFiniteLogits, SampleRow, sample, uniform
+from megainfer.attention_node.sampling.sampler import NonFiniteLogits, SampleRow, sample, uniform
 
 
 def row(**wishes) -> SampleRow:

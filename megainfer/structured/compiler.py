@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from megainfer.errors import RequestError
 from megainfer.structured.grammar import Grammar, GrammarKind
@@ -51,7 +51,7 @@ class GrammarCompiler:
         )
         try:
             text = _in_library_notation(grammar)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, GbnfToLarkError) as error:
             raise RequestError(f"the {grammar.kind} can't be read: {error}") from error
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         matcher.compute_bitmask()
