@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from megainfer.structured.compiler import GrammarCompiler
     from megainfer.structured.matcher import TokenMatcher
 
-Outcome = "TokenMatcher | MegaInferError"
-
 
 class Compiling:
     """One thread that compiles, in order of arrival; `load` makes its compiler at the first.
@@ -86,4 +84,4 @@ def _outcome(future: "Future[TokenMatcher]") -> "TokenMatcher | MegaInferError":
         return future.result()
     if isinstance(error, MegaInferError):
         return error
-    raise error
+    return MegaInferError(f"compiling the grammar failed: {error!r}")

@@ -16,10 +16,12 @@ from megainfer.structured.grammar import Grammar, GrammarKind
 from megainfer.structured.matcher import TokenMatcher
 from megainfer.tokenizer import Tokenizer
 
-WHITE_SPACE = r"[ \t\r\n]{0,40}"
-"""Between the parts of JSON: any layout that is read by people, but not without end."""
+WHITE_SPACE = r"( |\n[ \t]{0,16})?"
+"""Between the parts of JSON: a space, or a line end and an indentation. Where more is allowed, a weak
+model may write white space until its limit."""
 LEXER_FUEL, STEP_FUEL, STEP_ITEMS = 1_000_000, 100_000, 25_000
 """About 20 ms for all of the lexer, 7 ms and 1 ms at most for one token."""
+MAX_SYMBOLS = 100_000
 KEPT = 64
 
 
@@ -47,6 +49,7 @@ class GrammarCompiler:
             initial_lexer_fuel=LEXER_FUEL,
             step_lexer_fuel=STEP_FUEL,
             step_max_items=STEP_ITEMS,
+            max_grammar_size=MAX_SYMBOLS,
             verbose_errors=False,
         )
         try:

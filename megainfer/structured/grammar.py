@@ -7,10 +7,14 @@ from typing import Any
 
 import msgspec
 
-from megainfer.errors import RequestError
+from megainfer.errors import MegaInferError, RequestError
 
 MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_SCHEMA_DEPTH = 64
+
+
+class GrammarFailed(MegaInferError):
+    """The grammar became too costly to follow, or doesn't allow a token that was generated."""
 
 
 class GrammarKind(StrEnum):

@@ -1,16 +1,14 @@
 """A grammar's state along one sequence."""
 
+from copy import copy
+from collections.abc import Iterable
 from typing import Self
 
 from llguidance import LLMatcher
 
-from megainfer.errors import MegaInferError
+from megainfer.structured.grammar import GrammarFailed
 
 WORD_BYTES = 4  # masks are int32 words
-
-
-class GrammarFailed(MegaInferError):
-    """The grammar became too costly to follow, or doesn't allow a token that was generated."""
 
 
 class TokenMatcher:
@@ -23,11 +21,12 @@ class TokenMatcher:
         self._matcher = matcher
         self._bytes = -(-vocab_size // (8 * WORD_BYTES)) * WORD_BYTES
         self._after = after
+        self.taken = 0  # tokens so far
 
     def copy(self) -> Self:
         """Another sequence's, from here on."""
-        twin = type(self).__new__(type(self))
-        twin._matcher, twin._bytes, twin._after = self._matcher.deep_copy(), self._bytes, self._after
+        twin = copy(self)
+        twin._matcher = self._matcher.deep_copy()
         return twin
 
     def mask(self) -> bytes | None:
@@ -41,13 +40,15 @@ class TokenMatcher:
         self._check()
         return mask[: self._bytes]
 
-    def advance(self, token: int) -> None:
-        """Take in a generated token that doesn't end the sequence. Raises GrammarFailed."""
-        if self._after is None:
-            self._matcher.consume_token(token)
-            self._check()
-        elif token == self._after:
-            self._after = None
+    def take(self, tokens: Iterable[int]) -> None:
+        """Follow tokens that were generated and don't end the sequence. Raises GrammarFailed."""
+        for token in tokens:
+            self.taken += 1
+            if self._after is None:
+                self._matcher.consume_token(token)
+            elif token == self._after:
+                self._after = None
+        self._check()
 
     def _check(self) -> None:
         if self._matcher.is_error():
