@@ -63,9 +63,7 @@ class LocalCluster:
         model, kv = load_attention(self.plan, node, lambda done, total: None)
         scheduler = Scheduler(scheduler_config(self.plan, m))
         port, compiling = hub.attention_port(node), compiling_for(self.plan)
-        return AttentionNode(
-            node, model, kv, scheduler, port, self._hear, compiling=compiling
-        )
+        return AttentionNode(node, model, kv, scheduler, port, self._hear, compiling=compiling)
 
     def _expert(self, hub: LocalHub, node: int, m: int) -> ExpertNode:
         model = load_experts(self.plan, node, lambda done, total: None)

@@ -44,7 +44,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.requests: dict[str, Submit] = {}
         self.aborted: set[str] = set()
 
-    @rule(prompt=PROMPTS, max_tokens=st.integers(1, 14), stops=st.booleans(), priority=st.integers(-1, 1))
+    @rule(
+        prompt=PROMPTS,
+        max_tokens=st.integers(1, 14),
+        stops=st.booleans(),
+        priority=st.integers(-1, 1),
+    )
     def add(self, prompt: list[int], max_tokens: int, stops: bool, priority: int) -> None:
         name = f"r{len(self.requests)}"
         self.requests[name] = submit(

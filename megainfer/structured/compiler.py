@@ -17,8 +17,8 @@ from megainfer.structured.matcher import TokenMatcher
 from megainfer.tokenizer import Tokenizer
 
 WHITE_SPACE = r"( |\n[ \t]{0,16})?"
-"""Between the parts of JSON: a space, or a line end and an indentation. Where more is allowed, a weak
-model may write white space until its limit."""
+"""Between the parts of JSON: a space, or a line end and an indentation. Where more is allowed, a
+weak model may write white space until its limit."""
 LEXER_FUEL, STEP_FUEL, STEP_ITEMS = 1_000_000, 100_000, 25_000
 """About 20 ms for all of the lexer, 7 ms and 1 ms at most for one token."""
 MAX_SYMBOLS = 100_000

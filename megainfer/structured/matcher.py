@@ -1,7 +1,7 @@
 """A grammar's state along one sequence."""
 
-from copy import copy
 from collections.abc import Iterable
+from copy import copy
 from typing import Self
 
 from llguidance import LLMatcher
