@@ -51,6 +51,7 @@ class Answer:
                 index % n == 0,
                 options,
                 shape.logprobs_writer(texts, options),
+                shape.reader(prompts[index // n]),
             )
             for index, sequence in enumerate(sequences)
         }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from megainfer.engine_client import EngineClient
+from megainfer.structured.checker import GrammarChecker
 from megainfer.tokenizer import Tokenizer
 from server.app import create_app
 from server.served_model import ServedModel
@@ -49,7 +50,9 @@ async def serve(
     Requests in flight end with an error, or an error event if they stream. The engine is failed,
     but closing it is the caller's business.
     """
-    server = _Server(_uvicorn_config(create_app(engine, tokenizer, config.model), config))
+    checker = _grammar_checker(config.model, tokenizer)
+    app = create_app(engine, tokenizer, config.model, checker)
+    server = _Server(_uvicorn_config(app, config))
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http-server")
     stopping = asyncio.create_task(stop.wait(), name="http-server-stop")
     try:
@@ -61,6 +64,14 @@ async def serve(
         stopping.cancel()
         serving.cancel()
         await asyncio.gather(stopping, serving, return_exceptions=True)
+        if checker is not None:
+            await checker.close()
+
+
+def _grammar_checker(model: ServedModel, tokenizer: Tokenizer | None) -> GrammarChecker | None:
+    if model.folder is None or tokenizer is None:
+        return None
+    return GrammarChecker(model.folder, model.vocab_size, model.defaults.eos_token_ids)
 
 
 async def _join(serving: asyncio.Task[None], seconds: float) -> None:

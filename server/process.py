@@ -40,6 +40,7 @@ class _Server:
             max_model_len=plan.max_model_len,
             vocab_size=plan.spec.vocab_size,
             created=int(time.time()),
+            folder=plan.folder,
             defaults=GenerationDefaults.load(plan.folder),
         )
         tokenizer = load_tokenizer(plan.folder)

@@ -17,6 +17,7 @@ Then some step is in flight whenever a request is alive.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from megainfer.attention_node.block_manager import BlockManager
 from megainfer.attention_node.composition import Composition
@@ -25,6 +26,9 @@ from megainfer.attention_node.sequence import Sequence, Status
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.errors import ConfigError, RequestError
 from megainfer.messages import FinishReason, Submit, TokenEvent, TokenLogprobs
+
+if TYPE_CHECKING:
+    from megainfer.structured.matcher import TokenMatcher
 
 __all__ = ["Chunk", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
 
@@ -73,10 +77,14 @@ class Scheduler:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def add(self, submit: Submit) -> None:
-        """Queue a request. Raises RequestError if it could never be served."""
+    def add(self, submit: Submit, matcher: "TokenMatcher | None" = None) -> None:
+        """Queue a request, with its grammar's matcher if it has one.
+
+        Raises RequestError if it could never be served.
+        """
         self._check(submit)
-        self._pool.add(Sequence(submit, self._num_arrivals, self.config.block_size))
+        sequence = Sequence(submit, self._num_arrivals, self.config.block_size, matcher)
+        self._pool.add(sequence)
         self._num_arrivals += 1
 
     def abort(self, request_id: str) -> bool:
