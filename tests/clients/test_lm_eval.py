@@ -9,7 +9,7 @@ import pytest
 from clients.documented import documented_command
 from clients.environment import PythonEnvironment
 
-REQUIREMENTS = ["lm_eval[api]>=0.4.9,<0.5"]
+REQUIREMENTS = ["lm_eval[api]>=0.4.9,<0.5", "transformers>=4,<6"]
 QUESTIONS = [
     {"question": "Hello world, how are", "choices": [" you", " dog", " fox"], "answer": 0},
     {"question": "The quick brown", "choices": [" you", " today", " fox"], "answer": 2},
