@@ -1,6 +1,6 @@
 """The ASGI application."""
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from megainfer import __version__
 from megainfer.engine_client import EngineClient
@@ -8,8 +8,10 @@ from megainfer.structured.checker import GrammarChecker
 from megainfer.tokenizer import Tokenizer
 from server.errors import install_error_handlers
 from server.generating import Generator
+from server.other_apis import OtherApis
 from server.routes import Api, build_router
 from server.served_model import ServedModel
+from server.tokens import Tokens
 
 
 def create_app(
@@ -24,6 +26,17 @@ def create_app(
     """
     app = FastAPI(title="MegaInfer", version=__version__)
     generator = Generator(engine, tokenizer, model, checker)
-    app.include_router(build_router(Api(engine, model, generator)))
+    app.include_router(_router(engine, tokenizer, model, generator))
     install_error_handlers(app)
     return app
+
+
+def _router(
+    engine: EngineClient, tokenizer: Tokenizer | None, model: ServedModel, generator: Generator
+) -> APIRouter:
+    return build_router(
+        Api(engine, model, generator),
+        OtherApis(generator),
+        Tokens(tokenizer, model, generator),
+        model.shows_tokenizer,
+    )

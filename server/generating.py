@@ -81,6 +81,10 @@ class Generator:
         shape = ChatShape(reader_maker(self._syntax, use))
         return self._start(body, shape, options, [(prompt, params)], grammar)
 
+    async def chat_tokens(self, body: ChatRequest) -> list[int]:
+        """The prompt of a chat. Raises as `chat`."""
+        return (await self.encoder.chat(body, self.tool_use(body).tools)).ids
+
     def tool_use(self, body: ChatRequest) -> ToolUse:
         """What a request says of tools. Raises RequestError where this model can't do it."""
         use = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
