@@ -133,9 +133,9 @@ class Generator:
         head = {"id": request_id, "model": self.served_name(body.model)}
         given = [prompt for prompt, _ in prompts]
         answer = Answer(shape, head, given, sequences, options, self._texts)
-        return Generation(
-            TextStream.open(self._engine, self._tokenizer, sequences), answer, options
-        )
+        continues = shape.continues_prompt
+        deltas = TextStream.open(self._engine, self._tokenizer, sequences, continues)
+        return Generation(deltas, answer, options)
 
     async def _grammar(self, wanted: Wanted | None) -> Grammar | None:
         if wanted is None:

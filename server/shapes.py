@@ -18,6 +18,7 @@ class Shape(Protocol):
     whole: str  # "object" of a complete answer
     part: str  # "object" of a streamed chunk
     prompt_in_choice: bool  # where it is told of the prompt: in each choice, or beside them
+    continues_prompt: bool  # whether the text goes on where the prompt's ends
 
     def choice(self, piece: Piece) -> dict[str, Any]:
         """One choice of a complete answer."""
@@ -47,6 +48,7 @@ class CompletionShape:
     whole = "text_completion"
     part = "text_completion"
     prompt_in_choice = True
+    continues_prompt = True
 
     def choice(self, piece: Piece) -> dict[str, Any]:
         return {"index": piece.index, "text": piece.text, **_ending(piece)}
@@ -71,6 +73,7 @@ class ChatShape:
     whole = "chat.completion"
     part = "chat.completion.chunk"
     prompt_in_choice = False
+    continues_prompt = False
 
     def __init__(self, make_reader: Callable[[Prompt], ChoiceReader] | None = None) -> None:
         self._make_reader = make_reader

@@ -237,3 +237,30 @@ def test_a_message_is_continued(client, tokenizer):
     assert prompt_of(chat, add_generation_prompt=False) == closed
     assert prompt_of(chat) == f"{closed}<|im_start|>assistant\n"
     assert prompt_of(chat, truncate_prompt_tokens=1) == "\n"
+
+
+def test_token_ids_are_streamed_on_request(client, tokenizer):
+    parts = list(complete(client, tokens=4, stream=True, temperature=0, return_token_ids=True))
+    whole = complete(client, tokens=4, temperature=0, return_token_ids=True).choices[0]
+    first, *others = [part.choices[0] for part in parts]
+    assert first.prompt_token_ids == whole.prompt_token_ids == tokenizer.encode(TEXT)
+    assert not any(hasattr(choice, "prompt_token_ids") for choice in others)
+    assert first.token_ids + [i for c in others for i in c.token_ids] == whole.token_ids
+    chunks = list(
+        client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "x"}],
+            max_tokens=3,
+            stream=True,
+            extra_body={"return_token_ids": True, "ignore_eos": True},
+        )
+    )
+    assert tokenizer.decode(chunks[0].prompt_token_ids, False).startswith("<|im_start|>user\nx")
+    assert [len(chunk.choices[0].token_ids) for chunk in chunks[1:]] == [1, 1, 1]
+
+
+def test_tokens_are_shown_as_ids_on_request(client):
+    choice = complete(
+        client, logprobs=0, return_token_ids=True, return_tokens_as_token_ids=True
+    ).choices[0]
+    assert choice.logprobs.tokens == [f"token_id:{token}" for token in choice.token_ids]

@@ -105,7 +105,10 @@ def sample(
     token_ids = greedy.tolist()
     others = [row for row, r in enumerate(requests) if r.temperature > 0 or r.edits is not None]
     if others:
-        tokens = _choose(logits, others, requests)
+        try:
+            tokens = _choose(logits[others], [requests[row] for row in others], best_of)
+        except NothingAllowed as error:
+            raise NothingAllowed(tuple(others[i] for i in error.rows)) from None
         for row, token in zip(others, tokens, strict=True):
             token_ids[row] = token
     return SampleOutput(token_ids, _logprobs(logits, requests, token_ids))
@@ -126,22 +129,20 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _choose(logits: Tensor, rows: Sequence[int], requests: Sequence[SampleRow]) -> list[int]:
-    """Tokens of the rows for which the best of the raw logits isn't the answer."""
-    own = logits[rows]  # a copy
-    wishes = [requests[row] for row in rows]
-    if all(wish.edits is None for wish in wishes):
-        return _draw(own, wishes)
-    apply_edits(own, [wish.edits for wish in wishes])
-    best, greedy = kernels.best(own)
+def _choose(logits: Tensor, requests: Sequence[SampleRow], best_of: Best) -> list[int]:
+    """Tokens where the best of the raw logits isn't the answer; these logits may be changed."""
+    if all(r.edits is None for r in requests):
+        return _draw(logits, requests)
+    apply_edits(logits, [r.edits for r in requests])
+    best, greedy = best_of(logits)
     if bool((best == -torch.inf).any()):
-        raise NothingAllowed(tuple(rows[i] for i in _where(best == -torch.inf)))
+        raise NothingAllowed(_where(best == -torch.inf))
     token_ids: list[int] = greedy.tolist()
-    drawn = [i for i, wish in enumerate(wishes) if wish.temperature > 0]
+    drawn = [row for row, r in enumerate(requests) if r.temperature > 0]
     if drawn:
-        tokens = _draw(own[drawn], [wishes[i] for i in drawn])
-        for i, token in zip(drawn, tokens, strict=True):
-            token_ids[i] = token
+        tokens = _draw(logits[drawn], [requests[row] for row in drawn])
+        for row, token in zip(drawn, tokens, strict=True):
+            token_ids[row] = token
     return token_ids
 
 
