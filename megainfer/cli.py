@@ -14,12 +14,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from megainfer.commands import serving_flags as flags
+from megainfer.commands.trace import trace
 from megainfer.config import MAX_MICRO_BATCHES, EngineConfig, parse_bytes, parse_micro_batches
 from megainfer.control import ParentLink
 from megainfer.errors import ConfigError, MegaInferError
 from megainfer.model_source import served_name
 from megainfer.plan import Plan, describe, make_plan
 from megainfer.prepare import prepare
+from megainfer.queue_limits import QueueLimits
+from megainfer.serving_options import ServingOptions, read_keys
 from megainfer.supervisor import Supervisor
 from megainfer.terminal import TerminalObserver
 
@@ -122,6 +126,20 @@ def serve(
         list[str] | None,
         typer.Option("--served-model-name", help="What the API calls the model; repeatable."),
     ] = None,
+    api_key: flags.ApiKey = None,
+    api_key_file: flags.ApiKeyFile = None,
+    admin_key: flags.AdminKey = None,
+    admin_key_file: flags.AdminKeyFile = None,
+    public_metrics: flags.PublicMetrics = False,
+    allowed_origins: flags.AllowedOrigins = None,
+    ssl_certfile: flags.SslCertfile = None,
+    ssl_keyfile: flags.SslKeyfile = None,
+    max_queued_requests: flags.MaxQueuedRequests = None,
+    queue_timeout: flags.QueueTimeout = None,
+    request_timeout: flags.RequestTimeout = None,
+    drain_timeout: flags.DrainTimeout = 25.0,
+    health_timeout: flags.HealthTimeout = 20.0,
+    log_interval: flags.LogInterval = 5.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run where, and exit.")
     ] = False,
@@ -143,7 +161,24 @@ def serve(
         attention_dtype=attention_dtype,
         cores=cores,
     )
-    raise typer.Exit(_serve(config, host, port, served_model_name or [], dry_run))
+    options = ServingOptions(
+        names=tuple(served_model_name or [served_name(config.model)]),
+        api_keys=read_keys("--api-key", api_key or [], api_key_file),
+        admin_keys=read_keys("--admin-key", admin_key or [], admin_key_file),
+        loopback=_is_loopback(host),
+        public_metrics=public_metrics,
+        allowed_origins=tuple(allowed_origins or ()),
+        certificate=ssl_certfile,
+        private_key=ssl_keyfile,
+        limits=QueueLimits(max_queued_requests, queue_timeout, request_timeout),
+        drain_seconds=drain_timeout,
+        patience=health_timeout,
+        log_seconds=log_interval,
+    )
+    raise typer.Exit(_serve(config, options, host, port, dry_run))
+
+
+app.command()(trace)
 
 
 @app.command()
@@ -222,7 +257,9 @@ def main() -> None:
         sys.exit(2)
 
 
-def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run: bool) -> int:
+def _serve(
+    config: EngineConfig, options: ServingOptions, host: str, port: int, dry_run: bool
+) -> int:
     console = Console(highlight=False)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     plan = make_plan(config, prepare(config.model))
@@ -231,14 +268,18 @@ def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run
         console.print(shown, soft_wrap=True, markup=False)
     if dry_run:
         return 0
-    if not _is_loopback(host):
-        console.print(f"open       to whoever reaches {host}: no key is asked for")
-    names = names or [served_name(config.model)]
+    if not options.loopback and not options.api_keys:
+        console.print(
+            f"open       to whoever reaches {host}: no key is asked for; --api-key sets one"
+        )
     sock = listen(host, port)
-    url = f"http://{_shown_host(host)}:{sock.getsockname()[1]}"
-    observer = TerminalObserver(console, plan, url, names[0])
-    server = partial(_run_server, plan=plan, sock=sock, names=names)
-    return Supervisor(plan, observer, server=server, held=[sock]).run()
+    url = f"http{'s' * options.uses_tls}://{_shown_host(host)}:{sock.getsockname()[1]}"
+    observer = TerminalObserver(console, plan, url, options.names[0])
+    server = partial(_run_server, plan=plan, sock=sock, options=options)
+    supervisor = Supervisor(
+        plan, observer, server=server, held=[sock], drain_seconds=options.drain_seconds
+    )
+    return supervisor.run()
 
 
 def _wrapped(line: str, width: int) -> str:
@@ -246,11 +287,11 @@ def _wrapped(line: str, width: int) -> str:
     return textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False)
 
 
-def _run_server(link: ParentLink, plan: Plan, sock: socket.socket, names: list[str]) -> None:
+def _run_server(link: ParentLink, plan: Plan, sock: socket.socket, options: ServingOptions) -> None:
     # Imported in the server's own process: the supervisor has no use for a web framework.
     from server.process import run_server
 
-    run_server(link, plan, sock, names)
+    run_server(link, plan, sock, options)
 
 
 def listen(host: str, port: int) -> socket.socket:

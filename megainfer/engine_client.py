@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import cast
 
 import msgspec
@@ -92,7 +93,9 @@ class EngineClient:
         queue_limits: QueueLimits | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self.num_nodes = num_nodes
         self.observer: EngineObserver = NobodyObserves()
+        self.last_token_at: float | None = None  # seconds of the monotonic clock; of any request
         self._queue_limits = queue_limits or QueueLimits()
         self._vocab_size = vocab_size
         self._max_outstanding = max_outstanding
@@ -359,6 +362,7 @@ class EngineClient:
         if message.node != node:
             raise ProtocolError(f"its identity is {node}, but it calls itself {message.node}")
         if isinstance(message, Tokens):
+            self.last_token_at = monotonic()
             self.observer.produced(node, message.events)
             for event in message.events:
                 self._on_event(event)

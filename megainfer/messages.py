@@ -85,9 +85,7 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens served from the prefix cache; set on the first event
     logprobs: list[dict[int, float]] | None = None  # a token id -> log-probability map a token
-    queued_seconds: float = (
-        0.0  # from arrival at the node to admission; set on the first event
-    )
+    queued_seconds: float = 0.0  # from arrival at the node to admission; set on the first event
 
 
 class Tokens(Message, frozen=True):

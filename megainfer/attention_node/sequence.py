@@ -81,7 +81,7 @@ class Sequence:
         return not self.in_flight and len(self.token_ids) - self.num_scheduled == 1
 
     def has_waited_too_long(self, now: float) -> bool:
-        """Its request's limit is for the first admission; a preempted one waits as long as it must."""
+        """The limit is for the first admission; a preempted one waits as long as it must."""
         limit = self.submit.max_queue_seconds
         return self.queued_seconds is None and limit is not None and now - self.arrived_at > limit
 

@@ -13,7 +13,6 @@ from megainfer.expert_node.gather import Batch, Gather
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
 from megainfer.stage_clock import Span, StageClock
 
-
 BATCH_ROWS = tuple(2**i for i in range(15))
 """Bounds of the distribution of rows in a batch."""
 

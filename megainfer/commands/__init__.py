@@ -1,0 +1,1 @@
+"""The subcommands of `megainfer`, beyond what fits into `cli.py`."""
