@@ -361,6 +361,15 @@ def test_hang_ups_and_errors_are_counted_by_reason_and_leave_nothing() -> None:
         assert not server.instance.counted.requests._lives
 
 
+def test_methods_that_clients_make_up_are_counted_as_one() -> None:
+    with running() as (_, http):
+        for number in range(3):
+            assert http.request(f"MADE{number}", "/health").status_code == 405
+        found = {name: value for name, value in samples(http).items() if "http_resp" in name}
+        assert found['megainfer:http_responses_total{method="other",status="405"}'] == 3
+        assert not [name for name in found if "MADE" in name]
+
+
 def test_each_application_has_metrics_of_its_own() -> None:
     with running() as (server, http), running() as (_, other):
         server.node.script = speaking(TOKEN)

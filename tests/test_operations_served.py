@@ -22,6 +22,7 @@ from test_serve import ENDLESS, stream
 
 WAIT_SECONDS = 30.0
 DASHBOARD = Path(__file__).parent.parent / "deploy/grafana/megainfer.json"
+METRICS_PAGE = DASHBOARD.parents[2] / "docs/metrics.md"
 ADMIN = {"Authorization": "Bearer of-the-admin"}
 LONG = {"prompt": [1, 2], "max_tokens": ENDLESS, "ignore_eos": True}
 
@@ -108,6 +109,9 @@ def test_metrics_tell_of_both_roles_and_the_dashboard_asks_for_nothing_else(
     text = DASHBOARD.read_text()
     assert set(re.findall(r"megainfer:\w+", text)) <= rows
     assert json.loads(text)["title"] == "MegaInfer"
+    described = METRICS_PAGE.read_text()
+    own = [name.removeprefix("megainfer:") for name in families if name.startswith("megainfer:")]
+    assert [name for name in own if f"`{name}" not in described] == []
 
     def values(family: str, *labels: str) -> dict[tuple[str, ...], float]:
         own = families[f"megainfer:{family}"].samples
