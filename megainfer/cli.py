@@ -9,6 +9,7 @@ from rich.markup import escape
 from megainfer.commands.chat import chat
 from megainfer.commands.generate import generate
 from megainfer.commands.serve import serve
+from megainfer.commands.trace import trace
 from megainfer.commands.version import version
 from megainfer.errors import MegaInferError
 
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (serve, chat, generate, version):
+for command in (serve, chat, generate, trace, version):
     app.command()(command)
 
 

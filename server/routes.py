@@ -5,10 +5,8 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from megainfer.engine_client import EngineClient
 from server.answer import respond, respond_streaming
 from server.body import JsonRoute
-from server.errors import SERVER_ERROR, ErrorReport
 from server.generating import Generation, Generator
 from server.other_apis import OtherApis
 from server.protocol import ChatRequest, CompletionRequest, SamplingFields
@@ -19,17 +17,9 @@ from server.tokens import Tokens
 class Api:
     """The handlers, over one engine and one model."""
 
-    def __init__(self, engine: EngineClient, model: ServedModel, generator: Generator) -> None:
-        self._engine = engine
+    def __init__(self, model: ServedModel, generator: Generator) -> None:
         self._model = model
         self._generator = generator
-
-    async def health(self) -> Response:
-        """200 while requests can be served, else 503 and why not."""
-        reason = self._engine.not_serving()
-        if reason is None:
-            return JSONResponse({"status": "ok"})
-        return ErrorReport(503, reason, SERVER_ERROR, code="engine_unavailable").response()
 
     async def models(self) -> Response:
         """The names under which the model is served."""
@@ -60,7 +50,6 @@ def build_router(api: Api, others: OtherApis, tokens: Tokens, shows_tokenizer: b
     """Every address, bound to its handler."""
     router = APIRouter(route_class=JsonRoute, default_response_class=JSONResponse)
     addresses: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
-        ("GET", "/health", api.health),
         ("GET", "/v1/models", api.models),
         ("GET", "/v1/models/{model_id:path}", api.model),
         ("POST", "/v1/completions", api.completions),

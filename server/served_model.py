@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.generation_config import GenerationDefaults
-from server.syntax import SyntaxOptions
+from megainfer.syntax_options import SyntaxOptions
 
 
 @dataclass(frozen=True, slots=True)
