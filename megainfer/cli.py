@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from megainfer.commands.bench.app import bench_app
 from megainfer.commands.chat import chat
 from megainfer.commands.generate import generate
 from megainfer.commands.serve import serve
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 for command in (serve, chat, generate, version):
     app.command()(command)
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:
