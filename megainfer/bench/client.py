@@ -79,7 +79,7 @@ class Client:
         await self._session.close()
 
     async def send(self, sample: Sample) -> Outcome:
-        """The answer's times. A failure is told in the outcome; nothing but cancelling is raised."""
+        """The times of the answer; a failure is told in them, and only cancelling is raised."""
         outcome = Outcome(prompt_tokens=sample.prompt_tokens)
         body = msgspec.json.encode(self._target.request(sample))
         outcome.start = time.perf_counter()

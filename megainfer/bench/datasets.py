@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,18 @@ def sharegpt(
     return _repeated(kept, count, path)
 
 
-def custom(path: Path, count: int, output_tokens: int) -> list[Sample]:
-    """One JSON object a line with `prompt` and perhaps `output_tokens`, in the file's order."""
-    return _repeated(list(_custom_lines(path, output_tokens)), count, path)
+def custom(
+    path: Path, count: int, output_tokens: int, codec: TextCodec | None = None
+) -> list[Sample]:
+    """One JSON object a line with `prompt` (a text) and perhaps `output_tokens`, in the file's
+    order. The prompts' own tokens are counted where there is a codec."""
+    samples = list(_custom_lines(path, output_tokens))[:count]
+    if codec is not None:
+        samples = [
+            replace(sample, prompt_tokens=len(codec.encode(str(sample.prompt))))
+            for sample in samples
+        ]
+    return _repeated(samples, count, path)
 
 
 def _custom_lines(path: Path, output_tokens: int) -> Iterator[Sample]:
@@ -109,8 +118,8 @@ def _custom_lines(path: Path, output_tokens: int) -> Iterator[Sample]:
             continue
         try:
             entry = json.loads(line)
-            prompt = entry["prompt"]
-            yield Sample(prompt, 0, int(entry.get("output_tokens", output_tokens)))
+            tokens = int(entry.get("output_tokens", output_tokens))
+            yield Sample(entry["prompt"] + "", 0, tokens)  # a text
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f'{path}, line {number}: needs an object such as {{"prompt": "Hello"}} ({error!r})'

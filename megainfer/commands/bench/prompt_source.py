@@ -6,7 +6,7 @@ from numpy.random import Generator
 
 from megainfer.bench import datasets
 from megainfer.bench.sample import Sample
-from megainfer.bench.text_codec import TextCodec
+from megainfer.bench.text_codec import OwnCodec, TextCodec
 from megainfer.commands.bench.serve_options import PromptOptions
 from megainfer.errors import ConfigError
 
@@ -18,18 +18,22 @@ def make_samples(
     prompts: PromptOptions,
     count: int,
     random: Generator,
-    codec: TextCodec,
+    codec: TextCodec | None,
     vocabulary: int | None,
     as_text: bool,
 ) -> list[Sample]:
-    """as_text: of random prompts; all others are text anyway. Raises ConfigError."""
+    """as_text: of random prompts; all others are text anyway. codec: None where only random token
+    ids are wanted. Raises ConfigError."""
     if prompts.dataset_name == "random":
         wanted = _random(prompts, vocabulary or VOCABULARY)
         return wanted.samples(count, random, codec if as_text else None)
     if prompts.dataset_name == "custom":
         tokens = prompts.output_len or prompts.custom_output_len
-        return datasets.custom(_path(prompts), count, tokens)
+        return datasets.custom(
+            _path(prompts), count, tokens, codec if isinstance(codec, OwnCodec) else None
+        )
     if prompts.dataset_name == "sharegpt":
+        assert codec is not None
         tokens_or_own = prompts.output_len or prompts.sharegpt_output_len
         return datasets.sharegpt(_path(prompts), count, random, codec, tokens_or_own)
     raise ConfigError(

@@ -13,10 +13,9 @@ from megainfer.commands.options import takes_options
 
 EPILOG = """[bold]Examples[/bold]
 
-All at once, 64 at a time, prompts of 512 tokens and answers of exactly 128:
+All at once, 64 at a time, prompts of 512 tokens and answers of up to 128:
 
-[cyan]megainfer bench serve --num-prompts 256 --max-concurrency 64 --random-input-len 512
---random-output-len 128 --ignore-eos[/cyan]
+[cyan]megainfer bench serve --num-prompts 256 --max-concurrency 64 --input-len 512[/cyan]
 
 Ten requests a second, and how many of them are answered in good time:
 
@@ -24,8 +23,8 @@ Ten requests a second, and how many of them are answered in good time:
 
 Another server's chat API, with its file of prompts and pictures of the result:
 
-[cyan]megainfer bench serve --base-url https://example.org --backend openai-chat --dataset-name
-custom --dataset-path prompts.jsonl --plot out[/cyan]"""
+[cyan]megainfer bench serve --base-url https://example.org --backend openai-chat \\[/cyan]
+[cyan]--dataset-name custom --dataset-path prompts.jsonl --plot out[/cyan]"""
 
 
 @takes_options
