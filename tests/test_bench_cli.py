@@ -2,13 +2,18 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checkpoints import write_checkpoint
-from front_end import write_tokenizer
+from front_end import RunningServer, endless, write_tokenizer
 from served import Served, run_cli, serving
+
+from megainfer.messages import Submit
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,25 @@ def test_bench_serve_without_a_server_says_so() -> None:
     assert done.returncode == 2
     assert "no server answers at http://127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_prints_what_was_measured() -> None:
+    with RunningServer(None) as server:
+        server.node.script = endless(1)
+        command = [sys.executable, "-m", "megainfer", "bench", "serve", "--base-url", server.url]
+        running = subprocess.Popen(
+            [*command, "--num-prompts", "2", "--input-len", "4"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2):
+            server.node.expect(Submit)
+        running.send_signal(signal.SIGINT)
+        out, error = running.communicate(timeout=30)
+    assert running.returncode == 130, error
+    assert value(out, "Unfinished requests:") == 2
+    assert value(out, "Successful requests:") == 0
 
 
 def test_a_quick_question_and_a_completion(served: Served) -> None:

@@ -199,7 +199,6 @@ def test_an_interrupt_keeps_what_was_measured() -> None:
     result = asyncio.run(main())
     assert [outcome.ok for outcome in result.outcomes] == [True, True]
     assert result.unfinished == 2
-    assert len(result.samples) == 2
 
 
 def test_waiting_for_a_server_ends_with_the_last_failure() -> None:

@@ -92,7 +92,7 @@ def test_a_goal_that_is_none_is_named(text):
 
 def test_the_layout_is_vllms():
     summary = summarise(TIMELINE, 4.0, [99, 99.9], {"ttft": 500})
-    result = Result(TIMELINE, [], 4.0, unfinished=0)
+    result = Result(TIMELINE, 4.0, unfinished=0)
     report = Report(summary, result, ["ttft", "tpot"], rate=2.0, max_concurrency=8, gpus=2)
     lines = list(report.lines())
     assert lines[:6] == [
@@ -113,7 +113,7 @@ def test_the_layout_is_vllms():
 
 def test_the_document_has_vllms_names():
     summary = summarise(TIMELINE, 4.0, [99], {})
-    report = Report(summary, Result(TIMELINE, [], 4.0, 0), [], gpus=3)
+    report = Report(summary, Result(TIMELINE, 4.0, 0), [], gpus=3)
     document = json.loads(json.dumps({**report.document(), **report.details()}))
     assert document["median_ttft_ms"] == 500
     assert document["p99_itl_ms"] == pytest.approx(summary.times["itl"].percentiles[99])

@@ -119,7 +119,9 @@ def _custom_lines(path: Path, output_tokens: int) -> Iterator[Sample]:
         try:
             entry = json.loads(line)
             tokens = int(entry.get("output_tokens", output_tokens))
-            yield Sample(entry["prompt"] + "", 0, tokens)  # a text
+            if not isinstance(entry["prompt"], str):
+                raise TypeError("the prompt is no text")
+            yield Sample(entry["prompt"], 0, tokens)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f'{path}, line {number}: needs an object such as {{"prompt": "Hello"}} ({error!r})'

@@ -17,7 +17,6 @@ class Result:
     were under way, or not sent yet, when the run was interrupted."""
 
     outcomes: list[Outcome]
-    samples: list[Sample]
     seconds: float
     unfinished: int
 
@@ -57,20 +56,5 @@ async def run_load(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return _result(tasks, samples, time.perf_counter() - begin)
-
-
-def _result(
-    tasks: Sequence[asyncio.Task[Outcome]], samples: Sequence[Sample], seconds: float
-) -> Result:
-    ended = [
-        (task.result(), sample)
-        for task, sample in zip(tasks, samples, strict=True)
-        if not task.cancelled()
-    ]
-    return Result(
-        outcomes=[outcome for outcome, _ in ended],
-        samples=[sample for _, sample in ended],
-        seconds=seconds,
-        unfinished=len(tasks) - len(ended),
-    )
+    ended = [task.result() for task in tasks if not task.cancelled()]
+    return Result(ended, time.perf_counter() - begin, len(tasks) - len(ended))

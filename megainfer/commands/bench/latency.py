@@ -21,10 +21,10 @@ def latency(
     engine: EngineOptions,
     model: ModelOption = None,
     input_len: Annotated[
-        int, Option(parser=whole_number, metavar="TOKENS", help="Of each prompt.", min=1)
+        int, Option(parser=whole_number, metavar="TOKENS", help="Of each prompt.")
     ] = 32,
     output_len: Annotated[
-        int, Option(parser=whole_number, metavar="TOKENS", help="Of each answer.", min=1)
+        int, Option(parser=whole_number, metavar="TOKENS", help="Of each answer.")
     ] = 128,
     batch_size: Annotated[int, Option(help="Requests given at once.", min=1)] = 8,
     num_iters_warmup: Annotated[int, Option(help="Times before those that count.", min=0)] = 10,
