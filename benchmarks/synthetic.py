@@ -187,6 +187,9 @@ class AttentionUnit:
         own = {**self.node.counters(), "standing_seconds": list(self._standing_seconds)}
         return {self._name: own}
 
+    def keep_spans(self, count: int) -> None:
+        self.node.keep_spans(count)
+
     def take_spans(self) -> dict[str, list[Span]]:
         return {self._name: self.node.take_spans()}
 
@@ -221,6 +224,9 @@ class ExpertUnit:
 
     def counters(self) -> dict[str, Any]:
         return {self._name: self.node.counters()}
+
+    def keep_spans(self, count: int) -> None:
+        self.node.keep_spans(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
         return {self._name: self.node.take_spans()}

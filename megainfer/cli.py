@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from megainfer.commands import chat, collect_env, complete, generate, serve, version
+from megainfer.commands import chat, collect_env, complete, generate, serve, trace, version
 from megainfer.commands.bench.app import bench_app
 from megainfer.errors import MegaInferError
 
@@ -22,6 +22,7 @@ app.command(epilog=chat.EPILOG)(chat.chat)
 app.command(epilog=complete.EPILOG)(complete.complete)
 app.command(epilog=generate.EPILOG)(generate.generate)
 app.add_typer(bench_app, name="bench")
+app.command()(trace.trace)
 app.command()(collect_env.collect_env)
 app.command()(version.version)
 

@@ -18,7 +18,7 @@ from megainfer.messages import Submit
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_checkpoint("mixtral", "gqa", tmp_path_factory.mktemp("model"), vocab_size=1000)
+    folder = write_checkpoint("mixtral", "gqa", tmp_path_factory.mktemp("model"), vocab_size=400)
     return write_tokenizer(folder)
 
 
@@ -39,7 +39,7 @@ def test_bench_serve_measures_a_running_server(served: Served, tmp_path: Path) -
         *("bench", "serve", "--base-url", served.url, "--num-prompts", "6"),
         *("--input-len", "12", "--random-prefix-len", "4", "--output-len", "5", "--ignore-eos"),
         *("--request-rate", "200", "--max-concurrency", "3", "--num-warmups", "1"),
-        *("--goodput", "ttft:60000,e2el:60000", "--num-gpus", "2", "--seed", "3"),
+        *("--goodput", "ttft:60000,e2el:60000", "--num-gpus", "4", "--seed", "3"),
         *("--metric-percentiles", "50,99.5", "--plot", str(tmp_path / "plots")),
         *("--save-detailed", "--result-filename", "r.json", "--result-dir", str(tmp_path)),
         *("--metadata", "build=7"),
@@ -51,7 +51,7 @@ def test_bench_serve_measures_a_running_server(served: Served, tmp_path: Path) -
     assert value(done.stdout, "Total generated tokens:") == 6 * 5
     rate = value(done.stdout, "Output token throughput (tok/s):")
     assert value(done.stdout, "Output throughput per GPU (tok/s):") == pytest.approx(
-        rate / 2, abs=0.01
+        rate / 4, abs=0.01
     )
     assert value(done.stdout, "Request goodput (req/s):") == value(
         done.stdout, "Request throughput (req/s):"
@@ -78,6 +78,7 @@ def test_bench_serve_asks_prompts_of_a_file_by_chat(
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert value(done.stdout, "Total generated tokens:") == 2 * (3 + 2)
+    assert value(done.stdout, "GPUs:") == 2  # as the server says: a node of each role
 
 
 def test_bench_serve_counts_failures_and_says_the_first(served: Served) -> None:

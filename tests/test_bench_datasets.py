@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from megainfer.bench.datasets import RandomPrompts, custom, sharegpt
+from megainfer.bench.server_facts import ServerInfo
 from megainfer.bench.text_codec import ServerCodec
 from megainfer.errors import ConfigError, MegaInferError, ModelError
 
@@ -134,3 +135,19 @@ def test_the_server_is_asked_for_tokens_and_text() -> None:
     assert codec.decode([7]) == "seven"
     with pytest.raises(ModelError, match=r"/detokenize answers 404; .* --tokenizer"):
         codec.decode([8])
+
+
+@pytest.mark.parametrize(
+    ("document", "info"),
+    [
+        ({"config": {"attn_gpus": 2, "ffn_gpus": 3}, "plan": {"vocab_size": 9}}, (5, 9)),
+        ({"config": {"attn_gpus": 1, "ffn_gpus": 1, "colocated": True}}, (1, None)),
+        ({"vllm_config": "text"}, (None, None)),
+        ({"config": {"attn_gpus": True, "ffn_gpus": "3"}, "plan": []}, (None, None)),
+        ([1], (None, None)),
+    ],
+)
+def test_what_a_server_tells_of_itself(
+    document: object, info: tuple[int | None, int | None]
+) -> None:
+    assert ServerInfo.read(document) == ServerInfo(*info)

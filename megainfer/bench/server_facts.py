@@ -1,6 +1,7 @@
 """What a server says of itself before it is measured."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -43,21 +44,40 @@ class ServerFacts:
                 f"{self.url}/v1/models gives no model ({error!r}); name it with --model"
             ) from error
 
-    def info(self) -> dict[str, Any]:
-        """/server_info, empty where the server has none: only MegaInfer's is understood."""
+    def info(self) -> "ServerInfo":
+        """Of /server_info, as MegaInfer has it; nothing where there is none, or it asks for an
+        admin's key."""
         try:
             response = self.http.get("/server_info")
             found = response.json() if response.is_success else {}
         except (httpx.HTTPError, ValueError):
-            return {}  # others needn't have it
-        return found if isinstance(found, dict) else {}
+            return ServerInfo()  # others needn't have it
+        return ServerInfo.read(found)
 
 
-def whole_number_in(info: Mapping[str, Any], name: str) -> int | None:
-    """A positive whole number of this name, at the top or one level below."""
-    nested = [value for value in info.values() if isinstance(value, dict)]
-    for place in (info, *nested):
-        value = place.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
+@dataclass(frozen=True)
+class ServerInfo:
+    """None: it wasn't told. gpus: attention and expert nodes together; 1 if they are colocated."""
+
+    gpus: int | None = None
+    vocab_size: int | None = None
+
+    @classmethod
+    def read(cls, document: Any) -> "ServerInfo":
+        """Of the answer; what isn't MegaInfer's is passed over."""
+        config, plan = _object(document, "config"), _object(document, "plan")
+        nodes = [_positive(config, "attn_gpus"), _positive(config, "ffn_gpus")]
+        gpus = None if None in nodes else sum(count or 0 for count in nodes)
+        if config.get("colocated") is True:
+            gpus = 1
+        return cls(gpus, _positive(plan, "vocab_size"))
+
+
+def _object(document: Any, name: str) -> dict[str, Any]:
+    found = document.get(name) if isinstance(document, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _positive(document: Mapping[str, Any], name: str) -> int | None:
+    value = document.get(name)
+    return value if type(value) is int and value > 0 else None

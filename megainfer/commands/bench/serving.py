@@ -15,7 +15,7 @@ from megainfer.bench.metrics import parse_goals, summarise
 from megainfer.bench.plots import require_matplotlib
 from megainfer.bench.report import HEADINGS, Report
 from megainfer.bench.sample import Outcome, Sample
-from megainfer.bench.server_facts import ServerFacts, whole_number_in
+from megainfer.bench.server_facts import ServerFacts
 from megainfer.bench.text_codec import OwnCodec, ServerCodec, TextCodec
 from megainfer.commands.bench.prompt_source import make_samples
 from megainfer.commands.bench.result_file import save_all
@@ -64,7 +64,7 @@ def bench_server(
             load.num_prompts,
             random,
             own or ServerCodec(facts.http, model),
-            own.vocab_size if own else whole_number_in(info, "vocab_size"),
+            own.vocab_size if own else info.vocab_size,
             as_text=own is not None or target.chat,
         )
     times = arrivals.times(len(samples), random)
@@ -76,7 +76,7 @@ def bench_server(
         shown=shown,
         rate=None if load.request_rate == float("inf") else load.request_rate,
         max_concurrency=load.max_concurrency,
-        gpus=report.num_gpus or whole_number_in(info, "num_gpus"),
+        gpus=report.num_gpus or info.gpus,
     )
     print("\n".join(made.lines()), flush=True)
     save_all(report, load, server, made, {"model_id": model, **metadata})
