@@ -116,8 +116,8 @@ def test_every_implementation_draws_what_the_reference_does(kernels, width, spre
     generator = torch.Generator().manual_seed(width)
     logits = spread * torch.randn(12, width, generator=generator)
     logits[:, ::7] = -torch.inf if width > 1 else 0.0
-    for given in WISHES:
-        wish = {"top_k": width, "top_p": 1.0, "min_p": 0.0, **given}
+    for cut in WISHES:
+        wish = {"top_k": width, "top_p": 1.0, "min_p": 0.0, **cut}
         wish["top_k"] = min(wish["top_k"], width)
         wishes = [DrawWish(0.8, **wish, uniform=(i + 0.37) / 12) for i in range(12)]
         got = kernels.draw(logits, wishes)
