@@ -24,7 +24,7 @@ from megainfer.span_pieces import SpanPieces
 from megainfer.stage_clock import Span
 from megainfer.text_stream import TextStream, unfold
 from megainfer.token_text import TokenTexts
-from megainfer.tokenizer import load_tokenizer
+from megainfer.tokenizer import Tokenizer, load_tokenizer
 
 MAX_REQUESTS_IN_FLIGHT = 512
 CONNECT_TIMEOUT_SECONDS = 30.0
@@ -137,6 +137,16 @@ class LLM:
         """Every node's latest spans of work by the node's name, each only once: at most `trace`
         (see `EngineConfig`) since the last call."""
         return self._call(self._fetch_spans())
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's own; None for a bare checkpoint."""
+        return self._tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token id is below it."""
+        return self._plan.spec.vocab_size
 
     @property
     def micro_batches(self) -> int:

@@ -316,7 +316,7 @@ class AttentionNode:
         rows = [self._row(chunk) for chunk in chunks]
         while True:  # each time at least one row fewer can fail
             try:
-                return sample(logits, rows, self._model.best)
+                return sample(logits, rows, self._model.tokens)
             except RowError as error:
                 for row in error.rows:
                     self._end(chunks[row].sequence.request_id, error, error.client_error)
