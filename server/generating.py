@@ -81,6 +81,10 @@ class Generator:
         shape = ChatShape(reader_maker(self._syntax, use))
         return self._start(body, shape, options, [(prompt, params)], grammar)
 
+    async def chat_tokens(self, body: ChatRequest) -> list[int]:
+        """The prompt of a chat. Raises as `chat`."""
+        return (await self.encoder.chat(body, self.tool_use(body).tools)).ids
+
     def tool_use(self, body: ChatRequest) -> ToolUse:
         """What a request says of tools. Raises RequestError where this model can't do it."""
         use = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
@@ -129,7 +133,8 @@ class Generator:
         head = {"id": request_id, "model": self.served_name(body.model)}
         given = [prompt for prompt, _ in prompts]
         answer = Answer(shape, head, given, sequences, options, self._texts)
-        deltas = TextStream.open(self._engine, self._tokenizer, sequences, shape.continues_prompt)
+        continues = shape.continues_prompt
+        deltas = TextStream.open(self._engine, self._tokenizer, sequences, continues)
         return Generation(deltas, answer, options)
 
     async def _grammar(self, wanted: Wanted | None) -> Grammar | None:

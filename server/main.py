@@ -5,14 +5,17 @@ import contextlib
 import logging
 import socket
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
 
 from megainfer.engine_client import EngineClient
+from megainfer.serving_options import ServingOptions
 from megainfer.structured.checker import GrammarChecker
 from megainfer.tokenizer import Tokenizer
-from server.app import create_app
+from server.app import create_app, guarded
+from server.instance import Instance, assemble
+from server.metrics.log_line import TrafficLog
 from server.served_model import ServedModel
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ class ServerConfig:
     """shutdown_seconds: how long clients may take to read the end of their answers at stop."""
 
     model: ServedModel
+    options: ServingOptions = field(default_factory=ServingOptions)
     shutdown_seconds: int = 5
     access_log: bool = False
 
@@ -44,26 +48,29 @@ async def serve(
     engine: EngineClient,
     tokenizer: Tokenizer | None,
     stop: asyncio.Event,
+    instance: Instance | None = None,
 ) -> None:
     """Serve on a bound socket until `stop` is set, then end in bounded time.
 
     Requests in flight end with an error, or an error event if they stream. The engine is failed,
-    but closing it is the caller's business.
+    but closing it is the caller's business. instance: what is known of it beside the engine.
     """
+    known = instance or assemble(engine, config.model, config.options)
     checker = _grammar_checker(config.model, tokenizer)
-    app = create_app(engine, tokenizer, config.model, checker)
-    server = _Server(_uvicorn_config(app, config))
+    app = create_app(engine, tokenizer, config.model, known, checker)
+    server = _Server(_uvicorn_config(guarded(app, known), config))
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http-server")
     stopping = asyncio.create_task(stop.wait(), name="http-server-stop")
+    logging_traffic = asyncio.create_task(_log_traffic(known), name="traffic-log")
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
         engine.fail("the server is shutting down")
         await _join(serving, config.shutdown_seconds + FORCED_STOP_SECONDS)
     finally:
-        stopping.cancel()
-        serving.cancel()
-        await asyncio.gather(stopping, serving, return_exceptions=True)
+        for task in (stopping, serving, logging_traffic):
+            task.cancel()
+        await asyncio.gather(stopping, serving, logging_traffic, return_exceptions=True)
         if checker is not None:
             await checker.close()
 
@@ -72,6 +79,12 @@ def _grammar_checker(model: ServedModel, tokenizer: Tokenizer | None) -> Grammar
     if model.folder is None or tokenizer is None:
         return None
     return GrammarChecker(model.folder, model.vocab_size, model.defaults.eos_token_ids)
+
+
+async def _log_traffic(instance: Instance) -> None:
+    if instance.options.log_seconds > 0:
+        log_line = TrafficLog(instance.counted.requests, instance.board)
+        await log_line.run(instance.options.log_seconds)
 
 
 async def _join(serving: asyncio.Task[None], seconds: float) -> None:
@@ -93,4 +106,6 @@ def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=config.shutdown_seconds,
+        ssl_certfile=config.options.certificate,
+        ssl_keyfile=config.options.private_key,
     )

@@ -5,29 +5,21 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from megainfer.engine_client import EngineClient
 from server.answer import respond, respond_streaming
 from server.body import JsonRoute
-from server.errors import SERVER_ERROR, ErrorReport
 from server.generating import Generation, Generator
+from server.other_apis import OtherApis
 from server.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.served_model import ServedModel
+from server.tokens import Tokens
 
 
 class Api:
     """The handlers, over one engine and one model."""
 
-    def __init__(self, engine: EngineClient, model: ServedModel, generator: Generator) -> None:
-        self._engine = engine
+    def __init__(self, model: ServedModel, generator: Generator) -> None:
         self._model = model
         self._generator = generator
-
-    async def health(self) -> Response:
-        """200 while requests can be served, else 503 and why not."""
-        reason = self._engine.not_serving()
-        if reason is None:
-            return JSONResponse({"status": "ok"})
-        return ErrorReport(503, reason, SERVER_ERROR, code="engine_unavailable").response()
 
     async def models(self) -> Response:
         """The names under which the model is served."""
@@ -54,16 +46,22 @@ async def _answer(request: Request, body: SamplingFields, generation: Generation
     return await respond(request, deltas, answer)
 
 
-def build_router(api: Api) -> APIRouter:
+def build_router(api: Api, others: OtherApis, tokens: Tokens, shows_tokenizer: bool) -> APIRouter:
     """Every address, bound to its handler."""
     router = APIRouter(route_class=JsonRoute, default_response_class=JSONResponse)
     addresses: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
-        ("GET", "/health", api.health),
         ("GET", "/v1/models", api.models),
         ("GET", "/v1/models/{model_id:path}", api.model),
         ("POST", "/v1/completions", api.completions),
         ("POST", "/v1/chat/completions", api.chat_completions),
+        ("POST", "/v1/responses", others.responses),
+        ("POST", "/v1/messages", others.messages),
+        ("POST", "/v1/messages/count_tokens", others.count_tokens),
+        ("POST", "/tokenize", tokens.tokenize),
+        ("POST", "/detokenize", tokens.detokenize),
     ]
+    if shows_tokenizer:
+        addresses.append(("GET", "/tokenizer_info", tokens.tokenizer_info))
     for method, path, handler in addresses:
         router.add_api_route(path, handler, methods=[method], response_model=None)
     return router

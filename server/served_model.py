@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.generation_config import GenerationDefaults
-from server.syntax import SyntaxOptions
+from megainfer.syntax_options import SyntaxOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,7 @@ class ServedModel:
     max_model_len: tokens of prompt and answer together. vocab_size: the model's. created: Unix
     time in seconds at which serving began. defaults: end tokens, and sampling for what a request
     leaves out. folder: where its files are, for compiling grammars. syntax: of its answers.
+    shows_tokenizer: whether /tokenizer_info is there.
     """
 
     names: tuple[str, ...]
@@ -23,6 +24,7 @@ class ServedModel:
     created: int
     folder: Path | None = None
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
+    shows_tokenizer: bool = False
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
     def card(self, name: str) -> dict[str, Any]:

@@ -2,34 +2,16 @@
 
 from dataclasses import dataclass
 
-from megainfer.errors import ConfigError
+from megainfer.syntax_options import AUTO, NONE, SyntaxOptions
 from megainfer.tokenizer import Tokenizer
 from server.parsing.formats import FORMATS, CallFormat
 from server.parsing.reasoning import THINK
 
-AUTO, NONE = "auto", "none"
-REASONING = ("qwen3", "deepseek_r1")
 MARKS = {
     "<｜tool▁calls▁begin｜>": "deepseek_v3",
     "[TOOL_CALLS]": "mistral",
     "<tool_call>": "hermes",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class SyntaxOptions:
-    """Names of parsers: `auto` finds out from the chat template, `none` parses nothing.
-
-    Raises ConfigError for an unknown one.
-    """
-
-    tool_call_parser: str = AUTO
-    reasoning_parser: str = AUTO
-    auto_tool_choice: bool = True
-
-    def __post_init__(self) -> None:
-        _check("--tool-call-parser", self.tool_call_parser, (AUTO, NONE, *FORMATS))
-        _check("--reasoning-parser", self.reasoning_parser, (AUTO, NONE, *REASONING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +53,3 @@ def _format_in(template: str) -> str:
     if name == "deepseek_v3" and "```json" not in template:
         return "deepseek_v31"
     return name
-
-
-def _check(flag: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{flag} must be one of {', '.join(known)}, not {value!r}")
