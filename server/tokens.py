@@ -12,6 +12,7 @@ from server.served_model import ServedModel
 from server.translation import chat_request
 
 MAX_DETOKENIZED = 2**20
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token")
 
 
 class TokenizeRequest(Body):
@@ -77,6 +78,7 @@ class Tokens:
                 "vocab_size": tokenizer.vocab_size,
                 "model_max_length": self._model.max_model_len,
                 "eos_token_ids": self._model.defaults.eos_token_ids,
+                **{name: tokenizer.special_tokens.get(name) for name in NAMED_TOKENS},
                 "chat_template": tokenizer.chat_template or None,
             }
         )
