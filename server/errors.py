@@ -1,4 +1,7 @@
-"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+Below MESSAGES they have Anthropic's: `{"type": "error", "error": {"type", "message"}}`.
+"""
 
 import json
 from dataclasses import dataclass
@@ -14,6 +17,16 @@ from megainfer.request_limits import ContextTooLong
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+MESSAGES = "/v1/messages"
+MESSAGES_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 SHOWN_INPUT = 80  # characters of a wrong value that a message repeats
 
 
@@ -36,9 +49,17 @@ class ErrorReport:
         }
         return json.dumps({"error": error}).encode()  # ASCII: it may repeat any client's text
 
-    def response(self) -> Response:
+    def for_messages(self) -> dict[str, Any]:
+        """The error in Anthropic's shape."""
+        kind = MESSAGES_TYPES.get(self.status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def response(self, path: str = "") -> Response:
+        """In the shape of the API that this path belongs to."""
         headers = {"Retry-After": "1"} if self.status == 503 else None
-        return Response(self.body(), self.status, headers, media_type="application/json")
+        below_messages = path == MESSAGES or path.startswith(f"{MESSAGES}/")
+        body = json.dumps(self.for_messages()).encode() if below_messages else self.body()
+        return Response(body, self.status, headers, media_type="application/json")
 
 
 class ApiError(HTTPException):
@@ -76,8 +97,8 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_error)
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
-    return report_of(error).response()
+async def _on_error(request: Request, error: Exception) -> Response:
+    return report_of(error).response(request.url.path)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -92,14 +113,14 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         report = ErrorReport(405, message, code="method_not_supported")
     else:
         report = ErrorReport(error.status_code, str(error.detail))
-    response = report.response()
+    response = report.response(request.url.path)
     response.headers.update(error.headers or {})
     return response
 
 
-async def _on_invalid(_: Request, error: Exception) -> Response:
+async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _invalid(list(error.errors())).response()
+    return _invalid(list(error.errors())).response(request.url.path)
 
 
 def _invalid(errors: list[dict[str, Any]]) -> ErrorReport:

@@ -1,6 +1,6 @@
 """The document itself: FastAPI knows what is taken, `ANSWERS` what is answered."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from server.document.answers import ANSWERS, WHEN, Answers
 
 Json = dict[str, Any]
+MODE: Literal["validation"] = "validation"
 SCHEMAS = "#/components/schemas/"
 OF_FASTAPI = ("HTTPValidationError", "ValidationError")  # errors of a shape that nothing here has
 
@@ -50,9 +51,9 @@ def _schemas() -> tuple[dict[Any, Json], Json]:
         if kind is not None
     ]
     unique = [kind for at, kind in enumerate(kinds) if kind not in kinds[:at]]
-    adapters = [(at, "validation", TypeAdapter(kind)) for at, kind in enumerate(unique)]
+    adapters = [(at, MODE, TypeAdapter(kind)) for at, kind in enumerate(unique)]
     schemas, definitions = TypeAdapter.json_schemas(adapters, ref_template=SCHEMAS + "{model}")
-    references = {repr(kind): schemas[at, "validation"] for at, kind in enumerate(unique)}
+    references = {repr(kind): schemas[at, MODE] for at, kind in enumerate(unique)}
     return references, definitions.get("$defs", {})
 
 

@@ -19,7 +19,8 @@ def test_aiperf(served, python_environment, model_folder, tmp_path: Path) -> Non
         for word in documented_command("aiperf", served.url)
     ]
     quiet = ["--ui", "none", "--artifact-dir", str(tmp_path)]
-    online = {"HF_HUB_OFFLINE": "0"}  # offline it takes a folder for the name of a hub's model
+    # Offline it takes a folder for the name of a hub's model.
+    online = {"HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": ""}
     python_environment.run(program, *args, *quiet, cwd=tmp_path, env=online)
     (path,) = tmp_path.rglob("profile_export_aiperf.json")
     measured = json.loads(path.read_text())
