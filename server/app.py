@@ -40,7 +40,7 @@ def create_app(
     generator = Generator(engine, tokenizer, model, checker)
     app.include_router(_router(tokenizer, model, generator))
     install_error_handlers(app)
-    describe(app)
+    describe(app, model.vocab_size)
     return app
 
 

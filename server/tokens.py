@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 from megainfer.errors import RequestError
 from megainfer.tokenizer import Tokenizer
 from server.generating import Generator
-from server.protocol import Body, ChatRequest, CompletionRequest
+from server.protocol import Body, ChatRequest, CompletionRequest, Integer
 from server.served_model import ServedModel
 from server.translation import chat_request
 
@@ -29,7 +29,7 @@ class DetokenizeRequest(Body):
     """POST /detokenize"""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: list[Integer]
 
 
 class Tokens:
