@@ -28,6 +28,7 @@ from megainfer.errors import NodeDied
 from megainfer.expert_node.gather import Gather
 from megainfer.expert_node.node import ExpertNode
 from megainfer.kernels import reference as kernels
+from megainfer.kernels.drawing import TokenKernels
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.opening import Tuning
@@ -124,8 +125,9 @@ class SleepingAttention:
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         return torch.zeros(rows.numel(), VOCABULARY)
 
-    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.best(logits)
+    @property
+    def tokens(self) -> TokenKernels:
+        return kernels
 
     def _parts_of(self, rows: int) -> tuple[Part, ...]:
         ids = torch.zeros(rows, 1, dtype=torch.int32)
@@ -187,6 +189,9 @@ class AttentionUnit:
         own = {**self.node.counters(), "standing_seconds": list(self._standing_seconds)}
         return {self._name: own}
 
+    def keep_spans(self, count: int) -> None:
+        self.node.keep_spans(count)
+
     def take_spans(self) -> dict[str, list[Span]]:
         return {self._name: self.node.take_spans()}
 
@@ -221,6 +226,9 @@ class ExpertUnit:
 
     def counters(self) -> dict[str, Any]:
         return {self._name: self.node.counters()}
+
+    def keep_spans(self, count: int) -> None:
+        self.node.keep_spans(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
         return {self._name: self.node.take_spans()}

@@ -1,52 +1,20 @@
 """Spans of all processes as a trace for Chrome or Perfetto, and as a picture."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from megainfer.stage_clock import NOT_OF_ONE, Span
+from megainfer.trace_events import Run, letters, trace_document
 
-Run = Mapping[str, Sequence[Span]]  # by node
 LAYERS_DRAWN = 4
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 
 
-def letters(micro_batch: int) -> str:
-    return chr(ord("A") + micro_batch)
-
-
-def label(span: Span) -> str:
-    """`attention B3` is layer 3 of the second micro-batch."""
-    micro_batch = "" if span.micro_batch == NOT_OF_ONE else f" {letters(span.micro_batch)}"
-    return f"{span.kind}{micro_batch}{'' if span.layer == NOT_OF_ONE else span.layer}"
-
-
 def write_trace(path: Path, runs: Mapping[str, Run]) -> None:
-    """One process of the trace for each node of each run; every run begins at 0."""
-    events = [event for number, name in enumerate(runs) for event in _events(number, name, runs)]
-    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
-
-
-def _events(number: int, name: str, runs: Mapping[str, Run]) -> Iterator[dict[str, Any]]:
-    run = runs[name]
-    origin = min((span.start for spans in run.values() for span in spans), default=0.0)
-    for index, (node, spans) in enumerate(sorted(run.items())):
-        pid = 100 * number + index
-        about = {"ph": "M", "pid": pid, "tid": 0}
-        yield {"name": "process_name", "args": {"name": f"{name}: {node}"}, **about}
-        yield {"name": "process_sort_index", "args": {"sort_index": pid}, **about}
-        for span in spans:
-            yield {
-                "name": label(span),
-                "cat": span.kind,
-                "ph": "X",
-                "pid": pid,
-                "tid": 0,
-                "ts": (span.start - origin) * 1e6,
-                "dur": (span.end - span.start) * 1e6,
-                "args": {"micro_batch": span.micro_batch, "layer": span.layer},
-            }
+    """See `trace_document`."""
+    path.write_text(json.dumps(trace_document(runs)))
 
 
 def check_plot() -> None:

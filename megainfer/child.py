@@ -49,6 +49,13 @@ class Child:
         with suppress(NodeDied):
             self.link.send(message)
 
+    def offer(self, message: Message, timeout: float = 0.0) -> bool:
+        """Say it unless it leaves its messages unread, or is gone; whether it was said."""
+        try:
+            return self.link.offer(message, timeout)
+        except NodeDied:
+            return False
+
     def reap(self, timeout: float) -> bool:
         """Whether the child has ended within `timeout` seconds; its exit code is then known."""
         if self.alive:

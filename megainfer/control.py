@@ -42,6 +42,23 @@ class Link(Generic[Incoming]):
         except (BrokenPipeError, ConnectionResetError) as error:
             raise NodeDied("the process at the other end of the control link is gone") from error
 
+    def offer(self, message: Message, timeout: float = 0.0) -> bool:
+        """Send unless the other end leaves its messages unread for `timeout` seconds; whether it
+        was sent. For what may be lost, to a process that may hang.
+
+        Raises NodeDied when the other end is gone.
+        """
+        poller = select.poll()
+        poller.register(self._socket, select.POLLOUT)
+        poller.poll(timeout * 1000)
+        try:
+            self._socket.send(encode(message), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise NodeDied("the process at the other end of the control link is gone") from error
+        return True
+
     def receive(self, timeout: float) -> Incoming | None:
         """The next message, or None when none came within `timeout` seconds (0: don't wait).
 

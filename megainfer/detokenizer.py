@@ -18,14 +18,22 @@ class IncrementalDetokenizer:
     A short window of tokens is decoded each time, with those before the new ones as context, since
     decoders treat the first token of a text apart (its leading space). A piece is given out only
     once its last character is complete.
+
+    after: the tokens that the text continues; without them it is a text of its own.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special_tokens: bool = True, after: Sequence[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._window: list[int] = []
         self._context = 0  # tokens of the window that end at a complete character, given out
         self._given = 0  # characters of the window's text that were given out
+        before = list(after[-MAX_PENDING:])
+        text = self._decode(before)
+        if not text.endswith(REPLACEMENT):  # else the new tokens have their own half of a character
+            self._window, self._context, self._given = before, len(before), len(text)
 
     def push(self, token: int) -> str:
         """The text that this token completes; often its own, empty inside a character."""

@@ -11,13 +11,22 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import cast
 
 import msgspec
 import zmq
 import zmq.asyncio
 
-from megainfer.errors import MegaInferError, NodeDied, Overloaded, ProtocolError, RequestError
+from megainfer.engine_observer import EngineObserver, NobodyObserves
+from megainfer.errors import (
+    MegaInferError,
+    NodeDied,
+    Overloaded,
+    ProtocolError,
+    RequestError,
+    RequestTimeout,
+)
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -33,6 +42,7 @@ from megainfer.messages import (
     from_node_decoder,
     node_identity,
 )
+from megainfer.queue_limits import QueueLimits
 from megainfer.request_limits import RequestLimits
 from megainfer.router import Router
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
@@ -64,6 +74,7 @@ class SequenceRequest:
 class _Outstanding:
     node: int
     stream: TokenStream
+    timer: asyncio.TimerHandle | None
 
 
 def new_endpoint() -> str:
@@ -74,7 +85,8 @@ def new_endpoint() -> str:
 class EngineClient:
     """Submits sequences to the attention nodes and hands out their tokens.
 
-    `vocab_size` is the model's. `start`, then `submit` or `generate`, at last `close`.
+    `vocab_size` is the model's. `start`, then `submit` or `generate`, at last `close`. Whoever
+    wants to know of every sequence becomes its `observer`.
     """
 
     def __init__(
@@ -83,8 +95,13 @@ class EngineClient:
         num_nodes: int,
         vocab_size: int,
         max_outstanding: int = MAX_OUTSTANDING,
+        queue_limits: QueueLimits | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self.num_nodes = num_nodes
+        self.observer: EngineObserver = NobodyObserves()
+        self.last_token_at: float | None = None  # seconds of the monotonic clock; of any request
+        self._queue_limits = queue_limits or QueueLimits()
         self._vocab_size = vocab_size
         self._max_outstanding = max_outstanding
         self._router = Router(num_nodes)
@@ -172,14 +189,17 @@ class EngineClient:
         prompt_ids: list[int],
         params: SamplingParams,
         eos_token_ids: tuple[int, ...] = (),
+        observed: bool = True,
     ) -> TokenStream:
         """`submit` for one sequence."""
-        return self.submit([SequenceRequest(request_id, prompt_ids, params, eos_token_ids)])
+        sequence = SequenceRequest(request_id, prompt_ids, params, eos_token_ids)
+        return self.submit([sequence], observed)
 
-    def submit(self, sequences: Sequence[SequenceRequest]) -> TokenStream:
+    def submit(self, sequences: Sequence[SequenceRequest], observed: bool = True) -> TokenStream:
         """Send these sequences off at once; the stream gives the tokens of all, as they come.
 
-        The caller closes the stream; that aborts what is unfinished.
+        The caller closes the stream; that aborts what is unfinished. observed: whether the observer
+        is told of them.
 
         Raises RequestError for the first invalid one, Overloaded when they don't fit beside what
         is in flight or nodes still load, NodeDied when a node is gone. Nothing is left behind.
@@ -193,11 +213,14 @@ class EngineClient:
         except MegaInferError:
             stream.close()
             raise
+        if observed:
+            nodes = [self._requests[message.request_id].node for message in messages]
+            self.observer.submitted(messages, nodes)
         return stream
 
     def abort(self, request_id: str) -> None:
         """End one request; its stream sees FinishReason.ABORT. Unknown ids are ignored."""
-        request = self._abandon(request_id)
+        request = self._abandon(request_id, FinishReason.ABORT)
         if request is not None:
             request.stream.put(TokenEvent(request_id, [], FinishReason.ABORT))
 
@@ -217,6 +240,7 @@ class EngineClient:
         for request_id, request in list(self._requests.items()):
             if node is None or request.node == node:
                 self._forget(request_id)
+                self.observer.ended(request_id, None)
                 request.stream.put(NodeDied(message))
 
     def _checked(self, sequence: SequenceRequest) -> Submit:
@@ -226,7 +250,9 @@ class EngineClient:
             raise Overloaded(f"{reason}; try again in a moment")
         max_tokens = self.limits.max_tokens(sequence.prompt_ids, sequence.params)
         check_integer("priority", sequence.priority, -MAX_PRIORITY, MAX_PRIORITY)
-        return _submit(sequence, max_tokens)
+        submit = _submit(sequence, max_tokens)
+        waiting = self._queue_limits.queue_seconds
+        return msgspec.structs.replace(submit, max_queue_seconds=waiting)
 
     def _check_room(self, sequences: Sequence[SequenceRequest]) -> None:
         if len(self._requests) + len(sequences) > self._max_outstanding:
@@ -234,24 +260,51 @@ class EngineClient:
                 f"{len(self._requests)} sequences are in flight and {len(sequences)} more were "
                 f"asked for, but at most {self._max_outstanding} are taken; try again later"
             )
+        self._check_queue(len(sequences))
         ids = [sequence.request_id for sequence in sequences]
         if len(set(ids)) < len(ids) or any(request_id in self._requests for request_id in ids):
             raise RequestError(f"a request id is already in use: {ids!r:.200}", "request_id")
 
+    def _check_queue(self, newcomers: int) -> None:
+        allowed = self._queue_limits.queued
+        if allowed is None:
+            return
+        running = sum(ready.max_num_seqs for ready in self._ready.values())
+        queued = len(self._requests) + newcomers - running
+        if queued > allowed:
+            raise Overloaded(
+                f"{len(self._requests)} sequences are in flight, {running} can run at once and "
+                f"{allowed} may wait; there is no room for {newcomers} more, try again later"
+            )
+
     def _dispatch(self, message: Submit, stream: TokenStream) -> None:
         node = self._router.assign(message.request_id, message.prompt, message.max_tokens)
-        self._requests[message.request_id] = _Outstanding(node, stream)
+        timer = self._start_timer(message.request_id)
+        self._requests[message.request_id] = _Outstanding(node, stream, timer)
         try:
             self._send(node, message)
         except MegaInferError:
             self._forget(message.request_id)
             raise
 
-    def _abandon(self, request_id: str) -> _Outstanding | None:
+    def _start_timer(self, request_id: str) -> asyncio.TimerHandle | None:
+        seconds = self._queue_limits.total_seconds
+        if seconds is None:
+            return None
+        return asyncio.get_running_loop().call_later(seconds, self._time_out, request_id, seconds)
+
+    def _time_out(self, request_id: str, seconds: float) -> None:
+        request = self._abandon(request_id, None)
+        if request is not None:
+            text = f"the request was ended after {seconds:g} s, the longest that one may take"
+            request.stream.put(RequestTimeout(text))
+
+    def _abandon(self, request_id: str, reason: FinishReason | None) -> _Outstanding | None:
         """Forget a request and tell its node; the one way in which an Abort is sent."""
         request = self._forget(request_id)
         if request is None:
             return None
+        self.observer.ended(request_id, reason)
         try:
             self._send(request.node, Abort(request_id))
         except (NodeDied, Overloaded) as error:
@@ -263,6 +316,8 @@ class EngineClient:
         request = self._requests.pop(request_id, None)
         if request is not None:
             self._router.release(request_id)
+            if request.timer is not None:
+                request.timer.cancel()
         return request
 
     # --- wire ----------------------------------------------------------------------------------
@@ -302,6 +357,8 @@ class EngineClient:
         if message.node != node:
             raise ProtocolError(f"its identity is {node}, but it calls itself {message.node}")
         if isinstance(message, Tokens):
+            self.last_token_at = monotonic()
+            self.observer.produced(node, message.events)
             for event in message.events:
                 self._on_event(event)
         elif isinstance(message, RequestFailed):
@@ -323,8 +380,14 @@ class EngineClient:
     def _on_failed(self, message: RequestFailed) -> None:
         request = self._forget(message.request_id)
         if request is not None:
-            kind = RequestError if message.client_error else MegaInferError
-            request.stream.put(kind(message.message))
+            self.observer.ended(message.request_id, None)
+            request.stream.put(_failure(message))
+
+
+def _failure(message: RequestFailed) -> MegaInferError:
+    if message.overloaded:
+        return Overloaded(message.message)
+    return (RequestError if message.client_error else MegaInferError)(message.message)
 
 
 def draw_seed() -> int:

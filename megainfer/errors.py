@@ -38,4 +38,8 @@ class NodeDied(MegaInferError):
 
 
 class Overloaded(MegaInferError):
-    """A bounded queue is full; try again later."""
+    """A bounded queue is full, or a request has waited in it for too long; try again later."""
+
+
+class RequestTimeout(MegaInferError):
+    """A request has taken all the time that one may take; it was ended."""

@@ -5,7 +5,7 @@ import itertools
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -20,10 +20,11 @@ from megainfer.outputs import GrowingOutput, RequestOutput, spelled
 from megainfer.plan import make_plan
 from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
+from megainfer.span_pieces import SpanPieces
 from megainfer.stage_clock import Span
 from megainfer.text_stream import TextStream, unfold
 from megainfer.token_text import TokenTexts
-from megainfer.tokenizer import load_tokenizer
+from megainfer.tokenizer import Tokenizer, load_tokenizer
 
 MAX_REQUESTS_IN_FLIGHT = 512
 CONNECT_TIMEOUT_SECONDS = 30.0
@@ -69,7 +70,7 @@ class LLM:
         self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
-        self._spans: dict[int, _Pieces] = {}
+        self._spans: dict[int, SpanPieces] = {}
         self._process = EngineProcess(EngineOrder(config, str(folder), self._plan.token))
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -136,6 +137,16 @@ class LLM:
         """Every node's latest spans of work by the node's name, each only once: at most `trace`
         (see `EngineConfig`) since the last call."""
         return self._call(self._fetch_spans())
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's own; None for a bare checkpoint."""
+        return self._tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token id is below it."""
+        return self._plan.spec.vocab_size
 
     @property
     def micro_batches(self) -> int:
@@ -260,7 +271,7 @@ class LLM:
             self._fail(NodeDied("the engine's process has ended"))
 
     def _hear_stats(self, stats: Stats) -> None:
-        answer = self._stats.pop(stats.ticket, None)
+        answer = None if stats.ticket is None else self._stats.pop(stats.ticket, None)
         if answer is not None and not answer.done():  # else nobody waits for it any more
             answer.set_result(stats)
 
@@ -340,7 +351,7 @@ class LLM:
     async def _fetch_spans(self) -> dict[str, list[Span]]:
         ticket = next(self._request_numbers)
         processes = 1 if self._plan.config.colocated else len(self._plan.cores)
-        pieces = self._spans[ticket] = _Pieces(processes, self.loop.create_future())
+        pieces = self._spans[ticket] = SpanPieces(processes, self.loop.create_future())
         try:
             self._process.link.send(GetSpans(ticket=ticket))
             async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
@@ -358,21 +369,6 @@ class LLM:
 
     async def _engine_close(self) -> None:
         await self.engine.close()
-
-
-@dataclass
-class _Pieces:
-    """Spans of all nodes while they come in."""
-
-    unfinished: int  # processes that have more to send
-    whole: asyncio.Future[None]
-    spans: dict[str, list[Span]] = field(default_factory=dict)
-
-    def hear(self, message: Spans) -> None:
-        self.spans.setdefault(message.node, []).extend(message.spans)
-        self.unfinished -= message.last
-        if not self.unfinished:
-            self.whole.set_result(None)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

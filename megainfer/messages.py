@@ -55,6 +55,7 @@ class Submit(Message, frozen=True):
     allowed_token_ids: list[int] = []  # all, where it is empty
     bad_words: list[list[int]] = []  # none of them empty
     priority: int = 0  # smaller is served first
+    max_queue_seconds: float | None = None  # of waiting for its first step; None: without end
 
     @property
     def is_penalised(self) -> bool:
@@ -118,6 +119,7 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0  # prompt tokens served from the prefix cache; set on the first event
     logprobs: list[TokenLogprobs] | None = None  # one a token
     prompt_logprobs: list[TokenLogprobs] | None = None  # of all prompt tokens but the first; so too
+    queued_seconds: float = 0.0  # from arrival at the node to admission; set on the first event
 
 
 class Tokens(Message, frozen=True):
@@ -128,12 +130,16 @@ class Tokens(Message, frozen=True):
 
 
 class RequestFailed(Message, frozen=True):
-    """This request ended in an error; `client_error` says whose fault it was."""
+    """This request ended in an error; `client_error` says whose fault it was.
+
+    overloaded: it waited for too long; trying again later may help.
+    """
 
     node: int
     request_id: str
     message: str
     client_error: bool = False
+    overloaded: bool = False
 
 
 FromNode = NodeReady | Tokens | RequestFailed
@@ -162,22 +168,32 @@ class NodeDown(Message, frozen=True):
 
 
 class GetStats(Message, frozen=True):
-    """Ask a node for its counters."""
+    """Ask every node for its counters. The API server and an owner may ask the supervisor."""
 
     ticket: int
+
+
+class KeepSpans(Message, frozen=True):
+    """Have every node keep its latest `count` spans of work from now on; 0: none. May be asked as
+    GetStats may."""
+
+    count: int
 
 
 class GetSpans(Message, frozen=True):
-    """Ask a process for the spans that its nodes have kept; they keep them no longer."""
+    """Ask a process for the spans that its nodes have kept; they keep them no longer. May be asked
+    as GetStats may."""
 
     ticket: int
+
+
+class Drain(Message, frozen=True):
+    """To the API server: refuse new requests, let those admitted finish, then say Drained."""
 
 
 class Stop(Message, frozen=True):
     """End in order; the child exits within the bound that the supervisor keeps."""
 
-
-ToChild = Start | NodeDown | GetStats | GetSpans | Stop
 
 # --- child -> supervisor ------------------------------------------------------------------------
 
@@ -201,10 +217,18 @@ class Ready(Message, frozen=True):
     """Connected to every peer and able to serve."""
 
 
-class Stats(Message, frozen=True):
-    """Counters since the start, by the node's name; their meaning stands where they are counted."""
+class Drained(Message, frozen=True):
+    """From the API server: no request is left."""
 
-    ticket: int
+
+class Stats(Message, frozen=True):
+    """Counters since the start, by the node's name; their meaning stands where they are counted.
+
+    ticket: of the GetStats that this answers; None: told unasked, as a node does once a second for
+    as long as its loop goes round.
+    """
+
+    ticket: int | None
     counters: dict[str, dict[str, Any]]
 
 
@@ -226,7 +250,10 @@ class Fatal(Message, frozen=True):
     message: str
 
 
-FromChild = Progress | Loaded | Ready | Stats | Spans | Fatal
+ToChild = Start | NodeDown | GetStats | KeepSpans | GetSpans | Drain | Stop | Stats | Spans
+FromChild = (
+    Progress | Loaded | Ready | Drained | Stats | Spans | Fatal | GetStats | KeepSpans | GetSpans
+)
 
 
 def encode(message: Message) -> bytes:

@@ -5,12 +5,14 @@ the loop hears the supervisor; without work it sleeps until a doorbell, a socket
 """
 
 import gc
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
 from megainfer.control import ParentLink
-from megainfer.messages import GetSpans, GetStats, Progress, Spans, Stats, Stop
+from megainfer.messages import GetSpans, GetStats, KeepSpans, Progress, Spans, Stats, Stop
 from megainfer.stage_clock import Span
 
 START_TIMEOUT_SECONDS = 3600.0
@@ -19,6 +21,8 @@ CONNECT_TIMEOUT_SECONDS = 30.0
 
 MAX_SLEEP_SECONDS = 1.0
 """Nothing depends on waking from this sleep; it only bounds what a lost wake-up could cost."""
+PULSE_SECONDS = 1.0
+"""How often a node tells its counters unasked: what it is known by to be alive and answering."""
 LOOK_SECONDS = 1e-3
 """The supervisor is heard about so often: each look is a system call, and a turn may take 50 us."""
 SPANS_A_MESSAGE = 2000
@@ -37,53 +41,86 @@ class Unit(Protocol):
     def counters(self) -> dict[str, Any]:
         """By each node's name, everything countable since the start; msgpack-able."""
 
+    def keep_spans(self, count: int) -> None:
+        """Keep so many of each node's latest spans from now on; 0: none."""
+
     def take_spans(self) -> dict[str, list[Span]]:
         """By each node's name, the latest spans of its work; none unless asked to trace."""
 
     def close(self) -> None: ...
 
 
-def run_until_stopped(link: ParentLink, unit: Unit) -> None:
+def run_until_stopped(link: ParentLink, unit: Unit, pulse_seconds: float | None = None) -> None:
     """Work until the supervisor says Stop.
+
+    pulse_seconds: how often to tell the counters unasked, None: never.
 
     Raises NodeDied when the supervisor is gone.
     """
     # All that was loaded stays: the collector need not look at it again (tens of ms each time).
     gc.freeze()
     try:
-        _loop(link, unit)
+        _Loop(link, unit, pulse_seconds).run()
     finally:
         unit.close()
 
 
-def _loop(link: ParentLink, unit: Unit) -> None:
-    next_look = 0.0
-    while True:
-        if (now := monotonic()) >= next_look:
-            next_look = now + LOOK_SECONDS
-            if _told_to_stop(link, unit):
-                return
-        if not unit.run_once():
-            unit.wait(MAX_SLEEP_SECONDS, (link.fileno(),))
+class _Loop:
+    """Pieces of work, and between them the supervisor."""
+
+    def __init__(self, link: ParentLink, unit: Unit, pulse_seconds: float | None) -> None:
+        self._link = link
+        self._unit = unit
+        self._pulse_seconds = math.inf if pulse_seconds is None else pulse_seconds
+        self._next_pulse = math.inf if pulse_seconds is None else monotonic()
+        self._spans: deque[Spans] = deque()  # still to be sent, one at a look
+
+    def run(self) -> None:
+        next_look = 0.0
+        while True:
+            if (now := monotonic()) >= next_look:
+                next_look = now + LOOK_SECONDS
+                if self._told_to_stop():
+                    return
+                self._tell(now)
+            if not self._unit.run_once():
+                self._unit.wait(self._sleep_bound(now), (self._link.fileno(),))
+
+    def _sleep_bound(self, now: float) -> float:
+        if self._spans:
+            return LOOK_SECONDS
+        return max(0.0, min(MAX_SLEEP_SECONDS, self._next_pulse - now))
+
+    def _told_to_stop(self) -> bool:
+        message = self._link.receive(timeout=0)
+        match message:
+            case GetStats(ticket=ticket):
+                self._link.send(Stats(ticket, self._unit.counters()))
+            case KeepSpans(count=count):
+                self._unit.keep_spans(count)
+            case GetSpans(ticket=ticket):
+                self._spans.extend(_messages(ticket, self._unit.take_spans()))
+        return isinstance(message, Stop)
+
+    def _tell(self, now: float) -> None:
+        """What may be told without waiting: a supervisor that hangs holds up no node."""
+        if self._spans and self._link.offer(self._spans[0]):
+            self._spans.popleft()
+        if now >= self._next_pulse:
+            self._next_pulse = now + self._pulse_seconds
+            self._link.offer(Stats(None, self._unit.counters()))
 
 
-def _told_to_stop(link: ParentLink, unit: Unit) -> bool:
-    message = link.receive(timeout=0)
-    if isinstance(message, GetStats):
-        link.send(Stats(ticket=message.ticket, counters=unit.counters()))
-    if isinstance(message, GetSpans):
-        _send_spans(link, message.ticket, unit.take_spans())
-    return isinstance(message, Stop)
-
-
-def _send_spans(link: ParentLink, ticket: int, spans: dict[str, list[Span]]) -> None:
+def _messages(ticket: int, spans: dict[str, list[Span]]) -> list[Spans]:
     pieces = [
         (node, own[first : first + SPANS_A_MESSAGE])
         for node, own in spans.items()
         for first in range(0, max(len(own), 1), SPANS_A_MESSAGE)
     ]
-    for number, (node, piece) in enumerate(pieces, 1):
-        link.send(Spans(ticket, node, piece, last=number == len(pieces)))
+    return [
+        Spans(ticket, node, piece, last=number == len(pieces))
+        for number, (node, piece) in enumerate(pieces, 1)
+    ]
 
 
 def progress_to(link: ParentLink) -> Callable[[int, int], None]:

@@ -44,6 +44,10 @@ class StageClock:
         """Keep a span whose time is added apart."""
         self._spans.append(span)
 
+    def keep_latest(self, count: int) -> None:
+        """Keep so many of the latest spans from now on, 0: none; those kept before are dropped."""
+        self._spans = deque(maxlen=count)
+
     def of(self, micro_batch: int) -> "MicroBatchClock":
         return MicroBatchClock(self, micro_batch)
 

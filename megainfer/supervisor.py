@@ -18,10 +18,13 @@ from megainfer.child import Child, ChildMain, Closable, fork_child
 from megainfer.control import ParentLink
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.messages import (
+    Drain,
+    Drained,
     Fatal,
     FromChild,
     GetSpans,
     GetStats,
+    KeepSpans,
     Loaded,
     NodeDown,
     Progress,
@@ -32,16 +35,20 @@ from megainfer.messages import (
     Stats,
     Stop,
 )
-from megainfer.pipeline import Choice, Curve, StageProfile, choose_micro_batches
+from megainfer.pipeline import choose_micro_batches
 from megainfer.plan import Plan
+from megainfer.stage_profile import explain, slowest_profile
 
 logger = logging.getLogger("megainfer")
 
 EPOCH = 1
 READY_TIMEOUT_SECONDS = 60.0
+MAX_SIGNALS = 64  # that came in the meantime
 SERVER_STOP_SECONDS = 8.0
 NODE_STOP_SECONDS = 5.0
 KILL_SECONDS = 10.0
+FORWARD_SECONDS = 1.0
+"""How long the supervisor waits for the API server to read what a node was asked for."""
 
 
 Kind = TypeVar("Kind", Loaded, Ready)
@@ -64,11 +71,17 @@ class Interrupted(Exception):
     """Ctrl-C, a termination signal, or the owner asked for the end."""
 
 
+class Terminated(Interrupted):
+    """A termination signal: what serves may finish what it has begun."""
+
+
 class Supervisor:
     """One instance's processes.
 
     server: what the API server's process runs, None without one. held: what only the server may
     keep open (the listening socket). owner: the link to a process that this one works for.
+    drain_seconds: how long admitted requests may take to finish after a termination signal; Ctrl-C,
+    or a second signal, ends them at once.
     """
 
     def __init__(
@@ -78,12 +91,14 @@ class Supervisor:
         server: ChildMain | None = None,
         held: Sequence[Closable] = (),
         owner: ParentLink | None = None,
+        drain_seconds: float = 0.0,
     ) -> None:
         self.plan = plan
         self._observer = observer
         self._server_main = server
         self._held = tuple(held)
         self._owner = owner
+        self._drain_seconds = drain_seconds
         self._children: list[Child] = []
         self._wakeup, self._signals = socket.socketpair()
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
@@ -168,7 +183,7 @@ class Supervisor:
         config = self.plan.config
         batch = min(config.max_num_seqs, config.max_num_batched_tokens)
         most = self.plan.most_micro_batches
-        choice = choose_micro_batches(_stage_profile(loaded), batch, most)
+        choice = choose_micro_batches(slowest_profile(loaded), batch, most)
         logger.info(explain(choice))
         if self.plan.num_attention > 1:
             return Start(micro_batches=choice.micro_batches, epoch=EPOCH)
@@ -217,7 +232,8 @@ class Supervisor:
         timeout = None if deadline is None else max(0.0, deadline - monotonic()) * 1000
         ready = {fd for fd, _ in poller.poll(timeout)}
         if self._wakeup.fileno() in ready:
-            raise Interrupted
+            signals = set(self._wakeup.recv(MAX_SIGNALS))
+            raise Terminated if signals == {signal.SIGTERM} else Interrupted
         if self._owner is not None and self._owner.fileno() in ready:
             self._hear_owner(self._owner)
         return ready
@@ -227,13 +243,14 @@ class Supervisor:
             case Progress():
                 self._observer.loading(child.name, message.done, message.total)
             case Stats():
-                self._collect(message)
+                self._hear_stats(message)
             case Spans():
-                if self._owner is not None:
-                    self._owner.send(message)
+                self._report(message)
+            case GetStats() | GetSpans() | KeepSpans():
+                self._ask_nodes(message)
             case Fatal():
                 child.fatal = message.message
-            case Loaded() | Ready():
+            case Loaded() | Ready() | Drained():
                 pass
 
     def _describe_death(self, dead: list[Child]) -> str:
@@ -251,8 +268,25 @@ class Supervisor:
     # --- serving ------------------------------------------------------------------------------
 
     def _watch(self) -> NoReturn:
-        while True:
-            self._hear(None)
+        try:
+            while True:
+                self._hear(None)
+        except Terminated:
+            self._drain()
+            raise
+
+    def _drain(self) -> None:
+        """Until the API server says that nobody is left, or time is up, or another signal comes."""
+        servers = [child for child in self._children if child.role is Role.SERVER]
+        if not servers or self._drain_seconds <= 0:
+            return
+        self._observer.stage(f"draining: requests may finish within {self._drain_seconds:g} s")
+        deadline = monotonic() + self._drain_seconds
+        for server in servers:
+            server.send(Drain())
+        while monotonic() < deadline:
+            if any(isinstance(message, Drained) for _, message in self._hear(deadline)):
+                return
 
     def _hear_owner(self, owner: ParentLink) -> None:
         try:
@@ -263,20 +297,37 @@ class Supervisor:
             raise Interrupted
         if isinstance(message, GetStats):
             self._tickets[message.ticket] = []
-        if isinstance(message, GetStats | GetSpans):
-            for child in self._nodes():
-                child.send(message)
+        if isinstance(message, GetStats | KeepSpans | GetSpans):
+            self._ask_nodes(message)
 
-    def _collect(self, stats: Stats) -> None:
+    def _ask_nodes(self, message: GetStats | KeepSpans | GetSpans) -> None:
+        for child in self._nodes():
+            child.offer(message)  # one that hangs may not hear it; the others do
+
+    def _hear_stats(self, stats: Stats) -> None:
+        if self._owner is not None and stats.ticket is not None:
+            self._collect(self._owner, stats.ticket, stats)
+        elif self._owner is None:
+            self._report(stats)
+
+    def _report(self, message: Stats | Spans) -> None:
+        """To whoever asked: the owner, or else the API server, unless that doesn't listen."""
+        if self._owner is not None:
+            self._owner.send(message)
+        for child in self._children:
+            if child.role is Role.SERVER:
+                child.offer(message, 0.0 if isinstance(message, Stats) else FORWARD_SECONDS)
+
+    def _collect(self, owner: ParentLink, ticket: int, stats: Stats) -> None:
         """Pass the nodes' counters on to the owner once all have answered."""
-        answers = self._tickets.get(stats.ticket)
-        if answers is None or self._owner is None:
+        answers = self._tickets.get(ticket)
+        if answers is None:
             return
         answers.append(stats)
         if len(answers) == len(self._nodes()):
-            del self._tickets[stats.ticket]
+            del self._tickets[ticket]
             counters = {name: own for answer in answers for name, own in answer.counters.items()}
-            self._owner.send(Stats(stats.ticket, counters))
+            owner.send(Stats(ticket, counters))
 
     def _nodes(self) -> list[Child]:
         return [child for child in self._children if child.role is not Role.SERVER]
@@ -328,30 +379,3 @@ def _drain(child: Child) -> Iterator[FromChild]:
     with suppress(NodeDied):
         while (message := child.link.receive(timeout=0)) is not None:
             yield message
-
-
-def _stage_profile(loaded: list[tuple[Role, Loaded]]) -> StageProfile:
-    """The slowest of each role sets the pace, so the profile holds the maxima."""
-    attention = [message.stage_seconds for role, message in loaded if role is Role.ATTENTION]
-    experts = [message for role, message in loaded if role is Role.EXPERT]
-    return StageProfile(
-        _slowest(attention),
-        _slowest([message.stage_seconds for message in experts]),
-        _slowest([message.transfer_seconds for message in experts]),
-    )
-
-
-def _slowest(curves: list[list[tuple[int, float]]]) -> Curve:
-    points = zip(*curves, strict=True)
-    return Curve(tuple((at[0][0], max(seconds for _, seconds in at)) for at in points))
-
-
-def explain(choice: Choice) -> str:
-    """Why this m, in a line."""
-    options = ", ".join(f"{p.micro_batches}: {p.throughput:.0f} rows/s" for p in choice.predictions)
-    best = choice.predictions[choice.micro_batches - 1]
-    return (
-        f"{choice.micro_batches} micro-batches: measured a layer T_a {best.t_a * 1e3:.2f} ms, "
-        f"T_e {best.t_e * 1e3:.2f} ms, T_c {best.t_c * 1e3:.2f} ms at {best.rows:.0f} rows; "
-        f"predicted by micro-batches {options}"
-    )

@@ -1,6 +1,6 @@
 """Token streams as text: what the server sends and the offline LLM collects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -37,11 +37,16 @@ class TextDelta:
 
 
 class SequenceText:
-    """The text of one sequence, as its tokens come. Without a tokenizer it stays empty."""
+    """The text of one sequence, as its tokens come. Without a tokenizer it stays empty.
 
-    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams) -> None:
+    after: see `IncrementalDetokenizer`.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, params: SamplingParams, after: Sequence[int] = ()
+    ) -> None:
         self._detokenizer = tokenizer and IncrementalDetokenizer(
-            tokenizer, params.skip_special_tokens
+            tokenizer, params.skip_special_tokens, after
         )
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
         self._with_stop_token = params.include_stop_str_in_output
@@ -117,15 +122,29 @@ class TextStream:
 
     @classmethod
     def open(
-        cls, engine: EngineClient, tokenizer: Tokenizer | None, sequences: list[SequenceRequest]
+        cls,
+        engine: EngineClient,
+        tokenizer: Tokenizer | None,
+        sequences: list[SequenceRequest],
+        continues_prompt: bool = False,
     ) -> "TextStream":
-        """Submit these sequences. Raises what `EngineClient.submit` raises."""
+        """Submit these sequences. Raises what `EngineClient.submit` raises.
+
+        continues_prompt: whether their texts go on where the prompts' end, so that a space between
+        them is theirs, or are texts of their own, as answers are.
+        """
         if tokenizer is None:
             _check_without_tokenizer(sequences)
         else:
             sequences = [_with_bad_words(sequence, tokenizer) for sequence in sequences]
-        texts = {s.request_id: SequenceText(tokenizer, s.params) for s in sequences}
-        return cls(engine.submit(sequences), texts)
+        tokens = engine.submit(sequences)  # checked: the prompts' ids are the vocabulary's
+        texts = {
+            s.request_id: SequenceText(
+                tokenizer, s.params, s.prompt_ids if continues_prompt else ()
+            )
+            for s in sequences
+        }
+        return cls(tokens, texts)
 
     def __aiter__(self) -> Self:
         return self

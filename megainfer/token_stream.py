@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from megainfer.errors import MegaInferError
-from megainfer.messages import TokenEvent
+from megainfer.messages import FinishReason, TokenEvent
 
 
 class TokenStream:
@@ -16,7 +16,9 @@ class TokenStream:
     doesn't wait, so it also works while a task is being cancelled. Use it as a context manager.
     """
 
-    def __init__(self, request_ids: Iterable[str], abandon: Callable[[str], object]) -> None:
+    def __init__(
+        self, request_ids: Iterable[str], abandon: Callable[[str, FinishReason], object]
+    ) -> None:
         self._open = set(request_ids)
         self._abandon = abandon
         # Bounded by what was asked for: max_tokens events a sequence, and its end.
@@ -42,15 +44,18 @@ class TokenStream:
         raise StopAsyncIteration
 
     def drop(self, request_id: str) -> None:
-        """Abort one of the sequences, whose further events don't matter."""
-        if request_id in self._open:
-            self._open.discard(request_id)
-            self._abandon(request_id)
+        """End one of the sequences, whose text is complete: its further events don't matter."""
+        self._end(request_id, FinishReason.STOP)
 
     def close(self) -> None:
         """Abort every sequence that hasn't ended."""
         for request_id in list(self._open):
-            self.drop(request_id)
+            self._end(request_id, FinishReason.ABORT)
+
+    def _end(self, request_id: str, reason: FinishReason) -> None:
+        if request_id in self._open:
+            self._open.discard(request_id)
+            self._abandon(request_id, reason)
 
     async def aclose(self) -> None:
         """`close`, for those who treat this as an asynchronous generator."""

@@ -1,18 +1,47 @@
 """The ASGI application."""
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from megainfer import __version__
 from megainfer.engine_client import EngineClient
 from megainfer.tokenizer import Tokenizer
+from server.access import AccessControl
+from server.admission import Entrance
+from server.envelope import REQUEST_ID, Envelope
 from server.errors import install_error_handlers
+from server.instance import Instance
+from server.operations import Operations, operations_router
 from server.routes import Api, build_router
 from server.served_model import ServedModel
 
 
-def create_app(engine: EngineClient, tokenizer: Tokenizer | None, model: ServedModel) -> FastAPI:
-    """The API over a started engine. Without a tokenizer only prompts of token ids are served."""
-    app = FastAPI(title="MegaInfer", version=__version__)
+def create_app(
+    engine: EngineClient, tokenizer: Tokenizer | None, model: ServedModel, instance: Instance
+) -> FastAPI:
+    """The API over a started engine. Without a tokenizer only prompts of token ids are served.
+
+    Only what `guarded` gives may face clients.
+    """
+    # The pages that FastAPI has for these load scripts from elsewhere.
+    app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
+    app.include_router(operations_router(Operations(instance)))
     app.include_router(build_router(Api(engine, tokenizer, model)))
     install_error_handlers(app)
     return app
+
+
+def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:
+    """An application behind everything that a request has to pass first, outermost last."""
+    app = Entrance(app, instance.admission)
+    app = AccessControl(app, instance.options)
+    if instance.options.allowed_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=instance.options.allowed_origins,
+            allow_methods=["GET", "POST", "OPTIONS"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID, "Retry-After"],
+        )
+    return Envelope(app, instance.counted.statuses)

@@ -9,7 +9,7 @@ from fastapi.exceptions import HTTPException, RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
-from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
+from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError, RequestTimeout
 from megainfer.request_limits import ContextTooLong
 
 INVALID_REQUEST = "invalid_request_error"
@@ -60,6 +60,8 @@ def report_of(error: Exception) -> ErrorReport:
         return ErrorReport(503, str(error), SERVER_ERROR, code="engine_unavailable")
     if isinstance(error, Overloaded):
         return ErrorReport(503, str(error), SERVER_ERROR, code="overloaded")
+    if isinstance(error, RequestTimeout):
+        return ErrorReport(503, str(error), SERVER_ERROR, code="request_timeout")
     if isinstance(error, MegaInferError):
         return ErrorReport(500, str(error), SERVER_ERROR, code="engine_error")
     message = "an internal error occurred; the server's log has the details"

@@ -63,11 +63,21 @@ class CompletionLogprobs:
         return best
 
     def _advance(self, token: int) -> int:
-        """Where the token begins in the text: after the last whole character before it."""
-        before = self._offset
-        if not self._texts.is_silent(token, self._options.skip_special_tokens):
-            self._offset += len(self._characters.decode(self._texts.bytes_of(token)))
-        return before
+        """Where the token begins in the text, or the character that it is a part of."""
+        begins = self._offset
+        if self._texts.is_silent(token, self._options.skip_special_tokens):
+            return begins
+        text = self._texts.bytes_of(token)
+        unfinished, _ = self._characters.getstate()
+        if unfinished and text and not _continues(text[0]):
+            begins += 1  # what was unfinished stays so, and is one replacement character
+        self._offset += len(self._characters.decode(text))
+        return begins
+
+
+def _continues(byte: int) -> bool:
+    """Whether a byte can't begin a character of UTF-8."""
+    return byte & 0xC0 == 0x80
 
 
 class ChatLogprobs:

@@ -5,13 +5,16 @@ import contextlib
 import logging
 import socket
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
 
 from megainfer.engine_client import EngineClient
+from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer
-from server.app import create_app
+from server.app import create_app, guarded
+from server.instance import Instance, assemble
+from server.metrics.log_line import TrafficLog
 from server.served_model import ServedModel
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,7 @@ class ServerConfig:
     """shutdown_seconds: how long clients may take to read the end of their answers at stop."""
 
     model: ServedModel
+    options: ServingOptions = field(default_factory=ServingOptions)
     shutdown_seconds: int = 5
     access_log: bool = False
 
@@ -43,24 +47,34 @@ async def serve(
     engine: EngineClient,
     tokenizer: Tokenizer | None,
     stop: asyncio.Event,
+    instance: Instance | None = None,
 ) -> None:
     """Serve on a bound socket until `stop` is set, then end in bounded time.
 
     Requests in flight end with an error, or an error event if they stream. The engine is failed,
-    but closing it is the caller's business.
+    but closing it is the caller's business. instance: what is known of it beside the engine.
     """
-    server = _Server(_uvicorn_config(create_app(engine, tokenizer, config.model), config))
+    known = instance or assemble(engine, config.model, config.options)
+    app = create_app(engine, tokenizer, config.model, known)
+    server = _Server(_uvicorn_config(guarded(app, known), config))
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http-server")
     stopping = asyncio.create_task(stop.wait(), name="http-server-stop")
+    logging_traffic = asyncio.create_task(_log_traffic(known), name="traffic-log")
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
         engine.fail("the server is shutting down")
         await _join(serving, config.shutdown_seconds + FORCED_STOP_SECONDS)
     finally:
-        stopping.cancel()
-        serving.cancel()
-        await asyncio.gather(stopping, serving, return_exceptions=True)
+        for task in (stopping, serving, logging_traffic):
+            task.cancel()
+        await asyncio.gather(stopping, serving, logging_traffic, return_exceptions=True)
+
+
+async def _log_traffic(instance: Instance) -> None:
+    if instance.options.log_seconds > 0:
+        log_line = TrafficLog(instance.counted.requests, instance.board)
+        await log_line.run(instance.options.log_seconds)
 
 
 async def _join(serving: asyncio.Task[None], seconds: float) -> None:
@@ -82,4 +96,6 @@ def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=config.shutdown_seconds,
+        ssl_certfile=config.options.certificate,
+        ssl_keyfile=config.options.private_key,
     )

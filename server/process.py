@@ -1,6 +1,7 @@
 """The API server's process: the application, the engine client, and the link to the supervisor."""
 
 import asyncio
+import logging
 import socket
 import time
 
@@ -8,65 +9,106 @@ from megainfer.control import ParentLink
 from megainfer.engine_client import EngineClient
 from megainfer.errors import NodeDied
 from megainfer.generation_config import GenerationDefaults
-from megainfer.messages import NodeDown, Ready, Role, Stop
+from megainfer.messages import (
+    Drain,
+    Drained,
+    Message,
+    NodeDown,
+    Ready,
+    Role,
+    Spans,
+    Stats,
+    Stop,
+    ToChild,
+)
 from megainfer.plan import Plan
+from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import load_tokenizer
+from server.instance import assemble, surroundings_of
 from server.main import ServerConfig, serve
 from server.served_model import ServedModel
 
 LOADING_TIMEOUT_SECONDS = 3600.0
 """A supervisor that gives up on loading, or dies, ends this process much sooner."""
+log = logging.getLogger(__name__)
 
 
-def run_server(link: ParentLink, plan: Plan, sock: socket.socket, names: list[str]) -> None:
+def run_server(link: ParentLink, plan: Plan, sock: socket.socket, options: ServingOptions) -> None:
     """Everything that the API server's process does after the fork."""
-    asyncio.run(_Server(link, plan).run(sock, names))
+    asyncio.run(_Server(link, plan, options).run(sock))
 
 
 class _Server:
-    def __init__(self, link: ParentLink, plan: Plan) -> None:
+    def __init__(self, link: ParentLink, plan: Plan, options: ServingOptions) -> None:
         self._link = link
         self._plan = plan
+        self._options = options
         self._stop = asyncio.Event()
-        self._engine = EngineClient(plan.endpoint, plan.num_attention, plan.spec.vocab_size)
-
-    async def run(self, sock: socket.socket, names: list[str]) -> None:
-        """Answer at once, if only with 503 until the nodes are ready; until told to stop."""
-        plan = self._plan
-        self._engine.bind()
-        asyncio.get_running_loop().add_reader(self._link.fileno(), self._hear)
-        model = ServedModel(
-            names=tuple(names),
+        self._engine = EngineClient(
+            plan.endpoint, plan.num_attention, plan.spec.vocab_size, queue_limits=options.limits
+        )
+        self._model = ServedModel(
+            names=options.names,
             max_model_len=plan.max_model_len,
             vocab_size=plan.spec.vocab_size,
             created=int(time.time()),
             defaults=GenerationDefaults.load(plan.folder),
         )
-        tokenizer = load_tokenizer(plan.folder)
+        around = surroundings_of(plan, options, self._ask)
+        self._instance = assemble(self._engine, self._model, options, around)
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self, sock: socket.socket) -> None:
+        """Answer at once, if only with 503 until the nodes are ready; until told to stop."""
+        self._engine.bind()
+        asyncio.get_running_loop().add_reader(self._link.fileno(), self._listen)
+        tokenizer = load_tokenizer(self._plan.folder)
         ready = asyncio.create_task(self._tell_when_ready())
+        config = ServerConfig(self._model, self._options)
         try:
-            await serve(sock, ServerConfig(model), self._engine, tokenizer, self._stop)
+            await serve(sock, config, self._engine, tokenizer, self._stop, self._instance)
         finally:
-            ready.cancel()
-            await asyncio.gather(ready, return_exceptions=True)
+            background = [task for task in (ready, self._draining) if task is not None]
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             await self._engine.close()
 
     async def _tell_when_ready(self) -> None:
         await self._engine.start(LOADING_TIMEOUT_SECONDS)
+        self._instance.board.watch()
         self._link.send(Ready())
 
-    def _hear(self) -> None:
+    async def _drain(self) -> None:
+        await self._instance.admission.drain()
+        self._link.send(Drained())
+
+    def _ask(self, message: Message) -> None:
+        """A supervisor that hangs must not hold up the event loop: then it doesn't hear this."""
+        if not self._link.offer(message):
+            log.warning("the supervisor does not listen; it was not told %s", message)
+
+    def _listen(self) -> None:
         try:
             while (message := self._link.receive(timeout=0)) is not None:
-                match message:
-                    case NodeDown():
-                        self._mourn(message)
-                    case Stop():
-                        self._stop.set()
+                self._hear(message)
         except NodeDied:
             asyncio.get_running_loop().remove_reader(self._link.fileno())
             self._engine.fail("the supervisor has died")
             self._stop.set()
+
+    def _hear(self, message: ToChild) -> None:
+        match message:
+            case Stats():
+                self._instance.board.hear(message)
+            case Spans():
+                self._instance.tracer.hear(message)
+            case NodeDown():
+                self._mourn(message)
+            case Drain():
+                self._draining = asyncio.create_task(self._drain(), name="drain")
+            case Stop():
+                self._stop.set()
 
     def _mourn(self, down: NodeDown) -> None:
         """An attention node takes its own requests with it; experts serve everybody."""

@@ -16,7 +16,7 @@ from megainfer.tokenizer import Tokenizer
 from server.answer import Answer, respond, respond_streaming
 from server.answer_options import AnswerOptions
 from server.body import JsonRoute
-from server.errors import SERVER_ERROR, ApiError, ErrorReport
+from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.prompts import Prompt, PromptEncoder
 from server.protocol import ChatRequest, CompletionRequest, SamplingFields
@@ -37,13 +37,6 @@ class Api:
         self._texts = TokenTexts(tokenizer)
         self._encoder = PromptEncoder(tokenizer, model.max_model_len)
         self._model = model
-
-    async def health(self) -> Response:
-        """200 while requests can be served, else 503 and why not."""
-        reason = self._engine.not_serving()
-        if reason is None:
-            return JSONResponse({"status": "ok"})
-        return ErrorReport(503, reason, SERVER_ERROR, code="engine_unavailable").response()
 
     async def models(self) -> Response:
         """The names under which the model is served."""
@@ -100,7 +93,7 @@ class Api:
         head = {"id": request_id, "model": self._served_name(body.model)}
         given = [prompt for prompt, _ in prompts]
         answer = Answer(shape, head, given, sequences, options, self._texts)
-        deltas = TextStream.open(self._engine, self._tokenizer, sequences)
+        deltas = TextStream.open(self._engine, self._tokenizer, sequences, shape.continues_prompt)
         if body.stream:
             return await respond_streaming(request, deltas, answer, options.usage)
         return await respond(request, deltas, answer)
@@ -125,7 +118,6 @@ def build_router(api: Api) -> APIRouter:
     """Every address, bound to its handler."""
     router = APIRouter(route_class=JsonRoute, default_response_class=JSONResponse)
     addresses: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
-        ("GET", "/health", api.health),
         ("GET", "/v1/models", api.models),
         ("GET", "/v1/models/{model_id:path}", api.model),
         ("POST", "/v1/completions", api.completions),

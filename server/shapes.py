@@ -15,6 +15,7 @@ class Shape(Protocol):
     whole: str  # "object" of a complete answer
     part: str  # "object" of a streamed chunk
     prompt_in_choice: bool  # where it is told of the prompt: in each choice, or beside them
+    continues_prompt: bool  # whether the text goes on where the prompt's ends
 
     def choice(self, piece: Piece) -> dict[str, Any]:
         """One choice of a complete answer."""
@@ -40,6 +41,7 @@ class CompletionShape:
     whole = "text_completion"
     part = "text_completion"
     prompt_in_choice = True
+    continues_prompt = True
 
     def choice(self, piece: Piece) -> dict[str, Any]:
         return {"index": piece.index, "text": piece.text, **_ending(piece)}
@@ -61,6 +63,7 @@ class ChatShape:
     whole = "chat.completion"
     part = "chat.completion.chunk"
     prompt_in_choice = False
+    continues_prompt = False
 
     def choice(self, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}

@@ -29,7 +29,9 @@ from megainfer.messages import (
     node_identity,
     to_node_decoder,
 )
+from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer as ModelTokenizer
+from server.instance import assemble
 from server.main import ServerConfig, serve
 from server.served_model import ServedModel
 
@@ -198,8 +200,10 @@ class RunningServer:
         tokenizer: ModelTokenizer | None,
         defaults: GenerationDefaults | None = None,
         vocab_size: int = 1000,
+        options: ServingOptions | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._options = options or ServingOptions()
         self._model = ServedModel(
             names=("tiny", "org/alias"),
             max_model_len=CONTEXT,
@@ -237,7 +241,12 @@ class RunningServer:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
             vocab_size = self._model.vocab_size
-            async with engine_with(speaking(1), vocab_size=vocab_size) as (self.engine, self.nodes):
+            limits = self._options.limits
+            async with engine_with(speaking(1), vocab_size=vocab_size, queue_limits=limits) as (
+                self.engine,
+                self.nodes,
+            ):
+                self.instance = assemble(self.engine, self._model, self._options)
                 self._ready.put(None)
-                config = ServerConfig(self._model, shutdown_seconds=1)
-                await serve(sock, config, self.engine, self._tokenizer, self._stop)
+                config = ServerConfig(self._model, self._options, shutdown_seconds=1)
+                await serve(sock, config, self.engine, self._tokenizer, self._stop, self.instance)

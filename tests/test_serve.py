@@ -129,6 +129,8 @@ def test_names_host_and_colocated(reference):
         assert [card["id"] for card in cards] == ["tiny", "alias"]
         assert completion(served, prompts[0], 4, model="alias").status_code == 200
         assert completion(served, prompts[0], 4, model="other").status_code == 404
+        assert httpx.get(f"{served.url}/ready").status_code == 200
+        assert "megainfer:expert_tokens_total" in httpx.get(f"{served.url}/metrics").text
         assert len(served.members()) == 3  # supervisor, server, one node
 
 

@@ -23,6 +23,7 @@ class Composition:
         self._decodes: list[Chunk] = []
         self._prefills: list[Chunk] = []
         self._depends_on: set[int] = set()
+        self.admitted: list[Sequence] = []  # that waited until now
 
     def place_running(self) -> None:
         """Take in what already runs, by preemption of later sequences if blocks run out."""
@@ -48,6 +49,7 @@ class Composition:
             self._pool.admit_first(prefix)
             self._place(sequence, kept_rows=0)
             admission.admitted(sequence)
+            self.admitted.append(sequence)
 
     def step(self) -> Step | None:
         """What has been put together; None if nothing could be."""

@@ -22,6 +22,7 @@ from megainfer.attention_node.sampling.sampler import RowError, SampleOutput, Sa
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.attention_node.tuning import MicroBatchTuner, Progress
+from megainfer.distribution import Distribution
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.messages import (
@@ -38,6 +39,10 @@ from megainfer.stage_clock import Span, StageClock
 
 Emit = Callable[[FromNode], None]
 
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Bounds of the distribution of tokens in a step, as vLLM's."""
+EXPIRY_SECONDS = 0.05
+"""How often those who wait are looked through for requests that have waited for too long."""
 REPLY_TIMEOUT_SECONDS = 60.0
 """Far more than any batch takes to compute: an expert node that is silent for so long is hung."""
 
@@ -89,6 +94,8 @@ class AttentionNode:
         if tuner is not None:
             scheduler.use_micro_batches(tuner.active)
         self._generated = 0
+        self._step_tokens = Distribution(STEP_TOKENS)
+        self._next_expiry = 0.0
 
     def hear(self, message: ToNode) -> None:
         """Take one message of the front end; a bad request is answered, never raised."""
@@ -106,6 +113,7 @@ class AttentionNode:
         Raises NodeDied when an expert node has owed a reply for too long.
         """
         self._hear_replies()
+        self._expire()
         if self._start_idle():
             return True
         micro_batch = self._pingpong.next()
@@ -122,7 +130,12 @@ class AttentionNode:
             **self.scheduler.counters(),
             **self.port.counters(),
             "generated_tokens": self._generated,
+            "step_tokens": self._step_tokens.as_dict(),
         }
+
+    def keep_spans(self, count: int) -> None:
+        """See `StageClock.keep_latest`."""
+        self._clock.keep_latest(count)
 
     def take_spans(self) -> list[Span]:
         """See `StageClock.take_spans`."""
@@ -134,6 +147,14 @@ class AttentionNode:
             self.scheduler.add(submit)
         except RequestError as error:
             self._fail_request(submit.request_id, str(error), client_error=True)
+
+    def _expire(self) -> None:
+        if (now := monotonic()) < self._next_expiry:
+            return
+        self._next_expiry = now + EXPIRY_SECONDS
+        for request_id in self.scheduler.expire():
+            text = "the request has waited for its turn for as long as it may; try again later"
+            self._emit(RequestFailed(self.node, request_id, text, overloaded=True))
 
     def _check_vocabulary(self, submit: Submit) -> None:
         """Every token id is used as a place in memory. End tokens aren't, unless they are met."""
@@ -230,6 +251,7 @@ class AttentionNode:
             self._score(flight)
         with self._clock.span("sample", micro_batch):
             output = self._sample(logits, chunks)
+        self._step_tokens.observe(flight.step.num_rows)
         self._pingpong.finished(micro_batch)
         del self._flights[micro_batch]
         with self._clock.span("schedule", micro_batch):
@@ -266,7 +288,7 @@ class AttentionNode:
         rows = [_row(chunk) for chunk in chunks]
         while True:  # each time at least one row fewer can fail
             try:
-                return sample(logits, rows, self._model.best)
+                return sample(logits, rows, self._model.tokens)
             except RowError as error:
                 for row in error.rows:
                     self._end(chunks[row].sequence.request_id, error)

@@ -21,6 +21,7 @@ from megainfer.m2n.shm import ShmAttentionPort, expert_address
 from megainfer.messages import Loaded, NodeReady, Ready, Start
 from megainfer.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
+    PULSE_SECONDS,
     START_TIMEOUT_SECONDS,
     progress_to,
     run_until_stopped,
@@ -51,7 +52,7 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     tuner = None if start.first is None else MicroBatchTuner(start.micro_batches, start.first)
     unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches, tuner)
     link.send(Ready())
-    run_until_stopped(link, unit)
+    run_until_stopped(link, unit, PULSE_SECONDS)
 
 
 def load_attention(
@@ -127,6 +128,9 @@ class AttentionUnit:
 
     def counters(self) -> dict[str, Any]:
         return {f"attention node {self.node.node}": self.node.counters()}
+
+    def keep_spans(self, count: int) -> None:
+        self.node.keep_spans(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
         return {f"attention node {self.node.node}": self.node.take_spans()}

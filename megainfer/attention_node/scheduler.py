@@ -15,8 +15,9 @@ a step, once, in any order:
 Then some step is in flight whenever a request is alive.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from time import monotonic
 
 from megainfer.attention_node.block_manager import BlockManager
 from megainfer.attention_node.composition import Composition
@@ -61,10 +62,14 @@ class SchedulerConfig:
 
 
 class Scheduler:
-    """Owns every request of one attention node between `add` and its end."""
+    """Owns every request of one attention node between `add` and its end.
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    clock: seconds, by which waiting is timed.
+    """
+
+    def __init__(self, config: SchedulerConfig, clock: Callable[[], float] = monotonic) -> None:
         self.config = config
+        self._clock = clock
         blocks = BlockManager(config.num_blocks, config.block_size)
         self._pool = SequencePool(blocks, config.num_micro_batches, config.enable_prefix_cache)
         self._in_flight: dict[int, Step] = {}  # by micro-batch
@@ -76,7 +81,8 @@ class Scheduler:
     def add(self, submit: Submit) -> None:
         """Queue a request. Raises RequestError if it could never be served."""
         self._check(submit)
-        self._pool.add(Sequence(submit, self._num_arrivals, self.config.block_size))
+        block_size, now = self.config.block_size, self._clock()
+        self._pool.add(Sequence(submit, self._num_arrivals, block_size, now))
         self._num_arrivals += 1
 
     def abort(self, request_id: str) -> bool:
@@ -93,6 +99,14 @@ class Scheduler:
             return True
         self._pool.doom(sequence)
         return False
+
+    def expire(self) -> list[str]:
+        """End the requests that have waited for longer than they may; their ids."""
+        now = self._clock()
+        expired = [s for s in self._pool.waiting if s.has_waited_too_long(now)]
+        for sequence in expired:
+            self._pool.end(sequence, FinishReason.ABORT)
+        return [sequence.request_id for sequence in expired]
 
     def drop_cache(self) -> None:
         """Forget every cached prefix that no request uses."""
@@ -126,6 +140,7 @@ class Scheduler:
         composition = Composition(self._pool, self._num_steps, micro_batch, rows)
         composition.place_running()
         composition.admit(self._num_newcomers())
+        self._note_admitted(composition.admitted)
         step = composition.step()
         if step is not None:
             self._num_steps += 1
@@ -191,14 +206,16 @@ class Scheduler:
         """The state now, then totals since the start.
 
         micro_batches: that requests decode in. running: requests with blocks, those being aborted
-        included. free_blocks: those cached without a user included. prefix_hit_tokens: found in the
-        prefix cache at admission, of prefix_queried_tokens looked up.
+        included. free_blocks: of num_blocks, those cached without a user included.
+        prefix_hit_tokens: found in the prefix cache at admission, of prefix_queried_tokens looked
+        up.
         """
         return {
             "micro_batches": self._pool.balance.active,
             "running": self._pool.num_running,
             "waiting": len(self._pool.waiting),
             "free_blocks": self._pool.blocks.num_free,
+            "num_blocks": self.config.num_blocks,
             "steps_in_flight": len(self._in_flight),
             "steps": self._num_steps,
             "preemptions": self._pool.preemptions,
@@ -239,6 +256,12 @@ class Scheduler:
         num_idle = lanes - sum(micro_batch < lanes for micro_batch in self._in_flight)
         return -(-newcomers // num_idle) if num_idle > 0 else 0
 
+    def _note_admitted(self, sequences: Iterable[Sequence]) -> None:
+        now = self._clock()
+        for sequence in sequences:
+            if sequence.queued_seconds is None:
+                sequence.queued_seconds = now - sequence.arrived_at
+
     def _is_retired(self, micro_batch: int) -> bool:
         """Nobody is left in it, and nobody is to come."""
         if micro_batch < self._num_prompt_lanes():
@@ -268,13 +291,15 @@ class Scheduler:
         reason = sequence.reason_to_finish(self.config.max_model_len)
         if reason is not None:
             self._pool.end(sequence, reason)
+        is_first = sequence.num_outputs == 1
         return TokenEvent(
             request_id=sequence.request_id,
             token_ids=[token],
             finish_reason=reason,
-            cached_tokens=sequence.cached_tokens if sequence.num_outputs == 1 else 0,
+            cached_tokens=sequence.cached_tokens if is_first else 0,
             logprobs=None if logprobs is None else [logprobs],
             prompt_logprobs=scores,
+            queued_seconds=(sequence.queued_seconds or 0.0) if is_first else 0.0,
         )
 
     def _take_back(self, chunk: Chunk) -> None:

@@ -32,6 +32,8 @@ class Sequence:
     submit: Submit
     arrival: int  # smaller is older
     block_size: int
+    arrived_at: float = 0.0  # seconds of the scheduler's clock
+    queued_seconds: float | None = None  # from arrival to admission; None before the first
     token_ids: list[int] = field(init=False)  # the prompt, then what was sampled
     block_ids: list[int] = field(default_factory=list)  # block of tokens [i * block_size, ...)
     num_computed: int = 0  # tokens whose keys and values are committed: their steps ended
@@ -87,6 +89,11 @@ class Sequence:
     def is_decoding(self) -> bool:
         """All but its newest token are committed: the next step needs one row of it."""
         return not self.in_flight and len(self.token_ids) - self.num_scheduled == 1
+
+    def has_waited_too_long(self, now: float) -> bool:
+        """The limit is for the first admission; a preempted one waits as long as it must."""
+        limit = self.submit.max_queue_seconds
+        return self.queued_seconds is None and limit is not None and now - self.arrived_at > limit
 
     @property
     def unscored(self) -> range:

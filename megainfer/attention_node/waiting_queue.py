@@ -1,5 +1,6 @@
 """Sequences that hold no block yet, or no longer: by priority, then first come, first served."""
 
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from megainfer.attention_node.sequence import Sequence, Status
@@ -17,6 +18,10 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         return self._length
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """In no particular order."""
+        return (s for _, s in self._heap if s.status is not Status.FINISHED)
 
     def push(self, sequence: Sequence) -> None:
         heappush(self._heap, (sequence.order, sequence))

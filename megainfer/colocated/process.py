@@ -14,7 +14,12 @@ from megainfer.kernels.cpu.threads import Threads
 from megainfer.m2n.absent import AbsentPort
 from megainfer.m2n.counters import Counters
 from megainfer.messages import Loaded, Ready, Start
-from megainfer.node_loop import START_TIMEOUT_SECONDS, progress_to, run_until_stopped
+from megainfer.node_loop import (
+    PULSE_SECONDS,
+    START_TIMEOUT_SECONDS,
+    progress_to,
+    run_until_stopped,
+)
 from megainfer.plan import Plan
 from megainfer.stage_clock import Span, StageClock
 
@@ -33,7 +38,7 @@ def run_colocated(link: ParentLink, plan: Plan) -> None:
     model = ColocatedModel(attention, experts, kv, clock)
     unit = AttentionUnit(plan, 0, model, kv, AbsentPort(), m)
     link.send(Ready())
-    run_until_stopped(link, ColocatedUnit(unit, experts, clock))
+    run_until_stopped(link, ColocatedUnit(unit, experts, clock), PULSE_SECONDS)
 
 
 class ColocatedUnit:
@@ -57,6 +62,10 @@ class ColocatedUnit:
             "expert_tokens": self._experts.expert_tokens(),
         }
         return {**self._unit.counters(), "expert node 0": experts}
+
+    def keep_spans(self, count: int) -> None:
+        self._unit.keep_spans(count)
+        self._expert_clock.keep_latest(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
         return {**self._unit.take_spans(), "expert node 0": self._expert_clock.take_spans()}

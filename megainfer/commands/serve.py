@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from typer import Option
 
+from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.engine_options import EngineOptions, ModelArgument
+from megainfer.commands.http_options import HTTP, HttpOptions
 from megainfer.commands.listening import is_loopback, listen, shown_host
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
@@ -19,15 +21,29 @@ from megainfer.control import ParentLink
 from megainfer.model_source import served_name
 from megainfer.plan import Plan, describe, make_plan
 from megainfer.prepare import prepare
+from megainfer.serving_options import ServingOptions
 from megainfer.supervisor import Supervisor
 from megainfer.terminal import TerminalObserver
 
-HTTP = "HTTP server"
+EPILOG = """[bold]Examples[/bold]
+
+The demo model, with one attention and one expert node:
+
+[cyan]megainfer serve[/cyan]
+
+A model of one's own, two nodes of each role, context cut to 8192 tokens:
+
+[cyan]megainfer serve path/to/model --attn-gpus 2 --ffn-gpus 2 --max-model-len 8K[/cyan]
+
+What would run where, without running it, with options out of a file:
+
+[cyan]megainfer serve --config serve.yaml --dry-run[/cyan]"""
 
 
 @takes_options
 def serve(
     engine: EngineOptions,
+    http: HttpOptions,
     model: ModelArgument = None,
     host: Annotated[str, Option(rich_help_panel=HTTP, help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -40,13 +56,18 @@ def serve(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print what would run where, and exit.")
     ] = False,
+    config: ConfigFile = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible API."""
-    config = engine.config(model)
-    raise typer.Exit(_serve(config, host, port, served_model_name or [], dry_run))
+    wish = engine.config(model)
+    names = tuple(served_model_name or [served_name(model)])
+    options = http.serving(names, is_loopback(host))
+    raise typer.Exit(_serve(wish, options, host, port, dry_run))
 
 
-def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run: bool) -> int:
+def _serve(
+    config: EngineConfig, options: ServingOptions, host: str, port: int, dry_run: bool
+) -> int:
     console = Console(highlight=False)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     plan = make_plan(config, prepare(config.model))
@@ -55,14 +76,18 @@ def _serve(config: EngineConfig, host: str, port: int, names: list[str], dry_run
         console.print(shown, soft_wrap=True, markup=False)
     if dry_run:
         return 0
-    if not is_loopback(host):
-        console.print(f"open       to whoever reaches {host}: no key is asked for")
-    names = names or [served_name(config.model)]
+    if not options.loopback and not options.api_keys:
+        console.print(
+            f"open       to whoever reaches {host}: no key is asked for; --api-key sets one"
+        )
     sock = listen(host, port)
-    url = f"http://{shown_host(host)}:{sock.getsockname()[1]}"
-    observer = TerminalObserver(console, plan, url, names[0])
-    server = partial(_run_server, plan=plan, sock=sock, names=names)
-    return Supervisor(plan, observer, server=server, held=[sock]).run()
+    url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sock.getsockname()[1]}"
+    observer = TerminalObserver(console, plan, url, options.names[0])
+    server = partial(_run_server, plan=plan, sock=sock, options=options)
+    supervisor = Supervisor(
+        plan, observer, server=server, held=[sock], drain_seconds=options.drain_seconds
+    )
+    return supervisor.run()
 
 
 def _wrapped(line: str, width: int) -> str:
@@ -70,8 +95,8 @@ def _wrapped(line: str, width: int) -> str:
     return textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False)
 
 
-def _run_server(link: ParentLink, plan: Plan, sock: socket.socket, names: list[str]) -> None:
+def _run_server(link: ParentLink, plan: Plan, sock: socket.socket, options: ServingOptions) -> None:
     # Imported in the server's own process: the supervisor has no use for a web framework.
     from server.process import run_server
 
-    run_server(link, plan, sock, names)
+    run_server(link, plan, sock, options)

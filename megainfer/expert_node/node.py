@@ -6,11 +6,15 @@ It keeps no state of any request: whatever it is sent it can be sent again.
 from time import monotonic
 from typing import Any
 
+from megainfer.distribution import Distribution
 from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.gather import Batch, Gather
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
 from megainfer.stage_clock import Span, StageClock
+
+BATCH_ROWS = tuple(2**i for i in range(15))
+"""Bounds of the distribution of rows in a batch."""
 
 
 class ExpertNode:
@@ -28,6 +32,7 @@ class ExpertNode:
         self._waiting: dict[tuple[int, int], Dispatch] = {}  # by (source, micro-batch)
         self._lost: frozenset[int] = frozenset()
         self._clock = StageClock(trace)
+        self._batch_rows = Distribution(BATCH_ROWS)
         self._batches = self._rows = self._sources = self._missed = 0
 
     def run_once(self) -> bool:
@@ -57,8 +62,13 @@ class ExpertNode:
             "rows": self._rows,
             "sources": self._sources,
             "missed": self._missed,
+            "batch_rows": self._batch_rows.as_dict(),
             "expert_tokens": self._model.expert_tokens(),
         }
+
+    def keep_spans(self, count: int) -> None:
+        """See `StageClock.keep_latest`."""
+        self._clock.keep_latest(count)
 
     def take_spans(self) -> list[Span]:
         """See `StageClock.take_spans`."""
@@ -115,4 +125,6 @@ class ExpertNode:
             self.port.reply(dispatch)
         self._batches += 1
         self._sources += len(dispatches)
-        self._rows += sum(dispatch.num_rows for dispatch in dispatches)
+        rows = sum(dispatch.num_rows for dispatch in dispatches)
+        self._rows += rows
+        self._batch_rows.observe(rows)

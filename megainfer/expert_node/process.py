@@ -18,6 +18,7 @@ from megainfer.m2n.shm import ShmExpertPort, ShmListener, expert_address
 from megainfer.messages import Loaded, Ready, Start
 from megainfer.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
+    PULSE_SECONDS,
     START_TIMEOUT_SECONDS,
     progress_to,
     run_until_stopped,
@@ -48,7 +49,7 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     listener.close()
     unit = ExpertUnit(plan, node, model, port, start.micro_batches)
     link.send(Ready())
-    run_until_stopped(link, unit)
+    run_until_stopped(link, unit, PULSE_SECONDS)
 
 
 def _profile(model: ExpertModel, plan: Plan, node: int) -> Loaded:
@@ -101,6 +102,9 @@ class ExpertUnit:
 
     def counters(self) -> dict[str, Any]:
         return {f"expert node {self._index}": self.node.counters()}
+
+    def keep_spans(self, count: int) -> None:
+        self.node.keep_spans(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
         return {f"expert node {self._index}": self.node.take_spans()}

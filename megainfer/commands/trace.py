@@ -1,0 +1,59 @@
+"""`megainfer trace`: what every node of a running server did, as a file for Perfetto."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megainfer.errors import ConfigError, MegaInferError
+
+MARGIN_SECONDS = 60.0
+"""Beyond the interval itself, for a server that has much to send."""
+
+
+def trace(
+    url: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8000",
+    seconds: Annotated[float, typer.Option(help="How long to look, 0.01 to 60.")] = 2.0,
+    output: Annotated[
+        Path, typer.Option(help="Where to write it; open it at ui.perfetto.dev.")
+    ] = Path("trace.json"),
+    admin_key: Annotated[
+        str | None, typer.Option("--admin-key", help="Of the server's admin keys, one.")
+    ] = None,
+) -> None:
+    """Record what attention and expert nodes do, for Perfetto or chrome://tracing."""
+    document = fetch_trace(url, seconds, admin_key)
+    try:
+        output.write_bytes(document)
+    except OSError as error:
+        raise ConfigError(f"--output {output} can't be written: {error}") from error
+    print(f"{output}: {len(document)} bytes; open it at https://ui.perfetto.dev")
+
+
+def fetch_trace(url: str, seconds: float, admin_key: str | None) -> bytes:
+    """The trace's JSON. Raises MegaInferError when the server doesn't give it."""
+    import httpx
+
+    headers = {} if admin_key is None else {"Authorization": f"Bearer {admin_key}"}
+    try:
+        response = httpx.get(
+            f"{url.rstrip('/')}/debug/trace",
+            params={"seconds": seconds},
+            headers=headers,
+            timeout=seconds + MARGIN_SECONDS,
+            trust_env=False,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise MegaInferError(f"no trace could be had from {url}: {error}") from error
+    if response.status_code != 200:
+        raise MegaInferError(f"{url} gave no trace: {_reason(response.text)}")
+    return response.content
+
+
+def _reason(text: str) -> str:
+    import msgspec
+
+    try:
+        return str(msgspec.json.decode(text)["error"]["message"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"{text!r:.200}"

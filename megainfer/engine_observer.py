@@ -1,0 +1,29 @@
+"""Who watches the life of sequences from the front end."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from megainfer.messages import FinishReason, Submit, TokenEvent
+
+
+class EngineObserver(Protocol):
+    """Who is told of every sequence's life, for metrics."""
+
+    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None:
+        """These came together; nodes: to which each of them was sent."""
+
+    def produced(self, node: int, events: Sequence[TokenEvent]) -> None:
+        """What one step of one micro-batch produced, events of sequences already gone included."""
+
+    def ended(self, request_id: str, reason: FinishReason | None) -> None:
+        """A sequence was ended by something else than an event of its node; None: by an error."""
+
+
+class NobodyObserves:
+    """An observer that doesn't look."""
+
+    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None: ...
+
+    def produced(self, node: int, events: Sequence[TokenEvent]) -> None: ...
+
+    def ended(self, request_id: str, reason: FinishReason | None) -> None: ...

@@ -1,0 +1,108 @@
+"""What a user may ask of the API server, checked before any process starts."""
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megainfer.errors import ConfigError
+from megainfer.queue_limits import QueueLimits
+
+MAX_KEY_CHARACTERS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ServingOptions:
+    """api_keys: any of them opens the API; none: it is open. admin_keys: open all, and alone what
+    shows the inside or costs the operator (`server.access`). loopback: only this machine can reach
+    the server. public_metrics: /metrics asks for no key. allowed_origins: web pages from there may
+    call the API. certificate, private_key: PEM files, for TLS. drain_seconds: how long admitted
+    requests may take to finish after a termination signal. patience: seconds after which a node
+    that says nothing counts as hung. log_seconds: how often a line tells of the traffic; 0: never.
+
+    Raises ConfigError.
+    """
+
+    names: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    admin_keys: tuple[str, ...] = field(default=(), repr=False)
+    loopback: bool = True
+    public_metrics: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    certificate: Path | None = None
+    private_key: Path | None = None
+    limits: QueueLimits = field(default_factory=QueueLimits)
+    drain_seconds: float = 25.0
+    patience: float = 20.0
+    log_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        for flag, keys in (("--api-key", self.api_keys), ("--admin-key", self.admin_keys)):
+            _check_keys(flag, keys)
+        _check_seconds("--drain-timeout", self.drain_seconds, least=0.0)
+        _check_seconds("--log-interval", self.log_seconds, least=0.0)
+        _check_seconds("--health-timeout", self.patience, least=2.0)
+        _check_limits(self.limits)
+        _check_tls(self.certificate, self.private_key)
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.certificate is not None
+
+
+def read_keys(flag: str, given: Sequence[str], file: Path | None) -> tuple[str, ...]:
+    """Keys of the command line and of a file with one a line; empty lines and # don't count.
+
+    Raises ConfigError when the file can't be read or holds no key.
+    """
+    if file is None:
+        return tuple(given)
+    try:
+        lines = [line.strip() for line in file.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag}-file {file} can't be read: {error}") from error
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ConfigError(f"{flag}-file {file} holds no key; write one a line")
+    return (*given, *keys)
+
+
+def _check_keys(flag: str, keys: Sequence[str]) -> None:
+    """A key travels in a header, so it must be visible ASCII; the message must not show it."""
+    for number, key in enumerate(keys, 1):
+        visible = key.isascii() and key.isprintable() and " " not in key
+        if not (visible and 1 <= len(key) <= MAX_KEY_CHARACTERS):
+            raise ConfigError(
+                f"{flag}: key {number} must be 1 to {MAX_KEY_CHARACTERS} visible ASCII characters "
+                f"without spaces; it has {len(key)} characters"
+            )
+
+
+def _check_seconds(flag: str, value: float, least: float) -> None:
+    if not least <= value < float("inf"):
+        raise ConfigError(f"{flag} must be a number of seconds of at least {least:g}, not {value}")
+
+
+def _check_limits(limits: QueueLimits) -> None:
+    if limits.queued is not None and limits.queued < 0:
+        raise ConfigError(f"--max-queued-requests must be at least 0, not {limits.queued}")
+    for flag, value in (
+        ("--queue-timeout", limits.queue_seconds),
+        ("--request-timeout", limits.total_seconds),
+    ):
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"{flag} must be a number of seconds above 0, not {value}")
+
+
+def _check_tls(certificate: Path | None, private_key: Path | None) -> None:
+    if certificate is None and private_key is None:
+        return
+    if certificate is None or private_key is None:
+        missing = "--ssl-certfile" if certificate is None else "--ssl-keyfile"
+        raise ConfigError(f"TLS needs a certificate and its key: give {missing} as well")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, private_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"--ssl-certfile {certificate} with --ssl-keyfile {private_key} can't be used: {error}"
+        ) from error

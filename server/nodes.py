@@ -1,0 +1,108 @@
+"""What the nodes last said of themselves, and when."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from megainfer.messages import Role, Stats
+from megainfer.plan import Plan
+
+Counters = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class NodeState:
+    """counters: the latest told unasked; before: those of the time before. worked_at: when it last
+    showed that it had handled a token. Times are those of the board's clock; None: never."""
+
+    role: Role
+    index: int
+    counters: Counters = field(default_factory=dict)
+    before: Counters = field(default_factory=dict)
+    heard_at: float | None = None
+    worked_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.role} node {self.index}"
+
+    def idle_share(self) -> float:
+        """Of the time between the last two times that it was heard; 1 before that."""
+        elapsed = self.growth("clock_seconds")
+        return 1.0 - min(1.0, self.growth("busy_seconds") / elapsed) if elapsed > 0 else 1.0
+
+    def growth(self, counter: str) -> float:
+        return float(self.counters.get(counter, 0) - self.before.get(counter, 0))
+
+    def hear(self, counters: Counters, now: float, unasked: bool) -> None:
+        """Take in what it said at `now`. What it says unasked comes at even distances, so that
+        shares of the time between are worth something."""
+        if self.heard_at is not None and _tokens_handled(counters) > _tokens_handled(self.counters):
+            self.worked_at = now
+        if unasked:
+            self.before, self.counters = self.counters or counters, counters
+        self.heard_at = now
+
+
+class NodeBoard:
+    """Every node's state. patience: seconds of silence after which a node counts as hung."""
+
+    def __init__(
+        self,
+        nodes: Iterable[NodeState] = (),
+        patience: float = 20.0,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._nodes = {node.name: node for node in nodes}
+        self._patience = patience
+        self._clock = clock
+        self._watched_since = clock()
+        self.changed = asyncio.Event()
+
+    def watch(self) -> None:
+        """From now on silence counts: all nodes are serving."""
+        self._watched_since = self._clock()
+
+    def hear(self, stats: Stats) -> None:
+        """Take in what a process said of its nodes."""
+        now = self._clock()
+        for name, counters in stats.counters.items():
+            self._nodes[name].hear(counters, now, stats.ticket is None)
+        self.changed.set()
+
+    def of_role(self, role: Role) -> list[NodeState]:
+        return [node for node in self._nodes.values() if node.role is role]
+
+    def silence(self, node: NodeState) -> float:
+        """Seconds since it was last heard of."""
+        return self._clock() - max(self._watched_since, node.heard_at or 0.0)
+
+    def is_up(self, node: NodeState) -> bool:
+        return self.silence(node) <= self._patience
+
+    def hung(self) -> str | None:
+        """Which nodes don't answer, in words; None when all do."""
+        silent = [n for n in self._nodes.values() if not self.is_up(n)]
+        texts = [f"{n.name} has said nothing for {self.silence(n):.0f} s" for n in silent]
+        return "; ".join(texts) or None
+
+    def idle_experts(self, since: float) -> list[str]:
+        """Names of the expert nodes that haven't shown to have handled a token since then."""
+        experts = self.of_role(Role.EXPERT)
+        return [n.name for n in experts if n.worked_at is None or n.worked_at < since]
+
+
+def board_of(plan: Plan, patience: float) -> NodeBoard:
+    """An empty board for the nodes of a plan."""
+    attention = [NodeState(Role.ATTENTION, node) for node in range(plan.num_attention)]
+    experts = [NodeState(Role.EXPERT, node) for node in range(plan.num_expert)]
+    return NodeBoard([*attention, *experts], patience)
+
+
+def _tokens_handled(counters: Counters) -> int:
+    """Grows with each token that an attention node generates, and with each message that an expert
+    node takes in or, where it shares a process with attention, each batch that it computes."""
+    kinds = ("generated_tokens", "messages_received", "expert_count")
+    return sum(counters.get(kind, 0) for kind in kinds if kind in counters)
