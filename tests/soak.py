@@ -1,7 +1,7 @@
 """Hundreds of clients at once that all want something else, of one real server.
 
-What a request gives is known beforehand: each of the deterministic ones (greedy, or with a seed) has
-been answered once on an idle server.
+What a request gives is known beforehand: each of the deterministic ones (greedy, or with a seed)
+has been answered once on an idle server.
 """
 
 import asyncio
@@ -73,7 +73,12 @@ def _wish(rng: random.Random, vocabulary: int, shared: list[int], greedy: bool) 
         "logit_bias": [{}, {str(rng.randrange(vocabulary)): rng.choice([-100, -3, 4])}],
     }
     picked = {name: rng.choice(values) for name, values in choices.items()}
-    return {**body, **picked, "temperature": rng.choice([0.3, 1.0, 1.7]), "seed": rng.randrange(2**31)}
+    return {
+        **body,
+        **picked,
+        "temperature": rng.choice([0.3, 1.0, 1.7]),
+        "seed": rng.randrange(2**31),
+    }
 
 
 @dataclass
@@ -152,7 +157,9 @@ class Crowd:
     async def _stream(self, client: httpx.AsyncClient) -> None:
         body, expected = self._pick()
         got: Tokens = [[] for _ in expected]
-        async with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
+        async with client.stream(
+            "POST", "/v1/completions", json={**body, "stream": True}
+        ) as answer:
             async for event in _events(answer):
                 for choice in event.get("choices", []):
                     got[choice["index"]] += choice["token_ids"] or []
