@@ -1,7 +1,7 @@
 """Hundreds of clients at once that all want something else, of one real server.
 
-What a request gives is known beforehand: each of the deterministic ones (greedy, or with a seed) has
-been answered once on an idle server.
+What a request gives is known beforehand: each of the deterministic ones (greedy, or with a seed)
+has been answered once on an idle server.
 """
 
 import asyncio

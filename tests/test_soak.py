@@ -45,7 +45,7 @@ def gauges(served: Served) -> dict[str, float]:
 
 
 async def at_rest(served: Served) -> dict[str, float]:
-    """The gauges, once they are zero or a bounded while has passed: nodes tell them every second."""
+    """The gauges once they are zero, after a bounded while: nodes tell them every second."""
     async with asyncio.timeout(REST_SECONDS):
         while any(gauges(served).values()):
             await asyncio.sleep(0.2)
