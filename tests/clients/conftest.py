@@ -17,7 +17,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def served(model_folder: Path) -> Iterator[Served]:
     roles = ("--attn-gpus", "1", "--ffn-gpus", "1")
-    with serving(str(model_folder), *roles, "--served-model-name", NAME) as served:
+    flags = ("--served-model-name", NAME, "--enable-tokenizer-info-endpoint")
+    with serving(str(model_folder), *roles, *flags) as served:
         yield served
 
 

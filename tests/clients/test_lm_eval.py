@@ -60,32 +60,31 @@ def tasks(tmp_path: Path) -> Path:
 
 def evaluate(
     environment: PythonEnvironment, command: list[str], tasks: Path, names: str
-) -> dict[str, Any]:
-    """Run a documented command with our tasks in the place of its own; the tasks' results."""
+) -> tuple[dict[str, Any], str]:
+    """Run a documented command with our tasks in the place of its own; results, and its log."""
     program, *args = command
     args[args.index("--tasks") + 1] = names
     out = tasks.parent / "out"
     cache = {"HF_HOME": str(tasks.parent / "hf")}
-    environment.run(
-        program, *args, "--include_path", str(tasks), "--output_path", str(out),
-        cwd=tasks.parent, env=cache,
-    )  # fmt: skip
+    more = ["--include_path", str(tasks), "--output_path", str(out)]
+    done = environment.run(program, *args, *more, cwd=tasks.parent, env=cache)
     (results,) = out.rglob("results*.json")
-    found: dict[str, Any] = json.loads(results.read_text())["results"]
-    return found
+    return json.loads(results.read_text())["results"], done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
+@pytest.mark.parametrize("tokenizer", ["of the server", "of the model's folder"])
 def test_log_likelihoods_and_texts_of_completions(
-    served, python_environment, tasks, model_folder
+    served, python_environment, tasks, model_folder, tokenizer
 ) -> None:
-    command = [
-        word.replace("MODEL", str(model_folder))
-        for word in documented_command("lm-eval", served.url)
-    ]
+    *command, arguments = documented_command("lm-eval", served.url)
+    local = f",tokenizer={model_folder},tokenizer_backend=huggingface"
+    remote = tokenizer == "of the server"
+    command.append(arguments if remote else arguments + local)
     names = "local_choices,local_generated,local_perplexity"
-    results = evaluate(python_environment, command, tasks, names)
+    results, log = evaluate(python_environment, command, tasks, names)
+    assert ("Using remote tokenizer backend" in log) is remote
     assert 0 <= results["local_choices"]["acc,none"] <= 1
     assert results["local_generated"]["exact_match,none"] == 0  # the model's words are random
     assert results["local_perplexity"]["byte_perplexity,none"] > 1
@@ -95,5 +94,5 @@ def test_log_likelihoods_and_texts_of_completions(
 @pytest.mark.timeout(1500)
 def test_texts_of_chats(served, python_environment, tasks) -> None:
     command = documented_command("lm-eval, chats", served.url)
-    results = evaluate(python_environment, command, tasks, "local_generated")
+    results, _ = evaluate(python_environment, command, tasks, "local_generated")
     assert results["local_generated"]["exact_match,none"] == 0

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import openai
 import pydantic
 import pytest
+from served import serving
 
 from clients.documented import NAME, run_documented
 from clients.model import CONTEXT
@@ -155,3 +158,41 @@ def test_an_answer_is_parsed_into_a_model(client) -> None:
     ) as stream:
         final = stream.get_final_completion()
     assert isinstance(final.choices[0].message.parsed, Trip)
+
+
+def test_responses(client) -> None:
+    asked: Any = {"model": NAME, "input": "Hello", "max_output_tokens": 12, "temperature": 0}
+    whole = client.responses.create(**asked, store=False)
+    with client.responses.stream(**asked) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert final.output_text == whole.output_text != ""
+    assert events[0].type == "response.created"
+
+
+def test_it_tries_again_when_the_server_is_full(model_folder: Path) -> None:
+    flags = ("--served-model-name", NAME, "--max-num-seqs", "1", "--max-queued-requests", "0")
+    roles = ("--attn-gpus", "1", "--ffn-gpus", "1", "--micro-batches", "1")
+    with serving(str(model_folder), *roles, *flags) as served:
+        statuses: list[int] = []
+
+        def note(response: httpx.Response) -> None:
+            statuses.append(response.status_code)
+            if response.status_code == 503:
+                busy.close()
+
+        with (
+            httpx.Client(event_hooks={"response": [note]}, timeout=60) as http,
+            openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", http_client=http) as client,
+            openai.OpenAI(base_url=f"{served.url}/v1", api_key="none") as first,
+        ):
+            busy = first.completions.create(
+                model=NAME,
+                prompt="Hello",
+                max_tokens=CONTEXT - 20,
+                stream=True,
+                extra_body={"ignore_eos": True},
+            )
+            next(iter(busy))
+            assert client.completions.create(model=NAME, prompt="Hello", max_tokens=2).choices
+        assert (statuses[0], statuses[-1]) == (503, 200)
