@@ -213,7 +213,7 @@ class EngineClient:
         try:
             for message in messages:
                 self._dispatch(message, stream)
-        except MegaInferError:
+        except Exception:
             stream.close()
             raise
         if observed:
@@ -286,7 +286,7 @@ class EngineClient:
         self._requests[message.request_id] = _Outstanding(node, stream, timer)
         try:
             self._send(node, message)
-        except MegaInferError:
+        except Exception:
             self._forget(message.request_id)
             raise
 

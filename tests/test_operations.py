@@ -77,7 +77,9 @@ def test_every_route_but_the_probes_asks_for_a_key(
                 assert response.status_code == 200, path
             else:
                 assert response.status_code == 401, (path, headers)
-                assert response.json()["error"]["code"] == "invalid_api_key"
+                error = response.json()["error"]
+                kind = error["type"] if path.startswith("/v1/messages") else error["code"]
+                assert kind in ("invalid_api_key", "authentication_error")
                 assert response.headers["www-authenticate"] == "Bearer"
 
 

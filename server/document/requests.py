@@ -7,6 +7,7 @@ from megainfer.sampling import (
     MAX_BAD_WORD_CHARACTERS,
     MAX_BAD_WORDS,
     MAX_BIAS,
+    MAX_COUNT,
     MAX_LOGIT_BIAS,
     MAX_N,
     MAX_PRIORITY,
@@ -84,8 +85,8 @@ def _sampling(token: Json) -> dict[str, Json]:
     return {
         **ranges,
         "n": {"minimum": 1, "maximum": MAX_N},
-        "top_k": {"minimum": -1},
-        "min_tokens": {"minimum": 0},
+        "top_k": {"minimum": -1, "maximum": MAX_COUNT},
+        "min_tokens": {"minimum": 0, "maximum": MAX_COUNT},
         "max_tokens": {"minimum": 0},
         "seed": {"minimum": -(2**63), "maximum": 2**63 - 1},
         "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
@@ -124,8 +125,7 @@ def _text(*kinds: str) -> Json:
 def _chat_message() -> Json:
     roles = {"enum": ["system", "developer", "user", "assistant", "tool"]}
     said = _object(("role", "content"), role=roles, content=_text("text"))
-    function = _object(("name",), name=STRING, arguments=STRING)
-    call = _object(("function",), id=STRING, type={"const": "function"}, function=function)
+    call = _object(("function",), function=_object(("name",), name=STRING))
     calling = _object(("role", "tool_calls"), role={"const": "assistant"}, tool_calls=_some(call))
     return {"anyOf": [said, calling]}
 

@@ -23,7 +23,8 @@ def test_as_documented_streamed_and_with_a_tool(served) -> None:
     left: Any = run_documented("Anthropic for Python", served.url)
     assert left["answer"].role == "assistant"
     client: anthropic.Anthropic = left["client"]
-    asked: Any = {"model": NAME, "messages": QUESTION, "max_tokens": 12, "temperature": 0}
+    asked: Any = {"model": NAME, "messages": QUESTION, "max_tokens": 12}
+    asked["extra_body"] = {"temperature": 0}
     with client.messages.stream(**asked) as stream:
         streamed = "".join(stream.text_stream)
     assert streamed == client.messages.create(**asked).content[0].text  # type: ignore[union-attr]
@@ -40,7 +41,7 @@ def test_errors_have_the_librarys_types(served) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         client.messages.create(model="gpt-4o", messages=QUESTION, max_tokens=5)
     assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
-    wrong: Any = "five"
+    wrong: Any = {"temperature": "warm"}
     with pytest.raises(anthropic.BadRequestError) as refused:
-        client.messages.create(model=NAME, messages=QUESTION, max_tokens=wrong)
+        client.messages.create(model=NAME, messages=QUESTION, max_tokens=5, extra_body=wrong)
     assert refused.value.body["error"]["type"] == "invalid_request_error"  # type: ignore[index]

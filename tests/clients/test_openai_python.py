@@ -163,11 +163,10 @@ def test_an_answer_is_parsed_into_a_model(client) -> None:
 def test_responses(client) -> None:
     asked: Any = {"model": NAME, "input": "Hello", "max_output_tokens": 12, "temperature": 0}
     whole = client.responses.create(**asked, store=False)
-    with client.responses.stream(**asked) as stream:
-        events = list(stream)
-        final = stream.get_final_response()
-    assert final.output_text == whole.output_text != ""
+    events = list(client.responses.create(**asked, stream=True))
     assert events[0].type == "response.created"
+    assert events[-1].type == "response.incomplete"  # cut off by max_output_tokens
+    assert events[-1].response.output_text == whole.output_text != ""
 
 
 def test_it_tries_again_when_the_server_is_full(model_folder: Path) -> None:
