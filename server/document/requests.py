@@ -139,7 +139,7 @@ def _input_item() -> Json:
     content = _text("input_text", "output_text")
     said = _object(("role", "content"), type={"const": "message"}, role=roles, content=content)
     output = _object(
-        ("type", "call_id", "output"),
+        ("type", "output"),
         type={"const": "function_call_output"},
         call_id=STRING,
         output=STRING,
