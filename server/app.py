@@ -13,6 +13,7 @@ from server.envelope import REQUEST_ID, Envelope
 from server.errors import install_error_handlers
 from server.instance import Instance
 from server.operations import Operations, operations_router
+from server.page.routes import Page, page_router
 from server.routes import Api, build_router
 from server.served_model import ServedModel
 
@@ -26,6 +27,7 @@ def create_app(
     """
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
+    app.include_router(page_router(Page(instance)))
     app.include_router(operations_router(Operations(instance)))
     app.include_router(build_router(Api(engine, tokenizer, model)))
     install_error_handlers(app)
