@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -78,6 +79,12 @@ class LLM:
         except BaseException:
             self.shutdown()
             raise
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> Self:
+        """An instance with these settings. Raises what the constructor raises."""
+        chosen = {field.name: getattr(config, field.name) for field in fields(config)}
+        return cls(**{**chosen, "micro_batches": config.micro_batches or "auto"})
 
     def generate(
         self,

@@ -138,7 +138,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
     max_model_len = _max_model_len(config, spec)
     weights = _weight_bytes(config, spec, dtype, expert_dtype, attention_dtype)
     cores = usable_cores()
-    micro_batches = _micro_batches(config, len(cores))
+    assigned = _cores(config, kernels, cores)
     plan = Plan(
         config=config,
         folder=folder,
@@ -150,8 +150,8 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         kernels=kernels,
         max_model_len=max_model_len,
         num_blocks=_num_blocks(config, spec, dtype, weights, max_model_len),
-        cores=_cores(config, kernels, micro_batches, cores),
-        micro_batches=micro_batches,
+        cores=assigned,
+        micro_batches=_micro_batches(config, assigned),
         token=token or secrets.token_hex(16),
     )
     _check_buffers_fit(plan)
@@ -165,22 +165,23 @@ def _dtype(config: EngineConfig, spec: ModelSpec) -> str:
     return "bfloat16" if spec.dtype == "bfloat16" and has_bfloat16_arithmetic() else "float32"
 
 
-def _micro_batches(config: EngineConfig, num_cores: int) -> int | None:
-    """The user's own m, or 1 where nothing can overlap; None: it takes a measurement."""
+def _micro_batches(config: EngineConfig, cores: tuple[CoreAssignment, ...]) -> int | None:
+    """The user's own m, or 1 where nothing can overlap: whoever works has the cores of the others
+    too, and a second micro-batch would only read the experts twice. None: it takes a measurement.
+    """
     if config.micro_batches is not None:
         return config.micro_batches
-    taking_turns = config.colocated or config.attn_gpus + config.ffn_gpus > num_cores
-    return 1 if taking_turns else None
+    return 1 if config.colocated or not have_own_cores(cores) else None
 
 
 def _cores(
-    config: EngineConfig, kernels: str, micro_batches: int | None, cores: tuple[int, ...]
+    config: EngineConfig, kernels: str, cores: tuple[int, ...]
 ) -> tuple[CoreAssignment, ...]:
     """`auto`: one attention and one expert process whose single micro-batch is always on one side
     or the other take turns anyway, and each is faster with all cores. Torch's threads would be in
     each other's way: they stay awake for long."""
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
-    turns = num_processes == 2 and micro_batches in (None, 1) and kernels == "cpu"
+    turns = num_processes == 2 and config.micro_batches in (None, 1) and kernels == "cpu"
     if config.cores == "shared" or (config.cores == "auto" and turns):
         return share_cores(num_processes, cores)
     return assign_cores(num_processes, cores)
@@ -307,8 +308,7 @@ def describe(plan: Plan) -> list[str]:
     lines = [
         f"model      {plan.folder} ({plan.spec.architecture}, {len(plan.spec.layers)} layers, "
         f"{len(layers)} with {plan.spec.num_experts} experts, top-{plan.spec.top_k})",
-        f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes, each "
-        "pinned to its cores",
+        f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes",
         f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}, "
         f"others in {plan.attention_dtype}",
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
@@ -336,7 +336,7 @@ def describe(plan: Plan) -> list[str]:
 def _micro_batch_text(plan: Plan) -> str:
     m = plan.micro_batches
     if m is None:
-        return "micro-batches chosen after measuring the stages"
+        return "as many micro-batches as measuring the stages finds best"
     reason = "" if plan.config.micro_batches else " (no two stages can run at the same time)"
     return f"{m} micro-batch{'es' * (m > 1)}{reason}"
 

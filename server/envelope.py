@@ -8,6 +8,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID = "X-Request-Id"
+COUNTED_METHODS = frozenset({"GET", "POST", "OPTIONS", "HEAD"})
+OTHER_METHODS = "other"  # clients may make up any number of them
 ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -23,7 +25,7 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(Headers(scope=scope))
-        method = scope["method"]
+        method = scope["method"] if scope["method"] in COUNTED_METHODS else OTHER_METHODS
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -14,8 +14,8 @@ Counters = Mapping[str, Any]
 
 @dataclass(slots=True)
 class NodeState:
-    """counters: the latest; before: those of the time before. worked_at: when they last showed
-    that it had handled a token. Times are those of the board's clock; None: never."""
+    """counters: the latest told unasked; before: those of the time before. worked_at: when it last
+    showed that it had handled a token. Times are those of the board's clock; None: never."""
 
     role: Role
     index: int
@@ -36,11 +36,13 @@ class NodeState:
     def growth(self, counter: str) -> float:
         return float(self.counters.get(counter, 0) - self.before.get(counter, 0))
 
-    def hear(self, counters: Counters, now: float) -> None:
-        """Take in what it said at `now`."""
+    def hear(self, counters: Counters, now: float, unasked: bool) -> None:
+        """Take in what it said at `now`. What it says unasked comes at even distances, so that
+        shares of the time between are worth something."""
         if self.heard_at is not None and _tokens_handled(counters) > _tokens_handled(self.counters):
             self.worked_at = now
-        self.before, self.counters = self.counters or counters, counters
+        if unasked:
+            self.before, self.counters = self.counters or counters, counters
         self.heard_at = now
 
 
@@ -67,7 +69,7 @@ class NodeBoard:
         """Take in what a process said of its nodes."""
         now = self._clock()
         for name, counters in stats.counters.items():
-            self._nodes[name].hear(counters, now)
+            self._nodes[name].hear(counters, now, stats.ticket is None)
         self.changed.set()
 
     def of_role(self, role: Role) -> list[NodeState]:

@@ -45,7 +45,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        found = re.search(r"http://[\d.]+:\d+", self.output)
+        found = re.search(r"https?://[\d.]+:\d+", self.output)
         assert found, self.output
         return found[0]
 

@@ -14,9 +14,9 @@ from front_end import (
     speaking,
 )
 
-from megainfer.chat_cli import printable, run_chat
-from megainfer.chat_client import ChatClient, is_loopback
 from megainfer.chat_template import ChatTemplate
+from megainfer.commands.chat_client import ChatClient, is_loopback
+from megainfer.commands.conversation import printable, run_chat
 from megainfer.errors import MegaInferError
 from megainfer.messages import Abort, Submit, TokenEvent
 from megainfer.tokenizer import Tokenizer

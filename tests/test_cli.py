@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from megainfer.cli import listen
+from megainfer.commands.listening import listen
 from megainfer.errors import ConfigError
 
 

@@ -106,6 +106,8 @@ def test_two_processes_that_take_turns_share_all_cores(folder, monkeypatch, wish
     assert (len({assignment.cores for assignment in plan.cores}) == 1) is shared
     assert (plan.spin_seconds == 0) is shared
     assert plan.cores_of_expert(0).threads == (4 if shared else 4 // len(plan.cores) or 1)
+    # Whoever works has all cores: a second micro-batch has nothing to overlap with.
+    assert plan.micro_batches == wish.get("micro_batches", 1 if shared else None)
 
 
 def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):

@@ -125,7 +125,7 @@ def test_automatic_m_and_bfloat16_and_colocated(reference):
         results = llm.generate(prompts, params(), progress=False)
         assert llm.micro_batches == 1
     assert_same_greedy(expected, [result.outputs[0].token_ids for result in results])
-    with LLM(str(folder), dtype="bfloat16", micro_batches="auto") as llm:
+    with LLM(str(folder), dtype="bfloat16", micro_batches="auto", cores="split") as llm:
         results = llm.generate(prompts, params(), progress=False)
         assert 1 <= llm.micro_batches <= 8
     assert all(len(result.outputs[0].token_ids) == NEW_TOKENS for result in results)

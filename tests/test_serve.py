@@ -68,10 +68,7 @@ def test_it_serves_and_one_interrupt_ends_everything(reference):
         assert served.members() == []
     assert not sockets & {name for _, name in abstract_sockets()}
     assert set(Path("/dev/shm").iterdir()) <= memory
-    assert (
-        "on CPU: --attn-gpus and --ffn-gpus count processes, each pinned to its cores"
-        in served.output
-    )
+    assert "on CPU: --attn-gpus and --ffn-gpus count processes" in served.output
 
 
 def test_an_interrupt_ends_running_streams_with_an_error_event(reference):
@@ -132,6 +129,8 @@ def test_names_host_and_colocated(reference):
         assert [card["id"] for card in cards] == ["tiny", "alias"]
         assert completion(served, prompts[0], 4, model="alias").status_code == 200
         assert completion(served, prompts[0], 4, model="other").status_code == 404
+        assert httpx.get(f"{served.url}/ready").status_code == 200
+        assert "megainfer:expert_tokens_total" in httpx.get(f"{served.url}/metrics").text
         assert len(served.members()) == 3  # supervisor, server, one node
 
 

@@ -1,1 +1,1 @@
-"""The subcommands of `megainfer`, beyond what fits into `cli.py`."""
+"""The commands of `megainfer`, each in a file of its own; `megainfer.cli` puts them together."""

@@ -7,7 +7,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from megainfer.chat_client import ChatClient
+from megainfer.commands.chat_client import ChatClient
 from megainfer.errors import MegaInferError
 
 PROMPT = "\n\001\033[1;32m\002you ▸\001\033[0m\002 "  # \001 and \002: no width, for line editing

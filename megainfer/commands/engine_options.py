@@ -1,0 +1,137 @@
+"""The options of an engine, for every command that starts one."""
+
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Annotated
+
+from typer import Argument, Option
+
+from megainfer.commands.whole_number import whole_number
+from megainfer.config import MAX_MICRO_BATCHES, EngineConfig, parse_bytes, parse_micro_batches
+
+NODES, LIMITS, WEIGHTS = "Nodes and pipeline", "Limits", "Weights and kernels"
+DEFAULT = EngineConfig()
+
+ModelArgument = Annotated[
+    str | None,
+    Argument(help="Local folder or hub id (owner/name); the demo model if left out."),
+]
+ModelOption = Annotated[
+    str | None,
+    Option("--model", help="Local folder or hub id (owner/name); the demo model if left out."),
+]
+_parse_cache = partial(parse_bytes, flag="--kv-cache-memory")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Fields of `EngineConfig` as options; names and defaults are its own."""
+
+    attn_gpus: Annotated[
+        int,
+        Option(rich_help_panel=NODES, help="Attention nodes; CPU processes where there is no GPU."),
+    ] = DEFAULT.attn_gpus
+    ffn_gpus: Annotated[
+        int,
+        Option(rich_help_panel=NODES, help="Expert nodes; CPU processes where there is no GPU."),
+    ] = DEFAULT.ffn_gpus
+    micro_batches: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=NODES,
+            parser=parse_micro_batches,
+            metavar="NUMBER|auto",
+            show_default="auto",
+            help=f"How many micro-batches take turns, 1 to {MAX_MICRO_BATCHES}; auto measures.",
+        ),
+    ] = DEFAULT.micro_batches
+    colocated: Annotated[
+        bool,
+        Option(
+            "--colocated", rich_help_panel=NODES, help="Both roles in one process: the baseline."
+        ),
+    ] = DEFAULT.colocated
+    cores: Annotated[
+        str,
+        Option(
+            rich_help_panel=NODES,
+            metavar="split|shared|auto",
+            help="split: cores of its own for each process; shared: all for all; auto: shared "
+            "where two processes take turns.",
+        ),
+    ] = DEFAULT.cores
+    max_model_len: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=LIMITS,
+            parser=whole_number,
+            metavar="TOKENS",
+            show_default="the model's own limit",
+            help="Tokens of prompt and answer together, such as 4096, 4k (4000) or 4K (4096).",
+        ),
+    ] = DEFAULT.max_model_len
+    max_num_seqs: Annotated[
+        int,
+        Option(
+            rich_help_panel=LIMITS,
+            parser=whole_number,
+            metavar="NUMBER",
+            help="Requests running on an attention node, in all its micro-batches.",
+        ),
+    ] = DEFAULT.max_num_seqs
+    max_num_batched_tokens: Annotated[
+        int,
+        Option(
+            rich_help_panel=LIMITS,
+            parser=whole_number,
+            metavar="TOKENS",
+            help="Tokens in one step of a micro-batch, which is also the capacity of an M2N slot.",
+        ),
+    ] = DEFAULT.max_num_batched_tokens
+    kv_cache_memory: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=LIMITS,
+            parser=_parse_cache,
+            metavar="BYTES",
+            show_default="what is needed or there",
+            help="KV cache of an attention node, such as 512MiB or 4G.",
+        ),
+    ] = DEFAULT.kv_cache_memory
+    dtype: Annotated[
+        str,
+        Option(
+            rich_help_panel=WEIGHTS,
+            metavar="float32|bfloat16|auto",
+            help="What is computed in; auto: what suits model and CPU.",
+        ),
+    ] = DEFAULT.dtype
+    expert_dtype: Annotated[
+        str,
+        Option(
+            rich_help_panel=WEIGHTS,
+            metavar="float32|bfloat16|int8|auto",
+            help="How experts' weights are kept; auto: as --dtype.",
+        ),
+    ] = DEFAULT.expert_dtype
+    attention_dtype: Annotated[
+        str,
+        Option(
+            rich_help_panel=WEIGHTS,
+            metavar="float32|bfloat16|int8|auto",
+            help="How all other weights are kept; auto: as --dtype.",
+        ),
+    ] = DEFAULT.attention_dtype
+    kernels: Annotated[
+        str,
+        Option(
+            rich_help_panel=WEIGHTS,
+            metavar="cpu|reference|auto",
+            help="What computes; auto: cpu where it was built.",
+        ),
+    ] = DEFAULT.kernels
+
+    def config(self, model: str | None) -> EngineConfig:
+        """The wish as the engine takes it. Raises ConfigError."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        return EngineConfig(model=model, **chosen)

@@ -1,0 +1,35 @@
+"""`megainfer generate`."""
+
+import sys
+from typing import Annotated
+
+from typer import Argument, Option
+
+from megainfer.commands.engine_options import EngineOptions, ModelOption
+from megainfer.commands.options import takes_options
+
+
+@takes_options
+def generate(
+    engine: EngineOptions,
+    prompts: Annotated[list[str], Argument(help="One or more prompts.")],
+    model: ModelOption = None,
+    max_tokens: Annotated[int, Option(help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, Option(help="0 is greedy.")] = 0.0,
+    seed: Annotated[int | None, Option(help="Makes sampling repeatable.")] = None,
+    as_chat: Annotated[
+        bool, Option("--chat/--raw", help="Put each prompt into the chat template.")
+    ] = True,
+) -> None:
+    """Generate answers to prompts offline, without a server."""
+    config = engine.config(model)
+    from megainfer.llm import LLM
+    from megainfer.sampling import SamplingParams
+
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    with LLM.of(config) as llm:
+        wanted: list[str | list[int]] = list(prompts)
+        if as_chat:
+            wanted = [llm.chat_prompt([{"role": "user", "content": text}]) for text in prompts]
+        for result in llm.generate(wanted, params, progress=sys.stdout.isatty()):
+            print(result.outputs[0].text.strip())

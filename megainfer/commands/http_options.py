@@ -1,0 +1,109 @@
+"""The options of the API server, as against the engine's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from megainfer.commands.whole_number import whole_number
+from megainfer.queue_limits import QueueLimits
+from megainfer.serving_options import ServingOptions, read_keys
+
+HTTP, KEYS, LOAD = "HTTP server", "Keys", "Overload and ending"
+DEFAULT = ServingOptions()
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """What becomes `ServingOptions`; defaults are its own."""
+
+    api_key: Annotated[
+        list[str] | None,
+        Option(
+            rich_help_panel=KEYS,
+            help="Clients must send this key; repeatable. Others on this machine can see command "
+            "lines: prefer --api-key-file.",
+        ),
+    ] = None
+    api_key_file: Annotated[
+        Path | None, Option(rich_help_panel=KEYS, help="A file of such keys, one a line.")
+    ] = None
+    admin_key: Annotated[
+        list[str] | None,
+        Option(
+            rich_help_panel=KEYS,
+            help="Opens everything; no other key opens /server_info and /debug. Repeatable.",
+        ),
+    ] = None
+    admin_key_file: Annotated[
+        Path | None, Option(rich_help_panel=KEYS, help="A file of such keys, one a line.")
+    ] = None
+    public_metrics: Annotated[
+        bool,
+        Option("--public-metrics", rich_help_panel=KEYS, help="Serve /metrics without a key."),
+    ] = DEFAULT.public_metrics
+    allowed_origins: Annotated[
+        list[str] | None,
+        Option(
+            rich_help_panel=HTTP,
+            help="Web pages from this origin may call the API, * for all; repeatable.",
+        ),
+    ] = None
+    ssl_certfile: Annotated[
+        Path | None, Option(rich_help_panel=HTTP, help="Certificate (PEM); makes it HTTPS.")
+    ] = None
+    ssl_keyfile: Annotated[
+        Path | None, Option(rich_help_panel=HTTP, help="The certificate's private key (PEM).")
+    ] = None
+    log_interval: Annotated[
+        float, Option(rich_help_panel=HTTP, help="Seconds between lines about traffic; 0: none.")
+    ] = DEFAULT.log_seconds
+    health_timeout: Annotated[
+        float,
+        Option(
+            rich_help_panel=HTTP,
+            help="Seconds of silence after which a node counts as hung in /health.",
+        ),
+    ] = DEFAULT.patience
+    max_queued_requests: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=LOAD,
+            parser=whole_number,
+            metavar="NUMBER",
+            help="Requests that may wait beyond those that run; more are answered 503.",
+        ),
+    ] = None
+    queue_timeout: Annotated[
+        float | None,
+        Option(rich_help_panel=LOAD, help="Seconds that a request may wait for its first step."),
+    ] = None
+    request_timeout: Annotated[
+        float | None,
+        Option(rich_help_panel=LOAD, help="Seconds that a request may take in all."),
+    ] = None
+    drain_timeout: Annotated[
+        float,
+        Option(
+            rich_help_panel=LOAD,
+            help="Seconds in which running requests may finish after SIGTERM; Ctrl-C ends at once.",
+        ),
+    ] = DEFAULT.drain_seconds
+
+    def serving(self, names: tuple[str, ...], loopback: bool) -> ServingOptions:
+        """The wish as the server takes it. Raises ConfigError."""
+        return ServingOptions(
+            names=names,
+            api_keys=read_keys("--api-key", self.api_key or [], self.api_key_file),
+            admin_keys=read_keys("--admin-key", self.admin_key or [], self.admin_key_file),
+            loopback=loopback,
+            public_metrics=self.public_metrics,
+            allowed_origins=tuple(self.allowed_origins or ()),
+            certificate=self.ssl_certfile,
+            private_key=self.ssl_keyfile,
+            limits=QueueLimits(self.max_queued_requests, self.queue_timeout, self.request_timeout),
+            drain_seconds=self.drain_timeout,
+            patience=self.health_timeout,
+            log_seconds=self.log_interval,
+        )

@@ -1,0 +1,46 @@
+"""The socket on which the server listens, and how its address is shown."""
+
+import errno
+import ipaddress
+import socket
+
+from megainfer.errors import ConfigError
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError when the address can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise ConfigError(_why_not_listening(error, host, port)) from error
+    return sock
+
+
+def _why_not_listening(error: OSError | OverflowError, host: str, port: int) -> str:
+    if isinstance(error, OverflowError):
+        return f"--port must be from 0 (any free one) to 65535, not {port}"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        fix = "name an address of this machine with --host"
+    else:
+        fix = "choose another with --port (0 takes a free one)"
+    return f"can't listen on {host} port {port}: {error.strerror}; {fix}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def shown_host(host: str) -> str:
+    """As it stands in a URL that works on this machine."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,86 @@
+"""`megainfer serve`."""
+
+import logging
+import socket
+import sys
+import textwrap
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from typer import Option
+
+from megainfer.commands.engine_options import EngineOptions, ModelArgument
+from megainfer.commands.http_options import HTTP, HttpOptions
+from megainfer.commands.listening import is_loopback, listen, shown_host
+from megainfer.commands.options import takes_options
+from megainfer.config import EngineConfig
+from megainfer.control import ParentLink
+from megainfer.model_source import served_name
+from megainfer.plan import Plan, describe, make_plan
+from megainfer.prepare import prepare
+from megainfer.serving_options import ServingOptions
+from megainfer.supervisor import Supervisor
+from megainfer.terminal import TerminalObserver
+
+
+@takes_options
+def serve(
+    engine: EngineOptions,
+    http: HttpOptions,
+    model: ModelArgument = None,
+    host: Annotated[str, Option(rich_help_panel=HTTP, help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, Option(rich_help_panel=HTTP, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    served_model_name: Annotated[
+        list[str] | None,
+        Option(rich_help_panel=HTTP, help="What the API calls the model; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print what would run where, and exit.")
+    ] = False,
+) -> None:
+    """Serve a model over an OpenAI-compatible API."""
+    config = engine.config(model)
+    names = tuple(served_model_name or [served_name(model)])
+    options = http.serving(names, is_loopback(host))
+    raise typer.Exit(_serve(config, options, host, port, dry_run))
+
+
+def _serve(
+    config: EngineConfig, options: ServingOptions, host: str, port: int, dry_run: bool
+) -> int:
+    console = Console(highlight=False)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    plan = make_plan(config, prepare(config.model))
+    for line in describe(plan):
+        shown = _wrapped(line, console.width) if console.is_terminal else line
+        console.print(shown, soft_wrap=True, markup=False)
+    if dry_run:
+        return 0
+    if not options.loopback and not options.api_keys:
+        console.print(
+            f"open       to whoever reaches {host}: no key is asked for; --api-key sets one"
+        )
+    sock = listen(host, port)
+    url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sock.getsockname()[1]}"
+    observer = TerminalObserver(console, plan, url, options.names[0])
+    server = partial(_run_server, plan=plan, sock=sock, options=options)
+    supervisor = Supervisor(
+        plan, observer, server=server, held=[sock], drain_seconds=options.drain_seconds
+    )
+    return supervisor.run()
+
+
+def _wrapped(line: str, width: int) -> str:
+    """At spaces, and so that the first word of a description stands out."""
+    return textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False)
+
+
+def _run_server(link: ParentLink, plan: Plan, sock: socket.socket, options: ServingOptions) -> None:
+    # Imported in the server's own process: the supervisor has no use for a web framework.
+    from server.process import run_server
+
+    run_server(link, plan, sock, options)
