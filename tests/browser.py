@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 30.0
 DESKTOP, PHONE = (1360, 900), (390, 844)
 BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

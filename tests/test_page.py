@@ -1,6 +1,7 @@
 """The page at `/`: its files, what its live view is told, and that nobody is troubled unwatched."""
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,9 @@ def test_replicas_are_added_up_and_columns_are_global_ids() -> None:
     load = expert_load(nodes, ExpertMap((1, 3), ((2, 0), (1, 0))))
     assert load == {
         "layers": [1, 3],
-        "experts": [0, 1, 2],
-        "homes": [0, 1, 0],
-        "tokens": [[2 + 20, 10, 1], [4 + 40, 30, 3]],
+        "experts": [0, 2, 1],
+        "homes": [0, 0, 1],
+        "tokens": [[2 + 20, 1, 10], [4 + 40, 3, 30]],
     }
 
 
@@ -129,6 +130,11 @@ class Nodes:
 
     def kept(self) -> list[int]:
         return [message.count for message in self.asked if isinstance(message, KeepSpans)]
+
+
+async def seen(timeline: Timeline) -> dict[str, Any]:
+    """What somebody is shown who looks."""
+    return json.loads(await timeline.look())
 
 
 def test_spans_are_kept_only_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +162,10 @@ def test_the_last_spans_stay_while_nothing_runs(monkeypatch: pytest.MonkeyPatch)
         timeline = Timeline(nodes.tracer, 1)
         nodes.spans = [Span("expert", 1, 7, 2.0, 2.5)]
         rows = {"expert node 0": [[0, 1, 7, 0, 500_000]]}
-        assert (await timeline.look())["nodes"] == rows
-        assert (await timeline.look())["nodes"] == rows
+        assert (await seen(timeline))["nodes"] == rows
+        assert (await seen(timeline))["nodes"] == rows
         nodes.spans = [Span("reply", 1, 7, 2.5, 2.6)]
-        again = await timeline.look()
+        again = await seen(timeline)
         assert again["kinds"] == ["expert", "reply"]
         assert again["nodes"]["expert node 0"][1] == [1, 1, 7, 500_000, 100_000]
 
@@ -173,7 +179,7 @@ def test_a_trace_comes_first_and_the_looking_goes_on_after_it() -> None:
         timeline = Timeline(nodes.tracer, 1)
         trace = asyncio.create_task(nodes.tracer.record(0.02))
         await asyncio.sleep(0)
-        assert "trace" in (await timeline.look())["problem"]
+        assert "trace" in (await seen(timeline))["problem"]
         assert nodes.kept() == [100_000]  # the trace's; looking did not disturb it
         await trace
         assert nodes.kept() == [100_000, 1200]
@@ -185,6 +191,6 @@ def test_a_mute_node_is_told_of_and_ends_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("server.traces.GLANCE_SECONDS", 0.01)
     nodes = Nodes()
     nodes.mute = True
-    view = asyncio.run(Timeline(nodes.tracer, 1).look())
+    view = asyncio.run(seen(Timeline(nodes.tracer, 1)))
     assert "did not give their spans" in view["problem"]
     assert view["nodes"] == {}

@@ -16,6 +16,7 @@ from front_end import (
 )
 from served import Served, serving
 
+from megainfer.chat_template import ChatTemplate
 from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer
 
@@ -23,7 +24,7 @@ pytestmark = needs_browser
 
 QUESTION = "The quick brown fox"
 CONTEXT = 4096
-TOKENIZER = Tokenizer(byte_level_backend(), {"chat_template": CHAT_TEMPLATE})
+TOKENIZER = Tokenizer(byte_level_backend(), {"default": ChatTemplate(CHAT_TEMPLATE, {})})
 
 
 @pytest.fixture(scope="module")

@@ -42,13 +42,13 @@ def live_state(counted: Counted, problem: str | None) -> dict[str, Any]:
 
 
 def expert_load(nodes: Sequence[NodeState], where: ExpertMap) -> dict[str, Any]:
-    """layers: their numbers. experts: global ids. tokens: [layer][expert], of all replicas.
-    homes: each expert's node, the first where it has several."""
+    """layers: their numbers. experts: global ids, node by node. tokens: [layer][expert], of all
+    replicas. homes: each expert's node, the first where it has several."""
     homes: dict[int, int] = {}
     for node, held in enumerate(where.experts):
         for expert in held:
             homes.setdefault(expert, node)
-    ids = sorted(homes)
+    ids = sorted(homes, key=lambda expert: (homes[expert], expert))
     column = {expert: position for position, expert in enumerate(ids)}
     tokens = [[0] * len(ids) for _ in where.layers]
     for state in nodes:

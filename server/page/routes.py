@@ -38,8 +38,7 @@ class Page:
 
     async def timeline(self) -> Response:
         """What each node did last, span by span; nodes keep spans while this is asked for."""
-        body = msgspec.json.encode(await self._timeline.look())
-        return Response(body, media_type="application/json")
+        return Response(await self._timeline.look(), media_type="application/json")
 
 
 def page_router(page: Page) -> APIRouter:

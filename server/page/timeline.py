@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
+import msgspec
+
 from megainfer.errors import NodeDied
 from megainfer.stage_clock import Span
 from server.traces import Tracer
@@ -24,20 +26,20 @@ class Timeline:
         self._tracer = tracer
         self._kept = min(MAX_SPANS_A_NODE, MAX_SPANS // max(nodes, 1))
         self._spans: dict[str, deque[Span]] = {}
-        self._problem: str | None = None
+        self._body = b""
         self._forgetting: asyncio.TimerHandle | None = None
         self._glance: asyncio.Task[None] | None = None
         self._glanced_at = float("-inf")
 
-    async def look(self) -> dict[str, Any]:
-        """The last steps as they ran, as `timeline_document` puts them; problem: why they may be
-        old."""
+    async def look(self) -> bytes:
+        """The last steps as they ran, as `timeline_document` puts them, in JSON. kept: the most
+        spans of a node. problem: why they may be old."""
         self._watch()
         if self._glance is None and monotonic() - self._glanced_at >= BETWEEN_GLANCES_SECONDS:
             self._glance = asyncio.create_task(self._gather(), name="timeline-glance")
         if self._glance is not None:
             await asyncio.shield(self._glance)
-        return {**timeline_document(self._spans), "kept": self._kept, "problem": self._problem}
+        return self._body
 
     def _watch(self) -> None:
         if self._forgetting is None:
@@ -54,14 +56,16 @@ class Timeline:
     async def _gather(self) -> None:
         try:
             taken = await self._tracer.glance()
-            self._problem = None if taken is not None else "a trace is being taken meanwhile"
+            problem = None if taken is not None else "a trace is being taken meanwhile"
             for node, spans in (taken or {}).items():
                 self._spans.setdefault(node, deque(maxlen=self._kept)).extend(spans)
         except NodeDied as error:  # the rest of the page goes on, and says this
-            self._problem = str(error)
+            problem = str(error)
         finally:
             self._glanced_at = monotonic()
             self._glance = None
+        document = {**timeline_document(self._spans), "kept": self._kept, "problem": problem}
+        self._body = msgspec.json.encode(document)
 
 
 def timeline_document(nodes: Mapping[str, "deque[Span]"]) -> dict[str, Any]:

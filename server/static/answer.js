@@ -76,7 +76,7 @@ export class Answer {
     this.figures.textContent = this.told(stopped).join(" · ");
     const again = element("button", { type: "button", className: "quiet again", textContent: "Regenerate" });
     again.addEventListener("click", this.onRegenerate);
-    this.foot.append(copyButton(() => this.text), again);
+    this.foot.append(element("span", { className: "buttons" }, copyButton(() => this.text), again));
     this.drawNow();
   }
 

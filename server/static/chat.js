@@ -133,7 +133,9 @@ export class Chat {
     return this.view.scrollHeight - this.view.scrollTop - this.view.clientHeight < NEAR_END;
   }
 
+  /** As high as its text, where the browser doesn't see to that by itself. */
   fit() {
+    if (CSS.supports("field-sizing", "content")) return;
     this.field.style.height = "auto";
     this.field.style.height = `${this.field.scrollHeight}px`;
   }

@@ -4,13 +4,13 @@ import { colour, prepare, ticks } from "./canvas.js";
 import { byId, element } from "./dom.js";
 import { percent, seconds, short } from "./format.js";
 
-const SECONDS = 180;
 const HEIGHT = 96;
 const CHARTS = [
   { title: "Throughput", unit: (value) => `${short(value)}/s`, least: 10, lines: { generated: "tokens generated", prompt: "of prompts" } },
   { title: "Time to first token", unit: seconds, least: 0.01, dots: true, lines: { firstMean: "mean" } },
   { title: "Between tokens", unit: seconds, least: 0.01, lines: { nextMean: "mean", nextHigh: "95th percentile, by buckets" } },
   { title: "Requests", unit: short, least: 4, lines: { running: "running", waiting: "waiting" } },
+  { title: "Busy", unit: percent, least: 0.9, lines: { attentionBusy: "attention nodes", expertBusy: "expert nodes" } },
   { title: "KV cache", unit: percent, least: 0.05, lines: { kv: "in use" } },
 ];
 const COLOURS = ["--line-0", "--line-1"];
@@ -18,10 +18,13 @@ const COLOURS = ["--line-0", "--line-1"];
 export class Curves {
   constructor() {
     this.charts = CHARTS.map((what) => new Chart(what));
+    this.title = byId("curves").querySelector("h2");
     byId("curves").querySelector(".charts").append(...this.charts.map((chart) => chart.root));
   }
 
   show(history) {
+    const span = history.seconds;
+    this.title.textContent = span < 120 ? `The last ${span} seconds` : `The last ${Math.round(span / 60)} minutes`;
     for (const chart of this.charts) chart.draw(history);
   }
 }
@@ -34,12 +37,12 @@ class Chart {
     this.root = element("figure", {}, this.legend, this.canvas);
   }
 
-  draw({ samples, at: now }) {
+  draw({ samples, at: now, seconds: span }) {
     const { context, width, height } = prepare(this.canvas, HEIGHT);
     const names = Object.keys(this.what.lines);
     const values = samples.flatMap((sample) => names.map((name) => sample[name])).filter(Number.isFinite);
     const most = Math.max(this.what.least, ...values) * 1.1;
-    const to = (sample, name) => [width * (1 - (now - sample.at) / SECONDS), height - 1 - (sample[name] / most) * (height - 10)];
+    const to = (sample, name) => [width * (1 - (now - sample.at) / span), height - 1 - (sample[name] / most) * (height - 10)];
     this.drawGrid(context, most, width, height);
     names.forEach((name, number) => drawLine(context, samples, name, to, colour(COLOURS[number]), this.what.dots));
     this.describe(samples, names);

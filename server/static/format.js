@@ -8,7 +8,10 @@ export function short(value) {
   return value >= 100 || value === 0 ? integer(value) : value.toFixed(value < 10 && value % 1 ? 1 : 0);
 }
 
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export function percent(share) {
+  const shown = 100 * share;
+  return `${shown > 0 && shown < 9.95 ? shown.toFixed(1) : Math.round(shown)}\u00a0%`;
+}
 
 export function seconds(value) {
   if (!Number.isFinite(value)) return "–";

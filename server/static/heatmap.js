@@ -7,7 +7,7 @@ import { count, integer } from "./format.js";
 const RECENT = 10; // looks at which something had happened
 const MOST_HEIGHT = 340;
 const ROW = { least: 2, most: 26 };
-const LEFT = 58;
+const LEFT = 50;
 const BELOW = 18;
 const HOT = 2; // times the mean of the layer
 
@@ -69,12 +69,13 @@ export class Heatmap {
       if (at && homes[at - 1] === home) return;
       const y = at * this.cell.height;
       if (at) context.fillRect(0, y - 0.5, width, 1);
-      context.fillText(`experts ${home}`, 0, y + Math.min(this.cell.height * experts.length, 14) / 2 + 2);
+      context.fillText(`node ${home}`, 0, y + Math.min(this.cell.height * experts.length, 14) / 2 + 2);
     });
-    const every = Math.ceil(34 / this.cell.width);
+    const every = Math.ceil(26 / this.cell.width);
+    const below = this.cell.height * experts.length + BELOW / 2 + 2;
+    context.fillText("layer", 0, below);
     layers.forEach((layer, at) => {
-      const text = at ? `${layer}` : `layer ${layer}`;
-      if (at % every === 0) context.fillText(text, LEFT + at * this.cell.width, this.cell.height * experts.length + BELOW / 2 + 2);
+      if (at % every === 0) context.fillText(`${layer}`, LEFT + at * this.cell.width, below);
     });
   }
 

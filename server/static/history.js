@@ -1,12 +1,19 @@
 // From totals since the start to what happened between two looks, kept for three minutes.
 
 const KEPT_SECONDS = 180;
+const LEAST_SECONDS = 30;
 const GAP_SECONDS = 5; // a longer pause is a hole in the curves, not a line across it
 
 export class History {
   constructor() {
     this.samples = [];
     this.state = null;
+  }
+
+  /** How long a time the samples cover, at least half a minute. */
+  get seconds() {
+    const since = this.samples[0]?.at ?? this.at;
+    return Math.max(LEAST_SECONDS, Math.ceil(this.at - since));
   }
 
   /** Takes in a state of the server at a time in seconds; the sample made of it, if any. */
@@ -19,13 +26,18 @@ export class History {
       return null;
     }
     const sample = { at, ...now(state), ...between(before, state, at - since) };
-    this.samples.push(sample);
-    this.samples = this.samples.filter((each) => at - each.at <= KEPT_SECONDS);
+    this.samples = [...this.samples.filter((each) => at - each.at <= KEPT_SECONDS), sample];
     return sample;
   }
 }
 
-const now = ({ running, waiting, kv_usage: kv }) => ({ running, waiting, kv });
+function now({ running, waiting, kv_usage: kv, nodes }) {
+  const busy = (role) => {
+    const own = nodes.filter((node) => node.role === role).map((node) => 1 - node.idle_share);
+    return sum(own) / own.length;
+  };
+  return { running, waiting, kv, attentionBusy: busy("attention"), expertBusy: busy("expert") };
+}
 
 function between(before, after, seconds) {
   const first = grown(before.first_token, after.first_token);

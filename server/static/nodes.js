@@ -60,7 +60,7 @@ class Card {
     this.root.classList.toggle("down", !node.up);
     this.name.textContent = node.name;
     this.job.textContent = node.role === "attention" ? attentionJob(node) : expertJob(node, state);
-    this.bar.style.width = percent(1 - node.idle_share);
+    this.bar.style.width = `${100 * (1 - node.idle_share)}%`;
     this.busy.textContent = node.up
       ? `${percent(1 - node.idle_share)} busy`
       : `silent for ${seconds(node.silence)}`;
@@ -86,7 +86,7 @@ class Card {
 }
 
 function attentionJob(node) {
-  const batches = count(node.micro_batches, "micro-batch").replace("batchs", "batches");
+  const batches = node.micro_batches === 1 ? "one micro-batch" : `${node.micro_batches} micro-batches`;
   return `${node.running} running, ${node.waiting} waiting, in ${batches}; KV cache ${percent(node.kv_usage)} of ${integer(node.num_blocks)} blocks`;
 }
 

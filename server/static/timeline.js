@@ -8,6 +8,7 @@ import { lastSteps } from "./spans.js";
 const LANE = 30; // pixels high
 const LABEL = 18;
 const AXIS = 20;
+const NARROW = 560;
 const LABELLED = 30; // a span this wide has its name in it
 // Top and height of a kind's shape in its lane, and how strongly it is drawn.
 const SHAPES = {
@@ -25,7 +26,7 @@ export class Timeline {
     this.root = byId("timeline");
     this.canvas = this.root.querySelector("canvas");
     this.note = byId("timeline-note");
-    this.steps = 2;
+    this.steps = this.root.clientWidth < NARROW ? 1 : 2;
     this.held = false;
     this.visible = false;
     this.drawn = [];
@@ -33,6 +34,7 @@ export class Timeline {
   }
 
   listen() {
+    this.root.querySelector(`[data-steps="${this.steps}"]`).ariaPressed = "true";
     choice(this.root, "steps", (steps) => {
       this.steps = Number(steps);
       this.draw();
