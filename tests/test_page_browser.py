@@ -17,6 +17,7 @@ from front_end import (
 from served import Served, serving
 
 from megainfer.chat_template import ChatTemplate
+from megainfer.messages import FinishReason
 from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer
 
@@ -181,6 +182,16 @@ def test_nothing_is_wider_than_a_phone(page: Browser) -> None:
         assert page.run("return document.scrollingElement.scrollWidth") == PHONE[0]
 
 
+def test_the_live_view_asks_only_while_it_can_be_seen(page: Browser) -> None:
+    page.resize(PHONE)
+    script = """
+        const done = arguments[0];
+        import("./static/live.js").then(({Live}) => done(new Live().isSeen()))"""
+    for tab, seen in (("chat", False), ("live", True)):
+        page.click(f"#tab-{tab}")
+        assert page.driver.execute_async_script(script) is seen
+
+
 def test_a_models_text_never_becomes_html(page: Browser) -> None:
     text = """# Title\n\n<img src=x onerror=alert(1)> **bold** `<b>` [web](https://a.example/x)
 [bad](javascript:alert(1))\n\n- one\n  - two\n- three\n\n| a | b |\n|---|---|\n| 1 | *2* |
@@ -223,7 +234,7 @@ def test_reasoning_is_shown_folded(page: Browser) -> None:
 def test_a_key_is_asked_for_and_kept_in_the_tab(tab: Browser) -> None:
     options = ServingOptions(api_keys=("open-sesame",))
     with RunningServer(TOKENIZER, options=options) as server:
-        server.node.script = speaking(*TOKENIZER.encode("quick fox"))
+        server.node.script = speaking(*TOKENIZER.encode("quick fox"), finish=FinishReason.LENGTH)
         opened(tab, server.url)
         for key, dialog_stays in (("wrong", True), ("open-sesame", False)):
             tab.until(lambda: tab.find("#key-dialog").is_displayed(), "no question")
