@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Served]:
     nodes = ("--attn-gpus", "2", "--ffn-gpus", "2", "--micro-batches", "2")
-    telling = ("--health-timeout", "2", "--log-interval", "0.5", "--admin-key", "of-the-admin")
+    telling = ("--health-timeout", "3", "--log-interval", "0.5", "--admin-key", "of-the-admin")
     names = ("--served-model-name", "tiny")
     with serving(str(folder), *nodes, *telling, *names) as served:
         yield served
