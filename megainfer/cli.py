@@ -6,11 +6,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from megainfer.commands.chat import chat
-from megainfer.commands.generate import generate
-from megainfer.commands.serve import serve
-from megainfer.commands.trace import trace
-from megainfer.commands.version import version
+from megainfer.commands import chat, collect_env, complete, generate, serve, trace, version
+from megainfer.commands.bench.app import bench_app
 from megainfer.errors import MegaInferError
 
 app = typer.Typer(
@@ -20,8 +17,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (serve, chat, generate, trace, version):
-    app.command()(command)
+app.command(epilog=serve.EPILOG)(serve.serve)
+app.command(epilog=chat.EPILOG)(chat.chat)
+app.command(epilog=complete.EPILOG)(complete.complete)
+app.command(epilog=generate.EPILOG)(generate.generate)
+app.add_typer(bench_app, name="bench")
+app.command()(trace.trace)
+app.command()(collect_env.collect_env)
+app.command()(version.version)
 
 
 def main() -> None:

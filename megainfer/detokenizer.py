@@ -18,14 +18,22 @@ class IncrementalDetokenizer:
     A short window of tokens is decoded each time, with those before the new ones as context, since
     decoders treat the first token of a text apart (its leading space). A piece is given out only
     once its last character is complete.
+
+    after: the tokens that the text continues; without them it is a text of its own.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special_tokens: bool = True, after: Sequence[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._window: list[int] = []
         self._context = 0  # tokens of the window that end at a complete character, given out
         self._given = 0  # characters of the window's text that were given out
+        before = list(after[-MAX_PENDING:])
+        text = self._decode(before)
+        if not text.endswith(REPLACEMENT):  # else the new tokens have their own half of a character
+            self._window, self._context, self._given = before, len(before), len(text)
 
     def push(self, token: int) -> str:
         """The text that this token completes; often its own, empty inside a character."""
@@ -63,31 +71,43 @@ class IncrementalDetokenizer:
 
 
 class StopStrings:
-    """Cuts a text, which comes in pieces, before the first of some strings.
+    """Cuts a text, which comes in pieces, at the first of some strings: before it, or after it
+    where it is `included`.
 
     Text that may be the beginning of one of them is held back. `matched` is the string that ended
     the text, or None.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], included: bool = False) -> None:
         self._stops = tuple(stops)
+        self._included = included
         self._held = ""
+        self._spared = 0  # characters of the held text that no match may end in
         self.matched: str | None = None
 
-    def push(self, piece: str) -> str:
-        """The text that is now certain; after a match that is all of it."""
+    def push(self, piece: str, may_end: bool = True) -> str:
+        """The text that is now certain; after a match that is all of it.
+
+        may_end: whether a string may be completed by this piece; else it is passed over.
+        """
         text = self._held + piece
-        found = [
-            (text.index(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text
-        ]
+        if not may_end:
+            self._spared = len(text)
+        found = [(end, -len(stop), stop) for stop in self._stops if (end := self._end(text, stop))]
         if found:
             # The one that is complete first, so that the result doesn't depend on the pieces.
             end, _, self.matched = min(found)
             self._held = ""
-            return text[: end - len(self.matched)]
+            return text[: end if self._included else end - len(self.matched)]
         border = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[border:]
+        self._spared = max(0, self._spared - border)
         return text[:border]
+
+    def _end(self, text: str, stop: str) -> int | None:
+        """Where the first occurrence ends that ends late enough, if there is one."""
+        start = text.find(stop, max(0, self._spared + 1 - len(stop)))
+        return None if start < 0 else start + len(stop)
 
     def flush(self) -> str:
         """What is still held back, at the end of the sequence."""

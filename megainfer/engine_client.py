@@ -45,7 +45,7 @@ from megainfer.messages import (
 from megainfer.queue_limits import QueueLimits
 from megainfer.request_limits import RequestLimits
 from megainfer.router import Router
-from megainfer.sampling import SamplingParams
+from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
 from megainfer.token_stream import TokenStream
 
 log = logging.getLogger(__name__)
@@ -57,12 +57,17 @@ LINGER_MS = 200  # for the last aborts at close
 
 @dataclass(frozen=True, slots=True)
 class SequenceRequest:
-    """One sequence to generate: `params.n` has been unfolded (`unfold`) and isn't looked at."""
+    """One sequence to generate: `params.n` has been unfolded (`unfold`) and isn't looked at.
+
+    bad_words: token ids of `params.bad_words`. priority: smaller is served first.
+    """
 
     request_id: str
     prompt_ids: list[int]
     params: SamplingParams
     eos_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,21 +248,11 @@ class EngineClient:
             raise NodeDied(self._failure)
         if (reason := self.not_serving()) is not None:
             raise Overloaded(f"{reason}; try again in a moment")
-        params = sequence.params
-        max_tokens = self.limits.max_tokens(sequence.prompt_ids, params)
-        end_tokens = () if params.ignore_eos else sequence.eos_token_ids
-        return Submit(
-            request_id=sequence.request_id,
-            prompt=sequence.prompt_ids,
-            temperature=float(params.temperature),
-            top_p=float(params.top_p),
-            top_k=params.top_k,
-            seed=draw_seed() if params.seed is None else params.seed,
-            max_tokens=max_tokens,
-            stop_token_ids=sorted({*params.stop_token_ids, *end_tokens}),
-            logprobs=params.logprobs,
-            max_queue_seconds=self._queue_limits.queue_seconds,
-        )
+        max_tokens = self.limits.max_tokens(sequence.prompt_ids, sequence.params)
+        check_integer("priority", sequence.priority, -MAX_PRIORITY, MAX_PRIORITY)
+        submit = _submit(sequence, max_tokens)
+        waiting = self._queue_limits.queue_seconds
+        return msgspec.structs.replace(submit, max_queue_seconds=waiting)
 
     def _check_room(self, sequences: Sequence[SequenceRequest]) -> None:
         if len(self._requests) + len(sequences) > self._max_outstanding:
@@ -398,6 +393,32 @@ def _failure(message: RequestFailed) -> MegaInferError:
 def draw_seed() -> int:
     """A seed for a request that has none."""
     return secrets.randbits(63)
+
+
+def _submit(sequence: SequenceRequest, max_tokens: int) -> Submit:
+    params = sequence.params
+    end_tokens = () if params.ignore_eos else sequence.eos_token_ids
+    return Submit(
+        request_id=sequence.request_id,
+        prompt=sequence.prompt_ids,
+        temperature=float(params.temperature),
+        top_p=float(params.top_p),
+        top_k=params.top_k,
+        seed=draw_seed() if params.seed is None else params.seed,
+        max_tokens=max_tokens,
+        stop_token_ids=sorted({*params.stop_token_ids, *end_tokens}),
+        logprobs=params.logprobs,
+        prompt_logprobs=params.prompt_logprobs,
+        min_p=float(params.min_p),
+        min_tokens=params.min_tokens,
+        presence_penalty=float(params.presence_penalty),
+        frequency_penalty=float(params.frequency_penalty),
+        repetition_penalty=float(params.repetition_penalty),
+        logit_bias=dict(params.logit_bias),
+        allowed_token_ids=list(params.allowed_token_ids),
+        bad_words=[list(word) for word in sequence.bad_words],
+        priority=sequence.priority,
+    )
 
 
 def _decode(frames: list[bytes]) -> FromNode:

@@ -8,6 +8,8 @@ from typing import Any
 from megainfer.errors import ModelError, RequestError
 from megainfer.sampling import SamplingParams
 
+SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
@@ -20,6 +22,8 @@ class GenerationDefaults:
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
     @classmethod
     def load(cls, folder: Path) -> "GenerationDefaults":
@@ -31,7 +35,7 @@ class GenerationDefaults:
         eos = generation.get("eos_token_id")
         if eos is None:
             eos = read_json_object(folder / "config.json").get("eos_token_id")
-        sampling = {name: generation.get(name) for name in ("temperature", "top_p", "top_k")}
+        sampling = {name: generation.get(name) for name in SAMPLING_FIELDS}
         _check(sampling, folder)
         return cls(_token_ids(eos, folder), **sampling)
 

@@ -16,14 +16,15 @@ from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.generation_bar import GenerationBar
 from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import Fatal, GetSpans, GetStats, Ready, Spans, Stats
-from megainfer.outputs import GrowingOutput, RequestOutput
+from megainfer.outputs import GrowingOutput, RequestOutput, spelled
 from megainfer.plan import make_plan
 from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.span_pieces import SpanPieces
 from megainfer.stage_clock import Span
 from megainfer.text_stream import TextStream, unfold
-from megainfer.tokenizer import load_tokenizer
+from megainfer.token_text import TokenTexts
+from megainfer.tokenizer import Tokenizer, load_tokenizer
 
 MAX_REQUESTS_IN_FLIGHT = 512
 CONNECT_TIMEOUT_SECONDS = 30.0
@@ -65,6 +66,7 @@ class LLM:
         folder = prepare(model)
         self._plan = make_plan(config, folder)
         self._tokenizer = load_tokenizer(folder)
+        self._texts = TokenTexts(self._tokenizer)
         self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
@@ -91,13 +93,15 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         progress: bool = True,
+        priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Results in the order of the prompts, each a text or a list of token ids.
 
-        sampling_params: one for all, or one a prompt. Raises RequestError for an invalid prompt
-        (then nothing of this call is generated), NodeDied when the instance fails.
+        sampling_params: one for all, or one a prompt. priority: one a prompt; smaller is served
+        first. Raises RequestError for an invalid prompt (then nothing of this call is generated),
+        NodeDied when the instance fails.
         """
-        requests = self._requests(_as_list(prompts), sampling_params)
+        requests = self._requests(_as_list(prompts), sampling_params, priority)
         total = sum(request.params.n for _, request in requests)
         bar = GenerationBar(progress, total)
         with bar.live:
@@ -135,6 +139,16 @@ class LLM:
         return self._call(self._fetch_spans())
 
     @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's own; None for a bare checkpoint."""
+        return self._tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token id is below it."""
+        return self._plan.spec.vocab_size
+
+    @property
     def micro_batches(self) -> int:
         """How many micro-batches take turns: as asked for, or as chosen last."""
         return int(self.stats()["attention node 0"]["micro_batches"])
@@ -169,7 +183,10 @@ class LLM:
     # --- on the caller's thread -----------------------------------------------------------------
 
     def _requests(
-        self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+        self,
+        prompts: list[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: Sequence[int] | None,
     ) -> list[tuple[Prompt, SequenceRequest]]:
         one = SamplingParams() if params is None else params
         each = [one] * len(prompts) if isinstance(one, SamplingParams) else list(one)
@@ -181,13 +198,22 @@ class LLM:
                 f"{len(each)} sampling_params were given for {len(prompts)} prompts; give one for "
                 "all or one a prompt"
             )
-        return [
-            (prompt, self._request(prompt, own)) for prompt, own in zip(prompts, each, strict=True)
-        ]
+        ranks = [0] * len(prompts) if priority is None else list(priority)
+        if len(ranks) != len(prompts):
+            raise RequestError(
+                f"{len(ranks)} priorities were given for {len(prompts)} prompts; give one a prompt",
+                "priority",
+            )
+        wishes = zip(prompts, each, ranks, strict=True)
+        return [(prompt, self._request(prompt, own, rank)) for prompt, own, rank in wishes]
 
-    def _request(self, prompt: Prompt, params: SamplingParams) -> SequenceRequest:
+    def _request(self, prompt: Prompt, params: SamplingParams, priority: int) -> SequenceRequest:
         request = SequenceRequest(
-            str(next(self._request_numbers)), self._token_ids(prompt), params, self._end_tokens
+            str(next(self._request_numbers)),
+            self._token_ids(prompt),
+            params,
+            self._end_tokens,
+            priority=priority,
         )
         self.engine.limits.max_tokens(request.prompt_ids, params)
         return request
@@ -286,22 +312,25 @@ class LLM:
         async with room:
             sequences = unfold(request)
             answers = {s.request_id: GrowingOutput(i) for i, s in enumerate(sequences)}
-            cached = 0
             with TextStream.open(self.engine, self._tokenizer, sequences) as stream:
                 async for delta in stream:
-                    answer = answers[delta.request_id]
-                    answer.text += delta.text
-                    answer.token_ids += delta.token_ids
-                    answer.logprobs += delta.logprobs or []
-                    answer.finish_reason = delta.finish_reason
-                    cached = max(cached, delta.cached_tokens)
+                    answers[delta.request_id].add(delta)
                     bar.add(len(delta.token_ids), delta.finish_reason is not None)
+        return self._output(prompt, request, list(answers.values()))
+
+    def _output(
+        self, prompt: Prompt, request: SequenceRequest, answers: list[GrowingOutput]
+    ) -> RequestOutput:
+        scores, text_of = answers[0].prompt_logprobs, self._texts.text_of
         return RequestOutput(
             request_id=request.request_id,
             prompt=prompt if isinstance(prompt, str) else None,
             prompt_token_ids=request.prompt_ids,
-            outputs=[answer.output() for answer in answers.values()],
-            num_cached_tokens=cached,
+            outputs=[answer.output(text_of) for answer in answers],
+            num_cached_tokens=max(answer.cached_tokens for answer in answers),
+            prompt_logprobs=None
+            if scores is None
+            else [None, *(spelled(row, text_of) for row in scores)],
         )
 
     async def _fetch_stats(self) -> Stats:

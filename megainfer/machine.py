@@ -11,6 +11,11 @@ def usable_cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
+def total_memory() -> int:
+    """Bytes that the machine has."""
+    return _meminfo("MemTotal")
+
+
 def available_memory() -> int:
     """Bytes that new processes can take: what the kernel deems available, within the cgroup."""
     available = _meminfo("MemAvailable")

@@ -45,7 +45,29 @@ class Submit(Message, frozen=True):
     max_tokens: int  # always set: at most what the context leaves
     stop_token_ids: list[int]  # the model's end tokens among them, unless ignore_eos
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    min_p: float = 0.0
+    min_tokens: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    allowed_token_ids: list[int] = []  # all, where it is empty
+    bad_words: list[list[int]] = []  # none of them empty
+    priority: int = 0  # smaller is served first
     max_queue_seconds: float | None = None  # of waiting for its first step; None: without end
+
+    @property
+    def is_penalised(self) -> bool:
+        """Whether its tokens so far change its logits."""
+        penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
+        return penalties != (0.0, 0.0, 1.0)
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether it changes its logits in any way before a token is chosen."""
+        wishes = (self.min_tokens, self.logit_bias, self.allowed_token_ids, self.bad_words)
+        return self.is_penalised or any(wishes)
 
 
 class Abort(Message, frozen=True):
@@ -77,6 +99,17 @@ class NodeReady(Message, frozen=True):
     max_num_seqs: int
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities at one position.
+
+    values: token id -> log-probability of the best ones, best first, and of the position's own
+    token, last if it isn't among them. rank: of the own token; 1 is the best.
+    """
+
+    values: dict[int, float]
+    rank: int
+
+
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     """One sampled token of one request, or its end."""
 
@@ -84,7 +117,8 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     token_ids: list[int]  # usually one; empty only when the request ends without a new token
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens served from the prefix cache; set on the first event
-    logprobs: list[dict[int, float]] | None = None  # a token id -> log-probability map a token
+    logprobs: list[TokenLogprobs] | None = None  # one a token
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of all prompt tokens but the first; so too
     queued_seconds: float = 0.0  # from arrival at the node to admission; set on the first event
 
 

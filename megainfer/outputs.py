@@ -1,34 +1,55 @@
 """What offline generation returns, in vLLM's shape."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from megainfer.messages import FinishReason
+from megainfer.messages import FinishReason, TokenLogprobs
+from megainfer.text_stream import TextDelta
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """One token's log-probability at one position. rank: 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+Logprobs = dict[int, Logprob]  # by token id: the best, best first, and the position's own token
 
 
 @dataclass(frozen=True)
 class CompletionOutput:
     """One of the n answers to a prompt.
 
-    finish_reason: "stop" (an end token, stop token or stop string) or "length". logprobs: for each
-    token a map of token id to log-probability, if asked for.
+    finish_reason: "stop" (an end token, stop token or stop string) or "length". stop_reason: the
+    stop string or stop token id that ended it, None where it was the model's end token or the
+    length. logprobs: for each token, if asked for; cumulative_logprob is the sum of their own.
     """
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: str
-    logprobs: list[dict[int, float]] | None = None
+    stop_reason: str | int | None = None
+    logprobs: list[Logprobs] | None = None
+    cumulative_logprob: float | None = None
 
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A prompt and its answers. prompt is None when token ids were given."""
+    """A prompt and its answers. prompt is None when token ids were given.
+
+    prompt_logprobs: for each token of the prompt, if asked for; the first has none.
+    """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput] = field(default_factory=list)
     num_cached_tokens: int = 0
+    prompt_logprobs: list[Logprobs | None] | None = None
     finished: bool = True
 
 
@@ -37,17 +58,47 @@ class GrowingOutput:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.logprobs: list[dict[int, float]] = []
-        self.finish_reason: FinishReason | None = None
+        self.prompt_logprobs: list[TokenLogprobs] | None = None
+        self.cached_tokens = 0
+        self._text = ""
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._finish_reason: FinishReason | None = None
+        self._stop_reason: str | int | None = None
 
-    def output(self) -> CompletionOutput:
-        """What has come so far."""
+    def add(self, delta: TextDelta) -> None:
+        """Its next piece."""
+        self._text += delta.text
+        self._token_ids += delta.token_ids
+        self._logprobs += delta.logprobs or []
+        self._finish_reason, self._stop_reason = delta.finish_reason, delta.stop_reason
+        self.cached_tokens += delta.cached_tokens
+        if delta.prompt_logprobs is not None:
+            self.prompt_logprobs = delta.prompt_logprobs
+
+    def output(self, text_of: Callable[[int], str]) -> CompletionOutput:
+        """What has come so far; text_of: a token's own text."""
+        own = [row.values[t] for row, t in zip(self._logprobs, self._token_ids, strict=False)]
         return CompletionOutput(
             index=self.index,
-            text=self.text,
-            token_ids=self.token_ids,
-            finish_reason=str(self.finish_reason),
-            logprobs=self.logprobs or None,
+            text=self._text,
+            token_ids=self._token_ids,
+            finish_reason=str(self._finish_reason),
+            stop_reason=self._stop_reason,
+            logprobs=[spelled(row, text_of) for row in self._logprobs] or None,
+            cumulative_logprob=sum(own) if own else None,
         )
+
+
+def spelled(row: TokenLogprobs, text_of: Callable[[int], str]) -> Logprobs:
+    """A position's log-probabilities with ranks and texts."""
+    return {token: Logprob(value, rank, text_of(token)) for token, value, rank in ranked(row)}
+
+
+def ranked(row: TokenLogprobs) -> list[tuple[int, float, int]]:
+    """(token id, log-probability, rank) of a position's tokens: the best, then its own."""
+    last = len(row.values)
+    return [
+        (token, value, place if place < last else max(place, row.rank))
+        for place, (token, value) in enumerate(row.values.items(), start=1)
+    ]

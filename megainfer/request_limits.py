@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megainfer.errors import RequestError
-from megainfer.sampling import SamplingParams
+from megainfer.sampling import SamplingParams, check_count
 
 
 class ContextTooLong(RequestError):
@@ -25,6 +25,9 @@ class RequestLimits:
         """
         self._check_tokens("prompt", prompt_ids)
         self._check_tokens("stop_token_ids", params.stop_token_ids)
+        self._check_tokens("logit_bias", tuple(params.logit_bias))
+        check_count("allowed_token_ids", params.allowed_token_ids, self.vocab_size, "token ids")
+        self._check_tokens("allowed_token_ids", params.allowed_token_ids)
         if not prompt_ids:
             raise RequestError("the prompt is empty; it must hold at least one token", "prompt")
         room = self.max_model_len - len(prompt_ids)

@@ -1,7 +1,7 @@
 """How the tokens of one request are chosen, and when it ends."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,13 @@ from megainfer.errors import RequestError
 
 MAX_N = 128
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 1024  # of each; so much text is held back at most
+MAX_STOP_TOKEN_IDS = 1024
+MAX_LOGIT_BIAS = 1024
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_CHARACTERS = 256
+MAX_PROMPT_LOGPROBS = 20  # a prompt may be long, and its log-probabilities go in one message
+MAX_PRIORITY = 2**31 - 1  # and the least is its negative
 ALL_LOGPROBS = -1
 
 
@@ -16,12 +23,23 @@ ALL_LOGPROBS = -1
 class SamplingParams:
     """Sampling of one request; the field names and defaults are vLLM's.
 
-    temperature: 0 is greedy. top_p: in (0, 1]. top_k: 0 or -1 means the whole vocabulary.
-    seed: with the same seed a request gives the same tokens whatever else is served; None draws
-    one. max_tokens: None means until the model's context is full. stop: strings that end the text
-    (and are not part of it). stop_token_ids: token ids that end it. ignore_eos: go on past the
-    end token. logprobs: how many of the best log-probabilities to return a token, beside the
-    chosen one's; -1 returns the whole vocabulary's.
+    temperature: 0 is greedy. top_p: in (0, 1]. top_k: 0 or -1 means the whole vocabulary. min_p:
+    the least share of the likeliest token's probability. seed: with the same seed a request gives
+    the same tokens whatever else is served; None draws one.
+
+    max_tokens: None means until the model's context is full. min_tokens: nothing ends the sequence
+    before. stop: strings that end the text, and are part of it only with
+    include_stop_str_in_output, as is the token that ends it. stop_token_ids: token ids that end it.
+    ignore_eos: go on past the end token.
+
+    presence_penalty, frequency_penalty: subtracted from the logits of tokens that were generated,
+    once or each time. repetition_penalty: divides (below 0: multiplies) the logits of tokens in
+    prompt or output; 1 is none. logit_bias: token id -> what is added to its logit.
+    allowed_token_ids: no others; none given means all. bad_words: texts that aren't generated.
+
+    logprobs: how many of the best log-probabilities to return a token, beside the chosen one's; -1
+    returns the whole vocabulary's. prompt_logprobs: the same for the prompt's tokens; the prefix
+    cache doesn't help such a request.
 
     Raises RequestError, naming the field and the value.
     """
@@ -36,36 +54,68 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
-    skip_special_tokens: bool = field(default=True)
+    skip_special_tokens: bool = True
+    min_p: float = 0.0
+    min_tokens: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    prompt_logprobs: int | None = None
+    include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         object.__setattr__(self, "stop", _tuple_of("stop", stop, str))
-        object.__setattr__(
-            self, "stop_token_ids", _tuple_of("stop_token_ids", self.stop_token_ids, int)
-        )
-        _check_integer("n", self.n, 1, MAX_N)
-        _check_integer("top_k", self.top_k, -1, None)
-        if self.max_tokens is not None:
-            _check_integer("max_tokens", self.max_tokens, 1, None)
-        if self.seed is not None:
-            _check_integer("seed", self.seed, -(2**63), 2**63 - 1)
-        if self.logprobs is not None:
-            _check_integer("logprobs", self.logprobs, ALL_LOGPROBS, None)
-        _check_float("temperature", self.temperature, 0.0, 2.0)
-        _check_float("top_p", self.top_p, 0.0, 1.0)
+        for name, kind in (
+            ("stop_token_ids", int),
+            ("allowed_token_ids", int),
+            ("bad_words", str),
+        ):
+            object.__setattr__(self, name, _tuple_of(name, getattr(self, name), kind))
+        self._check_numbers()
+        self._check_lengths()
+        _check_texts("stop", self.stop, MAX_STOP_STRINGS, MAX_STOP_CHARACTERS)
+        _check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_CHARACTERS)
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+
+    def _check_numbers(self) -> None:
+        for name, low, high in FLOAT_RANGES:
+            check_float(name, getattr(self, name), low, high)
         if self.top_p == 0:
             raise RequestError("top_p must be above 0 and at most 1, but is 0", "top_p")
-        self._check_stop()
+        check_integer("n", self.n, 1, MAX_N)
+        check_integer("top_k", self.top_k, -1, None)
+        if self.seed is not None:
+            check_integer("seed", self.seed, -(2**63), 2**63 - 1)
+        if self.logprobs is not None:
+            check_integer("logprobs", self.logprobs, ALL_LOGPROBS, None)
+        if self.prompt_logprobs is not None:
+            check_integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_PROMPT_LOGPROBS)
 
-    def _check_stop(self) -> None:
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise RequestError(
-                f"stop may hold at most {MAX_STOP_STRINGS} strings, but holds {len(self.stop)}",
-                "stop",
-            )
-        if any(not text for text in self.stop):
-            raise RequestError("stop must not hold an empty string", "stop")
+    def _check_lengths(self) -> None:
+        check_integer("min_tokens", self.min_tokens, 0, None)
+        if self.max_tokens is not None:
+            check_integer("max_tokens", self.max_tokens, 1, None)
+            if self.min_tokens > self.max_tokens:
+                raise RequestError(
+                    f"min_tokens must be at most max_tokens, which is {self.max_tokens}, but is "
+                    f"{self.min_tokens}",
+                    "min_tokens",
+                )
+        check_count("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS, "token ids")
+
+
+FLOAT_RANGES = (
+    ("temperature", 0.0, 2.0),
+    ("top_p", 0.0, 1.0),
+    ("min_p", 0.0, 1.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("repetition_penalty", 0.01, 100.0),  # beyond, logits would leave float32
+)
 
 
 def _tuple_of(name: str, values: Any, kind: type) -> tuple[Any, ...]:
@@ -80,7 +130,37 @@ def _tuple_of(name: str, values: Any, kind: type) -> tuple[Any, ...]:
     return result
 
 
-def _check_integer(name: str, value: object, low: int, high: int | None) -> None:
+def _checked_bias(bias: Any) -> dict[int, float]:
+    if bias is None:
+        return {}
+    if not isinstance(bias, Mapping):
+        message = f"logit_bias must map token ids to numbers, but is {bias!r:.80}"
+        raise RequestError(message, "logit_bias")
+    check_count("logit_bias", bias, MAX_LOGIT_BIAS, "entries")
+    for token, value in bias.items():
+        check_integer("logit_bias", token, 0, None)
+        check_float("logit_bias", value, -100.0, 100.0)
+    return dict(bias)
+
+
+def _check_texts(name: str, texts: tuple[str, ...], most: int, longest: int) -> None:
+    check_count(name, texts, most, "strings")
+    if not all(texts):
+        raise RequestError(f"{name} must not hold an empty string", name)
+    for text in texts:
+        if len(text) > longest:
+            message = f"{name} may hold strings of at most {longest} characters, not {len(text)}"
+            raise RequestError(message, name)
+
+
+def check_count(name: str, values: Sized, most: int, what: str) -> None:
+    """Raises RequestError for more than `most` values."""
+    if len(values) > most:
+        raise RequestError(f"{name} may hold at most {most} {what}, but holds {len(values)}", name)
+
+
+def check_integer(name: str, value: object, low: int, high: int | None) -> None:
+    """Raises RequestError for anything but an integer in [low, high]."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise RequestError(f"{name} must be an integer, but is {value!r}", name)
     if value < low or (high is not None and value > high):
@@ -88,7 +168,8 @@ def _check_integer(name: str, value: object, low: int, high: int | None) -> None
         raise RequestError(f"{name} must be {bounds}, but is {value}", name)
 
 
-def _check_float(name: str, value: object, low: float, high: float) -> None:
+def check_float(name: str, value: object, low: float, high: float) -> None:
+    """Raises RequestError for anything but a finite number in [low, high]."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise RequestError(f"{name} must be a number, but is {value!r}", name)
     if not math.isfinite(value) or not low <= value <= high:

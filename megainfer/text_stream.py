@@ -1,6 +1,6 @@
 """Token streams as text: what the server sends and the offline LLM collects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -8,7 +8,7 @@ from typing import Self
 from megainfer.detokenizer import IncrementalDetokenizer, StopStrings
 from megainfer.engine_client import EngineClient, SequenceRequest, draw_seed
 from megainfer.errors import RequestError
-from megainfer.messages import FinishReason, TokenEvent
+from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
 from megainfer.sampling import SamplingParams
 from megainfer.token_stream import TokenStream
 from megainfer.tokenizer import Tokenizer
@@ -22,8 +22,8 @@ class TextDelta:
 
     text: may be empty, inside a character or a possible stop string. stop_reason: the stop string
     or the stop token id of the request that ended it, if one did. cached_tokens: prompt tokens
-    from the prefix cache, on the first delta. logprobs: a token id -> log-probability map for each
-    of token_ids, if asked for.
+    from the prefix cache, on the first delta. logprobs: for each of token_ids, if asked for.
+    prompt_logprobs: for each token of the prompt but the first, on the first delta, if asked for.
     """
 
     request_id: str
@@ -32,27 +32,36 @@ class TextDelta:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     cached_tokens: int = 0
-    logprobs: list[dict[int, float]] | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 class SequenceText:
-    """The text of one sequence, as its tokens come. Without a tokenizer it stays empty."""
+    """The text of one sequence, as its tokens come. Without a tokenizer it stays empty.
 
-    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams) -> None:
+    after: see `IncrementalDetokenizer`.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, params: SamplingParams, after: Sequence[int] = ()
+    ) -> None:
         self._detokenizer = tokenizer and IncrementalDetokenizer(
-            tokenizer, params.skip_special_tokens
+            tokenizer, params.skip_special_tokens, after
         )
-        self._stops = StopStrings(params.stop)
+        self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
+        self._with_stop_token = params.include_stop_str_in_output
+        self._tokens_before_end = params.min_tokens
         self._stop_token_ids = frozenset(params.stop_token_ids)
 
     def push(self, event: TokenEvent) -> TextDelta:
         """The event's text; its finish_reason is STOP when a stop string has ended it."""
         # The token that stops a sequence counts as generated, but isn't part of the text.
         stopped = event.finish_reason is FinishReason.STOP
-        spoken = event.token_ids[:-1] if stopped else event.token_ids
+        silent = stopped and not self._with_stop_token
+        spoken = event.token_ids[:-1] if silent else event.token_ids
         pieces = []
         for count, token in enumerate(spoken, start=1):
-            pieces.append(self._stops.push(self._piece(token)))
+            pieces.append(self._push_token(token))
             if self._stops.matched is not None:
                 return self._cut(event, "".join(pieces), count)
         if event.finish_reason is not None:
@@ -67,14 +76,24 @@ class SequenceText:
             self._stop_token(event) if stopped else None,
             event.cached_tokens,
             event.logprobs,
+            event.prompt_logprobs,
         )
+
+    def _push_token(self, token: int) -> str:
+        self._tokens_before_end -= 1
+        return self._stops.push(self._piece(token), self._may_end)
+
+    @property
+    def _may_end(self) -> bool:
+        """Whether `min_tokens` tokens have come before the latest one."""
+        return self._tokens_before_end < 0
 
     def _piece(self, token: int) -> str:
         return self._detokenizer.push(token) if self._detokenizer else ""
 
     def _rest(self) -> str:
         tail = self._detokenizer.flush() if self._detokenizer else ""
-        return self._stops.push(tail) + self._stops.flush()
+        return self._stops.push(tail, self._may_end) + self._stops.flush()
 
     def _cut(self, event: TokenEvent, text: str, tokens: int) -> TextDelta:
         """The last delta: a stop string was completed by the event's `tokens`-th token."""
@@ -86,6 +105,7 @@ class SequenceText:
             self._stops.matched,
             event.cached_tokens,
             event.logprobs and event.logprobs[:tokens],
+            event.prompt_logprobs,
         )
 
     def _stop_token(self, event: TokenEvent) -> int | None:
@@ -102,17 +122,29 @@ class TextStream:
 
     @classmethod
     def open(
-        cls, engine: EngineClient, tokenizer: Tokenizer | None, sequences: list[SequenceRequest]
+        cls,
+        engine: EngineClient,
+        tokenizer: Tokenizer | None,
+        sequences: list[SequenceRequest],
+        continues_prompt: bool = False,
     ) -> "TextStream":
-        """Submit these sequences. Raises what `EngineClient.submit` raises."""
-        if tokenizer is None and any(sequence.params.stop for sequence in sequences):
-            raise RequestError(
-                "stop strings need the model's tokenizer, and its folder has none; "
-                "use stop_token_ids",
-                "stop",
+        """Submit these sequences. Raises what `EngineClient.submit` raises.
+
+        continues_prompt: whether their texts go on where the prompts' end, so that a space between
+        them is theirs, or are texts of their own, as answers are.
+        """
+        if tokenizer is None:
+            _check_without_tokenizer(sequences)
+        else:
+            sequences = [_with_bad_words(sequence, tokenizer) for sequence in sequences]
+        tokens = engine.submit(sequences)  # checked: the prompts' ids are the vocabulary's
+        texts = {
+            s.request_id: SequenceText(
+                tokenizer, s.params, s.prompt_ids if continues_prompt else ()
             )
-        texts = {s.request_id: SequenceText(tokenizer, s.params) for s in sequences}
-        return cls(engine.submit(sequences), texts)
+            for s in sequences
+        }
+        return cls(tokens, texts)
 
     def __aiter__(self) -> Self:
         return self
@@ -138,6 +170,30 @@ class TextStream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_without_tokenizer(sequences: list[SequenceRequest]) -> None:
+    if any(sequence.params.stop for sequence in sequences):
+        raise RequestError(
+            "stop strings need the model's tokenizer, and its folder has none; use stop_token_ids",
+            "stop",
+        )
+    if any(sequence.params.bad_words for sequence in sequences):
+        raise RequestError(
+            "bad_words need the model's tokenizer, and its folder has none; give the tokens a "
+            "logit_bias of -100",
+            "bad_words",
+        )
+
+
+def _with_bad_words(sequence: SequenceRequest, tokenizer: Tokenizer) -> SequenceRequest:
+    """Each word as it is spelled at a text's beginning and, after a space, inside it."""
+    words = [word.lstrip() or word for word in sequence.params.bad_words]
+    if not words:
+        return sequence
+    spellings = [spelling for word in words for spelling in (word, f" {word}")]
+    encoded = (tuple(tokenizer.encode(text, add_special_tokens=False)) for text in spellings)
+    return replace(sequence, bad_words=tuple(dict.fromkeys(ids for ids in encoded if ids)))
 
 
 def unfold(request: SequenceRequest) -> list[SequenceRequest]:

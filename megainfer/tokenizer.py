@@ -23,6 +23,7 @@ class Tokenizer:
         self._backend = backend
         self._chat_templates = dict(chat_templates)
         added = backend.get_added_tokens_decoder()
+        self._added_ids = frozenset(added)
         self._special_ids = frozenset(token for token, entry in added.items() if entry.special)
 
     @classmethod
@@ -54,6 +55,19 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of these tokens; ids beyond the tokenizer's vocabulary have none."""
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether the characters of a token stand for bytes, as in GPT-2's vocabulary."""
+        return "ByteLevel" in repr(self._backend.decoder)
+
+    def piece(self, token: int) -> str | None:
+        """A token as the vocabulary spells it; None beyond the vocabulary."""
+        return self._backend.id_to_token(token)
+
+    def is_added(self, token: int) -> bool:
+        """Whether it was added to the vocabulary, and is spelled as the text that it stands for."""
+        return token in self._added_ids
 
     def is_silent(self, token: int, skip_special_tokens: bool) -> bool:
         """Whether this token never contributes to a text."""

@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,8 +12,13 @@ from starlette.responses import Response
 from megainfer.engine_client import SequenceRequest
 from megainfer.errors import MegaInferError
 from megainfer.text_stream import TextDelta, TextStream
+from megainfer.token_text import TokenTexts
+from server.answer_options import AnswerOptions, Usage
+from server.choice import Choice
 from server.connection import ClientGone, EventStream, while_connected
 from server.errors import report_of
+from server.logprobs import prompt_logprobs
+from server.prompts import Prompt
 from server.shapes import Shape
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is for a log of accesses
@@ -23,79 +27,75 @@ log = logging.getLogger(__name__)
 encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class Choice:
-    """One sequence of the answer; the first of each prompt's n counts for its cached tokens."""
-
-    index: int
-    first_of_prompt: bool
-    pieces: list[str] = field(default_factory=list)
-    finish_reason: str = ""
-    opened: bool = False
-
-
 class Answer:
     """Collects deltas. `sequences`: the n of the first prompt, then those of the next, ..."""
 
     def __init__(
         self,
         shape: Shape,
-        request_id: str,
-        model: str,
+        head: dict[str, str],
+        prompts: Sequence[Prompt],
         sequences: Sequence[SequenceRequest],
-        n: int,
+        options: AnswerOptions,
+        texts: TokenTexts,
     ) -> None:
+        """head: the answer's id, and the model's name."""
+        n = len(sequences) // len(prompts)
         self._shape = shape
+        self._options = options
+        self._texts = texts
         self._choices = {
-            sequence.request_id: Choice(index, index % n == 0)
+            sequence.request_id: Choice(
+                index,
+                prompts[index // n],
+                index % n == 0,
+                options,
+                shape.logprobs_writer(texts, options),
+            )
             for index, sequence in enumerate(sequences)
         }
-        self._head = {"id": request_id, "created": int(time.time()), "model": model}
-        self._prompt_tokens = sum(len(sequence.prompt_ids) for sequence in sequences[::n])
+        self._head = {**head, "created": int(time.time())}
+        self._before = b"data: " + encode({**self._head, "object": shape.part})[:-1]
+        self._prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
         self._completion_tokens = 0
         self._cached_tokens = 0
 
     def add(self, delta: TextDelta) -> Choice:
         """Count a delta; the choice to which it belongs."""
         choice = self._choices[delta.request_id]
-        self._completion_tokens += len(delta.token_ids)
+        if not self._options.echo_only:
+            self._completion_tokens += len(delta.token_ids)
         if choice.first_of_prompt:
             self._cached_tokens += delta.cached_tokens
         return choice
 
     def collect(self, delta: TextDelta) -> None:
         """Add a delta to the whole answer."""
-        choice = self.add(delta)
-        choice.pieces.append(delta.text)
-        choice.finish_reason = delta.finish_reason or ""
+        self.add(delta).collect(delta)
 
     def whole(self) -> bytes:
         """The complete answer as JSON."""
-        choices = [
-            self._shape.choice(choice.index, "".join(choice.pieces), choice.finish_reason)
-            for choice in self._choices.values()
-        ]
-        head = {**self._head, "object": self._shape.whole}
-        return encode({**head, "choices": choices, "usage": self.usage()})
+        choices = [self._whole_choice(choice) for choice in self._choices.values()]
+        answer = {**self._head, "object": self._shape.whole, "choices": choices}
+        if not self._shape.prompt_in_choice:
+            answer |= self._about_prompt(next(iter(self._choices.values())))
+        return encode({**answer, "usage": self.usage()})
 
-    def parts(self, delta: TextDelta) -> list[dict[str, Any]]:
-        """Choices of the chunks that this delta makes."""
+    def events(self, delta: TextDelta) -> Iterator[bytes]:
+        """What a stream tells of this delta."""
         choice = self.add(delta)
-        piece = self._shape.piece(choice.index, delta)
+        about = {} if choice.opened else self._about_prompt(choice)
         opening = None if choice.opened else self._shape.opening(choice.index)
-        choice.opened = True
-        return [piece] if opening is None else [opening, piece]
-
-    def frame(self, include_usage: bool) -> tuple[bytes, bytes]:
-        """What stands before and after a choice in each event of a stream."""
-        head = encode({**self._head, "object": self._shape.part})
-        usage = b',"usage":null' if include_usage else b""
-        return b"data: " + head[:-1] + b',"choices":[', b"]" + usage + b"}\n\n"
+        part = self._shape.chunk(choice.piece(delta))
+        if self._shape.prompt_in_choice:
+            part, about = {**part, **about}, {}
+        if opening is not None:
+            yield self._event(opening, about)
+        yield self._event(part, {} if opening is not None else about)
 
     def usage_event(self) -> bytes:
         """The stream's last event but one: no choices, only the counts."""
-        head = {**self._head, "object": self._shape.part}
-        return b"data: " + encode({**head, "choices": [], "usage": self.usage()}) + b"\n\n"
+        return self._before + b',"choices":[],"usage":' + encode(self.usage()) + b"}\n\n"
 
     def usage(self) -> dict[str, Any]:
         """Tokens so far; each prompt counts once, whatever n is."""
@@ -105,6 +105,30 @@ class Answer:
             "total_tokens": self._prompt_tokens + self._completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
         }
+
+    def _whole_choice(self, choice: Choice) -> dict[str, Any]:
+        made = self._shape.choice(choice.whole())
+        return {**made, **self._about_prompt(choice)} if self._shape.prompt_in_choice else made
+
+    def _about_prompt(self, choice: Choice) -> dict[str, Any]:
+        about: dict[str, Any] = {}
+        if self._options.token_ids:
+            about["prompt_token_ids"] = choice.prompt.ids
+        if self._options.prompt_logprobs and choice.prompt_scores is not None:
+            about["prompt_logprobs"] = prompt_logprobs(choice.prompt_scores, self._texts)
+        return about
+
+    def _event(self, choice: dict[str, Any], about: dict[str, Any]) -> bytes:
+        more = b"," + encode(about)[1:-1] if about else b""
+        return b"".join(
+            (self._before, more, b',"choices":[', encode(choice), b"]", self._usage(), b"}\n\n")
+        )
+
+    def _usage(self) -> bytes:
+        if self._options.usage is Usage.NONE:
+            return b""
+        counts = self.usage() if self._options.usage is Usage.CONTINUOUS else None
+        return b',"usage":' + encode(counts)
 
 
 async def respond(request: Request, deltas: TextStream, answer: Answer) -> Response:
@@ -118,7 +142,7 @@ async def respond(request: Request, deltas: TextStream, answer: Answer) -> Respo
 
 
 async def respond_streaming(
-    request: Request, deltas: TextStream, answer: Answer, include_usage: bool
+    request: Request, deltas: TextStream, answer: Answer, usage: Usage
 ) -> Response:
     """Answer with events, from the first delta on: an error before it still has its status."""
     try:
@@ -129,7 +153,7 @@ async def respond_streaming(
     except BaseException:
         deltas.close()
         raise
-    return EventStream(_events(first, deltas, answer, include_usage), deltas)
+    return EventStream(_events(first, deltas, answer, usage), deltas)
 
 
 async def _collect(deltas: TextStream, answer: Answer) -> None:
@@ -138,16 +162,15 @@ async def _collect(deltas: TextStream, answer: Answer) -> None:
 
 
 async def _events(
-    first: TextDelta, deltas: TextStream, answer: Answer, include_usage: bool
+    first: TextDelta, deltas: TextStream, answer: Answer, usage: Usage
 ) -> AsyncIterator[bytes]:
-    before, after = answer.frame(include_usage)
     try:
-        for part in answer.parts(first):
-            yield before + encode(part) + after
+        for event in answer.events(first):
+            yield event
         async for delta in deltas:
-            for part in answer.parts(delta):
-                yield before + encode(part) + after
-        if include_usage:
+            for event in answer.events(delta):
+                yield event
+        if usage is not Usage.NONE:
             yield answer.usage_event()
     except Exception as error:  # the status is sent: an event is all that can still tell
         if not isinstance(error, MegaInferError):

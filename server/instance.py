@@ -109,6 +109,7 @@ def plan_info(plan: Plan) -> tuple[tuple[str, Any], ...]:
             {
                 "folder": str(plan.folder),
                 "architecture": spec.architecture,
+                "vocab_size": spec.vocab_size,
                 "layers": len(spec.layers),
                 "expert_layers": len(spec.moe_layers),
                 "experts": spec.num_experts,

@@ -10,19 +10,9 @@ from megainfer.errors import RequestError
 
 # Field -> values that ask for nothing, beside null.
 COMMON: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
-    "repetition_penalty": (1, 1.0),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_p": (0, 0.0),
-    "min_tokens": (0,),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "prompt_logprobs": (),
+    "best_of": (1,),
     "use_beam_search": (False,),
-    "truncate_prompt_tokens": (),
-    "include_stop_str_in_output": (False,),
+    "logits_processors": ([],),
     "structured_outputs": (),
     "guided_json": (),
     "guided_regex": (),
@@ -31,14 +21,12 @@ COMMON: dict[str, tuple[Any, ...]] = {
 }
 COMPLETION: dict[str, tuple[Any, ...]] = {
     **COMMON,
-    "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
     "response_format": ({"type": "text"},),
 }
 CHAT: dict[str, tuple[Any, ...]] = {
     **COMMON,
-    "top_logprobs": (0,),
+    "echo": (False,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -51,10 +39,7 @@ CHAT: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (),
     "verbosity": ("medium",),
     "store": (False,),
-    "continue_final_message": (False,),
-    "add_generation_prompt": (True,),
     "chat_template": (),
-    "documents": (),
 }
 
 
@@ -67,5 +52,5 @@ def refuse_not_offered(fields: Mapping[str, Any], known: Mapping[str, tuple[Any,
 
 
 def _same(value: Any, harmless: Any) -> bool:
-    """Equal and of one type: `logprobs: 0` asks for something where `false` doesn't."""
+    """Equal and of one type: `best_of: true` asks for something where `1` doesn't."""
     return type(value) is type(harmless) and bool(value == harmless)

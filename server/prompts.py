@@ -1,42 +1,75 @@
 """What clients send, to token ids. Long texts are encoded off the event loop."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from megainfer.errors import RequestError
 from megainfer.tokenizer import Tokenizer
-from server.protocol import ChatMessage, Prompts
+from server.protocol import ChatRequest, CompletionRequest
 
 INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """echo: its text, for a request that wants it before the answer; else empty."""
+
+    ids: list[int]
+    echo: str = ""
+
+
 class PromptEncoder:
-    """Encodes prompts and chats; without a tokenizer only token ids are taken."""
+    """Encodes prompts and chats; without a tokenizer only token ids are taken.
 
-    def __init__(self, tokenizer: Tokenizer | None) -> None:
+    max_model_len: how much of a prompt is kept at most where the client asks for truncation.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, max_model_len: int) -> None:
         self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
 
-    async def completion(self, prompts: Prompts, add_special_tokens: bool) -> list[list[int]]:
-        """Token ids of each prompt. Raises RequestError."""
-        return [
-            await self._encode(prompt, add_special_tokens) if isinstance(prompt, str) else prompt
-            for prompt in prompts
-        ]
+    async def completion(self, body: CompletionRequest) -> list[Prompt]:
+        """Each of the prompts. Raises RequestError."""
+        kept = body.kept_tokens(self._max_model_len)
+        return [await self._prompt(prompt, body, kept) for prompt in body.prompt]
 
-    async def chat(
-        self, messages: Sequence[ChatMessage], variables: dict[str, Any] | None
-    ) -> list[int]:
-        """Token ids of the chat, up to where the assistant speaks. Raises RequestError."""
+    async def chat(self, body: ChatRequest) -> Prompt:
+        """The chat, up to where the assistant speaks. Raises RequestError."""
         tokenizer = self._required("messages")
-        plain = [message.for_template() for message in messages]
+        kept = body.kept_tokens(self._max_model_len)
+        messages = [message.for_template() for message in body.messages]
+        opens, variables = body.opens_an_answer(), body.template_variables()
 
         def render_and_encode() -> list[int]:
-            text = tokenizer.render_chat(plain, variables=variables)
-            return tokenizer.encode(text, add_special_tokens=False)
+            text = tokenizer.render_chat(messages, add_generation_prompt=opens, variables=variables)
+            if body.continue_final_message:
+                text = up_to_the_end_of(messages[-1], text)
+            return tokenizer.encode(text, body.add_special_tokens)
 
-        size = sum(len(message.content) for message in messages)
-        return await _run(size, render_and_encode)
+        size = sum(len(message.content) for message in body.messages)
+        return Prompt(_last(await _run(size, render_and_encode), kept))
+
+    async def _prompt(
+        self, given: str | list[int], body: CompletionRequest, kept: int | None
+    ) -> Prompt:
+        ids = (
+            await self._encode(given, body.add_special_tokens) if isinstance(given, str) else given
+        )
+        last = _last(ids, kept)
+        if not body.is_echoed:
+            return Prompt(last)
+        if isinstance(given, str) and len(last) == len(ids):
+            return Prompt(last, given)
+        return Prompt(last, self._text(last, body.skip_special_tokens is not False))
+
+    def _text(self, ids: list[int], skip_special_tokens: bool) -> str:
+        if self._tokenizer is None:
+            return ""
+        # Ids that no vocabulary has are refused later; here they only must do no harm.
+        known = [token for token in ids if 0 <= token < self._tokenizer.vocab_size]
+        return self._tokenizer.decode(known, skip_special_tokens)
 
     async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         tokenizer = self._required("prompt")
@@ -54,3 +87,25 @@ class PromptEncoder:
 
 async def _run(size: int, work: Callable[[], list[int]]) -> list[int]:
     return work() if size <= INLINE_CHARACTERS else await asyncio.to_thread(work)
+
+
+def up_to_the_end_of(message: dict[str, Any], text: str) -> str:
+    """A rendered chat, cut where its last message's content ends.
+
+    Templates may strip what surrounds a content, so it is found without. Raises RequestError when
+    the template changed more than that.
+    """
+    content = message["content"].strip()
+    start = text.rfind(content)
+    if not content or start < 0:
+        raise RequestError(
+            "the last message can't be continued: it is empty, or the chat template changes it",
+            "continue_final_message",
+        )
+    end = start + len(content)
+    spaces = message["content"][len(message["content"].rstrip()) :]
+    return text[: end + len(spaces)] if text.startswith(spaces, end) else text[:end]
+
+
+def _last(ids: list[int], kept: int | None) -> list[int]:
+    return ids if kept is None else ids[-kept:]

@@ -11,12 +11,14 @@ from megainfer.engine_client import EngineClient, SequenceRequest
 from megainfer.errors import RequestError
 from megainfer.sampling import SamplingParams
 from megainfer.text_stream import TextStream, unfold
+from megainfer.token_text import TokenTexts
 from megainfer.tokenizer import Tokenizer
 from server.answer import Answer, respond, respond_streaming
+from server.answer_options import AnswerOptions
 from server.body import JsonRoute
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
-from server.prompts import PromptEncoder
+from server.prompts import Prompt, PromptEncoder
 from server.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.served_model import ServedModel
 from server.shapes import ChatShape, CompletionShape, Shape
@@ -32,7 +34,8 @@ class Api:
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
-        self._encoder = PromptEncoder(tokenizer)
+        self._texts = TokenTexts(tokenizer)
+        self._encoder = PromptEncoder(tokenizer, model.max_model_len)
         self._model = model
 
     async def models(self) -> Response:
@@ -46,55 +49,54 @@ class Api:
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         """Continue one or several prompts."""
-        model = self._check(body)
+        self._served_name(body.model)
         refuse_not_offered(body.model_extra or {}, COMPLETION)
-        params = body.sampling(self._model.defaults, body.max_tokens)
-        prompts = await self._encoder.completion(body.prompt, body.add_special_tokens)
-        limited = [(ids, self._with_default_limit(params, ids)) for ids in prompts]
-        return await self._answer(request, body, CompletionShape(), model, limited)
+        options = body.answer_options()
+        params = body.sampling(self._model.defaults, body.limit)
+        prompts = await self._encoder.completion(body)
+        limited = [(prompt, self._with_default_limit(params, prompt.ids)) for prompt in prompts]
+        return await self._answer(request, body, CompletionShape(), options, limited)
 
     async def chat_completions(self, body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a chat."""
-        model = self._check(body)
+        self._served_name(body.model)
         refuse_not_offered(body.model_extra or {}, CHAT)
         for position, message in enumerate(body.messages):
             _refuse_tool_calls(message.model_extra or {}, position)
-        limit = body.max_completion_tokens
-        max_tokens = body.max_tokens if limit is None else limit
-        params = body.sampling(self._model.defaults, max_tokens)
-        prompt = await self._encoder.chat(body.messages, body.chat_template_kwargs)
-        return await self._answer(request, body, ChatShape(), model, [(prompt, params)])
+        options = body.answer_options()
+        params = body.sampling(self._model.defaults, body.limit)
+        prompt = await self._encoder.chat(body)
+        return await self._answer(request, body, ChatShape(), options, [(prompt, params)])
 
     async def _answer(
         self,
         request: Request,
         body: SamplingFields,
         shape: Shape,
-        model: str,
-        prompts: list[tuple[list[int], SamplingParams]],
+        options: AnswerOptions,
+        prompts: list[tuple[Prompt, SamplingParams]],
     ) -> Response:
         request_id = f"{shape.prefix}-{uuid.uuid4().hex}"
         sequences = [
             sequence
-            for position, (ids, params) in enumerate(prompts)
-            for sequence in unfold(self._sequence(f"{request_id}-{position}", ids, params))
-        ]
-        answer = Answer(shape, request_id, model, sequences, n=prompts[0][1].n)
-        deltas = TextStream.open(self._engine, self._tokenizer, sequences)
-        if body.stream:
-            return await respond_streaming(request, deltas, answer, body.include_usage)
-        return await respond(request, deltas, answer)
-
-    def _sequence(self, request_id: str, ids: list[int], params: SamplingParams) -> SequenceRequest:
-        return SequenceRequest(request_id, ids, params, self._model.defaults.eos_token_ids)
-
-    def _check(self, body: SamplingFields) -> str:
-        """What every request must fulfil; the name to answer under."""
-        if body.stream_options is not None and not body.stream:
-            raise RequestError(
-                "stream_options may only be given with stream: true", "stream_options"
+            for position, (prompt, params) in enumerate(prompts)
+            for sequence in unfold(
+                SequenceRequest(
+                    f"{request_id}-{position}",
+                    prompt.ids,
+                    params,
+                    self._model.defaults.eos_token_ids,
+                    priority=body.priority or 0,
+                )
             )
-        return self._served_name(body.model)
+        ]
+        head = {"id": request_id, "model": self._served_name(body.model)}
+        given = [prompt for prompt, _ in prompts]
+        answer = Answer(shape, head, given, sequences, options, self._texts)
+        deltas = TextStream.open(self._engine, self._tokenizer, sequences, shape.continues_prompt)
+        if body.stream:
+            return await respond_streaming(request, deltas, answer, options.usage)
+        return await respond(request, deltas, answer)
 
     def _served_name(self, name: str | None) -> str:
         if name is None:

@@ -2,7 +2,10 @@
 
 from typing import Any, Protocol
 
-from megainfer.text_stream import TextDelta
+from megainfer.token_text import TokenTexts
+from server.answer_options import AnswerOptions
+from server.logprobs import ChatLogprobs, CompletionLogprobs, LogprobsWriter
+from server.piece import Piece
 
 
 class Shape(Protocol):
@@ -11,8 +14,10 @@ class Shape(Protocol):
     prefix: str  # of the answer's id
     whole: str  # "object" of a complete answer
     part: str  # "object" of a streamed chunk
+    prompt_in_choice: bool  # where it is told of the prompt: in each choice, or beside them
+    continues_prompt: bool  # whether the text goes on where the prompt's ends
 
-    def choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
+    def choice(self, piece: Piece) -> dict[str, Any]:
         """One choice of a complete answer."""
         ...
 
@@ -20,8 +25,12 @@ class Shape(Protocol):
         """A choice's first chunk, before any text; None where there is none."""
         ...
 
-    def piece(self, index: int, delta: TextDelta) -> dict[str, Any]:
+    def chunk(self, piece: Piece) -> dict[str, Any]:
         """A chunk of a choice."""
+        ...
+
+    def logprobs_writer(self, texts: TokenTexts, options: AnswerOptions) -> LogprobsWriter:
+        """For one choice."""
         ...
 
 
@@ -31,15 +40,20 @@ class CompletionShape:
     prefix = "cmpl"
     whole = "text_completion"
     part = "text_completion"
+    prompt_in_choice = True
+    continues_prompt = True
 
-    def choice(self, index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+    def choice(self, piece: Piece) -> dict[str, Any]:
+        return {"index": piece.index, "text": piece.text, **_ending(piece)}
 
     def opening(self, index: int) -> dict[str, Any] | None:
         return None
 
-    def piece(self, index: int, delta: TextDelta) -> dict[str, Any]:
-        return self.choice(index, delta.text, delta.finish_reason)
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        return self.choice(piece)
+
+    def logprobs_writer(self, texts: TokenTexts, options: AnswerOptions) -> LogprobsWriter:
+        return CompletionLogprobs(texts, options)
 
 
 class ChatShape:
@@ -48,24 +62,30 @@ class ChatShape:
     prefix = "chatcmpl"
     whole = "chat.completion"
     part = "chat.completion.chunk"
+    prompt_in_choice = False
+    continues_prompt = False
 
-    def choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": finish_reason,
-        }
+    def choice(self, piece: Piece) -> dict[str, Any]:
+        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        return {"index": piece.index, "message": message, **_ending(piece)}
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        return _chat_chunk(index, {"role": "assistant", "content": ""}, None)
+        delta = {"role": "assistant", "content": ""}
+        return {"index": index, "delta": delta, **_ending(Piece(index, ""))}
 
-    def piece(self, index: int, delta: TextDelta) -> dict[str, Any]:
+    def chunk(self, piece: Piece) -> dict[str, Any]:
         # The last chunk's delta is empty when there is no text left, as OpenAI's is.
-        content = {} if delta.finish_reason and not delta.text else {"content": delta.text}
-        return _chat_chunk(index, content, delta.finish_reason)
+        delta = {} if piece.finish_reason and not piece.text else {"content": piece.text}
+        return {"index": piece.index, "delta": delta, **_ending(piece)}
+
+    def logprobs_writer(self, texts: TokenTexts, options: AnswerOptions) -> LogprobsWriter:
+        return ChatLogprobs(texts, options)
 
 
-def _chat_chunk(index: int, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _ending(piece: Piece) -> dict[str, Any]:
+    fields: dict[str, Any] = {"logprobs": piece.logprobs, "finish_reason": piece.finish_reason}
+    if piece.finish_reason is not None:
+        fields["stop_reason"] = piece.stop_reason
+    if piece.token_ids is not None:
+        fields["token_ids"] = piece.token_ids
+    return fields

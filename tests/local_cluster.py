@@ -13,7 +13,15 @@ from megainfer.config import BLOCK_SIZE, EngineConfig
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.process import load_experts, open_gather
 from megainfer.m2n.local import LocalHub
-from megainfer.messages import FinishReason, FromNode, RequestFailed, Submit, TokenEvent, Tokens
+from megainfer.messages import (
+    FinishReason,
+    FromNode,
+    RequestFailed,
+    Submit,
+    TokenEvent,
+    TokenLogprobs,
+    Tokens,
+)
 from megainfer.plan import Plan, make_plan
 
 DRAIN_SECONDS = 60.0
@@ -24,7 +32,8 @@ class Answer:
     """What the front end would have heard of one request."""
 
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[dict[int, float]] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] | None = None
     finish_reason: FinishReason | None = None
     failure: str | None = None
     cached_tokens: int = 0
@@ -32,6 +41,9 @@ class Answer:
     def hear(self, event: TokenEvent) -> None:
         self.tokens += event.token_ids
         self.logprobs += event.logprobs or []
+        if event.prompt_logprobs is not None:
+            assert self.prompt_logprobs is None, "a prompt is scored once"
+            self.prompt_logprobs = event.prompt_logprobs
         self.finish_reason = event.finish_reason
         self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
 

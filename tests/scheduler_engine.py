@@ -37,7 +37,11 @@ def config(**changes: int) -> SchedulerConfig:
 
 
 def submit(
-    request_id: str, prompt: list[int], max_tokens: int = 4, stop: tuple[int, ...] = ()
+    request_id: str,
+    prompt: list[int],
+    max_tokens: int = 4,
+    stop: tuple[int, ...] = (),
+    priority: int = 0,
 ) -> Submit:
     return Submit(
         request_id=request_id,
@@ -48,6 +52,7 @@ def submit(
         seed=0,
         max_tokens=max_tokens,
         stop_token_ids=list(stop),
+        priority=priority,
     )
 
 
@@ -147,13 +152,13 @@ class Engine:
         return [event for step in steps for event in self.finish(step)]
 
     def drain(self) -> None:
-        """Two rounds must bring the oldest running sequence on, so that nobody starves.
+        """Two rounds must bring the first running sequence in order on, so that nobody starves.
 
         In one of them it may be left out, for younger ones whose steps were composed before.
         """
         while self.scheduler.live:
             running = [s for s in self.scheduler.live if s.block_ids]
-            oldest = min(running, key=lambda s: s.arrival, default=None)
+            oldest = min(running, key=lambda s: s.order, default=None)
             before = oldest and (oldest.num_computed, oldest.num_outputs)
             self.round()
             self.round()

@@ -15,8 +15,9 @@ from front_end import (
 )
 
 from megainfer.chat_template import ChatTemplate
-from megainfer.commands.chat_client import ChatClient, is_loopback
-from megainfer.commands.conversation import printable, run_chat
+from megainfer.commands.api_client import is_loopback
+from megainfer.commands.chat_client import ChatClient
+from megainfer.commands.conversation import converse, printable
 from megainfer.errors import MegaInferError
 from megainfer.messages import Abort, Submit, TokenEvent
 from megainfer.tokenizer import Tokenizer
@@ -65,7 +66,7 @@ def prompts(server: RunningServer, count: int) -> list[str]:
 def test_each_line_of_a_pipe_is_a_message_of_one_conversation(server: RunningServer) -> None:
     out = io.StringIO()
     stdin = io.StringIO("Hi\n\nAnd?\n/reset\nAgain\n/exit\nnever\n")
-    run_chat(server.url, system="Be brief.", max_tokens=50, stdin=stdin, stdout=out)
+    converse(ChatClient(server.url, system="Be brief.", max_tokens=50), stdin=stdin, stdout=out)
     assert out.getvalue() == "Hello 😀\n" * 3
     system = "<|im_start|>system\nBe brief.<|im_end|>\n"
     end, user, assistant = "<|im_end|>\n", "<|im_start|>user\n", "<|im_start|>assistant\n"
@@ -83,7 +84,7 @@ def test_a_conversation_in_a_terminal(
 ) -> None:
     typing(monkeypatch, "Hi", "/what", "/reset", "", KeyboardInterrupt)
     out = io.StringIO()
-    run_chat(f"{server.url}/v1/", model="org/alias", stdin=Terminal(), stdout=out)
+    converse(ChatClient(f"{server.url}/v1/", model="org/alias"), stdin=Terminal(), stdout=out)
     text = out.getvalue()
     assert "org/alias" in text
     assert "Hello 😀\n" in text
@@ -106,7 +107,7 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
     server.node.script = endless(token)
     typing(monkeypatch, "Hi", "More", "/exit")
     out = Interrupting()
-    run_chat(server.url, stdin=Terminal(), stdout=out)
+    converse(ChatClient(server.url), stdin=Terminal(), stdout=out)
     assert out.getvalue().count("stopped") == 2
     heard = [server.node.heard.get(timeout=WAIT_SECONDS) for _ in range(4)]
     submits = [message for message in heard if isinstance(message, Submit)]
@@ -121,12 +122,12 @@ def test_errors_are_shown_in_a_terminal_and_raised_in_a_pipe(
 ) -> None:
     typing(monkeypatch, "Hi")
     out = io.StringIO()
-    run_chat(server.url, max_tokens=5000, stdin=Terminal(), stdout=out)
+    converse(ChatClient(server.url, max_tokens=5000), stdin=Terminal(), stdout=out)
     assert "maximum context length is 256" in " ".join(out.getvalue().split())
     with pytest.raises(MegaInferError, match="400: This model's maximum context length"):
-        run_chat(server.url, max_tokens=5000, stdin=io.StringIO("Hi\n"), stdout=out)
+        converse(ChatClient(server.url, max_tokens=5000), stdin=io.StringIO("Hi\n"), stdout=out)
     with pytest.raises(MegaInferError, match="404: the model 'gpt' isn't served"):
-        run_chat(server.url, "gpt", stdin=io.StringIO("Hi\n"), stdout=out)
+        converse(ChatClient(server.url, "gpt"), stdin=io.StringIO("Hi\n"), stdout=out)
 
 
 def test_a_node_that_dies_in_the_middle_is_told_and_not_remembered() -> None:
@@ -158,7 +159,7 @@ def test_an_error_after_half_an_answer_begins_a_line(
         server.node.script = endless(TOKENIZER.encode("x")[0])
         typing(monkeypatch, "Hi")
         out = Out()
-        run_chat(server.url, stdin=Terminal(), stdout=out)
+        converse(ChatClient(server.url), stdin=Terminal(), stdout=out)
     assert "Error: expert node 2 was killed" in out.getvalue().splitlines()
 
 
@@ -172,13 +173,13 @@ def test_no_server_says_how_to_get_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(MegaInferError, match=r"no server answers at .*`megainfer serve`.*--url"):
-        run_chat(f"http://127.0.0.1:{port}", stdin=io.StringIO("Hi\n"))
+        converse(ChatClient(f"http://127.0.0.1:{port}"), stdin=io.StringIO("Hi\n"))
 
 
 @pytest.mark.parametrize("url", ["", "http://[::1", "ftp://x", "http://x:99999"])
 def test_an_address_that_is_none_is_explained(url: str) -> None:
     with pytest.raises(MegaInferError):
-        run_chat(url, stdin=io.StringIO("Hi\n"))
+        converse(ChatClient(url), stdin=io.StringIO("Hi\n"))
 
 
 def test_proxies_are_for_other_machines_only() -> None:

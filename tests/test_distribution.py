@@ -112,7 +112,10 @@ def test_every_family_through_processes(family, variant, tmp_path):
         results = llm.generate(prompts, params(10, logprobs=-1), progress=False)
     assert_same_greedy(expected, [result.outputs[0].token_ids for result in results])
     for result, want in zip(results, expected, strict=True):
-        rows = [list(row.values()) for row in result.outputs[0].logprobs]
+        rows = [
+            [row[token].logprob for token in range(VOCABULARY)]
+            for row in result.outputs[0].logprobs
+        ]
         torch.testing.assert_close(
             torch.tensor(rows), want.logits.log_softmax(-1), atol=2e-4, rtol=1e-4
         )

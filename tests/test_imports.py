@@ -18,6 +18,7 @@ FORBIDDEN = {
     "megainfer/pipeline.py": ["megainfer.attention_node", "megainfer.expert_node", "torch"],
     "megainfer/models": ["torch", "megainfer.attention_node", "megainfer.expert_node"],
     "megainfer/topology.py": ["torch"],
+    "megainfer/bench": ["torch", "megainfer.llm", "megainfer.commands"],
     "megainfer/simulator": ["torch"],
     "megainfer/expert_node/gather.py": ["torch"],
     "megainfer/attention_node/scheduler.py": ["torch"],

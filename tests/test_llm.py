@@ -121,3 +121,29 @@ def test_counters_that_come_late_are_an_error_and_then_harmless(llm, monkeypatch
 def test_prompts_and_parameters_of_the_wrong_kind_are_named(llm, prompts, params, message):
     with pytest.raises(RequestError, match=message):
         llm.generate(prompts, params)
+
+
+def test_log_probabilities_penalties_and_priorities_offline(llm):
+    wishes = {"temperature": 0, "ignore_eos": True, "max_tokens": 6}
+    params = [
+        SamplingParams(logprobs=2, prompt_logprobs=1, **wishes),
+        SamplingParams(frequency_penalty=2, presence_penalty=2, **wishes),
+    ]
+    scored, penalised = llm.generate([[1, 2, 3], [5]], params, progress=False, priority=[1, 0])
+    first, *rest = scored.prompt_logprobs
+    assert first is None
+    assert [token in row for token, row in zip([2, 3], rest, strict=True)] == [True, True]
+    answer = scored.outputs[0]
+    assert [next(iter(row)) for row in answer.logprobs] == answer.token_ids
+    assert [entry.rank for entry in answer.logprobs[0].values()] == [1, 2]
+    own = [row[t].logprob for row, t in zip(answer.logprobs, answer.token_ids, strict=True)]
+    assert answer.cumulative_logprob == pytest.approx(sum(own))
+    assert (
+        answer.logprobs[0][answer.token_ids[0]].decoded_token == f"token_id:{answer.token_ids[0]}"
+    )
+    assert penalised.prompt_logprobs is None
+    assert len(set(penalised.outputs[0].token_ids)) == 6
+    with pytest.raises(RequestError, match="1 priorities were given for 2 prompts"):
+        llm.generate([[1], [2]], priority=[1], progress=False)
+    with pytest.raises(RequestError, match="priority must be between"):
+        llm.generate([[1]], priority=[2**40], progress=False)

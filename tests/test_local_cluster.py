@@ -12,7 +12,7 @@ from local_cluster import LocalCluster, greedy_submit
 
 from megainfer.attention_node.node import AttentionNode
 from megainfer.errors import MegaInferError, NodeDied
-from megainfer.messages import Abort, FinishReason
+from megainfer.messages import Abort, FinishReason, TokenLogprobs
 from megainfer.models.registry import load_spec
 
 VOCABULARY = 160  # of every checkpoint that the tests write
@@ -55,6 +55,10 @@ def answers_of(cluster: LocalCluster, prompts) -> list[list[int]]:
     return [cluster.answers[str(i)].tokens for i in range(len(prompts))]
 
 
+def by_token(row: TokenLogprobs) -> list[float]:
+    return [row.values[token] for token in range(VOCABULARY)]
+
+
 @every_variant
 def test_tokens_and_logits_equal_transformers(reference):
     folder, prompts, expected = reference
@@ -63,7 +67,7 @@ def test_tokens_and_logits_equal_transformers(reference):
     cluster.drain()
     assert_same_greedy(expected, answers_of(cluster, prompts))
     for i, want in enumerate(expected):
-        got = torch.tensor([list(row.values()) for row in cluster.answers[str(i)].logprobs])
+        got = torch.tensor([by_token(row) for row in cluster.answers[str(i)].logprobs])
         torch.testing.assert_close(got, want.logits.log_softmax(-1), atol=2e-4, rtol=1e-4)
 
 
@@ -229,7 +233,7 @@ def test_token_ids_outside_the_vocabulary_fail_the_request_alone(reference):
     cluster.submit(0, greedy_submit("bad", [0, 160], 4))
     submit_all(cluster, prompts[:2])
     cluster.drain()
-    assert cluster.answers["bad"].failure == "token id 160 is not in the vocabulary of 160"
+    assert cluster.answers["bad"].failure == "prompt: token id 160 is not in the vocabulary of 160"
     assert_same_greedy(expected[:2], answers_of(cluster, prompts[:2]))
 
 

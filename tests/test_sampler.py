@@ -8,7 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megainfer.attention_node.sampler import NonFiniteLogits, SampleRow, sample, uniform
+from megainfer.attention_node.sampling.edits import LogitEdits
+from megainfer.attention_node.sampling.history import TokenHistory
+from megainfer.attention_node.sampling.sampler import NonFiniteLogits, SampleRow, sample, uniform
+from megainfer.messages import Submit
 
 
 def row(**wishes) -> SampleRow:
@@ -52,6 +55,27 @@ def test_temperature_zero_is_greedy_whatever_else_is_asked():
     assert sample(logits, requests).token_ids == logits.argmax(-1).tolist()
 
 
+@st.composite
+def edits(draw: st.DrawFn) -> LogitEdits:
+    submit = Submit(
+        request_id="a",
+        prompt=draw(st.lists(st.integers(0, 1499), min_size=1, max_size=50)),
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        seed=0,
+        max_tokens=99,
+        stop_token_ids=[],
+        presence_penalty=draw(st.sampled_from([0.0, 1.1])),
+        repetition_penalty=draw(st.sampled_from([1.0, 1.2])),
+        logit_bias=draw(st.dictionaries(st.integers(0, 1499), st.floats(-9, 9), max_size=3)),
+    )
+    token_ids = submit.prompt + draw(st.lists(st.integers(0, 1499), max_size=50))
+    history = TokenHistory(len(submit.prompt), with_prompt=True)
+    history.catch_up(token_ids)
+    return LogitEdits(submit, token_ids, history)
+
+
 wishes = st.builds(
     SampleRow,
     temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 2.0]),
@@ -60,6 +84,8 @@ wishes = st.builds(
     seed=st.integers(-(2**63), 2**63 - 1),
     position=st.integers(0, 2**20),
     logprobs=st.sampled_from([None, 0, 2, -1]),
+    min_p=st.sampled_from([0.0, 0.0, 0.05]),
+    edits=st.one_of(st.none(), edits()),
 )
 
 
@@ -115,10 +141,12 @@ def test_logprobs_are_of_the_raw_logits():
 
     assert logprobs(None)[1] is None
     token, chosen = logprobs(0)
-    assert chosen == pytest.approx({token: raw[token]})
-    assert logprobs(-1)[1] == pytest.approx(dict(enumerate(raw)))
-    assert list(logprobs(3)[1]) == [1, 2, 0]
-    assert logprobs(99)[1] == pytest.approx(dict(enumerate(raw)))
+    assert chosen.values == pytest.approx({token: raw[token]})
+    assert chosen.rank == [1, 2, 0, 3].index(token) + 1
+    for every in (-1, 99):
+        assert logprobs(every)[1].values == pytest.approx(dict(enumerate(raw)))
+        assert list(logprobs(every)[1].values) == [1, 2, 0, 3]
+    assert list(logprobs(3)[1].values) == [1, 2, 0]
 
 
 def test_the_chosen_token_is_among_its_logprobs():
@@ -126,7 +154,8 @@ def test_the_chosen_token_is_among_its_logprobs():
     output = sample(logits, [row(seed=i, logprobs=1) for i in range(50)])
     assert set(output.token_ids) == {0, 1}
     for token, best in zip(output.token_ids, output.logprobs, strict=True):
-        assert list(best) == ([1] if token == 1 else [1, 0])
+        assert list(best.values) == ([1] if token == 1 else [1, 0])
+        assert best.rank == 2 - token
 
 
 def test_no_rows_no_tokens():

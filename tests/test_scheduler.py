@@ -256,6 +256,30 @@ def test_a_preempted_sequence_comes_back_before_those_who_came_later() -> None:
     assert engine.scheduler.counters()["preemptions"] > 0
 
 
+def test_priority_goes_before_arrival_in_the_queue() -> None:
+    ranks = {"a": 5, "b": 0, "c": -1, "d": 0}
+    requests = [submit(n, prompt(4, i), 6, priority=p) for i, (n, p) in enumerate(ranks.items())]
+    engine = engine_for(requests[0], max_num_seqs=1)
+    engine.round()
+    for request in requests[1:]:
+        engine.scheduler.add(request)
+    engine.drain()
+    assert list(engine.finished) == ["a", "c", "b", "d"]  # who runs is not sent back to wait
+
+
+def test_the_least_urgent_is_preempted_however_old_and_comes_back_last() -> None:
+    ranks = {"a": 1, "b": 0, "c": -1}
+    requests = [submit(n, prompt(4, i), 20, priority=p) for i, (n, p) in enumerate(ranks.items())]
+    engine = engine_for(*requests, **TIGHT, num_micro_batches=1)
+    a, b, c = engine.scheduler.live
+    while not engine.scheduler.counters()["preemptions"]:
+        engine.round()
+    assert (a.preemptions, b.preemptions, c.preemptions) == (1, 0, 0)
+    engine.drain()
+    assert list(engine.finished) == ["c", "b", "a"]
+    assert all(engine.outputs[r.request_id] == answer(r, 32)[0] for r in requests)
+
+
 def tight_pair() -> Engine:
     """`a` in micro-batch 0 and `b` in 1, each in need of a block, with one free."""
     requests = submit("a", prompt(15), max_tokens=9), submit("b", prompt(11, 2), max_tokens=9)

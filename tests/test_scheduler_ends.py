@@ -3,7 +3,7 @@
 import pytest
 from scheduler_engine import answer, engine_for, prompt, rows, step_of, submit
 
-from megainfer.messages import FinishReason, TokenEvent
+from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
 
 # --- the end of a request ------------------------------------------------------------------------
 
@@ -29,10 +29,10 @@ def test_max_tokens_and_a_full_context_end_a_request() -> None:
 
 def test_log_probabilities_go_with_their_tokens() -> None:
     engine = engine_for(submit("a", [1]), submit("b", [2]), num_micro_batches=1)
-    step = step_of(engine, 0)
-    events = engine.scheduler.complete(step, [5, 6], [None, {6: -0.5}])
+    step, scores = step_of(engine, 0), TokenLogprobs({6: -0.5}, 1)
+    events = engine.scheduler.complete(step, [5, 6], [None, scores])
     told = [(event.request_id, event.token_ids, event.logprobs) for event in events]
-    assert told == [("a", [5], None), ("b", [6], [{6: -0.5}])]
+    assert told == [("a", [5], None), ("b", [6], [scores])]
 
 
 def test_a_step_may_not_end_twice_nor_before_those_it_depends_on() -> None:

@@ -44,10 +44,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.requests: dict[str, Submit] = {}
         self.aborted: set[str] = set()
 
-    @rule(prompt=PROMPTS, max_tokens=st.integers(1, 14), stops=st.booleans())
-    def add(self, prompt: list[int], max_tokens: int, stops: bool) -> None:
+    @rule(
+        prompt=PROMPTS,
+        max_tokens=st.integers(1, 14),
+        stops=st.booleans(),
+        priority=st.integers(-1, 1),
+    )
+    def add(self, prompt: list[int], max_tokens: int, stops: bool, priority: int) -> None:
         name = f"r{len(self.requests)}"
-        self.requests[name] = submit(name, prompt, max_tokens, stop=(0,) if stops else ())
+        self.requests[name] = submit(
+            name, prompt, max_tokens, stop=(0,) if stops else (), priority=priority
+        )
         self.engine.scheduler.add(self.requests[name])
 
     @rule(data=st.data())

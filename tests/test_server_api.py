@@ -310,13 +310,46 @@ BAD_COMPLETIONS = [
     ({"prompt": "x", "stop_token_ids": [5000]}, "stop_token_ids", "but holds 5000"),
     ({"prompt": "x", "stream": "yes"}, "stream", "valid boolean, not 'yes'"),
     ({"prompt": "x", "stream_options": {}}, "stream_options", "only be given with stream: true"),
-    ({"prompt": "x", "echo": True}, "echo", "echo isn't offered by this server, but is True"),
-    ({"prompt": "x", "logprobs": 0}, "logprobs", "logprobs isn't offered"),
+    ({"prompt": "x", "echo": "yes"}, "echo", "valid boolean, not 'yes'"),
+    ({"prompt": "x", "logprobs": 21}, "logprobs", "less than or equal to 20, not 21"),
+    ({"prompt": "x", "logprobs": -1}, "logprobs", "greater than or equal to 0, not -1"),
+    ({"prompt": "x", "prompt_logprobs": 21}, "prompt_logprobs", "less than or equal to 20"),
+    ({"prompt": "x", "prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "stream: true"),
+    ({"prompt": ["x"] * 2049}, "prompt", "at most 2048 prompts, but holds 2049"),
     ({"prompt": "x", "best_of": 2}, "best_of", "best_of isn't offered"),
     ({"prompt": "x", "suffix": "y"}, "suffix", "suffix isn't offered"),
-    ({"prompt": "x", "logit_bias": {"1": 5}}, "logit_bias", "logit_bias isn't offered"),
-    ({"prompt": "x", "presence_penalty": 0.5}, "presence_penalty", "isn't offered"),
-    ({"prompt": "x", "min_p": 0.1}, "min_p", "isn't offered"),
+    ({"prompt": "x", "logit_bias": {"one": 5}}, "logit_bias", "'one' is no token id"),
+    ({"prompt": "x", "logit_bias": {"1": 101}}, "logit_bias", "between -100 and 100, but is 101"),
+    ({"prompt": "x", "logit_bias": {"1000": 1}}, "logit_bias", "from 0 to 999, but holds 1000"),
+    ({"prompt": "x", "logit_bias": {"1": None}}, "logit_bias[1]", "valid number"),
+    (
+        {"prompt": "x", "logit_bias": {str(i): 1 for i in range(1025)}},
+        "logit_bias",
+        "at most 1024 entries, but holds 1025",
+    ),
+    ({"prompt": "x", "presence_penalty": 2.5}, "presence_penalty", "between -2 and 2"),
+    ({"prompt": "x", "frequency_penalty": -3}, "frequency_penalty", "between -2 and 2"),
+    ({"prompt": "x", "repetition_penalty": 0}, "repetition_penalty", "between 0.01 and 100"),
+    ({"prompt": "x", "min_p": 1.1}, "min_p", "min_p must be between 0 and 1"),
+    ({"prompt": "x", "min_tokens": -1}, "min_tokens", "at least 0, but is -1"),
+    ({"prompt": "x", "min_tokens": 17}, "min_tokens", "at most max_tokens, which is 16"),
+    ({"prompt": "x", "allowed_token_ids": [1000]}, "allowed_token_ids", "but holds 1000"),
+    ({"prompt": "x", "allowed_token_ids": [1] * 1001}, "allowed_token_ids", "at most 1000"),
+    ({"prompt": "x", "bad_words": [""]}, "bad_words", "empty string"),
+    ({"prompt": "x", "bad_words": ["a"] * 129}, "bad_words", "at most 128 strings"),
+    ({"prompt": "x", "bad_words": ["a" * 257]}, "bad_words", "at most 256 characters, not 257"),
+    ({"prompt": "x", "stop": "a" * 1025}, "stop", "at most 1024 characters, not 1025"),
+    ({"prompt": "x", "stop_token_ids": [1] * 1025}, "stop_token_ids", "at most 1024 token ids"),
+    ({"prompt": "x", "truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "-1 or at least 1"),
+    ({"prompt": "x", "priority": 2**40}, "priority", "priority must be between"),
+    ({"prompt": "x", "priority": 0.5}, "priority", "valid integer"),
+    ({"prompt": "x", "user": 5}, "user", "valid string, not 5"),
+    ({"prompt": "x", "metadata": []}, "metadata", "valid dictionary"),
+    (
+        {"prompt": "x", "stream": True, "stream_options": {"include_usage": 1}},
+        "stream_options.include_usage",
+        "valid boolean",
+    ),
 ]
 BAD_CHATS = [
     ({}, "messages", "messages: field required"),
@@ -333,9 +366,17 @@ BAD_CHATS = [
     ({"messages": CHAT, "max_completion_tokens": 999}, "max_tokens", "999 in the completion"),
     ({"messages": CHAT, "tools": [{"type": "function"}]}, "tools", "tools isn't offered"),
     ({"messages": CHAT, "response_format": {"type": "json_object"}}, "response_format", "isn't"),
-    ({"messages": CHAT, "logprobs": True}, "logprobs", "isn't offered"),
-    ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs", "isn't offered"),
-    ({"messages": CHAT, "frequency_penalty": 1}, "frequency_penalty", "isn't offered"),
+    ({"messages": CHAT, "logprobs": 1}, "logprobs", "valid boolean, not 1"),
+    ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs", "with logprobs: true"),
+    ({"messages": CHAT, "top_logprobs": 21, "logprobs": True}, "top_logprobs", "to 20, not 21"),
+    ({"messages": CHAT, "echo": True}, "echo", "echo isn't offered by this server, but is True"),
+    ({"messages": CHAT, "frequency_penalty": 3}, "frequency_penalty", "between -2 and 2"),
+    (
+        {"messages": CHAT, "add_generation_prompt": True, "continue_final_message": True},
+        "continue_final_message",
+        "exclude each other",
+    ),
+    ({"messages": CHAT * 4097}, "messages", "at most 4096 items"),
     ({"messages": CHAT, "chat_template_kwargs": {"tools": 1}}, "chat_template_kwargs", "not set"),
     (
         {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
@@ -368,6 +409,45 @@ def test_bad_input_is_named(
 def test_a_context_that_is_too_short_has_openais_code(http: httpx.Client) -> None:
     response = http.post("/v1/completions", json={"prompt": [1] * 300})
     assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_every_generation_field_reaches_the_node(
+    client: openai.OpenAI, server: RunningServer
+) -> None:
+    client.completions.create(
+        model="tiny",
+        prompt="x",
+        max_tokens=5,
+        presence_penalty=0.5,
+        frequency_penalty=-1,
+        logit_bias={"7": 2},
+        logprobs=4,
+        extra_body={
+            "min_p": 0.1,
+            "min_tokens": 3,
+            "repetition_penalty": 1.5,
+            "allowed_token_ids": [7, 8],
+            "bad_words": [" fox"],
+            "prompt_logprobs": 2,
+            "priority": -4,
+        },
+    )
+    submit = server.node.expect(Submit)
+    assert (submit.presence_penalty, submit.frequency_penalty) == (0.5, -1.0)
+    assert (submit.repetition_penalty, submit.min_p, submit.min_tokens) == (1.5, 0.1, 3)
+    assert submit.logit_bias == {7: 2.0}
+    assert submit.allowed_token_ids == [7, 8]
+    assert submit.bad_words == [TOKENIZER.encode("fox"), TOKENIZER.encode(" fox")]
+    assert (submit.logprobs, submit.prompt_logprobs, submit.priority) == (4, 2, -4)
+
+
+def test_the_authors_defaults_stand_in_for_what_is_left_out() -> None:
+    defaults = GenerationDefaults((END,), repetition_penalty=1.1, min_p=0.05)
+    with RunningServer(TOKENIZER, defaults) as server, httpx.Client(base_url=server.url) as http:
+        for more, expected in (({}, (1.1, 0.05)), ({"repetition_penalty": 1}, (1.0, 0.05))):
+            assert http.post("/v1/completions", json={"prompt": "x", **more}).status_code == 200
+            submit = server.node.expect(Submit)
+            assert (submit.repetition_penalty, submit.min_p) == expected
 
 
 def test_values_that_ask_for_nothing_are_taken(client: openai.OpenAI) -> None:

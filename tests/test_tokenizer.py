@@ -19,6 +19,7 @@ from megainfer.chat_template import ChatTemplate
 from megainfer.detokenizer import IncrementalDetokenizer, StopStrings
 from megainfer.errors import ModelError, RequestError
 from megainfer.generation_config import GenerationDefaults
+from megainfer.token_text import TokenTexts
 from megainfer.tokenizer import Tokenizer, load_tokenizer
 
 BYTE_LEVEL = Tokenizer(byte_level_backend(), {})
@@ -251,6 +252,74 @@ def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
         "",
         "User x",
     ]
+
+
+def first_end(text: str, stops: list[str], spared: int) -> tuple[int, str] | None:
+    """Where the first of the strings ends that ends after `spared` characters, by trying all."""
+    ends = [
+        (end, -len(stop), stop)
+        for stop in stops
+        for end in range(spared + 1, len(text) + 1)
+        if text[:end].endswith(stop)
+    ]
+    return (min(ends)[0], min(ends)[2]) if ends else None
+
+
+@given(
+    parts=st.lists(st.text("ab", max_size=4), max_size=8),
+    stops=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
+    spared=st.integers(0, 8),
+    included=st.booleans(),
+)
+def test_stop_strings_that_end_too_early_are_passed_over(parts, stops, spared, included) -> None:
+    stopper, out = StopStrings(stops, included), ""
+    for count, part in enumerate(parts):
+        out += stopper.push(part, may_end=count >= spared)
+        if stopper.matched is not None:
+            break
+    else:
+        out += stopper.flush()
+    text, early = "".join(parts), len("".join(parts[:spared]))
+    found = first_end(text, stops, early)
+    if found is None:
+        assert (out, stopper.matched) == (text, None)
+    else:
+        end, stop = found
+        assert stopper.matched == stop
+        assert out == text[: end if included else end - len(stop)]
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, SENTENCEPIECE], ids=["byte", "sentencepiece"])
+def test_a_continued_text_keeps_the_space_between(tokenizer: Tokenizer) -> None:
+    text = "ab cd The fox 😀 人 x"
+    ids = tokenizer.encode(text)
+    for cut in range(len(ids)):
+        detokenizer = IncrementalDetokenizer(tokenizer, after=ids[:cut])
+        rest = "".join([detokenizer.push(token) for token in ids[cut:]]) + detokenizer.flush()
+        head = tokenizer.decode(ids[:cut])
+        if head.endswith("\ufffd"):  # half a character on either side
+            assert text.endswith(rest.lstrip("\ufffd"))
+        else:
+            assert head + rest == text
+
+
+# --- single tokens --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, SENTENCEPIECE], ids=["byte", "sentencepiece"])
+def test_bytes_of_tokens_are_the_texts(tokenizer: Tokenizer) -> None:
+    texts = TokenTexts(tokenizer)
+    ids = tokenizer.encode(TEXT := "ab cd, Würde 😀 <0xZZ> 人")
+    assert b"".join(map(texts.bytes_of, ids)).decode().removeprefix(" ") == TEXT
+    assert texts.bytes_of(10**6) == b""
+
+
+def test_special_tokens_are_spelled_out_and_without_a_tokenizer_their_number_is() -> None:
+    texts = TokenTexts(BYTE_LEVEL)
+    (end,) = BYTE_LEVEL.encode("<|im_end|>")
+    assert texts.text_of(end) == "<|im_end|>"
+    assert texts.is_silent(end, skip_special_tokens=True)
+    assert TokenTexts(None).text_of(7) == "token_id:7"
 
 
 # --- generation_config.json -----------------------------------------------------------------------

@@ -54,9 +54,9 @@ class Balance:
         return len(homes) == 1 and homes[0] is self._home(sequence)
 
     def candidates(self, micro_batch: int) -> list[Sequence]:
-        """Those that a step of this micro-batch may hold, oldest first."""
+        """Those that a step of this micro-batch may hold, in order of service."""
         found = [*self._members[micro_batch].values(), *self._open.values()]
-        return sorted(found, key=attrgetter("arrival"))
+        return sorted(found, key=attrgetter("order"))
 
     def has_candidates(self, micro_batch: int) -> bool:
         return bool(self._members[micro_batch] or self._open)

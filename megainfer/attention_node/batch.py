@@ -64,7 +64,8 @@ class StepBatch:
     token_ids, positions, slots: int64 [T]; a slot is block * block_size + offset. row_starts:
     int64 [S + 1]; sequence s has the rows row_starts[s] to row_starts[s + 1] - 1. block_table:
     int64 [S, blocks], each sequence's blocks, padded with its own first one. sample_rows: int64,
-    the rows whose logits are wanted, in the order of the chunks that want them.
+    the rows whose logits are wanted, in the order of the chunks that want them. first_rows: where
+    each chunk begins, in the order in which the chunks were given.
     """
 
     token_ids: Tensor
@@ -74,6 +75,7 @@ class StepBatch:
     block_table: Tensor
     block_size: int
     sample_rows: Tensor
+    first_rows: list[int]
 
     @property
     def num_tokens(self) -> int:
@@ -115,6 +117,7 @@ def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> S
     """
     order = sorted(range(len(chunks)), key=lambda i: len(chunks[i].token_ids) > 1)
     ordered = [chunks[i] for i in order]
+    first_rows = _first_rows(chunks, order)
     positions = list[int]()
     slots = list[int]()
     for chunk in ordered:
@@ -126,7 +129,8 @@ def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> S
         row_starts=_int64([0, *accumulate(len(chunk.token_ids) for chunk in ordered)]),
         block_table=_block_table(ordered, block_size),
         block_size=block_size,
-        sample_rows=_int64(_sample_rows(chunks, order)),
+        sample_rows=_int64(_sample_rows(chunks, first_rows)),
+        first_rows=first_rows,
     )
 
 
@@ -155,10 +159,16 @@ def _block_table(chunks: Sequence[ChunkInput], block_size: int) -> Tensor:
     return _int64(table).view(len(used), width)
 
 
-def _sample_rows(chunks: Sequence[ChunkInput], order: Sequence[int]) -> list[int]:
-    """The last row of each chunk that samples; `order` is how the chunks follow in the step."""
-    last_row, row = {}, 0
+def _first_rows(chunks: Sequence[ChunkInput], order: Sequence[int]) -> list[int]:
+    """Where each chunk begins; `order` is how the chunks follow in the step."""
+    first, row = [0] * len(chunks), 0
     for i in order:
+        first[i] = row
         row += len(chunks[i].token_ids)
-        last_row[i] = row - 1
-    return [last_row[i] for i, chunk in enumerate(chunks) if chunk.samples]
+    return first
+
+
+def _sample_rows(chunks: Sequence[ChunkInput], first_rows: Sequence[int]) -> list[int]:
+    """The last row of each chunk that samples."""
+    pairs = zip(chunks, first_rows, strict=True)
+    return [first + len(chunk.token_ids) - 1 for chunk, first in pairs if chunk.samples]

@@ -6,11 +6,12 @@ from megainfer.attention_node.step import Chunk, Step
 
 
 class Composition:
-    """Fills one micro-batch's step with rows, oldest sequence first, and finds their blocks.
+    """Fills one micro-batch's step with rows, in order of service, and finds their blocks.
 
-    Blocks are given in order of arrival, so that no sequence ever loses to a younger one. Rows
-    go to decoding sequences first, which is a matter of counting: a prompt gets what is left
-    when each decoding sequence has its row, but the oldest sequence always gets one.
+    The order is by priority, then by arrival. Blocks are given in it, so that no sequence ever
+    loses to one after it. Rows go to decoding sequences first, which is a matter of counting: a
+    prompt gets what is left when each decoding sequence has its row, but the first sequence always
+    gets one.
     """
 
     def __init__(self, pool: SequencePool, number: int, micro_batch: int, max_rows: int) -> None:
@@ -25,12 +26,12 @@ class Composition:
         self.admitted: list[Sequence] = []  # that waited until now
 
     def place_running(self) -> None:
-        """Take in what already runs, by preemption of younger sequences if blocks run out."""
+        """Take in what already runs, by preemption of later sequences if blocks run out."""
         candidates = [(s, s.is_decoding) for s in self._pool.balance.candidates(self._micro_batch)]
         decodes_to_come = sum(decodes for _, decodes in candidates)
         for sequence, decodes in candidates:
             decodes_to_come -= decodes
-            if sequence.status is Status.RUNNING:  # else an older one has just preempted it
+            if sequence.status is Status.RUNNING:  # else an earlier one has just preempted it
                 self._place(sequence, kept_rows=0 if decodes else decodes_to_come)
 
     def admit(self, max_newcomers: int) -> None:
@@ -39,13 +40,13 @@ class Composition:
             return
         admission = self._pool.admission()
         for _ in range(max_newcomers):
-            sequence = self._pool.waiting.oldest()
+            sequence = self._pool.waiting.first()
             if sequence is None or self._rows_left < 1:
                 return
             prefix = self._pool.cached_prefix(sequence)
             if not admission.fits(sequence, prefix):
                 return
-            self._pool.admit_oldest(prefix)
+            self._pool.admit_first(prefix)
             self._place(sequence, kept_rows=0)
             admission.admitted(sequence)
             self.admitted.append(sequence)
@@ -75,7 +76,7 @@ class Composition:
         blocks = self._pool.blocks
         missing = blocks.blocks_for(sequence.num_scheduled + wanted) - len(sequence.block_ids)
         while missing > blocks.num_free:
-            victim = self._victims.younger_than(sequence)
+            victim = self._victims.after(sequence)
             if victim is None:
                 break
             self._pool.preempt(victim)

@@ -5,7 +5,7 @@ dispatch, away to the experts, combine; after the last layer sample, tell the fr
 the next step. Between any two of these another micro-batch may have its turn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -16,7 +16,9 @@ from torch import Tensor
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import StepModel
-from megainfer.attention_node.sampler import NonFiniteLogits, SampleOutput, SampleRow, sample
+from megainfer.attention_node.prompt_scores import score_prompts
+from megainfer.attention_node.sampling.edits import LogitEdits
+from megainfer.attention_node.sampling.sampler import RowError, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.attention_node.tuning import MicroBatchTuner, Progress
@@ -141,7 +143,7 @@ class AttentionNode:
 
     def _submit(self, submit: Submit) -> None:
         try:
-            self._check_vocabulary(submit.prompt)
+            self._check_vocabulary(submit)
             self.scheduler.add(submit)
         except RequestError as error:
             self._fail_request(submit.request_id, str(error), client_error=True)
@@ -154,11 +156,20 @@ class AttentionNode:
             text = "the request has waited for its turn for as long as it may; try again later"
             self._emit(RequestFailed(self.node, request_id, text, overloaded=True))
 
-    def _check_vocabulary(self, prompt: Sequence[int]) -> None:
+    def _check_vocabulary(self, submit: Submit) -> None:
+        """Every token id is used as a place in memory. End tokens aren't, unless they are met."""
+        self._check_known("prompt", submit.prompt)
+        self._check_known("logit_bias", submit.logit_bias)
+        self._check_known("allowed_token_ids", submit.allowed_token_ids)
+        for word in submit.bad_words:
+            self._check_known("bad_words", word)
+
+    def _check_known(self, name: str, token_ids: Iterable[int]) -> None:
         size = self._model.spec.vocab_size
-        for token in prompt:
+        for token in token_ids:
             if not 0 <= token < size:
-                raise RequestError(f"token id {token} is not in the vocabulary of {size}", "prompt")
+                message = f"{name}: token id {token} is not in the vocabulary of {size}"
+                raise RequestError(message, name)
 
     def _hear_replies(self) -> None:
         for arrival in self.port.poll():
@@ -237,6 +248,7 @@ class AttentionNode:
         chunks = [chunk for chunk in flight.step.chunks if chunk.samples]
         with self._clock.span("head", micro_batch):
             logits = self._model.logits(flight.x, flight.batch.sample_rows)
+            self._score(flight)
         with self._clock.span("sample", micro_batch):
             output = self._sample(logits, chunks)
         self._step_tokens.observe(flight.step.num_rows)
@@ -266,18 +278,27 @@ class AttentionNode:
         if now != before:
             self.scheduler.use_micro_batches(now)
 
+    def _score(self, flight: Flight) -> None:
+        """The prompts' log-probabilities; a request whose logits are not finite fails alone."""
+        for request_id, error in score_prompts(self._model, flight.x, flight.batch, flight.step):
+            self._end(request_id, error)
+
     def _sample(self, logits: Tensor, chunks: Sequence[Chunk]) -> SampleOutput:
-        """A token for each chunk; a request whose logits are not finite fails alone."""
+        """A token for each chunk; a request that can't be sampled for fails alone."""
         rows = [_row(chunk) for chunk in chunks]
-        try:
-            return sample(logits, rows, self._model.best)
-        except NonFiniteLogits as error:
-            for row in error.rows:
-                request_id = chunks[row].sequence.request_id
-                self.scheduler.abort(request_id)  # in flight, so its token here is nobody's
-                self._fail_request(request_id, str(error))
-            finite = logits.index_fill(0, torch.tensor(error.rows), 0.0)
-            return sample(finite, rows, self._model.best)
+        while True:  # each time at least one row fewer can fail
+            try:
+                return sample(logits, rows, self._model.best)
+            except RowError as error:
+                for row in error.rows:
+                    self._end(chunks[row].sequence.request_id, error)
+                    rows[row] = NOBODYS_ROW
+                logits = logits.index_fill(0, torch.tensor(error.rows), 0.0)
+
+    def _end(self, request_id: str, error: RowError) -> None:
+        """Of a request in flight, whose token in this step is nobody's."""
+        self.scheduler.abort(request_id)
+        self._fail_request(request_id, str(error), error.client_error)
 
     def _fail(self, micro_batch: int, message: str) -> None:
         """End this micro-batch's step, and those that build on the KV it would have written."""
@@ -315,6 +336,9 @@ def _chunk_input(chunk: Chunk) -> ChunkInput:
     )
 
 
+NOBODYS_ROW = SampleRow(temperature=0.0, top_p=1.0, top_k=0, seed=0, position=0)
+
+
 def _row(chunk: Chunk) -> SampleRow:
     submit = chunk.sequence.submit
     return SampleRow(
@@ -324,4 +348,13 @@ def _row(chunk: Chunk) -> SampleRow:
         seed=submit.seed,
         position=chunk.end,
         logprobs=submit.logprobs,
+        min_p=submit.min_p,
+        edits=_edits(chunk) if chunk.sequence.edits_logits else None,
     )
+
+
+def _edits(chunk: Chunk) -> LogitEdits:
+    sequence = chunk.sequence
+    if sequence.history is not None:
+        sequence.history.catch_up(sequence.token_ids)
+    return LogitEdits(sequence.submit, sequence.token_ids, sequence.history)

@@ -54,16 +54,21 @@ class SequencePool:
         return Admission(self.blocks, self._running.values())
 
     def cached_prefix(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold the beginning of its tokens; at least its last token isn't in them."""
+        """Blocks that hold the beginning of its tokens; at least its last token isn't in them.
+
+        None where its prompt's logits are wanted: they aren't in the cache, but computed anew.
+        """
+        if sequence.unscored:
+            return []
         return self.blocks.match_prefix(sequence.prefix_digests())
 
     def add(self, sequence: Sequence) -> None:
         self._live[sequence.request_id] = sequence
         self.waiting.push(sequence)
 
-    def admit_oldest(self, prefix: list[int]) -> None:
+    def admit_first(self, prefix: list[int]) -> None:
         """Start the next in the queue on its cached prefix."""
-        sequence = self.waiting.pop_oldest()
+        sequence = self.waiting.pop_first()
         self.blocks.acquire(prefix)
         sequence.block_ids = list(prefix)
         sequence.num_computed = sequence.num_scheduled = sequence.capacity

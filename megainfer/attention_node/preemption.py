@@ -1,4 +1,4 @@
-"""Whose blocks may be taken for an older sequence."""
+"""Whose blocks may be taken for a sequence that comes before it."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -8,24 +8,25 @@ from megainfer.attention_node.sequence import Sequence, Status
 
 
 class Victims:
-    """The running sequences at rest, from the youngest, while one step is composed.
+    """The running sequences at rest, from the last in order, while one step is composed.
 
     They are looked up when first needed. Nobody comes to rest while a step is composed, and as
-    it is filled in order of arrival, nobody in it is younger than the one who needs a block.
+    it is filled in order, nobody in it comes after the one who needs a block. (Newcomers may come
+    before some in it, but are let in only where they need nobody's blocks.)
     """
 
     def __init__(self, running: Iterable[Sequence]) -> None:
         self._running = running
 
-    def younger_than(self, sequence: Sequence) -> Sequence | None:
+    def after(self, sequence: Sequence) -> Sequence | None:
         """The next one to preempt for `sequence`, each only once; None: it has to wait."""
-        if self._youngest_last and self._youngest_last[-1].arrival > sequence.arrival:
-            return self._youngest_last.pop()
+        if self._last_ones and self._last_ones[-1].order > sequence.order:
+            return self._last_ones.pop()
         return None
 
     @cached_property
-    def _youngest_last(self) -> list[Sequence]:
-        return sorted(filter(_is_takeable, self._running), key=attrgetter("arrival"))
+    def _last_ones(self) -> list[Sequence]:
+        return sorted(filter(_is_takeable, self._running), key=attrgetter("order"))
 
 
 def _is_takeable(sequence: Sequence) -> bool:

@@ -25,7 +25,7 @@ from megainfer.attention_node.pool import SequencePool
 from megainfer.attention_node.sequence import Sequence, Status
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.errors import ConfigError, RequestError
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages import FinishReason, Submit, TokenEvent, TokenLogprobs
 
 __all__ = ["Chunk", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
 
@@ -151,7 +151,7 @@ class Scheduler:
         self,
         step: Step,
         token_ids: Iterable[int],
-        logprobs: Iterable[dict[int, float] | None] | None = None,
+        logprobs: Iterable[TokenLogprobs | None] | None = None,
     ) -> list[TokenEvent]:
         """End a step that went through all layers, after those that it depends on.
 
@@ -285,9 +285,8 @@ class Scheduler:
         sequence.num_computed = chunk.end
         self._pool.publish(sequence, chunk.start // block_size, chunk.end // block_size)
 
-    def _append(
-        self, sequence: Sequence, token: int, logprobs: dict[int, float] | None
-    ) -> TokenEvent:
+    def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
+        scores = sequence.take_scores()
         sequence.token_ids.append(token)
         reason = sequence.reason_to_finish(self.config.max_model_len)
         if reason is not None:
@@ -299,6 +298,7 @@ class Scheduler:
             finish_reason=reason,
             cached_tokens=sequence.cached_tokens if is_first else 0,
             logprobs=None if logprobs is None else [logprobs],
+            prompt_logprobs=scores,
             queued_seconds=(sequence.queued_seconds or 0.0) if is_first else 0.0,
         )
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from megainfer.attention_node.block_manager import ROOT_DIGEST, block_digest
-from megainfer.messages import FinishReason, Submit
+from megainfer.attention_node.sampling.history import TokenHistory
+from megainfer.messages import FinishReason, Submit, TokenLogprobs
+
+ARRIVALS = 2**48  # more than will ever come
 
 
 class Status(Enum):
@@ -27,7 +30,7 @@ class Sequence:
     """
 
     submit: Submit
-    arrival: int  # smaller is older; the order of service
+    arrival: int  # smaller is older
     block_size: int
     arrived_at: float = 0.0  # seconds of the scheduler's clock
     queued_seconds: float | None = None  # from arrival to admission; None before the first
@@ -41,12 +44,19 @@ class Sequence:
     cached_tokens: int = 0  # prompt tokens found in the prefix cache when first admitted
     preemptions: int = 0
     finish_reason: FinishReason | None = None
+    order: int = field(init=False)  # of service: by priority, then by arrival
+    edits_logits: bool = field(init=False)
+    history: TokenHistory | None = field(init=False)  # where it is penalised for its tokens
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # as far as it has come
     _digests: list[bytes] = field(default_factory=list)
     _stop_token_ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.submit.prompt)
         self._stop_token_ids = frozenset(self.submit.stop_token_ids)
+        self.order = self.submit.priority * ARRIVALS + self.arrival
+        self.edits_logits = self.submit.edits_logits
+        self.history = _history(self.submit)
 
     @property
     def request_id(self) -> str:
@@ -85,6 +95,24 @@ class Sequence:
         limit = self.submit.max_queue_seconds
         return self.queued_seconds is None and limit is not None and now - self.arrived_at > limit
 
+    @property
+    def unscored(self) -> range:
+        """Positions of the prompt whose log-probabilities are still to come: each gives those of
+        the token after it, so the last has none."""
+        last = len(self.submit.prompt) - 1 if self._wants_scores else 0
+        return range(len(self.prompt_logprobs), last)
+
+    def take_scores(self) -> list[TokenLogprobs] | None:
+        """The prompt's log-probabilities where they are wanted, once: with the first output."""
+        if not self._wants_scores:
+            return None
+        scores, self.prompt_logprobs = self.prompt_logprobs, []
+        return scores
+
+    @property
+    def _wants_scores(self) -> bool:
+        return self.submit.prompt_logprobs is not None and not self.num_outputs
+
     def digest(self, index: int) -> bytes:
         """The digest of block `index`, whose tokens must all be known."""
         while len(self._digests) <= index:
@@ -106,3 +134,9 @@ class Sequence:
         if self.num_outputs >= self.submit.max_tokens or len(self.token_ids) >= max_model_len:
             return FinishReason.LENGTH
         return None
+
+
+def _history(submit: Submit) -> TokenHistory | None:
+    if not submit.is_penalised:
+        return None
+    return TokenHistory(len(submit.prompt), with_prompt=submit.repetition_penalty != 1)

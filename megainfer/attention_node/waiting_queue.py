@@ -1,4 +1,4 @@
-"""Sequences that hold no block yet, or no longer: first come, first served."""
+"""Sequences that hold no block yet, or no longer: by priority, then first come, first served."""
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
@@ -7,7 +7,7 @@ from megainfer.attention_node.sequence import Sequence, Status
 
 
 class WaitingQueue:
-    """Ordered by arrival, so that a preempted sequence comes back before all younger ones.
+    """In order of service, so that a preempted sequence comes back before all after it.
 
     A sequence that is aborted while it waits stays inside, finished, until it comes up.
     """
@@ -24,16 +24,16 @@ class WaitingQueue:
         return (s for _, s in self._heap if s.status is not Status.FINISHED)
 
     def push(self, sequence: Sequence) -> None:
-        heappush(self._heap, (sequence.arrival, sequence))
+        heappush(self._heap, (sequence.order, sequence))
         self._length += 1
 
-    def oldest(self) -> Sequence | None:
+    def first(self) -> Sequence | None:
         while self._heap and self._heap[0][1].status is Status.FINISHED:
             heappop(self._heap)
         return self._heap[0][1] if self._heap else None
 
-    def pop_oldest(self) -> Sequence:
-        sequence = self.oldest()
+    def pop_first(self) -> Sequence:
+        sequence = self.first()
         assert sequence is not None, "nobody waits"
         heappop(self._heap)
         self._length -= 1

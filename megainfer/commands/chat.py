@@ -4,15 +4,31 @@ from typing import Annotated
 
 from typer import Option
 
+from megainfer.commands.client_options import ANSWER, ClientOptions
+from megainfer.commands.options import takes_options
 
+EPILOG = """[bold]Examples[/bold]
+
+[cyan]megainfer chat --system "Be brief."[/cyan]
+
+[cyan]megainfer chat -q "What is a mixture of experts?"[/cyan]
+
+[cyan]megainfer chat --url http://host:8000 < questions.txt[/cyan]"""
+
+
+@takes_options
 def chat(
-    url: Annotated[str, Option(help="Where the server is.")] = "http://127.0.0.1:8000",
-    model: Annotated[str | None, Option(help="Served name; the first if left out.")] = None,
-    system: Annotated[str | None, Option(help="System prompt.")] = None,
-    max_tokens: Annotated[int | None, Option(help="Longest answer, in tokens.")] = None,
-    temperature: Annotated[float | None, Option(help="0 is greedy.")] = None,
+    client: ClientOptions,
+    quick: Annotated[
+        str | None, Option("--quick", "-q", help="Ask this alone, print the answer and exit.")
+    ] = None,
+    system: Annotated[str | None, Option(rich_help_panel=ANSWER, help="System prompt.")] = None,
 ) -> None:
-    """Chat with a running server in the terminal."""
-    from megainfer.commands.conversation import run_chat
+    """Chat with a running server in the terminal.
 
-    run_chat(url, model, system, temperature=temperature, max_tokens=max_tokens)
+    From a pipe each line is a message of one conversation.
+    """
+    from megainfer.commands.chat_client import ChatClient
+    from megainfer.commands.conversation import converse
+
+    converse(ChatClient(client.url, client.model, system, client.api_key, **client.fields()), quick)

@@ -1,44 +1,54 @@
-"""`megainfer chat`: a conversation in the terminal, or one message a line of a pipe."""
+"""A conversation in the terminal, one message a line of a pipe, or a single question."""
 
 import sys
 import unicodedata
+from collections.abc import Generator
 from contextlib import closing, suppress
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 
-from megainfer.commands.chat_client import ChatClient
 from megainfer.errors import MegaInferError
 
 PROMPT = "\n\001\033[1;32m\002you ▸\001\033[0m\002 "  # \001 and \002: no width, for line editing
 HELP = "/reset forgets the conversation, /exit leaves; Ctrl-C stops an answer."
 
 
-def run_chat(
-    url: str,
-    model: str | None = None,
-    system: str | None = None,
-    *,
-    temperature: float | None = None,
-    max_tokens: int | None = None,
+class Answerer(Protocol):
+    """A server's model, to which one can say something."""
+
+    url: str
+    model: str
+
+    def ask(self, message: str, /) -> Generator[str, None, None]: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def converse(
+    client: Answerer,
+    quick: str | None = None,
     stdin: TextIO | None = None,
     stdout: TextIO | None = None,
 ) -> None:
-    """Talk to the server at `url` until the input ends. model None: the first that it serves.
+    """Ask the `quick` question, or talk until the input ends; the client is closed then.
 
-    On a terminal errors are shown and the conversation goes on. Raises MegaInferError when the
-    server can't be reached and, where input is piped, for any failed answer.
+    On a terminal errors are shown and the conversation goes on. Raises MegaInferError for any
+    failed answer where input is piped or there is only one question.
     """
     stdin, stdout = stdin or sys.stdin, stdout or sys.stdout
-    client = ChatClient(url, model, system, temperature=temperature, max_tokens=max_tokens)
     with closing(client):
-        if stdin.isatty():
+        if quick is not None:
+            _write_answer(client, quick, stdout)
+        elif stdin.isatty():
             _converse(client, stdout)
         else:
             _answer_lines(client, stdin, stdout)
 
 
-def _answer_lines(client: ChatClient, stdin: TextIO, stdout: TextIO) -> None:
+def _answer_lines(client: Answerer, stdin: TextIO, stdout: TextIO) -> None:
     for line in stdin:
         message = line.strip()
         if message == "/exit":
@@ -49,7 +59,7 @@ def _answer_lines(client: ChatClient, stdin: TextIO, stdout: TextIO) -> None:
             _write_answer(client, message, stdout)
 
 
-def _converse(client: ChatClient, stdout: TextIO) -> None:
+def _converse(client: Answerer, stdout: TextIO) -> None:
     with suppress(ImportError):  # line editing for input(); not every Python has it
         import readline  # noqa: F401
 
@@ -65,7 +75,7 @@ def _converse(client: ChatClient, stdout: TextIO) -> None:
             _converse_once(client, message, console, stdout)
 
 
-def _converse_once(client: ChatClient, message: str, console: Console, stdout: TextIO) -> None:
+def _converse_once(client: Answerer, message: str, console: Console, stdout: TextIO) -> None:
     try:
         _write_answer(client, message, stdout)
     except KeyboardInterrupt:
@@ -85,7 +95,7 @@ def _read_message() -> str | None:
     return None if message == "/exit" else message
 
 
-def _write_answer(client: ChatClient, message: str, stdout: TextIO) -> None:
+def _write_answer(client: Answerer, message: str, stdout: TextIO) -> None:
     """Write an answer as it comes. An interrupt closes the connection, which stops the server."""
     with closing(client.ask(message)) as pieces:
         for piece in pieces:

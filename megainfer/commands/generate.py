@@ -8,6 +8,12 @@ from typer import Argument, Option
 from megainfer.commands.engine_options import EngineOptions, ModelOption
 from megainfer.commands.options import takes_options
 
+EPILOG = """[bold]Examples[/bold]
+
+[cyan]megainfer generate "Why is the sky blue?" "And the sea?"[/cyan]
+
+[cyan]megainfer generate --raw --max-tokens 16 "Once upon a time"[/cyan]"""
+
 
 @takes_options
 def generate(

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer import Option
 
+from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.engine_options import EngineOptions, ModelArgument
 from megainfer.commands.http_options import HTTP, HttpOptions
 from megainfer.commands.listening import is_loopback, listen, shown_host
@@ -23,6 +24,20 @@ from megainfer.prepare import prepare
 from megainfer.serving_options import ServingOptions
 from megainfer.supervisor import Supervisor
 from megainfer.terminal import TerminalObserver
+
+EPILOG = """[bold]Examples[/bold]
+
+The demo model, with one attention and one expert node:
+
+[cyan]megainfer serve[/cyan]
+
+A model of one's own, two nodes of each role, context cut to 8192 tokens:
+
+[cyan]megainfer serve path/to/model --attn-gpus 2 --ffn-gpus 2 --max-model-len 8K[/cyan]
+
+What would run where, without running it, with options out of a file:
+
+[cyan]megainfer serve --config serve.yaml --dry-run[/cyan]"""
 
 
 @takes_options
@@ -41,12 +56,13 @@ def serve(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print what would run where, and exit.")
     ] = False,
+    config: ConfigFile = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible API."""
-    config = engine.config(model)
+    wish = engine.config(model)
     names = tuple(served_model_name or [served_name(model)])
     options = http.serving(names, is_loopback(host))
-    raise typer.Exit(_serve(config, options, host, port, dry_run))
+    raise typer.Exit(_serve(wish, options, host, port, dry_run))
 
 
 def _serve(

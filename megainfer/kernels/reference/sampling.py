@@ -19,18 +19,29 @@ def best(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choose(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, uniform: Tensor
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    uniform: Tensor,
+    min_p: Tensor | None = None,
 ) -> Tensor:
     """One token id a row by inverting the cumulative distribution: logits [S, V] -> int64 [S].
 
     temperature: [S], above 0. top_k: int64 [S], 1 to V (V keeps all). top_p: [S], in (0, 1]; the
     smallest set of best tokens whose probabilities reach it is kept, after top_k and renormalised.
-    uniform: float64 [S], in [0, 1 - 2^-52]. logits must be finite or -inf.
+    uniform: float64 [S], in [0, 1 - 2^-52]. min_p: float64 [S], in [0, 1]; tokens less likely than
+    this share of the likeliest are dropped first (Nguyen et al., 2024). logits must be finite or
+    -inf, not all of a row -inf.
     """
     # Subtracting the maximum first keeps tiny temperatures from overflowing.
     scaled = logits - logits.amax(-1, keepdim=True)
     _drop_below_top_k(scaled, top_k)
-    probabilities = torch.softmax(scaled.div_(temperature[:, None]), dim=-1)
+    scaled.div_(temperature[:, None])
+    if min_p is not None:
+        least = min_p.log().to(scaled.dtype)  # of a logit beside the best, which is 0 now
+        scaled.masked_fill_(scaled < least[:, None], -torch.inf)
+    probabilities = torch.softmax(scaled, dim=-1)
     _drop_outside_top_p(probabilities, top_p)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     target = uniform[:, None] * cumulative[:, -1:]

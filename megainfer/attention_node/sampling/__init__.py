@@ -1,0 +1,1 @@
+"""From logits to tokens: masks, edits, the draw itself, and log-probabilities."""

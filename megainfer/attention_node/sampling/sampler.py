@@ -1,0 +1,182 @@
+"""From logits to tokens, for a whole batch, each row by its own request's wishes.
+
+Randomness is a pure function of (seed, position): a token sampled again is the same token, and a
+row's result does not depend on what else is in the batch. A row is edited (see `edits`), divided
+by its temperature, cut by min_p, top_k and top_p, and drawn from; one with temperature 0 gives its
+best token after the edits.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
+from megainfer.attention_node.sampling.logprobs import logprobs_of
+from megainfer.errors import MegaInferError
+from megainfer.kernels import reference as kernels
+from megainfer.messages import TokenLogprobs
+
+Best = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Of each row of float32 [S, V] its largest value, NaN where it has one, and where that is, int64
+[S], the first place of several."""
+
+_MASK = 2**64 - 1
+_SMALLEST = 2.0**-126  # temperature; anything below is 0 in float32
+
+
+class RowError(MegaInferError):
+    """Some rows of a batch, `rows`, can't be sampled from; client_error: they ask for too much."""
+
+    client_error = False
+
+    def __init__(self, message: str, rows: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
+class NonFiniteLogits(RowError):
+    """The model gave NaN or infinite logits; of: what the rows are counted in."""
+
+    def __init__(self, rows: tuple[int, ...], of: str = "batch") -> None:
+        super().__init__(
+            f"the model's logits are not finite in rows {', '.join(map(str, rows))} of the {of}: "
+            "its weights or its computation overflowed (a wider dtype may help)",
+            rows,
+        )
+
+
+class NothingAllowed(RowError):
+    """A request's own wishes leave it no token."""
+
+    client_error = True
+
+    def __init__(self, rows: tuple[int, ...]) -> None:
+        super().__init__(
+            "no token is left to choose: allowed_token_ids, bad_words, min_tokens or a grammar "
+            "forbid every one; allow at least one more",
+            rows,
+        )
+
+
+class SampleRow(NamedTuple):
+    """What one row wants; the first five fields mean what they do in SamplingParams.
+
+    position: index in its sequence of the token that is being chosen. logprobs: None for none, n
+    for the n best and the chosen one, -1 for the whole vocabulary. edits: None where the logits
+    are taken as they are.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+    position: int
+    logprobs: int | None = None
+    min_p: float = 0.0
+    edits: LogitEdits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOutput:
+    """One token and (where asked for) log-probabilities a row, in the order of the rows."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+
+
+@torch.inference_mode()
+def sample(
+    logits: Tensor, requests: Sequence[SampleRow], best_of: Best = kernels.best
+) -> SampleOutput:
+    """Choose a token for each row of logits, float32 [S, V], which stay as they are; S may be 0.
+
+    Log-probabilities are the model's own: those of the logits before any edit, temperature or cut.
+
+    Raises NonFiniteLogits or NothingAllowed, before anything is chosen, naming the rows.
+    """
+    if not requests:
+        return SampleOutput([], [])
+    best, greedy = best_of(logits)
+    if not bool(best.isfinite().all()):
+        raise NonFiniteLogits(_where(~best.isfinite()))
+    token_ids = greedy.tolist()
+    others = [row for row, r in enumerate(requests) if r.temperature > 0 or r.edits is not None]
+    if others:
+        try:
+            tokens = _choose(logits[others], [requests[row] for row in others], best_of)
+        except NothingAllowed as error:
+            raise NothingAllowed(tuple(others[i] for i in error.rows)) from None
+        for row, token in zip(others, tokens, strict=True):
+            token_ids[row] = token
+    return SampleOutput(token_ids, _logprobs(logits, requests, token_ids))
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1 - 2^-52], the same for the same arguments, else as good as random.
+
+    Both arguments go through the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+    """
+    return (_mix(_mix(seed & _MASK) + position & _MASK) >> 12) * 2.0**-52
+
+
+def _mix(value: int) -> int:
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def _choose(logits: Tensor, requests: Sequence[SampleRow], best_of: Best) -> list[int]:
+    """Tokens where the best of the raw logits isn't the answer; these logits may be changed."""
+    if all(r.edits is None for r in requests):
+        return _draw(logits, requests)
+    apply_edits(logits, [r.edits for r in requests])
+    best, greedy = best_of(logits)
+    if bool((best == -torch.inf).any()):
+        raise NothingAllowed(_where(best == -torch.inf))
+    token_ids: list[int] = greedy.tolist()
+    drawn = [row for row, r in enumerate(requests) if r.temperature > 0]
+    if drawn:
+        tokens = _draw(logits[drawn], [requests[row] for row in drawn])
+        for row, token in zip(drawn, tokens, strict=True):
+            token_ids[row] = token
+    return token_ids
+
+
+def _draw(logits: Tensor, requests: Sequence[SampleRow]) -> list[int]:
+    vocabulary, device = logits.shape[-1], logits.device
+    temperature = [max(r.temperature, _SMALLEST) for r in requests]
+    top_k = [r.top_k if 0 < r.top_k < vocabulary else vocabulary for r in requests]
+    random = [uniform(r.seed, r.position) for r in requests]
+
+    def float64(numbers: list[float]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.float64, device=device)
+
+    tokens: list[int] = kernels.choose(
+        logits,
+        torch.tensor(temperature, dtype=torch.float32, device=device),
+        torch.tensor(top_k, device=device),
+        float64([r.top_p for r in requests]),
+        float64(random),
+        float64([r.min_p for r in requests]) if any(r.min_p for r in requests) else None,
+    ).tolist()
+    return tokens
+
+
+def _logprobs(
+    logits: Tensor, requests: Sequence[SampleRow], token_ids: Sequence[int]
+) -> list[TokenLogprobs | None]:
+    """Row by row: where tokens tie, which of them are best must not depend on others' wishes."""
+    return [
+        None
+        if r.logprobs is None
+        else logprobs_of(logits[row : row + 1], r.logprobs, token_ids[row : row + 1])[0]
+        for row, r in enumerate(requests)
+    ]
+
+
+def _where(rows: Tensor) -> tuple[int, ...]:
+    return tuple(rows.nonzero().flatten().tolist())

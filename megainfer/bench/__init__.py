@@ -1,0 +1,1 @@
+"""Measuring a server from outside: requests, arrivals, answers and what they sum up to."""

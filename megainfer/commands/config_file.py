@@ -1,0 +1,92 @@
+"""`--config FILE`: options out of a YAML file, under their long names without the dashes.
+
+    model: path/to/model
+    attn-gpus: 2
+    served-model-name: [small, tiny]
+
+What the command line says wins over the file, as in vLLM.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from megainfer.errors import ConfigError
+
+MAX_FILE_BYTES = 2**20
+
+
+def apply_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the file's values the defaults of the command's options. Raises ConfigError."""
+    if path is not None:
+        known = _known(context)
+        defaults = {}
+        for key, value in _read(path).items():
+            name = str(key).replace("-", "_")
+            if name not in known:
+                raise ConfigError(_unknown(path, str(key), known))
+            defaults[name] = _as_given(path, key, value, several=known[name])
+        context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        callback=apply_file,
+        help="YAML with any of these options by its long name; the command line wins over it.",
+    ),
+]
+
+
+def _known(context: typer.Context) -> dict[str, bool]:
+    """Names of the command's parameters, and whether each takes several values."""
+    return {
+        parameter.name: getattr(parameter, "multiple", False)
+        for parameter in context.command.params
+        if parameter.name not in (None, "config", "help")
+    }
+
+
+def _unknown(path: Path, key: str, known: dict[str, bool]) -> str:
+    names = [name.replace("_", "-") for name in known]
+    near = get_close_matches(key.replace("_", "-"), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(names))}"
+    return f"--config {path}: there is no option {key!r}{hint}"
+
+
+def _as_given(path: Path, key: object, value: Any, several: bool) -> Any:
+    """As if it stood on the command line: a text, a list of texts, or a flag's yes or no."""
+    if isinstance(value, bool):
+        return value if not several else [str(value)]
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(each, str | int | float) for each in values):
+        raise ConfigError(f"--config {path}: {key!r} needs a value, not {value!r}")
+    if several:
+        return [str(each) for each in values]
+    if len(values) != 1 or isinstance(value, list):
+        raise ConfigError(f"--config {path}: {key!r} takes one value, not {value!r}")
+    return str(value)
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    import yaml
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"--config {path}: is larger than {MAX_FILE_BYTES} bytes")
+        found = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} isn't YAML: {error}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"--config {path}: needs `option: value` lines, not {found!r:.60}")
+    return found

@@ -1,0 +1,83 @@
+"""One sequence of an answer, while its deltas come."""
+
+from typing import Any
+
+from megainfer.messages import TokenLogprobs
+from megainfer.text_stream import TextDelta
+from server.answer_options import AnswerOptions
+from server.logprobs import LogprobsWriter
+from server.piece import Piece
+from server.prompts import Prompt
+
+
+class Choice:
+    """first_of_prompt: of a prompt's n answers the first counts for its cached tokens."""
+
+    def __init__(
+        self,
+        index: int,
+        prompt: Prompt,
+        first_of_prompt: bool,
+        options: AnswerOptions,
+        writer: LogprobsWriter,
+    ) -> None:
+        self.index = index
+        self.prompt = prompt
+        self.first_of_prompt = first_of_prompt
+        self.prompt_scores: list[TokenLogprobs] | None = None
+        self._options = options
+        self._writer = writer
+        self._deltas: list[TextDelta] = []
+        self._opened = False
+
+    @property
+    def opened(self) -> bool:
+        """Whether a piece of it was made."""
+        return self._opened
+
+    def collect(self, delta: TextDelta) -> None:
+        """Keep a delta for the whole."""
+        self._deltas.append(delta)
+
+    def whole(self) -> Piece:
+        """All that was collected, as one piece."""
+        last = self._deltas[-1]
+        return self.piece(
+            TextDelta(
+                last.request_id,
+                "".join(delta.text for delta in self._deltas),
+                [token for delta in self._deltas for token in delta.token_ids],
+                last.finish_reason,
+                last.stop_reason,
+                logprobs=[row for delta in self._deltas for row in delta.logprobs or []],
+                prompt_logprobs=self._deltas[0].prompt_logprobs,
+            )
+        )
+
+    def piece(self, delta: TextDelta) -> Piece:
+        """What a delta adds; the first begins with the prompt where that is echoed."""
+        first, self._opened = not self._opened, True
+        if delta.prompt_logprobs is not None:
+            self.prompt_scores = delta.prompt_logprobs
+        options = self._options
+        text = "" if options.echo_only else delta.text
+        token_ids = [] if options.echo_only else delta.token_ids
+        return Piece(
+            index=self.index,
+            text=self.prompt.echo + text if first and options.echo else text,
+            finish_reason=delta.finish_reason,
+            stop_reason=None if options.echo_only else delta.stop_reason,
+            logprobs=self._logprobs(delta, first),
+            token_ids=token_ids if options.token_ids else None,
+        )
+
+    def _logprobs(self, delta: TextDelta, first: bool) -> dict[str, Any] | None:
+        if self._options.logprobs is None:
+            return None
+        scores = [] if self._options.echo_only else delta.logprobs or []
+        if not (first and self._options.echo):
+            return self._writer.write(delta.token_ids, scores) if scores else None
+        before = self._writer.write(self.prompt.ids, [None, *(self.prompt_scores or [])])
+        self._writer.move_to(len(self.prompt.echo))
+        after = self._writer.write(delta.token_ids if scores else [], scores)
+        return {name: entries + after[name] for name, entries in before.items()}
