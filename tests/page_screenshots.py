@@ -39,6 +39,7 @@ def main(url: str, folder: Path) -> None:
         shoot(page, folder / "page-phone-chat.png")
         page.click("#tab-live")
         scroll_to(page, "#nodes")
+        page.click('[data-steps="1"]')
         shoot(page, folder / "page-phone-live.png")
 
 

@@ -147,6 +147,10 @@ def test_the_live_view_shows_what_has_run(page: Browser) -> None:
         page.until(lambda at=canvas: colours_in(page, at) >= 5, f"{canvas} is blank")
     page.until(lambda: page.text("[data-figure=running]") == "1", "the running request")
     page.until(lambda: page.text("[data-figure=generated]") not in ("–", "0"), "tokens/s")
+    whole = number_before(page, "#timeline canvas", "span")
+    page.click("#timeline #pause")
+    page.click('[data-steps="0.125"]')
+    assert 0 < number_before(page, "#timeline canvas", "span") < whole
     page.click("#stop")
     assert "micro-batch A" in page.text("#timeline-legend")
 
@@ -236,6 +240,10 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(tab: Browser) -> None:
     with RunningServer(TOKENIZER, options=options) as server:
         server.node.script = speaking(*TOKENIZER.encode("quick fox"), finish=FinishReason.LENGTH)
         opened(tab, server.url)
+        tab.until(lambda: tab.find("#key-dialog").is_displayed(), "no question")
+        tab.click("#key-cancel")
+        tab.until(lambda: tab.text("#status") == "locked", "declining did not count")
+        tab.driver.refresh()
         for key, dialog_stays in (("wrong", True), ("open-sesame", False)):
             tab.until(lambda: tab.find("#key-dialog").is_displayed(), "no question")
             tab.find("#key").send_keys(key)
@@ -249,4 +257,5 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(tab: Browser) -> None:
         tab.until(lambda: tab.text("#status") == "serving", "the key was forgotten")
         ask(tab, QUESTION)
         assert ended(tab) == "quick fox"
+        tab.driver.get("about:blank")  # or it would ask on when the server has ended
     assert [it for it in tab.complaints() if "401 (Unauthorized)" not in it] == []

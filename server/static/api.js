@@ -4,16 +4,22 @@ import { askForKey, storedKey } from "./key.js";
 
 export class ApiError extends Error {}
 
+/** The server wants a key, and the user gave none. */
+export class KeyNeeded extends ApiError {
+  constructor() {
+    super("No key was given. Send a message or load the page again to be asked for one.");
+  }
+}
+
 /** The response to a request that succeeded; asks for a key where one is needed. */
 export async function call(path, { body, signal } = {}) {
   for (;;) {
     const key = storedKey();
     const response = await send(path, body, signal, key);
     if (response.ok) return response;
+    if (response.status !== 401) throw new ApiError(await messageOf(response));
     const replaced = storedKey() !== key; // by the answer to another request's question
-    if (response.status !== 401 || !(replaced || (await askForKey(key !== null)))) {
-      throw new ApiError(await messageOf(response));
-    }
+    if (!replaced && !(await askForKey(key !== null))) throw new KeyNeeded();
   }
 }
 

@@ -69,7 +69,7 @@ export class Chat {
     this.turns.push({ role: "assistant", content: answer.text, root: answer.root });
     answer.end(signal.aborted);
     this.busy(null);
-    this.onEnd();
+    if (answer.text) this.onEnd();
   }
 
   async receive(answer, signal) {

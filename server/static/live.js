@@ -1,6 +1,6 @@
 // The live view: asks the server once a second, and only while somebody can see it.
 
-import { getJson } from "./api.js";
+import { getJson, KeyNeeded } from "./api.js";
 import { Curves } from "./curves.js";
 import { byId } from "./dom.js";
 import { percent, short } from "./format.js";
@@ -20,12 +20,13 @@ export class Live {
     this.heatmap = new Heatmap();
     this.curves = new Curves();
     this.asking = null;
+    this.locked = false;
   }
 
   /** Goes on for as long as the page is open. */
   start() {
     this.refresh();
-    setInterval(() => this.isSeen() && this.refresh(), EVERY_MS);
+    setInterval(() => this.isSeen() && !this.locked && this.refresh(), EVERY_MS);
     document.addEventListener("tabchange", () => this.isSeen() && this.redraw());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
     new ResizeObserver(() => this.redraw()).observe(this.section);
@@ -38,13 +39,14 @@ export class Live {
   /** Asks once; a slow server is asked again only when it has answered. */
   refresh() {
     this.asking ??= this.ask()
-      .catch((error) => this.tell("lost", error.message))
+      .catch((error) => this.fail(error))
       .finally(() => (this.asking = null));
     return this.asking;
   }
 
   async ask() {
     const state = await getJson("page/state");
+    this.locked = false;
     this.history.take(state, performance.now() / 1000);
     this.showHead(state);
     if (!this.isSeen()) return;
@@ -69,8 +71,14 @@ export class Live {
     this.tell(state.problem ? "down" : "up", state.problem);
   }
 
+  /** Who has declined to give a key isn't asked again each second. */
+  fail(error) {
+    this.locked = error instanceof KeyNeeded;
+    this.tell(this.locked ? "locked" : "lost", error.message);
+  }
+
   tell(status, problem) {
-    const words = { up: "serving", down: "not serving", lost: "no connection" };
+    const words = { up: "serving", down: "not serving", lost: "no connection", locked: "locked" };
     byId("status").dataset.state = status;
     byId("status").textContent = words[status];
     byId("notice").hidden = !problem;

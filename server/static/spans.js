@@ -6,13 +6,20 @@ const GAP = 100_000; // nobody worked for longer than this: what was before is a
 const end = ([, , , start, duration]) => start + duration;
 const start = ([, , , at]) => at;
 
-/** {begin, end} of the last `steps` steps of each micro-batch, or null without any span. */
-export function lastSteps({ kinds, nodes, kept }, steps) {
+/** {begin, end} of the last `steps` steps of each micro-batch, or null without any span. Of less
+ *  than a step it is the middle, where layer follows layer. */
+export function lastSteps({ kinds, nodes, kept }, wanted) {
+  const steps = Math.ceil(wanted);
   const all = Object.values(nodes).flat().sort((one, other) => start(one) - start(other));
   if (!all.length) return null;
   const last = Math.max(...all.map(end));
   const begin = Math.max(firstOf(all, kinds, steps), completeSince(nodes, kept));
-  return { begin: afterGap(all, begin), end: last };
+  return middle({ begin: afterGap(all, begin), end: last }, wanted / steps);
+}
+
+function middle({ begin, end }, share) {
+  const cut = ((end - begin) * (1 - share)) / 2;
+  return { begin: begin + cut, end: end - cut };
 }
 
 /** When the earliest of these steps began: a step begins by embedding its tokens. */

@@ -21,6 +21,8 @@ const SHAPES = {
 };
 const OTHER = [0.22, 0.56, 0.35];
 
+const byNumber = new Intl.Collator("en", { numeric: true }).compare;
+
 export class Timeline {
   constructor() {
     this.root = byId("timeline");
@@ -61,7 +63,7 @@ export class Timeline {
   draw() {
     const shown = this.document && lastSteps(this.document, this.steps);
     if (!shown) return;
-    const lanes = Object.keys(this.document.nodes).sort();
+    const lanes = Object.keys(this.document.nodes).sort(byNumber);
     const { context, width } = prepare(this.canvas, lanes.length * (LANE + LABEL) + AXIS);
     this.scale = width / (shown.end - shown.begin || 1);
     this.drawn = [];
@@ -77,7 +79,7 @@ export class Timeline {
     context.fillRect(0, top + LABEL, width, LANE);
     for (const span of this.document.nodes[name]) {
       const [, , , start, duration] = span;
-      if (start >= shown.begin && start + duration <= shown.end) {
+      if (start + duration >= shown.begin && start <= shown.end) {
         this.drawSpan(context, name, span, (start - shown.begin) * this.scale, top + LABEL);
       }
     }
@@ -95,7 +97,7 @@ export class Timeline {
     context.globalAlpha = 1;
     if (box.width >= LABELLED && height === 1 && layer >= 0) {
       context.fillStyle = colour("--on-batch");
-      context.fillText(`${letter(batch)}${layer}`, x + 5, top + LANE / 2);
+      context.fillText(`${letter(batch)}${layer}`, Math.max(x, 0) + 5, top + LANE / 2);
     }
     this.drawn.push({ ...box, name, word, batch, layer, duration });
   }
