@@ -28,6 +28,7 @@ from megainfer.errors import NodeDied
 from megainfer.expert_node.gather import Gather
 from megainfer.expert_node.node import ExpertNode
 from megainfer.kernels import reference as kernels
+from megainfer.kernels.drawing import TokenKernels
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.opening import Tuning
@@ -124,8 +125,9 @@ class SleepingAttention:
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         return torch.zeros(rows.numel(), VOCABULARY)
 
-    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.best(logits)
+    @property
+    def tokens(self) -> TokenKernels:
+        return kernels
 
     def _parts_of(self, rows: int) -> tuple[Part, ...]:
         ids = torch.zeros(rows, 1, dtype=torch.int32)

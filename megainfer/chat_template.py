@@ -26,12 +26,12 @@ class ChatTemplate:
     """One template and the special tokens (name -> text, such as bos_token) that it may write."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        self._source = source
+        self.source = source
         self._special_tokens = dict(special_tokens)
 
     @cached_property
     def _template(self) -> Template:
-        return _environment().from_string(self._source)
+        return _environment().from_string(self.source)
 
     def render(
         self,

@@ -99,7 +99,7 @@ class StopStrings:
             end, _, self.matched = min(found)
             self._held = ""
             return text[: end if self._included else end - len(self.matched)]
-        border = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
+        border = len(text) - max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[border:]
         self._spared = max(0, self._spared - border)
         return text[:border]
@@ -115,7 +115,7 @@ class StopStrings:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` are a beginning of `stop`, short of all of it."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -46,6 +46,7 @@ from megainfer.queue_limits import QueueLimits
 from megainfer.request_limits import RequestLimits
 from megainfer.router import Router
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
+from megainfer.structured.grammar import Grammar
 from megainfer.token_stream import TokenStream
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ LINGER_MS = 200  # for the last aborts at close
 class SequenceRequest:
     """One sequence to generate: `params.n` has been unfolded (`unfold`) and isn't looked at.
 
-    bad_words: token ids of `params.bad_words`. priority: smaller is served first.
+    bad_words: token ids of `params.bad_words`. priority: smaller is served first. grammar: what the
+    text must look like; it then ends where that allows it, whatever `ignore_eos` says.
     """
 
     request_id: str
@@ -68,6 +70,7 @@ class SequenceRequest:
     eos_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     priority: int = 0
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +400,8 @@ def draw_seed() -> int:
 
 def _submit(sequence: SequenceRequest, max_tokens: int) -> Submit:
     params = sequence.params
-    end_tokens = () if params.ignore_eos else sequence.eos_token_ids
+    ignores_eos = params.ignore_eos and sequence.grammar is None
+    end_tokens = () if ignores_eos else sequence.eos_token_ids
     return Submit(
         request_id=sequence.request_id,
         prompt=sequence.prompt_ids,
@@ -418,6 +422,7 @@ def _submit(sequence: SequenceRequest, max_tokens: int) -> Submit:
         allowed_token_ids=list(params.allowed_token_ids),
         bad_words=[list(word) for word in sequence.bad_words],
         priority=sequence.priority,
+        grammar=sequence.grammar,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from megainfer.stage_clock import Span
+from megainfer.structured.grammar import Grammar
 
 
 class Role(StrEnum):
@@ -55,6 +56,7 @@ class Submit(Message, frozen=True):
     allowed_token_ids: list[int] = []  # all, where it is empty
     bad_words: list[list[int]] = []  # none of them empty
     priority: int = 0  # smaller is served first
+    grammar: Grammar | None = None  # what the text must look like
     max_queue_seconds: float | None = None  # of waiting for its first step; None: without end
 
     @property
@@ -67,7 +69,7 @@ class Submit(Message, frozen=True):
     def edits_logits(self) -> bool:
         """Whether it changes its logits in any way before a token is chosen."""
         wishes = (self.min_tokens, self.logit_bias, self.allowed_token_ids, self.bad_words)
-        return self.is_penalised or any(wishes)
+        return self.is_penalised or any(wishes) or self.grammar is not None
 
 
 class Abort(Message, frozen=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megainfer.errors import ConfigError
 from megainfer.queue_limits import QueueLimits
+from megainfer.syntax_options import SyntaxOptions
 
 MAX_KEY_CHARACTERS = 512
 
@@ -19,6 +20,7 @@ class ServingOptions:
     call the API. certificate, private_key: PEM files, for TLS. drain_seconds: how long admitted
     requests may take to finish after a termination signal. patience: seconds after which a node
     that says nothing counts as hung. log_seconds: how often a line tells of the traffic; 0: never.
+    syntax: of tool calls and reasoning. shows_tokenizer: whether /tokenizer_info is there.
 
     Raises ConfigError.
     """
@@ -35,6 +37,8 @@ class ServingOptions:
     drain_seconds: float = 25.0
     patience: float = 20.0
     log_seconds: float = 5.0
+    syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
+    shows_tokenizer: bool = False
 
     def __post_init__(self) -> None:
         for flag, keys in (("--api-key", self.api_keys), ("--admin-key", self.admin_keys)):

@@ -48,6 +48,20 @@ class Tokenizer:
         """Number of token ids that stand for text; the model's vocabulary may be padded beyond."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def chat_template(self) -> str:
+        """The source of the template that chats with tools use; empty where there is none."""
+        template = self._chat_templates.get("tool_use") or self._chat_templates.get("default")
+        return template.source if template else ""
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that is exactly this text, if there is one."""
+        return self._backend.token_to_id(text)
+
+    def to_json(self) -> str:
+        """The contents of a tokenizer.json, special tokens of the configuration included."""
+        return self._backend.to_str()
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens spelled out in it become themselves."""
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from server.choice import Choice
 from server.connection import ClientGone, EventStream, while_connected
 from server.errors import report_of
 from server.logprobs import prompt_logprobs
+from server.piece import Piece
 from server.prompts import Prompt
 from server.shapes import Shape
 
@@ -51,6 +52,7 @@ class Answer:
                 index % n == 0,
                 options,
                 shape.logprobs_writer(texts, options),
+                shape.reader(prompts[index // n]),
             )
             for index, sequence in enumerate(sequences)
         }
@@ -72,6 +74,14 @@ class Answer:
     def collect(self, delta: TextDelta) -> None:
         """Add a delta to the whole answer."""
         self.add(delta).collect(delta)
+
+    def piece(self, delta: TextDelta) -> Piece:
+        """Count a delta; what it adds to its choice."""
+        return self.add(delta).piece(delta)
+
+    def whole_pieces(self) -> list[Piece]:
+        """The choices, of all that was collected."""
+        return [choice.whole() for choice in self._choices.values()]
 
     def whole(self) -> bytes:
         """The complete answer as JSON."""
@@ -132,17 +142,37 @@ class Answer:
 
 
 async def respond(request: Request, deltas: TextStream, answer: Answer) -> Response:
-    """Answer when all is there. The client's hanging up aborts its sequences at once."""
+    """Answer when all is there."""
+
+    def whole() -> Response:
+        return Response(answer.whole(), media_type="application/json")
+
+    return await respond_with(request, deltas, answer, whole)
+
+
+async def respond_with(
+    request: Request, deltas: TextStream, answer: Answer, whole: Callable[[], Response]
+) -> Response:
+    """`whole()` when all is there. The client's hanging up aborts its sequences at once."""
     with deltas:
         try:
             await while_connected(request.receive, _collect(deltas, answer))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return Response(answer.whole(), media_type="application/json")
+    return whole()
 
 
 async def respond_streaming(
     request: Request, deltas: TextStream, answer: Answer, usage: Usage
+) -> Response:
+    """Answer with events."""
+    return await open_stream(request, deltas, lambda first: _events(first, deltas, answer, usage))
+
+
+async def open_stream(
+    request: Request,
+    deltas: TextStream,
+    events: Callable[[TextDelta], AsyncIterator[bytes]],
 ) -> Response:
     """Answer with events, from the first delta on: an error before it still has its status."""
     try:
@@ -153,7 +183,7 @@ async def respond_streaming(
     except BaseException:
         deltas.close()
         raise
-    return EventStream(_events(first, deltas, answer, usage), deltas)
+    return EventStream(events(first), deltas)
 
 
 async def _collect(deltas: TextStream, answer: Answer) -> None:

@@ -1,37 +1,56 @@
 """The ASGI application."""
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from megainfer import __version__
 from megainfer.engine_client import EngineClient
+from megainfer.structured.checker import GrammarChecker
 from megainfer.tokenizer import Tokenizer
 from server.access import AccessControl
 from server.admission import Entrance
 from server.envelope import REQUEST_ID, Envelope
 from server.errors import install_error_handlers
+from server.generating import Generator
 from server.instance import Instance
 from server.operations import Operations, operations_router
+from server.other_apis import OtherApis
 from server.page.routes import Page, page_router
 from server.routes import Api, build_router
 from server.served_model import ServedModel
+from server.tokens import Tokens
 
 
 def create_app(
-    engine: EngineClient, tokenizer: Tokenizer | None, model: ServedModel, instance: Instance
+    engine: EngineClient,
+    tokenizer: Tokenizer | None,
+    model: ServedModel,
+    instance: Instance,
+    checker: GrammarChecker | None = None,
 ) -> FastAPI:
     """The API over a started engine. Without a tokenizer only prompts of token ids are served.
 
-    Only what `guarded` gives may face clients.
+    checker: of grammars; without one structured output is refused. Only what `guarded` gives may
+    face clients.
     """
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
     app.include_router(page_router(Page(instance)))
     app.include_router(operations_router(Operations(instance)))
-    app.include_router(build_router(Api(engine, tokenizer, model)))
+    generator = Generator(engine, tokenizer, model, checker)
+    app.include_router(_router(tokenizer, model, generator))
     install_error_handlers(app)
     return app
+
+
+def _router(tokenizer: Tokenizer | None, model: ServedModel, generator: Generator) -> APIRouter:
+    return build_router(
+        Api(model, generator),
+        OtherApis(generator),
+        Tokens(tokenizer, model, generator),
+        model.shows_tokenizer,
+    )
 
 
 def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:

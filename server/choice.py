@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from megainfer.messages import TokenLogprobs
+from megainfer.messages import FinishReason, TokenLogprobs
 from megainfer.text_stream import TextDelta
 from server.answer_options import AnswerOptions
 from server.logprobs import LogprobsWriter
 from server.piece import Piece
 from server.prompts import Prompt
+from server.reader import ChoiceReader, Reading
 
 
 class Choice:
@@ -20,6 +21,7 @@ class Choice:
         first_of_prompt: bool,
         options: AnswerOptions,
         writer: LogprobsWriter,
+        reader: ChoiceReader | None = None,
     ) -> None:
         self.index = index
         self.prompt = prompt
@@ -27,6 +29,7 @@ class Choice:
         self.prompt_scores: list[TokenLogprobs] | None = None
         self._options = options
         self._writer = writer
+        self._reader = reader
         self._deltas: list[TextDelta] = []
         self._opened = False
 
@@ -62,14 +65,22 @@ class Choice:
         options = self._options
         text = "" if options.echo_only else delta.text
         token_ids = [] if options.echo_only else delta.token_ids
+        reading = self._read(text, delta.finish_reason)
         return Piece(
             index=self.index,
-            text=self.prompt.echo + text if first and options.echo else text,
-            finish_reason=delta.finish_reason,
+            text=self.prompt.echo + text if first and options.echo else reading.content,
+            reasoning=reading.reasoning,
+            calls=reading.calls,
+            finish_reason=reading.finish_reason,
             stop_reason=None if options.echo_only else delta.stop_reason,
             logprobs=self._logprobs(delta, first),
             token_ids=token_ids if options.token_ids else None,
         )
+
+    def _read(self, text: str, finish_reason: FinishReason | None) -> Reading:
+        if self._reader is None:
+            return Reading(text, "", (), finish_reason)
+        return self._reader.read(text, finish_reason)
 
     def _logprobs(self, delta: TextDelta, first: bool) -> dict[str, Any] | None:
         if self._options.logprobs is None:

@@ -11,6 +11,7 @@ import uvicorn
 
 from megainfer.engine_client import EngineClient
 from megainfer.serving_options import ServingOptions
+from megainfer.structured.checker import GrammarChecker
 from megainfer.tokenizer import Tokenizer
 from server.app import create_app, guarded
 from server.instance import Instance, assemble
@@ -55,7 +56,8 @@ async def serve(
     but closing it is the caller's business. instance: what is known of it beside the engine.
     """
     known = instance or assemble(engine, config.model, config.options)
-    app = create_app(engine, tokenizer, config.model, known)
+    checker = _grammar_checker(config.model, tokenizer)
+    app = create_app(engine, tokenizer, config.model, known, checker)
     server = _Server(_uvicorn_config(guarded(app, known), config))
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http-server")
     stopping = asyncio.create_task(stop.wait(), name="http-server-stop")
@@ -69,6 +71,14 @@ async def serve(
         for task in (stopping, serving, logging_traffic):
             task.cancel()
         await asyncio.gather(stopping, serving, logging_traffic, return_exceptions=True)
+        if checker is not None:
+            await checker.close()
+
+
+def _grammar_checker(model: ServedModel, tokenizer: Tokenizer | None) -> GrammarChecker | None:
+    if model.folder is None or tokenizer is None:
+        return None
+    return GrammarChecker(model.folder, model.vocab_size, model.defaults.eos_token_ids)
 
 
 async def _log_traffic(instance: Instance) -> None:

@@ -13,25 +13,16 @@ COMMON: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "use_beam_search": (False,),
     "logits_processors": ([],),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
 }
 COMPLETION: dict[str, tuple[Any, ...]] = {
     **COMMON,
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
 }
 CHAT: dict[str, tuple[Any, ...]] = {
     **COMMON,
     "echo": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),

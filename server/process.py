@@ -52,6 +52,9 @@ class _Server:
             max_model_len=plan.max_model_len,
             vocab_size=plan.spec.vocab_size,
             created=int(time.time()),
+            folder=plan.folder,
+            syntax=options.syntax,
+            shows_tokenizer=options.shows_tokenizer,
             defaults=GenerationDefaults.load(plan.folder),
         )
         around = surroundings_of(plan, options, self._ask)

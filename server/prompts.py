@@ -1,23 +1,27 @@
 """What clients send, to token ids. Long texts are encoded off the event loop."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from megainfer.errors import RequestError
 from megainfer.tokenizer import Tokenizer
+from server.parsing.reasoning import ends_in_thinking
 from server.protocol import ChatRequest, CompletionRequest
 
+Result = TypeVar("Result")
 INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """echo: its text, for a request that wants it before the answer; else empty."""
+    """echo: its text, for a request that wants it before the answer; else empty. thinking: it
+    leaves the model inside its reasoning."""
 
     ids: list[int]
     echo: str = ""
+    thinking: bool = False
 
 
 class PromptEncoder:
@@ -35,21 +39,22 @@ class PromptEncoder:
         kept = body.kept_tokens(self._max_model_len)
         return [await self._prompt(prompt, body, kept) for prompt in body.prompt]
 
-    async def chat(self, body: ChatRequest) -> Prompt:
+    async def chat(self, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> Prompt:
         """The chat, up to where the assistant speaks. Raises RequestError."""
         tokenizer = self._required("messages")
         kept = body.kept_tokens(self._max_model_len)
         messages = [message.for_template() for message in body.messages]
         opens, variables = body.opens_an_answer(), body.template_variables()
 
-        def render_and_encode() -> list[int]:
-            text = tokenizer.render_chat(messages, add_generation_prompt=opens, variables=variables)
+        def render_and_encode() -> tuple[list[int], bool]:
+            text = tokenizer.render_chat(messages, tools or None, opens, variables)
             if body.continue_final_message:
                 text = up_to_the_end_of(messages[-1], text)
-            return tokenizer.encode(text, body.add_special_tokens)
+            return tokenizer.encode(text, body.add_special_tokens), ends_in_thinking(text)
 
-        size = sum(len(message.content) for message in body.messages)
-        return Prompt(_last(await _run(size, render_and_encode), kept))
+        size = sum(len(message["content"]) for message in messages)
+        ids, thinking = await _run(size, render_and_encode)
+        return Prompt(_last(ids, kept), thinking=thinking)
 
     async def _prompt(
         self, given: str | list[int], body: CompletionRequest, kept: int | None
@@ -85,7 +90,7 @@ class PromptEncoder:
         return self._tokenizer
 
 
-async def _run(size: int, work: Callable[[], list[int]]) -> list[int]:
+async def _run(size: int, work: Callable[[], Result]) -> Result:
     return work() if size <= INLINE_CHARACTERS else await asyncio.to_thread(work)
 
 

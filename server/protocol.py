@@ -8,13 +8,17 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
 )
 
 from megainfer.errors import RequestError
 from megainfer.generation_config import SAMPLING_FIELDS, GenerationDefaults
 from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
 from server.answer_options import AnswerOptions, Usage
+from server.json_text import parse_object
+from server.structured import LEGACY, Wanted, wanted_shape
 
 MAX_PROMPTS = 2048
 MAX_MESSAGES = 4096
@@ -81,8 +85,10 @@ def parse_bias(value: Any) -> Any:
     return {int(token): bias for token, bias in value.items()}
 
 
-def join_content(value: Any) -> str:
+def join_content(value: Any) -> str | None:
     """A message's text; parts are joined by line ends, as vLLM does for templates of strings."""
+    if value is None:
+        return None
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
@@ -139,6 +145,12 @@ class SamplingFields(Body):
     return_tokens_as_token_ids: bool | None = None
     truncate_prompt_tokens: int | None = Field(None, description="keep the last; -1: what fits")
     priority: int | None = Field(None, description="smaller is served first")
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -165,6 +177,10 @@ class SamplingFields(Body):
             echo=self.is_echoed,
             echo_only=self.is_echoed and self.max_tokens == 0,
         )
+
+    def wanted_shape(self) -> Wanted | None:
+        """What the answer has to look like. Raises RequestError."""
+        return wanted_shape({name: getattr(self, name) for name in SHAPE_FIELDS})
 
     def kept_tokens(self, max_model_len: int) -> int | None:
         """How many tokens at a prompt's end are kept. Raises RequestError."""
@@ -211,6 +227,7 @@ class SamplingFields(Body):
         return self.prompt_logprobs is not None
 
 
+SHAPE_FIELDS = ("response_format", "structured_outputs", *LEGACY)
 SAME_IN_SAMPLING = (
     "n",
     "temperature",
@@ -260,15 +277,48 @@ class CompletionRequest(SamplingFields):
 
 
 class ChatMessage(Body):
-    """One message; a developer's is a system message, which is what templates know."""
+    """One message; a developer's is a system message, which is what templates know.
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(join_content), WithJsonSchema(CONTENT_SCHEMA)]
+    Only an assistant that calls tools may leave out the content.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[dict[str, Any]] | None = None
+    content: Annotated[
+        str | None, BeforeValidator(join_content), WithJsonSchema(CONTENT_SCHEMA)
+    ] = Field(None, validate_default=True)
+    tool_call_id: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def check_content(cls, content: str | None, info: ValidationInfo) -> str | None:
+        if content is None and not (
+            info.data.get("role") == "assistant" and info.data.get("tool_calls")
+        ):
+            raise ValueError("must be a string or a list of text parts, and isn't there")
+        return content
 
     def for_template(self) -> dict[str, Any]:
+        """As templates expect it: arguments of calls are objects. Raises RequestError."""
         fields = self.model_dump(exclude_none=True)
-        role = "system" if self.role == "developer" else self.role
-        return {**fields, "role": role}
+        fields["role"] = "system" if self.role == "developer" else self.role
+        fields["content"] = self.content or ""
+        if self.tool_calls:
+            fields["tool_calls"] = [_template_call(call) for call in self.tool_calls]
+        if isinstance(thought := fields.get("reasoning"), str):
+            fields.setdefault("reasoning_content", thought)
+        return fields
+
+
+def _template_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        where = "messages.tool_calls"
+        raise RequestError(f"{where} must hold functions with names, not {call!r:.80}", where)
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = parse_object(arguments, "messages.tool_calls.function.arguments")
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
 class ChatRequest(SamplingFields):
@@ -278,6 +328,9 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None

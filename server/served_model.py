@@ -1,9 +1,11 @@
 """What the server says about the model that it serves."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from megainfer.generation_config import GenerationDefaults
+from megainfer.syntax_options import SyntaxOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,13 +14,17 @@ class ServedModel:
 
     max_model_len: tokens of prompt and answer together. vocab_size: the model's. created: Unix
     time in seconds at which serving began. defaults: end tokens, and sampling for what a request
-    leaves out.
+    leaves out. folder: where its files are, for compiling grammars. syntax: of its answers.
+    shows_tokenizer: whether /tokenizer_info is there.
     """
 
     names: tuple[str, ...]
     max_model_len: int
     vocab_size: int
     created: int
+    folder: Path | None = None
+    syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
+    shows_tokenizer: bool = False
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
     def card(self, name: str) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """How one answer looks in each of the two APIs."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from megainfer.token_text import TokenTexts
 from server.answer_options import AnswerOptions
 from server.logprobs import ChatLogprobs, CompletionLogprobs, LogprobsWriter
 from server.piece import Piece
+from server.prompts import Prompt
+from server.reader import CallPiece, ChoiceReader
 
 
 class Shape(Protocol):
@@ -33,6 +36,10 @@ class Shape(Protocol):
         """For one choice."""
         ...
 
+    def reader(self, prompt: Prompt) -> ChoiceReader | None:
+        """Of one choice's text; None where it is taken as it is."""
+        ...
+
 
 class CompletionShape:
     """/v1/completions"""
@@ -55,6 +62,9 @@ class CompletionShape:
     def logprobs_writer(self, texts: TokenTexts, options: AnswerOptions) -> LogprobsWriter:
         return CompletionLogprobs(texts, options)
 
+    def reader(self, prompt: Prompt) -> None:
+        return None
+
 
 class ChatShape:
     """/v1/chat/completions"""
@@ -65,8 +75,14 @@ class ChatShape:
     prompt_in_choice = False
     continues_prompt = False
 
+    def __init__(self, make_reader: Callable[[Prompt], ChoiceReader] | None = None) -> None:
+        self._make_reader = make_reader
+
     def choice(self, piece: Piece) -> dict[str, Any]:
-        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        content = None if piece.calls and not piece.text.strip() else piece.text
+        message = {"role": "assistant", "content": content, "refusal": None, **_beside(piece)}
+        for call in message.get("tool_calls", ()):
+            del call["index"]
         return {"index": piece.index, "message": message, **_ending(piece)}
 
     def opening(self, index: int) -> dict[str, Any] | None:
@@ -75,11 +91,33 @@ class ChatShape:
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         # The last chunk's delta is empty when there is no text left, as OpenAI's is.
-        delta = {} if piece.finish_reason and not piece.text else {"content": piece.text}
+        delta = _beside(piece)
+        if piece.text or not (delta or piece.finish_reason):
+            delta["content"] = piece.text
         return {"index": piece.index, "delta": delta, **_ending(piece)}
 
     def logprobs_writer(self, texts: TokenTexts, options: AnswerOptions) -> LogprobsWriter:
         return ChatLogprobs(texts, options)
+
+    def reader(self, prompt: Prompt) -> ChoiceReader | None:
+        return self._make_reader(prompt) if self._make_reader else None
+
+
+def _beside(piece: Piece) -> dict[str, Any]:
+    """What there is beside content; reasoning under its newer and its older name."""
+    fields: dict[str, Any] = {}
+    if piece.reasoning:
+        fields |= {"reasoning": piece.reasoning, "reasoning_content": piece.reasoning}
+    if piece.calls:
+        fields["tool_calls"] = [_call(call) for call in piece.calls]
+    return fields
+
+
+def _call(call: CallPiece) -> dict[str, Any]:
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
 def _ending(piece: Piece) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from megainfer.attention_node.node import AttentionNode
-from megainfer.attention_node.process import load_attention, scheduler_config
+from megainfer.attention_node.process import compiling_for, load_attention, scheduler_config
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.config import BLOCK_SIZE, EngineConfig
 from megainfer.expert_node.node import ExpertNode
@@ -62,7 +62,8 @@ class LocalCluster:
     def _attention(self, hub: LocalHub, node: int, m: int) -> AttentionNode:
         model, kv = load_attention(self.plan, node, lambda done, total: None)
         scheduler = Scheduler(scheduler_config(self.plan, m))
-        return AttentionNode(node, model, kv, scheduler, hub.attention_port(node), self._hear)
+        port, compiling = hub.attention_port(node), compiling_for(self.plan)
+        return AttentionNode(node, model, kv, scheduler, port, self._hear, compiling=compiling)
 
     def _expert(self, hub: LocalHub, node: int, m: int) -> ExpertNode:
         model = load_experts(self.plan, node, lambda done, total: None)

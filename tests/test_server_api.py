@@ -356,7 +356,7 @@ BAD_CHATS = [
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": "Hi"}, "messages", "valid list, not 'Hi'"),
     ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "'wizard'"),
-    ({"messages": [{"role": "user"}]}, "messages[0].content", "field required"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "must be a string"),
     ({"messages": [*CHAT, {"role": "user", "content": 5}]}, "messages[1].content", "list of text"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -364,8 +364,8 @@ BAD_CHATS = [
         "offered, not {'type': 'image_url'",
     ),
     ({"messages": CHAT, "max_completion_tokens": 999}, "max_tokens", "999 in the completion"),
-    ({"messages": CHAT, "tools": [{"type": "function"}]}, "tools", "tools isn't offered"),
-    ({"messages": CHAT, "response_format": {"type": "json_object"}}, "response_format", "isn't"),
+    ({"messages": CHAT, "tools": [{"type": "function"}]}, "tools[0]", "must be {"),
+    ({"messages": CHAT, "response_format": {"type": "xml"}}, "response_format", "must be text"),
     ({"messages": CHAT, "logprobs": 1}, "logprobs", "valid boolean, not 1"),
     ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs", "with logprobs: true"),
     ({"messages": CHAT, "top_logprobs": 21, "logprobs": True}, "top_logprobs", "to 20, not 21"),
@@ -380,8 +380,8 @@ BAD_CHATS = [
     ({"messages": CHAT, "chat_template_kwargs": {"tools": 1}}, "chat_template_kwargs", "not set"),
     (
         {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
-        "messages[0].tool_calls",
-        "tool calls aren't offered",
+        "messages.tool_calls",
+        "must hold functions with names",
     ),
 ]
 

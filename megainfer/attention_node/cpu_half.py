@@ -22,6 +22,7 @@ from megainfer.kernels.cpu.attention import (
 )
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
+from megainfer.kernels.drawing import TokenKernels
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.m2n.mailbox import Part
 from megainfer.models.sources import AttentionSources, FfnSources, ModelSources, Pieces
@@ -214,9 +215,10 @@ class CpuHalf:
         """See `half.ModelHalf.logits`."""
         return self.kernel.head(self._lm_head, self._final_norm, self._eps, x, rows)
 
-    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See `half.ModelHalf.best`."""
-        return self.kernel.best(logits)
+    @property
+    def tokens(self) -> TokenKernels:
+        """See `half.ModelHalf.tokens`."""
+        return self.kernel
 
 
 def _pack_attention(sources: AttentionSources, loader: Loader, rotary: Tensor) -> PackedAttention:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
+from megainfer.kernels.drawing import TokenKernels
 from megainfer.kernels.reference import Homes
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
@@ -66,5 +67,6 @@ class ModelHalf(Protocol):
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits of these rows (int64 [S]) of a finished x: float32 [S, V]."""
 
-    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See `sampler.Best`."""
+    @property
+    def tokens(self) -> TokenKernels:
+        """How tokens are found in its logits."""

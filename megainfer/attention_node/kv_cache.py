@@ -39,10 +39,10 @@ class KVCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros, not garbage: what is masked out is still multiplied, and 0 * NaN is NaN.
+    """From numpy, which leaves it to the kernel to zero a page when it is first touched.
 
-    From numpy, which leaves it to the kernel to zero a page when it is first touched: torch would
-    touch all of a cache that may never fill, at the cost of its whole size in time and memory.
+    Torch would touch all of a cache that may never fill, which costs its whole size in time and
+    memory.
     """
     pages = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
     return torch.from_numpy(pages).view(dtype).view(shape)

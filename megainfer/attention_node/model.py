@@ -11,6 +11,7 @@ from megainfer.attention_node.half import HalfSource, ModelHalf
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.config import BLOCK_SIZE
 from megainfer.kernels import reference
+from megainfer.kernels.drawing import TokenKernels
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
@@ -58,8 +59,9 @@ class StepModel(Protocol):
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits of these rows (int64 [S]) of a finished step's x: float32 [S, V]."""
 
-    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See `sampler.Best`."""
+    @property
+    def tokens(self) -> TokenKernels:
+        """How tokens are found in its logits."""
 
 
 class AttentionModel:
@@ -127,10 +129,10 @@ class AttentionModel:
         """See `StepModel.logits`."""
         return self.half.logits(x, rows)
 
-    @torch.inference_mode()
-    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See `sampler.Best`."""
-        return self.half.best(logits)
+    @property
+    def tokens(self) -> TokenKernels:
+        """See `StepModel.tokens`."""
+        return self.half.tokens
 
 
 def _load_half(source: HalfSource, kernels: AttentionKernels) -> ModelHalf:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
+from megainfer.attention_node.compiling import Compiling
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.prompt_scores import score_prompts
 from megainfer.attention_node.sampling.edits import LogitEdits
 from megainfer.attention_node.sampling.sampler import RowError, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
+from megainfer.attention_node.sequence import Sequence as Decoding
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.attention_node.tuning import MicroBatchTuner, Progress
 from megainfer.distribution import Distribution
@@ -36,6 +38,7 @@ from megainfer.messages import (
 )
 from megainfer.pipeline import PingPong
 from megainfer.stage_clock import Span, StageClock
+from megainfer.structured.grammar import GrammarFailed
 
 Emit = Callable[[FromNode], None]
 
@@ -63,7 +66,8 @@ class AttentionNode:
     """One attention node over any port; `emit` takes what the front end is to hear.
 
     trace: how many of its latest spans it keeps for `take_spans`. tuner: who chooses in how many of
-    the micro-batches requests decode; without one, in all.
+    the micro-batches requests decode; without one, in all. compiling: where grammars become
+    matchers; without it, requests with one are refused.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class AttentionNode:
         reply_timeout: float = REPLY_TIMEOUT_SECONDS,
         trace: int = 0,
         tuner: MicroBatchTuner | None = None,
+        compiling: Compiling | None = None,
     ) -> None:
         self.node = node
         self.port = port
@@ -91,6 +96,7 @@ class AttentionNode:
         self._reply_timeout = reply_timeout
         self._clock = StageClock(trace)
         self._tuner = tuner
+        self._compiling = compiling
         if tuner is not None:
             scheduler.use_micro_batches(tuner.active)
         self._generated = 0
@@ -103,7 +109,7 @@ class AttentionNode:
             case Submit():
                 self._submit(message)
             case Abort(request_id=request_id):
-                self.scheduler.abort(request_id)
+                self._abort(request_id)
             case Reset():
                 self.scheduler.drop_cache()
 
@@ -113,6 +119,8 @@ class AttentionNode:
         Raises NodeDied when an expert node has owed a reply for too long.
         """
         self._hear_replies()
+        if self._compiling:
+            self._take_compiled(self._compiling)
         self._expire()
         if self._start_idle():
             return True
@@ -144,9 +152,29 @@ class AttentionNode:
     def _submit(self, submit: Submit) -> None:
         try:
             self._check_vocabulary(submit)
-            self.scheduler.add(submit)
+            if submit.grammar is None:
+                self.scheduler.add(submit)
+            elif self._compiling is not None:
+                self._compiling.start(submit)
+            else:
+                raise RequestError("this node compiles no grammars", "structured_outputs")
         except RequestError as error:
             self._fail_request(submit.request_id, str(error), client_error=True)
+
+    def _take_compiled(self, compiling: Compiling) -> None:
+        for submit, outcome in compiling.finished():
+            try:
+                if isinstance(outcome, MegaInferError):
+                    raise outcome
+                self.scheduler.add(submit, outcome)
+            except MegaInferError as error:
+                of_client = isinstance(error, RequestError)
+                self._fail_request(submit.request_id, str(error), client_error=of_client)
+
+    def _abort(self, request_id: str) -> None:
+        if self._compiling is not None:
+            self._compiling.forget(request_id)
+        self.scheduler.abort(request_id)
 
     def _expire(self) -> None:
         if (now := monotonic()) < self._next_expiry:
@@ -281,24 +309,31 @@ class AttentionNode:
     def _score(self, flight: Flight) -> None:
         """The prompts' log-probabilities; a request whose logits are not finite fails alone."""
         for request_id, error in score_prompts(self._model, flight.x, flight.batch, flight.step):
-            self._end(request_id, error)
+            self._end(request_id, error, error.client_error)
 
     def _sample(self, logits: Tensor, chunks: Sequence[Chunk]) -> SampleOutput:
         """A token for each chunk; a request that can't be sampled for fails alone."""
-        rows = [_row(chunk) for chunk in chunks]
+        rows = [self._row(chunk) for chunk in chunks]
         while True:  # each time at least one row fewer can fail
             try:
-                return sample(logits, rows, self._model.best)
+                return sample(logits, rows, self._model.tokens)
             except RowError as error:
                 for row in error.rows:
-                    self._end(chunks[row].sequence.request_id, error)
+                    self._end(chunks[row].sequence.request_id, error, error.client_error)
                     rows[row] = NOBODYS_ROW
                 logits = logits.index_fill(0, torch.tensor(error.rows), 0.0)
 
-    def _end(self, request_id: str, error: RowError) -> None:
+    def _row(self, chunk: Chunk) -> SampleRow:
+        try:
+            return _row(chunk)
+        except GrammarFailed as error:
+            self._end(chunk.sequence.request_id, error)
+            return NOBODYS_ROW
+
+    def _end(self, request_id: str, error: MegaInferError, client_error: bool = False) -> None:
         """Of a request in flight, whose token in this step is nobody's."""
         self.scheduler.abort(request_id)
-        self._fail_request(request_id, str(error), error.client_error)
+        self._fail_request(request_id, str(error), client_error)
 
     def _fail(self, micro_batch: int, message: str) -> None:
         """End this micro-batch's step, and those that build on the KV it would have written."""
@@ -357,4 +392,14 @@ def _edits(chunk: Chunk) -> LogitEdits:
     sequence = chunk.sequence
     if sequence.history is not None:
         sequence.history.catch_up(sequence.token_ids)
-    return LogitEdits(sequence.submit, sequence.token_ids, sequence.history)
+    return LogitEdits(sequence.submit, sequence.token_ids, sequence.history, _allowed(sequence))
+
+
+def _allowed(sequence: Decoding) -> Tensor | None:
+    """Tokens that its grammar allows next; see `bitmask.forbid`. Raises GrammarFailed."""
+    matcher = sequence.matcher
+    if matcher is None:
+        return None
+    matcher.take(sequence.token_ids[len(sequence.submit.prompt) + matcher.taken :])
+    mask = matcher.mask()
+    return None if mask is None else torch.frombuffer(bytearray(mask), dtype=torch.int32)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from megainfer.attention_node.compiling import Compiling
 from megainfer.attention_node.frontend import FrontEnd
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, StepModel
@@ -14,6 +15,7 @@ from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
 from megainfer.attention_node.tuning import MicroBatchTuner
 from megainfer.config import BLOCK_SIZE
 from megainfer.control import ParentLink
+from megainfer.generation_config import GenerationDefaults
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.opening import Tuning
@@ -32,6 +34,7 @@ from megainfer.weights import WeightReader, attention_tensor_names
 
 if TYPE_CHECKING:
     from megainfer.kernels.cpu.threads import Threads
+    from megainfer.structured.compiler import GrammarCompiler
 
 
 def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
@@ -90,6 +93,7 @@ class AttentionUnit:
     ) -> None:
         self._frontend = FrontEnd(plan.endpoint, node)
         self._port = port
+        self._compiling = compiling_for(plan)
         scheduler = Scheduler(scheduler_config(plan, micro_batches))
         self.node = AttentionNode(
             node,
@@ -100,6 +104,7 @@ class AttentionUnit:
             self._frontend.send,
             trace=plan.config.trace,
             tuner=tuner,
+            compiling=self._compiling,
         )
         self._frontend.send(
             NodeReady(
@@ -116,11 +121,11 @@ class AttentionUnit:
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         if not self.pending():
-            self._port.wait(timeout, (*fds, self.fileno()))
+            self._port.wait(timeout, (*fds, self.fileno(), self._compiling.fileno()))
 
     def pending(self) -> bool:
-        """Whether the front end has said something that `run_once` would take in."""
-        return self._frontend.pending()
+        """Whether there is something new that `run_once` would take in."""
+        return self._frontend.pending() or self._compiling.pending()
 
     def fileno(self) -> int:
         """Readable when `pending` may have become true."""
@@ -137,7 +142,20 @@ class AttentionUnit:
 
     def close(self) -> None:
         self._frontend.close()
+        self._compiling.close()
         self._port.close()
+
+
+def compiling_for(plan: Plan) -> Compiling:
+    """Grammars for this model; llguidance and the tokenizer are loaded with the first."""
+
+    def load() -> "GrammarCompiler":
+        from megainfer.structured.compiler import GrammarCompiler
+
+        ends = GenerationDefaults.load(plan.folder).eos_token_ids
+        return GrammarCompiler(plan.folder, plan.spec.vocab_size, ends)
+
+    return Compiling(load)
 
 
 def scheduler_config(plan: Plan, micro_batches: int) -> SchedulerConfig:

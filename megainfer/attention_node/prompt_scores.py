@@ -46,7 +46,7 @@ def _score(model: StepModel, x: Tensor, chunk: Chunk, positions: range, first_ro
 def _logprobs(
     model: StepModel, logits: Tensor, sequence: Sequence, positions: range
 ) -> list[TokenLogprobs]:
-    best, _ = model.best(logits)
+    best, _ = model.tokens.best(logits)
     if not bool(best.isfinite().all()):
         wrong = (~best.isfinite()).nonzero().flatten() + positions.start
         raise NonFiniteLogits(tuple(wrong.tolist()), of="prompt")

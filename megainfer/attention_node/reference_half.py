@@ -7,6 +7,7 @@ from torch.nn.functional import embedding, linear
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.half import HalfSource, Routed
 from megainfer.kernels import reference as kernels
+from megainfer.kernels.drawing import TokenKernels
 from megainfer.models.sources import AttentionSources, FfnSources, ModelSources, Pieces
 from megainfer.models.spec import AttentionSpec, DenseSpec, ModelSpec, MoESpec, QkNorm
 from megainfer.weights import WeightReader
@@ -191,9 +192,10 @@ class ReferenceHalf:
         hidden = kernels.rms_norm(x[rows], self._final_norm, self._eps)
         return linear(hidden, self._lm_head).to(torch.float32)
 
-    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See `half.ModelHalf.best`."""
-        return kernels.best(logits)
+    @property
+    def tokens(self) -> TokenKernels:
+        """See `half.ModelHalf.tokens`."""
+        return kernels
 
 
 def rotary_tables(

@@ -18,6 +18,7 @@ Then some step is in flight whenever a request is alive.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from megainfer.attention_node.block_manager import BlockManager
 from megainfer.attention_node.composition import Composition
@@ -26,6 +27,9 @@ from megainfer.attention_node.sequence import Sequence, Status
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.errors import ConfigError, RequestError
 from megainfer.messages import FinishReason, Submit, TokenEvent, TokenLogprobs
+
+if TYPE_CHECKING:
+    from megainfer.structured.matcher import TokenMatcher
 
 __all__ = ["Chunk", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
 
@@ -78,11 +82,14 @@ class Scheduler:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def add(self, submit: Submit) -> None:
-        """Queue a request. Raises RequestError if it could never be served."""
+    def add(self, submit: Submit, matcher: "TokenMatcher | None" = None) -> None:
+        """Queue a request, with its grammar's matcher if it has one.
+
+        Raises RequestError if it could never be served.
+        """
         self._check(submit)
         block_size, now = self.config.block_size, self._clock()
-        self._pool.add(Sequence(submit, self._num_arrivals, block_size, now))
+        self._pool.add(Sequence(submit, self._num_arrivals, block_size, now, matcher=matcher))
         self._num_arrivals += 1
 
     def abort(self, request_id: str) -> bool:

@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from megainfer.attention_node.block_manager import ROOT_DIGEST, block_digest
 from megainfer.attention_node.sampling.history import TokenHistory
 from megainfer.messages import FinishReason, Submit, TokenLogprobs
+
+if TYPE_CHECKING:
+    from megainfer.structured.matcher import TokenMatcher
 
 ARRIVALS = 2**48  # more than will ever come
 
@@ -34,6 +38,7 @@ class Sequence:
     block_size: int
     arrived_at: float = 0.0  # seconds of the scheduler's clock
     queued_seconds: float | None = None  # from arrival to admission; None before the first
+    matcher: "TokenMatcher | None" = None  # follows the output where a grammar was asked for
     token_ids: list[int] = field(init=False)  # the prompt, then what was sampled
     block_ids: list[int] = field(default_factory=list)  # block of tokens [i * block_size, ...)
     num_computed: int = 0  # tokens whose keys and values are committed: their steps ended

@@ -10,6 +10,7 @@ from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.colocated.chains import Chain, find_chains
 from megainfer.expert_node.experts import ExpertModel
+from megainfer.kernels.drawing import TokenKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.spec import ModelSpec
 from megainfer.stage_clock import MicroBatchClock, StageClock
@@ -41,9 +42,10 @@ class ColocatedModel:
         """See `StepModel.logits`."""
         return self._attention.logits(x, rows)
 
-    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See `StepModel.best`."""
-        return self._attention.best(logits)
+    @property
+    def tokens(self) -> TokenKernels:
+        """See `StepModel.tokens`."""
+        return self._attention.tokens
 
     def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
         """See `StepModel.shared`."""

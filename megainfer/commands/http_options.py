@@ -9,8 +9,9 @@ from typer import Option
 from megainfer.commands.whole_number import whole_number
 from megainfer.queue_limits import QueueLimits
 from megainfer.serving_options import ServingOptions, read_keys
+from megainfer.syntax_options import CALLS, SyntaxOptions
 
-HTTP, KEYS, LOAD = "HTTP server", "Keys", "Overload and ending"
+HTTP, KEYS, LOAD, ANSWERS = "HTTP server", "Keys", "Overload and ending", "Answers"
 DEFAULT = ServingOptions()
 
 
@@ -91,6 +92,29 @@ class HttpOptions:
         ),
     ] = DEFAULT.drain_seconds
 
+    tool_call_parser: Annotated[
+        str,
+        Option(
+            rich_help_panel=ANSWERS,
+            help=f"How the model writes tool calls: {', '.join(CALLS)} or none; auto sees it in "
+            "the chat template.",
+        ),
+    ] = DEFAULT.syntax.tool_call_parser
+    reasoning_parser: Annotated[
+        str,
+        Option(
+            rich_help_panel=ANSWERS,
+            help="What tells reasoning from the answer: qwen3, deepseek_r1 (always thinks) or "
+            "none; auto sees it in the chat template.",
+        ),
+    ] = DEFAULT.syntax.reasoning_parser
+    enable_auto_tool_choice: Annotated[
+        bool, Option(rich_help_panel=ANSWERS, help="Let the model choose when to call tools.")
+    ] = DEFAULT.syntax.auto_tool_choice
+    enable_tokenizer_info_endpoint: Annotated[
+        bool, Option(rich_help_panel=HTTP, help="Offer /tokenizer_info.")
+    ] = DEFAULT.shows_tokenizer
+
     def serving(self, names: tuple[str, ...], loopback: bool) -> ServingOptions:
         """The wish as the server takes it. Raises ConfigError."""
         return ServingOptions(
@@ -106,4 +130,8 @@ class HttpOptions:
             drain_seconds=self.drain_timeout,
             patience=self.health_timeout,
             log_seconds=self.log_interval,
+            syntax=SyntaxOptions(
+                self.tool_call_parser, self.reasoning_parser, self.enable_auto_tool_choice
+            ),
+            shows_tokenizer=self.enable_tokenizer_info_endpoint,
         )

@@ -6,7 +6,7 @@ by its temperature, cut by min_p, top_k and top_p, and drawn from; one with temp
 best token after the edits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,12 +16,9 @@ from torch import Tensor
 from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
 from megainfer.attention_node.sampling.logprobs import logprobs_of
 from megainfer.errors import MegaInferError
-from megainfer.kernels import reference as kernels
+from megainfer.kernels import reference
+from megainfer.kernels.drawing import DrawWish, TokenKernels
 from megainfer.messages import TokenLogprobs
-
-Best = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Of each row of float32 [S, V] its largest value, NaN where it has one, and where that is, int64
-[S], the first place of several."""
 
 _MASK = 2**64 - 1
 _SMALLEST = 2.0**-126  # temperature; anything below is 0 in float32
@@ -89,7 +86,7 @@ class SampleOutput:
 
 @torch.inference_mode()
 def sample(
-    logits: Tensor, requests: Sequence[SampleRow], best_of: Best = kernels.best
+    logits: Tensor, requests: Sequence[SampleRow], kernels: TokenKernels = reference
 ) -> SampleOutput:
     """Choose a token for each row of logits, float32 [S, V], which stay as they are; S may be 0.
 
@@ -99,14 +96,14 @@ def sample(
     """
     if not requests:
         return SampleOutput([], [])
-    best, greedy = best_of(logits)
+    best, greedy = kernels.best(logits)
     if not bool(best.isfinite().all()):
         raise NonFiniteLogits(_where(~best.isfinite()))
     token_ids = greedy.tolist()
     others = [row for row, r in enumerate(requests) if r.temperature > 0 or r.edits is not None]
     if others:
         try:
-            tokens = _choose(logits[others], [requests[row] for row in others], best_of)
+            tokens = _choose(logits[others], [requests[row] for row in others], kernels)
         except NothingAllowed as error:
             raise NothingAllowed(tuple(others[i] for i in error.rows)) from None
         for row, token in zip(others, tokens, strict=True):
@@ -129,41 +126,35 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _choose(logits: Tensor, requests: Sequence[SampleRow], best_of: Best) -> list[int]:
+def _choose(logits: Tensor, requests: Sequence[SampleRow], kernels: TokenKernels) -> list[int]:
     """Tokens where the best of the raw logits isn't the answer; these logits may be changed."""
     if all(r.edits is None for r in requests):
-        return _draw(logits, requests)
+        return kernels.draw(logits, _wishes(requests, logits.shape[-1]))
     apply_edits(logits, [r.edits for r in requests])
-    best, greedy = best_of(logits)
+    best, greedy = kernels.best(logits)
     if bool((best == -torch.inf).any()):
         raise NothingAllowed(_where(best == -torch.inf))
     token_ids: list[int] = greedy.tolist()
     drawn = [row for row, r in enumerate(requests) if r.temperature > 0]
     if drawn:
-        tokens = _draw(logits[drawn], [requests[row] for row in drawn])
+        wishes = _wishes([requests[row] for row in drawn], logits.shape[-1])
+        tokens = kernels.draw(logits[drawn], wishes)
         for row, token in zip(drawn, tokens, strict=True):
             token_ids[row] = token
     return token_ids
 
 
-def _draw(logits: Tensor, requests: Sequence[SampleRow]) -> list[int]:
-    vocabulary, device = logits.shape[-1], logits.device
-    temperature = [max(r.temperature, _SMALLEST) for r in requests]
-    top_k = [r.top_k if 0 < r.top_k < vocabulary else vocabulary for r in requests]
-    random = [uniform(r.seed, r.position) for r in requests]
-
-    def float64(numbers: list[float]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.float64, device=device)
-
-    tokens: list[int] = kernels.choose(
-        logits,
-        torch.tensor(temperature, dtype=torch.float32, device=device),
-        torch.tensor(top_k, device=device),
-        float64([r.top_p for r in requests]),
-        float64(random),
-        float64([r.min_p for r in requests]) if any(r.min_p for r in requests) else None,
-    ).tolist()
-    return tokens
+def _wishes(requests: Sequence[SampleRow], vocabulary: int) -> list[DrawWish]:
+    return [
+        DrawWish(
+            temperature=max(r.temperature, _SMALLEST),
+            top_k=r.top_k if 0 < r.top_k < vocabulary else vocabulary,
+            top_p=r.top_p,
+            min_p=r.min_p,
+            uniform=uniform(r.seed, r.position),
+        )
+        for r in requests
+    ]
 
 
 def _logprobs(

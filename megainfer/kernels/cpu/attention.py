@@ -1,6 +1,8 @@
 """The attention half of a layer with packed weights: linear, attention, gate, head."""
 
+import ctypes
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,7 @@ from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.experts import on_large_pages
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
+from megainfer.kernels.drawing import DrawWish
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -184,6 +187,19 @@ class AttentionKernel:
         )
         values = logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
         return torch.where(ids < 0, torch.nan, values), ids
+
+    def draw(self, logits: Tensor, wishes: Sequence[DrawWish]) -> list[int]:
+        """See `TokenKernels.draw`."""
+        assert logits.dtype == torch.float32
+        rows, width = logits.shape
+        native = (library.DrawWish * rows)(
+            *(library.DrawWish(w.top_p, w.min_p, w.uniform, w.top_k, w.temperature) for w in wishes)
+        )
+        tokens = (ctypes.c_int64 * rows)()
+        self._native.megainfer_half_draw(
+            self.handle, _address(logits), rows, width, native, ctypes.addressof(tokens)
+        )
+        return list(tokens)
 
     def _bytes(self, kind: int, inputs: int, outputs: int) -> int:
         size: int = self._native.megainfer_half_linear_bytes(self.handle, kind, inputs, outputs)

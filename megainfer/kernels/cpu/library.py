@@ -1,7 +1,7 @@
 """The compiled library: whether it is there, what it can do here, and its functions. No torch."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -117,6 +117,18 @@ class ChainLayer(Structure):
     )
 
 
+class DrawWish(Structure):
+    """`DrawWish` of level.h."""
+
+    _fields_ = (
+        ("top_p", c_double),
+        ("min_p", c_double),
+        ("uniform", c_double),
+        ("top_k", c_int64),
+        ("temperature", c_float),
+    )
+
+
 class Scatter(Structure):
     """`Scatter` of attention_half.h."""
 
@@ -165,6 +177,10 @@ _FUNCTIONS = {
         [c_void_p, POINTER(Linear), c_void_p, c_float, *[c_void_p] * 2, c_int64, c_void_p],
     ),
     "megainfer_half_argmax": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
+    "megainfer_half_draw": (
+        None,
+        [c_void_p, c_void_p, c_int64, c_int64, POINTER(DrawWish), c_void_p],
+    ),
     "megainfer_chain_new": (c_void_p, [c_void_p, c_void_p]),
     "megainfer_chain_delete": (None, [c_void_p]),
     "megainfer_chain_run": (

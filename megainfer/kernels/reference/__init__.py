@@ -10,7 +10,7 @@ from megainfer.kernels.reference.experts import (
 from megainfer.kernels.reference.norms import rms_norm
 from megainfer.kernels.reference.rotary import rotary_table, rotate
 from megainfer.kernels.reference.routing import Homes, expert_homes, route, scatter_plan
-from megainfer.kernels.reference.sampling import best, choose
+from megainfer.kernels.reference.sampling import best, choose, draw
 
 __all__ = [
     "Groups",
@@ -18,6 +18,7 @@ __all__ = [
     "best",
     "choose",
     "decode_attention",
+    "draw",
     "expert_homes",
     "feed_forward",
     "group_by_expert",

@@ -25,8 +25,10 @@ def decode_attention(
     kv_heads = k_cache.shape[2]
     # The query heads that share a key head stand where a prefill's query tokens would.
     grouped = q.reshape(sequences, kv_heads, heads // kv_heads, head_dim)
-    k = _gather(k_cache, block_table, mask.shape[-1])
-    v = _gather(v_cache, block_table, mask.shape[-1])
+    # What another sequence has left there may not be finite, and 0 * NaN is NaN.
+    missing = ~mask.transpose(-1, -2)
+    k = _gather(k_cache, block_table, mask.shape[-1]).masked_fill(missing, 0)
+    v = _gather(v_cache, block_table, mask.shape[-1]).masked_fill(missing, 0)
     out = scaled_dot_product_attention(grouped, k, v, attn_mask=mask)
     return out.reshape(sequences, heads * head_dim)
 

@@ -4,8 +4,12 @@ Thresholds are values, not ranks, so that tokens that tie are kept or dropped to
 order a sort leaves them in.
 """
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
+
+from megainfer.kernels.drawing import DrawWish
 
 # How many of the best tokens to look for a nucleus in, before sorting them all.
 NUCLEUS_GUESSES = (1024, 8192)
@@ -16,6 +20,23 @@ def best(logits: Tensor) -> tuple[Tensor, Tensor]:
     row has one."""
     values, ids = logits.max(-1)
     return values, ids
+
+
+def draw(logits: Tensor, wishes: Sequence[DrawWish]) -> list[int]:
+    """One token id a row of float32 [S, V], as each wishes; see `choose`."""
+
+    def float64(numbers: Iterable[float]) -> Tensor:
+        return torch.tensor([*numbers], dtype=torch.float64, device=logits.device)
+
+    tokens: list[int] = choose(
+        logits,
+        torch.tensor([w.temperature for w in wishes], dtype=torch.float32, device=logits.device),
+        torch.tensor([w.top_k for w in wishes], device=logits.device),
+        float64(w.top_p for w in wishes),
+        float64(w.uniform for w in wishes),
+        float64(w.min_p for w in wishes) if any(w.min_p for w in wishes) else None,
+    ).tolist()
+    return tokens
 
 
 def choose(

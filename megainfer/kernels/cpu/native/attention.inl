@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "draw.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "paged_cache.inl"
@@ -337,6 +338,8 @@ constexpr RowFunctions row_functions() {
       .softmax = softmax,
       .argmax = argmax,
       .sigmoid = sigmoid,
+      .draw_scratch = draw_scratch,
+      .draw = draw,
       .write_cached = {write_cached_f32, write_cached_bf16},
       .attend_scratch = AttendScratch::floats,
       .attend = {attend<Float32>, attend<WidenedBfloat16>},

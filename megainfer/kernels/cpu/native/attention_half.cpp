@@ -184,6 +184,23 @@ void AttentionHalf::argmax(const float* x, int64_t count, int64_t width, int64_t
   run();
 }
 
+// A task a thread, each with scratch of its own.
+void AttentionHalf::draw(const float* x, int64_t count, int64_t width, const DrawWish* wishes,
+                         int64_t* tokens) {
+  const size_t floats = (level_.rows.draw_scratch(width) + 15) / 16 * 16;
+  const auto tasks = static_cast<uint32_t>(pool_.threads());
+  float* scratch = job_scratch_.of<float>(floats * tasks);
+  next_job_.store(0, std::memory_order_relaxed);
+  phases_.push_back({tasks, [=, this](uint32_t task) {
+                       const auto rows = static_cast<size_t>(count);
+                       for (size_t r; (r = next_job_.fetch_add(1)) < rows;) {
+                         tokens[r] = level_.rows.draw(x + r * width, width, wishes[r],
+                                                      scratch + task * floats);
+                       }
+                     }});
+  run();
+}
+
 // --- attention -------------------------------------------------------------------------------
 
 void AttentionHalf::attend(const AttentionLayer& layer, const StepRows& step,

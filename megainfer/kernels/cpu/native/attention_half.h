@@ -83,6 +83,8 @@ class AttentionHalf {
             int64_t count, float* out);
   // best [count] = where the largest of each row of x [count, width] is, -1 where one is NaN.
   void argmax(const float* x, int64_t count, int64_t width, int64_t* best);
+  // tokens [count] = drawn from the rows of x [count, width], each as it wishes.
+  void draw(const float* x, int64_t count, int64_t width, const DrawWish* wishes, int64_t* tokens);
   // out [T, outputs] = linear of x [T, inputs].
   void linear(const Linear& linear, const float* x, int64_t rows, float* out);
   // out [T, D] = norm of x.

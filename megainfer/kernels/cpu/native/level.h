@@ -52,6 +52,14 @@ struct AttentionJob {
   const int64_t* blocks;              // where the sequence's tokens lie
 };
 
+// How a row's token is to be drawn; see `choose` of kernels/reference/sampling.py. top_k: the number
+// of tokens where there is none.
+struct DrawWish {
+  double top_p, min_p, uniform;
+  int64_t top_k;
+  float temperature;
+};
+
 // What the attention half of a layer needs besides products. Each row's additions are in an order
 // that its own length alone decides.
 struct RowFunctions {
@@ -65,6 +73,10 @@ struct RowFunctions {
   int64_t (*argmax)(const float* x, int64_t n);
   // x = 1 / (1 + e^-x).
   void (*sigmoid)(float* x, int64_t n);
+  // Floats of scratch that `draw` needs for n of them.
+  size_t (*draw_scratch)(int64_t n);
+  // A token of n logits, some of which are finite and none of which is NaN or +inf.
+  int64_t (*draw)(const float* logits, int64_t n, const DrawWish& wish, float* scratch);
   // Keep one token of one key head, key and value of head_dim floats, as the one at `offset` in
   // this head's share of a block; by the cache's type. head_dim is even.
   void (*write_cached[row_types])(const float* key, const float* value, int64_t head_dim,

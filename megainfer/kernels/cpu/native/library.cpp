@@ -107,6 +107,11 @@ EXPORT void megainfer_half_argmax(AttentionHalf* half, const float* x, int64_t c
   half->argmax(x, count, width, best);
 }
 
+EXPORT void megainfer_half_draw(AttentionHalf* half, const float* x, int64_t count, int64_t width,
+                                const DrawWish* wishes, int64_t* tokens) {
+  half->draw(x, count, width, wishes, tokens);
+}
+
 EXPORT LayerChain* megainfer_chain_new(AttentionHalf* half, Experts* experts) {
   return new LayerChain(*half, *experts);
 }

@@ -1,0 +1,87 @@
+"""Requests whose grammar is being compiled; they join the scheduler's queue afterwards."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from megainfer.errors import MegaInferError
+from megainfer.messages import Submit
+
+if TYPE_CHECKING:
+    from megainfer.structured.compiler import GrammarCompiler
+    from megainfer.structured.matcher import TokenMatcher
+
+
+class Compiling:
+    """One thread that compiles, in order of arrival; `load` makes its compiler at the first.
+
+    What is compiled here has been tried out by the front end, so each takes a bounded time.
+    """
+
+    def __init__(self, load: "Callable[[], GrammarCompiler]") -> None:
+        self._load = load
+        self._compiler: GrammarCompiler | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+        self._wanted: dict[str, Submit] = {}
+        self._done: deque[tuple[Submit, Future[TokenMatcher]]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def start(self, submit: Submit) -> None:
+        """Compile the request's grammar; `finished` will give it back."""
+        self._wanted[submit.request_id] = submit
+        future = self._thread.submit(self._compile, submit)
+        future.add_done_callback(lambda done: self._ring(submit, done))
+
+    def forget(self, request_id: str) -> None:
+        """The request was aborted; unknown ones are ignored."""
+        self._wanted.pop(request_id, None)
+
+    def finished(self) -> "Iterator[tuple[Submit, TokenMatcher | MegaInferError]]":
+        """Requests that can go on, each with its matcher or with what is wrong."""
+        while self._done:
+            submit, future = self._done.popleft()
+            if self._wanted.pop(submit.request_id, None) is submit:
+                yield submit, _outcome(future)
+        self._quiet()
+
+    def pending(self) -> bool:
+        return bool(self._done)
+
+    def fileno(self) -> int:
+        """Readable when `finished` has something new."""
+        return self._bell
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        os.close(self._bell)
+
+    def _compile(self, submit: Submit) -> "TokenMatcher":
+        assert submit.grammar is not None
+        if self._compiler is None:
+            self._compiler = self._load()
+        return self._compiler.compile(submit.grammar)
+
+    def _ring(self, submit: Submit, future: "Future[TokenMatcher]") -> None:
+        self._done.append((submit, future))
+        if not future.cancelled():
+            os.eventfd_write(self._bell, 1)
+
+    def _quiet(self) -> None:
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            return
+
+
+def _outcome(future: "Future[TokenMatcher]") -> "TokenMatcher | MegaInferError":
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, MegaInferError):
+        return error
+    return MegaInferError(f"compiling the grammar failed: {error!r}")

@@ -1,0 +1,90 @@
+"""What an answer must look like, as it travels from the API to the attention node."""
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from megainfer.errors import MegaInferError, RequestError
+
+MAX_GRAMMAR_BYTES = 256 * 1024
+MAX_SCHEMA_DEPTH = 64
+
+
+class GrammarFailed(MegaInferError):
+    """The grammar became too costly to follow, or doesn't allow a token that was generated."""
+
+
+class GrammarKind(StrEnum):
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"  # or GBNF, which is recognised by its `::=`
+
+
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """text: the schema as JSON, the expression or the grammar. after: where the model thinks first,
+    the token after which its answer begins; until then anything is allowed."""
+
+    kind: GrammarKind
+    text: str
+    after: int | None = None
+
+
+def json_schema(schema: Any, param: str) -> Grammar:
+    """Any JSON that this schema describes. Raises RequestError naming `param`."""
+    if not isinstance(schema, dict | bool):
+        raise RequestError(f"{param} must be a JSON schema, but is {schema!r:.80}", param)
+    if _depth_exceeds(schema, MAX_SCHEMA_DEPTH):
+        message = f"{param} is nested deeper than {MAX_SCHEMA_DEPTH} levels; make it flatter"
+        raise RequestError(message, param)
+    return _sized(GrammarKind.JSON_SCHEMA, json.dumps(schema), param)
+
+
+def json_object() -> Grammar:
+    """Any JSON object."""
+    return Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}')
+
+
+def regex(expression: str, param: str) -> Grammar:
+    """Texts that the expression matches as a whole."""
+    return _sized(GrammarKind.REGEX, expression, param)
+
+
+def lark(text: str, param: str) -> Grammar:
+    """Texts of a context-free grammar in Lark's or GBNF's notation."""
+    return _sized(GrammarKind.LARK, text, param)
+
+
+def choice(texts: Sequence[str], param: str) -> Grammar:
+    """One of these texts, none of them empty."""
+    if not texts or not all(texts):
+        message = f"{param} must be a list of texts, none of them empty, but is {texts!r:.80}"
+        raise RequestError(message, param)
+    quoted = [json.dumps(text, ensure_ascii=False) for text in texts]
+    return _sized(GrammarKind.LARK, f"start: {' | '.join(quoted)}", param)
+
+
+def _sized(kind: GrammarKind, text: str, param: str) -> Grammar:
+    if not text:
+        raise RequestError(f"{param} is empty", param)
+    size = len(text.encode(errors="surrogatepass"))
+    if size > MAX_GRAMMAR_BYTES:
+        message = f"{param} has {size} bytes; at most {MAX_GRAMMAR_BYTES} are compiled"
+        raise RequestError(message, param)
+    return Grammar(kind, text)
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [item for item in inner if isinstance(item, dict | list)]

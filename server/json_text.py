@@ -1,0 +1,17 @@
+"""JSON inside of strings of a request."""
+
+import json
+from typing import Any
+
+from megainfer.errors import RequestError
+
+
+def parse_object(text: str, param: str) -> dict[str, Any]:
+    """The object that a text spells. Raises RequestError naming `param`."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{param} isn't valid JSON: {error}", param) from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{param} must spell a JSON object, not {text!r:.80}", param)
+    return value

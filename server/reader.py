@@ -1,0 +1,97 @@
+"""A choice's text as its reader should have it: content, reasoning and calls with ids."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from megainfer.messages import FinishReason
+from server.parsing.answer_parser import AnswerParser
+from server.parsing.calls import CallParser, OneCall
+from server.parsing.formats import ARRAY
+from server.parsing.parts import CallDelta, Parser
+from server.parsing.reasoning import ThinkParser
+from server.prompts import Prompt
+from server.syntax import AnswerSyntax
+from server.tools import ToolUse
+
+TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """What was added to one call; id and name come once, with its first piece."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a piece of text came to."""
+
+    content: str
+    reasoning: str
+    calls: tuple[CallPiece, ...]
+    finish_reason: str | None
+
+
+class ChoiceReader:
+    """Of one choice, piece by piece."""
+
+    def __init__(self, parser: AnswerParser, use: ToolUse) -> None:
+        self._parser = parser
+        self._use = use
+        self._has_calls = False
+
+    def read(self, text: str, finish_reason: FinishReason | None) -> Reading:
+        """finish_reason: this piece is the last."""
+        parts = self._parser.push(text)
+        if finish_reason is not None:
+            parts.add(self._parser.finish())
+        calls = _joined([d for d in parts.calls if not (self._use.one_call and d.index)])
+        self._has_calls = self._has_calls or bool(calls)
+        return Reading(parts.content, parts.reasoning, calls, self._finish(finish_reason))
+
+    def _finish(self, reason: FinishReason | None) -> str | None:
+        # OpenAI's servers say "stop" where the client itself had named the function.
+        if reason is FinishReason.STOP and self._has_calls and self._use.named is None:
+            return TOOL_CALLS
+        return reason
+
+
+def reader_maker(syntax: AnswerSyntax, use: ToolUse) -> Callable[[Prompt], ChoiceReader] | None:
+    """Makes a reader for each choice; None where text is just text."""
+    if not (syntax.thinks or use.must or (use.tools and syntax.calls)):
+        return None
+
+    def make(prompt: Prompt) -> ChoiceReader:
+        inside = prompt.thinking or syntax.always_thinks
+        reasoning = ThinkParser(inside) if syntax.thinks else None
+        return ChoiceReader(AnswerParser(reasoning, _calls(syntax, use)), use)
+
+    return make
+
+
+def _calls(syntax: AnswerSyntax, use: ToolUse) -> Parser | None:
+    if use.named is not None:
+        return OneCall(use.named)
+    if use.must:
+        return CallParser(ARRAY)
+    return CallParser(syntax.calls) if use.tools and syntax.calls else None
+
+
+def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:
+    """One piece for each call that these belong to."""
+    pieces: dict[int, CallPiece] = {}
+    for delta in deltas:
+        before = pieces.get(delta.index)
+        if before is None:
+            call_id = None if delta.name is None else f"call_{uuid.uuid4().hex[:24]}"
+            piece = CallPiece(delta.index, call_id, delta.name, delta.arguments)
+        else:
+            arguments = before.arguments + delta.arguments
+            piece = CallPiece(delta.index, before.id, before.name, arguments)
+        pieces[delta.index] = piece
+    return tuple(pieces.values())

@@ -1,0 +1,1 @@
+"""OpenAI's /v1/responses, the part that keeps nothing between requests."""

@@ -1,0 +1,152 @@
+"""An answer in the words of /v1/responses."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from server.blocks import Block, Blocks, Change, Kind, Step
+from server.errors import ErrorReport
+from server.piece import Piece
+from server.responses.protocol import ResponsesRequest
+from server.translation import Json
+
+encode = msgspec.json.Encoder().encode
+PREFIXES = {Kind.TEXT: "msg", Kind.REASONING: "rs", Kind.CALL: "fc"}
+DELTAS = {
+    Kind.TEXT: "response.output_text",
+    Kind.REASONING: "response.reasoning_text",
+    Kind.CALL: "response.function_call_arguments",
+}
+
+
+class ResponsesNarrator:
+    """Events are numbered in a row; each holds its type."""
+
+    def __init__(self, body: ResponsesRequest, model: str) -> None:
+        self._body = body
+        self._sequence = 0
+        self._head: Json = {
+            "id": f"resp_{uuid.uuid4().hex}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "model": model,
+        }
+
+    def begin(self, usage: Json) -> Iterator[bytes]:
+        response = self._response("in_progress", [], None)
+        yield self._event("response.created", response=response)
+        yield self._event("response.in_progress", response=response)
+
+    def change(self, change: Change) -> Iterator[bytes]:
+        block = change.block
+        match change.step:
+            case Step.OPENED:
+                item = _item(block, "in_progress")
+                yield self._event(
+                    "response.output_item.added", output_index=block.number, item=item
+                )
+                if block.kind is not Kind.CALL:
+                    yield self._part("added", block)
+            case Step.GREW:
+                yield self._grown(block, change.text)
+            case Step.CLOSED:
+                yield from self._closed(block)
+
+    def end(self, blocks: Blocks, last: Piece, usage: Json) -> Iterator[bytes]:
+        response = self.whole(blocks, last, usage)
+        yield self._event(f"response.{response['status']}", response=response)
+
+    def fail(self, report: ErrorReport) -> bytes:
+        return self._event("error", code=report.code, message=report.message, param=report.param)
+
+    def whole(self, blocks: Blocks, last: Piece, usage: Json) -> Json:
+        cut = last.finish_reason == "length"
+        status = "incomplete" if cut else "completed"
+        items = [_item(block, "completed") for block in blocks.all]
+        if cut and items:
+            items[-1]["status"] = status
+        return self._response(status, items, usage)
+
+    def _grown(self, block: Block, text: str) -> bytes:
+        place = _place(block)
+        if block.kind is Kind.TEXT:
+            place["logprobs"] = []
+        return self._event(f"{DELTAS[block.kind]}.delta", delta=text, **place)
+
+    def _closed(self, block: Block) -> Iterator[bytes]:
+        place = _place(block)
+        if block.kind is Kind.CALL:
+            yield self._event(f"{DELTAS[block.kind]}.done", arguments=block.text, **place)
+        else:
+            logprobs: Json = {"logprobs": []} if block.kind is Kind.TEXT else {}
+            yield self._event(f"{DELTAS[block.kind]}.done", text=block.text, **logprobs, **place)
+            yield self._part("done", block)
+        item = _item(block, "completed")
+        yield self._event("response.output_item.done", output_index=block.number, item=item)
+
+    def _part(self, what: str, block: Block) -> bytes:
+        return self._event(f"response.content_part.{what}", part=_part(block), **_place(block))
+
+    def _response(self, status: str, output: list[Json], usage: Json | None) -> Json:
+        body, cut = self._body, status == "incomplete"
+        return {
+            **self._head,
+            "status": status,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "output": output,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "store": False,
+            "temperature": body.temperature,
+            "text": body.text or {"format": {"type": "text"}},
+            "tool_choice": body.tool_choice or "auto",
+            "tools": body.tools or [],
+            "top_p": body.top_p,
+            "truncation": "disabled",
+            "usage": usage and _usage(usage),
+        }
+
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        event = {"type": kind, "sequence_number": self._sequence, **fields}
+        self._sequence += 1
+        return b"event: " + kind.encode() + b"\ndata: " + encode(event) + b"\n\n"
+
+
+def _place(block: Block) -> Json:
+    place: Json = {"item_id": f"{PREFIXES[block.kind]}_{block.token}", "output_index": block.number}
+    return place if block.kind is Kind.CALL else {**place, "content_index": 0}
+
+
+def _part(block: Block) -> Json:
+    if block.kind is Kind.REASONING:
+        return {"type": "reasoning_text", "text": block.text}
+    return {"type": "output_text", "text": block.text, "annotations": []}
+
+
+def _item(block: Block, status: str) -> Json:
+    item: Json = {"id": f"{PREFIXES[block.kind]}_{block.token}", "status": status}
+    if block.kind is Kind.CALL:
+        call = {"call_id": block.call_id, "name": block.name, "arguments": block.text}
+        return {**item, "type": "function_call", **call}
+    content = [] if status == "in_progress" else [_part(block)]
+    if block.kind is Kind.REASONING:
+        return {**item, "type": "reasoning", "summary": [], "content": content}
+    return {**item, "type": "message", "role": "assistant", "content": content}
+
+
+def _usage(counts: Json) -> Json:
+    cached = counts["prompt_tokens_details"]["cached_tokens"]
+    return {
+        "input_tokens": counts["prompt_tokens"],
+        "input_tokens_details": {"cached_tokens": cached},
+        "output_tokens": counts["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": counts["total_tokens"],
+    }

@@ -1,0 +1,101 @@
+"""/tokenize, /detokenize and /tokenizer_info."""
+
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from megainfer.errors import RequestError
+from megainfer.tokenizer import Tokenizer
+from server.generating import Generator
+from server.protocol import Body, ChatRequest, CompletionRequest
+from server.served_model import ServedModel
+from server.translation import chat_request
+
+MAX_DETOKENIZED = 2**20
+
+
+class TokenizeRequest(Body):
+    """POST /tokenize: of a prompt, or of a chat."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize"""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class Tokens:
+    """The handlers, over the served model's tokenizer."""
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, model: ServedModel, generator: Generator
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._model = model
+        self._generator = generator
+
+    async def tokenize(self, body: TokenizeRequest) -> Response:
+        """The token ids of a prompt, or of what the chat template makes of a chat."""
+        self._generator.served_name(body.model)
+        ids = await self._ids(body)
+        tokenizer = self._required()
+        texts = [tokenizer.piece(token) for token in ids] if body.return_token_strs else None
+        return JSONResponse(
+            {
+                "count": len(ids),
+                "max_model_len": self._model.max_model_len,
+                "tokens": ids,
+                "token_strs": texts,
+            }
+        )
+
+    async def detokenize(self, body: DetokenizeRequest) -> Response:
+        """The text of token ids, special ones included."""
+        self._generator.served_name(body.model)
+        if len(body.tokens) > MAX_DETOKENIZED:
+            message = f"tokens holds {len(body.tokens)}; at most {MAX_DETOKENIZED} may be"
+            raise RequestError(message, "tokens")
+        for token in body.tokens:
+            if not 0 <= token < self._model.vocab_size:
+                raise RequestError(f"tokens: {token} isn't in the vocabulary", "tokens")
+        text = self._required().decode(body.tokens, skip_special_tokens=False)
+        return JSONResponse({"prompt": text})
+
+    async def tokenizer_info(self) -> Response:
+        """What is known of the tokenizer, its chat template included."""
+        tokenizer = self._required()
+        return JSONResponse(
+            {
+                "tokenizer_class": "TokenizersBackend",
+                "vocab_size": tokenizer.vocab_size,
+                "model_max_length": self._model.max_model_len,
+                "eos_token_ids": self._model.defaults.eos_token_ids,
+                "chat_template": tokenizer.chat_template or None,
+            }
+        )
+
+    async def _ids(self, body: TokenizeRequest) -> list[int]:
+        if (body.prompt is None) == (body.messages is None):
+            raise RequestError("send either prompt or messages", "prompt")
+        if body.messages is not None:
+            special = {"add_special_tokens": body.add_special_tokens}
+            chat: ChatRequest = chat_request({"messages": body.messages, **special}, body)
+            return await self._generator.chat_tokens(chat)
+        special_tokens = body.add_special_tokens is not False
+        fields = {"prompt": body.prompt, "add_special_tokens": special_tokens}
+        (prompt,) = await self._generator.encoder.completion(
+            CompletionRequest.model_validate(fields)
+        )
+        return prompt.ids
+
+    def _required(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise RequestError("this model's folder has no tokenizer", "prompt")
+        return self._tokenizer
