@@ -149,11 +149,11 @@ def test_the_live_view_shows_what_has_run(page: Browser) -> None:
     page.until(lambda: page.text("[data-figure=generated]") not in ("–", "0"), "tokens/s")
     whole = number_before(page, "#timeline canvas", "span")
     page.click("#timeline #pause")
+    assert "micro-batch" in page.text("#timeline-legend")
     page.click('[data-steps="0.125"]')
     # None at all where nobody happened to work in the middle of a step.
     assert number_before(page, "#timeline canvas", "span") < whole
     page.click("#stop")
-    assert "micro-batch A" in page.text("#timeline-legend")
 
 
 def number_before(page: Browser, canvas: str, unit: str) -> int:
