@@ -147,8 +147,8 @@ def test_the_live_view_shows_what_has_run(page: Browser) -> None:
         page.until(lambda at=canvas: colours_in(page, at) >= 5, f"{canvas} is blank")
     page.until(lambda: page.text("[data-figure=running]") == "1", "the running request")
     page.until(lambda: page.text("[data-figure=generated]") not in ("–", "0"), "tokens/s")
-    whole = number_before(page, "#timeline canvas", "span")
     page.click("#timeline #pause")
+    whole = number_before(page, "#timeline canvas", "span")
     assert "micro-batch" in page.text("#timeline-legend")
     page.click('[data-steps="0.125"]')
     # None at all where nobody happened to work in the middle of a step.
