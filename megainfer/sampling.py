@@ -16,6 +16,7 @@ MAX_BAD_WORDS = 128
 MAX_BAD_WORD_CHARACTERS = 256
 MAX_PROMPT_LOGPROBS = 20  # a prompt may be long, and its log-probabilities go in one message
 MAX_PRIORITY = 2**31 - 1  # and the least is its negative
+MAX_COUNT = 2**31 - 1  # of tokens; beyond any vocabulary and context
 ALL_LOGPROBS = -1
 
 
@@ -87,7 +88,7 @@ class SamplingParams:
         if self.top_p == 0:
             raise RequestError("top_p must be above 0 and at most 1, but is 0", "top_p")
         check_integer("n", self.n, 1, MAX_N)
-        check_integer("top_k", self.top_k, -1, None)
+        check_integer("top_k", self.top_k, -1, MAX_COUNT)
         if self.seed is not None:
             check_integer("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
@@ -96,7 +97,7 @@ class SamplingParams:
             check_integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_PROMPT_LOGPROBS)
 
     def _check_lengths(self) -> None:
-        check_integer("min_tokens", self.min_tokens, 0, None)
+        check_integer("min_tokens", self.min_tokens, 0, MAX_COUNT)
         if self.max_tokens is not None:
             check_integer("max_tokens", self.max_tokens, 1, None)
             if self.min_tokens > self.max_tokens:
