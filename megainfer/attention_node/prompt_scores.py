@@ -9,7 +9,7 @@ from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.sampling.logprobs import logprobs_of
 from megainfer.attention_node.sampling.sampler import NonFiniteLogits
-from megainfer.attention_node.sequence import Sequence
+from megainfer.attention_node.sequence import Sequence, Status
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.messages import TokenLogprobs
 
@@ -21,9 +21,12 @@ def score_prompts(
 ) -> Iterator[tuple[str, NonFiniteLogits]]:
     """Extend `prompt_logprobs` of the step's sequences that want it by what the finished x gives.
 
-    Gives the request ids that have logits that are not finite, each with its error.
+    Gives the request ids that have logits that are not finite, each with its error. Those that are
+    being aborted are passed over: an earlier chunk may have failed and left a gap.
     """
     for chunk, first_row in zip(step.chunks, batch.first_rows, strict=True):
+        if chunk.sequence.status is Status.ABORTING:
+            continue
         wanted = chunk.sequence.unscored
         positions = range(max(wanted.start, chunk.start), min(wanted.stop, chunk.end))
         if positions:
