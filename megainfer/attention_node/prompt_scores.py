@@ -25,15 +25,16 @@ def score_prompts(
     being aborted are passed over: an earlier chunk may have failed and left a gap.
     """
     for chunk, first_row in zip(step.chunks, batch.first_rows, strict=True):
-        if chunk.sequence.status is Status.ABORTING:
+        sequence = chunk.sequence
+        if sequence.submit.prompt_logprobs is None or sequence.status is Status.ABORTING:
             continue
-        wanted = chunk.sequence.unscored
+        wanted = sequence.unscored
         positions = range(max(wanted.start, chunk.start), min(wanted.stop, chunk.end))
         if positions:
             try:
                 _score(model, x, chunk, positions, first_row)
             except NonFiniteLogits as error:
-                yield chunk.sequence.request_id, error
+                yield sequence.request_id, error
 
 
 def _score(model: StepModel, x: Tensor, chunk: Chunk, positions: range, first_row: int) -> None:
