@@ -1,5 +1,6 @@
 """Which notations a model uses in its answers, for tool calls and for reasoning."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megainfer.syntax_options import AUTO, NONE, SyntaxOptions
@@ -24,6 +25,12 @@ class AnswerSyntax:
     thinks: bool = False
     always_thinks: bool = False
     end_of_think: int | None = None
+    tokenizer: Tokenizer | None = None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        assert self.tokenizer is not None, "no text comes without a tokenizer"
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     @classmethod
     def of(cls, options: SyntaxOptions, tokenizer: Tokenizer | None) -> "AnswerSyntax":
@@ -41,6 +48,7 @@ class AnswerSyntax:
             thinks=reasoning != NONE,
             always_thinks=reasoning == "deepseek_r1",
             end_of_think=tokenizer.token_id("</think>") if tokenizer else None,
+            tokenizer=tokenizer,
         )
 
 

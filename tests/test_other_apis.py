@@ -66,6 +66,7 @@ def test_a_response_has_items(server, responses, tokenizer):
         "completed",
         len(tokenizer.encode(SPOKEN)) + 1,
     )
+    assert made.usage.output_tokens_details.reasoning_tokens == len(tokenizer.encode("1 + 1"))
 
 
 def test_a_response_streams_by_events(server, responses, tokenizer):
@@ -75,6 +76,8 @@ def test_a_response_streams_by_events(server, responses, tokenizer):
     ) as stream:
         events = list(stream)
         whole = stream.get_final_response()
+    thoughts = whole.usage.output_tokens_details.reasoning_tokens
+    assert thoughts == len(tokenizer.encode("1 + 1"))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
     texts = [e.delta for e in events if e.type == "response.output_text.delta"]
