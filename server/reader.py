@@ -93,7 +93,7 @@ def _calls(syntax: AnswerSyntax, use: ToolUse) -> Parser | None:
         return OneCall(use.named)
     if use.must:
         return CallParser(ARRAY)
-    return CallParser(syntax.calls) if use.tools and syntax.calls else None
+    return syntax.calls.parser(use.tools) if use.tools and syntax.calls else None
 
 
 def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 from megainfer.syntax_options import AUTO, NONE, SyntaxOptions
 from megainfer.tokenizer import Tokenizer
-from server.parsing.formats import FORMATS, CallFormat
+from server.parsing.notations import NOTATIONS, Notation
 from server.parsing.reasoning import THINK
 
 MARKS = {
     "<｜tool▁calls▁begin｜>": "deepseek_v3",
     "[TOOL_CALLS]": "mistral",
     "<tool_call>": "hermes",
+    '{"name": function name, "parameters": ': "llama3_json",
+    "[func_name1(": "pythonic",
 }
 
 
@@ -21,7 +23,7 @@ class AnswerSyntax:
     the answer. always_thinks: even where neither prompt nor answer opens it. end_of_think: the
     token that ends it, where it is one."""
 
-    calls: CallFormat | None = None
+    calls: Notation | None = None
     thinks: bool = False
     always_thinks: bool = False
     end_of_think: int | None = None
@@ -44,7 +46,7 @@ class AnswerSyntax:
         if not options.auto_tool_choice:
             calls = NONE
         return cls(
-            calls=FORMATS.get(calls),
+            calls=NOTATIONS.get(calls),
             thinks=reasoning != NONE,
             always_thinks=reasoning == "deepseek_r1",
             end_of_think=tokenizer.token_id("</think>") if tokenizer else None,
@@ -53,11 +55,12 @@ class AnswerSyntax:
 
 
 def _format_in(template: str) -> str:
-    """By the tags that a template writes; `<function=` is another notation inside of Hermes' tag,
-    and DeepSeek's older template is told from the newer by its code fence."""
+    """By what a template writes. `<function=` is another notation inside of Hermes' tag: Qwen's if
+    it has parameters in tags, else nobody's that is known. Llama's are known by its templates' own
+    words to the model. DeepSeek's older template is told from the newer by its code fence."""
     name = next((name for mark, name in MARKS.items() if mark in template), NONE)
     if name == "hermes" and "<function=" in template:
-        return NONE
+        return "qwen3_coder" if "<parameter=" in template else NONE
     if name == "deepseek_v3" and "```json" not in template:
         return "deepseek_v31"
     return name
