@@ -239,3 +239,24 @@ def test_tokenize_and_back(server, tokenizer):
     assert httpx.get(f"{server.url}/tokenizer_info").status_code == 404
     wrong = httpx.post(f"{server.url}/detokenize", json={"tokens": [10**9]})
     assert wrong.status_code == 400
+
+
+def test_the_tokenizer_tells_its_configuration(tmp_path):
+    bos = {"content": "<s>", "lstrip": False, "__type": "AddedToken"}
+    said = {"bos_token": bos, "add_bos_token": True, "chat_template": TEMPLATE}
+    folder = write_tokenizer(tmp_path, byte_level_backend(), **said)
+    with RunningServer(Tokenizer.load(folder), shows_tokenizer=True) as server:
+        info = httpx.get(f"{server.url}/tokenizer_info").json()
+        length = httpx.get(f"{server.url}/v1/models").json()["data"][0]["max_model_len"]
+    assert info == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": length,
+        "bos_token": "<s>",
+        "eos_token": "<|im_end|>",
+        "add_bos_token": True,
+        "chat_template": TEMPLATE,
+    }
+    write_tokenizer(tmp_path, tokenizer_class="Qwen2Tokenizer", model_max_length=131072)
+    with RunningServer(Tokenizer.load(folder), shows_tokenizer=True) as server:
+        info = httpx.get(f"{server.url}/tokenizer_info").json()
+    assert (info["tokenizer_class"], info["model_max_length"]) == ("Qwen2Tokenizer", 131072)
