@@ -60,7 +60,7 @@ def test_json_schema_and_several_answers(client):
 
 def test_regex_and_choice_of_a_completion(client):
     model = client.models.list().data[0].id
-    outputs: dict[str, Any] = {"regex": r"[a-c]{3}\d"}
+    outputs: dict[str, Any] = {"regex": r"[a-c]{3}[0-9]"}
     text = client.completions.create(
         model=model, prompt="x", max_tokens=20, extra_body={"structured_outputs": outputs}
     )
