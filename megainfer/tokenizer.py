@@ -18,8 +18,13 @@ class Tokenizer:
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, chat_templates: Mapping[str, ChatTemplate]
+        self,
+        backend: tokenizers.Tokenizer,
+        chat_templates: Mapping[str, ChatTemplate],
+        config: Mapping[str, Any] | None = None,
     ) -> None:
+        """config: what tokenizer_config.json says."""
+        self.config = dict(config or {})
         self._backend = backend
         self._chat_templates = dict(chat_templates)
         added = backend.get_added_tokens_decoder()
@@ -41,7 +46,7 @@ class Tokenizer:
         _mark_special(backend, special)
         sources = read_chat_templates(folder, config)
         templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
-        return cls(backend, templates)
+        return cls(backend, templates, {**config, **special})
 
     @property
     def vocab_size(self) -> int:

@@ -62,7 +62,7 @@ class AccessControl:
         if report is None:
             await self._app(scope, receive, send)
             return
-        response = report.response()
+        response = report.response(scope["path"])
         if report.status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)

@@ -49,7 +49,7 @@ class Entrance:
             return
         if self._admission.draining:
             report = ErrorReport(503, DRAINING, SERVER_ERROR, code="draining")
-            await report.response()(scope, receive, send)
+            await report.response(scope["path"])(scope, receive, send)
             return
         self._admission.entered()
         try:

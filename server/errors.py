@@ -1,4 +1,5 @@
-"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""Every error in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, or at the
+addresses of Anthropic's API in its own."""
 
 import json
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError, RequestTimeout
 from megainfer.request_limits import ContextTooLong
+from server.anthropic.errors import error_body, speaks_at
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
@@ -28,6 +30,7 @@ class ErrorReport:
     code: str | None = None
 
     def body(self) -> bytes:
+        """In OpenAI's shape."""
         error = {
             "message": self.message,
             "type": self.type,
@@ -36,9 +39,14 @@ class ErrorReport:
         }
         return json.dumps({"error": error}).encode()  # ASCII: it may repeat any client's text
 
-    def response(self) -> Response:
+    def response(self, path: str = "/") -> Response:
+        """In the shape of the API to which the address belongs."""
         headers = {"Retry-After": "1"} if self.status == 503 else None
-        return Response(self.body(), self.status, headers, media_type="application/json")
+        body = self._body_in_anthropics_shape() if speaks_at(path) else self.body()
+        return Response(body, self.status, headers, media_type="application/json")
+
+    def _body_in_anthropics_shape(self) -> bytes:
+        return json.dumps(error_body(self.status, self.message)).encode()
 
 
 class ApiError(HTTPException):
@@ -69,15 +77,15 @@ def report_of(error: Exception) -> ErrorReport:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Have the application answer every exception in OpenAI's shape."""
+    """Have the application answer every exception in the shape of the API that was asked."""
     app.add_exception_handler(MegaInferError, _on_error)
     app.add_exception_handler(StarletteHTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_error)
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
-    return report_of(error).response()
+async def _on_error(request: Request, error: Exception) -> Response:
+    return report_of(error).response(request.url.path)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -92,14 +100,14 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         report = ErrorReport(405, message, code="method_not_supported")
     else:
         report = ErrorReport(error.status_code, str(error.detail))
-    response = report.response()
+    response = report.response(request.url.path)
     response.headers.update(error.headers or {})
     return response
 
 
-async def _on_invalid(_: Request, error: Exception) -> Response:
+async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _invalid(list(error.errors())).response()
+    return _invalid(list(error.errors())).response(request.url.path)
 
 
 def _invalid(errors: list[dict[str, Any]]) -> ErrorReport:

@@ -12,6 +12,7 @@ from server.served_model import ServedModel
 from server.translation import chat_request
 
 MAX_DETOKENIZED = 2**20
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # what reads any tokenizer.json
 
 
 class TokenizeRequest(Body):
@@ -69,17 +70,14 @@ class Tokens:
         return JSONResponse({"prompt": text})
 
     async def tokenizer_info(self) -> Response:
-        """What is known of the tokenizer, its chat template included."""
+        """What tokenizer_config.json says, with special tokens as texts, and the chat template."""
         tokenizer = self._required()
-        return JSONResponse(
-            {
-                "tokenizer_class": "TokenizersBackend",
-                "vocab_size": tokenizer.vocab_size,
-                "model_max_length": self._model.max_model_len,
-                "eos_token_ids": self._model.defaults.eos_token_ids,
-                "chat_template": tokenizer.chat_template or None,
-            }
-        )
+        defaults = {
+            "tokenizer_class": TOKENIZER_CLASS,
+            "model_max_length": self._model.max_model_len,
+        }
+        template = {"chat_template": tokenizer.chat_template or None}
+        return JSONResponse({**defaults, **tokenizer.config, **template})
 
     async def _ids(self, body: TokenizeRequest) -> list[int]:
         if (body.prompt is None) == (body.messages is None):

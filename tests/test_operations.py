@@ -78,7 +78,9 @@ def test_every_route_but_the_probes_asks_for_a_key(
                 assert response.status_code == 200, path
             else:
                 assert response.status_code == 401, (path, headers)
-                assert response.json()["error"]["code"] == "invalid_api_key"
+                kind = "authentication_error" if path.startswith("/v1/messages") else None
+                error = response.json()["error"]
+                assert error["type"] == kind or error["code"] == "invalid_api_key"
                 assert response.headers["www-authenticate"] == "Bearer"
 
 

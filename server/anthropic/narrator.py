@@ -7,21 +7,13 @@ from typing import Any
 
 import msgspec
 
+from server.anthropic.errors import error_object
 from server.blocks import Block, Blocks, Change, Kind, Step
 from server.errors import ErrorReport
 from server.piece import Piece
 from server.translation import Json
 
 encode = msgspec.json.Encoder().encode
-ERRORS = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-}
 
 
 class MessagesNarrator:
@@ -58,16 +50,11 @@ class MessagesNarrator:
         yield _event("message_stop")
 
     def fail(self, report: ErrorReport) -> bytes:
-        return _event("error", error=error_of(report))
+        return _event("error", error=error_object(report.status, report.message))
 
     def whole(self, blocks: Blocks, last: Piece, usage: Json) -> Json:
         content = [_whole(block) for block in blocks.all]
         return {**self._head, "content": content, **_ending(blocks, last), "usage": _usage(usage)}
-
-
-def error_of(report: ErrorReport) -> Json:
-    """The error object of this API."""
-    return {"type": ERRORS.get(report.status, "api_error"), "message": report.message}
 
 
 def _ending(blocks: Blocks, last: Piece) -> Json:
