@@ -10,6 +10,7 @@ from megainfer.structured.checker import GrammarChecker
 from megainfer.tokenizer import Tokenizer
 from server.access import AccessControl
 from server.admission import Entrance
+from server.document.describe import describe
 from server.envelope import REQUEST_ID, Envelope
 from server.errors import install_error_handlers
 from server.generating import Generator
@@ -41,6 +42,7 @@ def create_app(
     generator = Generator(engine, tokenizer, model, checker)
     app.include_router(_router(tokenizer, model, generator))
     install_error_handlers(app)
+    describe(app, model.vocab_size)
     return app
 
 

@@ -24,7 +24,14 @@ MAX_PROMPTS = 2048
 MAX_MESSAGES = 4096
 MAX_LOGPROBS = 20  # beside each token's own, as in OpenAI's API and by vLLM's default
 
-Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+
+def whole_number(value: Any) -> Any:
+    """JSON knows one kind of number: 5.0 is the integer 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(whole_number)]
+Logprobs = Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)]
 Prompts = list[str] | list[list[int]]
 
 PROMPT_SCHEMA = {
@@ -121,30 +128,30 @@ class SamplingFields(Body):
     """What both requests have in common."""
 
     model: str | None = Field(None, description="a served name; the served model if left out")
-    max_tokens: int | None = None
-    min_tokens: int | None = None
+    max_tokens: Integer | None = None
+    min_tokens: Integer | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Integer | None = None
     min_p: float | None = None
-    n: int | None = None
-    seed: int | None = None
+    n: Integer | None = None
+    seed: Integer | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: Annotated[dict[int, float] | None, BeforeValidator(parse_bias)] = None
-    allowed_token_ids: list[int] | None = None
+    allowed_token_ids: list[Integer] | None = None
     bad_words: list[str] | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[Integer] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     prompt_logprobs: Logprobs | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
-    truncate_prompt_tokens: int | None = Field(None, description="keep the last; -1: what fits")
-    priority: int | None = Field(None, description="smaller is served first")
+    truncate_prompt_tokens: Integer | None = Field(None, description="keep the last; -1: what fits")
+    priority: Integer | None = Field(None, description="smaller is served first")
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | None = None
@@ -325,7 +332,7 @@ class ChatRequest(SamplingFields):
     """POST /v1/chat/completions"""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Integer | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
     tools: list[dict[str, Any]] | None = None

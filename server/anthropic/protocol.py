@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from megainfer.errors import RequestError
-from server.protocol import Body, ChatRequest
+from server.protocol import Body, ChatRequest, Integer
 from server.translation import Json, chat_request, refuse, text_of
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {"container": (), "mcp_servers": ([],), "n": (1,)}
@@ -52,10 +52,10 @@ class CountRequest(Body):
 class MessagesRequest(CountRequest):
     """POST /v1/messages"""
 
-    max_tokens: int
+    max_tokens: Integer
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Integer | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from megainfer.errors import RequestError
-from server.protocol import Body, ChatRequest
+from server.protocol import Body, ChatRequest, Integer
 from server.translation import Json, chat_request, refuse, text_of
 
 STORED = "this server keeps nothing between requests; send the whole conversation as input"
@@ -24,7 +24,7 @@ class ResponsesRequest(Body):
     input: str | list[dict[str, Any]]
     model: str | None = None
     instructions: str | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: Integer | None = None
     temperature: float | None = None
     top_p: float | None = None
     tools: list[dict[str, Any]] | None = None

@@ -1,0 +1,65 @@
+"""What each address answers, by its path in the document."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from server.document import completions, inside, others
+
+WHEN = {
+    400: "the request is wrong",
+    401: "a key is missing or wrong",
+    403: "only for administrators",
+    404: "the model isn't served here",
+    413: "the body is too large",
+    415: "the body isn't declared as JSON",
+    500: "the server failed",
+    503: "overloaded, draining, or a node is gone; see Retry-After",
+}
+READING = (401, 500)
+PROBING = (500, 503)
+GENERATING = (400, 401, 404, 413, 415, 500, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """answer: the type of a good answer in JSON; None where it is text of `media_type`.
+
+    chunk: of an event's data, where the answer may be a stream of events. errors: the statuses of
+    others, each with a body of type `error`.
+    """
+
+    answer: Any = None
+    errors: tuple[int, ...] = READING
+    chunk: Any = None
+    error: Any = completions.Error
+    media_type: str = "application/json"
+
+
+ANSWERS = {
+    "/live": Answers(inside.State, (500,)),
+    "/health": Answers(inside.State, PROBING),
+    "/ready": Answers(inside.State, PROBING),
+    "/metrics": Answers(media_type="text/plain"),
+    "/load": Answers(inside.Load),
+    "/version": Answers(inside.Version),
+    "/server_info": Answers(inside.ServerInfo, (401, 403, 500)),
+    "/debug/nodes": Answers(inside.Counters, (401, 403, 500)),
+    "/debug/trace": Answers(inside.Trace, (400, 401, 403, 500, 503)),
+    "/docs": Answers(media_type="text/html"),
+    "/v1/models": Answers(completions.ModelList),
+    "/v1/models/{model_id}": Answers(completions.ModelCard, (401, 404, 500)),
+    "/v1/completions": Answers(
+        completions.Completion, GENERATING, chunk=completions.CompletionChunk
+    ),
+    "/v1/chat/completions": Answers(
+        completions.ChatCompletion, GENERATING, chunk=completions.ChatCompletionChunk
+    ),
+    "/v1/responses": Answers(others.Response, GENERATING, chunk=others.ResponseEvent),
+    "/v1/messages": Answers(
+        others.Message, GENERATING, chunk=others.MessageEvent, error=others.MessageError
+    ),
+    "/v1/messages/count_tokens": Answers(others.TokenCount, GENERATING, error=others.MessageError),
+    "/tokenize": Answers(others.Tokenized, GENERATING),
+    "/detokenize": Answers(others.Detokenized, GENERATING),
+    "/tokenizer_info": Answers(others.TokenizerInfo, (400, 401, 500)),
+}

@@ -1,0 +1,148 @@
+"""Answers of /v1/responses, /v1/messages and the tokenizer's addresses."""
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict  # before 3.12 pydantic takes only this one
+
+
+class InputTokensDetails(TypedDict):
+    cached_tokens: int
+
+
+class OutputTokensDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class ResponseUsage(TypedDict):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class IncompleteDetails(TypedDict):
+    reason: Literal["max_output_tokens"]
+
+
+class OutputPart(TypedDict):
+    type: Literal["output_text", "reasoning_text"]
+    text: str
+    annotations: NotRequired[list[Any]]
+
+
+class OutputItem(TypedDict):
+    """A message, the reasoning before it, or the call of a function."""
+
+    id: str
+    type: Literal["message", "reasoning", "function_call"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[list[OutputPart]]
+    summary: NotRequired[list[Any]]
+    call_id: NotRequired[str]
+    name: NotRequired[str]
+    arguments: NotRequired[str]
+
+
+class Response(TypedDict):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    model: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    error: None
+    incomplete_details: IncompleteDetails | None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, Any]
+    output: list[OutputItem]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    store: Literal[False]
+    temperature: float | None
+    text: dict[str, Any]
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
+    top_p: float | None
+    truncation: Literal["disabled"]
+    usage: ResponseUsage | None
+
+
+class MessageBlock(TypedDict):
+    type: Literal["text", "thinking", "tool_use"]
+    text: NotRequired[str]
+    thinking: NotRequired[str]
+    signature: NotRequired[str]
+    id: NotRequired[str]
+    name: NotRequired[str]
+    input: NotRequired[dict[str, Any]]
+
+
+class MessageUsage(TypedDict):
+    input_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int
+    output_tokens: int
+
+
+class Message(TypedDict):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[MessageBlock]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_sequence: str | None
+    usage: MessageUsage
+
+
+class MessageErrorDetail(TypedDict):
+    type: str
+    message: str
+
+
+class MessageError(TypedDict):
+    """What went wrong, in this API's own shape."""
+
+    type: Literal["error"]
+    error: MessageErrorDetail
+
+
+class TokenCount(TypedDict):
+    input_tokens: int
+
+
+class Tokenized(TypedDict):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str | None] | None
+
+
+class Detokenized(TypedDict):
+    prompt: str
+
+
+class TokenizerInfo(TypedDict):
+    tokenizer_class: str
+    vocab_size: int
+    model_max_length: int
+    eos_token_ids: list[int]
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+
+
+class ResponseEvent(TypedDict):
+    """The other fields depend on the type, as in OpenAI's API."""
+
+    type: str
+    sequence_number: int
+
+
+class MessageEvent(TypedDict):
+    """The other fields depend on the type, as in Anthropic's API."""
+
+    type: str
