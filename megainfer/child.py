@@ -22,6 +22,7 @@ class Closable(Protocol):
 
 
 ChildMain = Callable[[ParentLink], None]
+SEND_SECONDS = 1.0
 
 
 @dataclass
@@ -45,9 +46,9 @@ class Child:
         return self.exit_code is None
 
     def send(self, message: Message) -> None:
-        """Say it, unless nobody is there any more; the death itself is noticed through `pidfd`."""
-        with suppress(NodeDied):
-            self.link.send(message)
+        """Say what matters: it is given some time to be read. One that hangs, its link full of what
+        it was offered, doesn't hear it; a death is noticed through `pidfd`."""
+        self.offer(message, SEND_SECONDS)
 
     def offer(self, message: Message, timeout: float = 0.0) -> bool:
         """Say it unless it leaves its messages unread, or is gone; whether it was said."""

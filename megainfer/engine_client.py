@@ -208,12 +208,13 @@ class EngineClient:
         is in flight or nodes still load, NodeDied when a node is gone. Nothing is left behind.
         """
         messages = [self._checked(sequence) for sequence in sequences]
-        self._check_room(sequences)
+        self.check_room(len(sequences))
+        self._check_ids(sequences)
         stream = TokenStream([message.request_id for message in messages], self._abandon)
         try:
             for message in messages:
                 self._dispatch(message, stream)
-        except Exception:
+        except BaseException:
             stream.close()
             raise
         if observed:
@@ -257,13 +258,16 @@ class EngineClient:
         waiting = self._queue_limits.queue_seconds
         return msgspec.structs.replace(submit, max_queue_seconds=waiting)
 
-    def _check_room(self, sequences: Sequence[SequenceRequest]) -> None:
-        if len(self._requests) + len(sequences) > self._max_outstanding:
+    def check_room(self, newcomers: int) -> None:
+        """Raises Overloaded when so many more sequences aren't taken now; `submit` asks it too."""
+        if len(self._requests) + newcomers > self._max_outstanding:
             raise Overloaded(
-                f"{len(self._requests)} sequences are in flight and {len(sequences)} more were "
+                f"{len(self._requests)} sequences are in flight and {newcomers} more were "
                 f"asked for, but at most {self._max_outstanding} are taken; try again later"
             )
-        self._check_queue(len(sequences))
+        self._check_queue(newcomers)
+
+    def _check_ids(self, sequences: Sequence[SequenceRequest]) -> None:
         ids = [sequence.request_id for sequence in sequences]
         if len(set(ids)) < len(ids) or any(request_id in self._requests for request_id in ids):
             raise RequestError(f"a request id is already in use: {ids!r:.200}", "request_id")
@@ -286,7 +290,7 @@ class EngineClient:
         self._requests[message.request_id] = _Outstanding(node, stream, timer)
         try:
             self._send(node, message)
-        except Exception:
+        except BaseException:  # one that can't be encoded, say
             self._forget(message.request_id)
             raise
 

@@ -22,6 +22,8 @@ from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.span_pieces import SpanPieces
 from megainfer.stage_clock import Span
+from megainfer.structured.checker import GrammarChecker
+from megainfer.structured.grammar import Grammar
 from megainfer.text_stream import TextStream, unfold
 from megainfer.token_text import TokenTexts
 from megainfer.tokenizer import Tokenizer, load_tokenizer
@@ -68,6 +70,7 @@ class LLM:
         self._tokenizer = load_tokenizer(folder)
         self._texts = TokenTexts(self._tokenizer)
         self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
+        self._checker = GrammarChecker(folder, self._plan.spec.vocab_size, self._end_tokens)
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
         self._spans: dict[int, SpanPieces] = {}
@@ -214,9 +217,17 @@ class LLM:
             params,
             self._end_tokens,
             priority=priority,
+            grammar=self._grammar(params),
         )
         self.engine.limits.max_tokens(request.prompt_ids, params)
         return request
+
+    def _grammar(self, params: SamplingParams) -> Grammar | None:
+        wanted = params.structured_outputs
+        if wanted is not None and self._tokenizer is None:
+            message = "structured_outputs: this model's folder has no tokenizer"
+            raise RequestError(message, "structured_outputs")
+        return wanted and wanted.to_grammar()
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if not isinstance(prompt, str):
@@ -291,6 +302,9 @@ class LLM:
     async def _generate_all(
         self, requests: list[tuple[Prompt, SequenceRequest]], bar: GenerationBar
     ) -> list[RequestOutput]:
+        for grammar in dict.fromkeys(request.grammar for _, request in requests):
+            if grammar is not None:
+                await self._checker.check(grammar, "structured_outputs")
         room = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as group:
@@ -368,6 +382,7 @@ class LLM:
         self.engine.reset_prefix_cache()
 
     async def _engine_close(self) -> None:
+        await self._checker.close()
         await self.engine.close()
 
 

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megainfer.errors import RequestError
+from megainfer.structured_outputs import StructuredOutputsParams
 
 MAX_N = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of each; so much text is held back at most
 MAX_STOP_TOKEN_IDS = 1024
 MAX_LOGIT_BIAS = 1024
-MAX_BIAS = 100.0  # and the least is its negative
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD_CHARACTERS = 256
 MAX_PROMPT_LOGPROBS = 20  # a prompt may be long, and its log-probabilities go in one message
 MAX_PRIORITY = 2**31 - 1  # and the least is its negative
-MAX_COUNT = 2**31 - 1  # of tokens; beyond any vocabulary or context, and inside every integer type
+MAX_COUNT = 2**31 - 1  # of tokens; beyond any vocabulary and context
 ALL_LOGPROBS = -1
 
 
@@ -43,6 +43,8 @@ class SamplingParams:
     returns the whole vocabulary's. prompt_logprobs: the same for the prompt's tokens; the prefix
     cache doesn't help such a request.
 
+    structured_outputs: what the text must look like; it then ends where that allows it.
+
     Raises RequestError, naming the field and the value.
     """
 
@@ -67,6 +69,7 @@ class SamplingParams:
     bad_words: tuple[str, ...] = ()
     prompt_logprobs: int | None = None
     include_stop_str_in_output: bool = False
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
@@ -82,6 +85,7 @@ class SamplingParams:
         _check_texts("stop", self.stop, MAX_STOP_STRINGS, MAX_STOP_CHARACTERS)
         _check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_CHARACTERS)
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        _check_shape(self.structured_outputs)
 
     def _check_numbers(self) -> None:
         for name, low, high in FLOAT_RANGES:
@@ -141,8 +145,14 @@ def _checked_bias(bias: Any) -> dict[int, float]:
     check_count("logit_bias", bias, MAX_LOGIT_BIAS, "entries")
     for token, value in bias.items():
         check_integer("logit_bias", token, 0, None)
-        check_float("logit_bias", value, -MAX_BIAS, MAX_BIAS)
+        check_float("logit_bias", value, -100.0, 100.0)
     return dict(bias)
+
+
+def _check_shape(wanted: object) -> None:
+    if wanted is not None and not isinstance(wanted, StructuredOutputsParams):
+        message = f"structured_outputs must be StructuredOutputsParams, not {wanted!r:.80}"
+        raise RequestError(message, "structured_outputs")
 
 
 def _check_texts(name: str, texts: tuple[str, ...], most: int, longest: int) -> None:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from megainfer.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
-CALLS = ("hermes", "deepseek_v3", "deepseek_v31", "mistral")
+CALLS = (
+    *("hermes", "deepseek_v3", "deepseek_v31", "mistral"),
+    *("llama3_json", "pythonic", "qwen3_coder"),
+)
 REASONING = ("qwen3", "deepseek_r1")
 
 

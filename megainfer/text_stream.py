@@ -136,7 +136,8 @@ class TextStream:
         if tokenizer is None:
             _check_without_tokenizer(sequences)
         else:
-            sequences = [_with_bad_words(sequence, tokenizer) for sequence in sequences]
+            spelled = _spellings(sequences, tokenizer)
+            sequences = [replace(s, bad_words=spelled[s.params.bad_words]) for s in sequences]
         tokens = engine.submit(sequences)  # checked: the prompts' ids are the vocabulary's
         texts = {
             s.request_id: SequenceText(
@@ -186,14 +187,20 @@ def _check_without_tokenizer(sequences: list[SequenceRequest]) -> None:
         )
 
 
-def _with_bad_words(sequence: SequenceRequest, tokenizer: Tokenizer) -> SequenceRequest:
+def _spellings(
+    sequences: Sequence[SequenceRequest], tokenizer: Tokenizer
+) -> dict[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Of each sequence's bad words; those that came together have the same."""
+    asked = {sequence.params.bad_words for sequence in sequences}
+    return {words: _spelled(words, tokenizer) for words in asked}
+
+
+def _spelled(bad_words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
     """Each word as it is spelled at a text's beginning and, after a space, inside it."""
-    words = [word.lstrip() or word for word in sequence.params.bad_words]
-    if not words:
-        return sequence
+    words = [word.lstrip() or word for word in bad_words]
     spellings = [spelling for word in words for spelling in (word, f" {word}")]
     encoded = (tuple(tokenizer.encode(text, add_special_tokens=False)) for text in spellings)
-    return replace(sequence, bad_words=tuple(dict.fromkeys(ids for ids in encoded if ids)))
+    return tuple(dict.fromkeys(ids for ids in encoded if ids))
 
 
 def unfold(request: SequenceRequest) -> list[SequenceRequest]:

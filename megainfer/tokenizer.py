@@ -21,10 +21,10 @@ class Tokenizer:
         self,
         backend: tokenizers.Tokenizer,
         chat_templates: Mapping[str, ChatTemplate],
-        special_tokens: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        """special_tokens: name, such as bos_token, -> text."""
-        self.special_tokens = dict(special_tokens or {})
+        """config: what tokenizer_config.json says."""
+        self.config = dict(config or {})
         self._backend = backend
         self._chat_templates = dict(chat_templates)
         added = backend.get_added_tokens_decoder()
@@ -46,7 +46,7 @@ class Tokenizer:
         _mark_special(backend, special)
         sources = read_chat_templates(folder, config)
         templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
-        return cls(backend, templates, special)
+        return cls(backend, templates, {**config, **special})
 
     @property
     def vocab_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Who may call what: a key for everything but the probes, another for what shows the inside."""
+"""Who may call what: a key for all but probes and the page's files, another for the inside."""
 
 import hmac
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from megainfer.serving_options import ServingOptions
 from server.errors import ErrorReport
+from server.page.assets import PAGE
 
 PROBES = frozenset({"/live", "/health", "/ready"})
 ADMIN = ("/server_info", "/debug/")
@@ -24,7 +25,7 @@ class Access(Enum):
 
 def access_to(path: str, public_metrics: bool = False) -> Access:
     """What an address asks for. One that nobody thought of asks for a key."""
-    if path in PROBES or (public_metrics and path == METRICS):
+    if path in PROBES or path in PAGE or (public_metrics and path == METRICS):
         return Access.OPEN
     if path.startswith(ADMIN):
         return Access.ADMIN

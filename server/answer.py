@@ -108,13 +108,18 @@ class Answer:
         return self._before + b',"choices":[],"usage":' + encode(self.usage()) + b"}\n\n"
 
     def usage(self) -> dict[str, Any]:
-        """Tokens so far; each prompt counts once, whatever n is."""
-        return {
+        """Tokens so far; each prompt counts once, whatever n is. Where the model may think, it is
+        told how many tokens of pieces made so far are reasoning."""
+        usage: dict[str, Any] = {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,
             "total_tokens": self._prompt_tokens + self._completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
         }
+        thoughts = [choice.reasoning_tokens for choice in self._choices.values()]
+        if known := [count for count in thoughts if count is not None]:
+            usage["completion_tokens_details"] = {"reasoning_tokens": sum(known)}
+        return usage
 
     def _whole_choice(self, choice: Choice) -> dict[str, Any]:
         made = self._shape.choice(choice.whole())

@@ -17,6 +17,7 @@ from server.generating import Generator
 from server.instance import Instance
 from server.operations import Operations, operations_router
 from server.other_apis import OtherApis
+from server.page.routes import Page, page_router
 from server.routes import Api, build_router
 from server.served_model import ServedModel
 from server.tokens import Tokens
@@ -36,6 +37,7 @@ def create_app(
     """
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
+    app.include_router(page_router(Page(instance)))
     app.include_router(operations_router(Operations(instance)))
     generator = Generator(engine, tokenizer, model, checker)
     app.include_router(_router(tokenizer, model, generator))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from megainfer.messages import FinishReason, TokenLogprobs
+from megainfer.messages import TokenLogprobs
 from megainfer.text_stream import TextDelta
 from server.answer_options import AnswerOptions
 from server.logprobs import LogprobsWriter
@@ -38,6 +38,11 @@ class Choice:
         """Whether a piece of it was made."""
         return self._opened
 
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """Of what pieces were made of; None where the model doesn't think."""
+        return self._reader.reasoning_tokens if self._reader else None
+
     def collect(self, delta: TextDelta) -> None:
         """Keep a delta for the whole."""
         self._deltas.append(delta)
@@ -65,7 +70,7 @@ class Choice:
         options = self._options
         text = "" if options.echo_only else delta.text
         token_ids = [] if options.echo_only else delta.token_ids
-        reading = self._read(text, delta.finish_reason)
+        reading = self._read(text, delta)
         return Piece(
             index=self.index,
             text=self.prompt.echo + text if first and options.echo else reading.content,
@@ -77,10 +82,10 @@ class Choice:
             token_ids=token_ids if options.token_ids else None,
         )
 
-    def _read(self, text: str, finish_reason: FinishReason | None) -> Reading:
+    def _read(self, text: str, delta: TextDelta) -> Reading:
         if self._reader is None:
-            return Reading(text, "", (), finish_reason)
-        return self._reader.read(text, finish_reason)
+            return Reading(text, "", (), delta.finish_reason)
+        return self._reader.read(text, delta.token_ids, delta.finish_reason)
 
     def _logprobs(self, delta: TextDelta, first: bool) -> dict[str, Any] | None:
         if self._options.logprobs is None:

@@ -1,7 +1,5 @@
-"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
-
-Below MESSAGES they have Anthropic's: `{"type": "error", "error": {"type", "message"}}`.
-"""
+"""Every error in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, or at the
+addresses of Anthropic's API in its own."""
 
 import json
 from dataclasses import dataclass
@@ -14,19 +12,10 @@ from starlette.responses import Response
 
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError, RequestTimeout
 from megainfer.request_limits import ContextTooLong
+from server.anthropic.errors import error_body, speaks_at
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
-MESSAGES = "/v1/messages"
-MESSAGES_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-}
 SHOWN_INPUT = 80  # characters of a wrong value that a message repeats
 
 
@@ -41,6 +30,7 @@ class ErrorReport:
     code: str | None = None
 
     def body(self) -> bytes:
+        """In OpenAI's shape."""
         error = {
             "message": self.message,
             "type": self.type,
@@ -49,17 +39,14 @@ class ErrorReport:
         }
         return json.dumps({"error": error}).encode()  # ASCII: it may repeat any client's text
 
-    def for_messages(self) -> dict[str, Any]:
-        """The error in Anthropic's shape."""
-        kind = MESSAGES_TYPES.get(self.status, "api_error")
-        return {"type": "error", "error": {"type": kind, "message": self.message}}
-
-    def response(self, path: str = "") -> Response:
-        """In the shape of the API that this path belongs to."""
+    def response(self, path: str = "/") -> Response:
+        """In the shape of the API to which the address belongs."""
         headers = {"Retry-After": "1"} if self.status == 503 else None
-        below_messages = path == MESSAGES or path.startswith(f"{MESSAGES}/")
-        body = json.dumps(self.for_messages()).encode() if below_messages else self.body()
+        body = self._body_in_anthropics_shape() if speaks_at(path) else self.body()
         return Response(body, self.status, headers, media_type="application/json")
+
+    def _body_in_anthropics_shape(self) -> bytes:
+        return json.dumps(error_body(self.status, self.message)).encode()
 
 
 class ApiError(HTTPException):
@@ -90,7 +77,7 @@ def report_of(error: Exception) -> ErrorReport:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Have the application answer every exception in OpenAI's shape."""
+    """Have the application answer every exception in the shape of the API that was asked."""
     app.add_exception_handler(MegaInferError, _on_error)
     app.add_exception_handler(StarletteHTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

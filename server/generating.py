@@ -115,6 +115,8 @@ class Generator:
         prompts: list[tuple[Prompt, SamplingParams]],
         grammar: Grammar | None,
     ) -> Generation:
+        # Before they are made: prompts times n may be a quarter of a million.
+        self._engine.check_room(sum(params.n for _, params in prompts))
         request_id = f"{shape.prefix}-{uuid.uuid4().hex}"
         sequences = [
             sequence

@@ -12,6 +12,8 @@ from server.protocol import ChatRequest, CompletionRequest
 
 Result = TypeVar("Result")
 INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
+UNKNOWN_SIZE = INLINE_CHARACTERS + 1  # what a template makes of tools and the like may be long
+PLAIN_FIELDS = frozenset({"role", "content"})  # of a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,10 @@ class PromptEncoder:
     async def completion(self, body: CompletionRequest) -> list[Prompt]:
         """Each of the prompts. Raises RequestError."""
         kept = body.kept_tokens(self._max_model_len)
-        return [await self._prompt(prompt, body, kept) for prompt in body.prompt]
+        size = sum(len(p) for p in body.prompt if isinstance(p, str) or body.is_echoed)
+        return await _run(
+            size, lambda: [self._prompt(prompt, body, kept) for prompt in body.prompt]
+        )
 
     async def chat(self, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> Prompt:
         """The chat, up to where the assistant speaks. Raises RequestError."""
@@ -53,15 +58,13 @@ class PromptEncoder:
             return tokenizer.encode(text, body.add_special_tokens), ends_in_thinking(text)
 
         size = sum(len(message["content"]) for message in messages)
+        if tools or variables or any(message.keys() - PLAIN_FIELDS for message in messages):
+            size = UNKNOWN_SIZE
         ids, thinking = await _run(size, render_and_encode)
         return Prompt(_last(ids, kept), thinking=thinking)
 
-    async def _prompt(
-        self, given: str | list[int], body: CompletionRequest, kept: int | None
-    ) -> Prompt:
-        ids = (
-            await self._encode(given, body.add_special_tokens) if isinstance(given, str) else given
-        )
+    def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
+        ids = self._encode(given, body.add_special_tokens) if isinstance(given, str) else given
         last = _last(ids, kept)
         if not body.is_echoed:
             return Prompt(last)
@@ -76,9 +79,8 @@ class PromptEncoder:
         known = [token for token in ids if 0 <= token < self._tokenizer.vocab_size]
         return self._tokenizer.decode(known, skip_special_tokens)
 
-    async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        tokenizer = self._required("prompt")
-        return await _run(len(text), lambda: tokenizer.encode(text, add_special_tokens))
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return self._required("prompt").encode(text, add_special_tokens)
 
     def _required(self, param: str) -> Tokenizer:
         if self._tokenizer is None:

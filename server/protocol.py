@@ -15,9 +15,9 @@ from pydantic import (
 
 from megainfer.errors import RequestError
 from megainfer.generation_config import SAMPLING_FIELDS, GenerationDefaults
+from megainfer.json_text import parse_object
 from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
 from server.answer_options import AnswerOptions, Usage
-from server.json_text import parse_object
 from server.structured import LEGACY, Wanted, wanted_shape
 
 MAX_PROMPTS = 2048

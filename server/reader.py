@@ -1,7 +1,7 @@
 """A choice's text as its reader should have it: content, reasoning and calls with ids."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from megainfer.messages import FinishReason
@@ -12,6 +12,7 @@ from server.parsing.parts import CallDelta, Parser
 from server.parsing.reasoning import ThinkParser
 from server.prompts import Prompt
 from server.syntax import AnswerSyntax
+from server.thought_counter import ThoughtCounter
 from server.tools import ToolUse
 
 TOOL_CALLS = "tool_calls"
@@ -38,18 +39,30 @@ class Reading:
 
 
 class ChoiceReader:
-    """Of one choice, piece by piece."""
+    """Of one choice, piece by piece. thoughts: where the model may think."""
 
-    def __init__(self, parser: AnswerParser, use: ToolUse) -> None:
+    def __init__(
+        self, parser: AnswerParser, use: ToolUse, thoughts: ThoughtCounter | None = None
+    ) -> None:
         self._parser = parser
         self._use = use
+        self._thoughts = thoughts
         self._has_calls = False
 
-    def read(self, text: str, finish_reason: FinishReason | None) -> Reading:
-        """finish_reason: this piece is the last."""
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """Of those read so far; None where the model doesn't think."""
+        return self._thoughts.count if self._thoughts else None
+
+    def read(
+        self, text: str, token_ids: Sequence[int], finish_reason: FinishReason | None
+    ) -> Reading:
+        """token_ids: those that came with the text. finish_reason: this piece is the last."""
         parts = self._parser.push(text)
         if finish_reason is not None:
             parts.add(self._parser.finish())
+        if self._thoughts:
+            self._thoughts.add(token_ids, parts.reasoning, self._parser.thinking)
         calls = _joined([d for d in parts.calls if not (self._use.one_call and d.index)])
         self._has_calls = self._has_calls or bool(calls)
         return Reading(parts.content, parts.reasoning, calls, self._finish(finish_reason))
@@ -69,7 +82,8 @@ def reader_maker(syntax: AnswerSyntax, use: ToolUse) -> Callable[[Prompt], Choic
     def make(prompt: Prompt) -> ChoiceReader:
         inside = prompt.thinking or syntax.always_thinks
         reasoning = ThinkParser(inside) if syntax.thinks else None
-        return ChoiceReader(AnswerParser(reasoning, _calls(syntax, use)), use)
+        thoughts = ThoughtCounter(syntax.end_of_think, syntax.decode) if syntax.thinks else None
+        return ChoiceReader(AnswerParser(reasoning, _calls(syntax, use)), use, thoughts)
 
     return make
 
@@ -79,7 +93,7 @@ def _calls(syntax: AnswerSyntax, use: ToolUse) -> Parser | None:
         return OneCall(use.named)
     if use.must:
         return CallParser(ARRAY)
-    return CallParser(syntax.calls) if use.tools and syntax.calls else None
+    return syntax.calls.parser(use.tools) if use.tools and syntax.calls else None
 
 
 def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:

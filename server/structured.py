@@ -1,15 +1,13 @@
 """The fields with which a request asks for an answer of a certain shape."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from megainfer.errors import RequestError
 from megainfer.structured import grammar as grammars
+from megainfer.structured.constraint import KINDS, constraint
 from megainfer.structured.grammar import Grammar
-from server.json_text import parse_object
 
-MAX_CHOICES = 1024
 LEGACY = {
     "guided_json": "json",
     "guided_regex": "regex",
@@ -36,7 +34,7 @@ def wanted_shape(fields: dict[str, Any]) -> Wanted | None:
         *_from_response_format(fields.get("response_format")),
         *_from_structured_outputs(fields.get("structured_outputs")),
         *(
-            _constraint(kind, fields[name], name)
+            _wanted(kind, fields[name], name)
             for name, kind in LEGACY.items()
             if fields.get(name) is not None
         ),
@@ -71,53 +69,12 @@ def _from_structured_outputs(value: Any) -> list[Wanted]:
     if not isinstance(value, dict):
         raise RequestError(f"{param} must be an object, not {value!r:.80}", param)
     given = {k: v for k, v in value.items() if v not in (None, False) and k not in IGNORED}
-    if unknown := given.keys() - _BUILDERS.keys():
+    if unknown := given.keys() - {*KINDS}:
         name = sorted(unknown)[0]
-        known = ", ".join(_BUILDERS)
+        known = ", ".join(KINDS)
         raise RequestError(f"{param}.{name} isn't offered; known: {known}", f"{param}.{name}")
-    return [_constraint(kind, inner, f"{param}.{kind}") for kind, inner in given.items()]
+    return [_wanted(kind, inner, f"{param}.{kind}") for kind, inner in given.items()]
 
 
-def _constraint(kind: str, value: Any, param: str) -> Wanted:
-    return Wanted(_BUILDERS[kind](value, param), param)
-
-
-def _json(value: Any, param: str) -> Grammar:
-    if isinstance(value, str):
-        value = parse_object(value, param)
-    return grammars.json_schema(value, param)
-
-
-def _json_object(value: Any, param: str) -> Grammar:
-    return grammars.json_object()
-
-
-def _regex(value: Any, param: str) -> Grammar:
-    return grammars.regex(_text(value, param), param)
-
-
-def _grammar(value: Any, param: str) -> Grammar:
-    return grammars.lark(_text(value, param), param)
-
-
-def _choice(value: Any, param: str) -> Grammar:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise RequestError(f"{param} must be a list of strings, not {value!r:.80}", param)
-    if len(value) > MAX_CHOICES:
-        raise RequestError(f"{param} holds {len(value)} texts; at most {MAX_CHOICES} may be", param)
-    return grammars.choice(value, param)
-
-
-_BUILDERS: dict[str, Callable[[Any, str], Grammar]] = {
-    "json": _json,
-    "json_object": _json_object,
-    "regex": _regex,
-    "choice": _choice,
-    "grammar": _grammar,
-}
-
-
-def _text(value: Any, param: str) -> str:
-    if not isinstance(value, str):
-        raise RequestError(f"{param} must be a string, not {value!r:.80}", param)
-    return value
+def _wanted(kind: str, value: Any, param: str) -> Wanted:
+    return Wanted(constraint(kind, value, param), param)

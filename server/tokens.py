@@ -7,12 +7,12 @@ from starlette.responses import JSONResponse, Response
 from megainfer.errors import RequestError
 from megainfer.tokenizer import Tokenizer
 from server.generating import Generator
-from server.protocol import Body, ChatRequest, CompletionRequest, Integer
+from server.protocol import Body, ChatRequest, CompletionRequest
 from server.served_model import ServedModel
 from server.translation import chat_request
 
 MAX_DETOKENIZED = 2**20
-NAMED_TOKENS = ("bos_token", "eos_token", "pad_token")
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # what reads any tokenizer.json
 
 
 class TokenizeRequest(Body):
@@ -29,7 +29,7 @@ class DetokenizeRequest(Body):
     """POST /detokenize"""
 
     model: str | None = None
-    tokens: list[Integer]
+    tokens: list[int]
 
 
 class Tokens:
@@ -70,18 +70,14 @@ class Tokens:
         return JSONResponse({"prompt": text})
 
     async def tokenizer_info(self) -> Response:
-        """What is known of the tokenizer, its chat template included."""
+        """What tokenizer_config.json says, with special tokens as texts, and the chat template."""
         tokenizer = self._required()
-        return JSONResponse(
-            {
-                "tokenizer_class": "TokenizersBackend",
-                "vocab_size": tokenizer.vocab_size,
-                "model_max_length": self._model.max_model_len,
-                "eos_token_ids": self._model.defaults.eos_token_ids,
-                **{name: tokenizer.special_tokens.get(name) for name in NAMED_TOKENS},
-                "chat_template": tokenizer.chat_template or None,
-            }
-        )
+        defaults = {
+            "tokenizer_class": TOKENIZER_CLASS,
+            "model_max_length": self._model.max_model_len,
+        }
+        template = {"chat_template": tokenizer.chat_template or None}
+        return JSONResponse({**defaults, **tokenizer.config, **template})
 
     async def _ids(self, body: TokenizeRequest) -> list[int]:
         if (body.prompt is None) == (body.messages is None):

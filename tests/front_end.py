@@ -201,6 +201,7 @@ class RunningServer:
         defaults: GenerationDefaults | None = None,
         vocab_size: int = 1000,
         options: ServingOptions | None = None,
+        shows_tokenizer: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._options = options or ServingOptions()
@@ -210,6 +211,7 @@ class RunningServer:
             vocab_size=vocab_size,
             created=1_700_000_000,
             defaults=defaults or GenerationDefaults(),
+            shows_tokenizer=shows_tokenizer,
         )
         self._ready: queue.Queue[None] = queue.Queue()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))

@@ -1,10 +1,12 @@
 """Children of the supervisor: what is heard of those that fail, and ending those that are gone."""
 
 import os
+import signal
+from time import monotonic
 
 from megainfer.child import Child, ChildMain, fork_child
 from megainfer.errors import ConfigError
-from megainfer.messages import Fatal, Role
+from megainfer.messages import Fatal, Role, Stats, Stop
 from megainfer.topology import CoreAssignment
 
 SECONDS = 20.0
@@ -40,6 +42,17 @@ def test_a_death_is_described_by_its_signal():
     child.kill()
     assert child.reap(SECONDS)
     assert child.death() == "killed by SIGKILL"
+
+
+def test_one_that_reads_nothing_holds_nobody_up():
+    child = fork_child(Role.SERVER, 0, lambda link: signal.pause(), None, ())
+    while child.offer(Stats(None, {"attention node 0": {"text": "x" * 1000}})):
+        pass
+    began = monotonic()
+    child.send(Stop())
+    assert monotonic() - began < SECONDS
+    child.kill()
+    assert child.reap(SECONDS)
 
 
 def test_killing_one_that_was_collected_a_moment_ago_is_harmless():

@@ -221,6 +221,19 @@ def test_one_bad_sequence_keeps_all_of_its_request_out() -> None:
     run(work())
 
 
+def test_what_can_not_be_put_on_the_wire_leaves_nothing_behind() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, (node,)):
+            broken = ((2**70,),)
+            good = SequenceRequest("good", [1], PARAMS)
+            with pytest.raises(OverflowError):
+                engine.submit([good, SequenceRequest("bad", [1], PARAMS, bad_words=broken)])
+            assert engine.outstanding == 0
+            assert await hear(node, Abort) == Abort("good")
+
+    run(work())
+
+
 def test_more_than_the_bound_is_overload_until_something_ends() -> None:
     async def work() -> None:
         async with engine_with(endless(1), max_outstanding=2) as (engine, _):

@@ -112,6 +112,23 @@ def test_prompt_log_probabilities_are_those_of_transformers(folder, m):
             assert abs(row.rank - 1 - int((want > want[token] + 2e-4).sum())) <= 1
 
 
+def test_a_prompt_that_fails_with_another_chunk_in_flight_fails_alone(folder, monkeypatch):
+    """The later chunk, in the other micro-batch, finds its predecessor's scores missing."""
+    cluster = crowded(folder, 2)
+    model, poison = cluster.attention[0]._model, 159
+    embed = model.embed
+
+    def overflow(batch):
+        return embed(batch).masked_fill_((batch.token_ids == poison)[:, None], torch.nan)
+
+    monkeypatch.setattr(model, "embed", overflow)
+    cluster.submit(0, wish("bad", [poison, *range(20, 60)], 4, prompt_logprobs=1))
+    cluster.submit(0, greedy_submit("good", [9, 9, 9], 4))
+    cluster.drain()
+    assert "not finite" in cluster.answers["bad"].failure
+    assert len(cluster.answers["good"].tokens) == 4
+
+
 def test_prompt_log_probabilities_are_the_same_bits_however_the_prompt_is_cut(folder):
     (prompt,) = prompts((90,))
     found = []

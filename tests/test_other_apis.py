@@ -1,5 +1,6 @@
 """/v1/responses and /v1/messages with their own clients; tokenize and detokenize."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from front_end import RunningServer, byte_level_backend, write_tokenizer
 from test_tools_http import CALL, TEMPLATE, prompt_of, saying
 
 from megainfer.messages import RequestFailed, TokenEvent
+from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 TOOL = {"type": "function", "name": "add", "parameters": SCHEMA}
 CLAUDES_TOOL = {"name": "add", "input_schema": SCHEMA}
 SPOKEN = f"1 + 1</think>Let me see.{CALL}"
+JSON = {"Content-Type": "application/json"}
 THINKING: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": True}}
 
 
@@ -63,6 +66,7 @@ def test_a_response_has_items(server, responses, tokenizer):
         "completed",
         len(tokenizer.encode(SPOKEN)) + 1,
     )
+    assert made.usage.output_tokens_details.reasoning_tokens == len(tokenizer.encode("1 + 1"))
 
 
 def test_a_response_streams_by_events(server, responses, tokenizer):
@@ -72,6 +76,8 @@ def test_a_response_streams_by_events(server, responses, tokenizer):
     ) as stream:
         events = list(stream)
         whole = stream.get_final_response()
+    thoughts = whole.usage.output_tokens_details.reasoning_tokens
+    assert thoughts == len(tokenizer.encode("1 + 1"))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
     texts = [e.delta for e in events if e.type == "response.output_text.delta"]
@@ -163,6 +169,45 @@ def test_errors_are_in_the_shape_of_the_api(server, messages, tokenizer):
     assert refused.value.body["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("path", ["messages", "messages/count_tokens"])
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "words"),
+    [
+        (ask(messages="Hi"), 400, "invalid_request_error", "messages"),
+        ({"model": "tiny"}, 400, "invalid_request_error", "messages"),
+        (ask(model="other"), 404, "not_found_error", "isn't served here"),
+        (b"{", 400, "invalid_request_error", "isn't valid JSON"),
+        (b"", 400, "invalid_request_error", "empty"),
+    ],
+)
+def test_wrong_bodies_are_refused_in_that_shape(server, path, body, status, kind, words):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = httpx.post(f"{server.url}/v1/{path}", content=content, headers=JSON)
+    refused_with(answer, status, kind, words)
+
+
+def test_so_are_other_methods_keys_and_a_server_that_drains(server, tokenizer):
+    answer = httpx.get(f"{server.url}/v1/messages")
+    refused_with(answer, 405, "invalid_request_error", "method")
+    with RunningServer(tokenizer, options=ServingOptions(api_keys=("k",))) as keyed:
+        url = f"{keyed.url}/v1/messages"
+        refused_with(httpx.post(url, json=ask()), 401, "authentication_error", "key")
+        keyed.instance.admission.draining = True
+        answer = httpx.post(url, json=ask(), headers={"x-api-key": "k"})
+        refused_with(answer, 503, "overloaded_error", "no new requests")
+        assert answer.headers["Retry-After"] == "1"
+        elsewhere = httpx.post(f"{keyed.url}/v1/responses", json={"input": "Hi"})
+        assert elsewhere.json()["error"]["code"] == "invalid_api_key"
+
+
+def refused_with(answer: httpx.Response, status: int, kind: str, words: str) -> None:
+    body = answer.json()
+    assert (answer.status_code, set(body), body["type"]) == (status, {"type", "error"}, "error")
+    assert set(body["error"]) == {"type", "message"}
+    assert body["error"]["type"] == kind
+    assert words in body["error"]["message"]
+
+
 def test_an_error_in_mid_stream_is_an_event(server, tokenizer):
     async def breaking(submit):
         yield TokenEvent(submit.request_id, tokenizer.encode("a"))
@@ -194,3 +239,24 @@ def test_tokenize_and_back(server, tokenizer):
     assert httpx.get(f"{server.url}/tokenizer_info").status_code == 404
     wrong = httpx.post(f"{server.url}/detokenize", json={"tokens": [10**9]})
     assert wrong.status_code == 400
+
+
+def test_the_tokenizer_tells_its_configuration(tmp_path):
+    bos = {"content": "<s>", "lstrip": False, "__type": "AddedToken"}
+    said = {"bos_token": bos, "add_bos_token": True, "chat_template": TEMPLATE}
+    folder = write_tokenizer(tmp_path, byte_level_backend(), **said)
+    with RunningServer(Tokenizer.load(folder), shows_tokenizer=True) as server:
+        info = httpx.get(f"{server.url}/tokenizer_info").json()
+        length = httpx.get(f"{server.url}/v1/models").json()["data"][0]["max_model_len"]
+    assert info == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": length,
+        "bos_token": "<s>",
+        "eos_token": "<|im_end|>",
+        "add_bos_token": True,
+        "chat_template": TEMPLATE,
+    }
+    write_tokenizer(tmp_path, tokenizer_class="Qwen2Tokenizer", model_max_length=131072)
+    with RunningServer(Tokenizer.load(folder), shows_tokenizer=True) as server:
+        info = httpx.get(f"{server.url}/tokenizer_info").json()
+    assert (info["tokenizer_class"], info["model_max_length"]) == ("Qwen2Tokenizer", 131072)

@@ -12,11 +12,11 @@ from server.parsing.formats import (
     ARRAY,
     DEEPSEEK_V3,
     DEEPSEEK_V31,
-    FORMATS,
     HERMES,
     MISTRAL,
     CallFormat,
 )
+from server.parsing.notations import NOTATIONS
 from server.parsing.parts import Call, Parser, Parts, whole_calls
 from server.parsing.reasoning import ThinkParser, ends_in_thinking
 
@@ -25,7 +25,15 @@ DEEPSEEK_CALL = (
     "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n"
     '{"a": "}<\\"", "b": [1, {}]}\n```<｜tool▁call▁end｜>'
 )
+QWEN_CALL = "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call>"
 ARGUMENTS = '{"a": "}<\\"", "b": [1, {}]}'
+
+
+LLAMA_CALL = f'{{"name": "f", "parameters": {ARGUMENTS}}}'
+
+
+def parser_of(name: str) -> Parser:
+    return NOTATIONS[name].parser([])
 
 
 def parse(parser: Parser, *pieces: str) -> Parts:
@@ -47,21 +55,23 @@ FRAGMENTS = st.sampled_from(
         *("<think>", "</think>", "<", "</th", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
         *("[TOOL_CALLS]", '[{"name": "g", "arguments": {"x": "y"}}', "]", ", ", '"', "\\", "["),
         *("<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", "<｜tool▁call▁end｜>"),
+        *("[f(x=1, y='a]\\'')]", "[f(", "x=[1, {'a': None}])", ")", "'", "(", ";", QWEN_CALL),
+        *("<function=f>", "<parameter=x>", "</parameter>", "</function>", LLAMA_CALL),
     ]
 )
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(FRAGMENTS, max_size=8).map("".join), st.data())
-@pytest.mark.parametrize("name", [None, "array", *FORMATS])
+@pytest.mark.parametrize("name", [None, "array", *NOTATIONS])
 @pytest.mark.parametrize("inside", [None, False, True])
 def test_the_cuts_do_not_matter(
     name: str | None, inside: bool | None, text: str, data: st.DataObject
 ) -> None:
     def parser() -> AnswerParser:
         reasoning = None if inside is None else ThinkParser(inside)
-        formats = {**FORMATS, "array": ARRAY}
-        return AnswerParser(reasoning, CallParser(formats[name]) if name else None)
+        calls = {"array": CallParser(ARRAY), None: None}
+        return AnswerParser(reasoning, calls[name] if name in calls else parser_of(name))
 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -71,10 +81,73 @@ def test_the_cuts_do_not_matter(
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.text(alphabet='<>/_tolcahink{}[]" \n:,', max_size=60))
-@pytest.mark.parametrize("name", list(FORMATS))
+@given(st.text(alphabet='<>/_tolcahink{}[]" \n:,;', max_size=60))
+@pytest.mark.parametrize("name", list(NOTATIONS))
 def test_text_without_a_call_stays_as_it_is(name: str, text: str) -> None:
-    assert summary(parse(CallParser(FORMATS[name]), *text)) == (text, "", [])
+    assert summary(parse(parser_of(name), *text)) == (text, "", [])
+
+
+OWN = {
+    "pythonic": "[f(x=1)]",
+    "llama3_json": '{"name": "f", "parameters": {}}',
+    "qwen3_coder": QWEN_CALL,
+}
+PIECES = st.sampled_from([*OWN.values(), "a", " b"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(PIECES, max_size=6))
+@pytest.mark.parametrize("name", list(OWN))
+def test_what_is_no_call_is_content(name: str, pieces: list[str]) -> None:
+    content, _, calls = summary(parse(parser_of(name), *"".join(pieces)))
+    others = [piece for piece in pieces if piece != OWN[name]]
+    if name != "qwen3_coder":  # those are calls only where the answer begins
+        others = pieces[next((i for i, p in enumerate(pieces) if p != OWN[name]), len(pieces)) :]
+    assert (content, len(calls)) == ("".join(others), len(pieces) - len(others))
+
+
+def test_qwen_calls_have_the_types_of_their_schema() -> None:
+    values = {
+        "s": "12",
+        "n": "12",
+        "o": '{"a": [1]}',
+        "b": "yes",
+        "q": '"q"',
+        "u": "1",
+        "m": "a\nb",
+    }
+    body = "\n".join(f"<parameter={k}>\n{v}\n</parameter>" for k, v in values.items())
+    kinds = {"s": "string", "n": "integer", "o": "object", "b": "boolean", "q": ["string", "null"]}
+    properties = {name: {"type": kind} for name, kind in kinds.items()}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": properties}}}
+    text = f"So:\n<tool_call>\n<function=f>\n{body}\n</function>\n</tool_call>"
+    content, _, (call,) = summary(parse(NOTATIONS["qwen3_coder"].parser([tool]), *text))
+    assert (content, call.name) == ("So:\n", "f")
+    assert json.loads(call.arguments) == {**values, "n": 12, "o": {"a": [1]}}
+
+
+def test_a_schema_that_is_none_leaves_texts() -> None:
+    for parameters in ({"properties": [1]}, {"properties": {"x": 3}}, {}, None):
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        (call,) = summary(parse(NOTATIONS["qwen3_coder"].parser([tool]), QWEN_CALL))[2]
+        assert json.loads(call.arguments) == {"x": "1"}
+
+
+def test_pythonic_calls() -> None:
+    text = """ [f(x=1, y='it\\'s ]', z=[True, null, {"a": -1.5}]), mod.g()]\nafter"""
+    content, _, (f, g) = summary(parse(parser_of("pythonic"), *text))
+    assert (content, g) == ("\nafter", Call("mod.g", "{}"))
+    assert json.loads(f.arguments) == {"x": 1, "y": "it's ]", "z": [True, None, {"a": -1.5}]}
+    for wrong in ("[f(1)]", "[f(x=y)]", "[]", "[1]", "[f(**{})]", "[f(x={1})]", "[f(x=1e999)]"):
+        assert summary(parse(parser_of("pythonic"), *wrong)) == (wrong, "", [])
+
+
+def test_llama_calls() -> None:
+    content, _, calls = summary(parse(parser_of("llama3_json"), *f"{LLAMA_CALL}; {LLAMA_CALL}"))
+    assert (content, [call.name for call in calls]) == ("", ["f", "f"])
+    assert json.loads(calls[0].arguments) == json.loads(ARGUMENTS)
+    for wrong in ('{"name": "f"}', '{"x": 1}', '{"name": "f", "parameters": 1}', '{"name": "f'):
+        assert summary(parse(parser_of("llama3_json"), *wrong)) == (wrong, "", [])
 
 
 def test_hermes_calls_between_text() -> None:

@@ -4,6 +4,8 @@ import msgspec
 from scheduler_engine import config, prompt, submit
 
 from megainfer.attention_node.scheduler import Scheduler
+from megainfer.attention_node.sequence import Sequence, Status
+from megainfer.attention_node.waiting_queue import MAX_FINISHED, WaitingQueue
 from megainfer.messages import Submit
 
 
@@ -69,3 +71,17 @@ def test_a_preempted_request_has_had_its_turn() -> None:
     clock.now = 100.0
     assert scheduler.counters()["waiting"] == 1
     assert scheduler.expire() == []
+
+
+def test_those_who_gave_up_behind_others_take_no_room() -> None:
+    queue = WaitingQueue()
+    first = Sequence(submit("first", [1]), 0, 16)
+    queue.push(first)
+    for arrival in range(1, 1000):
+        sequence = Sequence(submit(str(arrival), [1]), arrival, 16)
+        queue.push(sequence)
+        queue.forget()
+        sequence.status = Status.FINISHED
+    assert len(queue._heap) <= MAX_FINISHED + 3
+    assert queue.first() is first
+    assert len(queue) == 1

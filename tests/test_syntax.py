@@ -8,7 +8,7 @@ from front_end import byte_level_backend, write_tokenizer
 from megainfer.errors import ConfigError
 from megainfer.syntax_options import CALLS, SyntaxOptions
 from megainfer.tokenizer import Tokenizer
-from server.parsing.formats import FORMATS
+from server.parsing.notations import NOTATIONS
 from server.syntax import AnswerSyntax
 
 
@@ -18,6 +18,9 @@ from server.syntax import AnswerSyntax
         ("{{ messages }}", None, False),
         ("<tool_call> <think>", "hermes", True),
         ("<tool_call><function=", None, False),
+        ("<tool_call><function=f><parameter=x>", "qwen3_coder", False),
+        ('format {"name": function name, "parameters": dictionary', "llama3_json", False),
+        ("as [func_name1(params_name1=params_value1)]", "pythonic", False),
         ("<｜tool▁calls▁begin｜> ```json", "deepseek_v3", False),
         ("<｜tool▁calls▁begin｜>", "deepseek_v31", False),
         ("[TOOL_CALLS]", "mistral", False),
@@ -27,12 +30,12 @@ def test_what_a_template_shows(tmp_path: Path, template, calls, thinks):
     folder = write_tokenizer(tmp_path, byte_level_backend(), chat_template=template)
     tokenizer = Tokenizer.load(folder)
     found = AnswerSyntax.of(SyntaxOptions(), tokenizer)
-    assert (found.calls, found.thinks) == (FORMATS.get(calls), thinks)
+    assert (found.calls, found.thinks) == (NOTATIONS.get(calls), thinks)
     nothing = AnswerSyntax.of(SyntaxOptions("none", "none"), tokenizer)
     assert (nothing.calls, nothing.thinks) == (None, False)
 
 
 def test_options_name_the_formats_that_there_are():
-    assert set(CALLS) == set(FORMATS)
+    assert set(CALLS) == set(NOTATIONS)
     with pytest.raises(ConfigError, match="--tool-call-parser must be one of"):
         SyntaxOptions(tool_call_parser="xml")

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megainfer.errors import MegaInferError
@@ -12,6 +13,16 @@ from megainfer.messages import Submit
 if TYPE_CHECKING:
     from megainfer.structured.compiler import GrammarCompiler
     from megainfer.structured.matcher import TokenMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A request that can go on, with its matcher or with what is wrong. arrived_at: in seconds of
+    the clock that `start` was told of."""
+
+    submit: Submit
+    arrived_at: float
+    outcome: "TokenMatcher | MegaInferError"
 
 
 class Compiling:
@@ -24,16 +35,16 @@ class Compiling:
         self._load = load
         self._compiler: GrammarCompiler | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
-        self._wanted: dict[str, Submit] = {}
+        self._wanted: dict[str, tuple[Submit, float]] = {}  # and when they came
         self._done: deque[tuple[Submit, Future[TokenMatcher]]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __len__(self) -> int:
         return len(self._wanted)
 
-    def start(self, submit: Submit) -> None:
+    def start(self, submit: Submit, now: float) -> None:
         """Compile the request's grammar; `finished` will give it back."""
-        self._wanted[submit.request_id] = submit
+        self._wanted[submit.request_id] = submit, now
         future = self._thread.submit(self._compile, submit)
         future.add_done_callback(lambda done: self._ring(submit, done))
 
@@ -41,12 +52,25 @@ class Compiling:
         """The request was aborted; unknown ones are ignored."""
         self._wanted.pop(request_id, None)
 
-    def finished(self) -> "Iterator[tuple[Submit, TokenMatcher | MegaInferError]]":
-        """Requests that can go on, each with its matcher or with what is wrong."""
+    def expire(self, now: float) -> list[str]:
+        """Forget the requests that have waited for longer than they may; their ids."""
+        expired = [
+            submit.request_id
+            for submit, arrived_at in self._wanted.values()
+            if submit.max_queue_seconds is not None and now - arrived_at > submit.max_queue_seconds
+        ]
+        for request_id in expired:
+            self.forget(request_id)
+        return expired
+
+    def finished(self) -> Iterator[Compiled]:
+        """Requests that can go on."""
         while self._done:
             submit, future = self._done.popleft()
-            if self._wanted.pop(submit.request_id, None) is submit:
-                yield submit, _outcome(future)
+            wanted, arrived_at = self._wanted.get(submit.request_id, (None, 0.0))
+            if wanted is submit:
+                self.forget(submit.request_id)
+                yield Compiled(submit, arrived_at, _outcome(future))
         self._quiet()
 
     def pending(self) -> bool:

@@ -5,7 +5,7 @@ dispatch, away to the experts, combine; after the last layer sample, tell the fr
 the next step. Between any two of these another micro-batch may have its turn.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.compiling import Compiling
+from megainfer.attention_node.intake import Intake
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.prompt_scores import score_prompts
-from megainfer.attention_node.sampling.edits import LogitEdits
+from megainfer.attention_node.sample_rows import NOBODYS_ROW, sample_row
 from megainfer.attention_node.sampling.sampler import RowError, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
-from megainfer.attention_node.sequence import Sequence as Decoding
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.attention_node.tuning import MicroBatchTuner, Progress
 from megainfer.distribution import Distribution
-from megainfer.errors import MegaInferError, NodeDied, RequestError
+from megainfer.errors import MegaInferError, NodeDied
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.messages import (
     Abort,
@@ -44,8 +44,6 @@ Emit = Callable[[FromNode], None]
 
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Bounds of the distribution of tokens in a step, as vLLM's."""
-EXPIRY_SECONDS = 0.05
-"""How often those who wait are looked through for requests that have waited for too long."""
 REPLY_TIMEOUT_SECONDS = 60.0
 """Far more than any batch takes to compute: an expert node that is silent for so long is hung."""
 
@@ -96,20 +94,19 @@ class AttentionNode:
         self._reply_timeout = reply_timeout
         self._clock = StageClock(trace)
         self._tuner = tuner
-        self._compiling = compiling
+        self._intake = Intake(node, model.spec.vocab_size, scheduler, compiling, emit)
         if tuner is not None:
             scheduler.use_micro_batches(tuner.active)
         self._generated = 0
         self._step_tokens = Distribution(STEP_TOKENS)
-        self._next_expiry = 0.0
 
     def hear(self, message: ToNode) -> None:
         """Take one message of the front end; a bad request is answered, never raised."""
         match message:
             case Submit():
-                self._submit(message)
+                self._intake.submit(message)
             case Abort(request_id=request_id):
-                self._abort(request_id)
+                self._intake.abort(request_id)
             case Reset():
                 self.scheduler.drop_cache()
 
@@ -119,9 +116,7 @@ class AttentionNode:
         Raises NodeDied when an expert node has owed a reply for too long.
         """
         self._hear_replies()
-        if self._compiling:
-            self._take_compiled(self._compiling)
-        self._expire()
+        self._intake.turn()
         if self._start_idle():
             return True
         micro_batch = self._pingpong.next()
@@ -132,10 +127,15 @@ class AttentionNode:
         return True
 
     def counters(self) -> dict[str, Any]:
-        """Stage times, scheduler's and port's counters; `attention` is T_a's numerator."""
+        """Stage times, scheduler's and port's counters; `attention` is T_a's numerator.
+
+        Requests whose grammar is being compiled are among those waiting.
+        """
+        scheduled = self.scheduler.counters()
         return {
             **self._clock.counters(),
-            **self.scheduler.counters(),
+            **scheduled,
+            "waiting": scheduled["waiting"] + self._intake.num_compiling,
             **self.port.counters(),
             "generated_tokens": self._generated,
             "step_tokens": self._step_tokens.as_dict(),
@@ -148,56 +148,6 @@ class AttentionNode:
     def take_spans(self) -> list[Span]:
         """See `StageClock.take_spans`."""
         return self._clock.take_spans()
-
-    def _submit(self, submit: Submit) -> None:
-        try:
-            self._check_vocabulary(submit)
-            if submit.grammar is None:
-                self.scheduler.add(submit)
-            elif self._compiling is not None:
-                self._compiling.start(submit)
-            else:
-                raise RequestError("this node compiles no grammars", "structured_outputs")
-        except RequestError as error:
-            self._fail_request(submit.request_id, str(error), client_error=True)
-
-    def _take_compiled(self, compiling: Compiling) -> None:
-        for submit, outcome in compiling.finished():
-            try:
-                if isinstance(outcome, MegaInferError):
-                    raise outcome
-                self.scheduler.add(submit, outcome)
-            except MegaInferError as error:
-                of_client = isinstance(error, RequestError)
-                self._fail_request(submit.request_id, str(error), client_error=of_client)
-
-    def _abort(self, request_id: str) -> None:
-        if self._compiling is not None:
-            self._compiling.forget(request_id)
-        self.scheduler.abort(request_id)
-
-    def _expire(self) -> None:
-        if (now := monotonic()) < self._next_expiry:
-            return
-        self._next_expiry = now + EXPIRY_SECONDS
-        for request_id in self.scheduler.expire():
-            text = "the request has waited for its turn for as long as it may; try again later"
-            self._emit(RequestFailed(self.node, request_id, text, overloaded=True))
-
-    def _check_vocabulary(self, submit: Submit) -> None:
-        """Every token id is used as a place in memory. End tokens aren't, unless they are met."""
-        self._check_known("prompt", submit.prompt)
-        self._check_known("logit_bias", submit.logit_bias)
-        self._check_known("allowed_token_ids", submit.allowed_token_ids)
-        for word in submit.bad_words:
-            self._check_known("bad_words", word)
-
-    def _check_known(self, name: str, token_ids: Iterable[int]) -> None:
-        size = self._model.spec.vocab_size
-        for token in token_ids:
-            if not 0 <= token < size:
-                message = f"{name}: token id {token} is not in the vocabulary of {size}"
-                raise RequestError(message, name)
 
     def _hear_replies(self) -> None:
         for arrival in self.port.poll():
@@ -325,7 +275,7 @@ class AttentionNode:
 
     def _row(self, chunk: Chunk) -> SampleRow:
         try:
-            return _row(chunk)
+            return sample_row(chunk)
         except GrammarFailed as error:
             self._end(chunk.sequence.request_id, error)
             return NOBODYS_ROW
@@ -369,37 +319,3 @@ def _chunk_input(chunk: Chunk) -> ChunkInput:
         block_ids=chunk.sequence.block_ids,
         samples=chunk.samples,
     )
-
-
-NOBODYS_ROW = SampleRow(temperature=0.0, top_p=1.0, top_k=0, seed=0, position=0)
-
-
-def _row(chunk: Chunk) -> SampleRow:
-    submit = chunk.sequence.submit
-    return SampleRow(
-        temperature=submit.temperature,
-        top_p=submit.top_p,
-        top_k=submit.top_k,
-        seed=submit.seed,
-        position=chunk.end,
-        logprobs=submit.logprobs,
-        min_p=submit.min_p,
-        edits=_edits(chunk) if chunk.sequence.edits_logits else None,
-    )
-
-
-def _edits(chunk: Chunk) -> LogitEdits:
-    sequence = chunk.sequence
-    if sequence.history is not None:
-        sequence.history.catch_up(sequence.token_ids)
-    return LogitEdits(sequence.submit, sequence.token_ids, sequence.history, _allowed(sequence))
-
-
-def _allowed(sequence: Decoding) -> Tensor | None:
-    """Tokens that its grammar allows next; see `bitmask.forbid`. Raises GrammarFailed."""
-    matcher = sequence.matcher
-    if matcher is None:
-        return None
-    matcher.take(sequence.token_ids[len(sequence.submit.prompt) + matcher.taken :])
-    mask = matcher.mask()
-    return None if mask is None else torch.frombuffer(bytearray(mask), dtype=torch.int32)

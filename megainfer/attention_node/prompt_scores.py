@@ -9,7 +9,7 @@ from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.sampling.logprobs import logprobs_of
 from megainfer.attention_node.sampling.sampler import NonFiniteLogits
-from megainfer.attention_node.sequence import Sequence
+from megainfer.attention_node.sequence import Sequence, Status
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.messages import TokenLogprobs
 
@@ -21,16 +21,20 @@ def score_prompts(
 ) -> Iterator[tuple[str, NonFiniteLogits]]:
     """Extend `prompt_logprobs` of the step's sequences that want it by what the finished x gives.
 
-    Gives the request ids that have logits that are not finite, each with its error.
+    Gives the request ids that have logits that are not finite, each with its error. Those that are
+    being aborted are passed over: an earlier chunk may have failed and left a gap.
     """
     for chunk, first_row in zip(step.chunks, batch.first_rows, strict=True):
-        wanted = chunk.sequence.unscored
+        sequence = chunk.sequence
+        if sequence.submit.prompt_logprobs is None or sequence.status is Status.ABORTING:
+            continue
+        wanted = sequence.unscored
         positions = range(max(wanted.start, chunk.start), min(wanted.stop, chunk.end))
         if positions:
             try:
                 _score(model, x, chunk, positions, first_row)
             except NonFiniteLogits as error:
-                yield chunk.sequence.request_id, error
+                yield sequence.request_id, error
 
 
 def _score(model: StepModel, x: Tensor, chunk: Chunk, positions: range, first_row: int) -> None:

@@ -82,14 +82,21 @@ class Scheduler:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def add(self, submit: Submit, matcher: "TokenMatcher | None" = None) -> None:
+    def add(
+        self,
+        submit: Submit,
+        matcher: "TokenMatcher | None" = None,
+        arrived_at: float | None = None,
+    ) -> None:
         """Queue a request, with its grammar's matcher if it has one.
 
-        Raises RequestError if it could never be served.
+        arrived_at: since when it waits, in seconds of the clock; None means now. Raises
+        RequestError if it could never be served.
         """
         self._check(submit)
-        block_size, now = self.config.block_size, self._clock()
-        self._pool.add(Sequence(submit, self._num_arrivals, block_size, now, matcher=matcher))
+        since = self._clock() if arrived_at is None else arrived_at
+        number, block_size = self._num_arrivals, self.config.block_size
+        self._pool.add(Sequence(submit, number, block_size, since, matcher=matcher))
         self._num_arrivals += 1
 
     def abort(self, request_id: str) -> bool:

@@ -1,15 +1,18 @@
 """Sequences that hold no block yet, or no longer: by priority, then first come, first served."""
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from megainfer.attention_node.sequence import Sequence, Status
+
+MAX_FINISHED = 64
 
 
 class WaitingQueue:
     """In order of service, so that a preempted sequence comes back before all after it.
 
-    A sequence that is aborted while it waits stays inside, finished, until it comes up.
+    A sequence that is aborted while it waits stays inside, finished, until it comes up or until
+    more than half of those inside, and more than MAX_FINISHED, are finished.
     """
 
     def __init__(self) -> None:
@@ -42,3 +45,6 @@ class WaitingQueue:
     def forget(self) -> None:
         """One of those inside has finished; it no longer counts."""
         self._length -= 1
+        if len(self._heap) > 2 * self._length + MAX_FINISHED:
+            self._heap = [entry for entry in self._heap if entry[1].status is not Status.FINISHED]
+            heapify(self._heap)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from server.anthropic.errors import error_object
 from server.blocks import Block, Blocks, Change, Kind, Step
 from server.errors import ErrorReport
 from server.piece import Piece
@@ -49,7 +50,7 @@ class MessagesNarrator:
         yield _event("message_stop")
 
     def fail(self, report: ErrorReport) -> bytes:
-        return _event("error", error=report.for_messages()["error"])
+        return _event("error", error=error_object(report.status, report.message))
 
     def whole(self, blocks: Blocks, last: Piece, usage: Json) -> Json:
         content = [_whole(block) for block in blocks.all]

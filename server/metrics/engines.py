@@ -13,7 +13,7 @@ LABELS = ("model_name", "engine")
 
 GAUGES = {
     "num_requests_running": ("running", "Requests that hold KV blocks."),
-    "num_requests_waiting": ("waiting", "Requests that wait for KV blocks or a place."),
+    "num_requests_waiting": ("waiting", "Requests that wait for KV blocks, a place or a grammar."),
     "micro_batches": ("micro_batches", "Micro-batches in which requests decode now."),
 }
 NODE_COUNTERS = {

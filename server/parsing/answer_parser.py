@@ -21,6 +21,11 @@ class AnswerParser:
             parts.add(self._calls.finish())
         return parts
 
+    @property
+    def thinking(self) -> bool | None:
+        """See `ThinkParser.thinking`."""
+        return self._reasoning.thinking if self._reasoning else False
+
     def _with_calls(self, split: Parts) -> Parts:
         if self._calls is None:
             return split

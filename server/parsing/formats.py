@@ -74,4 +74,4 @@ FORMATS = {
     "deepseek_v31": DEEPSEEK_V31,
     "mistral": MISTRAL,
 }
-"""By the names that vLLM's --tool-call-parser has for them."""
+"""By the names of their notations; see `notations.py` for all."""

@@ -33,6 +33,11 @@ class ThinkParser:
         held, self._held = self._held, ""
         return Parts(reasoning=held) if self._inside else Parts(content=held)
 
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the text so far ends in reasoning; None while a <think> may be about to come."""
+        return self._inside if self._inside or self._began else None
+
     def _begin(self, text: str) -> str | None:
         """What follows a <think> at the beginning, or everything; None while that is open."""
         start = text.lstrip()

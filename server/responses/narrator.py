@@ -143,10 +143,11 @@ def _item(block: Block, status: str) -> Json:
 
 def _usage(counts: Json) -> Json:
     cached = counts["prompt_tokens_details"]["cached_tokens"]
+    thoughts = counts.get("completion_tokens_details", {}).get("reasoning_tokens", 0)
     return {
         "input_tokens": counts["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": cached},
         "output_tokens": counts["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": thoughts},
         "total_tokens": counts["total_tokens"],
     }

@@ -1,5 +1,6 @@
 """A set of allowed tokens as bits, which is how grammar libraries give it."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,11 +15,11 @@ def words_for(vocab_size: int) -> int:
 def forbid(logits: Tensor, mask: Tensor) -> None:
     """In place: of one row, float32 [V], what its mask doesn't allow becomes -inf.
 
-    mask: int32 [ceil(V / 32)]; token t is allowed where bit t % 32, the lowest being 0, of word
-    t // 32 is set.
+    mask: int32 [ceil(V / 32)], on the CPU; token t is allowed where bit t % 32, the lowest being 0,
+    of word t // 32 is set.
     """
     size = logits.shape[-1]
     assert mask.shape == (words_for(size),), f"a mask of {tuple(mask.shape)} for {size} tokens"
-    bits = mask.to(logits.device)[:, None] >> torch.arange(WORD_BITS, device=logits.device)
-    allowed = (bits & 1).flatten()[:size].bool()
-    logits.masked_fill_(~allowed, -torch.inf)
+    bits = np.unpackbits(mask.numpy().view(np.uint8), count=size, bitorder="little")
+    forbidden = torch.from_numpy(bits == 0).to(logits.device)
+    logits.masked_fill_(forbidden, -torch.inf)

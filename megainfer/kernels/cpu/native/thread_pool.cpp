@@ -9,7 +9,16 @@ constexpr uint32_t closed = 1u << 31;
 // kernel (std::atomic::wait is a futex).
 constexpr int looks = 4000;
 
-inline void pause() {
+// After so many of them (some 10 us) whoever else has work on this core goes first: another process
+// of the instance may have been waiting for just what this one has finished.
+constexpr int impolite_looks = 400;
+constexpr int looks_a_yield = 16;
+
+inline void pause(int look) {
+  if (look > impolite_looks && look % looks_a_yield == 0) {
+    std::this_thread::yield();
+    return;
+  }
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
@@ -18,7 +27,7 @@ inline void pause() {
 void wait_until(const std::atomic<uint32_t>& value, uint32_t wanted) {
   uint32_t now = value.load(std::memory_order_acquire);
   for (int i = 0; now != wanted && i < looks; ++i) {
-    pause();
+    pause(i);
     now = value.load(std::memory_order_acquire);
   }
   for (; now != wanted; now = value.load(std::memory_order_acquire)) {
@@ -27,7 +36,7 @@ void wait_until(const std::atomic<uint32_t>& value, uint32_t wanted) {
 }
 
 void wait_while(const std::atomic<uint32_t>& value, uint32_t unwanted) {
-  for (int i = 0; value.load(std::memory_order_acquire) == unwanted && i < looks; ++i) pause();
+  for (int i = 0; value.load(std::memory_order_acquire) == unwanted && i < looks; ++i) pause(i);
   value.wait(unwanted, std::memory_order_acquire);
 }
 

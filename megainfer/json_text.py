@@ -1,4 +1,4 @@
-"""JSON inside of strings of a request."""
+"""JSON inside of a text that somebody gave."""
 
 import json
 from typing import Any

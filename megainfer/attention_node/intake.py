@@ -1,0 +1,105 @@
+"""How requests come into an attention node: checked, their grammars compiled, then queued."""
+
+from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
+
+from megainfer.attention_node.compiling import Compiled, Compiling
+from megainfer.attention_node.scheduler import Scheduler
+from megainfer.errors import MegaInferError, RequestError
+from megainfer.messages import RequestFailed, Submit
+
+EXPIRY_SECONDS = 0.05
+"""How often those who wait are looked through for requests that have waited for too long."""
+EXPIRED = "the request has waited for its turn for as long as it may; try again later"
+
+Emit = Callable[[RequestFailed], None]
+
+
+class Intake:
+    """Before the scheduler of one node. A bad request is answered through `emit`, never raised.
+
+    compiling: where grammars become matchers; without it, requests with one are refused.
+    """
+
+    def __init__(
+        self,
+        node: int,
+        vocab_size: int,
+        scheduler: Scheduler,
+        compiling: Compiling | None,
+        emit: Emit,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._node = node
+        self._vocab_size = vocab_size
+        self._scheduler = scheduler
+        self._compiling = compiling
+        self._emit = emit
+        self._clock = clock
+        self._next_expiry = 0.0
+
+    def submit(self, submit: Submit) -> None:
+        """Queue a request; one with a grammar later, and its waiting counts from now."""
+        try:
+            self._check_vocabulary(submit)
+            if submit.grammar is None:
+                self._scheduler.add(submit)
+            elif self._compiling is not None:
+                self._compiling.start(submit, self._clock())
+            else:
+                raise RequestError("this node compiles no grammars", "structured_outputs")
+        except RequestError as error:
+            self._refuse(submit.request_id, error)
+
+    def abort(self, request_id: str) -> None:
+        """See `Scheduler.abort`."""
+        if self._compiling is not None:
+            self._compiling.forget(request_id)
+        self._scheduler.abort(request_id)
+
+    def turn(self) -> None:
+        """Queue those whose grammars are compiled, and end those that have waited for too long."""
+        for compiled in self._compiling.finished() if self._compiling else ():
+            self._queue(compiled)
+        if (now := self._clock()) < self._next_expiry:
+            return
+        self._next_expiry = now + EXPIRY_SECONDS
+        for request_id in self._expired(now):
+            self._emit(RequestFailed(self._node, request_id, EXPIRED, overloaded=True))
+
+    @property
+    def num_compiling(self) -> int:
+        """Requests whose grammar isn't compiled yet."""
+        return len(self._compiling) if self._compiling else 0
+
+    def _queue(self, compiled: Compiled) -> None:
+        try:
+            if isinstance(compiled.outcome, MegaInferError):
+                raise compiled.outcome
+            self._scheduler.add(compiled.submit, compiled.outcome, compiled.arrived_at)
+        except MegaInferError as error:
+            self._refuse(compiled.submit.request_id, error)
+
+    def _expired(self, now: float) -> Iterator[str]:
+        if self._compiling:
+            yield from self._compiling.expire(now)
+        yield from self._scheduler.expire()
+
+    def _refuse(self, request_id: str, error: MegaInferError) -> None:
+        of_client = isinstance(error, RequestError)
+        self._emit(RequestFailed(self._node, request_id, str(error), of_client))
+
+    def _check_vocabulary(self, submit: Submit) -> None:
+        """Every token id is used as a place in memory. End tokens aren't, unless they are met."""
+        self._check_known("prompt", submit.prompt)
+        self._check_known("logit_bias", submit.logit_bias)
+        self._check_known("allowed_token_ids", submit.allowed_token_ids)
+        for word in submit.bad_words:
+            self._check_known("bad_words", word)
+
+    def _check_known(self, name: str, token_ids: Iterable[int]) -> None:
+        size = self._vocab_size
+        for token in token_ids:
+            if not 0 <= token < size:
+                message = f"{name}: token id {token} is not in the vocabulary of {size}"
+                raise RequestError(message, name)

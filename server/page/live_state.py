@@ -1,0 +1,97 @@
+"""What the live view is told once a second, all from what the server knows anyway.
+
+Counts are totals since the start and times are of the nodes' clocks: the page makes rates of them,
+so the server remembers nothing for anybody who looks.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from megainfer import __version__
+from megainfer.distribution import Distribution
+from megainfer.messages import Role
+from server.metrics.engines import kv_usage
+from server.metrics.exposition import Counted
+from server.metrics.nodes import STAGES, ExpertMap
+from server.nodes import NodeBoard, NodeState
+
+M2N = ("messages_sent", "rows_sent", "bytes_sent", "messages_received", "rows_received")
+OF_ATTENTION = ("running", "waiting", "micro_batches", "num_blocks", "free_blocks", "steps")
+OF_EXPERTS = ("batches", "rows")
+
+
+def live_state(counted: Counted, problem: str | None) -> dict[str, Any]:
+    """Everything but the timeline. problem: why requests can't be served now, None: they can."""
+    board, engines = counted.board, counted.requests.engines
+    attention, experts = board.of_role(Role.ATTENTION), board.of_role(Role.EXPERT)
+    return {
+        "model": counted.model,
+        "version": __version__,
+        "problem": problem,
+        "running": _total(attention, "running"),
+        "waiting": _total(attention, "waiting"),
+        "in_flight": counted.admission.in_flight,
+        "kv_usage": sum(map(kv_usage, attention)) / len(attention) if attention else 0.0,
+        "prompt_tokens": counted.requests.prompt_tokens,
+        "generation_tokens": counted.requests.generation_tokens,
+        "first_token": _sum(engine.first_token for engine in engines),
+        "between_tokens": _sum(engine.between_tokens for engine in engines),
+        "nodes": [_node(node, board, counted.experts) for node in (*attention, *experts)],
+        "expert_load": expert_load(experts, counted.experts),
+    }
+
+
+def expert_load(nodes: Sequence[NodeState], where: ExpertMap) -> dict[str, Any]:
+    """layers: their numbers. experts: global ids, node by node. tokens: [layer][expert], of all
+    replicas. homes: each expert's node, the first where it has several."""
+    homes: dict[int, int] = {}
+    for node, held in enumerate(where.experts):
+        for expert in held:
+            homes.setdefault(expert, node)
+    ids = sorted(homes, key=lambda expert: (homes[expert], expert))
+    column = {expert: position for position, expert in enumerate(ids)}
+    tokens = [[0] * len(ids) for _ in where.layers]
+    for state in nodes:
+        for row, counts in zip(tokens, state.counters.get("expert_tokens", []), strict=False):
+            for expert, count in zip(where.experts[state.index], counts, strict=True):
+                row[column[expert]] += count
+    return {
+        "layers": list(where.layers),
+        "experts": ids,
+        "homes": [homes[expert] for expert in ids],
+        "tokens": tokens,
+    }
+
+
+def _node(node: NodeState, board: NodeBoard, where: ExpertMap) -> dict[str, Any]:
+    said = node.counters
+    about = {
+        "name": node.name,
+        "role": str(node.role),
+        "index": node.index,
+        "up": board.is_up(node),
+        "silence": round(board.silence(node), 1),
+        "idle_share": round(node.idle_share(), 4),
+        "clock_seconds": said.get("clock_seconds", 0.0),
+        "stage_seconds": {s: said.get(f"{s}_seconds", 0.0) for s in STAGES[node.role]},
+        **{name: said.get(name, 0) for name in M2N},
+    }
+    if node.role is Role.ATTENTION:
+        own = {name: said.get(name, 0) for name in OF_ATTENTION}
+        return {**about, **own, "kv_usage": round(kv_usage(node), 4)}
+    held = len(where.experts[node.index]) if where.experts else 0
+    return {**about, **{name: said.get(name, 0) for name in OF_EXPERTS}, "experts": held}
+
+
+def _total(nodes: Iterable[NodeState], counter: str) -> int:
+    return sum(node.counters.get(counter, 0) for node in nodes)
+
+
+def _sum(distributions: Iterable[Distribution]) -> dict[str, Any]:
+    """As `Distribution.as_dict`; all have the same bounds."""
+    parts = list(distributions)
+    return {
+        "bounds": parts[0].bounds,
+        "counts": [sum(column) for column in zip(*(part.counts for part in parts), strict=True)],
+        "total": sum(part.total for part in parts),
+    }

@@ -1,0 +1,93 @@
+"""The nodes' latest spans, kept only while somebody looks, and gathered at most once a second."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from megainfer.errors import NodeDied
+from megainfer.stage_clock import Span
+from server.traces import Tracer
+
+LOOKED_AWAY_SECONDS = 5.0
+"""After so long without a look nodes keep no more spans."""
+BETWEEN_GLANCES_SECONDS = 0.9
+MAX_SPANS_A_NODE = 1200  # four steps of 94 layers at three spans each
+MAX_SPANS = 12_000
+
+
+class Timeline:
+    """What all who look are shown: one glance serves them together."""
+
+    def __init__(self, tracer: Tracer, nodes: int) -> None:
+        self._tracer = tracer
+        self._kept = min(MAX_SPANS_A_NODE, MAX_SPANS // max(nodes, 1))
+        self._spans: dict[str, deque[Span]] = {}
+        self._body = b""
+        self._forgetting: asyncio.TimerHandle | None = None
+        self._glance: asyncio.Task[None] | None = None
+        self._glanced_at = float("-inf")
+
+    async def look(self) -> bytes:
+        """The last steps as they ran, as `timeline_document` puts them, in JSON. kept: the most
+        spans of a node. problem: why they may be old."""
+        self._watch()
+        if self._glance is None and monotonic() - self._glanced_at >= BETWEEN_GLANCES_SECONDS:
+            self._glance = asyncio.create_task(self._gather(), name="timeline-glance")
+        if self._glance is not None:
+            await asyncio.shield(self._glance)
+        return self._body
+
+    def _watch(self) -> None:
+        if self._forgetting is None:
+            self._tracer.watch(self._kept)
+        else:
+            self._forgetting.cancel()
+        loop = asyncio.get_running_loop()
+        self._forgetting = loop.call_later(LOOKED_AWAY_SECONDS, self._look_away)
+
+    def _look_away(self) -> None:
+        self._forgetting = None
+        self._tracer.watch(0)
+
+    async def _gather(self) -> None:
+        try:
+            taken = await self._tracer.glance()
+            problem = None if taken is not None else "a trace is being taken meanwhile"
+            for node, spans in (taken or {}).items():
+                self._spans.setdefault(node, deque(maxlen=self._kept)).extend(spans)
+        except NodeDied as error:  # the rest of the page goes on, and says this
+            problem = str(error)
+        finally:
+            self._glanced_at = monotonic()
+            self._glance = None
+        document = {**timeline_document(self._spans), "kept": self._kept, "problem": problem}
+        self._body = msgspec.json.encode(document)
+
+
+def timeline_document(nodes: Mapping[str, "deque[Span]"]) -> dict[str, Any]:
+    """nodes: of each its spans as [kind, micro-batch, layer, start, duration]; kind is a position
+    in `kinds`, times are microseconds from the earliest start.
+
+    >>> timeline_document({"a": deque([Span("expert", 0, 3, 1.5, 1.502)])})
+    {'kinds': ['expert'], 'nodes': {'a': [[0, 0, 3, 0, 2000]]}}
+    """
+    origin = min((span.start for spans in nodes.values() for span in spans), default=0.0)
+    kinds: dict[str, int] = {}
+    rows = {
+        node: [
+            [
+                kinds.setdefault(span.kind, len(kinds)),
+                span.micro_batch,
+                span.layer,
+                round((span.start - origin) * 1e6),
+                round((span.end - span.start) * 1e6),
+            ]
+            for span in spans
+        ]
+        for node, spans in nodes.items()
+    }
+    return {"kinds": list(kinds), "nodes": rows}

@@ -1,0 +1,53 @@
+"""The notations of tool calls, by the names that vLLM's --tool-call-parser has for them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.parsing import qwen3_coder
+from server.parsing.calls import CallParser
+from server.parsing.formats import FORMATS, CallFormat
+from server.parsing.json_span import JsonSpan
+from server.parsing.llama3_json import read_llama3_json
+from server.parsing.parts import Parser
+from server.parsing.pythonic import read_pythonic
+from server.parsing.spans import WHITE, BracketSpan, SpanParser, TaggedSpan
+
+Tools = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """parser: for one text, of a model that was told of these tools. special: its tags are special
+    tokens, which must be spelled out to be seen."""
+
+    parser: Callable[[Tools], Parser]
+    special: bool = False
+
+
+def _of_format(call_format: CallFormat) -> Notation:
+    return Notation(lambda tools: CallParser(call_format), call_format.special)
+
+
+def _llama3_json(tools: Tools) -> Parser:
+    return SpanParser(BracketSpan("{", f"{WHITE};", JsonSpan), read_llama3_json)
+
+
+def _pythonic(tools: Tools) -> Parser:
+    def follower() -> JsonSpan:
+        return JsonSpan(quotes="\"'", brackets=("([{", ")]}"))
+
+    return SpanParser(BracketSpan("[", WHITE, follower), read_pythonic)
+
+
+def _qwen3_coder(tools: Tools) -> Parser:
+    span = TaggedSpan(qwen3_coder.OPENING, qwen3_coder.CLOSING)
+    return SpanParser(span, qwen3_coder.qwen3_coder_reader(tools))
+
+
+NOTATIONS = {
+    **{name: _of_format(call_format) for name, call_format in FORMATS.items()},
+    "llama3_json": Notation(_llama3_json),
+    "pythonic": Notation(_pythonic),
+    "qwen3_coder": Notation(_qwen3_coder),
+}

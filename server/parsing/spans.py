@@ -1,0 +1,136 @@
+"""Tool calls that can be read only once they are whole."""
+
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+from megainfer.detokenizer import overlap
+from server.parsing.json_span import JsonSpan
+from server.parsing.parts import Call, CallDelta, Parts
+
+WHITE = " \t\r\n"
+ReadSpan = Callable[[str], list[Call] | None]
+"""The calls of a whole span, tags included; None where it is no call."""
+
+
+class Span(Protocol):
+    """Finds where calls begin and end. between: what may stand before them and is dropped."""
+
+    between: str
+
+    def restart(self) -> None:
+        """The next text begins elsewhere; until then each continues the one before."""
+        ...
+
+    def find(self, text: str, at_start: bool) -> tuple[int, int | None]:
+        """Where a span begins or may be about to, and where it ends, None while that isn't known.
+
+        at_start: nothing but white space came before. Both are the text's length where none begins.
+        """
+        ...
+
+
+class SpanParser:
+    """Splits a text into content and spans of calls, each of which is given out as a whole.
+
+    A span that is no call, or that never ends, stays content. White space around calls is dropped.
+    """
+
+    def __init__(self, span: Span, read: ReadSpan) -> None:
+        self._span = span
+        self._read = read
+        self._text = ""  # not given out yet
+        self._calls = 0
+        self._at_start = True  # nothing but white space since the beginning or the last call
+
+    def push(self, text: str) -> Parts:
+        self._text += text
+        parts = Parts()
+        while self._step(parts):
+            pass
+        return parts
+
+    def finish(self) -> Parts:
+        text, self._text = self._text, ""
+        return Parts(content=text if text.strip(self._span.between) or not self._calls else "")
+
+    def _step(self, parts: Parts) -> bool:
+        """Read on as far as it is certain; True: there may be more."""
+        text = self._text
+        start, end = self._span.find(text, self._at_start)
+        if self._at_start and not text[:start].strip(self._span.between):
+            if end is None or start == len(text):
+                return False  # white space is content only where no call follows
+        elif start:
+            self._say(start, parts)
+            return True
+        if end is None:
+            return False
+        calls = self._read(text[start:end])
+        if calls is None:
+            self._say(end, parts)
+        else:
+            self._give(calls, parts)
+            self._text, self._at_start = text[end:], True
+            self._span.restart()
+        return True
+
+    def _say(self, border: int, parts: Parts) -> None:
+        parts.content += self._text[:border]
+        self._text, self._at_start = self._text[border:], False
+        self._span.restart()
+
+    def _give(self, calls: list[Call], parts: Parts) -> None:
+        for call in calls:
+            parts.calls.append(CallDelta(self._calls, call.name, call.arguments))
+            self._calls += 1
+
+
+class TaggedSpan:
+    """From one tag to another, anywhere."""
+
+    between = WHITE
+
+    def __init__(self, opening: str, closing: str) -> None:
+        self._opening = opening
+        self._closing = closing
+
+    def restart(self) -> None:
+        return  # nothing is kept: a tag is found quickly
+
+    def find(self, text: str, at_start: bool) -> tuple[int, int | None]:
+        start = text.find(self._opening)
+        if start < 0:
+            border = len(text) - overlap(text, self._opening)
+            return border, None
+        end = text.find(self._closing, start)
+        return start, None if end < 0 else end + len(self._closing)
+
+
+class BracketSpan:
+    """A bracket and all that it holds, where the text begins with it, or a call ended before."""
+
+    def __init__(self, opening: str, between: str, make: Callable[[], JsonSpan]) -> None:
+        """between: characters that may stand before it. make: who follows one."""
+        self.between = between
+        self._opening = opening
+        self._make = make
+        self.restart()
+
+    def restart(self) -> None:
+        self._follower = self._make()
+        self._taken = 0
+
+    def find(self, text: str, at_start: bool) -> tuple[int, int | None]:
+        start = len(text) - len(text.lstrip(self.between))
+        if not at_start or text[start : start + 1] not in ("", self._opening):
+            return len(text), None
+        self._taken += len(self._follower.take(text[start + self._taken :]))
+        return start, start + self._taken if self._follower.ended else None
+
+
+def as_call(name: str, arguments: object) -> Call:
+    """With its arguments as JSON. Raises ValueError or TypeError for what that doesn't have."""
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    text.encode()  # lone surrogates can't be sent
+    return Call(name, text)

@@ -1,0 +1,95 @@
+// The live view: asks the server once a second, and only while somebody can see it.
+
+import { getJson, KeyNeeded } from "./api.js";
+import { Curves } from "./curves.js";
+import { byId } from "./dom.js";
+import { percent, short } from "./format.js";
+import { Heatmap } from "./heatmap.js";
+import { History } from "./history.js";
+import { Nodes } from "./nodes.js";
+import { Timeline } from "./timeline.js";
+
+const EVERY_MS = 1000;
+
+export class Live {
+  constructor() {
+    this.section = byId("live");
+    this.history = new History();
+    this.nodes = new Nodes();
+    this.timeline = new Timeline();
+    this.heatmap = new Heatmap();
+    this.curves = new Curves();
+    this.asking = null;
+    this.locked = false;
+  }
+
+  /** Goes on for as long as the page is open. */
+  start() {
+    this.refresh();
+    setInterval(() => this.isSeen() && !this.locked && this.refresh(), EVERY_MS);
+    document.addEventListener("tabchange", () => this.isSeen() && this.redraw());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
+    new ResizeObserver(() => this.redraw()).observe(this.section);
+  }
+
+  isSeen() {
+    return document.visibilityState === "visible" && this.section.offsetParent !== null;
+  }
+
+  /** Asks once; a slow server is asked again only when it has answered. */
+  refresh() {
+    this.asking ??= this.ask()
+      .catch((error) => this.fail(error))
+      .finally(() => (this.asking = null));
+    return this.asking;
+  }
+
+  async ask() {
+    const state = await getJson("page/state");
+    this.locked = false;
+    this.history.take(state, performance.now() / 1000);
+    this.showHead(state);
+    if (!this.isSeen()) return;
+    this.redraw();
+    if (this.timeline.wanted) this.timeline.show(await getJson("page/timeline"));
+  }
+
+  redraw() {
+    const { state } = this.history;
+    if (!state || !this.isSeen()) return;
+    this.showFigures(state);
+    this.nodes.show(state);
+    this.heatmap.show(state);
+    this.curves.show(this.history);
+    this.timeline.draw();
+  }
+
+  showHead(state) {
+    byId("model").textContent = state.model;
+    byId("version").textContent = `MegaInfer ${state.version}`;
+    document.title = `${state.model} · MegaInfer`;
+    this.tell(state.problem ? "down" : "up", state.problem);
+  }
+
+  /** Who has declined to give a key isn't asked again each second. */
+  fail(error) {
+    this.locked = error instanceof KeyNeeded;
+    this.tell(this.locked ? "locked" : "lost", error.message);
+  }
+
+  tell(status, problem) {
+    const words = { up: "serving", down: "not serving", lost: "no connection", locked: "locked" };
+    byId("status").dataset.state = status;
+    byId("status").textContent = words[status];
+    byId("notice").hidden = !problem;
+    byId("notice").textContent = problem ?? "";
+  }
+
+  showFigures(state) {
+    const { generated, prompt } = this.history.samples.at(-1);
+    const figures = { generated: short(generated), prompt: short(prompt), running: state.running, waiting: state.waiting, kv: percent(state.kv_usage) };
+    for (const [name, value] of Object.entries(figures)) {
+      this.section.querySelector(`[data-figure=${name}]`).textContent = value;
+    }
+  }
+}

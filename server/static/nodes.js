@@ -1,0 +1,95 @@
+// Which node does what: a card a node, and between the two sides the traffic of M2N.
+
+import { byId, element } from "./dom.js";
+import { bytes, count, integer, percent, seconds, short } from "./format.js";
+
+const SHOWN_STAGES = 3;
+
+export class Nodes {
+  constructor() {
+    this.cards = new Map();
+    this.before = null;
+    this.sides = { attention: byId("attention-nodes"), expert: byId("expert-nodes") };
+  }
+
+  show(state) {
+    for (const node of state.nodes) this.card(node).show(node, state);
+    this.showRoad(state.nodes);
+  }
+
+  card(node) {
+    if (!this.cards.has(node.name)) {
+      const card = new Card();
+      this.sides[node.role].append(card.root);
+      this.cards.set(node.name, card);
+    }
+    return this.cards.get(node.name);
+  }
+
+  /** Nodes count once a second by their own clocks, so rates are those of the clocks. */
+  showRoad(nodes) {
+    const sides = { attention: [0, 0, 0], expert: [0, 0, 0] };
+    for (const node of nodes) {
+      const rates = this.cards.get(node.name).rates;
+      sides[node.role] = sides[node.role].map((total, at) => total + rates[at]);
+    }
+    const [, rows, size] = sides.attention;
+    const [, back, backSize] = sides.expert;
+    byId("road").replaceChildren(
+      element("span", { className: "way" }, element("b", {}, "dispatch →"), ` ${short(rows)} rows/s, ${bytes(size)}/s`),
+      element("span", { className: "way" }, element("b", {}, "← combine"), ` ${short(back)} rows/s, ${bytes(backSize)}/s`),
+    );
+  }
+}
+
+class Card {
+  constructor() {
+    this.name = element("h3");
+    this.job = element("p", { className: "job" });
+    this.meter = element("div", { className: "meter" }, (this.bar = element("i")));
+    this.busy = element("p", { className: "busy-share" });
+    this.stages = element("p", { className: "stages" });
+    this.root = element("div", { className: "node" }, this.name, this.job, this.meter, this.busy, this.stages);
+    this.latest = null;
+    this.rates = [0, 0, 0];
+    this.shares = [];
+  }
+
+  show(node, state) {
+    this.compare(node);
+    this.root.classList.toggle("down", !node.up);
+    this.name.textContent = node.name;
+    this.job.textContent = node.role === "attention" ? attentionJob(node) : expertJob(node, state);
+    this.bar.style.width = `${100 * (1 - node.idle_share)}%`;
+    this.busy.textContent = node.up
+      ? `${percent(1 - node.idle_share)} busy`
+      : `silent for ${seconds(node.silence)}`;
+    const parts = this.shares.map(([stage, share]) => `${stage} ${percent(share)}`);
+    this.stages.textContent = parts.join(", ") || "idle";
+  }
+
+  /** What happened between this and what it said before. */
+  compare(node) {
+    const before = this.latest;
+    const elapsed = before ? node.clock_seconds - before.clock_seconds : 0;
+    if (before && elapsed === 0) return; // it has not spoken since
+    this.latest = node;
+    if (!(elapsed > 0)) return;
+    const rate = (name) => (node[name] - before[name]) / elapsed;
+    this.rates = ["messages_sent", "rows_sent", "bytes_sent"].map(rate);
+    this.shares = Object.entries(node.stage_seconds)
+      .map(([stage, total]) => [stage, (total - before.stage_seconds[stage]) / elapsed])
+      .filter(([, share]) => share >= 0.005)
+      .sort(([, one], [, other]) => other - one)
+      .slice(0, SHOWN_STAGES);
+  }
+}
+
+function attentionJob(node) {
+  const batches = node.micro_batches === 1 ? "one micro-batch" : `${node.micro_batches} micro-batches`;
+  return `${node.running} running, ${node.waiting} waiting, in ${batches}; KV cache ${percent(node.kv_usage)} of ${integer(node.num_blocks)} blocks`;
+}
+
+function expertJob(node, { expert_load: load }) {
+  return `${node.experts} of ${count(load.experts.length, "expert")} in ${count(load.layers.length, "layer")}; ${short(node.batches ? node.rows / node.batches : 0)} rows a batch`;
+}
