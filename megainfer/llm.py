@@ -227,7 +227,7 @@ class LLM:
         if wanted is not None and self._tokenizer is None:
             message = "structured_outputs: this model's folder has no tokenizer"
             raise RequestError(message, "structured_outputs")
-        return wanted and wanted.to_grammar()
+        return None if wanted is None else wanted.to_grammar()
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if not isinstance(prompt, str):
