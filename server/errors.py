@@ -1,6 +1,7 @@
 """Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from megainfer.request_limits import ContextTooLong
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+log = logging.getLogger(__name__)
 SHOWN_INPUT = 80  # characters of a wrong value that a message repeats
 
 
@@ -77,7 +79,21 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
-    return report_of(error).response()
+    report = report_of(error)
+    if isinstance(error, MegaInferError):  # others uvicorn logs, to whom they go on
+        log_failure(error, report)
+    return report.response()
+
+
+def log_failure(error: Exception, report: ErrorReport) -> None:
+    """Log what is the server's fault, an unforeseen exception with its traceback.
+
+    Overload is counted in metrics: a line each would add to it.
+    """
+    if not isinstance(error, MegaInferError | HTTPException):
+        log.error("a request failed", exc_info=error)
+    elif report.status >= 500 and not isinstance(error, Overloaded):
+        log.warning("a request failed: %s", report.message)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -26,6 +26,7 @@ from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import load_tokenizer
 from server.instance import assemble, surroundings_of
 from server.main import ServerConfig, serve
+from server.request_id import name_requests
 from server.served_model import ServedModel
 
 LOADING_TIMEOUT_SECONDS = 3600.0
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 def run_server(link: ParentLink, plan: Plan, sock: socket.socket, options: ServingOptions) -> None:
     """Everything that the API server's process does after the fork."""
+    name_requests(logging.getLogger())
     asyncio.run(_Server(link, plan, options).run(sock))
 
 
