@@ -56,6 +56,11 @@ class ServingOptions:
             _check_traces_endpoint(self.traces_endpoint)
 
     @property
+    def asks_for_key(self) -> bool:
+        """Whether clients need one: with admin keys alone they need one of these."""
+        return bool(self.api_keys or self.admin_keys)
+
+    @property
     def uses_tls(self) -> bool:
         return self.certificate is not None
 
