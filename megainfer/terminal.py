@@ -4,6 +4,7 @@ import logging
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -102,7 +103,7 @@ class TerminalObserver:
             )
             self._bar.refresh()
 
-    def ready(self, micro_batches: int) -> None:
+    def ready(self, micro_batches: int, startup: Mapping[str, float]) -> None:
         self._end_bar()
         plan = self._plan
         kind = (
@@ -113,9 +114,9 @@ class TerminalObserver:
         )
         plural = "es" * (micro_batches > 1)
         self._console.print(
-            f"\n[bold green]Ready[/bold green] in {monotonic() - self._started:.1f} s at "
-            f"[bold]{escape(self._url)}[/bold]: {escape(self._model_name)}, {kind}, "
-            f"{micro_batches} micro-batch{plural}.",
+            f"\n[bold green]Ready[/bold green] in {sum(startup.values()):.1f} s "
+            f"({_by_stage(startup)}) at [bold]{escape(self._url)}[/bold]: "
+            f"{escape(self._model_name)}, {kind}, {micro_batches} micro-batch{plural}.",
             soft_wrap=True,
         )
         commands = f"  {self._chat_command()}\n\n  {self._curl_command()}\n"
@@ -171,6 +172,11 @@ class TerminalObserver:
         if bar is not None:
             bar.stop()
         return bar is not None
+
+
+def _by_stage(startup: Mapping[str, float]) -> str:
+    """`libraries 2.1 s, weights 0.4 s`"""
+    return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in startup.items())
 
 
 def program_name() -> str:

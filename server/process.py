@@ -17,6 +17,7 @@ from megainfer.messages import (
     Ready,
     Role,
     Spans,
+    Started,
     Stats,
     Stop,
     ToChild,
@@ -104,6 +105,8 @@ class _Server:
 
     def _hear(self, message: ToChild) -> None:
         match message:
+            case Started():
+                self._instance.counted.startup.update(message.seconds)
             case Stats():
                 self._instance.board.hear(message)
             case Spans():

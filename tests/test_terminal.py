@@ -56,8 +56,9 @@ def test_an_end_while_loading_gives_the_cursor_back(plan, error, caplog):
 def test_ready_says_where_as_it_is_written(plan):
     observer, shown = observer_of(plan, is_terminal=False)
     observer.stage("loading weights")
-    observer.ready(2)
+    observer.ready(2, {"libraries": 2.06, "weights": 0.5})
     text = shown.getvalue()
+    assert "Ready in 2.6 s (libraries 2.1 s, weights 0.5 s) at http" in text
     assert f"at {URL}: [my] model, 1 attention and 1 expert process, 2 micro-batches" in text
     assert f"chat --url {URL}\n" in text
     assert f"curl {URL}/v1/chat/completions" in text
@@ -71,7 +72,7 @@ def test_the_proposed_commands_work_with_a_key(plan, program):
     with RunningServer(TOKENIZER, options=options) as server:
         server.node.script = speaking(*TOKENIZER.encode("Because"), END)
         observer, shown = observer_of(plan, False, server.url, options.asks_for_key)
-        observer.ready(1)
+        observer.ready(1, {})
         (line,) = [line for line in shown.getvalue().splitlines() if program in line.split()]
         for key in ("the-key", "another"):
             answer = run(shlex.split(line.replace("KEY", key)))

@@ -5,6 +5,7 @@ import socket
 import sys
 import textwrap
 from functools import partial
+from time import monotonic
 from typing import Annotated
 
 import typer
@@ -70,7 +71,9 @@ def _serve(
 ) -> int:
     console = Console(highlight=False)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    began = monotonic()
     plan = make_plan(config, prepare(config.model))
+    preparing = monotonic() - began
     for line in describe(plan):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
@@ -87,6 +90,7 @@ def _serve(
     supervisor = Supervisor(
         plan, observer, server=server, held=[sock], drain_seconds=options.drain_seconds
     )
+    supervisor.startup.add("model", preparing)
     return supervisor.run()
 
 
