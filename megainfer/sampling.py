@@ -13,6 +13,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of each; so much text is held back at most
 MAX_STOP_TOKEN_IDS = 1024
 MAX_LOGIT_BIAS = 1024
+MAX_BIAS = 100.0  # and the least is its negative
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD_CHARACTERS = 256
 MAX_PROMPT_LOGPROBS = 20  # a prompt may be long, and its log-probabilities go in one message
@@ -145,7 +146,7 @@ def _checked_bias(bias: Any) -> dict[int, float]:
     check_count("logit_bias", bias, MAX_LOGIT_BIAS, "entries")
     for token, value in bias.items():
         check_integer("logit_bias", token, 0, None)
-        check_float("logit_bias", value, -100.0, 100.0)
+        check_float("logit_bias", value, -MAX_BIAS, MAX_BIAS)
     return dict(bias)
 
 
