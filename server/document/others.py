@@ -125,13 +125,10 @@ class Detokenized(TypedDict):
 
 
 class TokenizerInfo(TypedDict):
+    """The other fields are those of the model's tokenizer_config.json."""
+
     tokenizer_class: str
-    vocab_size: int
     model_max_length: int
-    eos_token_ids: list[int]
-    bos_token: str | None
-    eos_token: str | None
-    pad_token: str | None
     chat_template: str | None
 
 

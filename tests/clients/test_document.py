@@ -61,7 +61,7 @@ def closed(schema: Any) -> Any:
     return inner if open_ended else {**inner, "additionalProperties": False}
 
 
-OPEN_ENDED = ("ServerInfo", "Trace", "ResponseEvent", "MessageEvent")
+OPEN_ENDED = ("ServerInfo", "Trace", "ResponseEvent", "MessageEvent", "TokenizerInfo")
 
 
 def check(document: Json, path: str, method: str, response: httpx.Response) -> None:
