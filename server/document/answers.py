@@ -45,6 +45,8 @@ ANSWERS = {
     "/server_info": Answers(inside.ServerInfo, (401, 403, 500)),
     "/debug/nodes": Answers(inside.Counters, (401, 403, 500)),
     "/debug/trace": Answers(inside.Trace, (400, 401, 403, 500, 503)),
+    "/page/state": Answers(inside.Live),
+    "/page/timeline": Answers(inside.Live, (401, 500, 503)),
     "/docs": Answers(media_type="text/html"),
     "/v1/models": Answers(completions.ModelList),
     "/v1/models/{model_id}": Answers(completions.ModelCard, (401, 404, 500)),

@@ -36,3 +36,7 @@ Counters = dict[str, dict[str, Any]]
 
 class Trace(TypedDict):
     traceEvents: list[dict[str, Any]]
+
+
+Live = dict[str, Any]
+"""For the page at /, and free to change with it."""

@@ -125,10 +125,10 @@ class Detokenized(TypedDict):
 
 
 class TokenizerInfo(TypedDict):
-    """And whatever else tokenizer_config.json says."""
+    """The other fields are those of the model's tokenizer_config.json."""
 
     tokenizer_class: str
-    model_max_length: float
+    model_max_length: int
     chat_template: str | None
 
 
