@@ -47,7 +47,7 @@ def page_router(page: Page) -> APIRouter:
     for path, name in PAGE.items():
         router.add_api_route(path, _file(name), methods=["GET", "HEAD"], include_in_schema=False)
     for path, handler in (("/page/state", page.state), ("/page/timeline", page.timeline)):
-        router.add_api_route(path, handler, methods=["GET"], include_in_schema=False)
+        router.add_api_route(path, handler, methods=["GET"], response_model=None)
     return router
 
 
