@@ -1,6 +1,7 @@
 """Who watches the life of sequences from the front end."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from megainfer.messages import FinishReason, Submit, TokenEvent
@@ -27,3 +28,22 @@ class NobodyObserves:
     def produced(self, node: int, events: Sequence[TokenEvent]) -> None: ...
 
     def ended(self, request_id: str, reason: FinishReason | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class SeveralObserve:
+    """An observer that tells each of several."""
+
+    observers: Sequence[EngineObserver]
+
+    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None:
+        for observer in self.observers:
+            observer.submitted(submits, nodes)
+
+    def produced(self, node: int, events: Sequence[TokenEvent]) -> None:
+        for observer in self.observers:
+            observer.produced(node, events)
+
+    def ended(self, request_id: str, reason: FinishReason | None) -> None:
+        for observer in self.observers:
+            observer.ended(request_id, reason)

@@ -7,6 +7,7 @@ from which forking nodes would not be safe. `python -m megainfer.engine_process`
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class OwnerObserver:
         dones, totals = zip(*self._loaded.values(), strict=True)
         self._owner.send(Progress(stage="loading weights", done=sum(dones), total=sum(totals)))
 
-    def ready(self, micro_batches: int) -> None:
+    def ready(self, micro_batches: int, startup: Mapping[str, float]) -> None:
         self._owner.send(Ready())
 
     def ended(self, error: str | None) -> None:

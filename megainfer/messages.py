@@ -161,6 +161,12 @@ class Start(Message, frozen=True):
     first: int | None = None
 
 
+class Started(Message, frozen=True):
+    """To the API server: everybody is ready. seconds: of each stage of the start, in order."""
+
+    seconds: dict[str, float]
+
+
 class NodeDown(Message, frozen=True):
     """A node process has died; to the server, which ends the requests that it touches."""
 
@@ -252,7 +258,9 @@ class Fatal(Message, frozen=True):
     message: str
 
 
-ToChild = Start | NodeDown | GetStats | KeepSpans | GetSpans | Drain | Stop | Stats | Spans
+ToChild = (
+    Start | Started | NodeDown | GetStats | KeepSpans | GetSpans | Drain | Stop | Stats | Spans
+)
 FromChild = (
     Progress | Loaded | Ready | Drained | Stats | Spans | Fatal | GetStats | KeepSpans | GetSpans
 )

@@ -3,7 +3,9 @@
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from megainfer.errors import ConfigError
 from megainfer.queue_limits import QueueLimits
@@ -21,6 +23,7 @@ class ServingOptions:
     requests may take to finish after a termination signal. patience: seconds after which a node
     that says nothing counts as hung. log_seconds: how often a line tells of the traffic; 0: never.
     syntax: of tool calls and reasoning. shows_tokenizer: whether /tokenizer_info is there.
+    traces_endpoint: an OpenTelemetry collector's address, for a span a request.
 
     Raises ConfigError.
     """
@@ -39,6 +42,7 @@ class ServingOptions:
     log_seconds: float = 5.0
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
     shows_tokenizer: bool = False
+    traces_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         for flag, keys in (("--api-key", self.api_keys), ("--admin-key", self.admin_keys)):
@@ -48,6 +52,13 @@ class ServingOptions:
         _check_seconds("--health-timeout", self.patience, least=2.0)
         _check_limits(self.limits)
         _check_tls(self.certificate, self.private_key)
+        if self.traces_endpoint is not None:
+            _check_traces_endpoint(self.traces_endpoint)
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Whether clients need one: with admin keys alone they need one of these."""
+        return bool(self.api_keys or self.admin_keys)
 
     @property
     def uses_tls(self) -> bool:
@@ -110,3 +121,27 @@ def _check_tls(certificate: Path | None, private_key: Path | None) -> None:
         raise ConfigError(
             f"--ssl-certfile {certificate} with --ssl-keyfile {private_key} can't be used: {error}"
         ) from error
+
+
+def _check_traces_endpoint(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ConfigError(
+            f"--otlp-traces-endpoint must be a collector's whole address, such as "
+            f"http://127.0.0.1:4318/v1/traces, not {url!r}"
+        )
+    try:
+        found = find_spec("opentelemetry.exporter.otlp.proto.http") and find_spec(
+            "opentelemetry.sdk"
+        )
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(
+            "--otlp-traces-endpoint needs OpenTelemetry's packages; install MegaInfer with its "
+            "extra: pip install 'megainfer[otel]'"
+        )

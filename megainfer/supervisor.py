@@ -8,7 +8,7 @@ import logging
 import select
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -32,12 +32,14 @@ from megainfer.messages import (
     Role,
     Spans,
     Start,
+    Started,
     Stats,
     Stop,
 )
 from megainfer.pipeline import choose_micro_batches
 from megainfer.plan import Plan
 from megainfer.stage_profile import explain, slowest_profile
+from megainfer.startup_clock import StartupClock
 
 logger = logging.getLogger("megainfer")
 
@@ -61,7 +63,8 @@ class Observer(Protocol):
 
     def loading(self, name: str, done: int, total: int) -> None: ...
 
-    def ready(self, micro_batches: int) -> None: ...
+    def ready(self, micro_batches: int, startup: Mapping[str, float]) -> None:
+        """startup: seconds of each stage."""
 
     def ended(self, error: str | None) -> None:
         """It ends, at whatever stage: because of `error`, or because it was told to."""
@@ -81,7 +84,8 @@ class Supervisor:
     server: what the API server's process runs, None without one. held: what only the server may
     keep open (the listening socket). owner: the link to a process that this one works for.
     drain_seconds: how long admitted requests may take to finish after a termination signal; Ctrl-C,
-    or a second signal, ends them at once.
+    or a second signal, ends them at once. startup: times the stages; whoever does something before
+    `run` adds it.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Supervisor:
         self._held = tuple(held)
         self._owner = owner
         self._drain_seconds = drain_seconds
+        self.startup = StartupClock()
         self._children: list[Child] = []
         self._wakeup, self._signals = socket.socketpair()
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
@@ -122,21 +127,28 @@ class Supervisor:
 
     def _start(self) -> None:
         self._fork_server()
-        self._observer.stage("loading libraries")
+        self._enter("libraries", "loading libraries")
         import torch  # noqa: F401  # here, once, so that every node forked from now on has it
 
         self._hear(monotonic())  # the end may have been asked for: then no node need be forked
         self._fork_nodes()
-        self._observer.stage("loading weights")
+        self._enter("weights", "loading weights")
         loaded = [(c.role, m) for c, m in self._await_all(Loaded, self._nodes(), None)]
-        self._observer.stage("connecting")
+        self._enter("connecting", "connecting")
         start = self._agree(loaded)
         for child in self._nodes():
             child.send(start)
         everyone = self._children
         for _ in self._await_all(Ready, everyone, READY_TIMEOUT_SECONDS):
             pass
-        self._observer.ready(start.first or start.micro_batches)
+        self.startup.end()
+        for server in self._servers():
+            server.send(Started(seconds=self.startup.seconds))
+        self._observer.ready(start.first or start.micro_batches, self.startup.seconds)
+
+    def _enter(self, stage: str, text: str) -> None:
+        self.startup.begin(stage)
+        self._observer.stage(text)
 
     def _fork_server(self) -> None:
         if self._server_main is not None:
@@ -260,9 +272,8 @@ class Supervisor:
             for message in _drain(child):
                 self._note(child, message)
         first = min(dead, key=lambda child: child.exit_code or 0)
-        for child in self._children:
-            if child.role is Role.SERVER:
-                child.send(NodeDown(role=first.role, node=first.node, message=first.death()))
+        for server in self._servers():
+            server.send(NodeDown(role=first.role, node=first.node, message=first.death()))
         return f"{first.name} (process {first.pid}) died: {first.death()}"
 
     # --- serving ------------------------------------------------------------------------------
@@ -277,7 +288,7 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Until the API server says that nobody is left, or time is up, or another signal comes."""
-        servers = [child for child in self._children if child.role is Role.SERVER]
+        servers = self._servers()
         if not servers or self._drain_seconds <= 0:
             return
         self._observer.stage(f"draining: requests may finish within {self._drain_seconds:g} s")
@@ -314,9 +325,8 @@ class Supervisor:
         """To whoever asked: the owner, or else the API server, unless that doesn't listen."""
         if self._owner is not None:
             self._owner.send(message)
-        for child in self._children:
-            if child.role is Role.SERVER:
-                child.offer(message, 0.0 if isinstance(message, Stats) else FORWARD_SECONDS)
+        for server in self._servers():
+            server.offer(message, 0.0 if isinstance(message, Stats) else FORWARD_SECONDS)
 
     def _collect(self, owner: ParentLink, ticket: int, stats: Stats) -> None:
         """Pass the nodes' counters on to the owner once all have answered."""
@@ -331,6 +341,9 @@ class Supervisor:
 
     def _nodes(self) -> list[Child]:
         return [child for child in self._children if child.role is not Role.SERVER]
+
+    def _servers(self) -> list[Child]:
+        return [child for child in self._children if child.role is Role.SERVER]
 
     # --- ending -------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import logging
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -69,13 +70,17 @@ class TerminalObserver:
     """A bar over the bytes of weights on a terminal, a line a stage elsewhere.
 
     It redraws only when told something: a supervisor that forks must not have a drawing thread.
+    asks_for_key: whether the commands that it proposes need a key.
     """
 
-    def __init__(self, console: Console, plan: Plan, url: str, model_name: str) -> None:
+    def __init__(
+        self, console: Console, plan: Plan, url: str, model_name: str, asks_for_key: bool = False
+    ) -> None:
         self._console = console
         self._plan = plan
         self._url = url
         self._model_name = model_name
+        self._asks_for_key = asks_for_key
         self._started = monotonic()
         self._loaded: dict[str, tuple[int, int]] = {}
         self._bar: Progress | None = None
@@ -98,7 +103,7 @@ class TerminalObserver:
             )
             self._bar.refresh()
 
-    def ready(self, micro_batches: int) -> None:
+    def ready(self, micro_batches: int, startup: Mapping[str, float]) -> None:
         self._end_bar()
         plan = self._plan
         kind = (
@@ -109,14 +114,16 @@ class TerminalObserver:
         )
         plural = "es" * (micro_batches > 1)
         self._console.print(
-            f"\n[bold green]Ready[/bold green] in {monotonic() - self._started:.1f} s at "
-            f"[bold]{escape(self._url)}[/bold]: {escape(self._model_name)}, {kind}, "
-            f"{micro_batches} micro-batch{plural}.",
+            f"\n[bold green]Ready[/bold green] in {sum(startup.values()):.1f} s "
+            f"({_by_stage(startup)}) at [bold]{escape(self._url)}[/bold]: "
+            f"{escape(self._model_name)}, {kind}, {micro_batches} micro-batch{plural}.",
             soft_wrap=True,
         )
         commands = f"  {self._chat_command()}\n\n  {self._curl_command()}\n"
         self._console.print("\nTry it in another terminal:\n")
         self._console.print(commands, soft_wrap=True, markup=False)
+        if self._asks_for_key:
+            self._console.print("KEY is one of this server's keys.\n")
         self._console.print("Ctrl-C ends it.")
 
     def ended(self, error: str | None) -> None:
@@ -127,14 +134,16 @@ class TerminalObserver:
             logger.error(error)
 
     def _chat_command(self) -> str:
-        return f"{program_name()} chat --url {self._url}"
+        key = " --api-key KEY" * self._asks_for_key
+        return f"{program_name()} chat --url {self._url}{key}"
 
     def _curl_command(self) -> str:
         body = (
             '{"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 64}'
         )
+        key = "-H 'Authorization: Bearer KEY' " * self._asks_for_key
         return (
-            f"curl {self._url}/v1/chat/completions -H 'Content-Type: application/json' "
+            f"curl {self._url}/v1/chat/completions {key}-H 'Content-Type: application/json' "
             f"-d {shlex.quote(body)}"
         )
 
@@ -163,6 +172,11 @@ class TerminalObserver:
         if bar is not None:
             bar.stop()
         return bar is not None
+
+
+def _by_stage(startup: Mapping[str, float]) -> str:
+    """`libraries 2.1 s, weights 0.4 s`"""
+    return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in startup.items())
 
 
 def program_name() -> str:

@@ -1,6 +1,5 @@
 """One request's answer, as it is built from deltas: whole, or as a stream of events."""
 
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -10,13 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from megainfer.engine_client import SequenceRequest
-from megainfer.errors import MegaInferError
 from megainfer.text_stream import TextDelta, TextStream
 from megainfer.token_text import TokenTexts
 from server.answer_options import AnswerOptions, Usage
 from server.choice import Choice
 from server.connection import ClientGone, EventStream, while_connected
-from server.errors import report_of
+from server.errors import log_failure, report_of
 from server.logprobs import prompt_logprobs
 from server.piece import Piece
 from server.prompts import Prompt
@@ -24,7 +22,6 @@ from server.shapes import Shape
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is for a log of accesses
 DONE = b"data: [DONE]\n\n"
-log = logging.getLogger(__name__)
 encode = msgspec.json.Encoder().encode
 
 
@@ -208,7 +205,7 @@ async def _events(
         if usage is not Usage.NONE:
             yield answer.usage_event()
     except Exception as error:  # the status is sent: an event is all that can still tell
-        if not isinstance(error, MegaInferError):
-            log.exception("a stream failed")
-        yield b"data: " + report_of(error).body() + b"\n\n"
+        report = report_of(error)
+        log_failure(error, report)
+        yield b"data: " + report.body() + b"\n\n"
     yield DONE

@@ -57,6 +57,10 @@ def _router(tokenizer: Tokenizer | None, model: ServedModel, generator: Generato
 
 def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:
     """An application behind everything that a request has to pass first, outermost last."""
+    if instance.spans is not None:
+        from server.spans.parent import CallersContext
+
+        app = CallersContext(app)
     app = Entrance(app, instance.admission)
     app = AccessControl(app, instance.options)
     if instance.options.allowed_origins:

@@ -7,6 +7,8 @@ from collections import Counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.request_id import current_request_id
+
 REQUEST_ID = "X-Request-Id"
 COUNTED_METHODS = frozenset({"GET", "POST", "OPTIONS", "HEAD"})
 OTHER_METHODS = "other"  # clients may make up any number of them
@@ -25,6 +27,7 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(Headers(scope=scope))
+        current_request_id.set(request_id)  # not reset: what fails beyond this has it as well
         method = scope["method"] if scope["method"] in COUNTED_METHODS else OTHER_METHODS
 
         async def send_with_id(message: Message) -> None:

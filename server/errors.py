@@ -2,6 +2,7 @@
 addresses of Anthropic's API in its own."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from server.anthropic.errors import error_body, speaks_at
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+log = logging.getLogger(__name__)
 SHOWN_INPUT = 80  # characters of a wrong value that a message repeats
 
 
@@ -85,7 +87,21 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return report_of(error).response(request.url.path)
+    report = report_of(error)
+    if isinstance(error, MegaInferError):  # others uvicorn logs, to whom they go on
+        log_failure(error, report)
+    return report.response(request.url.path)
+
+
+def log_failure(error: Exception, report: ErrorReport) -> None:
+    """Log what is the server's fault, an unforeseen exception with its traceback.
+
+    Overload is counted in metrics: a line each would add to it.
+    """
+    if not isinstance(error, MegaInferError | HTTPException):
+        log.error("a request failed", exc_info=error)
+    elif report.status >= 500 and not isinstance(error, Overloaded):
+        log.warning("a request failed: %s", report.message)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megainfer.config import BLOCK_SIZE
 from megainfer.engine_client import EngineClient
+from megainfer.engine_observer import EngineObserver, SeveralObserve
 from megainfer.messages import GetSpans, GetStats, KeepSpans
 from megainfer.plan import Plan
 from megainfer.serving_options import ServingOptions
@@ -18,12 +19,16 @@ from server.nodes import NodeBoard, board_of
 from server.served_model import ServedModel
 from server.traces import Tracer
 
+if TYPE_CHECKING:
+    from server.spans.export import SpanExport
+
 Ask = Callable[[GetStats | KeepSpans | GetSpans], object]
 
 
 @dataclass
 class Instance:
-    """board: what nodes say. info: what `/server_info` tells of configuration and plan."""
+    """board: what nodes say. info: what `/server_info` tells of configuration and plan.
+    spans: where they go, None without a collector."""
 
     options: ServingOptions
     board: NodeBoard
@@ -34,6 +39,7 @@ class Instance:
     counted: Counted
     exposition: Exposition
     info: Mapping[str, Any]
+    spans: "SpanExport | None" = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ def assemble(
     around = surroundings or Surroundings(NodeBoard())
     admission = Admission()
     requests = RequestMetrics([EngineTotals(model.max_model_len) for _ in range(engine.num_nodes)])
-    engine.observer = requests
+    spans = _span_export(options, model)
+    engine.observer = _observer(requests, spans)
     health = Health(engine, around.board, admission)
     cache_config = dict(around.cache_config)
     counted = Counted(
@@ -95,7 +102,20 @@ def assemble(
         counted=counted,
         exposition=Exposition(counted),
         info=dict(around.info),
+        spans=spans,
     )
+
+
+def _span_export(options: ServingOptions, model: ServedModel) -> "SpanExport | None":
+    if options.traces_endpoint is None:
+        return None
+    from server.spans.export import SpanExport
+
+    return SpanExport(options.traces_endpoint, model.names[0])
+
+
+def _observer(requests: RequestMetrics, spans: "SpanExport | None") -> EngineObserver:
+    return requests if spans is None else SeveralObserve([requests, spans.observer])
 
 
 def plan_info(plan: Plan) -> tuple[tuple[str, Any], ...]:

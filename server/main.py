@@ -73,6 +73,8 @@ async def serve(
         await asyncio.gather(stopping, serving, logging_traffic, return_exceptions=True)
         if checker is not None:
             await checker.close()
+        if known.spans is not None:
+            known.spans.close()
 
 
 def _grammar_checker(model: ServedModel, tokenizer: Tokenizer | None) -> GrammarChecker | None:

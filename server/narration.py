@@ -1,21 +1,17 @@
 """Answers in blocks, for the APIs that have their own events: a whole, or a stream of these."""
 
-import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from megainfer.errors import MegaInferError
 from megainfer.text_stream import TextDelta
 from server.answer import open_stream, respond_with
 from server.blocks import Blocks, Change
-from server.errors import ErrorReport, report_of
+from server.errors import ErrorReport, log_failure, report_of
 from server.generating import Generation
 from server.piece import Piece
-
-log = logging.getLogger(__name__)
 
 
 class Narrator(Protocol):
@@ -71,9 +67,9 @@ async def _events(
         for event in narrator.end(blocks, piece, answer.usage()):
             yield event
     except Exception as error:  # the status is sent: an event is all that can still tell
-        if not isinstance(error, MegaInferError):
-            log.exception("a stream failed")
-        yield narrator.fail(report_of(error))
+        report = report_of(error)
+        log_failure(error, report)
+        yield narrator.fail(report)
 
 
 def _told(narrator: Narrator, blocks: Blocks, piece: Piece) -> Iterator[bytes]:

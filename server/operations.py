@@ -53,12 +53,13 @@ class Operations:
         return JSONResponse({"version": __version__})
 
     async def server_info(self) -> Response:
-        """Configuration, plan, nodes and versions."""
+        """Configuration, plan, the start's stages, nodes and versions."""
         versions = {name: version(name) for name in PACKAGES}
         return JSONResponse(
             {
                 "version": __version__,
                 **self._instance.info,
+                "startup_seconds": self._instance.counted.startup,
                 "nodes": self._nodes(),
                 "versions": {"python": platform.python_version(), **versions},
             }

@@ -17,6 +17,7 @@ from megainfer.messages import (
     Ready,
     Role,
     Spans,
+    Started,
     Stats,
     Stop,
     ToChild,
@@ -26,6 +27,7 @@ from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import load_tokenizer
 from server.instance import assemble, surroundings_of
 from server.main import ServerConfig, serve
+from server.request_id import name_requests
 from server.served_model import ServedModel
 
 LOADING_TIMEOUT_SECONDS = 3600.0
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 def run_server(link: ParentLink, plan: Plan, sock: socket.socket, options: ServingOptions) -> None:
     """Everything that the API server's process does after the fork."""
+    name_requests(logging.getLogger())
     asyncio.run(_Server(link, plan, options).run(sock))
 
 
@@ -102,6 +105,8 @@ class _Server:
 
     def _hear(self, message: ToChild) -> None:
         match message:
+            case Started():
+                self._instance.counted.startup.update(message.seconds)
             case Stats():
                 self._instance.board.hear(message)
             case Spans():

@@ -118,6 +118,12 @@ def test_metrics_tell_of_both_roles_and_the_dashboard_asks_for_nothing_else(
         return {tuple(s.labels[label] for label in labels): s.value for s in own}
 
     assert set(values("node_up", "role", "node").values()) == {1}
+    startup = {stage: seconds for (stage,), seconds in values("startup_seconds", "stage").items()}
+    assert list(startup) == ["model", "libraries", "weights", "connecting"]
+    assert get(served, "/server_info").json()["startup_seconds"] == startup
+    (ready,) = [line for line in served.output.splitlines() if line.startswith("Ready in")]
+    shown = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in startup.items())
+    assert ready.startswith(f"Ready in {sum(startup.values()):.1f} s ({shown}) at http")
     stages = values("node_stage_seconds", "role", "node", "stage")
     for stage in (("attention", "1", "attention"), ("attention", "0", "dispatch")):
         assert stages[stage] > 0

@@ -1,7 +1,9 @@
 """Clients that hang up, nodes that die, and the server's own end."""
 
 import asyncio
+import logging
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -9,7 +11,7 @@ import openai
 import pytest
 from front_end import WAIT_SECONDS, RunningServer, byte_level_backend, endless, silent
 
-from megainfer.messages import Abort, Submit, TokenEvent
+from megainfer.messages import Abort, FinishReason, Submit, TokenEvent, Tokens
 from megainfer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(byte_level_backend(), {})
@@ -56,6 +58,40 @@ def test_hanging_up_aborts_every_sequence(
     connection.close()
     assert {server.node.expect(Abort).request_id for _ in range(2)} == submitted
     assert server.engine.outstanding == 0
+
+
+def test_nothing_is_written_to_a_connection_that_is_gone(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also of an answer that is there all at once, as after a while of much to do. asyncio warns
+    of writes to a lost connection, from the fifth on."""
+    go_on = asyncio.Event()
+
+    async def in_a_burst(submit: Submit) -> AsyncIterator[TokenEvent]:
+        yield TokenEvent(submit.request_id, [TOKEN])
+        await go_on.wait()
+        events = [TokenEvent(submit.request_id, [TOKEN]) for _ in range(submit.max_tokens - 2)]
+        await server.node.say(Tokens(node=0, events=events))
+        yield TokenEvent(submit.request_id, [TOKEN], FinishReason.LENGTH)
+
+    server.node.script = in_a_burst
+    body = '{"prompt": "x", "stream": true, "max_tokens": 99}'
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            connection = raw_request(server, body)
+            assert b"200 OK" in connection.recv(4096)
+            reset(connection)
+            server.call(go_on.set)
+            server.node.expect(Submit)
+        with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as http:
+            http.post("/v1/completions", json={"prompt": "x"})
+    assert caplog.messages == []
+
+
+def reset(connection: socket.socket) -> None:
+    """Close so that the other side's next write fails."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def test_closing_the_openai_clients_stream_aborts(server: RunningServer) -> None:

@@ -4,10 +4,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megainfer.errors import MegaInferError
+from megainfer.errors import MegaInferError, RequestError
 from megainfer.messages import Submit
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Compiled:
 
 
 class Compiling:
-    """One thread that compiles, in order of arrival; `load` makes its compiler at the first.
+    """One thread that compiles, in order of arrival; `load` makes its compiler, at the first
+    unless `prepare` was called.
 
     What is compiled here has been tried out by the front end, so each takes a bounded time.
     """
@@ -41,6 +43,14 @@ class Compiling:
 
     def __len__(self) -> int:
         return len(self._wanted)
+
+    def prepare(self) -> None:
+        """Make the compiler now: a large vocabulary takes seconds, in which nothing else runs.
+
+        A model that can't have one says so to the first request that asks for it.
+        """
+        with suppress(RequestError):
+            self._compiler = self._load()
 
     def start(self, submit: Submit, now: float) -> None:
         """Compile the request's grammar; `finished` will give it back."""

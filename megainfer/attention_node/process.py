@@ -94,6 +94,7 @@ class AttentionUnit:
         self._frontend = FrontEnd(plan.endpoint, node)
         self._port = port
         self._compiling = compiling_for(plan)
+        self._compiling.prepare()
         scheduler = Scheduler(scheduler_config(plan, micro_batches))
         self.node = AttentionNode(
             node,

@@ -60,6 +60,15 @@ class HttpOptions:
     log_interval: Annotated[
         float, Option(rich_help_panel=HTTP, help="Seconds between lines about traffic; 0: none.")
     ] = DEFAULT.log_seconds
+    otlp_traces_endpoint: Annotated[
+        str | None,
+        Option(
+            rich_help_panel=HTTP,
+            metavar="URL",
+            help="Send a span for each request to this OpenTelemetry collector, over HTTP, such as "
+            "http://127.0.0.1:4318/v1/traces; needs the extra otel.",
+        ),
+    ] = None
     health_timeout: Annotated[
         float,
         Option(
@@ -134,4 +143,5 @@ class HttpOptions:
                 self.tool_call_parser, self.reasoning_parser, self.enable_auto_tool_choice
             ),
             shows_tokenizer=self.enable_tokenizer_info_endpoint,
+            traces_endpoint=self.otlp_traces_endpoint,
         )

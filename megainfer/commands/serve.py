@@ -5,6 +5,7 @@ import socket
 import sys
 import textwrap
 from functools import partial
+from time import monotonic
 from typing import Annotated
 
 import typer
@@ -70,23 +71,26 @@ def _serve(
 ) -> int:
     console = Console(highlight=False)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    began = monotonic()
     plan = make_plan(config, prepare(config.model))
+    preparing = monotonic() - began
     for line in describe(plan):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
     if dry_run:
         return 0
-    if not options.loopback and not options.api_keys:
+    if not options.loopback and not options.asks_for_key:
         console.print(
             f"open       to whoever reaches {host}: no key is asked for; --api-key sets one"
         )
     sock = listen(host, port)
     url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sock.getsockname()[1]}"
-    observer = TerminalObserver(console, plan, url, options.names[0])
+    observer = TerminalObserver(console, plan, url, options.names[0], options.asks_for_key)
     server = partial(_run_server, plan=plan, sock=sock, options=options)
     supervisor = Supervisor(
         plan, observer, server=server, held=[sock], drain_seconds=options.drain_seconds
     )
+    supervisor.startup.add("model", preparing)
     return supervisor.run()
 
 

@@ -20,7 +20,8 @@ from server.nodes import NodeBoard
 
 @dataclass
 class Counted:
-    """All sources of metrics. statuses: answers by (method, status)."""
+    """All sources of metrics. statuses: answers by (method, status). startup: seconds of each
+    stage of the start, once it is over."""
 
     model: str
     requests: RequestMetrics
@@ -29,6 +30,7 @@ class Counted:
     experts: ExpertMap
     cache_config: Mapping[str, str]
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    startup: dict[str, float] = field(default_factory=dict)
 
 
 class Exposition:
@@ -63,6 +65,9 @@ class _Families(Collector):
         yield gauge("server_load", text, labels, [((own.model,), float(own.admission.in_flight))])
         text = "1 while the server finishes what it has begun and takes nothing new, else 0."
         yield gauge("draining", text, labels, [((own.model,), float(own.admission.draining))])
+        text = "Seconds that each stage of the start took."
+        stages = [((own.model, stage), seconds) for stage, seconds in own.startup.items()]
+        yield gauge("startup_seconds", text, ("model_name", "stage"), stages)
         yield counter(
             "http_responses",
             "Answers by method and status.",
