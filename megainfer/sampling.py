@@ -19,6 +19,7 @@ MAX_BAD_WORD_CHARACTERS = 256
 MAX_PROMPT_LOGPROBS = 20  # a prompt may be long, and its log-probabilities go in one message
 MAX_PRIORITY = 2**31 - 1  # and the least is its negative
 MAX_COUNT = 2**31 - 1  # of tokens; beyond any vocabulary and context
+MAX_ALLOWED_COPIES = 2**19  # the largest vocabularies, twice
 ALL_LOGPROBS = -1
 
 
@@ -87,6 +88,17 @@ class SamplingParams:
         _check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_CHARACTERS)
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         _check_shape(self.structured_outputs)
+        self._check_copies()
+
+    def _check_copies(self) -> None:
+        """Each of the n sequences has its own of what may be as long as the vocabulary."""
+        copies = self.n * len(self.allowed_token_ids)
+        if copies > MAX_ALLOWED_COPIES:
+            raise RequestError(
+                f"allowed_token_ids holds {len(self.allowed_token_ids)} for each of n = {self.n}; "
+                f"together they may be at most {MAX_ALLOWED_COPIES}",
+                "allowed_token_ids",
+            )
 
     def _check_numbers(self) -> None:
         for name, low, high in FLOAT_RANGES:

@@ -120,7 +120,7 @@ class TerminalObserver:
             soft_wrap=True,
         )
         commands = f"  {self._chat_command()}\n\n  {self._curl_command()}\n"
-        self._console.print("\nTry it in another terminal:\n")
+        self._console.print("\nTry it in a browser, at the same address, or in another terminal:\n")
         self._console.print(commands, soft_wrap=True, markup=False)
         if self._asks_for_key:
             self._console.print("KEY is one of this server's keys.\n")

@@ -335,6 +335,7 @@ BAD_COMPLETIONS = [
     ({"prompt": "x", "min_tokens": 17}, "min_tokens", "at most max_tokens, which is 16"),
     ({"prompt": "x", "allowed_token_ids": [1000]}, "allowed_token_ids", "but holds 1000"),
     ({"prompt": "x", "allowed_token_ids": [1] * 1001}, "allowed_token_ids", "at most 1000"),
+    ({"prompt": "x", "n": 128, "allowed_token_ids": [1] * 4097}, "allowed_token_ids", "each of n"),
     ({"prompt": "x", "bad_words": [""]}, "bad_words", "empty string"),
     ({"prompt": "x", "bad_words": ["a"] * 129}, "bad_words", "at most 128 strings"),
     ({"prompt": "x", "bad_words": ["a" * 257]}, "bad_words", "at most 256 characters, not 257"),
