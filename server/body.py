@@ -1,5 +1,6 @@
 """Reading a request's JSON: bounded, strict, and with an error that says where it is wrong."""
 
+import asyncio
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,6 +13,8 @@ from starlette.responses import Response
 from server.errors import ApiError, ErrorReport
 
 MAX_BODY_BYTES = 32 * 2**20
+BODY_SECONDS = 60.0
+"""A request counts as running while its body comes: none may hold up a drain for ever."""
 NOT_A_NUMBER = re.compile(rb"-?(NaN|Infinity)")
 
 
@@ -30,9 +33,14 @@ class JsonRequest(Request):
 
     async def _read(self) -> bytes:
         body = bytearray()
-        async for chunk in self.stream():
-            body += chunk
-            _check_size(len(body))
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in self.stream():
+                    body += chunk
+                    _check_size(len(body))
+        except TimeoutError:
+            message = f"the body did not arrive within {BODY_SECONDS:g} s"
+            raise ApiError(ErrorReport(408, message, code="request_timeout")) from None
         if not body:
             raise ApiError(ErrorReport(400, "the body is empty; send a JSON object"))
         return bytes(body)

@@ -201,3 +201,18 @@ def test_a_client_that_does_not_read_cannot_hold_up_the_end() -> None:
         assert b"200 OK" in connection.recv(64)
         server.stop()
         connection.close()
+
+
+def test_a_body_that_does_not_come_is_given_up(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.body.BODY_SECONDS", 0.05)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"did not arrive within 0.05 s" in answer
