@@ -36,6 +36,12 @@ def _refuse_partial_rotation(config: Config, key: str, parameters: Any) -> None:
             raise config.fail(holder, "but rotating only a part of each head is not supported")
 
 
+def refuse_other(config: Config, key: str, only: str) -> None:
+    """Raise ModelError where this key is there and isn't the only value that the family has."""
+    if config.values.get(key, only) != only:
+        raise config.fail(key, f"which is not supported; supported: {only}")
+
+
 def refuse_window(config: Config, window: int | None) -> None:
     """Raise ModelError for a sliding window that is in effect: shorter than the context.
 
