@@ -25,7 +25,8 @@ from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.drawing import TokenKernels
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.m2n.mailbox import Part
-from megainfer.models.sources import AttentionSources, FfnSources, ModelSources, Pieces
+from megainfer.models.source import Pieces
+from megainfer.models.sources import AttentionSources, FfnSources, ModelSources
 from megainfer.models.spec import AttentionSpec, DenseSpec, MoESpec, QkNorm
 
 

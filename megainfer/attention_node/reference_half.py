@@ -6,11 +6,12 @@ from torch.nn.functional import embedding, linear
 
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.half import HalfSource, Routed
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference as kernels
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import AttentionSources, FfnSources, ModelSources, Pieces
+from megainfer.models.source import Pieces
+from megainfer.models.sources import AttentionSources, FfnSources, ModelSources
 from megainfer.models.spec import AttentionSpec, DenseSpec, ModelSpec, MoESpec, QkNorm
-from megainfer.weights import WeightReader
 
 
 class Attention:

@@ -8,18 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
+from megainfer.models.source import Pieces, Source
 from megainfer.models.spec import AttentionSpec, DenseSpec, ModelSpec, MoESpec, QkNorm
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One tensor on disk."""
-
-    name: str
-    shape: tuple[int, ...]
-
-
-Pieces = tuple[Source, ...]
 
 
 @dataclass(frozen=True, slots=True)
