@@ -56,7 +56,7 @@ def test_what_all_families_share(spec_of, architecture):
     assert spec.architecture == architecture
     assert (spec.hidden_size, spec.vocab_size, spec.max_position) == (32, 100, 128)
     assert (spec.num_experts, spec.top_k, len(spec.layers)) == (8, 2, 4)
-    assert (spec.norm_eps, spec.tie_word_embeddings) == (1e-4, True)
+    assert (spec.norm.eps, spec.tie_word_embeddings) == (1e-4, True)
     assert (spec.moe_layers, spec.first_moe_layer) == ((0, 1, 2, 3), 0)
     attention = spec.layers[0].attention
     assert (attention.num_heads, attention.num_kv_heads, attention.head_dim) == (4, 2, 8)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
-from megainfer.attention_node.half import HalfSource, ModelHalf
+from megainfer.attention_node.halves.half import HalfSource, ModelHalf
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
@@ -138,9 +138,9 @@ class AttentionModel:
 def _load_half(source: HalfSource, kernels: AttentionKernels) -> ModelHalf:
     name, weight_dtype = kernels.resolve(str(source.dtype).removeprefix("torch."))
     if name == "cpu":
-        from megainfer.attention_node.cpu_half import CpuHalf
+        from megainfer.attention_node.halves.cpu import CpuHalf
 
         return CpuHalf(source, weight_dtype, kernels.threads)
-    from megainfer.attention_node.reference_half import ReferenceHalf
+    from megainfer.attention_node.halves.reference import ReferenceHalf
 
     return ReferenceHalf(source)

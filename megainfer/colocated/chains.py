@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
-from megainfer.attention_node.cpu_half import CpuHalf
+from megainfer.attention_node.halves.cpu import CpuHalf
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
 from megainfer.expert_node.experts import ExpertModel

@@ -4,7 +4,7 @@ from typing import Any
 
 from megainfer.models.config import Config, read_json
 from megainfer.models.names import TensorNames
-from megainfer.models.spec import LayerSpec, ModelSpec, RopeSpec
+from megainfer.models.spec import LayerSpec, ModelSpec, NormSpec, RopeSpec
 
 
 def refuse_unsupported(config: Config) -> None:
@@ -88,7 +88,7 @@ def model_spec(
         hidden_size=config.positive("hidden_size"),
         vocab_size=config.positive("vocab_size"),
         layers=layers,
-        norm_eps=config.number("rms_norm_eps", default_eps),
+        norm=NormSpec(config.number("rms_norm_eps", default_eps)),
         tie_word_embeddings=config.flag("tie_word_embeddings", False),
         max_position=config.positive("max_position_embeddings"),
         dtype=config.dtype(),

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from megainfer.errors import ModelError
-from megainfer.models import mixtral, olmoe, qwen2_moe, qwen3_moe
 from megainfer.models.config import Config, read_json
+from megainfer.models.families import mixtral, olmoe, qwen2_moe, qwen3_moe
 from megainfer.models.spec import ModelSpec
 
 FAMILIES: Mapping[str, Callable[[Config], ModelSpec]] = {
