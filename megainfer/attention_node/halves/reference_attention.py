@@ -6,10 +6,10 @@ from torch.nn.functional import linear
 
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.reference_norm import Norm
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference as kernels
 from megainfer.models.sources import AttentionSources, Pieces
 from megainfer.models.spec import QkNorm
-from megainfer.weights import WeightReader
 
 
 class Attention:

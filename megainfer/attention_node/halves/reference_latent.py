@@ -10,7 +10,7 @@ from megainfer.attention_node.halves.reference_norm import Norm
 from megainfer.kernels import reference as kernels
 from megainfer.models.sources import LatentSources, Pieces
 from megainfer.models.spec import MlaSpec
-from megainfer.weights import WeightReader
+from megainfer.checkpoint.reader import WeightReader
 
 
 class Queries:
