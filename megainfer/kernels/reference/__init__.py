@@ -13,7 +13,12 @@ from megainfer.kernels.reference.latent_attention import (
     gather_latents,
 )
 from megainfer.kernels.reference.norms import rms_norm
-from megainfer.kernels.reference.rotary import rotary_table, rotate
+from megainfer.kernels.reference.rotary import (
+    RopeFrequencies,
+    rope_frequencies,
+    rotary_table,
+    rotate,
+)
 from megainfer.kernels.reference.routing import (
     Homes,
     Routing,
@@ -26,6 +31,7 @@ from megainfer.kernels.reference.sampling import best, choose, draw
 __all__ = [
     "Groups",
     "Homes",
+    "RopeFrequencies",
     "Routing",
     "absorbed_attention",
     "best",
@@ -40,6 +46,7 @@ __all__ = [
     "grouped_feed_forward",
     "prefill_attention",
     "rms_norm",
+    "rope_frequencies",
     "rotary_table",
     "rotate",
     "route",
