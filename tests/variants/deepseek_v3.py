@@ -23,11 +23,10 @@ _SMALL = {
 
 
 def _kimi(config: Json) -> Json:
-    """As Kimi-K2 writes it."""
+    """As Kimi-K2 writes it, but for its model_type, which transformers does not know."""
     rope = config.pop("rope_parameters")
     return {
         **config,
-        "model_type": "kimi_k2",
         "rope_theta": rope.pop("rope_theta"),
         "rope_scaling": {"type": rope.pop("rope_type"), **rope},
         "scoring_func": "sigmoid",
