@@ -9,12 +9,19 @@ from megainfer.kernels.reference.experts import (
 )
 from megainfer.kernels.reference.norms import rms_norm
 from megainfer.kernels.reference.rotary import rotary_table, rotate
-from megainfer.kernels.reference.routing import Homes, expert_homes, route, scatter_plan
+from megainfer.kernels.reference.routing import (
+    Homes,
+    Routing,
+    expert_homes,
+    route,
+    scatter_plan,
+)
 from megainfer.kernels.reference.sampling import best, choose, draw
 
 __all__ = [
     "Groups",
     "Homes",
+    "Routing",
     "best",
     "choose",
     "decode_attention",
