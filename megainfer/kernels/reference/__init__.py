@@ -8,7 +8,12 @@ from megainfer.kernels.reference.experts import (
     grouped_feed_forward,
 )
 from megainfer.kernels.reference.norms import rms_norm
-from megainfer.kernels.reference.rotary import rotary_table, rotate
+from megainfer.kernels.reference.rotary import (
+    RopeFrequencies,
+    rope_frequencies,
+    rotary_table,
+    rotate,
+)
 from megainfer.kernels.reference.routing import (
     Homes,
     Routing,
@@ -21,6 +26,7 @@ from megainfer.kernels.reference.sampling import best, choose, draw
 __all__ = [
     "Groups",
     "Homes",
+    "RopeFrequencies",
     "Routing",
     "best",
     "choose",
@@ -32,6 +38,7 @@ __all__ = [
     "grouped_feed_forward",
     "prefill_attention",
     "rms_norm",
+    "rope_frequencies",
     "rotary_table",
     "rotate",
     "route",
