@@ -5,10 +5,23 @@ from pathlib import Path
 
 from megainfer.errors import ModelError
 from megainfer.models.config import Config, read_json
-from megainfer.models.families import mixtral, olmoe, qwen2_moe, qwen3_moe
+from megainfer.models.families import (
+    deepseek_v2,
+    deepseek_v3,
+    glm4_moe_lite,
+    mixtral,
+    olmoe,
+    qwen2_moe,
+    qwen3_moe,
+)
 from megainfer.models.spec import ModelSpec
 
 FAMILIES: Mapping[str, Callable[[Config], ModelSpec]] = {
+    "DeepseekV2ForCausalLM": deepseek_v2.read_spec,
+    "DeepseekV3ForCausalLM": deepseek_v3.read_spec,
+    "Glm4MoeLiteForCausalLM": glm4_moe_lite.read_spec,
+    # Kimi-K2's own class, which is DeepSeek-V3's.
+    "KimiK2ForCausalLM": deepseek_v3.read_spec,
     "MixtralForCausalLM": mixtral.read_spec,
     "OlmoeForCausalLM": olmoe.read_spec,
     "Qwen2MoeForCausalLM": qwen2_moe.read_spec,

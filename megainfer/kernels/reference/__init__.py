@@ -7,6 +7,11 @@ from megainfer.kernels.reference.experts import (
     group_by_expert,
     grouped_feed_forward,
 )
+from megainfer.kernels.reference.latent_attention import (
+    absorbed_attention,
+    expanded_attention,
+    gather_latents,
+)
 from megainfer.kernels.reference.norms import rms_norm
 from megainfer.kernels.reference.rotary import (
     RopeFrequencies,
@@ -28,12 +33,15 @@ __all__ = [
     "Homes",
     "RopeFrequencies",
     "Routing",
+    "absorbed_attention",
     "best",
     "choose",
     "decode_attention",
     "draw",
+    "expanded_attention",
     "expert_homes",
     "feed_forward",
+    "gather_latents",
     "group_by_expert",
     "grouped_feed_forward",
     "prefill_attention",
