@@ -64,7 +64,8 @@ class Generator:
         params = body.sampling(self._model.defaults, body.limit)
         grammar = await self._grammar(body.wanted_shape())
         prompts = await self.encoder.completion(body)
-        limited = [(prompt, self._with_default_limit(params, prompt.ids)) for prompt in prompts]
+        default = DEFAULT_COMPLETION_TOKENS
+        limited = [(prompt, self._limited(params, prompt, default)) for prompt in prompts]
         return self._start(body, CompletionShape(), options, limited, grammar)
 
     async def chat(self, body: ChatRequest) -> Generation:
@@ -79,7 +80,8 @@ class Generator:
         if grammar is not None and prompt.thinking and self._syntax.thinks:
             grammar = self._after_thinking(grammar)
         shape = ChatShape(reader_maker(self._syntax, use))
-        return self._start(body, shape, options, [(prompt, params)], grammar)
+        limited = [(prompt, self._limited(params, prompt))]
+        return self._start(body, shape, options, limited, grammar)
 
     async def chat_tokens(self, body: ChatRequest) -> list[int]:
         """The prompt of a chat. Raises as `chat`."""
@@ -163,11 +165,15 @@ class Generator:
         special = use.tools and not use.must and calls is not None and calls.special
         return replace(params, skip_special_tokens=False) if special else params
 
-    def _with_default_limit(self, params: SamplingParams, ids: list[int]) -> SamplingParams:
-        if params.max_tokens is not None:
-            return params
-        room = max(self._model.max_model_len - len(ids), 1)
-        return replace(params, max_tokens=min(room, DEFAULT_COMPLETION_TOKENS))
+    def _limited(
+        self, params: SamplingParams, prompt: Prompt, default: int | None = None
+    ) -> SamplingParams:
+        """Within the server's own limit. default: of a request that doesn't say how long."""
+        asked, most = params.max_tokens, self._model.defaults.max_new_tokens
+        if asked is None:
+            room = max(self._model.max_model_len - len(prompt.ids), 1)
+            asked = room if default is None else min(room, default)
+        return replace(params, max_tokens=asked if most is None else min(asked, most))
 
 
 def _one_shape(asked: Wanted | None, of_tools: Wanted | None) -> Wanted | None:
