@@ -100,8 +100,8 @@ class LLM:
         """Results in the order of the prompts, each a text or a list of token ids.
 
         sampling_params: one for all, or one a prompt; the model's defaults if left out. priority:
-        one a prompt; smaller is served first. Raises RequestError for an invalid prompt (then nothing of this call is generated),
-        NodeDied when the instance fails.
+        one a prompt; smaller is served first. Raises RequestError for an invalid prompt (then
+        nothing of this call is generated), NodeDied when the instance fails.
         """
         requests = self._requests(_as_list(prompts), sampling_params, priority)
         total = sum(request.params.n for _, request in requests)

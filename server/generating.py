@@ -17,6 +17,7 @@ from server.answer import Answer
 from server.answer_options import AnswerOptions
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
+from server.parsing.harmony import FINAL
 from server.prompts import Prompt, PromptEncoder
 from server.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.reader import reader_maker
@@ -77,9 +78,12 @@ class Generator:
         params = self._spelling_out(body.sampling(self._model.defaults, body.limit), use)
         grammar = await self._grammar(_one_shape(body.wanted_shape(), use.shape))
         prompt = await self.encoder.chat(body, use.tools)
+        shaped = grammar is not None
         if grammar is not None and prompt.thinking and self._syntax.thinks:
             grammar = self._after_thinking(grammar)
-        shape = ChatShape(reader_maker(self._syntax, use))
+        if shaped and self._syntax.channels:
+            prompt = self._opened(prompt)
+        shape = ChatShape(reader_maker(self._syntax, use, shaped))
         limited = [(prompt, self._limited(params, prompt))]
         return self._start(body, shape, options, limited, grammar)
 
@@ -150,8 +154,14 @@ class Generator:
         await self._checker.check(wanted.grammar, wanted.param)
         return wanted.grammar
 
+    def _opened(self, prompt: Prompt) -> Prompt:
+        """A model that answers in channels begins with the answer itself, without thinking."""
+        assert self._tokenizer is not None, "there is a grammar"
+        opening = self._tokenizer.encode(FINAL, add_special_tokens=False)
+        return replace(prompt, ids=[*prompt.ids, *opening])
+
     def _after_thinking(self, grammar: Grammar) -> Grammar:
-        end = self._syntax.end_of_think
+        end = self._syntax.end_token
         if end is None:
             raise RequestError(
                 "this model thinks first and ends that with several tokens, so structured output "
@@ -161,8 +171,10 @@ class Generator:
         return msgspec.structs.replace(grammar, after=end)
 
     def _spelling_out(self, params: SamplingParams, use: ToolUse) -> SamplingParams:
+        """With special tokens where the notation of calls, or of the whole answer, has some."""
         calls = self._syntax.calls
-        special = use.tools and not use.must and calls is not None and calls.special
+        of_calls = use.tools and not use.must and calls is not None and calls.special
+        special = of_calls or self._syntax.channels
         return replace(params, skip_special_tokens=False) if special else params
 
     def _limited(
