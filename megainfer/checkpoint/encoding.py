@@ -43,16 +43,19 @@ class Plain:
 
 
 FLOATS = ("F64", "F32", "BF16", "F16")
+INTEGERS = ("I64", "I32")
 
 
 def plain(stored: StoredTensor, source: Source) -> Plain:
-    """Raises CheckpointError where the tensor is misshapen or not of floating point."""
-    if stored.kind not in FLOATS:
+    """Raises CheckpointError where the tensor is misshapen or not of floating point (of whole
+    numbers where the source asks for them)."""
+    kinds = INTEGERS if source.integer else FLOATS
+    if stored.kind not in kinds:
         raise stored.fail(
-            f"is stored as {stored.kind}, which is not supported; supported: {', '.join(FLOATS)}"
+            f"is stored as {stored.kind}, which is not supported; supported: {', '.join(kinds)}"
         )
     if stored.shape != source.stored_shape:
         raise stored.fail(
             f"has shape {list(stored.shape)}, but config.json calls for {list(source.stored_shape)}"
         )
-    return Plain(stored.entry(source.index))
+    return Plain(stored.split(source.entries).entry(source.index))

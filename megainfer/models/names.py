@@ -1,8 +1,27 @@
 """What a family calls its tensors on disk."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 _LAYER = "model.layers.{layer}"
+
+
+class ExpertStorage(StrEnum):
+    """How the experts of a layer share tensors."""
+
+    SEPARATE = "separate"  # not at all: {expert} is in the names
+    STACKED = "stacked"  # [E, ...]
+    FLAT = "flat"  # [E * F, D], down's too, which is turned so
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLayout:
+    """transposed: matrices are stored [inputs, outputs]. interleaved: in a gate-up that is one
+    tensor, gate's and up's channels take turns, else up's follow all of gate's."""
+
+    storage: ExpertStorage = ExpertStorage.SEPARATE
+    transposed: bool = False
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +52,22 @@ class TensorNames:
     kv_latent_norm: str = f"{_LAYER}.self_attn.kv_a_layernorm.weight"
     kv_up: str = f"{_LAYER}.self_attn.kv_b_proj"
     ffn_norm: str = f"{_LAYER}.post_attention_layernorm.weight"
-    dense_gate_up: tuple[str, str] = (
+    dense_gate_up: tuple[str, ...] = (
         f"{_LAYER}.mlp.gate_proj.weight",
         f"{_LAYER}.mlp.up_proj.weight",
     )
     dense_down: str = f"{_LAYER}.mlp.down_proj.weight"
     router: str = f"{_LAYER}.mlp.gate.weight"
-    expert_gate_up: tuple[str, str] = (
+    selection_bias: str = f"{_LAYER}.mlp.gate.e_score_correction_bias"
+    nested_selection_bias: bool = False
+    hash_table: str = f"{_LAYER}.mlp.gate.tid2eid"
+    experts: ExpertLayout = ExpertLayout()
+    expert_gate_up: tuple[str, ...] = (
         f"{_LAYER}.mlp.experts.{{expert}}.gate_proj.weight",
         f"{_LAYER}.mlp.experts.{{expert}}.up_proj.weight",
     )
     expert_down: str = f"{_LAYER}.mlp.experts.{{expert}}.down_proj.weight"
-    shared_gate_up: tuple[str, str] = (
+    shared_gate_up: tuple[str, ...] = (
         f"{_LAYER}.mlp.shared_expert.gate_proj.weight",
         f"{_LAYER}.mlp.shared_expert.up_proj.weight",
     )

@@ -43,18 +43,24 @@ class Loader:
         """One for all layers."""
         return LatentKernel(self.kernel, self._threads)
 
-    def exact_linear(self, weight: Pieces) -> PackedLinear:
-        """In the instance's dtype whatever other weights are kept in: it decides, not computes."""
-        dtype = self.source.dtype
-        name = str(dtype).removeprefix("torch.")
-        return self.kernel.pack(self.source.reader.load(weight, dtype), name)
+    def exact_linear(
+        self, weight: Pieces, bias: Pieces = (), dtype: torch.dtype | None = None
+    ) -> PackedLinear:
+        """In this dtype, the instance's unless given, whatever other weights are kept in: it
+        decides, not computes."""
+        kept = self.source.dtype if dtype is None else dtype
+        name = str(kept).removeprefix("torch.")
+        return self.kernel.pack(
+            self.source.reader.load(weight, kept), name, self.maybe_vector(bias, kept)
+        )
 
-    def vector(self, pieces: Pieces) -> Tensor:
-        """Rounded to the instance's dtype, as float32."""
-        return self.source.reader.load(pieces, self.source.dtype).to(torch.float32)
+    def vector(self, pieces: Pieces, dtype: torch.dtype | None = None) -> Tensor:
+        """Rounded to this dtype, the instance's unless given, as float32."""
+        kept = self.source.dtype if dtype is None else dtype
+        return self.source.reader.load(pieces, kept).to(torch.float32)
 
-    def maybe_vector(self, pieces: Pieces) -> Tensor | None:
-        return self.vector(pieces) if pieces else None
+    def maybe_vector(self, pieces: Pieces, dtype: torch.dtype | None = None) -> Tensor | None:
+        return self.vector(pieces, dtype) if pieces else None
 
     def network(self, intermediate: int, gate_up: Pieces, down: Pieces) -> CpuLayerExperts:
         """A SwiGLU network, as the only expert of its layer."""

@@ -7,10 +7,10 @@ from torch.nn.functional import linear
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.latent_weights import rotated_apart, up_by_head
 from megainfer.attention_node.halves.reference_norm import Norm
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference as kernels
 from megainfer.models.sources import LatentSources, Pieces
 from megainfer.models.spec import MlaSpec
-from megainfer.checkpoint.reader import WeightReader
 
 
 class Queries:
@@ -102,9 +102,7 @@ class LatentAttention:
         spec = self._spec
         projected = torch.einsum("sthn,hnr->sthr", q, self._key_up)
         queries = torch.cat((projected, rotated), -1)
-        found = kernels.absorbed_attention(
-            queries, latents, visible, spec.kv_lora_rank, spec.scale
-        )
+        found = kernels.absorbed_attention(queries, latents, visible, spec.kv_lora_rank, spec.scale)
         return torch.einsum("sthr,hvr->sthv", found, self._value_up)
 
     def _expanded(self, q: Tensor, rotated: Tensor, latents: Tensor, visible: Tensor) -> Tensor:

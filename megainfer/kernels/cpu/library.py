@@ -69,6 +69,7 @@ class StepRows(Structure):
     """`StepRows` of attention_half.h."""
 
     _fields_ = (
+        ("token_ids", c_void_p),
         ("positions", c_void_p),
         ("slots", c_void_p),
         ("row_starts", c_void_p),
@@ -88,19 +89,46 @@ class LayerCache(Structure):
     )
 
 
+class Homes(Structure):
+    """`Homes` of routing.h."""
+
+    _fields_ = (
+        ("nodes", c_void_p),
+        ("local_ids", c_void_p),
+        ("num_nodes", c_int64),
+    )
+
+
+class Router(Structure):
+    """`Router` of routing.h."""
+
+    _fields_ = (
+        ("selection_bias", c_void_p),
+        ("table", c_void_p),
+        ("experts", c_int64),
+        ("top_k", c_int64),
+        ("groups", c_int64),
+        ("kept_groups", c_int64),
+        ("ranked_by", c_int64),
+        ("epsilon", c_float),
+        ("least_sum", c_float),
+        ("scale", c_float),
+        ("jitter", c_float),
+        ("score", c_int32),
+        ("normalise", c_int32),
+        ("weight_type", c_int32),
+    )
+
+
 class GateLayer(Structure):
     """`GateLayer` of attention_half.h."""
 
     _fields_ = (
-        ("router", Linear),
+        ("linear", Linear),
         ("norm", c_void_p),
-        ("nodes", c_void_p),
-        ("local_ids", c_void_p),
-        ("num_nodes", c_int64),
-        ("top_k", c_int64),
+        ("homes", Homes),
+        ("router", Router),
         ("eps", c_float),
-        ("normalise", c_int32),
-        ("weight_type", c_int32),
     )
 
 
@@ -167,7 +195,7 @@ class DrawWish(Structure):
 
 
 class Scatter(Structure):
-    """`Scatter` of attention_half.h."""
+    """`Scatter` of routing.h."""
 
     _fields_ = (
         ("counts", c_void_p),
@@ -207,7 +235,15 @@ _FUNCTIONS = {
     ),
     "megainfer_half_gate": (
         None,
-        [c_void_p, POINTER(GateLayer), c_void_p, c_int64, c_int32, c_void_p, POINTER(Scatter)],
+        [
+            c_void_p,
+            POINTER(GateLayer),
+            *[c_void_p] * 2,
+            c_int64,
+            c_int32,
+            c_void_p,
+            POINTER(Scatter),
+        ],
     ),
     "megainfer_half_head": (
         None,

@@ -11,7 +11,6 @@ expanded: the context's keys [n + r] and values [v] are projected first. Each qu
 n + r + v a head, but each token of the context R (n + v) more.
 """
 
-import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 

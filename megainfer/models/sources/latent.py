@@ -41,7 +41,11 @@ class LatentSources:
     def q_down(self) -> Pieces:
         """Empty where queries have no latent, like its bias and norm."""
         rank = self.attention.q_lora_rank
-        return () if rank is None else self._weight(self.spec.names.q_down, rank, self.spec.hidden_size)
+        return (
+            ()
+            if rank is None
+            else self._weight(self.spec.names.q_down, rank, self.spec.hidden_size)
+        )
 
     def q_down_bias(self) -> Pieces:
         rank = self.attention.q_lora_rank
@@ -59,7 +63,9 @@ class LatentSources:
 
     def kv_down(self) -> Pieces:
         """The latent's rows, then those of the rotated key."""
-        return self._weight(self.spec.names.kv_down, self.attention.latent_dim, self.spec.hidden_size)
+        return self._weight(
+            self.spec.names.kv_down, self.attention.latent_dim, self.spec.hidden_size
+        )
 
     def kv_down_bias(self) -> Pieces:
         return self._bias(self.spec.names.kv_down, self.attention.latent_dim)
