@@ -22,6 +22,7 @@ from megainfer.kernels.selection import (
 )
 from megainfer.m2n.geometry import Geometry
 from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
+from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.sources import attention_weight_bytes
 from megainfer.models.spec import ModelSpec
@@ -51,7 +52,7 @@ class Plan:
 
     cores: one assignment a process, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
-    keeps this instance's sockets apart from any other's.
+    keeps this instance's sockets apart from any other's. quantization: of the weights on disk.
     """
 
     config: EngineConfig
@@ -67,6 +68,7 @@ class Plan:
     cores: tuple[CoreAssignment, ...]
     micro_batches: int | None
     token: str
+    quantization: QuantizationSpec | None = None
 
     @property
     def num_attention(self) -> int:
@@ -153,6 +155,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         cores=assigned,
         micro_batches=_micro_batches(config, assigned),
         token=token or secrets.token_hex(16),
+        quantization=quantization_of(folder),
     )
     _check_buffers_fit(plan)
     return plan
@@ -311,6 +314,7 @@ def describe(plan: Plan) -> list[str]:
         f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes",
         f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}, "
         f"others in {plan.attention_dtype}",
+        *_stored_text(plan),
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node",
         f"pipeline   {_micro_batch_text(plan)}; steps of at most "
@@ -331,6 +335,16 @@ def describe(plan: Plan) -> list[str]:
         )
     lines.append(_buffer_text(plan))
     return lines
+
+
+def _stored_text(plan: Plan) -> list[str]:
+    """A line where weights are dequantised: what is on disk isn't what is computed in."""
+    if plan.quantization is None:
+        return []
+    return [
+        f"on disk    {plan.quantization}, says config.json; computed in {plan.expert_dtype} "
+        f"(experts) and {plan.attention_dtype} (others)"
+    ]
 
 
 def _micro_batch_text(plan: Plan) -> str:
