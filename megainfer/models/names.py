@@ -9,8 +9,9 @@ _LAYER = "model.layers.{layer}"
 class TensorNames:
     """Templates of tensor names; `{layer}` and `{expert}` are filled in.
 
-    The defaults are what most families share. `qkv` and `out` name projections, without the
-    `.weight` or `.bias` at the end. Each `gate_up` is a pair: gate, up.
+    The defaults are what most families share. `qkv`, `out`, and each `down` and `up` of latent
+    attention name projections, without the `.weight` or `.bias` at the end. Each `gate_up` is a
+    pair: gate, up.
     """
 
     embedding: str = "model.embed_tokens.weight"
@@ -25,6 +26,12 @@ class TensorNames:
     out: str = f"{_LAYER}.self_attn.o_proj"
     q_norm: str = f"{_LAYER}.self_attn.q_norm.weight"
     k_norm: str = f"{_LAYER}.self_attn.k_norm.weight"
+    q_down: str = f"{_LAYER}.self_attn.q_a_proj"
+    q_latent_norm: str = f"{_LAYER}.self_attn.q_a_layernorm.weight"
+    q_up: str = f"{_LAYER}.self_attn.q_b_proj"
+    kv_down: str = f"{_LAYER}.self_attn.kv_a_proj_with_mqa"
+    kv_latent_norm: str = f"{_LAYER}.self_attn.kv_a_layernorm.weight"
+    kv_up: str = f"{_LAYER}.self_attn.kv_b_proj"
     ffn_norm: str = f"{_LAYER}.post_attention_layernorm.weight"
     dense_gate_up: tuple[str, str] = (
         f"{_LAYER}.mlp.gate_proj.weight",

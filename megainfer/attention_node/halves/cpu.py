@@ -6,6 +6,7 @@ from torch.nn.functional import embedding
 
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.cpu_ffn import Dense, Gate, SharedExpert
+from megainfer.attention_node.halves.cpu_latent import LatentAttention
 from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.half import HalfSource, Routed
 from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
@@ -21,8 +22,8 @@ from megainfer.kernels.cpu.attention import (
 )
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import AttentionSources, FfnSources, ModelSources
-from megainfer.models.spec import AttentionSpec, DenseSpec, QkNorm
+from megainfer.models.sources import AttentionSources, FfnSources, LatentSources, ModelSources
+from megainfer.models.spec import AttentionSpec, DenseSpec, MlaSpec, QkNorm
 
 
 class CpuLayer:
@@ -32,15 +33,14 @@ class CpuLayer:
         spec = loader.source.spec
         self._kernel = loader.kernel
         attention = spec.layers[layer].attention
-        if not isinstance(attention, AttentionSpec):
-            raise ConfigError(
-                f"layer {layer} has {type(attention).__name__}, which the CPU kernels don't "
-                "compute; use --kernels reference"
-            )
         table = rotary_of(attention, rotary)
         assert table is not None
-        self._block_shape = block_shape(attention.num_kv_heads, attention.head_dim)
-        self._attention = _pack_attention(AttentionSources(spec, layer), loader, table)
+        self._attention = self._latent = None
+        if isinstance(attention, MlaSpec):
+            self._latent = LatentAttention(LatentSources(spec, layer), loader, table)
+        else:
+            self._block_shape = block_shape(attention.num_kv_heads, attention.head_dim)
+            self._attention = _pack_attention(AttentionSources(spec, layer), loader, table)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = self._shared = None
         if isinstance(ffn, DenseSpec):
@@ -53,7 +53,7 @@ class CpuLayer:
     @property
     def plain_routing(self) -> tuple[PackedAttention, PackedGate] | None:
         """What comes before the experts, where there is nothing else beside them."""
-        if self._gate is None or self._shared is not None:
+        if self._gate is None or self._shared is not None or self._attention is None:
             return None
         return self._attention, self._gate.packed
 
@@ -63,10 +63,14 @@ class CpuLayer:
             raise ConfigError(
                 f"the CPU kernels need KV blocks of {BLOCK_TOKENS} tokens, not of {block_size}"
             )
-        return (self._block_shape,)
+        return (self._block_shape,) if self._latent is None else self._latent.block_shapes
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
+        if self._attention is None:
+            assert self._latent is not None
+            self._latent.attend(x, batch, caches)
+            return
         (cache,) = caches
         step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
         self._kernel.attend(self._attention, step, cache, x)

@@ -8,13 +8,13 @@ from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.half import HalfSource, Routed
 from megainfer.attention_node.halves.reference_attention import Attention
 from megainfer.attention_node.halves.reference_ffn import Dense, Gate
+from megainfer.attention_node.halves.reference_latent import LatentAttention
 from megainfer.attention_node.halves.reference_norm import Norm
 from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
-from megainfer.errors import ConfigError
 from megainfer.kernels import reference as kernels
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import AttentionSources, FfnSources, ModelSources
-from megainfer.models.spec import AttentionSpec, DenseSpec
+from megainfer.models.sources import FfnSources, LatentSources, ModelSources, layer_attention
+from megainfer.models.spec import DenseSpec
 
 
 class ReferenceLayer:
@@ -85,9 +85,10 @@ class ReferenceHalf:
         return kernels
 
 
-def _attention(source: HalfSource, layer: int, rotary: RotaryTables) -> Attention:
-    spec = source.spec.layers[layer].attention
-    if isinstance(spec, AttentionSpec):
-        sources = AttentionSources(source.spec, layer)
-        return Attention(sources, source.reader, rotary_of(spec, rotary), source.dtype)
-    raise ConfigError(f"layer {layer} has {type(spec).__name__}, which no kernel computes")
+def _attention(source: HalfSource, layer: int, rotary: RotaryTables) -> Attention | LatentAttention:
+    sources = layer_attention(source.spec, layer)
+    table = rotary_of(sources.attention, rotary)
+    if isinstance(sources, LatentSources):
+        assert table is not None
+        return LatentAttention(sources, source.reader, table, source.dtype)
+    return Attention(sources, source.reader, table, source.dtype)

@@ -14,7 +14,7 @@ def rotary_tables(spec: ModelSpec, max_positions: int, dtype: torch.dtype) -> Ro
     """One table for each kind of rotation in the model."""
     kinds = {(a.rope, a.rotary_dim) for a in (layer.attention for layer in spec.layers)}
     return {
-        (rope, channels): kernels.rotary_table(rope.theta, channels, max_positions, dtype)
+        (rope, channels): kernels.rotary_table(rope, channels, max_positions, dtype)
         for rope, channels in kinds
         if rope is not None
     }
