@@ -9,6 +9,7 @@ from torch import Tensor
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.half import HalfSource, ModelHalf
 from megainfer.attention_node.kv_cache import KVCache
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
 from megainfer.kernels import reference
 from megainfer.kernels.drawing import TokenKernels
@@ -17,7 +18,6 @@ from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.stage_clock import MicroBatchClock
 from megainfer.topology import Placement
-from megainfer.weights import WeightReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels.experts import ExpertsShape, LayerExperts
 from megainfer.kernels.selection import ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
-from megainfer.weights import WeightReader
 
 
 class ExpertModel:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels.drawing import TokenKernels
 from megainfer.kernels.reference import Homes
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
-from megainfer.weights import WeightReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from torch.nn.functional import linear
 
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.reference_norm import Norm
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference as kernels
 from megainfer.models.sources import AttentionSources, Pieces
 from megainfer.models.spec import AttentionSpec, QkNorm, QueryTemperature
-from megainfer.weights import WeightReader
 
 
 class _Projected(NamedTuple):

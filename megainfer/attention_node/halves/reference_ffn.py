@@ -6,10 +6,10 @@ from torch.nn.functional import linear
 
 from megainfer.attention_node.halves.half import Routed
 from megainfer.attention_node.halves.reference_norm import Norm
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference as kernels
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import DenseSpec, MoESpec, SharedExpertSpec
-from megainfer.weights import WeightReader
 
 
 class Dense:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference as kernels
 from megainfer.models.sources import Pieces
 from megainfer.models.spec import NormKind, NormSpec
-from megainfer.weights import WeightReader
 
 
 class Norm:

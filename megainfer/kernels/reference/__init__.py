@@ -19,13 +19,20 @@ from megainfer.kernels.reference.rotary import (
     rotary_table,
     rotate,
 )
-from megainfer.kernels.reference.routing import Homes, expert_homes, route, scatter_plan
+from megainfer.kernels.reference.routing import (
+    Homes,
+    Routing,
+    expert_homes,
+    route,
+    scatter_plan,
+)
 from megainfer.kernels.reference.sampling import best, choose, draw
 
 __all__ = [
     "Groups",
     "Homes",
     "RopeFrequencies",
+    "Routing",
     "Scoring",
     "best",
     "choose",
