@@ -32,7 +32,7 @@ class LatentAttention:
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
         (cache,) = caches
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         self._kernel.attend(self._packed, step, cache, x)
 
 

@@ -1,6 +1,11 @@
 """All operations in plain torch: slow where it has to be, obvious everywhere."""
 
-from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
+from megainfer.kernels.reference.attention import (
+    Scoring,
+    decode_attention,
+    prefill_attention,
+    write_cache,
+)
 from megainfer.kernels.reference.experts import (
     Groups,
     feed_forward,
@@ -33,6 +38,7 @@ __all__ = [
     "Homes",
     "RopeFrequencies",
     "Routing",
+    "Scoring",
     "absorbed_attention",
     "best",
     "choose",
