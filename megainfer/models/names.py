@@ -10,7 +10,10 @@ class TensorNames:
     """Templates of tensor names; `{layer}` and `{expert}` are filled in.
 
     The defaults are what most families share. `qkv` and `out` name projections, without the
-    `.weight` or `.bias` at the end. Each `gate_up` is a pair: gate, up.
+    `.weight` or `.bias` at the end. Each `gate_up` is a pair: gate, up. `delta_fused` are what a
+    DeltaNet's input goes through, interleaved by key head: each one's query, key, values and output
+    gates; its rates and decays. Where they are None, `delta_split` are: queries, keys and values;
+    gates; rates; decays.
     """
 
     embedding: str = "model.embed_tokens.weight"
@@ -25,6 +28,21 @@ class TensorNames:
     out: str = f"{_LAYER}.self_attn.o_proj"
     q_norm: str = f"{_LAYER}.self_attn.q_norm.weight"
     k_norm: str = f"{_LAYER}.self_attn.k_norm.weight"
+    delta_fused: tuple[str, str] | None = (
+        f"{_LAYER}.linear_attn.in_proj_qkvz.weight",
+        f"{_LAYER}.linear_attn.in_proj_ba.weight",
+    )
+    delta_split: tuple[str, str, str, str] = (
+        f"{_LAYER}.linear_attn.in_proj_qkv.weight",
+        f"{_LAYER}.linear_attn.in_proj_z.weight",
+        f"{_LAYER}.linear_attn.in_proj_b.weight",
+        f"{_LAYER}.linear_attn.in_proj_a.weight",
+    )
+    delta_taps: str = f"{_LAYER}.linear_attn.conv1d.weight"
+    delta_time_bias: str = f"{_LAYER}.linear_attn.dt_bias"
+    delta_log_decay: str = f"{_LAYER}.linear_attn.A_log"
+    delta_norm: str = f"{_LAYER}.linear_attn.norm.weight"
+    delta_out: str = f"{_LAYER}.linear_attn.out_proj.weight"
     ffn_norm: str = f"{_LAYER}.post_attention_layernorm.weight"
     dense_gate_up: tuple[str, str] = (
         f"{_LAYER}.mlp.gate_proj.weight",

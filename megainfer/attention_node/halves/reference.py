@@ -7,14 +7,15 @@ from torch.nn.functional import embedding, linear
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.half import HalfSource, Routed
 from megainfer.attention_node.halves.reference_attention import Attention
+from megainfer.attention_node.halves.reference_delta_net import DeltaNet
 from megainfer.attention_node.halves.reference_ffn import Dense, Gate
 from megainfer.attention_node.halves.reference_norm import Norm
 from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.errors import ConfigError
 from megainfer.kernels import reference as kernels
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import AttentionSources, FfnSources, ModelSources
-from megainfer.models.spec import AttentionSpec, DenseSpec
+from megainfer.models.sources import AttentionSources, DeltaNetSources, FfnSources, ModelSources
+from megainfer.models.spec import AttentionSpec, DeltaNetSpec, DenseSpec
 
 
 class ReferenceLayer:
@@ -22,7 +23,9 @@ class ReferenceLayer:
 
     def __init__(self, source: HalfSource, layer: int, rotary: RotaryTables) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
-        self._token_shapes = spec.layers[layer].attention.cache_shapes
+        attention = spec.layers[layer].attention
+        self._token_shapes = attention.cache_shapes
+        self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
         self._residual = spec.multipliers.residual
         self._attention = _attention(source, layer, rotary)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
@@ -85,9 +88,11 @@ class ReferenceHalf:
         return kernels
 
 
-def _attention(source: HalfSource, layer: int, rotary: RotaryTables) -> Attention:
+def _attention(source: HalfSource, layer: int, rotary: RotaryTables) -> Attention | DeltaNet:
     spec = source.spec.layers[layer].attention
     if isinstance(spec, AttentionSpec):
         sources = AttentionSources(source.spec, layer)
         return Attention(sources, source.reader, rotary_of(spec, rotary), source.dtype)
+    if isinstance(spec, DeltaNetSpec):
+        return DeltaNet(DeltaNetSources(source.spec, layer), source.reader, source.dtype)
     raise ConfigError(f"layer {layer} has {type(spec).__name__}, which no kernel computes")

@@ -1,6 +1,12 @@
 """All operations in plain torch: slow where it has to be, obvious everywhere."""
 
 from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
+from megainfer.kernels.reference.delta_net import (
+    causal_convolution,
+    decays,
+    delta_rule,
+    unit_length,
+)
 from megainfer.kernels.reference.experts import (
     Groups,
     feed_forward,
@@ -16,8 +22,11 @@ __all__ = [
     "Groups",
     "Homes",
     "best",
+    "causal_convolution",
     "choose",
+    "decays",
     "decode_attention",
+    "delta_rule",
     "draw",
     "expert_homes",
     "feed_forward",
@@ -29,5 +38,6 @@ __all__ = [
     "rotate",
     "route",
     "scatter_plan",
+    "unit_length",
     "write_cache",
 ]

@@ -9,12 +9,14 @@ from math import prod
 
 from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.attention import AttentionSources
+from megainfer.models.sources.delta_net import DeltaNetSources
 from megainfer.models.sources.ffn import FfnSources
 from megainfer.models.sources.model import ModelSources
-from megainfer.models.spec import ModelSpec
+from megainfer.models.spec import DeltaNetSpec, ModelSpec
 
 __all__ = [
     "AttentionSources",
+    "DeltaNetSources",
     "FfnSources",
     "ModelSources",
     "Pieces",
@@ -29,9 +31,15 @@ def attention_sources(spec: ModelSpec) -> list[Source]:
     """All that an attention node loads, each tensor once."""
     sources = [*ModelSources(spec).all()]
     for layer in range(len(spec.layers)):
-        sources += AttentionSources(spec, layer).all()
+        sources += _attention_half(spec, layer)
         sources += FfnSources(spec, layer).attention_side()
     return sources
+
+
+def _attention_half(spec: ModelSpec, layer: int) -> Pieces:
+    if isinstance(spec.layers[layer].attention, DeltaNetSpec):
+        return DeltaNetSources(spec, layer).all()
+    return AttentionSources(spec, layer).all()
 
 
 def attention_weight_bytes(spec: ModelSpec, dtype_bytes: int) -> int:
