@@ -125,11 +125,11 @@ def test_default_rope_theta_is_the_family_s(spec_of, architecture):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope type 'linear'"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope type 'llama3'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope type 'dynamic'"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.0}}, "factor is 0.0"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "low_freq_factor is missing"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "only a part of each head"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor is 0.25"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*supported: silu"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ({"dtype": "float8_e4m3fn"}, "dtype is 'float8_e4m3fn'"),

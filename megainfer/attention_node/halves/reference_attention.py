@@ -38,7 +38,8 @@ class Attention:
         q, k, v = self._project(self._norm(x))
         if self._rotary is not None:
             factors = self._rotary[batch.positions]
-            q, k = kernels.rotate(q, factors), kernels.rotate(k, factors)
+            pairs = self._spec.rope is not None and self._spec.rope.interleaved
+            q, k = kernels.rotate(q, factors, pairs), kernels.rotate(k, factors, pairs)
         k_cache, v_cache = caches
         kernels.write_cache(k_cache, k, batch.slots)
         kernels.write_cache(v_cache, v, batch.slots)

@@ -15,7 +15,7 @@ def rotary_tables(spec: ModelSpec, max_positions: int, dtype: torch.dtype) -> Ro
     attentions = [layer.attention for layer in spec.layers]
     kinds = {(a.rope, a.rotary_dim) for a in attentions if not isinstance(a, DeltaNetSpec)}
     return {
-        (rope, channels): kernels.rotary_table(rope.theta, channels, max_positions, dtype)
+        (rope, channels): kernels.rotary_table(rope, channels, max_positions, dtype)
         for rope, channels in kinds
         if rope is not None
     }

@@ -14,13 +14,19 @@ from megainfer.kernels.reference.experts import (
     grouped_feed_forward,
 )
 from megainfer.kernels.reference.norms import rms_norm
-from megainfer.kernels.reference.rotary import rotary_table, rotate
+from megainfer.kernels.reference.rotary import (
+    RopeFrequencies,
+    rope_frequencies,
+    rotary_table,
+    rotate,
+)
 from megainfer.kernels.reference.routing import Homes, expert_homes, route, scatter_plan
 from megainfer.kernels.reference.sampling import best, choose, draw
 
 __all__ = [
     "Groups",
     "Homes",
+    "RopeFrequencies",
     "best",
     "causal_convolution",
     "choose",
@@ -34,6 +40,7 @@ __all__ = [
     "grouped_feed_forward",
     "prefill_attention",
     "rms_norm",
+    "rope_frequencies",
     "rotary_table",
     "rotate",
     "route",

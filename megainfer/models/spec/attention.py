@@ -63,8 +63,8 @@ class AttentionSpec:
                 f"num_attention_heads {self.num_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_kv_heads}"
             )
-        if self.rope is not None and self.rotary_dim % 2:
-            raise ModelError(f"{self.rotary_dim} channels of a head can't be rotated: it is odd")
+        if self.rope is not None:
+            self.rope.check(self.rotary_dim)
 
     @property
     def q_size(self) -> int:
@@ -113,8 +113,7 @@ class MlaSpec:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.rope_dim % 2:
-            raise ModelError(f"qk_rope_head_dim {self.rope_dim} is odd, so it cannot be rotated")
+        self.rope.check(self.rope_dim)
 
     @property
     def q_size(self) -> int:

@@ -2,12 +2,21 @@
 
 from dataclasses import dataclass
 
+from megainfer.errors import ModelError
+
 
 @dataclass(frozen=True, slots=True)
 class LinearScaling:
     """All frequencies divided by `factor` (position interpolation, Chen et al., 2023)."""
 
     factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class NtkScaling:
+    """theta is replaced by theta * alpha^(r / (r - 2)), r the rotated channels (Hunyuan)."""
+
+    alpha: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,7 @@ class LongRopeScaling:
     long_attention_factor: float
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+RopeScaling = LinearScaling | NtkScaling | Llama3Scaling | YarnScaling | LongRopeScaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +82,17 @@ class RopeSpec:
     scaling: RopeScaling | None = None
     rotated: int | None = None
     interleaved: bool = False
+
+    def check(self, channels: int) -> None:
+        """Raise ModelError unless so many channels of a head can be rotated."""
+        if channels < 2 or channels % 2:
+            raise ModelError(f"{channels} channels of a head can't be rotated: they form no pairs")
+        if isinstance(self.scaling, NtkScaling) and channels == 2:
+            raise ModelError("a rope scaling by alpha needs more than 2 rotated channels")
+        if isinstance(self.scaling, LongRopeScaling):
+            counts = {len(self.scaling.short_factors), len(self.scaling.long_factors)}
+            if counts != {channels // 2}:
+                raise ModelError(
+                    f"longrope needs {channels // 2} factors, one for each pair of rotated "
+                    f"channels, but has {' and '.join(map(str, sorted(counts)))}"
+                )
