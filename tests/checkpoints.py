@@ -80,6 +80,8 @@ def _randomise(model: Any, seed: int) -> None:
                 parameter.copy_(1 + 0.2 * noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
+            elif name.endswith("A_log"):  # of states that remember some ten tokens
+                parameter.copy_(noise - 2)
             elif "embed_tokens" in name:
                 parameter.copy_(noise)
             else:

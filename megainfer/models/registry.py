@@ -5,7 +5,7 @@ from pathlib import Path
 
 from megainfer.errors import ModelError
 from megainfer.models.config import Config, read_json
-from megainfer.models.families import mixtral, olmoe, qwen2_moe, qwen3_moe
+from megainfer.models.families import mixtral, olmoe, qwen2_moe, qwen3_moe, qwen3_next
 from megainfer.models.spec import ModelSpec
 
 FAMILIES: Mapping[str, Callable[[Config], ModelSpec]] = {
@@ -13,6 +13,7 @@ FAMILIES: Mapping[str, Callable[[Config], ModelSpec]] = {
     "OlmoeForCausalLM": olmoe.read_spec,
     "Qwen2MoeForCausalLM": qwen2_moe.read_spec,
     "Qwen3MoeForCausalLM": qwen3_moe.read_spec,
+    "Qwen3NextForCausalLM": qwen3_next.read_spec,
 }
 
 
