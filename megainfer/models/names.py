@@ -1,6 +1,6 @@
 """What a family calls its tensors on disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 _LAYER = "model.layers.{layer}"
 
@@ -10,17 +10,17 @@ class TensorNames:
     """Templates of tensor names; `{layer}` and `{expert}` are filled in.
 
     The defaults are what most families share. `qkv` and `out` name projections, without the
-    `.weight` or `.bias` at the end. Each `gate_up` is a pair: gate, up. `delta_fused` are what a
-    DeltaNet's input goes through, interleaved by key head: each one's query, key, values and output
-    gates; its rates and decays. Where they are None, `delta_split` are: queries, keys and values;
-    gates; rates; decays.
+    `.weight` or `.bias` at the end; where q, k and v are one projection, `qkv` has one name. Each
+    `gate_up` is a pair: gate, up. `delta_fused` are what a DeltaNet's input goes through,
+    interleaved by key head: each one's query, key, values and output gates; its rates and decays.
+    Where they are None, `delta_split` are: queries, keys and values; gates; rates; decays.
     """
 
     embedding: str = "model.embed_tokens.weight"
     final_norm: str = "model.norm.weight"
     lm_head: str = "lm_head.weight"
     attention_norm: str = f"{_LAYER}.input_layernorm.weight"
-    qkv: tuple[str, str, str] = (
+    qkv: tuple[str, ...] = (
         f"{_LAYER}.self_attn.q_proj",
         f"{_LAYER}.self_attn.k_proj",
         f"{_LAYER}.self_attn.v_proj",
@@ -28,21 +28,7 @@ class TensorNames:
     out: str = f"{_LAYER}.self_attn.o_proj"
     q_norm: str = f"{_LAYER}.self_attn.q_norm.weight"
     k_norm: str = f"{_LAYER}.self_attn.k_norm.weight"
-    delta_fused: tuple[str, str] | None = (
-        f"{_LAYER}.linear_attn.in_proj_qkvz.weight",
-        f"{_LAYER}.linear_attn.in_proj_ba.weight",
-    )
-    delta_split: tuple[str, str, str, str] = (
-        f"{_LAYER}.linear_attn.in_proj_qkv.weight",
-        f"{_LAYER}.linear_attn.in_proj_z.weight",
-        f"{_LAYER}.linear_attn.in_proj_b.weight",
-        f"{_LAYER}.linear_attn.in_proj_a.weight",
-    )
-    delta_taps: str = f"{_LAYER}.linear_attn.conv1d.weight"
-    delta_time_bias: str = f"{_LAYER}.linear_attn.dt_bias"
-    delta_log_decay: str = f"{_LAYER}.linear_attn.A_log"
-    delta_norm: str = f"{_LAYER}.linear_attn.norm.weight"
-    delta_out: str = f"{_LAYER}.linear_attn.out_proj.weight"
+    sinks: str = f"{_LAYER}.self_attn.sinks"
     ffn_norm: str = f"{_LAYER}.post_attention_layernorm.weight"
     dense_gate_up: tuple[str, str] = (
         f"{_LAYER}.mlp.gate_proj.weight",
@@ -61,3 +47,36 @@ class TensorNames:
     )
     shared_down: str = f"{_LAYER}.mlp.shared_expert.down_proj.weight"
     shared_gate: str = f"{_LAYER}.mlp.shared_expert_gate.weight"
+
+    def under(self, model: str, head: str = "lm_head.weight") -> "TensorNames":
+        """The same inside a wrapper, as multimodal checkpoints have it.
+
+        model: what the wrapper calls the text model, here `model`. head: its lm_head.
+        """
+
+        def moved(name: str) -> str:
+            return model + name.removeprefix("model") if name.startswith("model.") else name
+
+        changes: dict[str, str | tuple[str, ...]] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                changes[field.name] = tuple(map(moved, value))
+            elif isinstance(value, str):
+                changes[field.name] = moved(value)
+        return replace(self, **{**changes, "lm_head": head})  # type: ignore[arg-type]
+    delta_fused: tuple[str, str] | None = (
+        f"{_LAYER}.linear_attn.in_proj_qkvz.weight",
+        f"{_LAYER}.linear_attn.in_proj_ba.weight",
+    )
+    delta_split: tuple[str, str, str, str] = (
+        f"{_LAYER}.linear_attn.in_proj_qkv.weight",
+        f"{_LAYER}.linear_attn.in_proj_z.weight",
+        f"{_LAYER}.linear_attn.in_proj_b.weight",
+        f"{_LAYER}.linear_attn.in_proj_a.weight",
+    )
+    delta_taps: str = f"{_LAYER}.linear_attn.conv1d.weight"
+    delta_time_bias: str = f"{_LAYER}.linear_attn.dt_bias"
+    delta_log_decay: str = f"{_LAYER}.linear_attn.A_log"
+    delta_norm: str = f"{_LAYER}.linear_attn.norm.weight"
+    delta_out: str = f"{_LAYER}.linear_attn.out_proj.weight"

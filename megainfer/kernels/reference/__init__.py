@@ -1,6 +1,11 @@
 """All operations in plain torch: slow where it has to be, obvious everywhere."""
 
-from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
+from megainfer.kernels.reference.attention import (
+    Scoring,
+    decode_attention,
+    prefill_attention,
+    write_cache,
+)
 from megainfer.kernels.reference.delta_net import (
     causal_convolution,
     decays,
@@ -27,6 +32,7 @@ __all__ = [
     "Groups",
     "Homes",
     "RopeFrequencies",
+    "Scoring",
     "best",
     "causal_convolution",
     "choose",
