@@ -47,6 +47,21 @@ class TensorNames:
     )
     shared_down: str = f"{_LAYER}.mlp.shared_expert.down_proj.weight"
     shared_gate: str = f"{_LAYER}.mlp.shared_expert_gate.weight"
+    delta_fused: tuple[str, str] | None = (
+        f"{_LAYER}.linear_attn.in_proj_qkvz.weight",
+        f"{_LAYER}.linear_attn.in_proj_ba.weight",
+    )
+    delta_split: tuple[str, str, str, str] = (
+        f"{_LAYER}.linear_attn.in_proj_qkv.weight",
+        f"{_LAYER}.linear_attn.in_proj_z.weight",
+        f"{_LAYER}.linear_attn.in_proj_b.weight",
+        f"{_LAYER}.linear_attn.in_proj_a.weight",
+    )
+    delta_taps: str = f"{_LAYER}.linear_attn.conv1d.weight"
+    delta_time_bias: str = f"{_LAYER}.linear_attn.dt_bias"
+    delta_log_decay: str = f"{_LAYER}.linear_attn.A_log"
+    delta_norm: str = f"{_LAYER}.linear_attn.norm.weight"
+    delta_out: str = f"{_LAYER}.linear_attn.out_proj.weight"
 
     def under(self, model: str, head: str = "lm_head.weight") -> "TensorNames":
         """The same inside a wrapper, as multimodal checkpoints have it.
@@ -65,18 +80,3 @@ class TensorNames:
             elif isinstance(value, str):
                 changes[field.name] = moved(value)
         return replace(self, **{**changes, "lm_head": head})  # type: ignore[arg-type]
-    delta_fused: tuple[str, str] | None = (
-        f"{_LAYER}.linear_attn.in_proj_qkvz.weight",
-        f"{_LAYER}.linear_attn.in_proj_ba.weight",
-    )
-    delta_split: tuple[str, str, str, str] = (
-        f"{_LAYER}.linear_attn.in_proj_qkv.weight",
-        f"{_LAYER}.linear_attn.in_proj_z.weight",
-        f"{_LAYER}.linear_attn.in_proj_b.weight",
-        f"{_LAYER}.linear_attn.in_proj_a.weight",
-    )
-    delta_taps: str = f"{_LAYER}.linear_attn.conv1d.weight"
-    delta_time_bias: str = f"{_LAYER}.linear_attn.dt_bias"
-    delta_log_decay: str = f"{_LAYER}.linear_attn.A_log"
-    delta_norm: str = f"{_LAYER}.linear_attn.norm.weight"
-    delta_out: str = f"{_LAYER}.linear_attn.out_proj.weight"
