@@ -14,6 +14,7 @@ from megainfer.config import (
     format_bytes,
 )
 from megainfer.errors import ConfigError
+from megainfer.generation_config import GenerationDefaults
 from megainfer.kernels.selection import (
     check_attention_dtype,
     check_expert_dtype,
@@ -51,7 +52,8 @@ class Plan:
 
     cores: one assignment a process, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
-    keeps this instance's sockets apart from any other's.
+    keeps this instance's sockets apart from any other's. generation: end tokens, and sampling for
+    what a request leaves out.
     """
 
     config: EngineConfig
@@ -67,6 +69,7 @@ class Plan:
     cores: tuple[CoreAssignment, ...]
     micro_batches: int | None
     token: str
+    generation: GenerationDefaults
 
     @property
     def num_attention(self) -> int:
@@ -168,6 +171,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         cores=assigned,
         micro_batches=_micro_batches(config, assigned),
         token=token or secrets.token_hex(16),
+        generation=GenerationDefaults.chosen(config, folder),
     )
     _check_buffers_fit(plan)
     return plan

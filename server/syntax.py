@@ -5,28 +5,40 @@ from dataclasses import dataclass
 
 from megainfer.syntax_options import AUTO, NONE, SyntaxOptions
 from megainfer.tokenizer import Tokenizer
-from server.parsing.notations import NOTATIONS, Notation
-from server.parsing.reasoning import THINK
+from server.parsing import harmony
+from server.parsing.notations import HARMONY, NOTATIONS, Notation
+from server.parsing.reasoning import END_OF_THINK, THINK
 
 MARKS = {
+    harmony.CHANNEL_TAG: HARMONY,
     "<｜tool▁calls▁begin｜>": "deepseek_v3",
+    "<｜DSML｜": "deepseek_v32",
+    "<|tool_calls_section_begin|>": "kimi_k2",
+    "<minimax:tool_call>": "minimax_m2",
     "[TOOL_CALLS]": "mistral",
+    "<|tool_call|>": "granite",
+    "<tool_calls>": "hunyuan_a13b",
+    "<arg_key>": "glm45",
     "<tool_call>": "hermes",
     '{"name": function name, "parameters": ': "llama3_json",
     "[func_name1(": "pythonic",
 }
+CHANNELS = "openai_gptoss"
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSyntax:
     """calls: how tool calls are written, None where it isn't known. thinks: reasoning stands before
-    the answer. always_thinks: even where neither prompt nor answer opens it. end_of_think: the
-    token that ends it, where it is one."""
+    the answer. always_thinks: even where neither prompt nor answer opens it. channels: it comes, as
+    the answer does, in messages of gpt-oss's kind. end_of_think: what ends it; end_token: as a
+    token, where it is one."""
 
     calls: Notation | None = None
     thinks: bool = False
     always_thinks: bool = False
-    end_of_think: int | None = None
+    channels: bool = False
+    end_of_think: str = END_OF_THINK
+    end_token: int | None = None
     tokenizer: Tokenizer | None = None
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -41,15 +53,20 @@ class AnswerSyntax:
         calls, reasoning = options.tool_call_parser, options.reasoning_parser
         if calls == AUTO:
             calls = _format_in(template)
+        seen = calls == HARMONY or harmony.CHANNEL_TAG in template
+        channels = reasoning == CHANNELS or (reasoning == AUTO and seen)
         if reasoning == AUTO:
             reasoning = "qwen3" if THINK in template else NONE
         if not options.auto_tool_choice:
             calls = NONE
+        end = harmony.END if channels else END_OF_THINK
         return cls(
             calls=NOTATIONS.get(calls),
-            thinks=reasoning != NONE,
+            thinks=reasoning != NONE and not channels,
             always_thinks=reasoning == "deepseek_r1",
-            end_of_think=tokenizer.token_id("</think>") if tokenizer else None,
+            channels=channels,
+            end_of_think=end,
+            end_token=tokenizer.token_id(end) if tokenizer else None,
             tokenizer=tokenizer,
         )
 

@@ -121,9 +121,13 @@ class StepBatch:
     def sequences(self) -> tuple[SequenceRows, ...]:
         """All sequences, in the order of their rows."""
         starts, slots = self.row_starts.tolist(), self.state_slots.tolist()
-        first_positions = self.positions[self.row_starts[:-1]].tolist()
-        rows = zip(starts, starts[1:], first_positions, slots, strict=False)
+        rows = zip(starts, starts[1:], self.first_positions.tolist(), slots, strict=False)
         return tuple(SequenceRows(*each) for each in rows)
+
+    @cached_property
+    def first_positions(self) -> Tensor:
+        """int64 [S], of each sequence's first row."""
+        return self.positions[self.row_starts[:-1]]
 
     @property
     def _contexts(self) -> Tensor:

@@ -16,7 +16,6 @@ from megainfer.attention_node.tuning import MicroBatchTuner
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
 from megainfer.control import ParentLink
-from megainfer.generation_config import GenerationDefaults
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.opening import Tuning
@@ -156,7 +155,7 @@ def compiling_for(plan: Plan) -> Compiling:
     def load() -> "GrammarCompiler":
         from megainfer.structured.compiler import GrammarCompiler
 
-        ends = GenerationDefaults.load(plan.folder).eos_token_ids
+        ends = plan.generation.eos_token_ids
         return GrammarCompiler(plan.folder, plan.spec.vocab_size, ends)
 
     return Compiling(load)

@@ -45,6 +45,15 @@ class Config:
             raise ModelError(f"{self.path}: {' or '.join(keys)} is missing")
         return default
 
+    def whole(self, key: str, default: int) -> int:
+        """A whole number of at least 0."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.fail(key, "but must be a whole number of at least 0")
+        return value
+
     def number(self, key: str, default: float) -> float:
         """A positive number."""
         return self.optional_number(key) or default

@@ -9,11 +9,12 @@ _LAYER = "model.layers.{layer}"
 class TensorNames:
     """Templates of tensor names; `{layer}` and `{expert}` are filled in.
 
-    The defaults are what most families share. `qkv` and `out` name projections, without the
-    `.weight` or `.bias` at the end; where q, k and v are one projection, `qkv` has one name. Each
-    `gate_up` is a pair: gate, up. `delta_fused` are what a DeltaNet's input goes through,
-    interleaved by key head: each one's query, key, values and output gates; its rates and decays.
-    Where they are None, `delta_split` are: queries, keys and values; gates; rates; decays.
+    The defaults are what most families share. `qkv`, `out`, and each `down` and `up` of latent
+    attention name projections, without the `.weight` or `.bias` at the end; where q, k and v are
+    one projection, `qkv` has one name. Each `gate_up` is a pair: gate, up. `delta_fused` are what
+    a DeltaNet's input goes through, interleaved by key head: each one's query, key, values and
+    output gates; its rates and decays. Where they are None, `delta_split` are: queries, keys and
+    values; gates; rates; decays.
     """
 
     embedding: str = "model.embed_tokens.weight"
@@ -29,6 +30,12 @@ class TensorNames:
     q_norm: str = f"{_LAYER}.self_attn.q_norm.weight"
     k_norm: str = f"{_LAYER}.self_attn.k_norm.weight"
     sinks: str = f"{_LAYER}.self_attn.sinks"
+    q_down: str = f"{_LAYER}.self_attn.q_a_proj"
+    q_latent_norm: str = f"{_LAYER}.self_attn.q_a_layernorm.weight"
+    q_up: str = f"{_LAYER}.self_attn.q_b_proj"
+    kv_down: str = f"{_LAYER}.self_attn.kv_a_proj_with_mqa"
+    kv_latent_norm: str = f"{_LAYER}.self_attn.kv_a_layernorm.weight"
+    kv_up: str = f"{_LAYER}.self_attn.kv_b_proj"
     ffn_norm: str = f"{_LAYER}.post_attention_layernorm.weight"
     dense_gate_up: tuple[str, str] = (
         f"{_LAYER}.mlp.gate_proj.weight",

@@ -1,6 +1,7 @@
 """Tool calls in a model's text."""
 
 import json
+import re
 from enum import Enum, auto
 from typing import Any
 
@@ -78,7 +79,7 @@ class CallParser:
             return self._leave(text.removeprefix(end))
         header = self._format.header.match(text)
         if header is not None:
-            self._begin(header["name"], text[header.end() :], parts)
+            self._begin(header, text[header.end() :], parts)
             return True
         return self._give_up(parts)
 
@@ -110,8 +111,9 @@ class CallParser:
         self._text, self._opened, self._state, self._blank = rest, "", _State.TEXT, True
         return True
 
-    def _begin(self, name: str, rest: str, parts: Parts) -> None:
-        parts.calls.append(CallDelta(self._calls, name, ""))
+    def _begin(self, header: re.Match[str], rest: str, parts: Parts) -> None:
+        own_id = header.groupdict().get("id")
+        parts.calls.append(CallDelta(self._calls, header["name"], "", own_id))
         self._calls += 1
         self._span = JsonSpan()
         self._text, self._opened, self._state = rest, "", _State.ARGUMENTS

@@ -1,10 +1,13 @@
 """Weights of an attention half, packed for the C++ kernels."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from megainfer.attention_node.halves.half import HalfSource
 from megainfer.kernels.cpu.attention import AttentionKernel, PackedLinear
+from megainfer.kernels.cpu.delta_net import DeltaNetKernel
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 from megainfer.kernels.cpu.threads import Threads
 from megainfer.kernels.experts import ExpertsShape
@@ -34,6 +37,11 @@ class Loader:
         return self.kernel.pack(
             self.source.reader.load(weight, dtype), self._weight_dtype, self.maybe_vector(bias)
         )
+
+    @cached_property
+    def recurrence(self) -> DeltaNetKernel:
+        """Of all layers with a recurrent state."""
+        return DeltaNetKernel(self._threads, self.kernel.level)
 
     def exact_linear(self, weight: Pieces) -> PackedLinear:
         """In the instance's dtype whatever other weights are kept in: it decides, not computes."""

@@ -9,13 +9,19 @@ from megainfer.attention_node.halves.half import HalfSource, Routed
 from megainfer.attention_node.halves.reference_attention import Attention
 from megainfer.attention_node.halves.reference_delta_net import DeltaNet
 from megainfer.attention_node.halves.reference_ffn import Dense, Gate
+from megainfer.attention_node.halves.reference_latent import LatentAttention
 from megainfer.attention_node.halves.reference_norm import Norm
 from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
-from megainfer.errors import ConfigError
 from megainfer.kernels import reference as kernels
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import AttentionSources, DeltaNetSources, FfnSources, ModelSources
-from megainfer.models.spec import AttentionSpec, DeltaNetSpec, DenseSpec
+from megainfer.models.sources import (
+    DeltaNetSources,
+    FfnSources,
+    LatentSources,
+    ModelSources,
+    layer_attention,
+)
+from megainfer.models.spec import DeltaNetSpec, DenseSpec
 
 
 class ReferenceLayer:
@@ -88,11 +94,14 @@ class ReferenceHalf:
         return kernels
 
 
-def _attention(source: HalfSource, layer: int, rotary: RotaryTables) -> Attention | DeltaNet:
-    spec = source.spec.layers[layer].attention
-    if isinstance(spec, AttentionSpec):
-        sources = AttentionSources(source.spec, layer)
-        return Attention(sources, source.reader, rotary_of(spec, rotary), source.dtype)
-    if isinstance(spec, DeltaNetSpec):
-        return DeltaNet(DeltaNetSources(source.spec, layer), source.reader, source.dtype)
-    raise ConfigError(f"layer {layer} has {type(spec).__name__}, which no kernel computes")
+def _attention(
+    source: HalfSource, layer: int, rotary: RotaryTables
+) -> Attention | LatentAttention | DeltaNet:
+    sources = layer_attention(source.spec, layer)
+    if isinstance(sources, DeltaNetSources):
+        return DeltaNet(sources, source.reader, source.dtype)
+    table = rotary_of(sources.attention, rotary)
+    if isinstance(sources, LatentSources):
+        assert table is not None
+        return LatentAttention(sources, source.reader, table, source.dtype)
+    return Attention(sources, source.reader, table, source.dtype)

@@ -18,6 +18,11 @@ from megainfer.kernels.reference.experts import (
     group_by_expert,
     grouped_feed_forward,
 )
+from megainfer.kernels.reference.latent_attention import (
+    absorbed_attention,
+    expanded_attention,
+    gather_latents,
+)
 from megainfer.kernels.reference.norms import rms_norm
 from megainfer.kernels.reference.rotary import (
     RopeFrequencies,
@@ -25,14 +30,22 @@ from megainfer.kernels.reference.rotary import (
     rotary_table,
     rotate,
 )
-from megainfer.kernels.reference.routing import Homes, expert_homes, route, scatter_plan
+from megainfer.kernels.reference.routing import (
+    Homes,
+    Routing,
+    expert_homes,
+    route,
+    scatter_plan,
+)
 from megainfer.kernels.reference.sampling import best, choose, draw
 
 __all__ = [
     "Groups",
     "Homes",
     "RopeFrequencies",
+    "Routing",
     "Scoring",
+    "absorbed_attention",
     "best",
     "causal_convolution",
     "choose",
@@ -40,8 +53,10 @@ __all__ = [
     "decode_attention",
     "delta_rule",
     "draw",
+    "expanded_attention",
     "expert_homes",
     "feed_forward",
+    "gather_latents",
     "group_by_expert",
     "grouped_feed_forward",
     "prefill_attention",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from megainfer.models import common
 from megainfer.models.config import Config
+from megainfer.models.family import Family
 from megainfer.models.names import TensorNames
 from megainfer.models.spec import (
     AttentionSpec,
@@ -84,3 +85,8 @@ def _moe(config: Config) -> MoESpec:
         expert=ExpertSpec(config.positive("moe_intermediate_size")),
         shared=SharedExpertSpec(config.positive("shared_expert_intermediate_size")),
     )
+
+
+FAMILY = Family(
+    "Qwen3-Next", "Qwen3-Next-80B-A3B, Qwen3-Coder-Next", ("Qwen3NextForCausalLM",), read_spec
+)

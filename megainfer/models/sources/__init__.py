@@ -11,19 +11,22 @@ from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.attention import AttentionSources
 from megainfer.models.sources.delta_net import DeltaNetSources
 from megainfer.models.sources.ffn import FfnSources
+from megainfer.models.sources.latent import LatentSources
 from megainfer.models.sources.model import ModelSources
-from megainfer.models.spec import DeltaNetSpec, ModelSpec
+from megainfer.models.spec import DeltaNetSpec, MlaSpec, ModelSpec
 
 __all__ = [
     "AttentionSources",
     "DeltaNetSources",
     "FfnSources",
+    "LatentSources",
     "ModelSources",
     "Pieces",
     "Source",
     "attention_sources",
     "attention_weight_bytes",
     "expert_sources",
+    "layer_attention",
 ]
 
 
@@ -31,15 +34,20 @@ def attention_sources(spec: ModelSpec) -> list[Source]:
     """All that an attention node loads, each tensor once."""
     sources = [*ModelSources(spec).all()]
     for layer in range(len(spec.layers)):
-        sources += _attention_half(spec, layer)
+        sources += layer_attention(spec, layer).all()
         sources += FfnSources(spec, layer).attention_side()
     return sources
 
 
-def _attention_half(spec: ModelSpec, layer: int) -> Pieces:
+def layer_attention(
+    spec: ModelSpec, layer: int
+) -> AttentionSources | LatentSources | DeltaNetSources:
+    """The weights of this layer's attention, whichever kind it is."""
+    if isinstance(spec.layers[layer].attention, MlaSpec):
+        return LatentSources(spec, layer)
     if isinstance(spec.layers[layer].attention, DeltaNetSpec):
-        return DeltaNetSources(spec, layer).all()
-    return AttentionSources(spec, layer).all()
+        return DeltaNetSources(spec, layer)
+    return AttentionSources(spec, layer)
 
 
 def attention_weight_bytes(spec: ModelSpec, dtype_bytes: int) -> int:

@@ -42,8 +42,9 @@ class RouterSpec:
     scores when choosing, groups included, but not part of the weight. epsilon: added to the sum
     that weights are divided by; least_sum: which is at least this. scale: the weights are
     multiplied with it at the end. jitter: of the sparsemixer: an expert enters a choice's softmax
-    when its logit is within 2 * jitter of the best, relative to the larger of their magnitudes.
+    when its logit is within 2 * jitter of the best, relative to the larger of |logit| and the best.
     hashed: experts are looked up by token id in a table [V, K]; logits give the weights only.
+    wide: the router is kept and logits are computed in float32, whatever the model's dtype.
     """
 
     num_experts: int
@@ -59,6 +60,7 @@ class RouterSpec:
     scale: float = 1.0
     jitter: float = 0.0
     hashed: bool = False
+    wide: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.num_experts:
