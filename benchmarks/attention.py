@@ -41,6 +41,7 @@ from megainfer.kernels.cpu.attention import (
 )
 from megainfer.kernels.cpu.experts import on_large_pages
 from megainfer.kernels.reference import rotary_table
+from megainfer.models.spec import RopeSpec
 
 SMALLEST_READ = 16 << 20
 
@@ -76,7 +77,7 @@ class Case:
             self._out,
             torch.ones(options.hidden),
             (torch.ones(d), torch.ones(d)),
-            rotary_table(1e6, d, context + tokens, torch.float32),
+            rotary_table(RopeSpec(1e6), d, context + tokens, torch.float32),
             heads=(heads, kv_heads),
             head_dim=d,
             eps=1e-6,
@@ -99,8 +100,7 @@ class Case:
         self.cached_bytes = 2 * sequences * (context + tokens) * kv_heads * d * dtype.itemsize
 
     def attend(self) -> None:
-        b = self._batch
-        step = step_rows(b.positions, b.slots, b.row_starts, b.block_table)
+        step = step_rows(self._batch)
         self._kernel.attend(self._layer, step, self._cache, self._x)
 
     def linear(self) -> None:

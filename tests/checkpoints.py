@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
-
-Json = dict[str, Any]
+import variants
+from model_variant import Variant
 
 # Below this gap the oracle's own choice is a matter of rounding.
 DECISIVE_GAP = 1e-4
@@ -31,134 +33,14 @@ _BASE = {
 }
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One shape of a family: settings over the family's base, and an edit of config.json."""
-
-    settings: Mapping[str, Any]
-    rewrite: Callable[[Json], Json] = lambda config: config
-
-
-def old_rope(config: Json) -> Json:
-    """config.json as transformers 4 wrote it: rope_theta beside rope_scaling, torch_dtype."""
-    parameters = config.pop("rope_parameters")
-    return {
-        **config,
-        "rope_theta": parameters["rope_theta"],
-        "rope_scaling": None,
-        "torch_dtype": config.pop("dtype"),
-    }
-
-
-def old_qwen3(config: Json) -> Json:
-    """As `old_rope`; num_experts also went by this name."""
-    return {**old_rope(config), "num_experts": config.pop("num_local_experts")}
-
-
-_QWEN = {"moe_intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 2}
-
+# By model_type: each module of the package is a family.
 FAMILIES: Mapping[str, Mapping[str, Variant]] = {
-    "qwen3_moe": {
-        "gqa": Variant({**_QWEN, "num_key_value_heads": 2, "head_dim": 16, "norm_topk_prob": True}),
-        "mha_tied_old": Variant(
-            {
-                **_QWEN,
-                "num_key_value_heads": 4,
-                "tie_word_embeddings": True,
-                "num_experts_per_tok": 3,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-            },
-            old_qwen3,
-        ),
-        "dense_between": Variant(
-            {
-                **_QWEN,
-                "num_hidden_layers": 5,
-                "num_key_value_heads": 1,
-                "mlp_only_layers": [0],
-                "decoder_sparse_step": 2,
-                "attention_bias": True,
-                "norm_topk_prob": True,
-            }
-        ),
-    },
-    "qwen2_moe": {
-        "gqa": Variant(
-            {**_QWEN, "num_key_value_heads": 2, "shared_expert_intermediate_size": 32},
-            old_rope,
-        ),
-        "mha_tied": Variant(
-            {
-                **_QWEN,
-                "num_key_value_heads": 4,
-                "shared_expert_intermediate_size": 56,
-                "tie_word_embeddings": True,
-                "norm_topk_prob": True,
-                "num_experts": 5,
-                "num_experts_per_tok": 4,
-            }
-        ),
-        "dense_between": Variant(
-            {
-                **_QWEN,
-                "num_hidden_layers": 4,
-                "num_key_value_heads": 1,
-                "shared_expert_intermediate_size": 32,
-                "decoder_sparse_step": 2,
-                "qkv_bias": False,
-                # As long as the context, so that no query ever misses a token.
-                "use_sliding_window": True,
-                "sliding_window": 256,
-            }
-        ),
-    },
-    "mixtral": {
-        "gqa": Variant({"num_key_value_heads": 2, "num_local_experts": 8}),
-        "mha_tied_old": Variant(
-            {
-                "num_key_value_heads": 4,
-                "num_local_experts": 4,
-                "tie_word_embeddings": True,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
-            },
-            old_rope,
-        ),
-        "mqa_wide_heads": Variant(
-            {
-                "num_key_value_heads": 1,
-                "head_dim": 24,
-                "num_local_experts": 6,
-                "num_experts_per_tok": 3,
-                "sliding_window": 512,
-            }
-        ),
-    },
-    "olmoe": {
-        "mha": Variant({"num_experts": 8, "num_experts_per_tok": 3}, old_rope),
-        "gqa_clip_tied": Variant(
-            {
-                "num_key_value_heads": 2,
-                "num_experts": 8,
-                "num_experts_per_tok": 2,
-                "clip_qkv": 0.8,
-                "tie_word_embeddings": True,
-                "norm_topk_prob": True,
-            }
-        ),
-        "bias_deep": Variant(
-            {
-                "num_hidden_layers": 4,
-                "num_experts": 5,
-                "num_experts_per_tok": 2,
-                "attention_bias": True,
-                "norm_topk_prob": True,
-            }
-        ),
-    },
+    module.name: import_module(f"variants.{module.name}").VARIANTS
+    for module in iter_modules(variants.__path__)
 }
 
 VARIANTS: Sequence[tuple[str, str]] = [
-    (family, variant) for family, variants in FAMILIES.items() for variant in variants
+    (family, variant) for family, shapes in FAMILIES.items() for variant in shapes
 ]
 
 
@@ -189,8 +71,10 @@ def write_checkpoint(
 def _randomise(model: Any, seed: int) -> None:
     """Weights wide enough that attention, routing and each expert matter to the next token."""
     generator = torch.Generator().manual_seed(seed)
+    # Some families keep a weight that isn't trained by gradients, as a router's bias, in a buffer.
+    buffers = [(name, b) for name, b in model.named_buffers() if name in model.state_dict()]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in [*model.named_parameters(), *buffers]:
             noise = torch.randn(parameter.shape, generator=generator)
             if name.endswith("norm.weight"):
                 parameter.copy_(1 + 0.2 * noise)
@@ -252,7 +136,7 @@ def _greedy_one(model: Any, prompt: list[int], n: int) -> Greedy:
 
 
 def _router_gaps(output: Any, top_k: int) -> Iterator[float]:
-    for logits in output.router_logits:
+    for logits in getattr(output, "router_logits", None) or ():
         if logits.shape[-1] > top_k:
             best = logits.topk(top_k + 1, dim=-1).values
             yield float((best[:, -2] - best[:, -1]).min())

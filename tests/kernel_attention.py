@@ -15,6 +15,7 @@ from megainfer.kernels.cpu.attention import (
     pack_attention,
     step_rows,
 )
+from megainfer.models.spec import RopeSpec
 
 EPS = 1e-6
 POSITIONS = 300
@@ -52,7 +53,7 @@ class Layer:
         self.out_bias = random(shape.hidden) if shape.bias else None
         sizes = {"none": None, "head": (d, d), "full": (q_size, kv_size)}[shape.qk_norm]
         self.qk_norm = None if sizes is None else tuple(1 + 0.2 * random(n) for n in sizes)
-        self.rotary = reference.rotary_table(1e4, d, POSITIONS, torch.float32)
+        self.rotary = reference.rotary_table(RopeSpec(1e4), d, POSITIONS, torch.float32)
         self.generator = generator
 
     def rows(self, count: int) -> Tensor:
@@ -87,7 +88,7 @@ class Layer:
             clip=shape.clip,
             norm_each_head=shape.qk_norm == "head",
         )
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         result = x.clone()
         kernel.attend(packed, step, cache, result)
         return result

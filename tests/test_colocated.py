@@ -10,6 +10,7 @@ from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, build_batch
 from megainfer.attention_node.model import AttentionModel, StepModel
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.colocated.model import ColocatedModel
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
@@ -21,7 +22,6 @@ from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.registry import load_spec
 from megainfer.stage_clock import StageClock
 from megainfer.topology import contiguous_placement
-from megainfer.weights import WeightReader
 
 BLOCKS = 12
 PROMPTS = [range(3, 40), range(5, 9), range(20, 21)]

@@ -18,7 +18,7 @@ from divergence import Divergence, divergence, relative_error
 from node_pair import FLOAT32, Pair, Precision, load_pair
 from safetensors.torch import load_file, save_file
 
-from megainfer.attention_node.cpu_half import CpuHalf, CpuLayer
+from megainfer.attention_node.halves.cpu import CpuHalf, CpuLayer
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.experts import CpuLayerExperts
 

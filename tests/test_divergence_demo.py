@@ -22,13 +22,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from megainfer.attention_node.batch import ChunkInput
 from megainfer.attention_node.model import AttentionModel
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.demo_model import ensure_demo_model
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.kernels.cpu import library
 from megainfer.kernels.selection import AttentionKernels, ExpertKernels
 from megainfer.models.registry import load_spec
 from megainfer.topology import contiguous_placement
-from megainfer.weights import WeightReader
 
 NEW_TOKENS = 16
 PROMPTS = [

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput, build_batch
 from megainfer.attention_node.model import AttentionModel
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels.cpu.attention import AttentionKernel
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.models.registry import load_spec
 from megainfer.stage_clock import StageClock
 from megainfer.topology import contiguous_placement
-from megainfer.weights import WeightReader
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
 

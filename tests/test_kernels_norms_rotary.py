@@ -5,6 +5,7 @@ import math
 import torch
 
 from megainfer.kernels import reference as kernels
+from megainfer.models.spec import RopeSpec
 
 THETA, DIM = 10_000.0, 8
 
@@ -25,7 +26,7 @@ def test_rms_norm_of_bfloat16_rounds_before_it_scales():
 
 
 def test_rotation_turns_pairs_by_their_angle():
-    table = kernels.rotary_table(THETA, DIM, 32, torch.float32)
+    table = kernels.rotary_table(RopeSpec(THETA), DIM, 32, torch.float32)
     heads = torch.randn(1, 2, DIM)
     turned = kernels.rotate(heads, table[torch.tensor([7])])
     for i in range(DIM // 2):
@@ -38,7 +39,7 @@ def test_rotation_turns_pairs_by_their_angle():
 
 
 def test_scores_depend_on_the_distance_only():
-    table = kernels.rotary_table(THETA, DIM, 64, torch.float32)
+    table = kernels.rotary_table(RopeSpec(THETA), DIM, 64, torch.float32)
     q, k = torch.randn(1, 1, DIM), torch.randn(1, 1, DIM)
 
     def score(at: int, to: int) -> float:
@@ -47,3 +48,16 @@ def test_scores_depend_on_the_distance_only():
 
     assert math.isclose(score(40, 33), score(17, 10), abs_tol=1e-4)
     assert not math.isclose(score(40, 33), score(40, 32), abs_tol=1e-4)
+
+
+def test_rotation_of_neighbours_and_of_the_first_channels_only():
+    """Interleaved: channels 2i and 2i + 1 turn together; those beyond the table's stay."""
+    rope = RopeSpec(THETA, rotated=DIM, interleaved=True)
+    table = kernels.rotary_table(rope, DIM, 32, torch.float32)
+    heads = torch.randn(1, 2, DIM + 6)
+    turned = kernels.rotate(heads, table[torch.tensor([7])], interleaved=True)
+    pairs = torch.view_as_complex(heads[0, :, :DIM].unflatten(-1, (-1, 2)).contiguous())
+    angles = 7 * THETA ** (-torch.arange(0, DIM, 2) / DIM)
+    expected = torch.view_as_real(pairs * torch.polar(torch.ones(DIM // 2), angles)).flatten(1)
+    torch.testing.assert_close(turned[0, :, :DIM], expected, atol=1e-5, rtol=0)
+    assert torch.equal(turned[..., DIM:], heads[..., DIM:])

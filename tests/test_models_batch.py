@@ -14,6 +14,7 @@ from megainfer.models.spec import (
     LayerSpec,
     ModelSpec,
     MoESpec,
+    NormSpec,
     RopeSpec,
     RouterSpec,
 )
@@ -78,7 +79,9 @@ def test_every_token_has_its_own_row_position_and_slot(shapes):
 def test_cache_takes_what_the_spec_says(dtype, size):
     attention = AttentionSpec(4, 2, 8, RopeSpec(1e4))
     layer = LayerSpec(attention, MoESpec(RouterSpec(4, 2, True, True), ExpertSpec(16)))
-    spec = ModelSpec("X", 32, 64, (layer,) * 3, 1e-5, False, 64, "float32", (), TensorNames())
+    spec = ModelSpec(
+        "X", 32, 64, (layer,) * 3, NormSpec(1e-5), False, 64, "float32", (), TensorNames()
+    )
     shapes = [tuple((16, *shape) for shape in attention.cache_shapes)] * 3
     kv = KVCache(shapes, num_blocks=5, block_size=16, dtype=dtype)
     assert [tensor.shape for tensor in kv.layer(2)] == [(5, 16, 2, 8)] * 2

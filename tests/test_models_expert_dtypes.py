@@ -8,12 +8,12 @@ from checkpoints import write_checkpoint
 from kernel_experts import levels, relative_error
 from torch import Tensor
 
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.kernels.selection import ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.registry import load_spec
 from megainfer.topology import contiguous_placement
-from megainfer.weights import WeightReader
 
 ROWS = 40
 

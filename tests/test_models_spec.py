@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
+import variants
 from checkpoints import VARIANTS, write_checkpoint
 from safetensors import safe_open
 
+import megainfer.models.families
 from megainfer.errors import ModelError
 from megainfer.models.registry import FAMILIES, load_spec
 from megainfer.models.sources import attention_weight_bytes
@@ -46,8 +49,11 @@ def spec_of(tmp_path):
 every_family = pytest.mark.parametrize("architecture", CONFIGS)
 
 
-def test_every_supported_architecture_is_tested():
-    assert set(CONFIGS) == set(FAMILIES)
+def test_every_family_has_shapes_that_are_compared_with_transformers():
+    families = {module.name for module in iter_modules(megainfer.models.families.__path__)}
+    shapes = {module.name for module in iter_modules(variants.__path__)}
+    assert families == shapes
+    assert len(families) == len(FAMILIES)
 
 
 @every_family
@@ -56,7 +62,7 @@ def test_what_all_families_share(spec_of, architecture):
     assert spec.architecture == architecture
     assert (spec.hidden_size, spec.vocab_size, spec.max_position) == (32, 100, 128)
     assert (spec.num_experts, spec.top_k, len(spec.layers)) == (8, 2, 4)
-    assert (spec.norm_eps, spec.tie_word_embeddings) == (1e-4, True)
+    assert (spec.norm.eps, spec.tie_word_embeddings) == (1e-4, True)
     assert (spec.moe_layers, spec.first_moe_layer) == ((0, 1, 2, 3), 0)
     attention = spec.layers[0].attention
     assert (attention.num_heads, attention.num_kv_heads, attention.head_dim) == (4, 2, 8)
@@ -125,11 +131,11 @@ def test_default_rope_theta_is_the_family_s(spec_of, architecture):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope type 'linear'"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope type 'llama3'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope type 'dynamic'"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.0}}, "factor is 0.0"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "low_freq_factor is missing"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "only a part of each head"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor is 0.25"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*supported: silu"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ({"dtype": "float8_e4m3fn"}, "dtype is 'float8_e4m3fn'"),

@@ -9,12 +9,13 @@ from checkpoints import VARIANTS, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from megainfer.attention_node.model import AttentionModel
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.errors import CheckpointError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.models.registry import load_spec
-from megainfer.models.sources import Source
+from megainfer.models.source import Source
+from megainfer.models.sources import attention_sources, expert_sources
 from megainfer.topology import contiguous_placement
-from megainfer.weights import WeightReader, attention_tensor_names, expert_tensor_names
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_pieces_are_concatenated_along_the_first_axis(folder):
 def test_progress_counts_bytes_on_disk(folder):
     seen: list[int] = []
     reader = WeightReader(folder, seen.append)
-    assert reader.total_bytes(["a", "b"]) == 36
+    assert reader.total_bytes([Source("a", (2, 3)), Source("b", (1, 3))]) == 36
     reader.get("a", (2, 3), torch.float32)
     reader.get("b", (1, 3), torch.bfloat16)
     assert seen == [24, 36]
@@ -51,7 +52,7 @@ def test_missing_tensor_is_named(folder):
     with pytest.raises(CheckpointError, match=r"no tensor model\.norm"):
         reader.get("model.norm", (2,), torch.float32)
     with pytest.raises(CheckpointError, match=r"no tensor model\.norm"):
-        reader.total_bytes(["model.norm"])
+        reader.total_bytes([Source("model.norm", (2,))])
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (6,), (2, 3, 1), (1, 3)])
@@ -167,12 +168,12 @@ def test_each_role_reads_its_listed_tensors_and_all_are_read(tmp_path, family, v
     placement = contiguous_placement(spec.num_experts, 3)
     reader = RecordingReader(folder)
     AttentionModel(spec, reader, placement, torch.float32)
-    assert sorted(reader.names) == sorted(attention_tensor_names(spec))
-    assert reader.bytes_read == reader.total_bytes(attention_tensor_names(spec))
+    assert sorted(reader.names) == sorted(source.name for source in attention_sources(spec))
+    assert reader.bytes_read == reader.total_bytes(attention_sources(spec))
     for node in range(3):
         already = len(reader.names)
         ExpertModel(spec, reader, placement, node, torch.float32)
-        expected = expert_tensor_names(spec, placement.experts_of(node))
+        expected = [s.name for s in expert_sources(spec, placement.experts_of(node))]
         assert sorted(reader.names[already:]) == sorted(expected)
     assert sorted(reader.names) == sorted(load_file(folder / "model.safetensors"))
 

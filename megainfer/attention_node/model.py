@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
-from megainfer.attention_node.half import HalfSource, ModelHalf
+from megainfer.attention_node.halves.half import HalfSource, ModelHalf
 from megainfer.attention_node.kv_cache import KVCache
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
 from megainfer.kernels import reference
 from megainfer.kernels.drawing import TokenKernels
@@ -17,7 +18,6 @@ from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.stage_clock import MicroBatchClock
 from megainfer.topology import Placement
-from megainfer.weights import WeightReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class AttentionModel:
         with clock.span("attention", layer):
             for index in range(layer, len(layers)):
                 layers[index].attend(x, batch, kv.layer(index))
-                routed = layers[index].feed_forward(x)
+                routed = layers[index].feed_forward(x, batch)
                 if routed is not None:
                     return MoEPoint(index, routed.hidden, routed.parts)
         return None
@@ -138,9 +138,9 @@ class AttentionModel:
 def _load_half(source: HalfSource, kernels: AttentionKernels) -> ModelHalf:
     name, weight_dtype = kernels.resolve(str(source.dtype).removeprefix("torch."))
     if name == "cpu":
-        from megainfer.attention_node.cpu_half import CpuHalf
+        from megainfer.attention_node.halves.cpu import CpuHalf
 
         return CpuHalf(source, weight_dtype, kernels.threads)
-    from megainfer.attention_node.reference_half import ReferenceHalf
+    from megainfer.attention_node.halves.reference import ReferenceHalf
 
     return ReferenceHalf(source)

@@ -13,6 +13,7 @@ from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.profile import profile_attention
 from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
 from megainfer.attention_node.tuning import MicroBatchTuner
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
 from megainfer.control import ParentLink
 from megainfer.kernels.selection import AttentionKernels
@@ -20,6 +21,7 @@ from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmAttentionPort, expert_address
 from megainfer.messages import Loaded, NodeReady, Ready, Start
+from megainfer.models.sources import attention_sources
 from megainfer.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
     PULSE_SECONDS,
@@ -29,7 +31,6 @@ from megainfer.node_loop import (
 )
 from megainfer.plan import Plan
 from megainfer.stage_clock import Span
-from megainfer.weights import WeightReader, attention_tensor_names
 
 if TYPE_CHECKING:
     from megainfer.kernels.cpu.threads import Threads
@@ -67,13 +68,15 @@ def load_attention(
 
     threads: shared with other kernels of the process, else the node has its own.
     """
-    reader = WeightReader(plan.folder)
-    total = reader.total_bytes(attention_tensor_names(plan.spec))
-    reader.on_bytes = lambda done: on_bytes(done, total)
-    dtype = getattr(torch, plan.dtype)
     threads = plan.cores_of_attention(node).threads if threads is None else threads
     kernels = AttentionKernels(plan.kernels, plan.attention_dtype, threads)
-    model = AttentionModel(plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels)
+    dtype = getattr(torch, plan.dtype)
+    with WeightReader(plan.folder) as reader:
+        total = reader.total_bytes(attention_sources(plan.spec))
+        reader.on_bytes = lambda done: on_bytes(done, total)
+        model = AttentionModel(
+            plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels
+        )
     return model, model.new_cache(plan.num_blocks)
 
 

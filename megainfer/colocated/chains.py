@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
-from megainfer.attention_node.cpu_half import CpuHalf
+from megainfer.attention_node.halves.cpu import CpuHalf
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
 from megainfer.expert_node.experts import ExpertModel
@@ -33,7 +33,7 @@ class Chain:
         experts: MicroBatchClock,
     ) -> None:
         """x [T, D] goes from `layer` to the last of these, and the clocks hear of it."""
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         first = layer - self.layers.start
         of_attention, of_experts, of_combine = self._native.run(step, x, first)
         count = len(self.layers) - first

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels.experts import ExpertsShape, LayerExperts
 from megainfer.kernels.selection import ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
-from megainfer.weights import WeightReader
 
 
 class ExpertModel:
@@ -81,6 +81,6 @@ def _load_layer(
     hidden, intermediate = sources.spec.hidden_size, sources.spec.expert.intermediate
     gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
     for local_id, expert in enumerate(experts):
-        reader.load_into(gate_up, sources.expert_gate_up(expert))
-        reader.load_into(down, sources.expert_down(expert))
+        reader.load_into(gate_up, sources.expert(expert).gate_up())
+        reader.load_into(down, sources.expert(expert).down())
         layer.load(local_id, gate_up, down)

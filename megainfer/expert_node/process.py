@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.control import ParentLink
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.gather import Gather
@@ -16,6 +17,7 @@ from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.opening import Tuning
 from megainfer.m2n.shm import ShmExpertPort, ShmListener, expert_address
 from megainfer.messages import Loaded, Ready, Start
+from megainfer.models.sources import expert_sources
 from megainfer.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
     PULSE_SECONDS,
@@ -25,7 +27,6 @@ from megainfer.node_loop import (
 )
 from megainfer.plan import Plan
 from megainfer.stage_clock import Span
-from megainfer.weights import WeightReader, expert_tensor_names
 
 if TYPE_CHECKING:
     from megainfer.kernels.cpu.threads import Threads
@@ -67,13 +68,13 @@ def load_experts(
 
     threads: shared with other kernels of the process, else the node has its own.
     """
-    reader = WeightReader(plan.folder)
-    total = reader.total_bytes(expert_tensor_names(plan.spec, plan.placement.experts_of(node)))
-    reader.on_bytes = lambda done: on_bytes(done, total)
     threads = plan.cores_of_expert(node).threads if threads is None else threads
     kernels = ExpertKernels(plan.kernels, plan.expert_dtype, threads)
     dtype = getattr(torch, plan.dtype)
-    return ExpertModel(plan.spec, reader, plan.placement, node, dtype, kernels)
+    with WeightReader(plan.folder) as reader:
+        total = reader.total_bytes(expert_sources(plan.spec, plan.placement.experts_of(node)))
+        reader.on_bytes = lambda done: on_bytes(done, total)
+        return ExpertModel(plan.spec, reader, plan.placement, node, dtype, kernels)
 
 
 def open_gather(plan: Plan, micro_batches: int) -> Gather:

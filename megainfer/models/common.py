@@ -1,39 +1,29 @@
 """Parts of config.json that several families write alike, and what we refuse in all of them."""
 
-from typing import Any
-
 from megainfer.models.config import Config, read_json
 from megainfer.models.names import TensorNames
-from megainfer.models.spec import LayerSpec, ModelSpec, RopeSpec
+from megainfer.models.quantization import read_quantization
+from megainfer.models.rope_config import RopeForm, read_rope, yarn_mscale
+from megainfer.models.spec import LayerSpec, ModelSpec, NormSpec
+
+__all__ = [
+    "RopeForm",
+    "eos_token_ids",
+    "head_dim",
+    "model_spec",
+    "read_rope",
+    "refuse_unsupported",
+    "refuse_window",
+    "sparse_layers",
+    "yarn_mscale",
+]
 
 
 def refuse_unsupported(config: Config) -> None:
     """Raise ModelError, naming key and value, for settings that would change the outputs."""
-    if config.values.get("quantization_config") is not None:
-        raise config.fail("quantization_config", "but quantised checkpoints are not supported")
+    read_quantization(config)
     if config.values.get("hidden_act", "silu") != "silu":
         raise config.fail("hidden_act", "which is not supported; supported: silu")
-
-
-def read_rope(config: Config, default_theta: float = 10_000.0) -> RopeSpec:
-    """Rotary settings in either form on disk.
-
-    transformers 5 writes `rope_parameters`, earlier ones `rope_theta` beside `rope_scaling`.
-    """
-    key = "rope_scaling" if config.mapping("rope_scaling") else "rope_parameters"
-    parameters = config.mapping(key)
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind != "default":
-        raise config.fail(key, f"but rope type {kind!r} is not supported; supported: default")
-    _refuse_partial_rotation(config, key, parameters)
-    theta = Config(config.path, parameters).optional_number("rope_theta")
-    return RopeSpec(theta or config.number("rope_theta", default_theta))
-
-
-def _refuse_partial_rotation(config: Config, key: str, parameters: Any) -> None:
-    for holder, values in ((key, parameters), ("partial_rotary_factor", config.values)):
-        if values.get("partial_rotary_factor") not in (None, 1, 1.0):
-            raise config.fail(holder, "but rotating only a part of each head is not supported")
 
 
 def refuse_window(config: Config, window: int | None) -> None:
@@ -88,7 +78,7 @@ def model_spec(
         hidden_size=config.positive("hidden_size"),
         vocab_size=config.positive("vocab_size"),
         layers=layers,
-        norm_eps=config.number("rms_norm_eps", default_eps),
+        norm=NormSpec(config.number("rms_norm_eps", default_eps)),
         tie_word_embeddings=config.flag("tie_word_embeddings", False),
         max_position=config.positive("max_position_embeddings"),
         dtype=config.dtype(),

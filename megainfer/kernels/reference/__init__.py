@@ -1,30 +1,58 @@
 """All operations in plain torch: slow where it has to be, obvious everywhere."""
 
-from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
+from megainfer.kernels.reference.attention import (
+    Scoring,
+    decode_attention,
+    prefill_attention,
+    write_cache,
+)
 from megainfer.kernels.reference.experts import (
     Groups,
     feed_forward,
     group_by_expert,
     grouped_feed_forward,
 )
+from megainfer.kernels.reference.latent_attention import (
+    absorbed_attention,
+    expanded_attention,
+    gather_latents,
+)
 from megainfer.kernels.reference.norms import rms_norm
-from megainfer.kernels.reference.rotary import rotary_table, rotate
-from megainfer.kernels.reference.routing import Homes, expert_homes, route, scatter_plan
+from megainfer.kernels.reference.rotary import (
+    RopeFrequencies,
+    rope_frequencies,
+    rotary_table,
+    rotate,
+)
+from megainfer.kernels.reference.routing import (
+    Homes,
+    Routing,
+    expert_homes,
+    route,
+    scatter_plan,
+)
 from megainfer.kernels.reference.sampling import best, choose, draw
 
 __all__ = [
     "Groups",
     "Homes",
+    "RopeFrequencies",
+    "Routing",
+    "Scoring",
+    "absorbed_attention",
     "best",
     "choose",
     "decode_attention",
     "draw",
+    "expanded_attention",
     "expert_homes",
     "feed_forward",
+    "gather_latents",
     "group_by_expert",
     "grouped_feed_forward",
     "prefill_attention",
     "rms_norm",
+    "rope_frequencies",
     "rotary_table",
     "rotate",
     "route",

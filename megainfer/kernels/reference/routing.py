@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from megainfer.m2n.mailbox import Part
-from megainfer.models.spec import RouterSpec
+from megainfer.models.spec import ExpertGroups, GroupScore, RouterScore, RouterSpec
 
 
 class Homes(NamedTuple):
@@ -27,18 +28,96 @@ def expert_homes(homes: Sequence[tuple[int, int]], num_nodes: int) -> Homes:
     )
 
 
-def route(logits: Tensor, router: RouterSpec) -> tuple[Tensor, Tensor]:
+class Routing(NamedTuple):
+    """What a router has beside its logits.
+
+    selection_bias: float32 [E], of a spec with `selection_bias`. looked_up: int64 [T, K], the
+    tokens' experts from the table of a spec that is `hashed`.
+    """
+
+    selection_bias: Tensor | None = None
+    looked_up: Tensor | None = None
+
+
+LOGITS_ALONE = Routing()
+
+
+def route(
+    logits: Tensor, router: RouterSpec, routing: Routing = LOGITS_ALONE
+) -> tuple[Tensor, Tensor]:
     """Which experts each token chooses: logits [T, E] -> (weights, ids), both [T, K], best first.
 
-    weights: float32, normalised and rounded as the spec says. ids: int64, global.
+    logits: their bias included; a router of constant score looks at their shape only. weights:
+    float32, normalised, rounded to the logits' dtype and scaled as the spec says. ids: int64,
+    global.
     """
-    scores = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    weights, ids = scores.topk(router.top_k, dim=-1)
+    weights, ids = _chosen(logits.to(torch.float32), router, routing)
     if router.normalise:
-        weights = weights / weights.sum(-1, keepdim=True)
+        total = weights.sum(-1, keepdim=True) + router.epsilon
+        weights = weights / total.clamp(min=router.least_sum)
     if router.rounded:
         weights = weights.to(logits.dtype).to(torch.float32)
-    return weights, ids
+    return weights * router.scale, ids
+
+
+def _chosen(logits: Tensor, router: RouterSpec, routing: Routing) -> tuple[Tensor, Tensor]:
+    """Weights and ids, before weights are normalised."""
+    if router.score is RouterScore.SPARSEMIXER:
+        return _sparsemixer(logits, router.jitter)
+    scores = _scores(logits, router.score)
+    ids = routing.looked_up
+    if ids is None:
+        ids = _best(scores, router, routing.selection_bias)
+    weights = scores.gather(-1, ids)
+    return (weights.softmax(-1) if router.score is RouterScore.LOGIT else weights), ids
+
+
+def _scores(logits: Tensor, score: RouterScore) -> Tensor:
+    match score:
+        case RouterScore.SOFTMAX:
+            return logits.softmax(-1)
+        case RouterScore.SIGMOID:
+            return logits.sigmoid()
+        case RouterScore.SQRT_SOFTPLUS:
+            return softplus(logits).sqrt()
+        case RouterScore.CONSTANT:
+            return torch.ones_like(logits)
+    return logits
+
+
+def _best(scores: Tensor, router: RouterSpec, selection_bias: Tensor | None) -> Tensor:
+    """The best experts of scores [T, E], the lower one where two are equal."""
+    if selection_bias is not None:
+        scores = scores + selection_bias
+    if router.groups is not None:
+        scores = _within_groups(scores, router.groups)
+    return scores.sort(dim=-1, descending=True, stable=True).indices[:, : router.top_k]
+
+
+def _within_groups(scores: Tensor, groups: ExpertGroups) -> Tensor:
+    """-inf where an expert is in none of the best groups."""
+    grouped = scores.unflatten(-1, (groups.count, -1))
+    counted = 1 if groups.score is GroupScore.MAX else 2
+    ranks = grouped.topk(counted, dim=-1).values.sum(-1)
+    kept = ranks.sort(dim=-1, descending=True, stable=True).indices[:, : groups.kept]
+    left_out = torch.ones_like(ranks, dtype=torch.bool).scatter(-1, kept, False)
+    return grouped.masked_fill(left_out[..., None], -torch.inf).flatten(-2)
+
+
+def _sparsemixer(logits: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+    """The two best, each weighted by a softmax over the logits near it (Liu et al., 2024).
+
+    The second's softmax leaves out the first.
+    """
+    left, weights, ids = logits, [], []
+    for _ in range(2):
+        best, at = left.max(-1, keepdim=True)
+        distance = (best - logits) / torch.maximum(logits.abs(), best)
+        near = left.masked_fill(distance > 2 * jitter, -torch.inf)
+        weights.append(near.softmax(-1).gather(-1, at))
+        ids.append(at)
+        left = left.scatter(-1, at, -torch.inf)
+    return torch.cat(weights, -1), torch.cat(ids, -1)
 
 
 def scatter_plan(weights: Tensor, ids: Tensor, homes: Homes) -> tuple[Part, ...]:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels.drawing import TokenKernels
 from megainfer.kernels.reference import Homes
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
-from megainfer.weights import WeightReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class LayerHalf(Protocol):
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """Add attention to x [T, D]; the keys and values of x's tokens go into the cache."""
 
-    def feed_forward(self, x: Tensor) -> Routed | None:
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """Where the layer has experts: what they are to compute. Else add the network to x."""
 
     def shared(self, hidden: Tensor) -> Tensor | None:

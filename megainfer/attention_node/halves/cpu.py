@@ -1,0 +1,144 @@
+"""The attention node's half of a model in C++: two or three calls a layer, float32 inside."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.halves.cpu_ffn import Dense, Gate, SharedExpert
+from megainfer.attention_node.halves.cpu_latent import LatentAttention
+from megainfer.attention_node.halves.cpu_loader import Loader
+from megainfer.attention_node.halves.half import HalfSource, Routed
+from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
+from megainfer.errors import ConfigError
+from megainfer.kernels.cpu.attention import (
+    BLOCK_TOKENS,
+    AttentionKernel,
+    PackedAttention,
+    PackedGate,
+    block_shape,
+    pack_attention,
+    step_rows,
+)
+from megainfer.kernels.cpu.threads import Threads, own_or_shared
+from megainfer.kernels.drawing import TokenKernels
+from megainfer.models.sources import AttentionSources, FfnSources, LatentSources, ModelSources
+from megainfer.models.spec import AttentionSpec, DenseSpec, MlaSpec, QkNorm
+
+
+class CpuLayer:
+    """`half.LayerHalf` over packed weights."""
+
+    def __init__(self, loader: Loader, layer: int, rotary: RotaryTables) -> None:
+        spec = loader.source.spec
+        self._kernel = loader.kernel
+        attention = spec.layers[layer].attention
+        table = rotary_of(attention, rotary)
+        assert table is not None
+        self._attention = self._latent = None
+        if isinstance(attention, MlaSpec):
+            self._latent = LatentAttention(LatentSources(spec, layer), loader, table)
+        else:
+            self._block_shape = block_shape(attention.num_kv_heads, attention.head_dim)
+            self._attention = _pack_attention(AttentionSources(spec, layer), loader, table)
+        ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
+        self._dense = self._gate = self._shared = None
+        if isinstance(ffn, DenseSpec):
+            self._dense = Dense(ffn, sources, loader)
+        else:
+            self._gate = Gate(ffn, sources, loader)
+            if ffn.shared is not None:
+                self._shared = SharedExpert(ffn.shared, spec.multipliers.residual, sources, loader)
+
+    @property
+    def plain_routing(self) -> tuple[PackedAttention, PackedGate] | None:
+        """What comes before the experts, where there is nothing else beside them."""
+        if self._gate is None or self._shared is not None or self._attention is None:
+            return None
+        return self._attention, self._gate.packed
+
+    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.cache_shapes`. Raises ConfigError for blocks of another size."""
+        if block_size != BLOCK_TOKENS:
+            raise ConfigError(
+                f"the CPU kernels need KV blocks of {BLOCK_TOKENS} tokens, not of {block_size}"
+            )
+        return (self._block_shape,) if self._latent is None else self._latent.block_shapes
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """See `half.LayerHalf.attend`."""
+        if self._attention is None:
+            assert self._latent is not None
+            self._latent.attend(x, batch, caches)
+            return
+        (cache,) = caches
+        step = step_rows(batch)
+        self._kernel.attend(self._attention, step, cache, x)
+
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
+        """See `half.LayerHalf.feed_forward`."""
+        if self._dense is not None:
+            self._dense.add(x)
+        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
+
+    def shared(self, hidden: Tensor) -> Tensor | None:
+        """See `half.LayerHalf.shared`."""
+        return None if self._shared is None else self._shared.forward(hidden)
+
+
+class CpuHalf:
+    """`half.ModelHalf` over packed weights; the residual stream is float32.
+
+    weight_dtype: float32, bfloat16 or int8. level: an instruction set, the best unless given.
+    """
+
+    def __init__(
+        self,
+        source: HalfSource,
+        weight_dtype: str,
+        threads: Threads | int = 1,
+        level: str | None = None,
+    ) -> None:
+        spec, sources = source.spec, ModelSources(source.spec)
+        shared = own_or_shared(threads)
+        self.kernel = AttentionKernel(shared, level)
+        loader = Loader(source, self.kernel, weight_dtype, shared)
+        self._eps = spec.norm.eps
+        self._embedding = source.reader.load(sources.embedding(), source.dtype)
+        self._final_norm = loader.vector(sources.final_norm())
+        head = sources.lm_head()
+        self._lm_head = (
+            loader.linear(head) if head else self.kernel.pack(self._embedding, weight_dtype)
+        )
+        rotary = rotary_tables(spec, source.max_positions, torch.float32)
+        self.layers = [CpuLayer(loader, index, rotary) for index in range(len(spec.layers))]
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """See `half.ModelHalf.embed`."""
+        return embedding(token_ids, self._embedding).to(torch.float32)
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See `half.ModelHalf.logits`."""
+        return self.kernel.head(self._lm_head, self._final_norm, self._eps, x, rows)
+
+    @property
+    def tokens(self) -> TokenKernels:
+        """See `half.ModelHalf.tokens`."""
+        return self.kernel
+
+
+def _pack_attention(sources: AttentionSources, loader: Loader, rotary: Tensor) -> PackedAttention:
+    spec: AttentionSpec = sources.attention
+    q_norm, k_norm = loader.maybe_vector(sources.q_norm()), loader.maybe_vector(sources.k_norm())
+    return pack_attention(
+        loader.linear(sources.qkv(), sources.qkv_bias()),
+        loader.linear(sources.out(), sources.out_bias()),
+        loader.vector(sources.norm()),
+        None if q_norm is None or k_norm is None else (q_norm, k_norm),
+        rotary,
+        heads=(spec.num_heads, spec.num_kv_heads),
+        head_dim=spec.head_dim,
+        eps=sources.spec.norm.eps,
+        clip=spec.clip_qkv,
+        norm_each_head=spec.qk_norm is QkNorm.HEAD,
+    )

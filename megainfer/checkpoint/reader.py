@@ -1,0 +1,131 @@
+"""Reading weights from a model folder: the parts that are wanted, in the dtype that is wanted."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from megainfer.checkpoint.encodings.choice import encoding_of
+from megainfer.checkpoint.encodings.encoding import Encoding
+from megainfer.checkpoint.encodings.plain import Plain
+from megainfer.checkpoint.files import TensorFiles
+from megainfer.models.quantization import quantization_of
+from megainfer.models.source import Pieces, Source
+
+CHUNK_BYTES = 1 << 20
+"""Read at once where bytes aren't those of the result: what is converted is still in the cache."""
+
+
+class WeightReader:
+    """The weights of one model folder.
+
+    on_bytes: called with the bytes (as they are on disk) read so far, time and again.
+
+    Raises CheckpointError naming the file or tensor at fault: what `TensorFiles` refuses, and a
+    tensor that is misshapen or not of floating point.
+    """
+
+    def __init__(self, folder: Path, on_bytes: Callable[[int], None] | None = None) -> None:
+        self.on_bytes = on_bytes
+        self.bytes_read = 0
+        self._files = TensorFiles(folder)
+        self._quantization = quantization_of(folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; weights that were read stay valid."""
+        self._files.close()
+
+    def get(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A private copy of one whole tensor, converted to `dtype`."""
+        return self.load((Source(name, tuple(shape)),), dtype)
+
+    def load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor:
+        """The pieces, converted to `dtype` and concatenated along the first axis."""
+        rows = sum(piece.shape[0] for piece in pieces)
+        out = torch.empty((rows, *pieces[0].shape[1:]), dtype=dtype)
+        self.load_into(out, pieces)
+        return out
+
+    def maybe_load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor | None:
+        """`load`; None where there are no pieces."""
+        return self.load(pieces, dtype) if pieces else None
+
+    def load_into(self, out: Tensor, pieces: Pieces) -> None:
+        """Fill `out` with the pieces, one after the other along its first axis."""
+        row = 0
+        for piece in pieces:
+            self._read(piece, out[row : row + piece.shape[0]])
+            row += piece.shape[0]
+
+    def total_bytes(self, sources: Iterable[Source]) -> int:
+        """Bytes on disk that reading these takes, from the files' headers."""
+        return sum(self._size(source) for source in sources)
+
+    def _encoding(self, source: Source) -> Encoding:
+        return encoding_of(self._files, source, self._quantization)
+
+    def _size(self, source: Source) -> int:
+        encoding = self._encoding(source)
+        lines, _ = _needed(source, encoding)
+        sides = sum(side.size for side in encoding.sides)
+        return len(lines) * encoding.codes.line_bytes + sides
+
+    def _read(self, source: Source, out: Tensor) -> None:
+        """Fill `out`, a chunk of lines of the codes after the other."""
+        encoding = self._encoding(source)
+        codes = encoding.codes
+        lines, columns = _needed(source, encoding)
+        target = out if columns is None else out.mT
+        verbatim = _is_verbatim(encoding, lines, target)
+        sides = [self._files.read(side, side.lines) for side in encoding.sides]
+        self._count(sum(side.size for side in encoding.sides))
+        for first, part in _chunks(lines, codes.line_bytes):
+            piece = target[first : first + len(part)]
+            if verbatim:
+                self._files.read_into(piece, codes, part)
+            else:
+                weight = encoding.decode(self._files.read(codes, part), part, sides)
+                piece.copy_(weight if columns is None else weight[:, columns])
+            self._count(len(part) * codes.line_bytes)
+
+    def _count(self, size: int) -> None:
+        self.bytes_read += size
+        if size and self.on_bytes is not None:
+            self.on_bytes(self.bytes_read)
+
+
+def _needed(source: Source, encoding: Encoding) -> tuple[range, slice | None]:
+    """The lines of the codes that the source takes; where these are the weight's columns, all of
+    them, and what it takes of each."""
+    picked = source.picked
+    if source.transposed == encoding.flipped:
+        return picked, None
+    return encoding.codes.lines, slice(picked.start, picked.stop, picked.step)
+
+
+def _is_verbatim(encoding: Encoding, lines: range, target: Tensor) -> bool:
+    """Whether the bytes on disk are those of the result."""
+    codes = encoding.codes
+    alike = codes.dtype == target.dtype and codes.line_shape == target.shape[1:]
+    return isinstance(encoding, Plain) and alike and lines.step == 1 and target.is_contiguous()
+
+
+def _chunks(lines: range, line_bytes: int) -> Iterator[tuple[int, range]]:
+    """Lines that are read together, and how many came before them."""
+    count = max(1, CHUNK_BYTES // max(line_bytes * lines.step, 1))
+    for first in range(0, len(lines), count):
+        yield first, lines[first : first + count]

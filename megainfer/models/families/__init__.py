@@ -1,0 +1,1 @@
+"""One file a family: from its config.json to a spec."""

@@ -1,0 +1,61 @@
+"""Which tensors on disk make up which weight, with the shapes that they must have.
+
+Pure: no torch. Each function returns the pieces of one weight, which the loader concatenates along
+the first axis; `attention_sources` and `expert_sources` list all that a role loads.
+"""
+
+from collections.abc import Iterable
+from math import prod
+
+from megainfer.models.source import Pieces, Source
+from megainfer.models.sources.attention import AttentionSources
+from megainfer.models.sources.experts import ExpertSources
+from megainfer.models.sources.ffn import FfnSources
+from megainfer.models.sources.latent import LatentSources
+from megainfer.models.sources.model import ModelSources
+from megainfer.models.spec import MlaSpec, ModelSpec
+
+__all__ = [
+    "AttentionSources",
+    "ExpertSources",
+    "FfnSources",
+    "LatentSources",
+    "ModelSources",
+    "Pieces",
+    "Source",
+    "attention_sources",
+    "attention_weight_bytes",
+    "expert_sources",
+    "layer_attention",
+]
+
+
+def attention_sources(spec: ModelSpec) -> list[Source]:
+    """All that an attention node loads, each tensor once."""
+    sources = [*ModelSources(spec).all()]
+    for layer in range(len(spec.layers)):
+        sources += layer_attention(spec, layer).all()
+        sources += FfnSources(spec, layer).attention_side()
+    return sources
+
+
+def layer_attention(spec: ModelSpec, layer: int) -> AttentionSources | LatentSources:
+    """The weights of this layer's attention, whichever kind it is."""
+    if isinstance(spec.layers[layer].attention, MlaSpec):
+        return LatentSources(spec, layer)
+    return AttentionSources(spec, layer)
+
+
+def attention_weight_bytes(spec: ModelSpec, dtype_bytes: int) -> int:
+    """Bytes of all that an attention node loads: everything but the routed experts."""
+    return sum(prod(source.shape) for source in attention_sources(spec)) * dtype_bytes
+
+
+def expert_sources(spec: ModelSpec, experts: Iterable[int]) -> list[Source]:
+    """All that an expert node with these global expert ids loads."""
+    ids, sources = tuple(experts), list[Source]()
+    for layer in spec.moe_layers:
+        ffn = FfnSources(spec, layer)
+        for expert in ids:
+            sources += ffn.expert(expert).all()
+    return sources

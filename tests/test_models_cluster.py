@@ -1,0 +1,52 @@
+"""Every family through whole nodes that run out of memory: preemption and prefix hits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import FAMILIES, Greedy, assert_same_greedy, decisive, oracle, write_checkpoint
+from local_cluster import LocalCluster, greedy_submit
+
+from megainfer.models.registry import load_spec
+
+NEW_TOKENS = 20
+BLOCKS = 6  # of each attention node: a request of 48 tokens needs 3
+LENGTHS = (12, 13, 14, 15, 19, 21)
+
+
+def prompts_of(seed: int) -> list[list[int]]:
+    """Random prompts, the first tokens of all being the same."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(160, (len(LENGTHS), max(LENGTHS)), generator=generator).tolist()
+    return [rows[0][:9] + row[9:length] for row, length in zip(rows, LENGTHS, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def reference(request, tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
+    """A family's first shape, prompts, and the oracle's answers."""
+    family, variant = request.param, next(iter(FAMILIES[request.param]))
+    folder = write_checkpoint(family, variant, tmp_path_factory.mktemp(family))
+    return folder, *decisive(oracle(folder), prompts_of, NEW_TOKENS)
+
+
+def served(cluster: LocalCluster, round_: str, prompts: list[list[int]]) -> list[list[int]]:
+    names = [f"{round_}-{i}" for i in range(len(prompts))]
+    for i, prompt in enumerate(prompts):
+        cluster.submit(i % 2, greedy_submit(names[i], prompt, NEW_TOKENS))
+    cluster.drain()
+    return [cluster.answers[name].tokens for name in names]
+
+
+@pytest.mark.parametrize("reference", FAMILIES, indirect=True, scope="module")
+def test_preemption_and_prefix_hits_change_nothing(reference):
+    folder, prompts, expected = reference
+    room = BLOCKS * 16 * load_spec(folder).kv_bytes_per_token(4)
+    options = {"max_model_len": 48, "kv_cache_memory": room, "max_num_batched_tokens": 12}
+    cluster = LocalCluster(folder, 3, 2, 3, **options)
+    assert_same_greedy(expected, served(cluster, "cold", prompts))
+    counters = [node.scheduler.counters() for node in cluster.attention]
+    assert sum(counter["preemptions"] for counter in counters) > 0
+    for name in ("first", "again"):
+        assert served(cluster, name, prompts[-1:]) == [expected[-1].tokens]
+    assert cluster.answers["again-0"].cached_tokens == 16
+    assert cluster.free_blocks() == [BLOCKS, BLOCKS]
