@@ -66,6 +66,7 @@ from megainfer.messages import (
     to_node_decoder,
 )
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 from server.main import ServerConfig, serve
 from server.served_model import ServedModel
 
@@ -166,7 +167,7 @@ def byte_tokenizer() -> Tokenizer:
     backend = Backend(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return Tokenizer(backend, {})
+    return Tokenizer(FastBackend(backend), {})
 
 
 @contextmanager
