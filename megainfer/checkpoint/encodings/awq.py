@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from megainfer.checkpoint.codes import nibbles
 from megainfer.checkpoint.files import StoredTensor, TensorFiles
 from megainfer.checkpoint.grid import Grid, as_scales
-from megainfer.checkpoint.nibbles import UNSIGNED, look_up
 from megainfer.models.quantization import QuantizationSpec
 from megainfer.models.source import Source
 
 OUTPUTS_A_WORD = 8
-PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-"""Of eight outputs in a row, which four bits of their word, from the lowest, hold each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +53,6 @@ def awq(files: TensorFiles, source: Source, quantization: QuantizationSpec) -> A
 
 
 def _unpack(words: Tensor) -> Tensor:
-    codes = look_up(words, UNSIGNED).view(len(words), -1, OUTPUTS_A_WORD)
-    return codes[..., PLACES].flatten(1)
+    """The first half of a word has the even outputs of eight, the second the odd ones."""
+    halves = nibbles(words).view(len(words), -1, 2, OUTPUTS_A_WORD // 2)
+    return halves.mT.flatten(1).to(torch.float32)
