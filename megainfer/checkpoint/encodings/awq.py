@@ -53,6 +53,13 @@ def awq(files: TensorFiles, source: Source, quantization: QuantizationSpec) -> A
 
 
 def _unpack(words: Tensor) -> Tensor:
-    """The first half of a word has the even outputs of eight, the second the odd ones."""
-    halves = nibbles(words).view(len(words), -1, 2, OUTPUTS_A_WORD // 2)
-    return halves.mT.flatten(1).to(torch.float32)
+    """A word has outputs 0, 2, 4 and 6 of eight, then 1, 3, 5 and 7: two swaps of bytes bring them
+    in order, first of pairs (0 2 4 6 1 3 5 7 to 0 2 1 3 4 6 5 7), then of single ones."""
+    eight = _swapped(_swapped(nibbles(words).view(torch.int64), 16, 0xFFFF0000), 8, 0xFF000000FF00)
+    return eight.view(torch.uint8).to(torch.float32)
+
+
+def _swapped(x: Tensor, bits: int, mask: int) -> Tensor:
+    """With these bits of each number in place of those that are so many further up."""
+    different = (x ^ (x >> bits)).bitwise_and_(mask)
+    return x ^ different ^ (different << bits)
