@@ -54,6 +54,13 @@ class StoredTensor:
             raise self.fail(f"is stored as {self.kind}, which is not supported")
         return DTYPES[self.kind]
 
+    def split(self, entries: int | None) -> "StoredTensor":
+        """Its first axis as so many entries and what each has of it; None: itself."""
+        if entries is None:
+            return self
+        shape = (entries, self.shape[0] // entries, *self.shape[1:])
+        return StoredTensor(self.name, self.kind, shape, self.path, self.offset, self.size)
+
     def entry(self, index: int | None) -> "StoredTensor":
         """The entry of the first axis, as a tensor of its own; None: itself."""
         if index is None:

@@ -60,6 +60,10 @@ class WeightReader:
         self.load_into(out, pieces)
         return out
 
+    def maybe_load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor | None:
+        """`load`; None where there are no pieces."""
+        return self.load(pieces, dtype) if pieces else None
+
     def load_into(self, out: Tensor, pieces: Pieces) -> None:
         """Fill `out` with the pieces, one after the other along its first axis."""
         row = 0

@@ -26,12 +26,6 @@ def refuse_unsupported(config: Config) -> None:
         raise config.fail("hidden_act", "which is not supported; supported: silu")
 
 
-def refuse_other(config: Config, key: str, only: str) -> None:
-    """Raise ModelError where this key is there and isn't the only value that the family has."""
-    if config.values.get(key, only) != only:
-        raise config.fail(key, f"which is not supported; supported: {only}")
-
-
 def refuse_window(config: Config, window: int | None) -> None:
     """Raise ModelError for a sliding window that is in effect: shorter than the context.
 

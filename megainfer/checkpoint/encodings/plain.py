@@ -9,6 +9,7 @@ from megainfer.checkpoint.files import StoredTensor
 from megainfer.models.source import Source
 
 FLOATS = ("F64", "F32", "BF16", "F16")
+INTEGERS = ("I64", "I32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,13 @@ class Plain:
 
 
 def plain(stored: StoredTensor, source: Source) -> Plain:
-    """Raises CheckpointError where the tensor is misshapen or not of floating point."""
-    if stored.kind not in FLOATS:
+    """Raises CheckpointError where the tensor is misshapen or not of floating point (of whole
+    numbers where the source asks for them)."""
+    kinds = INTEGERS if source.integer else FLOATS
+    if stored.kind not in kinds:
         raise stored.fail(
             f"is stored as {stored.kind}, but nothing says what it means: no quantization_config "
-            f"in config.json, or no scales beside it; supported by itself: {', '.join(FLOATS)}"
+            f"in config.json, or no scales beside it; supported by itself: {', '.join(kinds)}"
         )
     stored.check_shape(source.stored_shape)
-    return Plain(stored.entry(source.index))
+    return Plain(stored.split(source.entries).entry(source.index))

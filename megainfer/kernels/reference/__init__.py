@@ -1,6 +1,17 @@
 """All operations in plain torch: slow where it has to be, obvious everywhere."""
 
-from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
+from megainfer.kernels.reference.attention import (
+    Scoring,
+    decode_attention,
+    prefill_attention,
+    write_cache,
+)
+from megainfer.kernels.reference.delta_net import (
+    causal_convolution,
+    decays,
+    delta_rule,
+    unit_length,
+)
 from megainfer.kernels.reference.experts import (
     Groups,
     feed_forward,
@@ -33,10 +44,14 @@ __all__ = [
     "Homes",
     "RopeFrequencies",
     "Routing",
+    "Scoring",
     "absorbed_attention",
     "best",
+    "causal_convolution",
     "choose",
+    "decays",
     "decode_attention",
+    "delta_rule",
     "draw",
     "expanded_attention",
     "expert_homes",
@@ -51,5 +66,6 @@ __all__ = [
     "rotate",
     "route",
     "scatter_plan",
+    "unit_length",
     "write_cache",
 ]
