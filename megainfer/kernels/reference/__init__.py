@@ -3,6 +3,7 @@
 from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
 from megainfer.kernels.reference.experts import (
     Groups,
+    Network,
     feed_forward,
     group_by_expert,
     grouped_feed_forward,
@@ -31,6 +32,7 @@ from megainfer.kernels.reference.sampling import best, choose, draw
 __all__ = [
     "Groups",
     "Homes",
+    "Network",
     "RopeFrequencies",
     "Routing",
     "absorbed_attention",
