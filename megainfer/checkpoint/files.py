@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megainfer.errors import CheckpointError
+from megainfer.models.source import Source
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -81,6 +82,23 @@ class StoredTensor:
     @property
     def line_bytes(self) -> int:
         return prod(self.line_shape) * self.dtype.itemsize
+
+    def part(
+        self, source: Source, shape: tuple[int, ...], kind: str | None = None
+    ) -> "StoredTensor":
+        """The source's entry, which must have this shape and, if given, kind; CheckpointError
+        otherwise."""
+        if kind is not None and self.kind != kind:
+            raise self.fail(f"is stored as {self.kind}, but must be {kind}")
+        fused = () if source.index is None else source.stored_shape[:1]
+        self.check_shape((*fused, *shape))
+        return self.entry(source.index)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if self.shape != shape:
+            raise self.fail(
+                f"has shape {list(self.shape)}, but config.json calls for {list(shape)}"
+            )
 
     def fail(self, problem: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: tensor {self.name} {problem}")

@@ -14,6 +14,7 @@ from megainfer.models.spec import (
     LayerSpec,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     MlaSpec,
     ModelSpec,
     MoESpec,
@@ -109,15 +110,9 @@ def _attention(layer: LayerSpec) -> str:
 
 
 def _grouped(attention: AttentionSpec) -> str:
-    norms = {
-        QkNorm.NONE: None,
-        QkNorm.HEAD: "q and k normalised by head",
-        QkNorm.FULL: "q and k normalised over all heads",
-        QkNorm.UNIT: "q and k normalised by head, without weights",
-    }
     return _joined(
         f"{attention.num_heads} heads of {attention.head_dim}, {attention.num_kv_heads} for keys",
-        norms[attention.qk_norm] and (norms[attention.qk_norm] or "") + _after(attention),
+        _qk_norm(attention),
         "biases" if attention.qkv_bias or attention.out_bias else None,
         f"window of {attention.window}" if attention.window else None,
         f"chunks of {attention.chunk}" if attention.chunk else None,
@@ -129,8 +124,16 @@ def _grouped(attention: AttentionSpec) -> str:
     )
 
 
-def _after(attention: AttentionSpec) -> str:
-    return " after rotation" if attention.norm_after_rope else ""
+def _qk_norm(attention: AttentionSpec) -> str | None:
+    kinds = {
+        QkNorm.HEAD: "by head",
+        QkNorm.FULL: "over all heads",
+        QkNorm.UNIT: "by head, without weights",
+    }
+    if attention.qk_norm is QkNorm.NONE:
+        return None
+    after = " after rotation" if attention.norm_after_rope else ""
+    return f"q and k normalised {kinds[attention.qk_norm]}{after}"
 
 
 def _rope(rope: RopeSpec) -> str:
@@ -144,8 +147,10 @@ def _rope(rope: RopeSpec) -> str:
             stretched = f"llama3 x {scaling.factor:g}"
         case YarnScaling():
             stretched = f"yarn x {scaling.factor:g} from {scaling.original_max_position}"
-        case _:
+        case LongRopeScaling():
             stretched = f"longrope from {scaling.original_max_position}"
+        case _:
+            stretched = str(scaling)
     return _joined(
         f"rope theta {rope.theta:g}",
         f"{rope.rotated} channels" if rope.rotated else None,

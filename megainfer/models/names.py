@@ -1,6 +1,6 @@
 """What a family calls its tensors on disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 _LAYER = "model.layers.{layer}"
@@ -30,14 +30,14 @@ class TensorNames:
 
     The defaults are what most families share. `qkv`, `out`, and each `down` and `up` of latent
     attention name projections, without the `.weight` or `.bias` at the end. Each `gate_up` is a
-    pair: gate, up.
+    pair: gate, up. Where q, k and v are one projection, `qkv` has one name.
     """
 
     embedding: str = "model.embed_tokens.weight"
     final_norm: str = "model.norm.weight"
     lm_head: str = "lm_head.weight"
     attention_norm: str = f"{_LAYER}.input_layernorm.weight"
-    qkv: tuple[str, str, str] = (
+    qkv: tuple[str, ...] = (
         f"{_LAYER}.self_attn.q_proj",
         f"{_LAYER}.self_attn.k_proj",
         f"{_LAYER}.self_attn.v_proj",
@@ -51,6 +51,7 @@ class TensorNames:
     kv_down: str = f"{_LAYER}.self_attn.kv_a_proj_with_mqa"
     kv_latent_norm: str = f"{_LAYER}.self_attn.kv_a_layernorm.weight"
     kv_up: str = f"{_LAYER}.self_attn.kv_b_proj"
+    sinks: str = f"{_LAYER}.self_attn.sinks"
     ffn_norm: str = f"{_LAYER}.post_attention_layernorm.weight"
     dense_gate_up: tuple[str, ...] = (
         f"{_LAYER}.mlp.gate_proj.weight",
@@ -73,3 +74,21 @@ class TensorNames:
     )
     shared_down: str = f"{_LAYER}.mlp.shared_expert.down_proj.weight"
     shared_gate: str = f"{_LAYER}.mlp.shared_expert_gate.weight"
+
+    def under(self, model: str, head: str = "lm_head.weight") -> "TensorNames":
+        """The same inside a wrapper, as multimodal checkpoints have it.
+
+        model: what the wrapper calls the text model, here `model`. head: its lm_head.
+        """
+
+        def moved(name: str) -> str:
+            return model + name.removeprefix("model") if name.startswith("model.") else name
+
+        changes: dict[str, str | tuple[str, ...]] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                changes[field.name] = tuple(map(moved, value))
+            elif isinstance(value, str):
+                changes[field.name] = moved(value)
+        return replace(self, **{**changes, "lm_head": head})  # type: ignore[arg-type]

@@ -1,11 +1,14 @@
 """Weights of an attention half, packed for the C++ kernels."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from megainfer.attention_node.halves.half import HalfSource
 from megainfer.kernels.cpu.attention import AttentionKernel, PackedLinear
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
+from megainfer.kernels.cpu.latent import LatentKernel
 from megainfer.kernels.cpu.threads import Threads
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.models.sources import Pieces
@@ -24,17 +27,22 @@ class Loader:
     ) -> None:
         self.source = source
         self.kernel = kernel
-        self._weight_dtype = weight_dtype
+        self.weight_dtype = weight_dtype
         self._threads = threads
         self._networks: dict[tuple[int, ActivationSpec], ExpertKernel] = {}
 
     def linear(self, weight: Pieces, bias: Pieces = ()) -> PackedLinear:
-        # From the checkpoint's own precision.
-        narrow = self._weight_dtype == "bfloat16"
-        dtype = torch.bfloat16 if narrow else torch.float32
-        return self.kernel.pack(
-            self.source.reader.load(weight, dtype), self._weight_dtype, self.maybe_vector(bias)
-        )
+        return self.kernel.pack(self.matrix(weight), self.weight_dtype, self.maybe_vector(bias))
+
+    def matrix(self, weight: Pieces) -> Tensor:
+        """What `linear` packs: from the checkpoint's own precision."""
+        narrow = self.weight_dtype == "bfloat16"
+        return self.source.reader.load(weight, torch.bfloat16 if narrow else torch.float32)
+
+    @cached_property
+    def latent_kernel(self) -> LatentKernel:
+        """One for all layers."""
+        return LatentKernel(self.kernel, self._threads)
 
     def exact_linear(
         self, weight: Pieces, bias: Pieces = (), dtype: torch.dtype | None = None
@@ -62,7 +70,7 @@ class Loader:
         kernel = self._networks.get((intermediate, activation))
         if kernel is None:
             shape = ExpertsShape(1, self.source.spec.hidden_size, intermediate, 1, activation)
-            kernel = ExpertKernel(shape, self._weight_dtype, self._threads, self.kernel.level)
+            kernel = ExpertKernel(shape, self.weight_dtype, self._threads, self.kernel.level)
             self._networks[intermediate, activation] = kernel
         network = CpuLayerExperts(kernel)
         reader = self.source.reader

@@ -156,6 +156,43 @@ class GateLayer(Structure):
     )
 
 
+class HeadsLinear(Structure):
+    """`HeadsLinear` of latent_half.h."""
+
+    _fields_ = (
+        ("panels", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("format", c_int32),
+    )
+
+
+class LatentLayer(Structure):
+    """`LatentLayer` of latent_half.h."""
+
+    _fields_ = (
+        ("q_down", Linear),
+        ("q", Linear),
+        ("kv_down", Linear),
+        ("out", Linear),
+        ("key_up", HeadsLinear),
+        ("value_up", HeadsLinear),
+        ("norm", c_void_p),
+        ("q_norm", c_void_p),
+        ("kv_norm", c_void_p),
+        ("rotary", c_void_p),
+        ("heads", c_int64),
+        ("nope", c_int64),
+        ("rope", c_int64),
+        ("rank", c_int64),
+        ("value", c_int64),
+        ("eps", c_float),
+        ("latent_eps", c_float),
+        ("scale", c_float),
+        ("residual", c_float),
+    )
+
+
 class ChainLayer(Structure):
     """`ChainLayer` of layer_chain.h."""
 
@@ -241,6 +278,12 @@ _FUNCTIONS = {
     "megainfer_half_draw": (
         None,
         [c_void_p, c_void_p, c_int64, c_int64, POINTER(DrawWish), c_void_p],
+    ),
+    "megainfer_latent_new": (c_void_p, [c_void_p, c_void_p]),
+    "megainfer_latent_delete": (None, [c_void_p]),
+    "megainfer_latent_attend": (
+        None,
+        [c_void_p, POINTER(LatentLayer), POINTER(StepRows), POINTER(LayerCache), c_void_p],
     ),
     "megainfer_chain_new": (c_void_p, [c_void_p, c_void_p]),
     "megainfer_chain_delete": (None, [c_void_p]),

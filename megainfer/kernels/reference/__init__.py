@@ -1,6 +1,11 @@
 """All operations in plain torch: slow where it has to be, obvious everywhere."""
 
-from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
+from megainfer.kernels.reference.attention import (
+    Scoring,
+    decode_attention,
+    prefill_attention,
+    write_cache,
+)
 from megainfer.kernels.reference.experts import (
     Groups,
     Network,
@@ -35,6 +40,7 @@ __all__ = [
     "Network",
     "RopeFrequencies",
     "Routing",
+    "Scoring",
     "absorbed_attention",
     "best",
     "choose",

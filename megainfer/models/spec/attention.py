@@ -63,6 +63,8 @@ class AttentionSpec:
                 f"num_attention_heads {self.num_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_kv_heads}"
             )
+        if self.norm_after_rope and self.qk_norm is QkNorm.FULL:
+            raise ModelError("norms over all heads of a query come before its rotation")
         if self.rope is not None:
             self.rope.check(self.rotary_dim)
 
@@ -80,6 +82,11 @@ class AttentionSpec:
         if self.rope is None:
             return 0
         return self.head_dim if self.rope.rotated is None else self.rope.rotated
+
+    @property
+    def qkv_sizes(self) -> tuple[int, int, int]:
+        """Outputs of the projections: queries, with the gate where there is one, keys, values."""
+        return (self.q_size * (2 if self.gated else 1), self.kv_size, self.kv_size)
 
     @property
     def score_scale(self) -> float:

@@ -4,21 +4,17 @@
 #include <atomic>
 #include <cstring>
 
+#include "phases.h"
+
 namespace {
 
 constexpr int max_tile = 32 * 32;  // floats: rows of a group times a panel's width, in any level
 constexpr int most_group_rows = 32;
-constexpr int64_t tasks_a_thread = 8;
 constexpr int64_t line_bytes = 64;
 
 // Query rows that go through a key head's tiles together in prefill: enough to pay for bringing a
 // tile into shape, few enough to keep what is known of them in the cache.
 constexpr int64_t job_rows = 96;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Where the i-th of equal shares of 0..n begins.
-int64_t share(int64_t n, int64_t i, int64_t shares) { return n * i / shares; }
 
 // Of one key head in a block of the cache.
 int64_t share_bytes(const AttentionLayer& layer, const LayerCache& cache) {
@@ -43,15 +39,9 @@ __attribute__((always_inline)) inline void ask_for_slot(const AttentionLayer& la
 
 AttentionHalf::AttentionHalf(const Level& level, ThreadPool& pool) : level_(level), pool_(pool) {}
 
-// work(i) for 0 <= i < count, in as many tasks as keep all threads busy to the end.
 template <class Work>
 void AttentionHalf::add_phase(int64_t count, Work work) {
-  const int threads = pool_.threads();
-  const int64_t tasks = std::min<int64_t>(count, threads == 1 ? 1 : tasks_a_thread * threads);
-  phases_.push_back({static_cast<uint32_t>(tasks), [=](uint32_t task) {
-                       const int64_t end = share(count, task + 1, tasks);
-                       for (int64_t i = share(count, task, tasks); i < end; ++i) work(i);
-                     }});
+  phases_.push_back(phase_of(count, pool_.threads(), work));
 }
 
 void AttentionHalf::run() {

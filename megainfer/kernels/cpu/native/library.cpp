@@ -1,6 +1,7 @@
 // What Python calls: plain C, pointers to memory that the caller owns, no exception leaves.
 #include "attention_half.h"
 #include "experts.h"
+#include "latent_half.h"
 #include "layer_chain.h"
 #include "level.h"
 #include "thread_pool.h"
@@ -119,6 +120,17 @@ EXPORT void megainfer_half_argmax(AttentionHalf* half, const float* x, int64_t c
 EXPORT void megainfer_half_draw(AttentionHalf* half, const float* x, int64_t count, int64_t width,
                                 const DrawWish* wishes, int64_t* tokens) {
   half->draw(x, count, width, wishes, tokens);
+}
+
+EXPORT LatentHalf* megainfer_latent_new(AttentionHalf* half, ThreadPool* pool) {
+  return new LatentHalf(*half, *pool);
+}
+
+EXPORT void megainfer_latent_delete(LatentHalf* latent) { delete latent; }
+
+EXPORT void megainfer_latent_attend(LatentHalf* latent, const LatentLayer* layer,
+                                    const StepRows* step, const LayerCache* cache, float* x) {
+  latent->attend(*layer, *step, *cache, x);
 }
 
 EXPORT LayerChain* megainfer_chain_new(AttentionHalf* half, Experts* experts) {
