@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from math import prod
 
+from megainfer.config import format_bytes
 from megainfer.models.source import Source
 from megainfer.models.sources import attention_sources, expert_sources
 from megainfer.models.spec import (
     Activation,
     ActivationSpec,
     AttentionSpec,
+    DeltaNetSpec,
     DenseSpec,
     LayerSpec,
     LinearScaling,
@@ -43,9 +45,15 @@ def describe_model(spec: ModelSpec) -> list[Line]:
         ("norm", _norm(spec)),
         *_multipliers(spec),
         ("KV cache", f"{spec.kv_bytes_per_token(1)} values a token"),
+        *_states(spec),
         ("stored as", spec.dtype),
         ("end tokens", ", ".join(map(str, spec.eos_token_ids)) or "none"),
     ]
+
+
+def _states(spec: ModelSpec) -> Iterator[Line]:
+    if spec.is_recurrent:
+        yield "states", f"{format_bytes(spec.state_bytes)} a running request"
 
 
 def _by_kind(label: str, of_layers: Sequence[str]) -> Iterator[Line]:
@@ -104,9 +112,14 @@ def _attention(layer: LayerSpec) -> str:
             f"queries through {attention.q_lora_rank}" if attention.q_lora_rank else None,
             _rope(attention.rope),
         )
-    if isinstance(attention, AttentionSpec):
-        return _grouped(attention)
-    return str(attention)
+    if isinstance(attention, DeltaNetSpec):
+        return _joined(
+            f"recurrent (gated DeltaNet), {attention.value_heads} states of {attention.key_dim} x "
+            f"{attention.value_dim}",
+            f"{attention.key_heads} heads for keys",
+            f"convolution over {attention.taps} tokens",
+        )
+    return _grouped(attention)
 
 
 def _grouped(attention: AttentionSpec) -> str:

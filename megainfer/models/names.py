@@ -29,8 +29,11 @@ class TensorNames:
     """Templates of tensor names; `{layer}` and `{expert}` are filled in.
 
     The defaults are what most families share. `qkv`, `out`, and each `down` and `up` of latent
-    attention name projections, without the `.weight` or `.bias` at the end. Each `gate_up` is a
-    pair: gate, up. Where q, k and v are one projection, `qkv` has one name.
+    attention name projections, without the `.weight` or `.bias` at the end; where q, k and v are
+    one projection, `qkv` has one name. Each `gate_up` is a pair: gate, up. `delta_fused` are what
+    a DeltaNet's input goes through, interleaved by key head: each one's query, key, values and
+    output gates; its rates and decays. Where they are None, `delta_split` are: queries, keys and
+    values; gates; rates; decays.
     """
 
     embedding: str = "model.embed_tokens.weight"
@@ -74,6 +77,21 @@ class TensorNames:
     )
     shared_down: str = f"{_LAYER}.mlp.shared_expert.down_proj.weight"
     shared_gate: str = f"{_LAYER}.mlp.shared_expert_gate.weight"
+    delta_fused: tuple[str, str] | None = (
+        f"{_LAYER}.linear_attn.in_proj_qkvz.weight",
+        f"{_LAYER}.linear_attn.in_proj_ba.weight",
+    )
+    delta_split: tuple[str, str, str, str] = (
+        f"{_LAYER}.linear_attn.in_proj_qkv.weight",
+        f"{_LAYER}.linear_attn.in_proj_z.weight",
+        f"{_LAYER}.linear_attn.in_proj_b.weight",
+        f"{_LAYER}.linear_attn.in_proj_a.weight",
+    )
+    delta_taps: str = f"{_LAYER}.linear_attn.conv1d.weight"
+    delta_time_bias: str = f"{_LAYER}.linear_attn.dt_bias"
+    delta_log_decay: str = f"{_LAYER}.linear_attn.A_log"
+    delta_norm: str = f"{_LAYER}.linear_attn.norm.weight"
+    delta_out: str = f"{_LAYER}.linear_attn.out_proj.weight"
 
     def under(self, model: str, head: str = "lm_head.weight") -> "TensorNames":
         """The same inside a wrapper, as multimodal checkpoints have it.

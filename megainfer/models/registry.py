@@ -13,6 +13,7 @@ from megainfer.models.families import (
     olmoe,
     qwen2_moe,
     qwen3_moe,
+    qwen3_next,
 )
 from megainfer.models.family import Family
 from megainfer.models.spec import ModelSpec
@@ -25,6 +26,7 @@ FAMILIES = (
     olmoe.FAMILY,
     qwen2_moe.FAMILY,
     qwen3_moe.FAMILY,
+    qwen3_next.FAMILY,
 )
 ARCHITECTURES: Mapping[str, Family] = {
     name: family for family in FAMILIES for name in family.architectures

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.halves.cpu_delta_net import DeltaNet
 from megainfer.attention_node.halves.cpu_ffn import Dense, Gate, SharedExpert
 from megainfer.attention_node.halves.cpu_latent import LatentAttention
 from megainfer.attention_node.halves.cpu_loader import Loader
@@ -22,8 +23,15 @@ from megainfer.kernels.cpu.attention import (
 )
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import AttentionSources, FfnSources, LatentSources, ModelSources
-from megainfer.models.spec import AttentionSpec, DenseSpec, MlaSpec, QkNorm
+from megainfer.models.sources import (
+    AttentionSources,
+    DeltaNetSources,
+    FfnSources,
+    LatentSources,
+    ModelSources,
+    layer_attention,
+)
+from megainfer.models.spec import AttentionSpec, DenseSpec, QkNorm
 
 
 class CpuLayer:
@@ -32,15 +40,20 @@ class CpuLayer:
     def __init__(self, loader: Loader, layer: int, rotary: RotaryTables) -> None:
         spec = loader.source.spec
         self._kernel = loader.kernel
-        attention = spec.layers[layer].attention
-        table = rotary_of(attention, rotary)
-        assert table is not None
-        self._attention = self._latent = None
-        if isinstance(attention, MlaSpec):
-            self._latent = LatentAttention(LatentSources(spec, layer), loader, table)
+        self._attention: PackedAttention | None = None
+        self._other: LatentAttention | DeltaNet | None = None
+        attention = layer_attention(spec, layer)
+        if isinstance(attention, DeltaNetSources):
+            self._other = DeltaNet(attention, loader)
         else:
-            self._block_shape = block_shape(attention.num_kv_heads, attention.head_dim)
-            self._attention = _pack_attention(AttentionSources(spec, layer), loader, table)
+            table = rotary_of(attention.attention, rotary)
+            assert table is not None
+            if isinstance(attention, LatentSources):
+                self._other = LatentAttention(attention, loader, table)
+            else:
+                own = attention.attention
+                self._block_shape = block_shape(own.num_kv_heads, own.head_dim)
+                self._attention = _pack_attention(attention, loader, table)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = self._shared = None
         if isinstance(ffn, DenseSpec):
@@ -63,13 +76,18 @@ class CpuLayer:
             raise ConfigError(
                 f"the CPU kernels need KV blocks of {BLOCK_TOKENS} tokens, not of {block_size}"
             )
-        return (self._block_shape,) if self._latent is None else self._latent.block_shapes
+        return (self._block_shape,) if self._other is None else self._other.block_shapes
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.state_shapes`."""
+        return () if self._other is None else self._other.state_shapes
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
         if self._attention is None:
-            assert self._latent is not None
-            self._latent.attend(x, batch, caches)
+            assert self._other is not None
+            self._other.attend(x, batch, caches)
             return
         (cache,) = caches
         step = step_rows(batch)

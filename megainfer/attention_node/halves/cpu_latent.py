@@ -13,6 +13,8 @@ from megainfer.models.sources import LatentSources
 class LatentAttention:
     """Latent attention over packed weights, from the input's norm to the residual stream."""
 
+    state_shapes: tuple[tuple[int, ...], ...] = ()
+
     def __init__(self, sources: LatentSources, loader: Loader, rotary: Tensor) -> None:
         spec = sources.spec
         self._shapes = sources.attention.cache_shapes

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from megainfer.attention_node.halves.half import HalfSource
 from megainfer.kernels.cpu.attention import AttentionKernel, PackedLinear
+from megainfer.kernels.cpu.delta_net import DeltaNetKernel
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 from megainfer.kernels.cpu.latent import LatentKernel
 from megainfer.kernels.cpu.threads import Threads
@@ -42,6 +43,11 @@ class Loader:
     def latent_kernel(self) -> LatentKernel:
         """One for all layers."""
         return LatentKernel(self.kernel, self._threads)
+
+    @cached_property
+    def recurrence(self) -> DeltaNetKernel:
+        """Of all layers with a recurrent state."""
+        return DeltaNetKernel(self._threads, self.kernel.level)
 
     def exact_linear(
         self, weight: Pieces, bias: Pieces = (), dtype: torch.dtype | None = None

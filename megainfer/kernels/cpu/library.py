@@ -182,6 +182,40 @@ class ChainLayer(Structure):
     )
 
 
+class DeltaNetLayer(Structure):
+    """`DeltaNetLayer` of delta_net.h."""
+
+    _fields_ = (
+        ("weights", c_void_p),
+        ("time_bias", c_void_p),
+        ("decay_factor", c_void_p),
+        ("norm", c_void_p),
+        ("key_heads", c_int64),
+        ("value_heads", c_int64),
+        ("key_dim", c_int64),
+        ("value_dim", c_int64),
+        ("taps", c_int64),
+        ("eps", c_float),
+    )
+
+
+class DeltaNetStep(Structure):
+    """`DeltaNetStep` of delta_net.h."""
+
+    _fields_ = (
+        ("row_starts", c_void_p),
+        ("first_positions", c_void_p),
+        ("slots", c_void_p),
+        ("sequences", c_int64),
+    )
+
+
+class DeltaNetState(Structure):
+    """`DeltaNetState` of delta_net.h."""
+
+    _fields_ = (("past", c_void_p), ("state", c_void_p))
+
+
 class DrawWish(Structure):
     """`DrawWish` of level.h."""
 
@@ -259,6 +293,20 @@ _FUNCTIONS = {
     "megainfer_latent_attend": (
         None,
         [c_void_p, POINTER(LatentLayer), POINTER(StepRows), POINTER(LayerCache), c_void_p],
+    ),
+    "megainfer_delta_new": (c_void_p, [c_char_p, c_void_p]),
+    "megainfer_delta_delete": (None, [c_void_p]),
+    "megainfer_delta_recur": (
+        None,
+        [
+            c_void_p,
+            POINTER(DeltaNetLayer),
+            POINTER(DeltaNetStep),
+            c_void_p,
+            c_void_p,
+            POINTER(DeltaNetState),
+            c_void_p,
+        ],
     ),
     "megainfer_chain_new": (c_void_p, [c_void_p, c_void_p]),
     "megainfer_chain_delete": (None, [c_void_p]),

@@ -6,6 +6,12 @@ from megainfer.kernels.reference.attention import (
     prefill_attention,
     write_cache,
 )
+from megainfer.kernels.reference.delta_net import (
+    causal_convolution,
+    decays,
+    delta_rule,
+    unit_length,
+)
 from megainfer.kernels.reference.experts import (
     Groups,
     feed_forward,
@@ -41,8 +47,11 @@ __all__ = [
     "Scoring",
     "absorbed_attention",
     "best",
+    "causal_convolution",
     "choose",
+    "decays",
     "decode_attention",
+    "delta_rule",
     "draw",
     "expanded_attention",
     "expert_homes",
@@ -57,5 +66,6 @@ __all__ = [
     "rotate",
     "route",
     "scatter_plan",
+    "unit_length",
     "write_cache",
 ]

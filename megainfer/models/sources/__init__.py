@@ -9,14 +9,16 @@ from math import prod
 
 from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.attention import AttentionSources
+from megainfer.models.sources.delta_net import DeltaNetSources
 from megainfer.models.sources.experts import ExpertSources
 from megainfer.models.sources.ffn import FfnSources
 from megainfer.models.sources.latent import LatentSources
 from megainfer.models.sources.model import ModelSources
-from megainfer.models.spec import MlaSpec, ModelSpec
+from megainfer.models.spec import DeltaNetSpec, MlaSpec, ModelSpec
 
 __all__ = [
     "AttentionSources",
+    "DeltaNetSources",
     "ExpertSources",
     "FfnSources",
     "LatentSources",
@@ -39,10 +41,14 @@ def attention_sources(spec: ModelSpec) -> list[Source]:
     return sources
 
 
-def layer_attention(spec: ModelSpec, layer: int) -> AttentionSources | LatentSources:
+def layer_attention(
+    spec: ModelSpec, layer: int
+) -> AttentionSources | LatentSources | DeltaNetSources:
     """The weights of this layer's attention, whichever kind it is."""
     if isinstance(spec.layers[layer].attention, MlaSpec):
         return LatentSources(spec, layer)
+    if isinstance(spec.layers[layer].attention, DeltaNetSpec):
+        return DeltaNetSources(spec, layer)
     return AttentionSources(spec, layer)
 
 

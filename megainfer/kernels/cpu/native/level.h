@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "delta_jobs.h"
+
 enum class WeightFormat : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
 constexpr int weight_formats = 3;
 
@@ -119,6 +121,7 @@ struct Level {
   void (*narrow)(const float* x, uint16_t* bf16, int64_t n);
   float (*read_all)(const float* x, int64_t n);
   RowFunctions rows;
+  DeltaFunctions delta;
 };
 
 // The levels that were built, best last.

@@ -9,6 +9,7 @@
 MEGAINFER_TARGET("avx2,fma")
 #include "vec_avx2.h"
 // After the vector that they are written for.
+#include "delta_net.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
@@ -27,6 +28,7 @@ extern const Level level_avx2 = {
     .narrow = narrow,
     .read_all = read_all,
     .rows = row_functions(),
+    .delta = delta_functions(),
 };
 
 MEGAINFER_TARGET_END

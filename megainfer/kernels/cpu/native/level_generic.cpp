@@ -1,5 +1,6 @@
 #include "vec_generic.h"
 // After the vector that they are written for.
+#include "delta_net.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
@@ -18,4 +19,5 @@ extern const Level level_generic = {
     .narrow = narrow,
     .read_all = read_all,
     .rows = row_functions(),
+    .delta = delta_functions(),
 };

@@ -1,5 +1,6 @@
 // What Python calls: plain C, pointers to memory that the caller owns, no exception leaves.
 #include "attention_half.h"
+#include "delta_net.h"
 #include "experts.h"
 #include "latent_half.h"
 #include "layer_chain.h"
@@ -122,6 +123,20 @@ EXPORT void megainfer_latent_delete(LatentHalf* latent) { delete latent; }
 EXPORT void megainfer_latent_attend(LatentHalf* latent, const LatentLayer* layer,
                                     const StepRows* step, const LayerCache* cache, float* x) {
   latent->attend(*layer, *step, *cache, x);
+}
+
+// Null when this machine can't run the level.
+EXPORT DeltaNet* megainfer_delta_new(const char* level, ThreadPool* pool) {
+  const Level* chosen = find_level(level);
+  return chosen == nullptr ? nullptr : new DeltaNet(*chosen, *pool);
+}
+
+EXPORT void megainfer_delta_delete(DeltaNet* net) { delete net; }
+
+EXPORT void megainfer_delta_recur(DeltaNet* net, const DeltaNetLayer* layer,
+                                  const DeltaNetStep* step, const float* input, const float* rates,
+                                  const DeltaNetState* state, float* out) {
+  net->recur(*layer, *step, input, rates, *state, out);
 }
 
 EXPORT LayerChain* megainfer_chain_new(AttentionHalf* half, Experts* experts) {
