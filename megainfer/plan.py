@@ -23,6 +23,7 @@ from megainfer.kernels.selection import (
 )
 from megainfer.m2n.geometry import Geometry
 from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
+from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.sources import attention_weight_bytes
 from megainfer.models.spec import ModelSpec
@@ -53,7 +54,7 @@ class Plan:
     cores: one assignment a process, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
     keeps this instance's sockets apart from any other's. generation: end tokens, and sampling for
-    what a request leaves out.
+    what a request leaves out. quantization: of the weights on disk.
     """
 
     config: EngineConfig
@@ -70,6 +71,7 @@ class Plan:
     micro_batches: int | None
     token: str
     generation: GenerationDefaults
+    quantization: QuantizationSpec | None
 
     @property
     def num_attention(self) -> int:
@@ -172,6 +174,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         micro_batches=_micro_batches(config, assigned),
         token=token or secrets.token_hex(16),
         generation=GenerationDefaults.chosen(config, folder),
+        quantization=quantization_of(folder),
     )
     _check_buffers_fit(plan)
     return plan
@@ -345,6 +348,7 @@ def describe(plan: Plan) -> list[str]:
         f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes",
         f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}, "
         f"others in {plan.attention_dtype}",
+        *_stored_text(plan),
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node",
         *_prefix_lines(plan),
@@ -379,6 +383,16 @@ def _state_text(plan: Plan) -> str:
     if not plan.num_states:
         return ""
     return f"  recurrent states {format_bytes(plan.state_bytes())}"
+
+
+def _stored_text(plan: Plan) -> list[str]:
+    """A line where weights are dequantised: what is on disk isn't what is computed in."""
+    if plan.quantization is None:
+        return []
+    return [
+        f"on disk    {plan.quantization}, says config.json; computed in {plan.expert_dtype} "
+        f"(experts) and {plan.attention_dtype} (others)"
+    ]
 
 
 def _micro_batch_text(plan: Plan) -> str:

@@ -88,7 +88,7 @@ class Layer:
             clip=shape.clip,
             norm_each_head=shape.qk_norm == "head",
         )
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         result = x.clone()
         kernel.attend(packed, step, cache, result)
         return result

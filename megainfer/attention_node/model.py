@@ -119,7 +119,7 @@ class AttentionModel:
         with clock.span("attention", layer):
             for index in range(layer, len(layers)):
                 layers[index].attend(x, batch, kv.layer(index))
-                routed = layers[index].feed_forward(x)
+                routed = layers[index].feed_forward(x, batch)
                 if routed is not None:
                     return MoEPoint(index, routed.hidden, routed.parts)
         return None

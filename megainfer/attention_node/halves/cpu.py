@@ -90,14 +90,14 @@ class CpuLayer:
             self._other.attend(x, batch, caches)
             return
         (cache,) = caches
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         self._kernel.attend(self._attention, step, cache, x)
 
-    def feed_forward(self, x: Tensor) -> Routed | None:
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
             self._dense.add(x)
-        return None if self._gate is None else self._gate.forward(x)
+        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""

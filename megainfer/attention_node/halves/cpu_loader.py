@@ -9,6 +9,7 @@ from megainfer.attention_node.halves.half import HalfSource
 from megainfer.kernels.cpu.attention import AttentionKernel, PackedLinear
 from megainfer.kernels.cpu.delta_net import DeltaNetKernel
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
+from megainfer.kernels.cpu.latent import LatentKernel
 from megainfer.kernels.cpu.threads import Threads
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.models.sources import Pieces
@@ -26,16 +27,32 @@ class Loader:
     ) -> None:
         self.source = source
         self.kernel = kernel
-        self._weight_dtype = weight_dtype
+        self.weight_dtype = weight_dtype
         self._threads = threads
         self._networks: dict[int, ExpertKernel] = {}  # by intermediate size
 
     def linear(self, weight: Pieces, bias: Pieces = ()) -> PackedLinear:
-        # From the checkpoint's own precision.
-        narrow = self._weight_dtype == "bfloat16"
-        dtype = torch.bfloat16 if narrow else torch.float32
+        return self.kernel.pack(self.matrix(weight), self.weight_dtype, self.maybe_vector(bias))
+
+    def matrix(self, weight: Pieces) -> Tensor:
+        """What `linear` packs: from the checkpoint's own precision."""
+        narrow = self.weight_dtype == "bfloat16"
+        return self.source.reader.load(weight, torch.bfloat16 if narrow else torch.float32)
+
+    @cached_property
+    def latent_kernel(self) -> LatentKernel:
+        """One for all layers."""
+        return LatentKernel(self.kernel, self._threads)
+
+    def exact_linear(
+        self, weight: Pieces, bias: Pieces = (), dtype: torch.dtype | None = None
+    ) -> PackedLinear:
+        """In this dtype, the instance's unless given, whatever other weights are kept in: it
+        decides, not computes."""
+        kept = self.source.dtype if dtype is None else dtype
+        name = str(kept).removeprefix("torch.")
         return self.kernel.pack(
-            self.source.reader.load(weight, dtype), self._weight_dtype, self.maybe_vector(bias)
+            self.source.reader.load(weight, kept), name, self.maybe_vector(bias, kept)
         )
 
     @cached_property
@@ -43,25 +60,20 @@ class Loader:
         """Of all layers with a recurrent state."""
         return DeltaNetKernel(self._threads, self.kernel.level)
 
-    def exact_linear(self, weight: Pieces) -> PackedLinear:
-        """In the instance's dtype whatever other weights are kept in: it decides, not computes."""
-        dtype = self.source.dtype
-        name = str(dtype).removeprefix("torch.")
-        return self.kernel.pack(self.source.reader.load(weight, dtype), name)
+    def vector(self, pieces: Pieces, dtype: torch.dtype | None = None) -> Tensor:
+        """Rounded to this dtype, the instance's unless given, as float32."""
+        kept = self.source.dtype if dtype is None else dtype
+        return self.source.reader.load(pieces, kept).to(torch.float32)
 
-    def vector(self, pieces: Pieces) -> Tensor:
-        """Rounded to the instance's dtype, as float32."""
-        return self.source.reader.load(pieces, self.source.dtype).to(torch.float32)
-
-    def maybe_vector(self, pieces: Pieces) -> Tensor | None:
-        return self.vector(pieces) if pieces else None
+    def maybe_vector(self, pieces: Pieces, dtype: torch.dtype | None = None) -> Tensor | None:
+        return self.vector(pieces, dtype) if pieces else None
 
     def network(self, intermediate: int, gate_up: Pieces, down: Pieces) -> CpuLayerExperts:
         """A SwiGLU network, as the only expert of its layer."""
         kernel = self._networks.get(intermediate)
         if kernel is None:
             shape = ExpertsShape(1, self.source.spec.hidden_size, intermediate, 1)
-            kernel = ExpertKernel(shape, self._weight_dtype, self._threads, self.kernel.level)
+            kernel = ExpertKernel(shape, self.weight_dtype, self._threads, self.kernel.level)
             self._networks[intermediate] = kernel
         network = CpuLayerExperts(kernel)
         reader = self.source.reader

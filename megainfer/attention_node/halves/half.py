@@ -59,7 +59,7 @@ class LayerHalf(Protocol):
         of `state_shapes`, in which `StepBatch.state_slots` says which is whose.
         """
 
-    def feed_forward(self, x: Tensor) -> Routed | None:
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """Where the layer has experts: what they are to compute. Else add the network to x."""
 
     def shared(self, hidden: Tensor) -> Tensor | None:

@@ -49,11 +49,11 @@ class ReferenceLayer:
         """See `half.LayerHalf.attend`."""
         x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
 
-    def feed_forward(self, x: Tensor) -> Routed | None:
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
             x.add_(self._dense.forward(x), alpha=self._residual)
-        return None if self._gate is None else self._gate.forward(x)
+        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""

@@ -4,6 +4,7 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from torch import Tensor
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.experts import on_large_pages
+from megainfer.kernels.cpu.routing import PackedRouter
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.drawing import DrawWish
+from megainfer.kernels.reference import Homes
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -145,17 +148,28 @@ class AttentionKernel:
         native, kept = layer.native, layer_cache(layer, cache)
         self._native.megainfer_half_attend(self.handle, native, step, kept, _address(x))
 
-    def gate(self, gate: PackedGate, x: Tensor, hidden: Tensor) -> Chosen:
-        """Write the norm of x into hidden [T, D] and choose each row's experts."""
-        tokens, nodes, top_k = len(x), gate.native.num_nodes, gate.native.top_k
+    def gate(self, gate: PackedGate, x: Tensor, token_ids: Tensor, hidden: Tensor) -> Chosen:
+        """Write the norm of x into hidden [T, D] and choose each row's experts.
+
+        token_ids: int64 [T]; they decide where the router is hashed.
+        """
+        assert token_ids.dtype == torch.int64
+        native = gate.native
+        tokens, nodes, top_k = len(x), native.homes.num_nodes, native.router.top_k
         counts = torch.empty(nodes, dtype=torch.int64)
         rows = torch.empty(nodes, tokens, dtype=torch.int64)
         ids = torch.empty(nodes, tokens, top_k, dtype=torch.int32)
         weights = torch.empty(nodes, tokens, top_k)
         scatter = library.Scatter(*(_address(part) for part in (counts, rows, ids, weights)))
-        kind = ROW_TYPES[hidden.dtype]
         self._native.megainfer_half_gate(
-            self.handle, gate.native, _address(x), tokens, kind, _address(hidden), scatter
+            self.handle,
+            native,
+            _address(x),
+            _address(token_ids),
+            tokens,
+            ROW_TYPES[hidden.dtype],
+            _address(hidden),
+            scatter,
         )
         return Chosen(counts.tolist(), rows, ids, weights)
 
@@ -248,33 +262,22 @@ def pack_attention(
 
 
 def pack_gate(
-    router: PackedLinear,
+    linear: PackedLinear | None,
     norm: Tensor,
-    homes: tuple[Tensor, Tensor],
-    num_nodes: int,
-    *,
-    top_k: int,
     eps: float,
-    normalise: bool,
-    weight_dtype: torch.dtype,
+    homes: Homes,
+    router: PackedRouter,
 ) -> PackedGate:
-    """homes: of each expert its node, int64 [E], and its local id, int32 [E].
-
-    weight_dtype: what the chosen weights are rounded to.
-    """
-    nodes, local_ids = homes
+    """linear: of the router; None where its score is constant."""
+    lacking = library.Linear(None, None, len(norm), router.native.experts, 0)
     native = library.GateLayer(
-        router.native,
+        lacking if linear is None else linear.native,
         _address(norm),
-        _address(nodes),
-        _address(local_ids),
-        num_nodes,
-        top_k,
+        library.Homes(_address(homes.node), _address(homes.local_id), homes.num_nodes),
+        router.native,
         eps,
-        normalise,
-        ROW_TYPES[weight_dtype],
     )
-    return PackedGate(native, (router, norm, nodes, local_ids))
+    return PackedGate(native, (linear, norm, homes, router))
 
 
 def layer_cache(layer: PackedAttention, cache: Tensor) -> library.LayerCache:
@@ -284,17 +287,31 @@ def layer_cache(layer: PackedAttention, cache: Tensor) -> library.LayerCache:
     return library.LayerCache(_address(cache), ROW_TYPES[cache.dtype])
 
 
-def step_rows(
-    positions: Tensor, slots: Tensor, row_starts: Tensor, block_table: Tensor
-) -> library.StepRows:
-    """Addresses of a step's tensors, which the caller keeps; see `StepBatch` for what they are."""
+class StepTensors(Protocol):
+    """What a `StepBatch` has of a step; see there."""
+
+    @property
+    def token_ids(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def slots(self) -> Tensor: ...
+    @property
+    def row_starts(self) -> Tensor: ...
+    @property
+    def block_table(self) -> Tensor: ...
+
+
+def step_rows(step: StepTensors) -> library.StepRows:
+    """Addresses of a step's tensors, which the caller keeps."""
     return library.StepRows(
-        _address(positions),
-        _address(slots),
-        _address(row_starts),
-        _address(block_table),
-        len(positions),
-        *block_table.shape,
+        _address(step.token_ids),
+        _address(step.positions),
+        _address(step.slots),
+        _address(step.row_starts),
+        _address(step.block_table),
+        len(step.positions),
+        *step.block_table.shape,
     )
 
 

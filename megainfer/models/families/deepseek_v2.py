@@ -31,7 +31,7 @@ def _moe(config: Config) -> MoESpec:
 
 
 def _router(config: Config) -> RouterSpec:
-    common.refuse_other(config, "scoring_func", "softmax")
+    config.expect("scoring_func", "softmax")
     if config.flag("norm_topk_prob", False):
         raise config.fail("norm_topk_prob", "which DeepSeek-V2's router has no agreed meaning for")
     return RouterSpec(

@@ -10,6 +10,7 @@ from math import prod
 from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.attention import AttentionSources
 from megainfer.models.sources.delta_net import DeltaNetSources
+from megainfer.models.sources.experts import ExpertSources
 from megainfer.models.sources.ffn import FfnSources
 from megainfer.models.sources.latent import LatentSources
 from megainfer.models.sources.model import ModelSources
@@ -18,6 +19,7 @@ from megainfer.models.spec import DeltaNetSpec, MlaSpec, ModelSpec
 __all__ = [
     "AttentionSources",
     "DeltaNetSources",
+    "ExpertSources",
     "FfnSources",
     "LatentSources",
     "ModelSources",
@@ -61,5 +63,5 @@ def expert_sources(spec: ModelSpec, experts: Iterable[int]) -> list[Source]:
     for layer in spec.moe_layers:
         ffn = FfnSources(spec, layer)
         for expert in ids:
-            sources += [*ffn.expert_gate_up(expert), *ffn.expert_down(expert)]
+            sources += ffn.expert(expert).all()
     return sources

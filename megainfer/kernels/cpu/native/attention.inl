@@ -1,11 +1,10 @@
-// Attention over a paged cache, over `Vec`; and the table of what rows.inl and this offer.
+// Attention over a paged cache, over `Vec`.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
-#include "draw.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "paged_cache.inl"
@@ -329,21 +328,6 @@ void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_me
     }
   }
   write_results(job, scratch);
-}
-
-constexpr RowFunctions row_functions() {
-  return {
-      .rms_norm = rms_norm,
-      .rotate = rotate,
-      .softmax = softmax,
-      .argmax = argmax,
-      .sigmoid = sigmoid,
-      .draw_scratch = draw_scratch,
-      .draw = draw,
-      .write_cached = {write_cached_f32, write_cached_bf16},
-      .attend_scratch = AttendScratch::floats,
-      .attend = {attend<Float32>, attend<WidenedBfloat16>},
-  };
 }
 
 }  // namespace

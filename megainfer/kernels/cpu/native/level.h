@@ -54,6 +54,20 @@ struct AttentionJob {
   const int64_t* blocks;              // where the sequence's tokens lie
 };
 
+// Some tokens that follow each other in one sequence, their queries of some heads in the space of
+// latents, and the sequence's cached rows, which all heads attend to.
+struct LatentJob {
+  const float* queries;  // the first token's first head in question, [width]; heads side by side
+  int64_t query_stride;  // floats between tokens
+  float* out;            // like queries, [rank] a head
+  int64_t out_stride;
+  int64_t tokens, first_position, heads;
+  int64_t rank, width;  // channels of a row that are its value, and all, which are its key
+  float scale;          // of scores
+  const void* cache;    // blocks of [cache_block_tokens, width]
+  const int64_t* blocks;  // where the sequence's tokens lie
+};
+
 // How a row's token is to be drawn; see `choose` of kernels/reference/sampling.py. top_k: the number
 // of tokens where there is none.
 struct DrawWish {
@@ -88,6 +102,10 @@ struct RowFunctions {
   // Causal attention of one job, its scores divided by sqrt(head_dim), while memory is asked for
   // what `next` begins with; by the cache's type.
   void (*attend[row_types])(const AttentionJob& job, const AttentionJob& next, float* scratch);
+  // Floats of scratch that `attend_latents` needs.
+  size_t (*latent_scratch)(const LatentJob& job);
+  // Causal attention of one job; by the cache's type.
+  void (*attend_latents[row_types])(const LatentJob& job, float* scratch);
 };
 
 struct Level {
