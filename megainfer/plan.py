@@ -372,19 +372,6 @@ def describe(plan: Plan) -> list[str]:
     return lines
 
 
-def _prefix_lines(plan: Plan) -> list[str]:
-    """What becomes of a prefix cache that was asked for and can't be had."""
-    if plan.prefix_cache or not plan.config.prefix_cache:
-        return []
-    return ["prefixes   not cached: this model's recurrent states are kept for running requests only"]
-
-
-def _state_text(plan: Plan) -> str:
-    if not plan.num_states:
-        return ""
-    return f"  recurrent states {format_bytes(plan.state_bytes())}"
-
-
 def _stored_text(plan: Plan) -> list[str]:
     """A line where weights are dequantised: what is on disk isn't what is computed in."""
     if plan.quantization is None:
@@ -393,6 +380,21 @@ def _stored_text(plan: Plan) -> list[str]:
         f"on disk    {plan.quantization}, says config.json; computed in {plan.expert_dtype} "
         f"(experts) and {plan.attention_dtype} (others)"
     ]
+
+
+def _prefix_lines(plan: Plan) -> list[str]:
+    """What becomes of a prefix cache that was asked for and can't be had."""
+    if plan.prefix_cache or not plan.config.prefix_cache:
+        return []
+    return [
+        "prefixes   not cached: this model's recurrent states are kept for running requests only"
+    ]
+
+
+def _state_text(plan: Plan) -> str:
+    if not plan.num_states:
+        return ""
+    return f"  recurrent states {format_bytes(plan.state_bytes())}"
 
 
 def _micro_batch_text(plan: Plan) -> str:

@@ -29,11 +29,11 @@ class TensorNames:
     """Templates of tensor names; `{layer}` and `{expert}` are filled in.
 
     The defaults are what most families share. `qkv`, `out`, and each `down` and `up` of latent
-    attention name projections, without the `.weight` or `.bias` at the end. Each `gate_up` is a
-    pair: gate, up. Where q, k and v are one projection, `qkv` has one name. `delta_fused`
-    are what a DeltaNet's input goes through, interleaved by key head: each one's query, key, values
-    and output gates; its rates and decays. Where they are None, `delta_split` are: queries, keys
-    and values; gates; rates; decays.
+    attention name projections, without the `.weight` or `.bias` at the end; where q, k and v are
+    one projection, `qkv` has one name. Each `gate_up` is a pair: gate, up. `delta_fused` are what
+    a DeltaNet's input goes through, interleaved by key head: each one's query, key, values and
+    output gates; its rates and decays. Where they are None, `delta_split` are: queries, keys and
+    values; gates; rates; decays.
     """
 
     embedding: str = "model.embed_tokens.weight"

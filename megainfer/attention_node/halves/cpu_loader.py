@@ -44,6 +44,11 @@ class Loader:
         """One for all layers."""
         return LatentKernel(self.kernel, self._threads)
 
+    @cached_property
+    def recurrence(self) -> DeltaNetKernel:
+        """Of all layers with a recurrent state."""
+        return DeltaNetKernel(self._threads, self.kernel.level)
+
     def exact_linear(
         self, weight: Pieces, bias: Pieces = (), dtype: torch.dtype | None = None
     ) -> PackedLinear:
@@ -54,11 +59,6 @@ class Loader:
         return self.kernel.pack(
             self.source.reader.load(weight, kept), name, self.maybe_vector(bias, kept)
         )
-
-    @cached_property
-    def recurrence(self) -> DeltaNetKernel:
-        """Of all layers with a recurrent state."""
-        return DeltaNetKernel(self._threads, self.kernel.level)
 
     def vector(self, pieces: Pieces, dtype: torch.dtype | None = None) -> Tensor:
         """Rounded to this dtype, the instance's unless given, as float32."""

@@ -80,9 +80,7 @@ class LatentKernel:
         native = library.HeadsLinear(panels.data_ptr(), inputs, outputs, FORMATS[weight_dtype])
         return PackedHeads(native, panels)
 
-    def attend(
-        self, layer: PackedLatent, step: library.StepRows, cache: Tensor, x: Tensor
-    ) -> None:
+    def attend(self, layer: PackedLatent, step: library.StepRows, cache: Tensor, x: Tensor) -> None:
         """x [T, D] += attention of its norm; the rows' latents and keys go into the cache.
 
         cache: [blocks, BLOCK_TOKENS, R + r], float32 or bfloat16. x: float32.

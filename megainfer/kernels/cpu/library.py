@@ -288,6 +288,12 @@ _FUNCTIONS = {
         None,
         [c_void_p, c_void_p, c_int64, c_int64, POINTER(DrawWish), c_void_p],
     ),
+    "megainfer_latent_new": (c_void_p, [c_void_p, c_void_p]),
+    "megainfer_latent_delete": (None, [c_void_p]),
+    "megainfer_latent_attend": (
+        None,
+        [c_void_p, POINTER(LatentLayer), POINTER(StepRows), POINTER(LayerCache), c_void_p],
+    ),
     "megainfer_delta_new": (c_void_p, [c_char_p, c_void_p]),
     "megainfer_delta_delete": (None, [c_void_p]),
     "megainfer_delta_recur": (
@@ -301,12 +307,6 @@ _FUNCTIONS = {
             POINTER(DeltaNetState),
             c_void_p,
         ],
-    ),
-    "megainfer_latent_new": (c_void_p, [c_void_p, c_void_p]),
-    "megainfer_latent_delete": (None, [c_void_p]),
-    "megainfer_latent_attend": (
-        None,
-        [c_void_p, POINTER(LatentLayer), POINTER(StepRows), POINTER(LayerCache), c_void_p],
     ),
     "megainfer_chain_new": (c_void_p, [c_void_p, c_void_p]),
     "megainfer_chain_delete": (None, [c_void_p]),

@@ -114,6 +114,17 @@ EXPORT void megainfer_half_draw(AttentionHalf* half, const float* x, int64_t cou
   half->draw(x, count, width, wishes, tokens);
 }
 
+EXPORT LatentHalf* megainfer_latent_new(AttentionHalf* half, ThreadPool* pool) {
+  return new LatentHalf(*half, *pool);
+}
+
+EXPORT void megainfer_latent_delete(LatentHalf* latent) { delete latent; }
+
+EXPORT void megainfer_latent_attend(LatentHalf* latent, const LatentLayer* layer,
+                                    const StepRows* step, const LayerCache* cache, float* x) {
+  latent->attend(*layer, *step, *cache, x);
+}
+
 // Null when this machine can't run the level.
 EXPORT DeltaNet* megainfer_delta_new(const char* level, ThreadPool* pool) {
   const Level* chosen = find_level(level);
@@ -126,17 +137,6 @@ EXPORT void megainfer_delta_recur(DeltaNet* net, const DeltaNetLayer* layer,
                                   const DeltaNetStep* step, const float* input, const float* rates,
                                   const DeltaNetState* state, float* out) {
   net->recur(*layer, *step, input, rates, *state, out);
-}
-
-EXPORT LatentHalf* megainfer_latent_new(AttentionHalf* half, ThreadPool* pool) {
-  return new LatentHalf(*half, *pool);
-}
-
-EXPORT void megainfer_latent_delete(LatentHalf* latent) { delete latent; }
-
-EXPORT void megainfer_latent_attend(LatentHalf* latent, const LatentLayer* layer,
-                                    const StepRows* step, const LayerCache* cache, float* x) {
-  latent->attend(*layer, *step, *cache, x);
 }
 
 EXPORT LayerChain* megainfer_chain_new(AttentionHalf* half, Experts* experts) {
