@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from megainfer.engine_client import EngineClient, SequenceRequest
+from megainfer.engine_client import EngineClient
 from megainfer.errors import RequestError
 from megainfer.sampling import SamplingParams
+from megainfer.sequence_request import SequenceRequest
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.text_stream import TextStream, unfold

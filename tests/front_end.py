@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megainfer.engine_client import EngineClient, new_endpoint
+from megainfer.engine_client import EngineClient
 from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import (
     Abort,
@@ -29,6 +29,7 @@ from megainfer.messages import (
     node_identity,
     to_node_decoder,
 )
+from megainfer.node_socket import new_endpoint
 from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer as ModelTokenizer
 from server.instance import assemble
