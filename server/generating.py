@@ -16,6 +16,7 @@ from megainfer.token_text import TokenTexts
 from megainfer.tokenizer import Tokenizer
 from server.answer import Answer
 from server.answer_options import AnswerOptions
+from server.answer_size import check_logprobs
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.parsing.harmony import FINAL
@@ -124,6 +125,8 @@ class Generator:
     ) -> Generation:
         # Before they are made: prompts times n may be a quarter of a million.
         self._engine.check_room(sum(params.n for _, params in prompts))
+        lengths = [(len(prompt.ids), params) for prompt, params in prompts]
+        check_logprobs(lengths, self._model.max_model_len)
         request_id = f"{shape.prefix}-{uuid.uuid4().hex}"
         sequences = [
             sequence

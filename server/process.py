@@ -25,6 +25,7 @@ from megainfer.messages import (
 from megainfer.plan import Plan
 from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import load_tokenizer
+from server.connection_limits import raise_file_limit
 from server.instance import assemble, surroundings_of
 from server.main import ServerConfig, serve
 from server.request_id import name_requests
@@ -77,7 +78,7 @@ class _Server:
         tokenizer = load_tokenizer(self._plan.folder)
         ready = asyncio.create_task(self._tell_when_ready())
         watching = asyncio.create_task(self._end_when_broken(), name="engine-watch")
-        config = ServerConfig(self._model, self._options)
+        config = ServerConfig(self._model, self._options, connections=raise_file_limit())
         try:
             await serve(sock, config, self._engine, tokenizer, self._stop, self._instance)
         finally:

@@ -8,9 +8,8 @@ from exchange import Exchange, Prompts, timed
 
 def main() -> None:
     exchange, order = Exchange(), json.loads(sys.argv[1])
-    from vllm.inputs import TokensPrompt
-
     from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
 
     llm = LLM(
         order["model"],
