@@ -20,8 +20,8 @@ from front_end import (
     speaking,
 )
 
-from megainfer.engine_client import EngineClient, SequenceRequest, new_endpoint
-from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
+from megainfer.engine_client import EngineClient
+from megainfer.errors import MegaInferError, NodeDied, Overloaded, ProtocolError, RequestError
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -34,7 +34,9 @@ from megainfer.messages import (
     encode,
     node_identity,
 )
+from megainfer.node_socket import new_endpoint
 from megainfer.sampling import SamplingParams
+from megainfer.sequence_request import SequenceRequest
 from megainfer.text_stream import TextStream, unfold
 from megainfer.token_stream import TokenStream
 from megainfer.tokenizer import Tokenizer
@@ -315,6 +317,22 @@ def test_a_node_that_talks_nonsense_has_failed(payload: bytes, message: str) -> 
             await node._socket.send(payload)
             with pytest.raises(NodeDied, match=message):
                 await anext(stream)
+            assert message in await engine.failure()
+            assert engine.state() == "attention node 0 said what isn't understood"
+
+    run(work())
+
+
+def test_what_was_told_from_outside_is_no_failure_of_the_client() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, _):
+            engine.fail("expert node 0 died: of this", state="expert node 0 died")
+            assert engine.state() == "expert node 0 died"
+            watching = asyncio.create_task(engine.failure())
+            engine._hear(0, ProtocolError("nonsense of one that dies"))
+            await engine.close()
+            assert not watching.done()
+            watching.cancel()
 
     run(work())
 
