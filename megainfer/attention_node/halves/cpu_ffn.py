@@ -17,15 +17,14 @@ class Dense:
 
     def __init__(self, spec: DenseSpec, sources: FfnSources, loader: Loader) -> None:
         self._kernel = loader.kernel
-        self._eps = sources.spec.norm.eps
         self._residual = sources.spec.multipliers.residual
-        self._norm = loader.vector(sources.norm())
+        self._norm = loader.norm(sources.norm(), sources.norm_bias())
         self._network = loader.network(
             spec.intermediate, sources.dense_gate_up(spec), sources.dense_down(spec)
         )
 
     def add(self, x: Tensor) -> None:
-        hidden = self._kernel.norm(x, self._norm, self._eps)
+        hidden = self._kernel.norm(x, self._norm)
         x += _network_output(self._network, hidden, torch.full((len(x), 1), self._residual))
 
 

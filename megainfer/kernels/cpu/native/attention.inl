@@ -1,6 +1,7 @@
 // Attention over a paged cache, over `Vec`; and the table of what rows.inl and this offer.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -127,22 +128,29 @@ void score_all(const float* queries, const uint32_t* const* keys, const uint32_t
   }
 }
 
-// Scores of the first `visible` keys become weights, the others' 0 up to the end of `blocks`;
-// returns what the results of earlier tiles are to be multiplied with.
-inline float weigh(float* scores, int visible, int blocks, const Running& running) {
+// Keys that a query sees, counted from the first block that is computed for it.
+struct Seen {
+  int first, end;
+};
+
+// Scores of the keys that are seen become weights, the others' 0 up to the end of `blocks`; returns
+// what the results of earlier tiles are to be multiplied with.
+inline float weigh(float* scores, Seen seen, int blocks, const Running& running) {
   const int end = blocks * block_tokens;
-  if (visible <= 0) {
+  if (seen.end <= seen.first) {
     std::memset(scores, 0, end * sizeof(float));
     return 1.0f;
   }
-  for (int i = visible; i < end; ++i) scores[i] = lowest;
+  for (int i = 0; i < seen.first; ++i) scores[i] = lowest;
+  for (int i = seen.end; i < end; ++i) scores[i] = lowest;
   Vec::F best = Vec::load(scores);
   for (int i = Vec::width; i < end; i += Vec::width) best = Vec::max(best, Vec::load(scores + i));
   const float before = *running.maximum, tile = Vec::largest(best);
   const float now = tile > before ? tile : before;
   const float scale = Vec::first(exponential(Vec::set1(before - now)));
   exponentials(scores, now, end);
-  for (int i = visible; i < end; ++i) scores[i] = 0.0f;
+  for (int i = 0; i < seen.first; ++i) scores[i] = 0.0f;
+  for (int i = seen.end; i < end; ++i) scores[i] = 0.0f;
   Vec::F sums = Vec::mul(Vec::load(running.sums), Vec::set1(scale));
   for (int i = 0; i < end; i += Vec::width) sums = Vec::add(sums, Vec::load(scores + i));
   Vec::store(running.sums, sums);
@@ -164,10 +172,10 @@ void add_token(const float* weights, const uint32_t* words, int i, Vec::F (&sums
   }
 }
 
-// results = results * scale + weights x the values of `count` positions, `vectors` vectors from
-// channel `first` on; meanwhile asks for the next keys.
+// results = results * scale + weights x the values of the positions from block `from` to `count`,
+// `vectors` vectors from channel `first` on; meanwhile asks for the next keys.
 template <class Format, int rows, int vectors>
-void add_values(const float* weights, const float* scales, const Tile& tile, int count,
+void add_values(const float* weights, const float* scales, const Tile& tile, int from, int count,
                 float* const* results, int64_t head_dim, int64_t first) {
   Vec::F sums[rows][vectors];
 #pragma GCC unroll 6
@@ -178,7 +186,7 @@ void add_values(const float* weights, const float* scales, const Tile& tile, int
       sums[r][v] = Vec::mul(Vec::load(results[r] + first + v * Vec::width), scale);
     }
   }
-  for (int b = 0; b * block_tokens < count; ++b, weights += block_tokens) {
+  for (int b = from; b * block_tokens < count; ++b, weights += block_tokens) {
     const int left = count - b * block_tokens, tokens = left < block_tokens ? left : block_tokens;
     int64_t at = first;
     int t = 0;
@@ -202,40 +210,50 @@ void add_values(const float* weights, const float* scales, const Tile& tile, int
 }
 
 template <class Format, int rows>
-void add_all_values(const float* weights, const float* scales, const Tile& tile, int count,
-                    float* const* results, int64_t head_dim) {
+void add_all_values(const float* weights, const float* scales, const Tile& tile, int from,
+                    int count, float* const* results, int64_t head_dim) {
   constexpr int step = value_vectors * Vec::width;
   int64_t first = 0;
   for (; first + step <= head_dim; first += step) {
-    add_values<Format, rows, value_vectors>(weights, scales, tile, count, results, head_dim, first);
+    add_values<Format, rows, value_vectors>(weights, scales, tile, from, count, results, head_dim,
+                                            first);
   }
   for (; first < head_dim; first += Vec::width) {
-    add_values<Format, rows, 1>(weights, scales, tile, count, results, head_dim, first);
+    add_values<Format, rows, 1>(weights, scales, tile, from, count, results, head_dim, first);
   }
 }
 
-// A tile as these rows of one key head's queries see it.
+// Of a tile's positions, those that a row of the job sees; none where the end comes first.
+inline Seen find_seen(const AttentionJob& job, const Tile& tile, int64_t row) {
+  const int64_t position = job.first_position + row / job.group;
+  const int64_t first = job.first_seen(position) - tile.first_position;
+  const int64_t end = position + 1 - tile.first_position;
+  return {static_cast<int>(std::clamp<int64_t>(first, 0, tile_keys)),
+          static_cast<int>(std::clamp<int64_t>(end, 0, tile.count))};
+}
+
+// A tile as these rows of one key head's queries see it: the first sees the furthest back, the last
+// the furthest on.
 template <class Format, int rows>
 void visit_rows(const AttentionJob& job, const Tile& tile, const AttendScratch& scratch,
                 int64_t head, int64_t first_row) {
-  const auto seen = [&](int64_t row) {
-    const int64_t seen = job.first_position + row / job.group + 1 - tile.first_position;
-    return static_cast<int>(seen < tile.count ? seen : tile.count);
-  };
-  const int count = seen(first_row + rows - 1);
-  if (count <= 0) return;
-  const int blocks = (count + block_tokens - 1) / block_tokens;
+  const int count = find_seen(job, tile, first_row + rows - 1).end;
+  const int from = find_seen(job, tile, first_row).first / block_tokens;
+  const int blocks = (count + block_tokens - 1) / block_tokens - from;
+  if (blocks <= 0) return;
   const int64_t row_of_head = head * job.tokens * job.group + first_row;
-  score_all<Format, rows>(scratch.queries + row_of_head * job.head_dim, tile.keys, tile.values,
-                          blocks, job.head_dim, scratch.weights);
+  score_all<Format, rows>(scratch.queries + row_of_head * job.head_dim, tile.keys + from,
+                          tile.values + from, blocks, job.head_dim, scratch.weights);
   float scales[rows];
   float* results[rows];
   for (int r = 0; r < rows; ++r) {
     const Running running = scratch.row(row_of_head + r, job.head_dim);
-    scales[r] = weigh(scratch.weights + r * tile_keys, seen(first_row + r), blocks, running);
+    Seen seen = find_seen(job, tile, first_row + r);
+    seen = {seen.first - from * block_tokens, seen.end - from * block_tokens};
+    scales[r] = weigh(scratch.weights + r * tile_keys, seen, blocks, running);
     results[r] = running.values;
   }
-  add_all_values<Format, rows>(scratch.weights, scales, tile, count, results, job.head_dim);
+  add_all_values<Format, rows>(scratch.weights, scales, tile, from, count, results, job.head_dim);
 }
 
 template <class Format, int rows = most_rows>
@@ -251,22 +269,27 @@ void visit(const AttentionJob& job, const Tile& tile, const AttendScratch& scrat
 // Queries times the scale of scores, those that are visited together side by side.
 inline void take_queries(const AttentionJob& job, const AttendScratch& scratch) {
   const int64_t rows = job.tokens * job.group, d = job.head_dim;
-  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
   for (int64_t r = 0; r < job.kv_heads * rows; ++r) {
     const int64_t head = r / rows, own = r % rows, lane = own % most_rows, first = own - lane;
     const int64_t together = rows - first < most_rows ? rows - first : most_rows;
     const float* query = job.queries + own / job.group * job.query_stride +
                          (head * job.group + own % job.group) * d;
     float* to = scratch.queries + (head * rows + first) * d + lane;
-    for (int64_t i = 0; i < d; ++i) to[i * together] = query[i] * scale;
+    for (int64_t i = 0; i < d; ++i) to[i * together] = query[i] * job.scale;
   }
 }
 
+// What is known before any tile: nothing, or a sink's score.
 inline void clear(const AttentionJob& job, const AttendScratch& scratch) {
-  const int64_t rows = job.tokens * job.kv_heads * job.group;
+  const int64_t rows_of_head = job.tokens * job.group, rows = rows_of_head * job.kv_heads;
   std::memset(scratch.sums, 0, rows * Vec::width * sizeof(float));
   std::memset(scratch.results, 0, rows * padded(job.head_dim) * sizeof(float));
-  for (int64_t r = 0; r < rows; ++r) scratch.maxima[r] = lowest;
+  for (int64_t r = 0; r < rows; ++r) {
+    scratch.maxima[r] = lowest;
+    if (job.sinks == nullptr) continue;
+    scratch.maxima[r] = job.sinks[r / rows_of_head * job.group + r % job.group];
+    scratch.sums[r * Vec::width] = 1.0f;
+  }
 }
 
 inline void write_results(const AttentionJob& job, const AttendScratch& scratch) {
@@ -295,6 +318,11 @@ const uint32_t* find_keys(const AttentionJob& job, int64_t block, int64_t head) 
   return find_share<Format>(job, block, head) + half_words<Format>(job.head_dim);
 }
 
+// The block that the first tile begins at: with what the first token sees.
+inline int64_t find_first_block(const AttentionJob& job) {
+  return job.first_seen(job.first_position) / tile_keys * tile_blocks;
+}
+
 // The tile that begins at a block, as a key head has it; what follows is the next head's, the next
 // tile's or the next job's.
 template <class Format>
@@ -302,7 +330,9 @@ Tile find_tile(const AttentionJob& job, const AttentionJob& next, int64_t block,
   const int64_t left = job.first_position + job.tokens - block * block_tokens;
   const bool last_head = head + 1 == job.kv_heads, last_tile = left <= tile_keys;
   const AttentionJob& follower = last_head && last_tile ? next : job;
-  const int64_t after = !last_head ? block : last_tile ? 0 : block + tile_blocks;
+  const int64_t after = !last_head  ? block
+                        : last_tile ? find_first_block(next)
+                                    : block + tile_blocks;
   Tile tile;
   tile.first_position = block * block_tokens;
   tile.count = static_cast<int>(last_tile ? left : tile_keys);
@@ -320,7 +350,8 @@ void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_me
   const AttendScratch scratch(scratch_memory, rows * job.kv_heads, job.head_dim);
   clear(job, scratch);
   take_queries(job, scratch);
-  for (int64_t block = 0; block * block_tokens < context; block += tile_blocks) {
+  for (int64_t block = find_first_block(job); block * block_tokens < context;
+       block += tile_blocks) {
     for (int64_t head = 0; head < job.kv_heads; ++head) {
       const Tile tile = find_tile<Format>(job, next, block, head);
       for (int64_t r = 0; r < rows; r += most_rows) {
@@ -334,7 +365,9 @@ void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_me
 constexpr RowFunctions row_functions() {
   return {
       .rms_norm = rms_norm,
+      .normalise = normalise,
       .rotate = rotate,
+      .rotate_neighbours = rotate_neighbours,
       .softmax = softmax,
       .argmax = argmax,
       .sigmoid = sigmoid,
