@@ -128,7 +128,7 @@ void score_all(const float* queries, const uint32_t* const* keys, const uint32_t
   }
 }
 
-// Keys that a query sees, counted from the first block that is computed for it.
+// Keys that a query sees, counted from a tile's first.
 struct Seen {
   int first, end;
 };
@@ -172,10 +172,10 @@ void add_token(const float* weights, const uint32_t* words, int i, Vec::F (&sums
   }
 }
 
-// results = results * scale + weights x the values of the positions from block `from` to `count`,
-// `vectors` vectors from channel `first` on; meanwhile asks for the next keys.
+// results = results * scale + weights x the values of `count` positions, `vectors` vectors from
+// channel `first` on; meanwhile asks for the next keys.
 template <class Format, int rows, int vectors>
-void add_values(const float* weights, const float* scales, const Tile& tile, int from, int count,
+void add_values(const float* weights, const float* scales, const Tile& tile, int count,
                 float* const* results, int64_t head_dim, int64_t first) {
   Vec::F sums[rows][vectors];
 #pragma GCC unroll 6
@@ -186,7 +186,7 @@ void add_values(const float* weights, const float* scales, const Tile& tile, int
       sums[r][v] = Vec::mul(Vec::load(results[r] + first + v * Vec::width), scale);
     }
   }
-  for (int b = from; b * block_tokens < count; ++b, weights += block_tokens) {
+  for (int b = 0; b * block_tokens < count; ++b, weights += block_tokens) {
     const int left = count - b * block_tokens, tokens = left < block_tokens ? left : block_tokens;
     int64_t at = first;
     int t = 0;
@@ -210,50 +210,46 @@ void add_values(const float* weights, const float* scales, const Tile& tile, int
 }
 
 template <class Format, int rows>
-void add_all_values(const float* weights, const float* scales, const Tile& tile, int from,
-                    int count, float* const* results, int64_t head_dim) {
+void add_all_values(const float* weights, const float* scales, const Tile& tile, int count,
+                    float* const* results, int64_t head_dim) {
   constexpr int step = value_vectors * Vec::width;
   int64_t first = 0;
   for (; first + step <= head_dim; first += step) {
-    add_values<Format, rows, value_vectors>(weights, scales, tile, from, count, results, head_dim,
-                                            first);
+    add_values<Format, rows, value_vectors>(weights, scales, tile, count, results, head_dim, first);
   }
   for (; first < head_dim; first += Vec::width) {
-    add_values<Format, rows, 1>(weights, scales, tile, from, count, results, head_dim, first);
+    add_values<Format, rows, 1>(weights, scales, tile, count, results, head_dim, first);
   }
 }
 
 // Of a tile's positions, those that a row of the job sees; none where the end comes first.
 inline Seen find_seen(const AttentionJob& job, const Tile& tile, int64_t row) {
   const int64_t position = job.first_position + row / job.group;
-  const int64_t first = job.first_seen(position) - tile.first_position;
   const int64_t end = position + 1 - tile.first_position;
-  return {static_cast<int>(std::clamp<int64_t>(first, 0, tile_keys)),
-          static_cast<int>(std::clamp<int64_t>(end, 0, tile.count))};
+  const int64_t first = job.sees_all() ? 0 : job.first_seen(position) - tile.first_position;
+  return {static_cast<int>(first > 0 ? first : 0),
+          static_cast<int>(end < tile.count ? end : tile.count)};
 }
 
-// A tile as these rows of one key head's queries see it: the first sees the furthest back, the last
-// the furthest on.
+// A tile as these rows of one key head's queries see it.
 template <class Format, int rows>
 void visit_rows(const AttentionJob& job, const Tile& tile, const AttendScratch& scratch,
                 int64_t head, int64_t first_row) {
   const int count = find_seen(job, tile, first_row + rows - 1).end;
-  const int from = find_seen(job, tile, first_row).first / block_tokens;
-  const int blocks = (count + block_tokens - 1) / block_tokens - from;
-  if (blocks <= 0) return;
+  if (count <= 0) return;
+  const int blocks = (count + block_tokens - 1) / block_tokens;
   const int64_t row_of_head = head * job.tokens * job.group + first_row;
-  score_all<Format, rows>(scratch.queries + row_of_head * job.head_dim, tile.keys + from,
-                          tile.values + from, blocks, job.head_dim, scratch.weights);
+  score_all<Format, rows>(scratch.queries + row_of_head * job.head_dim, tile.keys, tile.values,
+                          blocks, job.head_dim, scratch.weights);
   float scales[rows];
   float* results[rows];
   for (int r = 0; r < rows; ++r) {
     const Running running = scratch.row(row_of_head + r, job.head_dim);
-    Seen seen = find_seen(job, tile, first_row + r);
-    seen = {seen.first - from * block_tokens, seen.end - from * block_tokens};
-    scales[r] = weigh(scratch.weights + r * tile_keys, seen, blocks, running);
+    scales[r] = weigh(scratch.weights + r * tile_keys, find_seen(job, tile, first_row + r), blocks,
+                      running);
     results[r] = running.values;
   }
-  add_all_values<Format, rows>(scratch.weights, scales, tile, from, count, results, job.head_dim);
+  add_all_values<Format, rows>(scratch.weights, scales, tile, count, results, job.head_dim);
 }
 
 template <class Format, int rows = most_rows>
@@ -344,6 +340,19 @@ Tile find_tile(const AttentionJob& job, const AttentionJob& next, int64_t block,
   return tile;
 }
 
+// The tile without the blocks that this row and those after it don't see.
+inline Tile without_unseen(const AttentionJob& job, Tile tile, int64_t row) {
+  const int unseen = std::min(find_seen(job, tile, row).first / block_tokens, tile_blocks);
+  tile.first_position += unseen * block_tokens;
+  tile.count -= unseen * block_tokens;
+  for (int b = 0; b + unseen < tile_blocks; ++b) {
+    tile.keys[b] = tile.keys[b + unseen];
+    tile.values[b] = tile.values[b + unseen];
+    tile.next[b] = tile.next[b + unseen];
+  }
+  return tile;
+}
+
 template <class Format>
 void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_memory) {
   const int64_t rows = job.tokens * job.group, context = job.first_position + job.tokens;
@@ -355,7 +364,11 @@ void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_me
     for (int64_t head = 0; head < job.kv_heads; ++head) {
       const Tile tile = find_tile<Format>(job, next, block, head);
       for (int64_t r = 0; r < rows; r += most_rows) {
-        visit<Format>(job, tile, scratch, head, r, rows - r);
+        if (job.sees_all()) {
+          visit<Format>(job, tile, scratch, head, r, rows - r);
+        } else {
+          visit<Format>(job, without_unseen(job, tile, r), scratch, head, r, rows - r);
+        }
       }
     }
   }

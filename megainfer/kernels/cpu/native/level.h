@@ -64,6 +64,8 @@ struct AttentionJob {
   float scale;                        // of scores
   int64_t window, chunk;              // 0: none
 
+  bool sees_all() const { return window == 0 && chunk == 0; }
+
   // The first position that the query at this one sees: so many back, its own chunk's at most.
   int64_t first_seen(int64_t position) const {
     int64_t first = 0;
