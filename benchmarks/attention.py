@@ -100,8 +100,7 @@ class Case:
         self.cached_bytes = 2 * sequences * (context + tokens) * kv_heads * d * dtype.itemsize
 
     def attend(self) -> None:
-        b = self._batch
-        step = step_rows(b.positions, b.slots, b.row_starts, b.block_table)
+        step = step_rows(self._batch)
         self._kernel.attend(self._layer, step, self._cache, self._x)
 
     def linear(self) -> None:

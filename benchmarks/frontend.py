@@ -3,15 +3,17 @@
     python benchmarks/frontend.py
     python benchmarks/frontend.py --streams 64 256 --seconds 10 --client bench --json out.json
     python benchmarks/frontend.py --streams 64 --profile server.prof
+    python benchmarks/frontend.py --peers ~/peers  # beside vLLM's server; see prepare_peers.py
 
 The real API server runs in a process of its own. Behind it is a mock engine, another process, which
 speaks an attention node's side of ZeroMQ: it gives every stream 20 tokens a second, each stream at
 its own moments. In front is a client. All read one clock (CLOCK_MONOTONIC). Columns:
 
+    server    ours, or vLLM's over a mock of its engine core (see peers/programs/serve_vllm_mock.py)
     streams   answers that are streamed at the same time
     added     ms from the mock's sending a token to the client's having it: p50, p99, the most
     itl       ms that a stream's interval between two tokens is off its 50 ms: p99
-    server    CPU of the server's process: microseconds a token, and its share of a core
+    cpu       of the server's process: microseconds a token, and its share of a core
     req/s     requests of one token each, as many at a time as there are streams
 
 The client `lean` only counts events in what it reads; `bench` is the one of `bench serve`,
@@ -21,7 +23,6 @@ which parses them. Tokens of the first second, when connections are made, don't 
 import argparse
 import asyncio
 import cProfile
-import heapq
 import json
 import multiprocessing as mp
 import os
@@ -29,13 +30,20 @@ import select
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import zmq
+from checkpoints import ensure_checkpoint, with_tokenizer
+from peers import vllm
+from peers.entrants import PROGRAMS, free_port
+from peers.environments import python_of
+from peers.process_group import ProcessGroup
+from peers.programs.staggered import RATE, Streams
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer as Backend
@@ -61,11 +69,12 @@ from megainfer.tokenizer import Tokenizer
 from server.main import ServerConfig, serve
 from server.served_model import ServedModel
 
-RATE = 20.0  # tokens a second of each stream
 CONTEXT = 1 << 20
+TOKEN = 97
 VOCABULARY = 1 << 16  # a prompt is a stream's number
 SETTLING_SECONDS = 1.0
-READY_SECONDS = 30.0
+READY_SECONDS = 120.0
+END_SECONDS = 30.0
 SPAWN = mp.get_context("spawn")
 
 
@@ -73,6 +82,7 @@ SPAWN = mp.get_context("spawn")
 class Measured:
     """Times in milliseconds but for microseconds where it says so."""
 
+    server: str
     client: str
     streams: int
     tokens: int
@@ -89,15 +99,10 @@ class Measured:
 
 
 class MockEngine:
-    """Gives each stream a token every 1 / RATE seconds and notes in `sent` when it did.
-
-    A prompt is one token, the stream's number; a request for one token is answered at once.
-    """
+    """An attention node's side of ZeroMQ. A prompt is one token, the stream's number."""
 
     def __init__(self, endpoint: str, sent: np.ndarray) -> None:
-        self._sent = sent
-        self._due: list[tuple[float, int, int, str, int]] = []  # when, stream, token, id, of
-        self._gone: set[str] = set()
+        self._streams = Streams(sent)
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, node_identity(0))
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -107,41 +112,20 @@ class MockEngine:
         """Until the process is ended."""
         self._socket.send(encode(NodeReady(node=0, max_model_len=CONTEXT, max_num_seqs=1024)))
         while True:
-            self._listen()
-            while self._due and self._due[0][0] <= time.monotonic():
-                self._speak(*heapq.heappop(self._due))
+            while self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+                self._hear(to_node_decoder.decode(self._socket.recv()))
+            for request, last in self._streams.due():
+                event = TokenEvent(request, [TOKEN], FinishReason.LENGTH if last else None)
+                self._socket.send(encode(Tokens(node=0, events=[event])))
             # Whole milliseconds, as ZeroMQ's own poll has them, would make it spin all the time.
             if not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
-                select.select([self._socket.get(zmq.FD)], [], [], self._patience())
-
-    def _patience(self) -> float | None:
-        """Seconds until the next token is due."""
-        return max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
-
-    def _listen(self) -> None:
-        while self._socket.get(zmq.EVENTS) & zmq.POLLIN:
-            self._hear(to_node_decoder.decode(self._socket.recv()))
+                select.select([self._socket.get(zmq.FD)], [], [], self._streams.patience())
 
     def _hear(self, message: object) -> None:
         if isinstance(message, Abort):
-            self._gone.add(message.request_id)
+            self._streams.abort(message.request_id)
         elif isinstance(message, Submit):
-            stream, count = message.prompt[0], message.max_tokens
-            # The golden ratio's multiples are spread evenly, however many streams there are.
-            offset = (stream * 0.6180339887498949) % 1.0 / RATE if count > 1 else 0.0
-            start = time.monotonic() + offset
-            heapq.heappush(self._due, (start, stream, 0, message.request_id, count))
-
-    def _speak(self, due: float, stream: int, token: int, request: str, count: int) -> None:
-        if request in self._gone:
-            return
-        last = token == count - 1
-        event = TokenEvent(request, [97], FinishReason.LENGTH if last else None)
-        if count > 1:
-            self._sent[stream, token] = time.monotonic()
-        self._socket.send(encode(Tokens(node=0, events=[event])))
-        if not last:
-            heapq.heappush(self._due, (due + 1 / RATE, stream, token + 1, request, count))
+            self._streams.begin(message.request_id, message.prompt[0], message.max_tokens)
 
 
 def run_engine(endpoint: str, memory: Path, shape: tuple[int, int]) -> None:
@@ -186,7 +170,9 @@ def byte_tokenizer() -> Tokenizer:
 
 
 @contextmanager
-def running(memory: Path, shape: tuple[int, int], profile: str | None) -> Iterator[tuple[int, int]]:
+def running_ours(
+    profile: str | None, memory: Path, shape: tuple[int, int]
+) -> Iterator[tuple[int, int]]:
     """The port and the process id of a server with a mock engine behind it."""
     endpoint, stop = new_endpoint(), SPAWN.Event()
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as sock:
@@ -199,10 +185,38 @@ def running(memory: Path, shape: tuple[int, int], profile: str | None) -> Iterat
             yield sock.getsockname()[1], server.pid
         finally:
             stop.set()
-            server.join(READY_SECONDS)
+            server.join(END_SECONDS)
             for process in (server, engine):
                 process.kill()
                 process.join()
+
+
+@contextmanager
+def running_vllm(
+    model: Path, command: Sequence[str], memory: Path, shape: tuple[int, int]
+) -> Iterator[tuple[int, int]]:
+    """vLLM's server over a mock of its engine core; its port and process id."""
+    port = free_port()
+    order = (PROGRAMS / "serve_vllm_mock.py", model, port, memory, *shape)
+    group = ProcessGroup([*command, *map(str, order)], vllm.variables(Path(), [0], compiled=False))
+    try:
+        yield port, group.process.pid
+    finally:
+        group.process.terminate()
+        group.end()
+
+
+Start = Callable[[Path, tuple[int, int]], AbstractContextManager[tuple[int, int]]]
+"""Of a server whose mock engine notes its times in this file of this shape."""
+
+
+def servers(peers: Path | None, profile: str | None) -> dict[str, Start]:
+    found: dict[str, Start] = {"megainfer": partial(running_ours, profile)}
+    if peers is not None:
+        models = peers / "models"
+        model = with_tokenizer(ensure_checkpoint("0.17B", models), models)
+        found["vllm"] = partial(running_vllm, model, [str(python_of(peers, "vllm"))])
+    return found
 
 
 def cpu_seconds(pid: int) -> float:
@@ -288,19 +302,19 @@ CLIENTS = {"lean": lean_streams, "bench": bench_streams}
 
 
 def measure(
-    streams: int, client: str, seconds: float, requests: int, profile: str | None
+    name: str, start: Start, streams: int, client: str, seconds: float, requests: int
 ) -> Measured:
     tokens = int(RATE * (seconds + SETTLING_SECONDS))
     with tempfile.TemporaryDirectory() as folder:
         memory = Path(folder) / "sent"
         sent = np.memmap(memory, np.float64, "w+", shape=(streams, tokens))
-        with running(memory, sent.shape, profile) as (port, server):
+        with start(memory, sent.shape) as (port, server):
             asyncio.run(ready(port))
             before, begin = cpu_seconds(server), time.monotonic()
             times = asyncio.run(CLIENTS[client](port, streams, tokens))
             spent, took = cpu_seconds(server) - before, time.monotonic() - begin
             rate = asyncio.run(requests_per_second(port, streams, requests))
-        return measured(client, np.array(sent), times, (spent, took, rate))
+        return measured((name, client), np.array(sent), times, (spent, took, rate))
 
 
 async def ready(port: int) -> None:
@@ -311,7 +325,7 @@ async def ready(port: int) -> None:
 
 
 def measured(
-    client: str,
+    who: tuple[str, str],
     sent: np.ndarray,
     times: Sequence[Sequence[float]],
     totals: tuple[float, float, float],
@@ -324,7 +338,8 @@ def measured(
     added = 1e3 * (got - sent)[late]
     off = 1e3 * np.abs(np.diff(got, axis=1) - 1 / RATE)[late[:, 1:]]
     return Measured(
-        client=client,
+        server=who[0],
+        client=who[1],
         streams=len(sent),
         tokens=int(late.sum()),
         added_p50=float(np.percentile(added, 50)),
@@ -339,6 +354,7 @@ def measured(
 
 def show(rows: Sequence[Measured]) -> None:
     table = Table(
+        "server",
         "client",
         "streams",
         "tokens",
@@ -346,12 +362,13 @@ def show(rows: Sequence[Measured]) -> None:
         "p99",
         "max",
         "itl p99",
-        "server",
+        "cpu",
         "load",
         "req/s",
     )
     for row in rows:
         table.add_row(
+            row.server,
             row.client,
             str(row.streams),
             str(row.tokens),
@@ -375,12 +392,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000, help="of one token, for req/s")
     parser.add_argument("--client", nargs="+", choices=CLIENTS, default=["lean"])
     parser.add_argument("--profile", metavar="FILE", help="cProfile's of the server; it is slower")
+    parser.add_argument("--peers", type=Path, help="folder of prepare_peers.py; with vLLM's server")
     parser.add_argument("--json", type=Path, help="write the results there as well")
     args = parser.parse_args()
     rows = [
-        measure(streams, client, args.seconds, args.requests, args.profile)
+        measure(name, start, streams, client, args.seconds, args.requests)
         for client in args.client
         for streams in args.streams
+        for name, start in servers(args.peers, args.profile).items()
     ]
     show(rows)
     if args.json:

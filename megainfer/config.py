@@ -1,7 +1,10 @@
 """What a user may ask of an instance: the one place where `serve` and `LLM` agree on names."""
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from megainfer.errors import ConfigError
 
@@ -30,7 +33,9 @@ class EngineConfig:
     fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
     attention_dtype: the same of the weights of attention nodes. cores: whether each process has CPU
     cores of its own (split) or all of them together (shared), auto for what is faster. trace: how
-    many of its latest spans of work each node keeps, for `LLM.take_spans`.
+    many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
+    sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
+    override_generation_config: fields that replace them (see `megainfer.generation_config`).
 
     Raises ConfigError.
     """
@@ -51,6 +56,8 @@ class EngineConfig:
     attention_dtype: str = "auto"
     cores: str = "auto"
     trace: int = 0
+    generation_config: str = "auto"
+    override_generation_config: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("attn_gpus", "ffn_gpus", "max_num_seqs", "max_num_batched_tokens"):
@@ -89,6 +96,19 @@ def _flag(name: str) -> str:
 def _check_positive(name: str, value: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{_flag(name)} must be a whole number of at least 1, not {value!r}")
+
+
+def parse_json_object(text: str | Mapping[str, Any], flag: str) -> dict[str, Any]:
+    """The object that a text spells. Raises ConfigError."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{flag} must be a JSON object, and {text!r:.80} isn't: {error}"
+        ) from None
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{flag} must be a JSON object, not {text!r:.80}")
+    return dict(value)
 
 
 def parse_micro_batches(value: str | int) -> int | None:

@@ -1,21 +1,26 @@
 """What generation_config.json says: the tokens that end a sequence, and sampling defaults."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megainfer.errors import ModelError, RequestError
-from megainfer.sampling import SamplingParams
+from megainfer.config import EngineConfig
+from megainfer.errors import ConfigError, ModelError, RequestError
+from megainfer.json_file import read_json_object
+from megainfer.sampling import SamplingParams, check_integer
 
+AUTO, NEUTRAL = "auto", "vllm"
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+MAX_NEW_TOKENS = "max_new_tokens"
+FILE = "generation_config.json"
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
     """The model author's end tokens, and the sampling used where a request leaves it out.
 
-    A sampling field is None where the author says nothing.
+    A sampling field is None where the author says nothing. max_new_tokens: no answer is longer.
     """
 
     eos_token_ids: tuple[int, ...] = ()
@@ -24,6 +29,7 @@ class GenerationDefaults:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    max_new_tokens: int | None = None
 
     @classmethod
     def load(cls, folder: Path) -> "GenerationDefaults":
@@ -31,34 +37,78 @@ class GenerationDefaults:
 
         Raises ModelError when a file is no JSON object or a value is out of range.
         """
-        generation = read_json_object(folder / "generation_config.json")
-        eos = generation.get("eos_token_id")
+        return cls._read(folder, folder, {})
+
+    @classmethod
+    def chosen(cls, config: EngineConfig, folder: Path) -> "GenerationDefaults":
+        """What `--generation-config` and `--override-generation-config` make of a model's.
+
+        End tokens are read whatever the source is, as in vLLM: `vllm` makes sampling neutral, but
+        a model whose answers don't end is of no use. Raises ModelError as `load`, ConfigError for
+        what the options say.
+        """
+        overrides = config.override_generation_config or {}
+        check_overrides(overrides)
+        source = folder
+        if config.generation_config not in (AUTO, NEUTRAL):
+            source = Path(config.generation_config).expanduser()
+            if not (source / FILE).is_file():
+                raise ConfigError(
+                    f"--generation-config must be {AUTO}, {NEUTRAL} or a folder with a {FILE}, not "
+                    f"{config.generation_config!r}"
+                )
+        neutral = config.generation_config == NEUTRAL
+        return cls._read(source, folder, overrides, neutral)
+
+    @classmethod
+    def _read(
+        cls, source: Path, folder: Path, overrides: Mapping[str, Any], neutral: bool = False
+    ) -> "GenerationDefaults":
+        path = source / FILE
+        content = read_json_object(path)
+        eos = content.get("eos_token_id")
         if eos is None:
             eos = read_json_object(folder / "config.json").get("eos_token_id")
-        sampling = {name: generation.get(name) for name in SAMPLING_FIELDS}
-        _check(sampling, folder)
-        return cls(_token_ids(eos, folder), **sampling)
+        sampling = {} if neutral else _fields_of(content)
+        if problem := _problem(sampling):
+            raise ModelError(f"{path}: {problem}")
+        return cls(_token_ids(eos, source), **{**sampling, **_fields_of(overrides)})
+
+    def sampling_params(self) -> SamplingParams:
+        """Of a request that leaves everything out."""
+        given = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        given["max_tokens"] = self.max_new_tokens
+        return SamplingParams(**{name: v for name, v in given.items() if v is not None})
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is no such file. Raises ModelError."""
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a field that isn't one of generation's, or a value out of range."""
+    known = (*SAMPLING_FIELDS, MAX_NEW_TOKENS)
+    for name in overrides:
+        if name not in known:
+            raise ConfigError(
+                f"--override-generation-config: there is no field {name!r}; there are "
+                f"{', '.join(known)}"
+            )
+    if problem := _problem(_fields_of(overrides)):
+        raise ConfigError(f"--override-generation-config: {problem}")
+
+
+def _fields_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that say something."""
+    names = (*SAMPLING_FIELDS, MAX_NEW_TOKENS)
+    return {name: content[name] for name in names if content.get(name) is not None}
+
+
+def _problem(fields: Mapping[str, Any]) -> str:
+    """What is wrong with them; empty where nothing is."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, but holds a {type(content).__name__}")
-    return content
-
-
-def _check(sampling: dict[str, Any], folder: Path) -> None:
-    given = {name: value for name, value in sampling.items() if value is not None}
-    try:
-        SamplingParams(**given)
+        SamplingParams(**{name: v for name, v in fields.items() if name != MAX_NEW_TOKENS})
+        if MAX_NEW_TOKENS in fields:
+            check_integer(MAX_NEW_TOKENS, fields[MAX_NEW_TOKENS], 1, None)
     except RequestError as error:
-        raise ModelError(f"{folder / 'generation_config.json'}: {error}") from error
+        return str(error)
+    return ""
 
 
 def _token_ids(value: Any, folder: Path) -> tuple[int, ...]:

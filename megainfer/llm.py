@@ -9,12 +9,12 @@ from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from megainfer.chat import Chat
 from megainfer.config import EngineConfig, parse_micro_batches
 from megainfer.engine_client import EngineClient, SequenceRequest
 from megainfer.engine_process import EngineOrder, EngineProcess
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.generation_bar import GenerationBar
-from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import Fatal, GetSpans, GetStats, Ready, Spans, Stats
 from megainfer.outputs import GrowingOutput, RequestOutput, spelled
 from megainfer.plan import make_plan
@@ -69,7 +69,7 @@ class LLM:
         self._plan = make_plan(config, folder)
         self._tokenizer = load_tokenizer(folder)
         self._texts = TokenTexts(self._tokenizer)
-        self._end_tokens = GenerationDefaults.load(folder).eos_token_ids
+        self._end_tokens = self._plan.generation.eos_token_ids
         self._checker = GrammarChecker(folder, self._plan.spec.vocab_size, self._end_tokens)
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
@@ -100,9 +100,9 @@ class LLM:
     ) -> list[RequestOutput]:
         """Results in the order of the prompts, each a text or a list of token ids.
 
-        sampling_params: one for all, or one a prompt. priority: one a prompt; smaller is served
-        first. Raises RequestError for an invalid prompt (then nothing of this call is generated),
-        NodeDied when the instance fails.
+        sampling_params: one for all, or one a prompt; the model's defaults if left out. priority:
+        one a prompt; smaller is served first. Raises RequestError for an invalid prompt (then
+        nothing of this call is generated), NodeDied when the instance fails.
         """
         requests = self._requests(_as_list(prompts), sampling_params, priority)
         total = sum(request.params.n for _, request in requests)
@@ -129,8 +129,11 @@ class LLM:
                 f"{messages!r:.80}",
                 "messages",
             )
-        text = self._tokenizer.render_chat(messages)
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._tokenizer.encode_chat(Chat(messages)).ids
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What `generation_config` and its overrides say; where they don't, `SamplingParams()`."""
+        return self._plan.generation.sampling_params()
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Every node's counters since the start, by the node's name (`attention node 0`, …)."""
@@ -191,7 +194,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None,
         priority: Sequence[int] | None,
     ) -> list[tuple[Prompt, SequenceRequest]]:
-        one = SamplingParams() if params is None else params
+        one = self.get_default_sampling_params() if params is None else params
         each = [one] * len(prompts) if isinstance(one, SamplingParams) else list(one)
         for own in each:
             if not isinstance(own, SamplingParams):

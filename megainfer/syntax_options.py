@@ -6,10 +6,11 @@ from megainfer.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
 CALLS = (
-    *("hermes", "deepseek_v3", "deepseek_v31", "mistral"),
-    *("llama3_json", "pythonic", "qwen3_coder"),
+    *("hermes", "deepseek_v3", "deepseek_v31", "deepseek_v32", "glm45", "granite"),
+    *("hunyuan_a13b", "kimi_k2", "llama3_json", "minimax_m2", "mistral", "mistral_v11", "openai"),
+    *("pythonic", "qwen3_coder"),
 )
-REASONING = ("qwen3", "deepseek_r1")
+REASONING = ("qwen3", "deepseek_r1", "mistral", "openai_gptoss")
 
 
 @dataclass(frozen=True, slots=True)

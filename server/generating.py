@@ -17,6 +17,8 @@ from server.answer import Answer
 from server.answer_options import AnswerOptions
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
+from server.parsing.harmony import FINAL
+from server.parsing.reasoning import MISTRAL_TAGS
 from server.prompts import Prompt, PromptEncoder
 from server.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.reader import reader_maker
@@ -64,7 +66,8 @@ class Generator:
         params = body.sampling(self._model.defaults, body.limit)
         grammar = await self._grammar(body.wanted_shape())
         prompts = await self.encoder.completion(body)
-        limited = [(prompt, self._with_default_limit(params, prompt.ids)) for prompt in prompts]
+        default = DEFAULT_COMPLETION_TOKENS
+        limited = [(prompt, self._limited(params, prompt, default)) for prompt in prompts]
         return self._start(body, CompletionShape(), options, limited, grammar)
 
     async def chat(self, body: ChatRequest) -> Generation:
@@ -76,10 +79,14 @@ class Generator:
         params = self._spelling_out(body.sampling(self._model.defaults, body.limit), use)
         grammar = await self._grammar(_one_shape(body.wanted_shape(), use.shape))
         prompt = await self.encoder.chat(body, use.tools)
+        shaped = grammar is not None
         if grammar is not None and prompt.thinking and self._syntax.thinks:
             grammar = self._after_thinking(grammar)
-        shape = ChatShape(reader_maker(self._syntax, use))
-        return self._start(body, shape, options, [(prompt, params)], grammar)
+        if shaped and self._syntax.channels:
+            prompt = self._opened(prompt)
+        shape = ChatShape(reader_maker(self._syntax, use, shaped))
+        limited = [(prompt, self._limited(params, prompt))]
+        return self._start(body, shape, options, limited, grammar)
 
     async def chat_tokens(self, body: ChatRequest) -> list[int]:
         """The prompt of a chat. Raises as `chat`."""
@@ -148,8 +155,14 @@ class Generator:
         await self._checker.check(wanted.grammar, wanted.param)
         return wanted.grammar
 
+    def _opened(self, prompt: Prompt) -> Prompt:
+        """A model that answers in channels begins with the answer itself, without thinking."""
+        assert self._tokenizer is not None, "there is a grammar"
+        opening = self._tokenizer.encode(FINAL, add_special_tokens=False)
+        return replace(prompt, ids=[*prompt.ids, *opening])
+
     def _after_thinking(self, grammar: Grammar) -> Grammar:
-        end = self._syntax.end_of_think
+        end = self._syntax.end_token
         if end is None:
             raise RequestError(
                 "this model thinks first and ends that with several tokens, so structured output "
@@ -159,15 +172,22 @@ class Generator:
         return msgspec.structs.replace(grammar, after=end)
 
     def _spelling_out(self, params: SamplingParams, use: ToolUse) -> SamplingParams:
+        """With special tokens where the notation of calls, or of the whole answer, has some."""
         calls = self._syntax.calls
-        special = use.tools and not use.must and calls is not None and calls.special
+        of_calls = use.tools and not use.must and calls is not None and calls.special
+        of_thought = self._syntax.channels or self._syntax.think_tags == MISTRAL_TAGS
+        special = of_calls or of_thought
         return replace(params, skip_special_tokens=False) if special else params
 
-    def _with_default_limit(self, params: SamplingParams, ids: list[int]) -> SamplingParams:
-        if params.max_tokens is not None:
-            return params
-        room = max(self._model.max_model_len - len(ids), 1)
-        return replace(params, max_tokens=min(room, DEFAULT_COMPLETION_TOKENS))
+    def _limited(
+        self, params: SamplingParams, prompt: Prompt, default: int | None = None
+    ) -> SamplingParams:
+        """Within the server's own limit. default: of a request that doesn't say how long."""
+        asked, most = params.max_tokens, self._model.defaults.max_new_tokens
+        if asked is None:
+            room = max(self._model.max_model_len - len(prompt.ids), 1)
+            asked = room if default is None else min(room, default)
+        return replace(params, max_tokens=asked if most is None else min(asked, most))
 
 
 def _one_shape(asked: Wanted | None, of_tools: Wanted | None) -> Wanted | None:

@@ -8,7 +8,6 @@ import time
 from megainfer.control import ParentLink
 from megainfer.engine_client import EngineClient
 from megainfer.errors import NodeDied
-from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import (
     Drain,
     Drained,
@@ -58,7 +57,7 @@ class _Server:
             folder=plan.folder,
             syntax=options.syntax,
             shows_tokenizer=options.shows_tokenizer,
-            defaults=GenerationDefaults.load(plan.folder),
+            defaults=plan.generation,
         )
         around = surroundings_of(plan, options, self._ask)
         self._instance = assemble(self._engine, self._model, options, around)

@@ -314,6 +314,8 @@ class ChatMessage(Body):
             fields["tool_calls"] = [_template_call(call) for call in self.tool_calls]
         if isinstance(thought := fields.get("reasoning"), str):
             fields.setdefault("reasoning_content", thought)
+            if not self.content:
+                fields.setdefault("thinking", thought)  # gpt-oss, before a call
         return fields
 
 

@@ -8,7 +8,8 @@ from megainfer.messages import FinishReason
 from server.parsing.answer_parser import AnswerParser
 from server.parsing.calls import CallParser, OneCall
 from server.parsing.formats import ARRAY
-from server.parsing.parts import CallDelta, Parser
+from server.parsing.harmony import HarmonyParser
+from server.parsing.parts import CallDelta, Parser, WholeParser
 from server.parsing.reasoning import ThinkParser
 from server.prompts import Prompt
 from server.syntax import AnswerSyntax
@@ -42,7 +43,7 @@ class ChoiceReader:
     """Of one choice, piece by piece. thoughts: where the model may think."""
 
     def __init__(
-        self, parser: AnswerParser, use: ToolUse, thoughts: ThoughtCounter | None = None
+        self, parser: WholeParser, use: ToolUse, thoughts: ThoughtCounter | None = None
     ) -> None:
         self._parser = parser
         self._use = use
@@ -74,18 +75,32 @@ class ChoiceReader:
         return reason
 
 
-def reader_maker(syntax: AnswerSyntax, use: ToolUse) -> Callable[[Prompt], ChoiceReader] | None:
-    """Makes a reader for each choice; None where text is just text."""
+def reader_maker(
+    syntax: AnswerSyntax, use: ToolUse, shaped: bool = False
+) -> Callable[[Prompt], ChoiceReader] | None:
+    """Makes a reader for each choice; None where text is just text. shaped: the answer is to look
+    like something, so that channels are no part of it."""
+    if syntax.channels and not shaped:
+        return lambda prompt: _channel_reader(syntax, use)
     if not (syntax.thinks or use.must or (use.tools and syntax.calls)):
         return None
 
     def make(prompt: Prompt) -> ChoiceReader:
         inside = prompt.thinking or syntax.always_thinks
-        reasoning = ThinkParser(inside) if syntax.thinks else None
-        thoughts = ThoughtCounter(syntax.end_of_think, syntax.decode) if syntax.thinks else None
+        reasoning = ThinkParser(inside, syntax.think_tags) if syntax.thinks else None
+        thoughts = _thought_counter(syntax) if syntax.thinks else None
         return ChoiceReader(AnswerParser(reasoning, _calls(syntax, use)), use, thoughts)
 
     return make
+
+
+def _channel_reader(syntax: AnswerSyntax, use: ToolUse) -> ChoiceReader:
+    with_calls = bool(use.tools) and syntax.calls is not None
+    return ChoiceReader(HarmonyParser(with_calls), use, _thought_counter(syntax))
+
+
+def _thought_counter(syntax: AnswerSyntax) -> ThoughtCounter:
+    return ThoughtCounter(syntax.end_token, syntax.end_of_think, syntax.decode)
 
 
 def _calls(syntax: AnswerSyntax, use: ToolUse) -> Parser | None:
@@ -102,7 +117,8 @@ def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:
     for delta in deltas:
         before = pieces.get(delta.index)
         if before is None:
-            call_id = None if delta.name is None else f"call_{uuid.uuid4().hex[:24]}"
+            new_id = delta.id or f"call_{uuid.uuid4().hex[:24]}"
+            call_id = None if delta.name is None else new_id
             piece = CallPiece(delta.index, call_id, delta.name, delta.arguments)
         else:
             arguments = before.arguments + delta.arguments

@@ -3,20 +3,19 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from server.parsing.reasoning import END_OF_THINK
-
 Decode = Callable[[Sequence[int]], str]
 
 
 class ThoughtCounter:
     """Counts the tokens before the end of thinking, a tag that opens it included.
 
-    end: the token that ends it. decode: tells the text of tokens, special ones included; asked
-    where no token is the end.
+    end: the token that ends it; tag: its text. decode: tells the text of tokens, special ones
+    included; asked where no token is the end.
     """
 
-    def __init__(self, end: int | None, decode: Decode) -> None:
+    def __init__(self, end: int | None, tag: str, decode: Decode) -> None:
         self._end = end
+        self._tag = tag
         self._decode = decode
         self._token_ids: list[int] = []
         self._thought = False
@@ -42,7 +41,7 @@ class ThoughtCounter:
         ids, decode = self._token_ids, self._decode
         if self._end is not None and self._end in ids:
             return ids.index(self._end)
-        place = decode(ids).find(END_OF_THINK)
+        place = decode(ids).find(self._tag)
         # The tokens before the one in which the tag begins.
         return max(
             bisect_left(range(len(ids)), place + 1, key=lambda k: len(decode(ids[:k]))) - 1, 0

@@ -202,7 +202,9 @@ class RunningServer:
         vocab_size: int = 1000,
         options: ServingOptions | None = None,
         shows_tokenizer: bool = False,
+        folder: Path | None = None,
     ) -> None:
+        """folder: of the tokenizer's files, for structured output."""
         self._tokenizer = tokenizer
         self._options = options or ServingOptions()
         self._model = ServedModel(
@@ -210,6 +212,7 @@ class RunningServer:
             max_model_len=CONTEXT,
             vocab_size=vocab_size,
             created=1_700_000_000,
+            folder=folder,
             defaults=defaults or GenerationDefaults(),
             shows_tokenizer=shows_tokenizer,
         )

@@ -122,7 +122,7 @@ class Layer:
         source = HalfSource(self._spec, self._reader, homes, torch.float32, POSITIONS)
         loader = Loader(source, kernel, weight_dtype, Threads(1))
         packed = load_attention(self._sources, loader, self._rotary(torch.float32))
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         result = x.clone()
         kernel.attend(packed, step, cache, result)
         return result

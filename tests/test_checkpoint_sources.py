@@ -13,6 +13,7 @@ from megainfer.models.source import Source
 
 E, R, C = 3, 10, 7
 FUSED = torch.randn(E, R, C, generator=torch.Generator().manual_seed(1))
+TABLE = torch.randint(1 << 40, (R, C), generator=torch.Generator().manual_seed(3))
 BIAS = torch.randn(E, R, generator=torch.Generator().manual_seed(2))
 
 
@@ -24,6 +25,8 @@ def folder(tmp_path_factory) -> Path:
         "bias": BIAS,
         "square": FUSED[0].clone(),
         "narrow": FUSED.bfloat16(),
+        "flat": FUSED.flatten(0, 1).clone(),
+        "table": TABLE,
     }
     save_file(tensors, folder / "model.safetensors")
     return folder
@@ -44,6 +47,8 @@ CUTS = [
         FUSED[1].T[3:5],
     ),
     (Source("square", (C, R), transposed=True), FUSED[0].T),
+    (Source("flat", (R, C), (E * R, C), index=1, entries=E), FUSED[1]),
+    (Source("flat", (C, R), (E * R, C), index=2, transposed=True, entries=E), FUSED[2].T),
     (Source("fused", (1, R, C), (E, R, C), rows=(2, 3, 1)), FUSED[2:]),
     (Source("bias", (R,), (E, R), index=2), BIAS[2]),
     (Source("bias", (5,), (E, R), index=1, rows=(1, R, 2)), BIAS[1, 1::2]),
@@ -113,3 +118,13 @@ def test_file_that_shrinks_after_it_was_opened_is_named(folder, tmp_path):
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(CheckpointError, match=r"tensor .* ends early"):
             reader.get(last, shape, torch.float32)
+
+
+def test_whole_numbers_are_read_only_where_they_are_meant(folder):
+    with WeightReader(folder) as reader:
+        table = reader.load((Source("table", (R, C), integer=True),), torch.int64)
+        assert torch.equal(table, TABLE)
+        with pytest.raises(CheckpointError, match="table is stored as I64"):
+            reader.load((Source("table", (R, C)),), torch.int64)
+        with pytest.raises(CheckpointError, match="square is stored as F32"):
+            reader.load((Source("square", (R, C), integer=True),), torch.int64)

@@ -8,7 +8,7 @@ from torch.nn.functional import layer_norm, linear
 
 from megainfer.errors import ConfigError
 from megainfer.kernels import reference
-from megainfer.kernels.cpu.attention import AttentionKernel, Chosen, pack_gate
+from megainfer.kernels.cpu.attention import AttentionKernel
 from megainfer.kernels.cpu.attention_layer import block_shape
 from megainfer.kernels.cpu.packed import pack_norm
 from megainfer.models.spec import (
@@ -18,7 +18,6 @@ from megainfer.models.spec import (
     QkNorm,
     QueryTemperature,
     RopeSpec,
-    RouterSpec,
 )
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
@@ -166,83 +165,6 @@ def test_head_reads_only_its_rows(level):
     actual = kernel.head(kernel.pack(weight, "float32"), packed, x, rows)
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     assert kernel.head(kernel.pack(weight, "float32"), packed, x, rows[:0]).shape == (0, 130)
-
-
-def gate_inputs(nodes: int, experts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(nodes)
-    x = torch.randn(31, 50, generator=generator)
-    return x, torch.rand(50, generator=generator), torch.randn(experts, 50, generator=generator)
-
-
-def dealt(experts: int, nodes: int) -> reference.Homes:
-    """Experts in turn to one node after the other."""
-    return reference.expert_homes([(e % nodes, e // nodes) for e in range(experts)], nodes)
-
-
-def run_gate(
-    level: str, nodes: int, spec: RouterSpec, dtype: torch.dtype
-) -> tuple[torch.Tensor, Chosen]:
-    x, norm, router = gate_inputs(nodes, spec.num_experts)
-    kernel = AttentionKernel(1, level)
-    homes = reference.expert_homes(
-        [(e % nodes, e // nodes) for e in range(spec.num_experts)], nodes
-    )
-    gate = pack_gate(
-        kernel.pack(router, "float32"),
-        norm,
-        (homes.node, homes.local_id),
-        nodes,
-        top_k=spec.top_k,
-        eps=EPS,
-        normalise=spec.normalise,
-        weight_dtype=dtype if spec.rounded else torch.float32,
-    )
-    hidden = torch.empty(len(x), 50, dtype=dtype)
-    return hidden, kernel.gate(gate, x, hidden)
-
-
-@every_level
-@pytest.mark.parametrize("nodes", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "spec",
-    [RouterSpec(37, 4, True, False), RouterSpec(8, 3, False, True), RouterSpec(5, 5, True, True)],
-)
-def test_gate_plans_as_the_reference(level, nodes, dtype, spec):
-    x, norm, router = gate_inputs(nodes, spec.num_experts)
-    hidden, chosen = run_gate(level, nodes, spec, dtype)
-    normed = reference.rms_norm(x, norm, EPS)
-    torch.testing.assert_close(hidden, normed.to(dtype), atol=1e-6, rtol=1e-2)
-    weights, ids = reference.route(linear(normed, router), spec)
-    if spec.rounded:
-        weights = weights.to(dtype).to(torch.float32)
-    homes = reference.expert_homes(
-        [(e % nodes, e // nodes) for e in range(spec.num_experts)], nodes
-    )
-    for node, part in enumerate(reference.scatter_plan(weights, ids, homes)):
-        count = chosen.counts[node]
-        assert torch.equal(chosen.rows[node, :count], part.rows)
-        assert torch.equal(chosen.ids[node, :count], part.local_ids)
-        # A rounding of bfloat16 apart where float32 sums differ.
-        torch.testing.assert_close(chosen.weights[node, :count], part.weights, atol=1e-6, rtol=8e-3)
-
-
-def test_equal_scores_go_to_the_lower_expert():
-    kernel = AttentionKernel()
-    homes = dealt(40, 1)
-    gate = pack_gate(
-        kernel.pack(torch.zeros(40, 8), "float32"),
-        torch.ones(8),
-        (homes.node, homes.local_id),
-        1,
-        top_k=3,
-        eps=EPS,
-        normalise=True,
-        weight_dtype=torch.float32,
-    )
-    chosen = kernel.gate(gate, torch.ones(2, 8), torch.empty(2, 8))
-    assert chosen.ids.tolist() == [[[0, 1, 2]] * 2]
-    torch.testing.assert_close(chosen.weights, torch.full((1, 2, 3), 1 / 3))
 
 
 @every_level

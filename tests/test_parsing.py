@@ -1,6 +1,7 @@
 """Parsers of model text: whatever the cuts, the same parts; nothing lost, no tag in the content."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +17,10 @@ from server.parsing.formats import (
     MISTRAL,
     CallFormat,
 )
+from server.parsing.harmony import HarmonyParser
 from server.parsing.notations import NOTATIONS
 from server.parsing.parts import Call, Parser, Parts, whole_calls
-from server.parsing.reasoning import ThinkParser, ends_in_thinking
+from server.parsing.reasoning import MISTRAL_TAGS, ThinkParser, ends_in_thinking
 
 HERMES_CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "}<\\"", "b": [1, {}]}}\n</tool_call>'
 DEEPSEEK_CALL = (
@@ -30,6 +32,29 @@ ARGUMENTS = '{"a": "}<\\"", "b": [1, {}]}'
 
 
 LLAMA_CALL = f'{{"name": "f", "parameters": {ARGUMENTS}}}'
+
+
+GLM_CALL = "<tool_call>f\n<arg_key>x</arg_key>\n<arg_value>1</arg_value>\n</tool_call>"
+MINIMAX_CALL = (
+    '<minimax:tool_call>\n<invoke name="f">\n<parameter name="x">1</parameter>\n</invoke>\n'
+    "</minimax:tool_call>"
+)
+DSML_CALL = (
+    '<｜DSML｜function_calls>\n<｜DSML｜invoke name="f">\n'
+    '<｜DSML｜parameter name="x" string="false">1</｜DSML｜parameter>\n'
+    "</｜DSML｜invoke>\n</｜DSML｜function_calls>"
+)
+KIMI_CALL = (
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>"
+    f"{ARGUMENTS}<|tool_call_end|><|tool_calls_section_end|>"
+)
+HARMONY = (
+    "<|channel|>analysis<|message|>hm<|end|>",
+    "<|start|>assistant",
+    "<|channel|>final<|message|>",
+    "<|channel|>commentary to=functions.f <|constrain|>json<|message|>",
+    *("<|call|>", "<|return|>", "<|end|>", "<|start|>", "<|message|>"),
+)
 
 
 def parser_of(name: str) -> Parser:
@@ -56,6 +81,10 @@ FRAGMENTS = st.sampled_from(
         *("[TOOL_CALLS]", '[{"name": "g", "arguments": {"x": "y"}}', "]", ", ", '"', "\\", "["),
         *("<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", "<｜tool▁call▁end｜>"),
         *("[f(x=1, y='a]\\'')]", "[f(", "x=[1, {'a': None}])", ")", "'", "(", ";", QWEN_CALL),
+        *(GLM_CALL, MINIMAX_CALL, DSML_CALL, KIMI_CALL, *HARMONY),
+        *("<arg_key>", "x</arg_key>", "<arg_value>", "</arg_value>", "<|tool_call_end|>"),
+        *("f[ARGS]{}", "[CALL_ID]a", "[ARGS]"),
+        *("<tool_calls>", "</tool_calls>", "<|tool_call|>", "to=functions.f", "<|", "|>"),
         *("<function=f>", "<parameter=x>", "</parameter>", "</function>", LLAMA_CALL),
     ]
 )
@@ -91,7 +120,11 @@ OWN = {
     "pythonic": "[f(x=1)]",
     "llama3_json": '{"name": "f", "parameters": {}}',
     "qwen3_coder": QWEN_CALL,
+    "glm45": GLM_CALL,
+    "minimax_m2": MINIMAX_CALL,
+    "deepseek_v32": DSML_CALL,
 }
+ANYWHERE = ("qwen3_coder", "glm45", "minimax_m2", "deepseek_v32")
 PIECES = st.sampled_from([*OWN.values(), "a", " b"])
 
 
@@ -101,12 +134,42 @@ PIECES = st.sampled_from([*OWN.values(), "a", " b"])
 def test_what_is_no_call_is_content(name: str, pieces: list[str]) -> None:
     content, _, calls = summary(parse(parser_of(name), *"".join(pieces)))
     others = [piece for piece in pieces if piece != OWN[name]]
-    if name != "qwen3_coder":  # those are calls only where the answer begins
+    if name not in ANYWHERE:  # those are calls only where the answer begins
         others = pieces[next((i for i, p in enumerate(pieces) if p != OWN[name]), len(pieces)) :]
     assert (content, len(calls)) == ("".join(others), len(pieces) - len(others))
 
 
-def test_qwen_calls_have_the_types_of_their_schema() -> None:
+def tool_with(**kinds: Any) -> dict[str, Any]:
+    properties = {name: {"type": kind} for name, kind in kinds.items()}
+    return {"type": "function", "function": {"name": "f", "parameters": {"properties": properties}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "opening", "parameter", "closing"),
+    [
+        (
+            "qwen3_coder",
+            "<tool_call>\n<function=f>\n",
+            "<parameter={}>\n{}\n</parameter>",
+            "\n</function>\n</tool_call>",
+        ),
+        (
+            "glm45",
+            "<tool_call>f\n",
+            "<arg_key>{}</arg_key>\n<arg_value>{}</arg_value>",
+            "\n</tool_call>",
+        ),
+        (
+            "minimax_m2",
+            '<minimax:tool_call>\n<invoke name="f">\n',
+            '<parameter name="{}">{}</parameter>',
+            "\n</invoke>\n</minimax:tool_call>",
+        ),
+    ],
+)
+def test_calls_have_the_types_of_their_schema(
+    name: str, opening: str, parameter: str, closing: str
+) -> None:
     values = {
         "s": "12",
         "n": "12",
@@ -116,12 +179,10 @@ def test_qwen_calls_have_the_types_of_their_schema() -> None:
         "u": "1",
         "m": "a\nb",
     }
-    body = "\n".join(f"<parameter={k}>\n{v}\n</parameter>" for k, v in values.items())
-    kinds = {"s": "string", "n": "integer", "o": "object", "b": "boolean", "q": ["string", "null"]}
-    properties = {name: {"type": kind} for name, kind in kinds.items()}
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": properties}}}
-    text = f"So:\n<tool_call>\n<function=f>\n{body}\n</function>\n</tool_call>"
-    content, _, (call,) = summary(parse(NOTATIONS["qwen3_coder"].parser([tool]), *text))
+    tool = tool_with(s="string", n="integer", o="object", b="boolean", q=["string", "null"])
+    body = "\n".join(parameter.format(key, value) for key, value in values.items())
+    text = f"So:\n{opening}{body}{closing}"
+    content, _, (call,) = summary(parse(NOTATIONS[name].parser([tool]), *text))
     assert (content, call.name) == ("So:\n", "f")
     assert json.loads(call.arguments) == {**values, "n": 12, "o": {"a": [1]}}
 
@@ -236,3 +297,129 @@ def test_reasoning_may_speak_of_calls() -> None:
 
 def test_a_named_call_is_all_arguments() -> None:
     assert summary(parse(OneCall("f"), "{", "}")) == ("", "", [Call("f", "{}")])
+
+
+def test_several_calls_in_one_tag() -> None:
+    invoke = '<invoke name="{}">\n<parameter name="x">a\nb</parameter>\n</invoke>\n'
+    text = f"<minimax:tool_call>\n{invoke.format('f')}{invoke.format('g')}</minimax:tool_call>"
+    content, _, calls = summary(parse(parser_of("minimax_m2"), *text))
+    assert (content, [call.name for call in calls]) == ("", ["f", "g"])
+    assert json.loads(calls[1].arguments) == {"x": "a\nb"}
+
+
+def test_a_parameter_that_says_itself_whether_it_is_a_text() -> None:
+    (call,) = summary(parse(parser_of("deepseek_v32"), *DSML_CALL))[2]
+    assert json.loads(call.arguments) == {"x": 1}
+    (call,) = summary(parse(parser_of("deepseek_v32"), *DSML_CALL.replace("false", "true")))[2]
+    assert json.loads(call.arguments) == {"x": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("glm45", "<tool_call></tool_call>"),
+        ("glm45", "<tool_call>f\n<arg_key>x</arg_key>\n</tool_call>"),
+        ("glm45", "<tool_call>f g</tool_call>"),
+        ("minimax_m2", "<minimax:tool_call></minimax:tool_call>"),
+        ("minimax_m2", '<minimax:tool_call><invoke name="f">x</invoke></minimax:tool_call>'),
+        ("minimax_m2", '<minimax:tool_call>x<invoke name="f"></invoke></minimax:tool_call>'),
+        ("kimi_k2", "<|tool_calls_section_begin|><|tool_call_begin|>f<|tool_call_end|>"),
+    ],
+)
+def test_a_call_that_is_written_wrongly_stays(name: str, text: str) -> None:
+    assert summary(parse(parser_of(name), *text)) == (text, "", [])
+
+
+def test_a_glm_call_without_arguments() -> None:
+    assert summary(parse(parser_of("glm45"), "<tool_call>now\n</tool_call>"))[2] == [
+        Call("now", "{}")
+    ]
+
+
+def test_kimi_calls_have_the_ids_that_the_model_gave_them() -> None:
+    call = "<|tool_call_begin|>functions.{0}<|tool_call_argument_begin|>{{}}<|tool_call_end|>"
+    text = f"Well.{KIMI_CALL.replace(ARGUMENTS, '{}').replace('f:0', 'f:3')}"
+    text = text.replace("<|tool_calls_section_end|>", call.format("g.h:4"))
+    parts = parse(parser_of("kimi_k2"), *f"{text}<|tool_calls_section_end|>")
+    named = [delta for delta in parts.calls if delta.name]
+    assert [(delta.name, delta.id) for delta in named] == [
+        ("f", "functions.f:3"),
+        ("g.h", "functions.g.h:4"),
+    ]
+    assert (parts.content, [c.arguments for c in whole_calls(parts.calls)]) == ("Well.", ["{}"] * 2)
+
+
+@pytest.mark.parametrize("name", ["granite", "hunyuan_a13b", "mistral"])
+def test_arrays_of_calls_behind_a_tag(name: str) -> None:
+    array = f'[{{"name": "f", "arguments": {ARGUMENTS}}}, {{"name": "g", "arguments": {{}}}}]'
+    around = {
+        "granite": "<|tool_call|>{}",
+        "hunyuan_a13b": "<tool_calls>\n{}\n</tool_calls>",
+        "mistral": "[TOOL_CALLS]{}",
+    }
+    content, _, calls = summary(parse(parser_of(name), *around[name].format(array)))
+    assert (content, calls) == ("", [Call("f", ARGUMENTS), Call("g", "{}")])
+
+
+def test_mistrals_newer_calls() -> None:
+    text = f"So.[TOOL_CALLS]f[ARGS]{ARGUMENTS}[TOOL_CALLS]g[CALL_ID]abcdefgh1[ARGS]{{}}"
+    parts = parse(parser_of("mistral_v11"), *text)
+    assert (parts.content, whole_calls(parts.calls)) == (
+        "So.",
+        [Call("f", ARGUMENTS), Call("g", "{}")],
+    )
+    assert [delta.id for delta in parts.calls if delta.name] == [None, "abcdefgh1"]
+    for wrong in ("[TOOL_CALLS]f", "[TOOL_CALLS]f[ARGS]", "[TOOL_CALLS]f g[ARGS]{}"):
+        assert summary(parse(parser_of("mistral_v11"), *wrong)) == (wrong, "", [])
+    both = "[TOOL_CALLS]f g[TOOL_CALLS]h[ARGS]{}"
+    expected = ("[TOOL_CALLS]f g", "", [Call("h", "{}")])
+    assert summary(parse(parser_of("mistral_v11"), *both)) == expected
+
+
+def test_thoughts_between_other_tags() -> None:
+    parser = ThinkParser(False, MISTRAL_TAGS)
+    assert summary(parse(parser, *"[THINK]hm[/THINK]So <think>")) == ("So <think>", "hm", [])
+
+
+THOUGHT, _, FINAL, CALL_HEADER, *_ = HARMONY
+
+
+def test_harmony_channels() -> None:
+    text = (
+        f"{THOUGHT}<|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+        f"<|start|>assistant{CALL_HEADER}{ARGUMENTS}<|call|>"
+        f"<|start|>assistant{FINAL}Done.<|return|>"
+    )
+    assert summary(parse(HarmonyParser(True), *text)) == (
+        "I look.Done.",
+        "hm",
+        [Call("f", ARGUMENTS)],
+    )
+    assert summary(parse(HarmonyParser(False), *text)) == (f"I look.{ARGUMENTS}Done.", "hm", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" to=functions.f<|channel|>commentary json<|message|>{}<|call|>", ("", "", "f")),
+        ("<|channel|>analysis to=browser.search code<|message|>{}<|call|>", ("", "{}", "")),
+        ("<|channel|>commentary to=python<|message|>1<|call|>", ("", "1", "")),
+        (f"{THOUGHT}<|start|>assistant<|channel|>fin", ("", "hm", "")),
+        (f"{FINAL}cut <|", ("cut <|", "", "")),
+        (" plain text", (" plain text", "", "")),
+        ("to=func", ("to=func", "", "")),
+        ("", ("", "", "")),
+    ],
+)
+def test_harmony_headers(text: str, expected: tuple[str, str, str]) -> None:
+    content, reasoning, calls = summary(parse(HarmonyParser(True), *text))
+    assert (content, reasoning, "".join(call.name for call in calls)) == expected
+
+
+def test_harmony_tells_when_it_thinks() -> None:
+    parser = HarmonyParser(True)
+    seen = []
+    for piece in ("<|channel|>", "analysis<|message|>", "hm", "<|end|>", FINAL, "x"):
+        parser.push(piece)
+        seen.append(parser.thinking)
+    assert seen == [None, True, True, False, False, False]

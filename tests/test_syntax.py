@@ -24,6 +24,13 @@ from server.syntax import AnswerSyntax
         ("<｜tool▁calls▁begin｜> ```json", "deepseek_v3", False),
         ("<｜tool▁calls▁begin｜>", "deepseek_v31", False),
         ("[TOOL_CALLS]", "mistral", False),
+        ("[TOOL_CALLS]name[ARGS] [THINK]", "mistral_v11", True),
+        ("<|tool_call|>", "granite", False),
+        ("<tool_calls>", "hunyuan_a13b", False),
+        ("<tool_call>{name}\n<arg_key> <think>", "glm45", True),
+        ("<|tool_calls_section_begin|>", "kimi_k2", False),
+        ("<minimax:tool_call> <tool_call> <think>", "minimax_m2", True),
+        ("<｜DSML｜invoke", "deepseek_v32", False),
     ],
 )
 def test_what_a_template_shows(tmp_path: Path, template, calls, thinks):
@@ -33,6 +40,23 @@ def test_what_a_template_shows(tmp_path: Path, template, calls, thinks):
     assert (found.calls, found.thinks) == (NOTATIONS.get(calls), thinks)
     nothing = AnswerSyntax.of(SyntaxOptions("none", "none"), tokenizer)
     assert (nothing.calls, nothing.thinks) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "channels"),
+    [
+        (SyntaxOptions(), True),
+        (SyntaxOptions(tool_call_parser="none"), True),
+        (SyntaxOptions("none", "openai_gptoss"), True),
+        (SyntaxOptions(auto_tool_choice=False), True),
+        (SyntaxOptions("none", "none"), False),
+    ],
+)
+def test_a_template_with_channels(tmp_path: Path, options: SyntaxOptions, channels: bool) -> None:
+    template = "<|start|>assistant<|channel|>final<|message|>"
+    folder = write_tokenizer(tmp_path, byte_level_backend(), chat_template=template)
+    found = AnswerSyntax.of(options, Tokenizer.load(folder))
+    assert (found.channels, found.thinks) == (channels, False)
 
 
 def test_options_name_the_formats_that_there_are():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.parsing.reasoning import ThinkParser
+from server.parsing.reasoning import END_OF_THINK, ThinkParser
 from server.thought_counter import ThoughtCounter
 
 VOCABULARY = ["<think>", "a", "bc", "</think>", "</", "think", ">", "c</", "\n\n", "<"]
@@ -19,7 +19,7 @@ def ids_of(*pieces: str) -> list[int]:
 
 def count(ids: list[int], inside: bool, size: int, end: int | None = END) -> int:
     """Of tokens that come in deltas of this size."""
-    parser, counter = ThinkParser(inside), ThoughtCounter(end, decode)
+    parser, counter = ThinkParser(inside), ThoughtCounter(end, END_OF_THINK, decode)
     for start in range(0, len(ids), size):
         delta = ids[start : start + size]
         parts = parser.push(decode(delta))

@@ -16,7 +16,6 @@ from megainfer.attention_node.tuning import MicroBatchTuner
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
 from megainfer.control import ParentLink
-from megainfer.generation_config import GenerationDefaults
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.opening import Tuning
@@ -78,7 +77,7 @@ def load_attention(
         model = AttentionModel(
             plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels
         )
-    return model, model.new_cache(plan.num_blocks)
+    return model, model.new_cache(plan.num_blocks, plan.num_states)
 
 
 class AttentionUnit:
@@ -156,7 +155,7 @@ def compiling_for(plan: Plan) -> Compiling:
     def load() -> "GrammarCompiler":
         from megainfer.structured.compiler import GrammarCompiler
 
-        ends = GenerationDefaults.load(plan.folder).eos_token_ids
+        ends = plan.generation.eos_token_ids
         return GrammarCompiler(plan.folder, plan.spec.vocab_size, ends)
 
     return Compiling(load)
@@ -170,5 +169,6 @@ def scheduler_config(plan: Plan, micro_batches: int) -> SchedulerConfig:
         max_num_batched_tokens=plan.config.max_num_batched_tokens,
         max_model_len=plan.max_model_len,
         num_micro_batches=micro_batches,
-        enable_prefix_cache=plan.config.prefix_cache,
+        enable_prefix_cache=plan.prefix_cache,
+        recurrent=plan.spec.is_recurrent,
     )

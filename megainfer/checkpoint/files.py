@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megainfer.errors import CheckpointError
+from megainfer.models.source import Source
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -53,6 +54,13 @@ class StoredTensor:
             raise self.fail(f"is stored as {self.kind}, which is not supported")
         return DTYPES[self.kind]
 
+    def split(self, entries: int | None) -> "StoredTensor":
+        """Its first axis as so many entries and what each has of it; None: itself."""
+        if entries is None:
+            return self
+        shape = (entries, self.shape[0] // entries, *self.shape[1:])
+        return StoredTensor(self.name, self.kind, shape, self.path, self.offset, self.size)
+
     def entry(self, index: int | None) -> "StoredTensor":
         """The entry of the first axis, as a tensor of its own; None: itself."""
         if index is None:
@@ -74,6 +82,23 @@ class StoredTensor:
     @property
     def line_bytes(self) -> int:
         return prod(self.line_shape) * self.dtype.itemsize
+
+    def part(
+        self, source: Source, shape: tuple[int, ...], kind: str | None = None
+    ) -> "StoredTensor":
+        """The source's entry, which must have this shape and, if given, kind; CheckpointError
+        otherwise."""
+        if kind is not None and self.kind != kind:
+            raise self.fail(f"is stored as {self.kind}, but must be {kind}")
+        fused = () if source.index is None else source.stored_shape[:1]
+        self.check_shape((*fused, *shape))
+        return self.entry(source.index)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if self.shape != shape:
+            raise self.fail(
+                f"has shape {list(self.shape)}, but config.json calls for {list(shape)}"
+            )
 
     def fail(self, problem: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: tensor {self.name} {problem}")

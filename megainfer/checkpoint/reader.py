@@ -8,8 +8,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from megainfer.checkpoint.encoding import Encoding, Plain, plain
+from megainfer.checkpoint.encodings.choice import encoding_of
+from megainfer.checkpoint.encodings.encoding import Encoding
+from megainfer.checkpoint.encodings.plain import Plain
 from megainfer.checkpoint.files import TensorFiles
+from megainfer.models.quantization import quantization_of
 from megainfer.models.source import Pieces, Source
 
 CHUNK_BYTES = 1 << 20
@@ -29,6 +32,7 @@ class WeightReader:
         self.on_bytes = on_bytes
         self.bytes_read = 0
         self._files = TensorFiles(folder)
+        self._quantization = quantization_of(folder)
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +60,10 @@ class WeightReader:
         self.load_into(out, pieces)
         return out
 
+    def maybe_load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor | None:
+        """`load`; None where there are no pieces."""
+        return self.load(pieces, dtype) if pieces else None
+
     def load_into(self, out: Tensor, pieces: Pieces) -> None:
         """Fill `out` with the pieces, one after the other along its first axis."""
         row = 0
@@ -68,7 +76,7 @@ class WeightReader:
         return sum(self._size(source) for source in sources)
 
     def _encoding(self, source: Source) -> Encoding:
-        return plain(self._files.find(source.name), source)
+        return encoding_of(self._files, source, self._quantization)
 
     def _size(self, source: Source) -> int:
         encoding = self._encoding(source)

@@ -7,6 +7,8 @@
 What the command line says wins over the file, as in vLLM.
 """
 
+import json
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,8 @@ import typer
 from megainfer.errors import ConfigError
 
 MAX_FILE_BYTES = 2**20
+JSON = "JSON"
+"""The metavar of options whose value may be written as YAML here."""
 
 
 def apply_file(context: typer.Context, path: Path | None) -> Path | None:
@@ -27,7 +31,10 @@ def apply_file(context: typer.Context, path: Path | None) -> Path | None:
             name = str(key).replace("-", "_")
             if name not in known:
                 raise ConfigError(_unknown(path, str(key), known))
-            defaults[name] = _as_given(path, key, value, several=known[name])
+            if known[name].metavar == JSON and isinstance(value, dict):
+                value = _as_json(path, key, value)
+            several = getattr(known[name], "multiple", False)
+            defaults[name] = _as_given(path, key, value, several)
         context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -44,16 +51,16 @@ ConfigFile = Annotated[
 ]
 
 
-def _known(context: typer.Context) -> dict[str, bool]:
-    """Names of the command's parameters, and whether each takes several values."""
+def _known(context: typer.Context) -> dict[str, Any]:
+    """The command's parameters by name."""
     return {
-        parameter.name: getattr(parameter, "multiple", False)
+        parameter.name: parameter
         for parameter in context.command.params
         if parameter.name not in (None, "config", "help")
     }
 
 
-def _unknown(path: Path, key: str, known: dict[str, bool]) -> str:
+def _unknown(path: Path, key: str, known: Iterable[str]) -> str:
     names = [name.replace("_", "-") for name in known]
     near = get_close_matches(key.replace("_", "-"), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(names))}"
@@ -72,6 +79,13 @@ def _as_given(path: Path, key: object, value: Any, several: bool) -> Any:
     if len(values) != 1 or isinstance(value, list):
         raise ConfigError(f"--config {path}: {key!r} takes one value, not {value!r}")
     return str(value)
+
+
+def _as_json(path: Path, key: object, value: dict[Any, Any]) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--config {path}: {key!r} isn't JSON: {error}") from error
 
 
 def _read(path: Path) -> dict[Any, Any]:

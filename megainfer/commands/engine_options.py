@@ -2,14 +2,22 @@
 
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from megainfer.commands.config_file import JSON
 from megainfer.commands.whole_number import whole_number
-from megainfer.config import MAX_MICRO_BATCHES, EngineConfig, parse_bytes, parse_micro_batches
+from megainfer.config import (
+    MAX_MICRO_BATCHES,
+    EngineConfig,
+    parse_bytes,
+    parse_json_object,
+    parse_micro_batches,
+)
 
 NODES, LIMITS, WEIGHTS = "Nodes and pipeline", "Limits", "Weights and kernels"
+SAMPLING = "Sampling defaults"
 DEFAULT = EngineConfig()
 
 ModelArgument = Annotated[
@@ -21,6 +29,7 @@ ModelOption = Annotated[
     Option("--model", help="Local folder or hub id (owner/name); the demo model if left out."),
 ]
 _parse_cache = partial(parse_bytes, flag="--kv-cache-memory")
+_parse_overrides = partial(parse_json_object, flag="--override-generation-config")
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,24 @@ class EngineOptions:
             help="What computes; auto: cpu where it was built.",
         ),
     ] = DEFAULT.kernels
+    generation_config: Annotated[
+        str,
+        Option(
+            rich_help_panel=SAMPLING,
+            metavar="auto|vllm|FOLDER",
+            help="Where sampling defaults come from: the model's generation_config.json, none "
+            "(vllm), or another folder's. Its max_new_tokens bounds every answer.",
+        ),
+    ] = DEFAULT.generation_config
+    override_generation_config: Annotated[
+        dict[str, Any] | None,
+        Option(
+            rich_help_panel=SAMPLING,
+            parser=_parse_overrides,
+            metavar=JSON,
+            help='Fields that replace those, such as {"temperature": 0.5}.',
+        ),
+    ] = DEFAULT.override_generation_config
 
     def config(self, model: str | None) -> EngineConfig:
         """The wish as the engine takes it. Raises ConfigError."""

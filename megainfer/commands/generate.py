@@ -1,6 +1,7 @@
 """`megainfer generate`."""
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 from typer import Argument, Option
@@ -30,10 +31,10 @@ def generate(
     """Generate answers to prompts offline, without a server."""
     config = engine.config(model)
     from megainfer.llm import LLM
-    from megainfer.sampling import SamplingParams
 
-    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
     with LLM.of(config) as llm:
+        own = llm.get_default_sampling_params()
+        params = replace(own, max_tokens=max_tokens, temperature=temperature, seed=seed)
         wanted: list[str | list[int]] = list(prompts)
         if as_chat:
             wanted = [llm.chat_prompt([{"role": "user", "content": text}]) for text in prompts]

@@ -81,6 +81,6 @@ def _load_layer(
     hidden, intermediate = sources.spec.hidden_size, sources.spec.expert.intermediate
     gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
     for local_id, expert in enumerate(experts):
-        reader.load_into(gate_up, sources.expert_gate_up(expert))
-        reader.load_into(down, sources.expert_down(expert))
+        reader.load_into(gate_up, sources.expert(expert).gate_up())
+        reader.load_into(down, sources.expert(expert).down())
         layer.load(local_id, gate_up, down)

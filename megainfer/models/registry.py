@@ -1,18 +1,35 @@
 """From a model folder to its spec, by the architecture that config.json names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from megainfer.errors import ModelError
 from megainfer.models.config import Config, read_json
-from megainfer.models.families import mixtral, olmoe, qwen2_moe, qwen3_moe
+from megainfer.models.families import (
+    deepseek_v2,
+    deepseek_v3,
+    glm4_moe_lite,
+    mixtral,
+    olmoe,
+    qwen2_moe,
+    qwen3_moe,
+    qwen3_next,
+)
+from megainfer.models.family import Family
 from megainfer.models.spec import ModelSpec
 
-FAMILIES: Mapping[str, Callable[[Config], ModelSpec]] = {
-    "MixtralForCausalLM": mixtral.read_spec,
-    "OlmoeForCausalLM": olmoe.read_spec,
-    "Qwen2MoeForCausalLM": qwen2_moe.read_spec,
-    "Qwen3MoeForCausalLM": qwen3_moe.read_spec,
+FAMILIES = (
+    deepseek_v2.FAMILY,
+    deepseek_v3.FAMILY,
+    glm4_moe_lite.FAMILY,
+    mixtral.FAMILY,
+    olmoe.FAMILY,
+    qwen2_moe.FAMILY,
+    qwen3_moe.FAMILY,
+    qwen3_next.FAMILY,
+)
+ARCHITECTURES: Mapping[str, Family] = {
+    name: family for family in FAMILIES for name in family.architectures
 }
 
 
@@ -28,15 +45,15 @@ def load_spec(folder: Path) -> ModelSpec:
     if not path.exists():
         raise ModelError(f"{folder} holds no config.json, so it is not a model folder")
     config = Config(path, read_json(path))
-    return FAMILIES[_architecture(config)](config)
+    return ARCHITECTURES[_architecture(config)].read_spec(config)
 
 
 def _architecture(config: Config) -> str:
     names = config.values.get("architectures")
     if not isinstance(names, list) or not names:
         raise config.fail("architectures", "but must be a list that names the model's class")
-    supported = [name for name in names if name in FAMILIES]
+    supported = [name for name in names if name in ARCHITECTURES]
     if not supported:
-        known = ", ".join(FAMILIES)
+        known = ", ".join(ARCHITECTURES)
         raise config.fail("architectures", f"which is not supported; supported: {known}")
     return str(supported[0])

@@ -30,5 +30,5 @@ class AnswerParser:
         if self._calls is None:
             return split
         parts = self._calls.push(split.content)
-        parts.reasoning = split.reasoning
+        parts.reasoning = split.reasoning + parts.reasoning
         return parts

@@ -1,6 +1,7 @@
 """Tool calls in a model's text."""
 
 import json
+import re
 from enum import Enum, auto
 from typing import Any
 
@@ -78,7 +79,7 @@ class CallParser:
             return self._leave(text.removeprefix(end))
         header = self._format.header.match(text)
         if header is not None:
-            self._begin(header["name"], text[header.end() :], parts)
+            self._begin(header, text[header.end() :], parts)
             return True
         return self._give_up(parts)
 
@@ -92,6 +93,8 @@ class CallParser:
         return self._span.ended
 
     def _read_trailer(self, parts: Parts) -> bool:
+        if not self._format.closing:
+            return self._leave(self._text)
         between, closing, after = self._text.partition(self._format.closing)
         if not closing:
             return False
@@ -110,14 +113,17 @@ class CallParser:
         self._text, self._opened, self._state, self._blank = rest, "", _State.TEXT, True
         return True
 
-    def _begin(self, name: str, rest: str, parts: Parts) -> None:
-        parts.calls.append(CallDelta(self._calls, name, ""))
+    def _begin(self, header: re.Match[str], rest: str, parts: Parts) -> None:
+        own_id = header.groupdict().get("id")
+        parts.calls.append(CallDelta(self._calls, header["name"], "", own_id))
         self._calls += 1
         self._span = JsonSpan()
         self._text, self._opened, self._state = rest, "", _State.ARGUMENTS
 
     def _give_up(self, parts: Parts) -> bool:
         """Once a call is closed whose header isn't one: perhaps its fields have another order."""
+        if not self._format.closing:
+            return self._give_up_before_the_next(parts)
         body, closing, after = self._text.partition(self._format.closing)
         if not closing:
             return False
@@ -126,6 +132,15 @@ class CallParser:
         self._blank = False
         parts.content += self._opened + body + closing
         self._text, self._opened, self._state = after, "", _State.TEXT
+        return True
+
+    def _give_up_before_the_next(self, parts: Parts) -> bool:
+        body, opening, after = self._text.partition(self._format.opening)
+        if not opening:
+            return False
+        self._blank = False
+        parts.content += self._opened + body
+        self._text, self._opened, self._state = opening + after, "", _State.TEXT
         return True
 
     def _recover(self, body: str, parts: Parts) -> bool:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.parsing import qwen3_coder
+from server.parsing import glm45, qwen3_coder
 from server.parsing.calls import CallParser
 from server.parsing.formats import FORMATS, CallFormat
+from server.parsing.harmony import HarmonyParser
+from server.parsing.invoke import DEEPSEEK_V32, MINIMAX_M2, InvokeFormat, invoke_reader
 from server.parsing.json_span import JsonSpan
 from server.parsing.llama3_json import read_llama3_json
 from server.parsing.parts import Parser
@@ -45,9 +47,26 @@ def _qwen3_coder(tools: Tools) -> Parser:
     return SpanParser(span, qwen3_coder.qwen3_coder_reader(tools))
 
 
+def _glm45(tools: Tools) -> Parser:
+    return SpanParser(TaggedSpan(glm45.OPENING, glm45.CLOSING), glm45.glm45_reader(tools))
+
+
+def _of_invokes(written: InvokeFormat) -> Notation:
+    def parser(tools: Tools) -> Parser:
+        span = TaggedSpan(written.opening, written.closing)
+        return SpanParser(span, invoke_reader(written, tools))
+
+    return Notation(parser, written.special)
+
+
+HARMONY = "openai"
 NOTATIONS = {
     **{name: _of_format(call_format) for name, call_format in FORMATS.items()},
+    "deepseek_v32": _of_invokes(DEEPSEEK_V32),
+    "glm45": Notation(_glm45),
     "llama3_json": Notation(_llama3_json),
+    "minimax_m2": _of_invokes(MINIMAX_M2),
+    HARMONY: Notation(lambda tools: HarmonyParser(with_calls=True), special=True),
     "pythonic": Notation(_pythonic),
     "qwen3_coder": Notation(_qwen3_coder),
 }

@@ -8,11 +8,12 @@ from typing import Protocol
 @dataclass(frozen=True, slots=True)
 class CallDelta:
     """A piece of the tool call number `index`: its name comes once and first, then its arguments,
-    a JSON text in pieces."""
+    a JSON text in pieces. id: what the model calls the call, with its name, where it does."""
 
     index: int
     name: str | None
     arguments: str
+    id: str | None = None
 
 
 @dataclass(slots=True)
@@ -47,6 +48,15 @@ class Parser(Protocol):
     def push(self, text: str) -> Parts: ...
 
     def finish(self) -> Parts: ...
+
+
+class WholeParser(Parser, Protocol):
+    """Of a whole answer, reasoning included."""
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the text so far ends in reasoning; None where that isn't certain yet."""
+        ...
 
 
 def whole_calls(deltas: Iterable[CallDelta]) -> list[Call]:

@@ -6,7 +6,9 @@ from torch.nn.functional import embedding
 
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.cpu_attention import load_attention
+from megainfer.attention_node.halves.cpu_delta_net import DeltaNet
 from megainfer.attention_node.halves.cpu_ffn import Dense, Gate, SharedExpert
+from megainfer.attention_node.halves.cpu_latent import LatentAttention
 from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.half import HalfSource, Routed
 from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
@@ -15,8 +17,14 @@ from megainfer.kernels.cpu.attention import AttentionKernel, PackedGate, step_ro
 from megainfer.kernels.cpu.attention_layer import BLOCK_TOKENS, PackedAttention, block_shape
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import AttentionSources, FfnSources, ModelSources
-from megainfer.models.spec import AttentionSpec, DenseSpec
+from megainfer.models.sources import (
+    DeltaNetSources,
+    FfnSources,
+    LatentSources,
+    ModelSources,
+    layer_attention,
+)
+from megainfer.models.spec import DenseSpec
 
 
 class CpuLayer:
@@ -25,16 +33,19 @@ class CpuLayer:
     def __init__(self, loader: Loader, layer: int, rotary: RotaryTables) -> None:
         spec = loader.source.spec
         self._kernel = loader.kernel
-        attention = spec.layers[layer].attention
-        if not isinstance(attention, AttentionSpec):
-            raise ConfigError(
-                f"layer {layer} has {type(attention).__name__}, which the CPU kernels don't "
-                "compute; use --kernels reference"
-            )
-        self._block_shape = block_shape(attention.num_kv_heads, attention.head_dim)
-        self._attention = load_attention(
-            AttentionSources(spec, layer), loader, rotary_of(attention, rotary)
-        )
+        self._attention: PackedAttention | None = None
+        self._other: LatentAttention | DeltaNet | None = None
+        attention = layer_attention(spec, layer)
+        if isinstance(attention, DeltaNetSources):
+            self._other = DeltaNet(attention, loader)
+        elif isinstance(attention, LatentSources):
+            table = rotary_of(attention.attention, rotary)
+            assert table is not None
+            self._other = LatentAttention(attention, loader, table)
+        else:
+            own = attention.attention
+            self._block_shape = block_shape(own.num_kv_heads, own.head_dim)
+            self._attention = load_attention(attention, loader, rotary_of(own, rotary))
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = self._shared = None
         if isinstance(ffn, DenseSpec):
@@ -47,7 +58,7 @@ class CpuLayer:
     @property
     def plain_routing(self) -> tuple[PackedAttention, PackedGate] | None:
         """What comes before the experts, where there is nothing else beside them."""
-        if self._gate is None or self._shared is not None:
+        if self._gate is None or self._shared is not None or self._attention is None:
             return None
         return self._attention, self._gate.packed
 
@@ -57,19 +68,28 @@ class CpuLayer:
             raise ConfigError(
                 f"the CPU kernels need KV blocks of {BLOCK_TOKENS} tokens, not of {block_size}"
             )
-        return (self._block_shape,)
+        return (self._block_shape,) if self._other is None else self._other.block_shapes
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.state_shapes`."""
+        return () if self._other is None else self._other.state_shapes
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
+        if self._attention is None:
+            assert self._other is not None
+            self._other.attend(x, batch, caches)
+            return
         (cache,) = caches
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         self._kernel.attend(self._attention, step, cache, x)
 
-    def feed_forward(self, x: Tensor) -> Routed | None:
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
             self._dense.add(x)
-        return None if self._gate is None else self._gate.forward(x)
+        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""

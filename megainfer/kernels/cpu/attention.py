@@ -4,6 +4,7 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.attention_layer import ROW_TYPES, PackedAttention, layer_cache
 from megainfer.kernels.cpu.experts import on_large_pages
 from megainfer.kernels.cpu.packed import PackedLinear, PackedNorm, address, optional_address
+from megainfer.kernels.cpu.routing import PackedRouter
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.drawing import DrawWish
+from megainfer.kernels.reference import Homes
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 
@@ -122,17 +125,28 @@ class AttentionKernel:
         native, kept = layer.native, layer_cache(layer, cache)
         self._native.megainfer_half_attend(self.handle, native, step, kept, address(x))
 
-    def gate(self, gate: PackedGate, x: Tensor, hidden: Tensor) -> Chosen:
-        """Write the norm of x into hidden [T, D] and choose each row's experts."""
-        tokens, nodes, top_k = len(x), gate.native.num_nodes, gate.native.top_k
+    def gate(self, gate: PackedGate, x: Tensor, token_ids: Tensor, hidden: Tensor) -> Chosen:
+        """Write the norm of x into hidden [T, D] and choose each row's experts.
+
+        token_ids: int64 [T]; they decide where the router is hashed.
+        """
+        assert token_ids.dtype == torch.int64
+        native = gate.native
+        tokens, nodes, top_k = len(x), native.homes.num_nodes, native.router.top_k
         counts = torch.empty(nodes, dtype=torch.int64)
         rows = torch.empty(nodes, tokens, dtype=torch.int64)
         ids = torch.empty(nodes, tokens, top_k, dtype=torch.int32)
         weights = torch.empty(nodes, tokens, top_k)
         scatter = library.Scatter(*(address(part) for part in (counts, rows, ids, weights)))
-        kind = ROW_TYPES[hidden.dtype]
         self._native.megainfer_half_gate(
-            self.handle, gate.native, address(x), tokens, kind, address(hidden), scatter
+            self.handle,
+            native,
+            address(x),
+            address(token_ids),
+            tokens,
+            ROW_TYPES[hidden.dtype],
+            address(hidden),
+            scatter,
         )
         return Chosen(counts.tolist(), rows, ids, weights)
 
@@ -179,44 +193,45 @@ class AttentionKernel:
 
 
 def pack_gate(
-    router: PackedLinear,
-    norm: Tensor,
-    homes: tuple[Tensor, Tensor],
-    num_nodes: int,
-    *,
-    top_k: int,
-    eps: float,
-    normalise: bool,
-    weight_dtype: torch.dtype,
+    linear: PackedLinear | None,
+    norm: PackedNorm,
+    homes: Homes,
+    router: PackedRouter,
 ) -> PackedGate:
-    """homes: of each expert its node, int64 [E], and its local id, int32 [E].
-
-    weight_dtype: what the chosen weights are rounded to.
-    """
-    nodes, local_ids = homes
+    """linear: of the router; None where its score is constant."""
+    lacking = library.Linear(None, None, norm.width, router.native.experts, 0)
     native = library.GateLayer(
+        lacking if linear is None else linear.native,
+        norm.native,
+        library.Homes(address(homes.node), address(homes.local_id), homes.num_nodes),
         router.native,
-        address(norm),
-        address(nodes),
-        address(local_ids),
-        num_nodes,
-        top_k,
-        eps,
-        normalise,
-        ROW_TYPES[weight_dtype],
     )
-    return PackedGate(native, (router, norm, nodes, local_ids))
+    return PackedGate(native, (linear, norm, homes, router))
 
 
-def step_rows(
-    positions: Tensor, slots: Tensor, row_starts: Tensor, block_table: Tensor
-) -> library.StepRows:
-    """Addresses of a step's tensors, which the caller keeps; see `StepBatch` for what they are."""
+class StepTensors(Protocol):
+    """What a `StepBatch` has of a step; see there."""
+
+    @property
+    def token_ids(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def slots(self) -> Tensor: ...
+    @property
+    def row_starts(self) -> Tensor: ...
+    @property
+    def block_table(self) -> Tensor: ...
+
+
+def step_rows(step: StepTensors) -> library.StepRows:
+    """Addresses of a step's tensors, which the caller keeps."""
     return library.StepRows(
-        address(positions),
-        address(slots),
-        address(row_starts),
-        address(block_table),
-        len(positions),
-        *block_table.shape,
+        address(step.token_ids),
+        address(step.positions),
+        address(step.slots),
+        address(step.row_starts),
+        address(step.block_table),
+        len(step.positions),
+        *step.block_table.shape,
     )

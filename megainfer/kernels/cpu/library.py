@@ -90,6 +90,7 @@ class StepRows(Structure):
     """`StepRows` of attention_half.h."""
 
     _fields_ = (
+        ("token_ids", c_void_p),
         ("positions", c_void_p),
         ("slots", c_void_p),
         ("row_starts", c_void_p),
@@ -109,19 +110,82 @@ class LayerCache(Structure):
     )
 
 
+class Homes(Structure):
+    """`Homes` of routing.h."""
+
+    _fields_ = (
+        ("nodes", c_void_p),
+        ("local_ids", c_void_p),
+        ("num_nodes", c_int64),
+    )
+
+
+class Router(Structure):
+    """`Router` of routing.h."""
+
+    _fields_ = (
+        ("selection_bias", c_void_p),
+        ("table", c_void_p),
+        ("experts", c_int64),
+        ("top_k", c_int64),
+        ("groups", c_int64),
+        ("kept_groups", c_int64),
+        ("ranked_by", c_int64),
+        ("epsilon", c_float),
+        ("least_sum", c_float),
+        ("scale", c_float),
+        ("jitter", c_float),
+        ("score", c_int32),
+        ("normalise", c_int32),
+        ("weight_type", c_int32),
+    )
+
+
 class GateLayer(Structure):
     """`GateLayer` of attention_half.h."""
 
     _fields_ = (
-        ("router", Linear),
+        ("linear", Linear),
+        ("norm", Norm),
+        ("homes", Homes),
+        ("router", Router),
+    )
+
+
+class HeadsLinear(Structure):
+    """`HeadsLinear` of latent_half.h."""
+
+    _fields_ = (
+        ("panels", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("format", c_int32),
+    )
+
+
+class LatentLayer(Structure):
+    """`LatentLayer` of latent_half.h."""
+
+    _fields_ = (
+        ("q_down", Linear),
+        ("q", Linear),
+        ("kv_down", Linear),
+        ("out", Linear),
+        ("key_up", HeadsLinear),
+        ("value_up", HeadsLinear),
         ("norm", c_void_p),
-        ("nodes", c_void_p),
-        ("local_ids", c_void_p),
-        ("num_nodes", c_int64),
-        ("top_k", c_int64),
+        ("q_norm", c_void_p),
+        ("kv_norm", c_void_p),
+        ("rotary", c_void_p),
+        ("heads", c_int64),
+        ("nope", c_int64),
+        ("rope", c_int64),
+        ("rank", c_int64),
+        ("value", c_int64),
         ("eps", c_float),
-        ("normalise", c_int32),
-        ("weight_type", c_int32),
+        ("latent_eps", c_float),
+        ("scale", c_float),
+        ("residual", c_float),
     )
 
 
@@ -138,6 +202,40 @@ class ChainLayer(Structure):
     )
 
 
+class DeltaNetLayer(Structure):
+    """`DeltaNetLayer` of delta_net.h."""
+
+    _fields_ = (
+        ("weights", c_void_p),
+        ("time_bias", c_void_p),
+        ("decay_factor", c_void_p),
+        ("norm", c_void_p),
+        ("key_heads", c_int64),
+        ("value_heads", c_int64),
+        ("key_dim", c_int64),
+        ("value_dim", c_int64),
+        ("taps", c_int64),
+        ("eps", c_float),
+    )
+
+
+class DeltaNetStep(Structure):
+    """`DeltaNetStep` of delta_net.h."""
+
+    _fields_ = (
+        ("row_starts", c_void_p),
+        ("first_positions", c_void_p),
+        ("slots", c_void_p),
+        ("sequences", c_int64),
+    )
+
+
+class DeltaNetState(Structure):
+    """`DeltaNetState` of delta_net.h."""
+
+    _fields_ = (("past", c_void_p), ("state", c_void_p))
+
+
 class DrawWish(Structure):
     """`DrawWish` of level.h."""
 
@@ -151,7 +249,7 @@ class DrawWish(Structure):
 
 
 class Scatter(Structure):
-    """`Scatter` of attention_half.h."""
+    """`Scatter` of routing.h."""
 
     _fields_ = (
         ("counts", c_void_p),
@@ -191,7 +289,15 @@ _FUNCTIONS = {
     ),
     "megainfer_half_gate": (
         None,
-        [c_void_p, POINTER(GateLayer), c_void_p, c_int64, c_int32, c_void_p, POINTER(Scatter)],
+        [
+            c_void_p,
+            POINTER(GateLayer),
+            *[c_void_p] * 2,
+            c_int64,
+            c_int32,
+            c_void_p,
+            POINTER(Scatter),
+        ],
     ),
     "megainfer_half_head": (
         None,
@@ -201,6 +307,26 @@ _FUNCTIONS = {
     "megainfer_half_draw": (
         None,
         [c_void_p, c_void_p, c_int64, c_int64, POINTER(DrawWish), c_void_p],
+    ),
+    "megainfer_latent_new": (c_void_p, [c_void_p, c_void_p]),
+    "megainfer_latent_delete": (None, [c_void_p]),
+    "megainfer_latent_attend": (
+        None,
+        [c_void_p, POINTER(LatentLayer), POINTER(StepRows), POINTER(LayerCache), c_void_p],
+    ),
+    "megainfer_delta_new": (c_void_p, [c_char_p, c_void_p]),
+    "megainfer_delta_delete": (None, [c_void_p]),
+    "megainfer_delta_recur": (
+        None,
+        [
+            c_void_p,
+            POINTER(DeltaNetLayer),
+            POINTER(DeltaNetStep),
+            c_void_p,
+            c_void_p,
+            POINTER(DeltaNetState),
+            c_void_p,
+        ],
     ),
     "megainfer_chain_new": (c_void_p, [c_void_p, c_void_p]),
     "megainfer_chain_delete": (None, [c_void_p]),

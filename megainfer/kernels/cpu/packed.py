@@ -29,7 +29,12 @@ class PackedNorm:
     """A normalisation; `native` points into `kept`."""
 
     native: library.Norm
-    kept: tuple[Tensor | None, ...]
+    kept: tuple[Tensor, Tensor | None]
+
+    @property
+    def width(self) -> int:
+        """Of the rows that it is of."""
+        return len(self.kept[0])
 
 
 def pack_norm(weight: Tensor, spec: NormSpec, bias: Tensor | None = None) -> PackedNorm:

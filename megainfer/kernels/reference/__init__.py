@@ -6,11 +6,22 @@ from megainfer.kernels.reference.attention import (
     prefill_attention,
     write_cache,
 )
+from megainfer.kernels.reference.delta_net import (
+    causal_convolution,
+    decays,
+    delta_rule,
+    unit_length,
+)
 from megainfer.kernels.reference.experts import (
     Groups,
     feed_forward,
     group_by_expert,
     grouped_feed_forward,
+)
+from megainfer.kernels.reference.latent_attention import (
+    absorbed_attention,
+    expanded_attention,
+    gather_latents,
 )
 from megainfer.kernels.reference.norms import rms_norm
 from megainfer.kernels.reference.rotary import (
@@ -34,12 +45,18 @@ __all__ = [
     "RopeFrequencies",
     "Routing",
     "Scoring",
+    "absorbed_attention",
     "best",
+    "causal_convolution",
     "choose",
+    "decays",
     "decode_attention",
+    "delta_rule",
     "draw",
+    "expanded_attention",
     "expert_homes",
     "feed_forward",
+    "gather_latents",
     "group_by_expert",
     "grouped_feed_forward",
     "prefill_attention",
@@ -49,5 +66,6 @@ __all__ = [
     "rotate",
     "route",
     "scatter_plan",
+    "unit_length",
     "write_cache",
 ]

@@ -107,6 +107,10 @@ class MlaSpec:
     A token leaves its normalised latent [kv_lora_rank] and one rotated key [rope_dim], shared by
     all heads. q_lora_rank: of the queries' own latent; None where they are projected at once. A
     head's query is nope_dim channels, not rotated, then rope_dim that are; its value has v_dim.
+    scale: what scores are multiplied with. bias: the projections to both latents and the one of the
+    output have one. interleaved: on disk, channels 2i and 2i + 1 are rotated together; loading
+    moves them half apart, of queries and keys alike, which changes no score. latent_eps: of the
+    latents' norms, which config.json says nothing of.
     """
 
     num_heads: int
@@ -118,13 +122,25 @@ class MlaSpec:
     rope: RopeSpec
     scale: float
     bias: bool = False
+    interleaved: bool = True
+    latent_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         self.rope.check(self.rope_dim)
 
     @property
     def q_size(self) -> int:
-        return self.num_heads * (self.nope_dim + self.rope_dim)
+        return self.num_heads * self.qk_dim
+
+    @property
+    def qk_dim(self) -> int:
+        """Channels of a head's query."""
+        return self.nope_dim + self.rope_dim
+
+    @property
+    def latent_dim(self) -> int:
+        """Channels of what a token leaves: its latent, then its rotated key."""
+        return self.kv_lora_rank + self.rope_dim
 
     @property
     def rotary_dim(self) -> int:
@@ -134,4 +150,4 @@ class MlaSpec:
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of what one token leaves in the cache: its latent and its rotated key as one."""
-        return ((self.kv_lora_rank + self.rope_dim,),)
+        return ((self.latent_dim,),)

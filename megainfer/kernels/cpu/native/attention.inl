@@ -1,4 +1,4 @@
-// Attention over a paged cache, over `Vec`; and the table of what rows.inl and this offer.
+// Attention over a paged cache, over `Vec`.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include "draw.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "paged_cache.inl"
@@ -373,23 +372,6 @@ void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_me
     }
   }
   write_results(job, scratch);
-}
-
-constexpr RowFunctions row_functions() {
-  return {
-      .rms_norm = rms_norm,
-      .normalise = normalise,
-      .rotate = rotate,
-      .rotate_neighbours = rotate_neighbours,
-      .softmax = softmax,
-      .argmax = argmax,
-      .sigmoid = sigmoid,
-      .draw_scratch = draw_scratch,
-      .draw = draw,
-      .write_cached = {write_cached_f32, write_cached_bf16},
-      .attend_scratch = AttendScratch::floats,
-      .attend = {attend<Float32>, attend<WidenedBfloat16>},
-  };
 }
 
 }  // namespace

@@ -4,36 +4,24 @@
 #include <atomic>
 #include <cstring>
 
-#include "bfloat16.h"
+#include "phases.h"
 
 namespace {
 
 constexpr int max_tile = 32 * 32;  // floats: rows of a group times a panel's width, in any level
 constexpr int most_group_rows = 32;
-constexpr int64_t tasks_a_thread = 8;
 
 // Query rows that go through a key head's tiles together in prefill: enough to pay for bringing a
 // tile into shape, few enough to keep what is known of them in the cache.
 constexpr int64_t job_rows = 96;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Where the i-th of equal shares of 0..n begins.
-int64_t share(int64_t n, int64_t i, int64_t shares) { return n * i / shares; }
-
 }  // namespace
 
 AttentionHalf::AttentionHalf(const Level& level, ThreadPool& pool) : level_(level), pool_(pool) {}
 
-// work(i) for 0 <= i < count, in as many tasks as keep all threads busy to the end.
 template <class Work>
 void AttentionHalf::add_phase(int64_t count, Work work) {
-  const int threads = pool_.threads();
-  const int64_t tasks = std::min<int64_t>(count, threads == 1 ? 1 : tasks_a_thread * threads);
-  phases_.push_back({static_cast<uint32_t>(tasks), [=](uint32_t task) {
-                       const int64_t end = share(count, task + 1, tasks);
-                       for (int64_t i = share(count, task, tasks); i < end; ++i) work(i);
-                     }});
+  phases_.push_back(phase_of(count, pool_.threads(), work));
 }
 
 void AttentionHalf::run() {
@@ -279,72 +267,35 @@ void AttentionHalf::add_jobs(RowType type) {
 
 // --- gate ------------------------------------------------------------------------------------
 
-void AttentionHalf::gate(const GateLayer& layer, const float* x, int64_t rows, RowType type,
-                         void* hidden, const Scatter& scatter) {
-  const int64_t width = layer.router.inputs;
+void AttentionHalf::gate(const GateLayer& layer, const float* x, const int64_t* token_ids,
+                         int64_t rows, RowType type, void* hidden, const Scatter& scatter) {
+  const Router& router = layer.router;
+  const int64_t width = layer.linear.inputs, k = router.top_k;
+  const int64_t scratch = choose_scratch(router);
   const bool wide = type == RowType::f32;
-  group(rows, {&layer.router});
+  group(rows, {&layer.linear});
   normed_ = wide ? static_cast<float*>(hidden) : normed_scratch_.of<float>(rows * width);
-  logits_stride_ = stride_of(layer.router);
+  logits_stride_ = stride_of(layer.linear);
   logits_ = logits_scratch_.of<float>(rows * logits_stride_);
-  chosen_ = chosen_scratch_.of<int64_t>(rows * layer.top_k);
-  chosen_weights_ = weights_scratch_.of<float>(rows * layer.top_k);
-  pack_rows(layer.router, [=, this, &layer](int64_t row) {
+  choosing_ = choose_scratch_.of<float>(rows * scratch);
+  chosen_ = chosen_scratch_.of<int64_t>(rows * k);
+  chosen_weights_ = weights_scratch_.of<float>(rows * k);
+  const auto normalise = [=, this, &layer](int64_t row) {
     float* normed = normed_ + row * width;
-    level_.rows.rms_norm(x + row * width, layer.norm, layer.eps, width, normed);
+    level_.rows.normalise(layer.norm, x + row * width, width, normed);
     if (!wide) level_.narrow(normed, static_cast<uint16_t*>(hidden) + row * width, width);
     return normed;
+  };
+  if (router.score == RouterScore::constant) {
+    add_phase(rows, normalise);
+  } else {
+    pack_rows(layer.linear, normalise);
+    store(layer.linear, logits_, logits_stride_);
+  }
+  add_phase(rows, [=, this, &router](int64_t row) {
+    choose_experts(level_, router, token_ids[row], logits_ + row * logits_stride_,
+                   choosing_ + row * scratch, chosen_ + row * k, chosen_weights_ + row * k);
   });
-  store(layer.router, logits_, logits_stride_);
-  add_phase(rows, [this, &layer](int64_t row) { choose(layer, row); });
   run();
-  plan(layer, rows, scatter);
-}
-
-// The best experts of a row, best first, the lower one where two are equal.
-void AttentionHalf::choose(const GateLayer& layer, int64_t row) {
-  const int64_t experts = layer.router.outputs, k = layer.top_k;
-  float* scores = logits_ + row * logits_stride_;
-  int64_t* ids = chosen_ + row * k;
-  float* weights = chosen_weights_ + row * k;
-  level_.rows.softmax(scores, experts);
-  int64_t found = 0;
-  for (int64_t e = 0; e < experts; ++e) {
-    if (found == k && !(scores[e] > weights[k - 1])) continue;
-    int64_t at = found < k ? found++ : k - 1;
-    for (; at > 0 && scores[e] > weights[at - 1]; --at) {
-      weights[at] = weights[at - 1];
-      ids[at] = ids[at - 1];
-    }
-    weights[at] = scores[e];
-    ids[at] = e;
-  }
-  float sum = 0.0f;
-  for (int64_t i = 0; i < k; ++i) sum += weights[i];
-  for (int64_t i = 0; i < k; ++i) {
-    if (layer.normalise) weights[i] /= sum;
-    if (layer.weight_type == RowType::bf16) weights[i] = from_bfloat16(to_bfloat16(weights[i]));
-  }
-}
-
-void AttentionHalf::plan(const GateLayer& layer, int64_t rows, const Scatter& scatter) const {
-  const int64_t k = layer.top_k;
-  for (int64_t node = 0; node < layer.num_nodes; ++node) {
-    int64_t* to_rows = scatter.rows + node * rows;
-    int64_t count = 0;
-    for (int64_t r = 0; r < rows; ++r) {
-      int32_t* ids = scatter.ids + (node * rows + count) * k;
-      float* weights = scatter.weights + (node * rows + count) * k;
-      bool any = false;
-      for (int64_t i = 0; i < k; ++i) {
-        const int64_t expert = chosen_[r * k + i];
-        const bool here = layer.nodes[expert] == node;
-        ids[i] = here ? layer.local_ids[expert] : -1;
-        weights[i] = here ? chosen_weights_[r * k + i] : 0.0f;
-        any |= here;
-      }
-      if (any) to_rows[count++] = r;
-    }
-    scatter.counts[node] = count;
-  }
+  plan_scatter(layer.homes, chosen_, chosen_weights_, rows, k, scatter);
 }

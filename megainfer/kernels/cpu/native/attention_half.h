@@ -8,36 +8,24 @@
 
 #include "attention_layer.h"
 #include "level.h"
+#include "routing.h"
 #include "scratch.h"
 #include "thread_pool.h"
 
-// A step's rows: position and slot of each, and the sequences that they are of. Sequence s has the
-// rows row_starts[s] to row_starts[s + 1] - 1, at consecutive positions, and its tokens lie in the
-// blocks of blocks[s, blocks_a_sequence].
+// A step's rows: token, position and slot of each, and the sequences that they are of. Sequence s
+// has the rows row_starts[s] to row_starts[s + 1] - 1, at consecutive positions, and its tokens lie
+// in the blocks of blocks[s, blocks_a_sequence].
 struct StepRows {
-  const int64_t *positions, *slots, *row_starts, *blocks;
+  const int64_t *token_ids, *positions, *slots, *row_starts, *blocks;
   int64_t rows, sequences, blocks_a_sequence;
 };
 
-// Norm and router of one layer. weight_type: what chosen weights are rounded to.
+// Norm and router of one layer. linear: of the router; without panels where its score is constant.
 struct GateLayer {
-  Linear router;
-  const float* norm;
-  const int64_t* nodes;      // [E], where each expert lives
-  const int32_t* local_ids;  // [E]
-  int64_t num_nodes, top_k;
-  float eps;
-  int32_t normalise;
-  RowType weight_type;
-};
-
-// What goes to each expert node: of `counts[n]` rows their index, local ids (-1: not there) and
-// weights, [num_nodes, T], [num_nodes, T, K] and [num_nodes, T, K].
-struct Scatter {
-  int64_t* counts;
-  int64_t* rows;
-  int32_t* ids;
-  float* weights;
+  Linear linear;
+  Norm norm;
+  Homes homes;
+  Router router;
 };
 
 // Scratch, and threads that others may share. Not for two threads at once.
@@ -51,9 +39,9 @@ class AttentionHalf {
 
   // x [T, D] += attention of its norm; the rows' keys and values go into the cache.
   void attend(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache, float* x);
-  // hidden [T, D] = norm of x; which rows of it go where.
-  void gate(const GateLayer& layer, const float* x, int64_t rows, RowType type, void* hidden,
-            const Scatter& scatter);
+  // hidden [T, D] = norm of x; which rows of it go where. token_ids [T].
+  void gate(const GateLayer& layer, const float* x, const int64_t* token_ids, int64_t rows,
+            RowType type, void* hidden, const Scatter& scatter);
   // out [S, outputs] = linear of the norms of these rows of x.
   void head(const Linear& linear, const Norm& norm, const float* x, const int64_t* rows,
             int64_t count, float* out);
@@ -95,9 +83,6 @@ class AttentionHalf {
   void list_jobs(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache);
   void add_jobs(RowType type);
 
-  void choose(const GateLayer& layer, int64_t row);
-  void plan(const GateLayer& layer, int64_t rows, const Scatter& scatter) const;
-
   const Level& level_;
   ThreadPool& pool_;
   std::vector<ThreadPool::Phase> phases_;
@@ -106,9 +91,10 @@ class AttentionHalf {
   std::atomic<size_t> next_job_{0};
 
   Scratch words_scratch_, normed_scratch_, qkv_scratch_, context_scratch_, job_scratch_;
-  Scratch logits_scratch_, chosen_scratch_, weights_scratch_;
+  Scratch logits_scratch_, choose_scratch_, chosen_scratch_, weights_scratch_;
   uint32_t* words_ = nullptr;  // the packed rows
   float *normed_ = nullptr, *qkv_ = nullptr, *context_ = nullptr, *logits_ = nullptr;
+  float* choosing_ = nullptr;  // scratch of each row
   int64_t qkv_stride_ = 0, logits_stride_ = 0;
   int64_t* chosen_ = nullptr;        // [T, K], experts, best first
   float* chosen_weights_ = nullptr;  // [T, K]

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "delta_jobs.h"
+
 enum class WeightFormat : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
 constexpr int weight_formats = 3;
 
@@ -75,6 +77,20 @@ struct AttentionJob {
   }
 };
 
+// Some tokens that follow each other in one sequence, their queries of some heads in the space of
+// latents, and the sequence's cached rows, which all heads attend to.
+struct LatentJob {
+  const float* queries;  // the first token's first head in question, [width]; heads side by side
+  int64_t query_stride;  // floats between tokens
+  float* out;            // like queries, [rank] a head
+  int64_t out_stride;
+  int64_t tokens, first_position, heads;
+  int64_t rank, width;  // channels of a row that are its value, and all, which are its key
+  float scale;          // of scores
+  const void* cache;    // blocks of [cache_block_tokens, width]
+  const int64_t* blocks;  // where the sequence's tokens lie
+};
+
 // How a row's token is to be drawn; see `choose` of kernels/reference/sampling.py. top_k: the number
 // of tokens where there is none.
 struct DrawWish {
@@ -113,6 +129,10 @@ struct RowFunctions {
   // Causal attention of one job as far back as its queries see, while memory is asked for what
   // `next` begins with; by the cache's type.
   void (*attend[row_types])(const AttentionJob& job, const AttentionJob& next, float* scratch);
+  // Floats of scratch that `attend_latents` needs.
+  size_t (*latent_scratch)(const LatentJob& job);
+  // Causal attention of one job; by the cache's type.
+  void (*attend_latents[row_types])(const LatentJob& job, float* scratch);
 };
 
 struct Level {
@@ -128,6 +148,7 @@ struct Level {
   void (*narrow)(const float* x, uint16_t* bf16, int64_t n);
   float (*read_all)(const float* x, int64_t n);
   RowFunctions rows;
+  DeltaFunctions delta;
 };
 
 // The levels that were built, best last.

@@ -9,11 +9,12 @@
 MEGAINFER_TARGET("avx2,fma")
 #include "vec_avx2.h"
 // After the vector that they are written for.
-#include "attention.inl"
+#include "delta_net.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
 #include "product_int8.inl"
+#include "row_functions.inl"
 
 extern const Level level_avx2 = {
     .name = "avx2",
@@ -27,6 +28,7 @@ extern const Level level_avx2 = {
     .narrow = narrow,
     .read_all = read_all,
     .rows = row_functions(),
+    .delta = delta_functions(),
 };
 
 MEGAINFER_TARGET_END

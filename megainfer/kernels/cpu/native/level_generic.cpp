@@ -1,10 +1,11 @@
 #include "vec_generic.h"
 // After the vector that they are written for.
-#include "attention.inl"
+#include "delta_net.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
 #include "product_int8.inl"
+#include "row_functions.inl"
 
 extern const Level level_generic = {
     .name = "generic",
@@ -18,4 +19,5 @@ extern const Level level_generic = {
     .narrow = narrow,
     .read_all = read_all,
     .rows = row_functions(),
+    .delta = delta_functions(),
 };

@@ -1,0 +1,104 @@
+"""The weights of one layer's multi-head latent attention."""
+
+from dataclasses import dataclass
+
+from megainfer.models.source import Pieces, Source
+from megainfer.models.sources.norm import norm_bias
+from megainfer.models.spec import MlaSpec, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSources:
+    """The attention half of one layer whose keys and values come from a latent.
+
+    q: from the queries' latent where they have one, else from the layer's input.
+    """
+
+    spec: ModelSpec
+    layer: int
+
+    @property
+    def attention(self) -> MlaSpec:
+        attention = self.spec.layers[self.layer].attention
+        assert isinstance(attention, MlaSpec)
+        return attention
+
+    def _vector(self, template: str, size: int) -> Pieces:
+        return (Source(template.format(layer=self.layer), (size,)),)
+
+    def _weight(self, template: str, outputs: int, inputs: int) -> Pieces:
+        return (Source(template.format(layer=self.layer) + ".weight", (outputs, inputs)),)
+
+    def _bias(self, template: str, size: int) -> Pieces:
+        return self._vector(template + ".bias", size) if self.attention.bias else ()
+
+    def norm(self) -> Pieces:
+        return self._vector(self.spec.names.attention_norm, self.spec.hidden_size)
+
+    def norm_bias(self) -> Pieces:
+        return norm_bias(self.norm(), self.spec.norm)
+
+    def q_down(self) -> Pieces:
+        """Empty where queries have no latent, like its bias and norm."""
+        rank = self.attention.q_lora_rank
+        return (
+            ()
+            if rank is None
+            else self._weight(self.spec.names.q_down, rank, self.spec.hidden_size)
+        )
+
+    def q_down_bias(self) -> Pieces:
+        rank = self.attention.q_lora_rank
+        return () if rank is None else self._bias(self.spec.names.q_down, rank)
+
+    def q_latent_norm(self) -> Pieces:
+        rank = self.attention.q_lora_rank
+        return () if rank is None else self._vector(self.spec.names.q_latent_norm, rank)
+
+    def q(self) -> Pieces:
+        rank, q_size = self.attention.q_lora_rank, self.attention.q_size
+        if rank is None:
+            return self._weight(self.spec.names.qkv[0], q_size, self.spec.hidden_size)
+        return self._weight(self.spec.names.q_up, q_size, rank)
+
+    def kv_down(self) -> Pieces:
+        """The latent's rows, then those of the rotated key."""
+        return self._weight(
+            self.spec.names.kv_down, self.attention.latent_dim, self.spec.hidden_size
+        )
+
+    def kv_down_bias(self) -> Pieces:
+        return self._bias(self.spec.names.kv_down, self.attention.latent_dim)
+
+    def kv_latent_norm(self) -> Pieces:
+        return self._vector(self.spec.names.kv_latent_norm, self.attention.kv_lora_rank)
+
+    def kv_up(self) -> Pieces:
+        """Head by head the rows of the key that isn't rotated, then those of the value."""
+        a = self.attention
+        return self._weight(
+            self.spec.names.kv_up, a.num_heads * (a.nope_dim + a.v_dim), a.kv_lora_rank
+        )
+
+    def out(self) -> Pieces:
+        a = self.attention
+        return self._weight(self.spec.names.out, self.spec.hidden_size, a.num_heads * a.v_dim)
+
+    def out_bias(self) -> Pieces:
+        return self._bias(self.spec.names.out, self.spec.hidden_size)
+
+    def all(self) -> Pieces:
+        return (
+            *self.norm(),
+            *self.norm_bias(),
+            *self.q_down(),
+            *self.q_down_bias(),
+            *self.q_latent_norm(),
+            *self.q(),
+            *self.kv_down(),
+            *self.kv_down_bias(),
+            *self.kv_latent_norm(),
+            *self.kv_up(),
+            *self.out(),
+            *self.out_bias(),
+        )
