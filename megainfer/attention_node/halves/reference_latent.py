@@ -120,9 +120,9 @@ def expansion_pays(spec: MlaSpec, tokens: int, context: int) -> bool:
     """Whether these many queries are cheaper with the context's keys and values expanded.
 
     Multiplications a head: absorbed, each query is projected to a latent and what it finds from
-    one, R (n + v), and meets each row of the context with 2 R + r; expanded, each row of the context
-    is projected, R (n + v), and met with n + r + v. That pays from about 170 tokens a chunk on with
-    DeepSeek-V3's sizes, and for a prompt from its beginning always.
+    one, R (n + v), and meets each row of the context with 2 R + r; expanded, each row of the
+    context is projected, R (n + v), and met with n + r + v. That pays from about 170 tokens a chunk
+    on with DeepSeek-V3's sizes, and for a prompt from its beginning always.
     """
     projection = spec.kv_lora_rank * (spec.nope_dim + spec.v_dim)
     absorbed = tokens * (projection + context * (spec.kv_lora_rank + spec.latent_dim))
