@@ -32,7 +32,7 @@ class Queries:
 
     def heads(self, latent: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         """Of each head what isn't rotated [T, H, n], and what is [T, H, r]."""
-        q = linear(latent, self._up).unflatten(-1, (-1, self._spec.qk_dim))
+        q = linear(latent, self._up).view(len(latent), -1, self._spec.qk_dim)
         plain, rotated = q.split_with_sizes([self._spec.nope_dim, self._spec.rope_dim], -1)
         return plain, kernels.rotate(rotated, factors)
 
@@ -109,7 +109,7 @@ class LatentAttention:
         """q: [T, H, n], rotated: [T, H, r], latents: [L, R + r] -> [T, H, v]."""
         spec = self._spec
         latent, key = latents.split_with_sizes([spec.kv_lora_rank, spec.rope_dim], -1)
-        both = linear(latent, self._up).unflatten(-1, (spec.num_heads, -1))
+        both = linear(latent, self._up).view(len(latent), spec.num_heads, -1)
         plain, values = both.split_with_sizes([spec.nope_dim, spec.v_dim], -1)
         keys = torch.cat((plain, key[:, None].expand(-1, spec.num_heads, -1)), -1)
         queries = torch.cat((q, rotated), -1)
