@@ -15,7 +15,7 @@ from megainfer.checkpoint.files import TensorFiles
 from megainfer.models.quantization import quantization_of
 from megainfer.models.source import Pieces, Source
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 """Read at once where bytes aren't those of the result: what is converted is still in the cache."""
 
 
@@ -89,17 +89,15 @@ class WeightReader:
         encoding = self._encoding(source)
         codes = encoding.codes
         lines, columns = _needed(source, encoding)
-        target = out if columns is None else out.mT
-        verbatim = _is_verbatim(encoding, lines, target)
+        verbatim = columns is None and _is_verbatim(encoding, lines, out)
         sides = [self._files.read(side, side.lines) for side in encoding.sides]
         self._count(sum(side.size for side in encoding.sides))
         for first, part in _chunks(lines, codes.line_bytes):
-            piece = target[first : first + len(part)]
             if verbatim:
-                self._files.read_into(piece, codes, part)
+                self._files.read_into(out[first : first + len(part)], codes, part)
             else:
                 weight = encoding.decode(self._files.read(codes, part), part, sides)
-                piece.copy_(weight if columns is None else weight[:, columns])
+                _place(out, first, weight, columns)
             self._count(len(part) * codes.line_bytes)
 
     def _count(self, size: int) -> None:
@@ -117,11 +115,19 @@ def _needed(source: Source, encoding: Encoding) -> tuple[range, slice | None]:
     return encoding.codes.lines, slice(picked.start, picked.stop, picked.step)
 
 
-def _is_verbatim(encoding: Encoding, lines: range, target: Tensor) -> bool:
+def _is_verbatim(encoding: Encoding, lines: range, out: Tensor) -> bool:
     """Whether the bytes on disk are those of the result."""
-    codes = encoding.codes
-    alike = codes.dtype == target.dtype and codes.line_shape == target.shape[1:]
-    return isinstance(encoding, Plain) and alike and lines.step == 1 and target.is_contiguous()
+    plain = isinstance(encoding, Plain) and encoding.codes.dtype == out.dtype
+    return plain and lines.step == 1 and out.is_contiguous()
+
+
+def _place(out: Tensor, first: int, weight: Tensor, columns: slice | None) -> None:
+    """Lines of codes as rows of `out` from `first` on, or what is needed of them as columns."""
+    end = first + len(weight)
+    if columns is None:
+        out[first:end].copy_(weight)
+    else:  # in two steps, each four times as fast as one that converts and turns
+        out[:, first:end].copy_(weight[:, columns].mT.contiguous())
 
 
 def _chunks(lines: range, line_bytes: int) -> Iterator[tuple[int, range]]:
