@@ -5,7 +5,8 @@ from torch import Tensor
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.latent_weights import rotated_apart, up_by_head
-from megainfer.kernels.cpu.attention_layer import BLOCK_TOKENS, step_rows
+from megainfer.kernels.cpu.attention import step_rows
+from megainfer.kernels.cpu.attention_layer import BLOCK_TOKENS
 from megainfer.kernels.cpu.latent import LatentWeights, pack_latent
 from megainfer.models.sources import LatentSources
 
