@@ -72,9 +72,7 @@ class Layer:
 class Case:
     """`sequences` rows, each with `context` tokens before it."""
 
-    def __init__(
-        self, layer: Layer, sequences: int, context: int, cache: Tensor
-    ) -> None:
+    def __init__(self, layer: Layer, sequences: int, context: int, cache: Tensor) -> None:
         self._layer, self._cache = layer, cache
         self._batch, self._bare = _batch(sequences, context), _batch(sequences, 0)
         self._x = torch.randn(sequences, HIDDEN)
@@ -109,7 +107,9 @@ def _matrix(outputs: int, inputs: int) -> Tensor:
 
 def _cache(blocks: int, spec: MlaSpec, dtype: torch.dtype) -> Tensor:
     size = (blocks, BLOCK_SIZE, spec.latent_dim)
-    return on_large_pages(torch.Size(size).numel() * dtype.itemsize).view(dtype).view(size).normal_()
+    return (
+        on_large_pages(torch.Size(size).numel() * dtype.itemsize).view(dtype).view(size).normal_()
+    )
 
 
 def measure(case: Case, options: argparse.Namespace) -> list[str]:
