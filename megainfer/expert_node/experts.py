@@ -77,10 +77,14 @@ class ExpertModel:
 def _load_layer(
     layer: LayerExperts, sources: FfnSources, reader: WeightReader, experts: Sequence[int]
 ) -> None:
-    """Bring one layer's experts in, one at a time: only one is ever held twice."""
+    """Bring one layer's experts in, one at a time in each thread: no more are ever held twice."""
     hidden, intermediate = sources.spec.hidden_size, sources.spec.expert.intermediate
-    gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
-    for local_id, expert in enumerate(experts):
-        reader.load_into(gate_up, sources.expert(expert).gate_up())
-        reader.load_into(down, sources.expert(expert).down())
-        layer.load(local_id, gate_up, down)
+
+    def load(local_experts: Sequence[tuple[int, int]]) -> None:
+        gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
+        for local_id, expert in local_experts:
+            reader.load_into(gate_up, sources.expert(expert).gate_up())
+            reader.load_into(down, sources.expert(expert).down())
+            layer.load(local_id, gate_up, down)
+
+    reader.share(load, list(enumerate(experts)))

@@ -21,7 +21,10 @@ class LayerExperts(Protocol):
     """The routed experts of one layer that live on a node, by local id."""
 
     def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
-        """Take over one expert's weights: float32 [2F, D], gate first, and [D, F]."""
+        """Take over one expert's weights: float32 [2F, D], gate first, and [D, F].
+
+        Several threads may each load another expert.
+        """
 
     def forward(
         self,

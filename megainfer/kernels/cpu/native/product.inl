@@ -1,6 +1,7 @@
 // The matrix products of level.h over `Vec`, the vector of the level that includes this file.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
