@@ -122,7 +122,10 @@ def test_a_mixed_batch_equals_the_reference(level, spec):
             torch.testing.assert_close(now[slot].double(), expected, atol=2e-5, rtol=2e-5)
         begin += length
     untouched = 2
-    assert all(torch.equal(now[untouched].double(), was[untouched]) for now, was in zip(states, before, strict=True))
+    assert all(
+        torch.equal(now[untouched].double(), was[untouched])
+        for now, was in zip(states, before, strict=True)
+    )
 
 
 @every_level

@@ -22,7 +22,10 @@ class Dense:
         self._residual = sources.spec.multipliers.residual
         self._norm = loader.vector(sources.norm())
         self._network = loader.network(
-            spec.intermediate, sources.dense_gate_up(spec), sources.dense_down(spec)
+            spec.intermediate,
+            spec.activation,
+            sources.dense_gate_up(spec),
+            sources.dense_down(spec),
         )
 
     def add(self, x: Tensor) -> None:
@@ -41,7 +44,10 @@ class SharedExpert:
         self._multiplier = multiplier
         self._gate = loader.exact_linear(sources.shared_gate()) if spec.gated else None
         self._network = loader.network(
-            spec.intermediate, sources.shared_gate_up(spec), sources.shared_down(spec)
+            spec.intermediate,
+            spec.activation,
+            sources.shared_gate_up(spec),
+            sources.shared_down(spec),
         )
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from megainfer.kernels.cpu.latent import LatentKernel
 from megainfer.kernels.cpu.threads import Threads
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.models.sources import Pieces
+from megainfer.models.spec import ActivationSpec
 
 
 class Loader:
@@ -29,7 +30,7 @@ class Loader:
         self.kernel = kernel
         self.weight_dtype = weight_dtype
         self._threads = threads
-        self._networks: dict[int, ExpertKernel] = {}  # by intermediate size
+        self._networks: dict[tuple[int, ActivationSpec], ExpertKernel] = {}
 
     def linear(self, weight: Pieces, bias: Pieces = ()) -> PackedLinear:
         return self.kernel.pack(self.matrix(weight), self.weight_dtype, self.maybe_vector(bias))
@@ -68,13 +69,15 @@ class Loader:
     def maybe_vector(self, pieces: Pieces, dtype: torch.dtype | None = None) -> Tensor | None:
         return self.vector(pieces, dtype) if pieces else None
 
-    def network(self, intermediate: int, gate_up: Pieces, down: Pieces) -> CpuLayerExperts:
-        """A SwiGLU network, as the only expert of its layer."""
-        kernel = self._networks.get(intermediate)
+    def network(
+        self, intermediate: int, activation: ActivationSpec, gate_up: Pieces, down: Pieces
+    ) -> CpuLayerExperts:
+        """A gated network, as the only expert of its layer."""
+        kernel = self._networks.get((intermediate, activation))
         if kernel is None:
-            shape = ExpertsShape(1, self.source.spec.hidden_size, intermediate, 1)
+            shape = ExpertsShape(1, self.source.spec.hidden_size, intermediate, 1, activation)
             kernel = ExpertKernel(shape, self.weight_dtype, self._threads, self.kernel.level)
-            self._networks[intermediate] = kernel
+            self._networks[intermediate, activation] = kernel
         network = CpuLayerExperts(kernel)
         reader = self.source.reader
         network.load(0, reader.load(gate_up, torch.float32), reader.load(down, torch.float32))

@@ -15,13 +15,13 @@ def rotated_apart(spec: MlaSpec, rows: Tensor, period: int) -> Tensor:
     """
     if not spec.interleaved:
         return rows
-    heads = rows.unflatten(0, (-1, period))
+    heads = rows.view(-1, period, *rows.shape[1:])
     kept, rotated = heads.split_with_sizes([period - spec.rope_dim, spec.rope_dim], 1)
     return torch.cat((kept, rotated[:, 0::2], rotated[:, 1::2]), 1).flatten(0, 1)
 
 
 def up_by_head(spec: MlaSpec, kv_up: Tensor) -> tuple[Tensor, Tensor]:
     """Of the projection from latents, [H * (n + v), R]: to keys [H, n, R], to values [H, v, R]."""
-    heads = kv_up.unflatten(0, (spec.num_heads, -1))
+    heads = kv_up.view(spec.num_heads, -1, kv_up.shape[1])
     keys, values = heads.split_with_sizes([spec.nope_dim, spec.v_dim], 1)
     return keys, values

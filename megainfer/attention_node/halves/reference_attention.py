@@ -67,7 +67,8 @@ class Attention:
             q, k = self._qk_norm(q, k)
         if spec.clip_qkv is not None:
             q, k, v = (part.clamp(-spec.clip_qkv, spec.clip_qkv) for part in (q, k, v))
-        return _Projected(*(_heads(part, spec) for part in (q, k, v)), gate)
+        q, k, v = (_heads(part, spec) for part in (q, k, v))
+        return _Projected(q, k, v, gate)
 
     def _place(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """All that depends on positions, and the norms of each head around it."""

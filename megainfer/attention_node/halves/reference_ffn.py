@@ -19,13 +19,15 @@ class Dense:
         self, spec: DenseSpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
     ) -> None:
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
-        self._gate_up = reader.load(sources.dense_gate_up(spec), dtype)
-        self._down = reader.load(sources.dense_down(spec), dtype)
+        self._network = kernels.Network(
+            reader.load(sources.dense_gate_up(spec), dtype),
+            reader.load(sources.dense_down(spec), dtype),
+            spec.activation,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to x [T, D]."""
-        hidden = self._norm(x)
-        return kernels.feed_forward(hidden, self._gate_up, self._down)
+        return kernels.feed_forward(self._norm(x), self._network)
 
 
 class Gate:
@@ -82,11 +84,14 @@ class SharedExpert:
     def __init__(
         self, spec: SharedExpertSpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
     ) -> None:
-        self._gate_up = reader.load(sources.shared_gate_up(spec), dtype)
-        self._down = reader.load(sources.shared_down(spec), dtype)
+        self._network = kernels.Network(
+            reader.load(sources.shared_gate_up(spec), dtype),
+            reader.load(sources.shared_down(spec), dtype),
+            spec.activation,
+        )
         self._gate = reader.load(sources.shared_gate(), dtype) if spec.gated else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [T, D] -> [T, D]."""
-        output = kernels.feed_forward(hidden, self._gate_up, self._down)
+        output = kernels.feed_forward(hidden, self._network)
         return output if self._gate is None else torch.sigmoid(linear(hidden, self._gate)) * output

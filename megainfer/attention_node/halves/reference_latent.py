@@ -32,7 +32,7 @@ class Queries:
 
     def heads(self, latent: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         """Of each head what isn't rotated [T, H, n], and what is [T, H, r]."""
-        q = linear(latent, self._up).unflatten(-1, (-1, self._spec.qk_dim))
+        q = linear(latent, self._up).view(len(latent), -1, self._spec.qk_dim)
         plain, rotated = q.split_with_sizes([self._spec.nope_dim, self._spec.rope_dim], -1)
         return plain, kernels.rotate(rotated, factors)
 
@@ -109,7 +109,7 @@ class LatentAttention:
         """q: [T, H, n], rotated: [T, H, r], latents: [L, R + r] -> [T, H, v]."""
         spec = self._spec
         latent, key = latents.split_with_sizes([spec.kv_lora_rank, spec.rope_dim], -1)
-        both = linear(latent, self._up).unflatten(-1, (spec.num_heads, -1))
+        both = linear(latent, self._up).view(len(latent), spec.num_heads, -1)
         plain, values = both.split_with_sizes([spec.nope_dim, spec.v_dim], -1)
         keys = torch.cat((plain, key[:, None].expand(-1, spec.num_heads, -1)), -1)
         queries = torch.cat((q, rotated), -1)
@@ -120,9 +120,9 @@ def expansion_pays(spec: MlaSpec, tokens: int, context: int) -> bool:
     """Whether these many queries are cheaper with the context's keys and values expanded.
 
     Multiplications a head: absorbed, each query is projected to a latent and what it finds from
-    one, R (n + v), and meets each row of the context with 2 R + r; expanded, each row of the context
-    is projected, R (n + v), and met with n + r + v. That pays from about 170 tokens a chunk on with
-    DeepSeek-V3's sizes, and for a prompt from its beginning always.
+    one, R (n + v), and meets each row of the context with 2 R + r; expanded, each row of the
+    context is projected, R (n + v), and met with n + r + v. That pays from about 170 tokens a chunk
+    on with DeepSeek-V3's sizes, and for a prompt from its beginning always.
     """
     projection = spec.kv_lora_rank * (spec.nope_dim + spec.v_dim)
     absorbed = tokens * (projection + context * (spec.kv_lora_rank + spec.latent_dim))

@@ -96,12 +96,10 @@ class LayerChain:
 
 def _native_layer(layer: PackedLayer, cache: tuple[Tensor, ...]) -> library.ChainLayer:
     (memory,) = cache
-    gate_up, down = layer.experts.addresses
     return library.ChainLayer(
         ctypes.pointer(layer.attention.native),
         ctypes.pointer(layer.gate.native),
         layer_cache(layer.attention, memory),
-        gate_up,
-        down,
+        layer.experts.native,
         layer.counts.data_ptr(),
     )

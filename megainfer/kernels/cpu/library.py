@@ -11,6 +11,17 @@ FOLDER = Path(__file__).parent
 """Where the build puts the library."""
 
 
+class Activation(Structure):
+    """`Activation` of level.h."""
+
+    _fields_ = (
+        ("kind", c_int32),
+        ("limit", c_float),
+        ("alpha", c_float),
+        ("up_offset", c_float),
+    )
+
+
 class ExpertShape(Structure):
     """`ExpertShape` of experts.h."""
 
@@ -19,6 +30,19 @@ class ExpertShape(Structure):
         ("hidden", c_int64),
         ("intermediate", c_int64),
         ("top_k", c_int64),
+        ("activation", Activation),
+        ("weight_on_input", c_int32),
+    )
+
+
+class ExpertWeights(Structure):
+    """`ExpertWeights` of experts.h."""
+
+    _fields_ = (
+        ("gate_up", c_void_p),
+        ("down", c_void_p),
+        ("gate_up_bias", c_void_p),
+        ("down_bias", c_void_p),
     )
 
 
@@ -176,8 +200,7 @@ class ChainLayer(Structure):
         ("attention", POINTER(AttentionLayer)),
         ("gate", POINTER(GateLayer)),
         ("cache", LayerCache),
-        ("gate_up", c_void_p),
-        ("down", c_void_p),
+        ("experts", ExpertWeights),
         ("counts", c_void_p),
     )
 
@@ -248,10 +271,12 @@ _FUNCTIONS = {
     "megainfer_experts_delete": (None, [c_void_p]),
     "megainfer_experts_gate_up_bytes": (c_int64, [c_void_p]),
     "megainfer_experts_down_bytes": (c_int64, [c_void_p]),
+    "megainfer_experts_gate_up_channels": (c_int64, [c_void_p]),
     "megainfer_experts_pack": (None, [c_void_p] * 5),
+    "megainfer_experts_pack_gate_up_bias": (None, [c_void_p] * 3),
     "megainfer_experts_forward": (
         None,
-        [c_void_p, c_void_p, c_void_p, POINTER(Slot), c_int32, c_int32, c_void_p],
+        [c_void_p, POINTER(ExpertWeights), POINTER(Slot), c_int32, c_int32, c_void_p],
     ),
     "megainfer_half_new": (c_void_p, [c_char_p, c_void_p]),
     "megainfer_half_delete": (None, [c_void_p]),

@@ -14,6 +14,7 @@ from megainfer.kernels.reference.delta_net import (
 )
 from megainfer.kernels.reference.experts import (
     Groups,
+    Network,
     feed_forward,
     group_by_expert,
     grouped_feed_forward,
@@ -42,6 +43,7 @@ from megainfer.kernels.reference.sampling import best, choose, draw
 __all__ = [
     "Groups",
     "Homes",
+    "Network",
     "RopeFrequencies",
     "Routing",
     "Scoring",

@@ -44,7 +44,7 @@ void LayerChain::run(const ChainLayer* layers, int64_t count, const StepRows& st
 void LayerChain::compute_experts(const ChainLayer& layer, const Slot& slot, RowType type) {
   const int64_t experts = experts_.shape().experts;
   auto* counts = counts_scratch_.of<int64_t>(experts);
-  experts_.forward(layer.gate_up, layer.down, &slot, 1, type, counts);
+  experts_.forward(layer.experts, &slot, 1, type, counts);
   for (int64_t e = 0; e < experts; ++e) layer.counts[e] += counts[e];
 }
 

@@ -54,6 +54,14 @@ struct AttentionJob {
   const int64_t* blocks;              // where the sequence's tokens lie
 };
 
+enum class ActivationKind : int32_t { silu = 0, gelu = 1, gelu_tanh = 2 };
+
+// inner = kind(min(gate, limit)) * (clamp(up, -limit, limit) + up_offset); alpha is of silu.
+struct Activation {
+  ActivationKind kind;
+  float limit, alpha, up_offset;
+};
+
 // Some tokens that follow each other in one sequence, their queries of some heads in the space of
 // latents, and the sequence's cached rows, which all heads attend to.
 struct LatentJob {
@@ -115,6 +123,10 @@ struct Level {
   Product products[weight_formats];
   // out [count, panel_width / 2] = silu(left half) * right half of tile [count, panel_width].
   void (*swiglu)(const float* tile, int count, float* out, int64_t out_stride);
+  // The same with any activation, each row [panel_width] of the tile times its weight, plus bias
+  // [panel_width]; both may be null.
+  void (*activate)(const Activation& activation, const float* weights, const float* bias,
+                   const float* tile, int count, float* out, int64_t out_stride);
   // y += weight * x over `n` floats.
   void (*add_scaled)(const float* x, float weight, float* y, int64_t n);
   void (*widen)(const uint16_t* bf16, float* out, int64_t n);

@@ -23,6 +23,7 @@ extern const Level level_avx2 = {
     .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
                  widened_int8_product()},
     .swiglu = swiglu,
+    .activate = activate,
     .add_scaled = add_scaled,
     .widen = widen,
     .narrow = narrow,

@@ -24,6 +24,7 @@ extern const Level level_avx512_bf16 = {
     .max_rows = Vec::max_rows,
     .products = {float_product<Float32>(), bfloat16_product(), vnni_product()},
     .swiglu = swiglu,
+    .activate = activate,
     .add_scaled = add_scaled,
     .widen = widen,
     .narrow = narrow,

@@ -23,6 +23,7 @@ extern const Level level_avx512_vnni = {
     .max_rows = Vec::max_rows,
     .products = {float_product<Float32>(), float_product<WidenedBfloat16>(), vnni_product()},
     .swiglu = swiglu,
+    .activate = activate,
     .add_scaled = add_scaled,
     .widen = widen,
     .narrow = narrow,

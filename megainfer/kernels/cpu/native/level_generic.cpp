@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "vec_generic.h"
 // After the vector that they are written for.
 #include "delta_net.inl"
@@ -14,6 +16,7 @@ extern const Level level_generic = {
     .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
                  widened_int8_product()},
     .swiglu = swiglu,
+    .activate = activate,
     .add_scaled = add_scaled,
     .widen = widen,
     .narrow = narrow,

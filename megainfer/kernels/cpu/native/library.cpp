@@ -45,10 +45,19 @@ EXPORT void megainfer_experts_pack(const Experts* experts, const float* gate_up,
   experts->pack_down(down, packed_down);
 }
 
-EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up, const uint8_t* down,
+EXPORT int64_t megainfer_experts_gate_up_channels(const Experts* experts) {
+  return experts->gate_up_channels();
+}
+
+EXPORT void megainfer_experts_pack_gate_up_bias(const Experts* experts, const float* bias,
+                                                float* packed) {
+  experts->pack_gate_up_bias(bias, packed);
+}
+
+EXPORT void megainfer_experts_forward(Experts* experts, const ExpertWeights* weights,
                                       const Slot* slots, int32_t num_slots, int32_t row_type,
                                       int64_t* counts) {
-  experts->forward(gate_up, down, slots, num_slots, static_cast<RowType>(row_type), counts);
+  experts->forward(*weights, slots, num_slots, static_cast<RowType>(row_type), counts);
 }
 
 // For benchmarks: the sum of n floats, with the best level.
