@@ -53,7 +53,7 @@ from megainfer.bench.client import Client, Target
 from megainfer.bench.load import run_load
 from megainfer.bench.metrics import token_times
 from megainfer.bench.sample import Sample
-from megainfer.engine_client import EngineClient, new_endpoint
+from megainfer.engine_client import EngineClient
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -65,7 +65,9 @@ from megainfer.messages import (
     node_identity,
     to_node_decoder,
 )
+from megainfer.node_socket import new_endpoint
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 from server.main import ServerConfig, serve
 from server.served_model import ServedModel
 
@@ -166,7 +168,7 @@ def byte_tokenizer() -> Tokenizer:
     backend = Backend(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return Tokenizer(backend, {})
+    return Tokenizer(FastBackend(backend), {})
 
 
 @contextmanager

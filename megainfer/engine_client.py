@@ -1,22 +1,14 @@
 """The front end's side of the conversation with the attention nodes.
 
-One ROUTER socket; each node connects a DEALER socket whose identity is `node_identity(i)` and
-says NodeReady. Requests go down, tokens come up. Both the API server and the offline LLM stand on
-this, so nothing of HTTP is in here. Everything runs on one asyncio event loop.
+Each node connects and says NodeReady. Requests go down, tokens come up. Both the API server and the
+offline LLM stand on this, so nothing of HTTP is in here. Everything runs on one asyncio event loop.
 """
 
 import asyncio
 import logging
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import cast
-
-import msgspec
-import zmq
-import zmq.asyncio
 
 from megainfer.engine_observer import EngineObserver, NobodyObserves
 from megainfer.errors import (
@@ -37,40 +29,18 @@ from megainfer.messages import (
     Submit,
     TokenEvent,
     Tokens,
-    ToNode,
-    encode,
-    from_node_decoder,
-    node_identity,
 )
+from megainfer.node_socket import NodeSocket
 from megainfer.queue_limits import QueueLimits
 from megainfer.request_limits import RequestLimits
 from megainfer.router import Router
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
-from megainfer.structured.grammar import Grammar
+from megainfer.sequence_request import SequenceRequest, submit_message
 from megainfer.token_stream import TokenStream
 
 log = logging.getLogger(__name__)
 
 MAX_OUTSTANDING = 4096  # sequences in flight; one more is refused
-MAX_MESSAGE_BYTES = 64 * 2**20
-LINGER_MS = 200  # for the last aborts at close
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceRequest:
-    """One sequence to generate: `params.n` has been unfolded (`unfold`) and isn't looked at.
-
-    bad_words: token ids of `params.bad_words`. priority: smaller is served first. grammar: what the
-    text must look like; it then ends where that allows it, whatever `ignore_eos` says.
-    """
-
-    request_id: str
-    prompt_ids: list[int]
-    params: SamplingParams
-    eos_token_ids: tuple[int, ...] = ()
-    bad_words: tuple[tuple[int, ...], ...] = ()
-    priority: int = 0
-    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +50,12 @@ class _Outstanding:
     timer: asyncio.TimerHandle | None
 
 
-def new_endpoint() -> str:
-    """An address in Linux's abstract namespace: no file, and nothing to clean after a kill."""
-    return f"ipc://@megainfer-{secrets.token_hex(12)}"
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """state: the message without what isn't for everybody."""
+
+    message: str
+    state: str
 
 
 class EngineClient:
@@ -108,36 +81,27 @@ class EngineClient:
         self._vocab_size = vocab_size
         self._max_outstanding = max_outstanding
         self._router = Router(num_nodes)
-        self._nodes = {node_identity(node): node for node in range(num_nodes)}
         self._ready: dict[int, NodeReady] = {}
         self._changed = asyncio.Event()
         self._requests: dict[str, _Outstanding] = {}
-        self._failure: str | None = None
-        self._socket: zmq.asyncio.Socket | None = None
-        self._context: zmq.asyncio.Context | None = None
+        self._failure: _Failure | None = None
+        self._broken = asyncio.Event()
+        self._socket = NodeSocket(endpoint, num_nodes, max_queued=4 * max_outstanding)
         self._receiver: asyncio.Task[None] | None = None
 
     # --- life ----------------------------------------------------------------------------------
 
     def bind(self) -> None:
         """Open the endpoint, so that nodes can connect while others still load."""
-        self._context = zmq.asyncio.Context()
-        self._socket = socket = self._context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an unreachable node is an error, not a loss
-        socket.setsockopt(zmq.SNDHWM, 4 * self._max_outstanding)
-        socket.setsockopt(zmq.RCVHWM, 4 * self._max_outstanding)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
-        socket.bind(self.endpoint)
-        self._receiver = asyncio.create_task(self._receive(socket), name="engine-client")
+        self._socket.bind()
+        self._receiver = asyncio.create_task(self._receive(), name="engine-client")
 
     async def start(self, timeout: float) -> None:
         """Bind (unless done) and wait until every node is ready.
 
         Raises NodeDied when one isn't within `timeout` seconds, or `fail` is called meanwhile.
         """
-        if self._socket is None:
+        if not self._socket.is_open:
             self.bind()
         try:
             async with asyncio.timeout(timeout):
@@ -147,7 +111,7 @@ class EngineClient:
         except TimeoutError:
             raise NodeDied(f"{self.not_serving()} after {timeout:g} s") from None
         if self._failure is not None:
-            raise NodeDied(self._failure)
+            raise NodeDied(self._failure.message)
 
     async def close(self) -> None:
         """End every request, stop receiving and close the endpoint."""
@@ -155,15 +119,27 @@ class EngineClient:
         if self._receiver is not None:
             self._receiver.cancel()
             await asyncio.gather(self._receiver, return_exceptions=True)
-        if self._socket is not None and self._context is not None:
-            self._socket.close()
-            self._context.term()
-        self._receiver = self._socket = self._context = None
+            self._receiver = None
+        self._socket.close()
+
+    async def failure(self) -> str:
+        """Why this client can't go on, once that is so. Without `fail`: whoever calls that knows.
+
+        A node's death may show here before anybody is told of it.
+        """
+        await self._broken.wait()
+        assert self._failure is not None, "it is broken"
+        return self._failure.message
 
     def not_serving(self) -> str | None:
         """Why requests can't be served now, in words; None when all is well."""
-        if self._failure is not None:
-            return self._failure
+        return self._still_loading() if self._failure is None else self._failure.message
+
+    def state(self) -> str | None:
+        """`not_serving` in a few words for anybody: which node, and what, but no inner texts."""
+        return self._still_loading() if self._failure is None else self._failure.state
+
+    def _still_loading(self) -> str | None:
         if missing := self._missing_nodes():
             names = ", ".join(map(str, missing))
             plural = len(missing) > 1
@@ -182,7 +158,7 @@ class EngineClient:
         return len(self._requests)
 
     def _missing_nodes(self) -> list[int]:
-        return [node for node in self._nodes.values() if node not in self._ready]
+        return [node for node in range(self.num_nodes) if node not in self._ready]
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -230,16 +206,17 @@ class EngineClient:
 
     def reset_prefix_cache(self) -> None:
         """Have every node drop the cached prefixes that no request uses."""
-        for node in self._nodes.values():
-            self._send(node, Reset())
+        for node in range(self.num_nodes):
+            self._socket.send(node, Reset())
 
-    def fail(self, message: str, node: int | None = None) -> None:
+    def fail(self, message: str, node: int | None = None, state: str | None = None) -> None:
         """A node is gone: end all requests, or those of attention node `node`, with NodeDied.
 
-        Either way nothing new is taken from now on, since any lost node ends the service.
+        Either way nothing new is taken from now on, since any lost node ends the service. state:
+        the message without what isn't for everybody.
         """
         if self._failure is None:
-            self._failure = message
+            self._failure = _Failure(message, message if state is None else state)
         self._changed.set()
         for request_id, request in list(self._requests.items()):
             if node is None or request.node == node:
@@ -247,16 +224,20 @@ class EngineClient:
                 self.observer.ended(request_id, None)
                 request.stream.put(NodeDied(message))
 
+    def _break(self, message: str, node: int | None, state: str) -> None:
+        """`fail` for what was noticed here, unless it only follows from what is known already."""
+        if self._failure is None:
+            self._broken.set()
+        self.fail(message, node, state)
+
     def _checked(self, sequence: SequenceRequest) -> Submit:
         if self._failure is not None:
-            raise NodeDied(self._failure)
+            raise NodeDied(self._failure.message)
         if (reason := self.not_serving()) is not None:
             raise Overloaded(f"{reason}; try again in a moment")
         max_tokens = self.limits.max_tokens(sequence.prompt_ids, sequence.params)
         check_integer("priority", sequence.priority, -MAX_PRIORITY, MAX_PRIORITY)
-        submit = _submit(sequence, max_tokens)
-        waiting = self._queue_limits.queue_seconds
-        return msgspec.structs.replace(submit, max_queue_seconds=waiting)
+        return submit_message(sequence, max_tokens, self._queue_limits.queue_seconds)
 
     def check_room(self, newcomers: int) -> None:
         """Raises Overloaded when so many more sequences aren't taken now; `submit` asks it too."""
@@ -289,7 +270,7 @@ class EngineClient:
         timer = self._start_timer(message.request_id)
         self._requests[message.request_id] = _Outstanding(node, stream, timer)
         try:
-            self._send(node, message)
+            self._socket.send(node, message)
         except BaseException:  # one that can't be encoded, say
             self._forget(message.request_id)
             raise
@@ -313,10 +294,11 @@ class EngineClient:
             return None
         self.observer.ended(request_id, reason)
         try:
-            self._send(request.node, Abort(request_id))
+            self._socket.send(request.node, Abort(request_id))
         except (NodeDied, Overloaded) as error:
             # The node can't hear it: it is gone or reads nothing, so none of its requests lives.
-            self.fail(str(error), request.node)
+            state = f"attention node {request.node} can't be reached"
+            self._break(str(error), request.node, state)
         return request
 
     def _forget(self, request_id: str) -> _Outstanding | None:
@@ -329,36 +311,24 @@ class EngineClient:
 
     # --- wire ----------------------------------------------------------------------------------
 
-    def _send(self, node: int, message: ToNode) -> None:
-        """Hand a message to ZeroMQ, never waiting. Raises NodeDied or Overloaded."""
-        if self._socket is None:
-            raise NodeDied("the engine client isn't open; call start() first")
-        frames = [node_identity(node), encode(message)]
-        sent = self._socket.send_multipart(frames, flags=zmq.DONTWAIT)
-        error = cast("asyncio.Future[None]", sent).exception()  # with DONTWAIT it is done by now
-        if isinstance(error, zmq.Again):
-            raise Overloaded(f"attention node {node} doesn't take messages; its queue is full")
-        if error is not None:
-            raise NodeDied(f"attention node {node} can't be reached: {error}")
-
-    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+    async def _receive(self) -> None:
         try:
             while True:
-                self._on_frames(await socket.recv_multipart())
+                self._hear(*await self._socket.receive())
         except Exception as error:  # whatever ends this task, every stream must hear of it
             log.exception("receiving from the attention nodes failed")
-            self.fail(f"the front end can't receive tokens any more: {error!r}")
+            state = "the front end can't receive tokens any more"
+            self._break(f"{state}: {error!r}", None, state)
 
-    def _on_frames(self, frames: list[bytes]) -> None:
-        node = self._nodes.get(frames[0])
-        if node is None:
-            log.warning("dropped a message from an unknown peer %r", frames[0][:32])
-            return
+    def _hear(self, node: int, message: FromNode | ProtocolError) -> None:
         try:
-            self._on_message(node, _decode(frames))
+            if isinstance(message, ProtocolError):
+                raise message
+            self._on_message(node, message)
         except ProtocolError as error:
-            log.error("attention node %d: %s", node, error)
-            self.fail(f"attention node {node}: {error}", node)
+            name = f"attention node {node}"
+            log.error("%s: %s", name, error)
+            self._break(f"{name}: {error}", node, f"{name} said what isn't understood")
 
     def _on_message(self, node: int, message: FromNode) -> None:
         if message.node != node:
@@ -388,52 +358,10 @@ class EngineClient:
         request = self._forget(message.request_id)
         if request is not None:
             self.observer.ended(message.request_id, None)
-            request.stream.put(_failure(message))
+            request.stream.put(_error(message))
 
 
-def _failure(message: RequestFailed) -> MegaInferError:
+def _error(message: RequestFailed) -> MegaInferError:
     if message.overloaded:
         return Overloaded(message.message)
     return (RequestError if message.client_error else MegaInferError)(message.message)
-
-
-def draw_seed() -> int:
-    """A seed for a request that has none."""
-    return secrets.randbits(63)
-
-
-def _submit(sequence: SequenceRequest, max_tokens: int) -> Submit:
-    params = sequence.params
-    ignores_eos = params.ignore_eos and sequence.grammar is None
-    end_tokens = () if ignores_eos else sequence.eos_token_ids
-    return Submit(
-        request_id=sequence.request_id,
-        prompt=sequence.prompt_ids,
-        temperature=float(params.temperature),
-        top_p=float(params.top_p),
-        top_k=params.top_k,
-        seed=draw_seed() if params.seed is None else params.seed,
-        max_tokens=max_tokens,
-        stop_token_ids=sorted({*params.stop_token_ids, *end_tokens}),
-        logprobs=params.logprobs,
-        prompt_logprobs=params.prompt_logprobs,
-        min_p=float(params.min_p),
-        min_tokens=params.min_tokens,
-        presence_penalty=float(params.presence_penalty),
-        frequency_penalty=float(params.frequency_penalty),
-        repetition_penalty=float(params.repetition_penalty),
-        logit_bias=dict(params.logit_bias),
-        allowed_token_ids=list(params.allowed_token_ids),
-        bad_words=[list(word) for word in sequence.bad_words],
-        priority=sequence.priority,
-        grammar=sequence.grammar,
-    )
-
-
-def _decode(frames: list[bytes]) -> FromNode:
-    if len(frames) != 2:
-        raise ProtocolError(f"sent {len(frames)} frames where 2 were expected")
-    try:
-        return from_node_decoder.decode(frames[1])
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"sent a message that can't be read: {error}") from error

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from megainfer.chat import Chat
 from megainfer.config import EngineConfig, parse_micro_batches
-from megainfer.engine_client import EngineClient, SequenceRequest
+from megainfer.engine_client import EngineClient
 from megainfer.engine_process import EngineOrder, EngineProcess
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.generation_bar import GenerationBar
@@ -20,6 +20,7 @@ from megainfer.outputs import GrowingOutput, RequestOutput, spelled
 from megainfer.plan import make_plan
 from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
+from megainfer.sequence_request import SequenceRequest
 from megainfer.span_pieces import SpanPieces
 from megainfer.stage_clock import Span
 from megainfer.structured.checker import GrammarChecker

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from megainfer.errors import RequestError
 from megainfer.sampling import SamplingParams, check_count
 
+MAX_PROMPT_SCORES = 2**22
+"""Log-probabilities of one prompt: they come in one message, at 14 bytes each within 64 MiB."""
+
 
 class ContextTooLong(RequestError):
     """The prompt, or the prompt and what it asks for, is longer than the model's context."""
@@ -30,6 +33,7 @@ class RequestLimits:
         self._check_tokens("allowed_token_ids", params.allowed_token_ids)
         if not prompt_ids:
             raise RequestError("the prompt is empty; it must hold at least one token", "prompt")
+        _check_scores(len(prompt_ids), params.prompt_logprobs)
         room = self.max_model_len - len(prompt_ids)
         if room < 1:
             raise ContextTooLong(
@@ -58,3 +62,14 @@ class RequestLimits:
 
     def _all_known(self, ids: Sequence[int]) -> bool:
         return min(ids) >= 0 and max(ids) < self.vocab_size
+
+
+def _check_scores(prompt_tokens: int, wanted: int | None) -> None:
+    scores = 0 if wanted is None else prompt_tokens * (wanted + 1)
+    if scores > MAX_PROMPT_SCORES:
+        raise RequestError(
+            f"prompt_logprobs = {wanted} of a prompt of {prompt_tokens} tokens are {scores} "
+            f"log-probabilities, each token's own included, and at most {MAX_PROMPT_SCORES} are "
+            "given of one prompt; ask for fewer, or send a shorter prompt",
+            "prompt_logprobs",
+        )

@@ -6,10 +6,11 @@ from types import TracebackType
 from typing import Self
 
 from megainfer.detokenizer import IncrementalDetokenizer, StopStrings
-from megainfer.engine_client import EngineClient, SequenceRequest, draw_seed
+from megainfer.engine_client import EngineClient
 from megainfer.errors import RequestError
 from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
 from megainfer.sampling import SamplingParams
+from megainfer.sequence_request import SequenceRequest, draw_seed
 from megainfer.token_stream import TokenStream
 from megainfer.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from megainfer.engine_client import SequenceRequest
+from megainfer.sequence_request import SequenceRequest
 from megainfer.text_stream import TextDelta, TextStream
 from megainfer.token_text import TokenTexts
 from server.answer_options import AnswerOptions, Usage

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from megainfer.engine_client import EngineClient, SequenceRequest
+from megainfer.engine_client import EngineClient
 from megainfer.errors import RequestError
 from megainfer.sampling import SamplingParams
+from megainfer.sequence_request import SequenceRequest
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.text_stream import TextStream, unfold
@@ -15,6 +16,7 @@ from megainfer.token_text import TokenTexts
 from megainfer.tokenizer import Tokenizer
 from server.answer import Answer
 from server.answer_options import AnswerOptions
+from server.answer_size import check_logprobs
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.parsing.harmony import FINAL
@@ -124,6 +126,8 @@ class Generator:
     ) -> Generation:
         # Before they are made: prompts times n may be a quarter of a million.
         self._engine.check_room(sum(params.n for _, params in prompts))
+        lengths = [(len(prompt.ids), params) for prompt, params in prompts]
+        check_logprobs(lengths, self._model.max_model_len)
         request_id = f"{shape.prefix}-{uuid.uuid4().hex}"
         sequences = [
             sequence

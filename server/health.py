@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 from time import monotonic
 
@@ -11,6 +12,8 @@ from megainfer.messages import GetStats
 from megainfer.sampling import SamplingParams
 from server.admission import Admission
 from server.nodes import NodeBoard
+
+log = logging.getLogger(__name__)
 
 PROOF_SECONDS = 30.0
 """For how long a token that came through proves that tokens come through."""
@@ -30,10 +33,10 @@ class Health:
         self._admission = admission
 
     def problem(self) -> str | None:
-        """Why not, in words; None when all is well."""
+        """Why not, in words for anybody; None when all is well."""
         if self._admission.draining:
             return "the server is draining: it finishes what it has begun and takes nothing new"
-        return self._engine.not_serving() or self._board.hung()
+        return self._engine.state() or self._board.hung()
 
 
 class Readiness:
@@ -78,7 +81,8 @@ class Readiness:
             what = "a token came, but nothing is known of" if token_came else "no token came from"
             return f"{what} {missing} within {PROBE_SECONDS:g} s of a probe"
         except MegaInferError as error:
-            return f"a probe failed: {error}"
+            log.warning("a readiness probe failed: %s", error)
+            return "a probe failed; the server's log says why"
         return None
 
     async def _generate(self) -> None:

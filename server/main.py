@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import partial
 
 import uvicorn
 
@@ -14,6 +15,9 @@ from megainfer.serving_options import ServingOptions
 from megainfer.structured.checker import GrammarChecker
 from megainfer.tokenizer import Tokenizer
 from server.app import create_app, guarded
+from server.bounded_connection import BoundedConnection, TooManyConnections
+from server.connection_limits import ConnectionLimits
+from server.envelope import Envelope
 from server.instance import Instance, assemble
 from server.metrics.log_line import TrafficLog
 from server.served_model import ServedModel
@@ -32,6 +36,7 @@ class ServerConfig:
     options: ServingOptions = field(default_factory=ServingOptions)
     shutdown_seconds: int = 5
     access_log: bool = False
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
 class _Server(uvicorn.Server):
@@ -58,7 +63,7 @@ async def serve(
     known = instance or assemble(engine, config.model, config.options)
     checker = _grammar_checker(config.model, tokenizer)
     app = create_app(engine, tokenizer, config.model, known, checker)
-    server = _Server(_uvicorn_config(guarded(app, known), config))
+    server = _Server(_uvicorn_config(guarded(app, known), config, known))
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http-server")
     stopping = asyncio.create_task(stop.wait(), name="http-server-stop")
     logging_traffic = asyncio.create_task(_log_traffic(known), name="traffic-log")
@@ -97,9 +102,12 @@ async def _join(serving: asyncio.Task[None], seconds: float) -> None:
         log.warning("the HTTP server didn't end within %g s and was cancelled", seconds)
 
 
-def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
+def _uvicorn_config(app: object, config: ServerConfig, known: Instance) -> uvicorn.Config:
+    full = Envelope(TooManyConnections(config.connections), known.counted.statuses)
+    protocol = partial(BoundedConnection, limits=config.connections, full=full)
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn and starlette type an ASGI application apart
+        http=protocol,  # type: ignore[arg-type]  # a class, with what it asks for
         log_config=None,
         log_level="warning",
         access_log=config.access_log,

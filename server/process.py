@@ -4,10 +4,11 @@ import asyncio
 import logging
 import socket
 import time
+from contextlib import suppress
 
 from megainfer.control import ParentLink
 from megainfer.engine_client import EngineClient
-from megainfer.errors import NodeDied
+from megainfer.errors import MegaInferError, NodeDied
 from megainfer.messages import (
     Drain,
     Drained,
@@ -24,6 +25,7 @@ from megainfer.messages import (
 from megainfer.plan import Plan
 from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import load_tokenizer
+from server.connection_limits import raise_file_limit
 from server.instance import assemble, surroundings_of
 from server.main import ServerConfig, serve
 from server.request_id import name_requests
@@ -31,6 +33,8 @@ from server.served_model import ServedModel
 
 LOADING_TIMEOUT_SECONDS = 3600.0
 """A supervisor that gives up on loading, or dies, ends this process much sooner."""
+SUPERVISOR_SECONDS = 2.0
+"""For so long a lost node may be one that died: the supervisor, who knows, then ends this too."""
 log = logging.getLogger(__name__)
 
 
@@ -62,22 +66,38 @@ class _Server:
         around = surroundings_of(plan, options, self._ask)
         self._instance = assemble(self._engine, self._model, options, around)
         self._draining: asyncio.Task[None] | None = None
+        self._broke: str | None = None
 
     async def run(self, sock: socket.socket) -> None:
-        """Answer at once, if only with 503 until the nodes are ready; until told to stop."""
+        """Answer at once, if only with 503 until the nodes are ready; until told to stop.
+
+        Raises MegaInferError when it ended by itself, since it could never serve again.
+        """
         self._engine.bind()
         asyncio.get_running_loop().add_reader(self._link.fileno(), self._listen)
         tokenizer = load_tokenizer(self._plan.folder)
         ready = asyncio.create_task(self._tell_when_ready())
-        config = ServerConfig(self._model, self._options)
+        watching = asyncio.create_task(self._end_when_broken(), name="engine-watch")
+        config = ServerConfig(self._model, self._options, connections=raise_file_limit())
         try:
             await serve(sock, config, self._engine, tokenizer, self._stop, self._instance)
         finally:
-            background = [task for task in (ready, self._draining) if task is not None]
+            background = [task for task in (ready, watching, self._draining) if task is not None]
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await self._engine.close()
+        if self._broke is not None:
+            raise MegaInferError(f"it can't hear from the nodes any more: {self._broke}")
+
+    async def _end_when_broken(self) -> None:
+        cause = await self._engine.failure()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SUPERVISOR_SECONDS):
+                await self._stop.wait()
+            return
+        self._broke = cause
+        self._stop.set()
 
     async def _tell_when_ready(self) -> None:
         await self._engine.start(LOADING_TIMEOUT_SECONDS)
@@ -119,5 +139,6 @@ class _Server:
 
     def _mourn(self, down: NodeDown) -> None:
         """An attention node takes its own requests with it; experts serve everybody."""
-        text = f"{down.role} node {down.node} died: {down.message}"
-        self._engine.fail(text, down.node if down.role is Role.ATTENTION else None)
+        state = f"{down.role} node {down.node} died"
+        node = down.node if down.role is Role.ATTENTION else None
+        self._engine.fail(f"{state}: {down.message}", node, state)

@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megainfer.engine_client import EngineClient, new_endpoint
+from megainfer.engine_client import EngineClient
 from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import (
     Abort,
@@ -29,8 +29,10 @@ from megainfer.messages import (
     node_identity,
     to_node_decoder,
 )
+from megainfer.node_socket import new_endpoint
 from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer as ModelTokenizer
+from server.connection_limits import ConnectionLimits
 from server.instance import assemble
 from server.main import ServerConfig, serve
 from server.served_model import ServedModel
@@ -203,8 +205,10 @@ class RunningServer:
         options: ServingOptions | None = None,
         shows_tokenizer: bool = False,
         folder: Path | None = None,
+        connections: ConnectionLimits | None = None,
     ) -> None:
         """folder: of the tokenizer's files, for structured output."""
+        self._connections = connections or ConnectionLimits()
         self._tokenizer = tokenizer
         self._options = options or ServingOptions()
         self._model = ServedModel(
@@ -253,5 +257,7 @@ class RunningServer:
             ):
                 self.instance = assemble(self.engine, self._model, self._options)
                 self._ready.put(None)
-                config = ServerConfig(self._model, self._options, shutdown_seconds=1)
+                config = ServerConfig(
+                    self._model, self._options, shutdown_seconds=1, connections=self._connections
+                )
                 await serve(sock, config, self.engine, self._tokenizer, self._stop, self.instance)

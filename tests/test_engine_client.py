@@ -20,8 +20,8 @@ from front_end import (
     speaking,
 )
 
-from megainfer.engine_client import EngineClient, SequenceRequest, new_endpoint
-from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
+from megainfer.engine_client import EngineClient
+from megainfer.errors import MegaInferError, NodeDied, Overloaded, ProtocolError, RequestError
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -34,10 +34,13 @@ from megainfer.messages import (
     encode,
     node_identity,
 )
+from megainfer.node_socket import new_endpoint
 from megainfer.sampling import SamplingParams
+from megainfer.sequence_request import SequenceRequest
 from megainfer.text_stream import TextStream, unfold
 from megainfer.token_stream import TokenStream
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
 PARAMS = SamplingParams(max_tokens=8)
 
@@ -314,6 +317,22 @@ def test_a_node_that_talks_nonsense_has_failed(payload: bytes, message: str) -> 
             await node._socket.send(payload)
             with pytest.raises(NodeDied, match=message):
                 await anext(stream)
+            assert message in await engine.failure()
+            assert engine.state() == "attention node 0 said what isn't understood"
+
+    run(work())
+
+
+def test_what_was_told_from_outside_is_no_failure_of_the_client() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, _):
+            engine.fail("expert node 0 died: of this", state="expert node 0 died")
+            assert engine.state() == "expert node 0 died"
+            watching = asyncio.create_task(engine.failure())
+            engine._hear(0, ProtocolError("nonsense of one that dies"))
+            await engine.close()
+            assert not watching.done()
+            watching.cancel()
 
     run(work())
 
@@ -417,7 +436,7 @@ def dealer(context: zmq.asyncio.Context, endpoint: str, node: int) -> zmq.asynci
 
 
 def test_text_ends_at_a_stop_string_and_the_node_hears_of_it() -> None:
-    tokenizer = Tokenizer(byte_level_backend(), {})
+    tokenizer = Tokenizer(FastBackend(byte_level_backend()), {})
     ids = tokenizer.encode("The quick brown fox")
 
     async def talk(submit: Submit) -> AsyncIterator[TokenEvent]:
@@ -440,7 +459,7 @@ def test_text_ends_at_a_stop_string_and_the_node_hears_of_it() -> None:
 
 
 def test_the_token_that_stops_is_counted_but_is_no_text() -> None:
-    tokenizer = Tokenizer(byte_level_backend(), {})
+    tokenizer = Tokenizer(FastBackend(byte_level_backend()), {})
     *spoken, last = tokenizer.encode("Hello world")
 
     async def work() -> None:

@@ -19,8 +19,11 @@ from megainfer.chat_template import ChatTemplate
 from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import FinishReason, Submit, TokenEvent
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
-TOKENIZER = Tokenizer(byte_level_backend(), {"default": ChatTemplate(CHAT_TEMPLATE, {})})
+TOKENIZER = Tokenizer(
+    FastBackend(byte_level_backend()), {"default": ChatTemplate(CHAT_TEMPLATE, {})}
+)
 TEXT = "Hello world, how are 😀 you?"
 IDS = TOKENIZER.encode(TEXT)
 (END,) = TOKENIZER.encode("<|im_end|>")
@@ -540,6 +543,21 @@ def test_sequences_beyond_the_bound_are_never_made(
     monkeypatch.setattr("server.generating.unfold", lambda request: pytest.fail("unfolded"))
     response = http.post("/v1/completions", json={"prompt": [[1]] * 2048, "n": 128})
     assert response.status_code == 503
+
+
+def test_more_log_probabilities_than_an_answer_may_hold_are_refused_with_the_numbers(
+    http: httpx.Client, server: RunningServer
+) -> None:
+    body = {"prompt": [[1, 2]] * 32, "n": 128, "max_tokens": 100, "temperature": 0}
+    response = http.post("/v1/completions", json={**body, "logprobs": 20})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "logprobs"
+    for text in (f"{32 * 128 * 100 * 21} log", "hold 4194304", "32 prompts", "n = 128"):
+        assert text in error["message"]
+    assert server.node.heard.empty()
+    response = http.post("/v1/completions", json={**body, "n": 1, "prompt_logprobs": 20})
+    assert response.status_code == 200, "those of the prompts alone are few"
 
 
 @pytest.mark.parametrize("field", ["top_k", "min_tokens"])

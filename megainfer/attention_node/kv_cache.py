@@ -56,7 +56,7 @@ class KVCache:
         ]
 
     def layer(self, layer: int) -> tuple[Tensor, ...]:
-        """The tensors of one layer: of blocks, then of states, each in the order of their shapes."""
+        """Of one layer the tensors of blocks, then of states, each in the order of their shapes."""
         return (*self._layers[layer], *self.states.layer(layer))
 
     @property

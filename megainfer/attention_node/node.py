@@ -23,6 +23,7 @@ from megainfer.attention_node.sample_rows import NOBODYS_ROW, sample_row
 from megainfer.attention_node.sampling.sampler import RowError, SampleOutput, SampleRow, sample
 from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
+from megainfer.attention_node.token_messages import token_messages
 from megainfer.attention_node.tuning import MicroBatchTuner, Progress
 from megainfer.distribution import Distribution
 from megainfer.errors import MegaInferError, NodeDied
@@ -33,7 +34,6 @@ from megainfer.messages import (
     RequestFailed,
     Reset,
     Submit,
-    Tokens,
     ToNode,
 )
 from megainfer.pipeline import PingPong
@@ -238,7 +238,8 @@ class AttentionNode:
                 self._tune(self._tuner, flight.step, len(chunks))
         if events:
             self._generated += sum(len(event.token_ids) for event in events)
-            self._emit(Tokens(node=self.node, events=events))
+            for message in token_messages(self.node, events):
+                self._emit(message)
         if not self._compose(micro_batch):
             self.port.rest(micro_batch)
 

@@ -13,6 +13,7 @@ from megainfer.tokenizers.backend import ByteVocabulary, library
 from megainfer.tokenizers.byte_pairs import BytePairBackend
 
 NAME = "tekken.json"
+CLASS = "MistralCommonBackend"  # what transformers reads it with
 CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 MESSAGE_FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 
@@ -38,7 +39,7 @@ class Tekken:
 
         self.backend = BytePairBackend(vocabulary, encode, [tekken.bos_id])
         self.chats = TekkenChats(tokenizer, self.backend)
-        self.named = {"bos_token": "<s>", "eos_token": "</s>"}
+        self.named = {"tokenizer_class": CLASS, "bos_token": "<s>", "eos_token": "</s>"}
 
 
 class TekkenChats:

@@ -33,7 +33,7 @@ class DeltaNet:
         """What is added to x [T, D]; the sequences' states take x's tokens in."""
         spec, hidden = self._spec, self._norm(x)
         sizes = [spec.channels, spec.value_size]
-        qkv, gates = linear(hidden, self._qkvz).to(torch.float32).split(sizes, dim=-1)
+        qkv, gates = linear(hidden, self._qkvz).to(torch.float32).split_with_sizes(sizes, dim=-1)
         rates, decays = linear(hidden, self._rates_and_decays).to(torch.float32).chunk(2, dim=-1)
         decays = kernels.decays(decays, self._time_bias, self._log_decay)
         read = torch.empty(len(x), spec.value_heads, spec.value_dim)
@@ -58,11 +58,11 @@ class DeltaNet:
         """One sequence's rows: [T, value heads, value dim]."""
         spec, (past, state) = self._spec, states
         mixed = kernels.causal_convolution(qkv, past, self._taps)
-        q, k, v = mixed.split([spec.key_size, spec.key_size, spec.value_size], dim=-1)
+        q, k, v = mixed.split_with_sizes([spec.key_size, spec.key_size, spec.value_size], dim=-1)
         q, k = (self._by_value_head(part) for part in (q, k))
-        return kernels.delta_rule(q, k, v.unflatten(1, state.shape[::2]), decay, rate, state)
+        return kernels.delta_rule(q, k, v.view(len(v), *state.shape[::2]), decay, rate, state)
 
     def _by_value_head(self, x: Tensor) -> Tensor:
         """[T, key size] -> [T, value heads, key dim], each head of length 1."""
-        heads = kernels.unit_length(x.unflatten(1, (self._spec.key_heads, self._spec.key_dim)))
+        heads = kernels.unit_length(x.view(len(x), self._spec.key_heads, self._spec.key_dim))
         return heads.repeat_interleave(self._spec.value_heads // self._spec.key_heads, dim=1)

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from megainfer.checkpoint.codes import nibbles
 from megainfer.checkpoint.files import StoredTensor, TensorFiles
 from megainfer.checkpoint.grid import Grid, as_scales
-from megainfer.checkpoint.nibbles import UNSIGNED, look_up
 from megainfer.models.quantization import QuantizationSpec
 from megainfer.models.source import Source
 
 OUTPUTS_A_WORD = 8
-PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-"""Of eight outputs in a row, which four bits of their word, from the lowest, hold each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +53,13 @@ def awq(files: TensorFiles, source: Source, quantization: QuantizationSpec) -> A
 
 
 def _unpack(words: Tensor) -> Tensor:
-    codes = look_up(words, UNSIGNED).view(len(words), -1, OUTPUTS_A_WORD)
-    return codes[..., PLACES].flatten(1)
+    """A word has outputs 0, 2, 4 and 6 of eight, then 1, 3, 5 and 7: two swaps of bytes bring them
+    in order, first of pairs (0 2 4 6 1 3 5 7 to 0 2 1 3 4 6 5 7), then of single ones."""
+    eight = _swapped(_swapped(nibbles(words).view(torch.int64), 16, 0xFFFF0000), 8, 0xFF000000FF00)
+    return eight.view(torch.uint8).to(torch.float32)
+
+
+def _swapped(x: Tensor, bits: int, mask: int) -> Tensor:
+    """With these bits of each number in place of those that are so many further up."""
+    different = (x ^ (x >> bits)).bitwise_and_(mask)
+    return x ^ different ^ (different << bits)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from megainfer.checkpoint.codes import e2m1, nibbles
 from megainfer.checkpoint.files import StoredTensor, TensorFiles
 from megainfer.checkpoint.grid import as_scales
-from megainfer.checkpoint.nibbles import E2M1, look_up
 from megainfer.models.quantization import BLOCK_OF_MXFP4
 from megainfer.models.source import Source
 
@@ -30,7 +30,7 @@ class Mxfp4:
     def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
         """See `Encoding.decode`."""
         scales = as_scales(sides[0][lines.start : lines.stop : lines.step])
-        return look_up(codes, E2M1).mul_(scales[..., None]).flatten(1)
+        return e2m1(nibbles(codes)).mul_(scales[..., None]).flatten(1)
 
 
 def mxfp4(files: TensorFiles, source: Source) -> Mxfp4:

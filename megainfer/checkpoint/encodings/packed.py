@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megainfer.checkpoint.codes import nibbles
 from megainfer.checkpoint.files import StoredTensor, TensorFiles
 from megainfer.checkpoint.grid import Grid, as_scales
-from megainfer.checkpoint.nibbles import UNSIGNED, look_up
 from megainfer.models.quantization import QuantizationSpec
 from megainfer.models.source import Source
 
@@ -47,9 +47,8 @@ class Packed:
         return self._unpack(stored[0].T).T[: self.grid.blocks[0]]
 
     def _unpack(self, words: Tensor) -> Tensor:
-        if self.bits == 4:
-            return look_up(words, UNSIGNED)
-        return words.contiguous().view(torch.uint8).to(torch.float32)
+        codes = nibbles(words) if self.bits == 4 else words.contiguous().view(torch.uint8)
+        return codes.to(torch.float32)
 
     def _check_shape(self, shape: Tensor) -> None:
         if shape.tolist() != list(self.grid.shape):

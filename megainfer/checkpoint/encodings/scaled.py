@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megainfer.checkpoint.codes import e4m3
 from megainfer.checkpoint.files import StoredTensor, TensorFiles
 from megainfer.checkpoint.grid import Grid, as_scales
 from megainfer.models.quantization import Codes, QuantizationSpec
@@ -30,7 +31,7 @@ class Scaled:
 
     def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
         """See `Encoding.decode`."""
-        values = codes.to(torch.float32)
+        values = e4m3(codes) if codes.dtype.is_floating_point else codes.to(torch.float32)
         scales, *zeros = (side.view(self.grid.blocks) for side in sides)
         if zeros:
             self.grid.subtract(values, lines, zeros[0].to(torch.float32))

@@ -25,7 +25,10 @@ SOFTMAX, RECURRENT = "full_attention", "linear_attention"
 def read_spec(config: Config) -> ModelSpec:
     """The spec of a Qwen3NextForCausalLM folder."""
     common.refuse_unsupported(config)
-    attentions = {SOFTMAX: _attention(config), RECURRENT: _delta_net(config)}
+    attentions: dict[str, AttentionSpec | DeltaNetSpec] = {
+        SOFTMAX: _attention(config),
+        RECURRENT: _delta_net(config),
+    }
     dense, moe = DenseSpec(config.positive("intermediate_size")), _moe(config)
     layers = tuple(
         LayerSpec(attentions[kind], moe if sparse else dense)

@@ -12,8 +12,8 @@ constexpr int most_group_rows = 32;
 constexpr int64_t slab_rows = 64;
 
 // Query rows, a head's of a token each, that go through a sequence's tiles together: enough to pay
-// for bringing a tile into shape, few enough to keep what is known of them in the cache.
-constexpr int64_t job_rows = 256;
+// for bringing a tile into shape, few enough to keep what is known of them in the cache beside it.
+constexpr int64_t job_rows = 64;
 
 int64_t element_bytes(RowType type) {
   return type == RowType::f32 ? sizeof(float) : sizeof(uint16_t);
@@ -150,19 +150,20 @@ void LatentHalf::multiply(const HeadsLinear& linear, int64_t heads, int64_t rows
 }
 
 // A job is all heads of a token, or of a few that follow each other in a sequence, since all read
-// the same rows of the cache; some of a single token's heads where there are too few jobs for the
-// threads.
+// the same rows of the cache; some of the heads where they are many, or of a single token where
+// there are too few jobs for the threads.
 void LatentHalf::list_jobs(const LatentLayer& layer, const StepRows& step, const LayerCache& cache,
                            const Slab& slab) {
   const int64_t width = layer.rank + layer.rope, heads = layer.heads, threads = pool_.threads();
   const bool few = step.sequences < 2 * threads && threads > 1;
-  const int64_t head_parts = few ? std::min(heads, threads) : 1;
+  const int64_t head_parts = ceil_div(heads, job_rows);
+  const int64_t single_parts = std::max(head_parts, few ? std::min(heads, threads) : 1);
   jobs_.clear();
   for (int64_t s = 0; s < step.sequences; ++s) {
     const int64_t begin = std::max(step.row_starts[s], slab.first);
     const int64_t end = std::min(step.row_starts[s + 1], slab.first + slab.count);
     const int64_t parts = ceil_div(end - begin, std::max(int64_t{1}, job_rows / heads));
-    const int64_t cuts = end - begin == 1 ? head_parts : 1;
+    const int64_t cuts = end - begin == 1 ? single_parts : head_parts;
     // The longest first, so that threads end together.
     for (int64_t part = parts; part-- > 0;) {
       const int64_t first = begin + share(end - begin, part, parts);

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "vec_generic.h"
 // After the vector that they are written for.
 #include "delta_net.inl"

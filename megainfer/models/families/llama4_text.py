@@ -21,6 +21,7 @@ from megainfer.models.spec import (
     SharedExpertSpec,
 )
 
+ARCHITECTURES = ("Llama4ForCausalLM", "Llama4ForConditionalGeneration")
 CHUNKED = "chunked_attention"
 _FFN = "model.layers.{layer}.feed_forward"
 
@@ -40,7 +41,14 @@ NAMES = TensorNames(
 
 
 def read_spec(config: Config) -> ModelSpec:
-    """The spec of a Llama4ForCausalLM folder."""
+    """The spec of a Llama4ForCausalLM folder, or of the language model of a multimodal one."""
+    if config.values.get("text_config") is None:
+        return _read_text(config)
+    names = NAMES.under("language_model.model", "language_model.lm_head.weight")
+    return replace(_read_text(common.text_part(config)), names=names)
+
+
+def _read_text(config: Config) -> ModelSpec:
     common.refuse_unsupported(config)
     moe, dense = _moe(config), DenseSpec(config.positive("intermediate_size_mlp"))
     sparse, rotated = _sparse_layers(config), _rotated_layers(config)
@@ -51,13 +59,7 @@ def read_spec(config: Config) -> ModelSpec:
         LayerSpec(_attention(config, kind, turned), moe if layer in sparse else dense)
         for layer, (kind, turned) in enumerate(zip(kinds, rotated, strict=True))
     )
-    return common.model_spec(config, "Llama4ForCausalLM", layers, NAMES, default_eps=1e-5)
-
-
-def read_wrapped(config: Config) -> ModelSpec:
-    """The language model of a Llama4ForConditionalGeneration folder."""
-    spec = read_spec(common.text_part(config))
-    return replace(spec, names=NAMES.under("language_model.model", "language_model.lm_head.weight"))
+    return common.model_spec(config, ARCHITECTURES[0], layers, NAMES, default_eps=1e-5)
 
 
 def _sparse_layers(config: Config) -> tuple[int, ...]:
@@ -118,7 +120,4 @@ def _moe(config: Config) -> MoESpec:
     )
 
 
-FAMILY = Family("Llama 4, text", "Llama 4 text models", ("Llama4ForCausalLM",), read_spec)
-WRAPPED = Family(
-    "Llama 4", "Llama 4 Scout, Maverick", ("Llama4ForConditionalGeneration",), read_wrapped
-)
+FAMILY = Family("Llama 4", "Llama 4 Scout, Maverick", ARCHITECTURES, read_spec)

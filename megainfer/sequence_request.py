@@ -1,0 +1,62 @@
+"""One sequence that is to be generated, and the message that asks a node for it."""
+
+import secrets
+from dataclasses import dataclass
+
+from megainfer.messages import Submit
+from megainfer.sampling import SamplingParams
+from megainfer.structured.grammar import Grammar
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRequest:
+    """One sequence to generate: `params.n` has been unfolded (`unfold`) and isn't looked at.
+
+    bad_words: token ids of `params.bad_words`. priority: smaller is served first. grammar: what the
+    text must look like; it then ends where that allows it, whatever `ignore_eos` says.
+    """
+
+    request_id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    eos_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    priority: int = 0
+    grammar: Grammar | None = None
+
+
+def draw_seed() -> int:
+    """A seed for a request that has none."""
+    return secrets.randbits(63)
+
+
+def submit_message(
+    sequence: SequenceRequest, max_tokens: int, max_queue_seconds: float | None
+) -> Submit:
+    """What a node is told of a sequence. max_tokens: at most what the context leaves."""
+    params = sequence.params
+    ignores_eos = params.ignore_eos and sequence.grammar is None
+    end_tokens = () if ignores_eos else sequence.eos_token_ids
+    return Submit(
+        request_id=sequence.request_id,
+        prompt=sequence.prompt_ids,
+        temperature=float(params.temperature),
+        top_p=float(params.top_p),
+        top_k=params.top_k,
+        seed=draw_seed() if params.seed is None else params.seed,
+        max_tokens=max_tokens,
+        stop_token_ids=sorted({*params.stop_token_ids, *end_tokens}),
+        logprobs=params.logprobs,
+        prompt_logprobs=params.prompt_logprobs,
+        min_p=float(params.min_p),
+        min_tokens=params.min_tokens,
+        presence_penalty=float(params.presence_penalty),
+        frequency_penalty=float(params.frequency_penalty),
+        repetition_penalty=float(params.repetition_penalty),
+        logit_bias=dict(params.logit_bias),
+        allowed_token_ids=list(params.allowed_token_ids),
+        bad_words=[list(word) for word in sequence.bad_words],
+        priority=sequence.priority,
+        grammar=sequence.grammar,
+        max_queue_seconds=max_queue_seconds,
+    )

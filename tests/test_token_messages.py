@@ -1,0 +1,54 @@
+"""Log-probabilities on their way to the front end: no message is longer than it takes."""
+
+import pytest
+
+from megainfer.attention_node import token_messages as module
+from megainfer.attention_node.token_messages import token_messages
+from megainfer.errors import RequestError
+from megainfer.messages import TokenEvent, TokenLogprobs, Tokens, encode
+from megainfer.node_socket import MAX_MESSAGE_BYTES
+from megainfer.request_limits import MAX_PROMPT_SCORES, RequestLimits
+from megainfer.sampling import SamplingParams
+
+BEST = 20
+
+
+def scores(positions: int) -> list[TokenLogprobs]:
+    """Of tokens and ranks that take the most bytes."""
+    values = {2**31 + token: -1.5 for token in range(BEST + 1)}
+    return [TokenLogprobs(values, 2**31)] * positions
+
+
+def test_events_are_split_where_they_hold_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LOGPROBS", 3 * (BEST + 1))
+    events = [
+        TokenEvent("a", [1], prompt_logprobs=scores(2)),
+        TokenEvent("b", [1], logprobs=scores(1)),
+        TokenEvent("c", [1]),
+        TokenEvent("d", [1], logprobs=scores(1)),
+        TokenEvent("e", [1], prompt_logprobs=scores(9), logprobs=scores(1)),
+        TokenEvent("f", [1]),
+    ]
+    messages = list(token_messages(3, events))
+    assert [event for message in messages for event in message.events] == events
+    assert [len(message.events) for message in messages] == [3, 1, 1, 1]
+    assert {message.node for message in messages} == {3}
+
+
+def test_without_them_there_is_one_message() -> None:
+    events = [TokenEvent("a", [1]) for _ in range(1000)]
+    assert [message.events for message in token_messages(0, events)] == [events]
+
+
+def test_the_longest_prompt_that_is_taken_fits_with_what_else_is_in_its_message() -> None:
+    length = MAX_PROMPT_SCORES // (BEST + 1)
+    limits = RequestLimits(max_model_len=2 * length, vocab_size=10)
+    params = SamplingParams(prompt_logprobs=BEST)
+    limits.max_tokens([1] * length, params)
+    with pytest.raises(RequestError, match=f"prompt of {length + 1} tokens are .* send a shorter"):
+        limits.max_tokens([1] * (length + 1), params)
+    part = 1000
+    event = TokenEvent("a" * 64, [1], prompt_logprobs=scores(part))
+    of_position = len(encode(Tokens(node=0, events=[event]))) / part
+    of_others = module.MAX_LOGPROBS / (BEST + 1) * of_position
+    assert max(of_position * length, of_others) + 2**20 < MAX_MESSAGE_BYTES
