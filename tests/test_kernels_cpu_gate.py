@@ -8,8 +8,9 @@ from torch.nn.functional import linear
 
 from megainfer.kernels import reference
 from megainfer.kernels.cpu.attention import AttentionKernel, Chosen, pack_gate
+from megainfer.kernels.cpu.packed import pack_norm
 from megainfer.kernels.cpu.routing import pack_router
-from megainfer.models.spec import ExpertGroups, GroupScore, RouterScore, RouterSpec
+from megainfer.models.spec import ExpertGroups, GroupScore, NormSpec, RouterScore, RouterSpec
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
 
@@ -68,8 +69,7 @@ class Gate:
         kernel, constant = AttentionKernel(1, level), self.spec.score is RouterScore.CONSTANT
         gate = pack_gate(
             None if constant else kernel.pack(self.weight, "float32", self.bias),
-            self.norm,
-            EPS,
+            pack_norm(self.norm, NormSpec(EPS)),
             dealt(self.spec.num_experts, nodes),
             pack_router(self.spec, dtype, self.selection_bias, self.table),
         )
@@ -121,8 +121,7 @@ def test_equal_scores_go_to_the_lower_expert():
     kernel = AttentionKernel()
     gate = pack_gate(
         kernel.pack(torch.zeros(40, 8), "float32"),
-        torch.ones(8),
-        EPS,
+        pack_norm(torch.ones(8), NormSpec(EPS)),
         dealt(40, 1),
         pack_router(RouterSpec(40, 3, True, False), torch.float32),
     )

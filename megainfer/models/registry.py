@@ -8,7 +8,9 @@ from megainfer.models.config import Config, read_json
 from megainfer.models.families import (
     deepseek_v2,
     deepseek_v3,
+    deepseek_v32,
     glm4_moe_lite,
+    glm_moe_dsa,
     mixtral,
     olmoe,
     qwen2_moe,
@@ -21,7 +23,9 @@ from megainfer.models.spec import ModelSpec
 FAMILIES = (
     deepseek_v2.FAMILY,
     deepseek_v3.FAMILY,
+    deepseek_v32.FAMILY,
     glm4_moe_lite.FAMILY,
+    glm_moe_dsa.FAMILY,
     mixtral.FAMILY,
     olmoe.FAMILY,
     qwen2_moe.FAMILY,

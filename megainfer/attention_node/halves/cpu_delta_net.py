@@ -19,8 +19,7 @@ class DeltaNet:
         self._kernel = loader.kernel
         self._recurrence = loader.recurrence
         self._residual = spec.multipliers.residual
-        self._eps = spec.norm.eps
-        self._norm = loader.vector(sources.norm()) + (1.0 if spec.norm.unit_offset else 0.0)
+        self._norm = loader.norm(sources.norm(), ())
         self._qkvz = loader.linear(sources.qkvz())
         self._rates_and_decays = loader.exact_linear(sources.rates_and_decays())
         self._out = loader.linear(sources.out())
@@ -34,7 +33,7 @@ class DeltaNet:
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
-        hidden = self._kernel.norm(x, self._norm, self._eps)
+        hidden = self._kernel.norm(x, self._norm)
         qkvz = self._kernel.linear(self._qkvz, hidden)
         rates_and_decays = self._kernel.linear(self._rates_and_decays, hidden)
         rows = Rows(batch.row_starts, batch.first_positions, batch.state_slots)

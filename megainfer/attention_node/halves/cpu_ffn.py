@@ -18,9 +18,8 @@ class Dense:
 
     def __init__(self, spec: DenseSpec, sources: FfnSources, loader: Loader) -> None:
         self._kernel = loader.kernel
-        self._eps = sources.spec.norm.eps
         self._residual = sources.spec.multipliers.residual
-        self._norm = loader.vector(sources.norm())
+        self._norm = loader.norm(sources.norm(), sources.norm_bias())
         self._network = loader.network(
             spec.intermediate,
             spec.activation,
@@ -29,7 +28,7 @@ class Dense:
         )
 
     def add(self, x: Tensor) -> None:
-        hidden = self._kernel.norm(x, self._norm, self._eps)
+        hidden = self._kernel.norm(x, self._norm)
         x += _network_output(self._network, hidden, torch.full((len(x), 1), self._residual))
 
 
@@ -80,8 +79,7 @@ def _pack_gate(spec: MoESpec, sources: FfnSources, loader: Loader) -> PackedGate
     dtype = torch.float32 if spec.router.wide else loader.source.dtype
     return pack_gate(
         loader.exact_linear(weight, sources.router_bias(spec), dtype) if weight else None,
-        loader.vector(sources.norm()),
-        sources.spec.norm.eps,
+        loader.norm(sources.norm(), sources.norm_bias()),
         loader.source.homes,
         _pack_router(spec, sources, loader),
     )

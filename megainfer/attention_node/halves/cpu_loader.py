@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.halves.half import HalfSource
-from megainfer.kernels.cpu.attention import AttentionKernel, PackedLinear
+from megainfer.kernels.cpu.attention import AttentionKernel
 from megainfer.kernels.cpu.delta_net import DeltaNetKernel
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 from megainfer.kernels.cpu.latent import LatentKernel
+from megainfer.kernels.cpu.packed import PackedLinear, PackedNorm, pack_norm
 from megainfer.kernels.cpu.threads import Threads
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.models.sources import Pieces
@@ -32,8 +33,15 @@ class Loader:
         self._threads = threads
         self._networks: dict[tuple[int, ActivationSpec], ExpertKernel] = {}
 
-    def linear(self, weight: Pieces, bias: Pieces = ()) -> PackedLinear:
-        return self.kernel.pack(self.matrix(weight), self.weight_dtype, self.maybe_vector(bias))
+    def linear(
+        self, weight: Pieces, bias: Pieces = (), order: Tensor | None = None
+    ) -> PackedLinear:
+        """order: int64 [outputs], which output of the checkpoint stands where; as it has them
+        where None."""
+        rows, added = self.matrix(weight), self.maybe_vector(bias)
+        if order is not None:
+            rows, added = rows[order], None if added is None else added[order]
+        return self.kernel.pack(rows, self.weight_dtype, added)
 
     def matrix(self, weight: Pieces) -> Tensor:
         """What `linear` packs: from the checkpoint's own precision."""
@@ -65,6 +73,12 @@ class Loader:
         """Rounded to this dtype, the instance's unless given, as float32."""
         kept = self.source.dtype if dtype is None else dtype
         return self.source.reader.load(pieces, kept).to(torch.float32)
+
+    def norm(self, weight: Pieces, bias: Pieces) -> PackedNorm:
+        """Of the residual stream."""
+        spec = self.source.spec.norm
+        offset = 1.0 if spec.unit_offset else 0.0
+        return pack_norm(self.vector(weight) + offset, spec, self.maybe_vector(bias))
 
     def maybe_vector(self, pieces: Pieces, dtype: torch.dtype | None = None) -> Tensor | None:
         return self.vector(pieces, dtype) if pieces else None

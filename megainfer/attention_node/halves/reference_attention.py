@@ -14,7 +14,7 @@ from megainfer.models.sources import AttentionSources, Pieces
 from megainfer.models.spec import AttentionSpec, QkNorm, QueryTemperature
 
 
-class _Projected(NamedTuple):
+class Projected(NamedTuple):
     """Of T rows: queries [T, H, d], keys and values [T, Hkv, d], the output's gate [T, H * d]."""
 
     q: Tensor
@@ -46,20 +46,16 @@ class Attention:
 
     def forward(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> Tensor:
         """What is added to x [T, D]; the keys and values of x's tokens go into the cache."""
-        q, k, v, gate = self._project(self._norm(x))
-        q, k = self._place(q, k, batch.positions)
+        projected = self.project(x, batch.positions)
         k_cache, v_cache = caches
-        kernels.write_cache(k_cache, k, batch.slots)
-        kernels.write_cache(v_cache, v, batch.slots)
-        attended = _attend(q, k_cache, v_cache, batch, self._scoring)
-        if gate is not None:
-            attended = attended * torch.sigmoid(gate)
-        return linear(attended, self._out, self._out_bias)
+        kernels.write_cache(k_cache, projected.k, batch.slots)
+        kernels.write_cache(v_cache, projected.v, batch.slots)
+        return self.attend(projected, batch, caches)
 
-    def _project(self, x: Tensor) -> _Projected:
-        """Normalised over all heads and clipped where the spec says so."""
+    def project(self, x: Tensor, positions: Tensor) -> Projected:
+        """What of x [T, D] at these positions (int64 [T]) attention takes."""
         spec, gate = self._spec, None
-        both = linear(x, self._qkv, self._qkv_bias)
+        both = linear(self._norm(x), self._qkv, self._qkv_bias)
         q, k, v = both.split_with_sizes(list(spec.qkv_sizes), dim=-1)
         if spec.gated:
             q, gate = (part.flatten(1) for part in q.view(len(x), -1, 2, spec.head_dim).unbind(2))
@@ -68,7 +64,15 @@ class Attention:
         if spec.clip_qkv is not None:
             q, k, v = (part.clamp(-spec.clip_qkv, spec.clip_qkv) for part in (q, k, v))
         q, k, v = (_heads(part, spec) for part in (q, k, v))
-        return _Projected(q, k, v, gate)
+        return Projected(*self._place(q, k, positions), v, gate)
+
+    def attend(self, projected: Projected, batch: StepBatch, caches: tuple[Tensor, ...]) -> Tensor:
+        """Attention over the caches, which have the rows' own keys and values: [T, D]."""
+        k_cache, v_cache = caches
+        attended = _attend(projected.q, k_cache, v_cache, batch, self._scoring)
+        if projected.gate is not None:
+            attended = attended * torch.sigmoid(projected.gate)
+        return linear(attended, self._out, self._out_bias)
 
     def _place(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """All that depends on positions, and the norms of each head around it."""

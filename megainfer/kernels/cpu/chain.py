@@ -10,13 +10,8 @@ import torch
 from torch import Tensor
 
 from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.attention import (
-    ROW_TYPES,
-    AttentionKernel,
-    PackedAttention,
-    PackedGate,
-    layer_cache,
-)
+from megainfer.kernels.cpu.attention import AttentionKernel, PackedGate
+from megainfer.kernels.cpu.attention_layer import ROW_TYPES, PackedAttention, layer_cache
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 
 

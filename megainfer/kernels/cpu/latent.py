@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.attention import (
-    BLOCK_TOKENS,
-    FORMATS,
-    ROW_TYPES,
-    AttentionKernel,
-    PackedLinear,
-)
+from megainfer.kernels.cpu.attention import FORMATS, AttentionKernel
+from megainfer.kernels.cpu.attention_layer import BLOCK_TOKENS, ROW_TYPES
 from megainfer.kernels.cpu.experts import on_large_pages
+from megainfer.kernels.cpu.packed import PackedLinear
 from megainfer.kernels.cpu.threads import Threads
 from megainfer.models.spec import MlaSpec
 

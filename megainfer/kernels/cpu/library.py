@@ -59,7 +59,7 @@ class Slot(Structure):
 
 
 class Linear(Structure):
-    """`Linear` of attention_half.h."""
+    """`Linear` of attention_layer.h."""
 
     _fields_ = (
         ("panels", c_void_p),
@@ -70,22 +70,43 @@ class Linear(Structure):
     )
 
 
+class Norm(Structure):
+    """`Norm` of level.h."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("eps", c_float),
+        ("kind", c_int32),
+    )
+
+
 class AttentionLayer(Structure):
-    """`AttentionLayer` of attention_half.h."""
+    """`AttentionLayer` of attention_layer.h."""
 
     _fields_ = (
         ("qkv", Linear),
         ("out", Linear),
-        ("norm", c_void_p),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
+        ("norm", Norm),
+        ("q_norm", Norm),
+        ("k_norm", Norm),
         ("rotary", c_void_p),
+        ("sinks", c_void_p),
         ("heads", c_int64),
         ("kv_heads", c_int64),
         ("head_dim", c_int64),
-        ("eps", c_float),
+        ("rotary_dim", c_int64),
+        ("window", c_int64),
+        ("chunk", c_int64),
         ("clip", c_float),
+        ("scale", c_float),
+        ("residual", c_float),
+        ("temperature_floor", c_float),
+        ("temperature_scale", c_float),
         ("norm_each_head", c_int32),
+        ("norm_after_rope", c_int32),
+        ("interleaved", c_int32),
+        ("gated", c_int32),
     )
 
 
@@ -105,7 +126,7 @@ class StepRows(Structure):
 
 
 class LayerCache(Structure):
-    """`LayerCache` of attention_half.h."""
+    """`LayerCache` of attention_layer.h."""
 
     _fields_ = (
         ("data", c_void_p),
@@ -149,10 +170,9 @@ class GateLayer(Structure):
 
     _fields_ = (
         ("linear", Linear),
-        ("norm", c_void_p),
+        ("norm", Norm),
         ("homes", Homes),
         ("router", Router),
-        ("eps", c_float),
     )
 
 
@@ -285,7 +305,7 @@ _FUNCTIONS = {
     "megainfer_half_linear": (None, [c_void_p, POINTER(Linear), c_void_p, c_int64, c_void_p]),
     "megainfer_half_norm": (
         None,
-        [c_void_p, c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p],
+        [c_void_p, POINTER(Norm), c_void_p, c_int64, c_int64, c_void_p],
     ),
     "megainfer_half_sigmoid": (None, [c_void_p, c_void_p, c_int64]),
     "megainfer_half_attend": (
@@ -306,7 +326,7 @@ _FUNCTIONS = {
     ),
     "megainfer_half_head": (
         None,
-        [c_void_p, POINTER(Linear), c_void_p, c_float, *[c_void_p] * 2, c_int64, c_void_p],
+        [c_void_p, POINTER(Linear), POINTER(Norm), *[c_void_p] * 2, c_int64, c_void_p],
     ),
     "megainfer_half_argmax": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
     "megainfer_half_draw": (

@@ -6,51 +6,26 @@
 #include <initializer_list>
 #include <vector>
 
+#include "attention_layer.h"
 #include "level.h"
 #include "routing.h"
 #include "scratch.h"
 #include "thread_pool.h"
 
-// y = W x + bias with W [outputs, inputs] packed; bias is null where there is none.
-struct Linear {
-  const uint8_t* panels;
-  const float* bias;
-  int64_t inputs, outputs;
-  WeightFormat format;
-};
-
-// One layer's attention. q_norm and k_norm are null where there are none; over each head by itself
-// or over all of them. clip bounds q, k and v unless it is 0. rotary: [positions, 2, head_dim],
-// cosines and signed sines.
-struct AttentionLayer {
-  Linear qkv, out;
-  const float *norm, *q_norm, *k_norm, *rotary;
-  int64_t heads, kv_heads, head_dim;
-  float eps, clip;
-  int32_t norm_each_head;
-};
-
-// A step's rows: token, position and slot of each, and the sequences that they are of. Sequence s has the
-// rows row_starts[s] to row_starts[s + 1] - 1, at consecutive positions, and its tokens lie in the
-// blocks of blocks[s, blocks_a_sequence].
+// A step's rows: token, position and slot of each, and the sequences that they are of. Sequence s
+// has the rows row_starts[s] to row_starts[s + 1] - 1, at consecutive positions, and its tokens lie
+// in the blocks of blocks[s, blocks_a_sequence].
 struct StepRows {
   const int64_t *token_ids, *positions, *slots, *row_starts, *blocks;
   int64_t rows, sequences, blocks_a_sequence;
 };
 
-// One layer's keys and values: blocks of cache_block_tokens, each of kv_heads shares.
-struct LayerCache {
-  uint8_t* data;
-  RowType type;
-};
-
 // Norm and router of one layer. linear: of the router; without panels where its score is constant.
 struct GateLayer {
   Linear linear;
-  const float* norm;
+  Norm norm;
   Homes homes;
   Router router;
-  float eps;
 };
 
 // Scratch, and threads that others may share. Not for two threads at once.
@@ -68,7 +43,7 @@ class AttentionHalf {
   void gate(const GateLayer& layer, const float* x, const int64_t* token_ids, int64_t rows,
             RowType type, void* hidden, const Scatter& scatter);
   // out [S, outputs] = linear of the norms of these rows of x.
-  void head(const Linear& linear, const float* norm, float eps, const float* x, const int64_t* rows,
+  void head(const Linear& linear, const Norm& norm, const float* x, const int64_t* rows,
             int64_t count, float* out);
   // best [count] = where the largest of each row of x [count, width] is, -1 where one is NaN.
   void argmax(const float* x, int64_t count, int64_t width, int64_t* best);
@@ -77,8 +52,7 @@ class AttentionHalf {
   // out [T, outputs] = linear of x [T, inputs].
   void linear(const Linear& linear, const float* x, int64_t rows, float* out);
   // out [T, D] = norm of x.
-  void norm(const float* x, const float* weight, float eps, int64_t rows, int64_t width,
-            float* out);
+  void norm(const Norm& norm, const float* x, int64_t rows, int64_t width, float* out);
   // x = 1 / (1 + e^-x).
   void sigmoid(float* x, int64_t count) { level_.rows.sigmoid(x, count); }
 
@@ -100,15 +74,12 @@ class AttentionHalf {
   template <class Write>
   void multiply(const Linear& linear, Write write);
   void store(const Linear& linear, float* out, int64_t stride);
-  void add(const Linear& linear, float* out);
+  void add(const Linear& linear, float weight, float* out);
   int64_t stride_of(const Linear& linear) const;
   const Product& product_of(const Linear& linear) const {
     return level_.products[static_cast<int>(linear.format)];
   }
 
-  void finish_row(const AttentionLayer& layer, float* row, const float* rotary) const;
-  void write_cache(const AttentionLayer& layer, const LayerCache& cache, const float* row,
-                   int64_t slot) const;
   void list_jobs(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache);
   void add_jobs(RowType type);
 

@@ -129,7 +129,8 @@ void visit_latents(const LatentJob& job, const Tile& tile, const LatentScratch& 
   float* results[rows];
   for (int r = 0; r < rows; ++r) {
     const Running running = scratch.row(first_row + r);
-    scales[r] = weigh(scratch.weights + r * tile_keys, seen(first_row + r), blocks, running);
+    scales[r] = weigh(scratch.weights + r * tile_keys, {0, seen(first_row + r)}, blocks,
+                      running);
     results[r] = running.values;
   }
   add_latents<rows>(scratch.weights, scales, tile, count, results, job.rank, scratch.row_stride);

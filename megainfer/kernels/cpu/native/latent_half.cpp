@@ -56,13 +56,14 @@ void LatentHalf::project(const LatentLayer& layer, const float* x, int64_t rows)
   normed_ = normed_scratch_.of<float>(rows * hidden);
   q_ = q_scratch_.of<float>(rows * layer.q.outputs);
   latent_ = latent_scratch_.of<float>(rows * layer.kv_down.outputs);
-  half_.norm(x, layer.norm, layer.eps, rows, hidden, normed_);
+  half_.norm({layer.norm, nullptr, layer.eps, NormKind::rms}, x, rows, hidden, normed_);
   half_.linear(layer.kv_down, normed_, rows, latent_);
   const float* from = normed_;
   if (layer.q_down.panels != nullptr) {
     float* latent = q_latent_scratch_.of<float>(rows * q_rank);
     half_.linear(layer.q_down, normed_, rows, latent);
-    half_.norm(latent, layer.q_norm, layer.latent_eps, rows, q_rank, latent);
+    const Norm norm = {layer.q_norm, nullptr, layer.latent_eps, NormKind::rms};
+    half_.norm(norm, latent, rows, q_rank, latent);
     from = latent;
   }
   half_.linear(layer.q, from, rows, q_);

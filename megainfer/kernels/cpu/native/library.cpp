@@ -87,9 +87,9 @@ EXPORT void megainfer_half_linear(AttentionHalf* half, const Linear* linear, con
   half->linear(*linear, x, rows, out);
 }
 
-EXPORT void megainfer_half_norm(AttentionHalf* half, const float* x, const float* weight, float eps,
-                                int64_t rows, int64_t width, float* out) {
-  half->norm(x, weight, eps, rows, width, out);
+EXPORT void megainfer_half_norm(AttentionHalf* half, const Norm* norm, const float* x, int64_t rows,
+                                int64_t width, float* out) {
+  half->norm(*norm, x, rows, width, out);
 }
 
 EXPORT void megainfer_half_sigmoid(AttentionHalf* half, float* x, int64_t count) {
@@ -107,10 +107,9 @@ EXPORT void megainfer_half_gate(AttentionHalf* half, const GateLayer* layer, con
   half->gate(*layer, x, token_ids, rows, static_cast<RowType>(row_type), hidden, *scatter);
 }
 
-EXPORT void megainfer_half_head(AttentionHalf* half, const Linear* linear, const float* norm,
-                                float eps, const float* x, const int64_t* rows, int64_t count,
-                                float* out) {
-  half->head(*linear, norm, eps, x, rows, count, out);
+EXPORT void megainfer_half_head(AttentionHalf* half, const Linear* linear, const Norm* norm,
+                                const float* x, const int64_t* rows, int64_t count, float* out) {
+  half->head(*linear, *norm, x, rows, count, out);
 }
 
 EXPORT void megainfer_half_argmax(AttentionHalf* half, const float* x, int64_t count, int64_t width,

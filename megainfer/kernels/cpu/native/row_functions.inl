@@ -12,7 +12,9 @@ namespace {
 constexpr RowFunctions row_functions() {
   return {
       .rms_norm = rms_norm,
+      .normalise = normalise,
       .rotate = rotate,
+      .rotate_neighbours = rotate_neighbours,
       .softmax = softmax,
       .argmax = argmax,
       .sigmoid = sigmoid,
