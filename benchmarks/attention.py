@@ -35,13 +35,13 @@ from megainfer.config import BLOCK_SIZE
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.attention import (
     AttentionKernel,
-    block_shape,
-    pack_attention,
     step_rows,
 )
+from megainfer.kernels.cpu.attention_layer import AttentionWeights, block_shape, pack_attention
 from megainfer.kernels.cpu.experts import on_large_pages
+from megainfer.kernels.cpu.packed import pack_norm
 from megainfer.kernels.reference import rotary_table
-from megainfer.models.spec import RopeSpec
+from megainfer.models.spec import AttentionSpec, NormSpec, QkNorm, RopeSpec
 
 SMALLEST_READ = 16 << 20
 
@@ -72,17 +72,17 @@ class Case:
         outputs = (heads + 2 * kv_heads) * d
         self._qkv = self._kernel.pack(_matrix(outputs, options.hidden), options.weights)
         self._out = self._kernel.pack(_matrix(options.hidden, heads * d), options.weights)
+        norm, rope = NormSpec(1e-6), RopeSpec(1e6)
         self._layer = pack_attention(
-            self._qkv,
-            self._out,
-            torch.ones(options.hidden),
-            (torch.ones(d), torch.ones(d)),
-            rotary_table(RopeSpec(1e6), d, context + tokens, torch.float32),
-            heads=(heads, kv_heads),
-            head_dim=d,
-            eps=1e-6,
-            clip=None,
-            norm_each_head=True,
+            AttentionWeights(
+                self._qkv,
+                self._out,
+                pack_norm(torch.ones(options.hidden), norm),
+                pack_norm(torch.ones(d), norm),
+                pack_norm(torch.ones(d), norm),
+                rotary_table(rope, d, context + tokens, torch.float32),
+            ),
+            AttentionSpec(heads, kv_heads, d, rope, qk_norm=QkNorm.HEAD, window=options.window),
         )
         each = -(-(context + tokens) // BLOCK_SIZE)
         self._batch = build_batch(
@@ -100,8 +100,7 @@ class Case:
         self.cached_bytes = 2 * sequences * (context + tokens) * kv_heads * d * dtype.itemsize
 
     def attend(self) -> None:
-        b = self._batch
-        step = step_rows(b.positions, b.slots, b.row_starts, b.block_table)
+        step = step_rows(self._batch)
         self._kernel.attend(self._layer, step, self._cache, self._x)
 
     def linear(self) -> None:
@@ -168,6 +167,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--window", type=int, help="positions that a token sees; all if left out")
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--context", type=int, nargs="+", default=[127, 1023])
     parser.add_argument("--prompt", type=int, nargs="+", default=[64, 512])
@@ -189,8 +189,9 @@ def main() -> None:
     level = options.level or library.levels()[-1]
     title = (
         f"hidden {options.hidden}, heads {options.heads} / {options.kv_heads} x "
-        f"{options.head_dim}, {options.weights} weights, {options.cache_dtype} cache, "
-        f"{level}, threads: {options.threads}; medians of {options.rounds} interleaved rounds"
+        f"{options.head_dim}, window {options.window}, {options.weights} weights, "
+        f"{options.cache_dtype} cache, {level}, threads: {options.threads}; "
+        f"medians of {options.rounds} interleaved rounds"
     )
     console = Console(width=110)
     console.print(hardware())

@@ -67,6 +67,7 @@ from megainfer.messages import (
 )
 from megainfer.node_socket import new_endpoint
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 from server.main import ServerConfig, serve
 from server.served_model import ServedModel
 
@@ -167,7 +168,7 @@ def byte_tokenizer() -> Tokenizer:
     backend = Backend(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return Tokenizer(backend, {})
+    return Tokenizer(FastBackend(backend), {})
 
 
 @contextmanager

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.ext import loopcontrols as LoopControls
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from megainfer.errors import ModelError, RequestError
+from megainfer.json_file import read_json_object
 
+JINJA = "*.jinja"
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
 
 
@@ -33,6 +37,14 @@ class ChatTemplate:
     def _template(self) -> Template:
         return _environment().from_string(self.source)
 
+    @cached_property
+    def _loops_over_parts(self) -> bool:
+        """Whether it takes a content to be a list of parts, as multimodal models' do, and doesn't
+        ask whether it is a string."""
+        tree = _environment().parse(self.source)
+        asks = any(test.name == "string" for test in tree.find_all(nodes.Test))
+        return not asks and any(_is_content(loop.iter) for loop in tree.find_all(nodes.For))
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -46,6 +58,8 @@ class ChatTemplate:
         """
         names = {**self._special_tokens, **_checked(variables or {})}
         try:
+            if self._loops_over_parts:
+                messages = [_in_parts(message) for message in messages]
             return self._template.render(
                 names, messages=messages, tools=tools, add_generation_prompt=add_generation_prompt
             )
@@ -58,14 +72,22 @@ class ChatTemplate:
 
 
 def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """A model's templates by name: chat_template.jinja first, else those of the configuration.
+    """A model's templates by name: chat_template.jinja and those of additional_chat_templates; else
+    tokenizer_config.json's; else those of chat_template.json, where processors have them.
 
-    Raises ModelError when the configuration's entry is neither a string nor a list of named ones.
+    Raises ModelError when an entry is neither a string nor a list of named ones.
     """
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return {"default": path.read_text(encoding="utf-8")}
-    entry = tokenizer_config.get("chat_template")
+    files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob(JINJA))}
+    if (path := folder / "chat_template.jinja").is_file():
+        files["default"] = path
+    if files:
+        return {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    own = _named(tokenizer_config.get("chat_template"), folder / "tokenizer_config.json")
+    legacy = folder / "chat_template.json"
+    return own or _named(read_json_object(legacy).get("chat_template"), legacy)
+
+
+def _named(entry: Any, path: Path) -> dict[str, str]:
     if entry is None:
         return {}
     if isinstance(entry, str):
@@ -74,9 +96,26 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
         return {str(named["name"]): str(named["template"]) for named in entry}
     except (TypeError, KeyError) as error:
         raise ModelError(
-            f"chat_template in {folder / 'tokenizer_config.json'} must be a string or a list of "
+            f"chat_template in {path} must be a string or a list of "
             f'{{"name", "template"}} objects, but is {entry!r:.80}'
         ) from error
+
+
+def _is_content(expression: nodes.Node) -> bool:
+    """`message.content`, `message['content']`, or either with filters."""
+    match expression:
+        case nodes.Filter(node=nodes.Node() as inner):
+            return _is_content(inner)
+        case nodes.Getattr(attr="content") | nodes.Getitem(arg=nodes.Const(value="content")):
+            return True
+    return False
+
+
+def _in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, str):
+        return message
+    return {**message, "content": [{"type": "text", "text": content}] if content else []}
 
 
 def _checked(variables: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,6 +132,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _tojson
     helpers: dict[str, Callable[..., Any]] = {
+        "dict": _SafeDict(),
+        "namespace": _SafeNamespace,
         "raise_exception": _raise_exception,
         "strftime_now": _strftime_now,
     }
@@ -105,9 +146,38 @@ class GenerationBlock(Extension):
 
     tags = {"generation"}  # noqa: RUF012  (Jinja's own declaration)
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)  # what is set in it stays in it
+
+
+class _SafeDict:
+    """`dict(...)` and `dict.fromkeys`, without the type behind them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+class _SafeNamespace(Namespace):
+    """A namespace that takes no name with which Python's internals begin."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for name in (given := dict(*args, **kwargs)):
+            _check_name(name)
+        super().__init__(given)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if str(name).startswith("_"):
+        raise SecurityError(f"a namespace takes no name with a leading underscore: {name!r}")
 
 
 def _tojson(
@@ -133,3 +203,21 @@ def _raise_exception(message: str) -> NoReturn:
 
 def _strftime_now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
+
+
+def up_to_the_end_of(message: Mapping[str, Any], text: str) -> str:
+    """A rendered chat, cut where its last message's content ends.
+
+    Templates may strip what surrounds a content, so it is found without. Raises RequestError when
+    the template changed more than that.
+    """
+    content = message["content"].strip()
+    start = text.rfind(content)
+    if not content or start < 0:
+        raise RequestError(
+            "the last message can't be continued: it is empty, or the chat template changes it",
+            "continue_final_message",
+        )
+    end = start + len(content)
+    spaces = message["content"][len(message["content"].rstrip()) :]
+    return text[: end + len(spaces)] if text.startswith(spaces, end) else text[:end]

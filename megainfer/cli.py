@@ -6,7 +6,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from megainfer.commands import chat, collect_env, complete, generate, serve, trace, version
+from megainfer.commands import (
+    chat,
+    collect_env,
+    complete,
+    generate,
+    models,
+    serve,
+    trace,
+    version,
+)
 from megainfer.commands.bench.app import bench_app
 from megainfer.errors import MegaInferError
 
@@ -23,6 +32,7 @@ app.command(epilog=complete.EPILOG)(complete.complete)
 app.command(epilog=generate.EPILOG)(generate.generate)
 app.add_typer(bench_app, name="bench")
 app.command()(trace.trace)
+app.command(epilog=models.EPILOG)(models.models)
 app.command()(collect_env.collect_env)
 app.command()(version.version)
 

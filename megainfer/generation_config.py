@@ -1,6 +1,5 @@
 """What generation_config.json says: the tokens that end a sequence, and sampling defaults."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, ModelError, RequestError
+from megainfer.json_file import read_json_object
 from megainfer.sampling import SamplingParams, check_integer
 
 AUTO, NEUTRAL = "auto", "vllm"
@@ -92,19 +92,6 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
             )
     if problem := _problem(_fields_of(overrides)):
         raise ConfigError(f"--override-generation-config: {problem}")
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is no such file. Raises ModelError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, but holds a {type(content).__name__}")
-    return content
 
 
 def _fields_of(content: Mapping[str, Any]) -> dict[str, Any]:

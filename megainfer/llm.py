@@ -9,6 +9,7 @@ from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from megainfer.chat import Chat
 from megainfer.config import EngineConfig, parse_micro_batches
 from megainfer.engine_client import EngineClient
 from megainfer.engine_process import EngineOrder, EngineProcess
@@ -129,8 +130,7 @@ class LLM:
                 f"{messages!r:.80}",
                 "messages",
             )
-        text = self._tokenizer.render_chat(messages)
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._tokenizer.encode_chat(Chat(messages)).ids
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What `generation_config` and its overrides say; where they don't, `SamplingParams()`."""

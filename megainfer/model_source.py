@@ -9,6 +9,11 @@ from megainfer.errors import ModelError
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 """What is fetched of a hub repository: never code, never pickled weights."""
 
+IGNORED = ["original/*", "metal/*", "onnx/*", "consolidated*.safetensors"]
+"""The same weights once more, in the layout of other programs."""
+
+CONFIG_FILES = ["config.json", "generation_config.json"]
+
 Progress = Callable[[str, float], None]
 
 
@@ -19,6 +24,20 @@ def resolve_model(model: str | None, progress: Progress) -> Path:
     """
     if model is None:
         return ensure_demo_model(progress)
+    local = _local_folder(model)
+    if local is not None:
+        return local
+    progress(f"fetching {model}", 0.0)
+    return _fetch(model, FILES)
+
+
+def resolve_config(model: str) -> Path:
+    """As `resolve_model`, but of a hub id only what `load_spec` reads is fetched."""
+    return _local_folder(model) or _fetch(model, CONFIG_FILES)
+
+
+def _local_folder(model: str) -> Path | None:
+    """None for what may be a hub id."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -29,15 +48,14 @@ def resolve_model(model: str | None, progress: Progress) -> Path:
             f"{model} is neither a folder nor a hub id of the form owner/name; leave MODEL out to "
             "use the demo model"
         )
-    return _fetch(model, progress)
+    return None
 
 
-def _fetch(model: str, progress: Progress) -> Path:
+def _fetch(model: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    progress(f"fetching {model}", 0.0)
     try:
-        return Path(snapshot_download(model, allow_patterns=FILES))
+        return Path(snapshot_download(model, allow_patterns=files, ignore_patterns=IGNORED))
     except Exception as error:  # the library's many network errors, none of which share a base
         reason, *_ = str(error).split("\n")
         raise ModelError(

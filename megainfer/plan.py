@@ -23,6 +23,7 @@ from megainfer.kernels.selection import (
 )
 from megainfer.m2n.geometry import Geometry
 from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
+from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.sources import attention_weight_bytes
 from megainfer.models.spec import ModelSpec
@@ -53,7 +54,7 @@ class Plan:
     cores: one assignment a process, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
     keeps this instance's sockets apart from any other's. generation: end tokens, and sampling for
-    what a request leaves out.
+    what a request leaves out. quantization: of the weights on disk.
     """
 
     config: EngineConfig
@@ -70,6 +71,7 @@ class Plan:
     micro_batches: int | None
     token: str
     generation: GenerationDefaults
+    quantization: QuantizationSpec | None
 
     @property
     def num_attention(self) -> int:
@@ -118,6 +120,21 @@ class Plan:
             dtype=self.dtype,
         )
 
+    @property
+    def prefix_cache(self) -> bool:
+        """Whether prefixes are remembered: not of recurrent models, since blocks of the KV cache
+        don't hold the states that belong to them."""
+        return self.config.prefix_cache and not self.spec.is_recurrent
+
+    @property
+    def num_states(self) -> int:
+        """Sequences whose recurrent states one attention node has room for."""
+        return self.config.max_num_seqs if self.spec.is_recurrent else 0
+
+    def state_bytes(self) -> int:
+        """Bytes of one attention node's recurrent states."""
+        return self.num_states * self.spec.state_bytes
+
     def kv_bytes(self) -> int:
         """Bytes of one attention node's KV cache."""
         per_token = self.spec.kv_bytes_per_token(DTYPE_BYTES[self.dtype])
@@ -157,6 +174,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
         micro_batches=_micro_batches(config, assigned),
         token=token or secrets.token_hex(16),
         generation=GenerationDefaults.chosen(config, folder),
+        quantization=quantization_of(folder),
     )
     _check_buffers_fit(plan)
     return plan
@@ -216,6 +234,7 @@ def _num_blocks(
             f"{format_bytes(available_memory())} of memory available; use fewer attention nodes, "
             "--dtype bfloat16, --expert-dtype int8 or a smaller model"
         )
+    free -= _checked_state_bytes(config, spec, free)
     smallest = -(-max_model_len // BLOCK_SIZE)
     if config.kv_cache_memory is None:
         wanted = smallest * config.max_num_seqs
@@ -225,6 +244,19 @@ def _num_blocks(
         blocks = config.kv_cache_memory // block_bytes
     _check_kv_fits(config, blocks, smallest, block_bytes, max_model_len, free)
     return blocks
+
+
+def _checked_state_bytes(config: EngineConfig, spec: ModelSpec, free: int) -> int:
+    """Bytes of all nodes' recurrent states, after which at least half of `free` is left."""
+    a_request = config.attn_gpus * spec.state_bytes
+    needed = config.max_num_seqs * a_request
+    if needed > free // 2:
+        raise ConfigError(
+            f"recurrent states of --max-num-seqs {config.max_num_seqs} requests need "
+            f"{format_bytes(needed)}, more than half of the {format_bytes(free)} that the weights "
+            f"leave; use --max-num-seqs {max(1, free // 2 // a_request)}"
+        )
+    return needed
 
 
 def _check_kv_fits(
@@ -255,7 +287,8 @@ def _check_buffers_fit(plan: Plan) -> None:
     weights = _weight_bytes(
         plan.config, plan.spec, plan.dtype, plan.expert_dtype, plan.attention_dtype
     )
-    free = max(0, available_memory() - weights - plan.num_attention * plan.kv_bytes())
+    caches = plan.num_attention * (plan.kv_bytes() + plan.state_bytes())
+    free = max(0, available_memory() - weights - caches)
     needed = plan.geometry(plan.most_micro_batches).total_bytes
     rows = plan.config.max_num_batched_tokens
     if needed > free:
@@ -315,8 +348,10 @@ def describe(plan: Plan) -> list[str]:
         f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes",
         f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}, "
         f"others in {plan.attention_dtype}",
+        *_stored_text(plan),
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node",
+        *_prefix_lines(plan),
         f"pipeline   {_micro_batch_text(plan)}; steps of at most "
         f"{plan.config.max_num_batched_tokens} tokens a micro-batch",
     ]
@@ -324,7 +359,7 @@ def describe(plan: Plan) -> list[str]:
         lines.append(
             f"attention {node}  {_core_text(plan.cores_of_attention(node))}  "
             f"weights {format_bytes(attention_bytes)}  "
-            f"KV cache {format_bytes(plan.kv_bytes())}"
+            f"KV cache {format_bytes(plan.kv_bytes())}{_state_text(plan)}"
         )
     for node in range(plan.num_expert):
         experts = plan.placement.experts_of(node)
@@ -335,6 +370,31 @@ def describe(plan: Plan) -> list[str]:
         )
     lines.append(_buffer_text(plan))
     return lines
+
+
+def _stored_text(plan: Plan) -> list[str]:
+    """A line where weights are dequantised: what is on disk isn't what is computed in."""
+    if plan.quantization is None:
+        return []
+    return [
+        f"on disk    {plan.quantization}, says config.json; computed in {plan.expert_dtype} "
+        f"(experts) and {plan.attention_dtype} (others)"
+    ]
+
+
+def _prefix_lines(plan: Plan) -> list[str]:
+    """What becomes of a prefix cache that was asked for and can't be had."""
+    if plan.prefix_cache or not plan.config.prefix_cache:
+        return []
+    return [
+        "prefixes   not cached: this model's recurrent states are kept for running requests only"
+    ]
+
+
+def _state_text(plan: Plan) -> str:
+    if not plan.num_states:
+        return ""
+    return f"  recurrent states {format_bytes(plan.state_bytes())}"
 
 
 def _micro_batch_text(plan: Plan) -> str:

@@ -7,10 +7,10 @@ from megainfer.errors import ConfigError
 AUTO, NONE = "auto", "none"
 CALLS = (
     *("hermes", "deepseek_v3", "deepseek_v31", "deepseek_v32", "glm45", "granite"),
-    *("hunyuan_a13b", "kimi_k2", "llama3_json", "minimax_m2", "mistral", "openai"),
+    *("hunyuan_a13b", "kimi_k2", "llama3_json", "minimax_m2", "mistral", "mistral_v11", "openai"),
     *("pythonic", "qwen3_coder"),
 )
-REASONING = ("qwen3", "deepseek_r1", "openai_gptoss")
+REASONING = ("qwen3", "deepseek_r1", "mistral", "openai_gptoss")
 
 
 @dataclass(frozen=True, slots=True)

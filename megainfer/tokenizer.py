@@ -4,46 +4,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
-from megainfer.chat_template import ChatTemplate, read_chat_templates
+from megainfer.chat import Chat, ChatEncoder, EncodedChat
+from megainfer.chat_template import ChatTemplate, read_chat_templates, up_to_the_end_of
 from megainfer.errors import ModelError, RequestError
-from megainfer.generation_config import read_json_object
+from megainfer.json_file import read_json_object
+from megainfer.tokenizers import tekken, tiktoken_model
+from megainfer.tokenizers.backend import ByteVocabulary, TokenizerBackend
+from megainfer.tokenizers.fast import FastBackend
+
+FAST = "tokenizer.json"
+MAKE_ONE = (
+    "make a tokenizer.json of it once, where transformers and sentencepiece are installed: "
+    'python -c "from transformers import AutoTokenizer as T; '
+    "T.from_pretrained('{0}').save_pretrained('{0}')\""
+)
+UNREADABLE = ("tokenizer.model", "tokenizer.model.*", "*.tiktoken", "vocab.json")
+"""What other tokenizers come as."""
 
 
 class Tokenizer:
-    """A model folder's tokenizer.json, with its special tokens and chat templates.
+    """A model folder's tokenizer, with its special tokens and chat templates.
 
     Safe to use from several threads once it is loaded.
     """
 
     def __init__(
         self,
-        backend: tokenizers.Tokenizer,
+        backend: TokenizerBackend,
         chat_templates: Mapping[str, ChatTemplate],
         config: Mapping[str, Any] | None = None,
+        chats: ChatEncoder | None = None,
     ) -> None:
-        """config: what tokenizer_config.json says."""
+        """config: what tokenizer_config.json says. chats: instead of templates."""
         self.config = dict(config or {})
         self._backend = backend
         self._chat_templates = dict(chat_templates)
-        added = backend.get_added_tokens_decoder()
-        self._added_ids = frozenset(added)
-        self._special_ids = frozenset(token for token, entry in added.items() if entry.special)
+        self._chats = chats
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read tokenizer.json, tokenizer_config.json and the chat template.
+        """Read tokenizer.json (else tekken.json or tiktoken.model), tokenizer_config.json, what it
+        may leave to special_tokens_map.json and added_tokens.json, and the chat templates.
 
-        What is added around a text (a beginning token, say) is what tokenizer.json says, as in
-        transformers 5: `add_bos_token` in tokenizer_config.json has no effect beside it.
-
-        Raises ModelError when a file is missing or isn't what it should be.
+        Raises ModelError when a file is missing or isn't what it should be, or a library for it is.
         """
         config = read_json_object(folder / "tokenizer_config.json")
-        special = _special_tokens(config)
-        backend = _read_backend(folder / "tokenizer.json")
-        _mark_special(backend, special)
+        special = _special_tokens(read_json_object(folder / "special_tokens_map.json"))
+        special |= _special_tokens(config)
+        if not (folder / FAST).is_file() and (folder / tekken.NAME).is_file():
+            own = tekken.Tekken(folder / tekken.NAME)
+            return cls(own.backend, {}, {**config, **own.named}, own.chats)
+        backend = _read_backend(folder, config, special)
         sources = read_chat_templates(folder, config)
         templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
         return cls(backend, templates, {**config, **special})
@@ -51,7 +62,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of token ids that stand for text; the model's vocabulary may be padded beyond."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
+        return self._backend.vocab_size
 
     @property
     def chat_template(self) -> str:
@@ -59,40 +70,54 @@ class Tokenizer:
         template = self._chat_templates.get("tool_use") or self._chat_templates.get("default")
         return template.source if template else ""
 
+    @property
+    def chat_marks(self) -> str:
+        """Where it can be seen how the model writes calls and reasoning."""
+        return self._chats.marks if self._chats else self.chat_template
+
     def token_id(self, text: str) -> int | None:
         """The id of the token that is exactly this text, if there is one."""
-        return self._backend.token_to_id(text)
+        return self._backend.token_id(text)
 
-    def to_json(self) -> str:
-        """The contents of a tokenizer.json, special tokens of the configuration included."""
-        return self._backend.to_str()
+    def vocabulary(self) -> str | ByteVocabulary:
+        """For compiling grammars: the contents of a tokenizer.json, special tokens of the
+        configuration included, or the tokens' bytes."""
+        return self._backend.vocabulary()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text; special tokens spelled out in it become themselves."""
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        """Token ids of a text; special tokens spelled out in it become themselves, but for
+        Mistral's."""
+        return self._backend.encode(text, add_special_tokens)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of these tokens; ids beyond the tokenizer's vocabulary have none."""
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
-
-    @property
-    def is_byte_level(self) -> bool:
-        """Whether the characters of a token stand for bytes, as in GPT-2's vocabulary."""
-        return "ByteLevel" in repr(self._backend.decoder)
+        return self._backend.decode(ids, skip_special_tokens)
 
     def piece(self, token: int) -> str | None:
         """A token as the vocabulary spells it; None beyond the vocabulary."""
-        return self._backend.id_to_token(token)
+        return self._backend.piece(token)
 
-    def is_added(self, token: int) -> bool:
-        """Whether it was added to the vocabulary, and is spelled as the text that it stands for."""
-        return token in self._added_ids
+    def bytes_of(self, token: int) -> bytes:
+        """What it contributes to a text's UTF-8; special tokens are spelled out."""
+        return self._backend.bytes_of(token)
 
     def is_silent(self, token: int, skip_special_tokens: bool) -> bool:
         """Whether this token never contributes to a text."""
-        if token in self._special_ids:
+        if self._backend.is_special(token):
             return skip_special_tokens
-        return self._backend.id_to_token(token) is None
+        return self._backend.piece(token) is None
+
+    def encode_chat(self, chat: Chat) -> EncodedChat:
+        """The prompt that the model's chat template makes, or its own library.
+
+        Raises RequestError when the model has no template, or the template refuses or fails.
+        """
+        if self._chats is not None:
+            return self._chats.encode(chat)
+        text = self.render_chat(chat.messages, chat.tools, chat.opens_an_answer, chat.variables)
+        if chat.continues_last:
+            text = up_to_the_end_of(chat.messages[-1], text)
+        return EncodedChat(self.encode(text, chat.add_special_tokens), text)
 
     def render_chat(
         self,
@@ -101,7 +126,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt that the model's chat template makes; encode it without special tokens.
+        """What the model's chat template makes; encode it without special tokens.
 
         Raises RequestError when the model has no template, or the template refuses or fails.
         """
@@ -117,20 +142,29 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """The folder's tokenizer, or None for a bare checkpoint, which is served by token ids."""
-    return Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    """The folder's tokenizer, or None for a bare checkpoint, which is served by token ids.
+
+    Raises ModelError as `Tokenizer.load`, and for tokenizers that can't be read.
+    """
+    if any((folder / name).is_file() for name in (FAST, tekken.NAME, tiktoken_model.NAME)):
+        return Tokenizer.load(folder)
+    for pattern in UNREADABLE:
+        if found := next(folder.glob(pattern), None):
+            raise ModelError(
+                f"{found} is no kind of tokenizer that is read here; {MAKE_ONE.format(folder)}"
+            )
+    return None
 
 
-def _read_backend(path: Path) -> tokenizers.Tokenizer:
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; save the model's fast tokenizer there")
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the only type that the library raises
-        raise ModelError(f"{path} isn't a tokenizer: {error}") from error
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
+def _read_backend(
+    folder: Path, config: Mapping[str, Any], special: Mapping[str, str]
+) -> TokenizerBackend:
+    if not (folder / FAST).is_file() and (folder / tiktoken_model.NAME).is_file():
+        model = read_json_object(folder / "config.json")
+        size = (model.get("text_config") or model).get("vocab_size", 0)
+        return tiktoken_model.load_tiktoken(folder / tiktoken_model.NAME, config, size)
+    added = read_json_object(folder / "added_tokens.json")
+    return FastBackend.load(folder / FAST, list(special.values()), added)
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -141,9 +175,3 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
         if name.endswith("_token") and isinstance(text, str):
             named[name] = text
     return named
-
-
-def _mark_special(backend: tokenizers.Tokenizer, special: Mapping[str, str]) -> None:
-    """Treat named special tokens as such even where tokenizer.json doesn't say so."""
-    known = [text for text in special.values() if backend.token_to_id(text) is not None]
-    backend.add_special_tokens(list(dict.fromkeys(known)))

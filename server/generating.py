@@ -20,6 +20,7 @@ from server.answer_size import check_logprobs
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.parsing.harmony import FINAL
+from server.parsing.reasoning import MISTRAL_TAGS
 from server.prompts import Prompt, PromptEncoder
 from server.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.reader import reader_maker
@@ -178,7 +179,8 @@ class Generator:
         """With special tokens where the notation of calls, or of the whole answer, has some."""
         calls = self._syntax.calls
         of_calls = use.tools and not use.must and calls is not None and calls.special
-        special = of_calls or self._syntax.channels
+        of_thought = self._syntax.channels or self._syntax.think_tags == MISTRAL_TAGS
+        special = of_calls or of_thought
         return replace(params, skip_special_tokens=False) if special else params
 
     def _limited(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from megainfer.chat import Chat
 from megainfer.errors import RequestError
 from megainfer.tokenizer import Tokenizer
 from server.parsing.reasoning import ends_in_thinking
@@ -49,19 +50,19 @@ class PromptEncoder:
         tokenizer = self._required("messages")
         kept = body.kept_tokens(self._max_model_len)
         messages = [message.for_template() for message in body.messages]
-        opens, variables = body.opens_an_answer(), body.template_variables()
-
-        def render_and_encode() -> tuple[list[int], bool]:
-            text = tokenizer.render_chat(messages, tools or None, opens, variables)
-            if body.continue_final_message:
-                text = up_to_the_end_of(messages[-1], text)
-            return tokenizer.encode(text, body.add_special_tokens), ends_in_thinking(text)
-
+        chat = Chat(
+            messages,
+            tools or None,
+            body.template_variables(),
+            opens_an_answer=body.opens_an_answer(),
+            continues_last=bool(body.continue_final_message),
+            add_special_tokens=body.add_special_tokens,
+        )
         size = sum(len(message["content"]) for message in messages)
-        if tools or variables or any(message.keys() - PLAIN_FIELDS for message in messages):
+        if tools or chat.variables or any(message.keys() - PLAIN_FIELDS for message in messages):
             size = UNKNOWN_SIZE
-        ids, thinking = await _run(size, render_and_encode)
-        return Prompt(_last(ids, kept), thinking=thinking)
+        encoded = await _run(size, lambda: tokenizer.encode_chat(chat))
+        return Prompt(_last(encoded.ids, kept), thinking=ends_in_thinking(encoded.text))
 
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
         ids = self._encode(given, body.add_special_tokens) if isinstance(given, str) else given
@@ -94,24 +95,6 @@ class PromptEncoder:
 
 async def _run(size: int, work: Callable[[], Result]) -> Result:
     return work() if size <= INLINE_CHARACTERS else await asyncio.to_thread(work)
-
-
-def up_to_the_end_of(message: dict[str, Any], text: str) -> str:
-    """A rendered chat, cut where its last message's content ends.
-
-    Templates may strip what surrounds a content, so it is found without. Raises RequestError when
-    the template changed more than that.
-    """
-    content = message["content"].strip()
-    start = text.rfind(content)
-    if not content or start < 0:
-        raise RequestError(
-            "the last message can't be continued: it is empty, or the chat template changes it",
-            "continue_final_message",
-        )
-    end = start + len(content)
-    spaces = message["content"][len(message["content"].rstrip()) :]
-    return text[: end + len(spaces)] if text.startswith(spaces, end) else text[:end]
 
 
 def _last(ids: list[int], kept: int | None) -> list[int]:

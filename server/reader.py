@@ -87,7 +87,7 @@ def reader_maker(
 
     def make(prompt: Prompt) -> ChoiceReader:
         inside = prompt.thinking or syntax.always_thinks
-        reasoning = ThinkParser(inside) if syntax.thinks else None
+        reasoning = ThinkParser(inside, syntax.think_tags) if syntax.thinks else None
         thoughts = _thought_counter(syntax) if syntax.thinks else None
         return ChoiceReader(AnswerParser(reasoning, _calls(syntax, use)), use, thoughts)
 

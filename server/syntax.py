@@ -7,7 +7,7 @@ from megainfer.syntax_options import AUTO, NONE, SyntaxOptions
 from megainfer.tokenizer import Tokenizer
 from server.parsing import harmony
 from server.parsing.notations import HARMONY, NOTATIONS, Notation
-from server.parsing.reasoning import END_OF_THINK, THINK
+from server.parsing.reasoning import END_OF_THINK, MISTRAL_TAGS, THINK
 
 MARKS = {
     harmony.CHANNEL_TAG: HARMONY,
@@ -24,19 +24,21 @@ MARKS = {
     "[func_name1(": "pythonic",
 }
 CHANNELS = "openai_gptoss"
+THINKS = {THINK: "qwen3", MISTRAL_TAGS[0]: "mistral"}
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSyntax:
     """calls: how tool calls are written, None where it isn't known. thinks: reasoning stands before
     the answer. always_thinks: even where neither prompt nor answer opens it. channels: it comes, as
-    the answer does, in messages of gpt-oss's kind. end_of_think: what ends it; end_token: as a
-    token, where it is one."""
+    the answer does, in messages of gpt-oss's kind. think_tags: around it elsewhere. end_of_think:
+    what ends it; end_token: as a token, where it is one."""
 
     calls: Notation | None = None
     thinks: bool = False
     always_thinks: bool = False
     channels: bool = False
+    think_tags: tuple[str, str] = (THINK, END_OF_THINK)
     end_of_think: str = END_OF_THINK
     end_token: int | None = None
     tokenizer: Tokenizer | None = None
@@ -49,21 +51,23 @@ class AnswerSyntax:
     @classmethod
     def of(cls, options: SyntaxOptions, tokenizer: Tokenizer | None) -> "AnswerSyntax":
         """What the options say, or the chat template shows."""
-        template = tokenizer.chat_template if tokenizer else ""
+        template = tokenizer.chat_marks if tokenizer else ""
         calls, reasoning = options.tool_call_parser, options.reasoning_parser
         if calls == AUTO:
             calls = _format_in(template)
         seen = calls == HARMONY or harmony.CHANNEL_TAG in template
         channels = reasoning == CHANNELS or (reasoning == AUTO and seen)
         if reasoning == AUTO:
-            reasoning = "qwen3" if THINK in template else NONE
+            reasoning = next((name for tag, name in THINKS.items() if tag in template), NONE)
         if not options.auto_tool_choice:
             calls = NONE
-        end = harmony.END if channels else END_OF_THINK
+        tags = MISTRAL_TAGS if reasoning == "mistral" else (THINK, END_OF_THINK)
+        end = harmony.END if channels else tags[1]
         return cls(
             calls=NOTATIONS.get(calls),
             thinks=reasoning != NONE and not channels,
             always_thinks=reasoning == "deepseek_r1",
+            think_tags=tags,
             channels=channels,
             end_of_think=end,
             end_token=tokenizer.token_id(end) if tokenizer else None,
@@ -74,10 +78,13 @@ class AnswerSyntax:
 def _format_in(template: str) -> str:
     """By what a template writes. `<function=` is another notation inside of Hermes' tag: Qwen's if
     it has parameters in tags, else nobody's that is known. Llama's are known by its templates' own
-    words to the model. DeepSeek's older template is told from the newer by its code fence."""
+    words to the model. DeepSeek's older template is told from the newer by its code fence,
+    Mistral's newer from the older by its tag before arguments."""
     name = next((name for mark, name in MARKS.items() if mark in template), NONE)
     if name == "hermes" and "<function=" in template:
         return "qwen3_coder" if "<parameter=" in template else NONE
+    if name == "mistral" and "[ARGS]" in template:
+        return "mistral_v11"
     if name == "deepseek_v3" and "```json" not in template:
         return "deepseek_v31"
     return name

@@ -77,9 +77,11 @@ def _randomise(model: Any, seed: int) -> None:
         for name, parameter in [*model.named_parameters(), *buffers]:
             noise = torch.randn(parameter.shape, generator=generator)
             if name.endswith("norm.weight"):
-                parameter.copy_(1 + 0.2 * noise)
+                parameter.add_(0.2 * noise)  # about 1, or 0 where 1 is added to it
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
+            elif name.endswith("A_log"):  # of states that remember some ten tokens
+                parameter.copy_(noise - 2)
             elif "embed_tokens" in name:
                 parameter.copy_(noise)
             else:

@@ -1,68 +1,111 @@
 """An attention half in C++ at every level of this machine, and the reference that it is held to."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
+from megainfer.attention_node.halves.cpu_attention import load_attention
+from megainfer.attention_node.halves.cpu_loader import Loader
+from megainfer.attention_node.halves.half import HalfSource
+from megainfer.attention_node.halves.reference_attention import Attention
+from megainfer.attention_node.halves.rotary import rotary_of, rotary_tables
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference
-from megainfer.kernels.cpu.attention import (
-    BLOCK_TOKENS,
-    AttentionKernel,
-    pack_attention,
-    step_rows,
+from megainfer.kernels.cpu.attention import AttentionKernel, step_rows
+from megainfer.kernels.cpu.attention_layer import BLOCK_TOKENS
+from megainfer.kernels.cpu.threads import Threads
+from megainfer.models.names import TensorNames
+from megainfer.models.source import Pieces
+from megainfer.models.sources import AttentionSources
+from megainfer.models.spec import (
+    AttentionSpec,
+    ExpertSpec,
+    LayerSpec,
+    ModelSpec,
+    MoESpec,
+    Multipliers,
+    NormSpec,
+    RopeSpec,
+    RouterSpec,
 )
-from megainfer.models.spec import RopeSpec
 
 EPS = 1e-6
 POSITIONS = 300
+ROPE = RopeSpec(1e4)
+RMS = NormSpec(EPS)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of an attention layer; qk_norm: none, head or full."""
+    """A layer of a model whose norms are these."""
 
     hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    qk_norm: str = "none"
-    bias: bool = False
-    clip: float | None = None
+    attention: AttentionSpec
+    norm: NormSpec = RMS
+    residual: float = 1.0
+
+    def model(self) -> ModelSpec:
+        moe = MoESpec(RouterSpec(2, 1, normalise=True, rounded=False), ExpertSpec(4))
+        return ModelSpec(
+            architecture="Test",
+            hidden_size=self.hidden,
+            vocab_size=8,
+            layers=(LayerSpec(self.attention, moe),),
+            norm=self.norm,
+            tie_word_embeddings=True,
+            max_position=POSITIONS,
+            dtype="float32",
+            eos_token_ids=(),
+            names=TensorNames(),
+            multipliers=Multipliers(residual=self.residual),
+        )
+
+
+class RandomWeights:
+    """A `WeightReader` of a checkpoint that has whatever is asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor:
+        return torch.cat([self._piece(piece.name, piece.shape) for piece in pieces]).to(dtype)
+
+    @cache  # noqa: B019
+    def _piece(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        generator = torch.Generator().manual_seed(self._seed + sum(name.encode()))
+        noise = torch.randn(shape, generator=generator)
+        if "norm" in name:
+            return 1 + 0.2 * noise
+        return noise / math.sqrt(shape[-1]) if len(shape) > 1 else noise
 
 
 class Layer:
     """Random weights of one layer, computed by the reference in float64 or by a kernel."""
 
     def __init__(self, shape: Shape, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        self.shape, self._spec = shape, shape.model()
+        self._reader = cast(WeightReader, RandomWeights(seed))
+        self._sources = AttentionSources(self._spec, 0)
+        self.generator = torch.Generator().manual_seed(seed)
 
-        def random(*size: int) -> Tensor:
-            return torch.randn(*size, generator=generator)
-
-        self.shape, d = shape, shape.head_dim
-        q_size, kv_size = shape.heads * d, shape.kv_heads * d
-        qkv = q_size + 2 * kv_size
-        self.norm = 1 + 0.2 * random(shape.hidden)
-        self.qkv = random(qkv, shape.hidden) / shape.hidden**0.5
-        self.out = random(shape.hidden, q_size) / q_size**0.5
-        self.qkv_bias = random(qkv) if shape.bias else None
-        self.out_bias = random(shape.hidden) if shape.bias else None
-        sizes = {"none": None, "head": (d, d), "full": (q_size, kv_size)}[shape.qk_norm]
-        self.qk_norm = None if sizes is None else tuple(1 + 0.2 * random(n) for n in sizes)
-        self.rotary = reference.rotary_table(RopeSpec(1e4), d, POSITIONS, torch.float32)
-        self.generator = generator
+    def _rotary(self, dtype: torch.dtype) -> Tensor | None:
+        tables = rotary_tables(self._spec, POSITIONS, torch.float32)
+        table = rotary_of(self.shape.attention, tables)
+        return None if table is None else table.to(dtype)
 
     def rows(self, count: int) -> Tensor:
         return torch.randn(count, self.shape.hidden, generator=self.generator)
 
     def cache(self, blocks: int, dtype: torch.dtype) -> Tensor:
         """Random keys and values, as if of earlier tokens, as a kernel keeps them."""
-        shape = self.shape
-        size = (blocks, BLOCK_TOKENS, shape.kv_heads, shape.head_dim)
+        spec = self.shape.attention
+        size = (blocks, BLOCK_TOKENS, spec.num_kv_heads, spec.head_dim)
         keys, values = (torch.randn(size, generator=self.generator).to(dtype) for _ in range(2))
         return packed_cache(keys, values)
 
@@ -75,62 +118,27 @@ class Layer:
         weight_dtype: str = "float32",
     ) -> Tensor:
         """x plus attention; the cache is written."""
-        shape = self.shape
-        packed = pack_attention(
-            kernel.pack(self.qkv, weight_dtype, self.qkv_bias),
-            kernel.pack(self.out, weight_dtype, self.out_bias),
-            self.norm,
-            self.qk_norm,
-            self.rotary,
-            heads=(shape.heads, shape.kv_heads),
-            head_dim=shape.head_dim,
-            eps=EPS,
-            clip=shape.clip,
-            norm_each_head=shape.qk_norm == "head",
-        )
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        homes = reference.expert_homes([(0, 0), (0, 1)], 1)
+        source = HalfSource(self._spec, self._reader, homes, torch.float32, POSITIONS)
+        loader = Loader(source, kernel, weight_dtype, Threads(1))
+        packed = load_attention(self._sources, loader, self._rotary(torch.float32))
+        step = step_rows(batch)
         result = x.clone()
         kernel.attend(packed, step, cache, result)
         return result
 
     def expected(self, x: Tensor, batch: StepBatch, cache: Tensor) -> Tensor:
         """The same in float64, but for the cache, which keeps its dtype."""
-        q, k, v = self._project(x.double())
-        factors = self.rotary[batch.positions].double()
-        q, k = reference.rotate(q, factors), reference.rotate(k, factors)
-        both = unpacked_cache(cache, self.shape.head_dim)
-        for part, new in zip(both, (k, v), strict=True):
+        attention = Attention(
+            self._sources, self._reader, self._rotary(torch.float64), torch.float64
+        )
+        projected = attention.project(x.double(), batch.positions)
+        both = unpacked_cache(cache, self.shape.attention.head_dim)
+        for part, new in zip(both, (projected.k, projected.v), strict=True):
             reference.write_cache(part, new.to(part.dtype), batch.slots)
         cache.copy_(packed_cache(*both))
-        keys, values = (part.double() for part in both)
-        parts = []
-        if batch.decodes is not None:
-            table, mask = batch.decodes.block_table, batch.decodes.mask
-            parts.append(reference.decode_attention(q[: len(table)], keys, values, table, mask))
-        for p in batch.prefills:
-            rows = q[p.start : p.stop]
-            parts.append(reference.prefill_attention(rows, keys, values, p.blocks, p.context))
-        return x + linear(torch.cat(parts), self.out.double(), _double(self.out_bias))
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shape = self.shape
-        normed = reference.rms_norm(x, self.norm.double(), EPS)
-        both = linear(normed, self.qkv.double(), _double(self.qkv_bias))
-        q_size, kv_size = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        q, k, v = both.split_with_sizes([q_size, kv_size, kv_size], dim=-1)
-        if shape.qk_norm == "full":
-            q, k = self._normalise(q, k)
-        if shape.clip is not None:
-            q, k, v = (part.clamp(-shape.clip, shape.clip) for part in (q, k, v))
-        q, k, v = (part.unflatten(-1, (-1, shape.head_dim)) for part in (q, k, v))
-        if shape.qk_norm == "head":
-            q, k = self._normalise(q, k)
-        return q, k, v
-
-    def _normalise(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.qk_norm is not None
-        q_norm, k_norm = (weight.double() for weight in self.qk_norm)
-        return reference.rms_norm(q, q_norm, EPS), reference.rms_norm(k, k_norm, EPS)
+        caches = tuple(part.double() for part in both)
+        return x + self.shape.residual * attention.attend(projected, batch, caches)
 
 
 def packed_cache(keys: Tensor, values: Tensor) -> Tensor:
@@ -152,10 +160,6 @@ def unpacked_cache(cache: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     keys = keys.unflatten(-1, (-1, BLOCK_TOKENS, pair)).permute(0, 3, 1, 2, 4).flatten(3)
     values = values.unflatten(-1, (-1, head_dim, pair)).permute(0, 2, 4, 1, 3).flatten(1, 2)
     return keys.contiguous(), values.contiguous()
-
-
-def _double(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.double()
 
 
 def batch_of(chunks: Sequence[tuple[int, int]]) -> tuple[StepBatch, int]:

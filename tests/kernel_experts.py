@@ -8,7 +8,7 @@ from torch import Tensor
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 from megainfer.kernels.experts import ExpertsShape
-from megainfer.kernels.reference import feed_forward
+from megainfer.kernels.reference import Network, feed_forward
 
 WEIGHT_DTYPES = ("float32", "bfloat16", "int8")
 
@@ -27,13 +27,24 @@ class Experts:
         self.shape = shape
         self.gate_up = torch.randn(e, 2 * f, d, generator=generator) / d**0.5
         self.down = torch.randn(e, d, f, generator=generator) / f**0.5
+        self.biases = (
+            (
+                torch.randn(e, 2 * f, generator=generator) / 2,
+                torch.randn(e, d, generator=generator) / 2,
+            )
+            if shape.bias
+            else None
+        )
         self.generator = generator
 
     def packed(self, weight_dtype: str, level: str, threads: int = 1) -> CpuLayerExperts:
         layer = CpuLayerExperts(ExpertKernel(self.shape, weight_dtype, threads, level))
         for expert in range(self.shape.experts):
-            layer.load(expert, self.gate_up[expert], self.down[expert])
+            layer.load(expert, self.gate_up[expert], self.down[expert], self.biases_of(expert))
         return layer
+
+    def biases_of(self, expert: int) -> tuple[Tensor, Tensor] | None:
+        return None if self.biases is None else (self.biases[0][expert], self.biases[1][expert])
 
     def rows(self, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(count, self.shape.hidden, generator=self.generator).to(dtype)
@@ -48,12 +59,24 @@ class Experts:
     def expected(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """A loop over rows and choices, in float64."""
         out = torch.zeros(x.shape, dtype=torch.float64)
+        on_input = self.shape.weight_on_input
         for row, (own_ids, own_weights) in enumerate(zip(ids, weights, strict=True)):
             for expert, weight in zip(own_ids.tolist(), own_weights.tolist(), strict=True):
                 if 0 <= expert < self.shape.experts:
-                    parts = (self.gate_up[expert].double(), self.down[expert].double())
-                    out[row] += weight * feed_forward(x[row, None].double(), *parts)[0]
+                    before, after = (weight, 1.0) if on_input else (1.0, weight)
+                    own = before * x[row, None].double()
+                    out[row] += after * feed_forward(own, self._network(expert))[0]
         return out
+
+    def _network(self, expert: int) -> Network:
+        """In float64."""
+        biases = self.biases_of(expert)
+        return Network(
+            self.gate_up[expert].double(),
+            self.down[expert].double(),
+            self.shape.activation,
+            None if biases is None else (biases[0].double(), biases[1].double()),
+        )
 
 
 def run(layer: CpuLayerExperts, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

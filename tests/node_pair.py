@@ -44,7 +44,7 @@ class Pair:
     def __init__(self, attention: AttentionModel, experts: Sequence[ExpertModel]) -> None:
         self.attention = attention
         self.experts = experts
-        self.kv = attention.new_cache(SEQUENCES * BLOCKS_A_SEQUENCE)
+        self.kv = attention.new_cache(SEQUENCES * BLOCKS_A_SEQUENCE, SEQUENCES)
 
     def step(self, chunks: Sequence[ChunkInput]) -> Tensor:
         """Run chunks through all layers; logits of those that sample."""
@@ -54,7 +54,7 @@ class Pair:
     def all_logits(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Logits [T, V] of each sequence's every position, float32; sequences of two or more."""
         chunks = [
-            ChunkInput(list(tokens), 0, blocks_of(i), samples=False)
+            ChunkInput(list(tokens), 0, blocks_of(i), samples=False, state_slot=i)
             for i, tokens in enumerate(sequences)
         ]
         x = self._run(build_batch(chunks))

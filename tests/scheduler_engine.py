@@ -2,7 +2,8 @@
 
 The "KV" of a token is a number that depends on it and on the KV of the token before it, so that
 it stands for the whole context, as in a real model. A context that was overwritten, freed too
-early, not written yet or taken from another prompt shows as a wrong number.
+early, not written yet or taken from another prompt shows as a wrong number. Where the scheduler is
+told of recurrent states, a chunk begins from what its sequence's slot holds instead.
 """
 
 from dataclasses import dataclass, field
@@ -74,6 +75,7 @@ def answer(request: Submit, max_model_len: int) -> tuple[list[int], FinishReason
 class Flight:
     step: Step
     block_ids: list[list[int]]  # of each chunk, as they were when the step was composed
+    slots: list[int | None]  # of each chunk
     sampled: list[int] | None = None  # None: has not run yet
 
 
@@ -83,6 +85,7 @@ class Engine:
 
     scheduler: Scheduler
     kv: dict[tuple[int, int], int] = field(default_factory=dict)  # (block, place in it)
+    states: dict[int | None, int] = field(default_factory=dict)  # by slot
     flights: dict[int, Flight] = field(default_factory=dict)  # by step number
     outputs: dict[str, list[int]] = field(default_factory=dict)
     finished: dict[str, FinishReason] = field(default_factory=dict)
@@ -92,7 +95,9 @@ class Engine:
         step = self.scheduler.compose(micro_batch)
         if step is None:
             return None
-        flight = Flight(step, [list(chunk.sequence.block_ids) for chunk in step.chunks])
+        sequences = [chunk.sequence for chunk in step.chunks]
+        slots = [sequence.state_slot for sequence in sequences]
+        flight = Flight(step, [list(sequence.block_ids) for sequence in sequences], slots)
         for chunk, block_ids in zip(step.chunks, flight.block_ids, strict=True):
             for position in range(chunk.start, chunk.end):
                 self.kv[self._place(chunk, block_ids, position)] = BEING_WRITTEN
@@ -107,10 +112,8 @@ class Engine:
         return flight.sampled is not None and not self.flights.keys() & set(flight.step.depends_on)
 
     def run(self, flight: Flight) -> None:
-        contexts = [
-            self._write(chunk, block_ids)
-            for chunk, block_ids in zip(flight.step.chunks, flight.block_ids, strict=True)
-        ]
+        of_chunks = zip(flight.step.chunks, flight.block_ids, flight.slots, strict=True)
+        contexts = [self._write(*each) for each in of_chunks]
         pairs = zip(flight.step.chunks, contexts, strict=True)
         flight.sampled = [next_token(context) for chunk, context in pairs if chunk.samples]
 
@@ -165,12 +168,18 @@ class Engine:
             self.scheduler.check_integrity()
             assert not oldest or (oldest.num_computed, oldest.num_outputs) != before, oldest
 
-    def _write(self, chunk: Chunk, block_ids: list[int]) -> int:
+    def _write(self, chunk: Chunk, block_ids: list[int], slot: int | None) -> int:
         first = chunk.start - 1
-        context = EMPTY if first < 0 else self.kv[self._place(chunk, block_ids, first)]
+        if first < 0:
+            context = EMPTY
+        elif self.scheduler.config.recurrent:
+            context = self.states[slot]
+        else:
+            context = self.kv[self._place(chunk, block_ids, first)]
         for position, token in enumerate(chunk.token_ids, chunk.start):
             context = extend(context, token)
             self.kv[self._place(chunk, block_ids, position)] = context
+        self.states[slot] = context
         self._check(chunk, block_ids)
         return context
 

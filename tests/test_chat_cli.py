@@ -21,8 +21,11 @@ from megainfer.commands.conversation import converse, printable
 from megainfer.errors import MegaInferError
 from megainfer.messages import Abort, Submit, TokenEvent
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
-TOKENIZER = Tokenizer(byte_level_backend(), {"default": ChatTemplate(CHAT_TEMPLATE, {})})
+TOKENIZER = Tokenizer(
+    FastBackend(byte_level_backend()), {"default": ChatTemplate(CHAT_TEMPLATE, {})}
+)
 (END,) = TOKENIZER.encode("<|im_end|>")
 
 

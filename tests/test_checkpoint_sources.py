@@ -1,5 +1,6 @@
 """Parts of stored tensors: entries of fused ones, transposed, some rows; only they are read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from megainfer.models.source import Source
 
 E, R, C = 3, 10, 7
 FUSED = torch.randn(E, R, C, generator=torch.Generator().manual_seed(1))
+TABLE = torch.randint(1 << 40, (R, C), generator=torch.Generator().manual_seed(3))
 BIAS = torch.randn(E, R, generator=torch.Generator().manual_seed(2))
 
 
@@ -24,6 +26,8 @@ def folder(tmp_path_factory) -> Path:
         "bias": BIAS,
         "square": FUSED[0].clone(),
         "narrow": FUSED.bfloat16(),
+        "flat": FUSED.flatten(0, 1).clone(),
+        "table": TABLE,
     }
     save_file(tensors, folder / "model.safetensors")
     return folder
@@ -44,6 +48,8 @@ CUTS = [
         FUSED[1].T[3:5],
     ),
     (Source("square", (C, R), transposed=True), FUSED[0].T),
+    (Source("flat", (R, C), (E * R, C), index=1, entries=E), FUSED[1]),
+    (Source("flat", (C, R), (E * R, C), index=2, transposed=True, entries=E), FUSED[2].T),
     (Source("fused", (1, R, C), (E, R, C), rows=(2, 3, 1)), FUSED[2:]),
     (Source("bias", (R,), (E, R), index=2), BIAS[2]),
     (Source("bias", (5,), (E, R), index=1, rows=(1, R, 2)), BIAS[1, 1::2]),
@@ -86,6 +92,40 @@ def test_the_whole_tensors_shape_is_checked(folder):
         reader.load((source,), torch.float32)
 
 
+@pytest.mark.parametrize("threads", [1, 3, 20])
+def test_threads_share_what_is_to_be_read(folder, threads):
+    sources = [
+        Source("fused", (1, C), (E, R, C), index=i % E, rows=(i, i + 1, 1)) for i in range(R)
+    ]
+    out, told = torch.full((R, C), torch.nan), list[int]()
+    with WeightReader(folder, told.append, threads) as reader:
+
+        def load(rows: Sequence[int]) -> None:
+            for row in rows:
+                reader.load_into(out[row : row + 1], (sources[row],))
+
+        reader.share(load, range(R))
+    assert torch.equal(out, torch.stack([FUSED[i % E, i] for i in range(R)]))
+    assert told == [C * 4 * (i + 1) for i in range(R)]
+
+
+def test_what_one_thread_raises_is_raised(folder):
+    def load(rows: Sequence[int]) -> None:
+        if 2 in rows:
+            reader.get("absent", (1,), torch.float32)
+
+    with (
+        WeightReader(folder, threads=2) as reader,
+        pytest.raises(CheckpointError, match="no tensor absent"),
+    ):
+        reader.share(load, range(4))
+
+
+def test_nothing_is_shared_out(folder):
+    with WeightReader(folder, threads=2) as reader:
+        reader.share(lambda _: pytest.fail("called"), [])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -113,3 +153,13 @@ def test_file_that_shrinks_after_it_was_opened_is_named(folder, tmp_path):
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(CheckpointError, match=r"tensor .* ends early"):
             reader.get(last, shape, torch.float32)
+
+
+def test_whole_numbers_are_read_only_where_they_are_meant(folder):
+    with WeightReader(folder) as reader:
+        table = reader.load((Source("table", (R, C), integer=True),), torch.int64)
+        assert torch.equal(table, TABLE)
+        with pytest.raises(CheckpointError, match="table is stored as I64"):
+            reader.load((Source("table", (R, C)),), torch.int64)
+        with pytest.raises(CheckpointError, match="square is stored as F32"):
+            reader.load((Source("square", (R, C), integer=True),), torch.int64)

@@ -17,7 +17,7 @@ from megainfer.commands.engine_options import EngineOptions
 from megainfer.commands.options import takes_options
 from megainfer.commands.whole_number import whole_number
 from megainfer.config import EngineConfig
-from megainfer.errors import ConfigError, MegaInferError
+from megainfer.errors import ConfigError, MegaInferError, ModelError
 
 COMMANDS = [
     "serve",
@@ -28,6 +28,7 @@ COMMANDS = [
     "bench latency",
     "bench throughput",
     "trace",
+    "models",
     "collect-env",
     "version",
 ]
@@ -48,6 +49,22 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage:" in result.output
     for line in result.output.splitlines():
         assert "[cyan]" not in line, "markup is shown as it was written"
+
+
+def test_models_lists_families_and_tells_what_a_model_is_made_of(tmp_path: Path) -> None:
+    text = run("models").output
+    assert "Qwen3-MoE" in text
+    assert "Mixtral 8x7B" in text
+    text = run("models", str(write_checkpoint("qwen2_moe", "dense_between", tmp_path))).output
+    for words in (
+        "Qwen2MoeForCausalLM",
+        "8 experts of 24, top-2, swiglu, a gated shared expert of 32 (layers 1, 3)",
+        "dense of 40, swiglu (layers 0, 2)",
+        "softmax (layers 1, 3)",
+    ):
+        assert words in text
+    with pytest.raises(ModelError, match=r"config\.json"):
+        run("models", str(tmp_path / ".."))
 
 
 def test_help_has_panels_and_examples() -> None:

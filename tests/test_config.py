@@ -118,6 +118,35 @@ def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):
         make_plan(EngineConfig(dtype="float32", kv_cache_memory=block - 1), folder)
 
 
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory) -> Path:
+    return write_checkpoint("qwen3_next", "grouped", tmp_path_factory.mktemp("recurrent"))
+
+
+def test_recurrent_states_are_planned_beside_the_kv_cache(recurrent):
+    plan = make_plan(EngineConfig(attn_gpus=2, max_num_seqs=5, dtype="bfloat16"), recurrent)
+    # Two of three layers: 3 inputs of 88 channels, 4 heads of 12 x 10; float32 in any dtype.
+    assert plan.state_bytes() == 5 * 2 * 4 * (3 * 88 + 4 * 12 * 10)
+    assert plan.spec.kv_bytes_per_token(2) == 2 * 2 * 16 * 2  # of one layer only
+    assert not plan.prefix_cache
+    text = "\n".join(describe(plan))
+    assert "recurrent states 29.1 KiB" in text
+    assert "prefixes   not cached" in text
+
+
+def test_a_plan_without_states_says_nothing_of_them(folder):
+    plan = make_plan(EngineConfig(), folder)
+    assert (plan.state_bytes(), plan.num_states, plan.prefix_cache) == (0, 0, True)
+    assert not re.search("recurrent|prefixes", "\n".join(describe(plan)))
+
+
+def test_more_states_than_memory_say_how_many_would_fit(recurrent):
+    with pytest.raises(ConfigError, match="states of --max-num-seqs 1000000000 requests") as error:
+        make_plan(EngineConfig(max_num_seqs=10**9), recurrent)
+    fitting = int(re.findall(r"use --max-num-seqs (\d+)", str(error.value))[0])
+    make_plan(EngineConfig(max_num_seqs=fitting // 2), recurrent)
+
+
 def test_a_context_without_room_for_an_answer_is_refused(folder):
     with pytest.raises(ConfigError, match=r"--max-model-len 1 .* use 2 or more"):
         make_plan(EngineConfig(max_model_len=1), folder)

@@ -15,12 +15,13 @@ from uvicorn.server import ServerState
 
 from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 from server.bounded_connection import BoundedConnection, TooManyConnections
 from server.connection_limits import READ_BYTES, ConnectionLimits, raise_file_limit
 
 BACKEND = byte_level_backend()
 BACKEND.add_tokens(["y" * 100_000])
-TOKENIZER = Tokenizer(BACKEND, {})
+TOKENIZER = Tokenizer(FastBackend(BACKEND), {})
 TOKEN = TOKENIZER.encode("x")[0]
 LONG_TOKEN = BACKEND.token_to_id("y" * 100_000)
 SOON = 0.05

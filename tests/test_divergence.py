@@ -100,7 +100,7 @@ def first_layer(pair: Pair) -> CpuLayer:
 def down_panels(pair: Pair) -> int:
     experts = pair.experts[0].layer(0)
     assert isinstance(experts, CpuLayerExperts)
-    return experts.addresses[1]
+    return experts.native.down
 
 
 @needs_kernels

@@ -40,6 +40,7 @@ from megainfer.sequence_request import SequenceRequest
 from megainfer.text_stream import TextStream, unfold
 from megainfer.token_stream import TokenStream
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
 PARAMS = SamplingParams(max_tokens=8)
 
@@ -435,7 +436,7 @@ def dealer(context: zmq.asyncio.Context, endpoint: str, node: int) -> zmq.asynci
 
 
 def test_text_ends_at_a_stop_string_and_the_node_hears_of_it() -> None:
-    tokenizer = Tokenizer(byte_level_backend(), {})
+    tokenizer = Tokenizer(FastBackend(byte_level_backend()), {})
     ids = tokenizer.encode("The quick brown fox")
 
     async def talk(submit: Submit) -> AsyncIterator[TokenEvent]:
@@ -458,7 +459,7 @@ def test_text_ends_at_a_stop_string_and_the_node_hears_of_it() -> None:
 
 
 def test_the_token_that_stops_is_counted_but_is_no_text() -> None:
-    tokenizer = Tokenizer(byte_level_backend(), {})
+    tokenizer = Tokenizer(FastBackend(byte_level_backend()), {})
     *spoken, last = tokenizer.encode("Hello world")
 
     async def work() -> None:

@@ -2,28 +2,63 @@
 
 import pytest
 import torch
-from kernel_attention import EPS, Layer, Shape, batch_of, packed_cache, unpacked_cache
+from kernel_attention import EPS, ROPE, Layer, Shape, batch_of, packed_cache, unpacked_cache
 from kernel_experts import WEIGHT_DTYPES, levels, relative_error
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 from megainfer.errors import ConfigError
 from megainfer.kernels import reference
-from megainfer.kernels.cpu.attention import AttentionKernel, Chosen, block_shape, pack_gate
-from megainfer.models.spec import RouterSpec
+from megainfer.kernels.cpu.attention import AttentionKernel
+from megainfer.kernels.cpu.attention_layer import block_shape
+from megainfer.kernels.cpu.packed import pack_norm
+from megainfer.models.spec import (
+    AttentionSpec,
+    NormKind,
+    NormSpec,
+    QkNorm,
+    QueryTemperature,
+    RopeSpec,
+)
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
 
 every_level = pytest.mark.parametrize("level", levels())
 
-SHAPES = [
-    Shape(48, 4, 2, 16, "head"),
-    Shape(50, 6, 1, 6, "full", bias=True),
-    Shape(33, 3, 3, 20, bias=True, clip=0.7),
-    Shape(64, 10, 2, 80),
-    Shape(40, 2, 2, 128, "head", clip=1.5),
-    Shape(40, 4, 1, 64),
-    Shape(40, 13, 1, 128),
-]
+BIASED = {"qkv_bias": True, "out_bias": True}
+LAYER_NORM = NormSpec(1e-5, NormKind.LAYER, bias=True)
+SHAPES = {
+    "plain": Shape(64, AttentionSpec(10, 2, 80, ROPE)),
+    "mqa": Shape(40, AttentionSpec(4, 1, 64, ROPE)),
+    "odd_group": Shape(40, AttentionSpec(13, 1, 128, ROPE)),
+    "head_norm": Shape(48, AttentionSpec(4, 2, 16, ROPE, qk_norm=QkNorm.HEAD)),
+    "full_norm": Shape(50, AttentionSpec(6, 1, 6, ROPE, qk_norm=QkNorm.FULL, **BIASED)),
+    "clip": Shape(33, AttentionSpec(3, 3, 20, ROPE, clip_qkv=0.7, **BIASED)),
+    "clip_norm": Shape(40, AttentionSpec(2, 2, 128, ROPE, qk_norm=QkNorm.HEAD, clip_qkv=1.5)),
+    "scale_sinks": Shape(40, AttentionSpec(6, 2, 20, ROPE, scale=0.4, sinks=True)),
+    "window": Shape(40, AttentionSpec(6, 2, 20, ROPE, window=37)),
+    "window_of_one": Shape(40, AttentionSpec(4, 2, 16, ROPE, window=1)),
+    "window_sinks": Shape(40, AttentionSpec(8, 2, 16, ROPE, window=64, sinks=True)),
+    "chunk": Shape(40, AttentionSpec(6, 2, 20, ROPE, chunk=48)),
+    "partial": Shape(40, AttentionSpec(4, 2, 20, RopeSpec(1e4, rotated=6))),
+    "neighbours": Shape(40, AttentionSpec(4, 2, 20, RopeSpec(1e4, rotated=14, interleaved=True))),
+    "unit_after_rope": Shape(
+        40,
+        AttentionSpec(
+            4, 2, 16, RopeSpec(1e4, interleaved=True), qk_norm=QkNorm.UNIT, norm_after_rope=True
+        ),
+    ),
+    "head_after_rope": Shape(
+        40, AttentionSpec(4, 2, 16, ROPE, qk_norm=QkNorm.HEAD, norm_after_rope=True)
+    ),
+    "no_positions": Shape(40, AttentionSpec(4, 2, 16, None, temperature=QueryTemperature(9, 0.7))),
+    "gated": Shape(
+        40,
+        AttentionSpec(4, 2, 20, ROPE, qk_norm=QkNorm.HEAD, gated=True, **BIASED),
+        NormSpec(1e-5, unit_offset=True),
+    ),
+    "layer_norm": Shape(37, AttentionSpec(4, 2, 16, ROPE), LAYER_NORM, residual=0.3),
+    "layer_norm_bare": Shape(37, AttentionSpec(4, 2, 16, ROPE), NormSpec(1e-5, NormKind.LAYER)),
+}
 # Decodes, beginnings and later chunks of prompts; around the ends of tiles and blocks.
 CHUNKS = [
     (0, 1),
@@ -42,7 +77,7 @@ CHUNKS = [
 
 
 @every_level
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.heads}x{shape.head_dim}")
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_is_the_references(level, shape, dtype):
     layer = Layer(shape)
@@ -60,15 +95,31 @@ def test_attention_is_the_references(level, shape, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_keys_beyond_the_context_are_never_seen(level, dtype):
     """Not even as NaN, and neither are other sequences' blocks."""
-    shape = SHAPES[0]
+    shape = SHAPES["head_norm"]
     layer = Layer(shape)
     batch, blocks = batch_of([(20, 1), (5, 7)])
     x, clean = layer.rows(batch.num_tokens), layer.cache(blocks, dtype)
-    parts = unpacked_cache(clean, shape.head_dim)
+    parts = unpacked_cache(clean, shape.attention.head_dim)
     for part in parts:
         part[2, 21 - 16 :] = torch.nan  # sequence 0's second block
         part[1, 12:] = torch.nan  # sequence 1's first
         part[3:] = torch.nan
+    kernel, dirty = AttentionKernel(1, level), packed_cache(*parts)
+    assert torch.equal(layer.run(kernel, x, batch, dirty), layer.run(kernel, x, batch, clean))
+
+
+@every_level
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("limit", ["window", "chunk"])
+def test_blocks_before_the_window_are_never_read(level, dtype, limit):
+    """Not even as NaN: their memory costs no time."""
+    spec = AttentionSpec(4, 2, 16, ROPE, sinks=True, **{limit: 64})
+    layer = Layer(Shape(48, spec))
+    batch, blocks = batch_of([(130, 1), (128, 30)])  # see positions 67 and 65 on, or 128 on
+    x, clean = layer.rows(batch.num_tokens), layer.cache(blocks, dtype)
+    parts = unpacked_cache(clean, spec.head_dim)
+    for part in parts:
+        part[: 2 * (64 // 16)] = torch.nan  # the first 64 positions of both sequences
     kernel, dirty = AttentionKernel(1, level), packed_cache(*parts)
     assert torch.equal(layer.run(kernel, x, batch, dirty), layer.run(kernel, x, batch, clean))
 
@@ -94,7 +145,12 @@ def test_norm_and_sigmoid(level):
     kernel = AttentionKernel(1, level)
     x, weight = torch.randn(5, 77), torch.rand(77)
     expected = reference.rms_norm(x.double(), weight.double(), EPS)
-    torch.testing.assert_close(kernel.norm(x, weight, EPS).double(), expected, atol=1e-6, rtol=1e-6)
+    actual = kernel.norm(x, pack_norm(weight, NormSpec(EPS)))
+    torch.testing.assert_close(actual.double(), expected, atol=1e-6, rtol=1e-6)
+    bias = torch.randn(77)
+    expected = layer_norm(10 + x.double(), (77,), weight.double(), bias.double(), 1e-5)
+    actual = kernel.norm(10 + x, pack_norm(weight, LAYER_NORM, bias))
+    torch.testing.assert_close(actual.double(), expected, atol=1e-5, rtol=1e-5)
     wide = torch.linspace(-100, 100, 101)
     torch.testing.assert_close(kernel.sigmoid_(wide.clone()), wide.sigmoid(), atol=1e-6, rtol=1e-5)
 
@@ -105,86 +161,10 @@ def test_head_reads_only_its_rows(level):
     x, norm, weight = torch.randn(9, 50), torch.rand(50), torch.randn(130, 50)
     rows = torch.tensor([7, 0, 7, 3])
     expected = linear(reference.rms_norm(x[rows], norm, EPS), weight)
-    actual = kernel.head(kernel.pack(weight, "float32"), norm, EPS, x, rows)
+    packed = pack_norm(norm, NormSpec(EPS))
+    actual = kernel.head(kernel.pack(weight, "float32"), packed, x, rows)
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
-    assert kernel.head(kernel.pack(weight, "float32"), norm, EPS, x, rows[:0]).shape == (0, 130)
-
-
-def gate_inputs(nodes: int, experts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(nodes)
-    x = torch.randn(31, 50, generator=generator)
-    return x, torch.rand(50, generator=generator), torch.randn(experts, 50, generator=generator)
-
-
-def dealt(experts: int, nodes: int) -> reference.Homes:
-    """Experts in turn to one node after the other."""
-    return reference.expert_homes([(e % nodes, e // nodes) for e in range(experts)], nodes)
-
-
-def run_gate(
-    level: str, nodes: int, spec: RouterSpec, dtype: torch.dtype
-) -> tuple[torch.Tensor, Chosen]:
-    x, norm, router = gate_inputs(nodes, spec.num_experts)
-    kernel = AttentionKernel(1, level)
-    homes = reference.expert_homes(
-        [(e % nodes, e // nodes) for e in range(spec.num_experts)], nodes
-    )
-    gate = pack_gate(
-        kernel.pack(router, "float32"),
-        norm,
-        (homes.node, homes.local_id),
-        nodes,
-        top_k=spec.top_k,
-        eps=EPS,
-        normalise=spec.normalise,
-        weight_dtype=dtype if spec.rounded else torch.float32,
-    )
-    hidden = torch.empty(len(x), 50, dtype=dtype)
-    return hidden, kernel.gate(gate, x, hidden)
-
-
-@every_level
-@pytest.mark.parametrize("nodes", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "spec",
-    [RouterSpec(37, 4, True, False), RouterSpec(8, 3, False, True), RouterSpec(5, 5, True, True)],
-)
-def test_gate_plans_as_the_reference(level, nodes, dtype, spec):
-    x, norm, router = gate_inputs(nodes, spec.num_experts)
-    hidden, chosen = run_gate(level, nodes, spec, dtype)
-    normed = reference.rms_norm(x, norm, EPS)
-    torch.testing.assert_close(hidden, normed.to(dtype), atol=1e-6, rtol=1e-2)
-    weights, ids = reference.route(linear(normed, router), spec)
-    if spec.rounded:
-        weights = weights.to(dtype).to(torch.float32)
-    homes = reference.expert_homes(
-        [(e % nodes, e // nodes) for e in range(spec.num_experts)], nodes
-    )
-    for node, part in enumerate(reference.scatter_plan(weights, ids, homes)):
-        count = chosen.counts[node]
-        assert torch.equal(chosen.rows[node, :count], part.rows)
-        assert torch.equal(chosen.ids[node, :count], part.local_ids)
-        # A rounding of bfloat16 apart where float32 sums differ.
-        torch.testing.assert_close(chosen.weights[node, :count], part.weights, atol=1e-6, rtol=8e-3)
-
-
-def test_equal_scores_go_to_the_lower_expert():
-    kernel = AttentionKernel()
-    homes = dealt(40, 1)
-    gate = pack_gate(
-        kernel.pack(torch.zeros(40, 8), "float32"),
-        torch.ones(8),
-        (homes.node, homes.local_id),
-        1,
-        top_k=3,
-        eps=EPS,
-        normalise=True,
-        weight_dtype=torch.float32,
-    )
-    chosen = kernel.gate(gate, torch.ones(2, 8), torch.empty(2, 8))
-    assert chosen.ids.tolist() == [[[0, 1, 2]] * 2]
-    torch.testing.assert_close(chosen.weights, torch.full((1, 2, 3), 1 / 3))
+    assert kernel.head(kernel.pack(weight, "float32"), packed, x, rows[:0]).shape == (0, 130)
 
 
 @every_level

@@ -7,7 +7,7 @@ import torch
 from checkpoints import write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_attention import Layer, Shape, batch_of
+from kernel_attention import ROPE, Layer, Shape, batch_of
 from kernel_experts import WEIGHT_DTYPES, levels
 from torch import Tensor
 
@@ -17,19 +17,43 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels.cpu.attention import AttentionKernel
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.models.registry import load_spec
+from megainfer.models.spec import (
+    AttentionSpec,
+    NormKind,
+    NormSpec,
+    QkNorm,
+    QueryTemperature,
+    RopeSpec,
+)
 from megainfer.stage_clock import StageClock
 from megainfer.topology import contiguous_placement
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
 
 every_level = pytest.mark.parametrize("level", levels())
-SHAPES = [Shape(50, 6, 2, 20, "head", bias=True), Shape(64, 6, 1, 32), Shape(48, 4, 4, 80, "full")]
+SHAPES = [
+    Shape(
+        50,
+        AttentionSpec(6, 2, 20, ROPE, qkv_bias=True, out_bias=True, qk_norm=QkNorm.HEAD),
+    ),
+    Shape(64, AttentionSpec(6, 1, 32, ROPE)),
+    Shape(48, AttentionSpec(4, 4, 80, ROPE, qk_norm=QkNorm.FULL)),
+    Shape(
+        48,
+        AttentionSpec(4, 2, 20, RopeSpec(1e4, rotated=10), sinks=True, window=37, gated=True),
+        NormSpec(1e-5, NormKind.LAYER, bias=True),
+        residual=0.7,
+    ),
+    Shape(
+        40, AttentionSpec(6, 1, 16, None, scale=0.3, chunk=50, temperature=QueryTemperature(9, 0.5))
+    ),
+]
 
 
 @every_level
 @pytest.mark.parametrize("weight_dtype", WEIGHT_DTYPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.heads}x{shape.head_dim}")
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: str(shape.hidden))
 def test_over_chunks_and_threads(level, weight_dtype, dtype, shape):
     """140 tokens of a sequence at once, in chunks, and one by one, by one thread and by three."""
     layer = Layer(shape)

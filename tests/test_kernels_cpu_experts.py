@@ -6,8 +6,10 @@ from kernel_experts import WEIGHT_DTYPES, Experts, levels, relative_error, run, 
 
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.experts import ExpertKernel
+from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 from megainfer.kernels.experts import ExpertsShape
+from megainfer.kernels.reference.experts import inner as reference_inner
+from megainfer.models.spec import Activation, ActivationSpec
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
 
@@ -17,6 +19,18 @@ SHAPES = [
     ExpertsShape(4, 64, 96, 3),
     ExpertsShape(7, 301, 130, 4),  # more than one block of int8, the last one short
 ]
+WIDE = {"experts": 5, "hidden": 150, "intermediate": 61, "top_k": 3}
+OTHERS = {
+    "gpt-oss": ExpertsShape(
+        **WIDE, activation=ActivationSpec(limit=0.7, alpha=1.702, up_offset=1.0), bias=True
+    ),
+    "limit": ExpertsShape(**WIDE, activation=ActivationSpec(limit=0.5)),
+    "bias": ExpertsShape(**WIDE, bias=True),
+    "gelu": ExpertsShape(**WIDE, activation=ActivationSpec(Activation.GELU)),
+    "gelu tanh": ExpertsShape(**WIDE, activation=ActivationSpec(Activation.GELU_TANH)),
+    "weight on input": ExpertsShape(**WIDE, weight_on_input=True),
+    "weight on input, bias": ExpertsShape(**WIDE, weight_on_input=True, bias=True),
+}
 # Rounding each weight (and row) once to 8 bits of mantissa; to 1/127 of a block's largest.
 ERRORS = {"float32": 2e-6, "bfloat16": 6e-3, "int8": 3e-2}
 
@@ -36,6 +50,39 @@ def test_rows_get_what_a_loop_in_float64_gives(level, weight_dtype, shape):
         # One short row can be unlucky where the others average out.
         bound = ERRORS[weight_dtype] * (3 if count < 3 or shape.hidden == 1 else 1)
         assert relative_error(actual, experts.expected(x, ids, weights)) < bound
+
+
+@every_level
+@every_dtype
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_experts_than_plain_ones(level, weight_dtype, name):
+    experts = Experts(OTHERS[name])
+    layer = experts.packed(weight_dtype, level)
+    x, (ids, weights) = experts.rows(40), experts.choices(40)
+    actual, expected = run(layer, x, ids, weights), experts.expected(x, ids, weights)
+    assert relative_error(actual, expected) < ERRORS[weight_dtype]
+    order = torch.randperm(40)
+    shuffled = run_split(layer, x[order], ids[order], weights[order], (13, 0, 27))
+    assert torch.equal(shuffled, actual[order])
+    plain = Experts(ExpertsShape(**WIDE)).packed(weight_dtype, level)
+    assert relative_error(run(plain, x, ids, weights), expected) > 2 * ERRORS[weight_dtype]
+
+
+@every_level
+@pytest.mark.parametrize("kind", list(Activation))
+def test_activations_over_the_whole_range(level, kind):
+    """An expert that is the identity on either side of its activation."""
+    shape = ExpertsShape(1, 2, 1, 1, ActivationSpec(kind))
+    kernel = ExpertKernel(shape, "float32", 1, level)
+    layer = CpuLayerExperts(kernel)
+    layer.load(0, torch.eye(2), torch.tensor([[1.0], [0.0]]))
+    gate = torch.linspace(-30, 30, 2001)
+    x = torch.stack([gate, torch.ones_like(gate)], dim=-1)
+    ids, weights = torch.zeros(2001, 1, dtype=torch.int32), torch.ones(2001, 1)
+    actual = run(layer, x, ids, weights)[:, 0]
+    wide = gate.double()
+    expected = reference_inner(wide, torch.ones_like(wide), shape.activation)
+    torch.testing.assert_close(actual.double(), expected, atol=5e-7, rtol=1e-6)
 
 
 @every_level

@@ -5,6 +5,9 @@ import torch
 from torch import Tensor
 
 from megainfer.kernels import reference as kernels
+from megainfer.kernels.experts import ExpertsShape
+from megainfer.kernels.reference.layer_experts import ReferenceLayerExperts
+from megainfer.models.spec import ActivationSpec
 
 D, F, E = 12, 10, 5
 
@@ -25,7 +28,8 @@ def naive(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
 
 def run(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     groups = kernels.group_by_expert(ids, E)
-    return kernels.grouped_feed_forward(x, weights, groups, gate_up, down)
+    networks = [kernels.Network(*parts) for parts in zip(gate_up, down, strict=True)]
+    return kernels.grouped_feed_forward(x, weights, groups, networks)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,45 @@ def test_bfloat16_is_weighted_and_summed_in_float32():
     gate_up, down = (w.bfloat16() for w in weights_of_experts())
     ids, weights = torch.tensor([[0, 4]], dtype=torch.int32), torch.tensor([[0.3, 0.7]])
     x = torch.randn(1, D).bfloat16()
-    each = [kernels.feed_forward(x, gate_up[e], down[e]).float() for e in (0, 4)]
+    each = [kernels.feed_forward(x, kernels.Network(gate_up[e], down[e])).float() for e in (0, 4)]
     actual = run(x, ids, weights, gate_up, down)
     torch.testing.assert_close(actual, 0.3 * each[0] + 0.7 * each[1])
+
+
+def test_gpt_oss_experts_are_its_own():
+    from transformers import GptOssConfig
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+
+    config = GptOssConfig(hidden_size=D, intermediate_size=F, num_local_experts=E)
+    theirs = GptOssExperts(config)
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter)
+    activation = ActivationSpec(limit=7.0, alpha=1.702, up_offset=1.0)
+    ours = ReferenceLayerExperts(ExpertsShape(E, D, F, 2, activation, bias=True), torch.float32)
+    for e in range(E):
+        gate_up, bias = theirs.gate_up_proj[e].detach().T, theirs.gate_up_proj_bias[e].detach()
+        ours.load(
+            e,
+            torch.cat([gate_up[0::2], gate_up[1::2]]),
+            theirs.down_proj[e].detach().T,
+            (torch.cat([bias[0::2], bias[1::2]]), theirs.down_proj_bias[e].detach()),
+        )
+    x, weights = 3 * torch.randn(9, D), torch.rand(9, 2)
+    ids = torch.stack([torch.randperm(E)[:2] for _ in range(9)])
+    out = torch.full_like(x, torch.nan)
+    ours.forward([x], [ids.int()], [weights], [out])
+    with torch.no_grad():
+        expected = theirs(x, ids, weights)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_weight_on_the_input_reaches_the_activation():
+    gate_up, down = weights_of_experts()
+    ours = ReferenceLayerExperts(ExpertsShape(E, D, F, 1, weight_on_input=True), torch.float32)
+    for e in range(E):
+        ours.load(e, gate_up[e], down[e])
+    x, weights = torch.randn(4, D), torch.rand(4, 1)
+    ids, out = torch.tensor([[0], [3], [-1], [1]], dtype=torch.int32), torch.empty(4, D)
+    ours.forward([x], [ids], [weights], [out])
+    expected = run(weights * x, ids, torch.ones(4, 1), gate_up, down)
+    torch.testing.assert_close(out, expected)

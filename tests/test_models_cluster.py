@@ -48,5 +48,7 @@ def test_preemption_and_prefix_hits_change_nothing(reference):
     assert sum(counter["preemptions"] for counter in counters) > 0
     for name in ("first", "again"):
         assert served(cluster, name, prompts[-1:]) == [expected[-1].tokens]
-    assert cluster.answers["again-0"].cached_tokens == 16
+    # A block's keys and values are of no use without the state that belongs to them.
+    cached = 0 if cluster.plan.spec.is_recurrent else 16
+    assert cluster.answers["again-0"].cached_tokens == cached
     assert cluster.free_blocks() == [BLOCKS, BLOCKS]

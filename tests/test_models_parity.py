@@ -53,7 +53,7 @@ def generate(pair: Pair, prompts: Sequence[Sequence[int]], chunk: int) -> list[G
 
 def _next_chunk(sequence: int, tokens: list[int], done: int, chunk: int) -> ChunkInput:
     new = tokens[done : done + chunk]
-    return ChunkInput(new, done, blocks_of(sequence), samples=done + len(new) == len(tokens))
+    return ChunkInput(new, done, blocks_of(sequence), done + len(new) == len(tokens), sequence)
 
 
 def prompts_of(vocabulary: int) -> list[list[int]]:

@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
+import variants
 from checkpoints import VARIANTS, write_checkpoint
 from safetensors import safe_open
 
+import megainfer.models.families
 from megainfer.errors import ModelError
 from megainfer.models.registry import FAMILIES, load_spec
 from megainfer.models.sources import attention_weight_bytes
-from megainfer.models.spec import DenseSpec, MoESpec, QkNorm, SharedExpertSpec
+from megainfer.models.spec import DeltaNetSpec, DenseSpec, MoESpec, QkNorm, SharedExpertSpec
 
 COMMON = {
     "hidden_size": 32,
@@ -31,12 +34,25 @@ CONFIGS = {
 }
 
 
+QWEN3_NEXT = {
+    **QWEN,
+    "head_dim": 8,
+    "shared_expert_intermediate_size": 24,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "linear_conv_kernel_dim": 4,
+}
+
+
 @pytest.fixture
 def spec_of(tmp_path):
     """Write config.json of an architecture with these changes, and read it."""
 
     def read(architecture: str, **changes):
-        config = {"architectures": [architecture], **CONFIGS[architecture], **changes}
+        own = {**CONFIGS, "Qwen3NextForCausalLM": QWEN3_NEXT}[architecture]
+        config = {"architectures": [architecture], **own, **changes}
         (tmp_path / "config.json").write_text(json.dumps(config))
         return load_spec(tmp_path)
 
@@ -46,8 +62,11 @@ def spec_of(tmp_path):
 every_family = pytest.mark.parametrize("architecture", CONFIGS)
 
 
-def test_every_supported_architecture_is_tested():
-    assert set(CONFIGS) == set(FAMILIES)
+def test_every_family_has_shapes_that_are_compared_with_transformers():
+    families = {module.name for module in iter_modules(megainfer.models.families.__path__)}
+    shapes = {module.name for module in iter_modules(variants.__path__)}
+    assert families == shapes
+    assert len(families) == len(FAMILIES)
 
 
 @every_family
@@ -98,6 +117,42 @@ def test_dense_layers_in_between(spec_of, architecture):
     assert spec.moe_layers == (1, 5)
     assert [type(layer.ffn) for layer in spec.layers[:2]] == [DenseSpec, MoESpec]
     assert spec.layers[3].ffn == DenseSpec(64)
+
+
+def test_recurrent_layers_come_by_interval_or_as_listed(spec_of):
+    kinds = ["full_attention", "linear_attention", "linear_attention", "full_attention"]
+    by_default, listed = (
+        spec_of("Qwen3NextForCausalLM"),
+        spec_of("Qwen3NextForCausalLM", layer_types=kinds),
+    )
+    halves = spec_of("Qwen3NextForCausalLM", full_attention_interval=2)
+    recurrent = [
+        [isinstance(layer.attention, DeltaNetSpec) for layer in spec.layers]
+        for spec in (by_default, halves, listed)
+    ]
+    assert recurrent == [[True, True, True, False], [True, False] * 2, [False, True, True, False]]
+    assert by_default.is_recurrent
+    # 3 inputs of 2 x 16 + 24 channels, 4 heads of 8 x 6; softmax layers have no state.
+    assert by_default.state_bytes == 3 * 4 * (3 * 56 + 4 * 48)
+    assert by_default.layers[3].attention.rope.rotated == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"layer_types": ["linear_attention"] * 3 + ["sliding_attention"]},
+            "layer_types is .* list of full",
+        ),
+        ({"layer_types": ["full_attention"] * 3}, "3 layers, but num_hidden_layers is 4"),
+        ({"layer_types": ["linear_attention"] * 4}, "layer_types is .* no KV cache"),
+        ({"linear_num_key_heads": 3}, "linear_num_value_heads 4 is not a multiple .* 3"),
+        ({"linear_conv_kernel_dim": None}, "linear_conv_kernel_dim is missing"),
+    ],
+)
+def test_recurrent_layers_that_make_no_sense_are_refused(spec_of, changes, message):
+    with pytest.raises(ModelError, match=message):
+        spec_of("Qwen3NextForCausalLM", **changes)
 
 
 @every_family

@@ -20,12 +20,13 @@ from megainfer.messages import Abort, RequestFailed, Submit, TokenEvent
 from megainfer.queue_limits import QueueLimits
 from megainfer.serving_options import ServingOptions, read_keys
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 from server.access import PROBES, Access, access_to
 from server.app import create_app
 from server.metrics.log_line import TrafficLog
 from server.page.assets import PAGE
 
-TOKENIZER = Tokenizer(byte_level_backend(), {})
+TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 TOKEN = TOKENIZER.encode("x")[0]
 KEYS = ServingOptions(api_keys=("first", "second"), admin_keys=("root",))
 BODY = {"prompt": "x", "max_tokens": 5}

@@ -14,6 +14,7 @@ from megainfer.messages import GetSpans, KeepSpans, Role, Spans, Stats
 from megainfer.serving_options import ServingOptions
 from megainfer.stage_clock import Span
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 from server.access import Access, access_to
 from server.metrics.nodes import ExpertMap
 from server.nodes import NodeBoard, NodeState
@@ -25,7 +26,7 @@ from server.traces import Tracer
 
 STATIC = Path(timeline_module.__file__).parent.parent / "static"
 KEYS = ServingOptions(api_keys=("secret",))
-TOKENIZER = Tokenizer(byte_level_backend(), {})
+TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,15 @@ from megainfer.chat_template import ChatTemplate
 from megainfer.messages import FinishReason
 from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
 pytestmark = needs_browser
 
 QUESTION = "The quick brown fox"
 CONTEXT = 4096
-TOKENIZER = Tokenizer(byte_level_backend(), {"default": ChatTemplate(CHAT_TEMPLATE, {})})
+TOKENIZER = Tokenizer(
+    FastBackend(byte_level_backend()), {"default": ChatTemplate(CHAT_TEMPLATE, {})}
+)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from server.parsing.formats import (
 from server.parsing.harmony import HarmonyParser
 from server.parsing.notations import NOTATIONS
 from server.parsing.parts import Call, Parser, Parts, whole_calls
-from server.parsing.reasoning import ThinkParser, ends_in_thinking
+from server.parsing.reasoning import MISTRAL_TAGS, ThinkParser, ends_in_thinking
 
 HERMES_CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "}<\\"", "b": [1, {}]}}\n</tool_call>'
 DEEPSEEK_CALL = (
@@ -83,6 +83,7 @@ FRAGMENTS = st.sampled_from(
         *("[f(x=1, y='a]\\'')]", "[f(", "x=[1, {'a': None}])", ")", "'", "(", ";", QWEN_CALL),
         *(GLM_CALL, MINIMAX_CALL, DSML_CALL, KIMI_CALL, *HARMONY),
         *("<arg_key>", "x</arg_key>", "<arg_value>", "</arg_value>", "<|tool_call_end|>"),
+        *("f[ARGS]{}", "[CALL_ID]a", "[ARGS]"),
         *("<tool_calls>", "</tool_calls>", "<|tool_call|>", "to=functions.f", "<|", "|>"),
         *("<function=f>", "<parameter=x>", "</parameter>", "</function>", LLAMA_CALL),
     ]
@@ -358,6 +359,26 @@ def test_arrays_of_calls_behind_a_tag(name: str) -> None:
     }
     content, _, calls = summary(parse(parser_of(name), *around[name].format(array)))
     assert (content, calls) == ("", [Call("f", ARGUMENTS), Call("g", "{}")])
+
+
+def test_mistrals_newer_calls() -> None:
+    text = f"So.[TOOL_CALLS]f[ARGS]{ARGUMENTS}[TOOL_CALLS]g[CALL_ID]abcdefgh1[ARGS]{{}}"
+    parts = parse(parser_of("mistral_v11"), *text)
+    assert (parts.content, whole_calls(parts.calls)) == (
+        "So.",
+        [Call("f", ARGUMENTS), Call("g", "{}")],
+    )
+    assert [delta.id for delta in parts.calls if delta.name] == [None, "abcdefgh1"]
+    for wrong in ("[TOOL_CALLS]f", "[TOOL_CALLS]f[ARGS]", "[TOOL_CALLS]f g[ARGS]{}"):
+        assert summary(parse(parser_of("mistral_v11"), *wrong)) == (wrong, "", [])
+    both = "[TOOL_CALLS]f g[TOOL_CALLS]h[ARGS]{}"
+    expected = ("[TOOL_CALLS]f g", "", [Call("h", "{}")])
+    assert summary(parse(parser_of("mistral_v11"), *both)) == expected
+
+
+def test_thoughts_between_other_tags() -> None:
+    parser = ThinkParser(False, MISTRAL_TAGS)
+    assert summary(parse(parser, *"[THINK]hm[/THINK]So <think>")) == ("So <think>", "hm", [])
 
 
 THOUGHT, _, FINAL, CALL_HEADER, *_ = HARMONY

@@ -11,9 +11,10 @@ from front_end import WAIT_SECONDS, RunningServer, byte_level_backend, speaking
 from megainfer.errors import Overloaded
 from megainfer.messages import RequestFailed, Submit, TokenEvent
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 from server.request_id import name_requests
 
-TOKENIZER = Tokenizer(byte_level_backend(), {})
+TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 TOKEN = TOKENIZER.encode("x")[0]
 
 

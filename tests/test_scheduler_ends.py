@@ -1,8 +1,9 @@
 """How steps and requests end: finish, abort, abandon, failure, and the scheduler's audit."""
 
 import pytest
-from scheduler_engine import answer, engine_for, prompt, rows, step_of, submit
+from scheduler_engine import answer, config, engine_for, prompt, rows, step_of, submit
 
+from megainfer.errors import ConfigError
 from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
 
 # --- the end of a request ------------------------------------------------------------------------
@@ -136,6 +137,44 @@ def test_a_decoding_row_abandoned_gives_the_same_token_again() -> None:
     engine.abandon(engine.flights[step.number])
     engine.drain()
     assert engine.outputs["a"] == answer(submit("a", [1], max_tokens=6), 64)[0]
+
+
+@pytest.mark.parametrize("prompt_length", [1, 20])
+def test_a_recurrent_sequence_begins_again_when_a_step_of_it_is_abandoned(
+    prompt_length: int,
+) -> None:
+    """Its state has taken in the tokens of the abandoned step, as far as it had come."""
+    request = submit("a", prompt(prompt_length), max_tokens=6)
+    engine = engine_for(request, recurrent=True, enable_prefix_cache=False)
+    if prompt_length == 1:
+        engine.round()
+    *earlier, last = engine.offer()
+    for step in (*earlier, last):
+        engine.run(engine.flights[step.number])
+    engine.abandon(engine.flights[last.number])
+    for step in earlier:  # goes on as if nothing had happened, and what it gave is not needed
+        engine.end(engine.flights[step.number])
+    engine.scheduler.check_integrity()
+    assert engine.scheduler.counters()["preemptions"] == 1
+    assert rows(engine.compose(0))[0][:2] == ("a", 0)
+    engine.drain()
+    assert engine.outputs["a"] == answer(request, 64)[0]
+
+
+def test_slots_of_states_are_those_of_running_sequences() -> None:
+    requests = [submit(f"r{i}", prompt(3, first=i), max_tokens=3 + i) for i in range(6)]
+    engine = engine_for(*requests, max_num_seqs=3, recurrent=True, enable_prefix_cache=False)
+    taken = set()
+    while engine.scheduler.live:
+        engine.round()
+        engine.scheduler.check_integrity()
+        taken |= {s.state_slot for s in engine.scheduler.live if s.block_ids}
+    assert taken == {0, 1, 2}
+
+
+def test_a_prefix_cache_beside_recurrent_states_is_refused() -> None:
+    with pytest.raises(ConfigError, match="don't go with a prefix cache"):
+        config(recurrent=True)
 
 
 def test_an_abort_may_take_effect_by_abandonment() -> None:

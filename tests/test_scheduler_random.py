@@ -26,10 +26,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 5),
         rows=st.integers(1, 9),
         micro_batches=st.integers(1, 4),
-        prefix_cache=st.booleans(),
+        memory=st.sampled_from(["prefix cache", "none", "recurrent"]),
     )
     def start(
-        self, num_blocks: int, max_num_seqs: int, rows: int, micro_batches: int, prefix_cache: bool
+        self, num_blocks: int, max_num_seqs: int, rows: int, micro_batches: int, memory: str
     ) -> None:
         self.config = config(
             num_blocks=num_blocks,
@@ -38,7 +38,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_batched_tokens=rows,
             max_model_len=MAX_MODEL_LEN,
             num_micro_batches=micro_batches,
-            enable_prefix_cache=prefix_cache,
+            enable_prefix_cache=memory == "prefix cache",
+            recurrent=memory == "recurrent",
         )
         self.engine = Engine(Scheduler(self.config))
         self.requests: dict[str, Submit] = {}

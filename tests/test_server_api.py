@@ -19,8 +19,11 @@ from megainfer.chat_template import ChatTemplate
 from megainfer.generation_config import GenerationDefaults
 from megainfer.messages import FinishReason, Submit, TokenEvent
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
-TOKENIZER = Tokenizer(byte_level_backend(), {"default": ChatTemplate(CHAT_TEMPLATE, {})})
+TOKENIZER = Tokenizer(
+    FastBackend(byte_level_backend()), {"default": ChatTemplate(CHAT_TEMPLATE, {})}
+)
 TEXT = "Hello world, how are 😀 you?"
 IDS = TOKENIZER.encode(TEXT)
 (END,) = TOKENIZER.encode("<|im_end|>")

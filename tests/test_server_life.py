@@ -14,8 +14,9 @@ from front_end import WAIT_SECONDS, RunningServer, byte_level_backend, endless, 
 
 from megainfer.messages import Abort, FinishReason, Submit, TokenEvent, Tokens
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
-TOKENIZER = Tokenizer(byte_level_backend(), {})
+TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 TOKEN = TOKENIZER.encode("x")[0]
 
 
@@ -203,7 +204,7 @@ def test_a_client_that_does_not_read_cannot_hold_up_the_end() -> None:
         for _ in range(200):  # 20 MB, more than sockets buffer
             yield TokenEvent(submit.request_id, [long_token])
 
-    with RunningServer(Tokenizer(backend, {})) as server:
+    with RunningServer(Tokenizer(FastBackend(backend), {})) as server:
         server.node.script = flooding
         connection = raw_request(server, '{"prompt": "x", "stream": true, "max_tokens": 250}')
         wait_for_headers(connection)

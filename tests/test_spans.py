@@ -25,8 +25,9 @@ from megainfer.errors import ConfigError
 from megainfer.messages import FinishReason, Submit
 from megainfer.serving_options import ServingOptions
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
-TOKENIZER = Tokenizer(byte_level_backend(), {})
+TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 TOKEN = TOKENIZER.encode("x")[0]
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -24,6 +24,7 @@ from server.syntax import AnswerSyntax
         ("<｜tool▁calls▁begin｜> ```json", "deepseek_v3", False),
         ("<｜tool▁calls▁begin｜>", "deepseek_v31", False),
         ("[TOOL_CALLS]", "mistral", False),
+        ("[TOOL_CALLS]name[ARGS] [THINK]", "mistral_v11", True),
         ("<|tool_call|>", "granite", False),
         ("<tool_calls>", "hunyuan_a13b", False),
         ("<tool_call>{name}\n<arg_key> <think>", "glm45", True),

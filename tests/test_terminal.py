@@ -19,9 +19,12 @@ from megainfer.plan import Plan, make_plan
 from megainfer.serving_options import ServingOptions
 from megainfer.terminal import TerminalObserver
 from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
-TOKENIZER = Tokenizer(byte_level_backend(), {"default": ChatTemplate(CHAT_TEMPLATE, {})})
+TOKENIZER = Tokenizer(
+    FastBackend(byte_level_backend()), {"default": ChatTemplate(CHAT_TEMPLATE, {})}
+)
 (END,) = TOKENIZER.encode("<|im_end|>")
 URL = "http://[fe80::1]:8000"
 

@@ -21,9 +21,10 @@ from megainfer.errors import ModelError, RequestError
 from megainfer.generation_config import GenerationDefaults
 from megainfer.token_text import TokenTexts
 from megainfer.tokenizer import Tokenizer, load_tokenizer
+from megainfer.tokenizers.fast import FastBackend
 
-BYTE_LEVEL = Tokenizer(byte_level_backend(), {})
-SENTENCEPIECE = Tokenizer(sentencepiece_backend(), {})
+BYTE_LEVEL = Tokenizer(FastBackend(byte_level_backend()), {})
+SENTENCEPIECE = Tokenizer(FastBackend(sentencepiece_backend()), {})
 MESSAGES = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Hello <b>wörld</b> 😀"},
@@ -209,7 +210,7 @@ def test_work_per_token_is_bounded(byte: int) -> None:
             return super().decode(ids, skip_special_tokens)
 
     ids = [3 + byte] * 500
-    text = "".join(pieces(Counting(sentencepiece_backend(), {}), ids))
+    text = "".join(pieces(Counting(FastBackend(sentencepiece_backend()), {}), ids))
     assert set(text) == {"\ufffd"}
     assert Counting.longest <= 16
 

@@ -17,13 +17,15 @@ class ChunkInput(NamedTuple):
     """What one sequence does in a step: its tokens [start, start + len(token_ids)).
 
     block_ids: the sequence's blocks, at least as many as its context then needs. samples: the
-    logits of the chunk's last token are wanted.
+    logits of the chunk's last token are wanted. state_slot: where its recurrent state lies, of
+    no meaning in a model without.
     """
 
     token_ids: list[int]
     start: int
     block_ids: list[int]
     samples: bool
+    state_slot: int = 0
 
     @property
     def context(self) -> int:
@@ -57,15 +59,25 @@ class Prefill:
     context: int
 
 
+class SequenceRows(NamedTuple):
+    """A sequence's rows, `start` to `stop` - 1, whose first is its token at `first_position`."""
+
+    start: int
+    stop: int
+    first_position: int
+    state_slot: int
+
+
 @dataclass(frozen=True)
 class StepBatch:
     """A step's T tokens, those of the decodes first, then each prefill's in turn.
 
     token_ids, positions, slots: int64 [T]; a slot is block * block_size + offset. row_starts:
     int64 [S + 1]; sequence s has the rows row_starts[s] to row_starts[s + 1] - 1. block_table:
-    int64 [S, blocks], each sequence's blocks, padded with its own first one. sample_rows: int64,
-    the rows whose logits are wanted, in the order of the chunks that want them. first_rows: where
-    each chunk begins, in the order in which the chunks were given.
+    int64 [S, blocks], each sequence's blocks, padded with its own first one. state_slots: int64
+    [S], where each one's recurrent state lies. sample_rows: int64, the rows whose logits are
+    wanted, in the order of the chunks that want them. first_rows: where each chunk begins, in the
+    order in which the chunks were given.
     """
 
     token_ids: Tensor
@@ -73,6 +85,7 @@ class StepBatch:
     slots: Tensor
     row_starts: Tensor
     block_table: Tensor
+    state_slots: Tensor
     block_size: int
     sample_rows: Tensor
     first_rows: list[int]
@@ -104,6 +117,18 @@ class StepBatch:
             if stop - start > 1
         )
 
+    @cached_property
+    def sequences(self) -> tuple[SequenceRows, ...]:
+        """All sequences, in the order of their rows."""
+        starts, slots = self.row_starts.tolist(), self.state_slots.tolist()
+        rows = zip(starts, starts[1:], self.first_positions.tolist(), slots, strict=False)
+        return tuple(SequenceRows(*each) for each in rows)
+
+    @cached_property
+    def first_positions(self) -> Tensor:
+        """int64 [S], of each sequence's first row."""
+        return self.positions[self.row_starts[:-1]]
+
     @property
     def _contexts(self) -> Tensor:
         """int64 [S], tokens of each sequence up to the end of its rows."""
@@ -128,6 +153,7 @@ def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> S
         slots=_int64(slots),
         row_starts=_int64([0, *accumulate(len(chunk.token_ids) for chunk in ordered)]),
         block_table=_block_table(ordered, block_size),
+        state_slots=_int64([chunk.state_slot for chunk in ordered]),
         block_size=block_size,
         sample_rows=_int64(_sample_rows(chunks, first_rows)),
         first_rows=first_rows,
@@ -136,8 +162,8 @@ def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> S
 
 def _place(chunk: ChunkInput, block_size: int, positions: list[int], slots: list[int]) -> None:
     """Append the positions of the chunk's tokens, and the slots of their keys and values."""
-    token_ids, start, blocks, _ = chunk
-    for position in range(start, start + len(token_ids)):
+    blocks = chunk.block_ids
+    for position in range(chunk.start, chunk.context):
         positions.append(position)
         slots.append(blocks[position // block_size] * block_size + position % block_size)
 

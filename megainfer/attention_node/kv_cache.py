@@ -1,4 +1,4 @@
-"""The paged KV cache: per layer the tensors that its attention declares, in blocks of tokens."""
+"""What attention keeps of sequences: keys and values in blocks of tokens, and recurrent states."""
 
 from collections.abc import Sequence
 from math import prod
@@ -8,8 +8,33 @@ import torch
 from torch import Tensor
 
 
+class StateCache:
+    """Recurrent states of `num_slots` sequences, the same slot ids in every layer.
+
+    layers: of each `LayerHalf.state_shapes`. Each of a layer's tensors is float32 [num_slots,
+    *shape], whatever the instance's dtype: a state takes in one token after the other, and so would
+    take in as many roundings.
+    """
+
+    def __init__(self, layers: Sequence[Sequence[tuple[int, ...]]], num_slots: int) -> None:
+        self.num_slots = num_slots
+        self._layers = [
+            tuple(_zeros((num_slots, *shape), torch.float32) for shape in shapes)
+            for shapes in layers
+        ]
+
+    def layer(self, layer: int) -> tuple[Tensor, ...]:
+        """The tensors of one layer, in the order of their shapes; none where it has no state."""
+        return self._layers[layer]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all layers' tensors."""
+        return sum(tensor.nbytes for layer in self._layers for tensor in layer)
+
+
 class KVCache:
-    """Blocks of `block_size` tokens, the same block ids in every layer.
+    """Blocks of `block_size` tokens, the same block ids in every layer, and states beside them.
 
     layers: of each the shapes of a block, `LayerHalf.cache_shapes`: what lies where in it only the
     half knows that computes with it. Each of a layer's tensors is [num_blocks, *shape].
@@ -21,20 +46,22 @@ class KVCache:
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,
+        states: StateCache | None = None,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.states = states or StateCache([()] * len(layers), 0)
         self._layers = [
             tuple(_zeros((num_blocks, *shape), dtype) for shape in shapes) for shapes in layers
         ]
 
     def layer(self, layer: int) -> tuple[Tensor, ...]:
-        """The tensors of one layer, in the order of their shapes."""
-        return self._layers[layer]
+        """Of one layer the tensors of blocks, then of states, each in the order of their shapes."""
+        return (*self._layers[layer], *self.states.layer(layer))
 
     @property
     def bytes(self) -> int:
-        """Memory of all layers' tensors."""
+        """Memory of all layers' blocks."""
         return sum(tensor.nbytes for layer in self._layers for tensor in layer)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.half import HalfSource, ModelHalf
-from megainfer.attention_node.kv_cache import KVCache
+from megainfer.attention_node.kv_cache import KVCache, StateCache
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
 from megainfer.kernels import reference
@@ -50,7 +50,8 @@ class StepModel(Protocol):
     ) -> MoEPoint | None:
         """Compute from `layer` on until a layer needs its experts; None after the last layer.
 
-        x [T, D] is updated in place. Keys and values go into `kv` at the batch's slots.
+        x [T, D] is updated in place. Keys and values go into `kv` at the batch's slots; recurrent
+        states in it take the batch's tokens in.
         """
 
     def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
@@ -65,7 +66,7 @@ class StepModel(Protocol):
 
 
 class AttentionModel:
-    """`StepModel` whose experts are elsewhere; it keeps no state between calls.
+    """`StepModel` whose experts are elsewhere; all that it keeps between calls is in the cache.
 
     dtype: of messages and of the KV cache. max_positions: how many positions are rotated for, the
     model's own limit unless fewer can occur.
@@ -91,13 +92,17 @@ class AttentionModel:
         source = HalfSource(spec, reader, homes, dtype, max_positions or spec.max_position)
         self.half = _load_half(source, kernels or AttentionKernels())
 
-    def new_cache(self, num_blocks: int, block_size: int = BLOCK_SIZE) -> KVCache:
-        """Memory for the keys and values of all layers, laid out as they compute.
+    def new_cache(
+        self, num_blocks: int, num_states: int = 0, block_size: int = BLOCK_SIZE
+    ) -> KVCache:
+        """Memory for the keys and values of all layers, laid out as they compute, and for the
+        recurrent states of so many sequences.
 
         Raises ConfigError where they can't with blocks of this size.
         """
         shapes = [layer.cache_shapes(block_size) for layer in self.half.layers]
-        return KVCache(shapes, num_blocks, block_size, self.dtype)
+        states = StateCache([layer.state_shapes for layer in self.half.layers], num_states)
+        return KVCache(shapes, num_blocks, block_size, self.dtype, states)
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()
@@ -114,7 +119,7 @@ class AttentionModel:
         with clock.span("attention", layer):
             for index in range(layer, len(layers)):
                 layers[index].attend(x, batch, kv.layer(index))
-                routed = layers[index].feed_forward(x)
+                routed = layers[index].feed_forward(x, batch)
                 if routed is not None:
                     return MoEPoint(index, routed.hidden, routed.parts)
         return None

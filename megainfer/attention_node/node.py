@@ -314,9 +314,12 @@ class AttentionNode:
 
 
 def _chunk_input(chunk: Chunk) -> ChunkInput:
+    slot = chunk.sequence.state_slot
+    assert slot is not None, f"{chunk.sequence.request_id} is in a step, but has no slot"
     return ChunkInput(
         token_ids=chunk.token_ids,
         start=chunk.start,
         block_ids=chunk.sequence.block_ids,
         samples=chunk.samples,
+        state_slot=slot,
     )

@@ -7,6 +7,7 @@ from megainfer.attention_node.balance import Balance
 from megainfer.attention_node.block_manager import BlockManager
 from megainfer.attention_node.preemption import Victims
 from megainfer.attention_node.sequence import Sequence, Status
+from megainfer.attention_node.state_slots import StateSlots
 from megainfer.attention_node.waiting_queue import WaitingQueue
 from megainfer.messages import FinishReason
 
@@ -22,10 +23,19 @@ class SequencePool:
                ▲                │   │                │
                └────preempt─────┘   └──────end───────┴──▶ FINISHED   (and from WAITING)
     ```
+
+    From STALLED a sequence of a recurrent model is preempted instead: it has to begin again.
     """
 
-    def __init__(self, blocks: BlockManager, num_micro_batches: int, use_prefix_cache: bool):
+    def __init__(
+        self,
+        blocks: BlockManager,
+        slots: StateSlots,
+        num_micro_batches: int,
+        use_prefix_cache: bool,
+    ) -> None:
         self.blocks = blocks
+        self.slots = slots
         self.balance = Balance(num_micro_batches)
         self.waiting = WaitingQueue()
         self.preemptions = 0
@@ -71,6 +81,7 @@ class SequencePool:
         sequence = self.waiting.pop_first()
         self.blocks.acquire(prefix)
         sequence.block_ids = list(prefix)
+        sequence.state_slot = self.slots.take()
         sequence.num_computed = sequence.num_scheduled = sequence.capacity
         if sequence.preemptions == 0:
             sequence.cached_tokens = sequence.num_computed
@@ -122,6 +133,7 @@ class SequencePool:
     def problems(self) -> Iterator[str]:
         """What contradicts itself, by sequence."""
         self.blocks.check_integrity(sequence.block_ids for sequence in self._running.values())
+        yield from self.slots.problems(s.state_slot for s in self._running.values())
         if len(self.waiting) + len(self._running) != len(self._live):
             yield f"{len(self.waiting)} wait, {len(self._running)} run, {len(self._live)} live"
         for sequence in self.live:
@@ -132,6 +144,9 @@ class SequencePool:
         assert sequence.is_at_rest, f"{sequence.request_id} is in steps {sequence.in_flight}"
         self.blocks.release(sequence.block_ids)
         sequence.block_ids = []
+        assert sequence.state_slot is not None, f"{sequence.request_id} ran without a slot"
+        self.slots.give_back(sequence.state_slot)
+        sequence.state_slot = None
         self.balance.remove(sequence)
         del self._running[sequence.request_id]
 

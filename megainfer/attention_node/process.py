@@ -77,7 +77,7 @@ def load_attention(
         model = AttentionModel(
             plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels
         )
-    return model, model.new_cache(plan.num_blocks)
+    return model, model.new_cache(plan.num_blocks, plan.num_states)
 
 
 class AttentionUnit:
@@ -169,5 +169,6 @@ def scheduler_config(plan: Plan, micro_batches: int) -> SchedulerConfig:
         max_num_batched_tokens=plan.config.max_num_batched_tokens,
         max_model_len=plan.max_model_len,
         num_micro_batches=micro_batches,
-        enable_prefix_cache=plan.config.prefix_cache,
+        enable_prefix_cache=plan.prefix_cache,
+        recurrent=plan.spec.is_recurrent,
     )

@@ -40,6 +40,7 @@ def _decode_batch(plan: Plan, rows: int, context: int) -> StepBatch:
             start=context,
             block_ids=[(row * blocks + i) % plan.num_blocks for i in range(blocks)],
             samples=True,
+            state_slot=row,
         )
         for row in range(rows)
     ]

@@ -24,6 +24,7 @@ from megainfer.attention_node.block_manager import BlockManager
 from megainfer.attention_node.composition import Composition
 from megainfer.attention_node.pool import SequencePool
 from megainfer.attention_node.sequence import Sequence, Status
+from megainfer.attention_node.state_slots import StateSlots
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.errors import ConfigError, RequestError
 from megainfer.messages import FinishReason, Submit, TokenEvent, TokenLogprobs
@@ -36,7 +37,12 @@ __all__ = ["Chunk", "Scheduler", "SchedulerConfig", "Sequence", "Step"]
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    """Raises ConfigError where one sequence of the greatest length couldn't be served."""
+    """recurrent: the model keeps states that take a sequence's tokens in as they come; a slot of
+    them is a sequence's own while it runs.
+
+    Raises ConfigError where one sequence of the greatest length couldn't be served, or with a
+    prefix cache beside recurrent states: blocks hold none, so that a hit would skip them.
+    """
 
     num_blocks: int
     block_size: int = 16
@@ -45,6 +51,7 @@ class SchedulerConfig:
     max_model_len: int  # prompt and output tokens of one sequence
     num_micro_batches: int
     enable_prefix_cache: bool = True
+    recurrent: bool = False
 
     def __post_init__(self) -> None:
         self._check_at_least("num_blocks", 1)
@@ -59,6 +66,8 @@ class SchedulerConfig:
                 f"have max_model_len = {self.max_model_len}: lower it, or give the cache more "
                 "memory"
             )
+        if self.recurrent and self.enable_prefix_cache:
+            raise ConfigError("recurrent states don't go with a prefix cache; switch it off")
 
     def _check_at_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:
@@ -75,7 +84,10 @@ class Scheduler:
         self.config = config
         self._clock = clock
         blocks = BlockManager(config.num_blocks, config.block_size)
-        self._pool = SequencePool(blocks, config.num_micro_batches, config.enable_prefix_cache)
+        slots = StateSlots(config.max_num_seqs)
+        self._pool = SequencePool(
+            blocks, slots, config.num_micro_batches, config.enable_prefix_cache
+        )
         self._in_flight: dict[int, Step] = {}  # by micro-batch
         self._num_arrivals = 0
         self._num_steps = 0
@@ -189,6 +201,9 @@ class Scheduler:
 
     def abandon(self, step: Step) -> list[TokenEvent]:
         """Make a step not have happened; its rows will be scheduled again.
+
+        What recurrent states have taken in can't be taken back: with them, its sequences are
+        computed again from their beginning.
 
         The steps that depend on it must be abandoned too, in any order; their sequences take no
         part in new ones before that. An event follows for each request whose abort takes effect
@@ -317,10 +332,12 @@ class Scheduler:
         )
 
     def _take_back(self, chunk: Chunk) -> None:
-        """Its sequence keeps its blocks, which the same tokens will need again."""
+        """Its sequence keeps its blocks, which the same tokens will need again, unless it has to
+        begin again."""
         sequence = chunk.sequence
         sequence.num_scheduled = min(sequence.num_scheduled, chunk.start)
-        if sequence.status is Status.RUNNING and not sequence.is_decoding:
+        goes_on = sequence.is_decoding and not self.config.recurrent
+        if sequence.status is Status.RUNNING and not goes_on:
             self._pool.stall(sequence)
 
     def _resolve(self, step: Step) -> list[TokenEvent]:
@@ -331,8 +348,15 @@ class Scheduler:
             self._pool.end(sequence, FinishReason.ABORT)
         for sequence in at_rest:
             if sequence.status is Status.STALLED:
-                self._pool.resume(sequence)
+                self._go_on(sequence)
         return [TokenEvent(s.request_id, [], FinishReason.ABORT) for s in doomed]
+
+    def _go_on(self, sequence: Sequence) -> None:
+        """A step of it was abandoned, and the others have ended."""
+        if self.config.recurrent:
+            self._pool.preempt(sequence)
+        else:
+            self._pool.resume(sequence)
 
     def _step_problems(self) -> Iterator[str]:
         chunks = [(step.number, c) for step in self.steps_in_flight for c in step.chunks]

@@ -19,7 +19,7 @@ ARRIVALS = 2**48  # more than will ever come
 class Status(Enum):
     WAITING = "waiting"  # holds no block: new, or preempted and to be computed again
     RUNNING = "running"
-    STALLED = "stalled"  # a step of it was abandoned: runs on when its others have ended too
+    STALLED = "stalled"  # a step of it was abandoned: goes on when its others have ended too
     ABORTING = "aborting"  # leaves when the last step in flight that holds it ends
     FINISHED = "finished"
 
@@ -42,6 +42,7 @@ class Sequence:
     matcher: "TokenMatcher | None" = None  # follows the output where a grammar was asked for
     token_ids: list[int] = field(init=False)  # the prompt, then what was sampled
     block_ids: list[int] = field(default_factory=list)  # block of tokens [i * block_size, ...)
+    state_slot: int | None = None  # of its recurrent state, while it has blocks
     num_computed: int = 0  # tokens whose keys and values are committed: their steps ended
     num_scheduled: int = 0  # and those of steps in flight
     in_flight: list[int] = field(default_factory=list)  # numbers of those steps, ascending

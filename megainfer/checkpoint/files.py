@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
+from threading import Lock
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megainfer.errors import CheckpointError
+from megainfer.models.source import Source
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -53,6 +55,13 @@ class StoredTensor:
             raise self.fail(f"is stored as {self.kind}, which is not supported")
         return DTYPES[self.kind]
 
+    def split(self, entries: int | None) -> "StoredTensor":
+        """Its first axis as so many entries and what each has of it; None: itself."""
+        if entries is None:
+            return self
+        shape = (entries, self.shape[0] // entries, *self.shape[1:])
+        return StoredTensor(self.name, self.kind, shape, self.path, self.offset, self.size)
+
     def entry(self, index: int | None) -> "StoredTensor":
         """The entry of the first axis, as a tensor of its own; None: itself."""
         if index is None:
@@ -75,12 +84,30 @@ class StoredTensor:
     def line_bytes(self) -> int:
         return prod(self.line_shape) * self.dtype.itemsize
 
+    def part(
+        self, source: Source, shape: tuple[int, ...], kind: str | None = None
+    ) -> "StoredTensor":
+        """The source's entry, which must have this shape and, if given, kind; CheckpointError
+        otherwise."""
+        if kind is not None and self.kind != kind:
+            raise self.fail(f"is stored as {self.kind}, but must be {kind}")
+        fused = () if source.index is None else source.stored_shape[:1]
+        self.check_shape((*fused, *shape))
+        return self.entry(source.index)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if self.shape != shape:
+            raise self.fail(
+                f"has shape {list(self.shape)}, but config.json calls for {list(shape)}"
+            )
+
     def fail(self, problem: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: tensor {self.name} {problem}")
 
 
 class TensorFiles:
-    """The tensors of one folder by name; files are opened when they are first asked for.
+    """The tensors of one folder by name; files are opened when they are first asked for, by
+    whichever thread.
 
     Raises CheckpointError naming the file or tensor at fault: no safetensors file, an index that
     is no JSON or names a file that is not there, a corrupt or truncated file, no such tensor.
@@ -88,6 +115,7 @@ class TensorFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._opening = Lock()
         self._open: dict[Path, FileIO] = {}
         self._headers: dict[Path, dict[str, StoredTensor]] = {}
         self._file_of = self._index()
@@ -130,14 +158,16 @@ class TensorFiles:
             view, offset = view[count:], offset + count
 
     def _file(self, path: Path) -> FileIO:
-        if path not in self._open:
-            self._open[path] = FileIO(path)
-        return self._open[path]
+        with self._opening:
+            if path not in self._open:
+                self._open[path] = FileIO(path)
+            return self._open[path]
 
     def _header(self, path: Path) -> dict[str, StoredTensor]:
-        if path not in self._headers:
-            self._headers[path] = _read_header(path)
-        return self._headers[path]
+        with self._opening:
+            if path not in self._headers:
+                self._headers[path] = _read_header(path)
+            return self._headers[path]
 
     def _index(self) -> dict[str, Path]:
         """For each tensor of the folder, the file that holds it."""

@@ -1,34 +1,48 @@
 """Reading weights from a model folder: the parts that are wanted, in the dtype that is wanted."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from megainfer.checkpoint.encoding import Encoding, Plain, plain
+from megainfer.checkpoint.encodings.choice import encoding_of
+from megainfer.checkpoint.encodings.encoding import Encoding
+from megainfer.checkpoint.encodings.plain import Plain
 from megainfer.checkpoint.files import TensorFiles
+from megainfer.models.quantization import quantization_of
 from megainfer.models.source import Pieces, Source
 
 CHUNK_BYTES = 1 << 20
 """Read at once where bytes aren't those of the result: what is converted is still in the cache."""
 
 
+Item = TypeVar("Item")
+
+
 class WeightReader:
     """The weights of one model folder.
 
-    on_bytes: called with the bytes (as they are on disk) read so far, time and again.
+    on_bytes: called with the bytes (as they are on disk) read so far, time and again, by whichever
+    thread read them, one at a time. threads: how many work in `share`; all else is safe in each.
 
     Raises CheckpointError naming the file or tensor at fault: what `TensorFiles` refuses, and a
     tensor that is misshapen or not of floating point.
     """
 
-    def __init__(self, folder: Path, on_bytes: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, on_bytes: Callable[[int], None] | None = None, threads: int = 1
+    ) -> None:
         self.on_bytes = on_bytes
+        self.threads = threads
+        self._counting = Lock()
         self.bytes_read = 0
         self._files = TensorFiles(folder)
+        self._quantization = quantization_of(folder)
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +70,10 @@ class WeightReader:
         self.load_into(out, pieces)
         return out
 
+    def maybe_load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor | None:
+        """`load`; None where there are no pieces."""
+        return self.load(pieces, dtype) if pieces else None
+
     def load_into(self, out: Tensor, pieces: Pieces) -> None:
         """Fill `out` with the pieces, one after the other along its first axis."""
         row = 0
@@ -63,12 +81,19 @@ class WeightReader:
             self._read(piece, out[row : row + piece.shape[0]])
             row += piece.shape[0]
 
+    def share(self, load: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
+        """Have all threads load, each its part of the items; raises what one of them raised."""
+        parts = [items[first :: self.threads] for first in range(min(self.threads, len(items)))]
+        with ThreadPoolExecutor(max(len(parts), 1), thread_name_prefix="weights") as pool:
+            for _ in pool.map(load, parts):
+                pass
+
     def total_bytes(self, sources: Iterable[Source]) -> int:
         """Bytes on disk that reading these takes, from the files' headers."""
         return sum(self._size(source) for source in sources)
 
     def _encoding(self, source: Source) -> Encoding:
-        return plain(self._files.find(source.name), source)
+        return encoding_of(self._files, source, self._quantization)
 
     def _size(self, source: Source) -> int:
         encoding = self._encoding(source)
@@ -81,23 +106,22 @@ class WeightReader:
         encoding = self._encoding(source)
         codes = encoding.codes
         lines, columns = _needed(source, encoding)
-        target = out if columns is None else out.mT
-        verbatim = _is_verbatim(encoding, lines, target)
+        verbatim = columns is None and _is_verbatim(encoding, lines, out)
         sides = [self._files.read(side, side.lines) for side in encoding.sides]
         self._count(sum(side.size for side in encoding.sides))
         for first, part in _chunks(lines, codes.line_bytes):
-            piece = target[first : first + len(part)]
             if verbatim:
-                self._files.read_into(piece, codes, part)
+                self._files.read_into(out[first : first + len(part)], codes, part)
             else:
                 weight = encoding.decode(self._files.read(codes, part), part, sides)
-                piece.copy_(weight if columns is None else weight[:, columns])
+                _place(out, first, weight, columns)
             self._count(len(part) * codes.line_bytes)
 
     def _count(self, size: int) -> None:
-        self.bytes_read += size
-        if size and self.on_bytes is not None:
-            self.on_bytes(self.bytes_read)
+        with self._counting:
+            self.bytes_read += size
+            if size and self.on_bytes is not None:
+                self.on_bytes(self.bytes_read)
 
 
 def _needed(source: Source, encoding: Encoding) -> tuple[range, slice | None]:
@@ -109,11 +133,19 @@ def _needed(source: Source, encoding: Encoding) -> tuple[range, slice | None]:
     return encoding.codes.lines, slice(picked.start, picked.stop, picked.step)
 
 
-def _is_verbatim(encoding: Encoding, lines: range, target: Tensor) -> bool:
+def _is_verbatim(encoding: Encoding, lines: range, out: Tensor) -> bool:
     """Whether the bytes on disk are those of the result."""
-    codes = encoding.codes
-    alike = codes.dtype == target.dtype and codes.line_shape == target.shape[1:]
-    return isinstance(encoding, Plain) and alike and lines.step == 1 and target.is_contiguous()
+    plain = isinstance(encoding, Plain) and encoding.codes.dtype == out.dtype
+    return plain and lines.step == 1 and out.is_contiguous()
+
+
+def _place(out: Tensor, first: int, weight: Tensor, columns: slice | None) -> None:
+    """Lines of codes as rows of `out` from `first` on, or what is needed of them as columns."""
+    end = first + len(weight)
+    if columns is None:
+        out[first:end].copy_(weight)
+    else:  # in two steps, each four times as fast as one that converts and turns
+        out[:, first:end].copy_(weight[:, columns].mT.contiguous())
 
 
 def _chunks(lines: range, line_bytes: int) -> Iterator[tuple[int, range]]:

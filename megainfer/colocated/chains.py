@@ -33,7 +33,7 @@ class Chain:
         experts: MicroBatchClock,
     ) -> None:
         """x [T, D] goes from `layer` to the last of these, and the clocks hear of it."""
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         first = layer - self.layers.start
         of_attention, of_experts, of_combine = self._native.run(step, x, first)
         count = len(self.layers) - first

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.kernels.experts import ExpertsShape, LayerExperts
+from megainfer.kernels.experts import Biases, ExpertsShape, LayerExperts
 from megainfer.kernels.selection import ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
-from megainfer.models.sources import FfnSources
+from megainfer.models.sources import ExpertSources, FfnSources
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
 
@@ -36,7 +36,13 @@ class ExpertModel:
         self.dtype = dtype
         self.experts = placement.experts_of(node)
         shape = ExpertsShape(
-            len(self.experts), spec.hidden_size, spec.expert.intermediate, spec.top_k
+            len(self.experts),
+            spec.hidden_size,
+            spec.expert.intermediate,
+            spec.top_k,
+            spec.expert.activation,
+            spec.expert.bias,
+            spec.expert.weight_on_input,
         )
         new_layer = (kernels or ExpertKernels()).layers(shape, dtype)
         self._layers = {layer: new_layer() for layer in spec.moe_layers}
@@ -77,10 +83,22 @@ class ExpertModel:
 def _load_layer(
     layer: LayerExperts, sources: FfnSources, reader: WeightReader, experts: Sequence[int]
 ) -> None:
-    """Bring one layer's experts in, one at a time: only one is ever held twice."""
+    """Bring one layer's experts in, one at a time in each thread: no more are ever held twice."""
     hidden, intermediate = sources.spec.hidden_size, sources.spec.expert.intermediate
-    gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
-    for local_id, expert in enumerate(experts):
-        reader.load_into(gate_up, sources.expert_gate_up(expert))
-        reader.load_into(down, sources.expert_down(expert))
-        layer.load(local_id, gate_up, down)
+
+    def load(local_experts: Sequence[tuple[int, int]]) -> None:
+        gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
+        for local_id, expert in local_experts:
+            parts = sources.expert(expert)
+            reader.load_into(gate_up, parts.gate_up())
+            reader.load_into(down, parts.down())
+            layer.load(local_id, gate_up, down, _biases(parts, reader))
+
+    reader.share(load, list(enumerate(experts)))
+
+
+def _biases(expert: ExpertSources, reader: WeightReader) -> Biases | None:
+    if not expert.spec.expert.bias:
+        return None
+    gate_up = reader.load(expert.gate_up_bias(), torch.float32)
+    return gate_up, reader.load(expert.down_bias(), torch.float32)

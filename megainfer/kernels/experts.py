@@ -6,22 +6,39 @@ from typing import Protocol
 
 from torch import Tensor
 
+from megainfer.models.spec import SILU, ActivationSpec
+
+Biases = tuple[Tensor, Tensor]
+"""Of one expert: gate's and up's [2F], gate first, and down's [D]."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertsShape:
-    """E experts of SwiGLU, D -> F -> D; each row chooses K."""
+    """E gated experts, D -> F -> D; each row chooses K.
+
+    bias, weight_on_input: see `ExpertSpec`.
+    """
 
     experts: int
     hidden: int
     intermediate: int
     top_k: int
+    activation: ActivationSpec = SILU
+    bias: bool = False
+    weight_on_input: bool = False
 
 
 class LayerExperts(Protocol):
     """The routed experts of one layer that live on a node, by local id."""
 
-    def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
-        """Take over one expert's weights: float32 [2F, D], gate first, and [D, F]."""
+    def load(
+        self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
+    ) -> None:
+        """Take over one expert's weights: float32 [2F, D], gate first, and [D, F].
+
+        biases: float32, of experts whose shape has them. Several threads may each load
+        another expert.
+        """
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from megainfer.models.config import Config, read_json
 from megainfer.models.names import TensorNames
+from megainfer.models.quantization import read_quantization
 from megainfer.models.rope_config import RopeForm, read_rope, yarn_mscale
 from megainfer.models.spec import LayerSpec, ModelSpec, NormSpec
 
@@ -20,16 +21,9 @@ __all__ = [
 
 def refuse_unsupported(config: Config) -> None:
     """Raise ModelError, naming key and value, for settings that would change the outputs."""
-    if config.values.get("quantization_config") is not None:
-        raise config.fail("quantization_config", "but quantised checkpoints are not supported")
+    read_quantization(config)
     if config.values.get("hidden_act", "silu") != "silu":
         raise config.fail("hidden_act", "which is not supported; supported: silu")
-
-
-def refuse_other(config: Config, key: str, only: str) -> None:
-    """Raise ModelError where this key is there and isn't the only value that the family has."""
-    if config.values.get(key, only) != only:
-        raise config.fail(key, f"which is not supported; supported: {only}")
 
 
 def refuse_window(config: Config, window: int | None) -> None:

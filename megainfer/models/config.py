@@ -32,6 +32,11 @@ class Config:
     def fail(self, key: str, problem: str) -> ModelError:
         return ModelError(f"{self.path}: {key} is {self.values.get(key)!r}, {problem}")
 
+    def expect(self, key: str, only: str) -> None:
+        """Raise ModelError where this key is there and isn't the only value that is supported."""
+        if self.values.get(key) not in (None, only):
+            raise self.fail(key, f"which is not supported; supported: {only}")
+
     def positive(self, *keys: str, default: int | None = None) -> int:
         """A whole number of at least 1, under the first of these keys that is there."""
         for key in keys:

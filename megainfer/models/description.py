@@ -4,16 +4,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from math import prod
 
+from megainfer.config import format_bytes
 from megainfer.models.source import Source
 from megainfer.models.sources import attention_sources, expert_sources
 from megainfer.models.spec import (
     Activation,
     ActivationSpec,
     AttentionSpec,
+    DeltaNetSpec,
     DenseSpec,
     LayerSpec,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     MlaSpec,
     ModelSpec,
     MoESpec,
@@ -42,9 +45,15 @@ def describe_model(spec: ModelSpec) -> list[Line]:
         ("norm", _norm(spec)),
         *_multipliers(spec),
         ("KV cache", f"{spec.kv_bytes_per_token(1)} values a token"),
+        *_states(spec),
         ("stored as", spec.dtype),
         ("end tokens", ", ".join(map(str, spec.eos_token_ids)) or "none"),
     ]
+
+
+def _states(spec: ModelSpec) -> Iterator[Line]:
+    if spec.is_recurrent:
+        yield "states", f"{format_bytes(spec.state_bytes)} a running request"
 
 
 def _by_kind(label: str, of_layers: Sequence[str]) -> Iterator[Line]:
@@ -103,21 +112,20 @@ def _attention(layer: LayerSpec) -> str:
             f"queries through {attention.q_lora_rank}" if attention.q_lora_rank else None,
             _rope(attention.rope),
         )
-    if isinstance(attention, AttentionSpec):
-        return _grouped(attention)
-    return str(attention)
+    if isinstance(attention, DeltaNetSpec):
+        return _joined(
+            f"recurrent (gated DeltaNet), {attention.value_heads} states of {attention.key_dim} x "
+            f"{attention.value_dim}",
+            f"{attention.key_heads} heads for keys",
+            f"convolution over {attention.taps} tokens",
+        )
+    return _grouped(attention)
 
 
 def _grouped(attention: AttentionSpec) -> str:
-    norms = {
-        QkNorm.NONE: None,
-        QkNorm.HEAD: "q and k normalised by head",
-        QkNorm.FULL: "q and k normalised over all heads",
-        QkNorm.UNIT: "q and k normalised by head, without weights",
-    }
     return _joined(
         f"{attention.num_heads} heads of {attention.head_dim}, {attention.num_kv_heads} for keys",
-        norms[attention.qk_norm] and (norms[attention.qk_norm] or "") + _after(attention),
+        _qk_norm(attention),
         "biases" if attention.qkv_bias or attention.out_bias else None,
         f"window of {attention.window}" if attention.window else None,
         f"chunks of {attention.chunk}" if attention.chunk else None,
@@ -129,8 +137,16 @@ def _grouped(attention: AttentionSpec) -> str:
     )
 
 
-def _after(attention: AttentionSpec) -> str:
-    return " after rotation" if attention.norm_after_rope else ""
+def _qk_norm(attention: AttentionSpec) -> str | None:
+    kinds = {
+        QkNorm.HEAD: "by head",
+        QkNorm.FULL: "over all heads",
+        QkNorm.UNIT: "by head, without weights",
+    }
+    if attention.qk_norm is QkNorm.NONE:
+        return None
+    after = " after rotation" if attention.norm_after_rope else ""
+    return f"q and k normalised {kinds[attention.qk_norm]}{after}"
 
 
 def _rope(rope: RopeSpec) -> str:
@@ -144,8 +160,10 @@ def _rope(rope: RopeSpec) -> str:
             stretched = f"llama3 x {scaling.factor:g}"
         case YarnScaling():
             stretched = f"yarn x {scaling.factor:g} from {scaling.original_max_position}"
-        case _:
+        case LongRopeScaling():
             stretched = f"longrope from {scaling.original_max_position}"
+        case _:
+            stretched = str(scaling)
     return _joined(
         f"rope theta {rope.theta:g}",
         f"{rope.rotated} channels" if rope.rotated else None,

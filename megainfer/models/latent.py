@@ -1,7 +1,5 @@
 """Parts of config.json that families with multi-head latent attention write alike."""
 
-from math import log
-
 from megainfer.models import common
 from megainfer.models.config import Config
 from megainfer.models.names import TensorNames
@@ -10,12 +8,15 @@ from megainfer.models.spec import (
     ExpertGroups,
     ExpertSpec,
     GroupScore,
+    IndexerSpec,
     LayerSpec,
     MlaSpec,
     MoESpec,
+    RopeSpec,
     RouterScore,
     RouterSpec,
     SharedExpertSpec,
+    YarnScaling,
 )
 
 NAMES = TensorNames(
@@ -34,6 +35,7 @@ def read_attention(config: Config) -> MlaSpec:
         raise config.fail("num_key_value_heads", f"but must be the {heads} attention heads")
     nope, rotated = config.positive("qk_nope_head_dim"), config.positive("qk_rope_head_dim")
     q_lora = config.values.get("q_lora_rank")
+    rope = common.read_rope(config)
     return MlaSpec(
         num_heads=heads,
         kv_lora_rank=config.positive("kv_lora_rank"),
@@ -41,27 +43,44 @@ def read_attention(config: Config) -> MlaSpec:
         nope_dim=nope,
         rope_dim=rotated,
         v_dim=config.positive("v_head_dim"),
-        rope=common.read_rope(config),
-        scale=float((nope + rotated) ** -0.5) * _yarn_scale(config),
+        rope=rope,
+        scale=float((nope + rotated) ** -0.5) * _yarn_scale(config, rope),
         bias=config.flag("attention_bias", False),
         interleaved=config.flag("rope_interleave", True),
     )
 
 
-def _yarn_scale(config: Config) -> float:
-    """What longer contexts multiply scores with: (0.1 mscale_all_dim ln(factor) + 1)^2."""
+def read_indexer(config: Config, interleaved: bool) -> IndexerSpec:
+    """DeepSeek-V3.2's indexer. interleaved: how its rotated channels lie on disk."""
+    if config.flag("indexer_rope_interleave", interleaved) != interleaved:
+        raise config.fail("indexer_rope_interleave", f"but must be {interleaved} in this family")
+    return IndexerSpec(
+        num_heads=config.positive("index_n_heads"),
+        head_dim=config.positive("index_head_dim"),
+        top_k=config.positive("index_topk"),
+        interleaved=interleaved,
+    )
+
+
+def _yarn_scale(config: Config, rope: RopeSpec) -> float:
+    """What scores are multiplied with where YaRN stretches the context, beside 1 / sqrt(d).
+
+    DeepSeek's mscale_all_dim, squared: once for queries, once for keys.
+    """
+    if not isinstance(rope.scaling, YarnScaling):
+        return 1.0
     key = "rope_scaling" if config.mapping("rope_scaling") else "rope_parameters"
     parameters = Config(config.path, config.mapping(key))
-    if parameters.values.get("rope_type", parameters.values.get("type", "default")) == "default":
+    if not parameters.values.get("mscale_all_dim"):
         return 1.0
-    factor, mscale = parameters.number("factor", 1.0), parameters.optional_number("mscale_all_dim")
-    return 1.0 if mscale is None or factor <= 1 else (0.1 * mscale * log(factor) + 1) ** 2
+    weight = parameters.number("mscale_all_dim", 1.0)
+    return common.yarn_mscale(rope.scaling.factor, weight) ** 2
 
 
 def sigmoid_moe(config: Config) -> MoESpec:
     """DeepSeek-V3's: a sigmoid for each expert, and a bias that enters the choice alone."""
-    common.refuse_other(config, "scoring_func", "sigmoid")
-    common.refuse_other(config, "topk_method", "noaux_tc")
+    config.expect("scoring_func", "sigmoid")
+    config.expect("topk_method", "noaux_tc")
     return MoESpec(
         router=RouterSpec(
             num_experts=config.positive("n_routed_experts", "num_experts"),

@@ -1,6 +1,6 @@
 """From a model folder to its spec, by the architecture that config.json names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from megainfer.errors import ModelError
@@ -8,24 +8,32 @@ from megainfer.models.config import Config, read_json
 from megainfer.models.families import (
     deepseek_v2,
     deepseek_v3,
+    deepseek_v32,
     glm4_moe_lite,
+    glm_moe_dsa,
     mixtral,
     olmoe,
     qwen2_moe,
     qwen3_moe,
+    qwen3_next,
 )
+from megainfer.models.family import Family
 from megainfer.models.spec import ModelSpec
 
-FAMILIES: Mapping[str, Callable[[Config], ModelSpec]] = {
-    "DeepseekV2ForCausalLM": deepseek_v2.read_spec,
-    "DeepseekV3ForCausalLM": deepseek_v3.read_spec,
-    "Glm4MoeLiteForCausalLM": glm4_moe_lite.read_spec,
-    # Kimi-K2's own class, which is DeepSeek-V3's.
-    "KimiK2ForCausalLM": deepseek_v3.read_spec,
-    "MixtralForCausalLM": mixtral.read_spec,
-    "OlmoeForCausalLM": olmoe.read_spec,
-    "Qwen2MoeForCausalLM": qwen2_moe.read_spec,
-    "Qwen3MoeForCausalLM": qwen3_moe.read_spec,
+FAMILIES = (
+    deepseek_v2.FAMILY,
+    deepseek_v3.FAMILY,
+    deepseek_v32.FAMILY,
+    glm4_moe_lite.FAMILY,
+    glm_moe_dsa.FAMILY,
+    mixtral.FAMILY,
+    olmoe.FAMILY,
+    qwen2_moe.FAMILY,
+    qwen3_moe.FAMILY,
+    qwen3_next.FAMILY,
+)
+ARCHITECTURES: Mapping[str, Family] = {
+    name: family for family in FAMILIES for name in family.architectures
 }
 
 
@@ -41,15 +49,15 @@ def load_spec(folder: Path) -> ModelSpec:
     if not path.exists():
         raise ModelError(f"{folder} holds no config.json, so it is not a model folder")
     config = Config(path, read_json(path))
-    return FAMILIES[_architecture(config)](config)
+    return ARCHITECTURES[_architecture(config)].read_spec(config)
 
 
 def _architecture(config: Config) -> str:
     names = config.values.get("architectures")
     if not isinstance(names, list) or not names:
         raise config.fail("architectures", "but must be a list that names the model's class")
-    supported = [name for name in names if name in FAMILIES]
+    supported = [name for name in names if name in ARCHITECTURES]
     if not supported:
-        known = ", ".join(FAMILIES)
+        known = ", ".join(ARCHITECTURES)
         raise config.fail("architectures", f"which is not supported; supported: {known}")
     return str(supported[0])

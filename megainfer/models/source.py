@@ -13,7 +13,9 @@ class Source:
 
     name: of the tensor in the checkpoint as it is without quantisation; a quantised one stores
     several tensors under names that derive from it. shape: what results. stored: the whole tensor's
-    shape; needed with `index` or `rows`, else it follows from `shape`.
+    shape; needed with `index` or `rows`, else it follows from `shape`. entries: where the first
+    axis of what is stored is so many entries in a row ([E * F, ...]), which `index` picks from.
+    integer: a table of whole numbers, not a weight.
 
     >>> gate = Source("gate_up", (3, 8), stored=(4, 8, 6), index=2, transposed=True, rows=(0, 6, 2))
     >>> gate.entry_shape, gate.picked
@@ -26,12 +28,14 @@ class Source:
     index: int | None = None
     transposed: bool = False
     rows: tuple[int, int, int] | None = None
+    entries: int | None = None
+    integer: bool = False
 
     def __post_init__(self) -> None:
         uncut = self.index is None and self.rows is None
         assert uncut or self.stored is not None, f"{self.name}: part of a tensor of which shape?"
         assert not self.transposed or len(self.shape) == 2, f"{self.name}: only a matrix is turned"
-        assert self.index is None or 0 <= self.index < self.stored_shape[0], self
+        assert self.index is None or 0 <= self.index < self._split_shape[0], self
         assert self._turned(self.entry_shape)[1:] == self.shape[1:], self
         assert len(self.picked) == self.shape[0], self
         assert self.picked.start >= 0, self
@@ -45,7 +49,15 @@ class Source:
     @property
     def entry_shape(self) -> tuple[int, ...]:
         """Of what `index` picks: the whole tensor, or one entry of it, as it is stored."""
-        return self.stored_shape if self.index is None else self.stored_shape[1:]
+        return self.stored_shape if self.index is None else self._split_shape[1:]
+
+    @property
+    def _split_shape(self) -> tuple[int, ...]:
+        """The whole tensor's, its first axis split into entries."""
+        if self.entries is None:
+            return self.stored_shape
+        first, *others = self.stored_shape
+        return (self.entries, first // self.entries, *others)
 
     @property
     def picked(self) -> range:

@@ -14,7 +14,7 @@ from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 from megainfer.errors import RequestError
 from megainfer.structured.grammar import Grammar, GrammarKind
 from megainfer.structured.matcher import TokenMatcher
-from megainfer.tokenizer import Tokenizer
+from megainfer.tokenizer import load_tokenizer
 
 WHITE_SPACE = r"( |\n[ \t]{0,16})?"
 """Between the parts of JSON: a space, or a line end and an indentation. Where more is allowed, a
@@ -79,8 +79,19 @@ def _load(folder: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> LLToke
     ends = [token for token in eos_token_ids if 0 <= token < vocab_size]
     if not ends:
         raise RequestError("this model names no end token, so structured output can't end")
-    if not (folder / "tokenizer.json").is_file():
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is None:
         raise RequestError("this model's folder has no tokenizer; structured output needs it")
-    tokenizer = Tokenizer.load(folder)
     size = max(vocab_size, tokenizer.vocab_size)
-    return LLTokenizer(tokenizer.to_json(), n_vocab=size, eos_token=ends)
+    vocabulary = tokenizer.vocabulary()
+    if isinstance(vocabulary, str):
+        return LLTokenizer(vocabulary, n_vocab=size, eos_token=ends)
+    # Its type declarations leave this constructor out.
+    made: LLTokenizer = LLTokenizer.from_tiktoken(  # type: ignore[attr-defined]
+        encoder=dict(vocabulary.ids),
+        special_tokens=dict(vocabulary.special),
+        pattern=vocabulary.pattern,
+        eos_token=ends,
+        n_vocab=size,
+    )
+    return made

@@ -93,6 +93,8 @@ class CallParser:
         return self._span.ended
 
     def _read_trailer(self, parts: Parts) -> bool:
+        if not self._format.closing:
+            return self._leave(self._text)
         between, closing, after = self._text.partition(self._format.closing)
         if not closing:
             return False
@@ -120,6 +122,8 @@ class CallParser:
 
     def _give_up(self, parts: Parts) -> bool:
         """Once a call is closed whose header isn't one: perhaps its fields have another order."""
+        if not self._format.closing:
+            return self._give_up_before_the_next(parts)
         body, closing, after = self._text.partition(self._format.closing)
         if not closing:
             return False
@@ -128,6 +132,15 @@ class CallParser:
         self._blank = False
         parts.content += self._opened + body + closing
         self._text, self._opened, self._state = after, "", _State.TEXT
+        return True
+
+    def _give_up_before_the_next(self, parts: Parts) -> bool:
+        body, opening, after = self._text.partition(self._format.opening)
+        if not opening:
+            return False
+        self._blank = False
+        parts.content += self._opened + body
+        self._text, self._opened, self._state = opening + after, "", _State.TEXT
         return True
 
     def _recover(self, body: str, parts: Parts) -> bool:

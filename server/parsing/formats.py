@@ -12,9 +12,9 @@ JSON_HEADER = rf'\{{\s*"name"\s*:\s*"{NAME}"\s*,\s*"(?:arguments|parameters)"\s*
 class CallFormat:
     """opening: the tag before one call or several. header: what stands before a call's arguments,
     which are a JSON object; its group `id`, if it has one, is what the model calls this call.
-    closing: what ends a call, after nothing but `trailer`. end: the tag
-    after several calls; None where each call has its own opening. between: characters that may
-    stand before a call.
+    closing: what ends a call, after nothing but `trailer`; empty where the arguments' end does.
+    end: the tag after several calls; None where each call has its own opening. between: characters
+    that may stand before a call.
 
     special: the tags are special tokens, which must be spelled out to be seen.
     """
@@ -80,6 +80,14 @@ KIMI_K2 = CallFormat(
     special=True,
 )
 """Kimi's template writes a call's id, so that the model must see its own again."""
+MISTRAL_V11 = CallFormat(
+    opening="[TOOL_CALLS]",
+    header=re.compile(rf"{NAME}(?:\[CALL_ID\](?P<id>\w{{1,64}}))?\[ARGS\]\s*(?=\{{)"),
+    trailer=re.compile(r"\s*"),
+    closing="",
+    special=True,
+)
+"""Of tokenizers from version 11 on."""
 GRANITE = replace(MISTRAL, opening="<|tool_call|>")
 HUNYUAN = replace(ARRAY, opening="<tool_calls>", end="</tool_calls>", between=f"{ARRAY.between}[]")
 
@@ -90,6 +98,7 @@ FORMATS = {
     "granite": GRANITE,
     "hunyuan_a13b": HUNYUAN,
     "kimi_k2": KIMI_K2,
+    "mistral_v11": MISTRAL_V11,
     "mistral": MISTRAL,
 }
 """By the names of their notations; see `notations.py` for all."""

@@ -4,6 +4,7 @@ from megainfer.detokenizer import overlap
 from server.parsing.parts import Parts
 
 THINK, END_OF_THINK = "<think>", "</think>"
+MISTRAL_TAGS = ("[THINK]", "[/THINK]")
 
 
 class ThinkParser:
@@ -11,11 +12,12 @@ class ThinkParser:
 
     inside: the reasoning has begun already, because the prompt ends in <think> or the model is one
     that always thinks. Where it hasn't, and the text doesn't begin with <think> (after white
-    space), everything is the answer.
+    space), everything is the answer. tags: others in place of <think> and </think>.
     """
 
-    def __init__(self, inside: bool) -> None:
+    def __init__(self, inside: bool, tags: tuple[str, str] = (THINK, END_OF_THINK)) -> None:
         self._inside = inside
+        self._opening, self._closing = tags
         self._began = False  # whether a <think> can no longer come
         self._held = ""
 
@@ -41,18 +43,18 @@ class ThinkParser:
     def _begin(self, text: str) -> str | None:
         """What follows a <think> at the beginning, or everything; None while that is open."""
         start = text.lstrip()
-        if THINK.startswith(start) and start != THINK:
+        if self._opening.startswith(start) and start != self._opening:
             return None
         self._began = True
-        self._inside = self._inside or start.startswith(THINK)
-        return start.removeprefix(THINK) if start.startswith(THINK) else text
+        self._inside = self._inside or start.startswith(self._opening)
+        return start.removeprefix(self._opening) if start.startswith(self._opening) else text
 
     def _think(self, text: str) -> Parts:
-        reasoning, end, answer = text.partition(END_OF_THINK)
+        reasoning, end, answer = text.partition(self._closing)
         if end:
             self._inside = False
             return Parts(content=answer, reasoning=reasoning)
-        border = len(text) - overlap(text, END_OF_THINK)
+        border = len(text) - overlap(text, self._closing)
         self._held = text[border:]
         return Parts(reasoning=text[:border])
 

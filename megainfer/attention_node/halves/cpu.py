@@ -5,25 +5,30 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.halves.cpu_attention import load_attention
+from megainfer.attention_node.halves.cpu_delta_net import DeltaNet
 from megainfer.attention_node.halves.cpu_ffn import Dense, Gate, SharedExpert
-from megainfer.attention_node.halves.cpu_latent import LatentAttention
+from megainfer.attention_node.halves.cpu_latent import (
+    LatentAttention,
+    SparseLatentAttention,
+    load_latent,
+)
 from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.half import HalfSource, Routed
 from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.errors import ConfigError
-from megainfer.kernels.cpu.attention import (
-    BLOCK_TOKENS,
-    AttentionKernel,
-    PackedAttention,
-    PackedGate,
-    block_shape,
-    pack_attention,
-    step_rows,
-)
+from megainfer.kernels.cpu.attention import AttentionKernel, PackedGate, step_rows
+from megainfer.kernels.cpu.attention_layer import BLOCK_TOKENS, PackedAttention, block_shape
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import AttentionSources, FfnSources, LatentSources, ModelSources
-from megainfer.models.spec import AttentionSpec, DenseSpec, MlaSpec, QkNorm
+from megainfer.models.sources import (
+    DeltaNetSources,
+    FfnSources,
+    LatentSources,
+    ModelSources,
+    layer_attention,
+)
+from megainfer.models.spec import DenseSpec
 
 
 class CpuLayer:
@@ -32,15 +37,19 @@ class CpuLayer:
     def __init__(self, loader: Loader, layer: int, rotary: RotaryTables) -> None:
         spec = loader.source.spec
         self._kernel = loader.kernel
-        attention = spec.layers[layer].attention
-        table = rotary_of(attention, rotary)
-        assert table is not None
-        self._attention = self._latent = None
-        if isinstance(attention, MlaSpec):
-            self._latent = LatentAttention(LatentSources(spec, layer), loader, table)
+        self._attention: PackedAttention | None = None
+        self._other: LatentAttention | SparseLatentAttention | DeltaNet | None = None
+        attention = layer_attention(spec, layer)
+        if isinstance(attention, DeltaNetSources):
+            self._other = DeltaNet(attention, loader)
+        elif isinstance(attention, LatentSources):
+            table = rotary_of(attention.attention, rotary)
+            assert table is not None
+            self._other = load_latent(attention, loader, table)
         else:
-            self._block_shape = block_shape(attention.num_kv_heads, attention.head_dim)
-            self._attention = _pack_attention(AttentionSources(spec, layer), loader, table)
+            own = attention.attention
+            self._block_shape = block_shape(own.num_kv_heads, own.head_dim)
+            self._attention = load_attention(attention, loader, rotary_of(own, rotary))
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = self._shared = None
         if isinstance(ffn, DenseSpec):
@@ -63,23 +72,28 @@ class CpuLayer:
             raise ConfigError(
                 f"the CPU kernels need KV blocks of {BLOCK_TOKENS} tokens, not of {block_size}"
             )
-        return (self._block_shape,) if self._latent is None else self._latent.block_shapes
+        return (self._block_shape,) if self._other is None else self._other.block_shapes
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.state_shapes`."""
+        return () if self._other is None else self._other.state_shapes
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
         if self._attention is None:
-            assert self._latent is not None
-            self._latent.attend(x, batch, caches)
+            assert self._other is not None
+            self._other.attend(x, batch, caches)
             return
         (cache,) = caches
-        step = step_rows(batch.positions, batch.slots, batch.row_starts, batch.block_table)
+        step = step_rows(batch)
         self._kernel.attend(self._attention, step, cache, x)
 
-    def feed_forward(self, x: Tensor) -> Routed | None:
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
             self._dense.add(x)
-        return None if self._gate is None else self._gate.forward(x)
+        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""
@@ -103,23 +117,27 @@ class CpuHalf:
         shared = own_or_shared(threads)
         self.kernel = AttentionKernel(shared, level)
         loader = Loader(source, self.kernel, weight_dtype, shared)
-        self._eps = spec.norm.eps
+        self._multipliers = spec.multipliers
         self._embedding = source.reader.load(sources.embedding(), source.dtype)
-        self._final_norm = loader.vector(sources.final_norm())
-        head = sources.lm_head()
+        self._final_norm = loader.norm(sources.final_norm(), sources.final_norm_bias())
+        head, bias = sources.lm_head(), sources.lm_head_bias()
         self._lm_head = (
-            loader.linear(head) if head else self.kernel.pack(self._embedding, weight_dtype)
+            loader.linear(head, bias)
+            if head
+            else self.kernel.pack(self._embedding, weight_dtype, loader.maybe_vector(bias))
         )
         rotary = rotary_tables(spec, source.max_positions, torch.float32)
         self.layers = [CpuLayer(loader, index, rotary) for index in range(len(spec.layers))]
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """See `half.ModelHalf.embed`."""
-        return embedding(token_ids, self._embedding).to(torch.float32)
+        x = embedding(token_ids, self._embedding).to(torch.float32)
+        return _scaled(x, self._multipliers.embedding)
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `half.ModelHalf.logits`."""
-        return self.kernel.head(self._lm_head, self._final_norm, self._eps, x, rows)
+        logits = self.kernel.head(self._lm_head, self._final_norm, x, rows)
+        return _scaled(logits, self._multipliers.logits)
 
     @property
     def tokens(self) -> TokenKernels:
@@ -127,18 +145,6 @@ class CpuHalf:
         return self.kernel
 
 
-def _pack_attention(sources: AttentionSources, loader: Loader, rotary: Tensor) -> PackedAttention:
-    spec: AttentionSpec = sources.attention
-    q_norm, k_norm = loader.maybe_vector(sources.q_norm()), loader.maybe_vector(sources.k_norm())
-    return pack_attention(
-        loader.linear(sources.qkv(), sources.qkv_bias()),
-        loader.linear(sources.out(), sources.out_bias()),
-        loader.vector(sources.norm()),
-        None if q_norm is None or k_norm is None else (q_norm, k_norm),
-        rotary,
-        heads=(spec.num_heads, spec.num_kv_heads),
-        head_dim=spec.head_dim,
-        eps=sources.spec.norm.eps,
-        clip=spec.clip_qkv,
-        norm_each_head=spec.qk_norm is QkNorm.HEAD,
-    )
+def _scaled(x: Tensor, multiplier: float) -> Tensor:
+    """In place."""
+    return x if multiplier == 1.0 else x.mul_(multiplier)

@@ -7,6 +7,7 @@ from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.half import Routed
 from megainfer.kernels.cpu.attention import Chosen, PackedGate, pack_gate
 from megainfer.kernels.cpu.experts import CpuLayerExperts
+from megainfer.kernels.cpu.routing import PackedRouter, pack_router
 from megainfer.m2n.mailbox import Part
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import DenseSpec, MoESpec, SharedExpertSpec
@@ -17,15 +18,17 @@ class Dense:
 
     def __init__(self, spec: DenseSpec, sources: FfnSources, loader: Loader) -> None:
         self._kernel = loader.kernel
-        self._eps = sources.spec.norm.eps
         self._residual = sources.spec.multipliers.residual
-        self._norm = loader.vector(sources.norm())
+        self._norm = loader.norm(sources.norm(), sources.norm_bias())
         self._network = loader.network(
-            spec.intermediate, sources.dense_gate_up(spec), sources.dense_down(spec)
+            spec.intermediate,
+            spec.activation,
+            sources.dense_gate_up(spec),
+            sources.dense_down(spec),
         )
 
     def add(self, x: Tensor) -> None:
-        hidden = self._kernel.norm(x, self._norm, self._eps)
+        hidden = self._kernel.norm(x, self._norm)
         x += _network_output(self._network, hidden, torch.full((len(x), 1), self._residual))
 
 
@@ -40,7 +43,10 @@ class SharedExpert:
         self._multiplier = multiplier
         self._gate = loader.exact_linear(sources.shared_gate()) if spec.gated else None
         self._network = loader.network(
-            spec.intermediate, sources.shared_gate_up(spec), sources.shared_down(spec)
+            spec.intermediate,
+            spec.activation,
+            sources.shared_gate_up(spec),
+            sources.shared_down(spec),
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -62,23 +68,30 @@ class Gate:
         self._dtype = loader.source.dtype
         self.packed = _pack_gate(spec, sources, loader)
 
-    def forward(self, x: Tensor) -> Routed:
+    def forward(self, x: Tensor, token_ids: Tensor) -> Routed:
         hidden = torch.empty(x.shape, dtype=self._dtype)
-        chosen = self._kernel.gate(self.packed, x, hidden)
+        chosen = self._kernel.gate(self.packed, x, token_ids, hidden)
         return Routed(hidden, _parts(chosen))
 
 
 def _pack_gate(spec: MoESpec, sources: FfnSources, loader: Loader) -> PackedGate:
-    homes = loader.source.homes
+    weight = sources.router(spec)
+    dtype = torch.float32 if spec.router.wide else loader.source.dtype
     return pack_gate(
-        loader.exact_linear(sources.router(spec)),
-        loader.vector(sources.norm()),
-        (homes.node, homes.local_id),
-        homes.num_nodes,
-        top_k=spec.router.top_k,
-        eps=sources.spec.norm.eps,
-        normalise=spec.router.normalise,
-        weight_dtype=loader.source.dtype if spec.router.rounded else torch.float32,
+        loader.exact_linear(weight, sources.router_bias(spec), dtype) if weight else None,
+        loader.norm(sources.norm(), sources.norm_bias()),
+        loader.source.homes,
+        _pack_router(spec, sources, loader),
+    )
+
+
+def _pack_router(spec: MoESpec, sources: FfnSources, loader: Loader) -> PackedRouter:
+    reader = loader.source.reader
+    return pack_router(
+        spec.router,
+        loader.source.dtype,
+        reader.maybe_load(sources.selection_bias(spec), torch.float32),
+        reader.maybe_load(sources.hash_table(spec), torch.int64),
     )
 
 

@@ -1,4 +1,4 @@
-"""Multi-head latent attention of a half whose other parts are in C++."""
+"""Multi-head latent attention of a half in C++."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,49 @@ from torch import Tensor
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves import reference_latent
 from megainfer.attention_node.halves.cpu_loader import Loader
-from megainfer.kernels.cpu.attention import BLOCK_TOKENS
+from megainfer.attention_node.halves.latent_weights import rotated_apart, up_by_head
+from megainfer.kernels.cpu.attention import step_rows
+from megainfer.kernels.cpu.attention_layer import BLOCK_TOKENS
+from megainfer.kernels.cpu.latent import LatentWeights, pack_latent
 from megainfer.models.sources import LatentSources
 
 
 class LatentAttention:
-    """In float32 over the instance's cache, the residual stream's part of a layer included."""
+    """Latent attention over packed weights, from the input's norm to the residual stream."""
+
+    state_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, sources: LatentSources, loader: Loader, rotary: Tensor) -> None:
-        self._residual = sources.spec.multipliers.residual
+        spec = sources.spec
         self._shapes = sources.attention.cache_shapes
+        self._kernel = loader.latent_kernel
+        self._packed = pack_latent(
+            _weights(sources, loader, rotary),
+            sources.attention,
+            eps=spec.norm.eps,
+            residual=spec.multipliers.residual,
+        )
+
+    @property
+    def block_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors that a block of tokens is kept in."""
+        return tuple((BLOCK_TOKENS, *shape) for shape in self._shapes)
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """See `half.LayerHalf.attend`."""
+        (cache,) = caches
+        step = step_rows(batch)
+        self._kernel.attend(self._packed, step, cache, x)
+
+
+class SparseLatentAttention:
+    """Latent attention whose indexer chooses positions: by the reference, in float32."""
+
+    state_shapes: tuple[tuple[int, ...], ...] = ()
+
+    def __init__(self, sources: LatentSources, loader: Loader, rotary: Tensor) -> None:
+        self._shapes = sources.attention.cache_shapes
+        self._residual = sources.spec.multipliers.residual
         self._attention = reference_latent.LatentAttention(
             sources, loader.source.reader, rotary, torch.float32
         )
@@ -28,3 +61,34 @@ class LatentAttention:
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
         x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
+
+
+def load_latent(
+    sources: LatentSources, loader: Loader, rotary: Tensor
+) -> LatentAttention | SparseLatentAttention:
+    """Of this layer, as its spec asks."""
+    if sources.attention.indexer is None:
+        return LatentAttention(sources, loader, rotary)
+    return SparseLatentAttention(sources, loader, rotary)
+
+
+def _weights(sources: LatentSources, loader: Loader, rotary: Tensor) -> LatentWeights:
+    spec, kernel, dtype = sources.attention, loader.kernel, loader.weight_dtype
+    key_up, value_up = up_by_head(spec, loader.matrix(sources.kv_up()))
+    q_down, bias = sources.q_down(), loader.maybe_vector(sources.kv_down_bias())
+    return LatentWeights(
+        q_down=loader.linear(q_down, sources.q_down_bias()) if q_down else None,
+        q=kernel.pack(rotated_apart(spec, loader.matrix(sources.q()), spec.qk_dim), dtype),
+        kv_down=kernel.pack(
+            rotated_apart(spec, loader.matrix(sources.kv_down()), spec.latent_dim),
+            dtype,
+            None if bias is None else rotated_apart(spec, bias, spec.latent_dim),
+        ),
+        out=loader.linear(sources.out(), sources.out_bias()),
+        key_up=loader.latent_kernel.pack_heads([*key_up.mT], dtype),
+        value_up=loader.latent_kernel.pack_heads([*value_up], dtype),
+        norm=loader.vector(sources.norm()),
+        q_norm=loader.maybe_vector(sources.q_latent_norm()),
+        kv_norm=loader.vector(sources.kv_latent_norm()),
+        rotary=rotary,
+    )

@@ -39,6 +39,13 @@ class Routed(NamedTuple):
 class LayerHalf(Protocol):
     """One layer's share of an attention node."""
 
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the float32 tensors that `attend` keeps a sequence's recurrent state in; () for none.
+
+        A sequence's tokens must come in order, and it has nothing to begin with at position 0.
+        """
+
     def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
         """Of the tensors that `attend` keeps a block of tokens in; their layout is its own affair.
 
@@ -46,9 +53,13 @@ class LayerHalf(Protocol):
         """
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
-        """Add attention to x [T, D]; the keys and values of x's tokens go into the cache."""
+        """Add attention to x [T, D]; the keys and values of x's tokens go into the cache.
 
-    def feed_forward(self, x: Tensor) -> Routed | None:
+        caches: one tensor of all blocks for each of `cache_shapes`, then one of all states for each
+        of `state_shapes`, in which `StepBatch.state_slots` says which is whose.
+        """
+
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """Where the layer has experts: what they are to compute. Else add the network to x."""
 
     def shared(self, hidden: Tensor) -> Tensor | None:

@@ -7,14 +7,21 @@ from torch.nn.functional import embedding, linear
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.half import HalfSource, Routed
 from megainfer.attention_node.halves.reference_attention import Attention
+from megainfer.attention_node.halves.reference_delta_net import DeltaNet
 from megainfer.attention_node.halves.reference_ffn import Dense, Gate
 from megainfer.attention_node.halves.reference_latent import LatentAttention
 from megainfer.attention_node.halves.reference_norm import Norm
 from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.kernels import reference as kernels
 from megainfer.kernels.drawing import TokenKernels
-from megainfer.models.sources import FfnSources, LatentSources, ModelSources, layer_attention
-from megainfer.models.spec import DenseSpec
+from megainfer.models.sources import (
+    DeltaNetSources,
+    FfnSources,
+    LatentSources,
+    ModelSources,
+    layer_attention,
+)
+from megainfer.models.spec import DeltaNetSpec, DenseSpec
 
 
 class ReferenceLayer:
@@ -22,7 +29,9 @@ class ReferenceLayer:
 
     def __init__(self, source: HalfSource, layer: int, rotary: RotaryTables) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
-        self._token_shapes = spec.layers[layer].attention.cache_shapes
+        attention = spec.layers[layer].attention
+        self._token_shapes = attention.cache_shapes
+        self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
         self._residual = spec.multipliers.residual
         self._attention = _attention(source, layer, rotary)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
@@ -40,11 +49,11 @@ class ReferenceLayer:
         """See `half.LayerHalf.attend`."""
         x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
 
-    def feed_forward(self, x: Tensor) -> Routed | None:
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
             x.add_(self._dense.forward(x), alpha=self._residual)
-        return None if self._gate is None else self._gate.forward(x)
+        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""
@@ -85,8 +94,12 @@ class ReferenceHalf:
         return kernels
 
 
-def _attention(source: HalfSource, layer: int, rotary: RotaryTables) -> Attention | LatentAttention:
+def _attention(
+    source: HalfSource, layer: int, rotary: RotaryTables
+) -> Attention | LatentAttention | DeltaNet:
     sources = layer_attention(source.spec, layer)
+    if isinstance(sources, DeltaNetSources):
+        return DeltaNet(sources, source.reader, source.dtype)
     table = rotary_of(sources.attention, rotary)
     if isinstance(sources, LatentSources):
         assert table is not None

@@ -19,13 +19,15 @@ class Dense:
         self, spec: DenseSpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
     ) -> None:
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
-        self._gate_up = reader.load(sources.dense_gate_up(spec), dtype)
-        self._down = reader.load(sources.dense_down(spec), dtype)
+        self._network = kernels.Network(
+            reader.load(sources.dense_gate_up(spec), dtype),
+            reader.load(sources.dense_down(spec), dtype),
+            spec.activation,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to x [T, D]."""
-        hidden = self._norm(x)
-        return kernels.feed_forward(hidden, self._gate_up, self._down)
+        return kernels.feed_forward(self._norm(x), self._network)
 
 
 class Gate:
@@ -39,17 +41,41 @@ class Gate:
         homes: kernels.Homes,
         dtype: torch.dtype,
     ) -> None:
-        self._spec = spec.router
         self._homes = homes
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
-        self._router = reader.load(sources.router(spec), dtype)
+        self._router = Router(spec, sources, reader, dtype)
         self.shared = SharedExpert(spec.shared, sources, reader, dtype) if spec.shared else None
 
-    def forward(self, x: Tensor) -> Routed:
+    def forward(self, x: Tensor, token_ids: Tensor) -> Routed:
         """What the experts see, [T, D], and which rows of it go to each expert node."""
         hidden = self._norm(x)
-        weights, ids = kernels.route(linear(hidden, self._router), self._spec)
+        weights, ids = self._router.choose(hidden, token_ids)
         return Routed(hidden, kernels.scatter_plan(weights, ids, self._homes))
+
+
+class Router:
+    """Which experts a token chooses."""
+
+    def __init__(
+        self, spec: MoESpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
+    ) -> None:
+        self._spec = spec.router
+        self._dtype = torch.float32 if spec.router.wide else dtype
+        self._weight = reader.maybe_load(sources.router(spec), self._dtype)
+        self._bias = reader.maybe_load(sources.router_bias(spec), self._dtype)
+        self._selection_bias = reader.maybe_load(sources.selection_bias(spec), torch.float32)
+        self._table = reader.maybe_load(sources.hash_table(spec), torch.int64)
+
+    def choose(self, hidden: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and ids of the choices, [T, K]."""
+        looked_up = None if self._table is None else self._table[token_ids]
+        routing = kernels.Routing(self._selection_bias, looked_up)
+        return kernels.route(self._logits(hidden), self._spec, routing)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        if self._weight is None:
+            return hidden.new_zeros(len(hidden), self._spec.num_experts)
+        return linear(hidden.to(self._dtype), self._weight, self._bias)
 
 
 class SharedExpert:
@@ -58,11 +84,14 @@ class SharedExpert:
     def __init__(
         self, spec: SharedExpertSpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
     ) -> None:
-        self._gate_up = reader.load(sources.shared_gate_up(spec), dtype)
-        self._down = reader.load(sources.shared_down(spec), dtype)
+        self._network = kernels.Network(
+            reader.load(sources.shared_gate_up(spec), dtype),
+            reader.load(sources.shared_down(spec), dtype),
+            spec.activation,
+        )
         self._gate = reader.load(sources.shared_gate(), dtype) if spec.gated else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [T, D] -> [T, D]."""
-        output = kernels.feed_forward(hidden, self._gate_up, self._down)
+        output = kernels.feed_forward(hidden, self._network)
         return output if self._gate is None else torch.sigmoid(linear(hidden, self._gate)) * output

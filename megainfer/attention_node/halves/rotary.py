@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from megainfer.kernels import reference as kernels
-from megainfer.models.spec import AttentionSpec, MlaSpec, ModelSpec, RopeSpec
+from megainfer.models.spec import AttentionSpec, DeltaNetSpec, MlaSpec, ModelSpec, RopeSpec
 
 RotaryTables = dict[tuple[RopeSpec, int], Tensor]
 """By rope and rotated channels; `kernels.rotary_table` says what a table holds."""
@@ -12,7 +12,8 @@ RotaryTables = dict[tuple[RopeSpec, int], Tensor]
 
 def rotary_tables(spec: ModelSpec, max_positions: int, dtype: torch.dtype) -> RotaryTables:
     """One table for each kind of rotation in the model."""
-    kinds = {(a.rope, a.rotary_dim) for a in (layer.attention for layer in spec.layers)}
+    attentions = [layer.attention for layer in spec.layers]
+    kinds = {(a.rope, a.rotary_dim) for a in attentions if not isinstance(a, DeltaNetSpec)}
     return {
         (rope, channels): kernels.rotary_table(rope, channels, max_positions, dtype)
         for rope, channels in kinds

@@ -4,45 +4,25 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
+from megainfer.kernels.cpu.attention_layer import ROW_TYPES, PackedAttention, layer_cache
 from megainfer.kernels.cpu.experts import on_large_pages
+from megainfer.kernels.cpu.packed import PackedLinear, PackedNorm, address, optional_address
+from megainfer.kernels.cpu.routing import PackedRouter
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
 from megainfer.kernels.drawing import DrawWish
+from megainfer.kernels.reference import Homes
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
-ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
-
-BLOCK_TOKENS = 16
-"""Of a block of the KV cache: `cache_block_tokens` of level.h."""
 
 PACKED_AT_ONCE = 1024
 """Channels that are widened to float32 at a time; panels of every level divide it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackedLinear:
-    """y = W x + bias with packed weights; `native` points into `panels` and `bias`."""
-
-    native: library.Linear
-    panels: Tensor
-    bias: Tensor | None
-
-    @property
-    def outputs(self) -> int:
-        return int(self.native.outputs)
-
-
-@dataclass(frozen=True, slots=True)
-class PackedAttention:
-    """One layer's attention; `kept` are the tensors that `native` points into."""
-
-    native: library.AttentionLayer
-    kept: tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +81,10 @@ class AttentionKernel:
             rows = weight[first : first + PACKED_AT_ONCE].to(torch.float32).contiguous()
             to = panels[self._bytes(kind, inputs, first) :]
             self._native.megainfer_half_pack(
-                self.handle, kind, _address(rows), inputs, len(rows), _address(to)
+                self.handle, kind, address(rows), inputs, len(rows), address(to)
             )
         assert bias is None or (bias.dtype == torch.float32 and bias.shape == (outputs,))
-        native = library.Linear(_address(panels), _optional(bias), inputs, outputs, kind)
+        native = library.Linear(address(panels), optional_address(bias), inputs, outputs, kind)
         return PackedLinear(native, panels, bias)
 
     def linear(self, linear: PackedLinear, x: Tensor) -> Tensor:
@@ -112,23 +92,23 @@ class AttentionKernel:
         assert x.dtype == torch.float32
         out = torch.empty(len(x), linear.outputs)
         self._native.megainfer_half_linear(
-            self.handle, linear.native, _address(x), len(x), _address(out)
+            self.handle, linear.native, address(x), len(x), address(out)
         )
         return out
 
-    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x / sqrt(mean(x^2) + eps) * weight: float32 [T, D] -> float32 [T, D]."""
-        assert x.dtype == weight.dtype == torch.float32
+    def norm(self, x: Tensor, norm: PackedNorm) -> Tensor:
+        """The norm of each row: float32 [T, D] -> float32 [T, D]."""
+        assert x.dtype == torch.float32
         out, (rows, width) = torch.empty_like(x), x.shape
         self._native.megainfer_half_norm(
-            self.handle, _address(x), _address(weight), eps, rows, width, _address(out)
+            self.handle, norm.native, address(x), rows, width, address(out)
         )
         return out
 
     def sigmoid_(self, x: Tensor) -> Tensor:
         """1 / (1 + e^-x) of float32, in place."""
         assert x.dtype == torch.float32
-        self._native.megainfer_half_sigmoid(self.handle, _address(x), x.numel())
+        self._native.megainfer_half_sigmoid(self.handle, address(x), x.numel())
         return x
 
     def attend(
@@ -143,36 +123,44 @@ class AttentionKernel:
         cache: [blocks, *block_shape(Hkv, d)], float32 or bfloat16.
         """
         native, kept = layer.native, layer_cache(layer, cache)
-        self._native.megainfer_half_attend(self.handle, native, step, kept, _address(x))
+        self._native.megainfer_half_attend(self.handle, native, step, kept, address(x))
 
-    def gate(self, gate: PackedGate, x: Tensor, hidden: Tensor) -> Chosen:
-        """Write the norm of x into hidden [T, D] and choose each row's experts."""
-        tokens, nodes, top_k = len(x), gate.native.num_nodes, gate.native.top_k
+    def gate(self, gate: PackedGate, x: Tensor, token_ids: Tensor, hidden: Tensor) -> Chosen:
+        """Write the norm of x into hidden [T, D] and choose each row's experts.
+
+        token_ids: int64 [T]; they decide where the router is hashed.
+        """
+        assert token_ids.dtype == torch.int64
+        native = gate.native
+        tokens, nodes, top_k = len(x), native.homes.num_nodes, native.router.top_k
         counts = torch.empty(nodes, dtype=torch.int64)
         rows = torch.empty(nodes, tokens, dtype=torch.int64)
         ids = torch.empty(nodes, tokens, top_k, dtype=torch.int32)
         weights = torch.empty(nodes, tokens, top_k)
-        scatter = library.Scatter(*(_address(part) for part in (counts, rows, ids, weights)))
-        kind = ROW_TYPES[hidden.dtype]
+        scatter = library.Scatter(*(address(part) for part in (counts, rows, ids, weights)))
         self._native.megainfer_half_gate(
-            self.handle, gate.native, _address(x), tokens, kind, _address(hidden), scatter
+            self.handle,
+            native,
+            address(x),
+            address(token_ids),
+            tokens,
+            ROW_TYPES[hidden.dtype],
+            address(hidden),
+            scatter,
         )
         return Chosen(counts.tolist(), rows, ids, weights)
 
-    def head(
-        self, linear: PackedLinear, norm: Tensor, eps: float, x: Tensor, rows: Tensor
-    ) -> Tensor:
+    def head(self, linear: PackedLinear, norm: PackedNorm, x: Tensor, rows: Tensor) -> Tensor:
         """Linear of the norms of these rows (int64 [S]) of x [T, D]: float32 [S, outputs]."""
         out = torch.empty(len(rows), linear.outputs)
         self._native.megainfer_half_head(
             self.handle,
             linear.native,
-            _address(norm),
-            eps,
-            _address(x),
-            _address(rows),
+            norm.native,
+            address(x),
+            address(rows),
             len(rows),
-            _address(out),
+            address(out),
         )
         return out
 
@@ -182,9 +170,7 @@ class AttentionKernel:
         assert logits.dtype == torch.float32
         rows, width = logits.shape
         ids = torch.empty(rows, dtype=torch.int64)
-        self._native.megainfer_half_argmax(
-            self.handle, _address(logits), rows, width, _address(ids)
-        )
+        self._native.megainfer_half_argmax(self.handle, address(logits), rows, width, address(ids))
         values = logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
         return torch.where(ids < 0, torch.nan, values), ids
 
@@ -197,7 +183,7 @@ class AttentionKernel:
         )
         tokens = (ctypes.c_int64 * rows)()
         self._native.megainfer_half_draw(
-            self.handle, _address(logits), rows, width, native, ctypes.addressof(tokens)
+            self.handle, address(logits), rows, width, native, ctypes.addressof(tokens)
         )
         return list(tokens)
 
@@ -206,102 +192,46 @@ class AttentionKernel:
         return size
 
 
-def block_shape(kv_heads: int, head_dim: int) -> tuple[int, ...]:
-    """Of a block of one layer's KV cache: for each head values, then keys, as paged_cache.inl says.
-
-    Raises ConfigError for an odd head_dim, whose channels form no pairs.
-    """
-    if head_dim % 2:
-        raise ConfigError(f"heads have {head_dim} channels; the CPU kernels need an even number")
-    return (kv_heads, 2, BLOCK_TOKENS * head_dim)
-
-
-def pack_attention(
-    qkv: PackedLinear,
-    out: PackedLinear,
-    norm: Tensor,
-    qk_norm: tuple[Tensor, Tensor] | None,
-    rotary: Tensor,
-    *,
-    heads: tuple[int, int],
-    head_dim: int,
-    eps: float,
-    clip: float | None,
-    norm_each_head: bool,
-) -> PackedAttention:
-    """heads: of queries, of keys. rotary: float32 [positions, 2, d]. Other tensors: float32."""
-    q_norm, k_norm = qk_norm or (None, None)
-    native = library.AttentionLayer(
-        qkv.native,
-        out.native,
-        _address(norm),
-        _optional(q_norm),
-        _optional(k_norm),
-        _address(rotary),
-        *heads,
-        head_dim,
-        eps,
-        clip or 0.0,
-        norm_each_head,
-    )
-    return PackedAttention(native, (qkv, out, norm, q_norm, k_norm, rotary))
-
-
 def pack_gate(
-    router: PackedLinear,
-    norm: Tensor,
-    homes: tuple[Tensor, Tensor],
-    num_nodes: int,
-    *,
-    top_k: int,
-    eps: float,
-    normalise: bool,
-    weight_dtype: torch.dtype,
+    linear: PackedLinear | None,
+    norm: PackedNorm,
+    homes: Homes,
+    router: PackedRouter,
 ) -> PackedGate:
-    """homes: of each expert its node, int64 [E], and its local id, int32 [E].
-
-    weight_dtype: what the chosen weights are rounded to.
-    """
-    nodes, local_ids = homes
+    """linear: of the router; None where its score is constant."""
+    lacking = library.Linear(None, None, norm.width, router.native.experts, 0)
     native = library.GateLayer(
+        lacking if linear is None else linear.native,
+        norm.native,
+        library.Homes(address(homes.node), address(homes.local_id), homes.num_nodes),
         router.native,
-        _address(norm),
-        _address(nodes),
-        _address(local_ids),
-        num_nodes,
-        top_k,
-        eps,
-        normalise,
-        ROW_TYPES[weight_dtype],
     )
-    return PackedGate(native, (router, norm, nodes, local_ids))
+    return PackedGate(native, (linear, norm, homes, router))
 
 
-def layer_cache(layer: PackedAttention, cache: Tensor) -> library.LayerCache:
-    """The address of a layer's cache, see `AttentionKernel.attend`."""
-    native = layer.native
-    assert cache.shape[1:] == block_shape(native.kv_heads, native.head_dim)
-    return library.LayerCache(_address(cache), ROW_TYPES[cache.dtype])
+class StepTensors(Protocol):
+    """What a `StepBatch` has of a step; see there."""
+
+    @property
+    def token_ids(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def slots(self) -> Tensor: ...
+    @property
+    def row_starts(self) -> Tensor: ...
+    @property
+    def block_table(self) -> Tensor: ...
 
 
-def step_rows(
-    positions: Tensor, slots: Tensor, row_starts: Tensor, block_table: Tensor
-) -> library.StepRows:
-    """Addresses of a step's tensors, which the caller keeps; see `StepBatch` for what they are."""
+def step_rows(step: StepTensors) -> library.StepRows:
+    """Addresses of a step's tensors, which the caller keeps."""
     return library.StepRows(
-        _address(positions),
-        _address(slots),
-        _address(row_starts),
-        _address(block_table),
-        len(positions),
-        *block_table.shape,
+        address(step.token_ids),
+        address(step.positions),
+        address(step.slots),
+        address(step.row_starts),
+        address(step.block_table),
+        len(step.positions),
+        *step.block_table.shape,
     )
-
-
-def _address(tensor: Tensor) -> int:
-    assert tensor.is_contiguous()
-    return tensor.data_ptr()
-
-
-def _optional(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else _address(tensor)

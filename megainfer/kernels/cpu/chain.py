@@ -10,13 +10,8 @@ import torch
 from torch import Tensor
 
 from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.attention import (
-    ROW_TYPES,
-    AttentionKernel,
-    PackedAttention,
-    PackedGate,
-    layer_cache,
-)
+from megainfer.kernels.cpu.attention import AttentionKernel, PackedGate
+from megainfer.kernels.cpu.attention_layer import ROW_TYPES, PackedAttention, layer_cache
 from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel
 
 
@@ -96,12 +91,10 @@ class LayerChain:
 
 def _native_layer(layer: PackedLayer, cache: tuple[Tensor, ...]) -> library.ChainLayer:
     (memory,) = cache
-    gate_up, down = layer.experts.addresses
     return library.ChainLayer(
         ctypes.pointer(layer.attention.native),
         ctypes.pointer(layer.gate.native),
         layer_cache(layer.attention, memory),
-        gate_up,
-        down,
+        layer.experts.native,
         layer.counts.data_ptr(),
     )

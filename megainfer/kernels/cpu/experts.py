@@ -3,6 +3,7 @@
 import mmap
 import weakref
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
@@ -10,9 +11,11 @@ from torch import Tensor
 from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.threads import Threads, own_or_shared
-from megainfer.kernels.experts import ExpertsShape
+from megainfer.kernels.experts import Biases, ExpertsShape
+from megainfer.models.spec import Activation
 
 _FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
+_ACTIVATIONS = {Activation.SILU: 0, Activation.GELU: 1, Activation.GELU_TANH: 2}
 _ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
@@ -42,7 +45,7 @@ class ExpertKernel:
         self.handle = native.megainfer_experts_new(
             self.level.encode(),
             _format(weight_dtype),
-            library.ExpertShape(shape.experts, shape.hidden, shape.intermediate, shape.top_k),
+            _native_shape(shape),
             self._threads.handle,
         )
         if self.handle is None:
@@ -53,6 +56,7 @@ class ExpertKernel:
         weakref.finalize(self, native.megainfer_experts_delete, self.handle)
         self.gate_up_bytes: int = native.megainfer_experts_gate_up_bytes(self.handle)
         self.down_bytes: int = native.megainfer_experts_down_bytes(self.handle)
+        self.gate_up_channels: int = native.megainfer_experts_gate_up_channels(self.handle)
 
     def pack(self, gate_up: Tensor, down: Tensor, to_gate_up: Tensor, to_down: Tensor) -> None:
         """Pack one expert: float32 [2F, D] and [D, F] into uint8 [gate_up_bytes], [down_bytes]."""
@@ -63,18 +67,23 @@ class ExpertKernel:
         tensors = (gate_up, down, to_gate_up, to_down)
         self._native.megainfer_experts_pack(self.handle, *(_address(x) for x in tensors))
 
+    def pack_gate_up_bias(self, bias: Tensor, to: Tensor) -> None:
+        """float32 [2F] into float32 [gate_up_channels], as the products have them."""
+        assert bias.shape == (2 * self.shape.intermediate,)
+        assert bias.dtype == to.dtype == torch.float32
+        self._native.megainfer_experts_pack_gate_up_bias(self.handle, _address(bias), _address(to))
+
     def forward(
-        self, gate_up: Tensor, down: Tensor, slots: Sequence[library.Slot], dtype: torch.dtype
+        self, weights: library.ExpertWeights, slots: Sequence[library.Slot], dtype: torch.dtype
     ) -> Tensor:
         """Overwrite the slots' answers with their rows' outputs; choices of each expert, int64 [E],
         valid until the next call.
 
-        gate_up, down: all experts packed, uint8.
+        weights: all experts, packed.
         """
         self._native.megainfer_experts_forward(
             self.handle,
-            _address(gate_up),
-            _address(down),
+            weights,
             (library.Slot * len(slots))(*slots),
             len(slots),
             _ROW_TYPES[dtype],
@@ -84,26 +93,32 @@ class ExpertKernel:
 
 
 class CpuLayerExperts:
-    """`kernels.experts.LayerExperts` over packed weights."""
+    """`kernels.experts.LayerExperts` over packed weights; `native` has their addresses."""
 
     def __init__(self, kernel: ExpertKernel) -> None:
         self._kernel = kernel
         experts = kernel.shape.experts
         self._gate_up = on_large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
         self._down = on_large_pages(experts * kernel.down_bytes).view(experts, -1)
+        self._biases = _empty_biases(kernel) if kernel.shape.bias else None
+        biases = self._biases or ()
+        self.native = library.ExpertWeights(
+            *(_address(tensor) for tensor in (self._gate_up, self._down, *biases))
+        )
 
     @property
     def kernel(self) -> ExpertKernel:
         return self._kernel
 
-    @property
-    def addresses(self) -> tuple[int, int]:
-        """Of the packed gate-up and down weights of all experts."""
-        return _address(self._gate_up), _address(self._down)
-
-    def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
+    def load(
+        self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
+    ) -> None:
         """See `kernels.experts.LayerExperts.load`."""
         self._kernel.pack(gate_up, down, self._gate_up[local_id], self._down[local_id])
+        assert (biases is None) == (self._biases is None)
+        if biases is not None and self._biases is not None:
+            self._kernel.pack_gate_up_bias(biases[0], self._biases[0][local_id])
+            self._biases[1][local_id] = biases[1]
 
     def forward(
         self,
@@ -117,7 +132,7 @@ class CpuLayerExperts:
             self._slot(*message) for message in zip(hidden, local_ids, weights, outs, strict=True)
         ]
         dtype = hidden[0].dtype if hidden else torch.float32
-        return self._kernel.forward(self._gate_up, self._down, slots, dtype)
+        return self._kernel.forward(self.native, slots, dtype)
 
     def _slot(self, hidden: Tensor, ids: Tensor, weights: Tensor, out: Tensor) -> library.Slot:
         shape, rows = self._kernel.shape, len(hidden)
@@ -126,6 +141,29 @@ class CpuLayerExperts:
         assert hidden.dtype == out.dtype
         assert (ids.dtype, weights.dtype) == (torch.int32, torch.float32)
         return library.Slot(_address(hidden), _address(ids), _address(weights), _address(out), rows)
+
+
+def _empty_biases(kernel: ExpertKernel) -> Biases:
+    """Of all experts."""
+    experts = kernel.shape.experts
+    return torch.empty(experts, kernel.gate_up_channels), torch.empty(experts, kernel.shape.hidden)
+
+
+def _native_shape(shape: ExpertsShape) -> library.ExpertShape:
+    activation = shape.activation
+    return library.ExpertShape(
+        shape.experts,
+        shape.hidden,
+        shape.intermediate,
+        shape.top_k,
+        library.Activation(
+            _ACTIVATIONS[activation.kind],
+            inf if activation.limit is None else activation.limit,
+            activation.alpha,
+            activation.up_offset,
+        ),
+        shape.weight_on_input,
+    )
 
 
 def _format(weight_dtype: str) -> int:

@@ -1,12 +1,25 @@
 """All operations in plain torch: slow where it has to be, obvious everywhere."""
 
-from megainfer.kernels.reference.attention import decode_attention, prefill_attention, write_cache
+from megainfer.kernels.reference.attention import (
+    Scoring,
+    decode_attention,
+    prefill_attention,
+    write_cache,
+)
+from megainfer.kernels.reference.delta_net import (
+    causal_convolution,
+    decays,
+    delta_rule,
+    unit_length,
+)
 from megainfer.kernels.reference.experts import (
     Groups,
+    Network,
     feed_forward,
     group_by_expert,
     grouped_feed_forward,
 )
+from megainfer.kernels.reference.indexer import choose_positions
 from megainfer.kernels.reference.latent_attention import (
     absorbed_attention,
     expanded_attention,
@@ -31,12 +44,18 @@ from megainfer.kernels.reference.sampling import best, choose, draw
 __all__ = [
     "Groups",
     "Homes",
+    "Network",
     "RopeFrequencies",
     "Routing",
+    "Scoring",
     "absorbed_attention",
     "best",
+    "causal_convolution",
     "choose",
+    "choose_positions",
+    "decays",
     "decode_attention",
+    "delta_rule",
     "draw",
     "expanded_attention",
     "expert_homes",
@@ -51,5 +70,6 @@ __all__ = [
     "rotate",
     "route",
     "scatter_plan",
+    "unit_length",
     "write_cache",
 ]

@@ -1,5 +1,7 @@
 """Attention over a paged cache: `num_blocks` blocks of `block_size` tokens, [N, B, Hkv, d]."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -13,8 +15,44 @@ def write_cache(cache: Tensor, values: Tensor, slots: Tensor) -> None:
     cache.flatten(0, 1).index_copy_(0, slots, values)
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What becomes of a query's scores; the fields are those of `AttentionSpec`.
+
+    scale: 1 / sqrt(d) where None. sinks: [H].
+    """
+
+    scale: float | None = None
+    sinks: Tensor | None = None
+    window: int | None = None
+    chunk: int | None = None
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether a query sees all positions up to its own."""
+        return self.window is None and self.chunk is None
+
+    def seen(self, queries: Tensor, length: int) -> Tensor:
+        """bool [..., length]: which of the first positions each query sees, its own int64 [...]."""
+        own, keys = queries[..., None], torch.arange(length, device=queries.device)
+        seen = keys <= own
+        if self.window is not None:
+            seen &= keys > own - self.window
+        if self.chunk is not None:
+            seen &= keys // self.chunk == own // self.chunk
+        return seen
+
+
+PLAIN = Scoring()
+
+
 def decode_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, block_table: Tensor, mask: Tensor
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    mask: Tensor,
+    scoring: Scoring = PLAIN,
 ) -> Tensor:
     """One query token a sequence, all sequences at once: q [S, H, d] -> [S, H * d].
 
@@ -29,33 +67,47 @@ def decode_attention(
     missing = ~mask.transpose(-1, -2)
     k = _gather(k_cache, block_table, mask.shape[-1]).masked_fill(missing, 0)
     v = _gather(v_cache, block_table, mask.shape[-1]).masked_fill(missing, 0)
-    out = scaled_dot_product_attention(grouped, k, v, attn_mask=mask)
-    return out.reshape(sequences, heads * head_dim)
+    seen = mask if scoring.sees_all else scoring.seen(mask.sum(-1) - 1, mask.shape[-1])
+    sinks = None if scoring.sinks is None else scoring.sinks.view(kv_heads, -1, 1)
+    return _attend(grouped, k, v, seen, scoring.scale, sinks).reshape(sequences, heads * head_dim)
 
 
 def prefill_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, blocks: Tensor, context: int
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    blocks: Tensor,
+    context: int,
+    scoring: Scoring = PLAIN,
 ) -> Tensor:
     """The last T tokens of one sequence of `context` tokens: q [T, H, d] -> [T, H * d].
 
     blocks: int64 [blocks], where the sequence's tokens lie. Query t sees the positions up to its
-    own, context - T + t.
+    own, context - T + t, as far back as `scoring` says.
     """
     tokens, heads, head_dim = q.shape
-    k = _gather(k_cache, blocks[None], context)
-    v = _gather(v_cache, blocks[None], context)
-    first = tokens == context
-    mask = None if first else _causal_mask(tokens, context, q.device)
-    out = scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=first, enable_gqa=True
-    )
+    group = heads // k_cache.shape[2]
+    k = _gather(k_cache, blocks[None], context).repeat_interleave(group, 1)
+    v = _gather(v_cache, blocks[None], context).repeat_interleave(group, 1)
+    seen = scoring.seen(torch.arange(context - tokens, context, device=q.device), context)
+    sinks = None if scoring.sinks is None else scoring.sinks.view(heads, 1, 1)
+    out = _attend(q.transpose(0, 1)[None], k, v, seen, scoring.scale, sinks)
     return out[0].transpose(0, 1).reshape(tokens, heads * head_dim)
 
 
-def _causal_mask(tokens: int, context: int, device: torch.device) -> Tensor:
-    """bool [T, context]: true where a query sees a position; the last query sees all."""
-    full = torch.ones(tokens, context, dtype=torch.bool, device=device)
-    return full.tril(context - tokens)
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float | None, sinks: Tensor | None
+) -> Tensor:
+    """q [..., T, d], k and v [..., L, d], seen broadcastable to [..., T, L] -> [..., T, d].
+
+    sinks: scores that take part in the softmax, broadcastable to [..., T, 1].
+    """
+    if sinks is None:
+        return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores.masked_fill(~seen, -torch.inf)
+    with_sink = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), -1)
+    return with_sink.softmax(-1)[..., :-1] @ v
 
 
 def _gather(cache: Tensor, block_table: Tensor, length: int) -> Tensor:

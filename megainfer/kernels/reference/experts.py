@@ -1,10 +1,13 @@
-"""SwiGLU feed-forward networks: one for all tokens, or many with their tokens grouped."""
+"""Gated feed-forward networks: one for all tokens, or many with their tokens grouped."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import gelu, linear, silu
+
+from megainfer.models.spec import SILU, Activation, ActivationSpec
 
 
 class Groups(NamedTuple):
@@ -18,13 +21,41 @@ class Groups(NamedTuple):
     counts: list[int]
 
 
-def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """down(silu(gate(x)) * up(x)): x [T, D] -> [T, D].
+class Network(NamedTuple):
+    """gate_up: [2F, D], gate first. down: [D, F]. biases: [2F] and [D]."""
 
-    gate_up: [2F, D], gate first. down: [D, F].
-    """
-    gate, up = linear(x, gate_up).chunk(2, dim=-1)
-    return linear(silu(gate) * up, down)
+    gate_up: Tensor
+    down: Tensor
+    activation: ActivationSpec = SILU
+    biases: tuple[Tensor, Tensor] | None = None
+
+
+def feed_forward(x: Tensor, network: Network) -> Tensor:
+    """down(activation(gate(x)) * (up(x) + offset)): x [T, D] -> [T, D]."""
+    gate_up_bias, down_bias = network.biases or (None, None)
+    gate, up = linear(x, network.gate_up, gate_up_bias).chunk(2, dim=-1)
+    return linear(inner(gate, up, network.activation), network.down, down_bias)
+
+
+def inner(gate: Tensor, up: Tensor, activation: ActivationSpec) -> Tensor:
+    """What goes into down, see `ActivationSpec`: [..., F]."""
+    if activation.limit is not None:
+        gate = gate.clamp(max=activation.limit)
+        up = up.clamp(-activation.limit, activation.limit)
+    if activation.up_offset:
+        up = up + activation.up_offset
+    return _activated(gate, activation) * up
+
+
+def _activated(gate: Tensor, activation: ActivationSpec) -> Tensor:
+    match activation.kind:
+        case Activation.GELU:
+            return gelu(gate)
+        case Activation.GELU_TANH:
+            return gelu(gate, approximate="tanh")
+    if activation.alpha != 1:
+        return gate * torch.sigmoid(activation.alpha * gate)
+    return silu(gate)
 
 
 def group_by_expert(local_ids: Tensor, num_experts: int) -> Groups:
@@ -35,18 +66,26 @@ def group_by_expert(local_ids: Tensor, num_experts: int) -> Groups:
 
 
 def grouped_feed_forward(
-    x: Tensor, weights: Tensor, groups: Groups, gate_up: Tensor, down: Tensor
+    x: Tensor,
+    weights: Tensor,
+    groups: Groups,
+    networks: Sequence[Network],
+    weight_on_input: bool = False,
 ) -> Tensor:
     """Each row's chosen experts, weighted and summed: x [R, D] -> float32 [R, D].
 
     weights: float32 [R, K]; those of choices that are not in `groups` are not used.
-    gate_up: [E, 2F, D]. down: [E, D, F]. Rows without a choice here give zeros.
+    weight_on_input: they multiply x instead of what the experts give. Rows without a choice here
+    give zeros.
     """
-    inputs = x[groups.order // weights.shape[1]].split_with_sizes(groups.counts)
+    rows = x[groups.order // weights.shape[1]]
+    if weight_on_input:
+        rows = rows * weights.flatten()[groups.order, None].to(x.dtype)
+        weights = torch.ones_like(weights)
     results = [
-        feed_forward(rows, gate_up[expert], down[expert])
-        for expert, rows in enumerate(inputs)
-        if len(rows)
+        feed_forward(own, network)
+        for own, network in zip(rows.split_with_sizes(groups.counts), networks, strict=True)
+        if len(own)
     ]
     outputs = torch.zeros(*weights.shape, x.shape[1], dtype=torch.float32, device=x.device)
     if results:

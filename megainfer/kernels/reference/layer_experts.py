@@ -5,22 +5,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megainfer.kernels.experts import ExpertsShape
-from megainfer.kernels.reference.experts import group_by_expert, grouped_feed_forward
+from megainfer.kernels.experts import Biases, ExpertsShape
+from megainfer.kernels.reference.experts import Network, group_by_expert, grouped_feed_forward
 
 
 class ReferenceLayerExperts:
     """`kernels.experts.LayerExperts` that computes in the dtype of its weights."""
 
     def __init__(self, shape: ExpertsShape, dtype: torch.dtype) -> None:
-        experts, hidden, intermediate = shape.experts, shape.hidden, shape.intermediate
-        self._gate_up = torch.empty(experts, 2 * intermediate, hidden, dtype=dtype)
-        self._down = torch.empty(experts, hidden, intermediate, dtype=dtype)
+        self._shape = shape
+        self._dtype = dtype
+        self._networks = [_empty_network(shape, dtype) for _ in range(shape.experts)]
 
-    def load(self, local_id: int, gate_up: Tensor, down: Tensor) -> None:
+    def load(
+        self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
+    ) -> None:
         """See `kernels.experts.LayerExperts.load`."""
-        self._gate_up[local_id] = gate_up
-        self._down[local_id] = down
+        network = self._networks[local_id]
+        network.gate_up.copy_(gate_up)
+        network.down.copy_(down)
+        assert (biases is None) == (network.biases is None)
+        for own, bias in zip(network.biases or (), biases or (), strict=True):
+            own.copy_(bias)
 
     @torch.inference_mode()
     def forward(
@@ -31,13 +37,27 @@ class ReferenceLayerExperts:
         outs: Sequence[Tensor],
     ) -> Tensor:
         """See `kernels.experts.LayerExperts.forward`."""
-        groups = group_by_expert(_joined(local_ids), len(self._down))
-        rows = _joined(hidden).to(self._down.dtype)
-        result = grouped_feed_forward(rows, _joined(weights), groups, self._gate_up, self._down)
+        groups = group_by_expert(_joined(local_ids), self._shape.experts)
+        rows = _joined(hidden).to(self._dtype)
+        result = grouped_feed_forward(
+            rows, _joined(weights), groups, self._networks, self._shape.weight_on_input
+        )
         sizes = [len(out) for out in outs]
         for out, part in zip(outs, result.split_with_sizes(sizes), strict=True):
             out.copy_(part)
         return torch.tensor(groups.counts)
+
+
+def _empty_network(shape: ExpertsShape, dtype: torch.dtype) -> Network:
+    hidden, channels = shape.hidden, 2 * shape.intermediate
+    return Network(
+        torch.empty(channels, hidden, dtype=dtype),
+        torch.empty(hidden, shape.intermediate, dtype=dtype),
+        shape.activation,
+        (torch.empty(channels, dtype=dtype), torch.empty(hidden, dtype=dtype))
+        if shape.bias
+        else None,
+    )
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

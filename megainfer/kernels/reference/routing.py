@@ -96,7 +96,7 @@ def _best(scores: Tensor, router: RouterSpec, selection_bias: Tensor | None) -> 
 
 def _within_groups(scores: Tensor, groups: ExpertGroups) -> Tensor:
     """-inf where an expert is in none of the best groups."""
-    grouped = scores.unflatten(-1, (groups.count, -1))
+    grouped = scores.view(len(scores), groups.count, -1)
     counted = 1 if groups.score is GroupScore.MAX else 2
     ranks = grouped.topk(counted, dim=-1).values.sum(-1)
     kept = ranks.sort(dim=-1, descending=True, stable=True).indices[:, : groups.kept]

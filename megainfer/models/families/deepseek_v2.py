@@ -2,6 +2,7 @@
 
 from megainfer.models import common, latent
 from megainfer.models.config import Config
+from megainfer.models.family import Family
 from megainfer.models.spec import (
     ExpertGroups,
     ExpertSpec,
@@ -30,7 +31,7 @@ def _moe(config: Config) -> MoESpec:
 
 
 def _router(config: Config) -> RouterSpec:
-    common.refuse_other(config, "scoring_func", "softmax")
+    config.expect("scoring_func", "softmax")
     if config.flag("norm_topk_prob", False):
         raise config.fail("norm_topk_prob", "which DeepSeek-V2's router has no agreed meaning for")
     return RouterSpec(
@@ -52,3 +53,8 @@ def _groups(config: Config) -> ExpertGroups | None:
     raise config.fail(
         "topk_method", "which is not supported; supported: greedy, group_limited_greedy"
     )
+
+
+FAMILY = Family(
+    "DeepSeek-V2", "DeepSeek-V2, V2-Lite, V2.5, Coder-V2", ("DeepseekV2ForCausalLM",), read_spec
+)

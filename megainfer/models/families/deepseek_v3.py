@@ -2,6 +2,7 @@
 
 from megainfer.models import common, latent
 from megainfer.models.config import Config
+from megainfer.models.family import Family
 from megainfer.models.spec import ModelSpec
 
 ARCHITECTURE = "DeepseekV3ForCausalLM"
@@ -16,3 +17,11 @@ def read_spec(config: Config) -> ModelSpec:
     common.refuse_unsupported(config)
     layers = latent.layers(config, latent.read_attention(config), latent.sigmoid_moe(config))
     return common.model_spec(config, ARCHITECTURE, layers, latent.NAMES, default_eps=1e-6)
+
+
+FAMILY = Family(
+    "DeepSeek-V3",
+    "DeepSeek-V3, R1, V3.1; Kimi-K2",
+    ("DeepseekV3ForCausalLM", "KimiK2ForCausalLM"),
+    read_spec,
+)

@@ -2,6 +2,7 @@
 
 from megainfer.models import common
 from megainfer.models.config import Config
+from megainfer.models.family import Family
 from megainfer.models.names import TensorNames
 from megainfer.models.spec import (
     AttentionSpec,
@@ -51,3 +52,6 @@ def _moe(config: Config) -> MoESpec:
         ),
         expert=ExpertSpec(config.positive("intermediate_size")),
     )
+
+
+FAMILY = Family("Mixtral", "Mixtral 8x7B and 8x22B", ("MixtralForCausalLM",), read_spec)

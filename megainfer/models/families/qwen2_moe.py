@@ -2,6 +2,7 @@
 
 from megainfer.models import common
 from megainfer.models.config import Config
+from megainfer.models.family import Family
 from megainfer.models.names import TensorNames
 from megainfer.models.spec import (
     AttentionSpec,
@@ -67,3 +68,8 @@ def _moe(config: Config) -> MoESpec:
         expert=ExpertSpec(config.positive("moe_intermediate_size")),
         shared=SharedExpertSpec(config.positive("shared_expert_intermediate_size")),
     )
+
+
+FAMILY = Family(
+    "Qwen2-MoE", "Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B", ("Qwen2MoeForCausalLM",), read_spec
+)

@@ -2,6 +2,7 @@
 
 from megainfer.models import common
 from megainfer.models.config import Config
+from megainfer.models.family import Family
 from megainfer.models.names import TensorNames
 from megainfer.models.spec import (
     AttentionSpec,
@@ -52,3 +53,8 @@ def _moe(config: Config) -> MoESpec:
         ),
         expert=ExpertSpec(config.positive("moe_intermediate_size")),
     )
+
+
+FAMILY = Family(
+    "Qwen3-MoE", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", ("Qwen3MoeForCausalLM",), read_spec
+)

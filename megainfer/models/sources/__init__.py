@@ -9,14 +9,20 @@ from math import prod
 
 from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.attention import AttentionSources
+from megainfer.models.sources.delta_net import DeltaNetSources
+from megainfer.models.sources.experts import ExpertSources
 from megainfer.models.sources.ffn import FfnSources
+from megainfer.models.sources.indexer import IndexerSources
 from megainfer.models.sources.latent import LatentSources
 from megainfer.models.sources.model import ModelSources
-from megainfer.models.spec import MlaSpec, ModelSpec
+from megainfer.models.spec import DeltaNetSpec, MlaSpec, ModelSpec
 
 __all__ = [
     "AttentionSources",
+    "DeltaNetSources",
+    "ExpertSources",
     "FfnSources",
+    "IndexerSources",
     "LatentSources",
     "ModelSources",
     "Pieces",
@@ -37,10 +43,14 @@ def attention_sources(spec: ModelSpec) -> list[Source]:
     return sources
 
 
-def layer_attention(spec: ModelSpec, layer: int) -> AttentionSources | LatentSources:
+def layer_attention(
+    spec: ModelSpec, layer: int
+) -> AttentionSources | LatentSources | DeltaNetSources:
     """The weights of this layer's attention, whichever kind it is."""
     if isinstance(spec.layers[layer].attention, MlaSpec):
         return LatentSources(spec, layer)
+    if isinstance(spec.layers[layer].attention, DeltaNetSpec):
+        return DeltaNetSources(spec, layer)
     return AttentionSources(spec, layer)
 
 
@@ -55,5 +65,5 @@ def expert_sources(spec: ModelSpec, experts: Iterable[int]) -> list[Source]:
     for layer in spec.moe_layers:
         ffn = FfnSources(spec, layer)
         for expert in ids:
-            sources += [*ffn.expert_gate_up(expert), *ffn.expert_down(expert)]
+            sources += ffn.expert(expert).all()
     return sources

@@ -29,10 +29,13 @@ class AttentionSources:
     def norm_bias(self) -> Pieces:
         return norm_bias(self.norm(), self.spec.norm)
 
-    def _qkv_sizes(self) -> tuple[int, int, int]:
-        return (self.attention.q_size, self.attention.kv_size, self.attention.kv_size)
+    def _qkv_sizes(self) -> tuple[int, ...]:
+        """Of the projections on disk."""
+        sizes = self.attention.qkv_sizes
+        return sizes if len(self.spec.names.qkv) > 1 else (sum(sizes),)
 
     def qkv(self) -> Pieces:
+        """Queries, where they are gated each head's before its gate's, then keys, then values."""
         return tuple(
             Source(self._name(template) + ".weight", (size, self.spec.hidden_size))
             for template, size in zip(self.spec.names.qkv, self._qkv_sizes(), strict=True)
@@ -62,11 +65,16 @@ class AttentionSources:
         return self._qk_norm(self.spec.names.k_norm, self.attention.kv_size)
 
     def _qk_norm(self, template: str, full_size: int) -> Pieces:
-        if self.attention.qk_norm is QkNorm.NONE:
+        if self.attention.qk_norm in (QkNorm.NONE, QkNorm.UNIT):
             return ()
         by_head = self.attention.qk_norm is QkNorm.HEAD
         shape = (self.attention.head_dim if by_head else full_size,)
         return (Source(self._name(template), shape),)
+
+    def sinks(self) -> Pieces:
+        if not self.attention.sinks:
+            return ()
+        return (Source(self._name(self.spec.names.sinks), (self.attention.num_heads,)),)
 
     def all(self) -> Pieces:
         return (
@@ -78,4 +86,5 @@ class AttentionSources:
             *self.out_bias(),
             *self.q_norm(),
             *self.k_norm(),
+            *self.sinks(),
         )

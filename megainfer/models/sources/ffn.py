@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from megainfer.models.source import Pieces, Source
+from megainfer.models.sources.experts import ExpertSources, bias_name
 from megainfer.models.sources.norm import norm_bias
-from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec, SharedExpertSpec
+from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec, RouterScore, SharedExpertSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +15,12 @@ class FfnSources:
     spec: ModelSpec
     layer: int
 
-    def _name(self, template: str, expert: int = 0) -> str:
-        return template.format(layer=self.layer, expert=expert)
+    def _name(self, template: str) -> str:
+        return template.format(layer=self.layer)
+
+    def expert(self, expert: int) -> ExpertSources:
+        """One routed expert's, by its global id."""
+        return ExpertSources(self.spec, self.layer, expert)
 
     def norm(self) -> Pieces:
         return (Source(self._name(self.spec.names.ffn_norm), (self.spec.hidden_size,)),)
@@ -23,8 +28,8 @@ class FfnSources:
     def norm_bias(self) -> Pieces:
         return norm_bias(self.norm(), self.spec.norm)
 
-    def _gate_up(self, templates: tuple[str, str], intermediate: int) -> Pieces:
-        shape = (intermediate, self.spec.hidden_size)
+    def _gate_up(self, templates: tuple[str, ...], intermediate: int) -> Pieces:
+        shape = (2 * intermediate // len(templates), self.spec.hidden_size)
         return tuple(Source(self._name(template), shape) for template in templates)
 
     def _down(self, template: str, intermediate: int) -> Pieces:
@@ -37,8 +42,41 @@ class FfnSources:
         return self._down(self.spec.names.dense_down, dense.intermediate)
 
     def router(self, moe: MoESpec) -> Pieces:
+        """Empty where its score is constant."""
+        if moe.router.score is RouterScore.CONSTANT:
+            return ()
         shape = (moe.router.num_experts, self.spec.hidden_size)
         return (Source(self._name(self.spec.names.router), shape),)
+
+    def router_bias(self, moe: MoESpec) -> Pieces:
+        if not moe.router.bias:
+            return ()
+        name = bias_name(self._name(self.spec.names.router))
+        return (Source(name, (moe.router.num_experts,)),)
+
+    def selection_bias(self, moe: MoESpec) -> Pieces:
+        if not moe.router.selection_bias:
+            return ()
+        name, experts = self._name(self.spec.names.selection_bias), moe.router.num_experts
+        if self.spec.names.nested_selection_bias:
+            return (Source(name, (experts,), stored=(1, experts), index=0),)
+        return (Source(name, (experts,)),)
+
+    def hash_table(self, moe: MoESpec) -> Pieces:
+        """Of a router that is `hashed`."""
+        if not moe.router.hashed:
+            return ()
+        shape = (self.spec.vocab_size, moe.router.top_k)
+        return (Source(self._name(self.spec.names.hash_table), shape, integer=True),)
+
+    def _router(self, moe: MoESpec) -> Pieces:
+        """All that decides."""
+        return (
+            *self.router(moe),
+            *self.router_bias(moe),
+            *self.selection_bias(moe),
+            *self.hash_table(moe),
+        )
 
     def shared_gate_up(self, shared: SharedExpertSpec) -> Pieces:
         return self._gate_up(self.spec.names.shared_gate_up, shared.intermediate)
@@ -56,15 +94,6 @@ class FfnSources:
         gate = self.shared_gate() if shared.gated else ()
         return (*self.shared_gate_up(shared), *self.shared_down(shared), *gate)
 
-    def expert_gate_up(self, expert: int) -> Pieces:
-        shape = (self.spec.expert.intermediate, self.spec.hidden_size)
-        templates = self.spec.names.expert_gate_up
-        return tuple(Source(self._name(template, expert), shape) for template in templates)
-
-    def expert_down(self, expert: int) -> Pieces:
-        shape = (self.spec.hidden_size, self.spec.expert.intermediate)
-        return (Source(self._name(self.spec.names.expert_down, expert), shape),)
-
     def attention_side(self) -> Pieces:
         """All that the attention node holds of this half."""
         ffn = self.spec.layers[self.layer].ffn
@@ -78,6 +107,6 @@ class FfnSources:
         return (
             *self.norm(),
             *self.norm_bias(),
-            *self.router(ffn),
+            *self._router(ffn),
             *self._shared(ffn.shared),
         )

@@ -2,8 +2,8 @@
 
 Pure: no torch. One `ModelSpec` describes one checkpoint; the attention half and the expert half
 of a layer are described apart, because different processes build them. A family that needs a new
-axis adds a field whose default means "absent", or a new kind beside `AttentionSpec` and `MlaSpec`
-or beside `DenseSpec` and `MoESpec`.
+axis adds a field whose default means "absent", or a new kind beside `AttentionSpec`, `MlaSpec`
+and `DeltaNetSpec` or beside `DenseSpec` and `MoESpec`.
 """
 
 from megainfer.models.spec.attention import (
@@ -12,6 +12,7 @@ from megainfer.models.spec.attention import (
     QkNorm,
     QueryTemperature,
 )
+from megainfer.models.spec.delta_net import DeltaNetSpec
 from megainfer.models.spec.ffn import (
     SILU,
     Activation,
@@ -21,6 +22,7 @@ from megainfer.models.spec.ffn import (
     MoESpec,
     SharedExpertSpec,
 )
+from megainfer.models.spec.indexer import IndexerSpec
 from megainfer.models.spec.model import LayerSpec, ModelSpec, Multipliers
 from megainfer.models.spec.norm import NormKind, NormSpec
 from megainfer.models.spec.rope import (
@@ -39,10 +41,12 @@ __all__ = [
     "Activation",
     "ActivationSpec",
     "AttentionSpec",
+    "DeltaNetSpec",
     "DenseSpec",
     "ExpertGroups",
     "ExpertSpec",
     "GroupScore",
+    "IndexerSpec",
     "LayerSpec",
     "LinearScaling",
     "Llama3Scaling",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from megainfer.errors import ModelError
+from megainfer.models.spec.indexer import IndexerSpec
 from megainfer.models.spec.rope import RopeSpec
 
 
@@ -63,6 +64,8 @@ class AttentionSpec:
                 f"num_attention_heads {self.num_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_kv_heads}"
             )
+        if self.norm_after_rope and self.qk_norm is QkNorm.FULL:
+            raise ModelError("norms over all heads of a query come before its rotation")
         if self.rope is not None:
             self.rope.check(self.rotary_dim)
 
@@ -80,6 +83,11 @@ class AttentionSpec:
         if self.rope is None:
             return 0
         return self.head_dim if self.rope.rotated is None else self.rope.rotated
+
+    @property
+    def qkv_sizes(self) -> tuple[int, int, int]:
+        """Outputs of the projections: queries, with the gate where there is one, keys, values."""
+        return (self.q_size * (2 if self.gated else 1), self.kv_size, self.kv_size)
 
     @property
     def score_scale(self) -> float:
@@ -103,7 +111,8 @@ class MlaSpec:
     scale: what scores are multiplied with. bias: the projections to both latents and the one of the
     output have one. interleaved: on disk, channels 2i and 2i + 1 are rotated together; loading
     moves them half apart, of queries and keys alike, which changes no score. latent_eps: of the
-    latents' norms, which config.json says nothing of.
+    latents' norms, which config.json says nothing of. indexer: None where a query attends to all
+    that it sees.
     """
 
     num_heads: int
@@ -117,9 +126,14 @@ class MlaSpec:
     bias: bool = False
     interleaved: bool = True
     latent_eps: float = 1e-6
+    indexer: IndexerSpec | None = None
 
     def __post_init__(self) -> None:
         self.rope.check(self.rope_dim)
+        if self.indexer is not None:
+            self.indexer.check(self.rope_dim)
+            if self.q_lora_rank is None:
+                raise ModelError("q_lora_rank is missing, which an indexer's queries come from")
 
     @property
     def q_size(self) -> int:
@@ -142,5 +156,7 @@ class MlaSpec:
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shape of what one token leaves in the cache: its latent and its rotated key as one."""
-        return ((self.latent_dim,),)
+        """Shape of what one token leaves in the cache: its latent and its rotated key as one, and
+        the indexer's key where there is one."""
+        indexer = () if self.indexer is None else ((self.indexer.head_dim,),)
+        return ((self.latent_dim,), *indexer)

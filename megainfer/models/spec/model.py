@@ -6,13 +6,16 @@ from math import prod
 from megainfer.errors import ModelError
 from megainfer.models.names import TensorNames
 from megainfer.models.spec.attention import AttentionSpec, MlaSpec
+from megainfer.models.spec.delta_net import DeltaNetSpec
 from megainfer.models.spec.ffn import DenseSpec, ExpertSpec, MoESpec
 from megainfer.models.spec.norm import NormSpec
+
+STATE_ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    attention: AttentionSpec | MlaSpec
+    attention: AttentionSpec | MlaSpec | DeltaNetSpec
     ffn: DenseSpec | MoESpec
 
 
@@ -90,6 +93,18 @@ class ModelSpec:
         """Bytes that one token takes in the caches of all layers."""
         shapes = [shape for layer in self.layers for shape in layer.attention.cache_shapes]
         return sum(prod(shape) for shape in shapes) * dtype_bytes
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether some layer keeps a state of each sequence that only its tokens in order give."""
+        return any(isinstance(layer.attention, DeltaNetSpec) for layer in self.layers)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's states in all layers, which are float32; 0 without any."""
+        kinds = [layer.attention for layer in self.layers]
+        shapes = [s for kind in kinds if isinstance(kind, DeltaNetSpec) for s in kind.state_shapes]
+        return sum(map(prod, shapes)) * STATE_ELEMENT_BYTES
 
     def expert_weight_bytes(self, dtype_bytes: int) -> int:
         """Bytes of one expert of one layer: gate, up and down, without biases."""

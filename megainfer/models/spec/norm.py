@@ -13,7 +13,8 @@ class NormKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NormSpec:
-    """bias: one is added. unit_offset: what is stored is the weight less 1."""
+    """bias: one is added. unit_offset: what is stored is the weight less 1, also of queries' and
+    keys' norms."""
 
     eps: float
     kind: NormKind = NormKind.RMS

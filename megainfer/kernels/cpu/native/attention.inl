@@ -1,11 +1,11 @@
-// Attention over a paged cache, over `Vec`; and the table of what rows.inl and this offer.
+// Attention over a paged cache, over `Vec`.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
-#include "draw.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "paged_cache.inl"
@@ -127,22 +127,29 @@ void score_all(const float* queries, const uint32_t* const* keys, const uint32_t
   }
 }
 
-// Scores of the first `visible` keys become weights, the others' 0 up to the end of `blocks`;
-// returns what the results of earlier tiles are to be multiplied with.
-inline float weigh(float* scores, int visible, int blocks, const Running& running) {
+// Keys that a query sees, counted from a tile's first.
+struct Seen {
+  int first, end;
+};
+
+// Scores of the keys that are seen become weights, the others' 0 up to the end of `blocks`; returns
+// what the results of earlier tiles are to be multiplied with.
+inline float weigh(float* scores, Seen seen, int blocks, const Running& running) {
   const int end = blocks * block_tokens;
-  if (visible <= 0) {
+  if (seen.end <= seen.first) {
     std::memset(scores, 0, end * sizeof(float));
     return 1.0f;
   }
-  for (int i = visible; i < end; ++i) scores[i] = lowest;
+  for (int i = 0; i < seen.first; ++i) scores[i] = lowest;
+  for (int i = seen.end; i < end; ++i) scores[i] = lowest;
   Vec::F best = Vec::load(scores);
   for (int i = Vec::width; i < end; i += Vec::width) best = Vec::max(best, Vec::load(scores + i));
   const float before = *running.maximum, tile = Vec::largest(best);
   const float now = tile > before ? tile : before;
   const float scale = Vec::first(exponential(Vec::set1(before - now)));
   exponentials(scores, now, end);
-  for (int i = visible; i < end; ++i) scores[i] = 0.0f;
+  for (int i = 0; i < seen.first; ++i) scores[i] = 0.0f;
+  for (int i = seen.end; i < end; ++i) scores[i] = 0.0f;
   Vec::F sums = Vec::mul(Vec::load(running.sums), Vec::set1(scale));
   for (int i = 0; i < end; i += Vec::width) sums = Vec::add(sums, Vec::load(scores + i));
   Vec::store(running.sums, sums);
@@ -214,15 +221,20 @@ void add_all_values(const float* weights, const float* scales, const Tile& tile,
   }
 }
 
+// Of a tile's positions, those that a row of the job sees; none where the end comes first.
+inline Seen find_seen(const AttentionJob& job, const Tile& tile, int64_t row) {
+  const int64_t position = job.first_position + row / job.group;
+  const int64_t end = position + 1 - tile.first_position;
+  const int64_t first = job.sees_all() ? 0 : job.first_seen(position) - tile.first_position;
+  return {static_cast<int>(first > 0 ? first : 0),
+          static_cast<int>(end < tile.count ? end : tile.count)};
+}
+
 // A tile as these rows of one key head's queries see it.
 template <class Format, int rows>
 void visit_rows(const AttentionJob& job, const Tile& tile, const AttendScratch& scratch,
                 int64_t head, int64_t first_row) {
-  const auto seen = [&](int64_t row) {
-    const int64_t seen = job.first_position + row / job.group + 1 - tile.first_position;
-    return static_cast<int>(seen < tile.count ? seen : tile.count);
-  };
-  const int count = seen(first_row + rows - 1);
+  const int count = find_seen(job, tile, first_row + rows - 1).end;
   if (count <= 0) return;
   const int blocks = (count + block_tokens - 1) / block_tokens;
   const int64_t row_of_head = head * job.tokens * job.group + first_row;
@@ -232,7 +244,8 @@ void visit_rows(const AttentionJob& job, const Tile& tile, const AttendScratch& 
   float* results[rows];
   for (int r = 0; r < rows; ++r) {
     const Running running = scratch.row(row_of_head + r, job.head_dim);
-    scales[r] = weigh(scratch.weights + r * tile_keys, seen(first_row + r), blocks, running);
+    scales[r] = weigh(scratch.weights + r * tile_keys, find_seen(job, tile, first_row + r), blocks,
+                      running);
     results[r] = running.values;
   }
   add_all_values<Format, rows>(scratch.weights, scales, tile, count, results, job.head_dim);
@@ -251,22 +264,27 @@ void visit(const AttentionJob& job, const Tile& tile, const AttendScratch& scrat
 // Queries times the scale of scores, those that are visited together side by side.
 inline void take_queries(const AttentionJob& job, const AttendScratch& scratch) {
   const int64_t rows = job.tokens * job.group, d = job.head_dim;
-  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
   for (int64_t r = 0; r < job.kv_heads * rows; ++r) {
     const int64_t head = r / rows, own = r % rows, lane = own % most_rows, first = own - lane;
     const int64_t together = rows - first < most_rows ? rows - first : most_rows;
     const float* query = job.queries + own / job.group * job.query_stride +
                          (head * job.group + own % job.group) * d;
     float* to = scratch.queries + (head * rows + first) * d + lane;
-    for (int64_t i = 0; i < d; ++i) to[i * together] = query[i] * scale;
+    for (int64_t i = 0; i < d; ++i) to[i * together] = query[i] * job.scale;
   }
 }
 
+// What is known before any tile: nothing, or a sink's score.
 inline void clear(const AttentionJob& job, const AttendScratch& scratch) {
-  const int64_t rows = job.tokens * job.kv_heads * job.group;
+  const int64_t rows_of_head = job.tokens * job.group, rows = rows_of_head * job.kv_heads;
   std::memset(scratch.sums, 0, rows * Vec::width * sizeof(float));
   std::memset(scratch.results, 0, rows * padded(job.head_dim) * sizeof(float));
-  for (int64_t r = 0; r < rows; ++r) scratch.maxima[r] = lowest;
+  for (int64_t r = 0; r < rows; ++r) {
+    scratch.maxima[r] = lowest;
+    if (job.sinks == nullptr) continue;
+    scratch.maxima[r] = job.sinks[r / rows_of_head * job.group + r % job.group];
+    scratch.sums[r * Vec::width] = 1.0f;
+  }
 }
 
 inline void write_results(const AttentionJob& job, const AttendScratch& scratch) {
@@ -295,6 +313,11 @@ const uint32_t* find_keys(const AttentionJob& job, int64_t block, int64_t head) 
   return find_share<Format>(job, block, head) + half_words<Format>(job.head_dim);
 }
 
+// The block that the first tile begins at: with what the first token sees.
+inline int64_t find_first_block(const AttentionJob& job) {
+  return job.first_seen(job.first_position) / tile_keys * tile_blocks;
+}
+
 // The tile that begins at a block, as a key head has it; what follows is the next head's, the next
 // tile's or the next job's.
 template <class Format>
@@ -302,7 +325,9 @@ Tile find_tile(const AttentionJob& job, const AttentionJob& next, int64_t block,
   const int64_t left = job.first_position + job.tokens - block * block_tokens;
   const bool last_head = head + 1 == job.kv_heads, last_tile = left <= tile_keys;
   const AttentionJob& follower = last_head && last_tile ? next : job;
-  const int64_t after = !last_head ? block : last_tile ? 0 : block + tile_blocks;
+  const int64_t after = !last_head  ? block
+                        : last_tile ? find_first_block(next)
+                                    : block + tile_blocks;
   Tile tile;
   tile.first_position = block * block_tokens;
   tile.count = static_cast<int>(last_tile ? left : tile_keys);
@@ -314,36 +339,39 @@ Tile find_tile(const AttentionJob& job, const AttentionJob& next, int64_t block,
   return tile;
 }
 
+// The tile without the blocks that this row and those after it don't see.
+inline Tile without_unseen(const AttentionJob& job, Tile tile, int64_t row) {
+  const int unseen = std::min(find_seen(job, tile, row).first / block_tokens, tile_blocks);
+  tile.first_position += unseen * block_tokens;
+  tile.count -= unseen * block_tokens;
+  for (int b = 0; b + unseen < tile_blocks; ++b) {
+    tile.keys[b] = tile.keys[b + unseen];
+    tile.values[b] = tile.values[b + unseen];
+    tile.next[b] = tile.next[b + unseen];
+  }
+  return tile;
+}
+
 template <class Format>
 void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_memory) {
   const int64_t rows = job.tokens * job.group, context = job.first_position + job.tokens;
   const AttendScratch scratch(scratch_memory, rows * job.kv_heads, job.head_dim);
   clear(job, scratch);
   take_queries(job, scratch);
-  for (int64_t block = 0; block * block_tokens < context; block += tile_blocks) {
+  for (int64_t block = find_first_block(job); block * block_tokens < context;
+       block += tile_blocks) {
     for (int64_t head = 0; head < job.kv_heads; ++head) {
       const Tile tile = find_tile<Format>(job, next, block, head);
       for (int64_t r = 0; r < rows; r += most_rows) {
-        visit<Format>(job, tile, scratch, head, r, rows - r);
+        if (job.sees_all()) {
+          visit<Format>(job, tile, scratch, head, r, rows - r);
+        } else {
+          visit<Format>(job, without_unseen(job, tile, r), scratch, head, r, rows - r);
+        }
       }
     }
   }
   write_results(job, scratch);
-}
-
-constexpr RowFunctions row_functions() {
-  return {
-      .rms_norm = rms_norm,
-      .rotate = rotate,
-      .softmax = softmax,
-      .argmax = argmax,
-      .sigmoid = sigmoid,
-      .draw_scratch = draw_scratch,
-      .draw = draw,
-      .write_cached = {write_cached_f32, write_cached_bf16},
-      .attend_scratch = AttendScratch::floats,
-      .attend = {attend<Float32>, attend<WidenedBfloat16>},
-  };
 }
 
 }  // namespace

@@ -4,56 +4,24 @@
 #include <atomic>
 #include <cstring>
 
-#include "bfloat16.h"
+#include "phases.h"
 
 namespace {
 
 constexpr int max_tile = 32 * 32;  // floats: rows of a group times a panel's width, in any level
 constexpr int most_group_rows = 32;
-constexpr int64_t tasks_a_thread = 8;
-constexpr int64_t line_bytes = 64;
 
 // Query rows that go through a key head's tiles together in prefill: enough to pay for bringing a
 // tile into shape, few enough to keep what is known of them in the cache.
 constexpr int64_t job_rows = 96;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Where the i-th of equal shares of 0..n begins.
-int64_t share(int64_t n, int64_t i, int64_t shares) { return n * i / shares; }
-
-// Of one key head in a block of the cache.
-int64_t share_bytes(const AttentionLayer& layer, const LayerCache& cache) {
-  const int64_t element = cache.type == RowType::f32 ? sizeof(float) : sizeof(uint16_t);
-  return 2 * cache_block_tokens * layer.head_dim * element;
-}
-
-// A key is a column of its block: so many lines to bring here before it is written. Inlined by
-// force: GCC may drop the call of a function that does nothing but prefetch.
-__attribute__((always_inline)) inline void ask_for_slot(const AttentionLayer& layer,
-                                                        const LayerCache& cache, int64_t slot) {
-  const int64_t size = share_bytes(layer, cache);
-  const uint8_t* share = cache.data + slot / cache_block_tokens * layer.kv_heads * size;
-  for (int64_t head = 0; head < layer.kv_heads; ++head, share += size) {
-    for (int64_t byte = size / 2; byte < size; byte += line_bytes) {
-      __builtin_prefetch(share + byte, 1);
-    }
-  }
-}
-
 }  // namespace
 
 AttentionHalf::AttentionHalf(const Level& level, ThreadPool& pool) : level_(level), pool_(pool) {}
 
-// work(i) for 0 <= i < count, in as many tasks as keep all threads busy to the end.
 template <class Work>
 void AttentionHalf::add_phase(int64_t count, Work work) {
-  const int threads = pool_.threads();
-  const int64_t tasks = std::min<int64_t>(count, threads == 1 ? 1 : tasks_a_thread * threads);
-  phases_.push_back({static_cast<uint32_t>(tasks), [=](uint32_t task) {
-                       const int64_t end = share(count, task + 1, tasks);
-                       for (int64_t i = share(count, task, tasks); i < end; ++i) work(i);
-                     }});
+  phases_.push_back(phase_of(count, pool_.threads(), work));
 }
 
 void AttentionHalf::run() {
@@ -142,12 +110,13 @@ void AttentionHalf::store(const Linear& linear, float* out, int64_t stride) {
            });
 }
 
-void AttentionHalf::add(const Linear& linear, float* out) {
+// out += weight times all that the linear gives.
+void AttentionHalf::add(const Linear& linear, float weight, float* out) {
   multiply(linear,
            [=, this, &linear](int64_t row, int64_t column, const float* values, int64_t width) {
              float* to = out + row * linear.outputs + column;
-             level_.add_scaled(values, 1.0f, to, width);
-             if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, 1.0f, to, width);
+             level_.add_scaled(values, weight, to, width);
+             if (linear.bias != nullptr) level_.add_scaled(linear.bias + column, weight, to, width);
            });
 }
 
@@ -158,21 +127,21 @@ void AttentionHalf::linear(const Linear& linear, const float* x, int64_t rows, f
   run();
 }
 
-void AttentionHalf::norm(const float* x, const float* weight, float eps, int64_t rows,
-                         int64_t width, float* out) {
+void AttentionHalf::norm(const Norm& norm, const float* x, int64_t rows, int64_t width,
+                         float* out) {
   for (int64_t r = 0; r < rows; ++r) {
-    level_.rows.rms_norm(x + r * width, weight, eps, width, out + r * width);
+    level_.rows.normalise(norm, x + r * width, width, out + r * width);
   }
 }
 
-void AttentionHalf::head(const Linear& linear, const float* norm, float eps, const float* x,
+void AttentionHalf::head(const Linear& linear, const Norm& norm, const float* x,
                          const int64_t* rows, int64_t count, float* out) {
   const int64_t width = linear.inputs;
   group(count, {&linear});
   normed_ = normed_scratch_.of<float>(count * width);
-  pack_rows(linear, [=, this](int64_t row) {
+  pack_rows(linear, [=, this, &norm](int64_t row) {
     float* normed = normed_ + row * width;
-    level_.rows.rms_norm(x + rows[row] * width, norm, eps, width, normed);
+    level_.rows.normalise(norm, x + rows[row] * width, width, normed);
     return normed;
   });
   store(linear, out, linear.outputs);
@@ -205,8 +174,7 @@ void AttentionHalf::draw(const float* x, int64_t count, int64_t width, const Dra
 
 void AttentionHalf::attend(const AttentionLayer& layer, const StepRows& step,
                            const LayerCache& cache, float* x) {
-  const int64_t hidden = layer.qkv.inputs, d = layer.head_dim;
-  const int64_t q_size = layer.heads * d;
+  const int64_t hidden = layer.qkv.inputs, q_size = layer.heads * layer.head_dim;
   qkv_stride_ = stride_of(layer.qkv);
   normed_ = normed_scratch_.of<float>(step.rows * hidden);
   qkv_ = qkv_scratch_.of<float>(step.rows * qkv_stride_);
@@ -216,58 +184,24 @@ void AttentionHalf::attend(const AttentionLayer& layer, const StepRows& step,
 
   pack_rows(layer.qkv, [=, this, &layer](int64_t row) {
     float* normed = normed_ + row * hidden;
-    level_.rows.rms_norm(x + row * hidden, layer.norm, layer.eps, hidden, normed);
+    level_.rows.normalise(layer.norm, x + row * hidden, hidden, normed);
     return normed;
   });
   store(layer.qkv, qkv_, qkv_stride_);
   add_phase(step.rows, [=, this, &layer, &step, &cache](int64_t r) {
     if (r + 1 < step.rows) ask_for_slot(layer, cache, step.slots[r + 1]);
     float* row = qkv_ + r * qkv_stride_;
-    finish_row(layer, row, layer.rotary + step.positions[r] * 2 * d);
-    write_cache(layer, cache, row + q_size, step.slots[r]);
+    finish_row(level_, layer, step.positions[r], row);
+    write_cache(level_, layer, cache, row, step.slots[r]);
   });
   add_jobs(cache.type);
-  pack_rows(layer.out, [=, this](int64_t row) { return context_ + row * q_size; });
-  add(layer.out, x);
+  pack_rows(layer.out, [=, this, &layer](int64_t row) {
+    float* context = context_ + row * q_size;
+    if (layer.gated) gate_output(level_, layer, qkv_ + row * qkv_stride_, context);
+    return context;
+  });
+  add(layer.out, layer.residual, x);
   run();
-}
-
-// Queries, keys and values from their projections to what attention multiplies.
-void AttentionHalf::finish_row(const AttentionLayer& layer, float* row, const float* rotary) const {
-  const int64_t d = layer.head_dim, q_size = layer.heads * d, kv_size = layer.kv_heads * d;
-  const auto rms_norm = [&](float* x, const float* weight, int64_t n) {
-    level_.rows.rms_norm(x, weight, layer.eps, n, x);
-  };
-  const bool full = layer.q_norm != nullptr && !layer.norm_each_head;
-  if (full) {
-    rms_norm(row, layer.q_norm, q_size);
-    rms_norm(row + q_size, layer.k_norm, kv_size);
-  }
-  if (layer.clip > 0.0f) {
-    for (int64_t i = 0; i < q_size + 2 * kv_size; ++i) {
-      row[i] = std::clamp(row[i], -layer.clip, layer.clip);
-    }
-  }
-  for (int64_t head = 0; head < layer.heads + layer.kv_heads; ++head) {
-    float* at = row + head * d;
-    if (layer.q_norm != nullptr && !full) {
-      rms_norm(at, head < layer.heads ? layer.q_norm : layer.k_norm, d);
-    }
-    level_.rows.rotate(at, rotary, rotary + d, d);
-  }
-}
-
-// row: keys of all heads, then their values.
-void AttentionHalf::write_cache(const AttentionLayer& layer, const LayerCache& cache,
-                                const float* row, int64_t slot) const {
-  const int64_t d = layer.head_dim, size = share_bytes(layer, cache);
-  const int64_t block = slot / cache_block_tokens, offset = slot % cache_block_tokens;
-  const auto write = level_.rows.write_cached[static_cast<int>(cache.type)];
-  for (int64_t head = 0; head < layer.kv_heads; ++head) {
-    const float* key = row + head * d;
-    uint8_t* share = cache.data + (block * layer.kv_heads + head) * size;
-    write(key, key + layer.kv_heads * d, d, offset, share);
-  }
 }
 
 // A sequence's single token is one job over all heads, which lie side by side in the cache, unless
@@ -300,6 +234,10 @@ void AttentionHalf::list_jobs(const AttentionLayer& layer, const StepRows& step,
             .cache = cache.data + head * size,
             .block_words = layer.kv_heads * size / 4,
             .blocks = step.blocks + s * step.blocks_a_sequence,
+            .sinks = layer.sinks == nullptr ? nullptr : layer.sinks + head * group,
+            .scale = layer.scale,
+            .window = layer.window,
+            .chunk = layer.chunk,
         });
       }
     }
@@ -329,72 +267,35 @@ void AttentionHalf::add_jobs(RowType type) {
 
 // --- gate ------------------------------------------------------------------------------------
 
-void AttentionHalf::gate(const GateLayer& layer, const float* x, int64_t rows, RowType type,
-                         void* hidden, const Scatter& scatter) {
-  const int64_t width = layer.router.inputs;
+void AttentionHalf::gate(const GateLayer& layer, const float* x, const int64_t* token_ids,
+                         int64_t rows, RowType type, void* hidden, const Scatter& scatter) {
+  const Router& router = layer.router;
+  const int64_t width = layer.linear.inputs, k = router.top_k;
+  const int64_t scratch = choose_scratch(router);
   const bool wide = type == RowType::f32;
-  group(rows, {&layer.router});
+  group(rows, {&layer.linear});
   normed_ = wide ? static_cast<float*>(hidden) : normed_scratch_.of<float>(rows * width);
-  logits_stride_ = stride_of(layer.router);
+  logits_stride_ = stride_of(layer.linear);
   logits_ = logits_scratch_.of<float>(rows * logits_stride_);
-  chosen_ = chosen_scratch_.of<int64_t>(rows * layer.top_k);
-  chosen_weights_ = weights_scratch_.of<float>(rows * layer.top_k);
-  pack_rows(layer.router, [=, this, &layer](int64_t row) {
+  choosing_ = choose_scratch_.of<float>(rows * scratch);
+  chosen_ = chosen_scratch_.of<int64_t>(rows * k);
+  chosen_weights_ = weights_scratch_.of<float>(rows * k);
+  const auto normalise = [=, this, &layer](int64_t row) {
     float* normed = normed_ + row * width;
-    level_.rows.rms_norm(x + row * width, layer.norm, layer.eps, width, normed);
+    level_.rows.normalise(layer.norm, x + row * width, width, normed);
     if (!wide) level_.narrow(normed, static_cast<uint16_t*>(hidden) + row * width, width);
     return normed;
+  };
+  if (router.score == RouterScore::constant) {
+    add_phase(rows, normalise);
+  } else {
+    pack_rows(layer.linear, normalise);
+    store(layer.linear, logits_, logits_stride_);
+  }
+  add_phase(rows, [=, this, &router](int64_t row) {
+    choose_experts(level_, router, token_ids[row], logits_ + row * logits_stride_,
+                   choosing_ + row * scratch, chosen_ + row * k, chosen_weights_ + row * k);
   });
-  store(layer.router, logits_, logits_stride_);
-  add_phase(rows, [this, &layer](int64_t row) { choose(layer, row); });
   run();
-  plan(layer, rows, scatter);
-}
-
-// The best experts of a row, best first, the lower one where two are equal.
-void AttentionHalf::choose(const GateLayer& layer, int64_t row) {
-  const int64_t experts = layer.router.outputs, k = layer.top_k;
-  float* scores = logits_ + row * logits_stride_;
-  int64_t* ids = chosen_ + row * k;
-  float* weights = chosen_weights_ + row * k;
-  level_.rows.softmax(scores, experts);
-  int64_t found = 0;
-  for (int64_t e = 0; e < experts; ++e) {
-    if (found == k && !(scores[e] > weights[k - 1])) continue;
-    int64_t at = found < k ? found++ : k - 1;
-    for (; at > 0 && scores[e] > weights[at - 1]; --at) {
-      weights[at] = weights[at - 1];
-      ids[at] = ids[at - 1];
-    }
-    weights[at] = scores[e];
-    ids[at] = e;
-  }
-  float sum = 0.0f;
-  for (int64_t i = 0; i < k; ++i) sum += weights[i];
-  for (int64_t i = 0; i < k; ++i) {
-    if (layer.normalise) weights[i] /= sum;
-    if (layer.weight_type == RowType::bf16) weights[i] = from_bfloat16(to_bfloat16(weights[i]));
-  }
-}
-
-void AttentionHalf::plan(const GateLayer& layer, int64_t rows, const Scatter& scatter) const {
-  const int64_t k = layer.top_k;
-  for (int64_t node = 0; node < layer.num_nodes; ++node) {
-    int64_t* to_rows = scatter.rows + node * rows;
-    int64_t count = 0;
-    for (int64_t r = 0; r < rows; ++r) {
-      int32_t* ids = scatter.ids + (node * rows + count) * k;
-      float* weights = scatter.weights + (node * rows + count) * k;
-      bool any = false;
-      for (int64_t i = 0; i < k; ++i) {
-        const int64_t expert = chosen_[r * k + i];
-        const bool here = layer.nodes[expert] == node;
-        ids[i] = here ? layer.local_ids[expert] : -1;
-        weights[i] = here ? chosen_weights_[r * k + i] : 0.0f;
-        any |= here;
-      }
-      if (any) to_rows[count++] = r;
-    }
-    scatter.counts[node] = count;
-  }
+  plan_scatter(layer.homes, chosen_, chosen_weights_, rows, k, scatter);
 }

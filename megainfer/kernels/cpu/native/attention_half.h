@@ -6,62 +6,26 @@
 #include <initializer_list>
 #include <vector>
 
+#include "attention_layer.h"
 #include "level.h"
+#include "routing.h"
 #include "scratch.h"
 #include "thread_pool.h"
 
-// y = W x + bias with W [outputs, inputs] packed; bias is null where there is none.
-struct Linear {
-  const uint8_t* panels;
-  const float* bias;
-  int64_t inputs, outputs;
-  WeightFormat format;
-};
-
-// One layer's attention. q_norm and k_norm are null where there are none; over each head by itself
-// or over all of them. clip bounds q, k and v unless it is 0. rotary: [positions, 2, head_dim],
-// cosines and signed sines.
-struct AttentionLayer {
-  Linear qkv, out;
-  const float *norm, *q_norm, *k_norm, *rotary;
-  int64_t heads, kv_heads, head_dim;
-  float eps, clip;
-  int32_t norm_each_head;
-};
-
-// A step's rows: position and slot of each, and the sequences that they are of. Sequence s has the
-// rows row_starts[s] to row_starts[s + 1] - 1, at consecutive positions, and its tokens lie in the
-// blocks of blocks[s, blocks_a_sequence].
+// A step's rows: token, position and slot of each, and the sequences that they are of. Sequence s
+// has the rows row_starts[s] to row_starts[s + 1] - 1, at consecutive positions, and its tokens lie
+// in the blocks of blocks[s, blocks_a_sequence].
 struct StepRows {
-  const int64_t *positions, *slots, *row_starts, *blocks;
+  const int64_t *token_ids, *positions, *slots, *row_starts, *blocks;
   int64_t rows, sequences, blocks_a_sequence;
 };
 
-// One layer's keys and values: blocks of cache_block_tokens, each of kv_heads shares.
-struct LayerCache {
-  uint8_t* data;
-  RowType type;
-};
-
-// Norm and router of one layer. weight_type: what chosen weights are rounded to.
+// Norm and router of one layer. linear: of the router; without panels where its score is constant.
 struct GateLayer {
-  Linear router;
-  const float* norm;
-  const int64_t* nodes;      // [E], where each expert lives
-  const int32_t* local_ids;  // [E]
-  int64_t num_nodes, top_k;
-  float eps;
-  int32_t normalise;
-  RowType weight_type;
-};
-
-// What goes to each expert node: of `counts[n]` rows their index, local ids (-1: not there) and
-// weights, [num_nodes, T], [num_nodes, T, K] and [num_nodes, T, K].
-struct Scatter {
-  int64_t* counts;
-  int64_t* rows;
-  int32_t* ids;
-  float* weights;
+  Linear linear;
+  Norm norm;
+  Homes homes;
+  Router router;
 };
 
 // Scratch, and threads that others may share. Not for two threads at once.
@@ -75,11 +39,11 @@ class AttentionHalf {
 
   // x [T, D] += attention of its norm; the rows' keys and values go into the cache.
   void attend(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache, float* x);
-  // hidden [T, D] = norm of x; which rows of it go where.
-  void gate(const GateLayer& layer, const float* x, int64_t rows, RowType type, void* hidden,
-            const Scatter& scatter);
+  // hidden [T, D] = norm of x; which rows of it go where. token_ids [T].
+  void gate(const GateLayer& layer, const float* x, const int64_t* token_ids, int64_t rows,
+            RowType type, void* hidden, const Scatter& scatter);
   // out [S, outputs] = linear of the norms of these rows of x.
-  void head(const Linear& linear, const float* norm, float eps, const float* x, const int64_t* rows,
+  void head(const Linear& linear, const Norm& norm, const float* x, const int64_t* rows,
             int64_t count, float* out);
   // best [count] = where the largest of each row of x [count, width] is, -1 where one is NaN.
   void argmax(const float* x, int64_t count, int64_t width, int64_t* best);
@@ -88,8 +52,7 @@ class AttentionHalf {
   // out [T, outputs] = linear of x [T, inputs].
   void linear(const Linear& linear, const float* x, int64_t rows, float* out);
   // out [T, D] = norm of x.
-  void norm(const float* x, const float* weight, float eps, int64_t rows, int64_t width,
-            float* out);
+  void norm(const Norm& norm, const float* x, int64_t rows, int64_t width, float* out);
   // x = 1 / (1 + e^-x).
   void sigmoid(float* x, int64_t count) { level_.rows.sigmoid(x, count); }
 
@@ -111,20 +74,14 @@ class AttentionHalf {
   template <class Write>
   void multiply(const Linear& linear, Write write);
   void store(const Linear& linear, float* out, int64_t stride);
-  void add(const Linear& linear, float* out);
+  void add(const Linear& linear, float weight, float* out);
   int64_t stride_of(const Linear& linear) const;
   const Product& product_of(const Linear& linear) const {
     return level_.products[static_cast<int>(linear.format)];
   }
 
-  void finish_row(const AttentionLayer& layer, float* row, const float* rotary) const;
-  void write_cache(const AttentionLayer& layer, const LayerCache& cache, const float* row,
-                   int64_t slot) const;
   void list_jobs(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache);
   void add_jobs(RowType type);
-
-  void choose(const GateLayer& layer, int64_t row);
-  void plan(const GateLayer& layer, int64_t rows, const Scatter& scatter) const;
 
   const Level& level_;
   ThreadPool& pool_;
@@ -134,9 +91,10 @@ class AttentionHalf {
   std::atomic<size_t> next_job_{0};
 
   Scratch words_scratch_, normed_scratch_, qkv_scratch_, context_scratch_, job_scratch_;
-  Scratch logits_scratch_, chosen_scratch_, weights_scratch_;
+  Scratch logits_scratch_, choose_scratch_, chosen_scratch_, weights_scratch_;
   uint32_t* words_ = nullptr;  // the packed rows
   float *normed_ = nullptr, *qkv_ = nullptr, *context_ = nullptr, *logits_ = nullptr;
+  float* choosing_ = nullptr;  // scratch of each row
   int64_t qkv_stride_ = 0, logits_stride_ = 0;
   int64_t* chosen_ = nullptr;        // [T, K], experts, best first
   float* chosen_weights_ = nullptr;  // [T, K]

@@ -1,6 +1,7 @@
 #include "experts.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace {
@@ -15,6 +16,11 @@ constexpr int64_t parts_a_thread = 2;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+bool is_plain(const Activation& activation) {
+  return activation.kind == ActivationKind::silu && std::isinf(activation.limit) &&
+         activation.alpha == 1.0f && activation.up_offset == 0.0f;
+}
+
 }  // namespace
 
 Experts::Experts(const Level& level, WeightFormat format, const ExpertShape& shape,
@@ -22,6 +28,7 @@ Experts::Experts(const Level& level, WeightFormat format, const ExpertShape& sha
     : level_(level),
       product_(level.products[static_cast<int>(format)]),
       shape_(shape),
+      plain_(is_plain(shape.activation) && !shape.weight_on_input),
       gate_panels_(ceil_div(shape.intermediate, level.panel_width / 2)),
       down_panels_(ceil_div(shape.hidden, level.panel_width)),
       gate_panel_bytes_(product_.panel_bytes(shape.hidden)),
@@ -51,8 +58,20 @@ void Experts::pack_down(const float* down, uint8_t* packed) const {
   }
 }
 
-void Experts::forward(const uint8_t* gate_up, const uint8_t* down, const Slot* slots, int num_slots,
-                      RowType type, int64_t* counts) {
+void Experts::pack_gate_up_bias(const float* bias, float* packed) const {
+  const int64_t half = level_.panel_width / 2;
+  std::fill(packed, packed + gate_up_channels(), 0.0f);
+  for (int64_t p = 0; p < gate_panels_; ++p) {
+    const float* gate = bias + p * half;
+    const int64_t there = std::min(half, shape_.intermediate - p * half);
+    std::copy(gate, gate + there, packed + 2 * p * half);
+    const float* up = gate + shape_.intermediate;
+    std::copy(up, up + there, packed + (2 * p + 1) * half);
+  }
+}
+
+void Experts::forward(const ExpertWeights& weights, const Slot* slots, int num_slots, RowType type,
+                      int64_t* counts) {
   lay_out(slots, num_slots, type);
   sort(slots, num_slots, counts);
   group(counts);
@@ -70,9 +89,9 @@ void Experts::forward(const uint8_t* gate_up, const uint8_t* down, const Slot* s
   std::vector<ThreadPool::Phase> phases = {
       phase([=, this](Part part) { read_rows(part, type); }),
       phase([=, this](Part part) { pack_inputs(part); }),
-      phase([=, this](Part part) { multiply_gate_up(part, gate_up); }),
+      phase([&, this](Part part) { multiply_gate_up(part, weights); }),
       phase([=, this](Part part) { pack_inner(part); }),
-      phase([=, this](Part part) { multiply_down(part, down); }),
+      phase([&, this](Part part) { multiply_down(part, weights); }),
   };
   if (type == RowType::bf16) phases.push_back(phase([=, this](Part part) { write_rows(part); }));
   pool_.run(phases);
@@ -196,27 +215,39 @@ void Experts::for_panels(Part part, int64_t panels, Visit visit) const {
   }
 }
 
-void Experts::multiply_gate_up(Part part, const uint8_t* weights) {
+// What goes into down, of the products of one panel.
+void Experts::activate(const Group& group, const float* bias, const float* tile,
+                       float* out) const {
+  if (plain_ && bias == nullptr) return level_.swiglu(tile, group.count, out, inner_stride_);
+  float weights[max_tile];
+  for (int m = 0; m < group.count; ++m) weights[m] = choices_[group.first + m].weight;
+  level_.activate(shape_.activation, shape_.weight_on_input ? weights : nullptr, bias, tile,
+                  group.count, out, inner_stride_);
+}
+
+void Experts::multiply_gate_up(Part part, const ExpertWeights& weights) {
   alignas(line_bytes) float tile[max_tile];
   const size_t row_words = product_.row_words(shape_.hidden);
   for_panels(part, gate_panels_, [&](const Active& a, int64_t p) {
-    const uint8_t* panel = weights + a.expert * gate_up_bytes() + p * gate_panel_bytes_;
+    const uint8_t* panel = weights.gate_up + a.expert * gate_up_bytes() + p * gate_panel_bytes_;
+    const int64_t channel = a.expert * gate_up_channels() + p * level_.panel_width;
+    const float* bias = weights.gate_up_bias == nullptr ? nullptr : weights.gate_up_bias + channel;
     for (int64_t g = a.first_group; g < a.last_group; ++g) {
       const auto [first, count] = groups_[g];
       product_.multiply(panel, input_words_ + first * row_words, count, shape_.hidden, tile);
       float* out = inner_values_ + first * inner_stride_ + p * level_.panel_width / 2;
-      level_.swiglu(tile, count, out, inner_stride_);
+      activate(groups_[g], bias, tile, out);
     }
   });
 }
 
-void Experts::multiply_down(Part part, const uint8_t* weights) {
+void Experts::multiply_down(Part part, const ExpertWeights& weights) {
   alignas(line_bytes) float tile[max_tile];
   const size_t row_words = product_.row_words(shape_.intermediate);
   // By panels of all experts rather than by experts: a column's sum belongs to one part.
   for (const Active& a : active_) {
     for (int64_t p = part.begin(down_panels_); p < part.end(down_panels_); ++p) {
-      const uint8_t* panel = weights + a.expert * down_bytes() + p * down_panel_bytes_;
+      const uint8_t* panel = weights.down + a.expert * down_bytes() + p * down_panel_bytes_;
       const int64_t column = p * level_.panel_width;
       const int64_t width = std::min<int64_t>(level_.panel_width, shape_.hidden - column);
       for (int64_t g = a.first_group; g < a.last_group; ++g) {
@@ -225,8 +256,13 @@ void Experts::multiply_down(Part part, const uint8_t* weights) {
                           tile);
         for (int m = 0; m < count; ++m) {
           const Choice& choice = choices_[first + m];
-          level_.add_scaled(tile + m * level_.panel_width, choice.weight,
-                            sums_[choice.row] + column, width);
+          const float weight = shape_.weight_on_input ? 1.0f : choice.weight;
+          float* sums = sums_[choice.row] + column;
+          level_.add_scaled(tile + m * level_.panel_width, weight, sums, width);
+          if (weights.down_bias != nullptr) {
+            const float* bias = weights.down_bias + a.expert * shape_.hidden + column;
+            level_.add_scaled(bias, weight, sums, width);
+          }
         }
       }
     }

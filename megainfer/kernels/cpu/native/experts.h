@@ -1,4 +1,4 @@
-// The routed experts of one node: y = sum over a row's choices of weight * down(silu(gate) * up).
+// The routed experts of one node: y = sum over a row's choices of weight * down(inner(gate, up)).
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,18 @@
 #include "scratch.h"
 #include "thread_pool.h"
 
+// weight_on_input: a choice's weight multiplies what the expert sees instead of what it gives.
 struct ExpertShape {
   int64_t experts, hidden, intermediate, top_k;
+  Activation activation;
+  int32_t weight_on_input;
+};
+
+// A layer's experts, packed one after the other; biases, null where there are none, as
+// `pack_gate_up_bias` has them, and [experts, D].
+struct ExpertWeights {
+  const uint8_t *gate_up, *down;
+  const float *gate_up_bias, *down_bias;
 };
 
 // One message and the place of its answer, `rows` rows each: hidden and out [rows, D] of a RowType,
@@ -37,9 +47,14 @@ class Experts {
   void pack_gate_up(const float* gate_up, uint8_t* packed) const;
   void pack_down(const float* down, uint8_t* packed) const;
 
-  // gate_up, down: the packed experts, one after the other. counts [experts]: choices of each.
-  void forward(const uint8_t* gate_up, const uint8_t* down, const Slot* slots, int num_slots,
-               RowType type, int64_t* counts);
+  // One expert's gate and up biases, [2F], gate first, as products have them: of each panel gate's,
+  // then up's, filled up with zeros; gate_up_channels() in all.
+  void pack_gate_up_bias(const float* bias, float* packed) const;
+  int64_t gate_up_channels() const { return gate_panels_ * level_.panel_width; }
+
+  // counts [experts]: choices of each.
+  void forward(const ExpertWeights& weights, const Slot* slots, int num_slots, RowType type,
+               int64_t* counts);
 
  private:
   struct Choice {
@@ -69,9 +84,10 @@ class Experts {
   void group(const int64_t* counts);
   void read_rows(Part part, RowType type);
   void pack_inputs(Part part);
-  void multiply_gate_up(Part part, const uint8_t* weights);
+  void multiply_gate_up(Part part, const ExpertWeights& weights);
+  void activate(const Group& group, const float* bias, const float* tile, float* out) const;
   void pack_inner(Part part);
-  void multiply_down(Part part, const uint8_t* weights);
+  void multiply_down(Part part, const ExpertWeights& weights);
   void write_rows(Part part);
 
   template <class Visit>
@@ -80,6 +96,7 @@ class Experts {
   const Level& level_;
   const Product& product_;
   const ExpertShape shape_;
+  const bool plain_;  // silu(gate) * up
   int64_t gate_panels_, down_panels_;
   size_t gate_panel_bytes_, down_panel_bytes_;
   int64_t inner_stride_;

@@ -28,7 +28,7 @@ void LayerChain::run(const ChainLayer* layers, int64_t count, const StepRows& st
     const ChainLayer& layer = layers[l];
     times[3 * l] = now();
     half_.attend(*layer.attention, step, layer.cache, x);
-    half_.gate(*layer.gate, x, rows, type, hidden, scatter);
+    half_.gate(*layer.gate, x, step.token_ids, rows, type, hidden, scatter);
     times[3 * l + 1] = now();
     compute_experts(layer, slot, type);
     times[3 * l + 2] = now();
@@ -44,7 +44,7 @@ void LayerChain::run(const ChainLayer* layers, int64_t count, const StepRows& st
 void LayerChain::compute_experts(const ChainLayer& layer, const Slot& slot, RowType type) {
   const int64_t experts = experts_.shape().experts;
   auto* counts = counts_scratch_.of<int64_t>(experts);
-  experts_.forward(layer.gate_up, layer.down, &slot, 1, type, counts);
+  experts_.forward(layer.experts, &slot, 1, type, counts);
   for (int64_t e = 0; e < experts; ++e) layer.counts[e] += counts[e];
 }
 

@@ -13,7 +13,7 @@ struct ChainLayer {
   const AttentionLayer* attention;
   const GateLayer* gate;
   LayerCache cache;
-  const uint8_t *gate_up, *down;
+  ExpertWeights experts;
   int64_t* counts;
 };
 

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "delta_jobs.h"
+
 enum class WeightFormat : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
 constexpr int weight_formats = 3;
 
@@ -38,6 +40,16 @@ constexpr int row_types = 2;
 // Tokens of a block of the KV cache, whose layout is paged_cache.inl's own.
 constexpr int64_t cache_block_tokens = 16;
 
+enum class NormKind : int32_t { rms = 0, layer = 1 };
+
+// What rows are normalised with: x / sqrt(mean(x^2) + eps) * weight, or the same of x - mean(x);
+// and a bias is added unless it is null.
+struct Norm {
+  const float *weight, *bias;
+  float eps;
+  NormKind kind;
+};
+
 // Some tokens that follow each other in one sequence, their queries of some key heads, and the
 // sequence's cached keys and values.
 struct AttentionJob {
@@ -50,6 +62,41 @@ struct AttentionJob {
   const void* cache;                  // of block 0, of the first key head in question
   int64_t block_words;                // 32-bit words between blocks
   const int64_t* blocks;              // where the sequence's tokens lie
+  const float* sinks;                 // a query's score without a value, or null
+  float scale;                        // of scores
+  int64_t window, chunk;              // 0: none
+
+  bool sees_all() const { return window == 0 && chunk == 0; }
+
+  // The first position that the query at this one sees: so many back, its own chunk's at most.
+  int64_t first_seen(int64_t position) const {
+    int64_t first = 0;
+    if (window > 0 && position >= window) first = position + 1 - window;
+    if (chunk > 0 && position / chunk * chunk > first) first = position / chunk * chunk;
+    return first;
+  }
+};
+
+enum class ActivationKind : int32_t { silu = 0, gelu = 1, gelu_tanh = 2 };
+
+// inner = kind(min(gate, limit)) * (clamp(up, -limit, limit) + up_offset); alpha is of silu.
+struct Activation {
+  ActivationKind kind;
+  float limit, alpha, up_offset;
+};
+
+// Some tokens that follow each other in one sequence, their queries of some heads in the space of
+// latents, and the sequence's cached rows, which all heads attend to.
+struct LatentJob {
+  const float* queries;  // the first token's first head in question, [width]; heads side by side
+  int64_t query_stride;  // floats between tokens
+  float* out;            // like queries, [rank] a head
+  int64_t out_stride;
+  int64_t tokens, first_position, heads;
+  int64_t rank, width;  // channels of a row that are its value, and all, which are its key
+  float scale;          // of scores
+  const void* cache;    // blocks of [cache_block_tokens, width]
+  const int64_t* blocks;  // where the sequence's tokens lie
 };
 
 // How a row's token is to be drawn; see `choose` of kernels/reference/sampling.py. top_k: the number
@@ -65,8 +112,12 @@ struct DrawWish {
 struct RowFunctions {
   // out = x / sqrt(mean(x^2) + eps) * weight over n floats; out may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
-  // Rotate one head in place: head[i] * cos[i] + head[i +- n / 2] * signed_sin[i].
+  // out = norm of n floats; out may be x.
+  void (*normalise)(const Norm& norm, const float* x, int64_t n, float* out);
+  // Rotate n channels of a head in place: head[i] * cos[i] + its partner * signed_sin[i]. Partners
+  // are n / 2 apart, or neighbours.
   void (*rotate)(float* head, const float* cos, const float* signed_sin, int64_t n);
+  void (*rotate_neighbours)(float* head, const float* cos, const float* signed_sin, int64_t n);
   // x = softmax(x) over n floats.
   void (*softmax)(float* x, int64_t n);
   // Where the largest of n > 0 floats is, the first of several; -1 where one is NaN.
@@ -83,9 +134,13 @@ struct RowFunctions {
                                   int64_t offset, void* share);
   // Floats of scratch that `attend` needs for a job of these many query rows.
   size_t (*attend_scratch)(int64_t rows, int64_t head_dim);
-  // Causal attention of one job, its scores divided by sqrt(head_dim), while memory is asked for
-  // what `next` begins with; by the cache's type.
+  // Causal attention of one job as far back as its queries see, while memory is asked for what
+  // `next` begins with; by the cache's type.
   void (*attend[row_types])(const AttentionJob& job, const AttentionJob& next, float* scratch);
+  // Floats of scratch that `attend_latents` needs.
+  size_t (*latent_scratch)(const LatentJob& job);
+  // Causal attention of one job; by the cache's type.
+  void (*attend_latents[row_types])(const LatentJob& job, float* scratch);
 };
 
 struct Level {
@@ -95,12 +150,17 @@ struct Level {
   Product products[weight_formats];
   // out [count, panel_width / 2] = silu(left half) * right half of tile [count, panel_width].
   void (*swiglu)(const float* tile, int count, float* out, int64_t out_stride);
+  // The same with any activation, each row [panel_width] of the tile times its weight, plus bias
+  // [panel_width]; both may be null.
+  void (*activate)(const Activation& activation, const float* weights, const float* bias,
+                   const float* tile, int count, float* out, int64_t out_stride);
   // y += weight * x over `n` floats.
   void (*add_scaled)(const float* x, float weight, float* y, int64_t n);
   void (*widen)(const uint16_t* bf16, float* out, int64_t n);
   void (*narrow)(const float* x, uint16_t* bf16, int64_t n);
   float (*read_all)(const float* x, int64_t n);
   RowFunctions rows;
+  DeltaFunctions delta;
 };
 
 // The levels that were built, best last.

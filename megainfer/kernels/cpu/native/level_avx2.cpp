@@ -9,11 +9,12 @@
 MEGAINFER_TARGET("avx2,fma")
 #include "vec_avx2.h"
 // After the vector that they are written for.
-#include "attention.inl"
+#include "delta_net.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
 #include "product_int8.inl"
+#include "row_functions.inl"
 
 extern const Level level_avx2 = {
     .name = "avx2",
@@ -22,11 +23,13 @@ extern const Level level_avx2 = {
     .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
                  widened_int8_product()},
     .swiglu = swiglu,
+    .activate = activate,
     .add_scaled = add_scaled,
     .widen = widen,
     .narrow = narrow,
     .read_all = read_all,
     .rows = row_functions(),
+    .delta = delta_functions(),
 };
 
 MEGAINFER_TARGET_END

@@ -9,13 +9,14 @@
 MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512bf16")
 #include "vec_avx512.h"
 // After the vector that they are written for.
-#include "attention.inl"
+#include "delta_net.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
 #include "product_bf16.inl"
 #include "product_int8.inl"
 #include "product_vnni.inl"
+#include "row_functions.inl"
 
 extern const Level level_avx512_bf16 = {
     .name = "avx512_bf16",
@@ -23,11 +24,13 @@ extern const Level level_avx512_bf16 = {
     .max_rows = Vec::max_rows,
     .products = {float_product<Float32>(), bfloat16_product(), vnni_product()},
     .swiglu = swiglu,
+    .activate = activate,
     .add_scaled = add_scaled,
     .widen = widen,
     .narrow = narrow,
     .read_all = read_all,
     .rows = row_functions(),
+    .delta = delta_functions(),
 };
 
 MEGAINFER_TARGET_END

@@ -1,10 +1,13 @@
+#include <algorithm>
+
 #include "vec_generic.h"
 // After the vector that they are written for.
-#include "attention.inl"
+#include "delta_net.inl"
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
 #include "product_int8.inl"
+#include "row_functions.inl"
 
 extern const Level level_generic = {
     .name = "generic",
@@ -13,9 +16,11 @@ extern const Level level_generic = {
     .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
                  widened_int8_product()},
     .swiglu = swiglu,
+    .activate = activate,
     .add_scaled = add_scaled,
     .widen = widen,
     .narrow = narrow,
     .read_all = read_all,
     .rows = row_functions(),
+    .delta = delta_functions(),
 };

@@ -1,6 +1,8 @@
 // What Python calls: plain C, pointers to memory that the caller owns, no exception leaves.
 #include "attention_half.h"
+#include "delta_net.h"
 #include "experts.h"
+#include "latent_half.h"
 #include "layer_chain.h"
 #include "level.h"
 #include "thread_pool.h"
@@ -43,10 +45,19 @@ EXPORT void megainfer_experts_pack(const Experts* experts, const float* gate_up,
   experts->pack_down(down, packed_down);
 }
 
-EXPORT void megainfer_experts_forward(Experts* experts, const uint8_t* gate_up, const uint8_t* down,
+EXPORT int64_t megainfer_experts_gate_up_channels(const Experts* experts) {
+  return experts->gate_up_channels();
+}
+
+EXPORT void megainfer_experts_pack_gate_up_bias(const Experts* experts, const float* bias,
+                                                float* packed) {
+  experts->pack_gate_up_bias(bias, packed);
+}
+
+EXPORT void megainfer_experts_forward(Experts* experts, const ExpertWeights* weights,
                                       const Slot* slots, int32_t num_slots, int32_t row_type,
                                       int64_t* counts) {
-  experts->forward(gate_up, down, slots, num_slots, static_cast<RowType>(row_type), counts);
+  experts->forward(*weights, slots, num_slots, static_cast<RowType>(row_type), counts);
 }
 
 // For benchmarks: the sum of n floats, with the best level.
@@ -76,9 +87,9 @@ EXPORT void megainfer_half_linear(AttentionHalf* half, const Linear* linear, con
   half->linear(*linear, x, rows, out);
 }
 
-EXPORT void megainfer_half_norm(AttentionHalf* half, const float* x, const float* weight, float eps,
-                                int64_t rows, int64_t width, float* out) {
-  half->norm(x, weight, eps, rows, width, out);
+EXPORT void megainfer_half_norm(AttentionHalf* half, const Norm* norm, const float* x, int64_t rows,
+                                int64_t width, float* out) {
+  half->norm(*norm, x, rows, width, out);
 }
 
 EXPORT void megainfer_half_sigmoid(AttentionHalf* half, float* x, int64_t count) {
@@ -91,15 +102,14 @@ EXPORT void megainfer_half_attend(AttentionHalf* half, const AttentionLayer* lay
 }
 
 EXPORT void megainfer_half_gate(AttentionHalf* half, const GateLayer* layer, const float* x,
-                                int64_t rows, int32_t row_type, void* hidden,
-                                const Scatter* scatter) {
-  half->gate(*layer, x, rows, static_cast<RowType>(row_type), hidden, *scatter);
+                                const int64_t* token_ids, int64_t rows, int32_t row_type,
+                                void* hidden, const Scatter* scatter) {
+  half->gate(*layer, x, token_ids, rows, static_cast<RowType>(row_type), hidden, *scatter);
 }
 
-EXPORT void megainfer_half_head(AttentionHalf* half, const Linear* linear, const float* norm,
-                                float eps, const float* x, const int64_t* rows, int64_t count,
-                                float* out) {
-  half->head(*linear, norm, eps, x, rows, count, out);
+EXPORT void megainfer_half_head(AttentionHalf* half, const Linear* linear, const Norm* norm,
+                                const float* x, const int64_t* rows, int64_t count, float* out) {
+  half->head(*linear, *norm, x, rows, count, out);
 }
 
 EXPORT void megainfer_half_argmax(AttentionHalf* half, const float* x, int64_t count, int64_t width,
@@ -110,6 +120,31 @@ EXPORT void megainfer_half_argmax(AttentionHalf* half, const float* x, int64_t c
 EXPORT void megainfer_half_draw(AttentionHalf* half, const float* x, int64_t count, int64_t width,
                                 const DrawWish* wishes, int64_t* tokens) {
   half->draw(x, count, width, wishes, tokens);
+}
+
+EXPORT LatentHalf* megainfer_latent_new(AttentionHalf* half, ThreadPool* pool) {
+  return new LatentHalf(*half, *pool);
+}
+
+EXPORT void megainfer_latent_delete(LatentHalf* latent) { delete latent; }
+
+EXPORT void megainfer_latent_attend(LatentHalf* latent, const LatentLayer* layer,
+                                    const StepRows* step, const LayerCache* cache, float* x) {
+  latent->attend(*layer, *step, *cache, x);
+}
+
+// Null when this machine can't run the level.
+EXPORT DeltaNet* megainfer_delta_new(const char* level, ThreadPool* pool) {
+  const Level* chosen = find_level(level);
+  return chosen == nullptr ? nullptr : new DeltaNet(*chosen, *pool);
+}
+
+EXPORT void megainfer_delta_delete(DeltaNet* net) { delete net; }
+
+EXPORT void megainfer_delta_recur(DeltaNet* net, const DeltaNetLayer* layer,
+                                  const DeltaNetStep* step, const float* input, const float* rates,
+                                  const DeltaNetState* state, float* out) {
+  net->recur(*layer, *step, input, rates, *state, out);
 }
 
 EXPORT LayerChain* megainfer_chain_new(AttentionHalf* half, Experts* experts) {

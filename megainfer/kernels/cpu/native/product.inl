@@ -1,6 +1,7 @@
 // The matrix products of level.h over `Vec`, the vector of the level that includes this file.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -75,17 +76,34 @@ size_t plain_panel_bytes(int64_t k) {
   return words_of(k, Format::per_word) * panel_width * sizeof(uint32_t);
 }
 
+// Words of a channel that are packed before the next channel's turn: the lines that they are
+// scattered over are still in the first cache when its neighbours fill them.
+constexpr int64_t packed_at_once = 64;
+
+// Words `first` to `last` of a channel, each a panel's width from the next.
+template <class Format>
+void pack_channel(const float* channel, int64_t k, int64_t first, int64_t last, uint32_t* out) {
+  const int64_t whole = std::clamp(k / Format::per_word, first, last);
+  for (int64_t j = first; j < whole; ++j) {
+    out[j * panel_width] = Format::weight_word(channel + j * Format::per_word);
+  }
+  for (int64_t j = whole; j < last; ++j) {
+    out[j * panel_width] = padded_word<Format>(channel, k, j * Format::per_word);
+  }
+}
+
 template <class Format>
 void plain_pack_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
                       void* panel) {
   auto* words = static_cast<uint32_t*>(panel);
   std::memset(words, 0, plain_panel_bytes<Format>(k));
-  for (int half = 0; half < 2; ++half) {
-    for (int64_t c = 0; c < valid[half]; ++c) {
-      const float* channel = channels[half] + c * k;
-      uint32_t* out = words + half * Vec::width + c;
-      for (int64_t j = 0; j < words_of(k, Format::per_word); ++j) {
-        out[j * panel_width] = padded_word<Format>(channel, k, j * Format::per_word);
+  const int64_t end = words_of(k, Format::per_word);
+  for (int64_t first = 0; first < end; first += packed_at_once) {
+    const int64_t last = std::min(first + packed_at_once, end);
+    for (int half = 0; half < 2; ++half) {
+      for (int64_t c = 0; c < valid[half]; ++c) {
+        uint32_t* out = words + half * Vec::width + c;
+        pack_channel<Format>(channels[half] + c * k, k, first, last, out);
       }
     }
   }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "elementwise.inl"
+#include "level.h"
 
 namespace {
 
@@ -41,12 +42,40 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* 
   for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
+inline float sum_of(const float* x, int64_t n) {
+  Vec::F sums = Vec::zero();
+  int64_t i = 0;
+  for (; i + Vec::width <= n; i += Vec::width) sums = Vec::add(sums, Vec::load(x + i));
+  float sum = lane_sum(sums);
+  for (; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+void normalise(const Norm& norm, const float* x, int64_t n, float* out) {
+  if (norm.kind == NormKind::layer) {
+    const float mean = sum_of(x, n) / static_cast<float>(n);
+    for (int64_t i = 0; i < n; ++i) out[i] = x[i] - mean;
+    x = out;
+  }
+  rms_norm(x, norm.weight, norm.eps, n, out);
+  if (norm.bias == nullptr) return;
+  for (int64_t i = 0; i < n; ++i) out[i] += norm.bias[i];
+}
+
 void rotate(float* head, const float* cos, const float* signed_sin, int64_t n) {
   const int64_t half = n / 2;
   for (int64_t i = 0; i < half; ++i) {
     const float left = head[i], right = head[i + half];
     head[i] = left * cos[i] + right * signed_sin[i];
     head[i + half] = right * cos[i + half] + left * signed_sin[i + half];
+  }
+}
+
+void rotate_neighbours(float* head, const float* cos, const float* signed_sin, int64_t n) {
+  for (int64_t i = 0; i < n; i += 2) {
+    const float left = head[i], right = head[i + 1];
+    head[i] = left * cos[i] + right * signed_sin[i];
+    head[i + 1] = right * cos[i + 1] + left * signed_sin[i + 1];
   }
 }
 

@@ -1,0 +1,28 @@
+"""How one weight is stored: which tensors on disk make it up, and what they mean."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from megainfer.checkpoint.files import StoredTensor
+
+
+class Encoding(Protocol):
+    """One weight, or one entry of a fused one.
+
+    flipped: a line of `codes` is a column of the weight, not a row. codes: the large tensor.
+    sides: small ones (scales, zero points), which are read whole.
+    """
+
+    @property
+    def flipped(self) -> bool: ...
+
+    @property
+    def codes(self) -> StoredTensor: ...
+
+    @property
+    def sides(self) -> tuple[StoredTensor, ...]: ...
+
+    def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
+        """The weight at these lines of `codes`, float32 unless it is stored as floating point."""

@@ -1,0 +1,40 @@
+"""`megainfer models`."""
+
+from typing import Annotated
+
+import typer
+
+EPILOG = """[bold]Examples[/bold]
+
+  megainfer models                     the families, with models that people run
+
+  megainfer models ~/models/Qwen3-30B  what one is made of, and whether it can be served
+"""
+
+
+def models(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A model folder, or its name on the hub; all families if left out."),
+    ] = None,
+) -> None:
+    """List the models that can be served, or tell what one is made of.
+
+    Of a model only config.json is read: whether its weights are all there is seen when they load.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from megainfer.model_source import resolve_config
+    from megainfer.models.description import describe_model
+    from megainfer.models.registry import FAMILIES, load_spec
+
+    console = Console(highlight=False)
+    table = Table.grid(padding=(0, 2))
+    if model is None:
+        for family in sorted(FAMILIES, key=lambda family: family.title):
+            table.add_row(f"[bold]{family.title}[/bold]", family.models)
+    else:
+        for label, text in describe_model(load_spec(resolve_config(model))):
+            table.add_row(f"[bold]{label}[/bold]", text)
+    console.print(table)

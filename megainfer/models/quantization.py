@@ -1,0 +1,251 @@
+"""How config.json says that weights are quantised. Pure: no torch.
+
+Nothing is computed in these formats: weights are dequantised as they are read.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from megainfer.models.config import Config, read_json
+
+BLOCK_OF_MXFP4 = 32
+"""Weights that share an exponent, by the format's definition (OCP Microscaling Formats)."""
+
+KEPT_MODULES = frozenset(
+    ("lm_head", "embed_tokens", "wte", "gate", "router", "shared_expert_gate", "weights_proj")
+)
+"""Names within the names of modules that quantisers leave as they are without listing them: heads,
+embeddings, routers, and the head weights of DeepSeek-V3.2's indexer."""
+
+
+class Codes(StrEnum):
+    """How the codes of one weight are stored, each with the values of `QuantizationSpec.bits`."""
+
+    FP8 = "fp8"  # 8: float8_e4m3fn, one an element
+    INT8 = "int8"  # 8: one an element
+    PACKED = "packed"  # 4, 8: in words of 32 bits, along the inputs (compressed-tensors)
+    AWQ = "awq"  # 4: in words of 32 bits, along the outputs
+    MXFP4 = "mxfp4"  # 4: float4_e2m1fn, two a byte
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationSpec:
+    """The formats of one checkpoint's quantised weights.
+
+    method: quant_method of config.json. block: how many (outputs, inputs) share a scale; None: all.
+    symmetric: there are no zero points. targets, kept: regular expressions for names of modules,
+    from their beginning; those that match a target and nothing of `kept` are quantised.
+    """
+
+    method: str
+    codes: Codes
+    bits: int
+    block: tuple[int | None, int | None]
+    symmetric: bool = True
+    targets: tuple[str, ...] = ("",)
+    kept: tuple[str, ...] = ()
+
+    def quantises(self, module: str) -> bool:
+        """Whether the weights of this module have to be quantised."""
+        if not KEPT_MODULES.isdisjoint(module.split(".")):
+            return False
+        wanted = any(re.match(target, module) for target in self.targets)
+        return wanted and not any(re.match(kept, module) for kept in self.kept)
+
+    def __str__(self) -> str:
+        """As `fp8 (128 x 128 blocks)`."""
+        kind = {Codes.FP8: "fp8", Codes.MXFP4: "mxfp4"}.get(self.codes, f"int{self.bits}")
+        name = kind if kind == self.method else f"{self.method} {kind}"
+        return f"{name} ({self._sharing()})"
+
+    def _sharing(self) -> str:
+        match self.block:
+            case (None, None):
+                return "a scale a tensor"
+            case (1, None):
+                return "a scale a channel"
+            case (1, inputs):
+                return f"groups of {inputs}"
+            case (outputs, inputs):
+                return f"{outputs} x {inputs} blocks"
+
+
+def quantization_of(folder: Path) -> QuantizationSpec | None:
+    """As `read_quantization`; a folder without config.json says nothing."""
+    path = folder / "config.json"
+    return read_quantization(Config(path, read_json(path))) if path.exists() else None
+
+
+def read_quantization(config: Config) -> QuantizationSpec | None:
+    """What config.json's quantization_config says; None without one.
+
+    Raises ModelError naming key and value for a method or a setting that is not supported.
+    """
+    for holder in (config, Config(config.path, config.mapping("text_config"))):
+        for key in ("quantization_config", "compression_config"):
+            if holder.mapping(key):
+                return _read(Config(config.path, holder.mapping(key)))
+    return None
+
+
+def _read(settings: Config) -> QuantizationSpec:
+    method = settings.values.get("quant_method")
+    if not isinstance(method, str) or method not in _METHODS:
+        raise settings.fail(
+            "quant_method",
+            f"which is not supported; supported: {', '.join(_METHODS)}, and no quantisation",
+        )
+    return _METHODS[method](settings)
+
+
+def _read_fp8(settings: Config) -> QuantizationSpec:
+    _expect(settings, "fmt", "e4m3", "float8_e4m3fn")
+    return QuantizationSpec("fp8", Codes.FP8, 8, _fp8_block(settings), kept=_unconverted(settings))
+
+
+def _fp8_block(settings: Config) -> tuple[int | None, int | None]:
+    match settings.integers("weight_block_size"):
+        case ():
+            return (None, None)
+        case (outputs, inputs) if outputs > 0 and inputs > 0:
+            return (outputs, inputs)
+        case _:
+            raise settings.fail("weight_block_size", "but must be two positive integers")
+
+
+def _read_fbgemm(settings: Config) -> QuantizationSpec:
+    return QuantizationSpec("fbgemm_fp8", Codes.FP8, 8, (1, None), kept=_unconverted(settings))
+
+
+def _read_mxfp4(settings: Config) -> QuantizationSpec:
+    return QuantizationSpec(
+        "mxfp4",
+        Codes.MXFP4,
+        4,
+        (1, BLOCK_OF_MXFP4),
+        targets=(r".*\bexperts\b",),
+        kept=_unconverted(settings),
+    )
+
+
+def _read_awq(settings: Config) -> QuantizationSpec:
+    _expect(settings, "version", "gemm", "GEMM")
+    _expect(settings, "bits", 4)
+    _expect(settings, "zero_point", True)
+    group = settings.values.get("group_size", 128)
+    inputs = None if group == -1 else settings.positive("group_size", default=128)
+    # AutoAWQ leaves out whatever contains one of these names.
+    kept = tuple(f".*{re.escape(name)}" for name in _names(settings, "modules_to_not_convert"))
+    return QuantizationSpec("awq", Codes.AWQ, 4, (1, inputs), symmetric=False, kept=kept)
+
+
+def _read_compressed(settings: Config) -> QuantizationSpec:
+    """compressed-tensors: groups of modules, each with its scheme; all must be alike."""
+    _expect(settings, "format", *_COMPRESSED)
+    if settings.mapping("transform_config"):
+        raise settings.fail("transform_config", "but transformed weights are not supported")
+    if settings.mapping("sparsity_config").get("format", "dense") != "dense":
+        raise settings.fail("sparsity_config", "but sparse weights are not supported")
+    groups = [Config(settings.path, group) for group in settings.mapping("config_groups").values()]
+    schemes = {_read_scheme(group, settings) for group in groups}
+    if len(schemes) != 1:
+        raise settings.fail("config_groups", "but must have one scheme for all weights")
+    codes, bits, block, symmetric = schemes.pop()
+    targets = tuple(_target(name) for group in groups for name in _names(group, "targets"))
+    kept = tuple(_target(name) for name in _names(settings, "ignore"))
+    method = "compressed-tensors"
+    return QuantizationSpec(method, codes, bits, block, symmetric, targets or ("",), kept)
+
+
+_COMPRESSED: Mapping[object, tuple[Codes, str]] = {
+    "pack-quantized": (Codes.PACKED, "int"),
+    "int-quantized": (Codes.INT8, "int"),
+    "float-quantized": (Codes.FP8, "float"),
+    "naive-quantized": (Codes.FP8, "float"),
+}
+"""compressed-tensors' formats, with the type of number that they hold."""
+
+_Scheme = tuple[Codes, int, tuple[int | None, int | None], bool]
+
+
+def _read_scheme(group: Config, settings: Config) -> _Scheme:
+    """What one of config_groups says of weights."""
+    form = group.values.get("format") or settings.values.get("format")
+    own = Config(group.path, {**group.values, "format": form})
+    _expect(own, "format", *_COMPRESSED)
+    codes, kind = _COMPRESSED[form]
+    weights = Config(group.path, group.mapping("weights"))
+    if codes is Codes.FP8 and weights.values.get("type") == "int":  # "naive" takes both
+        codes, kind = Codes.INT8, "int"
+    _expect(weights, "type", kind)
+    _expect(weights, "num_bits", *((4, 8) if codes in (Codes.PACKED, Codes.INT8) else (8,)))
+    symmetric = weights.flag("symmetric", True)
+    return codes, weights.positive("num_bits", default=8), _compressed_block(weights), symmetric
+
+
+def _compressed_block(weights: Config) -> tuple[int | None, int | None]:
+    match weights.values.get("strategy"):
+        case "tensor":
+            return (None, None)
+        case "channel":
+            return (1, None)
+        case "group":
+            return (1, weights.positive("group_size"))
+        case "block":
+            return _block_structure(weights)
+    raise weights.fail(
+        "strategy", "which is not supported; supported: tensor, channel, group, block"
+    )
+
+
+def _block_structure(weights: Config) -> tuple[int, int]:
+    match weights.integers("block_structure"):
+        case (outputs, inputs) if outputs > 0 and inputs > 0:
+            return (outputs, inputs)
+    raise weights.fail("block_structure", "but must be two positive integers")
+
+
+def _target(name: str) -> str:
+    """compressed-tensors names a module, gives an expression after `re:`, or names its class."""
+    if name.startswith("re:"):
+        return name.removeprefix("re:")
+    return "" if name == "Linear" else f"{re.escape(name)}$"
+
+
+def _unconverted(settings: Config) -> tuple[str, ...]:
+    """transformers leaves out modules that a name or an expression begins, up to a dot, or ends."""
+    key = "modules_to_not_convert"
+    other = _names(settings, key) or _names(settings, "ignored_layers")
+    return tuple(rf"(?:{name})(?:(?<=\.)|\.|$)|.*{re.escape(name)}$" for name in other)
+
+
+def _names(settings: Config, key: str) -> Sequence[str]:
+    names = settings.values.get(key) or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise settings.fail(key, "but must be a list of names")
+    for name in names:
+        try:
+            re.compile(name.removeprefix("re:"))
+        except re.error as error:
+            raise settings.fail(key, f"where {name!r} is no expression: {error}") from error
+    return names
+
+
+def _expect(settings: Config, key: str, *supported: object) -> None:
+    """Absent is fine."""
+    value = settings.values.get(key)
+    if value is not None and value not in supported:
+        shown = ", ".join(map(str, supported))
+        raise settings.fail(key, f"which is not supported; supported: {shown}")
+
+
+_METHODS: Mapping[str, Callable[[Config], QuantizationSpec]] = {
+    "fp8": _read_fp8,
+    "fbgemm_fp8": _read_fbgemm,
+    "mxfp4": _read_mxfp4,
+    "compressed-tensors": _read_compressed,
+    "awq": _read_awq,
+}

@@ -1,0 +1,113 @@
+"""tokenizer.json, read by the tokenizers library."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+
+from megainfer.errors import ModelError
+
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class FastBackend:
+    """See `TokenizerBackend`. special: further texts that are special tokens."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, special: Sequence[str] = ()) -> None:
+        known = [text for text in special if backend.token_to_id(text) is not None]
+        backend.add_special_tokens(list(dict.fromkeys(known)))
+        self._backend = backend
+        added = backend.get_added_tokens_decoder()
+        self._added_ids = frozenset(added)
+        self._special_ids = frozenset(token for token, entry in added.items() if entry.special)
+        # Whether the characters of a token stand for bytes, as in GPT-2's vocabulary.
+        self._byte_level = "ByteLevel" in repr(backend.decoder)
+
+    @classmethod
+    def load(
+        cls, path: Path, special: Sequence[str] = (), added: Mapping[str, int] | None = None
+    ) -> "FastBackend":
+        """added: tokens by text that the file may lack.
+
+        What is added around a text (a beginning token, say) is what tokenizer.json says, as in
+        transformers 5: `add_bos_token` in tokenizer_config.json has no effect beside it.
+
+        Raises ModelError when the file is missing or isn't what it should be.
+        """
+        if not path.is_file():
+            raise ModelError(f"{path} is missing; save the model's fast tokenizer there")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the only type that the library raises
+            raise ModelError(f"{path} isn't a tokenizer: {error}") from error
+        backend.no_truncation()
+        backend.no_padding()
+        _add(backend, added or {}, path)
+        return cls(backend, special)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def token_id(self, text: str) -> int | None:
+        return self._backend.token_to_id(text)
+
+    def piece(self, token: int) -> str | None:
+        return self._backend.id_to_token(token)
+
+    def is_special(self, token: int) -> bool:
+        return token in self._special_ids
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def vocabulary(self) -> str:
+        return self._backend.to_str()
+
+    def bytes_of(self, token: int) -> bytes:
+        piece = self.piece(token)
+        if piece is None:
+            return b""
+        if self._is_spelled_in_bytes(token, piece):
+            return bytes(self._byte_of[character] for character in piece)
+        if (byte := BYTE_TOKEN.fullmatch(piece)) is not None:
+            return bytes([int(byte[1], 16)])
+        # Twice, because decoders treat the first token of a text apart (its leading space).
+        once = self.decode([token], skip_special_tokens=False)
+        twice = self.decode([token, token], skip_special_tokens=False)
+        return twice[len(once) :].encode()
+
+    def _is_spelled_in_bytes(self, token: int, piece: str) -> bool:
+        """An added token is spelled as the text that it stands for."""
+        return (
+            self._byte_level and token not in self._added_ids and self._byte_of.keys() >= set(piece)
+        )
+
+    @cached_property
+    def _byte_of(self) -> dict[str, int]:
+        return byte_alphabet()
+
+
+def _add(backend: tokenizers.Tokenizer, added: Mapping[str, int], path: Path) -> None:
+    for text, token in sorted(added.items(), key=lambda item: item[1]):
+        if backend.token_to_id(text) is None:
+            backend.add_tokens([text])
+        if backend.token_to_id(text) != token:
+            raise ModelError(
+                f"{path.parent}: the token {text!r:.80} is {token} among the added ones, but "
+                f"{backend.token_to_id(text)} by {path.name}; save the tokenizer anew"
+            )
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The characters that stand for bytes in byte-level vocabularies (Radford et al., 2019):
+    printable ones for themselves, the others from U+0100 on, in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet = {chr(byte): byte for byte in printable}
+    return alphabet | {chr(0x100 + place): byte for place, byte in enumerate(others)}
