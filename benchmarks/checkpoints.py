@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
@@ -70,7 +70,7 @@ def ensure_checkpoint(name: str, folder: Path) -> Path:
     if not (target / "config.json").exists():
         target.mkdir(parents=True, exist_ok=True)
         shape = SHAPES[name]
-        save_file(dict(_tensors(shape)), target / "model.safetensors", {"format": "pt"})
+        save_file(dict(tensors_of(shape, _noise())), target / "model.safetensors", {"format": "pt"})
         (target / "config.json").write_text(json.dumps(shape.config(), indent=1))
     return target
 
@@ -116,12 +116,18 @@ def _tokenizer(size: int) -> Tokenizer:
     return tokenizer
 
 
-def _tensors(shape: Shape) -> Iterator[tuple[str, Tensor]]:
+def _noise() -> Callable[[int, int], Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def matrix(rows: int, columns: int) -> Tensor:
         weight: Tensor = torch.randn(rows, columns, generator=generator) / columns**0.5
         return weight.to(torch.bfloat16)
+
+    return matrix
+
+
+def tensors_of(shape: Shape, matrix: Callable[[int, int], Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a checkpoint by name; `matrix` makes those of so many rows and columns."""
 
     def ones(size: int) -> Tensor:
         return torch.ones(size, dtype=torch.bfloat16)

@@ -1,5 +1,6 @@
 """Parts of stored tensors: entries of fused ones, transposed, some rows; only they are read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,40 @@ def test_the_whole_tensors_shape_is_checked(folder):
         pytest.raises(CheckpointError, match=r"tensor fused has shape \[3, 10, 7\].*\[4, 10, 7\]"),
     ):
         reader.load((source,), torch.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 20])
+def test_threads_share_what_is_to_be_read(folder, threads):
+    sources = [
+        Source("fused", (1, C), (E, R, C), index=i % E, rows=(i, i + 1, 1)) for i in range(R)
+    ]
+    out, told = torch.full((R, C), torch.nan), list[int]()
+    with WeightReader(folder, told.append, threads) as reader:
+
+        def load(rows: Sequence[int]) -> None:
+            for row in rows:
+                reader.load_into(out[row : row + 1], (sources[row],))
+
+        reader.share(load, range(R))
+    assert torch.equal(out, torch.stack([FUSED[i % E, i] for i in range(R)]))
+    assert told == [C * 4 * (i + 1) for i in range(R)]
+
+
+def test_what_one_thread_raises_is_raised(folder):
+    def load(rows: Sequence[int]) -> None:
+        if 2 in rows:
+            reader.get("absent", (1,), torch.float32)
+
+    with (
+        WeightReader(folder, threads=2) as reader,
+        pytest.raises(CheckpointError, match="no tensor absent"),
+    ):
+        reader.share(load, range(4))
+
+
+def test_nothing_is_shared_out(folder):
+    with WeightReader(folder, threads=2) as reader:
+        reader.share(lambda _: pytest.fail("called"), [])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ distribution."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,6 +69,23 @@ def test_choices_walk_the_kept_distribution(kernels, ranks, temperature, top_k, 
 def test_tokens_that_tie_at_the_cut_are_kept_together(kernels):
     logits = [1.0, 2.0, 1.0, 0.0]
     assert set(draw_all(kernels, logits, 1.0, 2, 1.0)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+@pytest.mark.parametrize("size", [5, 200])
+@pytest.mark.parametrize("temperature", [0.8, 2.0])
+def test_unequal_logits_do_not_tie_however_close_they_are(kernels, top_k, size, temperature):
+    """Near zero floats are so dense that such neighbours are equally likely, to the last bit."""
+    rest = [-1.0 - 0.01 * i for i in range(size - 5)]
+    logits = [0.1, math.nan, 0.1, *rest, 0.05, 0.05]
+    logits[1] = float(np.nextafter(np.float32(0.1), np.float32(1)))
+    logits[-1] = float(np.nextafter(np.float32(0.05), np.float32(1)))
+    best = {1: {1}, 2: {0, 1, 2}, 3: {0, 1, 2}}[top_k]
+    grid = [i / 200 for i in range(200)]
+    assert set(draw_all(kernels, logits, temperature, top_k, 1.0, uniforms=grid)) == best
+    logits[0] = logits[2] = -5.0
+    kept = {1: {1}, 2: {1, size - 1}, 3: {1, size - 2, size - 1}}[top_k]
+    assert set(draw_all(kernels, logits, temperature, top_k, 1.0, uniforms=grid)) == kept
 
 
 def test_an_impossible_token_is_never_drawn(kernels):

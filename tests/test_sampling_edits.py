@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megainfer.attention_node.sampling.bitmask import words_for
+from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
+from megainfer.attention_node.sampling.bitmask import Bitmask, words_for
 from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
 from megainfer.attention_node.sampling.history import TokenHistory
 from megainfer.attention_node.sampling.sampler import NothingAllowed, SampleRow, sample
@@ -25,7 +26,7 @@ def submit(prompt: list[int], **wishes: Any) -> Submit:
     return Submit(request_id="a", prompt=prompt, **{**plain, "stop_token_ids": [], **wishes})
 
 
-def edits_of(request: Submit, outputs: list[int], allowed: torch.Tensor | None = None):
+def edits_of(request: Submit, outputs: list[int], allowed: Bitmask | None = None):
     """As the node makes them, for a sequence that got its outputs one by one."""
     sequence = Sequence(request, arrival=0, block_size=16)
     for token in outputs:
@@ -34,7 +35,7 @@ def edits_of(request: Submit, outputs: list[int], allowed: torch.Tensor | None =
         sequence.token_ids.append(token)
     if sequence.history is not None:
         sequence.history.catch_up(sequence.token_ids)
-    return LogitEdits(request, sequence.token_ids, sequence.history, allowed)
+    return LogitEdits(request, sequence.token_ids, sequence.history, sequence.listed, allowed)
 
 
 def oracle(
@@ -80,13 +81,13 @@ rows = st.tuples(
 )
 
 
-def bits(allowed: set[int] | None) -> torch.Tensor | None:
+def bits(allowed: set[int] | None) -> Bitmask | None:
     if allowed is None:
         return None
     words = np.zeros(words_for(VOCABULARY), dtype=np.uint32)
     for token in allowed:
         words[token // 32] |= np.uint32(1 << (token % 32))
-    return torch.from_numpy(words.view(np.int32))
+    return words.view(np.int32)
 
 
 @settings(max_examples=80, deadline=None)
@@ -161,8 +162,9 @@ def test_a_history_counts_only_what_is_new():
         reads = 0
 
         def __getitem__(self, index):
-            self.reads += 1
-            return super().__getitem__(index)
+            given = super().__getitem__(index)
+            self.reads += len(given) if isinstance(index, slice) else 1
+            return given
 
     ids = Counted([4, 4, 9])
     history = TokenHistory(num_prompt=3, with_prompt=True)
@@ -173,3 +175,26 @@ def test_a_history_counts_only_what_is_new():
     history.catch_up(ids)
     assert dict(zip(history.tokens, history.generated, strict=True)) == {4: 0, 9: 2, 2: 1}
     assert ids.reads == 6
+
+
+@pytest.mark.parametrize("vocabulary", [31, 32, 33, VOCABULARY])
+def test_the_mask_of_allowed_tokens_is_made_once(vocabulary):
+    listed = {0, 7, vocabulary - 1}
+    allowed = AllowedTokens(sorted(listed) * 2)
+    mask = allowed.mask(vocabulary)
+    assert mask.shape == (words_for(vocabulary),)
+    assert {t for t in range(vocabulary) if mask[t // 32] >> (t % 32) & 1} == listed
+    assert allowed.mask(vocabulary) is mask
+
+
+def test_a_history_of_all_at_once_is_that_of_one_by_one():
+    generator = np.random.default_rng(3)
+    ids = generator.integers(0, 20, 60).tolist()
+    for with_prompt in (True, False):
+        once, stepwise = (TokenHistory(40, with_prompt) for _ in range(2))
+        once.catch_up(ids)
+        for end in range(40, 61):
+            stepwise.catch_up(ids[:end])
+        assert (once.tokens, once.generated) == (stepwise.tokens, stepwise.generated)
+        counts = dict(zip(once.tokens, once.generated, strict=True))
+        assert {t: ids[40:].count(t) for t in ids[0 if with_prompt else 40 :]} == counts

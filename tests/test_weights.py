@@ -175,7 +175,9 @@ def test_each_role_reads_its_listed_tensors_and_all_are_read(tmp_path, family, v
         ExpertModel(spec, reader, placement, node, torch.float32)
         expected = [s.name for s in expert_sources(spec, placement.experts_of(node))]
         assert sorted(reader.names[already:]) == sorted(expected)
-    assert sorted(reader.names) == sorted(load_file(folder / "model.safetensors"))
+    on_disk = load_file(folder / "model.safetensors")
+    assert set(reader.names) == set(on_disk)
+    assert reader.bytes_read == sum(tensor.nbytes for tensor in on_disk.values())  # each part once
 
 
 def test_models_report_a_broken_tensor_by_name(tmp_path):

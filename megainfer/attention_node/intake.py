@@ -1,6 +1,6 @@
 """How requests come into an attention node: checked, their grammars compiled, then queued."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from time import monotonic
 
 from megainfer.attention_node.compiling import Compiled, Compiling
@@ -97,9 +97,10 @@ class Intake:
         for word in submit.bad_words:
             self._check_known("bad_words", word)
 
-    def _check_known(self, name: str, token_ids: Iterable[int]) -> None:
+    def _check_known(self, name: str, token_ids: Collection[int]) -> None:
         size = self._vocab_size
-        for token in token_ids:
-            if not 0 <= token < size:
-                message = f"{name}: token id {token} is not in the vocabulary of {size}"
-                raise RequestError(message, name)
+        if not token_ids or (min(token_ids) >= 0 and max(token_ids) < size):
+            return
+        wrong = next(token for token in token_ids if not 0 <= token < size)
+        message = f"{name}: token id {wrong} is not in the vocabulary of {size}"
+        raise RequestError(message, name)

@@ -1,8 +1,8 @@
 """What sampling is told of a step's chunks."""
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from megainfer.attention_node.sampling.bitmask import Bitmask
 from megainfer.attention_node.sampling.edits import LogitEdits
 from megainfer.attention_node.sampling.sampler import SampleRow
 from megainfer.attention_node.sequence import Sequence
@@ -30,14 +30,16 @@ def sample_row(chunk: Chunk) -> SampleRow:
 def _edits(sequence: Sequence) -> LogitEdits:
     if sequence.history is not None:
         sequence.history.catch_up(sequence.token_ids)
-    return LogitEdits(sequence.submit, sequence.token_ids, sequence.history, _allowed(sequence))
+    return LogitEdits(
+        sequence.submit, sequence.token_ids, sequence.history, sequence.listed, _allowed(sequence)
+    )
 
 
-def _allowed(sequence: Sequence) -> Tensor | None:
-    """Tokens that its grammar allows next; see `bitmask.forbid`. Raises GrammarFailed."""
+def _allowed(sequence: Sequence) -> Bitmask | None:
+    """Tokens that its grammar allows next. Raises GrammarFailed."""
     matcher = sequence.matcher
     if matcher is None:
         return None
     matcher.take(sequence.token_ids[len(sequence.submit.prompt) + matcher.taken :])
     mask = matcher.mask()
-    return None if mask is None else torch.frombuffer(bytearray(mask), dtype=torch.int32)
+    return None if mask is None else np.frombuffer(mask, dtype=np.int32)

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from megainfer.attention_node.block_manager import ROOT_DIGEST, block_digest
+from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
 from megainfer.attention_node.sampling.history import TokenHistory
 from megainfer.messages import FinishReason, Submit, TokenLogprobs
 
@@ -53,6 +54,7 @@ class Sequence:
     order: int = field(init=False)  # of service: by priority, then by arrival
     edits_logits: bool = field(init=False)
     history: TokenHistory | None = field(init=False)  # where it is penalised for its tokens
+    listed: AllowedTokens | None = field(init=False)  # where no others are allowed
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # as far as it has come
     _digests: list[bytes] = field(default_factory=list)
     _stop_token_ids: frozenset[int] = field(init=False)
@@ -63,6 +65,8 @@ class Sequence:
         self.order = self.submit.priority * ARRIVALS + self.arrival
         self.edits_logits = self.submit.edits_logits
         self.history = _history(self.submit)
+        listed = self.submit.allowed_token_ids
+        self.listed = AllowedTokens(listed) if listed else None
 
     @property
     def request_id(self) -> str:

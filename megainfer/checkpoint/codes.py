@@ -28,9 +28,14 @@ def e4m3(codes: Tensor) -> Tensor:
     bits.bitwise_left_shift_(7).bitwise_and_(~(1 << 14))
     values = bits.view(torch.float16).to(torch.float32)
     values.mul_(2.0 ** (FLOAT16_BIAS - E4M3_BIAS))
-    if values.numel() and float(values.abs().max()) > LARGEST_E4M3:  # what would be 480 is NaN
+    if values.numel() and _reach(values) > LARGEST_E4M3:  # what would be 480 is NaN
         values[values.abs() > LARGEST_E4M3] = torch.nan
     return values
+
+
+def _reach(values: Tensor) -> float:
+    least, largest = values.aminmax()
+    return max(-float(least), float(largest))
 
 
 def e2m1(codes: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
+from threading import Lock
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -105,7 +106,8 @@ class StoredTensor:
 
 
 class TensorFiles:
-    """The tensors of one folder by name; files are opened when they are first asked for.
+    """The tensors of one folder by name; files are opened when they are first asked for, by
+    whichever thread.
 
     Raises CheckpointError naming the file or tensor at fault: no safetensors file, an index that
     is no JSON or names a file that is not there, a corrupt or truncated file, no such tensor.
@@ -113,6 +115,7 @@ class TensorFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._opening = Lock()
         self._open: dict[Path, FileIO] = {}
         self._headers: dict[Path, dict[str, StoredTensor]] = {}
         self._file_of = self._index()
@@ -155,14 +158,16 @@ class TensorFiles:
             view, offset = view[count:], offset + count
 
     def _file(self, path: Path) -> FileIO:
-        if path not in self._open:
-            self._open[path] = FileIO(path)
-        return self._open[path]
+        with self._opening:
+            if path not in self._open:
+                self._open[path] = FileIO(path)
+            return self._open[path]
 
     def _header(self, path: Path) -> dict[str, StoredTensor]:
-        if path not in self._headers:
-            self._headers[path] = _read_header(path)
-        return self._headers[path]
+        with self._opening:
+            if path not in self._headers:
+                self._headers[path] = _read_header(path)
+            return self._headers[path]
 
     def _index(self) -> dict[str, Path]:
         """For each tensor of the folder, the file that holds it."""

@@ -1,9 +1,11 @@
 """Reading weights from a model folder: the parts that are wanted, in the dtype that is wanted."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,21 +17,29 @@ from megainfer.checkpoint.files import TensorFiles
 from megainfer.models.quantization import quantization_of
 from megainfer.models.source import Pieces, Source
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 20
 """Read at once where bytes aren't those of the result: what is converted is still in the cache."""
+
+
+Item = TypeVar("Item")
 
 
 class WeightReader:
     """The weights of one model folder.
 
-    on_bytes: called with the bytes (as they are on disk) read so far, time and again.
+    on_bytes: called with the bytes (as they are on disk) read so far, time and again, by whichever
+    thread read them, one at a time. threads: how many work in `share`; all else is safe in each.
 
     Raises CheckpointError naming the file or tensor at fault: what `TensorFiles` refuses, and a
     tensor that is misshapen or not of floating point.
     """
 
-    def __init__(self, folder: Path, on_bytes: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, on_bytes: Callable[[int], None] | None = None, threads: int = 1
+    ) -> None:
         self.on_bytes = on_bytes
+        self.threads = threads
+        self._counting = Lock()
         self.bytes_read = 0
         self._files = TensorFiles(folder)
         self._quantization = quantization_of(folder)
@@ -71,6 +81,13 @@ class WeightReader:
             self._read(piece, out[row : row + piece.shape[0]])
             row += piece.shape[0]
 
+    def share(self, load: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
+        """Have all threads load, each its part of the items; raises what one of them raised."""
+        parts = [items[first :: self.threads] for first in range(min(self.threads, len(items)))]
+        with ThreadPoolExecutor(max(len(parts), 1), thread_name_prefix="weights") as pool:
+            for _ in pool.map(load, parts):
+                pass
+
     def total_bytes(self, sources: Iterable[Source]) -> int:
         """Bytes on disk that reading these takes, from the files' headers."""
         return sum(self._size(source) for source in sources)
@@ -101,9 +118,10 @@ class WeightReader:
             self._count(len(part) * codes.line_bytes)
 
     def _count(self, size: int) -> None:
-        self.bytes_read += size
-        if size and self.on_bytes is not None:
-            self.on_bytes(self.bytes_read)
+        with self._counting:
+            self.bytes_read += size
+            if size and self.on_bytes is not None:
+                self.on_bytes(self.bytes_read)
 
 
 def _needed(source: Source, encoding: Encoding) -> tuple[range, slice | None]:

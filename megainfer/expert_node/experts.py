@@ -83,14 +83,18 @@ class ExpertModel:
 def _load_layer(
     layer: LayerExperts, sources: FfnSources, reader: WeightReader, experts: Sequence[int]
 ) -> None:
-    """Bring one layer's experts in, one at a time: only one is ever held twice."""
+    """Bring one layer's experts in, one at a time in each thread: no more are ever held twice."""
     hidden, intermediate = sources.spec.hidden_size, sources.spec.expert.intermediate
-    gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
-    for local_id, expert in enumerate(experts):
-        parts = sources.expert(expert)
-        reader.load_into(gate_up, parts.gate_up())
-        reader.load_into(down, parts.down())
-        layer.load(local_id, gate_up, down, _biases(parts, reader))
+
+    def load(local_experts: Sequence[tuple[int, int]]) -> None:
+        gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
+        for local_id, expert in local_experts:
+            parts = sources.expert(expert)
+            reader.load_into(gate_up, parts.gate_up())
+            reader.load_into(down, parts.down())
+            layer.load(local_id, gate_up, down, _biases(parts, reader))
+
+    reader.share(load, list(enumerate(experts)))
 
 
 def _biases(expert: ExpertSources, reader: WeightReader) -> Biases | None:

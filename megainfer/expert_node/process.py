@@ -71,7 +71,7 @@ def load_experts(
     threads = plan.cores_of_expert(node).threads if threads is None else threads
     kernels = ExpertKernels(plan.kernels, plan.expert_dtype, threads)
     dtype = getattr(torch, plan.dtype)
-    with WeightReader(plan.folder) as reader:
+    with WeightReader(plan.folder, threads=plan.cores_of_expert(node).threads) as reader:
         total = reader.total_bytes(expert_sources(plan.spec, plan.placement.experts_of(node)))
         reader.on_bytes = lambda done: on_bytes(done, total)
         return ExpertModel(plan.spec, reader, plan.placement, node, dtype, kernels)

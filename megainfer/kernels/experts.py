@@ -36,7 +36,8 @@ class LayerExperts(Protocol):
     ) -> None:
         """Take over one expert's weights: float32 [2F, D], gate first, and [D, F].
 
-        biases: float32, of experts whose shape has them.
+        biases: float32, of experts whose shape has them. Several threads may each load
+        another expert.
         """
 
     def forward(

@@ -8,6 +8,7 @@ from megainfer.models.spec import (
     ExpertGroups,
     ExpertSpec,
     GroupScore,
+    IndexerSpec,
     LayerSpec,
     MlaSpec,
     MoESpec,
@@ -46,6 +47,18 @@ def read_attention(config: Config) -> MlaSpec:
         scale=float((nope + rotated) ** -0.5) * _yarn_scale(config, rope),
         bias=config.flag("attention_bias", False),
         interleaved=config.flag("rope_interleave", True),
+    )
+
+
+def read_indexer(config: Config, interleaved: bool) -> IndexerSpec:
+    """DeepSeek-V3.2's indexer. interleaved: how its rotated channels lie on disk."""
+    if config.flag("indexer_rope_interleave", interleaved) != interleaved:
+        raise config.fail("indexer_rope_interleave", f"but must be {interleaved} in this family")
+    return IndexerSpec(
+        num_heads=config.positive("index_n_heads"),
+        head_dim=config.positive("index_head_dim"),
+        top_k=config.positive("index_topk"),
+        interleaved=interleaved,
     )
 
 

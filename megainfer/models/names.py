@@ -54,6 +54,10 @@ class TensorNames:
     kv_down: str = f"{_LAYER}.self_attn.kv_a_proj_with_mqa"
     kv_latent_norm: str = f"{_LAYER}.self_attn.kv_a_layernorm.weight"
     kv_up: str = f"{_LAYER}.self_attn.kv_b_proj"
+    index_q: str = f"{_LAYER}.self_attn.indexer.wq_b"
+    index_k: str = f"{_LAYER}.self_attn.indexer.wk"
+    index_k_norm: str = f"{_LAYER}.self_attn.indexer.k_norm"
+    index_weights: str = f"{_LAYER}.self_attn.indexer.weights_proj"
     sinks: str = f"{_LAYER}.self_attn.sinks"
     ffn_norm: str = f"{_LAYER}.post_attention_layernorm.weight"
     dense_gate_up: tuple[str, ...] = (

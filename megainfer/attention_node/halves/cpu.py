@@ -8,7 +8,11 @@ from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.cpu_attention import load_attention
 from megainfer.attention_node.halves.cpu_delta_net import DeltaNet
 from megainfer.attention_node.halves.cpu_ffn import Dense, Gate, SharedExpert
-from megainfer.attention_node.halves.cpu_latent import LatentAttention
+from megainfer.attention_node.halves.cpu_latent import (
+    LatentAttention,
+    SparseLatentAttention,
+    load_latent,
+)
 from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.half import HalfSource, Routed
 from megainfer.attention_node.halves.rotary import RotaryTables, rotary_of, rotary_tables
@@ -34,14 +38,14 @@ class CpuLayer:
         spec = loader.source.spec
         self._kernel = loader.kernel
         self._attention: PackedAttention | None = None
-        self._other: LatentAttention | DeltaNet | None = None
+        self._other: LatentAttention | SparseLatentAttention | DeltaNet | None = None
         attention = layer_attention(spec, layer)
         if isinstance(attention, DeltaNetSources):
             self._other = DeltaNet(attention, loader)
         elif isinstance(attention, LatentSources):
             table = rotary_of(attention.attention, rotary)
             assert table is not None
-            self._other = LatentAttention(attention, loader, table)
+            self._other = load_latent(attention, loader, table)
         else:
             own = attention.attention
             self._block_shape = block_shape(own.num_kv_heads, own.head_dim)

@@ -1,8 +1,10 @@
 """Multi-head latent attention of a half in C++."""
 
+import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
+from megainfer.attention_node.halves import reference_latent
 from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.latent_weights import rotated_apart, up_by_head
 from megainfer.kernels.cpu.attention import step_rows
@@ -37,6 +39,37 @@ class LatentAttention:
         (cache,) = caches
         step = step_rows(batch)
         self._kernel.attend(self._packed, step, cache, x)
+
+
+class SparseLatentAttention:
+    """Latent attention whose indexer chooses positions: by the reference, in float32."""
+
+    state_shapes: tuple[tuple[int, ...], ...] = ()
+
+    def __init__(self, sources: LatentSources, loader: Loader, rotary: Tensor) -> None:
+        self._shapes = sources.attention.cache_shapes
+        self._residual = sources.spec.multipliers.residual
+        self._attention = reference_latent.LatentAttention(
+            sources, loader.source.reader, rotary, torch.float32
+        )
+
+    @property
+    def block_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors that a block of tokens is kept in."""
+        return tuple((BLOCK_TOKENS, *shape) for shape in self._shapes)
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """See `half.LayerHalf.attend`."""
+        x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
+
+
+def load_latent(
+    sources: LatentSources, loader: Loader, rotary: Tensor
+) -> LatentAttention | SparseLatentAttention:
+    """Of this layer, as its spec asks."""
+    if sources.attention.indexer is None:
+        return LatentAttention(sources, loader, rotary)
+    return SparseLatentAttention(sources, loader, rotary)
 
 
 def _weights(sources: LatentSources, loader: Loader, rotary: Tensor) -> LatentWeights:

@@ -15,9 +15,14 @@ def rotated_apart(spec: MlaSpec, rows: Tensor, period: int) -> Tensor:
     """
     if not spec.interleaved:
         return rows
+    return halves_apart(rows, period, period - spec.rope_dim, spec.rope_dim)
+
+
+def halves_apart(rows: Tensor, period: int, first: int, count: int) -> Tensor:
+    """rows, of every `period` the `count` from `first` on with even ones before odd ones."""
     heads = rows.view(-1, period, *rows.shape[1:])
-    kept, rotated = heads.split_with_sizes([period - spec.rope_dim, spec.rope_dim], 1)
-    return torch.cat((kept, rotated[:, 0::2], rotated[:, 1::2]), 1).flatten(0, 1)
+    before, pairs, after = heads.tensor_split((first, first + count), 1)
+    return torch.cat((before, pairs[:, 0::2], pairs[:, 1::2], after), 1).flatten(0, 1)
 
 
 def up_by_head(spec: MlaSpec, kv_up: Tensor) -> tuple[Tensor, Tensor]:

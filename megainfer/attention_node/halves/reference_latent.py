@@ -6,6 +6,7 @@ from torch.nn.functional import linear
 
 from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.halves.latent_weights import rotated_apart, up_by_head
+from megainfer.attention_node.halves.reference_indexer import Asked, Indexer
 from megainfer.attention_node.halves.reference_norm import Norm
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference as kernels
@@ -55,17 +56,23 @@ class LatentAttention:
         self._latent_norm = reader.load(sources.kv_latent_norm(), dtype)
         self._up = reader.load(sources.kv_up(), dtype)
         self._key_up, self._value_up = up_by_head(spec, self._up)
+        index = sources.indexer()
+        self._indexer = Indexer(index, reader, dtype) if index else None
         self._out = reader.load(sources.out(), dtype)
         self._out_bias = _optional(reader, sources.out_bias(), dtype)
 
     def forward(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> Tensor:
         """What is added to x [T, D]; the latents and keys of x's tokens go into the cache."""
         hidden, factors = self._norm(x), self._rotary[batch.positions]
-        (cache,) = caches
+        cache = caches[0]
         latents = self._latents(hidden, factors)
         kernels.write_cache(cache, latents.to(cache.dtype), batch.slots)
-        q, rotated = self._queries.heads(self._queries.latent(hidden), factors)
-        found = self._attend(q, rotated, cache, batch)
+        q_latent = self._queries.latent(hidden)
+        asked = None
+        if self._indexer is not None:
+            asked = self._indexer.ask(hidden, q_latent, factors, caches[1], batch.slots)
+        q, rotated = self._queries.heads(q_latent, factors)
+        found = self._attend(q, rotated, cache, batch, asked)
         return linear(found.flatten(1), self._out, self._out_bias)
 
     def _latents(self, hidden: Tensor, factors: Tensor) -> Tensor:
@@ -76,18 +83,27 @@ class LatentAttention:
         latent = kernels.rms_norm(latent, self._latent_norm, self._spec.latent_eps)
         return torch.cat((latent, kernels.rotate(key[:, None], factors)[:, 0]), -1)
 
-    def _attend(self, q: Tensor, rotated: Tensor, cache: Tensor, batch: StepBatch) -> Tensor:
-        """Attention of all rows, [T, H, v]: the decodes together, each prefill by itself."""
+    def _attend(
+        self, q: Tensor, rotated: Tensor, cache: Tensor, batch: StepBatch, asked: Asked | None
+    ) -> Tensor:
+        """Attention of all rows, [T, H, v]: the decodes together, each prefill by itself.
+
+        asked: what says which of the positions that a row sees it attends to; all where None.
+        """
         results = []
         if batch.decodes is not None:
             table, visible = batch.decodes.block_table, batch.decodes.mask[:, 0]
             latents = kernels.gather_latents(cache, table, visible).to(q.dtype)
             rows = slice(len(table))
+            if asked is not None:
+                visible = asked.chosen(rows, table, visible)
             results.append(self._absorbed(q[rows, None], rotated[rows, None], latents, visible))
         for part in batch.prefills:
             rows = slice(part.start, part.stop)
             visible = torch.arange(part.context) <= batch.positions[rows, None]
             latents = kernels.gather_latents(cache, part.blocks[None], visible[None]).to(q.dtype)
+            if asked is not None:
+                visible = asked.chosen(rows, part.blocks[None], visible[None])[0]
             results.append(self._prefill(q[rows], rotated[rows], latents, visible))
         return torch.cat([result.flatten(0, -3) for result in results])
 

@@ -1,10 +1,14 @@
 """A set of allowed tokens as bits, which is how grammar libraries give it."""
 
+from collections.abc import Sequence
+
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
 WORD_BITS = 32
+
+Bitmask = npt.NDArray[np.int32]
+"""[ceil(V / 32)]: token t is allowed where bit t % 32 (the lowest is 0) of word t // 32 is set."""
 
 
 def words_for(vocab_size: int) -> int:
@@ -12,14 +16,8 @@ def words_for(vocab_size: int) -> int:
     return -(-vocab_size // WORD_BITS)
 
 
-def forbid(logits: Tensor, mask: Tensor) -> None:
-    """In place: of one row, float32 [V], what its mask doesn't allow becomes -inf.
-
-    mask: int32 [ceil(V / 32)], on the CPU; token t is allowed where bit t % 32, the lowest being 0,
-    of word t // 32 is set.
-    """
-    size = logits.shape[-1]
-    assert mask.shape == (words_for(size),), f"a mask of {tuple(mask.shape)} for {size} tokens"
-    bits = np.unpackbits(mask.numpy().view(np.uint8), count=size, bitorder="little")
-    forbidden = torch.from_numpy(bits == 0).to(logits.device)
-    logits.masked_fill_(forbidden, -torch.inf)
+def mask_of(token_ids: Sequence[int], vocab_size: int) -> Bitmask:
+    """The mask that allows these tokens."""
+    allowed = np.zeros(words_for(vocab_size) * WORD_BITS, dtype=np.bool_)
+    allowed[np.asarray(token_ids, dtype=np.int64)] = True
+    return np.packbits(allowed, bitorder="little").view(np.int32)

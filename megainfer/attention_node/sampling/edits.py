@@ -15,10 +15,12 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.sampling.bitmask import forbid
+from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
+from megainfer.attention_node.sampling.bitmask import Bitmask, words_for
 from megainfer.attention_node.sampling.history import TokenHistory
 from megainfer.messages import Submit
 
@@ -26,12 +28,13 @@ from megainfer.messages import Submit
 @dataclass(frozen=True, slots=True)
 class LogitEdits:
     """One row's: the request, the tokens of its sequence so far, and their counts if it is to be
-    penalised for them. allowed: see `bitmask.forbid`."""
+    penalised for them. listed: those of `allowed_token_ids`. allowed: by a grammar."""
 
     submit: Submit
     token_ids: Sequence[int]
     history: TokenHistory | None = None
-    allowed: Tensor | None = None
+    listed: AllowedTokens | None = None
+    allowed: Bitmask | None = None
 
     @property
     def outputs(self) -> Sequence[int]:
@@ -60,6 +63,15 @@ def apply_edits(logits: Tensor, edits: Sequence[LogitEdits | None]) -> None:
 Given = Sequence[tuple[int, LogitEdits]]  # and their rows
 
 
+def _forbid(logits: Tensor, mask: Bitmask) -> None:
+    """In place: of one row, float32 [V], what its mask doesn't allow becomes -inf."""
+    size = logits.shape[-1]
+    assert mask.shape == (words_for(size),), f"a mask of {tuple(mask.shape)} for {size} tokens"
+    bits = np.unpackbits(mask.view(np.uint8), count=size, bitorder="little")
+    forbidden = torch.from_numpy(bits == 0).to(logits.device)
+    logits.masked_fill_(forbidden, -torch.inf)
+
+
 def _completes(word: Sequence[int], outputs: Sequence[int]) -> bool:
     before = list(word[:-1])
     return not before or list(outputs[-len(before) :]) == before
@@ -67,12 +79,9 @@ def _completes(word: Sequence[int], outputs: Sequence[int]) -> bool:
 
 def _allow(logits: Tensor, edit: LogitEdits) -> None:
     if edit.allowed is not None:
-        forbid(logits, edit.allowed)
-    if edit.submit.allowed_token_ids:
-        ids = _int64(edit.submit.allowed_token_ids, logits)
-        kept = logits[ids]
-        logits.fill_(-torch.inf)
-        logits[ids] = kept
+        _forbid(logits, edit.allowed)
+    if edit.listed is not None:
+        _forbid(logits, edit.listed.mask(logits.shape[-1]))
 
 
 def _ban(logits: Tensor, given: Given) -> None:

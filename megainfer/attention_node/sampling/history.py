@@ -3,6 +3,8 @@
 from array import array
 from collections.abc import Sequence
 
+import numpy as np
+
 
 class TokenHistory:
     """Distinct tokens in the order in which they first came, each with its count.
@@ -23,15 +25,25 @@ class TokenHistory:
         self._known = 0 if with_prompt else num_prompt
 
     def catch_up(self, token_ids: Sequence[int]) -> None:
-        """Count what was appended to the sequence's tokens since the last call."""
+        """Count what was appended to the sequence's tokens since the last call, which at
+        first is the whole prompt."""
+        if self._known < self._num_prompt:
+            self._hold(distinct(token_ids[self._known : self._num_prompt]))
+            self._known = self._num_prompt
         for position in range(self._known, len(token_ids)):
-            place = self._place(token_ids[position])
-            self.generated[place] += position >= self._num_prompt
+            token = token_ids[position]
+            if token not in self._places:
+                self._hold([token])
+            self.generated[self._places[token]] += 1
         self._known = len(token_ids)
 
-    def _place(self, token: int) -> int:
-        place = self._places.setdefault(token, len(self.tokens))
-        if place == len(self.tokens):
-            self.tokens.append(token)
-            self.generated.append(0)
-        return place
+    def _hold(self, new: Sequence[int]) -> None:
+        self._places.update((token, place) for place, token in enumerate(new, len(self.tokens)))
+        self.tokens.extend(new)
+        self.generated.extend([0.0] * len(new))
+
+
+def distinct(token_ids: Sequence[int]) -> list[int]:
+    """Each once, in the order in which they first come; a prompt may have a million."""
+    _, first = np.unique(np.array(token_ids, dtype=np.int64), return_index=True)
+    return [token_ids[position] for position in np.sort(first).tolist()]

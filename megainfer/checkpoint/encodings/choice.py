@@ -19,7 +19,8 @@ def encoding_of(
     Raises CheckpointError naming the tensor that is missing or misshapen, that is stored in
     another format than config.json says, or as it is although config.json says quantised.
     """
-    if quantization is None or len(source.entry_shape) != 2:
+    # Experts in a row of one matrix are quantised in no format that we know.
+    if quantization is None or len(source.entry_shape) != 2 or source.entries is not None:
         return plain(files.find(source.name), source)
     return _quantised(files, source, quantization) or _kept(files, source, quantization)
 

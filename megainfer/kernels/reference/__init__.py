@@ -19,6 +19,7 @@ from megainfer.kernels.reference.experts import (
     group_by_expert,
     grouped_feed_forward,
 )
+from megainfer.kernels.reference.indexer import choose_positions
 from megainfer.kernels.reference.latent_attention import (
     absorbed_attention,
     expanded_attention,
@@ -51,6 +52,7 @@ __all__ = [
     "best",
     "causal_convolution",
     "choose",
+    "choose_positions",
     "decays",
     "decode_attention",
     "delta_rule",

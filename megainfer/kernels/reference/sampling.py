@@ -57,7 +57,7 @@ def choose(
     """
     # Subtracting the maximum first keeps tiny temperatures from overflowing.
     scaled = logits - logits.amax(-1, keepdim=True)
-    _drop_below_top_k(scaled, top_k)
+    _drop_below_top_k(scaled, logits, top_k)
     scaled.div_(temperature[:, None])
     if min_p is not None:
         least = min_p.log().to(scaled.dtype)  # of a logit beside the best, which is 0 now
@@ -69,15 +69,15 @@ def choose(
     return torch.searchsorted(cumulative, target, right=True).flatten()
 
 
-def _drop_below_top_k(logits: Tensor, top_k: Tensor) -> None:
-    """In place: rows with top_k below V lose the logits under their k-th best."""
+def _drop_below_top_k(scaled: Tensor, logits: Tensor, top_k: Tensor) -> None:
+    """In place: rows with top_k below V lose those whose logits are under their k-th best."""
     every = (top_k == logits.shape[-1])[:, None]
     if bool(every.all()):
         return
     rank = (top_k[:, None] - 1).masked_fill(every, 0)
     best = logits.topk(int(rank.max()) + 1, dim=-1).values
     threshold = best.gather(-1, rank).masked_fill(every, -torch.inf)
-    logits.masked_fill_(logits < threshold, -torch.inf)
+    scaled.masked_fill_(logits < threshold, -torch.inf)
 
 
 def _drop_outside_top_p(probabilities: Tensor, top_p: Tensor) -> None:

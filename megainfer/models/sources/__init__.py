@@ -12,6 +12,7 @@ from megainfer.models.sources.attention import AttentionSources
 from megainfer.models.sources.delta_net import DeltaNetSources
 from megainfer.models.sources.experts import ExpertSources
 from megainfer.models.sources.ffn import FfnSources
+from megainfer.models.sources.indexer import IndexerSources
 from megainfer.models.sources.latent import LatentSources
 from megainfer.models.sources.model import ModelSources
 from megainfer.models.spec import DeltaNetSpec, MlaSpec, ModelSpec
@@ -21,6 +22,7 @@ __all__ = [
     "DeltaNetSources",
     "ExpertSources",
     "FfnSources",
+    "IndexerSources",
     "LatentSources",
     "ModelSources",
     "Pieces",

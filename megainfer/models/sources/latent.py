@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from megainfer.models.source import Pieces, Source
+from megainfer.models.sources.indexer import IndexerSources
 from megainfer.models.sources.norm import norm_bias
 from megainfer.models.spec import MlaSpec, ModelSpec
 
@@ -87,7 +88,15 @@ class LatentSources:
     def out_bias(self) -> Pieces:
         return self._bias(self.spec.names.out, self.spec.hidden_size)
 
+    def indexer(self) -> IndexerSources | None:
+        a = self.attention
+        if a.indexer is None:
+            return None
+        assert a.q_lora_rank is not None
+        return IndexerSources(self.spec, self.layer, a.indexer, a.q_lora_rank, a.rope_dim)
+
     def all(self) -> Pieces:
+        indexer = self.indexer()
         return (
             *self.norm(),
             *self.norm_bias(),
@@ -101,4 +110,5 @@ class LatentSources:
             *self.kv_up(),
             *self.out(),
             *self.out_bias(),
+            *(indexer.all() if indexer else ()),
         )

@@ -22,6 +22,7 @@ from megainfer.models.spec.ffn import (
     MoESpec,
     SharedExpertSpec,
 )
+from megainfer.models.spec.indexer import IndexerSpec
 from megainfer.models.spec.model import LayerSpec, ModelSpec, Multipliers
 from megainfer.models.spec.norm import NormKind, NormSpec
 from megainfer.models.spec.rope import (
@@ -45,6 +46,7 @@ __all__ = [
     "ExpertGroups",
     "ExpertSpec",
     "GroupScore",
+    "IndexerSpec",
     "LayerSpec",
     "LinearScaling",
     "Llama3Scaling",

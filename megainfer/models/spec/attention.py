@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from megainfer.errors import ModelError
+from megainfer.models.spec.indexer import IndexerSpec
 from megainfer.models.spec.rope import RopeSpec
 
 
@@ -110,7 +111,8 @@ class MlaSpec:
     scale: what scores are multiplied with. bias: the projections to both latents and the one of the
     output have one. interleaved: on disk, channels 2i and 2i + 1 are rotated together; loading
     moves them half apart, of queries and keys alike, which changes no score. latent_eps: of the
-    latents' norms, which config.json says nothing of.
+    latents' norms, which config.json says nothing of. indexer: None where a query attends to all
+    that it sees.
     """
 
     num_heads: int
@@ -124,9 +126,14 @@ class MlaSpec:
     bias: bool = False
     interleaved: bool = True
     latent_eps: float = 1e-6
+    indexer: IndexerSpec | None = None
 
     def __post_init__(self) -> None:
         self.rope.check(self.rope_dim)
+        if self.indexer is not None:
+            self.indexer.check(self.rope_dim)
+            if self.q_lora_rank is None:
+                raise ModelError("q_lora_rank is missing, which an indexer's queries come from")
 
     @property
     def q_size(self) -> int:
@@ -149,5 +156,7 @@ class MlaSpec:
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shape of what one token leaves in the cache: its latent and its rotated key as one."""
-        return ((self.latent_dim,),)
+        """Shape of what one token leaves in the cache: its latent and its rotated key as one, and
+        the indexer's key where there is one."""
+        indexer = () if self.indexer is None else ((self.indexer.head_dim,),)
+        return ((self.latent_dim,), *indexer)

@@ -75,38 +75,43 @@ inline void to_length(const float* x, int64_t n, float scale, float* out) {
 
 inline float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
-// `Vectors` vectors of the state's columns through all tokens. A column sees no other column.
+// `Vectors` vectors of the state's columns through all tokens. A column sees no other column. The
+// loop that takes a token in also finds what the state then knows of the next one's key, so that
+// each token costs one pass over the state; the additions are those of a pass of their own.
 template <int Vectors>
 void recur_columns(const DeltaJob& job, int64_t column, const DeltaScratch& tokens) {
   float* state = job.state + column;
+  Vec::F known[Vectors], correction[Vectors], read[Vectors];
+  for (int v = 0; v < Vectors; ++v) known[v] = Vec::zero();
+  for (int64_t i = 0; i < job.key_dim; ++i) {
+    const Vec::F key = Vec::set1(tokens.keys[i]);
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      known[v] = Vec::fma(Vec::load(state + i * job.value_dim + v * Vec::width), key, known[v]);
+    }
+  }
   for (int64_t t = 0; t < job.tokens; ++t) {
     const float* query = tokens.queries + t * job.key_dim;
     const float* key = tokens.keys + t * job.key_dim;
-    const Vec::F decay = Vec::set1(tokens.decays[t]), rate = Vec::set1(tokens.rates[t]);
+    const float* next = t + 1 < job.tokens ? key + job.key_dim : key;
     const float* value = job.value + t * job.mixed_stride + column;
-    Vec::F known[Vectors], read[Vectors];
-    for (int v = 0; v < Vectors; ++v) known[v] = read[v] = Vec::zero();
-    for (int64_t i = 0; i < job.key_dim; ++i) {
-      const float* row = state + i * job.value_dim;
-      const Vec::F factor = Vec::set1(key[i]);
-#pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) {
-        known[v] = Vec::fma(Vec::load(row + v * Vec::width), factor, known[v]);
-      }
-    }
-    for (int v = 0; v < Vectors; ++v) {  // from here on the correction
+    const Vec::F decay = Vec::set1(tokens.decays[t]), rate = Vec::set1(tokens.rates[t]);
+    for (int v = 0; v < Vectors; ++v) {
       const Vec::F left = Vec::mul(Vec::mul(known[v], decay), Vec::set1(-1.0f));
-      known[v] = Vec::mul(rate, Vec::add(Vec::load(value + v * Vec::width), left));
+      correction[v] = Vec::mul(rate, Vec::add(Vec::load(value + v * Vec::width), left));
+      known[v] = read[v] = Vec::zero();
     }
     for (int64_t i = 0; i < job.key_dim; ++i) {
       float* row = state + i * job.value_dim;
-      const Vec::F factor = Vec::set1(key[i]), wanted = Vec::set1(query[i]);
+      const Vec::F own = Vec::set1(key[i]), wanted = Vec::set1(query[i]);
+      const Vec::F coming = Vec::set1(next[i]);
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) {
         const Vec::F kept = Vec::mul(Vec::load(row + v * Vec::width), decay);
-        const Vec::F now = Vec::fma(factor, known[v], kept);
+        const Vec::F now = Vec::fma(own, correction[v], kept);
         Vec::store(row + v * Vec::width, now);
         read[v] = Vec::fma(now, wanted, read[v]);
+        known[v] = Vec::fma(now, coming, known[v]);
       }
     }
     float* out = job.out + t * job.out_stride + column;

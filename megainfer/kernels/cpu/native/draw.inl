@@ -1,6 +1,7 @@
 // Drawing a token from a row of logits, over `Vec`.
 //
-// What is cut is decided by thresholds, not ranks: tokens that tie are kept or dropped together.
+// What is cut is decided by thresholds, not ranks: tokens that tie are kept or dropped together. For
+// top_k the logits themselves must tie: unequal ones may be equally likely after rounding.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +40,8 @@ inline int bin_of(float likelihood) {
 class Draw {
  public:
   Draw(const float* logits, int64_t n, float temperature, float* scratch)
-      : n_(n),
+      : logits_(logits),
+        n_(n),
         blocks_(draw_blocks(n)),
         likely_(scratch),
         some_(scratch + blocks_ * draw_block),
@@ -116,6 +118,15 @@ class Draw {
     }
   }
 
+  // The logits in a bin and those above, in some_; how many.
+  int64_t gather_logits(int lowest) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < n_; ++i) {
+      if (likely_[i] > 0.0f && bin_of(likely_[i]) >= lowest) some_[count++] = logits_[i];
+    }
+    return count;
+  }
+
   // The likelihoods in a bin, in some_; how many.
   int64_t gather(int bin) {
     int64_t count = 0;
@@ -130,10 +141,10 @@ class Draw {
     fill_bins(least);
     const bool all = least == least_likelihood;
     if (top_k < n_) {
-      const float kth = likelihood_of_rank(top_k);
-      if (kth == 0.0f && !all) return false;
-      if (kth > 0.0f) {
-        drop_below(kth);
+      const int bin = bin_of_rank(top_k);
+      if (bin < 0 && !all) return false;
+      if (bin >= 0) {
+        drop_worse(top_k, bin);
         fill_bins(least);
       }
     }
@@ -144,18 +155,22 @@ class Draw {
     return true;
   }
 
-  // Of the k-th best; 0 where the bins hold fewer.
-  float likelihood_of_rank(int64_t k) {
-    int64_t better = 0;
+  // Where the k-th best is; -1 where the bins hold fewer.
+  int bin_of_rank(int64_t k) const {
+    int64_t counted = 0;
     for (int bin = draw_bins - 1; bin >= 0; --bin) {
-      if (better + bins_.counts[bin] >= k) {
-        const int64_t count = gather(bin);
-        std::nth_element(some_, some_ + (k - better - 1), some_ + count, std::greater<float>());
-        return some_[k - better - 1];
-      }
-      better += bins_.counts[bin];
+      counted += bins_.counts[bin];
+      if (counted >= k) return bin;
     }
-    return 0.0f;
+    return -1;
+  }
+
+  // All whose logits are below the k-th best, which is in `bin`, or by a rounding one below.
+  void drop_worse(int64_t k, int bin) {
+    const int64_t count = gather_logits(bin - 1);
+    std::nth_element(some_, some_ + (k - 1), some_ + count, std::greater<float>());
+    const float kth = some_[k - 1];
+    for (int64_t i = 0; i < n_; ++i) likely_[i] = logits_[i] < kth ? 0.0f : likely_[i];
   }
 
   // The likelihood with which the sum of the best reaches `mass`; 0 where the bins hold less.
@@ -174,6 +189,7 @@ class Draw {
     return 0.0f;
   }
 
+  const float* logits_;
   const int64_t n_, blocks_;
   float *likely_, *some_;
   double* sums_;
