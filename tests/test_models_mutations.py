@@ -14,12 +14,19 @@ from mutations import Mutation, reference_pair
 from torch import Tensor
 
 from megainfer.models.registry import load_spec
-from megainfer.models.spec import NormKind, QkNorm, RouterScore
+from megainfer.models.spec import ActivationSpec, NormKind, QkNorm, RouterScore
 
 SEQUENCES = [
     torch.randint(160, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     for length in (2, 17, 40)
 ]
+
+
+def _swiglu(**values: float | None) -> mutations.Change:
+    """gpt-oss' activation with one part of it changed."""
+    own = {"limit": 7.0, "alpha": 1.702, "up_offset": 1.0, **values}
+    return mutations.expert(activation=ActivationSpec(**own))
+
 
 MUTATIONS = [
     Mutation("mixtral", "gqa", "normalise", mutations.router(normalise=False)),
@@ -37,6 +44,34 @@ MUTATIONS = [
     Mutation("deepseek_v3", "groups", "sigmoid", mutations.router(score=RouterScore.SOFTMAX)),
     Mutation("deepseek_v3", "groups", "normalise", mutations.router(normalise=False)),
     Mutation("deepseek_v3", "groups", "scale", mutations.router(scale=1.0)),
+    Mutation("deepseek_v2", "yarn_groups", "groups", mutations.router(groups=None)),
+    Mutation("deepseek_v2", "yarn_groups", "scale", mutations.router(scale=1.0)),
+    Mutation("gpt_oss", "alternating", "bias of the router", mutations.router(bias=False)),
+    Mutation(
+        "gpt_oss",
+        "alternating",
+        "softmax of the chosen",
+        mutations.router(score=RouterScore.SOFTMAX),
+    ),
+    Mutation("gpt_oss", "alternating", "biases of experts", mutations.expert(bias=False)),
+    Mutation("gpt_oss", "alternating", "alpha", _swiglu(alpha=1.0)),
+    Mutation("gpt_oss", "mqa_odd", "limit", _swiglu(limit=None)),
+    Mutation("gpt_oss", "alternating", "offset", _swiglu(up_offset=0.0)),
+    Mutation("gpt_oss", "alternating", "sinks", mutations.attention(sinks=False)),
+    Mutation("gpt_oss", "alternating", "windows", mutations.attention(window=None)),
+    Mutation("gpt_oss", "alternating", "yarn", mutations.rope(scaling=None)),
+    Mutation("glm4_moe", "qk_norm", "part of a head", mutations.rope(rotated=None)),
+    Mutation("glm4_moe", "qk_norm", "norms", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("minimax_m2", "partial", "selection bias", mutations.router(selection_bias=False)),
+    Mutation("minimax_m2", "partial", "part of a head", mutations.rope(rotated=None)),
+    Mutation("minimax_m2", "partial", "norms", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("llama4_text", "scout", "on the input", mutations.expert(weight_on_input=False)),
+    Mutation("llama4_text", "scout", "sigmoid", mutations.router(score=RouterScore.SOFTMAX)),
+    Mutation("llama4_text", "scout", "chunks", mutations.attention(chunk=None)),
+    Mutation("llama4_text", "scout", "temperature", mutations.attention(temperature=None)),
+    Mutation("llama4_text", "scout", "norms", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("dots1", "windows", "windows", mutations.attention(window=None)),
+    Mutation("granitemoeshared", "shared", "shared expert", mutations.without_shared()),
     Mutation("granitemoe", "multipliers", "embedding", mutations.multipliers(embedding=1.0)),
     Mutation("granitemoe", "multipliers", "residual", mutations.multipliers(residual=1.0)),
     Mutation("granitemoe", "multipliers", "that of experts", mutations.router(scale=1.0)),
