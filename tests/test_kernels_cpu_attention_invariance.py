@@ -147,6 +147,8 @@ class Model:
         ("qwen3_moe", "dense_between"),
         ("olmoe", "gqa_clip_tied"),
         ("mixtral", "mqa_wide_heads"),
+        ("gpt_oss", "alternating"),
+        ("llama4_text", "scout"),
     ],
 )
 @pytest.mark.parametrize(
