@@ -147,6 +147,8 @@ class Model:
         ("qwen3_moe", "dense_between"),
         ("olmoe", "gqa_clip_tied"),
         ("mixtral", "mqa_wide_heads"),
+        ("deepseek_v2", "lite"),
+        ("deepseek_v3", "groups"),
     ],
 )
 @pytest.mark.parametrize(

@@ -6,13 +6,18 @@ from pathlib import Path
 from megainfer.errors import ModelError
 from megainfer.models.config import Config, read_json
 from megainfer.models.families import (
+    dbrx,
     deepseek_v2,
     deepseek_v3,
     deepseek_v32,
+    ernie4_5_moe,
     glm4_moe_lite,
     glm_moe_dsa,
+    granitemoe,
+    hunyuan_v1_moe,
     mixtral,
     olmoe,
+    phimoe,
     qwen2_moe,
     qwen3_moe,
     qwen3_next,
@@ -21,13 +26,18 @@ from megainfer.models.family import Family
 from megainfer.models.spec import ModelSpec
 
 FAMILIES = (
+    dbrx.FAMILY,
     deepseek_v2.FAMILY,
     deepseek_v3.FAMILY,
     deepseek_v32.FAMILY,
+    ernie4_5_moe.FAMILY,
     glm4_moe_lite.FAMILY,
     glm_moe_dsa.FAMILY,
+    granitemoe.FAMILY,
+    hunyuan_v1_moe.FAMILY,
     mixtral.FAMILY,
     olmoe.FAMILY,
+    phimoe.FAMILY,
     qwen2_moe.FAMILY,
     qwen3_moe.FAMILY,
     qwen3_next.FAMILY,
