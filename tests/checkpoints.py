@@ -141,7 +141,7 @@ def _greedy_one(model: Any, prompt: list[int], n: int) -> Greedy:
 def _top_k(config: Any) -> int:
     """Of the first layer, where each has its own."""
     holder = getattr(config, "ffn_config", config)
-    top_k = getattr(holder, "num_experts_per_tok", None) or holder.moe_top_k
+    top_k = getattr(holder, "num_experts_per_tok", None) or getattr(holder, "moe_top_k", 0)
     return int(top_k[0] if isinstance(top_k, list) else top_k)
 
 
