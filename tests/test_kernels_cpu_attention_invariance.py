@@ -151,6 +151,8 @@ class Model:
         ("deepseek_v2", "lite"),
         ("deepseek_v3", "groups"),
         ("qwen3_next", "odd_dense_last"),
+        ("gpt_oss", "alternating"),
+        ("llama4_text", "scout"),
     ],
 )
 @pytest.mark.parametrize(
