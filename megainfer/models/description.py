@@ -110,6 +110,7 @@ def _attention(layer: LayerSpec) -> str:
             f"latent (MLA), {attention.num_heads} heads over {attention.kv_lora_rank} + "
             f"{attention.rope_dim} values a token",
             f"queries through {attention.q_lora_rank}" if attention.q_lora_rank else None,
+            f"the {attention.indexer.top_k} best positions" if attention.indexer else None,
             _rope(attention.rope),
         )
     if isinstance(attention, DeltaNetSpec):
