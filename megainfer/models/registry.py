@@ -22,6 +22,7 @@ from megainfer.models.families import (
     qwen2,
     qwen2_moe,
     qwen3,
+    qwen3_5_moe_text,
     qwen3_moe,
     qwen3_next,
 )
@@ -47,6 +48,7 @@ FAMILIES = (
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
     qwen3_next.FAMILY,
+    qwen3_5_moe_text.FAMILY,
 )
 ARCHITECTURES: Mapping[str, Family] = {
     name: family for family in FAMILIES for name in family.architectures
