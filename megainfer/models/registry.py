@@ -29,6 +29,7 @@ from megainfer.models.families import (
     qwen2,
     qwen2_moe,
     qwen3,
+    qwen3_5_moe_text,
     qwen3_moe,
     qwen3_next,
 )
@@ -61,6 +62,7 @@ FAMILIES = (
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
     qwen3_next.FAMILY,
+    qwen3_5_moe_text.FAMILY,
 )
 ARCHITECTURES: Mapping[str, Family] = {
     name: family for family in FAMILIES for name in family.architectures
