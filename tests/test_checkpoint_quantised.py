@@ -14,7 +14,10 @@ from megainfer.checkpoint import reader as reader_module
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import EngineConfig
 from megainfer.errors import CheckpointError
-from megainfer.models.quantization import quantization_of
+from megainfer.models.config import Config
+from megainfer.models.description import describe_model
+from megainfer.models.quantization import quantization_of, read_quantization
+from megainfer.models.registry import load_spec
 from megainfer.models.source import Source
 from megainfer.plan import describe, make_plan
 
@@ -156,6 +159,16 @@ def test_the_plan_says_what_is_on_disk_and_what_is_computed_in(checkpoint, tmp_p
     text = "\n".join(describe(make_plan(config, tmp_path / "quantised")))
     assert "fp8 (128 x 128 blocks), says config.json; computed in bfloat16" in text
     assert "says config.json" not in "\n".join(describe(make_plan(config, tmp_path / "meant")))
+
+
+def test_the_description_says_what_is_on_disk(checkpoint):
+    stored = dict(describe_model(load_spec(checkpoint), None))["stored as"]
+    assert stored == "float32"
+    quantised = read_quantization(
+        Config(Path("config.json"), {"quantization_config": FORMATS["int4"].config})
+    )
+    stored = dict(describe_model(load_spec(checkpoint), quantised))["stored as"]
+    assert stored == "compressed-tensors int4 (groups of 16), others float32"
 
 
 # --- contradictions -----------------------------------------------------------------------------
