@@ -6,7 +6,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 from node_pair import blocks_of, load_pair
-from quantised import FORMATS, Format, Stored, quantise, write
+from quantised import FORMATS, Format, Stored, quantise, quantise_fused, write
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput
@@ -151,6 +151,15 @@ def test_a_quantised_checkpoint_gives_the_logits_of_what_it_means(checkpoint, tm
     ours = logits(tmp_path / "quantised")
     assert torch.equal(ours, logits(tmp_path / "meant"))
     assert not torch.equal(ours, logits(checkpoint))
+
+
+def test_gpt_oss_gives_the_logits_of_what_its_mxfp4_means(tmp_path):
+    settings = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2}
+    folder = write_checkpoint("gpt_oss", "alternating", tmp_path / "plain", **settings)
+    quantise_fused(folder, tmp_path / "quantised", tmp_path / "meant", FORMATS["mxfp4"])
+    ours = logits(tmp_path / "quantised")
+    assert torch.equal(ours, logits(tmp_path / "meant"))
+    assert not torch.equal(ours, logits(folder))
 
 
 def test_the_plan_says_what_is_on_disk_and_what_is_computed_in(checkpoint, tmp_path):
