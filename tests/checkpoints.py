@@ -5,6 +5,7 @@ transformers takes seconds to import, so only functions that need it do.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -76,20 +77,20 @@ def _randomise(model: Any, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in [*model.named_parameters(), *buffers]:
             noise = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("norm.weight"):
+            if re.search(r"norm(_[12f])?\.weight$", name):
                 parameter.add_(0.2 * noise)  # about 1, or 0 where 1 is added to it
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
             elif name.endswith("A_log"):  # of states that remember some ten tokens
                 parameter.copy_(noise - 2)
-            elif "embed_tokens" in name:
+            elif "embed_tokens" in name or name.endswith("wte.weight"):
                 parameter.copy_(noise)
             else:
                 parameter.copy_(noise * _gain(name) / math.sqrt(parameter.shape[-1]))
 
 
 def _gain(name: str) -> float:
-    if name.endswith("mlp.gate.weight"):
+    if re.search(r"\.(gate|wg|router|router\.layer)\.weight$", name):
         return 3.0
     return 2.0 if "experts" in name else 1.5
 
@@ -129,12 +130,19 @@ def _greedy_one(model: Any, prompt: list[int], n: int) -> Greedy:
         )
         cache, last = output.past_key_values, output.logits[0, -1]
         best = last.topk(2)
-        top_k = model.config.num_experts_per_tok
-        gaps.append(min(float(best.values[0] - best.values[1]), *_router_gaps(output, top_k)))
+        router_gaps = _router_gaps(output, _top_k(model.config))
+        gaps.append(min([float(best.values[0] - best.values[1]), *router_gaps]))
         tokens.append(int(best.indices[0]))
         logits.append(last)
         new = tokens[-1:]
     return Greedy(tokens, gaps, torch.stack(logits))
+
+
+def _top_k(config: Any) -> int:
+    """Of the first layer, where each has its own."""
+    holder = getattr(config, "ffn_config", config)
+    top_k = getattr(holder, "num_experts_per_tok", None) or getattr(holder, "moe_top_k", 0)
+    return int(top_k[0] if isinstance(top_k, list) else top_k)
 
 
 def _router_gaps(output: Any, top_k: int) -> Iterator[float]:

@@ -83,6 +83,7 @@ every_variant = pytest.mark.parametrize(
 @pytest.mark.parametrize(("num_nodes", "chunk"), [(1, 100), (3, 7)])
 def test_logits_and_greedy_tokens_equal_transformers(reference, num_nodes, chunk, kernels):
     folder, prompts, expected = reference
+    num_nodes = min(num_nodes, load_spec(folder).num_experts)  # a dense model has one
     actual = generate(load_pair(folder, num_nodes, kernels=kernels), prompts, chunk)
     assert_same_greedy(expected, [sequence.tokens for sequence in actual])
     for want, got in zip(expected, actual, strict=True):
@@ -93,6 +94,8 @@ def test_logits_and_greedy_tokens_equal_transformers(reference, num_nodes, chunk
 def test_a_token_sent_to_a_wrong_expert_would_not_go_unnoticed(reference):
     folder, prompts, expected = reference
     num_experts = load_spec(folder).num_experts
+    if num_experts == 1:
+        pytest.skip("a dense model's only expert can't be the wrong one")
     dealt = Placement(tuple((expert % 2,) for expert in range(num_experts)), 2)
     pair = load_pair(folder, 2, believed=dealt)
     actual = generate(pair, prompts, 100)

@@ -1,5 +1,7 @@
 """Parts of config.json that several families write alike, and what we refuse in all of them."""
 
+from collections.abc import Sequence
+
 from megainfer.models.config import Config, read_json
 from megainfer.models.names import TensorNames
 from megainfer.models.quantization import read_quantization
@@ -7,14 +9,18 @@ from megainfer.models.rope_config import RopeForm, read_rope, yarn_mscale
 from megainfer.models.spec import LayerSpec, ModelSpec, NormSpec
 
 __all__ = [
+    "FULL",
+    "SLIDING",
     "RopeForm",
     "eos_token_ids",
     "head_dim",
+    "layer_kinds",
     "model_spec",
     "read_rope",
     "refuse_unsupported",
-    "refuse_window",
+    "sliding_window",
     "sparse_layers",
+    "text_part",
     "yarn_mscale",
 ]
 
@@ -26,17 +32,48 @@ def refuse_unsupported(config: Config) -> None:
         raise config.fail("hidden_act", "which is not supported; supported: silu")
 
 
-def refuse_window(config: Config, window: int | None) -> None:
-    """Raise ModelError for a sliding window that is in effect: shorter than the context.
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of layers, as layer_types calls them."""
 
-    window: in tokens; None when this family's settings switch it off.
+
+def sliding_window(config: Config, default: int | None = None) -> int | None:
+    """How many positions a query sees, its own included; None where that is all of them.
+
+    default: where config.json doesn't have the key, or has null.
     """
-    if window is not None and window < config.positive("max_position_embeddings"):
-        raise config.fail(
-            "sliding_window",
-            "but sliding-window attention is not supported (a window as long as "
-            f"max_position_embeddings, {config.positive('max_position_embeddings')}, would be)",
-        )
+    given = config.values.get("sliding_window") is not None
+    window = config.positive("sliding_window") if given else default
+    sees_all = window is None or window >= config.positive("max_position_embeddings")
+    return None if sees_all else window
+
+
+def layer_kinds(config: Config, known: Sequence[str], default: Sequence[str]) -> list[str]:
+    """Of each layer, by layer_types, or `default` where that is absent.
+
+    Raises ModelError for kinds that are not `known`, or too few or many of them.
+    """
+    count, kinds = config.positive("num_hidden_layers"), config.values.get("layer_types")
+    if kinds is None:
+        return list(default)
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != count
+        or any(kind not in known for kind in kinds)
+    ):
+        raise config.fail("layer_types", f"but must be a list of {count}: {' or '.join(known)}")
+    return kinds
+
+
+def text_part(config: Config) -> Config:
+    """The language model's part of a multimodal checkpoint's config.json.
+
+    What it leaves open, as the dtype, is the wrapper's.
+    """
+    text = config.mapping("text_config")
+    if not text:
+        raise config.fail("text_config", "but must describe the language model")
+    own = {key: value for key, value in text.items() if value is not None}
+    return Config(config.path, {**config.values, **own})
 
 
 def head_dim(config: Config) -> int:

@@ -21,7 +21,7 @@ VARIANTS: Mapping[str, Variant] = {
             "head_dim": 24,
             "num_local_experts": 6,
             "num_experts_per_tok": 3,
-            "sliding_window": 512,
+            "sliding_window": 11,
         }
     ),
 }

@@ -30,9 +30,9 @@ VARIANTS: Mapping[str, Variant] = {
             "shared_expert_intermediate_size": 32,
             "decoder_sparse_step": 2,
             "qkv_bias": False,
-            # As long as the context, so that no query ever misses a token.
             "use_sliding_window": True,
-            "sliding_window": 256,
+            "sliding_window": 9,
+            "max_window_layers": 3,
         }
     ),
 }

@@ -33,6 +33,8 @@ VARIANTS: Mapping[str, Variant] = {
             "decoder_sparse_step": 2,
             "attention_bias": True,
             "norm_topk_prob": True,
+            "use_sliding_window": True,
+            "sliding_window": 8,
         }
     ),
 }

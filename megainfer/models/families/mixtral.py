@@ -25,8 +25,6 @@ NAMES = TensorNames(
 def read_spec(config: Config) -> ModelSpec:
     """The spec of a MixtralForCausalLM folder."""
     common.refuse_unsupported(config)
-    windowed = config.values.get("sliding_window") is not None
-    common.refuse_window(config, config.positive("sliding_window") if windowed else None)
     layer = LayerSpec(_attention(config), _moe(config))
     layers = (layer,) * config.positive("num_hidden_layers")
     return common.model_spec(config, "MixtralForCausalLM", layers, NAMES, default_eps=1e-5)
@@ -39,6 +37,7 @@ def _attention(config: Config) -> AttentionSpec:
         num_kv_heads=config.positive("num_key_value_heads", default=heads),
         head_dim=common.head_dim(config),
         rope=common.read_rope(config, default_theta=1_000_000.0),
+        window=common.sliding_window(config),
     )
 
 

@@ -19,41 +19,35 @@ from megainfer.models.spec import (
 def read_spec(config: Config) -> ModelSpec:
     """The spec of a Qwen2MoeForCausalLM folder."""
     common.refuse_unsupported(config)
-    common.refuse_window(config, _window(config))
-    attention = _attention(config)
     dense, moe = DenseSpec(config.positive("intermediate_size")), _moe(config)
     layers = tuple(
-        LayerSpec(attention, moe if sparse else dense) for sparse in common.sparse_layers(config)
+        LayerSpec(_attention(config, kind), moe if sparse else dense)
+        for kind, sparse in zip(_kinds(config), common.sparse_layers(config), strict=True)
     )
     return common.model_spec(config, "Qwen2MoeForCausalLM", layers, TensorNames(), default_eps=1e-6)
 
 
-def _window(config: Config) -> int | None:
-    """The sliding window, in tokens, if some layer uses it.
-
-    Which layers do is listed in layer_types; where that is absent, it is every second one of the
-    first max_window_layers, beginning with the first, if use_sliding_window is set.
-    """
-    if not config.flag("use_sliding_window", False):
-        return None
-    kinds = config.values.get("layer_types")
-    if kinds is not None:
-        known = ("full_attention", "sliding_attention")
-        if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
-            raise config.fail("layer_types", f"but must be a list of {' and '.join(known)}")
-        in_use = "sliding_attention" in kinds
-    else:
-        in_use = config.integers("max_window_layers") != (0,)
-    return config.positive("sliding_window", default=4096) if in_use else None
+def _kinds(config: Config) -> list[str]:
+    """Of each layer: where layer_types is absent, every second one of the first max_window_layers,
+    beginning with the first, has a window, if use_sliding_window is set."""
+    windowed = config.flag("use_sliding_window", False)
+    last = config.whole("max_window_layers", 28) if windowed else 0
+    layers = range(config.positive("num_hidden_layers"))
+    default = [
+        common.SLIDING if layer < last and layer % 2 == 0 else common.FULL for layer in layers
+    ]
+    return common.layer_kinds(config, (common.FULL, common.SLIDING), default)
 
 
-def _attention(config: Config) -> AttentionSpec:
+def _attention(config: Config, kind: str) -> AttentionSpec:
+    windowed = kind == common.SLIDING and config.flag("use_sliding_window", False)
     return AttentionSpec(
         num_heads=config.positive("num_attention_heads"),
         num_kv_heads=config.positive("num_key_value_heads"),
         head_dim=common.head_dim(config),
         rope=common.read_rope(config),
         qkv_bias=config.flag("qkv_bias", True),
+        window=common.sliding_window(config, 4096) if windowed else None,
     )
 
 

@@ -19,8 +19,6 @@ from megainfer.models.spec import (
 def read_spec(config: Config) -> ModelSpec:
     """The spec of a Qwen3MoeForCausalLM folder."""
     common.refuse_unsupported(config)
-    windowed = config.flag("use_sliding_window", False)
-    common.refuse_window(config, config.positive("sliding_window") if windowed else None)
     attention = _attention(config)
     dense, moe = DenseSpec(config.positive("intermediate_size")), _moe(config)
     layers = tuple(
@@ -31,6 +29,7 @@ def read_spec(config: Config) -> ModelSpec:
 
 def _attention(config: Config) -> AttentionSpec:
     bias = config.flag("attention_bias", False)
+    windowed = config.flag("use_sliding_window", False)
     return AttentionSpec(
         num_heads=config.positive("num_attention_heads"),
         num_kv_heads=config.positive("num_key_value_heads"),
@@ -39,6 +38,7 @@ def _attention(config: Config) -> AttentionSpec:
         qkv_bias=bias,
         out_bias=bias,
         qk_norm=QkNorm.HEAD,
+        window=common.sliding_window(config, 4096) if windowed else None,
     )
 
 
