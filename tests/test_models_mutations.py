@@ -149,6 +149,12 @@ MUTATIONS = [
     Mutation("qwen2", "windows_last", "bias of q, k, v", mutations.attention(qkv_bias=False)),
     Mutation("qwen3", "yarn_tied", "yarn", mutations.rope(scaling=None)),
     Mutation("qwen3", "yarn_tied", "norm by head", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("qwen3_next", "grouped", "offset of norms", mutations.norm(unit_offset=False)),
+    Mutation("qwen3_next", "grouped", "part of a head", mutations.rope(rotated=None)),
+    Mutation("qwen3_next", "grouped", "norms", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("qwen3_next", "grouped", "keys", mutations.attention(key_heads=1, key_dim=24)),
+    Mutation("qwen3_next", "grouped", "normalise", mutations.router(normalise=False)),
+    Mutation("qwen3_next", "grouped", "gate of the shared", mutations.shared(gated=False)),
 ]
 
 

@@ -29,6 +29,7 @@ from megainfer.models.families import (
     qwen2,
     qwen2_moe,
     qwen3,
+    qwen3_5_moe_text,
     qwen3_moe,
     qwen3_next,
 )
@@ -59,6 +60,7 @@ FAMILIES = (
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
+    qwen3_5_moe_text.FAMILY,
     qwen3_moe.FAMILY,
     qwen3_next.FAMILY,
 )
