@@ -9,9 +9,9 @@ from local_cluster import LocalCluster, greedy_submit
 
 from megainfer.models.registry import load_spec
 
-NEW_TOKENS = 20
-BLOCKS = 6  # of each attention node: a request of 48 tokens needs 3
-LENGTHS = (12, 13, 14, 15, 19, 21)
+NEW_TOKENS = 22
+BLOCKS = 7  # of each attention node: its requests begin with 4 or 5 and would end with 12
+LENGTHS = (12, 13, 14, 15, 13, 12, 14, 19)
 
 
 def prompts_of(seed: int) -> list[list[int]]:
