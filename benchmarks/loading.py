@@ -31,7 +31,7 @@ from typing import Any
 from measures import hardware
 from rich.console import Console
 from rich.table import Table
-from shards import forget, write_shards
+from shards import LAYERS, forget, write_shards
 
 from megainfer.config import EngineConfig
 from megainfer.plan import Plan, make_plan
@@ -197,6 +197,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--gigabytes", type=float, default=5.0, help="of the checkpoint")
     parser.add_argument("--shard-gigabytes", type=float, default=1.0)
+    parser.add_argument(
+        "--layer", choices=LAYERS, default="30B-A3B", help="of a model of this size"
+    )
     parser.add_argument("--format", choices=["bf16", "fp8"], default="bf16")
     parser.add_argument("--nodes", nargs="+", default=["1x1", "1x2", "2x2"], metavar="MxN")
     parser.add_argument("--cache", nargs="+", choices=["cold", "warm"], default=["cold", "warm"])
@@ -210,7 +213,7 @@ def parse() -> argparse.Namespace:
 def measure(folder: Path, args: argparse.Namespace) -> list[Run]:
     if not (folder / "config.json").exists():
         sizes = (int(size * GB) for size in (args.gigabytes, args.shard_gigabytes))
-        write_shards(folder, *sizes, fp8=args.format == "fp8")
+        write_shards(folder, LAYERS[args.layer], *sizes, fp8=args.format == "fp8")
     runs = []
     for nodes in args.nodes:
         for cache in args.cache:

@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from checkpoints import Shape, tensors_of
+from checkpoints import SHAPES, Shape, tensors_of
 from safetensors.torch import save_file
 from torch import Tensor
 
-SHAPE = Shape(2048, 1, 32, 4, 128, 64, 8, 768, vocabulary=32768)
-"""Of Qwen3-30B-A3B's sizes with half of its experts; 1 layer is 0.64 GB in bf16."""
+LAYERS = {"30B-A3B": Shape(2048, 1, 32, 4, 128, 64, 8, 768, vocabulary=32768), **SHAPES}
+"""What a layer is like: by default as Qwen3-30B-A3B's with half of its experts, 0.64 GB in bf16."""
 FP8_BLOCK = 128
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [FP8_BLOCK, FP8_BLOCK]}
 
 
-def write_shards(folder: Path, num_bytes: int, shard_bytes: int, fp8: bool) -> Shape:
-    """A checkpoint of about so many bytes, of one layer at least; its shape."""
-    shape = _shape(num_bytes, fp8)
+def write_shards(folder: Path, layer: Shape, num_bytes: int, shard_bytes: int, fp8: bool) -> None:
+    """A checkpoint of about so many bytes: as many such layers as it takes, one at least."""
+    shape = _shape(layer, num_bytes, fp8)
     config = shape.config() | ({"quantization_config": FP8} if fp8 else {})
     (folder / "config.json").write_text(json.dumps(config))
     weight_map: dict[str, str] = {}
@@ -29,7 +29,6 @@ def write_shards(folder: Path, num_bytes: int, shard_bytes: int, fp8: bool) -> S
         weight_map |= dict.fromkeys(shard, name)
     index = json.dumps({"metadata": {}, "weight_map": weight_map})
     (folder / "model.safetensors.index.json").write_text(index)
-    return shape
 
 
 def forget(folder: Path) -> None:
@@ -41,13 +40,13 @@ def forget(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _shape(num_bytes: int, fp8: bool) -> Shape:
+def _shape(layer: Shape, num_bytes: int, fp8: bool) -> Shape:
     def size(layers: int) -> int:
-        tensors = tensors_of(replace(SHAPE, layers=layers), _without_memory)
+        tensors = tensors_of(replace(layer, layers=layers), _without_memory)
         return sum(t.numel() * (1 if fp8 and _quantised(name) else 2) for name, t in tensors)
 
-    layer = size(2) - size(1)
-    return replace(SHAPE, layers=max(1, round((num_bytes - size(1)) / layer) + 1))
+    more = (num_bytes - size(1)) / (size(2) - size(1))
+    return replace(layer, layers=1 + max(0, round(more)))
 
 
 def _without_memory(rows: int, columns: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Who may call what: a key for all but probes and the page's files, another for the inside."""
+"""Who may call what: a key for all but probes and the page's files, another for the inside; and
+without any key, who may pass for this machine."""
 
 import hmac
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from megainfer.serving_options import ServingOptions
 from server.errors import ErrorReport
+from server.hosts import refuse_host
 from server.page.assets import PAGE
 
-PROBES = frozenset({"/live", "/health", "/ready"})
+PROBES = frozenset({"/live", "/health", "/ping", "/ready"})
 ADMIN = ("/server_info", "/debug/")
 METRICS = "/metrics"
 
@@ -56,6 +58,8 @@ class AccessControl:
         self._admin_keys = KeyRing(options.admin_keys)
         self._loopback = options.loopback
         self._public_metrics = options.public_metrics
+        self._checks_host = options.loopback and not options.asks_for_key
+        self._hosts = {host.lower() for host in options.allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         report = self._refusal(scope)
@@ -71,7 +75,10 @@ class AccessControl:
         access = access_to(scope["path"], self._public_metrics)
         if access is Access.OPEN:
             return None
-        key = _given_key(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        if self._checks_host and (report := refuse_host(headers.get("host", ""), self._hosts)):
+            return report
+        key = _given_key(headers)
         if access is Access.ADMIN:
             return self._refuse_admin(key)
         if not self._keys and not self._admin_keys:
@@ -92,7 +99,7 @@ class AccessControl:
 def _given_key(headers: Headers) -> str:
     """As OpenAI's clients send it, or as Anthropic's do."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
+    if scheme.lower() == "bearer" and key.strip():
         return key.strip()
     return headers.get("x-api-key", "")
 

@@ -13,14 +13,13 @@ from megainfer.text_stream import TextDelta, TextStream
 from megainfer.token_text import TokenTexts
 from server.answer_options import AnswerOptions, Usage
 from server.choice import Choice
-from server.connection import ClientGone, EventStream, while_connected
+from server.connection import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, while_connected
 from server.errors import log_failure, report_of
 from server.logprobs import prompt_logprobs
 from server.piece import Piece
 from server.prompts import Prompt
 from server.shapes import Shape
 
-CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is for a log of accesses
 DONE = b"data: [DONE]\n\n"
 encode = msgspec.json.Encoder().encode
 

@@ -10,6 +10,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is for a log of accesses
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is nginx's
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +46,7 @@ class EventStream(StreamingResponse):
     """Server-sent events. `source` is what the chunks come from; it is closed in any case."""
 
     def __init__(self, chunks: AsyncIterator[bytes], source: AbstractContextManager[Any]) -> None:
-        super().__init__(chunks, headers={"Cache-Control": "no-cache"})
+        super().__init__(chunks, headers=STREAM_HEADERS)
         self.headers["Content-Type"] = "text/event-stream; charset=utf-8"
         self._chunks = chunks
         self._source = source

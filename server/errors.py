@@ -14,6 +14,7 @@ from starlette.responses import Response
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError, RequestTimeout
 from megainfer.request_limits import ContextTooLong
 from server.anthropic.errors import error_body, speaks_at
+from server.other_addresses import not_offered
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
@@ -110,7 +111,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ApiError):
         report = error.report
     elif error.status_code == 404:
-        report = ErrorReport(404, f"there is no such address: {url}", code="unknown_url")
+        report = _unknown(url, request.url.path)
     elif error.status_code == 405:
         message = f"this method isn't allowed here: {url}"
         report = ErrorReport(405, message, code="method_not_supported")
@@ -119,6 +120,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     response = report.response(request.url.path)
     response.headers.update(error.headers or {})
     return response
+
+
+def _unknown(url: str, path: str) -> ErrorReport:
+    if (what := not_offered(path)) is not None:
+        message = f"MegaInfer doesn't offer {what}: {url}"
+        return ErrorReport(404, message, code="not_offered")
+    return ErrorReport(404, f"there is no such address: {url}", code="unknown_url")
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -13,6 +13,8 @@ from megainfer import __version__
 from megainfer.errors import RequestError
 from megainfer.messages import Role
 from megainfer.trace_events import trace_document
+from server.access import PROBES
+from server.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
 from server.docs_page import docs_page
 from server.errors import SERVER_ERROR, ErrorReport
 from server.instance import Instance
@@ -72,7 +74,7 @@ class Operations:
         body = msgspec.json.encode({node.name: node.counters for node in nodes})
         return Response(body, media_type="application/json")
 
-    async def trace(self, seconds: float = 2.0) -> Response:
+    async def trace(self, request: Request, seconds: float = 2.0) -> Response:
         """What every node did in the next `seconds` (0.01 to 60), for Perfetto."""
         if not MIN_TRACE_SECONDS <= seconds <= MAX_TRACE_SECONDS:
             raise RequestError(
@@ -80,7 +82,11 @@ class Operations:
                 f"{seconds}",
                 "seconds",
             )
-        spans = await self._instance.tracer.record(seconds)
+        recording = self._instance.tracer.record(seconds)
+        try:
+            spans = await while_connected(request.receive, recording)
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         model = self._instance.counted.model
         # There may be 100,000 of each node: streams go on meanwhile.
         body = await asyncio.to_thread(
@@ -115,6 +121,7 @@ def operations_router(operations: Operations) -> APIRouter:
     for path, handler in (
         ("/live", operations.live),
         ("/health", operations.health),
+        ("/ping", operations.health),
         ("/ready", operations.ready),
         ("/metrics", operations.metrics),
         ("/load", operations.load),
@@ -125,6 +132,8 @@ def operations_router(operations: Operations) -> APIRouter:
         ("/docs", operations.docs),
     ):
         router.add_api_route(path, handler, methods=["GET"], response_model=None)
+        if path in PROBES:
+            router.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     return router
 
 

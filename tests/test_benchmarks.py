@@ -35,6 +35,31 @@ def report_of(folder: Path, instrument: str, *arguments: str | Path) -> dict[str
     return report
 
 
+# --- loading -------------------------------------------------------------------------------------
+
+
+def test_loading_accounts_for_every_byte_of_every_process(tmp_path: Path) -> None:
+    options = ["--gigabytes", "0.03", "--shard-gigabytes", "0.01", "--layer", "0.17B"]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    report = report_of(
+        tmp_path,
+        "loading.py",
+        *options,
+        *("--nodes", "1x2", "--cache", "cold", "--format", "fp8", "--folder", folder),
+    )
+    assert len(list(folder.glob("*.safetensors"))) >= 2
+    (run,) = report["results"]
+    names = [process["process"] for process in run["processes"]]
+    assert names == ["attention node 0", "expert node 0", "expert node 1"]
+    loaded = sum(process["loaded"] for process in run["processes"])
+    assert 0.97 * report["on_disk"] < loaded < report["on_disk"]  # the rest are headers
+    for process in run["processes"]:
+        assert process["loaded"] <= process["read"]
+        assert 0 < process["load"] < run["ready"]
+        assert process["peak"] > process["loaded"]
+
+
 # --- m2n -----------------------------------------------------------------------------------------
 
 

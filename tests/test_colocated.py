@@ -31,6 +31,7 @@ FAMILIES = [
     ("olmoe", "gqa_clip_tied"),  # one chain from end to end
     ("gpt_oss", "alternating"),  # sinks, windows, biases
     ("llama", "gqa_old"),  # no router
+    ("qwen3_next", "grouped"),
 ]
 needs_kernels = pytest.mark.skipif(not library.is_built(), reason="kernels are not built")
 
@@ -46,7 +47,7 @@ class Model:
         with WeightReader(folder) as reader:
             self.attention = AttentionModel(spec, reader, placement, dtype, kernels=attention)
             self.experts = ExpertModel(spec, reader, placement, 0, dtype, experts)
-        self.kv = self.attention.new_cache(BLOCKS)
+        self.kv = self.attention.new_cache(BLOCKS, num_states=len(PROMPTS))
         self.clock, self.expert_clock = StageClock(), StageClock()
 
     def colocated(self) -> ColocatedModel:
@@ -74,12 +75,14 @@ def steps() -> list[list[ChunkInput]]:
     """A prefill of all prompts, then two tokens more of each."""
     return [
         [
-            ChunkInput(list(prompt), 0, [i, i + 3, i + 6], samples=True)
+            ChunkInput(list(prompt), 0, [i, i + 3, i + 6], samples=True, state_slot=i)
             for i, prompt in enumerate(PROMPTS)
         ],
         *(
             [
-                ChunkInput([7 + i], len(prompt) + turn, [i, i + 3, i + 6], samples=True)
+                ChunkInput(
+                    [7 + i], len(prompt) + turn, [i, i + 3, i + 6], samples=True, state_slot=i
+                )
                 for i, prompt in enumerate(PROMPTS)
             ]
             for turn in range(2)

@@ -102,7 +102,7 @@ class Model:
         kernels = AttentionKernels("cpu", weight_dtype)
         with WeightReader(folder) as reader:
             self.half = AttentionModel(self.spec, reader, placement, dtype, kernels=kernels)
-        self.kv = self.half.new_cache(64)
+        self.kv = self.half.new_cache(64, num_states=8)
 
     def step(self, chunks: list[ChunkInput]) -> Tensor:
         batch = build_batch(chunks)
@@ -129,6 +129,7 @@ class Model:
                     done[i],
                     [i + 8 * b for b in range(8)],
                     samples=done[i] + chunk >= len(prompts[i]),
+                    state_slot=i,
                 )
                 for i in active
             ]
@@ -149,6 +150,7 @@ class Model:
         ("mixtral", "mqa_wide_heads"),
         ("gpt_oss", "alternating"),
         ("llama4_text", "scout"),
+        ("qwen3_next", "odd_dense_last"),
     ],
 )
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -146,6 +148,57 @@ def test_keys_are_read_and_checked_without_being_shown(tmp_path: Path) -> None:
             ServingOptions(api_keys=("fine", bad))
         assert not bad or bad not in str(raised.value)
     assert "fine" not in repr(ServingOptions(api_keys=("fine",)))
+
+
+def test_an_empty_bearer_hides_no_key(keyed: tuple[RunningServer, httpx.Client]) -> None:
+    _, http = keyed
+    headers = {"Authorization": "Bearer", "x-api-key": "first"}
+    assert http.get("/v1/models", headers=headers).status_code == 200
+    assert http.get("/v1/models", headers={**headers, "x-api-key": "x"}).status_code == 401
+
+
+@pytest.mark.parametrize("path", [*sorted(PROBES), "/"])
+def test_probes_answer_to_head_as_well(
+    keyed: tuple[RunningServer, httpx.Client], path: str
+) -> None:
+    response = keyed[1].head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+# --- names of this machine ------------------------------------------------------------------------
+
+
+def test_a_page_that_has_its_name_resolve_to_this_machine_is_refused() -> None:
+    with running(ServingOptions(allowed_hosts=("Proxy.example",))) as (_, http):
+        for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.x"):
+            for path in ("/v1/models", "/server_info", "/nothing"):
+                response = http.get(path, headers={"Host": host})
+                assert response.status_code == 403, host
+                assert response.json()["error"]["code"] == "host_not_allowed"
+                assert "--allowed-hosts" in response.json()["error"]["message"]
+        for host in (
+            *("localhost", "LOCALHOST:99", "api.localhost:1", "127.0.0.1:8000", "[::1]:80"),
+            *("10.0.0.3", "proxy.example:8000", "localhost."),
+        ):
+            assert http.get("/v1/models", headers={"Host": host}).status_code == 200, host
+        for path in PROBES | {"/"}:
+            assert http.get(path, headers={"Host": "evil.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ServingOptions(loopback=False),
+        ServingOptions(api_keys=("k",)),
+        ServingOptions(admin_keys=("k",)),
+        ServingOptions(allowed_hosts=("*",)),
+    ],
+    ids=["not only here", "key", "admin key", "any"],
+)
+def test_elsewhere_any_name_will_do(options: ServingOptions) -> None:
+    with running(options) as (_, http):
+        headers = {"Host": "api.example", **bearer("k")}
+        assert http.get("/v1/models", headers=headers).status_code == 200
 
 
 # --- around an answer -----------------------------------------------------------------------------
@@ -417,6 +470,23 @@ def test_a_trace_has_bounds(seconds: str) -> None:
         response = http.get(f"/debug/trace?seconds={seconds}")
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "seconds"
+
+
+def test_a_trace_ends_with_its_client() -> None:
+    with running() as (server, http):
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), WAIT_SECONDS) as connection:
+            request = b"GET /debug/trace?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            connection.sendall(request)
+            short = "/debug/trace?seconds=0.01"
+            wait_for(lambda: http.get(short).status_code == 409)
+        wait_for(lambda: http.get(short).status_code == 200)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = monotonic() + WAIT_SECONDS
+    while not condition():
+        assert monotonic() < deadline
 
 
 def test_a_trace_of_nobody_is_an_empty_document() -> None:

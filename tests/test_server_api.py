@@ -502,6 +502,18 @@ def test_unknown_models_addresses_and_methods(http: httpx.Client, client: openai
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     response = http.get("/v1/nothing")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_url")
+    for method, path, what in (
+        ("POST", "/v1/embeddings", "embeddings"),
+        ("GET", "/v1/files/file-1/content", "files"),
+        ("POST", "/v1/audio/transcriptions", "audio"),
+        ("POST", "/score", "scoring"),
+        ("DELETE", "/v1/assistants/a", "assistants"),
+        ("POST", "/v1/load_lora_adapter", "LoRA adapters"),
+    ):
+        response = http.request(method, path, json={})
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_offered")
+        assert f"MegaInfer doesn't offer {what}" in response.json()["error"]["message"]
+    assert http.get("/v1/embeddingsx").json()["error"]["code"] == "unknown_url"
     response = http.get("/v1/completions")
     assert response.status_code == 405
     assert response.headers["allow"] == "POST"

@@ -38,7 +38,7 @@ def raw_request(server: RunningServer, body: str) -> socket.socket:
     connection = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS)
     connection.sendall(
         (
-            "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n{body}"
         ).encode()
     )
@@ -219,8 +219,8 @@ def test_a_body_that_does_not_come_is_given_up(
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as connection:
         connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 100\r\n\r\n{"
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
         )
         answer = HTTPResponse(connection)
         answer.begin()

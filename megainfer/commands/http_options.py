@@ -51,6 +51,14 @@ class HttpOptions:
             help="Web pages from this origin may call the API, * for all; repeatable.",
         ),
     ] = None
+    allowed_hosts: Annotated[
+        list[str] | None,
+        Option(
+            rich_help_panel=HTTP,
+            help="A name that a proxy on this machine passes on as Host, * for any; repeatable. "
+            "Where no key is asked for, only localhost and addresses are taken else.",
+        ),
+    ] = None
     ssl_certfile: Annotated[
         Path | None, Option(rich_help_panel=HTTP, help="Certificate (PEM); makes it HTTPS.")
     ] = None
@@ -133,6 +141,7 @@ class HttpOptions:
             loopback=loopback,
             public_metrics=self.public_metrics,
             allowed_origins=tuple(self.allowed_origins or ()),
+            allowed_hosts=tuple(self.allowed_hosts or ()),
             certificate=self.ssl_certfile,
             private_key=self.ssl_keyfile,
             limits=QueueLimits(self.max_queued_requests, self.queue_timeout, self.request_timeout),

@@ -8,16 +8,16 @@ from server.document import completions, inside, others
 WHEN = {
     400: "the request is wrong",
     401: "a key is missing or wrong",
-    403: "only for administrators",
+    403: "only for administrators; or the Host header names another machine",
     404: "the model isn't served here",
     413: "the body is too large",
     415: "the body isn't declared as JSON",
     500: "the server failed",
     503: "overloaded, draining, or a node is gone; see Retry-After",
 }
-READING = (401, 500)
+READING = (401, 403, 500)
 PROBING = (500, 503)
-GENERATING = (400, 401, 404, 413, 415, 500, 503)
+GENERATING = (400, 401, 403, 404, 413, 415, 500, 503)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Answers:
 ANSWERS = {
     "/live": Answers(inside.State, (500,)),
     "/health": Answers(inside.State, PROBING),
+    "/ping": Answers(inside.State, PROBING),
     "/ready": Answers(inside.State, PROBING),
     "/metrics": Answers(media_type="text/plain"),
     "/load": Answers(inside.Load),
@@ -46,10 +47,10 @@ ANSWERS = {
     "/debug/nodes": Answers(inside.Counters, (401, 403, 500)),
     "/debug/trace": Answers(inside.Trace, (400, 401, 403, 500, 503)),
     "/page/state": Answers(inside.Live),
-    "/page/timeline": Answers(inside.Live, (401, 500, 503)),
+    "/page/timeline": Answers(inside.Live, (401, 403, 500, 503)),
     "/docs": Answers(media_type="text/html"),
     "/v1/models": Answers(completions.ModelList),
-    "/v1/models/{model_id}": Answers(completions.ModelCard, (401, 404, 500)),
+    "/v1/models/{model_id}": Answers(completions.ModelCard, (401, 403, 404, 500)),
     "/v1/completions": Answers(
         completions.Completion, GENERATING, chunk=completions.CompletionChunk
     ),
@@ -63,5 +64,5 @@ ANSWERS = {
     "/v1/messages/count_tokens": Answers(others.TokenCount, GENERATING, error=others.MessageError),
     "/tokenize": Answers(others.Tokenized, GENERATING),
     "/detokenize": Answers(others.Detokenized, GENERATING),
-    "/tokenizer_info": Answers(others.TokenizerInfo, (400, 401, 500)),
+    "/tokenizer_info": Answers(others.TokenizerInfo, (400, 401, 403, 500)),
 }

@@ -25,7 +25,8 @@ class TokenHistory:
         self._known = 0 if with_prompt else num_prompt
 
     def catch_up(self, token_ids: Sequence[int]) -> None:
-        """Count what was appended to the sequence's tokens since the last call; the prompt comes whole."""
+        """Count what was appended to the sequence's tokens since the last call, which at
+        first is the whole prompt."""
         if self._known < self._num_prompt:
             self._hold(distinct(token_ids[self._known : self._num_prompt]))
             self._known = self._num_prompt
