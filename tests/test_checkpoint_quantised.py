@@ -1,14 +1,12 @@
 """Quantised weights are read as what they mean, bit for bit, whole and in parts."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import write_checkpoint
 from node_pair import blocks_of, load_pair
-from quantised import FORMATS, Format, Stored, quantise, write
-from safetensors.torch import load_file
+from quantised import FORMATS, Format, Stored, quantise, quantise_fused, write
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput
@@ -16,7 +14,10 @@ from megainfer.checkpoint import reader as reader_module
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import EngineConfig
 from megainfer.errors import CheckpointError
-from megainfer.models.quantization import quantization_of
+from megainfer.models.config import Config
+from megainfer.models.description import describe_model
+from megainfer.models.quantization import quantization_of, read_quantization
+from megainfer.models.registry import load_spec
 from megainfer.models.source import Source
 from megainfer.plan import describe, make_plan
 
@@ -129,14 +130,6 @@ def test_channels_of_a_transposed_fused_weight_are_its_outputs(tmp_path):
 # --- a whole model ------------------------------------------------------------------------------
 
 SIZES = {"hidden_size": 64, "moe_intermediate_size": 32}
-GPT_OSS = {
-    "hidden_size": 64,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_local_experts": 2,
-    "num_experts_per_tok": 1,
-}
-OTHERS = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
 
 
 @pytest.fixture(scope="module")
@@ -160,22 +153,10 @@ def test_a_quantised_checkpoint_gives_the_logits_of_what_it_means(checkpoint, tm
     assert not torch.equal(ours, logits(checkpoint))
 
 
-def test_gpt_oss_with_its_experts_in_mxfp4(tmp_path):
-    """Fused, transposed, gate and up in turns: as it is published."""
-    folder, form = tmp_path / "plain", FORMATS["mxfp4"]
-    write_checkpoint("gpt_oss", "alternating", folder, **GPT_OSS)
-    config = json.loads((folder / "config.json").read_text())
-    stored = load_file(folder / "model.safetensors")
-    meant = dict(stored)
-    for name in [name for name in stored if name.endswith("_proj") and "experts" in name]:
-        weight = stored.pop(name)
-        parts = [form.store(expert) for expert in weight]
-        for kind in ("blocks", "scales"):
-            stored[f"{name}_{kind}"] = torch.stack([part[f"weight_{kind}"] for part in parts])
-        meant[name] = torch.stack([form.meaning(part, weight[0].shape) for part in parts])
-    quantised = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": OTHERS}}
-    write(tmp_path / "quantised", stored, {**config, **quantised})
-    write(tmp_path / "meant", meant, config)
+def test_gpt_oss_gives_the_logits_of_what_its_mxfp4_means(tmp_path):
+    settings = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2}
+    folder = write_checkpoint("gpt_oss", "alternating", tmp_path / "plain", **settings)
+    quantise_fused(folder, tmp_path / "quantised", tmp_path / "meant", FORMATS["mxfp4"])
     ours = logits(tmp_path / "quantised")
     assert torch.equal(ours, logits(tmp_path / "meant"))
     assert not torch.equal(ours, logits(folder))
@@ -187,6 +168,16 @@ def test_the_plan_says_what_is_on_disk_and_what_is_computed_in(checkpoint, tmp_p
     text = "\n".join(describe(make_plan(config, tmp_path / "quantised")))
     assert "fp8 (128 x 128 blocks), says config.json; computed in bfloat16" in text
     assert "says config.json" not in "\n".join(describe(make_plan(config, tmp_path / "meant")))
+
+
+def test_the_description_says_what_is_on_disk(checkpoint):
+    stored = dict(describe_model(load_spec(checkpoint), None))["stored as"]
+    assert stored == "float32"
+    quantised = read_quantization(
+        Config(Path("config.json"), {"quantization_config": FORMATS["int4"].config})
+    )
+    stored = dict(describe_model(load_spec(checkpoint), quantised))["stored as"]
+    assert stored == "compressed-tensors int4 (groups of 16), others float32"
 
 
 # --- contradictions -----------------------------------------------------------------------------

@@ -13,6 +13,8 @@ NEW_TOKENS = 20
 BLOCKS = 6  # of each attention node: a request of 48 tokens needs 3
 LENGTHS = (12, 13, 14, 15, 15, 21)  # three fit when they begin, and no longer when they grow
 
+MOST_ROUNDS = 10
+
 
 def prompts_of(seed: int) -> list[list[int]]:
     """Random prompts, the first tokens of all being the same."""
@@ -37,6 +39,11 @@ def served(cluster: LocalCluster, round_: str, prompts: list[list[int]]) -> list
     return [cluster.answers[name].tokens for name in names]
 
 
+def preemptions(cluster: LocalCluster) -> int:
+    counters = [node.scheduler.counters() for node in cluster.attention]
+    return sum(counter["preemptions"] for counter in counters)
+
+
 @pytest.mark.parametrize("reference", FAMILIES, indirect=True, scope="module")
 def test_preemption_and_prefix_hits_change_nothing(reference):
     folder, prompts, expected = reference
@@ -45,9 +52,11 @@ def test_preemption_and_prefix_hits_change_nothing(reference):
     options = {"max_model_len": 48, "kv_cache_memory": room, "max_num_batched_tokens": 12}
     expert_nodes = min(3, spec.num_experts)  # a dense model has one
     cluster = LocalCluster(folder, 3, 2, expert_nodes, **options)
-    assert_same_greedy(expected, served(cluster, "cold", prompts))
-    counters = [node.scheduler.counters() for node in cluster.attention]
-    assert sum(counter["preemptions"] for counter in counters) > 0
+    rounds = 0
+    while not preemptions(cluster):  # who runs beside whom is a matter of time
+        assert rounds < MOST_ROUNDS
+        assert_same_greedy(expected, served(cluster, f"round {rounds}", prompts))
+        rounds += 1
     for name in ("first", "again"):
         assert served(cluster, name, prompts[-1:]) == [expected[-1].tokens]
     # A block's keys and values are of no use without the state that belongs to them.

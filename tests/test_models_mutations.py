@@ -21,6 +21,13 @@ SEQUENCES = [
     for length in (2, 17, 40)
 ]
 
+
+def _swiglu(**values: float | None) -> mutations.Change:
+    """gpt-oss' activation with one part of it changed."""
+    own = {"limit": 7.0, "alpha": 1.702, "up_offset": 1.0, **values}
+    return mutations.expert(activation=ActivationSpec(**own))
+
+
 MUTATIONS = [
     Mutation("mixtral", "gqa", "normalise", mutations.router(normalise=False)),
     Mutation("mixtral", "gqa", "theta", mutations.rope(theta=1e4)),
@@ -37,6 +44,24 @@ MUTATIONS = [
     Mutation("deepseek_v3", "groups", "sigmoid", mutations.router(score=RouterScore.SOFTMAX)),
     Mutation("deepseek_v3", "groups", "normalise", mutations.router(normalise=False)),
     Mutation("deepseek_v3", "groups", "scale", mutations.router(scale=1.0)),
+    Mutation("deepseek_v2", "yarn_groups", "groups", mutations.router(groups=None)),
+    Mutation("deepseek_v2", "yarn_groups", "scale", mutations.router(scale=1.0)),
+    Mutation("gpt_oss", "alternating", "alpha", _swiglu(alpha=1.0)),
+    Mutation("gpt_oss", "alternating", "offset", _swiglu(up_offset=0.0)),
+    Mutation("dots1", "windows", "windows", mutations.attention(window=None)),
+    Mutation("granitemoeshared", "shared", "shared expert", mutations.without_shared()),
+    Mutation("deepseek_v2", "yarn_groups", "yarn", mutations.rope(scaling=None)),
+    Mutation("deepseek_v2", "yarn_groups", "mscale", mutations.attention(scale=16**-0.5)),
+    Mutation("deepseek_v2", "lite", "pairs", mutations.attention(interleaved=False)),
+    Mutation("deepseek_v2", "lite", "shared experts", mutations.without_shared()),
+    Mutation("deepseek_v2", "bias_tied_top_1", "biases", mutations.attention(bias=False)),
+    Mutation("deepseek_v3", "halves_unnormalised", "halves", mutations.attention(interleaved=True)),
+    Mutation("deepseek_v3", "groups", "pairs", mutations.attention(interleaved=False)),
+    Mutation("deepseek_v32", "nine_positions", "indexer", mutations.attention(indexer=None)),
+    Mutation("deepseek_v32", "nine_positions", "its halves", mutations.indexer(interleaved=True)),
+    Mutation("deepseek_v32", "nine_positions", "its top-k", mutations.indexer(top_k=10)),
+    Mutation("glm_moe_dsa", "seventeen_positions", "pairs", mutations.indexer(interleaved=False)),
+    Mutation("glm4_moe_lite", "groups_dense_between", "groups", mutations.router(groups=None)),
     Mutation("granitemoe", "multipliers", "embedding", mutations.multipliers(embedding=1.0)),
     Mutation("granitemoe", "multipliers", "residual", mutations.multipliers(residual=1.0)),
     Mutation("granitemoe", "multipliers", "that of experts", mutations.router(scale=1.0)),
@@ -124,6 +149,12 @@ MUTATIONS = [
     Mutation("qwen2", "windows_last", "bias of q, k, v", mutations.attention(qkv_bias=False)),
     Mutation("qwen3", "yarn_tied", "yarn", mutations.rope(scaling=None)),
     Mutation("qwen3", "yarn_tied", "norm by head", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("qwen3_next", "grouped", "offset of norms", mutations.norm(unit_offset=False)),
+    Mutation("qwen3_next", "grouped", "part of a head", mutations.rope(rotated=None)),
+    Mutation("qwen3_next", "grouped", "norms", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("qwen3_next", "grouped", "keys", mutations.attention(key_heads=1, key_dim=24)),
+    Mutation("qwen3_next", "grouped", "normalise", mutations.router(normalise=False)),
+    Mutation("qwen3_next", "grouped", "gate of the shared", mutations.shared(gated=False)),
 ]
 
 
