@@ -149,6 +149,8 @@ class Model:
         ("olmoe", "gqa_clip_tied"),
         ("mixtral", "mqa_wide_heads"),
         ("qwen3_next", "odd_dense_last"),
+        ("gpt_oss", "alternating"),
+        ("llama4_text", "scout"),
     ],
 )
 @pytest.mark.parametrize(
