@@ -65,6 +65,11 @@ class Tokenizer:
         return self._backend.vocab_size
 
     @property
+    def longest(self) -> int | None:
+        """Characters that one token stands for at most; None where that isn't certain."""
+        return self._backend.longest
+
+    @property
     def chat_template(self) -> str:
         """The source of the template that chats with tools use; empty where there is none."""
         template = self._chat_templates.get("tool_use") or self._chat_templates.get("default")

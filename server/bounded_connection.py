@@ -31,8 +31,9 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
-        # Writers wait, and the reader is timed, as soon as anything is left unsent.
-        transport.set_write_buffer_limits(0)
+        # Writers wait, and the reader is timed, as soon as anything is left unsent. At a limit of 0
+        # a transport over TLS would hold even that against them that nothing is left.
+        transport.set_write_buffer_limits(high=1, low=0)
         excess = len(self.connections) - self._limits.connections
         if excess > OTHER_FILES // 2:
             transport.abort()

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from megainfer.chat import Chat
 from megainfer.errors import RequestError
+from megainfer.request_limits import ContextTooLong
 from megainfer.tokenizer import Tokenizer
 from server.parsing.reasoning import ends_in_thinking
 from server.protocol import ChatRequest, CompletionRequest
@@ -41,7 +42,7 @@ class PromptEncoder:
         """Each of the prompts. Raises RequestError."""
         kept = body.kept_tokens(self._max_model_len)
         size = sum(len(p) for p in body.prompt if isinstance(p, str) or body.is_echoed)
-        return await _run(
+        return await run_where_it_fits(
             size, lambda: [self._prompt(prompt, body, kept) for prompt in body.prompt]
         )
 
@@ -61,10 +62,12 @@ class PromptEncoder:
         size = sum(len(message["content"]) for message in messages)
         if tools or chat.variables or any(message.keys() - PLAIN_FIELDS for message in messages):
             size = UNKNOWN_SIZE
-        encoded = await _run(size, lambda: tokenizer.encode_chat(chat))
+        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat))
         return Prompt(_last(encoded.ids, kept), thinking=ends_in_thinking(encoded.text))
 
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
+        if isinstance(given, str) and kept is None:
+            self._check_length(given)
         ids = self._encode(given, body.add_special_tokens) if isinstance(given, str) else given
         last = _last(ids, kept)
         if not body.is_echoed:
@@ -72,6 +75,22 @@ class PromptEncoder:
         if isinstance(given, str) and len(last) == len(ids):
             return Prompt(last, given)
         return Prompt(last, self._text(last, body.skip_special_tokens is not False))
+
+    def _check_length(self, text: str) -> None:
+        """Raises ContextTooLong where that is certain: to encode megabytes takes seconds."""
+        if len(text) <= self._max_model_len:  # which saves looking through the vocabulary
+            return
+        if (longest := self._required("prompt").longest) is None:
+            return
+        least = -(-len(text) // longest)
+        if least > self._max_model_len:
+            raise ContextTooLong(
+                f"This model's maximum context length is {self._max_model_len} tokens. However, "
+                f"your prompt has {len(text)} characters, which are at least {least} tokens, since "
+                f"none stands for more than {longest} characters. Please reduce the length of the "
+                "prompt.",
+                "prompt",
+            )
 
     def _text(self, ids: list[int], skip_special_tokens: bool) -> str:
         if self._tokenizer is None:
@@ -93,7 +112,8 @@ class PromptEncoder:
         return self._tokenizer
 
 
-async def _run(size: int, work: Callable[[], Result]) -> Result:
+async def run_where_it_fits(size: int, work: Callable[[], Result]) -> Result:
+    """On a thread of its own if it is long work; `size` is in characters, or tokens."""
     return work() if size <= INLINE_CHARACTERS else await asyncio.to_thread(work)
 
 

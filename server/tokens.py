@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import msgspec
 from starlette.responses import JSONResponse, Response
 
 from megainfer.errors import RequestError
 from megainfer.tokenizer import Tokenizer
 from server.generating import Generator
+from server.prompts import run_where_it_fits
 from server.protocol import Body, ChatRequest, CompletionRequest
 from server.served_model import ServedModel
 from server.translation import chat_request
@@ -47,26 +49,34 @@ class Tokens:
         self._generator.served_name(body.model)
         ids = await self._ids(body)
         tokenizer = self._required()
-        texts = [tokenizer.piece(token) for token in ids] if body.return_token_strs else None
-        return JSONResponse(
-            {
+
+        def answer() -> bytes:
+            pieces = map(tokenizer.piece, ids) if body.return_token_strs else None
+            fields = {
                 "count": len(ids),
                 "max_model_len": self._model.max_model_len,
                 "tokens": ids,
-                "token_strs": texts,
+                "token_strs": pieces and list(pieces),
             }
-        )
+            return msgspec.json.encode(fields)
+
+        content = await run_where_it_fits(len(ids), answer)
+        return Response(content, media_type="application/json")
 
     async def detokenize(self, body: DetokenizeRequest) -> Response:
         """The text of token ids, special ones included."""
         self._generator.served_name(body.model)
+        size = self._model.vocab_size
         if len(body.tokens) > MAX_DETOKENIZED:
             message = f"tokens holds {len(body.tokens)}; at most {MAX_DETOKENIZED} may be"
             raise RequestError(message, "tokens")
-        for token in body.tokens:
-            if not 0 <= token < self._model.vocab_size:
-                raise RequestError(f"tokens: {token} isn't in the vocabulary", "tokens")
-        text = self._required().decode(body.tokens, skip_special_tokens=False)
+        if body.tokens and not (min(body.tokens) >= 0 and max(body.tokens) < size):
+            wrong = next(token for token in body.tokens if not 0 <= token < size)
+            raise RequestError(f"tokens: {wrong} isn't in the vocabulary", "tokens")
+        tokenizer = self._required()
+        text = await run_where_it_fits(
+            len(body.tokens), lambda: tokenizer.decode(body.tokens, skip_special_tokens=False)
+        )
         return JSONResponse({"prompt": text})
 
     async def tokenizer_info(self) -> Response:

@@ -141,7 +141,7 @@ class _Transport(asyncio.Transport):
         return self.unsent
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 0
+        assert (high, low) == (1, 0)
 
     def is_closing(self) -> bool:
         return self.aborted

@@ -68,3 +68,15 @@ def test_a_table_of_another_size_is_refused(folder):
     spec = mutations.router(hashed=True)(load_spec(folder))
     with pytest.raises(CheckpointError, match="tid2eid has shape"):
         logits(folder, mutations.router(top_k=3)(spec), "reference")
+
+
+@pytest.mark.parametrize("wrong", [-1, 8])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_table_that_names_no_expert_is_refused(folder, tmp_path, wrong, kernels):
+    spec = mutations.router(hashed=True)(load_spec(folder))
+    tensors = load_file(folder / "model.safetensors")
+    name = spec.names.hash_table.format(layer=1)
+    tensors[name][5, 1] = wrong
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{name} names the experts .* but there are 8"):
+        logits(tmp_path, spec, kernels)

@@ -71,6 +71,11 @@ def test_every_family_has_shapes_that_are_compared_with_transformers():
     assert len(families) == len(FAMILIES)
 
 
+def test_every_family_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    assert [family.title for family in FAMILIES if f"| {family.title} |" not in text] == []
+
+
 @every_family
 def test_what_all_families_share(spec_of, architecture):
     spec = spec_of(architecture, tie_word_embeddings=True, rms_norm_eps=1e-4)

@@ -557,6 +557,29 @@ def test_sequences_beyond_the_bound_are_never_made(
     assert response.status_code == 503
 
 
+def test_a_text_that_is_certainly_too_long_is_refused_before_it_is_encoded(
+    http: httpx.Client, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest, encoded = len("<|endoftext|>"), []
+    encode = Tokenizer.encode
+
+    def watched(self: Tokenizer, text: str, add_special_tokens: bool = True) -> list[int]:
+        encoded.append(text)
+        return encode(self, text, add_special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "encode", watched)
+    text = "x" * (longest * CONTEXT + 1)
+    for path in ("/v1/completions", "/tokenize"):
+        error = http.post(path, json={"prompt": text}).json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert f"has {len(text)} characters, which are at least 257 tokens" in error["message"]
+    assert encoded == []
+    answer = http.post("/tokenize", json={"prompt": text[1:]}).json()
+    assert answer["count"] == len(encode(TOKENIZER, text[1:]))
+    cut = http.post("/v1/completions", json={"prompt": text, "truncate_prompt_tokens": 5})
+    assert cut.json()["usage"]["prompt_tokens"] == 5
+
+
 def test_more_log_probabilities_than_an_answer_may_hold_are_refused_with_the_numbers(
     http: httpx.Client, server: RunningServer
 ) -> None:

@@ -100,7 +100,7 @@ def test_a_request_is_one_span_in_its_callers_trace(
     server: RunningServer, collector: Collector
 ) -> None:
     server.node.script = speaking(*[TOKEN] * 4, finish=FinishReason.LENGTH)
-    caller = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    caller = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "mine"}
     answer = post(server, caller, n=2, temperature=0.5, top_p=0.75)
     service, span = collector.spans.get(timeout=WAIT_SECONDS)
     assert (service, span.name) == ("megainfer", "llm_request")
@@ -119,6 +119,7 @@ def test_a_request_is_one_span_in_its_callers_trace(
         "gen_ai.usage.prompt_tokens": answer["usage"]["prompt_tokens"],
         "gen_ai.usage.completion_tokens": 8,
         "gen_ai.usage.num_sequences": 2,
+        "http.response.header.x-request-id": ["mine"],
     }
     names = ("e2e", "time_to_first_token", "time_in_queue", "time_in_model_inference")
     e2e, first, queued, inference = (latencies[f"gen_ai.latency.{name}"] for name in names)

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tokenizers
 from front_end import (
     CHAT_TEMPLATE,
     SENTENCES,
@@ -13,6 +15,7 @@ from front_end import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from megainfer.chat_template import ChatTemplate
@@ -21,7 +24,7 @@ from megainfer.errors import ModelError, RequestError
 from megainfer.generation_config import GenerationDefaults
 from megainfer.token_text import TokenTexts
 from megainfer.tokenizer import Tokenizer, load_tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.tokenizers.fast import SHORT, FastBackend
 
 BYTE_LEVEL = Tokenizer(FastBackend(byte_level_backend()), {})
 SENTENCEPIECE = Tokenizer(FastBackend(sentencepiece_backend()), {})
@@ -347,3 +350,56 @@ def test_a_wrong_generation_config_is_named(tmp_path: Path, content: str, messag
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(ModelError, match=message):
         GenerationDefaults.load(tmp_path)
+
+
+# --- long texts -----------------------------------------------------------------------------------
+
+
+def test_a_long_text_is_encoded_and_decoded_as_its_parts_are() -> None:
+    backend = FastBackend(byte_level_backend())
+    lines = [f"The quick brown fox {number}.\n" for number in range(400)]
+    apart = [token for line in lines for token in backend.encode(line, False)]
+    assert backend.encode("".join(lines), False) == apart
+    assert len(apart) > 2 * SHORT
+    assert backend.decode(apart, False) == "".join(lines)
+
+
+@pytest.mark.parametrize(("normalizer", "factor"), [(None, 1), (normalizers.NFC(), 4)])
+def test_a_text_has_at_least_as_many_tokens_as_the_longest_one_allows(
+    normalizer: normalizers.NFC | None, factor: int
+) -> None:
+    library = byte_level_backend()
+    if normalizer is not None:
+        library.normalizer = normalizer
+    backend = FastBackend(library)
+    longest = len("<|endoftext|>") * factor
+    assert backend.longest == longest
+
+    @given(text=st.text(alphabet="aä \n\u0301\u0345\u0313\u03b1한<|endoftx>", max_size=60))
+    def check(text: str) -> None:
+        assert len(backend.encode(text, False)) * longest >= len(text)
+
+    check()
+
+
+def stripping(backend: tokenizers.Tokenizer) -> None:
+    backend.normalizer = normalizers.Strip()
+
+
+def splitting_words(backend: tokenizers.Tokenizer) -> None:
+    words = pre_tokenizers.Split(" ", "removed")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+
+
+def taking_spaces(backend: tokenizers.Tokenizer) -> None:
+    backend.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True)])
+
+
+@pytest.mark.parametrize("change", [stripping, splitting_words, taking_spaces])
+def test_where_text_may_be_dropped_no_length_is_certain(change: Any) -> None:
+    backend = byte_level_backend()
+    change(backend)
+    assert FastBackend(backend).longest is None
+    assert FastBackend(sentencepiece_backend()).longest is None

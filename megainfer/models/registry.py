@@ -60,9 +60,9 @@ FAMILIES = (
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
+    qwen3_5_moe_text.FAMILY,
     qwen3_moe.FAMILY,
     qwen3_next.FAMILY,
-    qwen3_5_moe_text.FAMILY,
 )
 ARCHITECTURES: Mapping[str, Family] = {
     name: family for family in FAMILIES for name in family.architectures

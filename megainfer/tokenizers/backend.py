@@ -53,6 +53,11 @@ class TokenizerBackend(Protocol):
         """Ids beyond the vocabulary have no text; bytes that are none give U+FFFD."""
         ...
 
+    @property
+    def longest(self) -> int | None:
+        """Characters that one token stands for at most; None where that isn't certain."""
+        ...
+
     def vocabulary(self) -> str | ByteVocabulary:
         """For compiling grammars: the contents of a tokenizer.json, or the tokens' bytes."""
         ...

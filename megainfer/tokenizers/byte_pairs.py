@@ -1,6 +1,7 @@
 """Tokenizers whose tokens are bytes, as tiktoken's and Mistral's."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from megainfer.tokenizers.backend import ByteVocabulary
 
@@ -50,6 +51,10 @@ class BytePairBackend:
         hidden = self._special_ids if skip_special_tokens else frozenset[int]()
         spelled = (self._bytes.get(token, b"") for token in ids if token not in hidden)
         return b"".join(spelled).decode(errors="replace")
+
+    @cached_property
+    def longest(self) -> int:
+        return max(map(len, self._bytes.values()))
 
     def vocabulary(self) -> ByteVocabulary:
         return self._vocabulary

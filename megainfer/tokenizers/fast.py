@@ -8,7 +8,11 @@ from pathlib import Path
 import tokenizers
 
 from megainfer.errors import ModelError
+from megainfer.tokenizers.byte_alphabet import byte_alphabet
+from megainfer.tokenizers.longest import longest_token
 
+SHORT = 2048
+"""Characters, or tokens, that are cheap to work on: no other thread runs meanwhile."""
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -61,10 +65,22 @@ class FastBackend:
         return token in self._special_ids
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        if len(text) <= SHORT:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # Of the library's methods only those for batches let other threads run.
+        special = add_special_tokens
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=special)
+        return encoding.ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        if len(ids) <= SHORT:
+            return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        (text,) = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
+        return text
+
+    @cached_property
+    def longest(self) -> int | None:
+        return longest_token(self._backend)
 
     def vocabulary(self) -> str:
         return self._backend.to_str()
@@ -102,12 +118,3 @@ def _add(backend: tokenizers.Tokenizer, added: Mapping[str, int], path: Path) ->
                 f"{path.parent}: the token {text!r:.80} is {token} among the added ones, but "
                 f"{backend.token_to_id(text)} by {path.name}; save the tokenizer anew"
             )
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The characters that stand for bytes in byte-level vocabularies (Radford et al., 2019):
-    printable ones for themselves, the others from U+0100 on, in order."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    alphabet = {chr(byte): byte for byte in printable}
-    return alphabet | {chr(0x100 + place): byte for place, byte in enumerate(others)}

@@ -8,6 +8,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from megainfer.messages import FinishReason, Submit, TokenEvent
+from server.request_id import current_request_id
 
 NAME = "llm_request"
 
@@ -38,7 +39,7 @@ class RequestSpans:
 
     def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None:
         """See `EngineObserver.submitted`; what comes together is one request."""
-        attributes = {"gen_ai.response.model": self._model, **_asked(submits)}
+        attributes = {"gen_ai.response.model": self._model, **_asked(submits), **_named()}
         span = self._tracer.start_span(NAME, kind=SpanKind.SERVER, attributes=attributes)
         request = _Request(span, self._clock(), len(submits))
         self._requests.update((submit.request_id, request) for submit in submits)
@@ -75,6 +76,12 @@ def _count(request: _Request, event: TokenEvent, now: float) -> None:
         request.first_at, request.queued_seconds = now, event.queued_seconds
     request.last_at = now
     request.generated += len(event.token_ids)
+
+
+def _named() -> dict[str, AttributeValue]:
+    """The X-Request-Id that the answer carries, as OpenTelemetry calls headers."""
+    request_id = current_request_id.get()
+    return {} if request_id is None else {"http.response.header.x-request-id": [request_id]}
 
 
 def _asked(submits: Sequence[Submit]) -> dict[str, AttributeValue]:
