@@ -12,7 +12,8 @@ from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.half import HalfSource
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference
-from megainfer.kernels.cpu.attention import BLOCK_TOKENS, AttentionKernel
+from megainfer.kernels.cpu.attention import AttentionKernel
+from megainfer.kernels.cpu.attention_layer import BLOCK_TOKENS
 from megainfer.kernels.cpu.threads import Threads
 from megainfer.models.names import TensorNames
 from megainfer.models.source import Pieces

@@ -80,6 +80,18 @@ def attention(**values: Any) -> Change:
     return of_layers(layer)
 
 
+def indexer(**values: Any) -> Change:
+    """Of latent attention that has one."""
+
+    def layer(old: LayerSpec) -> LayerSpec:
+        own = getattr(old.attention, "indexer", None)
+        if own is None:
+            return old
+        return replace(old, attention=replace(old.attention, indexer=replace(own, **values)))
+
+    return of_layers(layer)
+
+
 def rope(**values: Any) -> Change:
     """Of those layers that have one."""
 

@@ -362,6 +362,22 @@ def quantise(folder: Path, quantised: Path, meant: Path, form: Format) -> None:
     write(meant, tensors, config)
 
 
+def quantise_fused(folder: Path, quantised: Path, meant: Path, form: Format) -> None:
+    """As `quantise`, for the matrices of all experts in one tensor [E, ...] and nothing else."""
+    tensors = load_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    stored = dict(tensors)
+    for name in [n for n in tensors if n.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts = [form.store(expert) for expert in stored.pop(name)]
+        shape = (tensors[name].shape[1], tensors[name].shape[2])
+        for part in experts[0]:
+            joined = torch.stack([expert[part] for expert in experts])
+            stored[name + part.removeprefix("weight")] = joined
+        tensors[name] = torch.stack([form.meaning(expert, shape) for expert in experts])
+    write(quantised, stored, {**config, "quantization_config": form.config})
+    write(meant, tensors, config)
+
+
 def _is_quantised(name: str, form: Format) -> bool:
     linear = name.endswith("_proj.weight")
     return linear and (".experts." in name or not form.experts_only)

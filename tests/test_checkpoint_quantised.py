@@ -6,7 +6,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 from node_pair import blocks_of, load_pair
-from quantised import FORMATS, Format, Stored, quantise, write
+from quantised import FORMATS, Format, Stored, quantise, quantise_fused, write
 from torch import Tensor
 
 from megainfer.attention_node.batch import ChunkInput
@@ -14,7 +14,10 @@ from megainfer.checkpoint import reader as reader_module
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import EngineConfig
 from megainfer.errors import CheckpointError
-from megainfer.models.quantization import quantization_of
+from megainfer.models.config import Config
+from megainfer.models.description import describe_model
+from megainfer.models.quantization import quantization_of, read_quantization
+from megainfer.models.registry import load_spec
 from megainfer.models.source import Source
 from megainfer.plan import describe, make_plan
 
@@ -150,12 +153,31 @@ def test_a_quantised_checkpoint_gives_the_logits_of_what_it_means(checkpoint, tm
     assert not torch.equal(ours, logits(checkpoint))
 
 
+def test_gpt_oss_gives_the_logits_of_what_its_mxfp4_means(tmp_path):
+    settings = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2}
+    folder = write_checkpoint("gpt_oss", "alternating", tmp_path / "plain", **settings)
+    quantise_fused(folder, tmp_path / "quantised", tmp_path / "meant", FORMATS["mxfp4"])
+    ours = logits(tmp_path / "quantised")
+    assert torch.equal(ours, logits(tmp_path / "meant"))
+    assert not torch.equal(ours, logits(folder))
+
+
 def test_the_plan_says_what_is_on_disk_and_what_is_computed_in(checkpoint, tmp_path):
     quantise(checkpoint, tmp_path / "quantised", tmp_path / "meant", FORMATS["fp8"])
     config = EngineConfig(model=str(tmp_path), dtype="bfloat16")
     text = "\n".join(describe(make_plan(config, tmp_path / "quantised")))
     assert "fp8 (128 x 128 blocks), says config.json; computed in bfloat16" in text
     assert "says config.json" not in "\n".join(describe(make_plan(config, tmp_path / "meant")))
+
+
+def test_the_description_says_what_is_on_disk(checkpoint):
+    stored = dict(describe_model(load_spec(checkpoint), None))["stored as"]
+    assert stored == "float32"
+    quantised = read_quantization(
+        Config(Path("config.json"), {"quantization_config": FORMATS["int4"].config})
+    )
+    stored = dict(describe_model(load_spec(checkpoint), quantised))["stored as"]
+    assert stored == "compressed-tensors int4 (groups of 16), others float32"
 
 
 # --- contradictions -----------------------------------------------------------------------------

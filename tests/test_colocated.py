@@ -30,6 +30,9 @@ FAMILIES = [
     ("qwen3_moe", "dense_between"),  # chains of layers between dense ones
     ("olmoe", "gqa_clip_tied"),  # one chain from end to end
     ("qwen3_next", "grouped"),
+    ("deepseek_v3", "groups"),  # latent attention
+    ("gpt_oss", "alternating"),  # sinks, windows, biases
+    ("llama", "gqa_old"),  # no router
 ]
 needs_kernels = pytest.mark.skipif(not library.is_built(), reason="kernels are not built")
 

@@ -148,7 +148,11 @@ class Model:
         ("qwen3_moe", "dense_between"),
         ("olmoe", "gqa_clip_tied"),
         ("mixtral", "mqa_wide_heads"),
+        ("deepseek_v2", "lite"),
+        ("deepseek_v3", "groups"),
         ("qwen3_next", "odd_dense_last"),
+        ("gpt_oss", "alternating"),
+        ("llama4_text", "scout"),
     ],
 )
 @pytest.mark.parametrize(

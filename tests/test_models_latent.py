@@ -1,10 +1,13 @@
 """Families with latent attention: config.json as their makers publish it, and what is refused."""
 
 import json
+from dataclasses import replace
 from math import log
 
 import pytest
+import torch
 from checkpoints import write_checkpoint
+from mutations import attention, reference_pair
 from node_pair import load_pair
 
 from megainfer.config import BLOCK_SIZE
@@ -13,6 +16,7 @@ from megainfer.models.registry import load_spec
 from megainfer.models.spec import (
     ExpertGroups,
     GroupScore,
+    IndexerSpec,
     MlaSpec,
     ModelSpec,
     RouterScore,
@@ -113,6 +117,22 @@ FLASH = {
     "mlp_layer_types": None,
     "partial_rotary_factor": 1.0,
 }
+V32 = {
+    **V3,
+    "architectures": ["DeepseekV32ForCausalLM"],
+    "index_head_dim": 128,
+    "index_n_heads": 64,
+    "index_topk": 2048,
+}
+GLM5 = {
+    **V32,
+    "architectures": ["GlmMoeDsaForCausalLM"],
+    "index_n_heads": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "indexer_rope_interleave": True,
+    "rope_scaling": None,
+}
 
 
 @pytest.fixture
@@ -182,6 +202,25 @@ def test_experts_in_every_second_layer(spec_of):
     assert spec.moe_layers == (2, 4, 6)
 
 
+def test_deepseek_v32_is_v3_with_an_indexer(spec_of):
+    plain, indexed = attention_of(spec_of(V3)), spec_of(V32)
+    assert attention_of(indexed) == replace(plain, indexer=IndexerSpec(64, 128, 2048))
+    assert indexed.moe_layers == spec_of(V3).moe_layers
+    assert indexed.kv_bytes_per_token(2) == 61 * (576 + 128) * 2
+
+
+def test_glm_5_s_indexer_has_pairs(spec_of):
+    assert attention_of(spec_of(GLM5)).indexer == IndexerSpec(32, 128, 2048, interleaved=True)
+
+
+def test_an_indexer_that_keeps_all_changes_nothing(tmp_path):
+    folder = write_checkpoint("deepseek_v32", "more_than_there_are", tmp_path)
+    spec, sequences = load_spec(folder), [list(range(64)), list(range(90, 60, -1))]
+    plain = reference_pair(folder, attention(indexer=None)(spec)).all_logits(sequences)
+    chosen = reference_pair(folder, spec).all_logits(sequences)
+    assert all(map(torch.equal, plain, chosen))
+
+
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
@@ -198,6 +237,12 @@ def test_experts_in_every_second_layer(spec_of):
         (LITE, {"norm_topk_prob": True}, "norm_topk_prob is True"),
         (FLASH, {"mlp_layer_types": ["sparse"]}, "mlp_layer_types .*list of 47"),
         (FLASH, {"mlp_layer_types": ["moe"] * 47}, "mlp_layer_types .*dense or sparse"),
+        (V32, {"index_head_dim": 32}, "index_head_dim 32 is less than the 64"),
+        (V32, {"q_lora_rank": None}, "q_lora_rank is missing"),
+        (V32, {"indexer_rope_interleave": True}, "indexer_rope_interleave is True"),
+        (V32, {"layer_types": ["full_attention"] * 61}, "layer_types .*indexed_attention"),
+        (GLM5, {"indexer_types": ["full"] * 60 + ["shared"]}, "indexer_types .*full"),
+        (GLM5, {"index_topk_freq": 4}, "index_topk_freq is 4"),
         (FLASH, {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     ],
 )

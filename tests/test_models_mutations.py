@@ -14,12 +14,19 @@ from mutations import Mutation, reference_pair
 from torch import Tensor
 
 from megainfer.models.registry import load_spec
-from megainfer.models.spec import NormKind, QkNorm, RouterScore
+from megainfer.models.spec import SILU, ActivationSpec, NormKind, QkNorm, RopeSpec, RouterScore
 
 SEQUENCES = [
     torch.randint(160, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     for length in (2, 17, 40)
 ]
+
+
+def _swiglu(**values: float | None) -> mutations.Change:
+    """gpt-oss' activation with one part of it changed."""
+    own = {"limit": 7.0, "alpha": 1.702, "up_offset": 1.0, **values}
+    return mutations.expert(activation=ActivationSpec(**own))
+
 
 MUTATIONS = [
     Mutation("mixtral", "gqa", "normalise", mutations.router(normalise=False)),
@@ -37,6 +44,24 @@ MUTATIONS = [
     Mutation("deepseek_v3", "groups", "sigmoid", mutations.router(score=RouterScore.SOFTMAX)),
     Mutation("deepseek_v3", "groups", "normalise", mutations.router(normalise=False)),
     Mutation("deepseek_v3", "groups", "scale", mutations.router(scale=1.0)),
+    Mutation("deepseek_v2", "yarn_groups", "groups", mutations.router(groups=None)),
+    Mutation("deepseek_v2", "yarn_groups", "scale", mutations.router(scale=1.0)),
+    Mutation("gpt_oss", "alternating", "alpha", _swiglu(alpha=1.0)),
+    Mutation("gpt_oss", "alternating", "offset", _swiglu(up_offset=0.0)),
+    Mutation("dots1", "windows", "windows", mutations.attention(window=None)),
+    Mutation("granitemoeshared", "shared", "shared expert", mutations.without_shared()),
+    Mutation("deepseek_v2", "yarn_groups", "yarn", mutations.rope(scaling=None)),
+    Mutation("deepseek_v2", "yarn_groups", "mscale", mutations.attention(scale=16**-0.5)),
+    Mutation("deepseek_v2", "lite", "pairs", mutations.attention(interleaved=False)),
+    Mutation("deepseek_v2", "lite", "shared experts", mutations.without_shared()),
+    Mutation("deepseek_v2", "bias_tied_top_1", "biases", mutations.attention(bias=False)),
+    Mutation("deepseek_v3", "halves_unnormalised", "halves", mutations.attention(interleaved=True)),
+    Mutation("deepseek_v3", "groups", "pairs", mutations.attention(interleaved=False)),
+    Mutation("deepseek_v32", "nine_positions", "indexer", mutations.attention(indexer=None)),
+    Mutation("deepseek_v32", "nine_positions", "its halves", mutations.indexer(interleaved=True)),
+    Mutation("deepseek_v32", "nine_positions", "its top-k", mutations.indexer(top_k=10)),
+    Mutation("glm_moe_dsa", "seventeen_positions", "pairs", mutations.indexer(interleaved=False)),
+    Mutation("glm4_moe_lite", "groups_dense_between", "groups", mutations.router(groups=None)),
     Mutation("granitemoe", "multipliers", "embedding", mutations.multipliers(embedding=1.0)),
     Mutation("granitemoe", "multipliers", "residual", mutations.multipliers(residual=1.0)),
     Mutation("granitemoe", "multipliers", "that of experts", mutations.router(scale=1.0)),
@@ -74,6 +99,62 @@ MUTATIONS = [
     Mutation("hunyuan_v1_moe", "alpha", "normalise", mutations.router(normalise=False)),
     Mutation("hunyuan_v1_moe", "alpha", "shared expert", mutations.without_shared()),
     Mutation("hunyuan_v1_moe", "bias_top1", "bias", mutations.attention(qkv_bias=False)),
+    Mutation("mixtral", "mqa_wide_heads", "window", mutations.attention(window=None)),
+    Mutation("qwen2_moe", "dense_between", "window", mutations.attention(window=None)),
+    Mutation("qwen3_moe", "dense_between", "window", mutations.attention(window=None)),
+    Mutation("glm4_moe", "qk_norm", "norm by head", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("glm4_moe", "qk_norm", "share rotated", mutations.rope(rotated=None)),
+    Mutation("glm4_moe", "qk_norm", "scale", mutations.router(scale=1.0)),
+    Mutation("glm4_moe", "bias_groups", "bias", mutations.attention(qkv_bias=False)),
+    Mutation("glm4_moe", "bias_groups", "groups", mutations.router(groups=None)),
+    Mutation("glm4_moe", "bias_groups", "shared experts", mutations.without_shared()),
+    Mutation("minimax_m2", "partial", "share rotated", mutations.rope(rotated=None)),
+    Mutation("minimax_m2", "partial", "norms", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("minimax_m2", "partial", "selection bias", mutations.router(selection_bias=False)),
+    Mutation("minimax_m2", "partial", "sigmoid", mutations.router(score=RouterScore.SOFTMAX)),
+    Mutation("gpt_oss", "alternating", "sinks", mutations.attention(sinks=False)),
+    Mutation("gpt_oss", "alternating", "window", mutations.attention(window=None)),
+    Mutation("gpt_oss", "alternating", "yarn", mutations.rope(scaling=None)),
+    Mutation("gpt_oss", "alternating", "bias of q, k, v", mutations.attention(qkv_bias=False)),
+    Mutation("gpt_oss", "alternating", "bias of the output", mutations.attention(out_bias=False)),
+    Mutation("gpt_oss", "alternating", "bias of the router", mutations.router(bias=False)),
+    Mutation("gpt_oss", "alternating", "bias of experts", mutations.expert(bias=False)),
+    Mutation(
+        "gpt_oss",
+        "alternating",
+        "softmax of the chosen",
+        mutations.router(score=RouterScore.SIGMOID),
+    ),
+    Mutation("gpt_oss", "mqa_odd", "activation", mutations.expert(activation=SILU)),
+    Mutation(
+        "gpt_oss",
+        "mqa_odd",
+        "limit",
+        mutations.expert(activation=ActivationSpec(alpha=1.702, up_offset=1.0)),
+    ),
+    Mutation("llama4_text", "scout", "chunks", mutations.attention(chunk=None)),
+    Mutation("llama4_text", "scout", "temperature", mutations.attention(temperature=None)),
+    Mutation("llama4_text", "scout", "unit norm", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("llama4_text", "scout", "neighbours", mutations.rope(interleaved=False)),
+    Mutation("llama4_text", "scout", "llama3", mutations.rope(scaling=None)),
+    Mutation("llama4_text", "scout", "no positions", mutations.attention(rope=RopeSpec(5e5))),
+    Mutation("llama4_text", "scout", "weight on input", mutations.expert(weight_on_input=False)),
+    Mutation("llama4_text", "scout", "shared expert", mutations.without_shared()),
+    Mutation("llama4_text", "scout", "sigmoid", mutations.router(score=RouterScore.SOFTMAX)),
+    Mutation("llama", "llama3_biased", "llama3", mutations.rope(scaling=None)),
+    Mutation("llama", "llama3_biased", "bias of q, k, v", mutations.attention(qkv_bias=False)),
+    Mutation("llama", "llama3_biased", "bias of the network", mutations.expert(bias=False)),
+    Mutation("mistral", "window", "window", mutations.attention(window=None)),
+    Mutation("qwen2", "windows_last", "window", mutations.attention(window=None)),
+    Mutation("qwen2", "windows_last", "bias of q, k, v", mutations.attention(qkv_bias=False)),
+    Mutation("qwen3", "yarn_tied", "yarn", mutations.rope(scaling=None)),
+    Mutation("qwen3", "yarn_tied", "norm by head", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("qwen3_next", "grouped", "offset of norms", mutations.norm(unit_offset=False)),
+    Mutation("qwen3_next", "grouped", "part of a head", mutations.rope(rotated=None)),
+    Mutation("qwen3_next", "grouped", "norms", mutations.attention(qk_norm=QkNorm.NONE)),
+    Mutation("qwen3_next", "grouped", "keys", mutations.attention(key_heads=1, key_dim=24)),
+    Mutation("qwen3_next", "grouped", "normalise", mutations.router(normalise=False)),
+    Mutation("qwen3_next", "grouped", "gate of the shared", mutations.shared(gated=False)),
 ]
 
 

@@ -1,6 +1,7 @@
 """config.json of each family, in every form it comes in, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import iter_modules
 
@@ -10,10 +11,11 @@ from checkpoints import VARIANTS, write_checkpoint
 from safetensors import safe_open
 
 import megainfer.models.families
-from megainfer.errors import ModelError
+from megainfer.errors import ConfigError, ModelError
 from megainfer.models.registry import FAMILIES, load_spec
-from megainfer.models.sources import attention_weight_bytes
+from megainfer.models.sources import attention_sources, attention_weight_bytes
 from megainfer.models.spec import DeltaNetSpec, DenseSpec, MoESpec, QkNorm, SharedExpertSpec
+from megainfer.topology import contiguous_placement
 
 COMMON = {
     "hidden_size": 32,
@@ -51,7 +53,7 @@ def spec_of(tmp_path):
     """Write config.json of an architecture with these changes, and read it."""
 
     def read(architecture: str, **changes):
-        own = {**CONFIGS, "Qwen3NextForCausalLM": QWEN3_NEXT}[architecture]
+        own = {**CONFIGS, "Qwen3NextForCausalLM": QWEN3_NEXT}.get(architecture, {})
         config = {"architectures": [architecture], **own, **changes}
         (tmp_path / "config.json").write_text(json.dumps(config))
         return load_spec(tmp_path)
@@ -67,6 +69,11 @@ def test_every_family_has_shapes_that_are_compared_with_transformers():
     shapes = {module.name for module in iter_modules(variants.__path__)}
     assert families == shapes
     assert len(families) == len(FAMILIES)
+
+
+def test_every_family_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    assert [family.title for family in FAMILIES if f"| {family.title} |" not in text] == []
 
 
 @every_family
@@ -142,9 +149,9 @@ def test_recurrent_layers_come_by_interval_or_as_listed(spec_of):
     [
         (
             {"layer_types": ["linear_attention"] * 3 + ["sliding_attention"]},
-            "layer_types is .* list of full",
+            "layer_types is .* full_attention or linear_attention",
         ),
-        ({"layer_types": ["full_attention"] * 3}, "3 layers, but num_hidden_layers is 4"),
+        ({"layer_types": ["full_attention"] * 3}, "layer_types is .* list of 4"),
         ({"layer_types": ["linear_attention"] * 4}, "layer_types is .* no KV cache"),
         ({"linear_num_key_heads": 3}, "linear_num_value_heads 4 is not a multiple .* 3"),
         ({"linear_conv_kernel_dim": None}, "linear_conv_kernel_dim is missing"),
@@ -206,38 +213,73 @@ def test_refused_by_name_and_value(spec_of, architecture, changes, message):
         spec_of(architecture, **changes)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "changes"),
-    [
-        ("MixtralForCausalLM", {}),
-        ("Qwen3MoeForCausalLM", {"use_sliding_window": True}),
-        ("Qwen2MoeForCausalLM", {"use_sliding_window": True}),
-        (
-            "Qwen2MoeForCausalLM",
-            {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]},
-        ),
-    ],
-)
-def test_sliding_window_is_refused_only_where_it_has_an_effect(spec_of, architecture, changes):
-    with pytest.raises(ModelError, match=r"sliding_window is 127.*128"):
-        spec_of(architecture, sliding_window=127, **changes)
-    assert spec_of(architecture, sliding_window=128, **changes).max_position == 128
+ON, NONE, EVERY = {"use_sliding_window": True}, [None] * 4, [60] * 4
+SOME = ["full_attention", "sliding_attention", "full_attention", "full_attention"]
+DENSE = {**COMMON, "num_experts_per_tok": None}
 
 
 @pytest.mark.parametrize(
-    ("architecture", "changes"),
+    ("architecture", "changes", "expected"),
     [
-        ("Qwen3MoeForCausalLM", {"use_sliding_window": False}),
-        ("Qwen2MoeForCausalLM", {"use_sliding_window": False}),
-        ("Qwen2MoeForCausalLM", {"use_sliding_window": True, "max_window_layers": 0}),
-        (
-            "Qwen2MoeForCausalLM",
-            {"use_sliding_window": True, "layer_types": ["full_attention"] * 4},
-        ),
+        ("MixtralForCausalLM", {}, EVERY),
+        ("MixtralForCausalLM", {"sliding_window": None}, NONE),
+        ("MixtralForCausalLM", {"sliding_window": 128}, NONE),
+        ("Qwen3MoeForCausalLM", {}, NONE),
+        ("Qwen3MoeForCausalLM", ON, EVERY),
+        ("Qwen2MoeForCausalLM", {}, NONE),
+        ("Qwen2MoeForCausalLM", ON, [60, None, 60, None]),
+        ("Qwen2MoeForCausalLM", {**ON, "max_window_layers": 1}, [60, None, None, None]),
+        ("Qwen2MoeForCausalLM", {**ON, "max_window_layers": 0}, NONE),
+        ("Qwen2MoeForCausalLM", {**ON, "layer_types": SOME}, [None, 60, None, None]),
+        ("MistralForCausalLM", {**DENSE}, EVERY),
+        ("MistralForCausalLM", {**DENSE, "sliding_window": None}, NONE),
+        ("Qwen3ForCausalLM", {**DENSE, **ON, "max_window_layers": 3}, [None, None, None, 60]),
+        ("Qwen2ForCausalLM", {**DENSE, "layer_types": SOME}, NONE),
     ],
 )
-def test_sliding_window_that_no_layer_uses_is_accepted(spec_of, architecture, changes):
-    assert spec_of(architecture, sliding_window=16, **changes).num_experts == 8
+def test_windows_by_layer(spec_of, architecture, changes, expected):
+    spec = spec_of(architecture, **{"sliding_window": 60, **changes})
+    assert [layer.attention.window for layer in spec.layers] == expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("GptOssForCausalLM", {}, "rope_scaling is None"),
+        ("MiniMaxM2ForCausalLM", {"scoring_func": "softmax"}, "scoring_func is 'softmax'"),
+        ("MiniMaxM2ForCausalLM", {"qk_norm_type": "per_head"}, "qk_norm_type is 'per_head'"),
+        ("MiniMaxM2ForCausalLM", {"shared_intermediate_size": 8}, "shared expert is not"),
+        ("MiniMaxM2ForCausalLM", {"attn_type_list": [1, 0, 1, 1]}, "linear attention is not"),
+        ("Llama4ForCausalLM", {"no_rope_layers": [1, 0]}, "must say it of 4 layers"),
+        ("Llama4ForCausalLM", {"layer_types": ["linear_attention"] * 4}, "or chunked_attention"),
+        ("MistralForCausalLM", {"layer_types": SOME}, "must be a list of 4: full_attention"),
+    ],
+)
+def test_what_a_family_does_not_have_is_refused(spec_of, architecture, changes, message):
+    own = {"num_local_experts": 8, "intermediate_size_mlp": 64}
+    with pytest.raises(ModelError, match=message):
+        spec_of(architecture, **{**COMMON, **own, **changes})
+
+
+def test_a_dense_model_s_network_is_its_only_expert(spec_of):
+    spec = spec_of("LlamaForCausalLM", **DENSE)
+    assert (spec.num_experts, spec.top_k, spec.moe_layers) == (1, 1, (0, 1, 2, 3))
+    with pytest.raises(ConfigError, match=r"2 expert nodes .* the model has 1 expert"):
+        contiguous_placement(spec.num_experts, 2)
+
+
+def test_the_language_model_of_a_multimodal_checkpoint(spec_of):
+    text = {**COMMON, "num_local_experts": 8, "intermediate_size_mlp": 64}
+    alone = spec_of("Llama4ForCausalLM", **text, dtype="bfloat16")
+    wrapped = spec_of(
+        "Llama4ForConditionalGeneration", text_config=text, dtype="bfloat16", vision_config={}
+    )
+    assert replace(wrapped, names=alone.names) == alone
+    names = {source.name for source in attention_sources(wrapped)}
+    assert "language_model.lm_head.weight" in names
+    assert all(name.startswith("language_model.") for name in names)
+    with pytest.raises(ModelError, match=r"text_config is \{\}, but must describe"):
+        spec_of("Llama4ForConditionalGeneration", text_config={})
 
 
 @pytest.mark.parametrize("kinds", [["linear_attention"] * 4, "full_attention", 5])

@@ -27,6 +27,7 @@ def models(
 
     from megainfer.model_source import resolve_config
     from megainfer.models.description import describe_model
+    from megainfer.models.quantization import quantization_of
     from megainfer.models.registry import FAMILIES, load_spec
 
     console = Console(highlight=False)
@@ -35,6 +36,7 @@ def models(
         for family in sorted(FAMILIES, key=lambda family: family.title):
             table.add_row(f"[bold]{family.title}[/bold]", family.models)
     else:
-        for label, text in describe_model(load_spec(resolve_config(model))):
+        folder = resolve_config(model)
+        for label, text in describe_model(load_spec(folder), quantization_of(folder)):
             table.add_row(f"[bold]{label}[/bold]", text)
     console.print(table)

@@ -5,6 +5,7 @@ from itertools import groupby
 from math import prod
 
 from megainfer.config import format_bytes
+from megainfer.models.quantization import QuantizationSpec
 from megainfer.models.source import Source
 from megainfer.models.sources import attention_sources, expert_sources
 from megainfer.models.spec import (
@@ -32,8 +33,11 @@ Line = tuple[str, str]
 """A label and what is said under it."""
 
 
-def describe_model(spec: ModelSpec) -> list[Line]:
-    """Everything that tells this model from another, a line or more an axis."""
+def describe_model(spec: ModelSpec, quantization: QuantizationSpec | None) -> list[Line]:
+    """Everything that tells this model from another, a line or more an axis.
+
+    quantization: of its weights on disk.
+    """
     return [
         ("architecture", spec.architecture),
         ("parameters", _parameters(spec)),
@@ -46,9 +50,13 @@ def describe_model(spec: ModelSpec) -> list[Line]:
         *_multipliers(spec),
         ("KV cache", f"{spec.kv_bytes_per_token(1)} values a token"),
         *_states(spec),
-        ("stored as", spec.dtype),
+        ("stored as", _stored(spec, quantization)),
         ("end tokens", ", ".join(map(str, spec.eos_token_ids)) or "none"),
     ]
+
+
+def _stored(spec: ModelSpec, quantization: QuantizationSpec | None) -> str:
+    return f"{quantization}, others {spec.dtype}" if quantization else spec.dtype
 
 
 def _states(spec: ModelSpec) -> Iterator[Line]:
@@ -110,6 +118,7 @@ def _attention(layer: LayerSpec) -> str:
             f"latent (MLA), {attention.num_heads} heads over {attention.kv_lora_rank} + "
             f"{attention.rope_dim} values a token",
             f"queries through {attention.q_lora_rank}" if attention.q_lora_rank else None,
+            f"the {attention.indexer.top_k} best positions" if attention.indexer else None,
             _rope(attention.rope),
         )
     if isinstance(attention, DeltaNetSpec):

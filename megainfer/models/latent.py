@@ -92,6 +92,7 @@ def sigmoid_moe(config: Config) -> MoESpec:
             groups=groups(config, GroupScore.TOP2_SUM),
             epsilon=1e-20,
             scale=config.number("routed_scaling_factor", 1.0),
+            wide=True,
         ),
         expert=ExpertSpec(config.positive("moe_intermediate_size")),
         shared=shared(config),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from model_variant import Json, Variant
 
-_SIZES = {
+SIZES = {
     "num_experts": 8,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 24,
@@ -25,11 +25,11 @@ def by_interval(config: Json) -> Json:
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "grouped": Variant({**_SIZES, "layer_types": ["linear_attention"] * 2 + ["full_attention"]}),
+    "grouped": Variant({**SIZES, "layer_types": ["linear_attention"] * 2 + ["full_attention"]}),
     # A head each, odd sizes, two taps, a dense layer at the end after the last experts.
     "odd_dense_last": Variant(
         {
-            **_SIZES,
+            **SIZES,
             "num_hidden_layers": 4,
             "full_attention_interval": 2,
             "mlp_only_layers": [3],
@@ -47,7 +47,7 @@ VARIANTS: Mapping[str, Variant] = {
     # Wider than a vector of any level, many values a key, softmax first.
     "wide_tied": Variant(
         {
-            **_SIZES,
+            **SIZES,
             "num_hidden_layers": 2,
             "layer_types": ["full_attention", "linear_attention"],
             "tie_word_embeddings": True,

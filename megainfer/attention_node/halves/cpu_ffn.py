@@ -5,6 +5,7 @@ from torch import Tensor
 
 from megainfer.attention_node.halves.cpu_loader import Loader
 from megainfer.attention_node.halves.half import Routed
+from megainfer.attention_node.halves.hash_table import load_hash_table
 from megainfer.kernels.cpu.attention import Chosen, PackedGate, pack_gate
 from megainfer.kernels.cpu.experts import CpuLayerExperts
 from megainfer.kernels.cpu.routing import PackedRouter, pack_router
@@ -91,7 +92,7 @@ def _pack_router(spec: MoESpec, sources: FfnSources, loader: Loader) -> PackedRo
         spec.router,
         loader.source.dtype,
         reader.maybe_load(sources.selection_bias(spec), torch.float32),
-        reader.maybe_load(sources.hash_table(spec), torch.int64),
+        load_hash_table(spec, sources, reader),
     )
 
 

@@ -1,6 +1,5 @@
 """Multi-head latent attention of a half in C++."""
 
-import torch
 from torch import Tensor
 
 from megainfer.attention_node.batch import StepBatch
@@ -42,15 +41,17 @@ class LatentAttention:
 
 
 class SparseLatentAttention:
-    """Latent attention whose indexer chooses positions: by the reference, in float32."""
+    """Latent attention whose indexer chooses positions: by the reference, in the instance's dtype,
+    so that its weights take what any others do."""
 
     state_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, sources: LatentSources, loader: Loader, rotary: Tensor) -> None:
         self._shapes = sources.attention.cache_shapes
         self._residual = sources.spec.multipliers.residual
+        self._dtype = loader.source.dtype
         self._attention = reference_latent.LatentAttention(
-            sources, loader.source.reader, rotary, torch.float32
+            sources, loader.source.reader, rotary.to(self._dtype), self._dtype
         )
 
     @property
@@ -60,7 +61,8 @@ class SparseLatentAttention:
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
-        x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
+        found = self._attention.forward(x.to(self._dtype), batch, caches)
+        x.add_(found, alpha=self._residual)
 
 
 def load_latent(

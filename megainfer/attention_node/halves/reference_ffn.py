@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from megainfer.attention_node.halves.half import Routed
+from megainfer.attention_node.halves.hash_table import load_hash_table
 from megainfer.attention_node.halves.reference_norm import Norm
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.kernels import reference as kernels
@@ -64,7 +65,7 @@ class Router:
         self._weight = reader.maybe_load(sources.router(spec), self._dtype)
         self._bias = reader.maybe_load(sources.router_bias(spec), self._dtype)
         self._selection_bias = reader.maybe_load(sources.selection_bias(spec), torch.float32)
-        self._table = reader.maybe_load(sources.hash_table(spec), torch.int64)
+        self._table = load_hash_table(spec, sources, reader)
 
     def choose(self, hidden: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and ids of the choices, [T, K]."""

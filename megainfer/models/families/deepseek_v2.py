@@ -41,6 +41,7 @@ def _router(config: Config) -> RouterSpec:
         rounded=False,
         groups=_groups(config),
         scale=config.number("routed_scaling_factor", 1.0),
+        wide=True,
     )
 
 

@@ -1,5 +1,6 @@
 """Qwen3-Next: gated DeltaNet in three of four layers, gated softmax attention in the fourth."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from megainfer.models import common
@@ -19,37 +20,44 @@ from megainfer.models.spec import (
     SharedExpertSpec,
 )
 
-SOFTMAX, RECURRENT = "full_attention", "linear_attention"
+RECURRENT = "linear_attention"
+"""What layer_types calls gated DeltaNet."""
 
 
 def read_spec(config: Config) -> ModelSpec:
     """The spec of a Qwen3NextForCausalLM folder."""
+    dense, moe = DenseSpec(config.positive("intermediate_size")), moe_spec(config)
+    ffns = [moe if sparse else dense for sparse in common.sparse_layers(config)]
+    return hybrid_spec(config, "Qwen3NextForCausalLM", ffns, TensorNames())
+
+
+def hybrid_spec(
+    config: Config, architecture: str, ffns: Sequence[DenseSpec | MoESpec], names: TensorNames
+) -> ModelSpec:
+    """A model of both kinds of attention with these feed-forward halves, layer by layer."""
     common.refuse_unsupported(config)
     attentions: dict[str, AttentionSpec | DeltaNetSpec] = {
-        SOFTMAX: _attention(config),
+        common.FULL: _attention(config),
         RECURRENT: _delta_net(config),
     }
-    dense, moe = DenseSpec(config.positive("intermediate_size")), _moe(config)
     layers = tuple(
-        LayerSpec(attentions[kind], moe if sparse else dense)
-        for kind, sparse in zip(_layer_types(config), common.sparse_layers(config), strict=True)
+        LayerSpec(attentions[kind], ffn)
+        for kind, ffn in zip(_layer_kinds(config), ffns, strict=True)
     )
-    spec = common.model_spec(config, "Qwen3NextForCausalLM", layers, TensorNames(), 1e-6)
+    spec = common.model_spec(config, architecture, layers, names, default_eps=1e-6)
     return replace(spec, norm=replace(spec.norm, unit_offset=True))
 
 
-def _layer_types(config: Config) -> list[str]:
-    """The kind of each layer's attention: as listed, else the last of each interval is softmax."""
-    count, kinds = config.positive("num_hidden_layers"), config.values.get("layer_types")
-    if kinds is None:
-        interval = config.positive("full_attention_interval", default=4)
-        return [RECURRENT if (layer + 1) % interval else SOFTMAX for layer in range(count)]
-    if not isinstance(kinds, list) or set(kinds) - {SOFTMAX, RECURRENT}:
-        raise config.fail("layer_types", f"but must be a list of {SOFTMAX} and {RECURRENT}")
-    if len(kinds) != count:
-        raise config.fail("layer_types", f"{len(kinds)} layers, but num_hidden_layers is {count}")
-    if SOFTMAX not in kinds:
-        raise config.fail("layer_types", f"but without {SOFTMAX} there is no KV cache to plan for")
+def _layer_kinds(config: Config) -> list[str]:
+    """As listed, else the last of each interval sees all positions."""
+    interval = config.positive("full_attention_interval", default=4)
+    layers = range(1, config.positive("num_hidden_layers") + 1)
+    default = [RECURRENT if layer % interval else common.FULL for layer in layers]
+    kinds = common.layer_kinds(config, (common.FULL, RECURRENT), default)
+    if common.FULL not in kinds:
+        raise config.fail(
+            "layer_types", f"but without {common.FULL} there is no KV cache to plan for"
+        )
     return kinds
 
 
@@ -77,7 +85,8 @@ def _delta_net(config: Config) -> DeltaNetSpec:
     )
 
 
-def _moe(config: Config) -> MoESpec:
+def moe_spec(config: Config) -> MoESpec:
+    """Experts beside a gated shared one."""
     return MoESpec(
         router=RouterSpec(
             num_experts=config.positive("num_experts", "num_local_experts"),

@@ -107,5 +107,7 @@ class ModelSpec:
         return sum(map(prod, shapes)) * STATE_ELEMENT_BYTES
 
     def expert_weight_bytes(self, dtype_bytes: int) -> int:
-        """Bytes of one expert of one layer: gate, up and down, without biases."""
-        return 3 * self.hidden_size * self.expert.intermediate * dtype_bytes
+        """Bytes of one expert of one layer: gate, up and down, and their biases."""
+        hidden, intermediate = self.hidden_size, self.expert.intermediate
+        biases = 2 * intermediate + hidden if self.expert.bias else 0
+        return (3 * hidden * intermediate + biases) * dtype_bytes

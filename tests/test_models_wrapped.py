@@ -1,0 +1,53 @@
+"""The language model of a multimodal checkpoint gives what it gives by itself."""
+
+import json
+from pathlib import Path
+
+import torch
+from checkpoints import write_checkpoint
+from node_pair import load_pair
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from megainfer.models.registry import load_spec
+
+PROMPT = torch.randint(160, (19,), generator=torch.Generator().manual_seed(3)).tolist()
+
+
+def wrap_qwen3_5(alone: Path, folder: Path) -> Path:
+    """The same weights as they are published: under another name, each layer's experts as one
+    tensor, beside a vision tower and a layer that predicts further tokens."""
+    config = json.loads((alone / "config.json").read_text())
+    wrapper = {
+        "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+        "model_type": "qwen3_5_moe",
+        "text_config": {key: config[key] for key in config if key != "architectures"},
+        "vision_config": {"depth": 2},
+        "tie_word_embeddings": config["tie_word_embeddings"],
+    }
+    (folder / "config.json").write_text(json.dumps(wrapper))
+    tensors = load_file(alone / "model.safetensors")
+    spec = load_spec(alone)
+    for layer in range(len(spec.layers)):
+        _stack_experts(tensors, f"model.layers.{layer}.mlp.experts", spec.num_experts)
+    moved = {name.replace("model.", "model.language_model.", 1): t for name, t in tensors.items()}
+    extra = {"model.visual.patch_embed.weight": torch.ones(3), "mtp.norm.weight": torch.ones(3)}
+    save_file({**moved, **extra}, folder / "model.safetensors")
+    return folder
+
+
+def _stack_experts(tensors: dict[str, Tensor], under: str, count: int) -> None:
+    def taken(part: str) -> list[Tensor]:
+        return [tensors.pop(f"{under}.{expert}.{part}.weight") for expert in range(count)]
+
+    gates, ups = taken("gate_proj"), taken("up_proj")
+    pairs = zip(gates, ups, strict=True)
+    tensors[f"{under}.gate_up_proj"] = torch.stack([torch.cat(pair) for pair in pairs])
+    tensors[f"{under}.down_proj"] = torch.stack(taken("down_proj"))
+
+
+def test_qwen3_5(tmp_path_factory):
+    alone = write_checkpoint("qwen3_5_moe_text", "grouped", tmp_path_factory.mktemp("alone"))
+    wrapped = wrap_qwen3_5(alone, tmp_path_factory.mktemp("wrapped"))
+    found, expected = (load_pair(folder, 2).all_logits([PROMPT])[0] for folder in (wrapped, alone))
+    assert torch.equal(found, expected)
