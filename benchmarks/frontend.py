@@ -269,7 +269,7 @@ def http_request(stream: int, tokens: int) -> bytes:
         {"model": "mock", "prompt": [stream], "max_tokens": tokens, "stream": True}
     ).encode()
     head = (
-        "POST /v1/completions HTTP/1.1\r\nHost: mock\r\nContent-Type: application/json\r\n"
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
