@@ -53,7 +53,8 @@ from megainfer.bench.client import Client, Target
 from megainfer.bench.load import run_load
 from megainfer.bench.metrics import token_times
 from megainfer.bench.sample import Sample
-from megainfer.engine_client import EngineClient
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.node_socket import new_endpoint
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -65,9 +66,8 @@ from megainfer.messages import (
     node_identity,
     to_node_decoder,
 )
-from megainfer.node_socket import new_endpoint
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 from server.main import ServerConfig, serve
 from server.served_model import ServedModel
 

@@ -34,8 +34,8 @@ from rich.table import Table
 from shards import LAYERS, forget, write_shards
 
 from megainfer.config import EngineConfig
-from megainfer.plan import Plan, make_plan
-from megainfer.supervisor import Supervisor
+from megainfer.launch.plan import Plan, make_plan
+from megainfer.launch.supervisor import Supervisor
 
 GB = 1e9
 

@@ -52,9 +52,9 @@ from synthetic import Stages, SyntheticCluster
 from timeline import check_plot, write_plot, write_trace
 
 from megainfer import LLM
+from megainfer.instruments.trace_events import Run
 from megainfer.pipeline import layer_period, min_micro_batches, total_time
 from megainfer.simulator import Cost, Scenario, simulate
-from megainfer.trace_events import Run
 
 SPANS = 4000  # kept by each node for --trace and --plot
 JITTER = 0.01  # of the simulated stage times; as of sleeps

@@ -21,14 +21,16 @@ from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.model import MoEPoint
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
-from megainfer.child import Child, fork_child
 from megainfer.config import BLOCK_SIZE
-from megainfer.control import ParentLink
 from megainfer.errors import NodeDied
 from megainfer.expert_node.gather import Gather
 from megainfer.expert_node.node import ExpertNode
+from megainfer.instruments.stage_clock import MicroBatchClock, Span
 from megainfer.kernels import reference as kernels
 from megainfer.kernels.drawing import TokenKernels
+from megainfer.launch.child import Child, fork_child
+from megainfer.launch.control import ParentLink
+from megainfer.launch.node_loop import Unit, run_until_stopped
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.opening import Tuning
@@ -46,9 +48,7 @@ from megainfer.messages import (
     Stop,
     Submit,
 )
-from megainfer.node_loop import Unit, run_until_stopped
 from megainfer.simulator import Cost
-from megainfer.stage_clock import MicroBatchClock, Span
 from megainfer.topology import assign_cores
 
 HIDDEN_SIZE = 256

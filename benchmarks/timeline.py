@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megainfer.stage_clock import NOT_OF_ONE, Span
-from megainfer.trace_events import Run, letters, trace_document
+from megainfer.instruments.stage_clock import NOT_OF_ONE, Span
+from megainfer.instruments.trace_events import Run, letters, trace_document
 
 LAYERS_DRAWN = 4
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")

@@ -5,8 +5,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from megainfer.frontend.structured_outputs import StructuredOutputsParams
 from megainfer.sampling import SamplingParams
-from megainfer.structured_outputs import StructuredOutputsParams
 
 if TYPE_CHECKING:
     from megainfer.llm import LLM

@@ -21,7 +21,7 @@ BLOCK_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """A wish, checked field by field; `megainfer.plan` checks it against a model and a machine.
+    """A wish, checked field by field; `launch.plan` checks it against a model and a machine.
 
     model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
     nodes (on a machine without GPUs they count CPU processes). micro_batches: 1..8, or None to
@@ -35,7 +35,7 @@ class EngineConfig:
     cores of its own (split) or all of them together (shared), auto for what is faster. trace: how
     many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
-    override_generation_config: fields that replace them (see `megainfer.generation_config`).
+    override_generation_config: fields that replace them (see `frontend.generation_config`).
 
     Raises ConfigError.
     """

@@ -9,25 +9,25 @@ from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from megainfer.chat import Chat
 from megainfer.config import EngineConfig, parse_micro_batches
-from megainfer.engine_client import EngineClient
-from megainfer.engine_process import EngineOrder, EngineProcess
 from megainfer.errors import MegaInferError, NodeDied, RequestError
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.outputs import GrowingOutput, RequestOutput, spelled
+from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.generation_bar import GenerationBar
+from megainfer.instruments.span_pieces import SpanPieces
+from megainfer.instruments.stage_clock import Span
+from megainfer.launch.engine_process import EngineOrder, EngineProcess
+from megainfer.launch.plan import make_plan
+from megainfer.launch.prepare import prepare
 from megainfer.messages import Fatal, GetSpans, GetStats, Ready, Spans, Stats
-from megainfer.outputs import GrowingOutput, RequestOutput, spelled
-from megainfer.plan import make_plan
-from megainfer.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
-from megainfer.sequence_request import SequenceRequest
-from megainfer.span_pieces import SpanPieces
-from megainfer.stage_clock import Span
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
-from megainfer.text_stream import TextStream, unfold
-from megainfer.token_text import TokenTexts
-from megainfer.tokenizer import Tokenizer, load_tokenizer
+from megainfer.text.chat import Chat
+from megainfer.text.text_stream import TextStream, unfold
+from megainfer.text.token_text import TokenTexts
+from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 
 MAX_REQUESTS_IN_FLIGHT = 512
 CONNECT_TIMEOUT_SECONDS = 30.0

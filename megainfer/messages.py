@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from megainfer.stage_clock import Span
+from megainfer.instruments.stage_clock import Span
 from megainfer.structured.grammar import Grammar
 
 

@@ -22,7 +22,7 @@ from rich.progress import (
     TextColumn,
 )
 
-from megainfer.plan import Plan
+from megainfer.launch.plan import Plan
 
 logger = logging.getLogger("megainfer")
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from megainfer.serving_options import ServingOptions
+from megainfer.frontend.serving_options import ServingOptions
 from server.errors import ErrorReport
 from server.hosts import refuse_host
 from server.page.assets import PAGE

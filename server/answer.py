@@ -8,9 +8,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from megainfer.sequence_request import SequenceRequest
-from megainfer.text_stream import TextDelta, TextStream
-from megainfer.token_text import TokenTexts
+from megainfer.frontend.sequence_request import SequenceRequest
+from megainfer.text.text_stream import TextDelta, TextStream
+from megainfer.text.token_text import TokenTexts
 from server.answer_options import AnswerOptions, Usage
 from server.choice import Choice
 from server.connection import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, while_connected

@@ -5,9 +5,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from megainfer import __version__
-from megainfer.engine_client import EngineClient
+from megainfer.frontend.engine_client import EngineClient
 from megainfer.structured.checker import GrammarChecker
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 from server.access import AccessControl
 from server.admission import Entrance
 from server.document.describe import describe

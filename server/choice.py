@@ -3,7 +3,7 @@
 from typing import Any
 
 from megainfer.messages import TokenLogprobs
-from megainfer.text_stream import TextDelta
+from megainfer.text.text_stream import TextDelta
 from server.answer_options import AnswerOptions
 from server.logprobs import LogprobsWriter
 from server.piece import Piece

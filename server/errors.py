@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError, RequestTimeout
-from megainfer.request_limits import ContextTooLong
+from megainfer.frontend.request_limits import ContextTooLong
 from server.anthropic.errors import error_body, speaks_at
 from server.other_addresses import not_offered
 

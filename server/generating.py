@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from megainfer.engine_client import EngineClient
 from megainfer.errors import RequestError
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.sampling import SamplingParams
-from megainfer.sequence_request import SequenceRequest
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
-from megainfer.text_stream import TextStream, unfold
-from megainfer.token_text import TokenTexts
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.text_stream import TextStream, unfold
+from megainfer.text.token_text import TokenTexts
+from megainfer.text.tokenizer import Tokenizer
 from server.answer import Answer
 from server.answer_options import AnswerOptions
 from server.answer_size import check_logprobs

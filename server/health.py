@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-from megainfer.engine_client import EngineClient
 from megainfer.errors import MegaInferError
+from megainfer.frontend.engine_client import EngineClient
 from megainfer.messages import GetStats
 from megainfer.sampling import SamplingParams
 from server.admission import Admission

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from megainfer.config import BLOCK_SIZE
-from megainfer.engine_client import EngineClient
-from megainfer.engine_observer import EngineObserver, SeveralObserve
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch.plan import Plan
 from megainfer.messages import GetSpans, GetStats, KeepSpans
-from megainfer.plan import Plan
-from megainfer.serving_options import ServingOptions
 from server.admission import Admission
 from server.health import Health, Readiness
 from server.metrics.exposition import Counted, Exposition

@@ -4,9 +4,9 @@ import codecs
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from megainfer.frontend.outputs import ranked
 from megainfer.messages import TokenLogprobs
-from megainfer.outputs import ranked
-from megainfer.token_text import TokenTexts
+from megainfer.text.token_text import TokenTexts
 from server.answer_options import AnswerOptions
 
 LEAST = -9999.0  # JSON knows no infinity

@@ -10,10 +10,10 @@ from functools import partial
 
 import uvicorn
 
-from megainfer.engine_client import EngineClient
-from megainfer.serving_options import ServingOptions
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.serving_options import ServingOptions
 from megainfer.structured.checker import GrammarChecker
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 from server.app import create_app, guarded
 from server.bounded_connection import BoundedConnection, TooManyConnections
 from server.connection_limits import ConnectionLimits

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from megainfer.text_stream import TextDelta
+from megainfer.text.text_stream import TextDelta
 from server.answer import open_stream, respond_with
 from server.blocks import Blocks, Change
 from server.errors import ErrorReport, log_failure, report_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from megainfer.launch.plan import Plan
 from megainfer.messages import Role, Stats
-from megainfer.plan import Plan
 
 Counters = Mapping[str, Any]
 

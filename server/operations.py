@@ -11,8 +11,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from megainfer import __version__
 from megainfer.errors import RequestError
+from megainfer.instruments.trace_events import trace_document
 from megainfer.messages import Role
-from megainfer.trace_events import trace_document
 from server.access import PROBES
 from server.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
 from server.docs_page import docs_page

@@ -6,9 +6,11 @@ import socket
 import time
 from contextlib import suppress
 
-from megainfer.control import ParentLink
-from megainfer.engine_client import EngineClient
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch.control import ParentLink
+from megainfer.launch.plan import Plan
 from megainfer.messages import (
     Drain,
     Drained,
@@ -22,9 +24,7 @@ from megainfer.messages import (
     Stop,
     ToChild,
 )
-from megainfer.plan import Plan
-from megainfer.serving_options import ServingOptions
-from megainfer.tokenizer import load_tokenizer
+from megainfer.text.tokenizer import load_tokenizer
 from server.connection_limits import raise_file_limit
 from server.instance import assemble, surroundings_of
 from server.main import ServerConfig, serve

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from megainfer.chat import Chat
 from megainfer.errors import RequestError
-from megainfer.request_limits import ContextTooLong
-from megainfer.tokenizer import Tokenizer
+from megainfer.frontend.request_limits import ContextTooLong
+from megainfer.text.chat import Chat
+from megainfer.text.tokenizer import Tokenizer
 from server.parsing.reasoning import ends_in_thinking
 from server.protocol import ChatRequest, CompletionRequest
 

@@ -14,9 +14,9 @@ from pydantic import (
 )
 
 from megainfer.errors import RequestError
-from megainfer.generation_config import SAMPLING_FIELDS, GenerationDefaults
-from megainfer.json_text import parse_object
+from megainfer.frontend.generation_config import SAMPLING_FIELDS, GenerationDefaults
 from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
+from megainfer.text.json_text import parse_object
 from server.answer_options import AnswerOptions, Usage
 from server.structured import LEGACY, Wanted, wanted_shape
 

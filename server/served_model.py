@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megainfer.generation_config import GenerationDefaults
-from megainfer.syntax_options import SyntaxOptions
+from megainfer.frontend.generation_config import GenerationDefaults
+from megainfer.frontend.syntax_options import SyntaxOptions
 
 
 @dataclass(frozen=True, slots=True)

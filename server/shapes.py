@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from megainfer.token_text import TokenTexts
+from megainfer.text.token_text import TokenTexts
 from server.answer_options import AnswerOptions
 from server.logprobs import ChatLogprobs, CompletionLogprobs, LogprobsWriter
 from server.piece import Piece

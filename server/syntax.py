@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megainfer.syntax_options import AUTO, NONE, SyntaxOptions
-from megainfer.tokenizer import Tokenizer
+from megainfer.frontend.syntax_options import AUTO, NONE, SyntaxOptions
+from megainfer.text.tokenizer import Tokenizer
 from server.parsing import harmony
 from server.parsing.notations import HARMONY, NOTATIONS, Notation
 from server.parsing.reasoning import END_OF_THINK, MISTRAL_TAGS, THINK

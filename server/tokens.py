@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import JSONResponse, Response
 
 from megainfer.errors import RequestError
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 from server.generating import Generator
 from server.prompts import run_where_it_fits
 from server.protocol import Body, ChatRequest, CompletionRequest

@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Callable
 
 from megainfer.errors import NodeDied
+from megainfer.instruments.span_pieces import SpanPieces
+from megainfer.instruments.stage_clock import Span
 from megainfer.messages import GetSpans, KeepSpans, Spans
-from megainfer.span_pieces import SpanPieces
-from megainfer.stage_clock import Span
 from server.errors import ApiError, ErrorReport
 
 KEPT_SPANS = 100_000

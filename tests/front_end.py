@@ -15,8 +15,10 @@ import zmq
 import zmq.asyncio
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megainfer.engine_client import EngineClient
-from megainfer.generation_config import GenerationDefaults
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.generation_config import GenerationDefaults
+from megainfer.frontend.node_socket import new_endpoint
+from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -29,9 +31,7 @@ from megainfer.messages import (
     node_identity,
     to_node_decoder,
 )
-from megainfer.node_socket import new_endpoint
-from megainfer.serving_options import ServingOptions
-from megainfer.tokenizer import Tokenizer as ModelTokenizer
+from megainfer.text.tokenizer import Tokenizer as ModelTokenizer
 from server.connection_limits import ConnectionLimits
 from server.instance import assemble
 from server.main import ServerConfig, serve

@@ -12,6 +12,7 @@ from megainfer.attention_node.scheduler import Scheduler
 from megainfer.config import BLOCK_SIZE, EngineConfig
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.process import load_experts, open_gather
+from megainfer.launch.plan import Plan, make_plan
 from megainfer.m2n.local import LocalHub
 from megainfer.messages import (
     FinishReason,
@@ -22,7 +23,6 @@ from megainfer.messages import (
     TokenLogprobs,
     Tokens,
 )
-from megainfer.plan import Plan, make_plan
 
 DRAIN_SECONDS = 60.0
 

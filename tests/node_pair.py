@@ -11,10 +11,10 @@ from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.expert_node.experts import ExpertModel
+from megainfer.instruments.stage_clock import StageClock
 from megainfer.kernels.selection import AttentionKernels, ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.registry import load_spec
-from megainfer.stage_clock import StageClock
 from megainfer.topology import Placement, contiguous_placement
 
 CLOCK = StageClock().of(0)

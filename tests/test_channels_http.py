@@ -9,9 +9,9 @@ import openai
 import pytest
 from front_end import RunningServer, Script, byte_level_backend, write_tokenizer
 
-from megainfer.generation_config import GenerationDefaults
+from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.messages import FinishReason, Submit, TokenEvent
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 from server.parsing.harmony import FINAL
 
 TAGS = ["start", "channel", "message", "constrain", "end", "call", "return"]

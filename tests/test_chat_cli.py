@@ -14,14 +14,14 @@ from front_end import (
     speaking,
 )
 
-from megainfer.chat_template import ChatTemplate
 from megainfer.commands.api_client import is_loopback
 from megainfer.commands.chat_client import ChatClient
 from megainfer.commands.conversation import converse, printable
 from megainfer.errors import MegaInferError
 from megainfer.messages import Abort, Submit, TokenEvent
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.chat_template import ChatTemplate
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 
 TOKENIZER = Tokenizer(
     FastBackend(byte_level_backend()), {"default": ChatTemplate(CHAT_TEMPLATE, {})}

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from front_end import byte_level_backend, write_tokenizer
 
-from megainfer.chat import Chat
-from megainfer.chat_template import ChatTemplate
 from megainfer.errors import ModelError, RequestError
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.chat import Chat
+from megainfer.text.chat_template import ChatTemplate
+from megainfer.text.tokenizer import Tokenizer
 
 TOOL = {
     "type": "function",

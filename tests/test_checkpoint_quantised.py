@@ -14,12 +14,12 @@ from megainfer.checkpoint import reader as reader_module
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import EngineConfig
 from megainfer.errors import CheckpointError
+from megainfer.launch.plan import describe, make_plan
 from megainfer.models.config import Config
 from megainfer.models.description import describe_model
 from megainfer.models.quantization import quantization_of, read_quantization
 from megainfer.models.registry import load_spec
 from megainfer.models.source import Source
-from megainfer.plan import describe, make_plan
 
 NAME = "model.layers.0.mlp.experts.3.up_proj.weight"
 ODD = {"awq": (24, 40), "mxfp4": (64, 21)}

@@ -4,8 +4,8 @@ import os
 import signal
 from time import monotonic
 
-from megainfer.child import Child, ChildMain, fork_child
 from megainfer.errors import ConfigError
+from megainfer.launch.child import Child, ChildMain, fork_child
 from megainfer.messages import Fatal, Role, Stats, Stop
 from megainfer.topology import CoreAssignment
 

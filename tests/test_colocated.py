@@ -15,12 +15,12 @@ from megainfer.colocated.model import ColocatedModel
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.expert_node.experts import ExpertModel
+from megainfer.instruments.stage_clock import StageClock
 from megainfer.kernels.cpu import library
 from megainfer.kernels.cpu.threads import Threads
 from megainfer.kernels.selection import AttentionKernels, ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.registry import load_spec
-from megainfer.stage_clock import StageClock
 from megainfer.topology import contiguous_placement
 
 BLOCKS = 12

@@ -14,8 +14,8 @@ from front_end import WAIT_SECONDS, RunningServer, byte_level_backend, endless
 from uvicorn.server import ServerState
 
 from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 from server.bounded_connection import BoundedConnection, TooManyConnections
 from server.connection_limits import READ_BYTES, ConnectionLimits, raise_file_limit
 

@@ -9,8 +9,8 @@ import torch
 from checkpoints import VARIANTS, Greedy, assert_same_greedy, decisive, oracle, write_checkpoint
 
 from megainfer import LLM, SamplingParams
+from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.models.registry import load_spec
-from megainfer.sequence_request import SequenceRequest
 
 VOCABULARY = 160  # of every checkpoint that the tests write
 NEW_TOKENS = 36

@@ -20,8 +20,10 @@ from front_end import (
     speaking,
 )
 
-from megainfer.engine_client import EngineClient
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, ProtocolError, RequestError
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.node_socket import new_endpoint
+from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -34,13 +36,11 @@ from megainfer.messages import (
     encode,
     node_identity,
 )
-from megainfer.node_socket import new_endpoint
 from megainfer.sampling import SamplingParams
-from megainfer.sequence_request import SequenceRequest
-from megainfer.text_stream import TextStream, unfold
-from megainfer.token_stream import TokenStream
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.text_stream import TextStream, unfold
+from megainfer.text.token_stream import TokenStream
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 
 PARAMS = SamplingParams(max_tokens=8)
 

@@ -15,10 +15,10 @@ from megainfer.commands.engine_options import EngineOptions
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, ModelError
-from megainfer.generation_config import GenerationDefaults
+from megainfer.frontend.generation_config import GenerationDefaults
+from megainfer.launch.plan import make_plan
 from megainfer.messages import Submit
-from megainfer.plan import make_plan
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 
 def write(folder: Path, **content: object) -> Path:

@@ -13,7 +13,7 @@ from checkpoints import oracle, write_checkpoint
 from front_end import byte_level_backend, write_tokenizer
 from served import Served, serving
 
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 VOCABULARY = byte_level_backend().get_vocab_size()
 TEXT = "The quick brown fox, 😀 how are you?"

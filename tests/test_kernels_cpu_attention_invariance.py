@@ -14,6 +14,7 @@ from torch import Tensor
 from megainfer.attention_node.batch import ChunkInput, build_batch
 from megainfer.attention_node.model import AttentionModel
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.instruments.stage_clock import StageClock
 from megainfer.kernels.cpu.attention import AttentionKernel
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.models.registry import load_spec
@@ -25,7 +26,6 @@ from megainfer.models.spec import (
     QueryTemperature,
     RopeSpec,
 )
-from megainfer.stage_clock import StageClock
 from megainfer.topology import contiguous_placement
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")

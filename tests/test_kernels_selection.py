@@ -15,7 +15,7 @@ from megainfer.errors import ConfigError
 from megainfer.kernels.cpu import library
 from megainfer.kernels.experts import ExpertsShape
 from megainfer.kernels.selection import ExpertKernels, resolve_kernels
-from megainfer.plan import describe, make_plan
+from megainfer.launch.plan import describe, make_plan
 
 SHAPE = ExpertsShape(3, 20, 12, 2)
 

@@ -14,7 +14,7 @@ from served import session_members
 from megainfer import LLM, SamplingParams
 from megainfer import llm as llm_module
 from megainfer.errors import NodeDied, RequestError
-from megainfer.sequence_request import SequenceRequest
+from megainfer.frontend.sequence_request import SequenceRequest
 
 MAX_LEN = 256
 PARAMS = SamplingParams(temperature=0, max_tokens=MAX_LEN - 1, ignore_eos=True)

@@ -15,6 +15,7 @@ from m2n_cluster import (
 )
 
 from megainfer.errors import ConfigError, ProtocolError
+from megainfer.launch.native import load_library
 from megainfer.m2n import native_library
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mail import Memory, Seat
@@ -23,7 +24,6 @@ from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.opening import Tuning, open_attention_mail, open_expert_mail
 from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 from megainfer.m2n.slots import dispatch_slots
-from megainfer.native import load_library
 
 GEOMETRY = Geometry(2, 2, 2, capacity=6, hidden_size=5, top_k=3, dtype="float32")
 GOOD = Header(

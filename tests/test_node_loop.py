@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from megainfer.control import ChildLink, link_pair
 from megainfer.errors import NodeDied
+from megainfer.instruments.stage_clock import Span
+from megainfer.launch.control import ChildLink, link_pair
+from megainfer.launch.node_loop import SPANS_A_MESSAGE, run_until_stopped
 from megainfer.messages import GetSpans, GetStats, KeepSpans, Spans, Stats, Stop
-from megainfer.node_loop import SPANS_A_MESSAGE, run_until_stopped
-from megainfer.stage_clock import Span
 
 WAIT_SECONDS = 10.0
 

@@ -16,11 +16,11 @@ from fastapi.routing import APIRoute
 from front_end import WAIT_SECONDS, RunningServer, byte_level_backend, endless, silent, speaking
 
 from megainfer.errors import ConfigError
+from megainfer.frontend.queue_limits import QueueLimits
+from megainfer.frontend.serving_options import ServingOptions, read_keys
 from megainfer.messages import Abort, RequestFailed, Submit, TokenEvent
-from megainfer.queue_limits import QueueLimits
-from megainfer.serving_options import ServingOptions, read_keys
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 from server.access import PROBES, Access, access_to
 from server.app import create_app
 from server.metrics.log_line import TrafficLog

@@ -12,9 +12,9 @@ import pytest
 from front_end import RunningServer, byte_level_backend, write_tokenizer
 from test_tools_http import CALL, TEMPLATE, prompt_of, saying
 
+from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import RequestFailed, TokenEvent
-from megainfer.serving_options import ServingOptions
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 TOOL = {"type": "function", "name": "add", "parameters": SCHEMA}

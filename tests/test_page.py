@@ -10,11 +10,11 @@ import httpx
 import pytest
 from front_end import RunningServer, byte_level_backend
 
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.instruments.stage_clock import Span
 from megainfer.messages import GetSpans, KeepSpans, Role, Spans, Stats
-from megainfer.serving_options import ServingOptions
-from megainfer.stage_clock import Span
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 from server.access import Access, access_to
 from server.metrics.nodes import ExpertMap
 from server.nodes import NodeBoard, NodeState

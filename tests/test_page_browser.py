@@ -16,11 +16,11 @@ from front_end import (
 )
 from served import Served, serving
 
-from megainfer.chat_template import ChatTemplate
+from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import FinishReason
-from megainfer.serving_options import ServingOptions
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.chat_template import ChatTemplate
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 
 pytestmark = needs_browser
 

@@ -10,8 +10,8 @@ from front_end import WAIT_SECONDS, RunningServer, byte_level_backend, speaking
 
 from megainfer.errors import Overloaded
 from megainfer.messages import RequestFailed, Submit, TokenEvent
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 from server.request_id import name_requests
 
 TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megainfer.router import BLOCK_SIZE, Router, prefix_hashes
+from megainfer.frontend.router import BLOCK_SIZE, Router, prefix_hashes
 
 
 def prompt(seed: int, tokens: int) -> list[int]:

@@ -15,11 +15,11 @@ from front_end import (
     speaking,
 )
 
-from megainfer.chat_template import ChatTemplate
-from megainfer.generation_config import GenerationDefaults
+from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.messages import FinishReason, Submit, TokenEvent
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.chat_template import ChatTemplate
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 
 TOKENIZER = Tokenizer(
     FastBackend(byte_level_backend()), {"default": ChatTemplate(CHAT_TEMPLATE, {})}

@@ -13,8 +13,8 @@ import pytest
 from front_end import WAIT_SECONDS, RunningServer, byte_level_backend, endless, silent
 
 from megainfer.messages import Abort, FinishReason, Submit, TokenEvent, Tokens
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 
 TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 TOKEN = TOKENIZER.encode("x")[0]

@@ -10,11 +10,11 @@ from checkpoints import write_checkpoint
 from front_end import WAIT_SECONDS, MockNode, silent
 
 from megainfer.config import EngineConfig
-from megainfer.control import ChildLink, link_pair
 from megainfer.errors import MegaInferError
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch.control import ChildLink, link_pair
+from megainfer.launch.plan import Plan, make_plan
 from megainfer.messages import NodeDown, Ready, Role, Stop
-from megainfer.plan import Plan, make_plan
-from megainfer.serving_options import ServingOptions
 from server.process import _Server
 
 

@@ -22,10 +22,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from test_server_life import raw_request
 
 from megainfer.errors import ConfigError
+from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import FinishReason, Submit
-from megainfer.serving_options import ServingOptions
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 
 TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 TOKEN = TOKENIZER.encode("x")[0]
@@ -202,6 +202,6 @@ def test_without_the_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     def find_spec(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("megainfer.serving_options.find_spec", find_spec)
+    monkeypatch.setattr("megainfer.frontend.serving_options.find_spec", find_spec)
     with pytest.raises(ConfigError, match=r"pip install 'megainfer\[otel\]'"):
         ServingOptions(traces_endpoint="http://127.0.0.1:4318/v1/traces")

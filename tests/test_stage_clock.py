@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from megainfer.stage_clock import NOT_OF_ONE, StageClock
+from megainfer.instruments.stage_clock import NOT_OF_ONE, StageClock
 
 
 def test_counters_add_up_what_spans_took() -> None:

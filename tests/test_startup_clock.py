@@ -1,6 +1,6 @@
 """Stages of a start, by a clock that the test sets."""
 
-from megainfer.startup_clock import StartupClock
+from megainfer.instruments.startup_clock import StartupClock
 
 
 def test_a_stage_ends_where_the_next_begins() -> None:

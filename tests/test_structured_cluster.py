@@ -15,7 +15,7 @@ from local_cluster import LocalCluster, greedy_submit, kv_bytes
 from megainfer.messages import Abort, FinishReason, Submit
 from megainfer.structured import grammar as grammars
 from megainfer.structured.grammar import Grammar
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 EOS = 2
 MAX_TOKENS = 240

@@ -6,8 +6,8 @@ import pytest
 from front_end import byte_level_backend, write_tokenizer
 
 from megainfer.errors import ConfigError
-from megainfer.syntax_options import CALLS, SyntaxOptions
-from megainfer.tokenizer import Tokenizer
+from megainfer.frontend.syntax_options import CALLS, SyntaxOptions
+from megainfer.text.tokenizer import Tokenizer
 from server.parsing.notations import NOTATIONS
 from server.syntax import AnswerSyntax
 

@@ -13,13 +13,13 @@ from checkpoints import write_checkpoint
 from front_end import CHAT_TEMPLATE, WAIT_SECONDS, RunningServer, byte_level_backend, speaking
 from rich.console import Console
 
-from megainfer.chat_template import ChatTemplate
 from megainfer.config import EngineConfig
-from megainfer.plan import Plan, make_plan
-from megainfer.serving_options import ServingOptions
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch.plan import Plan, make_plan
 from megainfer.terminal import TerminalObserver
-from megainfer.tokenizer import Tokenizer
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.chat_template import ChatTemplate
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 TOKENIZER = Tokenizer(

@@ -5,9 +5,9 @@ import pytest
 from megainfer.attention_node import token_messages as module
 from megainfer.attention_node.token_messages import token_messages
 from megainfer.errors import RequestError
+from megainfer.frontend.node_socket import MAX_MESSAGE_BYTES
+from megainfer.frontend.request_limits import MAX_PROMPT_SCORES, RequestLimits
 from megainfer.messages import TokenEvent, TokenLogprobs, Tokens, encode
-from megainfer.node_socket import MAX_MESSAGE_BYTES
-from megainfer.request_limits import MAX_PROMPT_SCORES, RequestLimits
 from megainfer.sampling import SamplingParams
 
 BEST = 20

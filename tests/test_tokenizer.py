@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from megainfer.chat_template import ChatTemplate
-from megainfer.detokenizer import IncrementalDetokenizer, StopStrings
 from megainfer.errors import ModelError, RequestError
-from megainfer.generation_config import GenerationDefaults
-from megainfer.token_text import TokenTexts
-from megainfer.tokenizer import Tokenizer, load_tokenizer
-from megainfer.tokenizers.fast import SHORT, FastBackend
+from megainfer.frontend.generation_config import GenerationDefaults
+from megainfer.text.chat_template import ChatTemplate
+from megainfer.text.detokenizer import IncrementalDetokenizer, StopStrings
+from megainfer.text.token_text import TokenTexts
+from megainfer.text.tokenizer import Tokenizer, load_tokenizer
+from megainfer.text.tokenizers.fast import SHORT, FastBackend
 
 BYTE_LEVEL = Tokenizer(FastBackend(byte_level_backend()), {})
 SENTENCEPIECE = Tokenizer(FastBackend(sentencepiece_backend()), {})

@@ -17,15 +17,15 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-from megainfer.chat import Chat
-from megainfer.detokenizer import IncrementalDetokenizer
 from megainfer.errors import ModelError, RequestError
+from megainfer.frontend.syntax_options import SyntaxOptions
 from megainfer.structured import grammar as grammars
 from megainfer.structured.compiler import GrammarCompiler
-from megainfer.syntax_options import SyntaxOptions
-from megainfer.token_text import TokenTexts
-from megainfer.tokenizer import Tokenizer, load_tokenizer
-from megainfer.tokenizers.tiktoken_model import MOONSHOT
+from megainfer.text.chat import Chat
+from megainfer.text.detokenizer import IncrementalDetokenizer
+from megainfer.text.token_text import TokenTexts
+from megainfer.text.tokenizer import Tokenizer, load_tokenizer
+from megainfer.text.tokenizers.tiktoken_model import MOONSHOT
 from server.parsing.notations import NOTATIONS
 from server.syntax import AnswerSyntax
 
@@ -328,7 +328,7 @@ def test_a_missing_library_says_what_to_install(
     code = (
         "import sys; sys.modules['mistral_common'] = sys.modules['tiktoken'] = None\n"
         "from pathlib import Path; from megainfer.errors import ModelError\n"
-        "from megainfer.tokenizer import load_tokenizer\n"
+        "from megainfer.text.tokenizer import load_tokenizer\n"
         f"try: load_tokenizer(Path({str(tmp_path)!r}))\n"
         "except ModelError as error: print(error)"
     )

@@ -11,7 +11,7 @@ import pytest
 from front_end import RunningServer, Script, byte_level_backend, write_tokenizer
 
 from megainfer.messages import FinishReason, Submit, TokenEvent
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 from server.parsing.parts import CallDelta, whole_calls
 
 TEMPLATE = (

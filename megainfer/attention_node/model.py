@@ -11,12 +11,12 @@ from megainfer.attention_node.halves.half import HalfSource, ModelHalf
 from megainfer.attention_node.kv_cache import KVCache, StateCache
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
+from megainfer.instruments.stage_clock import MicroBatchClock
 from megainfer.kernels import reference
 from megainfer.kernels.drawing import TokenKernels
 from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
-from megainfer.stage_clock import MicroBatchClock
 from megainfer.topology import Placement
 
 

@@ -25,8 +25,9 @@ from megainfer.attention_node.scheduler import Scheduler
 from megainfer.attention_node.step import Chunk, Step
 from megainfer.attention_node.token_messages import token_messages
 from megainfer.attention_node.tuning import MicroBatchTuner, Progress
-from megainfer.distribution import Distribution
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.instruments.stage_clock import Span, StageClock
+from megainfer.launch.distribution import Distribution
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.messages import (
     Abort,
@@ -37,7 +38,6 @@ from megainfer.messages import (
     ToNode,
 )
 from megainfer.pipeline import PingPong
-from megainfer.stage_clock import Span, StageClock
 from megainfer.structured.grammar import GrammarFailed
 
 Emit = Callable[[FromNode], None]

@@ -15,22 +15,22 @@ from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
 from megainfer.attention_node.tuning import MicroBatchTuner
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import BLOCK_SIZE
-from megainfer.control import ParentLink
+from megainfer.instruments.stage_clock import Span
 from megainfer.kernels.selection import AttentionKernels
-from megainfer.m2n.mailbox import AttentionPort
-from megainfer.m2n.opening import Tuning
-from megainfer.m2n.shm import ShmAttentionPort, expert_address
-from megainfer.messages import Loaded, NodeReady, Ready, Start
-from megainfer.models.sources import attention_sources
-from megainfer.node_loop import (
+from megainfer.launch.control import ParentLink
+from megainfer.launch.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
     PULSE_SECONDS,
     START_TIMEOUT_SECONDS,
     progress_to,
     run_until_stopped,
 )
-from megainfer.plan import Plan
-from megainfer.stage_clock import Span
+from megainfer.launch.plan import Plan
+from megainfer.m2n.mailbox import AttentionPort
+from megainfer.m2n.opening import Tuning
+from megainfer.m2n.shm import ShmAttentionPort, expert_address
+from megainfer.messages import Loaded, NodeReady, Ready, Start
+from megainfer.models.sources import attention_sources
 
 if TYPE_CHECKING:
     from megainfer.kernels.cpu.threads import Threads

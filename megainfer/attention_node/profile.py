@@ -7,8 +7,8 @@ from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
 from megainfer.config import BLOCK_SIZE
-from megainfer.plan import Plan, profile_rows
-from megainfer.stage_clock import StageClock
+from megainfer.instruments.stage_clock import StageClock
+from megainfer.launch.plan import Plan, profile_rows
 
 ROUNDS = 3
 MAX_LAYERS = 4

@@ -8,7 +8,7 @@ import httpx
 
 from megainfer.errors import MegaInferError, ModelError
 from megainfer.model_source import resolve_model
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 
 class TextCodec(Protocol):

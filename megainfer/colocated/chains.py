@@ -11,10 +11,10 @@ from megainfer.attention_node.halves.cpu import CpuHalf
 from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
 from megainfer.expert_node.experts import ExpertModel
+from megainfer.instruments.stage_clock import MicroBatchClock
 from megainfer.kernels.cpu.attention import step_rows
 from megainfer.kernels.cpu.chain import LayerChain, PackedLayer
 from megainfer.kernels.cpu.experts import CpuLayerExperts
-from megainfer.stage_clock import MicroBatchClock
 
 
 class Chain:

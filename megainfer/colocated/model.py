@@ -10,10 +10,10 @@ from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.colocated.chains import Chain, find_chains
 from megainfer.expert_node.experts import ExpertModel
+from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
 from megainfer.kernels.drawing import TokenKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.spec import ModelSpec
-from megainfer.stage_clock import MicroBatchClock, StageClock
 
 
 class ColocatedModel:

@@ -7,21 +7,21 @@ import torch
 
 from megainfer.attention_node.process import AttentionUnit, load_attention
 from megainfer.colocated.model import ColocatedModel
-from megainfer.control import ParentLink
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.process import load_experts
+from megainfer.instruments.stage_clock import Span, StageClock
 from megainfer.kernels.cpu.threads import Threads
-from megainfer.m2n.absent import AbsentPort
-from megainfer.m2n.counters import Counters
-from megainfer.messages import Loaded, Ready, Start
-from megainfer.node_loop import (
+from megainfer.launch.control import ParentLink
+from megainfer.launch.node_loop import (
     PULSE_SECONDS,
     START_TIMEOUT_SECONDS,
     progress_to,
     run_until_stopped,
 )
-from megainfer.plan import Plan
-from megainfer.stage_clock import Span, StageClock
+from megainfer.launch.plan import Plan
+from megainfer.m2n.absent import AbsentPort
+from megainfer.m2n.counters import Counters
+from megainfer.messages import Loaded, Ready, Start
 
 
 def run_colocated(link: ParentLink, plan: Plan) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 from typer import Option
 
 from megainfer.commands.whole_number import whole_number
-from megainfer.queue_limits import QueueLimits
-from megainfer.serving_options import ServingOptions, read_keys
-from megainfer.syntax_options import CALLS, SyntaxOptions
+from megainfer.frontend.queue_limits import QueueLimits
+from megainfer.frontend.serving_options import ServingOptions, read_keys
+from megainfer.frontend.syntax_options import CALLS, SyntaxOptions
 
 HTTP, KEYS, LOAD, ANSWERS = "HTTP server", "Keys", "Overload and ending", "Answers"
 DEFAULT = ServingOptions()

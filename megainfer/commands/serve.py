@@ -18,12 +18,12 @@ from megainfer.commands.http_options import HTTP, HttpOptions
 from megainfer.commands.listening import is_loopback, listen, shown_host
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
-from megainfer.control import ParentLink
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch.control import ParentLink
+from megainfer.launch.plan import Plan, describe, make_plan
+from megainfer.launch.prepare import prepare
+from megainfer.launch.supervisor import Supervisor
 from megainfer.model_source import served_name
-from megainfer.plan import Plan, describe, make_plan
-from megainfer.prepare import prepare
-from megainfer.serving_options import ServingOptions
-from megainfer.supervisor import Supervisor
 from megainfer.terminal import TerminalObserver
 
 EPILOG = """[bold]Examples[/bold]

@@ -6,12 +6,12 @@ It keeps no state of any request: whatever it is sent it can be sent again.
 from time import monotonic
 from typing import Any
 
-from megainfer.distribution import Distribution
 from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.gather import Batch, Gather
+from megainfer.instruments.stage_clock import Span, StageClock
+from megainfer.launch.distribution import Distribution
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
-from megainfer.stage_clock import Span, StageClock
 
 BATCH_ROWS = tuple(2**i for i in range(15))
 """Bounds of the distribution of rows in a batch."""

@@ -6,8 +6,8 @@ from time import monotonic
 import torch
 
 from megainfer.expert_node.experts import ExpertModel
+from megainfer.launch.plan import Plan, profile_rows
 from megainfer.m2n.mailbox import Dispatch
-from megainfer.plan import Plan, profile_rows
 
 ROUNDS = 3
 MAX_LAYERS = 4

@@ -5,8 +5,8 @@ from ctypes import POINTER, Structure, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 
+from megainfer.launch.native import find_library, load_library
 from megainfer.m2n.geometry import DTYPE_BYTES, Geometry
-from megainfer.native import find_library, load_library
 
 FOLDER = Path(__file__).parent
 

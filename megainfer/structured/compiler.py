@@ -14,7 +14,7 @@ from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 from megainfer.errors import RequestError
 from megainfer.structured.grammar import Grammar, GrammarKind
 from megainfer.structured.matcher import TokenMatcher
-from megainfer.tokenizer import load_tokenizer
+from megainfer.text.tokenizer import load_tokenizer
 
 WHITE_SPACE = r"( |\n[ \t]{0,16})?"
 """Between the parts of JSON: a space, or a line end and an indentation. Where more is allowed, a

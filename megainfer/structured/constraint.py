@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from megainfer.errors import RequestError
-from megainfer.json_text import parse_object
 from megainfer.structured import grammar as grammars
 from megainfer.structured.grammar import Grammar
+from megainfer.text.json_text import parse_object
 
 MAX_CHOICES = 1024
 

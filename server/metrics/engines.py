@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import Metric
 
-from megainfer.distribution import Distribution
+from megainfer.launch.distribution import Distribution
 from server.metrics.families import counter, distribution_of, gauge, histogram
 from server.metrics.requests import EngineTotals
 from server.nodes import NodeState

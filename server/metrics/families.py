@@ -11,7 +11,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from megainfer.distribution import Distribution
+from megainfer.launch.distribution import Distribution
 
 PREFIX = "megainfer:"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from megainfer.distribution import Distribution
+from megainfer.launch.distribution import Distribution
 from megainfer.messages import FinishReason, Submit, TokenEvent
 
 FINISH_REASONS = (*(str(reason) for reason in FinishReason), "error")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from megainfer import __version__
-from megainfer.distribution import Distribution
+from megainfer.launch.distribution import Distribution
 from megainfer.messages import Role
 from server.metrics.engines import kv_usage
 from server.metrics.exposition import Counted

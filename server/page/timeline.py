@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from megainfer.errors import NodeDied
-from megainfer.stage_clock import Span
+from megainfer.instruments.stage_clock import Span
 from server.traces import Tracer
 
 LOOKED_AWAY_SECONDS = 5.0

@@ -5,7 +5,7 @@ import re
 from enum import Enum, auto
 from typing import Any
 
-from megainfer.detokenizer import overlap
+from megainfer.text.detokenizer import overlap
 from server.parsing.formats import CallFormat
 from server.parsing.json_span import JsonSpan
 from server.parsing.parts import CallDelta, Parts

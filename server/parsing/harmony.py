@@ -8,7 +8,7 @@
 import re
 from enum import Enum, auto
 
-from megainfer.detokenizer import overlap
+from megainfer.text.detokenizer import overlap
 from server.parsing.formats import NAME
 from server.parsing.parts import CallDelta, Parts
 

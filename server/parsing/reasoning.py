@@ -1,6 +1,6 @@
 """Reasoning between <think> and </think>, before the answer."""
 
-from megainfer.detokenizer import overlap
+from megainfer.text.detokenizer import overlap
 from server.parsing.parts import Parts
 
 THINK, END_OF_THINK = "<think>", "</think>"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Protocol
 
-from megainfer.detokenizer import overlap
+from megainfer.text.detokenizer import overlap
 from server.parsing.json_span import JsonSpan
 from server.parsing.parts import Call, CallDelta, Parts
 

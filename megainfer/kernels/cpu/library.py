@@ -5,7 +5,7 @@ from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_i
 from functools import cache
 from pathlib import Path
 
-from megainfer.native import find_library, load_library
+from megainfer.launch.native import find_library, load_library
 
 FOLDER = Path(__file__).parent
 """Where the build puts the library."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from megainfer.errors import ConfigError
-from megainfer.queue_limits import QueueLimits
-from megainfer.syntax_options import SyntaxOptions
+from megainfer.frontend.queue_limits import QueueLimits
+from megainfer.frontend.syntax_options import SyntaxOptions
 
 MAX_KEY_CHARACTERS = 512
 

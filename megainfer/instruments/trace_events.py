@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from megainfer.stage_clock import NOT_OF_ONE, Span
+from megainfer.instruments.stage_clock import NOT_OF_ONE, Span
 
 Run = Mapping[str, Sequence[Span]]
 """Spans by the node's name."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.errors import ModelError
-from megainfer.tokenizers.backend import ByteVocabulary, library
-from megainfer.tokenizers.byte_pairs import BytePairBackend
+from megainfer.text.tokenizers.backend import ByteVocabulary, library
+from megainfer.text.tokenizers.byte_pairs import BytePairBackend
 
 NAME = "tiktoken.model"
 LETTERS = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"

@@ -5,7 +5,7 @@ from typing import Any
 
 import tokenizers
 
-from megainfer.tokenizers.byte_alphabet import byte_alphabet
+from megainfer.text.tokenizers.byte_alphabet import byte_alphabet
 
 COMPOSED = {"NFC": 4}
 """Of how many characters normalizers may make one: a character decomposes into 4 at most (Unicode's

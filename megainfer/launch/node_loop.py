@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from megainfer.control import ParentLink
+from megainfer.instruments.stage_clock import Span
+from megainfer.launch.control import ParentLink
 from megainfer.messages import GetSpans, GetStats, KeepSpans, Progress, Spans, Stats, Stop
-from megainfer.stage_clock import Span
 
 START_TIMEOUT_SECONDS = 3600.0
 """Others may still be loading; a supervisor that dies meanwhile is noticed at once."""

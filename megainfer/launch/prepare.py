@@ -1,7 +1,7 @@
 """Preparing a model in a process of its own.
 
 Downloading and converting start threads that stay, and the supervisor must have none when it forks.
-`python -m megainfer.prepare` is the other half.
+`python -m megainfer.launch.prepare` is the other half.
 """
 
 import os
@@ -43,7 +43,7 @@ def prepare(model: str | None) -> Path:
 def _ask(model: str | None) -> Answer:
     """Bounded by the time limits of what the other process does."""
     reader, writer = os.pipe()
-    argv = [sys.executable, "-m", "megainfer.prepare", str(writer)]
+    argv = [sys.executable, "-m", "megainfer.launch.prepare", str(writer)]
     with subprocess.Popen([*argv, *([model] if model else [])], pass_fds=[writer]):
         os.close(writer)
         with open(reader, "rb") as pipe:

@@ -1,6 +1,6 @@
 """One token by itself, as log-probabilities show it: its bytes, and its text."""
 
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 MAX_REMEMBERED = 65_536
 

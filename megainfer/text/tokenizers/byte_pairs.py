@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from megainfer.tokenizers.backend import ByteVocabulary
+from megainfer.text.tokenizers.backend import ByteVocabulary
 
 
 class BytePairBackend:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from megainfer.control import ChildLink, ParentLink, link_pair
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.messages import Fatal, Message, Role
 from megainfer.topology import CoreAssignment
 

@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from megainfer.instruments.stage_clock import Span
 from megainfer.messages import Spans
-from megainfer.stage_clock import Span
 
 
 @dataclass

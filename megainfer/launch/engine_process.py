@@ -1,7 +1,8 @@
 """An instance without an API server, in a process of its own: what an offline `LLM` talks to.
 
 The owner starts it with exec, because its own process may have threads and an initialised torch,
-from which forking nodes would not be safe. `python -m megainfer.engine_process` is its other half.
+from which forking nodes would not be safe. `python -m megainfer.launch.engine_process` is its other
+half.
 """
 
 import logging
@@ -15,11 +16,11 @@ from pathlib import Path
 import msgspec
 
 from megainfer.config import EngineConfig
-from megainfer.control import ChildLink, ParentLink, link_pair, parent_link
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.launch.control import ChildLink, ParentLink, link_pair, parent_link
+from megainfer.launch.plan import make_plan
+from megainfer.launch.supervisor import Supervisor
 from megainfer.messages import Fatal, Progress, Ready, Stop
-from megainfer.plan import make_plan
-from megainfer.supervisor import Supervisor
 
 logger = logging.getLogger("megainfer")
 
@@ -42,7 +43,7 @@ class EngineProcess:
     def __init__(self, order: EngineOrder) -> None:
         self.link: ChildLink
         self.link, theirs = link_pair()
-        argv = [sys.executable, "-m", "megainfer.engine_process", str(theirs.fileno())]
+        argv = [sys.executable, "-m", "megainfer.launch.engine_process", str(theirs.fileno())]
         self._process = subprocess.Popen(
             [*argv, msgspec.json.encode(order).decode()],
             pass_fds=[theirs.fileno()],

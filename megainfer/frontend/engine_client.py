@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from megainfer.engine_observer import EngineObserver, NobodyObserves
 from megainfer.errors import (
     MegaInferError,
     NodeDied,
@@ -19,6 +18,12 @@ from megainfer.errors import (
     RequestError,
     RequestTimeout,
 )
+from megainfer.frontend.engine_observer import EngineObserver, NobodyObserves
+from megainfer.frontend.node_socket import NodeSocket
+from megainfer.frontend.queue_limits import QueueLimits
+from megainfer.frontend.request_limits import RequestLimits
+from megainfer.frontend.router import Router
+from megainfer.frontend.sequence_request import SequenceRequest, submit_message
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -30,13 +35,8 @@ from megainfer.messages import (
     TokenEvent,
     Tokens,
 )
-from megainfer.node_socket import NodeSocket
-from megainfer.queue_limits import QueueLimits
-from megainfer.request_limits import RequestLimits
-from megainfer.router import Router
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
-from megainfer.sequence_request import SequenceRequest, submit_message
-from megainfer.token_stream import TokenStream
+from megainfer.text.token_stream import TokenStream
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from megainfer.detokenizer import IncrementalDetokenizer, StopStrings
-from megainfer.engine_client import EngineClient
 from megainfer.errors import RequestError
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.sequence_request import SequenceRequest, draw_seed
 from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
 from megainfer.sampling import SamplingParams
-from megainfer.sequence_request import SequenceRequest, draw_seed
-from megainfer.token_stream import TokenStream
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.detokenizer import IncrementalDetokenizer, StopStrings
+from megainfer.text.token_stream import TokenStream
+from megainfer.text.tokenizer import Tokenizer
 
 SEED_RANGE = 2**63
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megainfer.chat import Chat, ChatEncoder, EncodedChat
-from megainfer.chat_template import ChatTemplate, read_chat_templates, up_to_the_end_of
 from megainfer.errors import ModelError, RequestError
 from megainfer.json_file import read_json_object
-from megainfer.tokenizers import tekken, tiktoken_model
-from megainfer.tokenizers.backend import ByteVocabulary, TokenizerBackend
-from megainfer.tokenizers.fast import FastBackend
+from megainfer.text.chat import Chat, ChatEncoder, EncodedChat
+from megainfer.text.chat_template import ChatTemplate, read_chat_templates, up_to_the_end_of
+from megainfer.text.tokenizers import tekken, tiktoken_model
+from megainfer.text.tokenizers.backend import ByteVocabulary, TokenizerBackend
+from megainfer.text.tokenizers.fast import FastBackend
 
 FAST = "tokenizer.json"
 MAKE_ONE = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from megainfer.tokenizer import Tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from megainfer.messages import FinishReason, TokenLogprobs
-from megainfer.text_stream import TextDelta
+from megainfer.text.text_stream import TextDelta
 
 
 @dataclass(frozen=True)

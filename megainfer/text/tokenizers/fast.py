@@ -8,8 +8,8 @@ from pathlib import Path
 import tokenizers
 
 from megainfer.errors import ModelError
-from megainfer.tokenizers.byte_alphabet import byte_alphabet
-from megainfer.tokenizers.longest import longest_token
+from megainfer.text.tokenizers.byte_alphabet import byte_alphabet
+from megainfer.text.tokenizers.longest import longest_token
 
 SHORT = 2048
 """Characters, or tokens, that are cheap to work on: no other thread runs meanwhile."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megainfer.chat import Chat, EncodedChat
 from megainfer.errors import ModelError, RequestError
 from megainfer.json_file import read_json_object
-from megainfer.tokenizers.backend import ByteVocabulary, library
-from megainfer.tokenizers.byte_pairs import BytePairBackend
+from megainfer.text.chat import Chat, EncodedChat
+from megainfer.text.tokenizers.backend import ByteVocabulary, library
+from megainfer.text.tokenizers.byte_pairs import BytePairBackend
 
 NAME = "tekken.json"
 CLASS = "MistralCommonBackend"  # what transformers reads it with

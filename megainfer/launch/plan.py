@@ -14,15 +14,15 @@ from megainfer.config import (
     format_bytes,
 )
 from megainfer.errors import ConfigError
-from megainfer.generation_config import GenerationDefaults
+from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.kernels.selection import (
     check_attention_dtype,
     check_expert_dtype,
     describe_kernels,
     resolve_kernels,
 )
+from megainfer.launch.machine import available_memory, has_bfloat16_arithmetic, usable_cores
 from megainfer.m2n.geometry import Geometry
-from megainfer.machine import available_memory, has_bfloat16_arithmetic, usable_cores
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.sources import attention_weight_bytes

@@ -14,9 +14,12 @@ from functools import partial
 from time import monotonic
 from typing import NoReturn, Protocol, TypeVar
 
-from megainfer.child import Child, ChildMain, Closable, fork_child
-from megainfer.control import ParentLink
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.instruments.stage_profile import explain, slowest_profile
+from megainfer.instruments.startup_clock import StartupClock
+from megainfer.launch.child import Child, ChildMain, Closable, fork_child
+from megainfer.launch.control import ParentLink
+from megainfer.launch.plan import Plan
 from megainfer.messages import (
     Drain,
     Drained,
@@ -37,9 +40,6 @@ from megainfer.messages import (
     Stop,
 )
 from megainfer.pipeline import choose_micro_batches
-from megainfer.plan import Plan
-from megainfer.stage_profile import explain, slowest_profile
-from megainfer.startup_clock import StartupClock
 
 logger = logging.getLogger("megainfer")
 

@@ -1,0 +1,1 @@
+"""What stands between an interface and the nodes: requests in, tokens out, and their limits."""

@@ -1,0 +1,1 @@
+"""Clocks and what they tell: stages, spans, profiles, the start."""

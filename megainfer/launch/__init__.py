@@ -1,0 +1,1 @@
+"""Planning an instance, and starting, watching and ending its processes."""
