@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from checkpoints import write_checkpoint
 
-from megainfer import plan as plan_module
 from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micro_batches
 from megainfer.errors import ConfigError
+from megainfer.launch import plan as plan_module
 from megainfer.launch.plan import describe, make_plan, profile_rows
 
 
