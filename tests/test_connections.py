@@ -157,7 +157,7 @@ def test_whoever_reads_slowly_but_reads_is_waited_for() -> None:
     async def work() -> None:
         limits = ConnectionLimits()
         protocol = BoundedConnection(
-            uvicorn.Config(endless),  # type: ignore[arg-type]  # never called
+            uvicorn.Config(endless, log_config=None),  # type: ignore[arg-type]  # never called
             ServerState(),
             {},
             limits=limits,

@@ -3,7 +3,6 @@
 import io
 import logging
 from collections.abc import AsyncIterator, Iterator
-from time import monotonic
 
 import httpx
 import pytest
@@ -67,12 +66,10 @@ def test_an_unforeseen_error_is_logged_once_with_its_request(
 ) -> None:
     monkeypatch.setattr(server.engine, "submit", lambda *_: 1 / 0)
     assert post(server, "/v1/completions", "mine", prompt="x").status_code == 500
-    deadline = monotonic() + WAIT_SECONDS
-    while "ZeroDivisionError" not in lines.getvalue():  # it is logged after it is answered
-        assert monotonic() < deadline
-        httpx.get(f"{server.url}/live", trust_env=False)
+    httpx.get(f"{server.url}/live", trust_env=False)  # it is logged right after it is answered
     assert lines.getvalue().count("[request mine]") == 1
     assert lines.getvalue().count("Traceback") == 1
+    assert "ZeroDivisionError" in lines.getvalue()
 
 
 def test_what_clients_do_and_overload_are_not_logged_one_by_one(
