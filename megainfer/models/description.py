@@ -14,6 +14,7 @@ from megainfer.models.spec import (
     AttentionSpec,
     DeltaNetSpec,
     DenseSpec,
+    GroupScore,
     LayerSpec,
     LinearScaling,
     Llama3Scaling,
@@ -221,10 +222,11 @@ def _router(router: RouterSpec) -> str:
         RouterScore.SQRT_SOFTPLUS: "sqrt-softplus",
         RouterScore.CONSTANT: "none",
     }
+    by = {GroupScore.MAX: "by their best", GroupScore.TOP2_SUM: "by their best two"}
     groups = router.groups
     return _joined(
         names.get(router.score, router.score.value),
-        f"{groups.kept} of {groups.count} groups by {groups.score.value}" if groups else None,
+        f"{groups.kept} of {groups.count} groups {by[groups.score]}" if groups else None,
         "bias" if router.bias else None,
         "selection bias" if router.selection_bias else None,
         "by token id" if router.hashed else None,
