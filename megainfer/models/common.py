@@ -6,7 +6,7 @@ from megainfer.models.config import Config, read_json
 from megainfer.models.names import TensorNames
 from megainfer.models.quantization import read_quantization
 from megainfer.models.rope_config import RopeForm, read_rope, yarn_mscale
-from megainfer.models.spec import LayerSpec, ModelSpec, NormSpec
+from megainfer.models.spec import AttentionSpec, LayerSpec, ModelSpec, NormSpec
 
 __all__ = [
     "FULL",
@@ -82,6 +82,20 @@ def head_dim(config: Config) -> int:
     if config.values.get("head_dim") is None and config.positive("hidden_size") % heads:
         raise config.fail("hidden_size", f"which {heads} attention heads cannot share evenly")
     return config.positive("head_dim", default=config.positive("hidden_size") // heads)
+
+
+def grouped_heads(config: Config) -> AttentionSpec:
+    """What most families write alike of grouped attention: heads, rotation, attention_bias."""
+    heads = config.positive("num_attention_heads")
+    bias = config.flag("attention_bias", False)
+    return AttentionSpec(
+        num_heads=heads,
+        num_kv_heads=config.positive("num_key_value_heads", default=heads),
+        head_dim=head_dim(config),
+        rope=read_rope(config),
+        qkv_bias=bias,
+        out_bias=bias,
+    )
 
 
 def sparse_layers(config: Config) -> list[bool]:

@@ -1,5 +1,7 @@
 """dots.llm1: DeepSeek-V3's router over ordinary attention, with windows if asked for."""
 
+from dataclasses import replace
+
 from megainfer.models import common, latent
 from megainfer.models.config import Config
 from megainfer.models.family import Family
@@ -30,15 +32,8 @@ def _windows(config: Config) -> list[int | None]:
 
 
 def _attention(config: Config, window: int | None) -> AttentionSpec:
-    heads = config.positive("num_attention_heads")
-    bias = config.flag("attention_bias", False)
-    return AttentionSpec(
-        num_heads=heads,
-        num_kv_heads=config.positive("num_key_value_heads", default=heads),
-        head_dim=common.head_dim(config),
-        rope=common.read_rope(config),
-        qkv_bias=bias,
-        out_bias=bias,
+    return replace(
+        common.grouped_heads(config),
         qk_norm=QkNorm.HEAD,
         window=window,
     )

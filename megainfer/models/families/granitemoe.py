@@ -45,15 +45,8 @@ def _multipliers(config: Config) -> Multipliers:
 
 
 def _attention(config: Config) -> AttentionSpec:
-    heads = config.positive("num_attention_heads")
-    bias = config.flag("attention_bias", False)
-    return AttentionSpec(
-        num_heads=heads,
-        num_kv_heads=config.positive("num_key_value_heads", default=heads),
-        head_dim=common.head_dim(config),
-        rope=common.read_rope(config),
-        qkv_bias=bias,
-        out_bias=bias,
+    return replace(
+        common.grouped_heads(config),
         scale=config.number("attention_multiplier", 1.0),
     )
 

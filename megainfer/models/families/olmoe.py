@@ -1,5 +1,7 @@
 """OLMoE: q and k normalised over all heads together, then q, k and v clipped if asked for."""
 
+from dataclasses import replace
+
 from megainfer.models import common
 from megainfer.models.config import Config
 from megainfer.models.family import Family
@@ -24,15 +26,8 @@ def read_spec(config: Config) -> ModelSpec:
 
 
 def _attention(config: Config) -> AttentionSpec:
-    heads = config.positive("num_attention_heads")
-    bias = config.flag("attention_bias", False)
-    return AttentionSpec(
-        num_heads=heads,
-        num_kv_heads=config.positive("num_key_value_heads", default=heads),
-        head_dim=common.head_dim(config),
-        rope=common.read_rope(config),
-        qkv_bias=bias,
-        out_bias=bias,
+    return replace(
+        common.grouped_heads(config),
         qk_norm=QkNorm.FULL,
         clip_qkv=config.optional_number("clip_qkv"),
     )
