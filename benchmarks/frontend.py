@@ -205,12 +205,12 @@ def running_ours(
 
 @contextmanager
 def running_vllm(
-    model: Path, command: Sequence[str], memory: Path, shape: tuple[int, int]
+    peers: Path, model: Path, command: Sequence[str], memory: Path, shape: tuple[int, int]
 ) -> Iterator[tuple[int, int]]:
     """vLLM's server over a mock of its engine core; its port and process id."""
     port = free_port()
     order = (PROGRAMS / "serve_vllm_mock.py", model, port, memory, *shape)
-    group = ProcessGroup([*command, *map(str, order)], vllm.variables(Path(), [0], compiled=False))
+    group = ProcessGroup([*command, *map(str, order)], vllm.variables(peers, [0], compiled=False))
     try:
         yield port, group.process.pid
     finally:
@@ -227,7 +227,7 @@ def servers(peers: Path | None, profile: str | None) -> dict[str, Start]:
     if peers is not None:
         models = peers / "models"
         model = with_tokenizer(ensure_checkpoint("0.17B", models), models)
-        found["vllm"] = partial(running_vllm, model, [str(python_of(peers, "vllm"))])
+        found["vllm"] = partial(running_vllm, peers, model, [str(python_of(peers, "vllm"))])
     return found
 
 
