@@ -67,6 +67,7 @@ def spec_of(tmp_path):
         ("HunYuanMoEV1ForCausalLM", {"use_cla": True}, "use_cla is True"),
         ("HunYuanMoEV1ForCausalLM", {"use_qk_norm": False}, "use_qk_norm is False"),
         ("HunYuanMoEV1ForCausalLM", {"moe_topk": [2, 3, 2, 2]}, "moe_topk is .*must agree"),
+        ("HunYuanMoEV1ForCausalLM", {"moe_topk": []}, r"moe_topk is \[\], .*must agree"),
         ("HunYuanMoEV1ForCausalLM", {"num_shared_expert": 2}, "num_shared_expert is 2"),
         (
             "HunYuanMoEV1ForCausalLM",
@@ -75,6 +76,7 @@ def spec_of(tmp_path):
         ),
         ("PhimoeForCausalLM", {"num_experts_per_tok": 3}, "sparsemixer chooses 2 experts, not 3"),
         ("Dots1ForCausalLM", {"scoring_func": "softmax"}, "scoring_func is 'softmax'"),
+        ("GraniteMoeForCausalLM", {"architectures": [["a"]]}, "architectures is .*not supported"),
         ("GraniteMoeForCausalLM", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     ],
 )
