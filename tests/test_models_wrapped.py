@@ -1,11 +1,13 @@
 """The language model of a multimodal checkpoint gives what it gives by itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from checkpoints import write_checkpoint
 from node_pair import load_pair
+from quantised import FORMATS, quantise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,9 +18,11 @@ PROMPT = torch.randint(160, (19,), generator=torch.Generator().manual_seed(3)).t
 
 def wrap_qwen3_5(alone: Path, folder: Path) -> Path:
     """The same weights as they are published: under another name, each layer's experts as one
-    tensor, beside a vision tower and a layer that predicts further tokens."""
+    tensor unless quantised, beside a vision tower and a layer that predicts further tokens."""
     config = json.loads((alone / "config.json").read_text())
+    quantised = {key: config.pop(key) for key in ("quantization_config",) if key in config}
     wrapper = {
+        **quantised,
         "architectures": ["Qwen3_5MoeForConditionalGeneration"],
         "model_type": "qwen3_5_moe",
         "text_config": {key: config[key] for key in config if key != "architectures"},
@@ -28,7 +32,7 @@ def wrap_qwen3_5(alone: Path, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(wrapper))
     tensors = load_file(alone / "model.safetensors")
     spec = load_spec(alone)
-    for layer in range(len(spec.layers)):
+    for layer in () if quantised else range(len(spec.layers)):
         _stack_experts(tensors, f"model.layers.{layer}.mlp.experts", spec.num_experts)
     moved = {name.replace("model.", "model.language_model.", 1): t for name, t in tensors.items()}
     extra = {"model.visual.patch_embed.weight": torch.ones(3), "mtp.norm.weight": torch.ones(3)}
@@ -50,4 +54,21 @@ def test_qwen3_5(tmp_path_factory):
     alone = write_checkpoint("qwen3_5_moe_text", "grouped", tmp_path_factory.mktemp("alone"))
     wrapped = wrap_qwen3_5(alone, tmp_path_factory.mktemp("wrapped"))
     found, expected = (load_pair(folder, 2).all_logits([PROMPT])[0] for folder in (wrapped, alone))
+    assert torch.equal(found, expected)
+
+
+_KEPT = [
+    f"model.language_model.layers.{layer}.linear_attn.in_proj_{part}"
+    for layer in (0, 1)
+    for part in ("qkv", "z", "b", "a")
+]
+_FP8 = replace(FORMATS["fp8"], config={**FORMATS["fp8"].config, "modules_to_not_convert": _KEPT})
+
+
+def test_qwen3_5_whose_experts_are_quantised(tmp_path_factory):
+    alone, quantised, meant, wrapped = map(tmp_path_factory.mktemp, ("a", "q", "m", "w"))
+    write_checkpoint("qwen3_5_moe_text", "grouped", alone)
+    quantise(alone, quantised, meant, _FP8)
+    wrap_qwen3_5(quantised, wrapped)
+    found, expected = (load_pair(folder, 2).all_logits([PROMPT])[0] for folder in (wrapped, meant))
     assert torch.equal(found, expected)
