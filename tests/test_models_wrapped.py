@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from checkpoints import write_checkpoint
 from node_pair import load_pair
-from quantised import FORMATS, quantise
+from quantised import FORMATS, quantise, write
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -71,4 +71,39 @@ def test_qwen3_5_whose_experts_are_quantised(tmp_path_factory):
     quantise(alone, quantised, meant, _FP8)
     wrap_qwen3_5(quantised, wrapped)
     found, expected = (load_pair(folder, 2).all_logits([PROMPT])[0] for folder in (wrapped, meant))
+    assert torch.equal(found, expected)
+
+
+def _take_apart(tensors: dict[str, Tensor], layer: int) -> None:
+    """Llama 4's experts as compressed-tensors has them: each by itself, [outputs, inputs]."""
+    under = f"model.layers.{layer}.feed_forward.experts"
+    fused = (tensors.pop(f"{under}.{part}") for part in ("gate_up_proj", "down_proj"))
+    for expert, (gate_up, down) in enumerate(zip(*fused, strict=True)):
+        gate, up = gate_up.T.chunk(2)
+        for part, matrix in (("gate_proj", gate), ("up_proj", up), ("down_proj", down.T)):
+            tensors[f"{under}.{expert}.{part}.weight"] = matrix.contiguous()
+
+
+def _join(tensors: dict[str, Tensor], layer: int, count: int) -> None:
+    """What `_take_apart` took apart."""
+    under = f"model.layers.{layer}.feed_forward.experts"
+    _stack_experts(tensors, under, count)
+    for part in ("gate_up_proj", "down_proj"):
+        tensors[f"{under}.{part}"] = tensors[f"{under}.{part}"].mT.contiguous()
+
+
+def test_llama_4_whose_experts_are_quantised(tmp_path_factory):
+    alone, apart, quantised, meant = map(tmp_path_factory.mktemp, ("l", "a", "q", "m"))
+    write_checkpoint("llama4_text", "scout", alone)
+    config, spec = json.loads((alone / "config.json").read_text()), load_spec(alone)
+    tensors = load_file(alone / "model.safetensors")
+    for layer in spec.moe_layers:
+        _take_apart(tensors, layer)
+    write(apart, tensors, config)
+    quantise(apart, quantised, meant, FORMATS["fp8_channel"])
+    tensors = load_file(meant / "model.safetensors")
+    for layer in spec.moe_layers:
+        _join(tensors, layer, spec.num_experts)
+    write(meant, tensors, config)
+    found, expected = (load_pair(f, 2).all_logits([PROMPT])[0] for f in (quantised, meant))
     assert torch.equal(found, expected)
