@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from megainfer.errors import ModelError
+from megainfer.models.description import describe_model
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec, MoESpec
 
@@ -109,6 +110,11 @@ def test_ernie_ties_its_head_unless_told_otherwise(spec_of):
 def test_published_phi_names_its_class_as_its_own_code_does(spec_of):
     published = spec_of("PhimoeForCausalLM", architectures=["PhiMoEForCausalLM"])
     assert published == spec_of("PhimoeForCausalLM")
+
+
+def test_alpha_is_described_in_words(spec_of):
+    spec = spec_of("HunYuanMoEV1ForCausalLM", rope_scaling={"type": "dynamic", "alpha": 1000.0})
+    assert "theta stretched by alpha 1000" in dict(describe_model(spec, None))["attention"]
 
 
 def test_first_release_of_dots_has_the_router_s_method_as_its_score(spec_of):
