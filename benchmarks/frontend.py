@@ -23,6 +23,7 @@ which parses them. Tokens of the first second, when connections are made, don't 
 import argparse
 import asyncio
 import cProfile
+import gc
 import json
 import multiprocessing as mp
 import os
@@ -152,14 +153,23 @@ def run_server(
 async def serve_until(sock: socket.socket, endpoint: str, stop: "mp.synchronize.Event") -> None:
     engine = EngineClient(endpoint, 1, VOCABULARY, max_outstanding=4096)
     model = ServedModel(("mock",), CONTEXT, VOCABULARY, created=0)
-    await engine.start(READY_SECONDS)
+    engine.bind()
+    starting = asyncio.create_task(start_engine(engine))
     ended = asyncio.Event()
     waiting = asyncio.create_task(asyncio.to_thread(stop.wait))
     waiting.add_done_callback(lambda _: ended.set())
     try:
         await serve(sock, ServerConfig(model), engine, byte_tokenizer(), ended)
     finally:
+        await starting
         await engine.close()
+
+
+async def start_engine(engine: EngineClient) -> None:
+    """As the API server's process does."""
+    await engine.start(READY_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 def byte_tokenizer() -> Tokenizer:

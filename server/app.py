@@ -37,10 +37,11 @@ def create_app(
     """
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
-    app.include_router(page_router(Page(instance)))
-    app.include_router(operations_router(Operations(instance)))
     generator = Generator(engine, tokenizer, model, checker)
+    # First what is asked for most: addresses are tried one after another.
     app.include_router(_router(tokenizer, model, generator))
+    app.include_router(operations_router(Operations(instance)))
+    app.include_router(page_router(Page(instance)))
     install_error_handlers(app)
     describe(app, model.vocab_size)
     return app

@@ -6,6 +6,7 @@ headers may take, how long a client may leave its answer unread, and how many co
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
+        _send_at_once(transport)
         # Writers wait, and the reader is timed, as soon as anything is left unsent. At a limit of 0
         # a transport over TLS would hold even that against them that nothing is left.
         transport.set_write_buffer_limits(high=1, low=0)
@@ -81,6 +83,14 @@ class BoundedConnection(H11Protocol):
             return
         log.info("a client left its answer unread for %g s", self._limits.read_seconds)
         self.transport.abort()
+
+
+def _send_at_once(transport: asyncio.BaseTransport) -> None:
+    # asyncio asks for it only where the listening socket was made with IPPROTO_TCP by name. Else
+    # headers are sent, and what follows waits for their acknowledgement, up to 40 ms.
+    connection = transport.get_extra_info("socket")
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _Deadline:

@@ -1,6 +1,7 @@
 """The API server's process: the application, the engine client, and the link to the supervisor."""
 
 import asyncio
+import gc
 import logging
 import socket
 import time
@@ -102,6 +103,9 @@ class _Server:
     async def _tell_when_ready(self) -> None:
         await self._engine.start(LOADING_TIMEOUT_SECONDS)
         self._instance.board.watch()
+        # All that was loaded stays: the collector need not look at it again with every request.
+        gc.collect()
+        gc.freeze()
         self._link.send(Ready())
 
     async def _drain(self) -> None:

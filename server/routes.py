@@ -50,10 +50,10 @@ def build_router(api: Api, others: OtherApis, tokens: Tokens, shows_tokenizer: b
     """Every address, bound to its handler."""
     router = APIRouter(route_class=JsonRoute, default_response_class=JSONResponse)
     addresses: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
+        ("POST", "/v1/chat/completions", api.chat_completions),
+        ("POST", "/v1/completions", api.completions),
         ("GET", "/v1/models", api.models),
         ("GET", "/v1/models/{model_id:path}", api.model),
-        ("POST", "/v1/completions", api.completions),
-        ("POST", "/v1/chat/completions", api.chat_completions),
         ("POST", "/v1/responses", others.responses),
         ("POST", "/v1/messages", others.messages),
         ("POST", "/v1/messages/count_tokens", others.count_tokens),

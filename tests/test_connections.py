@@ -132,8 +132,8 @@ def test_one_connection_too_many_is_told_so_until_another_has_ended() -> None:
 
 
 class _Transport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__({"socket": connection})
         self.unsent = 0
         self.aborted = False
 
@@ -153,17 +153,20 @@ class _Transport(asyncio.Transport):
         self.aborted = True
 
 
+def new_protocol() -> BoundedConnection:
+    limits = ConnectionLimits()
+    return BoundedConnection(
+        uvicorn.Config(endless, log_config=None),  # type: ignore[arg-type]  # never called
+        ServerState(),
+        {},
+        limits=limits,
+        full=TooManyConnections(limits),
+    )
+
+
 def test_whoever_reads_slowly_but_reads_is_waited_for() -> None:
-    async def work() -> None:
-        limits = ConnectionLimits()
-        protocol = BoundedConnection(
-            uvicorn.Config(endless, log_config=None),  # type: ignore[arg-type]  # never called
-            ServerState(),
-            {},
-            limits=limits,
-            full=TooManyConnections(limits),
-        )
-        transport = _Transport()
+    async def work(connection: socket.socket) -> None:
+        protocol, transport = new_protocol(), _Transport(connection)
         protocol.connection_made(transport)
         transport.unsent = 10 * READ_BYTES
         protocol.pause_writing()
@@ -173,7 +176,20 @@ def test_whoever_reads_slowly_but_reads_is_waited_for() -> None:
         assert transport.aborted
         protocol.connection_lost(None)
 
-    asyncio.run(work())
+    with socket.socket() as connection:
+        asyncio.run(work(connection))
+
+
+def test_an_answer_does_not_wait_for_its_headers_to_be_acknowledged() -> None:
+    async def work(connection: socket.socket) -> None:
+        protocol = new_protocol()
+        protocol.connection_made(_Transport(connection))
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        protocol.connection_lost(None)
+
+    with socket.socket() as connection:
+        assert not connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        asyncio.run(work(connection))
 
 
 def test_files_are_enough_for_the_connections_that_are_taken() -> None:
