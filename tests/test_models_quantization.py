@@ -87,6 +87,8 @@ TWO_SCHEMES["config_groups"] = {
         ),
         (TWO_SCHEMES, ["config_groups", "one scheme"]),
         ({**TWO_SCHEMES, "config_groups": {}}, ["config_groups"]),
+        ({**TWO_SCHEMES, "config_groups": {"group_0": [1]}}, ["group_0 is [1]", "object"]),
+        ({**TWO_SCHEMES, "format": None}, ["format is None", "pack-quantized"]),
     ],
 )
 def test_what_is_not_supported_is_named(config, parts):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from megainfer.errors import ModelError
+from megainfer.models.description import describe_model
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec, MoESpec
 
@@ -32,6 +33,12 @@ CONFIGS = {
     "GraniteMoeForCausalLM": {**_COMMON, "num_local_experts": 8, "num_experts_per_tok": 2},
     "HunYuanMoEV1ForCausalLM": {**_COMMON, "num_experts": 8, "moe_topk": [2, 2, 2, 2]},
     "PhimoeForCausalLM": {**_COMMON, "num_local_experts": 8},
+    "Dots1ForCausalLM": {
+        **_COMMON,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+    },
 }
 
 
@@ -61,6 +68,7 @@ def spec_of(tmp_path):
         ("HunYuanMoEV1ForCausalLM", {"use_cla": True}, "use_cla is True"),
         ("HunYuanMoEV1ForCausalLM", {"use_qk_norm": False}, "use_qk_norm is False"),
         ("HunYuanMoEV1ForCausalLM", {"moe_topk": [2, 3, 2, 2]}, "moe_topk is .*must agree"),
+        ("HunYuanMoEV1ForCausalLM", {"moe_topk": []}, r"moe_topk is \[\], .*must agree"),
         ("HunYuanMoEV1ForCausalLM", {"num_shared_expert": 2}, "num_shared_expert is 2"),
         (
             "HunYuanMoEV1ForCausalLM",
@@ -68,6 +76,8 @@ def spec_of(tmp_path):
             "moe_intermediate_size is .*64",
         ),
         ("PhimoeForCausalLM", {"num_experts_per_tok": 3}, "sparsemixer chooses 2 experts, not 3"),
+        ("Dots1ForCausalLM", {"scoring_func": "softmax"}, "scoring_func is 'softmax'"),
+        ("GraniteMoeForCausalLM", {"architectures": [["a"]]}, "architectures is .*not supported"),
         ("GraniteMoeForCausalLM", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     ],
 )
@@ -95,3 +105,18 @@ def test_layers_with_experts_of_ernie(spec_of):
 def test_ernie_ties_its_head_unless_told_otherwise(spec_of):
     assert spec_of("Ernie4_5_MoeForCausalLM").tie_word_embeddings
     assert not spec_of("Ernie4_5_MoeForCausalLM", tie_word_embeddings=False).tie_word_embeddings
+
+
+def test_published_phi_names_its_class_as_its_own_code_does(spec_of):
+    published = spec_of("PhimoeForCausalLM", architectures=["PhiMoEForCausalLM"])
+    assert published == spec_of("PhimoeForCausalLM")
+
+
+def test_alpha_is_described_in_words(spec_of):
+    spec = spec_of("HunYuanMoEV1ForCausalLM", rope_scaling={"type": "dynamic", "alpha": 1000.0})
+    assert "theta stretched by alpha 1000" in dict(describe_model(spec, None))["attention"]
+
+
+def test_first_release_of_dots_has_the_router_s_method_as_its_score(spec_of):
+    first = spec_of("Dots1ForCausalLM", scoring_func="noaux_tc")
+    assert first == spec_of("Dots1ForCausalLM", scoring_func="sigmoid")

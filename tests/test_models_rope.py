@@ -36,6 +36,7 @@ LLAMA3 = {
 SETTINGS = {
     "linear": {"rope_type": "linear", "factor": 2.5},
     "llama3": LLAMA3,
+    "llama3_no_between": {**LLAMA3, "high_freq_factor": 1.0},
     "yarn": YARN,
     "yarn_attention_factor": {**YARN, "attention_factor": 1.7},
     "yarn_mscale": {**YARN, "mscale": 0.8, "mscale_all_dim": 1.3},
@@ -143,7 +144,7 @@ def test_the_original_context_may_stand_outside():
         ({"rope_parameters": {"rope_type": "proportional"}}, "'proportional' is not supported"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling is .* but factor is missing"),
         ({"rope_scaling": {"type": "yarn", "factor": -1}}, "factor is -1"),
-        ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "must exceed low_freq_factor"),
+        ({"rope_scaling": {**LLAMA3, "high_freq_factor": 0.5}}, "less than low_freq_factor"),
         ({"rope_scaling": {**LONGROPE, "short_factor": None}}, "short_factor must be a list"),
         ({"rope_scaling": {**LONGROPE, "long_factor": ["a"]}}, "long_factor must be a list"),
         ({"rope_parameters": {"full_attention": {}}}, "nothing of layers of type None"),

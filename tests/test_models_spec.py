@@ -183,6 +183,13 @@ def test_default_rope_theta_is_the_family_s(spec_of, architecture):
     assert spec_of(architecture).layers[0].attention.rope.theta == expected
 
 
+def test_what_is_not_quantised_is_bfloat16_unless_told_otherwise(spec_of):
+    quantised = {"quantization_config": {"quant_method": "fp8"}}
+    assert spec_of("MixtralForCausalLM").dtype == "float32"
+    assert spec_of("MixtralForCausalLM", **quantised).dtype == "bfloat16"
+    assert spec_of("MixtralForCausalLM", **quantised, torch_dtype="float32").dtype == "float32"
+
+
 @every_family
 @pytest.mark.parametrize(
     ("changes", "message"),

@@ -116,6 +116,13 @@ def eos_token_ids(config: Config) -> tuple[int, ...]:
     return config.integers("eos_token_id")
 
 
+def stored_dtype(config: Config) -> str:
+    """As `Config.dtype`; bfloat16 where a quantised checkpoint, as gpt-oss, says nothing of what it
+    leaves as it is: float32 is only what unquantised ones mean by that."""
+    said = any(config.values.get(key) is not None for key in ("dtype", "torch_dtype"))
+    return config.dtype() if said or read_quantization(config) is None else "bfloat16"
+
+
 def model_spec(
     config: Config,
     architecture: str,
@@ -132,7 +139,7 @@ def model_spec(
         norm=NormSpec(config.number("rms_norm_eps", default_eps)),
         tie_word_embeddings=config.flag("tie_word_embeddings", False),
         max_position=config.positive("max_position_embeddings"),
-        dtype=config.dtype(),
+        dtype=stored_dtype(config),
         eos_token_ids=eos_token_ids(config),
         names=names,
     )

@@ -23,6 +23,7 @@ from megainfer.models.spec import (
     ModelSpec,
     MoESpec,
     NormKind,
+    NtkScaling,
     QkNorm,
     RopeSpec,
     RouterScore,
@@ -172,8 +173,8 @@ def _rope(rope: RopeSpec) -> str:
             stretched = f"yarn x {scaling.factor:g} from {scaling.original_max_position}"
         case LongRopeScaling():
             stretched = f"longrope from {scaling.original_max_position}"
-        case _:
-            stretched = str(scaling)
+        case NtkScaling():
+            stretched = f"theta stretched by alpha {scaling.alpha:g}"
     return _joined(
         f"rope theta {rope.theta:g}",
         f"{rope.rotated} channels" if rope.rotated else None,

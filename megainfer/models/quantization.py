@@ -149,7 +149,8 @@ def _read_compressed(settings: Config) -> QuantizationSpec:
         raise settings.fail("transform_config", "but transformed weights are not supported")
     if settings.mapping("sparsity_config").get("format", "dense") != "dense":
         raise settings.fail("sparsity_config", "but sparse weights are not supported")
-    groups = [Config(settings.path, group) for group in settings.mapping("config_groups").values()]
+    held = Config(settings.path, settings.mapping("config_groups"))
+    groups = [Config(held.path, held.mapping(name)) for name in held.values]
     schemes = {_read_scheme(group, settings) for group in groups}
     if len(schemes) != 1:
         raise settings.fail("config_groups", "but must have one scheme for all weights")
@@ -174,6 +175,8 @@ _Scheme = tuple[Codes, int, tuple[int | None, int | None], bool]
 def _read_scheme(group: Config, settings: Config) -> _Scheme:
     """What one of config_groups says of weights."""
     form = group.values.get("format") or settings.values.get("format")
+    if form is None:
+        raise settings.fail("format", f"but must be one of {', '.join(map(str, _COMPRESSED))}")
     own = Config(group.path, {**group.values, "format": form})
     _expect(own, "format", *_COMPRESSED)
     codes, kind = _COMPRESSED[form]

@@ -88,7 +88,7 @@ def _architecture(config: Config) -> str:
     names = config.values.get("architectures")
     if not isinstance(names, list) or not names:
         raise config.fail("architectures", "but must be a list that names the model's class")
-    supported = [name for name in names if name in ARCHITECTURES]
+    supported = [name for name in names if isinstance(name, str) and name in ARCHITECTURES]
     if not supported:
         known = ", ".join(ARCHITECTURES)
         raise config.fail("architectures", f"which is not supported; supported: {known}")

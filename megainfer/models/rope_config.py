@@ -130,8 +130,8 @@ class _Reader:
 
     def llama3(self) -> Llama3Scaling:
         low, high = self.need("low_freq_factor"), self.need("high_freq_factor")
-        if high <= low:
-            raise self.config.fail(self.key, "but high_freq_factor must exceed low_freq_factor")
+        if high < low:
+            raise self.config.fail(self.key, "but high_freq_factor is less than low_freq_factor")
         return Llama3Scaling(self.need("factor"), low, high, self.original())
 
     def yarn(self) -> YarnScaling:

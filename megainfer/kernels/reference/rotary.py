@@ -54,7 +54,8 @@ def _plain(theta: float, channels: int) -> Tensor:
 def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
     rotations = scaling.original_max_position * plain / (2 * math.pi)  # over the original context
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((rotations - low) / (high - low)).clamp(0, 1)
+    width = high - low or 1e-6  # where both are the same frequency, as Llama 4 Scout has it
+    kept = ((rotations - low) / width).clamp(0, 1)
     return torch.lerp(plain / scaling.factor, plain, kept)
 
 

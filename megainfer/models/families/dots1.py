@@ -13,13 +13,20 @@ ARCHITECTURE = "Dots1ForCausalLM"
 def read_spec(config: Config) -> ModelSpec:
     """The spec of a Dots1ForCausalLM folder."""
     common.refuse_unsupported(config)
-    unless_told = {"norm_topk_prob": False}
-    moe = latent.sigmoid_moe(Config(config.path, {**unless_told, **config.values}))
+    moe = latent.sigmoid_moe(_router_settings(config))
     layers = tuple(
         LayerSpec(_attention(config, window), _ffn(config, layer, moe))
         for layer, window in enumerate(_windows(config))
     )
     return common.model_spec(config, ARCHITECTURE, layers, latent.NAMES, default_eps=1e-6)
+
+
+def _router_settings(config: Config) -> Config:
+    """As DeepSeek-V3 writes them; first releases have the method under the key of the score."""
+    own = {"norm_topk_prob": False, **config.values}
+    if own.get("scoring_func") == "noaux_tc":
+        own["scoring_func"] = "sigmoid"
+    return Config(config.path, own)
 
 
 def _windows(config: Config) -> list[int | None]:

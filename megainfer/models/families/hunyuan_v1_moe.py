@@ -74,11 +74,11 @@ def _moe(config: Config) -> MoESpec:
 
 def _alike(config: Config, key: str, default: int | None = None) -> int:
     """A number that is given once, or for each layer and then the same for all."""
-    values = set(config.integers(key))
-    if len(values) > 1:
-        raise config.fail(key, "but all layers must agree")
     if not isinstance(config.values.get(key), list):
         return config.positive(key, default=default)
+    values = set(config.integers(key))
+    if len(values) != 1:
+        raise config.fail(key, "but all layers must agree")
     return values.pop()
 
 

@@ -7,6 +7,7 @@ from megainfer.models import common
 from megainfer.models.config import Config
 from megainfer.models.family import Family
 from megainfer.models.names import ExpertLayout, ExpertStorage, TensorNames
+from megainfer.models.quantization import read_quantization
 from megainfer.models.spec import (
     AttentionSpec,
     DenseSpec,
@@ -39,13 +40,31 @@ NAMES = TensorNames(
     dense_down=f"{_FFN}.down_proj.weight",
 )
 
+# compressed-tensors quantises matrices, so that it takes the experts apart first.
+NAMES_APART = replace(
+    NAMES,
+    experts=ExpertLayout(),
+    expert_gate_up=(
+        f"{_FFN}.experts.{{expert}}.gate_proj.weight",
+        f"{_FFN}.experts.{{expert}}.up_proj.weight",
+    ),
+    expert_down=f"{_FFN}.experts.{{expert}}.down_proj.weight",
+)
+
 
 def read_spec(config: Config) -> ModelSpec:
     """The spec of a Llama4ForCausalLM folder, or of the language model of a multimodal one."""
+    names = _names(config)
     if config.values.get("text_config") is None:
-        return _read_text(config)
-    names = NAMES.under("language_model.model", "language_model.lm_head.weight")
+        return replace(_read_text(config), names=names)
+    names = names.under("language_model.model", "language_model.lm_head.weight")
     return replace(_read_text(common.text_part(config)), names=names)
+
+
+def _names(config: Config) -> TensorNames:
+    quantization = read_quantization(config)
+    apart = quantization is not None and quantization.method == "compressed-tensors"
+    return NAMES_APART if apart else NAMES
 
 
 def _read_text(config: Config) -> ModelSpec:

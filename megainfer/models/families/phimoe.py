@@ -18,6 +18,8 @@ from megainfer.models.spec import (
     RouterSpec,
 )
 
+# Microsoft's code, and so its checkpoint, writes the class in the second way.
+ARCHITECTURES = ("PhimoeForCausalLM", "PhiMoEForCausalLM")
 _MOE = "model.layers.{layer}.block_sparse_moe"
 
 NAMES = TensorNames(
@@ -32,7 +34,7 @@ def read_spec(config: Config) -> ModelSpec:
     common.refuse_unsupported(config)
     layer = LayerSpec(_attention(config), _moe(config))
     layers = (layer,) * config.positive("num_hidden_layers")
-    spec = common.model_spec(config, "PhimoeForCausalLM", layers, NAMES, default_eps=1e-5)
+    spec = common.model_spec(config, ARCHITECTURES[0], layers, NAMES, default_eps=1e-5)
     return replace(
         spec,
         norm=NormSpec(spec.norm.eps, NormKind.LAYER, bias=True),
@@ -69,4 +71,4 @@ def _moe(config: Config) -> MoESpec:
     )
 
 
-FAMILY = Family("Phi-3.5-MoE", "Phi-3.5-MoE-instruct", ("PhimoeForCausalLM",), read_spec)
+FAMILY = Family("Phi-3.5-MoE", "Phi-3.5-MoE-instruct", ARCHITECTURES, read_spec)

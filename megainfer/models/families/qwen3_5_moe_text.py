@@ -7,13 +7,15 @@ from megainfer.models.config import Config
 from megainfer.models.families import qwen3_next
 from megainfer.models.family import Family
 from megainfer.models.names import ExpertLayout, ExpertStorage, TensorNames
+from megainfer.models.quantization import read_quantization
 from megainfer.models.spec import ModelSpec
 
 ARCHITECTURES = ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration")
 NAMES = TensorNames(delta_fused=None)
 
 _EXPERTS = "model.layers.{layer}.mlp.experts"
-NAMES_BESIDE_VISION = replace(
+NAMES_BESIDE_VISION = NAMES.under("model.language_model")
+STACKED_BESIDE_VISION = replace(
     NAMES,
     experts=ExpertLayout(ExpertStorage.STACKED),
     expert_gate_up=(f"{_EXPERTS}.gate_up_proj",),
@@ -23,10 +25,12 @@ NAMES_BESIDE_VISION = replace(
 
 def read_spec(config: Config) -> ModelSpec:
     """The spec of a Qwen3_5MoeForCausalLM folder, or of the language model of a multimodal one,
-    which stores the experts of a layer together."""
+    which stores the experts of a layer together unless they are quantised."""
     if config.values.get("text_config") is None:
         return _read_text(config, NAMES)
-    return _read_text(common.text_part(config), NAMES_BESIDE_VISION)
+    stacked = read_quantization(config) is None
+    names = STACKED_BESIDE_VISION if stacked else NAMES_BESIDE_VISION
+    return _read_text(common.text_part(config), names)
 
 
 def _read_text(config: Config, names: TensorNames) -> ModelSpec:

@@ -21,7 +21,8 @@ class NtkScaling:
 
 @dataclass(frozen=True, slots=True)
 class Llama3Scaling:
-    """Low frequencies divided by `factor`, high ones kept, smoothly in between (Llama 3.1).
+    """Low frequencies divided by `factor`, high ones kept, smoothly in between if there are any
+    (Llama 3.1; not so in Llama 4 Scout).
 
     A frequency is low when its wavelength exceeds original_max_position / low_freq_factor, high
     when it is below original_max_position / high_freq_factor.
