@@ -1,6 +1,7 @@
 """config.json of each family, in every form it comes in, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import iter_modules
@@ -13,7 +14,11 @@ from safetensors import safe_open
 import megainfer.models.families
 from megainfer.errors import ConfigError, ModelError
 from megainfer.models.registry import FAMILIES, load_spec
-from megainfer.models.sources import attention_sources, attention_weight_bytes
+from megainfer.models.sources import (
+    attention_sources,
+    attention_weight_bytes,
+    sparse_attention_weights,
+)
 from megainfer.models.spec import DeltaNetSpec, DenseSpec, MoESpec, QkNorm, SharedExpertSpec
 from megainfer.topology import contiguous_placement
 
@@ -71,9 +76,11 @@ def test_every_family_has_shapes_that_are_compared_with_transformers():
     assert len(families) == len(FAMILIES)
 
 
-def test_every_family_is_documented():
+def test_every_family_is_documented_once():
     text = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
-    assert [family.title for family in FAMILIES if f"| {family.title} |" not in text] == []
+    assert {family.title: text.count(f"| {family.title} |") for family in FAMILIES} == {
+        family.title: 1 for family in FAMILIES
+    }
 
 
 @every_family
@@ -352,3 +359,17 @@ def test_weight_bytes_add_up_to_the_checkpoint(tmp_path: Path, family: str, vari
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         on_disk = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
     assert attention_weight_bytes(spec, 4) + experts == on_disk
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "sparse"),
+    [("deepseek_v32", "nine_positions", True), ("deepseek_v3", "groups", False)],
+)
+def test_sparse_attention_is_counted_apart(
+    tmp_path: Path, family: str, variant: str, sparse: bool
+) -> None:
+    spec = load_spec(write_checkpoint(family, variant, tmp_path))
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = [name for name in file.keys() if re.search("self_attn|input_layer", name)]  # noqa: SIM118
+        on_disk = sum(file.get_tensor(name).numel() for name in names)
+    assert sparse_attention_weights(spec) == (on_disk if sparse else 0)

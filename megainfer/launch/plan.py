@@ -25,7 +25,7 @@ from megainfer.launch.machine import available_memory, has_bfloat16_arithmetic, 
 from megainfer.m2n.geometry import Geometry
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
-from megainfer.models.sources import attention_weight_bytes
+from megainfer.models.sources import attention_weight_bytes, sparse_attention_weights
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import (
     CoreAssignment,
@@ -309,10 +309,11 @@ def _weight_bytes(
 
 def _attention_bytes(spec: ModelSpec, dtype: str, attention_dtype: str) -> int:
     """Bytes of an attention node's weights; the table of embeddings stays in the instance's dtype,
-    beside its packed copy where it is the head as well."""
+    beside its packed copy where it is the head as well, and so does sparse attention."""
     table, every = spec.vocab_size * spec.hidden_size, attention_weight_bytes(spec, 1)
-    packed = every if spec.tie_word_embeddings else every - table
-    return table * DTYPE_BYTES[dtype] + _stored_bytes(packed, attention_dtype)
+    sparse = sparse_attention_weights(spec)
+    packed = (every if spec.tie_word_embeddings else every - table) - sparse
+    return (table + sparse) * DTYPE_BYTES[dtype] + _stored_bytes(packed, attention_dtype)
 
 
 def _expert_bytes(spec: ModelSpec, expert_dtype: str) -> int:

@@ -31,6 +31,7 @@ __all__ = [
     "attention_weight_bytes",
     "expert_sources",
     "layer_attention",
+    "sparse_attention_weights",
 ]
 
 
@@ -57,6 +58,13 @@ def layer_attention(
 def attention_weight_bytes(spec: ModelSpec, dtype_bytes: int) -> int:
     """Bytes of all that an attention node loads: everything but the routed experts."""
     return sum(prod(source.shape) for source in attention_sources(spec)) * dtype_bytes
+
+
+def sparse_attention_weights(spec: ModelSpec) -> int:
+    """How many weights of `attention_sources` are of attention with an indexer."""
+    layers = [layer_attention(spec, layer) for layer in range(len(spec.layers))]
+    sparse = [one for one in layers if isinstance(one, LatentSources) and one.indexer()]
+    return sum(prod(source.shape) for one in sparse for source in one.all())
 
 
 def expert_sources(spec: ModelSpec, experts: Iterable[int]) -> list[Source]:
