@@ -55,6 +55,7 @@ def spec_of(tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [
+        ("PhimoeForCausalLM", {"hidden_size": 10**30}, "hidden_size is 10+, but no size exceeds"),
         (
             "DbrxForCausalLM",
             {"ffn_config": {"moe_normalize_expert_weights": 2.0}},

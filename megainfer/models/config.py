@@ -9,6 +9,8 @@ from typing import Any
 from megainfer.errors import ModelError
 
 DTYPES = ("float32", "bfloat16", "float16")
+MAX_SIZE = 2**31 - 1
+"""Far beyond any model's; what exceeds it is a mistake, and would be one of memory later."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -38,13 +40,15 @@ class Config:
             raise self.fail(key, f"which is not supported; supported: {only}")
 
     def positive(self, *keys: str, default: int | None = None) -> int:
-        """A whole number of at least 1, under the first of these keys that is there."""
+        """A whole number from 1 to MAX_SIZE, under the first of these keys that is there."""
         for key in keys:
             value = self.values.get(key)
             if value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise self.fail(key, "but must be a positive integer")
+            if value > MAX_SIZE:
+                raise self.fail(key, f"but no size exceeds {MAX_SIZE}")
             return value
         if default is None:
             raise ModelError(f"{self.path}: {' or '.join(keys)} is missing")
