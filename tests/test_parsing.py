@@ -1,6 +1,7 @@
 """Parsers of model text: whatever the cuts, the same parts; nothing lost, no tag in the content."""
 
 import json
+from time import process_time
 from typing import Any
 
 import pytest
@@ -423,3 +424,42 @@ def test_harmony_tells_when_it_thinks() -> None:
         parser.push(piece)
         seen.append(parser.thinking)
     assert seen == [None, True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", '<tool_call>{"arguments": {"x": "\\ud83d"}, "name": "f"}</tool_call>'),
+        ("hermes", '<tool_call>{"arguments": {}, "name": "\\ud83d"}</tool_call>'),
+        ("hermes", '<tool_call>{"arguments": {"x": NaN}, "name": "f"}</tool_call>'),
+        ("llama3_json", '{"name": "\\ud83d", "parameters": {}}'),
+    ],
+)
+def test_what_json_or_utf_8_does_not_have_is_no_call(name: str, text: str) -> None:
+    assert summary(parse(parser_of(name), text)) == (text, "", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "repeated", "around"),
+    [
+        ("glm45", " ", "<tool_call>f<arg_key>{}</tool_call>"),
+        ("glm45", " ", "<tool_call>f<arg_key>x</arg_key><arg_value></arg_value>{}x</tool_call>"),
+        ("glm45", "<arg_key>x</arg_key><arg_value>", "<tool_call>f{}</tool_call>"),
+        ("qwen3_coder", "<parameter=x>", "<tool_call><function=f>{}</function></tool_call>"),
+        ("minimax_m2", '<invoke name="f">', "<minimax:tool_call>{}</minimax:tool_call>"),
+        (
+            "minimax_m2",
+            '<parameter name="x">',
+            '<minimax:tool_call><invoke name="f">{}</invoke></minimax:tool_call>',
+        ),
+        ("hermes", " ", '<tool_call>{{"name": "f", "arguments": {{}}{}x</tool_call>'),
+    ],
+)
+def test_what_a_model_repeats_without_end_is_read_once(
+    name: str, repeated: str, around: str
+) -> None:
+    text = around.format(repeated * (200_000 // len(repeated)))
+    began = process_time()
+    content, _, _ = summary(parse(parser_of(name), text))
+    assert process_time() - began < 2  # else nobody is served meanwhile
+    assert content.strip() in text

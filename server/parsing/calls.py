@@ -9,6 +9,7 @@ from megainfer.text.detokenizer import overlap
 from server.parsing.formats import CallFormat
 from server.parsing.json_span import JsonSpan
 from server.parsing.parts import CallDelta, Parts
+from server.parsing.spans import as_call
 
 
 class _State(Enum):
@@ -146,10 +147,13 @@ class CallParser:
     def _recover(self, body: str, parts: Parts) -> bool:
         call = _json_object(body)
         arguments = call.get("arguments", call.get("parameters", {}))
-        if not isinstance(call.get("name"), str) or not isinstance(arguments, dict):
+        if not isinstance(name := call.get("name"), str) or not isinstance(arguments, dict):
             return False
-        text = json.dumps(arguments, ensure_ascii=False)
-        parts.calls.append(CallDelta(self._calls, call["name"], text))
+        try:
+            found = as_call(name, arguments)
+        except (ValueError, RecursionError):  # what it spells can't be sent
+            return False
+        parts.calls.append(CallDelta(self._calls, found.name, found.arguments))
         self._calls += 1
         return True
 

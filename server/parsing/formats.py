@@ -31,13 +31,13 @@ class CallFormat:
 HERMES = CallFormat(
     opening="<tool_call>",
     header=re.compile(JSON_HEADER),
-    trailer=re.compile(r"\s*\}?\s*"),
+    trailer=re.compile(r"(\s*\})?\s*"),
     closing="</tool_call>",
 )
 DEEPSEEK_V3 = CallFormat(
     opening="<｜tool▁calls▁begin｜>",
     header=re.compile(rf"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{NAME}\s*```json\s*(?=\{{)"),
-    trailer=re.compile(r"\s*(```)?\s*"),
+    trailer=re.compile(r"(\s*```)?\s*"),
     closing="<｜tool▁call▁end｜>",
     end="<｜tool▁calls▁end｜>",
     special=True,

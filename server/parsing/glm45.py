@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from server.parsing.formats import NAME
 from server.parsing.parts import Call
-from server.parsing.spans import ReadSpan
+from server.parsing.spans import ReadSpan, in_a_row
 from server.parsing.typed import Json, Schemas
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 PAIR = re.compile(
-    r"\s*<arg_key>\s*([^<>]{1,128}?)\s*</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL
+    r"<arg_key>\s*([^<>\s][^<>]{0,127})</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL
 )
 CALL = re.compile(rf"\s*{NAME}\s*(?P<pairs><arg_key>.*)?", re.DOTALL)
 
@@ -23,11 +23,11 @@ def glm45_reader(tools: Sequence[Json]) -> ReadSpan:
         found = CALL.fullmatch(span.removeprefix(OPENING).removesuffix(CLOSING))
         if found is None:
             return None
-        pairs = found["pairs"] or ""
-        if PAIR.sub("", pairs).strip():
+        pairs = in_a_row(PAIR, found["pairs"] or "")
+        if pairs is None:
             return None
         try:
-            return [schemas.call(found["name"], [(p[1], p[2]) for p in PAIR.finditer(pairs)])]
+            return [schemas.call(found["name"], [(p[1].rstrip(), p[2]) for p in pairs])]
         except ValueError:
             return None
 

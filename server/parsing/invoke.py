@@ -5,11 +5,11 @@ parameter is a text.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.parsing.parts import Call
-from server.parsing.spans import ReadSpan, as_call
+from server.parsing.spans import ReadSpan, as_call, in_a_row
 from server.parsing.typed import Json, Schemas, json_value
 
 QUOTED = r"""["']?([^<>"'\s]{1,128})["']?"""
@@ -54,20 +54,15 @@ def invoke_reader(written: InvokeFormat, tools: Sequence[Json]) -> ReadSpan:
 
     def read(span: str) -> list[Call] | None:
         body = span.removeprefix(written.opening).removesuffix(written.closing)
-        if invoke.sub("", body).strip():
-            return None
         try:
-            return list(calls(body)) or None
+            return [call(found[1], found[2]) for found in in_a_row(invoke, body) or ()] or None
         except ValueError:
             return None
 
-    def calls(body: str) -> Iterator[Call]:
-        for found in invoke.finditer(body):
-            if parameter.sub("", found[2]).strip():
-                raise ValueError("something beside parameters")
-            yield call(found[1], list(parameter.finditer(found[2])))
-
-    def call(name: str, given: list[re.Match[str]]) -> Call:
+    def call(name: str, inside: str) -> Call:
+        given = in_a_row(parameter, inside)
+        if given is None:
+            raise ValueError("something beside parameters")
         if all(each[2] is None for each in given):
             return schemas.call(name, [(each[1], _text(each[3])) for each in given])
         return as_call(name, {e[1]: json_value(e[3]) if e[2] == "false" else e[3] for e in given})

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from server.parsing.parts import Call
-from server.parsing.spans import ReadSpan
+from server.parsing.spans import ReadSpan, in_a_row
 from server.parsing.typed import Json, Schemas
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
@@ -18,11 +18,11 @@ def qwen3_coder_reader(tools: Sequence[Json]) -> ReadSpan:
 
     def read(span: str) -> list[Call] | None:
         found = FUNCTION.fullmatch(span.removeprefix(OPENING).removesuffix(CLOSING))
-        if found is None or PARAMETER.sub("", found[2]).strip():
+        given = found and in_a_row(PARAMETER, found[2])
+        if found is None or given is None:
             return None
-        texts = [(each[1], _text(each[2])) for each in PARAMETER.finditer(found[2])]
         try:
-            return [schemas.call(found[1], texts)]
+            return [schemas.call(found[1], [(each[1], _text(each[2])) for each in given])]
         except ValueError:
             return None
 

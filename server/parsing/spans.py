@@ -1,6 +1,7 @@
 """Tool calls that can be read only once they are whole."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -132,5 +133,20 @@ class BracketSpan:
 def as_call(name: str, arguments: object) -> Call:
     """With its arguments as JSON. Raises ValueError or TypeError for what that doesn't have."""
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    text.encode()  # lone surrogates can't be sent
+    (name + text).encode()  # lone surrogates can't be sent
     return Call(name, text)
+
+
+def in_a_row(pattern: re.Pattern[str], text: str) -> list[re.Match[str]] | None:
+    """The matches that a text consists of, but for white space; None where something else stands
+    there. Never a search: what a model repeats without end would be looked through each time."""
+    found, place = [], 0
+    while place < len(text):
+        if (match := pattern.match(text, place)) is not None:
+            found.append(match)
+            place = match.end()
+        elif text[place].isspace():
+            place += 1
+        else:
+            return None
+    return found
