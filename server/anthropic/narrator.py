@@ -1,6 +1,5 @@
 """An answer in the words of /v1/messages."""
 
-import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -100,10 +99,11 @@ def _whole(block: Block) -> Json:
 
 
 def _input(arguments: str) -> Json:
-    """Empty where the model's text was cut off or isn't JSON: this API has no place for texts."""
+    """Empty where the model's text was cut off or isn't JSON, of which NaN and lone surrogates are
+    no part: this API has no place for texts."""
     try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
+        value = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
