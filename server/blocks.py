@@ -50,7 +50,10 @@ class Blocks:
         self._open: Block | None = None
 
     def add(self, piece: Piece) -> Iterator[Change]:
-        """What a piece changes, in order."""
+        """What a piece changes, in order: first what goes on with the call that is open."""
+        for call in piece.calls:
+            if call.name is None:
+                yield from self._grow(Kind.CALL, call.arguments)
         if piece.reasoning:
             yield from self._grow(Kind.REASONING, piece.reasoning)
         if piece.text:
@@ -59,7 +62,7 @@ class Blocks:
             if call.name is not None:
                 new = Block(len(self.all), Kind.CALL, call.id or "", call.name, call=call.index)
                 yield from self._begin(new)
-            yield from self._grow(Kind.CALL, call.arguments)
+                yield from self._grow(Kind.CALL, call.arguments)
 
     def close(self) -> Iterator[Change]:
         """Nothing more comes."""
