@@ -258,6 +258,18 @@ def test_added_tokens_must_be_beyond_the_others(tmp_path: Path) -> None:
             load_tokenizer(tmp_path)
 
 
+def test_added_tokens_that_are_not_special_are_text(tmp_path: Path) -> None:
+    path = write_tiktoken(tmp_path) / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    token, entry = list(config["added_tokens_decoder"].items())[-1]
+    config["added_tokens_decoder"][token] = {**entry, "special": False}
+    path.write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(tmp_path)
+    ids = tokenizer.encode("a[EOS]<|im_start|>")
+    assert (tokenizer.decode(ids), ids[-1]) == ("a<|im_start|>", int(token))
+    assert not tokenizer.is_silent(int(token), skip_special_tokens=True)
+
+
 # --- both -----------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Tokenizers whose tokens are bytes, as tiktoken's and Mistral's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
 from megainfer.text.tokenizers.backend import ByteVocabulary
@@ -8,19 +8,20 @@ from megainfer.text.tokenizers.backend import ByteVocabulary
 
 class BytePairBackend:
     """See `TokenizerBackend`. encode: ids of a text, by a library. before: ids that stand before
-    every text."""
+    every text. shown: ids of the vocabulary's special tokens that texts don't leave out."""
 
     def __init__(
         self,
         vocabulary: ByteVocabulary,
         encode: Callable[[str], list[int]],
         before: Sequence[int] = (),
+        shown: Collection[int] = (),
     ) -> None:
         self._vocabulary = vocabulary
         self._encode = encode
         self._before = list(before)
         special = {token: text.encode() for text, token in vocabulary.special.items()}
-        self._special_ids = frozenset(special)
+        self._special_ids = frozenset(special).difference(shown)
         self._bytes = {token: data for data, token in vocabulary.ids.items()} | special
 
     @property

@@ -46,6 +46,7 @@ def load_tiktoken(path: Path, config: Mapping[str, Any], vocab_size: int) -> Byt
     return BytePairBackend(
         ByteVocabulary(ids, special, pattern),
         lambda text: list(encoding.encode(text, allowed_special="all")),
+        shown=_shown(config),
     )
 
 
@@ -92,3 +93,9 @@ def _special_tokens(
         )
     reserved = {token: f"<|reserved_token_{token}|>" for token in range(first, vocab_size)}
     return {text: token for token, text in {**reserved, **named}.items()}
+
+
+def _shown(config: Mapping[str, Any]) -> frozenset[int]:
+    """Added tokens that are said not to be special, such as Kimi-K2-Thinking's </think>."""
+    entries = config.get("added_tokens_decoder") or {}
+    return frozenset(int(t) for t, entry in entries.items() if entry.get("special") is False)
