@@ -20,7 +20,6 @@ from server.answer_size import check_logprobs
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.parsing.harmony import FINAL
-from server.parsing.reasoning import MISTRAL_TAGS
 from server.prompts import Prompt, PromptEncoder
 from server.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.reader import reader_maker
@@ -82,7 +81,8 @@ class Generator:
         grammar = await self._grammar(_one_shape(body.wanted_shape(), use.shape))
         prompt = await self.encoder.chat(body, use.tools)
         shaped = grammar is not None
-        if grammar is not None and prompt.thinking and self._syntax.thinks:
+        thinking = prompt.thinking or self._syntax.always_thinks
+        if grammar is not None and thinking and self._syntax.thinks:
             grammar = self._after_thinking(grammar)
         if shaped and self._syntax.channels:
             prompt = self._opened(prompt)
@@ -176,11 +176,11 @@ class Generator:
         return msgspec.structs.replace(grammar, after=end)
 
     def _spelling_out(self, params: SamplingParams, use: ToolUse) -> SamplingParams:
-        """With special tokens where the notation of calls, or of the whole answer, has some."""
+        """With special tokens where the notation of calls, of reasoning or of the whole answer has
+        some."""
         calls = self._syntax.calls
         of_calls = use.tools and not use.must and calls is not None and calls.special
-        of_thought = self._syntax.channels or self._syntax.think_tags == MISTRAL_TAGS
-        special = of_calls or of_thought
+        special = of_calls or self._syntax.channels or self._syntax.silent_thinks
         return replace(params, skip_special_tokens=False) if special else params
 
     def _limited(

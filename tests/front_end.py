@@ -19,6 +19,7 @@ from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.node_socket import new_endpoint
 from megainfer.frontend.serving_options import ServingOptions
+from megainfer.frontend.syntax_options import SyntaxOptions
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -206,6 +207,7 @@ class RunningServer:
         shows_tokenizer: bool = False,
         folder: Path | None = None,
         connections: ConnectionLimits | None = None,
+        syntax: SyntaxOptions | None = None,
     ) -> None:
         """folder: of the tokenizer's files, for structured output."""
         self._connections = connections or ConnectionLimits()
@@ -217,6 +219,7 @@ class RunningServer:
             vocab_size=vocab_size,
             created=1_700_000_000,
             folder=folder,
+            syntax=syntax or SyntaxOptions(),
             defaults=defaults or GenerationDefaults(),
             shows_tokenizer=shows_tokenizer,
         )

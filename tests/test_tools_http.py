@@ -10,6 +10,8 @@ import openai
 import pytest
 from front_end import RunningServer, Script, byte_level_backend, write_tokenizer
 
+from megainfer.frontend.generation_config import GenerationDefaults
+from megainfer.frontend.syntax_options import SyntaxOptions
 from megainfer.messages import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from server.parsing.parts import CallDelta, whole_calls
@@ -131,6 +133,14 @@ def test_calls_and_results_of_a_chat_reach_the_template(server, client, tokenize
     assert "assistant: [add(1)]tool: 2assistant: " in prompt_of(server, tokenizer)
 
 
+def test_half_a_character_in_a_call_goes_back_to_the_model(server, client, tokenizer):
+    server.node.script = saying(tokenizer, "2")
+    function = {"name": "add", "arguments": '{"x": "a\\ud83d"}'}  # as a model once wrote it
+    called = {"id": "call_1", "type": "function", "function": function}
+    chat(client, messages=[*QUESTION, {"role": "assistant", "tool_calls": [called]}])
+    assert "[add(a?)]" in prompt_of(server, tokenizer)
+
+
 def test_reasoning_has_a_field_of_its_own(server, client, tokenizer):
     server.node.script = saying(tokenizer, f"1 + 1 </think>2{CALL}")
     thinking = {"chat_template_kwargs": {"enable_thinking": True}}
@@ -175,3 +185,20 @@ def test_reasoning_has_a_field_of_its_own(server, client, tokenizer):
 def test_wrong_wishes_are_refused_by_name(client, options, words):
     with pytest.raises(openai.BadRequestError, match=re.escape(words)):
         chat(client, **options)
+
+
+def test_who_always_thinks_is_held_to_a_shape_after_that(tmp_path):
+    backend = byte_level_backend()
+    backend.add_special_tokens(["</think>"])
+    folder = write_tokenizer(tmp_path, backend, chat_template=TEMPLATE)
+    tokenizer = Tokenizer.load(folder)
+    ends = GenerationDefaults((0,))
+    syntax = SyntaxOptions(reasoning_parser="deepseek_r1")
+    with RunningServer(tokenizer, ends, folder=folder, syntax=syntax) as server:
+        server.node.script = saying(tokenizer, 'Hm.</think>{"x": 1}')
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            (choice,) = chat(client, response_format={"type": "json_object"}).choices
+        assert (choice.message.reasoning, choice.message.content) == ("Hm.", '{"x": 1}')
+        grammar = server.node.expect(Submit).grammar
+        assert grammar is not None
+        assert grammar.after == tokenizer.token_id("</think>")

@@ -65,6 +65,8 @@ class FastBackend:
         return token in self._special_ids
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        # A lone surrogate, such as a call's arguments may spell, is no text: the library raises.
+        text = text.encode(errors="replace").decode()
         if len(text) <= SHORT:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         # Of the library's methods only those for batches let other threads run.
