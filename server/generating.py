@@ -168,9 +168,12 @@ class Generator:
     def _after_thinking(self, grammar: Grammar) -> Grammar:
         end = self._syntax.end_token
         if end is None:
+            instead = 'send chat_template_kwargs {"enable_thinking": false}'
+            if self._syntax.always_thinks:
+                instead = "start the server with --reasoning-parser qwen3 if it needn't think"
             raise RequestError(
                 "this model thinks first and ends that with several tokens, so structured output "
-                'isn\'t offered; send chat_template_kwargs {"enable_thinking": false}',
+                f"isn't offered; {instead}",
                 "response_format",
             )
         return msgspec.structs.replace(grammar, after=end)
@@ -178,9 +181,9 @@ class Generator:
     def _spelling_out(self, params: SamplingParams, use: ToolUse) -> SamplingParams:
         """With special tokens where the notation of calls, of reasoning or of the whole answer has
         some."""
-        calls = self._syntax.calls
-        of_calls = use.tools and not use.must and calls is not None and calls.special
-        special = of_calls or self._syntax.channels or self._syntax.silent_thinks
+        syntax = self._syntax
+        of_calls = bool(use.tools) and not use.must and syntax.silent_calls
+        special = of_calls or syntax.channels or syntax.silent_thinks
         return replace(params, skip_special_tokens=False) if special else params
 
     def _limited(

@@ -32,8 +32,8 @@ class AnswerSyntax:
     """calls: how tool calls are written, None where it isn't known. thinks: reasoning stands before
     the answer. always_thinks: even where neither prompt nor answer opens it. channels: it comes, as
     the answer does, in messages of gpt-oss's kind. think_tags: around it elsewhere. end_of_think:
-    what ends it; end_token: as a token, where it is one. silent_thinks: that token is
-    special, which must be spelled out to be seen."""
+    what ends it; end_token: as a token, where it is one. silent_thinks, silent_calls: tags are
+    special tokens, which must be spelled out to be seen."""
 
     calls: Notation | None = None
     thinks: bool = False
@@ -43,6 +43,7 @@ class AnswerSyntax:
     end_of_think: str = END_OF_THINK
     end_token: int | None = None
     silent_thinks: bool = False
+    silent_calls: bool = False
     tokenizer: Tokenizer | None = None
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -65,22 +66,25 @@ class AnswerSyntax:
             calls = NONE
         tags = MISTRAL_TAGS if reasoning == "mistral" else (THINK, END_OF_THINK)
         end = harmony.END if channels else tags[1]
-        end_token = tokenizer.token_id(end) if tokenizer else None
         thinks = reasoning != NONE and not channels
+        notation = NOTATIONS.get(calls)
         return cls(
-            calls=NOTATIONS.get(calls),
+            calls=notation,
             thinks=thinks,
             always_thinks=reasoning == "deepseek_r1",
             think_tags=tags,
             channels=channels,
             end_of_think=end,
-            end_token=end_token,
-            silent_thinks=thinks and _is_special(tokenizer, end_token),
+            end_token=tokenizer.token_id(end) if tokenizer else None,
+            silent_thinks=thinks and _is_special(tokenizer, end),
+            silent_calls=notation is not None
+            and (notation.special or _is_special(tokenizer, notation.opening)),
             tokenizer=tokenizer,
         )
 
 
-def _is_special(tokenizer: Tokenizer | None, token: int | None) -> bool:
+def _is_special(tokenizer: Tokenizer | None, text: str) -> bool:
+    token = tokenizer.token_id(text) if tokenizer else None
     return tokenizer is not None and token is not None and tokenizer.is_silent(token, True)
 
 

@@ -463,3 +463,9 @@ def test_what_a_model_repeats_without_end_is_read_once(
     content, _, _ = summary(parse(parser_of(name), text))
     assert process_time() - began < 2  # else nobody is served meanwhile
     assert content.strip() in text
+
+
+def test_an_id_behind_mistrals_arguments_is_no_content() -> None:
+    call = '{{"name": "f", "arguments": {{}}, "id": "{}"}}'
+    text = f"[TOOL_CALLS][{call.format('VvvODy9mT')}, {call.format('a')}] "
+    assert summary(parse(parser_of("mistral"), *text)) == ("", "", [Call("f", "{}")] * 2)

@@ -202,3 +202,15 @@ def test_who_always_thinks_is_held_to_a_shape_after_that(tmp_path):
         grammar = server.node.expect(Submit).grammar
         assert grammar is not None
         assert grammar.after == tokenizer.token_id("</think>")
+
+
+def test_tags_of_calls_that_are_special_tokens_are_seen(tmp_path):
+    backend = byte_level_backend()
+    backend.add_special_tokens(["<tool_call>", "</tool_call>"])
+    tokenizer = Tokenizer.load(write_tokenizer(tmp_path, backend, chat_template=TEMPLATE))
+    with RunningServer(tokenizer) as server:
+        server.node.script = saying(tokenizer, f"So.{CALL}")
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            (choice,) = chat(client).choices
+    assert choice.message.content == "So."
+    assert [call.function.name for call in choice.message.tool_calls] == ["add"]

@@ -21,14 +21,15 @@ Tools = Sequence[dict[str, Any]]
 @dataclass(frozen=True, slots=True)
 class Notation:
     """parser: for one text, of a model that was told of these tools. special: its tags are special
-    tokens, which must be spelled out to be seen."""
+    tokens, which must be spelled out to be seen; so must they where `opening` is one."""
 
     parser: Callable[[Tools], Parser]
     special: bool = False
+    opening: str = ""
 
 
 def _of_format(call_format: CallFormat) -> Notation:
-    return Notation(lambda tools: CallParser(call_format), call_format.special)
+    return Notation(lambda tools: CallParser(call_format), call_format.special, call_format.opening)
 
 
 def _llama3_json(tools: Tools) -> Parser:
@@ -56,17 +57,17 @@ def _of_invokes(written: InvokeFormat) -> Notation:
         span = TaggedSpan(written.opening, written.closing)
         return SpanParser(span, invoke_reader(written, tools))
 
-    return Notation(parser, written.special)
+    return Notation(parser, written.special, written.opening)
 
 
 HARMONY = "openai"
 NOTATIONS = {
     **{name: _of_format(call_format) for name, call_format in FORMATS.items()},
     "deepseek_v32": _of_invokes(DEEPSEEK_V32),
-    "glm45": Notation(_glm45),
+    "glm45": Notation(_glm45, opening=glm45.OPENING),
     "llama3_json": Notation(_llama3_json),
     "minimax_m2": _of_invokes(MINIMAX_M2),
     HARMONY: Notation(lambda tools: HarmonyParser(with_calls=True), special=True),
     "pythonic": Notation(_pythonic),
-    "qwen3_coder": Notation(_qwen3_coder),
+    "qwen3_coder": Notation(_qwen3_coder, opening=qwen3_coder.OPENING),
 }
