@@ -469,3 +469,9 @@ def test_an_id_behind_mistrals_arguments_is_no_content() -> None:
     call = '{{"name": "f", "arguments": {{}}, "id": "{}"}}'
     text = f"[TOOL_CALLS][{call.format('VvvODy9mT')}, {call.format('a')}] "
     assert summary(parse(parser_of("mistral"), *text)) == ("", "", [Call("f", "{}")] * 2)
+
+
+def test_a_harmony_call_without_arguments() -> None:
+    for ending in ("", "\n", "<|call|>", "<|end|><|start|>assistant"):
+        _, _, (call,) = summary(parse(HarmonyParser(True), *f"{CALL_HEADER}{ending}"))
+        assert (call.name, json.loads(call.arguments)) == ("f", {})

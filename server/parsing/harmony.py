@@ -52,6 +52,7 @@ class HarmonyParser:
         self._text = ""  # not given out yet
         self._calls = 0
         self._begun = False  # whether a message has
+        self._blank = True  # the body so far
         self._steps = {
             _State.BETWEEN: self._read_between,
             _State.HEADER: self._read_header,
@@ -70,6 +71,7 @@ class HarmonyParser:
         self._text = ""
         if self._state is _State.BODY:
             self._say(text, parts)
+            self._end(parts)
         elif "<|" not in text and not self._begun:
             parts.content += text
         return parts
@@ -122,14 +124,22 @@ class HarmonyParser:
             return False
         place, tag = min(places)
         self._say(self._text[:place], parts)
+        self._end(parts)
         self._text = self._text[place:].removeprefix(tag if tag in ENDS else "")
         self._state = _State.BETWEEN
         return True
 
     def _begin(self, kind: _Kind) -> None:
         self._state, self._kind, self._begun = _State.BODY, kind, True
+        self._blank = True
+
+    def _end(self, parts: Parts) -> None:
+        """A call without arguments has none, which JSON spells so."""
+        if self._kind is _Kind.CALL and self._blank:
+            parts.calls.append(CallDelta(self._calls - 1, None, "{}"))
 
     def _say(self, text: str, parts: Parts) -> None:
+        self._blank = self._blank and not text.strip()
         match self._kind:
             case _Kind.CONTENT:
                 parts.content += text
