@@ -62,6 +62,13 @@ def test_another_folders_end_tokens_and_sampling(model: Path, tmp_path: Path) ->
     assert chosen(model, str(other)) == GenerationDefaults((3,), top_p=0.5)
 
 
+def test_end_tokens_of_a_model_with_several_parts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"eos_token_id": null, "text_config": {"eos_token_id": [5]}}'
+    )
+    assert GenerationDefaults.load(tmp_path).eos_token_ids == (5,)
+
+
 def test_overrides_replace_fields(model: Path) -> None:
     changed = chosen(model, temperature=0.1, min_p=0.2)
     assert changed == GenerationDefaults((5, 6), 0.1, None, 20, 0.2, max_new_tokens=9)

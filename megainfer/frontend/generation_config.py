@@ -68,7 +68,7 @@ class GenerationDefaults:
         content = read_json_object(path)
         eos = content.get("eos_token_id")
         if eos is None:
-            eos = read_json_object(folder / "config.json").get("eos_token_id")
+            eos = _end_tokens(read_json_object(folder / "config.json"))
         sampling = {} if neutral else _fields_of(content)
         if problem := _problem(sampling):
             raise ModelError(f"{path}: {problem}")
@@ -92,6 +92,14 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
             )
     if problem := _problem(_fields_of(overrides)):
         raise ConfigError(f"--override-generation-config: {problem}")
+
+
+def _end_tokens(config: Mapping[str, Any]) -> Any:
+    """What config.json says; models with several parts may say it of the one for text."""
+    text = config.get("text_config")
+    if config.get("eos_token_id") is None and isinstance(text, dict):
+        return text.get("eos_token_id")
+    return config.get("eos_token_id")
 
 
 def _fields_of(content: Mapping[str, Any]) -> dict[str, Any]:
