@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 READY_SECONDS = 90.0
@@ -66,11 +66,7 @@ class Served:
 
     def sockets(self) -> set[str]:
         """Names of the abstract sockets that its processes hold."""
-        held = {
-            os.readlink(link)
-            for pid, _ in self.members()
-            for link in Path(f"/proc/{pid}/fd").iterdir()
-        }
+        held = {held for pid, _ in self.members() for held in open_files(pid)}
         return {name for inode, name in abstract_sockets() if f"socket:[{inode}]" in held}
 
     def kill(self) -> None:
@@ -78,6 +74,14 @@ class Served:
         for pid, _ in self.members():
             os.kill(pid, signal.SIGKILL)
         self.process.wait(END_SECONDS)
+
+
+def open_files(pid: int) -> Iterator[str]:
+    """What this process's descriptors are of."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        # A connection may be closed while we look.
+        with suppress(FileNotFoundError):
+            yield os.readlink(link)
 
 
 def abstract_sockets() -> set[tuple[str, str]]:
