@@ -27,7 +27,6 @@ CHAT: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
-    "reasoning_effort": (),
     "verbosity": ("medium",),
     "store": (False,),
     "chat_template": (),

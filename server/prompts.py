@@ -10,7 +10,7 @@ from megainfer.frontend.request_limits import ContextTooLong
 from megainfer.text.chat import Chat
 from megainfer.text.tokenizer import Tokenizer
 from server.parsing.reasoning import ends_in_thinking
-from server.protocol import ChatRequest, CompletionRequest
+from server.protocol import EFFORT, ChatRequest, CompletionRequest
 
 Result = TypeVar("Result")
 INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
@@ -49,6 +49,7 @@ class PromptEncoder:
     async def chat(self, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> Prompt:
         """The chat, up to where the assistant speaks. Raises RequestError."""
         tokenizer = self._required("messages")
+        _check_effort(body, tokenizer)
         kept = body.kept_tokens(self._max_model_len)
         messages = [message.for_template() for message in body.messages]
         chat = Chat(
@@ -110,6 +111,11 @@ class PromptEncoder:
                 param,
             )
         return self._tokenizer
+
+
+def _check_effort(body: ChatRequest, tokenizer: Tokenizer) -> None:
+    if body.reasoning_effort is not None and EFFORT not in tokenizer.chat_template:
+        raise RequestError(f"this model's chat template has no {EFFORT}; leave it out", EFFORT)
 
 
 async def run_where_it_fits(size: int, work: Callable[[], Result]) -> Result:

@@ -330,6 +330,11 @@ def _template_call(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
+EFFORT = "reasoning_effort"
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+"""OpenAI's; a model knows some of them."""
+
+
 class ChatRequest(SamplingFields):
     """POST /v1/chat/completions"""
 
@@ -341,6 +346,7 @@ class ChatRequest(SamplingFields):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Effort | None = None
     documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -363,8 +369,9 @@ class ChatRequest(SamplingFields):
 
     def template_variables(self) -> dict[str, Any]:
         """Names that the chat template may use, beside the messages."""
+        effort = {} if self.reasoning_effort is None else {EFFORT: self.reasoning_effort}
         documents = {} if self.documents is None else {"documents": self.documents}
-        return {**(self.chat_template_kwargs or {}), **documents}
+        return {**effort, **(self.chat_template_kwargs or {}), **documents}
 
     def opens_an_answer(self) -> bool:
         """Whether the assistant begins to speak; else the last message is continued."""

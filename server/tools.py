@@ -63,6 +63,9 @@ def _check(tools: Sequence[Json]) -> None:
         name = tool["function"].get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise RequestError(f"{where}.function.name {name!r:.80} is no name", where)
+        if not isinstance(said := tool["function"].get("description"), str | None):
+            message = f"{where}.function.description must be a string, not {said!r:.80}"
+            raise RequestError(message, where)
         _check_parameters(tool["function"].get("parameters"), f"{where}.function.parameters")
     names = [_name(tool) for tool in tools]
     if len(set(names)) < len(names):

@@ -373,6 +373,8 @@ BAD_CHATS = [
     ({"messages": CHAT, "logprobs": 1}, "logprobs", "valid boolean, not 1"),
     ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs", "with logprobs: true"),
     ({"messages": CHAT, "top_logprobs": 21, "logprobs": True}, "top_logprobs", "to 20, not 21"),
+    ({"messages": CHAT, "reasoning_effort": "huge"}, "reasoning_effort", "'none', 'minimal'"),
+    ({"messages": CHAT, "reasoning_effort": "high"}, "reasoning_effort", "leave it out"),
     ({"messages": CHAT, "echo": True}, "echo", "echo isn't offered by this server, but is True"),
     ({"messages": CHAT, "frequency_penalty": 3}, "frequency_penalty", "between -2 and 2"),
     (

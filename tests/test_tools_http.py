@@ -21,7 +21,9 @@ TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}"
     "{% for call in m.tool_calls or [] %}"
     "[{{ call.function.name }}({{ call.function.arguments.x }})]"
-    "{% endfor %}\n{% endfor %}assistant: {% if enable_thinking %}<think>{% endif %}"
+    "{% endfor %}\n{% endfor %}"
+    "{% if reasoning_effort %}effort: {{ reasoning_effort }}\n{% endif %}"
+    "assistant: {% if enable_thinking %}<think>{% endif %}"
 )
 CALL = '<tool_call>{"name": "add", "arguments": {"x": 1}}</tool_call>'
 TOOL = {
@@ -152,11 +154,21 @@ def test_reasoning_has_a_field_of_its_own(server, client, tokenizer):
     assert "".join(parts) == "1 + 1 "
 
 
+def test_a_template_is_told_the_effort_that_is_asked_for(server, client, tokenizer):
+    chat(client, reasoning_effort="high")
+    assert prompt_of(server, tokenizer).endswith("effort: high\nassistant: ")
+    client.responses.create(model="tiny", input="1 + x?", reasoning={"effort": "low"})
+    assert prompt_of(server, tokenizer).endswith("effort: low\nassistant: ")
+    chat(client, extra_body={"chat_template_kwargs": {"reasoning_effort": "its own"}})
+    assert prompt_of(server, tokenizer).endswith("effort: its own\nassistant: ")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"tools": [{"type": "web"}]}, "tools[0]"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "is no name"),
+        ({"tools": [{"type": "function", "function": {"name": "a", "description": {}}}]}, "string"),
         ({"tools": [TOOL, TOOL]}, "one name twice"),
         ({"tools": [], "tool_choice": "required"}, "tools is empty"),
         ({"tool_choice": "always"}, "tool_choice must be"),

@@ -155,7 +155,7 @@ def _function(parameters: str) -> dict[str, Json]:
     of_objects = _object((), type={"const": "object"})
     return {
         "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
-        "description": STRING,
+        "description": {"type": ["string", "null"]},
         parameters: of_objects,
     }
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from megainfer.errors import RequestError
-from server.protocol import Body, ChatRequest, Integer
+from server.protocol import EFFORT, Body, ChatRequest, Integer
 from server.translation import Json, chat_request, refuse, text_of
 
 STORED = "this server keeps nothing between requests; send the whole conversation as input"
@@ -33,6 +33,7 @@ class ResponsesRequest(Body):
     text: dict[str, Any] | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
 
     def chat(self) -> ChatRequest:
         """The same as a chat. Raises RequestError for what isn't offered."""
@@ -50,6 +51,7 @@ class ResponsesRequest(Body):
             "parallel_tool_calls": self.parallel_tool_calls,
             "response_format": _format((self.text or {}).get("format")),
             "stream": self.stream,
+            EFFORT: (self.reasoning or {}).get("effort"),
         }
         return chat_request(fields, self)
 
