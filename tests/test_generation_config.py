@@ -69,6 +69,39 @@ def test_end_tokens_of_a_model_with_several_parts(tmp_path: Path) -> None:
     assert GenerationDefaults.load(tmp_path).eos_token_ids == (5,)
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("tokenizer_config.json", {"eos_token": "<|im_end|>"}),
+        ("tokenizer_config.json", {"eos_token": {"content": "<|im_end|>"}}),
+        ("special_tokens_map.json", {"eos_token": "<|im_end|>"}),
+    ],
+)
+def test_what_the_tokenizer_ends_texts_with_is_an_end_token(
+    model: Path, name: str, config: dict
+) -> None:
+    write_tokenizer(model, eos_token=None)
+    assert GenerationDefaults.load(model).eos_token_ids == (5, 6)
+    (model / name).write_text(json.dumps(config))
+    own = Tokenizer.load(model).token_id("<|im_end|>")
+    assert GenerationDefaults.load(model).eos_token_ids == (5, 6, own)
+    write(model, eos_token_id=own)
+    assert GenerationDefaults.load(model).eos_token_ids == (own,)
+
+
+def test_a_declared_end_token_of_tokenizers_without_that_file(model: Path) -> None:
+    config = {"eos_token": "[EOS]", "added_tokens_decoder": {"93": {"content": "[EOS]"}}}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    assert chosen(model, "vllm").eos_token_ids == (5, 6, 93)
+
+
+def test_a_tokenizer_that_is_none_is_named(model: Path) -> None:
+    write_tokenizer(model)
+    (model / "tokenizer.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"tokenizer\.json isn't a tokenizer"):
+        GenerationDefaults.load(model)
+
+
 def test_overrides_replace_fields(model: Path) -> None:
     changed = chosen(model, temperature=0.1, min_p=0.2)
     assert changed == GenerationDefaults((5, 6), 0.1, None, 20, 0.2, max_new_tokens=9)

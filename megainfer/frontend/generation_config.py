@@ -9,6 +9,7 @@ from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, ModelError, RequestError
 from megainfer.json_file import read_json_object
 from megainfer.sampling import SamplingParams, check_integer
+from megainfer.text.end_token import read_end_token
 
 AUTO, NEUTRAL = "auto", "vllm"
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -33,7 +34,8 @@ class GenerationDefaults:
 
     @classmethod
     def load(cls, folder: Path) -> "GenerationDefaults":
-        """Read generation_config.json; end tokens that it lacks come from config.json.
+        """Read generation_config.json; end tokens that it lacks come from config.json. What the
+        tokenizer ends a text with is one as well: finetuned models often say it only there.
 
         Raises ModelError when a file is no JSON object or a value is out of range.
         """
@@ -72,7 +74,8 @@ class GenerationDefaults:
         sampling = {} if neutral else _fields_of(content)
         if problem := _problem(sampling):
             raise ModelError(f"{path}: {problem}")
-        return cls(_token_ids(eos, source), **{**sampling, **_fields_of(overrides)})
+        ends = _with_tokenizers(_token_ids(eos, source), folder)
+        return cls(ends, **{**sampling, **_fields_of(overrides)})
 
     def sampling_params(self) -> SamplingParams:
         """Of a request that leaves everything out."""
@@ -100,6 +103,11 @@ def _end_tokens(config: Mapping[str, Any]) -> Any:
     if config.get("eos_token_id") is None and isinstance(text, dict):
         return text.get("eos_token_id")
     return config.get("eos_token_id")
+
+
+def _with_tokenizers(ends: tuple[int, ...], folder: Path) -> tuple[int, ...]:
+    own = read_end_token(folder)
+    return ends if own is None or own in ends else (*ends, own)
 
 
 def _fields_of(content: Mapping[str, Any]) -> dict[str, Any]:
