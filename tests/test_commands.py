@@ -159,6 +159,34 @@ def test_what_is_no_whole_number_is_named(text: str) -> None:
     assert repr(text) in str(error.value)
 
 
+# --- trace --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-100", "0", "1e12"])
+def test_a_trace_of_impossible_length_is_refused(seconds: str) -> None:
+    with pytest.raises(ConfigError, match=r"--seconds must be from 0\.01 to 60, not "):
+        run("trace", "--url", "http://127.0.0.1:1", "--seconds", seconds)
+
+
+def test_a_trace_from_a_host_that_cannot_be_names_it() -> None:
+    with pytest.raises(MegaInferError, match=r"no trace could be had from http://a\.\.b"):
+        run("trace", "--url", "http://a..b")
+
+
+def test_a_trace_with_a_key_that_no_header_can_hold_names_the_option() -> None:
+    with pytest.raises(ConfigError, match="--admin-key: a key must be visible ASCII"):
+        run("trace", "--url", "http://127.0.0.1:1", "--admin-key", "kéy")
+
+
+# --- bench --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [("--api-key", "kéy"), ("--header", "x=é")])
+def test_a_header_that_cannot_be_sent_names_its_option(given: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=given[0]):
+        run("bench", "serve", "--port", "1", *given)
+
+
 # --- config files -------------------------------------------------------------------------------
 
 
