@@ -18,6 +18,7 @@ from megainfer.commands.options import takes_options
 from megainfer.commands.whole_number import whole_number
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, MegaInferError, ModelError
+from megainfer.frontend.syntax_options import CALLS, REASONING
 
 COMMANDS = [
     "serve",
@@ -74,6 +75,11 @@ def test_help_has_panels_and_examples() -> None:
     text = run("serve", "--help").output
     for word in ("Nodes and pipeline", "Limits", "Weights and kernels", "--config", "Examples"):
         assert word in text
+
+
+def test_help_names_every_parser() -> None:
+    text = run("serve", "--help").output
+    assert [name for name in (*CALLS, *REASONING) if name not in text] == []
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -212,6 +218,13 @@ def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path, model: P
     assert "3 micro-batches" in text
     assert "attention 0" in text
     assert "attention 1" not in text
+
+
+def test_that_a_server_is_open_is_told_in_one_line(model: Path) -> None:
+    args = ["serve", str(model), "--host", "192.0.2.1", "--max-model-len", "64"]
+    result = RUNNER.invoke(app, args, env={"COLUMNS": "40"})
+    line = "open       to whoever reaches 192.0.2.1: no key is asked for; --api-key sets one"
+    assert line in result.output.splitlines()
 
 
 def test_a_file_gives_several_values_which_the_command_line_replaces(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typer import Option
 from megainfer.commands.whole_number import whole_number
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.serving_options import ServingOptions, read_keys
-from megainfer.frontend.syntax_options import CALLS, SyntaxOptions
+from megainfer.frontend.syntax_options import CALLS, REASONING, SyntaxOptions
 
 HTTP, KEYS, LOAD, ANSWERS = "HTTP server", "Keys", "Overload and ending", "Answers"
 DEFAULT = ServingOptions()
@@ -121,8 +121,8 @@ class HttpOptions:
         str,
         Option(
             rich_help_panel=ANSWERS,
-            help="What tells reasoning from the answer: qwen3, deepseek_r1 (always thinks) or "
-            "none; auto sees it in the chat template.",
+            help=f"What tells reasoning from the answer: {', '.join(REASONING)} or none; auto "
+            "sees it in the chat template.",
         ),
     ] = DEFAULT.syntax.reasoning_parser
     enable_auto_tool_choice: Annotated[
