@@ -17,6 +17,7 @@ from megainfer.text.tokenizer import Tokenizer
 from server.answer import Answer
 from server.answer_options import AnswerOptions
 from server.answer_size import check_logprobs
+from server.copies import check_copies
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.parsing.harmony import FINAL
@@ -128,6 +129,7 @@ class Generator:
         self._engine.check_room(sum(params.n for _, params in prompts))
         lengths = [(len(prompt.ids), params) for prompt, params in prompts]
         check_logprobs(lengths, self._model.max_model_len)
+        check_copies(params for _, params in prompts)
         request_id = f"{shape.prefix}-{uuid.uuid4().hex}"
         sequences = [
             sequence
