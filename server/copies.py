@@ -1,7 +1,5 @@
 """What each sequence of a request is sent a copy of, known before any is made."""
 
-from collections.abc import Iterable
-
 from megainfer.errors import RequestError
 from megainfer.sampling import SamplingParams
 
@@ -10,18 +8,17 @@ MAX_COPIES = 2**22
 heard: half a second of it, and about 80 MB."""
 
 
-def check_copies(prompts: Iterable[SamplingParams]) -> None:
-    """prompts: what is to come after each. Raises RequestError when their sequences together would
-    take more than MAX_COPIES."""
-    asked = list(prompts)
-    total = sum(params.n * sum(_sizes(params).values()) for params in asked)
+def check_copies(params: SamplingParams, prompts: int) -> None:
+    """params: what is to come after each of so many prompts. Raises RequestError when their
+    sequences together would take more than MAX_COPIES."""
+    sizes = _sizes(params)
+    total = prompts * params.n * sum(sizes.values())
     if total <= MAX_COPIES:
         return
-    sizes = _sizes(max(asked, key=lambda params: sum(_sizes(params).values())))
     largest = max(sizes, key=lambda name: sizes[name])
     raise RequestError(
-        f"{', '.join(sizes)} go to each of {sum(params.n for params in asked)} sequences "
-        f"({len(asked)} prompts), {total} token ids and characters in all, and may be at most "
+        f"{', '.join(sizes)} go to each of {prompts * params.n} sequences "
+        f"({prompts} prompts), {total} token ids and characters in all, and may be at most "
         f"{MAX_COPIES}; {largest} is the largest, of {sizes[largest]}: make it shorter, or send "
         "fewer prompts at once",
         largest,

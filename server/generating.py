@@ -67,6 +67,7 @@ class Generator:
         refuse_not_offered(body.model_extra or {}, COMPLETION)
         options = body.answer_options()
         params = body.sampling(self._model.defaults, body.limit)
+        check_copies(params, len(body.prompt))
         grammar = await self._grammar(body.wanted_shape())
         prompts = await self.encoder.completion(body)
         default = DEFAULT_COMPLETION_TOKENS
@@ -80,6 +81,7 @@ class Generator:
         use = self.tool_use(body)
         options = body.answer_options()
         params = self._spelling_out(body.sampling(self._model.defaults, body.limit), use)
+        check_copies(params, 1)
         grammar = await self._grammar(_one_shape(body.wanted_shape(), use.shape))
         prompt = await self.encoder.chat(body, use.tools)
         shaped = grammar is not None
@@ -129,7 +131,6 @@ class Generator:
         self._engine.check_room(sum(params.n for _, params in prompts))
         lengths = [(len(prompt.ids), params) for prompt, params in prompts]
         check_logprobs(lengths, self._model.max_model_len)
-        check_copies(params for _, params in prompts)
         request_id = f"{shape.prefix}-{uuid.uuid4().hex}"
         sequences = [
             sequence

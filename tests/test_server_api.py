@@ -428,7 +428,7 @@ def test_bad_input_is_named(
 
 
 def test_short_lists_may_go_with_all_sequences_that_are_taken() -> None:
-    check_copies([SamplingParams(logit_bias=dict.fromkeys(range(1024), 1.0))] * 4096)
+    check_copies(SamplingParams(n=2, logit_bias=dict.fromkeys(range(1024), 1.0)), prompts=2048)
 
 
 def test_a_context_that_is_too_short_has_openais_code(http: httpx.Client) -> None:
