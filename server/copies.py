@@ -6,6 +6,7 @@ from megainfer.sampling import SamplingParams
 MAX_COPIES = 2**22
 """Token ids and characters of all copies. They are made, checked and sent while nobody else is
 heard: half a second of it, and about 80 MB."""
+BIAS_COST = 4  # an entry is a number as well, and in a dictionary
 
 
 def check_copies(params: SamplingParams, prompts: int) -> None:
@@ -17,10 +18,10 @@ def check_copies(params: SamplingParams, prompts: int) -> None:
         return
     largest = max(sizes, key=lambda name: sizes[name])
     raise RequestError(
-        f"{', '.join(sizes)} go to each of {prompts * params.n} sequences "
-        f"({prompts} prompts), {total} token ids and characters in all, and may be at most "
-        f"{MAX_COPIES}; {largest} is the largest, of {sizes[largest]}: make it shorter, or send "
-        "fewer prompts at once",
+        f"{', '.join(sizes)} go to each of {prompts * params.n} sequences ({prompts} prompts), "
+        f"{total} token ids and characters in all (an entry of logit_bias counts as {BIAS_COST}), "
+        f"and may be at most {MAX_COPIES}; {largest} is the largest, of {sizes[largest]}: make it "
+        "shorter, or send fewer prompts at once",
         largest,
     )
 
@@ -29,6 +30,6 @@ def _sizes(params: SamplingParams) -> dict[str, int]:
     return {
         "allowed_token_ids": len(params.allowed_token_ids),
         "bad_words": sum(map(len, params.bad_words)),
-        "logit_bias": len(params.logit_bias),
+        "logit_bias": BIAS_COST * len(params.logit_bias),
         "stop_token_ids": len(params.stop_token_ids),
     }
