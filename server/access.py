@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from megainfer.frontend.serving_options import ServingOptions
 from server.errors import ErrorReport
-from server.hosts import refuse_host
+from server.hosts import host_name, refuse_host
 from server.page.assets import PAGE
 
 PROBES = frozenset({"/live", "/health", "/ping", "/ready"})
@@ -59,7 +59,7 @@ class AccessControl:
         self._loopback = options.loopback
         self._public_metrics = options.public_metrics
         self._checks_host = options.loopback and not options.asks_for_key
-        self._hosts = {host.lower() for host in options.allowed_hosts}
+        self._hosts = {host_name(host) for host in options.allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         report = self._refusal(scope)

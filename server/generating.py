@@ -17,6 +17,7 @@ from megainfer.text.tokenizer import Tokenizer
 from server.answer import Answer
 from server.answer_options import AnswerOptions
 from server.answer_size import check_logprobs
+from server.copies import check_copies
 from server.errors import ApiError, ErrorReport
 from server.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.parsing.harmony import FINAL
@@ -65,6 +66,7 @@ class Generator:
         refuse_not_offered(body.model_extra or {}, COMPLETION)
         options = body.answer_options()
         params = body.sampling(self._model.defaults, body.limit)
+        check_copies(params, len(body.prompt))
         grammar = await self._grammar(body.wanted_shape())
         prompts = await self.encoder.completion(body)
         default = DEFAULT_COMPLETION_TOKENS
@@ -78,6 +80,7 @@ class Generator:
         use = self.tool_use(body)
         options = body.answer_options()
         params = self._spelling_out(body.sampling(self._model.defaults, body.limit), use)
+        check_copies(params, 1)
         grammar = await self._grammar(_one_shape(body.wanted_shape(), use.shape))
         prompt = await self.encoder.chat(body, use.tools)
         shaped = grammar is not None

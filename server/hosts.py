@@ -13,8 +13,9 @@ ANY = "*"
 
 
 def refuse_host(header: str, allowed: Collection[str]) -> ErrorReport | None:
-    """What is wrong with a Host header; None where nothing is. allowed: further names."""
-    name = _name(header)
+    """What is wrong with a Host header; None where nothing is. allowed: further names, as
+    `host_name` gives them."""
+    name = host_name(header)
     # Browsers always send one. Addresses resolve to nothing else, nor do names below localhost.
     if not name or ANY in allowed or name in allowed or _is_address(name):
         return None
@@ -29,8 +30,8 @@ def refuse_host(header: str, allowed: Collection[str]) -> ErrorReport | None:
     )
 
 
-def _name(header: str) -> str:
-    """Without port and brackets."""
+def host_name(header: str) -> str:
+    """Without port, brackets and the dot of a whole name, in lower case."""
     host = header.strip().lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]

@@ -69,7 +69,7 @@ def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask) -> Surroundin
             ("block_size", str(BLOCK_SIZE)),
             ("num_gpu_blocks", str(plan.num_blocks)),
             ("cache_dtype", plan.dtype),
-            ("enable_prefix_caching", str(plan.config.prefix_cache)),
+            ("enable_prefix_caching", str(plan.prefix_cache)),
         ),
         info=plan_info(plan),
     )

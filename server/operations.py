@@ -11,7 +11,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from megainfer import __version__
 from megainfer.errors import RequestError
-from megainfer.instruments.trace_events import trace_document
+from megainfer.instruments.trace_events import (
+    MAX_TRACE_SECONDS,
+    MIN_TRACE_SECONDS,
+    trace_document,
+)
 from megainfer.messages import Role
 from server.access import PROBES
 from server.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
@@ -19,7 +23,6 @@ from server.docs_page import docs_page
 from server.errors import SERVER_ERROR, ErrorReport
 from server.instance import Instance
 
-MIN_TRACE_SECONDS, MAX_TRACE_SECONDS = 0.01, 60.0
 PACKAGES = ("fastapi", "uvicorn", "pydantic", "torch", "tokenizers", "pyzmq", "prometheus-client")
 
 

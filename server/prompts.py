@@ -63,7 +63,8 @@ class PromptEncoder:
         size = sum(len(message["content"]) for message in messages)
         if tools or chat.variables or any(message.keys() - PLAIN_FIELDS for message in messages):
             size = UNKNOWN_SIZE
-        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat))
+        check = self._check_length if kept is None else _accept
+        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat, check))
         return Prompt(_last(encoded.ids, kept), thinking=ends_in_thinking(encoded.text))
 
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
@@ -121,6 +122,10 @@ def _check_effort(body: ChatRequest, tokenizer: Tokenizer) -> None:
 async def run_where_it_fits(size: int, work: Callable[[], Result]) -> Result:
     """On a thread of its own if it is long work; `size` is in characters, or tokens."""
     return work() if size <= INLINE_CHARACTERS else await asyncio.to_thread(work)
+
+
+def _accept(text: str) -> None:
+    """Of any length: what is too much is cut."""
 
 
 def _last(ids: list[int], kept: int | None) -> list[int]:

@@ -11,6 +11,8 @@ import pytest
 from megainfer.bench.datasets import RandomPrompts, custom, sharegpt
 from megainfer.bench.server_facts import ServerInfo
 from megainfer.bench.text_codec import ServerCodec
+from megainfer.commands.bench.prompt_source import make_samples
+from megainfer.commands.bench.serve_options import PromptOptions
 from megainfer.errors import ConfigError, MegaInferError, ModelError
 
 
@@ -107,6 +109,24 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
     path.write_text('{"prompt": "abc"}\n' + line)
     with pytest.raises(ConfigError, match=r"own\.jsonl, line 2: needs an object"):
         custom(path, 3, 9)
+
+
+def test_one_answer_length_for_all_goes_before_a_lines_own(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "one", "output_tokens": 100}\n{"prompt": "two"}\n')
+    for length, expected in ((8, [8, 8]), (None, [100, 256])):
+        wish = PromptOptions(dataset_name="custom", dataset_path=file, output_len=length)
+        samples = make_samples(wish, 2, random(), None, None, as_text=False)
+        assert [sample.output_tokens for sample in samples] == expected
+
+
+@pytest.mark.parametrize("wish", [{"input_len": 0}, {"output_len": 0}, {"output_len": -1}])
+@pytest.mark.parametrize("dataset", ["random", "custom", "sharegpt"])
+def test_a_length_of_nothing_is_not_the_default(wish: dict[str, int], dataset: str) -> None:
+    prompts = PromptOptions(dataset_name=dataset, **wish)  # type: ignore[arg-type]
+    flag = f"--{next(iter(wish)).replace('_', '-')}"
+    with pytest.raises(ConfigError, match=f"{flag} must be at least 1, not "):
+        make_samples(prompts, 1, random(), None, None, as_text=False)
 
 
 def test_files_that_are_missing_or_empty_are_named(tmp_path: Path) -> None:

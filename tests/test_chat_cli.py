@@ -17,7 +17,7 @@ from front_end import (
 from megainfer.commands.api_client import is_loopback
 from megainfer.commands.chat_client import ChatClient
 from megainfer.commands.conversation import converse, printable
-from megainfer.errors import MegaInferError
+from megainfer.errors import ConfigError, MegaInferError
 from megainfer.messages import Abort, Submit, TokenEvent
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
@@ -179,10 +179,17 @@ def test_no_server_says_how_to_get_one() -> None:
         converse(ChatClient(f"http://127.0.0.1:{port}"), stdin=io.StringIO("Hi\n"))
 
 
-@pytest.mark.parametrize("url", ["", "http://[::1", "ftp://x", "http://x:99999"])
+@pytest.mark.parametrize("url", ["", "http://[::1", "ftp://x", "http://x:99999", "http://a..b"])
 def test_an_address_that_is_none_is_explained(url: str) -> None:
     with pytest.raises(MegaInferError):
         converse(ChatClient(url), stdin=io.StringIO("Hi\n"))
+
+
+@pytest.mark.parametrize("key", ["secret\n", "secré", "secret€"])
+def test_a_key_that_no_header_can_hold_is_explained_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigError, match="--api-key: a key must be visible ASCII") as failure:
+        ChatClient("http://127.0.0.1:1", api_key=key)
+    assert "secr" not in str(failure.value)
 
 
 def test_proxies_are_for_other_machines_only() -> None:

@@ -18,6 +18,7 @@ from megainfer.commands.options import takes_options
 from megainfer.commands.whole_number import whole_number
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, MegaInferError, ModelError
+from megainfer.frontend.syntax_options import CALLS, REASONING
 
 COMMANDS = [
     "serve",
@@ -74,6 +75,11 @@ def test_help_has_panels_and_examples() -> None:
     text = run("serve", "--help").output
     for word in ("Nodes and pipeline", "Limits", "Weights and kernels", "--config", "Examples"):
         assert word in text
+
+
+def test_help_names_every_parser() -> None:
+    text = run("serve", "--help").output
+    assert [name for name in (*CALLS, *REASONING) if name not in text] == []
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -159,6 +165,34 @@ def test_what_is_no_whole_number_is_named(text: str) -> None:
     assert repr(text) in str(error.value)
 
 
+# --- trace --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-100", "0", "1e12"])
+def test_a_trace_of_impossible_length_is_refused(seconds: str) -> None:
+    with pytest.raises(ConfigError, match=r"--seconds must be from 0\.01 to 60, not "):
+        run("trace", "--url", "http://127.0.0.1:1", "--seconds", seconds)
+
+
+def test_a_trace_from_a_host_that_cannot_be_names_it() -> None:
+    with pytest.raises(MegaInferError, match=r"no trace could be had from http://a\.\.b"):
+        run("trace", "--url", "http://a..b")
+
+
+def test_a_trace_with_a_key_that_no_header_can_hold_names_the_option() -> None:
+    with pytest.raises(ConfigError, match="--admin-key: a key must be visible ASCII"):
+        run("trace", "--url", "http://127.0.0.1:1", "--admin-key", "kéy")
+
+
+# --- bench --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [("--api-key", "kéy"), ("--header", "x=é")])
+def test_a_header_that_cannot_be_sent_names_its_option(given: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=given[0]):
+        run("bench", "serve", "--port", "1", *given)
+
+
 # --- config files -------------------------------------------------------------------------------
 
 
@@ -184,6 +218,13 @@ def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path, model: P
     assert "3 micro-batches" in text
     assert "attention 0" in text
     assert "attention 1" not in text
+
+
+def test_that_a_server_is_open_is_told_in_one_line(model: Path) -> None:
+    args = ["serve", str(model), "--host", "192.0.2.1", "--max-model-len", "64"]
+    result = RUNNER.invoke(app, args, env={"COLUMNS": "40"})
+    line = "open       to whoever reaches 192.0.2.1: no key is asked for; --api-key sets one"
+    assert line in result.output.splitlines()
 
 
 def test_a_file_gives_several_values_which_the_command_line_replaces(tmp_path: Path) -> None:

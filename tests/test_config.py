@@ -8,8 +8,10 @@ from checkpoints import write_checkpoint
 
 from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micro_batches
 from megainfer.errors import ConfigError
+from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch import plan as plan_module
 from megainfer.launch.plan import describe, make_plan, profile_rows
+from server.instance import surroundings_of
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,8 @@ def test_recurrent_states_are_planned_beside_the_kv_cache(recurrent):
     text = "\n".join(describe(plan))
     assert "recurrent states 29.1 KiB" in text
     assert "prefixes   not cached" in text
+    around = surroundings_of(plan, ServingOptions(), ask=lambda message: None)
+    assert dict(around.cache_config)["enable_prefix_caching"] == "False"
 
 
 def test_a_plan_without_states_says_nothing_of_them(folder):

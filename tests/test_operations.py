@@ -169,7 +169,10 @@ def test_probes_answer_to_head_as_well(
 
 
 def test_a_page_that_has_its_name_resolve_to_this_machine_is_refused() -> None:
-    with running(ServingOptions(allowed_hosts=("Proxy.example",))) as (_, http):
+    with running(ServingOptions(allowed_hosts=("Proxy.example", "ported.example:8443"))) as (
+        _,
+        http,
+    ):
         for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.x"):
             for path in ("/v1/models", "/server_info", "/nothing"):
                 response = http.get(path, headers={"Host": host})
@@ -178,7 +181,7 @@ def test_a_page_that_has_its_name_resolve_to_this_machine_is_refused() -> None:
                 assert "--allowed-hosts" in response.json()["error"]["message"]
         for host in (
             *("localhost", "LOCALHOST:99", "api.localhost:1", "127.0.0.1:8000", "[::1]:80"),
-            *("10.0.0.3", "proxy.example:8000", "localhost."),
+            *("10.0.0.3", "proxy.example:8000", "localhost.", "ported.example:8443"),
         ):
             assert http.get("/v1/models", headers={"Host": host}).status_code == 200, host
         for path in PROBES | {"/"}:

@@ -17,9 +17,11 @@ from front_end import (
 
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.sampling import SamplingParams
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
+from server.copies import check_copies
 
 TOKENIZER = Tokenizer(
     FastBackend(byte_level_backend()), {"default": ChatTemplate(CHAT_TEMPLATE, {})}
@@ -339,6 +341,21 @@ BAD_COMPLETIONS = [
     ({"prompt": "x", "allowed_token_ids": [1000]}, "allowed_token_ids", "but holds 1000"),
     ({"prompt": "x", "allowed_token_ids": [1] * 1001}, "allowed_token_ids", "at most 1000"),
     ({"prompt": "x", "n": 128, "allowed_token_ids": [1] * 4097}, "allowed_token_ids", "each of n"),
+    (
+        {
+            "prompt": ["x"] * 2000,
+            "n": 2,
+            "allowed_token_ids": [1] * 1000,
+            "stop_token_ids": [2] * 99,
+        },
+        "allowed_token_ids",
+        "each of 4000 sequences (2000 prompts), 4396000 token ids and characters",
+    ),
+    (
+        {"prompt": ["x"] * 2000, "n": 2, "bad_words": ["a" * 256] * 5},
+        "bad_words",
+        "may be at most 4194304; bad_words is the largest, of 1280: make it shorter",
+    ),
     ({"prompt": "x", "bad_words": [""]}, "bad_words", "empty string"),
     ({"prompt": "x", "bad_words": ["a"] * 129}, "bad_words", "at most 128 strings"),
     ({"prompt": "x", "bad_words": ["a" * 257]}, "bad_words", "at most 256 characters, not 257"),
@@ -410,6 +427,10 @@ def test_bad_input_is_named(
     assert error.keys() == {"message", "type", "param", "code"}
     assert server.engine.outstanding == 0
     assert server.node.heard.empty()
+
+
+def test_short_lists_may_go_with_all_sequences_that_are_taken() -> None:
+    check_copies(SamplingParams(n=2, logit_bias=dict.fromkeys(range(1024), 1.0)), prompts=512)
 
 
 def test_a_context_that_is_too_short_has_openais_code(http: httpx.Client) -> None:
@@ -575,7 +596,15 @@ def test_a_text_that_is_certainly_too_long_is_refused_before_it_is_encoded(
         error = http.post(path, json={"prompt": text}).json()["error"]
         assert error["code"] == "context_length_exceeded"
         assert f"has {len(text)} characters, which are at least 257 tokens" in error["message"]
+    chat = {"messages": [{"role": "user", "content": text}]}
+    for path in ("/v1/chat/completions", "/tokenize", "/v1/responses"):
+        asked = chat if path != "/v1/responses" else {"input": text}
+        error = http.post(path, json=asked).json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert "characters, which are at least" in error["message"]
     assert encoded == []
+    cut = http.post("/v1/chat/completions", json={**chat, "truncate_prompt_tokens": 5})
+    assert cut.json()["usage"]["prompt_tokens"] == 5
     answer = http.post("/tokenize", json={"prompt": text[1:]}).json()
     assert answer["count"] == len(encode(TOKENIZER, text[1:]))
     cut = http.post("/v1/completions", json={"prompt": text, "truncate_prompt_tokens": 5})

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from megainfer.commands.bearer import bearer
 from megainfer.errors import MegaInferError
 
 CONNECT_SECONDS = 5.0
@@ -24,13 +25,14 @@ class ApiClient:
         address = url if "://" in url else f"http://{url}"
         self.url = address.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = bearer("--api-key", api_key)
         try:
             # A proxy of the environment is for the world outside, not for this machine.
             outside = not is_loopback(self.url)
             self._http = httpx.Client(
                 base_url=self.url, headers=headers, timeout=timeout, trust_env=outside
             )
+            check_host(self._http.base_url)
         except (httpx.InvalidURL, ValueError) as error:
             raise MegaInferError(f"--url {url!r} is no address of a server: {error}") from error
         self.model = model or self._first_model()
@@ -69,6 +71,12 @@ class ApiClient:
                 "it is with --url"
             )
         return MegaInferError(f"the connection to {self.url} broke: {error!r}")
+
+
+def check_host(url: httpx.URL) -> None:
+    """Raises ValueError for a name that the resolver would raise for, with a traceback: one with an
+    empty part, or a part of more than 63 characters."""
+    url.raw_host.decode("ascii").encode("idna")
 
 
 def is_loopback(url: str) -> bool:

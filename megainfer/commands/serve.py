@@ -81,7 +81,9 @@ def _serve(
         return 0
     if not options.loopback and not options.asks_for_key:
         console.print(
-            f"open       to whoever reaches {host}: no key is asked for; --api-key sets one"
+            f"open       to whoever reaches {host}: no key is asked for; --api-key sets one",
+            soft_wrap=True,
+            markup=False,
         )
     sock = listen(host, port)
     url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sock.getsockname()[1]}"

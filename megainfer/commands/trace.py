@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from megainfer.commands.bearer import bearer
 from megainfer.errors import ConfigError, MegaInferError
+from megainfer.instruments.trace_events import MAX_TRACE_SECONDS, MIN_TRACE_SECONDS
 
 MARGIN_SECONDS = 60.0
 """Beyond the interval itself, for a server that has much to send."""
@@ -34,7 +36,11 @@ def fetch_trace(url: str, seconds: float, admin_key: str | None) -> bytes:
     """The trace's JSON. Raises MegaInferError when the server doesn't give it."""
     import httpx
 
-    headers = {} if admin_key is None else {"Authorization": f"Bearer {admin_key}"}
+    if not MIN_TRACE_SECONDS <= seconds <= MAX_TRACE_SECONDS:
+        raise ConfigError(
+            f"--seconds must be from {MIN_TRACE_SECONDS:g} to {MAX_TRACE_SECONDS:g}, not {seconds}"
+        )
+    headers = bearer("--admin-key", admin_key)
     try:
         response = httpx.get(
             f"{url.rstrip('/')}/debug/trace",
@@ -43,7 +49,7 @@ def fetch_trace(url: str, seconds: float, admin_key: str | None) -> bytes:
             timeout=seconds + MARGIN_SECONDS,
             trust_env=False,
         )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise MegaInferError(f"no trace could be had from {url}: {error}") from error
     if response.status_code != 200:
         raise MegaInferError(f"{url} gave no trace: {_reason(response.text)}")

@@ -5,6 +5,9 @@ from typing import Any
 
 from megainfer.instruments.stage_clock import NOT_OF_ONE, Span
 
+MIN_TRACE_SECONDS, MAX_TRACE_SECONDS = 0.01, 60.0
+"""For how long a running server may be asked to record."""
+
 Run = Mapping[str, Sequence[Span]]
 """Spans by the node's name."""
 

@@ -1,6 +1,6 @@
 """Text to token ids and back, as the model's own files say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,11 @@ class Tokenizer:
             return skip_special_tokens
         return self._backend.piece(token) is None
 
-    def encode_chat(self, chat: Chat) -> EncodedChat:
-        """The prompt that the model's chat template makes, or its own library.
+    def encode_chat(
+        self, chat: Chat, check: Callable[[str], object] = lambda text: None
+    ) -> EncodedChat:
+        """The prompt that the model's chat template makes, or its own library. check: is given the
+        template's text, and may raise, before that is encoded.
 
         Raises RequestError when the model has no template, or the template refuses or fails.
         """
@@ -122,6 +125,7 @@ class Tokenizer:
         text = self.render_chat(chat.messages, chat.tools, chat.opens_an_answer, chat.variables)
         if chat.continues_last:
             text = up_to_the_end_of(chat.messages[-1], text)
+        check(text)
         return EncodedChat(self.encode(text, chat.add_special_tokens), text)
 
     def render_chat(

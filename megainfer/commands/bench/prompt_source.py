@@ -1,5 +1,6 @@
 """The prompts that are asked for by options, as text or as token ids."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from numpy.random import Generator
@@ -24,14 +25,16 @@ def make_samples(
 ) -> list[Sample]:
     """as_text: of random prompts; all others are text anyway. codec: None where only random token
     ids are wanted. Raises ConfigError."""
+    _check_lengths(prompts)
     if prompts.dataset_name == "random":
         wanted = _random(prompts, vocabulary or VOCABULARY)
         return wanted.samples(count, random, codec if as_text else None)
     if prompts.dataset_name == "custom":
-        tokens = prompts.output_len or prompts.custom_output_len
-        return datasets.custom(
-            _path(prompts), count, tokens, codec if isinstance(codec, OwnCodec) else None
-        )
+        own = codec if isinstance(codec, OwnCodec) else None
+        samples = datasets.custom(_path(prompts), count, prompts.custom_output_len, own)
+        if (tokens := prompts.output_len) is not None:  # whatever a line says
+            samples = [replace(sample, output_tokens=tokens) for sample in samples]
+        return samples
     if prompts.dataset_name == "sharegpt":
         assert codec is not None
         tokens_or_own = prompts.output_len or prompts.sharegpt_output_len
@@ -39,6 +42,12 @@ def make_samples(
     raise ConfigError(
         f"--dataset-name must be {' or '.join(datasets.DATASETS)}, not {prompts.dataset_name!r}"
     )
+
+
+def _check_lengths(prompts: PromptOptions) -> None:
+    for flag, length in (("--input-len", prompts.input_len), ("--output-len", prompts.output_len)):
+        if length is not None and length < 1:
+            raise ConfigError(f"{flag} must be at least 1, not {length}")
 
 
 def _random(prompts: PromptOptions, vocabulary: int) -> datasets.RandomPrompts:

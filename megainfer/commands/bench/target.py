@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from megainfer.bench.client import Target
+from megainfer.commands.bearer import bearer
 from megainfer.commands.bench.serve_options import SamplingOptions, ServerOptions
 from megainfer.errors import ConfigError
 
@@ -23,9 +24,12 @@ def server_url(server: ServerOptions) -> str:
 
 
 def request_headers(server: ServerOptions) -> dict[str, str]:
-    """Of every request; the API key among them."""
-    key = {"Authorization": f"Bearer {server.api_key}"} if server.api_key else {}
-    return key | name_value_pairs("--header", server.header)
+    """Of every request; the API key among them. Raises ConfigError."""
+    further = name_value_pairs("--header", server.header)
+    for name, value in further.items():
+        if not (name + value).isascii():
+            raise ConfigError(f"--header takes ASCII characters, and {name!r} has others")
+    return bearer("--api-key", server.api_key) | further
 
 
 def name_value_pairs(flag: str, texts: Sequence[str] | None) -> dict[str, str]:
