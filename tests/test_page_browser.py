@@ -36,7 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Its vocabulary is the tokenizer's, and no token ends an answer."""
     shape = {"vocab_size": 360, "max_position_embeddings": CONTEXT, "eos_token_id": None}
     folder = write_checkpoint("olmoe", "mha", tmp_path_factory.mktemp("model"), **shape)
-    write_tokenizer(folder)
+    write_tokenizer(folder, eos_token=None)
     with serving(str(folder), "--ffn-gpus", "2", "--micro-batches", "2") as served:
         yield served
 
