@@ -14,6 +14,7 @@ from server.parsing.formats import (
     ARRAY,
     DEEPSEEK_V3,
     DEEPSEEK_V31,
+    FORMATS,
     HERMES,
     MISTRAL,
     CallFormat,
@@ -298,6 +299,15 @@ def test_reasoning_may_speak_of_calls() -> None:
 
 def test_a_named_call_is_all_arguments() -> None:
     assert summary(parse(OneCall("f"), "{", "}")) == ("", "", [Call("f", "{}")])
+
+
+@pytest.mark.parametrize("name", list(NOTATIONS))
+def test_white_space_without_an_end_is_looked_at_once(name: str) -> None:
+    """A model that is caught in a loop writes it; with work that grows, this ends in a timeout."""
+    white = " \n" * 75_000
+    opening = FORMATS[name].opening if name in FORMATS else ""
+    text = white + opening + white
+    assert summary(parse(parser_of(name), *text)) == (text, "", [])
 
 
 def test_several_calls_in_one_tag() -> None:
