@@ -77,6 +77,9 @@ def _check_parameters(parameters: Any, where: str) -> None:
     if parameters is not None and not of_objects:
         message = f"{where} must be a JSON schema of an object, not {parameters!r:.80}"
         raise RequestError(message, where)
+    for key in DEFINITIONS:
+        if not isinstance((parameters or {}).get(key) or {}, dict):
+            raise RequestError(f"{where}.{key} must be an object", where)
 
 
 def _named(choice: Any, tools: Sequence[Json]) -> str:
@@ -107,7 +110,7 @@ def _array_of_calls(use: ToolUse) -> Json:
     for tool in use.tools:
         parameters = _parameters(tool)
         for key in DEFINITIONS:
-            _merge(definitions.setdefault(key, {}), parameters.pop(key, {}))
+            _merge(definitions.setdefault(key, {}), parameters.pop(key, None) or {})
         calls.append(
             {
                 "type": "object",

@@ -14,6 +14,7 @@ from server.parsing.formats import (
     ARRAY,
     DEEPSEEK_V3,
     DEEPSEEK_V31,
+    FORMATS,
     HERMES,
     MISTRAL,
     CallFormat,
@@ -188,6 +189,30 @@ def test_calls_have_the_types_of_their_schema(
     assert json.loads(call.arguments) == {**values, "n": 12, "o": {"a": [1]}}
 
 
+@pytest.mark.parametrize(
+    ("text", "schema", "expected"),
+    [
+        ("12", {"anyOf": [{"type": "string"}, {"type": "null"}]}, "12"),
+        ("null", {"anyOf": [{"type": "string"}, {"type": "null"}]}, None),
+        ("12", {"type": ["string", "null"]}, "12"),
+        ("12", {"oneOf": [{"type": "string"}, {"type": "integer"}]}, 12),
+        ("1.5", {"type": ["string", "integer"]}, "1.5"),
+        ('{"a": 1}', {"type": ["string", "object"]}, {"a": 1}),
+        ("12", {"anyOf": 3, "type": {}}, 12),
+        ("True", {"type": "boolean"}, True),
+        ("None", {"type": ["integer", "null"]}, None),
+        ("True", {"type": "string"}, "True"),
+        ("True", {"type": "integer"}, "True"),
+    ],
+)
+def test_what_may_be_a_text_is_one(text: str, schema: Any, expected: Any) -> None:
+    function = {"name": "f", "parameters": {"properties": {"x": schema}}}
+    call = QWEN_CALL.replace("\n1\n", f"\n{text}\n")
+    parser = NOTATIONS["qwen3_coder"].parser([{"type": "function", "function": function}])
+    (made,) = summary(parse(parser, call))[2]
+    assert json.loads(made.arguments) == {"x": expected}
+
+
 def test_a_schema_that_is_none_leaves_texts() -> None:
     for parameters in ({"properties": [1]}, {"properties": {"x": 3}}, {}, None):
         tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
@@ -233,6 +258,12 @@ def test_calls_in_an_array(call_format: CallFormat, opening: str) -> None:
     text = f'{opening}{{"name":"f","arguments":{ARGUMENTS}}}, {{"name": "g", "parameters": {{}}}}]'
     calls = [Call("f", ARGUMENTS), Call("g", "{}")]
     assert summary(parse(CallParser(call_format), text)) == ("", "", calls)
+
+
+def test_the_id_after_mistrals_arguments_is_no_content() -> None:
+    call = f'{{"name": "f", "arguments": {ARGUMENTS}, "id": "abcdefgh1"}}'
+    parts = parse(CallParser(MISTRAL), *f"[TOOL_CALLS] [{call}, {call}]")
+    assert summary(parts) == ("", "", [Call("f", ARGUMENTS)] * 2)
 
 
 def test_arguments_stream_as_they_come() -> None:
@@ -298,6 +329,15 @@ def test_reasoning_may_speak_of_calls() -> None:
 
 def test_a_named_call_is_all_arguments() -> None:
     assert summary(parse(OneCall("f"), "{", "}")) == ("", "", [Call("f", "{}")])
+
+
+@pytest.mark.parametrize("name", list(NOTATIONS))
+def test_white_space_without_an_end_is_looked_at_once(name: str) -> None:
+    """A model that is caught in a loop writes it; with work that grows, this ends in a timeout."""
+    white = " \n" * 75_000
+    opening = FORMATS[name].opening if name in FORMATS else ""
+    text = white + opening + white
+    assert summary(parse(parser_of(name), *text)) == (text, "", [])
 
 
 def test_several_calls_in_one_tag() -> None:

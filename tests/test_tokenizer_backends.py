@@ -219,6 +219,14 @@ def test_tiktoken_texts_are_those_of_the_library(kimi: Tokenizer) -> None:
     assert kimi.vocab_size == first + 20
 
 
+def test_texts_on_which_the_library_gives_up_are_cut(kimi: Tokenizer) -> None:
+    for text in (" " * 1_000_000 + "the", "the " * 120_000, "x" * 25_001 + " the"):
+        ids = kimi.encode(text, add_special_tokens=False)
+        assert kimi.decode(ids) == text
+    space, the = (kimi.encode(text, add_special_tokens=False) for text in (" ", " the"))
+    assert kimi.encode(" " * 25_001 + "the", add_special_tokens=False) == space * 25_000 + the
+
+
 def test_a_chat_through_its_template(kimi: Tokenizer) -> None:
     encoded = kimi.encode_chat(Chat(QUESTION))
     assert encoded.text.startswith("<|im_start|>system\nBe brief.<|im_end|>")

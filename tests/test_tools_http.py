@@ -34,6 +34,7 @@ TOOL = {
     },
 }
 QUESTION = [{"role": "user", "content": "1 + x?"}]
+BROKEN = {"type": "object", "$defs": [1]}
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,10 @@ def test_a_template_is_told_the_effort_that_is_asked_for(server, client, tokeniz
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "is no name"),
         ({"tools": [{"type": "function", "function": {"name": "a", "description": {}}}]}, "string"),
         ({"tools": [TOOL, TOOL]}, "one name twice"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": BROKEN}}]},
+            "tools[0].function.parameters.$defs must be an object",
+        ),
         ({"tools": [], "tool_choice": "required"}, "tools is empty"),
         ({"tool_choice": "always"}, "tool_choice must be"),
         ({"tool_choice": {"type": "function", "function": {"name": "sub"}}}, "isn't among tools"),

@@ -32,6 +32,7 @@ class CallParser:
         self._state = _State.TEXT
         self._text = ""  # not given out yet
         self._opened = ""  # the opening, as long as it may turn out to be content
+        self._white = ""  # what stands before the text, after the opening
         self._span = JsonSpan()
         self._calls = 0
         self._blank = True  # nothing but white space since the beginning or the last call
@@ -56,7 +57,7 @@ class CallParser:
             text = text[: len(text) - overlap(text, self._format.closing)]
             parts.content += "" if self._format.trailer.fullmatch(text) else text
         elif self._state is _State.TEXT or not self._recover(text, parts):
-            rest = self._opened + text
+            rest = self._opened + self._white + text
             if rest.strip(self._format.between) or not self._calls:
                 parts.content += rest
         return parts
@@ -64,18 +65,21 @@ class CallParser:
     # Each reads on as far as it is certain; True: the state has changed and there may be more.
 
     def _read_text(self, parts: Parts) -> bool:
+        if self._blank:  # held: white space is content only where no call follows
+            self._set_white_apart(self._text.lstrip())
         before, opening, after = self._text.partition(self._format.opening)
         border = len(before) - (0 if opening else overlap(before, self._format.opening))
-        if self._blank and not before[:border].strip():
-            border = 0  # held: white space is content only where no call follows
         self._say(before[:border], parts)
         self._text = before[border:]
         if opening:
-            self._text, self._opened, self._state = after, before[border:] + opening, _State.HEADER
+            white = self._white
+            self._go_on(after, _State.HEADER)
+            self._opened = white + opening
         return bool(opening)
 
     def _read_header(self, parts: Parts) -> bool:
         text, end = self._text.lstrip(self._format.between), self._format.end
+        self._set_white_apart(text)
         if end is not None and text.startswith(end) and not self._opened:
             return self._leave(text.removeprefix(end))
         header = self._format.header.match(text)
@@ -106,20 +110,30 @@ class CallParser:
         self._text, self._state = after, _State.HEADER
         return True
 
+    def _set_white_apart(self, rest: str) -> None:
+        """So that it is looked at once, however much there is."""
+        self._white += self._text[: len(self._text) - len(rest)]
+        self._text = rest
+
     def _say(self, text: str, parts: Parts) -> None:
-        parts.content += text
-        self._blank = self._blank and not text
+        if text:
+            parts.content += self._white + text
+            self._white, self._blank = "", False
 
     def _leave(self, rest: str) -> bool:
-        self._text, self._opened, self._state, self._blank = rest, "", _State.TEXT, True
+        self._blank = True
+        self._go_on(rest, _State.TEXT)
         return True
+
+    def _go_on(self, rest: str, state: _State) -> None:
+        self._text, self._opened, self._white, self._state = rest, "", "", state
 
     def _begin(self, header: re.Match[str], rest: str, parts: Parts) -> None:
         own_id = header.groupdict().get("id")
         parts.calls.append(CallDelta(self._calls, header["name"], "", own_id))
         self._calls += 1
         self._span = JsonSpan()
-        self._text, self._opened, self._state = rest, "", _State.ARGUMENTS
+        self._go_on(rest, _State.ARGUMENTS)
 
     def _give_up(self, parts: Parts) -> bool:
         """Once a call is closed whose header isn't one: perhaps its fields have another order."""
@@ -131,8 +145,8 @@ class CallParser:
         if self._format.end is None and self._recover(body, parts):
             return self._leave(after)
         self._blank = False
-        parts.content += self._opened + body + closing
-        self._text, self._opened, self._state = after, "", _State.TEXT
+        parts.content += self._opened + self._white + body + closing
+        self._go_on(after, _State.TEXT)
         return True
 
     def _give_up_before_the_next(self, parts: Parts) -> bool:
@@ -140,8 +154,8 @@ class CallParser:
         if not opening:
             return False
         self._blank = False
-        parts.content += self._opened + body
-        self._text, self._opened, self._state = opening + after, "", _State.TEXT
+        parts.content += self._opened + self._white + body
+        self._go_on(opening + after, _State.TEXT)
         return True
 
     def _recover(self, body: str, parts: Parts) -> bool:

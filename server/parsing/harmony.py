@@ -49,6 +49,7 @@ class HarmonyParser:
         self._with_calls = with_calls
         self._state = _State.BETWEEN
         self._kind = _Kind.CONTENT
+        self._white = ""  # what stands before the text, between messages
         self._text = ""  # not given out yet
         self._calls = 0
         self._begun = False  # whether a message has
@@ -67,8 +68,8 @@ class HarmonyParser:
         return parts
 
     def finish(self) -> Parts:
-        parts, text = Parts(), self._text
-        self._text = ""
+        parts, text = Parts(), self._white + self._text
+        self._white = self._text = ""
         if self._state is _State.BODY:
             self._say(text, parts)
             self._end(parts)
@@ -87,14 +88,17 @@ class HarmonyParser:
 
     def _read_between(self, parts: Parts) -> bool:
         start = self._text.lstrip()
+        self._white += self._text[: len(self._text) - len(start)]
+        self._text = start
         if end := next((tag for tag in ENDS if start.startswith(tag)), None):
-            self._text = start.removeprefix(end)
+            self._white, self._text = "", start.removeprefix(end)
             return True
         if any(start.startswith(tag) for tag in HEADERS):
-            self._text, self._state = start, _State.HEADER
+            self._white, self._state = "", _State.HEADER
             return True
         if any(tag.startswith(start) for tag in (*HEADERS, *ENDS)):
             return False
+        self._white, self._text = "", self._white + start
         self._begin(_Kind.CONTENT)
         return True
 

@@ -40,6 +40,7 @@ class SpanParser:
     def __init__(self, span: Span, read: ReadSpan) -> None:
         self._span = span
         self._read = read
+        self._white = ""  # what stands before the text and is dropped where a call follows
         self._text = ""  # not given out yet
         self._calls = 0
         self._at_start = True  # nothing but white space since the beginning or the last call
@@ -52,17 +53,16 @@ class SpanParser:
         return parts
 
     def finish(self) -> Parts:
-        text, self._text = self._text, ""
-        return Parts(content=text if text.strip(self._span.between) or not self._calls else "")
+        text, white, self._text, self._white = self._text, self._white, "", ""
+        return Parts(content=white + text if text or not self._calls else "")
 
     def _step(self, parts: Parts) -> bool:
         """Read on as far as it is certain; True: there may be more."""
+        if self._at_start:
+            self._set_white_apart()
         text = self._text
         start, end = self._span.find(text, self._at_start)
-        if self._at_start and not text[:start].strip(self._span.between):
-            if end is None or start == len(text):
-                return False  # white space is content only where no call follows
-        elif start:
+        if start:
             self._say(start, parts)
             return True
         if end is None:
@@ -72,13 +72,19 @@ class SpanParser:
             self._say(end, parts)
         else:
             self._give(calls, parts)
-            self._text, self._at_start = text[end:], True
+            self._white, self._text, self._at_start = "", text[end:], True
             self._span.restart()
         return True
 
+    def _set_white_apart(self) -> None:
+        """So that it is looked at once, however much there is."""
+        text = self._text.lstrip(self._span.between)
+        self._white += self._text[: len(self._text) - len(text)]
+        self._text = text
+
     def _say(self, border: int, parts: Parts) -> None:
-        parts.content += self._text[:border]
-        self._text, self._at_start = self._text[border:], False
+        parts.content += self._white + self._text[:border]
+        self._white, self._text, self._at_start = "", self._text[border:], False
         self._span.restart()
 
     def _give(self, calls: list[Call], parts: Parts) -> None:
@@ -95,16 +101,18 @@ class TaggedSpan:
     def __init__(self, opening: str, closing: str) -> None:
         self._opening = opening
         self._closing = closing
+        self.restart()
 
     def restart(self) -> None:
-        return  # nothing is kept: a tag is found quickly
+        self._searched = 0  # characters in which no closing tag begins
 
     def find(self, text: str, at_start: bool) -> tuple[int, int | None]:
         start = text.find(self._opening)
         if start < 0:
             border = len(text) - overlap(text, self._opening)
             return border, None
-        end = text.find(self._closing, start)
+        end = text.find(self._closing, max(start, self._searched))
+        self._searched = max(0, len(text) - len(self._closing) + 1)
         return start, None if end < 0 else end + len(self._closing)
 
 

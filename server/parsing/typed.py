@@ -8,6 +8,8 @@ from server.parsing.parts import Call
 from server.parsing.spans import as_call
 
 Json = dict[str, Any]
+PYTHONS = {"True": True, "False": False, "None": None}
+"""Templates that write values as Python does (Qwen3-Coder's) teach models to do so."""
 
 
 class Schemas:
@@ -29,10 +31,43 @@ def _properties(function: Json) -> Mapping[str, Any]:
 
 
 def _value(text: str, schema: Any) -> Any:
-    if not isinstance(schema, dict) or schema.get("type") == "string":
+    kinds = _kinds(schema)
+    if not isinstance(schema, dict) or kinds == {"string"}:
         return text
     value = json_value(text)
-    return text if isinstance(value, str) else value  # quotes are the text's own
+    if text in PYTHONS and "string" not in kinds and kinds & _kinds_of(PYTHONS[text]):
+        value = PYTHONS[text]
+    # Quotes are the text's own; and what may be a text is one, unless it is another kind allowed.
+    is_text = isinstance(value, str) or ("string" in kinds and not kinds & _kinds_of(value))
+    return text if is_text else value
+
+
+def _kinds(schema: Any) -> set[str]:
+    """The types that it names, as far as it says so itself."""
+    if not isinstance(schema, dict):
+        return set()
+    own = schema.get("type", [])
+    kinds = {kind for kind in (own if isinstance(own, list) else [own]) if isinstance(kind, str)}
+    for key in ("anyOf", "oneOf"):
+        parts = schema.get(key)
+        for part in parts if isinstance(parts, list) else []:
+            kinds |= _kinds(part)
+    return kinds
+
+
+def _kinds_of(value: Any) -> set[str]:
+    match value:
+        case None:
+            return {"null"}
+        case bool():
+            return {"boolean"}
+        case int():
+            return {"integer", "number"}
+        case float():
+            return {"number"}
+        case list():
+            return {"array"}
+    return {"object"}
 
 
 def json_value(text: str) -> Any:

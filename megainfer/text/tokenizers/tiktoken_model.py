@@ -5,7 +5,8 @@ folder. Programs of others aren't run here; the pattern is known by the family.
 """
 
 import base64
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ MOONSHOT = "|".join(
         r"\s+",
     )
 )
+MAX_PIECE, MAX_RUN = 400_000, 25_000  # characters
+RUN = re.compile(rf"(?P<cut>\s{{{MAX_RUN}}}(?=\s)|\S{{{MAX_RUN}}}(?=\S))|\s+|\S+")
 PATTERNS = {"tokenization_kimi": MOONSHOT, "tokenization_moonshot": MOONSHOT}
 """By the name of the program that tokenizer_config.json's auto_map names."""
 
@@ -45,9 +48,25 @@ def load_tiktoken(path: Path, config: Mapping[str, Any], vocab_size: int) -> Byt
     )
     return BytePairBackend(
         ByteVocabulary(ids, special, pattern),
-        lambda text: list(encoding.encode(text, allowed_special="all")),
+        lambda text: [
+            token
+            for piece in _pieces(text)
+            for token in encoding.encode(piece, allowed_special="all")
+        ],
         shown=_shown(config),
     )
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in the pieces that the model's own program encodes by themselves: on longer ones, and
+    on longer runs of white space or of anything else, the library may give up."""
+    for start in range(0, len(text), MAX_PIECE):
+        piece, begin = text[start : start + MAX_PIECE], 0
+        for run in RUN.finditer(piece) if len(piece) > MAX_RUN else ():
+            if run["cut"]:
+                yield piece[begin : run.end()]
+                begin = run.end()
+        yield piece[begin:]
 
 
 def _pattern(path: Path, config: Mapping[str, Any]) -> str:
