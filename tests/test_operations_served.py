@@ -18,18 +18,19 @@ import trustme
 from checkpoints import write_checkpoint
 from prometheus_client.parser import text_string_to_metric_families
 from served import Served, run_cli, serving
-from test_serve import ENDLESS, stream
+from test_serve import CONTEXT, ENDLESS, stream
 
 WAIT_SECONDS = 30.0
 DASHBOARD = Path(__file__).parent.parent / "deploy/grafana/megainfer.json"
 METRICS_PAGE = DASHBOARD.parents[2] / "docs/metrics.md"
 ADMIN = {"Authorization": "Bearer of-the-admin"}
-LONG = {"prompt": [1, 2], "max_tokens": ENDLESS, "ignore_eos": True}
+LONG = {"prompt": [1, 2], "max_tokens": 2000, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint("olmoe", "mha", tmp_path_factory.mktemp("model"))
+    folder = tmp_path_factory.mktemp("model")
+    return write_checkpoint("olmoe", "mha", folder, max_position_embeddings=CONTEXT)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,14 @@ from checkpoints import Greedy, decisive, oracle, write_checkpoint
 from served import END_SECONDS, Served, abstract_sockets, run_cli, serving, session_members
 from test_distribution import LENGTHS, prompts_of
 
-ENDLESS = 200  # tokens; nearly the whole context of the small model
+CONTEXT = 8192
+ENDLESS = 8000  # tokens: seconds of the small model, even where a test is kept waiting meanwhile
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
-    folder = write_checkpoint("olmoe", "mha", tmp_path_factory.mktemp("model"))
+    folder = tmp_path_factory.mktemp("model")
+    write_checkpoint("olmoe", "mha", folder, max_position_embeddings=CONTEXT)
     return folder, *decisive(oracle(folder), lambda seed: prompts_of(seed, LENGTHS[:6]), 12)
 
 
@@ -179,8 +181,8 @@ def test_impossible_wishes_are_refused_before_anything_starts(reference, tmp_pat
     )
     assert "not 'many'" in refused(folder, "--micro-batches", "many")
     assert (
-        "--max-model-len 4096 is more than the model's max_position_embeddings of 256"
-        in refused(folder, "--max-model-len", "4096")
+        f"--max-model-len 9000 is more than the model's max_position_embeddings of {CONTEXT}"
+        in refused(folder, "--max-model-len", "9000")
     )
     assert "use --max-model-len 32 or less" in refused(folder, "--kv-cache-memory", "40KiB")
     assert "'lots'" in refused(folder, "--kv-cache-memory", "lots")
@@ -224,9 +226,9 @@ def test_bad_requests_are_answered_and_harm_nobody(reference):
     folder, prompts, _ = reference
     url_of = "{}/v1/completions".format
     with serving(str(folder)) as served:
-        long = completion(served, [5] * 300, 4)
+        long = completion(served, [5] * (CONTEXT + 44), 4)
         assert long.status_code == 400
-        assert "256" in long.json()["error"]["message"]
+        assert str(CONTEXT) in long.json()["error"]["message"]
         nan = httpx.post(
             url_of(served.url),
             content='{"prompt": [1], "temperature": NaN}',
