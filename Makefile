@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 # What an installation is made from; the kernels are compiled where there is a C++ compiler.
-SOURCES := pyproject.toml setup.py $(wildcard megainfer/*/native/* megainfer/*/*/native/*)
+SOURCES := pyproject.toml setup.py $(wildcard megainfer/native/*.h megainfer/*/native/* megainfer/*/*/native/*)
 
 .PHONY: run test test-all check setup clean
 
@@ -45,4 +45,4 @@ $(VENV)/.test: $(VENV)/.torch $(SOURCES)
 	@touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) build *.egg-info megainfer/kernels/cpu/_native* megainfer/m2n/_native*
+	rm -rf $(VENV) build *.egg-info megainfer/compute/cpu/_native* megainfer/m2n/_native*

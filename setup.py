@@ -4,17 +4,19 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-KERNELS = "megainfer/kernels/cpu"
+SHARED = "megainfer/native"
+KERNELS = "megainfer/compute/cpu"
 M2N = "megainfer/m2n"
 
 
-def library(folder: str, *shared_headers: str) -> Extension:
+def library(folder: str) -> Extension:
     """A plain library with a C interface, loaded through ctypes."""
     native = f"{folder}/native"
     return Extension(
         f"{folder.replace('/', '.')}._native",
         sources=sorted(glob(f"{native}/*.cpp")),
-        depends=sorted([*glob(f"{native}/*.h"), *glob(f"{native}/*.inl"), *shared_headers]),
+        depends=sorted([*glob(f"{native}/*.h"), *glob(f"{native}/*.inl"), *glob(f"{SHARED}/*.h")]),
+        include_dirs=[SHARED],
         language="c++",
         # No -march and no -ffast-math: sources choose their instruction sets themselves, and the
         # order of additions is a promise.
@@ -36,4 +38,4 @@ def library(folder: str, *shared_headers: str) -> Extension:
     )
 
 
-setup(ext_modules=[library(KERNELS), library(M2N, f"{KERNELS}/native/bfloat16.h")])
+setup(ext_modules=[library(KERNELS), library(M2N)])

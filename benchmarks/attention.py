@@ -30,17 +30,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from megainfer.attention_node.batch import ChunkInput, build_batch
-from megainfer.config import BLOCK_SIZE
-from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.attention import (
-    AttentionKernel,
-    step_rows,
+from megainfer.compute.batch import ChunkInput, build_batch
+from megainfer.compute.cpu.kernels import library
+from megainfer.compute.cpu.kernels.attention import AttentionKernel, step_rows
+from megainfer.compute.cpu.kernels.attention_layer import (
+    AttentionWeights,
+    block_shape,
+    pack_attention,
 )
-from megainfer.kernels.cpu.attention_layer import AttentionWeights, block_shape, pack_attention
-from megainfer.kernels.cpu.experts import on_large_pages
-from megainfer.kernels.cpu.packed import pack_norm
-from megainfer.kernels.reference import rotary_table
+from megainfer.compute.cpu.kernels.experts import on_large_pages
+from megainfer.compute.cpu.kernels.packed import pack_norm
+from megainfer.compute.reference.kernels import rotary_table
+from megainfer.config import BLOCK_SIZE
 from megainfer.models.spec import AttentionSpec, NormSpec, QkNorm, RopeSpec
 
 SMALLEST_READ = 16 << 20

@@ -37,8 +37,8 @@ from rich.console import Console
 from rich.table import Table
 
 from megainfer import LLM
-from megainfer.kernels.cpu.experts import ExpertKernel
-from megainfer.kernels.experts import ExpertsShape
+from megainfer.compute.cpu.kernels.experts import ExpertKernel
+from megainfer.compute.experts import ExpertsShape
 
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0625}  # int8 with its scales
 CACHED_EXPERTS = 2

@@ -70,7 +70,7 @@ from megainfer.messages import (
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.main import ServerConfig, serve
-from server.served_model import ServedModel
+from server.openai.served_model import ServedModel
 
 CONTEXT = 1 << 20
 TOKEN = 97

@@ -31,9 +31,9 @@ from measures import hardware
 from rich.console import Console
 from rich.table import Table
 
-from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.experts import CpuLayerExperts, ExpertKernel, on_large_pages
-from megainfer.kernels.experts import ExpertsShape
+from megainfer.compute.cpu.kernels import library
+from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel, on_large_pages
+from megainfer.compute.experts import ExpertsShape
 
 GEMM_SIZE = 2048
 

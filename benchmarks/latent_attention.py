@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
+from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
+from megainfer.compute.cpu.kernels import library
+from megainfer.compute.cpu.kernels.attention import AttentionKernel, step_rows
+from megainfer.compute.cpu.kernels.experts import on_large_pages
+from megainfer.compute.cpu.kernels.latent import LatentKernel, LatentWeights, pack_latent
+from megainfer.compute.cpu.kernels.threads import Threads
+from megainfer.compute.reference.kernels import rotary_table
 from megainfer.config import BLOCK_SIZE
-from megainfer.kernels.cpu import library
-from megainfer.kernels.cpu.attention import AttentionKernel, step_rows
-from megainfer.kernels.cpu.experts import on_large_pages
-from megainfer.kernels.cpu.latent import LatentKernel, LatentWeights, pack_latent
-from megainfer.kernels.cpu.threads import Threads
-from megainfer.kernels.reference import rotary_table
 from megainfer.models.spec import MlaSpec, RopeSpec
 
 HIDDEN = 512  # small: its projections are not what is measured

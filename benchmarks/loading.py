@@ -35,7 +35,7 @@ from shards import LAYERS, forget, write_shards
 
 from megainfer.config import EngineConfig
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.launch.supervisor import Supervisor
+from megainfer.supervise.supervisor import Supervisor
 
 GB = 1e9
 

@@ -45,7 +45,7 @@ from rich.table import Table
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.opening import Tuning
+from megainfer.m2n.slotted.opening import Tuning
 
 HIDDEN_SIZE = 512  # float32, so a row is 2 KiB
 ROW_KIB = 2

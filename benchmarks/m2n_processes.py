@@ -19,8 +19,8 @@ from torch import Tensor
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.mailbox import Dispatch, Handle, Part
-from megainfer.m2n.opening import Tuning
-from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.slotted.opening import Tuning
 
 TIMEOUT_SECONDS = 60.0
 GLOO = "gloo"

@@ -53,7 +53,7 @@ from timeline import check_plot, write_plot, write_trace
 
 from megainfer import LLM
 from megainfer.instruments.trace_events import Run
-from megainfer.pipeline import layer_period, min_micro_batches, total_time
+from megainfer.planner.formulas import layer_period, min_micro_batches, total_time
 from megainfer.simulator import Cost, Scenario, simulate
 
 SPANS = 4000  # kept by each node for --trace and --plot

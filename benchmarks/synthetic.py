@@ -17,24 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.model import MoEPoint
 from megainfer.attention_node.node import AttentionNode
-from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
+from megainfer.attention_node.scheduling.scheduler import Scheduler, SchedulerConfig
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.reference import kernels as kernels
+from megainfer.compute.tokens import TokenKernels
 from megainfer.config import BLOCK_SIZE
 from megainfer.errors import NodeDied
-from megainfer.expert_node.gather import Gather
 from megainfer.expert_node.node import ExpertNode
+from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import MicroBatchClock, Span
-from megainfer.kernels import reference as kernels
-from megainfer.kernels.drawing import TokenKernels
-from megainfer.launch.child import Child, fork_child
 from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import Unit, run_until_stopped
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
-from megainfer.m2n.opening import Tuning
-from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.slotted.opening import Tuning
 from megainfer.messages import (
     FromNode,
     GetSpans,
@@ -49,6 +48,7 @@ from megainfer.messages import (
     Submit,
 )
 from megainfer.simulator import Cost
+from megainfer.supervise.child import Child, fork_child
 from megainfer.topology import assign_cores
 
 HIDDEN_SIZE = 256

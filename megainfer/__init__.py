@@ -1,23 +1,27 @@
 """MegaInfer: Mixture-of-Experts serving with attention and experts on separate nodes.
 
-`import megainfer` is cheap: the offline `LLM` loads what it needs when it is first used.
+`import megainfer` loads nothing: each name brings what it needs when it is first used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from megainfer.frontend.structured_outputs import StructuredOutputsParams
-from megainfer.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from megainfer.llm import LLM
+    from megainfer.sampling import SamplingParams
+    from megainfer.structured.params import StructuredOutputsParams
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "SamplingParams", "StructuredOutputsParams", "__version__"]
 
+_HOMES = {
+    "LLM": "megainfer.llm",
+    "SamplingParams": "megainfer.sampling",
+    "StructuredOutputsParams": "megainfer.structured.params",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "LLM":
-        from megainfer.llm import LLM
-
-        return LLM
-    raise AttributeError(f"module 'megainfer' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'megainfer' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -10,22 +10,22 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from megainfer.config import EngineConfig, parse_micro_batches
+from megainfer.console.generation_bar import GenerationBar
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.outputs import GrowingOutput, RequestOutput, spelled
 from megainfer.frontend.sequence_request import SequenceRequest
-from megainfer.generation_bar import GenerationBar
-from megainfer.instruments.span_pieces import SpanPieces
+from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
-from megainfer.launch.engine_process import EngineOrder, EngineProcess
 from megainfer.launch.plan import make_plan
-from megainfer.launch.prepare import prepare
+from megainfer.launch.span_pieces import SpanPieces
 from megainfer.messages import Fatal, GetSpans, GetStats, Ready, Spans, Stats
+from megainfer.model_folder.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
+from megainfer.supervise.engine_process import EngineOrder, EngineProcess
 from megainfer.text.chat import Chat
-from megainfer.text.text_stream import TextStream, unfold
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 

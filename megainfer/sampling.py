@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megainfer.errors import RequestError
-from megainfer.frontend.structured_outputs import StructuredOutputsParams
+from megainfer.structured.params import StructuredOutputsParams
 
 MAX_N = 128
 MAX_STOP_STRINGS = 16

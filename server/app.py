@@ -8,19 +8,20 @@ from megainfer import __version__
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.structured.checker import GrammarChecker
 from megainfer.text.tokenizer import Tokenizer
-from server.access import AccessControl
-from server.admission import Entrance
 from server.document.describe import describe
-from server.envelope import REQUEST_ID, Envelope
-from server.errors import install_error_handlers
-from server.generating import Generator
-from server.instance import Instance
-from server.operations import Operations, operations_router
+from server.http.access import AccessControl
+from server.http.admission import Entrance
+from server.http.envelope import REQUEST_ID, Envelope
+from server.http.errors import install_error_handlers
+from server.openai.generating import Generator
+from server.openai.served_model import ServedModel
+from server.openai.tokens import Tokens
+from server.operate.instance import Instance
+from server.operate.operations import Operations, operations_router
 from server.other_apis import OtherApis
+from server.page.assets import PAGE
 from server.page.routes import Page, page_router
 from server.routes import Api, build_router
-from server.served_model import ServedModel
-from server.tokens import Tokens
 
 
 def create_app(
@@ -59,11 +60,11 @@ def _router(tokenizer: Tokenizer | None, model: ServedModel, generator: Generato
 def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:
     """An application behind everything that a request has to pass first, outermost last."""
     if instance.spans is not None:
-        from server.spans.parent import CallersContext
+        from server.operate.spans.parent import CallersContext
 
         app = CallersContext(app)
     app = Entrance(app, instance.admission)
-    app = AccessControl(app, instance.options)
+    app = AccessControl(app, instance.options, PAGE)
     if instance.options.allowed_origins:
         app = CORSMiddleware(
             app,

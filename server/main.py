@@ -15,12 +15,12 @@ from megainfer.frontend.serving_options import ServingOptions
 from megainfer.structured.checker import GrammarChecker
 from megainfer.text.tokenizer import Tokenizer
 from server.app import create_app, guarded
-from server.bounded_connection import BoundedConnection, TooManyConnections
-from server.connection_limits import ConnectionLimits
-from server.envelope import Envelope
-from server.instance import Instance, assemble
-from server.metrics.log_line import TrafficLog
-from server.served_model import ServedModel
+from server.http.bounded_connection import BoundedConnection, TooManyConnections
+from server.http.connection_limits import ConnectionLimits
+from server.http.envelope import Envelope
+from server.openai.served_model import ServedModel
+from server.operate.instance import Instance, assemble
+from server.operate.metrics.log_line import TrafficLog
 
 log = logging.getLogger(__name__)
 

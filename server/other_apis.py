@@ -5,8 +5,8 @@ from starlette.responses import JSONResponse, Response
 
 from server.anthropic.narrator import MessagesNarrator
 from server.anthropic.protocol import CountRequest, MessagesRequest
-from server.generating import Generator
-from server.narration import narrate
+from server.narration.narrator import narrate
+from server.openai.generating import Generator
 from server.responses.narrator import ResponsesNarrator
 from server.responses.protocol import ResponsesRequest
 

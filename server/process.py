@@ -26,11 +26,11 @@ from megainfer.messages import (
     ToChild,
 )
 from megainfer.text.tokenizer import load_tokenizer
-from server.connection_limits import raise_file_limit
-from server.instance import assemble, surroundings_of
+from server.http.connection_limits import raise_file_limit
+from server.http.request_id import name_requests
 from server.main import ServerConfig, serve
-from server.request_id import name_requests
-from server.served_model import ServedModel
+from server.openai.served_model import ServedModel
+from server.operate.instance import assemble, surroundings_of
 
 LOADING_TIMEOUT_SECONDS = 3600.0
 """A supervisor that gives up on loading, or dies, ends this process much sooner."""

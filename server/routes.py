@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from server.answer import respond, respond_streaming
-from server.body import JsonRoute
-from server.generating import Generation, Generator
+from server.http.body import JsonRoute
+from server.openai.answer import respond, respond_streaming
+from server.openai.generating import Generation, Generator
+from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
+from server.openai.served_model import ServedModel
+from server.openai.tokens import Tokens
 from server.other_apis import OtherApis
-from server.protocol import ChatRequest, CompletionRequest, SamplingFields
-from server.served_model import ServedModel
-from server.tokens import Tokens
 
 
 class Api:

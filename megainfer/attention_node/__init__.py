@@ -1,0 +1,1 @@
+"""The attention node: scheduling, KV cache, the attention half of each layer, sampling."""

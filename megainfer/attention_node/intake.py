@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from time import monotonic
 
 from megainfer.attention_node.compiling import Compiled, Compiling
-from megainfer.attention_node.scheduler import Scheduler
+from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.errors import MegaInferError, RequestError
 from megainfer.messages import RequestFailed, Submit
 

@@ -6,15 +6,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.batch import StepBatch
-from megainfer.attention_node.halves.half import HalfSource, ModelHalf
-from megainfer.attention_node.kv_cache import KVCache, StateCache
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.half import HalfSource, ModelHalf
+from megainfer.compute.kv_cache import KVCache, StateCache
+from megainfer.compute.reference import kernels as reference
+from megainfer.compute.selection import AttentionKernels
+from megainfer.compute.tokens import TokenKernels
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import MicroBatchClock
-from megainfer.kernels import reference
-from megainfer.kernels.drawing import TokenKernels
-from megainfer.kernels.selection import AttentionKernels
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
@@ -143,9 +143,9 @@ class AttentionModel:
 def _load_half(source: HalfSource, kernels: AttentionKernels) -> ModelHalf:
     name, weight_dtype = kernels.resolve(str(source.dtype).removeprefix("torch."))
     if name == "cpu":
-        from megainfer.attention_node.halves.cpu import CpuHalf
+        from megainfer.compute.cpu.half import CpuHalf
 
         return CpuHalf(source, weight_dtype, kernels.threads)
-    from megainfer.attention_node.halves.reference import ReferenceHalf
+    from megainfer.compute.reference.half import ReferenceHalf
 
     return ReferenceHalf(source)

@@ -13,21 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
 from megainfer.attention_node.compiling import Compiling
 from megainfer.attention_node.intake import Intake
-from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.prompt_scores import score_prompts
 from megainfer.attention_node.sample_rows import NOBODYS_ROW, sample_row
 from megainfer.attention_node.sampling.sampler import RowError, SampleOutput, SampleRow, sample
-from megainfer.attention_node.scheduler import Scheduler
-from megainfer.attention_node.step import Chunk, Step
+from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.attention_node.scheduling.step import Chunk, Step
+from megainfer.attention_node.scheduling.tuning import MicroBatchTuner, Progress
 from megainfer.attention_node.token_messages import token_messages
-from megainfer.attention_node.tuning import MicroBatchTuner, Progress
+from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
+from megainfer.compute.kv_cache import KVCache
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import Span, StageClock
-from megainfer.launch.distribution import Distribution
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.messages import (
     Abort,

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from megainfer.attention_node.compiling import Compiling
-from megainfer.attention_node.frontend import FrontEnd
-from megainfer.attention_node.kv_cache import KVCache
+from megainfer.attention_node.link import FrontEnd
 from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.profile import profile_attention
-from megainfer.attention_node.scheduler import Scheduler, SchedulerConfig
-from megainfer.attention_node.tuning import MicroBatchTuner
+from megainfer.attention_node.scheduling.scheduler import Scheduler, SchedulerConfig
+from megainfer.attention_node.scheduling.tuning import MicroBatchTuner
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.kv_cache import KVCache
+from megainfer.compute.selection import AttentionKernels
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import Span
-from megainfer.kernels.selection import AttentionKernels
 from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
@@ -27,13 +27,13 @@ from megainfer.launch.node_loop import (
 )
 from megainfer.launch.plan import Plan
 from megainfer.m2n.mailbox import AttentionPort
-from megainfer.m2n.opening import Tuning
-from megainfer.m2n.shm import ShmAttentionPort, expert_address
+from megainfer.m2n.shm.ports import ShmAttentionPort, expert_address
+from megainfer.m2n.slotted.opening import Tuning
 from megainfer.messages import Loaded, NodeReady, Ready, Start
 from megainfer.models.sources import attention_sources
 
 if TYPE_CHECKING:
-    from megainfer.kernels.cpu.threads import Threads
+    from megainfer.compute.cpu.kernels.threads import Threads
     from megainfer.structured.compiler import GrammarCompiler
 
 

@@ -3,9 +3,9 @@
 from statistics import median
 from time import monotonic
 
-from megainfer.attention_node.batch import ChunkInput, StepBatch, build_batch
-from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
+from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
+from megainfer.compute.kv_cache import KVCache
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import StageClock
 from megainfer.launch.plan import Plan, profile_rows

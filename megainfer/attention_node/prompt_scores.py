@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.batch import StepBatch
 from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.sampling.logprobs import logprobs_of
 from megainfer.attention_node.sampling.sampler import NonFiniteLogits
-from megainfer.attention_node.sequence import Sequence, Status
-from megainfer.attention_node.step import Chunk, Step
+from megainfer.attention_node.scheduling.sequence import Sequence, Status
+from megainfer.attention_node.scheduling.step import Chunk, Step
+from megainfer.compute.batch import StepBatch
 from megainfer.messages import TokenLogprobs
 
 HEAD_ROWS = 32  # whose logits exist at a time: 20 MB for a vocabulary of 152 thousand

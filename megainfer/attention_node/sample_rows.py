@@ -5,8 +5,8 @@ import numpy as np
 from megainfer.attention_node.sampling.bitmask import Bitmask
 from megainfer.attention_node.sampling.edits import LogitEdits
 from megainfer.attention_node.sampling.sampler import SampleRow
-from megainfer.attention_node.sequence import Sequence
-from megainfer.attention_node.step import Chunk
+from megainfer.attention_node.scheduling.sequence import Sequence
+from megainfer.attention_node.scheduling.step import Chunk
 
 NOBODYS_ROW = SampleRow(temperature=0.0, top_p=1.0, top_k=0, seed=0, position=0)
 """In the place of a request that failed."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import httpx
 
 from megainfer.errors import MegaInferError, ModelError
-from megainfer.model_source import resolve_model
+from megainfer.model_folder.resolve import resolve_model
 from megainfer.text.tokenizer import Tokenizer
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megainfer.errors import CheckpointError
-from megainfer.models.source import Source
+from megainfer.models.stored import Source
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from megainfer.checkpoint.files import StoredTensor
-from megainfer.models.source import Source
+from megainfer.models.stored import Source
 
 
 @dataclass(frozen=True, slots=True)

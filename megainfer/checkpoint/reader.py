@@ -15,7 +15,7 @@ from megainfer.checkpoint.encodings.encoding import Encoding
 from megainfer.checkpoint.encodings.plain import Plain
 from megainfer.checkpoint.files import TensorFiles
 from megainfer.models.quantization import quantization_of
-from megainfer.models.source import Pieces, Source
+from megainfer.models.stored import Pieces, Source
 
 CHUNK_BYTES = 1 << 20
 """Read at once where bytes aren't those of the result: what is converted is still in the cache."""

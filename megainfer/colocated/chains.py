@@ -6,15 +6,15 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.batch import StepBatch
-from megainfer.attention_node.halves.cpu import CpuHalf
-from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.cpu.half import CpuHalf
+from megainfer.compute.cpu.kernels.attention import step_rows
+from megainfer.compute.cpu.kernels.chain import LayerChain, PackedLayer
+from megainfer.compute.cpu.kernels.experts import CpuLayerExperts
+from megainfer.compute.kv_cache import KVCache
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.instruments.stage_clock import MicroBatchClock
-from megainfer.kernels.cpu.attention import step_rows
-from megainfer.kernels.cpu.chain import LayerChain, PackedLayer
-from megainfer.kernels.cpu.experts import CpuLayerExperts
 
 
 class Chain:

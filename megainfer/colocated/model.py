@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.batch import StepBatch
-from megainfer.attention_node.kv_cache import KVCache
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.colocated.chains import Chain, find_chains
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.kv_cache import KVCache
+from megainfer.compute.tokens import TokenKernels
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
-from megainfer.kernels.drawing import TokenKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.spec import ModelSpec
 

@@ -7,10 +7,10 @@ import torch
 
 from megainfer.attention_node.process import AttentionUnit, load_attention
 from megainfer.colocated.model import ColocatedModel
+from megainfer.compute.cpu.kernels.threads import Threads
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.process import load_experts
 from megainfer.instruments.stage_clock import Span, StageClock
-from megainfer.kernels.cpu.threads import Threads
 from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import (
     PULSE_SECONDS,

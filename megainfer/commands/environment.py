@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from megainfer import m2n
+from megainfer.compute.cpu.kernels import library
 from megainfer.config import format_bytes
-from megainfer.kernels.cpu import library
 from megainfer.launch.machine import available_memory, total_memory, usable_cores
-from megainfer.launch.native import find_library
+from megainfer.native.library import find_library
 
 GPU_SECONDS = 10.0
 TOLD_FLAGS = (

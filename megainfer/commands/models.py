@@ -25,7 +25,7 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    from megainfer.model_source import resolve_config
+    from megainfer.model_folder.resolve import resolve_config
     from megainfer.models.description import describe_model
     from megainfer.models.quantization import quantization_of
     from megainfer.models.registry import FAMILIES, load_spec

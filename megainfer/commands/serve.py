@@ -18,13 +18,13 @@ from megainfer.commands.http_options import HTTP, HttpOptions
 from megainfer.commands.listening import is_loopback, listen, shown_host
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
+from megainfer.console.terminal import TerminalObserver
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan, describe, make_plan
-from megainfer.launch.prepare import prepare
-from megainfer.launch.supervisor import Supervisor
-from megainfer.model_source import served_name
-from megainfer.terminal import TerminalObserver
+from megainfer.model_folder.prepare import prepare
+from megainfer.model_folder.resolve import served_name
+from megainfer.supervise.supervisor import Supervisor
 
 EPILOG = """[bold]Examples[/bold]
 

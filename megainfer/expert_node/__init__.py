@@ -1,0 +1,1 @@
+"""The expert node: gathers rows of many attention nodes, computes its experts, replies."""

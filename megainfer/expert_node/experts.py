@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.kernels.experts import Biases, ExpertsShape, LayerExperts
-from megainfer.kernels.selection import ExpertKernels
+from megainfer.compute.experts import Biases, ExpertsShape, LayerExperts
+from megainfer.compute.selection import ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import ExpertSources, FfnSources
 from megainfer.models.spec import ModelSpec

@@ -8,9 +8,9 @@ from typing import Any
 
 from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel
-from megainfer.expert_node.gather import Batch, Gather
+from megainfer.gather import Batch, Gather
+from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import Span, StageClock
-from megainfer.launch.distribution import Distribution
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
 
 BATCH_ROWS = tuple(2**i for i in range(15))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.selection import ExpertKernels
 from megainfer.expert_node.experts import ExpertModel
-from megainfer.expert_node.gather import Gather
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts
 from megainfer.expert_node.transfer_profile import profile_transfer
+from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import Span
-from megainfer.kernels.selection import ExpertKernels
 from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
@@ -23,13 +23,13 @@ from megainfer.launch.node_loop import (
 )
 from megainfer.launch.plan import Plan
 from megainfer.m2n.mailbox import ExpertPort
-from megainfer.m2n.opening import Tuning
-from megainfer.m2n.shm import ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.shm.ports import ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.slotted.opening import Tuning
 from megainfer.messages import Loaded, Ready, Start
 from megainfer.models.sources import expert_sources
 
 if TYPE_CHECKING:
-    from megainfer.kernels.cpu.threads import Threads
+    from megainfer.compute.cpu.kernels.threads import Threads
 
 
 def run_expert(link: ParentLink, plan: Plan, node: int) -> None:

@@ -13,8 +13,8 @@ from megainfer.errors import NodeDied
 from megainfer.launch.plan import Plan, profile_rows
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
-from megainfer.m2n.opening import Tuning
-from megainfer.m2n.shm import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.slotted.opening import Tuning
 from megainfer.topology import CoreAssignment
 
 ROUND_TRIPS = 40

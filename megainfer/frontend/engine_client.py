@@ -24,6 +24,7 @@ from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.request_limits import RequestLimits
 from megainfer.frontend.router import Router
 from megainfer.frontend.sequence_request import SequenceRequest, submit_message
+from megainfer.frontend.token_stream import TokenStream
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -36,7 +37,6 @@ from megainfer.messages import (
     Tokens,
 )
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
-from megainfer.text.token_stream import TokenStream
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, ModelError, RequestError
-from megainfer.json_file import read_json_object
 from megainfer.sampling import SamplingParams, check_integer
 from megainfer.text.end_token import read_end_token
+from megainfer.text.json_file import read_json_object
 
 AUTO, NEUTRAL = "auto", "vllm"
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")

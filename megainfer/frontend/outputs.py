@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from megainfer.frontend.text_stream import TextDelta
 from megainfer.messages import FinishReason, TokenLogprobs
-from megainfer.text.text_stream import TextDelta
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,15 @@ MAX_KEY_CHARACTERS = 512
 @dataclass(frozen=True, slots=True)
 class ServingOptions:
     """api_keys: any of them opens the API; none: it is open. admin_keys: open all, and alone what
-    shows the inside or costs the operator (`server.access`). loopback: only this machine can reach
-    the server. public_metrics: /metrics asks for no key. allowed_origins: web pages from there may
-    call the API. allowed_hosts: names that a request may call a server by which only this machine
-    can reach, and which asks for no key, beside localhost and addresses; * for all. certificate,
-    private_key: PEM files, for TLS. drain_seconds: how long admitted requests may take to finish
-    after a termination signal. patience: seconds after which a node that says nothing counts as
-    hung. log_seconds: how often a line tells of the traffic; 0: never. syntax: of tool calls and
-    reasoning. shows_tokenizer: whether /tokenizer_info is there. traces_endpoint: an OpenTelemetry
-    collector's address, for a span a request.
-
-    Raises ConfigError.
+    shows the inside or costs the operator (`server.http.access`). loopback: only this machine can
+    reach the server. public_metrics: /metrics asks for no key. allowed_origins: web pages from
+    there may call the API. allowed_hosts: names that a request may call a server by which only this
+    machine can reach, and which asks for no key, beside localhost and addresses; * for all.
+    certificate, private_key: PEM files, for TLS. drain_seconds: how long admitted requests may take
+    to finish after a termination signal. patience: seconds after which a node that says nothing
+    counts as hung. log_seconds: how often a line tells of the traffic; 0: never. syntax: of tool
+    calls and reasoning. shows_tokenizer: whether /tokenizer_info is there. traces_endpoint: an
+    OpenTelemetry collector's address, for a span a request. Raises ConfigError.
     """
 
     names: tuple[str, ...] = ()

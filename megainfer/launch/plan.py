@@ -5,6 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megainfer.compute.selection import (
+    check_attention_dtype,
+    check_expert_dtype,
+    describe_kernels,
+    resolve_kernels,
+)
 from megainfer.config import (
     BLOCK_SIZE,
     DTYPE_BYTES,
@@ -15,12 +21,6 @@ from megainfer.config import (
 )
 from megainfer.errors import ConfigError
 from megainfer.frontend.generation_config import GenerationDefaults
-from megainfer.kernels.selection import (
-    check_attention_dtype,
-    check_expert_dtype,
-    describe_kernels,
-    resolve_kernels,
-)
 from megainfer.launch.machine import available_memory, has_bfloat16_arithmetic, usable_cores
 from megainfer.m2n.geometry import Geometry
 from megainfer.models.quantization import QuantizationSpec, quantization_of

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
-from megainfer.m2n.attention_port import SlotAttentionPort
-from megainfer.m2n.expert_port import SlotExpertPort
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.mail import Memory, Seat
-from megainfer.m2n.opening import is_native, open_attention_mail, open_expert_mail
+from megainfer.m2n.slotted.attention_port import SlotAttentionPort
+from megainfer.m2n.slotted.expert_port import SlotExpertPort
+from megainfer.m2n.slotted.mail import Memory, Seat
+from megainfer.m2n.slotted.opening import is_native, open_attention_mail, open_expert_mail
 
 
 @dataclass(slots=True)

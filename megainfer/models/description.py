@@ -6,7 +6,6 @@ from math import prod
 
 from megainfer.config import format_bytes
 from megainfer.models.quantization import QuantizationSpec
-from megainfer.models.source import Source
 from megainfer.models.sources import attention_sources, expert_sources
 from megainfer.models.spec import (
     Activation,
@@ -30,6 +29,7 @@ from megainfer.models.spec import (
     RouterSpec,
     YarnScaling,
 )
+from megainfer.models.stored import Source
 
 Line = tuple[str, str]
 """A label and what is said under it."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from megainfer.expert_node.gather import Batch, Gather
+from megainfer.gather import Batch, Gather
 from megainfer.simulator.scenario import Scenario
 
 

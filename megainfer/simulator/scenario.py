@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from megainfer.errors import ConfigError
-from megainfer.expert_node.gather import GatherLimits
+from megainfer.gather import GatherLimits
 
 Policy = Literal["gather", "greedy", "lockstep"]
 

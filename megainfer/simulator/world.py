@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from megainfer.expert_node.gather import Batch
+from megainfer.gather import Batch
 from megainfer.pipeline import PingPong
 from megainfer.simulator.policies import rule_of
 from megainfer.simulator.scenario import Chance, Outcome, Scenario

@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from megainfer.errors import ModelError, RequestError
-from megainfer.json_file import read_json_object
+from megainfer.text.json_file import read_json_object
 
 JINJA = "*.jinja"
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})

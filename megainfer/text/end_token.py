@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from megainfer.errors import ModelError
-from megainfer.json_file import read_json_object
+from megainfer.text.json_file import read_json_object
 
 
 class _Added(msgspec.Struct):

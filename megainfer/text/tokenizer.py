@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.errors import ModelError, RequestError
-from megainfer.json_file import read_json_object
 from megainfer.text.chat import Chat, ChatEncoder, EncodedChat
 from megainfer.text.chat_template import ChatTemplate, read_chat_templates, up_to_the_end_of
+from megainfer.text.json_file import read_json_object
 from megainfer.text.tokenizers import tekken, tiktoken_model
 from megainfer.text.tokenizers.backend import ByteVocabulary, TokenizerBackend
 from megainfer.text.tokenizers.fast import FastBackend

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from server.anthropic.errors import error_object
-from server.blocks import Block, Blocks, Change, Kind, Step
-from server.errors import ErrorReport
-from server.piece import Piece
-from server.translation import Json
+from server.http.anthropic_errors import error_object
+from server.http.errors import ErrorReport
+from server.narration.blocks import Block, Blocks, Change, Kind, Step
+from server.openai.piece import Piece
+from server.openai.translation import Json
 
 encode = msgspec.json.Encoder().encode
 

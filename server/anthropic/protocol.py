@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import Field
 
 from megainfer.errors import RequestError
-from server.protocol import Body, ChatRequest, Integer
-from server.translation import Json, chat_request, refuse, text_of
+from server.openai.protocol import Body, ChatRequest, Integer
+from server.openai.translation import Json, chat_request, refuse, text_of
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {"container": (), "mcp_servers": ([],), "n": (1,)}
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from megainfer import __version__
-from megainfer.launch.distribution import Distribution
+from megainfer.instruments.distribution import Distribution
 from megainfer.messages import Role
-from server.metrics.engines import kv_usage
-from server.metrics.exposition import Counted
-from server.metrics.nodes import STAGES, ExpertMap
-from server.nodes import NodeBoard, NodeState
+from server.operate.metrics.engines import kv_usage
+from server.operate.metrics.exposition import Counted
+from server.operate.metrics.nodes import STAGES, ExpertMap
+from server.operate.nodes import NodeBoard, NodeState
 
 M2N = ("messages_sent", "rows_sent", "bytes_sent", "messages_received", "rows_received")
 OF_ATTENTION = ("running", "waiting", "micro_batches", "num_blocks", "free_blocks", "steps")

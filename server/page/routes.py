@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from megainfer.messages import Role
-from server.instance import Instance
+from server.operate.instance import Instance
 from server.page.assets import PAGE, load_asset
 from server.page.live_state import live_state
 from server.page.timeline import Timeline

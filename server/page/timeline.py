@@ -10,7 +10,7 @@ import msgspec
 
 from megainfer.errors import NodeDied
 from megainfer.instruments.stage_clock import Span
-from server.traces import Tracer
+from server.operate.traces import Tracer
 
 LOOKED_AWAY_SECONDS = 5.0
 """After so long without a look nodes keep no more spans."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from server.blocks import Block, Blocks, Change, Kind, Step
-from server.errors import ErrorReport
-from server.piece import Piece
+from server.http.errors import ErrorReport
+from server.narration.blocks import Block, Blocks, Change, Kind, Step
+from server.openai.piece import Piece
+from server.openai.translation import Json
 from server.responses.protocol import ResponsesRequest
-from server.translation import Json
 
 encode = msgspec.json.Encoder().encode
 PREFIXES = {Kind.TEXT: "msg", Kind.REASONING: "rs", Kind.CALL: "fc"}

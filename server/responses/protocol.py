@@ -3,8 +3,8 @@
 from typing import Any
 
 from megainfer.errors import RequestError
-from server.protocol import EFFORT, Body, ChatRequest, Integer
-from server.translation import Json, chat_request, refuse, text_of
+from server.openai.protocol import EFFORT, Body, ChatRequest, Integer
+from server.openai.translation import Json, chat_request, refuse, text_of
 
 STORED = "this server keeps nothing between requests; send the whole conversation as input"
 STATEFUL: dict[str, tuple[Any, ...]] = {

@@ -2,11 +2,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import Served, serving
 
-from clients.documented import NAME
-from clients.environment import PythonEnvironment
-from clients.model import write_model
+from tests.clients.documented import NAME
+from tests.clients.environment import PythonEnvironment
+from tests.clients.model import write_model
+from tests.support.served import Served, serving
 
 
 @pytest.fixture(scope="package")

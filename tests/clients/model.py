@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from checkpoints import write_checkpoint
-from front_end import write_tokenizer
+from tests.support.checkpoints import write_checkpoint
+from tests.support.front_end import write_tokenizer
 
 TEMPLATE = (
     "{% if tools %}Tools: {{ tools | tojson }} in <tool_call></tool_call>\n{% endif %}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.documented import documented_command
+from tests.clients.documented import documented_command
 
 REQUIREMENTS = ["aiperf>=0.13,<0.14"]
 REQUESTS = 100  # as documented

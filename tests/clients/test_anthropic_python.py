@@ -5,7 +5,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from clients.documented import NAME, run_documented
+from tests.clients.documented import NAME, run_documented
 
 TOOL: Any = {
     "name": "weather",

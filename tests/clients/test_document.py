@@ -7,8 +7,8 @@ import httpx
 import jsonschema
 import pytest
 
-from clients.documented import NAME
 from server.document.answers import ANSWERS
+from tests.clients.documented import NAME
 
 Json = dict[str, Any]
 PARAMETERS = {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}

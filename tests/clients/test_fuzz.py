@@ -15,10 +15,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
-from served import serving
 
-from clients.documented import NAME
-from clients.test_document import events
+from tests.clients.documented import NAME
+from tests.clients.test_document import events
+from tests.support.served import serving
 
 SLOW_ADDRESSES = {"/debug/trace"}  # it answers after as many seconds as it is asked for
 CHECKS = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.documented import documented_command
+from tests.clients.documented import documented_command
 
 REQUIREMENTS = ["genai-bench>=0.0.5,<0.1"]
 

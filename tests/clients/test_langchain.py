@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
 
-from clients.documented import NAME, run_documented
+from tests.clients.documented import NAME, run_documented
 
 
 class Trip(pydantic.BaseModel):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.documented import documented
+from tests.clients.documented import documented
 
 REQUIREMENTS = ["litellm>=1.80,<2", "mcp>=2,<3"]  # without mcp it fails at a call of a tool
 MORE = """

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from clients.documented import documented_command
-from clients.environment import PythonEnvironment
+from tests.clients.documented import documented_command
+from tests.clients.environment import PythonEnvironment
 
 REQUIREMENTS = ["lm_eval[api]>=0.4.9,<0.5", "transformers>=4,<6"]
 QUESTIONS = [

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from clients.documented import documented
-from clients.environment import NodeEnvironment
+from tests.clients.documented import documented
+from tests.clients.environment import NodeEnvironment
 
 MORE = """
 const model = "my-model", prompt = "Hello", messages = [{ role: "user", content: "Hello world" }];

@@ -10,10 +10,10 @@ import jsonschema
 import openai
 import pydantic
 import pytest
-from served import serving
 
-from clients.documented import NAME, run_documented
-from clients.model import CONTEXT
+from tests.clients.documented import NAME, run_documented
+from tests.clients.model import CONTEXT
+from tests.support.served import serving
 
 QUESTION: list[Any] = [{"role": "user", "content": "Hello world"}]
 SCHEMA = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant, old_rope
+from tests.support.model_variant import Variant, old_rope
 
 _SMALL = {
     "kv_lora_rank": 20,

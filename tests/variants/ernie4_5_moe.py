@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant, old_rope
+from tests.support.model_variant import Variant, old_rope
 
 _ERNIE = {"moe_intermediate_size": 24, "moe_num_experts": 9, "moe_k": 3}
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant
-
-from variants.deepseek_v32 import SMALL
+from tests.support.model_variant import Variant
+from tests.variants.deepseek_v32 import SMALL
 
 VARIANTS: Mapping[str, Variant] = {
     "seventeen_positions": Variant(

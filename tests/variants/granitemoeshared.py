@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant
+from tests.support.model_variant import Variant
 
 _GRANITE = {"num_key_value_heads": 2, "num_local_experts": 6, "attention_multiplier": 0.3}
 

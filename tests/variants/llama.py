@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant, old_rope
+from tests.support.model_variant import Variant, old_rope
 
 VARIANTS: Mapping[str, Variant] = {
     "gqa_old": Variant({"num_key_value_heads": 2}, old_rope),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from model_variant import Json, Variant
+from tests.support.model_variant import Json, Variant
 
 _SMALL = {"num_key_value_heads": 2, "head_dim": 20, "num_local_experts": 7}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant, old_rope
+from tests.support.model_variant import Variant, old_rope
 
 VARIANTS: Mapping[str, Variant] = {
     "window": Variant({"num_key_value_heads": 2, "head_dim": 14, "sliding_window": 5}, old_rope),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant, old_rope
+from tests.support.model_variant import Variant, old_rope
 
 VARIANTS: Mapping[str, Variant] = {
     "mha": Variant({"num_experts": 8, "num_experts_per_tok": 3}, old_rope),

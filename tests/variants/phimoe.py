@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant
+from tests.support.model_variant import Variant
 
 _WIDE = {"router_jitter_noise": 0.2, "attention_bias": True, "lm_head_bias": True}
 

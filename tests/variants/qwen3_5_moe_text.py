@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from model_variant import Variant
-
-from variants.qwen3_next import SIZES
+from tests.support.model_variant import Variant
+from tests.variants.qwen3_next import SIZES
 
 VARIANTS: Mapping[str, Variant] = {
     "grouped": Variant({**SIZES, "layer_types": ["linear_attention"] * 2 + ["full_attention"]}),

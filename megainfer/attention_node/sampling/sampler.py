@@ -15,9 +15,9 @@ from torch import Tensor
 
 from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
 from megainfer.attention_node.sampling.logprobs import logprobs_of
+from megainfer.compute.reference import kernels as reference
+from megainfer.compute.tokens import DrawWish, TokenKernels
 from megainfer.errors import MegaInferError
-from megainfer.kernels import reference
-from megainfer.kernels.drawing import DrawWish, TokenKernels
 from megainfer.messages import TokenLogprobs
 
 _MASK = 2**64 - 1

@@ -8,7 +8,7 @@ from megainfer.checkpoint.encodings.plain import Plain, plain
 from megainfer.checkpoint.encodings.scaled import scaled, scales_of
 from megainfer.checkpoint.files import TensorFiles
 from megainfer.models.quantization import Codes, QuantizationSpec
-from megainfer.models.source import Source
+from megainfer.models.stored import Source
 
 
 def encoding_of(

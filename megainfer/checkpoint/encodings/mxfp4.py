@@ -13,7 +13,7 @@ from megainfer.checkpoint.codes import e2m1, nibbles
 from megainfer.checkpoint.files import StoredTensor, TensorFiles
 from megainfer.checkpoint.grid import as_scales
 from megainfer.models.quantization import BLOCK_OF_MXFP4
-from megainfer.models.source import Source
+from megainfer.models.stored import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from megainfer.checkpoint.codes import nibbles
 from megainfer.checkpoint.files import StoredTensor, TensorFiles
 from megainfer.checkpoint.grid import Grid, as_scales
 from megainfer.models.quantization import QuantizationSpec
-from megainfer.models.source import Source
+from megainfer.models.stored import Source
 
 WORD_BITS = 32
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from megainfer.checkpoint.files import StoredTensor
-from megainfer.models.source import Source
+from megainfer.models.stored import Source
 
 FLOATS = ("F64", "F32", "BF16", "F16")
 INTEGERS = ("I64", "I32")

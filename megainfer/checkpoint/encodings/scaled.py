@@ -10,7 +10,7 @@ from megainfer.checkpoint.codes import e4m3
 from megainfer.checkpoint.files import StoredTensor, TensorFiles
 from megainfer.checkpoint.grid import Grid, as_scales
 from megainfer.models.quantization import Codes, QuantizationSpec
-from megainfer.models.source import Source
+from megainfer.models.stored import Source
 
 KINDS = {Codes.FP8: "F8_E4M3", Codes.INT8: "I8"}
 SCALES = ("_scale_inv", "_scale")

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "../../kernels/cpu/native/bfloat16.h"
+#include "bfloat16.h"
 
 // Copies of a function for better instruction sets; which one runs is chosen when it is loaded.
 #if defined(__x86_64__) && defined(__ELF__)

@@ -7,7 +7,6 @@ the first axis; `attention_sources` and `expert_sources` list all that a role lo
 from collections.abc import Iterable
 from math import prod
 
-from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.attention import AttentionSources
 from megainfer.models.sources.delta_net import DeltaNetSources
 from megainfer.models.sources.experts import ExpertSources
@@ -16,6 +15,7 @@ from megainfer.models.sources.indexer import IndexerSources
 from megainfer.models.sources.latent import LatentSources
 from megainfer.models.sources.model import ModelSources
 from megainfer.models.spec import DeltaNetSpec, MlaSpec, ModelSpec
+from megainfer.models.stored import Pieces, Source
 
 __all__ = [
     "AttentionSources",

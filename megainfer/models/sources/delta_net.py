@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.norm import norm_bias
 from megainfer.models.spec import DeltaNetSpec, ModelSpec
+from megainfer.models.stored import Pieces, Source
 
 
 @dataclass(frozen=True, slots=True)

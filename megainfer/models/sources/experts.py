@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from megainfer.models.names import ExpertStorage
-from megainfer.models.source import Pieces, Source
 from megainfer.models.spec import ModelSpec
+from megainfer.models.stored import Pieces, Source
 
 Rows = tuple[int, int, int]
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.experts import ExpertSources, bias_name
 from megainfer.models.sources.norm import norm_bias
 from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec, RouterScore, SharedExpertSpec
+from megainfer.models.stored import Pieces, Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from megainfer.models.source import Pieces, Source
 from megainfer.models.spec import IndexerSpec, ModelSpec
+from megainfer.models.stored import Pieces, Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from megainfer.models.source import Pieces, Source
 from megainfer.models.sources.indexer import IndexerSources
 from megainfer.models.sources.norm import norm_bias
 from megainfer.models.spec import MlaSpec, ModelSpec
+from megainfer.models.stored import Pieces, Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What belongs to a normalisation beside its weight."""
 
-from megainfer.models.source import Pieces, Source
 from megainfer.models.spec import NormSpec
+from megainfer.models.stored import Pieces, Source
 
 
 def norm_bias(weight: Pieces, norm: NormSpec) -> Pieces:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.errors import ModelError, RequestError
-from megainfer.json_file import read_json_object
 from megainfer.text.chat import Chat, EncodedChat
+from megainfer.text.json_file import read_json_object
 from megainfer.text.tokenizers.backend import ByteVocabulary, library
 from megainfer.text.tokenizers.byte_pairs import BytePairBackend
 

@@ -1,0 +1,96 @@
+"""One step in the making."""
+
+from megainfer.attention_node.scheduling.pool import SequencePool
+from megainfer.attention_node.scheduling.sequence import Sequence, Status
+from megainfer.attention_node.scheduling.step import Chunk, Step
+
+
+class Composition:
+    """Fills one micro-batch's step with rows, in order of service, and finds their blocks.
+
+    The order is by priority, then by arrival. Blocks are given in it, so that no sequence ever
+    loses to one after it. Rows go to decoding sequences first, which is a matter of counting: a
+    prompt gets what is left when each decoding sequence has its row, but the first sequence always
+    gets one.
+    """
+
+    def __init__(self, pool: SequencePool, number: int, micro_batch: int, max_rows: int) -> None:
+        self._pool = pool
+        self._number = number
+        self._micro_batch = micro_batch
+        self._rows_left = max_rows
+        self._victims = pool.victims()
+        self._decodes: list[Chunk] = []
+        self._prefills: list[Chunk] = []
+        self._depends_on: set[int] = set()
+        self.admitted: list[Sequence] = []  # that waited until now
+
+    def place_running(self) -> None:
+        """Take in what already runs, by preemption of later sequences if blocks run out."""
+        candidates = [(s, s.is_decoding) for s in self._pool.balance.candidates(self._micro_batch)]
+        decodes_to_come = sum(decodes for _, decodes in candidates)
+        for sequence, decodes in candidates:
+            decodes_to_come -= decodes
+            if sequence.status is Status.RUNNING:  # else an earlier one has just preempted it
+                self._place(sequence, kept_rows=0 if decodes else decodes_to_come)
+
+    def admit(self, max_newcomers: int) -> None:
+        """Let in up to so many of those who wait, in order; the first that doesn't fit ends it."""
+        if max_newcomers < 1 or self._rows_left < 1:
+            return
+        admission = self._pool.admission()
+        for _ in range(max_newcomers):
+            sequence = self._pool.waiting.first()
+            if sequence is None or self._rows_left < 1:
+                return
+            prefix = self._pool.cached_prefix(sequence)
+            if not admission.fits(sequence, prefix):
+                return
+            self._pool.admit_first(prefix)
+            self._place(sequence, kept_rows=0)
+            admission.admitted(sequence)
+            self.admitted.append(sequence)
+
+    def step(self) -> Step | None:
+        """What has been put together; None if nothing could be."""
+        chunks = (*self._decodes, *self._prefills)
+        if not chunks:
+            return None
+        depends_on = tuple(sorted(self._depends_on))
+        return Step(self._number, self._micro_batch, depends_on, chunks)
+
+    def _place(self, sequence: Sequence, kept_rows: int) -> None:
+        is_first = not (self._decodes or self._prefills)
+        rows = max(self._rows_left - kept_rows, int(is_first))
+        wanted = min(sequence.num_unscheduled, rows)
+        if wanted < 1:
+            return
+        length = self._find_blocks(sequence, wanted)
+        if length < 1:
+            self._pool.balance.open_to_all(sequence)  # so that any next step may help it
+        else:
+            self._take(sequence, length)
+
+    def _find_blocks(self, sequence: Sequence, wanted: int) -> int:
+        """Grow its table for up to `wanted` more tokens; how many of them have a place now."""
+        blocks = self._pool.blocks
+        missing = blocks.blocks_for(sequence.num_scheduled + wanted) - len(sequence.block_ids)
+        while missing > blocks.num_free:
+            victim = self._victims.after(sequence)
+            if victim is None:
+                break
+            self._pool.preempt(victim)
+        sequence.block_ids += blocks.allocate(max(0, min(missing, blocks.num_free)))
+        return min(wanted, sequence.capacity - sequence.num_scheduled)
+
+    def _take(self, sequence: Sequence, length: int) -> None:
+        start = sequence.num_scheduled
+        samples = start + length == len(sequence.token_ids)
+        kind = self._decodes if sequence.is_decoding else self._prefills
+        kind.append(Chunk(sequence, start, length, samples))
+        self._depends_on.update(sequence.in_flight)
+        self._rows_left -= length
+        sequence.num_scheduled += length
+        sequence.in_flight.append(self._number)
+        if samples:
+            self._pool.balance.assign(sequence, self._micro_batch)

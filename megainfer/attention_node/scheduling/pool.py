@@ -1,0 +1,166 @@
+"""All live sequences of an attention node, and what each of them holds."""
+
+from collections.abc import Iterator, ValuesView
+
+from megainfer.attention_node.scheduling.admission import Admission
+from megainfer.attention_node.scheduling.balance import Balance
+from megainfer.attention_node.scheduling.block_manager import BlockManager
+from megainfer.attention_node.scheduling.preemption import Victims
+from megainfer.attention_node.scheduling.sequence import Sequence, Status
+from megainfer.attention_node.scheduling.state_slots import StateSlots
+from megainfer.attention_node.scheduling.waiting_queue import WaitingQueue
+from megainfer.messages import FinishReason
+
+
+class SequencePool:
+    """Keeps blocks, queue and micro-batches in agreement over each change of status.
+
+    ```
+                               STALLED ───────┐
+                        stall ▲      │ resume  │
+                              │      ▼         ▼
+    add ──▶ WAITING ──admit──▶ RUNNING ──doom──▶ ABORTING
+               ▲                │   │                │
+               └────preempt─────┘   └──────end───────┴──▶ FINISHED   (and from WAITING)
+    ```
+
+    From STALLED a sequence of a recurrent model is preempted instead: it has to begin again.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockManager,
+        slots: StateSlots,
+        num_micro_batches: int,
+        use_prefix_cache: bool,
+    ) -> None:
+        self.blocks = blocks
+        self.slots = slots
+        self.balance = Balance(num_micro_batches)
+        self.waiting = WaitingQueue()
+        self.preemptions = 0
+        self.prefix_hit_tokens = 0
+        self.prefix_queried_tokens = 0
+        self._use_prefix_cache = use_prefix_cache
+        self._live: dict[str, Sequence] = {}
+        self._running: dict[str, Sequence] = {}  # and STALLED, ABORTING
+
+    @property
+    def live(self) -> ValuesView[Sequence]:
+        return self._live.values()
+
+    @property
+    def num_running(self) -> int:
+        """Sequences with blocks: those that are being aborted hold theirs to the end."""
+        return len(self._running)
+
+    def get(self, request_id: str) -> Sequence | None:
+        return self._live.get(request_id)
+
+    def victims(self) -> Victims:
+        return Victims(self._running.values())
+
+    def admission(self) -> Admission:
+        return Admission(self.blocks, self._running.values())
+
+    def cached_prefix(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold the beginning of its tokens; at least its last token isn't in them.
+
+        None where its prompt's logits are wanted: they aren't in the cache, but computed anew.
+        """
+        if sequence.unscored:
+            return []
+        return self.blocks.match_prefix(sequence.prefix_digests())
+
+    def add(self, sequence: Sequence) -> None:
+        self._live[sequence.request_id] = sequence
+        self.waiting.push(sequence)
+
+    def admit_first(self, prefix: list[int]) -> None:
+        """Start the next in the queue on its cached prefix."""
+        sequence = self.waiting.pop_first()
+        self.blocks.acquire(prefix)
+        sequence.block_ids = list(prefix)
+        sequence.state_slot = self.slots.take()
+        sequence.num_computed = sequence.num_scheduled = sequence.capacity
+        if sequence.preemptions == 0:
+            sequence.cached_tokens = sequence.num_computed
+        self.prefix_hit_tokens += sequence.num_computed
+        self.prefix_queried_tokens += len(sequence.token_ids)
+        sequence.status = Status.RUNNING
+        self._running[sequence.request_id] = sequence
+        self.balance.open_to_all(sequence)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take its blocks; it keeps its tokens, to be computed again, and its place in line."""
+        self._vacate(sequence)
+        sequence.num_computed = sequence.num_scheduled = 0
+        sequence.preemptions += 1
+        self.preemptions += 1
+        sequence.status = Status.WAITING
+        self.waiting.push(sequence)
+
+    def stall(self, sequence: Sequence) -> None:
+        """No further step takes it until `resume`, when those in flight have ended."""
+        sequence.status = Status.STALLED
+        self.balance.remove(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        sequence.status = Status.RUNNING
+        self.balance.open_to_all(sequence)
+
+    def doom(self, sequence: Sequence) -> None:
+        """No further step takes it; `end` follows when those in flight have ended."""
+        sequence.status = Status.ABORTING
+        self.balance.remove(sequence)
+
+    def end(self, sequence: Sequence, reason: FinishReason) -> None:
+        """It leaves, from any status, at rest."""
+        if sequence.status is Status.WAITING:
+            self.waiting.forget()
+        else:
+            self._vacate(sequence)
+        sequence.status = Status.FINISHED
+        sequence.finish_reason = reason
+        del self._live[sequence.request_id]
+
+    def publish(self, sequence: Sequence, first_block: int, end_block: int) -> None:
+        """Make its blocks [first_block, end_block), now whole, known to others."""
+        if self._use_prefix_cache:
+            for index in range(first_block, end_block):
+                self.blocks.publish(sequence.block_ids[index], sequence.digest(index))
+
+    def problems(self) -> Iterator[str]:
+        """What contradicts itself, by sequence."""
+        self.blocks.check_integrity(sequence.block_ids for sequence in self._running.values())
+        yield from self.slots.problems(s.state_slot for s in self._running.values())
+        if len(self.waiting) + len(self._running) != len(self._live):
+            yield f"{len(self.waiting)} wait, {len(self._running)} run, {len(self._live)} live"
+        for sequence in self.live:
+            for problem in self._problems_of(sequence):
+                yield f"{sequence.request_id} ({sequence.status.value}): {problem}"
+
+    def _vacate(self, sequence: Sequence) -> None:
+        assert sequence.is_at_rest, f"{sequence.request_id} is in steps {sequence.in_flight}"
+        self.blocks.release(sequence.block_ids)
+        sequence.block_ids = []
+        assert sequence.state_slot is not None, f"{sequence.request_id} ran without a slot"
+        self.slots.give_back(sequence.state_slot)
+        sequence.state_slot = None
+        self.balance.remove(sequence)
+        del self._running[sequence.request_id]
+
+    def _problems_of(self, sequence: Sequence) -> Iterator[str]:
+        waits = sequence.status is Status.WAITING
+        if waits == (sequence.request_id in self._running):
+            yield "is in the wrong one of queue and running set"
+        if waits and (sequence.block_ids or sequence.num_scheduled or sequence.in_flight):
+            yield f"waits with blocks {sequence.block_ids} or scheduled tokens"
+        if not waits and sequence.num_scheduled > sequence.capacity:
+            yield f"{sequence.num_scheduled} tokens are scheduled into {sequence.capacity} places"
+        if sequence.num_scheduled > len(sequence.token_ids):
+            yield f"{sequence.num_scheduled} of {len(sequence.token_ids)} tokens are scheduled"
+        if sequence.is_at_rest and sequence.status in (Status.ABORTING, Status.STALLED):
+            yield "is at rest, yet nothing came of it"
+        if self.balance.holds(sequence) != (sequence.status is Status.RUNNING):
+            yield f"is not where micro-batch {sequence.micro_batch} should have it"

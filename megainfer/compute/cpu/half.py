@@ -1,0 +1,146 @@
+"""The attention node's half of a model in C++: two or three calls a layer, float32 inside."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.cpu.attention import load_attention
+from megainfer.compute.cpu.delta_net import DeltaNet
+from megainfer.compute.cpu.ffn import Dense, Gate, SharedExpert
+from megainfer.compute.cpu.kernels.attention import AttentionKernel, PackedGate, step_rows
+from megainfer.compute.cpu.kernels.attention_layer import BLOCK_TOKENS, PackedAttention, block_shape
+from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
+from megainfer.compute.cpu.latent import LatentAttention, SparseLatentAttention, load_latent
+from megainfer.compute.cpu.loader import Loader
+from megainfer.compute.half import HalfSource, Routed
+from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
+from megainfer.compute.tokens import TokenKernels
+from megainfer.errors import ConfigError
+from megainfer.models.sources import (
+    DeltaNetSources,
+    FfnSources,
+    LatentSources,
+    ModelSources,
+    layer_attention,
+)
+from megainfer.models.spec import DenseSpec
+
+
+class CpuLayer:
+    """`half.LayerHalf` over packed weights."""
+
+    def __init__(self, loader: Loader, layer: int, rotary: RotaryTables) -> None:
+        spec = loader.source.spec
+        self._kernel = loader.kernel
+        self._attention: PackedAttention | None = None
+        self._other: LatentAttention | SparseLatentAttention | DeltaNet | None = None
+        attention = layer_attention(spec, layer)
+        if isinstance(attention, DeltaNetSources):
+            self._other = DeltaNet(attention, loader)
+        elif isinstance(attention, LatentSources):
+            table = rotary_of(attention.attention, rotary)
+            assert table is not None
+            self._other = load_latent(attention, loader, table)
+        else:
+            own = attention.attention
+            self._block_shape = block_shape(own.num_kv_heads, own.head_dim)
+            self._attention = load_attention(attention, loader, rotary_of(own, rotary))
+        ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
+        self._dense = self._gate = self._shared = None
+        if isinstance(ffn, DenseSpec):
+            self._dense = Dense(ffn, sources, loader)
+        else:
+            self._gate = Gate(ffn, sources, loader)
+            if ffn.shared is not None:
+                self._shared = SharedExpert(ffn.shared, spec.multipliers.residual, sources, loader)
+
+    @property
+    def plain_routing(self) -> tuple[PackedAttention, PackedGate] | None:
+        """What comes before the experts, where there is nothing else beside them."""
+        if self._gate is None or self._shared is not None or self._attention is None:
+            return None
+        return self._attention, self._gate.packed
+
+    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.cache_shapes`. Raises ConfigError for blocks of another size."""
+        if block_size != BLOCK_TOKENS:
+            raise ConfigError(
+                f"the CPU kernels need KV blocks of {BLOCK_TOKENS} tokens, not of {block_size}"
+            )
+        return (self._block_shape,) if self._other is None else self._other.block_shapes
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.state_shapes`."""
+        return () if self._other is None else self._other.state_shapes
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """See `half.LayerHalf.attend`."""
+        if self._attention is None:
+            assert self._other is not None
+            self._other.attend(x, batch, caches)
+            return
+        (cache,) = caches
+        step = step_rows(batch)
+        self._kernel.attend(self._attention, step, cache, x)
+
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
+        """See `half.LayerHalf.feed_forward`."""
+        if self._dense is not None:
+            self._dense.add(x)
+        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
+
+    def shared(self, hidden: Tensor) -> Tensor | None:
+        """See `half.LayerHalf.shared`."""
+        return None if self._shared is None else self._shared.forward(hidden)
+
+
+class CpuHalf:
+    """`half.ModelHalf` over packed weights; the residual stream is float32.
+
+    weight_dtype: float32, bfloat16 or int8. level: an instruction set, the best unless given.
+    """
+
+    def __init__(
+        self,
+        source: HalfSource,
+        weight_dtype: str,
+        threads: Threads | int = 1,
+        level: str | None = None,
+    ) -> None:
+        spec, sources = source.spec, ModelSources(source.spec)
+        shared = own_or_shared(threads)
+        self.kernel = AttentionKernel(shared, level)
+        loader = Loader(source, self.kernel, weight_dtype, shared)
+        self._multipliers = spec.multipliers
+        self._embedding = source.reader.load(sources.embedding(), source.dtype)
+        self._final_norm = loader.norm(sources.final_norm(), sources.final_norm_bias())
+        head, bias = sources.lm_head(), sources.lm_head_bias()
+        self._lm_head = (
+            loader.linear(head, bias)
+            if head
+            else self.kernel.pack(self._embedding, weight_dtype, loader.maybe_vector(bias))
+        )
+        rotary = rotary_tables(spec, source.max_positions, torch.float32)
+        self.layers = [CpuLayer(loader, index, rotary) for index in range(len(spec.layers))]
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """See `half.ModelHalf.embed`."""
+        x = embedding(token_ids, self._embedding).to(torch.float32)
+        return _scaled(x, self._multipliers.embedding)
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See `half.ModelHalf.logits`."""
+        logits = self.kernel.head(self._lm_head, self._final_norm, x, rows)
+        return _scaled(logits, self._multipliers.logits)
+
+    @property
+    def tokens(self) -> TokenKernels:
+        """See `half.ModelHalf.tokens`."""
+        return self.kernel
+
+
+def _scaled(x: Tensor, multiplier: float) -> Tensor:
+    """In place."""
+    return x if multiplier == 1.0 else x.mul_(multiplier)

@@ -1,0 +1,189 @@
+"""One layer's routed experts with packed weights."""
+
+import mmap
+import weakref
+from collections.abc import Sequence
+from math import inf
+
+import torch
+from torch import Tensor
+
+from megainfer.compute.cpu.kernels import library
+from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
+from megainfer.compute.experts import Biases, ExpertsShape
+from megainfer.errors import ConfigError
+from megainfer.models.spec import Activation
+
+_FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
+_ACTIVATIONS = {Activation.SILU: 0, Activation.GELU: 1, Activation.GELU_TANH: 2}
+_ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+class ExpertKernel:
+    """The C++ object that packs and computes experts of one shape; it owns scratch.
+
+    weight_dtype: float32, bfloat16 or int8. level: an instruction set of `library.levels()`, the
+    best unless given. threads: shared with other kernels, or how many to have. One caller at a
+    time.
+
+    Raises ConfigError when the library isn't built or can't run the level here.
+    """
+
+    def __init__(
+        self,
+        shape: ExpertsShape,
+        weight_dtype: str,
+        threads: Threads | int = 1,
+        level: str | None = None,
+    ) -> None:
+        native = library.load()
+        self._threads = own_or_shared(threads)
+        self.shape = shape
+        self.level = level or library.levels()[-1]
+        self._native = native
+        self._counts = torch.zeros(shape.experts, dtype=torch.int64)
+        self.handle = native.megainfer_experts_new(
+            self.level.encode(),
+            _format(weight_dtype),
+            _native_shape(shape),
+            self._threads.handle,
+        )
+        if self.handle is None:
+            raise ConfigError(
+                f"kernels of level {self.level!r} don't run here; use one of "
+                f"{', '.join(library.levels())}"
+            )
+        weakref.finalize(self, native.megainfer_experts_delete, self.handle)
+        self.gate_up_bytes: int = native.megainfer_experts_gate_up_bytes(self.handle)
+        self.down_bytes: int = native.megainfer_experts_down_bytes(self.handle)
+        self.gate_up_channels: int = native.megainfer_experts_gate_up_channels(self.handle)
+
+    def pack(self, gate_up: Tensor, down: Tensor, to_gate_up: Tensor, to_down: Tensor) -> None:
+        """Pack one expert: float32 [2F, D] and [D, F] into uint8 [gate_up_bytes], [down_bytes]."""
+        shape = self.shape
+        assert gate_up.shape == (2 * shape.intermediate, shape.hidden)
+        assert down.shape == (shape.hidden, shape.intermediate)
+        assert gate_up.dtype == down.dtype == torch.float32
+        tensors = (gate_up, down, to_gate_up, to_down)
+        self._native.megainfer_experts_pack(self.handle, *(_address(x) for x in tensors))
+
+    def pack_gate_up_bias(self, bias: Tensor, to: Tensor) -> None:
+        """float32 [2F] into float32 [gate_up_channels], as the products have them."""
+        assert bias.shape == (2 * self.shape.intermediate,)
+        assert bias.dtype == to.dtype == torch.float32
+        self._native.megainfer_experts_pack_gate_up_bias(self.handle, _address(bias), _address(to))
+
+    def forward(
+        self, weights: library.ExpertWeights, slots: Sequence[library.Slot], dtype: torch.dtype
+    ) -> Tensor:
+        """Overwrite the slots' answers with their rows' outputs; choices of each expert, int64 [E],
+        valid until the next call.
+
+        weights: all experts, packed.
+        """
+        self._native.megainfer_experts_forward(
+            self.handle,
+            weights,
+            (library.Slot * len(slots))(*slots),
+            len(slots),
+            _ROW_TYPES[dtype],
+            _address(self._counts),
+        )
+        return self._counts
+
+
+class CpuLayerExperts:
+    """`kernels.experts.LayerExperts` over packed weights; `native` has their addresses."""
+
+    def __init__(self, kernel: ExpertKernel) -> None:
+        self._kernel = kernel
+        experts = kernel.shape.experts
+        self._gate_up = on_large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
+        self._down = on_large_pages(experts * kernel.down_bytes).view(experts, -1)
+        self._biases = _empty_biases(kernel) if kernel.shape.bias else None
+        biases = self._biases or ()
+        self.native = library.ExpertWeights(
+            *(_address(tensor) for tensor in (self._gate_up, self._down, *biases))
+        )
+
+    @property
+    def kernel(self) -> ExpertKernel:
+        return self._kernel
+
+    def load(
+        self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
+    ) -> None:
+        """See `kernels.experts.LayerExperts.load`."""
+        self._kernel.pack(gate_up, down, self._gate_up[local_id], self._down[local_id])
+        assert (biases is None) == (self._biases is None)
+        if biases is not None and self._biases is not None:
+            self._kernel.pack_gate_up_bias(biases[0], self._biases[0][local_id])
+            self._biases[1][local_id] = biases[1]
+
+    def forward(
+        self,
+        hidden: Sequence[Tensor],
+        local_ids: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        outs: Sequence[Tensor],
+    ) -> Tensor:
+        """See `kernels.experts.LayerExperts.forward`."""
+        slots = [
+            self._slot(*message) for message in zip(hidden, local_ids, weights, outs, strict=True)
+        ]
+        dtype = hidden[0].dtype if hidden else torch.float32
+        return self._kernel.forward(self.native, slots, dtype)
+
+    def _slot(self, hidden: Tensor, ids: Tensor, weights: Tensor, out: Tensor) -> library.Slot:
+        shape, rows = self._kernel.shape, len(hidden)
+        assert hidden.shape == out.shape == (rows, shape.hidden)
+        assert ids.shape == weights.shape == (rows, shape.top_k)
+        assert hidden.dtype == out.dtype
+        assert (ids.dtype, weights.dtype) == (torch.int32, torch.float32)
+        return library.Slot(_address(hidden), _address(ids), _address(weights), _address(out), rows)
+
+
+def _empty_biases(kernel: ExpertKernel) -> Biases:
+    """Of all experts."""
+    experts = kernel.shape.experts
+    return torch.empty(experts, kernel.gate_up_channels), torch.empty(experts, kernel.shape.hidden)
+
+
+def _native_shape(shape: ExpertsShape) -> library.ExpertShape:
+    activation = shape.activation
+    return library.ExpertShape(
+        shape.experts,
+        shape.hidden,
+        shape.intermediate,
+        shape.top_k,
+        library.Activation(
+            _ACTIVATIONS[activation.kind],
+            inf if activation.limit is None else activation.limit,
+            activation.alpha,
+            activation.up_offset,
+        ),
+        shape.weight_on_input,
+    )
+
+
+def _format(weight_dtype: str) -> int:
+    if weight_dtype not in _FORMATS:
+        raise ConfigError(
+            f"expert weights can't be {weight_dtype!r}; use one of {', '.join(_FORMATS)}"
+        )
+    return _FORMATS[weight_dtype]
+
+
+def on_large_pages(size: int) -> Tensor:
+    """uint8 [size] of memory whose pages are as large as the system gives: fewer misses of the
+    TLB, and prefetchers stop at a page's end."""
+    # Private: what is shared between processes gets small pages.
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)[:size]
+
+
+def _address(tensor: Tensor) -> int:
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()

@@ -1,0 +1,83 @@
+"""What an attention node asks of its half of a model, whichever implementation computes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.reference.kernels import Homes
+from megainfer.compute.tokens import TokenKernels
+from megainfer.m2n.mailbox import Part
+from megainfer.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class HalfSource:
+    """What a half is loaded from.
+
+    dtype: of messages and of the KV cache. max_positions: how many positions are rotated for.
+    """
+
+    spec: ModelSpec
+    reader: WeightReader
+    homes: Homes
+    dtype: torch.dtype
+    max_positions: int
+
+
+class Routed(NamedTuple):
+    """What the experts see, [T, D] in the instance's dtype, and which rows go to each node."""
+
+    hidden: Tensor
+    parts: tuple[Part, ...]
+
+
+class LayerHalf(Protocol):
+    """One layer's share of an attention node."""
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the float32 tensors that `attend` keeps a sequence's recurrent state in; () for none.
+
+        A sequence's tokens must come in order, and it has nothing to begin with at position 0.
+        """
+
+    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors that `attend` keeps a block of tokens in; their layout is its own affair.
+
+        Together they have as many elements as `AttentionSpec.cache_shapes` of the tokens.
+        """
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """Add attention to x [T, D]; the keys and values of x's tokens go into the cache.
+
+        caches: one tensor of all blocks for each of `cache_shapes`, then one of all states for each
+        of `state_shapes`, in which `StepBatch.state_slots` says which is whose.
+        """
+
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
+        """Where the layer has experts: what they are to compute. Else add the network to x."""
+
+    def shared(self, hidden: Tensor) -> Tensor | None:
+        """The shared expert's output for a Routed's hidden, [T, D]; None where there is none."""
+
+
+class ModelHalf(Protocol):
+    """All layers' shares, and what comes before and after them."""
+
+    @property
+    def layers(self) -> Sequence[LayerHalf]: ...
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """The residual stream to begin with, [T, D], in the implementation's own dtype."""
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Logits of these rows (int64 [S]) of a finished x: float32 [S, V]."""
+
+    @property
+    def tokens(self) -> TokenKernels:
+        """How tokens are found in its logits."""

@@ -1,0 +1,73 @@
+"""The contract: a device, its streams and its events."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+class Stream(Protocol):
+    """Work that is done in the order in which it was given."""
+
+
+class Event(Protocol):
+    """A point in the work of the stream that was current when it was recorded."""
+
+    def record(self) -> None:
+        """After all that the current stream was given so far; a later call moves it."""
+
+    def done(self) -> bool:
+        """Whether the work before it has been done; never blocks. True before it is recorded."""
+
+    def wait(self) -> None:
+        """What the current stream is given from here on begins after it; never blocks the host."""
+
+    def synchronize(self) -> None:
+        """Block the host until it is done."""
+
+    def seconds_since(self, earlier: Self) -> float:
+        """The device's own seconds between two events that were made to be timed and are done."""
+
+
+class Readback(Protocol):
+    """Values on their way to the host."""
+
+    def done(self) -> bool:
+        """Whether `take` would return at once; never blocks."""
+
+    def take(self) -> Tensor:
+        """The values in host memory; blocks until they are there."""
+
+
+class Device(Protocol):
+    """Where tensors live and kernels run. Methods that take or give work act on the current
+    stream, which `on` chooses for the calling thread."""
+
+    @property
+    def name(self) -> str:
+        """`cpu`, `cuda:3`."""
+
+    @property
+    def torch(self) -> torch.device:
+        """What `device=` of torch wants."""
+
+    @property
+    def is_host(self) -> bool:
+        """Work is done when the call that gave it returns: events are done at once, and memory is
+        the host's own."""
+
+    def upload(self, host: Tensor) -> Tensor:
+        """The values of a host tensor that nobody changes any more; on the host, that tensor."""
+
+    def read_back(self, tensor: Tensor) -> Readback:
+        """The values that `tensor` has once the current stream has come this far."""
+
+    def stream(self) -> Stream:
+        """A new stream."""
+
+    def on(self, stream: Stream) -> AbstractContextManager[None]:
+        """Within it, `stream` is the current one."""
+
+    def event(self, timed: bool = False) -> Event:
+        """A new event; `timed` if `seconds_since` will be asked."""

@@ -1,0 +1,143 @@
+"""The attention node's end of M2N over shared slots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from megainfer.errors import ProtocolError
+from megainfer.m2n.mailbox import Arrival, Handle, Part
+from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.slotted.mail import AttentionMail, Seat
+from megainfer.m2n.slotted.port import SlotPort, Wire
+from megainfer.m2n.slotted.slots import torch_dtype
+
+
+@dataclass(slots=True)
+class _Flight:
+    """The last dispatch of a micro-batch, until it is combined or the epoch ends."""
+
+    handle: Handle
+    sequence: int
+    outstanding: set[int]  # expert nodes that have yet to reply
+    failed: set[int] = field(default_factory=set)  # expert nodes that replied with an error
+
+
+class SlotAttentionPort(SlotPort[AttentionMail]):
+    """`mailbox.AttentionPort`: dispatch slots are in the expert nodes' memory, replies in ours."""
+
+    def __init__(self, seat: Seat, mail: AttentionMail, wire: Wire) -> None:
+        super().__init__(seat, mail, wire)
+        self._experts = range(seat.geometry.num_expert)
+        self._dtype = torch_dtype(seat.geometry)
+        self._sequences = [0] * seat.geometry.micro_batches
+        self._flights: dict[int, _Flight] = {}
+
+    def dispatch(
+        self, micro_batch: int, layer: int, hidden: Tensor, parts: Sequence[Part]
+    ) -> Handle:
+        """See `mailbox.AttentionPort.dispatch`."""
+        self._check_free(micro_batch)
+        self._check_hidden(hidden)
+        self._check_parts(parts)
+        handle = Handle(micro_batch, layer, tuple(parts))
+        sequence = self._next_sequence(micro_batch)
+        self._mail.dispatch(micro_batch, layer, sequence, hidden, handle.parts)
+        self._flights[micro_batch] = _Flight(handle, sequence, set(handle.awaiting))
+        self._ring(self._experts)
+        return handle
+
+    def poll(self) -> list[Arrival]:
+        """See `mailbox.AttentionPort.poll`."""
+        return [self._arrive(header) for _, header in self._scan()]
+
+    def combine(self, handle: Handle, out: Tensor) -> None:
+        """See `mailbox.AttentionPort.combine`."""
+        self._check_complete(handle)
+        self._mail.combine(handle.micro_batch, handle.parts, out)
+        del self._flights[handle.micro_batch]
+
+    def rest(self, micro_batch: int) -> None:
+        """See `mailbox.AttentionPort.rest`."""
+        self._check_free(micro_batch)
+        self._mail.rest(micro_batch, self._next_sequence(micro_batch))
+        self._ring(self._experts)
+
+    def _abandon(self) -> None:
+        self._flights.clear()
+
+    def _next_sequence(self, micro_batch: int) -> int:
+        self._sequences[micro_batch] += 1
+        return self._sequences[micro_batch]
+
+    def _arrive(self, header: Header) -> Arrival:
+        flight = _flight_answered(header, self._flights.get(header.micro_batch))
+        flight.outstanding.remove(header.source)
+        error = None
+        if header.kind == Kind.ERROR:
+            flight.failed.add(header.source)
+            error = self._mail.error_text(header)
+        return Arrival(header.micro_batch, header.layer, header.source, error)
+
+    def _check_free(self, micro_batch: int) -> None:
+        if not 0 <= micro_batch < self._geometry.micro_batches:
+            count = self._geometry.micro_batches
+            raise ProtocolError(f"micro-batch {micro_batch}, there are {count}")
+        flight = self._flights.get(micro_batch)
+        if flight is not None and flight.outstanding:
+            raise ProtocolError(
+                f"micro-batch {micro_batch} still waits for expert nodes "
+                f"{sorted(flight.outstanding)} at layer {flight.handle.layer}"
+            )
+
+    def _check_hidden(self, hidden: Tensor) -> None:
+        size, dtype = self._geometry.hidden_size, self._dtype
+        if hidden.ndim != 2 or hidden.shape[1] != size or hidden.dtype != dtype:
+            raise ProtocolError(
+                f"hidden is {list(hidden.shape)} {hidden.dtype}, agreed was [T, {size}] {dtype}"
+            )
+
+    def _check_parts(self, parts: Sequence[Part]) -> None:
+        geometry = self._geometry
+        if len(parts) != geometry.num_expert:
+            raise ProtocolError(f"{len(parts)} parts for {geometry.num_expert} expert nodes")
+        for node, part in enumerate(parts):
+            rows = part.rows.numel()
+            if rows > geometry.capacity:
+                raise ProtocolError(
+                    f"{rows} rows for expert node {node}, a slot's capacity is {geometry.capacity}"
+                )
+            choices = (rows, geometry.top_k)
+            if part.local_ids.shape != choices or part.weights.shape != choices:
+                raise ProtocolError(
+                    f"local ids {list(part.local_ids.shape)} and weights "
+                    f"{list(part.weights.shape)} for expert node {node}, not {list(choices)}"
+                )
+
+    def _check_complete(self, handle: Handle) -> None:
+        flight = self._flights.get(handle.micro_batch)
+        where = f"layer {handle.layer} of micro-batch {handle.micro_batch}"
+        if flight is None or flight.handle is not handle:
+            raise ProtocolError(f"{where} is not in flight (any more), so it cannot be combined")
+        if flight.outstanding or flight.failed:
+            raise ProtocolError(
+                f"{where} cannot be combined: expert nodes {sorted(flight.outstanding)} have not "
+                f"replied, {sorted(flight.failed)} have failed"
+            )
+
+
+def _flight_answered(header: Header, flight: _Flight | None) -> _Flight:
+    """`flight`, the one in flight. Raises ProtocolError unless it is owed the reply `header`."""
+    who = f"expert node {header.source}, micro-batch {header.micro_batch}"
+    if flight is None or header.source not in flight.outstanding:
+        raise ProtocolError(f"{who} answers where no reply is due")
+    sent = (flight.sequence, flight.handle.layer)
+    if (header.sequence, header.layer) != sent:
+        raise ProtocolError(
+            f"{who} answers message {header.sequence} of layer {header.layer}, in flight is "
+            f"message {sent[0]} of layer {sent[1]}"
+        )
+    rows = flight.handle.parts[header.source].rows.numel()
+    if header.kind == Kind.REPLY and header.rows != rows:
+        raise ProtocolError(f"{who} replies with {header.rows} rows, it was sent {rows}")
+    return flight

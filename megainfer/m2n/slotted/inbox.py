@@ -1,0 +1,113 @@
+"""The receiving end of a node's slots: finds what was published since the last look."""
+
+import time
+from collections.abc import Iterator
+
+from megainfer.errors import ProtocolError
+from megainfer.m2n.counters import Counters
+from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.message import Header, Kind, check_layout
+from megainfer.m2n.slotted.slots import Slots, being_written, published_word
+
+
+class Inbox:
+    """All slots of one receiver: slot `peer * m + micro_batch` for each peer and micro-batch.
+
+    kinds: what this side may be sent. Messages of an older epoch or sequence are dropped and
+    counted; one of a newer epoch stays parked in its slot until `set_epoch`.
+    """
+
+    def __init__(
+        self, slots: Slots, geometry: Geometry, kinds: frozenset[Kind], epoch: int
+    ) -> None:
+        self._slots = slots
+        self._geometry = geometry
+        self._kinds = kinds
+        self._epoch = epoch
+        count = len(slots.words())
+        self._handled = [0] * count  # the word of each slot that was last dealt with
+        self._latest = [0] * count  # the highest sequence taken from each slot
+        self._parked: set[int] = set()
+        self.counters = Counters()
+
+    def news(self) -> bool:
+        """Whether `scan` would find a message that was not dealt with."""
+        return any(self._unseen())
+
+    def scan(self, since: int | None = None) -> list[tuple[int, Header]]:
+        """(slot, header) of every message to act on, each message once.
+
+        since: when the receiver, idle, began to wait (ns); None if it did not.
+        Raises ProtocolError on a malformed one; what else this look had found is lost then.
+        """
+        found = []
+        for slot, word in self._unseen():
+            header = self._take(slot, word)
+            if header is not None:
+                found.append((slot, header))
+        if found and since is not None:
+            self._time_transfers(found, since)
+        return found
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        for slot in self._parked:
+            self._handled[slot] = 0  # look at it again
+        self._parked.clear()
+
+    def _unseen(self) -> Iterator[tuple[int, int]]:
+        """(slot, word) of what was published and not yet looked at."""
+        for slot, word in enumerate(self._slots.words()):
+            if word != self._handled[slot] and not being_written(word):
+                yield slot, word
+
+    def _time_transfers(self, found: list[tuple[int, Header]], since: int) -> None:
+        """Count how long those messages took that were sent while the receiver was waiting.
+
+        The others also waited for it to be done with something else, which is not transfer.
+        """
+        now = time.monotonic_ns()
+        for _, header in found:
+            if header.sent_at >= since:
+                self.counters.transferred(now - header.sent_at)
+
+    def _take(self, slot: int, word: int) -> Header | None:
+        data = self._slots.header_bytes(slot, word)
+        if data is None:  # rewritten while we read; its writer will ring again
+            return None
+        self._handled[slot] = word
+        self._parked.discard(slot)
+        header = Header.unpack(data)
+        check_message(slot, word, header, self._geometry, self._kinds)
+        return header if self._is_current(slot, header) else None
+
+    def _is_current(self, slot: int, header: Header) -> bool:
+        if header.epoch > self._epoch:
+            self._parked.add(slot)
+            return False
+        if header.epoch < self._epoch or header.sequence <= self._latest[slot]:
+            self.counters.dropped += 1
+            return False
+        self._latest[slot] = header.sequence
+        self.counters.received(header)
+        return True
+
+
+def check_message(
+    slot: int, word: int, header: Header, geometry: Geometry, kinds: frozenset[Kind]
+) -> None:
+    """Raises ProtocolError when what was published as `word` can't be in this slot."""
+    check_layout(header, geometry)
+    if header.kind not in kinds:
+        expected = " or ".join(sorted(kind.name for kind in kinds))
+        raise ProtocolError(f"M2N message of kind {Kind(header.kind).name} where {expected}")
+    source, micro_batch = divmod(slot, geometry.micro_batches)
+    if (header.source, header.micro_batch) != (source, micro_batch):
+        raise ProtocolError(
+            f"M2N message from node {header.source}, micro-batch {header.micro_batch} in the "
+            f"slot of node {source}, micro-batch {micro_batch}"
+        )
+    if published_word(header.sequence) != word:
+        raise ProtocolError(
+            f"M2N message with sequence {header.sequence} was published as {word >> 1}"
+        )

@@ -1,0 +1,174 @@
+"""Messages in C++: one call to send a dispatch to all expert nodes, one to look, one to add up."""
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from megainfer.errors import ProtocolError
+from megainfer.m2n.mailbox import Dispatch, Part
+from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.slotted.mail import Memory, Seat
+from megainfer.m2n.slotted.native_end import NativeEnd
+from megainfer.m2n.slotted.plain_mail import add_replies, no_such_row
+from megainfer.m2n.slotted.slots import (
+    Slots,
+    dispatch_payload,
+    dispatch_slots,
+    reply_payload,
+    reply_slots,
+    torch_dtype,
+)
+
+_PART = struct.Struct("<QQQq")  # `Part` of outbox.h
+_SUMS = {  # `Sum` of rows.h: (dtype of replies, dtype of what they are added to)
+    (torch.float32, torch.float32): 0,
+    (torch.bfloat16, torch.float32): 1,
+    (torch.bfloat16, torch.bfloat16): 2,
+}
+_KEPT_VIEWS = 256
+"""Steps repeat their row counts, and making a view takes longer than finding it."""
+
+
+class _Parts:
+    """Where the tensors of a dispatch's parts are, as the library wants it."""
+
+    def __init__(self, num_expert: int) -> None:
+        self._table = bytearray(num_expert * _PART.size)
+        self.address = torch.frombuffer(self._table, dtype=torch.uint8).data_ptr()
+
+    def fill(self, parts: Sequence[Part]) -> None:
+        for node, part in enumerate(parts):
+            rows, ids, weights = part.rows, part.local_ids, part.weights
+            _PART.pack_into(
+                self._table,
+                node * _PART.size,
+                _address(rows, torch.int64),
+                _address(ids, torch.int32),
+                _address(weights, torch.float32),
+                rows.numel(),
+            )
+
+
+class NativeAttentionMail:
+    """`mail.AttentionMail`."""
+
+    def __init__(self, seat: Seat, memory: Memory) -> None:
+        geometry, m = seat.geometry, seat.geometry.micro_batches
+        self.end = end = NativeEnd(seat, memory, is_attention=True)
+        self.rings = bool(memory.bells)
+        self.counters = end.counters
+        self._dtype = torch_dtype(geometry)
+        self._parts = _Parts(geometry.num_expert)
+        self._replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
+        self.news, self.scan = end.news, end.scan
+        self.set_epoch, self.close = end.set_epoch, end.close
+
+    def dispatch(
+        self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
+    ) -> None:
+        """See `mail.AttentionMail.dispatch`."""
+        self._parts.fill(parts)
+        hidden = hidden.contiguous()
+        tokens = len(hidden)
+        end = self.end
+        if not end.native.megainfer_m2n_dispatch(
+            end.handle,
+            micro_batch,
+            layer,
+            sequence,
+            hidden.data_ptr(),
+            tokens,
+            self._parts.address,
+        ):
+            raise no_such_row(tokens)
+
+    def rest(self, micro_batch: int, sequence: int) -> None:
+        """See `mail.AttentionMail.rest`."""
+        for node in range(self.end.geometry.num_expert):
+            self.end.post(node, Kind.REST, (micro_batch, 0, sequence), 0, 0)
+
+    def combine(self, micro_batch: int, parts: Sequence[Part], out: Tensor) -> None:
+        """See `mail.AttentionMail.combine`."""
+        kind = _SUMS.get((self._dtype, out.dtype))
+        if kind is None or out.stride(1) != 1:
+            add_replies(self._replies, self.end.geometry, micro_batch, parts, out)
+            return
+        self._parts.fill(parts)
+        end, tokens = self.end, len(out)
+        if not end.native.megainfer_m2n_combine(
+            end.handle,
+            micro_batch,
+            self._parts.address,
+            kind,
+            out.data_ptr(),
+            tokens,
+            out.stride(0),
+        ):
+            raise no_such_row(tokens)
+
+    def error_text(self, header: Header) -> str:
+        """See `mail.AttentionMail.error_text`."""
+        slot = header.source * self.end.geometry.micro_batches + header.micro_batch
+        return self._replies.read_text(slot, header.length)
+
+
+class NativeExpertMail:
+    """`mail.ExpertMail`."""
+
+    def __init__(self, seat: Seat, memory: Memory) -> None:
+        geometry, m = seat.geometry, seat.geometry.micro_batches
+        self.end = end = NativeEnd(seat, memory, is_attention=False)
+        self.rings = bool(memory.bells)
+        self.counters = end.counters
+        messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
+        outboxes = [reply_slots(region, geometry, seat.index * m, m) for region in memory.peers]
+
+        @lru_cache(_KEPT_VIEWS)
+        def payload(slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+            return dispatch_payload(messages, slot, rows, geometry)
+
+        @lru_cache(_KEPT_VIEWS)
+        def reply(peer: int, micro_batch: int, rows: int) -> Tensor:
+            return reply_payload(outboxes[peer], micro_batch, rows, geometry)
+
+        self.payload, self._reply = payload, reply
+        self._outboxes: Sequence[Slots] = outboxes
+        self.news, self.scan = end.news, end.scan
+        self.set_epoch, self.close = end.set_epoch, end.close
+
+    def reply_buffer(self, dispatch: Dispatch) -> Tensor:
+        """See `mail.ExpertMail.reply_buffer`."""
+        self._begin(dispatch)
+        return self._reply(dispatch.source, dispatch.micro_batch, dispatch.num_rows)
+
+    def reply(self, dispatch: Dispatch) -> None:
+        """See `mail.ExpertMail.reply`."""
+        rows = dispatch.num_rows
+        size = self.end.geometry.reply_bytes(rows)
+        self.end.post(dispatch.source, Kind.REPLY, _place(dispatch), rows, size)
+
+    def reply_error(self, dispatch: Dispatch, text: bytes) -> None:
+        """See `mail.ExpertMail.reply_error`."""
+        self._begin(dispatch)
+        self._outboxes[dispatch.source].write_text(dispatch.micro_batch, text)
+        self.end.post(dispatch.source, Kind.ERROR, _place(dispatch), 0, len(text))
+
+    def _begin(self, dispatch: Dispatch) -> None:
+        end = self.end
+        end.native.megainfer_m2n_begin(
+            end.handle, dispatch.source, dispatch.micro_batch, dispatch.sequence
+        )
+
+
+def _place(dispatch: Dispatch) -> tuple[int, int, int]:
+    return dispatch.micro_batch, dispatch.layer, dispatch.sequence
+
+
+def _address(tensor: Tensor, dtype: torch.dtype) -> int:
+    if tensor.dtype is not dtype or not tensor.is_contiguous():
+        raise ProtocolError(f"a part's tensor is {tensor.dtype} or scattered, not plain {dtype}")
+    address: int = tensor.data_ptr()
+    return address

@@ -1,0 +1,198 @@
+"""Messages in Python: what runs without the C++ part, and what that is tested against."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from megainfer.errors import ProtocolError
+from megainfer.m2n.counters import Counters
+from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.mailbox import Dispatch, Part
+from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.slotted.inbox import Inbox
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Seat
+from megainfer.m2n.slotted.slots import (
+    Slots,
+    dispatch_payload,
+    dispatch_slots,
+    reply_payload,
+    reply_slots,
+)
+
+
+class Outbox:
+    """A node's slots in each peer's memory."""
+
+    def __init__(self, seat: Seat, peers: Sequence[Slots], counters: Counters) -> None:
+        self._seat = seat
+        self._epoch = seat.epoch
+        self._peers = peers
+        self._counters = counters
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def begin(self, peer: int, micro_batch: int, sequence: int) -> Slots:
+        """The peer's slots, of which this one is being written from here on."""
+        self._peers[peer].begin(micro_batch, sequence)
+        return self._peers[peer]
+
+    def header(self, kind: Kind, micro_batch: int, layer: int, sequence: int) -> Header:
+        """A header without payload, of a message that begins to be sent now."""
+        geometry = self._seat.geometry
+        return Header(
+            kind=kind,
+            dtype=geometry.dtype_code,
+            layer=layer,
+            epoch=self._epoch,
+            sequence=sequence,
+            micro_batch=micro_batch,
+            source=self._seat.index,
+            rows=0,
+            top_k=geometry.top_k,
+            hidden_size=geometry.hidden_size,
+            length=0,
+            sent_at=time.monotonic_ns(),
+        )
+
+    def publish(self, peer: int, header: Header) -> None:
+        """Show what has been written since `begin`."""
+        self._peers[peer].publish(header.micro_batch, header)
+        self._counters.sent(header)
+
+
+class PlainAttentionMail:
+    """`mail.AttentionMail`."""
+
+    rings = False
+
+    def __init__(self, seat: Seat, memory: Memory) -> None:
+        geometry, m = seat.geometry, seat.geometry.micro_batches
+        self._geometry = geometry
+        self._replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
+        self._inbox = Inbox(self._replies, geometry, TO_ATTENTION, seat.epoch)
+        slots = [dispatch_slots(region, geometry, seat.index * m, m) for region in memory.peers]
+        self._outbox = Outbox(seat, slots, self._inbox.counters)
+        self.counters = self._inbox.counters
+        self.news, self.scan = self._inbox.news, self._inbox.scan
+
+    def set_epoch(self, epoch: int) -> None:
+        self._inbox.set_epoch(epoch)
+        self._outbox.set_epoch(epoch)
+
+    def close(self) -> None:
+        """See `mail.Mail.close`: it touches none."""
+
+    def dispatch(
+        self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
+    ) -> None:
+        """See `mail.AttentionMail.dispatch`."""
+        for part in parts:
+            _check_rows(part.rows, len(hidden))
+        header = self._outbox.header(Kind.DISPATCH, micro_batch, layer, sequence)
+        for node, part in enumerate(parts):
+            slots = self._outbox.begin(node, micro_batch, sequence)
+            self._outbox.publish(node, self._write(slots, header, hidden, part))
+
+    def rest(self, micro_batch: int, sequence: int) -> None:
+        """See `mail.AttentionMail.rest`."""
+        header = self._outbox.header(Kind.REST, micro_batch, 0, sequence)
+        for node in range(self._geometry.num_expert):
+            self._outbox.begin(node, micro_batch, sequence)
+            self._outbox.publish(node, header)
+
+    def combine(self, micro_batch: int, parts: Sequence[Part], out: Tensor) -> None:
+        """See `mail.AttentionMail.combine`."""
+        add_replies(self._replies, self._geometry, micro_batch, parts, out)
+
+    def error_text(self, header: Header) -> str:
+        """See `mail.AttentionMail.error_text`."""
+        slot = header.source * self._geometry.micro_batches + header.micro_batch
+        return self._replies.read_text(slot, header.length)
+
+    def _write(self, slots: Slots, blank: Header, hidden: Tensor, part: Part) -> Header:
+        """Fill the slot with the part; returns the header to publish it with."""
+        rows = part.rows.numel()
+        if not rows:
+            return blank
+        into, ids, weights = dispatch_payload(slots, blank.micro_batch, rows, self._geometry)
+        torch.index_select(hidden, 0, part.rows, out=into)
+        ids.copy_(part.local_ids)
+        weights.copy_(part.weights)
+        return blank._replace(rows=rows, length=self._geometry.dispatch_bytes(rows))
+
+
+class PlainExpertMail:
+    """`mail.ExpertMail`."""
+
+    rings = False
+
+    def __init__(self, seat: Seat, memory: Memory) -> None:
+        geometry, m = seat.geometry, seat.geometry.micro_batches
+        self._geometry = geometry
+        self._messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
+        self._inbox = Inbox(self._messages, geometry, TO_EXPERT, seat.epoch)
+        slots = [reply_slots(region, geometry, seat.index * m, m) for region in memory.peers]
+        self._outbox = Outbox(seat, slots, self._inbox.counters)
+        self.counters = self._inbox.counters
+        self.news, self.scan = self._inbox.news, self._inbox.scan
+
+    def set_epoch(self, epoch: int) -> None:
+        self._inbox.set_epoch(epoch)
+        self._outbox.set_epoch(epoch)
+
+    def close(self) -> None:
+        """See `mail.Mail.close`: it touches none."""
+
+    def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """See `mail.ExpertMail.payload`."""
+        return dispatch_payload(self._messages, slot, rows, self._geometry)
+
+    def reply_buffer(self, dispatch: Dispatch) -> Tensor:
+        """See `mail.ExpertMail.reply_buffer`."""
+        slots = self._begin(dispatch)
+        return reply_payload(slots, dispatch.micro_batch, dispatch.num_rows, self._geometry)
+
+    def reply(self, dispatch: Dispatch) -> None:
+        """See `mail.ExpertMail.reply`."""
+        self._begin(dispatch)
+        rows = dispatch.num_rows
+        header = self._answer(Kind.REPLY, dispatch)
+        length = self._geometry.reply_bytes(rows)
+        self._outbox.publish(dispatch.source, header._replace(rows=rows, length=length))
+
+    def reply_error(self, dispatch: Dispatch, text: bytes) -> None:
+        """See `mail.ExpertMail.reply_error`."""
+        self._begin(dispatch).write_text(dispatch.micro_batch, text)
+        header = self._answer(Kind.ERROR, dispatch)
+        self._outbox.publish(dispatch.source, header._replace(length=len(text)))
+
+    def _begin(self, dispatch: Dispatch) -> Slots:
+        return self._outbox.begin(dispatch.source, dispatch.micro_batch, dispatch.sequence)
+
+    def _answer(self, kind: Kind, dispatch: Dispatch) -> Header:
+        return self._outbox.header(kind, dispatch.micro_batch, dispatch.layer, dispatch.sequence)
+
+
+def add_replies(
+    replies: Slots, geometry: Geometry, micro_batch: int, parts: Sequence[Part], out: Tensor
+) -> None:
+    """See `mail.AttentionMail.combine`."""
+    for node, part in enumerate(parts):
+        rows = part.rows.numel()
+        if rows:
+            _check_rows(part.rows, len(out))
+            slot = node * geometry.micro_batches + micro_batch
+            reply = reply_payload(replies, slot, rows, geometry)
+            out.index_add_(0, part.rows, reply.to(out.dtype))
+
+
+def _check_rows(rows: Tensor, tokens: int) -> None:
+    if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < tokens):
+        raise no_such_row(tokens)
+
+
+def no_such_row(tokens: int) -> ProtocolError:
+    return ProtocolError(f"a part names a row outside the {tokens} tokens of its step")

@@ -1,0 +1,1 @@
+"""How the demo model is made; `model` is what the rest of the package calls."""

@@ -1,0 +1,1 @@
+"""What a deployment costs and brings, from formulas and measured stages; no torch."""

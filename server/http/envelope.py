@@ -1,0 +1,44 @@
+"""What every answer is sent in: the request's id goes back with it, and its status is counted."""
+
+import re
+import uuid
+from collections import Counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.http.request_id import current_request_id
+
+REQUEST_ID = "X-Request-Id"
+COUNTED_METHODS = frozenset({"GET", "POST", "OPTIONS", "HEAD"})
+OTHER_METHODS = "other"  # clients may make up any number of them
+ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class Envelope:
+    """ASGI: a client's own request id is echoed if it is short and plain, else one is made.
+
+    statuses: answers so far by (method, status).
+    """
+
+    def __init__(self, app: ASGIApp, statuses: Counter[tuple[str, int]]) -> None:
+        self._app = app
+        self._statuses = statuses
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = _request_id(Headers(scope=scope))
+        current_request_id.set(request_id)  # not reset: what fails beyond this has it as well
+        method = scope["method"] if scope["method"] in COUNTED_METHODS else OTHER_METHODS
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._statuses[method, message["status"]] += 1
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get(REQUEST_ID, "")
+    return given if ACCEPTABLE.fullmatch(given) else uuid.uuid4().hex

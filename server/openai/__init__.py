@@ -1,0 +1,1 @@
+"""OpenAI's completions and chat: requests in, prompts, generation, answers out."""

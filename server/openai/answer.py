@@ -1,0 +1,210 @@
+"""One request's answer, as it is built from deltas: whole, or as a stream of events."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from megainfer.frontend.sequence_request import SequenceRequest
+from megainfer.frontend.text_stream import TextDelta, TextStream
+from megainfer.text.token_text import TokenTexts
+from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, while_connected
+from server.http.errors import log_failure, report_of
+from server.openai.answer_options import AnswerOptions, Usage
+from server.openai.choice import Choice
+from server.openai.logprobs import prompt_logprobs
+from server.openai.piece import Piece
+from server.openai.prompts import Prompt
+from server.openai.shapes import Shape
+
+DONE = b"data: [DONE]\n\n"
+encode = msgspec.json.Encoder().encode
+
+
+class Answer:
+    """Collects deltas. `sequences`: the n of the first prompt, then those of the next, ..."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        head: dict[str, str],
+        prompts: Sequence[Prompt],
+        sequences: Sequence[SequenceRequest],
+        options: AnswerOptions,
+        texts: TokenTexts,
+    ) -> None:
+        """head: the answer's id, and the model's name."""
+        n = len(sequences) // len(prompts)
+        self._shape = shape
+        self._options = options
+        self._texts = texts
+        self._choices = {
+            sequence.request_id: Choice(
+                index,
+                prompts[index // n],
+                index % n == 0,
+                options,
+                shape.logprobs_writer(texts, options),
+                shape.reader(prompts[index // n]),
+            )
+            for index, sequence in enumerate(sequences)
+        }
+        self._head = {**head, "created": int(time.time())}
+        self._before = b"data: " + encode({**self._head, "object": shape.part})[:-1]
+        self._prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+
+    def add(self, delta: TextDelta) -> Choice:
+        """Count a delta; the choice to which it belongs."""
+        choice = self._choices[delta.request_id]
+        if not self._options.echo_only:
+            self._completion_tokens += len(delta.token_ids)
+        if choice.first_of_prompt:
+            self._cached_tokens += delta.cached_tokens
+        return choice
+
+    def collect(self, delta: TextDelta) -> None:
+        """Add a delta to the whole answer."""
+        self.add(delta).collect(delta)
+
+    def piece(self, delta: TextDelta) -> Piece:
+        """Count a delta; what it adds to its choice."""
+        return self.add(delta).piece(delta)
+
+    def whole_pieces(self) -> list[Piece]:
+        """The choices, of all that was collected."""
+        return [choice.whole() for choice in self._choices.values()]
+
+    def whole(self) -> bytes:
+        """The complete answer as JSON."""
+        choices = [self._whole_choice(choice) for choice in self._choices.values()]
+        answer = {**self._head, "object": self._shape.whole, "choices": choices}
+        if not self._shape.prompt_in_choice:
+            answer |= self._about_prompt(next(iter(self._choices.values())))
+        return encode({**answer, "usage": self.usage()})
+
+    def events(self, delta: TextDelta) -> Iterator[bytes]:
+        """What a stream tells of this delta."""
+        choice = self.add(delta)
+        about = {} if choice.opened else self._about_prompt(choice)
+        opening = None if choice.opened else self._shape.opening(choice.index)
+        part = self._shape.chunk(choice.piece(delta))
+        if self._shape.prompt_in_choice:
+            part, about = {**part, **about}, {}
+        if opening is not None:
+            yield self._event(opening, about)
+        yield self._event(part, {} if opening is not None else about)
+
+    def usage_event(self) -> bytes:
+        """The stream's last event but one: no choices, only the counts."""
+        return self._before + b',"choices":[],"usage":' + encode(self.usage()) + b"}\n\n"
+
+    def usage(self) -> dict[str, Any]:
+        """Tokens so far; each prompt counts once, whatever n is. Where the model may think, it is
+        told how many tokens of pieces made so far are reasoning."""
+        usage: dict[str, Any] = {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+            "total_tokens": self._prompt_tokens + self._completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
+        }
+        thoughts = [choice.reasoning_tokens for choice in self._choices.values()]
+        if known := [count for count in thoughts if count is not None]:
+            usage["completion_tokens_details"] = {"reasoning_tokens": sum(known)}
+        return usage
+
+    def _whole_choice(self, choice: Choice) -> dict[str, Any]:
+        made = self._shape.choice(choice.whole())
+        return {**made, **self._about_prompt(choice)} if self._shape.prompt_in_choice else made
+
+    def _about_prompt(self, choice: Choice) -> dict[str, Any]:
+        about: dict[str, Any] = {}
+        if self._options.token_ids:
+            about["prompt_token_ids"] = choice.prompt.ids
+        if self._options.prompt_logprobs and choice.prompt_scores is not None:
+            about["prompt_logprobs"] = prompt_logprobs(choice.prompt_scores, self._texts)
+        return about
+
+    def _event(self, choice: dict[str, Any], about: dict[str, Any]) -> bytes:
+        more = b"," + encode(about)[1:-1] if about else b""
+        return b"".join(
+            (self._before, more, b',"choices":[', encode(choice), b"]", self._usage(), b"}\n\n")
+        )
+
+    def _usage(self) -> bytes:
+        if self._options.usage is Usage.NONE:
+            return b""
+        counts = self.usage() if self._options.usage is Usage.CONTINUOUS else None
+        return b',"usage":' + encode(counts)
+
+
+async def respond(request: Request, deltas: TextStream, answer: Answer) -> Response:
+    """Answer when all is there."""
+
+    def whole() -> Response:
+        return Response(answer.whole(), media_type="application/json")
+
+    return await respond_with(request, deltas, answer, whole)
+
+
+async def respond_with(
+    request: Request, deltas: TextStream, answer: Answer, whole: Callable[[], Response]
+) -> Response:
+    """`whole()` when all is there. The client's hanging up aborts its sequences at once."""
+    with deltas:
+        try:
+            await while_connected(request.receive, _collect(deltas, answer))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return whole()
+
+
+async def respond_streaming(
+    request: Request, deltas: TextStream, answer: Answer, usage: Usage
+) -> Response:
+    """Answer with events."""
+    return await open_stream(request, deltas, lambda first: _events(first, deltas, answer, usage))
+
+
+async def open_stream(
+    request: Request,
+    deltas: TextStream,
+    events: Callable[[TextDelta], AsyncIterator[bytes]],
+) -> Response:
+    """Answer with events, from the first delta on: an error before it still has its status."""
+    try:
+        first = await while_connected(request.receive, deltas.__anext__())
+    except ClientGone:
+        deltas.close()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except BaseException:
+        deltas.close()
+        raise
+    return EventStream(events(first), deltas)
+
+
+async def _collect(deltas: TextStream, answer: Answer) -> None:
+    async for delta in deltas:
+        answer.collect(delta)
+
+
+async def _events(
+    first: TextDelta, deltas: TextStream, answer: Answer, usage: Usage
+) -> AsyncIterator[bytes]:
+    try:
+        for event in answer.events(first):
+            yield event
+        async for delta in deltas:
+            for event in answer.events(delta):
+                yield event
+        if usage is not Usage.NONE:
+            yield answer.usage_event()
+    except Exception as error:  # the status is sent: an event is all that can still tell
+        report = report_of(error)
+        log_failure(error, report)
+        yield b"data: " + report.body() + b"\n\n"
+    yield DONE

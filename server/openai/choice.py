@@ -1,0 +1,99 @@
+"""One sequence of an answer, while its deltas come."""
+
+from typing import Any
+
+from megainfer.frontend.text_stream import TextDelta
+from megainfer.messages import TokenLogprobs
+from server.openai.answer_options import AnswerOptions
+from server.openai.logprobs import LogprobsWriter
+from server.openai.piece import Piece
+from server.openai.prompts import Prompt
+from server.openai.reader import ChoiceReader, Reading
+
+
+class Choice:
+    """first_of_prompt: of a prompt's n answers the first counts for its cached tokens."""
+
+    def __init__(
+        self,
+        index: int,
+        prompt: Prompt,
+        first_of_prompt: bool,
+        options: AnswerOptions,
+        writer: LogprobsWriter,
+        reader: ChoiceReader | None = None,
+    ) -> None:
+        self.index = index
+        self.prompt = prompt
+        self.first_of_prompt = first_of_prompt
+        self.prompt_scores: list[TokenLogprobs] | None = None
+        self._options = options
+        self._writer = writer
+        self._reader = reader
+        self._deltas: list[TextDelta] = []
+        self._opened = False
+
+    @property
+    def opened(self) -> bool:
+        """Whether a piece of it was made."""
+        return self._opened
+
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """Of what pieces were made of; None where the model doesn't think."""
+        return self._reader.reasoning_tokens if self._reader else None
+
+    def collect(self, delta: TextDelta) -> None:
+        """Keep a delta for the whole."""
+        self._deltas.append(delta)
+
+    def whole(self) -> Piece:
+        """All that was collected, as one piece."""
+        last = self._deltas[-1]
+        return self.piece(
+            TextDelta(
+                last.request_id,
+                "".join(delta.text for delta in self._deltas),
+                [token for delta in self._deltas for token in delta.token_ids],
+                last.finish_reason,
+                last.stop_reason,
+                logprobs=[row for delta in self._deltas for row in delta.logprobs or []],
+                prompt_logprobs=self._deltas[0].prompt_logprobs,
+            )
+        )
+
+    def piece(self, delta: TextDelta) -> Piece:
+        """What a delta adds; the first begins with the prompt where that is echoed."""
+        first, self._opened = not self._opened, True
+        if delta.prompt_logprobs is not None:
+            self.prompt_scores = delta.prompt_logprobs
+        options = self._options
+        text = "" if options.echo_only else delta.text
+        token_ids = [] if options.echo_only else delta.token_ids
+        reading = self._read(text, delta)
+        return Piece(
+            index=self.index,
+            text=self.prompt.echo + text if first and options.echo else reading.content,
+            reasoning=reading.reasoning,
+            calls=reading.calls,
+            finish_reason=reading.finish_reason,
+            stop_reason=None if options.echo_only else delta.stop_reason,
+            logprobs=self._logprobs(delta, first),
+            token_ids=token_ids if options.token_ids else None,
+        )
+
+    def _read(self, text: str, delta: TextDelta) -> Reading:
+        if self._reader is None:
+            return Reading(text, "", (), delta.finish_reason)
+        return self._reader.read(text, delta.token_ids, delta.finish_reason)
+
+    def _logprobs(self, delta: TextDelta, first: bool) -> dict[str, Any] | None:
+        if self._options.logprobs is None:
+            return None
+        scores = [] if self._options.echo_only else delta.logprobs or []
+        if not (first and self._options.echo):
+            return self._writer.write(delta.token_ids, scores) if scores else None
+        before = self._writer.write(self.prompt.ids, [None, *(self.prompt_scores or [])])
+        self._writer.move_to(len(self.prompt.echo))
+        after = self._writer.write(delta.token_ids if scores else [], scores)
+        return {name: entries + after[name] for name, entries in before.items()}

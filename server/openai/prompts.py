@@ -1,0 +1,132 @@
+"""What clients send, to token ids. Long texts are encoded off the event loop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from megainfer.errors import RequestError
+from megainfer.frontend.request_limits import ContextTooLong
+from megainfer.text.chat import Chat
+from megainfer.text.tokenizer import Tokenizer
+from server.openai.protocol import EFFORT, ChatRequest, CompletionRequest
+from server.parsing.reasoning import ends_in_thinking
+
+Result = TypeVar("Result")
+INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
+UNKNOWN_SIZE = INLINE_CHARACTERS + 1  # what a template makes of tools and the like may be long
+PLAIN_FIELDS = frozenset({"role", "content"})  # of a message
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """echo: its text, for a request that wants it before the answer; else empty. thinking: it
+    leaves the model inside its reasoning."""
+
+    ids: list[int]
+    echo: str = ""
+    thinking: bool = False
+
+
+class PromptEncoder:
+    """Encodes prompts and chats; without a tokenizer only token ids are taken.
+
+    max_model_len: how much of a prompt is kept at most where the client asks for truncation.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, max_model_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+
+    async def completion(self, body: CompletionRequest) -> list[Prompt]:
+        """Each of the prompts. Raises RequestError."""
+        kept = body.kept_tokens(self._max_model_len)
+        size = sum(len(p) for p in body.prompt if isinstance(p, str) or body.is_echoed)
+        return await run_where_it_fits(
+            size, lambda: [self._prompt(prompt, body, kept) for prompt in body.prompt]
+        )
+
+    async def chat(self, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> Prompt:
+        """The chat, up to where the assistant speaks. Raises RequestError."""
+        tokenizer = self._required("messages")
+        _check_effort(body, tokenizer)
+        kept = body.kept_tokens(self._max_model_len)
+        messages = [message.for_template() for message in body.messages]
+        chat = Chat(
+            messages,
+            tools or None,
+            body.template_variables(),
+            opens_an_answer=body.opens_an_answer(),
+            continues_last=bool(body.continue_final_message),
+            add_special_tokens=body.add_special_tokens,
+        )
+        size = sum(len(message["content"]) for message in messages)
+        if tools or chat.variables or any(message.keys() - PLAIN_FIELDS for message in messages):
+            size = UNKNOWN_SIZE
+        check = self._check_length if kept is None else _accept
+        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat, check))
+        return Prompt(_last(encoded.ids, kept), thinking=ends_in_thinking(encoded.text))
+
+    def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
+        if isinstance(given, str) and kept is None:
+            self._check_length(given)
+        ids = self._encode(given, body.add_special_tokens) if isinstance(given, str) else given
+        last = _last(ids, kept)
+        if not body.is_echoed:
+            return Prompt(last)
+        if isinstance(given, str) and len(last) == len(ids):
+            return Prompt(last, given)
+        return Prompt(last, self._text(last, body.skip_special_tokens is not False))
+
+    def _check_length(self, text: str) -> None:
+        """Raises ContextTooLong where that is certain: to encode megabytes takes seconds."""
+        if len(text) <= self._max_model_len:  # which saves looking through the vocabulary
+            return
+        if (longest := self._required("prompt").longest) is None:
+            return
+        least = -(-len(text) // longest)
+        if least > self._max_model_len:
+            raise ContextTooLong(
+                f"This model's maximum context length is {self._max_model_len} tokens. However, "
+                f"your prompt has {len(text)} characters, which are at least {least} tokens, since "
+                f"none stands for more than {longest} characters. Please reduce the length of the "
+                "prompt.",
+                "prompt",
+            )
+
+    def _text(self, ids: list[int], skip_special_tokens: bool) -> str:
+        if self._tokenizer is None:
+            return ""
+        # Ids that no vocabulary has are refused later; here they only must do no harm.
+        known = [token for token in ids if 0 <= token < self._tokenizer.vocab_size]
+        return self._tokenizer.decode(known, skip_special_tokens)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return self._required("prompt").encode(text, add_special_tokens)
+
+    def _required(self, param: str) -> Tokenizer:
+        if self._tokenizer is None:
+            raise RequestError(
+                "this model's folder has no tokenizer, so only token ids are served; "
+                "send a list of token ids as the prompt of /v1/completions",
+                param,
+            )
+        return self._tokenizer
+
+
+def _check_effort(body: ChatRequest, tokenizer: Tokenizer) -> None:
+    if body.reasoning_effort is not None and EFFORT not in tokenizer.chat_template:
+        raise RequestError(f"this model's chat template has no {EFFORT}; leave it out", EFFORT)
+
+
+async def run_where_it_fits(size: int, work: Callable[[], Result]) -> Result:
+    """On a thread of its own if it is long work; `size` is in characters, or tokens."""
+    return work() if size <= INLINE_CHARACTERS else await asyncio.to_thread(work)
+
+
+def _accept(text: str) -> None:
+    """Of any length: what is too much is cut."""
+
+
+def _last(ids: list[int], kept: int | None) -> list[int]:
+    return ids if kept is None else ids[-kept:]

@@ -1,0 +1,390 @@
+"""The bodies of the two requests, checked for types; ranges are SamplingParams' business."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+from megainfer.errors import RequestError
+from megainfer.frontend.generation_config import SAMPLING_FIELDS, GenerationDefaults
+from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
+from megainfer.text.json_text import parse_object
+from server.openai.answer_options import AnswerOptions, Usage
+from server.openai.structured import LEGACY, Wanted, wanted_shape
+
+MAX_PROMPTS = 2048
+MAX_MESSAGES = 4096
+MAX_LOGPROBS = 20  # beside each token's own, as in OpenAI's API and by vLLM's default
+
+
+def whole_number(value: Any) -> Any:
+    """JSON knows one kind of number: 5.0 is the integer 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(whole_number)]
+Logprobs = Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)]
+Prompts = list[str] | list[list[int]]
+
+PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ]
+}
+CONTENT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                "required": ["type", "text"],
+            },
+        },
+    ]
+}
+
+
+def parse_prompt(value: Any) -> Prompts:
+    """One prompt or several, as texts or token ids, to a list of them."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{PROMPT_KINDS}, not {value!r:.80}")
+    kinds = set(map(type, value))
+    if kinds <= {str, list} and len(value) > MAX_PROMPTS:
+        raise ValueError(f"may hold at most {MAX_PROMPTS} prompts, but holds {len(value)}")
+    if kinds == {str}:
+        return list(value)
+    if kinds == {int}:
+        return [value]
+    if kinds == {list} and all(set(map(type, ids)) == {int} for ids in value):
+        return list(value)
+    raise ValueError(f"{PROMPT_KINDS}, not a mixture or something else: {value!r:.80}")
+
+
+PROMPT_KINDS = (
+    "must be a string, a list of strings, a list of token ids or a list of lists of token ids, "
+    "none of them empty"
+)
+
+
+def parse_bias(value: Any) -> Any:
+    """JSON's names are strings; the token ids that they spell."""
+    if not isinstance(value, dict):
+        return value
+    check_count("logit_bias", value, MAX_LOGIT_BIAS, "entries")
+    for token in value:
+        if not (isinstance(token, str) and token.isascii() and token.isdigit()):
+            raise ValueError(f"must map token ids to numbers, and {token!r:.80} is no token id")
+    return {int(token): bias for token, bias in value.items()}
+
+
+def join_content(value: Any) -> str | None:
+    """A message's text; parts are joined by line ends, as vLLM does for templates of strings."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"must be a string or a list of text parts, not {value!r:.80}")
+    return "\n".join(_part_text(part) for part in value)
+
+
+def _part_text(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get("text") if isinstance(part, dict) else None
+    if kind != "text" or not isinstance(text, str):
+        raise ValueError(
+            f'only parts {{"type": "text", "text": "..."}} are offered, not {part!r:.80}'
+        )
+    return text
+
+
+class Body(BaseModel):
+    """Types are strict: "5" isn't a number. Fields that nobody knows are accepted."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class SamplingFields(Body):
+    """What both requests have in common."""
+
+    model: str | None = Field(None, description="a served name; the served model if left out")
+    max_tokens: Integer | None = None
+    min_tokens: Integer | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Integer | None = None
+    min_p: float | None = None
+    n: Integer | None = None
+    seed: Integer | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Annotated[dict[int, float] | None, BeforeValidator(parse_bias)] = None
+    allowed_token_ids: list[Integer] | None = None
+    bad_words: list[str] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[Integer] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    prompt_logprobs: Logprobs | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    truncate_prompt_tokens: Integer | None = Field(None, description="keep the last; -1: what fits")
+    priority: Integer | None = Field(None, description="smaller is served first")
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many of the best log-probabilities are wanted beside each token's own."""
+        raise NotImplementedError
+
+    @property
+    def is_echoed(self) -> bool:
+        return False
+
+    def answer_options(self) -> AnswerOptions:
+        """What the answer holds beside text. Raises RequestError where it can't be had."""
+        return AnswerOptions(
+            usage=self._wanted_usage(),
+            logprobs=self.wanted_logprobs,
+            prompt_logprobs=self._wanted_prompt_logprobs(),
+            token_ids=bool(self.return_token_ids),
+            tokens_as_ids=bool(self.return_tokens_as_token_ids),
+            skip_special_tokens=self.skip_special_tokens is not False,
+            echo=self.is_echoed,
+            echo_only=self.is_echoed and self.max_tokens == 0,
+        )
+
+    def wanted_shape(self) -> Wanted | None:
+        """What the answer has to look like. Raises RequestError."""
+        return wanted_shape({name: getattr(self, name) for name in SHAPE_FIELDS})
+
+    def kept_tokens(self, max_model_len: int) -> int | None:
+        """How many tokens at a prompt's end are kept. Raises RequestError."""
+        kept = self.truncate_prompt_tokens
+        if kept == -1:
+            return max(max_model_len - (self.max_tokens or 1), 1)
+        if kept is not None and kept < 1:
+            message = f"truncate_prompt_tokens must be -1 or at least 1, but is {kept}"
+            raise RequestError(message, "truncate_prompt_tokens")
+        return kept
+
+    def sampling(self, defaults: GenerationDefaults, max_tokens: int | None) -> SamplingParams:
+        """Sampling parameters; the model's defaults stand in for what was left out.
+
+        Raises RequestError for a value out of range.
+        """
+        own = {name: getattr(self, name) for name in SAME_IN_SAMPLING}
+        author = {name: getattr(defaults, name) for name in SAMPLING_FIELDS}
+        wishes = {name: _first(own[name], author.get(name)) for name in SAME_IN_SAMPLING}
+        wishes["logprobs"] = self.wanted_logprobs
+        if self.is_echoed:
+            wishes["prompt_logprobs"] = _first(self.prompt_logprobs, self.wanted_logprobs)
+        given: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
+        return SamplingParams(max_tokens=max_tokens, **given)
+
+    def _wanted_usage(self) -> Usage:
+        options = self.stream_options
+        if options is None:
+            return Usage.NONE
+        if not self.stream:
+            raise RequestError(
+                "stream_options may only be given with stream: true", "stream_options"
+            )
+        if not options.include_usage:
+            return Usage.NONE
+        return Usage.CONTINUOUS if options.continuous_usage_stats else Usage.LAST
+
+    def _wanted_prompt_logprobs(self) -> bool:
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "prompt_logprobs aren't given with stream: true; leave one of them out",
+                "prompt_logprobs",
+            )
+        return self.prompt_logprobs is not None
+
+
+SHAPE_FIELDS = ("response_format", "structured_outputs", *LEGACY)
+SAME_IN_SAMPLING = (
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "min_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "prompt_logprobs",
+)
+"""Fields that mean the same in `SamplingParams`."""
+
+
+class CompletionRequest(SamplingFields):
+    """POST /v1/completions"""
+
+    prompt: Annotated[Prompts, PlainValidator(parse_prompt), WithJsonSchema(PROMPT_SCHEMA)]
+    add_special_tokens: bool = True
+    logprobs: Annotated[Logprobs | None, BeforeValidator(lambda v: None if v is False else v)] = (
+        None
+    )
+    echo: bool | None = None
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def is_echoed(self) -> bool:
+        return bool(self.echo)
+
+    @property
+    def limit(self) -> int | None:
+        """max_tokens; where only the prompt is wanted, one is generated that nobody sees."""
+        return 1 if self.is_echoed and self.max_tokens == 0 else self.max_tokens
+
+
+class ChatMessage(Body):
+    """One message; a developer's is a system message, which is what templates know.
+
+    Only an assistant that calls tools may leave out the content.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[dict[str, Any]] | None = None
+    content: Annotated[
+        str | None, BeforeValidator(join_content), WithJsonSchema(CONTENT_SCHEMA)
+    ] = Field(None, validate_default=True)
+    tool_call_id: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def check_content(cls, content: str | None, info: ValidationInfo) -> str | None:
+        if content is None and not (
+            info.data.get("role") == "assistant" and info.data.get("tool_calls")
+        ):
+            raise ValueError("must be a string or a list of text parts, and isn't there")
+        return content
+
+    def for_template(self) -> dict[str, Any]:
+        """As templates expect it: arguments of calls are objects. Raises RequestError."""
+        fields = self.model_dump(exclude_none=True)
+        fields["role"] = "system" if self.role == "developer" else self.role
+        fields["content"] = self.content or ""
+        if self.tool_calls:
+            fields["tool_calls"] = [_template_call(call) for call in self.tool_calls]
+        if isinstance(thought := fields.get("reasoning"), str):
+            fields.setdefault("reasoning_content", thought)
+            if not self.content:
+                fields.setdefault("thinking", thought)  # gpt-oss, before a call
+        return fields
+
+
+def _template_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        where = "messages.tool_calls"
+        raise RequestError(f"{where} must hold functions with names, not {call!r:.80}", where)
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = parse_object(arguments, "messages.tool_calls.function.arguments")
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
+EFFORT = "reasoning_effort"
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+"""OpenAI's; a model knows some of them."""
+
+
+class ChatRequest(SamplingFields):
+    """POST /v1/chat/completions"""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Integer | None = None
+    logprobs: bool | None = None
+    top_logprobs: Logprobs | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Effort | None = None
+    documents: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool = False
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            message = "top_logprobs may only be given with logprobs: true"
+            raise RequestError(message, "top_logprobs")
+        return None
+
+    @property
+    def limit(self) -> int | None:
+        """What may be generated; max_completion_tokens goes before its older name."""
+        newer = self.max_completion_tokens
+        return self.max_tokens if newer is None else newer
+
+    def template_variables(self) -> dict[str, Any]:
+        """Names that the chat template may use, beside the messages."""
+        effort = {} if self.reasoning_effort is None else {EFFORT: self.reasoning_effort}
+        documents = {} if self.documents is None else {"documents": self.documents}
+        return {**effort, **(self.chat_template_kwargs or {}), **documents}
+
+    def opens_an_answer(self) -> bool:
+        """Whether the assistant begins to speak; else the last message is continued."""
+        if self.continue_final_message and self.add_generation_prompt:
+            raise RequestError(
+                "add_generation_prompt and continue_final_message exclude each other; leave one "
+                "of them out",
+                "continue_final_message",
+            )
+        if self.continue_final_message:
+            return False
+        return self.add_generation_prompt is not False
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,127 @@
+"""A choice's text as its reader should have it: content, reasoning and calls with ids."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from megainfer.messages import FinishReason
+from server.openai.prompts import Prompt
+from server.openai.syntax import AnswerSyntax
+from server.openai.thought_counter import ThoughtCounter
+from server.openai.tools import ToolUse
+from server.parsing.answer_parser import AnswerParser
+from server.parsing.calls import CallParser, OneCall
+from server.parsing.formats import ARRAY
+from server.parsing.harmony import HarmonyParser
+from server.parsing.parts import CallDelta, Parser, WholeParser
+from server.parsing.reasoning import ThinkParser
+
+TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """What was added to one call; id and name come once, with its first piece."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a piece of text came to."""
+
+    content: str
+    reasoning: str
+    calls: tuple[CallPiece, ...]
+    finish_reason: str | None
+
+
+class ChoiceReader:
+    """Of one choice, piece by piece. thoughts: where the model may think."""
+
+    def __init__(
+        self, parser: WholeParser, use: ToolUse, thoughts: ThoughtCounter | None = None
+    ) -> None:
+        self._parser = parser
+        self._use = use
+        self._thoughts = thoughts
+        self._has_calls = False
+
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """Of those read so far; None where the model doesn't think."""
+        return self._thoughts.count if self._thoughts else None
+
+    def read(
+        self, text: str, token_ids: Sequence[int], finish_reason: FinishReason | None
+    ) -> Reading:
+        """token_ids: those that came with the text. finish_reason: this piece is the last."""
+        parts = self._parser.push(text)
+        if finish_reason is not None:
+            parts.add(self._parser.finish())
+        if self._thoughts:
+            self._thoughts.add(token_ids, parts.reasoning, self._parser.thinking)
+        calls = _joined([d for d in parts.calls if not (self._use.one_call and d.index)])
+        self._has_calls = self._has_calls or bool(calls)
+        return Reading(parts.content, parts.reasoning, calls, self._finish(finish_reason))
+
+    def _finish(self, reason: FinishReason | None) -> str | None:
+        # OpenAI's servers say "stop" where the client itself had named the function.
+        if reason is FinishReason.STOP and self._has_calls and self._use.named is None:
+            return TOOL_CALLS
+        return reason
+
+
+def reader_maker(
+    syntax: AnswerSyntax, use: ToolUse, shaped: bool = False
+) -> Callable[[Prompt], ChoiceReader] | None:
+    """Makes a reader for each choice; None where text is just text. shaped: the answer is to look
+    like something, so that channels are no part of it."""
+    if syntax.channels and not shaped:
+        return lambda prompt: _channel_reader(syntax, use)
+    if not (syntax.thinks or use.must or (use.tools and syntax.calls)):
+        return None
+
+    def make(prompt: Prompt) -> ChoiceReader:
+        inside = prompt.thinking or syntax.always_thinks
+        reasoning = ThinkParser(inside, syntax.think_tags) if syntax.thinks else None
+        thoughts = _thought_counter(syntax) if syntax.thinks else None
+        return ChoiceReader(AnswerParser(reasoning, _calls(syntax, use)), use, thoughts)
+
+    return make
+
+
+def _channel_reader(syntax: AnswerSyntax, use: ToolUse) -> ChoiceReader:
+    with_calls = bool(use.tools) and syntax.calls is not None
+    return ChoiceReader(HarmonyParser(with_calls), use, _thought_counter(syntax))
+
+
+def _thought_counter(syntax: AnswerSyntax) -> ThoughtCounter:
+    return ThoughtCounter(syntax.end_token, syntax.end_of_think, syntax.decode)
+
+
+def _calls(syntax: AnswerSyntax, use: ToolUse) -> Parser | None:
+    if use.named is not None:
+        return OneCall(use.named)
+    if use.must:
+        return CallParser(ARRAY)
+    return syntax.calls.parser(use.tools) if use.tools and syntax.calls else None
+
+
+def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:
+    """One piece for each call that these belong to."""
+    pieces: dict[int, CallPiece] = {}
+    for delta in deltas:
+        before = pieces.get(delta.index)
+        if before is None:
+            new_id = delta.id or f"call_{uuid.uuid4().hex[:24]}"
+            call_id = None if delta.name is None else new_id
+            piece = CallPiece(delta.index, call_id, delta.name, delta.arguments)
+        else:
+            arguments = before.arguments + delta.arguments
+            piece = CallPiece(delta.index, before.id, before.name, arguments)
+        pieces[delta.index] = piece
+    return tuple(pieces.values())

@@ -1,0 +1,1 @@
+"""What operators ask of a server: health, metrics, counters of nodes, traces."""

@@ -1,0 +1,147 @@
+"""What the application knows of the instance that it serves for, beside the engine client."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from megainfer.config import BLOCK_SIZE
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch.plan import Plan
+from megainfer.messages import GetSpans, GetStats, KeepSpans
+from server.http.admission import Admission
+from server.openai.served_model import ServedModel
+from server.operate.health import Health, Readiness
+from server.operate.metrics.exposition import Counted, Exposition
+from server.operate.metrics.nodes import ExpertMap
+from server.operate.metrics.requests import EngineTotals, RequestMetrics
+from server.operate.nodes import NodeBoard, board_of
+from server.operate.traces import Tracer
+
+if TYPE_CHECKING:
+    from server.operate.spans.export import SpanExport
+
+Ask = Callable[[GetStats | KeepSpans | GetSpans], object]
+
+
+@dataclass
+class Instance:
+    """board: what nodes say. info: what `/server_info` tells of configuration and plan.
+    spans: where they go, None without a collector."""
+
+    options: ServingOptions
+    board: NodeBoard
+    admission: Admission
+    health: Health
+    readiness: Readiness
+    tracer: Tracer
+    counted: Counted
+    exposition: Exposition
+    info: Mapping[str, Any]
+    spans: "SpanExport | None" = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where the nodes are and how to ask them; by default there is nobody to ask."""
+
+    board: NodeBoard
+    ask: Ask = lambda message: None
+    processes: int = 0
+    experts: ExpertMap = field(default_factory=lambda: ExpertMap((), ()))
+    cache_config: tuple[tuple[str, str], ...] = ()
+    info: tuple[tuple[str, Any], ...] = ()
+
+
+def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask) -> Surroundings:
+    """Of an instance that runs a plan."""
+    placement = plan.placement
+    return Surroundings(
+        board=board_of(plan, options.patience),
+        ask=ask,
+        processes=1 if plan.config.colocated else plan.num_attention + plan.num_expert,
+        experts=ExpertMap(
+            tuple(plan.spec.moe_layers),
+            [placement.experts_of(node) for node in range(plan.num_expert)],
+        ),
+        cache_config=(
+            ("block_size", str(BLOCK_SIZE)),
+            ("num_gpu_blocks", str(plan.num_blocks)),
+            ("cache_dtype", plan.dtype),
+            ("enable_prefix_caching", str(plan.prefix_cache)),
+        ),
+        info=plan_info(plan),
+    )
+
+
+def assemble(
+    engine: EngineClient,
+    model: ServedModel,
+    options: ServingOptions,
+    surroundings: Surroundings | None = None,
+) -> Instance:
+    """Everything in its place; the engine client is observed from now on."""
+    around = surroundings or Surroundings(NodeBoard())
+    admission = Admission()
+    requests = RequestMetrics([EngineTotals(model.max_model_len) for _ in range(engine.num_nodes)])
+    spans = _span_export(options, model)
+    engine.observer = _observer(requests, spans)
+    health = Health(engine, around.board, admission)
+    cache_config = dict(around.cache_config)
+    counted = Counted(
+        model.names[0], requests, around.board, admission, around.experts, cache_config
+    )
+    return Instance(
+        options=options,
+        board=around.board,
+        admission=admission,
+        health=health,
+        readiness=Readiness(engine, health, around.board, around.ask),
+        tracer=Tracer(around.ask, around.processes),
+        counted=counted,
+        exposition=Exposition(counted),
+        info=dict(around.info),
+        spans=spans,
+    )
+
+
+def _span_export(options: ServingOptions, model: ServedModel) -> "SpanExport | None":
+    if options.traces_endpoint is None:
+        return None
+    from server.operate.spans.export import SpanExport
+
+    return SpanExport(options.traces_endpoint, model.names[0])
+
+
+def _observer(requests: RequestMetrics, spans: "SpanExport | None") -> EngineObserver:
+    return requests if spans is None else SeveralObserve([requests, spans.observer])
+
+
+def plan_info(plan: Plan) -> tuple[tuple[str, Any], ...]:
+    """What `/server_info` tells of a plan; values are such that JSON has."""
+    config = {name: getattr(plan.config, name) for name in plan.config.__dataclass_fields__}
+    spec = plan.spec
+    return (
+        ("config", config),
+        (
+            "plan",
+            {
+                "folder": str(plan.folder),
+                "architecture": spec.architecture,
+                "vocab_size": spec.vocab_size,
+                "layers": len(spec.layers),
+                "expert_layers": len(spec.moe_layers),
+                "experts": spec.num_experts,
+                "experts_per_token": spec.top_k,
+                "dtype": plan.dtype,
+                "expert_dtype": plan.expert_dtype,
+                "attention_dtype": plan.attention_dtype,
+                "kernels": plan.kernels,
+                "max_model_len": plan.max_model_len,
+                "kv_blocks": plan.num_blocks,
+                "micro_batches": plan.micro_batches or "auto",
+                "cores": [list(assignment.cores) for assignment in plan.cores],
+            },
+        ),
+    )

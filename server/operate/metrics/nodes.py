@@ -1,0 +1,154 @@
+"""What only MegaInfer has to tell: both roles' work, the road between them, and experts' load."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client.core import Metric
+
+from megainfer.messages import Role
+from server.operate.metrics.families import counter, distribution_of, gauge, histogram
+from server.operate.nodes import NodeBoard, NodeState
+
+LABELS = ("model_name", "role", "node")
+STAGES = {
+    Role.ATTENTION: (
+        *("schedule", "embed", "attention", "dispatch", "shared", "combine", "head", "sample"),
+    ),
+    Role.EXPERT: ("expert", "reply"),
+}
+M2N_COUNTERS = {
+    "m2n_messages_sent": ("messages_sent", "Messages written into other nodes' slots."),
+    "m2n_messages_received": ("messages_received", "Messages taken out of a node's own slots."),
+    "m2n_rows_sent": ("rows_sent", "Rows (tokens) in the messages sent."),
+    "m2n_rows_received": ("rows_received", "Rows (tokens) in the messages received."),
+    "m2n_bytes_sent": ("bytes_sent", "Bytes of the messages sent, headers included."),
+    "m2n_bytes_received": ("bytes_received", "Bytes of the messages received."),
+    "m2n_messages_dropped": ("dropped", "Messages of an epoch or a step that had ended."),
+    "m2n_timed_transfers": ("transfers", "Messages that found their receiver waiting."),
+}
+EXPERT_COUNTERS = {
+    "expert_batches": ("batches", "Batches computed, each of one layer of one micro-batch."),
+    "expert_batch_sources": ("sources", "Dispatches in all batches."),
+    "expert_missed_sources": ("missed", "Times that a batch went on without an expected dispatch."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertMap:
+    """Where experts are. layers: numbers of the layers with experts. experts: the global ids on
+    each expert node, by local id."""
+
+    layers: Sequence[int]
+    experts: Sequence[Sequence[int]]
+
+
+def node_families(model: str, board: NodeBoard, where: ExpertMap) -> Iterator[Metric]:
+    """All families, of what the nodes said last."""
+    nodes = [*board.of_role(Role.ATTENTION), *board.of_role(Role.EXPERT)]
+    experts = board.of_role(Role.EXPERT)
+    at = {node.name: (model, str(node.role), str(node.index)) for node in nodes}
+    yield gauge(
+        "node_up",
+        "1 while a node goes on telling that its loop goes round, else 0.",
+        LABELS,
+        [(at[node.name], float(board.is_up(node))) for node in nodes],
+    )
+    yield gauge(
+        "node_last_heard_seconds",
+        "Seconds since a node last said something.",
+        LABELS,
+        [(at[node.name], board.silence(node)) for node in nodes],
+    )
+    yield from _work(model, nodes)
+    yield from _pipeline(model, board, nodes)
+    for name, (source, text) in M2N_COUNTERS.items():
+        rows = [(at[n.name], float(n.counters.get(source, 0))) for n in nodes]
+        yield counter(name, text, LABELS, rows)
+    text = "Seconds from the beginning of a send to the waiting receiver's noticing."
+    transfers = [(at[n.name], n.counters.get("transfer_ns", 0) / 1e9) for n in nodes]
+    yield counter("m2n_transfer_seconds", text, LABELS, transfers)
+    yield from _experts(model, experts, where)
+
+
+def _work(model: str, nodes: Sequence[NodeState]) -> Iterator[Metric]:
+    staged = [(node, stage) for node in nodes for stage in STAGES[node.role]]
+    labels = (*LABELS, "stage")
+    for name, suffix, text in (
+        ("node_stage_seconds", "seconds", "Seconds of work by stage."),
+        ("node_stage_runs", "count", "How often a stage ran."),
+    ):
+        rows = [
+            ((model, str(n.role), str(n.index), stage), n.counters.get(f"{stage}_{suffix}", 0))
+            for n, stage in staged
+        ]
+        yield counter(name, text, labels, rows)
+    busy = [((model, str(n.role), str(n.index)), n.counters.get("busy_seconds", 0)) for n in nodes]
+    yield counter("node_busy_seconds", "Seconds of work over all stages.", LABELS, busy)
+
+
+def _pipeline(model: str, board: NodeBoard, nodes: Sequence[NodeState]) -> Iterator[Metric]:
+    idle = [((model, str(n.role), str(n.index)), n.idle_share()) for n in nodes]
+    text = "Share of the latest second in which a node had nothing to do."
+    yield gauge("node_idle_ratio", text, LABELS, idle)
+    sides = [((model, str(role)), _mean_idle(board.of_role(role))) for role in STAGES]
+    text = "Share of the latest second in which the nodes of a role had nothing to do, on average."
+    yield gauge("role_idle_ratio", text, ("model_name", "role"), sides)
+    yield gauge(
+        "pipeline_bubble_ratio",
+        "Idle share of the busier role in the latest second; NaN while no token is generated.",
+        ("model_name",),
+        [((model,), pipeline_bubble(board))],
+    )
+
+
+def pipeline_bubble(board: NodeBoard) -> float:
+    """How far the pipeline is from full: 0 when one of the two sides always works. NaN while no
+    token is generated."""
+    attention = board.of_role(Role.ATTENTION)
+    if not any(node.growth("generated_tokens") for node in attention):
+        return float("nan")
+    return min(_mean_idle(board.of_role(role)) for role in STAGES)
+
+
+def _mean_idle(nodes: Sequence[NodeState]) -> float:
+    return sum(node.idle_share() for node in nodes) / len(nodes) if nodes else 1.0
+
+
+def _experts(model: str, nodes: Sequence[NodeState], where: ExpertMap) -> Iterator[Metric]:
+    labels = ("model_name", "node")
+    for name, (source, text) in EXPERT_COUNTERS.items():
+        rows = [((model, str(n.index)), float(n.counters.get(source, 0))) for n in nodes]
+        yield counter(name, text, labels, rows)
+    batches = [((model, str(n.index)), distribution_of(n.counters, "batch_rows")) for n in nodes]
+    known = [(at, distribution) for at, distribution in batches if distribution is not None]
+    yield histogram("expert_batch_rows", "Rows (tokens) in a batch.", labels, known)
+    yield counter(
+        "expert_tokens",
+        "Tokens that an expert served, over all layers.",
+        (*labels, "expert"),
+        [
+            ((model, str(node.index), str(expert)), float(tokens))
+            for node in nodes
+            for expert, tokens in _tokens_by_expert(node, where)
+        ],
+    )
+    imbalance = [((model, str(layer)), ratio) for layer, ratio in imbalances(nodes, where)]
+    text = "Tokens of a layer's busiest expert, as many times the mean of its experts, since start."
+    yield gauge("expert_load_imbalance", text, ("model_name", "layer"), imbalance)
+
+
+def _tokens_by_expert(node: NodeState, where: ExpertMap) -> list[tuple[int, int]]:
+    layers = node.counters.get("expert_tokens", [])
+    sums = [sum(of_expert) for of_expert in zip(*layers, strict=True)]
+    return list(zip(where.experts[node.index], sums, strict=True)) if sums else []
+
+
+def imbalances(nodes: Sequence[NodeState], where: ExpertMap) -> list[tuple[int, float]]:
+    """(layer, its busiest expert's tokens by the mean), for layers that have served any."""
+    found = []
+    for position, layer in enumerate(where.layers):
+        said = [n.counters["expert_tokens"] for n in nodes if "expert_tokens" in n.counters]
+        tokens = [count for layers in said for count in layers[position]]
+        if any(tokens):
+            found.append((layer, max(tokens) * len(tokens) / sum(tokens)))
+    return found

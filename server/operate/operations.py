@@ -1,0 +1,146 @@
+"""The addresses for whoever runs the server: probes, metrics, and the inside."""
+
+import asyncio
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from megainfer import __version__
+from megainfer.errors import RequestError
+from megainfer.instruments.trace_events import (
+    MAX_TRACE_SECONDS,
+    MIN_TRACE_SECONDS,
+    trace_document,
+)
+from megainfer.messages import Role
+from server.http.access import PROBES
+from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
+from server.http.errors import SERVER_ERROR, ErrorReport
+from server.operate.docs_page import docs_page
+from server.operate.instance import Instance
+
+PACKAGES = ("fastapi", "uvicorn", "pydantic", "torch", "tokenizers", "pyzmq", "prometheus-client")
+
+
+class Operations:
+    """The handlers, over what is known of the instance."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    async def live(self) -> Response:
+        """200 as long as this process answers at all."""
+        return JSONResponse({"status": "ok"})
+
+    async def health(self) -> Response:
+        """200 while every node is alive and answers and requests are taken, else 503 and why."""
+        return _state(self._instance.health.problem())
+
+    async def ready(self) -> Response:
+        """200 when a token went through the nodes lately; without traffic one is asked for."""
+        return _state(await self._instance.readiness.problem())
+
+    async def metrics(self, request: Request) -> Response:
+        """Everything that is counted, for Prometheus."""
+        body, kind = self._instance.exposition.render(request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": kind})
+
+    async def load(self) -> Response:
+        """How many requests for work are being answered."""
+        return JSONResponse({"server_load": self._instance.admission.in_flight})
+
+    async def version(self) -> Response:
+        """MegaInfer's version."""
+        return JSONResponse({"version": __version__})
+
+    async def server_info(self) -> Response:
+        """Configuration, plan, the start's stages, nodes and versions."""
+        versions = {name: version(name) for name in PACKAGES}
+        return JSONResponse(
+            {
+                "version": __version__,
+                **self._instance.info,
+                "startup_seconds": self._instance.counted.startup,
+                "nodes": self._nodes(),
+                "versions": {"python": platform.python_version(), **versions},
+            }
+        )
+
+    async def nodes(self) -> Response:
+        """Every node's latest counters, as the node itself counts."""
+        board = self._instance.board
+        nodes = [*board.of_role(Role.ATTENTION), *board.of_role(Role.EXPERT)]
+        body = msgspec.json.encode({node.name: node.counters for node in nodes})
+        return Response(body, media_type="application/json")
+
+    async def trace(self, request: Request, seconds: float = 2.0) -> Response:
+        """What every node did in the next `seconds` (0.01 to 60), for Perfetto."""
+        if not MIN_TRACE_SECONDS <= seconds <= MAX_TRACE_SECONDS:
+            raise RequestError(
+                f"seconds must be from {MIN_TRACE_SECONDS:g} to {MAX_TRACE_SECONDS:g}, not "
+                f"{seconds}",
+                "seconds",
+            )
+        recording = self._instance.tracer.record(seconds)
+        try:
+            spans = await while_connected(request.receive, recording)
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        model = self._instance.counted.model
+        # There may be 100,000 of each node: streams go on meanwhile.
+        body = await asyncio.to_thread(
+            lambda: msgspec.json.encode(trace_document({model: spans})),
+        )
+        return Response(body, media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        """This list."""
+        page = HTMLResponse(docs_page(request.app.openapi()))
+        page.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+        return page
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        board = self._instance.board
+        return [
+            {
+                "name": node.name,
+                "role": str(node.role),
+                "up": board.is_up(node),
+                "last_heard_seconds": round(board.silence(node), 3),
+                "idle_ratio": round(node.idle_share(), 4),
+            }
+            for role in (Role.ATTENTION, Role.EXPERT)
+            for node in board.of_role(role)
+        ]
+
+
+def operations_router(operations: Operations) -> APIRouter:
+    """Every address, bound to its handler."""
+    router = APIRouter(default_response_class=JSONResponse)
+    for path, handler in (
+        ("/live", operations.live),
+        ("/health", operations.health),
+        ("/ping", operations.health),
+        ("/ready", operations.ready),
+        ("/metrics", operations.metrics),
+        ("/load", operations.load),
+        ("/version", operations.version),
+        ("/server_info", operations.server_info),
+        ("/debug/nodes", operations.nodes),
+        ("/debug/trace", operations.trace),
+        ("/docs", operations.docs),
+    ):
+        router.add_api_route(path, handler, methods=["GET"], response_model=None)
+        if path in PROBES:
+            router.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
+    return router
+
+
+def _state(problem: str | None) -> Response:
+    if problem is None:
+        return JSONResponse({"status": "ok"})
+    return ErrorReport(503, problem, SERVER_ERROR, code="engine_unavailable").response()

@@ -1,0 +1,1 @@
+"""The suite, by tier: the cheapest first."""

@@ -1,0 +1,56 @@
+"""Memory that is nobody's holds canaries: what reads it by mistake sings."""
+
+import pytest
+import torch
+
+from megainfer.attention_node.node import AttentionNode
+from megainfer.compute.cpu.kernels import library
+from tests.cluster.test_local_cluster import NEW_TOKENS, answers_of, reference, submit_all
+from tests.support.checkpoints import assert_same_greedy
+from tests.support.local_cluster import LocalCluster
+
+__all__ = ["reference"]  # a fixture
+
+KERNELS = ["reference", *(["cpu"] if library.is_built() else [])]
+
+
+def unused_blocks(node: AttentionNode) -> torch.Tensor:
+    held = {block for sequence in node.scheduler.live for block in sequence.block_ids}
+    return torch.tensor([b for b in range(node._kv.num_blocks) if b not in held])
+
+
+def unused_slots(node: AttentionNode) -> torch.Tensor:
+    held = {sequence.state_slot for sequence in node.scheduler.live}
+    return torch.tensor([s for s in range(node._kv.states.num_slots) if s not in held], dtype=int)
+
+
+def fill_unused(node: AttentionNode, value: float) -> None:
+    blocks, slots = unused_blocks(node), unused_slots(node)
+    for layer in range(len(node._model.spec.layers)):
+        states = node._kv.states.layer(layer)
+        for tensor in node._kv.layer(layer):
+            tensor[slots if any(tensor is state for state in states) else blocks] = value
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [("qwen3_moe", "gqa"), ("qwen3_next", "grouped")],
+    indirect=True,
+    ids=["qwen3", "recurrent"],
+    scope="module",
+)
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_nobody_reads_blocks_that_are_not_theirs(reference, kernels, m):
+    """Nor what those before them have left in the unwritten part of their own last block, or in
+    their slot of the recurrent states: before each turn all memory without a user is filled with
+    what can't be overheard. Fewer may run than there are, so that slots change hands."""
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, m, 1, 2, kernels=kernels, prefix_cache=False, max_num_seqs=3)
+    (node,) = cluster.attention
+    submit_all(cluster, prompts)
+    while list(node.scheduler.live):
+        fill_unused(node, float("nan"))
+        cluster.turn()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    assert len(answers_of(cluster, prompts)[0]) == NEW_TOKENS

@@ -1,0 +1,311 @@
+"""Whole nodes over the `local` transport: scheduler, pipeline, gather and kernels together."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from megainfer.attention_node.node import AttentionNode
+from megainfer.errors import MegaInferError, NodeDied
+from megainfer.messages import Abort, FinishReason, TokenLogprobs
+from megainfer.models.registry import load_spec
+from tests.support.checkpoints import (
+    VARIANTS,
+    Greedy,
+    assert_same_greedy,
+    decisive,
+    oracle,
+    write_checkpoint,
+)
+from tests.support.local_cluster import LocalCluster, greedy_submit
+
+VOCABULARY = 160  # of every checkpoint that the tests write
+NEW_TOKENS = 12
+LENGTHS = (1, 5, 16, 17, 33, 60)
+
+
+def prompts_of(seed: int, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
+    """Random prompts; each starts as the longest does, so that prefixes can be shared."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = torch.randint(VOCABULARY, (max(lengths),), generator=generator).tolist()
+    tails = torch.randint(VOCABULARY, (len(lengths), 3), generator=generator).tolist()
+    return [
+        longest[: max(0, n - 3)] + tail[: min(n, 3)] for n, tail in zip(lengths, tails, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference(request, tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
+    family, variant = request.param
+    folder = write_checkpoint(family, variant, tmp_path_factory.mktemp(f"{family}_{variant}"))
+    return folder, *decisive(oracle(folder), prompts_of, NEW_TOKENS)
+
+
+every_variant = pytest.mark.parametrize(
+    "reference", VARIANTS, indirect=True, ids=lambda pair: "-".join(pair), scope="module"
+)
+one_variant = pytest.mark.parametrize(
+    "reference", [("qwen3_moe", "gqa")], indirect=True, ids=["qwen3"], scope="module"
+)
+
+
+def submit_all(cluster: LocalCluster, prompts, tokens=NEW_TOKENS, logprobs=None) -> None:
+    for i, prompt in enumerate(prompts):
+        node = i % len(cluster.attention)
+        cluster.submit(node, greedy_submit(str(i), prompt, tokens, logprobs))
+
+
+def answers_of(cluster: LocalCluster, prompts) -> list[list[int]]:
+    return [cluster.answers[str(i)].tokens for i in range(len(prompts))]
+
+
+def by_token(row: TokenLogprobs) -> list[float]:
+    return [row.values[token] for token in range(VOCABULARY)]
+
+
+@every_variant
+def test_tokens_and_logits_equal_transformers(reference):
+    folder, prompts, expected = reference
+    expert_nodes = min(3, load_spec(folder).num_experts)  # a dense model has one
+    cluster = LocalCluster(folder, 3, 2, expert_nodes, max_num_batched_tokens=24)
+    submit_all(cluster, prompts, logprobs=-1)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    for i, want in enumerate(expected):
+        got = torch.tensor([by_token(row) for row in cluster.answers[str(i)].logprobs])
+        torch.testing.assert_close(got, want.logits.log_softmax(-1), atol=2e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
+    """Short prompts whose answers are long: their blocks run out while they are running."""
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path_factory.mktemp("growing"))
+    lengths = (3, 9, 14, 15, 16, 20)
+    return folder, *decisive(oracle(folder), lambda seed: prompts_of(seed, lengths), 40)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_preemption_changes_nothing(growing, m):
+    folder, prompts, expected = growing
+    blocks = 7  # one request of 96 tokens needs 6
+    room = blocks * 16 * load_spec(folder).kv_bytes_per_token(4)
+    cluster = LocalCluster(
+        folder, m, 1, 2, max_model_len=96, kv_cache_memory=room, max_num_batched_tokens=16
+    )
+    submit_all(cluster, prompts, tokens=40)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    assert cluster.attention[0].scheduler.counters()["preemptions"] > 0
+    assert cluster.free_blocks() == [blocks]
+
+
+@one_variant
+@pytest.mark.parametrize("m", [1, 2])
+def test_prefix_hits_change_nothing(reference, m):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, m, 1, 2, max_num_batched_tokens=16)
+    submit_all(cluster, prompts)
+    cluster.drain()
+    first = [cluster.answers[str(i)].cached_tokens for i in range(len(prompts))]
+    submit_all(cluster, prompts)
+    cluster.drain()
+    again = [cluster.answers[str(i)].cached_tokens for i in range(len(prompts))]
+    # All full blocks but the one of the last token, which must always be computed.
+    assert again == [(len(prompt) - 1) // 16 * 16 for prompt in prompts]
+    assert first != again
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+
+
+@one_variant
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_aborts_in_the_middle_free_everything_and_touch_nobody_else(reference, m):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, m, 2, 2, max_num_batched_tokens=16)
+    before = cluster.free_blocks()
+    submit_all(cluster, prompts)
+    for i, prompt in enumerate(prompts):
+        cluster.submit(i % 2, greedy_submit(f"doomed-{i}", prompt, 60))
+    for i in range(len(prompts)):
+        for _ in range(7 * i):
+            cluster.turn()
+        cluster.attention[i % 2].hear(Abort(f"doomed-{i}"))
+        cluster.check_integrity()
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    cut = [cluster.answers[f"doomed-{i}"] for i in range(len(prompts))]
+    assert all(len(answer.tokens) < 60 for answer in cut)
+    for answer, want in zip(cut, expected, strict=True):
+        assert answer.tokens[:NEW_TOKENS] == want.tokens[: len(answer.tokens)]
+    assert cluster.free_blocks() == before
+
+
+@one_variant
+def test_a_seed_gives_the_same_tokens_whatever_else_is_served(reference):
+    folder, prompts, _ = reference
+
+    def sampled(crowd: int, m: int) -> list[int]:
+        cluster = LocalCluster(folder, m, 1, 2)
+        submit_all(cluster, prompts[:crowd])
+        wish = greedy_submit("me", prompts[3], 20)
+        cluster.submit(0, msgspec.structs.replace(wish, temperature=0.8, top_p=0.9, seed=5))
+        cluster.drain()
+        return cluster.answers["me"].tokens
+
+    alone = sampled(0, 1)
+    assert len(set(alone)) > 3
+    assert sampled(6, 1) == alone
+    assert sampled(6, 3) == alone
+
+
+@one_variant
+def test_an_experts_failure_ends_its_requests_and_nothing_else(reference, monkeypatch):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 2, 2, 2)
+    before = cluster.free_blocks()
+    submit_all(cluster, prompts)
+    model = cluster.experts[1]._model
+    compute, failures = model.forward, []
+
+    def fail_once(layer, dispatches, outs):
+        if layer == 1 and not failures:
+            failures.append([d.source for d in dispatches])
+            raise MegaInferError("out of luck")
+        compute(layer, dispatches, outs)
+
+    monkeypatch.setattr(model, "forward", fail_once)
+    cluster.drain()
+    failed = [a.failure for a in cluster.answers.values() if a.failure]
+    assert failures
+    assert failed
+    assert all(
+        "expert node 1 failed at layer 1" in text and "out of luck" in text for text in failed
+    )
+    survivors = [i for i in range(len(prompts)) if not cluster.answers[str(i)].failure]
+    assert_same_greedy(
+        [expected[i] for i in survivors], [cluster.answers[str(i)].tokens for i in survivors]
+    )
+    assert cluster.free_blocks() == before
+    again = prompts[4]
+    cluster.submit(0, greedy_submit("again", again, NEW_TOKENS))
+    cluster.drain()
+    assert_same_greedy([expected[4]], [cluster.answers["again"].tokens])
+
+
+@one_variant
+def test_logits_that_are_not_finite_fail_the_request_alone(reference, monkeypatch):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 1, 1, 1)
+    before = cluster.free_blocks()
+    model = cluster.attention[0]._model
+    embed, poison = model.embed, 159
+    assert all(poison not in prompt for prompt in prompts[:3])
+
+    def overflow(batch):
+        x = embed(batch)
+        return x.masked_fill_((batch.token_ids == poison)[:, None], float("inf"))
+
+    monkeypatch.setattr(model, "embed", overflow)
+    cluster.submit(0, greedy_submit("bad", [0, poison], NEW_TOKENS))
+    submit_all(cluster, prompts[:3])
+    cluster.drain()
+    assert "logits are not finite" in cluster.answers["bad"].failure
+    assert not cluster.answers["bad"].tokens
+    assert not any(cluster.answers[str(i)].failure for i in range(3))
+    assert_same_greedy(expected[:3], answers_of(cluster, prompts[:3]))
+    assert cluster.free_blocks() == before
+
+
+def run_for_ever(node: AttentionNode) -> None:
+    while True:
+        node.run_once()
+
+
+@one_variant
+def test_an_expert_node_that_never_answers_is_named(reference):
+    folder, prompts, _ = reference
+    cluster = LocalCluster(folder, 2, 1, 2)
+    submit_all(cluster, prompts)
+    (attention,) = cluster.attention
+    attention._reply_timeout = 0.05
+    with pytest.raises(NodeDied, match="expert node 0 has not answered layer 0 of micro-batch 0"):
+        run_for_ever(attention)  # the experts get no turn
+
+
+@one_variant
+def test_token_ids_outside_the_vocabulary_fail_the_request_alone(reference):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 1, 1, 1)
+    cluster.submit(0, greedy_submit("bad", [0, 160], 4))
+    submit_all(cluster, prompts[:2])
+    cluster.drain()
+    assert cluster.answers["bad"].failure == "prompt: token id 160 is not in the vocabulary of 160"
+    assert_same_greedy(expected[:2], answers_of(cluster, prompts[:2]))
+
+
+def force_choice(folder: Path, top_k: int) -> None:
+    """Rewrite the checkpoint so that every token chooses expert 0, or experts 0 and 1, unevenly.
+
+    The norm before the router keeps one channel, which the embedding and every output projection
+    hold at a constant positive value; the routers look at that channel alone.
+    """
+    from safetensors.torch import load_file, save_file
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": top_k}))
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for name, weight in tensors.items():
+        if name.endswith("embed_tokens.weight"):
+            weight[:, 0] = 4.0
+        elif name.endswith(("o_proj.weight", "w2.weight")):
+            weight[0] = 0.0  # nothing is ever added to channel 0
+        elif name.endswith("gate.weight"):
+            weight.zero_()
+            weight[0, 0], weight[1, 0] = 2.0, 1.5
+        elif name.endswith("norm.weight"):
+            weight[0] = 1.0
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(("m", "top_k"), [(1, 1), (2, 1), (2, 2)])
+def test_total_skew_and_an_expert_node_that_never_gets_a_token(tmp_path, m, top_k):
+    """All tokens choose the first expert or two, on node 0; nodes 1 to 3 only see headers."""
+    folder = write_checkpoint("mixtral", "gqa", tmp_path)
+    force_choice(folder, top_k)
+    prompts, expected = decisive(oracle(folder), prompts_of, NEW_TOKENS)
+    cluster = LocalCluster(folder, m, 2, 4)
+    submit_all(cluster, prompts)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    busy, *idle = [node._model.expert_tokens() for node in cluster.experts]
+    assert all(layer[0] > 0 for layer in busy)
+    assert all(bool(layer[1]) == (top_k == 2) for layer in busy)
+    assert sum(sum(map(sum, tokens)) for tokens in idle) == 0
+
+
+@one_variant
+def test_a_batch_of_one_uses_one_micro_batch_and_finishes(reference):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 4, 1, 3)
+    cluster.submit(0, greedy_submit("one", prompts[0], NEW_TOKENS))
+    cluster.drain()
+    assert cluster.answers["one"].finish_reason is FinishReason.LENGTH
+    assert_same_greedy(expected[:1], [cluster.answers["one"].tokens])
+
+
+@one_variant
+def test_chunks_of_one_prompt_fly_in_both_micro_batches(reference):
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 2, 1, 2, max_num_batched_tokens=16)
+    longest = len(prompts) - 1
+    cluster.submit(0, greedy_submit("long", prompts[longest], NEW_TOKENS))
+    together = 0
+    while not cluster.answers["long"].tokens:
+        cluster.turn()
+        together = max(together, len(cluster.attention[0].scheduler.steps_in_flight))
+    cluster.drain()
+    assert together == 2
+    assert_same_greedy([expected[longest]], [cluster.answers["long"].tokens])

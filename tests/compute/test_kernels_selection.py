@@ -1,0 +1,111 @@
+"""Which kernels serve: what was built, what was asked for, and what is said about it."""
+
+import importlib.machinery
+import importlib.util
+import logging
+import shutil
+
+import pytest
+import torch
+
+from megainfer.compute.cpu.kernels import library
+from megainfer.compute.experts import ExpertsShape
+from megainfer.compute.selection import ExpertKernels, resolve_kernels
+from megainfer.config import EngineConfig
+from megainfer.errors import ConfigError
+from megainfer.launch.plan import describe, make_plan
+from tests.support.checkpoints import write_checkpoint
+from tests.support.kernel_experts import Experts, levels
+
+SHAPE = ExpertsShape(3, 20, 12, 2)
+
+built = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
+
+
+@pytest.fixture
+def not_built(monkeypatch, tmp_path):
+    """As after an installation without a compiler: the library's file isn't there."""
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    library.load.cache_clear()
+    yield
+    library.load.cache_clear()
+
+
+def result(kernels: ExpertKernels, dtype: torch.dtype) -> torch.Tensor:
+    experts = Experts(SHAPE)
+    layer = kernels.layers(SHAPE, dtype)()
+    for expert in range(SHAPE.experts):
+        layer.load(expert, experts.gate_up[expert], experts.down[expert])
+    x, (ids, weights) = experts.rows(7, dtype), experts.choices(7)
+    out = torch.empty_like(x)
+    counts = layer.forward(
+        [x[:3], x[3:]], [ids[:3], ids[3:]], list(weights.split([3, 4])), list(out.split([3, 4]))
+    )
+    assert torch.equal(counts, torch.bincount(ids.flatten() + 1, minlength=4)[1:])
+    return out
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight_dtype", ["auto", "float32", "bfloat16"])
+def test_implementations_are_interchangeable(dtype, weight_dtype):
+    reference, cpu = (
+        result(ExpertKernels(name, weight_dtype), dtype) for name in ("reference", "cpu")
+    )
+    assert reference.dtype == cpu.dtype == dtype
+    narrow = torch.bfloat16 in (dtype, getattr(torch, weight_dtype, None))
+    torch.testing.assert_close(cpu, reference, atol=3e-2 if narrow else 1e-6, rtol=1e-2)
+
+
+@built
+def test_auto_is_the_fast_one_and_a_plan_says_which(tmp_path):
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
+    plan = make_plan(
+        EngineConfig(dtype="bfloat16", expert_dtype="int8", attention_dtype="float32"), folder
+    )
+    assert (plan.kernels, plan.expert_dtype, plan.attention_dtype) == ("cpu", "int8", "float32")
+    assert f"cpu ({library.levels()[-1]}); expert weights in int8" in "\n".join(describe(plan))
+    forced = make_plan(EngineConfig(dtype="bfloat16", kernels="reference"), folder)
+    assert (forced.kernels, forced.expert_dtype) == ("reference", "bfloat16")
+
+
+@pytest.mark.usefixtures("not_built")
+def test_without_the_library_the_reference_serves_and_says_so_once(caplog, tmp_path):
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
+    with caplog.at_level(logging.WARNING):
+        plan = make_plan(EngineConfig(), folder)
+    assert plan.kernels == "reference"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "not built" in caplog.text
+
+
+@pytest.mark.usefixtures("not_built")
+def test_what_only_the_library_can_do_is_refused_without_it(tmp_path):
+    with pytest.raises(ConfigError, match="not built; install a C"):
+        resolve_kernels("cpu")
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
+    with pytest.raises(ConfigError, match="int8 needs the CPU kernels"):
+        make_plan(EngineConfig(expert_dtype="int8"), folder)
+    with pytest.raises(ConfigError, match="--attention-dtype int8 needs the CPU kernels"):
+        make_plan(EngineConfig(attention_dtype="int8"), folder)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"kernels": "cuda"}, "--kernels must be auto, reference or cpu, not 'cuda'"),
+        ({"expert_dtype": "int4"}, "--expert-dtype must be auto, .* or int8, not 'int4'"),
+        ({"attention_dtype": "int4"}, "--attention-dtype must be auto, .* or int8, not 'int4'"),
+    ],
+)
+def test_an_unknown_name_is_refused(wish, message):
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**wish)
+
+
+@pytest.mark.usefixtures("not_built")
+def test_a_library_of_other_sources_is_refused(tmp_path):
+    other = importlib.util.find_spec("_ctypes").origin  # any shared library
+    shutil.copy(other, tmp_path / f"_native{importlib.machinery.EXTENSION_SUFFIXES[0]}")
+    with pytest.raises(ConfigError, match="has no megainfer_level: it is older"):
+        library.load()

@@ -1,0 +1,1 @@
+"""The server with a scripted node behind it."""

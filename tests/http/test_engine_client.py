@@ -1,0 +1,488 @@
+"""The engine client against attention nodes that play scripts, over real ZeroMQ sockets."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from megainfer.errors import MegaInferError, NodeDied, Overloaded, ProtocolError, RequestError
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.node_socket import new_endpoint
+from megainfer.frontend.sequence_request import SequenceRequest
+from megainfer.frontend.text_stream import TextStream, unfold
+from megainfer.frontend.token_stream import TokenStream
+from megainfer.messages import (
+    Abort,
+    FinishReason,
+    NodeReady,
+    RequestFailed,
+    Reset,
+    Submit,
+    TokenEvent,
+    Tokens,
+    encode,
+    node_identity,
+)
+from megainfer.sampling import SamplingParams
+from megainfer.text.tokenizer import Tokenizer
+from megainfer.text.tokenizers.fast import FastBackend
+from tests.support.front_end import (
+    CONTEXT,
+    WAIT_SECONDS,
+    MockNode,
+    byte_level_backend,
+    endless,
+    engine_with,
+    silent,
+    speaking,
+)
+
+PARAMS = SamplingParams(max_tokens=8)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 2 * WAIT_SECONDS))
+
+
+async def collect(stream: TokenStream) -> list[TokenEvent]:
+    with stream:
+        return [event async for event in stream]
+
+
+async def hear(node: MockNode, kind: type[Any]) -> Any:
+    return await asyncio.to_thread(node.expect, kind)
+
+
+# --- a request's life -----------------------------------------------------------------------------
+
+
+def test_tokens_come_in_order_and_the_submission_says_everything() -> None:
+    async def work() -> None:
+        async with engine_with(speaking(4, 5, 6, cached=2)) as (engine, (node,)):
+            params = SamplingParams(
+                temperature=1, top_p=0.5, top_k=7, seed=-3, max_tokens=5, stop_token_ids=(9,)
+            )
+            events = await collect(engine.generate("r", [1, 2, 3], params, (4, 9)))
+            assert [event.token_ids for event in events] == [[4], [5], [6]]
+            assert [event.finish_reason for event in events] == [None, None, FinishReason.STOP]
+            assert events[0].cached_tokens == 2
+            assert node.expect(Submit) == Submit(
+                request_id="r",
+                prompt=[1, 2, 3],
+                temperature=1.0,
+                top_p=0.5,
+                top_k=7,
+                seed=-3,
+                max_tokens=5,
+                stop_token_ids=[4, 9],
+            )
+            assert engine.outstanding == 0
+
+    run(work())
+
+
+def test_left_out_values_are_filled_in() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, (node,)):
+            params = SamplingParams(max_tokens=None, ignore_eos=True)
+            engine.submit([SequenceRequest(f"{i}", [1] * 6, params, (3,)) for i in range(2)])
+            first, second = await hear(node, Submit), await hear(node, Submit)
+            assert first.max_tokens == CONTEXT - 6
+            assert first.stop_token_ids == []
+            assert first.seed != second.seed
+
+    run(work())
+
+
+def test_requests_are_spread_over_nodes_and_their_tokens_come_to_the_right_stream() -> None:
+    async def work() -> None:
+        async with engine_with(speaking(1, 2), speaking(7, 8)) as (engine, nodes):
+            streams = [engine.generate(f"{i}", [i + 1] * 4, PARAMS) for i in range(4)]
+            spoken = [[e.token_ids[0] for e in await collect(stream)] for stream in streams]
+            assert sorted(spoken) == [[1, 2], [1, 2], [7, 8], [7, 8]]
+            assert [node.heard.qsize() for node in nodes] == [2, 2]
+
+    run(work())
+
+
+def test_a_stream_of_several_sequences_ends_after_the_last() -> None:
+    async def work() -> None:
+        async with engine_with(speaking(1, 2)) as (engine, _):
+            sequences = [SequenceRequest(f"{i}", [1], PARAMS) for i in range(3)]
+            events = await collect(engine.submit(sequences))
+            assert sorted((e.request_id, e.token_ids[0]) for e in events) == [
+                (f"{i}", token) for i in range(3) for token in (1, 2)
+            ]
+
+    run(work())
+
+
+def test_unfolding_gives_each_its_seed_and_wraps() -> None:
+    request = SequenceRequest("r", [1], SamplingParams(n=3, seed=2**63 - 2))
+    assert [s.request_id for s in unfold(request)] == ["r-0", "r-1", "r-2"]
+    assert [s.params.seed for s in unfold(request)] == [2**63 - 2, 2**63 - 1, -(2**63)]
+    assert {s.params.n for s in unfold(request)} == {1}
+
+
+# --- aborts ---------------------------------------------------------------------------------------
+
+
+def test_closing_a_stream_early_puts_an_abort_on_the_wire() -> None:
+    async def work() -> None:
+        async with engine_with(endless(1)) as (engine, (node,)):
+            with engine.generate("r", [1], PARAMS) as stream:
+                await anext(stream)
+            assert engine.outstanding == 0
+            assert await hear(node, Abort) == Abort("r")
+
+    run(work())
+
+
+def test_a_cancelled_reader_aborts_too() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, (node,)):
+            reader = asyncio.create_task(collect(engine.generate("r", [1], PARAMS)))
+            await hear(node, Submit)
+            reader.cancel()
+            assert await hear(node, Abort) == Abort("r")
+
+    run(work())
+
+
+def test_an_abort_from_elsewhere_ends_the_stream() -> None:
+    async def work() -> None:
+        async with engine_with(endless(1)) as (engine, (node,)):
+            stream = engine.generate("r", [1], PARAMS)
+            assert (await anext(stream)).token_ids == [1]
+            engine.abort("r")
+            engine.abort("r")
+            engine.abort("nobody")
+            assert [e.finish_reason for e in await collect(stream)] == [FinishReason.ABORT]
+            assert await hear(node, Abort) == Abort("r")
+            engine.reset_prefix_cache()
+            assert await asyncio.to_thread(node.heard.get, True, WAIT_SECONDS) == Reset()
+
+    run(work())
+
+
+def test_a_finished_stream_aborts_nothing_and_late_tokens_are_ignored() -> None:
+    async def work() -> None:
+        async with engine_with(speaking(1)) as (engine, (node,)):
+            await collect(engine.generate("r", [1], PARAMS))
+            await node.say(Tokens(node=0, events=[TokenEvent("r", [5]), TokenEvent("x", [5])]))
+            await node.say(RequestFailed(node=0, request_id="r", message="late"))
+            assert len(await collect(engine.generate("s", [1], PARAMS))) == 1
+            heard = [node.heard.get_nowait() for _ in range(node.heard.qsize())]
+            assert [type(message) for message in heard] == [Submit, Submit]
+
+    run(work())
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "message"),
+    [
+        ([], PARAMS, "the prompt is empty"),
+        ([1] * CONTEXT, PARAMS, "256 tokens. However, your prompt has 256 tokens"),
+        ([1] * 250, PARAMS, r"requested 258 tokens \(250 in the prompt, 8 in the completion\)"),
+        ([1, 1000], PARAMS, "prompt must hold token ids from 0 to 999, but holds 1000"),
+        ([1, -1], PARAMS, "but holds -1"),
+        ([1, True], PARAMS, "but holds True"),
+        ([1, "x"], PARAMS, "but holds 'x'"),
+        ([1], SamplingParams(stop_token_ids=(1234,)), "stop_token_ids must hold .* 1234"),
+    ],
+)
+def test_impossible_requests_are_refused_with_the_numbers(
+    prompt: list[int], params: SamplingParams, message: str
+) -> None:
+    async def work() -> None:
+        async with engine_with(speaking(1)) as (engine, (node,)):
+            with pytest.raises(RequestError, match=message):
+                engine.generate("r", prompt, params)
+            assert len(await collect(engine.generate("good", [1] * 248, PARAMS))) == 1
+            assert node.expect(Submit).request_id == "good"
+
+    run(work())
+
+
+def test_one_bad_sequence_keeps_all_of_its_request_out() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, (node,)):
+            with pytest.raises(RequestError):
+                engine.submit([SequenceRequest("a", [1], PARAMS), SequenceRequest("b", [], PARAMS)])
+            with pytest.raises(RequestError, match="already in use"):
+                engine.submit([SequenceRequest("a", [1], PARAMS)] * 2)
+            assert (engine.outstanding, node.heard.qsize()) == (0, 0)
+
+    run(work())
+
+
+def test_what_can_not_be_put_on_the_wire_leaves_nothing_behind() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, (node,)):
+            broken = ((2**70,),)
+            good = SequenceRequest("good", [1], PARAMS)
+            with pytest.raises(OverflowError):
+                engine.submit([good, SequenceRequest("bad", [1], PARAMS, bad_words=broken)])
+            assert engine.outstanding == 0
+            assert await hear(node, Abort) == Abort("good")
+
+    run(work())
+
+
+def test_more_than_the_bound_is_overload_until_something_ends() -> None:
+    async def work() -> None:
+        async with engine_with(endless(1), max_outstanding=2) as (engine, _):
+            first = engine.generate("a", [1], PARAMS)
+            engine.generate("b", [1], PARAMS)
+            with pytest.raises(Overloaded, match="2 sequences are in flight and 1 more"):
+                engine.generate("c", [1], PARAMS)
+            first.close()
+            engine.generate("c", [1], PARAMS)
+
+    run(work())
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def test_a_request_that_fails_on_its_node_says_whose_fault_it_was() -> None:
+    async def failing(submit: Submit) -> AsyncIterator[RequestFailed]:
+        client_error = submit.request_id == "client"
+        yield RequestFailed(
+            node=0, request_id=submit.request_id, message="no blocks", client_error=client_error
+        )
+
+    async def work() -> None:
+        async with engine_with(failing) as (engine, _):
+            for name, kind in (("client", RequestError), ("node", MegaInferError)):
+                with pytest.raises(kind, match="no blocks") as caught:
+                    await collect(engine.generate(name, [1], PARAMS))
+                assert type(caught.value) is kind
+            assert (engine.outstanding, engine.not_serving()) == (0, None)
+
+    run(work())
+
+
+def test_a_node_failure_ends_its_requests_after_the_tokens_that_came() -> None:
+    async def work() -> None:
+        async with engine_with(endless(1), endless(2)) as (engine, nodes):
+            streams = [engine.generate(f"{i}", [1], PARAMS) for i in range(2)]
+            assert [(await anext(stream)).token_ids for stream in streams] == [[1], [2]]
+            engine.fail("attention node 1 was killed", node=1)
+            with pytest.raises(NodeDied, match="node 1 was killed"):
+                await anext(streams[1])
+            await nodes[0].say(Tokens(node=0, events=[TokenEvent("0", [3], FinishReason.STOP)]))
+            assert (await anext(streams[0])).token_ids == [3], "node 0's request lives on"
+            assert engine.not_serving() == "attention node 1 was killed"
+            with pytest.raises(NodeDied, match="node 1 was killed"):
+                engine.generate("new", [1], PARAMS)
+
+    run(work())
+
+
+def test_an_expert_node_failure_ends_every_request() -> None:
+    async def work() -> None:
+        async with engine_with(silent, silent) as (engine, _):
+            streams = [engine.generate(f"{i}", [1], PARAMS) for i in range(4)]
+            engine.fail("expert node 0 was killed")
+            for stream in streams:
+                with pytest.raises(NodeDied, match="expert node 0"):
+                    await anext(stream)
+                with pytest.raises(StopAsyncIteration):
+                    await anext(stream)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"\x80", "can't be read"),
+        (encode(Abort("r")), "can't be read"),
+        (encode(Tokens(node=7, events=[])), "identity is 0, but it calls itself 7"),
+    ],
+)
+def test_a_node_that_talks_nonsense_has_failed(payload: bytes, message: str) -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, (node,)):
+            stream = engine.generate("r", [1], PARAMS)
+            await node._socket.send(payload)
+            with pytest.raises(NodeDied, match=message):
+                await anext(stream)
+            assert message in await engine.failure()
+            assert engine.state() == "attention node 0 said what isn't understood"
+
+    run(work())
+
+
+def test_what_was_told_from_outside_is_no_failure_of_the_client() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, _):
+            engine.fail("expert node 0 died: of this", state="expert node 0 died")
+            assert engine.state() == "expert node 0 died"
+            watching = asyncio.create_task(engine.failure())
+            engine._hear(0, ProtocolError("nonsense of one that dies"))
+            await engine.close()
+            assert not watching.done()
+            watching.cancel()
+
+    run(work())
+
+
+def test_an_unreachable_node_is_noticed_when_it_is_needed() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, (node,)):
+            node._socket.disconnect(engine.endpoint)
+            with pytest.raises(NodeDied, match="attention node 0 can't be reached"):
+                await asyncio.wait_for(submit_until_refused(engine), WAIT_SECONDS)
+
+    run(work())
+
+
+async def submit_until_refused(engine: EngineClient) -> None:
+    for number in itertools.count():
+        engine.generate(f"{number}", [1], PARAMS).close()
+        await asyncio.sleep(0)
+
+
+def test_closing_the_client_ends_what_still_runs() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, _):
+            stream = engine.generate("r", [1], PARAMS)
+            await engine.close()
+            with pytest.raises(NodeDied, match="closed"):
+                await anext(stream)
+
+    run(work())
+
+
+# --- start ----------------------------------------------------------------------------------------
+
+
+def test_start_names_the_nodes_that_did_not_come() -> None:
+    async def work() -> None:
+        engine = EngineClient(new_endpoint(), 3, 10)
+        context = zmq.asyncio.Context()
+        socket = dealer(context, engine.endpoint, node=1)
+        await socket.send(encode(NodeReady(node=1, max_model_len=8, max_num_seqs=1)))
+        with pytest.raises(NodeDied, match=r"attention nodes 0, 2 are not ready yet after 0\.5 s"):
+            await engine.start(0.5)
+        with pytest.raises(Overloaded, match="not ready yet; try again"):
+            engine.generate("r", [1], PARAMS)
+        context.destroy(linger=0)
+        await engine.close()
+
+    run(work())
+
+
+def test_start_ends_when_a_node_dies_meanwhile() -> None:
+    async def work() -> None:
+        engine = EngineClient(new_endpoint(), 1, 10)
+        engine.bind()
+        starting = asyncio.create_task(engine.start(60))
+        await asyncio.sleep(0)
+        engine.fail("attention node 0 could not load")
+        with pytest.raises(NodeDied, match="could not load"):
+            await starting
+        await engine.close()
+
+    run(work())
+
+
+def test_strangers_are_ignored() -> None:
+    async def work() -> None:
+        async with engine_with(speaking(1)) as (engine, _):
+            context = zmq.asyncio.Context()
+            stranger = dealer(context, engine.endpoint, node=5)
+            await stranger.send(encode(Tokens(node=0, events=[])))
+            assert len(await collect(engine.generate("r", [1], PARAMS))) == 1
+            context.destroy(linger=0)
+
+    run(work())
+
+
+def test_the_filter_for_users_works_here() -> None:
+    """The endpoint has no file permissions, so this is what keeps other users of the host out."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        heard = []
+        for uid in (os.getuid() + 1, os.getuid()):
+            router.setsockopt(zmq.IPC_FILTER_UID, uid)
+            router.bind(endpoint := new_endpoint())
+            with context.socket(zmq.DEALER) as client:
+                client.setsockopt(zmq.LINGER, 0)
+                client.connect(endpoint)
+                client.send(b"hello")
+                heard.append(router.poll(300))
+            router.unbind(endpoint)
+        assert heard == [0, zmq.POLLIN]
+
+
+def dealer(context: zmq.asyncio.Context, endpoint: str, node: int) -> zmq.asyncio.Socket:
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, node_identity(node))
+    socket.connect(endpoint)
+    return socket
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def test_text_ends_at_a_stop_string_and_the_node_hears_of_it() -> None:
+    tokenizer = Tokenizer(FastBackend(byte_level_backend()), {})
+    ids = tokenizer.encode("The quick brown fox")
+
+    async def talk(submit: Submit) -> AsyncIterator[TokenEvent]:
+        yield TokenEvent(submit.request_id, ids)
+
+    async def work() -> None:
+        async with engine_with(talk) as (engine, (node,)):
+            params = SamplingParams(max_tokens=50, stop=("ck br",))
+            requests = [SequenceRequest("r", [1], params)]
+            with TextStream.open(engine, tokenizer, requests) as stream:
+                (delta,) = [delta async for delta in stream]
+            assert (delta.text, delta.stop_reason) == ("The qui", "ck br")
+            assert delta.finish_reason is FinishReason.STOP
+            assert delta.token_ids == ids[: len(delta.token_ids)]
+            assert "ck br" in tokenizer.decode(delta.token_ids)
+            assert "ck br" not in tokenizer.decode(delta.token_ids[:-1])
+            assert await hear(node, Abort) == Abort("r")
+
+    run(work())
+
+
+def test_the_token_that_stops_is_counted_but_is_no_text() -> None:
+    tokenizer = Tokenizer(FastBackend(byte_level_backend()), {})
+    *spoken, last = tokenizer.encode("Hello world")
+
+    async def work() -> None:
+        async with engine_with(speaking(*spoken, last)) as (engine, _):
+            params = SamplingParams(stop_token_ids=(last,))
+            requests = [SequenceRequest("r", [1], params)]
+            with TextStream.open(engine, tokenizer, requests) as stream:
+                deltas = [delta async for delta in stream]
+            assert "".join(delta.text for delta in deltas) == tokenizer.decode(spoken)
+            assert [t for delta in deltas for t in delta.token_ids] == [*spoken, last]
+            assert deltas[-1].stop_reason == last
+
+    run(work())
+
+
+def test_without_a_tokenizer_text_is_empty_and_stop_strings_are_refused() -> None:
+    async def work() -> None:
+        async with engine_with(speaking(5, 6)) as (engine, _):
+            requests = [SequenceRequest("r", [1], PARAMS)]
+            with TextStream.open(engine, None, requests) as stream:
+                assert [(d.text, d.token_ids) async for d in stream] == [("", [5]), ("", [6])]
+            stopping = SequenceRequest("s", [1], SamplingParams(stop=("x",)))
+            with pytest.raises(RequestError, match="stop strings need the model's tokenizer"):
+                TextStream.open(engine, None, [stopping])
+
+    run(work())

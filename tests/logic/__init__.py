@@ -1,0 +1,1 @@
+"""No device, no process, no socket: seconds."""

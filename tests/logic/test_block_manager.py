@@ -1,0 +1,203 @@
+"""The block manager: references, the free list, the prefix cache, and its own audit."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from megainfer.attention_node.scheduling.block_manager import (
+    ROOT_DIGEST,
+    BlockManager,
+    block_digest,
+)
+from megainfer.errors import ConfigError
+
+
+def chain(*blocks: list[int]) -> list[bytes]:
+    digests = [ROOT_DIGEST]
+    for token_ids in blocks:
+        digests.append(block_digest(digests[-1], token_ids))
+    return digests[1:]
+
+
+def filled(manager: BlockManager, digests: list[bytes]) -> list[int]:
+    """The table of a sequence that has computed and published blocks of these digests."""
+    table = manager.allocate(len(digests))
+    for block, digest in zip(table, digests, strict=True):
+        manager.publish(block, digest)
+    return table
+
+
+def test_a_digest_names_the_tokens_and_all_before_them() -> None:
+    first, second = chain([1, 2], [3, 4])
+    assert chain([1, 2], [3, 4]) == [first, second]
+    assert second not in chain([3, 4]) + chain([9, 2], [3, 4]) + chain([1, 2], [4, 3])
+
+
+def test_digests_of_numbers_that_concatenate_alike_differ() -> None:
+    assert chain([1, 23]) != chain([12, 3])
+    assert chain([-1]) != chain([2**32 - 1])
+
+
+@pytest.mark.parametrize(("tokens", "blocks"), [(0, 0), (1, 1), (16, 1), (17, 2)])
+def test_blocks_for(tokens: int, blocks: int) -> None:
+    assert BlockManager(4).blocks_for(tokens) == blocks
+
+
+def test_a_cache_without_blocks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not 0 blocks of 16 tokens"):
+        BlockManager(0)
+
+
+def test_allocate_gives_each_block_once_until_none_is_left() -> None:
+    manager = BlockManager(4)
+    assert sorted(manager.allocate(3) + manager.allocate(1)) == [0, 1, 2, 3]
+    assert manager.num_free == 0
+    with pytest.raises(AssertionError, match="1 blocks asked for, 0 are free"):
+        manager.allocate(1)
+
+
+def test_a_shared_block_is_free_when_its_last_user_lets_go() -> None:
+    manager = BlockManager(2)
+    table = filled(manager, chain([1]))
+    manager.acquire(manager.match_prefix(chain([1])))
+    manager.release(table)
+    assert manager.num_free == 1
+    manager.release(table)
+    assert manager.num_free == 2
+    with pytest.raises(AssertionError, match="released once too often"):
+        manager.release(table)
+
+
+def test_match_prefix_finds_the_longest_published_beginning() -> None:
+    manager = BlockManager(8)
+    digests = chain([1], [2], [3])
+    table = filled(manager, digests[:2])
+    assert manager.match_prefix(digests) == table
+    assert manager.match_prefix(chain([1], [7], [3])) == table[:1]
+    assert manager.match_prefix(chain([2], [3])) == []
+
+
+def test_match_prefix_takes_no_digest_beyond_the_first_miss() -> None:
+    manager = BlockManager(2)
+    digests = iter(chain([1], [2], [3]))
+    assert manager.match_prefix(digests) == []
+    assert len(list(digests)) == 2
+
+
+def test_released_blocks_are_found_again_until_they_are_evicted() -> None:
+    manager = BlockManager(2)
+    digests = chain([1], [2])
+    table = filled(manager, digests)
+    manager.release(table)
+    assert manager.num_free == 2
+    assert manager.match_prefix(digests) == table
+    assert manager.count_unused(table) == 2
+    manager.acquire(table)
+    assert manager.num_free == 0
+    assert manager.count_unused(table) == 0
+
+
+def test_unpublished_blocks_are_taken_before_any_is_evicted() -> None:
+    manager = BlockManager(4)
+    manager.release(filled(manager, chain([1])))
+    manager.allocate(3)
+    assert manager.match_prefix(chain([1])) == [0]
+    manager.allocate(1)
+    assert manager.match_prefix(chain([1])) == []
+
+
+def test_eviction_takes_the_least_recently_used_and_a_tail_before_its_head() -> None:
+    manager = BlockManager(4)
+    old, new = chain([1], [2]), chain([3], [4])
+    old_table = filled(manager, old)
+    manager.release(old_table)
+    manager.release(filled(manager, new))
+    manager.acquire(old_table)
+    manager.release(old_table)  # used last now
+    manager.allocate(1)
+    assert len(manager.match_prefix(new)) == 1
+    assert len(manager.match_prefix(old)) == 2
+    manager.allocate(2)
+    assert len(manager.match_prefix(new)) == 0
+    assert len(manager.match_prefix(old)) == 1
+
+
+def test_the_second_of_two_equal_blocks_stays_unknown_and_returns_to_the_free_list() -> None:
+    manager = BlockManager(2)
+    first = filled(manager, chain([1]))
+    second = filled(manager, chain([1]))
+    assert manager.match_prefix(chain([1])) == first
+    manager.release(second)
+    manager.release(first)
+    manager.check_integrity([])
+    assert manager.allocate(1) == second
+
+
+def test_publishing_a_block_that_nobody_uses_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match="not in use"):
+        BlockManager(1).publish(0, chain([1])[0])
+
+
+def test_drop_cache_forgets_what_is_unused_and_nothing_else() -> None:
+    manager = BlockManager(3)
+    used = filled(manager, chain([1]))
+    manager.release(filled(manager, chain([2])))
+    manager.drop_cache()
+    assert manager.match_prefix(chain([1])) == used
+    assert manager.match_prefix(chain([2])) == []
+    assert manager.num_free == 2
+    manager.check_integrity([used])
+
+
+def test_check_integrity_names_a_leak_and_a_double_use() -> None:
+    manager = BlockManager(2)
+    table = manager.allocate(2)
+    manager.check_integrity([table])
+    with pytest.raises(AssertionError, match="block 1 has 1 references, 0 tables hold it"):
+        manager.check_integrity([table[:1]])
+    with pytest.raises(AssertionError, match="block 0 has 1 references, 2 tables hold it"):
+        manager.check_integrity([table, table[:1]])
+
+
+class BlockMachine(RuleBasedStateMachine):
+    """Sequences over a tiny alphabet take, fill, share and give up blocks in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.manager = BlockManager(6, block_size=1)
+        self.tables: list[list[int]] = []
+        self.contents: dict[int, bytes] = {}
+
+    @rule(token_ids=st.lists(st.integers(0, 1), min_size=1, max_size=5))
+    def start(self, token_ids: list[int]) -> None:
+        digests = chain(*([t] for t in token_ids))
+        prefix = self.manager.match_prefix(digests)
+        assert [self.contents[b] for b in prefix] == digests[: len(prefix)]
+        missing = len(digests) - len(prefix)
+        if missing > self.manager.num_free - self.manager.count_unused(prefix):
+            return
+        self.manager.acquire(prefix)
+        fresh = self.manager.allocate(missing)
+        for block, digest in zip(fresh, digests[len(prefix) :], strict=True):
+            self.contents[block] = digest
+            self.manager.publish(block, digest)
+        self.tables.append(prefix + fresh)
+
+    @rule(choice=st.randoms(use_true_random=False))
+    def end(self, choice) -> None:  # type: ignore[no-untyped-def]
+        if self.tables:
+            self.manager.release(self.tables.pop(choice.randrange(len(self.tables))))
+
+    @rule()
+    def drop_cache(self) -> None:
+        self.manager.drop_cache()
+
+    @invariant()
+    def adds_up(self) -> None:
+        self.manager.check_integrity(self.tables)
+        assert self.manager.num_free == 6 - len({b for table in self.tables for b in table})
+
+
+BlockMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestBlockMachine = BlockMachine.TestCase

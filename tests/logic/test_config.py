@@ -1,0 +1,172 @@
+"""What a user may ask for, field by field, and the plan that is made of it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micro_batches
+from megainfer.errors import ConfigError
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch import plan as plan_module
+from megainfer.launch.plan import describe, make_plan, profile_rows
+from server.operate.instance import surroundings_of
+from tests.support.checkpoints import write_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1", 1),
+        ("4k", 4000),
+        ("4KiB", 4096),
+        ("1.5G", 1_500_000_000),
+        ("2 gib", 2**31),
+        ("1_0", 10),
+    ],
+)
+def test_sizes(text, count):
+    assert parse_bytes(text, "--flag") == count
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "4X", "1e9", "NaN", "1..5G", "4GiBiB", "9" * 400])
+def test_a_size_that_is_none_is_refused_with_flag_and_text(text):
+    with pytest.raises(ConfigError, match="--flag must be a size") as error:
+        parse_bytes(text, "--flag")
+    assert repr(text) in str(error.value)
+
+
+def test_format_bytes():
+    assert [format_bytes(n) for n in (5, 2048, 3 * 2**30)] == ["5 B", "2.0 KiB", "3.0 GiB"]
+
+
+def test_micro_batches():
+    assert parse_micro_batches("auto") is None
+    assert parse_micro_batches("3") == 3
+    with pytest.raises(ConfigError, match=r"'2\.5'"):
+        parse_micro_batches("2.5")
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"attn_gpus": 0}, "--attn-gpus .* not 0"),
+        ({"ffn_gpus": True}, "--ffn-gpus .* not True"),
+        ({"max_num_seqs": -1}, "--max-num-seqs .* not -1"),
+        ({"max_num_batched_tokens": 0}, "--max-num-batched-tokens"),
+        ({"max_model_len": 0}, "--max-model-len"),
+        ({"micro_batches": 9}, "1 to 8, not 9"),
+        ({"dtype": "float8"}, "'float8'"),
+    ],
+)
+def test_an_impossible_field_is_named(wish, message):
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**wish)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_checkpoint("mixtral", "gqa", tmp_path_factory.mktemp("model"))
+
+
+def test_a_plan_accounts_for_what_its_parts_need(folder):
+    plan = make_plan(EngineConfig(attn_gpus=2, ffn_gpus=3, micro_batches=2), folder)
+    assert plan.max_model_len == 256
+    assert plan.num_blocks == 64 * 16  # 64 requests of 256 tokens, since there is memory enough
+    assert plan.kv_bytes() == plan.num_blocks * 16 * plan.spec.kv_bytes_per_token(4)
+    assert len(plan.cores) == 5
+    assert [plan.placement.experts_of(node) for node in range(3)] == [(0, 1, 2), (3, 4, 5), (6, 7)]
+    geometry = plan.geometry(2)
+    assert (geometry.num_attention, geometry.num_expert, geometry.capacity) == (2, 3, 512)
+    text = "\n".join(describe(plan))
+    assert "experts 3-5 of each layer" in text
+    assert "MixtralForCausalLM" in text
+
+
+def test_m_needs_no_measurement_where_nothing_can_overlap(folder):
+    assert make_plan(EngineConfig(colocated=True), folder).micro_batches == 1
+    assert make_plan(EngineConfig(attn_gpus=500), folder).micro_batches == 1
+    assert make_plan(EngineConfig(micro_batches=5), folder).micro_batches == 5
+
+
+@pytest.mark.parametrize(
+    ("wish", "shared"),
+    [
+        ({"kernels": "cpu"}, True),
+        ({"kernels": "cpu", "micro_batches": 1}, True),
+        ({"kernels": "cpu", "micro_batches": 2}, False),  # both sides work at a time
+        ({"kernels": "cpu", "ffn_gpus": 2}, False),
+        ({"kernels": "reference"}, False),
+        ({"kernels": "cpu", "micro_batches": 2, "cores": "shared"}, True),
+        ({"kernels": "cpu", "micro_batches": 1, "cores": "split"}, False),
+    ],
+)
+def test_two_processes_that_take_turns_share_all_cores(folder, monkeypatch, wish, shared):
+    monkeypatch.setattr(plan_module, "usable_cores", lambda: (0, 1, 2, 3))
+    monkeypatch.setattr(plan_module, "resolve_kernels", lambda wish: wish)
+    plan = make_plan(EngineConfig(dtype="float32", **wish), folder)
+    assert (len({assignment.cores for assignment in plan.cores}) == 1) is shared
+    assert (plan.spin_seconds == 0) is shared
+    assert plan.cores_of_expert(0).threads == (4 if shared else 4 // len(plan.cores) or 1)
+    # Whoever works has all cores: a second micro-batch has nothing to overlap with.
+    assert plan.micro_batches == wish.get("micro_batches", 1 if shared else None)
+
+
+def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):
+    block = 16 * make_plan(EngineConfig(dtype="float32"), folder).spec.kv_bytes_per_token(4)
+    with pytest.raises(ConfigError, match=rf"256 tokens .* --max-model-len 48 .* {16 * block}"):
+        make_plan(EngineConfig(dtype="float32", kv_cache_memory=3 * block), folder)
+    with pytest.raises(ConfigError, match="a block of 16 tokens alone needs"):
+        make_plan(EngineConfig(dtype="float32", kv_cache_memory=block - 1), folder)
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory) -> Path:
+    return write_checkpoint("qwen3_next", "grouped", tmp_path_factory.mktemp("recurrent"))
+
+
+def test_recurrent_states_are_planned_beside_the_kv_cache(recurrent):
+    plan = make_plan(EngineConfig(attn_gpus=2, max_num_seqs=5, dtype="bfloat16"), recurrent)
+    # Two of three layers: 3 inputs of 88 channels, 4 heads of 12 x 10; float32 in any dtype.
+    assert plan.state_bytes() == 5 * 2 * 4 * (3 * 88 + 4 * 12 * 10)
+    assert plan.spec.kv_bytes_per_token(2) == 2 * 2 * 16 * 2  # of one layer only
+    assert not plan.prefix_cache
+    text = "\n".join(describe(plan))
+    assert "recurrent states 29.1 KiB" in text
+    assert "prefixes   not cached" in text
+    around = surroundings_of(plan, ServingOptions(), ask=lambda message: None)
+    assert dict(around.cache_config)["enable_prefix_caching"] == "False"
+
+
+def test_a_plan_without_states_says_nothing_of_them(folder):
+    plan = make_plan(EngineConfig(), folder)
+    assert (plan.state_bytes(), plan.num_states, plan.prefix_cache) == (0, 0, True)
+    assert not re.search("recurrent|prefixes", "\n".join(describe(plan)))
+
+
+def test_more_states_than_memory_say_how_many_would_fit(recurrent):
+    with pytest.raises(ConfigError, match="states of --max-num-seqs 1000000000 requests") as error:
+        make_plan(EngineConfig(max_num_seqs=10**9), recurrent)
+    fitting = int(re.findall(r"use --max-num-seqs (\d+)", str(error.value))[0])
+    make_plan(EngineConfig(max_num_seqs=fitting // 2), recurrent)
+
+
+def test_a_context_without_room_for_an_answer_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"--max-model-len 1 .* use 2 or more"):
+        make_plan(EngineConfig(max_model_len=1), folder)
+    assert make_plan(EngineConfig(max_model_len=2), folder).max_model_len == 2
+
+
+def test_slots_beyond_the_memory_say_what_would_fit(folder):
+    with pytest.raises(ConfigError, match="--max-num-batched-tokens 1000000000 rows need") as error:
+        make_plan(EngineConfig(max_num_batched_tokens=10**9), folder)
+    fitting = int(re.findall(r"use --max-num-batched-tokens (\d+)", str(error.value))[0])
+    make_plan(EngineConfig(max_num_batched_tokens=fitting // 2), folder)
+    with pytest.raises(ConfigError, match="capacity"):
+        make_plan(EngineConfig(max_num_batched_tokens=10**10), folder)
+
+
+def test_profile_rows_end_with_what_may_run_but_stay_few():
+    assert profile_rows(1) == [1]
+    assert profile_rows(64) == [1, 2, 4, 8, 16, 32, 64]
+    assert profile_rows(100_000) == profile_rows(512) == [2**i for i in range(10)]

@@ -1,0 +1,1 @@
+"""Real processes: roads between them, supervisor, commands, killed nodes."""

@@ -1,0 +1,149 @@
+"""The offline `LLM` when things end: hang-ups, deaths, shutdown, counters that don't come."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from megainfer import LLM, SamplingParams
+from megainfer import llm as llm_module
+from megainfer.errors import NodeDied, RequestError
+from megainfer.frontend.sequence_request import SequenceRequest
+from tests.support.checkpoints import write_checkpoint
+from tests.support.served import session_members
+
+MAX_LEN = 256
+PARAMS = SamplingParams(temperature=0, max_tokens=MAX_LEN - 1, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return str(write_checkpoint("mixtral", "gqa", tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def llm(folder) -> Iterator[LLM]:
+    with LLM(folder, micro_batches=1, max_num_seqs=1) as llm:
+        yield llm
+
+
+def pid_of(name: str) -> int:
+    """Of the one node of this name among our own descendants."""
+    session = os.getsid(0)
+    (pid,) = [
+        pid
+        for pid, comm in session_members(session)
+        if comm == f"mega-{name}" and _grandparent(pid) == os.getpid()
+    ]
+    return pid
+
+
+def _grandparent(pid: int) -> int:
+    for _ in range(2):
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid
+
+
+async def hang_up(llm: LLM, name: str) -> None:
+    with llm.engine.submit([SequenceRequest(name, [1], PARAMS)]) as stream:
+        await anext(stream)
+
+
+def test_hanging_up_ends_the_work(llm):
+    """Four requests for the only place, each left after a token: most of the work isn't done."""
+    for i in range(4):
+        asyncio.run_coroutine_threadsafe(hang_up(llm, f"left-{i}"), llm.loop).result(60)
+    assert len(llm.generate([1, 2], SamplingParams(max_tokens=3, ignore_eos=True))) == 1
+    (attention,) = (c for name, c in llm.stats().items() if name.startswith("attention"))
+    assert attention["generated_tokens"] < 2 * PARAMS.max_tokens
+    assert attention["running"] == 0
+
+
+def test_a_node_that_dies_is_named_and_then_everything_says_so(llm):
+    asyncio.run_coroutine_threadsafe(hang_up(llm, "first"), llm.loop).result(60)
+    os.kill(pid_of("expert-0"), signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(NodeDied, match=r"expert node 0 .* died: killed by SIGKILL"):
+            llm.generate([[1]] * 8, PARAMS, progress=False)
+    with pytest.raises(NodeDied):
+        llm.stats()
+
+
+def test_an_invalid_prompt_keeps_the_others_from_starting(llm):
+    with pytest.raises(RequestError, match="holds 160"):
+        llm.generate([[1], [160]], PARAMS, progress=False)
+    with pytest.raises(RequestError, match="1 sampling_params were given for 2 prompts"):
+        llm.generate([[1], [2]], [PARAMS], progress=False)
+    with pytest.raises(RequestError, match="no tokenizer"):
+        llm.generate("Hello", PARAMS, progress=False)
+    assert all(c.get("generated_tokens", 0) == 0 for c in llm.stats().values())
+
+
+def test_after_shutdown_it_says_that_it_was_shut_down(folder):
+    llm = LLM(folder, micro_batches=1)
+    llm.shutdown()
+    for use in (lambda: llm.generate([1]), llm.stats, llm.reset_prefix_cache):
+        with pytest.raises(NodeDied, match="was shut down"):
+            use()
+    llm.shutdown()
+
+
+def test_counters_that_come_late_are_an_error_and_then_harmless(llm, monkeypatch):
+    stopped = pid_of("expert-0")
+    complaints = []
+    llm.loop.set_exception_handler(lambda loop, context: complaints.append(context))
+    with monkeypatch.context() as patch:
+        patch.setattr(llm_module, "STATS_TIMEOUT_SECONDS", 0.05)
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            with pytest.raises(NodeDied, match=r"within 0\.05 s"):
+                llm.stats()
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(stopped, signal.SIGCONT)
+    assert len(llm.stats()) == 2  # told after the late ones
+    assert complaints == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "message"),
+    [
+        (None, None, "a prompt is a text or a list of token ids, not None"),
+        ([[1], 2.5], None, "a prompt is a text or a list of token ids, not 2.5"),
+        ({"prompt_token_ids": [1]}, None, "a text or a list of token ids"),
+        ([[1]], {"max_tokens": 3}, "sampling_params must be SamplingParams"),
+    ],
+)
+def test_prompts_and_parameters_of_the_wrong_kind_are_named(llm, prompts, params, message):
+    with pytest.raises(RequestError, match=message):
+        llm.generate(prompts, params)
+
+
+def test_log_probabilities_penalties_and_priorities_offline(llm):
+    wishes = {"temperature": 0, "ignore_eos": True, "max_tokens": 6}
+    params = [
+        SamplingParams(logprobs=2, prompt_logprobs=1, **wishes),
+        SamplingParams(frequency_penalty=2, presence_penalty=2, **wishes),
+    ]
+    scored, penalised = llm.generate([[1, 2, 3], [5]], params, progress=False, priority=[1, 0])
+    first, *rest = scored.prompt_logprobs
+    assert first is None
+    assert [token in row for token, row in zip([2, 3], rest, strict=True)] == [True, True]
+    answer = scored.outputs[0]
+    assert [next(iter(row)) for row in answer.logprobs] == answer.token_ids
+    assert [entry.rank for entry in answer.logprobs[0].values()] == [1, 2]
+    own = [row[t].logprob for row, t in zip(answer.logprobs, answer.token_ids, strict=True)]
+    assert answer.cumulative_logprob == pytest.approx(sum(own))
+    assert (
+        answer.logprobs[0][answer.token_ids[0]].decoded_token == f"token_id:{answer.token_ids[0]}"
+    )
+    assert penalised.prompt_logprobs is None
+    assert len(set(penalised.outputs[0].token_ids)) == 6
+    with pytest.raises(RequestError, match="1 priorities were given for 2 prompts"):
+        llm.generate([[1], [2]], priority=[1], progress=False)
+    with pytest.raises(RequestError, match="priority must be between"):
+        llm.generate([[1]], priority=[2**40], progress=False)

@@ -1,0 +1,1 @@
+"""What tests share: checkpoints, clusters, servers, scripted ends."""

@@ -1,0 +1,266 @@
+"""What tests of the front end need: a small tokenizer, an attention node that plays a script, and
+a server on an ephemeral port with both behind it."""
+
+import asyncio
+import json
+import queue
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import zmq
+import zmq.asyncio
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.generation_config import GenerationDefaults
+from megainfer.frontend.node_socket import new_endpoint
+from megainfer.frontend.serving_options import ServingOptions
+from megainfer.frontend.syntax_options import SyntaxOptions
+from megainfer.messages import (
+    Abort,
+    FinishReason,
+    NodeReady,
+    RequestFailed,
+    Submit,
+    TokenEvent,
+    Tokens,
+    encode,
+    node_identity,
+    to_node_decoder,
+)
+from megainfer.text.tokenizer import Tokenizer as ModelTokenizer
+from server.http.connection_limits import ConnectionLimits
+from server.main import ServerConfig, serve
+from server.openai.served_model import ServedModel
+from server.operate.instance import assemble
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog.",
+    "Hello world, how are you today?",
+    "Die Würde des Menschen ist unantastbar.",
+    "人生は短い、芸術は長い。😀🎉",
+]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CONTEXT = 256
+WAIT_SECONDS = 10.0  # how long a test waits for what must happen; it never waits this long
+
+Script = Callable[[Submit], AsyncIterator[TokenEvent | RequestFailed]]
+Result = TypeVar("Result")
+
+
+def byte_level_backend() -> Tokenizer:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=360,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(SENTENCES, trainer)
+    return backend
+
+
+def sentencepiece_backend() -> Tokenizer:
+    """A vocabulary like Llama's: words with a leading ▁, and all bytes to fall back on."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁", *"abcdefgh", "▁a", "▁b", "▁ab", "cd", "▁cd"]
+    merges = [("▁", "a"), ("▁", "b"), ("▁a", "b"), ("c", "d"), ("▁", "cd")]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    backend = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    backend.add_special_tokens([AddedToken(text, special=True) for text in ("<s>", "</s>")])
+    return backend
+
+
+def write_tokenizer(folder: Path, backend: Tokenizer | None = None, **config: Any) -> Path:
+    (backend or byte_level_backend()).save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "chat_template": CHAT_TEMPLATE, **config}
+    given = {name: value for name, value in settings.items() if value is not None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(given))
+    return folder
+
+
+class MockNode:
+    """Speaks the ZeroMQ side of an attention node; what it answers is `script`'s business.
+
+    heard: every message from the front end, for tests on any thread.
+    """
+
+    def __init__(self, endpoint: str, node: int, script: Script) -> None:
+        self.script = script
+        self.heard: queue.Queue[Any] = queue.Queue()
+        self._endpoint, self._node = endpoint, node
+        self._playing: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        context = zmq.asyncio.Context()
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, node_identity(self._node))
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(self._endpoint)
+        try:
+            await self.say(NodeReady(node=self._node, max_model_len=CONTEXT, max_num_seqs=8))
+            while True:
+                self._hear(to_node_decoder.decode(await self._socket.recv()))
+        finally:
+            context.destroy(linger=0)
+
+    def _hear(self, message: Any) -> None:
+        self.heard.put(message)
+        if isinstance(message, Submit):
+            self._playing[message.request_id] = asyncio.create_task(self._play(message))
+        elif isinstance(message, Abort):
+            self._playing[message.request_id].cancel()
+
+    async def _play(self, submit: Submit) -> None:
+        async for item in self.script(submit):
+            event = isinstance(item, TokenEvent)
+            await self.say(Tokens(node=self._node, events=[item]) if event else item)
+
+    async def say(self, message: Any) -> None:
+        await self._socket.send(encode(message))
+
+    def expect(self, kind: type[Result]) -> Result:
+        """The next message of this kind that the front end sends."""
+        while not isinstance(message := self.heard.get(timeout=WAIT_SECONDS), kind):
+            pass
+        return message
+
+
+def speaking(*ids: int, finish: FinishReason = FinishReason.STOP, cached: int = 0) -> Script:
+    """A script: these tokens one by one (as many as asked for), the last one ending it."""
+
+    async def script(submit: Submit) -> AsyncIterator[TokenEvent]:
+        spoken = ids[: submit.max_tokens]
+        for position, token in enumerate(spoken):
+            last = position == len(spoken) - 1
+            reason = finish if len(spoken) == len(ids) else FinishReason.LENGTH
+            yield TokenEvent(
+                submit.request_id,
+                [token],
+                reason if last else None,
+                cached if position == 0 else 0,
+            )
+
+    return script
+
+
+def endless(token: int) -> Script:
+    """A script: one token, then silence."""
+
+    async def script(submit: Submit) -> AsyncIterator[TokenEvent]:
+        yield TokenEvent(submit.request_id, [token])
+
+    return script
+
+
+async def silent(submit: Submit) -> AsyncIterator[TokenEvent]:
+    """A script without a word."""
+    return
+    yield
+
+
+@asynccontextmanager
+async def engine_with(
+    *scripts: Script, vocab_size: int = 1000, **options: Any
+) -> AsyncIterator[tuple[EngineClient, list[MockNode]]]:
+    """A started engine client over one mock node a script."""
+    engine = EngineClient(new_endpoint(), len(scripts), vocab_size, **options)
+    nodes = [MockNode(engine.endpoint, index, script) for index, script in enumerate(scripts)]
+    running = [asyncio.create_task(node.run()) for node in nodes]
+    try:
+        await engine.start(WAIT_SECONDS)
+        yield engine, nodes
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await engine.close()
+
+
+class RunningServer:
+    """The real server over the real engine client over a mock node, on a thread of its own."""
+
+    def __init__(
+        self,
+        tokenizer: ModelTokenizer | None,
+        defaults: GenerationDefaults | None = None,
+        vocab_size: int = 1000,
+        options: ServingOptions | None = None,
+        shows_tokenizer: bool = False,
+        folder: Path | None = None,
+        connections: ConnectionLimits | None = None,
+        syntax: SyntaxOptions | None = None,
+    ) -> None:
+        """folder: of the tokenizer's files, for structured output."""
+        self._connections = connections or ConnectionLimits()
+        self._tokenizer = tokenizer
+        self._options = options or ServingOptions()
+        self._model = ServedModel(
+            names=("tiny", "org/alias"),
+            max_model_len=CONTEXT,
+            vocab_size=vocab_size,
+            created=1_700_000_000,
+            folder=folder,
+            syntax=syntax or SyntaxOptions(),
+            defaults=defaults or GenerationDefaults(),
+            shows_tokenizer=shows_tokenizer,
+        )
+        self._ready: queue.Queue[None] = queue.Queue()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+
+    def __enter__(self) -> "RunningServer":
+        self._thread.start()
+        self._ready.get(timeout=WAIT_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def node(self) -> MockNode:
+        return self.nodes[0]
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self.call(self._stop.set)
+            self._thread.join(timeout=WAIT_SECONDS)
+        assert not self._thread.is_alive(), "the server did not end in bounded time"
+
+    def call(self, action: Callable[..., Any], *args: Any) -> None:
+        """Do something on the server's event loop."""
+        self._loop.call_soon_threadsafe(action, *args)
+
+    async def _main(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+            vocab_size = self._model.vocab_size
+            limits = self._options.limits
+            async with engine_with(speaking(1), vocab_size=vocab_size, queue_limits=limits) as (
+                self.engine,
+                self.nodes,
+            ):
+                self.instance = assemble(self.engine, self._model, self._options)
+                self._ready.put(None)
+                config = ServerConfig(
+                    self._model, self._options, shutdown_seconds=1, connections=self._connections
+                )
+                await serve(sock, config, self.engine, self._tokenizer, self._stop, self.instance)

@@ -1,0 +1,124 @@
+"""Attention and expert nodes in the test's own process, over the `local` transport."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from megainfer.attention_node.node import AttentionNode
+from megainfer.attention_node.process import compiling_for, load_attention, scheduler_config
+from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.config import BLOCK_SIZE, EngineConfig
+from megainfer.expert_node.node import ExpertNode
+from megainfer.expert_node.process import load_experts, open_gather
+from megainfer.launch.plan import Plan, make_plan
+from megainfer.m2n.local import LocalHub
+from megainfer.messages import (
+    FinishReason,
+    FromNode,
+    RequestFailed,
+    Submit,
+    TokenEvent,
+    TokenLogprobs,
+    Tokens,
+)
+
+DRAIN_SECONDS = 60.0
+
+
+@dataclass
+class Answer:
+    """What the front end would have heard of one request."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    failure: str | None = None
+    cached_tokens: int = 0
+
+    def hear(self, event: TokenEvent) -> None:
+        self.tokens += event.token_ids
+        self.logprobs += event.logprobs or []
+        if event.prompt_logprobs is not None:
+            assert self.prompt_logprobs is None, "a prompt is scored once"
+            self.prompt_logprobs = event.prompt_logprobs
+        self.finish_reason = event.finish_reason
+        self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+
+
+class LocalCluster:
+    """M attention and N expert nodes that take turns, one turn each, whenever `turn` is called."""
+
+    def __init__(self, folder: Path, m: int, num_attention: int, num_expert: int, **options: Any):
+        config = EngineConfig(str(folder), num_attention, num_expert, micro_batches=m, **options)
+        self.plan: Plan = make_plan(config, folder)
+        hub = LocalHub(self.plan.geometry(m))
+        self.answers: dict[str, Answer] = {}
+        self.attention = [self._attention(hub, node, m) for node in range(num_attention)]
+        self.experts = [self._expert(hub, node, m) for node in range(num_expert)]
+
+    def _attention(self, hub: LocalHub, node: int, m: int) -> AttentionNode:
+        model, kv = load_attention(self.plan, node, lambda done, total: None)
+        scheduler = Scheduler(scheduler_config(self.plan, m))
+        port, compiling = hub.attention_port(node), compiling_for(self.plan)
+        return AttentionNode(node, model, kv, scheduler, port, self._hear, compiling=compiling)
+
+    def _expert(self, hub: LocalHub, node: int, m: int) -> ExpertNode:
+        model = load_experts(self.plan, node, lambda done, total: None)
+        return ExpertNode(model, open_gather(self.plan, m), hub.expert_port(node))
+
+    def submit(self, node: int, submit: Submit) -> None:
+        self.answers[submit.request_id] = Answer()
+        self.attention[node].hear(submit)
+
+    def turn(self) -> bool:
+        """One `run_once` of every node; whether anybody had work."""
+        worked = [unit.run_once() for unit in (*self.attention, *self.experts)]
+        return any(worked)
+
+    def drain(self) -> None:
+        """Take turns until every request has ended, checking the books now and then."""
+        deadline = monotonic() + DRAIN_SECONDS
+        while any(list(node.scheduler.live) for node in self.attention):
+            self.turn()
+            assert monotonic() < deadline, "requests are stuck"
+        self.check_integrity()
+
+    def check_integrity(self) -> None:
+        for node in self.attention:
+            node.scheduler.check_integrity()
+
+    def free_blocks(self) -> list[int]:
+        return [node.scheduler.counters()["free_blocks"] for node in self.attention]
+
+    def _hear(self, message: FromNode) -> None:
+        match message:
+            case Tokens(events=events):
+                for event in events:
+                    self.answers[event.request_id].hear(event)
+            case RequestFailed():
+                self.answers[message.request_id].failure = message.message
+
+
+def greedy_submit(
+    request_id: str, prompt: Sequence[int], max_tokens: int, logprobs: int | None = None
+) -> Submit:
+    """Greedy decoding of exactly `max_tokens` tokens."""
+    return Submit(
+        request_id=request_id,
+        prompt=list(prompt),
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        seed=0,
+        max_tokens=max_tokens,
+        stop_token_ids=[],
+        logprobs=logprobs,
+    )
+
+
+def kv_bytes(plan: Plan, tokens: int) -> int:
+    """--kv-cache-memory for a cache of this many tokens."""
+    return -(-tokens // BLOCK_SIZE) * BLOCK_SIZE * plan.spec.kv_bytes_per_token(4)

@@ -1,0 +1,121 @@
+"""An attention model and its expert models in the test's own process, without ports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megainfer.attention_node.model import AttentionModel, MoEPoint
+from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
+from megainfer.compute.selection import AttentionKernels, ExpertKernels
+from megainfer.expert_node.experts import ExpertModel
+from megainfer.instruments.stage_clock import StageClock
+from megainfer.m2n.mailbox import Dispatch
+from megainfer.models.registry import load_spec
+from megainfer.topology import Placement, contiguous_placement
+
+CLOCK = StageClock().of(0)
+BLOCKS_A_SEQUENCE = 8
+SEQUENCES = 8
+
+
+@dataclass(frozen=True)
+class Precision:
+    """dtype: of messages and of the KV cache. experts, attention: of weights, as the flags name."""
+
+    dtype: torch.dtype = torch.float32
+    experts: str = "auto"
+    attention: str = "auto"
+
+
+FLOAT32 = Precision()
+
+
+class Pair:
+    """An attention model and its expert models, with a KV cache for SEQUENCES sequences.
+
+    Sequence i owns blocks i, i + 8, i + 16, ...: neighbours in a sequence are never neighbours in
+    memory.
+    """
+
+    def __init__(self, attention: AttentionModel, experts: Sequence[ExpertModel]) -> None:
+        self.attention = attention
+        self.experts = experts
+        self.kv = attention.new_cache(SEQUENCES * BLOCKS_A_SEQUENCE, SEQUENCES)
+
+    def step(self, chunks: Sequence[ChunkInput]) -> Tensor:
+        """Run chunks through all layers; logits of those that sample."""
+        batch = build_batch(chunks)
+        return self.attention.logits(self._run(batch), batch.sample_rows)
+
+    def all_logits(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Logits [T, V] of each sequence's every position, float32; sequences of two or more."""
+        chunks = [
+            ChunkInput(list(tokens), 0, blocks_of(i), samples=False, state_slot=i)
+            for i, tokens in enumerate(sequences)
+        ]
+        x = self._run(build_batch(chunks))
+        logits = self.attention.logits(x, torch.arange(len(x)))
+        return list(logits.split([len(tokens) for tokens in sequences]))
+
+    def _run(self, batch: StepBatch) -> Tensor:
+        """The step's residual stream after all layers."""
+        x = self.attention.embed(batch)
+        point = self.attention.advance(x, 0, batch, self.kv, CLOCK)
+        while point is not None:
+            self._add_experts(x, point)
+            point = self.attention.advance(x, point.layer + 1, batch, self.kv, CLOCK)
+        return x
+
+    def _add_experts(self, x: Tensor, point: MoEPoint) -> None:
+        shared = self.attention.shared(point.layer, point.hidden)
+        if shared is not None:
+            x += shared
+        for node, part in zip(self.experts, point.parts, strict=True):
+            hidden = point.hidden[part.rows]
+            # Two dispatches, as if from two attention nodes; either may be empty.
+            half = len(hidden) // 2
+            messages = [
+                Dispatch(
+                    i, 0, point.layer, 0, hidden[rows], part.local_ids[rows], part.weights[rows]
+                )
+                for i, rows in enumerate((slice(None, half), slice(half, None)))
+            ]
+            out = torch.full_like(hidden, torch.nan)  # a reply slot holds whatever was there
+            node.forward(point.layer, messages, [out[:half], out[half:]])
+            x.index_add_(0, part.rows, out.to(x.dtype))
+
+
+def load_pair(
+    folder: Path,
+    num_nodes: int,
+    precision: Precision = FLOAT32,
+    kernels: str = "auto",
+    believed: Placement | None = None,
+) -> Pair:
+    """A checkpoint's pair, its experts dealt over so many nodes.
+
+    believed: where the attention side thinks that experts live, if not where they do.
+    """
+    spec = load_spec(folder)
+    placement = contiguous_placement(spec.num_experts, num_nodes)
+    attention_kernels = AttentionKernels(kernels, precision.attention)
+    expert_kernels = ExpertKernels(kernels, precision.experts)
+    dtype = precision.dtype
+    with WeightReader(folder) as reader:
+        attention = AttentionModel(
+            spec, reader, believed or placement, dtype, kernels=attention_kernels
+        )
+        experts = [
+            ExpertModel(spec, reader, placement, node, dtype, expert_kernels)
+            for node in range(num_nodes)
+        ]
+    return Pair(attention, experts)
+
+
+def blocks_of(sequence: int) -> list[int]:
+    """The blocks of a pair's cache that a sequence owns."""
+    return [sequence + SEQUENCES * i for i in range(BLOCKS_A_SEQUENCE)]
