@@ -10,12 +10,12 @@ from megainfer.structured.checker import GrammarChecker
 from megainfer.text.tokenizer import Tokenizer
 from server.document.describe import describe
 from server.http.access import AccessControl
-from server.http.admission import Entrance
 from server.http.envelope import REQUEST_ID, Envelope
 from server.http.errors import install_error_handlers
+from server.http.occupancy import Entrance
 from server.openai.generating import Generator
 from server.openai.served_model import ServedModel
-from server.openai.tokens import Tokens
+from server.openai.tokens import TokenizerApi
 from server.operate.instance import Instance
 from server.operate.operations import Operations, operations_router
 from server.other_apis import OtherApis
@@ -52,7 +52,7 @@ def _router(tokenizer: Tokenizer | None, model: ServedModel, generator: Generato
     return build_router(
         Api(model, generator),
         OtherApis(generator),
-        Tokens(tokenizer, model, generator),
+        TokenizerApi(tokenizer, model, generator),
         model.shows_tokenizer,
     )
 
@@ -63,7 +63,7 @@ def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:
         from server.operate.spans.parent import CallersContext
 
         app = CallersContext(app)
-    app = Entrance(app, instance.admission)
+    app = Entrance(app, instance.occupancy)
     app = AccessControl(app, instance.options, PAGE)
     if instance.options.allowed_origins:
         app = CORSMiddleware(

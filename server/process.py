@@ -109,7 +109,7 @@ class _Server:
         self._link.send(Ready())
 
     async def _drain(self) -> None:
-        await self._instance.admission.drain()
+        await self._instance.occupancy.drain()
         self._link.send(Drained())
 
     def _ask(self, message: Message) -> None:

@@ -10,7 +10,7 @@ from server.openai.answer import respond, respond_streaming
 from server.openai.generating import Generation, Generator
 from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.openai.served_model import ServedModel
-from server.openai.tokens import Tokens
+from server.openai.tokens import TokenizerApi
 from server.other_apis import OtherApis
 
 
@@ -46,7 +46,9 @@ async def _answer(request: Request, body: SamplingFields, generation: Generation
     return await respond(request, deltas, answer)
 
 
-def build_router(api: Api, others: OtherApis, tokens: Tokens, shows_tokenizer: bool) -> APIRouter:
+def build_router(
+    api: Api, others: OtherApis, tokens: TokenizerApi, shows_tokenizer: bool
+) -> APIRouter:
     """Every address, bound to its handler."""
     router = APIRouter(route_class=JsonRoute, default_response_class=JSONResponse)
     addresses: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [

@@ -21,14 +21,16 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Choice:
+class MicroBatchChoice:
     """The m to use, and the predictions for every m that were compared."""
 
     micro_batches: int
     predictions: tuple[Prediction, ...]
 
 
-def choose_micro_batches(profile: StageProfile, batch: int, max_micro_batches: int) -> Choice:
+def choose_micro_batches(
+    profile: StageProfile, batch: int, max_micro_batches: int
+) -> MicroBatchChoice:
     """The m in 1..max_micro_batches with the largest predicted throughput of `batch` tokens.
 
     m micro-batches pass a layer in `layer_period(T_a(b/m), T_e(b/m), T_c(b/m), m)`. Splitting
@@ -43,7 +45,7 @@ def choose_micro_batches(profile: StageProfile, batch: int, max_micro_batches: i
     predictions = tuple(_predict(profile, batch, m) for m in range(1, max_micro_batches + 1))
     best = max(p.throughput for p in predictions)
     chosen = next(p for p in predictions if p.throughput >= best * (1 - ROUNDING))
-    return Choice(chosen.micro_batches, predictions)
+    return MicroBatchChoice(chosen.micro_batches, predictions)
 
 
 def _predict(profile: StageProfile, batch: int, m: int) -> Prediction:

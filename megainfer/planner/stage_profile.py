@@ -1,7 +1,7 @@
 """What all nodes measured of their stages while they loaded, for the choice of m."""
 
 from megainfer.messages import Loaded, Role
-from megainfer.planner.micro_batches import Choice
+from megainfer.planner.micro_batches import MicroBatchChoice
 from megainfer.planner.profiles import Curve, StageProfile
 
 
@@ -21,7 +21,7 @@ def _slowest(curves: list[list[tuple[int, float]]]) -> Curve:
     return Curve(tuple((at[0][0], max(seconds for _, seconds in at)) for at in points))
 
 
-def explain(choice: Choice) -> str:
+def explain(choice: MicroBatchChoice) -> str:
     """Why this m, in a line."""
     options = ", ".join(f"{p.micro_batches}: {p.throughput:.0f} rows/s" for p in choice.predictions)
     best = choice.predictions[choice.micro_batches - 1]

@@ -17,7 +17,7 @@ class Version(TypedDict):
     version: str
 
 
-class NodeState(TypedDict):
+class NodeDocument(TypedDict):
     name: str
     role: str
     up: bool
@@ -27,7 +27,7 @@ class NodeState(TypedDict):
 
 class ServerInfo(TypedDict):
     version: str
-    nodes: list[NodeState]
+    nodes: list[NodeDocument]
     versions: dict[str, str]
 
 

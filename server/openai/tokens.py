@@ -34,7 +34,7 @@ class DetokenizeRequest(Body):
     tokens: list[int]
 
 
-class Tokens:
+class TokenizerApi:
     """The handlers, over the served model's tokenizer."""
 
     def __init__(

@@ -10,7 +10,7 @@ from megainfer.errors import MegaInferError
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.messages import GetStats
 from megainfer.sampling import SamplingParams
-from server.http.admission import Admission
+from server.http.occupancy import Occupancy
 from server.operate.nodes import NodeBoard
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,14 @@ Ask = Callable[[GetStats], object]
 class Health:
     """Every node is alive and answers, and new requests are taken."""
 
-    def __init__(self, engine: EngineClient, board: NodeBoard, admission: Admission) -> None:
+    def __init__(self, engine: EngineClient, board: NodeBoard, occupancy: Occupancy) -> None:
         self._engine = engine
         self._board = board
-        self._admission = admission
+        self._occupancy = occupancy
 
     def problem(self) -> str | None:
         """Why not, in words for anybody; None when all is well."""
-        if self._admission.draining:
+        if self._occupancy.draining:
             return "the server is draining: it finishes what it has begun and takes nothing new"
         return self._engine.state() or self._board.hung()
 

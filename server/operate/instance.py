@@ -10,7 +10,7 @@ from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.plan import Plan
 from megainfer.messages import GetSpans, GetStats, KeepSpans
-from server.http.admission import Admission
+from server.http.occupancy import Occupancy
 from server.openai.served_model import ServedModel
 from server.operate.health import Health, Readiness
 from server.operate.metrics.exposition import Counted, Exposition
@@ -32,7 +32,7 @@ class Instance:
 
     options: ServingOptions
     board: NodeBoard
-    admission: Admission
+    occupancy: Occupancy
     health: Health
     readiness: Readiness
     tracer: Tracer
@@ -83,19 +83,19 @@ def assemble(
 ) -> Instance:
     """Everything in its place; the engine client is observed from now on."""
     around = surroundings or Surroundings(NodeBoard())
-    admission = Admission()
+    occupancy = Occupancy()
     requests = RequestMetrics([EngineTotals(model.max_model_len) for _ in range(engine.num_nodes)])
     spans = _span_export(options, model)
     engine.observer = _observer(requests, spans)
-    health = Health(engine, around.board, admission)
+    health = Health(engine, around.board, occupancy)
     cache_config = dict(around.cache_config)
     counted = Counted(
-        model.names[0], requests, around.board, admission, around.experts, cache_config
+        model.names[0], requests, around.board, occupancy, around.experts, cache_config
     )
     return Instance(
         options=options,
         board=around.board,
-        admission=admission,
+        occupancy=occupancy,
         health=health,
         readiness=Readiness(engine, health, around.board, around.ask),
         tracer=Tracer(around.ask, around.processes),

@@ -51,7 +51,7 @@ class Operations:
 
     async def load(self) -> Response:
         """How many requests for work are being answered."""
-        return JSONResponse({"server_load": self._instance.admission.in_flight})
+        return JSONResponse({"server_load": self._instance.occupancy.in_flight})
 
     async def version(self) -> Response:
         """MegaInfer's version."""

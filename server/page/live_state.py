@@ -30,7 +30,7 @@ def live_state(counted: Counted, problem: str | None) -> dict[str, Any]:
         "problem": problem,
         "running": _total(attention, "running"),
         "waiting": _total(attention, "waiting"),
-        "in_flight": counted.admission.in_flight,
+        "in_flight": counted.occupancy.in_flight,
         "kv_usage": sum(map(kv_usage, attention)) / len(attention) if attention else 0.0,
         "prompt_tokens": counted.requests.prompt_tokens,
         "generation_tokens": counted.requests.generation_tokens,

@@ -14,7 +14,7 @@ ReadSpan = Callable[[str], list[Call] | None]
 """The calls of a whole span, tags included; None where it is no call."""
 
 
-class Span(Protocol):
+class CallFinder(Protocol):
     """Finds where calls begin and end. between: what may stand before them and is dropped."""
 
     between: str
@@ -37,8 +37,8 @@ class SpanParser:
     A span that is no call, or that never ends, stays content. White space around calls is dropped.
     """
 
-    def __init__(self, span: Span, read: ReadSpan) -> None:
-        self._span = span
+    def __init__(self, finder: CallFinder, read: ReadSpan) -> None:
+        self._finder = finder
         self._read = read
         self._white = ""  # what stands before the text and is dropped where a call follows
         self._text = ""  # not given out yet
@@ -61,7 +61,7 @@ class SpanParser:
         if self._at_start:
             self._set_white_apart()
         text = self._text
-        start, end = self._span.find(text, self._at_start)
+        start, end = self._finder.find(text, self._at_start)
         if start:
             self._say(start, parts)
             return True
@@ -73,19 +73,19 @@ class SpanParser:
         else:
             self._give(calls, parts)
             self._white, self._text, self._at_start = "", text[end:], True
-            self._span.restart()
+            self._finder.restart()
         return True
 
     def _set_white_apart(self) -> None:
         """So that it is looked at once, however much there is."""
-        text = self._text.lstrip(self._span.between)
+        text = self._text.lstrip(self._finder.between)
         self._white += self._text[: len(self._text) - len(text)]
         self._text = text
 
     def _say(self, border: int, parts: Parts) -> None:
         parts.content += self._white + self._text[:border]
         self._white, self._text, self._at_start = "", self._text[border:], False
-        self._span.restart()
+        self._finder.restart()
 
     def _give(self, calls: list[Call], parts: Parts) -> None:
         for call in calls:

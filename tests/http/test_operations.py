@@ -336,7 +336,7 @@ def test_impossible_options_are_named(wish: dict[str, Any], flag: str) -> None:
 def test_while_draining_streams_finish_and_nothing_new_comes_in() -> None:
     async def two(submit: Submit) -> AsyncIterator[TokenEvent]:
         yield TokenEvent(submit.request_id, [TOKEN])
-        while not server.operate.instance.admission.draining or http_done.empty():
+        while not server.operate.instance.occupancy.draining or http_done.empty():
             await asyncio.sleep(0.01)
         yield TokenEvent(submit.request_id, [TOKEN], "length")
 
@@ -347,7 +347,7 @@ def test_while_draining_streams_finish_and_nothing_new_comes_in() -> None:
             lines = response.iter_lines()
             next(lines)
             drained = asyncio.run_coroutine_threadsafe(
-                server.operate.instance.admission.drain(), server._loop
+                server.operate.instance.occupancy.drain(), server._loop
             )
             while http.get("/health").status_code == 200:
                 pass

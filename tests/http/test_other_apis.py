@@ -200,7 +200,7 @@ def test_so_are_other_methods_keys_and_a_server_that_drains(server, tokenizer):
     with RunningServer(tokenizer, options=ServingOptions(api_keys=("k",))) as keyed:
         url = f"{keyed.url}/v1/messages"
         refused_with(httpx.post(url, json=ask()), 401, "authentication_error", "key")
-        keyed.instance.admission.draining = True
+        keyed.instance.occupancy.draining = True
         answer = httpx.post(url, json=ask(), headers={"x-api-key": "k"})
         refused_with(answer, 503, "overloaded_error", "no new requests")
         assert answer.headers["Retry-After"] == "1"

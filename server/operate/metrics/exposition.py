@@ -10,7 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from megainfer.messages import Role
-from server.http.admission import Admission
+from server.http.occupancy import Occupancy
 from server.operate.metrics.engines import engine_families
 from server.operate.metrics.families import counter, gauge
 from server.operate.metrics.nodes import ExpertMap, node_families
@@ -26,7 +26,7 @@ class Counted:
     model: str
     requests: RequestMetrics
     board: NodeBoard
-    admission: Admission
+    occupancy: Occupancy
     experts: ExpertMap
     cache_config: Mapping[str, str]
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -62,9 +62,9 @@ class _Families(Collector):
         yield from node_families(own.model, own.board, own.experts)
         labels = ("model_name",)
         text = "Requests for work that are being answered."
-        yield gauge("server_load", text, labels, [((own.model,), float(own.admission.in_flight))])
+        yield gauge("server_load", text, labels, [((own.model,), float(own.occupancy.in_flight))])
         text = "1 while the server finishes what it has begun and takes nothing new, else 0."
-        yield gauge("draining", text, labels, [((own.model,), float(own.admission.draining))])
+        yield gauge("draining", text, labels, [((own.model,), float(own.occupancy.draining))])
         text = "Seconds that each stage of the start took."
         stages = [((own.model, stage), seconds) for stage, seconds in own.startup.items()]
         yield gauge("startup_seconds", text, ("model_name", "stage"), stages)

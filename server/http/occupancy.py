@@ -9,7 +9,7 @@ from server.http.errors import SERVER_ERROR, ErrorReport
 DRAINING = "the server is about to end and takes no new requests; try another, or again later"
 
 
-class Admission:
+class Occupancy:
     """`in_flight`: requests for work that are being answered, streams to their end."""
 
     def __init__(self) -> None:
@@ -39,20 +39,20 @@ class Entrance:
     What only looks goes on being answered.
     """
 
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+    def __init__(self, app: ASGIApp, occupancy: Occupancy) -> None:
         self._app = app
-        self._admission = admission
+        self._occupancy = occupancy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        if self._admission.draining:
+        if self._occupancy.draining:
             report = ErrorReport(503, DRAINING, SERVER_ERROR, code="draining")
             await report.response(scope["path"])(scope, receive, send)
             return
-        self._admission.entered()
+        self._occupancy.entered()
         try:
             await self._app(scope, receive, send)
         finally:
-            self._admission.left()
+            self._occupancy.left()
