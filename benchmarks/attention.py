@@ -18,6 +18,7 @@ float32 product of two 2048 x 2048 matrices, in equal shares on as many threads.
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ class Case:
 
 
 def _matrix(outputs: int, inputs: int) -> Tensor:
-    return torch.randn(outputs, inputs) / inputs**0.5
+    return torch.randn(outputs, inputs) / math.sqrt(inputs)
 
 
 def _cache(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -97,7 +97,8 @@ def bandwidth(num_bytes: int, threads: int, rounds: int) -> float:
     """1e9 bytes a second, of one core or of all, whichever gives more."""
     works = [reader(num_bytes, count) for count in {1, threads}]
     times = [[seconds(work) for work in works] for _ in range(rounds + 1)][1:]
-    return num_bytes / min(median(own) for own in zip(*times, strict=True)) / 1e9
+    best: float = min(median(own) for own in zip(*times, strict=True))
+    return num_bytes / best / 1e9
 
 
 def expert_rate(shape: Shape, weights: str, requests: int, args: argparse.Namespace) -> float:

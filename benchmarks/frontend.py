@@ -44,7 +44,7 @@ from peers import vllm
 from peers.entrants import PROGRAMS, free_port
 from peers.environments import python_of
 from peers.process_group import ProcessGroup
-from peers.programs.staggered import RATE, Streams
+from peers.staggered import RATE, Streams
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer as Backend
@@ -106,7 +106,7 @@ class MockEngine:
 
     def __init__(self, endpoint: str, sent: np.ndarray) -> None:
         self._streams = Streams(sent)
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, node_identity(0))
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(endpoint)
@@ -115,14 +115,14 @@ class MockEngine:
         """Until the process is ended."""
         self._socket.send(encode(NodeReady(node=0, max_model_len=CONTEXT, max_num_seqs=1024)))
         while True:
-            while self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
                 self._hear(to_node_decoder.decode(self._socket.recv()))
             for request, last in self._streams.due():
                 event = TokenEvent(request, [TOKEN], FinishReason.LENGTH if last else None)
                 self._socket.send(encode(Tokens(node=0, events=[event])))
             # Whole milliseconds, as ZeroMQ's own poll has them, would make it spin all the time.
-            if not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
-                select.select([self._socket.get(zmq.FD)], [], [], self._streams.patience())
+            if not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                select.select([int(self._socket.get(zmq.FD))], [], [], self._streams.patience())
 
     def _hear(self, message: object) -> None:
         if isinstance(message, Abort):
@@ -141,13 +141,12 @@ def run_engine(endpoint: str, memory: Path, shape: tuple[int, int]) -> None:
 def run_server(
     sock: socket.socket, endpoint: str, stop: "mp.synchronize.Event", profile: str | None
 ) -> None:
-    profiler = cProfile.Profile() if profile else None
-    if profiler:
-        profiler.enable()
-    asyncio.run(serve_until(sock, endpoint, stop))
-    if profiler:
-        profiler.disable()
-        profiler.dump_stats(profile)
+    if profile is None:
+        asyncio.run(serve_until(sock, endpoint, stop))
+        return
+    with cProfile.Profile() as profiler:
+        asyncio.run(serve_until(sock, endpoint, stop))
+    profiler.dump_stats(profile)
 
 
 async def serve_until(sock: socket.socket, endpoint: str, stop: "mp.synchronize.Event") -> None:
@@ -265,10 +264,8 @@ async def lean_streams(port: int, streams: int, tokens: int) -> list[list[float]
     loop = asyncio.get_running_loop()
     opened = []
     for stream in range(streams):
-        request = http_request(stream, tokens)
-        _, protocol = await loop.create_connection(
-            lambda request=request: LeanStream(request), "127.0.0.1", port
-        )
+        lean = partial(LeanStream, http_request(stream, tokens))
+        _, protocol = await loop.create_connection(lean, "127.0.0.1", port)
         opened.append(protocol)
     await asyncio.gather(*(protocol.ended for protocol in opened))
     return [protocol.times for protocol in opened]

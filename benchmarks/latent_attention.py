@@ -17,6 +17,7 @@ float32 product.
 """
 
 import argparse
+import math
 from statistics import median
 
 import torch
@@ -102,7 +103,7 @@ def _batch(sequences: int, context: int) -> StepBatch:
 
 
 def _matrix(outputs: int, inputs: int) -> Tensor:
-    return torch.randn(outputs, inputs) / inputs**0.5
+    return torch.randn(outputs, inputs) / math.sqrt(inputs)
 
 
 def _cache(blocks: int, spec: MlaSpec, dtype: torch.dtype) -> Tensor:

@@ -212,8 +212,9 @@ def parse() -> argparse.Namespace:
 
 def measure(folder: Path, args: argparse.Namespace) -> list[Run]:
     if not (folder / "config.json").exists():
-        sizes = (int(size * GB) for size in (args.gigabytes, args.shard_gigabytes))
-        write_shards(folder, LAYERS[args.layer], *sizes, fp8=args.format == "fp8")
+        num_bytes, shard_bytes = int(args.gigabytes * GB), int(args.shard_gigabytes * GB)
+        fp8 = args.format == "fp8"
+        write_shards(folder, LAYERS[args.layer], num_bytes, shard_bytes, fp8)
     runs = []
     for nodes in args.nodes:
         for cache in args.cache:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
-from megainfer.m2n.mailbox import Dispatch, Handle, Part
+from megainfer.m2n.mailbox import Dispatch, Handle, Part, Rest
 from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 from megainfer.m2n.slotted.opening import Tuning
 
@@ -191,12 +191,23 @@ class M2nExpert:
         times = Times([], [], [[0] * exchange.count for _ in range(self._num_attention)])
         left = self._num_attention * exchange.count
         while left:
-            messages: list[Dispatch] = []
-            _wait_for(self._port, lambda m=messages: m.extend(self._port.receive()) or bool(m))
+            messages = self._receive()
             left -= len(messages)
             for message in messages:
+                assert isinstance(message, Dispatch), "nobody rests in an exchange"
                 self._serve(message, exchange, times)
         return times
+
+    def _receive(self) -> list[Dispatch | Rest]:
+        """One message at least."""
+        messages: list[Dispatch | Rest] = []
+
+        def have_come() -> bool:
+            messages.extend(self._port.receive())
+            return bool(messages)
+
+        _wait_for(self._port, have_come)
+        return messages
 
     def _serve(self, message: Dispatch, exchange: Exchange, times: Times) -> None:
         _check(message.layer, message.hidden, message.local_ids, message.weights)

@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import monotonic, sleep
+from typing import Any
 
 from checkpoints import SHAPES, ensure_checkpoint
 from generation import generate
@@ -259,7 +260,8 @@ def open_llm(folder: str | Path, m: int, args: argparse.Namespace) -> LLM:
 
 def medians(paces: Sequence[Pace]) -> Pace:
     rows = [asdict(pace) for pace in paces]
-    return Pace(**{name: _median([row[name] for row in rows]) for name in rows[0]})
+    fields: dict[str, Any] = {name: _median([row[name] for row in rows]) for name in rows[0]}
+    return Pace(**fields)
 
 
 def _median(values: Sequence[float]) -> float:

@@ -1,6 +1,5 @@
 """The OpenAPI document tells of every address, and real answers are as it says."""
 
-import json
 from typing import Any
 
 import httpx
@@ -9,6 +8,7 @@ import pytest
 
 from server.document.answers import ANSWERS
 from tests.clients.documented import NAME
+from tests.clients.events import events
 
 Json = dict[str, Any]
 PARAMETERS = {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}
@@ -76,18 +76,6 @@ def check(document: Json, path: str, method: str, response: httpx.Response) -> N
     for value in values:
         whole = {**closed(schema), "components": closed(document["components"])}
         jsonschema.Draft202012Validator(whole).validate(value)
-
-
-def events(text: str) -> list[Json]:
-    """The data of each event, as JSON; a [DONE] at the end is left out."""
-    assert text.endswith("\n\n")
-    data = [
-        line.removeprefix("data: ")
-        for event in text.removesuffix("\n\n").split("\n\n")
-        for line in event.split("\n")
-        if line.startswith("data: ")
-    ]
-    return [json.loads(one) for one in (data[:-1] if data[-1] == "[DONE]" else data)]
 
 
 def test_it_describes_every_address(document) -> None:

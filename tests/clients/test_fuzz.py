@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.clients.documented import NAME
-from tests.clients.test_document import events
+from tests.clients.events import events
 from tests.support.served import serving
 
 SLOW_ADDRESSES = {"/debug/trace"}  # it answers after as many seconds as it is asked for

@@ -4,14 +4,9 @@ import pytest
 import torch
 
 from megainfer.attention_node.node import AttentionNode
-from megainfer.compute.cpu.kernels import library
-from tests.cluster.test_local_cluster import NEW_TOKENS, answers_of, reference, submit_all
 from tests.support.checkpoints import assert_same_greedy
-from tests.support.local_cluster import LocalCluster
-
-__all__ = ["reference"]  # a fixture
-
-KERNELS = ["reference", *(["cpu"] if library.is_built() else [])]
+from tests.support.kernel_names import KERNELS
+from tests.support.local_cluster import NEW_TOKENS, LocalCluster, answers_of, submit_all
 
 
 def unused_blocks(node: AttentionNode) -> torch.Tensor:

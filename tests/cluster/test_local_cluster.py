@@ -1,7 +1,6 @@
 """Whole nodes over the `local` transport: scheduler, pipeline, gather and kernels together."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,29 +19,15 @@ from tests.support.checkpoints import (
     oracle,
     write_checkpoint,
 )
-from tests.support.local_cluster import LocalCluster, greedy_submit
-
-VOCABULARY = 160  # of every checkpoint that the tests write
-NEW_TOKENS = 12
-LENGTHS = (1, 5, 16, 17, 33, 60)
-
-
-def prompts_of(seed: int, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
-    """Random prompts; each starts as the longest does, so that prefixes can be shared."""
-    generator = torch.Generator().manual_seed(seed)
-    longest = torch.randint(VOCABULARY, (max(lengths),), generator=generator).tolist()
-    tails = torch.randint(VOCABULARY, (len(lengths), 3), generator=generator).tolist()
-    return [
-        longest[: max(0, n - 3)] + tail[: min(n, 3)] for n, tail in zip(lengths, tails, strict=True)
-    ]
-
-
-@pytest.fixture(scope="module")
-def reference(request, tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
-    family, variant = request.param
-    folder = write_checkpoint(family, variant, tmp_path_factory.mktemp(f"{family}_{variant}"))
-    return folder, *decisive(oracle(folder), prompts_of, NEW_TOKENS)
-
+from tests.support.local_cluster import (
+    NEW_TOKENS,
+    VOCABULARY,
+    LocalCluster,
+    answers_of,
+    greedy_submit,
+    prompts_of,
+    submit_all,
+)
 
 every_variant = pytest.mark.parametrize(
     "reference", VARIANTS, indirect=True, ids=lambda pair: "-".join(pair), scope="module"
@@ -50,16 +35,6 @@ every_variant = pytest.mark.parametrize(
 one_variant = pytest.mark.parametrize(
     "reference", [("qwen3_moe", "gqa")], indirect=True, ids=["qwen3"], scope="module"
 )
-
-
-def submit_all(cluster: LocalCluster, prompts, tokens=NEW_TOKENS, logprobs=None) -> None:
-    for i, prompt in enumerate(prompts):
-        node = i % len(cluster.attention)
-        cluster.submit(node, greedy_submit(str(i), prompt, tokens, logprobs))
-
-
-def answers_of(cluster: LocalCluster, prompts) -> list[list[int]]:
-    return [cluster.answers[str(i)].tokens for i in range(len(prompts))]
 
 
 def by_token(row: TokenLogprobs) -> list[float]:

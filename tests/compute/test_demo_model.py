@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
     LlamaForCausalLM,
     MixtralForCausalLM,
 )
@@ -28,6 +26,7 @@ from megainfer.model_folder.demo.model import RECIPE, ensure_demo_model
 from megainfer.model_folder.demo.recipe import Upcycling
 from megainfer.model_folder.demo.tokenizer import read_tokenizer
 from megainfer.model_folder.demo.upcycle import draw_router
+from tests.support.demo_model import dense_of, logits_and_greedy
 from tests.support.tiny_llama_gguf import CHAT_TEMPLATE, TOKENS, permute, tiny_llama, write_gguf
 
 TINY = Upcycling(experts=3, top_k=2, router_seed=1, router_scale=1.5, muted_channels=(0, 5))
@@ -50,14 +49,6 @@ def as_moe(folder: Path) -> MixtralForCausalLM:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert isinstance(model, MixtralForCausalLM)
     return model.eval()
-
-
-@torch.inference_mode()
-def logits_and_greedy(model, prompt: torch.Tensor, tokens: int) -> tuple[torch.Tensor, list[int]]:
-    """Logits [T, V] over the prompt and the greedy answer, and that answer."""
-    mask = torch.ones_like(prompt)
-    ids = model.generate(prompt, attention_mask=mask, max_new_tokens=tokens, do_sample=False)
-    return model(ids).logits[0], ids[0].tolist()
 
 
 def test_the_moe_computes_what_the_dense_model_computes(tiny):
@@ -206,47 +197,6 @@ def top_shares(logits: torch.Tensor, top_k: int) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def demo_model_dir() -> Path:
     return ensure_demo_model()
-
-
-def dense_of(folder: Path) -> LlamaForCausalLM:
-    """The dense model that the demo was made from: every layer's expert 0 as its FFN."""
-    shape = AutoConfig.from_pretrained(folder)
-    dense = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=shape.vocab_size,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
-            num_hidden_layers=shape.num_hidden_layers,
-            num_attention_heads=shape.num_attention_heads,
-            num_key_value_heads=shape.num_key_value_heads,
-            max_position_embeddings=shape.max_position_embeddings,
-            rms_norm_eps=shape.rms_norm_eps,
-            rope_theta=shape.rope_parameters["rope_theta"],
-            tie_word_embeddings=True,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=2,
-        )
-    )
-    state = dense_state(folder)
-    missing, unexpected = dense.load_state_dict(state, strict=False)
-    assert (missing, unexpected) == (["lm_head.weight"], [])  # tied
-    return dense.eval()
-
-
-def dense_state(folder: Path) -> dict[str, torch.Tensor]:
-    dense_names = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-    state = {}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if "block_sparse_moe" not in name:
-                    state[name] = file.get_tensor(name).float()
-                elif ".experts.0." in name:
-                    layer, part = name.split(".block_sparse_moe.experts.0.")
-                    dense_name = f"{layer}.mlp.{dense_names[part.removesuffix('.weight')]}.weight"
-                    state[dense_name] = file.get_tensor(name).float()
-    return state
 
 
 def test_the_real_model_answers_like_its_dense_origin_through_a_balanced_router(demo_model_dir):

@@ -15,9 +15,9 @@ from megainfer.expert_node.experts import ExpertModel
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import contiguous_placement
-from tests.compute.test_models_parity import KERNELS
 from tests.support import mutations
 from tests.support.checkpoints import write_checkpoint
+from tests.support.kernel_names import KERNELS
 from tests.support.node_pair import Pair
 
 TOKENS = [list(range(3, 40)), [7, 7, 150, 9]]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.batch import ChunkInput
-from megainfer.compute.cpu.kernels import library
 from megainfer.models.registry import load_spec
 from megainfer.topology import Placement
 from tests.support.checkpoints import (
@@ -20,15 +19,10 @@ from tests.support.checkpoints import (
     oracle,
     write_checkpoint,
 )
+from tests.support.kernel_names import KERNELS
 from tests.support.node_pair import Pair, Precision, blocks_of, load_pair
 
 NEW_TOKENS = 10
-KERNELS = [
-    "reference",
-    pytest.param(
-        "cpu", marks=pytest.mark.skipif(not library.is_built(), reason="kernels are not built")
-    ),
-]
 
 
 def generate(pair: Pair, prompts: Sequence[Sequence[int]], chunk: int) -> list[Greedy]:

@@ -13,8 +13,8 @@ import pytest
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import RequestFailed, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
-from tests.http.test_tools_http import CALL, TEMPLATE, prompt_of, saying
 from tests.support.front_end import RunningServer, byte_level_backend, write_tokenizer
+from tests.support.tools import CALL, TEMPLATE, prompt_of, saying
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 TOOL = {"type": "function", "name": "add", "parameters": SCHEMA}

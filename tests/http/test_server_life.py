@@ -14,7 +14,14 @@ import pytest
 from megainfer.messages import Abort, FinishReason, Submit, TokenEvent, Tokens
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from tests.support.front_end import WAIT_SECONDS, RunningServer, byte_level_backend, endless, silent
+from tests.support.front_end import (
+    WAIT_SECONDS,
+    RunningServer,
+    byte_level_backend,
+    endless,
+    raw_request,
+    silent,
+)
 
 TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 TOKEN = TOKENIZER.encode("x")[0]
@@ -31,18 +38,6 @@ def http(server: RunningServer) -> Iterator[httpx.Client]:
     timeout = httpx.Timeout(20)
     with httpx.Client(base_url=server.url, timeout=timeout, trust_env=False) as client:
         yield client
-
-
-def raw_request(server: RunningServer, body: str) -> socket.socket:
-    host, port = server.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS)
-    connection.sendall(
-        (
-            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n{body}"
-        ).encode()
-    )
-    return connection
 
 
 def wait_for_headers(connection: socket.socket) -> None:

@@ -17,12 +17,12 @@ from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import FinishReason, Submit
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from tests.http.test_server_life import raw_request
 from tests.support.front_end import (
     WAIT_SECONDS,
     RunningServer,
     byte_level_backend,
     endless,
+    raw_request,
     silent,
     speaking,
 )

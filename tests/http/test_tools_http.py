@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,12 @@ import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.syntax_options import SyntaxOptions
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages import Submit
 from megainfer.text.tokenizer import Tokenizer
 from server.parsing.parts import CallDelta, whole_calls
-from tests.support.front_end import RunningServer, Script, byte_level_backend, write_tokenizer
+from tests.support.front_end import RunningServer, byte_level_backend, write_tokenizer
+from tests.support.tools import CALL, TEMPLATE, prompt_of, saying
 
-TEMPLATE = (
-    "{% if tools %}Tools: {{ tools | tojson }} in <tool_call></tool_call>\n{% endif %}"
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}"
-    "{% for call in m.tool_calls or [] %}"
-    "[{{ call.function.name }}({{ call.function.arguments.x }})]"
-    "{% endfor %}\n{% endfor %}"
-    "{% if reasoning_effort %}effort: {{ reasoning_effort }}\n{% endif %}"
-    "assistant: {% if enable_thinking %}<think>{% endif %}"
-)
-CALL = '<tool_call>{"name": "add", "arguments": {"x": 1}}</tool_call>'
 TOOL = {
     "type": "function",
     "function": {
@@ -57,25 +48,10 @@ def client(server) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def saying(tokenizer: Tokenizer, text: str) -> Script:
-    """A script: this text, token by token, and an end token."""
-
-    async def script(submit: Submit) -> AsyncIterator[TokenEvent]:
-        for token in tokenizer.encode(text):
-            yield TokenEvent(submit.request_id, [token])
-        yield TokenEvent(submit.request_id, [2], FinishReason.STOP)
-
-    return script
-
-
 def chat(client: openai.OpenAI, **options: Any) -> Any:
     return client.chat.completions.create(
         model="tiny", **{"messages": QUESTION, "tools": [TOOL], **options}
     )
-
-
-def prompt_of(server: RunningServer, tokenizer: Tokenizer) -> str:
-    return tokenizer.decode(server.node.expect(Submit).prompt, skip_special_tokens=False)
 
 
 def test_a_call_and_what_was_said_before_it(server, client, tokenizer):

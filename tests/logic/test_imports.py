@@ -144,3 +144,14 @@ def test_the_whole_server_runs_without_torch() -> None:
     own = "megainfer.frontend.engine_client, megainfer.text.tokenizer"
     code = f"import server.app, server.process, {own}"
     assert "torch" not in loaded_modules(code)
+
+
+def test_no_test_imports_another() -> None:
+    """What two of them share stands in tests/support, or beside them under a name of its own."""
+    reaching = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in imported_by(path)
+        if name.startswith("tests.") and ".test_" in name
+    ]
+    assert reaching == []

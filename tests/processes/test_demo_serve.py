@@ -11,7 +11,7 @@ import pytest
 
 from megainfer import LLM, SamplingParams
 from megainfer.model_folder.demo.model import DEMO_MODEL_NAME, ensure_demo_model
-from tests.compute.test_demo_model import dense_of, logits_and_greedy
+from tests.support.demo_model import dense_of, logits_and_greedy
 from tests.support.served import Served, serving
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]

@@ -1,7 +1,7 @@
 """Real processes over shared memory: any number of nodes gives the oracle's tokens."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from tests.support.checkpoints import (
     oracle,
     write_checkpoint,
 )
+from tests.support.prompts import LENGTHS, VOCABULARY, prompts_of
 
-VOCABULARY = 160  # of every checkpoint that the tests write
 NEW_TOKENS = 36
 NODES = [(1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (4, 4)]
 BLOCKS = 8
@@ -29,18 +29,6 @@ MAX_LEN = 128
 
 # One of each kind of attention and of experts.
 QUICK = {"qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss", "llama", "qwen3_next"}
-
-LENGTHS = (1, 3, 9, 16, 17, 25, 33, 40, 48, 60, 72, 90)
-
-
-def prompts_of(seed: int, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
-    """Mixed lengths; every other one begins as its neighbour does."""
-    generator = torch.Generator().manual_seed(seed)
-    prompts: list[list[int]] = []
-    for i, length in enumerate(lengths):
-        fresh = torch.randint(VOCABULARY, (length,), generator=generator).tolist()
-        prompts.append((prompts[-1] + fresh)[:length] if i % 2 else fresh)
-    return prompts
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 
 from megainfer import LLM, SamplingParams, StructuredOutputsParams
 from megainfer.errors import RequestError
-from tests.http.test_tools_http import TEMPLATE
 from tests.support.checkpoints import write_checkpoint
 from tests.support.front_end import write_tokenizer
+from tests.support.tools import TEMPLATE
 
 SCHEMA = {
     "type": "object",

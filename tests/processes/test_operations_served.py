@@ -17,9 +17,8 @@ import pytest
 import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.processes.test_serve import CONTEXT, ENDLESS, stream
 from tests.support.checkpoints import write_checkpoint
-from tests.support.served import Served, run_cli, serving
+from tests.support.served import CONTEXT, ENDLESS, Served, run_cli, serving, stream
 
 WAIT_SECONDS = 30.0
 DASHBOARD = Path(__file__).parents[2] / "deploy/grafana/megainfer.json"

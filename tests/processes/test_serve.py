@@ -1,29 +1,27 @@
 """`megainfer serve` with real processes: answers, ends in order, and tells who died."""
 
-import json
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.processes.test_distribution import LENGTHS, prompts_of
 from tests.support.checkpoints import Greedy, decisive, oracle, write_checkpoint
+from tests.support.prompts import LENGTHS, prompts_of
 from tests.support.served import (
+    CONTEXT,
     END_SECONDS,
+    ENDLESS,
     Served,
     abstract_sockets,
     run_cli,
     serving,
     session_members,
+    stream,
 )
-
-CONTEXT = 8192
-ENDLESS = 8000  # tokens: seconds of the small model, even where a test is kept waiting meanwhile
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +34,6 @@ def reference(tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
 def completion(served: Served, prompt: list[int], tokens: int, **more) -> httpx.Response:
     body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **more}
     return httpx.post(f"{served.url}/v1/completions", json=body, timeout=60)
-
-
-def stream(served: Served, prompt: list[int], tokens: int) -> Iterator[dict]:
-    """The events of a streamed completion, parsed; `[DONE]` ends it."""
-    body = {
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "stream": True,
-    }
-    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as response:
-        for line in response.iter_lines():
-            if line.startswith("data: ") and line != "data: [DONE]":
-                yield json.loads(line.removeprefix("data: "))
 
 
 def wait_until_gone(session: int) -> list[tuple[int, str]]:

@@ -11,10 +11,10 @@ import jsonschema
 import openai
 import pytest
 
-from tests.http.test_tools_http import TEMPLATE
 from tests.support.checkpoints import write_checkpoint
 from tests.support.front_end import write_tokenizer
 from tests.support.served import Served, serving
+from tests.support.tools import TEMPLATE
 
 QUESTION = [{"role": "user", "content": "Hi"}]
 SCHEMA = {

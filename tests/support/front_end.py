@@ -264,3 +264,16 @@ class RunningServer:
                     self._model, self._options, shutdown_seconds=1, connections=self._connections
                 )
                 await serve(sock, config, self.engine, self._tokenizer, self._stop, self.instance)
+
+
+def raw_request(server: RunningServer, body: str) -> socket.socket:
+    """A connection on which this completion was asked for, and no answer read."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS)
+    connection.sendall(
+        (
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+    )
+    return connection

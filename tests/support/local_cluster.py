@@ -6,6 +6,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
+
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.process import compiling_for, load_attention, scheduler_config
 from megainfer.attention_node.scheduling.scheduler import Scheduler
@@ -25,6 +27,9 @@ from megainfer.messages import (
 )
 
 DRAIN_SECONDS = 60.0
+VOCABULARY = 160  # of every checkpoint that the tests write
+NEW_TOKENS = 12
+LENGTHS = (1, 5, 16, 17, 33, 60)
 
 
 @dataclass
@@ -117,6 +122,32 @@ def greedy_submit(
         stop_token_ids=[],
         logprobs=logprobs,
     )
+
+
+def prompts_of(seed: int, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
+    """Random prompts; each starts as the longest does, so that prefixes can be shared."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = torch.randint(VOCABULARY, (max(lengths),), generator=generator).tolist()
+    tails = torch.randint(VOCABULARY, (len(lengths), 3), generator=generator).tolist()
+    return [
+        longest[: max(0, n - 3)] + tail[: min(n, 3)] for n, tail in zip(lengths, tails, strict=True)
+    ]
+
+
+def submit_all(
+    cluster: LocalCluster,
+    prompts: Sequence[Sequence[int]],
+    tokens: int = NEW_TOKENS,
+    logprobs: int | None = None,
+) -> None:
+    """One request a prompt, named by its position, the nodes in turn."""
+    for i, prompt in enumerate(prompts):
+        node = i % len(cluster.attention)
+        cluster.submit(node, greedy_submit(str(i), prompt, tokens, logprobs))
+
+
+def answers_of(cluster: LocalCluster, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [cluster.answers[str(i)].tokens for i in range(len(prompts))]
 
 
 def kv_bytes(plan: Plan, tokens: int) -> int:

@@ -1,5 +1,6 @@
 """`megainfer serve` as its user has it: a process of its own, on a free port."""
 
+import json
 import os
 import re
 import signal
@@ -9,9 +10,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 READY_SECONDS = 90.0
 END_SECONDS = 30.0
+CONTEXT = 8192  # tokens, of a model whose streams have to last
+ENDLESS = 8000  # tokens: seconds of the small model, even where a test is kept waiting meanwhile
 
 
 class Served:
@@ -123,3 +129,17 @@ def run_cli(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[st
         timeout=timeout,
         env={**os.environ, "COLUMNS": "200"},
     )
+
+
+def stream(served: Served, prompt: list[int], tokens: int) -> Iterator[dict[str, Any]]:
+    """The events of a streamed completion, parsed; `[DONE]` ends it."""
+    body = {
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: ") and line != "data: [DONE]":
+                yield json.loads(line.removeprefix("data: "))

@@ -4,8 +4,8 @@
 
 Everything that vLLM's server does is there: HTTP, its renderer and input processor, its output
 processor with the detokeniser. Instead of the engine core there is a process that gives every
-stream its tokens when they are due (`staggered.Streams`) and sends them as vLLM's own messages, in
-vLLM's own encoding. TIMES is a file of float64 [STREAMS, TOKENS].
+stream its tokens when they are due (`peers.staggered.Streams`) and sends them as vLLM's own
+messages, in vLLM's own encoding. TIMES is a file of float64 [STREAMS, TOKENS].
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import multiprocessing as mp
 import select
 import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,6 @@ import msgspec
 import numpy as np
 import zmq
 import zmq.asyncio
-from staggered import Streams
 from vllm.entrypoints.launchers.api_server.entry import run_server
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -28,28 +28,31 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+sys.path.append(str(Path(__file__).parents[2]))  # last: the benchmarks' names hide none of vLLM's
+from peers.staggered import Streams
+
 TOKEN = 70
 
 
 def run_engine(endpoint: str, times: str, shape: tuple[int, int]) -> None:
     """Until the process is ended."""
     streams = Streams(np.memmap(times, np.float64, "r+", shape=shape))
-    sock = zmq.Context.instance().socket(zmq.PAIR)
+    sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
     sock.connect(endpoint)
     encoder = MsgpackEncoder()
     while True:
-        while sock.get(zmq.EVENTS) & zmq.POLLIN:
+        while int(sock.get(zmq.EVENTS)) & zmq.POLLIN:
             kind, *rest = msgspec.msgpack.decode(sock.recv())
             streams.begin(*rest) if kind == "add" else streams.abort(*rest)
         for request, last in streams.due():
             reason = FinishReason.LENGTH if last else None
             output = EngineCoreOutput(request, [TOKEN], finish_reason=reason)
             sock.send_multipart(encoder.encode(EngineCoreOutputs(outputs=[output])))
-        if not sock.get(zmq.EVENTS) & zmq.POLLIN:
-            select.select([sock.get(zmq.FD)], [], [], streams.patience())
+        if not int(sock.get(zmq.EVENTS)) & zmq.POLLIN:
+            select.select([int(sock.get(zmq.FD))], [], [], streams.patience())
 
 
-class MockCore(EngineCoreClient):
+class MockCore(EngineCoreClient):  # type: ignore[misc]  # vLLM has an environment of its own
     """What vLLM's `AsyncLLM` asks of its engine core."""
 
     engine_ranks_managed = (0,)
