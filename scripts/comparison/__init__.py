@@ -1,0 +1,1 @@
+"""What `compare_checkouts.py` is made of."""

@@ -1,0 +1,202 @@
+"""Paired rounds of two checkouts: the statistics, the JSON's figures, and the whole run.
+
+Programs stand in for benchmarks: they tell fixed figures, so what follows can be computed by hand.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+
+from figures import Better, Selection, figures_of, row_names  # noqa: E402
+from paired import Benchmark, Result, Round, RunFailed, ratio  # noqa: E402
+from ratios import Interval, Verdict, interval_of, t_quantile  # noqa: E402
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (9, 2.262), (30, 2.042), (101, 1.984)],
+)
+def test_t_quantiles_are_those_of_the_tables(freedom: int, expected: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(expected, abs=5e-4)
+
+
+def test_interval_by_hand() -> None:
+    """Logarithms 0.1, 0.2, 0.3: their mean is 0.2, their standard deviation 0.1."""
+    interval = interval_of([math.exp(0.1), math.exp(0.2), math.exp(0.3)])
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert interval.mean == pytest.approx(math.exp(0.2))
+    assert interval.low == pytest.approx(math.exp(0.2 - half))
+    assert interval.high == pytest.approx(math.exp(0.2 + half))
+
+
+def test_twice_and_half_as_fast_is_as_fast() -> None:
+    assert interval_of([2.0, 0.5]).mean == pytest.approx(1.0)
+
+
+def test_one_round_says_nothing() -> None:
+    assert interval_of([0.5]) == Interval(0.5, 0.0, math.inf)
+    assert interval_of([0.5]).verdict(0.02) is Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("low", "mean", "high", "verdict"),
+    [
+        (0.95, 0.96, 0.979, Verdict.BELOW),
+        (0.5, 0.7, 0.979, Verdict.BELOW),  # wide, but what it says is clear
+        (0.961, 0.98, 0.999, Verdict.NOT_BELOW),
+        (0.985, 1.1, 1.3, Verdict.NOT_BELOW),  # likewise
+        (0.95, 1.0, 1.05, Verdict.UNDECIDED),
+    ],
+)
+def test_verdicts(low: float, mean: float, high: float, verdict: Verdict) -> None:
+    assert Interval(mean, low, high).verdict(0.02) is verdict
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+DOCUMENT = {
+    "hardware": "two cores",
+    "options": {"rounds": 3, "sizes": [2, 4]},
+    "results": [
+        {"size": 2, "tokens": 64, "engine": "apart", "ms": 4.0, "rows_per_second": 9, "m": 1},
+        {"size": 2, "tokens": 64, "engine": "whole", "ms": None, "rows_per_second": 8, "m": 2},
+        {"size": 4, "tokens": 64, "engine": "apart", "ms": math.nan, "rows_per_second": 0, "m": 2},
+    ],
+}
+
+
+def test_figures_are_the_numbers_whose_names_say_which_way_is_better() -> None:
+    assert figures_of(DOCUMENT, Selection()) == {
+        "results/size=2,engine=apart/ms": 4.0,
+        "results/size=2,engine=apart/rows_per_second": 9,
+        "results/size=2,engine=whole/ms": None,
+        "results/size=2,engine=whole/rows_per_second": 8,
+        "results/size=4,engine=apart/ms": None,
+        "results/size=4,engine=apart/rows_per_second": None,
+    }
+
+
+def test_options_name_more_figures_and_leave_some_out() -> None:
+    some = Selection(higher=["m"], only=["*/m", "*/ms"], without=["*whole*"])
+    paths = ["results/size=2,engine=apart/ms", "results/size=2,engine=apart/m"]
+    assert list(figures_of(DOCUMENT, some))[:2] == paths
+    assert [some.better(path) for path in paths] == [Better.LOWER, Better.HIGHER]
+    assert some.better("results/size=2,engine=whole/ms") is None
+    assert Selection(lower=["rows_per_second"]).better("a/rows_per_second") is Better.LOWER
+
+
+def test_rows_that_nothing_tells_apart_go_by_their_index() -> None:
+    assert row_names([{"ms": 0.5}, {"ms": 0.7}]) == ["0", "1"]
+    assert row_names([{"size": 2}]) == ["0"]
+    assert row_names([3.0, "x"]) == ["0", "1"]
+    assert row_names([{"size": 2}, {"size": 2}]) == ["0", "1"]
+    assert row_names([]) == []
+
+
+def test_a_ratio_above_1_is_better() -> None:
+    assert ratio(old=10.0, new=20.0, better=Better.HIGHER) == 2.0
+    assert ratio(old=10.0, new=20.0, better=Better.LOWER) == 0.5
+
+
+def test_a_figure_counts_in_the_rounds_that_tell_it() -> None:
+    told, not_told = Round({"a/ms": 4.0}, {"a/ms": 2.0}), Round({"a/ms": None}, {"a/ms": 2.0})
+    benchmark = Benchmark(["x"], Selection(), rounds=[told, not_told, told])
+    assert benchmark.results() == [Result("a/ms", Better.LOWER, 4.0, 2.0, [2.0, 2.0])]
+    benchmark.rounds = [not_told]
+    assert benchmark.results() == []
+
+
+def test_a_figure_that_only_one_checkout_has_is_an_error() -> None:
+    with pytest.raises(RunFailed, match=r"only one of the checkouts has b/ms"):
+        Round({"a/ms": 4.0}, {"a/ms": 2.0, "b/ms": None})
+
+
+# --- the whole run -------------------------------------------------------------------------------
+
+# Tells its n-th time of those given, and writes down whose turn it was.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+side = Path.cwd().name
+turns = Path("../turns").read_text().split() if Path("../turns").exists() else []
+Path("../turns").write_text(" ".join([*turns, side]))
+times = json.loads(Path("times.json").read_text())
+if not times:
+    sys.exit("no times are left")
+ms = times[turns.count(side) % len(times)]
+path = Path(sys.argv[sys.argv.index("--json") + 1])
+path.write_text(json.dumps({"hardware": "none", "results": [{"rows": 1, "ms": ms}]}))
+"""
+
+
+def compare(
+    folder: Path, old: list[float], new: list[float], *options: str
+) -> subprocess.CompletedProcess[str]:
+    for side, times in (("old", old), ("new", new)):
+        (folder / side).mkdir()
+        (folder / side / "bench.py").write_text(PROGRAM)
+        (folder / side / "times.json").write_text(json.dumps(times))
+    command = [sys.executable, ROOT / "benchmarks" / "paired.py", folder / "old", folder / "new"]
+    options = (*options, "--json", str(folder / "out.json"), "--", "bench.py")
+    return subprocess.run(
+        [*map(str, command), *options], capture_output=True, text=True, timeout=60, cwd=folder
+    )
+
+
+def row_of(folder: Path) -> dict[str, Any]:
+    (row,) = json.loads((folder / "out.json").read_text())["results"]
+    assert isinstance(row, dict)
+    return row
+
+
+def test_a_slower_checkout_is_found_and_takes_turns_in_going_first(tmp_path: Path) -> None:
+    done = compare(tmp_path, [10.0], [12.5], "--min-rounds", "3")
+    assert done.returncode == 1, done.stderr
+    row = row_of(tmp_path)
+    assert row["figure"] == "results/0/ms"
+    assert row["verdict"] == "below 0.98 wholly"
+    assert row["ratio"] == row["low"] == row["high"] == pytest.approx(0.8)
+    # Three rounds would do, but then old would have gone first once more than new.
+    assert (tmp_path / "turns").read_text().split() == ["old", "new", "new", "old"] * 2
+    assert "below 0.98 wholly" in done.stdout
+
+
+def test_rounds_go_on_while_the_interval_is_wide(tmp_path: Path) -> None:
+    noisy = [10.0, 11.0, 10.0, 9.0]
+    done = compare(tmp_path, [10.0], noisy, "--min-rounds", "2", "--max-rounds", "5")
+    assert done.returncode == 0, done.stderr
+    row = row_of(tmp_path)
+    assert row["verdict"] == "undecided"
+    assert row["ratios"] == [10 / time for time in (10, 11, 10, 9, 10)]
+    assert row["low"] < 0.98 < row["mean"] < row["high"]
+
+
+def test_a_run_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+    done = compare(tmp_path, [10.0], [])
+    assert done.returncode == 2
+    assert f"{tmp_path / 'new'}: ended with 1\nno times are left" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "b"], "give a command after --"),
+        (["a", "b", "--", "bench.py", "--json", "x"], "leave --json out of the command"),
+        (["a", "b", "--max-rounds", "1", "--", "bench.py"], "takes at least 2"),
+    ],
+)
+def test_what_it_refuses(arguments: list[str], message: str) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "paired.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
