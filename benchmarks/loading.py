@@ -34,6 +34,7 @@ from rich.table import Table
 from shards import LAYERS, forget, write_shards
 
 from megainfer.config import EngineConfig
+from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.supervise.supervisor import Supervisor
 
@@ -168,7 +169,7 @@ def _plan(folder: Path, args: argparse.Namespace, nodes: str) -> Plan:
         max_model_len=1024,
         max_num_seqs=4,
     )
-    return make_plan(config, folder)
+    return make_plan(config, folder, read_machine())
 
 
 def table(runs: Sequence[Run], title: str) -> Table:

@@ -17,6 +17,7 @@ from megainfer.frontend.outputs import GrowingOutput, RequestOutput, spelled
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
+from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import make_plan
 from megainfer.launch.span_pieces import SpanPieces
 from megainfer.messages import Fatal, GetSpans, GetStats, Ready, Spans, Stats
@@ -24,7 +25,7 @@ from megainfer.model_folder.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
-from megainfer.supervise.engine_process import EngineOrder, EngineProcess
+from megainfer.supervise.engine_process import EngineProcess
 from megainfer.text.chat import Chat
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer, load_tokenizer
@@ -67,7 +68,7 @@ class LLM:
             **options,
         )
         folder = prepare(model)
-        self._plan = make_plan(config, folder)
+        self._plan = make_plan(config, folder, read_machine())
         self._tokenizer = load_tokenizer(folder)
         self._texts = TokenTexts(self._tokenizer)
         self._end_tokens = self._plan.generation.eos_token_ids
@@ -75,7 +76,7 @@ class LLM:
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
         self._spans: dict[int, SpanPieces] = {}
-        self._process = EngineProcess(EngineOrder(config, str(folder), self._plan.token))
+        self._process = EngineProcess(self._plan)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()

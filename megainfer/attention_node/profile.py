@@ -8,7 +8,7 @@ from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.compute.kv_cache import KVCache
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import StageClock
-from megainfer.launch.plan import Plan, profile_rows
+from megainfer.launch.plan import Plan
 
 ROUNDS = 3
 MAX_LAYERS = 4
@@ -27,7 +27,7 @@ def profile_attention(model: AttentionModel, kv: KVCache, plan: Plan) -> list[tu
                 for _ in range(ROUNDS)
             ),
         )
-        for rows in profile_rows(plan.config.max_num_seqs)
+        for rows in plan.profiled_rows
     ]
 
 

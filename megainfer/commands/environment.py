@@ -11,7 +11,7 @@ from pathlib import Path
 from megainfer import m2n
 from megainfer.compute.cpu.kernels import library
 from megainfer.config import format_bytes
-from megainfer.launch.machine import available_memory, total_memory, usable_cores
+from megainfer.launch.machine import Machine, read_machine
 from megainfer.native.library import find_library
 
 GPU_SECONDS = 10.0
@@ -34,8 +34,9 @@ def describe_environment() -> Iterator[str]:
     yield _line("Python", f"{platform.python_version()} ({platform.python_implementation()})")
     yield _line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     yield _line("C library", " ".join(platform.libc_ver()) or "?")
-    yield from _cpu()
-    total, free = format_bytes(total_memory()), format_bytes(available_memory())
+    machine = read_machine()
+    yield from _cpu(machine)
+    total, free = format_bytes(machine.memory), format_bytes(machine.available_memory)
     yield _line("memory", f"{total}, {free} available")
     yield from _gpus()
     yield _line("kernels", _kernels())
@@ -43,10 +44,10 @@ def describe_environment() -> Iterator[str]:
     yield from (_line("package", text) for text in _packages())
 
 
-def _cpu() -> Iterator[str]:
+def _cpu(machine: Machine) -> Iterator[str]:
     fields = _cpu_fields()
     yield _line("CPU", fields.get("model name", platform.processor() or "?"))
-    yield _line("cores", f"{len(usable_cores())} usable")
+    yield _line("cores", f"{len(machine.cores)} usable")
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     yield _line(
         "CPU flags", " ".join(flag for flag in TOLD_FLAGS if flag in flags) or "none of ours"

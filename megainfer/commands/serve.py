@@ -21,7 +21,9 @@ from megainfer.config import EngineConfig
 from megainfer.console.terminal import TerminalObserver
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.control import ParentLink
-from megainfer.launch.plan import Plan, describe, make_plan
+from megainfer.launch.machine import read_machine
+from megainfer.launch.plan import Plan, make_plan
+from megainfer.launch.plan_text import describe
 from megainfer.model_folder.prepare import prepare
 from megainfer.model_folder.resolve import served_name
 from megainfer.supervise.supervisor import Supervisor
@@ -72,7 +74,7 @@ def _serve(
     console = Console(highlight=False)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     began = monotonic()
-    plan = make_plan(config, prepare(config.model))
+    plan = make_plan(config, prepare(config.model), read_machine())
     preparing = monotonic() - began
     for line in describe(plan):
         shown = _wrapped(line, console.width) if console.is_terminal else line

@@ -6,7 +6,7 @@ from time import monotonic
 import torch
 
 from megainfer.expert_node.experts import ExpertModel
-from megainfer.launch.plan import Plan, profile_rows
+from megainfer.launch.plan import Plan
 from megainfer.m2n.mailbox import Dispatch
 
 ROUNDS = 3
@@ -22,7 +22,7 @@ def profile_experts(model: ExpertModel, plan: Plan, node: int) -> list[tuple[int
                 _seconds_a_layer(model, _dispatches(plan, node, rows), plan) for _ in range(ROUNDS)
             ),
         )
-        for rows in profile_rows(plan.config.max_num_seqs)
+        for rows in plan.profiled_rows
     ]
 
 

@@ -10,7 +10,7 @@ from time import monotonic
 import torch
 
 from megainfer.errors import NodeDied
-from megainfer.launch.plan import Plan, profile_rows
+from megainfer.launch.plan import Plan
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
@@ -27,7 +27,7 @@ def profile_transfer(plan: Plan, stages: list[tuple[int, float]]) -> list[tuple[
     stages: (rows, seconds) of what a receiver usually waits for. One that waits for longer than it
     may spin has to be woken.
     """
-    rows = profile_rows(plan.config.max_num_seqs)
+    rows = plan.profiled_rows
     waits = dict(stages)
     awake = _one_way_seconds(plan, rows, plan.spin_seconds)
     asleep = _one_way_seconds(plan, rows, 0.0)

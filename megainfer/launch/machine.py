@@ -1,23 +1,38 @@
-"""What this machine has: cores that we may use, memory that is free. Linux."""
+"""What a machine has, read once and passed on as a value. Linux."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
-def usable_cores() -> tuple[int, ...]:
-    """Cores that this process may run on, ascending."""
-    return tuple(sorted(os.sched_getaffinity(0)))
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What an instance may have of a machine.
+
+    cores: that processes may run on, ascending. memory: bytes that it has. available_memory: bytes
+    that new processes can take, as the kernel deems, within the cgroup. bfloat16_arithmetic:
+    whether the cores multiply bfloat16 natively (AVX-512 BF16, AMX, or Arm's BF16).
+    """
+
+    cores: tuple[int, ...]
+    memory: int
+    available_memory: int
+    bfloat16_arithmetic: bool
 
 
-def total_memory() -> int:
-    """Bytes that the machine has."""
-    return _meminfo("MemTotal")
+def read_machine() -> Machine:
+    """The one that this process runs on, as it is now."""
+    return Machine(
+        cores=tuple(sorted(os.sched_getaffinity(0))),
+        memory=_meminfo("MemTotal"),
+        available_memory=_available_memory(),
+        bfloat16_arithmetic=_has_bfloat16_arithmetic(),
+    )
 
 
-def available_memory() -> int:
-    """Bytes that new processes can take: what the kernel deems available, within the cgroup."""
+def _available_memory() -> int:
     available = _meminfo("MemAvailable")
     limit = _cgroup_limit()
     return available if limit is None else min(available, limit)
@@ -41,8 +56,7 @@ def _cgroup_limit() -> int | None:
     return None if maximum == "max" else max(0, int(maximum) - int(current))
 
 
-def has_bfloat16_arithmetic() -> bool:
-    """Whether the cores multiply bfloat16 natively (AVX-512 BF16, AMX, or Arm's BF16)."""
+def _has_bfloat16_arithmetic() -> bool:
     return any(
         key.strip() in ("flags", "Features") and _BFLOAT16_FLAGS & set(value.split())
         for key, _, value in (

@@ -6,6 +6,9 @@ from itertools import pairwise
 
 from megainfer.errors import ConfigError
 
+MAX_PROFILED_ROWS = 512
+"""Stage times go on in a straight line from here, so that measuring is a matter of a moment."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -42,3 +45,14 @@ class StageProfile:
     attention: Curve
     expert: Curve
     transfer: Curve
+
+
+def profile_rows(most: int) -> list[int]:
+    """1, 2, 4, … and `most`, to a bound: the micro-batch sizes that are measured.
+
+    >>> profile_rows(6)
+    [1, 2, 4, 6]
+    """
+    most = min(most, MAX_PROFILED_ROWS)
+    powers = [1 << i for i in range(most.bit_length()) if 1 << i < most]
+    return [*powers, most]

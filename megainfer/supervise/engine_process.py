@@ -1,8 +1,8 @@
 """An instance without an API server, in a process of its own: what an offline `LLM` talks to.
 
 The owner starts it with exec, because its own process may have threads and an initialised torch,
-from which forking nodes would not be safe. `python -m megainfer.launch.engine_process` is its other
-half.
+from which forking nodes would not be safe. `python -m megainfer.supervise.engine_process` is its
+other half: it reads the plan from its standard input.
 """
 
 import logging
@@ -10,15 +10,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
-
-from megainfer.config import EngineConfig
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.launch.control import ChildLink, ParentLink, link_pair, parent_link
-from megainfer.launch.plan import make_plan
+from megainfer.launch.plan import Plan
+from megainfer.launch.plan_codec import decode_plan, encode_plan
 from megainfer.messages import Fatal, Progress, Ready, Stop
 from megainfer.supervise.supervisor import Supervisor
 
@@ -28,28 +24,25 @@ STOP_TIMEOUT_SECONDS = 20.0
 """More than the supervisor takes at most to end its nodes, by force if need be."""
 
 
-@dataclass(frozen=True)
-class EngineOrder:
-    """What the process is to run; goes to it as JSON on its command line."""
-
-    config: EngineConfig
-    folder: str
-    token: str
-
-
 class EngineProcess:
     """The owner's view: a link, and a process to end."""
 
-    def __init__(self, order: EngineOrder) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.link: ChildLink
         self.link, theirs = link_pair()
-        argv = [sys.executable, "-m", "megainfer.supervise.engine_process", str(theirs.fileno())]
         self._process = subprocess.Popen(
-            [*argv, msgspec.json.encode(order).decode()],
+            [sys.executable, "-m", "megainfer.supervise.engine_process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
         )
         theirs.close()
+        self._hand_over(plan)
+
+    def _hand_over(self, plan: Plan) -> None:
+        assert self._process.stdin is not None
+        # One that ends meanwhile is noticed through the link.
+        with suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(encode_plan(plan))
 
     @property
     def pid(self) -> int:
@@ -94,13 +87,12 @@ class OwnerObserver:
                 self._owner.send(Fatal(message=error))
 
 
-def main(fd: int, order_json: str) -> int:
+def main(fd: int, encoded: bytes) -> int:
     """The process itself; the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     owner = parent_link(fd)
-    order = msgspec.json.decode(order_json, type=EngineOrder)
     try:
-        plan = make_plan(order.config, Path(order.folder), order.token)
+        plan = decode_plan(encoded)
     except MegaInferError as error:
         owner.send(Fatal(message=str(error)))
         return 1
@@ -108,4 +100,4 @@ def main(fd: int, order_json: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(int(sys.argv[1]), sys.stdin.buffer.read()))

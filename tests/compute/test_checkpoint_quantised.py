@@ -11,7 +11,9 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import ChunkInput
 from megainfer.config import EngineConfig
 from megainfer.errors import CheckpointError
-from megainfer.launch.plan import describe, make_plan
+from megainfer.launch.machine import read_machine
+from megainfer.launch.plan import make_plan
+from megainfer.launch.plan_text import describe
 from megainfer.models.config import Config
 from megainfer.models.description import describe_model
 from megainfer.models.quantization import quantization_of, read_quantization
@@ -165,9 +167,11 @@ def test_gpt_oss_gives_the_logits_of_what_its_mxfp4_means(tmp_path):
 def test_the_plan_says_what_is_on_disk_and_what_is_computed_in(checkpoint, tmp_path):
     quantise(checkpoint, tmp_path / "quantised", tmp_path / "meant", FORMATS["fp8"])
     config = EngineConfig(model=str(tmp_path), dtype="bfloat16")
-    text = "\n".join(describe(make_plan(config, tmp_path / "quantised")))
+    text = "\n".join(describe(make_plan(config, tmp_path / "quantised", read_machine())))
     assert "fp8 (128 x 128 blocks), says config.json; computed in bfloat16" in text
-    assert "says config.json" not in "\n".join(describe(make_plan(config, tmp_path / "meant")))
+    assert "says config.json" not in "\n".join(
+        describe(make_plan(config, tmp_path / "meant", read_machine()))
+    )
 
 
 def test_the_description_says_what_is_on_disk(checkpoint):

@@ -13,7 +13,9 @@ from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.selection import ExpertKernels, resolve_kernels
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
-from megainfer.launch.plan import describe, make_plan
+from megainfer.launch.machine import read_machine
+from megainfer.launch.plan import make_plan
+from megainfer.launch.plan_text import describe
 from tests.support.checkpoints import write_checkpoint
 from tests.support.kernel_experts import Experts, levels
 
@@ -61,11 +63,13 @@ def test_implementations_are_interchangeable(dtype, weight_dtype):
 def test_auto_is_the_fast_one_and_a_plan_says_which(tmp_path):
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
     plan = make_plan(
-        EngineConfig(dtype="bfloat16", expert_dtype="int8", attention_dtype="float32"), folder
+        EngineConfig(dtype="bfloat16", expert_dtype="int8", attention_dtype="float32"),
+        folder,
+        read_machine(),
     )
     assert (plan.kernels, plan.expert_dtype, plan.attention_dtype) == ("cpu", "int8", "float32")
     assert f"cpu ({library.levels()[-1]}); expert weights in int8" in "\n".join(describe(plan))
-    forced = make_plan(EngineConfig(dtype="bfloat16", kernels="reference"), folder)
+    forced = make_plan(EngineConfig(dtype="bfloat16", kernels="reference"), folder, read_machine())
     assert (forced.kernels, forced.expert_dtype) == ("reference", "bfloat16")
 
 
@@ -73,7 +77,7 @@ def test_auto_is_the_fast_one_and_a_plan_says_which(tmp_path):
 def test_without_the_library_the_reference_serves_and_says_so_once(caplog, tmp_path):
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
     with caplog.at_level(logging.WARNING):
-        plan = make_plan(EngineConfig(), folder)
+        plan = make_plan(EngineConfig(), folder, read_machine())
     assert plan.kernels == "reference"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "not built" in caplog.text
@@ -85,9 +89,9 @@ def test_what_only_the_library_can_do_is_refused_without_it(tmp_path):
         resolve_kernels("cpu")
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
     with pytest.raises(ConfigError, match="int8 needs the CPU kernels"):
-        make_plan(EngineConfig(expert_dtype="int8"), folder)
+        make_plan(EngineConfig(expert_dtype="int8"), folder, read_machine())
     with pytest.raises(ConfigError, match="--attention-dtype int8 needs the CPU kernels"):
-        make_plan(EngineConfig(attention_dtype="int8"), folder)
+        make_plan(EngineConfig(attention_dtype="int8"), folder, read_machine())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, ModelError
 from megainfer.frontend.generation_config import GenerationDefaults
+from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import make_plan
 from megainfer.messages import Submit
 from megainfer.text.tokenizer import Tokenizer
@@ -132,9 +133,9 @@ def test_a_wrong_limit_in_the_file_is_named(model: Path) -> None:
 def test_a_plan_has_them_before_anything_is_started(tmp_path: Path) -> None:
     folder = write_checkpoint(*VARIANTS[0], tmp_path)
     config = EngineConfig(override_generation_config={"top_p": 0.25})
-    assert make_plan(config, folder).generation.top_p == 0.25
+    assert make_plan(config, folder, read_machine()).generation.top_p == 0.25
     with pytest.raises(ConfigError, match="no field 'top'"):
-        make_plan(EngineConfig(override_generation_config={"top": 1}), folder)
+        make_plan(EngineConfig(override_generation_config={"top": 1}), folder, read_machine())
 
 
 @pytest.mark.parametrize("in_file", [False, True])

@@ -1,6 +1,7 @@
 """What a user may ask for, field by field, and the plan that is made of it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micr
 from megainfer.errors import ConfigError
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch import plan as plan_module
-from megainfer.launch.plan import describe, make_plan, profile_rows
+from megainfer.launch.machine import Machine
+from megainfer.launch.plan import Plan, make_plan
+from megainfer.launch.plan_text import describe
+from megainfer.memory import Dtypes
 from server.operate.instance import surroundings_of
-from tests.support.checkpoints import write_checkpoint
+from tests.support.checkpoints import write_config
 
 
 @pytest.mark.parametrize(
@@ -66,14 +70,26 @@ def test_an_impossible_field_is_named(wish, message):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write_checkpoint("mixtral", "gqa", tmp_path_factory.mktemp("model"))
+    return write_config("mixtral", "gqa", tmp_path_factory.mktemp("model"))
+
+
+GIB = 2**30
+MACHINE = Machine(
+    (0, 1, 2, 3), memory=64 * GIB, available_memory=48 * GIB, bfloat16_arithmetic=True
+)
+
+
+def plan_of(config: EngineConfig, folder: Path, **machine: object) -> Plan:
+    """On a machine like `MACHINE` but for these fields."""
+    return make_plan(config, folder, replace(MACHINE, **machine))
 
 
 def test_a_plan_accounts_for_what_its_parts_need(folder):
-    plan = make_plan(EngineConfig(attn_gpus=2, ffn_gpus=3, micro_batches=2), folder)
+    plan = plan_of(EngineConfig(attn_gpus=2, ffn_gpus=3, micro_batches=2), folder)
     assert plan.max_model_len == 256
     assert plan.num_blocks == 64 * 16  # 64 requests of 256 tokens, since there is memory enough
-    assert plan.kv_bytes() == plan.num_blocks * 16 * plan.spec.kv_bytes_per_token(4)
+    kv_bytes = plan.num_blocks * 16 * plan.spec.kv_bytes_per_token(4)
+    assert plan.attention_ledger().of("KV cache") == kv_bytes
     assert len(plan.cores) == 5
     assert [plan.placement.experts_of(node) for node in range(3)] == [(0, 1, 2), (3, 4, 5), (6, 7)]
     geometry = plan.geometry(2)
@@ -84,9 +100,9 @@ def test_a_plan_accounts_for_what_its_parts_need(folder):
 
 
 def test_m_needs_no_measurement_where_nothing_can_overlap(folder):
-    assert make_plan(EngineConfig(colocated=True), folder).micro_batches == 1
-    assert make_plan(EngineConfig(attn_gpus=500), folder).micro_batches == 1
-    assert make_plan(EngineConfig(micro_batches=5), folder).micro_batches == 5
+    assert plan_of(EngineConfig(colocated=True), folder).micro_batches == 1
+    assert plan_of(EngineConfig(attn_gpus=500), folder).micro_batches == 1
+    assert plan_of(EngineConfig(micro_batches=5), folder).micro_batches == 5
 
 
 @pytest.mark.parametrize(
@@ -102,9 +118,8 @@ def test_m_needs_no_measurement_where_nothing_can_overlap(folder):
     ],
 )
 def test_two_processes_that_take_turns_share_all_cores(folder, monkeypatch, wish, shared):
-    monkeypatch.setattr(plan_module, "usable_cores", lambda: (0, 1, 2, 3))
     monkeypatch.setattr(plan_module, "resolve_kernels", lambda wish: wish)
-    plan = make_plan(EngineConfig(dtype="float32", **wish), folder)
+    plan = plan_of(EngineConfig(dtype="float32", **wish), folder)
     assert (len({assignment.cores for assignment in plan.cores}) == 1) is shared
     assert (plan.spin_seconds == 0) is shared
     assert plan.cores_of_expert(0).threads == (4 if shared else 4 // len(plan.cores) or 1)
@@ -112,23 +127,42 @@ def test_two_processes_that_take_turns_share_all_cores(folder, monkeypatch, wish
     assert plan.micro_batches == wish.get("micro_batches", 1 if shared else None)
 
 
+def test_a_plan_knows_only_the_machine_that_it_is_given(folder):
+    config = EngineConfig(kv_cache_memory=2**22, max_num_batched_tokens=8)
+    plan = plan_of(config, folder, cores=(7, 9))
+    assert {core for assignment in plan.cores for core in assignment.cores} == {7, 9}
+    needed = plan.nodes_ledger().total + plan.geometry(plan.most_micro_batches).total_bytes
+    plan_of(config, folder, cores=(7, 9), available_memory=needed)
+    with pytest.raises(ConfigError, match=r"weights of .* and KV cache of 4\.0 MiB leave"):
+        plan_of(config, folder, cores=(7, 9), available_memory=needed - 1)
+    with pytest.raises(ConfigError, match="this machine has 10 B of memory available"):
+        plan_of(config, folder, available_memory=10)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_computes_in_bfloat16_where_the_cores_do(tmp_path, native):
+    folder = write_config("mixtral", "gqa", tmp_path, dtype="bfloat16")
+    plan = plan_of(EngineConfig(), folder, bfloat16_arithmetic=native)
+    assert plan.dtypes == Dtypes(*["bfloat16" if native else "float32"] * 3)
+
+
 def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):
-    block = 16 * make_plan(EngineConfig(dtype="float32"), folder).spec.kv_bytes_per_token(4)
+    block = 16 * plan_of(EngineConfig(dtype="float32"), folder).spec.kv_bytes_per_token(4)
     with pytest.raises(ConfigError, match=rf"256 tokens .* --max-model-len 48 .* {16 * block}"):
-        make_plan(EngineConfig(dtype="float32", kv_cache_memory=3 * block), folder)
+        plan_of(EngineConfig(dtype="float32", kv_cache_memory=3 * block), folder)
     with pytest.raises(ConfigError, match="a block of 16 tokens alone needs"):
-        make_plan(EngineConfig(dtype="float32", kv_cache_memory=block - 1), folder)
+        plan_of(EngineConfig(dtype="float32", kv_cache_memory=block - 1), folder)
 
 
 @pytest.fixture(scope="module")
 def recurrent(tmp_path_factory) -> Path:
-    return write_checkpoint("qwen3_next", "grouped", tmp_path_factory.mktemp("recurrent"))
+    return write_config("qwen3_next", "grouped", tmp_path_factory.mktemp("recurrent"))
 
 
 def test_recurrent_states_are_planned_beside_the_kv_cache(recurrent):
-    plan = make_plan(EngineConfig(attn_gpus=2, max_num_seqs=5, dtype="bfloat16"), recurrent)
+    plan = plan_of(EngineConfig(attn_gpus=2, max_num_seqs=5, dtype="bfloat16"), recurrent)
     # Two of three layers: 3 inputs of 88 channels, 4 heads of 12 x 10; float32 in any dtype.
-    assert plan.state_bytes() == 5 * 2 * 4 * (3 * 88 + 4 * 12 * 10)
+    assert plan.attention_ledger().of("recurrent states") == 5 * 2 * 4 * (3 * 88 + 4 * 12 * 10)
     assert plan.spec.kv_bytes_per_token(2) == 2 * 2 * 16 * 2  # of one layer only
     assert not plan.prefix_cache
     text = "\n".join(describe(plan))
@@ -139,34 +173,29 @@ def test_recurrent_states_are_planned_beside_the_kv_cache(recurrent):
 
 
 def test_a_plan_without_states_says_nothing_of_them(folder):
-    plan = make_plan(EngineConfig(), folder)
-    assert (plan.state_bytes(), plan.num_states, plan.prefix_cache) == (0, 0, True)
+    plan = plan_of(EngineConfig(), folder)
+    assert (plan.num_states, plan.prefix_cache) == (0, True)
+    assert [what for what, _ in plan.attention_ledger().lines] == ["weights", "KV cache"]
     assert not re.search("recurrent|prefixes", "\n".join(describe(plan)))
 
 
 def test_more_states_than_memory_say_how_many_would_fit(recurrent):
     with pytest.raises(ConfigError, match="states of --max-num-seqs 1000000000 requests") as error:
-        make_plan(EngineConfig(max_num_seqs=10**9), recurrent)
+        plan_of(EngineConfig(max_num_seqs=10**9), recurrent)
     fitting = int(re.findall(r"use --max-num-seqs (\d+)", str(error.value))[0])
-    make_plan(EngineConfig(max_num_seqs=fitting // 2), recurrent)
+    plan_of(EngineConfig(max_num_seqs=fitting // 2), recurrent)
 
 
 def test_a_context_without_room_for_an_answer_is_refused(folder):
     with pytest.raises(ConfigError, match=r"--max-model-len 1 .* use 2 or more"):
-        make_plan(EngineConfig(max_model_len=1), folder)
-    assert make_plan(EngineConfig(max_model_len=2), folder).max_model_len == 2
+        plan_of(EngineConfig(max_model_len=1), folder)
+    assert plan_of(EngineConfig(max_model_len=2), folder).max_model_len == 2
 
 
 def test_slots_beyond_the_memory_say_what_would_fit(folder):
     with pytest.raises(ConfigError, match="--max-num-batched-tokens 1000000000 rows need") as error:
-        make_plan(EngineConfig(max_num_batched_tokens=10**9), folder)
+        plan_of(EngineConfig(max_num_batched_tokens=10**9), folder)
     fitting = int(re.findall(r"use --max-num-batched-tokens (\d+)", str(error.value))[0])
-    make_plan(EngineConfig(max_num_batched_tokens=fitting // 2), folder)
+    plan_of(EngineConfig(max_num_batched_tokens=fitting // 2), folder)
     with pytest.raises(ConfigError, match="capacity"):
-        make_plan(EngineConfig(max_num_batched_tokens=10**10), folder)
-
-
-def test_profile_rows_end_with_what_may_run_but_stay_few():
-    assert profile_rows(1) == [1]
-    assert profile_rows(64) == [1, 2, 4, 8, 16, 32, 64]
-    assert profile_rows(100_000) == profile_rows(512) == [2**i for i in range(10)]
+        plan_of(EngineConfig(max_num_batched_tokens=10**10), folder)

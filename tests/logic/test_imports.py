@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = (
     *("errors", "config", "native", "instruments", "topology", "models"),
     *("text", "structured", "sampling", "messages", "pipeline", "gather"),
-    *("device", "m2n", "checkpoint", "compute"),
+    *("device", "m2n", "checkpoint", "compute", "memory"),
     *("simulator", "planner", "frontend", "launch"),
     *("attention_node", "expert_node", "colocated", "supervise"),
     *("console", "model_folder", "llm", "bench"),
@@ -36,7 +36,7 @@ STRANGERS = (
 # Only what these hold may be loaded with them.
 TORCHLESS = (
     *("server", "megainfer/models", "megainfer/bench", "megainfer/simulator", "megainfer/planner"),
-    *("megainfer/gather", "megainfer/pipeline.py", "megainfer/topology.py"),
+    *("megainfer/memory.py", "megainfer/gather", "megainfer/pipeline.py", "megainfer/topology.py"),
     "megainfer/attention_node/scheduling",
 )
 HEAVY = {"torch", "numpy", "fastapi", "zmq", "tokenizers", "safetensors", "transformers", "msgspec"}

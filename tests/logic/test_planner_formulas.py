@@ -16,7 +16,7 @@ from megainfer.planner.formulas import (
     total_time,
 )
 from megainfer.planner.micro_batches import choose_micro_batches
-from megainfer.planner.profiles import Curve, StageProfile
+from megainfer.planner.profiles import Curve, StageProfile, profile_rows
 from megainfer.planner.timeline import predicted_timeline
 
 
@@ -152,3 +152,9 @@ def test_choosing_names_what_is_wrong() -> None:
         choose_micro_batches(profile, 4, 2)
     with pytest.raises(ConfigError, match="got 0 and 2"):
         choose_micro_batches(profile, 0, 2)
+
+
+def test_profile_rows_end_with_what_may_run_but_stay_few():
+    assert profile_rows(1) == [1]
+    assert profile_rows(64) == [1, 2, 4, 8, 16, 32, 64]
+    assert profile_rows(100_000) == profile_rows(512) == [2**i for i in range(10)]

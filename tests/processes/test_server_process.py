@@ -11,6 +11,7 @@ from megainfer.config import EngineConfig
 from megainfer.errors import MegaInferError
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.control import ChildLink, link_pair
+from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.messages import NodeDown, Ready, Role, Stop
 from server.process import _Server
@@ -21,7 +22,7 @@ from tests.support.front_end import WAIT_SECONDS, MockNode, silent
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     folder = write_checkpoint("olmoe", "mha", tmp_path_factory.mktemp("model"))
-    return make_plan(EngineConfig(model=str(folder)), folder)
+    return make_plan(EngineConfig(model=str(folder)), folder, read_machine())
 
 
 @asynccontextmanager

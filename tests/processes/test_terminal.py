@@ -14,6 +14,7 @@ from rich.console import Console
 from megainfer.config import EngineConfig
 from megainfer.console.terminal import TerminalObserver
 from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
@@ -38,7 +39,7 @@ URL = "http://[fe80::1]:8000"
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> Plan:
     folder = write_checkpoint("mixtral", "gqa", tmp_path_factory.mktemp("model"))
-    return make_plan(EngineConfig(micro_batches=1), Path(folder))
+    return make_plan(EngineConfig(micro_batches=1), Path(folder), read_machine())
 
 
 def observer_of(

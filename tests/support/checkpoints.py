@@ -58,15 +58,35 @@ def write_checkpoint(
 
     settings: of the configuration, over the variant's own.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    shape = FAMILIES[family][variant]
-    config = AutoConfig.for_model(family, **{**_BASE, **shape.settings, **settings})
+    config = _config(family, variant, settings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     _randomise(model, seed)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
-    path = folder / "config.json"
-    path.write_text(json.dumps(shape.rewrite(json.loads(path.read_text()))))
+    content = json.loads((folder / "config.json").read_text())
+    return _write_config(FAMILIES[family][variant], content, folder)
+
+
+def write_config(family: str, variant: str, folder: Path, **settings: Any) -> Path:
+    """Only the config.json that `write_checkpoint` writes, which says all that a plan depends on;
+    returns folder."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    own = {"architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]], "dtype": "float32"}
+    content = {**_config(family, variant, settings).to_dict(), **own, **settings}
+    return _write_config(FAMILIES[family][variant], content, folder)
+
+
+def _config(family: str, variant: str, settings: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    shape = FAMILIES[family][variant]
+    return AutoConfig.for_model(family, **{**_BASE, **shape.settings, **settings})
+
+
+def _write_config(shape: Variant, content: dict[str, Any], folder: Path) -> Path:
+    (folder / "config.json").write_text(json.dumps(shape.rewrite(content)))
     return folder
 
 

@@ -14,6 +14,7 @@ from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.config import BLOCK_SIZE, EngineConfig
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.process import load_experts, open_gather
+from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.m2n.local import LocalHub
 from megainfer.messages import (
@@ -58,7 +59,7 @@ class LocalCluster:
 
     def __init__(self, folder: Path, m: int, num_attention: int, num_expert: int, **options: Any):
         config = EngineConfig(str(folder), num_attention, num_expert, micro_batches=m, **options)
-        self.plan: Plan = make_plan(config, folder)
+        self.plan: Plan = make_plan(config, folder, read_machine())
         hub = LocalHub(self.plan.geometry(m))
         self.answers: dict[str, Answer] = {}
         self.attention = [self._attention(hub, node, m) for node in range(num_attention)]

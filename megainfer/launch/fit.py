@@ -1,0 +1,104 @@
+"""Whether an instance fits into a machine's memory, and how large its KV caches may be."""
+
+from megainfer.config import BLOCK_SIZE, EngineConfig, format_bytes
+from megainfer.errors import ConfigError
+from megainfer.launch.machine import Machine
+from megainfer.memory import Dtypes, Ledger, attention_node, expert_node, kv_block_bytes
+from megainfer.models.spec import ModelSpec
+
+KV_MEMORY_SHARE = 0.25
+"""Of the memory that the weights leave, what the KV caches take unless told otherwise."""
+
+
+def fitting_blocks(
+    config: EngineConfig, spec: ModelSpec, dtypes: Dtypes, max_model_len: int, machine: Machine
+) -> int:
+    """Blocks of one attention node's KV cache.
+
+    Raises ConfigError where the weights, the recurrent states, one request of `max_model_len`
+    tokens or the caches that were asked for don't fit.
+    """
+    free = _beside_weights(config, spec, dtypes, machine.available_memory)
+    free -= _checked_state_bytes(config, spec, free)
+    block_bytes = kv_block_bytes(spec, dtypes)
+    smallest = -(-max_model_len // BLOCK_SIZE)
+    if config.kv_cache_memory is None:
+        wanted = smallest * config.max_num_seqs
+        affordable = int(free * KV_MEMORY_SHARE / config.attn_gpus) // block_bytes
+        blocks = min(wanted, affordable)
+    else:
+        blocks = config.kv_cache_memory // block_bytes
+    _check_one_request_fits(blocks, smallest, block_bytes, max_model_len)
+    _check_caches_fit(config.attn_gpus, blocks * block_bytes, free)
+    return blocks
+
+
+def check_slots_fit(rows: int, slot_bytes: int, nodes: Ledger, machine: Machine) -> None:
+    """M2N's slots beside all else.
+
+    slot_bytes: of the whole instance, for as many micro-batches as may be chosen. rows: of a slot.
+    nodes: what all nodes take. Raises ConfigError.
+    """
+    free = max(0, machine.available_memory - nodes.total)
+    if slot_bytes > free:
+        raise ConfigError(
+            f"M2N slots of --max-num-batched-tokens {rows} rows need {format_bytes(slot_bytes)}, "
+            f"but {_listed(nodes)} leave {format_bytes(free)}; use --max-num-batched-tokens "
+            f"{max(1, rows * free // slot_bytes)} or a smaller --kv-cache-memory"
+        )
+
+
+def _listed(ledger: Ledger) -> str:
+    """`weights of 1.0 GiB and KV cache of 2.0 GiB`"""
+    *first, last = [f"{what} of {format_bytes(size)}" for what, size in ledger.lines]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _beside_weights(config: EngineConfig, spec: ModelSpec, dtypes: Dtypes, available: int) -> int:
+    """Bytes that all nodes' weights leave: attention's are kept once a node, each expert once."""
+    attention = attention_node(spec, dtypes, num_blocks=0, num_states=0) * config.attn_gpus
+    weights = (attention + expert_node(spec, dtypes, spec.num_experts)).of("weights")
+    if weights >= available:
+        raise ConfigError(
+            f"the weights need {format_bytes(weights)} in {dtypes.computing}, but this machine has "
+            f"{format_bytes(available)} of memory available; use fewer attention nodes, "
+            "--dtype bfloat16, --expert-dtype int8 or a smaller model"
+        )
+    return available - weights
+
+
+def _checked_state_bytes(config: EngineConfig, spec: ModelSpec, free: int) -> int:
+    """Bytes of all nodes' recurrent states, after which at least half of `free` is left."""
+    a_request = config.attn_gpus * spec.state_bytes
+    needed = config.max_num_seqs * a_request
+    if needed > free // 2:
+        raise ConfigError(
+            f"recurrent states of --max-num-seqs {config.max_num_seqs} requests need "
+            f"{format_bytes(needed)}, more than half of the {format_bytes(free)} that the weights "
+            f"leave; use --max-num-seqs {max(1, free // 2 // a_request)}"
+        )
+    return needed
+
+
+def _check_one_request_fits(blocks: int, smallest: int, block_bytes: int, max_len: int) -> None:
+    if blocks >= smallest:
+        return
+    fix = (
+        f"use --max-model-len {blocks * BLOCK_SIZE} or less, or"
+        if blocks
+        else f"a block of {BLOCK_SIZE} tokens alone needs {format_bytes(block_bytes)}; use"
+    )
+    raise ConfigError(
+        f"one request of {max_len} tokens needs {format_bytes(smallest * block_bytes)} of KV "
+        f"cache, but an attention node would have {format_bytes(blocks * block_bytes)}; "
+        f"{fix} --kv-cache-memory {smallest * block_bytes}"
+    )
+
+
+def _check_caches_fit(nodes: int, cache_bytes: int, free: int) -> None:
+    if nodes * cache_bytes > free:
+        raise ConfigError(
+            f"{nodes} KV caches of {format_bytes(cache_bytes)} need "
+            f"{format_bytes(nodes * cache_bytes)}, but the weights leave {format_bytes(free)}; use "
+            f"--kv-cache-memory {free // nodes} or less"
+        )

@@ -1,0 +1,102 @@
+"""A plan in words: what `--dry-run` prints, and every start before it begins."""
+
+from collections.abc import Iterator, Sequence
+
+from megainfer.compute.selection import describe_kernels
+from megainfer.config import BLOCK_SIZE, format_bytes
+from megainfer.launch.plan import Plan
+from megainfer.memory import Ledger
+from megainfer.topology import CoreAssignment
+
+
+def describe(plan: Plan) -> list[str]:
+    """What would run where, a line each."""
+    return [*_instance_lines(plan), *_node_lines(plan), _slots_line(plan)]
+
+
+def _instance_lines(plan: Plan) -> Iterator[str]:
+    layers = plan.spec.moe_layers
+    yield (
+        f"model      {plan.folder} ({plan.spec.architecture}, {len(plan.spec.layers)} layers, "
+        f"{len(layers)} with {plan.spec.num_experts} experts, top-{plan.spec.top_k})"
+    )
+    yield f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes"
+    yield (
+        f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}, "
+        f"others in {plan.attention_dtype}"
+    )
+    yield from _stored_lines(plan)
+    yield (
+        f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
+        f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node"
+    )
+    yield from _prefix_lines(plan)
+    yield (
+        f"pipeline   {_micro_batch_text(plan)}; steps of at most "
+        f"{plan.config.max_num_batched_tokens} tokens a micro-batch"
+    )
+
+
+def _node_lines(plan: Plan) -> Iterator[str]:
+    for node in range(plan.num_attention):
+        cores = _core_text(plan.cores_of_attention(node))
+        yield f"attention {node}  {cores}  {_ledger_text(plan.attention_ledger())}"
+    for node in range(plan.num_expert):
+        experts = plan.placement.experts_of(node)
+        cores = _core_text(plan.cores_of_expert(node))
+        yield (
+            f"expert {node}     {cores}  {_expert_text(experts)} of each layer  "
+            f"{_ledger_text(plan.expert_ledger(node))}"
+        )
+
+
+def _ledger_text(ledger: Ledger) -> str:
+    return "  ".join(f"{what} {format_bytes(size)}" for what, size in ledger.lines)
+
+
+def _stored_lines(plan: Plan) -> Iterator[str]:
+    """Where weights are dequantised: what is on disk isn't what is computed in."""
+    if plan.quantization is not None:
+        yield (
+            f"on disk    {plan.quantization}, says config.json; computed in {plan.expert_dtype} "
+            f"(experts) and {plan.attention_dtype} (others)"
+        )
+
+
+def _prefix_lines(plan: Plan) -> Iterator[str]:
+    """What becomes of a prefix cache that was asked for and can't be had."""
+    if plan.config.prefix_cache and not plan.prefix_cache:
+        yield (
+            "prefixes   not cached: this model's recurrent states are kept for running requests "
+            "only"
+        )
+
+
+def _micro_batch_text(plan: Plan) -> str:
+    m = plan.micro_batches
+    if m is None:
+        return "as many micro-batches as measuring the stages finds best"
+    reason = "" if plan.config.micro_batches else " (no two stages can run at the same time)"
+    return f"{m} micro-batch{'es' * (m > 1)}{reason}"
+
+
+def _core_text(assignment: CoreAssignment) -> str:
+    cores = ",".join(str(core) for core in assignment.cores)
+    return f"core{'s' * (assignment.threads > 1)} {cores}"
+
+
+def _expert_text(experts: Sequence[int]) -> str:
+    first, last = experts[0], experts[-1]
+    return f"expert {first}" if first == last else f"experts {first}-{last}"
+
+
+def _slots_line(plan: Plan) -> str:
+    m = plan.micro_batches
+    geometry = plan.geometry(m or 1)
+    each = "" if m else " for each micro-batch"
+    transport = "local (one process)" if plan.config.colocated else "shm"
+    return (
+        f"M2N        {transport}, slots of {plan.config.max_num_batched_tokens} rows: "
+        f"{format_bytes(geometry.attention_region_bytes)} an attention node, "
+        f"{format_bytes(geometry.expert_region_bytes)} an expert node{each}"
+    )

@@ -1,0 +1,99 @@
+"""How many bytes each part of an instance takes: arithmetic on a model's shape, dtypes and counts.
+
+Pure: no torch, and no look at a machine. What fits into one is the plan's business.
+"""
+
+from dataclasses import dataclass
+
+from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
+from megainfer.models.sources import attention_weight_bytes, sparse_attention_weights
+from megainfer.models.spec import ModelSpec
+
+INT8_BLOCK = 128
+"""int8 weights that share a float32 scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What takes memory: (what, bytes) a line, in the order in which it is told."""
+
+    lines: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def total(self) -> int:
+        return sum(size for _, size in self.lines)
+
+    def of(self, what: str) -> int:
+        """Bytes of this line; 0 without one."""
+        return sum(size for name, size in self.lines if name == what)
+
+    def __add__(self, other: "Ledger") -> "Ledger":
+        """Lines of the same name become one.
+
+        >>> (Ledger((("weights", 3),)) + Ledger((("weights", 4), ("KV cache", 1)))).lines
+        (('weights', 7), ('KV cache', 1))
+        """
+        names = dict.fromkeys(name for name, _ in (*self.lines, *other.lines))
+        return Ledger(tuple((name, self.of(name) + other.of(name)) for name in names))
+
+    def __mul__(self, nodes: int) -> "Ledger":
+        """Of so many nodes alike."""
+        return Ledger(tuple((name, nodes * size) for name, size in self.lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Dtypes:
+    """computing: of hidden states and KV caches. attention, experts: of weights in memory."""
+
+    computing: str
+    attention: str
+    experts: str
+
+
+def attention_node(spec: ModelSpec, dtypes: Dtypes, num_blocks: int, num_states: int) -> Ledger:
+    """One attention node with so many KV blocks, and room for so many recurrent states."""
+    states = num_states * spec.state_bytes
+    return Ledger(
+        (
+            ("weights", attention_bytes(spec, dtypes)),
+            ("KV cache", num_blocks * kv_block_bytes(spec, dtypes)),
+            *((("recurrent states", states),) if num_states else ()),
+        )
+    )
+
+
+def expert_node(spec: ModelSpec, dtypes: Dtypes, num_experts: int) -> Ledger:
+    """One expert node with so many experts of each layer."""
+    layers = len(spec.moe_layers)
+    return Ledger((("weights", num_experts * layers * expert_bytes(spec, dtypes)),))
+
+
+def kv_block_bytes(spec: ModelSpec, dtypes: Dtypes) -> int:
+    """One block of the KV cache, in all layers."""
+    return BLOCK_SIZE * spec.kv_bytes_per_token(DTYPE_BYTES[dtypes.computing])
+
+
+def attention_bytes(spec: ModelSpec, dtypes: Dtypes) -> int:
+    """An attention node's weights; the table of embeddings stays in the dtype of computing,
+    beside its packed copy where it is the head as well, and so does sparse attention."""
+    table, every = spec.vocab_size * spec.hidden_size, attention_weight_bytes(spec, 1)
+    sparse = sparse_attention_weights(spec)
+    packed = (every if spec.tie_word_embeddings else every - table) - sparse
+    unpacked = (table + sparse) * DTYPE_BYTES[dtypes.computing]
+    return unpacked + stored_bytes(packed, dtypes.attention)
+
+
+def expert_bytes(spec: ModelSpec, dtypes: Dtypes) -> int:
+    """One expert of one layer."""
+    return stored_bytes(spec.expert_weight_bytes(1), dtypes.experts)
+
+
+def stored_bytes(weights: int, dtype: str) -> int:
+    """So many weights, scales included.
+
+    >>> stored_bytes(256, "bfloat16"), stored_bytes(256, "int8")
+    (512, 264)
+    """
+    if dtype == "int8":
+        return weights + 4 * weights // INT8_BLOCK
+    return weights * DTYPE_BYTES[dtype]
