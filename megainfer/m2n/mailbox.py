@@ -19,11 +19,16 @@ class Part(NamedTuple):
     rows: int64 [R], indices into the step's tokens, ascending. local_ids: int32 [R, K], expert ids
     local to the node, -1 where that choice of the token lives elsewhere. weights: float32 [R, K],
     0 where local_ids is -1.
+
+    count: int32 [1] on the port's device, how many of the rows count, where no host knows it; R is
+    then the most that there may be, and what follows is padding: row 0, local ids -1, weights 0. A
+    road may carry padding like other rows, since a sum over no expert is zero. None: all count.
     """
 
     rows: Tensor
     local_ids: Tensor
     weights: Tensor
+    count: Tensor | None = None
 
 
 class Handle(NamedTuple):
@@ -35,7 +40,8 @@ class Handle(NamedTuple):
 
     @property
     def awaiting(self) -> frozenset[int]:
-        """Expert nodes that were sent rows and so will reply."""
+        """Expert nodes that were sent rows and so will reply; also one whose rows are all padding,
+        so that the host knows whom it awaits without asking the device."""
         return frozenset(n for n, part in enumerate(self.parts) if part.rows.numel())
 
 
@@ -53,6 +59,9 @@ class Dispatch(NamedTuple):
 
     hidden: [R, D] in the instance's dtype. local_ids: int32 [R, K]. weights: float32 [R, K].
     They stay valid until `reply` (or `reply_error`) is called for it.
+
+    count: int32 [1] on the port's device, as in `Part`. Rows behind it are padding with any hidden
+    states, and what is replied to them is read by nobody. None: all R count.
     """
 
     source: int  # attention node
@@ -62,9 +71,11 @@ class Dispatch(NamedTuple):
     hidden: Tensor
     local_ids: Tensor
     weights: Tensor
+    count: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
+        """R: how many there are, or may be."""
         return self.hidden.shape[0]
 
 

@@ -176,6 +176,37 @@ def test_all_tokens_to_one_expert_node(opened: Opened) -> None:
     check_against_reference(opened, geometry_of(1, 3), routings, affine_expert(homes))
 
 
+def padded(part: Part, capacity: int) -> Part:
+    """`part` as a device hands it over that tells no host how many rows there are."""
+    count = part.rows.numel()
+    blank = torch.full((capacity - count, TOP_K), -1, dtype=torch.int32)
+    return Part(
+        torch.cat([part.rows, torch.zeros(capacity - count, dtype=torch.int64)]),
+        torch.cat([part.local_ids, blank]),
+        torch.cat([part.weights, torch.zeros(blank.shape)]),
+        torch.tensor([count], dtype=torch.int32),
+    )
+
+
+@pytest.mark.parametrize("count", [0, 2, CAPACITY])
+def test_padding_adds_nothing(opened: Opened, count: int) -> None:
+    homes = spread(5, 2)
+    routing = random_routing(count, TOP_K, homes, torch.Generator().manual_seed(count))
+    with opened(geometry_of(n=2)) as cluster:
+        attention = cluster.attention[0]
+        parts = [padded(part, CAPACITY) for part in make_parts(routing, 2)]
+        handle = attention.dispatch(0, 0, tokens(CAPACITY), parts)
+        assert handle.awaiting == {0, 1}
+        for node, port in enumerate(cluster.experts):
+            port.wait(SECONDS)
+            serve_all(port, node, affine_expert(homes))
+        arrivals_of(attention, handle)
+        out = torch.zeros(CAPACITY, HIDDEN)
+        attention.combine(handle, out)
+    assert torch.equal(out[:count], moe(tokens(count), routing, 2, affine_expert(homes)))
+    assert not out[max(count, 1) :].any()
+
+
 def test_two_choices_on_one_node_are_one_row() -> None:
     routing = skewed(1, spread(6, 3), [1, 4])
     parts = make_parts(routing, 3)
