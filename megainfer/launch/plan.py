@@ -23,6 +23,7 @@ from megainfer.errors import ConfigError
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.launch.machine import available_memory, has_bfloat16_arithmetic, usable_cores
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.roads import Road, Tuning
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.sources import attention_weight_bytes, sparse_attention_weights
@@ -107,6 +108,11 @@ class Plan:
     def spin_seconds(self) -> float:
         """How long a waiting node may keep its core busy: not where others would need it."""
         return SPIN_SECONDS if have_own_cores(self.cores) else 0.0
+
+    @property
+    def road(self) -> Road:
+        """What carries the messages between its nodes."""
+        return Road("shm", self.token, Tuning(self.spin_seconds))
 
     def geometry(self, micro_batches: int) -> Geometry:
         """The layout of M2N's slots."""
@@ -420,7 +426,7 @@ def _buffer_text(plan: Plan) -> str:
     m = plan.micro_batches
     geometry = plan.geometry(m or 1)
     each = "" if m else " for each micro-batch"
-    transport = "local (one process)" if plan.config.colocated else "shm"
+    transport = "local (one process)" if plan.config.colocated else plan.road.kind
     return (
         f"M2N        {transport}, slots of {plan.config.max_num_batched_tokens} rows: "
         f"{format_bytes(geometry.attention_region_bytes)} an attention node, "

@@ -28,7 +28,7 @@ class Part(NamedTuple):
     rows: Tensor
     local_ids: Tensor
     weights: Tensor
-    count: Tensor | None = None
+    count: Tensor | None = None  # type: ignore[assignment]  # a tuple's count() is no use here
 
 
 class Handle(NamedTuple):
@@ -71,7 +71,7 @@ class Dispatch(NamedTuple):
     hidden: Tensor
     local_ids: Tensor
     weights: Tensor
-    count: Tensor | None = None
+    count: Tensor | None = None  # type: ignore[assignment]  # a tuple's count() is no use here
 
     @property
     def num_rows(self) -> int:

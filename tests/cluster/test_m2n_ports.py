@@ -21,8 +21,8 @@ from megainfer.m2n.reference import (
     moe,
     moe_without_nodes,
 )
+from megainfer.m2n.roads import Tuning
 from megainfer.m2n.slotted import native_library
-from megainfer.m2n.slotted.opening import Tuning
 from tests.support.m2n_cluster import (
     SECONDS,
     Cluster,
@@ -39,16 +39,16 @@ Opened = Callable[[Geometry], AbstractContextManager[Cluster]]
 HIDDEN, TOP_K, CAPACITY = 8, 2, 6
 
 
-PYTHON, NATIVE = Tuning(native=False), Tuning(native=True)
-SPINNING = Tuning(spin_seconds=1e-4, native=True)
+PYTHON, NATIVE = Tuning(mover="plain"), Tuning(mover="native")
+SPINNING = Tuning(spin_seconds=1e-4, mover="native")
 built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
 
 
 @pytest.fixture(
     params=[
-        pytest.param(partial(local_cluster, native=False), id="local"),
+        pytest.param(partial(local_cluster, mover="plain"), id="local"),
         pytest.param(partial(shm_cluster, attention=PYTHON, expert=PYTHON), id="shm"),
-        pytest.param(partial(local_cluster, native=True), id="native local", marks=built),
+        pytest.param(partial(local_cluster, mover="native"), id="native local", marks=built),
         pytest.param(
             partial(shm_cluster, attention=NATIVE, expert=NATIVE), id="native shm", marks=built
         ),
@@ -204,7 +204,7 @@ def test_padding_adds_nothing(opened: Opened, count: int) -> None:
         out = torch.zeros(CAPACITY, HIDDEN)
         attention.combine(handle, out)
     assert torch.equal(out[:count], moe(tokens(count), routing, 2, affine_expert(homes)))
-    assert not out[max(count, 1) :].any()
+    assert not out[count:].any()
 
 
 def test_two_choices_on_one_node_are_one_row() -> None:

@@ -6,7 +6,8 @@ from torch import Tensor
 from megainfer.errors import ProtocolError
 from megainfer.m2n.mailbox import Dispatch, Rest
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.slotted.mail import ExpertMail, Seat
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.mail import ExpertMail
 from megainfer.m2n.slotted.port import SlotPort, Wire
 from megainfer.m2n.slotted.slots import torch_dtype
 

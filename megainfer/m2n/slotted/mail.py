@@ -11,21 +11,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.slotted.sleeper import OwnBell, Sleeper
 
 TO_ATTENTION = frozenset({Kind.REPLY, Kind.ERROR})
 TO_EXPERT = frozenset({Kind.DISPATCH, Kind.REST})
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Which node of its role this is, in which membership, and the sizes all agreed on."""
-
-    geometry: Geometry
-    index: int
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +58,9 @@ class Mail(Protocol):
         """See `inbox.Inbox.scan`."""
 
     def set_epoch(self, epoch: int) -> None: ...
+
+    def sleeper(self, bell: OwnBell, spin_seconds: float) -> Sleeper:
+        """One that wakes for news in these slots, having spun for at most `spin_seconds`."""
 
     def close(self) -> None:
         """Touch the peers' bells no more."""

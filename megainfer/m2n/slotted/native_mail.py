@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -10,8 +10,10 @@ from torch import Tensor
 from megainfer.errors import ProtocolError
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.slotted.mail import Memory, Seat
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.mail import Memory
 from megainfer.m2n.slotted.native_end import NativeEnd
+from megainfer.m2n.slotted.native_sleeper import NativeSleeper
 from megainfer.m2n.slotted.plain_mail import add_replies, no_such_row
 from megainfer.m2n.slotted.slots import (
     Slots,
@@ -65,6 +67,7 @@ class NativeAttentionMail:
         self._replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
         self.news, self.scan = end.news, end.scan
         self.set_epoch, self.close = end.set_epoch, end.close
+        self.sleeper = partial(NativeSleeper, end)
 
     def dispatch(
         self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
@@ -138,6 +141,7 @@ class NativeExpertMail:
         self._outboxes: Sequence[Slots] = outboxes
         self.news, self.scan = end.news, end.scan
         self.set_epoch, self.close = end.set_epoch, end.close
+        self.sleeper = partial(NativeSleeper, end)
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
         """See `mail.ExpertMail.reply_buffer`."""

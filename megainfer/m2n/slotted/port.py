@@ -7,7 +7,8 @@ from typing import Generic, Protocol, TypeVar
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.message import Header
-from megainfer.m2n.slotted.mail import Mail, Seat
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.mail import Mail
 
 
 class Wire(Protocol):
