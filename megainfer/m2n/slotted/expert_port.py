@@ -27,7 +27,8 @@ class SlotExpertPort(SlotPort[ExpertMail]):
         """See `mailbox.ExpertPort.reply_buffer`."""
         if not self._is_owed(dispatch):
             shape = (dispatch.num_rows, self._geometry.hidden_size)
-            return torch.empty(shape, dtype=torch_dtype(self._geometry))
+            dtype, where = torch_dtype(self._geometry), self.device.torch
+            return torch.empty(shape, dtype=dtype, device=where)
         return self._mail.reply_buffer(dispatch)
 
     def reply(self, dispatch: Dispatch) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from megainfer.device import Device
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.slotted.sleeper import OwnBell, Sleeper
@@ -47,6 +48,10 @@ class Mail(Protocol):
     """
 
     rings: bool
+
+    @property
+    def device(self) -> Device:
+        """See `mailbox.Port.device`."""
 
     @property
     def counters(self) -> Tally: ...

@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from megainfer.device import HOST, Device
 from megainfer.errors import ProtocolError
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
@@ -56,6 +57,8 @@ class _Parts:
 
 class NativeAttentionMail:
     """`mail.AttentionMail`."""
+
+    device: Device = HOST
 
     def __init__(self, seat: Seat, memory: Memory) -> None:
         geometry, m = seat.geometry, seat.geometry.micro_batches
@@ -120,6 +123,8 @@ class NativeAttentionMail:
 
 class NativeExpertMail:
     """`mail.ExpertMail`."""
+
+    device: Device = HOST
 
     def __init__(self, seat: Seat, memory: Memory) -> None:
         geometry, m = seat.geometry, seat.geometry.micro_batches

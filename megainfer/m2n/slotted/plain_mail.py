@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from megainfer.device import HOST, Device
 from megainfer.errors import ProtocolError
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.geometry import Geometry
@@ -68,6 +69,7 @@ class Outbox:
 class PlainMail:
     """`mail.Mail`: what both ends do with the slots they own and those in their peers' memory."""
 
+    device: Device = HOST
     rings = False
 
     def __init__(
