@@ -45,7 +45,7 @@ from rich.table import Table
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.slotted.opening import Tuning
+from megainfer.m2n.roads import Tuning
 
 HIDDEN_SIZE = 512  # float32, so a row is 2 KiB
 ROW_KIB = 2
@@ -220,7 +220,7 @@ def setup_of(args: argparse.Namespace, store: str) -> Setup:
     geometry = Geometry(
         args.attention, args.expert, args.window, rows, HIDDEN_SIZE, TOP_K, "float32"
     )
-    python = [Tuning(native=False)] if args.python else []
+    python = [Tuning(mover="plain")] if args.python else []
     return Setup(
         geometry=geometry,
         token=f"bench-{secrets.token_hex(8)}",

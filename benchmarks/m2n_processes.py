@@ -18,9 +18,8 @@ from torch import Tensor
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
-from megainfer.m2n.mailbox import Dispatch, Handle, Part, Rest
-from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
-from megainfer.m2n.slotted.opening import Tuning
+from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Handle, Part, Rest
+from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
 
 TIMEOUT_SECONDS = 60.0
 GLOO = "gloo"
@@ -63,14 +62,14 @@ class Times:
     read: list[list[int]]
 
 
-class Road(Protocol):
+class Contender(Protocol):
     def run(self, exchange: Exchange) -> Times: ...
 
     def close(self) -> None: ...
 
 
 def road_name(tuning: Tuning) -> str:
-    language = "python " if tuning.native is False else ""
+    language = "python " if tuning.mover == "plain" else ""
     return f"m2n {language}spin {tuning.spin_seconds * 1e6:.0f}us"
 
 
@@ -86,16 +85,16 @@ def process_main(setup: Setup, rank: int, orders: Connection) -> None:
         road.close()
 
 
-def _open_roads(setup: Setup, rank: int) -> dict[str, Road]:
+def _open_roads(setup: Setup, rank: int) -> dict[str, Contender]:
     geometry = setup.geometry
     node = rank - geometry.num_attention
-    roads: dict[str, Road] = {}
+    roads: dict[str, Contender] = {}
     for number, tuning in enumerate(setup.tunings):
-        token = f"{setup.token}-{number}"
+        road = Road("shm", f"{setup.token}-{number}", tuning)
         roads[road_name(tuning)] = (
-            M2nAttention(geometry, rank, token, tuning)
+            M2nAttention(road, Seat(geometry, rank, 0))
             if node < 0
-            else M2nExpert(geometry, node, token, tuning)
+            else M2nExpert(road, Seat(geometry, node, 0))
         )
     dist.init_process_group(
         GLOO,
@@ -136,13 +135,10 @@ def _check(number: int, hidden: Tensor, ids: Tensor, weights: Tensor) -> None:
 
 
 class M2nAttention:
-    def __init__(self, geometry: Geometry, index: int, token: str, tuning: Tuning) -> None:
-        addresses = [expert_address(token, node) for node in range(geometry.num_expert)]
-        self._port = ShmAttentionPort.connect(
-            addresses, geometry, index, 0, TIMEOUT_SECONDS, tuning
-        )
-        self._source = _Source(geometry)
-        self._num_expert = geometry.num_expert
+    def __init__(self, road: Road, seat: Seat) -> None:
+        self._port = open_attention_port(road, seat, TIMEOUT_SECONDS)
+        self._source = _Source(seat.geometry)
+        self._num_expert = seat.geometry.num_expert
 
     def run(self, exchange: Exchange) -> Times:
         times = Times([0] * exchange.count, [0] * exchange.count, [])
@@ -181,11 +177,9 @@ class M2nAttention:
 
 
 class M2nExpert:
-    def __init__(self, geometry: Geometry, node: int, token: str, tuning: Tuning) -> None:
-        listener = ShmListener.create(expert_address(token, node))
-        self._port = ShmExpertPort.accept(listener, geometry, node, 0, TIMEOUT_SECONDS, tuning)
-        listener.close()
-        self._num_attention = geometry.num_attention
+    def __init__(self, road: Road, seat: Seat) -> None:
+        self._port = open_expert_port(road, seat, TIMEOUT_SECONDS)
+        self._num_attention = seat.geometry.num_attention
 
     def run(self, exchange: Exchange) -> Times:
         times = Times([], [], [[0] * exchange.count for _ in range(self._num_attention)])
@@ -221,7 +215,7 @@ class M2nExpert:
         self._port.close()
 
 
-def _wait_for(port: ShmAttentionPort | ShmExpertPort, take_in: Callable[[], bool]) -> None:
+def _wait_for(port: AttentionPort | ExpertPort, take_in: Callable[[], bool]) -> None:
     """Until something was taken in."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not take_in():

@@ -31,9 +31,8 @@ from megainfer.instruments.stage_clock import MicroBatchClock, Span
 from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import Unit, run_until_stopped
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.mailbox import Dispatch, Part
-from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
-from megainfer.m2n.slotted.opening import Tuning
+from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part
+from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
 from megainfer.messages import (
     FromNode,
     GetSpans,
@@ -162,7 +161,7 @@ def _sleep_until(deadline: float) -> None:
 class AttentionUnit:
     """An attention node that always has `rows` sequences in each micro-batch to generate for."""
 
-    def __init__(self, stages: Stages, node: int, port: ShmAttentionPort) -> None:
+    def __init__(self, stages: Stages, node: int, port: AttentionPort) -> None:
         self._stages = stages
         self._port = port
         self._name = f"attention node {node}"
@@ -209,7 +208,7 @@ class AttentionUnit:
 
 
 class ExpertUnit:
-    def __init__(self, stages: Stages, node: int, port: ShmExpertPort) -> None:
+    def __init__(self, stages: Stages, node: int, port: ExpertPort) -> None:
         self._port = port
         self._name = f"expert node {node}"
         gather = Gather(stages.micro_batches, 0)
@@ -270,20 +269,17 @@ def _submit(request_id: str, max_tokens: int) -> Submit:
 
 
 def _run_attention(link: ParentLink, stages: Stages, token: str, node: int) -> None:
-    addresses = [expert_address(token, expert) for expert in range(stages.num_expert)]
-    port = ShmAttentionPort.connect(
-        addresses, stages.geometry(), node, 0, TIMEOUT_SECONDS, Tuning(stages.spin)
-    )
+    port = open_attention_port(*_way(stages, token, node), TIMEOUT_SECONDS)
     _serve(link, AttentionUnit(stages, node, port))
 
 
 def _run_expert(link: ParentLink, stages: Stages, token: str, node: int) -> None:
-    listener = ShmListener.create(expert_address(token, node))
-    port = ShmExpertPort.accept(
-        listener, stages.geometry(), node, 0, TIMEOUT_SECONDS, Tuning(stages.spin)
-    )
-    listener.close()
+    port = open_expert_port(*_way(stages, token, node), TIMEOUT_SECONDS)
     _serve(link, ExpertUnit(stages, node, port))
+
+
+def _way(stages: Stages, token: str, node: int) -> tuple[Road, Seat]:
+    return Road("shm", token, Tuning(stages.spin)), Seat(stages.geometry(), node, 0)
 
 
 def _serve(link: ParentLink, unit: Unit) -> None:

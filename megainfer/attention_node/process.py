@@ -27,8 +27,7 @@ from megainfer.launch.node_loop import (
 )
 from megainfer.launch.plan import Plan
 from megainfer.m2n.mailbox import AttentionPort
-from megainfer.m2n.shm.ports import ShmAttentionPort, expert_address
-from megainfer.m2n.slotted.opening import Tuning
+from megainfer.m2n.roads import Seat, open_attention_port
 from megainfer.messages import Loaded, NodeReady, Ready, Start
 from megainfer.models.sources import attention_sources
 
@@ -44,14 +43,8 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     measure = plan.micro_batches is None
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measure else []))
     start = link.expect(Start, START_TIMEOUT_SECONDS)
-    port = ShmAttentionPort.connect(
-        [expert_address(plan.token, expert) for expert in range(plan.num_expert)],
-        plan.geometry(start.micro_batches),
-        node,
-        start.epoch,
-        CONNECT_TIMEOUT_SECONDS,
-        Tuning(plan.spin_seconds),
-    )
+    seat = Seat(plan.geometry(start.micro_batches), node, start.epoch)
+    port = open_attention_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
     tuner = None if start.first is None else MicroBatchTuner(start.micro_batches, start.first)
     unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches, tuner)
     link.send(Ready())

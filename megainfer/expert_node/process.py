@@ -23,8 +23,7 @@ from megainfer.launch.node_loop import (
 )
 from megainfer.launch.plan import Plan
 from megainfer.m2n.mailbox import ExpertPort
-from megainfer.m2n.shm.ports import ShmExpertPort, ShmListener, expert_address
-from megainfer.m2n.slotted.opening import Tuning
+from megainfer.m2n.roads import Seat, open_expert_port
 from megainfer.messages import Loaded, Ready, Start
 from megainfer.models.sources import expert_sources
 
@@ -38,16 +37,8 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     model = load_experts(plan, node, progress_to(link))
     link.send(_profile(model, plan, node) if plan.micro_batches is None else Loaded())
     start = link.expect(Start, START_TIMEOUT_SECONDS)
-    listener = ShmListener.create(expert_address(plan.token, node))
-    port = ShmExpertPort.accept(
-        listener,
-        plan.geometry(start.micro_batches),
-        node,
-        start.epoch,
-        CONNECT_TIMEOUT_SECONDS,
-        Tuning(plan.spin_seconds),
-    )
-    listener.close()
+    seat = Seat(plan.geometry(start.micro_batches), node, start.epoch)
+    port = open_expert_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
     unit = ExpertUnit(plan, node, model, port, start.micro_batches)
     link.send(Ready())
     run_until_stopped(link, unit, PULSE_SECONDS)

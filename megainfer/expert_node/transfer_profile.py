@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 from time import monotonic
 
@@ -12,9 +13,8 @@ import torch
 from megainfer.errors import NodeDied
 from megainfer.launch.plan import Plan
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.mailbox import Dispatch, Part
-from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
-from megainfer.m2n.slotted.opening import Tuning
+from megainfer.m2n.mailbox import AttentionPort, Dispatch, Part
+from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
 from megainfer.topology import CoreAssignment
 
 ROUND_TRIPS = 40
@@ -39,11 +39,13 @@ def profile_transfer(plan: Plan, stages: list[tuple[int, float]]) -> list[tuple[
 def _one_way_seconds(plan: Plan, rows: list[int], spin_seconds: float) -> dict[int, float]:
     spec = plan.spec
     geometry = Geometry(1, 1, 1, max(rows), spec.hidden_size, spec.top_k, plan.dtype)
-    with _partner(geometry, plan.cores_of_attention(0), Tuning(spin_seconds)) as port:
+    token = f"profile-{secrets.token_hex(16)}"
+    road = replace(plan.road, token=token, tuning=Tuning(spin_seconds))
+    with _partner(road, Seat(geometry, 0, 0), plan.cores_of_attention(0)) as port:
         return {count: _median_round_trip(port, geometry, count) / 2 for count in rows}
 
 
-def _median_round_trip(port: ShmAttentionPort, geometry: Geometry, rows: int) -> float:
+def _median_round_trip(port: AttentionPort, geometry: Geometry, rows: int) -> float:
     hidden = torch.zeros(rows, geometry.hidden_size, dtype=getattr(torch, geometry.dtype))
     choices = (rows, geometry.top_k)
     part = Part(torch.arange(rows), torch.zeros(choices, dtype=torch.int32), torch.zeros(choices))
@@ -62,31 +64,26 @@ def _median_round_trip(port: ShmAttentionPort, geometry: Geometry, rows: int) ->
 
 
 @contextlib.contextmanager
-def _partner(
-    geometry: Geometry, cores: CoreAssignment, tuning: Tuning
-) -> Iterator[ShmAttentionPort]:
+def _partner(road: Road, seat: Seat, cores: CoreAssignment) -> Iterator[AttentionPort]:
     """A port to a child process on `cores` that answers everything at once."""
-    address = expert_address(f"profile-{secrets.token_hex(16)}", 0)
-    listener = ShmListener.create(address)
     pid = os.fork()
     if pid == 0:
         try:
             os.sched_setaffinity(0, cores.cores)
-            _answer_all(listener, geometry, tuning)
+            _answer_all(road, seat)
         finally:
             os._exit(0)  # never into the parent's code
-    listener.close()
     try:
-        port = ShmAttentionPort.connect([address], geometry, 0, 0, TIMEOUT_SECONDS, tuning)
+        port = open_attention_port(road, seat, TIMEOUT_SECONDS)
         with contextlib.closing(port):
             yield port
     finally:
         os.waitpid(pid, 0)
 
 
-def _answer_all(listener: ShmListener, geometry: Geometry, tuning: Tuning) -> None:
+def _answer_all(road: Road, seat: Seat) -> None:
     """Until the other side leaves or says nothing for too long."""
-    port = ShmExpertPort.accept(listener, geometry, 0, 0, TIMEOUT_SECONDS, tuning)
+    port = open_expert_port(road, seat, TIMEOUT_SECONDS)
     heard = monotonic()
     while not port.lost_peers() and monotonic() - heard < TIMEOUT_SECONDS:
         for message in port.receive():

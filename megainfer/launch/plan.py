@@ -15,6 +15,7 @@ from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.launch.fit import check_slots_fit, fitting_blocks
 from megainfer.launch.machine import Machine
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.roads import Road, Tuning
 from megainfer.memory import Dtypes, Ledger, attention_node, expert_node
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
@@ -98,6 +99,11 @@ class Plan:
     def profiled_rows(self) -> list[int]:
         """The sizes of micro-batches whose stages are measured for the choice of m."""
         return profile_rows(min(self.config.max_num_seqs, self.config.max_num_batched_tokens))
+
+    @property
+    def road(self) -> Road:
+        """What carries the messages between its nodes."""
+        return Road("shm", self.token, Tuning(self.spin_seconds))
 
     def geometry(self, micro_batches: int) -> Geometry:
         """The layout of M2N's slots."""

@@ -94,7 +94,7 @@ def _slots_line(plan: Plan) -> str:
     m = plan.micro_batches
     geometry = plan.geometry(m or 1)
     each = "" if m else " for each micro-batch"
-    transport = "local (one process)" if plan.config.colocated else "shm"
+    transport = "local (one process)" if plan.config.colocated else plan.road.kind
     return (
         f"M2N        {transport}, slots of {plan.config.max_num_batched_tokens} rows: "
         f"{format_bytes(geometry.attention_region_bytes)} an attention node, "

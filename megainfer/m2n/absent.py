@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from megainfer.device import HOST, Device
 from megainfer.errors import ProtocolError
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.mailbox import Arrival, Handle, Part
@@ -12,6 +13,8 @@ from megainfer.m2n.mailbox import Arrival, Handle, Part
 
 class AbsentPort:
     """`mailbox.AttentionPort` without expert nodes."""
+
+    device: Device = HOST
 
     def dispatch(
         self, micro_batch: int, layer: int, hidden: Tensor, parts: Sequence[Part]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from mmap import mmap
 
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.attention_port import SlotAttentionPort
 from megainfer.m2n.slotted.expert_port import SlotExpertPort
-from megainfer.m2n.slotted.mail import Memory, Seat
-from megainfer.m2n.slotted.opening import is_native, open_attention_mail, open_expert_mail
+from megainfer.m2n.slotted.mail import Memory
+from megainfer.m2n.slotted.opening import choose_mover
 
 
 @dataclass(slots=True)
@@ -55,10 +56,10 @@ class LocalWire:
 class LocalHub:
     """The slots and ports of M attention and N expert nodes, all in this process."""
 
-    def __init__(self, geometry: Geometry, epoch: int = 0, native: bool | None = None) -> None:
-        """native: whether C++ moves the messages; None: where it was built."""
+    def __init__(self, geometry: Geometry, epoch: int = 0, mover: str | None = None) -> None:
+        """mover: see `roads.Tuning`."""
         self._geometry = geometry
-        self._native = is_native(native)
+        self._mover = choose_mover(mover)
         self._epoch = epoch
         self._attention = [_Node() for _ in range(geometry.num_attention)]
         self._experts = [_Node() for _ in range(geometry.num_expert)]
@@ -69,12 +70,12 @@ class LocalHub:
         """The one port of attention node `index`."""
         seat = Seat(self._geometry, index, self._epoch)
         wire = LocalWire(self._attention[index], self._experts)
-        mail = open_attention_mail(seat, Memory(self._replies[index], self._messages), self._native)
+        mail = self._mover.attention(seat, Memory(self._replies[index], self._messages))
         return SlotAttentionPort(seat, mail, wire)
 
     def expert_port(self, index: int) -> SlotExpertPort:
         """The one port of expert node `index`."""
         seat = Seat(self._geometry, index, self._epoch)
         wire = LocalWire(self._experts[index], self._attention)
-        mail = open_expert_mail(seat, Memory(self._messages[index], self._replies), self._native)
+        mail = self._mover.expert(seat, Memory(self._messages[index], self._replies))
         return SlotExpertPort(seat, mail, wire)

@@ -5,12 +5,27 @@ Nothing here is collective: no call waits for a matching call of a peer. What is
 named tuples, which are made several times a layer and cost a third of a frozen dataclass.
 
 There is one dispatch slot and one reply slot for each (attention node, expert node, micro-batch).
+
+A port belongs to a device, whose work is done in the order in which it was given to a stream, later
+than the call that gave it. So a call acts at a place in the work of the port's stream, that is, the
+calling thread's current stream of `Port.device`, and no call waits for the device:
+
+    dispatch, reply   read what tensors hold once the work before the call is done, and publish the
+                      message then. Work that is given later may write over those tensors.
+    combine           is enqueued: `out` holds the sums for the work that is given later.
+    poll, receive     tell what has been published. Work that is given later may read it.
+    wait              wakes for what is published, or is about to be.
+
+Whoever gives the work of one micro-batch to several streams orders them by events. On the host all
+of this is so by itself, because work is done when its call returns.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+from megainfer.device import Device
 
 
 class Part(NamedTuple):
@@ -19,11 +34,16 @@ class Part(NamedTuple):
     rows: int64 [R], indices into the step's tokens, ascending. local_ids: int32 [R, K], expert ids
     local to the node, -1 where that choice of the token lives elsewhere. weights: float32 [R, K],
     0 where local_ids is -1.
+
+    count: int32 [1] on the port's device, how many of the rows count, where no host knows it; R is
+    then the most that there may be, and what follows is padding: row 0, local ids -1, weights 0. A
+    road may carry padding like other rows, since a sum over no expert is zero. None: all count.
     """
 
     rows: Tensor
     local_ids: Tensor
     weights: Tensor
+    count: Tensor | None = None  # type: ignore[assignment]  # a tuple's count() is no use here
 
 
 class Handle(NamedTuple):
@@ -35,7 +55,8 @@ class Handle(NamedTuple):
 
     @property
     def awaiting(self) -> frozenset[int]:
-        """Expert nodes that were sent rows and so will reply."""
+        """Expert nodes that were sent rows and so will reply; also one whose rows are all padding,
+        so that the host knows whom it awaits without asking the device."""
         return frozenset(n for n, part in enumerate(self.parts) if part.rows.numel())
 
 
@@ -53,6 +74,9 @@ class Dispatch(NamedTuple):
 
     hidden: [R, D] in the instance's dtype. local_ids: int32 [R, K]. weights: float32 [R, K].
     They stay valid until `reply` (or `reply_error`) is called for it.
+
+    count: int32 [1] on the port's device, as in `Part`. Rows behind it are padding with any hidden
+    states, and what is replied to them is read by nobody. None: all R count.
     """
 
     source: int  # attention node
@@ -62,9 +86,11 @@ class Dispatch(NamedTuple):
     hidden: Tensor
     local_ids: Tensor
     weights: Tensor
+    count: Tensor | None = None  # type: ignore[assignment]  # a tuple's count() is no use here
 
     @property
     def num_rows(self) -> int:
+        """R: how many there are, or may be."""
         return self.hidden.shape[0]
 
 
@@ -78,16 +104,22 @@ class Rest(NamedTuple):
 class Port(Protocol):
     """What both sides share."""
 
+    @property
+    def device(self) -> Device:
+        """Where the tensors of its messages are, and whose streams order its calls."""
+
     def lost_peers(self) -> frozenset[int]:
         """Indices of peers whose process is gone (noticed through the control connection)."""
 
     def wait(self, timeout: float, fds: Sequence[int] = ()) -> None:
         """Sleep until a message may have arrived, a peer was lost, one of `fds` is readable, or
-        `timeout` seconds have passed. May return early; never late by more than scheduling."""
+        `timeout` seconds have passed. May return early, and again and again while a message is
+        announced that a device has yet to publish; never late by more than scheduling."""
 
     def set_epoch(self, epoch: int) -> None:
         """Enter a newer membership: what is in flight is abandoned and its slots are free again,
-        older messages are dropped from now on, and those that came early are delivered.
+        older messages are dropped from now on, and those that came early are delivered. What a
+        device has yet to publish of an older epoch is dropped when it comes.
 
         Raises ProtocolError when `epoch` is older than the port's.
         """
@@ -107,7 +139,8 @@ class AttentionPort(Port, Protocol):
     ) -> Handle:
         """Write each part's rows of `hidden` [T, D] into its expert node's slot and ring.
 
-        Every expert node is sent one message, a header only where a part has no rows. The slots of
+        Every expert node is sent one message, a header only where a part has no rows. How many of a
+        part's rows count may be known on the device only (`Part.count`). The slots of
         this micro-batch must be free: the last dispatch's replies have all arrived (combined or
         not; what has not been combined by now is lost).
 
@@ -116,7 +149,7 @@ class AttentionPort(Port, Protocol):
         """
 
     def poll(self) -> list[Arrival]:
-        """Replies that arrived since the last call; never blocks.
+        """Replies that arrived since the last call; never blocks, nor waits for the device.
 
         Raises ProtocolError when a reply contradicts the agreed layout.
         """
@@ -140,7 +173,8 @@ class ExpertPort(Port, Protocol):
     """The expert node's end."""
 
     def receive(self) -> list[Dispatch | Rest]:
-        """Messages that arrived since the last call, zero-row ones included; never blocks.
+        """Messages that arrived since the last call, zero-row ones included; never blocks, nor
+        waits for the device.
 
         Raises ProtocolError when a message contradicts the agreed layout.
         """
@@ -152,7 +186,7 @@ class ExpertPort(Port, Protocol):
         """
 
     def reply(self, dispatch: Dispatch) -> None:
-        """Publish what was written into `reply_buffer` and ring.
+        """Publish what the work before has written into `reply_buffer`, and ring.
 
         Dropped and counted when the dispatch's epoch has ended. Raises ProtocolError for a
         dispatch without rows: it gets no reply.

@@ -11,10 +11,11 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.attention_port import SlotAttentionPort
 from megainfer.m2n.slotted.expert_port import SlotExpertPort
-from megainfer.m2n.slotted.mail import Memory, Seat
-from megainfer.m2n.slotted.opening import open_attention_mail, open_expert_mail
+from megainfer.m2n.slotted.mail import Memory
+from megainfer.m2n.slotted.opening import MOVERS
 from megainfer.m2n.slotted.slots import Slots, being_written, dispatch_slots, reply_slots
 from tests.support.m2n_cluster import IMPLEMENTATIONS
 
@@ -33,9 +34,9 @@ class Wire:
     def close(self) -> None: ...
 
 
-def expert_port(index: int, own: mmap, region: mmap, native: bool) -> SlotExpertPort:
+def expert_port(index: int, own: mmap, region: mmap, mover: str) -> SlotExpertPort:
     seat = Seat(GEOMETRY, index, 0)
-    return SlotExpertPort(seat, open_expert_mail(seat, Memory(own, [region]), native), Wire())
+    return SlotExpertPort(seat, MOVERS[mover].expert(seat, Memory(own, [region])), Wire())
 
 
 def put(slots: Slots, slot: int, header: Header) -> None:
@@ -57,7 +58,7 @@ def replies() -> mmap:
 def attention(request: pytest.FixtureRequest, replies: mmap) -> SlotAttentionPort:
     regions = [mmap(-1, GEOMETRY.expert_region_bytes) for _ in range(2)]
     seat = Seat(GEOMETRY, 0, 0)
-    mail = open_attention_mail(seat, Memory(replies, regions), request.param)
+    mail = MOVERS[request.param].attention(seat, Memory(replies, regions))
     return SlotAttentionPort(seat, mail, Wire())
 
 
@@ -104,10 +105,10 @@ def test_a_reply_to_nothing(attention: SlotAttentionPort, replies: mmap) -> None
         attention.poll()
 
 
-@pytest.mark.parametrize("native", IMPLEMENTATIONS)
-def test_a_slot_rewritten_before_the_reply(native: bool) -> None:
+@pytest.mark.parametrize("mover", IMPLEMENTATIONS)
+def test_a_slot_rewritten_before_the_reply(mover: str) -> None:
     own, region = mmap(-1, GEOMETRY.expert_region_bytes), mmap(-1, GEOMETRY.attention_region_bytes)
-    port = expert_port(0, own, region, native)
+    port = expert_port(0, own, region, mover)
     slots = dispatch_slots(own, GEOMETRY, 0, 1)
     header = GOOD._replace(kind=Kind.DISPATCH, rows=1, length=GEOMETRY.dispatch_bytes(1))
     put(slots, 0, header)
@@ -120,10 +121,10 @@ def test_a_slot_rewritten_before_the_reply(native: bool) -> None:
         port.receive()
 
 
-@pytest.mark.parametrize("native", IMPLEMENTATIONS)
-def test_a_reply_is_being_written_from_the_moment_its_buffer_is_given(native: bool) -> None:
+@pytest.mark.parametrize("mover", IMPLEMENTATIONS)
+def test_a_reply_is_being_written_from_the_moment_its_buffer_is_given(mover: str) -> None:
     own, region = mmap(-1, GEOMETRY.expert_region_bytes), mmap(-1, GEOMETRY.attention_region_bytes)
-    port = expert_port(1, own, region, native)
+    port = expert_port(1, own, region, mover)
     header = GOOD._replace(kind=Kind.DISPATCH, rows=1, length=GEOMETRY.dispatch_bytes(1))
     put(dispatch_slots(own, GEOMETRY, 0, 1), 0, header)
     (message,) = port.receive()

@@ -10,10 +10,10 @@ from megainfer.errors import ConfigError, ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
 from megainfer.m2n.slotted import native_library
-from megainfer.m2n.slotted.mail import Memory, Seat
-from megainfer.m2n.slotted.opening import Tuning, open_attention_mail, open_expert_mail
+from megainfer.m2n.slotted.mail import Memory
+from megainfer.m2n.slotted.opening import MOVERS
 from megainfer.m2n.slotted.slots import dispatch_slots
 from megainfer.native.library import load_library
 from tests.support.m2n_cluster import (
@@ -44,7 +44,7 @@ SLOT = 3  # of attention node 1's micro-batch 1
 built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
 
 
-def refusal(data: bytes, native: bool) -> str | None:
+def refusal(data: bytes, mover: str) -> str | None:
     """What an expert node says of a message with this header; None if it takes it."""
     own = mmap(-1, GEOMETRY.expert_region_bytes)
     regions = [mmap(-1, GEOMETRY.attention_region_bytes) for _ in range(2)]
@@ -53,7 +53,7 @@ def refusal(data: bytes, native: bool) -> str | None:
     slots.publish(SLOT, GOOD)
     start = SLOT * GEOMETRY.dispatch_slot_bytes + 64
     own[start : start + 64] = data
-    mail = open_expert_mail(Seat(GEOMETRY, 0, 0), Memory(own, regions), native)
+    mail = MOVERS[mover].expert(Seat(GEOMETRY, 0, 0), Memory(own, regions))
     try:
         found = mail.scan(None)
     except ProtocolError as error:
@@ -92,8 +92,8 @@ def refusal(data: bytes, native: bool) -> str | None:
 )
 def test_a_corrupted_header_is_refused_in_the_same_words(changes: dict[str, int]) -> None:
     data = GOOD._replace(**changes).pack()
-    assert refusal(data, native=False) is not None
-    assert refusal(data, native=True) == refusal(data, native=False)
+    assert refusal(data, "plain") is not None
+    assert refusal(data, "native") == refusal(data, "plain")
 
 
 @built
@@ -101,10 +101,10 @@ def test_a_corrupted_header_is_refused_in_the_same_words(changes: dict[str, int]
 def test_another_language_is_refused_in_the_same_words(offset: int, name: str) -> None:
     data = bytearray(GOOD.pack())
     data[offset] ^= 0x20
-    found = refusal(bytes(data), native=True)
+    found = refusal(bytes(data), "native")
     assert found is not None
     assert name in found
-    assert found == refusal(bytes(data), native=False)
+    assert found == refusal(bytes(data), "plain")
 
 
 @built
@@ -112,7 +112,7 @@ def test_any_bit_of_a_header_is_judged_alike() -> None:
     for bit in range(8 * 64):
         data = bytearray(GOOD.pack())
         data[bit // 8] ^= 1 << bit % 8
-        assert refusal(bytes(data), native=True) == refusal(bytes(data), native=False), bit
+        assert refusal(bytes(data), "native") == refusal(bytes(data), "plain"), bit
 
 
 @built
@@ -120,10 +120,10 @@ def test_any_bit_of_a_header_is_judged_alike() -> None:
 def test_both_write_the_same_bytes(dtype: str) -> None:
     geometry = Geometry(1, 2, 1, capacity=6, hidden_size=5, top_k=3, dtype=dtype)
     written = []
-    for native in (False, True):
+    for mover in ("plain", "native"):
         regions = [mmap(-1, geometry.expert_region_bytes) for _ in range(2)]
         memory = Memory(mmap(-1, geometry.attention_region_bytes), regions)
-        mail = open_attention_mail(Seat(geometry, 0, 7), memory, native)
+        mail = MOVERS[mover].attention(Seat(geometry, 0, 7), memory)
         hidden = torch.arange(30).view(6, 5).to(getattr(torch, dtype))
         mail.dispatch(0, 4, 1, hidden, [part_of([0, 1, 4, 5]), part_of([3])])
         sent_at = slice(64 + 56, 64 + 64)
@@ -138,11 +138,11 @@ def part_of(rows: list[int]) -> Part:
     return Part(torch.tensor(rows), choices.to(torch.int32), choices.float() / 2)
 
 
-@pytest.mark.parametrize("native", IMPLEMENTATIONS)
-def test_no_row_of_an_earlier_message_is_seen_or_added(native: bool) -> None:
+@pytest.mark.parametrize("mover", IMPLEMENTATIONS)
+def test_no_row_of_an_earlier_message_is_seen_or_added(mover: str) -> None:
     """Slots full of an earlier, larger message: what is behind the rows stays behind them."""
     geometry = Geometry(1, 1, 1, capacity=6, hidden_size=5, top_k=3, dtype="float32")
-    with local_cluster(geometry, native) as cluster:
+    with local_cluster(geometry, mover) as cluster:
         attention, expert = cluster.attention[0], cluster.experts[0]
         poison = torch.full((6, 5), torch.nan)
         for hidden, rows in ((poison, [0, 1, 2, 3, 4, 5]), (torch.ones(6, 5), [1, 4])):
@@ -160,11 +160,11 @@ def test_no_row_of_an_earlier_message_is_seen_or_added(native: bool) -> None:
         assert out.sum(dim=1).tolist() == [0, 5, 0, 0, 5, 0]
 
 
-@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+@pytest.mark.parametrize("mover", IMPLEMENTATIONS)
 @pytest.mark.parametrize("rows", [[0, 6], [-1]])
-def test_a_row_that_is_not_there_is_refused(native: bool, rows: list[int]) -> None:
+def test_a_row_that_is_not_there_is_refused(mover: str, rows: list[int]) -> None:
     geometry = Geometry(1, 1, 1, capacity=6, hidden_size=5, top_k=3, dtype="float32")
-    with local_cluster(geometry, native) as cluster:
+    with local_cluster(geometry, mover) as cluster:
         port = cluster.attention[0]
         with pytest.raises(ProtocolError, match="a row outside the 6 tokens"):
             port.dispatch(0, 0, torch.zeros(6, 5), [part_of(rows)])
@@ -183,8 +183,8 @@ def test_sums_are_equal_to_the_bit(replies: str, sums: torch.dtype) -> None:
     answers[0][0, 0], answers[1][2, 36] = torch.nan, torch.inf
     start = torch.randn(6, 37, generator=generator).to(sums)
     results = []
-    for native in (False, True):
-        with local_cluster(geometry, native) as cluster:
+    for mover in ("plain", "native"):
+        with local_cluster(geometry, mover) as cluster:
             port = cluster.attention[0]
             parts = [part_of([0, 2, 5]), part_of([1, 2, 3])]
             handle = port.dispatch(0, 0, torch.zeros(6, 37, dtype=dtype), parts)
@@ -215,8 +215,7 @@ def dither(numbers: random.Random) -> None:
 
 def stressed_expert(token: str, tuning: Tuning) -> None:
     numbers = random.Random(1)
-    listener = ShmListener.create(expert_address(token, 0))
-    port = ShmExpertPort.accept(listener, PAIR, 0, 0, SECONDS, tuning)
+    port = open_expert_port(Road("shm", token, tuning), Seat(PAIR, 0, 0), SECONDS)
     left = MESSAGES
     while left:
         port.wait(FOR_EVER)
@@ -232,7 +231,7 @@ def stressed_expert(token: str, tuning: Tuning) -> None:
 
 def stressed_attention(token: str, tuning: Tuning) -> None:
     numbers = random.Random(2)
-    port = ShmAttentionPort.connect([expert_address(token, 0)], PAIR, 0, 0, SECONDS, tuning)
+    port = open_attention_port(Road("shm", token, tuning), Seat(PAIR, 0, 0), SECONDS)
     part = Part(torch.arange(1), torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1))
     for number in range(MESSAGES):
         handle = port.dispatch(0, number, torch.full((1, 8), float(number)), [part])
@@ -246,8 +245,8 @@ def stressed_attention(token: str, tuning: Tuning) -> None:
     port.close()
 
 
-PYTHON, SLEEPY = Tuning(native=False), Tuning(native=True)
-BRISK, EAGER = Tuning(2e-5, native=True), Tuning(1e-3, native=True)
+PYTHON, SLEEPY = Tuning(mover="plain"), Tuning(mover="native")
+BRISK, EAGER = Tuning(2e-5, mover="native"), Tuning(1e-3, mover="native")
 
 
 @built

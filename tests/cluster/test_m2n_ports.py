@@ -21,8 +21,8 @@ from megainfer.m2n.reference import (
     moe,
     moe_without_nodes,
 )
+from megainfer.m2n.roads import Tuning
 from megainfer.m2n.slotted import native_library
-from megainfer.m2n.slotted.opening import Tuning
 from tests.support.m2n_cluster import (
     SECONDS,
     Cluster,
@@ -39,16 +39,16 @@ Opened = Callable[[Geometry], AbstractContextManager[Cluster]]
 HIDDEN, TOP_K, CAPACITY = 8, 2, 6
 
 
-PYTHON, NATIVE = Tuning(native=False), Tuning(native=True)
-SPINNING = Tuning(spin_seconds=1e-4, native=True)
+PYTHON, NATIVE = Tuning(mover="plain"), Tuning(mover="native")
+SPINNING = Tuning(spin_seconds=1e-4, mover="native")
 built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
 
 
 @pytest.fixture(
     params=[
-        pytest.param(partial(local_cluster, native=False), id="local"),
+        pytest.param(partial(local_cluster, mover="plain"), id="local"),
         pytest.param(partial(shm_cluster, attention=PYTHON, expert=PYTHON), id="shm"),
-        pytest.param(partial(local_cluster, native=True), id="native local", marks=built),
+        pytest.param(partial(local_cluster, mover="native"), id="native local", marks=built),
         pytest.param(
             partial(shm_cluster, attention=NATIVE, expert=NATIVE), id="native shm", marks=built
         ),
@@ -174,6 +174,37 @@ def test_all_tokens_to_one_expert_node(opened: Opened) -> None:
     homes = spread(6, 3)
     routings = [skewed(CAPACITY, homes, [1, 4])]  # both live on node 1
     check_against_reference(opened, geometry_of(1, 3), routings, affine_expert(homes))
+
+
+def padded(part: Part, capacity: int) -> Part:
+    """`part` as a device hands it over that tells no host how many rows there are."""
+    count = part.rows.numel()
+    blank = torch.full((capacity - count, TOP_K), -1, dtype=torch.int32)
+    return Part(
+        torch.cat([part.rows, torch.zeros(capacity - count, dtype=torch.int64)]),
+        torch.cat([part.local_ids, blank]),
+        torch.cat([part.weights, torch.zeros(blank.shape)]),
+        torch.tensor([count], dtype=torch.int32),
+    )
+
+
+@pytest.mark.parametrize("count", [0, 2, CAPACITY])
+def test_padding_adds_nothing(opened: Opened, count: int) -> None:
+    homes = spread(5, 2)
+    routing = random_routing(count, TOP_K, homes, torch.Generator().manual_seed(count))
+    with opened(geometry_of(n=2)) as cluster:
+        attention = cluster.attention[0]
+        parts = [padded(part, CAPACITY) for part in make_parts(routing, 2)]
+        handle = attention.dispatch(0, 0, tokens(CAPACITY), parts)
+        assert handle.awaiting == {0, 1}
+        for node, port in enumerate(cluster.experts):
+            port.wait(SECONDS)
+            serve_all(port, node, affine_expert(homes))
+        arrivals_of(attention, handle)
+        out = torch.zeros(CAPACITY, HIDDEN)
+        attention.combine(handle, out)
+    assert torch.equal(out[:count], moe(tokens(count), routing, 2, affine_expert(homes)))
+    assert not out[count:].any()
 
 
 def test_two_choices_on_one_node_are_one_row() -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolError
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.roads import Seat
 from megainfer.m2n.shm.connection import Home
 from megainfer.m2n.shm.handshake import Channel, Frame, Hello, Side
 from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
-from megainfer.m2n.slotted.mail import Seat
 from tests.support.m2n_cluster import SECONDS, fork, fresh_token, join_all
 
 GEOMETRY = Geometry(1, 1, 1, capacity=6, hidden_size=8, top_k=2, dtype="float32")
@@ -46,7 +46,7 @@ class Failing(threading.Thread):
 def accepting(
     listener: ShmListener, geometry: Geometry = GEOMETRY, epoch: int = 0, timeout: float = SECONDS
 ) -> Failing:
-    return Failing(lambda: ShmExpertPort.accept(listener, geometry, 0, epoch, timeout))
+    return Failing(lambda: ShmExpertPort.accept(listener, Seat(geometry, 0, epoch), timeout))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_every_field_of_the_geometry(
     expert = accepting(listener)
     other = replace(GEOMETRY, **{field: theirs})
     with pytest.raises(ProtocolError) as caught:
-        ShmAttentionPort.connect([address], other, 0, 0, SECONDS)
+        ShmAttentionPort.connect([address], Seat(other, 0, 0), SECONDS)
     said = f"{field} differs: attention node 0 has {theirs}, expert node 0 has {ours}"
     assert str(caught.value) == f"expert node 0 refused: {said}"
     assert said in str(expert.error)
@@ -89,25 +89,25 @@ def test_the_number_of_expert_nodes(listener: ShmListener, address: str) -> None
     with pytest.raises(
         ProtocolError, match=r"num_expert differs: attention node 0 has 1, .* has 2"
     ):
-        ShmAttentionPort.connect([address], GEOMETRY, 0, 0, SECONDS)
+        ShmAttentionPort.connect([address], Seat(GEOMETRY, 0, 0), SECONDS)
     assert "num_expert differs" in str(expert.error)
     with pytest.raises(ProtocolError, match="2 addresses of 1 expert nodes"):
-        ShmAttentionPort.connect([address, address], GEOMETRY, 0, 0, SECONDS)
+        ShmAttentionPort.connect([address, address], Seat(GEOMETRY, 0, 0), SECONDS)
 
 
 def test_the_epoch(listener: ShmListener, address: str) -> None:
     expert = accepting(listener, epoch=5)
     with pytest.raises(ProtocolError, match=r"epoch differs: attention node 0 has 4, .* has 5"):
-        ShmAttentionPort.connect([address], GEOMETRY, 0, 4, SECONDS)
+        ShmAttentionPort.connect([address], Seat(GEOMETRY, 0, 4), SECONDS)
     assert "epoch differs: attention node 0 has 4, expert node 0 has 5" in str(expert.error)
 
 
 def test_an_index_that_is_none_or_taken(listener: ShmListener, address: str) -> None:
     two = replace(GEOMETRY, num_attention=2)
     expert = accepting(listener, two)
-    port = ShmAttentionPort.connect([address], two, 1, 0, SECONDS)
+    port = ShmAttentionPort.connect([address], Seat(two, 1, 0), SECONDS)
     with pytest.raises(ProtocolError, match=r"index: expected one of \[0\], found 1"):
-        ShmAttentionPort.connect([address], two, 1, 0, SECONDS)
+        ShmAttentionPort.connect([address], Seat(two, 1, 0), SECONDS)
     assert "attention node 1: index: expected one of [0], found 1" in str(expert.error)
     port.wait(1000.0)  # the expert node has given up, and its peers see it
     assert port.lost_peers() == {0}
@@ -115,15 +115,15 @@ def test_an_index_that_is_none_or_taken(listener: ShmListener, address: str) -> 
 
     expert = accepting(listener, two)
     with pytest.raises(ProtocolError, match=r"expected one of \[0, 1\], found 2"):
-        ShmAttentionPort.connect([address], two, 2, 0, SECONDS)
+        ShmAttentionPort.connect([address], Seat(two, 2, 0), SECONDS)
     assert "found 2" in str(expert.error)
 
 
 def test_an_expert_node_at_anothers_address(listener: ShmListener, address: str) -> None:
     two = replace(GEOMETRY, num_expert=2)
-    expert = Failing(lambda: ShmExpertPort.accept(listener, two, 1, 0, SECONDS))
+    expert = Failing(lambda: ShmExpertPort.accept(listener, Seat(two, 1, 0), SECONDS))
     with pytest.raises(ProtocolError, match="index: expected 0 at this address, found 1"):
-        ShmAttentionPort.connect([address, address], two, 0, 0, SECONDS)
+        ShmAttentionPort.connect([address, address], Seat(two, 0, 0), SECONDS)
     assert "attention node 0 refused: index: expected 0" in str(expert.error)
 
 
@@ -152,7 +152,7 @@ def test_a_refused_node_keeps_no_descriptor(listener: ShmListener, address: str)
     before = sockets_and_bells()
     expert = accepting(listener)
     with pytest.raises(ProtocolError) as caught:
-        ShmAttentionPort.connect([address], replace(GEOMETRY, top_k=9), 0, 0, SECONDS)
+        ShmAttentionPort.connect([address], Seat(replace(GEOMETRY, top_k=9), 0, 0), SECONDS)
     assert "top_k" in str(expert.error)
     assert "top_k" in str(caught.value)  # both errors, and so their frames, are still alive
     assert sockets_and_bells() == before
@@ -189,7 +189,9 @@ def test_hello_is_these_bytes(address: str) -> None:
         listening.bind(address)
         listening.listen()
         geometry = Geometry(2, 1, 3, 4, 5, 6, "bfloat16")
-        attention = Failing(lambda: ShmAttentionPort.connect([address], geometry, 1, 9, SECONDS))
+        attention = Failing(
+            lambda: ShmAttentionPort.connect([address], Seat(geometry, 1, 9), SECONDS)
+        )
         connection, _ = listening.accept()
         with connection:
             assert read_exactly(connection, 20 + 44) == (
@@ -233,7 +235,9 @@ def test_an_attention_node_refuses_another_version(address: str) -> None:
         listening.settimeout(SECONDS)
         listening.bind(address)
         listening.listen()
-        attention = Failing(lambda: ShmAttentionPort.connect([address], GEOMETRY, 0, 0, SECONDS))
+        attention = Failing(
+            lambda: ShmAttentionPort.connect([address], Seat(GEOMETRY, 0, 0), SECONDS)
+        )
         connection, _ = listening.accept()
         with connection:
             read_exactly(connection, 20 + 44)
@@ -285,22 +289,22 @@ def test_wrong_memory_is_refused(listener: ShmListener, address: str, size: int,
 
 def test_nobody_listens(address: str) -> None:
     with pytest.raises(NodeDied, match="expert node 0 did not listen in time"):
-        ShmAttentionPort.connect([address], GEOMETRY, 0, 0, 0.02)
+        ShmAttentionPort.connect([address], Seat(GEOMETRY, 0, 0), 0.02)
 
 
 def test_nobody_connects(listener: ShmListener) -> None:
     with pytest.raises(NodeDied, match=r"attention nodes \[0\] did not connect in time"):
-        ShmExpertPort.accept(listener, GEOMETRY, 0, 0, 0.02)
+        ShmExpertPort.accept(listener, Seat(GEOMETRY, 0, 0), 0.02)
 
 
 def test_a_silent_peer(listener: ShmListener, address: str) -> None:
     with raw_client(address), pytest.raises(NodeDied, match="a node that connects did not answer"):
-        ShmExpertPort.accept(listener, GEOMETRY, 0, 0, 0.05)
+        ShmExpertPort.accept(listener, Seat(GEOMETRY, 0, 0), 0.05)
 
 
 def test_a_listener_that_does_not_answer(listener: ShmListener, address: str) -> None:
     with pytest.raises(NodeDied, match="expert node 0 did not answer"):
-        ShmAttentionPort.connect([address], GEOMETRY, 0, 0, 0.05)
+        ShmAttentionPort.connect([address], Seat(GEOMETRY, 0, 0), 0.05)
 
 
 def test_an_address_is_taken_once(listener: ShmListener, address: str) -> None:
@@ -328,7 +332,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become a
 def test_another_user_is_not_let_in(listener: ShmListener, address: str) -> None:
     stranger = fork(knock_as_another_user, address)
     with pytest.raises(NodeDied, match=r"attention nodes \[0\] did not connect"):
-        ShmExpertPort.accept(listener, GEOMETRY, 0, 0, 0.5)
+        ShmExpertPort.accept(listener, Seat(GEOMETRY, 0, 0), 0.5)
     join_all([stranger])
 
 
@@ -338,7 +342,7 @@ def test_another_users_socket_is_not_trusted(address: str) -> None:
     squatter = fork(listen_as_another_user, address, writer)
     assert os.read(reader, 1) == b"x"
     with pytest.raises(ProtocolError, match="expert node 0 runs as user 65534, this is 0"):
-        ShmAttentionPort.connect([address], GEOMETRY, 0, 0, SECONDS)
+        ShmAttentionPort.connect([address], Seat(GEOMETRY, 0, 0), SECONDS)
     squatter.kill()
     squatter.join(SECONDS)
     os.close(reader)

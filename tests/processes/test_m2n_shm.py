@@ -12,12 +12,11 @@ import torch
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.mailbox import Dispatch, Handle, Part
+from megainfer.m2n.mailbox import AttentionPort, Dispatch, Handle, Part
 from megainfer.m2n.reference import Routing, make_parts, marked_tokens, moe, serve
-from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
 from megainfer.m2n.shm.region import Bell, create_region, map_region
 from megainfer.m2n.slotted import native_library
-from megainfer.m2n.slotted.opening import Tuning
 from tests.support.m2n_cluster import (
     SECONDS,
     affine_expert,
@@ -35,22 +34,12 @@ HOMES = spread(5, 2)
 PAIR = Geometry(1, 1, 1, capacity=6, hidden_size=8, top_k=2, dtype="float32")
 
 
-def addresses_of(token: str, geometry: Geometry) -> list[str]:
-    return [expert_address(token, node) for node in range(geometry.num_expert)]
-
-
-def accept(token: str, geometry: Geometry, node: int) -> ShmExpertPort:
-    listener = ShmListener.create(expert_address(token, node))
-    return ShmExpertPort.accept(listener, geometry, node, 0, SECONDS)
-
-
 # --- load ---------------------------------------------------------------------------------------
 
 
 def expert_main(token: str, node: int, tuning: Tuning) -> None:
     """Serve until every attention node has left; check that rows are where they belong."""
-    listener = ShmListener.create(expert_address(token, node))
-    port = ShmExpertPort.accept(listener, GEOMETRY, node, 0, SECONDS, tuning)
+    port = open_expert_port(Road("shm", token, tuning), Seat(GEOMETRY, node, 0), SECONDS)
     expert = affine_expert(HOMES)
     while len(port.lost_peers()) < GEOMETRY.num_attention:
         port.wait(SECONDS)
@@ -80,8 +69,7 @@ def check_marks(message: Dispatch) -> None:
 
 def attention_main(token: str, index: int, tuning: Tuning) -> None:
     """Keep both micro-batches in flight; compare every layer with the reference."""
-    addresses = addresses_of(token, GEOMETRY)
-    port = ShmAttentionPort.connect(addresses, GEOMETRY, index, 0, SECONDS, tuning)
+    port = open_attention_port(Road("shm", token, tuning), Seat(GEOMETRY, index, 0), SECONDS)
     generator = torch.Generator().manual_seed(index)
     flying = {m: send(port, index, m, 0, generator) for m in range(GEOMETRY.micro_batches)}
     while flying:
@@ -102,7 +90,7 @@ def attention_main(token: str, index: int, tuning: Tuning) -> None:
 
 
 def send(
-    port: ShmAttentionPort, index: int, micro_batch: int, layer: int, generator: torch.Generator
+    port: AttentionPort, index: int, micro_batch: int, layer: int, generator: torch.Generator
 ) -> tuple[Handle, torch.Tensor, set[int]]:
     num_tokens = int(torch.randint(1, GEOMETRY.capacity + 1, (1,), generator=generator))
     routing = random_routing(num_tokens, GEOMETRY.top_k, HOMES, generator)
@@ -112,7 +100,7 @@ def send(
     return handle, expected, set(handle.awaiting)
 
 
-PYTHON, NATIVE = Tuning(native=False), Tuning(native=True)
+PYTHON, NATIVE = Tuning(mover="plain"), Tuning(mover="native")
 built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
 
 
@@ -146,14 +134,14 @@ def test_thousands_of_messages_between_processes(attention: Tuning, expert: Tuni
 
 
 def silent_expert(token: str, ready: Connection) -> None:
-    port = accept(token, PAIR, 0)
+    port = open_expert_port(Road("shm", token), Seat(PAIR, 0, 0), SECONDS)
     ready.send("ready")
     port.wait(SECONDS)  # for ever, as far as the test is concerned
     signal.pause()
 
 
 def silent_attention(token: str, ready: Connection) -> None:
-    port = ShmAttentionPort.connect(addresses_of(token, PAIR), PAIR, 0, 0, SECONDS)
+    port = open_attention_port(Road("shm", token), Seat(PAIR, 0, 0), SECONDS)
     ready.send("ready")
     while not port.lost_peers():
         port.wait(SECONDS)
@@ -170,7 +158,7 @@ def test_a_killed_expert_node_is_noticed_and_nothing_is_left() -> None:
     memory_before = set(os.listdir("/dev/shm"))
     ours, theirs = Pipe()
     expert = fork(silent_expert, token, theirs)
-    port = ShmAttentionPort.connect(addresses_of(token, PAIR), PAIR, 0, 0, SECONDS)
+    port = open_attention_port(Road("shm", token), Seat(PAIR, 0, 0), SECONDS)
     assert ours.poll(SECONDS)
     assert any(token in line for line in sockets_and_memory())
     part = Part(torch.arange(1), torch.zeros(1, 2, dtype=torch.int32), torch.ones(1, 2))
@@ -191,17 +179,15 @@ def test_a_killed_expert_node_is_noticed_and_nothing_is_left() -> None:
 
 def test_a_killed_attention_node_is_noticed() -> None:
     token = fresh_token()
-    listener = ShmListener.create(expert_address(token, 0))
     ours, theirs = Pipe()
     attention = fork(silent_attention, token, theirs)
-    port = ShmExpertPort.accept(listener, PAIR, 0, 0, SECONDS)
+    port = open_expert_port(Road("shm", token), Seat(PAIR, 0, 0), SECONDS)
     assert ours.poll(SECONDS)
     attention.kill()
     port.wait(1000.0)
     assert port.lost_peers() == {0}
     attention.join(SECONDS)
     port.close()
-    listener.close()
 
 
 def test_both_ends_killed_leave_nothing() -> None:

@@ -14,23 +14,26 @@ from torch import Tensor
 
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
-from megainfer.m2n.mailbox import Arrival, Dispatch, Handle
+from megainfer.m2n.mailbox import Arrival, AttentionPort, Dispatch, ExpertPort, Handle
 from megainfer.m2n.reference import Expert, Routing, serve
-from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.roads import (
+    UNTUNED,
+    Road,
+    Seat,
+    Tuning,
+    open_attention_port,
+    open_expert_port,
+)
 from megainfer.m2n.slotted import native_library
-from megainfer.m2n.slotted.attention_port import SlotAttentionPort
-from megainfer.m2n.slotted.expert_port import SlotExpertPort
-from megainfer.m2n.slotted.opening import UNTUNED, Tuning
 
 IMPLEMENTATIONS = [
-    pytest.param(False, id="python"),
+    "plain",
     pytest.param(
-        True,
-        id="native",
+        "native",
         marks=pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built"),
     ),
 ]
-"""Whether C++ moves the messages."""
+"""Who moves the messages."""
 SECONDS = 30.0  # the bound of every wait; none is expected to come near it
 _numbers = itertools.count()
 
@@ -42,13 +45,13 @@ def fresh_token() -> str:
 @dataclass(frozen=True)
 class Cluster:
     geometry: Geometry
-    attention: Sequence[SlotAttentionPort]
-    experts: Sequence[SlotExpertPort]
+    attention: Sequence[AttentionPort]
+    experts: Sequence[ExpertPort]
 
 
 @contextlib.contextmanager
-def local_cluster(geometry: Geometry, native: bool | None = None) -> Iterator[Cluster]:
-    hub = LocalHub(geometry, native=native)
+def local_cluster(geometry: Geometry, mover: str | None = None) -> Iterator[Cluster]:
+    hub = LocalHub(geometry, mover=mover)
     yield Cluster(
         geometry,
         [hub.attention_port(i) for i in range(geometry.num_attention)],
@@ -62,19 +65,18 @@ def shm_cluster(
 ) -> Iterator[Cluster]:
     """Shared memory, bells and connections as between processes, but all ports in this one."""
     token = fresh_token()
-    addresses = [expert_address(token, n) for n in range(geometry.num_expert)]
-    experts: dict[int, SlotExpertPort] = {}
+    experts: dict[int, ExpertPort] = {}
 
-    def accept(node: int) -> None:
-        listener = ShmListener.create(addresses[node])
-        experts[node] = ShmExpertPort.accept(listener, geometry, node, 0, SECONDS, expert)
-        listener.close()
+    def meet(node: int) -> None:
+        experts[node] = open_expert_port(
+            Road("shm", token, expert), Seat(geometry, node, 0), SECONDS
+        )
 
-    threads = [threading.Thread(target=accept, args=(n,)) for n in range(geometry.num_expert)]
+    threads = [threading.Thread(target=meet, args=(n,)) for n in range(geometry.num_expert)]
     for thread in threads:
         thread.start()
     attention_ports = [
-        ShmAttentionPort.connect(addresses, geometry, i, 0, SECONDS, attention)
+        open_attention_port(Road("shm", token, attention), Seat(geometry, i, 0), SECONDS)
         for i in range(geometry.num_attention)
     ]
     for thread in threads:
@@ -87,7 +89,7 @@ def shm_cluster(
             port.close()
 
 
-def serve_all(port: SlotExpertPort, node: int, expert: Expert) -> list[Dispatch]:
+def serve_all(port: ExpertPort, node: int, expert: Expert) -> list[Dispatch]:
     """Answer what has arrived; returns all dispatches, with copies of their tensors."""
     seen = []
     for message in port.receive():
@@ -103,7 +105,7 @@ def serve_all(port: SlotExpertPort, node: int, expert: Expert) -> list[Dispatch]
     return seen
 
 
-def arrivals_of(port: SlotAttentionPort, handle: Handle) -> list[Arrival]:
+def arrivals_of(port: AttentionPort, handle: Handle) -> list[Arrival]:
     """Wait for all replies to `handle`, the only dispatch in flight."""
     arrived: list[Arrival] = []
     while {a.expert_node for a in arrived} != handle.awaiting:

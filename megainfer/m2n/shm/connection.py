@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from mmap import mmap
 
 from megainfer.errors import ProtocolError
+from megainfer.m2n.roads import Seat
 from megainfer.m2n.shm.handshake import Channel, Frame, Hello, Side
 from megainfer.m2n.shm.region import Bell, create_region, map_region
-from megainfer.m2n.slotted.mail import Seat
 
 
 @dataclass(frozen=True, slots=True)

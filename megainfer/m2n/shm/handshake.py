@@ -24,7 +24,7 @@ from typing import NoReturn
 from megainfer.errors import NodeDied, ProtocolError
 from megainfer.m2n.geometry import DTYPE_CODES, Geometry
 from megainfer.m2n.message import VERSION
-from megainfer.m2n.slotted.mail import Seat
+from megainfer.m2n.roads import Seat
 
 _MAGIC = b"MEGAM2N\0"
 _PREFIX = struct.Struct("<8sIII")  # magic, version, kind, bytes of body

@@ -13,22 +13,15 @@ import time
 from collections.abc import Iterable, Sequence
 
 from megainfer.errors import ConfigError, NodeDied, ProtocolError
-from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.roads import UNTUNED, Road, Seat, Tuning
 from megainfer.m2n.shm.connection import Home, Peer, greet, welcome
 from megainfer.m2n.shm.handshake import peer_uid
 from megainfer.m2n.shm.region import Bell
-from megainfer.m2n.shm.sleeper import Sleeper, Watched
 from megainfer.m2n.slotted.attention_port import SlotAttentionPort
 from megainfer.m2n.slotted.expert_port import SlotExpertPort
-from megainfer.m2n.slotted.mail import Memory, Seat
-from megainfer.m2n.slotted.opening import (
-    UNTUNED,
-    Tuning,
-    is_native,
-    open_attention_mail,
-    open_expert_mail,
-    open_sleeper,
-)
+from megainfer.m2n.slotted.mail import Memory
+from megainfer.m2n.slotted.opening import choose_mover
+from megainfer.m2n.slotted.sleeper import Sleeper, Watched
 
 _BACKLOG = 128
 _RETRY_SECONDS = 0.01
@@ -148,9 +141,7 @@ class ShmAttentionPort(SlotAttentionPort):
     def connect(
         cls,
         addresses: Sequence[str],
-        geometry: Geometry,
-        index: int,
-        epoch: int,
+        seat: Seat,
         timeout: float,
         tuning: Tuning = UNTUNED,
     ) -> "ShmAttentionPort":
@@ -159,11 +150,12 @@ class ShmAttentionPort(SlotAttentionPort):
         timeout: seconds for all of it. Raises NodeDied when a node does not answer in time,
         ProtocolError when it is of another version, geometry, epoch or user.
         """
-        seat = Seat(geometry, index, epoch)
-        if len(addresses) != geometry.num_expert:
-            raise ProtocolError(f"{len(addresses)} addresses of {geometry.num_expert} expert nodes")
+        if len(addresses) != seat.geometry.num_expert:
+            raise ProtocolError(
+                f"{len(addresses)} addresses of {seat.geometry.num_expert} expert nodes"
+            )
         deadline = time.monotonic() + timeout
-        home = Home.create(geometry.attention_region_bytes)
+        home = Home.create(seat.geometry.attention_region_bytes)
         peers: list[Peer] = []
         with contextlib.ExitStack() as undo:
             undo.callback(home.close)
@@ -173,8 +165,8 @@ class ShmAttentionPort(SlotAttentionPort):
                 undo.callback(peers[node].close)
             undo.pop_all()
         home.file.close()
-        mail = open_attention_mail(seat, _memory(home, peers), is_native(tuning.native))
-        sleeper = open_sleeper(mail, home.bell, tuning.spin_seconds)
+        mail = choose_mover(tuning.mover).attention(seat, _memory(home, peers))
+        sleeper = mail.sleeper(home.bell, tuning.spin_seconds)
         return cls(seat, mail, ShmWire(home.bell, peers, sleeper))
 
 
@@ -185,30 +177,40 @@ class ShmExpertPort(SlotExpertPort):
     def accept(
         cls,
         listener: ShmListener,
-        geometry: Geometry,
-        index: int,
-        epoch: int,
+        seat: Seat,
         timeout: float,
         tuning: Tuning = UNTUNED,
     ) -> "ShmExpertPort":
         """Meet all attention nodes; arguments and errors as in `ShmAttentionPort.connect`."""
-        seat = Seat(geometry, index, epoch)
         deadline = time.monotonic() + timeout
-        home = Home.create(geometry.expert_region_bytes)
+        home = Home.create(seat.geometry.expert_region_bytes)
         peers: dict[int, Peer] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(home.close)
-            while missing := sorted(set(range(geometry.num_attention)) - set(peers)):
+            while missing := sorted(set(range(seat.geometry.num_attention)) - set(peers)):
                 connection = undo.enter_context(_answer(listener, missing, deadline))
                 node, peer = welcome(connection, seat, home, frozenset(peers), deadline)
                 peers[node] = peer
                 undo.callback(peer.close)
             undo.pop_all()
         home.file.close()
-        in_order = [peers[node] for node in range(geometry.num_attention)]
-        mail = open_expert_mail(seat, _memory(home, in_order), is_native(tuning.native))
-        sleeper = open_sleeper(mail, home.bell, tuning.spin_seconds)
+        in_order = [peers[node] for node in range(seat.geometry.num_attention)]
+        mail = choose_mover(tuning.mover).expert(seat, _memory(home, in_order))
+        sleeper = mail.sleeper(home.bell, tuning.spin_seconds)
         return cls(seat, mail, ShmWire(home.bell, in_order, sleeper))
+
+
+def open_attention_port(road: Road, seat: Seat, timeout: float) -> ShmAttentionPort:
+    """See `roads.open_attention_port`."""
+    nodes = range(seat.geometry.num_expert)
+    addresses = [expert_address(road.token, node) for node in nodes]
+    return ShmAttentionPort.connect(addresses, seat, timeout, road.tuning)
+
+
+def open_expert_port(road: Road, seat: Seat, timeout: float) -> ShmExpertPort:
+    """See `roads.open_expert_port`."""
+    with contextlib.closing(ShmListener.create(expert_address(road.token, seat.index))) as listener:
+        return ShmExpertPort.accept(listener, seat, timeout, road.tuning)
 
 
 def _memory(home: Home, peers: Sequence[Peer]) -> Memory:

@@ -8,7 +8,8 @@ from torch import Tensor
 from megainfer.errors import ProtocolError
 from megainfer.m2n.mailbox import Arrival, Handle, Part
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.slotted.mail import AttentionMail, Seat
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.mail import AttentionMail
 from megainfer.m2n.slotted.port import SlotPort, Wire
 from megainfer.m2n.slotted.slots import torch_dtype
 

@@ -6,7 +6,8 @@ from torch import Tensor
 from megainfer.errors import ProtocolError
 from megainfer.m2n.mailbox import Dispatch, Rest
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.slotted.mail import ExpertMail, Seat
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.mail import ExpertMail
 from megainfer.m2n.slotted.port import SlotPort, Wire
 from megainfer.m2n.slotted.slots import torch_dtype
 
@@ -26,7 +27,8 @@ class SlotExpertPort(SlotPort[ExpertMail]):
         """See `mailbox.ExpertPort.reply_buffer`."""
         if not self._is_owed(dispatch):
             shape = (dispatch.num_rows, self._geometry.hidden_size)
-            return torch.empty(shape, dtype=torch_dtype(self._geometry))
+            dtype, where = torch_dtype(self._geometry), self.device.torch
+            return torch.empty(shape, dtype=dtype, device=where)
         return self._mail.reply_buffer(dispatch)
 
     def reply(self, dispatch: Dispatch) -> None:

@@ -11,21 +11,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from megainfer.m2n.geometry import Geometry
+from megainfer.device import Device
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.slotted.sleeper import OwnBell, Sleeper
 
 TO_ATTENTION = frozenset({Kind.REPLY, Kind.ERROR})
 TO_EXPERT = frozenset({Kind.DISPATCH, Kind.REST})
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Which node of its role this is, in which membership, and the sizes all agreed on."""
-
-    geometry: Geometry
-    index: int
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +50,10 @@ class Mail(Protocol):
     rings: bool
 
     @property
+    def device(self) -> Device:
+        """See `mailbox.Port.device`."""
+
+    @property
     def counters(self) -> Tally: ...
 
     def news(self) -> bool:
@@ -67,6 +63,9 @@ class Mail(Protocol):
         """See `inbox.Inbox.scan`."""
 
     def set_epoch(self, epoch: int) -> None: ...
+
+    def sleeper(self, bell: OwnBell, spin_seconds: float) -> Sleeper:
+        """One that wakes for news in these slots, having spun for at most `spin_seconds`."""
 
     def close(self) -> None:
         """Touch the peers' bells no more."""

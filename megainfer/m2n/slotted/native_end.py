@@ -9,9 +9,10 @@ import numpy as np
 
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.message import HEADER_BYTES, Header, Kind
+from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted import native_library as library
 from megainfer.m2n.slotted.inbox import check_message
-from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Seat
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory
 
 _FOUND = struct.Struct("<qQ8xHHIQQHHIIIQQ")  # `Found` of inbox.h: slot, word, a header's fields
 _HEADER_AT = 16

@@ -2,16 +2,19 @@
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from megainfer.device import HOST, Device
 from megainfer.errors import ProtocolError
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.slotted.mail import Memory, Seat
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.mail import Memory
 from megainfer.m2n.slotted.native_end import NativeEnd
+from megainfer.m2n.slotted.native_sleeper import NativeSleeper
 from megainfer.m2n.slotted.plain_mail import add_replies, no_such_row
 from megainfer.m2n.slotted.slots import (
     Slots,
@@ -55,6 +58,8 @@ class _Parts:
 class NativeAttentionMail:
     """`mail.AttentionMail`."""
 
+    device: Device = HOST
+
     def __init__(self, seat: Seat, memory: Memory) -> None:
         geometry, m = seat.geometry, seat.geometry.micro_batches
         self.end = end = NativeEnd(seat, memory, is_attention=True)
@@ -65,6 +70,7 @@ class NativeAttentionMail:
         self._replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
         self.news, self.scan = end.news, end.scan
         self.set_epoch, self.close = end.set_epoch, end.close
+        self.sleeper = partial(NativeSleeper, end)
 
     def dispatch(
         self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
@@ -118,6 +124,8 @@ class NativeAttentionMail:
 class NativeExpertMail:
     """`mail.ExpertMail`."""
 
+    device: Device = HOST
+
     def __init__(self, seat: Seat, memory: Memory) -> None:
         geometry, m = seat.geometry, seat.geometry.micro_batches
         self.end = end = NativeEnd(seat, memory, is_attention=False)
@@ -138,6 +146,7 @@ class NativeExpertMail:
         self._outboxes: Sequence[Slots] = outboxes
         self.news, self.scan = end.news, end.scan
         self.set_epoch, self.close = end.set_epoch, end.close
+        self.sleeper = partial(NativeSleeper, end)
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
         """See `mail.ExpertMail.reply_buffer`."""

@@ -1,46 +1,36 @@
-"""Which implementation a node moves its messages and sleeps with."""
+"""Who moves a node's messages into slots and out of them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
-from megainfer.m2n.shm.region import Bell
-from megainfer.m2n.shm.sleeper import NativeSleeper, PlainSleeper, Sleeper
+from megainfer.errors import ConfigError
+from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted import native_library
-from megainfer.m2n.slotted.mail import AttentionMail, ExpertMail, Memory, Seat
+from megainfer.m2n.slotted.mail import AttentionMail, ExpertMail, Memory
 from megainfer.m2n.slotted.native_mail import NativeAttentionMail, NativeExpertMail
 from megainfer.m2n.slotted.plain_mail import PlainAttentionMail, PlainExpertMail
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """What a node may choose for itself.
+class Mover(NamedTuple):
+    """One implementation of both ends' mail."""
 
-    spin_seconds: how long `wait` looks at the slots before it sleeps, at most; only useful where
-    every process has a core. native: whether C++ does the work; None: where it was built.
+    attention: Callable[[Seat, Memory], AttentionMail]
+    expert: Callable[[Seat, Memory], ExpertMail]
+
+
+MOVERS = {
+    "plain": Mover(PlainAttentionMail, PlainExpertMail),
+    "native": Mover(NativeAttentionMail, NativeExpertMail),
+}
+"""By name; the peers of a node may have others than it has."""
+
+
+def choose_mover(wish: str | None) -> Mover:
+    """The one wished for; without a wish, the fastest that was built.
+
+    Raises ConfigError when there is none of that name.
     """
-
-    spin_seconds: float = 0.0
-    native: bool | None = None
-
-
-UNTUNED = Tuning()
-
-
-def is_native(wish: bool | None) -> bool:
-    return native_library.is_built() if wish is None else wish
-
-
-def open_attention_mail(seat: Seat, memory: Memory, native: bool) -> AttentionMail:
-    """Raises ConfigError when `native` isn't built."""
-    return NativeAttentionMail(seat, memory) if native else PlainAttentionMail(seat, memory)
-
-
-def open_expert_mail(seat: Seat, memory: Memory, native: bool) -> ExpertMail:
-    """Raises ConfigError when `native` isn't built."""
-    return NativeExpertMail(seat, memory) if native else PlainExpertMail(seat, memory)
-
-
-def open_sleeper(mail: AttentionMail | ExpertMail, bell: Bell, spin_seconds: float) -> Sleeper:
-    """One that wakes for news in this mail's slots."""
-    if isinstance(mail, NativeAttentionMail | NativeExpertMail):
-        return NativeSleeper(mail.end, bell, spin_seconds)
-    return PlainSleeper(mail.news, bell, spin_seconds)
+    name = wish or ("native" if native_library.is_built() else "plain")
+    if name not in MOVERS:
+        raise ConfigError(f"M2N has no mover {name!r}; it has: {', '.join(MOVERS)}")
+    return MOVERS[name]

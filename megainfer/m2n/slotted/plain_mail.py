@@ -6,13 +6,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from megainfer.device import HOST, Device
 from megainfer.errors import ProtocolError
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.inbox import Inbox
-from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Seat
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory
+from megainfer.m2n.slotted.sleeper import OwnBell, PlainSleeper
 from megainfer.m2n.slotted.slots import (
     Slots,
     dispatch_payload,
@@ -63,18 +66,19 @@ class Outbox:
         self._counters.sent(header)
 
 
-class PlainAttentionMail:
-    """`mail.AttentionMail`."""
+class PlainMail:
+    """`mail.Mail`: what both ends do with the slots they own and those in their peers' memory."""
 
+    device: Device = HOST
     rings = False
 
-    def __init__(self, seat: Seat, memory: Memory) -> None:
-        geometry, m = seat.geometry, seat.geometry.micro_batches
-        self._geometry = geometry
-        self._replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
-        self._inbox = Inbox(self._replies, geometry, TO_ATTENTION, seat.epoch)
-        slots = [dispatch_slots(region, geometry, seat.index * m, m) for region in memory.peers]
-        self._outbox = Outbox(seat, slots, self._inbox.counters)
+    def __init__(
+        self, seat: Seat, own: Slots, peers: Sequence[Slots], kinds: frozenset[Kind]
+    ) -> None:
+        self._geometry = seat.geometry
+        self._own = own
+        self._inbox = Inbox(own, seat.geometry, kinds, seat.epoch)
+        self._outbox = Outbox(seat, peers, self._inbox.counters)
         self.counters = self._inbox.counters
         self.news, self.scan = self._inbox.news, self._inbox.scan
 
@@ -82,8 +86,22 @@ class PlainAttentionMail:
         self._inbox.set_epoch(epoch)
         self._outbox.set_epoch(epoch)
 
+    def sleeper(self, bell: OwnBell, spin_seconds: float) -> PlainSleeper:
+        """See `mail.Mail.sleeper`."""
+        return PlainSleeper(self.news, bell, spin_seconds)
+
     def close(self) -> None:
         """See `mail.Mail.close`: it touches none."""
+
+
+class PlainAttentionMail(PlainMail):
+    """`mail.AttentionMail`."""
+
+    def __init__(self, seat: Seat, memory: Memory) -> None:
+        geometry, m = seat.geometry, seat.geometry.micro_batches
+        replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
+        peers = [dispatch_slots(region, geometry, seat.index * m, m) for region in memory.peers]
+        super().__init__(seat, replies, peers, TO_ATTENTION)
 
     def dispatch(
         self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
@@ -105,12 +123,12 @@ class PlainAttentionMail:
 
     def combine(self, micro_batch: int, parts: Sequence[Part], out: Tensor) -> None:
         """See `mail.AttentionMail.combine`."""
-        add_replies(self._replies, self._geometry, micro_batch, parts, out)
+        add_replies(self._own, self._geometry, micro_batch, parts, out)
 
     def error_text(self, header: Header) -> str:
         """See `mail.AttentionMail.error_text`."""
         slot = header.source * self._geometry.micro_batches + header.micro_batch
-        return self._replies.read_text(slot, header.length)
+        return self._own.read_text(slot, header.length)
 
     def _write(self, slots: Slots, blank: Header, hidden: Tensor, part: Part) -> Header:
         """Fill the slot with the part; returns the header to publish it with."""
@@ -124,31 +142,18 @@ class PlainAttentionMail:
         return blank._replace(rows=rows, length=self._geometry.dispatch_bytes(rows))
 
 
-class PlainExpertMail:
+class PlainExpertMail(PlainMail):
     """`mail.ExpertMail`."""
-
-    rings = False
 
     def __init__(self, seat: Seat, memory: Memory) -> None:
         geometry, m = seat.geometry, seat.geometry.micro_batches
-        self._geometry = geometry
-        self._messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
-        self._inbox = Inbox(self._messages, geometry, TO_EXPERT, seat.epoch)
-        slots = [reply_slots(region, geometry, seat.index * m, m) for region in memory.peers]
-        self._outbox = Outbox(seat, slots, self._inbox.counters)
-        self.counters = self._inbox.counters
-        self.news, self.scan = self._inbox.news, self._inbox.scan
-
-    def set_epoch(self, epoch: int) -> None:
-        self._inbox.set_epoch(epoch)
-        self._outbox.set_epoch(epoch)
-
-    def close(self) -> None:
-        """See `mail.Mail.close`: it touches none."""
+        messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
+        peers = [reply_slots(region, geometry, seat.index * m, m) for region in memory.peers]
+        super().__init__(seat, messages, peers, TO_EXPERT)
 
     def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """See `mail.ExpertMail.payload`."""
-        return dispatch_payload(self._messages, slot, rows, self._geometry)
+        return dispatch_payload(self._own, slot, rows, self._geometry)
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
         """See `mail.ExpertMail.reply_buffer`."""

@@ -7,7 +7,8 @@ from typing import Generic, Protocol, TypeVar
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.message import Header
-from megainfer.m2n.slotted.mail import Mail, Seat
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.mail import Mail
 
 
 class Wire(Protocol):
@@ -36,6 +37,7 @@ class SlotPort(ABC, Generic[AnyMail]):
     def __init__(self, seat: Seat, mail: AnyMail, wire: Wire) -> None:
         self._geometry = seat.geometry
         self._epoch = seat.epoch
+        self.device = mail.device
         self._mail = mail
         self._wire = wire
         self._waiting_since: int | None = None  # when this node, idle, began to wait (ns)

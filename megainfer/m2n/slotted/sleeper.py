@@ -3,17 +3,19 @@
 import math
 import select
 import time
-import weakref
 from collections.abc import Callable, Sequence
-from ctypes import addressof
 from typing import Protocol
-
-from megainfer.m2n.shm.region import Bell
-from megainfer.m2n.slotted.native_end import NativeEnd
-from megainfer.m2n.slotted.native_library import PollFd
 
 Watched = tuple[tuple[int, int], ...]
 """(descriptor, events of poll(2)) of each; the node's own bell is among them."""
+
+
+class OwnBell(Protocol):
+    """The bell of the node that sleeps, as a descriptor that is readable once it was rung."""
+
+    def fileno(self) -> int: ...
+
+    def silence(self) -> None: ...
 
 
 class Sleeper(Protocol):
@@ -25,7 +27,7 @@ class Sleeper(Protocol):
 class PlainSleeper:
     """`Sleeper` in Python. It never says that it is awake, so everybody rings."""
 
-    def __init__(self, news: Callable[[], bool], bell: Bell, spin_seconds: float) -> None:
+    def __init__(self, news: Callable[[], bool], bell: OwnBell, spin_seconds: float) -> None:
         self._news = news
         self._bell = bell
         self._spin_seconds = spin_seconds
@@ -58,34 +60,3 @@ class PlainSleeper:
             if time.monotonic() >= deadline:
                 return False
         return True
-
-
-class NativeSleeper:
-    """`Sleeper` in C++: it spins only as long as recent waits say that it pays, and tells senders
-    when they needn't ring."""
-
-    def __init__(self, end: NativeEnd, bell: Bell, spin_seconds: float) -> None:
-        self._end = end  # the sleeper looks at its slots
-        self._native = end.native
-        self._handle = self._native.megainfer_m2n_sleeper_new(
-            end.handle, end.awake_at, bell.fileno(), int(spin_seconds * 1e9)
-        )
-        weakref.finalize(self, self._native.megainfer_m2n_sleeper_delete, self._handle)
-        self._watched: Watched = ()
-        self._table = (PollFd * 0)()
-        self._table_at = 0
-
-    def sleep(self, timeout: float, watched: Watched) -> Sequence[int]:
-        """See `Sleeper.sleep`."""
-        if watched is not self._watched:
-            self._watch(watched)
-        nanoseconds = int(max(timeout, 0.0) * 1e9)
-        if not self._native.megainfer_m2n_sleep(
-            self._handle, nanoseconds, self._table_at, len(self._watched)
-        ):
-            return ()
-        return [entry.fd for entry in self._table if entry.revents]
-
-    def _watch(self, watched: Watched) -> None:
-        table = (PollFd * len(watched))(*(PollFd(fd, events, 0) for fd, events in watched))
-        self._watched, self._table, self._table_at = watched, table, addressof(table)

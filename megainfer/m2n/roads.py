@@ -1,0 +1,86 @@
+"""Which road an instance's messages take, and how a node gets its port to it.
+
+Each road is a room of this package with a module that opens its two ports. It is imported by the
+nodes that take it, so that none needs what only another road is made of.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from megainfer.errors import ConfigError
+from megainfer.m2n.geometry import Geometry
+
+if TYPE_CHECKING:  # a plan names a road in processes that have no torch
+    from megainfer.m2n.mailbox import AttentionPort, ExpertPort
+
+ROADS = {"shm": "megainfer.m2n.shm.ports"}
+"""Name -> the module that opens its ports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a node may choose for itself.
+
+    spin_seconds: how long `wait` looks at the slots before it sleeps, at most; only useful where
+    every process has a core. mover: who moves messages into slots and out of them, one of
+    `slotted.opening.MOVERS`; None: the fastest that was built.
+    """
+
+    spin_seconds: float = 0.0
+    mover: str | None = None
+
+
+UNTUNED = Tuning()
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """How the nodes of one instance reach each other; plain data, so that a plan can be sent.
+
+    kind: one of `ROADS`. token: a random name that keeps this instance's meeting places apart from
+    any other's.
+    """
+
+    kind: str
+    token: str
+    tuning: Tuning = UNTUNED
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Which node of its role this is, in which membership, and the sizes all agreed on."""
+
+    geometry: Geometry
+    index: int
+    epoch: int
+
+
+class Opener(Protocol):
+    """What the module of a road holds."""
+
+    def open_attention_port(self, road: Road, seat: Seat, timeout: float) -> "AttentionPort":
+        """See `roads.open_attention_port`."""
+
+    def open_expert_port(self, road: Road, seat: Seat, timeout: float) -> "ExpertPort":
+        """See `roads.open_expert_port`."""
+
+
+def open_attention_port(road: Road, seat: Seat, timeout: float) -> "AttentionPort":
+    """Meet all expert nodes, which may come later than this one.
+
+    timeout: seconds for all of it. Raises NodeDied when a node does not come in time, ProtocolError
+    when it is of another version, geometry, epoch or user, ConfigError when there is no such road.
+    """
+    return _opener(road).open_attention_port(road, seat, timeout)
+
+
+def open_expert_port(road: Road, seat: Seat, timeout: float) -> "ExpertPort":
+    """Meet all attention nodes; arguments and errors as in `open_attention_port`."""
+    return _opener(road).open_expert_port(road, seat, timeout)
+
+
+def _opener(road: Road) -> Opener:
+    if road.kind not in ROADS:
+        raise ConfigError(f"no M2N road is called {road.kind!r}; there are: {', '.join(ROADS)}")
+    return cast(Opener, import_module(ROADS[road.kind]))
