@@ -5,12 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megainfer.compute.selection import (
-    check_attention_dtype,
-    check_expert_dtype,
-    describe_kernels,
-    resolve_kernels,
-)
+from megainfer.compute.selection import IMPLEMENTATIONS, Precision, resolve_kernels
 from megainfer.config import (
     BLOCK_SIZE,
     DTYPE_BYTES,
@@ -99,10 +94,6 @@ class Plan:
     def cores_of_expert(self, node: int) -> CoreAssignment:
         return self.cores[0 if self.config.colocated else self.num_attention + node]
 
-    def torch_threads(self, cores: CoreAssignment) -> int:
-        """Threads for torch: the C++ kernels have their own, which would fight them for cores."""
-        return 1 if self.kernels == "cpu" else cores.threads
-
     @property
     def spin_seconds(self) -> float:
         """How long a waiting node may keep its core busy: not where others would need it."""
@@ -153,8 +144,7 @@ def make_plan(config: EngineConfig, folder: Path, token: str | None = None) -> P
     expert_dtype = dtype if config.expert_dtype == "auto" else config.expert_dtype
     attention_dtype = dtype if config.attention_dtype == "auto" else config.attention_dtype
     kernels = resolve_kernels(config.kernels)
-    check_expert_dtype(kernels, expert_dtype)
-    check_attention_dtype(kernels, attention_dtype, dtype)
+    IMPLEMENTATIONS[kernels].check(Precision(dtype, expert_dtype, attention_dtype))
     max_model_len = _max_model_len(config, spec)
     weights = _weight_bytes(config, spec, dtype, expert_dtype, attention_dtype)
     cores = usable_cores()
@@ -203,7 +193,8 @@ def _cores(
     or the other take turns anyway, and each is faster with all cores. Torch's threads would be in
     each other's way: they stay awake for long."""
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
-    turns = num_processes == 2 and config.micro_batches in (None, 1) and kernels == "cpu"
+    own_threads = IMPLEMENTATIONS[kernels].own_threads
+    turns = num_processes == 2 and config.micro_batches in (None, 1) and own_threads
     if config.cores == "shared" or (config.cores == "auto" and turns):
         return share_cores(num_processes, cores)
     return assign_cores(num_processes, cores)
@@ -347,8 +338,8 @@ def describe(plan: Plan) -> list[str]:
         f"model      {plan.folder} ({plan.spec.architecture}, {len(plan.spec.layers)} layers, "
         f"{len(layers)} with {plan.spec.num_experts} experts, top-{plan.spec.top_k})",
         f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes",
-        f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}, "
-        f"others in {plan.attention_dtype}",
+        f"kernels    {IMPLEMENTATIONS[plan.kernels].describe()}; expert weights in "
+        f"{plan.expert_dtype}, others in {plan.attention_dtype}",
         *_stored_text(plan),
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node",
