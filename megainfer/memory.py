@@ -5,6 +5,7 @@ Pure: no torch, and no look at a machine. What fits into one is the plan's busin
 
 from dataclasses import dataclass
 
+from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
 from megainfer.models.sources import attention_weight_bytes, sparse_attention_weights
 from megainfer.models.spec import ModelSpec
@@ -41,51 +42,44 @@ class Ledger:
         return Ledger(tuple((name, nodes * size) for name, size in self.lines))
 
 
-@dataclass(frozen=True, slots=True)
-class Dtypes:
-    """computing: of hidden states and KV caches. attention, experts: of weights in memory."""
-
-    computing: str
-    attention: str
-    experts: str
-
-
-def attention_node(spec: ModelSpec, dtypes: Dtypes, num_blocks: int, num_states: int) -> Ledger:
+def attention_node(
+    spec: ModelSpec, precision: Precision, num_blocks: int, num_states: int
+) -> Ledger:
     """One attention node with so many KV blocks, and room for so many recurrent states."""
     states = num_states * spec.state_bytes
     return Ledger(
         (
-            ("weights", attention_bytes(spec, dtypes)),
-            ("KV cache", num_blocks * kv_block_bytes(spec, dtypes)),
+            ("weights", attention_bytes(spec, precision)),
+            ("KV cache", num_blocks * kv_block_bytes(spec, precision)),
             *((("recurrent states", states),) if num_states else ()),
         )
     )
 
 
-def expert_node(spec: ModelSpec, dtypes: Dtypes, num_experts: int) -> Ledger:
+def expert_node(spec: ModelSpec, precision: Precision, num_experts: int) -> Ledger:
     """One expert node with so many experts of each layer."""
     layers = len(spec.moe_layers)
-    return Ledger((("weights", num_experts * layers * expert_bytes(spec, dtypes)),))
+    return Ledger((("weights", num_experts * layers * expert_bytes(spec, precision)),))
 
 
-def kv_block_bytes(spec: ModelSpec, dtypes: Dtypes) -> int:
+def kv_block_bytes(spec: ModelSpec, precision: Precision) -> int:
     """One block of the KV cache, in all layers."""
-    return BLOCK_SIZE * spec.kv_bytes_per_token(DTYPE_BYTES[dtypes.computing])
+    return BLOCK_SIZE * spec.kv_bytes_per_token(DTYPE_BYTES[precision.dtype])
 
 
-def attention_bytes(spec: ModelSpec, dtypes: Dtypes) -> int:
+def attention_bytes(spec: ModelSpec, precision: Precision) -> int:
     """An attention node's weights; the table of embeddings stays in the dtype of computing,
     beside its packed copy where it is the head as well, and so does sparse attention."""
     table, every = spec.vocab_size * spec.hidden_size, attention_weight_bytes(spec, 1)
     sparse = sparse_attention_weights(spec)
     packed = (every if spec.tie_word_embeddings else every - table) - sparse
-    unpacked = (table + sparse) * DTYPE_BYTES[dtypes.computing]
-    return unpacked + stored_bytes(packed, dtypes.attention)
+    unpacked = (table + sparse) * DTYPE_BYTES[precision.dtype]
+    return unpacked + stored_bytes(packed, precision.attention_dtype)
 
 
-def expert_bytes(spec: ModelSpec, dtypes: Dtypes) -> int:
+def expert_bytes(spec: ModelSpec, precision: Precision) -> int:
     """One expert of one layer."""
-    return stored_bytes(spec.expert_weight_bytes(1), dtypes.experts)
+    return stored_bytes(spec.expert_weight_bytes(1), precision.expert_dtype)
 
 
 def stored_bytes(weights: int, dtype: str) -> int:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.backend import Backend
 from megainfer.compute.batch import StepBatch
-from megainfer.compute.half import HalfSource, ModelHalf
+from megainfer.compute.half import HalfSource
 from megainfer.compute.kv_cache import KVCache, StateCache
 from megainfer.compute.reference import kernels as reference
-from megainfer.compute.selection import AttentionKernels
 from megainfer.compute.tokens import TokenKernels
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import MicroBatchClock
@@ -68,11 +68,9 @@ class StepModel(Protocol):
 class AttentionModel:
     """`StepModel` whose experts are elsewhere; all that it keeps between calls is in the cache.
 
-    dtype: of messages and of the KV cache. max_positions: how many positions are rotated for, the
-    model's own limit unless fewer can occur.
+    max_positions: how many positions are rotated for, the model's own limit unless fewer can occur.
 
-    Raises CheckpointError when a weight is missing or misshapen, ConfigError when `kernels` can't
-    compute with the weights' dtype.
+    Raises what `Backend.half` does.
     """
 
     def __init__(
@@ -80,17 +78,16 @@ class AttentionModel:
         spec: ModelSpec,
         reader: WeightReader,
         placement: Placement,
-        dtype: torch.dtype,
+        backend: Backend,
         max_positions: int | None = None,
-        kernels: AttentionKernels | None = None,
     ) -> None:
         self.spec = spec
-        self.dtype = dtype
+        self._backend = backend
         homes = reference.expert_homes(
             [placement.home(e) for e in range(placement.num_experts)], placement.num_nodes
         )
-        source = HalfSource(spec, reader, homes, dtype, max_positions or spec.max_position)
-        self.half = _load_half(source, kernels or AttentionKernels())
+        positions = max_positions or spec.max_position
+        self.half = backend.half(HalfSource(spec, reader, homes, backend.dtype, positions))
 
     def new_cache(
         self, num_blocks: int, num_states: int = 0, block_size: int = BLOCK_SIZE
@@ -102,7 +99,7 @@ class AttentionModel:
         """
         shapes = [layer.cache_shapes(block_size) for layer in self.half.layers]
         states = StateCache([layer.state_shapes for layer in self.half.layers], num_states)
-        return KVCache(shapes, num_blocks, block_size, self.dtype, states)
+        return KVCache(shapes, num_blocks, block_size, self._backend.dtype, states)
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()
@@ -137,15 +134,4 @@ class AttentionModel:
     @property
     def tokens(self) -> TokenKernels:
         """See `StepModel.tokens`."""
-        return self.half.tokens
-
-
-def _load_half(source: HalfSource, kernels: AttentionKernels) -> ModelHalf:
-    name, weight_dtype = kernels.resolve(str(source.dtype).removeprefix("torch."))
-    if name == "cpu":
-        from megainfer.compute.cpu.half import CpuHalf
-
-        return CpuHalf(source, weight_dtype, kernels.threads)
-    from megainfer.compute.reference.half import ReferenceHalf
-
-    return ReferenceHalf(source)
+        return self._backend.tokens

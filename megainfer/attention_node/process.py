@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from megainfer.attention_node.compiling import Compiling
 from megainfer.attention_node.link import FrontEnd
 from megainfer.attention_node.model import AttentionModel, StepModel
@@ -13,10 +11,11 @@ from megainfer.attention_node.profile import profile_attention
 from megainfer.attention_node.scheduling.scheduler import Scheduler, SchedulerConfig
 from megainfer.attention_node.scheduling.tuning import MicroBatchTuner
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.backend import Backend
 from megainfer.compute.kv_cache import KVCache
-from megainfer.compute.selection import AttentionKernels
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import Span
+from megainfer.launch.computing import backend_of
 from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
@@ -32,14 +31,13 @@ from megainfer.messages import Loaded, NodeReady, Ready, Start
 from megainfer.models.sources import attention_sources
 
 if TYPE_CHECKING:
-    from megainfer.compute.cpu.kernels.threads import Threads
     from megainfer.structured.compiler import GrammarCompiler
 
 
 def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of attention node `node` does after the fork."""
-    torch.set_num_threads(plan.torch_threads(plan.cores_of_attention(node)))
-    model, kv = load_attention(plan, node, progress_to(link))
+    backend = backend_of(plan, plan.cores_of_attention(node))
+    model, kv = load_attention(plan, backend, progress_to(link))
     measure = plan.micro_batches is None
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measure else []))
     start = link.expect(Start, START_TIMEOUT_SECONDS)
@@ -52,24 +50,13 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
 
 
 def load_attention(
-    plan: Plan,
-    node: int,
-    on_bytes: Callable[[int, int], None],
-    threads: "Threads | int | None" = None,
+    plan: Plan, backend: Backend, on_bytes: Callable[[int, int], None]
 ) -> tuple[AttentionModel, KVCache]:
-    """Weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all).
-
-    threads: shared with other kernels of the process, else the node has its own.
-    """
-    threads = plan.cores_of_attention(node).threads if threads is None else threads
-    kernels = AttentionKernels(plan.kernels, plan.attention_dtype, threads)
-    dtype = getattr(torch, plan.dtype)
+    """Weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all)."""
     with WeightReader(plan.folder) as reader:
         total = reader.total_bytes(attention_sources(plan.spec))
         reader.on_bytes = lambda done: on_bytes(done, total)
-        model = AttentionModel(
-            plan.spec, reader, plan.placement, dtype, plan.max_model_len, kernels
-        )
+        model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len)
     return model, model.new_cache(plan.num_blocks, plan.num_states)
 
 

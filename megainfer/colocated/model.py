@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.model import AttentionModel, MoEPoint
-from megainfer.colocated.chains import Chain, find_chains
+from megainfer.colocated.chains import run_chain
 from megainfer.compute.batch import StepBatch
+from megainfer.compute.chain import Chain
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.tokens import TokenKernels
 from megainfer.expert_node.experts import ExpertModel
@@ -19,8 +20,8 @@ from megainfer.models.spec import ModelSpec
 class ColocatedModel:
     """`attention_node.model.StepModel` with experts of its own; it never waits for any.
 
-    The result is that of one attention and one expert node, bit for bit. With C++ kernels, layers
-    that have nothing but experts go through in a single call. expert_clock: where the experts' time
+    The result is that of one attention and one expert node, bit for bit. Where the half
+    has chains of layers, each goes through in a single call. expert_clock: where the experts' time
     is counted, as an expert node would count it.
     """
 
@@ -32,7 +33,7 @@ class ColocatedModel:
         self._experts = experts
         self._kv = kv
         self._expert_clock = expert_clock
-        self.chains: Sequence[Chain] = find_chains(attention, experts, kv)
+        self.chains: Sequence[Chain] = attention.half.chains(experts.by_layer, kv)
 
     def embed(self, batch: StepBatch) -> Tensor:
         """See `StepModel.embed`."""
@@ -62,7 +63,8 @@ class ColocatedModel:
             if chain is None:
                 layer = self._to_next_experts(x, layer, batch, clock)
             else:
-                chain.run(x, layer, batch, clock, self._expert_clock.of(clock.micro_batch))
+                of_experts = self._expert_clock.of(clock.micro_batch)
+                run_chain(chain, x, layer, batch, clock, of_experts)
                 layer = chain.layers.stop
         return None
 

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from megainfer.attention_node.process import AttentionUnit, load_attention
 from megainfer.colocated.model import ColocatedModel
-from megainfer.compute.cpu.kernels.threads import Threads
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.process import load_experts
 from megainfer.instruments.stage_clock import Span, StageClock
+from megainfer.launch.computing import backend_of
 from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import (
     PULSE_SECONDS,
@@ -26,12 +24,9 @@ from megainfer.messages import Loaded, Ready, Start
 
 def run_colocated(link: ParentLink, plan: Plan) -> None:
     """Everything that the one process of a colocated instance does after the fork."""
-    cores = plan.cores[0]
-    torch.set_num_threads(plan.torch_threads(cores))
-    threads = Threads(cores.threads) if plan.kernels == "cpu" else cores.threads
-    on_bytes = progress_to(link)
-    attention, kv = load_attention(plan, 0, on_bytes, threads)
-    experts = load_experts(plan, 0, on_bytes, threads)
+    backend, on_bytes = backend_of(plan, plan.cores[0]), progress_to(link)
+    attention, kv = load_attention(plan, backend, on_bytes)
+    experts = load_experts(plan, 0, backend, on_bytes)
     link.send(Loaded())
     m = link.expect(Start, START_TIMEOUT_SECONDS).micro_batches
     clock = StageClock(plan.config.trace)

@@ -1,6 +1,6 @@
 """What an attention node asks of its half of a model, whichever implementation computes it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
+from megainfer.compute.chain import Chain, CountedExperts
+from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.reference.kernels import Homes
-from megainfer.compute.tokens import TokenKernels
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 
@@ -78,6 +79,6 @@ class ModelHalf(Protocol):
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits of these rows (int64 [S]) of a finished x: float32 [S, V]."""
 
-    @property
-    def tokens(self) -> TokenKernels:
-        """How tokens are found in its logits."""
+    def chains(self, experts: Mapping[int, CountedExperts], kv: KVCache) -> Sequence[Chain]:
+        """Where all experts are in this process, by layer: the longest runs of layers that it can
+        compute over this cache in a single call; none where it has no such calls."""

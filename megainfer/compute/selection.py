@@ -1,20 +1,101 @@
 """Which implementation serves, decided once: what was built, what was asked for. No torch."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from megainfer.compute.cpu.kernels import library
 from megainfer.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
-
+    from megainfer.compute.backend import Backend
     from megainfer.compute.cpu.kernels.threads import Threads
-    from megainfer.compute.experts import ExpertsShape, LayerExperts
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """dtype: of messages and of the KV cache, float32 or bfloat16. experts, attention: of weights,
+    float32, bfloat16, int8, or auto, which is `dtype`."""
+
+    dtype: str = "float32"
+    experts: str = "auto"
+    attention: str = "auto"
+
+    @property
+    def expert_dtype(self) -> str:
+        return self.dtype if self.experts == "auto" else self.experts
+
+    @property
+    def attention_dtype(self) -> str:
+        return self.dtype if self.attention == "auto" else self.attention
+
+
+class Implementation(Protocol):
+    """What is known of an implementation before it is loaded."""
+
+    @property
+    def own_threads(self) -> bool:
+        """Whether it computes with threads of its own, which torch's would fight for cores."""
+
+    def describe(self) -> str:
+        """With what of this machine it uses."""
+
+    def check(self, precision: Precision) -> None:
+        """Raises ConfigError for weights that it has no arithmetic for."""
+
+    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
+        """threads: how many, or some that are shared with other kernels of the process."""
+
+
+class _Reference:
+    own_threads = False
+
+    def describe(self) -> str:
+        return "reference"
+
+    def check(self, precision: Precision) -> None:
+        if precision.expert_dtype == "int8":
+            raise ConfigError(
+                "--expert-dtype int8 needs the CPU kernels, but the reference serves; use bfloat16"
+            )
+        if precision.attention_dtype != precision.dtype:
+            raise ConfigError(
+                f"--attention-dtype {precision.attention_dtype} needs the CPU kernels, but the "
+                f"reference serves; use {precision.dtype} or auto"
+            )
+
+    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
+        import torch
+
+        from megainfer.compute.reference.backend import ReferenceBackend
+
+        return ReferenceBackend(
+            getattr(torch, precision.dtype), getattr(torch, precision.expert_dtype)
+        )
+
+
+class _Cpu:
+    own_threads = True
+
+    def describe(self) -> str:
+        return f"cpu ({library.levels()[-1]})"
+
+    def check(self, precision: Precision) -> None:
+        """It has arithmetic for all of them."""
+
+    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
+        import torch
+
+        from megainfer.compute.cpu.backend import CpuBackend
+
+        dtype = getattr(torch, precision.dtype)
+        return CpuBackend(dtype, precision.attention_dtype, precision.expert_dtype, threads)
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {"reference": _Reference(), "cpu": _Cpu()}
+"""By the name that `--kernels` has for them."""
 
 
 def resolve_kernels(wish: str) -> str:
@@ -35,90 +116,13 @@ def resolve_kernels(wish: str) -> str:
     return "reference"
 
 
-def describe_kernels(kernels: str) -> str:
-    """`cpu (avx512)`: with the best instruction set of this machine."""
-    return f"cpu ({library.levels()[-1]})" if kernels == "cpu" else kernels
+def open_backend(
+    wish: str = "auto", precision: Precision = Precision(), threads: "Threads | int" = 1
+) -> "Backend":
+    """What a process computes with; wish: reference, cpu or auto, as for `resolve_kernels`.
 
-
-@dataclass(frozen=True, slots=True)
-class ExpertKernels:
-    """How a node computes its experts.
-
-    name: reference, cpu or auto. weight_dtype: float32, bfloat16, int8 (cpu only), or auto, the
-    dtype of the rows. threads: how many, or some that are shared with other kernels of the process
-    (cpu only).
+    Raises ConfigError where it isn't there or has no arithmetic for such weights.
     """
-
-    name: str = "auto"
-    weight_dtype: str = "auto"
-    threads: "Threads | int" = 1
-
-    def layers(self, shape: "ExpertsShape", dtype: "torch.dtype") -> Callable[[], "LayerExperts"]:
-        """What makes the experts of one layer after the other, still without weights.
-
-        dtype: of the rows. Raises ConfigError for a weight dtype that there are no kernels for.
-        """
-        row_dtype = str(dtype).removeprefix("torch.")
-        weight_dtype = row_dtype if self.weight_dtype == "auto" else self.weight_dtype
-        if resolve_kernels(self.name) == "cpu":
-            return _cpu_layers(shape, weight_dtype, self.threads)
-        return _reference_layers(shape, weight_dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionKernels:
-    """How a node computes its attention halves.
-
-    name: reference, cpu or auto. weight_dtype: float32, bfloat16, int8 (all for cpu only), or
-    auto, the instance's dtype. threads: as for ExpertKernels.
-    """
-
-    name: str = "auto"
-    weight_dtype: str = "auto"
-    threads: "Threads | int" = 1
-
-    def resolve(self, dtype: str) -> tuple[str, str]:
-        """`reference` or `cpu`, and the weights' dtype in an instance of this one.
-
-        Raises ConfigError for a weight dtype that there are no kernels for.
-        """
-        name = resolve_kernels(self.name)
-        weight_dtype = dtype if self.weight_dtype == "auto" else self.weight_dtype
-        check_attention_dtype(name, weight_dtype, dtype)
-        return name, weight_dtype
-
-
-def check_attention_dtype(kernels: str, weight_dtype: str, dtype: str) -> None:
-    """Raises ConfigError where the reference is to compute with weights of another dtype."""
-    if kernels == "reference" and weight_dtype != dtype:
-        raise ConfigError(
-            f"--attention-dtype {weight_dtype} needs the CPU kernels, but the reference serves; "
-            f"use {dtype} or auto"
-        )
-
-
-def check_expert_dtype(kernels: str, weight_dtype: str) -> None:
-    """Raises ConfigError where the reference is to compute what it has no arithmetic for."""
-    if kernels == "reference" and weight_dtype == "int8":
-        raise ConfigError(
-            "--expert-dtype int8 needs the CPU kernels, but the reference serves; use bfloat16"
-        )
-
-
-def _cpu_layers(
-    shape: "ExpertsShape", weight_dtype: str, threads: "Threads | int"
-) -> Callable[[], "LayerExperts"]:
-    from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel
-
-    kernel = ExpertKernel(shape, weight_dtype, threads)
-    return lambda: CpuLayerExperts(kernel)
-
-
-def _reference_layers(shape: "ExpertsShape", weight_dtype: str) -> Callable[[], "LayerExperts"]:
-    import torch
-
-    from megainfer.compute.reference.experts import ReferenceLayerExperts
-
-    check_expert_dtype("reference", weight_dtype)
-    dtype: torch.dtype = getattr(torch, weight_dtype)
-    return lambda: ReferenceLayerExperts(shape, dtype)
+    implementation = IMPLEMENTATIONS[resolve_kernels(wish)]
+    implementation.check(precision)
+    return implementation.open(precision, threads)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.backend import Backend
+from megainfer.compute.chain import CountedExperts
 from megainfer.compute.experts import Biases, ExpertsShape, LayerExperts
-from megainfer.compute.selection import ExpertKernels
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import ExpertSources, FfnSources
 from megainfer.models.spec import ModelSpec
@@ -19,8 +20,7 @@ class ExpertModel:
 
     Its only state is a count of the tokens that each expert has served.
 
-    Raises CheckpointError when a weight is missing or misshapen, ConfigError when `kernels` can't
-    compute with the weights' dtype.
+    Raises CheckpointError when a weight is missing or misshapen, and what `Backend.experts` does.
     """
 
     def __init__(
@@ -29,11 +29,9 @@ class ExpertModel:
         reader: WeightReader,
         placement: Placement,
         node: int,
-        dtype: torch.dtype,
-        kernels: ExpertKernels | None = None,
+        backend: Backend,
     ) -> None:
         self.spec = spec
-        self.dtype = dtype
         self.experts = placement.experts_of(node)
         shape = ExpertsShape(
             len(self.experts),
@@ -44,7 +42,7 @@ class ExpertModel:
             spec.expert.bias,
             spec.expert.weight_on_input,
         )
-        new_layer = (kernels or ExpertKernels()).layers(shape, dtype)
+        new_layer = backend.experts(shape)
         self._layers = {layer: new_layer() for layer in spec.moe_layers}
         for layer, experts in self._layers.items():
             _load_layer(experts, FfnSources(spec, layer), reader, self.experts)
@@ -64,16 +62,17 @@ class ExpertModel:
             [dispatch.weights for dispatch in dispatches],
             outs,
         )
-        self.layer_tokens(layer).add_(counts)
+        self._tokens[layer].add_(counts)
 
     def layer(self, layer: int) -> LayerExperts:
         """The experts of one MoE layer."""
         return self._layers[layer]
 
-    def layer_tokens(self, layer: int) -> Tensor:
-        """Tokens that each local expert of one MoE layer has served, int64 [E]: the count itself,
-        for those who compute with `layer` by themselves."""
-        return self._tokens[layer]
+    @property
+    def by_layer(self) -> dict[int, CountedExperts]:
+        """The experts of all MoE layers with what they count in, for those who compute with them
+        by themselves."""
+        return {n: CountedExperts(own, self._tokens[n]) for n, own in self._layers.items()}
 
     def expert_tokens(self) -> list[list[int]]:
         """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""

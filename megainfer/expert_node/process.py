@@ -1,18 +1,17 @@
 """The process of an expert node: load, measure, connect, serve."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.compute.selection import ExpertKernels
+from megainfer.compute.backend import Backend
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts
 from megainfer.expert_node.transfer_profile import profile_transfer
 from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import Span
+from megainfer.launch.computing import backend_of
 from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import (
     CONNECT_TIMEOUT_SECONDS,
@@ -27,14 +26,11 @@ from megainfer.m2n.roads import Seat, open_expert_port
 from megainfer.messages import Loaded, Ready, Start
 from megainfer.models.sources import expert_sources
 
-if TYPE_CHECKING:
-    from megainfer.compute.cpu.kernels.threads import Threads
-
 
 def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of expert node `node` does after the fork."""
-    torch.set_num_threads(plan.torch_threads(plan.cores_of_expert(node)))
-    model = load_experts(plan, node, progress_to(link))
+    backend = backend_of(plan, plan.cores_of_expert(node))
+    model = load_experts(plan, node, backend, progress_to(link))
     link.send(_profile(model, plan, node) if plan.micro_batches is None else Loaded())
     start = link.expect(Start, START_TIMEOUT_SECONDS)
     seat = Seat(plan.geometry(start.micro_batches), node, start.epoch)
@@ -50,22 +46,13 @@ def _profile(model: ExpertModel, plan: Plan, node: int) -> Loaded:
 
 
 def load_experts(
-    plan: Plan,
-    node: int,
-    on_bytes: Callable[[int, int], None],
-    threads: "Threads | int | None" = None,
+    plan: Plan, node: int, backend: Backend, on_bytes: Callable[[int, int], None]
 ) -> ExpertModel:
-    """The experts of one node; `on_bytes` hears (bytes in place, bytes in all).
-
-    threads: shared with other kernels of the process, else the node has its own.
-    """
-    threads = plan.cores_of_expert(node).threads if threads is None else threads
-    kernels = ExpertKernels(plan.kernels, plan.expert_dtype, threads)
-    dtype = getattr(torch, plan.dtype)
+    """The experts of one node; `on_bytes` hears (bytes in place, bytes in all)."""
     with WeightReader(plan.folder, threads=plan.cores_of_expert(node).threads) as reader:
         total = reader.total_bytes(expert_sources(plan.spec, plan.placement.experts_of(node)))
         reader.on_bytes = lambda done: on_bytes(done, total)
-        return ExpertModel(plan.spec, reader, plan.placement, node, dtype, kernels)
+        return ExpertModel(plan.spec, reader, plan.placement, node, backend)
 
 
 def open_gather(plan: Plan, micro_batches: int) -> Gather:

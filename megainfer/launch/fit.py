@@ -1,9 +1,10 @@
 """Whether an instance fits into a machine's memory, and how large its KV caches may be."""
 
+from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, EngineConfig, format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
-from megainfer.memory import Dtypes, Ledger, attention_node, expert_node, kv_block_bytes
+from megainfer.memory import Ledger, attention_node, expert_node, kv_block_bytes
 from megainfer.models.spec import ModelSpec
 
 KV_MEMORY_SHARE = 0.25
@@ -11,16 +12,20 @@ KV_MEMORY_SHARE = 0.25
 
 
 def fitting_blocks(
-    config: EngineConfig, spec: ModelSpec, dtypes: Dtypes, max_model_len: int, machine: Machine
+    config: EngineConfig,
+    spec: ModelSpec,
+    precision: Precision,
+    max_model_len: int,
+    machine: Machine,
 ) -> int:
     """Blocks of one attention node's KV cache.
 
     Raises ConfigError where the weights, the recurrent states, one request of `max_model_len`
     tokens or the caches that were asked for don't fit.
     """
-    free = _beside_weights(config, spec, dtypes, machine.available_memory)
+    free = _beside_weights(config, spec, precision, machine.available_memory)
     free -= _checked_state_bytes(config, spec, free)
-    block_bytes = kv_block_bytes(spec, dtypes)
+    block_bytes = kv_block_bytes(spec, precision)
     smallest = -(-max_model_len // BLOCK_SIZE)
     if config.kv_cache_memory is None:
         wanted = smallest * config.max_num_seqs
@@ -54,13 +59,15 @@ def _listed(ledger: Ledger) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _beside_weights(config: EngineConfig, spec: ModelSpec, dtypes: Dtypes, available: int) -> int:
+def _beside_weights(
+    config: EngineConfig, spec: ModelSpec, precision: Precision, available: int
+) -> int:
     """Bytes that all nodes' weights leave: attention's are kept once a node, each expert once."""
-    attention = attention_node(spec, dtypes, num_blocks=0, num_states=0) * config.attn_gpus
-    weights = (attention + expert_node(spec, dtypes, spec.num_experts)).of("weights")
+    attention = attention_node(spec, precision, num_blocks=0, num_states=0) * config.attn_gpus
+    weights = (attention + expert_node(spec, precision, spec.num_experts)).of("weights")
     if weights >= available:
         raise ConfigError(
-            f"the weights need {format_bytes(weights)} in {dtypes.computing}, but this machine has "
+            f"the weights need {format_bytes(weights)} in {precision.dtype}, but this machine has "
             f"{format_bytes(available)} of memory available; use fewer attention nodes, "
             "--dtype bfloat16, --expert-dtype int8 or a smaller model"
         )

@@ -4,11 +4,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from megainfer.compute.selection import (
-    check_attention_dtype,
-    check_expert_dtype,
-    resolve_kernels,
-)
+from megainfer.compute.selection import IMPLEMENTATIONS, Precision, resolve_kernels
 from megainfer.config import MAX_MICRO_BATCHES, MAX_TUNED_MICRO_BATCHES, EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.frontend.generation_config import GenerationDefaults
@@ -16,7 +12,7 @@ from megainfer.launch.fit import check_slots_fit, fitting_blocks
 from megainfer.launch.machine import Machine
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import Road, Tuning
-from megainfer.memory import Dtypes, Ledger, attention_node, expert_node
+from megainfer.memory import Ledger, attention_node, expert_node
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
@@ -86,10 +82,6 @@ class Plan:
     def cores_of_expert(self, node: int) -> CoreAssignment:
         return self.cores[0 if self.config.colocated else self.num_attention + node]
 
-    def torch_threads(self, cores: CoreAssignment) -> int:
-        """Threads for torch: the C++ kernels have their own, which would fight them for cores."""
-        return 1 if self.kernels == "cpu" else cores.threads
-
     @property
     def spin_seconds(self) -> float:
         """How long a waiting node may keep its core busy: not where others would need it."""
@@ -129,16 +121,16 @@ class Plan:
         return self.config.max_num_seqs if self.spec.is_recurrent else 0
 
     @property
-    def dtypes(self) -> Dtypes:
-        return Dtypes(self.dtype, self.attention_dtype, self.expert_dtype)
+    def precision(self) -> Precision:
+        return Precision(self.dtype, self.expert_dtype, self.attention_dtype)
 
     def attention_ledger(self) -> Ledger:
         """What one attention node takes of memory, beside M2N's slots."""
-        return attention_node(self.spec, self.dtypes, self.num_blocks, self.num_states)
+        return attention_node(self.spec, self.precision, self.num_blocks, self.num_states)
 
     def expert_ledger(self, node: int) -> Ledger:
         """What this expert node takes of memory, beside M2N's slots."""
-        return expert_node(self.spec, self.dtypes, len(self.placement.experts_of(node)))
+        return expert_node(self.spec, self.precision, len(self.placement.experts_of(node)))
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes together take of memory, beside M2N's slots."""
@@ -155,7 +147,8 @@ def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
     spec = load_spec(folder)
     placement = contiguous_placement(spec.num_experts, config.ffn_gpus)
     kernels = resolve_kernels(config.kernels)
-    dtypes = _dtypes(config, spec, kernels, machine)
+    precision = _precision(config, spec, machine)
+    IMPLEMENTATIONS[kernels].check(precision)
     max_model_len = _max_model_len(config, spec)
     cores = _cores(config, kernels, machine.cores)
     plan = Plan(
@@ -163,12 +156,12 @@ def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
         folder=folder,
         spec=spec,
         placement=placement,
-        dtype=dtypes.computing,
-        expert_dtype=dtypes.experts,
-        attention_dtype=dtypes.attention,
+        dtype=precision.dtype,
+        expert_dtype=precision.expert_dtype,
+        attention_dtype=precision.attention_dtype,
         kernels=kernels,
         max_model_len=max_model_len,
-        num_blocks=fitting_blocks(config, spec, dtypes, max_model_len, machine),
+        num_blocks=fitting_blocks(config, spec, precision, max_model_len, machine),
         cores=cores,
         micro_batches=_micro_batches(config, cores),
         token=secrets.token_hex(16),
@@ -180,18 +173,12 @@ def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
     return plan
 
 
-def _dtypes(config: EngineConfig, spec: ModelSpec, kernels: str, machine: Machine) -> Dtypes:
-    """As asked for. `auto` is the checkpoint's own bfloat16 where the cores have it, else float32,
-    and weights are kept in what is computed in."""
+def _precision(config: EngineConfig, spec: ModelSpec, machine: Machine) -> Precision:
+    """As asked for; `auto` is the checkpoint's own bfloat16 where the cores have it, else
+    float32."""
     own = "bfloat16" if spec.dtype == "bfloat16" and machine.bfloat16_arithmetic else "float32"
-    computing = own if config.dtype == "auto" else config.dtype
-    experts, attention = (
-        computing if wish == "auto" else wish
-        for wish in (config.expert_dtype, config.attention_dtype)
-    )
-    check_expert_dtype(kernels, experts)
-    check_attention_dtype(kernels, attention, computing)
-    return Dtypes(computing, attention, experts)
+    dtype = own if config.dtype == "auto" else config.dtype
+    return Precision(dtype, config.expert_dtype, config.attention_dtype)
 
 
 def _micro_batches(config: EngineConfig, cores: tuple[CoreAssignment, ...]) -> int | None:
@@ -210,7 +197,8 @@ def _cores(
     or the other take turns anyway, and each is faster with all cores. Torch's threads would be in
     each other's way: they stay awake for long."""
     num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
-    turns = num_processes == 2 and config.micro_batches in (None, 1) and kernels == "cpu"
+    own_threads = IMPLEMENTATIONS[kernels].own_threads
+    turns = num_processes == 2 and config.micro_batches in (None, 1) and own_threads
     if config.cores == "shared" or (config.cores == "auto" and turns):
         return share_cores(num_processes, cores)
     return assign_cores(num_processes, cores)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from megainfer.compute.selection import describe_kernels
+from megainfer.compute.selection import IMPLEMENTATIONS
 from megainfer.config import BLOCK_SIZE, format_bytes
 from megainfer.launch.plan import Plan
 from megainfer.memory import Ledger
@@ -22,8 +22,8 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
     )
     yield f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes"
     yield (
-        f"kernels    {describe_kernels(plan.kernels)}; expert weights in {plan.expert_dtype}, "
-        f"others in {plan.attention_dtype}"
+        f"kernels    {IMPLEMENTATIONS[plan.kernels].describe()}; expert weights in "
+        f"{plan.expert_dtype}, others in {plan.attention_dtype}"
     )
     yield from _stored_lines(plan)
     yield (

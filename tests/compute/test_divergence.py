@@ -18,20 +18,21 @@ from safetensors.torch import load_file, save_file
 from megainfer.compute.cpu.half import CpuHalf, CpuLayer
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.experts import CpuLayerExperts
+from megainfer.compute.selection import Precision
 from tests.support.checkpoints import oracle, write_checkpoint
 from tests.support.divergence import Divergence, divergence, relative_error
-from tests.support.node_pair import FLOAT32, Pair, Precision, load_pair
+from tests.support.node_pair import FLOAT32, Pair, load_pair
 
 needs_kernels = pytest.mark.skipif(
     not library.is_built(), reason="the CPU kernels are not built, and the reference has no int8"
 )
 PRECISIONS: Mapping[str, Precision] = {
     "float32": FLOAT32,
-    "bfloat16 weights": Precision(torch.float32, "bfloat16", "bfloat16"),
-    "bfloat16": Precision(torch.bfloat16),
-    "int8 experts": Precision(torch.bfloat16, "int8"),
-    "int8": Precision(torch.bfloat16, "int8", "int8"),
-    "int8 in float32": Precision(torch.float32, "int8", "int8"),
+    "bfloat16 weights": Precision("float32", "bfloat16", "bfloat16"),
+    "bfloat16": Precision("bfloat16"),
+    "int8 experts": Precision("bfloat16", "int8"),
+    "int8": Precision("bfloat16", "int8", "int8"),
+    "int8 in float32": Precision("float32", "int8", "int8"),
 }
 BOUNDS: Mapping[str, tuple[float, ...]] = {  # of relative errors, in the order of PRECISIONS
     "qwen3_moe": (2e-6, 1.6e-2, 2.5e-2, 4.5e-2, 6.5e-2, 6.5e-2),

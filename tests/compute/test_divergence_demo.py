@@ -21,14 +21,14 @@ from megainfer.attention_node.model import AttentionModel
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import ChunkInput
 from megainfer.compute.cpu.kernels import library
-from megainfer.compute.selection import AttentionKernels, ExpertKernels
+from megainfer.compute.selection import Precision, open_backend
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.model_folder.demo.model import ensure_demo_model
 from megainfer.models.registry import load_spec
 from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import Greedy, assert_same_greedy, oracle
 from tests.support.divergence import Divergence, divergence
-from tests.support.node_pair import FLOAT32, Pair, Precision, blocks_of
+from tests.support.node_pair import FLOAT32, Pair, blocks_of
 
 NEW_TOKENS = 16
 PROMPTS = [
@@ -63,15 +63,15 @@ class Case:
 
 # The reference rounds the residual stream too, and after every operation, as torch does.
 BFLOAT16 = {
-    "cpu": Case(Precision(torch.bfloat16), Divergence(1.3e-2, 4e-4, 0.98, 0.15), 12),
-    "reference": Case(Precision(torch.bfloat16), Divergence(3e-2, 2.6e-3, 0.94, 0.3), 8),
+    "cpu": Case(Precision("bfloat16"), Divergence(1.3e-2, 4e-4, 0.98, 0.15), 12),
+    "reference": Case(Precision("bfloat16"), Divergence(3e-2, 2.6e-3, 0.94, 0.3), 8),
 }
 CASES = {
     "bfloat16": BFLOAT16["cpu" if library.is_built() else "reference"],
-    "int8 experts": Case(Precision(torch.bfloat16, "int8"), Divergence(8e-2, 1.1e-2, 0.93, 0.9), 8),
-    "int8": Case(Precision(torch.bfloat16, "int8", "int8"), Divergence(0.11, 2.2e-2, 0.89, 0.9), 7),
+    "int8 experts": Case(Precision("bfloat16", "int8"), Divergence(8e-2, 1.1e-2, 0.93, 0.9), 8),
+    "int8": Case(Precision("bfloat16", "int8", "int8"), Divergence(0.11, 2.2e-2, 0.89, 0.9), 7),
     "int8 in float32": Case(
-        Precision(torch.float32, "int8", "int8"), Divergence(0.11, 2.2e-2, 0.89, 0.9), 7
+        Precision("float32", "int8", "int8"), Divergence(0.11, 2.2e-2, 0.89, 0.9), 7
     ),
 }
 needs_int8 = pytest.mark.skipif(
@@ -89,19 +89,15 @@ class DemoModel:
         self.experts = cache(self._load_experts)
 
     def pair(self, precision: Precision) -> Pair:
-        dtype = precision.dtype
-        kernels = AttentionKernels("auto", precision.attention, threads=2)
+        backend = open_backend("auto", precision, threads=2)
         with WeightReader(self.folder) as reader:
-            attention = AttentionModel(self._spec, reader, self._placement, dtype, kernels=kernels)
-        weights = str(dtype).removeprefix("torch.")
-        if precision.experts != "auto":
-            weights = precision.experts
-        return Pair(attention, [self.experts(weights)])
+            attention = AttentionModel(self._spec, reader, self._placement, backend)
+        return Pair(attention, [self.experts(precision.expert_dtype)])
 
     def _load_experts(self, weights: str) -> ExpertModel:
-        kernels = ExpertKernels("auto", weights, threads=2)
+        backend = open_backend("auto", Precision(experts=weights), threads=2)
         with WeightReader(self.folder) as reader:
-            return ExpertModel(self._spec, reader, self._placement, 0, torch.float32, kernels)
+            return ExpertModel(self._spec, reader, self._placement, 0, backend)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from megainfer.attention_node.model import AttentionModel
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import ChunkInput, build_batch
 from megainfer.compute.cpu.kernels.attention import AttentionKernel
-from megainfer.compute.selection import AttentionKernels
+from megainfer.compute.selection import Precision, open_backend
 from megainfer.instruments.stage_clock import StageClock
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import (
@@ -99,9 +99,10 @@ class Model:
     def __init__(self, folder: Path, dtype: torch.dtype, weight_dtype: str) -> None:
         self.spec, self.dtype = load_spec(folder), dtype
         placement = contiguous_placement(self.spec.num_experts, 2)
-        kernels = AttentionKernels("cpu", weight_dtype)
+        precision = Precision(str(dtype).removeprefix("torch."), attention=weight_dtype)
+        backend = open_backend("cpu", precision)
         with WeightReader(folder) as reader:
-            self.half = AttentionModel(self.spec, reader, placement, dtype, kernels=kernels)
+            self.half = AttentionModel(self.spec, reader, placement, backend)
         self.kv = self.half.new_cache(64, num_states=8)
 
     def step(self, chunks: list[ChunkInput]) -> Tensor:

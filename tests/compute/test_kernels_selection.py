@@ -8,9 +8,10 @@ import shutil
 import pytest
 import torch
 
+from megainfer.compute.backend import Backend
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.experts import ExpertsShape
-from megainfer.compute.selection import ExpertKernels, resolve_kernels
+from megainfer.compute.selection import Precision, open_backend, resolve_kernels
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import read_machine
@@ -33,9 +34,9 @@ def not_built(monkeypatch, tmp_path):
     library.load.cache_clear()
 
 
-def result(kernels: ExpertKernels, dtype: torch.dtype) -> torch.Tensor:
+def result(backend: Backend, dtype: torch.dtype) -> torch.Tensor:
     experts = Experts(SHAPE)
-    layer = kernels.layers(SHAPE, dtype)()
+    layer = backend.experts(SHAPE)()
     for expert in range(SHAPE.experts):
         layer.load(expert, experts.gate_up[expert], experts.down[expert])
     x, (ids, weights) = experts.rows(7, dtype), experts.choices(7)
@@ -51,9 +52,8 @@ def result(kernels: ExpertKernels, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weight_dtype", ["auto", "float32", "bfloat16"])
 def test_implementations_are_interchangeable(dtype, weight_dtype):
-    reference, cpu = (
-        result(ExpertKernels(name, weight_dtype), dtype) for name in ("reference", "cpu")
-    )
+    precision = Precision(str(dtype).removeprefix("torch."), experts=weight_dtype)
+    reference, cpu = (result(open_backend(name, precision), dtype) for name in ("reference", "cpu"))
     assert reference.dtype == cpu.dtype == dtype
     narrow = torch.bfloat16 in (dtype, getattr(torch, weight_dtype, None))
     torch.testing.assert_close(cpu, reference, atol=3e-2 if narrow else 1e-6, rtol=1e-2)

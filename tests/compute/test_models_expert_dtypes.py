@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.compute.selection import ExpertKernels
+from megainfer.compute.backend import Backend
+from megainfer.compute.selection import Precision, open_backend
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.registry import load_spec
@@ -23,14 +24,14 @@ def folder(tmp_path_factory) -> Path:
     return write_checkpoint("qwen3_moe", "gqa", tmp_path_factory.mktemp("model"))
 
 
-def outputs(folder: Path, kernels: ExpertKernels, dtype: torch.dtype = torch.float32) -> Tensor:
+def outputs(folder: Path, backend: Backend) -> Tensor:
     """What the node's last layer makes of random rows that come in two messages."""
     spec = load_spec(folder)
     placement = contiguous_placement(spec.num_experts, 1)
     with WeightReader(folder) as reader:
-        model = ExpertModel(spec, reader, placement, 0, dtype, kernels)
+        model = ExpertModel(spec, reader, placement, 0, backend)
     generator = torch.Generator().manual_seed(3)
-    hidden = torch.randn(ROWS, spec.hidden_size, generator=generator).to(dtype)
+    hidden = torch.randn(ROWS, spec.hidden_size, generator=generator).to(backend.dtype)
     ids = torch.randint(-1, spec.num_experts, (ROWS, spec.top_k), generator=generator).int()
     weights = torch.rand(ids.shape, generator=generator)
     layer = spec.moe_layers[-1]
@@ -52,12 +53,12 @@ def outputs(folder: Path, kernels: ExpertKernels, dtype: torch.dtype = torch.flo
 def test_kernels_are_as_far_from_the_reference_as_their_weights(
     folder, weight_dtype, bound, threads
 ):
-    exact = outputs(folder, ExpertKernels("reference"))
-    ours = outputs(folder, ExpertKernels("cpu", weight_dtype, threads))
+    exact = outputs(folder, open_backend("reference"))
+    ours = outputs(folder, open_backend("cpu", Precision(experts=weight_dtype), threads))
     assert relative_error(ours, exact.double()) < bound
 
 
 def test_weights_are_those_of_the_dtype_that_was_asked_for(folder):
-    exact = outputs(folder, ExpertKernels("reference"))
-    rounded = outputs(folder, ExpertKernels("reference", "bfloat16"))
+    exact = outputs(folder, open_backend("reference"))
+    rounded = outputs(folder, open_backend("reference", Precision(experts="bfloat16")))
     assert 1e-4 < relative_error(rounded, exact.double()) < 1e-2

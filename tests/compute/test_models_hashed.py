@@ -9,7 +9,7 @@ from torch import Tensor
 
 from megainfer.attention_node.model import AttentionModel
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.compute.selection import AttentionKernels, ExpertKernels
+from megainfer.compute.selection import open_backend
 from megainfer.errors import CheckpointError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.models.registry import load_spec
@@ -44,12 +44,10 @@ def _table(order: Tensor) -> Tensor:
 
 def logits(folder: Path, spec: ModelSpec, kernels: str) -> list[Tensor]:
     placement = contiguous_placement(spec.num_experts, 2)
-    own, experts = AttentionKernels(kernels), ExpertKernels(kernels)
+    backend = open_backend(kernels)
     with WeightReader(folder) as reader:
-        attention = AttentionModel(spec, reader, placement, torch.float32, kernels=own)
-        nodes = [
-            ExpertModel(spec, reader, placement, node, torch.float32, experts) for node in (0, 1)
-        ]
+        attention = AttentionModel(spec, reader, placement, backend)
+        nodes = [ExpertModel(spec, reader, placement, node, backend) for node in (0, 1)]
     return Pair(attention, nodes).all_logits(TOKENS)
 
 

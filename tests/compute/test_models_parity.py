@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.batch import ChunkInput
+from megainfer.compute.selection import Precision
 from megainfer.models.registry import load_spec
 from megainfer.topology import Placement
 from tests.support.checkpoints import (
@@ -20,7 +21,7 @@ from tests.support.checkpoints import (
     write_checkpoint,
 )
 from tests.support.kernel_names import KERNELS
-from tests.support.node_pair import Pair, Precision, blocks_of, load_pair
+from tests.support.node_pair import Pair, blocks_of, load_pair
 
 NEW_TOKENS = 10
 
@@ -104,7 +105,7 @@ def test_bfloat16_is_as_close_as_transformers_in_bfloat16(tmp_path, kernels):
         torch.stack([last_logits(oracle(folder, dtype), prompt) for prompt in prompts])
         for dtype in (torch.float32, torch.bfloat16)
     )
-    pair = load_pair(folder, 2, Precision(torch.bfloat16), kernels)
+    pair = load_pair(folder, 2, Precision("bfloat16"), kernels)
     ours = pair.step([ChunkInput(p, 0, blocks_of(i), True) for i, p in enumerate(prompts)])
     assert ours.dtype == torch.float32
     ours_error, their_error = (ours - exact).std(), (rounded - exact).std()

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from megainfer.attention_node.model import AttentionModel
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.selection import open_backend
 from megainfer.errors import CheckpointError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.models.registry import load_spec
@@ -168,12 +169,12 @@ def test_each_role_reads_its_listed_tensors_and_all_are_read(tmp_path, family, v
     nodes = min(3, spec.num_experts)
     placement = contiguous_placement(spec.num_experts, nodes)
     reader = RecordingReader(folder)
-    AttentionModel(spec, reader, placement, torch.float32)
+    AttentionModel(spec, reader, placement, open_backend())
     assert sorted(reader.names) == sorted(source.name for source in attention_sources(spec))
     assert reader.bytes_read == reader.total_bytes(attention_sources(spec))
     for node in range(nodes):
         already = len(reader.names)
-        ExpertModel(spec, reader, placement, node, torch.float32)
+        ExpertModel(spec, reader, placement, node, open_backend())
         expected = [s.name for s in expert_sources(spec, placement.experts_of(node))]
         assert sorted(reader.names[already:]) == sorted(expected)
     assert set(reader.names) == set(load_file(folder / "model.safetensors"))
@@ -187,6 +188,6 @@ def test_models_report_a_broken_tensor_by_name(tmp_path):
     tensors[broken] = tensors[broken].T.contiguous()
     save_file(tensors, folder / "model.safetensors")
     reader = WeightReader(folder)
-    AttentionModel(spec, reader, placement, torch.float32)
+    AttentionModel(spec, reader, placement, open_backend())
     with pytest.raises(CheckpointError, match=r"experts\.3\.w2\.weight has shape \[40, 48\]"):
-        ExpertModel(spec, reader, placement, 0, torch.float32)
+        ExpertModel(spec, reader, placement, 0, open_backend())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from megainfer.compute.selection import Precision
 from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micro_batches
 from megainfer.errors import ConfigError
 from megainfer.frontend.serving_options import ServingOptions
@@ -13,7 +14,6 @@ from megainfer.launch import plan as plan_module
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe
-from megainfer.memory import Dtypes
 from server.operate.instance import surroundings_of
 from tests.support.checkpoints import write_config
 
@@ -143,7 +143,7 @@ def test_a_plan_knows_only_the_machine_that_it_is_given(folder):
 def test_auto_computes_in_bfloat16_where_the_cores_do(tmp_path, native):
     folder = write_config("mixtral", "gqa", tmp_path, dtype="bfloat16")
     plan = plan_of(EngineConfig(), folder, bfloat16_arithmetic=native)
-    assert plan.dtypes == Dtypes(*["bfloat16" if native else "float32"] * 3)
+    assert plan.precision == Precision(*["bfloat16" if native else "float32"] * 3)
 
 
 def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):

@@ -2,12 +2,13 @@
 
 import pytest
 
-from megainfer.memory import Dtypes, Ledger, attention_node, expert_node, kv_block_bytes
+from megainfer.compute.selection import Precision
+from megainfer.memory import Ledger, attention_node, expert_node, kv_block_bytes
 from megainfer.models.registry import load_spec
 from tests.support.checkpoints import write_config
 
-FLOAT = Dtypes("float32", "float32", "float32")
-NARROW = Dtypes("bfloat16", "int8", "int8")
+FLOAT = Precision("float32")
+NARROW = Precision("bfloat16", "int8", "int8")
 
 
 @pytest.fixture(scope="module")

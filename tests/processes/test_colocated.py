@@ -12,8 +12,7 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.colocated.model import ColocatedModel
 from megainfer.compute.batch import ChunkInput, build_batch
 from megainfer.compute.cpu.kernels import library
-from megainfer.compute.cpu.kernels.threads import Threads
-from megainfer.compute.selection import AttentionKernels, ExpertKernels
+from megainfer.compute.selection import Precision, open_backend
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.expert_node.experts import ExpertModel
@@ -43,11 +42,10 @@ class Model:
     def __init__(self, folder: Path, kernels: str, dtype: torch.dtype) -> None:
         spec = load_spec(folder)
         placement = contiguous_placement(spec.num_experts, 1)
-        threads = Threads(2) if kernels == "cpu" else 1
-        attention, experts = AttentionKernels(kernels, threads=threads), ExpertKernels(kernels)
+        backend = open_backend(kernels, Precision(str(dtype).removeprefix("torch.")), threads=2)
         with WeightReader(folder) as reader:
-            self.attention = AttentionModel(spec, reader, placement, dtype, kernels=attention)
-            self.experts = ExpertModel(spec, reader, placement, 0, dtype, experts)
+            self.attention = AttentionModel(spec, reader, placement, backend)
+            self.experts = ExpertModel(spec, reader, placement, 0, backend)
         self.kv = self.attention.new_cache(BLOCKS, num_states=len(PROMPTS))
         self.clock, self.expert_clock = StageClock(), StageClock()
 

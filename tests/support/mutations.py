@@ -5,11 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from megainfer.attention_node.model import AttentionModel
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.compute.selection import AttentionKernels, ExpertKernels
+from megainfer.compute.selection import open_backend
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.models.spec import DenseSpec, LayerSpec, ModelSpec, MoESpec
 from megainfer.topology import contiguous_placement
@@ -118,10 +116,8 @@ def model(**values: Any) -> Change:
 
 def reference_pair(folder: Path, spec: ModelSpec) -> Pair:
     """The checkpoint loaded and computed as this spec says, by the reference on one node."""
-    placement, dtype = contiguous_placement(spec.num_experts, 1), torch.float32
+    placement, backend = contiguous_placement(spec.num_experts, 1), open_backend("reference")
     with WeightReader(folder) as reader:
-        attention_model = AttentionModel(
-            spec, reader, placement, dtype, kernels=AttentionKernels("reference")
-        )
-        experts = ExpertModel(spec, reader, placement, 0, dtype, ExpertKernels("reference"))
+        attention_model = AttentionModel(spec, reader, placement, backend)
+        experts = ExpertModel(spec, reader, placement, 0, backend)
     return Pair(attention_model, [experts])

@@ -1,7 +1,6 @@
 """An attention model and its expert models in the test's own process, without ports."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.compute.selection import AttentionKernels, ExpertKernels
+from megainfer.compute.selection import Precision, open_backend
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.instruments.stage_clock import StageClock
 from megainfer.m2n.mailbox import Dispatch
@@ -20,15 +19,6 @@ from megainfer.topology import Placement, contiguous_placement
 CLOCK = StageClock().of(0)
 BLOCKS_A_SEQUENCE = 8
 SEQUENCES = 8
-
-
-@dataclass(frozen=True)
-class Precision:
-    """dtype: of messages and of the KV cache. experts, attention: of weights, as the flags name."""
-
-    dtype: torch.dtype = torch.float32
-    experts: str = "auto"
-    attention: str = "auto"
 
 
 FLOAT32 = Precision()
@@ -102,17 +92,10 @@ def load_pair(
     """
     spec = load_spec(folder)
     placement = contiguous_placement(spec.num_experts, num_nodes)
-    attention_kernels = AttentionKernels(kernels, precision.attention)
-    expert_kernels = ExpertKernels(kernels, precision.experts)
-    dtype = precision.dtype
+    backend = open_backend(kernels, precision)
     with WeightReader(folder) as reader:
-        attention = AttentionModel(
-            spec, reader, believed or placement, dtype, kernels=attention_kernels
-        )
-        experts = [
-            ExpertModel(spec, reader, placement, node, dtype, expert_kernels)
-            for node in range(num_nodes)
-        ]
+        attention = AttentionModel(spec, reader, believed or placement, backend)
+        experts = [ExpertModel(spec, reader, placement, node, backend) for node in range(num_nodes)]
     return Pair(attention, experts)
 
 

@@ -1,21 +1,24 @@
 """The attention node's half of a model in C++: two or three calls a layer, float32 inside."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
 from megainfer.compute.batch import StepBatch
+from megainfer.compute.chain import CountedExperts
 from megainfer.compute.cpu.attention import load_attention
+from megainfer.compute.cpu.chain import CpuChain, PlainRouting, chains_of
 from megainfer.compute.cpu.delta_net import DeltaNet
 from megainfer.compute.cpu.ffn import Dense, Gate, SharedExpert
-from megainfer.compute.cpu.kernels.attention import AttentionKernel, PackedGate, step_rows
+from megainfer.compute.cpu.kernels.attention import AttentionKernel, step_rows
 from megainfer.compute.cpu.kernels.attention_layer import BLOCK_TOKENS, PackedAttention, block_shape
-from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
 from megainfer.compute.cpu.latent import LatentAttention, SparseLatentAttention, load_latent
 from megainfer.compute.cpu.loader import Loader
 from megainfer.compute.half import HalfSource, Routed
+from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
-from megainfer.compute.tokens import TokenKernels
 from megainfer.errors import ConfigError
 from megainfer.models.sources import (
     DeltaNetSources,
@@ -56,11 +59,11 @@ class CpuLayer:
                 self._shared = SharedExpert(ffn.shared, spec.multipliers.residual, sources, loader)
 
     @property
-    def plain_routing(self) -> tuple[PackedAttention, PackedGate] | None:
+    def plain_routing(self) -> PlainRouting | None:
         """What comes before the experts, where there is nothing else beside them."""
         if self._gate is None or self._shared is not None or self._attention is None:
             return None
-        return self._attention, self._gate.packed
+        return PlainRouting(self._attention, self._gate.packed)
 
     def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`. Raises ConfigError for blocks of another size."""
@@ -99,20 +102,14 @@ class CpuLayer:
 class CpuHalf:
     """`half.ModelHalf` over packed weights; the residual stream is float32.
 
-    weight_dtype: float32, bfloat16 or int8. level: an instruction set, the best unless given.
+    weight_dtype: float32, bfloat16 or int8. kernel: what it computes with, and whose threads.
     """
 
-    def __init__(
-        self,
-        source: HalfSource,
-        weight_dtype: str,
-        threads: Threads | int = 1,
-        level: str | None = None,
-    ) -> None:
+    def __init__(self, source: HalfSource, weight_dtype: str, kernel: AttentionKernel) -> None:
         spec, sources = source.spec, ModelSources(source.spec)
-        shared = own_or_shared(threads)
-        self.kernel = AttentionKernel(shared, level)
-        loader = Loader(source, self.kernel, weight_dtype, shared)
+        self._kernel = kernel
+        self._row_dtype = source.dtype
+        loader = Loader(source, kernel, weight_dtype, kernel.threads)
         self._multipliers = spec.multipliers
         self._embedding = source.reader.load(sources.embedding(), source.dtype)
         self._final_norm = loader.norm(sources.final_norm(), sources.final_norm_bias())
@@ -120,7 +117,7 @@ class CpuHalf:
         self._lm_head = (
             loader.linear(head, bias)
             if head
-            else self.kernel.pack(self._embedding, weight_dtype, loader.maybe_vector(bias))
+            else kernel.pack(self._embedding, weight_dtype, loader.maybe_vector(bias))
         )
         rotary = rotary_tables(spec, source.max_positions, torch.float32)
         self.layers = [CpuLayer(loader, index, rotary) for index in range(len(spec.layers))]
@@ -132,13 +129,14 @@ class CpuHalf:
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `half.ModelHalf.logits`."""
-        logits = self.kernel.head(self._lm_head, self._final_norm, x, rows)
+        logits = self._kernel.head(self._lm_head, self._final_norm, x, rows)
         return _scaled(logits, self._multipliers.logits)
 
-    @property
-    def tokens(self) -> TokenKernels:
-        """See `half.ModelHalf.tokens`."""
-        return self.kernel
+    def chains(self, experts: Mapping[int, CountedExperts], kv: KVCache) -> Sequence[CpuChain]:
+        """See `half.ModelHalf.chains`: of layers whose network is their experts alone."""
+        plain = {layer: self.layers[layer].plain_routing for layer in experts}
+        routings = {layer: routing for layer, routing in plain.items() if routing is not None}
+        return chains_of(self._kernel, routings, experts, kv, self._row_dtype)
 
 
 def _scaled(x: Tensor, multiplier: float) -> Tensor:

@@ -1,11 +1,15 @@
 """The attention node's half of a model in torch: the oracle, and the fallback."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from megainfer.compute.batch import StepBatch
+from megainfer.compute.chain import Chain, CountedExperts
 from megainfer.compute.half import HalfSource, Routed
+from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.reference import kernels as kernels
 from megainfer.compute.reference.attention import Attention
 from megainfer.compute.reference.delta_net import DeltaNet
@@ -13,7 +17,6 @@ from megainfer.compute.reference.ffn import Dense, Gate
 from megainfer.compute.reference.latent import LatentAttention
 from megainfer.compute.reference.norm import Norm
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
-from megainfer.compute.tokens import TokenKernels
 from megainfer.models.sources import (
     DeltaNetSources,
     FfnSources,
@@ -88,10 +91,9 @@ class ReferenceHalf:
         logits = linear(self._final_norm(x[rows]), self._lm_head, self._lm_head_bias)
         return logits.to(torch.float32) * self._multipliers.logits
 
-    @property
-    def tokens(self) -> TokenKernels:
-        """See `half.ModelHalf.tokens`."""
-        return kernels
+    def chains(self, experts: Mapping[int, CountedExperts], kv: KVCache) -> Sequence[Chain]:
+        """None: each layer is asked by itself."""
+        return ()
 
 
 def _attention(

@@ -59,10 +59,10 @@ class AttentionKernel:
 
     def __init__(self, threads: Threads | int = 1, level: str | None = None) -> None:
         native = library.load()
-        self._threads = own_or_shared(threads)
+        self.threads = own_or_shared(threads)
         self.level = level or library.levels()[-1]
         self._native = native
-        self.handle = native.megainfer_half_new(self.level.encode(), self._threads.handle)
+        self.handle = native.megainfer_half_new(self.level.encode(), self.threads.handle)
         if self.handle is None:
             raise ConfigError(
                 f"kernels of level {self.level!r} don't run here; use one of "

@@ -4,11 +4,11 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from megainfer.compute.chain import LayerTimes
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.attention import AttentionKernel, PackedGate
 from megainfer.compute.cpu.kernels.attention_layer import ROW_TYPES, PackedAttention, layer_cache
@@ -26,15 +26,6 @@ class PackedLayer:
     gate: PackedGate
     experts: CpuLayerExperts
     counts: Tensor
-
-
-class LayerTimes(NamedTuple):
-    """Seconds of the monotonic clock: when a layer began, its experts, adding their sums to x."""
-
-    attention: float
-    experts: float
-    combine: float
-    end: float
 
 
 class LayerChain:

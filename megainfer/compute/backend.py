@@ -1,0 +1,45 @@
+"""What one process computes with."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from megainfer.compute.experts import ExpertsShape, LayerExperts
+from megainfer.compute.half import HalfSource, ModelHalf
+from megainfer.compute.tokens import TokenKernels
+from megainfer.device import Device
+
+
+class Backend(Protocol):
+    """An implementation of all that nodes compute, on one device; `selection.open_backend` makes it
+    once a process, and whoever computes asks it."""
+
+    @property
+    def name(self) -> str:
+        """`reference`, `cpu`."""
+
+    @property
+    def device(self) -> Device:
+        """Where its tensors live and its kernels run."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of messages and of the KV cache: the instance's."""
+
+    def half(self, source: HalfSource) -> ModelHalf:
+        """An attention node's half of a model, loaded.
+
+        Raises CheckpointError when a weight is missing or misshapen, ConfigError when it can't
+        compute with the weights' dtype.
+        """
+
+    def experts(self, shape: ExpertsShape) -> Callable[[], LayerExperts]:
+        """What makes the experts of one layer after the other, still without weights.
+
+        Raises ConfigError when it can't compute with the weights' dtype.
+        """
+
+    @property
+    def tokens(self) -> TokenKernels:
+        """How tokens are found in logits."""
