@@ -20,7 +20,8 @@ from torch import Tensor
 from megainfer.attention_node.model import MoEPoint
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
-from megainfer.attention_node.scheduling.scheduler import Scheduler, SchedulerConfig
+from megainfer.attention_node.scheduling.config import SchedulerConfig
+from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.reference import kernels as kernels
 from megainfer.compute.tokens import TokenKernels

@@ -11,8 +11,9 @@ from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.profile import profile_attention
+from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.load_tuner import LoadTuner, NoTuner, Tuner
-from megainfer.attention_node.scheduling.scheduler import Scheduler, SchedulerConfig
+from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.tuning import MicroBatchTuner
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.kv_cache import KVCache
