@@ -19,7 +19,9 @@ from torch import Tensor
 
 from megainfer.attention_node.model import MoEPoint
 from megainfer.attention_node.node import AttentionNode
-from megainfer.attention_node.scheduling.scheduler import Scheduler, SchedulerConfig
+from megainfer.attention_node.parts import NodeParts, NodeSettings
+from megainfer.attention_node.scheduling.config import SchedulerConfig
+from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.reference import kernels as kernels
 from megainfer.compute.tokens import TokenKernels
@@ -169,7 +171,8 @@ class AttentionUnit:
         scheduler = Scheduler(_scheduler_config(stages))
         model: Any = SleepingAttention(stages)
         no_kv: Any = None
-        self.node = AttentionNode(node, model, no_kv, scheduler, port, self._hear, trace=trace)
+        parts = NodeParts(model, no_kv, scheduler, port, self._hear)
+        self.node = AttentionNode(parts, NodeSettings(node, trace=trace))
         self._standing_seconds: list[float] = []
         self._requests = 0
         self._submit_all()

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 
 from megainfer.errors import ProtocolError
 
+SAMPLER = -1
+"""Whom a step awaits after its last layer, as it awaits expert nodes after the others: what finds
+its tokens, and on a device takes its time for it."""
+
 
 @dataclass
 class _Flight:
@@ -18,15 +22,23 @@ class _Flight:
     depends_on: frozenset[int]
     turn: int  # of its start or its latest dispatch; lower is older
     next_layer: int = 0  # the attention halves of all layers below have run
-    awaiting: set[int] = field(default_factory=set)  # expert nodes that have yet to reply
+    awaiting: set[int] = field(default_factory=set)  # expert nodes, or SAMPLER, yet to reply
+    is_draining: bool = False  # abandoned, but what it sent is still to be answered
 
 
 class PingPong:
     """The micro-batches of one attention node, and which of them runs next.
 
     The node's loop is: ask `next()`; combine the replies of that micro-batch, run its attention
-    half up to the next layer with experts, dispatch; report `dispatched()`, or `finished()` after
-    the last layer. Replies are reported with `replied()` as they come.
+    half up to the next layer with experts, dispatch; report `dispatched()`, or `sampling()` after
+    the last layer, and once it is ready again `finished()`.
+
+    ```
+    idle ──start──▶ ready ──dispatched, sampling──▶ awaiting ──abandoned──▶ draining
+      ▲              │ ▲                               │                       │
+      ├───finished───┘ └──────all replied, sampled─────┘                       │
+      └────────────────────────────all replied, sampled────────────────────────┘
+    ```
 
     A step may depend on steps with lower numbers, as the chunks of one prompt do: it runs the
     attention half of a layer only after they have run theirs, and it finishes after them.
@@ -37,6 +49,7 @@ class PingPong:
         self.num_layers = num_layers
         self._flights: dict[int, _Flight] = {}
         self._turns = 0
+        self.awaiting_sampler: set[int] = set()  # micro-batches, draining ones too
 
     def start(self, micro_batch: int, step: int, depends_on: Iterable[int] = ()) -> None:
         """An idle micro-batch begins a step; `depends_on` are step numbers.
@@ -56,6 +69,10 @@ class PingPong:
         ready = [mb for mb, flight in self._flights.items() if self._may_run(flight)]
         return min(ready, key=lambda mb: self._flights[mb].turn, default=None)
 
+    def may_run(self, micro_batch: int) -> bool:
+        """Whether it could have a turn, if perhaps not the next one."""
+        return self._may_run(self._flights[micro_batch])
+
     def dispatched(self, micro_batch: int, layer: int, awaiting: Iterable[int]) -> None:
         """The attention half up to `layer` has run; these expert nodes will reply.
 
@@ -66,9 +83,7 @@ class PingPong:
             f"micro-batch {micro_batch} dispatched layer {layer}, "
             f"not one of {flight.next_layer}..{self.num_layers - 1}"
         )
-        flight.next_layer = layer + 1
-        flight.awaiting = set(awaiting)
-        flight.turn = self._next_turn()
+        self._await(flight, layer, awaiting)
 
     def replied(self, micro_batch: int, layer: int, expert_node: int) -> None:
         """A reply came in. Raises ProtocolError if nobody waits for it."""
@@ -80,35 +95,60 @@ class PingPong:
                 f"{micro_batch}, which is {self._describe(micro_batch)}"
             )
         flight.awaiting.remove(expert_node)
+        self._leave_if_drained(micro_batch)
+
+    def sampling(self, micro_batch: int) -> None:
+        """All layers have run, and the tokens are being found."""
+        flight = self._running(micro_batch)
+        assert flight.next_layer <= self.num_layers, f"micro-batch {micro_batch} has its tokens"
+        # As if the head were one more layer, so that those that depend on it may run theirs.
+        self._await(flight, self.num_layers, (SAMPLER,))
+        self.awaiting_sampler.add(micro_batch)
+
+    def sampled(self, micro_batch: int) -> None:
+        """The tokens have been found."""
+        flight = self._flights[micro_batch]
+        assert SAMPLER in flight.awaiting, f"no tokens are awaited in micro-batch {micro_batch}"
+        self.awaiting_sampler.remove(micro_batch)
+        flight.awaiting.remove(SAMPLER)
+        self._leave_if_drained(micro_batch)
 
     def finished(self, micro_batch: int) -> None:
-        """The step has run its last layer; the micro-batch is idle."""
+        """The step has its tokens; the micro-batch is idle."""
         self._running(micro_batch)
         del self._flights[micro_batch]
 
     def abandoned(self, micro_batch: int) -> tuple[int, ...]:
         """End the step of `micro_batch` unfinished, and with it all that depend on it.
 
-        Returns the micro-batches that this made idle, by step number: `micro_batch` first. No
-        dependent can have finished before, so these are all.
+        Returns the micro-batches that this took a step from, by step number: `micro_batch` first.
+        Those that await nobody are idle, the others drain. No dependent can have finished before,
+        so these are all.
         """
+        assert not self.is_draining(micro_batch), f"micro-batch {micro_batch} was abandoned before"
         ended = [micro_batch]
         steps = {self._flights[micro_batch].step}
         # Dependencies have lower numbers, so one pass in that order finds the indirect ones too.
         for other, flight in sorted(self._flights.items(), key=lambda item: item[1].step):
-            if flight.depends_on & steps:
+            if flight.depends_on & steps and not flight.is_draining:
                 steps.add(flight.step)
                 ended.append(other)
         for other in ended:
-            del self._flights[other]
+            self._flights[other].is_draining = True
+            self._leave_if_drained(other)
         return tuple(ended)
 
     def idle(self) -> tuple[int, ...]:
-        """The micro-batches without a step."""
+        """The micro-batches that may start a step."""
         return tuple(mb for mb in range(self.num_micro_batches) if mb not in self._flights)
 
+    def is_draining(self, micro_batch: int) -> bool:
+        """Its step was abandoned, but somebody is still to reply: only then it is idle."""
+        flight = self._flights.get(micro_batch)
+        return flight is not None and flight.is_draining
+
     def awaiting(self, micro_batch: int) -> frozenset[int]:
-        """The expert nodes whose replies this micro-batch still needs."""
+        """The expert nodes whose replies this micro-batch still needs, or SAMPLER."""
         flight = self._flights.get(micro_batch)
         return frozenset(flight.awaiting) if flight else frozenset()
 
@@ -129,6 +169,16 @@ class PingPong:
         )
         return not flight.awaiting and not any(behind)
 
+    def _await(self, flight: _Flight, layer: int, peers: Iterable[int]) -> None:
+        flight.next_layer = layer + 1
+        flight.awaiting = set(peers)
+        flight.turn = self._next_turn()
+
+    def _leave_if_drained(self, micro_batch: int) -> None:
+        flight = self._flights[micro_batch]
+        if flight.is_draining and not flight.awaiting:
+            del self._flights[micro_batch]
+
     def _running(self, micro_batch: int) -> _Flight:
         flight = self._flights.get(micro_batch)
         assert flight is not None, f"micro-batch {micro_batch} is idle"
@@ -141,6 +191,8 @@ class PingPong:
         flight = self._flights.get(micro_batch)
         if flight is None:
             return "idle"
+        if SAMPLER in flight.awaiting:
+            return "awaiting its tokens"
         if flight.awaiting:
             nodes = ", ".join(map(str, sorted(flight.awaiting)))
             return f"awaiting layer {flight.next_layer - 1} from expert nodes {nodes}"

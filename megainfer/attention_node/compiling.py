@@ -2,11 +2,11 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from megainfer.errors import MegaInferError, RequestError
 from megainfer.messages import Submit
@@ -26,9 +26,47 @@ class Compiled:
     outcome: "TokenMatcher | MegaInferError"
 
 
+class GrammarQueue(Sized, Protocol):
+    """Requests whose grammar is being compiled."""
+
+    def start(self, submit: Submit, now: float) -> None:
+        """Compile the request's grammar; `finished` will give it back. Raises RequestError."""
+
+    def forget(self, request_id: str) -> None:
+        """The request was aborted; unknown ones are ignored."""
+
+    def expire(self, now: float) -> Iterable[str]:
+        """Forget the requests that have waited for longer than they may; their ids."""
+
+    def finished(self) -> Iterable[Compiled]:
+        """Requests that can go on."""
+
+
+class NoCompiling:
+    """`GrammarQueue` of a node that compiles none: requests with a grammar are refused."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def start(self, submit: Submit, now: float) -> None:
+        """See `GrammarQueue.start`."""
+        raise RequestError("this node compiles no grammars", "structured_outputs")
+
+    def forget(self, request_id: str) -> None:
+        """None is known."""
+
+    def expire(self, now: float) -> Iterable[str]:
+        """None waits."""
+        return ()
+
+    def finished(self) -> Iterable[Compiled]:
+        """None was begun."""
+        return ()
+
+
 class Compiling:
-    """One thread that compiles, in order of arrival; `load` makes its compiler, at the first
-    unless `prepare` was called.
+    """`GrammarQueue` of one thread that compiles, in order of arrival; `load` makes its compiler,
+    at the first unless `prepare` was called.
 
     What is compiled here has been tried out by the front end, so each takes a bounded time.
     """
@@ -53,17 +91,17 @@ class Compiling:
             self._compiler = self._load()
 
     def start(self, submit: Submit, now: float) -> None:
-        """Compile the request's grammar; `finished` will give it back."""
+        """See `GrammarQueue.start`."""
         self._wanted[submit.request_id] = submit, now
         future = self._thread.submit(self._compile, submit)
         future.add_done_callback(lambda done: self._ring(submit, done))
 
     def forget(self, request_id: str) -> None:
-        """The request was aborted; unknown ones are ignored."""
+        """See `GrammarQueue.forget`."""
         self._wanted.pop(request_id, None)
 
     def expire(self, now: float) -> list[str]:
-        """Forget the requests that have waited for longer than they may; their ids."""
+        """See `GrammarQueue.expire`."""
         expired = [
             submit.request_id
             for submit, arrived_at in self._wanted.values()
@@ -74,7 +112,7 @@ class Compiling:
         return expired
 
     def finished(self) -> Iterator[Compiled]:
-        """Requests that can go on."""
+        """See `GrammarQueue.finished`."""
         while self._done:
             submit, future = self._done.popleft()
             wanted, arrived_at = self._wanted.get(submit.request_id, (None, 0.0))

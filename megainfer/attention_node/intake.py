@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from time import monotonic
 
-from megainfer.attention_node.compiling import Compiled, Compiling
+from megainfer.attention_node.compiling import Compiled, GrammarQueue
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.errors import MegaInferError, RequestError
 from megainfer.messages import RequestFailed, Submit
@@ -18,7 +18,7 @@ Emit = Callable[[RequestFailed], None]
 class Intake:
     """Before the scheduler of one node. A bad request is answered through `emit`, never raised.
 
-    compiling: where grammars become matchers; without it, requests with one are refused.
+    compiling: where grammars become matchers.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Intake:
         node: int,
         vocab_size: int,
         scheduler: Scheduler,
-        compiling: Compiling | None,
+        compiling: GrammarQueue,
         emit: Emit,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -44,22 +44,19 @@ class Intake:
             self._check_vocabulary(submit)
             if submit.grammar is None:
                 self._scheduler.add(submit)
-            elif self._compiling is not None:
-                self._compiling.start(submit, self._clock())
             else:
-                raise RequestError("this node compiles no grammars", "structured_outputs")
+                self._compiling.start(submit, self._clock())
         except RequestError as error:
             self._refuse(submit.request_id, error)
 
     def abort(self, request_id: str) -> None:
         """See `Scheduler.abort`."""
-        if self._compiling is not None:
-            self._compiling.forget(request_id)
+        self._compiling.forget(request_id)
         self._scheduler.abort(request_id)
 
     def turn(self) -> None:
         """Queue those whose grammars are compiled, and end those that have waited for too long."""
-        for compiled in self._compiling.finished() if self._compiling else ():
+        for compiled in self._compiling.finished():
             self._queue(compiled)
         if (now := self._clock()) < self._next_expiry:
             return
@@ -70,7 +67,7 @@ class Intake:
     @property
     def num_compiling(self) -> int:
         """Requests whose grammar isn't compiled yet."""
-        return len(self._compiling) if self._compiling else 0
+        return len(self._compiling)
 
     def _queue(self, compiled: Compiled) -> None:
         try:
@@ -81,8 +78,7 @@ class Intake:
             self._refuse(compiled.submit.request_id, error)
 
     def _expired(self, now: float) -> Iterator[str]:
-        if self._compiling:
-            yield from self._compiling.expire(now)
+        yield from self._compiling.expire(now)
         yield from self._scheduler.expire()
 
     def _refuse(self, request_id: str, error: MegaInferError) -> None:

@@ -5,100 +5,46 @@ dispatch, away to the experts, combine; after the last layer sample, tell the fr
 the next step. Between any two of these another micro-batch may have its turn.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from time import monotonic
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from megainfer.attention_node.compiling import Compiling
+from megainfer.attention_node.flights import Flight, Flights, batch_of
 from megainfer.attention_node.intake import Intake
-from megainfer.attention_node.model import StepModel
-from megainfer.attention_node.prompt_scores import score_prompts
-from megainfer.attention_node.sample_rows import NOBODYS_ROW, sample_row
-from megainfer.attention_node.sampling.sampler import RowError, SampleOutput, SampleRow, sample
-from megainfer.attention_node.scheduling.scheduler import Scheduler
-from megainfer.attention_node.scheduling.step import Chunk, Step
-from megainfer.attention_node.scheduling.tuning import MicroBatchTuner, Progress
+from megainfer.attention_node.model import MoEPoint
+from megainfer.attention_node.parts import NodeParts, NodeSettings
+from megainfer.attention_node.scheduling.sequence import Status
+from megainfer.attention_node.step_output import StepResult, begin_output
 from megainfer.attention_node.token_messages import token_messages
-from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.compute.kv_cache import KVCache
-from megainfer.errors import MegaInferError, NodeDied
+from megainfer.errors import MegaInferError
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import Span, StageClock
-from megainfer.m2n.mailbox import AttentionPort, Handle
-from megainfer.messages import (
-    Abort,
-    FromNode,
-    RequestFailed,
-    Reset,
-    Submit,
-    ToNode,
-)
+from megainfer.messages import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
 from megainfer.pipeline import PingPong
-from megainfer.structured.grammar import GrammarFailed
-
-Emit = Callable[[FromNode], None]
 
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Bounds of the distribution of tokens in a step, as vLLM's."""
-REPLY_TIMEOUT_SECONDS = 60.0
-"""Far more than any batch takes to compute: an expert node that is silent for so long is hung."""
-
-
-@dataclass
-class Flight:
-    """A step on its way through the layers."""
-
-    step: Step
-    batch: StepBatch
-    x: Tensor  # [T, D], the residual stream
-    next_layer: int = 0
-    handle: Handle | None = None  # the dispatch that is away
-    sent_at: float = 0.0  # when it left, on the monotonic clock
+LOOK_SECONDS = 20e-6
+"""How long a node sleeps at most while its device finds tokens."""
 
 
 class AttentionNode:
-    """One attention node over any port; `emit` takes what the front end is to hear.
+    """One attention node over any port."""
 
-    trace: how many of its latest spans it keeps for `take_spans`. tuner: who chooses in how many of
-    the micro-batches requests decode; without one, in all. compiling: where grammars become
-    matchers; without it, requests with one are refused.
-    """
-
-    def __init__(
-        self,
-        node: int,
-        model: StepModel,
-        kv: KVCache,
-        scheduler: Scheduler,
-        port: AttentionPort,
-        emit: Emit,
-        reply_timeout: float = REPLY_TIMEOUT_SECONDS,
-        trace: int = 0,
-        tuner: MicroBatchTuner | None = None,
-        compiling: Compiling | None = None,
-    ) -> None:
-        self.node = node
-        self.port = port
-        self.scheduler = scheduler
-        self._model = model
-        self._kv = kv
-        self._emit = emit
-        self._pingpong = PingPong(scheduler.config.num_micro_batches, len(model.spec.layers))
-        self._flights: dict[int, Flight] = {}  # by micro-batch
-        # Abandoned steps, and the expert nodes that still owe replies: their slots aren't free yet.
-        self._draining: dict[int, tuple[Flight, set[int]]] = {}
-        self._reply_timeout = reply_timeout
-        self._clock = StageClock(trace)
-        self._tuner = tuner
-        self._intake = Intake(node, model.spec.vocab_size, scheduler, compiling, emit)
-        if tuner is not None:
-            scheduler.use_micro_batches(tuner.active)
+    def __init__(self, parts: NodeParts, settings: NodeSettings) -> None:
+        self.node = settings.node
+        self.port = parts.port
+        self.scheduler = parts.scheduler
+        self._parts = parts
+        self._model = parts.model
+        pingpong = PingPong(parts.scheduler.config.num_micro_batches, len(parts.model.spec.layers))
+        self._flights = Flights(pingpong, parts.port, settings.reply_timeout)
+        self._clock = StageClock(settings.trace)
+        self._intake = Intake(
+            settings.node, parts.model.spec.vocab_size, parts.scheduler, parts.compiling, parts.emit
+        )
         self._generated = 0
         self._step_tokens = Distribution(STEP_TOKENS)
+        parts.tuner.begin(parts.scheduler)
 
     def hear(self, message: ToNode) -> None:
         """Take one message of the front end; a bad request is answered, never raised."""
@@ -115,16 +61,21 @@ class AttentionNode:
 
         Raises NodeDied when an expert node has owed a reply for too long.
         """
-        self._hear_replies()
+        for micro_batch, failure in self._flights.hear():
+            self._fail(micro_batch, failure)
         self._intake.turn()
         if self._start_idle():
             return True
-        micro_batch = self._pingpong.next()
-        if micro_batch is None:
-            self._check_overdue()
+        flight = self._flights.next()
+        if flight is None:
+            self._flights.check_overdue()
             return False
-        self._take_turn(micro_batch)
+        self._take_turn(flight)
         return True
+
+    def sleep_bound(self, timeout: float) -> float:
+        """Seconds until the node wants to look again though nobody rang, at most `timeout`."""
+        return min(timeout, LOOK_SECONDS) if self._flights.await_device else timeout
 
     def counters(self) -> dict[str, Any]:
         """Stage times, scheduler's and port's counters; `attention` is T_a's numerator.
@@ -149,37 +100,9 @@ class AttentionNode:
         """See `StageClock.take_spans`."""
         return self._clock.take_spans()
 
-    def _hear_replies(self) -> None:
-        for arrival in self.port.poll():
-            micro_batch = arrival.micro_batch
-            if micro_batch in self._draining:
-                self._drain(micro_batch, arrival.expert_node)
-                continue
-            self._pingpong.replied(micro_batch, arrival.layer, arrival.expert_node)
-            if arrival.error is not None:
-                self._fail(
-                    micro_batch,
-                    f"expert node {arrival.expert_node} failed at layer {arrival.layer} of "
-                    f"micro-batch {micro_batch}: {arrival.error}",
-                )
-
-    def _check_overdue(self) -> None:
-        away = [(f, self._pingpong.awaiting(mb)) for mb, f in self._flights.items()]
-        longest_ago = monotonic() - self._reply_timeout
-        for flight, owing in [*away, *self._draining.values()]:
-            if owing and flight.sent_at < longest_ago:
-                raise NodeDied(
-                    f"expert node {min(owing)} has not answered layer {flight.next_layer - 1} of "
-                    f"micro-batch {flight.step.micro_batch} for {self._reply_timeout:g} s"
-                )
-
     def _start_idle(self) -> bool:
         """Start every idle micro-batch that has work; none starves behind those in flight."""
-        started = 0
-        for micro_batch in self._pingpong.idle():
-            if micro_batch not in self._draining:
-                started += self._compose(micro_batch)
-        return started > 0
+        return sum(self._compose(micro_batch) for micro_batch in self._flights.idle) > 0
 
     def _compose(self, micro_batch: int) -> bool:
         if not self.scheduler.has_work(micro_batch):
@@ -188,138 +111,89 @@ class AttentionNode:
             step = self.scheduler.compose(micro_batch)
             if step is None:
                 return False
-            batch = build_batch([_chunk_input(chunk) for chunk in step.chunks])
+            batch = batch_of(step)
         with self._clock.span("embed", micro_batch):
             flight = Flight(step, batch, self._model.embed(batch))
-        self._flights[micro_batch] = flight
-        self._pingpong.start(micro_batch, step.number, step.depends_on)
+        self._flights.start(flight)
         return True
 
-    def _take_turn(self, micro_batch: int) -> None:
+    def _take_turn(self, flight: Flight) -> None:
         try:
-            self._advance(self._flights[micro_batch])
+            if flight.output is None:
+                self._advance(flight)
+            else:
+                self._finish(flight, flight.output.take())
         except MegaInferError as error:
-            self._fail(micro_batch, str(error))
+            self._fail(flight.step.micro_batch, str(error))
 
     def _advance(self, flight: Flight) -> None:
         micro_batch = flight.step.micro_batch
         if flight.handle is not None:
             with self._clock.span("combine", micro_batch, flight.handle.layer):
                 self.port.combine(flight.handle, flight.x)
-        clock = self._clock.of(micro_batch)
-        point = self._model.advance(flight.x, flight.next_layer, flight.batch, self._kv, clock)
+        layer, clock = self._flights.next_layer(flight), self._clock.of(micro_batch)
+        point = self._model.advance(flight.x, layer, flight.batch, self._parts.kv, clock)
         if point is None:
-            self._finish(flight)
-            return
+            self._sample(flight)
+        else:
+            self._dispatch(flight, point)
+
+    def _dispatch(self, flight: Flight, point: MoEPoint) -> None:
+        micro_batch = flight.step.micro_batch
         with self._clock.span("dispatch", micro_batch, point.layer):
             handle = self.port.dispatch(micro_batch, point.layer, point.hidden, point.parts)
-        flight.handle, flight.next_layer, flight.sent_at = handle, point.layer + 1, monotonic()
-        self._pingpong.dispatched(micro_batch, point.layer, handle.awaiting)
+        self._flights.dispatched(flight, handle)
         with self._clock.span("shared", micro_batch, point.layer):
             shared = self._model.shared(point.layer, point.hidden)
             if shared is not None:
                 flight.x += shared
 
-    def _finish(self, flight: Flight) -> None:
-        """Sample, tell, and begin the micro-batch's next step at once."""
-        micro_batch = flight.step.micro_batch
-        chunks = [chunk for chunk in flight.step.chunks if chunk.samples]
-        with self._clock.span("head", micro_batch):
-            logits = self._model.logits(flight.x, flight.batch.sample_rows)
-            self._score(flight)
-        with self._clock.span("sample", micro_batch):
-            output = self._sample(logits, chunks)
-        self._step_tokens.observe(flight.step.num_rows)
-        self._pingpong.finished(micro_batch)
-        del self._flights[micro_batch]
-        with self._clock.span("schedule", micro_batch):
-            events = self.scheduler.complete(flight.step, output.token_ids, output.logprobs)
-            if self._tuner is not None:
-                self._tune(self._tuner, flight.step, len(chunks))
+    def _sample(self, flight: Flight) -> None:
+        """On the host the step ends here; on a device others have their turns meanwhile."""
+        output = begin_output(
+            self._model, flight.x, flight.batch, flight.step, self._parts.device, self._clock
+        )
+        if self._flights.sampling(flight, output):
+            self._finish(flight, output.take())
+
+    def _finish(self, flight: Flight, result: StepResult) -> None:
+        """Tell, and begin the micro-batch's next step at once."""
+        step = flight.step
+        for request_id, message, client_error in result.failures:
+            self._refuse(request_id, message, client_error)
+        self._step_tokens.observe(step.num_rows)
+        self._flights.finished(flight)
+        with self._clock.span("schedule", step.micro_batch):
+            events = self.scheduler.complete(step, result.token_ids, result.logprobs)
+            self._parts.tuner.step_ended(step, self.scheduler)
+        self._tell(events)
+        if not self._compose(step.micro_batch):
+            self.port.rest(step.micro_batch)
+
+    def _tell(self, events: Sequence[TokenEvent]) -> None:
         if events:
             self._generated += sum(len(event.token_ids) for event in events)
             for message in token_messages(self.node, events):
-                self._emit(message)
-        if not self._compose(micro_batch):
-            self.port.rest(micro_batch)
+                self._parts.emit(message)
 
-    def _tune(self, tuner: MicroBatchTuner, step: Step, tokens: int) -> None:
-        before, chunks = tuner.active, step.chunks
-        now = tuner.step_ended(
-            Progress(
-                now=monotonic(),
-                tokens=tokens,
-                running=max(1, self.scheduler.num_running),
-                context=sum(chunk.end for chunk in chunks) / len(chunks),
-                prefills=step.num_rows > len(chunks),
-            )
-        )
-        if now != before:
-            self.scheduler.use_micro_batches(now)
-
-    def _score(self, flight: Flight) -> None:
-        """The prompts' log-probabilities; a request whose logits are not finite fails alone."""
-        for request_id, error in score_prompts(self._model, flight.x, flight.batch, flight.step):
-            self._end(request_id, error, error.client_error)
-
-    def _sample(self, logits: Tensor, chunks: Sequence[Chunk]) -> SampleOutput:
-        """A token for each chunk; a request that can't be sampled for fails alone."""
-        rows = [self._row(chunk) for chunk in chunks]
-        while True:  # each time at least one row fewer can fail
-            try:
-                return sample(logits, rows, self._model.tokens)
-            except RowError as error:
-                for row in error.rows:
-                    self._end(chunks[row].sequence.request_id, error, error.client_error)
-                    rows[row] = NOBODYS_ROW
-                logits = logits.index_fill(0, torch.tensor(error.rows), 0.0)
-
-    def _row(self, chunk: Chunk) -> SampleRow:
-        try:
-            return sample_row(chunk)
-        except GrammarFailed as error:
-            self._end(chunk.sequence.request_id, error)
-            return NOBODYS_ROW
-
-    def _end(self, request_id: str, error: MegaInferError, client_error: bool = False) -> None:
-        """Of a request in flight, whose token in this step is nobody's."""
-        self.scheduler.abort(request_id)
-        self._fail_request(request_id, str(error), client_error)
+    # --- what goes wrong ------------------------------------------------------------------------
 
     def _fail(self, micro_batch: int, message: str) -> None:
-        """End this micro-batch's step, and those that build on the KV it would have written."""
-        awaiting = {mb: self._pingpong.awaiting(mb) for mb in self._flights}
-        ended = [self._flights[mb] for mb in self._pingpong.abandoned(micro_batch)]
-        for flight in reversed(ended):
-            mb = flight.step.micro_batch
-            del self._flights[mb]
-            self.scheduler.abandon(flight.step)
-            if awaiting[mb]:
-                self._draining[mb] = flight, set(awaiting[mb])
-            else:
-                self.port.rest(mb)
-        for request_id in {c.sequence.request_id for flight in ended for c in flight.step.chunks}:
-            self.scheduler.abort(request_id)
-            self._fail_request(request_id, message)
+        """Nobody will compute this step: the requests that it was for end."""
+        for request_id in self._abandon(micro_batch):
+            self._refuse(request_id, message)
 
-    def _drain(self, micro_batch: int, expert_node: int) -> None:
-        _, owing = self._draining[micro_batch]
-        owing.discard(expert_node)
-        if not owing:
-            del self._draining[micro_batch]
-            self.port.rest(micro_batch)
+    def _abandon(self, micro_batch: int) -> list[str]:
+        """Make a step, and those that build on it, not have happened: their rows will be scheduled
+        again. The ids of the requests that go on so."""
+        steps = [flight.step for flight in self._flights.abandon(micro_batch)]
+        for step in steps:
+            self._tell(self.scheduler.abandon(step))
+        sequences = [chunk.sequence for step in steps for chunk in step.chunks]
+        alive = (s.request_id for s in sequences if s.status is not Status.FINISHED)
+        return list(dict.fromkeys(alive))
 
-    def _fail_request(self, request_id: str, message: str, client_error: bool = False) -> None:
-        self._emit(RequestFailed(self.node, request_id, message, client_error))
-
-
-def _chunk_input(chunk: Chunk) -> ChunkInput:
-    slot = chunk.sequence.state_slot
-    assert slot is not None, f"{chunk.sequence.request_id} is in a step, but has no slot"
-    return ChunkInput(
-        token_ids=chunk.token_ids,
-        start=chunk.start,
-        block_ids=chunk.sequence.block_ids,
-        samples=chunk.samples,
-        state_slot=slot,
-    )
+    def _refuse(self, request_id: str, message: str, client_error: bool = False) -> None:
+        """The request ends with an error, at its next step boundary."""
+        self.scheduler.abort(request_id)
+        self._parts.emit(RequestFailed(self.node, request_id, message, client_error))

@@ -7,8 +7,11 @@ from megainfer.attention_node.compiling import Compiling
 from megainfer.attention_node.link import FrontEnd
 from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
+from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.profile import profile_attention
-from megainfer.attention_node.scheduling.scheduler import Scheduler, SchedulerConfig
+from megainfer.attention_node.scheduling.config import SchedulerConfig
+from megainfer.attention_node.scheduling.load_tuner import LoadTuner, NoTuner, Tuner
+from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.tuning import MicroBatchTuner
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
@@ -43,8 +46,7 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     start = link.expect(Start, START_TIMEOUT_SECONDS)
     seat = Seat(plan.geometry(start.micro_batches), node, start.epoch)
     port = open_attention_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
-    tuner = None if start.first is None else MicroBatchTuner(start.micro_batches, start.first)
-    unit = AttentionUnit(plan, node, model, kv, port, start.micro_batches, tuner)
+    unit = AttentionUnit(plan, node, model, kv, port, start)
     link.send(Ready())
     run_until_stopped(link, unit, PULSE_SECONDS)
 
@@ -70,25 +72,22 @@ class AttentionUnit:
         model: StepModel,
         kv: KVCache,
         port: AttentionPort,
-        micro_batches: int,
-        tuner: MicroBatchTuner | None = None,
+        start: Start,
     ) -> None:
         self._frontend = FrontEnd(plan.endpoint, node)
         self._port = port
         self._compiling = compiling_for(plan)
         self._compiling.prepare()
-        scheduler = Scheduler(scheduler_config(plan, micro_batches))
-        self.node = AttentionNode(
-            node,
-            model,
-            kv,
-            scheduler,
-            port,
-            self._frontend.send,
-            trace=plan.config.trace,
-            tuner=tuner,
+        parts = NodeParts(
+            model=model,
+            kv=kv,
+            scheduler=Scheduler(scheduler_config(plan, start.micro_batches)),
+            port=port,
+            emit=self._frontend.send,
             compiling=self._compiling,
+            tuner=_tuner(start),
         )
+        self.node = AttentionNode(parts, NodeSettings(node, trace=plan.config.trace))
         self._frontend.send(
             NodeReady(
                 node=node,
@@ -104,7 +103,8 @@ class AttentionUnit:
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         if not self.pending():
-            self._port.wait(timeout, (*fds, self.fileno(), self._compiling.fileno()))
+            own = (self.fileno(), self._compiling.fileno())
+            self._port.wait(self.node.sleep_bound(timeout), (*fds, *own))
 
     def pending(self) -> bool:
         """Whether there is something new that `run_once` would take in."""
@@ -127,6 +127,12 @@ class AttentionUnit:
         self._frontend.close()
         self._compiling.close()
         self._port.close()
+
+
+def _tuner(start: Start) -> Tuner:
+    if start.first is None:
+        return NoTuner()
+    return LoadTuner(MicroBatchTuner(start.micro_batches, start.first))
 
 
 def compiling_for(plan: Plan) -> Compiling:

@@ -1,29 +1,66 @@
 """Log-probabilities of a prompt's own tokens, from the steps that compute the prompt."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from megainfer.attention_node.model import StepModel
-from megainfer.attention_node.sampling.logprobs import logprobs_of
-from megainfer.attention_node.sampling.sampler import NonFiniteLogits
+from megainfer.attention_node.sampling.logprobs import PendingLogprobs
+from megainfer.attention_node.sampling.row_errors import NonFiniteLogits
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
-from megainfer.attention_node.scheduling.step import Chunk, Step
+from megainfer.attention_node.scheduling.step import Step
 from megainfer.compute.batch import StepBatch
-from megainfer.messages import TokenLogprobs
+from megainfer.device import Device, Readback
 
 HEAD_ROWS = 32  # whose logits exist at a time: 20 MB for a vocabulary of 152 thousand
 
 
-def score_prompts(
-    model: StepModel, x: Tensor, batch: StepBatch, step: Step
-) -> Iterator[tuple[str, NonFiniteLogits]]:
-    """Extend `prompt_logprobs` of the step's sequences that want it by what the finished x gives.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Of consecutive positions of the prompt: the score of the token after each."""
 
-    Gives the request ids that have logits that are not finite, each with its error. Those that are
-    being aborted are passed over: an earlier chunk may have failed and left a gap.
-    """
+    positions: range
+    finite: Readback  # bool, one a position
+    logprobs: PendingLogprobs
+
+
+class PendingScores:
+    """What one step gives of one sequence's `prompt_logprobs`, as it is being computed."""
+
+    def __init__(self, sequence: Sequence, parts: list[_Part]) -> None:
+        self.sequence = sequence
+        self._parts = parts
+
+    def done(self) -> bool:
+        """Whether `take` would return at once; never blocks."""
+        return all(part.finite.done() and part.logprobs.done() for part in self._parts)
+
+    def take(self) -> None:
+        """Extend the sequence's `prompt_logprobs`; blocks until they are there.
+
+        One that is being aborted is passed over: an earlier chunk may have failed and left a gap.
+        Raises NonFiniteLogits.
+        """
+        if self.sequence.status is not Status.ABORTING:
+            for part in self._parts:
+                self._extend(part)
+
+    def _extend(self, part: _Part) -> None:
+        known, positions = self.sequence.prompt_logprobs, part.positions
+        assert positions.start == len(known), f"a gap in {self.sequence.request_id}"
+        finite = part.finite.take()
+        if not bool(finite.all()):
+            wrong = (~finite).nonzero().flatten() + positions.start
+            raise NonFiniteLogits(tuple(wrong.tolist()), of="prompt")
+        known += part.logprobs.take(_tokens_after(self.sequence, positions))
+
+
+def begin_scores(
+    model: StepModel, x: Tensor, batch: StepBatch, step: Step, device: Device
+) -> Iterator[PendingScores]:
+    """What the finished x gives of the `prompt_logprobs` of the step's sequences that want them."""
     for chunk, first_row in zip(step.chunks, batch.first_rows, strict=True):
         sequence = chunk.sequence
         if sequence.submit.prompt_logprobs is None or sequence.status is Status.ABORTING:
@@ -31,30 +68,29 @@ def score_prompts(
         wanted = sequence.unscored
         positions = range(max(wanted.start, chunk.start), min(wanted.stop, chunk.end))
         if positions:
-            try:
-                _score(model, x, chunk, positions, first_row)
-            except NonFiniteLogits as error:
-                yield sequence.request_id, error
+            row = first_row - chunk.start  # of position 0
+            parts = [_begin(model, x, row, sequence, part, device) for part in _parts(positions)]
+            yield PendingScores(sequence, parts)
 
 
-def _score(model: StepModel, x: Tensor, chunk: Chunk, positions: range, first_row: int) -> None:
-    sequence = chunk.sequence
-    assert positions.start == len(sequence.prompt_logprobs), f"a gap in {sequence.request_id}"
+def _parts(positions: range) -> Iterator[range]:
     for start in range(positions.start, positions.stop, HEAD_ROWS):
-        part = range(start, min(start + HEAD_ROWS, positions.stop))
-        rows = torch.tensor([first_row + position - chunk.start for position in part])
-        sequence.prompt_logprobs += _logprobs(model, model.logits(x, rows), sequence, part)
+        yield range(start, min(start + HEAD_ROWS, positions.stop))
 
 
 @torch.inference_mode()
-def _logprobs(
-    model: StepModel, logits: Tensor, sequence: Sequence, positions: range
-) -> list[TokenLogprobs]:
+def _begin(
+    model: StepModel, x: Tensor, row: int, sequence: Sequence, positions: range, device: Device
+) -> _Part:
+    rows = torch.tensor([row + position for position in positions])
+    logits = model.logits(x, device.upload(rows))
     best, _ = model.tokens.best(logits)
-    if not bool(best.isfinite().all()):
-        wrong = (~best.isfinite()).nonzero().flatten() + positions.start
-        raise NonFiniteLogits(tuple(wrong.tolist()), of="prompt")
     wanted = sequence.submit.prompt_logprobs
     assert wanted is not None, "positions are wanted, but no log-probabilities"
-    tokens = sequence.token_ids[positions.start + 1 : positions.stop + 1]
-    return logprobs_of(logits, wanted, tokens)
+    tokens = device.upload(torch.tensor(_tokens_after(sequence, positions)))
+    logprobs = PendingLogprobs(logits, wanted, tokens, device)
+    return _Part(positions, device.read_back(best.isfinite()), logprobs)
+
+
+def _tokens_after(sequence: Sequence, positions: range) -> list[int]:
+    return sequence.token_ids[positions.start + 1 : positions.stop + 1]

@@ -28,10 +28,10 @@ def run_colocated(link: ParentLink, plan: Plan) -> None:
     attention, kv = load_attention(plan, backend, on_bytes)
     experts = load_experts(plan, 0, backend, on_bytes)
     link.send(Loaded())
-    m = link.expect(Start, START_TIMEOUT_SECONDS).micro_batches
+    start = link.expect(Start, START_TIMEOUT_SECONDS)
     clock = StageClock(plan.config.trace)
     model = ColocatedModel(attention, experts, kv, clock)
-    unit = AttentionUnit(plan, 0, model, kv, AbsentPort(), m)
+    unit = AttentionUnit(plan, 0, model, kv, AbsentPort(), start)
     link.send(Ready())
     run_until_stopped(link, ColocatedUnit(unit, experts, clock), PULSE_SECONDS)
 

@@ -27,5 +27,6 @@ class TokenKernels(Protocol):
         """The largest value of each, NaN where it has one, and where that is, int64 [S], the first
         place of several."""
 
-    def draw(self, logits: "Tensor", wishes: Sequence[DrawWish]) -> list[int]:
-        """A token id of each, whose logits are finite or -inf, not all of a row -inf."""
+    def draw(self, logits: "Tensor", wishes: Sequence[DrawWish]) -> "Tensor":
+        """A token id of each, int64 [S], on their device. Logits must be finite or -inf, not all
+        of a row -inf."""

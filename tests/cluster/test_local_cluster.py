@@ -201,10 +201,9 @@ def run_for_ever(node: AttentionNode) -> None:
 @one_variant
 def test_an_expert_node_that_never_answers_is_named(reference):
     folder, prompts, _ = reference
-    cluster = LocalCluster(folder, 2, 1, 2)
+    cluster = LocalCluster(folder, 2, 1, 2, reply_timeout=0.05)
     submit_all(cluster, prompts)
     (attention,) = cluster.attention
-    attention._reply_timeout = 0.05
     with pytest.raises(NodeDied, match="expert node 0 has not answered layer 0 of micro-batch 0"):
         run_for_ever(attention)  # the experts get no turn
 

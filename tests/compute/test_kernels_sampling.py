@@ -43,7 +43,7 @@ def draw_all(kernels, logits, temperature, top_k, top_p, min_p=0.0, uniforms=GRI
     """One row for each uniform number."""
     rows = torch.tensor(logits, dtype=torch.float32).expand(len(uniforms), -1).contiguous()
     wishes = [DrawWish(temperature, top_k, top_p, min_p, uniform) for uniform in uniforms]
-    return kernels.draw(rows, wishes)
+    return kernels.draw(rows, wishes).tolist()
 
 
 @settings(max_examples=60, deadline=None)
@@ -138,7 +138,7 @@ def test_every_implementation_draws_what_the_reference_does(kernels, width, spre
         wish = {"top_k": width, "top_p": 1.0, "min_p": 0.0, **cut}
         wish["top_k"] = min(wish["top_k"], width)
         wishes = [DrawWish(0.8, **wish, uniform=(i + 0.37) / 12) for i in range(12)]
-        got = kernels.draw(logits, wishes)
+        got = kernels.draw(logits, wishes).tolist()
         near = [
             [
                 draw_all(reference, row.tolist(), 0.8, *cuts(wish), [max(0, w.uniform + shift)])[0]
@@ -158,5 +158,6 @@ def test_a_row_is_drawn_from_alone(kernels):
     """Bit for bit, beside whatever others and with however many of them."""
     logits = torch.randn(40, 5000, generator=torch.Generator().manual_seed(5))
     wishes = [DrawWish(0.9, 30 + i, 0.8, 0.0, i / 40) for i in range(40)]
-    together = kernels.draw(logits, wishes)
-    assert [kernels.draw(logits[i : i + 1], wishes[i : i + 1])[0] for i in range(40)] == together
+    together = kernels.draw(logits, wishes).tolist()
+    alone = [kernels.draw(logits[i : i + 1], wishes[i : i + 1]).item() for i in range(40)]
+    assert alone == together

@@ -8,10 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
 from megainfer.attention_node.sampling.edits import LogitEdits
 from megainfer.attention_node.sampling.history import TokenHistory
-from megainfer.attention_node.sampling.sampler import NonFiniteLogits, SampleRow, sample, uniform
+from megainfer.attention_node.sampling.row_errors import NonFiniteLogits, NothingAllowed
+from megainfer.attention_node.sampling.sampler import SampleRow, begin_sampling, uniform
+from megainfer.compute.cpu.kernels import library
+from megainfer.compute.reference import kernels as reference
+from megainfer.device import HOST
 from megainfer.messages import Submit
+from tests.support.sampled import sample
 
 
 def row(**wishes) -> SampleRow:
@@ -128,6 +134,54 @@ def test_logits_that_are_not_finite_name_their_rows(poison, temperature):
     with pytest.raises(NonFiniteLogits, match="rows 1, 3") as error:
         sample(logits, [row(temperature=temperature)] * 4)
     assert error.value.rows == (1, 3)
+
+
+def edited(**wishes) -> LogitEdits:
+    values = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0, "max_tokens": 9}
+    submit = Submit(request_id="a", prompt=[0], stop_token_ids=[], **values, **wishes)
+    only = AllowedTokens(submit.allowed_token_ids) if submit.allowed_token_ids else None
+    return LogitEdits(submit, [0], listed=only)
+
+
+def kernels_of(name):
+    if name == "reference":
+        return reference
+    from megainfer.compute.cpu.kernels.attention import AttentionKernel
+
+    return AttentionKernel(2)
+
+
+needs_kernels = pytest.mark.skipif(not library.is_built(), reason="kernels are not built")
+
+
+@pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_kernels)])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_rows_that_fail_leave_the_others_their_tokens(name, poison):
+    """Plain, drawn and edited rows, each beside those that can't be sampled from."""
+    logits = torch.randn(9, 70)
+    logits[[1, 4, 7], 3] = poison
+    biased = edited(logit_bias={5: 1.0})
+    forbidden = edited(allowed_token_ids=[1], bad_words=[[1]])
+    rows = [
+        *[row(temperature=0.0, logprobs=1)] * 2,
+        *[row(seed=i) for i in (2, 3, 4)],
+        row(temperature=0.0, edits=biased, logprobs=2),
+        row(seed=6, edits=forbidden),
+        row(seed=7, edits=forbidden),
+        row(seed=8, edits=biased),
+    ]
+    draws = begin_sampling(logits, rows, kernels_of(name), HOST)
+    assert draws.done()
+    output = draws.take()
+    assert [(type(e), e.rows) for e in output.errors] == [
+        (NonFiniteLogits, (1, 4, 7)),
+        (NothingAllowed, (6,)),
+    ]
+    for i in (0, 2, 3, 5, 8):
+        alone = begin_sampling(logits[i : i + 1], rows[i : i + 1], kernels_of(name), HOST).take()
+        assert not alone.errors
+        assert alone.token_ids == [output.token_ids[i]]
+        assert alone.logprobs == [output.logprobs[i]]
 
 
 def test_logprobs_are_of_the_raw_logits():

@@ -13,9 +13,11 @@ from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
 from megainfer.attention_node.sampling.bitmask import Bitmask, words_for
 from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
 from megainfer.attention_node.sampling.history import TokenHistory
-from megainfer.attention_node.sampling.sampler import NothingAllowed, SampleRow, sample
+from megainfer.attention_node.sampling.row_errors import NothingAllowed
+from megainfer.attention_node.sampling.sampler import SampleRow
 from megainfer.attention_node.scheduling.sequence import Sequence
 from megainfer.messages import Submit
+from tests.support.sampled import sample
 
 VOCABULARY = 40
 tokens = st.integers(0, VOCABULARY - 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from megainfer.attention_node.compiling import Compiling
+from megainfer.attention_node.compiling import Compiling, NoCompiling
 from megainfer.attention_node.intake import Intake
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.messages import RequestFailed, Submit
@@ -117,5 +117,7 @@ def test_bad_requests_are_answered(desk: Desk) -> None:
 
 def test_without_a_compiler_grammars_are_refused() -> None:
     told: list[RequestFailed] = []
-    Intake(0, 100, Scheduler(config(num_micro_batches=1)), None, told.append).submit(shaped("a"))
+    Intake(0, 100, Scheduler(config(num_micro_batches=1)), NoCompiling(), told.append).submit(
+        shaped("a")
+    )
     assert [failed.client_error for failed in told] == [True]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from megainfer.errors import ProtocolError
-from megainfer.pipeline import PingPong
+from megainfer.pipeline import SAMPLER, PingPong
 
 
 def in_flight(*steps: tuple[int, tuple[int, ...]], layers: int = 4) -> PingPong:
@@ -83,6 +83,77 @@ def test_abandoning_takes_the_direct_and_indirect_dependents_along() -> None:
     assert pingpong.abandoned(0) == (0, 2)
 
 
+def test_a_step_awaits_its_tokens_while_another_runs() -> None:
+    pingpong = in_flight((1, ()), (2, ()), layers=2)
+    pingpong.sampling(0)
+    assert pingpong.awaiting(0) == {SAMPLER}
+    assert pingpong.next() == 1
+    pingpong.dispatched(1, 0, {0})
+    assert pingpong.next() is None
+    with pytest.raises(AssertionError, match="micro-batch 0 had no turn, it is awaiting its tok"):
+        pingpong.finished(0)
+    pingpong.sampled(0)
+    assert pingpong.next() == 0
+    with pytest.raises(AssertionError, match="micro-batch 0 has its tokens"):
+        pingpong.sampling(0)
+    pingpong.finished(0)
+    assert pingpong.idle() == (0,)
+
+
+def test_a_dependent_runs_on_while_tokens_are_awaited_but_finishes_after() -> None:
+    pingpong = in_flight((1, ()), (2, (1,)), layers=1)
+    pingpong.sampling(0)
+    pingpong.sampling(1)
+    pingpong.sampled(1)
+    assert pingpong.next() is None, "step 1 has no tokens yet"
+    with pytest.raises(AssertionError, match="had no turn"):
+        pingpong.finished(1)
+    pingpong.sampled(0)
+    pingpong.finished(0)
+    assert pingpong.next() == 1
+    pingpong.finished(1)
+
+
+def test_an_abandoned_step_drains_until_all_have_replied() -> None:
+    pingpong = in_flight((1, ()), (2, (1,)))
+    pingpong.dispatched(0, 0, {0, 1})
+    assert pingpong.abandoned(0) == (0, 1)
+    assert pingpong.is_draining(0)
+    assert pingpong.idle() == (1,), "step 2 awaited nobody"
+    pingpong.replied(0, 0, 1)
+    with pytest.raises(AssertionError, match="not idle"):
+        pingpong.start(0, 3)
+    with pytest.raises(ProtocolError, match="expert node 1 for layer 0"):
+        pingpong.replied(0, 0, 1)
+    assert pingpong.awaiting(0) == {0}
+    assert pingpong.next() is None
+    with pytest.raises(AssertionError, match="abandoned before"):
+        pingpong.abandoned(0)
+    pingpong.replied(0, 0, 0)
+    assert pingpong.idle() == (0, 1)
+    pingpong.start(0, 3)
+    assert not pingpong.is_draining(0)
+
+
+def test_a_step_that_drains_is_not_abandoned_again_with_those_it_depended_on() -> None:
+    pingpong = in_flight((1, ()), (2, (1,)))
+    pingpong.dispatched(0, 0, ())
+    pingpong.dispatched(1, 0, {0})
+    pingpong.abandoned(1)
+    assert pingpong.abandoned(0) == (0,)
+    assert pingpong.is_draining(1)
+
+
+def test_tokens_of_an_abandoned_step_are_awaited_too() -> None:
+    pingpong = in_flight((1, ()))
+    pingpong.sampling(0)
+    pingpong.abandoned(0)
+    assert pingpong.awaiting_sampler == {0}
+    pingpong.sampled(0)
+    assert pingpong.idle() == (0,)
+    assert not pingpong.awaiting_sampler
+
+
 @pytest.mark.parametrize(
     ("reply", "text"),
     [
@@ -127,7 +198,7 @@ def test_starts_that_contradict_the_state_are_our_own_bugs() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Replies come in any order; the node runs what `next` says, as its loop would."""
+    """Replies and tokens come in any order; the node runs what `next` says, as its loop would."""
 
     LAYERS = 3
     MICRO_BATCHES = 3
@@ -141,15 +212,19 @@ class AnyOrder(RuleBasedStateMachine):
         self.layers_run: dict[int, int] = {}  # step -> attention halves that have run
         self.finished: set[int] = set()
         self.due: list[tuple[int, int, int]] = []  # (micro-batch, layer, node) yet to reply
+        self.sampling: set[int] = set()  # micro-batches that await their tokens
+        self.sampled: set[int] = set()  # steps that have theirs
         self.order: list[int] = []  # micro-batches by their latest start or dispatch
 
     def ready(self) -> list[int]:
         """By the text of the rule, not by its code."""
-        waiting = {mb for mb, _, _ in self.due}
+        waiting = {mb for mb, _, _ in self.due} | self.sampling
         return [mb for mb in self.order if mb not in waiting and not self.held(self.step_of[mb])]
 
     def held(self, step: int) -> bool:
         before = self.depends_on[step] - self.finished
+        if step in self.sampled:
+            return bool(before)
         return any(self.layers_run[other] <= self.layers_run[step] for other in before)
 
     def moves_last(self, mb: int) -> None:
@@ -159,6 +234,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
         mb = data.draw(st.sampled_from(self.pingpong.idle()))
+        assert not self.owes(mb)
         known = sorted(set(self.step_of.values()) | self.finished)
         depends_on = frozenset(data.draw(st.sets(st.sampled_from(known)))) if known else frozenset()
         self.steps += 1
@@ -176,10 +252,17 @@ class AnyOrder(RuleBasedStateMachine):
         step = self.step_of[mb]
         layer = self.layers_run[step]
         assert self.pingpong.next_layer(mb) == layer
-        if layer == self.LAYERS:
+        if step in self.sampled:
+            assert not self.depends_on[step] - self.finished, "a dependent ends first"
             self.pingpong.finished(mb)
             self.finished.add(step)
             self.forget(mb)
+            return
+        if layer == self.LAYERS:
+            self.pingpong.sampling(mb)
+            self.layers_run[step] += 1
+            self.sampling.add(mb)
+            self.moves_last(mb)
             return
         for other in self.depends_on[step] - self.finished:
             assert self.layers_run[other] > layer, "a dependent overtook"
@@ -194,6 +277,15 @@ class AnyOrder(RuleBasedStateMachine):
         message = data.draw(st.sampled_from(self.due))
         self.due.remove(message)
         self.pingpong.replied(*message)
+
+    @precondition(lambda self: self.sampling)
+    @rule(data=st.data())
+    def sample(self, data: st.DataObject) -> None:
+        mb = data.draw(st.sampled_from(sorted(self.sampling)))
+        self.sampling.remove(mb)
+        self.pingpong.sampled(mb)
+        if mb in self.step_of:
+            self.sampled.add(self.step_of[mb])
 
     @precondition(lambda self: self.step_of)
     @rule(data=st.data())
@@ -210,9 +302,13 @@ class AnyOrder(RuleBasedStateMachine):
             self.forget(other)
 
     def forget(self, mb: int) -> None:
+        """What its peers owe is still to come."""
         del self.step_of[mb]
         self.order.remove(mb)
-        self.due = [message for message in self.due if message[0] != mb]
+
+    def owes(self, mb: int) -> set[int]:
+        peers = {node for other, _, node in self.due if other == mb}
+        return peers | ({SAMPLER} if mb in self.sampling else set())
 
     @invariant()
     def the_oldest_that_is_ready_runs(self) -> None:
@@ -220,13 +316,21 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def never_stuck(self) -> None:
-        if self.step_of and not self.due:
+        if self.step_of and not self.due and not self.sampling:
             assert self.pingpong.next() is not None
 
     @invariant()
     def awaits_what_is_due(self) -> None:
         for mb in range(self.MICRO_BATCHES):
-            assert self.pingpong.awaiting(mb) == {n for other, _, n in self.due if other == mb}
+            assert self.pingpong.awaiting(mb) == self.owes(mb)
+        assert self.pingpong.awaiting_sampler == self.sampling
+
+    @invariant()
+    def idle_is_who_has_no_step_and_is_owed_nothing(self) -> None:
+        for mb in range(self.MICRO_BATCHES):
+            idle, draining = mb in self.pingpong.idle(), self.pingpong.is_draining(mb)
+            assert idle == (mb not in self.step_of and not self.owes(mb))
+            assert draining == (mb not in self.step_of and bool(self.owes(mb)))
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from megainfer.attention_node.node import AttentionNode
+from megainfer.attention_node.parts import REPLY_TIMEOUT_SECONDS, NodeParts, NodeSettings
 from megainfer.attention_node.process import compiling_for, load_attention, scheduler_config
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.config import BLOCK_SIZE, EngineConfig
@@ -57,9 +58,18 @@ class Answer:
 class LocalCluster:
     """M attention and N expert nodes that take turns, one turn each, whenever `turn` is called."""
 
-    def __init__(self, folder: Path, m: int, num_attention: int, num_expert: int, **options: Any):
+    def __init__(
+        self,
+        folder: Path,
+        m: int,
+        num_attention: int,
+        num_expert: int,
+        reply_timeout: float = REPLY_TIMEOUT_SECONDS,
+        **options: Any,
+    ):
         config = EngineConfig(str(folder), num_attention, num_expert, micro_batches=m, **options)
         self.plan: Plan = make_plan(config, folder, read_machine())
+        self._reply_timeout = reply_timeout
         hub = LocalHub(self.plan.geometry(m))
         self.answers: dict[str, Answer] = {}
         self.attention = [self._attention(hub, node, m) for node in range(num_attention)]
@@ -67,9 +77,15 @@ class LocalCluster:
 
     def _attention(self, hub: LocalHub, node: int, m: int) -> AttentionNode:
         model, kv = load_attention(self.plan, node, lambda done, total: None)
-        scheduler = Scheduler(scheduler_config(self.plan, m))
-        port, compiling = hub.attention_port(node), compiling_for(self.plan)
-        return AttentionNode(node, model, kv, scheduler, port, self._hear, compiling=compiling)
+        parts = NodeParts(
+            model=model,
+            kv=kv,
+            scheduler=Scheduler(scheduler_config(self.plan, m)),
+            port=hub.attention_port(node),
+            emit=self._hear,
+            compiling=compiling_for(self.plan),
+        )
+        return AttentionNode(parts, NodeSettings(node, self._reply_timeout))
 
     def _expert(self, hub: LocalHub, node: int, m: int) -> ExpertNode:
         model = load_experts(self.plan, node, lambda done, total: None)

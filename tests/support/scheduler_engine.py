@@ -8,7 +8,9 @@ told of recurrent states, a chunk begins from what its sequence's slot holds ins
 
 from dataclasses import dataclass, field
 
-from megainfer.attention_node.scheduling.scheduler import Chunk, Scheduler, SchedulerConfig, Step
+from megainfer.attention_node.scheduling.config import SchedulerConfig
+from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.attention_node.scheduling.step import Chunk, Step
 from megainfer.messages import FinishReason, Submit, TokenEvent
 
 VOCABULARY = 3  # small, so that prompts and answers often agree

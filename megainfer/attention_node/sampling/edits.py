@@ -22,6 +22,7 @@ from torch import Tensor
 from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
 from megainfer.attention_node.sampling.bitmask import Bitmask, words_for
 from megainfer.attention_node.sampling.history import TokenHistory
+from megainfer.device import HOST, Device
 from megainfer.messages import Submit
 
 
@@ -50,26 +51,28 @@ class LogitEdits:
             yield from (word[-1] for word in self.submit.bad_words if _completes(word, outputs))
 
 
-def apply_edits(logits: Tensor, edits: Sequence[LogitEdits | None]) -> None:
-    """Edit logits, float32 [S, V] and contiguous, in place; a row without edits stays as it is."""
+def apply_edits(logits: Tensor, edits: Sequence[LogitEdits | None], device: Device = HOST) -> None:
+    """Edit logits, float32 [S, V] and contiguous, in place; a row without edits stays as it is.
+
+    What requests hold is read now; device: where the logits are.
+    """
     given = [(row, edit) for row, edit in enumerate(edits) if edit is not None]
     for row, edit in given:
-        _allow(logits[row], edit)
-    _ban(logits, given)
-    _bias(logits, given)
-    _penalise(logits, given)
+        _allow(logits[row], edit, device)
+    _ban(logits, given, device)
+    _bias(logits, given, device)
+    _penalise(logits, given, device)
 
 
 Given = Sequence[tuple[int, LogitEdits]]  # and their rows
 
 
-def _forbid(logits: Tensor, mask: Bitmask) -> None:
+def _forbid(logits: Tensor, mask: Bitmask, device: Device) -> None:
     """In place: of one row, float32 [V], what its mask doesn't allow becomes -inf."""
     size = logits.shape[-1]
     assert mask.shape == (words_for(size),), f"a mask of {tuple(mask.shape)} for {size} tokens"
     bits = np.unpackbits(mask.view(np.uint8), count=size, bitorder="little")
-    forbidden = torch.from_numpy(bits == 0).to(logits.device)
-    logits.masked_fill_(forbidden, -torch.inf)
+    logits.masked_fill_(device.upload(torch.from_numpy(bits == 0)), -torch.inf)
 
 
 def _completes(word: Sequence[int], outputs: Sequence[int]) -> bool:
@@ -77,43 +80,45 @@ def _completes(word: Sequence[int], outputs: Sequence[int]) -> bool:
     return not before or list(outputs[-len(before) :]) == before
 
 
-def _allow(logits: Tensor, edit: LogitEdits) -> None:
+def _allow(logits: Tensor, edit: LogitEdits, device: Device) -> None:
     if edit.allowed is not None:
-        _forbid(logits, edit.allowed)
+        _forbid(logits, edit.allowed, device)
     if edit.listed is not None:
-        _forbid(logits, edit.listed.mask(logits.shape[-1]))
+        _forbid(logits, edit.listed.mask(logits.shape[-1]), device)
 
 
-def _ban(logits: Tensor, given: Given) -> None:
+def _ban(logits: Tensor, given: Given, device: Device) -> None:
     size = logits.shape[-1]
     banned = array("q", (row * size + token for row, edit in given for token in edit.banned(size)))
     if banned:
-        logits.view(-1)[_int64(banned, logits)] = -torch.inf
+        logits.view(-1)[device.upload(_int64(banned))] = -torch.inf
 
 
-def _bias(logits: Tensor, given: Given) -> None:
+def _bias(logits: Tensor, given: Given, device: Device) -> None:
     size = logits.shape[-1]
     places, values = array("q"), array("f")
     for row, edit in given:
         places.extend(row * size + token for token in edit.submit.logit_bias)
         values.extend(edit.submit.logit_bias.values())
     if places:
-        logits.view(-1)[_int64(places, logits)] += _float32(values, logits)
+        logits.view(-1)[device.upload(_int64(places))] += device.upload(_float32(values))
 
 
-def _penalise(logits: Tensor, given: Given) -> None:
+def _penalise(logits: Tensor, given: Given, device: Device) -> None:
     size = logits.shape[-1]
     penalised = [(row, e.submit, e.history) for row, e in given if e.history and e.history.tokens]
     if not penalised:
         return
-    places = torch.cat([_int64(h.tokens, logits) + row * size for row, _, h in penalised])
-    counts = torch.cat([_float32(h.generated, logits) for _, _, h in penalised])
-    lengths = torch.tensor([len(h.tokens) for _, _, h in penalised], device=logits.device)
+    # Copies, since histories grow while a device may still have to read what it was given.
+    places = torch.cat([_int64(h.tokens) + row * size for row, _, h in penalised])
+    counts = device.upload(torch.cat([_float32(h.generated) for _, _, h in penalised]))
+    lengths = torch.tensor([len(h.tokens) for _, _, h in penalised])
 
     def spread(penalties: Iterable[float]) -> Tensor:
         """One number a row, repeated for each of its tokens."""
-        return _float32(array("f", penalties), logits).repeat_interleave(lengths)
+        return device.upload(_float32(array("f", penalties)).repeat_interleave(lengths))
 
+    places = device.upload(places)
     values = logits.view(-1)[places]
     repetition = spread(submit.repetition_penalty for _, submit, _ in penalised)
     values = torch.where(values > 0, values / repetition, values * repetition)
@@ -122,10 +127,9 @@ def _penalise(logits: Tensor, given: Given) -> None:
     logits.view(-1)[places] = values
 
 
-def _int64(numbers: Sequence[int], like: Tensor) -> Tensor:
-    held = numbers if isinstance(numbers, array) else array("q", numbers)
-    return torch.frombuffer(held, dtype=torch.int64).to(like.device)
+def _int64(numbers: "array[int]") -> Tensor:
+    return torch.frombuffer(numbers, dtype=torch.int64)
 
 
-def _float32(numbers: "array[float]", like: Tensor) -> Tensor:
-    return torch.frombuffer(numbers, dtype=torch.float32).to(like.device)
+def _float32(numbers: "array[float]") -> Tensor:
+    return torch.frombuffer(numbers, dtype=torch.float32)

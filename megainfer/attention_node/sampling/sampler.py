@@ -4,9 +4,11 @@ Randomness is a pure function of (seed, position): a token sampled again is the 
 row's result does not depend on what else is in the batch. A row is edited (see `edits`), divided
 by its temperature, cut by min_p, top_k and top_p, and drawn from; one with temperature 0 gives its
 best token after the edits.
+
+Sampling is begun and its tokens are taken later: on a device they are found meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,48 +16,14 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
-from megainfer.attention_node.sampling.logprobs import logprobs_of
-from megainfer.compute.reference import kernels as reference
+from megainfer.attention_node.sampling.logprobs import PendingLogprobs
+from megainfer.attention_node.sampling.row_errors import NonFiniteLogits, NothingAllowed, RowError
 from megainfer.compute.tokens import DrawWish, TokenKernels
-from megainfer.errors import MegaInferError
+from megainfer.device import Device, Readback
 from megainfer.messages import TokenLogprobs
 
 _MASK = 2**64 - 1
 _SMALLEST = 2.0**-126  # temperature; anything below is 0 in float32
-
-
-class RowError(MegaInferError):
-    """Some rows of a batch, `rows`, can't be sampled from; client_error: they ask for too much."""
-
-    client_error = False
-
-    def __init__(self, message: str, rows: tuple[int, ...]) -> None:
-        super().__init__(message)
-        self.rows = rows
-
-
-class NonFiniteLogits(RowError):
-    """The model gave NaN or infinite logits; of: what the rows are counted in."""
-
-    def __init__(self, rows: tuple[int, ...], of: str = "batch") -> None:
-        super().__init__(
-            f"the model's logits are not finite in rows {', '.join(map(str, rows))} of the {of}: "
-            "its weights or its computation overflowed (a wider dtype may help)",
-            rows,
-        )
-
-
-class NothingAllowed(RowError):
-    """A request's own wishes leave it no token."""
-
-    client_error = True
-
-    def __init__(self, rows: tuple[int, ...]) -> None:
-        super().__init__(
-            "no token is left to choose: allowed_token_ids, bad_words, min_tokens or a grammar "
-            "forbid every one; allow at least one more",
-            rows,
-        )
 
 
 class SampleRow(NamedTuple):
@@ -78,37 +46,81 @@ class SampleRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SampleOutput:
-    """One token and (where asked for) log-probabilities a row, in the order of the rows."""
+    """One token and (where asked for) log-probabilities a row, in the order of the rows; those of
+    rows that an error names mean nothing."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
+    errors: tuple[RowError, ...]
+
+
+class Check(NamedTuple):
+    """Whether rows, counted in the batch, can be sampled from: bool [R]; the error where not."""
+
+    rows: Sequence[int]
+    passed: Readback
+    error: Callable[[tuple[int, ...]], RowError]
+
+    def failure(self) -> RowError | None:
+        passed = self.passed.take()
+        if bool(passed.all()):
+            return None
+        return self.error(tuple(self.rows[i] for i in (~passed).nonzero().flatten().tolist()))
+
+
+class Draws:
+    """A batch's tokens, int64 [S], which are being found."""
+
+    def __init__(
+        self,
+        tokens: Readback,
+        checks: Sequence[Check],
+        logprobs: Sequence[PendingLogprobs | None],
+    ) -> None:
+        self._tokens = tokens
+        self._checks = checks
+        self._logprobs = logprobs
+
+    def done(self) -> bool:
+        """Whether `take` would return at once; never blocks."""
+        return (
+            self._tokens.done()
+            and all(check.passed.done() for check in self._checks)
+            and all(row is None or row.done() for row in self._logprobs)
+        )
+
+    def take(self) -> SampleOutput:
+        """The tokens; blocks until they are there."""
+        ids: list[int] = self._tokens.take().tolist()
+        rows = zip(ids, self._logprobs, strict=True)
+        logprobs = [None if row is None else row.take([token])[0] for token, row in rows]
+        failures = (check.failure() for check in self._checks)
+        return SampleOutput(ids, logprobs, tuple(f for f in failures if f is not None))
 
 
 @torch.inference_mode()
-def sample(
-    logits: Tensor, requests: Sequence[SampleRow], kernels: TokenKernels = reference
-) -> SampleOutput:
+def begin_sampling(
+    logits: Tensor, requests: Sequence[SampleRow], kernels: TokenKernels, device: Device
+) -> Draws:
     """Choose a token for each row of logits, float32 [S, V], which stay as they are; S may be 0.
 
     Log-probabilities are the model's own: those of the logits before any edit, temperature or cut.
-
-    Raises NonFiniteLogits or NothingAllowed, before anything is chosen, naming the rows.
     """
-    if not requests:
-        return SampleOutput([], [])
     best, greedy = kernels.best(logits)
-    if not bool(best.isfinite().all()):
-        raise NonFiniteLogits(_where(~best.isfinite()))
-    token_ids = greedy.tolist()
+    finite = best.isfinite()
+    tokens = torch.where(finite, greedy, 0)  # a row with NaN has its best nowhere
+    checks = [Check(range(len(requests)), device.read_back(finite), NonFiniteLogits)]
     others = [row for row, r in enumerate(requests) if r.temperature > 0 or r.edits is not None]
     if others:
-        try:
-            tokens = _choose(logits[others], [requests[row] for row in others], kernels)
-        except NothingAllowed as error:
-            raise NothingAllowed(tuple(others[i] for i in error.rows)) from None
-        for row, token in zip(others, tokens, strict=True):
-            token_ids[row] = token
-    return SampleOutput(token_ids, _logprobs(logits, requests, token_ids))
+        rows = device.upload(torch.tensor(others))
+        usable = finite.index_select(0, rows)
+        given = _harmless(logits.index_select(0, rows), usable, device)
+        chosen, allowed = _choose(given, [requests[row] for row in others], kernels, device)
+        tokens = tokens.index_copy(0, rows, chosen)
+        if allowed is not None:
+            allowed |= ~usable  # which has its error
+            checks.append(Check(others, device.read_back(allowed), NothingAllowed))
+    return Draws(device.read_back(tokens), checks, _logprobs(logits, requests, tokens, device))
 
 
 def uniform(seed: int, position: int) -> float:
@@ -126,22 +138,30 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _choose(logits: Tensor, requests: Sequence[SampleRow], kernels: TokenKernels) -> list[int]:
-    """Tokens where the best of the raw logits isn't the answer; these logits may be changed."""
+def _choose(
+    logits: Tensor, requests: Sequence[SampleRow], kernels: TokenKernels, device: Device
+) -> tuple[Tensor, Tensor | None]:
+    """Tokens where the best of the raw logits isn't the answer, int64 [R], and whether edits left
+    any, bool [R], None without edits; these logits may be changed."""
     if all(r.edits is None for r in requests):
-        return kernels.draw(logits, _wishes(requests, logits.shape[-1]))
-    apply_edits(logits, [r.edits for r in requests])
-    best, greedy = kernels.best(logits)
-    if bool((best == -torch.inf).any()):
-        raise NothingAllowed(_where(best == -torch.inf))
-    token_ids: list[int] = greedy.tolist()
+        return kernels.draw(logits, _wishes(requests, logits.shape[-1])), None
+    apply_edits(logits, [r.edits for r in requests], device)
+    best, tokens = kernels.best(logits)
+    allowed = best > -torch.inf
     drawn = [row for row, r in enumerate(requests) if r.temperature > 0]
     if drawn:
+        rows = device.upload(torch.tensor(drawn))
+        given = _harmless(logits.index_select(0, rows), allowed.index_select(0, rows), device)
         wishes = _wishes([requests[row] for row in drawn], logits.shape[-1])
-        tokens = kernels.draw(logits[drawn], wishes)
-        for row, token in zip(drawn, tokens, strict=True):
-            token_ids[row] = token
-    return token_ids
+        tokens = tokens.index_copy(0, rows, kernels.draw(given, wishes))
+    return tokens, allowed
+
+
+def _harmless(logits: Tensor, usable: Tensor, device: Device) -> Tensor:
+    """In place: rows that nothing can be drawn from become zeros, which kernels can draw from."""
+    if device.is_host and bool(usable.all()):
+        return logits  # without going through all of them
+    return logits.masked_fill_(~usable[:, None], 0.0)
 
 
 def _wishes(requests: Sequence[SampleRow], vocabulary: int) -> list[DrawWish]:
@@ -158,16 +178,12 @@ def _wishes(requests: Sequence[SampleRow], vocabulary: int) -> list[DrawWish]:
 
 
 def _logprobs(
-    logits: Tensor, requests: Sequence[SampleRow], token_ids: Sequence[int]
-) -> list[TokenLogprobs | None]:
+    logits: Tensor, requests: Sequence[SampleRow], tokens: Tensor, device: Device
+) -> list[PendingLogprobs | None]:
     """Row by row: where tokens tie, which of them are best must not depend on others' wishes."""
     return [
         None
         if r.logprobs is None
-        else logprobs_of(logits[row : row + 1], r.logprobs, token_ids[row : row + 1])[0]
+        else PendingLogprobs(logits[row : row + 1], r.logprobs, tokens[row : row + 1], device)
         for row, r in enumerate(requests)
     ]
-
-
-def _where(rows: Tensor) -> tuple[int, ...]:
-    return tuple(rows.nonzero().flatten().tolist())

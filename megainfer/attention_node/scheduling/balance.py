@@ -61,8 +61,15 @@ class Balance:
     def has_candidates(self, micro_batch: int) -> bool:
         return bool(self._members[micro_batch] or self._open)
 
-    def has_members(self, micro_batch: int) -> bool:
-        return bool(self._members[micro_batch])
+    @property
+    def num_prompt_lanes(self) -> int:
+        """Micro-batches that may compute prompts: two even where decoding is better off in one,
+        since both sides have much to compute for a prompt, and can do so at the same time."""
+        return min(max(2, self.active), len(self._members))
+
+    def is_retired(self, micro_batch: int) -> bool:
+        """Nobody is left in it, and nobody is to come."""
+        return micro_batch >= self.num_prompt_lanes and not self._members[micro_batch]
 
     def load(self, micro_batch: int) -> int:
         return sum(map(cost, self._members[micro_batch].values()))

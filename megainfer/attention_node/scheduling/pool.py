@@ -1,10 +1,11 @@
 """All live sequences of an attention node, and what each of them holds."""
 
-from collections.abc import Iterator, ValuesView
+from collections.abc import Iterable, Iterator, ValuesView
 
 from megainfer.attention_node.scheduling.admission import Admission
 from megainfer.attention_node.scheduling.balance import Balance
 from megainfer.attention_node.scheduling.block_manager import BlockManager
+from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.preemption import Victims
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
 from megainfer.attention_node.scheduling.state_slots import StateSlots
@@ -27,21 +28,16 @@ class SequencePool:
     From STALLED a sequence of a recurrent model is preempted instead: it has to begin again.
     """
 
-    def __init__(
-        self,
-        blocks: BlockManager,
-        slots: StateSlots,
-        num_micro_batches: int,
-        use_prefix_cache: bool,
-    ) -> None:
-        self.blocks = blocks
-        self.slots = slots
-        self.balance = Balance(num_micro_batches)
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.blocks = BlockManager(config.num_blocks, config.block_size)
+        self.slots = StateSlots(config.max_num_seqs)
+        self.balance = Balance(config.num_micro_batches)
         self.waiting = WaitingQueue()
         self.preemptions = 0
         self.prefix_hit_tokens = 0
         self.prefix_queried_tokens = 0
-        self._use_prefix_cache = use_prefix_cache
+        self._max_running = config.max_num_seqs
+        self._use_prefix_cache = config.enable_prefix_cache
         self._live: dict[str, Sequence] = {}
         self._running: dict[str, Sequence] = {}  # and STALLED, ABORTING
 
@@ -53,6 +49,13 @@ class SequencePool:
     def num_running(self) -> int:
         """Sequences with blocks: those that are being aborted hold theirs to the end."""
         return len(self._running)
+
+    def num_newcomers(self, busy: Iterable[int]) -> int:
+        """How many an idle micro-batch may let in: its share, while these others are busy."""
+        newcomers = min(len(self.waiting), self._max_running - self.num_running)
+        lanes = self.balance.num_prompt_lanes
+        num_idle = lanes - sum(micro_batch < lanes for micro_batch in busy)
+        return -(-newcomers // num_idle) if num_idle > 0 else 0
 
     def get(self, request_id: str) -> Sequence | None:
         return self._live.get(request_id)
@@ -129,6 +132,18 @@ class SequencePool:
         if self._use_prefix_cache:
             for index in range(first_block, end_block):
                 self.blocks.publish(sequence.block_ids[index], sequence.digest(index))
+
+    def counters(self) -> dict[str, int]:
+        """See `Scheduler.counters`."""
+        return {
+            "micro_batches": self.balance.active,
+            "running": self.num_running,
+            "waiting": len(self.waiting),
+            "free_blocks": self.blocks.num_free,
+            "preemptions": self.preemptions,
+            "prefix_hit_tokens": self.prefix_hit_tokens,
+            "prefix_queried_tokens": self.prefix_queried_tokens,
+        }
 
     def problems(self) -> Iterator[str]:
         """What contradicts itself, by sequence."""

@@ -100,6 +100,11 @@ class Sequence:
         """All but its newest token are committed: the next step needs one row of it."""
         return not self.in_flight and len(self.token_ids) - self.num_scheduled == 1
 
+    def note_admission(self, now: float) -> None:
+        """It has blocks from now on; only the first time counts."""
+        if self.queued_seconds is None:
+            self.queued_seconds = now - self.arrived_at
+
     def has_waited_too_long(self, now: float) -> bool:
         """The limit is for the first admission; a preempted one waits as long as it must."""
         limit = self.submit.max_queue_seconds

@@ -1,6 +1,5 @@
 """The attention half of a layer with packed weights: linear, attention, gate, head."""
 
-import ctypes
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,18 +173,18 @@ class AttentionKernel:
         values = logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
         return torch.where(ids < 0, torch.nan, values), ids
 
-    def draw(self, logits: Tensor, wishes: Sequence[DrawWish]) -> list[int]:
+    def draw(self, logits: Tensor, wishes: Sequence[DrawWish]) -> Tensor:
         """See `TokenKernels.draw`."""
         assert logits.dtype == torch.float32
         rows, width = logits.shape
         native = (library.DrawWish * rows)(
             *(library.DrawWish(w.top_p, w.min_p, w.uniform, w.top_k, w.temperature) for w in wishes)
         )
-        tokens = (ctypes.c_int64 * rows)()
+        tokens = torch.empty(rows, dtype=torch.int64)
         self._native.megainfer_half_draw(
-            self.handle, address(logits), rows, width, native, ctypes.addressof(tokens)
+            self.handle, address(logits), rows, width, native, address(tokens)
         )
-        return list(tokens)
+        return tokens
 
     def _bytes(self, kind: int, inputs: int, outputs: int) -> int:
         size: int = self._native.megainfer_half_linear_bytes(self.handle, kind, inputs, outputs)

@@ -22,21 +22,20 @@ def best(logits: Tensor) -> tuple[Tensor, Tensor]:
     return values, ids
 
 
-def draw(logits: Tensor, wishes: Sequence[DrawWish]) -> list[int]:
-    """One token id a row of float32 [S, V], as each wishes; see `choose`."""
+def draw(logits: Tensor, wishes: Sequence[DrawWish]) -> Tensor:
+    """One token id a row of float32 [S, V], int64 [S], as each wishes; see `choose`."""
 
     def float64(numbers: Iterable[float]) -> Tensor:
         return torch.tensor([*numbers], dtype=torch.float64, device=logits.device)
 
-    tokens: list[int] = choose(
+    return choose(
         logits,
         torch.tensor([w.temperature for w in wishes], dtype=torch.float32, device=logits.device),
         torch.tensor([w.top_k for w in wishes], device=logits.device),
         float64(w.top_p for w in wishes),
         float64(w.uniform for w in wishes),
         float64(w.min_p for w in wishes) if any(w.min_p for w in wishes) else None,
-    ).tolist()
-    return tokens
+    )
 
 
 def choose(

@@ -1,0 +1,54 @@
+"""How the scheduler is told in how many micro-batches requests decode."""
+
+from time import monotonic
+from typing import Protocol
+
+from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.attention_node.scheduling.step import Step
+from megainfer.attention_node.scheduling.tuning import MicroBatchTuner, Progress
+
+
+class Tuner(Protocol):
+    """Chooses in how many of its micro-batches a scheduler's requests decode."""
+
+    def begin(self, scheduler: Scheduler) -> None:
+        """Before its first step."""
+
+    def step_ended(self, step: Step, scheduler: Scheduler) -> None:
+        """After each of its steps."""
+
+
+class NoTuner:
+    """`Tuner` that leaves it at all of them."""
+
+    def begin(self, scheduler: Scheduler) -> None:
+        """Nothing is to be said."""
+
+    def step_ended(self, step: Step, scheduler: Scheduler) -> None:
+        """Nothing is to be learnt."""
+
+
+class LoadTuner:
+    """`Tuner` by what `MicroBatchTuner` finds for the load of the moment."""
+
+    def __init__(self, tuner: MicroBatchTuner) -> None:
+        self._tuner = tuner
+
+    def begin(self, scheduler: Scheduler) -> None:
+        """See `Tuner.begin`."""
+        scheduler.use_micro_batches(self._tuner.active)
+
+    def step_ended(self, step: Step, scheduler: Scheduler) -> None:
+        """See `Tuner.step_ended`."""
+        before, chunks = self._tuner.active, step.chunks
+        now = self._tuner.step_ended(
+            Progress(
+                now=monotonic(),
+                tokens=sum(chunk.samples for chunk in chunks),
+                running=max(1, scheduler.num_running),
+                context=sum(chunk.end for chunk in chunks) / len(chunks),
+                prefills=step.num_rows > len(chunks),
+            )
+        )
+        if now != before:
+            scheduler.use_micro_batches(now)

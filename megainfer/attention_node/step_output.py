@@ -1,0 +1,100 @@
+"""What a step gives once it has been through all layers: tokens, and scores of prompts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from megainfer.attention_node.model import StepModel
+from megainfer.attention_node.prompt_scores import PendingScores, begin_scores
+from megainfer.attention_node.sample_rows import NOBODYS_ROW, sample_row
+from megainfer.attention_node.sampling.row_errors import RowError
+from megainfer.attention_node.sampling.sampler import Draws, SampleOutput, SampleRow, begin_sampling
+from megainfer.attention_node.scheduling.step import Chunk, Step
+from megainfer.compute.batch import StepBatch
+from megainfer.device import Device
+from megainfer.instruments.stage_clock import StageClock
+from megainfer.messages import TokenLogprobs
+from megainfer.structured.grammar import GrammarFailed
+
+
+class Failure(NamedTuple):
+    """A request that ends with this step, alone; client_error: it asked for too much."""
+
+    request_id: str
+    message: str
+    client_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A token, and log-probabilities where wanted, for each chunk that samples, in their order;
+    those of `failures` mean nothing."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+    failures: list[Failure]
+
+
+class StepOutput:
+    """A step's result, which is being found. chunks: that sample."""
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        scores: Sequence[PendingScores],
+        grammars: Sequence[Failure],
+        draws: Draws,
+    ) -> None:
+        self._chunks = chunks
+        self._scores = scores
+        self._grammars = grammars
+        self._draws = draws
+
+    def done(self) -> bool:
+        """Whether `take` would return at once; never blocks."""
+        return self._draws.done() and all(score.done() for score in self._scores)
+
+    def take(self) -> StepResult:
+        """The result, and the sequences' `prompt_logprobs`; blocks until they are there."""
+        failures = [*self._take_scores(), *self._grammars]
+        output = self._draws.take()
+        failures += self._row_failures(output)
+        return StepResult(output.token_ids, output.logprobs, failures)
+
+    def _take_scores(self) -> Iterator[Failure]:
+        for scores in self._scores:
+            try:
+                scores.take()
+            except RowError as error:
+                yield Failure(scores.sequence.request_id, str(error), error.client_error)
+
+    def _row_failures(self, output: SampleOutput) -> Iterator[Failure]:
+        for error in output.errors:
+            for row in error.rows:
+                request_id = self._chunks[row].sequence.request_id
+                yield Failure(request_id, str(error), error.client_error)
+
+
+def begin_output(
+    model: StepModel, x: Tensor, batch: StepBatch, step: Step, device: Device, clock: StageClock
+) -> StepOutput:
+    """Begin to find what the finished x [T, D] of a step gives."""
+    with clock.span("head", step.micro_batch):
+        logits = model.logits(x, batch.sample_rows)
+        scores = list(begin_scores(model, x, batch, step, device))
+    with clock.span("sample", step.micro_batch):
+        chunks = [chunk for chunk in step.chunks if chunk.samples]
+        grammars: list[Failure] = []
+        rows = [_row(chunk, grammars) for chunk in chunks]
+        draws = begin_sampling(logits, rows, model.tokens, device)
+    return StepOutput(chunks, scores, grammars, draws)
+
+
+def _row(chunk: Chunk, failures: list[Failure]) -> SampleRow:
+    try:
+        return sample_row(chunk)
+    except GrammarFailed as error:
+        failures.append(Failure(chunk.sequence.request_id, str(error), client_error=False))
+        return NOBODYS_ROW
