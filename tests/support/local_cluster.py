@@ -12,6 +12,8 @@ from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import REPLY_TIMEOUT_SECONDS, NodeParts, NodeSettings
 from megainfer.attention_node.process import compiling_for, load_attention, scheduler_config
 from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.compute.backend import Backend
+from megainfer.compute.selection import open_backend
 from megainfer.config import BLOCK_SIZE, EngineConfig
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.process import load_experts, open_gather
@@ -76,7 +78,7 @@ class LocalCluster:
         self.experts = [self._expert(hub, node, m) for node in range(num_expert)]
 
     def _attention(self, hub: LocalHub, node: int, m: int) -> AttentionNode:
-        model, kv = load_attention(self.plan, node, lambda done, total: None)
+        model, kv = load_attention(self.plan, self._backend(), lambda done, total: None)
         parts = NodeParts(
             model=model,
             kv=kv,
@@ -87,8 +89,11 @@ class LocalCluster:
         )
         return AttentionNode(parts, NodeSettings(node, self._reply_timeout))
 
+    def _backend(self) -> Backend:
+        return open_backend(self.plan.kernels, self.plan.precision)
+
     def _expert(self, hub: LocalHub, node: int, m: int) -> ExpertNode:
-        model = load_experts(self.plan, node, lambda done, total: None)
+        model = load_experts(self.plan, node, self._backend(), lambda done, total: None)
         return ExpertNode(model, open_gather(self.plan, m), hub.expert_port(node))
 
     def submit(self, node: int, submit: Submit) -> None:
