@@ -160,7 +160,7 @@ def tell(what: str) -> None:
 
 def table_of(results: Sequence[Result], share: float) -> Table:
     table = Table()
-    table.add_column("figure", overflow="fold")
+    table.add_column("figure", no_wrap=True)
     for title in ("old", "new", "ratio", "mean", "95 %", "rounds", "verdict"):
         table.add_column(title, justify="right", no_wrap=True)
     for result in results:
@@ -179,8 +179,8 @@ def table_of(results: Sequence[Result], share: float) -> Table:
 
 
 def report(args: argparse.Namespace, benchmark: Benchmark) -> None:
-    console = Console(highlight=False, width=max(130, Console().width))
-    console.print(f"{benchmark.hardware}\n{' '.join(args.command)}")
+    console = Console(highlight=False, width=max(180, Console().width))
+    console.print(f"{benchmark.hardware}\n{' '.join(args.command)}", soft_wrap=True)
     console.print(table_of(benchmark.results(), args.within))
 
 
@@ -211,14 +211,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
+    add_options(parser)
     own = list(takewhile(lambda argument: argument != "--", arguments))
+    args = parser.parse_args(own)
+    args.command = list(arguments[len(own) + 1 :])
+    check(parser, args)
+    args.old, args.new = args.old.resolve(), args.new.resolve()
+    if args.command[0].endswith(".py"):
+        args.command.insert(0, args.python)
+    return args
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument(
-        "--python",
-        default=sys.executable,
-        help="runs a COMMAND that ends in .py; default: this one",
-    )
+    python = "runs a COMMAND that ends in .py; default: this one"
+    parser.add_argument("--python", default=sys.executable, help=python)
     parser.add_argument("--min-rounds", type=int, default=6, help="few can agree by chance")
     parser.add_argument("--max-rounds", type=int, default=30)
     parser.add_argument("--within", type=float, default=0.02, help="as a share; default: 0.02")
@@ -228,13 +236,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATH", help="patterns")
     parser.add_argument("--without", nargs="+", default=[], metavar="PATH", help="patterns")
     parser.add_argument("--json", type=Path, help="write the results there after each round")
-    args = parser.parse_args(own)
-    args.command = list(arguments[len(own) + 1 :])
-    check(parser, args)
-    args.old, args.new = args.old.resolve(), args.new.resolve()
-    if args.command[0].endswith(".py"):
-        args.command.insert(0, args.python)
-    return args
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

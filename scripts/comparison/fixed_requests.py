@@ -9,7 +9,7 @@ from comparison.models import VOCABULARY
 
 _GREEDY = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True, "logprobs": 5}
 _SEEDED = {"temperature": 1.0, "max_tokens": 24, "logprobs": 2}
-_LENGTHS = (1, 2, 3, 15, 16, 17, 31, 65, 130, 260)
+_LENGTHS = (1, 2, 3, 15, 16, 17, 31, 65, 130, 230)
 
 
 @dataclass(frozen=True)
