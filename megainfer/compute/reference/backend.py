@@ -32,4 +32,4 @@ class ReferenceBackend:
 
     def experts(self, shape: ExpertsShape) -> Callable[[], ReferenceLayerExperts]:
         """See `backend.Backend.experts`."""
-        return lambda: ReferenceLayerExperts(shape, self._expert_dtype)
+        return lambda: ReferenceLayerExperts(shape, self._expert_dtype, self.device)
