@@ -12,7 +12,6 @@ from tests.support.happens_before import Race
 from tests.support.node_pair import CLOCK, FLOAT32, Pair, blocks_of, load_pair, open_pair
 
 FAMILIES = [
-    ("qwen3_moe", "gqa"),
     ("qwen2_moe", "dense_between"),  # dense layers, shared experts
     ("deepseek_v3", "groups"),  # latent attention
     ("qwen3_next", "grouped"),  # recurrent states
@@ -36,10 +35,9 @@ def steps() -> list[list[ChunkInput]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids="-".join)
-@pytest.mark.parametrize("nodes", [1, 3])
-def test_the_reference_computes_the_same_on_a_device(tmp_path, family, nodes):
-    folder = write_checkpoint(*family, tmp_path)
-    direct, device = load_pair(folder, nodes, FLOAT32, "reference"), FakeDevice(seed=nodes)
+def test_the_reference_computes_the_same_on_a_device(tmp_path, family):
+    folder, nodes = write_checkpoint(*family, tmp_path), 3
+    direct, device = load_pair(folder, nodes, FLOAT32, "reference"), FakeDevice()
     with TorchWork(device):
         pair = open_pair(folder, nodes, FakeBackend(device))
         for chunks in steps():
@@ -88,7 +86,7 @@ def folder(tmp_path_factory):
     return write_checkpoint("qwen3_moe", "gqa", tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_streams_that_wait_for_each_other_compute_the_same(folder, seed):
     direct, device = load_pair(folder, 2, FLOAT32, "reference"), FakeDevice(seed)
     with TorchWork(device):

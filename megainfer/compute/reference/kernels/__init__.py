@@ -42,7 +42,7 @@ from megainfer.compute.reference.kernels.routing import (
     route,
     scatter_plan,
 )
-from megainfer.compute.reference.kernels.sampling import best, choose, draw
+from megainfer.compute.reference.kernels.sampling import best, draw
 
 __all__ = [
     "Groups",
@@ -55,7 +55,6 @@ __all__ = [
     "best",
     "causal_convolution",
     "choices_of_each",
-    "choose",
     "choose_positions",
     "decays",
     "decode_attention",
