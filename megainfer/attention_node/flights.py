@@ -9,6 +9,7 @@ from torch import Tensor
 from megainfer.attention_node.scheduling.step import Chunk, Step
 from megainfer.attention_node.step_output import StepOutput
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
+from megainfer.device import Device
 from megainfer.errors import NodeDied
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.pipeline import SAMPLER, PingPong
@@ -29,9 +30,9 @@ class Flight:
     sent_at: float = 0.0  # when it last began to wait, on the monotonic clock
 
 
-def batch_of(step: Step) -> StepBatch:
+def batch_of(step: Step, device: Device) -> StepBatch:
     """A step as the model takes it."""
-    return build_batch([_chunk_input(chunk) for chunk in step.chunks])
+    return build_batch([_chunk_input(chunk) for chunk in step.chunks], device)
 
 
 class Flights:

@@ -86,6 +86,7 @@ class AttentionModel:
         homes = reference.expert_homes(
             [placement.home(e) for e in range(placement.num_experts)], placement.num_nodes
         )
+        assert reader.device is backend.device, "weights are read where they aren't computed with"
         positions = max_positions or spec.max_position
         self.half = backend.half(HalfSource(spec, reader, homes, backend.dtype, positions))
 
@@ -97,9 +98,10 @@ class AttentionModel:
 
         Raises ConfigError where they can't with blocks of this size.
         """
+        device = self._backend.device
         shapes = [layer.cache_shapes(block_size) for layer in self.half.layers]
-        states = StateCache([layer.state_shapes for layer in self.half.layers], num_states)
-        return KVCache(shapes, num_blocks, block_size, self._backend.dtype, states)
+        states = StateCache([layer.state_shapes for layer in self.half.layers], num_states, device)
+        return KVCache(shapes, num_blocks, block_size, self._backend.dtype, states, device)
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()

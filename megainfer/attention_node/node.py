@@ -111,7 +111,7 @@ class AttentionNode:
             step = self.scheduler.compose(micro_batch)
             if step is None:
                 return False
-            batch = batch_of(step)
+            batch = batch_of(step, self._parts.device)
         with self._clock.span("embed", micro_batch):
             flight = Flight(step, batch, self._model.embed(batch))
         self._flights.start(flight)

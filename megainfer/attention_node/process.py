@@ -55,7 +55,7 @@ def load_attention(
     plan: Plan, backend: Backend, on_bytes: Callable[[int, int], None]
 ) -> tuple[AttentionModel, KVCache]:
     """Weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all)."""
-    with WeightReader(plan.folder) as reader:
+    with WeightReader(plan.folder, device=backend.device) as reader:
         total = reader.total_bytes(attention_sources(plan.spec))
         reader.on_bytes = lambda done: on_bytes(done, total)
         model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len)
@@ -84,6 +84,7 @@ class AttentionUnit:
             scheduler=Scheduler(scheduler_config(plan, start.micro_batches)),
             port=port,
             emit=self._frontend.send,
+            device=kv.device,
             compiling=self._compiling,
             tuner=_tuner(start),
         )

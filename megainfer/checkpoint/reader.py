@@ -14,6 +14,7 @@ from megainfer.checkpoint.encodings.choice import encoding_of
 from megainfer.checkpoint.encodings.encoding import Encoding
 from megainfer.checkpoint.encodings.plain import Plain
 from megainfer.checkpoint.files import TensorFiles
+from megainfer.device import HOST, Device
 from megainfer.models.quantization import quantization_of
 from megainfer.models.stored import Pieces, Source
 
@@ -29,16 +30,22 @@ class WeightReader:
 
     on_bytes: called with the bytes (as they are on disk) read so far, time and again, by whichever
     thread read them, one at a time. threads: how many work in `share`; all else is safe in each.
+    device: where `load` brings them.
 
     Raises CheckpointError naming the file or tensor at fault: what `TensorFiles` refuses, and a
     tensor that is misshapen or not of floating point.
     """
 
     def __init__(
-        self, folder: Path, on_bytes: Callable[[int], None] | None = None, threads: int = 1
+        self,
+        folder: Path,
+        on_bytes: Callable[[int], None] | None = None,
+        threads: int = 1,
+        device: Device = HOST,
     ) -> None:
         self.on_bytes = on_bytes
         self.threads = threads
+        self.device = device
         self._counting = Lock()
         self.bytes_read = 0
         self._files = TensorFiles(folder)
@@ -64,18 +71,22 @@ class WeightReader:
         return self.load((Source(name, tuple(shape)),), dtype)
 
     def load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor:
-        """The pieces, converted to `dtype` and concatenated along the first axis."""
-        rows = sum(piece.shape[0] for piece in pieces)
-        out = torch.empty((rows, *pieces[0].shape[1:]), dtype=dtype)
-        self.load_into(out, pieces)
-        return out
+        """What `read` gives, on the device."""
+        return self.device.upload(self.read(pieces, dtype))
 
     def maybe_load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor | None:
         """`load`; None where there are no pieces."""
         return self.load(pieces, dtype) if pieces else None
 
+    def read(self, pieces: Pieces, dtype: torch.dtype) -> Tensor:
+        """The pieces, converted to `dtype` and concatenated along the first axis, on the host."""
+        rows = sum(piece.shape[0] for piece in pieces)
+        out = torch.empty((rows, *pieces[0].shape[1:]), dtype=dtype)
+        self.load_into(out, pieces)
+        return out
+
     def load_into(self, out: Tensor, pieces: Pieces) -> None:
-        """Fill `out` with the pieces, one after the other along its first axis."""
+        """Fill `out`, on the host, with the pieces, one after the other along its first axis."""
         row = 0
         for piece in pieces:
             self._read(piece, out[row : row + piece.shape[0]])

@@ -4,13 +4,14 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from megainfer.config import BLOCK_SIZE
+from megainfer.device import HOST, Device
 
 
 class ChunkInput(NamedTuple):
@@ -72,12 +73,14 @@ class SequenceRows(NamedTuple):
 class StepBatch:
     """A step's T tokens, those of the decodes first, then each prefill's in turn.
 
-    token_ids, positions, slots: int64 [T]; a slot is block * block_size + offset. row_starts:
-    int64 [S + 1]; sequence s has the rows row_starts[s] to row_starts[s + 1] - 1. block_table:
-    int64 [S, blocks], each sequence's blocks, padded with its own first one. state_slots: int64
-    [S], where each one's recurrent state lies. sample_rows: int64, the rows whose logits are
-    wanted, in the order of the chunks that want them. first_rows: where each chunk begins, in the
-    order in which the chunks were given.
+    On the device: token_ids, positions, slots: int64 [T]; a slot is block * block_size + offset.
+    row_starts: int64 [S + 1]; sequence s has the rows row_starts[s] to row_starts[s + 1] - 1.
+    block_table: int64 [S, blocks], each sequence's blocks, padded with its own first one.
+    state_slots: int64 [S], where each one's recurrent state lies. sample_rows: int64, the rows
+    whose logits are wanted, in the order of the chunks that want them.
+
+    On the host, so that nobody asks the device: chunks, in the order of their rows. first_rows:
+    where each chunk begins, in the order in which the chunks were given.
     """
 
     token_ids: Tensor
@@ -88,6 +91,7 @@ class StepBatch:
     state_slots: Tensor
     block_size: int
     sample_rows: Tensor
+    chunks: Sequence[ChunkInput]
     first_rows: list[int]
 
     @property
@@ -97,45 +101,49 @@ class StepBatch:
     @cached_property
     def decodes(self) -> Decodes | None:
         """The sequences with a single row, if there are any."""
-        singles = int((self.row_starts.diff() == 1).sum())
-        if not singles:
+        contexts = [chunk.context for chunk in self.chunks if len(chunk.token_ids) == 1]
+        if not contexts:
             return None
-        contexts = self._contexts[:singles]
-        longest = int(contexts.max())
+        singles, longest = len(contexts), max(contexts)
         table = self.block_table[:singles, : -(-longest // self.block_size)]
-        exists = torch.arange(longest) < contexts[:, None]
+        positions = torch.arange(longest, device=self.positions.device)
+        exists = positions <= self.positions[:singles, None]
         return Decodes(table, exists[:, None, None])
 
     @cached_property
     def prefills(self) -> tuple[Prefill, ...]:
         """The sequences with several rows."""
-        starts, contexts = self.row_starts.tolist(), self._contexts.tolist()
-        rows = zip(starts, starts[1:], self.block_table, contexts, strict=False)
         return tuple(
-            Prefill(start, stop, blocks[: -(-context // self.block_size)], context)
-            for start, stop, blocks, context in rows
-            if stop - start > 1
+            Prefill(
+                rows.start,
+                rows.stop,
+                blocks[: -(-chunk.context // self.block_size)],
+                chunk.context,
+            )
+            for rows, blocks, chunk in zip(
+                self.sequences, self.block_table, self.chunks, strict=True
+            )
+            if rows.stop - rows.start > 1
         )
 
     @cached_property
     def sequences(self) -> tuple[SequenceRows, ...]:
         """All sequences, in the order of their rows."""
-        starts, slots = self.row_starts.tolist(), self.state_slots.tolist()
-        rows = zip(starts, starts[1:], self.first_positions.tolist(), slots, strict=False)
-        return tuple(SequenceRows(*each) for each in rows)
+        stops = accumulate(len(chunk.token_ids) for chunk in self.chunks)
+        return tuple(
+            SequenceRows(stop - len(chunk.token_ids), stop, chunk.start, chunk.state_slot)
+            for chunk, stop in zip(self.chunks, stops, strict=True)
+        )
 
     @cached_property
     def first_positions(self) -> Tensor:
         """int64 [S], of each sequence's first row."""
         return self.positions[self.row_starts[:-1]]
 
-    @property
-    def _contexts(self) -> Tensor:
-        """int64 [S], tokens of each sequence up to the end of its rows."""
-        return self.positions[self.row_starts[1:] - 1] + 1
 
-
-def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> StepBatch:
+def build_batch(
+    chunks: Sequence[ChunkInput], device: Device = HOST, block_size: int = BLOCK_SIZE
+) -> StepBatch:
     """The tensors of a step that computes these chunks, one or more, none of them empty.
 
     A prompt's chunks may not share a step: a sequence stands in it once.
@@ -147,17 +155,36 @@ def build_batch(chunks: Sequence[ChunkInput], block_size: int = BLOCK_SIZE) -> S
     slots = list[int]()
     for chunk in ordered:
         _place(chunk, block_size, positions, slots)
+    lists = (
+        [t for chunk in ordered for t in chunk.token_ids],
+        positions,
+        slots,
+        [0, *accumulate(len(chunk.token_ids) for chunk in ordered)],
+        _block_table(ordered, block_size),
+        [chunk.state_slot for chunk in ordered],
+        _sample_rows(chunks, first_rows),
+    )
+    token_ids, places, kept_at, row_starts, table, state_slots, rows = _tensors(lists, device)
     return StepBatch(
-        token_ids=_int64([t for chunk in ordered for t in chunk.token_ids]),
-        positions=_int64(positions),
-        slots=_int64(slots),
-        row_starts=_int64([0, *accumulate(len(chunk.token_ids) for chunk in ordered)]),
-        block_table=_block_table(ordered, block_size),
-        state_slots=_int64([chunk.state_slot for chunk in ordered]),
+        token_ids=token_ids,
+        positions=places,
+        slots=kept_at,
+        row_starts=row_starts,
+        block_table=table.view(len(ordered), -1),
+        state_slots=state_slots,
         block_size=block_size,
-        sample_rows=_int64(_sample_rows(chunks, first_rows)),
+        sample_rows=rows,
+        chunks=ordered,
         first_rows=first_rows,
     )
+
+
+def _tensors(lists: Sequence[list[int]], device: Device) -> Sequence[Tensor]:
+    """int64, each one of the lists; to a device they go together."""
+    if device.is_host:
+        return [_int64(numbers) for numbers in lists]
+    joined = device.upload(_int64([*chain.from_iterable(lists)]))
+    return joined.split_with_sizes([len(numbers) for numbers in lists])
 
 
 def _place(chunk: ChunkInput, block_size: int, positions: list[int], slots: list[int]) -> None:
@@ -175,14 +202,15 @@ def _int64(numbers: list[int]) -> Tensor:
     return torch.frombuffer(array("q", numbers), dtype=torch.int64)
 
 
-def _block_table(chunks: Sequence[ChunkInput], block_size: int) -> Tensor:
+def _block_table(chunks: Sequence[ChunkInput], block_size: int) -> list[int]:
+    """Row by row, all as long as the longest."""
     used = [chunk.block_ids[: -(-chunk.context // block_size)] for chunk in chunks]
     width = max(map(len, used))
     table = list[int]()
     for blocks in used:
         table += blocks
         table += blocks[:1] * (width - len(blocks))
-    return _int64(table).view(len(used), width)
+    return table
 
 
 def _first_rows(chunks: Sequence[ChunkInput], order: Sequence[int]) -> list[int]:

@@ -12,6 +12,7 @@ from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.reference.kernels import Homes
+from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 
@@ -28,6 +29,11 @@ class HalfSource:
     homes: Homes
     dtype: torch.dtype
     max_positions: int
+
+    @property
+    def device(self) -> Device:
+        """Where the half computes: where its weights are brought."""
+        return self.reader.device
 
 
 class Routed(NamedTuple):

@@ -17,11 +17,11 @@ def load_hash_table(spec: MoESpec, sources: FfnSources, reader: WeightReader) ->
     pieces = sources.hash_table(spec)
     if not pieces:
         return None
-    table = reader.load(pieces, torch.int64)
+    table = reader.read(pieces, torch.int64)
     lowest, highest = table.aminmax()
     if lowest < 0 or highest >= spec.router.num_experts:
         raise CheckpointError(
             f"tensor {pieces[0].name} names the experts {int(lowest)} to {int(highest)}, but there "
             f"are {spec.router.num_experts}, from 0 on"
         )
-    return table
+    return reader.device.upload(table)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megainfer.device import HOST, Device
+
 
 class StateCache:
     """Recurrent states of `num_slots` sequences, the same slot ids in every layer.
@@ -16,10 +18,15 @@ class StateCache:
     take in as many roundings.
     """
 
-    def __init__(self, layers: Sequence[Sequence[tuple[int, ...]]], num_slots: int) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Sequence[tuple[int, ...]]],
+        num_slots: int,
+        device: Device = HOST,
+    ) -> None:
         self.num_slots = num_slots
         self._layers = [
-            tuple(_zeros((num_slots, *shape), torch.float32) for shape in shapes)
+            tuple(_memory((num_slots, *shape), torch.float32, device) for shape in shapes)
             for shapes in layers
         ]
 
@@ -47,12 +54,15 @@ class KVCache:
         block_size: int,
         dtype: torch.dtype,
         states: StateCache | None = None,
+        device: Device = HOST,
     ) -> None:
+        self.device = device
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.states = states or StateCache([()] * len(layers), 0)
         self._layers = [
-            tuple(_zeros((num_blocks, *shape), dtype) for shape in shapes) for shapes in layers
+            tuple(_memory((num_blocks, *shape), dtype, device) for shape in shapes)
+            for shapes in layers
         ]
 
     def layer(self, layer: int) -> tuple[Tensor, ...]:
@@ -65,11 +75,14 @@ class KVCache:
         return sum(tensor.nbytes for layer in self._layers for tensor in layer)
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """From numpy, which leaves it to the kernel to zero a page when it is first touched.
+def _memory(shape: tuple[int, ...], dtype: torch.dtype, device: Device) -> Tensor:
+    """Of a device whatever was there, since nobody reads what no token was written to; of the host
+    zeros from numpy, which leaves it to the kernel to zero a page when it is first touched.
 
     Torch would touch all of a cache that may never fill, which costs its whole size in time and
     memory.
     """
+    if not device.is_host:
+        return device.empty(shape, dtype)
     pages = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
     return torch.from_numpy(pages).view(dtype).view(shape)

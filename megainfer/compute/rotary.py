@@ -4,18 +4,21 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.reference import kernels as kernels
+from megainfer.device import HOST, Device
 from megainfer.models.spec import AttentionSpec, DeltaNetSpec, MlaSpec, ModelSpec, RopeSpec
 
 RotaryTables = dict[tuple[RopeSpec, int], Tensor]
 """By rope and rotated channels; `kernels.rotary_table` says what a table holds."""
 
 
-def rotary_tables(spec: ModelSpec, max_positions: int, dtype: torch.dtype) -> RotaryTables:
+def rotary_tables(
+    spec: ModelSpec, max_positions: int, dtype: torch.dtype, device: Device = HOST
+) -> RotaryTables:
     """One table for each kind of rotation in the model."""
     attentions = [layer.attention for layer in spec.layers]
     kinds = {(a.rope, a.rotary_dim) for a in attentions if not isinstance(a, DeltaNetSpec)}
     return {
-        (rope, channels): kernels.rotary_table(rope, channels, max_positions, dtype)
+        (rope, channels): device.upload(kernels.rotary_table(rope, channels, max_positions, dtype))
         for rope, channels in kinds
         if rope is not None
     }

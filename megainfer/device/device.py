@@ -1,10 +1,11 @@
 """The contract: a device, its streams and its events."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, dtype
 
 
 class Stream(Protocol):
@@ -56,6 +57,9 @@ class Device(Protocol):
     def is_host(self) -> bool:
         """Work is done when the call that gave it returns: events are done at once, and memory is
         the host's own."""
+
+    def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:
+        """Memory of the device that holds whatever was there."""
 
     def upload(self, host: Tensor) -> Tensor:
         """The values of a host tensor that nobody changes any more; on the host, that tensor."""

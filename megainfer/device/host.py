@@ -1,11 +1,12 @@
 """The host itself as a device: everything is done when the call that gave it returns."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, dtype
 
 from megainfer.device.device import Stream
 
@@ -63,6 +64,10 @@ class HostDevice:
 
     def __init__(self) -> None:
         self._stream = HostStream()
+
+    def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:
+        """See `Device.empty`."""
+        return torch.empty(*shape, dtype=dtype)
 
     def upload(self, host: Tensor) -> Tensor:
         """See `Device.upload`."""

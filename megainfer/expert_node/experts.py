@@ -46,9 +46,8 @@ class ExpertModel:
         self._layers = {layer: new_layer() for layer in spec.moe_layers}
         for layer, experts in self._layers.items():
             _load_layer(experts, FfnSources(spec, layer), reader, self.experts)
-        self._tokens = {
-            layer: torch.zeros(len(self.experts), dtype=torch.int64) for layer in spec.moe_layers
-        }
+        self._device = backend.device
+        self._tokens = {layer: self._zeros() for layer in spec.moe_layers}
 
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
@@ -76,7 +75,11 @@ class ExpertModel:
 
     def expert_tokens(self) -> list[list[int]]:
         """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""
-        return [tokens.tolist() for tokens in self._tokens.values()]
+        told = [self._device.read_back(tokens) for tokens in self._tokens.values()]
+        return [tokens.take().tolist() for tokens in told]
+
+    def _zeros(self) -> Tensor:
+        return self._device.upload(torch.zeros(len(self.experts), dtype=torch.int64))
 
 
 def _load_layer(
@@ -99,5 +102,5 @@ def _load_layer(
 def _biases(expert: ExpertSources, reader: WeightReader) -> Biases | None:
     if not expert.spec.expert.bias:
         return None
-    gate_up = reader.load(expert.gate_up_bias(), torch.float32)
-    return gate_up, reader.load(expert.down_bias(), torch.float32)
+    gate_up = reader.read(expert.gate_up_bias(), torch.float32)
+    return gate_up, reader.read(expert.down_bias(), torch.float32)

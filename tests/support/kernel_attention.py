@@ -170,4 +170,4 @@ def batch_of(chunks: Sequence[tuple[int, int]]) -> tuple[StepBatch, int]:
         ChunkInput([0] * tokens, start, [i + len(chunks) * b for b in range(most)], samples=True)
         for i, (start, tokens) in enumerate(chunks)
     ]
-    return build_batch(inputs, BLOCK_TOKENS), most * len(chunks)
+    return build_batch(inputs, block_size=BLOCK_TOKENS), most * len(chunks)

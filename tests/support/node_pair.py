@@ -8,6 +8,7 @@ from torch import Tensor
 
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.backend import Backend
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.compute.selection import Precision, open_backend
 from megainfer.expert_node.experts import ExpertModel
@@ -38,7 +39,7 @@ class Pair:
 
     def step(self, chunks: Sequence[ChunkInput]) -> Tensor:
         """Run chunks through all layers; logits of those that sample."""
-        batch = build_batch(chunks)
+        batch = build_batch(chunks, self.kv.device)
         return self.attention.logits(self._run(batch), batch.sample_rows)
 
     def all_logits(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -47,7 +48,7 @@ class Pair:
             ChunkInput(list(tokens), 0, blocks_of(i), samples=False, state_slot=i)
             for i, tokens in enumerate(sequences)
         ]
-        x = self._run(build_batch(chunks))
+        x = self._run(build_batch(chunks, self.kv.device))
         logits = self.attention.logits(x, torch.arange(len(x)))
         return list(logits.split([len(tokens) for tokens in sequences]))
 
@@ -64,19 +65,22 @@ class Pair:
         shared = self.attention.shared(point.layer, point.hidden)
         if shared is not None:
             x += shared
-        for node, part in zip(self.experts, point.parts, strict=True):
-            hidden = point.hidden[part.rows]
-            # Two dispatches, as if from two attention nodes; either may be empty.
-            half = len(hidden) // 2
-            messages = [
-                Dispatch(
-                    i, 0, point.layer, 0, hidden[rows], part.local_ids[rows], part.weights[rows]
-                )
-                for i, rows in enumerate((slice(None, half), slice(half, None)))
-            ]
-            out = torch.full_like(hidden, torch.nan)  # a reply slot holds whatever was there
-            node.forward(point.layer, messages, [out[:half], out[half:]])
-            x.index_add_(0, part.rows, out.to(x.dtype))
+        for node, part in enumerate(point.parts):
+            x.index_add_(0, part.rows, self.computed(node, point).to(x.dtype))
+
+    def computed(self, node: int, point: MoEPoint) -> Tensor:
+        """What an expert node gives back for its part."""
+        part = point.parts[node]
+        hidden = point.hidden[part.rows]
+        # Two dispatches, as if from two attention nodes; either may be empty.
+        half = len(hidden) // 2
+        messages = [
+            Dispatch(i, 0, point.layer, 0, hidden[rows], part.local_ids[rows], part.weights[rows])
+            for i, rows in enumerate((slice(None, half), slice(half, None)))
+        ]
+        out = torch.full_like(hidden, torch.nan)  # a reply slot holds whatever was there
+        self.experts[node].forward(point.layer, messages, [out[:half], out[half:]])
+        return out
 
 
 def load_pair(
@@ -90,10 +94,17 @@ def load_pair(
 
     believed: where the attention side thinks that experts live, if not where they do.
     """
+    backend = open_backend(kernels, precision)
+    return open_pair(folder, num_nodes, backend, believed)
+
+
+def open_pair(
+    folder: Path, num_nodes: int, backend: Backend, believed: Placement | None = None
+) -> Pair:
+    """`load_pair` with this backend."""
     spec = load_spec(folder)
     placement = contiguous_placement(spec.num_experts, num_nodes)
-    backend = open_backend(kernels, precision)
-    with WeightReader(folder) as reader:
+    with WeightReader(folder, device=backend.device) as reader:
         attention = AttentionModel(spec, reader, believed or placement, backend)
         experts = [ExpertModel(spec, reader, placement, node, backend) for node in range(num_nodes)]
     return Pair(attention, experts)

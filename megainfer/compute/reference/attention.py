@@ -97,8 +97,9 @@ class _QkNorm:
         self._eps = sources.spec.norm.eps
         offset = 1 if sources.spec.norm.unit_offset else 0
         weights = (_optional(reader, part, dtype) for part in (sources.q_norm(), sources.k_norm()))
+        # A scalar joins tensors of any device.
         self._q, self._k = (
-            torch.ones(1, dtype=dtype) if weight is None else weight + offset for weight in weights
+            torch.ones((), dtype=dtype) if weight is None else weight + offset for weight in weights
         )
 
     def __call__(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,9 @@ import torch
 
 from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.half import HalfSource
-from megainfer.compute.reference import kernels as kernels
 from megainfer.compute.reference.experts import ReferenceLayerExperts
 from megainfer.compute.reference.half import ReferenceHalf
+from megainfer.compute.reference.tokens import ReferenceTokens
 from megainfer.compute.tokens import TokenKernels
 from megainfer.device import HOST, Device
 
@@ -17,13 +17,13 @@ class ReferenceBackend:
     """`backend.Backend` in torch. expert_dtype: of the experts' weights; others have `dtype`."""
 
     name = "reference"
-    tokens: TokenKernels = kernels
 
     def __init__(
         self, dtype: torch.dtype, expert_dtype: torch.dtype, device: Device = HOST
     ) -> None:
         self.dtype = dtype
         self.device = device
+        self.tokens: TokenKernels = ReferenceTokens(device)
         self._expert_dtype = expert_dtype
 
     def half(self, source: HalfSource) -> ReferenceHalf:
@@ -32,4 +32,4 @@ class ReferenceBackend:
 
     def experts(self, shape: ExpertsShape) -> Callable[[], ReferenceLayerExperts]:
         """See `backend.Backend.experts`."""
-        return lambda: ReferenceLayerExperts(shape, self._expert_dtype)
+        return lambda: ReferenceLayerExperts(shape, self._expert_dtype, self.device)

@@ -36,7 +36,7 @@ class DeltaNet:
         qkv, gates = linear(hidden, self._qkvz).to(torch.float32).split_with_sizes(sizes, dim=-1)
         rates, decays = linear(hidden, self._rates_and_decays).to(torch.float32).chunk(2, dim=-1)
         decays = kernels.decays(decays, self._time_bias, self._log_decay)
-        read = torch.empty(len(x), spec.value_heads, spec.value_dim)
+        read = torch.empty(len(x), spec.value_heads, spec.value_dim, device=x.device)
         for rows in batch.sequences:
             own = slice(rows.start, rows.stop)
             states = self._states(rows, caches)

@@ -8,18 +8,22 @@ from torch import Tensor
 from megainfer.compute.experts import Biases, ExpertsShape
 from megainfer.compute.reference.kernels.experts import (
     Network,
+    choices_of_each,
+    every_feed_forward,
     group_by_expert,
     grouped_feed_forward,
 )
+from megainfer.device import HOST, Device
 
 
 class ReferenceLayerExperts:
     """`kernels.experts.LayerExperts` that computes in the dtype of its weights."""
 
-    def __init__(self, shape: ExpertsShape, dtype: torch.dtype) -> None:
+    def __init__(self, shape: ExpertsShape, dtype: torch.dtype, device: Device = HOST) -> None:
         self._shape = shape
         self._dtype = dtype
-        self._networks = [_empty_network(shape, dtype) for _ in range(shape.experts)]
+        self._device = device
+        self._networks = [_empty_network(shape, dtype, device) for _ in range(shape.experts)]
 
     def load(
         self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
@@ -41,26 +45,35 @@ class ReferenceLayerExperts:
         outs: Sequence[Tensor],
     ) -> Tensor:
         """See `kernels.experts.LayerExperts.forward`."""
-        groups = group_by_expert(_joined(local_ids), self._shape.experts)
+        compute = self._on_host if self._device.is_host else self._on_device
         rows = _joined(hidden).to(self._dtype)
-        result = grouped_feed_forward(
-            rows, _joined(weights), groups, self._networks, self._shape.weight_on_input
-        )
+        result, counts = compute(rows, _joined(weights), _joined(local_ids))
         sizes = [len(out) for out in outs]
         for out, part in zip(outs, result.split_with_sizes(sizes), strict=True):
             out.copy_(part)
-        return torch.tensor(groups.counts)
+        return counts
+
+    def _on_host(self, rows: Tensor, weights: Tensor, local_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """All rows' outputs, and how many choices each expert got."""
+        groups = group_by_expert(local_ids, self._shape.experts)
+        on_input = self._shape.weight_on_input
+        result = grouped_feed_forward(rows, weights, groups, self._networks, on_input)
+        return result, torch.tensor(groups.counts)
+
+    def _on_device(self, rows: Tensor, weights: Tensor, local_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, where nobody looks at what rows chose."""
+        on_input = self._shape.weight_on_input
+        result = every_feed_forward(rows, weights, local_ids, self._networks, on_input)
+        return result, choices_of_each(local_ids, self._shape.experts)
 
 
-def _empty_network(shape: ExpertsShape, dtype: torch.dtype) -> Network:
+def _empty_network(shape: ExpertsShape, dtype: torch.dtype, device: Device) -> Network:
     hidden, channels = shape.hidden, 2 * shape.intermediate
     return Network(
-        torch.empty(channels, hidden, dtype=dtype),
-        torch.empty(hidden, shape.intermediate, dtype=dtype),
+        device.empty((channels, hidden), dtype),
+        device.empty((hidden, shape.intermediate), dtype),
         shape.activation,
-        (torch.empty(channels, dtype=dtype), torch.empty(hidden, dtype=dtype))
-        if shape.bias
-        else None,
+        (device.empty((channels,), dtype), device.empty((hidden,), dtype)) if shape.bias else None,
     )
 
 

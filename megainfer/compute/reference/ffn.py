@@ -43,6 +43,7 @@ class Gate:
         dtype: torch.dtype,
     ) -> None:
         self._homes = homes
+        self._plan = kernels.scatter_plan if reader.device.is_host else kernels.padded_plan
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
         self._router = Router(spec, sources, reader, dtype)
         self.shared = SharedExpert(spec.shared, sources, reader, dtype) if spec.shared else None
@@ -51,7 +52,7 @@ class Gate:
         """What the experts see, [T, D], and which rows of it go to each expert node."""
         hidden = self._norm(x)
         weights, ids = self._router.choose(hidden, token_ids)
-        return Routed(hidden, kernels.scatter_plan(weights, ids, self._homes))
+        return Routed(hidden, self._plan(weights, ids, self._homes))
 
 
 class Router:

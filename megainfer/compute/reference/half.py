@@ -42,7 +42,7 @@ class ReferenceLayer:
         if isinstance(ffn, DenseSpec):
             self._dense = Dense(ffn, sources, reader, dtype)
         else:
-            self._gate = Gate(ffn, sources, reader, source.homes, dtype)
+            self._gate = Gate(ffn, sources, reader, source.homes.on(source.device), dtype)
 
     def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`."""
@@ -79,7 +79,7 @@ class ReferenceHalf:
         head, bias = sources.lm_head(), sources.lm_head_bias()
         self._lm_head = reader.load(head, dtype) if head else self._embedding
         self._lm_head_bias = reader.load(bias, dtype) if bias else None
-        rotary = rotary_tables(spec, source.max_positions, dtype)
+        rotary = rotary_tables(spec, source.max_positions, dtype, source.device)
         self.layers = [ReferenceLayer(source, index, rotary) for index in range(len(spec.layers))]
 
     def embed(self, token_ids: Tensor) -> Tensor:

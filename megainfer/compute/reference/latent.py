@@ -100,7 +100,7 @@ class LatentAttention:
             results.append(self._absorbed(q[rows, None], rotated[rows, None], latents, visible))
         for part in batch.prefills:
             rows = slice(part.start, part.stop)
-            visible = torch.arange(part.context) <= batch.positions[rows, None]
+            visible = torch.arange(part.context, device=q.device) <= batch.positions[rows, None]
             latents = kernels.gather_latents(cache, part.blocks[None], visible[None]).to(q.dtype)
             if asked is not None:
                 visible = asked.chosen(rows, part.blocks[None], visible[None])[0]

@@ -15,6 +15,8 @@ from megainfer.compute.reference.kernels.delta_net import (
 from megainfer.compute.reference.kernels.experts import (
     Groups,
     Network,
+    choices_of_each,
+    every_feed_forward,
     feed_forward,
     group_by_expert,
     grouped_feed_forward,
@@ -36,10 +38,11 @@ from megainfer.compute.reference.kernels.routing import (
     Homes,
     Routing,
     expert_homes,
+    padded_plan,
     route,
     scatter_plan,
 )
-from megainfer.compute.reference.kernels.sampling import best, choose, draw
+from megainfer.compute.reference.kernels.sampling import best, draw
 
 __all__ = [
     "Groups",
@@ -51,18 +54,20 @@ __all__ = [
     "absorbed_attention",
     "best",
     "causal_convolution",
-    "choose",
+    "choices_of_each",
     "choose_positions",
     "decays",
     "decode_attention",
     "delta_rule",
     "draw",
+    "every_feed_forward",
     "expanded_attention",
     "expert_homes",
     "feed_forward",
     "gather_latents",
     "group_by_expert",
     "grouped_feed_forward",
+    "padded_plan",
     "prefill_attention",
     "rms_norm",
     "rope_frequencies",

@@ -91,3 +91,30 @@ def grouped_feed_forward(
     if results:
         outputs.flatten(0, 1)[groups.order] = torch.cat(results).to(torch.float32)
     return (outputs * weights[..., None]).sum(1)
+
+
+def every_feed_forward(
+    x: Tensor,
+    weights: Tensor,
+    local_ids: Tensor,
+    networks: Sequence[Network],
+    weight_on_input: bool = False,
+) -> Tensor:
+    """`grouped_feed_forward` for a host that must not ask a device what rows chose: each network
+    computes all choices, and those that are its own are kept."""
+    top_k, flat = weights.shape[1], local_ids.flatten()[:, None]
+    rows = x.repeat_interleave(top_k, 0)
+    if weight_on_input:
+        rows = rows * weights.flatten()[:, None].to(x.dtype)
+        weights = torch.ones_like(weights)
+    outputs = torch.zeros(len(rows), x.shape[1], dtype=torch.float32, device=x.device)
+    for expert, network in enumerate(networks):
+        own = feed_forward(rows, network).to(torch.float32)
+        outputs = torch.where(flat == expert, own, outputs)
+    return (outputs.view(*weights.shape, -1) * weights[..., None]).sum(1)
+
+
+def choices_of_each(local_ids: Tensor, num_experts: int) -> Tensor:
+    """How many of the choices, int32 [R, K], each local expert got: int64 [E]."""
+    experts = torch.arange(num_experts, device=local_ids.device)
+    return (local_ids.flatten()[:, None] == experts).sum(0)

@@ -1,12 +1,13 @@
 """The gate: which experts each token chooses, and what is sent where."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ExpertGroups, GroupScore, RouterScore, RouterSpec
 
@@ -17,6 +18,10 @@ class Homes(NamedTuple):
     node: Tensor  # int64 [E]
     local_id: Tensor  # int32 [E]
     num_nodes: int
+
+    def on(self, device: Device) -> "Homes":
+        """The same, for tokens on this device."""
+        return Homes(device.upload(self.node), device.upload(self.local_id), self.num_nodes)
 
 
 def expert_homes(homes: Sequence[tuple[int, int]], num_nodes: int) -> Homes:
@@ -125,11 +130,7 @@ def scatter_plan(weights: Tensor, ids: Tensor, homes: Homes) -> tuple[Part, ...]
 
     weights: float32 [T, K]. ids: int64 [T, K], global.
     """
-    local_ids = homes.local_id[ids]
-    if homes.num_nodes == 1:
-        return (Part(torch.arange(len(ids), device=ids.device), local_ids, weights),)
-    node = homes.node[ids]
-    return tuple(_part(node == n, local_ids, weights) for n in range(homes.num_nodes))
+    return _parts(_part, weights, ids, homes)
 
 
 def _part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
@@ -141,3 +142,33 @@ def _part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
         local_ids=local_ids[rows].masked_fill(~chosen, -1),
         weights=weights[rows].masked_fill(~chosen, 0.0),
     )
+
+
+def padded_plan(weights: Tensor, ids: Tensor, homes: Homes) -> tuple[Part, ...]:
+    """`scatter_plan` for a host that must not ask a device how many rows there are: T for every
+    node, of which the first `count` are those rows, and the others choose nothing of row 0."""
+    return _parts(_padded_part, weights, ids, homes)
+
+
+def _padded_part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
+    some = here.any(-1)
+    count = some.sum(dtype=torch.int32)[None]
+    order = some.to(torch.uint8).argsort(descending=True, stable=True)
+    counts = torch.arange(len(order), device=order.device) < count
+    chosen = here[order] & counts[:, None]
+    return Part(
+        rows=order.masked_fill(~counts, 0),
+        local_ids=local_ids[order].masked_fill(~chosen, -1),
+        weights=weights[order].masked_fill(~chosen, 0.0),
+        count=count,
+    )
+
+
+def _parts(
+    part_of: Callable[[Tensor, Tensor, Tensor], Part], weights: Tensor, ids: Tensor, homes: Homes
+) -> tuple[Part, ...]:
+    local_ids = homes.local_id[ids]
+    if homes.num_nodes == 1:
+        return (Part(torch.arange(len(ids), device=ids.device), local_ids, weights),)
+    node = homes.node[ids]
+    return tuple(part_of(node == n, local_ids, weights) for n in range(homes.num_nodes))

@@ -4,12 +4,13 @@ Thresholds are values, not ranks, so that tokens that tie are kept or dropped to
 order a sort leaves them in.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from megainfer.compute.tokens import DrawWish
+from megainfer.device import HOST, Device
 
 # How many of the best tokens to look for a nucleus in, before sorting them all.
 NUCLEUS_GUESSES = (1024, 8192)
@@ -22,79 +23,60 @@ def best(logits: Tensor) -> tuple[Tensor, Tensor]:
     return values, ids
 
 
-def draw(logits: Tensor, wishes: Sequence[DrawWish]) -> Tensor:
-    """One token id a row of float32 [S, V], int64 [S], as each wishes; see `choose`."""
-
-    def float64(numbers: Iterable[float]) -> Tensor:
-        return torch.tensor([*numbers], dtype=torch.float64, device=logits.device)
-
-    return choose(
-        logits,
-        torch.tensor([w.temperature for w in wishes], dtype=torch.float32, device=logits.device),
-        torch.tensor([w.top_k for w in wishes], device=logits.device),
-        float64(w.top_p for w in wishes),
-        float64(w.uniform for w in wishes),
-        float64(w.min_p for w in wishes) if any(w.min_p for w in wishes) else None,
-    )
-
-
-def choose(
-    logits: Tensor,
-    temperature: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
-    uniform: Tensor,
-    min_p: Tensor | None = None,
-) -> Tensor:
-    """One token id a row by inverting the cumulative distribution: logits [S, V] -> int64 [S].
-
-    temperature: [S], above 0. top_k: int64 [S], 1 to V (V keeps all). top_p: [S], in (0, 1]; the
-    smallest set of best tokens whose probabilities reach it is kept, after top_k and renormalised.
-    uniform: float64 [S], in [0, 1 - 2^-52]. min_p: float64 [S], in [0, 1]; tokens less likely than
-    this share of the likeliest are dropped first (Nguyen et al., 2024). logits must be finite or
-    -inf, not all of a row -inf.
-    """
+def draw(logits: Tensor, wishes: Sequence[DrawWish], device: Device = HOST) -> Tensor:
+    """One token id a row, as each wishes, by inverting the cumulative distribution: float32 [S, V]
+    -> int64 [S]. See `TokenKernels.draw`; device: where the logits are."""
     # Subtracting the maximum first keeps tiny temperatures from overflowing.
     scaled = logits - logits.amax(-1, keepdim=True)
-    _drop_below_top_k(scaled, logits, top_k)
-    scaled.div_(temperature[:, None])
-    if min_p is not None:
+    _drop_below_top_k(scaled, logits, [w.top_k for w in wishes], device)
+    scaled.div_(_column([w.temperature for w in wishes], torch.float32, device))
+    if any(w.min_p for w in wishes):
+        min_p = _column([w.min_p for w in wishes], torch.float64, device)
         least = min_p.log().to(scaled.dtype)  # of a logit beside the best, which is 0 now
-        scaled.masked_fill_(scaled < least[:, None], -torch.inf)
+        scaled.masked_fill_(scaled < least, -torch.inf)
     probabilities = torch.softmax(scaled, dim=-1)
-    _drop_outside_top_p(probabilities, top_p)
+    _drop_outside_top_p(probabilities, [w.top_p for w in wishes], device)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    target = uniform[:, None] * cumulative[:, -1:]
+    target = _column([w.uniform for w in wishes], torch.float64, device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).flatten()
 
 
-def _drop_below_top_k(scaled: Tensor, logits: Tensor, top_k: Tensor) -> None:
+def _column(numbers: Sequence[float], dtype: torch.dtype, device: Device) -> Tensor:
+    """[S, 1], one number a row."""
+    return device.upload(torch.tensor(numbers, dtype=dtype)[:, None])
+
+
+def _drop_below_top_k(scaled: Tensor, logits: Tensor, top_k: Sequence[int], device: Device) -> None:
     """In place: rows with top_k below V lose those whose logits are under their k-th best."""
-    every = (top_k == logits.shape[-1])[:, None]
-    if bool(every.all()):
+    size = logits.shape[-1]
+    cut = [k for k in top_k if k < size]
+    if not cut:
         return
-    rank = (top_k[:, None] - 1).masked_fill(every, 0)
-    best = logits.topk(int(rank.max()) + 1, dim=-1).values
+    every = _column([k == size for k in top_k], torch.bool, device)
+    rank = _column([0 if k == size else k - 1 for k in top_k], torch.int64, device)
+    best = logits.topk(max(cut), dim=-1).values
     threshold = best.gather(-1, rank).masked_fill(every, -torch.inf)
     scaled.masked_fill_(logits < threshold, -torch.inf)
 
 
-def _drop_outside_top_p(probabilities: Tensor, top_p: Tensor) -> None:
+def _drop_outside_top_p(probabilities: Tensor, top_p: Sequence[float], device: Device) -> None:
     """In place: rows with top_p below 1 lose all outside the nucleus (Holtzman et al., 2020)."""
-    every = (top_p >= 1)[:, None]
-    if bool(every.all()):
+    if all(p >= 1 for p in top_p):
         return
-    best, cumulative = _best_until(probabilities, top_p.masked_fill(every[:, 0], 0.0))
+    every = _column([p >= 1 for p in top_p], torch.bool, device)
+    wanted = _column(top_p, torch.float64, device)
+    best, cumulative = _best_until(probabilities, wanted.masked_fill(every, 0.0)[:, 0], device)
     # The nucleus ends with the first token at which the sum reaches top_p.
-    last = (cumulative < top_p[:, None]).sum(-1, keepdim=True).clamp(max=best.shape[-1] - 1)
+    last = (cumulative < wanted).sum(-1, keepdim=True).clamp(max=best.shape[-1] - 1)
     threshold = best.gather(-1, last).masked_fill(every, 0.0)
     probabilities.masked_fill_(probabilities < threshold, 0.0)
 
 
-def _best_until(probabilities: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+def _best_until(probabilities: Tensor, mass: Tensor, device: Device) -> tuple[Tensor, Tensor]:
     """The largest probabilities, descending, and their running sums, until those reach `mass`."""
     vocabulary = probabilities.shape[-1]
-    for width in (guess for guess in NUCLEUS_GUESSES if guess < vocabulary):
+    guesses = NUCLEUS_GUESSES if device.is_host else ()  # a device isn't asked how it went
+    for width in (guess for guess in guesses if guess < vocabulary):
         best = probabilities.topk(width, dim=-1).values
         cumulative = best.cumsum(-1, dtype=torch.float64)
         if bool((cumulative[:, -1] >= mass).all()):
