@@ -7,7 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from megainfer.device import HOST, Device, marks_of
+from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.gather import Batch, Gather
@@ -22,23 +22,18 @@ BATCH_ROWS = tuple(2**i for i in range(15))
 class ExpertNode:
     """One expert node over any port.
 
-    trace: how many of its latest spans it keeps for `take_spans`. device: where the model computes.
+    trace: how many of its latest spans it keeps for `take_spans`.
     """
 
     def __init__(
-        self,
-        model: ExpertModel,
-        gather: Gather,
-        port: ExpertPort,
-        trace: int = 0,
-        device: Device = HOST,
+        self, model: ExpertModel, gather: Gather, port: ExpertPort, trace: int = 0
     ) -> None:
         self.port = port
         self._model = model
         self._gather = gather
         self._waiting: dict[tuple[int, int], Dispatch] = {}  # by (source, micro-batch)
         self._lost: frozenset[int] = frozenset()
-        self._clock = StageClock(trace, marks_of(device))
+        self._clock = StageClock(trace, marks_of(port.device))
         self._batch_rows = Distribution(BATCH_ROWS)
         self._batches = self._rows = self._sources = self._missed = 0
 
