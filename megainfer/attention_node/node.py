@@ -15,6 +15,7 @@ from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.scheduling.sequence import Status
 from megainfer.attention_node.step_output import StepResult, begin_output
 from megainfer.attention_node.token_messages import token_messages
+from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import Span, StageClock
@@ -38,7 +39,7 @@ class AttentionNode:
         self._model = parts.model
         pingpong = PingPong(parts.scheduler.config.num_micro_batches, len(parts.model.spec.layers))
         self._flights = Flights(pingpong, parts.port, settings.reply_timeout)
-        self._clock = StageClock(settings.trace)
+        self._clock = StageClock(settings.trace, marks_of(parts.device))
         self._intake = Intake(
             settings.node, parts.model.spec.vocab_size, parts.scheduler, parts.compiling, parts.emit
         )
@@ -58,9 +59,7 @@ class AttentionNode:
 
     def run_once(self) -> bool:
         """One turn: start an idle micro-batch that has work, else advance the oldest ready one.
-
-        Raises NodeDied when an expert node has owed a reply for too long.
-        """
+        Raises NodeDied when an expert node has owed a reply for too long."""
         for micro_batch, failure in self._flights.hear():
             self._fail(micro_batch, failure)
         self._intake.turn()

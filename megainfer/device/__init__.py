@@ -6,5 +6,6 @@ given in any, unless an event puts one after the other. Nothing here knows model
 
 from megainfer.device.device import Device, Event, Readback, Stream
 from megainfer.device.host import HOST, HostDevice
+from megainfer.device.marks import marks_of
 
-__all__ = ["HOST", "Device", "Event", "HostDevice", "Readback", "Stream"]
+__all__ = ["HOST", "Device", "Event", "HostDevice", "Readback", "Stream", "marks_of"]

@@ -3,9 +3,11 @@
 It keeps no state of any request: whatever it is sent it can be sent again.
 """
 
+from functools import partial
 from time import monotonic
 from typing import Any
 
+from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.gather import Batch, Gather
@@ -31,18 +33,18 @@ class ExpertNode:
         self._gather = gather
         self._waiting: dict[tuple[int, int], Dispatch] = {}  # by (source, micro-batch)
         self._lost: frozenset[int] = frozenset()
-        self._clock = StageClock(trace)
+        self._clock = StageClock(trace, marks_of(port.device))
         self._batch_rows = Distribution(BATCH_ROWS)
         self._batches = self._rows = self._sources = self._missed = 0
 
     def run_once(self) -> bool:
         """Take in what arrived and compute one batch, if the gather has one complete."""
+        self._clock.collect()
         self._take_in()
-        now = monotonic()
-        batch = self._gather.next(now)
+        batch = self._gather.next(monotonic())
         if batch is None:
             return False
-        self._compute(batch, now)
+        self._compute(batch)
         return True
 
     def sleep_bound(self, timeout: float) -> float:
@@ -96,7 +98,8 @@ class ExpertNode:
             dispatch.source, dispatch.micro_batch, dispatch.layer, dispatch.num_rows, now
         )
 
-    def _compute(self, batch: Batch, started: float) -> None:
+    def _compute(self, batch: Batch) -> None:
+        lap = self._clock.lap()
         sources = sorted(batch.rows)
         dispatches = [self._waiting.pop((source, batch.micro_batch)) for source in sources]
         error = self._forward(batch, dispatches)
@@ -104,7 +107,7 @@ class ExpertNode:
         with self._clock.span("reply", batch.micro_batch, batch.layer):
             self._reply(dispatches, error)
         self._missed += len(batch.dropped)
-        self._gather.served(batch, started, monotonic())
+        lap.end(partial(self._gather.served, batch))  # by which it decides how long to wait
 
     def _forward(self, batch: Batch, dispatches: list[Dispatch]) -> MegaInferError | None:
         """Compute into the reply slots; what went wrong, if something did."""

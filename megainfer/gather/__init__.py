@@ -18,7 +18,7 @@ docs/pipeline.md has the reasons and the figures.
 """
 
 from megainfer.gather.gather import Gather
-from megainfer.gather.lane import Batch
 from megainfer.gather.pace import GatherLimits, Wait
+from megainfer.gather.place import Batch
 
 __all__ = ["Batch", "Gather", "GatherLimits", "Wait"]

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from megainfer.errors import ProtocolError
-from megainfer.gather.lane import Batch, Candidate, Lane
+from megainfer.gather.lane import Candidate, Lane
 from megainfer.gather.pace import GatherLimits, Pace
+from megainfer.gather.place import Batch
 
 
 class Gather:

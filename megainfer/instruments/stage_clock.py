@@ -1,9 +1,15 @@
-"""Where a node's time goes: seconds and occurrences by kind of work, and its latest spans."""
+"""Where a node's time goes: seconds and occurrences by kind of work, and its latest spans.
+
+What the host computes has been done when a span is left. What it gives to a device has not: there
+a span lies between two marks in the device's own work, whose seconds are known once it has passed
+them.
+"""
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 NOT_OF_ONE = -1
 """The micro-batch or layer of a span that belongs to no single one."""
@@ -20,21 +26,55 @@ class Span(NamedTuple):
     end: float
 
 
+class Mark(Protocol):
+    """A point in a device's work, such as a timed event that was recorded."""
+
+    def done(self) -> bool:
+        """Whether the device has passed it; never blocks."""
+
+    def seconds_since(self, earlier: Any) -> float:
+        """The device's seconds between two marks that it has passed."""
+
+
+Then = Callable[[float, float], None]
+"""Hears from when to when something was done, in seconds of the monotonic clock."""
+
+
+class Lap(Protocol):
+    """Work that began when this was made."""
+
+    def end(self, then: Then) -> None:
+        """It ends here; `then` is told when it has been done: at once where the host does it."""
+
+
 class StageClock:
     """Adds up busy time; what is in no span is idle (waiting never counts as busy).
 
-    trace: how many of the latest spans to keep for `take_spans`.
+    trace: how many of the latest spans to keep for `take_spans`. mark: makes a mark in the work of
+    the device that is measured; None: the host itself is.
     """
 
-    def __init__(self, trace: int = 0) -> None:
+    def __init__(self, trace: int = 0, mark: Callable[[], Mark] | None = None) -> None:
         self._seconds: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._spans: deque[Span] = deque(maxlen=trace)
+        self._device = None if mark is None else _DeviceTime(mark)
 
     def span(
         self, kind: str, micro_batch: int = NOT_OF_ONE, layer: int = NOT_OF_ONE
     ) -> AbstractContextManager[None]:
-        return _Work(self, kind, micro_batch, layer)
+        if self._device is None:
+            return _Work(self, kind, micro_batch, layer)
+        return _DeviceWork(self, self._device, (kind, micro_batch, layer))
+
+    def lap(self) -> Lap:
+        """For work whose seconds somebody else wants to hear of."""
+        return _HostLap() if self._device is None else _DeviceLap(self._device)
+
+    def collect(self) -> None:
+        """Take in what a device has done by now."""
+        if self._device is not None:
+            self._device.collect()
 
     @property
     def keeps_spans(self) -> bool:
@@ -58,6 +98,7 @@ class StageClock:
     def counters(self) -> dict[str, float | int]:
         """`<kind>_seconds` and `<kind>_count` of each kind, `busy_seconds` over all kinds, and
         `clock_seconds`, the monotonic time of the reading."""
+        self.collect()
         result: dict[str, float | int] = {f"{k}_seconds": v for k, v in self._seconds.items()}
         result.update({f"{k}_count": v for k, v in self._counts.items()})
         result["busy_seconds"] = sum(self._seconds.values())
@@ -66,6 +107,7 @@ class StageClock:
 
     def take_spans(self) -> list[Span]:
         """The spans kept since the last call, in the order in which they ended."""
+        self.collect()
         spans = list(self._spans)
         self._spans.clear()
         return spans
@@ -90,6 +132,67 @@ class _Work:
         self._clock.add(self._kind, end - self._start)
         if self._clock.keeps_spans:
             self._clock.keep(Span(self._kind, self._micro_batch, self._layer, self._start, end))
+
+
+class _HostLap:
+    __slots__ = ("_started",)
+
+    def __init__(self) -> None:
+        self._started = monotonic()
+
+    def end(self, then: Then) -> None:
+        then(self._started, monotonic())
+
+
+class _DeviceTime:
+    """What a device has been given between pairs of marks, until it has done it."""
+
+    def __init__(self, mark: Callable[[], Mark]) -> None:
+        self.mark = mark
+        self._waiting: deque[tuple[Mark, Mark, Then]] = deque()  # in the order of the later marks
+        # The latest mark that is known to be passed, and when it was. One after the other, since
+        # the longer two marks of a device lie apart, the less exact are the seconds between them.
+        self._known, self._known_at = mark(), monotonic()
+
+    def end(self, started: Mark, then: Then) -> None:
+        self._waiting.append((started, self.mark(), then))
+        self.collect()
+
+    def collect(self) -> None:
+        while self._waiting and self._waiting[0][1].done():
+            started, ended, then = self._waiting.popleft()
+            self._known_at += ended.seconds_since(self._known)
+            self._known = ended
+            then(self._known_at - ended.seconds_since(started), self._known_at)
+
+
+class _DeviceLap:
+    def __init__(self, time: _DeviceTime) -> None:
+        self._time = time
+        self._started = time.mark()
+
+    def end(self, then: Then) -> None:
+        self._time.end(self._started, then)
+
+
+class _DeviceWork:
+    """A span of what a device is given from entering it to leaving it."""
+
+    def __init__(self, clock: StageClock, time: _DeviceTime, of: tuple[str, int, int]) -> None:
+        self._clock = clock
+        self._time = time
+        self._of = of
+
+    def __enter__(self) -> None:
+        self._lap = _DeviceLap(self._time)
+
+    def __exit__(self, *error: object) -> None:
+        self._lap.end(self._done)
+
+    def _done(self, started: float, ended: float) -> None:
+        kind, micro_batch, layer = self._of
+        self._clock.add(kind, ended - started)
+        self._clock.keep(Span(kind, micro_batch, layer, started, ended))
 
 
 class MicroBatchClock(NamedTuple):

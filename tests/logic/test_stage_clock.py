@@ -1,6 +1,8 @@
 """Busy time by kind, and the latest spans for those who ask."""
 
+from dataclasses import dataclass
 from itertools import pairwise
+from time import monotonic
 
 import pytest
 
@@ -41,6 +43,79 @@ def test_nothing_is_kept_unless_asked_for() -> None:
         pass
     assert clock.take_spans() == []
     assert clock.counters()["expert_count"] == 1
+
+
+class Device:
+    """Does what it was given only when it is let, at so many seconds an operation."""
+
+    def __init__(self) -> None:
+        self.given = 0.0
+        self.passed = 0.0
+
+    def give(self, seconds: float) -> None:
+        self.given += seconds
+
+    def catch_up(self) -> None:
+        self.passed = self.given
+
+    def mark(self) -> "DeviceMark":
+        return DeviceMark(self, self.given)
+
+
+@dataclass
+class DeviceMark:
+    device: Device
+    at: float
+
+    def done(self) -> bool:
+        return self.device.passed >= self.at
+
+    def seconds_since(self, earlier: "DeviceMark") -> float:
+        assert self.done()
+        assert earlier.done()
+        return self.at - earlier.at
+
+
+def test_a_devices_seconds_are_its_own_and_counted_when_it_is_done() -> None:
+    device = Device()
+    clock = StageClock(trace=9, mark=device.mark)
+    for layer in (1, 2):
+        with clock.span("attention", 0, layer):
+            device.give(3.0)
+        device.give(100.0)  # in no span
+    assert "attention_seconds" not in clock.counters()
+    assert clock.take_spans() == []
+    device.catch_up()
+    counters = clock.counters()
+    assert counters["attention_seconds"] == counters["busy_seconds"] == pytest.approx(6.0)
+    assert counters["attention_count"] == 2
+    first, second = clock.take_spans()
+    assert (first.layer, second.layer) == (1, 2)
+    assert second.start - first.start == pytest.approx(103.0)
+    assert first.end - first.start == pytest.approx(3.0)
+
+
+def test_a_lap_tells_when_its_work_has_been_done() -> None:
+    device = Device()
+    told: list[float] = []
+    clock = StageClock(mark=device.mark)
+    lap = clock.lap()
+    with clock.span("expert", 0, 0):
+        device.give(2.0)
+    device.give(1.0)
+    lap.end(lambda started, ended: told.append(ended - started))
+    assert told == []
+    device.catch_up()
+    clock.collect()
+    assert told == [pytest.approx(3.0)]
+
+
+def test_on_the_host_a_lap_tells_at_once() -> None:
+    told: list[tuple[float, float]] = []
+    before = monotonic()
+    StageClock().lap().end(lambda started, ended: told.append((started, ended)))
+    ((started, ended),) = told
+    assert before <= started <= ended <= monotonic()
 
 
 def test_work_that_fails_was_work() -> None:

@@ -155,8 +155,7 @@ class Scheduler:
         computed again from their beginning.
 
         The steps that depend on it must be abandoned too, in any order; their sequences take no
-        part in new ones before that. An event follows for each request whose abort takes effect
-        now.
+        part in new ones before that. An event for each request whose abort takes effect now.
         """
         self._in_flight.end(step)
         self._landing.take_back(step)
@@ -182,10 +181,9 @@ class Scheduler:
     def counters(self) -> dict[str, int]:
         """The state now, then totals since the start.
 
-        micro_batches: that requests decode in. running: requests with blocks, those being aborted
-        included. free_blocks: of num_blocks, those cached without a user included.
-        prefix_hit_tokens: found in the prefix cache at admission, of prefix_queried_tokens looked
-        up.
+        micro_batches: that requests decode in. running: with blocks, those being aborted included.
+        free_blocks: of num_blocks, those cached without a user included. prefix_hit_tokens: found
+        in the prefix cache at admission, of prefix_queried_tokens looked up.
         """
         return {
             **self._pool.counters(),

@@ -15,8 +15,9 @@ from megainfer.m2n.slotted.slots import torch_dtype
 
 
 @dataclass(slots=True)
-class _Flight:
-    """The last dispatch of a micro-batch, until it is combined or the epoch ends."""
+class _Due:
+    """What peers may answer to the last dispatch of a micro-batch, until it is combined or the
+    epoch ends: by this alone they are judged, whatever the node believes."""
 
     handle: Handle
     sequence: int
@@ -32,7 +33,7 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         self._experts = range(seat.geometry.num_expert)
         self._dtype = torch_dtype(seat.geometry)
         self._sequences = [0] * seat.geometry.micro_batches
-        self._flights: dict[int, _Flight] = {}
+        self._due: dict[int, _Due] = {}
 
     def dispatch(
         self, micro_batch: int, layer: int, hidden: Tensor, parts: Sequence[Part]
@@ -44,7 +45,7 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         handle = Handle(micro_batch, layer, tuple(parts))
         sequence = self._next_sequence(micro_batch)
         self._mail.dispatch(micro_batch, layer, sequence, hidden, handle.parts)
-        self._flights[micro_batch] = _Flight(handle, sequence, set(handle.awaiting))
+        self._due[micro_batch] = _Due(handle, sequence, set(handle.awaiting))
         self._ring(self._experts)
         return handle
 
@@ -56,7 +57,7 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         """See `mailbox.AttentionPort.combine`."""
         self._check_complete(handle)
         self._mail.combine(handle.micro_batch, handle.parts, out)
-        del self._flights[handle.micro_batch]
+        del self._due[handle.micro_batch]
 
     def rest(self, micro_batch: int) -> None:
         """See `mailbox.AttentionPort.rest`."""
@@ -65,18 +66,18 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         self._ring(self._experts)
 
     def _abandon(self) -> None:
-        self._flights.clear()
+        self._due.clear()
 
     def _next_sequence(self, micro_batch: int) -> int:
         self._sequences[micro_batch] += 1
         return self._sequences[micro_batch]
 
     def _arrive(self, header: Header) -> Arrival:
-        flight = _flight_answered(header, self._flights.get(header.micro_batch))
-        flight.outstanding.remove(header.source)
+        due = _checked(header, self._due.get(header.micro_batch))
+        due.outstanding.remove(header.source)
         error = None
         if header.kind == Kind.ERROR:
-            flight.failed.add(header.source)
+            due.failed.add(header.source)
             error = self._mail.error_text(header)
         return Arrival(header.micro_batch, header.layer, header.source, error)
 
@@ -84,11 +85,11 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         if not 0 <= micro_batch < self._geometry.micro_batches:
             count = self._geometry.micro_batches
             raise ProtocolError(f"micro-batch {micro_batch}, there are {count}")
-        flight = self._flights.get(micro_batch)
-        if flight is not None and flight.outstanding:
+        due = self._due.get(micro_batch)
+        if due is not None and due.outstanding:
             raise ProtocolError(
                 f"micro-batch {micro_batch} still waits for expert nodes "
-                f"{sorted(flight.outstanding)} at layer {flight.handle.layer}"
+                f"{sorted(due.outstanding)} at layer {due.handle.layer}"
             )
 
     def _check_hidden(self, hidden: Tensor) -> None:
@@ -116,29 +117,29 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
                 )
 
     def _check_complete(self, handle: Handle) -> None:
-        flight = self._flights.get(handle.micro_batch)
+        due = self._due.get(handle.micro_batch)
         where = f"layer {handle.layer} of micro-batch {handle.micro_batch}"
-        if flight is None or flight.handle is not handle:
+        if due is None or due.handle is not handle:
             raise ProtocolError(f"{where} is not in flight (any more), so it cannot be combined")
-        if flight.outstanding or flight.failed:
+        if due.outstanding or due.failed:
             raise ProtocolError(
-                f"{where} cannot be combined: expert nodes {sorted(flight.outstanding)} have not "
-                f"replied, {sorted(flight.failed)} have failed"
+                f"{where} cannot be combined: expert nodes {sorted(due.outstanding)} have not "
+                f"replied, {sorted(due.failed)} have failed"
             )
 
 
-def _flight_answered(header: Header, flight: _Flight | None) -> _Flight:
-    """`flight`, the one in flight. Raises ProtocolError unless it is owed the reply `header`."""
+def _checked(header: Header, due: _Due | None) -> _Due:
+    """`due`, of the micro-batch. Raises ProtocolError unless the reply `header` is owed."""
     who = f"expert node {header.source}, micro-batch {header.micro_batch}"
-    if flight is None or header.source not in flight.outstanding:
+    if due is None or header.source not in due.outstanding:
         raise ProtocolError(f"{who} answers where no reply is due")
-    sent = (flight.sequence, flight.handle.layer)
+    sent = (due.sequence, due.handle.layer)
     if (header.sequence, header.layer) != sent:
         raise ProtocolError(
             f"{who} answers message {header.sequence} of layer {header.layer}, in flight is "
             f"message {sent[0]} of layer {sent[1]}"
         )
-    rows = flight.handle.parts[header.source].rows.numel()
+    rows = due.handle.parts[header.source].rows.numel()
     if header.kind == Kind.REPLY and header.rows != rows:
         raise ProtocolError(f"{who} replies with {header.rows} rows, it was sent {rows}")
-    return flight
+    return due
