@@ -17,7 +17,9 @@ from megainfer.m2n.slotted.opening import choose_mover
 
 
 @dataclass(slots=True)
-class _Node:
+class LocalNode:
+    """What is heard and seen of a node from outside."""
+
     rang: bool = False
     closed: bool = False
 
@@ -25,7 +27,7 @@ class _Node:
 class LocalWire:
     """`port.Wire` between nodes of one process."""
 
-    def __init__(self, own: _Node, peers: Sequence[_Node]) -> None:
+    def __init__(self, own: LocalNode, peers: Sequence[LocalNode]) -> None:
         self._own = own
         self._peers = peers
 
@@ -61,8 +63,8 @@ class LocalHub:
         self._geometry = geometry
         self._mover = choose_mover(mover)
         self._epoch = epoch
-        self._attention = [_Node() for _ in range(geometry.num_attention)]
-        self._experts = [_Node() for _ in range(geometry.num_expert)]
+        self._attention = [LocalNode() for _ in range(geometry.num_attention)]
+        self._experts = [LocalNode() for _ in range(geometry.num_expert)]
         self._replies = [mmap(-1, geometry.attention_region_bytes) for _ in self._attention]
         self._messages = [mmap(-1, geometry.expert_region_bytes) for _ in self._experts]
 

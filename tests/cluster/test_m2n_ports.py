@@ -29,6 +29,7 @@ from tests.support.m2n_cluster import (
     affine_expert,
     arrivals_of,
     local_cluster,
+    padded,
     random_routing,
     serve_all,
     shm_cluster,
@@ -174,18 +175,6 @@ def test_all_tokens_to_one_expert_node(opened: Opened) -> None:
     homes = spread(6, 3)
     routings = [skewed(CAPACITY, homes, [1, 4])]  # both live on node 1
     check_against_reference(opened, geometry_of(1, 3), routings, affine_expert(homes))
-
-
-def padded(part: Part, capacity: int) -> Part:
-    """`part` as a device hands it over that tells no host how many rows there are."""
-    count = part.rows.numel()
-    blank = torch.full((capacity - count, TOP_K), -1, dtype=torch.int32)
-    return Part(
-        torch.cat([part.rows, torch.zeros(capacity - count, dtype=torch.int64)]),
-        torch.cat([part.local_ids, blank]),
-        torch.cat([part.weights, torch.zeros(blank.shape)]),
-        torch.tensor([count], dtype=torch.int32),
-    )
 
 
 @pytest.mark.parametrize("count", [0, 2, CAPACITY])

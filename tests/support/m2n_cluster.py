@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
-from megainfer.m2n.mailbox import Arrival, AttentionPort, Dispatch, ExpertPort, Handle
+from megainfer.m2n.mailbox import Arrival, AttentionPort, Dispatch, ExpertPort, Handle, Part
 from megainfer.m2n.reference import Expert, Routing, serve
 from megainfer.m2n.roads import (
     UNTUNED,
@@ -113,6 +113,18 @@ def arrivals_of(port: AttentionPort, handle: Handle) -> list[Arrival]:
         assert not port.lost_peers()
         arrived += port.poll()
     return arrived
+
+
+def padded(part: Part, capacity: int) -> Part:
+    """`part` as a device hands it over that tells no host how many rows there are."""
+    count, top_k = part.local_ids.shape
+    blank = torch.full((capacity - count, top_k), -1, dtype=torch.int32)
+    return Part(
+        torch.cat([part.rows, torch.zeros(capacity - count, dtype=torch.int64)]),
+        torch.cat([part.local_ids, blank]),
+        torch.cat([part.weights, torch.zeros(blank.shape)]),
+        torch.tensor([count], dtype=torch.int32),
+    )
 
 
 def spread(num_experts: int, num_nodes: int) -> tuple[tuple[int, int], ...]:

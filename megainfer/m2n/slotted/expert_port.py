@@ -56,7 +56,7 @@ class SlotExpertPort(SlotPort[ExpertMail]):
             return Rest(header.source, header.micro_batch)
         if header.rows:
             self._owed[slot] = header.sequence
-        hidden, ids, weights = self._mail.payload(slot, header.rows)
+        hidden, ids, weights, count = self._mail.payload(slot, header.rows)
         return Dispatch(
             source=header.source,
             micro_batch=header.micro_batch,
@@ -65,6 +65,7 @@ class SlotExpertPort(SlotPort[ExpertMail]):
             hidden=hidden,
             local_ids=ids,
             weights=weights,
+            count=count,
         )
 
     def _is_owed(self, dispatch: Dispatch) -> bool:

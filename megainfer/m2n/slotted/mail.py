@@ -93,8 +93,9 @@ class AttentionMail(Mail, Protocol):
 
 
 class ExpertMail(Mail, Protocol):
-    def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Views of a dispatch: hidden [R, D], local ids int32 [R, K], weights float32 [R, K]."""
+    def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Views of a dispatch: hidden [R, D], local ids int32 [R, K], weights float32 [R, K], and
+        its count (see `mailbox.Dispatch`)."""
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
         """View of the reply's sums [R, D], which from here on are being written."""

@@ -135,8 +135,8 @@ class NativeExpertMail:
         outboxes = [reply_slots(region, geometry, seat.index * m, m) for region in memory.peers]
 
         @lru_cache(_KEPT_VIEWS)
-        def payload(slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-            return dispatch_payload(messages, slot, rows, geometry)
+        def payload(slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, None]:
+            return *dispatch_payload(messages, slot, rows, geometry), None
 
         @lru_cache(_KEPT_VIEWS)
         def reply(peer: int, micro_batch: int, rows: int) -> Tensor:

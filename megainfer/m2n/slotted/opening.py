@@ -19,7 +19,7 @@ class Mover(NamedTuple):
 
 
 MOVERS = {
-    "plain": Mover(PlainAttentionMail, PlainExpertMail),
+    "plain": Mover(PlainAttentionMail.over, PlainExpertMail.over),
     "native": Mover(NativeAttentionMail, NativeExpertMail),
 }
 """By name; the peers of a node may have others than it has."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megainfer.device import HOST, Device
 from megainfer.errors import ProtocolError
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.geometry import Geometry
@@ -67,17 +66,17 @@ class Outbox:
 
 
 class PlainMail:
-    """`mail.Mail`: what both ends do with the slots they own and those in their peers' memory."""
+    """`mail.Mail`: what both ends do with the slots they own and with theirs in each peer's memory,
+    wherever their payloads are."""
 
-    device: Device = HOST
     rings = False
+    kinds: frozenset[Kind]  # that it may be sent
 
-    def __init__(
-        self, seat: Seat, own: Slots, peers: Sequence[Slots], kinds: frozenset[Kind]
-    ) -> None:
+    def __init__(self, seat: Seat, own: Slots, peers: Sequence[Slots]) -> None:
         self._geometry = seat.geometry
         self._own = own
-        self._inbox = Inbox(own, seat.geometry, kinds, seat.epoch)
+        self.device = own.device
+        self._inbox = Inbox(own, seat.geometry, self.kinds, seat.epoch)
         self._outbox = Outbox(seat, peers, self._inbox.counters)
         self.counters = self._inbox.counters
         self.news, self.scan = self._inbox.news, self._inbox.scan
@@ -97,11 +96,15 @@ class PlainMail:
 class PlainAttentionMail(PlainMail):
     """`mail.AttentionMail`."""
 
-    def __init__(self, seat: Seat, memory: Memory) -> None:
+    kinds = TO_ATTENTION
+
+    @classmethod
+    def over(cls, seat: Seat, memory: Memory) -> "PlainAttentionMail":
+        """All of it in host memory."""
         geometry, m = seat.geometry, seat.geometry.micro_batches
         replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
         peers = [dispatch_slots(region, geometry, seat.index * m, m) for region in memory.peers]
-        super().__init__(seat, replies, peers, TO_ATTENTION)
+        return cls(seat, replies, peers)
 
     def dispatch(
         self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
@@ -145,15 +148,19 @@ class PlainAttentionMail(PlainMail):
 class PlainExpertMail(PlainMail):
     """`mail.ExpertMail`."""
 
-    def __init__(self, seat: Seat, memory: Memory) -> None:
+    kinds = TO_EXPERT
+
+    @classmethod
+    def over(cls, seat: Seat, memory: Memory) -> "PlainExpertMail":
+        """All of it in host memory."""
         geometry, m = seat.geometry, seat.geometry.micro_batches
         messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
         peers = [reply_slots(region, geometry, seat.index * m, m) for region in memory.peers]
-        super().__init__(seat, messages, peers, TO_EXPERT)
+        return cls(seat, messages, peers)
 
-    def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """See `mail.ExpertMail.payload`."""
-        return dispatch_payload(self._own, slot, rows, self._geometry)
+        return *dispatch_payload(self._own, slot, rows, self._geometry), None
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
         """See `mail.ExpertMail.reply_buffer`."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megainfer.device import HOST, Device
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.message import HEADER_BYTES, Header
 
@@ -49,7 +50,13 @@ class Fence:
 
 
 class Slots:
-    """`count` slots of `stride` bytes each, from slot number `first` of a region on."""
+    """`count` slots of `stride` bytes each, from slot number `first` of a region on.
+
+    device: where payloads are. Words, headers and texts are host memory on every road; a road whose
+    payloads are not replaces `tensor`, and `publish` if it has to come after a device's work.
+    """
+
+    device: Device = HOST
 
     def __init__(self, memory: mmap, stride: int, first: int, count: int) -> None:
         self._memory = memory
