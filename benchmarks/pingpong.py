@@ -25,6 +25,7 @@ round; the table shows medians. Columns:
 import argparse
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -49,7 +50,7 @@ from measures import (
 from peers.measurement import Load
 from rich.console import Console
 from rich.table import Table
-from synthetic import Stages, SyntheticCluster
+from synthetic import Stages, SyntheticCluster, without_threads
 from timeline import check_plot, write_plot, write_trace
 
 from megainfer import LLM
@@ -378,4 +379,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(without_threads(main))

@@ -6,9 +6,10 @@ that more processes than cores can be "computing" at once.
 """
 
 import ctypes
+import multiprocessing
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic, sleep
@@ -292,6 +293,15 @@ def _serve(link: ParentLink, unit: Unit) -> None:
     link.send(Ready())
     link.expect(Start, TIMEOUT_SECONDS)
     run_until_stopped(link, unit)
+
+
+def without_threads(main: Callable[[], None]) -> int:
+    """The exit status of `main` in a process that may fork: numpy, loaded with torch, has started
+    a thread in this one."""
+    process = multiprocessing.get_context("fork").Process(target=main)
+    process.start()
+    process.join()
+    return process.exitcode or 0
 
 
 class SyntheticCluster:

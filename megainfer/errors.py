@@ -37,6 +37,10 @@ class NodeDied(MegaInferError):
     """A node process ended, or stopped answering, while it was needed."""
 
 
+class UnsafeFork(MegaInferError):
+    """A process that has threads, or uses a device, was to fork: its child might hang or crash."""
+
+
 class Overloaded(MegaInferError):
     """A bounded queue is full, or a request has waited in it for too long; try again later."""
 

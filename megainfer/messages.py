@@ -150,14 +150,20 @@ FromNode = NodeReady | Tokens | RequestFailed
 
 
 class Start(Message, frozen=True):
-    """Everything is loaded everywhere: agree on m, connect, and serve.
-
-    micro_batches: that M2N has slots for. first: where an attention node chooses how many of them
-    it uses, how many to begin with; else None, and it uses all.
-    """
+    """Everything is loaded everywhere: meet all peers, with M2N slots for so many micro-batches."""
 
     micro_batches: int
     epoch: int
+
+
+class Serve(Message, frozen=True):
+    """All have met: serve.
+
+    micro_batches: m, at most what there are slots for. first: where an attention node chooses how
+    many of them it uses, how many to begin with; else None, and it uses all.
+    """
+
+    micro_batches: int
     first: int | None = None
 
 
@@ -218,11 +224,21 @@ class Loaded(Message, frozen=True):
     """Weights are in place; stage times (rows, seconds) were profiled for the choice of m."""
 
     stage_seconds: list[tuple[int, float]] = []
+
+
+class Connected(Message, frozen=True):
+    """All peers were met; attention nodes profiled transfers for the choice of m.
+
+    transfer_seconds: (rows, seconds one way). waking_seconds: by how much it takes longer to a node
+    that has gone to sleep.
+    """
+
     transfer_seconds: list[tuple[int, float]] = []
+    waking_seconds: float = 0.0
 
 
 class Ready(Message, frozen=True):
-    """Connected to every peer and able to serve."""
+    """Able to serve."""
 
 
 class Drained(Message, frozen=True):
@@ -259,10 +275,30 @@ class Fatal(Message, frozen=True):
 
 
 ToChild = (
-    Start | Started | NodeDown | GetStats | KeepSpans | GetSpans | Drain | Stop | Stats | Spans
+    Start
+    | Serve
+    | Started
+    | NodeDown
+    | GetStats
+    | KeepSpans
+    | GetSpans
+    | Drain
+    | Stop
+    | Stats
+    | Spans
 )
 FromChild = (
-    Progress | Loaded | Ready | Drained | Stats | Spans | Fatal | GetStats | KeepSpans | GetSpans
+    Progress
+    | Loaded
+    | Connected
+    | Ready
+    | Drained
+    | Stats
+    | Spans
+    | Fatal
+    | GetStats
+    | KeepSpans
+    | GetSpans
 )
 
 

@@ -1,4 +1,4 @@
-"""The process of an attention node: load, measure, connect, serve."""
+"""The process of an attention node: load, connect, measure, serve."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.load_tuner import LoadTuner, NoTuner, Tuner
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.tuning import MicroBatchTuner
+from megainfer.attention_node.transfer_profile import profile_transfer, profile_waking
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.kv_cache import KVCache
@@ -30,7 +31,7 @@ from megainfer.launch.node_loop import (
 from megainfer.launch.plan import Plan
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.roads import Seat, open_attention_port
-from megainfer.messages import Loaded, NodeReady, Ready, Start
+from megainfer.messages import Connected, Loaded, NodeReady, Ready, Serve, Start
 from megainfer.models.sources import attention_sources
 
 if TYPE_CHECKING:
@@ -46,9 +47,21 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     start = link.expect(Start, START_TIMEOUT_SECONDS)
     seat = Seat(plan.geometry(start.micro_batches), node, start.epoch)
     port = open_attention_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
-    unit = AttentionUnit(plan, node, model, kv, port, start)
+    link.send(_measured(port, plan, node) if measure else Connected())
+    serve = link.expect(Serve, START_TIMEOUT_SECONDS)
+    unit = AttentionUnit(plan, node, model, kv, port, serve)
     link.send(Ready())
     run_until_stopped(link, unit, PULSE_SECONDS)
+
+
+def _measured(port: AttentionPort, plan: Plan, node: int) -> Connected:
+    """What transfers take while every attention node sends, and what waking takes, which only one
+    can measure: others would keep the expert nodes awake."""
+    geometry = plan.geometry(plan.most_micro_batches)
+    transfer = profile_transfer(port, geometry, plan.profiled_rows)
+    waking = profile_waking(port, geometry, plan.spin_seconds) if node == 0 else 0.0
+    port.rest(0)
+    return Connected(transfer_seconds=transfer, waking_seconds=waking)
 
 
 def load_attention(
@@ -72,7 +85,7 @@ class AttentionUnit:
         model: StepModel,
         kv: KVCache,
         port: AttentionPort,
-        start: Start,
+        serve: Serve,
     ) -> None:
         self._frontend = FrontEnd(plan.endpoint, node)
         self._port = port
@@ -81,12 +94,12 @@ class AttentionUnit:
         parts = NodeParts(
             model=model,
             kv=kv,
-            scheduler=Scheduler(scheduler_config(plan, start.micro_batches)),
+            scheduler=Scheduler(scheduler_config(plan, serve.micro_batches)),
             port=port,
             emit=self._frontend.send,
             device=kv.device,
             compiling=self._compiling,
-            tuner=_tuner(start),
+            tuner=_tuner(serve),
         )
         self.node = AttentionNode(parts, NodeSettings(node, trace=plan.config.trace))
         self._frontend.send(
@@ -130,10 +143,10 @@ class AttentionUnit:
         self._port.close()
 
 
-def _tuner(start: Start) -> Tuner:
-    if start.first is None:
+def _tuner(serve: Serve) -> Tuner:
+    if serve.first is None:
         return NoTuner()
-    return LoadTuner(MicroBatchTuner(start.micro_batches, start.first))
+    return LoadTuner(MicroBatchTuner(serve.micro_batches, serve.first))
 
 
 def compiling_for(plan: Plan) -> Compiling:

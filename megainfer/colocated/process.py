@@ -19,7 +19,7 @@ from megainfer.launch.node_loop import (
 from megainfer.launch.plan import Plan
 from megainfer.m2n.absent import AbsentPort
 from megainfer.m2n.counters import Counters
-from megainfer.messages import Loaded, Ready, Start
+from megainfer.messages import Connected, Loaded, Ready, Serve, Start
 
 
 def run_colocated(link: ParentLink, plan: Plan) -> None:
@@ -28,10 +28,12 @@ def run_colocated(link: ParentLink, plan: Plan) -> None:
     attention, kv = load_attention(plan, backend, on_bytes)
     experts = load_experts(plan, 0, backend, on_bytes)
     link.send(Loaded())
-    start = link.expect(Start, START_TIMEOUT_SECONDS)
+    link.expect(Start, START_TIMEOUT_SECONDS)
+    link.send(Connected())
+    serve = link.expect(Serve, START_TIMEOUT_SECONDS)
     clock = StageClock(plan.config.trace)
     model = ColocatedModel(attention, experts, kv, clock)
-    unit = AttentionUnit(plan, 0, model, kv, AbsentPort(), start)
+    unit = AttentionUnit(plan, 0, model, kv, AbsentPort(), serve)
     link.send(Ready())
     run_until_stopped(link, ColocatedUnit(unit, experts, clock), PULSE_SECONDS)
 

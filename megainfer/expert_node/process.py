@@ -1,4 +1,4 @@
-"""The process of an expert node: load, measure, connect, serve."""
+"""The process of an expert node: load, connect, measure, serve."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from megainfer.compute.backend import Backend
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts
-from megainfer.expert_node.transfer_profile import profile_transfer
+from megainfer.expert_node.transfer_profile import answer_transfers
 from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.computing import backend_of
@@ -23,7 +23,7 @@ from megainfer.launch.node_loop import (
 from megainfer.launch.plan import Plan
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, open_expert_port
-from megainfer.messages import Loaded, Ready, Start
+from megainfer.messages import Connected, Loaded, Ready, Serve, Start
 from megainfer.models.sources import expert_sources
 
 
@@ -31,18 +31,18 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     """Everything that the process of expert node `node` does after the fork."""
     backend = backend_of(plan, plan.cores_of_expert(node))
     model = load_experts(plan, node, backend, progress_to(link))
-    link.send(_profile(model, plan, node) if plan.micro_batches is None else Loaded())
+    measure = plan.micro_batches is None
+    link.send(Loaded(stage_seconds=profile_experts(model, plan, node) if measure else []))
     start = link.expect(Start, START_TIMEOUT_SECONDS)
     seat = Seat(plan.geometry(start.micro_batches), node, start.epoch)
     port = open_expert_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
-    unit = ExpertUnit(plan, node, model, port, start.micro_batches)
+    if measure:
+        answer_transfers(port, plan.num_attention)
+    link.send(Connected())
+    m = link.expect(Serve, START_TIMEOUT_SECONDS).micro_batches
+    unit = ExpertUnit(plan, node, model, port, m)
     link.send(Ready())
     run_until_stopped(link, unit, PULSE_SECONDS)
-
-
-def _profile(model: ExpertModel, plan: Plan, node: int) -> Loaded:
-    stages = profile_experts(model, plan, node)
-    return Loaded(stage_seconds=stages, transfer_seconds=profile_transfer(plan, stages))
 
 
 def load_experts(

@@ -1,22 +1,37 @@
-"""What all nodes measured of their stages while they loaded, for the choice of m."""
+"""What all nodes measured of their stages before they serve, for the choice of m."""
 
-from megainfer.messages import Loaded, Role
+from collections.abc import Sequence
+
+from megainfer.messages import Connected, Loaded, Role
 from megainfer.planner.micro_batches import MicroBatchChoice
 from megainfer.planner.profiles import Curve, StageProfile
 
 
-def slowest_profile(loaded: list[tuple[Role, Loaded]]) -> StageProfile:
-    """The slowest of each role sets the pace, so the profile holds the maxima."""
-    attention = [message.stage_seconds for role, message in loaded if role is Role.ATTENTION]
-    experts = [message for role, message in loaded if role is Role.EXPERT]
-    return StageProfile(
-        _slowest(attention),
-        _slowest([message.stage_seconds for message in experts]),
-        _slowest([message.transfer_seconds for message in experts]),
+def slowest_profile(
+    loaded: Sequence[tuple[Role, Loaded]], connected: Sequence[Connected], spin_seconds: float
+) -> StageProfile:
+    """The slowest of each role sets the pace, so the profile holds the maxima.
+
+    loaded: of each node. connected: of each attention node. spin_seconds: for how long nodes look
+    for messages before they sleep.
+    """
+    attention, experts = (
+        _slowest([message.stage_seconds for own, message in loaded if own is role])
+        for role in (Role.ATTENTION, Role.EXPERT)
     )
+    awake = _slowest([message.transfer_seconds for message in connected])
+    waking = max(message.waking_seconds for message in connected)
+    # Whoever waits for a stage that is longer than it may look has to be woken.
+    transfer = Curve(
+        tuple(
+            (rows, seconds + waking * (experts.at(rows) > spin_seconds))
+            for rows, seconds in awake.points
+        )
+    )
+    return StageProfile(attention, experts, transfer)
 
 
-def _slowest(curves: list[list[tuple[int, float]]]) -> Curve:
+def _slowest(curves: Sequence[Sequence[tuple[int, float]]]) -> Curve:
     points = zip(*curves, strict=True)
     return Curve(tuple((at[0][0], max(seconds for _, seconds in at)) for at in points))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from megainfer.errors import MegaInferError, NodeDied
+from megainfer.errors import MegaInferError, NodeDied, UnsafeFork
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.messages import Fatal, Message, Role
 from megainfer.topology import CoreAssignment
@@ -95,16 +95,42 @@ def fork_child(
     """Fork a child that runs `main` on `cores` (None: where it likes) and then exits.
 
     close: links and sockets of the parent that the child must not hold: a copy of the parent's end
-    would keep a link open beyond the parent's death.
+    would keep a link open beyond the parent's death. Raises UnsafeFork.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     ours, theirs = link_pair()
-    pid = os.fork()
+    pid = fork_process()
     if pid == 0:
         _run_child(role, node, main, cores, theirs, (*close, ours))
     theirs.close()
     return Child(role, node, pid, os.pidfd_open(pid), ours)
+
+
+def fork_process() -> int:
+    """os.fork, and the only place of the product that calls it.
+
+    Raises UnsafeFork where this process has more than one thread (a child would inherit the locks
+    that others hold just then, and not those who release them), or has initialised a device, which
+    no driver lets a child go on with.
+    """
+    if others := _other_threads():
+        raise UnsafeFork(f"a process that forks must not have other threads, but has: {others}")
+    if _uses_a_device():
+        raise UnsafeFork("a process that forks must not have initialised a device, but has CUDA")
+    return os.fork()
+
+
+def _other_threads() -> str:
+    """Their ids; the kernel knows those too that Python didn't start."""
+    tasks = {int(task) for task in os.listdir("/proc/self/task")}
+    return ", ".join(map(str, sorted(tasks - {os.getpid()})))
+
+
+def _uses_a_device() -> bool:
+    """Never initialises one itself, nor imports torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def _run_child(

@@ -19,6 +19,7 @@ from megainfer.instruments.startup_clock import StartupClock
 from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
 from megainfer.messages import (
+    Connected,
     Drain,
     Drained,
     Fatal,
@@ -31,6 +32,7 @@ from megainfer.messages import (
     Progress,
     Ready,
     Role,
+    Serve,
     Spans,
     Start,
     Started,
@@ -40,10 +42,12 @@ from megainfer.messages import (
 from megainfer.planner.micro_batches import choose_micro_batches
 from megainfer.planner.stage_profile import explain, slowest_profile
 from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
+from megainfer.supervise.libraries import load_libraries
 
 logger = logging.getLogger("megainfer")
 
 EPOCH = 1
+CONNECTED_TIMEOUT_SECONDS = 60.0
 READY_TIMEOUT_SECONDS = 60.0
 MAX_SIGNALS = 64  # that came in the meantime
 SERVER_STOP_SECONDS = 8.0
@@ -53,7 +57,7 @@ FORWARD_SECONDS = 1.0
 """How long the supervisor waits for the API server to read what a node was asked for."""
 
 
-Kind = TypeVar("Kind", Loaded, Ready)
+Kind = TypeVar("Kind", Loaded, Connected, Ready)
 
 
 class Observer(Protocol):
@@ -128,23 +132,27 @@ class Supervisor:
     def _start(self) -> None:
         self._fork_server()
         self._enter("libraries", "loading libraries")
-        import torch  # noqa: F401  # here, once, so that every node forked from now on has it
-
+        load_libraries()
         self._hear(monotonic())  # the end may have been asked for: then no node need be forked
         self._fork_nodes()
         self._enter("weights", "loading weights")
         loaded = [(c.role, m) for c, m in self._await_all(Loaded, self._nodes(), None)]
         self._enter("connecting", "connecting")
-        start = self._agree(loaded)
-        for child in self._nodes():
-            child.send(start)
+        self._tell_nodes(Start(micro_batches=self.plan.most_micro_batches, epoch=EPOCH))
+        met = list(self._await_all(Connected, self._nodes(), CONNECTED_TIMEOUT_SECONDS))
+        serve = self._agree(loaded, [m for c, m in met if c.role is Role.ATTENTION])
+        self._tell_nodes(serve)
         everyone = self._children
         for _ in self._await_all(Ready, everyone, READY_TIMEOUT_SECONDS):
             pass
         self.startup.end()
         for server in self._servers():
             server.send(Started(seconds=self.startup.seconds))
-        self._observer.ready(start.first or start.micro_batches, self.startup.seconds)
+        self._observer.ready(serve.first or serve.micro_batches, self.startup.seconds)
+
+    def _tell_nodes(self, message: Start | Serve) -> None:
+        for child in self._nodes():
+            child.send(message)
 
     def _enter(self, stage: str, text: str) -> None:
         self.startup.begin(stage)
@@ -186,20 +194,23 @@ class Supervisor:
             close.append(self._owner)
         self._children.append(fork_child(role, node, main, cores, close))
 
-    def _agree(self, loaded: list[tuple[Role, Loaded]]) -> Start:
+    def _agree(
+        self, loaded: Sequence[tuple[Role, Loaded]], connected: Sequence[Connected]
+    ) -> Serve:
         """On the user's m, or on one that was chosen from measured stage times: for good where
-        several attention nodes have to agree, else to begin with."""
+        several attention nodes have to agree, else to begin with. connected: of these."""
         fixed = self.plan.micro_batches
         if fixed is not None:
-            return Start(micro_batches=fixed, epoch=EPOCH)
+            return Serve(micro_batches=fixed)
         config = self.plan.config
         batch = min(config.max_num_seqs, config.max_num_batched_tokens)
         most = self.plan.most_micro_batches
-        choice = choose_micro_batches(slowest_profile(loaded), batch, most)
+        profile = slowest_profile(loaded, connected, self.plan.spin_seconds)
+        choice = choose_micro_batches(profile, batch, most)
         logger.info(explain(choice))
         if self.plan.num_attention > 1:
-            return Start(micro_batches=choice.micro_batches, epoch=EPOCH)
-        return Start(micro_batches=most, epoch=EPOCH, first=choice.micro_batches)
+            return Serve(micro_batches=choice.micro_batches)
+        return Serve(micro_batches=most, first=choice.micro_batches)
 
     # --- listening ----------------------------------------------------------------------------
 
@@ -262,7 +273,7 @@ class Supervisor:
                 self._ask_nodes(message)
             case Fatal():
                 child.fatal = message.message
-            case Loaded() | Ready() | Drained():
+            case Loaded() | Connected() | Ready() | Drained():
                 pass
 
     def _describe_death(self, dead: list[Child]) -> str:

@@ -39,6 +39,7 @@ TORCHLESS = (
     *("megainfer/memory.py", "megainfer/gather", "megainfer/pipeline.py", "megainfer/topology.py"),
     "megainfer/attention_node/scheduling",
 )
+FORKS = {"fork", "forkpty", "ProcessPoolExecutor"}
 HEAVY = {"torch", "numpy", "fastapi", "zmq", "tokenizers", "safetensors", "transformers", "msgspec"}
 
 
@@ -113,6 +114,25 @@ def test_what_decides_has_no_torch(place: str) -> None:
         if name.partition(".")[0] in ("torch", "transformers")
     ]
     assert heavy == []
+
+
+def test_one_place_forks() -> None:
+    """It refuses where forking isn't safe; others would not."""
+    forking = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and node.attr in FORKS)
+        or (isinstance(node, ast.ImportFrom) and FORKS & {alias.name for alias in node.names})
+        or (isinstance(node, ast.Constant) and node.value in FORKS)
+    }
+    assert forking == {"megainfer.supervise.child"}
+    starting = [
+        module
+        for module, path in MODULES.items()
+        if any(name.partition(".")[0] == "multiprocessing" for name in imported_by(path))
+    ]
+    assert starting == []
 
 
 def test_no_room_is_crowded() -> None:

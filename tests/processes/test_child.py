@@ -1,16 +1,35 @@
 """Children of the supervisor: what is heard of those that fail, and ending those that are gone."""
 
+import functools
 import os
 import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from time import monotonic
+from types import SimpleNamespace
 
-from megainfer.errors import ConfigError
+import pytest
+
+from megainfer.errors import ConfigError, UnsafeFork
 from megainfer.messages import Fatal, Role, Stats, Stop
-from megainfer.supervise.child import Child, ChildMain, fork_child
+from megainfer.supervise.child import Child, ChildMain, fork_child, fork_process
 from megainfer.topology import CoreAssignment
+from tests.support.m2n_cluster import fork, join_all
 
 SECONDS = 20.0
 NO_SUCH_CORE = CoreAssignment((1_000_000,))
+
+
+def alone(test: Callable[[], None]) -> Callable[[], None]:
+    """In a process that has no threads, which pytest's may have from tests before."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        join_all([fork(test)])
+
+    return run
 
 
 def ended(main: ChildMain, cores: CoreAssignment | None = None) -> Child:
@@ -23,12 +42,14 @@ def fail(link) -> None:
     raise ConfigError("no luck")
 
 
+@alone
 def test_an_error_is_told_before_the_end():
     child = ended(fail)
     assert child.link.receive(0) == Fatal("no luck")
     assert child.exit_code == 1
 
 
+@alone
 def test_what_fails_before_the_work_begins_is_told_too():
     child = ended(lambda link: None, NO_SUCH_CORE)
     last = child.link.receive(0)
@@ -37,6 +58,7 @@ def test_what_fails_before_the_work_begins_is_told_too():
     assert child.exit_code == 1
 
 
+@alone
 def test_a_death_is_described_by_its_signal():
     child = fork_child(Role.EXPERT, 3, lambda link: link.receive(SECONDS), None, ())
     child.kill()
@@ -44,6 +66,7 @@ def test_a_death_is_described_by_its_signal():
     assert child.death() == "killed by SIGKILL"
 
 
+@alone
 def test_one_that_reads_nothing_holds_nobody_up():
     child = fork_child(Role.SERVER, 0, lambda link: signal.pause(), None, ())
     while child.offer(Stats(None, {"attention node 0": {"text": "x" * 1000}})):
@@ -55,8 +78,46 @@ def test_one_that_reads_nothing_holds_nobody_up():
     assert child.reap(SECONDS)
 
 
+@alone
 def test_killing_one_that_was_collected_a_moment_ago_is_harmless():
     """As when a second Ctrl-C interrupts `reap` just after its waitpid."""
     child = fork_child(Role.EXPERT, 3, lambda link: None, None, ())
     os.waitpid(child.pid, 0)
     child.kill()
+
+
+@alone
+def test_a_process_with_another_thread_does_not_fork():
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    with pytest.raises(
+        UnsafeFork, match=f"must not have other threads, but has: {thread.native_id}"
+    ):
+        fork_child(Role.EXPERT, 3, lambda link: None, None, ())
+    done.set()
+    thread.join()
+
+
+@alone
+def test_a_process_that_uses_a_device_does_not_fork():
+    for initialised in (False, True):
+        sys.modules["torch"] = SimpleNamespace(
+            cuda=SimpleNamespace(is_initialized=lambda initialised=initialised: initialised)
+        )
+        if not initialised:
+            assert ended(lambda link: None).exit_code == 0
+        else:
+            with pytest.raises(UnsafeFork, match="initialised a device"):
+                fork_process()
+
+
+def test_asking_whether_a_fork_is_safe_loads_nothing():
+    program = (
+        "import os, sys; from megainfer.supervise.child import fork_process\n"
+        "pid = fork_process()\n"
+        "if pid == 0: os._exit(0)\n"
+        "os.waitpid(pid, 0)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
