@@ -18,11 +18,11 @@ run: $(VENV)/.run  ## serve the demo model with one attention and one expert pro
 
 test: $(VENV)/.test  ## lint, types and the test suite
 	scripts/check $(BIN)
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	scripts/suite $(BIN) -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test  ## the suite with its soaks and full matrices
 	scripts/check $(BIN)
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+	scripts/suite $(BIN) -m "not gpu" $(PYTEST_ARGS)
 
 check: $(VENV)/.test  ## lint and types only
 	scripts/check $(BIN)

@@ -89,7 +89,9 @@ def test_nothing_is_written_to_a_connection_that_is_gone(
             server.node.expect(Submit)
         with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as http:
             http.post("/v1/completions", json={"prompt": "x"})
-    assert caplog.messages == []
+    # Of this server: exporters of other tests' spans go on complaining for a while.
+    own = [record for record in caplog.records if not record.name.startswith("opentelemetry")]
+    assert own == []
 
 
 def reset(connection: socket.socket) -> None:

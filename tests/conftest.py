@@ -1,0 +1,64 @@
+"""What holds for every run of the tests: nobody is skipped or left behind unnoticed."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.processes import adopt_orphans, children_left
+from tests.support.skips import may_skip
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: several workers share the cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole-machine",
+        action="store_true",
+        help="fail where a test is skipped for want of a compiler, a browser or the like",
+    )
+
+
+class SkipWatch:
+    """Fails a run in which tests were skipped that shouldn't be; see tests/support/skips.py."""
+
+    def __init__(self, whole_machine: bool) -> None:
+        self._whole_machine = whole_machine
+        self._unexpected: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._look_at(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._look_at(report)
+
+    def _look_at(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            assert isinstance(report.longrepr, tuple)
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+            if not may_skip(reason, self._whole_machine):
+                self._unexpected.append(f"{report.nodeid}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self._unexpected and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self._unexpected:
+            terminalreporter.write_line(f"SKIPPED UNEXPECTEDLY {line}", red=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers of xdist report to the process that started them, which has one of its own.
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SkipWatch(config.getoption("--whole-machine")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_is_left_behind() -> Iterator[None]:
+    adopt_orphans()
+    yield
+    left = children_left()
+    assert not left, f"tests have left processes behind: {left}"

@@ -1,0 +1,24 @@
+"""The reasons for which a test may be skipped; any other fails the run."""
+
+import re
+from collections.abc import Mapping
+
+BY_NATURE: Mapping[str, str] = {
+    r"a dense model's only expert can't be the wrong one": "there is nothing to test",
+    r"only root can become another user": "a suite runs as anybody, and the others prove the rest",
+}
+"""Reason, as a pattern -> why that is as it should be, wherever the suite runs."""
+
+OF_THE_MACHINE: Mapping[str, str] = {
+    r"kernels (were not|are not) built|M2N is not built": "there is no C++ compiler",
+    r"no browser: ": "neither pip nor the suite brings one",
+    r"node and npm aren't installed": "`make test-all` alone asks for them",
+    r".* can't be installed here: ": "heavy clients of `make test-all`; docs/clients.md names them",
+}
+"""What a machine may lack, but for one that runs with --whole-machine, as continuous integration
+does."""
+
+
+def may_skip(reason: str, whole_machine: bool) -> bool:
+    allowed = BY_NATURE if whole_machine else {**BY_NATURE, **OF_THE_MACHINE}
+    return any(re.search(pattern, reason) for pattern in allowed)
