@@ -51,6 +51,21 @@ def test_grouped_experts_equal_a_loop(ids):
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("on_input", [False, True])
+def test_what_a_device_computes_is_what_the_host_does(on_input):
+    gate_up, down = weights_of_experts()
+    networks = [kernels.Network(*parts) for parts in zip(gate_up, down, strict=True)]
+    ids = torch.tensor([[0, 3], [2, -1], [-1, -1], [3, 4]], dtype=torch.int32)
+    x, weights = torch.randn(4, D), torch.rand(4, 2)
+    x[2] = torch.nan  # a row of nobody
+    weights = weights.masked_fill(ids < 0, 0.0)
+    groups = kernels.group_by_expert(ids, E)
+    expected = kernels.grouped_feed_forward(x, weights, groups, networks, on_input)
+    actual = kernels.every_feed_forward(x, weights, ids, networks, on_input)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert kernels.choices_of_each(ids, E).tolist() == groups.counts == [1, 0, 1, 2, 1]
+
+
 def test_no_rows_at_all():
     gate_up, down = weights_of_experts()
     empty = torch.empty(0, 2, dtype=torch.int32)

@@ -81,3 +81,25 @@ def test_a_node_that_nobody_chose_gets_an_empty_part():
     assert first.rows.tolist() == [0, 1]
     assert second.rows.tolist() == []
     assert second.local_ids.shape == (0, 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(tokens=st.integers(0, 12), nodes=st.integers(2, 5), seed=st.integers(0, 9))
+def test_a_padded_plan_is_the_plan_and_padding(tokens, nodes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(tokens, 2, generator=generator)
+    ids = torch.randint(8, (tokens, 2), generator=generator)
+    homes = homes_of(8, nodes)
+    exact, padded = (
+        plan(weights, ids, homes) for plan in (kernels.scatter_plan, kernels.padded_plan)
+    )
+    for part, longer in zip(exact, padded, strict=True):
+        rows = len(part.rows)
+        assert longer.count is not None
+        assert longer.count.dtype == torch.int32
+        assert longer.count.tolist() == [rows]
+        for own, other, padding in zip(part[:3], longer[:3], (0, -1, 0), strict=True):
+            assert own.dtype == other.dtype
+            assert len(other) == tokens
+            assert torch.equal(other[:rows], own)
+            assert bool((other[rows:] == padding).all())

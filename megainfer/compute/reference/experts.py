@@ -17,7 +17,7 @@ from megainfer.device import HOST, Device
 
 
 class ReferenceLayerExperts:
-    """`kernels.experts.LayerExperts` that computes in the dtype of its weights."""
+    """`experts.LayerExperts` that computes in the dtype of its weights."""
 
     def __init__(self, shape: ExpertsShape, dtype: torch.dtype, device: Device = HOST) -> None:
         self._shape = shape
@@ -28,7 +28,7 @@ class ReferenceLayerExperts:
     def load(
         self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
     ) -> None:
-        """See `kernels.experts.LayerExperts.load`."""
+        """See `experts.LayerExperts.load`."""
         network = self._networks[local_id]
         network.gate_up.copy_(gate_up)
         network.down.copy_(down)
@@ -44,7 +44,7 @@ class ReferenceLayerExperts:
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
     ) -> Tensor:
-        """See `kernels.experts.LayerExperts.forward`."""
+        """See `experts.LayerExperts.forward`."""
         compute = self._on_host if self._device.is_host else self._on_device
         rows = _joined(hidden).to(self._dtype)
         result, counts = compute(rows, _joined(weights), _joined(local_ids))

@@ -93,7 +93,7 @@ class ExpertKernel:
 
 
 class CpuLayerExperts:
-    """`kernels.experts.LayerExperts` over packed weights; `native` has their addresses."""
+    """`experts.LayerExperts` over packed weights; `native` has their addresses."""
 
     def __init__(self, kernel: ExpertKernel) -> None:
         self._kernel = kernel
@@ -113,7 +113,7 @@ class CpuLayerExperts:
     def load(
         self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
     ) -> None:
-        """See `kernels.experts.LayerExperts.load`."""
+        """See `experts.LayerExperts.load`."""
         self._kernel.pack(gate_up, down, self._gate_up[local_id], self._down[local_id])
         assert (biases is None) == (self._biases is None)
         if biases is not None and self._biases is not None:
@@ -127,7 +127,7 @@ class CpuLayerExperts:
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
     ) -> Tensor:
-        """See `kernels.experts.LayerExperts.forward`."""
+        """See `experts.LayerExperts.forward`."""
         slots = [
             self._slot(*message) for message in zip(hidden, local_ids, weights, outs, strict=True)
         ]
