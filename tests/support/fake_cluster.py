@@ -22,7 +22,8 @@ class FakeCluster(LocalCluster):
         self._turns = [(unit, device.stream()) for unit in (*self.attention, *self.experts)]
 
     def _hub(self, geometry: Geometry) -> FakeHub:
-        return FakeHub(geometry, self.device)
+        self.hub = FakeHub(geometry, self.device)
+        return self.hub
 
     def _backend(self) -> Backend:
         return FakeBackend(self.device)
