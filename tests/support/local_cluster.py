@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,7 +19,9 @@ from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.process import load_experts, open_gather
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
+from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
+from megainfer.m2n.mailbox import AttentionPort, ExpertPort
 from megainfer.messages import (
     FinishReason,
     FromNode,
@@ -57,6 +59,14 @@ class Answer:
         self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
 
 
+class Hub(Protocol):
+    """Whatever has the ports of all nodes."""
+
+    def attention_port(self, index: int) -> AttentionPort: ...
+
+    def expert_port(self, index: int) -> ExpertPort: ...
+
+
 class LocalCluster:
     """M attention and N expert nodes that take turns, one turn each, whenever `turn` is called."""
 
@@ -72,27 +82,32 @@ class LocalCluster:
         config = EngineConfig(str(folder), num_attention, num_expert, micro_batches=m, **options)
         self.plan: Plan = make_plan(config, folder, read_machine())
         self._reply_timeout = reply_timeout
-        hub = LocalHub(self.plan.geometry(m))
+        hub = self._hub(self.plan.geometry(m))
         self.answers: dict[str, Answer] = {}
         self.attention = [self._attention(hub, node, m) for node in range(num_attention)]
         self.experts = [self._expert(hub, node, m) for node in range(num_expert)]
 
-    def _attention(self, hub: LocalHub, node: int, m: int) -> AttentionNode:
-        model, kv = load_attention(self.plan, self._backend(), lambda done, total: None)
+    def _attention(self, hub: Hub, node: int, m: int) -> AttentionNode:
+        backend = self._backend()
+        model, kv = load_attention(self.plan, backend, lambda done, total: None)
         parts = NodeParts(
             model=model,
             kv=kv,
             scheduler=Scheduler(scheduler_config(self.plan, m)),
             port=hub.attention_port(node),
             emit=self._hear,
+            device=backend.device,
             compiling=compiling_for(self.plan),
         )
         return AttentionNode(parts, NodeSettings(node, self._reply_timeout))
 
+    def _hub(self, geometry: Geometry) -> Hub:
+        return LocalHub(geometry)
+
     def _backend(self) -> Backend:
         return open_backend(self.plan.kernels, self.plan.precision)
 
-    def _expert(self, hub: LocalHub, node: int, m: int) -> ExpertNode:
+    def _expert(self, hub: Hub, node: int, m: int) -> ExpertNode:
         model = load_experts(self.plan, node, self._backend(), lambda done, total: None)
         return ExpertNode(model, open_gather(self.plan, m), hub.expert_port(node))
 

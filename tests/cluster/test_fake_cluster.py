@@ -1,0 +1,146 @@
+"""Whole nodes on a device that works late and out of order, over a road of its own."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from megainfer.attention_node.node import AttentionNode
+from megainfer.attention_node.step_output import StepOutput
+from megainfer.expert_node.node import ExpertNode
+from megainfer.pipeline import PingPong
+from tests.support.checkpoints import write_checkpoint
+from tests.support.fake_cluster import FakeCluster
+from tests.support.fake_device import WORK_SECONDS, FakeDevice
+from tests.support.fake_road import Region
+from tests.support.fake_stream import FakeReadback
+from tests.support.happens_before import Race
+from tests.support.local_cluster import LocalCluster, greedy_submit
+
+FAMILIES = [("qwen3_moe", "gqa"), ("deepseek_v3", "groups")]
+PROMPTS = [list(range(3, 24)), [7, 8, 9], [30] * 5, [40, 41]]  # the first in two chunks
+SMALL: dict[str, Any] = {"max_num_batched_tokens": 16}
+NEW_TOKENS = 2
+LOOKS = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Thousands of tiny operations, for which threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def answered(cluster: LocalCluster) -> list[list[int]]:
+    for i, prompt in enumerate(PROMPTS):
+        cluster.submit(i % 2, greedy_submit(str(i), prompt, NEW_TOKENS))
+    cluster.drain()
+    assert not [answer.failure for answer in cluster.answers.values() if answer.failure]
+    return [cluster.answers[str(i)].tokens for i in range(len(PROMPTS))]
+
+
+class Order:
+    """What PingPongs were told, as it came."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.told: list[tuple[PingPong, str, int]] = []
+        for name in ("dispatched", "sampling", "sampled"):
+            monkeypatch.setattr(PingPong, name, self._telling(name))
+
+    def _telling(self, name: str) -> Callable[..., None]:
+        tell = getattr(PingPong, name)
+
+        def told(pingpong: PingPong, micro_batch: int, *others: object) -> None:
+            self.told.append((pingpong, name, micro_batch))
+            tell(pingpong, micro_batch, *others)
+
+        return told
+
+    def overlaps(self) -> int:
+        """Layers that ran while another micro-batch of the node awaited its tokens."""
+        sampling, count = set[tuple[PingPong, int]](), 0
+        for pingpong, name, micro_batch in self.told:
+            if name == "dispatched":
+                count += any(p is pingpong and mb != micro_batch for p, mb in sampling)
+            elif name == "sampling":
+                sampling.add((pingpong, micro_batch))
+            else:
+                sampling.remove((pingpong, micro_batch))
+        return count
+
+
+@pytest.fixture
+def slow_readbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values come to the host after many looks, and whoever doesn't wait for them is told."""
+    done, take, looks = FakeReadback.done, FakeReadback.take, Counter[int]()
+
+    def done_late(readback: FakeReadback) -> bool:
+        looks[id(readback)] += 1
+        return looks[id(readback)] > LOOKS and done(readback)
+
+    def take_done(readback: FakeReadback) -> Tensor:
+        if looks[id(readback)] <= LOOKS or not done(readback):
+            raise Race("the host takes what the device has yet to find")
+        return take(readback)
+
+    monkeypatch.setattr(FakeReadback, "done", done_late)
+    monkeypatch.setattr(FakeReadback, "take", take_done)
+
+
+@pytest.mark.usefixtures("slow_readbacks")
+@pytest.mark.parametrize("family", FAMILIES, ids="-".join)
+def test_tokens_are_those_of_the_host_and_others_run_while_they_are_found(
+    tmp_path, family, monkeypatch
+):
+    folder = write_checkpoint(*family, tmp_path)
+    expected = answered(
+        LocalCluster(folder, 2, 2, 2, kernels="reference", dtype="float32", **SMALL)
+    )
+    order = Order(monkeypatch)
+    cluster = FakeCluster(FakeDevice(), folder, 2, 2, 2, **SMALL)
+    assert answered(cluster) == expected
+    assert order.overlaps()
+    cluster.device.synchronize()
+    of_attention = seconds(cluster.attention[0], "attention", "combine", "head", "sample")
+    for busy in (*of_attention, *seconds(cluster.experts[0], "expert")):
+        works = busy / WORK_SECONDS
+        assert works > 0.5
+        assert works == pytest.approx(round(works), abs=1e-3), "it isn't of the device's clock"
+
+
+def seconds(node: AttentionNode | ExpertNode, *kinds: str) -> list[float]:
+    counters = node._clock.counters()
+    return [counters[f"{kind}_seconds"] for kind in kinds]
+
+
+def forget_messages(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget(cluster.hub._experts)
+
+
+def forget_replies(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget(cluster.hub._attention)
+
+
+def forget_tokens(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StepOutput, "done", lambda output: True)
+
+
+def forget(regions: list[Region]) -> None:
+    """Nobody waits for what was published in these."""
+    for event in (event for region in regions for event in region.published):
+        event.wait = lambda: None  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("slow_readbacks")
+@pytest.mark.parametrize("forgotten", [forget_messages, forget_replies, forget_tokens])
+def test_a_wait_that_is_left_out_is_found(tmp_path, monkeypatch, forgotten):
+    folder = write_checkpoint(*FAMILIES[0], tmp_path)
+    cluster = FakeCluster(FakeDevice(), folder, 2, 2, 2, **SMALL)
+    forgotten(cluster, monkeypatch)
+    with pytest.raises(Race):
+        answered(cluster)

@@ -1,0 +1,37 @@
+"""Whole nodes on a device that works late: over the fake backend and the fake road."""
+
+from pathlib import Path
+from typing import Any
+
+from megainfer.compute.backend import Backend
+from megainfer.m2n.geometry import Geometry
+from tests.support.fake_backend import FakeBackend, TorchWork
+from tests.support.fake_device import FakeDevice
+from tests.support.fake_road import FakeHub
+from tests.support.local_cluster import LocalCluster
+
+
+class FakeCluster(LocalCluster):
+    """Every node has a stream of its own; all share the device."""
+
+    def __init__(self, device: FakeDevice, folder: Path, m: int, *nodes: int, **options: Any):
+        self.device = device
+        with TorchWork(device):
+            super().__init__(folder, m, *nodes, kernels="reference", dtype="float32", **options)
+        device.synchronize()  # weights, for whichever stream
+        self._turns = [(unit, device.stream()) for unit in (*self.attention, *self.experts)]
+
+    def _hub(self, geometry: Geometry) -> FakeHub:
+        self.hub = FakeHub(geometry, self.device)
+        return self.hub
+
+    def _backend(self) -> Backend:
+        return FakeBackend(self.device)
+
+    def turn(self) -> bool:
+        """See `LocalCluster.turn`."""
+        worked = []
+        for unit, stream in self._turns:
+            with TorchWork(self.device), self.device.on(stream):
+                worked.append(unit.run_once())
+        return any(worked)
