@@ -204,11 +204,11 @@ def test_a_termination_lets_streams_finish(folder: Path, tmp_path: Path) -> None
             expert = served.node("expert-0")
             os.kill(expert, signal.SIGSTOP)  # so that the stream lasts
             served.process.send_signal(signal.SIGTERM)
-            until(lambda: "draining" in served.output)
-            assert http.get("/health").status_code == 503
+            until(lambda: http.get("/health").status_code == 503)
             assert http.get("/live").status_code == 200
             late = http.post("/v1/completions", json=LONG)
             assert (late.status_code, late.json()["error"]["code"]) == (503, "draining")
+            assert "draining" in served.output
             os.kill(expert, signal.SIGCONT)
             rest = [line for line in lines if line]
         assert '"finish_reason":"length"' in rest[-2]
