@@ -8,8 +8,10 @@ import pytest
 from tests.support.processes import adopt_orphans, children_left
 from tests.support.skips import may_skip
 
+# Before torch is imported, and for what the tests start. Threads that spin while they wait would
+# take the cores from those that they wait for: there are fewer cores than threads here.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Before torch is imported: several workers share the cores.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 

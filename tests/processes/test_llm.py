@@ -25,27 +25,32 @@ def folder(tmp_path_factory) -> str:
     return str(write_checkpoint("mixtral", "gqa", tmp_path_factory.mktemp("model")))
 
 
+@pytest.fixture(scope="module")
+def lasting(folder) -> Iterator[LLM]:
+    """One for all that do it no harm."""
+    with LLM(folder, micro_batches=1) as llm:
+        yield llm
+
+
 @pytest.fixture
 def llm(folder) -> Iterator[LLM]:
     with LLM(folder, micro_batches=1, max_num_seqs=1) as llm:
         yield llm
 
 
-def pid_of(name: str) -> int:
-    """Of the one node of this name among our own descendants."""
-    session = os.getsid(0)
+def pid_of(llm: LLM, name: str) -> int:
+    """Of its node of this name."""
+    supervisor = llm._process.pid
     (pid,) = [
         pid
-        for pid, comm in session_members(session)
-        if comm == f"mega-{name}" and _grandparent(pid) == os.getpid()
+        for pid, comm in session_members(os.getsid(0))
+        if comm == f"mega-{name}" and _parent(pid) == supervisor
     ]
     return pid
 
 
-def _grandparent(pid: int) -> int:
-    for _ in range(2):
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return pid
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def hang_up(llm: LLM, name: str) -> None:
@@ -65,7 +70,7 @@ def test_hanging_up_ends_the_work(llm):
 
 def test_a_node_that_dies_is_named_and_then_everything_says_so(llm):
     asyncio.run_coroutine_threadsafe(hang_up(llm, "first"), llm.loop).result(60)
-    os.kill(pid_of("expert-0"), signal.SIGKILL)
+    os.kill(pid_of(llm, "expert-0"), signal.SIGKILL)
     for _ in range(2):
         with pytest.raises(NodeDied, match=r"expert node 0 .* died: killed by SIGKILL"):
             llm.generate([[1]] * 8, PARAMS, progress=False)
@@ -73,14 +78,19 @@ def test_a_node_that_dies_is_named_and_then_everything_says_so(llm):
         llm.stats()
 
 
-def test_an_invalid_prompt_keeps_the_others_from_starting(llm):
+def generated(llm: LLM) -> int:
+    return sum(counters.get("generated_tokens", 0) for counters in llm.stats().values())
+
+
+def test_an_invalid_prompt_keeps_the_others_from_starting(lasting):
+    before = generated(lasting)
     with pytest.raises(RequestError, match="holds 160"):
-        llm.generate([[1], [160]], PARAMS, progress=False)
+        lasting.generate([[1], [160]], PARAMS, progress=False)
     with pytest.raises(RequestError, match="1 sampling_params were given for 2 prompts"):
-        llm.generate([[1], [2]], [PARAMS], progress=False)
+        lasting.generate([[1], [2]], [PARAMS], progress=False)
     with pytest.raises(RequestError, match="no tokenizer"):
-        llm.generate("Hello", PARAMS, progress=False)
-    assert all(c.get("generated_tokens", 0) == 0 for c in llm.stats().values())
+        lasting.generate("Hello", PARAMS, progress=False)
+    assert generated(lasting) == before
 
 
 def test_after_shutdown_it_says_that_it_was_shut_down(folder):
@@ -93,7 +103,7 @@ def test_after_shutdown_it_says_that_it_was_shut_down(folder):
 
 
 def test_counters_that_come_late_are_an_error_and_then_harmless(llm, monkeypatch):
-    stopped = pid_of("expert-0")
+    stopped = pid_of(llm, "expert-0")
     complaints = []
     llm.loop.set_exception_handler(lambda loop, context: complaints.append(context))
     with monkeypatch.context() as patch:
@@ -118,18 +128,18 @@ def test_counters_that_come_late_are_an_error_and_then_harmless(llm, monkeypatch
         ([[1]], {"max_tokens": 3}, "sampling_params must be SamplingParams"),
     ],
 )
-def test_prompts_and_parameters_of_the_wrong_kind_are_named(llm, prompts, params, message):
+def test_prompts_and_parameters_of_the_wrong_kind_are_named(lasting, prompts, params, message):
     with pytest.raises(RequestError, match=message):
-        llm.generate(prompts, params)
+        lasting.generate(prompts, params)
 
 
-def test_log_probabilities_penalties_and_priorities_offline(llm):
+def test_log_probabilities_penalties_and_priorities_offline(lasting):
     wishes = {"temperature": 0, "ignore_eos": True, "max_tokens": 6}
     params = [
         SamplingParams(logprobs=2, prompt_logprobs=1, **wishes),
         SamplingParams(frequency_penalty=2, presence_penalty=2, **wishes),
     ]
-    scored, penalised = llm.generate([[1, 2, 3], [5]], params, progress=False, priority=[1, 0])
+    scored, penalised = lasting.generate([[1, 2, 3], [5]], params, progress=False, priority=[1, 0])
     first, *rest = scored.prompt_logprobs
     assert first is None
     assert [token in row for token, row in zip([2, 3], rest, strict=True)] == [True, True]
@@ -144,6 +154,6 @@ def test_log_probabilities_penalties_and_priorities_offline(llm):
     assert penalised.prompt_logprobs is None
     assert len(set(penalised.outputs[0].token_ids)) == 6
     with pytest.raises(RequestError, match="1 priorities were given for 2 prompts"):
-        llm.generate([[1], [2]], priority=[1], progress=False)
+        lasting.generate([[1], [2]], priority=[1], progress=False)
     with pytest.raises(RequestError, match="priority must be between"):
-        llm.generate([[1]], priority=[2**40], progress=False)
+        lasting.generate([[1]], priority=[2**40], progress=False)

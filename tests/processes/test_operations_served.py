@@ -24,7 +24,7 @@ WAIT_SECONDS = 30.0
 DASHBOARD = Path(__file__).parents[2] / "deploy/grafana/megainfer.json"
 METRICS_PAGE = DASHBOARD.parents[2] / "docs/metrics.md"
 ADMIN = {"Authorization": "Bearer of-the-admin"}
-LONG = {"prompt": [1, 2], "max_tokens": 2000, "ignore_eos": True}
+LONG = {"prompt": [1, 2], "max_tokens": 200, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
@@ -201,15 +201,18 @@ def test_a_termination_lets_streams_finish(folder: Path, tmp_path: Path) -> None
         with http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as response:
             lines = response.iter_lines()
             next(lines)
+            expert = served.node("expert-0")
+            os.kill(expert, signal.SIGSTOP)  # so that the stream lasts
             served.process.send_signal(signal.SIGTERM)
             until(lambda: http.get("/health").status_code == 503)
             assert http.get("/live").status_code == 200
             late = http.post("/v1/completions", json=LONG)
             assert (late.status_code, late.json()["error"]["code"]) == (503, "draining")
+            assert "draining" in served.output
+            os.kill(expert, signal.SIGCONT)
             rest = [line for line in lines if line]
         assert '"finish_reason":"length"' in rest[-2]
         assert served.end() == 0
-        assert "draining" in served.output
         assert served.members() == []
 
 

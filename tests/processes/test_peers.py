@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,12 @@ def by_engine(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[PeersFolder, dict[str, Any]]:
     folder = PeersFolder(tmp_path_factory.mktemp("peers"), TRANSFORMERS)
-    return folder, folder.report("--rounds", "2", "--micro-batches", "1")
+    return folder, folder.report("--rounds", "2", "--micro-batches", "1", "2")
 
 
 def test_rates_of_every_engine(compared: tuple[PeersFolder, dict[str, Any]]) -> None:
     rows = by_engine(compared[1])
-    assert list(rows) == ["1A1E m=1", "colocated", "transformers", "llama.cpp f32"]
+    assert list(rows) == ["1A1E m=1", "1A1E m=2", "colocated", "transformers", "llama.cpp f32"]
     # Two requests of 8 + 5 tokens, of which 4 are decoded after the first.
     theirs = rows["transformers"]
     assert theirs["decode_per_second"] == pytest.approx(2 * 4 / (4 * SECONDS_EACH))
@@ -122,7 +123,7 @@ def test_rates_of_every_engine(compared: tuple[PeersFolder, dict[str, Any]]) -> 
     assert theirs["t_a"] is None
     assert rows["llama.cpp f32"]["decode_per_second"] == pytest.approx(2 * 4 / (4 * 0.125))
     assert rows["llama.cpp f32"]["prefill_per_second"] == pytest.approx(2 * 8 / (2 * 0.25))
-    assert rows["1A1E m=1"]["micro_batches"] == 1
+    assert [rows[f"1A1E m={m}"]["micro_batches"] for m in (1, 2)] == [1, 2]
     assert rows["colocated"]["t_a"] > 0
     assert rows["colocated"]["t_e"] > 0
 
@@ -153,9 +154,58 @@ def test_only_the_engine_whose_turn_it_is_runs(
         assert not [tick for tick in ticks if began < tick < ended]
 
 
+DYING = "import sys\nprint('{{\"ready\": true}}', flush=True)\nsys.exit('the kernel is tired')"
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its modules can be imported, as its scripts do."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(BENCHMARKS)])
+
+
+def contest(folder: PeersFolder, rounds: int, resident: int) -> dict[str, Any]:
+    """The outcome of each stand-in, in a contest without an engine of ours."""
+    from checkpoints import with_tokenizer
+    from peers.contest import Contest
+    from peers.entrants import Work, others
+    from peers.measurement import Load
+    from peers.offline import OfflineEngine
+
+    load = Load(concurrency=2, prompt_tokens=8, output_tokens=5)
+    work = Work(
+        folder.model,
+        with_tokenizer(folder.model, folder.home / "models"),
+        sequences=2,
+        tokens=13,
+        http=False,
+    )
+    entrants = list(others(work, folder.home, ["transformers", "llamacpp"], "f32"))
+    start = partial(OfflineEngine, vocabulary=160, limit=60)
+    outcomes = Contest(start, [load], resident).run(entrants, rounds)
+    return {outcome.entrant.name: outcome for outcome in outcomes}
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_an_engine_that_dies_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
-    dying = "import sys\nprint('{{\"ready\": true}}', flush=True)\nsys.exit('the kernel is tired')"
-    folder = PeersFolder(tmp_path / "peers", dying)
+    outcomes = contest(PeersFolder(tmp_path / "peers", DYING), rounds=1, resident=2)
+    assert "the kernel is tired" in outcomes["transformers"].failure
+    assert outcomes["transformers"].results == {}
+    (result,) = outcomes["llama.cpp f32"].results.values()
+    assert result.tokens_per_second > 0
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_more_engines_than_may_stay_are_started_every_round(tmp_path: Path) -> None:
+    folder = PeersFolder(tmp_path / "peers", TRANSFORMERS)
+    outcomes = contest(folder, rounds=2, resident=1)
+    assert len(folder.windows.read_text().splitlines()) == 2 * 2  # each with its warm-up
+    (result,) = outcomes["transformers"].results.values()
+    assert result.decode_per_second == pytest.approx(2 * 4 / (4 * SECONDS_EACH))
+
+
+@pytest.mark.slow
+def test_ours_are_measured_beside_an_engine_that_dies(tmp_path: Path) -> None:
+    folder = PeersFolder(tmp_path / "peers", DYING)
     rows = by_engine(folder.report("--rounds", "1", "--micro-batches", "1", "2"))
     assert [rows[f"1A1E m={m}"]["micro_batches"] for m in (1, 2)] == [1, 2]
     assert "the kernel is tired" in rows["transformers"]["failure"]
@@ -163,7 +213,8 @@ def test_an_engine_that_dies_is_named_and_the_rest_goes_on(tmp_path: Path) -> No
     assert rows["colocated"]["tokens_per_second"] > 0
 
 
-def test_more_engines_than_may_stay_are_started_every_round(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_ours_are_started_every_round_as_well(tmp_path: Path) -> None:
     folder = PeersFolder(tmp_path / "peers", TRANSFORMERS)
     rows = by_engine(folder.report("--rounds", "2", "--resident", "1"))
     assert len(folder.windows.read_text().splitlines()) == 2 * 2  # each with its warm-up
@@ -174,10 +225,20 @@ def test_our_server_is_measured_through_http(tmp_path: Path) -> None:
     checkpoint = write_checkpoint("qwen3_moe", "gqa", tmp_path / "tiny")
     load = ["--concurrency", "2", "--prompt-tokens", "8", "--output-tokens", "5", "--rounds", "1"]
     out = tmp_path / "out.json"
-    finished = run("throughput.py", "--model", checkpoint, "--http", *load, "--json", out)
+    finished = run(
+        "throughput.py",
+        "--model",
+        checkpoint,
+        "--http",
+        "--micro-batches",
+        "1",
+        *load,
+        "--json",
+        out,
+    )
     assert finished.returncode == 0, finished.stderr
     rows = by_engine(json.loads(out.read_text()))
-    assert list(rows) == ["1A1E m=auto", "colocated"]
+    assert list(rows) == ["1A1E m=1", "colocated"]
     for row in rows.values():
         assert "failure" not in row
         assert 0 < row["ttft"] < 1e3 * row["seconds"]
