@@ -1,9 +1,9 @@
 """What the API server adds to every token, and how many requests it takes a second.
 
-    python benchmarks/frontend.py
-    python benchmarks/frontend.py --streams 64 256 --seconds 10 --client bench --json out.json
-    python benchmarks/frontend.py --streams 64 --profile server.prof
-    python benchmarks/frontend.py --peers ~/peers  # beside vLLM's server; see prepare_peers.py
+    python benchmarks/http_server.py
+    python benchmarks/http_server.py --streams 64 256 --seconds 10 --client bench --json out.json
+    python benchmarks/http_server.py --streams 64 --profile server.prof
+    python benchmarks/http_server.py --peers ~/peers  # beside vLLM's server; see prepare_peers.py
 
 The real API server runs in a process of its own. Behind it is a mock engine, another process, which
 speaks an attention node's side of ZeroMQ: it gives every stream 20 tokens a second, each stream at
