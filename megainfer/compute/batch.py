@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from megainfer.compute.contexts import Decodes, Prefill, SequenceRows
 from megainfer.config import BLOCK_SIZE
 from megainfer.device import HOST, Device
 
@@ -32,41 +33,6 @@ class ChunkInput(NamedTuple):
     def context(self) -> int:
         """Tokens of the sequence up to the end of this chunk."""
         return self.start + len(self.token_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Decodes:
-    """The sequences that have one token in the step: rows 0 to S - 1.
-
-    block_table: int64 [S, blocks], padded with each sequence's own first block, so that nobody's
-    values reach another sequence even multiplied by zero. mask: bool [S, 1, 1, L], true where
-    position l exists; L is the longest context.
-    """
-
-    block_table: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Prefill:
-    """A sequence with several tokens in the step: rows `start` to `stop` - 1.
-
-    blocks: int64 [blocks], where its context of `context` tokens lies, the last block maybe partly.
-    """
-
-    start: int
-    stop: int
-    blocks: Tensor
-    context: int
-
-
-class SequenceRows(NamedTuple):
-    """A sequence's rows, `start` to `stop` - 1, whose first is its token at `first_position`."""
-
-    start: int
-    stop: int
-    first_position: int
-    state_slot: int
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.compute.batch import SequenceRows, StepBatch
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.contexts import SequenceRows
 from megainfer.compute.reference import kernels as kernels
 from megainfer.compute.reference.norm import Norm
 from megainfer.models.sources import DeltaNetSources
