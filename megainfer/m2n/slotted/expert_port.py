@@ -1,6 +1,5 @@
 """The expert node's end of M2N over shared slots."""
 
-import torch
 from torch import Tensor
 
 from megainfer.errors import ProtocolError
@@ -27,8 +26,7 @@ class SlotExpertPort(SlotPort[ExpertMail]):
         """See `mailbox.ExpertPort.reply_buffer`."""
         if not self._is_owed(dispatch):
             shape = (dispatch.num_rows, self._geometry.hidden_size)
-            dtype, where = torch_dtype(self._geometry), self.device.torch
-            return torch.empty(shape, dtype=dtype, device=where)
+            return self.device.empty(shape, torch_dtype(self._geometry))
         return self._mail.reply_buffer(dispatch)
 
     def reply(self, dispatch: Dispatch) -> None:
