@@ -58,7 +58,6 @@ class ExpertNode:
         self.port.set_epoch(membership.epoch, membership.attention)
         self._waiting.clear()
         self._gather.enter(membership.attention)
-        self._lost = frozenset()  # who is gone leaves this gather too
 
     def sleep_bound(self, timeout: float) -> float:
         """Seconds until the gather wants to look again, at most `timeout`."""
