@@ -51,7 +51,13 @@ from megainfer.messages import (
 )
 from megainfer.simulator import Cost
 from megainfer.supervise.child import Child, fork_child
-from megainfer.topology import assign_cores
+from megainfer.topology import (
+    Membership,
+    Placement,
+    assign_cores,
+    contiguous_placement,
+    first_membership,
+)
 
 HIDDEN_SIZE = 256
 VOCABULARY = 8
@@ -79,6 +85,11 @@ class Stages:
     spin: float = 0.0
     standing: bool = False
     trace: int = 0
+
+    def membership(self) -> Membership:
+        nodes = self.num_expert
+        placement = contiguous_placement(nodes, nodes, range(self.layers))
+        return first_membership(self.num_attention, placement)
 
     def geometry(self) -> Geometry:
         return Geometry(
@@ -108,6 +119,9 @@ class SleepingAttention:
         self.spec = _Spec(range(stages.layers))
         self._stages = stages
         self._parts = {rows: self._parts_of(rows) for rows in range(1, stages.rows + 1)}
+
+    def place(self, placement: Placement) -> None:
+        """Every node is sent every token, wherever experts are."""
 
     def embed(self, batch: StepBatch) -> Tensor:
         return torch.zeros(batch.num_tokens, HIDDEN_SIZE)
@@ -142,6 +156,9 @@ class SleepingExperts:
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
+
+    def check_holds(self, placement: Placement) -> None:
+        """It holds nothing."""
 
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         rows = sum(dispatch.num_rows for dispatch in dispatches)
@@ -188,6 +205,9 @@ class AttentionUnit:
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         self._port.wait(timeout, fds)
 
+    def enter(self, membership: Membership) -> None:
+        self.node.enter(membership)
+
     def counters(self) -> dict[str, Any]:
         own = {**self.node.counters(), "standing_seconds": list(self._standing_seconds)}
         return {self._name: own}
@@ -216,8 +236,6 @@ class ExpertUnit:
         self._port = port
         self._name = f"expert node {node}"
         gather = Gather(stages.micro_batches, 0)
-        for source in range(stages.num_attention):
-            gather.joined(source)
         model: Any = SleepingExperts(stages.expert)
         self.node = ExpertNode(model, gather, port, stages.trace)
 
@@ -226,6 +244,9 @@ class ExpertUnit:
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         self._port.wait(self.node.sleep_bound(timeout), fds)
+
+    def enter(self, membership: Membership) -> None:
+        self.node.enter(membership)
 
     def counters(self) -> dict[str, Any]:
         return {self._name: self.node.counters()}
@@ -291,7 +312,7 @@ def _serve(link: ParentLink, unit: Unit) -> None:
     # The kernel's default lets a sleep last 50 us longer than asked for.
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
     link.send(Ready())
-    link.expect(Start, TIMEOUT_SECONDS)
+    unit.enter(link.expect(Start, TIMEOUT_SECONDS).membership)
     run_until_stopped(link, unit)
 
 
@@ -327,7 +348,7 @@ class SyntheticCluster:
             links = [child.link for child in self._children]
             self._children.append(fork_child(role, index, body, cores[process], links))
         self._expect_all(Ready)
-        self._tell_all(Start(micro_batches=stages.micro_batches, epoch=0))
+        self._tell_all(Start(stages.micro_batches, stages.membership()))
 
     def counters(self) -> dict[str, dict[str, Any]]:
         self._tell_all(GetStats(ticket=0))

@@ -13,6 +13,7 @@ import msgspec
 
 from megainfer.instruments.stage_clock import Span
 from megainfer.structured.grammar import Grammar
+from megainfer.topology import Membership
 
 
 class Role(StrEnum):
@@ -150,10 +151,13 @@ FromNode = NodeReady | Tokens | RequestFailed
 
 
 class Start(Message, frozen=True):
-    """Everything is loaded everywhere: meet all peers, with M2N slots for so many micro-batches."""
+    """Everything is loaded everywhere: meet all peers, with M2N slots for so many micro-batches.
+
+    membership: the first, which is entered as any later one.
+    """
 
     micro_batches: int
-    epoch: int
+    membership: Membership
 
 
 class Serve(Message, frozen=True):
@@ -165,6 +169,13 @@ class Serve(Message, frozen=True):
 
     micro_batches: int
     first: int | None = None
+
+
+class Enter(Message, frozen=True):
+    """Another membership: what is in flight between nodes is abandoned and computed again in it,
+    and new requests go to its attention nodes."""
+
+    membership: Membership
 
 
 class Started(Message, frozen=True):
@@ -277,6 +288,7 @@ class Fatal(Message, frozen=True):
 ToChild = (
     Start
     | Serve
+    | Enter
     | Started
     | NodeDown
     | GetStats

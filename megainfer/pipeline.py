@@ -138,6 +138,19 @@ class PingPong:
             self._leave_if_drained(other)
         return tuple(ended)
 
+    def all_abandoned(self) -> tuple[int, ...]:
+        """End every step unfinished; expert nodes owe no replies any more, even abandoned ones'.
+
+        Returns the micro-batches that this took a step from, by step number.
+        """
+        by_step = sorted(self._flights.items(), key=lambda item: item[1].step)
+        ended = tuple(mb for mb, flight in by_step if not flight.is_draining)
+        for micro_batch, flight in by_step:
+            flight.is_draining = True
+            flight.awaiting &= {SAMPLER}
+            self._leave_if_drained(micro_batch)
+        return ended
+
     def idle(self) -> tuple[int, ...]:
         """The micro-batches that may start a step."""
         return tuple(mb for mb in range(self.num_micro_batches) if mb not in self._flights)

@@ -15,6 +15,7 @@ from megainfer.launch.plan import Plan
 from megainfer.messages import (
     Drain,
     Drained,
+    Enter,
     Message,
     NodeDown,
     Ready,
@@ -134,6 +135,8 @@ class _Server:
                 self._instance.board.hear(message)
             case Spans():
                 self._instance.tracer.hear(message)
+            case Enter():
+                self._engine.enter(message.membership)
             case NodeDown():
                 self._mourn(message)
             case Drain():

@@ -117,6 +117,14 @@ class Flights:
             self._rest_if_idle(mb)
         return [flight for _, flight in reversed(ended)]
 
+    def abandon_all(self) -> list[Flight]:
+        """Every step's, latest first, at the end of an epoch: expert nodes owe nothing any more,
+        and none of them expects a word of these micro-batches."""
+        ended = [self._flights[mb] for mb in self._pingpong.all_abandoned()]
+        for micro_batch in self._pingpong.idle():
+            self._flights.pop(micro_batch, None)
+        return ended[::-1]
+
     def check_overdue(self) -> None:
         """Raises NodeDied when a step has waited for too long for somebody, who is named."""
         now = monotonic()

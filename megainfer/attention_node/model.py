@@ -11,9 +11,9 @@ from megainfer.compute.backend import Backend
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.half import HalfSource
 from megainfer.compute.kv_cache import KVCache, StateCache
-from megainfer.compute.reference import kernels as reference
 from megainfer.compute.tokens import TokenKernels
 from megainfer.config import BLOCK_SIZE
+from megainfer.errors import ConfigError
 from megainfer.instruments.stage_clock import MicroBatchClock
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
@@ -41,6 +41,12 @@ class StepModel(Protocol):
     """
 
     spec: ModelSpec
+
+    def place(self, placement: Placement) -> None:
+        """Experts are elsewhere from the next step on.
+
+        Raises ConfigError where it can't be so.
+        """
 
     def embed(self, batch: StepBatch) -> Tensor:
         """The step's residual stream, [T, D], which the caller keeps."""
@@ -83,12 +89,10 @@ class AttentionModel:
     ) -> None:
         self.spec = spec
         self._backend = backend
-        homes = reference.expert_homes(
-            [placement.home(e) for e in range(placement.num_experts)], placement.num_nodes
-        )
+        self._experts_and_nodes = placement.num_experts, placement.num_nodes
         assert reader.device is backend.device, "weights are read where they aren't computed with"
         positions = max_positions or spec.max_position
-        self.half = backend.half(HalfSource(spec, reader, homes, backend.dtype, positions))
+        self.half = backend.half(HalfSource(spec, reader, placement, backend.dtype, positions))
 
     def new_cache(
         self, num_blocks: int, num_states: int = 0, block_size: int = BLOCK_SIZE
@@ -102,6 +106,17 @@ class AttentionModel:
         shapes = [layer.cache_shapes(block_size) for layer in self.half.layers]
         states = StateCache([layer.state_shapes for layer in self.half.layers], num_states, device)
         return KVCache(shapes, num_blocks, block_size, self._backend.dtype, states, device)
+
+    def place(self, placement: Placement) -> None:
+        """See `StepModel.place`."""
+        sizes = placement.num_experts, placement.num_nodes
+        if sizes != self._experts_and_nodes:
+            raise ConfigError(
+                f"experts and expert nodes were {self._experts_and_nodes}, by the new placement "
+                f"they are {sizes}"
+            )
+        for layer in self.half.layers:
+            layer.place(placement)
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()

@@ -21,6 +21,7 @@ from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import Span, StageClock
 from megainfer.messages import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
 from megainfer.pipeline import PingPong
+from megainfer.topology import Membership
 
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Bounds of the distribution of tokens in a step, as vLLM's."""
@@ -71,6 +72,16 @@ class AttentionNode:
             return False
         self._take_turn(flight)
         return True
+
+    def enter(self, membership: Membership) -> None:
+        """Take part in this membership: steps in flight are taken back, and their rows will be
+        computed again in it. Of what was computed before these steps nothing is lost.
+
+        Raises ConfigError when experts can't be where its placement has them.
+        """
+        self._model.place(membership.placement)
+        self._take_back(self._flights.abandon_all())
+        self.port.set_epoch(membership.epoch, membership.experts)
 
     def sleep_bound(self, timeout: float) -> float:
         """Seconds until the node wants to look again though nobody rang, at most `timeout`."""
@@ -185,7 +196,10 @@ class AttentionNode:
     def _abandon(self, micro_batch: int) -> list[str]:
         """Make a step, and those that build on it, not have happened: their rows will be scheduled
         again. The ids of the requests that go on so."""
-        steps = [flight.step for flight in self._flights.abandon(micro_batch)]
+        return self._take_back(self._flights.abandon(micro_batch))
+
+    def _take_back(self, flights: Sequence[Flight]) -> list[str]:
+        steps = [flight.step for flight in flights]
         for step in steps:
             self._tell(self.scheduler.abandon(step))
         sequences = [chunk.sequence for step in steps for chunk in step.chunks]

@@ -33,6 +33,7 @@ from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.roads import Seat, open_attention_port
 from megainfer.messages import Connected, Loaded, NodeReady, Ready, Serve, Start
 from megainfer.models.sources import attention_sources
+from megainfer.topology import Membership
 
 if TYPE_CHECKING:
     from megainfer.structured.compiler import GrammarCompiler
@@ -45,11 +46,12 @@ def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
     measure = plan.micro_batches is None
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measure else []))
     start = link.expect(Start, START_TIMEOUT_SECONDS)
-    seat = Seat(plan.geometry(start.micro_batches), node, start.epoch)
+    seat = Seat(plan.geometry(start.micro_batches), node, start.membership.epoch)
     port = open_attention_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
     link.send(_measured(port, plan, node) if measure else Connected())
     serve = link.expect(Serve, START_TIMEOUT_SECONDS)
     unit = AttentionUnit(plan, node, model, kv, port, serve)
+    unit.enter(start.membership)
     link.send(Ready())
     run_until_stopped(link, unit, PULSE_SECONDS)
 
@@ -127,6 +129,9 @@ class AttentionUnit:
     def fileno(self) -> int:
         """Readable when `pending` may have become true."""
         return self._frontend.fileno()
+
+    def enter(self, membership: Membership) -> None:
+        self.node.enter(membership)
 
     def counters(self) -> dict[str, Any]:
         return {f"attention node {self.node.node}": self.node.counters()}

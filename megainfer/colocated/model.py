@@ -15,6 +15,7 @@ from megainfer.expert_node.experts import ExpertModel
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.spec import ModelSpec
+from megainfer.topology import Placement
 
 
 class ColocatedModel:
@@ -34,6 +35,11 @@ class ColocatedModel:
         self._kv = kv
         self._expert_clock = expert_clock
         self.chains: Sequence[Chain] = attention.half.chains(experts.by_layer, kv)
+
+    def place(self, placement: Placement) -> None:
+        """See `StepModel.place`; its experts stay where they are."""
+        self._experts.check_holds(placement)
+        self._attention.place(placement)
 
     def embed(self, batch: StepBatch) -> Tensor:
         """See `StepModel.embed`."""

@@ -20,6 +20,7 @@ from megainfer.launch.plan import Plan
 from megainfer.m2n.absent import AbsentPort
 from megainfer.m2n.counters import Counters
 from megainfer.messages import Connected, Loaded, Ready, Serve, Start
+from megainfer.topology import Membership
 
 
 def run_colocated(link: ParentLink, plan: Plan) -> None:
@@ -28,12 +29,13 @@ def run_colocated(link: ParentLink, plan: Plan) -> None:
     attention, kv = load_attention(plan, backend, on_bytes)
     experts = load_experts(plan, 0, backend, on_bytes)
     link.send(Loaded())
-    link.expect(Start, START_TIMEOUT_SECONDS)
+    start = link.expect(Start, START_TIMEOUT_SECONDS)
     link.send(Connected())
     serve = link.expect(Serve, START_TIMEOUT_SECONDS)
     clock = StageClock(plan.config.trace)
     model = ColocatedModel(attention, experts, kv, clock)
     unit = AttentionUnit(plan, 0, model, kv, AbsentPort(), serve)
+    unit.enter(start.membership)
     link.send(Ready())
     run_until_stopped(link, ColocatedUnit(unit, experts, clock), PULSE_SECONDS)
 
@@ -51,6 +53,9 @@ class ColocatedUnit:
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         self._unit.wait(timeout, fds)
+
+    def enter(self, membership: Membership) -> None:
+        self._unit.enter(membership)
 
     def counters(self) -> dict[str, Any]:
         experts = {

@@ -11,22 +11,23 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
 from megainfer.compute.kv_cache import KVCache
-from megainfer.compute.reference.kernels import Homes
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
+from megainfer.topology import Placement
 
 
 @dataclass(frozen=True, slots=True)
 class HalfSource:
     """What a half is loaded from.
 
-    dtype: of messages and of the KV cache. max_positions: how many positions are rotated for.
+    placement: where experts are, to begin with. dtype: of messages and of the KV cache.
+    max_positions: how many positions are rotated for.
     """
 
     spec: ModelSpec
     reader: WeightReader
-    homes: Homes
+    placement: Placement
     dtype: torch.dtype
     max_positions: int
 
@@ -65,6 +66,10 @@ class LayerHalf(Protocol):
         caches: one tensor of all blocks for each of `cache_shapes`, then one of all states for each
         of `state_shapes`, in which `StepBatch.state_slots` says which is whose.
         """
+
+    def place(self, placement: Placement) -> None:
+        """Send tokens to the homes of this placement from the next `feed_forward` on. It has as
+        many experts and nodes as before; not while a step is between two layers."""
 
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """Where the layer has experts: what they are to compute. Else add the network to x."""

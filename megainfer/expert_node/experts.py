@@ -9,6 +9,7 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.chain import CountedExperts
 from megainfer.compute.experts import Biases, ExpertsShape, LayerExperts
+from megainfer.errors import ConfigError
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import ExpertSources, FfnSources
 from megainfer.models.spec import ModelSpec
@@ -32,9 +33,10 @@ class ExpertModel:
         backend: Backend,
     ) -> None:
         self.spec = spec
-        self.experts = placement.experts_of(node)
+        self.node = node
+        self.held = placement.held_by(node)  # by layer, global ids; the index is the local one
         shape = ExpertsShape(
-            len(self.experts),
+            placement.most_of(node),  # layers differ little, and share a kernel's scratch
             spec.hidden_size,
             spec.expert.intermediate,
             spec.top_k,
@@ -45,9 +47,19 @@ class ExpertModel:
         new_layer = backend.experts(shape)
         self._layers = {layer: new_layer() for layer in spec.moe_layers}
         for layer, experts in self._layers.items():
-            _load_layer(experts, FfnSources(spec, layer), reader, self.experts)
+            _load_layer(experts, FfnSources(spec, layer), reader, self.held[layer])
         self._device = backend.device
-        self._tokens = {layer: self._zeros() for layer in spec.moe_layers}
+        self._tokens = {layer: self._zeros(shape.experts) for layer in spec.moe_layers}
+
+    def check_holds(self, placement: Placement) -> None:
+        """Raises ConfigError unless exactly what is loaded here is here by this placement too:
+        local ids count what a node holds."""
+        for layer, experts in placement.held_by(self.node).items():
+            if experts != self.held[layer]:
+                raise ConfigError(
+                    f"expert node {self.node} holds the experts {list(self.held[layer])} of layer "
+                    f"{layer}, by the new placement it has {list(experts)}"
+                )
 
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
@@ -75,11 +87,11 @@ class ExpertModel:
 
     def expert_tokens(self) -> list[list[int]]:
         """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""
-        told = [self._device.read_back(tokens) for tokens in self._tokens.values()]
-        return [tokens.take().tolist() for tokens in told]
+        told = {layer: self._device.read_back(tokens) for layer, tokens in self._tokens.items()}
+        return [tokens.take()[: len(self.held[layer])].tolist() for layer, tokens in told.items()]
 
-    def _zeros(self) -> Tensor:
-        return self._device.upload(torch.zeros(len(self.experts), dtype=torch.int64))
+    def _zeros(self, experts: int) -> Tensor:
+        return self._device.upload(torch.zeros(experts, dtype=torch.int64))
 
 
 def _load_layer(

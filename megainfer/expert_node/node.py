@@ -14,13 +14,14 @@ from megainfer.gather import Batch, Gather
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import Span, StageClock
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
+from megainfer.topology import Membership
 
 BATCH_ROWS = tuple(2**i for i in range(15))
 """Bounds of the distribution of rows in a batch."""
 
 
 class ExpertNode:
-    """One expert node over any port.
+    """One expert node over any port. It serves nobody before its first `enter`.
 
     trace: how many of its latest spans it keeps for `take_spans`.
     """
@@ -46,6 +47,17 @@ class ExpertNode:
             return False
         self._compute(batch)
         return True
+
+    def enter(self, membership: Membership) -> None:
+        """Take part in this membership: whatever waits from before is forgotten, since who sent it
+        will send it again. Only its attention nodes are expected.
+
+        Raises ConfigError when its placement has other experts here than are loaded.
+        """
+        self._model.check_holds(membership.placement)
+        self.port.set_epoch(membership.epoch, membership.attention)
+        self._waiting.clear()
+        self._gather.enter(membership.attention)
 
     def sleep_bound(self, timeout: float) -> float:
         """Seconds until the gather wants to look again, at most `timeout`."""

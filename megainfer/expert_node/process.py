@@ -25,6 +25,7 @@ from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, open_expert_port
 from megainfer.messages import Connected, Loaded, Ready, Serve, Start
 from megainfer.models.sources import expert_sources
+from megainfer.topology import Membership
 
 
 def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
@@ -34,13 +35,14 @@ def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
     measure = plan.micro_batches is None
     link.send(Loaded(stage_seconds=profile_experts(model, plan, node) if measure else []))
     start = link.expect(Start, START_TIMEOUT_SECONDS)
-    seat = Seat(plan.geometry(start.micro_batches), node, start.epoch)
+    seat = Seat(plan.geometry(start.micro_batches), node, start.membership.epoch)
     port = open_expert_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
     if measure:
         answer_transfers(port, plan.num_attention)
     link.send(Connected())
     m = link.expect(Serve, START_TIMEOUT_SECONDS).micro_batches
     unit = ExpertUnit(plan, node, model, port, m)
+    unit.enter(start.membership)
     link.send(Ready())
     run_until_stopped(link, unit, PULSE_SECONDS)
 
@@ -50,17 +52,9 @@ def load_experts(
 ) -> ExpertModel:
     """The experts of one node; `on_bytes` hears (bytes in place, bytes in all)."""
     with WeightReader(plan.folder, threads=plan.cores_of_expert(node).threads) as reader:
-        total = reader.total_bytes(expert_sources(plan.spec, plan.placement.experts_of(node)))
+        total = reader.total_bytes(expert_sources(plan.spec, plan.placement.held_by(node)))
         reader.on_bytes = lambda done: on_bytes(done, total)
         return ExpertModel(plan.spec, reader, plan.placement, node, backend)
-
-
-def open_gather(plan: Plan, micro_batches: int) -> Gather:
-    """A gather that all attention nodes of the plan are members of."""
-    gather = Gather(micro_batches, plan.spec.first_moe_layer)
-    for source in range(plan.num_attention):
-        gather.joined(source)
-    return gather
 
 
 class ExpertUnit:
@@ -70,7 +64,8 @@ class ExpertUnit:
         self, plan: Plan, node: int, model: ExpertModel, port: ExpertPort, micro_batches: int
     ) -> None:
         self._index = node
-        self.node = ExpertNode(model, open_gather(plan, micro_batches), port, plan.config.trace)
+        gather = Gather(micro_batches, plan.spec.first_moe_layer)
+        self.node = ExpertNode(model, gather, port, plan.config.trace)
         self._port = port
 
     def run_once(self) -> bool:
@@ -78,6 +73,9 @@ class ExpertUnit:
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         self._port.wait(self.node.sleep_bound(timeout), fds)
+
+    def enter(self, membership: Membership) -> None:
+        self.node.enter(membership)
 
     def counters(self) -> dict[str, Any]:
         return {f"expert node {self._index}": self.node.counters()}

@@ -48,7 +48,7 @@ def _dispatch(
     scores = torch.rand(rows, spec.num_experts, generator=generator)
     chosen = scores.topk(spec.top_k, dim=-1).indices
     local = torch.full((spec.num_experts,), -1, dtype=torch.int32)
-    experts = plan.placement.experts_of(node)
+    experts = plan.placement.experts_of(node, spec.first_moe_layer)
     local[list(experts)] = torch.arange(len(experts), dtype=torch.int32)
     local_ids = local[chosen]
     here = (local_ids >= 0).any(dim=-1)

@@ -6,7 +6,7 @@ offline LLM stand on this, so nothing of HTTP is in here. Everything runs on one
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -37,6 +37,7 @@ from megainfer.messages import (
     Tokens,
 )
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
+from megainfer.topology import Membership
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class EngineClient:
         self._vocab_size = vocab_size
         self._max_outstanding = max_outstanding
         self._router = Router(num_nodes)
+        self._members: Collection[int] = range(num_nodes)
         self._ready: dict[int, NodeReady] = {}
         self._changed = asyncio.Event()
         self._requests: dict[str, _Outstanding] = {}
@@ -131,6 +133,14 @@ class EngineClient:
         assert self._failure is not None, "it is broken"
         return self._failure.message
 
+    def enter(self, membership: Membership) -> None:
+        """New requests go to its attention nodes only, once all of these are ready."""
+        self._members = membership.attention
+        self._router.enter(membership.attention)
+        # One that comes back says that it is ready once more.
+        self._ready = {node: r for node, r in self._ready.items() if node in self._members}
+        self._changed.set()
+
     def not_serving(self) -> str | None:
         """Why requests can't be served now, in words; None when all is well."""
         return self._still_loading() if self._failure is None else self._failure.message
@@ -158,7 +168,7 @@ class EngineClient:
         return len(self._requests)
 
     def _missing_nodes(self) -> list[int]:
-        return [node for node in range(self.num_nodes) if node not in self._ready]
+        return [node for node in self._members if node not in self._ready]
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -205,8 +215,8 @@ class EngineClient:
             request.stream.put(TokenEvent(request_id, [], FinishReason.ABORT))
 
     def reset_prefix_cache(self) -> None:
-        """Have every node drop the cached prefixes that no request uses."""
-        for node in range(self.num_nodes):
+        """Have every member drop the cached prefixes that no request uses."""
+        for node in self._members:
             self._socket.send(node, Reset())
 
     def fail(self, message: str, node: int | None = None, state: str | None = None) -> None:

@@ -6,7 +6,7 @@ affinity wins exactly while it saves more than the node is busier than others.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 BLOCK_SIZE = 16
@@ -35,6 +35,7 @@ class Router:
 
     def __init__(self, num_nodes: int, max_prefixes: int = MAX_PREFIXES) -> None:
         self._loads = [0] * num_nodes
+        self._members: Collection[int] = range(num_nodes)
         self._shares: dict[str, _Share] = {}
         self._max_prefixes = max_prefixes
         self._prefixes: OrderedDict[int, int] = OrderedDict()  # prefix hash -> node, latest last
@@ -44,11 +45,15 @@ class Router:
         """Outstanding tokens of each node."""
         return tuple(self._loads)
 
+    def enter(self, members: Collection[int]) -> None:
+        """New requests go to these nodes only; those that others have still count there."""
+        self._members = members
+
     def assign(self, request_id: str, prompt: Sequence[int], max_tokens: int) -> int:
-        """The node for a new request, which counts for it until `release`."""
+        """The member for a new request, which counts for it until `release`."""
         prefixes = list(prefix_hashes(prompt))
         cached = self._cached_tokens(prefixes)
-        node = min(range(len(self._loads)), key=lambda n: (self._loads[n] - cached[n], n))
+        node = min(self._members, key=lambda n: (self._loads[n] - cached[n], n))
         prefill = len(prompt) - cached[node]
         self._shares[request_id] = share = _Share(
             node, prefill, min(max_tokens, MAX_EXPECTED_TOKENS)

@@ -1,6 +1,6 @@
 """Over all micro-batches: what is served next. The room's text has the rule."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from megainfer.errors import ProtocolError
 from megainfer.gather.lane import Candidate, Lane
@@ -18,6 +18,13 @@ class Gather:
         self._pace = Pace(limits or GatherLimits(), num_micro_batches)
         self._lanes = [Lane(mb, first_layer, self._pace) for mb in range(num_micro_batches)]
         self._sources: set[int] = set()
+
+    def enter(self, sources: Collection[int]) -> None:
+        """Another epoch, of which these attention nodes are members; nothing waits from before."""
+        for source in self._sources | set(sources):
+            self.left(source)
+        for source in sources:
+            self.joined(source)
 
     def joined(self, source: int) -> None:
         """An attention node is a member of this epoch; it is expected once it has spoken."""

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ParentLink
-from megainfer.messages import GetSpans, GetStats, KeepSpans, Progress, Spans, Stats, Stop
+from megainfer.messages import Enter, GetSpans, GetStats, KeepSpans, Progress, Spans, Stats, Stop
+from megainfer.topology import Membership
 
 START_TIMEOUT_SECONDS = 3600.0
 """Others may still be loading; a supervisor that dies meanwhile is noticed at once."""
@@ -37,6 +38,12 @@ class Unit(Protocol):
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         """Sleep until there may be work, one of `fds` is readable, or `timeout` seconds passed."""
+
+    def enter(self, membership: Membership) -> None:
+        """From now on it takes part in this one; between two pieces of work.
+
+        Raises ConfigError where it can't.
+        """
 
     def counters(self) -> dict[str, Any]:
         """By each node's name, everything countable since the start; msgpack-able."""
@@ -96,6 +103,8 @@ class _Loop:
         match message:
             case GetStats(ticket=ticket):
                 self._link.send(Stats(ticket, self._unit.counters()))
+            case Enter(membership=membership):
+                self._unit.enter(membership)
             case KeepSpans(count=count):
                 self._unit.keep_spans(count)
             case GetSpans(ticket=ticket):

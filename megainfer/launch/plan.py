@@ -130,7 +130,7 @@ class Plan:
 
     def expert_ledger(self, node: int) -> Ledger:
         """What this expert node takes of memory, beside M2N's slots."""
-        return expert_node(self.spec, self.precision, len(self.placement.experts_of(node)))
+        return expert_node(self.spec, self.precision, self.placement.most_of(node))
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes together take of memory, beside M2N's slots."""
@@ -145,7 +145,7 @@ def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
     rest.
     """
     spec = load_spec(folder)
-    placement = contiguous_placement(spec.num_experts, config.ffn_gpus)
+    placement = contiguous_placement(spec.num_experts, config.ffn_gpus, spec.moe_layers)
     kernels = resolve_kernels(config.kernels)
     precision = _precision(config, spec, machine)
     IMPLEMENTATIONS[kernels].check(precision)

@@ -42,7 +42,7 @@ def _node_lines(plan: Plan) -> Iterator[str]:
         cores = _core_text(plan.cores_of_attention(node))
         yield f"attention {node}  {cores}  {_ledger_text(plan.attention_ledger())}"
     for node in range(plan.num_expert):
-        experts = plan.placement.experts_of(node)
+        experts = plan.placement.experts_of(node, plan.spec.first_moe_layer)
         cores = _core_text(plan.cores_of_expert(node))
         yield (
             f"expert {node}     {cores}  {_expert_text(experts)} of each layer  "

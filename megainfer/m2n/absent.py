@@ -1,7 +1,7 @@
 """The port of an attention node that has all experts itself: nobody is at the other end."""
 
 import select
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
@@ -40,7 +40,7 @@ class AbsentPort:
             poller.register(descriptor, select.POLLIN)
         poller.poll(max(timeout, 0.0) * 1000)
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, members: Collection[int] | None = None) -> None:
         """Memberships are of nodes that are elsewhere."""
 
     def counters(self) -> dict[str, int]:

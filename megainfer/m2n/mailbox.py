@@ -20,7 +20,7 @@ Whoever gives the work of one micro-batch to several streams orders them by even
 of this is so by itself, because work is done when its call returns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -109,17 +109,21 @@ class Port(Protocol):
         """Where the tensors of its messages are, and whose streams order its calls."""
 
     def lost_peers(self) -> frozenset[int]:
-        """Indices of peers whose process is gone (noticed through the control connection)."""
+        """Indices of peers whose process is gone (noticed through the control connection), members
+        of the epoch or not."""
 
     def wait(self, timeout: float, fds: Sequence[int] = ()) -> None:
         """Sleep until a message may have arrived, a peer was lost, one of `fds` is readable, or
         `timeout` seconds have passed. May return early, and again and again while a message is
         announced that a device has yet to publish; never late by more than scheduling."""
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, members: Collection[int] | None = None) -> None:
         """Enter a newer membership: what is in flight is abandoned and its slots are free again,
         older messages are dropped from now on, and those that came early are delivered. What a
         device has yet to publish of an older epoch is dropped when it comes.
+
+        members: the peers that take part in it, all unless given; the others are sent nothing. An
+        epoch that it is in already changes nothing.
 
         Raises ProtocolError when `epoch` is older than the port's.
         """
@@ -139,12 +143,13 @@ class AttentionPort(Port, Protocol):
     ) -> Handle:
         """Write each part's rows of `hidden` [T, D] into its expert node's slot and ring.
 
-        Every expert node is sent one message, a header only where a part has no rows. How many of a
-        part's rows count may be known on the device only (`Part.count`). The slots of
+        Every expert node that is a member is sent one message, a header only where a part has no
+        rows; the others' parts must have none. How many of a part's rows count may be known on the
+        device only (`Part.count`). The slots of
         this micro-batch must be free: the last dispatch's replies have all arrived (combined or
         not; what has not been combined by now is lost).
 
-        Raises ProtocolError when they are not, when a part has more rows than a slot's capacity,
+        Raises ProtocolError where that isn't so, when a part has more rows than a slot's capacity,
         or when a tensor has another shape or dtype than agreed.
         """
 
@@ -163,7 +168,7 @@ class AttentionPort(Port, Protocol):
         """
 
     def rest(self, micro_batch: int) -> None:
-        """Tell every expert node that this micro-batch has nothing more for now.
+        """Tell every expert node of the epoch that this micro-batch has nothing more for now.
 
         The micro-batch's slots must be free, as for `dispatch`.
         """

@@ -92,7 +92,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 def _parameters(spec: ModelSpec) -> str:
     """All of them, and those that one token meets."""
     attention = _count(attention_sources(spec))
-    expert = _count(expert_sources(spec, [0]))
+    expert = _count(expert_sources(spec, dict.fromkeys(spec.moe_layers, (0,))))
     everything = attention + expert * spec.num_experts
     return f"{_short(everything)}, {_short(attention + expert * spec.top_k)} active a token"
 

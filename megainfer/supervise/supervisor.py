@@ -43,10 +43,10 @@ from megainfer.planner.micro_batches import choose_micro_batches
 from megainfer.planner.stage_profile import explain, slowest_profile
 from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
 from megainfer.supervise.libraries import load_libraries
+from megainfer.topology import first_membership
 
 logger = logging.getLogger("megainfer")
 
-EPOCH = 1
 CONNECTED_TIMEOUT_SECONDS = 60.0
 READY_TIMEOUT_SECONDS = 60.0
 MAX_SIGNALS = 64  # that came in the meantime
@@ -108,6 +108,7 @@ class Supervisor:
         self._owner = owner
         self._drain_seconds = drain_seconds
         self.startup = StartupClock()
+        self.membership = first_membership(plan.num_attention, plan.placement)
         self._children: list[Child] = []
         self._wakeup, self._signals = socket.socketpair()
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
@@ -138,7 +139,7 @@ class Supervisor:
         self._enter("weights", "loading weights")
         loaded = [(c.role, m) for c, m in self._await_all(Loaded, self._nodes(), None)]
         self._enter("connecting", "connecting")
-        self._tell_nodes(Start(micro_batches=self.plan.most_micro_batches, epoch=EPOCH))
+        self._tell_nodes(Start(self.plan.most_micro_batches, self.membership))
         met = list(self._await_all(Connected, self._nodes(), CONNECTED_TIMEOUT_SECONDS))
         serve = self._agree(loaded, [m for c, m in met if c.role is Role.ATTENTION])
         self._tell_nodes(serve)

@@ -63,7 +63,7 @@ def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask) -> Surroundin
         processes=1 if plan.config.colocated else plan.num_attention + plan.num_expert,
         experts=ExpertMap(
             tuple(plan.spec.moe_layers),
-            [placement.experts_of(node) for node in range(plan.num_expert)],
+            [list(placement.held_by(node).values()) for node in range(plan.num_expert)],
         ),
         cache_config=(
             ("block_size", str(BLOCK_SIZE)),

@@ -43,17 +43,18 @@ def live_state(counted: Counted, problem: str | None) -> dict[str, Any]:
 
 def expert_load(nodes: Sequence[NodeState], where: ExpertMap) -> dict[str, Any]:
     """layers: their numbers. experts: global ids, node by node. tokens: [layer][expert], of all
-    replicas. homes: each expert's node, the first where it has several."""
+    replicas. homes: each expert's node in the first layer, the first where it has several."""
     homes: dict[int, int] = {}
-    for node, held in enumerate(where.experts):
-        for expert in held:
+    for node, layers in enumerate(where.experts):
+        for expert in layers[0]:
             homes.setdefault(expert, node)
     ids = sorted(homes, key=lambda expert: (homes[expert], expert))
     column = {expert: position for position, expert in enumerate(ids)}
     tokens = [[0] * len(ids) for _ in where.layers]
     for state in nodes:
-        for row, counts in zip(tokens, state.counters.get("expert_tokens", []), strict=False):
-            for expert, count in zip(where.experts[state.index], counts, strict=True):
+        said = state.counters.get("expert_tokens", [])
+        for row, held, counts in zip(tokens, where.experts[state.index], said, strict=False):
+            for expert, count in zip(held, counts, strict=True):
                 row[column[expert]] += count
     return {
         "layers": list(where.layers),
@@ -79,7 +80,7 @@ def _node(node: NodeState, board: NodeBoard, where: ExpertMap) -> dict[str, Any]
     if node.role is Role.ATTENTION:
         own = {name: said.get(name, 0) for name in OF_ATTENTION}
         return {**about, **own, "kv_usage": round(kv_usage(node), 4)}
-    held = len(where.experts[node.index]) if where.experts else 0
+    held = len(where.experts[node.index][0]) if where.experts else 0
     return {**about, **{name: said.get(name, 0) for name in OF_EXPERTS}, "experts": held}
 
 

@@ -383,6 +383,28 @@ def test_a_new_epoch_frees_slots_and_drops_what_is_late(opened: Opened) -> None:
         assert out.unique().tolist() == [1.0]
 
 
+def test_who_is_no_member_is_sent_nothing(opened: Opened) -> None:
+    with opened(geometry_of(n=3)) as cluster:
+        attention = cluster.attention[0]
+        for port in (attention, *cluster.experts):
+            port.set_epoch(1, (0, 2) if port is attention else (0,))
+        with pytest.raises(ProtocolError, match=r"nodes \[1\], which are no members of epoch 1"):
+            attention.dispatch(0, 0, tokens(1), [part_of(0), part_of(1), part_of(0)])
+        handle = attention.dispatch(0, 0, tokens(2), [part_of(2), part_of(0), part_of(1)])
+        assert handle.awaiting == {0, 2}
+        assert [[m.num_rows for m in port.receive()] for port in cluster.experts] == [[2], [], [1]]
+        attention.set_epoch(2)  # everybody again
+        for port in cluster.experts:
+            port.set_epoch(2)
+        attention.rest(0)
+        assert [port.receive() for port in cluster.experts] == [[Rest(0, 0)]] * 3
+        attention.set_epoch(3, (1,))
+        for port in cluster.experts:
+            port.set_epoch(3)
+        attention.rest(0)
+        assert [port.receive() for port in cluster.experts] == [[], [Rest(0, 0)], []]
+
+
 def test_a_reply_of_an_ended_epoch_is_not_sent(opened: Opened) -> None:
     with opened(geometry_of()) as cluster:
         attention, expert = cluster.attention[0], cluster.experts[0]

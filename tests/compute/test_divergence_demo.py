@@ -85,7 +85,7 @@ class DemoModel:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._spec = load_spec(folder)
-        self._placement = contiguous_placement(self._spec.num_experts, 1)
+        self._placement = contiguous_placement(self._spec.num_experts, 1, self._spec.moe_layers)
         self.experts = cache(self._load_experts)
 
     def pair(self, precision: Precision) -> Pair:

@@ -98,7 +98,7 @@ class Model:
 
     def __init__(self, folder: Path, dtype: torch.dtype, weight_dtype: str) -> None:
         self.spec, self.dtype = load_spec(folder), dtype
-        placement = contiguous_placement(self.spec.num_experts, 2)
+        placement = contiguous_placement(self.spec.num_experts, 2, self.spec.moe_layers)
         precision = Precision(str(dtype).removeprefix("torch."), attention=weight_dtype)
         backend = open_backend("cpu", precision)
         with WeightReader(folder) as reader:

@@ -10,6 +10,7 @@ from megainfer.compute.cpu.kernels.packed import pack_norm
 from megainfer.compute.cpu.kernels.routing import pack_router
 from megainfer.compute.reference import kernels as reference
 from megainfer.models.spec import ExpertGroups, GroupScore, NormSpec, RouterScore, RouterSpec
+from megainfer.topology import placement_of
 from tests.support.kernel_experts import levels
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
@@ -65,7 +66,10 @@ class Gate:
         order = torch.rand(VOCABULARY, experts, generator=generator).argsort()
         self.table = order[:, : spec.top_k].contiguous() if spec.hashed else None
 
-    def native(self, level: str, nodes: int, dtype: torch.dtype) -> tuple[Tensor, Chosen]:
+    def native(
+        self, level: str, nodes: int, dtype: torch.dtype, moved: reference.Homes | None = None
+    ) -> tuple[Tensor, Chosen]:
+        """moved: where experts are after the gate was packed, if they move."""
         kernel, constant = AttentionKernel(1, level), self.spec.score is RouterScore.CONSTANT
         gate = pack_gate(
             None if constant else kernel.pack(self.weight, "float32", self.bias),
@@ -73,6 +77,8 @@ class Gate:
             dealt(self.spec.num_experts, nodes),
             pack_router(self.spec, dtype, self.selection_bias, self.table),
         )
+        if moved is not None:
+            gate.move(moved)
         hidden = torch.full((TOKENS, HIDDEN), torch.nan, dtype=dtype)
         return hidden, kernel.gate(gate, self.x, self.token_ids, hidden)
 
@@ -86,7 +92,8 @@ class Gate:
 
 def dealt(experts: int, nodes: int) -> reference.Homes:
     """Experts in turn to one node after the other."""
-    return reference.expert_homes([(e % nodes, e // nodes) for e in range(experts)], nodes)
+    owners = tuple((expert % nodes,) for expert in range(experts))
+    return reference.expert_homes(placement_of(nodes, {0: owners}), 0)
 
 
 @every_level
@@ -107,6 +114,20 @@ def test_gate_plans_as_the_reference(level, nodes, dtype, name):
         torch.testing.assert_close(
             chosen.weights[node, :count], part.weights, atol=1e-6, rtol=8e-3 if rounded else 1e-5
         )
+
+
+@every_level
+def test_tokens_go_where_experts_have_moved(level):
+    gate = Gate(SPECS["normalised"])
+    experts = gate.spec.num_experts
+    owners = tuple((expert * 7 % 3, (expert * 7 + 1) % 3) for expert in range(experts))
+    moved = reference.expert_homes(placement_of(3, {0: owners}), 0)
+    _, chosen = gate.native(level, 3, torch.float32, moved)
+    _, weights, ids = gate.expected()
+    for node, part in enumerate(reference.scatter_plan(weights, ids, moved)):
+        count = chosen.counts[node]
+        assert torch.equal(chosen.rows[node, :count], part.rows)
+        assert torch.equal(chosen.ids[node, :count], part.local_ids)
 
 
 @every_level

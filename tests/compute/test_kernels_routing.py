@@ -10,8 +10,7 @@ from megainfer.topology import contiguous_placement
 
 
 def homes_of(num_experts: int, num_nodes: int) -> kernels.Homes:
-    placement = contiguous_placement(num_experts, num_nodes)
-    return kernels.expert_homes([placement.home(e) for e in range(num_experts)], num_nodes)
+    return kernels.expert_homes(contiguous_placement(num_experts, num_nodes, [0]), 0)
 
 
 def test_route_takes_the_best_of_all():
@@ -51,9 +50,9 @@ def test_plan_holds_every_choice_once_where_it_lives(tokens, experts, data, seed
     weights, ids = kernels.route(logits, RouterSpec(experts, top_k, normalise=True, rounded=False))
     parts = kernels.scatter_plan(weights, ids, homes_of(experts, nodes))
 
-    placement = contiguous_placement(experts, nodes)
+    homes = contiguous_placement(experts, nodes, [0]).homes(0)
     expected = {
-        (t, *placement.home(int(ids[t, k]))): float(weights[t, k])
+        (t, *homes[int(ids[t, k])]): float(weights[t, k])
         for t in range(tokens)
         for k in range(top_k)
     }

@@ -27,7 +27,7 @@ def folder(tmp_path_factory) -> Path:
 def outputs(folder: Path, backend: Backend) -> Tensor:
     """What the node's last layer makes of random rows that come in two messages."""
     spec = load_spec(folder)
-    placement = contiguous_placement(spec.num_experts, 1)
+    placement = contiguous_placement(spec.num_experts, 1, spec.moe_layers)
     with WeightReader(folder) as reader:
         model = ExpertModel(spec, reader, placement, 0, backend)
     generator = torch.Generator().manual_seed(3)

@@ -43,7 +43,7 @@ def _table(order: Tensor) -> Tensor:
 
 
 def logits(folder: Path, spec: ModelSpec, kernels: str) -> list[Tensor]:
-    placement = contiguous_placement(spec.num_experts, 2)
+    placement = contiguous_placement(spec.num_experts, 2, spec.moe_layers)
     backend = open_backend(kernels)
     with WeightReader(folder) as reader:
         attention = AttentionModel(spec, reader, placement, backend)

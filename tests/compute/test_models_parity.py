@@ -11,7 +11,7 @@ from torch import Tensor
 from megainfer.compute.batch import ChunkInput
 from megainfer.compute.selection import Precision
 from megainfer.models.registry import load_spec
-from megainfer.topology import Placement
+from megainfer.topology import placement_of
 from tests.support.checkpoints import (
     VARIANTS,
     Greedy,
@@ -88,10 +88,13 @@ def test_logits_and_greedy_tokens_equal_transformers(reference, num_nodes, chunk
 @every_variant
 def test_a_token_sent_to_a_wrong_expert_would_not_go_unnoticed(reference):
     folder, prompts, expected = reference
-    num_experts = load_spec(folder).num_experts
+    spec = load_spec(folder)
+    num_experts = spec.num_experts
     if num_experts == 1:
         pytest.skip("a dense model's only expert can't be the wrong one")
-    dealt = Placement(tuple((expert % 2,) for expert in range(num_experts)), 2)
+    dealt = placement_of(
+        2, dict.fromkeys(spec.moe_layers, tuple((expert % 2,) for expert in range(num_experts)))
+    )
     pair = load_pair(folder, 2, believed=dealt)
     actual = generate(pair, prompts, 100)
     assert all(got.tokens != want.tokens for got, want in zip(actual, expected, strict=True))

@@ -167,7 +167,7 @@ def test_each_role_reads_its_listed_tensors_and_all_are_read(tmp_path, family, v
     folder = write_checkpoint(family, variant, tmp_path)
     spec = load_spec(folder)
     nodes = min(3, spec.num_experts)
-    placement = contiguous_placement(spec.num_experts, nodes)
+    placement = contiguous_placement(spec.num_experts, nodes, spec.moe_layers)
     reader = RecordingReader(folder)
     AttentionModel(spec, reader, placement, open_backend())
     assert sorted(reader.names) == sorted(source.name for source in attention_sources(spec))
@@ -175,14 +175,15 @@ def test_each_role_reads_its_listed_tensors_and_all_are_read(tmp_path, family, v
     for node in range(nodes):
         already = len(reader.names)
         ExpertModel(spec, reader, placement, node, open_backend())
-        expected = [s.name for s in expert_sources(spec, placement.experts_of(node))]
+        expected = [s.name for s in expert_sources(spec, placement.held_by(node))]
         assert sorted(reader.names[already:]) == sorted(expected)
     assert set(reader.names) == set(load_file(folder / "model.safetensors"))
 
 
 def test_models_report_a_broken_tensor_by_name(tmp_path):
     folder = write_checkpoint("mixtral", "gqa", tmp_path)
-    spec, placement = load_spec(folder), contiguous_placement(8, 1)
+    spec = load_spec(folder)
+    placement = contiguous_placement(8, 1, spec.moe_layers)
     tensors = load_file(folder / "model.safetensors")
     broken = "model.layers.1.block_sparse_moe.experts.3.w2.weight"
     tensors[broken] = tensors[broken].T.contiguous()

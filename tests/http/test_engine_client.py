@@ -31,6 +31,7 @@ from megainfer.messages import (
 from megainfer.sampling import SamplingParams
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
+from megainfer.topology import Membership, contiguous_placement
 from tests.support.front_end import (
     CONTEXT,
     WAIT_SECONDS,
@@ -95,6 +96,27 @@ def test_left_out_values_are_filled_in() -> None:
             assert first.max_tokens == CONTEXT - 6
             assert first.stop_token_ids == []
             assert first.seed != second.seed
+
+    run(work())
+
+
+def test_requests_go_to_members_once_these_are_ready() -> None:
+    async def work() -> None:
+        async with engine_with(endless, endless, endless) as (engine, nodes):
+            placement = contiguous_placement(2, 1, [0])
+            engine.enter(Membership(2, (0, 2), (0,), placement))
+            streams = [engine.generate(f"{i}", [i + 1] * 4, PARAMS) for i in range(4)]
+            assert engine.not_serving() is None
+            for node, count in zip(nodes, (2, 0, 2), strict=True):
+                for _ in range(count):
+                    await hear(node, Submit)
+            engine.enter(Membership(3, (0, 1), (0,), placement))
+            assert engine.not_serving() == "attention node 1 is not ready yet"
+            with pytest.raises(Overloaded, match="attention node 1 is not ready yet"):
+                engine.generate("early", [1], PARAMS)
+            assert nodes[1].heard.empty()
+            for stream in streams:
+                stream.close()
 
     run(work())
 

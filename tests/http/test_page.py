@@ -102,12 +102,12 @@ def test_replicas_are_added_up_and_columns_are_global_ids() -> None:
         "expert node 1": {"expert_tokens": [[10, 20], [30, 40]]},
     }
     board.hear(Stats(None, counters))
-    load = expert_load(nodes, ExpertMap((1, 3), ((2, 0), (1, 0))))
+    load = expert_load(nodes, ExpertMap((1, 3), (((2, 0), (0, 2)), ((1, 0), (1, 0)))))
     assert load == {
         "layers": [1, 3],
         "experts": [0, 2, 1],
         "homes": [0, 0, 1],
-        "tokens": [[2 + 20, 1, 10], [4 + 40, 3, 30]],
+        "tokens": [[2 + 20, 1, 10], [3 + 40, 4, 30]],
     }
 
 

@@ -91,7 +91,8 @@ def test_a_plan_accounts_for_what_its_parts_need(folder):
     kv_bytes = plan.num_blocks * 16 * plan.spec.kv_bytes_per_token(4)
     assert plan.attention_ledger().of("KV cache") == kv_bytes
     assert len(plan.cores) == 5
-    assert [plan.placement.experts_of(node) for node in range(3)] == [(0, 1, 2), (3, 4, 5), (6, 7)]
+    held = [plan.placement.experts_of(node, 0) for node in range(3)]
+    assert held == [(0, 1, 2), (3, 4, 5), (6, 7)]
     geometry = plan.geometry(2)
     assert (geometry.num_attention, geometry.num_expert, geometry.capacity) == (2, 3, 512)
     text = "\n".join(describe(plan))

@@ -90,6 +90,18 @@ def test_newcomers_wait_for_the_cohorts_next_first_layer_and_are_of_it_then() ->
     assert batch.cohort == {0, 1, 2}
 
 
+def test_nobody_waits_in_a_new_epoch_for_who_left() -> None:
+    node = Node(0, 1, 2)
+    node.together(0, 1, 2)
+    node.arrive(FIRST, 0, 1)
+    node.gather.enter((0, 2))
+    assert node.gather.deadline() is None, "what waited is forgotten"
+    with pytest.raises(ProtocolError, match="attention node 1 is no member"):
+        node.arrive(FIRST, 1)
+    node.together(0, 2)
+    node.step(0, 2)
+
+
 def test_a_newcomer_does_not_wait_for_ever() -> None:
     node = Node(0, 1)
     node.together(0, 1)

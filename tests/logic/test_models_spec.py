@@ -279,7 +279,7 @@ def test_a_dense_model_s_network_is_its_only_expert(spec_of):
     spec = spec_of("LlamaForCausalLM", **DENSE)
     assert (spec.num_experts, spec.top_k, spec.moe_layers) == (1, 1, (0, 1, 2, 3))
     with pytest.raises(ConfigError, match=r"2 expert nodes .* the model has 1 expert"):
-        contiguous_placement(spec.num_experts, 2)
+        contiguous_placement(spec.num_experts, 2, spec.moe_layers)
 
 
 def test_the_language_model_of_a_multimodal_checkpoint(spec_of):

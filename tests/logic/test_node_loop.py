@@ -11,7 +11,8 @@ from megainfer.errors import NodeDied
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ChildLink, link_pair
 from megainfer.launch.node_loop import SPANS_A_MESSAGE, run_until_stopped
-from megainfer.messages import GetSpans, GetStats, KeepSpans, Spans, Stats, Stop
+from megainfer.messages import Enter, GetSpans, GetStats, KeepSpans, Spans, Stats, Stop
+from megainfer.topology import Membership, contiguous_placement, first_membership
 
 WAIT_SECONDS = 10.0
 
@@ -22,6 +23,7 @@ class IdleUnit:
     def __init__(self) -> None:
         self.kept = 0
         self.closed = False
+        self.entered: list[Membership] = []
         self._turn = threading.Event()
 
     def run_once(self) -> bool:
@@ -29,6 +31,9 @@ class IdleUnit:
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         self._turn.wait(min(timeout, 0.01))
+
+    def enter(self, membership: Membership) -> None:
+        self.entered.append(membership)
 
     def counters(self) -> dict[str, Any]:
         return {"node": {"kept": self.kept}}
@@ -119,3 +124,12 @@ def test_a_node_goes_on_while_its_supervisor_reads_nothing() -> None:
         while (stats := heard(link, Stats)).ticket is None:
             pass
         assert stats.ticket == 5
+
+
+def test_a_new_membership_reaches_the_node() -> None:
+    membership = first_membership(2, contiguous_placement(4, 2, [0]))
+    with looping(None) as (link, unit):
+        link.send(Enter(membership))
+        link.send(GetStats(1))
+        heard(link, Stats)
+        assert unit.entered == [membership]

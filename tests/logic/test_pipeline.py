@@ -301,6 +301,16 @@ class AnyOrder(RuleBasedStateMachine):
         for other in ended:
             self.forget(other)
 
+    @precondition(lambda self: self.step_of)
+    @rule()
+    def abandon_all(self) -> None:
+        """Expert nodes of an epoch that has ended owe nothing; a device ends what it began."""
+        by_step = sorted(self.step_of, key=lambda mb: self.step_of[mb])
+        assert self.pingpong.all_abandoned() == tuple(by_step)
+        for mb in by_step:
+            self.forget(mb)
+        self.due.clear()
+
     def forget(self, mb: int) -> None:
         """What its peers owe is still to come."""
         del self.step_of[mb]

@@ -32,6 +32,19 @@ def test_a_known_beginning_returns_to_its_node() -> None:
     assert router.assign("second", follow_up, 8) == 1, "node 0 is as idle, but has no prefix"
 
 
+def test_requests_go_to_members_only_whatever_a_prefix_would_save() -> None:
+    router = Router(3)
+    assert router.assign("first", prompt(1, 320), 8) == 0
+    router.enter((1, 2))
+    assert [router.assign(f"{i}", prompt(1, 320), 8) for i in range(2)] == [1, 2]
+    router.produced("first", 1)
+    router.release("first")
+    assert router.loads[0] == 0, "what it had still counted there"
+    router.enter((0, 1, 2))
+    assert router.assign("again", prompt(2, 40), 8) == 0
+    router.check_integrity()
+
+
 def test_affinity_ends_where_the_node_is_busier_than_it_saves() -> None:
     router = Router(2)
     assert router.assign("first", prompt(1, 64), 1) == 0

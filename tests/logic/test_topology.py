@@ -1,25 +1,94 @@
-"""Placement of experts and sharing of cores."""
+"""Placement of experts, membership, and sharing of cores."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from megainfer.errors import ConfigError
-from megainfer.topology import assign_cores, contiguous_placement, have_own_cores
+from megainfer.messages import Enter, encode, to_child_decoder
+from megainfer.topology import (
+    Membership,
+    Owners,
+    Placement,
+    assign_cores,
+    contiguous_placement,
+    first_membership,
+    have_own_cores,
+    placement_of,
+)
+
+# Expert 1 is on two nodes, and at home in another one of them in each layer.
+REPLICATED = placement_of(3, {1: ((0,), (2, 1), (2,)), 4: ((1,), (0, 2), (2,))})
 
 
 @given(experts=st.integers(1, 70), data=st.data())
 def test_every_expert_has_one_home_and_nodes_differ_by_one(experts, data):
     nodes = data.draw(st.integers(1, experts))
-    placement = contiguous_placement(experts, nodes)
-    held = [placement.experts_of(node) for node in range(nodes)]
+    placement = contiguous_placement(experts, nodes, range(3))
+    held = [placement.experts_of(node, 2) for node in range(nodes)]
     assert sorted(expert for node in held for expert in node) == list(range(experts))
     sizes = [len(node) for node in held]
     assert min(sizes) >= 1
     assert max(sizes) - min(sizes) <= 1
-    for expert in range(experts):
-        node, local = placement.home(expert)
+    for expert, (node, local) in enumerate(placement.homes(2)):
         assert held[node][local] == expert
+
+
+@st.composite
+def owners(draw: st.DrawFn, experts: int, nodes: int) -> Owners:
+    one = st.lists(st.integers(0, nodes - 1), min_size=1, max_size=nodes, unique=True).map(tuple)
+    return tuple(draw(st.lists(one, min_size=experts, max_size=experts)))
+
+
+@given(
+    experts=st.integers(1, 12), nodes=st.integers(1, 4), layers=st.integers(1, 4), data=st.data()
+)
+def test_homes_are_where_experts_are_held_layer_by_layer(experts, nodes, layers, data):
+    given_owners = {layer: data.draw(owners(experts, nodes)) for layer in range(layers)}
+    placement = placement_of(nodes, given_owners)
+    for layer, table in given_owners.items():
+        assert placement.owners(layer) == table
+        for expert, (node, local) in enumerate(placement.homes(layer)):
+            assert node == table[expert][0]
+            assert placement.held_by(node)[layer][local] == expert
+
+
+@given(experts=st.integers(1, 12), nodes=st.integers(2, 4), data=st.data())
+def test_a_node_leaves_to_replicas_or_orphans_are_named(experts, nodes, data):
+    placement = placement_of(nodes, {n: data.draw(owners(experts, nodes)) for n in range(2)})
+    gone = data.draw(st.integers(0, nodes - 1))
+    alone = {
+        layer: tuple(e for e, held in enumerate(placement.owners(layer)) if held == (gone,))
+        for layer in range(2)
+    }
+    assert placement.orphans(gone) == {layer: es for layer, es in alone.items() if es}
+    if any(alone.values()):
+        with pytest.raises(
+            ConfigError, match=rf"only expert node {gone} holds these experts: layer"
+        ):
+            placement.without(gone)
+        return
+    left = placement.without(gone)
+    for layer in range(2):
+        before = {node: placement.experts_of(node, layer) for node in range(nodes)}
+        after = {node: left.experts_of(node, layer) for node in range(nodes)}
+        assert after == {**before, gone: ()}, "whoever stays keeps its local ids"
+        for was, now in zip(placement.homes(layer), left.homes(layer), strict=True):
+            assert now == was or was[0] == gone
+
+
+def test_equal_layers_are_kept_once() -> None:
+    placement = contiguous_placement(256, 8, range(3, 61))
+    assert len(placement.tables) == 1
+    assert len(encode(Enter(first_membership(8, placement)))) < 2000
+
+
+def test_a_membership_arrives_as_it_was_sent() -> None:
+    sent = Enter(Membership(7, (0, 2), (0, 1, 2), REPLICATED))
+    assert to_child_decoder.decode(encode(sent)) == sent
+    in_json = msgspec.json.encode(sent.membership)
+    assert msgspec.json.decode(in_json, type=Membership) == sent.membership
 
 
 @pytest.mark.parametrize("nodes", [0, 9])
@@ -27,7 +96,57 @@ def test_a_node_without_an_expert_is_refused(nodes):
     with pytest.raises(
         ConfigError, match=f"{nodes} expert nodes .* 8 experts .* --ffn-gpus 1 to 8"
     ):
-        contiguous_placement(8, nodes)
+        contiguous_placement(8, nodes, [0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({0: ((0,), ())}, "expert 1 of layer 0 has no owner"),
+        ({0: ((0,), (1,)), 5: ((0,), (2,))}, r"expert 1 of layer 5 is on nodes \[2\], .* of 2"),
+        ({0: ((0,), (1, 1))}, r"expert 1 of layer 0 is on nodes \[1, 1\]"),
+        ({0: ((0,), (1,)), 1: ((0,),)}, "layer 1 has 1 experts, layer 0 2"),
+        ({}, "a placement needs a layer with experts"),
+    ],
+)
+def test_a_placement_that_cannot_be_is_refused(wrong: dict[int, Owners], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        placement_of(2, wrong)
+
+
+def test_a_layer_that_is_not_placed_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"layer 2 has no experts, .* \[1, 4\]"):
+        REPLICATED.homes(2)
+    with pytest.raises(ConfigError, match="layer 3 has table 1, there are 1"):
+        Placement(1, (((0,),),), {0: 0, 3: 1})
+
+
+@pytest.mark.parametrize(
+    ("attention", "experts", "message"),
+    [
+        ((), (0, 1, 2), r"\[\] are no attention nodes in ascending order"),
+        ((1, 0), (0, 1, 2), r"\[1, 0\] are no attention nodes"),
+        ((0,), (0, 0, 1), r"\[0, 0, 1\] are no expert nodes"),
+        ((0,), (0, 1), r"experts of layer 1 are on nodes \[0, 1, 2\], members are \[0, 1\]"),
+        ((0,), (0, 1, 2, 3), r"on nodes \[0, 1, 2\], members are \[0, 1, 2, 3\]"),
+    ],
+)
+def test_a_membership_that_contradicts_itself_is_refused(attention, experts, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Membership(1, attention, experts, REPLICATED)
+
+
+def test_who_leaves_raises_the_epoch() -> None:
+    everywhere = placement_of(2, {0: ((0, 1), (1, 0))})
+    first = first_membership(2, everywhere)
+    assert (first.epoch, first.attention, first.experts) == (1, (0, 1), (0, 1))
+    second = first.without_attention(0)
+    assert (second.epoch, second.attention, second.experts) == (2, (1,), (0, 1))
+    third = second.without_expert(1)
+    assert (third.epoch, third.attention, third.experts) == (3, (1,), (0,))
+    assert third.placement.homes(0) == ((0, 0), (0, 1))
+    with pytest.raises(ConfigError, match=r"only expert node 1 holds .* layer 4: \[0\]"):
+        Membership(1, (0,), (0, 1, 2), REPLICATED).without_expert(1)
 
 
 @given(processes=st.integers(1, 20), cores=st.integers(1, 20))

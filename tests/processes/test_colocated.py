@@ -41,7 +41,7 @@ class Model:
 
     def __init__(self, folder: Path, kernels: str, dtype: torch.dtype) -> None:
         spec = load_spec(folder)
-        placement = contiguous_placement(spec.num_experts, 1)
+        placement = contiguous_placement(spec.num_experts, 1, spec.moe_layers)
         backend = open_backend(kernels, Precision(str(dtype).removeprefix("torch.")), threads=2)
         with WeightReader(folder) as reader:
             self.attention = AttentionModel(spec, reader, placement, backend)
@@ -110,6 +110,29 @@ def test_layers_with_experts_alone_are_chained(tmp_path):
     model = Model(write_checkpoint("qwen3_moe", "dense_between", tmp_path), "cpu", torch.float32)
     chained = [layer for chain in model.colocated().chains for layer in chain.layers]
     assert chained == list(model.experts.spec.moe_layers)
+
+
+@needs_kernels
+def test_chains_send_tokens_where_experts_have_moved(tmp_path):
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
+    together, apart = (Model(folder, "cpu", torch.float32) for _ in range(2))
+    colocated, chunks = together.colocated(), steps()[0]
+    before = together.apart(colocated, chunks)
+    for model in (together, apart):
+        for layer in model.attention.half.layers:
+            _, gate = layer.plain_routing
+            gate.move(gate.homes._replace(local_id=gate.homes.local_id.flip(0)))
+    found = together.apart(colocated, chunks)
+    assert torch.equal(found, apart.apart(apart.attention, chunks))
+    assert not torch.equal(found, before)
+
+
+def test_a_placement_with_other_experts_is_refused(tmp_path):
+    model = Model(write_checkpoint("qwen3_moe", "gqa", tmp_path), "reference", torch.float32)
+    spec, colocated = model.experts.spec, model.colocated()
+    colocated.place(contiguous_placement(spec.num_experts, 1, spec.moe_layers))
+    with pytest.raises(ConfigError, match=r"expert node 0 holds .* of layer 0, by the new"):
+        colocated.place(contiguous_placement(spec.num_experts - 1, 1, spec.moe_layers))
 
 
 def test_more_nodes_than_one_of_each_role_are_refused():

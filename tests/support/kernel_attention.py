@@ -34,6 +34,7 @@ from megainfer.models.spec import (
     RouterSpec,
 )
 from megainfer.models.stored import Pieces
+from megainfer.topology import contiguous_placement
 
 EPS = 1e-6
 POSITIONS = 300
@@ -118,8 +119,8 @@ class Layer:
         weight_dtype: str = "float32",
     ) -> Tensor:
         """x plus attention; the cache is written."""
-        homes = reference.expert_homes([(0, 0), (0, 1)], 1)
-        source = HalfSource(self._spec, self._reader, homes, torch.float32, POSITIONS)
+        placement = contiguous_placement(2, 1, [0])
+        source = HalfSource(self._spec, self._reader, placement, torch.float32, POSITIONS)
         loader = Loader(source, kernel, weight_dtype, Threads(1))
         packed = load_attention(self._sources, loader, self._rotary(torch.float32))
         step = step_rows(batch)

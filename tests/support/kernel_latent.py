@@ -29,6 +29,7 @@ from megainfer.models.spec import (
     RouterSpec,
 )
 from megainfer.models.stored import Pieces
+from megainfer.topology import contiguous_placement
 
 POSITIONS = 300
 
@@ -76,8 +77,8 @@ class LatentLayer:
         self, level: str | None = None, threads: int = 1, weight_dtype: str = "float32"
     ) -> cpu_latent.LatentAttention:
         shared = Threads(threads)
-        homes = reference.expert_homes([(0, 0), (0, 1)], 1)
-        source = HalfSource(self.sources.spec, self.reader, homes, torch.float32, POSITIONS)
+        placement = contiguous_placement(2, 1, [0])
+        source = HalfSource(self.sources.spec, self.reader, placement, torch.float32, POSITIONS)
         loader = Loader(source, AttentionKernel(shared, level), weight_dtype, shared)
         return cpu_latent.LatentAttention(self.sources, loader, self._rotary(torch.float32))
 

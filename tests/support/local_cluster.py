@@ -1,7 +1,7 @@
 """Attention and expert nodes in the test's own process, over the `local` transport."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -16,7 +16,8 @@ from megainfer.compute.backend import Backend
 from megainfer.compute.selection import open_backend
 from megainfer.config import BLOCK_SIZE, EngineConfig
 from megainfer.expert_node.node import ExpertNode
-from megainfer.expert_node.process import load_experts, open_gather
+from megainfer.expert_node.process import load_experts
+from megainfer.gather import Gather
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.m2n.geometry import Geometry
@@ -31,6 +32,7 @@ from megainfer.messages import (
     TokenLogprobs,
     Tokens,
 )
+from megainfer.topology import Membership, Placement, first_membership
 
 DRAIN_SECONDS = 60.0
 VOCABULARY = 160  # of every checkpoint that the tests write
@@ -68,7 +70,10 @@ class Hub(Protocol):
 
 
 class LocalCluster:
-    """M attention and N expert nodes that take turns, one turn each, whenever `turn` is called."""
+    """M attention and N expert nodes that take turns, one turn each, whenever `turn` is called.
+
+    placement: what expert nodes load, each expert once unless given.
+    """
 
     def __init__(
         self,
@@ -77,15 +82,19 @@ class LocalCluster:
         num_attention: int,
         num_expert: int,
         reply_timeout: float = REPLY_TIMEOUT_SECONDS,
+        placement: Placement | None = None,
         **options: Any,
     ):
         config = EngineConfig(str(folder), num_attention, num_expert, micro_batches=m, **options)
-        self.plan: Plan = make_plan(config, folder, read_machine())
+        plan = make_plan(config, folder, read_machine())
+        self.plan: Plan = plan if placement is None else replace(plan, placement=placement)
         self._reply_timeout = reply_timeout
         hub = self._hub(self.plan.geometry(m))
         self.answers: dict[str, Answer] = {}
         self.attention = [self._attention(hub, node, m) for node in range(num_attention)]
         self.experts = [self._expert(hub, node, m) for node in range(num_expert)]
+        self.membership = first_membership(num_attention, self.plan.placement)
+        self.enter(self.membership)
 
     def _attention(self, hub: Hub, node: int, m: int) -> AttentionNode:
         backend = self._backend()
@@ -109,21 +118,37 @@ class LocalCluster:
 
     def _expert(self, hub: Hub, node: int, m: int) -> ExpertNode:
         model = load_experts(self.plan, node, self._backend(), lambda done, total: None)
-        return ExpertNode(model, open_gather(self.plan, m), hub.expert_port(node))
+        gather = Gather(m, self.plan.spec.first_moe_layer)
+        return ExpertNode(model, gather, hub.expert_port(node))
 
     def submit(self, node: int, submit: Submit) -> None:
         self.answers[submit.request_id] = Answer()
         self.attention[node].hear(submit)
 
     def turn(self) -> bool:
-        """One `run_once` of every node; whether anybody had work."""
-        worked = [unit.run_once() for unit in (*self.attention, *self.experts)]
+        """One `run_once` of every member; whether anybody had work."""
+        worked = [unit.run_once() for unit in self.members()]
         return any(worked)
+
+    def members(self) -> list[AttentionNode | ExpertNode]:
+        """Of the latest membership, attention nodes first."""
+        attention = [self.attention[node] for node in self.membership.attention]
+        return [*attention, *(self.experts[node] for node in self.membership.experts)]
+
+    def enter(self, membership: Membership, order: Sequence[int] | None = None) -> None:
+        """Who is no member any more gets no more turns; the others enter, in this order (places in
+        `members`) with a turn of everybody in between, or all at once."""
+        self.membership = membership
+        members = self.members()
+        for place in range(len(members)) if order is None else order:
+            members[place].enter(membership)
+            if order is not None:
+                self.turn()
 
     def drain(self) -> None:
         """Take turns until every request has ended, checking the books now and then."""
         deadline = monotonic() + DRAIN_SECONDS
-        while any(list(node.scheduler.live) for node in self.attention):
+        while any(list(self.attention[n].scheduler.live) for n in self.membership.attention):
             self.turn()
             assert monotonic() < deadline, "requests are stuck"
         self.check_integrity()

@@ -116,7 +116,8 @@ def model(**values: Any) -> Change:
 
 def reference_pair(folder: Path, spec: ModelSpec) -> Pair:
     """The checkpoint loaded and computed as this spec says, by the reference on one node."""
-    placement, backend = contiguous_placement(spec.num_experts, 1), open_backend("reference")
+    placement = contiguous_placement(spec.num_experts, 1, spec.moe_layers)
+    backend = open_backend("reference")
     with WeightReader(folder) as reader:
         attention_model = AttentionModel(spec, reader, placement, backend)
         experts = ExpertModel(spec, reader, placement, 0, backend)

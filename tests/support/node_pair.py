@@ -103,7 +103,7 @@ def open_pair(
 ) -> Pair:
     """`load_pair` with this backend."""
     spec = load_spec(folder)
-    placement = contiguous_placement(spec.num_experts, num_nodes)
+    placement = contiguous_placement(spec.num_experts, num_nodes, spec.moe_layers)
     with WeightReader(folder, device=backend.device) as reader:
         attention = AttentionModel(spec, reader, believed or placement, backend)
         experts = [ExpertModel(spec, reader, placement, node, backend) for node in range(num_nodes)]

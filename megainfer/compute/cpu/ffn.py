@@ -9,9 +9,11 @@ from megainfer.compute.cpu.kernels.routing import PackedRouter, pack_router
 from megainfer.compute.cpu.loader import Loader
 from megainfer.compute.half import Routed
 from megainfer.compute.hash_table import load_hash_table
+from megainfer.compute.reference.kernels import expert_homes
 from megainfer.m2n.mailbox import Part
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import DenseSpec, MoESpec, SharedExpertSpec
+from megainfer.topology import Placement
 
 
 class Dense:
@@ -67,7 +69,12 @@ class Gate:
     def __init__(self, spec: MoESpec, sources: FfnSources, loader: Loader) -> None:
         self._kernel = loader.kernel
         self._dtype = loader.source.dtype
+        self._layer = sources.layer
         self.packed = _pack_gate(spec, sources, loader)
+
+    def place(self, placement: Placement) -> None:
+        """In place: others point to what is packed."""
+        self.packed.move(expert_homes(placement, self._layer))
 
     def forward(self, x: Tensor, token_ids: Tensor) -> Routed:
         hidden = torch.empty(x.shape, dtype=self._dtype)
@@ -81,7 +88,7 @@ def _pack_gate(spec: MoESpec, sources: FfnSources, loader: Loader) -> PackedGate
     return pack_gate(
         loader.exact_linear(weight, sources.router_bias(spec), dtype) if weight else None,
         loader.norm(sources.norm(), sources.norm_bias()),
-        loader.source.homes,
+        expert_homes(loader.source.placement, sources.layer),
         _pack_router(spec, sources, loader),
     )
 

@@ -28,6 +28,7 @@ from megainfer.models.sources import (
     layer_attention,
 )
 from megainfer.models.spec import DenseSpec
+from megainfer.topology import Placement
 
 
 class CpuLayer:
@@ -87,6 +88,11 @@ class CpuLayer:
         (cache,) = caches
         step = step_rows(batch)
         self._kernel.attend(self._attention, step, cache, x)
+
+    def place(self, placement: Placement) -> None:
+        """See `half.LayerHalf.place`."""
+        if self._gate is not None:
+            self._gate.place(placement)
 
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""

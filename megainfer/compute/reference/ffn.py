@@ -42,7 +42,7 @@ class Gate:
         homes: kernels.Homes,
         dtype: torch.dtype,
     ) -> None:
-        self._homes = homes
+        self.homes = homes  # may be replaced between steps
         self._plan = kernels.scatter_plan if reader.device.is_host else kernels.padded_plan
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
         self._router = Router(spec, sources, reader, dtype)
@@ -52,7 +52,7 @@ class Gate:
         """What the experts see, [T, D], and which rows of it go to each expert node."""
         hidden = self._norm(x)
         weights, ids = self._router.choose(hidden, token_ids)
-        return Routed(hidden, self._plan(weights, ids, self._homes))
+        return Routed(hidden, self._plan(weights, ids, self.homes))
 
 
 class Router:

@@ -25,6 +25,7 @@ from megainfer.models.sources import (
     layer_attention,
 )
 from megainfer.models.spec import DeltaNetSpec, DenseSpec
+from megainfer.topology import Placement
 
 
 class ReferenceLayer:
@@ -33,6 +34,7 @@ class ReferenceLayer:
     def __init__(self, source: HalfSource, layer: int, rotary: RotaryTables) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
         attention = spec.layers[layer].attention
+        self._layer, self._device = layer, source.device
         self._token_shapes = attention.cache_shapes
         self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
         self._residual = spec.multipliers.residual
@@ -42,7 +44,8 @@ class ReferenceLayer:
         if isinstance(ffn, DenseSpec):
             self._dense = Dense(ffn, sources, reader, dtype)
         else:
-            self._gate = Gate(ffn, sources, reader, source.homes.on(source.device), dtype)
+            homes = self._homes(source.placement)
+            self._gate = Gate(ffn, sources, reader, homes, dtype)
 
     def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`."""
@@ -51,6 +54,11 @@ class ReferenceLayer:
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
         x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
+
+    def place(self, placement: Placement) -> None:
+        """See `half.LayerHalf.place`."""
+        if self._gate is not None:
+            self._gate.homes = self._homes(placement)
 
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
@@ -63,6 +71,9 @@ class ReferenceLayer:
         if self._gate is None or self._gate.shared is None:
             return None
         return self._gate.shared.forward(hidden) * self._residual
+
+    def _homes(self, placement: Placement) -> kernels.Homes:
+        return kernels.expert_homes(placement, self._layer).on(self._device)
 
 
 class ReferenceHalf:

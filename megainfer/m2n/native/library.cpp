@@ -10,7 +10,9 @@ EXPORT void megainfer_m2n_delete(Port* port) { delete port; }
 
 EXPORT void megainfer_m2n_close(Port* port) { port->close(); }
 
-EXPORT void megainfer_m2n_set_epoch(Port* port, uint64_t epoch) { port->set_epoch(epoch); }
+EXPORT void megainfer_m2n_set_epoch(Port* port, uint64_t epoch, const uint8_t* members) {
+  port->set_epoch(epoch, members);
+}
 
 EXPORT int32_t megainfer_m2n_news(const Port* port) { return port->inbox()->news(); }
 

@@ -23,10 +23,12 @@ Port::Port(const Setup& setup)
       inbox_(setup.slots, own_stride_, setup.num_slots,
              setup.is_attention ? to_attention : to_expert, setup.epoch),
       peers_(setup.peers, setup.peers + setup.num_peers),
+      members_(setup.num_peers, 1),
       counters_(setup.counters) {}
 
-void Port::set_epoch(uint64_t epoch) {
+void Port::set_epoch(uint64_t epoch, const uint8_t* members) {
   epoch_ = epoch;
+  members_.assign(members, members + peers_.size());
   inbox_.set_epoch(epoch);
 }
 
@@ -46,6 +48,7 @@ int64_t Port::scan(int64_t since, Found* found) {
 bool Port::dispatch(const Place& place, const uint8_t* hidden, int64_t tokens, const Part* parts) {
   if (!rows_below(parts, tokens)) return false;
   for (size_t node = 0; node < peers_.size(); ++node) {
+    if (!members_[node]) continue;
     const Part& part = parts[node];
     Header sent = header(DISPATCH, place);
     Slot slot = peers_[node].slot(place.micro_batch, peer_stride_);

@@ -33,7 +33,8 @@ class Port {
 
   const Inbox* inbox() const { return &inbox_; }
 
-  void set_epoch(uint64_t epoch);
+  // members: for each peer, whether it takes part in this epoch; the others are sent nothing.
+  void set_epoch(uint64_t epoch, const uint8_t* members);
 
   // As Inbox::scan; counts the transfers of messages sent at or after `since` (ns; -1: of none).
   int64_t scan(int64_t since, Found* found);
@@ -68,5 +69,6 @@ class Port {
   uint8_t* slots_;
   Inbox inbox_;
   std::vector<Outbox> peers_;
+  std::vector<uint8_t> members_;
   Counters* counters_;
 };

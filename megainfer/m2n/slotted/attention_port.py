@@ -29,8 +29,7 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
     """`mailbox.AttentionPort`: dispatch slots are in the expert nodes' memory, replies in ours."""
 
     def __init__(self, seat: Seat, mail: AttentionMail, wire: Wire) -> None:
-        super().__init__(seat, mail, wire)
-        self._experts = range(seat.geometry.num_expert)
+        super().__init__(seat, mail, wire, seat.geometry.num_expert)
         self._dtype = torch_dtype(seat.geometry)
         self._sequences = [0] * seat.geometry.micro_batches
         self._due: dict[int, _Due] = {}
@@ -43,10 +42,16 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         self._check_hidden(hidden)
         self._check_parts(parts)
         handle = Handle(micro_batch, layer, tuple(parts))
+        awaiting = handle.awaiting
+        if not awaiting <= self._members:
+            raise ProtocolError(
+                f"rows for expert nodes {sorted(awaiting - self._members)}, which are no members "
+                f"of epoch {self._epoch}"
+            )
         sequence = self._next_sequence(micro_batch)
         self._mail.dispatch(micro_batch, layer, sequence, hidden, handle.parts)
-        self._due[micro_batch] = _Due(handle, sequence, set(handle.awaiting))
-        self._ring(self._experts)
+        self._due[micro_batch] = _Due(handle, sequence, set(awaiting))
+        self._ring(self._members)
         return handle
 
     def poll(self) -> list[Arrival]:
@@ -63,7 +68,7 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         """See `mailbox.AttentionPort.rest`."""
         self._check_free(micro_batch)
         self._mail.rest(micro_batch, self._next_sequence(micro_batch))
-        self._ring(self._experts)
+        self._ring(self._members)
 
     def _abandon(self) -> None:
         self._due.clear()

@@ -15,7 +15,7 @@ class SlotExpertPort(SlotPort[ExpertMail]):
     """`mailbox.ExpertPort`: dispatch slots are in our memory, replies in the attention nodes'."""
 
     def __init__(self, seat: Seat, mail: ExpertMail, wire: Wire) -> None:
-        super().__init__(seat, mail, wire)
+        super().__init__(seat, mail, wire, seat.geometry.num_attention)
         self._owed: dict[int, int] = {}  # slot -> sequence of the dispatch that waits for a reply
 
     def receive(self) -> list[Dispatch | Rest]:

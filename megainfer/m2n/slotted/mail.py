@@ -4,7 +4,7 @@ Two implementations, equal on the wire: `plain_mail` in Python, slow and obvious
 one call of C++ a message. A node's peers need not use the same one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Protocol
@@ -62,7 +62,8 @@ class Mail(Protocol):
     def scan(self, since: int | None) -> list[tuple[int, Header]]:
         """See `inbox.Inbox.scan`."""
 
-    def set_epoch(self, epoch: int) -> None: ...
+    def set_epoch(self, epoch: int, members: Collection[int]) -> None:
+        """members: the peers that take part in this epoch; the others are sent nothing."""
 
     def sleeper(self, bell: OwnBell, spin_seconds: float) -> Sleeper:
         """One that wakes for news in these slots, having spun for at most `spin_seconds`."""
@@ -75,7 +76,7 @@ class AttentionMail(Mail, Protocol):
     def dispatch(
         self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
     ) -> None:
-        """Send each expert node its part of `hidden` [T, D].
+        """Send each expert node that is a member its part of `hidden` [T, D].
 
         Raises ProtocolError for a row that `hidden` hasn't.
         """

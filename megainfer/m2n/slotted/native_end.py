@@ -3,6 +3,7 @@
 import ctypes
 import struct
 import weakref
+from collections.abc import Collection, Sequence
 from mmap import mmap
 
 import numpy as np
@@ -32,6 +33,8 @@ class NativeEnd:
         stride = geometry.dispatch_slot_bytes if is_attention else geometry.reply_slot_bytes
         self._found = ctypes.create_string_buffer(num_slots * _FOUND.size)
         self._found_at = ctypes.addressof(self._found)
+        self._num_peers = len(memory.peers)
+        self.members: Sequence[int] = range(self._num_peers)
         peers = _outboxes(memory, seat.index * m * stride)
         setup = library.Setup(
             library.layout_of(geometry),
@@ -75,8 +78,11 @@ class NativeEnd:
         """Send what stands in the slot: `size` bytes. place: micro-batch, layer, sequence."""
         self.native.megainfer_m2n_post(self.handle, peer, kind, *place, rows, size)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.native.megainfer_m2n_set_epoch(self.handle, epoch)
+    def set_epoch(self, epoch: int, members: Collection[int]) -> None:
+        """See `mail.Mail.set_epoch`."""
+        self.members = tuple(members)
+        flags = bytes(peer in members for peer in range(self._num_peers))
+        self.native.megainfer_m2n_set_epoch(self.handle, epoch, flags)
 
     def close(self) -> None:
         """See `mail.Mail.close`."""

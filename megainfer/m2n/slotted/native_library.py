@@ -1,7 +1,7 @@
 """The compiled part of M2N: whether it is there, and its functions."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -79,7 +79,7 @@ _FUNCTIONS = {
     "megainfer_m2n_new": (c_void_p, [POINTER(Setup)]),
     "megainfer_m2n_delete": (None, [c_void_p]),
     "megainfer_m2n_close": (None, [c_void_p]),
-    "megainfer_m2n_set_epoch": (None, [c_void_p, c_uint64]),
+    "megainfer_m2n_set_epoch": (None, [c_void_p, c_uint64, c_char_p]),
     "megainfer_m2n_news": (c_int32, [c_void_p]),
     "megainfer_m2n_scan": (c_int64, [c_void_p, c_int64, c_void_p]),
     "megainfer_m2n_dispatch": (

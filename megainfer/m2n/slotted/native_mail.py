@@ -93,7 +93,7 @@ class NativeAttentionMail:
 
     def rest(self, micro_batch: int, sequence: int) -> None:
         """See `mail.AttentionMail.rest`."""
-        for node in range(self.end.geometry.num_expert):
+        for node in self.end.members:
             self.end.post(node, Kind.REST, (micro_batch, 0, sequence), 0, 0)
 
     def combine(self, micro_batch: int, parts: Sequence[Part], out: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Messages in Python: what runs without the C++ part, and what that is tested against."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -25,16 +25,18 @@ from megainfer.m2n.slotted.slots import (
 
 
 class Outbox:
-    """A node's slots in each peer's memory."""
+    """A node's slots in each peer's memory. members: the peers that take part in the epoch."""
 
     def __init__(self, seat: Seat, peers: Sequence[Slots], counters: Counters) -> None:
         self._seat = seat
         self._epoch = seat.epoch
         self._peers = peers
+        self.members: Sequence[int] = range(len(peers))
         self._counters = counters
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, members: Collection[int]) -> None:
         self._epoch = epoch
+        self.members = tuple(members)
 
     def begin(self, peer: int, micro_batch: int, sequence: int) -> Slots:
         """The peer's slots, of which this one is being written from here on."""
@@ -81,9 +83,10 @@ class PlainMail:
         self.counters = self._inbox.counters
         self.news, self.scan = self._inbox.news, self._inbox.scan
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, members: Collection[int]) -> None:
+        """See `mail.Mail.set_epoch`."""
         self._inbox.set_epoch(epoch)
-        self._outbox.set_epoch(epoch)
+        self._outbox.set_epoch(epoch, members)
 
     def sleeper(self, bell: OwnBell, spin_seconds: float) -> PlainSleeper:
         """See `mail.Mail.sleeper`."""
@@ -113,14 +116,14 @@ class PlainAttentionMail(PlainMail):
         for part in parts:
             _check_rows(part.rows, len(hidden))
         header = self._outbox.header(Kind.DISPATCH, micro_batch, layer, sequence)
-        for node, part in enumerate(parts):
+        for node in self._outbox.members:
             slots = self._outbox.begin(node, micro_batch, sequence)
-            self._outbox.publish(node, self._write(slots, header, hidden, part))
+            self._outbox.publish(node, self._write(slots, header, hidden, parts[node]))
 
     def rest(self, micro_batch: int, sequence: int) -> None:
         """See `mail.AttentionMail.rest`."""
         header = self._outbox.header(Kind.REST, micro_batch, 0, sequence)
-        for node in range(self._geometry.num_expert):
+        for node in self._outbox.members:
             self._outbox.begin(node, micro_batch, sequence)
             self._outbox.publish(node, header)
 

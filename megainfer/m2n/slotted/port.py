@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from megainfer.errors import ProtocolError
@@ -34,7 +34,9 @@ AnyMail = TypeVar("AnyMail", bound=Mail)
 class SlotPort(ABC, Generic[AnyMail]):
     """What both ends do; `mail` moves the messages of one node."""
 
-    def __init__(self, seat: Seat, mail: AnyMail, wire: Wire) -> None:
+    def __init__(self, seat: Seat, mail: AnyMail, wire: Wire, num_peers: int) -> None:
+        self._num_peers = num_peers
+        self._members = frozenset(range(num_peers))  # the peers that take part in the epoch
         self._geometry = seat.geometry
         self._epoch = seat.epoch
         self.device = mail.device
@@ -42,14 +44,15 @@ class SlotPort(ABC, Generic[AnyMail]):
         self._wire = wire
         self._waiting_since: int | None = None  # when this node, idle, began to wait (ns)
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, members: Collection[int] | None = None) -> None:
         """See `mailbox.Port.set_epoch`."""
         if epoch < self._epoch:
             raise ProtocolError(f"epoch {epoch} is older than {self._epoch}; it only grows")
         if epoch > self._epoch:
             self._epoch = epoch
+            self._members = frozenset(range(self._num_peers) if members is None else members)
             self._abandon()
-            self._mail.set_epoch(epoch)
+            self._mail.set_epoch(epoch, sorted(self._members))
             self._wire.ring_self()  # for what was parked
 
     def lost_peers(self) -> frozenset[int]:

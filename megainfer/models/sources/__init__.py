@@ -4,7 +4,7 @@ Pure: no torch. Each function returns the pieces of one weight, which the loader
 the first axis; `attention_sources` and `expert_sources` list all that a role loads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 
 from megainfer.models.sources.attention import AttentionSources
@@ -67,11 +67,11 @@ def sparse_attention_weights(spec: ModelSpec) -> int:
     return sum(prod(source.shape) for one in sparse for source in one.all())
 
 
-def expert_sources(spec: ModelSpec, experts: Iterable[int]) -> list[Source]:
-    """All that an expert node with these global expert ids loads."""
-    ids, sources = tuple(experts), list[Source]()
+def expert_sources(spec: ModelSpec, experts: Mapping[int, Iterable[int]]) -> list[Source]:
+    """All that an expert node loads; experts: their global ids, by layer."""
+    sources = list[Source]()
     for layer in spec.moe_layers:
         ffn = FfnSources(spec, layer)
-        for expert in ids:
+        for expert in experts[layer]:
             sources += ffn.expert(expert).all()
     return sources

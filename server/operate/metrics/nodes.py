@@ -1,5 +1,6 @@
 """What only MegaInfer has to tell: both roles' work, the road between them, and experts' load."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,10 +37,10 @@ EXPERT_COUNTERS = {
 @dataclass(frozen=True, slots=True)
 class ExpertMap:
     """Where experts are. layers: numbers of the layers with experts. experts: the global ids on
-    each expert node, by local id."""
+    each expert node, by layer (in the order of `layers`) and local id."""
 
     layers: Sequence[int]
-    experts: Sequence[Sequence[int]]
+    experts: Sequence[Sequence[Sequence[int]]]
 
 
 def node_families(model: str, board: NodeBoard, where: ExpertMap) -> Iterator[Metric]:
@@ -138,9 +139,12 @@ def _experts(model: str, nodes: Sequence[NodeState], where: ExpertMap) -> Iterat
 
 
 def _tokens_by_expert(node: NodeState, where: ExpertMap) -> list[tuple[int, int]]:
-    layers = node.counters.get("expert_tokens", [])
-    sums = [sum(of_expert) for of_expert in zip(*layers, strict=True)]
-    return list(zip(where.experts[node.index], sums, strict=True)) if sums else []
+    """(global id, tokens over all layers), ascending."""
+    tokens = Counter[int]()
+    if layers := node.counters.get("expert_tokens"):
+        for ids, counts in zip(where.experts[node.index], layers, strict=True):
+            tokens.update(dict(zip(ids, counts, strict=True)))
+    return sorted(tokens.items())
 
 
 def imbalances(nodes: Sequence[NodeState], where: ExpertMap) -> list[tuple[int, float]]:

@@ -24,12 +24,19 @@ PACKED_AT_ONCE = 1024
 """Channels that are widened to float32 at a time; panels of every level divide it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PackedGate:
-    """One layer's norm and router; `kept` are the tensors that `native` points into."""
+    """One layer's norm and router; `native` points into tensors of `homes` and `kept`."""
 
     native: library.GateLayer
+    homes: Homes
     kept: tuple[object, ...]
+
+    def move(self, homes: Homes) -> None:
+        """Send tokens there from now on; not while the gate is computed."""
+        assert homes.num_nodes == self.homes.num_nodes, f"{homes.num_nodes} expert nodes"
+        self.native.homes = _native_homes(homes)
+        self.homes = homes
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +209,14 @@ def pack_gate(
     native = library.GateLayer(
         lacking if linear is None else linear.native,
         norm.native,
-        library.Homes(address(homes.node), address(homes.local_id), homes.num_nodes),
+        _native_homes(homes),
         router.native,
     )
-    return PackedGate(native, (linear, norm, homes, router))
+    return PackedGate(native, homes, (linear, norm, router))
+
+
+def _native_homes(homes: Homes) -> library.Homes:
+    return library.Homes(address(homes.node), address(homes.local_id), homes.num_nodes)
 
 
 class StepTensors(Protocol):

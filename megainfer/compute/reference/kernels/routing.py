@@ -1,6 +1,6 @@
 """The gate: which experts each token chooses, and what is sent where."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,26 +10,31 @@ from torch.nn.functional import softplus
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ExpertGroups, GroupScore, RouterScore, RouterSpec
+from megainfer.topology import Placement
 
 
 class Homes(NamedTuple):
-    """For each global expert id: the expert node and the local id that its tokens are sent to."""
+    """Of one layer, for each global expert id: the expert node and local id that tokens go to."""
 
     node: Tensor  # int64 [E]
     local_id: Tensor  # int32 [E]
     num_nodes: int
+    nodes: frozenset[int]  # those that `node` has; the others are sent nothing
 
     def on(self, device: Device) -> "Homes":
         """The same, for tokens on this device."""
-        return Homes(device.upload(self.node), device.upload(self.local_id), self.num_nodes)
+        node, local_id = device.upload(self.node), device.upload(self.local_id)
+        return self._replace(node=node, local_id=local_id)
 
 
-def expert_homes(homes: Sequence[tuple[int, int]], num_nodes: int) -> Homes:
-    """Homes from (node, local id) of each expert, in order."""
+def expert_homes(placement: Placement, layer: int) -> Homes:
+    """Of a layer's experts."""
+    homes = placement.homes(layer)
     return Homes(
         node=torch.tensor([node for node, _ in homes]),
         local_id=torch.tensor([local_id for _, local_id in homes], dtype=torch.int32),
-        num_nodes=num_nodes,
+        num_nodes=placement.num_nodes,
+        nodes=frozenset(node for node, _ in homes),
     )
 
 
@@ -146,7 +151,7 @@ def _part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
 
 def padded_plan(weights: Tensor, ids: Tensor, homes: Homes) -> tuple[Part, ...]:
     """`scatter_plan` for a host that must not ask a device how many rows there are: T for every
-    node, of which the first `count` are those rows, and the others choose nothing of row 0."""
+    node with an expert, of which the first `count` are those rows, and the others choose nothing of row 0."""
     return _parts(_padded_part, weights, ids, homes)
 
 
@@ -171,4 +176,8 @@ def _parts(
     if homes.num_nodes == 1:
         return (Part(torch.arange(len(ids), device=ids.device), local_ids, weights),)
     node = homes.node[ids]
-    return tuple(part_of(node == n, local_ids, weights) for n in range(homes.num_nodes))
+    nothing = Part(ids.new_empty(0), local_ids[:0], weights[:0])
+    return tuple(
+        part_of(node == n, local_ids, weights) if n in homes.nodes else nothing
+        for n in range(homes.num_nodes)
+    )
