@@ -223,7 +223,7 @@ class Stop(Message, frozen=True):
 # --- child -> supervisor ------------------------------------------------------------------------
 
 
-class Progress(Message, frozen=True):
+class LoadProgress(Message, frozen=True):
     """Loading: bytes of weights that are in place, of all that this process loads."""
 
     stage: str
@@ -300,7 +300,7 @@ ToChild = (
     | Spans
 )
 FromChild = (
-    Progress
+    LoadProgress
     | Loaded
     | Connected
     | Ready

@@ -15,7 +15,7 @@ its tokens, and on a device takes its time for it."""
 
 
 @dataclass
-class _Flight:
+class _Passage:
     """A step on its way through the layers in one micro-batch."""
 
     step: int
@@ -47,76 +47,76 @@ class PingPong:
     def __init__(self, num_micro_batches: int, num_layers: int) -> None:
         self.num_micro_batches = num_micro_batches
         self.num_layers = num_layers
-        self._flights: dict[int, _Flight] = {}
+        self._passages: dict[int, _Passage] = {}
         self._turns = 0
         self.awaiting_sampler: set[int] = set()  # micro-batches, draining ones too
 
     def start(self, micro_batch: int, step: int, depends_on: Iterable[int] = ()) -> None:
         """An idle micro-batch begins a step; `depends_on` are step numbers.
 
-        Those no longer in flight have finished. One that was abandoned must not be named: its
+        Those no longer in passage have finished. One that was abandoned must not be named: its
         dependents were abandoned with it.
         """
         dependencies = frozenset(depends_on)
         assert 0 <= micro_batch < self.num_micro_batches, f"no micro-batch {micro_batch}"
-        assert micro_batch not in self._flights, f"micro-batch {micro_batch} is not idle"
-        assert all(f.step != step for f in self._flights.values()), f"step {step} is in flight"
+        assert micro_batch not in self._passages, f"micro-batch {micro_batch} is not idle"
+        assert all(f.step != step for f in self._passages.values()), f"step {step} is in passage"
         assert all(d < step for d in dependencies), f"step {step} depends on {sorted(dependencies)}"
-        self._flights[micro_batch] = _Flight(step, dependencies, self._next_turn())
+        self._passages[micro_batch] = _Passage(step, dependencies, self._next_turn())
 
     def next(self) -> int | None:
         """The micro-batch to run: has all its replies, may go before its dependents, oldest."""
-        ready = [mb for mb, flight in self._flights.items() if self._may_run(flight)]
-        return min(ready, key=lambda mb: self._flights[mb].turn, default=None)
+        ready = [mb for mb, passage in self._passages.items() if self._may_run(passage)]
+        return min(ready, key=lambda mb: self._passages[mb].turn, default=None)
 
     def may_run(self, micro_batch: int) -> bool:
         """Whether it could have a turn, if perhaps not the next one."""
-        return self._may_run(self._flights[micro_batch])
+        return self._may_run(self._passages[micro_batch])
 
     def dispatched(self, micro_batch: int, layer: int, awaiting: Iterable[int]) -> None:
         """The attention half up to `layer` has run; these expert nodes will reply.
 
         With none of them (no token chose an expert, or all experts are here) it is ready again.
         """
-        flight = self._running(micro_batch)
-        assert flight.next_layer <= layer < self.num_layers, (
+        passage = self._running(micro_batch)
+        assert passage.next_layer <= layer < self.num_layers, (
             f"micro-batch {micro_batch} dispatched layer {layer}, "
-            f"not one of {flight.next_layer}..{self.num_layers - 1}"
+            f"not one of {passage.next_layer}..{self.num_layers - 1}"
         )
-        self._await(flight, layer, awaiting)
+        self._await(passage, layer, awaiting)
 
     def replied(self, micro_batch: int, layer: int, expert_node: int) -> None:
         """A reply came in. Raises ProtocolError if nobody waits for it."""
-        flight = self._flights.get(micro_batch)
-        expected = flight and flight.next_layer - 1 == layer and expert_node in flight.awaiting
-        if not flight or not expected:
+        passage = self._passages.get(micro_batch)
+        expected = passage and passage.next_layer - 1 == layer and expert_node in passage.awaiting
+        if not passage or not expected:
             raise ProtocolError(
                 f"unexpected reply of expert node {expert_node} for layer {layer} of micro-batch "
                 f"{micro_batch}, which is {self._describe(micro_batch)}"
             )
-        flight.awaiting.remove(expert_node)
+        passage.awaiting.remove(expert_node)
         self._leave_if_drained(micro_batch)
 
     def sampling(self, micro_batch: int) -> None:
         """All layers have run, and the tokens are being found."""
-        flight = self._running(micro_batch)
-        assert flight.next_layer <= self.num_layers, f"micro-batch {micro_batch} has its tokens"
+        passage = self._running(micro_batch)
+        assert passage.next_layer <= self.num_layers, f"micro-batch {micro_batch} has its tokens"
         # As if the head were one more layer, so that those that depend on it may run theirs.
-        self._await(flight, self.num_layers, (SAMPLER,))
+        self._await(passage, self.num_layers, (SAMPLER,))
         self.awaiting_sampler.add(micro_batch)
 
     def sampled(self, micro_batch: int) -> None:
         """The tokens have been found."""
-        flight = self._flights[micro_batch]
-        assert SAMPLER in flight.awaiting, f"no tokens are awaited in micro-batch {micro_batch}"
+        passage = self._passages[micro_batch]
+        assert SAMPLER in passage.awaiting, f"no tokens are awaited in micro-batch {micro_batch}"
         self.awaiting_sampler.remove(micro_batch)
-        flight.awaiting.remove(SAMPLER)
+        passage.awaiting.remove(SAMPLER)
         self._leave_if_drained(micro_batch)
 
     def finished(self, micro_batch: int) -> None:
         """The step has its tokens; the micro-batch is idle."""
         self._running(micro_batch)
-        del self._flights[micro_batch]
+        del self._passages[micro_batch]
 
     def abandoned(self, micro_batch: int) -> tuple[int, ...]:
         """End the step of `micro_batch` unfinished, and with it all that depend on it.
@@ -127,14 +127,14 @@ class PingPong:
         """
         assert not self.is_draining(micro_batch), f"micro-batch {micro_batch} was abandoned before"
         ended = [micro_batch]
-        steps = {self._flights[micro_batch].step}
+        steps = {self._passages[micro_batch].step}
         # Dependencies have lower numbers, so one pass in that order finds the indirect ones too.
-        for other, flight in sorted(self._flights.items(), key=lambda item: item[1].step):
-            if flight.depends_on & steps and not flight.is_draining:
-                steps.add(flight.step)
+        for other, passage in sorted(self._passages.items(), key=lambda item: item[1].step):
+            if passage.depends_on & steps and not passage.is_draining:
+                steps.add(passage.step)
                 ended.append(other)
         for other in ended:
-            self._flights[other].is_draining = True
+            self._passages[other].is_draining = True
             self._leave_if_drained(other)
         return tuple(ended)
 
@@ -143,70 +143,70 @@ class PingPong:
 
         Returns the micro-batches that this took a step from, by step number.
         """
-        by_step = sorted(self._flights.items(), key=lambda item: item[1].step)
-        ended = tuple(mb for mb, flight in by_step if not flight.is_draining)
-        for micro_batch, flight in by_step:
-            flight.is_draining = True
-            flight.awaiting &= {SAMPLER}
+        by_step = sorted(self._passages.items(), key=lambda item: item[1].step)
+        ended = tuple(mb for mb, passage in by_step if not passage.is_draining)
+        for micro_batch, passage in by_step:
+            passage.is_draining = True
+            passage.awaiting &= {SAMPLER}
             self._leave_if_drained(micro_batch)
         return ended
 
     def idle(self) -> tuple[int, ...]:
         """The micro-batches that may start a step."""
-        return tuple(mb for mb in range(self.num_micro_batches) if mb not in self._flights)
+        return tuple(mb for mb in range(self.num_micro_batches) if mb not in self._passages)
 
     def is_draining(self, micro_batch: int) -> bool:
         """Its step was abandoned, but somebody is still to reply: only then it is idle."""
-        flight = self._flights.get(micro_batch)
-        return flight is not None and flight.is_draining
+        passage = self._passages.get(micro_batch)
+        return passage is not None and passage.is_draining
 
     def awaiting(self, micro_batch: int) -> frozenset[int]:
         """The expert nodes whose replies this micro-batch still needs, or SAMPLER."""
-        flight = self._flights.get(micro_batch)
-        return frozenset(flight.awaiting) if flight else frozenset()
+        passage = self._passages.get(micro_batch)
+        return frozenset(passage.awaiting) if passage else frozenset()
 
     def next_layer(self, micro_batch: int) -> int:
         """The first layer whose attention half the step of this micro-batch has not run."""
-        return self._flights[micro_batch].next_layer
+        return self._passages[micro_batch].next_layer
 
     def _next_turn(self) -> int:
         self._turns += 1
         return self._turns
 
-    def _may_run(self, flight: _Flight) -> bool:
+    def _may_run(self, passage: _Passage) -> bool:
         # All steps visit the same layers, so a dependency that is further on has run the next one.
         behind = (
-            other.next_layer <= flight.next_layer
-            for other in self._flights.values()
-            if other.step in flight.depends_on
+            other.next_layer <= passage.next_layer
+            for other in self._passages.values()
+            if other.step in passage.depends_on
         )
-        return not flight.awaiting and not any(behind)
+        return not passage.awaiting and not any(behind)
 
-    def _await(self, flight: _Flight, layer: int, peers: Iterable[int]) -> None:
-        flight.next_layer = layer + 1
-        flight.awaiting = set(peers)
-        flight.turn = self._next_turn()
+    def _await(self, passage: _Passage, layer: int, peers: Iterable[int]) -> None:
+        passage.next_layer = layer + 1
+        passage.awaiting = set(peers)
+        passage.turn = self._next_turn()
 
     def _leave_if_drained(self, micro_batch: int) -> None:
-        flight = self._flights[micro_batch]
-        if flight.is_draining and not flight.awaiting:
-            del self._flights[micro_batch]
+        passage = self._passages[micro_batch]
+        if passage.is_draining and not passage.awaiting:
+            del self._passages[micro_batch]
 
-    def _running(self, micro_batch: int) -> _Flight:
-        flight = self._flights.get(micro_batch)
-        assert flight is not None, f"micro-batch {micro_batch} is idle"
-        assert self._may_run(flight), (
+    def _running(self, micro_batch: int) -> _Passage:
+        passage = self._passages.get(micro_batch)
+        assert passage is not None, f"micro-batch {micro_batch} is idle"
+        assert self._may_run(passage), (
             f"micro-batch {micro_batch} had no turn, it is {self._describe(micro_batch)}"
         )
-        return flight
+        return passage
 
     def _describe(self, micro_batch: int) -> str:
-        flight = self._flights.get(micro_batch)
-        if flight is None:
+        passage = self._passages.get(micro_batch)
+        if passage is None:
             return "idle"
-        if SAMPLER in flight.awaiting:
+        if SAMPLER in passage.awaiting:
             return "awaiting its tokens"
-        if flight.awaiting:
-            nodes = ", ".join(map(str, sorted(flight.awaiting)))
-            return f"awaiting layer {flight.next_layer - 1} from expert nodes {nodes}"
-        return f"about to run layer {flight.next_layer}"
+        if passage.awaiting:
+            nodes = ", ".join(map(str, sorted(passage.awaiting)))
+            return f"awaiting layer {passage.next_layer - 1} from expert nodes {nodes}"
+        return f"about to run layer {passage.next_layer}"

@@ -12,7 +12,7 @@ MAX_QUEUED_MESSAGES = 100_000
 """What may wait for a front end that reads slowly, before it counts as hung."""
 
 
-class FrontEnd:
+class FrontEndLink:
     """A DEALER socket to the front end's ROUTER."""
 
     def __init__(self, endpoint: str, node: int) -> None:

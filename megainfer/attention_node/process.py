@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from megainfer.attention_node.compiling import Compiling
-from megainfer.attention_node.link import FrontEnd
+from megainfer.attention_node.link import FrontEndLink
 from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
@@ -89,7 +89,7 @@ class AttentionUnit:
         port: AttentionPort,
         serve: Serve,
     ) -> None:
-        self._frontend = FrontEnd(plan.endpoint, node)
+        self._frontend = FrontEndLink(plan.endpoint, node)
         self._port = port
         self._compiling = compiling_for(plan)
         self._compiling.prepare()

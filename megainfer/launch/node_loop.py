@@ -13,7 +13,16 @@ from typing import Any, Protocol
 
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ParentLink
-from megainfer.messages import Enter, GetSpans, GetStats, KeepSpans, Progress, Spans, Stats, Stop
+from megainfer.messages import (
+    Enter,
+    GetSpans,
+    GetStats,
+    KeepSpans,
+    LoadProgress,
+    Spans,
+    Stats,
+    Stop,
+)
 from megainfer.topology import Membership
 
 START_TIMEOUT_SECONDS = 3600.0
@@ -140,6 +149,6 @@ def progress_to(link: ParentLink) -> Callable[[int, int], None]:
         nonlocal told
         if done >= total or done - told >= total / 100:
             told = done
-            link.send(Progress(stage="weights", done=done, total=total))
+            link.send(LoadProgress(stage="weights", done=done, total=total))
 
     return on_bytes

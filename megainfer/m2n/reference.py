@@ -13,7 +13,7 @@ Expert = Callable[[int, int, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
+class ExpertChoices:
     """Where the tokens of a step go.
 
     expert_ids: int64 [T, K], global. weights: float32 [T, K]. homes: for each global expert id,
@@ -34,7 +34,7 @@ def marked_tokens(num_tokens: int, hidden_size: int, source: int, dtype: torch.d
     return ((mixed >> 5) % 251 - 125).to(dtype)
 
 
-def make_part(routing: Routing, node: int) -> Part:
+def make_part(routing: ExpertChoices, node: int) -> Part:
     """What expert node `node` is sent: each token that chose an expert there, once."""
     rows, local_ids, weights = [], [], []
     for token, experts in enumerate(routing.expert_ids.tolist()):
@@ -55,7 +55,7 @@ def make_part(routing: Routing, node: int) -> Part:
     )
 
 
-def make_parts(routing: Routing, num_expert: int) -> tuple[Part, ...]:
+def make_parts(routing: ExpertChoices, num_expert: int) -> tuple[Part, ...]:
     """What each expert node is sent, in node order."""
     return tuple(make_part(routing, node) for node in range(num_expert))
 
@@ -77,7 +77,7 @@ def combine(parts: Sequence[Part], replies: Sequence[Tensor], out: Tensor) -> No
             out[token] += reply[index].to(out.dtype)
 
 
-def moe(hidden: Tensor, routing: Routing, num_expert: int, expert: Expert) -> Tensor:
+def moe(hidden: Tensor, routing: ExpertChoices, num_expert: int, expert: Expert) -> Tensor:
     """[T, D]: every token's weighted sum of experts, by way of parts and replies."""
     parts = make_parts(routing, num_expert)
     replies = [
@@ -89,7 +89,7 @@ def moe(hidden: Tensor, routing: Routing, num_expert: int, expert: Expert) -> Te
     return out
 
 
-def moe_without_nodes(hidden: Tensor, routing: Routing, expert: Expert) -> Tensor:
+def moe_without_nodes(hidden: Tensor, routing: ExpertChoices, expert: Expert) -> Tensor:
     """The same sum in float32, as a model on one device would do it; rounding may differ."""
     out = torch.zeros(hidden.shape, dtype=torch.float32)
     for token, experts in enumerate(routing.expert_ids.tolist()):

@@ -15,7 +15,7 @@ from megainfer.errors import MegaInferError, NodeDied
 from megainfer.launch.control import ChildLink, ParentLink, link_pair, parent_link
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
-from megainfer.messages import Fatal, Progress, Ready, Stop
+from megainfer.messages import Fatal, LoadProgress, Ready, Stop
 from megainfer.supervise.supervisor import Supervisor
 
 logger = logging.getLogger("megainfer")
@@ -70,12 +70,12 @@ class OwnerObserver:
         self._loaded: dict[str, tuple[int, int]] = {}
 
     def stage(self, text: str) -> None:
-        self._owner.send(Progress(stage=text, done=0, total=0))
+        self._owner.send(LoadProgress(stage=text, done=0, total=0))
 
     def loading(self, name: str, done: int, total: int) -> None:
         self._loaded[name] = (done, total)
         dones, totals = zip(*self._loaded.values(), strict=True)
-        self._owner.send(Progress(stage="loading weights", done=sum(dones), total=sum(totals)))
+        self._owner.send(LoadProgress(stage="loading weights", done=sum(dones), total=sum(totals)))
 
     def ready(self, micro_batches: int, startup: Mapping[str, float]) -> None:
         self._owner.send(Ready())

@@ -28,8 +28,8 @@ from megainfer.messages import (
     GetStats,
     KeepSpans,
     Loaded,
+    LoadProgress,
     NodeDown,
-    Progress,
     Ready,
     Role,
     Serve,
@@ -264,7 +264,7 @@ class Supervisor:
 
     def _note(self, child: Child, message: FromChild) -> None:
         match message:
-            case Progress():
+            case LoadProgress():
                 self._observer.loading(child.name, message.done, message.total)
             case Stats():
                 self._hear_stats(message)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.support.checkpoints import write_checkpoint
-from tests.support.front_end import write_tokenizer
+from tests.support.scripted_server import write_tokenizer
 
 TEMPLATE = (
     "{% if tools %}Tools: {{ tools | tojson }} in <tool_call></tool_call>\n{% endif %}"

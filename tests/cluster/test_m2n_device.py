@@ -10,7 +10,7 @@ from torch import Tensor
 from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Arrival, Dispatch, ExpertPort, Handle, Part, Rest
-from megainfer.m2n.reference import Expert, Routing, make_parts, marked_tokens, moe, serve
+from megainfer.m2n.reference import Expert, ExpertChoices, make_parts, marked_tokens, moe, serve
 from tests.support.fake_device import FakeDevice, FakeEvent
 from tests.support.fake_road import FakeHub
 from tests.support.happens_before import Race
@@ -100,7 +100,7 @@ def geometry_of(m: int = 1, n: int = 1, micro_batches: int = 1) -> Geometry:
     return Geometry(m, n, micro_batches, CAPACITY, HIDDEN, TOP_K, "float32")
 
 
-def routings_of(instance: Instance, layer: int) -> dict[Key, Routing]:
+def routings_of(instance: Instance, layer: int) -> dict[Key, ExpertChoices]:
     geometry = instance.geometry
     generator = torch.Generator().manual_seed(layer)
     keys = [(i, b) for i in range(geometry.num_attention) for b in range(geometry.micro_batches)]

@@ -15,7 +15,7 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part, Port, Rest
 from megainfer.m2n.reference import (
     Expert,
-    Routing,
+    ExpertChoices,
     make_parts,
     marked_tokens,
     moe,
@@ -88,14 +88,16 @@ def tokens(count: int) -> torch.Tensor:
     return marked_tokens(count, HIDDEN, 0, torch.float32)
 
 
-def skewed(num_tokens: int, homes: tuple[tuple[int, int], ...], experts: list[int]) -> Routing:
+def skewed(
+    num_tokens: int, homes: tuple[tuple[int, int], ...], experts: list[int]
+) -> ExpertChoices:
     """Every token to the same experts."""
     ids = torch.tensor(experts).expand(num_tokens, TOP_K)
-    return Routing(ids, torch.tensor([0.75, 0.25]).expand(num_tokens, TOP_K), homes)
+    return ExpertChoices(ids, torch.tensor([0.75, 0.25]).expand(num_tokens, TOP_K), homes)
 
 
 def layer(
-    cluster: Cluster, hiddens: list[torch.Tensor], routings: list[Routing], expert: Expert
+    cluster: Cluster, hiddens: list[torch.Tensor], routings: list[ExpertChoices], expert: Expert
 ) -> list[torch.Tensor]:
     """One layer of every micro-batch on every attention node, and what each got back.
 
@@ -139,7 +141,7 @@ def check_message(message: Dispatch, hidden: torch.Tensor, part: Part) -> None:
 
 
 def check_against_reference(
-    opened: Opened, geometry: Geometry, routings: list[Routing], expert: Expert
+    opened: Opened, geometry: Geometry, routings: list[ExpertChoices], expert: Expert
 ) -> None:
     dtype = getattr(torch, geometry.dtype)
     hiddens = [

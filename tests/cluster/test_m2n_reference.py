@@ -2,7 +2,7 @@
 
 import torch
 
-from megainfer.m2n.reference import Routing, make_parts, marked_tokens, moe, moe_without_nodes
+from megainfer.m2n.reference import ExpertChoices, make_parts, marked_tokens, moe, moe_without_nodes
 
 HOMES = ((0, 0), (1, 0), (1, 1))  # expert 0 on node 0, experts 1 and 2 on node 1
 
@@ -12,7 +12,7 @@ def expert(node: int, local: int, token: torch.Tensor) -> torch.Tensor:
 
 
 def test_by_hand() -> None:
-    routing = Routing(
+    routing = ExpertChoices(
         torch.tensor([[0, 2], [1, 2]]), torch.tensor([[0.5, 0.5], [0.25, 1.0]]), HOMES
     )
     hidden = torch.tensor([[2.0], [4.0]])

@@ -14,8 +14,8 @@ from megainfer.structured import grammar as grammars
 from megainfer.structured.grammar import Grammar
 from megainfer.text.tokenizer import Tokenizer
 from tests.support.checkpoints import write_checkpoint
-from tests.support.front_end import write_tokenizer
 from tests.support.local_cluster import LocalCluster, greedy_submit, kv_bytes
+from tests.support.scripted_server import write_tokenizer
 
 EOS = 2
 MAX_TOKENS = 240

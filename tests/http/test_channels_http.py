@@ -12,7 +12,7 @@ from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.messages import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from server.parsing.harmony import FINAL
-from tests.support.front_end import RunningServer, Script, byte_level_backend, write_tokenizer
+from tests.support.scripted_server import RunningServer, Script, byte_level_backend, write_tokenizer
 
 TAGS = ["start", "channel", "message", "constrain", "end", "call", "return"]
 TEMPLATE = (

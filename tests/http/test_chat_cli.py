@@ -14,7 +14,7 @@ from megainfer.messages import Abort, Submit, TokenEvent
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     WAIT_SECONDS,
     RunningServer,

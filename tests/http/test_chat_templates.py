@@ -10,7 +10,7 @@ from megainfer.errors import ModelError, RequestError
 from megainfer.text.chat import Chat
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
-from tests.support.front_end import byte_level_backend, write_tokenizer
+from tests.support.scripted_server import byte_level_backend, write_tokenizer
 
 TOOL = {
     "type": "function",

@@ -17,7 +17,7 @@ from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.http.bounded_connection import BoundedConnection, TooManyConnections
 from server.http.connection_limits import READ_BYTES, ConnectionLimits, raise_file_limit
-from tests.support.front_end import WAIT_SECONDS, RunningServer, byte_level_backend, endless
+from tests.support.scripted_server import WAIT_SECONDS, RunningServer, byte_level_backend, endless
 
 BACKEND = byte_level_backend()
 BACKEND.add_tokens(["y" * 100_000])

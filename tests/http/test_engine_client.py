@@ -32,7 +32,7 @@ from megainfer.sampling import SamplingParams
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from megainfer.topology import Membership, contiguous_placement
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     CONTEXT,
     WAIT_SECONDS,
     MockNode,

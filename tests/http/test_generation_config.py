@@ -19,7 +19,7 @@ from megainfer.launch.plan import make_plan
 from megainfer.messages import Submit
 from megainfer.text.tokenizer import Tokenizer
 from tests.support.checkpoints import VARIANTS, write_checkpoint
-from tests.support.front_end import RunningServer, speaking, write_tokenizer
+from tests.support.scripted_server import RunningServer, speaking, write_tokenizer
 
 
 def write(folder: Path, **content: object) -> Path:

@@ -12,7 +12,7 @@ import torch
 
 from megainfer.text.tokenizer import Tokenizer
 from tests.support.checkpoints import oracle, write_checkpoint
-from tests.support.front_end import byte_level_backend, write_tokenizer
+from tests.support.scripted_server import byte_level_backend, write_tokenizer
 from tests.support.served import Served, serving
 
 VOCABULARY = byte_level_backend().get_vocab_size()

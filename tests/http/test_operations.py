@@ -24,7 +24,7 @@ from server.app import create_app
 from server.http.access import PROBES, Access, access_to
 from server.operate.metrics.log_line import TrafficLog
 from server.page.assets import PAGE
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     WAIT_SECONDS,
     RunningServer,
     byte_level_backend,

@@ -13,7 +13,7 @@ import pytest
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import RequestFailed, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
-from tests.support.front_end import RunningServer, byte_level_backend, write_tokenizer
+from tests.support.scripted_server import RunningServer, byte_level_backend, write_tokenizer
 from tests.support.tools import CALL, TEMPLATE, prompt_of, saying
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}

@@ -22,7 +22,7 @@ from server.page import timeline as timeline_module
 from server.page.assets import PAGE
 from server.page.live_state import expert_load
 from server.page.timeline import Timeline
-from tests.support.front_end import RunningServer, byte_level_backend
+from tests.support.scripted_server import RunningServer, byte_level_backend
 
 STATIC = Path(timeline_module.__file__).parent.parent / "static"
 KEYS = ServingOptions(api_keys=("secret",))

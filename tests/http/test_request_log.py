@@ -12,7 +12,7 @@ from megainfer.messages import RequestFailed, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.http.request_id import name_requests
-from tests.support.front_end import WAIT_SECONDS, RunningServer, byte_level_backend, speaking
+from tests.support.scripted_server import WAIT_SECONDS, RunningServer, byte_level_backend, speaking
 
 TOKENIZER = Tokenizer(FastBackend(byte_level_backend()), {})
 TOKEN = TOKENIZER.encode("x")[0]

@@ -15,7 +15,7 @@ from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.openai.copies import check_copies
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     CONTEXT,
     RunningServer,

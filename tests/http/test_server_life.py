@@ -14,7 +14,7 @@ import pytest
 from megainfer.messages import Abort, FinishReason, Submit, TokenEvent, Tokens
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     WAIT_SECONDS,
     RunningServer,
     byte_level_backend,

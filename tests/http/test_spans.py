@@ -17,7 +17,7 @@ from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import FinishReason, Submit
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     WAIT_SECONDS,
     RunningServer,
     byte_level_backend,

@@ -9,7 +9,7 @@ from megainfer.frontend.syntax_options import CALLS, SyntaxOptions
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.syntax import AnswerSyntax
 from server.parsing.notations import NOTATIONS
-from tests.support.front_end import byte_level_backend, write_tokenizer
+from tests.support.scripted_server import byte_level_backend, write_tokenizer
 
 
 @pytest.mark.parametrize(

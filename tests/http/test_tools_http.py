@@ -14,7 +14,7 @@ from megainfer.frontend.syntax_options import SyntaxOptions
 from megainfer.messages import Submit
 from megainfer.text.tokenizer import Tokenizer
 from server.parsing.parts import CallDelta, whole_calls
-from tests.support.front_end import RunningServer, byte_level_backend, write_tokenizer
+from tests.support.scripted_server import RunningServer, byte_level_backend, write_tokenizer
 from tests.support.tools import CALL, TEMPLATE, prompt_of, saying
 
 TOOL = {

@@ -18,7 +18,7 @@ from megainfer.text.detokenizer import IncrementalDetokenizer, StopStrings
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 from megainfer.text.tokenizers.fast import SHORT, FastBackend
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     SENTENCES,
     byte_level_backend,

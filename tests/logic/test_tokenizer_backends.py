@@ -27,7 +27,7 @@ from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 from megainfer.text.tokenizers.tiktoken_model import MOONSHOT
 from server.openai.syntax import AnswerSyntax
 from server.parsing.notations import NOTATIONS
-from tests.support.front_end import CHAT_TEMPLATE, SENTENCES, RunningServer, speaking
+from tests.support.scripted_server import CHAT_TEMPLATE, SENTENCES, RunningServer, speaking
 
 MERGED = [b"th", b"the", b" the", b" t", "人".encode(), "😀".encode()[:2], b"He", b"llo", b"12"]
 CONTROL = [

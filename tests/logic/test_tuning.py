@@ -4,7 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from megainfer.attention_node.scheduling.tuning import TRUSTED_SECONDS, MicroBatchTuner, Progress
+from megainfer.attention_node.scheduling.tuning import (
+    TRUSTED_SECONDS,
+    MicroBatchTuner,
+    StepProgress,
+)
 
 Rate = Callable[[int, int, float], float]
 """Tokens a second of m micro-batches, so many requests, so much context."""
@@ -28,13 +32,13 @@ class Node:
             self.tried.add(m)
             tokens = max(1, running // m)
             self.now += tokens / self.rate(m, running, context)
-            self.tuner.step_ended(Progress(self.now, tokens, running, context, prefills=False))
+            self.tuner.step_ended(StepProgress(self.now, tokens, running, context, prefills=False))
         return used
 
     def prefill(self, steps: int) -> None:
         for _ in range(steps):
             self.now += 0.05
-            self.tuner.step_ended(Progress(self.now, 1, 8, 100.0, prefills=True))
+            self.tuner.step_ended(StepProgress(self.now, 1, 8, 100.0, prefills=True))
 
 
 def peak_at(best: int) -> Rate:

@@ -12,7 +12,7 @@ import pytest
 
 from megainfer.messages import Submit
 from tests.support.checkpoints import write_checkpoint
-from tests.support.front_end import RunningServer, endless, write_tokenizer
+from tests.support.scripted_server import RunningServer, endless, write_tokenizer
 from tests.support.served import Served, run_cli, serving
 
 

@@ -12,7 +12,7 @@ import pytest
 from megainfer import LLM, SamplingParams, StructuredOutputsParams
 from megainfer.errors import RequestError
 from tests.support.checkpoints import write_checkpoint
-from tests.support.front_end import write_tokenizer
+from tests.support.scripted_server import write_tokenizer
 from tests.support.tools import TEMPLATE
 
 SCHEMA = {

@@ -13,7 +13,7 @@ import torch
 from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, Handle, Part
-from megainfer.m2n.reference import Routing, make_parts, marked_tokens, moe, serve
+from megainfer.m2n.reference import ExpertChoices, make_parts, marked_tokens, moe, serve
 from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
 from megainfer.m2n.shm.region import Bell, create_region, map_region
 from megainfer.m2n.slotted import native_library
@@ -279,5 +279,5 @@ def test_closed_ports_keep_no_descriptor() -> None:
     assert open_descriptors() == before
 
 
-def one_token() -> Routing:
+def one_token() -> ExpertChoices:
     return random_routing(1, 2, HOMES, torch.Generator().manual_seed(0))

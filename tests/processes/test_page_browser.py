@@ -13,7 +13,7 @@ from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from tests.support.browser import DESKTOP, PHONE, Browser, browsing, needs_browser
 from tests.support.checkpoints import write_checkpoint
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     RunningServer,
     byte_level_backend,

@@ -16,7 +16,7 @@ from megainfer.launch.plan import Plan, make_plan
 from megainfer.messages import NodeDown, Ready, Role, Stop
 from server.process import _Server
 from tests.support.checkpoints import write_checkpoint
-from tests.support.front_end import WAIT_SECONDS, MockNode, silent
+from tests.support.scripted_server import WAIT_SECONDS, MockNode, silent
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.support.checkpoints import write_checkpoint
-from tests.support.front_end import write_tokenizer
+from tests.support.scripted_server import write_tokenizer
 from tests.support.served import Served, serving
 from tests.support.tools import TEMPLATE
 

@@ -20,7 +20,7 @@ from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from tests.support.checkpoints import write_checkpoint
-from tests.support.front_end import (
+from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     WAIT_SECONDS,
     RunningServer,

@@ -15,7 +15,7 @@ from torch import Tensor
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
 from megainfer.m2n.mailbox import Arrival, AttentionPort, Dispatch, ExpertPort, Handle, Part
-from megainfer.m2n.reference import Expert, Routing, serve
+from megainfer.m2n.reference import Expert, ExpertChoices, serve
 from megainfer.m2n.roads import (
     UNTUNED,
     Road,
@@ -145,10 +145,10 @@ def affine_expert(homes: tuple[tuple[int, int], ...]) -> Expert:
 
 def random_routing(
     num_tokens: int, top_k: int, homes: tuple[tuple[int, int], ...], generator: torch.Generator
-) -> Routing:
+) -> ExpertChoices:
     scores = torch.rand(num_tokens, len(homes), generator=generator)
     weights, expert_ids = scores.topk(top_k, dim=1)
-    return Routing(expert_ids, weights, homes)
+    return ExpertChoices(expert_ids, weights, homes)
 
 
 def fork(target: Callable[..., None], *args: object) -> multiprocessing.Process:

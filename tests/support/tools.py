@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from megainfer.messages import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
-from tests.support.front_end import RunningServer, Script
+from tests.support.scripted_server import RunningServer, Script
 
 TEMPLATE = (
     "{% if tools %}Tools: {{ tools | tojson }} in <tool_call></tool_call>\n{% endif %}"

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.step import Step
-from megainfer.attention_node.scheduling.tuning import MicroBatchTuner, Progress
+from megainfer.attention_node.scheduling.tuning import MicroBatchTuner, StepProgress
 
 
 class Tuner(Protocol):
@@ -42,7 +42,7 @@ class LoadTuner:
         """See `Tuner.step_ended`."""
         before, chunks = self._tuner.active, step.chunks
         now = self._tuner.step_ended(
-            Progress(
+            StepProgress(
                 now=monotonic(),
                 tokens=sum(chunk.samples for chunk in chunks),
                 running=max(1, scheduler.num_running),

@@ -23,7 +23,7 @@ TRUSTED_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StepProgress:
     """A step that has ended.
 
     now: seconds of a monotonic clock. tokens: that it generated. running: requests of the node.
@@ -84,7 +84,7 @@ class MicroBatchTuner:
         self._window: _Window | None = None
         self._skipped = 0  # steps since m changed
 
-    def step_ended(self, progress: Progress) -> int:
+    def step_ended(self, progress: StepProgress) -> int:
         """The m to use from now on."""
         if progress.prefills or not progress.tokens:
             self._window = None
@@ -116,7 +116,7 @@ class MicroBatchTuner:
         self._trials[self._load] = _Trial()
         self._window = None
 
-    def _measure(self, progress: Progress) -> None:
+    def _measure(self, progress: StepProgress) -> None:
         if self._skipped < 2 * self._limit:  # micro-batches form anew
             self._skipped += 1
             return
@@ -132,7 +132,7 @@ class MicroBatchTuner:
             self._window = None
             self._go_on(progress)
 
-    def _go_on(self, progress: Progress) -> None:
+    def _go_on(self, progress: StepProgress) -> None:
         """To the m that is to be measured next; without one, decide."""
         rates, most = self._trial.rates, min(self._limit, progress.running)
         best = self._trial.best()
@@ -149,6 +149,6 @@ class MicroBatchTuner:
             self.active, self._skipped, self._window = m, 0, None
 
 
-def _load(progress: Progress) -> tuple[int, int]:
+def _load(progress: StepProgress) -> tuple[int, int]:
     """Loads that are alike: as many requests, as much context, to about a factor of two."""
     return round(math.log2(progress.running)), round(math.log2(max(1.0, progress.context)))

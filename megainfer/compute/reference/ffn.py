@@ -45,17 +45,17 @@ class Gate:
         self.homes = homes  # may be replaced between steps
         self._plan = kernels.scatter_plan if reader.device.is_host else kernels.padded_plan
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
-        self._router = Router(spec, sources, reader, dtype)
+        self._chooser = ExpertChooser(spec, sources, reader, dtype)
         self.shared = SharedExpert(spec.shared, sources, reader, dtype) if spec.shared else None
 
     def forward(self, x: Tensor, token_ids: Tensor) -> Routed:
         """What the experts see, [T, D], and which rows of it go to each expert node."""
         hidden = self._norm(x)
-        weights, ids = self._router.choose(hidden, token_ids)
+        weights, ids = self._chooser.choose(hidden, token_ids)
         return Routed(hidden, self._plan(weights, ids, self.homes))
 
 
-class Router:
+class ExpertChooser:
     """Which experts a token chooses."""
 
     def __init__(
