@@ -54,13 +54,13 @@ class PingPong:
     def start(self, micro_batch: int, step: int, depends_on: Iterable[int] = ()) -> None:
         """An idle micro-batch begins a step; `depends_on` are step numbers.
 
-        Those no longer in passage have finished. One that was abandoned must not be named: its
+        Those no longer in flight have finished. One that was abandoned must not be named: its
         dependents were abandoned with it.
         """
         dependencies = frozenset(depends_on)
         assert 0 <= micro_batch < self.num_micro_batches, f"no micro-batch {micro_batch}"
         assert micro_batch not in self._passages, f"micro-batch {micro_batch} is not idle"
-        assert all(f.step != step for f in self._passages.values()), f"step {step} is in passage"
+        assert all(f.step != step for f in self._passages.values()), f"step {step} is in flight"
         assert all(d < step for d in dependencies), f"step {step} depends on {sorted(dependencies)}"
         self._passages[micro_batch] = _Passage(step, dependencies, self._next_turn())
 
@@ -88,7 +88,7 @@ class PingPong:
     def replied(self, micro_batch: int, layer: int, expert_node: int) -> None:
         """A reply came in. Raises ProtocolError if nobody waits for it."""
         passage = self._passages.get(micro_batch)
-        expected = passage and passage.next_layer - 1 == layer and expert_node in passage.awaiting
+        expected = passage and passage.next_layer - 1 == layer and expert_node in flight.awaiting
         if not passage or not expected:
             raise ProtocolError(
                 f"unexpected reply of expert node {expert_node} for layer {layer} of micro-batch "
@@ -108,7 +108,7 @@ class PingPong:
     def sampled(self, micro_batch: int) -> None:
         """The tokens have been found."""
         passage = self._passages[micro_batch]
-        assert SAMPLER in passage.awaiting, f"no tokens are awaited in micro-batch {micro_batch}"
+        assert SAMPLER in flight.awaiting, f"no tokens are awaited in micro-batch {micro_batch}"
         self.awaiting_sampler.remove(micro_batch)
         passage.awaiting.remove(SAMPLER)
         self._leave_if_drained(micro_batch)
@@ -178,7 +178,7 @@ class PingPong:
         behind = (
             other.next_layer <= passage.next_layer
             for other in self._passages.values()
-            if other.step in passage.depends_on
+            if other.step in flight.depends_on
         )
         return not passage.awaiting and not any(behind)
 
@@ -204,7 +204,7 @@ class PingPong:
         passage = self._passages.get(micro_batch)
         if passage is None:
             return "idle"
-        if SAMPLER in passage.awaiting:
+        if SAMPLER in flight.awaiting:
             return "awaiting its tokens"
         if passage.awaiting:
             nodes = ", ".join(map(str, sorted(passage.awaiting)))
