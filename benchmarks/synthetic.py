@@ -198,7 +198,7 @@ class AttentionUnit:
     def run_once(self) -> bool:
         worked = self.node.run_once()
         if self._stages.standing and not list(self.node.scheduler.live):
-            self._standing_seconds.append(_pass_seconds(self.node.take_spans()))
+            self._standing_seconds.append(_pass_seconds(self.node.clock.take_spans()))
             self._submit_all()
         return worked
 
@@ -213,10 +213,10 @@ class AttentionUnit:
         return {self._name: own}
 
     def keep_spans(self, count: int) -> None:
-        self.node.keep_spans(count)
+        self.node.clock.keep_latest(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
-        return {self._name: self.node.take_spans()}
+        return {self._name: self.node.clock.take_spans()}
 
     def close(self) -> None:
         self._port.close()
@@ -252,10 +252,10 @@ class ExpertUnit:
         return {self._name: self.node.counters()}
 
     def keep_spans(self, count: int) -> None:
-        self.node.keep_spans(count)
+        self.node.clock.keep_latest(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
-        return {self._name: self.node.take_spans()}
+        return {self._name: self.node.clock.take_spans()}
 
     def close(self) -> None:
         self._port.close()

@@ -6,6 +6,7 @@ that order costs is in `planner.formulas`; docs/pipeline.md has the reasons.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 from megainfer.errors import ProtocolError
 
@@ -24,6 +25,14 @@ class _Passage:
     next_layer: int = 0  # the attention halves of all layers below have run
     awaiting: set[int] = field(default_factory=set)  # expert nodes, or SAMPLER, yet to reply
     is_draining: bool = False  # abandoned, but what it sent is still to be answered
+
+    def __str__(self) -> str:
+        if SAMPLER in self.awaiting:
+            return "awaiting its tokens"
+        if self.awaiting:
+            nodes = ", ".join(map(str, sorted(self.awaiting)))
+            return f"awaiting layer {self.next_layer - 1} from expert nodes {nodes}"
+        return f"about to run layer {self.next_layer}"
 
 
 class PingPong:
@@ -48,7 +57,7 @@ class PingPong:
         self.num_micro_batches = num_micro_batches
         self.num_layers = num_layers
         self._passages: dict[int, _Passage] = {}
-        self._turns = 0
+        self._turns = count(1)
         self.awaiting_sampler: set[int] = set()  # micro-batches, draining ones too
 
     def start(self, micro_batch: int, step: int, depends_on: Iterable[int] = ()) -> None:
@@ -62,22 +71,28 @@ class PingPong:
         assert micro_batch not in self._passages, f"micro-batch {micro_batch} is not idle"
         assert all(f.step != step for f in self._passages.values()), f"step {step} is in flight"
         assert all(d < step for d in dependencies), f"step {step} depends on {sorted(dependencies)}"
-        self._passages[micro_batch] = _Passage(step, dependencies, self._next_turn())
+        self._passages[micro_batch] = _Passage(step, dependencies, next(self._turns))
 
     def next(self) -> int | None:
         """The micro-batch to run: has all its replies, may go before its dependents, oldest."""
-        ready = [mb for mb, passage in self._passages.items() if self._may_run(passage)]
+        ready = [mb for mb in self._passages if self.may_run(mb)]
         return min(ready, key=lambda mb: self._passages[mb].turn, default=None)
 
     def may_run(self, micro_batch: int) -> bool:
         """Whether it could have a turn, if perhaps not the next one."""
-        return self._may_run(self._passages[micro_batch])
+        passage = self._passages[micro_batch]
+        if passage.awaiting:
+            return False
+        # All steps visit the same layers, so a dependency that is further on has run the next one.
+        return not any(
+            other.next_layer <= passage.next_layer
+            for other in self._passages.values()
+            if other.step in passage.depends_on
+        )
 
     def dispatched(self, micro_batch: int, layer: int, awaiting: Iterable[int]) -> None:
-        """The attention half up to `layer` has run; these expert nodes will reply.
-
-        With none of them (no token chose an expert, or all experts are here) it is ready again.
-        """
+        """The attention half up to `layer` has run; these expert nodes will reply. With none of
+        them (no token chose an expert, or all experts are here) it is ready again."""
         passage = self._running(micro_batch)
         assert passage.next_layer <= layer < self.num_layers, (
             f"micro-batch {micro_batch} dispatched layer {layer}, "
@@ -88,11 +103,11 @@ class PingPong:
     def replied(self, micro_batch: int, layer: int, expert_node: int) -> None:
         """A reply came in. Raises ProtocolError if nobody waits for it."""
         passage = self._passages.get(micro_batch)
-        expected = passage and passage.next_layer - 1 == layer and expert_node in flight.awaiting
+        expected = passage and passage.next_layer - 1 == layer and expert_node in passage.awaiting
         if not passage or not expected:
             raise ProtocolError(
                 f"unexpected reply of expert node {expert_node} for layer {layer} of micro-batch "
-                f"{micro_batch}, which is {self._describe(micro_batch)}"
+                f"{micro_batch}, which is {passage or 'idle'}"
             )
         passage.awaiting.remove(expert_node)
         self._leave_if_drained(micro_batch)
@@ -108,7 +123,7 @@ class PingPong:
     def sampled(self, micro_batch: int) -> None:
         """The tokens have been found."""
         passage = self._passages[micro_batch]
-        assert SAMPLER in flight.awaiting, f"no tokens are awaited in micro-batch {micro_batch}"
+        assert SAMPLER in passage.awaiting, f"no tokens are awaited in micro-batch {micro_batch}"
         self.awaiting_sampler.remove(micro_batch)
         passage.awaiting.remove(SAMPLER)
         self._leave_if_drained(micro_batch)
@@ -140,9 +155,7 @@ class PingPong:
 
     def all_abandoned(self) -> tuple[int, ...]:
         """End every step unfinished; expert nodes owe no replies any more, even abandoned ones'.
-
-        Returns the micro-batches that this took a step from, by step number.
-        """
+        Returns the micro-batches that this took a step from, by step number."""
         by_step = sorted(self._passages.items(), key=lambda item: item[1].step)
         ended = tuple(mb for mb, passage in by_step if not passage.is_draining)
         for micro_batch, passage in by_step:
@@ -169,23 +182,10 @@ class PingPong:
         """The first layer whose attention half the step of this micro-batch has not run."""
         return self._passages[micro_batch].next_layer
 
-    def _next_turn(self) -> int:
-        self._turns += 1
-        return self._turns
-
-    def _may_run(self, passage: _Passage) -> bool:
-        # All steps visit the same layers, so a dependency that is further on has run the next one.
-        behind = (
-            other.next_layer <= passage.next_layer
-            for other in self._passages.values()
-            if other.step in flight.depends_on
-        )
-        return not passage.awaiting and not any(behind)
-
     def _await(self, passage: _Passage, layer: int, peers: Iterable[int]) -> None:
         passage.next_layer = layer + 1
         passage.awaiting = set(peers)
-        passage.turn = self._next_turn()
+        passage.turn = next(self._turns)
 
     def _leave_if_drained(self, micro_batch: int) -> None:
         passage = self._passages[micro_batch]
@@ -195,18 +195,5 @@ class PingPong:
     def _running(self, micro_batch: int) -> _Passage:
         passage = self._passages.get(micro_batch)
         assert passage is not None, f"micro-batch {micro_batch} is idle"
-        assert self._may_run(passage), (
-            f"micro-batch {micro_batch} had no turn, it is {self._describe(micro_batch)}"
-        )
+        assert self.may_run(micro_batch), f"micro-batch {micro_batch} had no turn, it is {passage}"
         return passage
-
-    def _describe(self, micro_batch: int) -> str:
-        passage = self._passages.get(micro_batch)
-        if passage is None:
-            return "idle"
-        if SAMPLER in flight.awaiting:
-            return "awaiting its tokens"
-        if passage.awaiting:
-            nodes = ", ".join(map(str, sorted(passage.awaiting)))
-            return f"awaiting layer {passage.next_layer - 1} from expert nodes {nodes}"
-        return f"about to run layer {passage.next_layer}"

@@ -14,6 +14,8 @@ from megainfer.errors import NodeDied
 from megainfer.m2n.mailbox import AttentionPort, Handle
 from megainfer.pipeline import SAMPLER, PingPong
 
+LOOK_SECONDS = 20e-6
+"""How long a node sleeps at most while its device finds tokens: no bell rings for them."""
 LOST_SECONDS = 5.0
 """How long a node waits for one that is gone: the supervisor has the first word on its death."""
 
@@ -52,10 +54,9 @@ class Flights:
         """The micro-batches that may start a step."""
         return self._pingpong.idle()
 
-    @property
-    def await_device(self) -> bool:
-        """Whether one waits for what only looking at it tells: no bell rings."""
-        return bool(self._pingpong.awaiting_sampler)
+    def sleep_bound(self, timeout: float) -> float:
+        """See `AttentionNode.sleep_bound`."""
+        return min(timeout, LOOK_SECONDS) if self._pingpong.awaiting_sampler else timeout
 
     def start(self, flight: Flight) -> None:
         """In an idle micro-batch."""
@@ -94,7 +95,7 @@ class Flights:
 
     def hear(self) -> Iterator[tuple[int, str]]:
         """Take in what has come; gives the micro-batches whose experts failed, and how."""
-        if self.await_device:
+        if self._pingpong.awaiting_sampler:
             self._hear_device()
         for arrival in self._port.poll():
             micro_batch = arrival.micro_batch

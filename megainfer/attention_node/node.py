@@ -18,15 +18,13 @@ from megainfer.attention_node.token_messages import token_messages
 from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.instruments.distribution import Distribution
-from megainfer.instruments.stage_clock import Span, StageClock
+from megainfer.instruments.stage_clock import StageClock
 from megainfer.messages import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
 from megainfer.pipeline import PingPong
 from megainfer.topology import Membership
 
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Bounds of the distribution of tokens in a step, as vLLM's."""
-LOOK_SECONDS = 20e-6
-"""How long a node sleeps at most while its device finds tokens."""
 
 
 class AttentionNode:
@@ -40,7 +38,7 @@ class AttentionNode:
         self._model = parts.model
         pingpong = PingPong(parts.scheduler.config.num_micro_batches, len(parts.model.spec.layers))
         self._flights = Flights(pingpong, parts.port, settings.reply_timeout)
-        self._clock = StageClock(settings.trace, marks_of(parts.device))
+        self.clock = StageClock(settings.trace, marks_of(parts.device))
         self._intake = Intake(
             settings.node, parts.model.spec.vocab_size, parts.scheduler, parts.compiling, parts.emit
         )
@@ -85,7 +83,7 @@ class AttentionNode:
 
     def sleep_bound(self, timeout: float) -> float:
         """Seconds until the node wants to look again though nobody rang, at most `timeout`."""
-        return min(timeout, LOOK_SECONDS) if self._flights.await_device else timeout
+        return self._flights.sleep_bound(timeout)
 
     def counters(self) -> dict[str, Any]:
         """Stage times, scheduler's and port's counters; `attention` is T_a's numerator.
@@ -94,21 +92,13 @@ class AttentionNode:
         """
         scheduled = self.scheduler.counters()
         return {
-            **self._clock.counters(),
+            **self.clock.counters(),
             **scheduled,
             "waiting": scheduled["waiting"] + self._intake.num_compiling,
             **self.port.counters(),
             "generated_tokens": self._generated,
             "step_tokens": self._step_tokens.as_dict(),
         }
-
-    def keep_spans(self, count: int) -> None:
-        """See `StageClock.keep_latest`."""
-        self._clock.keep_latest(count)
-
-    def take_spans(self) -> list[Span]:
-        """See `StageClock.take_spans`."""
-        return self._clock.take_spans()
 
     def _start_idle(self) -> bool:
         """Start every idle micro-batch that has work; none starves behind those in flight."""
@@ -117,12 +107,12 @@ class AttentionNode:
     def _compose(self, micro_batch: int) -> bool:
         if not self.scheduler.has_work(micro_batch):
             return False
-        with self._clock.span("schedule", micro_batch):
+        with self.clock.span("schedule", micro_batch):
             step = self.scheduler.compose(micro_batch)
             if step is None:
                 return False
             batch = batch_of(step, self._parts.device)
-        with self._clock.span("embed", micro_batch):
+        with self.clock.span("embed", micro_batch):
             flight = Flight(step, batch, self._model.embed(batch))
         self._flights.start(flight)
         return True
@@ -139,9 +129,9 @@ class AttentionNode:
     def _advance(self, flight: Flight) -> None:
         micro_batch = flight.step.micro_batch
         if flight.handle is not None:
-            with self._clock.span("combine", micro_batch, flight.handle.layer):
+            with self.clock.span("combine", micro_batch, flight.handle.layer):
                 self.port.combine(flight.handle, flight.x)
-        layer, clock = self._flights.next_layer(flight), self._clock.of(micro_batch)
+        layer, clock = self._flights.next_layer(flight), self.clock.of(micro_batch)
         point = self._model.advance(flight.x, layer, flight.batch, self._parts.kv, clock)
         if point is None:
             self._sample(flight)
@@ -150,10 +140,10 @@ class AttentionNode:
 
     def _dispatch(self, flight: Flight, point: MoEPoint) -> None:
         micro_batch = flight.step.micro_batch
-        with self._clock.span("dispatch", micro_batch, point.layer):
+        with self.clock.span("dispatch", micro_batch, point.layer):
             handle = self.port.dispatch(micro_batch, point.layer, point.hidden, point.parts)
         self._flights.dispatched(flight, handle)
-        with self._clock.span("shared", micro_batch, point.layer):
+        with self.clock.span("shared", micro_batch, point.layer):
             shared = self._model.shared(point.layer, point.hidden)
             if shared is not None:
                 flight.x += shared
@@ -161,7 +151,7 @@ class AttentionNode:
     def _sample(self, flight: Flight) -> None:
         """On the host the step ends here; on a device others have their turns meanwhile."""
         output = begin_output(
-            self._model, flight.x, flight.batch, flight.step, self._parts.device, self._clock
+            self._model, flight.x, flight.batch, flight.step, self._parts.device, self.clock
         )
         if self._flights.sampling(flight, output):
             self._finish(flight, output.take())
@@ -173,7 +163,7 @@ class AttentionNode:
             self._refuse(request_id, message, client_error)
         self._step_tokens.observe(step.num_rows)
         self._flights.finished(flight)
-        with self._clock.span("schedule", step.micro_batch):
+        with self.clock.span("schedule", step.micro_batch):
             events = self.scheduler.complete(step, result.token_ids, result.logprobs)
             self._parts.tuner.step_ended(step, self.scheduler)
         self._tell(events)
@@ -186,16 +176,13 @@ class AttentionNode:
             for message in token_messages(self.node, events):
                 self._parts.emit(message)
 
-    # --- what goes wrong ------------------------------------------------------------------------
-
     def _fail(self, micro_batch: int, message: str) -> None:
         """Nobody will compute this step: the requests that it was for end."""
         for request_id in self._abandon(micro_batch):
             self._refuse(request_id, message)
 
     def _abandon(self, micro_batch: int) -> list[str]:
-        """Make a step, and those that build on it, not have happened: their rows will be scheduled
-        again. The ids of the requests that go on so."""
+        """Make a step, and those that build on it, not have happened; the ids of their requests."""
         return self._take_back(self._flights.abandon(micro_batch))
 
     def _take_back(self, flights: Sequence[Flight]) -> list[str]:

@@ -34,7 +34,7 @@ class NodeParts:
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """node: its number. reply_timeout: seconds after which an expert node that is silent counts as
-    hung. trace: how many of its latest spans it keeps for `take_spans`."""
+    hung. trace: how many of its latest spans it keeps for `clock.take_spans`."""
 
     node: int
     reply_timeout: float = REPLY_TIMEOUT_SECONDS

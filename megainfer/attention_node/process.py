@@ -137,10 +137,10 @@ class AttentionUnit:
         return {f"attention node {self.node.node}": self.node.counters()}
 
     def keep_spans(self, count: int) -> None:
-        self.node.keep_spans(count)
+        self.node.clock.keep_latest(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
-        return {f"attention node {self.node.node}": self.node.take_spans()}
+        return {f"attention node {self.node.node}": self.node.clock.take_spans()}
 
     def close(self) -> None:
         self._frontend.close()

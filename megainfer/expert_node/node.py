@@ -12,7 +12,7 @@ from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.gather import Batch, Gather
 from megainfer.instruments.distribution import Distribution
-from megainfer.instruments.stage_clock import Span, StageClock
+from megainfer.instruments.stage_clock import StageClock
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
 from megainfer.topology import Membership
 
@@ -23,7 +23,7 @@ BATCH_ROWS = tuple(2**i for i in range(15))
 class ExpertNode:
     """One expert node over any port. It serves nobody before its first `enter`.
 
-    trace: how many of its latest spans it keeps for `take_spans`.
+    trace: how many of its latest spans it keeps for `clock.take_spans`.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class ExpertNode:
         self._gather = gather
         self._waiting: dict[tuple[int, int], Dispatch] = {}  # by (source, micro-batch)
         self._lost: frozenset[int] = frozenset()
-        self._clock = StageClock(trace, marks_of(port.device))
+        self.clock = StageClock(trace, marks_of(port.device))
         self._batch_rows = Distribution(BATCH_ROWS)
         self._batches = self._rows = self._sources = self._missed = 0
 
     def run_once(self) -> bool:
         """Take in what arrived and compute one batch, if the gather has one complete."""
-        self._clock.collect()
+        self.clock.collect()
         self._take_in()
         batch = self._gather.next(monotonic())
         if batch is None:
@@ -70,7 +70,7 @@ class ExpertNode:
         sources: dispatches over all `batches`. missed: times that a cohort went on without one.
         """
         return {
-            **self._clock.counters(),
+            **self.clock.counters(),
             **self.port.counters(),
             "batches": self._batches,
             "rows": self._rows,
@@ -79,14 +79,6 @@ class ExpertNode:
             "batch_rows": self._batch_rows.as_dict(),
             "expert_tokens": self._model.expert_tokens(),
         }
-
-    def keep_spans(self, count: int) -> None:
-        """See `StageClock.keep_latest`."""
-        self._clock.keep_latest(count)
-
-    def take_spans(self) -> list[Span]:
-        """See `StageClock.take_spans`."""
-        return self._clock.take_spans()
 
     def _take_in(self) -> None:
         now = monotonic()
@@ -111,19 +103,19 @@ class ExpertNode:
         )
 
     def _compute(self, batch: Batch) -> None:
-        lap = self._clock.lap()
+        lap = self.clock.lap()
         sources = sorted(batch.rows)
         dispatches = [self._waiting.pop((source, batch.micro_batch)) for source in sources]
         error = self._forward(batch, dispatches)
         # A span of its own: the first receiver may go on before the last reply is sent.
-        with self._clock.span("reply", batch.micro_batch, batch.layer):
+        with self.clock.span("reply", batch.micro_batch, batch.layer):
             self._reply(dispatches, error)
         self._missed += len(batch.dropped)
         lap.end(partial(self._gather.served, batch))  # by which it decides how long to wait
 
     def _forward(self, batch: Batch, dispatches: list[Dispatch]) -> MegaInferError | None:
         """Compute into the reply slots; what went wrong, if something did."""
-        with self._clock.span("expert", batch.micro_batch, batch.layer):
+        with self.clock.span("expert", batch.micro_batch, batch.layer):
             outs = [self.port.reply_buffer(dispatch) for dispatch in dispatches]
             try:
                 self._model.forward(batch.layer, dispatches, outs)

@@ -81,10 +81,10 @@ class ExpertUnit:
         return {f"expert node {self._index}": self.node.counters()}
 
     def keep_spans(self, count: int) -> None:
-        self.node.keep_spans(count)
+        self.node.clock.keep_latest(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
-        return {f"expert node {self._index}": self.node.take_spans()}
+        return {f"expert node {self._index}": self.node.clock.take_spans()}
 
     def close(self) -> None:
         self._port.close()

@@ -145,9 +145,8 @@ class AttentionPort(Port, Protocol):
 
         Every expert node that is a member is sent one message, a header only where a part has no
         rows; the others' parts must have none. How many of a part's rows count may be known on the
-        device only (`Part.count`). The slots of
-        this micro-batch must be free: the last dispatch's replies have all arrived (combined or
-        not; what has not been combined by now is lost).
+        device only (`Part.count`). The slots of this micro-batch must be free: the last dispatch's
+        replies have all arrived (combined or not; what has not been combined by now is lost).
 
         Raises ProtocolError where that isn't so, when a part has more rows than a slot's capacity,
         or when a tensor has another shape or dtype than agreed.

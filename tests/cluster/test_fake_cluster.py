@@ -114,7 +114,7 @@ def test_tokens_are_those_of_the_host_and_others_run_while_they_are_found(
 
 
 def seconds(node: AttentionNode | ExpertNode, *kinds: str) -> list[float]:
-    counters = node._clock.counters()
+    counters = node.clock.counters()
     return [counters[f"{kind}_seconds"] for kind in kinds]
 
 
