@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from megainfer.compute.reference import kernels as kernels
 from megainfer.models.spec import RouterSpec
-from megainfer.topology import contiguous_placement
+from megainfer.topology import contiguous_placement, placement_of
 
 
 def homes_of(num_experts: int, num_nodes: int) -> kernels.Homes:
@@ -102,3 +102,14 @@ def test_a_padded_plan_is_the_plan_and_padding(tokens, nodes, seed):
             assert len(other) == tokens
             assert torch.equal(other[:rows], own)
             assert bool((other[rows:] == padding).all())
+
+
+def test_a_node_that_is_nobodys_home_is_sent_no_padding():
+    """Nobody could await it: it may be gone."""
+    homes = kernels.expert_homes(placement_of(3, {0: ((0, 1), (2, 1), (0,))}), 0)
+    weights, ids = torch.ones(4, 2), torch.tensor([[0, 1]] * 4)
+    for plan in (kernels.scatter_plan, kernels.padded_plan):
+        parts = plan(weights, ids, homes)
+        assert [len(part.rows) for part in parts] == [4, 0, 4]
+        assert parts[1].local_ids.shape == parts[1].weights.shape == (0, 2)
+        assert (parts[1].rows.dtype, parts[1].local_ids.dtype) == (torch.int64, torch.int32)

@@ -151,7 +151,7 @@ def _part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
 
 def padded_plan(weights: Tensor, ids: Tensor, homes: Homes) -> tuple[Part, ...]:
     """`scatter_plan` for a host that must not ask a device how many rows there are: T for every
-    node with an expert. The first `count` are those rows; the others choose nothing of row 0."""
+    node with a home. The first `count` are those rows; the others choose nothing of row 0."""
     return _parts(_padded_part, weights, ids, homes)
 
 
