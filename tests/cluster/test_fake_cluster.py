@@ -24,7 +24,7 @@ FAMILIES = [("qwen3_moe", "gqa"), ("deepseek_v3", "groups")]
 PROMPTS = [list(range(3, 24)), [7, 8, 9], [30] * 5, [40, 41]]  # the first in two chunks
 SMALL: dict[str, Any] = {"max_num_batched_tokens": 16}
 NEW_TOKENS = 2
-LOOKS = 10
+LOOKS = 40  # at what was read back, before it is there
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 def answered(cluster: LocalCluster) -> list[list[int]]:
     for i, prompt in enumerate(PROMPTS):
-        cluster.submit(i % 2, greedy_submit(str(i), prompt, NEW_TOKENS))
+        cluster.submit(i % 2, greedy_submit(str(i), prompt, NEW_TOKENS + i))
     cluster.drain()
     assert not [answer.failure for answer in cluster.answers.values() if answer.failure]
     return [cluster.answers[str(i)].tokens for i in range(len(PROMPTS))]
@@ -77,14 +77,14 @@ class Order:
 @pytest.fixture
 def slow_readbacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values come to the host after many looks, and whoever doesn't wait for them is told."""
-    done, take, looks = FakeReadback.done, FakeReadback.take, Counter[int]()
+    done, take, looks = FakeReadback.done, FakeReadback.take, Counter[FakeReadback]()
 
     def done_late(readback: FakeReadback) -> bool:
-        looks[id(readback)] += 1
-        return looks[id(readback)] > LOOKS and done(readback)
+        looks[readback] += 1
+        return looks[readback] > LOOKS and done(readback)
 
     def take_done(readback: FakeReadback) -> Tensor:
-        if looks[id(readback)] <= LOOKS or not done(readback):
+        if looks[readback] <= LOOKS or not done(readback):
             raise Race("the host takes what the device has yet to find")
         return take(readback)
 
