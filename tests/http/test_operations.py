@@ -60,7 +60,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def routes_of(server: RunningServer) -> Iterator[tuple[str, str]]:
     """(method, path) of everything that the application answers to."""
-    app = create_app(server.engine, TOKENIZER, server._model, server.operate.instance)
+    app = create_app(server.engine, TOKENIZER, server._model, server.instance)
     paths = set()
     for route in app.routes:
         inner = getattr(route, "original_router", None)
@@ -336,7 +336,7 @@ def test_impossible_options_are_named(wish: dict[str, Any], flag: str) -> None:
 def test_while_draining_streams_finish_and_nothing_new_comes_in() -> None:
     async def two(submit: Submit) -> AsyncIterator[TokenEvent]:
         yield TokenEvent(submit.request_id, [TOKEN])
-        while not server.operate.instance.occupancy.draining or http_done.empty():
+        while not server.instance.occupancy.draining or http_done.empty():
             await asyncio.sleep(0.01)
         yield TokenEvent(submit.request_id, [TOKEN], "length")
 
@@ -347,7 +347,7 @@ def test_while_draining_streams_finish_and_nothing_new_comes_in() -> None:
             lines = response.iter_lines()
             next(lines)
             drained = asyncio.run_coroutine_threadsafe(
-                server.operate.instance.occupancy.drain(), server._loop
+                server.instance.occupancy.drain(), server._loop
             )
             while http.get("/health").status_code == 200:
                 pass
@@ -423,9 +423,9 @@ def test_hang_ups_and_errors_are_counted_by_reason_and_leave_nothing() -> None:
         with http.stream("POST", "/v1/completions", json={**BODY, "stream": True}) as response:
             next(response.iter_lines())
         server.node.expect(Abort)
-        totals = server.operate.instance.counted.requests.engines[0]
+        totals = server.instance.counted.requests.engines[0]
         assert (totals.finished["error"], totals.finished["abort"]) == (1, 1)
-        assert not server.operate.instance.counted.requests._lives
+        assert not server.instance.counted.requests._lives
 
 
 def test_methods_that_clients_make_up_are_counted_as_one() -> None:
@@ -458,7 +458,7 @@ def test_a_probe_for_readiness_is_no_request() -> None:
 def test_a_line_tells_of_traffic_and_falls_silent_without() -> None:
     with running() as (server, http):
         now = [0.0]
-        board, requests = server.operate.instance.board, server.operate.instance.counted.requests
+        board, requests = server.instance.board, server.instance.counted.requests
         traffic = TrafficLog(requests, board, clock=lambda: now[0])
         server.node.script = speaking(TOKEN, TOKEN)
         http.post("/v1/completions", json=BODY)
