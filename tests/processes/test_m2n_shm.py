@@ -1,5 +1,6 @@
 """Shared memory between real processes: load, death, and that nothing is left behind."""
 
+import gc
 import os
 import signal
 from dataclasses import replace
@@ -267,6 +268,7 @@ def open_descriptors() -> int:
 
 
 def test_closed_ports_keep_no_descriptor() -> None:
+    gc.collect()  # what earlier tests held must not be given back meanwhile
     before = open_descriptors()
     for _ in range(2):
         with shm_cluster(GEOMETRY) as cluster:
