@@ -45,7 +45,7 @@ from rich.table import Table
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.roads import Tuning
+from megainfer.m2n.roads import PortOptions
 
 HIDDEN_SIZE = 512  # float32, so a row is 2 KiB
 ROW_KIB = 2
@@ -127,7 +127,7 @@ def measure(
     running: Cluster, exchange: Exchange, window: int, rounds: int
 ) -> Iterator[tuple[str, list[int], float]]:
     """(road, ns of latency, MB/s) of each round and road, the roads in turn."""
-    roads = [*map(road_name, running.setup.tunings), GLOO]
+    roads = [*map(road_name, running.setup.port_options), GLOO]
     for number in range(rounds):
         for road in roads if number % 2 else reversed(roads):
             alone = Exchange(road, exchange.rows, exchange.combine, 1, exchange.count)
@@ -220,12 +220,12 @@ def setup_of(args: argparse.Namespace, store: str) -> Setup:
     geometry = Geometry(
         args.attention, args.expert, args.window, rows, HIDDEN_SIZE, TOP_K, "float32"
     )
-    python = [Tuning(mover="plain")] if args.python else []
+    python = [PortOptions(mover="plain")] if args.python else []
     return Setup(
         geometry=geometry,
         token=f"bench-{secrets.token_hex(8)}",
         store=store,
-        tunings=(*(Tuning(spin / 1e6) for spin in args.spin), *python),
+        port_options=(*(PortOptions(spin / 1e6) for spin in args.spin), *python),
         cores=tuple(sorted(os.sched_getaffinity(0))) if args.pin else None,
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Handle, Part, Rest
-from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
+from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
 
 TIMEOUT_SECONDS = 60.0
 GLOO = "gloo"
@@ -27,13 +27,13 @@ GLOO = "gloo"
 
 @dataclass(frozen=True)
 class Setup:
-    """What every process knows. tunings: one M2N road each. cores: where processes are
+    """What every process knows. port_options: one M2N road each. cores: where processes are
     pinned, in turn; None leaves them where they like."""
 
     geometry: Geometry
     token: str
     store: str
-    tunings: tuple[Tuning, ...]
+    port_options: tuple[PortOptions, ...]
     cores: tuple[int, ...] | None
 
 
@@ -68,9 +68,9 @@ class Contender(Protocol):
     def close(self) -> None: ...
 
 
-def road_name(tuning: Tuning) -> str:
-    language = "python " if tuning.mover == "plain" else ""
-    return f"m2n {language}spin {tuning.spin_seconds * 1e6:.0f}us"
+def road_name(options: PortOptions) -> str:
+    language = "python " if options.mover == "plain" else ""
+    return f"m2n {language}spin {options.spin_seconds * 1e6:.0f}us"
 
 
 def process_main(setup: Setup, rank: int, orders: Connection) -> None:
@@ -89,9 +89,9 @@ def _open_roads(setup: Setup, rank: int) -> dict[str, Contender]:
     geometry = setup.geometry
     node = rank - geometry.num_attention
     roads: dict[str, Contender] = {}
-    for number, tuning in enumerate(setup.tunings):
-        road = Road("shm", f"{setup.token}-{number}", tuning)
-        roads[road_name(tuning)] = (
+    for number, options in enumerate(setup.port_options):
+        road = Road("shm", f"{setup.token}-{number}", options)
+        roads[road_name(options)] = (
             M2nAttention(road, Seat(geometry, rank, 0))
             if node < 0
             else M2nExpert(road, Seat(geometry, node, 0))

@@ -35,7 +35,7 @@ from megainfer.launch.control import ParentLink
 from megainfer.launch.node_loop import Unit, run_until_stopped
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part
-from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
+from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
 from megainfer.messages import (
     FromNode,
     GetSpans,
@@ -304,7 +304,7 @@ def _run_expert(link: ParentLink, stages: Stages, token: str, node: int) -> None
 
 
 def _way(stages: Stages, token: str, node: int) -> tuple[Road, Seat]:
-    return Road("shm", token, Tuning(stages.spin)), Seat(stages.geometry(), node, 0)
+    return Road("shm", token, PortOptions(stages.spin)), Seat(stages.geometry(), node, 0)
 
 
 def _serve(link: ParentLink, unit: Unit) -> None:

@@ -11,7 +11,7 @@ from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.launch.fit import check_slots_fit, fitting_blocks
 from megainfer.launch.machine import Machine
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.roads import Road, Tuning
+from megainfer.m2n.roads import PortOptions, Road
 from megainfer.memory import Ledger, attention_node, expert_node
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
@@ -95,7 +95,7 @@ class Plan:
     @property
     def road(self) -> Road:
         """What carries the messages between its nodes."""
-        return Road("shm", self.token, Tuning(self.spin_seconds))
+        return Road("shm", self.token, PortOptions(self.spin_seconds))
 
     def geometry(self, micro_batches: int) -> Geometry:
         """The layout of M2N's slots."""

@@ -59,7 +59,7 @@ class LocalHub:
     """The slots and ports of M attention and N expert nodes, all in this process."""
 
     def __init__(self, geometry: Geometry, epoch: int = 0, mover: str | None = None) -> None:
-        """mover: see `roads.Tuning`."""
+        """mover: see `roads.PortOptions`."""
         self._geometry = geometry
         self._mover = choose_mover(mover)
         self._epoch = epoch

@@ -19,7 +19,7 @@ ROADS = {"shm": "megainfer.m2n.shm.ports"}
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class PortOptions:
     """What a node may choose for itself.
 
     spin_seconds: how long `wait` looks at the slots before it sleeps, at most; only useful where
@@ -31,7 +31,7 @@ class Tuning:
     mover: str | None = None
 
 
-UNTUNED = Tuning()
+DEFAULT_OPTIONS = PortOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Road:
 
     kind: str
     token: str
-    tuning: Tuning = UNTUNED
+    options: PortOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from megainfer.errors import ConfigError, ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
-from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
+from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
 from megainfer.m2n.slotted import native_library
 from megainfer.m2n.slotted.mail import Memory
 from megainfer.m2n.slotted.opening import MOVERS
@@ -213,9 +213,9 @@ def dither(numbers: random.Random) -> None:
         pass
 
 
-def stressed_expert(token: str, tuning: Tuning) -> None:
+def stressed_expert(token: str, options: PortOptions) -> None:
     numbers = random.Random(1)
-    port = open_expert_port(Road("shm", token, tuning), Seat(PAIR, 0, 0), SECONDS)
+    port = open_expert_port(Road("shm", token, options), Seat(PAIR, 0, 0), SECONDS)
     left = MESSAGES
     while left:
         port.wait(FOR_EVER)
@@ -229,9 +229,9 @@ def stressed_expert(token: str, tuning: Tuning) -> None:
         port.wait(FOR_EVER)
 
 
-def stressed_attention(token: str, tuning: Tuning) -> None:
+def stressed_attention(token: str, options: PortOptions) -> None:
     numbers = random.Random(2)
-    port = open_attention_port(Road("shm", token, tuning), Seat(PAIR, 0, 0), SECONDS)
+    port = open_attention_port(Road("shm", token, options), Seat(PAIR, 0, 0), SECONDS)
     part = Part(torch.arange(1), torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1))
     for number in range(MESSAGES):
         handle = port.dispatch(0, number, torch.full((1, 8), float(number)), [part])
@@ -245,8 +245,8 @@ def stressed_attention(token: str, tuning: Tuning) -> None:
     port.close()
 
 
-PYTHON, SLEEPY = Tuning(mover="plain"), Tuning(mover="native")
-BRISK, EAGER = Tuning(2e-5, mover="native"), Tuning(1e-3, mover="native")
+PYTHON, SLEEPY = PortOptions(mover="plain"), PortOptions(mover="native")
+BRISK, EAGER = PortOptions(2e-5, mover="native"), PortOptions(1e-3, mover="native")
 
 
 @built
@@ -255,7 +255,7 @@ BRISK, EAGER = Tuning(2e-5, mover="native"), Tuning(1e-3, mover="native")
     [(SLEEPY, SLEEPY), (BRISK, BRISK), (EAGER, EAGER), (SLEEPY, PYTHON), (PYTHON, BRISK)],
     ids=["sleepy", "brisk", "eager", "sleepy to python", "python to brisk"],
 )
-def test_no_wake_up_is_lost(attention: Tuning, expert: Tuning) -> None:
+def test_no_wake_up_is_lost(attention: PortOptions, expert: PortOptions) -> None:
     token = fresh_token()
     join_all([fork(stressed_expert, token, expert), fork(stressed_attention, token, attention)])
 

@@ -21,7 +21,7 @@ from megainfer.m2n.reference import (
     moe,
     moe_without_nodes,
 )
-from megainfer.m2n.roads import Tuning
+from megainfer.m2n.roads import PortOptions
 from megainfer.m2n.slotted import native_library
 from tests.support.m2n_cluster import (
     SECONDS,
@@ -40,8 +40,8 @@ Opened = Callable[[Geometry], AbstractContextManager[Cluster]]
 HIDDEN, TOP_K, CAPACITY = 8, 2, 6
 
 
-PYTHON, NATIVE = Tuning(mover="plain"), Tuning(mover="native")
-SPINNING = Tuning(spin_seconds=1e-4, mover="native")
+PYTHON, NATIVE = PortOptions(mover="plain"), PortOptions(mover="native")
+SPINNING = PortOptions(spin_seconds=1e-4, mover="native")
 built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
 
 

@@ -10,9 +10,9 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
 from megainfer.m2n.roads import (
     ROADS,
+    PortOptions,
     Road,
     Seat,
-    Tuning,
     open_attention_port,
     open_expert_port,
 )
@@ -60,5 +60,5 @@ def test_a_mover_that_is_not_there_is_named() -> None:
 
 
 def test_a_road_can_be_sent() -> None:
-    road = Road("shm", "token", Tuning(1e-3, "plain"))
+    road = Road("shm", "token", PortOptions(1e-3, "plain"))
     assert msgspec.json.decode(msgspec.json.encode(road), type=Road) == road

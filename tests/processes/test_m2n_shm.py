@@ -15,7 +15,7 @@ from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, Handle, Part
 from megainfer.m2n.reference import ExpertChoices, make_parts, marked_tokens, moe, serve
-from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
+from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
 from megainfer.m2n.shm.region import Bell, create_region, map_region
 from megainfer.m2n.slotted import native_library
 from tests.support.m2n_cluster import (
@@ -38,9 +38,9 @@ PAIR = Geometry(1, 1, 1, capacity=6, hidden_size=8, top_k=2, dtype="float32")
 # --- load ---------------------------------------------------------------------------------------
 
 
-def expert_main(token: str, node: int, tuning: Tuning) -> None:
+def expert_main(token: str, node: int, options: PortOptions) -> None:
     """Serve until every attention node has left; check that rows are where they belong."""
-    port = open_expert_port(Road("shm", token, tuning), Seat(GEOMETRY, node, 0), SECONDS)
+    port = open_expert_port(Road("shm", token, options), Seat(GEOMETRY, node, 0), SECONDS)
     expert = affine_expert(HOMES)
     while len(port.lost_peers()) < GEOMETRY.num_attention:
         port.wait(SECONDS)
@@ -68,9 +68,9 @@ def check_marks(message: Dispatch) -> None:
     assert torch.equal(message.hidden, whole[rows])
 
 
-def attention_main(token: str, index: int, tuning: Tuning) -> None:
+def attention_main(token: str, index: int, options: PortOptions) -> None:
     """Keep both micro-batches in flight; compare every layer with the reference."""
-    port = open_attention_port(Road("shm", token, tuning), Seat(GEOMETRY, index, 0), SECONDS)
+    port = open_attention_port(Road("shm", token, options), Seat(GEOMETRY, index, 0), SECONDS)
     generator = torch.Generator().manual_seed(index)
     flying = {m: send(port, index, m, 0, generator) for m in range(GEOMETRY.micro_batches)}
     while flying:
@@ -101,7 +101,7 @@ def send(
     return handle, expected, set(handle.awaiting)
 
 
-PYTHON, NATIVE = Tuning(mover="plain"), Tuning(mover="native")
+PYTHON, NATIVE = PortOptions(mover="plain"), PortOptions(mover="native")
 built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
 
 
@@ -123,7 +123,9 @@ built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not bui
         ),
     ],
 )
-def test_thousands_of_messages_between_processes(attention: Tuning, expert: Tuning) -> None:
+def test_thousands_of_messages_between_processes(
+    attention: PortOptions, expert: PortOptions
+) -> None:
     token = fresh_token()
     join_all(
         [fork(expert_main, token, node, expert) for node in range(GEOMETRY.num_expert)]

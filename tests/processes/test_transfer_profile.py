@@ -17,10 +17,10 @@ from megainfer.errors import NodeDied
 from megainfer.expert_node.transfer_profile import answer_transfers
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Arrival, Rest
-from megainfer.m2n.roads import Road, Seat, Tuning, open_attention_port, open_expert_port
+from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
 from tests.support.m2n_cluster import SECONDS, fork, fresh_token, join_all
 
-SPIN = Tuning(spin_seconds=1e-4)
+SPIN = PortOptions(spin_seconds=1e-4)
 ROWS = [1, 2, 5]
 
 

@@ -17,10 +17,10 @@ from megainfer.m2n.local import LocalHub
 from megainfer.m2n.mailbox import Arrival, AttentionPort, Dispatch, ExpertPort, Handle, Part
 from megainfer.m2n.reference import Expert, ExpertChoices, serve
 from megainfer.m2n.roads import (
-    UNTUNED,
+    DEFAULT_OPTIONS,
+    PortOptions,
     Road,
     Seat,
-    Tuning,
     open_attention_port,
     open_expert_port,
 )
@@ -61,7 +61,9 @@ def local_cluster(geometry: Geometry, mover: str | None = None) -> Iterator[Clus
 
 @contextlib.contextmanager
 def shm_cluster(
-    geometry: Geometry, attention: Tuning = UNTUNED, expert: Tuning = UNTUNED
+    geometry: Geometry,
+    attention: PortOptions = DEFAULT_OPTIONS,
+    expert: PortOptions = DEFAULT_OPTIONS,
 ) -> Iterator[Cluster]:
     """Shared memory, bells and connections as between processes, but all ports in this one."""
     token = fresh_token()

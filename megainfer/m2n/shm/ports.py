@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from megainfer.errors import ConfigError, NodeDied, ProtocolError
-from megainfer.m2n.roads import UNTUNED, Road, Seat, Tuning
+from megainfer.m2n.roads import DEFAULT_OPTIONS, PortOptions, Road, Seat
 from megainfer.m2n.shm.connection import Home, Peer, greet, welcome
 from megainfer.m2n.shm.handshake import peer_uid
 from megainfer.m2n.shm.region import Bell
@@ -143,7 +143,7 @@ class ShmAttentionPort(SlotAttentionPort):
         addresses: Sequence[str],
         seat: Seat,
         timeout: float,
-        tuning: Tuning = UNTUNED,
+        options: PortOptions = DEFAULT_OPTIONS,
     ) -> "ShmAttentionPort":
         """Meet the expert nodes at `addresses`, in node order; they may begin to listen later.
 
@@ -165,8 +165,8 @@ class ShmAttentionPort(SlotAttentionPort):
                 undo.callback(peers[node].close)
             undo.pop_all()
         home.file.close()
-        mail = choose_mover(tuning.mover).attention(seat, _memory(home, peers))
-        sleeper = mail.sleeper(home.bell, tuning.spin_seconds)
+        mail = choose_mover(options.mover).attention(seat, _memory(home, peers))
+        sleeper = mail.sleeper(home.bell, options.spin_seconds)
         return cls(seat, mail, ShmWire(home.bell, peers, sleeper))
 
 
@@ -179,7 +179,7 @@ class ShmExpertPort(SlotExpertPort):
         listener: ShmListener,
         seat: Seat,
         timeout: float,
-        tuning: Tuning = UNTUNED,
+        options: PortOptions = DEFAULT_OPTIONS,
     ) -> "ShmExpertPort":
         """Meet all attention nodes; arguments and errors as in `ShmAttentionPort.connect`."""
         deadline = time.monotonic() + timeout
@@ -195,8 +195,8 @@ class ShmExpertPort(SlotExpertPort):
             undo.pop_all()
         home.file.close()
         in_order = [peers[node] for node in range(seat.geometry.num_attention)]
-        mail = choose_mover(tuning.mover).expert(seat, _memory(home, in_order))
-        sleeper = mail.sleeper(home.bell, tuning.spin_seconds)
+        mail = choose_mover(options.mover).expert(seat, _memory(home, in_order))
+        sleeper = mail.sleeper(home.bell, options.spin_seconds)
         return cls(seat, mail, ShmWire(home.bell, in_order, sleeper))
 
 
@@ -204,13 +204,13 @@ def open_attention_port(road: Road, seat: Seat, timeout: float) -> ShmAttentionP
     """See `roads.open_attention_port`."""
     nodes = range(seat.geometry.num_expert)
     addresses = [expert_address(road.token, node) for node in nodes]
-    return ShmAttentionPort.connect(addresses, seat, timeout, road.tuning)
+    return ShmAttentionPort.connect(addresses, seat, timeout, road.options)
 
 
 def open_expert_port(road: Road, seat: Seat, timeout: float) -> ShmExpertPort:
     """See `roads.open_expert_port`."""
     with contextlib.closing(ShmListener.create(expert_address(road.token, seat.index))) as listener:
-        return ShmExpertPort.accept(listener, seat, timeout, road.tuning)
+        return ShmExpertPort.accept(listener, seat, timeout, road.options)
 
 
 def _memory(home: Home, peers: Sequence[Peer]) -> Memory:

