@@ -56,7 +56,7 @@ class StepModel(Protocol):
     ) -> MoEPoint | None:
         """Compute from `layer` on until a layer needs its experts; None after the last layer.
 
-        x [T, D] is updated in place. Keys and values go into `kv` at the batch's slots; recurrent
+        x [T, D] is updated in place. Keys and values go into `kv` where the batch says; recurrent
         states in it take the batch's tokens in.
         """
 

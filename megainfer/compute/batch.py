@@ -39,7 +39,8 @@ class ChunkInput(NamedTuple):
 class StepBatch:
     """A step's T tokens, those of the decodes first, then each prefill's in turn.
 
-    On the device: token_ids, positions, slots: int64 [T]; a slot is block * block_size + offset.
+    On the device: token_ids, positions: int64 [T]. kept_at: int64 [T], where each token's keys and
+    values lie in the cache, block * block_size + offset.
     row_starts: int64 [S + 1]; sequence s has the rows row_starts[s] to row_starts[s + 1] - 1.
     block_table: int64 [S, blocks], each sequence's blocks, padded with its own first one.
     state_slots: int64 [S], where each one's recurrent state lies. sample_rows: int64, the rows
@@ -51,7 +52,7 @@ class StepBatch:
 
     token_ids: Tensor
     positions: Tensor
-    slots: Tensor
+    kept_at: Tensor
     row_starts: Tensor
     block_table: Tensor
     state_slots: Tensor
@@ -118,13 +119,13 @@ def build_batch(
     ordered = [chunks[i] for i in order]
     first_rows = _first_rows(chunks, order)
     positions = list[int]()
-    slots = list[int]()
+    kept = list[int]()
     for chunk in ordered:
-        _place(chunk, block_size, positions, slots)
+        _place(chunk, block_size, positions, kept)
     lists = (
         [t for chunk in ordered for t in chunk.token_ids],
         positions,
-        slots,
+        kept,
         [0, *accumulate(len(chunk.token_ids) for chunk in ordered)],
         _block_table(ordered, block_size),
         [chunk.state_slot for chunk in ordered],
@@ -134,7 +135,7 @@ def build_batch(
     return StepBatch(
         token_ids=token_ids,
         positions=places,
-        slots=kept_at,
+        kept_at=kept_at,
         row_starts=row_starts,
         block_table=table.view(len(ordered), -1),
         state_slots=state_slots,
@@ -153,12 +154,12 @@ def _tensors(lists: Sequence[list[int]], device: Device) -> Sequence[Tensor]:
     return joined.split_with_sizes([len(numbers) for numbers in lists])
 
 
-def _place(chunk: ChunkInput, block_size: int, positions: list[int], slots: list[int]) -> None:
-    """Append the positions of the chunk's tokens, and the slots of their keys and values."""
+def _place(chunk: ChunkInput, block_size: int, positions: list[int], kept: list[int]) -> None:
+    """Append the positions of the chunk's tokens, and where their keys and values are kept."""
     blocks = chunk.block_ids
     for position in range(chunk.start, chunk.context):
         positions.append(position)
-        slots.append(blocks[position // block_size] * block_size + position % block_size)
+        kept.append(blocks[position // block_size] * block_size + position % block_size)
 
 
 def _int64(numbers: list[int]) -> Tensor:

@@ -32,7 +32,7 @@ def test_decodes_come_first_and_samples_keep_the_order_of_chunks():
     )
     assert batch.token_ids.tolist() == [20, 40, 10, 11, 12, 30, 31]
     assert batch.positions.tolist() == [4, 0, 3, 4, 5, 0, 1]
-    assert batch.slots.tolist() == [4, 24, 23, 8, 9, 12, 13]
+    assert batch.kept_at.tolist() == [4, 24, 23, 8, 9, 12, 13]
     assert batch.sample_rows.tolist() == [4, 0, 1]
     assert batch.decodes is not None
     assert batch.decodes.block_table.tolist() == [[7, 1], [6, 6]]
@@ -64,9 +64,9 @@ def test_every_token_has_its_own_row_position_and_slot(shapes):
         for i, (length, start, want) in enumerate(shapes)
     ]
     batch = build_batch(chunks, block_size=3)
-    assert len(set(batch.slots.tolist())) == batch.num_tokens == sum(s[0] for s in shapes)
+    assert len(set(batch.kept_at.tolist())) == batch.num_tokens == sum(s[0] for s in shapes)
     for token, position, slot in zip(
-        batch.token_ids.tolist(), batch.positions.tolist(), batch.slots.tolist(), strict=True
+        batch.token_ids.tolist(), batch.positions.tolist(), batch.kept_at.tolist(), strict=True
     ):
         sequence, index = divmod(token, 100)
         assert position == chunks[sequence].start + index

@@ -14,7 +14,7 @@ import pytest
 from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.shm.connection import Home
+from megainfer.m2n.shm.connection import OwnEnd
 from megainfer.m2n.shm.handshake import Channel, Frame, Hello, Side
 from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
 from tests.support.m2n_cluster import SECONDS, fork, fresh_token, join_all
@@ -267,7 +267,7 @@ def test_two_expert_nodes_do_not_meet(listener: ShmListener, address: str) -> No
 @pytest.mark.parametrize(("size", "keep"), [(GEOMETRY.attention_region_bytes + 64, 2), (4096, 1)])
 def test_wrong_memory_is_refused(listener: ShmListener, address: str, size: int, keep: int) -> None:
     expert = accepting(listener)
-    home = Home.create(size)
+    home = OwnEnd.create(size)
     with raw_client(address) as connection:
         channel = Channel(connection, time.monotonic() + SECONDS, "expert node 0")
         channel.send(Frame.HELLO, Hello.of(Side.ATTENTION, Seat(GEOMETRY, 0, 0)).pack())

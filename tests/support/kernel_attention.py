@@ -136,7 +136,7 @@ class Layer:
         projected = attention.project(x.double(), batch.positions)
         both = unpacked_cache(cache, self.shape.attention.head_dim)
         for part, new in zip(both, (projected.k, projected.v), strict=True):
-            reference.write_cache(part, new.to(part.dtype), batch.slots)
+            reference.write_cache(part, new.to(part.dtype), batch.kept_at)
         cache.copy_(packed_cache(*both))
         caches = tuple(part.double() for part in both)
         return x + self.shape.residual * attention.attend(projected, batch, caches)

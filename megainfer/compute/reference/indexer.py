@@ -46,9 +46,9 @@ class Indexer:
         self._weights = reader.load(sources.weights(), torch.float32)
 
     def ask(
-        self, hidden: Tensor, latent: Tensor, factors: Tensor, cache: Tensor, slots: Tensor
+        self, hidden: Tensor, latent: Tensor, factors: Tensor, cache: Tensor, places: Tensor
     ) -> Asked:
-        """Keep the keys of these rows, [T, D], in the cache's `slots`, and make their questions.
+        """Keep the keys of these rows, [T, D], in the cache's `places`, and make their questions.
 
         latent: the attention's query latent. factors: of their positions, as `kernels.rotate` has
         them.
@@ -57,7 +57,7 @@ class Indexer:
         k = linear(hidden, self._k)
         k = layer_norm(k, k.shape[-1:], self._k_norm, self._k_norm_bias, spec.eps)
         k = kernels.rotate(k[:, None], factors)[:, 0]
-        kernels.write_cache(cache, k.to(cache.dtype), slots)
+        kernels.write_cache(cache, k.to(cache.dtype), places)
         q = linear(latent, self._q).view(len(latent), spec.num_heads, spec.head_dim)
         weights = linear(hidden.to(torch.float32), self._weights)
         return Asked(kernels.rotate(q, factors), weights, cache, spec.top_k)

@@ -66,11 +66,11 @@ class LatentAttention:
         hidden, factors = self._norm(x), self._rotary[batch.positions]
         cache = caches[0]
         latents = self._latents(hidden, factors)
-        kernels.write_cache(cache, latents.to(cache.dtype), batch.slots)
+        kernels.write_cache(cache, latents.to(cache.dtype), batch.kept_at)
         q_latent = self._queries.latent(hidden)
         asked = None
         if self._indexer is not None:
-            asked = self._indexer.ask(hidden, q_latent, factors, caches[1], batch.slots)
+            asked = self._indexer.ask(hidden, q_latent, factors, caches[1], batch.kept_at)
         q, rotated = self._queries.heads(q_latent, factors)
         found = self._attend(q, rotated, cache, batch, asked)
         return linear(found.flatten(1), self._out, self._out_bias)

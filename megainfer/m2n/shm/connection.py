@@ -13,7 +13,7 @@ from megainfer.m2n.shm.region import Bell, create_region, map_region
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class OwnEnd:
     """A node's own slots and bell, which all its peers get."""
 
     file: io.FileIO
@@ -21,7 +21,7 @@ class Home:
     bell: Bell
 
     @classmethod
-    def create(cls, size: int) -> "Home":
+    def create(cls, size: int) -> "OwnEnd":
         file = create_region(size)
         return cls(file, map_region(file, size), Bell.create())
 
@@ -47,7 +47,7 @@ class Peer:
 
 
 def welcome(
-    connection: socket.socket, seat: Seat, home: Home, taken: frozenset[int], deadline: float
+    connection: socket.socket, seat: Seat, own: OwnEnd, taken: frozenset[int], deadline: float
 ) -> tuple[int, Peer]:
     """The expert node's part of the handshake; returns the attention node's index.
 
@@ -61,11 +61,11 @@ def welcome(
         expected = sorted(set(range(seat.geometry.num_attention)) - taken)
         channel.refuse(f"index: expected one of {expected}, found {theirs.index}")
     channel.send(Frame.HELLO, ours.pack())
-    home.hand_over(channel)
+    own.hand_over(channel)
     return theirs.index, _take_over(channel, connection, seat.geometry.attention_region_bytes)
 
 
-def greet(connection: socket.socket, seat: Seat, home: Home, expert: int, deadline: float) -> Peer:
+def greet(connection: socket.socket, seat: Seat, own: OwnEnd, expert: int, deadline: float) -> Peer:
     """The attention node's part of the handshake with expert node `expert`."""
     channel = Channel(connection, deadline, Side.EXPERT.node(expert))
     ours = Hello.of(Side.ATTENTION, seat)
@@ -76,7 +76,7 @@ def greet(connection: socket.socket, seat: Seat, home: Home, expert: int, deadli
     peer = _take_over(channel, connection, seat.geometry.expert_region_bytes)
     with contextlib.ExitStack() as undo:
         undo.callback(peer.close)
-        home.hand_over(channel)
+        own.hand_over(channel)
         undo.pop_all()
     return peer
 

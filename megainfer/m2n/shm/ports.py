@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from megainfer.errors import ConfigError, NodeDied, ProtocolError
 from megainfer.m2n.roads import DEFAULT_OPTIONS, PortOptions, Road, Seat
-from megainfer.m2n.shm.connection import Home, Peer, greet, welcome
+from megainfer.m2n.shm.connection import OwnEnd, Peer, greet, welcome
 from megainfer.m2n.shm.handshake import peer_uid
 from megainfer.m2n.shm.region import Bell
 from megainfer.m2n.slotted.attention_port import SlotAttentionPort
@@ -155,19 +155,19 @@ class ShmAttentionPort(SlotAttentionPort):
                 f"{len(addresses)} addresses of {seat.geometry.num_expert} expert nodes"
             )
         deadline = time.monotonic() + timeout
-        home = Home.create(seat.geometry.attention_region_bytes)
+        own = OwnEnd.create(seat.geometry.attention_region_bytes)
         peers: list[Peer] = []
         with contextlib.ExitStack() as undo:
-            undo.callback(home.close)
+            undo.callback(own.close)
             for node, address in enumerate(addresses):
                 connection = undo.enter_context(_dial(address, node, deadline))
-                peers.append(greet(connection, seat, home, node, deadline))
+                peers.append(greet(connection, seat, own, node, deadline))
                 undo.callback(peers[node].close)
             undo.pop_all()
-        home.file.close()
-        mail = choose_mover(options.mover).attention(seat, _memory(home, peers))
-        sleeper = mail.sleeper(home.bell, options.spin_seconds)
-        return cls(seat, mail, ShmWire(home.bell, peers, sleeper))
+        own.file.close()
+        mail = choose_mover(options.mover).attention(seat, _memory(own, peers))
+        sleeper = mail.sleeper(own.bell, options.spin_seconds)
+        return cls(seat, mail, ShmWire(own.bell, peers, sleeper))
 
 
 class ShmExpertPort(SlotExpertPort):
@@ -183,21 +183,21 @@ class ShmExpertPort(SlotExpertPort):
     ) -> "ShmExpertPort":
         """Meet all attention nodes; arguments and errors as in `ShmAttentionPort.connect`."""
         deadline = time.monotonic() + timeout
-        home = Home.create(seat.geometry.expert_region_bytes)
+        own = OwnEnd.create(seat.geometry.expert_region_bytes)
         peers: dict[int, Peer] = {}
         with contextlib.ExitStack() as undo:
-            undo.callback(home.close)
+            undo.callback(own.close)
             while missing := sorted(set(range(seat.geometry.num_attention)) - set(peers)):
                 connection = undo.enter_context(_answer(listener, missing, deadline))
-                node, peer = welcome(connection, seat, home, frozenset(peers), deadline)
+                node, peer = welcome(connection, seat, own, frozenset(peers), deadline)
                 peers[node] = peer
                 undo.callback(peer.close)
             undo.pop_all()
-        home.file.close()
+        own.file.close()
         in_order = [peers[node] for node in range(seat.geometry.num_attention)]
-        mail = choose_mover(options.mover).expert(seat, _memory(home, in_order))
-        sleeper = mail.sleeper(home.bell, options.spin_seconds)
-        return cls(seat, mail, ShmWire(home.bell, in_order, sleeper))
+        mail = choose_mover(options.mover).expert(seat, _memory(own, in_order))
+        sleeper = mail.sleeper(own.bell, options.spin_seconds)
+        return cls(seat, mail, ShmWire(own.bell, in_order, sleeper))
 
 
 def open_attention_port(road: Road, seat: Seat, timeout: float) -> ShmAttentionPort:
@@ -213,10 +213,8 @@ def open_expert_port(road: Road, seat: Seat, timeout: float) -> ShmExpertPort:
         return ShmExpertPort.accept(listener, seat, timeout, road.options)
 
 
-def _memory(home: Home, peers: Sequence[Peer]) -> Memory:
-    return Memory(
-        home.slots, [peer.slots for peer in peers], [peer.bell.fileno() for peer in peers]
-    )
+def _memory(own: OwnEnd, peers: Sequence[Peer]) -> Memory:
+    return Memory(own.slots, [peer.slots for peer in peers], [peer.bell.fileno() for peer in peers])
 
 
 def _answer(listener: ShmListener, missing: list[int], deadline: float) -> socket.socket:

@@ -3,11 +3,11 @@
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from megainfer.compute.batch import StepBatch
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.attention_layer import ROW_TYPES, PackedAttention, layer_cache
 from megainfer.compute.cpu.kernels.experts import on_large_pages
@@ -219,27 +219,12 @@ def _native_homes(homes: Homes) -> library.Homes:
     return library.Homes(address(homes.node), address(homes.local_id), homes.num_nodes)
 
 
-class StepTensors(Protocol):
-    """What a `StepBatch` has of a step; see there."""
-
-    @property
-    def token_ids(self) -> Tensor: ...
-    @property
-    def positions(self) -> Tensor: ...
-    @property
-    def slots(self) -> Tensor: ...
-    @property
-    def row_starts(self) -> Tensor: ...
-    @property
-    def block_table(self) -> Tensor: ...
-
-
-def step_rows(step: StepTensors) -> library.StepRows:
+def step_rows(step: StepBatch) -> library.StepRows:
     """Addresses of a step's tensors, which the caller keeps."""
     return library.StepRows(
         address(step.token_ids),
         address(step.positions),
-        address(step.slots),
+        address(step.kept_at),
         address(step.row_starts),
         address(step.block_table),
         len(step.positions),

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 
-def write_cache(cache: Tensor, values: Tensor, slots: Tensor) -> None:
-    """Store what each token leaves: values [T, ...] go to the flat slots [T] of cache [N, B, ...].
+def write_cache(cache: Tensor, values: Tensor, places: Tensor) -> None:
+    """Store what each token leaves: values [T, ...] go to the flat places [T] of cache [N, B, ...].
 
     A slot is block * block_size + offset.
     """
-    cache.flatten(0, 1).index_copy_(0, slots, values)
+    cache.flatten(0, 1).index_copy_(0, places, values)
 
 
 @dataclass(frozen=True, slots=True)
