@@ -13,6 +13,8 @@ NO_BROWSER = "no browser: neither"
 SKIPPED = "import pytest\ndef test_it(): pytest.skip({reason!r})\n"
 LEFT = """
 import subprocess
+from tests.support import processes
+processes.END_SECONDS = 0.2
 def test_it():
     script = "sleep 1000 >/dev/null 2>&1 & echo $! >{path}"
     subprocess.run(["sh", "-c", script], check=True)
