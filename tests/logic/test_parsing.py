@@ -331,7 +331,17 @@ def test_a_named_call_is_all_arguments() -> None:
     assert summary(parse(OneCall("f"), "{", "}")) == ("", "", [Call("f", "{}")])
 
 
-@pytest.mark.parametrize("name", list(NOTATIONS))
+# Of every parser and every finder of spans one; the slow ones have the same with other tags.
+QUICK_NOTATIONS = {"hermes", "mistral", "glm45", "pythonic", "openai"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK_NOTATIONS else pytest.mark.slow)
+        for name in NOTATIONS
+    ],
+)
 def test_white_space_without_an_end_is_looked_at_once(name: str) -> None:
     """A model that is caught in a loop writes it; with work that grows, this ends in a timeout."""
     white = " \n" * 75_000
