@@ -11,8 +11,7 @@ from itertools import count
 from megainfer.errors import ProtocolError
 
 SAMPLER = -1
-"""Whom a step awaits after its last layer, as it awaits expert nodes after the others: what finds
-its tokens, and on a device takes its time for it."""
+"""Whom a step awaits after its last layer: what finds its tokens, which takes time on a device."""
 
 
 @dataclass
@@ -61,11 +60,8 @@ class PingPong:
         self.awaiting_sampler: set[int] = set()  # micro-batches, draining ones too
 
     def start(self, micro_batch: int, step: int, depends_on: Iterable[int] = ()) -> None:
-        """An idle micro-batch begins a step; `depends_on` are step numbers.
-
-        Those no longer in flight have finished. One that was abandoned must not be named: its
-        dependents were abandoned with it.
-        """
+        """An idle micro-batch begins a step; `depends_on` are step numbers. Those no longer in
+        flight have finished; one that was abandoned took its dependents along."""
         dependencies = frozenset(depends_on)
         assert 0 <= micro_batch < self.num_micro_batches, f"no micro-batch {micro_batch}"
         assert micro_batch not in self._passages, f"micro-batch {micro_batch} is not idle"
@@ -75,20 +71,11 @@ class PingPong:
 
     def next(self) -> int | None:
         """The micro-batch to run: has all its replies, may go before its dependents, oldest."""
-        ready = [mb for mb in self._passages if self.may_run(mb)]
-        return min(ready, key=lambda mb: self._passages[mb].turn, default=None)
-
-    def may_run(self, micro_batch: int) -> bool:
-        """Whether it could have a turn, if perhaps not the next one."""
-        passage = self._passages[micro_batch]
-        if passage.awaiting:
-            return False
-        # All steps visit the same layers, so a dependency that is further on has run the next one.
-        return not any(
-            other.next_layer <= passage.next_layer
-            for other in self._passages.values()
-            if other.step in passage.depends_on
-        )
+        oldest, turn = None, 0
+        for micro_batch, passage in self._passages.items():
+            if (oldest is None or passage.turn < turn) and self._may_run(passage):
+                oldest, turn = micro_batch, passage.turn
+        return oldest
 
     def dispatched(self, micro_batch: int, layer: int, awaiting: Iterable[int]) -> None:
         """The attention half up to `layer` has run; these expert nodes will reply. With none of
@@ -100,8 +87,8 @@ class PingPong:
         )
         self._await(passage, layer, awaiting)
 
-    def replied(self, micro_batch: int, layer: int, expert_node: int) -> None:
-        """A reply came in. Raises ProtocolError if nobody waits for it."""
+    def replied(self, micro_batch: int, layer: int, expert_node: int) -> bool:
+        """A reply came in; whether its step was abandoned. ProtocolError if nobody waits for it."""
         passage = self._passages.get(micro_batch)
         expected = passage and passage.next_layer - 1 == layer and expert_node in passage.awaiting
         if not passage or not expected:
@@ -110,7 +97,9 @@ class PingPong:
                 f"{micro_batch}, which is {passage or 'idle'}"
             )
         passage.awaiting.remove(expert_node)
-        self._leave_if_drained(micro_batch)
+        if passage.is_draining:
+            self._leave_if_drained(micro_batch)
+        return passage.is_draining
 
     def sampling(self, micro_batch: int) -> None:
         """All layers have run, and the tokens are being found."""
@@ -120,13 +109,14 @@ class PingPong:
         self._await(passage, self.num_layers, (SAMPLER,))
         self.awaiting_sampler.add(micro_batch)
 
-    def sampled(self, micro_batch: int) -> None:
-        """The tokens have been found."""
+    def sampled(self, micro_batch: int) -> bool:
+        """The tokens have been found; whether the step may finish at once."""
         passage = self._passages[micro_batch]
         assert SAMPLER in passage.awaiting, f"no tokens are awaited in micro-batch {micro_batch}"
         self.awaiting_sampler.remove(micro_batch)
         passage.awaiting.remove(SAMPLER)
         self._leave_if_drained(micro_batch)
+        return not passage.is_draining and self._may_run(passage)
 
     def finished(self, micro_batch: int) -> None:
         """The step has its tokens; the micro-batch is idle."""
@@ -135,10 +125,8 @@ class PingPong:
 
     def abandoned(self, micro_batch: int) -> tuple[int, ...]:
         """End the step of `micro_batch` unfinished, and with it all that depend on it.
-
         Returns the micro-batches that this took a step from, by step number: `micro_batch` first.
-        Those that await nobody are idle, the others drain. No dependent can have finished before,
-        so these are all.
+        Those that await nobody are idle, the others drain. No dependent has finished before it.
         """
         assert not self.is_draining(micro_batch), f"micro-batch {micro_batch} was abandoned before"
         ended = [micro_batch]
@@ -166,7 +154,9 @@ class PingPong:
 
     def idle(self) -> tuple[int, ...]:
         """The micro-batches that may start a step."""
-        return tuple(mb for mb in range(self.num_micro_batches) if mb not in self._passages)
+        if len(self._passages) == self.num_micro_batches:
+            return ()
+        return tuple([mb for mb in range(self.num_micro_batches) if mb not in self._passages])
 
     def is_draining(self, micro_batch: int) -> bool:
         """Its step was abandoned, but somebody is still to reply: only then it is idle."""
@@ -182,6 +172,16 @@ class PingPong:
         """The first layer whose attention half the step of this micro-batch has not run."""
         return self._passages[micro_batch].next_layer
 
+    def _may_run(self, passage: _Passage) -> bool:
+        if passage.awaiting or not passage.depends_on:
+            return not passage.awaiting
+        # All steps visit the same layers, so a dependency that is further on has run the next one.
+        return not any(
+            other.next_layer <= passage.next_layer
+            for other in self._passages.values()
+            if other.step in passage.depends_on
+        )
+
     def _await(self, passage: _Passage, layer: int, peers: Iterable[int]) -> None:
         passage.next_layer = layer + 1
         passage.awaiting = set(peers)
@@ -195,5 +195,5 @@ class PingPong:
     def _running(self, micro_batch: int) -> _Passage:
         passage = self._passages.get(micro_batch)
         assert passage is not None, f"micro-batch {micro_batch} is idle"
-        assert self.may_run(micro_batch), f"micro-batch {micro_batch} had no turn, it is {passage}"
+        assert self._may_run(passage), f"micro-batch {micro_batch} had no turn, it is {passage}"
         return passage

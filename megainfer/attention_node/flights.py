@@ -1,6 +1,5 @@
 """The steps of an attention node that are on their way, and whom each of them waits for."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 
@@ -85,30 +84,25 @@ class Flights:
         self._pingpong.sampling(micro_batch)
         if not output.done():
             return False
-        self._pingpong.sampled(micro_batch)
-        return self._pingpong.may_run(micro_batch)
+        return self._pingpong.sampled(micro_batch)
 
     def finished(self, flight: Flight) -> None:
         """Its result was taken; the micro-batch is idle."""
         self._pingpong.finished(flight.step.micro_batch)
         del self._flights[flight.step.micro_batch]
 
-    def hear(self) -> Iterator[tuple[int, str]]:
-        """Take in what has come; gives the micro-batches whose experts failed, and how."""
+    def hear(self) -> list[tuple[int, str]]:
+        """Take in what has come; returns the micro-batches whose experts failed, and how."""
         if self._pingpong.awaiting_sampler:
             self._hear_device()
-        for arrival in self._port.poll():
-            micro_batch = arrival.micro_batch
-            draining = self._pingpong.is_draining(micro_batch)
-            self._pingpong.replied(micro_batch, arrival.layer, arrival.expert_node)
-            if draining:
+        failures = []
+        for micro_batch, layer, expert_node, error in self._port.poll():
+            if self._pingpong.replied(micro_batch, layer, expert_node):
                 self._rest_if_idle(micro_batch)
-            elif arrival.error is not None:
-                yield (
-                    micro_batch,
-                    f"expert node {arrival.expert_node} failed at layer {arrival.layer} of "
-                    f"micro-batch {micro_batch}: {arrival.error}",
-                )
+            elif error is not None:
+                message = f"expert node {expert_node} failed at layer {layer} of micro-batch "
+                failures.append((micro_batch, f"{message}{micro_batch}: {error}"))
+        return failures
 
     def abandon(self, micro_batch: int) -> list[Flight]:
         """Take this micro-batch's step away, and those that build on the KV it would have written,

@@ -72,8 +72,7 @@ class AttentionNode:
         return True
 
     def enter(self, membership: Membership) -> None:
-        """Take part in this membership: steps in flight are taken back, and their rows will be
-        computed again in it. Of what was computed before these steps nothing is lost.
+        """Take part in this membership: steps in flight are taken back, to be computed again in it.
 
         Raises ConfigError when experts can't be where its placement has them.
         """
@@ -86,10 +85,8 @@ class AttentionNode:
         return self._flights.sleep_bound(timeout)
 
     def counters(self) -> dict[str, Any]:
-        """Stage times, scheduler's and port's counters; `attention` is T_a's numerator.
-
-        Requests whose grammar is being compiled are among those waiting.
-        """
+        """Stage times (`attention` is T_a's numerator), scheduler's and port's counters; requests
+        whose grammar is being compiled are among those waiting."""
         scheduled = self.scheduler.counters()
         return {
             **self.clock.counters(),
@@ -102,7 +99,10 @@ class AttentionNode:
 
     def _start_idle(self) -> bool:
         """Start every idle micro-batch that has work; none starves behind those in flight."""
-        return sum(self._compose(micro_batch) for micro_batch in self._flights.idle) > 0
+        started = False
+        for micro_batch in self._flights.idle:
+            started |= self._compose(micro_batch)
+        return started
 
     def _compose(self, micro_batch: int) -> bool:
         if not self.scheduler.has_work(micro_batch):

@@ -5,7 +5,7 @@ a span lies between two marks in the device's own work, whose seconds are known 
 them.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic
@@ -55,9 +55,10 @@ class StageClock:
     """
 
     def __init__(self, trace: int = 0, mark: Callable[[], Mark] | None = None) -> None:
-        self._seconds: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._counts: defaultdict[str, int] = defaultdict(int)
         self._spans: deque[Span] = deque(maxlen=trace)
+        self.keeps_spans = trace > 0
         self._device = None if mark is None else _DeviceTime(mark)
 
     def span(
@@ -76,10 +77,6 @@ class StageClock:
         if self._device is not None:
             self._device.collect()
 
-    @property
-    def keeps_spans(self) -> bool:
-        return bool(self._spans.maxlen)
-
     def keep(self, span: Span) -> None:
         """Keep a span whose time is added apart."""
         self._spans.append(span)
@@ -87,13 +84,14 @@ class StageClock:
     def keep_latest(self, count: int) -> None:
         """Keep so many of the latest spans from now on, 0: none; those kept before are dropped."""
         self._spans = deque(maxlen=count)
+        self.keeps_spans = count > 0
 
     def of(self, micro_batch: int) -> "MicroBatchClock":
         return MicroBatchClock(self, micro_batch)
 
     def add(self, kind: str, seconds: float, count: int = 1) -> None:
-        self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
-        self._counts[kind] = self._counts.get(kind, 0) + count
+        self._seconds[kind] += seconds
+        self._counts[kind] += count
 
     def counters(self) -> dict[str, float | int]:
         """`<kind>_seconds` and `<kind>_count` of each kind, `busy_seconds` over all kinds, and
@@ -128,10 +126,10 @@ class _Work:
         self._start = monotonic()
 
     def __exit__(self, *error: object) -> None:
-        end = monotonic()
-        self._clock.add(self._kind, end - self._start)
-        if self._clock.keeps_spans:
-            self._clock.keep(Span(self._kind, self._micro_batch, self._layer, self._start, end))
+        end, clock = monotonic(), self._clock
+        clock.add(self._kind, end - self._start)
+        if clock.keeps_spans:
+            clock.keep(Span(self._kind, self._micro_batch, self._layer, self._start, end))
 
 
 class _HostLap:

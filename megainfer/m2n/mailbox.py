@@ -52,12 +52,9 @@ class Handle(NamedTuple):
     micro_batch: int
     layer: int
     parts: tuple[Part, ...]  # one an expert node, in node order
-
-    @property
-    def awaiting(self) -> frozenset[int]:
-        """Expert nodes that were sent rows and so will reply; also one whose rows are all padding,
-        so that the host knows whom it awaits without asking the device."""
-        return frozenset(n for n, part in enumerate(self.parts) if part.rows.numel())
+    # Expert nodes that were sent rows and so will reply; also one whose rows are all padding, so
+    # that the host knows whom it awaits without asking the device.
+    awaiting: frozenset[int]
 
 
 class Arrival(NamedTuple):

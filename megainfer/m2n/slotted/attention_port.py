@@ -40,14 +40,8 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         """See `mailbox.AttentionPort.dispatch`."""
         self._check_free(micro_batch)
         self._check_hidden(hidden)
-        self._check_parts(parts)
-        handle = Handle(micro_batch, layer, tuple(parts))
-        awaiting = handle.awaiting
-        if not awaiting <= self._members:
-            raise ProtocolError(
-                f"rows for expert nodes {sorted(awaiting - self._members)}, which are no members "
-                f"of epoch {self._epoch}"
-            )
+        awaiting = self._checked_receivers(parts)
+        handle = Handle(micro_batch, layer, tuple(parts), awaiting)
         sequence = self._next_sequence(micro_batch)
         self._mail.dispatch(micro_batch, layer, sequence, hidden, handle.parts)
         self._due[micro_batch] = _Due(handle, sequence, set(awaiting))
@@ -104,8 +98,9 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
                 f"hidden is {list(hidden.shape)} {hidden.dtype}, agreed was [T, {size}] {dtype}"
             )
 
-    def _check_parts(self, parts: Sequence[Part]) -> None:
-        geometry = self._geometry
+    def _checked_receivers(self, parts: Sequence[Part]) -> frozenset[int]:
+        """The expert nodes that are sent rows."""
+        geometry, receivers = self._geometry, list[int]()
         if len(parts) != geometry.num_expert:
             raise ProtocolError(f"{len(parts)} parts for {geometry.num_expert} expert nodes")
         for node, part in enumerate(parts):
@@ -120,31 +115,44 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
                     f"local ids {list(part.local_ids.shape)} and weights "
                     f"{list(part.weights.shape)} for expert node {node}, not {list(choices)}"
                 )
+            if rows:
+                receivers.append(node)
+        awaiting = frozenset(receivers)
+        if not awaiting <= self._members:
+            raise ProtocolError(
+                f"rows for expert nodes {sorted(awaiting - self._members)}, which are no members "
+                f"of epoch {self._epoch}"
+            )
+        return awaiting
 
     def _check_complete(self, handle: Handle) -> None:
         due = self._due.get(handle.micro_batch)
-        where = f"layer {handle.layer} of micro-batch {handle.micro_batch}"
         if due is None or due.handle is not handle:
+            where = f"layer {handle.layer} of micro-batch {handle.micro_batch}"
             raise ProtocolError(f"{where} is not in flight (any more), so it cannot be combined")
         if due.outstanding or due.failed:
             raise ProtocolError(
-                f"{where} cannot be combined: expert nodes {sorted(due.outstanding)} have not "
-                f"replied, {sorted(due.failed)} have failed"
+                f"layer {handle.layer} of micro-batch {handle.micro_batch} cannot be combined: "
+                f"expert nodes {sorted(due.outstanding)} have not replied, {sorted(due.failed)} "
+                "have failed"
             )
 
 
 def _checked(header: Header, due: _Due | None) -> _Due:
     """`due`, of the micro-batch. Raises ProtocolError unless the reply `header` is owed."""
-    who = f"expert node {header.source}, micro-batch {header.micro_batch}"
     if due is None or header.source not in due.outstanding:
-        raise ProtocolError(f"{who} answers where no reply is due")
+        raise ProtocolError(f"{_who(header)} answers where no reply is due")
     sent = (due.sequence, due.handle.layer)
     if (header.sequence, header.layer) != sent:
         raise ProtocolError(
-            f"{who} answers message {header.sequence} of layer {header.layer}, in flight is "
-            f"message {sent[0]} of layer {sent[1]}"
+            f"{_who(header)} answers message {header.sequence} of layer {header.layer}, in flight "
+            f"is message {sent[0]} of layer {sent[1]}"
         )
     rows = due.handle.parts[header.source].rows.numel()
     if header.kind == Kind.REPLY and header.rows != rows:
-        raise ProtocolError(f"{who} replies with {header.rows} rows, it was sent {rows}")
+        raise ProtocolError(f"{_who(header)} replies with {header.rows} rows, it was sent {rows}")
     return due
+
+
+def _who(header: Header) -> str:
+    return f"expert node {header.source}, micro-batch {header.micro_batch}"
