@@ -54,6 +54,11 @@ class OfflineEngine:
             first = self._ask(load.prompts(self._vocabulary, seed + 1), 1)["seconds"]
         return Round(seconds=whole["seconds"], first_seconds=first, **_stages(whole))
 
+    def run_whole(self, load: Load, seed: int) -> float:
+        """Seconds of one load."""
+        answer = self._ask(load.prompts(self._vocabulary, seed), load.output_tokens)
+        return float(answer["seconds"])
+
     def close(self) -> None:
         self._group.end()
 

@@ -2,15 +2,19 @@
 
 import math
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
+import paired_engines  # noqa: E402
 from figures import Better, Selection, figures_of, row_names  # noqa: E402
 from paired import Benchmark, Result, Round, RunFailed, ratio  # noqa: E402
+from peers.measurement import Load  # noqa: E402
 from ratios import Interval, Verdict, interval_of, t_quantile  # noqa: E402
 
 # --- statistics ----------------------------------------------------------------------------------
@@ -113,3 +117,32 @@ def test_a_figure_counts_in_the_rounds_that_tell_it() -> None:
 def test_a_figure_that_only_one_checkout_has_is_an_error() -> None:
     with pytest.raises(RunFailed, match=r"only one of the checkouts has b/ms"):
         Round({"a/ms": 4.0}, {"a/ms": 2.0, "b/ms": None})
+
+
+# --- engines that stay loaded --------------------------------------------------------------------
+
+
+class TwiceAsSlow:
+    """Stands in for an engine on a machine that grows slower and slower."""
+
+    def __init__(self, told: list[tuple[str, int]], name: str, factor: float) -> None:
+        self.entrant = SimpleNamespace(name="engine", precision="bf16")
+        self._told, self._name, self._factor = told, name, factor
+
+    def running(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def run_whole(self, load: Load, seed: int) -> float:
+        self._told.append((self._name, seed))
+        return self._factor * (1 + len(self._told) / 1000)
+
+
+def test_engines_are_asked_the_same_in_turn_until_their_ratio_is_known() -> None:
+    told: list[tuple[str, int]] = []
+    engines = [TwiceAsSlow(told, "old", 2.0), TwiceAsSlow(told, "new", 1.0)]
+    args = SimpleNamespace(within=0.02, max_pairs=50)
+    duel = paired_engines._fight(engines, Load(8, 4, 16), args)
+    assert len(duel.ratios) == paired_engines.FEWEST_PAIRS
+    assert duel.interval.mean == pytest.approx(2.0, rel=1e-3)
+    assert told[2:6] == [("old", 1), ("new", 1), ("new", 2), ("old", 2)]
+    assert duel.new == pytest.approx(2 * duel.old, rel=0.01)
