@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
-from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Handle, Part, Rest
+from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Handle, Part
 from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
 
 TIMEOUT_SECONDS = 60.0
+Taken = TypeVar("Taken")
 GLOO = "gloo"
 
 
@@ -184,24 +185,13 @@ class M2nExpert:
     def run(self, exchange: Exchange) -> Times:
         times = Times([], [], [[0] * exchange.count for _ in range(self._num_attention)])
         left = self._num_attention * exchange.count
+        receive = cast(Callable[[], list[Dispatch]], self._port.receive)  # nobody rests
         while left:
-            messages = self._receive()
+            messages = _wait_for(self._port, receive)
             left -= len(messages)
             for message in messages:
-                assert isinstance(message, Dispatch), "nobody rests in an exchange"
                 self._serve(message, exchange, times)
         return times
-
-    def _receive(self) -> list[Dispatch | Rest]:
-        """One message at least."""
-        messages: list[Dispatch | Rest] = []
-
-        def have_come() -> bool:
-            messages.extend(self._port.receive())
-            return bool(messages)
-
-        _wait_for(self._port, have_come)
-        return messages
 
     def _serve(self, message: Dispatch, exchange: Exchange, times: Times) -> None:
         _check(message.layer, message.hidden, message.local_ids, message.weights)
@@ -215,13 +205,14 @@ class M2nExpert:
         self._port.close()
 
 
-def _wait_for(port: AttentionPort | ExpertPort, take_in: Callable[[], bool]) -> None:
-    """Until something was taken in."""
+def _wait_for(port: AttentionPort | ExpertPort, take_in: Callable[[], Taken]) -> Taken:
+    """The first thing that isn't empty or false."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not take_in():
+    while not (taken := take_in()):
         port.wait(1.0)
         if time.monotonic() > deadline:
             raise NodeDied(f"no message came within {TIMEOUT_SECONDS:g} s")
+    return taken
 
 
 class _Packed:
