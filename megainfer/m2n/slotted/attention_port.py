@@ -117,6 +117,8 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
                 )
             if rows:
                 receivers.append(node)
+        if len(receivers) == len(self._members) == geometry.num_expert:  # as mostly
+            return self._members
         awaiting = frozenset(receivers)
         if not awaiting <= self._members:
             raise ProtocolError(
