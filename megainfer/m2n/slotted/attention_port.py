@@ -40,12 +40,15 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
         """See `mailbox.AttentionPort.dispatch`."""
         self._check_free(micro_batch)
         self._check_hidden(hidden)
-        awaiting = self._checked_receivers(parts)
-        handle = Handle(micro_batch, layer, tuple(parts), awaiting)
+        self._check_parts(parts)
+        parts = tuple(parts)
         sequence = self._next_sequence(micro_batch)
-        self._mail.dispatch(micro_batch, layer, sequence, hidden, handle.parts)
-        self._due[micro_batch] = _Due(handle, sequence, set(awaiting))
+        self._mail.dispatch(micro_batch, layer, sequence, hidden, parts)
         self._ring(self._members)
+        # What the books need is made when the message is on its way.
+        awaiting = frozenset([node for node, part in enumerate(parts) if part.rows.numel()])
+        handle = Handle(micro_batch, layer, parts, awaiting)
+        self._due[micro_batch] = _Due(handle, sequence, set(awaiting))
         return handle
 
     def poll(self) -> list[Arrival]:
@@ -98,9 +101,8 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
                 f"hidden is {list(hidden.shape)} {hidden.dtype}, agreed was [T, {size}] {dtype}"
             )
 
-    def _checked_receivers(self, parts: Sequence[Part]) -> frozenset[int]:
-        """The expert nodes that are sent rows."""
-        geometry, receivers = self._geometry, list[int]()
+    def _check_parts(self, parts: Sequence[Part]) -> None:
+        geometry = self._geometry
         if len(parts) != geometry.num_expert:
             raise ProtocolError(f"{len(parts)} parts for {geometry.num_expert} expert nodes")
         for node, part in enumerate(parts):
@@ -115,17 +117,10 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
                     f"local ids {list(part.local_ids.shape)} and weights "
                     f"{list(part.weights.shape)} for expert node {node}, not {list(choices)}"
                 )
-            if rows:
-                receivers.append(node)
-        if len(receivers) == len(self._members) == geometry.num_expert:  # as mostly
-            return self._members
-        awaiting = frozenset(receivers)
-        if not awaiting <= self._members:
-            raise ProtocolError(
-                f"rows for expert nodes {sorted(awaiting - self._members)}, which are no members "
-                f"of epoch {self._epoch}"
-            )
-        return awaiting
+            if rows and node not in self._members:
+                raise ProtocolError(
+                    f"{rows} rows for expert node {node}, which is no member of epoch {self._epoch}"
+                )
 
     def _check_complete(self, handle: Handle) -> None:
         due = self._due.get(handle.micro_batch)
