@@ -58,6 +58,7 @@ class Submit(Message, frozen=True):
     bad_words: list[list[int]] = []  # none of them empty
     priority: int = 0  # smaller is served first
     grammar: Grammar | None = None  # what the text must look like
+    output: list[int] = []  # tokens that another node made of it before it died; it goes on there
     max_queue_seconds: float | None = None  # of waiting for its first step; None: without end
 
     @property
@@ -86,20 +87,21 @@ class Reset(Message, frozen=True):
 ToNode = Submit | Abort | Reset
 
 
-def node_identity(node: int) -> bytes:
-    """The ZeroMQ identity with which attention node `node` connects to the front end."""
-    return f"attn-{node}".encode()
+def node_identity(node: int, incarnation: int = 0) -> bytes:
+    """The ZeroMQ identity with which an attention node connects to the front ends."""
+    return f"attn-{node}-{incarnation}".encode()
 
 
 # --- attention node -> front end ---------------------------------------------------------------
 
 
 class NodeReady(Message, frozen=True):
-    """Sent once by an attention node when it can take requests."""
+    """Sent once to each front end by an attention node that can take requests."""
 
     node: int
     max_model_len: int
     max_num_seqs: int
+    incarnation: int = 0
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -185,11 +187,36 @@ class Started(Message, frozen=True):
 
 
 class NodeDown(Message, frozen=True):
-    """A node process has died; to the server, which ends the requests that it touches."""
+    """To every front end: this incarnation of a node has died, or was given up and killed.
+
+    incarnation: counts the processes that this node has been, from 0.
+    """
 
     role: Role
     node: int
     message: str
+    incarnation: int = 0
+
+
+class FrontEndUp(Message, frozen=True):
+    """To an attention node: connect to this front end. incarnation: as in NodeDown."""
+
+    server: int
+    incarnation: int
+
+
+class FrontEndDown(Message, frozen=True):
+    """To an attention node: this front end is gone, and so are its requests."""
+
+    server: int
+    incarnation: int
+
+
+class Meet(Message, frozen=True):
+    """To an attention node: meet this incarnation of an expert node, and say Met."""
+
+    expert: int
+    incarnation: int
 
 
 class GetStats(Message, frozen=True):
@@ -248,6 +275,20 @@ class Connected(Message, frozen=True):
     waking_seconds: float = 0.0
 
 
+class Met(Message, frozen=True):
+    """From an attention node: what one dispatches reaches the other from now on."""
+
+    expert: int
+    incarnation: int
+
+
+class LinkLost(Message, frozen=True):
+    """From an attention node: the connection to this incarnation of an expert node has ended."""
+
+    expert: int
+    incarnation: int
+
+
 class Ready(Message, frozen=True):
     """Able to serve."""
 
@@ -291,6 +332,9 @@ ToChild = (
     | Enter
     | Started
     | NodeDown
+    | FrontEndUp
+    | FrontEndDown
+    | Meet
     | GetStats
     | KeepSpans
     | GetSpans
@@ -303,6 +347,8 @@ FromChild = (
     LoadProgress
     | Loaded
     | Connected
+    | Met
+    | LinkLost
     | Ready
     | Drained
     | Stats
