@@ -12,7 +12,7 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.attention_port import SlotAttentionPort
 from megainfer.m2n.slotted.expert_port import SlotExpertPort
-from megainfer.m2n.slotted.mail import Memory
+from megainfer.m2n.slotted.mail import Memory, Newcomer
 from megainfer.m2n.slotted.opening import choose_mover
 
 
@@ -39,6 +39,13 @@ class LocalWire:
 
     def lost_peers(self) -> frozenset[int]:
         return frozenset(index for index, peer in enumerate(self._peers) if peer.closed)
+
+    def newcomers(self) -> Sequence[Newcomer]:
+        """All are there from the beginning."""
+        return ()
+
+    def part(self, peer: int) -> None:
+        """Its memory is here anyway."""
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         if self._own.rang:

@@ -20,7 +20,7 @@ Whoever gives the work of one micro-batch to several streams orders them by even
 of this is so by itself, because work is done when its call returns.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -120,9 +120,10 @@ class Port(Protocol):
         device has yet to publish of an older epoch is dropped when it comes.
 
         members: the peers that take part in it, all unless given; the others are sent nothing. An
-        epoch that it is in already changes nothing.
+        epoch that it is in already changes nothing. Where peers come and go, whoever was met since
+        the last epoch is there from now on, in place of its predecessor.
 
-        Raises ProtocolError when `epoch` is older than the port's.
+        Raises ProtocolError when `epoch` is older than the port's, or a member was never met.
         """
 
     def counters(self) -> dict[str, int]:
@@ -140,10 +141,11 @@ class AttentionPort(Port, Protocol):
     ) -> Handle:
         """Write each part's rows of `hidden` [T, D] into its expert node's slot and ring.
 
-        Every expert node that is a member is sent one message, a header only where a part has no
-        rows; the others' parts must have none. How many of a part's rows count may be known on the
-        device only (`Part.count`). The slots of this micro-batch must be free: the last dispatch's
-        replies have all arrived (combined or not; what has not been combined by now is lost).
+        parts: one an expert node, up to the last member at least; without rows for others. Every
+        member is sent one message, a header only where its part has no rows. How many of a part's
+        rows count may be known on the device only (`Part.count`). The slots of this micro-batch
+        must be free: the last dispatch's replies have all arrived (combined or not; what has not
+        been combined by now is lost).
 
         Raises ProtocolError where that isn't so, when a part has more rows than a slot's capacity,
         or when a tensor has another shape or dtype than agreed.
@@ -167,6 +169,19 @@ class AttentionPort(Port, Protocol):
         """Tell every expert node of the epoch that this micro-batch has nothing more for now.
 
         The micro-batch's slots must be free, as for `dispatch`.
+        """
+
+
+class JoiningPort(AttentionPort, Protocol):
+    """An attention node's end where expert nodes come and go."""
+
+    def meet(
+        self, expert: int, incarnation: int, timeout: float, on_met: Callable[[], None]
+    ) -> None:
+        """Meet this incarnation of an expert node, beside whatever else goes on.
+
+        `on_met` is called by another thread once a message of the next epoch would reach it; never
+        where that isn't so within `timeout` seconds.
         """
 
 

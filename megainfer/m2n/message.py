@@ -8,7 +8,7 @@ from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
 
 MAGIC = b"M2N\0"
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 64
 _LAYOUT = struct.Struct("<4sIHHIQQHHIIIQQ")
 

@@ -12,7 +12,7 @@ from megainfer.errors import ConfigError
 from megainfer.m2n.geometry import Geometry
 
 if TYPE_CHECKING:  # a plan names a road in processes that have no torch
-    from megainfer.m2n.mailbox import AttentionPort, ExpertPort
+    from megainfer.m2n.mailbox import AttentionPort, ExpertPort, JoiningPort
 
 ROADS = {"shm": "megainfer.m2n.shm.ports"}
 """Name -> the module that opens its ports."""
@@ -49,15 +49,25 @@ class Road:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Which node of its role this is, in which membership, and the sizes all agreed on."""
+    """Which node of its role this is, in which membership, and the sizes all agreed on.
+
+    incarnation: counts the processes that this node has been.
+    """
 
     geometry: Geometry
     index: int
-    epoch: int
+    epoch: int = 0
+    incarnation: int = 0
 
 
 class Opener(Protocol):
     """What the module of a road holds."""
+
+    def join_attention(self, road: Road, seat: Seat) -> "JoiningPort":
+        """See `roads.join_attention`."""
+
+    def join_expert(self, road: Road, seat: Seat) -> "ExpertPort":
+        """See `roads.join_expert`."""
 
     def open_attention_port(self, road: Road, seat: Seat, timeout: float) -> "AttentionPort":
         """See `roads.open_attention_port`."""
@@ -66,8 +76,21 @@ class Opener(Protocol):
         """See `roads.open_expert_port`."""
 
 
+def join_attention(road: Road, seat: Seat) -> "JoiningPort":
+    """A port that has met nobody yet. Raises ConfigError when there is no such road."""
+    return _opener(road).join_attention(road, seat)
+
+
+def join_expert(road: Road, seat: Seat) -> "ExpertPort":
+    """A port that attention nodes meet from now on, each new incarnation in place of the last.
+
+    Raises ConfigError when there is no such road, or somebody else has this node's place on it.
+    """
+    return _opener(road).join_expert(road, seat)
+
+
 def open_attention_port(road: Road, seat: Seat, timeout: float) -> "AttentionPort":
-    """Meet all expert nodes, which may come later than this one.
+    """Meet all expert nodes, which may come later than this one; all are members of the epoch.
 
     timeout: seconds for all of it. Raises NodeDied when a node does not come in time, ProtocolError
     when it is of another version, geometry, epoch or user, ConfigError when there is no such road.

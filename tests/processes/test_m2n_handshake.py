@@ -16,7 +16,8 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.shm.connection import OwnEnd
 from megainfer.m2n.shm.handshake import Channel, Frame, Hello, Side
-from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort, ShmListener, expert_address
+from megainfer.m2n.shm.meeting import ShmListener, expert_address
+from megainfer.m2n.shm.ports import ShmAttentionPort, ShmExpertPort
 from tests.support.m2n_cluster import SECONDS, fork, fresh_token, join_all
 
 GEOMETRY = Geometry(1, 1, 1, capacity=6, hidden_size=8, top_k=2, dtype="float32")
@@ -44,9 +45,9 @@ class Failing(threading.Thread):
 
 
 def accepting(
-    listener: ShmListener, geometry: Geometry = GEOMETRY, epoch: int = 0, timeout: float = SECONDS
+    listener: ShmListener, geometry: Geometry = GEOMETRY, timeout: float = SECONDS
 ) -> Failing:
-    return Failing(lambda: ShmExpertPort.accept(listener, Seat(geometry, 0, epoch), timeout))
+    return Failing(lambda: ShmExpertPort.accept(listener, Seat(geometry, 0), timeout))
 
 
 @pytest.fixture
@@ -95,36 +96,31 @@ def test_the_number_of_expert_nodes(listener: ShmListener, address: str) -> None
         ShmAttentionPort.connect([address, address], Seat(GEOMETRY, 0, 0), SECONDS)
 
 
-def test_the_epoch(listener: ShmListener, address: str) -> None:
-    expert = accepting(listener, epoch=5)
-    with pytest.raises(ProtocolError, match=r"epoch differs: attention node 0 has 4, .* has 5"):
-        ShmAttentionPort.connect([address], Seat(GEOMETRY, 0, 4), SECONDS)
-    assert "epoch differs: attention node 0 has 4, expert node 0 has 5" in str(expert.error)
-
-
-def test_an_index_that_is_none_or_taken(listener: ShmListener, address: str) -> None:
+def test_an_index_that_is_none(listener: ShmListener, address: str) -> None:
     two = replace(GEOMETRY, num_attention=2)
     expert = accepting(listener, two)
-    port = ShmAttentionPort.connect([address], Seat(two, 1, 0), SECONDS)
-    with pytest.raises(ProtocolError, match=r"index: expected one of \[0\], found 1"):
-        ShmAttentionPort.connect([address], Seat(two, 1, 0), SECONDS)
-    assert "attention node 1: index: expected one of [0], found 1" in str(expert.error)
+    port = ShmAttentionPort.connect([address], Seat(two, 1), SECONDS)
+    with pytest.raises(ProtocolError, match="index: expected one below 2, found 2"):
+        ShmAttentionPort.connect([address], Seat(two, 2), SECONDS)
+    assert "attention node 2: index: expected one below 2, found 2" in str(expert.error)
     port.wait(1000.0)  # the expert node has given up, and its peers see it
     assert port.lost_peers() == {0}
     port.close()
 
-    expert = accepting(listener, two)
-    with pytest.raises(ProtocolError, match=r"expected one of \[0, 1\], found 2"):
-        ShmAttentionPort.connect([address], Seat(two, 2, 0), SECONDS)
-    assert "found 2" in str(expert.error)
+
+def test_an_expert_node_of_another_incarnation(listener: ShmListener, address: str) -> None:
+    expert = Failing(lambda: ShmExpertPort.accept(listener, Seat(GEOMETRY, 0, 0, 3), SECONDS))
+    with pytest.raises(ProtocolError, match=r"expected 0\.0 at this address, found 0\.3"):
+        ShmAttentionPort.connect([address], Seat(GEOMETRY, 0), SECONDS)
+    assert "found 0.3" in str(expert.error)
 
 
 def test_an_expert_node_at_anothers_address(listener: ShmListener, address: str) -> None:
     two = replace(GEOMETRY, num_expert=2)
     expert = Failing(lambda: ShmExpertPort.accept(listener, Seat(two, 1, 0), SECONDS))
-    with pytest.raises(ProtocolError, match="index: expected 0 at this address, found 1"):
+    with pytest.raises(ProtocolError, match=r"index: expected 0\.0 at this address, found 1\.0"):
         ShmAttentionPort.connect([address, address], Seat(two, 0, 0), SECONDS)
-    assert "attention node 0 refused: index: expected 0" in str(expert.error)
+    assert "attention node 0 refused: index: expected 0.0" in str(expert.error)
 
 
 def test_a_refusal_is_heard_by_who_still_speaks() -> None:
@@ -172,7 +168,7 @@ def read_exactly(connection: socket.socket, size: int) -> bytes:
 
 def read_refusal(connection: socket.socket) -> str:
     magic, version, kind, length = PREFIX.unpack(read_exactly(connection, PREFIX.size))
-    assert (magic, version, kind) == (b"MEGAM2N\0", 1, REFUSAL)
+    assert (magic, version, kind) == (b"MEGAM2N\0", 2, REFUSAL)
     return read_exactly(connection, length).decode()
 
 
@@ -190,18 +186,18 @@ def test_hello_is_these_bytes(address: str) -> None:
         listening.listen()
         geometry = Geometry(2, 1, 3, 4, 5, 6, "bfloat16")
         attention = Failing(
-            lambda: ShmAttentionPort.connect([address], Seat(geometry, 1, 9), SECONDS)
+            lambda: ShmAttentionPort.connect([address], Seat(geometry, 1, 0, 9), SECONDS)
         )
         connection, _ = listening.accept()
         with connection:
             assert read_exactly(connection, 20 + 44) == (
                 b"MEGAM2N\0"
-                b"\x01\0\0\0"  # version
+                b"\x02\0\0\0"  # version
                 b"\x01\0\0\0"  # frame: HELLO
                 b"\x2c\0\0\0"  # bytes of body
                 b"\x01\0\0\0"  # role: attention
                 b"\x01\0\0\0"  # index
-                b"\x09\0\0\0\0\0\0\0"  # epoch
+                b"\x09\0\0\0\0\0\0\0"  # incarnation
                 b"\x02\0\0\0\x01\0\0\0\x03\0\0\0"  # M, N, m
                 b"\x04\0\0\0\x05\0\0\0\x06\0\0\0"  # capacity, hidden_size, top_k
                 b"\x02\0\0\0"  # bfloat16
@@ -213,10 +209,10 @@ def test_hello_is_these_bytes(address: str) -> None:
 @pytest.mark.parametrize(
     ("prefix", "reason"),
     [
-        ((b"MEGAM2N\0", 99, HELLO, 7), "peer speaks M2N version 99, this is 1"),
-        ((b"GET / HT", 1, HELLO, 44), "peer begins with b'GET / HT'"),
-        ((b"MEGAM2N\0", 1, HELLO, 43), "frame 1 of 43 bytes, expected 1 of 44"),
-        ((b"MEGAM2N\0", 1, MEMORY, 44), "frame 2 of 44 bytes, expected 1 of 44"),
+        ((b"MEGAM2N\0", 99, HELLO, 7), "peer speaks M2N version 99, this is 2"),
+        ((b"GET / HT", 2, HELLO, 44), "peer begins with b'GET / HT'"),
+        ((b"MEGAM2N\0", 2, HELLO, 43), "frame 1 of 43 bytes, expected 1 of 44"),
+        ((b"MEGAM2N\0", 2, MEMORY, 44), "frame 2 of 44 bytes, expected 1 of 44"),
     ],
 )
 def test_an_expert_node_refuses_a_foreign_peer(
@@ -242,8 +238,8 @@ def test_an_attention_node_refuses_another_version(address: str) -> None:
         with connection:
             read_exactly(connection, 20 + 44)
             connection.sendall(PREFIX.pack(b"MEGAM2N\0", 99, HELLO, 0))
-            assert read_refusal(connection) == "peer speaks M2N version 99, this is 1"
-        assert str(attention.error) == "expert node 0: peer speaks M2N version 99, this is 1"
+            assert read_refusal(connection) == "peer speaks M2N version 99, this is 2"
+        assert str(attention.error) == "expert node 0: peer speaks M2N version 99, this is 2"
 
 
 def test_the_refusal_of_another_version_is_understood(listener: ShmListener, address: str) -> None:

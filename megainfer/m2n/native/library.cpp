@@ -14,6 +14,10 @@ EXPORT void megainfer_m2n_set_epoch(Port* port, uint64_t epoch, const uint8_t* m
   port->set_epoch(epoch, members);
 }
 
+EXPORT void megainfer_m2n_admit(Port* port, int64_t peer, const Outbox* outbox) {
+  port->admit(peer, *outbox);
+}
+
 EXPORT int32_t megainfer_m2n_news(const Port* port) { return port->inbox()->news(); }
 
 EXPORT int64_t megainfer_m2n_scan(Port* port, int64_t since, Found* found) {

@@ -32,6 +32,8 @@ void Port::set_epoch(uint64_t epoch, const uint8_t* members) {
   inbox_.set_epoch(epoch);
 }
 
+void Port::admit(int64_t peer, const Outbox& outbox) { peers_[peer] = outbox; }
+
 int64_t Port::scan(int64_t since, Found* found) {
   const int64_t count = inbox_.scan(layout_, found, counters_);
   if (count <= 0 || since < 0) return count;

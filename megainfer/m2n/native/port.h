@@ -36,6 +36,9 @@ class Port {
   // members: for each peer, whether it takes part in this epoch; the others are sent nothing.
   void set_epoch(uint64_t epoch, const uint8_t* members);
 
+  // From now on this is where `peer` is sent its messages.
+  void admit(int64_t peer, const Outbox& outbox);
+
   // As Inbox::scan; counts the transfers of messages sent at or after `since` (ns; -1: of none).
   int64_t scan(int64_t since, Found* found);
 

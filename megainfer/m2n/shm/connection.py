@@ -3,6 +3,7 @@
 import contextlib
 import io
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from mmap import mmap
 
@@ -37,6 +38,8 @@ class OwnEnd:
 class Peer:
     """What we hold of a connected peer. `connection` says nothing more until it ends."""
 
+    index: int
+    incarnation: int
     connection: socket.socket
     slots: mmap
     bell: Bell
@@ -46,42 +49,56 @@ class Peer:
         self.bell.close()
 
 
-def welcome(
-    connection: socket.socket, seat: Seat, own: OwnEnd, taken: frozenset[int], deadline: float
-) -> tuple[int, Peer]:
-    """The expert node's part of the handshake; returns the attention node's index.
+Admit = Callable[[Peer], None]
 
-    taken: indices of those that are connected already.
-    """
+
+def welcome(connection: socket.socket, seat: Seat, own: OwnEnd, deadline: float) -> Peer:
+    """The expert node's part of the handshake, but for the word that ends it: see `admitted`."""
     channel = Channel(connection, deadline, "a node that connects")
     ours = Hello.of(Side.EXPERT, seat)
     theirs = channel.receive_hello(ours, Side.ATTENTION)
     channel.peer = Side.ATTENTION.node(theirs.index)
-    if theirs.index >= seat.geometry.num_attention or theirs.index in taken:
-        expected = sorted(set(range(seat.geometry.num_attention)) - taken)
-        channel.refuse(f"index: expected one of {expected}, found {theirs.index}")
+    if theirs.index >= seat.geometry.num_attention:
+        limit = seat.geometry.num_attention
+        channel.refuse(f"index: expected one below {limit}, found {theirs.index}")
     channel.send(Frame.HELLO, ours.pack())
     own.hand_over(channel)
-    return theirs.index, _take_over(channel, connection, seat.geometry.attention_region_bytes)
+    size = seat.geometry.attention_region_bytes
+    return _take_over(channel, connection, size, theirs.index, theirs.incarnation)
 
 
-def greet(connection: socket.socket, seat: Seat, own: OwnEnd, expert: int, deadline: float) -> Peer:
-    """The attention node's part of the handshake with expert node `expert`."""
-    channel = Channel(connection, deadline, Side.EXPERT.node(expert))
+def admitted(peer: Peer, deadline: float) -> None:
+    """Tell an attention node that this expert node knows it: what it sends in the next epoch will
+    be read."""
+    name = Side.ATTENTION.node(peer.index)
+    Channel(peer.connection, deadline, name).send(Frame.WELCOME, b"")
+
+
+def greet(
+    connection: socket.socket, seat: Seat, own: OwnEnd, expert: tuple[int, int], deadline: float
+) -> Peer:
+    """The attention node's part of the handshake with an expert node: its index, incarnation."""
+    index, incarnation = expert
+    channel = Channel(connection, deadline, Side.EXPERT.node(index))
     ours = Hello.of(Side.ATTENTION, seat)
     channel.send(Frame.HELLO, ours.pack())
     theirs = channel.receive_hello(ours, Side.EXPERT)
-    if theirs.index != expert:
-        channel.refuse(f"index: expected {expert} at this address, found {theirs.index}")
-    peer = _take_over(channel, connection, seat.geometry.expert_region_bytes)
+    if (theirs.index, theirs.incarnation) != expert:
+        found = f"{theirs.index}.{theirs.incarnation}"
+        channel.refuse(f"index: expected {index}.{incarnation} at this address, found {found}")
+    size = seat.geometry.expert_region_bytes
+    peer = _take_over(channel, connection, size, index, incarnation)
     with contextlib.ExitStack() as undo:
         undo.callback(peer.close)
         own.hand_over(channel)
+        channel.receive(Frame.WELCOME, 0)
         undo.pop_all()
     return peer
 
 
-def _take_over(channel: Channel, connection: socket.socket, region_bytes: int) -> Peer:
+def _take_over(
+    channel: Channel, connection: socket.socket, region_bytes: int, index: int, incarnation: int
+) -> Peer:
     _, files = channel.receive(Frame.MEMORY, 0)
     with contextlib.ExitStack() as undo:
         for file in files:
@@ -95,4 +112,4 @@ def _take_over(channel: Channel, connection: socket.socket, region_bytes: int) -
             channel.refuse(str(error))
         undo.pop_all()
     region.close()
-    return Peer(connection, slots, Bell(bell))
+    return Peer(index, incarnation, connection, slots, Bell(bell))

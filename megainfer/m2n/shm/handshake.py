@@ -5,7 +5,8 @@ Fixed frames over a stream socket, each bounded by one deadline; the bytes are i
     attention node                      expert node
     HELLO                        -->    checks it
     checks it                    <--    HELLO, MEMORY with its file descriptors
-    MEMORY with its descriptors  -->    connected
+    MEMORY with its descriptors  -->    knows it
+    connected                    <--    WELCOME
 
 Whoever finds a difference sends REFUSAL with the reason before it closes, so that both sides say
 what is wrong. Magic, version, kind and length of a frame, and REFUSAL, are the same for ever.
@@ -37,6 +38,7 @@ class Frame(IntEnum):
     HELLO = 1
     MEMORY = 2
     REFUSAL = 3
+    WELCOME = 4
 
 
 class Side(IntEnum):
@@ -49,25 +51,25 @@ class Side(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who speaks and what it expects: role, index, epoch, then the geometry's fields."""
+    """Who speaks and what it expects: role, index, incarnation, then the geometry's fields."""
 
     side: int
     index: int
-    epoch: int
+    incarnation: int
     geometry: tuple[int, ...]  # in the order of Geometry's fields, dtype as its code
 
     @classmethod
     def of(cls, side: Side, seat: Seat) -> "Hello":
         *sizes, _ = astuple(seat.geometry)
-        return cls(side, seat.index, seat.epoch, (*sizes, seat.geometry.dtype_code))
+        return cls(side, seat.index, seat.incarnation, (*sizes, seat.geometry.dtype_code))
 
     def pack(self) -> bytes:
-        return _HELLO.pack(self.side, self.index, self.epoch, *self.geometry)
+        return _HELLO.pack(self.side, self.index, self.incarnation, *self.geometry)
 
     @classmethod
     def unpack(cls, body: bytes) -> "Hello":
-        side, index, epoch, *geometry = _HELLO.unpack(body)
-        return cls(side, index, epoch, tuple(geometry))
+        side, index, incarnation, *geometry = _HELLO.unpack(body)
+        return cls(side, index, incarnation, tuple(geometry))
 
 
 HELLO_BYTES = _HELLO.size
@@ -76,8 +78,6 @@ HELLO_BYTES = _HELLO.size
 def difference(ours: Hello, theirs: Hello) -> str | None:
     """The first field in which two nodes disagree, with both values; None if they agree."""
     own, peer = Side(ours.side).node(ours.index), Side(theirs.side).node(theirs.index)
-    if ours.epoch != theirs.epoch:
-        return f"epoch differs: {peer} has {theirs.epoch}, {own} has {ours.epoch}"
     names = (field.name for field in fields(Geometry))
     for name, our, their in zip(names, ours.geometry, theirs.geometry, strict=True):
         if our != their:

@@ -1,6 +1,6 @@
 """The attention node's end of M2N over shared slots."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -12,6 +12,10 @@ from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.mail import AttentionMail
 from megainfer.m2n.slotted.port import SlotPort, Wire
 from megainfer.m2n.slotted.slots import torch_dtype
+
+
+_INCARNATION_BITS = 40
+"""A node that sends a million messages a second in a micro-batch counts as far in 12 days."""
 
 
 @dataclass(slots=True)
@@ -28,10 +32,14 @@ class _Due:
 class SlotAttentionPort(SlotPort[AttentionMail]):
     """`mailbox.AttentionPort`: dispatch slots are in the expert nodes' memory, replies in ours."""
 
-    def __init__(self, seat: Seat, mail: AttentionMail, wire: Wire) -> None:
-        super().__init__(seat, mail, wire, seat.geometry.num_expert)
+    def __init__(
+        self, seat: Seat, mail: AttentionMail, wire: Wire, met: Collection[int] | None = None
+    ) -> None:
+        everybody = range(seat.geometry.num_expert)
+        super().__init__(seat, mail, wire, everybody if met is None else met)
         self._dtype = torch_dtype(seat.geometry)
-        self._sequences = [0] * seat.geometry.micro_batches
+        # Greater than any of its predecessors', whose messages may still stand in slots.
+        self._sequences = [seat.incarnation << _INCARNATION_BITS] * seat.geometry.micro_batches
         self._due: dict[int, _Due] = {}
 
     def dispatch(
@@ -103,8 +111,10 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
 
     def _check_parts(self, parts: Sequence[Part]) -> None:
         geometry = self._geometry
-        if len(parts) != geometry.num_expert:
+        if len(parts) > geometry.num_expert:
             raise ProtocolError(f"{len(parts)} parts for {geometry.num_expert} expert nodes")
+        if without := [node for node in self._members if node >= len(parts)]:
+            raise ProtocolError(f"{len(parts)} parts, none for expert nodes {sorted(without)}")
         for node, part in enumerate(parts):
             rows = part.rows.numel()
             if rows > geometry.capacity:

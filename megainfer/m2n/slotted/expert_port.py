@@ -1,5 +1,7 @@
 """The expert node's end of M2N over shared slots."""
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 from megainfer.errors import ProtocolError
@@ -14,8 +16,11 @@ from megainfer.m2n.slotted.slots import torch_dtype
 class SlotExpertPort(SlotPort[ExpertMail]):
     """`mailbox.ExpertPort`: dispatch slots are in our memory, replies in the attention nodes'."""
 
-    def __init__(self, seat: Seat, mail: ExpertMail, wire: Wire) -> None:
-        super().__init__(seat, mail, wire, seat.geometry.num_attention)
+    def __init__(
+        self, seat: Seat, mail: ExpertMail, wire: Wire, met: Collection[int] | None = None
+    ) -> None:
+        everybody = range(seat.geometry.num_attention)
+        super().__init__(seat, mail, wire, everybody if met is None else met)
         self._owed: dict[int, int] = {}  # slot -> sequence of the dispatch that waits for a reply
 
     def receive(self) -> list[Dispatch | Rest]:

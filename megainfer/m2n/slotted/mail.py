@@ -24,13 +24,22 @@ TO_EXPERT = frozenset({Kind.DISPATCH, Kind.REST})
 class Memory:
     """Whose slots are where.
 
-    own: this node's region. peers: theirs, in node order. bells: the eventfd of each peer; none
-    where it takes the wire to ring.
+    own: this node's region. peers: theirs, in node order, None of those that are yet to be met.
+    rings: whether a peer that is met has a bell that can be rung here; if not, the wire rings.
     """
 
     own: mmap
-    peers: Sequence[mmap]
-    bells: Sequence[int] = ()
+    peers: Sequence[mmap | None]
+    rings: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A peer that was met: its region, and the eventfd that is its bell (-1: the wire rings)."""
+
+    index: int
+    region: mmap
+    bell: int = -1
 
 
 class Tally(Protocol):
@@ -64,6 +73,12 @@ class Mail(Protocol):
 
     def set_epoch(self, epoch: int, members: Collection[int]) -> None:
         """members: the peers that take part in this epoch; the others are sent nothing."""
+
+    def admit(self, newcomer: Newcomer) -> None:
+        """From now on this is who its index means."""
+
+    def dismiss(self, peer: int) -> None:
+        """Touch this peer's region and bell no more."""
 
     def sleeper(self, bell: OwnBell, spin_seconds: float) -> Sleeper:
         """One that wakes for news in these slots, having spun for at most `spin_seconds`."""

@@ -13,7 +13,7 @@ from megainfer.m2n.message import HEADER_BYTES, Header, Kind
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted import native_library as library
 from megainfer.m2n.slotted.inbox import check_message
-from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Newcomer
 
 _FOUND = struct.Struct("<qQ8xHHIQQHHIIIQQ")  # `Found` of inbox.h: slot, word, a header's fields
 _HEADER_AT = 16
@@ -26,16 +26,18 @@ class NativeEnd:
         geometry, m = seat.geometry, seat.geometry.micro_batches
         self.native = library.load()
         self.counters = library.NativeCounters()
-        self._memory = memory  # the library has no more than addresses
+        self._own = memory.own
         self._geometry = geometry
         self._kinds = TO_ATTENTION if is_attention else TO_EXPERT
         num_slots = m * (geometry.num_expert if is_attention else geometry.num_attention)
         stride = geometry.dispatch_slot_bytes if is_attention else geometry.reply_slot_bytes
         self._found = ctypes.create_string_buffer(num_slots * _FOUND.size)
         self._found_at = ctypes.addressof(self._found)
-        self._num_peers = len(memory.peers)
-        self.members: Sequence[int] = range(self._num_peers)
-        peers = _outboxes(memory, seat.index * m * stride)
+        self.members: Sequence[int] = range(len(memory.peers))
+        self._peers = list(memory.peers)  # the library has no more than addresses
+        self._offset = seat.index * m * stride  # of this node's slots in each peer's region
+        outboxes = [self._outbox(region, -1) for region in self._peers]
+        peers = (library.NativeOutbox * len(outboxes))(*outboxes)
         setup = library.Setup(
             library.layout_of(geometry),
             seat.index,
@@ -53,7 +55,7 @@ class NativeEnd:
     @property
     def awake_at(self) -> int:
         """The address of the word that tells senders whether to ring."""
-        return address_of(self._memory.own) + len(self._memory.own) - LINE_BYTES
+        return address_of(self._own) + len(self._own) - LINE_BYTES
 
     @property
     def geometry(self) -> Geometry:
@@ -81,12 +83,29 @@ class NativeEnd:
     def set_epoch(self, epoch: int, members: Collection[int]) -> None:
         """See `mail.Mail.set_epoch`."""
         self.members = tuple(members)
-        flags = bytes(peer in members for peer in range(self._num_peers))
+        flags = bytes(peer in members for peer in range(len(self._peers)))
         self.native.megainfer_m2n_set_epoch(self.handle, epoch, flags)
+
+    def admit(self, newcomer: Newcomer) -> None:
+        """See `mail.Mail.admit`."""
+        outbox = self._outbox(newcomer.region, newcomer.bell)
+        self.native.megainfer_m2n_admit(self.handle, newcomer.index, outbox)
+        self._peers[newcomer.index] = newcomer.region
+
+    def dismiss(self, peer: int) -> None:
+        """See `mail.Mail.dismiss`."""
+        self.native.megainfer_m2n_admit(self.handle, peer, self._outbox(None, -1))
+        self._peers[peer] = None
 
     def close(self) -> None:
         """See `mail.Mail.close`."""
         self.native.megainfer_m2n_close(self.handle)
+
+    def _outbox(self, region: mmap | None, bell: int) -> library.NativeOutbox:
+        if region is None:
+            return library.NativeOutbox(None, None, -1)
+        start = address_of(region)
+        return library.NativeOutbox(start + self._offset, start + len(region) - LINE_BYTES, bell)
 
     def _message(self, index: int) -> tuple[int, Header]:
         slot, _, *fields = _FOUND.unpack_from(self._found, index * _FOUND.size)
@@ -98,17 +117,6 @@ class NativeEnd:
         header = Header.unpack(self._found.raw[_HEADER_AT : _HEADER_AT + HEADER_BYTES])
         check_message(slot, word, header, self._geometry, self._kinds)
         raise AssertionError(f"the native check refuses a good message: {header}")
-
-
-def _outboxes(memory: Memory, offset: int) -> "ctypes.Array[library.NativeOutbox]":
-    bells = memory.bells or [-1] * len(memory.peers)
-    outboxes = [
-        library.NativeOutbox(
-            address_of(region) + offset, address_of(region) + len(region) - LINE_BYTES, bell
-        )
-        for region, bell in zip(memory.peers, bells, strict=True)
-    ]
-    return (library.NativeOutbox * len(outboxes))(*outboxes)
 
 
 def address_of(region: mmap) -> int:

@@ -80,6 +80,7 @@ _FUNCTIONS = {
     "megainfer_m2n_delete": (None, [c_void_p]),
     "megainfer_m2n_close": (None, [c_void_p]),
     "megainfer_m2n_set_epoch": (None, [c_void_p, c_uint64, c_char_p]),
+    "megainfer_m2n_admit": (None, [c_void_p, c_int64, POINTER(NativeOutbox)]),
     "megainfer_m2n_news": (c_int32, [c_void_p]),
     "megainfer_m2n_scan": (c_int64, [c_void_p, c_int64, c_void_p]),
     "megainfer_m2n_dispatch": (

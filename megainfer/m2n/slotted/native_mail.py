@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from mmap import mmap
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from megainfer.errors import ProtocolError
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.slotted.mail import Memory
+from megainfer.m2n.slotted.mail import Memory, Newcomer
 from megainfer.m2n.slotted.native_end import NativeEnd
 from megainfer.m2n.slotted.native_sleeper import NativeSleeper
 from megainfer.m2n.slotted.plain_mail import add_replies, no_such_row
@@ -22,6 +23,7 @@ from megainfer.m2n.slotted.slots import (
     dispatch_slots,
     reply_payload,
     reply_slots,
+    slots_at_attention,
     torch_dtype,
 )
 
@@ -40,6 +42,7 @@ class _Parts:
 
     def __init__(self, num_expert: int) -> None:
         self._table = bytearray(num_expert * _PART.size)
+        self._filled = 0
         self.address = torch.frombuffer(self._table, dtype=torch.uint8).data_ptr()
 
     def fill(self, parts: Sequence[Part]) -> None:
@@ -53,6 +56,10 @@ class _Parts:
                 _address(weights, torch.float32),
                 rows.numel(),
             )
+        if len(parts) < self._filled:  # nodes that are no more have no rows
+            first, last = len(parts) * _PART.size, self._filled * _PART.size
+            self._table[first:last] = bytes(last - first)
+        self._filled = len(parts)
 
 
 class NativeAttentionMail:
@@ -63,13 +70,14 @@ class NativeAttentionMail:
     def __init__(self, seat: Seat, memory: Memory) -> None:
         geometry, m = seat.geometry, seat.geometry.micro_batches
         self.end = end = NativeEnd(seat, memory, is_attention=True)
-        self.rings = bool(memory.bells)
+        self.rings = memory.rings
         self.counters = end.counters
         self._dtype = torch_dtype(geometry)
         self._parts = _Parts(geometry.num_expert)
         self._replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
         self.news, self.scan = end.news, end.scan
         self.set_epoch, self.close = end.set_epoch, end.close
+        self.admit, self.dismiss = end.admit, end.dismiss
         self.sleeper = partial(NativeSleeper, end)
 
     def dispatch(
@@ -129,10 +137,10 @@ class NativeExpertMail:
     def __init__(self, seat: Seat, memory: Memory) -> None:
         geometry, m = seat.geometry, seat.geometry.micro_batches
         self.end = end = NativeEnd(seat, memory, is_attention=False)
-        self.rings = bool(memory.bells)
+        self.rings = memory.rings
         self.counters = end.counters
         messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
-        outboxes = [reply_slots(region, geometry, seat.index * m, m) for region in memory.peers]
+        outboxes = [_replies_in(region, seat) for region in memory.peers]
 
         @lru_cache(_KEPT_VIEWS)
         def payload(slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -140,13 +148,25 @@ class NativeExpertMail:
 
         @lru_cache(_KEPT_VIEWS)
         def reply(peer: int, micro_batch: int, rows: int) -> Tensor:
-            return reply_payload(outboxes[peer], micro_batch, rows, geometry)
+            return reply_payload(_met(outboxes[peer]), micro_batch, rows, geometry)
 
-        self.payload, self._reply = payload, reply
-        self._outboxes: Sequence[Slots] = outboxes
+        self.payload, self._reply, self._forget_views = payload, reply, reply.cache_clear
+        self._seat, self._outboxes = seat, outboxes
         self.news, self.scan = end.news, end.scan
         self.set_epoch, self.close = end.set_epoch, end.close
         self.sleeper = partial(NativeSleeper, end)
+
+    def admit(self, newcomer: Newcomer) -> None:
+        """See `mail.Mail.admit`."""
+        self._outboxes[newcomer.index] = _replies_in(newcomer.region, self._seat)
+        self._forget_views()
+        self.end.admit(newcomer)
+
+    def dismiss(self, peer: int) -> None:
+        """See `mail.Mail.dismiss`."""
+        self._outboxes[peer] = None
+        self._forget_views()
+        self.end.dismiss(peer)
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
         """See `mail.ExpertMail.reply_buffer`."""
@@ -162,7 +182,7 @@ class NativeExpertMail:
     def reply_error(self, dispatch: Dispatch, text: bytes) -> None:
         """See `mail.ExpertMail.reply_error`."""
         self._begin(dispatch)
-        self._outboxes[dispatch.source].write_text(dispatch.micro_batch, text)
+        _met(self._outboxes[dispatch.source]).write_text(dispatch.micro_batch, text)
         self.end.post(dispatch.source, Kind.ERROR, _place(dispatch), 0, len(text))
 
     def _begin(self, dispatch: Dispatch) -> None:
@@ -170,6 +190,15 @@ class NativeExpertMail:
         end.native.megainfer_m2n_begin(
             end.handle, dispatch.source, dispatch.micro_batch, dispatch.sequence
         )
+
+
+def _replies_in(region: mmap | None, seat: Seat) -> Slots | None:
+    return None if region is None else slots_at_attention(seat, region)
+
+
+def _met(slots: Slots | None) -> Slots:
+    assert slots is not None, "who has sent something was met"
+    return slots
 
 
 def _place(dispatch: Dispatch) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
+from mmap import mmap
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.inbox import Inbox
-from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Newcomer
 from megainfer.m2n.slotted.sleeper import OwnBell, PlainSleeper
 from megainfer.m2n.slotted.slots import (
     Slots,
@@ -21,16 +22,18 @@ from megainfer.m2n.slotted.slots import (
     dispatch_slots,
     reply_payload,
     reply_slots,
+    slots_at_attention,
+    slots_at_expert,
 )
 
 
 class Outbox:
     """A node's slots in each peer's memory. members: the peers that take part in the epoch."""
 
-    def __init__(self, seat: Seat, peers: Sequence[Slots], counters: Counters) -> None:
+    def __init__(self, seat: Seat, peers: Sequence[Slots | None], counters: Counters) -> None:
         self._seat = seat
         self._epoch = seat.epoch
-        self._peers = peers
+        self._peers = list(peers)
         self.members: Sequence[int] = range(len(peers))
         self._counters = counters
 
@@ -38,10 +41,14 @@ class Outbox:
         self._epoch = epoch
         self.members = tuple(members)
 
+    def admit(self, peer: int, slots: Slots | None) -> None:
+        self._peers[peer] = slots
+
     def begin(self, peer: int, micro_batch: int, sequence: int) -> Slots:
         """The peer's slots, of which this one is being written from here on."""
-        self._peers[peer].begin(micro_batch, sequence)
-        return self._peers[peer]
+        slots = self._slots(peer)
+        slots.begin(micro_batch, sequence)
+        return slots
 
     def header(self, kind: Kind, micro_batch: int, layer: int, sequence: int) -> Header:
         """A header without payload, of a message that begins to be sent now."""
@@ -63,8 +70,13 @@ class Outbox:
 
     def publish(self, peer: int, header: Header) -> None:
         """Show what has been written since `begin`."""
-        self._peers[peer].publish(header.micro_batch, header)
+        self._slots(peer).publish(header.micro_batch, header)
         self._counters.sent(header)
+
+    def _slots(self, peer: int) -> Slots:
+        slots = self._peers[peer]
+        assert slots is not None, f"peer {peer} is a member, but was never met"
+        return slots
 
 
 class PlainMail:
@@ -74,7 +86,8 @@ class PlainMail:
     rings = False
     kinds: frozenset[Kind]  # that it may be sent
 
-    def __init__(self, seat: Seat, own: Slots, peers: Sequence[Slots]) -> None:
+    def __init__(self, seat: Seat, own: Slots, peers: Sequence[Slots | None]) -> None:
+        self._seat = seat
         self._geometry = seat.geometry
         self._own = own
         self.device = own.device
@@ -87,6 +100,19 @@ class PlainMail:
         """See `mail.Mail.set_epoch`."""
         self._inbox.set_epoch(epoch)
         self._outbox.set_epoch(epoch, members)
+
+    def admit(self, newcomer: Newcomer) -> None:
+        """See `mail.Mail.admit`."""
+        self._outbox.admit(newcomer.index, self.slots_in(self._seat, newcomer.region))
+
+    def dismiss(self, peer: int) -> None:
+        """See `mail.Mail.dismiss`."""
+        self._outbox.admit(peer, None)
+
+    @staticmethod
+    def slots_in(seat: Seat, region: mmap | None) -> Slots | None:
+        """This node's slots in a peer's region; None of one that is yet to be met."""
+        raise NotImplementedError
 
     def sleeper(self, bell: OwnBell, spin_seconds: float) -> PlainSleeper:
         """See `mail.Mail.sleeper`."""
@@ -106,8 +132,12 @@ class PlainAttentionMail(PlainMail):
         """All of it in host memory."""
         geometry, m = seat.geometry, seat.geometry.micro_batches
         replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
-        peers = [dispatch_slots(region, geometry, seat.index * m, m) for region in memory.peers]
-        return cls(seat, replies, peers)
+        return cls(seat, replies, [cls.slots_in(seat, region) for region in memory.peers])
+
+    @staticmethod
+    def slots_in(seat: Seat, region: mmap | None) -> Slots | None:
+        """See `PlainMail.slots_in`."""
+        return None if region is None else slots_at_expert(seat, region)
 
     def dispatch(
         self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
@@ -158,8 +188,12 @@ class PlainExpertMail(PlainMail):
         """All of it in host memory."""
         geometry, m = seat.geometry, seat.geometry.micro_batches
         messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
-        peers = [reply_slots(region, geometry, seat.index * m, m) for region in memory.peers]
-        return cls(seat, messages, peers)
+        return cls(seat, messages, [cls.slots_in(seat, region) for region in memory.peers])
+
+    @staticmethod
+    def slots_in(seat: Seat, region: mmap | None) -> Slots | None:
+        """See `PlainMail.slots_in`."""
+        return None if region is None else slots_at_attention(seat, region)
 
     def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """See `mail.ExpertMail.payload`."""

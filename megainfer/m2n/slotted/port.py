@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from megainfer.errors import ProtocolError
 from megainfer.m2n.message import Header
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.slotted.mail import Mail
+from megainfer.m2n.slotted.mail import Mail, Newcomer
 
 
 class Wire(Protocol):
@@ -22,6 +22,12 @@ class Wire(Protocol):
 
     def lost_peers(self) -> frozenset[int]: ...
 
+    def newcomers(self) -> Sequence[Newcomer]:
+        """Who was met since the last call: these are heard and rung from now on."""
+
+    def part(self, peer: int) -> None:
+        """Forget a peer that is gone for good."""
+
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         """See `mailbox.Port.wait`."""
 
@@ -32,11 +38,14 @@ AnyMail = TypeVar("AnyMail", bound=Mail)
 
 
 class SlotPort(ABC, Generic[AnyMail]):
-    """What both ends do; `mail` moves the messages of one node."""
+    """What both ends do; `mail` moves the messages of one node.
 
-    def __init__(self, seat: Seat, mail: AnyMail, wire: Wire, num_peers: int) -> None:
-        self._num_peers = num_peers
-        self._members = frozenset(range(num_peers))  # the peers that take part in the epoch
+    met: the peers that `mail` knows by now; they are members of the seat's epoch.
+    """
+
+    def __init__(self, seat: Seat, mail: AnyMail, wire: Wire, met: Collection[int]) -> None:
+        self._met = set(met)
+        self._members = frozenset(met)  # the peers that take part in the epoch
         self._geometry = seat.geometry
         self._epoch = seat.epoch
         self.device = mail.device
@@ -49,8 +58,10 @@ class SlotPort(ABC, Generic[AnyMail]):
         if epoch < self._epoch:
             raise ProtocolError(f"epoch {epoch} is older than {self._epoch}; it only grows")
         if epoch > self._epoch:
+            self._admit_newcomers()
+            self._members = self._all_met(epoch, self._met if members is None else members)
+            self._part_from_the_lost()
             self._epoch = epoch
-            self._members = frozenset(range(self._num_peers) if members is None else members)
             self._abandon()
             self._mail.set_epoch(epoch, sorted(self._members))
             self._wire.ring_self()  # for what was parked
@@ -72,6 +83,29 @@ class SlotPort(ABC, Generic[AnyMail]):
     @abstractmethod
     def _abandon(self) -> None:
         """Forget all that was in flight in the epoch that has ended."""
+
+    def begin(self) -> None:
+        """Whoever was met by now is a member of the seat's epoch."""
+        self._admit_newcomers()
+        self._members = frozenset(self._met)
+        self._mail.set_epoch(self._epoch, sorted(self._members))
+
+    def _admit_newcomers(self) -> None:
+        for newcomer in self._wire.newcomers():
+            self._mail.admit(newcomer)
+            self._met.add(newcomer.index)
+
+    def _part_from_the_lost(self) -> None:
+        """Who is gone and no member is not kept, so that those who come and go leave nothing."""
+        for peer in (self._wire.lost_peers() & self._met) - self._members:
+            self._mail.dismiss(peer)
+            self._wire.part(peer)
+            self._met.discard(peer)
+
+    def _all_met(self, epoch: int, members: Collection[int]) -> frozenset[int]:
+        if strangers := sorted(set(members) - self._met):
+            raise ProtocolError(f"peers {strangers} are members of epoch {epoch}, but never met")
+        return frozenset(members)
 
     def _scan(self) -> list[tuple[int, Header]]:
         since, self._waiting_since = self._waiting_since, None

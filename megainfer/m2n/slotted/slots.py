@@ -19,6 +19,7 @@ from torch import Tensor
 from megainfer.device import HOST, Device
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.message import HEADER_BYTES, Header
+from megainfer.m2n.roads import Seat
 
 _WRITING = 1
 _HEADER_OFFSET = LINE_BYTES
@@ -146,3 +147,15 @@ def dispatch_slots(memory: mmap, geometry: Geometry, first: int, count: int) -> 
 def reply_slots(memory: mmap, geometry: Geometry, first: int, count: int) -> Slots:
     """Slots of an attention node's region; expert node n's are the m from n * m on."""
     return Slots(memory, geometry.reply_slot_bytes, first, count)
+
+
+def slots_at_expert(seat: Seat, region: mmap) -> Slots:
+    """An attention node's dispatch slots in an expert node's region."""
+    m = seat.geometry.micro_batches
+    return dispatch_slots(region, seat.geometry, seat.index * m, m)
+
+
+def slots_at_attention(seat: Seat, region: mmap) -> Slots:
+    """An expert node's reply slots in an attention node's region."""
+    m = seat.geometry.micro_batches
+    return reply_slots(region, seat.geometry, seat.index * m, m)

@@ -1,0 +1,184 @@
+"""How nodes of one host come together, at the start and at any later time.
+
+Expert nodes listen, attention nodes connect; the connection of each pair stays open, and its end
+is how either notices the other's death. Whoever serves meanwhile does so in threads beside it.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from threading import Thread
+
+from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolError
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.shm.connection import Admit, OwnEnd, Peer, admitted, greet, welcome
+from megainfer.m2n.shm.handshake import peer_uid
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 128
+_RETRY_SECONDS = 0.01
+HANDSHAKE_SECONDS = 5.0
+"""How long one that connects may take, which holds up nobody else."""
+
+
+def expert_address(token: str, node: int, incarnation: int = 0) -> str:
+    """The address of an expert node of the instance `token`, in the abstract namespace: it is no
+    file, and is gone with its process."""
+    return f"\0megainfer-{token}-expert-{node}-{incarnation}"
+
+
+class ShmListener:
+    """Where attention nodes find an expert node."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._socket = listening
+
+    @classmethod
+    def create(cls, address: str) -> "ShmListener":
+        """Raises ConfigError when the address is taken."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.bind(address)
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            listening.close()
+            raise ConfigError(f"cannot listen at {address!r}: {error}") from error
+        return cls(listening)
+
+    def accept(self, deadline: float | None) -> socket.socket:
+        """The next connection of a process of our user; of others, it tells nobody anything.
+
+        Raises TimeoutError at `deadline` (on the monotonic clock), OSError once `shut`.
+        """
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
+            self._socket.settimeout(left)
+            connection, _ = self._socket.accept()
+            if peer_uid(connection) == os.geteuid():
+                return connection
+            connection.close()
+
+    def shut(self) -> None:
+        """Whoever is in `accept` is told; nobody can connect any more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Doorman:
+    """Lets attention nodes in for as long as an expert node lives. admit: takes each, in a thread.
+
+    One that is slow, or never says a word, holds up nobody: each has a thread, and bounded time.
+    """
+
+    def __init__(self, listener: ShmListener, seat: Seat, own: OwnEnd, admit: Admit) -> None:
+        self._listener = listener
+        self._seat = seat
+        self._own = own
+        self._admit = admit
+        self._thread = Thread(target=self._stand, name="m2n-door", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._listener.shut()
+        self._thread.join(HANDSHAKE_SECONDS)
+        self._listener.close()
+
+    def _stand(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept(None)
+            except OSError:  # it was shut
+                return
+            Thread(target=self._let_in, args=(connection,), name="m2n-guest", daemon=True).start()
+
+    def _let_in(self, connection: socket.socket) -> None:
+        deadline = time.monotonic() + HANDSHAKE_SECONDS
+        try:
+            let_in(connection, self._seat, self._own, self._admit, deadline)
+        except MegaInferError as error:
+            log.warning("expert node %d let nobody in: %s", self._seat.index, error)
+
+
+def let_in(
+    connection: socket.socket, seat: Seat, own: OwnEnd, admit: Admit, deadline: float
+) -> Peer:
+    """Shake hands with whoever has connected, give it to `admit`, and tell it so. The connection is
+    closed where that fails."""
+    try:
+        peer = welcome(connection, seat, own, deadline)
+    except BaseException:
+        connection.close()
+        raise
+    admit(peer)  # who closes it from now on
+    admitted(peer, deadline)
+    return peer
+
+
+class Visitor:
+    """Takes an attention node to expert nodes, each visit in a thread of its own."""
+
+    def __init__(self, token: str, seat: Seat, own: OwnEnd, admit: Admit) -> None:
+        self._token = token
+        self._seat = seat
+        self._own = own
+        self._admit = admit
+
+    def begin(
+        self, expert: int, incarnation: int, timeout: float, on_met: Callable[[], None]
+    ) -> None:
+        """See `mailbox.JoiningPort.meet`."""
+        to = (expert, incarnation)
+        deadline = time.monotonic() + timeout
+        Thread(
+            target=self._visit, args=(to, deadline, on_met), name="m2n-visit", daemon=True
+        ).start()
+
+    def _visit(self, expert: tuple[int, int], deadline: float, on_met: Callable[[], None]) -> None:
+        address = expert_address(self._token, *expert)
+        try:
+            self._admit(visit(address, self._seat, self._own, expert, deadline))
+            on_met()
+        except MegaInferError as error:
+            # One that died meanwhile has a successor by then, whom another visit is paid.
+            log.warning("attention node %d met nobody: %s", self._seat.index, error)
+
+
+def visit(address: str, seat: Seat, own: OwnEnd, expert: tuple[int, int], deadline: float) -> Peer:
+    """Connect to an expert node (index, incarnation) and shake hands, trying again until somebody
+    listens.
+
+    Raises NodeDied when nobody does, or answers, in time, ProtocolError when it is of another
+    version, geometry or user.
+    """
+    connection = _dial(address, expert[0], deadline)
+    try:
+        return greet(connection, seat, own, expert, deadline)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _dial(address: str, node: int, deadline: float) -> socket.socket:
+    """Connect, trying again until somebody listens."""
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(max(deadline - time.monotonic(), 1e-3))
+            connection.connect(address)
+        except (ConnectionRefusedError, BlockingIOError):  # nobody listens yet, or a full queue
+            connection.close()
+            if time.monotonic() + _RETRY_SECONDS > deadline:
+                raise NodeDied(f"expert node {node} did not listen in time") from None
+            time.sleep(_RETRY_SECONDS)  # nothing tells when somebody begins to listen
+        else:
+            break
+    if (uid := peer_uid(connection)) != os.geteuid():  # anybody may take a name in this namespace
+        connection.close()
+        raise ProtocolError(f"expert node {node} runs as user {uid}, this is {os.geteuid()}")
+    return connection
