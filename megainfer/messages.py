@@ -153,17 +153,19 @@ FromNode = NodeReady | Tokens | RequestFailed
 
 
 class Start(Message, frozen=True):
-    """Everything is loaded everywhere: meet all peers, with M2N slots for so many micro-batches.
-
-    membership: the first, which is entered as any later one.
-    """
+    """Open the port, with M2N slots for so many micro-batches, and say Opened."""
 
     micro_batches: int
+
+
+class Measure(Message, frozen=True):
+    """All have met: measure transfers between the nodes of this membership, and say Connected."""
+
     membership: Membership
 
 
 class Serve(Message, frozen=True):
-    """All have met: serve.
+    """Be ready to serve, and say Ready; what is served first is told by the first Enter.
 
     micro_batches: m, at most what there are slots for. first: where an attention node chooses how
     many of them it uses, how many to begin with; else None, and it uses all.
@@ -264,8 +266,12 @@ class Loaded(Message, frozen=True):
     stage_seconds: list[tuple[int, float]] = []
 
 
+class Opened(Message, frozen=True):
+    """The port is open: peers can be met."""
+
+
 class Connected(Message, frozen=True):
-    """All peers were met; attention nodes profiled transfers for the choice of m.
+    """Transfers were measured; attention nodes tell them, for the choice of m.
 
     transfer_seconds: (rows, seconds one way). waking_seconds: by how much it takes longer to a node
     that has gone to sleep.
@@ -291,6 +297,12 @@ class LinkLost(Message, frozen=True):
 
 class Ready(Message, frozen=True):
     """Able to serve."""
+
+
+class Entered(Message, frozen=True):
+    """This node takes part in the membership of this epoch from now on."""
+
+    epoch: int
 
 
 class Drained(Message, frozen=True):
@@ -328,6 +340,7 @@ class Fatal(Message, frozen=True):
 
 ToChild = (
     Start
+    | Measure
     | Serve
     | Enter
     | Started
@@ -346,10 +359,12 @@ ToChild = (
 FromChild = (
     LoadProgress
     | Loaded
+    | Opened
     | Connected
     | Met
     | LinkLost
     | Ready
+    | Entered
     | Drained
     | Stats
     | Spans
@@ -357,6 +372,8 @@ FromChild = (
     | GetStats
     | KeepSpans
     | GetSpans
+    | Enter
+    | NodeDown
 )
 
 

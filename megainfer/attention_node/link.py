@@ -15,10 +15,10 @@ MAX_QUEUED_MESSAGES = 100_000
 class FrontEndLink:
     """A DEALER socket to the front end's ROUTER."""
 
-    def __init__(self, endpoint: str, node: int) -> None:
+    def __init__(self, endpoint: str, node: int, incarnation: int = 0) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, node_identity(node))
+        self._socket.setsockopt(zmq.IDENTITY, node_identity(node, incarnation))
         self._socket.setsockopt(zmq.SNDHWM, MAX_QUEUED_MESSAGES)
         self._socket.setsockopt(zmq.RCVHWM, MAX_QUEUED_MESSAGES)
         self._socket.setsockopt(zmq.LINGER, 500)  # ms; what was said reaches a living front end

@@ -118,6 +118,7 @@ class AttentionNode:
         return True
 
     def _take_turn(self, flight: Flight) -> None:
+        self._parts.work.rows(flight.step.num_rows)
         try:
             if flight.output is None:
                 self._advance(flight)

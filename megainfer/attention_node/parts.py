@@ -9,6 +9,7 @@ from megainfer.attention_node.scheduling.load_tuner import NoTuner, Tuner
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.compute.kv_cache import KVCache
 from megainfer.device import HOST, Device
+from megainfer.launch.heartbeat import Page, Workload
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.messages import FromNode
 
@@ -19,7 +20,8 @@ REPLY_TIMEOUT_SECONDS = 60.0
 @dataclass(frozen=True, slots=True)
 class NodeParts:
     """emit: takes what the front end is to hear. device: where the model computes. compiling: where
-    grammars become matchers. tuner: who chooses in how many micro-batches requests decode."""
+    grammars become matchers. tuner: who chooses in how many micro-batches requests decode. work:
+    hears how much there is to do in a turn."""
 
     model: StepModel
     kv: KVCache
@@ -29,6 +31,7 @@ class NodeParts:
     device: Device = HOST
     compiling: GrammarQueue = field(default_factory=NoCompiling)
     tuner: Tuner = field(default_factory=NoTuner)
+    work: Workload = field(default_factory=lambda: Workload(Page()))
 
 
 @dataclass(frozen=True, slots=True)

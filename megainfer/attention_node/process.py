@@ -1,6 +1,8 @@
 """The process of an attention node: load, connect, measure, serve."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from megainfer.attention_node.compiling import Compiling
@@ -8,6 +10,7 @@ from megainfer.attention_node.link import FrontEndLink
 from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
+from megainfer.attention_node.peers import Peers
 from megainfer.attention_node.profile import profile_attention
 from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.load_tuner import LoadTuner, NoTuner, Tuner
@@ -20,18 +23,14 @@ from megainfer.compute.kv_cache import KVCache
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.computing import backend_of
-from megainfer.launch.control import ParentLink
-from megainfer.launch.node_loop import (
-    CONNECT_TIMEOUT_SECONDS,
-    PULSE_SECONDS,
-    START_TIMEOUT_SECONDS,
-    progress_to,
-    run_until_stopped,
-)
+from megainfer.launch.heartbeat import Workload
+from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
+from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
+from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import AttentionPort
-from megainfer.m2n.roads import Seat, open_attention_port
-from megainfer.messages import Connected, Loaded, NodeReady, Ready, Serve, Start
+from megainfer.m2n.roads import Seat, join_attention
+from megainfer.messages import Connected, Loaded, Meet, Message, NodeReady, Ready, Serve, ToChild
 from megainfer.models.sources import attention_sources
 from megainfer.topology import Membership
 
@@ -39,27 +38,29 @@ if TYPE_CHECKING:
     from megainfer.structured.compiler import GrammarCompiler
 
 
-def run_attention(link: ParentLink, plan: Plan, node: int) -> None:
-    """Everything that the process of attention node `node` does after the fork."""
-    backend = backend_of(plan, plan.cores_of_attention(node))
+def run_attention(station: Station, plan: Plan, node: int, measures: bool) -> None:
+    """Everything that the process of attention node `node` does after the fork.
+
+    measures: whether the choice of m waits for what its stages take.
+    """
+    link, backend = station.link, backend_of(plan, plan.cores_of_attention(node))
     model, kv = load_attention(plan, backend, progress_to(link))
-    measure = plan.micro_batches is None
-    link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measure else []))
-    start = link.expect(Start, START_TIMEOUT_SECONDS)
-    seat = Seat(plan.geometry(start.micro_batches), node, start.membership.epoch)
-    port = open_attention_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
-    link.send(_measured(port, plan, node) if measure else Connected())
-    serve = link.expect(Serve, START_TIMEOUT_SECONDS)
-    unit = AttentionUnit(plan, node, model, kv, port, serve)
-    unit.enter(start.membership)
+    link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measures else []))
+    seat = Seat(plan.geometry(await_start(link)), node, incarnation=station.incarnation)
+    port = join_attention(plan.road, seat)
+    peers = Peers(link, port)
+    serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
+    work = Workload(station.page)
+    unit = AttentionUnit(plan, seat, model, kv, port, serve, work, peers)
     link.send(Ready())
-    run_until_stopped(link, unit, PULSE_SECONDS)
+    run_until_stopped(link, unit, work, PULSE_SECONDS)
 
 
-def _measured(port: AttentionPort, plan: Plan, node: int) -> Connected:
+def _measured(port: AttentionPort, plan: Plan, node: int, among: Membership) -> Connected:
     """What transfers take while every attention node sends, and what waking takes, which only one
     can measure: others would keep the expert nodes awake."""
-    geometry = plan.geometry(plan.most_micro_batches)
+    port.set_epoch(among.epoch, among.experts)
+    geometry = replace(plan.geometry(plan.most_micro_batches), num_expert=len(among.experts))
     transfer = profile_transfer(port, geometry, plan.profiled_rows)
     waking = profile_waking(port, geometry, plan.spin_seconds) if node == 0 else 0.0
     port.rest(0)
@@ -83,14 +84,18 @@ class AttentionUnit:
     def __init__(
         self,
         plan: Plan,
-        node: int,
+        seat: Seat,
         model: StepModel,
         kv: KVCache,
         port: AttentionPort,
         serve: Serve,
+        work: Workload,
+        peers: Peers | None = None,
     ) -> None:
-        self._frontend = FrontEndLink(plan.endpoint, node)
+        node = seat.index
+        self._frontend = FrontEndLink(plan.endpoint, node, seat.incarnation)
         self._port = port
+        self._peers = peers
         self._compiling = compiling_for(plan)
         self._compiling.prepare()
         parts = NodeParts(
@@ -102,6 +107,7 @@ class AttentionUnit:
             device=kv.device,
             compiling=self._compiling,
             tuner=_tuner(serve),
+            work=work,
         )
         self.node = AttentionNode(parts, NodeSettings(node, trace=plan.config.trace))
         self._frontend.send(
@@ -109,6 +115,7 @@ class AttentionUnit:
                 node=node,
                 max_model_len=plan.max_model_len,
                 max_num_seqs=plan.config.max_num_seqs,
+                incarnation=seat.incarnation,
             )
         )
 
@@ -132,6 +139,15 @@ class AttentionUnit:
 
     def enter(self, membership: Membership) -> None:
         self.node.enter(membership)
+        if self._peers is not None:
+            self._peers.enter()
+
+    def hear(self, message: ToChild) -> None:
+        if isinstance(message, Meet) and self._peers is not None:
+            self._peers.meet(message)
+
+    def news(self) -> Sequence[Message]:
+        return () if self._peers is None else self._peers.news()
 
     def counters(self) -> dict[str, Any]:
         return {f"attention node {self.node.node}": self.node.counters()}

@@ -5,39 +5,45 @@ from typing import Any
 
 from megainfer.attention_node.process import AttentionUnit, load_attention
 from megainfer.colocated.model import ColocatedModel
+from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.process import load_experts
 from megainfer.instruments.stage_clock import Span, StageClock
 from megainfer.launch.computing import backend_of
-from megainfer.launch.control import ParentLink
-from megainfer.launch.node_loop import (
-    PULSE_SECONDS,
-    START_TIMEOUT_SECONDS,
-    progress_to,
-    run_until_stopped,
-)
+from megainfer.launch.heartbeat import Workload
+from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
+from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
+from megainfer.launch.station import Station
 from megainfer.m2n.absent import AbsentPort
 from megainfer.m2n.counters import Counters
-from megainfer.messages import Connected, Loaded, Ready, Serve, Start
+from megainfer.m2n.roads import Seat
+from megainfer.messages import Connected, Loaded, Meet, Message, Ready, ToChild
 from megainfer.topology import Membership
 
 
-def run_colocated(link: ParentLink, plan: Plan) -> None:
+def run_colocated(station: Station, plan: Plan) -> None:
     """Everything that the one process of a colocated instance does after the fork."""
+    link = station.link
     backend, on_bytes = backend_of(plan, plan.cores[0]), progress_to(link)
     attention, kv = load_attention(plan, backend, on_bytes)
     experts = load_experts(plan, 0, backend, on_bytes)
     link.send(Loaded())
-    start = link.expect(Start, START_TIMEOUT_SECONDS)
-    link.send(Connected())
-    serve = link.expect(Serve, START_TIMEOUT_SECONDS)
-    clock = StageClock(plan.config.trace)
+    seat = Seat(plan.geometry(await_start(link)), 0, incarnation=station.incarnation)
+    serve = await_serve(link, _meet, _measured)
+    work, clock = Workload(station.page), StageClock(plan.config.trace)
     model = ColocatedModel(attention, experts, kv, clock)
-    unit = AttentionUnit(plan, 0, model, kv, AbsentPort(), serve)
-    unit.enter(start.membership)
+    unit = AttentionUnit(plan, seat, model, kv, AbsentPort(), serve, work)
     link.send(Ready())
-    run_until_stopped(link, ColocatedUnit(unit, experts, clock), PULSE_SECONDS)
+    run_until_stopped(link, ColocatedUnit(unit, experts, clock), work, PULSE_SECONDS)
+
+
+def _meet(message: Meet) -> None:
+    raise ProtocolError("there is nobody to meet for a colocated instance, but it was told to")
+
+
+def _measured(among: Membership) -> Connected:
+    return Connected()
 
 
 class ColocatedUnit:
@@ -56,6 +62,12 @@ class ColocatedUnit:
 
     def enter(self, membership: Membership) -> None:
         self._unit.enter(membership)
+
+    def hear(self, message: ToChild) -> None:
+        self._unit.hear(message)
+
+    def news(self) -> Sequence[Message]:
+        return self._unit.news()
 
     def counters(self) -> dict[str, Any]:
         experts = {

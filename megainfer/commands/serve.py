@@ -20,7 +20,6 @@ from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.console.terminal import TerminalObserver
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.launch.control import ParentLink
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe
@@ -103,8 +102,10 @@ def _wrapped(line: str, width: int) -> str:
     return textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False)
 
 
-def _run_server(link: ParentLink, plan: Plan, sock: socket.socket, options: ServingOptions) -> None:
+def _run_server(
+    station: Station, server: int, plan: Plan, sock: socket.socket, options: ServingOptions
+) -> None:
     # Imported in the server's own process: the supervisor has no use for a web framework.
     from server.process import run_server
 
-    run_server(link, plan, sock, options)
+    run_server(station.link, plan, sock, options)

@@ -13,6 +13,7 @@ from megainfer.expert_node.experts import ExpertModel
 from megainfer.gather import Batch, Gather
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
+from megainfer.launch.heartbeat import Page, Workload
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
 from megainfer.topology import Membership
 
@@ -23,13 +24,20 @@ BATCH_ROWS = tuple(2**i for i in range(15))
 class ExpertNode:
     """One expert node over any port. It serves nobody before its first `enter`.
 
-    trace: how many of its latest spans it keeps for `clock.take_spans`.
+    trace: how many of its latest spans it keeps for `clock.take_spans`. work: hears how much there
+    is to do in a turn.
     """
 
     def __init__(
-        self, model: ExpertModel, gather: Gather, port: ExpertPort, trace: int = 0
+        self,
+        model: ExpertModel,
+        gather: Gather,
+        port: ExpertPort,
+        trace: int = 0,
+        work: Workload | None = None,
     ) -> None:
         self.port = port
+        self._work = work or Workload(Page())
         self._model = model
         self._gather = gather
         self._waiting: dict[tuple[int, int], Dispatch] = {}  # by (source, micro-batch)
@@ -104,6 +112,7 @@ class ExpertNode:
 
     def _compute(self, batch: Batch) -> None:
         lap = self.clock.lap()
+        self._work.rows(sum(batch.rows.values()))
         sources = sorted(batch.rows)
         dispatches = [self._waiting.pop((source, batch.micro_batch)) for source in sources]
         error = self._forward(batch, dispatches)

@@ -1,10 +1,12 @@
 """The process of an expert node: load, connect, measure, serve."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
+from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts
@@ -12,39 +14,44 @@ from megainfer.expert_node.transfer_profile import answer_transfers
 from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.computing import backend_of
-from megainfer.launch.control import ParentLink
-from megainfer.launch.node_loop import (
-    CONNECT_TIMEOUT_SECONDS,
-    PULSE_SECONDS,
-    START_TIMEOUT_SECONDS,
-    progress_to,
-    run_until_stopped,
-)
+from megainfer.launch.heartbeat import Workload
+from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
+from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
+from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
-from megainfer.m2n.roads import Seat, open_expert_port
-from megainfer.messages import Connected, Loaded, Ready, Serve, Start
+from megainfer.m2n.roads import Seat, join_expert
+from megainfer.messages import Connected, Loaded, Meet, Message, Ready, ToChild
 from megainfer.models.sources import expert_sources
 from megainfer.topology import Membership
 
 
-def run_expert(link: ParentLink, plan: Plan, node: int) -> None:
-    """Everything that the process of expert node `node` does after the fork."""
-    backend = backend_of(plan, plan.cores_of_expert(node))
+def run_expert(station: Station, plan: Plan, node: int, measures: bool) -> None:
+    """Everything that the process of expert node `node` does after the fork.
+
+    measures: whether the choice of m waits for what its stages take.
+    """
+    link, backend = station.link, backend_of(plan, plan.cores_of_expert(node))
     model = load_experts(plan, node, backend, progress_to(link))
-    measure = plan.micro_batches is None
-    link.send(Loaded(stage_seconds=profile_experts(model, plan, node) if measure else []))
-    start = link.expect(Start, START_TIMEOUT_SECONDS)
-    seat = Seat(plan.geometry(start.micro_batches), node, start.membership.epoch)
-    port = open_expert_port(plan.road, seat, CONNECT_TIMEOUT_SECONDS)
-    if measure:
-        answer_transfers(port, plan.num_attention)
-    link.send(Connected())
-    m = link.expect(Serve, START_TIMEOUT_SECONDS).micro_batches
-    unit = ExpertUnit(plan, node, model, port, m)
-    unit.enter(start.membership)
+    link.send(Loaded(stage_seconds=profile_experts(model, plan, node) if measures else []))
+    seat = Seat(plan.geometry(await_start(link)), node, incarnation=station.incarnation)
+    port = join_expert(plan.road, seat)
+    m = await_serve(link, _meet, partial(_measured, port)).micro_batches
+    work = Workload(station.page)
+    unit = ExpertUnit(plan, node, model, port, m, work)
     link.send(Ready())
-    run_until_stopped(link, unit, PULSE_SECONDS)
+    run_until_stopped(link, unit, work, PULSE_SECONDS)
+
+
+def _meet(message: Meet) -> None:
+    raise ProtocolError(f"expert nodes are met by attention nodes, but it was told {message}")
+
+
+def _measured(port: ExpertPort, among: Membership) -> Connected:
+    """Answer attention nodes while they measure."""
+    port.set_epoch(among.epoch, among.attention)
+    answer_transfers(port, len(among.attention))
+    return Connected()
 
 
 def load_experts(
@@ -61,11 +68,17 @@ class ExpertUnit:
     """The node as the process loop runs it."""
 
     def __init__(
-        self, plan: Plan, node: int, model: ExpertModel, port: ExpertPort, micro_batches: int
+        self,
+        plan: Plan,
+        node: int,
+        model: ExpertModel,
+        port: ExpertPort,
+        micro_batches: int,
+        work: Workload,
     ) -> None:
         self._index = node
         gather = Gather(micro_batches, plan.spec.first_moe_layer)
-        self.node = ExpertNode(model, gather, port, plan.config.trace)
+        self.node = ExpertNode(model, gather, port, plan.config.trace, work)
         self._port = port
 
     def run_once(self) -> bool:
@@ -76,6 +89,12 @@ class ExpertUnit:
 
     def enter(self, membership: Membership) -> None:
         self.node.enter(membership)
+
+    def hear(self, message: ToChild) -> None:
+        raise ProtocolError(f"an expert node was told {message}")
+
+    def news(self) -> Sequence[Message]:
+        return ()
 
     def counters(self) -> dict[str, Any]:
         return {f"expert node {self._index}": self.node.counters()}

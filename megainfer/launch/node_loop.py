@@ -13,21 +13,21 @@ from typing import Any, Protocol
 
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ParentLink
+from megainfer.launch.heartbeat import Workload
 from megainfer.messages import (
     Enter,
+    Entered,
     GetSpans,
     GetStats,
     KeepSpans,
     LoadProgress,
+    Message,
     Spans,
     Stats,
     Stop,
+    ToChild,
 )
 from megainfer.topology import Membership
-
-START_TIMEOUT_SECONDS = 3600.0
-"""Others may still be loading; a supervisor that dies meanwhile is noticed at once."""
-CONNECT_TIMEOUT_SECONDS = 30.0
 
 MAX_SLEEP_SECONDS = 1.0
 """Nothing depends on waking from this sleep; it only bounds what a lost wake-up could cost."""
@@ -54,6 +54,12 @@ class Unit(Protocol):
         Raises ConfigError where it can't.
         """
 
+    def hear(self, message: ToChild) -> None:
+        """Anything else that the supervisor says; between two pieces of work."""
+
+    def news(self) -> Sequence[Message]:
+        """What the supervisor should know since the last call; it is asked often."""
+
     def counters(self) -> dict[str, Any]:
         """By each node's name, everything countable since the start; msgpack-able."""
 
@@ -66,17 +72,20 @@ class Unit(Protocol):
     def close(self) -> None: ...
 
 
-def run_until_stopped(link: ParentLink, unit: Unit, pulse_seconds: float | None = None) -> None:
+def run_until_stopped(
+    link: ParentLink, unit: Unit, work: Workload, pulse_seconds: float | None = None
+) -> None:
     """Work until the supervisor says Stop.
 
-    pulse_seconds: how often to tell the counters unasked, None: never.
+    work: announces until when each piece should be done. pulse_seconds: how often to tell the
+    counters unasked, None: never.
 
     Raises NodeDied when the supervisor is gone.
     """
     # All that was loaded stays: the collector need not look at it again (tens of ms each time).
     gc.freeze()
     try:
-        _Loop(link, unit, pulse_seconds).run()
+        _Loop(link, unit, work, pulse_seconds).run()
     finally:
         unit.close()
 
@@ -84,9 +93,12 @@ def run_until_stopped(link: ParentLink, unit: Unit, pulse_seconds: float | None 
 class _Loop:
     """Pieces of work, and between them the supervisor."""
 
-    def __init__(self, link: ParentLink, unit: Unit, pulse_seconds: float | None) -> None:
+    def __init__(
+        self, link: ParentLink, unit: Unit, work: Workload, pulse_seconds: float | None
+    ) -> None:
         self._link = link
         self._unit = unit
+        self._work = work
         self._pulse_seconds = math.inf if pulse_seconds is None else pulse_seconds
         self._next_pulse = math.inf if pulse_seconds is None else monotonic()
         self._spans: deque[Spans] = deque()  # still to be sent, one at a look
@@ -94,12 +106,15 @@ class _Loop:
     def run(self) -> None:
         next_look = 0.0
         while True:
-            if (now := monotonic()) >= next_look:
+            now = monotonic()
+            self._work.begin(now)
+            if now >= next_look:
                 next_look = now + LOOK_SECONDS
                 if self._told_to_stop():
                     return
                 self._tell(now)
             if not self._unit.run_once():
+                self._work.rest()
                 self._unit.wait(self._sleep_bound(now), (self._link.fileno(),))
 
     def _sleep_bound(self, now: float) -> float:
@@ -114,14 +129,23 @@ class _Loop:
                 self._link.send(Stats(ticket, self._unit.counters()))
             case Enter(membership=membership):
                 self._unit.enter(membership)
+                self._link.offer(Entered(membership.epoch))
             case KeepSpans(count=count):
                 self._unit.keep_spans(count)
             case GetSpans(ticket=ticket):
                 self._spans.extend(_messages(ticket, self._unit.take_spans()))
-        return isinstance(message, Stop)
+            case Stop():
+                return True
+            case None:
+                pass
+            case _:
+                self._unit.hear(message)
+        return False
 
     def _tell(self, now: float) -> None:
         """What may be told without waiting: a supervisor that hangs holds up no node."""
+        for message in self._unit.news():
+            self._link.offer(message)
         if self._spans and self._link.offer(self._spans[0]):
             self._spans.popleft()
         if now >= self._next_pulse:

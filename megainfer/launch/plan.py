@@ -65,6 +65,11 @@ class Plan:
         return self.config.ffn_gpus
 
     @property
+    def measures(self) -> bool:
+        """Whether m is chosen from what stages and transfers take."""
+        return self.micro_batches is None
+
+    @property
     def most_micro_batches(self) -> int:
         """The largest m that there may be."""
         if self.micro_batches is not None:

@@ -1,5 +1,6 @@
 """One child process of the supervisor: forking it, watching it, ending it."""
 
+import ctypes
 import os
 import select
 import signal
@@ -13,6 +14,8 @@ from typing import NoReturn, Protocol
 
 from megainfer.errors import MegaInferError, NodeDied, UnsafeFork
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
+from megainfer.launch.heartbeat import Page, begin_to_beat
+from megainfer.launch.station import Station
 from megainfer.messages import Fatal, Message, Role
 from megainfer.topology import CoreAssignment
 
@@ -21,25 +24,31 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-ChildMain = Callable[[ParentLink], None]
+ChildMain = Callable[[Station], None]
 SEND_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass
 class Child:
-    """A running (or ended) child. `fatal` is the last thing that a failing child said."""
+    """A running (or ended) child. `fatal` is the last thing that a failing child said.
+
+    incarnation: how many processes this node has been before.
+    """
 
     role: Role
     node: int
     pid: int
     pidfd: int
     link: ChildLink
+    page: Page
+    incarnation: int = 0
     fatal: str | None = None
     exit_code: int | None = None  # negative: the signal that killed it
 
     @property
     def name(self) -> str:
-        return "API server" if self.role is Role.SERVER else f"{self.role} node {self.node}"
+        return name_of(self.role, self.node)
 
     @property
     def alive(self) -> bool:
@@ -75,6 +84,11 @@ class Child:
             with suppress(ProcessLookupError):  # an interrupted `reap` has just collected it
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def forget(self) -> None:
+        """Give back what is held of one that has ended."""
+        self.link.close()
+        self.page.close()
+
     def death(self) -> str:
         """How it ended, in words."""
         if self.fatal is not None:
@@ -85,12 +99,17 @@ class Child:
         return f"exited with status {code}"
 
 
+def name_of(role: Role, node: int) -> str:
+    return "API server" if role is Role.SERVER else f"{role} node {node}"
+
+
 def fork_child(
     role: Role,
     node: int,
     main: ChildMain,
     cores: CoreAssignment | None,
     close: Sequence[Closable],
+    incarnation: int = 0,
 ) -> Child:
     """Fork a child that runs `main` on `cores` (None: where it likes) and then exits.
 
@@ -100,11 +119,13 @@ def fork_child(
     sys.stdout.flush()
     sys.stderr.flush()
     ours, theirs = link_pair()
+    station = Station(theirs, Page(), incarnation)
+    parent = os.getpid()
     pid = fork_process()
     if pid == 0:
-        _run_child(role, node, main, cores, theirs, (*close, ours))
+        _run_child(role, node, main, cores, station, parent, (*close, ours))
     theirs.close()
-    return Child(role, node, pid, os.pidfd_open(pid), ours)
+    return Child(role, node, pid, os.pidfd_open(pid), ours, station.page, incarnation)
 
 
 def fork_process() -> int:
@@ -138,22 +159,35 @@ def _run_child(
     node: int,
     main: ChildMain,
     cores: CoreAssignment | None,
-    link: ParentLink,
+    station: Station,
+    parent: int,
     close: Sequence[Closable],
 ) -> NoReturn:
     """Never returns into the parent's code, whatever happens."""
 
-    def life(link: ParentLink) -> None:
+    def life(station: Station) -> None:
+        if role is not Role.SERVER:  # which has its clients to tell, and notices by its link
+            _die_with(parent)
         _settle(role, node, cores, close)
-        main(link)
+        begin_to_beat(station.page)
+        main(station)
 
     code = 1
     try:
-        code = _guarded(life, link)
+        code = _guarded(life, station)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the parent ends, however that comes, and whatever this process does then."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it ended before we said so
+        os._exit(1)
 
 
 def _settle(role: Role, node: int, cores: CoreAssignment | None, close: Sequence[Closable]) -> None:
@@ -168,15 +202,15 @@ def _settle(role: Role, node: int, cores: CoreAssignment | None, close: Sequence
         os.sched_setaffinity(0, cores.cores)
 
 
-def _guarded(main: ChildMain, link: ParentLink) -> int:
+def _guarded(main: ChildMain, station: Station) -> int:
     try:
-        main(link)
+        main(station)
     except MegaInferError as error:
-        _last_words(link, str(error))
+        _last_words(station.link, str(error))
         return 1
     except Exception as error:  # the process boundary: whatever it is, the supervisor must hear it
         traceback.print_exc()
-        _last_words(link, f"{type(error).__name__}: {error}")
+        _last_words(station.link, f"{type(error).__name__}: {error}")
         return 1
     return 0
 

@@ -1,63 +1,66 @@
-"""The supervisor: starts the processes of an instance, watches them, ends them.
+"""The supervisor: starts the processes of an instance, watches them, starts them again, ends them.
 
 `megainfer serve` is one; an offline `LLM` runs one in a process of its own. It is single-threaded
 and computes nothing, so that nodes can be forked from it at any time.
 """
 
 import logging
-import select
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol
 
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.instruments.startup_clock import StartupClock
 from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
+from megainfer.launch.station import Station
 from megainfer.messages import (
-    Connected,
     Drain,
     Drained,
+    Entered,
     Fatal,
     FromChild,
+    FrontEndDown,
+    FrontEndUp,
     GetSpans,
     GetStats,
     KeepSpans,
-    Loaded,
     LoadProgress,
+    Message,
     NodeDown,
     Ready,
     Role,
-    Serve,
     Spans,
-    Start,
     Started,
     Stats,
     Stop,
 )
-from megainfer.planner.micro_batches import choose_micro_batches
-from megainfer.planner.stage_profile import explain, slowest_profile
-from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
+from megainfer.supervise.assembly import Assembly
+from megainfer.supervise.child import Child, ChildMain, Closable
+from megainfer.supervise.family import Family, drain
 from megainfer.supervise.libraries import load_libraries
-from megainfer.topology import first_membership
+from megainfer.supervise.recovery import Recoveries
+from megainfer.supervise.restarts import Restarts
+from megainfer.supervise.roster import Node, Stage
+from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
 
 logger = logging.getLogger("megainfer")
 
-CONNECTED_TIMEOUT_SECONDS = 60.0
 READY_TIMEOUT_SECONDS = 60.0
+"""What an API server may take to answer, once all nodes serve."""
 MAX_SIGNALS = 64  # that came in the meantime
 SERVER_STOP_SECONDS = 8.0
 NODE_STOP_SECONDS = 5.0
-KILL_SECONDS = 10.0
 FORWARD_SECONDS = 1.0
 """How long the supervisor waits for the API server to read what a node was asked for."""
+FIRST_DEATHS = 2
+"""How often a node may be killed before its instance has ever served."""
 
-
-Kind = TypeVar("Kind", Loaded, Connected, Ready)
+ServerMain = Callable[[Station, int], None]
+"""What the process of an API server runs: its station, its number."""
 
 
 class Observer(Protocol):
@@ -85,8 +88,8 @@ class Terminated(Interrupted):
 class Supervisor:
     """One instance's processes.
 
-    server: what the API server's process runs, None without one. held: what only the server may
-    keep open (the listening socket). owner: the link to a process that this one works for.
+    server: what an API server's process runs, None without one. held: what only servers may keep
+    open (the listening socket). owner: the link to a process that this one works for.
     drain_seconds: how long admitted requests may take to finish after a termination signal; Ctrl-C,
     or a second signal, ends them at once. startup: times the stages; whoever does something before
     `run` adds it.
@@ -96,21 +99,30 @@ class Supervisor:
         self,
         plan: Plan,
         observer: Observer,
-        server: ChildMain | None = None,
+        server: ServerMain | None = None,
         held: Sequence[Closable] = (),
         owner: ParentLink | None = None,
         drain_seconds: float = 0.0,
+        restarts: Restarts | None = None,
     ) -> None:
         self.plan = plan
         self._observer = observer
         self._server_main = server
-        self._held = tuple(held)
         self._owner = owner
         self._drain_seconds = drain_seconds
+        self._restarts = restarts or Restarts()
         self.startup = StartupClock()
-        self.membership = first_membership(plan.num_attention, plan.placement)
-        self._children: list[Child] = []
         self._wakeup, self._signals = socket.socketpair()
+        own: list[Closable] = [self._wakeup, self._signals]
+        self._family = Family(plan, own if owner is None else [*own, owner], held)
+        self._assembly = Assembly(plan, self._send, self._announce)
+        self._vigil = Vigil()
+        self._next_look = 0.0
+        self._recoveries = Recoveries()
+        self._to_fork: dict[Node, float] = {}  # when
+        self._incarnations: dict[Node, int] = {}  # the next of each
+        self._ready_servers: set[int] = set()
+        self._started = False
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
 
     def run(self) -> int:
@@ -131,130 +143,98 @@ class Supervisor:
     # --- starting -----------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._fork_server()
+        for node in self._servers_wanted():
+            self._fork(node)  # before torch is imported: the API server does without
         self._enter("libraries", "loading libraries")
         load_libraries()
-        self._hear(monotonic())  # the end may have been asked for: then no node need be forked
-        self._fork_nodes()
+        self._turn(0.0)  # the end may have been asked for: then no node need be forked
+        for node in self._assembly.wanted:
+            self._fork(node)
         self._enter("weights", "loading weights")
-        loaded = [(c.role, m) for c, m in self._await_all(Loaded, self._nodes(), None)]
+        self._until(lambda: self._all_nodes(Stage.LOADED))
         self._enter("connecting", "connecting")
-        self._tell_nodes(Start(self.plan.most_micro_batches, self.membership))
-        met = list(self._await_all(Connected, self._nodes(), CONNECTED_TIMEOUT_SECONDS))
-        serve = self._agree(loaded, [m for c, m in met if c.role is Role.ATTENTION])
-        self._tell_nodes(serve)
-        everyone = self._children
-        for _ in self._await_all(Ready, everyone, READY_TIMEOUT_SECONDS):
-            pass
+        self._until(lambda: self._assembly.started)
+        self._until(self._servers_answer, READY_TIMEOUT_SECONDS)
         self.startup.end()
-        for server in self._servers():
+        self._started = True
+        for server in self._family.of(Role.SERVER):
             server.send(Started(seconds=self.startup.seconds))
+        serve = self._assembly.serve
+        assert serve is not None, "it has started"
         self._observer.ready(serve.first or serve.micro_batches, self.startup.seconds)
 
-    def _tell_nodes(self, message: Start | Serve) -> None:
-        for child in self._nodes():
-            child.send(message)
+    def _until(self, reached: Callable[[], bool], timeout: float | None = None) -> None:
+        deadline = None if timeout is None else monotonic() + timeout
+        while not reached():
+            self._turn()
+            if deadline is not None and monotonic() > deadline:
+                raise NodeDied(f"the API server did not answer within {timeout:g} s")
 
     def _enter(self, stage: str, text: str) -> None:
         self.startup.begin(stage)
         self._observer.stage(text)
 
-    def _fork_server(self) -> None:
-        if self._server_main is not None:
-            # Before torch is imported: the API server does without.
-            self._fork(Role.SERVER, 0, self._server_main)
-        for held in self._held:
-            held.close()
+    def _all_nodes(self, stage: Stage) -> bool:
+        roster = self._assembly.roster
+        everybody = all(roster.is_alive(node) for node in self._assembly.wanted)
+        return everybody and roster.all_reached(stage)
 
-    def _fork_nodes(self) -> None:
+    def _servers_wanted(self) -> list[Node]:
+        return [] if self._server_main is None else [(Role.SERVER, 0)]
+
+    def _servers_answer(self) -> bool:
+        return len(self._ready_servers) == len(self._servers_wanted())
+
+    def _fork(self, node: Node) -> None:
+        role, index = node
+        incarnation = self._incarnations.get(node, 0)
+        self._incarnations[node] = incarnation + 1
+        self._family.fork(role, index, self._main_of(node), incarnation)
+        self._recoveries.step(node, "forked")
+        if role is Role.SERVER:
+            self._to_attention(FrontEndUp(index, incarnation))
+        else:
+            self._assembly.forked(node, incarnation)
+
+    def _main_of(self, node: Node) -> ChildMain:
+        role, index = node
+        if role is Role.SERVER:
+            assert self._server_main is not None
+            server_main = self._server_main
+            return lambda station: server_main(station, index)
         # Both roles' code is imported before the fork, so that each node starts with it in memory.
         from megainfer.attention_node.process import run_attention
         from megainfer.colocated.process import run_colocated
         from megainfer.expert_node.process import run_expert
 
-        plan = self.plan
-        if plan.config.colocated:
-            self._fork(Role.ATTENTION, 0, partial(run_colocated, plan=plan))
-            return
-        for node in range(plan.num_attention):
-            self._fork(Role.ATTENTION, node, partial(run_attention, plan=plan, node=node))
-        for node in range(plan.num_expert):
-            self._fork(Role.EXPERT, node, partial(run_expert, plan=plan, node=node))
+        if self.plan.config.colocated:
+            return partial(run_colocated, plan=self.plan)
+        measures = self.plan.measures and self._assembly.serve is None
+        run = run_attention if role is Role.ATTENTION else run_expert
+        return partial(run, plan=self.plan, node=index, measures=measures)
 
-    def _fork(self, role: Role, node: int, main: ChildMain) -> None:
-        cores = None
-        if role is Role.ATTENTION:
-            cores = self.plan.cores_of_attention(node)
-        elif role is Role.EXPERT:
-            cores = self.plan.cores_of_expert(node)
-        close: list[Closable] = [child.link for child in self._children]
-        close += [self._wakeup, self._signals]
-        if role is not Role.SERVER:
-            close += self._held
-        if self._owner is not None:
-            close.append(self._owner)
-        self._children.append(fork_child(role, node, main, cores, close))
+    # --- a turn -------------------------------------------------------------------------------
 
-    def _agree(
-        self, loaded: Sequence[tuple[Role, Loaded]], connected: Sequence[Connected]
-    ) -> Serve:
-        """On the user's m, or on one that was chosen from measured stage times: for good where
-        several attention nodes have to agree, else to begin with. connected: of these."""
-        fixed = self.plan.micro_batches
-        if fixed is not None:
-            return Serve(micro_batches=fixed)
-        config = self.plan.config
-        batch = min(config.max_num_seqs, config.max_num_batched_tokens)
-        most = self.plan.most_micro_batches
-        profile = slowest_profile(loaded, connected, self.plan.spin_seconds)
-        choice = choose_micro_batches(profile, batch, most)
-        logger.info(explain(choice))
-        if self.plan.num_attention > 1:
-            return Serve(micro_batches=choice.micro_batches)
-        return Serve(micro_batches=most, first=choice.micro_batches)
-
-    # --- listening ----------------------------------------------------------------------------
-
-    def _await_all(
-        self, kind: type[Kind], children: Sequence[Child], timeout: float | None
-    ) -> Iterator[tuple[Child, Kind]]:
-        """(child, message) of each of `children`, as they say a `kind`; NodeDied past the bound."""
-        missing = {child.name for child in children}
-        deadline = None if timeout is None else monotonic() + timeout
-        while missing:
-            for child, message in self._hear(deadline):
-                if isinstance(message, kind):
-                    missing.discard(child.name)
-                    yield child, message
-            if deadline is not None and monotonic() > deadline and missing:
-                raise NodeDied(f"{', '.join(sorted(missing))} did not answer within {timeout:g} s")
-
-    def _hear(self, deadline: float | None) -> list[tuple[Child, FromChild]]:
-        """What children said until something was said; raises for deaths and interrupts."""
-        ready = self._poll(deadline)
-        heard: list[tuple[Child, FromChild]] = []
-        for child in self._children:
-            if child.link.fileno() in ready:
-                heard += [(child, message) for message in _drain(child)]
+    def _turn(self, timeout: float = LOOK_SECONDS) -> list[tuple[Child, FromChild]]:
+        """Hear what is said within `timeout`, and do what follows; returns what was said."""
+        ready = self._poll(timeout)
+        heard = list(self._family.heard(ready))
         for child, message in heard:
             self._note(child, message)
-        dead = [child for child in self._children if child.pidfd in ready]
-        if dead:
-            raise NodeDied(self._describe_death(dead))
+        for child in self._family.buried(ready):
+            self._mourn(child)
+        if (now := monotonic()) >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self._look_after(now)
+        self._assembly.advance()
         return heard
 
-    def _poll(self, deadline: float | None) -> set[int]:
+    def _poll(self, timeout: float) -> set[int]:
         """Readable file descriptors; raises Interrupted when the end was asked for."""
-        poller = select.poll()
-        watched = [self._wakeup.fileno()]
-        for child in self._children:
-            watched += [child.link.fileno(), child.pidfd]
+        others = [self._wakeup.fileno()]
         if self._owner is not None:
-            watched.append(self._owner.fileno())
-        for fd in watched:
-            poller.register(fd, select.POLLIN)
-        timeout = None if deadline is None else max(0.0, deadline - monotonic()) * 1000
-        ready = {fd for fd, _ in poller.poll(timeout)}
+            others.append(self._owner.fileno())
+        ready = self._family.poll(timeout, others)
         if self._wakeup.fileno() in ready:
             signals = set(self._wakeup.recv(MAX_SIGNALS))
             raise Terminated if signals == {signal.SIGTERM} else Interrupted
@@ -263,6 +243,7 @@ class Supervisor:
         return ready
 
     def _note(self, child: Child, message: FromChild) -> None:
+        node = (child.role, child.node)
         match message:
             case LoadProgress():
                 self._observer.loading(child.name, message.done, message.total)
@@ -274,33 +255,108 @@ class Supervisor:
                 self._ask_nodes(message)
             case Fatal():
                 child.fatal = message.message
-            case Loaded() | Connected() | Ready() | Drained():
+            case Drained():
                 pass
+            case Ready() if child.role is Role.SERVER:
+                self._server_is_ready(child)
+            case Entered():
+                self._entered(node, message.epoch)
+            case _:
+                self._recoveries.step(node, type(message).__name__.lower())
+                self._assembly.hear(node, message)
 
-    def _describe_death(self, dead: list[Child]) -> str:
-        """Who died first: one that a signal killed comes before those that noticed its absence."""
-        for child in dead:
-            child.reap(timeout=1.0)
-            for message in _drain(child):
-                self._note(child, message)
-        first = min(dead, key=lambda child: child.exit_code or 0)
-        for server in self._servers():
-            server.send(NodeDown(role=first.role, node=first.node, message=first.death()))
-        return f"{first.name} (process {first.pid}) died: {first.death()}"
+    def _look_after(self, now: float) -> None:
+        """Fork who is to be forked, and give up who hangs."""
+        for node in [node for node, at in self._to_fork.items() if at <= now]:
+            del self._to_fork[node]
+            self._fork(node)
+        for child, reason in self._vigil.look(self._family.children):
+            self._give_up(child, reason)
+        for attention, expert in self._assembly.late():
+            if (late := self._family.find(Role.ATTENTION, attention)) is not None:
+                self._give_up(late, f"it has not met expert node {expert}")
+
+    def _give_up(self, child: Child, reason: str) -> None:
+        if child.fatal is None:
+            logger.warning("%s (process %d) hangs: %s; killing it", child.name, child.pid, reason)
+            child.fatal = f"hung: {reason}"
+        child.kill()
+
+    # --- death and return ---------------------------------------------------------------------
+
+    def _mourn(self, child: Child) -> None:
+        """One is dead. It is started again, unless that is in vain."""
+        for message in drain(child):
+            self._note_last(child, message)
+        node, cause = (child.role, child.node), child.death()
+        obituary = f"{child.name} (process {child.pid}) died: {cause}"
+        child.forget()
+        if not self._assembly.started and (child.fatal or child.role is Role.SERVER):
+            raise NodeDied(obituary)  # it would do so again
+        self._recoveries.died(node, cause)
+        pause = self._restarts.died(node, monotonic())
+        if pause is None or not self._may_still_start(node):
+            most, window = self._restarts.most, self._restarts.window
+            raise NodeDied(f"{obituary}; it has been started {most} times within {window:g} s")
+        logger.warning("%s; it is started again", obituary)
+        self._to_fork[node] = monotonic() + pause
+        self._next_look = 0.0
+        if child.role is Role.SERVER:
+            self._ready_servers.discard(child.node)
+            self._to_attention(FrontEndDown(child.node, child.incarnation))
+            return
+        self._announce(NodeDown(child.role, child.node, cause, child.incarnation))
+        for other in self._assembly.died(node):
+            if (living := self._family.find(*other)) is not None:
+                living.kill()
+
+    def _may_still_start(self, node: Node) -> bool:
+        return self._assembly.started or self._recoveries.restarts[node] <= FIRST_DEATHS
+
+    def _note_last(self, child: Child, message: FromChild) -> None:
+        if isinstance(message, Fatal):
+            child.fatal = child.fatal or message.message
+
+    def _entered(self, node: Node, epoch: int) -> None:
+        self._recoveries.everybody(f"{node[0]} node {node[1]} in epoch {epoch}")
+        self._recoveries.back(node)
+
+    def _server_is_ready(self, child: Child) -> None:
+        self._ready_servers.add(child.node)
+        self._recoveries.back((child.role, child.node))
+        if self._started:
+            child.send(Started(seconds=self.startup.seconds))
+
+    # --- talking ------------------------------------------------------------------------------
+
+    def _send(self, node: Node, message: Message) -> None:
+        if (child := self._family.find(*node)) is not None:
+            child.send(message)
+
+    def _to_attention(self, message: Message) -> None:
+        for child in self._family.of(Role.ATTENTION):
+            child.send(message)
+
+    def _announce(self, message: Message) -> None:
+        """To every front end."""
+        for server in self._family.of(Role.SERVER):
+            server.send(message)
+        if self._owner is not None:
+            self._owner.send(message)
 
     # --- serving ------------------------------------------------------------------------------
 
     def _watch(self) -> NoReturn:
         try:
             while True:
-                self._hear(None)
+                self._turn()
         except Terminated:
             self._drain()
             raise
 
     def _drain(self) -> None:
         """Until the API server says that nobody is left, or time is up, or another signal comes."""
-        servers = self._servers()
+        servers = self._family.of(Role.SERVER)
         if not servers or self._drain_seconds <= 0:
             return
         self._observer.stage(f"draining: requests may finish within {self._drain_seconds:g} s")
@@ -308,7 +364,7 @@ class Supervisor:
         for server in servers:
             server.send(Drain())
         while monotonic() < deadline:
-            if any(isinstance(message, Drained) for _, message in self._hear(deadline)):
+            if any(isinstance(message, Drained) for _, message in self._turn()):
                 return
 
     def _hear_owner(self, owner: ParentLink) -> None:
@@ -324,7 +380,7 @@ class Supervisor:
             self._ask_nodes(message)
 
     def _ask_nodes(self, message: GetStats | KeepSpans | GetSpans) -> None:
-        for child in self._nodes():
+        for child in self._family.nodes:
             child.offer(message)  # one that hangs may not hear it; the others do
 
     def _hear_stats(self, stats: Stats) -> None:
@@ -337,7 +393,7 @@ class Supervisor:
         """To whoever asked: the owner, or else the API server, unless that doesn't listen."""
         if self._owner is not None:
             self._owner.send(message)
-        for server in self._servers():
+        for server in self._family.of(Role.SERVER):
             server.offer(message, 0.0 if isinstance(message, Stats) else FORWARD_SECONDS)
 
     def _collect(self, owner: ParentLink, ticket: int, stats: Stats) -> None:
@@ -346,16 +402,10 @@ class Supervisor:
         if answers is None:
             return
         answers.append(stats)
-        if len(answers) == len(self._nodes()):
+        if len(answers) == len(self._family.nodes):
             del self._tickets[ticket]
             counters = {name: own for answer in answers for name, own in answer.counters.items()}
             owner.send(Stats(ticket, counters))
-
-    def _nodes(self) -> list[Child]:
-        return [child for child in self._children if child.role is not Role.SERVER]
-
-    def _servers(self) -> list[Child]:
-        return [child for child in self._children if child.role is Role.SERVER]
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -370,37 +420,12 @@ class Supervisor:
     def _stop(self) -> None:
         """In order: the API server lets its clients know, then attention nodes, then experts."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, lambda *_: self._kill_all())
+        signal.signal(signal.SIGTERM, lambda *_: self._family.kill_all())
         if self._owner is None:
-            signal.signal(signal.SIGINT, lambda *_: self._kill_all())
-        for role, seconds in (
-            (Role.SERVER, SERVER_STOP_SECONDS),
-            (Role.ATTENTION, NODE_STOP_SECONDS),
-            (Role.EXPERT, NODE_STOP_SECONDS),
-        ):
-            self._end([child for child in self._children if child.role is role], seconds)
-        for child in self._children:
-            child.link.close()
+            signal.signal(signal.SIGINT, lambda *_: self._family.kill_all())
+        self._family.end(Role.SERVER, SERVER_STOP_SECONDS)
+        self._family.end(Role.ATTENTION, NODE_STOP_SECONDS)
+        self._family.end(Role.EXPERT, NODE_STOP_SECONDS)
+        self._family.close()
         self._wakeup.close()
         self._signals.close()
-
-    def _end(self, children: list[Child], seconds: float) -> None:
-        for child in children:
-            child.send(Stop())
-        deadline = monotonic() + seconds
-        for child in children:
-            if not child.reap(max(0.0, deadline - monotonic())):
-                logger.warning("%s did not end within %g s; killing it", child.name, seconds)
-                child.kill()
-                child.reap(KILL_SECONDS)
-
-    def _kill_all(self) -> None:
-        for child in self._children:
-            child.kill()
-
-
-def _drain(child: Child) -> Iterator[FromChild]:
-    """Everything that the child has said; nothing more once it is gone."""
-    with suppress(NodeDied):
-        while (message := child.link.receive(timeout=0)) is not None:
-            yield message

@@ -13,7 +13,6 @@ from megainfer.m2n.slotted.mail import AttentionMail
 from megainfer.m2n.slotted.port import SlotPort, Wire
 from megainfer.m2n.slotted.slots import torch_dtype
 
-
 _INCARNATION_BITS = 40
 """A node that sends a million messages a second in a micro-batch counts as far in 12 days."""
 

@@ -1,0 +1,104 @@
+"""The supervisor's children as a whole: forked, listened to, ended."""
+
+import logging
+import select
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from time import monotonic
+
+from megainfer.errors import NodeDied
+from megainfer.launch.plan import Plan
+from megainfer.messages import FromChild, Role, Stop
+from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
+
+logger = logging.getLogger("megainfer")
+
+KILL_SECONDS = 10.0
+
+
+class Family:
+    """All children that live, and those that have just died. own: what only the supervisor may keep
+    open. servers: what only it and API servers may."""
+
+    def __init__(self, plan: Plan, own: Sequence[Closable], servers: Sequence[Closable]) -> None:
+        self._plan = plan
+        self._own = tuple(own)
+        self._of_servers = tuple(servers)
+        self.children: list[Child] = []
+
+    def fork(self, role: Role, node: int, main: ChildMain, incarnation: int) -> Child:
+        cores = None
+        if role is Role.ATTENTION:
+            cores = self._plan.cores_of_attention(node)
+        elif role is Role.EXPERT:
+            cores = self._plan.cores_of_expert(node)
+        close: list[Closable] = [child.link for child in self.children]
+        close += self._own
+        if role is not Role.SERVER:
+            close += self._of_servers
+        child = fork_child(role, node, main, cores, close, incarnation)
+        self.children.append(child)
+        return child
+
+    def of(self, role: Role) -> list[Child]:
+        return [child for child in self.children if child.role is role]
+
+    @property
+    def nodes(self) -> list[Child]:
+        return [child for child in self.children if child.role is not Role.SERVER]
+
+    def find(self, role: Role, node: int) -> Child | None:
+        """The living process of a node."""
+        return next((c for c in self.children if (c.role, c.node) == (role, node)), None)
+
+    def poll(self, timeout: float, others: Collection[int]) -> set[int]:
+        """The descriptors that are readable: of children's links and ends, and of `others`."""
+        poller = select.poll()
+        watched = [fd for child in self.children for fd in (child.link.fileno(), child.pidfd)]
+        for fd in (*watched, *others):
+            poller.register(fd, select.POLLIN)
+        return {fd for fd, _ in poller.poll(max(0.0, timeout) * 1000)}
+
+    def heard(self, ready: Collection[int]) -> Iterator[tuple[Child, FromChild]]:
+        """What children say whose links are ready."""
+        for child in self.children:
+            if child.link.fileno() in ready:
+                for message in drain(child):
+                    yield child, message
+
+    def buried(self, ready: Collection[int]) -> list[Child]:
+        """Those that have ended, by their pidfds; they are none of the family any more, and their
+        exit codes and last words are known."""
+        dead = [child for child in self.children if child.pidfd in ready]
+        for child in dead:
+            child.reap(timeout=1.0)
+            self.children.remove(child)
+        return dead
+
+    def end(self, role: Role, seconds: float) -> None:
+        """Tell all of a role to stop; kill who doesn't within so many seconds."""
+        children = self.of(role)
+        for child in children:
+            child.send(Stop())
+        deadline = monotonic() + seconds
+        for child in children:
+            if not child.reap(max(0.0, deadline - monotonic())):
+                logger.warning("%s did not end within %g s; killing it", child.name, seconds)
+                child.kill()
+                child.reap(KILL_SECONDS)
+
+    def kill_all(self) -> None:
+        """Called by a signal handler."""
+        for child in self.children:
+            child.kill()
+
+    def close(self) -> None:
+        for child in self.children:
+            child.forget()
+
+
+def drain(child: Child) -> Iterator[FromChild]:
+    """Everything that the child has said; nothing more once it is gone."""
+    with suppress(NodeDied):
+        while (message := child.link.receive(timeout=0)) is not None:
+            yield message
