@@ -22,13 +22,16 @@ from megainfer.messages import (
     Connected,
     Drain,
     Drained,
+    Enter,
     Fatal,
     FromChild,
     GetSpans,
     GetStats,
     KeepSpans,
+    LinkLost,
     Loaded,
     LoadProgress,
+    Met,
     NodeDown,
     Ready,
     Role,
@@ -274,8 +277,17 @@ class Supervisor:
                 self._ask_nodes(message)
             case Fatal():
                 child.fatal = message.message
-            case Loaded() | Connected() | Ready() | Drained():
+            case NodeDown():
+                self._give_up(message)
+            case Loaded() | Connected() | Met() | LinkLost() | Enter() | Ready() | Drained():
                 pass
+
+    def _give_up(self, down: NodeDown) -> None:
+        """A front end can't use this node: it is killed, and dies as any other."""
+        for child in self._nodes():
+            if (child.role, child.node) == (down.role, down.node):
+                child.fatal = child.fatal or down.message
+                child.kill()
 
     def _describe_death(self, dead: list[Child]) -> str:
         """Who died first: one that a signal killed comes before those that noticed its absence."""
@@ -318,6 +330,8 @@ class Supervisor:
             raise Interrupted from error
         if isinstance(message, Stop):
             raise Interrupted
+        if isinstance(message, NodeDown):
+            self._give_up(message)
         if isinstance(message, GetStats):
             self._tickets[message.ticket] = []
         if isinstance(message, GetStats | KeepSpans | GetSpans):

@@ -143,7 +143,7 @@ def test_so_it_does_after_a_second_loss(folder, undisturbed):
 def test_what_is_compared_has_what_it_is_named_for(undisturbed):
     assert {a.failure for a in undisturbed.values()} == {None}
     ends = {name: answer.finish_reason for name, answer in undisturbed.items()}
-    assert ends["short"] is FinishReason.STOP and ends["shaped"] is FinishReason.STOP
+    assert {ends["short"], ends["shaped"]} == {FinishReason.STOP}
     assert ends["greedy"] is FinishReason.LENGTH
     assert 9 in undisturbed["thinking"].tokens
     assert undisturbed["scored"].prompt_logprobs is not None
