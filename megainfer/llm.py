@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,13 +15,14 @@ from megainfer.console.generation_bar import GenerationBar
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.outputs import GrowingOutput, RequestOutput, spelled
+from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import make_plan
 from megainfer.launch.span_pieces import SpanPieces
-from megainfer.messages import Fatal, GetSpans, GetStats, Ready, Spans, Stats
+from megainfer.messages import Enter, Fatal, GetSpans, GetStats, NodeDown, Ready, Spans, Stats
 from megainfer.model_folder.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
@@ -42,9 +44,10 @@ class LLM:
     """An instance of MegaInfer of one's own; use it as a context manager.
 
     model: local folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and
-    expert nodes (processes on a machine without GPUs). The rest is as in `EngineConfig`.
+    expert nodes (processes on a machine without GPUs). recovery_timeout: seconds for which requests
+    wait while a node that died is started again. The rest is as in `EngineConfig`.
 
-    Raises ConfigError or ModelError before any process is started, NodeDied when one ends.
+    Raises ConfigError or ModelError before any process is started, NodeDied when all end.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class LLM:
         micro_batches: int | str = "auto",
         dtype: str = "auto",
         colocated: bool = False,
+        recovery_timeout: float = RECOVERY_SECONDS,
         **options: Any,
     ) -> None:
         config = EngineConfig(
@@ -67,6 +71,7 @@ class LLM:
             colocated=colocated,
             **options,
         )
+        self._recovery_seconds = recovery_timeout
         folder = prepare(model)
         self._plan = make_plan(config, folder, read_machine())
         self._tokenizer = load_tokenizer(folder)
@@ -262,11 +267,17 @@ class LLM:
             self._plan.num_attention,
             self._plan.spec.vocab_size,
             max_outstanding=MAX_REQUESTS_IN_FLIGHT * MAX_N,
+            recovery_seconds=self._recovery_seconds,
+            report=self._report,
         )
         self.engine.bind()
         self.loop.add_reader(self._process.link.fileno(), self._hear)
         await self._ready
         await self.engine.start(CONNECT_TIMEOUT_SECONDS)
+
+    def _report(self, down: NodeDown) -> None:
+        with suppress(NodeDied):  # `_hear` notices that too
+            self._process.link.send(down)
 
     def _hear(self) -> None:
         try:
@@ -278,6 +289,10 @@ class LLM:
                         self._hear_stats(message)
                     case Spans():
                         self._hear_spans(message)
+                    case NodeDown():
+                        self.engine.lose(message)
+                    case Enter():
+                        self.engine.enter(message.membership)
                     case Fatal(message=text):
                         self._fail(NodeDied(text))
                     case _:

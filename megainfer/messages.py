@@ -6,6 +6,7 @@ Two conversations, both msgpack of tagged structs, never pickle:
 - supervisor <-> each of its children, over a socket pair (`ToChild`, `FromChild`).
 """
 
+import re
 from enum import StrEnum
 from typing import Any
 
@@ -90,6 +91,19 @@ ToNode = Submit | Abort | Reset
 def node_identity(node: int, incarnation: int = 0) -> bytes:
     """The ZeroMQ identity with which an attention node connects to the front ends."""
     return f"attn-{node}-{incarnation}".encode()
+
+
+def read_identity(identity: bytes) -> tuple[int, int] | None:
+    """(node, incarnation) of a `node_identity`; None for anything else.
+
+    >>> read_identity(node_identity(3, 1)), read_identity(b"attn-3")
+    ((3, 1), None)
+    """
+    match = _IDENTITY.fullmatch(identity)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+_IDENTITY = re.compile(rb"attn-(\d{1,9})-(\d{1,9})")
 
 
 # --- attention node -> front end ---------------------------------------------------------------
@@ -189,7 +203,8 @@ class Started(Message, frozen=True):
 
 
 class NodeDown(Message, frozen=True):
-    """To every front end: this incarnation of a node has died, or was given up and killed.
+    """To every front end: this incarnation of a node has died, or was given up and killed. From a
+    front end: it has given this one up, which is to be started again.
 
     incarnation: counts the processes that this node has been, from 0.
     """

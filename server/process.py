@@ -5,7 +5,6 @@ import gc
 import logging
 import socket
 import time
-from contextlib import suppress
 
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.frontend.engine_client import EngineClient
@@ -19,7 +18,6 @@ from megainfer.messages import (
     Message,
     NodeDown,
     Ready,
-    Role,
     Spans,
     Started,
     Stats,
@@ -35,8 +33,6 @@ from server.operate.instance import assemble, surroundings_of
 
 LOADING_TIMEOUT_SECONDS = 3600.0
 """A supervisor that gives up on loading, or dies, ends this process much sooner."""
-SUPERVISOR_SECONDS = 2.0
-"""For so long a lost node may be one that died: the supervisor, who knows, then ends this too."""
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +49,12 @@ class _Server:
         self._options = options
         self._stop = asyncio.Event()
         self._engine = EngineClient(
-            plan.endpoint, plan.num_attention, plan.spec.vocab_size, queue_limits=options.limits
+            plan.endpoint,
+            plan.num_attention,
+            plan.spec.vocab_size,
+            queue_limits=options.limits,
+            recovery_seconds=options.recovery_seconds,
+            report=self._ask,
         )
         self._model = ServedModel(
             names=options.names,
@@ -73,7 +74,8 @@ class _Server:
     async def run(self, sock: socket.socket) -> None:
         """Answer at once, if only with 503 until the nodes are ready; until told to stop.
 
-        Raises MegaInferError when it ended by itself, since it could never serve again.
+        Raises MegaInferError when it ended by itself, since it could never serve again; another
+        process in its place can.
         """
         self._engine.bind()
         asyncio.get_running_loop().add_reader(self._link.fileno(), self._listen)
@@ -93,12 +95,7 @@ class _Server:
             raise MegaInferError(f"it can't hear from the nodes any more: {self._broke}")
 
     async def _end_when_broken(self) -> None:
-        cause = await self._engine.failure()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SUPERVISOR_SECONDS):
-                await self._stop.wait()
-            return
-        self._broke = cause
+        self._broke = await self._engine.failure()
         self._stop.set()
 
     async def _tell_when_ready(self) -> None:
@@ -138,14 +135,8 @@ class _Server:
             case Enter():
                 self._engine.enter(message.membership)
             case NodeDown():
-                self._mourn(message)
+                self._engine.lose(message)
             case Drain():
                 self._draining = asyncio.create_task(self._drain(), name="drain")
             case Stop():
                 self._stop.set()
-
-    def _mourn(self, down: NodeDown) -> None:
-        """An attention node takes its own requests with it; experts serve everybody."""
-        state = f"{down.role} node {down.node} died"
-        node = down.node if down.role is Role.ATTENTION else None
-        self._engine.fail(f"{state}: {down.message}", node, state)

@@ -136,7 +136,10 @@ class Compiling:
         assert submit.grammar is not None
         if self._compiler is None:
             self._compiler = self._load()
-        return self._compiler.compile(submit.grammar)
+        matcher = self._compiler.compile(submit.grammar)
+        if submit.output:
+            matcher.take(submit.output)
+        return matcher
 
     def _ring(self, submit: Submit, future: "Future[TokenMatcher]") -> None:
         self._done.append((submit, future))

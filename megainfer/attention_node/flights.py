@@ -15,8 +15,6 @@ from megainfer.pipeline import SAMPLER, PingPong
 
 LOOK_SECONDS = 20e-6
 """How long a node sleeps at most while its device finds tokens: no bell rings for them."""
-LOST_SECONDS = 5.0
-"""How long a node waits for one that is gone: the supervisor has the first word on its death."""
 
 
 @dataclass(slots=True)
@@ -121,19 +119,21 @@ class Flights:
         return ended[::-1]
 
     def check_overdue(self) -> None:
-        """Raises NodeDied when a step has waited for too long for somebody, who is named."""
-        now = monotonic()
-        for micro_batch, flight in self._flights.items():
-            if awaiting := self._pingpong.awaiting(micro_batch):
-                self._check(flight, awaiting, now - flight.sent_at)
+        """Raises NodeDied when a step has waited for too long for somebody who lives, and is named.
 
-    def _check(self, flight: Flight, awaiting: frozenset[int], seconds: float) -> None:
-        gone = self._port.lost_peers() if seconds > LOST_SECONDS else frozenset()
-        if gone & awaiting or seconds > self._reply_timeout:
-            who = min(gone & awaiting or awaiting)
+        One that is gone is waited for without end here: the supervisor brings it back, in another
+        epoch, or ends the instance.
+        """
+        since = monotonic() - self._reply_timeout
+        for micro_batch, flight in self._flights.items():
+            if flight.sent_at < since and (awaiting := self._pingpong.awaiting(micro_batch)):
+                self._check(flight, awaiting)
+
+    def _check(self, flight: Flight, awaiting: frozenset[int]) -> None:
+        if silent := awaiting - self._port.lost_peers():
             raise NodeDied(
-                f"{_name(who)} has not answered {_what(flight)} for {seconds:.3g} s"
-                + (", and is gone" if who in gone else "")
+                f"{_name(min(silent))} has not answered {_what(flight)} for "
+                f"{monotonic() - flight.sent_at:.3g} s"
             )
 
     def _hear_device(self) -> None:

@@ -88,6 +88,7 @@ class Intake:
     def _check_vocabulary(self, submit: Submit) -> None:
         """Every token id is used as a place in memory. End tokens aren't, unless they are met."""
         self._check_known("prompt", submit.prompt)
+        self._check_known("output", submit.output)
         self._check_known("logit_bias", submit.logit_bias)
         self._check_known("allowed_token_ids", submit.allowed_token_ids)
         for word in submit.bad_words:

@@ -84,6 +84,13 @@ class HttpOptions:
             help="Seconds of silence after which a node counts as hung in /health.",
         ),
     ] = DEFAULT.patience
+    recovery_timeout: Annotated[
+        float,
+        Option(
+            rich_help_panel=LOAD,
+            help="Seconds for which requests wait while nodes that they need are started again.",
+        ),
+    ] = DEFAULT.recovery_seconds
     max_queued_requests: Annotated[
         int | None,
         Option(
@@ -147,6 +154,7 @@ class HttpOptions:
             limits=QueueLimits(self.max_queued_requests, self.queue_timeout, self.request_timeout),
             drain_seconds=self.drain_timeout,
             patience=self.health_timeout,
+            recovery_seconds=self.recovery_timeout,
             log_seconds=self.log_interval,
             syntax=SyntaxOptions(
                 self.tool_call_parser, self.reasoning_parser, self.enable_auto_tool_choice

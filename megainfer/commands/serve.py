@@ -23,6 +23,7 @@ from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe
+from megainfer.launch.station import Station
 from megainfer.model_folder.prepare import prepare
 from megainfer.model_folder.resolve import served_name
 from megainfer.supervise.supervisor import Supervisor

@@ -1,13 +1,14 @@
 """The front end's side of the conversation with the attention nodes.
 
-Each node connects and says NodeReady. Requests go down, tokens come up. Both the API server and the
-offline LLM stand on this, so nothing of HTTP is in here. Everything runs on one asyncio event loop.
+Each node connects and says NodeReady. Requests go down, tokens come up. What a node that died had
+goes on at others, from the tokens that came of it; while nobody can go on with it, it waits, for a
+bounded time. Both the API server and the offline LLM stand on this, so nothing of HTTP is in here.
+Everything runs on one asyncio event loop.
 """
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from megainfer.errors import (
@@ -18,17 +19,21 @@ from megainfer.errors import (
     RequestError,
     RequestTimeout,
 )
-from megainfer.frontend.engine_observer import EngineObserver, NobodyObserves
-from megainfer.frontend.node_socket import NodeSocket
+from megainfer.frontend.assignments import Assignments
+from megainfer.frontend.attendance import Attendance
+from megainfer.frontend.condition import Condition, Phase
+from megainfer.frontend.engine_observer import EngineObserver
+from megainfer.frontend.node_socket import At, NodeSocket
+from megainfer.frontend.outstanding import Outstanding
 from megainfer.frontend.queue_limits import QueueLimits
+from megainfer.frontend.recovery import RECOVERY_SECONDS, Recovery
 from megainfer.frontend.request_limits import RequestLimits
-from megainfer.frontend.router import Router
 from megainfer.frontend.sequence_request import SequenceRequest, submit_message
 from megainfer.frontend.token_stream import TokenStream
 from megainfer.messages import (
-    Abort,
     FinishReason,
     FromNode,
+    NodeDown,
     NodeReady,
     RequestFailed,
     Reset,
@@ -44,26 +49,12 @@ log = logging.getLogger(__name__)
 MAX_OUTSTANDING = 4096  # sequences in flight; one more is refused
 
 
-@dataclass(frozen=True, slots=True)
-class _Outstanding:
-    node: int
-    stream: TokenStream
-    timer: asyncio.TimerHandle | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """state: the message without what isn't for everybody."""
-
-    message: str
-    state: str
-
-
 class EngineClient:
     """Submits sequences to the attention nodes and hands out their tokens.
 
     `vocab_size` is the model's. `start`, then `submit` or `generate`, at last `close`. Whoever
-    wants to know of every sequence becomes its `observer`.
+    wants to know of every sequence becomes its `observer`. report: is told of a node that can't be
+    used, though nobody has said that it died.
     """
 
     def __init__(
@@ -73,23 +64,33 @@ class EngineClient:
         vocab_size: int,
         max_outstanding: int = MAX_OUTSTANDING,
         queue_limits: QueueLimits | None = None,
+        recovery_seconds: float = RECOVERY_SECONDS,
+        report: Callable[[NodeDown], None] = lambda down: None,
     ) -> None:
         self.endpoint = endpoint
         self.num_nodes = num_nodes
-        self.observer: EngineObserver = NobodyObserves()
         self.last_token_at: float | None = None  # seconds of the monotonic clock; of any request
+        self.recovery = Recovery(recovery_seconds, self._give_up_waiting)
+        self.attendance = Attendance(num_nodes)
         self._queue_limits = queue_limits or QueueLimits()
         self._vocab_size = vocab_size
         self._max_outstanding = max_outstanding
-        self._router = Router(num_nodes)
-        self._members: Collection[int] = range(num_nodes)
-        self._ready: dict[int, NodeReady] = {}
+        self._started = False
         self._changed = asyncio.Event()
-        self._requests: dict[str, _Outstanding] = {}
-        self._failure: _Failure | None = None
+        self._failure: Condition | None = None
         self._broken = asyncio.Event()
-        self._socket = NodeSocket(endpoint, num_nodes, max_queued=4 * max_outstanding)
+        self._socket = NodeSocket(endpoint, max_queued=4 * max_outstanding)
+        self._assignments = Assignments(self._socket, self.attendance, self.recovery, report)
+        self._requests = self._assignments.requests
         self._receiver: asyncio.Task[None] | None = None
+
+    @property
+    def observer(self) -> EngineObserver:
+        return self._assignments.observer
+
+    @observer.setter
+    def observer(self, observer: EngineObserver) -> None:
+        self._assignments.observer = observer
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class EngineClient:
         self._receiver = asyncio.create_task(self._receive(), name="engine-client")
 
     async def start(self, timeout: float) -> None:
-        """Bind (unless done) and wait until every node is ready.
+        """Bind (unless done) and wait until every node is ready, but for those known to be lost.
 
         Raises NodeDied when one isn't within `timeout` seconds, or `fail` is called meanwhile.
         """
@@ -107,13 +108,16 @@ class EngineClient:
             self.bind()
         try:
             async with asyncio.timeout(timeout):
-                while self._missing_nodes() and self._failure is None:
+                while self._failure is None and not self._are_all_there():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise NodeDied(f"{self.not_serving()} after {timeout:g} s") from None
+            raise NodeDied(f"{self.condition.detail} after {timeout:g} s") from None
         if self._failure is not None:
-            raise NodeDied(self._failure.message)
+            raise NodeDied(self._failure.detail)
+        self._started = True
+        self.recovery.begin()
+        self._assignments.update()
 
     async def close(self) -> None:
         """End every request, stop receiving and close the endpoint."""
@@ -126,40 +130,63 @@ class EngineClient:
 
     async def failure(self) -> str:
         """Why this client can't go on, once that is so. Without `fail`: whoever calls that knows.
-
-        A node's death may show here before anybody is told of it.
-        """
+        Nor is it any node's loss."""
         await self._broken.wait()
         assert self._failure is not None, "it is broken"
-        return self._failure.message
+        return self._failure.detail
 
     def enter(self, membership: Membership) -> None:
-        """New requests go to its attention nodes only, once all of these are ready."""
-        self._members = membership.attention
-        self._router.enter(membership.attention)
-        # One that comes back says that it is ready once more.
-        self._ready = {node: r for node, r in self._ready.items() if node in self._members}
+        """This is served from now on: new requests go to its attention nodes only, and so do those
+        that wait."""
+        self._assignments.enter(membership)
         self._changed.set()
 
-    def not_serving(self) -> str | None:
-        """Why requests can't be served now, in words; None when all is well."""
-        return self._still_loading() if self._failure is None else self._failure.message
+    def lose(self, down: NodeDown) -> None:
+        """A node has died and will be started again. An attention node's requests go on at others;
+        without experts all of them wait."""
+        self._assignments.lose(down)
+        self._changed.set()
+
+    def fail(self, message: str) -> None:
+        """It ends: all requests end with NodeDied, which also names the nodes that they wait for,
+        and nothing new is taken."""
+        if self._failure is None:
+            detail = "; ".join([*map(str, self.attendance.awaited), message])
+            self._failure = Condition(Phase.FAILED, message, detail)
+        self._changed.set()
+        self.recovery.close()
+        for request_id in list(self._requests):
+            self._assignments.drop(request_id, NodeDied(self._failure.detail))
+
+    @property
+    def condition(self) -> Condition:
+        """Whether requests are served, and what is the matter."""
+        if self._failure is not None:
+            return self._failure
+        attendance, missing = self.attendance, self._missing()
+        if not self._started:
+            return Condition(Phase.LOADING, missing, missing)
+        lacks = attendance.awaited or list(attendance.lacks.values())
+        seconds = self.recovery.clock() - min(lack.since for lack in lacks) if lacks else None
+        text = "; ".join([lack.state for lack in lacks] or [missing] * bool(missing))
+        detail = "; ".join(map(str, lacks)) or missing
+        if self.recovery.gave_up:
+            late = f" and was not back within {self.recovery.timeout:g} s"
+            return Condition(Phase.FAILED, text + late, detail + late, seconds)
+        if not attendance.serves:
+            return Condition(Phase.RECOVERING, text, detail, seconds)
+        phase = Phase.DEGRADED if text else Phase.HEALTHY
+        return Condition(phase, text, detail, seconds)
 
     def state(self) -> str | None:
-        """`not_serving` in a few words for anybody: which node, and what, but no inner texts."""
-        return self._still_loading() if self._failure is None else self._failure.state
-
-    def _still_loading(self) -> str | None:
-        if missing := self._missing_nodes():
-            names = ", ".join(map(str, missing))
-            plural = len(missing) > 1
-            return f"attention node{'s' * plural} {names} {'are' if plural else 'is'} not ready yet"
-        return None
+        """Why no request can be served now, in words for anybody; None when it can."""
+        condition = self.condition
+        return None if condition.serves else condition.text
 
     @property
     def limits(self) -> RequestLimits:
         """What one request may ask for; known once `start` has returned."""
-        context = min(ready.max_model_len for ready in self._ready.values())
+        context = min(ready.max_model_len for ready in self.attendance.known)
         return RequestLimits(max_model_len=context, vocab_size=self._vocab_size)
 
     @property
@@ -167,8 +194,18 @@ class EngineClient:
         """Sequences in flight."""
         return len(self._requests)
 
-    def _missing_nodes(self) -> list[int]:
-        return [node for node in self._members if node not in self._ready]
+    def _are_all_there(self) -> bool:
+        return bool(self.attendance.takers) and not self.attendance.missing
+
+    def _missing(self) -> str:
+        missing = self.attendance.missing
+        names, plural = ", ".join(map(str, missing)), len(missing) > 1
+        state = f"node{'s' * plural} {names} {'are' if plural else 'is'} not ready yet"
+        return f"attention {state}" if missing else ""
+
+    def _give_up_waiting(self) -> None:
+        log.error("%s; requests that wait for it end", self.condition.detail)
+        self._assignments.fail_waiting(NodeDied(self.condition.detail))
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -185,69 +222,46 @@ class EngineClient:
         return self.submit([sequence], observed)
 
     def submit(self, sequences: Sequence[SequenceRequest], observed: bool = True) -> TokenStream:
-        """Send these sequences off at once; the stream gives the tokens of all, as they come.
+        """Send these sequences off at once; the stream gives the tokens of all, as they come. They
+        wait while nobody can take them.
 
         The caller closes the stream; that aborts what is unfinished. observed: whether the observer
         is told of them.
 
         Raises RequestError for the first invalid one, Overloaded when they don't fit beside what
-        is in flight or nodes still load, NodeDied when a node is gone. Nothing is left behind.
+        is in flight or nodes still load, NodeDied when nodes were lost for too long. Nothing is
+        left behind.
         """
         messages = [self._checked(sequence) for sequence in sequences]
         self.check_room(len(sequences))
         self._check_ids(sequences)
-        stream = TokenStream([message.request_id for message in messages], self._abandon)
+        stream = TokenStream([m.request_id for m in messages], self._assignments.abandon)
+        requests = [Outstanding(message, stream) for message in messages]
         try:
-            for message in messages:
-                self._dispatch(message, stream)
+            for request in requests:
+                request.total_timer = self._start_timer(request.request_id)
+                self._assignments.add(request)
         except BaseException:
             stream.close()
             raise
         if observed:
-            nodes = [self._requests[message.request_id].node for message in messages]
+            nodes = [None if request.at is None else request.at.node for request in requests]
             self.observer.submitted(messages, nodes)
+            for request in requests:
+                request.observed = True
         return stream
 
     def abort(self, request_id: str) -> None:
         """End one request; its stream sees FinishReason.ABORT. Unknown ids are ignored."""
-        request = self._abandon(request_id, FinishReason.ABORT)
+        request = self._assignments.abandon(request_id, FinishReason.ABORT)
         if request is not None:
             request.stream.put(TokenEvent(request_id, [], FinishReason.ABORT))
 
     def reset_prefix_cache(self) -> None:
         """Have every member drop the cached prefixes that no request uses."""
-        for node in self._members:
-            self._socket.send(node, Reset())
-
-    def fail(self, message: str, node: int | None = None, state: str | None = None) -> None:
-        """A node is gone: end all requests, or those of attention node `node`, with NodeDied.
-
-        Either way nothing new is taken from now on, since any lost node ends the service. state:
-        the message without what isn't for everybody.
-        """
-        if self._failure is None:
-            self._failure = _Failure(message, message if state is None else state)
-        self._changed.set()
-        for request_id, request in list(self._requests.items()):
-            if node is None or request.node == node:
-                self._forget(request_id)
-                self.observer.ended(request_id, None)
-                request.stream.put(NodeDied(message))
-
-    def _break(self, message: str, node: int | None, state: str) -> None:
-        """`fail` for what was noticed here, unless it only follows from what is known already."""
-        if self._failure is None:
-            self._broken.set()
-        self.fail(message, node, state)
-
-    def _checked(self, sequence: SequenceRequest) -> Submit:
-        if self._failure is not None:
-            raise NodeDied(self._failure.message)
-        if (reason := self.not_serving()) is not None:
-            raise Overloaded(f"{reason}; try again in a moment")
-        max_tokens = self.limits.max_tokens(sequence.prompt_ids, sequence.params)
-        check_integer("priority", sequence.priority, -MAX_PRIORITY, MAX_PRIORITY)
-        return submit_message(sequence, max_tokens, self._queue_limits.queue_seconds)
+        for node in self.attendance.takers:
+            at = At(node, self.attendance.incarnation(node))
+            self._assignments.send(at, Reset())
 
     def check_room(self, newcomers: int) -> None:
         """Raises Overloaded when so many more sequences aren't taken now; `submit` asks it too."""
@@ -258,16 +272,27 @@ class EngineClient:
             )
         self._check_queue(newcomers)
 
+    def _checked(self, sequence: SequenceRequest) -> Submit:
+        condition = self.condition
+        if condition.phase is Phase.FAILED:
+            raise NodeDied(condition.detail)
+        if condition.phase is Phase.LOADING:
+            raise Overloaded(f"{condition.detail}; try again in a moment")
+        max_tokens = self.limits.max_tokens(sequence.prompt_ids, sequence.params)
+        check_integer("priority", sequence.priority, -MAX_PRIORITY, MAX_PRIORITY)
+        return submit_message(sequence, max_tokens, self._queue_limits.queue_seconds)
+
     def _check_ids(self, sequences: Sequence[SequenceRequest]) -> None:
         ids = [sequence.request_id for sequence in sequences]
         if len(set(ids)) < len(ids) or any(request_id in self._requests for request_id in ids):
             raise RequestError(f"a request id is already in use: {ids!r:.200}", "request_id")
 
     def _check_queue(self, newcomers: int) -> None:
+        """Nodes that come back count: they will run as many as they did."""
         allowed = self._queue_limits.queued
         if allowed is None:
             return
-        running = sum(ready.max_num_seqs for ready in self._ready.values())
+        running = sum(ready.max_num_seqs for ready in self.attendance.known)
         queued = len(self._requests) + newcomers - running
         if queued > allowed:
             raise Overloaded(
@@ -275,49 +300,13 @@ class EngineClient:
                 f"{allowed} may wait; there is no room for {newcomers} more, try again later"
             )
 
-    def _dispatch(self, message: Submit, stream: TokenStream) -> None:
-        node = self._router.assign(message.request_id, message.prompt, message.max_tokens)
-        timer = self._start_timer(message.request_id)
-        self._requests[message.request_id] = _Outstanding(node, stream, timer)
-        try:
-            self._socket.send(node, message)
-        except BaseException:  # one that can't be encoded, say
-            self._forget(message.request_id)
-            raise
-
     def _start_timer(self, request_id: str) -> asyncio.TimerHandle | None:
         seconds = self._queue_limits.total_seconds
         if seconds is None:
             return None
-        return asyncio.get_running_loop().call_later(seconds, self._time_out, request_id, seconds)
-
-    def _time_out(self, request_id: str, seconds: float) -> None:
-        request = self._abandon(request_id, None)
-        if request is not None:
-            text = f"the request was ended after {seconds:g} s, the longest that one may take"
-            request.stream.put(RequestTimeout(text))
-
-    def _abandon(self, request_id: str, reason: FinishReason | None) -> _Outstanding | None:
-        """Forget a request and tell its node; the one way in which an Abort is sent."""
-        request = self._forget(request_id)
-        if request is None:
-            return None
-        self.observer.ended(request_id, reason)
-        try:
-            self._socket.send(request.node, Abort(request_id))
-        except (NodeDied, Overloaded) as error:
-            # The node can't hear it: it is gone or reads nothing, so none of its requests lives.
-            state = f"attention node {request.node} can't be reached"
-            self._break(str(error), request.node, state)
-        return request
-
-    def _forget(self, request_id: str) -> _Outstanding | None:
-        request = self._requests.pop(request_id, None)
-        if request is not None:
-            self._router.release(request_id)
-            if request.timer is not None:
-                request.timer.cancel()
-        return request
+        text = f"the request was ended after {seconds:g} s, the longest that one may take"
+        loop = asyncio.get_running_loop()
+        return loop.call_later(seconds, self._assignments.fail, request_id, RequestTimeout(text))
 
     # --- wire ----------------------------------------------------------------------------------
 
@@ -327,48 +316,44 @@ class EngineClient:
                 self._hear(*await self._socket.receive())
         except Exception as error:  # whatever ends this task, every stream must hear of it
             log.exception("receiving from the attention nodes failed")
-            state = "the front end can't receive tokens any more"
-            self._break(f"{state}: {error!r}", None, state)
+            if self._failure is None:
+                self._broken.set()
+            self.fail(f"the front end can't receive tokens any more: {error!r}")
 
-    def _hear(self, node: int, message: FromNode | ProtocolError) -> None:
+    def _hear(self, at: At, message: FromNode | ProtocolError) -> None:
+        """A node that can't be understood is given up: its requests go on elsewhere."""
+        if self.attendance.is_gone(at.node, at.incarnation):
+            return
+        if not self.attendance.knows(at.node) and not isinstance(message, NodeReady):
+            log.warning("dropped a message of attention node %d, which is none", at.node)
+            return
         try:
             if isinstance(message, ProtocolError):
                 raise message
-            self._on_message(node, message)
+            self._on_message(at, message)
         except ProtocolError as error:
-            name = f"attention node {node}"
-            log.error("%s: %s", name, error)
-            self._break(f"{name}: {error}", node, f"{name} said what isn't understood")
-
-    def _on_message(self, node: int, message: FromNode) -> None:
-        if message.node != node:
-            raise ProtocolError(f"its identity is {node}, but it calls itself {message.node}")
-        if isinstance(message, Tokens):
-            self.last_token_at = monotonic()
-            self.observer.produced(node, message.events)
-            for event in message.events:
-                self._on_event(event)
-        elif isinstance(message, RequestFailed):
-            self._on_failed(message)
-        else:
-            self._ready[node] = message
+            log.error("attention node %d: %s", at.node, error)
+            self._assignments.give_up(at, str(error))
             self._changed.set()
 
-    def _on_event(self, event: TokenEvent) -> None:
-        request = self._requests.get(event.request_id)
-        if request is None:
-            return  # it was aborted while this was on its way
-        if event.finish_reason is None:
-            self._router.produced(event.request_id, len(event.token_ids))
+    def _on_message(self, at: At, message: FromNode) -> None:
+        if message.node != at.node:
+            raise ProtocolError(f"its identity is {at.node}, but it calls itself {message.node}")
+        if isinstance(message, Tokens):
+            self.last_token_at = monotonic()
+            self.observer.produced(at.node, message.events)
+            for event in message.events:
+                self._assignments.hear(at, event)
+        elif isinstance(message, RequestFailed):
+            self._assignments.fail(message.request_id, _error(message), at)
         else:
-            self._forget(event.request_id)
-        request.stream.put(event)
-
-    def _on_failed(self, message: RequestFailed) -> None:
-        request = self._forget(message.request_id)
-        if request is not None:
-            self.observer.ended(message.request_id, None)
-            request.stream.put(_error(message))
+            if message.incarnation != at.incarnation:
+                raise ProtocolError(
+                    f"its identity is incarnation {at.incarnation}, but it calls itself "
+                    f"{message.incarnation}"
+                )
+            self._assignments.hear_ready(message)
+            self._changed.set()
 
 
 def _error(message: RequestFailed) -> MegaInferError:

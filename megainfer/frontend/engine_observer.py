@@ -10,8 +10,11 @@ from megainfer.messages import FinishReason, Submit, TokenEvent
 class EngineObserver(Protocol):
     """Who is told of every sequence's life, for metrics."""
 
-    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None:
-        """These came together; nodes: to which each of them was sent."""
+    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int | None]) -> None:
+        """These came together; nodes: to which each of them was sent, None: it waits for one."""
+
+    def moved(self, request_id: str, node: int) -> None:
+        """A sequence that waited, or whose node has died, was sent to this node."""
 
     def produced(self, node: int, events: Sequence[TokenEvent]) -> None:
         """What one step of one micro-batch produced, events of sequences already gone included."""
@@ -23,7 +26,9 @@ class EngineObserver(Protocol):
 class NobodyObserves:
     """An observer that doesn't look."""
 
-    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None: ...
+    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int | None]) -> None: ...
+
+    def moved(self, request_id: str, node: int) -> None: ...
 
     def produced(self, node: int, events: Sequence[TokenEvent]) -> None: ...
 
@@ -36,9 +41,13 @@ class SeveralObserve:
 
     observers: Sequence[EngineObserver]
 
-    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None:
+    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int | None]) -> None:
         for observer in self.observers:
             observer.submitted(submits, nodes)
+
+    def moved(self, request_id: str, node: int) -> None:
+        for observer in self.observers:
+            observer.moved(request_id, node)
 
     def produced(self, node: int, events: Sequence[TokenEvent]) -> None:
         for observer in self.observers:

@@ -1,26 +1,40 @@
 """The socket to which the attention nodes connect.
 
-A ROUTER; each node connects a DEALER whose identity is `node_identity(i)`. It stands on ZeroMQ and
-asyncio, and knows messages, but nothing of what they mean.
+A ROUTER; each node connects a DEALER whose identity is `node_identity(node, incarnation)`. It
+stands on ZeroMQ and asyncio, and knows messages, but nothing of what they mean.
 """
 
 import asyncio
 import logging
 import os
 import secrets
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 import zmq
 import zmq.asyncio
 
 from megainfer.errors import NodeDied, Overloaded, ProtocolError
-from megainfer.messages import FromNode, ToNode, encode, from_node_decoder, node_identity
+from megainfer.messages import (
+    FromNode,
+    ToNode,
+    encode,
+    from_node_decoder,
+    node_identity,
+    read_identity,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 LINGER_MS = 200  # for the last aborts at close
+
+
+class At(NamedTuple):
+    """An attention node, in one of its incarnations."""
+
+    node: int
+    incarnation: int
 
 
 def new_endpoint() -> str:
@@ -32,9 +46,8 @@ class NodeSocket:
     """`bind`, then `send` and `receive`, at last `close`. max_queued: messages either way that may
     wait for whoever reads them."""
 
-    def __init__(self, endpoint: str, num_nodes: int, max_queued: int) -> None:
+    def __init__(self, endpoint: str, max_queued: int) -> None:
         self._endpoint = endpoint
-        self._nodes = {node_identity(node): node for node in range(num_nodes)}
         self._max_queued = max_queued
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
@@ -62,26 +75,26 @@ class NodeSocket:
             self._context.term()
         self._socket = self._context = None
 
-    def send(self, node: int, message: ToNode) -> None:
+    def send(self, to: At, message: ToNode) -> None:
         """Hand a message to ZeroMQ, never waiting. Raises NodeDied or Overloaded."""
         if self._socket is None:
             raise NodeDied("the engine client isn't open; call start() first")
-        frames = [node_identity(node), encode(message)]
+        frames = [node_identity(*to), encode(message)]
         sent = self._socket.send_multipart(frames, flags=zmq.DONTWAIT)
         error = cast("asyncio.Future[None]", sent).exception()  # with DONTWAIT it is done by now
         if isinstance(error, zmq.Again):
-            raise Overloaded(f"attention node {node} doesn't take messages; its queue is full")
+            raise Overloaded("it takes no messages; its queue is full")
         if error is not None:
-            raise NodeDied(f"attention node {node} can't be reached: {error}")
+            raise NodeDied(f"it can't be reached: {error}")
 
-    async def receive(self) -> tuple[int, FromNode | ProtocolError]:
+    async def receive(self) -> tuple[At, FromNode | ProtocolError]:
         """The next message of a node, or what is wrong with it; strangers are passed over."""
         assert self._socket is not None, "receive() before bind()"
         while True:
             frames = await self._socket.recv_multipart()
-            node = self._nodes.get(frames[0])
-            if node is not None:
-                return node, _decoded(frames)
+            identity = read_identity(frames[0])
+            if identity is not None:
+                return At(*identity), _decoded(frames)
             log.warning("dropped a message from an unknown peer %r", frames[0][:32])
 
 

@@ -34,7 +34,7 @@ class Router:
     """Chooses nodes and keeps their loads; no clock and no randomness."""
 
     def __init__(self, num_nodes: int, max_prefixes: int = MAX_PREFIXES) -> None:
-        self._loads = [0] * num_nodes
+        self._loads = dict.fromkeys(range(num_nodes), 0)
         self._members: Collection[int] = range(num_nodes)
         self._shares: dict[str, _Share] = {}
         self._max_prefixes = max_prefixes
@@ -42,12 +42,19 @@ class Router:
 
     @property
     def loads(self) -> tuple[int, ...]:
-        """Outstanding tokens of each node."""
-        return tuple(self._loads)
+        """Outstanding tokens of each node, by number."""
+        return tuple(self._loads[node] for node in sorted(self._loads))
 
     def enter(self, members: Collection[int]) -> None:
         """New requests go to these nodes only; those that others have still count there."""
         self._members = members
+        for node in members:
+            self._loads.setdefault(node, 0)
+
+    def forget_prefixes(self, node: int) -> None:
+        """Its cache is gone."""
+        kept = ((prefix, own) for prefix, own in self._prefixes.items() if own != node)
+        self._prefixes = OrderedDict(kept)
 
     def assign(self, request_id: str, prompt: Sequence[int], max_tokens: int) -> int:
         """The member for a new request, which counts for it until `release`."""
@@ -77,15 +84,15 @@ class Router:
 
     def check_integrity(self) -> None:
         """Each load is the sum of its requests' shares, and the memory is within its bound."""
-        sums = [0] * len(self._loads)
+        sums = dict.fromkeys(self._loads, 0)
         for share in self._shares.values():
             sums[share.node] += share.tokens
         assert sums == self._loads, f"loads are {self._loads}, but shares add up to {sums}"
         assert len(self._prefixes) <= self._max_prefixes
 
-    def _cached_tokens(self, prefixes: list[tuple[int, int]]) -> list[int]:
+    def _cached_tokens(self, prefixes: list[tuple[int, int]]) -> dict[int, int]:
         """How many tokens of the prompt each node has likely cached."""
-        cached = [0] * len(self._loads)
+        cached = dict.fromkeys(self._loads, 0)
         for tokens, prefix in prefixes:
             node = self._prefixes.get(prefix)
             if node is not None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from megainfer.errors import ConfigError
 from megainfer.frontend.queue_limits import QueueLimits
+from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.syntax_options import SyntaxOptions
 
 MAX_KEY_CHARACTERS = 512
@@ -23,9 +24,10 @@ class ServingOptions:
     machine can reach, and which asks for no key, beside localhost and addresses; * for all.
     certificate, private_key: PEM files, for TLS. drain_seconds: how long admitted requests may take
     to finish after a termination signal. patience: seconds after which a node that says nothing
-    counts as hung. log_seconds: how often a line tells of the traffic; 0: never. syntax: of tool
-    calls and reasoning. shows_tokenizer: whether /tokenizer_info is there. traces_endpoint: an
-    OpenTelemetry collector's address, for a span a request. Raises ConfigError.
+    counts as hung. recovery_seconds: how long requests wait for nodes that were lost. log_seconds:
+    how often a line tells of the traffic; 0: never. syntax: of tool calls and reasoning.
+    shows_tokenizer: whether /tokenizer_info is there. traces_endpoint: an OpenTelemetry collector's
+    address, for a span a request. Raises ConfigError.
     """
 
     names: tuple[str, ...] = ()
@@ -40,6 +42,7 @@ class ServingOptions:
     limits: QueueLimits = field(default_factory=QueueLimits)
     drain_seconds: float = 25.0
     patience: float = 20.0
+    recovery_seconds: float = RECOVERY_SECONDS
     log_seconds: float = 5.0
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
     shows_tokenizer: bool = False
@@ -51,6 +54,7 @@ class ServingOptions:
         _check_seconds("--drain-timeout", self.drain_seconds, least=0.0)
         _check_seconds("--log-interval", self.log_seconds, least=0.0)
         _check_seconds("--health-timeout", self.patience, least=2.0)
+        _check_seconds("--recovery-timeout", self.recovery_seconds, least=0.0)
         _check_limits(self.limits)
         _check_tls(self.certificate, self.private_key)
         if self.traces_endpoint is not None:

@@ -20,6 +20,7 @@ from megainfer.launch.station import Station
 from megainfer.messages import (
     Drain,
     Drained,
+    Enter,
     Entered,
     Fatal,
     FromChild,
@@ -121,6 +122,7 @@ class Supervisor:
         self._recoveries = Recoveries()
         self._to_fork: dict[Node, float] = {}  # when
         self._incarnations: dict[Node, int] = {}  # the next of each
+        self._down: dict[Node, NodeDown] = {}  # those that aren't back
         self._ready_servers: set[int] = set()
         self._started = False
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
@@ -189,12 +191,21 @@ class Supervisor:
         role, index = node
         incarnation = self._incarnations.get(node, 0)
         self._incarnations[node] = incarnation + 1
-        self._family.fork(role, index, self._main_of(node), incarnation)
+        child = self._family.fork(role, index, self._main_of(node), incarnation)
         self._recoveries.step(node, "forked")
         if role is Role.SERVER:
+            self._brief(child)
             self._to_attention(FrontEndUp(index, incarnation))
         else:
             self._assembly.forked(node, incarnation)
+
+    def _brief(self, server: Child) -> None:
+        """Tell an API server that comes later how things are."""
+        if (membership := self._assembly.membership) is None:
+            return
+        server.send(Enter(membership))
+        for down in self._down.values():
+            server.send(down)
 
     def _main_of(self, node: Node) -> ChildMain:
         role, index = node
@@ -257,6 +268,8 @@ class Supervisor:
                 child.fatal = message.message
             case Drained():
                 pass
+            case NodeDown():
+                self._given_up(message)
             case Ready() if child.role is Role.SERVER:
                 self._server_is_ready(child)
             case Entered():
@@ -282,6 +295,12 @@ class Supervisor:
             child.fatal = f"hung: {reason}"
         child.kill()
 
+    def _given_up(self, down: NodeDown) -> None:
+        """A front end can't work with it."""
+        child = self._family.find(down.role, down.node)
+        if child is not None and child.incarnation == down.incarnation:
+            self._give_up(child, down.message)
+
     # --- death and return ---------------------------------------------------------------------
 
     def _mourn(self, child: Child) -> None:
@@ -305,7 +324,8 @@ class Supervisor:
             self._ready_servers.discard(child.node)
             self._to_attention(FrontEndDown(child.node, child.incarnation))
             return
-        self._announce(NodeDown(child.role, child.node, cause, child.incarnation))
+        self._down[node] = NodeDown(child.role, child.node, cause, child.incarnation)
+        self._announce(self._down[node])
         for other in self._assembly.died(node):
             if (living := self._family.find(*other)) is not None:
                 living.kill()
@@ -318,6 +338,7 @@ class Supervisor:
             child.fatal = child.fatal or message.message
 
     def _entered(self, node: Node, epoch: int) -> None:
+        self._down.pop(node, None)
         self._recoveries.everybody(f"{node[0]} node {node[1]} in epoch {epoch}")
         self._recoveries.back(node)
 
@@ -374,6 +395,8 @@ class Supervisor:
             raise Interrupted from error
         if isinstance(message, Stop):
             raise Interrupted
+        if isinstance(message, NodeDown):
+            self._given_up(message)
         if isinstance(message, GetStats):
             self._tickets[message.ticket] = []
         if isinstance(message, GetStats | KeepSpans | GetSpans):

@@ -15,7 +15,7 @@ from server.openai.served_model import ServedModel
 from server.operate.health import Health, Readiness
 from server.operate.metrics.exposition import Counted, Exposition
 from server.operate.metrics.nodes import ExpertMap
-from server.operate.metrics.requests import EngineTotals, RequestMetrics
+from server.operate.metrics.requests import RequestMetrics
 from server.operate.nodes import NodeBoard, board_of
 from server.operate.traces import Tracer
 
@@ -84,7 +84,7 @@ def assemble(
     """Everything in its place; the engine client is observed from now on."""
     around = surroundings or Surroundings(NodeBoard())
     occupancy = Occupancy()
-    requests = RequestMetrics([EngineTotals(model.max_model_len) for _ in range(engine.num_nodes)])
+    requests = RequestMetrics.over(engine.num_nodes, model.max_model_len)
     spans = _span_export(options, model)
     engine.observer = _observer(requests, spans)
     health = Health(engine, around.board, occupancy)

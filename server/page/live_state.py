@@ -22,7 +22,7 @@ OF_EXPERTS = ("batches", "rows")
 
 def live_state(counted: Counted, problem: str | None) -> dict[str, Any]:
     """Everything but the timeline. problem: why requests can't be served now, None: they can."""
-    board, engines = counted.board, counted.requests.engines
+    board, engines = counted.board, counted.requests.engines.values()
     attention, experts = board.of_role(Role.ATTENTION), board.of_role(Role.EXPERT)
     return {
         "model": counted.model,

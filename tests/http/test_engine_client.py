@@ -1,21 +1,19 @@
 """The engine client against attention nodes that play scripts, over real ZeroMQ sockets."""
 
 import asyncio
-import itertools
 import os
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import zmq
 import zmq.asyncio
 
-from megainfer.errors import MegaInferError, NodeDied, Overloaded, ProtocolError, RequestError
+from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
+from megainfer.frontend.condition import Condition, Phase
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.node_socket import new_endpoint
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
-from megainfer.frontend.token_stream import TokenStream
 from megainfer.messages import (
     Abort,
     FinishReason,
@@ -26,12 +24,12 @@ from megainfer.messages import (
     TokenEvent,
     Tokens,
     encode,
-    node_identity,
 )
 from megainfer.sampling import SamplingParams
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from megainfer.topology import Membership, contiguous_placement
+from tests.support.engine_talk import collect, dealer, hear, run
 from tests.support.scripted_server import (
     CONTEXT,
     WAIT_SECONDS,
@@ -44,19 +42,6 @@ from tests.support.scripted_server import (
 )
 
 PARAMS = SamplingParams(max_tokens=8)
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 2 * WAIT_SECONDS))
-
-
-async def collect(stream: TokenStream) -> list[TokenEvent]:
-    with stream:
-        return [event async for event in stream]
-
-
-async def hear(node: MockNode, kind: type[Any]) -> Any:
-    return await asyncio.to_thread(node.expect, kind)
 
 
 # --- a request's life -----------------------------------------------------------------------------
@@ -100,21 +85,26 @@ def test_left_out_values_are_filled_in() -> None:
     run(work())
 
 
-def test_requests_go_to_members_once_these_are_ready() -> None:
+def test_requests_go_to_members_that_are_ready() -> None:
     async def work() -> None:
         async with engine_with(endless, endless, endless) as (engine, nodes):
             placement = contiguous_placement(2, 1, [0])
             engine.enter(Membership(2, (0, 2), (0,), placement))
             streams = [engine.generate(f"{i}", [i + 1] * 4, PARAMS) for i in range(4)]
-            assert engine.not_serving() is None
+            assert engine.condition == Condition(Phase.HEALTHY)
             for node, count in zip(nodes, (2, 0, 2), strict=True):
                 for _ in range(count):
                     await hear(node, Submit)
-            engine.enter(Membership(3, (0, 1), (0,), placement))
-            assert engine.not_serving() == "attention node 1 is not ready yet"
-            with pytest.raises(Overloaded, match="attention node 1 is not ready yet"):
-                engine.generate("early", [1], PARAMS)
-            assert nodes[1].heard.empty()
+            engine.enter(Membership(3, (0, 3), (0,), placement))
+            text = "attention node 3 is not ready yet"
+            assert engine.condition == Condition(Phase.DEGRADED, text, text)
+            streams.append(engine.generate("early", [1], PARAMS))
+            assert (await hear(nodes[0], Submit)).request_id == "early"
+            nodes.append(MockNode(engine.endpoint, 3, silent).start())
+            while engine.condition.phase is not Phase.HEALTHY:
+                await asyncio.sleep(0)
+            streams.append(engine.generate("late", [2], PARAMS))
+            assert (await hear(nodes[3], Submit)).request_id == "late"
             for stream in streams:
                 stream.close()
 
@@ -288,59 +278,25 @@ def test_a_request_that_fails_on_its_node_says_whose_fault_it_was() -> None:
                 with pytest.raises(kind, match="no blocks") as caught:
                     await collect(engine.generate(name, [1], PARAMS))
                 assert type(caught.value) is kind
-            assert (engine.outstanding, engine.not_serving()) == (0, None)
+            assert (engine.outstanding, engine.state()) == (0, None)
 
     run(work())
 
 
-def test_a_node_failure_ends_its_requests_after_the_tokens_that_came() -> None:
+def test_its_end_ends_every_request_after_the_tokens_that_came() -> None:
     async def work() -> None:
-        async with engine_with(endless(1), endless(2)) as (engine, nodes):
+        async with engine_with(endless(1), endless(2)) as (engine, _):
             streams = [engine.generate(f"{i}", [1], PARAMS) for i in range(2)]
             assert [(await anext(stream)).token_ids for stream in streams] == [[1], [2]]
-            engine.fail("attention node 1 was killed", node=1)
-            with pytest.raises(NodeDied, match="node 1 was killed"):
-                await anext(streams[1])
-            await nodes[0].say(Tokens(node=0, events=[TokenEvent("0", [3], FinishReason.STOP)]))
-            assert (await anext(streams[0])).token_ids == [3], "node 0's request lives on"
-            assert engine.not_serving() == "attention node 1 was killed"
-            with pytest.raises(NodeDied, match="node 1 was killed"):
-                engine.generate("new", [1], PARAMS)
-
-    run(work())
-
-
-def test_an_expert_node_failure_ends_every_request() -> None:
-    async def work() -> None:
-        async with engine_with(silent, silent) as (engine, _):
-            streams = [engine.generate(f"{i}", [1], PARAMS) for i in range(4)]
-            engine.fail("expert node 0 was killed")
+            engine.fail("the supervisor has died")
             for stream in streams:
-                with pytest.raises(NodeDied, match="expert node 0"):
+                with pytest.raises(NodeDied, match="the supervisor has died"):
                     await anext(stream)
                 with pytest.raises(StopAsyncIteration):
                     await anext(stream)
-
-    run(work())
-
-
-@pytest.mark.parametrize(
-    ("payload", "message"),
-    [
-        (b"\x80", "can't be read"),
-        (encode(Abort("r")), "can't be read"),
-        (encode(Tokens(node=7, events=[])), "identity is 0, but it calls itself 7"),
-    ],
-)
-def test_a_node_that_talks_nonsense_has_failed(payload: bytes, message: str) -> None:
-    async def work() -> None:
-        async with engine_with(silent) as (engine, (node,)):
-            stream = engine.generate("r", [1], PARAMS)
-            await node._socket.send(payload)
-            with pytest.raises(NodeDied, match=message):
-                await anext(stream)
-            assert message in await engine.failure()
-            assert engine.state() == "attention node 0 said what isn't understood"
+            assert engine.state() == "the supervisor has died"
+            with pytest.raises(NodeDied, match="the supervisor has died"):
+                engine.generate("new", [1], PARAMS)
 
     run(work())
 
@@ -348,10 +304,8 @@ def test_a_node_that_talks_nonsense_has_failed(payload: bytes, message: str) -> 
 def test_what_was_told_from_outside_is_no_failure_of_the_client() -> None:
     async def work() -> None:
         async with engine_with(silent) as (engine, _):
-            engine.fail("expert node 0 died: of this", state="expert node 0 died")
-            assert engine.state() == "expert node 0 died"
             watching = asyncio.create_task(engine.failure())
-            engine._hear(0, ProtocolError("nonsense of one that dies"))
+            engine.fail("the supervisor has died")
             await engine.close()
             assert not watching.done()
             watching.cancel()
@@ -359,20 +313,17 @@ def test_what_was_told_from_outside_is_no_failure_of_the_client() -> None:
     run(work())
 
 
-def test_an_unreachable_node_is_noticed_when_it_is_needed() -> None:
+def test_a_client_that_can_not_receive_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with engine_with(silent) as (engine, (node,)):
-            node._socket.disconnect(engine.endpoint)
-            with pytest.raises(NodeDied, match="attention node 0 can't be reached"):
-                await asyncio.wait_for(submit_until_refused(engine), WAIT_SECONDS)
+            stream = engine.generate("r", [1], PARAMS)
+            monkeypatch.setattr(engine, "_on_message", lambda *_: 1 / 0)
+            await node.say(Tokens(node=0, events=[]))
+            with pytest.raises(NodeDied, match="can't receive tokens any more: ZeroDivisionError"):
+                await anext(stream)
+            assert "ZeroDivisionError" in await engine.failure()
 
     run(work())
-
-
-async def submit_until_refused(engine: EngineClient) -> None:
-    for number in itertools.count():
-        engine.generate(f"{number}", [1], PARAMS).close()
-        await asyncio.sleep(0)
 
 
 def test_closing_the_client_ends_what_still_runs() -> None:
@@ -423,9 +374,11 @@ def test_strangers_are_ignored() -> None:
     async def work() -> None:
         async with engine_with(speaking(1)) as (engine, _):
             context = zmq.asyncio.Context()
-            stranger = dealer(context, engine.endpoint, node=5)
-            await stranger.send(encode(Tokens(node=0, events=[])))
+            for payload in (encode(Tokens(node=0, events=[])), b"\x80"):
+                stranger = dealer(context, engine.endpoint, node=5)
+                await stranger.send(payload)
             assert len(await collect(engine.generate("r", [1], PARAMS))) == 1
+            assert engine.condition == Condition(Phase.HEALTHY)
             context.destroy(linger=0)
 
     run(work())
@@ -445,13 +398,6 @@ def test_the_filter_for_users_works_here() -> None:
                 heard.append(router.poll(300))
             router.unbind(endpoint)
         assert heard == [0, zmq.POLLIN]
-
-
-def dealer(context: zmq.asyncio.Context, endpoint: str, node: int) -> zmq.asyncio.Socket:
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.IDENTITY, node_identity(node))
-    socket.connect(endpoint)
-    return socket
 
 
 # --- text -----------------------------------------------------------------------------------------

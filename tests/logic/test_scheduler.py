@@ -1,5 +1,6 @@
 """What is composed, each rule on its own; test_scheduler_random.py has them all at once."""
 
+import msgspec
 import pytest
 
 from megainfer.errors import ConfigError, RequestError
@@ -265,6 +266,28 @@ def test_priority_goes_before_arrival_in_the_queue() -> None:
         engine.scheduler.add(request)
     engine.drain()
     assert list(engine.finished) == ["a", "c", "b", "d"]  # who runs is not sent back to wait
+
+
+def test_what_another_node_began_comes_before_newcomers_of_its_priority() -> None:
+    begun = [msgspec.structs.replace(submit(n, prompt(4), 6), output=[1]) for n in ("c", "d")]
+    urgent = msgspec.structs.replace(submit("e", prompt(4), 6), priority=-1)
+    engine = engine_for(submit("a", prompt(4), 6), max_num_seqs=1)
+    engine.round()
+    for request in (submit("b", prompt(4), 6), *begun, urgent):
+        engine.scheduler.add(request)
+    engine.drain()
+    assert list(engine.finished) == ["a", "e", "c", "d", "b"]
+
+
+def test_what_another_node_began_has_its_limits_whole_and_tells_nothing_twice() -> None:
+    engine = engine_for(submit("a", prompt(12), max_tokens=5))
+    engine.drain()
+    begun = msgspec.structs.replace(submit("b", prompt(12), 5), output=engine.outputs["a"][:3])
+    engine.scheduler.add(begun)
+    engine.drain()
+    assert engine.outputs["b"] == engine.outputs["a"][3:]
+    assert engine.cached["b"] == [0, 0]
+    assert engine.scheduler.counters()["prefix_hit_tokens"] == 12, "yet the cache helped"
 
 
 def test_the_least_urgent_is_preempted_however_old_and_comes_back_last() -> None:

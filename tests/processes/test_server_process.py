@@ -9,11 +9,12 @@ import pytest
 
 from megainfer.config import EngineConfig
 from megainfer.errors import MegaInferError
+from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.control import ChildLink, link_pair
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.messages import NodeDown, Ready, Role, Stop
+from megainfer.messages import NodeDown, Ready, Role, Stop, Tokens
 from server.process import _Server
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scripted_server import WAIT_SECONDS, MockNode, silent
@@ -49,24 +50,24 @@ async def served(plan: Plan) -> AsyncIterator[tuple[asyncio.Task[None], MockNode
 def test_a_server_that_can_not_hear_any_more_ends_and_says_why(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.process.SUPERVISOR_SECONDS", 0.01)
-
     async def work() -> None:
         async with served(plan) as (living, node, _):
-            await node._socket.send(b"\x80")
-            with pytest.raises(MegaInferError, match="attention node 0: sent a message that can't"):
+            monkeypatch.setattr(EngineClient, "_on_message", lambda *_: 1 / 0)
+            await node.say(Tokens(node=0, events=[]))
+            with pytest.raises(MegaInferError, match=r"can't hear from the nodes.*Zero"):
                 await asyncio.wait_for(living, WAIT_SECONDS)
 
     asyncio.run(work())
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told of the death", "told to stop"])
-def test_a_dead_node_is_the_supervisors_business(plan: Plan, told: bool) -> None:
+def test_a_node_that_can_not_be_used_is_the_supervisors_business(plan: Plan) -> None:
     async def work() -> None:
         async with served(plan) as (living, node, supervisor):
-            if told:
-                supervisor.send(NodeDown(role=Role.ATTENTION, node=0, message="killed"))
             await node._socket.send(b"\x80")
+            report = await asyncio.to_thread(supervisor.expect, NodeDown, WAIT_SECONDS)
+            assert (report.role, report.node, report.incarnation) == (Role.ATTENTION, 0, 0)
+            assert "can't be read" in report.message
+            supervisor.send(NodeDown(role=Role.ATTENTION, node=0, message="killed"))
             supervisor.send(Stop())
             await asyncio.wait_for(living, WAIT_SECONDS)
 

@@ -103,23 +103,36 @@ class MockNode:
     heard: every message from the front end, for tests on any thread.
     """
 
-    def __init__(self, endpoint: str, node: int, script: Script) -> None:
+    def __init__(self, endpoint: str, node: int, script: Script, incarnation: int = 0) -> None:
         self.script = script
         self.heard: queue.Queue[Any] = queue.Queue()
-        self._endpoint, self._node = endpoint, node
+        self._endpoint, self._node, self._incarnation = endpoint, node, incarnation
         self._playing: dict[str, asyncio.Task[None]] = {}
+
+    def start(self) -> "MockNode":
+        """Run it as a task."""
+        self._life = asyncio.create_task(self.run())
+        return self
+
+    async def stop(self) -> None:
+        """As a kill does: nothing more is said, and its socket is closed."""
+        self._life.cancel()
+        await asyncio.gather(self._life, return_exceptions=True)
 
     async def run(self) -> None:
         context = zmq.asyncio.Context()
         self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, node_identity(self._node))
+        self._socket.setsockopt(zmq.IDENTITY, node_identity(self._node, self._incarnation))
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(self._endpoint)
+        ready = NodeReady(self._node, CONTEXT, max_num_seqs=8, incarnation=self._incarnation)
         try:
-            await self.say(NodeReady(node=self._node, max_model_len=CONTEXT, max_num_seqs=8))
+            await self.say(ready)
             while True:
                 self._hear(to_node_decoder.decode(await self._socket.recv()))
         finally:
+            for playing in self._playing.values():
+                playing.cancel()
             context.destroy(linger=0)
 
     def _hear(self, message: Any) -> None:
@@ -162,6 +175,18 @@ def speaking(*ids: int, finish: FinishReason = FinishReason.STOP, cached: int = 
     return script
 
 
+def counting(until: int) -> Script:
+    """A script: 0, 1, 2, … from where the request's output ends, up to `until` tokens in all; then
+    silence, unless these are as many as it may have."""
+
+    async def script(submit: Submit) -> AsyncIterator[TokenEvent]:
+        for token in range(len(submit.output), min(until, submit.max_tokens)):
+            last = token + 1 == submit.max_tokens
+            yield TokenEvent(submit.request_id, [token], FinishReason.LENGTH if last else None)
+
+    return script
+
+
 def endless(token: int) -> Script:
     """A script: one token, then silence."""
 
@@ -181,17 +206,18 @@ async def silent(submit: Submit) -> AsyncIterator[TokenEvent]:
 async def engine_with(
     *scripts: Script, vocab_size: int = 1000, **options: Any
 ) -> AsyncIterator[tuple[EngineClient, list[MockNode]]]:
-    """A started engine client over one mock node a script."""
+    """A started engine client over one mock node a script. Nodes that are added to the list are
+    stopped at the end as well."""
     engine = EngineClient(new_endpoint(), len(scripts), vocab_size, **options)
     nodes = [MockNode(engine.endpoint, index, script) for index, script in enumerate(scripts)]
-    running = [asyncio.create_task(node.run()) for node in nodes]
+    for node in nodes:
+        node.start()
     try:
         await engine.start(WAIT_SECONDS)
         yield engine, nodes
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        for node in nodes:
+            await node.stop()
         await engine.close()
 
 

@@ -59,3 +59,10 @@ class SchedulerConfig:
             raise RequestError(
                 f"max_tokens must be at least 1, not {submit.max_tokens}", "max_tokens"
             )
+        room = min(submit.max_tokens, self.max_model_len - len(submit.prompt))
+        if len(submit.output) >= room:
+            raise RequestError(
+                f"{len(submit.output)} tokens were made of the answer already, and {room} are all "
+                "that it may have",
+                "output",
+            )

@@ -13,7 +13,7 @@ from megainfer.messages import FinishReason, Submit, TokenLogprobs
 if TYPE_CHECKING:
     from megainfer.structured.matcher import TokenMatcher
 
-ARRIVALS = 2**48  # more than will ever come
+ARRIVALS = 2**48  # more than will ever come, twice over
 
 
 class Status(Enum):
@@ -40,7 +40,7 @@ class Sequence:
     arrived_at: float = 0.0  # seconds of the scheduler's clock
     queued_seconds: float | None = None  # from arrival to admission; None before the first
     matcher: "TokenMatcher | None" = None  # follows the output where a grammar was asked for
-    token_ids: list[int] = field(init=False)  # the prompt, then what was sampled
+    token_ids: list[int] = field(init=False)  # the prompt, then what was sampled, here or elsewhere
     block_ids: list[int] = field(default_factory=list)  # block of tokens [i * block_size, ...)
     state_slot: int | None = None  # of its recurrent state, while it has blocks
     num_computed: int = 0  # tokens whose keys and values are committed: their steps ended
@@ -60,9 +60,11 @@ class Sequence:
     _stop_token_ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.token_ids = list(self.submit.prompt)
+        self.token_ids = [*self.submit.prompt, *self.submit.output]
         self._stop_token_ids = frozenset(self.submit.stop_token_ids)
-        self.order = self.submit.priority * ARRIVALS + self.arrival
+        # One that another node has begun comes before newcomers, as a preempted one does.
+        ahead = ARRIVALS // 2 if self.submit.output else 0
+        self.order = self.submit.priority * ARRIVALS + self.arrival - ahead
         self.edits_logits = self.submit.edits_logits
         self.history = _history(self.submit)
         listed = self.submit.allowed_token_ids

@@ -75,12 +75,12 @@ HISTOGRAMS: dict[str, tuple[Callable[[EngineTotals], Distribution], str]] = {
 
 def engine_families(
     model: str,
-    engines: Sequence[EngineTotals],
+    engines: Mapping[int, EngineTotals],
     nodes: Sequence[NodeState],
     cache_config: Mapping[str, str],
 ) -> Iterator[Metric]:
     """All families; nodes: the attention nodes, in the engines' order, as they said last."""
-    own = [((model, str(node)), totals) for node, totals in enumerate(engines)]
+    own = [((model, str(node)), totals) for node, totals in sorted(engines.items())]
     seen = [((model, str(node.index)), node.counters) for node in nodes]
     for name, (source, text) in GAUGES.items():
         yield gauge(name, text, LABELS, [(at, said.get(source, 0)) for at, said in seen])
@@ -93,7 +93,7 @@ def engine_families(
     yield from _token_counters(own)
     for name, (read, text) in HISTOGRAMS.items():
         yield histogram(name, text, LABELS, [(at, read(totals)) for at, totals in own])
-    info = [([*cache_config.values(), str(node)], 1.0) for node in range(len(engines))]
+    info = [([*cache_config.values(), str(node)], 1.0) for node in sorted(engines)]
     text = "How KV blocks are kept; num_gpu_blocks counts an engine's blocks, wherever they lie."
     yield gauge("cache_config_info", text, [*cache_config, "engine"], info)
 

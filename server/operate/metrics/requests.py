@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Self
 
 from megainfer.instruments.distribution import Distribution
 from megainfer.messages import FinishReason, Submit, TokenEvent
@@ -90,36 +91,50 @@ class _Life:
 
 @dataclass
 class RequestMetrics:
-    """`EngineObserver` over `engines`, one an attention node."""
+    """`EngineObserver` over `engines`, by the attention node's number; there may come more of them,
+    for contexts of so many tokens."""
 
-    engines: Sequence[EngineTotals]
+    max_model_len: int
+    engines: dict[int, EngineTotals]
     clock: Callable[[], float] = monotonic
     _lives: dict[str, _Life] = field(default_factory=dict)
 
-    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None:
-        """See `EngineObserver.submitted`."""
+    @classmethod
+    def over(cls, num_nodes: int, max_model_len: int) -> Self:
+        """Of so many attention nodes at first."""
+        engines = {node: EngineTotals(max_model_len) for node in range(num_nodes)}
+        return cls(max_model_len, engines)
+
+    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int | None]) -> None:
+        """See `EngineObserver.submitted`. Who waits for a node counts for the first until then."""
         now = self.clock()
         sizes = Counter(_prompt_of(submit) for submit in submits)
         families = {prompt: _Siblings(size) for prompt, size in sizes.items()}
         for submit, node in zip(submits, nodes, strict=True):
-            totals, siblings = self.engines[node], families[_prompt_of(submit)]
+            totals, siblings = self._engine(node or 0), families[_prompt_of(submit)]
             life = _Life(totals, siblings, len(submit.prompt), now)
             self._lives[submit.request_id] = life
             totals.max_tokens.observe(submit.max_tokens)
         for prompt, node in {_prompt_of(s): n for s, n in zip(submits, nodes, strict=True)}.items():
-            self.engines[node].n.observe(sizes[prompt])
+            self._engine(node or 0).n.observe(sizes[prompt])
+
+    def moved(self, request_id: str, node: int) -> None:
+        """See `EngineObserver.moved`; it counts for the node at which it ends."""
+        life = self._lives.get(request_id)
+        if life is not None:
+            life.totals = self._engine(node)
 
     def produced(self, node: int, events: Sequence[TokenEvent]) -> None:
         """See `EngineObserver.produced`."""
         now, tokens = self.clock(), 0
-        between = self.engines[node].between_tokens
+        engine = self._engine(node)
         for event in events:
             life = self._lives.get(event.request_id)
             if life is None:
                 continue
             if event.token_ids:
                 if life.generated:
-                    between.observe(now - life.last_at)
+                    engine.between_tokens.observe(now - life.last_at)
                 else:
                     _begin(life, event, now)
                 life.last_at = now
@@ -127,7 +142,7 @@ class RequestMetrics:
                 tokens += len(event.token_ids)
             if event.finish_reason is not None:
                 self.ended(event.request_id, event.finish_reason)
-        self.engines[node].generation_tokens += tokens
+        engine.generation_tokens += tokens
 
     def ended(self, request_id: str, reason: FinishReason | None) -> None:
         """See `EngineObserver.ended`."""
@@ -138,13 +153,18 @@ class RequestMetrics:
         if life.generated:
             _finish(life)
 
+    def _engine(self, node: int) -> EngineTotals:
+        if node not in self.engines:
+            self.engines[node] = EngineTotals(self.max_model_len)
+        return self.engines[node]
+
     @property
     def prompt_tokens(self) -> int:
-        return sum(totals.prompt_tokens for totals in self.engines)
+        return sum(totals.prompt_tokens for totals in self.engines.values())
 
     @property
     def generation_tokens(self) -> int:
-        return sum(totals.generation_tokens for totals in self.engines)
+        return sum(totals.generation_tokens for totals in self.engines.values())
 
 
 def _prompt_of(submit: Submit) -> str:

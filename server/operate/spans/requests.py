@@ -37,12 +37,15 @@ class RequestSpans:
         self._clock = clock
         self._requests: dict[str, _Request] = {}  # by their sequences' ids
 
-    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int]) -> None:
+    def submitted(self, submits: Sequence[Submit], nodes: Sequence[int | None]) -> None:
         """See `EngineObserver.submitted`; what comes together is one request."""
         attributes = {"gen_ai.response.model": self._model, **_asked(submits), **_named()}
         span = self._tracer.start_span(NAME, kind=SpanKind.SERVER, attributes=attributes)
         request = _Request(span, self._clock(), len(submits))
         self._requests.update((submit.request_id, request) for submit in submits)
+
+    def moved(self, request_id: str, node: int) -> None:
+        """See `EngineObserver.moved`; a span tells nothing of nodes."""
 
     def produced(self, node: int, events: Sequence[TokenEvent]) -> None:
         """See `EngineObserver.produced`."""

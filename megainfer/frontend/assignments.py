@@ -1,0 +1,215 @@
+"""Every sequence in flight: at an attention node, or held here until one takes it.
+
+Whatever may have changed who takes requests ends in `update`, which sends off what is held.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from megainfer.errors import MegaInferError, NodeDied, Overloaded
+from megainfer.frontend.attendance import Attendance, Lack
+from megainfer.frontend.engine_observer import EngineObserver, NobodyObserves
+from megainfer.frontend.node_socket import At, NodeSocket
+from megainfer.frontend.outstanding import MAX_LOSSES, Outstanding
+from megainfer.frontend.recovery import Recovery
+from megainfer.frontend.router import Router
+from megainfer.messages import Abort, FinishReason, NodeDown, NodeReady, Role, TokenEvent, ToNode
+from megainfer.topology import Membership
+
+Report = Callable[[NodeDown], None]
+
+
+class Assignments:
+    """`requests` by their ids, in the order of submission.
+
+    report: is told of nodes that can't be used, though nobody has said yet that they died.
+    """
+
+    def __init__(
+        self, socket: NodeSocket, attendance: Attendance, recovery: Recovery, report: Report
+    ) -> None:
+        self.requests: dict[str, Outstanding] = {}
+        self.observer: EngineObserver = NobodyObserves()
+        self._socket = socket
+        self._attendance = attendance
+        self._recovery = recovery
+        self._report = report
+        self._router = Router(0)
+
+    # --- one sequence ---------------------------------------------------------------------------
+
+    def add(self, request: Outstanding) -> None:
+        """Send it off, or hold it. What can't be sent at all leaves nothing behind."""
+        self.requests[request.request_id] = request
+        try:
+            self._place(request)
+        except BaseException:  # one that can't be encoded, say
+            self.forget(request.request_id)
+            raise
+
+    def hear(self, at: At, event: TokenEvent) -> None:
+        """Its next token, or its end; of no interest where it was ended or moved meanwhile."""
+        request = self._at(event.request_id, at)
+        if request is None:
+            return
+        if event.finish_reason is None:
+            self._router.produced(event.request_id, len(event.token_ids))
+        else:
+            self.forget(event.request_id)
+        request.hear(event)
+
+    def fail(self, request_id: str, error: MegaInferError, at: At | None = None) -> None:
+        """End it with an error. at: its node, where that says so."""
+        if at is not None and self._at(request_id, at) is not None:
+            self.drop(request_id, error)
+        elif at is None and (request := self.abandon(request_id, None)) is not None:
+            request.stream.put(error)
+
+    def drop(self, request_id: str, error: MegaInferError) -> None:
+        """End it with an error; its node knows, or needn't."""
+        request = self.forget(request_id)
+        if request is not None:
+            self.observer.ended(request_id, None)
+            request.stream.put(error)
+
+    def abandon(self, request_id: str, reason: FinishReason | None) -> Outstanding | None:
+        """Forget it and tell its node; the one way in which an Abort is sent."""
+        request = self.forget(request_id)
+        if request is not None:
+            self.observer.ended(request_id, reason)
+            if request.at is not None:
+                self.send(request.at, Abort(request_id))
+        return request
+
+    def forget(self, request_id: str) -> Outstanding | None:
+        """It is in flight no more."""
+        request = self.requests.pop(request_id, None)
+        if request is not None:
+            request.cancel_timers()
+            if request.at is not None:
+                self._router.release(request_id)
+        return request
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    def send(self, to: At, message: ToNode) -> None:
+        """A node that can't hear it is given up."""
+        try:
+            self._socket.send(to, message)
+        except (NodeDied, Overloaded) as error:
+            self.give_up(to, str(error))
+
+    def give_up(self, at: At, message: str) -> None:
+        """Nothing more is taken from this incarnation, whatever the supervisor knows of it."""
+        down = NodeDown(Role.ATTENTION, at.node, message, at.incarnation)
+        if self.lose(down, died=False):
+            self._report(down)
+
+    def lose(self, down: NodeDown, died: bool = True) -> bool:
+        """A node has died: what it had goes on elsewhere. False: that was known."""
+        lack = self._attendance.lose(down, self._recovery.clock(), died)
+        if lack is None:
+            return False
+        self._recovery.lost(lack)
+        if down.role is Role.ATTENTION:
+            self._router.forget_prefixes(down.node)
+            self._take_from(At(down.node, down.incarnation), lack)
+        self.update()
+        return True
+
+    def enter(self, membership: Membership) -> None:
+        """Another membership, which can serve."""
+        self._recovery.entered(self._attendance.enter(membership))
+        self.update()
+
+    def hear_ready(self, ready: NodeReady) -> None:
+        """An attention node can take requests; what it had as an earlier process is gone."""
+        if self._attendance.hear_ready(ready):
+            lack = Lack(Role.ATTENTION, ready.node, "it was started again", self._recovery.clock())
+            self._take_from(At(ready.node, ready.incarnation - 1), lack)
+            self.update()
+
+    def update(self) -> None:
+        """Send off what is held, if there is anybody to take it; know whether to wait."""
+        for request in self._held():
+            if not self._attendance.takers:
+                break
+            if request.at is None and request.request_id in self.requests:
+                self._place(request)
+        self._recovery.update(self._attendance.serves)
+
+    def fail_waiting(self, error: MegaInferError) -> None:
+        """End those that nobody computes: all where experts lack, else those that are held."""
+        lacks_experts = self._attendance.lacks_experts
+        for request in list(self.requests.values()) if lacks_experts else self._held():
+            self.fail(request.request_id, error)
+
+    def _place(self, request: Outstanding) -> None:
+        request_id, message = request.request_id, request.message()
+        while takers := self._attendance.takers:
+            self._router.enter(takers)
+            node = self._router.assign(request_id, request.tokens, request.tokens_left)
+            at = At(node, self._attendance.incarnation(node))
+            try:
+                self._socket.send(at, message)
+            except (NodeDied, Overloaded) as error:
+                self._router.release(request_id)
+                self.give_up(at, str(error))
+            except BaseException:
+                self._router.release(request_id)
+                raise
+            else:
+                self._placed(request, at)
+                return
+        self._hold(request)
+
+    def _placed(self, request: Outstanding, at: At) -> None:
+        request.at = at
+        if request.queue_timer is not None:
+            request.queue_timer.cancel()
+            request.queue_timer = None
+        if request.losses:
+            again = len(request.tokens) if request.output else 0
+            self._recovery.count_replay(at.node, again)
+        if request.observed:
+            self.observer.moved(request.request_id, at.node)
+
+    def _hold(self, request: Outstanding) -> None:
+        seconds = request.message().max_queue_seconds
+        if seconds is not None and request.queue_timer is None:
+            loop = asyncio.get_running_loop()
+            request.queue_timer = loop.call_later(seconds, self._expire, request.request_id)
+
+    def _expire(self, request_id: str) -> None:
+        text = "the request has waited for a node for as long as it may; try again later"
+        self.fail(request_id, Overloaded(text))
+
+    def _take_from(self, lost: At, lack: Lack) -> None:
+        """What this and earlier incarnations had goes on elsewhere, or is held."""
+        for request in list(self.requests.values()):
+            at = request.at
+            if at is None or at.node != lost.node or at.incarnation > lost.incarnation:
+                continue
+            if self.requests.get(request.request_id) is not request:
+                continue  # it was ended on the way
+            self._router.release(request.request_id)
+            request.at = None
+            request.losses += 1
+            if request.losses < MAX_LOSSES:
+                self._place(request)
+            else:
+                self.fail(request.request_id, _poisonous(request, lack))
+
+    def _held(self) -> list[Outstanding]:
+        return [request for request in self.requests.values() if request.at is None]
+
+    def _at(self, request_id: str, at: At) -> Outstanding | None:
+        request = self.requests.get(request_id)
+        return request if request is not None and request.at == at else None
+
+
+def _poisonous(request: Outstanding, lack: Lack) -> MegaInferError:
+    return MegaInferError(
+        f"{request.losses} attention nodes died while they had this request, the last: {lack}; it "
+        "may be why, so it isn't tried again"
+    )

@@ -1,0 +1,56 @@
+"""A sequence in flight: what is needed to have another node go on with it."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import msgspec
+
+from megainfer.frontend.node_socket import At
+from megainfer.frontend.token_stream import TokenStream
+from megainfer.messages import Submit, TokenEvent
+
+MAX_LOSSES = 3
+"""A request that was at so many attention nodes when they died may be why they did."""
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """at: where it is; None while it waits here for a node. output: what was told of it. losses:
+    nodes that died while they had it. observed: the observer knows of it. timers: of its limits."""
+
+    submit: Submit
+    stream: TokenStream
+    at: At | None = None
+    output: list[int] = field(default_factory=list)
+    losses: int = 0
+    observed: bool = False
+    total_timer: asyncio.TimerHandle | None = None
+    queue_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self.submit.request_id
+
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt, and what was made of it."""
+        return [*self.submit.prompt, *self.output] if self.output else self.submit.prompt
+
+    @property
+    def tokens_left(self) -> int:
+        return self.submit.max_tokens - len(self.output)
+
+    def message(self) -> Submit:
+        """What its next node is told. One that has had tokens has waited for its first step."""
+        if not self.output:
+            return self.submit
+        return msgspec.structs.replace(self.submit, output=self.output, max_queue_seconds=None)
+
+    def hear(self, event: TokenEvent) -> None:
+        self.output += event.token_ids
+        self.stream.put(event)
+
+    def cancel_timers(self) -> None:
+        for timer in (self.total_timer, self.queue_timer):
+            if timer is not None:
+                timer.cancel()
