@@ -64,12 +64,11 @@ class AttentionNode:
         self._intake.turn()
         if self._start_idle():
             return True
-        flight = self._flights.next()
-        if flight is None:
-            self._flights.check_overdue()
-            return False
-        self._take_turn(flight)
-        return True
+        if (flight := self._flights.next()) is not None:
+            self._take_turn(flight)
+            return True
+        self._flights.check_overdue()
+        return False
 
     def enter(self, membership: Membership) -> None:
         """Take part in this membership: steps in flight are taken back, to be computed again in it.

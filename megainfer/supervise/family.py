@@ -26,7 +26,7 @@ class Family:
         self._of_servers = tuple(servers)
         self.children: list[Child] = []
 
-    def fork(self, role: Role, node: int, main: ChildMain, incarnation: int) -> Child:
+    def start(self, role: Role, node: int, main: ChildMain, incarnation: int) -> Child:
         cores = None
         if role is Role.ATTENTION:
             cores = self._plan.cores_of_attention(node)

@@ -191,7 +191,7 @@ class Supervisor:
         role, index = node
         incarnation = self._incarnations.get(node, 0)
         self._incarnations[node] = incarnation + 1
-        child = self._family.fork(role, index, self._main_of(node), incarnation)
+        child = self._family.start(role, index, self._main_of(node), incarnation)
         self._recoveries.step(node, "forked")
         if role is Role.SERVER:
             self._brief(child)

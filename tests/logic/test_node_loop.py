@@ -10,8 +10,22 @@ import pytest
 from megainfer.errors import NodeDied
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ChildLink, link_pair
+from megainfer.launch.heartbeat import Page, Workload
 from megainfer.launch.node_loop import SPANS_A_MESSAGE, run_until_stopped
-from megainfer.messages import Enter, GetSpans, GetStats, KeepSpans, Spans, Stats, Stop
+from megainfer.messages import (
+    Enter,
+    Entered,
+    GetSpans,
+    GetStats,
+    KeepSpans,
+    LinkLost,
+    Meet,
+    Message,
+    Spans,
+    Stats,
+    Stop,
+    ToChild,
+)
 from megainfer.topology import Membership, contiguous_placement, first_membership
 
 WAIT_SECONDS = 10.0
@@ -24,6 +38,8 @@ class IdleUnit:
         self.kept = 0
         self.closed = False
         self.entered: list[Membership] = []
+        self.heard: list[ToChild] = []
+        self.to_tell: list[Message] = []
         self._turn = threading.Event()
 
     def run_once(self) -> bool:
@@ -34,6 +50,13 @@ class IdleUnit:
 
     def enter(self, membership: Membership) -> None:
         self.entered.append(membership)
+
+    def hear(self, message: ToChild) -> None:
+        self.heard.append(message)
+
+    def news(self) -> Sequence[Message]:
+        news, self.to_tell = self.to_tell, []
+        return news
 
     def counters(self) -> dict[str, Any]:
         return {"node": {"kept": self.kept}}
@@ -52,7 +75,8 @@ class IdleUnit:
 def looping(pulse_seconds: float | None) -> Iterator[tuple[ChildLink, IdleUnit]]:
     ours, theirs = link_pair()
     unit = IdleUnit()
-    thread = threading.Thread(target=run_until_stopped, args=(theirs, unit, pulse_seconds))
+    work = Workload(Page())
+    thread = threading.Thread(target=run_until_stopped, args=(theirs, unit, work, pulse_seconds))
     thread.start()
     try:
         yield ours, unit
@@ -130,6 +154,15 @@ def test_a_new_membership_reaches_the_node() -> None:
     membership = first_membership(2, contiguous_placement(4, 2, [0]))
     with looping(None) as (link, unit):
         link.send(Enter(membership))
+        assert heard(link, Entered).epoch == membership.epoch
+        assert unit.entered == [membership]
+
+
+def test_what_is_for_the_node_alone_reaches_it_and_its_news_the_supervisor() -> None:
+    with looping(None) as (link, unit):
+        unit.to_tell = [LinkLost(3, 1)]
+        assert heard(link, LinkLost) == LinkLost(3, 1)
+        link.send(Meet(3, 2))
         link.send(GetStats(1))
         heard(link, Stats)
-        assert unit.entered == [membership]
+        assert unit.heard == [Meet(3, 2)]
