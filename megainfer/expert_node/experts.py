@@ -8,12 +8,13 @@ from torch import Tensor
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.chain import CountedExperts
-from megainfer.compute.experts import Biases, ExpertsShape, LayerExperts
+from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.errors import ConfigError
+from megainfer.expert_node.loading import load_experts_into
 from megainfer.m2n.mailbox import Dispatch
-from megainfer.models.sources import ExpertSources, FfnSources
+from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
-from megainfer.topology import Placement
+from megainfer.topology import EMPTY, Placement
 
 
 class ExpertModel:
@@ -34,9 +35,9 @@ class ExpertModel:
     ) -> None:
         self.spec = spec
         self.node = node
-        self.held = placement.held_by(node)  # by layer, global ids; the index is the local one
+        self.held = placement.slots_of(node)  # by layer, what each slot holds
         shape = ExpertsShape(
-            placement.most_of(node),  # layers differ little, and share a kernel's scratch
+            spec.num_experts,  # as many as there can ever be here
             spec.hidden_size,
             spec.expert.intermediate,
             spec.top_k,
@@ -45,16 +46,16 @@ class ExpertModel:
             spec.expert.weight_on_input,
         )
         new_layer = backend.experts(shape)
-        self._layers = {layer: new_layer() for layer in spec.moe_layers}
+        self._layers = {n: new_layer(len(placement.experts_of(node, n))) for n in spec.moe_layers}
         for layer, experts in self._layers.items():
-            _load_layer(experts, FfnSources(spec, layer), reader, self.held[layer])
+            load_experts_into(experts, FfnSources(spec, layer), reader, self.held[layer])
         self._device = backend.device
         self._tokens = {layer: self._zeros(shape.experts) for layer in spec.moe_layers}
 
     def check_holds(self, placement: Placement) -> None:
         """Raises ConfigError unless exactly what is loaded here is here by this placement too:
-        local ids count what a node holds."""
-        for layer, experts in placement.held_by(self.node).items():
+        local ids are slots."""
+        for layer, experts in placement.slots_of(self.node).items():
             if experts != self.held[layer]:
                 raise ConfigError(
                     f"expert node {self.node} holds the experts {list(self.held[layer])} of layer "
@@ -85,34 +86,16 @@ class ExpertModel:
         by themselves."""
         return {n: CountedExperts(own, self._tokens[n]) for n, own in self._layers.items()}
 
-    def expert_tokens(self) -> list[list[int]]:
-        """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""
+    def expert_tokens(self) -> list[dict[int, int]]:
+        """Tokens served so far by each expert, by its global id; of each MoE layer, in the model's
+        order."""
         told = {layer: self._device.read_back(tokens) for layer, tokens in self._tokens.items()}
-        return [tokens.take()[: len(self.held[layer])].tolist() for layer, tokens in told.items()]
+        return [_by_expert(self.held[layer], tokens.take()) for layer, tokens in told.items()]
 
     def _zeros(self, experts: int) -> Tensor:
         return self._device.upload(torch.zeros(experts, dtype=torch.int64))
 
 
-def _load_layer(
-    layer: LayerExperts, sources: FfnSources, reader: WeightReader, experts: Sequence[int]
-) -> None:
-    """Bring one layer's experts in, one at a time in each thread: no more are ever held twice."""
-    hidden, intermediate = sources.spec.hidden_size, sources.spec.expert.intermediate
-
-    def load(local_experts: Sequence[tuple[int, int]]) -> None:
-        gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
-        for local_id, expert in local_experts:
-            parts = sources.expert(expert)
-            reader.load_into(gate_up, parts.gate_up())
-            reader.load_into(down, parts.down())
-            layer.load(local_id, gate_up, down, _biases(parts, reader))
-
-    reader.share(load, list(enumerate(experts)))
-
-
-def _biases(expert: ExpertSources, reader: WeightReader) -> Biases | None:
-    if not expert.spec.expert.bias:
-        return None
-    gate_up = reader.read(expert.gate_up_bias(), torch.float32)
-    return gate_up, reader.read(expert.down_bias(), torch.float32)
+def _by_expert(held: Sequence[int], counts: Tensor) -> dict[int, int]:
+    pairs = zip(held, counts[: len(held)].tolist(), strict=True)
+    return {expert: count for expert, count in pairs if expert != EMPTY}

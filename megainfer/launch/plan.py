@@ -135,7 +135,7 @@ class Plan:
 
     def expert_ledger(self, node: int) -> Ledger:
         """What this expert node takes of memory, beside M2N's slots."""
-        return expert_node(self.spec, self.precision, self.placement.most_of(node))
+        return expert_node(self.spec, self.precision, self.placement.num_slots(node))
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes together take of memory, beside M2N's slots."""
