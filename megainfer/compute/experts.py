@@ -40,9 +40,14 @@ class LayerExperts(Protocol):
         do.
         """
 
-    def put(self, local_id: int, prepared: object | None) -> None:
-        """The slot holds this from the next `forward` on; None: nothing. The memory of what it held
-        is free for what is prepared next. Cheap: no weight is copied."""
+    def put(self, local_id: int, prepared: object) -> None:
+        """The slot, which is empty, holds this from the next `forward` on; no weight is copied."""
+
+    def take(self, local_id: int) -> object:
+        """Empty a slot; what it held may be put into another one."""
+
+    def forget(self, prepared: object) -> None:
+        """It will be put nowhere; its memory is free for what is prepared next."""
 
     def forward(
         self,

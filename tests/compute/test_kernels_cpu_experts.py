@@ -217,7 +217,7 @@ def test_slots_are_filled_emptied_and_filled_with_others(level, bias):
     whole = run(layer, x, ids, weights)
     free = layer.kernel.free_memory
     assert not free
-    layer.put(1, None)
+    layer.forget(layer.take(1))
     without = run(layer, x, ids, weights)
     gone = torch.where(ids == 1, -1, ids)
     assert torch.equal(without, run(experts.packed("float32", level), x, gone, weights))
@@ -229,6 +229,7 @@ def test_slots_are_filled_emptied_and_filled_with_others(level, bias):
     # Two that change places: the new ones are there before the old ones are gone.
     prepared = [experts.prepared(layer, expert) for expert in (2, 3)]
     for slot, own in zip((3, 2), prepared, strict=True):
+        layer.forget(layer.take(slot))
         layer.put(slot, own)
     assert len(free) == 2
     assert all(own.gate_up.data_ptr() != memory for own in free)

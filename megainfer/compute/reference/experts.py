@@ -36,11 +36,23 @@ class ReferenceLayerExperts:
             own.copy_(bias)
         return network
 
-    def put(self, local_id: int, prepared: object | None) -> None:
+    def put(self, local_id: int, prepared: object) -> None:
         """See `experts.LayerExperts.put`."""
-        assert prepared is None or isinstance(prepared, Network)
+        assert isinstance(prepared, Network)
+        assert self._networks[local_id] is None, f"slot {local_id} holds an expert"
         self._networks[local_id] = prepared
-        self._filled[local_id] = prepared is not None
+        self._filled[local_id] = True
+
+    def take(self, local_id: int) -> Network:
+        """See `experts.LayerExperts.take`."""
+        held = self._networks[local_id]
+        assert held is not None, f"slot {local_id} is empty"
+        self._networks[local_id] = None
+        self._filled[local_id] = False
+        return held
+
+    def forget(self, prepared: object) -> None:
+        """See `experts.LayerExperts.forget`: torch frees it."""
 
     @torch.inference_mode()
     def forward(

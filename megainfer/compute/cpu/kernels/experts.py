@@ -135,15 +135,27 @@ class CpuLayerExperts:
             packed.biases[1].copy_(biases[1])
         return packed
 
-    def put(self, local_id: int, prepared: object | None) -> None:
+    def put(self, local_id: int, prepared: object) -> None:
         """See `experts.LayerExperts.put`."""
-        assert prepared is None or isinstance(prepared, PackedExpert)
-        if (before := self._packed[local_id]) is not None:
-            self._kernel.free_memory.append(before)
+        assert isinstance(prepared, PackedExpert)
+        assert self._packed[local_id] is None, f"slot {local_id} holds an expert"
         self._packed[local_id] = prepared
-        addresses = (None,) * len(self._addresses) if prepared is None else prepared.addresses()
-        for of_all, own in zip(self._addresses, addresses, strict=True):
+        for of_all, own in zip(self._addresses, prepared.addresses(), strict=True):
             of_all[local_id] = own
+
+    def take(self, local_id: int) -> PackedExpert:
+        """See `experts.LayerExperts.take`."""
+        held = self._packed[local_id]
+        assert held is not None, f"slot {local_id} is empty"
+        self._packed[local_id] = None
+        for of_all in self._addresses:
+            of_all[local_id] = None
+        return held
+
+    def forget(self, prepared: object) -> None:
+        """See `experts.LayerExperts.forget`."""
+        assert isinstance(prepared, PackedExpert)
+        self._kernel.free_memory.append(prepared)
 
     def forward(
         self,
