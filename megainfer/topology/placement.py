@@ -101,6 +101,12 @@ class Placement:
         """Expert nodes are numbered below it."""
         return len(self.tables[0].experts)
 
+    @property
+    def holders(self) -> frozenset[int]:
+        """The expert nodes that hold anything."""
+        homes = (homes for table in self.tables for homes in table.holders.values())
+        return frozenset(node for own in homes for node, _ in own)
+
     def table(self, layer: int) -> Table:
         """How a layer's experts are dealt. Raises ConfigError for one without experts."""
         if layer not in self.layers:
