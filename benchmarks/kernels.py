@@ -72,10 +72,11 @@ class Case:
 
 def build_layer(kernel: ExpertKernel) -> CpuLayerExperts:
     shape = kernel.shape
-    layer = CpuLayerExperts(kernel)
+    layer = CpuLayerExperts(kernel, shape.experts)
     for expert in range(shape.experts):
         gate_up = torch.randn(2 * shape.intermediate, shape.hidden)
-        layer.load(expert, gate_up, torch.randn(shape.hidden, shape.intermediate))
+        down = torch.randn(shape.hidden, shape.intermediate)
+        layer.put(expert, layer.prepare(gate_up, down))
     return layer
 
 

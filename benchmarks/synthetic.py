@@ -157,7 +157,7 @@ class SleepingExperts:
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
 
-    def check_holds(self, placement: Placement) -> None:
+    def enter(self, placement: Placement) -> None:
         """It holds nothing."""
 
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
@@ -167,8 +167,8 @@ class SleepingExperts:
             out.copy_(dispatch.hidden)
         _sleep_until(deadline)
 
-    def expert_tokens(self) -> list[list[int]]:
-        return []
+    def counters(self) -> dict[str, Any]:
+        return {}
 
 
 def _sleep_until(deadline: float) -> None:

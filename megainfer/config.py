@@ -15,6 +15,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
 KERNELS = ("reference", "cpu")
 CORES = ("split", "shared")
+MIN_REBALANCE_SECONDS = 2.0
 BLOCK_SIZE = 16
 """Tokens in a block of the KV cache."""
 
@@ -24,7 +25,10 @@ class EngineConfig:
     """A wish, checked field by field; `launch.plan` checks it against a model and a machine.
 
     model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
-    nodes (on a machine without GPUs they count CPU processes). micro_batches: 1..8, or None to
+    nodes (on a machine without GPUs they count CPU processes). expert_replicas: how many experts of
+    each layer an expert node holds beyond its share; they are there if another node goes, and for
+    balancing. rebalance: seconds between two looks at whether other places for experts would be
+    worth it; None: they stay. micro_batches: 1..8, or None to
     choose from measured stage times. max_model_len: tokens of prompt and answer together, None for
     the model's own limit. kv_cache_memory: bytes an attention node, None to choose. max_num_seqs:
     requests running on an attention node, over all its micro-batches. max_num_batched_tokens: rows
@@ -43,6 +47,8 @@ class EngineConfig:
     model: str | None = None
     attn_gpus: int = 1
     ffn_gpus: int = 1
+    expert_replicas: int = 0
+    rebalance: float | None = None
     micro_batches: int | None = None
     max_model_len: int | None = None
     kv_cache_memory: int | None = None
@@ -65,6 +71,16 @@ class EngineConfig:
         for name in ("max_model_len", "kv_cache_memory"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
+        if self.expert_replicas < 0:
+            raise ConfigError(
+                f"--expert-replicas must be at least 0 experts a layer and expert node, not "
+                f"{self.expert_replicas}"
+            )
+        if self.rebalance is not None and not self.rebalance >= MIN_REBALANCE_SECONDS:
+            raise ConfigError(
+                f"--rebalance must be off or at least {MIN_REBALANCE_SECONDS:g} s, not "
+                f"{self.rebalance:g}: in less too little is known of the load"
+            )
         if self.trace < 0:
             raise ConfigError(f"trace must be a number of spans, at least 0, not {self.trace}")
         if self.micro_batches is not None and not 1 <= self.micro_batches <= MAX_MICRO_BATCHES:
@@ -121,6 +137,16 @@ def parse_micro_batches(value: str | int) -> int | None:
         raise ConfigError(
             f"--micro-batches must be auto or 1 to {MAX_MICRO_BATCHES}, not {value!r}"
         ) from None
+
+
+def parse_rebalance(value: str | float) -> float | None:
+    """`off` (None) or seconds."""
+    if value == "off":
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"--rebalance must be off or seconds, not {value!r}") from None
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -56,10 +56,15 @@ def attention_node(
     )
 
 
-def expert_node(spec: ModelSpec, precision: Precision, num_experts: int) -> Ledger:
-    """One expert node with so many experts of each layer."""
-    layers = len(spec.moe_layers)
-    return Ledger((("weights", num_experts * layers * expert_bytes(spec, precision)),))
+def expert_node(spec: ModelSpec, precision: Precision, num_experts: int, moving: int = 0) -> Ledger:
+    """One expert node with so many experts of each layer, and so many on their way to it."""
+    layer = len(spec.moe_layers) * expert_bytes(spec, precision)
+    return Ledger(
+        (
+            ("weights", num_experts * layer),
+            *((("experts on the move", moving * layer),) if moving else ()),
+        )
+    )
 
 
 def kv_block_bytes(spec: ModelSpec, precision: Precision) -> int:

@@ -14,7 +14,7 @@ import msgspec
 
 from megainfer.instruments.stage_clock import Span
 from megainfer.structured.grammar import Grammar
-from megainfer.topology import Membership
+from megainfer.topology import Membership, Placement
 
 
 class Role(StrEnum):
@@ -236,6 +236,15 @@ class Meet(Message, frozen=True):
     incarnation: int
 
 
+class Prepare(Message, frozen=True):
+    """To an expert node: read what it holds by this placement and has not loaded, while it serves,
+    and say Prepared; an Enter with it is told only then. Takes the place of an earlier one, to
+    which no answer comes any more. ticket: counts them."""
+
+    ticket: int
+    placement: Placement
+
+
 class GetStats(Message, frozen=True):
     """Ask every node for its counters. The API server and an owner may ask the supervisor."""
 
@@ -310,6 +319,13 @@ class LinkLost(Message, frozen=True):
     incarnation: int
 
 
+class Prepared(Message, frozen=True):
+    """From an expert node: it could enter the placement of this Prepare. error: why it can't."""
+
+    ticket: int
+    error: str | None = None
+
+
 class Ready(Message, frozen=True):
     """Able to serve."""
 
@@ -363,6 +379,7 @@ ToChild = (
     | FrontEndUp
     | FrontEndDown
     | Meet
+    | Prepare
     | GetStats
     | KeepSpans
     | GetSpans
@@ -380,6 +397,7 @@ FromChild = (
     | LinkLost
     | Ready
     | Entered
+    | Prepared
     | Drained
     | Stats
     | Spans

@@ -89,7 +89,7 @@ class AttentionModel:
     ) -> None:
         self.spec = spec
         self._backend = backend
-        self._experts_and_nodes = placement.num_experts, placement.num_nodes
+        self._num_experts = placement.num_experts
         assert reader.device is backend.device, "weights are read where they aren't computed with"
         positions = max_positions or spec.max_position
         self.half = backend.half(HalfSource(spec, reader, placement, backend.dtype, positions))
@@ -109,11 +109,10 @@ class AttentionModel:
 
     def place(self, placement: Placement) -> None:
         """See `StepModel.place`."""
-        sizes = placement.num_experts, placement.num_nodes
-        if sizes != self._experts_and_nodes:
+        if placement.num_experts != self._num_experts:
             raise ConfigError(
-                f"experts and expert nodes were {self._experts_and_nodes}, by the new placement "
-                f"they are {sizes}"
+                f"layers had {self._num_experts} experts, by the new placement they have "
+                f"{placement.num_experts}"
             )
         for layer in self.half.layers:
             layer.place(placement)

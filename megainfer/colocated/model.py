@@ -37,8 +37,8 @@ class ColocatedModel:
         self.chains: Sequence[Chain] = attention.half.chains(experts.by_layer, kv)
 
     def place(self, placement: Placement) -> None:
-        """See `StepModel.place`; its experts stay where they are."""
-        self._experts.check_holds(placement)
+        """See `StepModel.place`."""
+        self._experts.enter(placement)
         self._attention.place(placement)
 
     def embed(self, batch: StepBatch) -> Tensor:

@@ -73,7 +73,7 @@ class ColocatedUnit:
         experts = {
             **self._expert_clock.counters(),
             **Counters().as_dict(),
-            "expert_tokens": self._experts.expert_tokens(),
+            "expert_tokens": self._experts.counters()["expert_tokens"],
         }
         return {**self._unit.counters(), "expert node 0": experts}
 

@@ -14,6 +14,7 @@ from megainfer.config import (
     parse_bytes,
     parse_json_object,
     parse_micro_batches,
+    parse_rebalance,
 )
 
 NODES, LIMITS, WEIGHTS = "Nodes and pipeline", "Limits", "Weights and kernels"
@@ -44,6 +45,26 @@ class EngineOptions:
         int,
         Option(rich_help_panel=NODES, help="Expert nodes; CPU processes where there is no GPU."),
     ] = DEFAULT.ffn_gpus
+    expert_replicas: Annotated[
+        int,
+        Option(
+            rich_help_panel=NODES,
+            parser=whole_number,
+            metavar="NUMBER",
+            help="Experts of each layer that an expert node holds beyond its share: for when "
+            "another dies, and for balancing.",
+        ),
+    ] = DEFAULT.expert_replicas
+    rebalance: Annotated[
+        float | None,
+        Option(
+            rich_help_panel=NODES,
+            parser=parse_rebalance,
+            metavar="SECONDS|off",
+            show_default="off",
+            help="How often to look whether experts elsewhere would save time, and move them.",
+        ),
+    ] = DEFAULT.rebalance
     micro_batches: Annotated[
         int | None,
         Option(

@@ -34,8 +34,9 @@ class Backend(Protocol):
         compute with the weights' dtype.
         """
 
-    def experts(self, shape: ExpertsShape) -> Callable[[], LayerExperts]:
-        """What makes the experts of one layer after the other, still without weights.
+    def experts(self, shape: ExpertsShape) -> Callable[[int], LayerExperts]:
+        """What makes the experts of one layer after the other, still without weights. Of each it is
+        told how many there will be to begin with.
 
         Raises ConfigError when it can't compute with the weights' dtype.
         """

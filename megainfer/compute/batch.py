@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.contexts import Decodes, Prefill, SequenceRows
+from megainfer.compute.ways import ways_of
 from megainfer.config import BLOCK_SIZE
 from megainfer.device import HOST, Device
 
@@ -101,6 +102,11 @@ class StepBatch:
             SequenceRows(stop - len(chunk.token_ids), stop, chunk.start, chunk.state_slot)
             for chunk, stop in zip(self.chunks, stops, strict=True)
         )
+
+    @cached_property
+    def ways(self) -> Tensor:
+        """int64 [T], by which the tokens of an expert are shared out; see `compute.ways`."""
+        return ways_of(self.token_ids, self.positions)
 
     @cached_property
     def first_positions(self) -> Tensor:

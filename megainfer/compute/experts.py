@@ -29,16 +29,25 @@ class ExpertsShape:
 
 
 class LayerExperts(Protocol):
-    """The routed experts of one layer that live on a node, by local id."""
+    """The routed experts of one layer that live on a node, by local id: the number of a slot, which
+    is empty until something is put there."""
 
-    def load(
-        self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
-    ) -> None:
-        """Take over one expert's weights: float32 [2F, D], gate first, and [D, F].
+    def prepare(self, gate_up: Tensor, down: Tensor, biases: Biases | None = None) -> object:
+        """One expert's weights as they are computed with, still in no slot: float32 [2F, D], gate
+        first, and [D, F]. What comes of it is for `put`, of any layer that was made with this one.
 
-        biases: float32, of experts whose shape has them. Several threads may each load
-        another expert.
+        biases: float32, of experts whose shape has them. Any thread may call it, whatever others
+        do.
         """
+
+    def put(self, local_id: int, prepared: object) -> None:
+        """The slot, which is empty, holds this from the next `forward` on; no weight is copied."""
+
+    def take(self, local_id: int) -> object:
+        """Empty a slot; what it held may be put into another one."""
+
+    def forget(self, prepared: object) -> None:
+        """It will be put nowhere; its memory is free for what is prepared next."""
 
     def forward(
         self,

@@ -69,7 +69,7 @@ class LayerHalf(Protocol):
 
     def place(self, placement: Placement) -> None:
         """Send tokens to the homes of this placement from the next `feed_forward` on. It has as
-        many experts and nodes as before; not while a step is between two layers."""
+        many experts as before; not while a step is between two layers."""
 
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """Where the layer has experts: what they are to compute. Else add the network to x."""

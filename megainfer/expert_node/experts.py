@@ -1,25 +1,31 @@
 """The expert node's share of a model: the routed experts of every MoE layer that live here."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
-import torch
 from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.chain import CountedExperts
-from megainfer.compute.experts import Biases, ExpertsShape, LayerExperts
+from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.errors import ConfigError
+from megainfer.expert_node.loading import load_experts_into
+from megainfer.expert_node.tally import PerExpert, Tally
 from megainfer.m2n.mailbox import Dispatch
-from megainfer.models.sources import ExpertSources, FfnSources
+from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
-from megainfer.topology import Placement
+from megainfer.topology import EMPTY, Placement
+
+Place = tuple[int, int]
+"""A layer, and the global id of one of its experts."""
 
 
 class ExpertModel:
     """Weights of one node's experts, and their computation for whatever rows arrive.
 
-    Its only state is a count of the tokens that each expert has served.
+    What each slot holds changes with the placement that it enters; what is new by it must have been
+    taken in before. Beside that its only state is a count of what each expert has served.
 
     Raises CheckpointError when a weight is missing or misshapen, and what `Backend.experts` does.
     """
@@ -34,9 +40,9 @@ class ExpertModel:
     ) -> None:
         self.spec = spec
         self.node = node
-        self.held = placement.held_by(node)  # by layer, global ids; the index is the local one
+        self.held = placement.slots_of(node)  # by layer, what each slot holds
         shape = ExpertsShape(
-            placement.most_of(node),  # layers differ little, and share a kernel's scratch
+            spec.num_experts,  # as many as there can ever be here
             spec.hidden_size,
             spec.expert.intermediate,
             spec.top_k,
@@ -45,21 +51,72 @@ class ExpertModel:
             spec.expert.weight_on_input,
         )
         new_layer = backend.experts(shape)
-        self._layers = {layer: new_layer() for layer in spec.moe_layers}
+        self._layers = {n: new_layer(len(placement.experts_of(node, n))) for n in spec.moe_layers}
         for layer, experts in self._layers.items():
-            _load_layer(experts, FfnSources(spec, layer), reader, self.held[layer])
-        self._device = backend.device
-        self._tokens = {layer: self._zeros(shape.experts) for layer in spec.moe_layers}
+            load_experts_into(experts, FfnSources(spec, layer), reader, self.held[layer])
+        self._aside: dict[Place, object] = {}  # prepared, and in no slot yet
+        self._tallies = {n: Tally(shape.experts, backend.device) for n in spec.moe_layers}
 
-    def check_holds(self, placement: Placement) -> None:
-        """Raises ConfigError unless exactly what is loaded here is here by this placement too:
-        local ids count what a node holds."""
-        for layer, experts in placement.held_by(self.node).items():
-            if experts != self.held[layer]:
-                raise ConfigError(
-                    f"expert node {self.node} holds the experts {list(self.held[layer])} of layer "
-                    f"{layer}, by the new placement it has {list(experts)}"
-                )
+    def missing(self, placement: Placement) -> list[Place]:
+        """What this node holds by the placement and has not loaded, layer by layer."""
+        return [
+            (layer, expert)
+            for layer, slots in placement.slots_of(self.node).items()
+            for expert in slots
+            if expert not in (EMPTY, *self.held[layer]) and (layer, expert) not in self._aside
+        ]
+
+    def take_in(self, place: Place, prepared: object) -> None:
+        """Keep an expert, prepared by `LayerExperts.prepare`, for a placement by which it is
+        here."""
+        layer, _ = place
+        if place in self._aside:
+            self._layers[layer].forget(prepared)
+        else:
+            self._aside[place] = prepared
+
+    def keep_aside(self, placement: Placement) -> None:
+        """Of what was taken in, only what this placement needs."""
+        slots = placement.slots_of(self.node)
+        for layer, expert in [*self._aside]:
+            if expert not in slots[layer] or expert in self.held[layer]:
+                self._layers[layer].forget(self._aside.pop((layer, expert)))
+
+    def enter(self, placement: Placement) -> None:
+        """Hold what this placement says, from the next `forward` on: pointers change, no weights
+        do. What is here no more is forgotten.
+
+        Raises ConfigError, and changes nothing, where something of it is not loaded.
+        """
+        if placement.num_experts != self.spec.num_experts:
+            raise ConfigError(
+                f"layers have {self.spec.num_experts} experts, by the new placement they have "
+                f"{placement.num_experts}"
+            )
+        if missing := self.missing(placement):
+            layer, first = missing[0]
+            new = _ids(placement.slots_of(self.node)[layer])
+            raise ConfigError(
+                f"expert node {self.node} holds the experts {_ids(self.held[layer])} of layer "
+                f"{layer}, by the new placement it has {new}, of which {first} is not loaded"
+            )
+        for layer, slots in placement.slots_of(self.node).items():
+            if slots != self.held[layer]:
+                self._change(layer, slots)
+
+    def _change(self, layer: int, slots: tuple[int, ...]) -> None:
+        experts, held = self._layers[layer], self.held[layer]
+        self._tallies[layer].move(held)
+        pairs = enumerate(zip_longest(held, slots, fillvalue=EMPTY))
+        changes = [(slot, old, new) for slot, (old, new) in pairs if old != new]
+        taken = {old: experts.take(slot) for slot, old, _ in changes if old != EMPTY}
+        for slot, _, new in changes:
+            if new != EMPTY:
+                own = taken.pop(new) if new in taken else self._aside.pop((layer, new))
+                experts.put(slot, own)
+        for gone in taken.values():
+            experts.forget(gone)
+        self.held[layer] = slots
 
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
@@ -73,7 +130,7 @@ class ExpertModel:
             [dispatch.weights for dispatch in dispatches],
             outs,
         )
-        self._tokens[layer].add_(counts)
+        self._tallies[layer].add(counts)
 
     def layer(self, layer: int) -> LayerExperts:
         """The experts of one MoE layer."""
@@ -83,36 +140,18 @@ class ExpertModel:
     def by_layer(self) -> dict[int, CountedExperts]:
         """The experts of all MoE layers with what they count in, for those who compute with them
         by themselves."""
-        return {n: CountedExperts(own, self._tokens[n]) for n, own in self._layers.items()}
+        return {n: CountedExperts(own, self._tallies[n].tokens) for n, own in self._layers.items()}
 
-    def expert_tokens(self) -> list[list[int]]:
-        """Tokens served so far, [MoE layer][local expert], the layers in the model's order."""
-        told = {layer: self._device.read_back(tokens) for layer, tokens in self._tokens.items()}
-        return [tokens.take()[: len(self.held[layer])].tolist() for layer, tokens in told.items()]
-
-    def _zeros(self, experts: int) -> Tensor:
-        return self._device.upload(torch.zeros(experts, dtype=torch.int64))
-
-
-def _load_layer(
-    layer: LayerExperts, sources: FfnSources, reader: WeightReader, experts: Sequence[int]
-) -> None:
-    """Bring one layer's experts in, one at a time in each thread: no more are ever held twice."""
-    hidden, intermediate = sources.spec.hidden_size, sources.spec.expert.intermediate
-
-    def load(local_experts: Sequence[tuple[int, int]]) -> None:
-        gate_up, down = torch.empty(2 * intermediate, hidden), torch.empty(hidden, intermediate)
-        for local_id, expert in local_experts:
-            parts = sources.expert(expert)
-            reader.load_into(gate_up, parts.gate_up())
-            reader.load_into(down, parts.down())
-            layer.load(local_id, gate_up, down, _biases(parts, reader))
-
-    reader.share(load, list(enumerate(experts)))
+    def counters(self) -> dict[str, list[PerExpert]]:
+        """Since the start, by global id, of each MoE layer in the model's order. expert_tokens:
+        tokens that each expert has served. expert_reads: batches that had some, each of which read
+        its weights."""
+        told = [self._tallies[layer].told(held) for layer, held in self.held.items()]
+        return {
+            "expert_tokens": [tokens for tokens, _ in told],
+            "expert_reads": [reads for _, reads in told],
+        }
 
 
-def _biases(expert: ExpertSources, reader: WeightReader) -> Biases | None:
-    if not expert.spec.expert.bias:
-        return None
-    gate_up = reader.read(expert.gate_up_bias(), torch.float32)
-    return gate_up, reader.read(expert.down_bias(), torch.float32)
+def _ids(slots: Sequence[int]) -> list[int]:
+    return [expert for expert in slots if expert != EMPTY]

@@ -60,9 +60,9 @@ class ExpertNode:
         """Take part in this membership: whatever waits from before is forgotten, since who sent it
         will send it again. Only its attention nodes are expected.
 
-        Raises ConfigError when its placement has other experts here than are loaded.
+        Raises ConfigError when its placement has experts here that are not loaded.
         """
-        self._model.check_holds(membership.placement)
+        self._model.enter(membership.placement)
         self.port.set_epoch(membership.epoch, membership.attention)
         self._waiting.clear()
         self._gather.enter(membership.attention)
@@ -85,7 +85,7 @@ class ExpertNode:
             "sources": self._sources,
             "missed": self._missed,
             "batch_rows": self._batch_rows.as_dict(),
-            "expert_tokens": self._model.expert_tokens(),
+            **self._model.counters(),
         }
 
     def _take_in(self) -> None:

@@ -8,6 +8,7 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
+from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts
 from megainfer.expert_node.transfer_profile import answer_transfers
@@ -21,7 +22,7 @@ from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, join_expert
-from megainfer.messages import Connected, Loaded, Meet, Message, Ready, ToChild
+from megainfer.messages import Connected, Loaded, Meet, Message, Prepare, Ready, ToChild
 from megainfer.models.sources import expert_sources
 from megainfer.topology import Membership
 
@@ -79,22 +80,26 @@ class ExpertUnit:
         self._index = node
         gather = Gather(micro_batches, plan.spec.first_moe_layer)
         self.node = ExpertNode(model, gather, port, plan.config.trace, work)
+        self._mover = Mover(model, partial(WeightReader, plan.folder, device=port.device))
         self._port = port
 
     def run_once(self) -> bool:
         return self.node.run_once()
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
-        self._port.wait(self.node.sleep_bound(timeout), fds)
+        bound = self._mover.sleep_bound(self.node.sleep_bound(timeout))
+        self._port.wait(bound, fds)
 
     def enter(self, membership: Membership) -> None:
         self.node.enter(membership)
 
     def hear(self, message: ToChild) -> None:
-        raise ProtocolError(f"an expert node was told {message}")
+        if not isinstance(message, Prepare):
+            raise ProtocolError(f"an expert node was told {message}")
+        self._mover.prepare(message)
 
     def news(self) -> Sequence[Message]:
-        return ()
+        return self._mover.news()
 
     def counters(self) -> dict[str, Any]:
         return {f"expert node {self._index}": self.node.counters()}
@@ -106,4 +111,5 @@ class ExpertUnit:
         return {f"expert node {self._index}": self.node.clock.take_spans()}
 
     def close(self) -> None:
+        self._mover.close()
         self._port.close()

@@ -48,8 +48,10 @@ def _dispatch(
     scores = torch.rand(rows, spec.num_experts, generator=generator)
     chosen = scores.topk(spec.top_k, dim=-1).indices
     local = torch.full((spec.num_experts,), -1, dtype=torch.int32)
-    experts = plan.placement.experts_of(node, spec.first_moe_layer)
-    local[list(experts)] = torch.arange(len(experts), dtype=torch.int32)
+    # As if spares were sent nothing: of each expert the first holder is.
+    for expert, homes in enumerate(plan.placement.homes(spec.first_moe_layer)):
+        if homes[0][0] == node:
+            local[expert] = homes[0][1]
     local_ids = local[chosen]
     here = (local_ids >= 0).any(dim=-1)
     hidden = torch.randn(rows, spec.hidden_size, generator=generator)

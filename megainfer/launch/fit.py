@@ -62,16 +62,27 @@ def _listed(ledger: Ledger) -> str:
 def _beside_weights(
     config: EngineConfig, spec: ModelSpec, precision: Precision, available: int
 ) -> int:
-    """Bytes that all nodes' weights leave: attention's are kept once a node, each expert once."""
+    """Bytes that all nodes' weights leave: attention's are kept once a node, each expert once and
+    once more for each replica."""
     attention = attention_node(spec, precision, num_blocks=0, num_states=0) * config.attn_gpus
-    weights = (attention + expert_node(spec, precision, spec.num_experts)).of("weights")
+    replicas = config.ffn_gpus * config.expert_replicas
+    moving = config.ffn_gpus * experts_on_the_move(config)
+    experts = expert_node(spec, precision, spec.num_experts + replicas, moving)
+    weights = attention.of("weights") + experts.total
     if weights >= available:
+        fewer = "fewer --expert-replicas, " if replicas else ""
         raise ConfigError(
             f"the weights need {format_bytes(weights)} in {precision.dtype}, but this machine has "
-            f"{format_bytes(available)} of memory available; use fewer attention nodes, "
+            f"{format_bytes(available)} of memory available; use {fewer}fewer attention nodes, "
             "--dtype bfloat16, --expert-dtype int8 or a smaller model"
         )
     return available - weights
+
+
+def experts_on_the_move(config: EngineConfig) -> int:
+    """Experts of each layer that an expert node may hold beside those in its slots: what was read
+    for the next placement, until that is entered."""
+    return 1 if config.rebalance is not None else 0
 
 
 def _checked_state_bytes(config: EngineConfig, spec: ModelSpec, free: int) -> int:

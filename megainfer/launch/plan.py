@@ -8,7 +8,7 @@ from megainfer.compute.selection import IMPLEMENTATIONS, Precision, resolve_kern
 from megainfer.config import MAX_MICRO_BATCHES, MAX_TUNED_MICRO_BATCHES, EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.frontend.generation_config import GenerationDefaults
-from megainfer.launch.fit import check_slots_fit, fitting_blocks
+from megainfer.launch.fit import check_slots_fit, experts_on_the_move, fitting_blocks
 from megainfer.launch.machine import Machine
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road
@@ -135,7 +135,8 @@ class Plan:
 
     def expert_ledger(self, node: int) -> Ledger:
         """What this expert node takes of memory, beside M2N's slots."""
-        return expert_node(self.spec, self.precision, self.placement.most_of(node))
+        moving = experts_on_the_move(self.config)
+        return expert_node(self.spec, self.precision, self.placement.num_slots(node), moving)
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes together take of memory, beside M2N's slots."""
@@ -150,7 +151,9 @@ def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
     rest.
     """
     spec = load_spec(folder)
-    placement = contiguous_placement(spec.num_experts, config.ffn_gpus, spec.moe_layers)
+    placement = contiguous_placement(
+        spec.num_experts, config.ffn_gpus, spec.moe_layers, config.expert_replicas
+    )
     kernels = resolve_kernels(config.kernels)
     precision = _precision(config, spec, machine)
     IMPLEMENTATIONS[kernels].check(precision)

@@ -6,7 +6,7 @@ from megainfer.compute.selection import IMPLEMENTATIONS
 from megainfer.config import BLOCK_SIZE, format_bytes
 from megainfer.launch.plan import Plan
 from megainfer.memory import Ledger
-from megainfer.topology import CoreAssignment
+from megainfer.topology import EMPTY, CoreAssignment
 
 
 def describe(plan: Plan) -> list[str]:
@@ -31,6 +31,7 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node"
     )
     yield from _prefix_lines(plan)
+    yield from _replica_lines(plan)
     yield (
         f"pipeline   {_micro_batch_text(plan)}; steps of at most "
         f"{plan.config.max_num_batched_tokens} tokens a micro-batch"
@@ -42,10 +43,10 @@ def _node_lines(plan: Plan) -> Iterator[str]:
         cores = _core_text(plan.cores_of_attention(node))
         yield f"attention {node}  {cores}  {_ledger_text(plan.attention_ledger())}"
     for node in range(plan.num_expert):
-        experts = plan.placement.experts_of(node, plan.spec.first_moe_layer)
+        held, spares = _held(plan, node)
         cores = _core_text(plan.cores_of_expert(node))
         yield (
-            f"expert {node}     {cores}  {_expert_text(experts)} of each layer  "
+            f"expert {node}     {cores}  {_expert_text(held)}{_spare_text(spares)} of each layer  "
             f"{_ledger_text(plan.expert_ledger(node))}"
         )
 
@@ -88,6 +89,38 @@ def _core_text(assignment: CoreAssignment) -> str:
 def _expert_text(experts: Sequence[int]) -> str:
     first, last = experts[0], experts[-1]
     return f"expert {first}" if first == last else f"experts {first}-{last}"
+
+
+def _held(plan: Plan, node: int) -> tuple[list[int], list[int]]:
+    """Experts that a node serves, and its spares."""
+    table = plan.placement.table(plan.spec.first_moe_layer)
+    pairs = [*zip(table.experts[node], table.ways[node], strict=True)]
+    held = [expert for expert, ways in pairs if ways]
+    return held, [expert for expert, ways in pairs if expert != EMPTY and not ways]
+
+
+def _spare_text(experts: Sequence[int]) -> str:
+    if not experts:
+        return ""
+    return f" (spare: {', '.join(map(str, experts))})"
+
+
+def _replica_lines(plan: Plan) -> Iterator[str]:
+    """What an expert node's death would mean, where there are others, and who moves experts."""
+    seconds = plan.config.rebalance
+    if seconds is not None:
+        yield f"balancing  every {seconds:g} s experts may move to where they take less time"
+    if plan.num_expert == 1:
+        return
+    owners = plan.placement.owners(plan.spec.first_moe_layer)
+    covered, needed = sum(len(nodes) > 1 for nodes in owners), -(-len(owners) // plan.num_expert)
+    if plan.placement.survives_any_node:
+        yield "replicas   of every expert: when an expert node dies, the others serve on at once"
+    else:
+        yield (
+            f"replicas   of {covered} of {len(owners)} experts: when an expert node dies, requests "
+            f"wait until it is back (--expert-replicas {needed}: they would not)"
+        )
 
 
 def _slots_line(plan: Plan) -> str:

@@ -114,9 +114,8 @@ class Roster:
 def placement_among(placement: Placement, experts: tuple[int, ...]) -> Placement | None:
     """What is left of a placement where only these expert nodes are; None where some expert would
     be nowhere."""
-    holders = {node for table in placement.tables for nodes in table for node in nodes}
     try:
-        for node in sorted(holders - set(experts)):
+        for node in sorted(placement.holders - set(experts)):
             placement = placement.without(node)
     except ConfigError:
         return None

@@ -53,8 +53,8 @@ def expert_load(nodes: Sequence[NodeState], where: ExpertMap) -> dict[str, Any]:
     tokens = [[0] * len(ids) for _ in where.layers]
     for state in nodes:
         said = state.counters.get("expert_tokens", [])
-        for row, held, counts in zip(tokens, where.experts[state.index], said, strict=False):
-            for expert, count in zip(held, counts, strict=True):
+        for row, layer in zip(tokens, said, strict=False):
+            for expert, count in layer.items():
                 row[column[expert]] += count
     return {
         "layers": list(where.layers),

@@ -81,8 +81,8 @@ def test_activations_over_the_whole_range(level, kind):
     """An expert that is the identity on either side of its activation."""
     shape = ExpertsShape(1, 2, 1, 1, ActivationSpec(kind))
     kernel = ExpertKernel(shape, "float32", 1, level)
-    layer = CpuLayerExperts(kernel)
-    layer.load(0, torch.eye(2), torch.tensor([[1.0], [0.0]]))
+    layer = CpuLayerExperts(kernel, 1)
+    layer.put(0, layer.prepare(torch.eye(2), torch.tensor([[1.0], [0.0]])))
     gate = torch.linspace(-30, 30, 2001)
     x = torch.stack([gate, torch.ones_like(gate)], dim=-1)
     ids, weights = torch.zeros(2001, 1, dtype=torch.int32), torch.ones(2001, 1)
@@ -205,3 +205,33 @@ def test_what_cannot_be_is_refused_by_name():
 def test_levels_are_those_of_the_machine():
     assert library.levels()[0] == "generic"
     assert len(set(library.levels())) == len(library.levels())
+
+
+@every_level
+@pytest.mark.parametrize("bias", [False, True])
+def test_slots_are_filled_emptied_and_filled_with_others(level, bias):
+    """What a slot held is forgotten, and its memory serves what is prepared next."""
+    experts = Experts(ExpertsShape(4, 24, 20, 2, bias=bias))
+    layer = experts.packed("float32", level)
+    x, (ids, weights) = experts.rows(30), experts.choices(30)
+    whole = run(layer, x, ids, weights)
+    free = layer.kernel.free_memory
+    assert not free
+    layer.forget(layer.take(1))
+    without = run(layer, x, ids, weights)
+    gone = torch.where(ids == 1, -1, ids)
+    assert torch.equal(without, run(experts.packed("float32", level), x, gone, weights))
+    assert len(free) == 1
+    memory = free[0].gate_up.data_ptr()
+    layer.put(1, experts.prepared(layer, 1))
+    assert not free
+    assert torch.equal(run(layer, x, ids, weights), whole)
+    # Two that change places: the new ones are there before the old ones are gone.
+    prepared = [experts.prepared(layer, expert) for expert in (2, 3)]
+    for slot, own in zip((3, 2), prepared, strict=True):
+        layer.forget(layer.take(slot))
+        layer.put(slot, own)
+    assert len(free) == 2
+    assert all(own.gate_up.data_ptr() != memory for own in free)
+    moved = torch.tensor([0, 1, 3, 2, -1], dtype=torch.int32)[ids.long()]
+    torch.testing.assert_close(run(layer, x, moved, weights), whole)

@@ -10,7 +10,7 @@ from megainfer.compute.cpu.kernels.packed import pack_norm
 from megainfer.compute.cpu.kernels.routing import pack_router
 from megainfer.compute.reference import kernels as reference
 from megainfer.models.spec import ExpertGroups, GroupScore, NormSpec, RouterScore, RouterSpec
-from megainfer.topology import placement_of
+from megainfer.topology import WAYS, Placement, Table, placement_of
 from tests.support.kernel_experts import levels
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
@@ -57,6 +57,7 @@ class Gate:
         experts, self.spec = spec.num_experts, spec
         self.x = torch.randn(TOKENS, HIDDEN, generator=generator)
         self.token_ids = torch.randint(VOCABULARY, (TOKENS,), generator=generator)
+        self.ways = torch.arange(TOKENS) % WAYS
         self.norm = torch.rand(HIDDEN, generator=generator)
         self.weight = torch.randn(experts, HIDDEN, generator=generator) / 4
         self.bias = torch.randn(experts, generator=generator) if spec.bias else None
@@ -80,7 +81,7 @@ class Gate:
         if moved is not None:
             gate.move(moved)
         hidden = torch.full((TOKENS, HIDDEN), torch.nan, dtype=dtype)
-        return hidden, kernel.gate(gate, self.x, self.token_ids, hidden)
+        return hidden, kernel.gate(gate, self.x, self.token_ids, hidden, self.ways)
 
     def expected(self) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden, weights and ids."""
@@ -126,6 +127,25 @@ def test_tokens_go_where_experts_have_moved(level):
     _, weights, ids = gate.expected()
     for node, part in enumerate(reference.scatter_plan(weights, ids, moved)):
         count = chosen.counts[node]
+        assert torch.equal(chosen.rows[node, :count], part.rows)
+        assert torch.equal(chosen.ids[node, :count], part.local_ids)
+
+
+@every_level
+def test_tokens_take_the_ways_of_shared_experts(level):
+    """More nodes than before, each with all experts, and ways that differ from expert to expert."""
+    gate = Gate(SPECS["normalised"])
+    experts = gate.spec.num_experts
+    parts = [(expert % 14, 1 + expert % 2) for expert in range(experts)]
+    ways = [(first, second, WAYS - first - second) for first, second in parts]
+    everywhere = Table((tuple(range(experts)),) * 3, tuple(zip(*ways, strict=True)))
+    shared = reference.expert_homes(Placement(experts, (everywhere,), {0: 0}), 0)
+    _, chosen = gate.native(level, 2, torch.float32, shared)
+    _, weights, ids = gate.expected()
+    assert len(chosen.counts) == 3
+    for node, part in enumerate(reference.scatter_plan(weights, ids, shared, gate.ways)):
+        count = chosen.counts[node]
+        assert count
         assert torch.equal(chosen.rows[node, :count], part.rows)
         assert torch.equal(chosen.ids[node, :count], part.local_ids)
 

@@ -108,12 +108,12 @@ def test_gpt_oss_experts_are_its_own():
     ours = ReferenceLayerExperts(ExpertsShape(E, D, F, 2, activation, bias=True), torch.float32)
     for e in range(E):
         gate_up, bias = theirs.gate_up_proj[e].detach().T, theirs.gate_up_proj_bias[e].detach()
-        ours.load(
-            e,
+        prepared = ours.prepare(
             torch.cat([gate_up[0::2], gate_up[1::2]]),
             theirs.down_proj[e].detach().T,
             (torch.cat([bias[0::2], bias[1::2]]), theirs.down_proj_bias[e].detach()),
         )
+        ours.put(e, prepared)
     x, weights = 3 * torch.randn(9, D), torch.rand(9, 2)
     ids = torch.stack([torch.randperm(E)[:2] for _ in range(9)])
     out = torch.full_like(x, torch.nan)
@@ -127,7 +127,7 @@ def test_a_weight_on_the_input_reaches_the_activation():
     gate_up, down = weights_of_experts()
     ours = ReferenceLayerExperts(ExpertsShape(E, D, F, 1, weight_on_input=True), torch.float32)
     for e in range(E):
-        ours.load(e, gate_up[e], down[e])
+        ours.put(e, ours.prepare(gate_up[e], down[e]))
     x, weights = torch.randn(4, D), torch.rand(4, 1)
     ids, out = torch.tensor([[0], [3], [-1], [1]], dtype=torch.int32), torch.empty(4, D)
     ours.forward([x], [ids], [weights], [out])

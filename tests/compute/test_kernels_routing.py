@@ -52,7 +52,7 @@ def test_plan_holds_every_choice_once_where_it_lives(tokens, experts, data, seed
 
     homes = contiguous_placement(experts, nodes, [0]).homes(0)
     expected = {
-        (t, *homes[int(ids[t, k])]): float(weights[t, k])
+        (t, *homes[int(ids[t, k])][0]): float(weights[t, k])
         for t in range(tokens)
         for k in range(top_k)
     }

@@ -36,9 +36,9 @@ def not_built(monkeypatch, tmp_path):
 
 def result(backend: Backend, dtype: torch.dtype) -> torch.Tensor:
     experts = Experts(SHAPE)
-    layer = backend.experts(SHAPE)()
+    layer = backend.experts(SHAPE)(SHAPE.experts)
     for expert in range(SHAPE.experts):
-        layer.load(expert, experts.gate_up[expert], experts.down[expert])
+        layer.put(expert, layer.prepare(experts.gate_up[expert], experts.down[expert]))
     x, (ids, weights) = experts.rows(7, dtype), experts.choices(7)
     out = torch.empty_like(x)
     counts = layer.forward(

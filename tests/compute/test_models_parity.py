@@ -126,13 +126,14 @@ def test_a_step_that_samples_nothing_gives_no_logits(tmp_path):
     assert logits.shape == (0, 160)
 
 
-def test_expert_tokens_are_counted_by_layer_and_local_expert(tmp_path):
+def test_expert_tokens_are_counted_by_layer_and_expert(tmp_path):
     pair = load_pair(write_checkpoint("qwen3_moe", "dense_between", tmp_path), 3)
     pair.step([ChunkInput(list(range(9)), 0, blocks_of(0), samples=True)])
-    counts = [node.expert_tokens() for node in pair.experts]
-    assert [[len(layer) for layer in node] for node in counts] == [[3, 3], [3, 3], [2, 2]]
+    counts = [node.counters()["expert_tokens"] for node in pair.experts]
+    held = ([0, 1, 2], [3, 4, 5], [6, 7])
+    assert [[list(layer) for layer in node] for node in counts] == [[own, own] for own in held]
     for layer in range(2):
-        assert sum(sum(node[layer]) for node in counts) == 9 * 2
+        assert sum(sum(node[layer].values()) for node in counts) == 9 * 2
 
 
 def answer(tokens: list[int], gaps: list[float]) -> Greedy:

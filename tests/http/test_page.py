@@ -98,11 +98,11 @@ def test_replicas_are_added_up_and_columns_are_global_ids() -> None:
     nodes = [NodeState(Role.EXPERT, index) for index in range(2)]
     board = NodeBoard(nodes)
     counters = {
-        "expert node 0": {"expert_tokens": [[1, 2], [3, 4]]},
-        "expert node 1": {"expert_tokens": [[10, 20], [30, 40]]},
+        "expert node 0": {"expert_tokens": [{0: 2, 2: 1}, {0: 3, 2: 4}]},
+        "expert node 1": {"expert_tokens": [{0: 20, 1: 10}, {0: 40, 1: 30}]},
     }
     board.hear(Stats(None, counters))
-    load = expert_load(nodes, ExpertMap((1, 3), (((2, 0), (0, 2)), ((1, 0), (1, 0)))))
+    load = expert_load(nodes, ExpertMap((1, 3), (((0, 2), (0, 2)), ((0, 1), (0, 1)))))
     assert load == {
         "layers": [1, 3],
         "experts": [0, 2, 1],

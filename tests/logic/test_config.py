@@ -100,6 +100,49 @@ def test_a_plan_accounts_for_what_its_parts_need(folder):
     assert "MixtralForCausalLM" in text
 
 
+def test_replicas_are_spread_counted_and_explained(folder):
+    def told(**wish: object) -> tuple[Plan, str]:
+        plan = plan_of(EngineConfig(**{"ffn_gpus": 3, "micro_batches": 2, **wish}), folder)
+        return plan, "\n".join(describe(plan))
+
+    plain, text = told()
+    assert "of 0 of 8 experts: when an expert node dies, requests wait until it is back" in text
+    assert "(--expert-replicas 3: they would not)" in text
+    some, text = told(expert_replicas=1, rebalance=30.0)
+    assert "of 3 of 8 experts" in text
+    assert "experts 0-2 (spare: 6) of each layer" in text
+    assert "every 30 s experts may move" in text
+    all_of_them, text = told(expert_replicas=3)
+    assert "of every expert: when an expert node dies, the others serve on at once" in text
+    one = plain.expert_ledger(0).of("weights") // 3
+    assert some.expert_ledger(0).lines == (("weights", 4 * one), ("experts on the move", one))
+    assert all_of_them.nodes_ledger().of("weights") == plain.nodes_ledger().of("weights") + 9 * one
+    _, text = told(ffn_gpus=1)
+    assert "replicas" not in text
+
+
+def test_replicas_have_to_fit(folder):
+    plain = plan_of(EngineConfig(ffn_gpus=2), folder)
+    memory = plain.nodes_ledger().of("weights") + 10_000
+    with pytest.raises(ConfigError, match=r"weights need .*; use fewer --expert-replicas, fewer"):
+        plan_of(EngineConfig(ffn_gpus=2, expert_replicas=2), folder, available_memory=memory)
+    with pytest.raises(ConfigError, match=r"--expert-replicas 7 are more than the 4 experts"):
+        plan_of(EngineConfig(ffn_gpus=2, expert_replicas=7), folder)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"expert_replicas": -1}, r"--expert-replicas must be at least 0 .* not -1"),
+        ({"rebalance": 0.5}, r"--rebalance must be off or at least 2 s, not 0\.5"),
+        ({"rebalance": float("nan")}, r"--rebalance must be off or at least 2 s, not nan"),
+    ],
+)
+def test_what_cannot_be_balanced_is_refused(wish, message):
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**wish)
+
+
 def test_m_needs_no_measurement_where_nothing_can_overlap(folder):
     assert plan_of(EngineConfig(colocated=True), folder).micro_batches == 1
     assert plan_of(EngineConfig(attn_gpus=500), folder).micro_batches == 1

@@ -36,7 +36,7 @@ STRANGERS = (
 # Only what these hold may be loaded with them.
 TORCHLESS = (
     *("server", "megainfer/models", "megainfer/bench", "megainfer/simulator", "megainfer/planner"),
-    *("megainfer/memory.py", "megainfer/gather", "megainfer/pipeline.py", "megainfer/topology.py"),
+    *("megainfer/memory.py", "megainfer/gather", "megainfer/pipeline.py", "megainfer/topology"),
     "megainfer/attention_node/scheduling",
 )
 FORKS = {"fork", "forkpty", "ProcessPoolExecutor"}

@@ -102,7 +102,7 @@ def test_metrics_tell_of_both_roles_and_the_dashboard_asks_for_nothing_else(
     def told() -> bool:
         nodes = get(served, "/debug/nodes").json().values()
         layers = [layer for node in nodes for layer in node.get("expert_tokens", [])]
-        return sum(map(sum, layers)) >= computed
+        return sum(sum(layer.values()) for layer in layers) >= computed
 
     until(told)
     families = {f.name: f for f in text_string_to_metric_families(get(served, "/metrics").text)}

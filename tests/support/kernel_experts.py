@@ -38,10 +38,14 @@ class Experts:
         self.generator = generator
 
     def packed(self, weight_dtype: str, level: str, threads: int = 1) -> CpuLayerExperts:
-        layer = CpuLayerExperts(ExpertKernel(self.shape, weight_dtype, threads, level))
+        kernel = ExpertKernel(self.shape, weight_dtype, threads, level)
+        layer = CpuLayerExperts(kernel, self.shape.experts)
         for expert in range(self.shape.experts):
-            layer.load(expert, self.gate_up[expert], self.down[expert], self.biases_of(expert))
+            layer.put(expert, self.prepared(layer, expert))
         return layer
+
+    def prepared(self, layer: CpuLayerExperts, expert: int) -> object:
+        return layer.prepare(self.gate_up[expert], self.down[expert], self.biases_of(expert))
 
     def biases_of(self, expert: int) -> tuple[Tensor, Tensor] | None:
         return None if self.biases is None else (self.biases[0][expert], self.biases[1][expert])

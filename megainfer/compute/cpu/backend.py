@@ -1,7 +1,7 @@
 """The C++ kernels as a `Backend`."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -40,10 +40,10 @@ class CpuBackend:
         """See `backend.Backend.half`."""
         return CpuHalf(source, self._attention_dtype, self.tokens)
 
-    def experts(self, shape: ExpertsShape) -> Callable[[], CpuLayerExperts]:
+    def experts(self, shape: ExpertsShape) -> Callable[[int], CpuLayerExperts]:
         """See `backend.Backend.experts`."""
         kernel = ExpertKernel(shape, self._expert_dtype, self._threads)
-        return lambda: CpuLayerExperts(kernel)
+        return partial(CpuLayerExperts, kernel)
 
     @cached_property
     def tokens(self) -> AttentionKernel:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from megainfer.compute.batch import StepBatch
 from megainfer.compute.cpu.kernels.attention import Chosen, PackedGate, pack_gate
 from megainfer.compute.cpu.kernels.experts import CpuLayerExperts
 from megainfer.compute.cpu.kernels.routing import PackedRouter, pack_router
@@ -76,9 +77,10 @@ class Gate:
         """In place: others point to what is packed."""
         self.packed.move(expert_homes(placement, self._layer))
 
-    def forward(self, x: Tensor, token_ids: Tensor) -> Routed:
+    def forward(self, x: Tensor, batch: StepBatch) -> Routed:
         hidden = torch.empty(x.shape, dtype=self._dtype)
-        chosen = self._kernel.gate(self.packed, x, token_ids, hidden)
+        ways = batch.ways if self.packed.homes.num_ways > 1 else None
+        chosen = self._kernel.gate(self.packed, x, batch.token_ids, hidden, ways)
         return Routed(hidden, _parts(chosen))
 
 

@@ -98,7 +98,7 @@ class CpuLayer:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
             self._dense.add(x)
-        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
+        return None if self._gate is None else self._gate.forward(x, batch)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""

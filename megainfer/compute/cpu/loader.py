@@ -92,7 +92,8 @@ class Loader:
             shape = ExpertsShape(1, self.source.spec.hidden_size, intermediate, 1, activation)
             kernel = ExpertKernel(shape, self.weight_dtype, self._threads, self.kernel.level)
             self._networks[intermediate, activation] = kernel
-        network = CpuLayerExperts(kernel)
+        network = CpuLayerExperts(kernel, 1)
         reader = self.source.reader
-        network.load(0, reader.load(gate_up, torch.float32), reader.load(down, torch.float32))
+        weights = reader.load(gate_up, torch.float32), reader.load(down, torch.float32)
+        network.put(0, network.prepare(*weights))
         return network

@@ -30,6 +30,6 @@ class ReferenceBackend:
         """See `backend.Backend.half`."""
         return ReferenceHalf(source)
 
-    def experts(self, shape: ExpertsShape) -> Callable[[], ReferenceLayerExperts]:
+    def experts(self, shape: ExpertsShape) -> Callable[[int], ReferenceLayerExperts]:
         """See `backend.Backend.experts`."""
-        return lambda: ReferenceLayerExperts(shape, self._expert_dtype, self.device)
+        return lambda _: ReferenceLayerExperts(shape, self._expert_dtype, self.device)

@@ -23,18 +23,36 @@ class ReferenceLayerExperts:
         self._shape = shape
         self._dtype = dtype
         self._device = device
-        self._networks = [_empty_network(shape, dtype, device) for _ in range(shape.experts)]
+        self._networks: list[Network | None] = [None] * shape.experts
+        self._filled = torch.zeros(shape.experts, dtype=torch.bool)
 
-    def load(
-        self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
-    ) -> None:
-        """See `experts.LayerExperts.load`."""
-        network = self._networks[local_id]
+    def prepare(self, gate_up: Tensor, down: Tensor, biases: Biases | None = None) -> Network:
+        """See `experts.LayerExperts.prepare`."""
+        network = _empty_network(self._shape, self._dtype, self._device)
         network.gate_up.copy_(gate_up)
         network.down.copy_(down)
         assert (biases is None) == (network.biases is None)
         for own, bias in zip(network.biases or (), biases or (), strict=True):
             own.copy_(bias)
+        return network
+
+    def put(self, local_id: int, prepared: object) -> None:
+        """See `experts.LayerExperts.put`."""
+        assert isinstance(prepared, Network)
+        assert self._networks[local_id] is None, f"slot {local_id} holds an expert"
+        self._networks[local_id] = prepared
+        self._filled[local_id] = True
+
+    def take(self, local_id: int) -> Network:
+        """See `experts.LayerExperts.take`."""
+        held = self._networks[local_id]
+        assert held is not None, f"slot {local_id} is empty"
+        self._networks[local_id] = None
+        self._filled[local_id] = False
+        return held
+
+    def forget(self, prepared: object) -> None:
+        """See `experts.LayerExperts.forget`: torch frees it."""
 
     @torch.inference_mode()
     def forward(
@@ -55,10 +73,17 @@ class ReferenceLayerExperts:
 
     def _on_host(self, rows: Tensor, weights: Tensor, local_ids: Tensor) -> tuple[Tensor, Tensor]:
         """All rows' outputs, and how many choices each expert got."""
-        groups = group_by_expert(local_ids, self._shape.experts)
+        groups = group_by_expert(self._known(local_ids), self._shape.experts)
         on_input = self._shape.weight_on_input
         result = grouped_feed_forward(rows, weights, groups, self._networks, on_input)
         return result, torch.tensor(groups.counts)
+
+    def _known(self, local_ids: Tensor) -> Tensor:
+        """Ids of experts that are here, else -1. A copy: the sender can write in its slot at any
+        time, and what was checked must stay so."""
+        own = local_ids.clone()
+        own.masked_fill_((own < 0) | (own >= self._shape.experts), -1)
+        return own.masked_fill_((own >= 0) & ~self._filled[own], -1)
 
     def _on_device(self, rows: Tensor, weights: Tensor, local_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The same, where nobody looks at what rows chose."""

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.batch import StepBatch
 from megainfer.compute.half import Routed
 from megainfer.compute.hash_table import load_hash_table
 from megainfer.compute.reference import kernels as kernels
@@ -48,11 +49,12 @@ class Gate:
         self._chooser = ExpertChooser(spec, sources, reader, dtype)
         self.shared = SharedExpert(spec.shared, sources, reader, dtype) if spec.shared else None
 
-    def forward(self, x: Tensor, token_ids: Tensor) -> Routed:
+    def forward(self, x: Tensor, batch: StepBatch) -> Routed:
         """What the experts see, [T, D], and which rows of it go to each expert node."""
         hidden = self._norm(x)
-        weights, ids = self._chooser.choose(hidden, token_ids)
-        return Routed(hidden, self._plan(weights, ids, self.homes))
+        weights, ids = self._chooser.choose(hidden, batch.token_ids)
+        ways = batch.ways if self.homes.num_ways > 1 else None
+        return Routed(hidden, self._plan(weights, ids, self.homes, ways))
 
 
 class ExpertChooser:

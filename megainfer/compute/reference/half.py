@@ -64,7 +64,7 @@ class ReferenceLayer:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
             x.add_(self._dense.forward(x), alpha=self._residual)
-        return None if self._gate is None else self._gate.forward(x, batch.token_ids)
+        return None if self._gate is None else self._gate.forward(x, batch)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""

@@ -130,7 +130,7 @@ def _experts(model: str, nodes: Sequence[NodeState], where: ExpertMap) -> Iterat
         [
             ((model, str(node.index), str(expert)), float(tokens))
             for node in nodes
-            for expert, tokens in _tokens_by_expert(node, where)
+            for expert, tokens in _tokens_by_expert(node)
         ],
     )
     imbalance = [((model, str(layer)), ratio) for layer, ratio in imbalances(nodes, where)]
@@ -138,21 +138,22 @@ def _experts(model: str, nodes: Sequence[NodeState], where: ExpertMap) -> Iterat
     yield gauge("expert_load_imbalance", text, ("model_name", "layer"), imbalance)
 
 
-def _tokens_by_expert(node: NodeState, where: ExpertMap) -> list[tuple[int, int]]:
+def _tokens_by_expert(node: NodeState) -> list[tuple[int, int]]:
     """(global id, tokens over all layers), ascending."""
     tokens = Counter[int]()
-    if layers := node.counters.get("expert_tokens"):
-        for ids, counts in zip(where.experts[node.index], layers, strict=True):
-            tokens.update(dict(zip(ids, counts, strict=True)))
+    for layer in node.counters.get("expert_tokens", []):
+        tokens.update(layer)
     return sorted(tokens.items())
 
 
 def imbalances(nodes: Sequence[NodeState], where: ExpertMap) -> list[tuple[int, float]]:
     """(layer, its busiest expert's tokens by the mean), for layers that have served any."""
+    said = [n.counters["expert_tokens"] for n in nodes if "expert_tokens" in n.counters]
     found = []
     for position, layer in enumerate(where.layers):
-        said = [n.counters["expert_tokens"] for n in nodes if "expert_tokens" in n.counters]
-        tokens = [count for layers in said for count in layers[position]]
-        if any(tokens):
-            found.append((layer, max(tokens) * len(tokens) / sum(tokens)))
+        tokens = Counter[int]()  # of an expert over all who hold it
+        for layers in said:
+            tokens.update(layers[position])
+        if any(tokens.values()):
+            found.append((layer, max(tokens.values()) * len(tokens) / tokens.total()))
     return found

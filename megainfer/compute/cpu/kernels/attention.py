@@ -34,7 +34,6 @@ class PackedGate:
 
     def move(self, homes: Homes) -> None:
         """Send tokens there from now on; not while the gate is computed."""
-        assert homes.num_nodes == self.homes.num_nodes, f"{homes.num_nodes} expert nodes"
         self.native.homes = _native_homes(homes)
         self.homes = homes
 
@@ -131,12 +130,21 @@ class AttentionKernel:
         native, kept = layer.native, layer_cache(layer, cache)
         self._native.megainfer_half_attend(self.handle, native, step, kept, address(x))
 
-    def gate(self, gate: PackedGate, x: Tensor, token_ids: Tensor, hidden: Tensor) -> Chosen:
+    def gate(
+        self,
+        gate: PackedGate,
+        x: Tensor,
+        token_ids: Tensor,
+        hidden: Tensor,
+        ways: Tensor | None = None,
+    ) -> Chosen:
         """Write the norm of x into hidden [T, D] and choose each row's experts.
 
-        token_ids: int64 [T]; they decide where the router is hashed.
+        token_ids: int64 [T]; they decide where the router is hashed. ways: int64 [T], where an
+        expert's tokens are shared out, see `compute.ways`.
         """
         assert token_ids.dtype == torch.int64
+        assert ways is not None or gate.homes.num_ways == 1
         native = gate.native
         tokens, nodes, top_k = len(x), native.homes.num_nodes, native.router.top_k
         counts = torch.empty(nodes, dtype=torch.int64)
@@ -149,6 +157,7 @@ class AttentionKernel:
             native,
             address(x),
             address(token_ids),
+            optional_address(ways),
             tokens,
             ROW_TYPES[hidden.dtype],
             address(hidden),
@@ -216,7 +225,8 @@ def pack_gate(
 
 
 def _native_homes(homes: Homes) -> library.Homes:
-    return library.Homes(address(homes.node), address(homes.local_id), homes.num_nodes)
+    node, local_id = address(homes.node), address(homes.local_id)
+    return library.Homes(node, local_id, homes.num_nodes, homes.num_ways)
 
 
 def step_rows(step: StepBatch) -> library.StepRows:

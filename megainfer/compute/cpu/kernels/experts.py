@@ -3,7 +3,9 @@
 import mmap
 import weakref
 from collections.abc import Sequence
+from ctypes import addressof, c_void_p
 from math import inf
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +44,7 @@ class ExpertKernel:
         self.level = level or library.levels()[-1]
         self._native = native
         self._counts = torch.zeros(shape.experts, dtype=torch.int64)
+        self.free_memory: list[PackedExpert] = []  # for experts of any layer
         self.handle = native.megainfer_experts_new(
             self.level.encode(),
             _format(weight_dtype),
@@ -79,7 +82,7 @@ class ExpertKernel:
         """Overwrite the slots' answers with their rows' outputs; choices of each expert, int64 [E],
         valid until the next call.
 
-        weights: all experts, packed.
+        weights: where those that are here are.
         """
         self._native.megainfer_experts_forward(
             self.handle,
@@ -92,33 +95,67 @@ class ExpertKernel:
         return self._counts
 
 
-class CpuLayerExperts:
-    """`experts.LayerExperts` over packed weights; `native` has their addresses."""
+class PackedExpert(NamedTuple):
+    """Memory for one expert as the kernel has it: uint8 [gate_up_bytes] and [down_bytes], float32
+    [gate_up_channels] and [D]."""
 
-    def __init__(self, kernel: ExpertKernel) -> None:
+    gate_up: Tensor
+    down: Tensor
+    biases: Biases | None
+
+    def addresses(self) -> tuple[int, ...]:
+        return tuple(_address(tensor) for tensor in (self.gate_up, self.down, *(self.biases or ())))
+
+
+class CpuLayerExperts:
+    """`experts.LayerExperts` over packed weights; `native` knows where they are.
+
+    expected: how many there will be to begin with, whose memory is had in one piece.
+    """
+
+    def __init__(self, kernel: ExpertKernel, expected: int) -> None:
         self._kernel = kernel
-        experts = kernel.shape.experts
-        self._gate_up = on_large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
-        self._down = on_large_pages(experts * kernel.down_bytes).view(experts, -1)
-        self._biases = _empty_biases(kernel) if kernel.shape.bias else None
-        biases = self._biases or ()
-        self.native = library.ExpertWeights(
-            *(_address(tensor) for tensor in (self._gate_up, self._down, *biases))
-        )
+        kernel.free_memory += _memory(kernel, expected)
+        self._packed: list[PackedExpert | None] = [None] * kernel.shape.experts
+        parts = 4 if kernel.shape.bias else 2
+        self._addresses = [(c_void_p * kernel.shape.experts)() for _ in range(parts)]
+        self.native = library.ExpertWeights(*map(addressof, self._addresses))
 
     @property
     def kernel(self) -> ExpertKernel:
         return self._kernel
 
-    def load(
-        self, local_id: int, gate_up: Tensor, down: Tensor, biases: Biases | None = None
-    ) -> None:
-        """See `experts.LayerExperts.load`."""
-        self._kernel.pack(gate_up, down, self._gate_up[local_id], self._down[local_id])
-        assert (biases is None) == (self._biases is None)
-        if biases is not None and self._biases is not None:
-            self._kernel.pack_gate_up_bias(biases[0], self._biases[0][local_id])
-            self._biases[1][local_id] = biases[1]
+    def prepare(self, gate_up: Tensor, down: Tensor, biases: Biases | None = None) -> PackedExpert:
+        """See `experts.LayerExperts.prepare`."""
+        packed = _taken(self._kernel)
+        self._kernel.pack(gate_up, down, packed.gate_up, packed.down)
+        assert (biases is None) == (packed.biases is None)
+        if biases is not None and packed.biases is not None:
+            self._kernel.pack_gate_up_bias(biases[0], packed.biases[0])
+            packed.biases[1].copy_(biases[1])
+        return packed
+
+    def put(self, local_id: int, prepared: object) -> None:
+        """See `experts.LayerExperts.put`."""
+        assert isinstance(prepared, PackedExpert)
+        assert self._packed[local_id] is None, f"slot {local_id} holds an expert"
+        self._packed[local_id] = prepared
+        for of_all, own in zip(self._addresses, prepared.addresses(), strict=True):
+            of_all[local_id] = own
+
+    def take(self, local_id: int) -> PackedExpert:
+        """See `experts.LayerExperts.take`."""
+        held = self._packed[local_id]
+        assert held is not None, f"slot {local_id} is empty"
+        self._packed[local_id] = None
+        for of_all in self._addresses:
+            of_all[local_id] = None
+        return held
+
+    def forget(self, prepared: object) -> None:
+        """See `experts.LayerExperts.forget`."""
+        assert isinstance(prepared, PackedExpert)
+        self._kernel.free_memory.append(prepared)
 
     def forward(
         self,
@@ -143,10 +180,28 @@ class CpuLayerExperts:
         return library.Slot(_address(hidden), _address(ids), _address(weights), _address(out), rows)
 
 
-def _empty_biases(kernel: ExpertKernel) -> Biases:
-    """Of all experts."""
-    experts = kernel.shape.experts
-    return torch.empty(experts, kernel.gate_up_channels), torch.empty(experts, kernel.shape.hidden)
+def _taken(kernel: ExpertKernel) -> PackedExpert:
+    """Memory for one more; several threads may ask."""
+    try:
+        return kernel.free_memory.pop()
+    except IndexError:
+        (own,) = _memory(kernel, 1)
+        return own
+
+
+def _memory(kernel: ExpertKernel, experts: int) -> list[PackedExpert]:
+    """In one piece for so many; their pages are there when they are written."""
+    gate_up = on_large_pages(experts * kernel.gate_up_bytes).view(experts, -1)
+    down = on_large_pages(experts * kernel.down_bytes).view(experts, -1)
+    biases = (
+        (torch.empty(experts, kernel.gate_up_channels), torch.empty(experts, kernel.shape.hidden))
+        if kernel.shape.bias
+        else None
+    )
+    return [
+        PackedExpert(gate_up[e], down[e], None if biases is None else (biases[0][e], biases[1][e]))
+        for e in range(experts)
+    ]
 
 
 def _native_shape(shape: ExpertsShape) -> library.ExpertShape:

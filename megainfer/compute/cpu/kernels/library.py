@@ -36,7 +36,7 @@ class ExpertShape(Structure):
 
 
 class ExpertWeights(Structure):
-    """`ExpertWeights` of experts.h."""
+    """`ExpertWeights` of experts.h: addresses of arrays of addresses."""
 
     _fields_ = (
         ("gate_up", c_void_p),
@@ -141,6 +141,7 @@ class Homes(Structure):
         ("nodes", c_void_p),
         ("local_ids", c_void_p),
         ("num_nodes", c_int64),
+        ("num_ways", c_int64),
     )
 
 
@@ -317,7 +318,7 @@ _FUNCTIONS = {
         [
             c_void_p,
             POINTER(GateLayer),
-            *[c_void_p] * 2,
+            *[c_void_p] * 3,
             c_int64,
             c_int32,
             c_void_p,

@@ -268,7 +268,8 @@ void AttentionHalf::add_jobs(RowType type) {
 // --- gate ------------------------------------------------------------------------------------
 
 void AttentionHalf::gate(const GateLayer& layer, const float* x, const int64_t* token_ids,
-                         int64_t rows, RowType type, void* hidden, const Scatter& scatter) {
+                         const int64_t* ways, int64_t rows, RowType type, void* hidden,
+                         const Scatter& scatter) {
   const Router& router = layer.router;
   const int64_t width = layer.linear.inputs, k = router.top_k;
   const int64_t scratch = choose_scratch(router);
@@ -297,5 +298,5 @@ void AttentionHalf::gate(const GateLayer& layer, const float* x, const int64_t* 
                    choosing_ + row * scratch, chosen_ + row * k, chosen_weights_ + row * k);
   });
   run();
-  plan_scatter(layer.homes, chosen_, chosen_weights_, rows, k, scatter);
+  plan_scatter(layer.homes, chosen_, chosen_weights_, ways, rows, k, scatter);
 }

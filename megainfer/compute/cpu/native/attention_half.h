@@ -39,9 +39,9 @@ class AttentionHalf {
 
   // x [T, D] += attention of its norm; the rows' keys and values go into the cache.
   void attend(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache, float* x);
-  // hidden [T, D] = norm of x; which rows of it go where. token_ids [T].
-  void gate(const GateLayer& layer, const float* x, const int64_t* token_ids, int64_t rows,
-            RowType type, void* hidden, const Scatter& scatter);
+  // hidden [T, D] = norm of x; which rows of it go where. token_ids [T]. ways: see `plan_scatter`.
+  void gate(const GateLayer& layer, const float* x, const int64_t* token_ids, const int64_t* ways,
+            int64_t rows, RowType type, void* hidden, const Scatter& scatter);
   // out [S, outputs] = linear of the norms of these rows of x.
   void head(const Linear& linear, const Norm& norm, const float* x, const int64_t* rows,
             int64_t count, float* out);

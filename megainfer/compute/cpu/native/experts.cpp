@@ -73,7 +73,7 @@ void Experts::pack_gate_up_bias(const float* bias, float* packed) const {
 void Experts::forward(const ExpertWeights& weights, const Slot* slots, int num_slots, RowType type,
                       int64_t* counts) {
   lay_out(slots, num_slots, type);
-  sort(slots, num_slots, counts);
+  sort(weights, slots, num_slots, counts);
   group(counts);
   const size_t choices = choices_.size();
   input_words_ = packed_inputs_.of<uint32_t>(choices * product_.row_words(shape_.hidden));
@@ -122,9 +122,12 @@ void Experts::lay_out(const Slot* slots, int num_slots, RowType type) {
 
 // A counting sort of all choices by expert, in row order within one: the order in which a row's
 // experts are added depends on nothing else.
-void Experts::sort(const Slot* slots, int num_slots, int64_t* counts) {
+void Experts::sort(const ExpertWeights& weights, const Slot* slots, int num_slots,
+                   int64_t* counts) {
   std::fill(counts, counts + shape_.experts, 0);
-  const auto here = [&](int32_t id) { return id >= 0 && id < shape_.experts; };
+  const auto here = [&](int32_t id) {
+    return id >= 0 && id < shape_.experts && weights.gate_up[id] != nullptr;
+  };
   for (int s = 0; s < num_slots; ++s) {
     for (int64_t i = 0; i < slots[s].rows * shape_.top_k; ++i) {
       if (here(slots[s].ids[i])) ++counts[slots[s].ids[i]];
@@ -229,9 +232,10 @@ void Experts::multiply_gate_up(Part part, const ExpertWeights& weights) {
   alignas(line_bytes) float tile[max_tile];
   const size_t row_words = product_.row_words(shape_.hidden);
   for_panels(part, gate_panels_, [&](const Active& a, int64_t p) {
-    const uint8_t* panel = weights.gate_up + a.expert * gate_up_bytes() + p * gate_panel_bytes_;
-    const int64_t channel = a.expert * gate_up_channels() + p * level_.panel_width;
-    const float* bias = weights.gate_up_bias == nullptr ? nullptr : weights.gate_up_bias + channel;
+    const uint8_t* panel = weights.gate_up[a.expert] + p * gate_panel_bytes_;
+    const float* bias = weights.gate_up_bias == nullptr
+                            ? nullptr
+                            : weights.gate_up_bias[a.expert] + p * level_.panel_width;
     for (int64_t g = a.first_group; g < a.last_group; ++g) {
       const auto [first, count] = groups_[g];
       product_.multiply(panel, input_words_ + first * row_words, count, shape_.hidden, tile);
@@ -247,7 +251,7 @@ void Experts::multiply_down(Part part, const ExpertWeights& weights) {
   // By panels of all experts rather than by experts: a column's sum belongs to one part.
   for (const Active& a : active_) {
     for (int64_t p = part.begin(down_panels_); p < part.end(down_panels_); ++p) {
-      const uint8_t* panel = weights.down + a.expert * down_bytes() + p * down_panel_bytes_;
+      const uint8_t* panel = weights.down[a.expert] + p * down_panel_bytes_;
       const int64_t column = p * level_.panel_width;
       const int64_t width = std::min<int64_t>(level_.panel_width, shape_.hidden - column);
       for (int64_t g = a.first_group; g < a.last_group; ++g) {
@@ -260,7 +264,7 @@ void Experts::multiply_down(Part part, const ExpertWeights& weights) {
           float* sums = sums_[choice.row] + column;
           level_.add_scaled(tile + m * level_.panel_width, weight, sums, width);
           if (weights.down_bias != nullptr) {
-            const float* bias = weights.down_bias + a.expert * shape_.hidden + column;
+            const float* bias = weights.down_bias[a.expert] + column;
             level_.add_scaled(bias, weight, sums, width);
           }
         }

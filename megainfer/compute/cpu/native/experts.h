@@ -15,11 +15,11 @@ struct ExpertShape {
   int32_t weight_on_input;
 };
 
-// A layer's experts, packed one after the other; biases, null where there are none, as
-// `pack_gate_up_bias` has them, and [experts, D].
+// A layer's experts, [experts]: where each one's packed weights are, null of one that isn't here, which
+// no choice may be sent to; biases, null where there are none, as `pack_gate_up_bias` has them, and [D].
 struct ExpertWeights {
-  const uint8_t *gate_up, *down;
-  const float *gate_up_bias, *down_bias;
+  const uint8_t *const *gate_up, *const *down;
+  const float *const *gate_up_bias, *const *down_bias;
 };
 
 // One message and the place of its answer, `rows` rows each: hidden and out [rows, D] of a RowType,
@@ -80,7 +80,7 @@ class Experts {
   };
 
   void lay_out(const Slot* slots, int num_slots, RowType type);
-  void sort(const Slot* slots, int num_slots, int64_t* counts);
+  void sort(const ExpertWeights& weights, const Slot* slots, int num_slots, int64_t* counts);
   void group(const int64_t* counts);
   void read_rows(Part part, RowType type);
   void pack_inputs(Part part);

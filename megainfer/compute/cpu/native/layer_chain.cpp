@@ -28,7 +28,7 @@ void LayerChain::run(const ChainLayer* layers, int64_t count, const StepRows& st
     const ChainLayer& layer = layers[l];
     times[3 * l] = now();
     half_.attend(*layer.attention, step, layer.cache, x);
-    half_.gate(*layer.gate, x, step.token_ids, rows, type, hidden, scatter);
+    half_.gate(*layer.gate, x, step.token_ids, nullptr, rows, type, hidden, scatter);
     times[3 * l + 1] = now();
     compute_experts(layer, slot, type);
     times[3 * l + 2] = now();

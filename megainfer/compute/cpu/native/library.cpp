@@ -102,9 +102,10 @@ EXPORT void megainfer_half_attend(AttentionHalf* half, const AttentionLayer* lay
 }
 
 EXPORT void megainfer_half_gate(AttentionHalf* half, const GateLayer* layer, const float* x,
-                                const int64_t* token_ids, int64_t rows, int32_t row_type,
-                                void* hidden, const Scatter* scatter) {
-  half->gate(*layer, x, token_ids, rows, static_cast<RowType>(row_type), hidden, *scatter);
+                                const int64_t* token_ids, const int64_t* ways, int64_t rows,
+                                int32_t row_type, void* hidden, const Scatter* scatter) {
+  const auto type = static_cast<RowType>(row_type);
+  half->gate(*layer, x, token_ids, ways, rows, type, hidden, *scatter);
 }
 
 EXPORT void megainfer_half_head(AttentionHalf* half, const Linear* linear, const Norm* norm,

@@ -144,19 +144,20 @@ void choose_experts(const Level& level, const Router& router, int64_t token_id, 
   }
 }
 
-void plan_scatter(const Homes& homes, const int64_t* chosen, const float* weights, int64_t rows,
-                  int64_t top_k, const Scatter& scatter) {
+void plan_scatter(const Homes& homes, const int64_t* chosen, const float* weights,
+                  const int64_t* ways, int64_t rows, int64_t top_k, const Scatter& scatter) {
   for (int64_t node = 0; node < homes.num_nodes; ++node) {
     int64_t* to_rows = scatter.rows + node * rows;
     int64_t count = 0;
     for (int64_t r = 0; r < rows; ++r) {
       int32_t* to_ids = scatter.ids + (node * rows + count) * top_k;
       float* to_weights = scatter.weights + (node * rows + count) * top_k;
+      const int64_t way = homes.num_ways == 1 ? 0 : ways[r];
       bool any = false;
       for (int64_t i = 0; i < top_k; ++i) {
-        const int64_t expert = chosen[r * top_k + i];
-        const bool here = homes.nodes[expert] == node;
-        to_ids[i] = here ? homes.local_ids[expert] : -1;
+        const int64_t home = chosen[r * top_k + i] * homes.num_ways + way;
+        const bool here = homes.nodes[home] == node;
+        to_ids[i] = here ? homes.local_ids[home] : -1;
         to_weights[i] = here ? weights[r * top_k + i] : 0.0f;
         any |= here;
       }

@@ -36,11 +36,12 @@ struct Scatter {
   float* weights;
 };
 
-// Where each expert lives: its node and its id there, both [E].
+// Where each expert lives: its node and its id there, both [E, num_ways]. A token takes the way that
+// it has; there is a single one where no expert's tokens are shared out.
 struct Homes {
   const int64_t* nodes;
   const int32_t* local_ids;
-  int64_t num_nodes;
+  int64_t num_nodes, num_ways;
 };
 
 // Floats of scratch that `choose_experts` needs.
@@ -51,6 +52,7 @@ int64_t choose_scratch(const Router& router);
 void choose_experts(const Level& level, const Router& router, int64_t token_id, float* scores,
                     float* scratch, int64_t* ids, float* weights);
 
-// Spread choices [T, K] over the nodes.
-void plan_scatter(const Homes& homes, const int64_t* chosen, const float* weights, int64_t rows,
-                  int64_t top_k, const Scatter& scatter);
+// Spread choices [T, K] over the nodes. ways [T]: which of each home's; of a single one they may be
+// null.
+void plan_scatter(const Homes& homes, const int64_t* chosen, const float* weights,
+                  const int64_t* ways, int64_t rows, int64_t top_k, const Scatter& scatter);

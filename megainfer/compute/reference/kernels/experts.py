@@ -69,7 +69,7 @@ def grouped_feed_forward(
     x: Tensor,
     weights: Tensor,
     groups: Groups,
-    networks: Sequence[Network],
+    networks: Sequence[Network | None],
     weight_on_input: bool = False,
 ) -> Tensor:
     """Each row's chosen experts, weighted and summed: x [R, D] -> float32 [R, D].
@@ -85,7 +85,7 @@ def grouped_feed_forward(
     results = [
         feed_forward(own, network)
         for own, network in zip(rows.split_with_sizes(groups.counts), networks, strict=True)
-        if len(own)
+        if len(own) and network is not None
     ]
     outputs = torch.zeros(*weights.shape, x.shape[1], dtype=torch.float32, device=x.device)
     if results:
@@ -97,7 +97,7 @@ def every_feed_forward(
     x: Tensor,
     weights: Tensor,
     local_ids: Tensor,
-    networks: Sequence[Network],
+    networks: Sequence[Network | None],
     weight_on_input: bool = False,
 ) -> Tensor:
     """`grouped_feed_forward` for a host that must not ask a device what rows chose: each network
@@ -109,6 +109,8 @@ def every_feed_forward(
         weights = torch.ones_like(weights)
     outputs = torch.zeros(len(rows), x.shape[1], dtype=torch.float32, device=x.device)
     for expert, network in enumerate(networks):
+        if network is None:
+            continue
         own = feed_forward(rows, network).to(torch.float32)
         outputs = torch.where(flat == expert, own, outputs)
     return (outputs.view(*weights.shape, -1) * weights[..., None]).sum(1)

@@ -14,12 +14,18 @@ from megainfer.topology import Placement
 
 
 class Homes(NamedTuple):
-    """Of one layer, for each global expert id: the expert node and local id that tokens go to."""
+    """Of one layer, for each global expert id and each way: the expert node and local id that
+    tokens go to. W is 1 where no expert's tokens are shared out, else WAYS."""
 
-    node: Tensor  # int64 [E]
-    local_id: Tensor  # int32 [E]
+    node: Tensor  # int64 [E, W]
+    local_id: Tensor  # int32 [E, W]
     num_nodes: int
     nodes: frozenset[int]  # those that `node` has; the others are sent nothing
+
+    @property
+    def num_ways(self) -> int:
+        """W."""
+        return self.node.shape[1]
 
     def on(self, device: Device) -> "Homes":
         """The same, for tokens on this device."""
@@ -31,10 +37,10 @@ def expert_homes(placement: Placement, layer: int) -> Homes:
     """Of a layer's experts."""
     homes = placement.homes(layer)
     return Homes(
-        node=torch.tensor([node for node, _ in homes]),
-        local_id=torch.tensor([local_id for _, local_id in homes], dtype=torch.int32),
+        node=torch.tensor([[node for node, _ in own] for own in homes]),
+        local_id=torch.tensor([[local_id for _, local_id in own] for own in homes]).int(),
         num_nodes=placement.num_nodes,
-        nodes=frozenset(node for node, _ in homes),
+        nodes=frozenset(node for own in homes for node, _ in own),
     )
 
 
@@ -130,12 +136,15 @@ def _sparsemixer(logits: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
     return torch.cat(weights, -1), torch.cat(ids, -1)
 
 
-def scatter_plan(weights: Tensor, ids: Tensor, homes: Homes) -> tuple[Part, ...]:
+def scatter_plan(
+    weights: Tensor, ids: Tensor, homes: Homes, ways: Tensor | None = None
+) -> tuple[Part, ...]:
     """What each expert node is sent, one Part a node: only rows with an expert there.
 
-    weights: float32 [T, K]. ids: int64 [T, K], global.
+    weights: float32 [T, K]. ids: int64 [T, K], global. ways: int64 [T], see `compute.ways`; where
+    homes have but one they aren't looked at.
     """
-    return _parts(_part, weights, ids, homes)
+    return _parts(_part, weights, ids, homes, ways)
 
 
 def _part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
@@ -149,10 +158,12 @@ def _part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
     )
 
 
-def padded_plan(weights: Tensor, ids: Tensor, homes: Homes) -> tuple[Part, ...]:
+def padded_plan(
+    weights: Tensor, ids: Tensor, homes: Homes, ways: Tensor | None = None
+) -> tuple[Part, ...]:
     """`scatter_plan` for a host that must not ask a device how many rows there are: T for every
     node with a home. The first `count` are those rows; the others choose nothing of row 0."""
-    return _parts(_padded_part, weights, ids, homes)
+    return _parts(_padded_part, weights, ids, homes, ways)
 
 
 def _padded_part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
@@ -170,14 +181,25 @@ def _padded_part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
 
 
 def _parts(
-    part_of: Callable[[Tensor, Tensor, Tensor], Part], weights: Tensor, ids: Tensor, homes: Homes
+    part_of: Callable[[Tensor, Tensor, Tensor], Part],
+    weights: Tensor,
+    ids: Tensor,
+    homes: Homes,
+    ways: Tensor | None,
 ) -> tuple[Part, ...]:
-    local_ids = homes.local_id[ids]
+    node, local_ids = _homes_of(ids, homes, ways)
     if homes.num_nodes == 1:
         return (Part(torch.arange(len(ids), device=ids.device), local_ids, weights),)
-    node = homes.node[ids]
     nothing = Part(ids.new_empty(0), local_ids[:0], weights[:0])
     return tuple(
         part_of(node == n, local_ids, weights) if n in homes.nodes else nothing
         for n in range(homes.num_nodes)
     )
+
+
+def _homes_of(ids: Tensor, homes: Homes, ways: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Nodes and local ids of all choices, both [T, K]."""
+    if homes.num_ways == 1:
+        return homes.node[ids, 0], homes.local_id[ids, 0]
+    assert ways is not None, "an expert's tokens are shared out, and these have no ways"
+    return homes.node[ids, ways[:, None]], homes.local_id[ids, ways[:, None]]

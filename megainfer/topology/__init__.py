@@ -1,0 +1,33 @@
+"""Which nodes take part, which expert lives where, and on which cores they run.
+
+Pure data: no torch, no processes.
+"""
+
+from megainfer.topology.cores import (
+    CoreAssignment,
+    assign_cores,
+    have_own_cores,
+    share_cores,
+)
+from megainfer.topology.dealing import Owners, contiguous_placement, placement_of
+from megainfer.topology.membership import Membership, first_membership
+from megainfer.topology.placement import EMPTY, WAYS, Home, Placement, Slots, Table, placed
+
+__all__ = [
+    "EMPTY",
+    "WAYS",
+    "CoreAssignment",
+    "Home",
+    "Membership",
+    "Owners",
+    "Placement",
+    "Slots",
+    "Table",
+    "assign_cores",
+    "contiguous_placement",
+    "first_membership",
+    "have_own_cores",
+    "placed",
+    "placement_of",
+    "share_cores",
+]

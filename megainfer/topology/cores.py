@@ -1,0 +1,52 @@
+"""On which cores the processes of an instance run."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CoreAssignment:
+    """CPU cores of one process; `threads` is how many compute threads it may start."""
+
+    cores: tuple[int, ...]
+
+    @property
+    def threads(self) -> int:
+        return len(self.cores)
+
+
+def assign_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:
+    """Share the cores: disjoint and near equal where they suffice, else one each, in turn.
+
+    >>> [a.cores for a in assign_cores(2, (0, 1, 2))]
+    [(0, 1), (2,)]
+    >>> [a.cores for a in assign_cores(3, (0, 1))]
+    [(0,), (1,), (0,)]
+    """
+    if num_processes >= len(cores):
+        return tuple(CoreAssignment((cores[i % len(cores)],)) for i in range(num_processes))
+    small, extra = divmod(len(cores), num_processes)
+    assignments, first = [], 0
+    for process in range(num_processes):
+        size = small + (process < extra)
+        assignments.append(CoreAssignment(cores[first : first + size]))
+        first += size
+    return tuple(assignments)
+
+
+def share_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:
+    """All cores to every process.
+
+    >>> [a.cores for a in share_cores(2, (0, 1))]
+    [(0, 1), (0, 1)]
+    """
+    return (CoreAssignment(cores),) * num_processes
+
+
+def have_own_cores(assignments: tuple[CoreAssignment, ...]) -> bool:
+    """Whether no two processes share a core.
+
+    >>> have_own_cores(assign_cores(2, (0, 1, 2))), have_own_cores(assign_cores(3, (0, 1)))
+    (True, False)
+    """
+    cores = [core for assignment in assignments for core in assignment.cores]
+    return len(cores) == len(set(cores))
