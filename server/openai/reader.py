@@ -9,11 +9,9 @@ from server.openai.prompts import Prompt
 from server.openai.syntax import AnswerSyntax
 from server.openai.thought_counter import ThoughtCounter
 from server.openai.tools import ToolUse
-from server.parsing.answer_parser import AnswerParser
-from server.parsing.calls import CallParser, OneCall
-from server.parsing.formats import ARRAY
-from server.parsing.harmony import HarmonyParser
-from server.parsing.parts import CallDelta, Parser, WholeParser
+from server.parsing.notations import ARRAY, channels, one_call, plain
+from server.parsing.offered import Offered
+from server.parsing.parts import CallDelta, WholeParser
 from server.parsing.reasoning import ThinkParser
 
 TOOL_CALLS = "tool_calls"
@@ -87,28 +85,33 @@ def reader_maker(
 
     def make(prompt: Prompt) -> ChoiceReader:
         inside = prompt.thinking or syntax.always_thinks
-        reasoning = ThinkParser(inside, syntax.think_tags) if syntax.thinks else None
+        reasoning = None
+        if syntax.thinks:
+            reasoning = ThinkParser(inside, syntax.think_tags, prompt.answer_tags)
         thoughts = _thought_counter(syntax) if syntax.thinks else None
-        return ChoiceReader(AnswerParser(reasoning, _calls(syntax, use)), use, thoughts)
+        return ChoiceReader(_parser(syntax, use, reasoning), use, thoughts)
 
     return make
 
 
 def _channel_reader(syntax: AnswerSyntax, use: ToolUse) -> ChoiceReader:
     with_calls = bool(use.tools) and syntax.calls is not None
-    return ChoiceReader(HarmonyParser(with_calls), use, _thought_counter(syntax))
+    parser = channels(Offered(use.tools) if with_calls else None)
+    return ChoiceReader(parser, use, _thought_counter(syntax))
 
 
 def _thought_counter(syntax: AnswerSyntax) -> ThoughtCounter:
     return ThoughtCounter(syntax.end_token, syntax.end_of_think, syntax.decode)
 
 
-def _calls(syntax: AnswerSyntax, use: ToolUse) -> Parser | None:
+def _parser(syntax: AnswerSyntax, use: ToolUse, thoughts: ThinkParser | None) -> WholeParser:
     if use.named is not None:
-        return OneCall(use.named)
+        return one_call(use.named, thoughts)
     if use.must:
-        return CallParser(ARRAY)
-    return syntax.calls.parser(use.tools) if use.tools and syntax.calls else None
+        return ARRAY.parser(use.tools, thoughts)
+    if use.tools and syntax.calls:
+        return syntax.calls.parser(use.tools, thoughts)
+    return plain(thoughts)
 
 
 def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:

@@ -1,0 +1,52 @@
+"""The tools that a model was told of: what it may call, and how it spells their names."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from megainfer.structured.schema import SchemaReader
+
+Tools = Sequence[Mapping[str, Any]]
+PREFIXES = ("functions", "function", "tools", "tool", "default_api")
+BEFORE = re.compile(rf"(?:{'|'.join(PREFIXES)})[./:]")
+BEHIND = re.compile(r"(?::\d{1,9}|(?:<\|constrain\|>)?(?:json|code))$")
+NAME = re.compile(r"[^\s\"'`<>{}\[\]\\,()=｜|]{1,128}")
+"""None of the characters with which a notation could go on."""
+
+
+class Offered:
+    """Without any tools every name is one."""
+
+    def __init__(self, tools: Tools) -> None:
+        functions = [tool["function"] for tool in tools]
+        self._schemas = {f["name"]: SchemaReader(f.get("parameters")) for f in functions}
+        self._plain: dict[str, list[str]] = {}
+        for name in self._schemas:
+            self._plain.setdefault(_plain(name), []).append(name)
+
+    def match(self, written: str) -> str | None:
+        """The tool that is meant: the very name; without what models put around it; or the only
+        one that differs in nothing but capitals, dashes and dots."""
+        word = written.strip().strip("\"'`")
+        if not self._schemas:
+            return word if NAME.fullmatch(word) else None
+        for candidate in _candidates(word):
+            if candidate in self._schemas:
+                return candidate
+        for candidate in _candidates(word):
+            if len(alike := self._plain.get(_plain(candidate), [])) == 1:
+                return alike[0]
+        return None
+
+    def schema(self, name: str) -> SchemaReader:
+        """Of a tool's parameters."""
+        return self._schemas.get(name) or SchemaReader(None)
+
+
+def _candidates(word: str) -> list[str]:
+    bare = BEFORE.sub("", word, count=1) if BEFORE.match(word) else word
+    return [word, bare, BEHIND.sub("", word), BEHIND.sub("", bare)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_./:]", "_", name).casefold()
