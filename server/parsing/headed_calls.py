@@ -10,6 +10,7 @@ from server.parsing.offered import Offered
 from server.parsing.out import Out
 
 MAX_HEADER = 300
+FENCE = "```"
 NUMBERED = re.compile(r".+:\d{1,9}")
 SPACE = re.compile(r"[\s,;]*")
 BEHIND = re.compile(r"[\s}`]*")
@@ -150,7 +151,8 @@ class HeadedCalls:
         self._out.begin(name, own_id)
         character = yield from self._feed.peek(1)
         if character and character in '{"':
-            yield from copy_arguments(self._feed, self._out.argue, self._tags)
+            tags = Tags(*self._tags.all, FENCE) if FENCE in header[0] else self._tags
+            yield from copy_arguments(self._feed, self._out.argue, tags)
             yield from self._behind()
         else:
             self._out.argue("{}")

@@ -1,7 +1,7 @@
 """The notations of tool calls, by the names that vLLM's --tool-call-parser has for them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.parsing.calls import Attempt, FeedParser, read_answer, read_one_call, read_text
 from server.parsing.feed import Feed, Reading, Tags
@@ -21,18 +21,20 @@ from server.parsing.text_calls import (
     TextFormat,
 )
 
-Attempts = Callable[[Feed, Out, Offered], tuple[Tags, Attempt, Attempt | None]]
+Attempts = Callable[[Feed, Out, Offered], tuple[Tags, Attempt, Attempt]]
 """Of a notation: the openings, who reads what begins with one, and who what begins with none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notation:
     """attempts: None where the whole answer is in a notation of its own. special: its tags are
-    special tokens, which must be spelled out to be seen; so must they where `opening` is one."""
+    special tokens, which must be spelled out to be seen; so must they where `opening` is one.
+    in_lines: calls without a tag may begin in any line."""
 
     attempts: Attempts | None
     special: bool = False
     opening: str = ""
+    in_lines: bool = False
 
     def parser(self, tools: Tools, thoughts: ThinkParser | None = None) -> WholeParser:
         """Of one answer, of a model that was told of these tools."""
@@ -41,7 +43,7 @@ class Notation:
             return channels(offered)
 
         def read(feed: Feed, out: Out) -> Reading[None]:
-            return read_answer(feed, out, *attempts(feed, out, offered))
+            return read_answer(feed, out, *attempts(feed, out, offered), self.in_lines)
 
         return FeedParser(read, Out(thoughts))
 
@@ -110,7 +112,9 @@ NOTATIONS = {
     "minimax_m2": _of_texts(MINIMAX_M2),
     "granite": _of_objects(("<|tool_call|>",), ("</|tool_call|>",), special=True),
     "hunyuan_a13b": _of_objects(("<tool_calls>",), ("</tool_calls>",), special=False),
-    "llama3_json": _of_objects(("<|python_tag|>",), ("<|eom_id|>", "<|eot_id|>"), special=False),
+    "llama3_json": replace(
+        _of_objects(("<|python_tag|>",), ("<|eom_id|>", "<|eot_id|>"), special=False), in_lines=True
+    ),
     HARMONY: Notation(None, special=True),
-    "pythonic": Notation(_pythonic, opening=OPENING),
+    "pythonic": Notation(_pythonic, opening=OPENING, in_lines=True),
 }

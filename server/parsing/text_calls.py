@@ -103,7 +103,12 @@ class TextCalls:
         character = yield from feed.peek(1)
         if outer and character and character in "[{":
             return (yield from self._objects.read())
-        if not (yield from self._call(bool(outer))):
+        return (yield from self._some(bool(outer)))
+
+    def _some(self, outer: bool) -> Reading[bool]:
+        """One call or several, and what closes them."""
+        feed = self._feed
+        if not (yield from self._call(outer)):
             return False
         while (yield from self._another()):
             feed.mark()
@@ -122,9 +127,9 @@ class TextCalls:
         self._feed.mark()
         yield from self._feed.run(BARE_NAME, _nowhere, most=MAX_NAME)
         yield from self._feed.white()
-        told = yield from self._feed.ahead(Tags(ARG_KEY))
+        told = yield from self._feed.ahead(Tags(ARG_KEY, *self._written.closings))
         self._feed.go_back()
-        return bool(told) and (yield from self._call(True))
+        return bool(told) and (yield from self._some(True))
 
     def _another(self) -> Reading[bool]:
         """Whether a further call follows; only a closing tag is read."""
@@ -201,8 +206,8 @@ class TextCalls:
                 feed.kept()
                 write = values.begin(key[0], key[1], trims=tag != ARG_KEY)
                 unused = known - values.given if known else None
-                yield from copy_text(feed, write, self._values, unused)
-                values.end()
+                closed = yield from copy_text(feed, write, self._values, unused)
+                values.end(closed)
             elif tag := (yield from feed.ahead(self._value_ends)):
                 feed.take(len(tag))  # one too many
             else:

@@ -58,10 +58,10 @@ class ValueWriter:
         self._read = json_value if is_text is False else self._typed(key)
         return self._value.add
 
-    def end(self) -> None:
-        """Of the value."""
+    def end(self, closed: bool) -> None:
+        """Of the value. closed: by its own tag; else what follows stands on a line of its own."""
         if self._value is not None:
-            self._value.end(self._read)
+            self._value.end(self._read, closed)
 
     def close(self) -> None:
         """The object."""
@@ -86,24 +86,27 @@ class _Value:
 
     def add(self, text: str) -> None:
         text = self._line_end + text
-        if self._trims:
-            if not self._begun and text:
-                text, self._begun = text.removeprefix("\n"), True
-            self._line_end = "\n" if text.endswith("\n") else ""
-            text = text.removesuffix("\n")
+        if self._trims and not self._begun and text:
+            text, self._begun = text.removeprefix("\n"), True
+        self._line_end = "\n" if text.endswith("\n") else ""
+        self._tell(text.removesuffix("\n"))
+
+    def _tell(self, text: str) -> None:
         if self._plain:
             self._say(as_json(text)[1:-1])
         else:
             self._pieces.append(text)
 
-    def end(self, read: Callable[[str], Any]) -> None:
+    def end(self, read: Callable[[str], Any], closed: bool) -> None:
+        if closed and not self._trims:
+            self._tell(self._line_end)
         self._say('"' if self._plain else as_json(read("".join(self._pieces))))
 
 
 def copy_text(
     feed: Feed, write: Say, tags: TextTags, unused: Collection[str] | None
-) -> Reading[None]:
-    """A value up to its end; the tag that closes it is read, others aren't.
+) -> Reading[bool]:
+    """A value up to its end; the tag that closes it is read, others aren't. Whether there was one.
 
     Models write such tags within values as well, and leave them out. One is the end where what
     follows can follow one; else only if no better end comes. unused: names of which one, where a
@@ -120,16 +123,19 @@ def copy_text(
         if tag in tags.keys.all:
             at_line = last in ("\n", "") or tag[-1] == ">"
             if at_line and (yield from _is_key(feed, tag, unused)):
-                return
+                return False
         elif tag in tags.outer.all:
             if (yield from _is_followed(feed, tag, tags.calls)):
-                return
+                return False
         else:
             certain = yield from _is_end(feed, tag, tags)
-            if certain or not feed.trusts or not (yield from _ends_later(feed, say, tags)):
-                feed.take(len(tag) if tag in tags.value_ends.all else 0)
-            return
+            if not certain and feed.trusts and (yield from _ends_later(feed, say, tags)):
+                return True
+            closes = tag in tags.value_ends.all
+            feed.take(len(tag) if closes else 0)
+            return closes
         say(feed.take(len(tag)))
+    return False
 
 
 def _is_end(feed: Feed, tag: str, tags: TextTags) -> Reading[bool]:
