@@ -12,6 +12,7 @@ Found = TypeVar("Found")
 Reading = Generator[None, None, Found]
 Say = Callable[[str], object]
 
+LONGEST = 256  # characters; no tag has as many
 WHITE = re.compile(r"\s*")
 
 
@@ -90,10 +91,15 @@ class Feed:
         """The one of these with which the text goes on; empty where none does."""
         while True:
             tag = next((tag for tag in tags.all if self.text.startswith(tag, self.at)), "")
-            rest = self.text[self.at : self.at + 256]
-            if tag or self.ended or not tags.may_be(rest):
+            if tag or self.ended or not tags.may_be(self.text[self.at : self.at + LONGEST]):
                 return tag
             yield
+
+    def closing(self, tags: Tags) -> Reading[str]:
+        """The same for tags that close something; one that the text's end cuts off is one, too."""
+        tag = yield from self.ahead(tags)
+        rest = self.text[self.at : self.at + LONGEST]
+        return tag or (rest if rest and tags.may_be(rest) else "")
 
     def run(self, pattern: re.Pattern[str], say: Say, most: int | None = None) -> Reading[None]:
         """Read all that a pattern of single characters matches, `most` of them at most."""

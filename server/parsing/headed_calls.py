@@ -127,7 +127,7 @@ class HeadedCalls:
         while True:
             feed.mark()
             yield from feed.run(SPACE, _nowhere)
-            tag = yield from feed.ahead(self._tags)
+            tag = yield from feed.closing(self._tags)
             if not tag:
                 if last in self._written.begins:
                     feed.kept()

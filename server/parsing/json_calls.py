@@ -12,7 +12,7 @@ NAMES = frozenset({"name", "tool", "tool_name", "function_name", "function", "re
 ARGUMENTS = frozenset({"arguments", "parameters", "args", "input", "kwargs"})
 IDS = frozenset({"id", "call_id", "tool_call_id"})
 OF_CALLS = NAMES | ARGUMENTS | IDS | {"type"}
-BRACKETS = re.compile(r"[^\s]")
+BRACKETS = re.compile(r"[,;\]}]")
 BETWEEN = re.compile(r"[\s,;\[\]}]*")
 FIRST = re.compile(r"[\s\[]*")
 MAX_KEY = 256
@@ -29,7 +29,7 @@ class JsonCalls:
         self._feed = feed
         self._out = out
         self._offered = offered
-        self._ends = closers
+        self._openings = openings
         self._closers = Tags(*closers.all, *openings.all)
 
     def read(self, strict: bool = False) -> Reading[bool]:
@@ -39,11 +39,11 @@ class JsonCalls:
         while True:
             feed.mark()
             yield from feed.run(BETWEEN if found else FIRST, _nowhere)
-            closer = yield from feed.ahead(self._closers)
+            closer = yield from feed.closing(self._closers)
             opens = (yield from feed.peek(1)) == "{"
             if found and closer:
                 feed.kept()
-                feed.take(len(closer) if closer in self._ends.all else 0)
+                feed.take(0 if closer in self._openings.all else len(closer))
                 return True
             call = _Call(feed, self._out, self._offered, self._closers)
             if not opens or not (yield from call.read(strict)):

@@ -71,7 +71,7 @@ class PythonicCalls:
         return True
 
     def _arguments(self, names: list[str]) -> Reading[None]:
-        """names: those that arguments without one have, in order."""
+        """names: those that arguments without one have, in order; what has none is left out."""
         feed, given = self._feed, list[str]()
         while True:
             yield from feed.run(BETWEEN, _nowhere)
@@ -79,12 +79,12 @@ class PythonicCalls:
             if not character or character in "])" or (yield from feed.ahead(CLOSERS)):
                 break
             key = yield from self._key()
-            key = key or next((name for name in names if name not in given), f"arg{len(given)}")
-            twice = key in given
-            if not twice:
+            key = key or next((name for name in names if name not in given), "")
+            wanted = bool(key) and key not in given
+            if wanted:
                 self._out.argue(("{" if not given else ", ") + as_json(key) + ": ")
                 given.append(key)
-            say = _nowhere if twice else self._out.argue
+            say = self._out.argue if wanted else _nowhere
             yield from JsonCopier(feed, say, CLOSERS).copy()
             yield from self._skip_to_the_next()
         self._out.argue("}" if given else "{}")

@@ -136,7 +136,7 @@ class TextCalls:
         feed = self._feed
         feed.mark()
         yield from feed.white()
-        closing = yield from feed.ahead(self._closings)
+        closing = yield from feed.closing(self._closings)
         if closing:
             feed.kept()
             feed.take(len(closing))
@@ -217,7 +217,7 @@ class TextCalls:
 
     def _end_of_call(self) -> Reading[None]:
         yield from self._feed.white()
-        if tag := (yield from self._feed.ahead(self._call_ends)):
+        if tag := (yield from self._feed.closing(self._call_ends)):
             self._feed.take(len(tag))
 
     def _key(self, tag: str) -> Reading[tuple[str, bool | None] | None]:

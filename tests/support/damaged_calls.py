@@ -6,6 +6,7 @@ to do to it, by name; `DAMAGES` is the table of them.
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,11 +53,6 @@ TEXTS = (
     " two ",
     "x < y",
 )
-TAGS_IN_TEXTS = {
-    "<tool_call>": "</tool_call>",
-    "</parameter>": "</parameter>",
-    "<arg_key>": "</arg_value>",
-}
 
 
 @dataclass(frozen=True)
@@ -296,6 +292,10 @@ def _pythons_words(text: str, dice: random.Random) -> str:
     return text
 
 
+def _recipient_first(text: str, dice: random.Random) -> str:
+    return re.sub(r"(<\|channel\|>commentary)( to=\S+)", r"\2\1", text)
+
+
 def _brace_too_many(text: str, dice: random.Random) -> str:
     place = text.rfind("}")
     return text if place < 0 else text[: place + 1] + "}" + text[place + 1 :]
@@ -326,7 +326,7 @@ def _noise(text: str, dice: random.Random) -> str:
 
 
 def _control_characters(text: str, dice: random.Random) -> str:
-    return text.replace("Oslo", "Os\tlo").replace("/a.txt", "/a\x01.txt")
+    return _replaced(text, PUT_INTO_VALUES["control characters"])
 
 
 ANY: Mapping[str, Damage] = {
@@ -459,21 +459,46 @@ DAMAGES: Mapping[str, Mapping[str, Damage]] = {
         "slash": _instead(("to=functions.", "to=functions/")),
         "glued": _instead((" <|constrain|>json", "json")),
         "no space": _instead((" <|constrain|>", "<|constrain|>")),
-        "recipient first": _instead(),
+        "recipient first": _recipient_first,
         "analysis": _instead(("commentary", "analysis")),
         "no end": _without("<|call|>", last=True),
     },
 }
 DAMAGES = {name: {**ANY, **own} for name, own in DAMAGES.items()}
 """By notation and name."""
+PUT_INTO_VALUES: Mapping[str, Mapping[str, str]] = {
+    "control characters": {"Oslo": "Os\tlo", "/a.txt": "/a\x01.txt"},
+    "tag in a value": {"/a.txt": "a </tool_call> b"},
+    "parameter's end in a value": {"/a.txt": "a </parameter> b"},
+}
+SAID = ("", "Let me see.", "Done.")
+"""What stands beside calls."""
 HOPELESS = frozenset({"cut off", "noise"})
 """After which a call may be another."""
 
 
 def damaged(name: str, damage: str, dice: random.Random) -> tuple[list[Call], str]:
-    """Calls, and how a model writes them that does this wrong."""
+    """Calls, and how a model writes them that does this wrong; with them what it has put into their
+    values."""
     calls = some_calls(dice)
-    return calls, DAMAGES[name][damage](WRITTEN[name](calls), dice)
+    text = DAMAGES[name][damage](WRITTEN[name](calls), dice)
+    puts = dict(PUT_INTO_VALUES.get(damage, ()))
+    if damage == "parameter's end in a value" and name == "minimax_m2":
+        puts = {"/a.txt": "<parameter>a</parameter>"}
+    return [Call(call.name, _put(call.arguments, puts)) for call in calls], text
+
+
+def _put(arguments: Json, puts: Mapping[str, str]) -> Json:
+    return {
+        key: _replaced(value, puts) if isinstance(value, str) else value
+        for key, value in arguments.items()
+    }
+
+
+def _replaced(text: str, puts: Mapping[str, str]) -> str:
+    for old, new in puts.items():
+        text = text.replace(old, new)
+    return text
 
 
 def in_pieces(text: str, dice: random.Random) -> list[str]:
