@@ -20,6 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from megainfer.errors import ModelError, RequestError
+from megainfer.text.chat_forms import ChatForms, forms_of
 from megainfer.text.json_file import read_json_object
 
 JINJA = "*.jinja"
@@ -36,6 +37,11 @@ class ChatTemplate:
     @cached_property
     def _template(self) -> Template:
         return _environment().from_string(self.source)
+
+    @cached_property
+    def forms(self) -> ChatForms:
+        """In which it wants messages."""
+        return forms_of(self.render)
 
     @cached_property
     def _loops_over_parts(self) -> bool:

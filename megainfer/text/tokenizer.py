@@ -122,7 +122,9 @@ class Tokenizer:
         """
         if self._chats is not None:
             return self._chats.encode(chat)
-        text = self.render_chat(chat.messages, chat.tools, chat.opens_an_answer, chat.variables)
+        template = self._template_for(chat.tools)
+        messages = template.forms.fit(chat.messages)
+        text = template.render(messages, chat.tools, chat.opens_an_answer, chat.variables)
         if chat.continues_last:
             text = up_to_the_end_of(chat.messages[-1], text)
         check(text)
@@ -139,6 +141,9 @@ class Tokenizer:
 
         Raises RequestError when the model has no template, or the template refuses or fails.
         """
+        return self._template_for(tools).render(messages, tools, add_generation_prompt, variables)
+
+    def _template_for(self, tools: Sequence[Mapping[str, Any]] | None) -> ChatTemplate:
         template = self._chat_templates.get("tool_use") if tools else None
         template = template or self._chat_templates.get("default")
         if template is None:
@@ -147,7 +152,7 @@ class Tokenizer:
                 "chat_template.jinja into the model's folder",
                 "messages",
             )
-        return template.render(messages, tools, add_generation_prompt, variables)
+        return template
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
