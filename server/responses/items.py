@@ -110,7 +110,7 @@ def _call(item: Json) -> Json | None:
         case _:
             return None
     if isinstance(arguments, dict):
-        kept = {k: v for k, v in arguments.items() if v is not None and (k, v) != ("type", "exec")}
+        kept = {k: v for k, v in arguments.items() if v not in (None, {}) and k != "type"}
         arguments = json.dumps(kept, ensure_ascii=False)
     call_id = item.get("call_id") or item.get("id")
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
