@@ -103,7 +103,7 @@ class JsonCopier:
             return self._close(character, self._key)
         if character in "\"'":
             self._settle()
-            yield from self.text(":")
+            yield from self.text(":=,}")
             return self._colon
         pieces: list[str] = []
         yield from self._feed.run(NAME, pieces.append)
