@@ -538,3 +538,29 @@ def test_a_harmony_call_without_arguments() -> None:
     for ending in ("", "\n", "<|call|>", "<|end|><|start|>assistant"):
         _, _, (call,) = summary(parse(channels(OFFERED), *f"{CALL_HEADER}{ending}"))
         assert (call.name, json.loads(call.arguments)) == ("f", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "opening", "repeated"),
+    [
+        ("hermes", "<tool_call>", "{ \n"),
+        ("hermes", '<tool_call>{"name": "f", "arguments": ', '{"": "</tool_call>'),
+        ("openai", "<|channel|>analysis to=", "x"),
+        ("openai", "", "<|channel|>"),
+        ("qwen3_coder", "<function=f><parameter=x>", "</parameter>"),
+        ("glm45", "<tool_call>f<arg_key>", "x<"),
+        ("deepseek_v31", "<｜tool▁call▁begin｜>", "f "),
+        ("pythonic", "[f(x=", "'"),
+        ("llama3_json", "", '\n{"name": '),
+    ],
+)
+def test_tokens_without_end_cost_what_they_cost_at_first(
+    name: str, opening: str, repeated: str
+) -> None:
+    text = opening + repeated * (100_000 // len(repeated))
+    parser = NOTATIONS[name].parser(KNOWN, ThinkParser(False))
+    began = process_time()
+    for place in range(0, len(text), 4):
+        parser.push(text[place : place + 4])
+    parser.finish()
+    assert process_time() - began < 2  # it takes 0.3; work that grows took 5 and more
