@@ -46,7 +46,7 @@ def run_attention(station: Station, plan: Plan, node: int, measures: bool) -> No
     link, backend = station.link, backend_of(plan, plan.cores_of_attention(node))
     model, kv = load_attention(plan, backend, progress_to(link))
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measures else []))
-    seat = Seat(plan.geometry(await_start(link)), node, incarnation=station.incarnation)
+    seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
     port = join_attention(plan.road, seat)
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
@@ -96,6 +96,7 @@ class AttentionUnit:
         self._frontend = FrontEndLink(plan.endpoint, node, seat.incarnation)
         self._port = port
         self._peers = peers
+        self._tuner = _tuner(serve)
         self._compiling = compiling_for(plan)
         self._compiling.prepare()
         parts = NodeParts(
@@ -106,7 +107,7 @@ class AttentionUnit:
             emit=self._frontend.send,
             device=kv.device,
             compiling=self._compiling,
-            tuner=_tuner(serve),
+            tuner=self._tuner,
             work=work,
         )
         self.node = AttentionNode(parts, NodeSettings(node, trace=plan.config.trace))
@@ -139,6 +140,7 @@ class AttentionUnit:
 
     def enter(self, membership: Membership) -> None:
         self.node.enter(membership)
+        self._tuner.enter(len(membership.attention) > 1, self.node.scheduler)
         if self._peers is not None:
             self._peers.enter()
 

@@ -118,8 +118,17 @@ class Assignments:
         return True
 
     def enter(self, membership: Membership) -> None:
-        """Another membership, which can serve."""
+        """Another membership, which can serve. What nodes have that are none of its members goes
+        on at those that are."""
         self._recovery.entered(self._attendance.enter(membership))
+        for request in list(self.requests.values()):
+            if request.at is not None and request.at.node not in membership.attention:
+                self._move(request, request.at)
+        self.update()
+
+    def forget_node(self, role: Role, node: int) -> None:
+        """It won't come back."""
+        self._attendance.forget(role, node)
         self.update()
 
     def hear_ready(self, ready: NodeReady) -> None:
@@ -173,6 +182,13 @@ class Assignments:
             self._recovery.count_replay(at.node, again)
         if request.observed:
             self.observer.moved(request.request_id, at.node)
+
+    def _move(self, request: Outstanding, leaver: At) -> None:
+        """From a node that is alive, and had better work no more for it."""
+        self._router.release(request.request_id)
+        request.at = None
+        self.send(leaver, Abort(request.request_id))
+        self._place(request)
 
     def _hold(self, request: Outstanding) -> None:
         seconds = request.message().max_queue_seconds

@@ -83,6 +83,13 @@ class Attendance:
         self.lacks[name] = lack = Lack(down.role, down.node, down.message, since, died)
         return lack
 
+    def forget(self, role: Role, node: int) -> None:
+        """It is none of the instance's nodes any more."""
+        self.lacks.pop((role, node), None)
+        if role is Role.ATTENTION:
+            self._ready.pop(node, None)
+            self._known.pop(node, None)
+
     def is_gone(self, node: int, incarnation: int) -> bool:
         """Whether an attention node isn't this incarnation any more."""
         current = self._ready.get(node)

@@ -32,7 +32,11 @@ from megainfer.messages import (
     LoadProgress,
     Message,
     NodeDown,
+    NodeGone,
     Ready,
+    Release,
+    Renew,
+    Resize,
     Role,
     Spans,
     Started,
@@ -40,9 +44,10 @@ from megainfer.messages import (
     Stop,
 )
 from megainfer.supervise.assembly import Assembly
-from megainfer.supervise.child import Child, ChildMain, Closable
+from megainfer.supervise.child import Child, ChildMain, Closable, name_of
 from megainfer.supervise.family import Family, drain
 from megainfer.supervise.libraries import load_libraries
+from megainfer.supervise.operations import Operations
 from megainfer.supervise.recovery import Recoveries
 from megainfer.supervise.restarts import Restarts
 from megainfer.supervise.roster import Node, Stage
@@ -120,7 +125,9 @@ class Supervisor:
         self._vigil = Vigil()
         self._next_look = 0.0
         self._recoveries = Recoveries()
-        self._to_fork: dict[Node, float] = {}  # when
+        self._operations = Operations(plan, self._assembly, self._dismiss)
+        self._to_fork: dict[Node, float] = {}  # not before
+        self._dismissed: set[int] = set()  # process ids
         self._incarnations: dict[Node, int] = {}  # the next of each
         self._down: dict[Node, NodeDown] = {}  # those that aren't back
         self._ready_servers: set[int] = set()
@@ -218,11 +225,14 @@ class Supervisor:
         from megainfer.colocated.process import run_colocated
         from megainfer.expert_node.process import run_expert
 
-        if self.plan.config.colocated:
-            return partial(run_colocated, plan=self.plan)
-        measures = self.plan.measures and self._assembly.serve is None
-        run = run_attention if role is Role.ATTENTION else run_expert
-        return partial(run, plan=self.plan, node=index, measures=measures)
+        plan = self.plan
+        if plan.config.colocated:
+            return partial(run_colocated, plan=plan)
+        measures = plan.measures and self._assembly.serve is None
+        if role is Role.ATTENTION:
+            return partial(run_attention, plan=plan, node=index, measures=measures)
+        placement = self._assembly.to_load(index)
+        return partial(run_expert, plan=plan, node=index, measures=measures, placement=placement)
 
     # --- a turn -------------------------------------------------------------------------------
 
@@ -234,6 +244,7 @@ class Supervisor:
             self._note(child, message)
         for child in self._family.buried(ready):
             self._mourn(child)
+        self._operations.advance()
         if (now := monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._look_after(now)
@@ -270,6 +281,8 @@ class Supervisor:
                 pass
             case NodeDown():
                 self._given_up(message)
+            case Resize() | Release() | Renew():
+                self._operations.begin(message, child.send)
             case Ready() if child.role is Role.SERVER:
                 self._server_is_ready(child)
             case Entered():
@@ -279,15 +292,31 @@ class Supervisor:
                 self._assembly.hear(node, message)
 
     def _look_after(self, now: float) -> None:
-        """Fork who is to be forked, and give up who hangs."""
-        for node in [node for node, at in self._to_fork.items() if at <= now]:
-            del self._to_fork[node]
-            self._fork(node)
+        """Fork who is to be forked, end whom nobody needs, and give up who hangs."""
+        for node in self._needed():
+            if self._family.find(*node) is None and self._to_fork.get(node, 0.0) <= now:
+                self._to_fork.pop(node, None)
+                self._fork(node)
+        for child in self._family.nodes:
+            node = (child.role, child.node)
+            if node not in self._assembly.needed and node not in self._assembly.members():
+                self._dismiss(node)
         for child, reason in self._vigil.look(self._family.children):
             self._give_up(child, reason)
         for attention, expert in self._assembly.late():
             if (late := self._family.find(Role.ATTENTION, attention)) is not None:
                 self._give_up(late, f"it has not met expert node {expert}")
+
+    def _needed(self) -> list[Node]:
+        servers, nodes = self._servers_wanted(), self._assembly.needed
+        return [*servers, *nodes] if self._started else []
+
+    def _dismiss(self, node: Node) -> None:
+        """Have the process of a node end that is no member any more."""
+        child = self._family.find(*node)
+        if child is not None and child.pid not in self._dismissed:
+            self._dismissed.add(child.pid)
+            child.send(Stop())
 
     def _give_up(self, child: Child, reason: str) -> None:
         if child.fatal is None:
@@ -310,6 +339,14 @@ class Supervisor:
         node, cause = (child.role, child.node), child.death()
         obituary = f"{child.name} (process {child.pid}) died: {cause}"
         child.forget()
+        self._dismissed.discard(child.pid)
+        if child.role is not Role.SERVER and node not in self._assembly.needed:
+            self._part(node)
+            return
+        if self._operations.ended(node):
+            logger.info("%s is started anew", child.name)
+            self._lost(node, child, "it is started anew")
+            return
         if not self._assembly.started and (child.fatal or child.role is Role.SERVER):
             raise NodeDied(obituary)  # it would do so again
         self._recoveries.died(node, cause)
@@ -323,12 +360,24 @@ class Supervisor:
         if child.role is Role.SERVER:
             self._ready_servers.discard(child.node)
             self._to_attention(FrontEndDown(child.node, child.incarnation))
-            return
+        else:
+            self._lost(node, child, cause)
+
+    def _lost(self, node: Node, child: Child, cause: str) -> None:
+        """Say that a node isn't there, and have those end who can't go on without it."""
         self._down[node] = NodeDown(child.role, child.node, cause, child.incarnation)
         self._announce(self._down[node])
         for other in self._assembly.died(node):
             if (living := self._family.find(*other)) is not None:
                 living.kill()
+        self._next_look = 0.0
+
+    def _part(self, node: Node) -> None:
+        """A node that nobody needs has ended."""
+        logger.info("%s has left", name_of(*node))
+        self._assembly.died(node)
+        self._down.pop(node, None)
+        self._announce(NodeGone(*node))
 
     def _may_still_start(self, node: Node) -> bool:
         return self._assembly.started or self._recoveries.restarts[node] <= FIRST_DEATHS
