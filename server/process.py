@@ -132,9 +132,11 @@ class _Server:
                 self._instance.board.hear(message)
             case Spans():
                 self._instance.tracer.hear(message)
-            case Enter():
-                self._engine.enter(message.membership)
+            case Enter(membership=membership):
+                self._instance.board.enter(membership)
+                self._engine.enter(membership)
             case NodeDown():
+                self._instance.board.lose(message.role, message.node)
                 self._engine.lose(message)
             case Drain():
                 self._draining = asyncio.create_task(self._drain(), name="drain")

@@ -34,7 +34,7 @@ class HttpOptions:
         list[str] | None,
         Option(
             rich_help_panel=KEYS,
-            help="Opens everything; no other key opens /server_info and /debug. Repeatable.",
+            help="Opens everything; no other key opens /server_info, /admin, /debug. Repeatable.",
         ),
     ] = None
     admin_key_file: Annotated[

@@ -90,7 +90,7 @@ def assemble(
     health = Health(engine, around.board, occupancy)
     cache_config = dict(around.cache_config)
     counted = Counted(
-        model.names[0], requests, around.board, occupancy, around.experts, cache_config
+        model.names[0], engine, requests, around.board, occupancy, around.experts, cache_config
     )
     return Instance(
         options=options,

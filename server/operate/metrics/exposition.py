@@ -9,11 +9,13 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from megainfer.frontend.engine_client import EngineClient
 from megainfer.messages import Role
 from server.http.occupancy import Occupancy
 from server.operate.metrics.engines import engine_families
 from server.operate.metrics.families import counter, gauge
 from server.operate.metrics.nodes import ExpertMap, node_families
+from server.operate.metrics.recovery import instance_families, recovery_families
 from server.operate.metrics.requests import RequestMetrics
 from server.operate.nodes import NodeBoard
 
@@ -24,6 +26,7 @@ class Counted:
     stage of the start, once it is over."""
 
     model: str
+    engine: EngineClient
     requests: RequestMetrics
     board: NodeBoard
     occupancy: Occupancy
@@ -60,6 +63,8 @@ class _Families(Collector):
         attention = own.board.of_role(Role.ATTENTION)
         yield from engine_families(own.model, own.requests.engines, attention, own.cache_config)
         yield from node_families(own.model, own.board, own.experts)
+        yield from instance_families(own.model, own.engine)
+        yield from recovery_families(own.model, own.engine)
         labels = ("model_name",)
         text = "Requests for work that are being answered."
         yield gauge("server_load", text, labels, [((own.model,), float(own.occupancy.in_flight))])
