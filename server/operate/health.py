@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -119,7 +120,7 @@ class Readiness:
         limits = self._engine.limits
         length = min(PROBE_TOKENS, limits.max_model_len - 1, limits.vocab_size)
         params = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
-        name, prompt = f"readiness-{next(self._numbers)}", list(range(length))
+        name, prompt = f"readiness-{uuid.uuid4().hex}", list(range(length))
         with self._engine.generate(name, prompt, params, observed=False) as stream:
             async for _ in stream:
                 pass

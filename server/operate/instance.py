@@ -17,10 +17,14 @@ from server.operate.metrics.exposition import Counted, Exposition
 from server.operate.metrics.nodes import ExpertMap
 from server.operate.metrics.requests import RequestMetrics
 from server.operate.nodes import NodeBoard, board_of
+from server.operate.siblings import Address, alone
 from server.operate.traces import Tracer
 
 if TYPE_CHECKING:
     from server.operate.spans.export import SpanExport
+
+TICKETS = 2**32
+"""More than one API server will ever need."""
 
 Ask = Callable[[GetStats | KeepSpans | GetSpans], object]
 
@@ -48,19 +52,21 @@ class Surroundings:
 
     board: NodeBoard
     ask: Ask = lambda message: None
-    processes: int = 0
+    processes: Callable[[], int] = lambda: 0
+    siblings: Address = field(default_factory=alone)
     experts: ExpertMap = field(default_factory=lambda: ExpertMap((), ()))
     cache_config: tuple[tuple[str, str], ...] = ()
     info: tuple[tuple[str, Any], ...] = ()
 
 
-def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask) -> Surroundings:
-    """Of an instance that runs a plan."""
-    placement = plan.placement
+def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask, server: int = 0) -> Surroundings:
+    """Of an instance that runs a plan; server: this API server's number."""
+    placement, board = plan.placement, board_of(plan, options.patience)
     return Surroundings(
-        board=board_of(plan, options.patience),
+        board=board,
         ask=ask,
-        processes=1 if plan.config.colocated else plan.num_attention + plan.num_expert,
+        processes=(lambda: 1) if plan.config.colocated else board.num_present,
+        siblings=Address(server, options.api_servers, plan.server_name),
         experts=ExpertMap(
             tuple(plan.spec.moe_layers),
             [list(placement.held_by(node).values()) for node in range(plan.num_expert)],
@@ -98,9 +104,9 @@ def assemble(
         occupancy=occupancy,
         health=health,
         readiness=Readiness(engine, health, around.board, around.ask),
-        tracer=Tracer(around.ask, around.processes),
+        tracer=Tracer(around.ask, around.processes, around.siblings.own * TICKETS),
         counted=counted,
-        exposition=Exposition(counted),
+        exposition=Exposition(counted, around.siblings),
         info=dict(around.info),
         spans=spans,
     )

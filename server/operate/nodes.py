@@ -107,6 +107,10 @@ class NodeBoard:
         own = (node for node in self._nodes.values() if node.role is role)
         return sorted(own, key=lambda node: node.index)
 
+    def num_present(self) -> int:
+        """Nodes that haven't died."""
+        return sum(not node.lost for node in self._nodes.values())
+
     def silence(self, node: NodeState) -> float:
         """Seconds since it was last heard of."""
         return self._clock() - max(self._watched_since, node.heard_at or 0.0, node.back_at or 0.0)

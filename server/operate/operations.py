@@ -49,7 +49,7 @@ class Operations:
 
     async def metrics(self, request: Request) -> Response:
         """Everything that is counted, for Prometheus."""
-        body, kind = self._instance.exposition.render(request.headers.get("accept", ""))
+        body, kind = await self._instance.exposition.render(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": kind})
 
     async def load(self) -> Response:
