@@ -12,6 +12,7 @@ from megainfer.commands import (
     complete,
     generate,
     models,
+    nodes,
     serve,
     trace,
     version,
@@ -31,6 +32,10 @@ app.command(epilog=chat.EPILOG)(chat.chat)
 app.command(epilog=complete.EPILOG)(complete.complete)
 app.command(epilog=generate.EPILOG)(generate.generate)
 app.add_typer(bench_app, name="bench")
+app.command()(nodes.nodes)
+app.command(epilog=nodes.SCALE_EPILOG)(nodes.scale)
+app.command()(nodes.drain)
+app.command()(nodes.restart)
 app.command()(trace.trace)
 app.command(epilog=models.EPILOG)(models.models)
 app.command()(collect_env.collect_env)

@@ -81,11 +81,12 @@ class LLM:
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
         self._spans: dict[int, SpanPieces] = {}
-        self._process = EngineProcess(self._plan)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._closed = False
+        self._call(self._bind())  # nodes are told to connect, so there must be somebody
+        self._process = EngineProcess(self._plan)
         try:
             self._call(self._start())
         except BaseException:
@@ -260,10 +261,10 @@ class LLM:
 
     # --- on the loop's thread -------------------------------------------------------------------
 
-    async def _start(self) -> None:
+    async def _bind(self) -> None:
         self._ready: asyncio.Future[None] = self.loop.create_future()
         self.engine = EngineClient(
-            self._plan.endpoint,
+            self._plan.front_endpoint(),
             self._plan.num_attention,
             self._plan.spec.vocab_size,
             max_outstanding=MAX_REQUESTS_IN_FLIGHT * MAX_N,
@@ -271,6 +272,8 @@ class LLM:
             report=self._report,
         )
         self.engine.bind()
+
+    async def _start(self) -> None:
         self.loop.add_reader(self._process.link.fileno(), self._hear)
         await self._ready
         await self.engine.start(CONNECT_TIMEOUT_SECONDS)

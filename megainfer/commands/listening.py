@@ -7,11 +7,24 @@ import socket
 from megainfer.errors import ConfigError
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError when the address can't be had."""
+def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
+    """So many listening sockets on one address, over which the kernel spreads connections evenly.
+
+    Raises ConfigError when the address can't be had. One that several are to share is asked for
+    alone first: else another instance of this user would share it, too.
+    """
+    if count == 1:
+        return [_listen(host, port, shared=False)]
+    with _listen(host, port, shared=False) as first:
+        port = first.getsockname()[1]
+    return [_listen(host, port, shared=True) for _ in range(count)]
+
+
+def _listen(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     try:
         sock.bind((host, port))
         sock.listen(2048)

@@ -13,6 +13,7 @@ from megainfer.frontend.node_socket import At, NodeSocket
 from megainfer.frontend.outstanding import MAX_LOSSES, Outstanding
 from megainfer.frontend.recovery import Recovery
 from megainfer.frontend.router import Router
+from megainfer.frontend.shared_loads import FrontEndLoad
 from megainfer.messages import Abort, FinishReason, NodeDown, NodeReady, Role, TokenEvent, ToNode
 from megainfer.topology import Membership
 
@@ -22,11 +23,17 @@ Report = Callable[[NodeDown], None]
 class Assignments:
     """`requests` by their ids, in the order of submission.
 
-    report: is told of nodes that can't be used, though nobody has said yet that they died.
+    load: where other front ends see what this one has. report: is told of nodes that can't be used,
+    though nobody has said yet that they died.
     """
 
     def __init__(
-        self, socket: NodeSocket, attendance: Attendance, recovery: Recovery, report: Report
+        self,
+        socket: NodeSocket,
+        attendance: Attendance,
+        recovery: Recovery,
+        load: FrontEndLoad,
+        report: Report,
     ) -> None:
         self.requests: dict[str, Outstanding] = {}
         self.observer: EngineObserver = NobodyObserves()
@@ -34,13 +41,15 @@ class Assignments:
         self._attendance = attendance
         self._recovery = recovery
         self._report = report
-        self._router = Router(0)
+        self._load = load
+        self._router = Router(0, shared=load)
 
     # --- one sequence ---------------------------------------------------------------------------
 
     def add(self, request: Outstanding) -> None:
         """Send it off, or hold it. What can't be sent at all leaves nothing behind."""
         self.requests[request.request_id] = request
+        self._load.set_sequences(len(self.requests))
         try:
             self._place(request)
         except BaseException:  # one that can't be encoded, say
@@ -85,6 +94,7 @@ class Assignments:
         """It is in flight no more."""
         request = self.requests.pop(request_id, None)
         if request is not None:
+            self._load.set_sequences(len(self.requests))
             request.cancel_timers()
             if request.at is not None:
                 self._router.release(request_id)

@@ -44,6 +44,7 @@ class Attendance:
 
     def __init__(self, num_nodes: int) -> None:
         self.members: Sequence[int] = range(num_nodes)
+        self._experts: Sequence[int] | None = None  # before the first membership: all
         self.epoch = 1
         self.lacks: dict[NodeName, Lack] = {}
         self._ready: dict[int, NodeReady] = {}
@@ -54,6 +55,7 @@ class Attendance:
         """The lacks that this ends: of members, or because it does without these nodes. Both at
         once: a membership is only entered when it can serve."""
         self.epoch, self.members = membership.epoch, membership.attention
+        self._experts = membership.experts
         ended = [lack for lack in self.lacks.values() if not lack.replaced]
         present = {Role.ATTENTION: membership.attention, Role.EXPERT: membership.experts}
         for name, lack in list(self.lacks.items()):
@@ -95,6 +97,10 @@ class Attendance:
         current = self._ready.get(node)
         newest = -1 if current is None else current.incarnation
         return incarnation < newest or self._is_lost((Role.ATTENTION, node), incarnation)
+
+    def is_member(self, role: Role, node: int) -> bool:
+        members = self.members if role is Role.ATTENTION else self._experts
+        return members is None or node in members
 
     def knows(self, node: int) -> bool:
         """Whether such an attention node is a member, or has said that it is ready."""

@@ -13,6 +13,7 @@ from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.syntax_options import SyntaxOptions
 
 MAX_KEY_CHARACTERS = 512
+MAX_API_SERVERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ServingOptions:
     counts as hung. recovery_seconds: how long requests wait for nodes that were lost. log_seconds:
     how often a line tells of the traffic; 0: never. syntax: of tool calls and reasoning.
     shows_tokenizer: whether /tokenizer_info is there. traces_endpoint: an OpenTelemetry collector's
-    address, for a span a request. Raises ConfigError.
+    address, for a span a request. api_servers: processes that share the port. Raises ConfigError.
     """
 
     names: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class ServingOptions:
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
     shows_tokenizer: bool = False
     traces_endpoint: str | None = None
+    api_servers: int = 1
 
     def __post_init__(self) -> None:
         for flag, keys in (("--api-key", self.api_keys), ("--admin-key", self.admin_keys)):
@@ -55,6 +57,10 @@ class ServingOptions:
         _check_seconds("--log-interval", self.log_seconds, least=0.0)
         _check_seconds("--health-timeout", self.patience, least=2.0)
         _check_seconds("--recovery-timeout", self.recovery_seconds, least=0.0)
+        if not 1 <= self.api_servers <= MAX_API_SERVERS:
+            raise ConfigError(
+                f"--api-servers must be from 1 to {MAX_API_SERVERS}, not {self.api_servers}"
+            )
         _check_limits(self.limits)
         _check_tls(self.certificate, self.private_key)
         if self.traces_endpoint is not None:

@@ -81,10 +81,13 @@ class Plan:
             return self.micro_batches
         return MAX_MICRO_BATCHES if self.num_attention > 1 else MAX_TUNED_MICRO_BATCHES
 
-    @property
-    def endpoint(self) -> str:
-        """Where the front end listens for attention nodes: an abstract socket, so no file."""
-        return f"ipc://@megainfer-{self.token}-front"
+    def front_endpoint(self, server: int = 0, incarnation: int = 0) -> str:
+        """Where a front end listens for attention nodes: an abstract socket, so no file."""
+        return f"ipc://@megainfer-{self.token}-front-{server}-{incarnation}"
+
+    def server_name(self, server: int) -> str:
+        """The abstract socket on which API servers ask each other."""
+        return f"megainfer-{self.token}-server-{server}"
 
     @property
     def most_attention(self) -> int:

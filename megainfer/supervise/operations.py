@@ -74,7 +74,7 @@ class Operations:
         operation = self._current
         if operation is None or operation.ended != node:
             return False
-        operation.ended, operation.awaited = None, True
+        operation.ended, operation.awaited, operation.epoch = None, True, self._epoch()
         self._assembly.resting.discard(node)
         return True
 
@@ -117,7 +117,7 @@ class Operations:
     def _renew(self, operation: "_Operation", node: Node) -> None:
         """First it leaves the others, where they can do without; then it ends; then it is back."""
         if operation.awaited:
-            if node in self._assembly.members():
+            if node in self._assembly.members() and self._epoch() > operation.epoch:
                 operation.node, operation.awaited = None, False
             elif self._clock() - operation.began_node > RENEW_SECONDS:
                 self._current = None
@@ -126,6 +126,10 @@ class Operations:
         elif operation.ended is None:
             operation.ended = node
             self._end(node)
+
+    def _epoch(self) -> int:
+        membership = self._assembly.membership
+        return 0 if membership is None else membership.epoch
 
     def _tell(self, operation: "_Operation", error: str | None) -> None:
         seconds = self._clock() - operation.began
@@ -140,7 +144,7 @@ class Operations:
 
 class _Operation:
     """renewals: the nodes still to be started anew. node: the one that is just now; ended: it has
-    been told to end; awaited: it has, and is to come back."""
+    been told to end; awaited: it has, in this epoch, and is to come back in a later one."""
 
     def __init__(self, ticket: int, answer: Answer, began: float) -> None:
         self.ticket = ticket
@@ -151,6 +155,7 @@ class _Operation:
         self.began_node = began
         self.ended: Node | None = None
         self.awaited = False
+        self.epoch = 0
 
 
 def _as_many(flag: str, nodes: Sequence[int], count: int | None, most: int) -> tuple[int, ...]:

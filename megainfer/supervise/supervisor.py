@@ -33,6 +33,7 @@ from megainfer.messages import (
     Message,
     NodeDown,
     NodeGone,
+    Opened,
     Ready,
     Release,
     Renew,
@@ -94,10 +95,11 @@ class Terminated(Interrupted):
 class Supervisor:
     """One instance's processes.
 
-    server: what an API server's process runs, None without one. held: what only servers may keep
-    open (the listening socket). owner: the link to a process that this one works for.
-    drain_seconds: how long admitted requests may take to finish after a termination signal; Ctrl-C,
-    or a second signal, ends them at once. startup: times the stages; whoever does something before
+    server: what an API server's process runs, None without one; servers: how many. held: what only
+    servers may keep open (the listening sockets). owner: the link to a process that this one works
+    for. drain_seconds: how long admitted requests may take to finish after a termination signal;
+    Ctrl-C, or a second signal, ends them at once. startup: times the stages; whoever does something
+    before
     `run` adds it.
     """
 
@@ -110,8 +112,10 @@ class Supervisor:
         owner: ParentLink | None = None,
         drain_seconds: float = 0.0,
         restarts: Restarts | None = None,
+        servers: int = 1,
     ) -> None:
         self.plan = plan
+        self._num_servers = servers
         self._observer = observer
         self._server_main = server
         self._owner = owner
@@ -131,6 +135,7 @@ class Supervisor:
         self._incarnations: dict[Node, int] = {}  # the next of each
         self._down: dict[Node, NodeDown] = {}  # those that aren't back
         self._ready_servers: set[int] = set()
+        self._open_servers = {} if owner is None else {0: 0}  # incarnations of those that listen
         self._started = False
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
 
@@ -189,7 +194,8 @@ class Supervisor:
         return everybody and roster.all_reached(stage)
 
     def _servers_wanted(self) -> list[Node]:
-        return [] if self._server_main is None else [(Role.SERVER, 0)]
+        count = 0 if self._server_main is None else self._num_servers
+        return [(Role.SERVER, server) for server in range(count)]
 
     def _servers_answer(self) -> bool:
         return len(self._ready_servers) == len(self._servers_wanted())
@@ -202,7 +208,6 @@ class Supervisor:
         self._recoveries.step(node, "forked")
         if role is Role.SERVER:
             self._brief(child)
-            self._to_attention(FrontEndUp(index, incarnation))
         else:
             self._assembly.forked(node, incarnation)
 
@@ -283,8 +288,16 @@ class Supervisor:
                 self._given_up(message)
             case Resize() | Release() | Renew():
                 self._operations.begin(message, child.send)
+            case Opened() if child.role is Role.SERVER:
+                self._open_servers[child.node] = child.incarnation
+                self._to_attention(FrontEndUp(child.node, child.incarnation))
             case Ready() if child.role is Role.SERVER:
                 self._server_is_ready(child)
+            case Ready() if child.role is Role.ATTENTION:
+                for server, incarnation in self._open_servers.items():
+                    child.send(FrontEndUp(server, incarnation))
+                self._recoveries.step(node, "ready")
+                self._assembly.hear(node, message)
             case Entered():
                 self._entered(node, message.epoch)
             case _:
@@ -359,6 +372,7 @@ class Supervisor:
         self._next_look = 0.0
         if child.role is Role.SERVER:
             self._ready_servers.discard(child.node)
+            self._open_servers.pop(child.node, None)
             self._to_attention(FrontEndDown(child.node, child.incarnation))
         else:
             self._lost(node, child, cause)
@@ -404,8 +418,8 @@ class Supervisor:
             child.send(message)
 
     def _to_attention(self, message: Message) -> None:
-        for child in self._family.of(Role.ATTENTION):
-            child.send(message)
+        for node in self._assembly.roster.at(Role.ATTENTION, Stage.READY):
+            self._send((Role.ATTENTION, node), message)
 
     def _announce(self, message: Message) -> None:
         """To every front end."""
@@ -425,7 +439,7 @@ class Supervisor:
             raise
 
     def _drain(self) -> None:
-        """Until the API server says that nobody is left, or time is up, or another signal comes."""
+        """Until API servers say that nobody is left, or time is up, or another signal comes."""
         servers = self._family.of(Role.SERVER)
         if not servers or self._drain_seconds <= 0:
             return
@@ -433,9 +447,10 @@ class Supervisor:
         deadline = monotonic() + self._drain_seconds
         for server in servers:
             server.send(Drain())
-        while monotonic() < deadline:
-            if any(isinstance(message, Drained) for _, message in self._turn()):
-                return
+        missing = {server.node for server in servers}
+        while monotonic() < deadline and missing:
+            drained = {c.node for c, message in self._turn() if isinstance(message, Drained)}
+            missing -= drained
 
     def _hear_owner(self, owner: ParentLink) -> None:
         try:

@@ -121,7 +121,7 @@ class Nodes:
         self.asked: list[Any] = []
         self.spans: list[Span] = []
         self.mute = False
-        self.tracer = Tracer(self.ask, 1)
+        self.tracer = Tracer(self.ask, lambda: 1)
 
     def ask(self, message: Any) -> None:
         self.asked.append(message)
