@@ -91,6 +91,11 @@ class NodeBoard:
         self._state(role, index).lose()
         self.changed.set()
 
+    def forget(self, role: Role, index: int) -> None:
+        """It is none of the instance's nodes any more."""
+        self._nodes.pop(NodeState(role, index).name, None)
+        self.changed.set()
+
     def enter(self, membership: Membership) -> None:
         """These serve from now on."""
         now = self._clock()
