@@ -107,11 +107,6 @@ class NodeBoard:
                 self._state(role, index).come_back(now)
         self.changed.set()
 
-    def forget(self, role: Role, index: int) -> None:
-        """It is none of the instance's nodes any more."""
-        self._nodes.pop(NodeState(role, index).name, None)
-        self.changed.set()
-
     def of_role(self, role: Role) -> list[NodeState]:
         """By number."""
         own = (node for node in self._nodes.values() if node.role is role)
