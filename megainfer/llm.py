@@ -22,7 +22,17 @@ from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import make_plan
 from megainfer.launch.span_pieces import SpanPieces
-from megainfer.messages import Enter, Fatal, GetSpans, GetStats, NodeDown, Ready, Spans, Stats
+from megainfer.messages import (
+    Enter,
+    Fatal,
+    GetSpans,
+    GetStats,
+    NodeDown,
+    NodeGone,
+    Ready,
+    Spans,
+    Stats,
+)
 from megainfer.model_folder.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
@@ -294,6 +304,8 @@ class LLM:
                         self._hear_spans(message)
                     case NodeDown():
                         self.engine.lose(message)
+                    case NodeGone():
+                        self.engine.forget(message)
                     case Enter():
                         self.engine.enter(message.membership)
                     case Fatal(message=text):

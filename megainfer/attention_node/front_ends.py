@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 import msgspec
 
@@ -21,6 +22,10 @@ from megainfer.messages import (
     Tokens,
     ToNode,
 )
+
+CONNECT_SECONDS = 0.2
+"""A front end listens before nodes hear of it: for so long nothing else is done meanwhile."""
+RETRY_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,8 @@ class FrontEnds:
         self._endpoint = endpoint
         self._ready = ready
         self._front_ends: dict[int, _FrontEnd] = {}
+        self._missed: dict[int, int] = {}  # incarnations of those that couldn't be reached
+        self._next_try = 0.0
         self._owners: dict[str, int] = {}  # by request id; until its last event
         self._orphans: deque[str] = deque()  # of those that are gone; still to be aborted
 
@@ -52,12 +59,18 @@ class FrontEnds:
             if current is None or current.incarnation < message.incarnation:
                 self._close(message.server)
                 self._connect(message.server, message.incarnation)
-        elif current is not None and current.incarnation <= message.incarnation:
+            return
+        if self._missed.get(message.server, message.incarnation + 1) <= message.incarnation:
+            del self._missed[message.server]
+        if current is not None and current.incarnation <= message.incarnation:
             self._close(message.server)
 
     def receive(self) -> Iterator[ToNode]:
         """Everything that has come in, and an Abort of each request whose front end is gone; never
         blocks."""
+        if self._missed and monotonic() >= self._next_try:
+            for server, incarnation in list(self._missed.items()):
+                self._connect(server, incarnation)
         while self._orphans:
             yield Abort(self._orphans.popleft())
         for server, front_end in list(self._front_ends.items()):
@@ -90,12 +103,15 @@ class FrontEnds:
             self._close(server)
 
     def _connect(self, server: int, incarnation: int) -> None:
+        node, own = self._ready.node, self._ready.incarnation
         try:
-            endpoint = self._endpoint(server, incarnation)
-            link = FrontEndLink(endpoint, self._ready.node, self._ready.incarnation)
-        except MegaInferError as error:  # it has just died: that will be told, too
+            link = FrontEndLink(self._endpoint(server, incarnation), node, own, CONNECT_SECONDS)
+        except MegaInferError as error:  # it may have just died: that will be told, too
             log.warning("front end %d can't be reached: %s", server, error)
+            self._missed[server] = incarnation
+            self._next_try = monotonic() + RETRY_SECONDS
             return
+        self._missed.pop(server, None)
         self._front_ends[server] = _FrontEnd(incarnation, link)
         self._send(server, self._ready)
 

@@ -4,7 +4,7 @@ Whatever may have changed who takes requests ends in `update`, which sends off w
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from megainfer.errors import MegaInferError, NodeDied, Overloaded
 from megainfer.frontend.attendance import Attendance, Lack
@@ -57,15 +57,19 @@ class Assignments:
             raise
 
     def hear(self, at: At, event: TokenEvent) -> None:
-        """Its next token, or its end; of no interest where it was ended or moved meanwhile."""
+        """Its next token, or its end."""
         request = self._at(event.request_id, at)
         if request is None:
-            return
+            return  # it was ended by an event before
         if event.finish_reason is None:
             self._router.produced(event.request_id, len(event.token_ids))
         else:
             self.forget(event.request_id)
         request.hear(event)
+
+    def of(self, at: At, events: Sequence[TokenEvent]) -> list[TokenEvent]:
+        """Those of sequences that this node has; it may not know yet that others have left it."""
+        return [event for event in events if self._at(event.request_id, at) is not None]
 
     def fail(self, request_id: str, error: MegaInferError, at: At | None = None) -> None:
         """End it with an error. at: its node, where that says so."""
@@ -187,7 +191,7 @@ class Assignments:
         if request.queue_timer is not None:
             request.queue_timer.cancel()
             request.queue_timer = None
-        if request.losses:
+        if request.leavings:
             again = len(request.tokens) if request.output else 0
             self._recovery.count_replay(at.node, again)
         if request.observed:
@@ -195,10 +199,14 @@ class Assignments:
 
     def _move(self, request: Outstanding, leaver: At) -> None:
         """From a node that is alive, and had better work no more for it."""
-        self._router.release(request.request_id)
-        request.at = None
+        self._leave(request)
         self.send(leaver, Abort(request.request_id))
         self._place(request)
+
+    def _leave(self, request: Outstanding) -> None:
+        self._router.release(request.request_id)
+        request.at = None
+        request.leavings += 1
 
     def _hold(self, request: Outstanding) -> None:
         seconds = request.message().max_queue_seconds
@@ -218,8 +226,7 @@ class Assignments:
                 continue
             if self.requests.get(request.request_id) is not request:
                 continue  # it was ended on the way
-            self._router.release(request.request_id)
-            request.at = None
+            self._leave(request)
             request.losses += 1
             if request.losses < MAX_LOSSES:
                 self._place(request)

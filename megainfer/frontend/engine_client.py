@@ -364,8 +364,9 @@ class EngineClient:
             raise ProtocolError(f"its identity is {at.node}, but it calls itself {message.node}")
         if isinstance(message, Tokens):
             self.last_token_at = monotonic()
-            self.observer.produced(at.node, message.events)
-            for event in message.events:
+            events = self._assignments.of(at, message.events)
+            self.observer.produced(at.node, events)
+            for event in events:
                 self._assignments.hear(at, event)
         elif isinstance(message, RequestFailed):
             self._assignments.fail(message.request_id, _error(message), at)

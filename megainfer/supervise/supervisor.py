@@ -99,8 +99,7 @@ class Supervisor:
     servers may keep open (the listening sockets). owner: the link to a process that this one works
     for. drain_seconds: how long admitted requests may take to finish after a termination signal;
     Ctrl-C, or a second signal, ends them at once. startup: times the stages; whoever does something
-    before
-    `run` adds it.
+    before `run` adds it.
     """
 
     def __init__(

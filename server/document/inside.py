@@ -34,7 +34,10 @@ class NodeDocument(TypedDict):
 
 
 class ServerInfo(TypedDict):
+    """api_server: the number of the one that answers."""
+
     version: str
+    api_server: int
     nodes: list[NodeDocument]
     versions: dict[str, str]
 

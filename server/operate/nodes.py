@@ -91,6 +91,11 @@ class NodeBoard:
         self._state(role, index).lose()
         self.changed.set()
 
+    def forget(self, role: Role, index: int) -> None:
+        """It is none of the instance's nodes any more."""
+        self._nodes.pop(NodeState(role, index).name, None)
+        self.changed.set()
+
     def enter(self, membership: Membership) -> None:
         """These serve from now on."""
         now = self._clock()
@@ -100,11 +105,6 @@ class NodeBoard:
         ):
             for index in members:
                 self._state(role, index).come_back(now)
-        self.changed.set()
-
-    def forget(self, role: Role, index: int) -> None:
-        """It is none of the instance's nodes any more."""
-        self._nodes.pop(NodeState(role, index).name, None)
         self.changed.set()
 
     def of_role(self, role: Role) -> list[NodeState]:

@@ -68,6 +68,7 @@ class Operations:
         return JSONResponse(
             {
                 "version": __version__,
+                "api_server": self._instance.exposition.number,
                 **self._instance.info,
                 "startup_seconds": self._instance.counted.startup,
                 "nodes": self._nodes(),

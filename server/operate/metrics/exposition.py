@@ -50,6 +50,11 @@ class Exposition:
         self._address = siblings
         self.siblings = Siblings(siblings, lambda: encode_families(front_end_families(counted)))
 
+    @property
+    def number(self) -> int:
+        """Of this API server."""
+        return self._address.own
+
     async def render(self, accept: str) -> tuple[bytes, str]:
         """(body, content type) in the format that the client's Accept header asks for."""
         told = await self.siblings.ask()
