@@ -1,7 +1,7 @@
 """Tokens that choose experts unevenly, and what that makes expert nodes do: no tensors, no clock.
 
-Popularity falls off as in Zipf's law, with another order in each layer, and turns when it is told to.
-Nodes count as real ones do, so that whoever moves experts can be tried on them.
+Popularity falls off as in Zipf's law, with another order in each layer, and turns when it is told
+to. Nodes count as real ones do, so that whoever moves experts can be tried on them.
 """
 
 import random
@@ -15,8 +15,8 @@ from megainfer.topology import WAYS, Placement
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is asked. tokens: of one batch, that of all attention nodes together. exponent: of Zipf's
-    law; 0: all experts are as popular. layers: their numbers."""
+    """What is asked. tokens: of one batch, that of all attention nodes together. exponent: of
+    Zipf's law; 0: all experts are as popular. layers: their numbers."""
 
     layers: Sequence[int] = range(4)
     experts: int = 64

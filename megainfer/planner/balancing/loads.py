@@ -9,7 +9,8 @@ from megainfer.planner.balancing.cost import ExpertLoad
 LEAST_BATCHES = 20.0
 """Of each layer on each node, before anything is concluded from them."""
 FADE = 0.25
-"""What remains of what is known, each time that something is concluded from it: popularity turns."""
+"""What remains of what is known, each time that something is concluded from it: popularity
+turns."""
 
 _Counts = list[dict[int, float]]  # of each layer, by expert
 

@@ -24,7 +24,7 @@ CANDIDATES = 8
 @dataclass(frozen=True, slots=True)
 class _Change:
     """expert: of the busiest node. to: the node. ways: how many go there. slot: of a new replica.
-    gone: the node that gets the ways of what the slot held. swapped: a slot of `to` whose expert
+    heir: the node that gets the ways of what the slot held. swapped: a slot of `to` whose expert
     comes back."""
 
     peak: float  # the larger cost of those whom it touches, afterwards
@@ -111,38 +111,38 @@ class Steps:
 
     def _shifts(self, busiest: int) -> Iterator[_Change]:
         for expert, slots in self._slots.items():
-            if busiest in slots and self._ways[busiest][slots[busiest]]:
+            if busiest in slots and self._ways_at(expert, busiest):
                 for to in slots:
                     if to != busiest and to in self._nodes:
-                        yield self._split(expert, busiest, to, self._loads[to])
+                        loads = self._loads[busiest], self._loads[to]
+                        yield self._split(expert, busiest, to, loads)
 
-    def _split(self, expert: int, busiest: int, to: int, load: float) -> _Change:
-        """The number of ways by whose going over the busier of the two has least to do. load: of
-        `to`, without this expert's ways that it gets."""
-        costs, slots = self._costs[expert], self._slots[expert]
-        own = self._ways[busiest][slots[busiest]]
-        there = self._ways[to][slots[to]] if to in slots else 0
+    def _split(self, expert: int, busiest: int, to: int, loads: tuple[float, float]) -> _Change:
+        """With so many ways gone over that the busier of the two has least to do. loads: of
+        both."""
+        costs, own = self._costs[expert], self._ways_at(expert, busiest)
+        there = self._ways_at(expert, to) if to in self._slots[expert] else 0
 
         def peak(ways: int) -> float:
-            left = self._loads[busiest] - costs[own] + costs[own - ways]
-            return max(left, load - costs[there] + costs[there + ways])
+            left = loads[0] - costs[own] + costs[own - ways]
+            return max(left, loads[1] - costs[there] + costs[there + ways])
 
         ways = min(range(1, own + 1), key=peak)
         return _Change(peak(ways), expert, to, ways)
 
     def _copies(self, busiest: int) -> Iterator[_Change]:
         for to in self._idlest():
-            if to == busiest or not self._room.get(to):
-                continue
-            place = self._place(to)
+            place = self._place(to) if to != busiest and self._room.get(to) else None
             if place is None:
                 continue
             slot, load, heir, heir_load = place
+            loads = (heir_load if heir == busiest else self._loads[busiest]), load
+            others = 0.0 if heir in (None, busiest) else heir_load
             for expert in self._heaviest(busiest):
-                if to not in self._slots[expert] and self._held[to][slot] != expert:
-                    split = self._split(expert, busiest, to, load)
-                    own = heir_load if heir != busiest else self._loads[busiest]  # gains nothing
-                    yield _Change(max(split.peak, own), expert, to, split.ways, slot, heir)
+                if to not in self._slots[expert]:
+                    split = self._split(expert, busiest, to, loads)
+                    peak = max(split.peak, others)
+                    yield _Change(peak, expert, to, split.ways, slot, heir)
 
     def _place(self, node: int) -> tuple[int, float, int | None, float] | None:
         """A slot for another expert: its number, what the node has to do without what it holds, who
