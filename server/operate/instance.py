@@ -14,8 +14,8 @@ from server.http.occupancy import Occupancy
 from server.openai.served_model import ServedModel
 from server.operate.changes import Changes
 from server.operate.health import Health, Readiness
+from server.operate.metrics.experts import ExpertMap
 from server.operate.metrics.exposition import Counted, Exposition
-from server.operate.metrics.nodes import ExpertMap
 from server.operate.metrics.requests import RequestMetrics
 from server.operate.nodes import NodeBoard, board_of
 from server.operate.siblings import Address, alone

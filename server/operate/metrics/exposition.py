@@ -13,8 +13,9 @@ from megainfer.frontend.engine_client import EngineClient
 from megainfer.messages import Role
 from server.http.occupancy import Occupancy
 from server.operate.metrics.engines import engine_families, request_families
+from server.operate.metrics.experts import ExpertMap
 from server.operate.metrics.families import counter, gauge
-from server.operate.metrics.nodes import ExpertMap, node_families
+from server.operate.metrics.nodes import node_families
 from server.operate.metrics.recovery import instance_families, recovery_families
 from server.operate.metrics.requests import RequestMetrics
 from server.operate.metrics.wire import decode_families, encode_families, merge_families
