@@ -26,16 +26,16 @@ from megainfer.messages import (
     Role,
     Serve,
     Start,
+    Stats,
 )
+from megainfer.planner.balancing import Balancer
 from megainfer.planner.micro_batches import choose_micro_batches
 from megainfer.planner.stage_profile import explain, slowest_profile
 from megainfer.supervise.roster import Node, Pair, Roster, Stage, placement_among
 from megainfer.topology import (
     Membership,
     Placement,
-    contiguous_placement,
     first_membership,
-    placement_on,
 )
 
 logger = logging.getLogger("megainfer")
@@ -64,6 +64,7 @@ class Assembly:
         self.resting: set[Node] = set()  # wanted, but to be members no more for the moment
         self.membership: Membership | None = None
         self.serve: Serve | None = None  # how, once that is known
+        self.balancer = Balancer(plan.spec.moe_layers, plan.spec.num_experts)
         self.placement = plan.placement  # when all that hold anything by it are there
         self.refusal: str | None = None  # why the last resizing didn't come about
         self._move: _Move | None = None
@@ -110,10 +111,17 @@ class Assembly:
         self.refusal = None
         now = tuple(node for role, node in self.wanted if role is Role.EXPERT)
         if experts != now:
-            spec, replicas = self._plan.spec, self._plan.config.expert_replicas
-            even = contiguous_placement(spec.num_experts, len(experts), spec.moe_layers, replicas)
-            self.move_to(placement_on(experts, even))
+            replicas = self._plan.config.expert_replicas
+            self.move_to(self.balancer.fresh(experts, replicas, before=self.placement))
         self._want(attention, experts)
+
+    def balance(self) -> None:
+        """Have experts moved where that is worth it; only when all is as it is to be."""
+        if self.membership is None or not self.complete:
+            return
+        if (proposal := self.balancer.propose(self.membership)) is not None:
+            logger.info("balancing: %s", proposal)
+            self.move_to(proposal.placement)
 
     def move_to(self, placement: Placement) -> None:
         """Have this placement entered as soon as everybody has loaded what it has by it; in place
@@ -159,8 +167,10 @@ class Assembly:
         self.roster.died(node)
         self._changed = True
         self._loaded.pop(node, None)
-        if self._move is not None and node[0] is Role.EXPERT:
-            self._move.prepared.discard(node[1])
+        if node[0] is Role.EXPERT:
+            self.balancer.forget(node[1])
+            if self._move is not None:
+                self._move.prepared.discard(node[1])
         self._asked_at = {p: at for p, at in self._asked_at.items() if node not in _both(p)}
         if not self._measuring or self.serve is not None:
             return []
@@ -191,6 +201,9 @@ class Assembly:
                     self._send(node, self._move.prepare)
             case Prepared():
                 self._prepared(node[1], message)
+            case Stats(counters=counters) if node[0] is Role.EXPERT:
+                for told in counters.values():
+                    self.balancer.hear(node[1], told)
 
     def advance(self) -> None:
         """Say whatever can be said by now."""

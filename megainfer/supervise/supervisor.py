@@ -126,7 +126,7 @@ class Supervisor:
         self._family = Family(plan, own if owner is None else [*own, owner], held)
         self._assembly = Assembly(plan, self._send, self._announce)
         self._vigil = Vigil()
-        self._next_look = 0.0
+        self._next_look = self._next_balance = 0.0
         self._recoveries = Recoveries()
         self._operations = Operations(plan, self._assembly, self._dismiss)
         self._to_fork: dict[Node, float] = {}  # not before
@@ -249,6 +249,7 @@ class Supervisor:
         for child in self._family.buried(ready):
             self._mourn(child)
         self._operations.advance()
+        self._balance()
         if (now := monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._look_after(now)
@@ -274,6 +275,7 @@ class Supervisor:
             case LoadProgress():
                 self._observer.loading(child.name, message.done, message.total)
             case Stats():
+                self._assembly.hear(node, message)
                 self._hear_stats(message)
             case Spans():
                 self._report(message)
@@ -318,6 +320,12 @@ class Supervisor:
         for attention, expert in self._assembly.late():
             if (late := self._family.find(Role.ATTENTION, attention)) is not None:
                 self._give_up(late, f"it has not met expert node {expert}")
+
+    def _balance(self) -> None:
+        every = self.plan.config.rebalance
+        if every is not None and self._started and monotonic() >= self._next_balance:
+            self._next_balance = monotonic() + every
+            self._assembly.balance()
 
     def _needed(self) -> list[Node]:
         servers, nodes = self._servers_wanted(), self._assembly.needed

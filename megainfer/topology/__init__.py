@@ -9,7 +9,7 @@ from megainfer.topology.cores import (
     have_own_cores,
     share_cores,
 )
-from megainfer.topology.dealing import Owners, contiguous_placement, placement_of, placement_on
+from megainfer.topology.dealing import Owners, contiguous_placement, placement_of
 from megainfer.topology.membership import Membership, first_membership
 from megainfer.topology.placement import EMPTY, WAYS, Home, Placement, Slots, Table, placed
 
@@ -29,6 +29,5 @@ __all__ = [
     "have_own_cores",
     "placed",
     "placement_of",
-    "placement_on",
     "share_cores",
 ]

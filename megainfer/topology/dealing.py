@@ -1,10 +1,9 @@
 """Placements to begin with: from who is to hold what, and evenly."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 
 from megainfer.errors import ConfigError
-from megainfer.topology.placement import EMPTY, WAYS, Placement, Slots, Table, placed
+from megainfer.topology.placement import EMPTY, WAYS, Placement, Table, placed
 
 Owners = tuple[tuple[int, ...], ...]
 """Of one layer: for each global expert id, the expert nodes that hold it. The first is its home,
@@ -61,22 +60,6 @@ def contiguous_placement(
     held = [list(range(sum(sizes[:n]), sum(sizes[: n + 1]))) for n in range(num_nodes)]
     table = _with_spares(held, replicas)
     return placed(num_experts, dict.fromkeys(layers, table))
-
-
-def placement_on(nodes: Sequence[int], placement: Placement) -> Placement:
-    """A placement of nodes 0, 1, ... as one of these nodes instead, ascending; between them are
-    some that hold nothing.
-
-    >>> placement_on((1, 3), contiguous_placement(4, 2, layers=[0])).tables[0].experts
-    ((), (0, 1), (), (2, 3))
-    """
-
-    def on_nodes(slots: Slots) -> Slots:
-        own = dict(zip(nodes, slots, strict=True))
-        return tuple(own.get(node, ()) for node in range(max(nodes) + 1))
-
-    tables = tuple(Table(on_nodes(t.experts), on_nodes(t.ways)) for t in placement.tables)
-    return replace(placement, tables=tables)
 
 
 def _with_spares(held: list[list[int]], replicas: int) -> Table:
