@@ -31,7 +31,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self.source = source
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
 
     @cached_property
     def _template(self) -> Template:
@@ -56,7 +56,7 @@ class ChatTemplate:
 
         Raises RequestError when the template refuses the messages or fails.
         """
-        names = {**self._special_tokens, **_checked(variables or {})}
+        names = {**self.special_tokens, **_checked(variables or {})}
         try:
             if self._loops_over_parts:
                 messages = [_in_parts(message) for message in messages]

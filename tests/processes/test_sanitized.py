@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 FUZZ_SECONDS = 20
-TARGETS = [path.stem for path in sorted((ROOT / "tests/fuzz").glob("*.cpp")) if path.stem != "driver"]
+TARGETS = [
+    path.stem for path in sorted((ROOT / "tests/fuzz").glob("*.cpp")) if path.stem != "driver"
+]
 
 pytestmark = [
     pytest.mark.slow,
