@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from megainfer.errors import ConfigError
+from megainfer.small_file import read_small_text
 
 MAX_FILE_BYTES = 2**20
 JSON = "JSON"
@@ -92,10 +93,8 @@ def _read(path: Path) -> dict[Any, Any]:
     import yaml
 
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"--config {path}: is larger than {MAX_FILE_BYTES} bytes")
-        found = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        found = yaml.safe_load(read_small_text(path, MAX_FILE_BYTES))
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"--config {path} can't be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path} isn't YAML: {error}") from error

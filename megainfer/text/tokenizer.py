@@ -10,7 +10,7 @@ from megainfer.text.chat_template import ChatTemplate, read_chat_templates, up_t
 from megainfer.text.json_file import read_json_object
 from megainfer.text.tokenizers import tekken, tiktoken_model
 from megainfer.text.tokenizers.backend import ByteVocabulary, TokenizerBackend
-from megainfer.text.tokenizers.fast import FastBackend
+from megainfer.text.tokenizers.fast import ADDED, FastBackend
 
 FAST = "tokenizer.json"
 MAKE_ONE = (
@@ -171,7 +171,7 @@ def _read_backend(
         model = read_json_object(folder / "config.json")
         size = (model.get("text_config") or model).get("vocab_size", 0)
         return tiktoken_model.load_tiktoken(folder / tiktoken_model.NAME, config, size)
-    added = read_json_object(folder / "added_tokens.json")
+    added = read_json_object(folder / ADDED)
     return FastBackend.load(folder / FAST, list(special.values()), added)
 
 
