@@ -233,7 +233,7 @@ def _names(settings: Config, key: str) -> Sequence[str]:
         try:
             re.compile(name.removeprefix("re:"))
         except re.error as error:
-            raise settings.fail(key, f"where {name!r} is no expression: {error}") from error
+            raise settings.fail(key, f"where {name!r:.80} is no expression: {error}") from error
     return names
 
 

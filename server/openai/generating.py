@@ -12,6 +12,7 @@ from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.sampling import SamplingParams
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
 from server.http.errors import ApiError, ErrorReport
@@ -51,6 +52,7 @@ class Generator:
         tokenizer: Tokenizer | None,
         model: ServedModel,
         checker: GrammarChecker | None = None,
+        renderer: TemplateRenderer | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -58,7 +60,7 @@ class Generator:
         self._model = model
         self._syntax = AnswerSyntax.of(model.syntax, tokenizer)
         self._checker = checker
-        self.encoder = PromptEncoder(tokenizer, model.max_model_len)
+        self.encoder = PromptEncoder(tokenizer, model.max_model_len, renderer)
 
     async def completion(self, body: CompletionRequest) -> Generation:
         """Continue one or several prompts. Raises RequestError, ApiError, Overloaded, NodeDied."""

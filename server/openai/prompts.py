@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 from megainfer.errors import RequestError
 from megainfer.frontend.request_limits import ContextTooLong
 from megainfer.text.chat import Chat
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.protocol import EFFORT, ChatRequest, CompletionRequest
 from server.parsing.reasoning import ends_in_thinking
 
 Result = TypeVar("Result")
 INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
-UNKNOWN_SIZE = INLINE_CHARACTERS + 1  # what a template makes of tools and the like may be long
-PLAIN_FIELDS = frozenset({"role", "content"})  # of a message
+UNKNOWN_SIZE = INLINE_CHARACTERS + 1  # what a library makes of a chat may be long
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,15 @@ class PromptEncoder:
     """Encodes prompts and chats; without a tokenizer only token ids are taken.
 
     max_model_len: how much of a prompt is kept at most where the client asks for truncation.
+    renderer: of chats; needed where the tokenizer has templates.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, max_model_len: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, max_model_len: int, renderer: TemplateRenderer | None
+    ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
+        self._renderer = renderer
 
     async def completion(self, body: CompletionRequest) -> list[Prompt]:
         """Each of the prompts. Raises RequestError."""
@@ -47,7 +51,7 @@ class PromptEncoder:
         )
 
     async def chat(self, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> Prompt:
-        """The chat, up to where the assistant speaks. Raises RequestError."""
+        """The chat, up to where the assistant speaks. Raises RequestError, Overloaded."""
         tokenizer = self._required("messages")
         _check_effort(body, tokenizer)
         kept = body.kept_tokens(self._max_model_len)
@@ -60,11 +64,11 @@ class PromptEncoder:
             continues_last=bool(body.continue_final_message),
             add_special_tokens=body.add_special_tokens,
         )
-        size = sum(len(message["content"]) for message in messages)
-        if tools or chat.variables or any(message.keys() - PLAIN_FIELDS for message in messages):
-            size = UNKNOWN_SIZE
+        assert self._renderer is not None, "chats need a renderer"
+        text = await self._renderer.render(chat)
+        size = UNKNOWN_SIZE if text is None else len(text)
         check = self._check_length if kept is None else _accept
-        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat, check))
+        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat, text, check))
         return Prompt(_last(encoded.ids, kept), thinking=ends_in_thinking(encoded.text))
 
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
