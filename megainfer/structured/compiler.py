@@ -14,6 +14,7 @@ from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 from megainfer.errors import RequestError
 from megainfer.structured.grammar import Grammar, GrammarKind
 from megainfer.structured.matcher import TokenMatcher
+from megainfer.structured.refusals import in_words
 from megainfer.text.tokenizer import load_tokenizer
 
 WHITE_SPACE = r"( |\n[ \t]{0,16})?"
@@ -59,7 +60,7 @@ class GrammarCompiler:
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         matcher.compute_bitmask()
         if matcher.is_error():
-            raise RequestError(f"the {grammar.kind} can't be used: {matcher.get_error():.500}")
+            raise RequestError(f"the {grammar.kind} can't be used: {in_words(matcher.get_error())}")
         return TokenMatcher(matcher, self._vocab_size, grammar.after)
 
 
