@@ -4,6 +4,7 @@ Its own fuel bounds what a grammar may cost, to compile and at each token; a gra
 more is refused.
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from megainfer.errors import RequestError
+from megainfer.structured.compilable.document import compilable
 from megainfer.structured.grammar import Grammar, GrammarKind
 from megainfer.structured.matcher import TokenMatcher
 from megainfer.structured.refusals import in_words
@@ -67,8 +69,9 @@ class GrammarCompiler:
 def _in_library_notation(grammar: Grammar) -> str:
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
+            schema = compilable(json.loads(grammar.text))
             return LLMatcher.grammar_from_json_schema(
-                grammar.text, overrides={"whitespace_pattern": WHITE_SPACE}
+                json.dumps(schema), overrides={"whitespace_pattern": WHITE_SPACE}
             )
         case GrammarKind.REGEX:
             return LLMatcher.grammar_from_regex(grammar.text)

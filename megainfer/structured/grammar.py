@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from megainfer.errors import MegaInferError, RequestError
-from megainfer.structured.compilable.document import compilable
 
 MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_SCHEMA_DEPTH = 64
@@ -34,13 +33,13 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
 
 
 def json_schema(schema: Any, param: str) -> Grammar:
-    """Any JSON that this schema describes. Raises RequestError naming `param` and the keyword."""
+    """Any JSON that this schema describes. Raises RequestError naming `param`."""
     if not isinstance(schema, dict | bool):
         raise RequestError(f"{param} must be a JSON schema, but is {schema!r:.80}", param)
     if _depth_exceeds(schema, MAX_SCHEMA_DEPTH):
         message = f"{param} is nested deeper than {MAX_SCHEMA_DEPTH} levels; make it flatter"
         raise RequestError(message, param)
-    return _sized(GrammarKind.JSON_SCHEMA, json.dumps(compilable(schema, param)), param)
+    return _sized(GrammarKind.JSON_SCHEMA, json.dumps(schema), param)
 
 
 def json_object() -> Grammar:

@@ -48,11 +48,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def compilable(schema: Schema, param: str) -> Node:
+def compilable(schema: Schema) -> Node:
     """The schema as the library takes it. Raises RequestError naming the keyword and its place."""
-    made = _prepared(schema, Place(SchemaReader(schema), param, merges=_merges(schema)))
+    made = _prepared(schema, Place(SchemaReader(schema), merges=_merges(schema)))
     if made is False:
-        raise RequestError(f"{param} allows nothing", param)
+        raise RequestError("the schema allows nothing")
     return {} if made is True else made
 
 

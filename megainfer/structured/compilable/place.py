@@ -12,18 +12,17 @@ Schema = Node | bool
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """reader: of the whole schema. param: the field of the request that holds it. path: the way
-    from there, as `.properties.x`. merges: parts of the schema may hold for one value together."""
+    """reader: of the whole schema. path: the way from its root, as `properties.x`. merges: parts of
+    the schema may hold for one value together."""
 
     reader: SchemaReader
-    param: str
     path: str = ""
     merges: bool = False
 
     def inner(self, *steps: str | int) -> "Place":
         """A place below this one."""
         shown = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps)
-        return replace(self, path=self.path + shown)
+        return replace(self, path=(self.path + shown).removeprefix("."))
 
     def fail(self, keyword: str, why: str) -> RequestError:
         """For a keyword of this node."""
@@ -31,7 +30,7 @@ class Place:
 
     def fail_here(self, why: str) -> RequestError:
         """For what stands here."""
-        return RequestError(f"{self.param}{self.path} {why}", self.param)
+        return RequestError(f"{self.path or 'the schema'} {why}")
 
     def followed(self, schema: Any) -> Any:
         """The schema, or what it is nothing but a reference to."""
