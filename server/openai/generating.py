@@ -27,6 +27,7 @@ from server.openai.served_model import ServedModel
 from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
 from server.openai.syntax import AnswerSyntax
+from server.openai.thinking import SWITCHES
 from server.openai.tools import ToolUse, tool_use
 from server.parsing.harmony import FINAL
 
@@ -85,6 +86,8 @@ class Generator:
         prompt = await self.encoder.chat(body, use.tools)
         shaped = grammar is not None
         thinking = prompt.thinking or self._syntax.always_thinks
+        if body.wants_thinking is False:
+            self._check_switch(thinking, shaped)
         if grammar is not None and thinking and self._syntax.thinks:
             grammar = self._after_thinking(grammar)
         if shaped and self._syntax.channels:
@@ -146,7 +149,11 @@ class Generator:
                 )
             )
         ]
-        head = {"id": request_id, "model": self.served_name(body.model)}
+        head = {
+            "id": request_id,
+            "model": self.served_name(body.model),
+            "system_fingerprint": self._model.fingerprint,
+        }
         given = [prompt for prompt, _ in prompts]
         answer = Answer(shape, head, given, sequences, options, self._texts)
         continues = shape.continues_prompt
@@ -161,6 +168,18 @@ class Generator:
             raise RequestError(message, wanted.param)
         await self._checker.check(wanted.grammar, wanted.param)
         return wanted.grammar
+
+    def _check_switch(self, thinking: bool, shaped: bool) -> None:
+        """Raises RequestError where the model thinks all the same."""
+        syntax, template = self._syntax, self._tokenizer.chat_template if self._tokenizer else ""
+        knows = any(name in template for name in SWITCHES)
+        may = syntax.thinks or (syntax.channels and not shaped)
+        if thinking or (may and not knows):
+            raise RequestError(
+                "this model thinks first, and its chat template can't turn that off; leave out "
+                "what says that it isn't to",
+                "enable_thinking",
+            )
 
     def _opened(self, prompt: Prompt) -> Prompt:
         """A model that answers in channels begins with the answer itself, without thinking."""
