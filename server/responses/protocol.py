@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from megainfer.errors import RequestError
 from server.openai.protocol import Body, ChatRequest, Integer, Logprobs
 from server.openai.translation import Json, chat_request, refuse, text_of
@@ -40,6 +42,7 @@ class ResponsesRequest(Body):
     parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
     stream: bool | None = None
+    stream_options: dict[str, Any] | None = Field(None, description="without effect")
     metadata: dict[str, Any] | None = None
     reasoning: dict[str, Any] | None = None
     include: list[str] | None = None
