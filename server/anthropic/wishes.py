@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from megainfer.errors import RequestError
-from server.openai.thinking import KINDS, Effort
+from server.openai.wishes.thinking import KINDS, Effort
 
 Json = dict[str, Any]
 USUAL_EFFORT = "high"  # Anthropic's default

@@ -15,7 +15,6 @@ from megainfer.structured.grammar import Grammar
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
 from server.http.errors import ApiError, ErrorReport
-from server.http.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.openai.answer import Answer
 from server.openai.answer_options import AnswerOptions
 from server.openai.answer_size import check_logprobs
@@ -27,8 +26,9 @@ from server.openai.served_model import ServedModel
 from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
 from server.openai.syntax import AnswerSyntax
-from server.openai.thinking import SWITCHES
 from server.openai.tools import ToolUse, tool_use
+from server.openai.wishes.not_offered import CHAT, COMPLETION, refuse_not_offered
+from server.openai.wishes.thinking import SWITCHES
 from server.parsing.harmony import FINAL
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, where /v1/completions leaves max_tokens out

@@ -10,7 +10,7 @@ from megainfer.frontend.request_limits import ContextTooLong
 from megainfer.text.chat import Chat
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.protocol import ChatRequest, CompletionRequest
-from server.openai.thinking import EFFORT
+from server.openai.wishes.thinking import EFFORT
 from server.parsing.reasoning import ends_in_thinking
 
 Result = TypeVar("Result")

@@ -19,7 +19,7 @@ from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
 from megainfer.text.json_text import parse_object
 from server.openai.answer_options import AnswerOptions, Usage
 from server.openai.structured import NAMED, Wanted, wanted_shape
-from server.openai.thinking import EFFORT, Effort, switched, wanted_effort, wants_thinking
+from server.openai.wishes.thinking import EFFORT, Effort, switched, wanted_effort, wants_thinking
 
 MAX_PROMPTS = 2048
 MAX_MESSAGES = 4096

@@ -23,7 +23,7 @@ from megainfer import __version__
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.messages import FinishReason, Submit, TokenEvent, TokenLogprobs
 from megainfer.text.tokenizer import Tokenizer
-from server.http.not_offered import CHAT, COMPLETION
+from server.openai.wishes.not_offered import CHAT, COMPLETION
 from tests.support.scripted_server import RunningServer, byte_level_backend, write_tokenizer
 
 Json = dict[str, Any]
