@@ -33,6 +33,7 @@ WORDS: tuple[tuple[str, str], ...] = (
         r"Value for 'multipleOf' has too many digits: (\d+)",
         r"multipleOf has too many digits (\1); choose a rounder one",
     ),
+    (r"NoExtensionBias", "a pattern of names is left with none"),
     (r"Unimplemented keys: \[(.*)\]", r"these keywords aren't offered: \1"),
     (
         r"regex parse error:\n *(.*?)\n[ ^]*\nerror: (.*)",

@@ -9,7 +9,7 @@ NUMBERS = (0, 1, -1, 2, 7, 10, 99, -10, 0.5, -0.5, 0.25, 1.5, 2.75, -1.5, 1000, 
 STEPS = (1, 2, 5, 0.5, 0.25, 0.125, 10)
 WORDS = ("", "a", "b", "ab", "a1", "xyz", 'q"', "é", "x_1", "x_2", "long text", "2024-02-29", "\t")
 NAMES = ("a", "b", "x_1", "x_2", "n", "")
-PATTERNS = ("^a", "b$", "^x_", "^[ab]*$", "1", "^a|b$", "^.{2}$", "[^a]")
+PATTERNS = ("^(a|b)$", "^n$", "^a", "b$", "^x_", "^[ab]*$", "1", "^a|b$", "^.{2}$", "[^a]")
 FORMATS = ("date", "int32", "password", "x-own", "uuid", "ipv4")
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 

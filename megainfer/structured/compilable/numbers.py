@@ -123,6 +123,8 @@ def _is_kept(number: float) -> bool:
         return False
     _, digits, exponent = Decimal(repr(number)).as_tuple()
     assert isinstance(exponent, int), "it is finite"
+    if number.is_integer() and int(number) != int(Decimal(repr(number))):
+        return False  # it is written out in full, which others may read exactly
     whole = float(int("".join(map(str, digits))))
     power = float(f"1e{abs(exponent)}")
     return (whole * power if exponent > 0 else whole / power) == abs(number)

@@ -54,7 +54,21 @@ def with_patterns_applied(node: Node, place: Place) -> Node:
     for name, own in properties.items():
         more = [schema for pattern, schema in patterns.items() if _matches(pattern, name, place)]
         both[name] = {"allOf": [own, *more]} if more else own
-    return {**node, "properties": both}
+    # The library fails midway at a pattern that has no other names left.
+    left = {
+        pattern: schema for pattern, schema in patterns.items() if not _is_used_up(pattern, both)
+    }
+    return {**node, "properties": both, "patternProperties": left}
+
+
+def _is_used_up(pattern: str, names: Node) -> bool:
+    """Whether it is a list of names, all of them these."""
+    listed = NAMES.fullmatch(pattern)
+    return listed is not None and {*(listed[1] or listed[2]).split("|")} <= names.keys()
+
+
+NAMES = re.compile(r"\^(?:([\w-]+)|\((?:\?:)?([\w-]+(?:\|[\w-]+)*)\))\$")
+"""As `^a$` or `^(a|b)$`."""
 
 
 def _matches(pattern: str, name: str, place: Place) -> bool:
