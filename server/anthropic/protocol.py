@@ -6,10 +6,23 @@ from typing import Any
 from pydantic import Field
 
 from megainfer.errors import RequestError
+from server.anthropic.wishes import (
+    refuse_edits,
+    wanted_effort,
+    wanted_format,
+    wanted_thinking,
+)
 from server.openai.protocol import Body, ChatRequest, Integer
 from server.openai.translation import Json, chat_request, refuse, text_of
 
-NOT_OFFERED: dict[str, tuple[Any, ...]] = {"container": (), "mcp_servers": ([],), "n": (1,)}
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "container": (),
+    "mcp_servers": ([],),
+    "n": (1,),
+    "compaction": (),
+    "thread": (),
+    "response_format": (),
+}
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -22,10 +35,14 @@ class CountRequest(Body):
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
+    context_management: dict[str, Any] | None = None
 
     def chat(self) -> ChatRequest:
         """The same as a chat. Raises RequestError for what isn't offered."""
         refuse(self.model_extra or {}, NOT_OFFERED, "isn't offered by this server")
+        refuse_edits(self.context_management)
         return chat_request(self.chat_fields(), self)
 
     def chat_fields(self) -> Json:
@@ -36,7 +53,9 @@ class CountRequest(Body):
             "tools": self.tools and [_tool(tool) for tool in self.tools],
             "tool_choice": self.tool_choice and _tool_choice(self.tool_choice),
             "parallel_tool_calls": False if choice.get("disable_parallel_tool_use") else None,
-            "chat_template_kwargs": self.thinking and _thinking(self.thinking),
+            "enable_thinking": wanted_thinking(self.thinking),
+            "reasoning": {"effort": wanted_effort(self.output_config)},
+            "response_format": wanted_format(self.output_config, self.output_format),
         }
 
     def _messages(self) -> list[Json]:
@@ -133,7 +152,3 @@ def _tool_choice(choice: Json) -> str | Json:
         known = ", ".join((*CHOICES, "tool"))
         raise RequestError(f"tool_choice.type must be one of {known}, not {kind!r}", "tool_choice")
     return CHOICES[kind]
-
-
-def _thinking(wanted: Json) -> Json:
-    return {"enable_thinking": wanted.get("type") != "disabled"}

@@ -10,7 +10,8 @@ from megainfer.frontend.request_limits import ContextTooLong
 from megainfer.text.chat import Chat
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
-from server.openai.protocol import EFFORT, ChatRequest, CompletionRequest
+from server.openai.protocol import ChatRequest, CompletionRequest
+from server.openai.wishes.thinking import EFFORT
 from server.parsing.reasoning import ends_in_thinking
 
 Result = TypeVar("Result")
@@ -61,8 +62,8 @@ class PromptEncoder:
             tools or None,
             body.template_variables(),
             opens_an_answer=body.opens_an_answer(),
-            continues_last=bool(body.continue_final_message),
-            add_special_tokens=body.add_special_tokens,
+            continues_last=body.continues,
+            add_special_tokens=bool(body.add_special_tokens),
         )
         assert self._renderer is not None, "chats need a renderer"
         text = await self._renderer.render(chat)
@@ -74,7 +75,8 @@ class PromptEncoder:
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
         if isinstance(given, str) and kept is None:
             self._check_length(given)
-        ids = self._encode(given, body.add_special_tokens) if isinstance(given, str) else given
+        special = body.add_special_tokens is not False
+        ids = self._encode(given, special) if isinstance(given, str) else given
         last = _last(ids, kept)
         if not body.is_echoed:
             return Prompt(last)
@@ -119,7 +121,7 @@ class PromptEncoder:
 
 
 def _check_effort(body: ChatRequest, tokenizer: Tokenizer) -> None:
-    if body.reasoning_effort is not None and EFFORT not in tokenizer.chat_template:
+    if body.effort is not None and EFFORT not in tokenizer.chat_template:
         raise RequestError(f"this model's chat template has no {EFFORT}; leave it out", EFFORT)
 
 

@@ -1,9 +1,10 @@
 """Arguments of calls that are written as texts; what else they stand for, a schema says."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from megainfer.structured.schema import SchemaReader, kinds_of
 from server.parsing.parts import Call
 from server.parsing.spans import as_call
 
@@ -16,58 +17,26 @@ class Schemas:
     """Of the parameters of some tools."""
 
     def __init__(self, tools: Sequence[Json]) -> None:
-        self._known = {tool["function"]["name"]: _properties(tool["function"]) for tool in tools}
+        functions = [tool["function"] for tool in tools]
+        self._known = {f["name"]: SchemaReader(f.get("parameters")) for f in functions}
 
     def call(self, name: str, texts: Iterable[tuple[str, str]]) -> Call:
         """The call with these arguments. Raises ValueError for what JSON doesn't have."""
-        properties = self._known.get(name, {})
-        return as_call(name, {key: _value(text, properties.get(key)) for key, text in texts})
+        schema = self._known.get(name, SchemaReader(None))
+        return as_call(name, {key: _value(text, schema, key) for key, text in texts})
 
 
-def _properties(function: Json) -> Mapping[str, Any]:
-    """Of a tool as its user gave it; nobody has checked the schema so far."""
-    properties = (function.get("parameters") or {}).get("properties")
-    return properties if isinstance(properties, dict) else {}
-
-
-def _value(text: str, schema: Any) -> Any:
-    kinds = _kinds(schema)
-    if not isinstance(schema, dict) or kinds == {"string"}:
+def _value(text: str, schema: SchemaReader, key: str) -> Any:
+    member = schema.member(schema.root, key)
+    kinds = schema.kinds(member)
+    if not isinstance(member, dict) or kinds == {"string"}:
         return text
     value = json_value(text)
-    if text in PYTHONS and "string" not in kinds and kinds & _kinds_of(PYTHONS[text]):
+    if text in PYTHONS and "string" not in kinds and kinds & kinds_of(PYTHONS[text]):
         value = PYTHONS[text]
     # Quotes are the text's own; and what may be a text is one, unless it is another kind allowed.
-    is_text = isinstance(value, str) or ("string" in kinds and not kinds & _kinds_of(value))
+    is_text = isinstance(value, str) or ("string" in kinds and not kinds & kinds_of(value))
     return text if is_text else value
-
-
-def _kinds(schema: Any) -> set[str]:
-    """The types that it names, as far as it says so itself."""
-    if not isinstance(schema, dict):
-        return set()
-    own = schema.get("type", [])
-    kinds = {kind for kind in (own if isinstance(own, list) else [own]) if isinstance(kind, str)}
-    for key in ("anyOf", "oneOf"):
-        parts = schema.get(key)
-        for part in parts if isinstance(parts, list) else []:
-            kinds |= _kinds(part)
-    return kinds
-
-
-def _kinds_of(value: Any) -> set[str]:
-    match value:
-        case None:
-            return {"null"}
-        case bool():
-            return {"boolean"}
-        case int():
-            return {"integer", "number"}
-        case float():
-            return {"number"}
-        case list():
-            return {"array"}
-    return {"object"}
 
 
 def json_value(text: str) -> Any:

@@ -51,7 +51,7 @@ class ResponsesNarrator:
                 if block.kind is not Kind.CALL:
                     yield self._part("added", block)
             case Step.GREW:
-                yield self._grown(block, change.text)
+                yield self._grown(change)
             case Step.CLOSED:
                 yield from self._closed(block)
 
@@ -70,18 +70,18 @@ class ResponsesNarrator:
             items[-1]["status"] = status
         return self._response(status, items, usage)
 
-    def _grown(self, block: Block, text: str) -> bytes:
-        place = _place(block)
-        if block.kind is Kind.TEXT:
-            place["logprobs"] = []
-        return self._event(f"{DELTAS[block.kind]}.delta", delta=text, **place)
+    def _grown(self, change: Change) -> bytes:
+        kind, place = change.block.kind, _place(change.block)
+        if kind is Kind.TEXT:
+            place["logprobs"] = change.logprobs
+        return self._event(f"{DELTAS[kind]}.delta", delta=change.text, **place)
 
     def _closed(self, block: Block) -> Iterator[bytes]:
         place = _place(block)
         if block.kind is Kind.CALL:
             yield self._event(f"{DELTAS[block.kind]}.done", arguments=block.text, **place)
         else:
-            logprobs: Json = {"logprobs": []} if block.kind is Kind.TEXT else {}
+            logprobs: Json = {"logprobs": block.logprobs} if block.kind is Kind.TEXT else {}
             yield self._event(f"{DELTAS[block.kind]}.done", text=block.text, **logprobs, **place)
             yield self._part("done", block)
         item = _item(block, "completed")
@@ -109,7 +109,7 @@ class ResponsesNarrator:
             "tool_choice": body.tool_choice or "auto",
             "tools": body.tools or [],
             "top_p": body.top_p,
-            "truncation": "disabled",
+            "truncation": body.truncation or "disabled",
             "usage": usage and _usage(usage),
         }
 
@@ -127,7 +127,8 @@ def _place(block: Block) -> Json:
 def _part(block: Block) -> Json:
     if block.kind is Kind.REASONING:
         return {"type": "reasoning_text", "text": block.text}
-    return {"type": "output_text", "text": block.text, "annotations": []}
+    text = {"type": "output_text", "text": block.text, "annotations": []}
+    return {**text, "logprobs": block.logprobs}
 
 
 def _item(block: Block, status: str) -> Json:

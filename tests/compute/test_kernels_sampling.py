@@ -88,6 +88,10 @@ def test_unequal_logits_do_not_tie_however_close_they_are(kernels, top_k, size, 
     assert set(draw_all(kernels, logits, temperature, top_k, 1.0, uniforms=grid)) == kept
 
 
+def test_a_tiny_nucleus_is_the_best_token(kernels):
+    assert set(draw_all(kernels, [3.0, 3.5, -40.0], 1.0, 3, 2.0**-126)) == {1}
+
+
 def test_an_impossible_token_is_never_drawn(kernels):
     logits = [-math.inf, 0.0, -math.inf, 0.0, -math.inf]
     assert set(draw_all(kernels, logits, 1.0, 5, 1.0)) == {1, 3}

@@ -113,6 +113,12 @@ def test_a_row_does_not_depend_on_the_others(requests, seed):
         assert alone.logprobs == together.logprobs[i : i + 1]
 
 
+def test_a_nucleus_of_nothing_is_the_best_token():
+    logits = torch.randn(8, 500)
+    requests = [row(top_p=0.0, temperature=2.0, seed=i) for i in range(8)]
+    assert sample(logits, requests).token_ids == logits.argmax(-1).tolist()
+
+
 def test_same_seed_and_position_same_token_else_another():
     logits = torch.zeros(1, 100_000)
     draw = {

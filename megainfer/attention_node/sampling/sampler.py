@@ -29,7 +29,7 @@ from megainfer.device import Device, Readback
 from megainfer.messages import TokenLogprobs
 
 _MASK = 2**64 - 1
-_SMALLEST = 2.0**-126  # temperature; anything below is 0 in float32
+_SMALLEST = 2.0**-126  # anything below is 0 in float32
 
 
 class SampleRow(NamedTuple):
@@ -197,7 +197,7 @@ def _wishes(requests: Sequence[SampleRow], vocabulary: int) -> list[DrawWish]:
         DrawWish(
             temperature=max(r.temperature, _SMALLEST),
             top_k=r.top_k if 0 < r.top_k < vocabulary else vocabulary,
-            top_p=r.top_p,
+            top_p=max(r.top_p, _SMALLEST),  # the nucleus has at least one token
             min_p=r.min_p,
             uniform=uniform(r.seed, r.position),
         )
