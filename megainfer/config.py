@@ -16,6 +16,9 @@ WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
 KERNELS = ("reference", "cpu")
 CORES = ("split", "shared")
 MIN_REBALANCE_SECONDS = 2.0
+SCALING_LIMIT = 16
+"""Nodes of either role that there may be once an instance serves, unless told; room for one that
+isn't there is address space."""
 BLOCK_SIZE = 16
 """Tokens in a block of the KV cache."""
 
@@ -25,11 +28,12 @@ class EngineConfig:
     """A wish, checked field by field; `launch.plan` checks it against a model and a machine.
 
     model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
-    nodes (on a machine without GPUs they count CPU processes). expert_replicas: how many experts of
-    each layer an expert node holds beyond its share; they are there if another node goes, and for
-    balancing. rebalance: seconds between two looks at whether other places for experts would be
-    worth it; None: they stay. micro_batches: 1..8, or None to
-    choose from measured stage times. max_model_len: tokens of prompt and answer together, None for
+    nodes (on a machine without GPUs they count CPU processes). max_attn_gpus, max_ffn_gpus: how
+    many there may be once it serves (`megainfer scale`); None: SCALING_LIMIT. expert_replicas: how
+    many experts of each layer an expert node holds beyond its share; they are there if another node
+    goes, and for balancing. rebalance: seconds between two looks at whether other places for
+    experts would be worth it; None: they stay. micro_batches: 1..8, or None to choose from measured
+    stage times. max_model_len: tokens of prompt and answer together, None for
     the model's own limit. kv_cache_memory: bytes an attention node, None to choose. max_num_seqs:
     requests running on an attention node, over all its micro-batches. max_num_batched_tokens: rows
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: one process has
@@ -47,6 +51,8 @@ class EngineConfig:
     model: str | None = None
     attn_gpus: int = 1
     ffn_gpus: int = 1
+    max_attn_gpus: int | None = None
+    max_ffn_gpus: int | None = None
     expert_replicas: int = 0
     rebalance: float | None = None
     micro_batches: int | None = None
@@ -68,9 +74,13 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("attn_gpus", "ffn_gpus", "max_num_seqs", "max_num_batched_tokens"):
             _check_positive(name, getattr(self, name))
-        for name in ("max_model_len", "kv_cache_memory"):
+        for name in ("max_model_len", "kv_cache_memory", "max_attn_gpus", "max_ffn_gpus"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
+        for name, least in (("max_attn_gpus", self.attn_gpus), ("max_ffn_gpus", self.ffn_gpus)):
+            most = getattr(self, name)
+            if most is not None and most < least:
+                raise ConfigError(f"{_flag(name)} {most} is less than the {least} to begin with")
         if self.expert_replicas < 0:
             raise ConfigError(
                 f"--expert-replicas must be at least 0 experts a layer and expert node, not "

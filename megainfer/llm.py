@@ -22,13 +22,24 @@ from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import make_plan
 from megainfer.launch.span_pieces import SpanPieces
-from megainfer.messages import Enter, Fatal, GetSpans, GetStats, NodeDown, Ready, Spans, Stats
+from megainfer.messages import (
+    Enter,
+    Fatal,
+    GetSpans,
+    GetStats,
+    NodeDown,
+    NodeGone,
+    Ready,
+    Spans,
+    Stats,
+)
 from megainfer.model_folder.prepare import prepare
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.supervise.engine_process import EngineProcess
 from megainfer.text.chat import Chat
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -75,17 +86,19 @@ class LLM:
         folder = prepare(model)
         self._plan = make_plan(config, folder, read_machine())
         self._tokenizer = load_tokenizer(folder)
+        self._renderer = TemplateRenderer(self._tokenizer) if self._tokenizer else None
         self._texts = TokenTexts(self._tokenizer)
         self._end_tokens = self._plan.generation.eos_token_ids
         self._checker = GrammarChecker(folder, self._plan.spec.vocab_size, self._end_tokens)
         self._request_numbers = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
         self._spans: dict[int, SpanPieces] = {}
-        self._process = EngineProcess(self._plan)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._closed = False
+        self._call(self._bind())  # nodes are told to connect, so there must be somebody
+        self._process = EngineProcess(self._plan)
         try:
             self._call(self._start())
         except BaseException:
@@ -136,7 +149,9 @@ class LLM:
                 f"{messages!r:.80}",
                 "messages",
             )
-        return self._tokenizer.encode_chat(Chat(messages)).ids
+        chat = Chat(messages)
+        assert self._renderer is not None, "there is one where there is a tokenizer"
+        return self._tokenizer.encode_chat(chat, self._call(self._renderer.render(chat))).ids
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What `generation_config` and its overrides say; where they don't, `SamplingParams()`."""
@@ -260,10 +275,10 @@ class LLM:
 
     # --- on the loop's thread -------------------------------------------------------------------
 
-    async def _start(self) -> None:
+    async def _bind(self) -> None:
         self._ready: asyncio.Future[None] = self.loop.create_future()
         self.engine = EngineClient(
-            self._plan.endpoint,
+            self._plan.front_endpoint(),
             self._plan.num_attention,
             self._plan.spec.vocab_size,
             max_outstanding=MAX_REQUESTS_IN_FLIGHT * MAX_N,
@@ -271,6 +286,8 @@ class LLM:
             report=self._report,
         )
         self.engine.bind()
+
+    async def _start(self) -> None:
         self.loop.add_reader(self._process.link.fileno(), self._hear)
         await self._ready
         await self.engine.start(CONNECT_TIMEOUT_SECONDS)
@@ -291,6 +308,8 @@ class LLM:
                         self._hear_spans(message)
                     case NodeDown():
                         self.engine.lose(message)
+                    case NodeGone():
+                        self.engine.forget(message)
                     case Enter():
                         self.engine.enter(message.membership)
                     case Fatal(message=text):
@@ -403,6 +422,8 @@ class LLM:
 
     async def _engine_close(self) -> None:
         await self._checker.close()
+        if self._renderer is not None:
+            await self._renderer.close()
         await self.engine.close()
 
 

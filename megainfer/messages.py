@@ -215,6 +215,13 @@ class NodeDown(Message, frozen=True):
     incarnation: int = 0
 
 
+class NodeGone(Message, frozen=True):
+    """To every front end: this node is none of the instance's any more."""
+
+    role: Role
+    node: int
+
+
 class FrontEndUp(Message, frozen=True):
     """To an attention node: connect to this front end. incarnation: as in NodeDown."""
 
@@ -263,6 +270,19 @@ class GetSpans(Message, frozen=True):
     as GetStats may."""
 
     ticket: int
+
+
+class Resized(Message, frozen=True):
+    """The answer to Resize, Release or Renew: it is done, after so many seconds, or why it isn't.
+
+    attention, experts: the nodes that are wanted now.
+    """
+
+    ticket: int
+    attention: list[int]
+    experts: list[int]
+    seconds: float
+    error: str | None = None
 
 
 class Drain(Message, frozen=True):
@@ -363,6 +383,30 @@ class Spans(Message, frozen=True):
     last: bool
 
 
+class Resize(Message, frozen=True):
+    """From a front end: so many attention and expert nodes are wanted; None: as there are."""
+
+    ticket: int
+    attention: int | None = None
+    experts: int | None = None
+
+
+class Release(Message, frozen=True):
+    """From a front end: this node isn't wanted any more; what it has goes to the others."""
+
+    ticket: int
+    role: Role
+    node: int
+
+
+class Renew(Message, frozen=True):
+    """From a front end: start this node again, or each node, one after the other."""
+
+    ticket: int
+    role: Role | None = None
+    node: int | None = None
+
+
 class Fatal(Message, frozen=True):
     """The child is about to exit because of this."""
 
@@ -376,6 +420,7 @@ ToChild = (
     | Enter
     | Started
     | NodeDown
+    | NodeGone
     | FrontEndUp
     | FrontEndDown
     | Meet
@@ -384,6 +429,7 @@ ToChild = (
     | KeepSpans
     | GetSpans
     | Drain
+    | Resized
     | Stop
     | Stats
     | Spans
@@ -407,6 +453,11 @@ FromChild = (
     | GetSpans
     | Enter
     | NodeDown
+    | NodeGone
+    | Resize
+    | Release
+    | Renew
+    | Resized
 )
 
 

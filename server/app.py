@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 from megainfer import __version__
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.structured.checker import GrammarChecker
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
 from server.document.describe import describe
 from server.http.access import AccessControl
@@ -30,15 +31,16 @@ def create_app(
     model: ServedModel,
     instance: Instance,
     checker: GrammarChecker | None = None,
+    renderer: TemplateRenderer | None = None,
 ) -> FastAPI:
     """The API over a started engine. Without a tokenizer only prompts of token ids are served.
 
-    checker: of grammars; without one structured output is refused. Only what `guarded` gives may
-    face clients.
+    checker: of grammars; without one structured output is refused. renderer: of chats, needed where
+    there is a tokenizer. Only what `guarded` gives may face clients.
     """
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
-    generator = Generator(engine, tokenizer, model, checker)
+    generator = Generator(engine, tokenizer, model, checker, renderer)
     # First what is asked for most: addresses are tried one after another.
     app.include_router(_router(tokenizer, model, generator))
     app.include_router(operations_router(Operations(instance)))

@@ -5,19 +5,25 @@ import gc
 import logging
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.launch.control import ParentLink
+from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.plan import Plan
+from megainfer.launch.station import Station
 from megainfer.messages import (
     Drain,
     Drained,
     Enter,
     Message,
     NodeDown,
+    NodeGone,
+    Opened,
     Ready,
+    Resized,
     Spans,
     Started,
     Stats,
@@ -36,25 +42,40 @@ LOADING_TIMEOUT_SECONDS = 3600.0
 log = logging.getLogger(__name__)
 
 
-def run_server(link: ParentLink, plan: Plan, sock: socket.socket, options: ServingOptions) -> None:
-    """Everything that the API server's process does after the fork."""
+@dataclass(frozen=True, slots=True)
+class ServerSeat:
+    """Which of the API servers this is. sockets: on which each of them listens. loads: what all of
+    them have in flight."""
+
+    server: int
+    sockets: Sequence[socket.socket]
+    loads: SharedLoads
+
+
+def run_server(station: Station, plan: Plan, options: ServingOptions, seat: ServerSeat) -> None:
+    """Everything that an API server's process does after the fork."""
     name_requests(logging.getLogger())
-    asyncio.run(_Server(link, plan, options).run(sock))
+    for other in {*range(len(seat.sockets))} - {seat.server}:
+        seat.sockets[other].close()
+    asyncio.run(_Server(station, plan, options, seat).run(seat.sockets[seat.server]))
 
 
 class _Server:
-    def __init__(self, link: ParentLink, plan: Plan, options: ServingOptions) -> None:
-        self._link = link
+    def __init__(
+        self, station: Station, plan: Plan, options: ServingOptions, seat: ServerSeat
+    ) -> None:
+        self._link = station.link
         self._plan = plan
         self._options = options
         self._stop = asyncio.Event()
         self._engine = EngineClient(
-            plan.endpoint,
+            plan.front_endpoint(seat.server, station.incarnation),
             plan.num_attention,
             plan.spec.vocab_size,
             queue_limits=options.limits,
             recovery_seconds=options.recovery_seconds,
             report=self._ask,
+            load=seat.loads.of(seat.server),
         )
         self._model = ServedModel(
             names=options.names,
@@ -66,7 +87,7 @@ class _Server:
             shows_tokenizer=options.shows_tokenizer,
             defaults=plan.generation,
         )
-        around = surroundings_of(plan, options, self._ask)
+        around = surroundings_of(plan, options, self._ask, seat.server)
         self._instance = assemble(self._engine, self._model, options, around)
         self._draining: asyncio.Task[None] | None = None
         self._broke: str | None = None
@@ -78,6 +99,9 @@ class _Server:
         process in its place can.
         """
         self._engine.bind()
+        self._link.send(Opened())
+        siblings = self._instance.exposition.siblings
+        await siblings.open()
         asyncio.get_running_loop().add_reader(self._link.fileno(), self._listen)
         tokenizer = load_tokenizer(self._plan.folder)
         ready = asyncio.create_task(self._tell_when_ready())
@@ -90,6 +114,7 @@ class _Server:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await siblings.close()
             await self._engine.close()
         if self._broke is not None:
             raise MegaInferError(f"it can't hear from the nodes any more: {self._broke}")
@@ -132,10 +157,17 @@ class _Server:
                 self._instance.board.hear(message)
             case Spans():
                 self._instance.tracer.hear(message)
-            case Enter():
-                self._engine.enter(message.membership)
+            case Enter(membership=membership):
+                self._instance.board.enter(membership)
+                self._engine.enter(membership)
             case NodeDown():
+                self._instance.board.lose(message.role, message.node)
                 self._engine.lose(message)
+            case NodeGone():
+                self._instance.board.forget(message.role, message.node)
+                self._engine.forget(message)
+            case Resized():
+                self._instance.changes.hear(message)
             case Drain():
                 self._draining = asyncio.create_task(self._drain(), name="drain")
             case Stop():

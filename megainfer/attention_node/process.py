@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from megainfer.attention_node.compiling import Compiling
-from megainfer.attention_node.link import FrontEndLink
+from megainfer.attention_node.front_ends import FrontEnds
 from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
@@ -30,7 +30,18 @@ from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.roads import Seat, join_attention
-from megainfer.messages import Connected, Loaded, Meet, Message, NodeReady, Ready, Serve, ToChild
+from megainfer.messages import (
+    Connected,
+    FrontEndDown,
+    FrontEndUp,
+    Loaded,
+    Meet,
+    Message,
+    NodeReady,
+    Ready,
+    Serve,
+    ToChild,
+)
 from megainfer.models.sources import attention_sources
 from megainfer.topology import Membership
 
@@ -46,7 +57,7 @@ def run_attention(station: Station, plan: Plan, node: int, measures: bool) -> No
     link, backend = station.link, backend_of(plan, plan.cores_of_attention(node))
     model, kv = load_attention(plan, backend, progress_to(link))
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measures else []))
-    seat = Seat(plan.geometry(await_start(link)), node, incarnation=station.incarnation)
+    seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
     port = join_attention(plan.road, seat)
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
@@ -79,7 +90,7 @@ def load_attention(
 
 
 class AttentionUnit:
-    """The node with its front end, as the process loop runs it."""
+    """The node with its front ends, as the process loop runs it."""
 
     def __init__(
         self,
@@ -93,9 +104,16 @@ class AttentionUnit:
         peers: Peers | None = None,
     ) -> None:
         node = seat.index
-        self._frontend = FrontEndLink(plan.endpoint, node, seat.incarnation)
+        ready = NodeReady(
+            node=node,
+            max_model_len=plan.max_model_len,
+            max_num_seqs=plan.config.max_num_seqs,
+            incarnation=seat.incarnation,
+        )
+        self._front_ends = FrontEnds(plan.front_endpoint, ready)
         self._port = port
         self._peers = peers
+        self._tuner = _tuner(serve)
         self._compiling = compiling_for(plan)
         self._compiling.prepare()
         parts = NodeParts(
@@ -103,48 +121,40 @@ class AttentionUnit:
             kv=kv,
             scheduler=Scheduler(scheduler_config(plan, serve.micro_batches)),
             port=port,
-            emit=self._frontend.send,
+            emit=self._front_ends.emit,
             device=kv.device,
             compiling=self._compiling,
-            tuner=_tuner(serve),
+            tuner=self._tuner,
             work=work,
         )
         self.node = AttentionNode(parts, NodeSettings(node, trace=plan.config.trace))
-        self._frontend.send(
-            NodeReady(
-                node=node,
-                max_model_len=plan.max_model_len,
-                max_num_seqs=plan.config.max_num_seqs,
-                incarnation=seat.incarnation,
-            )
-        )
 
     def run_once(self) -> bool:
-        for message in self._frontend.receive():
+        for message in self._front_ends.receive():
             self.node.hear(message)
         return self.node.run_once()
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         if not self.pending():
-            own = (self.fileno(), self._compiling.fileno())
+            own = (*self._front_ends.filenos(), self._compiling.fileno())
             self._port.wait(self.node.sleep_bound(timeout), (*fds, *own))
 
     def pending(self) -> bool:
         """Whether there is something new that `run_once` would take in."""
-        return self._frontend.pending() or self._compiling.pending()
-
-    def fileno(self) -> int:
-        """Readable when `pending` may have become true."""
-        return self._frontend.fileno()
+        return self._front_ends.pending() or self._compiling.pending()
 
     def enter(self, membership: Membership) -> None:
         self.node.enter(membership)
+        self._tuner.enter(len(membership.attention) > 1, self.node.scheduler)
         if self._peers is not None:
             self._peers.enter()
 
     def hear(self, message: ToChild) -> None:
-        if isinstance(message, Meet) and self._peers is not None:
-            self._peers.meet(message)
+        match message:
+            case Meet() if self._peers is not None:
+                self._peers.meet(message)
+            case FrontEndUp() | FrontEndDown():
+                self._front_ends.hear(message)
 
     def news(self) -> Sequence[Message]:
         return () if self._peers is None else self._peers.news()
@@ -159,7 +169,7 @@ class AttentionUnit:
         return {f"attention node {self.node.node}": self.node.clock.take_spans()}
 
     def close(self) -> None:
-        self._frontend.close()
+        self._front_ends.close()
         self._compiling.close()
         self._port.close()
 

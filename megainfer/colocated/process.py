@@ -70,10 +70,12 @@ class ColocatedUnit:
         return self._unit.news()
 
     def counters(self) -> dict[str, Any]:
+        counted = self._experts.counters()
         experts = {
             **self._expert_clock.counters(),
             **Counters().as_dict(),
-            "expert_tokens": self._experts.counters()["expert_tokens"],
+            "expert_tokens": counted["expert_tokens"],
+            "experts_held": counted["experts_held"],
         }
         return {**self._unit.counters(), "expert node 0": experts}
 

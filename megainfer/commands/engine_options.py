@@ -10,6 +10,7 @@ from megainfer.commands.config_file import JSON
 from megainfer.commands.whole_number import whole_number
 from megainfer.config import (
     MAX_MICRO_BATCHES,
+    SCALING_LIMIT,
     EngineConfig,
     parse_bytes,
     parse_json_object,
@@ -45,6 +46,22 @@ class EngineOptions:
         int,
         Option(rich_help_panel=NODES, help="Expert nodes; CPU processes where there is no GPU."),
     ] = DEFAULT.ffn_gpus
+    max_attn_gpus: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=NODES,
+            show_default=str(SCALING_LIMIT),
+            help="Attention nodes that `megainfer scale` may ask for.",
+        ),
+    ] = DEFAULT.max_attn_gpus
+    max_ffn_gpus: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=NODES,
+            show_default=str(SCALING_LIMIT),
+            help="Expert nodes that `megainfer scale` may ask for.",
+        ),
+    ] = DEFAULT.max_ffn_gpus
     expert_replicas: Annotated[
         int,
         Option(

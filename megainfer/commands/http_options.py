@@ -34,7 +34,7 @@ class HttpOptions:
         list[str] | None,
         Option(
             rich_help_panel=KEYS,
-            help="Opens everything; no other key opens /server_info and /debug. Repeatable.",
+            help="Opens everything; no other key opens /server_info, /admin, /debug. Repeatable.",
         ),
     ] = None
     admin_key_file: Annotated[
@@ -135,6 +135,13 @@ class HttpOptions:
     enable_auto_tool_choice: Annotated[
         bool, Option(rich_help_panel=ANSWERS, help="Let the model choose when to call tools.")
     ] = DEFAULT.syntax.auto_tool_choice
+    api_servers: Annotated[
+        int,
+        Option(
+            rich_help_panel=HTTP,
+            help="Processes that answer requests; they share the port, and all limits.",
+        ),
+    ] = DEFAULT.api_servers
     enable_tokenizer_info_endpoint: Annotated[
         bool, Option(rich_help_panel=HTTP, help="Offer /tokenizer_info.")
     ] = DEFAULT.shows_tokenizer
@@ -161,4 +168,5 @@ class HttpOptions:
             ),
             shows_tokenizer=self.enable_tokenizer_info_endpoint,
             traces_endpoint=self.otlp_traces_endpoint,
+            api_servers=self.api_servers,
         )

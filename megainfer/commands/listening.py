@@ -2,16 +2,33 @@
 
 import errno
 import ipaddress
+import resource
 import socket
 
 from megainfer.errors import ConfigError
 
+FEWEST_FILES = 64
+FILES_A_NODE = 4  # of each peer: a connection and a bell, and twice as many while they meet
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError when the address can't be had."""
+
+def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
+    """So many listening sockets on one address, over which the kernel spreads connections evenly.
+
+    Raises ConfigError when the address can't be had. One that several are to share is asked for
+    alone first: else another instance of this user would share it, too.
+    """
+    if count == 1:
+        return [_listen(host, port, shared=False)]
+    with _listen(host, port, shared=False) as first:
+        port = first.getsockname()[1]
+    return [_listen(host, port, shared=True) for _ in range(count)]
+
+
+def _listen(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     try:
         sock.bind((host, port))
         sock.listen(2048)
@@ -19,6 +36,17 @@ def listen(host: str, port: int) -> socket.socket:
         sock.close()
         raise ConfigError(_why_not_listening(error, host, port)) from error
     return sock
+
+
+def check_descriptors(nodes: int) -> None:
+    """Raises ConfigError where no instance of so many nodes can have the files that it needs."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = FEWEST_FILES + FILES_A_NODE * nodes
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise ConfigError(
+            f"each process may have {most} files open (ulimit -Hn), and {nodes} nodes with their "
+            f"API server need {needed}"
+        )
 
 
 def _why_not_listening(error: OSError | OverflowError, host: str, port: int) -> str:

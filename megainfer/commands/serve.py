@@ -4,6 +4,7 @@ import logging
 import socket
 import sys
 import textwrap
+from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 from typing import Annotated
@@ -15,11 +16,12 @@ from typer import Option
 from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.engine_options import EngineOptions, ModelArgument
 from megainfer.commands.http_options import HTTP, HttpOptions
-from megainfer.commands.listening import is_loopback, listen, shown_host
+from megainfer.commands.listening import check_descriptors, is_loopback, listen, shown_host
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.console.terminal import TerminalObserver
 from megainfer.frontend.serving_options import ServingOptions
+from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe
@@ -81,18 +83,25 @@ def _serve(
         console.print(shown, soft_wrap=True, markup=False)
     if dry_run:
         return 0
+    check_descriptors(plan.num_attention + plan.num_expert)
     if not options.loopback and not options.asks_for_key:
         console.print(
             f"open       to whoever reaches {host}: no key is asked for; --api-key sets one",
             soft_wrap=True,
             markup=False,
         )
-    sock = listen(host, port)
-    url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sock.getsockname()[1]}"
+    sockets = listen(host, port, options.api_servers)
+    url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sockets[0].getsockname()[1]}"
     observer = TerminalObserver(console, plan, url, options.names[0], options.asks_for_key)
-    server = partial(_run_server, plan=plan, sock=sock, options=options)
+    loads = SharedLoads(options.api_servers)
+    server = partial(_run_server, plan=plan, options=options, sockets=sockets, loads=loads)
     supervisor = Supervisor(
-        plan, observer, server=server, held=[sock], drain_seconds=options.drain_seconds
+        plan,
+        observer,
+        server=server,
+        held=sockets,
+        drain_seconds=options.drain_seconds,
+        servers=options.api_servers,
     )
     supervisor.startup.add("model", preparing)
     return supervisor.run()
@@ -104,9 +113,14 @@ def _wrapped(line: str, width: int) -> str:
 
 
 def _run_server(
-    station: Station, server: int, plan: Plan, sock: socket.socket, options: ServingOptions
+    station: Station,
+    server: int,
+    plan: Plan,
+    options: ServingOptions,
+    sockets: Sequence[socket.socket],
+    loads: SharedLoads,
 ) -> None:
     # Imported in the server's own process: the supervisor has no use for a web framework.
-    from server.process import run_server
+    from server.process import ServerSeat, run_server
 
-    run_server(station.link, plan, sock, options)
+    run_server(station, plan, options, ServerSeat(server, sockets, loads))

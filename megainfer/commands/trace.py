@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from megainfer.commands.bearer import bearer
-from megainfer.errors import ConfigError, MegaInferError
+from megainfer.commands.admin_client import DEFAULT_URL, ask
+from megainfer.errors import ConfigError
 from megainfer.instruments.trace_events import MAX_TRACE_SECONDS, MIN_TRACE_SECONDS
 
 MARGIN_SECONDS = 60.0
@@ -14,7 +14,7 @@ MARGIN_SECONDS = 60.0
 
 
 def trace(
-    url: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="Where the server is.")] = DEFAULT_URL,
     seconds: Annotated[float, typer.Option(help="How long to look, 0.01 to 60.")] = 2.0,
     output: Annotated[
         Path, typer.Option(help="Where to write it; open it at ui.perfetto.dev.")
@@ -34,32 +34,9 @@ def trace(
 
 def fetch_trace(url: str, seconds: float, admin_key: str | None) -> bytes:
     """The trace's JSON. Raises MegaInferError when the server doesn't give it."""
-    import httpx
-
     if not MIN_TRACE_SECONDS <= seconds <= MAX_TRACE_SECONDS:
         raise ConfigError(
             f"--seconds must be from {MIN_TRACE_SECONDS:g} to {MAX_TRACE_SECONDS:g}, not {seconds}"
         )
-    headers = bearer("--admin-key", admin_key)
-    try:
-        response = httpx.get(
-            f"{url.rstrip('/')}/debug/trace",
-            params={"seconds": seconds},
-            headers=headers,
-            timeout=seconds + MARGIN_SECONDS,
-            trust_env=False,
-        )
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        raise MegaInferError(f"no trace could be had from {url}: {error}") from error
-    if response.status_code != 200:
-        raise MegaInferError(f"{url} gave no trace: {_reason(response.text)}")
-    return response.content
-
-
-def _reason(text: str) -> str:
-    import msgspec
-
-    try:
-        return str(msgspec.json.decode(text)["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return f"{text!r:.200}"
+    params = {"seconds": seconds}
+    return ask("GET", url, "/debug/trace", admin_key, seconds + MARGIN_SECONDS, params=params)

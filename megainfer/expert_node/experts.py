@@ -142,14 +142,15 @@ class ExpertModel:
         by themselves."""
         return {n: CountedExperts(own, self._tallies[n].tokens) for n, own in self._layers.items()}
 
-    def counters(self) -> dict[str, list[PerExpert]]:
-        """Since the start, by global id, of each MoE layer in the model's order. expert_tokens:
+    def counters(self) -> dict[str, list[PerExpert] | list[list[int]]]:
+        """By global ids, of each MoE layer in the model's order; since the start. expert_tokens:
         tokens that each expert has served. expert_reads: batches that had some, each of which read
-        its weights."""
+        its weights. experts_held: those that are here now."""
         told = [self._tallies[layer].told(held) for layer, held in self.held.items()]
         return {
             "expert_tokens": [tokens for tokens, _ in told],
             "expert_reads": [reads for _, reads in told],
+            "experts_held": [_ids(slots) for slots in self.held.values()],
         }
 
 

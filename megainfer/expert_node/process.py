@@ -24,18 +24,20 @@ from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, join_expert
 from megainfer.messages import Connected, Loaded, Meet, Message, Prepare, Ready, ToChild
 from megainfer.models.sources import expert_sources
-from megainfer.topology import Membership
+from megainfer.topology import Membership, Placement
 
 
-def run_expert(station: Station, plan: Plan, node: int, measures: bool) -> None:
+def run_expert(
+    station: Station, plan: Plan, node: int, measures: bool, placement: Placement
+) -> None:
     """Everything that the process of expert node `node` does after the fork.
 
-    measures: whether the choice of m waits for what its stages take.
+    measures: whether the choice of m waits for what its stages take. placement: what it loads.
     """
     link, backend = station.link, backend_of(plan, plan.cores_of_expert(node))
-    model = load_experts(plan, node, backend, progress_to(link))
+    model = load_experts(plan, node, backend, progress_to(link), placement)
     link.send(Loaded(stage_seconds=profile_experts(model, plan, node) if measures else []))
-    seat = Seat(plan.geometry(await_start(link)), node, incarnation=station.incarnation)
+    seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
     port = join_expert(plan.road, seat)
     m = await_serve(link, _meet, partial(_measured, port)).micro_batches
     work = Workload(station.page)
@@ -56,13 +58,19 @@ def _measured(port: ExpertPort, among: Membership) -> Connected:
 
 
 def load_experts(
-    plan: Plan, node: int, backend: Backend, on_bytes: Callable[[int, int], None]
+    plan: Plan,
+    node: int,
+    backend: Backend,
+    on_bytes: Callable[[int, int], None],
+    placement: Placement | None = None,
 ) -> ExpertModel:
-    """The experts of one node; `on_bytes` hears (bytes in place, bytes in all)."""
+    """The experts of one node by a placement, the plan's unless given; `on_bytes` hears (bytes in
+    place, bytes in all)."""
+    placement = placement or plan.placement
     with WeightReader(plan.folder, threads=plan.cores_of_expert(node).threads) as reader:
-        total = reader.total_bytes(expert_sources(plan.spec, plan.placement.held_by(node)))
+        total = reader.total_bytes(expert_sources(plan.spec, placement.held_by(node)))
         reader.on_bytes = lambda done: on_bytes(done, total)
-        return ExpertModel(plan.spec, reader, plan.placement, node, backend)
+        return ExpertModel(plan.spec, reader, placement, node, backend)
 
 
 class ExpertUnit:

@@ -4,7 +4,7 @@ Whatever may have changed who takes requests ends in `update`, which sends off w
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from megainfer.errors import MegaInferError, NodeDied, Overloaded
 from megainfer.frontend.attendance import Attendance, Lack
@@ -13,6 +13,7 @@ from megainfer.frontend.node_socket import At, NodeSocket
 from megainfer.frontend.outstanding import MAX_LOSSES, Outstanding
 from megainfer.frontend.recovery import Recovery
 from megainfer.frontend.router import Router
+from megainfer.frontend.shared_loads import FrontEndLoad
 from megainfer.messages import Abort, FinishReason, NodeDown, NodeReady, Role, TokenEvent, ToNode
 from megainfer.topology import Membership
 
@@ -22,11 +23,17 @@ Report = Callable[[NodeDown], None]
 class Assignments:
     """`requests` by their ids, in the order of submission.
 
-    report: is told of nodes that can't be used, though nobody has said yet that they died.
+    load: where other front ends see what this one has. report: is told of nodes that can't be used,
+    though nobody has said yet that they died.
     """
 
     def __init__(
-        self, socket: NodeSocket, attendance: Attendance, recovery: Recovery, report: Report
+        self,
+        socket: NodeSocket,
+        attendance: Attendance,
+        recovery: Recovery,
+        load: FrontEndLoad,
+        report: Report,
     ) -> None:
         self.requests: dict[str, Outstanding] = {}
         self.observer: EngineObserver = NobodyObserves()
@@ -34,13 +41,15 @@ class Assignments:
         self._attendance = attendance
         self._recovery = recovery
         self._report = report
-        self._router = Router(0)
+        self._load = load
+        self._router = Router(0, shared=load)
 
     # --- one sequence ---------------------------------------------------------------------------
 
     def add(self, request: Outstanding) -> None:
         """Send it off, or hold it. What can't be sent at all leaves nothing behind."""
         self.requests[request.request_id] = request
+        self._load.set_sequences(len(self.requests))
         try:
             self._place(request)
         except BaseException:  # one that can't be encoded, say
@@ -48,15 +57,19 @@ class Assignments:
             raise
 
     def hear(self, at: At, event: TokenEvent) -> None:
-        """Its next token, or its end; of no interest where it was ended or moved meanwhile."""
+        """Its next token, or its end."""
         request = self._at(event.request_id, at)
         if request is None:
-            return
+            return  # it was ended by an event before
         if event.finish_reason is None:
             self._router.produced(event.request_id, len(event.token_ids))
         else:
             self.forget(event.request_id)
         request.hear(event)
+
+    def of(self, at: At, events: Sequence[TokenEvent]) -> list[TokenEvent]:
+        """Those of sequences that this node has; it may not know yet that others have left it."""
+        return [event for event in events if self._at(event.request_id, at) is not None]
 
     def fail(self, request_id: str, error: MegaInferError, at: At | None = None) -> None:
         """End it with an error. at: its node, where that says so."""
@@ -85,6 +98,7 @@ class Assignments:
         """It is in flight no more."""
         request = self.requests.pop(request_id, None)
         if request is not None:
+            self._load.set_sequences(len(self.requests))
             request.cancel_timers()
             if request.at is not None:
                 self._router.release(request_id)
@@ -118,8 +132,17 @@ class Assignments:
         return True
 
     def enter(self, membership: Membership) -> None:
-        """Another membership, which can serve."""
+        """Another membership, which can serve. What nodes have that are none of its members goes
+        on at those that are."""
         self._recovery.entered(self._attendance.enter(membership))
+        for request in list(self.requests.values()):
+            if request.at is not None and request.at.node not in membership.attention:
+                self._move(request, request.at)
+        self.update()
+
+    def forget_node(self, role: Role, node: int) -> None:
+        """It won't come back."""
+        self._attendance.forget(role, node)
         self.update()
 
     def hear_ready(self, ready: NodeReady) -> None:
@@ -168,11 +191,22 @@ class Assignments:
         if request.queue_timer is not None:
             request.queue_timer.cancel()
             request.queue_timer = None
-        if request.losses:
+        if request.leavings:
             again = len(request.tokens) if request.output else 0
             self._recovery.count_replay(at.node, again)
         if request.observed:
             self.observer.moved(request.request_id, at.node)
+
+    def _move(self, request: Outstanding, leaver: At) -> None:
+        """From a node that is alive, and had better work no more for it."""
+        self._leave(request)
+        self.send(leaver, Abort(request.request_id))
+        self._place(request)
+
+    def _leave(self, request: Outstanding) -> None:
+        self._router.release(request.request_id)
+        request.at = None
+        request.leavings += 1
 
     def _hold(self, request: Outstanding) -> None:
         seconds = request.message().max_queue_seconds
@@ -192,8 +226,7 @@ class Assignments:
                 continue
             if self.requests.get(request.request_id) is not request:
                 continue  # it was ended on the way
-            self._router.release(request.request_id)
-            request.at = None
+            self._leave(request)
             request.losses += 1
             if request.losses < MAX_LOSSES:
                 self._place(request)

@@ -44,6 +44,7 @@ class Attendance:
 
     def __init__(self, num_nodes: int) -> None:
         self.members: Sequence[int] = range(num_nodes)
+        self._experts: Sequence[int] | None = None  # before the first membership: all
         self.epoch = 1
         self.lacks: dict[NodeName, Lack] = {}
         self._ready: dict[int, NodeReady] = {}
@@ -54,6 +55,7 @@ class Attendance:
         """The lacks that this ends: of members, or because it does without these nodes. Both at
         once: a membership is only entered when it can serve."""
         self.epoch, self.members = membership.epoch, membership.attention
+        self._experts = membership.experts
         ended = [lack for lack in self.lacks.values() if not lack.replaced]
         present = {Role.ATTENTION: membership.attention, Role.EXPERT: membership.experts}
         for name, lack in list(self.lacks.items()):
@@ -83,11 +85,22 @@ class Attendance:
         self.lacks[name] = lack = Lack(down.role, down.node, down.message, since, died)
         return lack
 
+    def forget(self, role: Role, node: int) -> None:
+        """It is none of the instance's nodes any more."""
+        self.lacks.pop((role, node), None)
+        if role is Role.ATTENTION:
+            self._ready.pop(node, None)
+            self._known.pop(node, None)
+
     def is_gone(self, node: int, incarnation: int) -> bool:
         """Whether an attention node isn't this incarnation any more."""
         current = self._ready.get(node)
         newest = -1 if current is None else current.incarnation
         return incarnation < newest or self._is_lost((Role.ATTENTION, node), incarnation)
+
+    def is_member(self, role: Role, node: int) -> bool:
+        members = self.members if role is Role.ATTENTION else self._experts
+        return members is None or node in members
 
     def knows(self, node: int) -> bool:
         """Whether such an attention node is a member, or has said that it is ready."""

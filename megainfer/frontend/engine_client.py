@@ -29,11 +29,13 @@ from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.recovery import RECOVERY_SECONDS, Recovery
 from megainfer.frontend.request_limits import RequestLimits
 from megainfer.frontend.sequence_request import SequenceRequest, submit_message
+from megainfer.frontend.shared_loads import FrontEndLoad, SharedLoads
 from megainfer.frontend.token_stream import TokenStream
 from megainfer.messages import (
     FinishReason,
     FromNode,
     NodeDown,
+    NodeGone,
     NodeReady,
     RequestFailed,
     Reset,
@@ -54,7 +56,8 @@ class EngineClient:
 
     `vocab_size` is the model's. `start`, then `submit` or `generate`, at last `close`. Whoever
     wants to know of every sequence becomes its `observer`. report: is told of a node that can't be
-    used, though nobody has said that it died.
+    used, though nobody has said that it died. load: what other front ends of the instance have in
+    flight; the limits are for all together.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class EngineClient:
         queue_limits: QueueLimits | None = None,
         recovery_seconds: float = RECOVERY_SECONDS,
         report: Callable[[NodeDown], None] = lambda down: None,
+        load: FrontEndLoad | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.num_nodes = num_nodes
@@ -80,7 +84,10 @@ class EngineClient:
         self._failure: Condition | None = None
         self._broken = asyncio.Event()
         self._socket = NodeSocket(endpoint, max_queued=4 * max_outstanding)
-        self._assignments = Assignments(self._socket, self.attendance, self.recovery, report)
+        self._load = load or SharedLoads(1).of(0)
+        self._assignments = Assignments(
+            self._socket, self.attendance, self.recovery, self._load, report
+        )
         self._requests = self._assignments.requests
         self._receiver: asyncio.Task[None] | None = None
 
@@ -145,6 +152,11 @@ class EngineClient:
         """A node has died and will be started again. An attention node's requests go on at others;
         without experts all of them wait."""
         self._assignments.lose(down)
+        self._changed.set()
+
+    def forget(self, gone: NodeGone) -> None:
+        """A node isn't one of the instance's any more."""
+        self._assignments.forget_node(gone.role, gone.node)
         self._changed.set()
 
     def fail(self, message: str) -> None:
@@ -233,8 +245,8 @@ class EngineClient:
         left behind.
         """
         messages = [self._checked(sequence) for sequence in sequences]
-        self.check_room(len(sequences))
         self._check_ids(sequences)
+        self._reserve(len(sequences))
         stream = TokenStream([m.request_id for m in messages], self._assignments.abandon)
         requests = [Outstanding(message, stream) for message in messages]
         try:
@@ -265,12 +277,23 @@ class EngineClient:
 
     def check_room(self, newcomers: int) -> None:
         """Raises Overloaded when so many more sequences aren't taken now; `submit` asks it too."""
-        if len(self._requests) + newcomers > self._max_outstanding:
+        in_flight = len(self._requests) + self._load.others_sequences()
+        if in_flight + newcomers > self._max_outstanding:
             raise Overloaded(
-                f"{len(self._requests)} sequences are in flight and {newcomers} more were "
+                f"{in_flight} sequences are in flight and {newcomers} more were "
                 f"asked for, but at most {self._max_outstanding} are taken; try again later"
             )
-        self._check_queue(newcomers)
+        self._check_queue(in_flight, newcomers)
+
+    def _reserve(self, newcomers: int) -> None:
+        """`check_room`, told to other front ends first: of two that come at once into the last
+        room not both are taken."""
+        self._load.set_sequences(len(self._requests) + newcomers)
+        try:
+            self.check_room(newcomers)
+        except Overloaded:
+            self._load.set_sequences(len(self._requests))
+            raise
 
     def _checked(self, sequence: SequenceRequest) -> Submit:
         condition = self.condition
@@ -287,16 +310,16 @@ class EngineClient:
         if len(set(ids)) < len(ids) or any(request_id in self._requests for request_id in ids):
             raise RequestError(f"a request id is already in use: {ids!r:.200}", "request_id")
 
-    def _check_queue(self, newcomers: int) -> None:
+    def _check_queue(self, in_flight: int, newcomers: int) -> None:
         """Nodes that come back count: they will run as many as they did."""
         allowed = self._queue_limits.queued
         if allowed is None:
             return
         running = sum(ready.max_num_seqs for ready in self.attendance.known)
-        queued = len(self._requests) + newcomers - running
+        queued = in_flight + newcomers - running
         if queued > allowed:
             raise Overloaded(
-                f"{len(self._requests)} sequences are in flight, {running} can run at once and "
+                f"{in_flight} sequences are in flight, {running} can run at once and "
                 f"{allowed} may wait; there is no room for {newcomers} more, try again later"
             )
 
@@ -341,8 +364,9 @@ class EngineClient:
             raise ProtocolError(f"its identity is {at.node}, but it calls itself {message.node}")
         if isinstance(message, Tokens):
             self.last_token_at = monotonic()
-            self.observer.produced(at.node, message.events)
-            for event in message.events:
+            events = self._assignments.of(at, message.events)
+            self.observer.produced(at.node, events)
+            for event in events:
                 self._assignments.hear(at, event)
         elif isinstance(message, RequestFailed):
             self._assignments.fail(message.request_id, _error(message), at)

@@ -17,7 +17,7 @@ class EngineObserver(Protocol):
         """A sequence that waited, or whose node has died, was sent to this node."""
 
     def produced(self, node: int, events: Sequence[TokenEvent]) -> None:
-        """What one step of one micro-batch produced, events of sequences already gone included."""
+        """What one step of one micro-batch produced of sequences in flight."""
 
     def ended(self, request_id: str, reason: FinishReason | None) -> None:
         """A sequence was ended by something else than an event of its node; None: by an error."""

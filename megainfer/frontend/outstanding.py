@@ -15,13 +15,15 @@ MAX_LOSSES = 3
 
 @dataclass(slots=True)
 class Outstanding:
-    """at: where it is; None while it waits here for a node. output: what was told of it. losses:
-    nodes that died while they had it. observed: the observer knows of it. timers: of its limits."""
+    """at: where it is; None while it waits here for a node. output: what was told of it. leavings:
+    how often it left a node. losses: those that died while they had it. observed: the observer
+    knows of it. timers: of its limits."""
 
     submit: Submit
     stream: TokenStream
     at: At | None = None
     output: list[int] = field(default_factory=list)
+    leavings: int = 0
     losses: int = 0
     observed: bool = False
     total_timer: asyncio.TimerHandle | None = None

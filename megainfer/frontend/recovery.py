@@ -59,7 +59,9 @@ class Recovery:
         self.recomputed[node] += tokens
 
     def lost(self, lack: Lack) -> None:
-        log.warning("%s", lack)
+        """Of a death the supervisor tells."""
+        if not lack.died:
+            log.warning("%s", lack)
 
     def entered(self, ended: Sequence[Lack]) -> None:
         """A membership can do without these, or has them again."""

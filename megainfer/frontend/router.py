@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from megainfer.frontend.shared_loads import FrontEndLoad, SharedLoads
+
 BLOCK_SIZE = 16
 MAX_PREFIXES = 65536
 
@@ -31,9 +33,18 @@ class _Share:
 
 
 class Router:
-    """Chooses nodes and keeps their loads; no clock and no randomness."""
+    """Chooses nodes and keeps their loads; no clock and no randomness.
 
-    def __init__(self, num_nodes: int, max_prefixes: int = MAX_PREFIXES) -> None:
+    shared: what other front ends have sent to the same nodes.
+    """
+
+    def __init__(
+        self,
+        num_nodes: int,
+        max_prefixes: int = MAX_PREFIXES,
+        shared: FrontEndLoad | None = None,
+    ) -> None:
+        self._shared = shared or SharedLoads(1).of(0)
         self._loads = dict.fromkeys(range(num_nodes), 0)
         self._members: Collection[int] = range(num_nodes)
         self._shares: dict[str, _Share] = {}
@@ -60,12 +71,13 @@ class Router:
         """The member for a new request, which counts for it until `release`."""
         prefixes = list(prefix_hashes(prompt))
         cached = self._cached_tokens(prefixes)
-        node = min(self._members, key=lambda n: (self._loads[n] - cached[n], n))
+        others = {n: self._shared.others_tokens(n) for n in self._members}
+        node = min(self._members, key=lambda n: (self._loads[n] + others[n] - cached[n], n))
         prefill = len(prompt) - cached[node]
         self._shares[request_id] = share = _Share(
             node, prefill, min(max_tokens, MAX_EXPECTED_TOKENS)
         )
-        self._loads[node] += share.tokens
+        self._add(node, share.tokens)
         self._remember(prefixes, node)
         return node
 
@@ -75,12 +87,12 @@ class Router:
         before = share.tokens
         share.prefill = 0
         share.decode = max(share.decode - tokens, 1)  # it still runs, so it isn't free
-        self._loads[share.node] += share.tokens - before
+        self._add(share.node, share.tokens - before)
 
     def release(self, request_id: str) -> None:
         """The request has ended."""
         share = self._shares.pop(request_id)
-        self._loads[share.node] -= share.tokens
+        self._add(share.node, -share.tokens)
 
     def check_integrity(self) -> None:
         """Each load is the sum of its requests' shares, and the memory is within its bound."""
@@ -89,6 +101,10 @@ class Router:
             sums[share.node] += share.tokens
         assert sums == self._loads, f"loads are {self._loads}, but shares add up to {sums}"
         assert len(self._prefixes) <= self._max_prefixes
+
+    def _add(self, node: int, tokens: int) -> None:
+        self._loads[node] += tokens
+        self._shared.set_tokens(node, self._loads[node])
 
     def _cached_tokens(self, prefixes: list[tuple[int, int]]) -> dict[int, int]:
         """How many tokens of the prompt each node has likely cached."""

@@ -1,11 +1,16 @@
 """From a wish to a plan: what would run where, and whether it fits; nothing is started here."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megainfer.compute.selection import IMPLEMENTATIONS, Precision, resolve_kernels
-from megainfer.config import MAX_MICRO_BATCHES, MAX_TUNED_MICRO_BATCHES, EngineConfig
+from megainfer.config import (
+    MAX_MICRO_BATCHES,
+    MAX_TUNED_MICRO_BATCHES,
+    SCALING_LIMIT,
+    EngineConfig,
+)
 from megainfer.errors import ConfigError
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.launch.fit import check_slots_fit, experts_on_the_move, fitting_blocks
@@ -76,16 +81,34 @@ class Plan:
             return self.micro_batches
         return MAX_MICRO_BATCHES if self.num_attention > 1 else MAX_TUNED_MICRO_BATCHES
 
+    def front_endpoint(self, server: int = 0, incarnation: int = 0) -> str:
+        """Where a front end listens for attention nodes: an abstract socket, so no file."""
+        return f"ipc://@megainfer-{self.token}-front-{server}-{incarnation}"
+
+    def server_name(self, server: int) -> str:
+        """The abstract socket on which API servers ask each other."""
+        return f"megainfer-{self.token}-server-{server}"
+
     @property
-    def endpoint(self) -> str:
-        """Where the front end listens for attention nodes: an abstract socket, so no file."""
-        return f"ipc://@megainfer-{self.token}-front"
+    def most_attention(self) -> int:
+        """Attention nodes that there may be once it serves."""
+        return _limit(self.config.max_attn_gpus, self.num_attention, self.config.colocated)
+
+    @property
+    def most_expert(self) -> int:
+        """Expert nodes that there may be once it serves: none without an expert."""
+        most = _limit(self.config.max_ffn_gpus, self.num_expert, self.config.colocated)
+        return min(most, self.spec.num_experts)
 
     def cores_of_attention(self, node: int) -> CoreAssignment:
-        return self.cores[0 if self.config.colocated else node]
+        """One that joins later shares another's."""
+        return self.cores[0 if self.config.colocated else node % len(self.cores)]
 
     def cores_of_expert(self, node: int) -> CoreAssignment:
-        return self.cores[0 if self.config.colocated else self.num_attention + node]
+        """As `cores_of_attention`."""
+        if self.config.colocated:
+            return self.cores[0]
+        return self.cores[(self.num_attention + node) % len(self.cores)]
 
     @property
     def spin_seconds(self) -> float:
@@ -102,8 +125,13 @@ class Plan:
         """What carries the messages between its nodes."""
         return Road("shm", self.token, PortOptions(self.spin_seconds))
 
+    def roomy_geometry(self, micro_batches: int) -> Geometry:
+        """The layout of M2N's slots, with room for as many nodes as there may be."""
+        own = self.geometry(micro_batches)
+        return replace(own, num_attention=self.most_attention, num_expert=self.most_expert)
+
     def geometry(self, micro_batches: int) -> Geometry:
-        """The layout of M2N's slots."""
+        """The same for the nodes to begin with: what they really take of memory."""
         return Geometry(
             num_attention=self.num_attention,
             num_expert=self.num_expert,
@@ -142,6 +170,12 @@ class Plan:
         """What all nodes together take of memory, beside M2N's slots."""
         experts = (self.expert_ledger(node) for node in range(self.num_expert))
         return sum(experts, start=self.attention_ledger() * self.num_attention)
+
+
+def _limit(wish: int | None, least: int, fixed: bool) -> int:
+    if fixed:
+        return least
+    return max(least, SCALING_LIMIT) if wish is None else wish
 
 
 def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:

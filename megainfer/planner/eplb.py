@@ -71,11 +71,17 @@ def replicate(cost: Callable[[int, int], float], experts: int, replicas: int) ->
     return whose
 
 
-def pack(weights: Sequence[float], packs: int) -> list[list[int]]:
+def pack(
+    weights: Sequence[float], packs: int, whose: Sequence[int] | None = None
+) -> list[list[int]]:
     """Items by their places in `weights`: as many to each pack, whose sums differ little.
+
+    whose: items of the same one are kept apart where there is room; not looked at unless given.
 
     >>> pack([9, 7, 6, 5, 4, 1], 2)
     [[0, 3, 5], [1, 2, 4]]
+    >>> pack([9, 2, 2, 1], 2), pack([9, 2, 2, 1], 2, whose=[0, 1, 1, 2])
+    ([[0, 3], [1, 2]], [[0, 2], [1, 3]])
     """
     room = len(weights) // packs
     if room == 1:
@@ -84,6 +90,9 @@ def pack(weights: Sequence[float], packs: int) -> list[list[int]]:
     sums = [0.0] * packs
     for item in sorted(range(len(weights)), key=weights.__getitem__, reverse=True):
         free = [p for p in range(packs) if len(packed[p]) < room]
+        if whose is not None:
+            alike = [p for p in free if any(whose[other] == whose[item] for other in packed[p])]
+            free = [p for p in free if p not in alike] or free
         lightest = min(free, key=sums.__getitem__)
         packed[lightest].append(item)
         sums[lightest] += weights[item]

@@ -5,6 +5,7 @@ It talks to nodes through what it is given, so it can be tested without any.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import monotonic
 
 from megainfer.launch.plan import Plan
@@ -19,15 +20,23 @@ from megainfer.messages import (
     Message,
     Met,
     Opened,
+    Prepare,
+    Prepared,
     Ready,
     Role,
     Serve,
     Start,
+    Stats,
 )
+from megainfer.planner.balancing import Balancer
 from megainfer.planner.micro_batches import choose_micro_batches
 from megainfer.planner.stage_profile import explain, slowest_profile
 from megainfer.supervise.roster import Node, Pair, Roster, Stage, placement_among
-from megainfer.topology import Membership, Placement, first_membership
+from megainfer.topology import (
+    Membership,
+    Placement,
+    first_membership,
+)
 
 logger = logging.getLogger("megainfer")
 
@@ -51,10 +60,15 @@ class Assembly:
         self._announce = announce
         self._clock = clock
         self.roster = Roster(alone=plan.config.colocated)
-        self.wanted = _nodes_of(plan)
+        self.wanted = _nodes_of(plan.num_attention, plan.num_expert, plan.config.colocated)
+        self.resting: set[Node] = set()  # wanted, but to be members no more for the moment
         self.membership: Membership | None = None
         self.serve: Serve | None = None  # how, once that is known
-        self._placement = plan.placement
+        self.balancer = Balancer(plan.spec.moe_layers, plan.spec.num_experts)
+        self.placement = plan.placement  # when all that hold anything by it are there
+        self.refusal: str | None = None  # why the last resizing didn't come about
+        self._move: _Move | None = None
+        self._moves = 0
         self._epoch = 0
         self._changed = False  # since the last epoch, in a way that its successor might not show
         self._loaded: dict[Node, Loaded] = {}
@@ -68,10 +82,82 @@ class Assembly:
         return self.membership is not None
 
     @property
-    def lacking(self) -> list[Node]:
-        """Those of the wanted that are no members now, as far as they are needed."""
-        members = self._members()
-        return [node for node in self.wanted if node not in members]
+    def needed(self) -> list[Node]:
+        """Who must live: the wanted, and those whose experts nobody else has yet."""
+        if self._plan.config.colocated:
+            return self.wanted
+        holders = ((Role.EXPERT, node) for node in sorted(self.placement.holders))
+        return list(dict.fromkeys((*self.wanted, *holders)))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the wanted, and nobody else, serve, each with the experts that it is to have."""
+        return self._move is None and self.members() == set(self.needed)
+
+    def to_load(self, node: int) -> Placement:
+        """By which placement an expert node that starts now loads its experts."""
+        if self._move is not None and node not in self.placement.holders:
+            return self._move.placement
+        return self.placement
+
+    # --- change of plan -----------------------------------------------------------------------
+
+    def resize(self, attention: tuple[int, ...], experts: tuple[int, ...]) -> None:
+        """From now on these nodes are wanted; experts move in the background, and are entered when
+        all are where they are to be.
+
+        Raises ConfigError where experts can't be dealt among so many nodes.
+        """
+        self.refusal = None
+        now = tuple(node for role, node in self.wanted if role is Role.EXPERT)
+        if experts != now:
+            replicas = self._plan.config.expert_replicas
+            self.move_to(self.balancer.fresh(experts, replicas, before=self.placement))
+        self._want(attention, experts)
+
+    def balance(self) -> None:
+        """Have experts moved where that is worth it; only when all is as it is to be."""
+        if self.membership is None or not self.complete:
+            return
+        if (proposal := self.balancer.propose(self.membership)) is not None:
+            logger.info("balancing: %s", proposal)
+            self.move_to(proposal.placement)
+
+    def move_to(self, placement: Placement) -> None:
+        """Have this placement entered as soon as everybody has loaded what it has by it; in place
+        of another that was on its way."""
+        self._moves += 1
+        self._move = _Move(self._moves, placement)
+        for node in sorted(placement.holders):
+            if node in self.roster.at(Role.EXPERT, Stage.READY):
+                self._send((Role.EXPERT, node), self._move.prepare)
+
+    def _prepared(self, node: int, told: Prepared) -> None:
+        move = self._move
+        if move is None or told.ticket != move.ticket:
+            return  # of one that was given up
+        if told.error is None:
+            move.prepared.add(node)
+        else:
+            self._move = None
+            self.refusal = f"experts stay where they are, since expert node {node} {told.error}"
+            logger.warning(self.refusal)
+            attention = tuple(n for role, n in self.wanted if role is Role.ATTENTION)
+            self._want(attention, tuple(sorted(self.placement.holders)))
+
+    def _want(self, attention: tuple[int, ...], experts: tuple[int, ...]) -> None:
+        self.wanted = [
+            *((Role.ATTENTION, node) for node in attention),
+            *((Role.EXPERT, node) for node in experts),
+        ]
+
+    def _end_move(self) -> None:
+        """The placement is entered with the next membership, where all are ready for it."""
+        move = self._move
+        if move is not None and move.placement.holders <= move.prepared:
+            self.placement, self._move = move.placement, None
+
+    # --- whoever is there ---------------------------------------------------------------------
 
     def forked(self, node: Node, incarnation: int) -> None:
         self.roster.forked(node, incarnation)
@@ -81,6 +167,10 @@ class Assembly:
         self.roster.died(node)
         self._changed = True
         self._loaded.pop(node, None)
+        if node[0] is Role.EXPERT:
+            self.balancer.forget(node[1])
+            if self._move is not None:
+                self._move.prepared.discard(node[1])
         self._asked_at = {p: at for p, at in self._asked_at.items() if node not in _both(p)}
         if not self._measuring or self.serve is not None:
             return []
@@ -107,6 +197,13 @@ class Assembly:
                 self._connected[node] = message
             case Ready():
                 self.roster.reached(node, Stage.READY)
+                if self._move is not None and self._move.concerns(node):
+                    self._send(node, self._move.prepare)
+            case Prepared():
+                self._prepared(node[1], message)
+            case Stats(counters=counters) if node[0] is Role.EXPERT:
+                for told in counters.values():
+                    self.balancer.hear(node[1], told)
 
     def advance(self) -> None:
         """Say whatever can be said by now."""
@@ -117,6 +214,7 @@ class Assembly:
         if self.serve is None:
             self._agree()
         else:
+            self._end_move()
             self._reconcile()
 
     def late(self) -> list[Pair]:
@@ -124,7 +222,8 @@ class Assembly:
         since = self._clock() - MEET_SECONDS
         return [pair for pair in self.roster.not_met() if self._asked_at.get(pair, since) < since]
 
-    def _members(self) -> set[Node]:
+    def members(self) -> set[Node]:
+        """Of the present membership."""
         if self.membership is None:
             return set()
         attention = {(Role.ATTENTION, n) for n in self.membership.attention}
@@ -153,7 +252,7 @@ class Assembly:
         elif not self._measuring:
             self._measuring = True
             self._epoch += 1
-            first = first_membership(self._plan.num_attention, self._placement)
+            first = first_membership(self._plan.num_attention, self.placement)
             for node in self.wanted:
                 self._send(node, Measure(first))
         elif len(self._connected) == len(self.wanted):
@@ -184,16 +283,22 @@ class Assembly:
         """Enter another membership if a better one is possible than the present."""
         if self.membership is None and not self.roster.all_reached(Stage.READY):
             return
-        attention, experts = self.roster.together(self.membership)
-        placement = placement_among(self._placement, experts) if attention and experts else None
+        attention, experts = self.roster.together(self.membership, self._candidates())
+        placement = placement_among(self.placement, experts) if attention and experts else None
         if placement is None or not self._is_news(attention, experts, placement):
             return
         self._epoch += 1
         self._changed = False
         self.membership = Membership(self._epoch, attention, experts, placement)
-        for node in self._members():
+        for node in self.members():
             self._send(node, Enter(self.membership))
         self._announce(Enter(self.membership))
+
+    def _candidates(self) -> set[Node]:
+        """Who may be a member: expert nodes that hold anything, attention nodes that are wanted."""
+        holders = {(Role.EXPERT, node) for node in self.placement.holders}
+        attention = {node for node in self.wanted if node[0] is Role.ATTENTION}
+        return (attention | holders) - self.resting
 
     def _is_news(
         self, attention: tuple[int, ...], experts: tuple[int, ...], placement: Placement
@@ -204,11 +309,27 @@ class Assembly:
         return (attention, experts, placement) != (now.attention, now.experts, now.placement)
 
 
-def _nodes_of(plan: Plan) -> list[Node]:
-    attention = [(Role.ATTENTION, n) for n in range(plan.num_attention)]
-    if plan.config.colocated:
+@dataclass(slots=True)
+class _Move:
+    """A placement on its way. prepared: the expert nodes that have loaded what it gives them."""
+
+    ticket: int
+    placement: Placement
+    prepared: set[int] = field(default_factory=set)
+
+    @property
+    def prepare(self) -> Prepare:
+        return Prepare(self.ticket, self.placement)
+
+    def concerns(self, node: Node) -> bool:
+        return node[0] is Role.EXPERT and node[1] in self.placement.holders
+
+
+def _nodes_of(num_attention: int, num_expert: int, colocated: bool) -> list[Node]:
+    attention = [(Role.ATTENTION, n) for n in range(num_attention)]
+    if colocated:
         return attention
-    return [*attention, *((Role.EXPERT, n) for n in range(plan.num_expert))]
+    return [*attention, *((Role.EXPERT, n) for n in range(num_expert))]
 
 
 def _both(pair: Pair) -> tuple[Node, Node]:

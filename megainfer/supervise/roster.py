@@ -3,6 +3,7 @@
 Pure: no processes, no clock.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -96,16 +97,22 @@ class Roster:
         """Whether everybody who could meet has, as far as it was asked."""
         return not self.not_met()
 
-    def together(self, members: Membership | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(attention nodes, expert nodes) that can serve together: of `members` whoever is left,
-        and whoever is new and has met all of these."""
-        attention, experts = self.at(Role.ATTENTION, Stage.READY), self.at(Role.EXPERT, Stage.READY)
+    def together(
+        self, members: Membership | None, candidates: Collection[Node]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(attention nodes, expert nodes) of the candidates that can serve together: of `members`
+        whoever is left, and whoever is new and has met all of these."""
+        attention = self._ready(Role.ATTENTION, candidates)
         if self._alone:
             return tuple(attention), (0,) if attention else ()
+        experts = self._ready(Role.EXPERT, candidates)
         stay = [a for a in attention if members and a in members.attention]
         new = [e for e in experts if self._knows_all(stay, [e])]
         join = [a for a in attention if self._knows_all([a], new)]
         return tuple(join), tuple(new)
+
+    def _ready(self, role: Role, candidates: Collection[Node]) -> list[int]:
+        return [node for node in self.at(role, Stage.READY) if (role, node) in candidates]
 
     def _knows_all(self, attention: list[int], experts: list[int]) -> bool:
         return all((a, e) in self._met for a in attention for e in experts)

@@ -32,7 +32,12 @@ from megainfer.messages import (
     LoadProgress,
     Message,
     NodeDown,
+    NodeGone,
+    Opened,
     Ready,
+    Release,
+    Renew,
+    Resize,
     Role,
     Spans,
     Started,
@@ -40,9 +45,10 @@ from megainfer.messages import (
     Stop,
 )
 from megainfer.supervise.assembly import Assembly
-from megainfer.supervise.child import Child, ChildMain, Closable
+from megainfer.supervise.child import Child, ChildMain, Closable, name_of
 from megainfer.supervise.family import Family, drain
 from megainfer.supervise.libraries import load_libraries
+from megainfer.supervise.operations import Operations
 from megainfer.supervise.recovery import Recoveries
 from megainfer.supervise.restarts import Restarts
 from megainfer.supervise.roster import Node, Stage
@@ -89,11 +95,11 @@ class Terminated(Interrupted):
 class Supervisor:
     """One instance's processes.
 
-    server: what an API server's process runs, None without one. held: what only servers may keep
-    open (the listening socket). owner: the link to a process that this one works for.
-    drain_seconds: how long admitted requests may take to finish after a termination signal; Ctrl-C,
-    or a second signal, ends them at once. startup: times the stages; whoever does something before
-    `run` adds it.
+    server: what an API server's process runs, None without one; servers: how many. held: what only
+    servers may keep open (the listening sockets). owner: the link to a process that this one works
+    for. drain_seconds: how long admitted requests may take to finish after a termination signal;
+    Ctrl-C, or a second signal, ends them at once. startup: times the stages; whoever does something
+    before `run` adds it.
     """
 
     def __init__(
@@ -105,8 +111,10 @@ class Supervisor:
         owner: ParentLink | None = None,
         drain_seconds: float = 0.0,
         restarts: Restarts | None = None,
+        servers: int = 1,
     ) -> None:
         self.plan = plan
+        self._num_servers = servers
         self._observer = observer
         self._server_main = server
         self._owner = owner
@@ -118,12 +126,15 @@ class Supervisor:
         self._family = Family(plan, own if owner is None else [*own, owner], held)
         self._assembly = Assembly(plan, self._send, self._announce)
         self._vigil = Vigil()
-        self._next_look = 0.0
+        self._next_look = self._next_balance = 0.0
         self._recoveries = Recoveries()
-        self._to_fork: dict[Node, float] = {}  # when
+        self._operations = Operations(plan, self._assembly, self._dismiss)
+        self._to_fork: dict[Node, float] = {}  # not before
+        self._dismissed: set[int] = set()  # process ids
         self._incarnations: dict[Node, int] = {}  # the next of each
         self._down: dict[Node, NodeDown] = {}  # those that aren't back
         self._ready_servers: set[int] = set()
+        self._open_servers = {} if owner is None else {0: 0}  # incarnations of those that listen
         self._started = False
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
 
@@ -182,7 +193,8 @@ class Supervisor:
         return everybody and roster.all_reached(stage)
 
     def _servers_wanted(self) -> list[Node]:
-        return [] if self._server_main is None else [(Role.SERVER, 0)]
+        count = 0 if self._server_main is None else self._num_servers
+        return [(Role.SERVER, server) for server in range(count)]
 
     def _servers_answer(self) -> bool:
         return len(self._ready_servers) == len(self._servers_wanted())
@@ -195,7 +207,6 @@ class Supervisor:
         self._recoveries.step(node, "forked")
         if role is Role.SERVER:
             self._brief(child)
-            self._to_attention(FrontEndUp(index, incarnation))
         else:
             self._assembly.forked(node, incarnation)
 
@@ -218,11 +229,14 @@ class Supervisor:
         from megainfer.colocated.process import run_colocated
         from megainfer.expert_node.process import run_expert
 
-        if self.plan.config.colocated:
-            return partial(run_colocated, plan=self.plan)
-        measures = self.plan.measures and self._assembly.serve is None
-        run = run_attention if role is Role.ATTENTION else run_expert
-        return partial(run, plan=self.plan, node=index, measures=measures)
+        plan = self.plan
+        if plan.config.colocated:
+            return partial(run_colocated, plan=plan)
+        measures = plan.measures and self._assembly.serve is None
+        if role is Role.ATTENTION:
+            return partial(run_attention, plan=plan, node=index, measures=measures)
+        placement = self._assembly.to_load(index)
+        return partial(run_expert, plan=plan, node=index, measures=measures, placement=placement)
 
     # --- a turn -------------------------------------------------------------------------------
 
@@ -234,6 +248,8 @@ class Supervisor:
             self._note(child, message)
         for child in self._family.buried(ready):
             self._mourn(child)
+        self._operations.advance()
+        self._balance()
         if (now := monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._look_after(now)
@@ -259,6 +275,7 @@ class Supervisor:
             case LoadProgress():
                 self._observer.loading(child.name, message.done, message.total)
             case Stats():
+                self._assembly.hear(node, message)
                 self._hear_stats(message)
             case Spans():
                 self._report(message)
@@ -270,8 +287,18 @@ class Supervisor:
                 pass
             case NodeDown():
                 self._given_up(message)
+            case Resize() | Release() | Renew():
+                self._operations.begin(message, child.send)
+            case Opened() if child.role is Role.SERVER:
+                self._open_servers[child.node] = child.incarnation
+                self._to_attention(FrontEndUp(child.node, child.incarnation))
             case Ready() if child.role is Role.SERVER:
                 self._server_is_ready(child)
+            case Ready() if child.role is Role.ATTENTION:
+                for server, incarnation in self._open_servers.items():
+                    child.send(FrontEndUp(server, incarnation))
+                self._recoveries.step(node, "ready")
+                self._assembly.hear(node, message)
             case Entered():
                 self._entered(node, message.epoch)
             case _:
@@ -279,15 +306,37 @@ class Supervisor:
                 self._assembly.hear(node, message)
 
     def _look_after(self, now: float) -> None:
-        """Fork who is to be forked, and give up who hangs."""
-        for node in [node for node, at in self._to_fork.items() if at <= now]:
-            del self._to_fork[node]
-            self._fork(node)
+        """Fork who is to be forked, end whom nobody needs, and give up who hangs."""
+        for node in self._needed():
+            if self._family.find(*node) is None and self._to_fork.get(node, 0.0) <= now:
+                self._to_fork.pop(node, None)
+                self._fork(node)
+        for child in self._family.nodes:
+            node = (child.role, child.node)
+            if node not in self._assembly.needed and node not in self._assembly.members():
+                self._dismiss(node)
         for child, reason in self._vigil.look(self._family.children):
             self._give_up(child, reason)
         for attention, expert in self._assembly.late():
             if (late := self._family.find(Role.ATTENTION, attention)) is not None:
                 self._give_up(late, f"it has not met expert node {expert}")
+
+    def _balance(self) -> None:
+        every = self.plan.config.rebalance
+        if every is not None and self._started and monotonic() >= self._next_balance:
+            self._next_balance = monotonic() + every
+            self._assembly.balance()
+
+    def _needed(self) -> list[Node]:
+        servers, nodes = self._servers_wanted(), self._assembly.needed
+        return [*servers, *nodes] if self._started else []
+
+    def _dismiss(self, node: Node) -> None:
+        """Have the process of a node end that is no member any more."""
+        child = self._family.find(*node)
+        if child is not None and child.pid not in self._dismissed:
+            self._dismissed.add(child.pid)
+            child.send(Stop())
 
     def _give_up(self, child: Child, reason: str) -> None:
         if child.fatal is None:
@@ -310,6 +359,14 @@ class Supervisor:
         node, cause = (child.role, child.node), child.death()
         obituary = f"{child.name} (process {child.pid}) died: {cause}"
         child.forget()
+        self._dismissed.discard(child.pid)
+        if child.role is not Role.SERVER and node not in self._assembly.needed:
+            self._part(node)
+            return
+        if self._operations.ended(node):
+            logger.info("%s is started anew", child.name)
+            self._lost(node, child, "it is started anew")
+            return
         if not self._assembly.started and (child.fatal or child.role is Role.SERVER):
             raise NodeDied(obituary)  # it would do so again
         self._recoveries.died(node, cause)
@@ -322,13 +379,26 @@ class Supervisor:
         self._next_look = 0.0
         if child.role is Role.SERVER:
             self._ready_servers.discard(child.node)
+            self._open_servers.pop(child.node, None)
             self._to_attention(FrontEndDown(child.node, child.incarnation))
-            return
+        else:
+            self._lost(node, child, cause)
+
+    def _lost(self, node: Node, child: Child, cause: str) -> None:
+        """Say that a node isn't there, and have those end who can't go on without it."""
         self._down[node] = NodeDown(child.role, child.node, cause, child.incarnation)
         self._announce(self._down[node])
         for other in self._assembly.died(node):
             if (living := self._family.find(*other)) is not None:
                 living.kill()
+        self._next_look = 0.0
+
+    def _part(self, node: Node) -> None:
+        """A node that nobody needs has ended."""
+        logger.info("%s has left", name_of(*node))
+        self._assembly.died(node)
+        self._down.pop(node, None)
+        self._announce(NodeGone(*node))
 
     def _may_still_start(self, node: Node) -> bool:
         return self._assembly.started or self._recoveries.restarts[node] <= FIRST_DEATHS
@@ -355,8 +425,8 @@ class Supervisor:
             child.send(message)
 
     def _to_attention(self, message: Message) -> None:
-        for child in self._family.of(Role.ATTENTION):
-            child.send(message)
+        for node in self._assembly.roster.at(Role.ATTENTION, Stage.READY):
+            self._send((Role.ATTENTION, node), message)
 
     def _announce(self, message: Message) -> None:
         """To every front end."""
@@ -376,7 +446,7 @@ class Supervisor:
             raise
 
     def _drain(self) -> None:
-        """Until the API server says that nobody is left, or time is up, or another signal comes."""
+        """Until API servers say that nobody is left, or time is up, or another signal comes."""
         servers = self._family.of(Role.SERVER)
         if not servers or self._drain_seconds <= 0:
             return
@@ -384,9 +454,10 @@ class Supervisor:
         deadline = monotonic() + self._drain_seconds
         for server in servers:
             server.send(Drain())
-        while monotonic() < deadline:
-            if any(isinstance(message, Drained) for _, message in self._turn()):
-                return
+        missing = {server.node for server in servers}
+        while monotonic() < deadline and missing:
+            drained = {c.node for c, message in self._turn() if isinstance(message, Drained)}
+            missing -= drained
 
     def _hear_owner(self, owner: ParentLink) -> None:
         try:

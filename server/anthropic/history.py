@@ -31,7 +31,11 @@ def chat_messages(system: Any, messages: Iterable[Json]) -> list[Json]:
 def continues(messages: list[Json]) -> bool:
     """Whether the assistant has begun to speak, and is to go on."""
     last = messages[-1] if messages else {}
-    return last.get("role") == "assistant" and bool(last["content"].strip()) and "tool_calls" not in last
+    return (
+        last.get("role") == "assistant"
+        and bool(last["content"].strip())
+        and "tool_calls" not in last
+    )
 
 
 def _system(given: Any) -> str:

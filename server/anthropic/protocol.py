@@ -6,10 +6,23 @@ from pydantic import Field
 
 from server.anthropic.history import chat_messages, continues
 from server.anthropic.tools import functions, tool_choice
+from server.anthropic.wishes import (
+    refuse_edits,
+    wanted_effort,
+    wanted_format,
+    wanted_thinking,
+)
 from server.openai.protocol import Body, ChatRequest, Integer
 from server.openai.translation import Json, chat_request, refuse
 
-NOT_OFFERED: dict[str, tuple[Any, ...]] = {"container": (), "mcp_servers": ([],), "n": (1,)}
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "container": (),
+    "mcp_servers": ([],),
+    "n": (1,),
+    "compaction": (),
+    "thread": (),
+    "response_format": (),
+}
 
 
 class CountRequest(Body):
@@ -21,10 +34,14 @@ class CountRequest(Body):
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
+    context_management: dict[str, Any] | None = None
 
     def chat(self) -> ChatRequest:
         """The same as a chat. Raises RequestError for what isn't offered."""
         refuse(self.model_extra or {}, NOT_OFFERED, "isn't offered by this server")
+        refuse_edits(self.context_management)
         return chat_request(self.chat_fields(), self)
 
     def chat_fields(self) -> Json:
@@ -37,7 +54,9 @@ class CountRequest(Body):
             "tools": functions(self.tools),
             "tool_choice": tool_choice(self.tool_choice),
             "parallel_tool_calls": False if choice.get("disable_parallel_tool_use") else None,
-            "chat_template_kwargs": self.thinking and _thinking(self.thinking),
+            "enable_thinking": wanted_thinking(self.thinking),
+            "reasoning": {"effort": wanted_effort(self.output_config)},
+            "response_format": wanted_format(self.output_config, self.output_format),
         }
 
 
@@ -62,7 +81,3 @@ class MessagesRequest(CountRequest):
             "stop": self.stop_sequences,
             "stream": self.stream,
         }
-
-
-def _thinking(wanted: Json) -> Json:
-    return {"enable_thinking": wanted.get("type") != "disabled"}

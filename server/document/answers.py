@@ -13,10 +13,11 @@ WHEN = {
     413: "the body is too large",
     415: "the body isn't declared as JSON",
     500: "the server failed",
-    503: "overloaded, draining, or a node is gone; see Retry-After",
+    503: "overloaded, draining, or a node was lost for too long; see Retry-After",
 }
 READING = (401, 403, 500)
 PROBING = (500, 503)
+CHANGING = (400, 401, 403, 413, 415, 500, 503)
 GENERATING = (400, 401, 403, 404, 413, 415, 500, 503)
 
 
@@ -37,13 +38,17 @@ class Answers:
 
 ANSWERS = {
     "/live": Answers(inside.State, (500,)),
-    "/health": Answers(inside.State, PROBING),
-    "/ping": Answers(inside.State, PROBING),
+    "/health": Answers(inside.HealthState, PROBING),
+    "/ping": Answers(inside.HealthState, PROBING),
     "/ready": Answers(inside.State, PROBING),
     "/metrics": Answers(media_type="text/plain"),
     "/load": Answers(inside.Load),
     "/version": Answers(inside.Version),
     "/server_info": Answers(inside.ServerInfo, (401, 403, 500)),
+    "/admin/nodes": Answers(inside.Nodes, (401, 403, 500)),
+    "/admin/scale": Answers(inside.Changed, CHANGING),
+    "/admin/drain": Answers(inside.Changed, CHANGING),
+    "/admin/restart": Answers(inside.Changed, CHANGING),
     "/debug/nodes": Answers(inside.Counters, (401, 403, 500)),
     "/debug/trace": Answers(inside.Trace, (400, 401, 403, 500, 503)),
     "/page/state": Answers(inside.Live),

@@ -1,12 +1,20 @@
 """Answers of the addresses for whoever runs the server."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict  # before 3.12 pydantic takes only this one
 
 
 class State(TypedDict):
     status: Literal["ok"]
+
+
+class HealthState(TypedDict):
+    """reason and seconds: of what is degraded."""
+
+    status: Literal["ok", "degraded"]
+    reason: NotRequired[str]
+    seconds: NotRequired[float]
 
 
 class Load(TypedDict):
@@ -26,9 +34,33 @@ class NodeDocument(TypedDict):
 
 
 class ServerInfo(TypedDict):
+    """api_server: the number of the one that answers."""
+
     version: str
+    api_server: int
     nodes: list[NodeDocument]
     versions: dict[str, str]
+
+
+class NodeReport(TypedDict):
+    """reason and lost_seconds: of one that is lost."""
+
+    name: str
+    role: Literal["attention", "expert"]
+    node: int
+    state: Literal["serving", "lost", "hung", "apart"]
+    incarnation: int
+    restarts: int
+    heartbeat_seconds: float | None
+    reason: NotRequired[str]
+    lost_seconds: NotRequired[float]
+
+
+class Nodes(TypedDict):
+    state: str
+    reason: str | None
+    epoch: int
+    nodes: list[NodeReport]
 
 
 Counters = dict[str, dict[str, Any]]
@@ -40,3 +72,11 @@ class Trace(TypedDict):
 
 Live = dict[str, Any]
 """For the page at /, and free to change with it."""
+
+
+class Changed(TypedDict):
+    """The nodes that serve now."""
+
+    attention: list[int]
+    experts: list[int]
+    seconds: float

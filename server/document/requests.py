@@ -80,7 +80,6 @@ def _sampling(token: Json) -> dict[str, Json]:
     ranges: dict[str, Json] = {
         name: {"minimum": low, "maximum": high} for name, low, high in FLOAT_RANGES
     }
-    ranges["top_p"] = {"exclusiveMinimum": 0, "maximum": 1}
     bad = {"type": "string", "minLength": 1, "maxLength": MAX_BAD_WORD_CHARACTERS}
     return {
         **ranges,

@@ -14,7 +14,7 @@ from server.http.errors import ErrorReport
 from server.http.hosts import host_name, refuse_host
 
 PROBES = frozenset({"/live", "/health", "/ping", "/ready"})
-ADMIN = ("/server_info", "/debug/")
+ADMIN = ("/server_info", "/debug/", "/admin/")
 METRICS = "/metrics"
 
 

@@ -12,10 +12,10 @@ from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.sampling import SamplingParams
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
 from server.http.errors import ApiError, ErrorReport
-from server.http.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.openai.answer import Answer
 from server.openai.answer_options import AnswerOptions
 from server.openai.answer_size import check_logprobs
@@ -28,6 +28,8 @@ from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
 from server.openai.syntax import AnswerSyntax
 from server.openai.tools import ToolUse, tool_use
+from server.openai.wishes.not_offered import CHAT, COMPLETION, refuse_not_offered
+from server.openai.wishes.thinking import SWITCHES
 from server.parsing.harmony import FINAL
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, where /v1/completions leaves max_tokens out
@@ -51,6 +53,7 @@ class Generator:
         tokenizer: Tokenizer | None,
         model: ServedModel,
         checker: GrammarChecker | None = None,
+        renderer: TemplateRenderer | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -58,7 +61,7 @@ class Generator:
         self._model = model
         self._syntax = AnswerSyntax.of(model.syntax, tokenizer)
         self._checker = checker
-        self.encoder = PromptEncoder(tokenizer, model.max_model_len)
+        self.encoder = PromptEncoder(tokenizer, model.max_model_len, renderer)
 
     async def completion(self, body: CompletionRequest) -> Generation:
         """Continue one or several prompts. Raises RequestError, ApiError, Overloaded, NodeDied."""
@@ -90,6 +93,8 @@ class Generator:
         prompt = await self.encoder.chat(body, use.tools)
         shaped = grammar is not None
         thinking = prompt.thinking or self._syntax.always_thinks
+        if body.wants_thinking is False:
+            self._check_switch(thinking, shaped)
         if grammar is not None and thinking and self._syntax.thinks:
             grammar = self._after_thinking(grammar)
         if shaped and self._syntax.channels:
@@ -153,7 +158,11 @@ class Generator:
                 )
             )
         ]
-        head = {"id": request_id, "model": self.served_name(body.model)}
+        head = {
+            "id": request_id,
+            "model": self.served_name(body.model),
+            "system_fingerprint": self._model.fingerprint,
+        }
         given = [prompt for prompt, _ in prompts]
         answer = Answer(shape, head, given, sequences, options, self._texts)
         continues = shape.continues_prompt
@@ -168,6 +177,18 @@ class Generator:
             raise RequestError(message, wanted.param)
         await self._checker.check(wanted.grammar, wanted.param)
         return wanted.grammar
+
+    def _check_switch(self, thinking: bool, shaped: bool) -> None:
+        """Raises RequestError where the model thinks all the same."""
+        syntax, template = self._syntax, self._tokenizer.chat_template if self._tokenizer else ""
+        knows = any(name in template for name in SWITCHES)
+        may = syntax.thinks or (syntax.channels and not shaped)
+        if thinking or (may and not knows):
+            raise RequestError(
+                "this model thinks first, and its chat template can't turn that off; leave out "
+                "what says that it isn't to",
+                "enable_thinking",
+            )
 
     def _opened(self, prompt: Prompt) -> Prompt:
         """A model that answers in channels begins with the answer itself, without thinking."""

@@ -8,15 +8,16 @@ from typing import Any, TypeVar
 from megainfer.errors import RequestError
 from megainfer.frontend.request_limits import ContextTooLong
 from megainfer.text.chat import Chat
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
-from server.openai.protocol import EFFORT, ChatRequest, CompletionRequest
+from server.openai.protocol import ChatRequest, CompletionRequest
+from server.openai.wishes.thinking import EFFORT
 from server.parsing.reasoning import ends_in_thinking
 from server.parsing.wrapped import PAIRS
 
 Result = TypeVar("Result")
 INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
-UNKNOWN_SIZE = INLINE_CHARACTERS + 1  # what a template makes of tools and the like may be long
-PLAIN_FIELDS = frozenset({"role", "content"})  # of a message
+UNKNOWN_SIZE = INLINE_CHARACTERS + 1  # what a library makes of a chat may be long
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,15 @@ class PromptEncoder:
     """Encodes prompts and chats; without a tokenizer only token ids are taken.
 
     max_model_len: how much of a prompt is kept at most where the client asks for truncation.
+    renderer: of chats; needed where the tokenizer has templates.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, max_model_len: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, max_model_len: int, renderer: TemplateRenderer | None
+    ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
+        self._renderer = renderer
 
     async def completion(self, body: CompletionRequest) -> list[Prompt]:
         """Each of the prompts. Raises RequestError."""
@@ -49,7 +54,7 @@ class PromptEncoder:
         )
 
     async def chat(self, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> Prompt:
-        """The chat, up to where the assistant speaks. Raises RequestError."""
+        """The chat, up to where the assistant speaks. Raises RequestError, Overloaded."""
         tokenizer = self._required("messages")
         _check_effort(body, tokenizer)
         kept = body.kept_tokens(self._max_model_len)
@@ -59,23 +64,24 @@ class PromptEncoder:
             tools or None,
             body.template_variables(),
             opens_an_answer=body.opens_an_answer(),
-            continues_last=bool(body.continue_final_message),
-            add_special_tokens=body.add_special_tokens,
+            continues_last=body.continues,
+            add_special_tokens=bool(body.add_special_tokens),
         )
-        size = sum(len(message["content"]) for message in messages)
-        if tools or chat.variables or any(message.keys() - PLAIN_FIELDS for message in messages):
-            size = UNKNOWN_SIZE
+        assert self._renderer is not None, "chats need a renderer"
+        text = await self._renderer.render(chat)
+        size = UNKNOWN_SIZE if text is None else len(text)
         check = self._check_length if kept is None else _accept
-        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat, check))
+        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat, text, check))
         said = [str(message["content"]) for message in messages]
-        tags = tuple(tag for tag in PAIRS if not any(tag in text for text in said))
+        tags = tuple(tag for tag in PAIRS if not any(tag in words for words in said))
         thinking = ends_in_thinking(encoded.text)
         return Prompt(_last(encoded.ids, kept), thinking=thinking, answer_tags=tags)
 
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
         if isinstance(given, str) and kept is None:
             self._check_length(given)
-        ids = self._encode(given, body.add_special_tokens) if isinstance(given, str) else given
+        special = body.add_special_tokens is not False
+        ids = self._encode(given, special) if isinstance(given, str) else given
         last = _last(ids, kept)
         if not body.is_echoed:
             return Prompt(last)
@@ -120,7 +126,7 @@ class PromptEncoder:
 
 
 def _check_effort(body: ChatRequest, tokenizer: Tokenizer) -> None:
-    if body.reasoning_effort is not None and EFFORT not in tokenizer.chat_template:
+    if body.effort is not None and EFFORT not in tokenizer.chat_template:
         raise RequestError(f"this model's chat template has no {EFFORT}; leave it out", EFFORT)
 
 

@@ -18,7 +18,8 @@ from megainfer.frontend.generation_config import SAMPLING_FIELDS, GenerationDefa
 from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
 from server.history.contents import join_content, template_call, with_thoughts
 from server.openai.answer_options import AnswerOptions, Usage
-from server.openai.structured import LEGACY, Wanted, wanted_shape
+from server.openai.structured import NAMED, Wanted, wanted_shape
+from server.openai.wishes.thinking import EFFORT, Effort, switched, wanted_effort, wants_thinking
 
 MAX_PROMPTS = 2048
 MAX_MESSAGES = 4096
@@ -137,6 +138,11 @@ class SamplingFields(Body):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    json_schema: str | dict[str, Any] | None = Field(None, description="llama.cpp's guided_json")
+    grammar: str | None = Field(None, description="llama.cpp's guided_grammar")
+    regex: str | None = Field(None, description="SGLang's guided_regex")
+    ebnf: str | None = Field(None, description="SGLang's guided_grammar")
+    format: str | dict[str, Any] | None = Field(None, description='Ollama\'s: "json" or a schema')
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -145,6 +151,11 @@ class SamplingFields(Body):
     @property
     def wanted_logprobs(self) -> int | None:
         """How many of the best log-probabilities are wanted beside each token's own."""
+        raise NotImplementedError
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens may be generated; None where that isn't said."""
         raise NotImplementedError
 
     @property
@@ -172,7 +183,7 @@ class SamplingFields(Body):
         """How many tokens at a prompt's end are kept. Raises RequestError."""
         kept = self.truncate_prompt_tokens
         if kept == -1:
-            return max(max_model_len - (self.max_tokens or 1), 1)
+            return max(max_model_len - (self.limit or 1), 1)
         if kept is not None and kept < 1:
             message = f"truncate_prompt_tokens must be -1 or at least 1, but is {kept}"
             raise RequestError(message, "truncate_prompt_tokens")
@@ -213,7 +224,7 @@ class SamplingFields(Body):
         return self.prompt_logprobs is not None
 
 
-SHAPE_FIELDS = ("response_format", "structured_outputs", *LEGACY)
+SHAPE_FIELDS = ("response_format", "structured_outputs", *NAMED, "format")
 SAME_IN_SAMPLING = (
     "n",
     "temperature",
@@ -242,7 +253,7 @@ class CompletionRequest(SamplingFields):
     """POST /v1/completions"""
 
     prompt: Annotated[Prompts, PlainValidator(parse_prompt), WithJsonSchema(PROMPT_SCHEMA)]
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = Field(None, description="true if left out")
     logprobs: Annotated[Logprobs | None, BeforeValidator(lambda v: None if v is False else v)] = (
         None
     )
@@ -301,9 +312,9 @@ class ChatMessage(Body):
 TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
 
 
-EFFORT = "reasoning_effort"
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-"""OpenAI's; a model knows some of them."""
+ASSISTANT = "assistant"
+CONTINUED = ("prefix", "partial")
+"""Flags of a message that the answer continues, at DeepSeek's and at Qwen's."""
 
 
 class ChatRequest(SamplingFields):
@@ -318,10 +329,13 @@ class ChatRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Effort | None = None
+    reasoning: dict[str, Any] | None = Field(None, description="effort and enabled: OpenRouter's")
+    enable_thinking: bool | None = None
+    thinking: dict[str, Any] | None = Field(None, description="type: enabled or disabled")
     documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    add_special_tokens: bool = False
+    add_special_tokens: bool | None = Field(None, description="false if left out")
 
     @property
     def wanted_logprobs(self) -> int | None:
@@ -340,19 +354,46 @@ class ChatRequest(SamplingFields):
 
     def template_variables(self) -> dict[str, Any]:
         """Names that the chat template may use, beside the messages."""
-        effort = {} if self.reasoning_effort is None else {EFFORT: self.reasoning_effort}
+        effort = {} if self.effort is None else {EFFORT: self.effort}
         documents = {} if self.documents is None else {"documents": self.documents}
-        return {**effort, **(self.chat_template_kwargs or {}), **documents}
+        switch = switched(self.wants_thinking)
+        return {**effort, **switch, **(self.chat_template_kwargs or {}), **documents}
+
+    @property
+    def effort(self) -> str | None:
+        """How hard the model is to think. Raises RequestError."""
+        return wanted_effort(self.__dict__)
+
+    @property
+    def wants_thinking(self) -> bool | None:
+        """Whether it is to think; None where nothing is said. Raises RequestError."""
+        return wants_thinking(self.__dict__)
+
+    @property
+    def continues(self) -> bool:
+        """Whether the last message is continued: also by DeepSeek's and Qwen's names for that,
+        which stand in the message. Raises RequestError where they stand in another."""
+        flagged = [
+            at
+            for at, message in enumerate(self.messages)
+            if any((message.model_extra or {}).get(name) for name in CONTINUED)
+        ]
+        if flagged and (flagged != [len(self.messages) - 1] or self.messages[-1].role != ASSISTANT):
+            shown = " or ".join(CONTINUED)
+            where = f"messages[{flagged[0]}]"
+            message = f"{where}: {shown} is for the assistant's message at the end only"
+            raise RequestError(message, where)
+        return bool(self.continue_final_message or flagged)
 
     def opens_an_answer(self) -> bool:
         """Whether the assistant begins to speak; else the last message is continued."""
-        if self.continue_final_message and self.add_generation_prompt:
+        if self.continues and self.add_generation_prompt:
             raise RequestError(
                 "add_generation_prompt and continue_final_message exclude each other; leave one "
                 "of them out",
                 "continue_final_message",
             )
-        if self.continue_final_message:
+        if self.continues:
             return False
         return self.add_generation_prompt is not False
 

@@ -3,10 +3,13 @@
 import asyncio
 import itertools
 import logging
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 
 from megainfer.errors import MegaInferError
+from megainfer.frontend.condition import Phase
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.messages import GetStats
 from megainfer.sampling import SamplingParams
@@ -24,19 +27,45 @@ PROBE_TOKENS = 8
 Ask = Callable[[GetStats], object]
 
 
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """state: `ok`, `degraded`, `recovering`, `loading`, `draining`, `hung` or `failed`. reason: in
+    words for anybody. seconds: for how long, where a node was lost."""
+
+    state: str
+    reason: str | None = None
+    seconds: float | None = None
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether whoever can choose should send new requests here."""
+        return self.state in ("ok", "degraded")
+
+
 class Health:
-    """Every node is alive and answers, and new requests are taken."""
+    """Whether new requests are taken and computed: nodes are there and answer, or others do their
+    work."""
 
     def __init__(self, engine: EngineClient, board: NodeBoard, occupancy: Occupancy) -> None:
         self._engine = engine
         self._board = board
         self._occupancy = occupancy
 
-    def problem(self) -> str | None:
-        """Why not, in words for anybody; None when all is well."""
+    def report(self) -> HealthReport:
         if self._occupancy.draining:
-            return "the server is draining: it finishes what it has begun and takes nothing new"
-        return self._engine.state() or self._board.hung()
+            text = "the server is draining: it finishes what it has begun and takes nothing new"
+            return HealthReport("draining", text)
+        condition = self._engine.condition
+        if condition.serves and (hung := self._board.hung()) is not None:
+            return HealthReport("hung", hung)
+        if condition.phase is Phase.HEALTHY:
+            return HealthReport("ok")
+        return HealthReport(str(condition.phase), condition.text, condition.seconds)
+
+    def problem(self) -> str | None:
+        """Why new requests shouldn't be sent here, in words for anybody; None: they may."""
+        report = self.report()
+        return None if report.takes_requests else report.reason
 
 
 class Readiness:
@@ -77,6 +106,8 @@ class Readiness:
                 token_came = True
                 await self._hear_of_experts(started)
         except TimeoutError:
+            if (problem := self._health.problem()) is not None:
+                return problem  # a node was lost meanwhile: that is what the probe waited for
             missing = ", ".join(self._board.idle_experts(started)) or "the attention node"
             what = "a token came, but nothing is known of" if token_came else "no token came from"
             return f"{what} {missing} within {PROBE_SECONDS:g} s of a probe"
@@ -89,7 +120,7 @@ class Readiness:
         limits = self._engine.limits
         length = min(PROBE_TOKENS, limits.max_model_len - 1, limits.vocab_size)
         params = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
-        name, prompt = f"readiness-{next(self._numbers)}", list(range(length))
+        name, prompt = f"readiness-{uuid.uuid4().hex}", list(range(length))
         with self._engine.generate(name, prompt, params, observed=False) as stream:
             async for _ in stream:
                 pass

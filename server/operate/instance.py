@@ -9,26 +9,31 @@ from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.plan import Plan
-from megainfer.messages import GetSpans, GetStats, KeepSpans
+from megainfer.messages import GetSpans, GetStats, KeepSpans, Release, Renew, Resize
 from server.http.occupancy import Occupancy
 from server.openai.served_model import ServedModel
+from server.operate.changes import Changes
 from server.operate.health import Health, Readiness
+from server.operate.metrics.experts import ExpertMap
 from server.operate.metrics.exposition import Counted, Exposition
-from server.operate.metrics.nodes import ExpertMap
 from server.operate.metrics.requests import RequestMetrics
 from server.operate.nodes import NodeBoard, board_of
+from server.operate.siblings import Address, alone
 from server.operate.traces import Tracer
 
 if TYPE_CHECKING:
     from server.operate.spans.export import SpanExport
 
-Ask = Callable[[GetStats | KeepSpans | GetSpans], object]
+TICKETS = 2**32
+"""More than one API server will ever need."""
+
+Ask = Callable[[GetStats | KeepSpans | GetSpans | Resize | Release | Renew], object]
 
 
 @dataclass
 class Instance:
-    """board: what nodes say. info: what `/server_info` tells of configuration and plan.
-    spans: where they go, None without a collector."""
+    """board: what nodes say. changes: of the nodes themselves. info: what `/server_info` tells of
+    configuration and plan. spans: where they go, None without a collector."""
 
     options: ServingOptions
     board: NodeBoard
@@ -39,6 +44,7 @@ class Instance:
     counted: Counted
     exposition: Exposition
     info: Mapping[str, Any]
+    changes: Changes
     spans: "SpanExport | None" = None
 
 
@@ -48,19 +54,21 @@ class Surroundings:
 
     board: NodeBoard
     ask: Ask = lambda message: None
-    processes: int = 0
+    processes: Callable[[], int] = lambda: 0
+    siblings: Address = field(default_factory=alone)
     experts: ExpertMap = field(default_factory=lambda: ExpertMap((), ()))
     cache_config: tuple[tuple[str, str], ...] = ()
     info: tuple[tuple[str, Any], ...] = ()
 
 
-def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask) -> Surroundings:
-    """Of an instance that runs a plan."""
-    placement = plan.placement
+def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask, server: int = 0) -> Surroundings:
+    """Of an instance that runs a plan; server: this API server's number."""
+    placement, board = plan.placement, board_of(plan, options.patience)
     return Surroundings(
-        board=board_of(plan, options.patience),
+        board=board,
         ask=ask,
-        processes=1 if plan.config.colocated else plan.num_attention + plan.num_expert,
+        processes=(lambda: 1) if plan.config.colocated else board.num_present,
+        siblings=Address(server, options.api_servers, plan.server_name),
         experts=ExpertMap(
             tuple(plan.spec.moe_layers),
             [list(placement.held_by(node).values()) for node in range(plan.num_expert)],
@@ -90,7 +98,7 @@ def assemble(
     health = Health(engine, around.board, occupancy)
     cache_config = dict(around.cache_config)
     counted = Counted(
-        model.names[0], requests, around.board, occupancy, around.experts, cache_config
+        model.names[0], engine, requests, around.board, occupancy, around.experts, cache_config
     )
     return Instance(
         options=options,
@@ -98,10 +106,11 @@ def assemble(
         occupancy=occupancy,
         health=health,
         readiness=Readiness(engine, health, around.board, around.ask),
-        tracer=Tracer(around.ask, around.processes),
+        tracer=Tracer(around.ask, around.processes, around.siblings.own * TICKETS),
         counted=counted,
-        exposition=Exposition(counted),
+        exposition=Exposition(counted, around.siblings),
         info=dict(around.info),
+        changes=Changes(around.ask, around.siblings.own * TICKETS),
         spans=spans,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from megainfer.launch.plan import Plan
 from megainfer.messages import Role, Stats
+from megainfer.topology import Membership
 
 Counters = Mapping[str, Any]
 
@@ -15,7 +16,8 @@ Counters = Mapping[str, Any]
 @dataclass(slots=True)
 class NodeState:
     """counters: the latest told unasked; before: those of the time before. worked_at: when it last
-    showed that it had handled a token. Times are those of the board's clock; None: never."""
+    showed that it had handled a token. lost: it has died, and isn't back. back_at: when it last
+    came back. Times are those of the board's clock; None: never."""
 
     role: Role
     index: int
@@ -23,6 +25,8 @@ class NodeState:
     before: Counters = field(default_factory=dict)
     heard_at: float | None = None
     worked_at: float | None = None
+    lost: bool = False
+    back_at: float | None = None
 
     @property
     def name(self) -> str:
@@ -44,6 +48,15 @@ class NodeState:
         if unasked:
             self.before, self.counters = self.counters or counters, counters
         self.heard_at = now
+
+    def lose(self) -> None:
+        """Its process has died, and took its counters with it."""
+        self.lost, self.counters, self.before = True, {}, {}
+
+    def come_back(self, now: float) -> None:
+        """It serves, since just now if it was lost or is new."""
+        if self.lost or self.heard_at is None:
+            self.lost, self.back_at = False, now
 
 
 class NodeBoard:
@@ -69,29 +82,62 @@ class NodeBoard:
         """Take in what a process said of its nodes."""
         now = self._clock()
         for name, counters in stats.counters.items():
-            self._nodes[name].hear(counters, now, stats.ticket is None)
+            role, _, index = name.partition(" node ")
+            self._state(Role(role), int(index)).hear(counters, now, stats.ticket is None)
+        self.changed.set()
+
+    def lose(self, role: Role, index: int) -> None:
+        """A node has died: until it comes back its silence means nothing."""
+        self._state(role, index).lose()
+        self.changed.set()
+
+    def forget(self, role: Role, index: int) -> None:
+        """It is none of the instance's nodes any more."""
+        self._nodes.pop(NodeState(role, index).name, None)
+        self.changed.set()
+
+    def enter(self, membership: Membership) -> None:
+        """These serve from now on."""
+        now = self._clock()
+        for role, members in (
+            (Role.ATTENTION, membership.attention),
+            (Role.EXPERT, membership.experts),
+        ):
+            for index in members:
+                self._state(role, index).come_back(now)
         self.changed.set()
 
     def of_role(self, role: Role) -> list[NodeState]:
-        return [node for node in self._nodes.values() if node.role is role]
+        """By number."""
+        own = (node for node in self._nodes.values() if node.role is role)
+        return sorted(own, key=lambda node: node.index)
+
+    def num_present(self) -> int:
+        """Nodes that haven't died."""
+        return sum(not node.lost for node in self._nodes.values())
 
     def silence(self, node: NodeState) -> float:
         """Seconds since it was last heard of."""
-        return self._clock() - max(self._watched_since, node.heard_at or 0.0)
+        return self._clock() - max(self._watched_since, node.heard_at or 0.0, node.back_at or 0.0)
 
     def is_up(self, node: NodeState) -> bool:
-        return self.silence(node) <= self._patience
+        return not node.lost and self.silence(node) <= self._patience
 
     def hung(self) -> str | None:
-        """Which nodes don't answer, in words; None when all do."""
-        silent = [n for n in self._nodes.values() if not self.is_up(n)]
+        """Which nodes don't answer, in words; None when all do, but for those that have died."""
+        silent = [n for n in self._nodes.values() if not n.lost and not self.is_up(n)]
         texts = [f"{n.name} has said nothing for {self.silence(n):.0f} s" for n in silent]
         return "; ".join(texts) or None
 
     def idle_experts(self, since: float) -> list[str]:
-        """Names of the expert nodes that haven't shown to have handled a token since then."""
-        experts = self.of_role(Role.EXPERT)
+        """Names of the expert nodes that haven't shown to have handled a token since then, but for
+        those that have died."""
+        experts = [node for node in self.of_role(Role.EXPERT) if not node.lost]
         return [n.name for n in experts if n.worked_at is None or n.worked_at < since]
+
+    def _state(self, role: Role, index: int) -> NodeState:
+        fresh = NodeState(role, index)
+        return self._nodes.setdefault(fresh.name, fresh)
 
 
 def board_of(plan: Plan, patience: float) -> NodeBoard:

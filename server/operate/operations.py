@@ -18,10 +18,14 @@ from megainfer.instruments.trace_events import (
 )
 from megainfer.messages import Role
 from server.http.access import PROBES
+from server.http.body import JsonRoute
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
 from server.http.errors import SERVER_ERROR, ErrorReport
+from server.operate.changes import NodeRequest, RestartRequest, ScaleRequest
 from server.operate.docs_page import docs_page
+from server.operate.health import HealthReport
 from server.operate.instance import Instance
+from server.operate.node_report import node_report
 
 PACKAGES = ("fastapi", "uvicorn", "pydantic", "torch", "tokenizers", "pyzmq", "prometheus-client")
 
@@ -37,8 +41,9 @@ class Operations:
         return JSONResponse({"status": "ok"})
 
     async def health(self) -> Response:
-        """200 while every node is alive and answers and requests are taken, else 503 and why."""
-        return _state(self._instance.health.problem())
+        """200 while requests are taken and computed, degraded or not, else 503 and why."""
+        report = self._instance.health.report()
+        return _health(report)
 
     async def ready(self) -> Response:
         """200 when a token went through the nodes lately; without traffic one is asked for."""
@@ -46,7 +51,7 @@ class Operations:
 
     async def metrics(self, request: Request) -> Response:
         """Everything that is counted, for Prometheus."""
-        body, kind = self._instance.exposition.render(request.headers.get("accept", ""))
+        body, kind = await self._instance.exposition.render(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": kind})
 
     async def load(self) -> Response:
@@ -63,6 +68,7 @@ class Operations:
         return JSONResponse(
             {
                 "version": __version__,
+                "api_server": self._instance.exposition.number,
                 **self._instance.info,
                 "startup_seconds": self._instance.counted.startup,
                 "nodes": self._nodes(),
@@ -76,6 +82,23 @@ class Operations:
         nodes = [*board.of_role(Role.ATTENTION), *board.of_role(Role.EXPERT)]
         body = msgspec.json.encode({node.name: node.counters for node in nodes})
         return Response(body, media_type="application/json")
+
+    async def admin_nodes(self) -> Response:
+        """The membership, and of every node whether it serves and how often it was restarted."""
+        engine = self._instance.counted.engine
+        return JSONResponse(node_report(engine, self._instance.board))
+
+    async def scale(self, body: ScaleRequest) -> Response:
+        """So many attention and expert nodes from now on; answers when they serve."""
+        return JSONResponse(await self._instance.changes.scale(body))
+
+    async def drain(self, body: NodeRequest) -> Response:
+        """Do without a node: its requests and experts go to others, then it ends."""
+        return JSONResponse(await self._instance.changes.drain(body))
+
+    async def restart(self, body: RestartRequest) -> Response:
+        """Start a node anew, or all of them, one after the other."""
+        return JSONResponse(await self._instance.changes.restart(body))
 
     async def trace(self, request: Request, seconds: float = 2.0) -> Response:
         """What every node did in the next `seconds` (0.01 to 60), for Perfetto."""
@@ -120,7 +143,13 @@ class Operations:
 
 def operations_router(operations: Operations) -> APIRouter:
     """Every address, bound to its handler."""
-    router = APIRouter(default_response_class=JSONResponse)
+    router = APIRouter(route_class=JsonRoute, default_response_class=JSONResponse)
+    for path, change in (
+        ("/admin/scale", operations.scale),
+        ("/admin/drain", operations.drain),
+        ("/admin/restart", operations.restart),
+    ):
+        router.add_api_route(path, change, methods=["POST"], response_model=None)
     for path, handler in (
         ("/live", operations.live),
         ("/health", operations.health),
@@ -130,6 +159,7 @@ def operations_router(operations: Operations) -> APIRouter:
         ("/load", operations.load),
         ("/version", operations.version),
         ("/server_info", operations.server_info),
+        ("/admin/nodes", operations.admin_nodes),
         ("/debug/nodes", operations.nodes),
         ("/debug/trace", operations.trace),
         ("/docs", operations.docs),
@@ -138,6 +168,20 @@ def operations_router(operations: Operations) -> APIRouter:
         if path in PROBES:
             router.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     return router
+
+
+def _health(report: HealthReport) -> Response:
+    """Of what is wrong, error and all: load balancers look at the status, people at the rest."""
+    about: dict[str, Any] = {"status": report.state}
+    if report.reason is not None:
+        about["reason"] = report.reason
+    if report.seconds is not None:
+        about["seconds"] = round(report.seconds, 3)
+    if report.takes_requests:
+        return JSONResponse(about)
+    response = _state(report.reason)
+    error = msgspec.json.decode(response.body)
+    return JSONResponse({**about, **error}, response.status_code, {"Retry-After": "1"})
 
 
 def _state(problem: str | None) -> Response:

@@ -22,13 +22,14 @@ Ask = Callable[[KeepSpans | GetSpans], object]
 class Tracer:
     """One trace at a time, and between traces spans for who watches.
 
-    ask: sends a message to all nodes. processes: that answer it.
+    ask: sends a message to all nodes. processes: how many answer it. first_ticket: of this API
+    server's, which others hear the answers to as well.
     """
 
-    def __init__(self, ask: Ask, processes: int) -> None:
+    def __init__(self, ask: Ask, processes: Callable[[], int], first_ticket: int = 0) -> None:
         self._ask = ask
         self._processes = processes
-        self._tickets = itertools.count()
+        self._tickets = itertools.count(first_ticket)
         self._pieces: dict[int, SpanPieces] = {}
         self._busy = False
         self._watched = 0
@@ -68,18 +69,19 @@ class Tracer:
         return None if self._busy else await self._gather(GLANCE_SECONDS)
 
     async def _gather(self, seconds: float) -> dict[str, list[Span]]:
-        if not self._processes:
+        processes = self._processes()
+        if not processes:
             return {}
         ticket = next(self._tickets)
         whole = asyncio.get_running_loop().create_future()
-        pieces = self._pieces[ticket] = SpanPieces(self._processes, whole)
+        pieces = self._pieces[ticket] = SpanPieces(processes, whole)
         try:
             self._ask(GetSpans(ticket))
             async with asyncio.timeout(seconds):
                 await whole
         except TimeoutError:
             raise NodeDied(
-                f"{pieces.unfinished} of {self._processes} processes did not give their spans "
+                f"{pieces.unfinished} of {processes} processes did not give their spans "
                 f"within {seconds:g} s"
             ) from None
         finally:

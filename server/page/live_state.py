@@ -5,14 +5,16 @@ so the server remembers nothing for anybody who looks.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from megainfer import __version__
 from megainfer.instruments.distribution import Distribution
 from megainfer.messages import Role
 from server.operate.metrics.engines import kv_usage
+from server.operate.metrics.experts import ExpertMap
 from server.operate.metrics.exposition import Counted
-from server.operate.metrics.nodes import STAGES, ExpertMap
+from server.operate.metrics.nodes import STAGES
 from server.operate.nodes import NodeBoard, NodeState
 
 M2N = ("messages_sent", "rows_sent", "bytes_sent", "messages_received", "rows_received")
@@ -45,9 +47,13 @@ def expert_load(nodes: Sequence[NodeState], where: ExpertMap) -> dict[str, Any]:
     """layers: their numbers. experts: global ids, node by node. tokens: [layer][expert], of all
     replicas. homes: each expert's node in the first layer, the first where it has several."""
     homes: dict[int, int] = {}
-    for node, layers in enumerate(where.experts):
+    for node, layers in enumerate(map(partial(_held, where=where), nodes)):
         for expert in layers[0]:
             homes.setdefault(expert, node)
+    for node, state in enumerate(nodes):  # what is on its way may be in nobody's word of a moment
+        for layer in state.counters.get("expert_tokens", []):
+            for expert in layer:
+                homes.setdefault(expert, node)
     ids = sorted(homes, key=lambda expert: (homes[expert], expert))
     column = {expert: position for position, expert in enumerate(ids)}
     tokens = [[0] * len(ids) for _ in where.layers]
@@ -80,8 +86,16 @@ def _node(node: NodeState, board: NodeBoard, where: ExpertMap) -> dict[str, Any]
     if node.role is Role.ATTENTION:
         own = {name: said.get(name, 0) for name in OF_ATTENTION}
         return {**about, **own, "kv_usage": round(kv_usage(node), 4)}
-    held = len(where.experts[node.index][0]) if where.experts else 0
-    return {**about, **{name: said.get(name, 0) for name in OF_EXPERTS}, "experts": held}
+    held = [len(layer) for layer in _held(node, where)]
+    own = {name: said.get(name, 0) for name in OF_EXPERTS}
+    return {**about, **own, "experts": max(held, default=0)}
+
+
+def _held(node: NodeState, where: ExpertMap) -> Sequence[Sequence[int]]:
+    """By layer, what an expert node holds, as it says or as was planned."""
+    planned = where.experts[node.index] if node.index < len(where.experts) else [()]
+    held: Sequence[Sequence[int]] = node.counters.get("experts_held", planned)
+    return held
 
 
 def _total(nodes: Iterable[NodeState], counter: str) -> int:

@@ -36,7 +36,7 @@ class ResponsesNarrator:
         self._body = body
         self._params = params
         self._tools = body.toolbox()
-        self._seals = SEALED_THOUGHTS in ((body.model_extra or {}).get("include") or ())
+        self._seals = SEALED_THOUGHTS in (body.include or ())
         self._sequence = 0
         self._head: Json = {
             "id": f"resp_{uuid.uuid4().hex}",
@@ -61,7 +61,7 @@ class ResponsesNarrator:
                 if block.kind is not Kind.CALL:
                     yield self._part("added", block)
             case Step.GREW:
-                yield from self._grown(block, change.text)
+                yield from self._grown(change)
             case Step.CLOSED:
                 yield from self._closed(block)
 
@@ -80,20 +80,20 @@ class ResponsesNarrator:
             items[-1]["status"] = status
         return self._response(status, items, usage)
 
-    def _grown(self, block: Block, text: str) -> Iterator[bytes]:
+    def _grown(self, change: Change) -> Iterator[bytes]:
+        block, place = change.block, _place(change.block)
         if block.kind is Kind.CALL and self._events_of(block) is not FUNCTION:
             return  # which is told once it is whole
-        place = _place(block)
         if block.kind is Kind.TEXT:
-            place["logprobs"] = []
-        yield self._event(f"{DELTAS[block.kind]}.delta", delta=text, **place)
+            place["logprobs"] = change.logprobs
+        yield self._event(f"{DELTAS[block.kind]}.delta", delta=change.text, **place)
 
     def _closed(self, block: Block) -> Iterator[bytes]:
         place = _place(block)
         if block.kind is Kind.CALL:
             yield from self._closed_call(block, place)
         else:
-            logprobs: Json = {"logprobs": []} if block.kind is Kind.TEXT else {}
+            logprobs: Json = {"logprobs": block.logprobs} if block.kind is Kind.TEXT else {}
             yield self._event(f"{DELTAS[block.kind]}.done", text=block.text, **logprobs, **place)
             yield self._part("done", block)
         item = self._item(block, "completed")
@@ -148,7 +148,8 @@ def _place(block: Block) -> Json:
 def _part(block: Block) -> Json:
     if block.kind is Kind.REASONING:
         return {"type": "reasoning_text", "text": block.text}
-    return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
+    text = {"type": "output_text", "text": block.text, "annotations": []}
+    return {**text, "logprobs": block.logprobs}
 
 
 def _usage(counts: Json) -> Json:

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from megainfer.errors import RequestError
-from server.openai.protocol import EFFORT, Body, ChatRequest, Integer
+from server.openai.protocol import Body, ChatRequest, Integer, Logprobs
 from server.openai.translation import Json, chat_request, refuse
 from server.responses.items import History
 from server.responses.tools import Toolbox
+from server.responses.wishes import refuse_wishes, truncated, wants_logprobs
 
 STORED = "this server keeps nothing between requests; send the whole conversation as input"
 STATEFUL: dict[str, tuple[Any, ...]] = {
@@ -16,7 +19,14 @@ STATEFUL: dict[str, tuple[Any, ...]] = {
     "background": (False,),
     "prompt": (),
 }
-NOT_OFFERED: dict[str, tuple[Any, ...]] = {"top_logprobs": (0,), "max_tool_calls": (), "n": (1,)}
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "max_tool_calls": (),
+    "n": (1,),
+    "moderation": (),
+    "image": (),
+    "access_programs": ([],),
+    "context_management": ([],),
+}
 
 
 class ResponsesRequest(Body):
@@ -33,8 +43,12 @@ class ResponsesRequest(Body):
     parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
     stream: bool | None = None
+    stream_options: dict[str, Any] | None = Field(None, description="without effect")
     metadata: dict[str, Any] | None = None
     reasoning: dict[str, Any] | None = None
+    include: list[str] | None = None
+    top_logprobs: Logprobs | None = None
+    truncation: str | None = None
 
     def toolbox(self) -> Toolbox:
         """What `tools` hold. Raises RequestError for what isn't offered."""
@@ -45,6 +59,7 @@ class ResponsesRequest(Body):
         extra = self.model_extra or {}
         refuse(extra, STATEFUL, STORED)
         refuse(extra, NOT_OFFERED, "isn't offered by this server")
+        refuse_wishes(self.include or (), self.text or {}, self.reasoning or {})
         tools, choice = self.toolbox().chosen(self.tool_choice)
         fields = {
             "model": self.model,
@@ -57,8 +72,11 @@ class ResponsesRequest(Body):
             "parallel_tool_calls": self.parallel_tool_calls,
             "response_format": _format((self.text or {}).get("format")),
             "stream": self.stream,
-            EFFORT: (self.reasoning or {}).get("effort"),
+            "reasoning": {"effort": (self.reasoning or {}).get("effort")},
+            "truncate_prompt_tokens": truncated(self.truncation),
         }
+        if wants_logprobs(self.include or (), self.top_logprobs):
+            fields |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         return chat_request(fields, self)
 
     def _messages(self) -> list[Json]:

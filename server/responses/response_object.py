@@ -46,7 +46,7 @@ def response_object(
         "text": {"format": {"type": "text"}, **(body.text or {})},
         "tool_choice": body.tool_choice or "auto",
         "tools": body.tools or [],
-        "truncation": extra.get("truncation") or "disabled",
+        "truncation": body.truncation or "disabled",
         "user": extra.get("user"),
         "usage": usage,
     }

@@ -96,6 +96,9 @@ def test_requests_go_to_members_that_are_ready() -> None:
                 for _ in range(count):
                     await hear(node, Submit)
             engine.enter(Membership(3, (0, 3), (0,), placement))
+            # What a node has that isn't a member any more goes on where it can.
+            assert [(await hear(nodes[2], Abort)).request_id for _ in range(2)] == ["1", "3"]
+            assert [(await hear(nodes[0], Submit)).request_id for _ in range(2)] == ["1", "3"]
             text = "attention node 3 is not ready yet"
             assert engine.condition == Condition(Phase.DEGRADED, text, text)
             streams.append(engine.generate("early", [1], PARAMS))

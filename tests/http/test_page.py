@@ -15,7 +15,7 @@ from megainfer.messages import GetSpans, KeepSpans, Role, Spans, Stats
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.http.access import Access, access_to
-from server.operate.metrics.nodes import ExpertMap
+from server.operate.metrics.experts import ExpertMap
 from server.operate.nodes import NodeBoard, NodeState
 from server.operate.traces import Tracer
 from server.page import timeline as timeline_module
@@ -111,6 +111,21 @@ def test_replicas_are_added_up_and_columns_are_global_ids() -> None:
     }
 
 
+def test_experts_are_where_nodes_say_once_they_have_moved() -> None:
+    nodes = [NodeState(Role.EXPERT, index) for index in range(2)]
+    where = ExpertMap((1,), (((0, 1),), ((2, 3),)))
+    assert expert_load(nodes, where)["homes"] == [0, 0, 1, 1]
+    counters = {
+        "expert node 0": {"expert_tokens": [{0: 1, 1: 2, 3: 5}], "experts_held": [[0, 3]]},
+        "expert node 1": {"expert_tokens": [{2: 4, 3: 8}], "experts_held": [[2, 3, 1]]},
+    }
+    NodeBoard(nodes).hear(Stats(None, counters))
+    load = expert_load(nodes, where)
+    assert load["experts"] == [0, 3, 1, 2]
+    assert load["homes"] == [0, 0, 1, 1]
+    assert load["tokens"] == [[1, 13, 2, 4]]
+
+
 # --- the timeline ---------------------------------------------------------------------------------
 
 
@@ -121,7 +136,7 @@ class Nodes:
         self.asked: list[Any] = []
         self.spans: list[Span] = []
         self.mute = False
-        self.tracer = Tracer(self.ask, 1)
+        self.tracer = Tracer(self.ask, lambda: 1)
 
     def ask(self, message: Any) -> None:
         self.asked.append(message)

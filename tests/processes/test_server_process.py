@@ -11,11 +11,14 @@ from megainfer.config import EngineConfig
 from megainfer.errors import MegaInferError
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
+from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.control import ChildLink, link_pair
+from megainfer.launch.heartbeat import Page
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.messages import NodeDown, Ready, Role, Stop, Tokens
-from server.process import _Server
+from megainfer.launch.station import Station
+from megainfer.messages import NodeDown, Opened, Ready, Role, Stop, Tokens
+from server.process import ServerSeat, _Server
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scripted_server import WAIT_SECONDS, MockNode, silent
 
@@ -33,8 +36,11 @@ async def served(plan: Plan) -> AsyncIterator[tuple[asyncio.Task[None], MockNode
     ours, theirs = link_pair()
     with socket.create_server(("127.0.0.1", 0)) as sock:
         options = ServingOptions(names=("tiny",))
-        living = asyncio.create_task(_Server(theirs, plan, options).run(sock))
-        node = MockNode(plan.endpoint, 0, silent)
+        seat = ServerSeat(0, [sock], SharedLoads(1))
+        station = Station(theirs, Page())
+        living = asyncio.create_task(_Server(station, plan, options, seat).run(sock))
+        await asyncio.to_thread(ours.expect, Opened, WAIT_SECONDS)
+        node = MockNode(plan.front_endpoint(), 0, silent)
         speaking = asyncio.create_task(node.run())
         try:
             await asyncio.to_thread(ours.expect, Ready, WAIT_SECONDS)

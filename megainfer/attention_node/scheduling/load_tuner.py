@@ -14,6 +14,10 @@ class Tuner(Protocol):
     def begin(self, scheduler: Scheduler) -> None:
         """Before its first step."""
 
+    def enter(self, with_others: bool, scheduler: Scheduler) -> None:
+        """Another membership. with_others: there are other attention nodes, whose micro-batches
+        are computed together with these: then all have as many as was chosen at the start."""
+
     def step_ended(self, step: Step, scheduler: Scheduler) -> None:
         """After each of its steps."""
 
@@ -24,6 +28,9 @@ class NoTuner:
     def begin(self, scheduler: Scheduler) -> None:
         """Nothing is to be said."""
 
+    def enter(self, with_others: bool, scheduler: Scheduler) -> None:
+        """It is the same for all already."""
+
     def step_ended(self, step: Step, scheduler: Scheduler) -> None:
         """Nothing is to be learnt."""
 
@@ -33,6 +40,13 @@ class LoadTuner:
 
     def __init__(self, tuner: MicroBatchTuner) -> None:
         self._tuner = tuner
+        self._first = tuner.active
+        self._rests = False
+
+    def enter(self, with_others: bool, scheduler: Scheduler) -> None:
+        """See `Tuner.enter`."""
+        self._rests = with_others
+        scheduler.use_micro_batches(self._first if with_others else self._tuner.active)
 
     def begin(self, scheduler: Scheduler) -> None:
         """See `Tuner.begin`."""
@@ -40,6 +54,8 @@ class LoadTuner:
 
     def step_ended(self, step: Step, scheduler: Scheduler) -> None:
         """See `Tuner.step_ended`."""
+        if self._rests:
+            return
         before, chunks = self._tuner.active, step.chunks
         now = self._tuner.step_ended(
             StepProgress(

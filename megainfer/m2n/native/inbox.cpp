@@ -1,5 +1,8 @@
 #include "inbox.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace {
 
 bool has_layout(const Header& header, const Layout& layout) {
@@ -23,7 +26,7 @@ bool has_layout(const Header& header, const Layout& layout) {
 }  // namespace
 
 bool Inbox::news() const {
-  for (size_t i = 0; i < seen_.size(); ++i) {
+  for (const int64_t i : watched_) {
     const uint64_t word = slot(i).word();
     if (word != seen_[i].handled && !being_written(word)) return true;
   }
@@ -32,7 +35,7 @@ bool Inbox::news() const {
 
 int64_t Inbox::scan(const Layout& layout, Found* found, Counters* counters) {
   int64_t count = 0;
-  for (size_t i = 0; i < seen_.size(); ++i) {
+  for (const int64_t i : watched_) {
     Seen& seen = seen_[i];
     const uint64_t word = slot(i).word();
     if (word == seen.handled || being_written(word)) continue;
@@ -40,7 +43,7 @@ int64_t Inbox::scan(const Layout& layout, Found* found, Counters* counters) {
     if (!slot(i).read(word, &header)) continue;  // rewritten meanwhile; its writer will ring again
     seen.handled = word;
     seen.parked = false;
-    const Found next = {static_cast<int64_t>(i), word, header};
+    const Found next = {i, word, header};
     if (!is_valid(layout, i, word, header)) {
       found[0] = next;
       return -1;
@@ -56,6 +59,18 @@ void Inbox::set_epoch(uint64_t epoch) {
     if (seen.parked) seen.handled = 0;  // look at it again
     seen.parked = false;
   }
+}
+
+void Inbox::set_watched(int64_t first, int64_t count, bool watched) {
+  std::vector<int64_t> others;
+  for (const int64_t i : watched_) {
+    if (i < first || i >= first + count) others.push_back(i);
+  }
+  if (watched) {
+    for (int64_t i = first; i < first + count; ++i) others.push_back(i);
+    std::sort(others.begin(), others.end());
+  }
+  watched_ = std::move(others);
 }
 
 bool Inbox::is_current(Seen* seen, const Header& header, Counters* counters) {

@@ -40,6 +40,10 @@ class Inbox {
 
   void set_epoch(uint64_t epoch);
 
+  // Whether there is anybody who could send into these slots; if not, they are not looked at. There
+  // is room for more peers than there are, and each slot is a cache line and a page of its own.
+  void set_watched(int64_t first, int64_t count, bool watched);
+
  private:
   struct Seen {
     uint64_t handled = 0;  // the word that was last dealt with
@@ -56,4 +60,5 @@ class Inbox {
   uint32_t kinds_;
   uint64_t epoch_;
   std::vector<Seen> seen_;
+  std::vector<int64_t> watched_;  // the slots that are looked at, ascending
 };

@@ -24,7 +24,9 @@ Port::Port(const Setup& setup)
              setup.is_attention ? to_attention : to_expert, setup.epoch),
       peers_(setup.peers, setup.peers + setup.num_peers),
       members_(setup.num_peers, 1),
-      counters_(setup.counters) {}
+      counters_(setup.counters) {
+  for (size_t peer = 0; peer < peers_.size(); ++peer) admit(peer, peers_[peer]);
+}
 
 void Port::set_epoch(uint64_t epoch, const uint8_t* members) {
   epoch_ = epoch;
@@ -32,7 +34,11 @@ void Port::set_epoch(uint64_t epoch, const uint8_t* members) {
   inbox_.set_epoch(epoch);
 }
 
-void Port::admit(int64_t peer, const Outbox& outbox) { peers_[peer] = outbox; }
+void Port::admit(int64_t peer, const Outbox& outbox) {
+  peers_[peer] = outbox;
+  const int64_t slots = layout_.micro_batches;
+  inbox_.set_watched(peer * slots, slots, outbox.slots != nullptr);
+}
 
 int64_t Port::scan(int64_t since, Found* found) {
   const int64_t count = inbox_.scan(layout_, found, counters_);

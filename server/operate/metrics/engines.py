@@ -74,13 +74,9 @@ HISTOGRAMS: dict[str, tuple[Callable[[EngineTotals], Distribution], str]] = {
 
 
 def engine_families(
-    model: str,
-    engines: Mapping[int, EngineTotals],
-    nodes: Sequence[NodeState],
-    cache_config: Mapping[str, str],
+    model: str, nodes: Sequence[NodeState], cache_config: Mapping[str, str]
 ) -> Iterator[Metric]:
-    """All families; nodes: the attention nodes, in the engines' order, as they said last."""
-    own = [((model, str(node)), totals) for node, totals in sorted(engines.items())]
+    """What attention nodes said last."""
     seen = [((model, str(node.index)), node.counters) for node in nodes]
     for name, (source, text) in GAUGES.items():
         yield gauge(name, text, LABELS, [(at, said.get(source, 0)) for at, said in seen])
@@ -90,12 +86,17 @@ def engine_families(
     steps = [(at, distribution_of(said, "step_tokens")) for at, said in seen]
     known = [(at, distribution) for at, distribution in steps if distribution is not None]
     yield histogram("iteration_tokens_total", "Tokens computed in a step.", LABELS, known)
+    info = [([*cache_config.values(), str(node.index)], 1.0) for node in nodes]
+    text = "How KV blocks are kept; num_gpu_blocks counts an engine's blocks, wherever they lie."
+    yield gauge("cache_config_info", text, [*cache_config, "engine"], info)
+
+
+def request_families(model: str, engines: Mapping[int, EngineTotals]) -> Iterator[Metric]:
+    """What an API server counted of its requests, by the engine that served them."""
+    own = [((model, str(node)), totals) for node, totals in sorted(engines.items())]
     yield from _token_counters(own)
     for name, (read, text) in HISTOGRAMS.items():
         yield histogram(name, text, LABELS, [(at, read(totals)) for at, totals in own])
-    info = [([*cache_config.values(), str(node)], 1.0) for node in sorted(engines)]
-    text = "How KV blocks are kept; num_gpu_blocks counts an engine's blocks, wherever they lie."
-    yield gauge("cache_config_info", text, [*cache_config, "engine"], info)
 
 
 def kv_usage(node: NodeState) -> float:

@@ -39,6 +39,8 @@ class TrafficLog:
         elapsed, prompt, generated, queried, hit = (
             now - then for now, then in zip(self._before, before, strict=True)
         )
+        if queried < 0 or hit < 0:
+            queried = hit = 0.0  # a node has died, and counts from zero
         running, waiting = self._count("running"), self._count("waiting")
         busy = bool(prompt or generated or running or waiting)
         was_busy, self._was_busy = self._was_busy, busy

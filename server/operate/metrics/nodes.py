@@ -1,13 +1,12 @@
-"""What only MegaInfer has to tell: both roles' work, the road between them, and experts' load."""
+"""What only MegaInfer has to tell: both roles' work, and the road between them."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from prometheus_client.core import Metric
 
 from megainfer.messages import Role
-from server.operate.metrics.families import counter, distribution_of, gauge, histogram
+from server.operate.metrics.experts import ExpertMap, expert_families
+from server.operate.metrics.families import counter, gauge
 from server.operate.nodes import NodeBoard, NodeState
 
 LABELS = ("model_name", "role", "node")
@@ -27,20 +26,6 @@ M2N_COUNTERS = {
     "m2n_messages_dropped": ("dropped", "Messages of an epoch or a step that had ended."),
     "m2n_timed_transfers": ("transfers", "Messages that found their receiver waiting."),
 }
-EXPERT_COUNTERS = {
-    "expert_batches": ("batches", "Batches computed, each of one layer of one micro-batch."),
-    "expert_batch_sources": ("sources", "Dispatches in all batches."),
-    "expert_missed_sources": ("missed", "Times that a batch went on without an expected dispatch."),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertMap:
-    """Where experts are. layers: numbers of the layers with experts. experts: the global ids on
-    each expert node, by layer (in the order of `layers`) and local id."""
-
-    layers: Sequence[int]
-    experts: Sequence[Sequence[Sequence[int]]]
 
 
 def node_families(model: str, board: NodeBoard, where: ExpertMap) -> Iterator[Metric]:
@@ -68,7 +53,7 @@ def node_families(model: str, board: NodeBoard, where: ExpertMap) -> Iterator[Me
     text = "Seconds from the beginning of a send to the waiting receiver's noticing."
     transfers = [(at[n.name], n.counters.get("transfer_ns", 0) / 1e9) for n in nodes]
     yield counter("m2n_transfer_seconds", text, LABELS, transfers)
-    yield from _experts(model, experts, where)
+    yield from expert_families(model, experts, where)
 
 
 def _work(model: str, nodes: Sequence[NodeState]) -> Iterator[Metric]:
@@ -113,47 +98,3 @@ def pipeline_bubble(board: NodeBoard) -> float:
 
 def _mean_idle(nodes: Sequence[NodeState]) -> float:
     return sum(node.idle_share() for node in nodes) / len(nodes) if nodes else 1.0
-
-
-def _experts(model: str, nodes: Sequence[NodeState], where: ExpertMap) -> Iterator[Metric]:
-    labels = ("model_name", "node")
-    for name, (source, text) in EXPERT_COUNTERS.items():
-        rows = [((model, str(n.index)), float(n.counters.get(source, 0))) for n in nodes]
-        yield counter(name, text, labels, rows)
-    batches = [((model, str(n.index)), distribution_of(n.counters, "batch_rows")) for n in nodes]
-    known = [(at, distribution) for at, distribution in batches if distribution is not None]
-    yield histogram("expert_batch_rows", "Rows (tokens) in a batch.", labels, known)
-    yield counter(
-        "expert_tokens",
-        "Tokens that an expert served, over all layers.",
-        (*labels, "expert"),
-        [
-            ((model, str(node.index), str(expert)), float(tokens))
-            for node in nodes
-            for expert, tokens in _tokens_by_expert(node)
-        ],
-    )
-    imbalance = [((model, str(layer)), ratio) for layer, ratio in imbalances(nodes, where)]
-    text = "Tokens of a layer's busiest expert, as many times the mean of its experts, since start."
-    yield gauge("expert_load_imbalance", text, ("model_name", "layer"), imbalance)
-
-
-def _tokens_by_expert(node: NodeState) -> list[tuple[int, int]]:
-    """(global id, tokens over all layers), ascending."""
-    tokens = Counter[int]()
-    for layer in node.counters.get("expert_tokens", []):
-        tokens.update(layer)
-    return sorted(tokens.items())
-
-
-def imbalances(nodes: Sequence[NodeState], where: ExpertMap) -> list[tuple[int, float]]:
-    """(layer, its busiest expert's tokens by the mean), for layers that have served any."""
-    said = [n.counters["expert_tokens"] for n in nodes if "expert_tokens" in n.counters]
-    found = []
-    for position, layer in enumerate(where.layers):
-        tokens = Counter[int]()  # of an expert over all who hold it
-        for layers in said:
-            tokens.update(layers[position])
-        if any(tokens.values()):
-            found.append((layer, max(tokens.values()) * len(tokens) / tokens.total()))
-    return found
