@@ -10,13 +10,14 @@ import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.text.tokenizer import Tokenizer
+from tests.clients.documented import NAME, documented, documented_command
 from tests.clients.environment import NodeEnvironment
 from tests.support.scripted_agent import TEMPLATE, ScriptedAgent
 from tests.support.scripted_server import RunningServer, byte_level_backend, write_tokenizer
 
 TURNS = 10
 CONTEXT = 200_000  # characters, nearly: the tokenizer is small, and their prompts aren't
-CLAUDE_CODE, CODEX = "@anthropic-ai/claude-code@2", "@openai/codex@>=0.50"
+CLAUDE_CODE, CODEX = "@anthropic-ai/claude-code@2", "@openai/codex@0"
 SHELLS: dict[str, Callable[[str], Any]] = {
     "Bash": lambda command: {"command": command, "description": "Says it"},
     "exec_command": lambda command: {"cmd": command},
@@ -39,7 +40,8 @@ def has_shell(prompt: str) -> bool:
 def working(folder: Path) -> Iterator[tuple[RunningServer, ScriptedAgent]]:
     files = write_tokenizer(folder, byte_level_backend(), chat_template=TEMPLATE)
     tokenizer = Tokenizer.load(files)
-    with RunningServer(tokenizer, GenerationDefaults((2,)), context=CONTEXT) as server:
+    ends = GenerationDefaults((2,))
+    with RunningServer(tokenizer, ends, context=CONTEXT, names=(NAME,)) as server:
         agent = ScriptedAgent(tokenizer, TURNS, call, has_shell)
         server.node.script = agent.script
         yield server, agent
@@ -61,26 +63,14 @@ def test_claude_code(environments: Path, tmp_path: Path) -> None:
     node = NodeEnvironment(environments, [CLAUDE_CODE])
     with working(tmp_path) as (server, agent):
         (tmp_path / "work").mkdir()
-        env = {
-            "HOME": str(tmp_path),
-            "ANTHROPIC_BASE_URL": server.url,
-            "ANTHROPIC_API_KEY": "none",
-            "ANTHROPIC_SMALL_FAST_MODEL": "tiny",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        }
-        args = ("-p", "Count with echo.", "--allowedTools", "Bash", "--model", "tiny")
+        words = documented_command("Claude Code", server.url)
+        told = dict(word.split("=", 1) for word in words if "=" in word)
+        home = {"HOME": str(tmp_path), "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+        env = {**told, **home}
+        options = words[words.index("claude") + 1 :]
+        args = ("-p", "Count with echo.", "--allowedTools", "Bash", *options)
         done = node.run_program(".bin/claude", *args, cwd=tmp_path / "work", env=env)
     check(agent, done.stdout)
-
-
-CODEX_CONFIG = """\
-model = "tiny"
-model_provider = "here"
-[model_providers.here]
-name = "here"
-base_url = "{}/v1"
-wire_api = "responses"
-"""
 
 
 @pytest.mark.slow
@@ -89,7 +79,7 @@ def test_codex(environments: Path, tmp_path: Path) -> None:
     node = NodeEnvironment(environments, [CODEX])
     with working(tmp_path) as (server, agent):
         (tmp_path / "work").mkdir()
-        (tmp_path / "config.toml").write_text(CODEX_CONFIG.format(server.url))
+        (tmp_path / "config.toml").write_text(documented("Codex", server.url))
         free = ("--dangerously-bypass-approvals-and-sandbox", "--skip-git-repo-check")
         env = {"HOME": str(tmp_path), "CODEX_HOME": str(tmp_path)}
         args = ("exec", *free, "Count with echo.")

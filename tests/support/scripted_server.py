@@ -236,13 +236,14 @@ class RunningServer:
         connections: ConnectionLimits | None = None,
         syntax: SyntaxOptions | None = None,
         context: int = CONTEXT,
+        names: tuple[str, ...] = ("tiny", "org/alias"),
     ) -> None:
         """folder: of the tokenizer's files, for structured output."""
         self._connections = connections or ConnectionLimits()
         self._tokenizer = tokenizer
         self._options = options or ServingOptions()
         self._model = ServedModel(
-            names=("tiny", "org/alias"),
+            names=names,
             max_model_len=context,
             vocab_size=vocab_size,
             created=1_700_000_000,
