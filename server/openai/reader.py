@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megainfer.messages import FinishReason
 from server.openai.prompts import Prompt
@@ -47,6 +47,7 @@ class ChoiceReader:
         self._use = use
         self._thoughts = thoughts
         self._has_calls = False
+        self._ids: set[str] = set()
 
     @property
     def reasoning_tokens(self) -> int | None:
@@ -62,9 +63,19 @@ class ChoiceReader:
             parts.add(self._parser.finish())
         if self._thoughts:
             self._thoughts.add(token_ids, parts.reasoning, self._parser.thinking)
-        calls = _joined([d for d in parts.calls if not (self._use.one_call and d.index)])
+        wanted = [d for d in parts.calls if not (self._use.one_call and d.index)]
+        calls = _joined([self._with_id(delta) for delta in wanted])
         self._has_calls = self._has_calls or bool(calls)
         return Reading(parts.content, parts.reasoning, calls, self._finish(finish_reason))
+
+    def _with_id(self, delta: CallDelta) -> CallDelta:
+        """A call's own id, unless another of this answer has it; else a new one."""
+        if delta.name is None:
+            return delta
+        own = delta.id if delta.id not in self._ids else None
+        call_id = own or f"call_{uuid.uuid4().hex[:24]}"
+        self._ids.add(call_id)
+        return replace(delta, id=call_id)
 
     def _finish(self, reason: FinishReason | None) -> str | None:
         # OpenAI's servers say "stop" where the client itself had named the function.
@@ -120,9 +131,7 @@ def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:
     for delta in deltas:
         before = pieces.get(delta.index)
         if before is None:
-            new_id = delta.id or f"call_{uuid.uuid4().hex[:24]}"
-            call_id = None if delta.name is None else new_id
-            piece = CallPiece(delta.index, call_id, delta.name, delta.arguments)
+            piece = CallPiece(delta.index, delta.id, delta.name, delta.arguments)
         else:
             arguments = before.arguments + delta.arguments
             piece = CallPiece(delta.index, before.id, before.name, arguments)

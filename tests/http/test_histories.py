@@ -475,3 +475,18 @@ def test_a_custom_tools_call_streams_as_its_own(ask: Asked) -> None:
     assert told["response.output_item.added"]["item"]["type"] == "custom_tool_call"
     assert told["response.output_item.done"]["item"]["input"] == "a\nb"
     assert "response.function_call_arguments.delta" not in told
+
+
+def test_calls_of_one_answer_have_ids_of_their_own(tmp_path: Path) -> None:
+    each = (
+        '<|tool_call_begin|>functions.get:0<|tool_call_argument_begin|>{"p": "é"}<|tool_call_end|>'
+    )
+    spoken = f"<|tool_calls_section_begin|>{each}{each}<|tool_calls_section_end|>"
+    files = write_tokenizer(tmp_path, byte_level_backend(), chat_template=TEMPLATES["prints JSON"])
+    tokenizer = Tokenizer.load(files)
+    syntax = SyntaxOptions(tool_call_parser="kimi_k2")
+    with RunningServer(tokenizer, GenerationDefaults((2,)), syntax=syntax, context=4096) as server:
+        tools = [{"type": "function", "function": {"name": "get", "parameters": SCHEMA}}]
+        made = Asked(server, tokenizer).said("chat/completions", spoken, messages=[U], tools=tools)
+    first, second = made["choices"][0]["message"]["tool_calls"]
+    assert first["id"] == "functions.get:0" != second["id"]
