@@ -9,6 +9,9 @@ from megainfer.structured.schema import SchemaReader
 Tools = Sequence[Mapping[str, Any]]
 PREFIXES = ("functions", "function", "tools", "tool", "default_api")
 BEFORE = re.compile(rf"(?:{'|'.join(PREFIXES)})[./:]")
+GLUED = re.compile(r"functions_?")
+NUMBER = re.compile(r"_?\d{1,9}$")
+"""Kimi's ids where clients have changed those that it saw: `functions_f_0`, `functionsf0`."""
 BEHIND = re.compile(r"(?::\d{1,9}|(?:<\|constrain\|>)?(?:json|code))$")
 NAME = re.compile(r"[^\s\"'`<>{}\[\]\\,()=｜|]{1,128}")
 """None of the characters with which a notation could go on."""
@@ -45,7 +48,11 @@ class Offered:
 
 def _candidates(word: str) -> list[str]:
     bare = BEFORE.sub("", word, count=1) if BEFORE.match(word) else word
-    return [word, bare, BEHIND.sub("", word), BEHIND.sub("", bare)]
+    glued = GLUED.sub("", word, count=1)
+    return [
+        *(word, bare, BEHIND.sub("", word), BEHIND.sub("", bare)),
+        *(NUMBER.sub("", bare), glued, NUMBER.sub("", glued)),
+    ]
 
 
 def _plain(name: str) -> str:

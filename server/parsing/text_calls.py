@@ -66,11 +66,12 @@ DEEPSEEK_V32 = TextFormat(
     (
         (f"<{MARK}function_calls>", f"</{MARK}function_calls>"),
         (f"<{MARK}tool_calls>", f"</{MARK}tool_calls>"),
+        (f"<{MARK}toolcalls>", f"</{MARK}toolcalls>"),
     ),
     (f"<{MARK}invoke name=",),
     (f"</{MARK}invoke>",),
-    (f"<{MARK}parameter name=",),
-    (f"</{MARK}parameter>",),
+    (f"<{MARK}parameter name=", "<parameter name="),
+    (f"</{MARK}parameter>", "</parameter>"),
 )
 
 

@@ -296,6 +296,10 @@ def _recipient_first(text: str, dice: random.Random) -> str:
     return re.sub(r"(<\|channel\|>commentary)( to=\S+)", r"\2\1", text)
 
 
+def _glued_ids(text: str, dice: random.Random) -> str:
+    return re.sub(r"functions\.([\w-]+):(\d)", r"functions\1\2", text)
+
+
 def _brace_too_many(text: str, dice: random.Random) -> str:
     place = text.rfind("}")
     return text if place < 0 else text[: place + 1] + "}" + text[place + 1 :]
@@ -390,6 +394,7 @@ DAMAGES: Mapping[str, Mapping[str, Damage]] = {
         "no line ends": _instead((">\n", ">"), ("\n<", "<")),
         "tag in a value": _instead(("/a.txt", "a </tool_call> b")),
         "last value's end missing": _without("</arg_value>", last=True),
+        "a value's opening missing": _without("<arg_value>"),
         "a value's end missing": _without("</arg_value>"),
         "key's end missing": _without("</arg_key>"),
     },
@@ -407,6 +412,8 @@ DAMAGES: Mapping[str, Mapping[str, Damage]] = {
         "end missing": _without("\n</｜DSML｜function_calls>"),
         "invoke's end missing": _without("</｜DSML｜invoke>\n", last=True),
         "kind missing": _instead((' string="true"', ""), (' string="false"', "")),
+        "opening broken": _instead(("<｜DSML｜function_calls", "<｜DSML｜toolcalls")),
+        "no mark": _instead(("<｜DSML｜parameter", "<parameter")),
         "V4's tag": _instead(("｜DSML｜function_calls", "｜DSML｜tool_calls")),
     },
     "mistral": {
@@ -439,6 +446,10 @@ DAMAGES: Mapping[str, Mapping[str, Damage]] = {
         "no number": _instead((":0<", "<"), (":1<", "<"), (":2<", "<")),
         "section's opening missing": _without("<|tool_calls_section_begin|>"),
         "both openings missing": _without("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
+        "ids that clients have changed": lambda text, dice: re.sub(
+            r"functions\.([\w-]+):(\d)", r"functions_\1_\2", text
+        ),
+        "glued": _glued_ids,
         "singular": _instead(("tool_calls_section", "tool_call_section")),
         "ends missing": _without("<|tool_calls_section_end|>", "<|tool_call_end|>", last=True),
         "no tag before arguments": _instead(("<|tool_call_argument_begin|>", "")),
