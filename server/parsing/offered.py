@@ -22,7 +22,9 @@ class Offered:
 
     def __init__(self, tools: Tools) -> None:
         functions = [tool["function"] for tool in tools]
-        self._schemas = {f["name"]: SchemaReader(f.get("parameters")) for f in functions}
+        self._schemas: dict[str, SchemaReader] = {
+            f["name"]: SchemaReader(f.get("parameters")) for f in functions
+        }
         self._plain: dict[str, list[str]] = {}
         for name in self._schemas:
             self._plain.setdefault(_plain(name), []).append(name)
@@ -39,6 +41,13 @@ class Offered:
         for candidate in _candidates(word):
             if len(alike := self._plain.get(_plain(candidate), [])) == 1:
                 return alike[0]
+        return None
+
+    def beginning(self, written: str) -> str | None:
+        """The tool with whose name a text begins that goes on with that of a parameter."""
+        for name, schema in self._schemas.items():
+            if written.startswith(name) and written[len(name) :] in schema.names(schema.root):
+                return name
         return None
 
     def schema(self, name: str) -> SchemaReader:

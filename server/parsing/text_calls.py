@@ -1,6 +1,7 @@
 """Calls whose arguments are texts between tags: Qwen3-Coder's, GLM's, MiniMax's, DeepSeek's."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from server.parsing.feed import Feed, Reading, Tags
@@ -44,6 +45,7 @@ ARG_KEY, END_OF_KEY, ARG_VALUE, END_OF_VALUE = (
     *("<arg_key>", "</arg_key>"),
     *("<arg_value>", "</arg_value>"),
 )
+KEY, KEY_ENDS = re.compile(r"[^<>]*"), Tags(END_OF_KEY)
 TOOL_CALL = TextFormat(
     (("<tool_call>", "</tool_call>"),),
     ("<function=", "<function name="),
@@ -158,12 +160,10 @@ class TextCalls:
             written = yield from self._attributes()
             name = written and self._offered.match(written["name"])
         elif outer and self._written.bare_names:
-            pieces: list[str] = []
-            yield from feed.run(BARE_NAME, pieces.append, most=MAX_NAME)
-            name = self._offered.match("".join(pieces))
+            name = yield from self._bare_name()
         else:
             return False
-        if not name or not (yield from self._goes_on()):
+        if not name or not (yield from self._goes_on(name)):
             return False
         self._out.begin(name)
         if (yield from feed.peek(1)) == "{":
@@ -175,11 +175,39 @@ class TextCalls:
             yield from self._arguments(name)
         return True
 
-    def _goes_on(self) -> Reading[bool]:
+    def _bare_name(self) -> Reading[str | None]:
+        """Of a tool; the first key may stand right behind it, where its tag was left out."""
+        feed, pieces = self._feed, [""]
+        feed.mark()
+        yield from feed.run(BARE_NAME, pieces.append, most=MAX_NAME)
+        word = "".join(pieces)
+        if not (yield from feed.ahead(KEY_ENDS)):
+            feed.kept()
+            return self._offered.match(word)
+        feed.go_back()
+        name = self._offered.beginning(word)
+        feed.take(len(name or ""))
+        return name
+
+    def _goes_on(self, name: str) -> Reading[bool]:
         """Whether a call's name is followed by what may follow one."""
         yield from self._feed.white()
         character = yield from self._feed.peek(1)
-        return character in ("", "{") or bool((yield from self._feed.ahead(self._within)))
+        if character in ("", "{") or (yield from self._feed.ahead(self._within)):
+            return True
+        schema = self._offered.schema(name)
+        return (yield from self._is_key(schema.names(schema.root)))
+
+    def _is_key(self, known: Collection[str]) -> Reading[bool]:
+        """Whether a key follows whose own tag was left out."""
+        if not self._written.bare_names:
+            return False
+        feed, pieces = self._feed, [""]
+        feed.mark()
+        yield from feed.run(KEY, pieces.append, most=MAX_NAME)
+        ended = yield from feed.ahead(KEY_ENDS)
+        feed.go_back()
+        return bool(ended) and "".join(pieces).strip() in known
 
     def _attributes(self) -> Reading[re.Match[str] | None]:
         """Of a tag, up to its end, which is read."""
@@ -197,9 +225,11 @@ class TextCalls:
         values = ValueWriter(self._out.argue, schema)
         while True:
             yield from feed.white()
-            if tag := (yield from feed.ahead(self._keys)):
+            tag = yield from feed.ahead(self._keys)
+            if tag or (yield from self._is_key(known)):
                 feed.mark()
                 feed.take(len(tag))
+                tag = tag or ARG_KEY
                 key = yield from self._key(tag)
                 if key is None:
                     self._out.say(feed.kept())
@@ -227,8 +257,8 @@ class TextCalls:
             found = yield from self._attributes()
             return found and (found["name"], {"true": True, "false": False}.get(found["text"]))
         feed, pieces = self._feed, [""]
-        yield from feed.run(re.compile(r"[^<>]*"), pieces.append, most=MAX_NAME)
-        if end := (yield from feed.ahead(Tags(END_OF_KEY))):
+        yield from feed.run(KEY, pieces.append, most=MAX_NAME)
+        if end := (yield from feed.ahead(KEY_ENDS)):
             feed.take(len(end))
         yield from feed.white()
         if begin := (yield from feed.ahead(Tags(ARG_VALUE))):

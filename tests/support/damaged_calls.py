@@ -396,6 +396,12 @@ DAMAGES: Mapping[str, Mapping[str, Damage]] = {
         "last value's end missing": _without("</arg_value>", last=True),
         "a value's opening missing": _without("<arg_value>"),
         "a value's end missing": _without("</arg_value>"),
+        "first key's opening missing": _without("<arg_key>"),
+        "first key glued to the name": _instead(
+            ("\n<arg_key>", "<arg_key>"),
+            ("_file<arg_key>", "_file"),
+            ("weather<arg_key>", "weather"),
+        ),
         "key's end missing": _without("</arg_key>"),
     },
     "minimax_m2": {
