@@ -131,13 +131,14 @@ def run_cli(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[st
     )
 
 
-def stream(served: Served, prompt: list[int], tokens: int) -> Iterator[dict[str, Any]]:
+def stream(served: Served, prompt: list[int], tokens: int, **more: Any) -> Iterator[dict[str, Any]]:
     """The events of a streamed completion, parsed; `[DONE]` ends it."""
     body = {
         "prompt": prompt,
         "max_tokens": tokens,
         "ignore_eos": True,
         "stream": True,
+        **more,
     }
     with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as response:
         for line in response.iter_lines():
