@@ -21,6 +21,7 @@ from jinja2.utils import Namespace
 
 from megainfer.errors import ModelError, RequestError
 from megainfer.small_file import MEGABYTE, read_small_text
+from megainfer.text.chat_forms import ChatForms, forms_of
 from megainfer.text.json_file import read_json_object
 
 JINJA = "*.jinja"
@@ -40,12 +41,27 @@ class ChatTemplate:
         return _environment().from_string(self.source)
 
     @cached_property
+    def forms(self) -> ChatForms:
+        """In which it wants messages."""
+        return forms_of(self.render)
+
+    @cached_property
     def _loops_over_parts(self) -> bool:
         """Whether it takes a content to be a list of parts, as multimodal models' do, and doesn't
         ask whether it is a string."""
         tree = _environment().parse(self.source)
         asks = any(test.name == "string" for test in tree.find_all(nodes.Test))
         return not asks and any(_is_content(loop.iter) for loop in tree.find_all(nodes.For))
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The same as `render` of messages that are brought into the form which it wants."""
+        return self.render(self.forms.fit(messages), tools, add_generation_prompt, variables)
 
     def render(
         self,

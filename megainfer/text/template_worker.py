@@ -34,7 +34,7 @@ def main() -> None:
 
 def _render(template: ChatTemplate, arguments: tuple[object, ...]) -> bytes:
     try:
-        text = template.render(*arguments).encode("utf-8", "surrogatepass")  # type: ignore[arg-type]
+        text = template.render_chat(*arguments).encode("utf-8", "surrogatepass")  # type: ignore[arg-type]
         if len(text) > MAX_TEXT_BYTES:
             raise RequestError(f"the model's chat template made {len(text)} bytes", "messages")
     except RequestError as error:

@@ -130,7 +130,8 @@ def _chat_message() -> Json:
 
 
 def _message() -> Json:
-    return _object(("role", "content"), role={"enum": ["user", "assistant"]}, content=_text("text"))
+    roles = {"enum": ["user", "assistant", "system", "developer"]}
+    return _object(("role", "content"), role=roles, content=_text("text"))
 
 
 def _input_item() -> Json:

@@ -76,13 +76,18 @@ class Generator:
         limited = [(prompt, self._limited(params, prompt, default)) for prompt in prompts]
         return self._start(body, CompletionShape(), options, limited, grammar)
 
-    async def chat(self, body: ChatRequest) -> Generation:
-        """Answer the last message of a chat. Raises as `completion`."""
+    def sampling(self, body: ChatRequest) -> SamplingParams:
+        """By which a chat's answer is made. Raises RequestError."""
+        return body.sampling(self._model.defaults, body.limit)
+
+    async def chat(self, body: ChatRequest, shortened: bool = False) -> Generation:
+        """Answer the last message of a chat. shortened: to what the context leaves room for, where
+        more was asked. Raises as `completion`."""
         self.served_name(body.model)
         refuse_not_offered(body.model_extra or {}, CHAT)
         use = self.tool_use(body)
         options = body.answer_options()
-        params = self._spelling_out(body.sampling(self._model.defaults, body.limit), use)
+        params = self._spelling_out(self.sampling(body), use)
         check_copies(params, 1)
         grammar = await self._grammar(_one_shape(body.wanted_shape(), use.shape))
         prompt = await self.encoder.chat(body, use.tools)
@@ -95,6 +100,8 @@ class Generator:
         if shaped and self._syntax.channels:
             prompt = self._opened(prompt)
         shape = ChatShape(reader_maker(self._syntax, use, shaped))
+        if shortened and params.max_tokens is not None:
+            params = replace(params, max_tokens=min(params.max_tokens, self._room(prompt)))
         limited = [(prompt, self._limited(params, prompt))]
         return self._start(body, shape, options, limited, grammar)
 
@@ -210,13 +217,17 @@ class Generator:
         special = of_calls or syntax.channels or syntax.silent_thinks
         return replace(params, skip_special_tokens=False) if special else params
 
+    def _room(self, prompt: Prompt) -> int:
+        """Tokens that the context has left."""
+        return max(self._model.max_model_len - len(prompt.ids), 1)
+
     def _limited(
         self, params: SamplingParams, prompt: Prompt, default: int | None = None
     ) -> SamplingParams:
         """Within the server's own limit. default: of a request that doesn't say how long."""
         asked, most = params.max_tokens, self._model.defaults.max_new_tokens
         if asked is None:
-            room = max(self._model.max_model_len - len(prompt.ids), 1)
+            room = self._room(prompt)
             asked = room if default is None else min(room, default)
         return replace(params, max_tokens=asked if most is None else min(asked, most))
 

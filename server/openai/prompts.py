@@ -13,6 +13,7 @@ from megainfer.text.tokenizer import Tokenizer
 from server.openai.protocol import ChatRequest, CompletionRequest
 from server.openai.wishes.thinking import EFFORT
 from server.parsing.reasoning import ends_in_thinking
+from server.parsing.wrapped import PAIRS
 
 Result = TypeVar("Result")
 INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
@@ -22,11 +23,12 @@ UNKNOWN_SIZE = INLINE_CHARACTERS + 1  # what a library makes of a chat may be lo
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """echo: its text, for a request that wants it before the answer; else empty. thinking: it
-    leaves the model inside its reasoning."""
+    leaves the model inside its reasoning. answer_tags: of `AnswerTags`, which nobody asked for."""
 
     ids: list[int]
     echo: str = ""
     thinking: bool = False
+    answer_tags: tuple[str, ...] = ()
 
 
 class PromptEncoder:
@@ -70,7 +72,10 @@ class PromptEncoder:
         size = UNKNOWN_SIZE if text is None else len(text)
         check = self._check_length if kept is None else _accept
         encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat, text, check))
-        return Prompt(_last(encoded.ids, kept), thinking=ends_in_thinking(encoded.text))
+        said = [str(message["content"]) for message in messages]
+        tags = tuple(tag for tag in PAIRS if not any(tag in words for words in said))
+        thinking = ends_in_thinking(encoded.text)
+        return Prompt(_last(encoded.ids, kept), thinking=thinking, answer_tags=tags)
 
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
         if isinstance(given, str) and kept is None:

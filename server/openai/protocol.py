@@ -16,7 +16,7 @@ from pydantic import (
 from megainfer.errors import RequestError
 from megainfer.frontend.generation_config import SAMPLING_FIELDS, GenerationDefaults
 from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
-from megainfer.text.json_text import parse_object
+from server.history.contents import join_content, template_call, with_thoughts
 from server.openai.answer_options import AnswerOptions, Usage
 from server.openai.structured import NAMED, Wanted, wanted_shape
 from server.openai.wishes.thinking import EFFORT, Effort, switched, wanted_effort, wants_thinking
@@ -91,27 +91,6 @@ def parse_bias(value: Any) -> Any:
         if not (isinstance(token, str) and token.isascii() and token.isdigit()):
             raise ValueError(f"must map token ids to numbers, and {token!r:.80} is no token id")
     return {int(token): bias for token, bias in value.items()}
-
-
-def join_content(value: Any) -> str | None:
-    """A message's text; parts are joined by line ends, as vLLM does for templates of strings."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"must be a string or a list of text parts, not {value!r:.80}")
-    return "\n".join(_part_text(part) for part in value)
-
-
-def _part_text(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    text = part.get("text") if isinstance(part, dict) else None
-    if kind != "text" or not isinstance(text, str):
-        raise ValueError(
-            f'only parts {{"type": "text", "text": "..."}} are offered, not {part!r:.80}'
-        )
-    return text
 
 
 class Body(BaseModel):
@@ -295,13 +274,12 @@ class CompletionRequest(SamplingFields):
 
 
 class ChatMessage(Body):
-    """One message; a developer's is a system message, which is what templates know.
+    """One message; a developer's is a system message, which is what templates know, and that of a
+    function (OpenAI's older name) a tool's. Only a user's and a system's must have a content."""
 
-    Only an assistant that calls tools may leave out the content.
-    """
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     tool_calls: list[dict[str, Any]] | None = None
+    function_call: dict[str, Any] | None = None
     content: Annotated[
         str | None, BeforeValidator(join_content), WithJsonSchema(CONTENT_SCHEMA)
     ] = Field(None, validate_default=True)
@@ -310,35 +288,28 @@ class ChatMessage(Body):
     @field_validator("content")
     @classmethod
     def check_content(cls, content: str | None, info: ValidationInfo) -> str | None:
-        if content is None and not (
-            info.data.get("role") == "assistant" and info.data.get("tool_calls")
-        ):
+        if content is None and info.data.get("role") not in ("assistant", "tool", "function"):
             raise ValueError("must be a string or a list of text parts, and isn't there")
         return content
 
     def for_template(self) -> dict[str, Any]:
-        """As templates expect it: arguments of calls are objects. Raises RequestError."""
-        fields = self.model_dump(exclude_none=True)
-        fields["role"] = "system" if self.role == "developer" else self.role
-        fields["content"] = self.content or ""
-        if self.tool_calls:
-            fields["tool_calls"] = [_template_call(call) for call in self.tool_calls]
-        if isinstance(thought := fields.get("reasoning"), str):
-            fields.setdefault("reasoning_content", thought)
-            if not self.content:
-                fields.setdefault("thinking", thought)  # gpt-oss, before a call
+        """As `ChatForms` expects it: arguments of calls are texts. Raises RequestError."""
+        fields = with_thoughts(self.model_dump(exclude_none=True, exclude={"function_call"}))
+        fields["role"] = TEMPLATE_ROLES.get(self.role, self.role)
+        refused = fields.pop("refusal", None)
+        fields["content"] = self.content or (refused if isinstance(refused, str) else "")
+        if calls := self._calls():
+            fields["tool_calls"] = [template_call(call) for call in calls]
+        else:
+            fields.pop("tool_calls", None)
         return fields
 
+    def _calls(self) -> list[dict[str, Any]]:
+        older = {"id": (self.function_call or {}).get("name"), "function": self.function_call}
+        return self.tool_calls or ([older] if self.function_call else [])
 
-def _template_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        where = "messages.tool_calls"
-        raise RequestError(f"{where} must hold functions with names, not {call!r:.80}", where)
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        arguments = parse_object(arguments, "messages.tool_calls.function.arguments")
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
 
 
 ASSISTANT = "assistant"

@@ -21,7 +21,7 @@ FLOORS = (
     *("console", "model_folder", "llm", "bench"),
 )
 SERVER_FLOORS = (
-    *("parsing", "http", "openai", "narration", "anthropic", "responses", "document"),
+    *("parsing", "history", "http", "openai", "narration", "anthropic", "responses", "document"),
     *("operate", "page", "other_apis", "routes", "app", "main", "process"),
 )
 ORDER = (

@@ -104,7 +104,7 @@ class MockNode:
     """
 
     def __init__(self, endpoint: str, node: int, script: Script, incarnation: int = 0) -> None:
-        self.script = script
+        self.script, self.context = script, CONTEXT
         self.heard: queue.Queue[Any] = queue.Queue()
         self._endpoint, self._node, self._incarnation = endpoint, node, incarnation
         self._playing: dict[str, asyncio.Task[None]] = {}
@@ -125,7 +125,7 @@ class MockNode:
         self._socket.setsockopt(zmq.IDENTITY, node_identity(self._node, self._incarnation))
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(self._endpoint)
-        ready = NodeReady(self._node, CONTEXT, max_num_seqs=8, incarnation=self._incarnation)
+        ready = NodeReady(self._node, self.context, max_num_seqs=8, incarnation=self._incarnation)
         try:
             await self.say(ready)
             while True:
@@ -204,13 +204,14 @@ async def silent(submit: Submit) -> AsyncIterator[TokenEvent]:
 
 @asynccontextmanager
 async def engine_with(
-    *scripts: Script, vocab_size: int = 1000, **options: Any
+    *scripts: Script, vocab_size: int = 1000, context: int = CONTEXT, **options: Any
 ) -> AsyncIterator[tuple[EngineClient, list[MockNode]]]:
     """A started engine client over one mock node a script. Nodes that are added to the list are
     stopped at the end as well."""
     engine = EngineClient(new_endpoint(), len(scripts), vocab_size, **options)
     nodes = [MockNode(engine.endpoint, index, script) for index, script in enumerate(scripts)]
     for node in nodes:
+        node.context = context
         node.start()
     try:
         await engine.start(WAIT_SECONDS)
@@ -234,14 +235,16 @@ class RunningServer:
         folder: Path | None = None,
         connections: ConnectionLimits | None = None,
         syntax: SyntaxOptions | None = None,
+        context: int = CONTEXT,
+        names: tuple[str, ...] = ("tiny", "org/alias"),
     ) -> None:
         """folder: of the tokenizer's files, for structured output."""
         self._connections = connections or ConnectionLimits()
         self._tokenizer = tokenizer
         self._options = options or ServingOptions()
         self._model = ServedModel(
-            names=("tiny", "org/alias"),
-            max_model_len=CONTEXT,
+            names=names,
+            max_model_len=context,
             vocab_size=vocab_size,
             created=1_700_000_000,
             folder=folder,
@@ -280,10 +283,10 @@ class RunningServer:
             self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
             vocab_size = self._model.vocab_size
             limits = self._options.limits
-            async with engine_with(speaking(1), vocab_size=vocab_size, queue_limits=limits) as (
-                self.engine,
-                self.nodes,
-            ):
+            size = self._model.max_model_len
+            async with engine_with(
+                speaking(1), vocab_size=vocab_size, context=size, queue_limits=limits
+            ) as (self.engine, self.nodes):
                 self.instance = assemble(self.engine, self._model, self._options)
                 self._ready.put(None)
                 config = ServerConfig(
