@@ -230,8 +230,8 @@ def real(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
         args.experts,
         args.top_k,
         args.exponent,
-        args.read / 1e6,
-        args.row / 1e6,
+        args.slow * args.read / 1e6,
+        args.slow * args.row / 1e6,
         max(args.replicas),
         args.turn,
         monotonic(),
@@ -242,7 +242,7 @@ def real(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
         micro_batches=2,
         layers=LAYERS,
         rows=args.tokens // 2,
-        attention=args.t_a / 1e3,
+        attention=args.slow * args.t_a / 1e3,
         expert=Cost(0.0, 0.0),
         choosing=choosing,
     )
@@ -335,8 +335,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--t-a", type=float, default=1.0, help="ms of an attention half")
     parser.add_argument("--batches", type=int, default=60, help="between two looks, simulated")
     parser.add_argument("--processes", action="store_true", help="real nodes as well")
-    parser.add_argument("--seconds", type=float, default=3.0, help="between two looks, real")
-    parser.add_argument("--looks", type=int, default=8, help="real")
+    parser.add_argument("--seconds", type=float, default=8.0, help="between two looks, real")
+    parser.add_argument(
+        "--slow", type=float, default=20.0, help="times as slow, real: 6 processes share the cores"
+    )
+    parser.add_argument("--looks", type=int, default=5, help="real")
     parser.add_argument("--turn", type=float, help="seconds until others are popular, real")
     return parser.parse_args()
 
