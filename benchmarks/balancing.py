@@ -16,9 +16,10 @@ nodes' counters at even distances and moves what is worth it. Columns:
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic, sleep
+from typing import Any
 
 from choosing import Choosing
 from measures import difference, hardware, of_role
@@ -33,6 +34,7 @@ from megainfer.simulator.experts import ExpertNodes, Traffic
 from megainfer.topology import WAYS, Membership, Placement, first_membership, placed
 from megainfer.topology import Table as Dealt
 
+Told = Mapping[str, dict[str, Any]]  # by node, its counters
 NODES = 4
 LAYERS = 4
 
@@ -205,7 +207,8 @@ def equal_parts(table: Dealt) -> Dealt:
     return with_ways(table, part)
 
 
-def with_ways(table: Dealt, ways_of) -> Dealt:
+def with_ways(table: Dealt, ways_of: Callable[[int, int, int], int]) -> Dealt:
+    """ways_of: an expert's, on a node, of so many holders."""
     ways = tuple(
         tuple(ways_of(e, node, len(table.holders[e])) if e >= 0 else 0 for e in own)
         for node, own in enumerate(table.experts)
@@ -270,12 +273,14 @@ def real(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
             )
 
 
-def window_of(before, now, stages: Stages, seconds: float) -> Window:
+def window_of(before: Told, now: Told, stages: Stages, seconds: float) -> Window:
+    assert stages.choosing is not None
+    read, row = stages.choosing.read, stages.choosing.row
     names = [f"expert node {node}" for node in range(NODES)]
     times = [
         [
-            sum(grown(before[name], now[name], "expert_tokens", layer)) * stages.choosing.row
-            + sum(grown(before[name], now[name], "expert_reads", layer)) * stages.choosing.read
+            sum(grown(before[name], now[name], "expert_tokens", layer)) * row
+            + sum(grown(before[name], now[name], "expert_reads", layer)) * read
             for name in names
         ]
         for layer in range(LAYERS)
@@ -286,7 +291,9 @@ def window_of(before, now, stages: Stages, seconds: float) -> Window:
     return Window(sum(map(max, times)) * NODES / sum(map(sum, times)), tokens)
 
 
-def grown(before, now, counter: str, layer: int) -> Iterator[float]:
+def grown(
+    before: Mapping[str, Any], now: Mapping[str, Any], counter: str, layer: int
+) -> Iterator[float]:
     old = before[counter][layer]
     return (count - old.get(expert, 0) for expert, count in now[counter][layer].items())
 
@@ -352,15 +359,19 @@ def main() -> None:
         f"{args.exponent:g}, batches of {args.tokens} tokens; reading an expert {args.read:g} us, "
         f"a row {args.row:g} us"
     )
-    columns = ("R", "slowest", "in a batch", "reads", "moved in looks", "tok/s (simulated)")
-    show(console, "A skewed load", columns, skewed(args))
-    columns = ("replicas' tokens", "slowest", "reads", "ms a batch")
-    show(console, "Dealing tokens among replicas", columns, rules(args))
+    show(
+        console,
+        "A skewed load",
+        ("R", "slowest", "in a batch", "reads", "moved in looks", "tok/s (simulated)"),
+        skewed(args),
+    )
+    dealing = ("replicas' tokens", "slowest", "reads", "ms a batch")
+    show(console, "Dealing tokens among replicas", dealing, rules(args))
     show(console, "A load that turns", ("at", "", "moved", "slowest"), turning(args))
     show(console, "An even load", ("looks", "proposals", "slowest"), iter([even(args)]))
     if args.processes:
-        columns = ("at", "slowest", "tok/s", "then")
-        show(console, "Real nodes, stage times set", columns, real(args))
+        title = "Real nodes, stage times set"
+        show(console, title, ("at", "slowest", "tok/s", "then"), real(args))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,9 @@ class SleepingAttention:
         self._stages = stages
         self._parts = {rows: self._parts_of(rows) for rows in range(1, stages.rows + 1)}
         choosing = stages.choosing
-        self._chooser = choosing and Chooser(choosing, stages.layers, stages.placement())
+        self._chooser: Chooser | None = None
+        if choosing is not None:
+            self._chooser = Chooser(choosing, stages.layers, stages.placement())
 
     def place(self, placement: Placement) -> None:
         if self._chooser is not None:
