@@ -120,6 +120,12 @@ class Instance:
             sleep(0.02)
         return left
 
+    def wait_until_back(self) -> None:
+        """Until all who died serve again, or for a bounded while."""
+        deadline = monotonic() + REST_SECONDS
+        while self.is_alive and self.awaited() and monotonic() < deadline:
+            sleep(0.02)
+
     # --- rest -----------------------------------------------------------------------------------
 
     def settle(self) -> list[str]:

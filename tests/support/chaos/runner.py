@@ -28,7 +28,10 @@ class Runner:
             self._instance = None
 
     def _try(self, draw: Draw) -> Report:
-        answers = self._answers_for(draw.shape)
+        if draw.shape not in self._answers:
+            self._answers[draw.shape] = Answers()
+            self._at_rest(draw.shape)
+        answers = self._answers[draw.shape]
         if draw.phase in STARTING:
             self.close()
             instance = Instance(self._model, draw.shape, self._options, orders_of(draw))
@@ -40,23 +43,16 @@ class Runner:
             self.close()
         return report
 
-    def _answers_for(self, shape: Shape) -> Answers:
-        if shape not in self._answers:
-            instance = self._at_rest(shape)
-            self._answers[shape] = answers = Answers()
-            answers.learn(instance)
-            instance.fresh = None  # what it holds once it has worked
-            assert instance.settle() == []
-        return self._answers[shape]
-
     def _at_rest(self, shape: Shape) -> Instance:
         """The present instance if it is of this shape, else another."""
         if self._instance is not None and self._instance.shape != shape:
             self.close()
         if self._instance is None:
-            self._instance = Instance(self._model, shape, self._options)
-            assert self._instance.wait_until_ready(), self._instance.served.output
-            assert self._instance.settle() == []
+            self._instance = instance = Instance(self._model, shape, self._options)
+            assert instance.wait_until_ready(), instance.served.output
+            # What it holds at rest is seen once it has worked.
+            self._answers[shape].learn(instance)
+            assert (wrong := instance.settle()) == [], wrong
         return self._instance
 
 

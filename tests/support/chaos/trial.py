@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from tests.support.chaos.draw import GRAVE, STARTING, Draw, Fault, Phase, Target
+import httpx
+
+from tests.support.chaos.draw import GRAVE, NODES, STARTING, Draw, Fault, Phase, Target
 from tests.support.chaos.instance import Instance
 from tests.support.chaos.orders import Done, Order
 from tests.support.chaos.wishes import Answer, End, Outcome, Wish, ask_all, mistakes, wishes
@@ -21,7 +23,8 @@ LONG_POOL = 12
 """Of one request alone, long enough for a fault to come into its middle."""
 TOKENS, LONG_TOKENS = 32, 120
 AT_ONCE = 16
-FIRE_SECONDS = 0.05
+FIRE_SECONDS = 0.01
+SCALE_SECONDS = 60.0
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Report:
     pause: float | None = None
     back: list[tuple[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    skipped: str = ""
+    scaled: list[str] = field(default_factory=list)
 
 
 def report_of(draw: Draw) -> Report:
@@ -62,12 +65,14 @@ class Answers:
         self._known: dict[int, Answer] = {}
 
     def learn(self, instance: Instance) -> None:
-        """Ask for everything once."""
-        everything = [*self.pool, *self.long_pool]
-        outcomes = asyncio.run(ask_all(instance.url, everything, at_once=8))
-        for wish, outcome in zip(everything, outcomes, strict=True):
+        """Ask for everything once; whatever another instance of this shape gave comes again."""
+        outcomes = [Outcome(wish) for wish in (*self.pool, *self.long_pool)]
+        asyncio.run(ask_all(instance.url, outcomes, AT_ONCE))
+        for outcome in outcomes:
+            wish = outcome.wish
             assert outcome.end is End.DONE, f"undisturbed, {wish} gave {outcome}"
-            self._known[id(wish)] = outcome.answer
+            known = self._known.setdefault(id(wish), outcome.answer)
+            assert not mistakes(outcome, known, moved=False), f"{wish} gives this and that"
 
     def of(self, wish: Wish) -> Answer:
         return self._known[id(wish)]
@@ -86,7 +91,12 @@ class Answers:
 def orders_of(draw: Draw) -> list[Order]:
     """The fault, and before it another where it is to meet a recovery."""
     if draw.phase is not Phase.RECOVERY:
-        return [_order(draw, _place(draw))]
+        order = _order(draw, _place(draw))
+        if order.place == "load" and draw.phase is Phase.SCALE:  # of those that are added
+            order = Order(**{**_fields(order), "node": None})
+        if order.place == "enter":
+            order = Order(**{**_fields(order), "nth": 1})
+        return [order]
     target, node = draw.first_node
     first = Order(Fault.KILL, target, "step", nth=1 + draw.nth % 10, node=_anybody(draw, node))
     return [first, _second(draw)]
@@ -121,6 +131,8 @@ def _anybody(draw: Draw, node: int) -> int | None:
 def _place(draw: Draw) -> str:
     if draw.target is Target.SUPERVISOR:
         return "turn"
+    if draw.phase is Phase.SCALE and draw.target in NODES:
+        return ("load", "enter", "step")[draw.variant % 3]
     return "step" if draw.phase in (Phase.DRAIN, Phase.SCALE) else str(draw.phase)
 
 
@@ -142,7 +154,8 @@ def allowed(draw: Draw) -> Allowed:
     """By the promises."""
     if draw.phase in STARTING:
         must = draw.target is Target.SUPERVISOR and draw.fault in GRAVE
-        return Allowed(end=draw.fault is not Fault.SLOW, must_end=must)
+        stays = draw.target is Target.SUPERVISOR and draw.fault is Fault.STOP_AND_GO
+        return Allowed(end=draw.fault is not Fault.SLOW and not stays, must_end=must)
     match draw.target:
         case Target.SUPERVISOR if draw.fault in GRAVE:
             return Allowed(cut=True, error=True, end=True, must_end=True)
@@ -200,31 +213,54 @@ class Trial:
         if not ready:
             self._check_end()
             return []
-        return await ask_all(self._instance.url, self._wishes(), self._draw.load)
+        outcomes = self._outcomes()
+        await ask_all(self._instance.url, outcomes, self._draw.load)
+        return outcomes
 
     async def _disturb(self) -> list[Outcome]:
-        wanted = self._wishes()
-        self._instance.board.give(*orders_of(self._draw))
-        asking = asyncio.create_task(ask_all(self._instance.url, wanted, self._draw.load))
+        outcomes = self._outcomes()
+        asking = asyncio.create_task(ask_all(self._instance.url, outcomes, self._draw.load))
         waking = asyncio.create_task(self._wake())
         try:
+            if self._draw.phase in (Phase.DRAIN, Phase.SCALE):
+                while not any(outcome.admitted for outcome in outcomes) and not asking.done():
+                    await asyncio.sleep(FIRE_SECONDS)
+            self._instance.board.give(*orders_of(self._draw))
             if self._draw.phase is Phase.DRAIN:
-                await asyncio.sleep(FIRE_SECONDS)
                 self._signal(signal.SIGTERM)
-            return await asking
+            if self._draw.phase is Phase.SCALE:
+                await self._scale(1)
+            await asking
         finally:
-            waking.cancel()
-            await asyncio.gather(waking, return_exceptions=True)
+            for task in (asking, waking):
+                task.cancel()
+            await asyncio.gather(asking, waking, return_exceptions=True)
+        return outcomes
 
-    def _wishes(self) -> list[Wish]:
-        return self._answers.drawn(self._draw)
+    async def _scale(self, more: int) -> None:
+        """So many nodes of each role beyond the shape's. What comes of the wish itself is told, but
+        not judged: the server that was asked may be the one that dies."""
+        shape = self._draw.shape
+        body = {"attn": shape.attention + more, "ffn": shape.experts + more}
+        async with httpx.AsyncClient(
+            base_url=self._instance.url, timeout=SCALE_SECONDS, trust_env=False
+        ) as client:
+            try:
+                response = await client.post("/admin/scale", json=body)
+            except httpx.HTTPError as error:
+                self.report.scaled.append(f"{body}: {error!r}")
+            else:
+                self.report.scaled.append(f"{body}: {response.status_code} {response.text[:300]}")
+
+    def _outcomes(self) -> list[Outcome]:
+        return [Outcome(wish) for wish in self._answers.drawn(self._draw)]
 
     async def _wake(self) -> None:
         """SIGCONT to whoever stopped, late. A supervisor that has stopped starts nobody."""
         if self._draw.fault not in (Fault.STOP, Fault.STOP_AND_GO):
             return
         while not (done := self._done):
-            await asyncio.sleep(FIRE_SECONDS / 5)
+            await asyncio.sleep(FIRE_SECONDS)
         with suppress(ProcessLookupError):
             fd = os.pidfd_open(done[0].pid)
             try:
@@ -245,7 +281,7 @@ class Trial:
     def _judge(self, outcomes: Sequence[Outcome]) -> None:
         report, may = self.report, self._allowed
         report.fired = bool(self._done)
-        moved = bool(self._draw.shape.replicas)
+        moved = self._draw.shape.replicated or self._draw.phase is Phase.SCALE
         for outcome in outcomes:
             report.ends[outcome.end] = report.ends.get(outcome.end, 0) + 1
             expected = self._answers.of(outcome.wish)
@@ -288,6 +324,9 @@ class Trial:
         elif not self._instance.is_alive and may.end:
             self._check_end()
         else:
+            if draw.phase is Phase.SCALE and self._instance.is_alive:
+                self._instance.wait_until_back()
+                asyncio.run(self._scale(0))
             self.report.wrong += self._instance.settle()
             self.report.ended = not self._instance.is_alive
 

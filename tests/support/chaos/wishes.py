@@ -52,10 +52,11 @@ class End(StrEnum):
 
 @dataclass
 class Outcome:
-    """times: of each event, on the monotonic clock."""
+    """times: of each event, on the monotonic clock. admitted: the server has begun to answer."""
 
     wish: Wish
     end: End = End.CUT
+    admitted: bool = False
     answer: Answer = field(default_factory=dict)
     text: str = ""
     times: list[float] = field(default_factory=list)
@@ -170,25 +171,24 @@ KINDS: Sequence[Callable[[random.Random, int], Wish]] = (
 # --- asking -----------------------------------------------------------------------------------
 
 
-async def ask_all(url: str, wishes: Sequence[Wish], at_once: int) -> list[Outcome]:
-    """Every wish's outcome, in their order."""
+async def ask_all(url: str, outcomes: Sequence[Outcome], at_once: int) -> None:
+    """Ask for every outcome's wish, and let it become what comes of that."""
     places = asyncio.Semaphore(at_once)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(
         base_url=url, limits=limits, timeout=REQUEST_SECONDS, trust_env=False
     ) as client:
 
-        async def one(wish: Wish) -> Outcome:
+        async def one(outcome: Outcome) -> None:
             async with places:
-                return await ask(client, wish)
+                await ask(client, outcome)
 
-        return list(await asyncio.gather(*(one(wish) for wish in wishes)))
+        await asyncio.gather(*(one(outcome) for outcome in outcomes))
 
 
-async def ask(client: httpx.AsyncClient, wish: Wish) -> Outcome:
-    outcome = Outcome(wish)
+async def ask(client: httpx.AsyncClient, outcome: Outcome) -> None:
     try:
-        if wish.body["stream"]:
+        if outcome.wish.body["stream"]:
             await _stream(client, outcome)
         else:
             await _ask_whole(client, outcome)
@@ -196,7 +196,6 @@ async def ask(client: httpx.AsyncClient, wish: Wish) -> Outcome:
         outcome.end, outcome.text = End.CUT, f"no end within {REQUEST_SECONDS:g} s: {error!r}"
     except httpx.HTTPError as error:
         outcome.end, outcome.text = End.CUT, repr(error)
-    return outcome
 
 
 async def _ask_whole(client: httpx.AsyncClient, outcome: Outcome) -> None:
@@ -216,6 +215,7 @@ async def _stream(client: httpx.AsyncClient, outcome: Outcome) -> None:
         if response.status_code != 200:
             outcome.end, outcome.text = End.REFUSED, (await response.aread()).decode()
             return
+        outcome.admitted = True
         async for line in response.aiter_lines():
             if not line.startswith("data: "):
                 continue
