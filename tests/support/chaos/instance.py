@@ -48,7 +48,7 @@ class Holdings:
     def excess(self, of: "Holdings") -> list[str]:
         """What `of` holds beyond this."""
         found = []
-        if of.files.keys() ^ self.files.keys() - {HELPER}:
+        if (of.files.keys() ^ self.files.keys()) - {HELPER}:
             found.append(f"processes are {sorted(of.files)}, not {sorted(self.files)}")
         for name in self.files.keys() & of.files.keys():
             if of.files[name] > self.files[name]:
