@@ -136,6 +136,7 @@ class Supervisor:
         self._ready_servers: set[int] = set()
         self._open_servers = {} if owner is None else {0: 0}  # incarnations of those that listen
         self._started = False
+        self._draining = False
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
 
     def run(self) -> int:
@@ -212,6 +213,8 @@ class Supervisor:
 
     def _brief(self, server: Child) -> None:
         """Tell an API server that comes later how things are."""
+        if self._draining:
+            server.send(Drain())
         if (membership := self._assembly.membership) is None:
             return
         server.send(Enter(membership))
@@ -446,18 +449,20 @@ class Supervisor:
             raise
 
     def _drain(self) -> None:
-        """Until API servers say that nobody is left, or time is up, or another signal comes."""
+        """Until API servers say that nobody is left, or time is up, or another signal comes. One
+        that dies has nobody left."""
         servers = self._family.of(Role.SERVER)
         if not servers or self._drain_seconds <= 0:
             return
         self._observer.stage(f"draining: requests may finish within {self._drain_seconds:g} s")
         deadline = monotonic() + self._drain_seconds
+        self._draining = True
         for server in servers:
             server.send(Drain())
-        missing = {server.node for server in servers}
+        missing = {server.pid for server in servers}
         while monotonic() < deadline and missing:
-            drained = {c.node for c, message in self._turn() if isinstance(message, Drained)}
-            missing -= drained
+            drained = {c.pid for c, message in self._turn() if isinstance(message, Drained)}
+            missing = (missing - drained) & {c.pid for c in self._family.of(Role.SERVER)}
 
     def _hear_owner(self, owner: ParentLink) -> None:
         try:
