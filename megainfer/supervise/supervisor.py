@@ -135,6 +135,7 @@ class Supervisor:
         self._down: dict[Node, NodeDown] = {}  # those that aren't back
         self._ready_servers: set[int] = set()
         self._open_servers = {} if owner is None else {0: 0}  # incarnations of those that listen
+        self._all_forked = False  # once: whoever is missing from then on has died
         self._started = False
         self._draining = False
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
@@ -164,6 +165,7 @@ class Supervisor:
         self._turn(0.0)  # the end may have been asked for: then no node need be forked
         for node in self._assembly.wanted:
             self._fork(node)
+        self._all_forked = True
         self._enter("weights", "loading weights")
         self._until(lambda: self._all_nodes(Stage.LOADED))
         self._enter("connecting", "connecting")
@@ -332,7 +334,7 @@ class Supervisor:
 
     def _needed(self) -> list[Node]:
         servers, nodes = self._servers_wanted(), self._assembly.needed
-        return [*servers, *nodes] if self._started else []
+        return [*servers, *nodes] if self._all_forked else []
 
     def _dismiss(self, node: Node) -> None:
         """Have the process of a node end that is no member any more."""
