@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -98,7 +98,7 @@ def read_options(path: Path) -> dict[Any, Any]:
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             if self.check_event(yaml.AliasEvent):
-                where = self.peek_event().start_mark
+                where = cast(Any, self).peek_event().start_mark
                 raise yaml.YAMLError(f"aliases (*name) aren't taken\n{where}")
             return super().compose_node(parent, index)
 

@@ -89,6 +89,12 @@ class Child:
         self.link.close()
         self.page.close()
 
+    def close(self) -> None:
+        """In another child, forked later: hold nothing of this one."""
+        self.forget()
+        if self.alive:
+            os.close(self.pidfd)
+
     def death(self) -> str:
         """How it ended, in words."""
         if self.fatal is not None:

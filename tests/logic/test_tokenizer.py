@@ -343,7 +343,7 @@ def test_end_tokens_and_sampling_defaults(tmp_path: Path) -> None:
     [
         ('{"temperature": 9}', "temperature must be between"),
         ('{"eos_token_id": "x"}', "eos_token_id"),
-        ("{", "can't be read as JSON"),
+        ("{", "cannot be read as JSON"),
         ("[]", "must hold a JSON object"),
     ],
 )

@@ -91,12 +91,6 @@ class ReferenceLayerExperts:
         result = every_feed_forward(rows, weights, local_ids, self._networks, on_input)
         return result, choices_of_each(local_ids, self._shape.experts)
 
-    def _known(self, local_ids: Tensor) -> Tensor:
-        """Ids of experts that are here, else -1. A copy: the sender can write in its slot at any
-        time, and what was checked must stay so."""
-        own = local_ids.clone()
-        return own.masked_fill_((own < 0) | (own >= self._shape.experts), -1)
-
 
 def _empty_network(shape: ExpertsShape, dtype: torch.dtype, device: Device) -> Network:
     hidden, channels = shape.hidden, 2 * shape.intermediate
