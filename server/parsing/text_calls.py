@@ -251,6 +251,19 @@ class TextCalls:
         if tag := (yield from self._feed.closing(self._call_ends)):
             self._feed.take(len(tag))
 
+    def _begin_of_value(self) -> Reading[bool]:
+        """Whether a value has its opening tag, which is read; else a line end in its place is."""
+        feed = self._feed
+        feed.mark()
+        yield from feed.white()
+        if begin := (yield from feed.ahead(Tags(ARG_VALUE))):
+            feed.kept()
+            feed.take(len(begin))
+        else:
+            feed.go_back()
+            feed.take(1 if (yield from feed.peek(1)) == "\n" else 0)
+        return bool(begin)
+
     def _key(self, tag: str) -> Reading[tuple[str, bool | None] | None]:
         """A name, and whether the tag says that its value is a text."""
         if tag != ARG_KEY:
@@ -260,9 +273,7 @@ class TextCalls:
         yield from feed.run(KEY, pieces.append, most=MAX_NAME)
         if end := (yield from feed.ahead(KEY_ENDS)):
             feed.take(len(end))
-        yield from feed.white()
-        if begin := (yield from feed.ahead(Tags(ARG_VALUE))):
-            feed.take(len(begin))
+        begin = yield from self._begin_of_value()
         key = "".join(pieces).strip()
         return (key, None) if key and (end or begin) else None
 
