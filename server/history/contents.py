@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megainfer.errors import RequestError
-from server.parsing.json_repair import repaired
+from server.parsing.call_arguments import repaired
 
 Json = dict[str, Any]
 TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from server.parsing.call_arguments import copy_arguments
 from server.parsing.feed import WHITE, Feed, Reading, Say, Tags
-from server.parsing.json_repair import copy_arguments
 from server.parsing.out import Out
 from server.parsing.parts import Parts
 

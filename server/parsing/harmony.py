@@ -7,8 +7,8 @@
 
 import re
 
+from server.parsing.call_arguments import copy_arguments
 from server.parsing.feed import Feed, Reading, Say, Tags
-from server.parsing.json_repair import copy_arguments
 from server.parsing.offered import Offered
 from server.parsing.out import Out
 

@@ -3,8 +3,9 @@
 import json
 import re
 
+from server.parsing.call_arguments import copy_arguments
 from server.parsing.feed import Feed, Reading, Tags
-from server.parsing.json_repair import JsonCopier, copy_arguments
+from server.parsing.json_repair import JsonCopier
 from server.parsing.offered import Offered
 from server.parsing.out import Out
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from server.parsing.call_arguments import copy_arguments
 from server.parsing.feed import Feed, Reading, Tags
 from server.parsing.json_calls import JsonCalls
-from server.parsing.json_repair import copy_arguments
 from server.parsing.offered import Offered
 from server.parsing.out import Out
 from server.parsing.text_values import TextTags, ValueWriter, copy_text

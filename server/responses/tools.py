@@ -6,7 +6,7 @@ from typing import Any
 
 from megainfer.errors import RequestError
 from server.openai.translation import Json
-from server.parsing.json_repair import repaired
+from server.parsing.call_arguments import repaired
 
 SHELL = "local_shell"
 APART = "__"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.parsing.call_arguments import copy_arguments, repaired
 from server.parsing.feed import Feed, Tags
-from server.parsing.json_repair import MAX_DEPTH, copy_arguments, repaired
+from server.parsing.json_repair import MAX_DEPTH
 
 CLOSERS = Tags("</tool_call>", "<tool_call>")
 VALUES = st.recursive(
