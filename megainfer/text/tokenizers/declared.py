@@ -105,7 +105,7 @@ def _extra(config: Json, older: Json) -> tuple[Sequence[Any], Json]:
     named = extra if isinstance(extra, Mapping) else {}
     listed = None if isinstance(extra, Mapping) else extra
     if named:
-        listed = config.get(ADDITIONAL)
+        listed = older.get(ADDITIONAL, config.get(ADDITIONAL))
     if isinstance(more := older.get(EXTRA), list):
         listed = [*(listed or ()), *more]
     if listed is None:
