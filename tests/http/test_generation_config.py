@@ -142,8 +142,9 @@ def test_what_transformers_would_do_and_is_not_offered_is_refused(
     with pytest.raises(ModelError, match=f"{name} is .* isn't offered"):
         chosen(model, str(other))
     assert chosen(model, "vllm").eos_token_ids
-    neutral = write(tmp_path / "neutral", num_beams=1, suppress_tokens=[], typical_p=1.0)
-    assert chosen(model, str(neutral)).eos_token_ids
+    harmless = {"num_beams": 1, "suppress_tokens": [], "typical_p": 1.0, "min_length": None}
+    neutral = write(tmp_path / "neutral", eos_token_id=8, **harmless)
+    assert chosen(model, str(neutral)) == GenerationDefaults((8,))
 
 
 def test_a_plan_has_them_before_anything_is_started(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from megainfer.errors import MegaInferError
 from megainfer.text.tokenizer import Tokenizer
+from tests.support.rendered import rendered_by
 from tests.support.scripted_server import SENTENCES
 from tests.support.tokenizer_folders import FolderMaker
 
@@ -56,7 +57,7 @@ def compare(folder: Path) -> str:
                 add_generation_prompt=True,
             )
         )
-        assert _chat(partial(ours.render_chat, MESSAGES, tools)) == shown
+        assert _chat(partial(rendered_by, ours, MESSAGES, tools)) == shown
     return "equal"
 
 

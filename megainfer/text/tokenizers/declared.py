@@ -110,7 +110,9 @@ def _extra(config: Json, older: Json) -> tuple[Sequence[Any], Json]:
         listed = [*(listed or ()), *more]
     if listed is None:
         listed = older.get(ADDITIONAL)
-    return listed or (), named
+    if not isinstance(listed, list | None):
+        raise ModelError(f"{EXTRA} must be a list of tokens, or an object, not {listed!r:.80}")
+    return listed or [], named
 
 
 def _by_id(entries: Any) -> Iterator[tuple[int, AddedToken]]:
