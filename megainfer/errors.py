@@ -4,6 +4,12 @@ Everything that a user or a peer can cause is a `MegaInferError` whose message n
 fault and, where there is one, the fix. An `AssertionError` from this package is a bug in it.
 """
 
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+CITED_CHARACTERS = 80
+
 
 class MegaInferError(Exception):
     """Base of all errors below; its text is meant to be read by the person who caused it."""
@@ -47,3 +53,40 @@ class Overloaded(MegaInferError):
 
 class RequestTimeout(MegaInferError):
     """A request has taken all the time that one may take; it was ended."""
+
+
+def cited(value: Any, most: int = CITED_CHARACTERS) -> str:
+    """The beginning of a value as Python writes it. It costs no more than what is shown of it,
+    where `repr` would first write all that a client has sent.
+
+    >>> cited({"a": [1, "x"]}), cited("x" * 10**7, 9)
+    ("{'a': [1, 'x']}", "'xxxxxxxx")
+    """
+    text = ""
+    for piece in _written(value, most):
+        text += piece
+        if len(text) >= most:
+            break
+    return text[:most]
+
+
+def _written(value: Any, most: int) -> Iterator[str]:
+    """Of one kind with `repr`, in pieces."""
+    if isinstance(value, str | bytes | bytearray):
+        yield repr(value[:most]) if len(value) > most else repr(value)
+    elif isinstance(value, dict) and value:
+        for place, (name, inner) in enumerate(islice(value.items(), most)):
+            yield ", " if place else "{"
+            yield from _written(name, most)
+            yield ": "
+            yield from _written(inner, most)
+        yield "}"
+    elif isinstance(value, list) and value:
+        for place, inner in enumerate(islice(value, most)):
+            yield ", " if place else "["
+            yield from _written(inner, most)
+        yield "]"
+    elif isinstance(value, tuple):
+        yield from _written(list(value[:most]), most)
+    else:
+        yield repr(value)

@@ -18,6 +18,7 @@ from megainfer.errors import (
     ProtocolError,
     RequestError,
     RequestTimeout,
+    cited,
 )
 from megainfer.frontend.assignments import Assignments
 from megainfer.frontend.attendance import Attendance
@@ -308,7 +309,7 @@ class EngineClient:
     def _check_ids(self, sequences: Sequence[SequenceRequest]) -> None:
         ids = [sequence.request_id for sequence in sequences]
         if len(set(ids)) < len(ids) or any(request_id in self._requests for request_id in ids):
-            raise RequestError(f"a request id is already in use: {ids!r:.200}", "request_id")
+            raise RequestError(f"a request id is already in use: {cited(ids, 200)}", "request_id")
 
     def _check_queue(self, in_flight: int, newcomers: int) -> None:
         """Nodes that come back count: they will run as many as they did."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.sampling import SamplingParams, check_count
 
 MAX_PROMPT_SCORES = 2**22
@@ -57,7 +57,8 @@ class RequestLimits:
             return
         bad = next(token for token in ids if type(token) is not int or not self._all_known([token]))
         raise RequestError(
-            f"{name} must hold token ids from 0 to {self.vocab_size - 1}, but holds {bad!r}", name
+            f"{name} must hold token ids from 0 to {self.vocab_size - 1}, but holds {cited(bad)}",
+            name,
         )
 
     def _all_known(self, ids: Sequence[int]) -> bool:

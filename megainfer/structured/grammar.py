@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from megainfer.errors import MegaInferError, RequestError
+from megainfer.errors import MegaInferError, RequestError, cited
 
 MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_SCHEMA_DEPTH = 64
@@ -35,7 +35,7 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
 def json_schema(schema: Any, param: str) -> Grammar:
     """Any JSON that this schema describes. Raises RequestError naming `param`."""
     if not isinstance(schema, dict | bool):
-        raise RequestError(f"{param} must be a JSON schema, but is {schema!r:.80}", param)
+        raise RequestError(f"{param} must be a JSON schema, but is {cited(schema)}", param)
     if _depth_exceeds(schema, MAX_SCHEMA_DEPTH):
         message = f"{param} is nested deeper than {MAX_SCHEMA_DEPTH} levels; make it flatter"
         raise RequestError(message, param)
@@ -60,7 +60,7 @@ def lark(text: str, param: str) -> Grammar:
 def choice(texts: Sequence[str], param: str) -> Grammar:
     """One of these texts, none of them empty."""
     if not texts or not all(texts):
-        message = f"{param} must be a list of texts, none of them empty, but is {texts!r:.80}"
+        message = f"{param} must be a list of texts, none of them empty, but is {cited(texts)}"
         raise RequestError(message, param)
     quoted = [json.dumps(text, ensure_ascii=False) for text in texts]
     return _sized(GrammarKind.LARK, f"start: {' | '.join(quoted)}", param)

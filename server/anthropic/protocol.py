@@ -1,12 +1,12 @@
 """The body of POST /v1/messages, and the chat that it asks for."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from megainfer.errors import RequestError
-from server.openai.protocol import Body, ChatRequest, Integer
+from megainfer.errors import RequestError, cited
+from server.openai.protocol import Body, ChatRequest, Integer, JsonObjects
 from server.openai.translation import Json, chat_request, refuse, text_of
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {"container": (), "mcp_servers": ([],), "n": (1,)}
@@ -16,10 +16,10 @@ CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 class CountRequest(Body):
     """POST /v1/messages/count_tokens"""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Annotated[JsonObjects, Field(min_length=1)]
     model: str | None = None
-    system: str | list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    system: str | JsonObjects | None = None
+    tools: JsonObjects | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
 
@@ -56,7 +56,7 @@ class MessagesRequest(CountRequest):
     temperature: float | None = None
     top_p: float | None = None
     top_k: Integer | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
 
@@ -76,7 +76,7 @@ def _chat_messages(message: Json, where: str) -> list[Json]:
     """One message; results of tools are messages of their own, before what the user adds."""
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant"):
-        raise RequestError(f"{where}.role must be user or assistant, not {role!r:.80}", where)
+        raise RequestError(f"{where}.role must be user or assistant, not {cited(role)}", where)
     if isinstance(content, str):
         return [{"role": role, "content": content}]
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
@@ -117,7 +117,7 @@ def _call(block: Json) -> Json:
 
 def _tool(tool: Json) -> Json:
     if "input_schema" not in tool:
-        message = f"tools: only those with an input_schema are offered, not {tool!r:.80}"
+        message = f"tools: only those with an input_schema are offered, not {cited(tool)}"
         raise RequestError(message, "tools")
     function = {"name": tool.get("name"), "parameters": tool["input_schema"]}
     if "description" in tool:
@@ -129,9 +129,11 @@ def _tool_choice(choice: Json) -> str | Json:
     kind = choice.get("type")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    if kind not in CHOICES:
+    if not isinstance(kind, str) or kind not in CHOICES:
         known = ", ".join((*CHOICES, "tool"))
-        raise RequestError(f"tool_choice.type must be one of {known}, not {kind!r}", "tool_choice")
+        raise RequestError(
+            f"tool_choice.type must be one of {known}, not {cited(kind)}", "tool_choice"
+        )
     return CHOICES[kind]
 
 

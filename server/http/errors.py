@@ -11,7 +11,14 @@ from fastapi.exceptions import HTTPException, RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
-from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError, RequestTimeout
+from megainfer.errors import (
+    MegaInferError,
+    NodeDied,
+    Overloaded,
+    RequestError,
+    RequestTimeout,
+    cited,
+)
 from megainfer.frontend.request_limits import ContextTooLong
 from server.http.anthropic_errors import error_body, speaks_at
 from server.http.other_addresses import not_offered
@@ -19,7 +26,6 @@ from server.http.other_addresses import not_offered
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
 log = logging.getLogger(__name__)
-SHOWN_INPUT = 80  # characters of a wrong value that a message repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ def log_failure(error: Exception, report: ErrorReport) -> None:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    url = f"{request.method} {request.url.path}"
+    url = f"{request.method:.20} {request.url.path:.200}"
     if isinstance(error, ApiError):
         report = error.report
     elif error.status_code == 404:
@@ -164,5 +170,4 @@ def _reason(error: dict[str, Any]) -> str:
     text = text[:1].lower() + text[1:]
     if error["type"] in ("missing", "value_error"):
         return text
-    shown = f"{error['input']!r:.{SHOWN_INPUT}}"
-    return f"{text}, not {shown}"
+    return f"{text}, not {cited(error['input'])}"

@@ -6,7 +6,7 @@ They are refused by name rather than ignored, unless their value asks for nothin
 from collections.abc import Mapping
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 
 # Field -> values that ask for nothing, beside null.
 COMMON: dict[str, tuple[Any, ...]] = {
@@ -38,7 +38,7 @@ def refuse_not_offered(fields: Mapping[str, Any], known: Mapping[str, tuple[Any,
     for name, neutral in known.items():
         value = fields.get(name)
         if value is not None and not any(_same(value, harmless) for harmless in neutral):
-            raise RequestError(f"{name} isn't offered by this server, but is {value!r:.80}", name)
+            raise RequestError(f"{name} isn't offered by this server, but is {cited(value)}", name)
 
 
 def _same(value: Any, harmless: Any) -> bool:

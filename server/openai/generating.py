@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
@@ -115,7 +115,7 @@ class Generator:
             return self._model.names[0]
         if name not in self._model.names:
             served = ", ".join(self._model.names)
-            message = f"the model {name!r:.200} isn't served here; served: {served}"
+            message = f"the model {cited(name, 200)} isn't served here; served: {served}"
             raise ApiError(ErrorReport(404, message, param="model", code="model_not_found"))
         return name
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.structured import grammar as grammars
 from megainfer.structured.constraint import KINDS, constraint
 from megainfer.structured.grammar import Grammar
@@ -54,7 +54,7 @@ def _from_response_format(value: Any) -> list[Wanted]:
         return [Wanted(grammars.json_object(), param)]
     if kind != "json_schema":
         known = "text, json_object or json_schema"
-        raise RequestError(f"{param}.type must be {known}, not {kind!r:.80}", param)
+        raise RequestError(f"{param}.type must be {known}, not {cited(kind)}", param)
     described = value.get("json_schema")
     if not isinstance(described, dict) or "schema" not in described:
         raise RequestError(f"{param}.json_schema must hold a schema", f"{param}.json_schema")
@@ -67,7 +67,7 @@ def _from_structured_outputs(value: Any) -> list[Wanted]:
     if value is None:
         return []
     if not isinstance(value, dict):
-        raise RequestError(f"{param} must be an object, not {value!r:.80}", param)
+        raise RequestError(f"{param} must be an object, not {cited(value)}", param)
     given = {k: v for k, v in value.items() if v not in (None, False) and k not in IGNORED}
     if unknown := given.keys() - {*KINDS}:
         name = sorted(unknown)[0]

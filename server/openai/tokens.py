@@ -1,15 +1,16 @@
 """/tokenize, /detokenize and /tokenizer_info."""
 
-from typing import Any
+from typing import Annotated
 
 import msgspec
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from megainfer.errors import RequestError
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.generating import Generator
 from server.openai.prompts import run_where_it_fits
-from server.openai.protocol import Body, ChatRequest, CompletionRequest
+from server.openai.protocol import Body, ChatRequest, CompletionRequest, JsonObjects
 from server.openai.served_model import ServedModel
 from server.openai.translation import chat_request
 
@@ -22,7 +23,7 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: JsonObjects | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -31,7 +32,7 @@ class DetokenizeRequest(Body):
     """POST /detokenize"""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Annotated[list[int], Field(fail_fast=True)]
 
 
 class TokenizerApi:

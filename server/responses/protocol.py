@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from megainfer.errors import RequestError
-from server.openai.protocol import EFFORT, Body, ChatRequest, Integer
+from megainfer.errors import RequestError, cited
+from server.openai.protocol import EFFORT, Body, ChatRequest, Integer, JsonObjects
 from server.openai.translation import Json, chat_request, refuse, text_of
 
 STORED = "this server keeps nothing between requests; send the whole conversation as input"
@@ -21,13 +21,13 @@ TEXT_PARTS = ("input_text", "output_text", "text")
 class ResponsesRequest(Body):
     """POST /v1/responses"""
 
-    input: str | list[dict[str, Any]]
+    input: str | JsonObjects
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: Integer | None = None
     temperature: float | None = None
     top_p: float | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: JsonObjects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
@@ -84,13 +84,13 @@ def _add_item(messages: list[Json], item: Json, where: str) -> None:
         case "reasoning":
             return  # a template shows at most the latest, and that only between calls
         case other:
-            raise RequestError(f"{where}: items of type {other!r:.80} aren't offered", where)
+            raise RequestError(f"{where}: items of type {cited(other)} aren't offered", where)
 
 
 def _tool(tool: Json) -> Json:
     if tool.get("type") != "function":
         kind = tool.get("type")
-        raise RequestError(f"tools: only functions are offered, not {kind!r:.80}", "tools")
+        raise RequestError(f"tools: only functions are offered, not {cited(kind)}", "tools")
     return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
 
 
@@ -104,5 +104,5 @@ def _format(wanted: Any) -> Json | None:
     if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
         return {"type": "json_schema", "json_schema": wanted}
     if wanted is not None and not isinstance(wanted, dict):
-        raise RequestError(f"text.format must be an object, not {wanted!r:.80}", "text.format")
+        raise RequestError(f"text.format must be an object, not {cited(wanted)}", "text.format")
     return wanted
