@@ -5,11 +5,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from megainfer import __version__
+from megainfer.frontend.budgets import JSON_WORK, Budgets
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.structured.checker import GrammarChecker
 from megainfer.text.tokenizer import Tokenizer
 from server.document.describe import describe
 from server.http.access import AccessControl
+from server.http.body import BodyLimits
 from server.http.envelope import REQUEST_ID, Envelope
 from server.http.errors import install_error_handlers
 from server.http.occupancy import Entrance
@@ -38,7 +40,9 @@ def create_app(
     """
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
-    generator = Generator(engine, tokenizer, model, checker)
+    budgets = Budgets.of(instance.options.budgets, model.max_model_len)
+    app.state.body_limits = BodyLimits(budgets.body_bytes, budgets.json_values, JSON_WORK)
+    generator = Generator(engine, tokenizer, model, budgets, checker)
     # First what is asked for most: addresses are tried one after another.
     app.include_router(_router(tokenizer, model, generator))
     app.include_router(operations_router(Operations(instance)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from megainfer.errors import ConfigError
+from megainfer.frontend.budgets import BudgetOptions
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.syntax_options import SyntaxOptions
@@ -23,7 +24,8 @@ class ServingOptions:
     reach the server. public_metrics: /metrics asks for no key. allowed_origins: web pages from
     there may call the API. allowed_hosts: names that a request may call a server by which only this
     machine can reach, and which asks for no key, beside localhost and addresses; * for all.
-    certificate, private_key: PEM files, for TLS. drain_seconds: how long admitted requests may take
+    certificate, private_key: PEM files, for TLS. of_address: connections from one address, None for
+    half of all. drain_seconds: how long admitted requests may take
     to finish after a termination signal. patience: seconds after which a node that says nothing
     counts as hung. recovery_seconds: how long requests wait for nodes that were lost. log_seconds:
     how often a line tells of the traffic; 0: never. syntax: of tool calls and reasoning.
@@ -41,6 +43,8 @@ class ServingOptions:
     certificate: Path | None = None
     private_key: Path | None = None
     limits: QueueLimits = field(default_factory=QueueLimits)
+    budgets: BudgetOptions = field(default_factory=BudgetOptions)
+    of_address: int | None = None
     drain_seconds: float = 25.0
     patience: float = 20.0
     recovery_seconds: float = RECOVERY_SECONDS

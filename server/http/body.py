@@ -1,8 +1,13 @@
-"""Reading a request's JSON: bounded, strict, and with an error that says where it is wrong."""
+"""Reading a request's JSON: bounded, strict, and with an error that says where it is wrong.
+
+To decode and check JSON takes as long as it has values, while nobody else is heard; how many there
+are at most is seen from the characters that stand between them, in no time.
+"""
 
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,32 +17,80 @@ from starlette.responses import Response
 
 from server.http.errors import ApiError, ErrorReport
 
-MAX_BODY_BYTES = 32 * 2**20
 BODY_SECONDS = 60.0
 """A request counts as running while its body comes: none may hold up a drain for ever."""
 NOT_A_NUMBER = re.compile(rb"-?(NaN|Infinity)")
 
 
+MOST_UNREAD_BYTES = 32 * 2**20
+OF_CONTAINER, OF_FIELD = 2, 3
+"""What these cost, where a number or a string costs 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """size: bytes. values: numbers and strings. work: of containers and fields, by what they
+    cost."""
+
+    size: int
+    values: int
+    work: int
+
+    def check_size(self, size: int) -> None:
+        """Raises ApiError."""
+        if size > self.size:
+            message = f"the body is larger than the {self.size} bytes that this server reads"
+            raise ApiError(ErrorReport(413, message, code="request_too_large"))
+
+    def check(self, body: bytes) -> None:
+        """Raises ApiError where reading it would take long. Characters in strings count as well:
+        there are seldom as many in them as may be."""
+        values = body.count(b",")
+        work = OF_CONTAINER * (body.count(b"{") + body.count(b"[")) + OF_FIELD * body.count(b":")
+        if values > self.values or work > self.work:
+            message = (
+                f"the body has about {values} values, and objects, lists and fields that cost "
+                f"{work}; at most {self.values}, and {self.work}, are read at once"
+            )
+            raise ApiError(ErrorReport(413, message, code="request_too_large"))
+
+
 class JsonRequest(Request):
-    """A request whose body must be JSON of at most MAX_BODY_BYTES."""
+    """A request whose body must be JSON within the limits that its application has."""
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
             _check_content_type(self.headers.get("content-type", ""))
-            _check_size(int(self.headers.get("content-length", 0)))
-            self._body = await self._read()
+            self._body = await self._read(int(self.headers.get("content-length", 0)))
         return self._body
 
     async def json(self) -> Any:
-        return parse_json(await self.body())
+        body = await self.body()
+        self._limits.check(body)
+        return parse_json(body)
 
-    async def _read(self) -> bytes:
-        body = bytearray()
+    @property
+    def _limits(self) -> BodyLimits:
+        limits: BodyLimits = self.app.state.body_limits
+        return limits
+
+    async def _read(self, length: int) -> bytes:
+        """length: as announced. A body that is too large is read all the same, but not kept, since
+        else its client would see a broken connection instead of the error."""
+        body, size = bytearray(), 0
+        if length > MOST_UNREAD_BYTES:
+            self._limits.check_size(length)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in self.stream():
-                    body += chunk
-                    _check_size(len(body))
+                    size += len(chunk)
+                    if size <= self._limits.size:
+                        body += chunk
+                    elif size > MOST_UNREAD_BYTES:
+                        break
+                    else:
+                        body.clear()
+            self._limits.check_size(size)
         except TimeoutError:
             message = f"the body did not arrive within {BODY_SECONDS:g} s"
             raise ApiError(ErrorReport(408, message, code="request_timeout")) from None
@@ -84,9 +137,3 @@ def _check_content_type(value: str) -> None:
     if kind != "application/json" and not kind.endswith("+json"):
         message = f"send the body with Content-Type: application/json, not {value!r:.80}"
         raise ApiError(ErrorReport(415, message, code="unsupported_media_type"))
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BODY_BYTES:
-        message = f"the body is larger than the {MAX_BODY_BYTES} bytes that this server reads"
-        raise ApiError(ErrorReport(413, message, code="request_too_large"))

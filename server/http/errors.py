@@ -21,6 +21,7 @@ from megainfer.errors import (
 )
 from megainfer.frontend.request_limits import ContextTooLong
 from server.http.anthropic_errors import error_body, speaks_at
+from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone
 from server.http.other_addresses import not_offered
 
 INVALID_REQUEST = "invalid_request_error"
@@ -88,9 +89,14 @@ def report_of(error: Exception) -> ErrorReport:
 def install_error_handlers(app: FastAPI) -> None:
     """Have the application answer every exception in the shape of the API that was asked."""
     app.add_exception_handler(MegaInferError, _on_error)
+    app.add_exception_handler(ClientGone, _on_hang_up)
     app.add_exception_handler(StarletteHTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_error)
+
+
+async def _on_hang_up(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from megainfer.errors import RequestError, cited
+from megainfer.frontend.budgets import Budgets
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
@@ -20,6 +21,7 @@ from server.openai.answer import Answer
 from server.openai.answer_options import AnswerOptions
 from server.openai.answer_size import check_logprobs
 from server.openai.copies import check_copies
+from server.openai.long_work import LongWork
 from server.openai.prompts import Prompt, PromptEncoder
 from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.openai.reader import reader_maker
@@ -50,6 +52,7 @@ class Generator:
         engine: EngineClient,
         tokenizer: Tokenizer | None,
         model: ServedModel,
+        budgets: Budgets,
         checker: GrammarChecker | None = None,
     ) -> None:
         self._engine = engine
@@ -58,7 +61,10 @@ class Generator:
         self._model = model
         self._syntax = AnswerSyntax.of(model.syntax, tokenizer)
         self._checker = checker
-        self.encoder = PromptEncoder(tokenizer, model.max_model_len)
+        self.long_work = LongWork()
+        self.encoder = PromptEncoder(
+            tokenizer, model.max_model_len, self.long_work, budgets.prompt_characters
+        )
 
     async def completion(self, body: CompletionRequest) -> Generation:
         """Continue one or several prompts. Raises RequestError, ApiError, Overloaded, NodeDied."""

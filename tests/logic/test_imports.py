@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up. A room imports itself and those before it, in its functions too and for types.
 FLOORS = (
-    *("errors", "config", "native", "instruments", "topology", "models"),
+    *("errors", "config", "native", "instruments", "topology", "sharing", "models"),
     *("text", "structured", "sampling", "messages", "pipeline", "gather"),
     *("device", "m2n", "checkpoint", "compute", "memory"),
     *("simulator", "planner", "frontend", "launch"),
