@@ -41,6 +41,7 @@ def create_app(
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
     budgets = Budgets.of(instance.options.budgets, model.max_model_len)
+    app.state.shares = engine.shares
     app.state.body_limits = BodyLimits(budgets.body_bytes, budgets.json_values, JSON_WORK)
     generator = Generator(engine, tokenizer, model, budgets, checker)
     # First what is asked for most: addresses are tried one after another.

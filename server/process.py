@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.frontend.budgets import client_shares
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
@@ -76,6 +77,7 @@ class _Server:
             recovery_seconds=options.recovery_seconds,
             report=self._ask,
             load=seat.loads.of(seat.server),
+            shares=client_shares(options.budgets.request_memory, options.budgets.client_share),
         )
         self._model = ServedModel(
             names=options.names,
@@ -106,7 +108,9 @@ class _Server:
         tokenizer = load_tokenizer(self._plan.folder)
         ready = asyncio.create_task(self._tell_when_ready())
         watching = asyncio.create_task(self._end_when_broken(), name="engine-watch")
-        config = ServerConfig(self._model, self._options, connections=raise_file_limit())
+        config = ServerConfig(
+            self._model, self._options, connections=raise_file_limit(self._options.of_address)
+        )
         try:
             await serve(sock, config, self._engine, tokenizer, self._stop, self._instance)
         finally:

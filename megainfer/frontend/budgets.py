@@ -6,6 +6,11 @@ Every bound follows from the model's context unless it was given.
 from dataclasses import dataclass
 
 from megainfer.errors import ConfigError
+from megainfer.sharing.shares import Shares
+
+SEQUENCES, MEMORY = "sequences in flight", "bytes of requests' memory"
+"""What clients share."""
+MAX_OUTSTANDING = 4096  # sequences in flight; one more is refused
 
 CHARACTERS_A_TOKEN = 16
 """That a text may have for each token of the context: real ones have four or five."""
@@ -21,6 +26,11 @@ GRAMMAR_MEMORY = 256 * MIB
 SHARE = 0.5
 ENCODING_BYTES = 100
 """That a tokenizer takes for a character while it encodes a text."""
+
+
+def client_shares(memory: int, share: float) -> Shares:
+    """Of an API server's clients; memory: bytes for all requests. See `Shares`."""
+    return Shares({SEQUENCES: MAX_OUTSTANDING, MEMORY: memory}, share)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,19 @@ class RequestLimits:
 
         Raises RequestError for an impossible prompt or limit, naming the numbers.
         """
-        self._check_tokens("prompt", prompt_ids)
+        self.check(params)
+        return self.room(prompt_ids, params)
+
+    def check(self, params: SamplingParams) -> None:
+        """What doesn't depend on the prompt. Raises RequestError."""
         self._check_tokens("stop_token_ids", params.stop_token_ids)
         self._check_tokens("logit_bias", tuple(params.logit_bias))
         check_count("allowed_token_ids", params.allowed_token_ids, self.vocab_size, "token ids")
         self._check_tokens("allowed_token_ids", params.allowed_token_ids)
+
+    def room(self, prompt_ids: Sequence[int], params: SamplingParams) -> int:
+        """`max_tokens` of parameters that were checked."""
+        self._check_tokens("prompt", prompt_ids)
         if not prompt_ids:
             raise RequestError("the prompt is empty; it must hold at least one token", "prompt")
         _check_scores(len(prompt_ids), params.prompt_logprobs)

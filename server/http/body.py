@@ -15,6 +15,9 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from megainfer.frontend.budgets import MEMORY
+from megainfer.sharing.shares import Shares
+from server.http.client import current_client
 from server.http.errors import ApiError, ErrorReport
 
 BODY_SECONDS = 60.0
@@ -23,6 +26,8 @@ NOT_A_NUMBER = re.compile(rb"-?(NaN|Infinity)")
 
 
 MOST_UNREAD_BYTES = 32 * 2**20
+A_VALUE, A_CONTAINER = 40, 64
+"""Bytes."""
 OF_CONTAINER, OF_FIELD = 2, 3
 """What these cost, where a number or a string costs 1."""
 
@@ -42,6 +47,11 @@ class BodyLimits:
             message = f"the body is larger than the {self.size} bytes that this server reads"
             raise ApiError(ErrorReport(413, message, code="request_too_large"))
 
+    def parsed_bytes(self, body: bytes) -> int:
+        """What its values take of memory, about."""
+        containers = body.count(b"{") + body.count(b"[")
+        return len(body) + A_VALUE * body.count(b",") + A_CONTAINER * containers
+
     def check(self, body: bytes) -> None:
         """Raises ApiError where reading it would take long. Characters in strings count as well:
         there are seldom as many in them as may be."""
@@ -56,7 +66,19 @@ class BodyLimits:
 
 
 class JsonRequest(Request):
-    """A request whose body must be JSON within the limits that its application has."""
+    """A request whose body must be JSON within the limits that its application has. What it takes
+    of memory counts for its client until `forget`."""
+
+    _held = 0
+
+    def forget(self) -> None:
+        """Nobody needs the body any more."""
+        self._shares.give_back(current_client.get(), {MEMORY: self._held})
+        self._held = 0
+
+    def _hold(self, size: int) -> None:
+        self._shares.take(current_client.get(), {MEMORY: size})
+        self._held += size
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
@@ -67,7 +89,13 @@ class JsonRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
         self._limits.check(body)
+        self._hold(self._limits.parsed_bytes(body))
         return parse_json(body)
+
+    @property
+    def _shares(self) -> Shares:
+        shares: Shares = self.app.state.shares
+        return shares
 
     @property
     def _limits(self) -> BodyLimits:
@@ -85,6 +113,7 @@ class JsonRequest(Request):
                 async for chunk in self.stream():
                     size += len(chunk)
                     if size <= self._limits.size:
+                        self._hold(len(chunk))
                         body += chunk
                     elif size > MOST_UNREAD_BYTES:
                         break
@@ -106,7 +135,11 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_json(request: Request) -> Response:
-            return await handle(JsonRequest(request.scope, request.receive))
+            own = JsonRequest(request.scope, request.receive)
+            try:
+                return await handle(own)
+            finally:
+                own.forget()
 
         return handle_json
 

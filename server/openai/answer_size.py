@@ -15,7 +15,9 @@ def check_logprobs(prompts: Iterable[tuple[int, SamplingParams]], max_model_len:
 
     Raises RequestError when there may be more log-probabilities than an answer may hold.
     """
-    asked = [(length, params, _most(length, params, max_model_len)) for length, params in prompts]
+    asked = [
+        (length, params, most_logprobs(length, params, max_model_len)) for length, params in prompts
+    ]
     if (total := sum(most for _, _, most in asked)) <= MAX_LOGPROBS:
         return
     length, params, _ = max(asked, key=lambda prompt: prompt[2])
@@ -29,8 +31,8 @@ def check_logprobs(prompts: Iterable[tuple[int, SamplingParams]], max_model_len:
     )
 
 
-def _most(length: int, params: SamplingParams, max_model_len: int) -> int:
-    """Each position has its best ones and its own token."""
+def most_logprobs(length: int, params: SamplingParams, max_model_len: int) -> int:
+    """Of a prompt and its answers: each position has its best ones and its own token."""
     room = max(max_model_len - length, 0)
     generated = room if params.max_tokens is None else min(params.max_tokens, room)
     of_output = 0 if params.logprobs is None else generated * (params.logprobs + 1)

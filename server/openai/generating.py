@@ -1,6 +1,7 @@
 """From a checked request to its running generation: what all addresses that generate share."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -15,6 +16,7 @@ from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
+from server.http.client import current_client
 from server.http.errors import ApiError, ErrorReport
 from server.http.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.openai.answer import Answer
@@ -25,6 +27,7 @@ from server.openai.long_work import LongWork
 from server.openai.prompts import Prompt, PromptEncoder
 from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.openai.reader import reader_maker
+from server.openai.request_size import request_bytes
 from server.openai.served_model import ServedModel
 from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
@@ -61,6 +64,7 @@ class Generator:
         self._model = model
         self._syntax = AnswerSyntax.of(model.syntax, tokenizer)
         self._checker = checker
+        self._isolates_caches = budgets.isolates_caches
         self.long_work = LongWork()
         self.encoder = PromptEncoder(
             tokenizer, model.max_model_len, self.long_work, budgets.prompt_characters
@@ -76,7 +80,7 @@ class Generator:
         grammar = await self._grammar(body.wanted_shape())
         prompts = await self.encoder.completion(body)
         default = DEFAULT_COMPLETION_TOKENS
-        limited = [(prompt, self._limited(params, prompt, default)) for prompt in prompts]
+        limited = self._limited(params, prompts, default)
         return self._start(body, CompletionShape(), options, limited, grammar)
 
     async def chat(self, body: ChatRequest) -> Generation:
@@ -96,7 +100,7 @@ class Generator:
         if shaped and self._syntax.channels:
             prompt = self._opened(prompt)
         shape = ChatShape(reader_maker(self._syntax, use, shaped))
-        limited = [(prompt, self._limited(params, prompt))]
+        limited = self._limited(params, [prompt])
         return self._start(body, shape, options, limited, grammar)
 
     async def chat_tokens(self, body: ChatRequest) -> list[int]:
@@ -133,10 +137,12 @@ class Generator:
         prompts: list[tuple[Prompt, SamplingParams]],
         grammar: Grammar | None,
     ) -> Generation:
-        # Before they are made: prompts times n may be a quarter of a million.
-        self._engine.check_room(sum(params.n for _, params in prompts))
         lengths = [(len(prompt.ids), params) for prompt, params in prompts]
+        size = request_bytes(lengths, self._model.max_model_len, grammar)
+        client = current_client.get()
         check_logprobs(lengths, self._model.max_model_len)
+        # Before they are made: prompts times n may be a quarter of a million.
+        self._engine.check_room(sum(params.n for _, params in prompts), client, size)
         request_id = f"{shape.prefix}-{uuid.uuid4().hex}"
         sequences = [
             sequence
@@ -149,6 +155,7 @@ class Generator:
                     self._model.defaults.eos_token_ids,
                     priority=body.priority or 0,
                     grammar=grammar,
+                    cache_salt=self._salt(body, client),
                 )
             )
         ]
@@ -156,8 +163,15 @@ class Generator:
         given = [prompt for prompt, _ in prompts]
         answer = Answer(shape, head, given, sequences, options, self._texts)
         continues = shape.continues_prompt
-        deltas = TextStream.open(self._engine, self._tokenizer, sequences, continues)
+        deltas = TextStream.open(
+            self._engine, self._tokenizer, sequences, continues, client=client, size=size
+        )
         return Generation(deltas, answer, options)
+
+    def _salt(self, body: SamplingFields, client: str) -> str:
+        """Of the prefix cache: the request's own, and that of its client where these are apart."""
+        own = body.cache_salt or ""
+        return f"{client}\n{own}" if self._isolates_caches else own
 
     async def _grammar(self, wanted: Wanted | None) -> Grammar | None:
         if wanted is None:
@@ -196,14 +210,24 @@ class Generator:
         return replace(params, skip_special_tokens=False) if special else params
 
     def _limited(
-        self, params: SamplingParams, prompt: Prompt, default: int | None = None
-    ) -> SamplingParams:
+        self, params: SamplingParams, prompts: Sequence[Prompt], default: int | None = None
+    ) -> list[tuple[Prompt, SamplingParams]]:
         """Within the server's own limit. default: of a request that doesn't say how long."""
-        asked, most = params.max_tokens, self._model.defaults.max_new_tokens
+        made: dict[int, SamplingParams] = {}  # each is checked once more when it is made
+        limited = []
+        for prompt in prompts:
+            limit = self._limit(params.max_tokens, prompt, default)
+            if limit not in made:
+                made[limit] = replace(params, max_tokens=limit)
+            limited.append((prompt, made[limit]))
+        return limited
+
+    def _limit(self, asked: int | None, prompt: Prompt, default: int | None) -> int:
+        most = self._model.defaults.max_new_tokens
         if asked is None:
             room = max(self._model.max_model_len - len(prompt.ids), 1)
             asked = room if default is None else min(room, default)
-        return replace(params, max_tokens=asked if most is None else min(asked, most))
+        return asked if most is None else min(asked, most)
 
 
 def _one_shape(asked: Wanted | None, of_tools: Wanted | None) -> Wanted | None:

@@ -22,6 +22,7 @@ from server.openai.structured import LEGACY, Wanted, wanted_shape
 
 MAX_PROMPTS = 2048
 MAX_MESSAGES = 4096
+MAX_SALT_CHARACTERS = 256
 MAX_LOGPROBS = 20  # beside each token's own, as in OpenAI's API and by vLLM's default
 
 
@@ -154,6 +155,9 @@ class SamplingFields(Body):
     return_tokens_as_token_ids: bool | None = None
     truncate_prompt_tokens: Integer | None = Field(None, description="keep the last; -1: what fits")
     priority: Integer | None = Field(None, description="smaller is served first")
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARACTERS)] | None = Field(
+        None, description="share cached prefixes only with requests of the same salt"
+    )
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | None = None

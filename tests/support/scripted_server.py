@@ -15,6 +15,7 @@ import zmq
 import zmq.asyncio
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from megainfer.frontend.budgets import client_shares
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.node_socket import new_endpoint
@@ -28,6 +29,7 @@ from megainfer.messages import (
     Submit,
     TokenEvent,
     Tokens,
+    each_of,
     encode,
     node_identity,
     to_node_decoder,
@@ -136,10 +138,13 @@ class MockNode:
             context.destroy(linger=0)
 
     def _hear(self, message: Any) -> None:
-        self.heard.put(message)
         if isinstance(message, Submit):
-            self._playing[message.request_id] = asyncio.create_task(self._play(message))
-        elif isinstance(message, Abort):
+            for submit in each_of(message):
+                self.heard.put(submit)
+                self._playing[submit.request_id] = asyncio.create_task(self._play(submit))
+            return
+        self.heard.put(message)
+        if isinstance(message, Abort):
             self._playing[message.request_id].cancel()
 
     async def _play(self, submit: Submit) -> None:
@@ -279,11 +284,11 @@ class RunningServer:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
             vocab_size = self._model.vocab_size
-            limits = self._options.limits
-            async with engine_with(speaking(1), vocab_size=vocab_size, queue_limits=limits) as (
-                self.engine,
-                self.nodes,
-            ):
+            limits, budgets = self._options.limits, self._options.budgets
+            shares = client_shares(budgets.request_memory, budgets.client_share)
+            async with engine_with(
+                speaking(1), vocab_size=vocab_size, queue_limits=limits, shares=shares
+            ) as (self.engine, self.nodes):
                 self.instance = assemble(self.engine, self._model, self._options)
                 self._ready.put(None)
                 config = ServerConfig(
