@@ -22,7 +22,6 @@ A_CHARACTER_IN_JSON = 6
 JSON_VALUES, JSON_WORK = 600_000, 400_000
 """Of one body; see `server.http.body`. About 50 ms, in which nobody else is heard."""
 REQUEST_MEMORY = 2**30
-GRAMMAR_MEMORY = 256 * MIB
 SHARE = 0.5
 ENCODING_BYTES = 100
 """That a tokenizer takes for a character while it encodes a text."""
@@ -37,14 +36,13 @@ def client_shares(memory: int, share: float) -> Shares:
 class BudgetOptions:
     """A wish; None: what follows from the model. prompt_characters: of one text. body_bytes: of one
     request. request_memory: bytes that all requests in flight may hold, in the API server and on
-    attention nodes. grammar_memory: bytes of compiled grammars that a node keeps. client_share: of
+    attention nodes. client_share: of
     what others leave of anything, how much one client may have. isolates_caches: whether a client
     finds only its own prompts in the prefix cache. Raises ConfigError."""
 
     prompt_characters: int | None = None
     body_bytes: int | None = None
     request_memory: int = REQUEST_MEMORY
-    grammar_memory: int = GRAMMAR_MEMORY
     client_share: float = SHARE
     isolates_caches: bool = False
 
@@ -53,7 +51,6 @@ class BudgetOptions:
             ("--max-prompt-characters", self.prompt_characters, 1),
             ("--max-body-bytes", self.body_bytes, 1024),
             ("--request-memory", self.request_memory, MIB),
-            ("--grammar-memory", self.grammar_memory, MIB),
         ):
             if value is not None and value < least:
                 raise ConfigError(f"{flag} must be at least {least}, not {value}")
@@ -71,7 +68,6 @@ class Budgets:
     body_bytes: int
     json_values: int
     request_memory: int = REQUEST_MEMORY
-    grammar_memory: int = GRAMMAR_MEMORY
     client_share: float = SHARE
     isolates_caches: bool = False
 
@@ -89,7 +85,6 @@ class Budgets:
             body,
             max(JSON_VALUES, 2 * max_model_len),
             options.request_memory,
-            options.grammar_memory,
             options.client_share,
             options.isolates_caches,
         )

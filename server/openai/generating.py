@@ -17,17 +17,16 @@ from megainfer.structured.grammar import Grammar
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
 from server.http.client import current_client
+from server.http.connection import while_client_stays
 from server.http.errors import ApiError, ErrorReport
+from server.http.long_work import LongWork
 from server.http.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.openai.answer import Answer
 from server.openai.answer_options import AnswerOptions
-from server.openai.answer_size import check_logprobs
-from server.openai.copies import check_copies
-from server.openai.long_work import LongWork
 from server.openai.prompts import Prompt, PromptEncoder
 from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.openai.reader import reader_maker
-from server.openai.request_size import request_bytes
+from server.openai.request_size import check_copies, check_logprobs, request_bytes
 from server.openai.served_model import ServedModel
 from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
@@ -179,8 +178,8 @@ class Generator:
         if self._checker is None:
             message = f"{wanted.param}: structured output needs the model's folder and tokenizer"
             raise RequestError(message, wanted.param)
-        await self._checker.check(wanted.grammar, wanted.param)
-        return wanted.grammar
+        checking = self._checker.check(wanted.grammar, wanted.param, current_client.get())
+        return await while_client_stays(checking)
 
     def _opened(self, prompt: Prompt) -> Prompt:
         """A model that answers in channels begins with the answer itself, without thinking."""

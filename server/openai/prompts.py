@@ -9,7 +9,7 @@ from megainfer.frontend.budgets import CHARACTERS_A_TOKEN
 from megainfer.frontend.request_limits import ContextTooLong
 from megainfer.text.chat import Chat
 from megainfer.text.tokenizer import Tokenizer
-from server.openai.long_work import UNKNOWN_SIZE, LongWork
+from server.http.long_work import UNKNOWN_SIZE, LongWork
 from server.openai.protocol import EFFORT, ChatRequest, CompletionRequest
 from server.parsing.reasoning import ends_in_thinking
 

@@ -41,8 +41,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def callbacks() -> Iterator[Callbacks]:
-    with watched_callbacks() as seen:
+def callbacks(server: RunningServer) -> Iterator[Callbacks]:
+    with watched_callbacks(server.thread) as seen:
         yield seen
 
 

@@ -14,7 +14,7 @@ from megainfer.sampling import SamplingParams
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from server.openai.copies import check_copies
+from server.openai.request_size import check_copies
 from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     CONTEXT,

@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+WORTH_NOTING = 0.005
 
 
 @dataclass
@@ -25,8 +28,8 @@ class Callbacks:
 
 
 @contextmanager
-def watched_callbacks() -> Iterator[Callbacks]:
-    """Of every loop of this process, while this lasts. CPU time, not wall clock: it is the same on
+def watched_callbacks(thread: int | None) -> Iterator[Callbacks]:
+    """Of the loop of this thread, while this lasts. CPU time, not wall clock: it is the same on
     a busy machine. What is there already isn't looked through by the collector meanwhile, as in the
     server's own process."""
     seen = Callbacks()
@@ -36,7 +39,7 @@ def watched_callbacks() -> Iterator[Callbacks]:
         before = time.thread_time()
         run(handle)
         took = time.thread_time() - before
-        if took > 0.005:
+        if took > WORTH_NOTING and threading.get_ident() == thread:
             seen.note(took, repr(handle)[:400])
 
     gc.collect()

@@ -266,6 +266,11 @@ class RunningServer:
         self.stop()
 
     @property
+    def thread(self) -> int | None:
+        """Which its event loop runs on."""
+        return self._thread.ident
+
+    @property
     def node(self) -> MockNode:
         return self.nodes[0]
 
