@@ -48,6 +48,7 @@ from megainfer.messages import (
     Tokens,
 )
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
+from megainfer.sharing.pauses import Pauses
 from megainfer.sharing.shares import Shares
 from megainfer.topology import Membership
 
@@ -370,9 +371,11 @@ class EngineClient:
     # --- wire ----------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
+        pauses = Pauses()
         try:
             while True:
                 self._hear(*await self._socket.receive())
+                await pauses.take()
         except Exception as error:  # whatever ends this task, every stream must hear of it
             log.exception("receiving from the attention nodes failed")
             if self._failure is None:

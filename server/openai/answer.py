@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextDelta, TextStream
+from megainfer.sharing.pauses import Pauses
 from megainfer.text.token_text import TokenTexts
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, while_connected
 from server.http.errors import log_failure, report_of
@@ -188,8 +189,10 @@ async def open_stream(
 
 
 async def _collect(deltas: TextStream, answer: Answer) -> None:
+    pauses = Pauses()
     async for delta in deltas:
         answer.collect(delta)
+        await pauses.take()
 
 
 async def _events(
