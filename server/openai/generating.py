@@ -12,6 +12,7 @@ from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.sampling import SamplingParams
+from megainfer.sharing.pauses import Pauses
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.text.token_text import TokenTexts
@@ -80,7 +81,7 @@ class Generator:
         prompts = await self.encoder.completion(body)
         default = DEFAULT_COMPLETION_TOKENS
         limited = self._limited(params, prompts, default)
-        return self._start(body, CompletionShape(), options, limited, grammar)
+        return await self._start(body, CompletionShape(), options, limited, grammar)
 
     async def chat(self, body: ChatRequest) -> Generation:
         """Answer the last message of a chat. Raises as `completion`."""
@@ -100,7 +101,7 @@ class Generator:
             prompt = self._opened(prompt)
         shape = ChatShape(reader_maker(self._syntax, use, shaped))
         limited = self._limited(params, [prompt])
-        return self._start(body, shape, options, limited, grammar)
+        return await self._start(body, shape, options, limited, grammar)
 
     async def chat_tokens(self, body: ChatRequest) -> list[int]:
         """The prompt of a chat. Raises as `chat`."""
@@ -128,7 +129,7 @@ class Generator:
             raise ApiError(ErrorReport(404, message, param="model", code="model_not_found"))
         return name
 
-    def _start(
+    async def _start(
         self,
         body: SamplingFields,
         shape: Shape,
@@ -136,6 +137,7 @@ class Generator:
         prompts: list[tuple[Prompt, SamplingParams]],
         grammar: Grammar | None,
     ) -> Generation:
+        pauses = Pauses()
         lengths = [(len(prompt.ids), params) for prompt, params in prompts]
         size = request_bytes(lengths, self._model.max_model_len, grammar)
         client = current_client.get()
@@ -160,8 +162,10 @@ class Generator:
         ]
         head = {"id": request_id, "model": self.served_name(body.model)}
         given = [prompt for prompt, _ in prompts]
+        await pauses.take()
         answer = Answer(shape, head, given, sequences, options, self._texts)
         continues = shape.continues_prompt
+        await pauses.take()
         deltas = TextStream.open(
             self._engine, self._tokenizer, sequences, continues, client=client, size=size
         )

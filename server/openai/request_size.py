@@ -10,9 +10,9 @@ from megainfer.structured.grammar import Grammar
 MAX_LOGPROBS = 2**22
 """Log-probabilities of one answer, which is kept whole, or waits for a client that reads slowly:
 about 90 bytes each. 199,728 tokens with the 20 best and their own."""
-MAX_COPIES = 2**20
-"""Token ids and characters of all copies. They are made, checked and sent while nobody else is
-heard."""
+MAX_COPIES = 2**22
+"""Token ids and characters of all copies. A node looks at them at each step of each sequence; those
+of a prompt are sent once, while nobody else is heard."""
 BIAS_COST = 4  # an entry is a number as well, and in a dictionary
 A_SEQUENCE = 12_000
 """Bytes of its own: choice, text and parsers in the API server, state on its node."""

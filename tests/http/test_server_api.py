@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
 from megainfer.sampling import SamplingParams
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
@@ -575,6 +575,8 @@ def test_more_than_fits_is_a_503_to_try_again(http: httpx.Client, server: Runnin
         assert response.status_code == 503
         assert response.headers["retry-after"] == "1"
         assert "you have 1600 sequences in flight" in response.json()["error"]["message"]
+    for _ in range(1600):
+        server.node.expect(Abort)
     response = http.post("/v1/completions", json={"prompt": [[1]] * 33, "n": 128})
     assert response.status_code == 400
     assert "one client may have 2048 at a time" in response.json()["error"]["message"]
