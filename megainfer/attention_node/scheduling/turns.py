@@ -1,0 +1,43 @@
+"""Whose turn it is among several clients: who has fewer sequences running comes first."""
+
+from collections import Counter
+
+from megainfer.attention_node.scheduling.sequence import Sequence
+
+Rank = tuple[int, int]
+
+
+class ClientTurns:
+    """Counts what runs by client. Priorities order a client's own sequences; with one client alone
+    they and the order of arrival are all that counts."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+
+    def begin(self, sequence: Sequence) -> None:
+        """It runs."""
+        self._running[sequence.submit.client] += 1
+
+    def end(self, sequence: Sequence) -> None:
+        """It doesn't any more."""
+        client = sequence.submit.client
+        self._running[client] -= 1
+        if not self._running[client]:
+            del self._running[client]
+
+    def rank(self, sequence: Sequence) -> Rank:
+        """Smaller is served first."""
+        return self._running[sequence.submit.client], sequence.order
+
+    def owes(self, client: str, other: str) -> bool:
+        """Whether `client` has so much more running than `other` that one of its sequences has to
+        go for one of the other's."""
+        return self._running[client] >= self._running[other] + 2
+
+    def is_behind(self, client: str) -> bool:
+        """Whether any client owes it a place."""
+        return any(self.owes(other, client) for other in self._running)
+
+    def count(self) -> Counter[str]:
+        """Sequences that run, by client."""
+        return Counter(self._running)
