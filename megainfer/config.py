@@ -177,7 +177,9 @@ def parse_bytes(text: str, flag: str) -> int:
     >>> parse_bytes("4GiB", "--kv-cache-memory")
     4294967296
     """
-    match = re.fullmatch(r"([0-9][0-9_]{0,17}(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    match = re.fullmatch(
+        r"([0-9][0-9_]{0,17}(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", str(text).strip().lower()
+    )
     units = _UNITS | _BINARY_UNITS
     if match is None or match[2] not in units:
         raise ConfigError(f"{flag} must be a size such as 512MiB or 4G, not {text!r}")

@@ -15,6 +15,7 @@ from megainfer.frontend.syntax_options import SyntaxOptions
 
 MAX_KEY_CHARACTERS = 512
 MAX_API_SERVERS = 64
+SHORT_KEY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ class ServingOptions:
                 f"--api-servers must be from 1 to {MAX_API_SERVERS}, not {self.api_servers}"
             )
         _check_limits(self.limits)
+        if self.of_address is not None and self.of_address < 1:
+            raise ConfigError(
+                f"--max-connections-per-address must be at least 1, not {self.of_address}"
+            )
         _check_tls(self.certificate, self.private_key)
         if self.traces_endpoint is not None:
             _check_traces_endpoint(self.traces_endpoint)
@@ -74,6 +79,11 @@ class ServingOptions:
     def asks_for_key(self) -> bool:
         """Whether clients need one: with admin keys alone they need one of these."""
         return bool(self.api_keys or self.admin_keys)
+
+    @property
+    def has_short_keys(self) -> bool:
+        """Whether one can be found by trying."""
+        return any(len(key) < SHORT_KEY for key in (*self.api_keys, *self.admin_keys))
 
     @property
     def uses_tls(self) -> bool:

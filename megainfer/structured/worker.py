@@ -19,7 +19,7 @@ from megainfer.structured.compiler import GrammarCompiler
 from megainfer.structured.grammar import MAX_COMPILED_BYTES, Grammar, Verdict
 
 CPU_SECONDS = 2.0  # for one grammar
-MEMORY_BYTES = 4 * 2**30  # of the process
+MEMORY_BYTES = 2**30  # of the process
 LENGTH_BYTES = 4
 
 
