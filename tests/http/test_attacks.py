@@ -5,26 +5,26 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
-from tests.support.attacking import Attacker, Outcome
+from tests.support.attacking import Attacker, Honest, attack_beside
 from tests.support.attacks import ATTACKS, Attack
 from tests.support.callbacks import Callbacks, watched_callbacks
 from tests.support.scripted_server import WAIT_SECONDS, RunningServer, write_tokenizer
 
 HOSTILE, HONEST = "hostile-key", "honest-key"
+MANY_TOKENS = 100
 LONGEST_SECONDS = 0.1
 """Of CPU time of the event loop's thread, in one callback."""
 
 
 async def as_asked(submit: Submit) -> AsyncIterator[TokenEvent]:
-    """A script: as many tokens as may be; those who ask for more than the tests read stay."""
+    """A script: as many tokens as may be; those who ask for very many get one, and wait."""
     for position in range(submit.max_tokens):
-        if position == 100:
+        if position and submit.max_tokens > MANY_TOKENS:
             return
         last = position == submit.max_tokens - 1
         yield TokenEvent(submit.request_id, [70], FinishReason.LENGTH if last else None)
@@ -46,35 +46,13 @@ def callbacks(server: RunningServer) -> Iterator[Callbacks]:
         yield seen
 
 
-async def serve_honest(url: str) -> None:
-    """Somebody else, who is served whatever goes on."""
-    headers = {"Authorization": f"Bearer {HONEST}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as client:
-        body = {"prompt": "Hello", "max_tokens": 3}
-        answer = await client.post("/v1/completions", json=body, timeout=WAIT_SECONDS)
-        assert answer.status_code == 200, answer.text
-
-
-async def launch(url: str, attack: Attack) -> Outcome:
-    """The attack, and somebody else meanwhile."""
-    seen = Outcome()
-    attacking = asyncio.create_task(Attacker(url, HOSTILE).launch(attack, seen))
-    if attack.stays:
-        while not seen.statuses and not attacking.done():
-            await asyncio.sleep(0.01)
-    await serve_honest(url)
-    if attack.stays:
-        attacking.cancel()
-    await asyncio.gather(attacking, return_exceptions=attack.stays)
-    return seen
-
-
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name.replace(" ", "-"))
 def test_an_attack_disturbs_nobody(
     attack: Attack, server: RunningServer, callbacks: Callbacks
 ) -> None:
     callbacks.label = attack.name
-    seen = asyncio.run(launch(server.url, attack))
+    attacker, honest = Attacker(server.url, HOSTILE), Honest(server.url, HONEST)
+    seen = asyncio.run(attack_beside(attacker, attack, honest))
     assert seen.problems(attack) == []
     deadline = time.monotonic() + WAIT_SECONDS
     while server.engine.outstanding or server.instance.occupancy.in_flight:

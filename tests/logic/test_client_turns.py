@@ -78,3 +78,23 @@ def test_a_priority_is_among_a_clients_own() -> None:
     while "late" not in engine.finished:
         engine.round()
     assert list(engine.finished).index("urgent") < list(engine.finished).index("late")
+
+
+def test_steps_hold_as_many_of_one_client_as_of_all_others() -> None:
+    hostile = [submit(f"h{i}", prompt(4, i), max_tokens=50, client="hostile") for i in range(40)]
+    engine = engine_for(
+        *hostile, num_micro_batches=1, num_blocks=800, max_num_batched_tokens=256, max_num_seqs=60
+    )
+    engine.round()
+    (step,) = engine.offer()
+    assert len(step.chunks) == 40, "alone it has all"
+    engine.finish(step)
+    for i in range(10):
+        engine.scheduler.add(submit(f"x{i}", prompt(4, 50 + i), max_tokens=50, client="honest"))
+    engine.round()
+    told: dict[str, int] = {}
+    for _ in range(8):
+        for event in engine.round():
+            told[event.request_id] = told.get(event.request_id, 0) + 1
+    assert [told[f"x{i}"] for i in range(10)] == [8] * 10
+    assert [told[f"h{i}"] for i in range(40)] == [2] * 40, "they take turns"

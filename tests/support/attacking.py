@@ -2,9 +2,13 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
+
+import httpx
 
 from tests.support.attacks import Attack, spelled
 
@@ -67,3 +71,47 @@ class Attacker:
                     if len(head) >= 12:
                         seen.statuses[int(head[9:12])] += 1
         seen.largest = max(seen.largest, size)
+
+
+@dataclass(frozen=True)
+class Honest:
+    """Somebody else than the attacker, who asks for little."""
+
+    url: str
+    key: str | None = None
+    tokens: int = 3
+
+    async def ask(self, seconds: float = ANSWER_SECONDS) -> None:
+        """One completion, which has to come."""
+        headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        body = {"prompt": [1, 2, 3], "max_tokens": self.tokens, "ignore_eos": True}
+        async with httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False) as client:
+            answer = await client.post("/v1/completions", json=body, timeout=seconds)
+            assert answer.status_code == 200, answer.text
+
+
+async def attack_beside(attacker: Attacker, attack: Attack, honest: Honest) -> Outcome:
+    """The attack, and somebody else meanwhile, who must be served."""
+    seen = Outcome()
+    attacking = asyncio.create_task(attacker.launch(attack, seen))
+    try:
+        if attack.stays:
+            while not seen.statuses and not attacking.done():
+                await asyncio.sleep(0.01)
+        await honest.ask()
+    finally:
+        if attack.stays:
+            attacking.cancel()
+    await asyncio.gather(attacking, return_exceptions=attack.stays)
+    return seen
+
+
+def held_bytes(pids: Iterable[int]) -> int:
+    """Of these processes together, each page once; files that are mapped can be given back."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError):  # it has ended
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(("Pss_Anon", "Pss_Shmem")):
+                    total += int(line.split()[1]) * 1024
+    return total

@@ -5,6 +5,8 @@ from collections import Counter
 from megainfer.attention_node.scheduling.sequence import Sequence
 
 Rank = tuple[int, int]
+LEAST_ROWS = 8
+"""Sequences that a client may have in steps, however few the others have."""
 
 
 class ClientTurns:
@@ -37,6 +39,20 @@ class ClientTurns:
     def is_behind(self, client: str) -> bool:
         """Whether any client owes it a place."""
         return any(self.owes(other, client) for other in self._running)
+
+    @property
+    def is_one_client(self) -> bool:
+        """Whether all that runs is of one."""
+        return len(self._running) <= 1
+
+    def rows(self, client: str, lanes: int) -> int | None:
+        """How many of its sequences may decode in one step of one of so many micro-batches, where
+        others run as well: as many as theirs, so that their steps take twice as long at most. None
+        where there is no bound."""
+        others = self._running.total() - self._running[client]
+        if not others or self._running[client] <= max(others, LEAST_ROWS):
+            return None
+        return -(-max(others, LEAST_ROWS) // lanes)
 
     def count(self) -> Counter[str]:
         """Sequences that run, by client."""
