@@ -5,8 +5,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from megainfer import __version__
-from megainfer.frontend.budgets import JSON_WORK, Budgets
 from megainfer.frontend.engine_client import EngineClient
+from megainfer.sharing.budgets import JSON_WORK, Budgets
 from megainfer.structured.checker import GrammarChecker
 from megainfer.text.tokenizer import Tokenizer
 from server.document.describe import describe

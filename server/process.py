@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megainfer.errors import MegaInferError, NodeDied
-from megainfer.frontend.budgets import client_shares
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
@@ -31,6 +30,7 @@ from megainfer.messages import (
     Stop,
     ToChild,
 )
+from megainfer.sharing.budgets import client_shares
 from megainfer.text.tokenizer import load_tokenizer
 from server.http.connection_limits import raise_file_limit
 from server.http.request_id import name_requests
@@ -77,7 +77,9 @@ class _Server:
             recovery_seconds=options.recovery_seconds,
             report=self._ask,
             load=seat.loads.of(seat.server),
-            shares=client_shares(options.budgets.request_memory, options.budgets.client_share),
+            shares=client_shares(
+                options.budgets.request_memory, options.budgets.client_share, options.api_servers
+            ),
         )
         self._model = ServedModel(
             names=options.names,

@@ -10,10 +10,10 @@ from typer import Option
 from megainfer.commands.whole_number import whole_number
 from megainfer.config import format_bytes, parse_bytes
 from megainfer.errors import ConfigError
-from megainfer.frontend.budgets import CHARACTERS_A_TOKEN, BudgetOptions
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.serving_options import ServingOptions, read_keys
 from megainfer.frontend.syntax_options import CALLS, REASONING, SyntaxOptions
+from megainfer.sharing.budgets import CHARACTERS_A_TOKEN, BudgetOptions
 
 HTTP, KEYS, LOAD, ANSWERS = "HTTP server", "Keys", "Overload and ending", "Answers"
 SHARES = "Shares of clients"

@@ -20,7 +20,6 @@ from megainfer.commands.listening import is_loopback, listen, shown_host
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.console.terminal import TerminalObserver
-from megainfer.frontend.budgets import Budgets
 from megainfer.frontend.serving_options import SHORT_KEY, ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.machine import read_machine
@@ -29,6 +28,7 @@ from megainfer.launch.plan_text import describe, describe_requests
 from megainfer.launch.station import Station
 from megainfer.model_folder.prepare import prepare
 from megainfer.model_folder.resolve import served_name
+from megainfer.sharing.budgets import Budgets
 from megainfer.supervise.supervisor import Supervisor
 
 EPILOG = """[bold]Examples[/bold]
@@ -80,7 +80,7 @@ def _serve(
     plan = make_plan(config, prepare(config.model), read_machine())
     preparing = monotonic() - began
     budgets = Budgets.of(options.budgets, plan.max_model_len)
-    for line in (*describe(plan), *describe_requests(plan, budgets)):
+    for line in (*describe(plan), *describe_requests(plan, budgets, options.api_servers)):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
     if dry_run:

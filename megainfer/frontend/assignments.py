@@ -10,7 +10,6 @@ import msgspec
 
 from megainfer.errors import MegaInferError, NodeDied, Overloaded
 from megainfer.frontend.attendance import Attendance, Lack
-from megainfer.frontend.budgets import MEMORY, SEQUENCES
 from megainfer.frontend.engine_observer import EngineObserver, NobodyObserves
 from megainfer.frontend.node_socket import At, NodeSocket
 from megainfer.frontend.outstanding import MAX_LOSSES, Outstanding
@@ -18,6 +17,7 @@ from megainfer.frontend.recovery import Recovery
 from megainfer.frontend.router import Router
 from megainfer.frontend.shared_loads import FrontEndLoad
 from megainfer.messages import Abort, FinishReason, NodeDown, NodeReady, Role, TokenEvent, ToNode
+from megainfer.sharing.budgets import MEMORY, SEQUENCES
 from megainfer.sharing.shares import Shares
 from megainfer.topology import Membership
 

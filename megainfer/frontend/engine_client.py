@@ -24,7 +24,6 @@ from megainfer.errors import (
 )
 from megainfer.frontend.assignments import Assignments
 from megainfer.frontend.attendance import Attendance
-from megainfer.frontend.budgets import MAX_OUTSTANDING, MEMORY, SEQUENCES
 from megainfer.frontend.condition import Condition, Phase
 from megainfer.frontend.engine_observer import EngineObserver
 from megainfer.frontend.node_socket import At, NodeSocket
@@ -48,6 +47,7 @@ from megainfer.messages import (
     Tokens,
 )
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
+from megainfer.sharing.budgets import MAX_OUTSTANDING, MEMORY, SEQUENCES
 from megainfer.sharing.pauses import Pauses
 from megainfer.sharing.shares import Shares
 from megainfer.topology import Membership

@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from megainfer.errors import ConfigError
-from megainfer.frontend.budgets import BudgetOptions
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.syntax_options import SyntaxOptions
+from megainfer.sharing.budgets import BudgetOptions
 
 MAX_KEY_CHARACTERS = 512
 MAX_API_SERVERS = 64

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 from megainfer.compute.selection import IMPLEMENTATIONS
 from megainfer.config import BLOCK_SIZE, format_bytes
-from megainfer.frontend.budgets import Budgets
 from megainfer.launch.plan import Plan
 from megainfer.memory import (
     API_SERVER_BYTES,
@@ -13,6 +12,7 @@ from megainfer.memory import (
     TRYING_BYTES,
     Ledger,
 )
+from megainfer.sharing.budgets import Budgets
 from megainfer.topology import EMPTY, CoreAssignment
 
 
@@ -21,14 +21,15 @@ def describe(plan: Plan) -> list[str]:
     return [*_instance_lines(plan), *_node_lines(plan), _slots_line(plan)]
 
 
-def describe_requests(plan: Plan, budgets: Budgets) -> list[str]:
-    """What requests may cost, and what all processes may take of memory together."""
+def describe_requests(plan: Plan, budgets: Budgets, servers: int = 1) -> list[str]:
+    """What requests may cost, and what all processes may take of memory together. servers: API
+    servers."""
     processes = len(plan.cores)
     requests = (
         ("requests", budgets.request_memory),
-        ("long texts", budgets.encoding_memory),
-        ("API server", API_SERVER_BYTES),
-        ("trying grammars", TRYING_BYTES),
+        ("long texts", servers * budgets.encoding_memory),
+        ("API servers", servers * API_SERVER_BYTES),
+        ("trying grammars", servers * TRYING_BYTES),
         ("grammars", plan.num_attention * plan.config.grammar_memory),
         ("programs", SUPERVISOR_BYTES + processes * NODE_BYTES),
     )

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from megainfer.frontend.budgets import MEMORY
+from megainfer.sharing.budgets import MEMORY
 from megainfer.sharing.shares import Shares
 from server.http.client import current_client
 from server.http.errors import ApiError, ErrorReport

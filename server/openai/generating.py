@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from megainfer.errors import RequestError, cited
-from megainfer.frontend.budgets import Budgets
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.sampling import SamplingParams
+from megainfer.sharing.budgets import Budgets
 from megainfer.sharing.pauses import Pauses
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar

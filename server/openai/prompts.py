@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from megainfer.errors import RequestError
-from megainfer.frontend.budgets import CHARACTERS_A_TOKEN
 from megainfer.frontend.request_limits import ContextTooLong
+from megainfer.sharing.budgets import CHARACTERS_A_TOKEN
 from megainfer.text.chat import Chat
 from megainfer.text.tokenizer import Tokenizer
 from server.http.long_work import UNKNOWN_SIZE, LongWork

@@ -15,7 +15,6 @@ import zmq
 import zmq.asyncio
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megainfer.frontend.budgets import client_shares
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.node_socket import new_endpoint
@@ -34,6 +33,7 @@ from megainfer.messages import (
     node_identity,
     to_node_decoder,
 )
+from megainfer.sharing.budgets import client_shares
 from megainfer.text.tokenizer import Tokenizer as ModelTokenizer
 from server.http.connection_limits import ConnectionLimits
 from server.main import ServerConfig, serve

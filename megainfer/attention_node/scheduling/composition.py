@@ -29,6 +29,7 @@ class Composition:
 
     def place_running(self) -> None:
         """Take in what already runs, by preemption of later sequences if blocks run out."""
+        self._pool.yield_places()
         kept = self._rows_left // 2 if self._is_somebody_behind() else 0
         self._rows_left -= kept
         in_order = sorted(

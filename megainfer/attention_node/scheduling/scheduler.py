@@ -119,7 +119,6 @@ class Scheduler:
         if self._pool.balance.is_retired(micro_batch):
             return None
         rows = self.config.max_num_batched_tokens
-        self._pool.yield_places()
         composition = Composition(self._pool, self._num_steps, micro_batch, rows)
         composition.place_running()
         composition.admit(self._pool.num_newcomers(self._in_flight.micro_batches))

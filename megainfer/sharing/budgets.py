@@ -27,9 +27,11 @@ ENCODING_BYTES = 100
 """That a tokenizer takes for a character while it encodes a text."""
 
 
-def client_shares(memory: int, share: float) -> Shares:
-    """Of an API server's clients; memory: bytes for all requests. See `Shares`."""
-    return Shares({SEQUENCES: MAX_OUTSTANDING, MEMORY: memory}, share)
+def client_shares(memory: int, share: float, servers: int = 1) -> Shares:
+    """Of the clients of one of so many API servers; memory: bytes for all requests of all. See
+    `Shares`."""
+    totals = {SEQUENCES: MAX_OUTSTANDING // servers, MEMORY: memory // servers}
+    return Shares(totals, share)
 
 
 @dataclass(frozen=True, slots=True)
