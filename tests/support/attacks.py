@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Json = dict[str, Any]
+Make = Callable[[], Json | bytes]
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 JSON_TYPE = {"Content-Type": "application/json"}
@@ -31,7 +32,7 @@ class Attack:
 
     name: str
     finding: str
-    body: Callable[[], Json | bytes] | None = None
+    body: Make | None = None
     path: str = COMPLETION
     method: str = "POST"
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +74,14 @@ def letters(count: int) -> str:
 
 def regex(expression: str) -> Json:
     return completion(structured_outputs={"regex": expression})
+
+
+def literal(size: int) -> Make:
+    return lambda: regex(letters(size))
+
+
+def full_of(name: str, filling: bytes, size: int) -> Make:
+    return lambda: filled(name, filling, size)
 
 
 def head_of(size: int, complete: bool = True) -> bytes:
@@ -163,9 +172,7 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     Attack("a literal of 250,000 letters as a regex", "H2", lambda: regex(letters(250_000))),
     *(
-        Attack(
-            f"a different literal of {size} letters", "H2", lambda size=size: regex(letters(size))
-        )
+        Attack(f"a different literal of {size} letters", "H2", literal(size))
         for size in (150_001, 150_002, 150_003)
     ),
     Attack("nested repetition", "M7", lambda: regex("(a{1000}){1000}")),
@@ -227,7 +234,7 @@ ATTACKS: tuple[Attack, ...] = (
         Attack(
             f"30 MB of {filling!r} in {name}",
             "M6",
-            lambda n=name, f=filling: filled(n, f, 30 * MEGABYTE),
+            full_of(name, filling, 30 * MEGABYTE),
         )
         for name, filling in (
             ("unknown", b"{},"),
@@ -241,7 +248,7 @@ ATTACKS: tuple[Attack, ...] = (
         Attack(
             f"900 kB of {filling!r} in {name}",
             "M6",
-            lambda n=name, f=filling: filled(n, f, 900_000),
+            full_of(name, filling, 900_000),
         )
         for name, filling in (
             ("unknown", b"{},"),
