@@ -1,5 +1,6 @@
 """One request's answer, as it is built from deltas: whole, or as a stream of events."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,10 @@ from server.openai.prompts import Prompt
 from server.openai.shapes import Shape
 
 DONE = b"data: [DONE]\n\n"
+MOST_LOGPROBS = 21
+"""Of a token."""
+INLINE_SIZE = 4096
+"""Tokens and log-probabilities; to write more of them takes milliseconds."""
 encode = msgspec.json.Encoder().encode
 
 
@@ -100,6 +105,13 @@ class Answer:
             yield self._event(opening, about)
         yield self._event(part, {} if opening is not None else about)
 
+    @property
+    def size(self) -> int:
+        """How much there is to write of it so far: tokens, and log-probabilities."""
+        each = 1 + (self._options.logprobs or 0)
+        prompts = self._prompt_tokens if self._options.prompt_logprobs or self._options.echo else 0
+        return each * self._completion_tokens + MOST_LOGPROBS * prompts
+
     def usage_event(self) -> bytes:
         """The stream's last event but one: no choices, only the counts."""
         return self._before + b',"choices":[],"usage":' + encode(self.usage()) + b"}\n\n"
@@ -161,7 +173,7 @@ async def respond_with(
             await while_connected(request.receive, _collect(deltas, answer))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return whole()
+    return await asyncio.to_thread(whole) if answer.size > INLINE_SIZE else whole()
 
 
 async def respond_streaming(
@@ -199,7 +211,11 @@ async def _events(
     first: TextDelta, deltas: TextStream, answer: Answer, usage: Usage
 ) -> AsyncIterator[bytes]:
     try:
-        for event in answer.events(first):
+        prompt = len(first.prompt_logprobs or ())
+        opening = answer.events(first)
+        if prompt * MOST_LOGPROBS > INLINE_SIZE:
+            opening = iter(await asyncio.to_thread(list, opening))
+        for event in opening:
             yield event
         async for delta in deltas:
             for event in answer.events(delta):
