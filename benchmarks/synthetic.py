@@ -12,10 +12,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import torch
+from choosing import Chooser, Choosing, ChosenExperts, sleep_until
 from torch import Tensor
 
 from megainfer.attention_node.model import MoEPoint
@@ -27,16 +28,20 @@ from megainfer.compute.batch import StepBatch
 from megainfer.compute.reference import kernels as kernels
 from megainfer.compute.tokens import TokenKernels
 from megainfer.config import BLOCK_SIZE
-from megainfer.errors import NodeDied
+from megainfer.errors import NodeDied, ProtocolError
 from megainfer.expert_node.node import ExpertNode
 from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import MicroBatchClock, Span
-from megainfer.launch.control import ParentLink
+from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import Unit, run_until_stopped
+from megainfer.launch.station import Station
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part
 from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
 from megainfer.messages import (
+    Enter,
+    Entered,
+    Fatal,
     FromNode,
     GetSpans,
     GetStats,
@@ -44,10 +49,10 @@ from megainfer.messages import (
     Ready,
     Role,
     Spans,
-    Start,
     Stats,
     Stop,
     Submit,
+    ToChild,
 )
 from megainfer.simulator import Cost
 from megainfer.supervise.child import Child, fork_child
@@ -72,7 +77,8 @@ class Stages:
     spin: seconds for which a node looks at its slots before it sleeps.
 
     standing: every step begins when all micro-batches have ended the last one, so that each is the
-    paper's T_total; else steps follow each other without a break.
+    paper's T_total; else steps follow each other without a break. choosing: how tokens choose
+    experts, whose times are then what is set there; None: every token one on every node.
     """
 
     num_attention: int
@@ -85,11 +91,16 @@ class Stages:
     spin: float = 0.0
     standing: bool = False
     trace: int = 0
+    choosing: Choosing | None = None
+
+    def placement(self) -> Placement:
+        nodes = self.num_expert
+        if self.choosing is not None:
+            return self.choosing.placement(nodes, self.layers)
+        return contiguous_placement(nodes, nodes, range(self.layers))
 
     def membership(self) -> Membership:
-        nodes = self.num_expert
-        placement = contiguous_placement(nodes, nodes, range(self.layers))
-        return first_membership(self.num_attention, placement)
+        return first_membership(self.num_attention, self.placement())
 
     def geometry(self) -> Geometry:
         return Geometry(
@@ -98,7 +109,7 @@ class Stages:
             self.micro_batches,
             self.rows,
             HIDDEN_SIZE,
-            1,
+            1 if self.choosing is None else self.choosing.top_k,
             "float32",
         )
 
@@ -113,15 +124,20 @@ class _Spec:
 
 
 class SleepingAttention:
-    """A `StepModel`; every layer has experts, and every token chooses one on every node."""
+    """A `StepModel`; every layer has experts."""
 
     def __init__(self, stages: Stages) -> None:
         self.spec = _Spec(range(stages.layers))
         self._stages = stages
         self._parts = {rows: self._parts_of(rows) for rows in range(1, stages.rows + 1)}
+        choosing = stages.choosing
+        self._chooser: Chooser | None = None
+        if choosing is not None:
+            self._chooser = Chooser(choosing, stages.layers, stages.placement())
 
     def place(self, placement: Placement) -> None:
-        """Every node is sent every token, wherever experts are."""
+        if self._chooser is not None:
+            self._chooser.place(placement)
 
     def embed(self, batch: StepBatch) -> Tensor:
         return torch.zeros(batch.num_tokens, HIDDEN_SIZE)
@@ -131,9 +147,13 @@ class SleepingAttention:
     ) -> MoEPoint | None:
         if layer == self._stages.layers:
             return None
+        deadline = monotonic() + self._stages.attention
         with clock.span("attention", layer):
-            _sleep_until(monotonic() + self._stages.attention)
-        return MoEPoint(layer, x, self._parts[batch.num_tokens])
+            parts = self._parts[batch.num_tokens]
+            if self._chooser is not None:
+                parts = self._chooser.parts(layer, batch.num_tokens)
+            sleep_until(deadline)
+        return MoEPoint(layer, x, parts)
 
     def shared(self, layer: int, hidden: Tensor) -> None:
         return None
@@ -154,8 +174,9 @@ class SleepingAttention:
 class SleepingExperts:
     """As `ExpertModel`."""
 
-    def __init__(self, cost: Cost) -> None:
+    def __init__(self, cost: Cost, layers: int) -> None:
         self._cost = cost
+        self.held: dict[int, tuple[int, ...]] = dict.fromkeys(range(layers), ())
 
     def enter(self, placement: Placement) -> None:
         """It holds nothing."""
@@ -165,14 +186,10 @@ class SleepingExperts:
         deadline = monotonic() + self._cost.of(rows)
         for dispatch, out in zip(dispatches, outs, strict=True):
             out.copy_(dispatch.hidden)
-        _sleep_until(deadline)
+        sleep_until(deadline)
 
     def counters(self) -> dict[str, Any]:
         return {}
-
-
-def _sleep_until(deadline: float) -> None:
-    sleep(max(0.0, deadline - monotonic()))
 
 
 # --- processes -----------------------------------------------------------------------------------
@@ -193,11 +210,10 @@ class AttentionUnit:
         self.node = AttentionNode(parts, NodeSettings(node, trace=trace))
         self._standing_seconds: list[float] = []
         self._requests = 0
-        self._submit_all()
 
     def run_once(self) -> bool:
         worked = self.node.run_once()
-        if self._stages.standing and not list(self.node.scheduler.live):
+        if self._stages.standing and self._requests and not list(self.node.scheduler.live):
             self._standing_seconds.append(_pass_seconds(self.node.clock.take_spans()))
             self._submit_all()
         return worked
@@ -207,6 +223,14 @@ class AttentionUnit:
 
     def enter(self, membership: Membership) -> None:
         self.node.enter(membership)
+        if not self._requests:  # expert nodes expect nobody before
+            self._submit_all()
+
+    def hear(self, message: ToChild) -> None:
+        raise ProtocolError(f"an attention node was told {message}")
+
+    def news(self) -> Sequence[Message]:
+        return ()
 
     def counters(self) -> dict[str, Any]:
         own = {**self.node.counters(), "standing_seconds": list(self._standing_seconds)}
@@ -236,7 +260,11 @@ class ExpertUnit:
         self._port = port
         self._name = f"expert node {node}"
         gather = Gather(stages.micro_batches, 0)
-        model: Any = SleepingExperts(stages.expert)
+        model: Any = (
+            SleepingExperts(stages.expert, stages.layers)
+            if stages.choosing is None
+            else ChosenExperts(stages.choosing, stages.layers, node)
+        )
         self.node = ExpertNode(model, gather, port, stages.trace)
 
     def run_once(self) -> bool:
@@ -247,6 +275,12 @@ class ExpertUnit:
 
     def enter(self, membership: Membership) -> None:
         self.node.enter(membership)
+
+    def hear(self, message: ToChild) -> None:
+        raise ProtocolError(f"an expert node was told {message}")
+
+    def news(self) -> Sequence[Message]:
+        return ()
 
     def counters(self) -> dict[str, Any]:
         return {self._name: self.node.counters()}
@@ -293,27 +327,26 @@ def _submit(request_id: str, max_tokens: int) -> Submit:
     )
 
 
-def _run_attention(link: ParentLink, stages: Stages, token: str, node: int) -> None:
+def _run_attention(station: Station, stages: Stages, token: str, node: int) -> None:
     port = open_attention_port(*_way(stages, token, node), TIMEOUT_SECONDS)
-    _serve(link, AttentionUnit(stages, node, port))
+    _serve(station, AttentionUnit(stages, node, port))
 
 
-def _run_expert(link: ParentLink, stages: Stages, token: str, node: int) -> None:
+def _run_expert(station: Station, stages: Stages, token: str, node: int) -> None:
     port = open_expert_port(*_way(stages, token, node), TIMEOUT_SECONDS)
-    _serve(link, ExpertUnit(stages, node, port))
+    _serve(station, ExpertUnit(stages, node, port))
 
 
 def _way(stages: Stages, token: str, node: int) -> tuple[Road, Seat]:
     return Road("shm", token, PortOptions(stages.spin)), Seat(stages.geometry(), node, 0)
 
 
-def _serve(link: ParentLink, unit: Unit) -> None:
+def _serve(station: Station, unit: Unit) -> None:
     torch.set_num_threads(1)
     # The kernel's default lets a sleep last 50 us longer than asked for.
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
-    link.send(Ready())
-    unit.enter(link.expect(Start, TIMEOUT_SECONDS).membership)
-    run_until_stopped(link, unit)
+    station.link.send(Ready())
+    run_until_stopped(station.link, unit, Workload(station.page))
 
 
 def without_threads(main: Callable[[], None]) -> int:
@@ -348,7 +381,14 @@ class SyntheticCluster:
             links = [child.link for child in self._children]
             self._children.append(fork_child(role, index, body, cores[process], links))
         self._expect_all(Ready)
-        self._tell_all(Start(stages.micro_batches, stages.membership()))
+        self.membership = stages.membership()
+        self.enter(self.membership)
+
+    def enter(self, membership: Membership) -> None:
+        """Returns when all take part in it."""
+        self.membership = membership
+        self._tell_all(Enter(membership))
+        self._expect_all(Entered)
 
     def counters(self) -> dict[str, dict[str, Any]]:
         self._tell_all(GetStats(ticket=0))
@@ -389,6 +429,10 @@ class SyntheticCluster:
 
     def _expect(self, child: Child, kind: Any) -> Any:
         try:
-            return child.link.expect(kind, TIMEOUT_SECONDS)
+            message = child.link.receive(TIMEOUT_SECONDS)
         except NodeDied as error:
             raise NodeDied(f"{child.name}: {error}") from error
+        if not isinstance(message, kind):
+            what = message.message if isinstance(message, Fatal) else f"{message} instead of {kind}"
+            raise NodeDied(f"{child.name}: {what}")
+        return message

@@ -1,6 +1,7 @@
 """The command line: the app, its commands by name, and how errors are told."""
 
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -18,7 +19,7 @@ from megainfer.commands import (
     version,
 )
 from megainfer.commands.bench.app import bench_app
-from megainfer.errors import MegaInferError
+from megainfer.errors import MegaInferError, shortage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,10 +44,19 @@ app.command()(version.version)
 
 
 def main() -> None:
-    """The console script: what a user did wrong is a line on stderr, not a traceback."""
+    """The console script: what a user did wrong, or the machine doesn't allow, is a line on stderr,
+    not a traceback."""
     try:
         app()
     except MegaInferError as error:
-        console = Console(stderr=True, highlight=False)
-        console.print("[bold red]error:[/bold red]", escape(str(error)), soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:
+        raise  # whoever read has left: typer's affair
+    except (OSError, MemoryError) as error:
+        _fail(shortage(error) or str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    console = Console(stderr=True, highlight=False)
+    console.print("[bold red]error:[/bold red]", escape(message), soft_wrap=True)
+    sys.exit(2)

@@ -4,11 +4,19 @@ Everything that a user or a peer can cause is a `MegaInferError` whose message n
 fault and, where there is one, the fix. An `AssertionError` from this package is a bug in it.
 """
 
+import errno
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 CITED_CHARACTERS = 80
+_SHORT_OF = {
+    errno.EMFILE: "too many files are open; allow more (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.ENOMEM: "there is no memory left; allow more (ulimit -v, the container's limit)",
+    errno.EAGAIN: "no more processes or threads may be started; allow more (ulimit -u)",
+    errno.ENOSPC: "there is no room left on the disk",
+}
 
 
 class MegaInferError(Exception):
@@ -53,6 +61,17 @@ class Overloaded(MegaInferError):
 
 class RequestTimeout(MegaInferError):
     """A request has taken all the time that one may take; it was ended."""
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the machine has no more of, and how to have more; None where it is something else.
+
+    >>> shortage(OSError(errno.EMFILE, "Too many open files"))
+    'too many files are open; allow more (ulimit -n)'
+    """
+    if isinstance(error, MemoryError):
+        return _SHORT_OF[errno.ENOMEM]
+    return _SHORT_OF.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
 def cited(value: Any, most: int = CITED_CHARACTERS) -> str:

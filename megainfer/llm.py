@@ -39,6 +39,7 @@ from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.supervise.engine_process import EngineProcess
 from megainfer.text.chat import Chat
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -85,6 +86,7 @@ class LLM:
         folder = prepare(model)
         self._plan = make_plan(config, folder, read_machine())
         self._tokenizer = load_tokenizer(folder)
+        self._renderer = TemplateRenderer(self._tokenizer) if self._tokenizer else None
         self._texts = TokenTexts(self._tokenizer)
         self._end_tokens = self._plan.generation.eos_token_ids
         self._checker = GrammarChecker(folder, self._plan.spec.vocab_size, self._end_tokens)
@@ -147,7 +149,9 @@ class LLM:
                 f"{messages!r:.80}",
                 "messages",
             )
-        return self._tokenizer.encode_chat(Chat(messages)).ids
+        chat = Chat(messages)
+        assert self._renderer is not None, "there is one where there is a tokenizer"
+        return self._tokenizer.encode_chat(chat, self._call(self._renderer.render(chat))).ids
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What `generation_config` and its overrides say; where they don't, `SamplingParams()`."""
@@ -426,6 +430,8 @@ class LLM:
 
     async def _engine_close(self) -> None:
         await self._checker.close()
+        if self._renderer is not None:
+            await self._renderer.close()
         await self.engine.close()
 
 

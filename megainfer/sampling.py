@@ -27,9 +27,9 @@ ALL_LOGPROBS = -1
 class SamplingParams:
     """Sampling of one request; the field names and defaults are vLLM's.
 
-    temperature: 0 is greedy. top_p: in (0, 1]. top_k: 0 or -1 means the whole vocabulary. min_p:
-    the least share of the likeliest token's probability. seed: with the same seed a request gives
-    the same tokens whatever else is served; None draws one.
+    temperature: 0 is greedy. top_p: 0 to 1; 0 keeps the best token. top_k: 0 or -1 means the whole
+    vocabulary. min_p: the least share of the likeliest token's probability. seed: with the same
+    seed a request gives the same tokens whatever else is served; None draws one.
 
     max_tokens: None means until the model's context is full. min_tokens: nothing ends the sequence
     before. stop: strings that end the text, and are part of it only with
@@ -103,8 +103,6 @@ class SamplingParams:
     def _check_numbers(self) -> None:
         for name, low, high in FLOAT_RANGES:
             check_float(name, getattr(self, name), low, high)
-        if self.top_p == 0:
-            raise RequestError("top_p must be above 0 and at most 1, but is 0", "top_p")
         check_integer("n", self.n, 1, MAX_N)
         check_integer("top_k", self.top_k, -1, MAX_COUNT)
         if self.seed is not None:

@@ -8,6 +8,7 @@ from megainfer import __version__
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.sharing.budgets import JSON_WORK, Budgets
 from megainfer.structured.checker import GrammarChecker
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
 from server.document.describe import describe
 from server.http.access import AccessControl
@@ -32,18 +33,19 @@ def create_app(
     model: ServedModel,
     instance: Instance,
     checker: GrammarChecker | None = None,
+    renderer: TemplateRenderer | None = None,
 ) -> FastAPI:
     """The API over a started engine. Without a tokenizer only prompts of token ids are served.
 
-    checker: of grammars; without one structured output is refused. Only what `guarded` gives may
-    face clients.
+    checker: of grammars; without one structured output is refused. renderer: of chats, needed where
+    there is a tokenizer. Only what `guarded` gives may face clients.
     """
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
     budgets = Budgets.of(instance.options.budgets, model.max_model_len)
     app.state.shares = engine.shares
     app.state.body_limits = BodyLimits(budgets.body_bytes, budgets.json_values, JSON_WORK)
-    generator = Generator(engine, tokenizer, model, budgets, checker)
+    generator = Generator(engine, tokenizer, model, budgets, checker, renderer)
     # First what is asked for most: addresses are tried one after another.
     app.include_router(_router(tokenizer, model, generator))
     app.include_router(operations_router(Operations(instance)))

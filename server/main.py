@@ -12,6 +12,7 @@ import uvicorn
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.structured.checker import GrammarChecker
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
 from server.app import create_app, guarded
 from server.http.acceptor import Acceptor
@@ -63,7 +64,10 @@ async def serve(
     """
     known = instance or assemble(engine, config.model, config.options)
     checker = _grammar_checker(config.model, tokenizer)
-    app = create_app(engine, tokenizer, config.model, known, checker)
+    renderer = None if tokenizer is None else TemplateRenderer(tokenizer)
+    if renderer is not None and config.model.folder is not None:
+        await renderer.prepare()  # so that no client waits for that
+    app = create_app(engine, tokenizer, config.model, known, checker, renderer)
     server = _Server(_uvicorn_config(guarded(app, known), config))
     serving = asyncio.create_task(server.serve(sockets=[]), name="http-server")
     acceptor = _acceptor(sock, server, config, known)
@@ -83,6 +87,8 @@ async def serve(
         await asyncio.gather(stopping, serving, logging_traffic, return_exceptions=True)
         if checker is not None:
             await checker.close()
+        if renderer is not None:
+            await renderer.close()
         if known.spans is not None:
             known.spans.close()
 

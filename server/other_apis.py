@@ -20,7 +20,8 @@ class OtherApis:
     async def responses(self, body: ResponsesRequest, request: Request) -> Response:
         """OpenAI's newer API, without anything stored."""
         chat = body.chat()
-        narrator = ResponsesNarrator(body, self._generator.served_name(body.model))
+        params = self._generator.sampling(chat)
+        narrator = ResponsesNarrator(body, params, self._generator.served_name(body.model))
         generation = await self._generator.chat(chat)
         return await narrate(request, generation, narrator, bool(body.stream))
 
@@ -28,7 +29,7 @@ class OtherApis:
         """Anthropic's API."""
         chat = body.chat()
         narrator = MessagesNarrator(self._generator.served_name(body.model))
-        generation = await self._generator.chat(chat)
+        generation = await self._generator.chat(chat, shortened=True)
         return await narrate(request, generation, narrator, bool(body.stream))
 
     async def count_tokens(self, body: CountRequest) -> Response:

@@ -25,15 +25,21 @@ from megainfer.messages import (
 
 CONNECT_SECONDS = 0.2
 """A front end listens before nodes hear of it: for so long nothing else is done meanwhile."""
-RETRY_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""How often links are looked after: those that couldn't be had, and those that are lost."""
+LOST_SECONDS = 5.0
+"""By then the supervisor has said that a front end is gone to which the connection was lost."""
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _FrontEnd:
+    """lost_at: when its link was first seen to be lost."""
+
     incarnation: int
     link: FrontEndLink
+    lost_at: float | None = None
 
 
 class FrontEnds:
@@ -48,7 +54,7 @@ class FrontEnds:
         self._ready = ready
         self._front_ends: dict[int, _FrontEnd] = {}
         self._missed: dict[int, int] = {}  # incarnations of those that couldn't be reached
-        self._next_try = 0.0
+        self._next_look = 0.0
         self._owners: dict[str, int] = {}  # by request id; until its last event
         self._orphans: deque[str] = deque()  # of those that are gone; still to be aborted
 
@@ -67,10 +73,11 @@ class FrontEnds:
 
     def receive(self) -> Iterator[ToNode]:
         """Everything that has come in, and an Abort of each request whose front end is gone; never
-        blocks."""
-        if self._missed and monotonic() >= self._next_try:
-            for server, incarnation in list(self._missed.items()):
-                self._connect(server, incarnation)
+        blocks. Raises NodeDied when the connection to one that lives was lost: what it was told
+        last may not have come, and only another incarnation can be believed after that."""
+        if (now := monotonic()) >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self._look_after(now)
         while self._orphans:
             yield Abort(self._orphans.popleft())
         for server, front_end in list(self._front_ends.items()):
@@ -109,11 +116,19 @@ class FrontEnds:
         except MegaInferError as error:  # it may have just died: that will be told, too
             log.warning("front end %d can't be reached: %s", server, error)
             self._missed[server] = incarnation
-            self._next_try = monotonic() + RETRY_SECONDS
             return
         self._missed.pop(server, None)
         self._front_ends[server] = _FrontEnd(incarnation, link)
         self._send(server, self._ready)
+
+    def _look_after(self, now: float) -> None:
+        for server, incarnation in list(self._missed.items()):
+            self._connect(server, incarnation)
+        for server, front_end in self._front_ends.items():
+            if front_end.lost_at is None and front_end.link.is_lost():
+                front_end.lost_at = now
+            if front_end.lost_at is not None and now - front_end.lost_at > LOST_SECONDS:
+                raise NodeDied(f"it has lost its connection to front end {server}")
 
     def _close(self, server: int) -> None:
         if (front_end := self._front_ends.pop(server, None)) is None:

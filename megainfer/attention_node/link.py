@@ -79,13 +79,17 @@ class FrontEndLink:
         while self.pending():
             yield to_node_decoder.decode(self._socket.recv())
 
+    def is_lost(self) -> bool:
+        """Whether the connection has ended; it is never made again."""
+        return bool(self._events.poll(0))
+
     def send(self, message: FromNode) -> None:
         """Never blocks; a front end that is gone hears nothing more, which is the supervisor's
         affair. Raises NodeDied when it has stopped reading."""
         try:
             self._socket.send(encode(message), zmq.DONTWAIT)
         except zmq.Again as error:
-            if self._events.poll(0):  # it left: all else was told already
+            if self.is_lost():  # it left: all else was told already
                 return
             raise NodeDied(
                 f"the front end left {MAX_QUEUED_MESSAGES} messages unread; it is hung or gone"

@@ -9,8 +9,9 @@ from torch import Tensor
 from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.prompt_scores import PendingScores, begin_scores
 from megainfer.attention_node.sample_rows import NOBODYS_ROW, sample_row
+from megainfer.attention_node.sampling.draws import Draws, SampleOutput
 from megainfer.attention_node.sampling.row_errors import RowError
-from megainfer.attention_node.sampling.sampler import Draws, SampleOutput, SampleRow, begin_sampling
+from megainfer.attention_node.sampling.sampler import SampleRow, begin_sampling
 from megainfer.attention_node.scheduling.step import Chunk, Step
 from megainfer.compute.batch import StepBatch
 from megainfer.device import Device

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from megainfer.errors import CheckpointError
 from megainfer.models.stored import Source
+from megainfer.small_file import MAX_JSON_BYTES, read_small_text
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -193,13 +194,15 @@ class TensorFiles:
 def _read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file. The format: 8 bytes, little-endian, say how long the JSON is that
     follows; offsets count from its end."""
+    if not path.is_file():  # opening a pipe would wait
+        raise CheckpointError(f"{path} is not a regular file")
     try:
         with safe_open(path, framework="pt"):  # checks every size and offset against the file
             pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is corrupt or truncated: {error}") from error
     header.pop("__metadata__", None)
     return {name: _stored(name, entry, path, 8 + length) for name, entry in header.items()}
@@ -213,11 +216,18 @@ def _stored(name: str, entry: dict[str, list[int]], path: Path, base: int) -> St
 
 def _read_index(index: Path) -> dict[str, Path]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(read_small_text(index, MAX_JSON_BYTES))["weight_map"]
         files = {str(name): index.with_name(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(f"{index} is not a safetensors index: {error!r}") from error
     for path in sorted(set(files.values())):
-        if not path.exists():
+        if not path.is_file():
             raise CheckpointError(f"{index} names {path.name}, which is not there")
     return files

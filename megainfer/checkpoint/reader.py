@@ -125,7 +125,7 @@ class WeightReader:
                 self._files.read_into(out[first : first + len(part)], codes, part)
             else:
                 weight = encoding.decode(self._files.read(codes, part), part, sides)
-                _place(out, first, weight, columns)
+                _place(out, first * encoding.packed, weight, columns)
             self._count(len(part) * codes.line_bytes)
 
     def _count(self, size: int) -> None:
@@ -140,6 +140,10 @@ def _needed(source: Source, encoding: Encoding) -> tuple[range, slice | None]:
     them, and what it takes of each."""
     picked = source.picked
     if source.transposed == encoding.flipped:
+        if encoding.packed > 1:
+            raise encoding.codes.fail(
+                "is packed along what is stored turned, which isn't supported"
+            )
         return picked, None
     return encoding.codes.lines, slice(picked.start, picked.stop, picked.step)
 

@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from megainfer.errors import ConfigError
+from megainfer.small_file import read_small_text
 
 MAX_FILE_BYTES = 2**20
 JSON = "JSON"
@@ -27,7 +28,7 @@ def apply_file(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
         known = _known(context)
         defaults = {}
-        for key, value in _read(path).items():
+        for key, value in read_options(path).items():
             name = str(key).replace("-", "_")
             if name not in known:
                 raise ConfigError(_unknown(path, str(key), known))
@@ -73,11 +74,11 @@ def _as_given(path: Path, key: object, value: Any, several: bool) -> Any:
         return value if not several else [str(value)]
     values = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(each, str | int | float) for each in values):
-        raise ConfigError(f"--config {path}: {key!r} needs a value, not {value!r}")
+        raise ConfigError(f"--config {path}: {key!r} needs a value, not {value!r:.80}")
     if several:
         return [str(each) for each in values]
     if len(values) != 1 or isinstance(value, list):
-        raise ConfigError(f"--config {path}: {key!r} takes one value, not {value!r}")
+        raise ConfigError(f"--config {path}: {key!r} takes one value, not {value!r:.80}")
     return str(value)
 
 
@@ -88,14 +89,22 @@ def _as_json(path: Path, key: object, value: dict[Any, Any]) -> str:
         raise ConfigError(f"--config {path}: {key!r} isn't JSON: {error}") from error
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def read_options(path: Path) -> dict[Any, Any]:
+    """What is in the file. Raises ConfigError."""
     import yaml
 
+    class PlainLoader(yaml.SafeLoader):
+        """Without aliases: a few lines of them stand for more than fits into memory."""
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                where = cast(Any, self).peek_event().start_mark
+                raise yaml.YAMLError(f"aliases (*name) aren't taken\n{where}")
+            return super().compose_node(parent, index)
+
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"--config {path}: is larger than {MAX_FILE_BYTES} bytes")
-        found = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        found = yaml.load(read_small_text(path, MAX_FILE_BYTES), Loader=PlainLoader)
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"--config {path} can't be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path} isn't YAML: {error}") from error

@@ -2,9 +2,13 @@
 
 import errno
 import ipaddress
+import resource
 import socket
 
 from megainfer.errors import ConfigError
+
+FEWEST_FILES = 64
+FILES_A_NODE = 4  # of each peer: a connection and a bell, and twice as many while they meet
 
 
 def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
@@ -32,6 +36,17 @@ def _listen(host: str, port: int, shared: bool) -> socket.socket:
         sock.close()
         raise ConfigError(_why_not_listening(error, host, port)) from error
     return sock
+
+
+def check_descriptors(nodes: int) -> None:
+    """Raises ConfigError where no instance of so many nodes can have the files that it needs."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = FEWEST_FILES + FILES_A_NODE * nodes
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise ConfigError(
+            f"each process may have {most} files open (ulimit -Hn), and {nodes} nodes with their "
+            f"API server need {needed}"
+        )
 
 
 def _why_not_listening(error: OSError | OverflowError, host: str, port: int) -> str:

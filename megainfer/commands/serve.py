@@ -16,7 +16,7 @@ from typer import Option
 from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.engine_options import EngineOptions, ModelArgument
 from megainfer.commands.http_options import HTTP, HttpOptions
-from megainfer.commands.listening import is_loopback, listen, shown_host
+from megainfer.commands.listening import check_descriptors, is_loopback, listen, shown_host
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.console.terminal import TerminalObserver
@@ -85,6 +85,7 @@ def _serve(
         console.print(shown, soft_wrap=True, markup=False)
     if dry_run:
         return 0
+    check_descriptors(plan.num_attention + plan.num_expert)
     if not options.loopback and not options.asks_for_key:
         console.print(
             f"open       to whoever reaches {host}: no key is asked for; --api-key sets one",

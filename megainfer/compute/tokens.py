@@ -28,5 +28,5 @@ class TokenKernels(Protocol):
         place of several."""
 
     def draw(self, logits: "Tensor", wishes: Sequence[DrawWish]) -> "Tensor":
-        """A token id of each, int64 [S], on their device. Logits must be finite or -inf, not all
-        of a row -inf."""
+        """A token id of each, int64 [S], on their device. Of a row that has NaN or +inf, or -inf
+        only, it may be anything, a number that is no token too."""

@@ -100,8 +100,17 @@ class ExpertNode:
                 continue
             if isinstance(message, Rest):
                 self._gather.rest(message.source, message.micro_batch)
+            elif message.layer not in self._model.held:
+                self._refuse(message)
             else:
                 self._arrived(message, now)
+
+    def _refuse(self, dispatch: Dispatch) -> None:
+        """Of a layer that has no experts: its sender's mistake, which is nobody else's affair."""
+        if dispatch.num_rows:
+            self.port.reply_error(
+                dispatch, f"layer {dispatch.layer} has no experts on expert node {self._model.node}"
+            )
 
     def _arrived(self, dispatch: Dispatch, now: float) -> None:
         if dispatch.num_rows:

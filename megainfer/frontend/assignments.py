@@ -66,20 +66,22 @@ class Assignments:
                     self.forget(request.request_id)
             raise
 
-    def hear(self, at: At, event: TokenEvent) -> None:
-        """Its next token, or its end."""
-        request = self._at(event.request_id, at)
+    def hear(self, event: TokenEvent) -> None:
+        """Its next token, or its end, of those that are `of` its node."""
+        request = self.requests.get(event.request_id)
         if request is None:
             return  # it was ended by an event before
         if event.finish_reason is None:
             self._router.produced(event.request_id, len(event.token_ids))
         else:
             self.forget(event.request_id)
-        request.hear(event)
+        request.output += event.token_ids
+        request.stream.put(event)
 
     def of(self, at: At, events: Sequence[TokenEvent]) -> list[TokenEvent]:
         """Those of sequences that this node has; it may not know yet that others have left it."""
-        return [event for event in events if self._at(event.request_id, at) is not None]
+        get = self.requests.get
+        return [e for e in events if (own := get(e.request_id)) is not None and own.at == at]
 
     def fail(self, request_id: str, error: MegaInferError, at: At | None = None) -> None:
         """End it with an error. at: its node, where that says so."""

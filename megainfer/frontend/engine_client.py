@@ -406,7 +406,7 @@ class EngineClient:
             events = self._assignments.of(at, message.events)
             self.observer.produced(at.node, events)
             for event in events:
-                self._assignments.hear(at, event)
+                self._assignments.hear(event)
         elif isinstance(message, RequestFailed):
             self._assignments.fail(message.request_id, _error(message), at)
         else:

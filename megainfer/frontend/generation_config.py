@@ -131,6 +131,6 @@ def _token_ids(value: Any, folder: Path) -> tuple[int, ...]:
     ids = () if value is None else tuple(value) if isinstance(value, list) else (value,)
     if any(not isinstance(token, int) or isinstance(token, bool) for token in ids):
         raise ModelError(
-            f"eos_token_id in {folder} must be an integer or a list of them, but is {value!r}"
+            f"eos_token_id in {folder} must be an integer or a list of them, but is {value!r:.80}"
         )
     return ids

@@ -89,12 +89,18 @@ class Router:
         return node
 
     def produced(self, request_id: str, tokens: int) -> None:
-        """The request's node has sent this many tokens; the first says that prefill is done."""
+        """The request's node has sent this many tokens; the first says that prefill is done.
+
+        Other front ends are told of the first ones alone: these are most of the load, and this is
+        called for every token.
+        """
         share = self._shares[request_id]
         before = share.tokens
-        share.prefill = 0
+        is_first, share.prefill = share.prefill > 0, 0
         share.decode = max(share.decode - tokens, 1)  # it still runs, so it isn't free
-        self._add(share.node, share.tokens - before)
+        self._loads[share.node] += share.tokens - before
+        if is_first:
+            self._add(share.node, 0)
 
     def release(self, request_id: str) -> None:
         """The request has ended."""

@@ -12,9 +12,12 @@ from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.syntax_options import SyntaxOptions
 from megainfer.sharing.budgets import BudgetOptions
+from megainfer.small_file import MEGABYTE, read_small_text
 
 MAX_KEY_CHARACTERS = 512
 MAX_API_SERVERS = 64
+MAX_NAME_CHARACTERS = 512
+MAX_KEY_FILE_BYTES = MEGABYTE
 SHORT_KEY = 16
 
 
@@ -58,6 +61,9 @@ class ServingOptions:
     def __post_init__(self) -> None:
         for flag, keys in (("--api-key", self.api_keys), ("--admin-key", self.admin_keys)):
             _check_keys(flag, keys)
+        _check_names(self.names)
+        for origin in self.allowed_origins:
+            _check_origin(origin)
         _check_seconds("--drain-timeout", self.drain_seconds, least=0.0)
         _check_seconds("--log-interval", self.log_seconds, least=0.0)
         _check_seconds("--health-timeout", self.patience, least=2.0)
@@ -98,7 +104,7 @@ def read_keys(flag: str, given: Sequence[str], file: Path | None) -> tuple[str, 
     if file is None:
         return tuple(given)
     try:
-        lines = [line.strip() for line in file.read_text().splitlines()]
+        lines = [line.strip() for line in read_small_text(file, MAX_KEY_FILE_BYTES).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{flag}-file {file} can't be read: {error}") from error
     keys = [line for line in lines if line and not line.startswith("#")]
@@ -116,6 +122,37 @@ def _check_keys(flag: str, keys: Sequence[str]) -> None:
                 f"{flag}: key {number} must be 1 to {MAX_KEY_CHARACTERS} visible ASCII characters "
                 f"without spaces; it has {len(key)} characters"
             )
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not (name.isprintable() and name.strip() and len(name) <= MAX_NAME_CHARACTERS):
+            raise ConfigError(
+                f"--served-model-name must be 1 to {MAX_NAME_CHARACTERS} visible characters, not "
+                f"{name!r:.80}"
+            )
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ConfigError(f"--served-model-name {twice[0]!r:.80} is given twice")
+
+
+def _check_origin(origin: str) -> None:
+    """As browsers send it, which is compared letter by letter."""
+    if origin == "*":
+        return
+    try:
+        parts = urlsplit(origin)
+        port = "" if parts.port is None else f":{parts.port}"
+        host = parts.hostname or ""
+        shown = f"[{host}]" if ":" in host else host
+        exact = bool(parts.scheme and host) and origin == f"{parts.scheme}://{shown}{port}"
+    except ValueError:
+        exact = False
+    if not (exact and origin.isascii() and origin.isprintable() and " " not in origin):
+        raise ConfigError(
+            f"--allowed-origins takes * or what browsers send as Origin, such as "
+            f"https://chat.example.com or http://localhost:3000, in small letters and without a "
+            f"path, not {origin!r:.80}"
+        )
 
 
 def _check_seconds(flag: str, value: float, least: float) -> None:

@@ -28,6 +28,7 @@ class Codes(StrEnum):
     INT8 = "int8"  # 8: one an element
     PACKED = "packed"  # 4, 8: in words of 32 bits, along the inputs (compressed-tensors)
     AWQ = "awq"  # 4: in words of 32 bits, along the outputs
+    GPTQ = "gptq"  # 4, 8: in words of 32 bits, along the inputs, transposed
     MXFP4 = "mxfp4"  # 4: float4_e2m1fn, two a byte
 
 
@@ -37,7 +38,8 @@ class QuantizationSpec:
 
     method: quant_method of config.json. block: how many (outputs, inputs) share a scale; None: all.
     symmetric: there are no zero points. targets, kept: regular expressions for names of modules,
-    from their beginning; those that match a target and nothing of `kept` are quantised.
+    from their beginning; those that match a target and nothing of `kept` are quantised. reordered:
+    a table says which inputs share a scale. zero_offset: what stored zero points lack.
     """
 
     method: str
@@ -47,6 +49,8 @@ class QuantizationSpec:
     symmetric: bool = True
     targets: tuple[str, ...] = ("",)
     kept: tuple[str, ...] = ()
+    reordered: bool = False
+    zero_offset: int = 0
 
     def quantises(self, module: str) -> bool:
         """Whether the weights of this module have to be quantised."""
@@ -142,6 +146,51 @@ def _read_awq(settings: Config) -> QuantizationSpec:
     return QuantizationSpec("awq", Codes.AWQ, 4, (1, inputs), symmetric=False, kept=kept)
 
 
+def _read_gptq(settings: Config) -> QuantizationSpec:
+    _expect(settings, "bits", 4, 8)
+    _expect(settings, "pack_dtype", "int32")
+    for key in ("checkpoint_format", "format"):  # the older name of GPTQModel's
+        _expect(settings, key, *_GPTQ_ZEROS)
+    _expect(settings, "is_marlin_format", False)
+    group = settings.values.get("group_size", 128)
+    form = settings.values.get("checkpoint_format") or settings.values.get("format") or "gptq"
+    targets = tuple(rf"(?:.*\.)?{re.escape(name)}$" for name in _gptq_modules(settings))
+    return QuantizationSpec(
+        "gptq",
+        Codes.GPTQ,
+        settings.positive("bits", default=4),
+        (1, None if group == -1 else settings.positive("group_size", default=128)),
+        symmetric=False,  # zero points are stored in any case
+        targets=targets or ("",),
+        kept=(*_unconverted(settings), *_gptq_exceptions(settings)),
+        reordered=settings.flag("desc_act", False),
+        zero_offset=_GPTQ_ZEROS[form],
+    )
+
+
+_GPTQ_ZEROS: Mapping[object, int] = {"gptq": 1, "gptq_v2": 0}
+"""GPTQ's formats, with what their stored zero points lack."""
+
+
+def _gptq_modules(settings: Config) -> Sequence[str]:
+    """transformers lists the names within a layer that were quantised, in the order of doing it."""
+    key = "modules_in_block_to_quantize"
+    steps = settings.values.get(key) or ()
+    names = [name for step in steps for name in (step if isinstance(step, list) else [step])]
+    if not all(isinstance(name, str) for name in names):
+        raise settings.fail(key, "but must be lists of names")
+    return names
+
+
+def _gptq_exceptions(settings: Config) -> Sequence[str]:
+    """GPTQModel says by expressions what is quantised otherwise, or (`-:`) not at all."""
+    others = settings.mapping("dynamic")
+    for name in others:
+        if not name.startswith("-:"):
+            raise settings.fail("dynamic", f"but {name!r} has a scheme of its own; only -: may be")
+    return _names(Config(settings.path, {"dynamic": [name[2:] for name in others]}), "dynamic")
+
+
 def _read_compressed(settings: Config) -> QuantizationSpec:
     """compressed-tensors: groups of modules, each with its scheme; all must be alike."""
     _expect(settings, "format", *_COMPRESSED)
@@ -233,7 +282,7 @@ def _names(settings: Config, key: str) -> Sequence[str]:
         try:
             re.compile(name.removeprefix("re:"))
         except re.error as error:
-            raise settings.fail(key, f"where {name!r} is no expression: {error}") from error
+            raise settings.fail(key, f"where {name!r:.80} is no expression: {error}") from error
     return names
 
 
@@ -251,4 +300,5 @@ _METHODS: Mapping[str, Callable[[Config], QuantizationSpec]] = {
     "mxfp4": _read_mxfp4,
     "compressed-tensors": _read_compressed,
     "awq": _read_awq,
+    "gptq": _read_gptq,
 }

@@ -63,7 +63,7 @@ def _parameters(config: Config, layer_type: str | None) -> tuple[str, Mapping[st
     if not nested:
         return key, parameters
     if layer_type not in nested:
-        raise config.fail(key, f"which says nothing of layers of type {layer_type!r}")
+        raise config.fail(key, f"which says nothing of layers of type {layer_type!r:.80}")
     return key, parameters[layer_type]
 
 
@@ -125,7 +125,7 @@ class _Reader:
             case "longrope":
                 return self.longrope()
         raise self.config.fail(
-            self.key, f"but rope type {kind!r} is not supported; supported: {TYPES}"
+            self.key, f"but rope type {kind!r:.80} is not supported; supported: {TYPES}"
         )
 
     def llama3(self) -> Llama3Scaling:
@@ -156,6 +156,8 @@ class _Reader:
 
     def longrope(self) -> LongRopeScaling:
         original, factor = self.original(), self.factor()
+        if original < 2:
+            raise self.config.fail(self.key, f"whose original context of {original} can't stretch")
         stretched = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         attention = self.own.number("attention_factor", stretched)
         return LongRopeScaling(

@@ -52,6 +52,7 @@ class Scenario:
     choosing: float = 0.5  # the share of them that has an expert on a given expert node
     attention: Cost = Cost(0.6e-3, 12.5e-6)
     expert: Cost = Cost(1.0e-3, 0.3e-6)
+    expert_factors: tuple[float, ...] = ()  # on each expert node's times; () for 1 each
     transfer: float = 0.05e-3  # in one direction
     jitter: float = 0.1  # standard deviation of a stage's time, as a share of it
     unevenness: float = 1.0  # the slowest attention node's factor; the fastest has 1
@@ -72,6 +73,10 @@ class Scenario:
     def __post_init__(self) -> None:
         if not 0 <= self.warm_up < self.duration:
             raise ConfigError(f"warm_up {self.warm_up} s must be less than {self.duration} s")
+        if self.expert_factors and len(self.expert_factors) != self.expert_nodes:
+            raise ConfigError(
+                f"{len(self.expert_factors)} factors for {self.expert_nodes} expert nodes"
+            )
         if self.policy == "lockstep" and (self.joins or self.rests):
             raise ConfigError("lockstep knows no joins and no rests; use another policy")
 

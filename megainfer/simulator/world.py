@@ -90,6 +90,7 @@ class _ExpertNode:
     def __init__(self, world: _World, index: int) -> None:
         self.world = world
         self.index = index
+        self.factor = (world.scenario.expert_factors or (1.0,) * (index + 1))[index]
         self.rule = rule_of(world.scenario)
         self.busy = False
         self.wakes: set[float] = set()
@@ -141,7 +142,7 @@ class _ExpertNode:
     def _serve(self, batch: Batch) -> None:
         now = self.world.clock.now
         rows = sum(batch.rows.values())
-        end = now + self.world.jittered(self.world.scenario.expert.of(rows))
+        end = now + self.factor * self.world.jittered(self.world.scenario.expert.of(rows))
         self.busy = True
         self.world.clock.at(end, partial(self._done, batch, now))
         waits = [now - self.waiting.pop((source, batch.micro_batch)) for source in batch.rows]

@@ -4,6 +4,7 @@ Its own fuel bounds what a grammar may cost, to compile and at each token; a gra
 more is refused.
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from megainfer.errors import RequestError
+from megainfer.structured.compilable.document import compilable
 from megainfer.structured.grammar import Grammar, GrammarKind
 from megainfer.structured.matcher import TokenMatcher
+from megainfer.structured.refusals import in_words
 from megainfer.text.tokenizer import load_tokenizer
 
 WHITE_SPACE = r"( |\n[ \t]{0,16})?"
@@ -72,15 +75,16 @@ class GrammarCompiler:
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         matcher.compute_bitmask()
         if matcher.is_error():
-            raise RequestError(f"the {grammar.kind} can't be used: {matcher.get_error():.500}")
+            raise RequestError(f"the {grammar.kind} can't be used: {in_words(matcher.get_error())}")
         return TokenMatcher(matcher, self._vocab_size, grammar.after)
 
 
 def _in_library_notation(grammar: Grammar) -> str:
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
+            schema = compilable(json.loads(grammar.text))
             return LLMatcher.grammar_from_json_schema(
-                grammar.text, overrides={"whitespace_pattern": WHITE_SPACE}
+                json.dumps(schema), overrides={"whitespace_pattern": WHITE_SPACE}
             )
         case GrammarKind.REGEX:
             return LLMatcher.grammar_from_regex(grammar.text)

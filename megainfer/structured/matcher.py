@@ -7,6 +7,7 @@ from typing import Self
 from llguidance import LLMatcher
 
 from megainfer.structured.grammar import GrammarFailed
+from megainfer.structured.refusals import in_words
 
 WORD_BYTES = 4  # masks are int32 words
 
@@ -52,4 +53,6 @@ class TokenMatcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarFailed(f"the grammar can't be followed: {self._matcher.get_error():.500}")
+            raise GrammarFailed(
+                f"the grammar can't be followed: {in_words(self._matcher.get_error())}"
+            )

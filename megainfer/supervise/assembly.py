@@ -42,6 +42,8 @@ logger = logging.getLogger("megainfer")
 
 MEET_SECONDS = 10.0
 """How long an attention node may take to meet an expert node that can be met."""
+LINK_SECONDS = 0.2
+"""For so long a connection that has ended may only be the first sign of a death."""
 
 
 class Assembly:
@@ -75,6 +77,7 @@ class Assembly:
         self._measuring = False
         self._connected: dict[Node, Connected] = {}
         self._asked_at: dict[Pair, float] = {}
+        self._lost_at: dict[Pair, float] = {}  # connections that have ended, both nodes being alive
 
     @property
     def started(self) -> bool:
@@ -172,6 +175,7 @@ class Assembly:
             if self._move is not None:
                 self._move.prepared.discard(node[1])
         self._asked_at = {p: at for p, at in self._asked_at.items() if node not in _both(p)}
+        self._lost_at = {p: at for p, at in self._lost_at.items() if node not in _both(p)}
         if not self._measuring or self.serve is not None:
             return []
         self._measuring = False
@@ -192,7 +196,7 @@ class Assembly:
             case Met():
                 self.roster.met((node[1], message.expert), message.incarnation)
             case LinkLost():
-                self._parted((node[1], message.expert), message.incarnation)
+                self._lose((node[1], message.expert), message.incarnation)
             case Connected():
                 self._connected[node] = message
             case Ready():
@@ -207,6 +211,8 @@ class Assembly:
 
     def advance(self) -> None:
         """Say whatever can be said by now."""
+        for pair in [p for p, at in self._lost_at.items() if self._clock() - at > LINK_SECONDS]:
+            self._part(pair)
         for attention, expert in self.roster.to_meet():
             self._asked_at[attention, expert] = self._clock()
             incarnation = self.roster.incarnation((Role.EXPERT, expert))
@@ -231,13 +237,17 @@ class Assembly:
             return attention
         return attention | {(Role.EXPERT, n) for n in self.membership.experts}
 
-    def _parted(self, pair: Pair, incarnation: int) -> None:
-        """Both live, but their connection doesn't: they meet again, in another epoch."""
+    def _lose(self, pair: Pair, incarnation: int) -> None:
         expert = (Role.EXPERT, pair[1])
         if self.roster.is_alive(expert) and self.roster.incarnation(expert) == incarnation:
-            logger.warning("attention node %d has lost its connection to expert node %d", *pair)
-            self.roster.parted(pair)
-            self._changed = True
+            self._lost_at.setdefault(pair, self._clock())
+
+    def _part(self, pair: Pair) -> None:
+        """Both live, but their connection doesn't: they meet again, in another epoch."""
+        logger.warning("attention node %d has lost its connection to expert node %d", *pair)
+        del self._lost_at[pair]
+        self.roster.parted(pair)
+        self._changed = True
 
     # --- how to serve -------------------------------------------------------------------------
 

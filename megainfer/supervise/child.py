@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from megainfer.errors import MegaInferError, NodeDied, UnsafeFork
+from megainfer.errors import MegaInferError, NodeDied, UnsafeFork, shortage
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.launch.heartbeat import Page, begin_to_beat
 from megainfer.launch.station import Station
@@ -88,6 +88,12 @@ class Child:
         """Give back what is held of one that has ended."""
         self.link.close()
         self.page.close()
+
+    def close(self) -> None:
+        """In another child, forked later: hold nothing of this one."""
+        self.forget()
+        if self.alive:
+            os.close(self.pidfd)
 
     def death(self) -> str:
         """How it ended, in words."""
@@ -209,8 +215,10 @@ def _guarded(main: ChildMain, station: Station) -> int:
         _last_words(station.link, str(error))
         return 1
     except Exception as error:  # the process boundary: whatever it is, the supervisor must hear it
-        traceback.print_exc()
-        _last_words(station.link, f"{type(error).__name__}: {error}")
+        short = shortage(error)
+        if short is None:
+            traceback.print_exc()
+        _last_words(station.link, short or f"{type(error).__name__}: {error}")
         return 1
     return 0
 

@@ -32,8 +32,7 @@ class Family:
             cores = self._plan.cores_of_attention(node)
         elif role is Role.EXPERT:
             cores = self._plan.cores_of_expert(node)
-        close: list[Closable] = [child.link for child in self.children]
-        close += self._own
+        close: list[Closable] = [*self.children, *self._own]
         if role is not Role.SERVER:
             close += self._of_servers
         child = fork_child(role, node, main, cores, close, incarnation)

@@ -135,7 +135,9 @@ class Supervisor:
         self._down: dict[Node, NodeDown] = {}  # those that aren't back
         self._ready_servers: set[int] = set()
         self._open_servers = {} if owner is None else {0: 0}  # incarnations of those that listen
+        self._all_forked = False  # once: whoever is missing from then on has died
         self._started = False
+        self._draining = False
         self._tickets: dict[int, list[Stats]] = {}  # the answers so far
 
     def run(self) -> int:
@@ -163,6 +165,7 @@ class Supervisor:
         self._turn(0.0)  # the end may have been asked for: then no node need be forked
         for node in self._assembly.wanted:
             self._fork(node)
+        self._all_forked = True
         self._enter("weights", "loading weights")
         self._until(lambda: self._all_nodes(Stage.LOADED))
         self._enter("connecting", "connecting")
@@ -212,6 +215,8 @@ class Supervisor:
 
     def _brief(self, server: Child) -> None:
         """Tell an API server that comes later how things are."""
+        if self._draining:
+            server.send(Drain())
         if (membership := self._assembly.membership) is None:
             return
         server.send(Enter(membership))
@@ -329,7 +334,7 @@ class Supervisor:
 
     def _needed(self) -> list[Node]:
         servers, nodes = self._servers_wanted(), self._assembly.needed
-        return [*servers, *nodes] if self._started else []
+        return [*servers, *nodes] if self._all_forked else []
 
     def _dismiss(self, node: Node) -> None:
         """Have the process of a node end that is no member any more."""
@@ -446,18 +451,20 @@ class Supervisor:
             raise
 
     def _drain(self) -> None:
-        """Until API servers say that nobody is left, or time is up, or another signal comes."""
+        """Until API servers say that nobody is left, or time is up, or another signal comes. One
+        that dies has nobody left."""
         servers = self._family.of(Role.SERVER)
         if not servers or self._drain_seconds <= 0:
             return
         self._observer.stage(f"draining: requests may finish within {self._drain_seconds:g} s")
         deadline = monotonic() + self._drain_seconds
+        self._draining = True
         for server in servers:
             server.send(Drain())
-        missing = {server.node for server in servers}
+        missing = {server.pid for server in servers}
         while monotonic() < deadline and missing:
-            drained = {c.node for c, message in self._turn() if isinstance(message, Drained)}
-            missing -= drained
+            drained = {c.pid for c, message in self._turn() if isinstance(message, Drained)}
+            missing = (missing - drained) & {c.pid for c in self._family.of(Role.SERVER)}
 
     def _hear_owner(self, owner: ParentLink) -> None:
         try:

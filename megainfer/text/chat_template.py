@@ -20,9 +20,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from megainfer.errors import ModelError, RequestError
+from megainfer.small_file import MEGABYTE, read_small_text
+from megainfer.text.chat_forms import ChatForms, forms_of
 from megainfer.text.json_file import read_json_object
 
 JINJA = "*.jinja"
+MAX_TEMPLATE_BYTES = 16 * MEGABYTE
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
 
 
@@ -31,11 +34,16 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self.source = source
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
 
     @cached_property
     def _template(self) -> Template:
         return _environment().from_string(self.source)
+
+    @cached_property
+    def forms(self) -> ChatForms:
+        """In which it wants messages."""
+        return forms_of(self.render)
 
     @cached_property
     def _loops_over_parts(self) -> bool:
@@ -44,6 +52,16 @@ class ChatTemplate:
         tree = _environment().parse(self.source)
         asks = any(test.name == "string" for test in tree.find_all(nodes.Test))
         return not asks and any(_is_content(loop.iter) for loop in tree.find_all(nodes.For))
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The same as `render` of messages that are brought into the form which it wants."""
+        return self.render(self.forms.fit(messages), tools, add_generation_prompt, variables)
 
     def render(
         self,
@@ -56,7 +74,7 @@ class ChatTemplate:
 
         Raises RequestError when the template refuses the messages or fails.
         """
-        names = {**self._special_tokens, **_checked(variables or {})}
+        names = {**self.special_tokens, **_checked(variables or {})}
         try:
             if self._loops_over_parts:
                 messages = [_in_parts(message) for message in messages]
@@ -75,16 +93,24 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
     """A model's templates by name: chat_template.jinja and those of additional_chat_templates; else
     tokenizer_config.json's; else those of chat_template.json, where processors have them.
 
-    Raises ModelError when an entry is neither a string nor a list of named ones.
+    Raises ModelError when an entry is neither a string nor a list of named ones, or a file can't be
+    read.
     """
     files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob(JINJA))}
     if (path := folder / "chat_template.jinja").is_file():
         files["default"] = path
     if files:
-        return {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        return {name: _read_template(path) for name, path in files.items()}
     own = _named(tokenizer_config.get("chat_template"), folder / "tokenizer_config.json")
     legacy = folder / "chat_template.json"
     return own or _named(read_json_object(legacy).get("chat_template"), legacy)
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return read_small_text(path, MAX_TEMPLATE_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the chat template {path} can't be read: {error}") from error
 
 
 def _named(entry: Any, path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from megainfer.errors import ModelError
+from megainfer.small_file import MAX_JSON_BYTES, read_small
 from megainfer.text.json_file import read_json_object
 
 
@@ -54,7 +55,7 @@ def _read_added(path: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Fast)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        found = msgspec.json.decode(read_small(path, MAX_JSON_BYTES), type=_Fast)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path} isn't a tokenizer: {error}") from error
     return {token.content: token.id for token in found.added_tokens}

@@ -10,7 +10,7 @@ from megainfer.text.chat_template import ChatTemplate, read_chat_templates, up_t
 from megainfer.text.json_file import read_json_object
 from megainfer.text.tokenizers import tekken, tiktoken_model
 from megainfer.text.tokenizers.backend import ByteVocabulary, TokenizerBackend
-from megainfer.text.tokenizers.fast import FastBackend
+from megainfer.text.tokenizers.fast import ADDED, FastBackend
 
 FAST = "tokenizer.json"
 MAKE_ONE = (
@@ -38,7 +38,7 @@ class Tokenizer:
         """config: what tokenizer_config.json says. chats: instead of templates."""
         self.config = dict(config or {})
         self._backend = backend
-        self._chat_templates = dict(chat_templates)
+        self.chat_templates = dict(chat_templates)
         self._chats = chats
 
     @classmethod
@@ -72,7 +72,7 @@ class Tokenizer:
     @property
     def chat_template(self) -> str:
         """The source of the template that chats with tools use; empty where there is none."""
-        template = self._chat_templates.get("tool_use") or self._chat_templates.get("default")
+        template = self.chat_templates.get("tool_use") or self.chat_templates.get("default")
         return template.source if template else ""
 
     @property
@@ -112,42 +112,41 @@ class Tokenizer:
             return skip_special_tokens
         return self._backend.piece(token) is None
 
-    def encode_chat(
-        self, chat: Chat, check: Callable[[str], object] = lambda text: None
-    ) -> EncodedChat:
-        """The prompt that the model's chat template makes, or its own library. check: is given the
-        template's text, and may raise, before that is encoded.
+    @property
+    def has_templates(self) -> bool:
+        """Whether its chats are rendered by templates, rather than by a library of their own."""
+        return self._chats is None
 
-        Raises RequestError when the model has no template, or the template refuses or fails.
+    def encode_chat(
+        self,
+        chat: Chat,
+        text: str | None = None,
+        check: Callable[[str], object] = lambda text: None,
+    ) -> EncodedChat:
+        """The prompt of a chat. text: what the template made of it (`TemplateRenderer.render`);
+        None where a library of the model's own encodes chats. check: is given the text, and may
+        raise, before that is encoded.
+
+        Raises RequestError.
         """
         if self._chats is not None:
             return self._chats.encode(chat)
-        text = self.render_chat(chat.messages, chat.tools, chat.opens_an_answer, chat.variables)
+        assert text is not None, "a chat that nobody rendered"
         if chat.continues_last:
             text = up_to_the_end_of(chat.messages[-1], text)
         check(text)
         return EncodedChat(self.encode(text, chat.add_special_tokens), text)
 
-    def render_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        """What the model's chat template makes; encode it without special tokens.
-
-        Raises RequestError when the model has no template, or the template refuses or fails.
-        """
-        template = self._chat_templates.get("tool_use") if tools else None
-        template = template or self._chat_templates.get("default")
-        if template is None:
-            raise RequestError(
-                "this model has no chat template; use /v1/completions, or put a "
-                "chat_template.jinja into the model's folder",
-                "messages",
-            )
-        return template.render(messages, tools, add_generation_prompt, variables)
+    def template_name(self, chat: Chat) -> str:
+        """Which of the templates is this chat's. Raises RequestError where there is none."""
+        for name in ("tool_use", "default") if chat.tools else ("default",):
+            if name in self.chat_templates:
+                return name
+        raise RequestError(
+            "this model has no chat template; use /v1/completions, or put a "
+            "chat_template.jinja into the model's folder",
+            "messages",
+        )
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
@@ -172,7 +171,7 @@ def _read_backend(
         model = read_json_object(folder / "config.json")
         size = (model.get("text_config") or model).get("vocab_size", 0)
         return tiktoken_model.load_tiktoken(folder / tiktoken_model.NAME, config, size)
-    added = read_json_object(folder / "added_tokens.json")
+    added = read_json_object(folder / ADDED)
     return FastBackend.load(folder / FAST, list(special.values()), added)
 
 

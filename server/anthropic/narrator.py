@@ -95,17 +95,7 @@ def _whole(block: Block) -> Json:
         case Kind.REASONING:
             return {**whole, "thinking": block.text}
         case Kind.CALL:
-            return {**whole, "input": _input(block.text)}
-
-
-def _input(arguments: str) -> Json:
-    """Empty where the model's text was cut off or isn't JSON, of which NaN and lone surrogates are
-    no part: this API has no place for texts."""
-    try:
-        value = msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+            return {**whole, "input": msgspec.json.decode(block.text)}
 
 
 def _usage(counts: Json) -> Json:

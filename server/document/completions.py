@@ -57,6 +57,7 @@ class Head(TypedDict):
     id: str
     created: int
     model: str
+    system_fingerprint: str
 
 
 class Completion(Head):

@@ -4,6 +4,8 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict  # before 3.12 pydantic takes only this one
 
+from server.document.completions import TokenLogprob
+
 
 class InputTokensDetails(TypedDict):
     cached_tokens: int
@@ -29,6 +31,7 @@ class OutputPart(TypedDict):
     type: Literal["output_text", "reasoning_text"]
     text: str
     annotations: NotRequired[list[Any]]
+    logprobs: NotRequired[list[TokenLogprob]]
 
 
 class OutputItem(TypedDict):
@@ -65,7 +68,7 @@ class Response(TypedDict):
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     top_p: float | None
-    truncation: Literal["disabled"]
+    truncation: Literal["disabled", "auto"]
     usage: ResponseUsage | None
 
 

@@ -80,7 +80,6 @@ def _sampling(token: Json) -> dict[str, Json]:
     ranges: dict[str, Json] = {
         name: {"minimum": low, "maximum": high} for name, low, high in FLOAT_RANGES
     }
-    ranges["top_p"] = {"exclusiveMinimum": 0, "maximum": 1}
     bad = {"type": "string", "minLength": 1, "maxLength": MAX_BAD_WORD_CHARACTERS}
     return {
         **ranges,
@@ -131,7 +130,8 @@ def _chat_message() -> Json:
 
 
 def _message() -> Json:
-    return _object(("role", "content"), role={"enum": ["user", "assistant"]}, content=_text("text"))
+    roles = {"enum": ["user", "assistant", "system", "developer"]}
+    return _object(("role", "content"), role=roles, content=_text("text"))
 
 
 def _input_item() -> Json:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from server.narration.text_logprobs import Entries, TextLogprobs
 from server.openai.piece import Piece
 
 
@@ -22,7 +23,8 @@ class Step(Enum):
 
 @dataclass(slots=True)
 class Block:
-    """text: so far; a call's is its arguments. call_id and name: of a call."""
+    """text: so far; a call's is its arguments. call_id and name: of a call. logprobs: of a text's
+    tokens, in the form of a chat, where they were asked for."""
 
     number: int
     kind: Kind
@@ -30,16 +32,18 @@ class Block:
     name: str = ""
     text: str = ""
     call: int | None = None  # its number among the calls
+    logprobs: Entries = field(default_factory=list)
     token: str = field(default_factory=lambda: uuid.uuid4().hex)  # for an id of its own
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """text: what was added, where it grew."""
+    """text: what was added, where it grew. logprobs: of its tokens."""
 
     step: Step
     block: Block
     text: str = ""
+    logprobs: Entries = field(default_factory=list)
 
 
 class Blocks:
@@ -48,6 +52,7 @@ class Blocks:
     def __init__(self) -> None:
         self.all: list[Block] = []
         self._open: Block | None = None
+        self._logprobs = TextLogprobs()
 
     def add(self, piece: Piece) -> Iterator[Change]:
         """What a piece changes, in order: first what goes on with the call that is open."""
@@ -56,8 +61,9 @@ class Blocks:
                 yield from self._grow(Kind.CALL, call.arguments)
         if piece.reasoning:
             yield from self._grow(Kind.REASONING, piece.reasoning)
+        logprobs = self._logprobs.of(piece)
         if piece.text:
-            yield from self._grow(Kind.TEXT, piece.text)
+            yield from self._grow(Kind.TEXT, piece.text, logprobs)
         for call in piece.calls:
             if call.name is not None:
                 new = Block(len(self.all), Kind.CALL, call.id or "", call.name, call=call.index)
@@ -70,13 +76,14 @@ class Blocks:
             yield Change(Step.CLOSED, self._open)
             self._open = None
 
-    def _grow(self, kind: Kind, text: str) -> Iterator[Change]:
+    def _grow(self, kind: Kind, text: str, logprobs: Entries | None = None) -> Iterator[Change]:
         if self._open is None or self._open.kind is not kind:
             yield from self._begin(Block(len(self.all), kind))
         assert self._open is not None
         self._open.text += text
+        self._open.logprobs += logprobs or []
         if text:
-            yield Change(Step.GREW, self._open, text)
+            yield Change(Step.GREW, self._open, text, logprobs or [])
 
     def _begin(self, block: Block) -> Iterator[Change]:
         yield from self.close()

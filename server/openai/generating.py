@@ -15,13 +15,13 @@ from megainfer.sharing.budgets import Budgets
 from megainfer.sharing.pauses import Pauses
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
 from server.http.client import current_client
 from server.http.connection import while_client_stays
 from server.http.errors import ApiError, ErrorReport
 from server.http.long_work import LongWork
-from server.http.not_offered import CHAT, COMPLETION, refuse_not_offered
 from server.openai.answer import Answer
 from server.openai.answer_options import AnswerOptions
 from server.openai.prompts import Prompt, PromptEncoder
@@ -33,6 +33,8 @@ from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
 from server.openai.syntax import AnswerSyntax
 from server.openai.tools import ToolUse, tool_use
+from server.openai.wishes.not_offered import CHAT, COMPLETION, refuse_not_offered
+from server.openai.wishes.thinking import SWITCHES
 from server.parsing.harmony import FINAL
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, where /v1/completions leaves max_tokens out
@@ -57,6 +59,7 @@ class Generator:
         model: ServedModel,
         budgets: Budgets,
         checker: GrammarChecker | None = None,
+        renderer: TemplateRenderer | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -67,7 +70,7 @@ class Generator:
         self._isolates_caches = budgets.isolates_caches
         self.long_work = LongWork()
         self.encoder = PromptEncoder(
-            tokenizer, model.max_model_len, self.long_work, budgets.prompt_characters
+            tokenizer, model.max_model_len, self.long_work, budgets.prompt_characters, renderer
         )
 
     async def completion(self, body: CompletionRequest) -> Generation:
@@ -83,23 +86,32 @@ class Generator:
         limited = self._limited(params, prompts, default)
         return await self._start(body, CompletionShape(), options, limited, grammar)
 
-    async def chat(self, body: ChatRequest) -> Generation:
-        """Answer the last message of a chat. Raises as `completion`."""
+    def sampling(self, body: ChatRequest) -> SamplingParams:
+        """By which a chat's answer is made. Raises RequestError."""
+        return body.sampling(self._model.defaults, body.limit)
+
+    async def chat(self, body: ChatRequest, shortened: bool = False) -> Generation:
+        """Answer the last message of a chat. shortened: to what the context leaves room for, where
+        more was asked. Raises as `completion`."""
         self.served_name(body.model)
         refuse_not_offered(body.model_extra or {}, CHAT)
         use = self.tool_use(body)
         options = body.answer_options()
-        params = self._spelling_out(body.sampling(self._model.defaults, body.limit), use)
+        params = self._spelling_out(self.sampling(body), use)
         check_copies(params, 1)
         grammar = await self._grammar(_one_shape(body.wanted_shape(), use.shape))
         prompt = await self.encoder.chat(body, use.tools)
         shaped = grammar is not None
         thinking = prompt.thinking or self._syntax.always_thinks
+        if body.wants_thinking is False:
+            self._check_switch(thinking, shaped)
         if grammar is not None and thinking and self._syntax.thinks:
             grammar = self._after_thinking(grammar)
         if shaped and self._syntax.channels:
             prompt = self._opened(prompt)
         shape = ChatShape(reader_maker(self._syntax, use, shaped))
+        if shortened and params.max_tokens is not None:
+            params = replace(params, max_tokens=min(params.max_tokens, self._room(prompt)))
         limited = self._limited(params, [prompt])
         return await self._start(body, shape, options, limited, grammar)
 
@@ -160,7 +172,11 @@ class Generator:
                 )
             )
         ]
-        head = {"id": request_id, "model": self.served_name(body.model)}
+        head = {
+            "id": request_id,
+            "model": self.served_name(body.model),
+            "system_fingerprint": self._model.fingerprint,
+        }
         given = [prompt for prompt, _ in prompts]
         await pauses.take()
         answer = Answer(shape, head, given, sequences, options, self._texts)
@@ -184,6 +200,18 @@ class Generator:
             raise RequestError(message, wanted.param)
         checking = self._checker.check(wanted.grammar, wanted.param, current_client.get())
         return await while_client_stays(checking)
+
+    def _check_switch(self, thinking: bool, shaped: bool) -> None:
+        """Raises RequestError where the model thinks all the same."""
+        syntax, template = self._syntax, self._tokenizer.chat_template if self._tokenizer else ""
+        knows = any(name in template for name in SWITCHES)
+        may = syntax.thinks or (syntax.channels and not shaped)
+        if thinking or (may and not knows):
+            raise RequestError(
+                "this model thinks first, and its chat template can't turn that off; leave out "
+                "what says that it isn't to",
+                "enable_thinking",
+            )
 
     def _opened(self, prompt: Prompt) -> Prompt:
         """A model that answers in channels begins with the answer itself, without thinking."""
@@ -212,6 +240,10 @@ class Generator:
         special = of_calls or syntax.channels or syntax.silent_thinks
         return replace(params, skip_special_tokens=False) if special else params
 
+    def _room(self, prompt: Prompt) -> int:
+        """Tokens that the context has left."""
+        return max(self._model.max_model_len - len(prompt.ids), 1)
+
     def _limited(
         self, params: SamplingParams, prompts: Sequence[Prompt], default: int | None = None
     ) -> list[tuple[Prompt, SamplingParams]]:
@@ -228,7 +260,7 @@ class Generator:
     def _limit(self, asked: int | None, prompt: Prompt, default: int | None) -> int:
         most = self._model.defaults.max_new_tokens
         if asked is None:
-            room = max(self._model.max_model_len - len(prompt.ids), 1)
+            room = self._room(prompt)
             asked = room if default is None else min(room, default)
         return asked if most is None else min(asked, most)
 

@@ -8,33 +8,36 @@ from megainfer.errors import RequestError
 from megainfer.frontend.request_limits import ContextTooLong
 from megainfer.sharing.budgets import CHARACTERS_A_TOKEN
 from megainfer.text.chat import Chat
+from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
+from server.http.connection import while_client_stays
 from server.http.long_work import UNKNOWN_SIZE, LongWork
-from server.openai.protocol import EFFORT, ChatRequest, CompletionRequest
+from server.openai.protocol import ChatRequest, CompletionRequest
+from server.openai.wishes.thinking import EFFORT
 from server.parsing.reasoning import ends_in_thinking
+from server.parsing.wrapped import PAIRS
 
-A_MESSAGE = 64
-"""Characters that take as long to encode as a template takes for a message."""
 MARGIN = 256
 """Characters more than are needed where a text is cut: its first tokens may be others then."""
-PLAIN_FIELDS = frozenset({"role", "content"})  # of a message
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """echo: its text, for a request that wants it before the answer; else empty. thinking: it
-    leaves the model inside its reasoning."""
+    leaves the model inside its reasoning. answer_tags: of `AnswerTags`, which nobody asked for."""
 
     ids: list[int]
     echo: str = ""
     thinking: bool = False
+    answer_tags: tuple[str, ...] = ()
 
 
 class PromptEncoder:
     """Encodes prompts and chats; without a tokenizer only token ids are taken.
 
     max_model_len: how much of a prompt is kept at most where the client asks for truncation.
-    max_characters: of a text that is encoded.
+    max_characters: of a text that is encoded. renderer: of chats; needed where the tokenizer has
+    templates.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class PromptEncoder:
         max_model_len: int,
         long_work: LongWork,
         max_characters: int,
+        renderer: TemplateRenderer | None,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._long_work = long_work
         self._max_characters = max_characters
+        self._renderer = renderer
 
     async def completion(self, body: CompletionRequest) -> list[Prompt]:
         """Each of the prompts. Raises RequestError."""
@@ -58,7 +63,7 @@ class PromptEncoder:
         )
 
     async def chat(self, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> Prompt:
-        """The chat, up to where the assistant speaks. Raises RequestError."""
+        """The chat, up to where the assistant speaks. Raises RequestError, Overloaded."""
         tokenizer = self._required("messages")
         _check_effort(body, tokenizer)
         kept = body.kept_tokens(self._max_model_len)
@@ -68,20 +73,23 @@ class PromptEncoder:
             tools or None,
             body.template_variables(),
             opens_an_answer=body.opens_an_answer(),
-            continues_last=bool(body.continue_final_message),
-            add_special_tokens=body.add_special_tokens,
+            continues_last=body.continues,
+            add_special_tokens=bool(body.add_special_tokens),
         )
-        characters = sum(len(message["content"]) for message in messages)
-        self._check_size(characters)
-        size = characters + A_MESSAGE * len(messages)
-        if tools or chat.variables or any(message.keys() - PLAIN_FIELDS for message in messages):
-            size = max(size, UNKNOWN_SIZE)
+        self._check_size(sum(len(str(message["content"])) for message in messages))
+        assert self._renderer is not None, "chats need a renderer"
+        text = await while_client_stays(self._renderer.render(chat))
+        size = UNKNOWN_SIZE if text is None else len(text)
         check = self._check_length if kept is None else self._check_rendered
-        encoded = await self._long_work.run(size, lambda: tokenizer.encode_chat(chat, check))
-        return Prompt(_last(encoded.ids, kept), thinking=ends_in_thinking(encoded.text))
+        encoded = await self._long_work.run(size, lambda: tokenizer.encode_chat(chat, text, check))
+        said = [str(message["content"]) for message in messages]
+        tags = tuple(tag for tag in PAIRS if not any(tag in words for words in said))
+        thinking = ends_in_thinking(encoded.text)
+        return Prompt(_last(encoded.ids, kept), thinking=thinking, answer_tags=tags)
 
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
-        ids, whole = self._ids(given, body.add_special_tokens, kept)
+        special = body.add_special_tokens is not False
+        ids, whole = self._ids(given, special, kept)
         last = _last(ids, kept)
         if not body.is_echoed:
             return Prompt(last)
@@ -157,7 +165,7 @@ class PromptEncoder:
 
 
 def _check_effort(body: ChatRequest, tokenizer: Tokenizer) -> None:
-    if body.reasoning_effort is not None and EFFORT not in tokenizer.chat_template:
+    if body.effort is not None and EFFORT not in tokenizer.chat_template:
         raise RequestError(f"this model's chat template has no {EFFORT}; leave it out", EFFORT)
 
 

@@ -16,9 +16,10 @@ from pydantic import (
 from megainfer.errors import RequestError, cited
 from megainfer.frontend.generation_config import SAMPLING_FIELDS, GenerationDefaults
 from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
-from megainfer.text.json_text import parse_object
+from server.history.contents import join_content, template_call, with_thoughts
 from server.openai.answer_options import AnswerOptions, Usage
-from server.openai.structured import LEGACY, Wanted, wanted_shape
+from server.openai.structured import NAMED, Wanted, wanted_shape
+from server.openai.wishes.thinking import EFFORT, Effort, switched, wanted_effort, wants_thinking
 
 MAX_PROMPTS = 2048
 MAX_MESSAGES = 4096
@@ -95,27 +96,6 @@ def parse_bias(value: Any) -> Any:
     return {int(token): bias for token, bias in value.items()}
 
 
-def join_content(value: Any) -> str | None:
-    """A message's text; parts are joined by line ends, as vLLM does for templates of strings."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"must be a string or a list of text parts, not {cited(value)}")
-    return "\n".join(_part_text(part) for part in value)
-
-
-def _part_text(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    text = part.get("text") if isinstance(part, dict) else None
-    if kind != "text" or not isinstance(text, str):
-        raise ValueError(
-            f'only parts {{"type": "text", "text": "..."}} are offered, not {cited(part)}'
-        )
-    return text
-
-
 class Body(BaseModel):
     """Types are strict: "5" isn't a number. Fields that nobody knows are accepted."""
 
@@ -164,6 +144,11 @@ class SamplingFields(Body):
     guided_regex: str | None = None
     guided_choice: Annotated[list[str], Field(fail_fast=True)] | None = None
     guided_grammar: str | None = None
+    json_schema: str | dict[str, Any] | None = Field(None, description="llama.cpp's guided_json")
+    grammar: str | None = Field(None, description="llama.cpp's guided_grammar")
+    regex: str | None = Field(None, description="SGLang's guided_regex")
+    ebnf: str | None = Field(None, description="SGLang's guided_grammar")
+    format: str | dict[str, Any] | None = Field(None, description='Ollama\'s: "json" or a schema')
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -172,6 +157,11 @@ class SamplingFields(Body):
     @property
     def wanted_logprobs(self) -> int | None:
         """How many of the best log-probabilities are wanted beside each token's own."""
+        raise NotImplementedError
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens may be generated; None where that isn't said."""
         raise NotImplementedError
 
     @property
@@ -199,7 +189,7 @@ class SamplingFields(Body):
         """How many tokens at a prompt's end are kept. Raises RequestError."""
         kept = self.truncate_prompt_tokens
         if kept == -1:
-            return max(max_model_len - (self.max_tokens or 1), 1)
+            return max(max_model_len - (self.limit or 1), 1)
         if kept is not None and kept < 1:
             message = f"truncate_prompt_tokens must be -1 or at least 1, but is {kept}"
             raise RequestError(message, "truncate_prompt_tokens")
@@ -240,7 +230,7 @@ class SamplingFields(Body):
         return self.prompt_logprobs is not None
 
 
-SHAPE_FIELDS = ("response_format", "structured_outputs", *LEGACY)
+SHAPE_FIELDS = ("response_format", "structured_outputs", *NAMED, "format")
 SAME_IN_SAMPLING = (
     "n",
     "temperature",
@@ -269,7 +259,7 @@ class CompletionRequest(SamplingFields):
     """POST /v1/completions"""
 
     prompt: Annotated[Prompts, PlainValidator(parse_prompt), WithJsonSchema(PROMPT_SCHEMA)]
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = Field(None, description="true if left out")
     logprobs: Annotated[Logprobs | None, BeforeValidator(lambda v: None if v is False else v)] = (
         None
     )
@@ -290,13 +280,12 @@ class CompletionRequest(SamplingFields):
 
 
 class ChatMessage(Body):
-    """One message; a developer's is a system message, which is what templates know.
+    """One message; a developer's is a system message, which is what templates know, and that of a
+    function (OpenAI's older name) a tool's. Only a user's and a system's must have a content."""
 
-    Only an assistant that calls tools may leave out the content.
-    """
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     tool_calls: JsonObjects | None = None
+    function_call: dict[str, Any] | None = None
     content: Annotated[
         str | None, BeforeValidator(join_content), WithJsonSchema(CONTENT_SCHEMA)
     ] = Field(None, validate_default=True)
@@ -305,40 +294,33 @@ class ChatMessage(Body):
     @field_validator("content")
     @classmethod
     def check_content(cls, content: str | None, info: ValidationInfo) -> str | None:
-        if content is None and not (
-            info.data.get("role") == "assistant" and info.data.get("tool_calls")
-        ):
+        if content is None and info.data.get("role") not in ("assistant", "tool", "function"):
             raise ValueError("must be a string or a list of text parts, and isn't there")
         return content
 
     def for_template(self) -> dict[str, Any]:
-        """As templates expect it: arguments of calls are objects. Raises RequestError."""
-        fields = self.model_dump(exclude_none=True)
-        fields["role"] = "system" if self.role == "developer" else self.role
-        fields["content"] = self.content or ""
-        if self.tool_calls:
-            fields["tool_calls"] = [_template_call(call) for call in self.tool_calls]
-        if isinstance(thought := fields.get("reasoning"), str):
-            fields.setdefault("reasoning_content", thought)
-            if not self.content:
-                fields.setdefault("thinking", thought)  # gpt-oss, before a call
+        """As `ChatForms` expects it: arguments of calls are texts. Raises RequestError."""
+        fields = with_thoughts(self.model_dump(exclude_none=True, exclude={"function_call"}))
+        fields["role"] = TEMPLATE_ROLES.get(self.role, self.role)
+        refused = fields.pop("refusal", None)
+        fields["content"] = self.content or (refused if isinstance(refused, str) else "")
+        if calls := self._calls():
+            fields["tool_calls"] = [template_call(call) for call in calls]
+        else:
+            fields.pop("tool_calls", None)
         return fields
 
-
-def _template_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        where = "messages.tool_calls"
-        raise RequestError(f"{where} must hold functions with names, not {cited(call)}", where)
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        arguments = parse_object(arguments, "messages.tool_calls.function.arguments")
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+    def _calls(self) -> list[dict[str, Any]]:
+        older = {"id": (self.function_call or {}).get("name"), "function": self.function_call}
+        return self.tool_calls or ([older] if self.function_call else [])
 
 
-EFFORT = "reasoning_effort"
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-"""OpenAI's; a model knows some of them."""
+TEMPLATE_ROLES = {"developer": "system", "function": "tool"}
+
+
+ASSISTANT = "assistant"
+CONTINUED = ("prefix", "partial")
+"""Flags of a message that the answer continues, at DeepSeek's and at Qwen's."""
 
 
 class ChatRequest(SamplingFields):
@@ -355,10 +337,13 @@ class ChatRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Effort | None = None
-    documents: JsonObjects | None = None
+    reasoning: dict[str, Any] | None = Field(None, description="effort and enabled: OpenRouter's")
+    enable_thinking: bool | None = None
+    thinking: dict[str, Any] | None = Field(None, description="type: enabled or disabled")
+    documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    add_special_tokens: bool = False
+    add_special_tokens: bool | None = Field(None, description="false if left out")
 
     @property
     def wanted_logprobs(self) -> int | None:
@@ -377,19 +362,46 @@ class ChatRequest(SamplingFields):
 
     def template_variables(self) -> dict[str, Any]:
         """Names that the chat template may use, beside the messages."""
-        effort = {} if self.reasoning_effort is None else {EFFORT: self.reasoning_effort}
+        effort = {} if self.effort is None else {EFFORT: self.effort}
         documents = {} if self.documents is None else {"documents": self.documents}
-        return {**effort, **(self.chat_template_kwargs or {}), **documents}
+        switch = switched(self.wants_thinking)
+        return {**effort, **switch, **(self.chat_template_kwargs or {}), **documents}
+
+    @property
+    def effort(self) -> str | None:
+        """How hard the model is to think. Raises RequestError."""
+        return wanted_effort(self.__dict__)
+
+    @property
+    def wants_thinking(self) -> bool | None:
+        """Whether it is to think; None where nothing is said. Raises RequestError."""
+        return wants_thinking(self.__dict__)
+
+    @property
+    def continues(self) -> bool:
+        """Whether the last message is continued: also by DeepSeek's and Qwen's names for that,
+        which stand in the message. Raises RequestError where they stand in another."""
+        flagged = [
+            at
+            for at, message in enumerate(self.messages)
+            if any((message.model_extra or {}).get(name) for name in CONTINUED)
+        ]
+        if flagged and (flagged != [len(self.messages) - 1] or self.messages[-1].role != ASSISTANT):
+            shown = " or ".join(CONTINUED)
+            where = f"messages[{flagged[0]}]"
+            message = f"{where}: {shown} is for the assistant's message at the end only"
+            raise RequestError(message, where)
+        return bool(self.continue_final_message or flagged)
 
     def opens_an_answer(self) -> bool:
         """Whether the assistant begins to speak; else the last message is continued."""
-        if self.continue_final_message and self.add_generation_prompt:
+        if self.continues and self.add_generation_prompt:
             raise RequestError(
                 "add_generation_prompt and continue_final_message exclude each other; leave one "
                 "of them out",
                 "continue_final_message",
             )
-        if self.continue_final_message:
+        if self.continues:
             return False
         return self.add_generation_prompt is not False
 

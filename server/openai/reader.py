@@ -2,18 +2,16 @@
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megainfer.messages import FinishReason
 from server.openai.prompts import Prompt
 from server.openai.syntax import AnswerSyntax
 from server.openai.thought_counter import ThoughtCounter
 from server.openai.tools import ToolUse
-from server.parsing.answer_parser import AnswerParser
-from server.parsing.calls import CallParser, OneCall
-from server.parsing.formats import ARRAY
-from server.parsing.harmony import HarmonyParser
-from server.parsing.parts import CallDelta, Parser, WholeParser
+from server.parsing.notations import ARRAY, channels, one_call, plain
+from server.parsing.offered import Offered
+from server.parsing.parts import CallDelta, WholeParser
 from server.parsing.reasoning import ThinkParser
 
 TOOL_CALLS = "tool_calls"
@@ -49,6 +47,7 @@ class ChoiceReader:
         self._use = use
         self._thoughts = thoughts
         self._has_calls = False
+        self._ids: set[str] = set()
 
     @property
     def reasoning_tokens(self) -> int | None:
@@ -64,9 +63,19 @@ class ChoiceReader:
             parts.add(self._parser.finish())
         if self._thoughts:
             self._thoughts.add(token_ids, parts.reasoning, self._parser.thinking)
-        calls = _joined([d for d in parts.calls if not (self._use.one_call and d.index)])
+        wanted = [d for d in parts.calls if not (self._use.one_call and d.index)]
+        calls = _joined([self._with_id(delta) for delta in wanted])
         self._has_calls = self._has_calls or bool(calls)
         return Reading(parts.content, parts.reasoning, calls, self._finish(finish_reason))
+
+    def _with_id(self, delta: CallDelta) -> CallDelta:
+        """A call's own id, unless another of this answer has it; else a new one."""
+        if delta.name is None:
+            return delta
+        own = delta.id if delta.id not in self._ids else None
+        call_id = own or f"call_{uuid.uuid4().hex[:24]}"
+        self._ids.add(call_id)
+        return replace(delta, id=call_id)
 
     def _finish(self, reason: FinishReason | None) -> str | None:
         # OpenAI's servers say "stop" where the client itself had named the function.
@@ -87,28 +96,33 @@ def reader_maker(
 
     def make(prompt: Prompt) -> ChoiceReader:
         inside = prompt.thinking or syntax.always_thinks
-        reasoning = ThinkParser(inside, syntax.think_tags) if syntax.thinks else None
+        reasoning = None
+        if syntax.thinks:
+            reasoning = ThinkParser(inside, syntax.think_tags, prompt.answer_tags)
         thoughts = _thought_counter(syntax) if syntax.thinks else None
-        return ChoiceReader(AnswerParser(reasoning, _calls(syntax, use)), use, thoughts)
+        return ChoiceReader(_parser(syntax, use, reasoning), use, thoughts)
 
     return make
 
 
 def _channel_reader(syntax: AnswerSyntax, use: ToolUse) -> ChoiceReader:
     with_calls = bool(use.tools) and syntax.calls is not None
-    return ChoiceReader(HarmonyParser(with_calls), use, _thought_counter(syntax))
+    parser = channels(Offered(use.tools) if with_calls else None)
+    return ChoiceReader(parser, use, _thought_counter(syntax))
 
 
 def _thought_counter(syntax: AnswerSyntax) -> ThoughtCounter:
     return ThoughtCounter(syntax.end_token, syntax.end_of_think, syntax.decode)
 
 
-def _calls(syntax: AnswerSyntax, use: ToolUse) -> Parser | None:
+def _parser(syntax: AnswerSyntax, use: ToolUse, thoughts: ThinkParser | None) -> WholeParser:
     if use.named is not None:
-        return OneCall(use.named)
+        return one_call(use.named, thoughts)
     if use.must:
-        return CallParser(ARRAY)
-    return syntax.calls.parser(use.tools) if use.tools and syntax.calls else None
+        return ARRAY.parser(use.tools, thoughts)
+    if use.tools and syntax.calls:
+        return syntax.calls.parser(use.tools, thoughts)
+    return plain(thoughts)
 
 
 def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:
@@ -117,9 +131,7 @@ def _joined(deltas: list[CallDelta]) -> tuple[CallPiece, ...]:
     for delta in deltas:
         before = pieces.get(delta.index)
         if before is None:
-            new_id = delta.id or f"call_{uuid.uuid4().hex[:24]}"
-            call_id = None if delta.name is None else new_id
-            piece = CallPiece(delta.index, call_id, delta.name, delta.arguments)
+            piece = CallPiece(delta.index, delta.id, delta.name, delta.arguments)
         else:
             arguments = before.arguments + delta.arguments
             piece = CallPiece(delta.index, before.id, before.name, arguments)

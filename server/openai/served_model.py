@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megainfer import __version__
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.syntax_options import SyntaxOptions
 
@@ -26,6 +27,11 @@ class ServedModel:
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
     shows_tokenizer: bool = False
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    @property
+    def fingerprint(self) -> str:
+        """What an answer depends on beside the request: the program and the model."""
+        return f"megainfer-{__version__}-{self.names[0]}"
 
     def card(self, name: str) -> dict[str, Any]:
         """The model object of `/v1/models`."""

@@ -8,13 +8,18 @@ from megainfer.structured import grammar as grammars
 from megainfer.structured.constraint import KINDS, constraint
 from megainfer.structured.grammar import Grammar
 
-LEGACY = {
+NAMED = {
     "guided_json": "json",
     "guided_regex": "regex",
     "guided_choice": "choice",
     "guided_grammar": "grammar",
+    "json_schema": "json",
+    "grammar": "grammar",
+    "regex": "regex",
+    "ebnf": "grammar",
 }
-IGNORED = frozenset({"disable_any_whitespace", "disable_additional_properties", "disable_fallback"})
+"""Fields that hold one wish: vLLM's older ones, llama.cpp's and SGLang's."""
+IGNORED = frozenset({"disable_fallback"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,7 @@ class Wanted:
 
 
 def wanted_shape(fields: dict[str, Any]) -> Wanted | None:
-    """What `response_format`, `structured_outputs` and their older names ask for.
+    """What `response_format`, `structured_outputs` and other names of theirs ask for.
 
     Raises RequestError for a field that is wrong, or when more than one asks for something.
     """
@@ -35,9 +40,10 @@ def wanted_shape(fields: dict[str, Any]) -> Wanted | None:
         *_from_structured_outputs(fields.get("structured_outputs")),
         *(
             _wanted(kind, fields[name], name)
-            for name, kind in LEGACY.items()
+            for name, kind in NAMED.items()
             if fields.get(name) is not None
         ),
+        *_from_format(fields.get("format")),
     ]
     if len(wanted) > 1:
         both = " and ".join(one.param for one in wanted)
@@ -51,15 +57,40 @@ def _from_response_format(value: Any) -> list[Wanted]:
     if kind is None or kind == "text":
         return []
     if kind == "json_object":
-        return [Wanted(grammars.json_object(), param)]
+        return [_wanted_object(value.get("schema"), f"{param}.schema", param)]
+    if kind in KINDS_OF_FORMAT:
+        where = f"{param}.{KINDS_OF_FORMAT[kind]}"
+        return [_wanted(kind, value.get(KINDS_OF_FORMAT[kind]), where)]
     if kind != "json_schema":
-        known = "text, json_object or json_schema"
+        known = "text, json_object, json_schema, regex or grammar"
         raise RequestError(f"{param}.type must be {known}, not {cited(kind)}", param)
-    described = value.get("json_schema")
+    described, where = value.get("json_schema"), f"{param}.json_schema"
+    if described is None and "schema" in value:
+        described, where = value, param
     if not isinstance(described, dict) or "schema" not in described:
         raise RequestError(f"{param}.json_schema must hold a schema", f"{param}.json_schema")
-    where = f"{param}.json_schema.schema"
+    where = f"{where}.schema"
     return [Wanted(grammars.json_schema(described["schema"], where), where)]
+
+
+KINDS_OF_FORMAT = {"regex": "pattern", "grammar": "grammar"}
+"""Together's and Fireworks' types of `response_format`, and the field that holds the wish."""
+
+
+def _from_format(value: Any) -> list[Wanted]:
+    """Ollama's: `json`, or a schema."""
+    if value in (None, ""):
+        return []
+    if isinstance(value, str) and value != "json":
+        raise RequestError(f'format must be "json" or a JSON schema, not {cited(value)}', "format")
+    return [_wanted_object(None if value == "json" else value, "format", "format")]
+
+
+def _wanted_object(schema: Any, where: str, param: str) -> Wanted:
+    """Any JSON object, or what a schema beside that says."""
+    if schema is None:
+        return Wanted(grammars.json_object(), param)
+    return Wanted(grammars.json_schema(schema, where), where)
 
 
 def _from_structured_outputs(value: Any) -> list[Wanted]:

@@ -18,7 +18,7 @@ class ThoughtCounter:
         self._tag = tag
         self._decode = decode
         self._token_ids: list[int] = []
-        self._thought = False
+        self._characters = 0  # of reasoning
         self._ended = False
 
     def add(self, token_ids: Sequence[int], reasoning: str, thinking: bool | None) -> None:
@@ -27,7 +27,7 @@ class ThoughtCounter:
         if self._ended:
             return
         self._token_ids += token_ids
-        self._thought = self._thought or bool(reasoning)
+        self._characters += len(reasoning)
         if thinking is False:
             self._ended = True
             del self._token_ids[self._length() :]
@@ -35,13 +35,17 @@ class ThoughtCounter:
     @property
     def count(self) -> int:
         """So far."""
-        return len(self._token_ids) if self._thought else 0
+        return len(self._token_ids) if self._characters else 0
 
     def _length(self) -> int:
         ids, decode = self._token_ids, self._decode
         if self._end is not None and self._end in ids:
             return ids.index(self._end)
         place = decode(ids).find(self._tag)
+        if place < 0:  # a call has ended it
+            return bisect_left(
+                range(len(ids)), self._characters, key=lambda k: len(decode(ids[:k]))
+            )
         # The tokens before the one in which the tag begins.
         return max(
             bisect_left(range(len(ids)), place + 1, key=lambda k: len(decode(ids[:k]))) - 1, 0

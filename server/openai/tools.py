@@ -7,11 +7,14 @@ from typing import Any
 
 from megainfer.errors import RequestError, cited
 from megainfer.structured import grammar as grammars
+from megainfer.structured.schema import moved
 from server.openai.structured import Wanted
 
 MAX_TOOLS = 128
 NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 DEFINITIONS = ("$defs", "definitions")
+OF_ROOTS = frozenset({"$schema", "$id"})
+"""What means something else, or nothing, where a schema is a part of another."""
 Json = dict[str, Any]
 
 
@@ -101,31 +104,22 @@ def _name(tool: Json) -> str:
 
 def _parameters(tool: Json) -> Json:
     given = tool["function"].get("parameters") or {"properties": {}, "additionalProperties": False}
-    return {"type": "object", **given}
+    return {"type": "object", **{key: value for key, value in given.items() if key not in OF_ROOTS}}
 
 
 def _array_of_calls(use: ToolUse) -> Json:
-    definitions: dict[str, Json] = {}
-    calls = []
-    for tool in use.tools:
-        parameters = _parameters(tool)
-        for key in DEFINITIONS:
-            _merge(definitions.setdefault(key, {}), parameters.pop(key, None) or {})
+    """References are from the root of a schema, so each tool's own is moved below `$defs`."""
+    definitions, calls = {}, []
+    for number, tool in enumerate(use.tools):
+        place = f"#/$defs/{number}"
+        definitions[str(number)] = moved(_parameters(tool), place)
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": _name(tool)}, "parameters": parameters},
+                "properties": {"name": {"const": _name(tool)}, "parameters": {"$ref": place}},
                 "required": ["name", "parameters"],
                 "additionalProperties": False,
             }
         )
     most = {"maxItems": 1} if use.one_call else {}
-    return {"type": "array", "minItems": 1, **most, "items": {"anyOf": calls}, **definitions}
-
-
-def _merge(into: Json, more: Json) -> None:
-    """References are from the root of a schema, so all tools' definitions come together there."""
-    for name, schema in more.items():
-        if into.setdefault(name, schema) != schema:
-            message = f"two tools define {cited(name)} differently; rename one of them"
-            raise RequestError(message, "tools")
+    return {"type": "array", "minItems": 1, **most, "items": {"anyOf": calls}, "$defs": definitions}

@@ -11,15 +11,12 @@ Json = dict[str, Any]
 
 
 def chat_request(fields: Json, body: Body) -> ChatRequest:
-    """A chat of these fields, and of those that the body has beyond its API and a chat knows.
-
-    Raises RequestError naming the first field that is wrong.
+    """A chat of these fields, and of those that the body has beyond its API, which a chat knows or
+    refuses. Raises RequestError naming the first field that is wrong.
     """
-    known = ChatRequest.model_fields.keys()
-    more = {name: value for name, value in (body.model_extra or {}).items() if name in known}
     given = {name: value for name, value in fields.items() if value is not None}
     try:
-        return ChatRequest.model_validate({**more, **given})
+        return ChatRequest.model_validate({**(body.model_extra or {}), **given})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -67,7 +67,7 @@ def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask, server: int =
     return Surroundings(
         board=board,
         ask=ask,
-        processes=(lambda: 1) if plan.config.colocated else board.num_present,
+        processes=(lambda: 1) if plan.config.colocated else board.num_serving,
         siblings=Address(server, options.api_servers, plan.server_name),
         experts=ExpertMap(
             tuple(plan.spec.moe_layers),

@@ -16,8 +16,9 @@ Counters = Mapping[str, Any]
 @dataclass(slots=True)
 class NodeState:
     """counters: the latest told unasked; before: those of the time before. worked_at: when it last
-    showed that it had handled a token. lost: it has died, and isn't back. back_at: when it last
-    came back. Times are those of the board's clock; None: never."""
+    showed that it had handled a token. lost: it has died, and isn't back. member: it is of the
+    membership that serves. back_at: when it last came back. Times are those of the board's clock;
+    None: never."""
 
     role: Role
     index: int
@@ -26,11 +27,17 @@ class NodeState:
     heard_at: float | None = None
     worked_at: float | None = None
     lost: bool = False
+    member: bool = True
     back_at: float | None = None
 
     @property
     def name(self) -> str:
         return f"{self.role} node {self.index}"
+
+    @property
+    def serves(self) -> bool:
+        """Whether anything is expected of it."""
+        return self.member and not self.lost
 
     def idle_share(self) -> float:
         """Of the time between the last two times that it was heard; 1 before that."""
@@ -53,10 +60,10 @@ class NodeState:
         """Its process has died, and took its counters with it."""
         self.lost, self.counters, self.before = True, {}, {}
 
-    def come_back(self, now: float) -> None:
-        """It serves, since just now if it was lost or is new."""
-        if self.lost or self.heard_at is None:
-            self.lost, self.back_at = False, now
+    def enter(self, now: float) -> None:
+        """It serves, since just now if it didn't before or is new."""
+        if not self.serves or self.heard_at is None:
+            self.lost, self.member, self.back_at = False, True, now
 
 
 class NodeBoard:
@@ -97,14 +104,17 @@ class NodeBoard:
         self.changed.set()
 
     def enter(self, membership: Membership) -> None:
-        """These serve from now on."""
+        """These serve from now on, and no others."""
         now = self._clock()
-        for role, members in (
-            (Role.ATTENTION, membership.attention),
-            (Role.EXPERT, membership.experts),
-        ):
-            for index in members:
-                self._state(role, index).come_back(now)
+        members = {
+            *(self._state(Role.ATTENTION, index).name for index in membership.attention),
+            *(self._state(Role.EXPERT, index).name for index in membership.experts),
+        }
+        for name, node in self._nodes.items():
+            if name in members:
+                node.enter(now)
+            else:
+                node.member = False
         self.changed.set()
 
     def of_role(self, role: Role) -> list[NodeState]:
@@ -112,9 +122,9 @@ class NodeBoard:
         own = (node for node in self._nodes.values() if node.role is role)
         return sorted(own, key=lambda node: node.index)
 
-    def num_present(self) -> int:
-        """Nodes that haven't died."""
-        return sum(not node.lost for node in self._nodes.values())
+    def num_serving(self) -> int:
+        """Nodes of which something is expected."""
+        return sum(node.serves for node in self._nodes.values())
 
     def silence(self, node: NodeState) -> float:
         """Seconds since it was last heard of."""
@@ -124,15 +134,15 @@ class NodeBoard:
         return not node.lost and self.silence(node) <= self._patience
 
     def hung(self) -> str | None:
-        """Which nodes don't answer, in words; None when all do, but for those that have died."""
-        silent = [n for n in self._nodes.values() if not n.lost and not self.is_up(n)]
+        """Which of the nodes that serve don't answer, in words; None when all do."""
+        silent = [n for n in self._nodes.values() if n.serves and not self.is_up(n)]
         texts = [f"{n.name} has said nothing for {self.silence(n):.0f} s" for n in silent]
         return "; ".join(texts) or None
 
     def idle_experts(self, since: float) -> list[str]:
-        """Names of the expert nodes that haven't shown to have handled a token since then, but for
-        those that have died."""
-        experts = [node for node in self.of_role(Role.EXPERT) if not node.lost]
+        """Names of the expert nodes that haven't shown to have handled a token since then, of those
+        that serve."""
+        experts = [node for node in self.of_role(Role.EXPERT) if node.serves]
         return [n.name for n in experts if n.worked_at is None or n.worked_at < since]
 
     def _state(self, role: Role, index: int) -> NodeState:

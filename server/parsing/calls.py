@@ -1,196 +1,120 @@
-"""Tool calls in a model's text."""
+"""A model's answer, read from a feed: text up to where a call may begin, and the call."""
 
-import json
-import re
-from enum import Enum, auto
-from typing import Any
+from collections.abc import Callable
 
-from megainfer.text.detokenizer import overlap
-from server.parsing.formats import CallFormat
-from server.parsing.json_span import JsonSpan
-from server.parsing.parts import CallDelta, Parts
-from server.parsing.spans import as_call
+from server.parsing.feed import WHITE, Feed, Reading, Say, Tags
+from server.parsing.json_repair import copy_arguments
+from server.parsing.out import Out
+from server.parsing.parts import Parts
 
-
-class _State(Enum):
-    TEXT = auto()  # outside of calls
-    HEADER = auto()  # after an opening: a call begins, or the end of several comes
-    ARGUMENTS = auto()
-    TRAILER = auto()  # after a call's arguments
+LINE_END, FENCE = "\n", "```"
+Attempt = Callable[[], Reading[bool]]
+"""Reads a call or several; False where there was none: what was read is in the feed's record."""
 
 
-class CallParser:
-    """Splits a text into content and the calls of one format, whose arguments stream.
+class FeedParser:
+    """Runs a reader over a text that comes in pieces."""
 
-    What isn't a call stays content, tags included: a header that was never completed, and what
-    stands between a call's arguments and its closing. White space around calls is dropped. Once a
-    call's name was given out, its arguments are what the model wrote, whole or not.
-    """
+    def __init__(self, read: Callable[[Feed, Out], Reading[None]], out: Out) -> None:
+        self._feed = Feed()
+        self._out = out
+        self._reading = read(self._feed, out)
 
-    def __init__(self, call_format: CallFormat) -> None:
-        self._format = call_format
-        self._state = _State.TEXT
-        self._text = ""  # not given out yet
-        self._opened = ""  # the opening, as long as it may turn out to be content
-        self._white = ""  # what stands before the text, after the opening
-        self._span = JsonSpan()
-        self._calls = 0
-        self._blank = True  # nothing but white space since the beginning or the last call
-        self._steps = {
-            _State.TEXT: self._read_text,
-            _State.HEADER: self._read_header,
-            _State.ARGUMENTS: self._read_arguments,
-            _State.TRAILER: self._read_trailer,
-        }
+    @property
+    def thinking(self) -> bool | None:
+        """See `WholeParser.thinking`."""
+        return self._out.thinking
 
     def push(self, text: str) -> Parts:
-        self._text += text
-        parts = Parts()
-        while self._steps[self._state](parts):
-            pass
-        return parts
+        self._feed.add(text)
+        next(self._reading, None)
+        return self._out.take()
 
     def finish(self) -> Parts:
-        parts = Parts()
-        text, self._text = self._text, ""
-        if self._state is _State.TRAILER:
-            text = text[: len(text) - overlap(text, self._format.closing)]
-            parts.content += "" if self._format.trailer.fullmatch(text) else text
-        elif self._state is _State.TEXT or not self._recover(text, parts):
-            rest = self._opened + self._white + text
-            if rest.strip(self._format.between) or not self._calls:
-                parts.content += rest
-        return parts
-
-    # Each reads on as far as it is certain; True: the state has changed and there may be more.
-
-    def _read_text(self, parts: Parts) -> bool:
-        if self._blank:  # held: white space is content only where no call follows
-            self._set_white_apart(self._text.lstrip())
-        before, opening, after = self._text.partition(self._format.opening)
-        border = len(before) - (0 if opening else overlap(before, self._format.opening))
-        self._say(before[:border], parts)
-        self._text = before[border:]
-        if opening:
-            white = self._white
-            self._go_on(after, _State.HEADER)
-            self._opened = white + opening
-        return bool(opening)
-
-    def _read_header(self, parts: Parts) -> bool:
-        text, end = self._text.lstrip(self._format.between), self._format.end
-        self._set_white_apart(text)
-        if end is not None and text.startswith(end) and not self._opened:
-            return self._leave(text.removeprefix(end))
-        header = self._format.header.match(text)
-        if header is not None:
-            self._begin(header, text[header.end() :], parts)
-            return True
-        return self._give_up(parts)
-
-    def _read_arguments(self, parts: Parts) -> bool:
-        arguments = self._span.take(self._text)
-        self._text = self._text[len(arguments) :]
-        if arguments:
-            parts.calls.append(CallDelta(self._calls - 1, None, arguments))
-        if self._span.ended:
-            self._state = _State.TRAILER
-        return self._span.ended
-
-    def _read_trailer(self, parts: Parts) -> bool:
-        if not self._format.closing:
-            return self._leave(self._text)
-        between, closing, after = self._text.partition(self._format.closing)
-        if not closing:
-            return False
-        if not self._format.trailer.fullmatch(between):
-            parts.content += between
-        if self._format.end is None:
-            return self._leave(after)
-        self._text, self._state = after, _State.HEADER
-        return True
-
-    def _set_white_apart(self, rest: str) -> None:
-        """So that it is looked at once, however much there is."""
-        self._white += self._text[: len(self._text) - len(rest)]
-        self._text = rest
-
-    def _say(self, text: str, parts: Parts) -> None:
-        if text:
-            parts.content += self._white + text
-            self._white, self._blank = "", False
-
-    def _leave(self, rest: str) -> bool:
-        self._blank = True
-        self._go_on(rest, _State.TEXT)
-        return True
-
-    def _go_on(self, rest: str, state: _State) -> None:
-        self._text, self._opened, self._white, self._state = rest, "", "", state
-
-    def _begin(self, header: re.Match[str], rest: str, parts: Parts) -> None:
-        own_id = header.groupdict().get("id")
-        parts.calls.append(CallDelta(self._calls, header["name"], "", own_id))
-        self._calls += 1
-        self._span = JsonSpan()
-        self._go_on(rest, _State.ARGUMENTS)
-
-    def _give_up(self, parts: Parts) -> bool:
-        """Once a call is closed whose header isn't one: perhaps its fields have another order."""
-        if not self._format.closing:
-            return self._give_up_before_the_next(parts)
-        body, closing, after = self._text.partition(self._format.closing)
-        if not closing:
-            return False
-        if self._format.end is None and self._recover(body, parts):
-            return self._leave(after)
-        self._blank = False
-        parts.content += self._opened + self._white + body + closing
-        self._go_on(after, _State.TEXT)
-        return True
-
-    def _give_up_before_the_next(self, parts: Parts) -> bool:
-        body, opening, after = self._text.partition(self._format.opening)
-        if not opening:
-            return False
-        self._blank = False
-        parts.content += self._opened + self._white + body
-        self._go_on(opening + after, _State.TEXT)
-        return True
-
-    def _recover(self, body: str, parts: Parts) -> bool:
-        call = _json_object(body)
-        arguments = call.get("arguments", call.get("parameters", {}))
-        if not isinstance(name := call.get("name"), str) or not isinstance(arguments, dict):
-            return False
-        try:
-            found = as_call(name, arguments)
-        except (ValueError, RecursionError):  # what it spells can't be sent
-            return False
-        parts.calls.append(CallDelta(self._calls, found.name, found.arguments))
-        self._calls += 1
-        return True
+        self._feed.ended = True
+        for _ in self._reading:
+            raise AssertionError("a reader waits at the text's end")
+        self._out.finish()
+        return self._out.take()
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def read_answer(
+    feed: Feed, out: Out, openings: Tags, tagged: Attempt, bare: Attempt, in_lines: bool
+) -> Reading[None]:
+    """A whole answer. openings: with which calls begin anywhere; `tagged` reads what begins with
+    one. bare: reads calls that begin without, where nothing but white space came before; in_lines:
+    or where a line begins that isn't the first of a block of code."""
+    thoughts = out.thoughts.tags if out.thoughts else ()
+    stops = Tags(*openings.all, *thoughts, *((LINE_END,) if in_lines else ()))
+    lines = _Lines(out.say)
+    while True:
+        if (out.blank or lines.begins) and not out.inside:
+            yield from feed.run(WHITE, lines.say)
+            begun = yield from feed.ahead(stops)
+            if not begun and (yield from attempt(feed, lines.say, bare)):
+                continue
+        tag = yield from feed.until(stops, lines.say)
+        if not tag:
+            return
+        if tag in openings.all:
+            yield from attempt(feed, lines.say, tagged)
+        elif out.thoughts and out.thoughts.interrupted and tag == out.thoughts.tags[1]:
+            feed.take(len(tag))  # of thoughts that a call has ended
+        else:
+            lines.say(feed.take(len(tag)))
 
 
-class OneCall:
-    """A text that is nothing but the arguments of a call whose name was given."""
+class _Lines:
+    """Says text. begins: whether a line does behind it, and not the first of a block of code."""
 
-    def __init__(self, name: str) -> None:
-        self._name: str | None = name
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._line: str | None = None  # what the last one begins with
+        self._fenced = False
 
-    def push(self, text: str) -> Parts:
-        if not text:
-            return Parts()
-        name, self._name = self._name, None
-        return Parts(calls=[CallDelta(0, name, text)])
+    @property
+    def begins(self) -> bool:
+        return self._line == "" and not self._fenced
 
-    def finish(self) -> Parts:
-        return Parts()
+    def say(self, text: str) -> None:
+        self._say(text)
+        for number, piece in enumerate(text.split(LINE_END)):
+            if number:
+                self._fenced = self._line == FENCE if self._line else self._fenced
+                self._line = ""
+            if self._line is not None:
+                self._line = (self._line + (piece if self._line else piece.lstrip()))[: len(FENCE)]
+            elif piece.strip():
+                self._line = piece.lstrip()[: len(FENCE)]
+
+
+def read_text(feed: Feed, out: Out) -> Reading[None]:
+    """An answer without calls."""
+    yield from feed.until(Tags(), out.say)
+
+
+def read_one_call(feed: Feed, out: Out, name: str) -> Reading[None]:
+    """An answer that is a call's arguments."""
+    thoughts = Tags(*(out.thoughts.tags if out.thoughts else ()))
+    while True:
+        yield from feed.run(WHITE, out.say)
+        if not out.inside and not (yield from feed.ahead(thoughts)):
+            break
+        tag = yield from feed.until(thoughts, out.say)
+        if not tag:
+            return
+        out.say(feed.take(len(tag)))
+    if (yield from feed.peek(1)):
+        out.begin(name)
+        yield from copy_arguments(feed, out.argue)
+        yield from feed.until(Tags(), lambda text: None)
+
+
+def attempt(feed: Feed, say: Say, read: Attempt) -> Reading[bool]:
+    """What is no call is said, at least one character of it."""
+    feed.mark()
+    found = yield from read()
+    text = feed.kept()
+    if not found:
+        say(text or feed.take(1))
+    return found

@@ -6,148 +6,149 @@
 """
 
 import re
-from enum import Enum, auto
 
-from megainfer.text.detokenizer import overlap
-from server.parsing.formats import NAME
-from server.parsing.parts import CallDelta, Parts
+from server.parsing.feed import Feed, Reading, Say, Tags
+from server.parsing.json_repair import copy_arguments
+from server.parsing.offered import Offered
+from server.parsing.out import Out
 
 CHANNEL_TAG, MESSAGE, END = "<|channel|>", "<|message|>", "<|end|>"
 FINAL = f"{CHANNEL_TAG}final{MESSAGE}"
 """What opens the answer itself."""
 ENDS = (END, "<|call|>", "<|return|>")
 OPENINGS = ("<|start|>", CHANNEL_TAG)
-HEADERS = (*OPENINGS, "<|constrain|>", MESSAGE, "to=functions.")
-BODY_ENDS = (*ENDS, *OPENINGS)
+HEADERS = Tags(*OPENINGS, "<|constrain|>", MESSAGE, "to=")
+ENDS_OF_BODIES = Tags(*ENDS, *OPENINGS)
+ENDS_OF_HEADERS = Tags(MESSAGE, *ENDS)
 CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
-RECIPIENT = re.compile(rf"\bto=(?:functions\.{NAME}|\S)")
+RECIPIENT = re.compile(r"\bto=\s*([^\s<]+)")
+CONSTRAINT = re.compile(r"<\|constrain\|>\s*([^\s<]+)")
+WITHOUT_MESSAGE = re.compile(
+    r"\s*(?:<\|start\|>\s*\w*)?\s*(?:to=\S+\s*)?(?:<\|channel\|>\s*\w*)?\s*(?:to=[^\s<]+)?"
+    r"\s*(?:<\|constrain\|>\s*\w*)?"
+)
+MAX_HEADER = 400
 
 
-class _State(Enum):
-    BETWEEN = auto()  # before a message
-    HEADER = auto()  # before its <|message|>
-    BODY = auto()
+class HarmonyOut(Out):
+    """Messages say themselves what they are. thinking: None before the first."""
 
-
-class _Kind(Enum):
-    """What a message's body is."""
-
-    CONTENT = auto()
-    REASONING = auto()
-    CALL = auto()
-
-
-class HarmonyParser:
-    """Splits a text into reasoning (analysis, and what goes to tools that nobody offered), content
-    (final, commentary to the reader, and what has no channel) and calls, whose arguments stream.
-
-    with_calls: else what would be a call's arguments is content. The tags are special tokens,
-    which must be spelled out to be seen. A header that was never completed is dropped.
-    """
-
-    def __init__(self, with_calls: bool) -> None:
-        self._with_calls = with_calls
-        self._state = _State.BETWEEN
-        self._kind = _Kind.CONTENT
-        self._white = ""  # what stands before the text, between messages
-        self._text = ""  # not given out yet
-        self._calls = 0
-        self._begun = False  # whether a message has
-        self._blank = True  # the body so far
-        self._steps = {
-            _State.BETWEEN: self._read_between,
-            _State.HEADER: self._read_header,
-            _State.BODY: self._read_body,
-        }
-
-    def push(self, text: str) -> Parts:
-        self._text += text
-        parts = Parts()
-        while self._steps[self._state](parts):
-            pass
-        return parts
-
-    def finish(self) -> Parts:
-        parts, text = Parts(), self._white + self._text
-        self._white = self._text = ""
-        if self._state is _State.BODY:
-            self._say(text, parts)
-            self._end(parts)
-        elif "<|" not in text and not self._begun:
-            parts.content += text
-        return parts
+    state: bool | None = None
 
     @property
     def thinking(self) -> bool | None:
-        """Whether the text so far ends in reasoning; None before the first message."""
-        if not self._begun:
-            return None
-        return self._state is _State.BODY and self._kind is _Kind.REASONING
+        return self.state
 
-    # Each reads on as far as it is certain; True: the state has changed and there may be more.
 
-    def _read_between(self, parts: Parts) -> bool:
-        start = self._text.lstrip()
-        self._white += self._text[: len(self._text) - len(start)]
-        self._text = start
-        if end := next((tag for tag in ENDS if start.startswith(tag)), None):
-            self._white, self._text = "", start.removeprefix(end)
-            return True
-        if any(start.startswith(tag) for tag in HEADERS):
-            self._white, self._state = "", _State.HEADER
-            return True
-        if any(tag.startswith(start) for tag in (*HEADERS, *ENDS)):
-            return False
-        self._white, self._text = "", self._white + start
-        self._begin(_Kind.CONTENT)
-        return True
+class HarmonyMessages:
+    """Splits a text into reasoning (analysis, and what goes to tools that nobody offered), content
+    (final, commentary to the reader, and what has no channel) and calls, whose arguments stream.
 
-    def _read_header(self, parts: Parts) -> bool:
-        header, found, body = self._text.partition(MESSAGE)
-        if not found:
-            return False
-        self._text = body
-        recipient, channel = RECIPIENT.search(header), CHANNEL.search(header)
-        name = recipient and recipient["name"]
-        if name and self._with_calls:
-            parts.calls.append(CallDelta(self._calls, name, ""))
-            self._calls += 1
-            self._begin(_Kind.CALL)
+    offered: None: what would be a call's arguments is content. The tags are special tokens,
+    which must be spelled out to be seen. A header that was never completed is dropped.
+    """
+
+    def __init__(self, feed: Feed, out: HarmonyOut, offered: Offered | None) -> None:
+        self._feed = feed
+        self._out = out
+        self._offered = offered
+
+    def read(self) -> Reading[None]:
+        feed = self._feed
+        while True:
+            feed.mark()
+            yield from feed.white()
+            if end := (yield from feed.ahead(Tags(*ENDS))):
+                feed.kept()
+                feed.take(len(end))
+            elif not (yield from feed.peek(1)):
+                white = feed.kept()
+                if self._out.state is None:
+                    self._out.tell(white)
+                return
+            elif (yield from feed.ahead(HEADERS)):
+                feed.kept()
+                yield from self._message()
+            elif feed.ended and self._is_cut_off():
+                feed.kept()
+                return
+            else:
+                feed.go_back()
+                yield from self._body(self._out.tell, thinking=False)
+
+    def _is_cut_off(self) -> bool:
+        """Whether the text ends within a tag; as the very first it may be a text's own."""
+        rest = self._feed.text[self._feed.at :]
+        return rest.startswith("<|") and Tags(*HEADERS.all, *ENDS).may_be(rest)
+
+    def _message(self) -> Reading[None]:
+        """A header, which is ahead, and its body."""
+        pieces: list[str] = []
+        whole = yield from self._header(pieces)
+        header = "".join(pieces)
+        if whole is None:
+            if self._out.state is None and "<|" not in header:
+                self._out.tell(header)
+            return
+        before = "" if whole else header[_end_of(header) :]
+        name, elsewhere = self._recipient(header)
+        channel = CHANNEL.search(header)
+        if name is not None:
+            yield from self._call(name)
+        elif elsewhere or (channel is not None and channel[1] == "analysis"):
+            yield from self._body(self._out.think, thinking=True, before=before)
         else:
-            thought = channel is not None and channel[1] == "analysis"
-            elsewhere = recipient is not None and name is None
-            self._begin(_Kind.REASONING if thought or elsewhere else _Kind.CONTENT)
-        return True
+            yield from self._body(self._out.tell, thinking=False, before=before)
 
-    def _read_body(self, parts: Parts) -> bool:
-        places = [(place, tag) for tag in BODY_ENDS if (place := self._text.find(tag)) >= 0]
-        if not places:
-            border = len(self._text) - max(overlap(self._text, tag) for tag in BODY_ENDS)
-            self._say(self._text[:border], parts)
-            self._text = self._text[border:]
-            return False
-        place, tag = min(places)
-        self._say(self._text[:place], parts)
-        self._end(parts)
-        self._text = self._text[place:].removeprefix(tag if tag in ENDS else "")
-        self._state = _State.BETWEEN
-        return True
+    def _header(self, pieces: list[str]) -> Reading[bool | None]:
+        """Whether it is ended by its own tag; None where the text ends within."""
+        feed, left = self._feed, MAX_HEADER
+        while True:
+            found = ENDS_OF_HEADERS.search(feed.text, feed.at)
+            end = found.start() if found else ENDS_OF_HEADERS.border(feed.text, feed.at)
+            pieces.append(feed.take(min(end - feed.at, left)))
+            left -= len(pieces[-1])
+            if found and feed.at == end:
+                return bool(feed.take(len(MESSAGE))) if found.group() == MESSAGE else False
+            if not left:
+                return False
+            if feed.ended:
+                pieces.append(feed.take(len(feed.text) - feed.at))
+                return None
+            yield
 
-    def _begin(self, kind: _Kind) -> None:
-        self._state, self._kind, self._begun = _State.BODY, kind, True
-        self._blank = True
+    def _recipient(self, header: str) -> tuple[str | None, bool]:
+        """The tool that is called, and whether it goes to somebody else than the reader."""
+        named = RECIPIENT.search(header)
+        if self._offered is None:
+            functions = named is not None and named[1].startswith("functions")
+            return None, named is not None and not functions
+        constraint = CONSTRAINT.search(header)
+        if named is None and constraint is not None and "." in constraint[1]:
+            named = constraint
+        name = named and self._offered.match(named[1])
+        return name, named is not None
 
-    def _end(self, parts: Parts) -> None:
-        """A call without arguments has none, which JSON spells so."""
-        if self._kind is _Kind.CALL and self._blank:
-            parts.calls.append(CallDelta(self._calls - 1, None, "{}"))
+    def _call(self, name: str) -> Reading[None]:
+        feed, out = self._feed, self._out
+        out.begin(name)
+        out.state = False
+        yield from feed.white()
+        if not (yield from feed.peek(1)) or (yield from feed.ahead(ENDS_OF_BODIES)):
+            out.argue("{}")
+        else:
+            yield from copy_arguments(feed, out.argue, ENDS_OF_BODIES)
+        yield from feed.until(ENDS_OF_BODIES, lambda text: None)
 
-    def _say(self, text: str, parts: Parts) -> None:
-        self._blank = self._blank and not text.strip()
-        match self._kind:
-            case _Kind.CONTENT:
-                parts.content += text
-            case _Kind.REASONING:
-                parts.reasoning += text
-            case _Kind.CALL if text:
-                parts.calls.append(CallDelta(self._calls - 1, None, text))
+    def _body(self, say: Say, thinking: bool, before: str = "") -> Reading[None]:
+        """before: what of it was read with its header."""
+        self._out.state = thinking
+        say(before)
+        yield from self._feed.until(ENDS_OF_BODIES, say)
+        if thinking:
+            self._out.state = not (yield from self._feed.peek(1))
+
+
+def _end_of(header: str) -> int:
+    found = WITHOUT_MESSAGE.match(header)
+    return found.end() if found else 0

@@ -63,6 +63,12 @@ class NodeEnvironment:
         path.write_text(script)
         return _run([self._node, str(path)], self.folder, env)
 
+    def run_program(
+        self, program: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of its packages' programs, given below `node_modules`, to its end."""
+        return _run([str(self.folder / "node_modules" / program), *args], cwd, env)
+
 
 def _name(kind: str, requirements: Sequence[str]) -> str:
     digest = hashlib.sha256(repr(list(requirements)).encode()).hexdigest()

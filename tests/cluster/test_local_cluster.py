@@ -9,6 +9,7 @@ import torch
 
 from megainfer.attention_node.node import AttentionNode
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.m2n.mailbox import Part
 from megainfer.messages import Abort, FinishReason, TokenLogprobs
 from megainfer.models.registry import load_spec
 from tests.support.checkpoints import (
@@ -283,3 +284,21 @@ def test_chunks_of_one_prompt_fly_in_both_micro_batches(reference):
     cluster.drain()
     assert together == 2
     assert_same_greedy([expected[longest]], [cluster.answers["long"].tokens])
+
+
+@pytest.mark.parametrize("layer", [-1 % 2**32, 3, 2**31])
+@one_variant
+def test_a_layer_without_experts_is_its_senders_mistake(reference, layer):
+    """The expert node says so, and goes on serving."""
+    folder, prompts, expected = reference
+    cluster = LocalCluster(folder, 2, 1, 1)
+    sender = cluster.attention[0].port
+    hidden = torch.zeros(1, cluster.plan.spec.hidden_size)
+    choices = torch.zeros(1, cluster.plan.spec.top_k)
+    sender.dispatch(1, layer, hidden, [Part(torch.tensor([0]), choices.int(), choices)])
+    cluster.experts[0].run_once()
+    (arrival,) = sender.poll()
+    assert arrival.error == f"layer {layer} has no experts on expert node 0"
+    submit_all(cluster, prompts)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))

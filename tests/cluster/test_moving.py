@@ -3,17 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.cpu.kernels.experts import CpuLayerExperts
 from megainfer.errors import ConfigError
 from megainfer.expert_node.moving import Mover
 from megainfer.messages import Prepare, Prepared
+from megainfer.models.registry import load_spec
+from megainfer.planner.balancing import Balancer
 from megainfer.topology import (
     EMPTY,
     WAYS,
@@ -43,8 +47,13 @@ from tests.support.local_cluster import (
 LENGTHS = (5, 17, 40, 33)
 NEW_TOKENS = 40
 SECONDS = 30.0
+TURNS = 5  # of everybody, while experts are read
+COPIES = 4  # of each prompt, where much must be counted
 KERNELS = ["reference", *(["cpu"] if levels() else [])]
 every_kernels = pytest.mark.parametrize("kernels", KERNELS)
+
+
+Checkpoint = tuple[Path, list[list[int]], list[Greedy]]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +66,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
+def checkpoint(tmp_path_factory) -> Checkpoint:
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path_factory.mktemp("moving"))
     prompts = partial(prompts_of, lengths=LENGTHS)
     return folder, *decisive(oracle(folder), prompts, NEW_TOKENS)
@@ -74,13 +83,19 @@ def movers_of(cluster: LocalCluster) -> list[Mover]:
 
 
 def prepared(cluster: LocalCluster, movers: list[Mover], wish: Prepare) -> list[Prepared]:
-    """What all say in the end; the cluster goes on meanwhile."""
+    """What all say in the end. The cluster goes on meanwhile, for some turns: on a busy machine the
+    reading could take longer than all requests."""
     for mover in movers:
         mover.prepare(wish)
     said: list[Prepared] = []
     deadline = monotonic() + SECONDS
-    while len(said) < len(movers):
-        cluster.turn()
+    for turn in count():
+        if len(said) == len(movers):
+            break
+        if turn < TURNS:
+            cluster.turn()
+        else:
+            sleep(0.002)
         said += [word for mover in movers for word in mover.news()]
         assert monotonic() < deadline, f"{len(said)} of {len(movers)} have read their experts"
     return said
@@ -128,6 +143,43 @@ def test_experts_move_while_requests_are_served(checkpoint, kernels):
                 assert {expert: new[expert] for expert in old} == old, "what was served is told on"
     assert any(list(node.scheduler.live) for node in cluster.attention), "all had ended before"
     cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+
+
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory) -> Checkpoint:
+    """Experts of the first node are chosen far more often than others."""
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path_factory.mktemp("skewed"))
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith("mlp.gate.weight"):
+            tensor[:3] *= 8
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    prompts = partial(prompts_of, lengths=LENGTHS)
+    return folder, *decisive(oracle(folder), prompts, NEW_TOKENS)
+
+
+@every_kernels
+def test_a_balancer_moves_experts_and_no_token_changes(skewed, kernels):
+    folder, prompts, expected = skewed
+    first = contiguous_placement(8, 3, load_spec(folder).moe_layers, replicas=1)
+    cluster, proposals = opened(folder, kernels, first), 0
+    movers, balancer = movers_of(cluster), Balancer([*first.layers], 8)
+    prompts, expected = COPIES * prompts, COPIES * expected
+    submit_all(cluster, prompts, NEW_TOKENS)
+    while any(list(node.scheduler.live) for node in cluster.attention):
+        for _ in range(30):
+            cluster.turn()
+        for node, unit in enumerate(cluster.experts):
+            balancer.hear(node, unit.counters())
+        proposal = balancer.propose(cluster.membership)
+        if proposal is not None:
+            proposals += 1
+            said = prepared(cluster, movers, Prepare(proposals, proposal.placement))
+            assert said == [Prepared(proposals)] * 3
+            cluster.enter(after(cluster.membership, proposal.placement, (0, 1, 2)))
+    assert proposals
+    assert cluster.membership.placement != first
     assert_same_greedy(expected, answers_of(cluster, prompts))
 
 

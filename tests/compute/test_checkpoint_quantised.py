@@ -24,7 +24,8 @@ from tests.support.node_pair import blocks_of, load_pair
 from tests.support.quantised import FORMATS, Format, Stored, quantise, quantise_fused, write
 
 NAME = "model.layers.0.mlp.experts.3.up_proj.weight"
-ODD = {"awq": (24, 40), "mxfp4": (64, 21)}
+TURNED = [name for name in FORMATS if name.startswith(("awq", "gptq"))]  # stored transposed
+ODD = {**dict.fromkeys(TURNED, (24, 40)), "mxfp4": (64, 21)}
 every_format = pytest.mark.parametrize("name", FORMATS)
 
 
@@ -86,7 +87,7 @@ def fused_folder(folder: Path, name: str) -> tuple[str, list[Tensor]]:
     return prefix, [form.meaning(expert, (weight.shape[0], weight.shape[1])) for expert in experts]
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "awq"])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in TURNED])
 def test_one_expert_of_a_fused_weight(tmp_path, name):
     prefix, experts = fused_folder(tmp_path, name)
     shape = tuple(experts[0].shape)
@@ -215,6 +216,7 @@ def test_a_plain_weight_where_config_says_quantised(tmp_path):
         ("fp8", [], "model.layers.0.ffn.router.layer.weight"),
         ("fp8", [], "lm_head.weight"),
         ("mxfp4", [], "model.layers.0.self_attn.q_proj.weight"),
+        ("gptq", ["mlp.experts.3.up_proj"], NAME),
         ("int4", ["re:.*experts.*"], NAME),
         ("int4", [NAME.removesuffix(".weight")], NAME),
     ],
@@ -261,6 +263,15 @@ def test_codes_of_another_format_than_config_says(tmp_path):
         ("int4_asymmetric", "weight_zero_point", lambda t: t[:-1], "calls for [5, 6]"),
         ("awq", "qzeros", lambda t: t[:-1], "calls for [3, 3]"),
         ("awq", "scales", None, "no tensor"),
+        ("gptq", "qweight", lambda t: t[:-1], "calls for [5, 24]"),
+        ("gptq", "qweight", lambda t: t.long(), "must be I32"),
+        ("gptq", "qzeros", lambda t: t[:, :-1], "calls for [3, 3]"),
+        ("gptq", "scales", lambda t: t[:-1], "calls for [3, 24]"),
+        ("gptq", "scales", None, "no tensor"),
+        ("gptq", "g_idx", lambda t: t[:-1], "calls for [40]"),
+        ("gptq", "g_idx", lambda t: t.float(), "must be one of"),
+        ("gptq", "g_idx", lambda t: t + 1, "names groups that aren't there"),
+        ("gptq_act_order", "g_idx", None, "no tensor"),
         ("mxfp4", "weight_scales", lambda t: t[:-1], "calls for [21, 2]"),
         ("mxfp4", "weight_blocks", lambda t: t[..., :-1], "calls for [21, 2, 16]"),
     ],
@@ -277,6 +288,14 @@ def test_a_part_that_does_not_fit_is_named(tmp_path, name, part, change, words):
     refused(tmp_path, module + part, words, shape=tuple(meant.shape))
 
 
+def test_gptq_without_a_table_has_its_groups_in_a_row(tmp_path):
+    form, stored, meant = stored_weight(tmp_path, "gptq")
+    module = NAME.removesuffix("weight")
+    tensors = {module + part: tensor for part, tensor in stored.items() if part != "g_idx"}
+    write(tmp_path, tensors, {"quantization_config": form.config})
+    assert torch.equal(read(tmp_path, tuple(meant.shape)), meant)
+
+
 def test_reordered_groups_are_refused(tmp_path):
     form, stored, meant = stored_weight(tmp_path, "int4")
     tensors = {NAME.removesuffix("weight") + part: tensor for part, tensor in stored.items()}
@@ -286,7 +305,12 @@ def test_reordered_groups_are_refused(tmp_path):
 
 
 def test_odd_sizes_that_a_format_has_no_room_for(tmp_path):
-    for name, shape, words in (("awq", (25, 40), "multiple of 8"), ("mxfp4", (65, 4), "of 32")):
+    for name, shape, words in (
+        ("awq", (25, 40), "multiple of 8"),
+        ("gptq", (28, 40), "28 outputs, which is not a multiple of 8"),
+        ("gptq_int8", (28, 42), "42 inputs, which is not a multiple of 4"),
+        ("mxfp4", (65, 4), "of 32"),
+    ):
         stored_weight(tmp_path, name)
         refused(tmp_path, words, shape=shape)
 

@@ -235,3 +235,17 @@ def test_slots_are_filled_emptied_and_filled_with_others(level, bias):
     assert all(own.gate_up.data_ptr() != memory for own in free)
     moved = torch.tensor([0, 1, 3, 2, -1], dtype=torch.int32)[ids.long()]
     torch.testing.assert_close(run(layer, x, moved, weights), whole)
+
+
+@every_level
+def test_ids_that_change_while_they_are_sorted(level):
+    """A peer can write into its slot whenever it likes. Here it is the sorting itself that does:
+    its counts lie where the ids are, so that whoever reads an id twice reads two."""
+    experts = Experts(ExpertsShape(64, 37, 29, 2))
+    layer = experts.packed("float32", level)
+    x, (ids, weights) = experts.rows(64), experts.choices(64)
+    expected = run(layer, x, ids, weights)
+    shared = layer.kernel._counts.view(torch.int32).view(64, 2)
+    shared.copy_(ids)
+    assert torch.equal(run(layer, x, shared, weights), expected)
+    assert not torch.equal(shared, ids)

@@ -133,3 +133,19 @@ def test_a_weight_on_the_input_reaches_the_activation():
     ours.forward([x], [ids], [weights], [out])
     expected = run(weights * x, ids, torch.ones(4, 1), gate_up, down)
     torch.testing.assert_close(out, expected)
+
+
+def test_ids_of_no_expert_are_not_here():
+    """Whatever a peer sends: below -1 and past the last one too."""
+    layer = ReferenceLayerExperts(ExpertsShape(E, D, F, 2), torch.float32)
+    gate_up, down = weights_of_experts()
+    for expert in range(E):
+        layer.load(expert, gate_up[expert], down[expert])
+    x, weights = torch.randn(4, D), torch.rand(4, 2)
+    ids = torch.tensor([[0, -7], [E, 3], [2**31 - 1, -(2**31)], [1, -1]], dtype=torch.int32)
+    known = torch.tensor([[0, -1], [-1, 3], [-1, -1], [1, -1]], dtype=torch.int32)
+    out, expected = torch.empty(2, 4, D)
+    counts = layer.forward([x], [ids], [weights], [out])
+    assert torch.equal(layer.forward([x], [known], [weights], [expected]), counts)
+    assert counts.tolist() == [1, 1, 0, 1, 0]
+    assert torch.equal(out, expected)

@@ -88,6 +88,10 @@ def test_unequal_logits_do_not_tie_however_close_they_are(kernels, top_k, size, 
     assert set(draw_all(kernels, logits, temperature, top_k, 1.0, uniforms=grid)) == kept
 
 
+def test_a_tiny_nucleus_is_the_best_token(kernels):
+    assert set(draw_all(kernels, [3.0, 3.5, -40.0], 1.0, 3, 2.0**-126)) == {1}
+
+
 def test_an_impossible_token_is_never_drawn(kernels):
     logits = [-math.inf, 0.0, -math.inf, 0.0, -math.inf]
     assert set(draw_all(kernels, logits, 1.0, 5, 1.0)) == {1, 3}
@@ -152,6 +156,34 @@ def test_every_implementation_draws_what_the_reference_does(kernels, width, spre
 
 def cuts(wish) -> tuple[int, float, float]:
     return wish["top_k"], wish["top_p"], wish["min_p"]
+
+
+@pytest.mark.parametrize("width", [1, 64, 65, 1000])
+@pytest.mark.parametrize("poison", [[math.nan], [math.inf], [math.inf, math.nan], [-math.inf]])
+def test_rows_with_nothing_to_draw_leave_others_theirs(kernels, width, poison):
+    """At any place, and where all are so: nothing outside of the row is read or written."""
+    rows = torch.zeros(5, width)
+    rows[1, -1], rows[2, 0] = poison[0], poison[-1]
+    rows[3] = torch.tensor(poison).repeat(width)[:width]
+    cut = {"top_k": min(2, width), "top_p": 0.5}
+    for wish in ({"top_k": width, "top_p": 1.0}, cut):
+        wishes = [DrawWish(0.7, **wish, min_p=0.0, uniform=0.5)] * 5
+        drawn = kernels.draw(rows, wishes).tolist()
+        assert drawn[0] == drawn[4] == kernels.draw(rows[:1], wishes[:1]).item()
+        if kernels is not reference:
+            assert drawn[3] == -1
+
+
+@pytest.mark.parametrize(
+    "wish", [{"temperature": 0.0}, {"temperature": math.nan}, {"top_k": 0}, {"min_p": 2.0}], ids=str
+)
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_wish_that_leaves_nothing_draws_nothing(level, wish):
+    from megainfer.compute.cpu.kernels.attention import AttentionKernel
+
+    usual = {"temperature": 1.0, "top_k": 5, "top_p": 0.9, "min_p": 0.0, "uniform": 0.3}
+    drawn = AttentionKernel(1, level).draw(torch.randn(1, 200), [DrawWish(**{**usual, **wish})])
+    assert drawn.tolist() == [-1]
 
 
 def test_a_row_is_drawn_from_alone(kernels):

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
 from megainfer.attention_node.sampling.edits import LogitEdits
 from megainfer.attention_node.sampling.history import TokenHistory
-from megainfer.attention_node.sampling.row_errors import NonFiniteLogits, NothingAllowed
+from megainfer.attention_node.sampling.row_errors import (
+    NonFiniteLogits,
+    NoSuchToken,
+    NothingAllowed,
+    OverflowedEdits,
+)
 from megainfer.attention_node.sampling.sampler import SampleRow, begin_sampling, uniform
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.reference import kernels as reference
@@ -108,6 +113,12 @@ def test_a_row_does_not_depend_on_the_others(requests, seed):
         assert alone.logprobs == together.logprobs[i : i + 1]
 
 
+def test_a_nucleus_of_nothing_is_the_best_token():
+    logits = torch.randn(8, 500)
+    requests = [row(top_p=0.0, temperature=2.0, seed=i) for i in range(8)]
+    assert sample(logits, requests).token_ids == logits.argmax(-1).tolist()
+
+
 def test_same_seed_and_position_same_token_else_another():
     logits = torch.zeros(1, 100_000)
     draw = {
@@ -152,9 +163,12 @@ def kernels_of(name):
 
 
 needs_kernels = pytest.mark.skipif(not library.is_built(), reason="kernels are not built")
+every_kernels = pytest.mark.parametrize(
+    "name", ["reference", pytest.param("cpu", marks=needs_kernels)]
+)
 
 
-@pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_kernels)])
+@every_kernels
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_rows_that_fail_leave_the_others_their_tokens(name, poison):
     """Plain, drawn and edited rows, each beside those that can't be sampled from."""
@@ -182,6 +196,57 @@ def test_rows_that_fail_leave_the_others_their_tokens(name, poison):
         assert not alone.errors
         assert alone.token_ids == [output.token_ids[i]]
         assert alone.logprobs == [output.logprobs[i]]
+
+
+def penalised(**wishes) -> LogitEdits:
+    """Of a sequence that holds token 0."""
+    edit = edited(**wishes)
+    history = TokenHistory(1, with_prompt=True)
+    history.catch_up([0])
+    return LogitEdits(edit.submit, [0], history)
+
+
+@every_kernels
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_edits_that_overflow_fail_their_own_rows(name, temperature):
+    """Finite logits, and a penalty that a client may ask for: out of float32's range together."""
+    logits = torch.randn(4, 70)
+    logits[:3, 0] = 3e38
+    harsh = penalised(repetition_penalty=0.01)
+    rows = [
+        row(temperature=temperature, seed=0, logprobs=2, edits=harsh),
+        row(temperature=temperature, seed=1, edits=penalised(repetition_penalty=2.0)),
+        row(temperature=temperature, seed=2, edits=harsh),
+        row(temperature=temperature, seed=3, edits=harsh),
+    ]
+    output = begin_sampling(logits, rows, kernels_of(name), HOST).take()
+    assert [(type(e), e.rows) for e in output.errors] == [(OverflowedEdits, (0, 2))]
+    assert output.errors[0].client_error
+    assert output.token_ids[1] == 0
+    (alone,) = begin_sampling(logits[3:], rows[3:], kernels_of(name), HOST).take().token_ids
+    assert output.token_ids[3] == alone
+
+
+class Astray:
+    """Kernels that draw what is no token."""
+
+    best = staticmethod(reference.best)
+
+    def __init__(self, drawn: list[int]) -> None:
+        self._drawn = drawn
+
+    def draw(self, logits, wishes):
+        return torch.tensor(self._drawn)
+
+
+@pytest.mark.parametrize("logprobs", [None, 3])
+def test_a_drawn_number_that_is_no_token_fails_its_row(logprobs):
+    rows = [row(logprobs=logprobs)] * 4
+    kernels = Astray([5, -3_145_730, 6, 7])
+    output = begin_sampling(torch.randn(4, 7), rows, kernels, HOST).take()
+    assert [(type(e), e.rows) for e in output.errors] == [(NoSuchToken, (1, 3))]
+    assert "drew -3145730, 7 from a vocabulary of 7" in str(output.errors[0])
+    assert output.token_ids[0] == 5
 
 
 def test_logprobs_are_of_the_raw_logits():

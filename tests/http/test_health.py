@@ -156,3 +156,9 @@ def test_a_board_takes_no_silence_of_the_lost_for_a_hang_and_counts_anew() -> No
     assert node.growth("messages_received") == 0
     now[0] = 66.0
     assert "expert node 0 has said nothing for 6 s" in str(board.hung())
+    board.enter(membership(3, (1,)))
+    assert (board.hung(), board.idle_experts(0.0)) == (None, ["expert node 1"]), "it left"
+    board.enter(membership(4, (0,)))
+    assert board.hung() is None, "it is back since just now"
+    now[0] = 72.0
+    assert "expert node 0 has said nothing for 6 s" in str(board.hung())

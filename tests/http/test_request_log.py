@@ -76,7 +76,7 @@ def test_what_clients_do_and_overload_are_not_logged_one_by_one(
     server: RunningServer, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.node.script = speaking(TOKEN)
-    assert post(server, "/v1/completions", "a", prompt="x", top_p=0).status_code == 400
+    assert post(server, "/v1/completions", "a", prompt="x", top_p=-1).status_code == 400
     assert post(server, "/v1/nothing", "b").status_code == 404
 
     def overloaded(*_: object, **__: object) -> None:

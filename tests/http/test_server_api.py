@@ -308,7 +308,7 @@ BAD_COMPLETIONS = [
     ({"prompt": "x", "n": 1000}, "n", "n must be between 1 and 128"),
     ({"prompt": "x", "temperature": 3}, "temperature", "between 0 and 2, but is 3"),
     ({"prompt": "x", "temperature": [1]}, "temperature", "valid number, not [1]"),
-    ({"prompt": "x", "top_p": 0}, "top_p", "above 0"),
+    ({"prompt": "x", "top_p": -0.1}, "top_p", "between 0 and 1"),
     ({"prompt": "x", "top_k": -5}, "top_k", "between -1 and"),
     ({"prompt": "x", "seed": 2**70}, "seed", "seed must be between"),
     ({"prompt": "x", "stop": 5}, "stop", "valid string, not 5 or input should be a valid list"),

@@ -160,11 +160,11 @@ def test_a_template_is_told_the_effort_that_is_asked_for(server, client, tokeniz
                 "messages": [
                     {
                         "role": "assistant",
-                        "tool_calls": [{"function": {"name": "add", "arguments": "{x"}}],
+                        "tool_calls": [{"function": {"arguments": "{x"}}],
                     }
                 ]
             },
-            "isn't valid JSON",
+            "functions with names",
         ),
         (
             {"tool_choice": "required", "response_format": {"type": "json_object"}},

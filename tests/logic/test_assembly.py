@@ -29,7 +29,7 @@ from megainfer.messages import (
     Serve,
     Start,
 )
-from megainfer.supervise.assembly import MEET_SECONDS, Assembly
+from megainfer.supervise.assembly import LINK_SECONDS, MEET_SECONDS, Assembly
 from megainfer.supervise.operations import Operations
 from megainfer.supervise.roster import Node
 from tests.support.checkpoints import write_checkpoint
@@ -243,9 +243,22 @@ def test_a_lost_connection_is_made_anew_in_another_epoch(plan: Plan) -> None:
     assert instance.sent == []
     instance.assembly.hear(A0, LinkLost(1, 0))
     instance.run()
+    assert instance.sent == []  # it may be dead, and that not be known yet
+    instance.now += 2 * LINK_SECONDS
+    instance.run()
     assert instance.told(Meet, clear=False) == [A0]
     assert set(instance.told(Enter)) == {A0, A1, E0, E1}
     assert instance.epoch == epoch + 1
+
+
+def test_a_lost_connection_to_one_that_is_dead_is_its_death(plan: Plan) -> None:
+    instance = started(plan)
+    instance.assembly.hear(A0, LinkLost(1, 0))
+    instance.assembly.died(E1)
+    instance.fork(E1)
+    instance.now += 2 * LINK_SECONDS
+    instance.run()
+    assert instance.told(Meet) == [A0, A1]
 
 
 def test_who_does_not_meet_in_time_is_named(plan: Plan) -> None:

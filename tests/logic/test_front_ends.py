@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from megainfer.attention_node.front_ends import FrontEnds
+from megainfer.attention_node import front_ends as front_ends_module
+from megainfer.attention_node.front_ends import LOOK_SECONDS, LOST_SECONDS, FrontEnds
+from megainfer.errors import NodeDied
 from megainfer.frontend.node_socket import new_endpoint
 from megainfer.messages import (
     Abort,
@@ -156,7 +158,7 @@ def test_one_that_can_not_be_reached_is_tried_again_until_it_is_gone(hall: Hall)
     hall.node.hear(FrontEndUp(1, 1))
     assert list(hall.node._front_ends) == [0]
     late = FrontEnd(hall.context, hall.endpoints[1, 1])
-    hall.node._next_try = 0.0
+    hall.node._next_look = 0.0
     assert list(hall.node.receive()) == []
     assert late.hear() == READY
     hall.endpoints[1, 2] = new_endpoint()
@@ -165,3 +167,21 @@ def test_one_that_can_not_be_reached_is_tried_again_until_it_is_gone(hall: Hall)
     assert hall.node._missed == {1: 2}
     hall.node.hear(FrontEndDown(1, 2))
     assert hall.node._missed == {}
+
+
+def test_a_lost_connection_to_one_that_lives_ends_the_node(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(front_ends_module, "monotonic", lambda: now[0])
+    for front_end in hall.all:
+        front_end.socket.close(linger=0)
+    for server in range(2):
+        assert hall.node._front_ends[server].link._events.poll(WAIT_MS)
+    assert list(hall.node.receive()) == []
+    hall.node.hear(FrontEndDown(0, 0))  # this one has died
+    now[0] += LOST_SECONDS
+    assert list(hall.node.receive()) == []
+    now[0] += LOOK_SECONDS
+    with pytest.raises(NodeDied, match="lost its connection to front end 1"):
+        list(hall.node.receive())

@@ -53,10 +53,33 @@ TWO_SCHEMES["config_groups"] = {
 }
 
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+
+
+def test_gptq_says_what_was_quantised():
+    spec = read({**GPTQ, "dynamic": {"-:.*attn.*": {}, "-:lm_head": {}}})
+    assert spec is not None
+    assert (spec.bits, spec.block, spec.reordered, spec.zero_offset) == (4, (1, 128), False, 1)
+    assert spec.quantises("model.layers.1.mlp.experts.0.up_proj")
+    assert not spec.quantises("model.layers.1.self_attn.q_proj")
+    spec = read({**GPTQ, "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.up_proj"]]})
+    assert spec is not None
+    assert spec.quantises("model.layers.1.self_attn.q_proj")
+    assert not spec.quantises("model.layers.1.self_attn.k_proj")
+
+
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
-        ({"quant_method": "gptq", "bits": 4}, ["quant_method", "gptq", "compressed-tensors"]),
+        ({**GPTQ, "bits": 3}, ["bits", "3", "4, 8"]),
+        ({**GPTQ, "group_size": 0}, ["group_size", "0"]),
+        ({**GPTQ, "checkpoint_format": "marlin"}, ["checkpoint_format", "marlin", "gptq_v2"]),
+        ({**GPTQ, "format": "bitblas"}, ["format", "bitblas"]),
+        ({**GPTQ, "is_marlin_format": True}, ["is_marlin_format"]),
+        ({**GPTQ, "pack_dtype": "int16"}, ["pack_dtype", "int16"]),
+        ({**GPTQ, "dynamic": {"+:.*down_proj": {"bits": 8}}}, ["dynamic", "+:.*down_proj"]),
+        ({**GPTQ, "dynamic": {"-:(": {}}}, ["dynamic"]),
+        ({**GPTQ, "modules_in_block_to_quantize": [[1]]}, ["modules_in_block_to_quantize"]),
         ({"quant_method": "bitsandbytes"}, ["bitsandbytes", "awq"]),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, ["modelopt", "mxfp4"]),
         ({"quant_method": ["fp8"]}, ["quant_method"]),

@@ -207,7 +207,7 @@ def test_what_is_not_quantised_is_bfloat16_unless_told_otherwise(spec_of):
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor is 0.25"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*supported: silu"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
         ({"dtype": "float8_e4m3fn"}, "dtype is 'float8_e4m3fn'"),
         ({"torch_dtype": "int8"}, "torch_dtype is 'int8'"),
         ({"hidden_size": None}, "hidden_size is missing"),

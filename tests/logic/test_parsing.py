@@ -8,19 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.parsing.answer_parser import AnswerParser
-from server.parsing.calls import CallParser, OneCall
-from server.parsing.formats import (
-    ARRAY,
-    DEEPSEEK_V3,
-    DEEPSEEK_V31,
-    FORMATS,
-    HERMES,
-    MISTRAL,
-    CallFormat,
-)
-from server.parsing.harmony import HarmonyParser
-from server.parsing.notations import NOTATIONS
+from server.parsing.notations import ARRAY, NOTATIONS, Notation, channels, one_call, plain
+from server.parsing.offered import Offered
 from server.parsing.parts import Call, Parser, Parts, whole_calls
 from server.parsing.reasoning import MISTRAL_TAGS, ThinkParser, ends_in_thinking
 
@@ -59,8 +48,15 @@ HARMONY = (
 )
 
 
+KNOWN = [
+    {"type": "function", "function": {"name": name}}
+    for name in ("f", "g", "h", "mod.g", "g.h", "now")
+]
+OFFERED = Offered(KNOWN)
+
+
 def parser_of(name: str) -> Parser:
-    return NOTATIONS[name].parser([])
+    return NOTATIONS[name].parser(KNOWN)
 
 
 def parse(parser: Parser, *pieces: str) -> Parts:
@@ -99,10 +95,11 @@ FRAGMENTS = st.sampled_from(
 def test_the_cuts_do_not_matter(
     name: str | None, inside: bool | None, text: str, data: st.DataObject
 ) -> None:
-    def parser() -> AnswerParser:
-        reasoning = None if inside is None else ThinkParser(inside)
-        calls = {"array": CallParser(ARRAY), None: None}
-        return AnswerParser(reasoning, calls[name] if name in calls else parser_of(name))
+    def parser() -> Parser:
+        thoughts = None if inside is None else ThinkParser(inside, around=("<answer>",))
+        if name is None:
+            return plain(thoughts)
+        return (ARRAY if name == "array" else NOTATIONS[name]).parser(KNOWN, thoughts)
 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -127,13 +124,17 @@ OWN = {
     "deepseek_v32": DSML_CALL,
 }
 ANYWHERE = ("qwen3_coder", "glm45", "minimax_m2", "deepseek_v32")
-PIECES = st.sampled_from([*OWN.values(), "a", " b"])
+ALIKE = ({"qwen3_coder", "glm45"}, {"llama3_json"})
+"""Whose calls others understand, too."""
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(PIECES, max_size=6))
+@given(st.data())
 @pytest.mark.parametrize("name", list(OWN))
-def test_what_is_no_call_is_content(name: str, pieces: list[str]) -> None:
+def test_what_is_no_call_is_content(name: str, data: st.DataObject) -> None:
+    alike = set().union(*(group for group in ALIKE if name in group or name in ANYWHERE)) - {name}
+    known = [call for other, call in OWN.items() if other not in alike]
+    pieces = data.draw(st.lists(st.sampled_from([*known, "a", " b"]), max_size=6))
     content, _, calls = summary(parse(parser_of(name), *"".join(pieces)))
     others = [piece for piece in pieces if piece != OWN[name]]
     if name not in ANYWHERE:  # those are calls only where the answer begins
@@ -225,58 +226,78 @@ def test_pythonic_calls() -> None:
     content, _, (f, g) = summary(parse(parser_of("pythonic"), *text))
     assert (content, g) == ("\nafter", Call("mod.g", "{}"))
     assert json.loads(f.arguments) == {"x": 1, "y": "it's ]", "z": [True, None, {"a": -1.5}]}
-    for wrong in ("[f(1)]", "[f(x=y)]", "[]", "[1]", "[f(**{})]", "[f(x={1})]", "[f(x=1e999)]"):
+    for wrong in ("[]", "[1]", "[f]", "[other()]", "f(x=1)", "[f (x=1)]"):
         assert summary(parse(parser_of("pythonic"), *wrong)) == (wrong, "", [])
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        ("1, 'b'", {"x": 1, "y": "b"}),
+        ("x=y", {"x": "y"}),
+        ("y=1e999, x=(1, 2)", {"y": None, "x": [1, 2]}),
+        ("x={'a': 1,}, x=2", {"x": {"a": 1}}),
+        ("x='it''s'", {"x": "it''s"}),
+        ("**{}", {"x": "**"}),
+    ],
+)
+def test_what_is_written_wrongly_between_brackets(written: str, arguments: Any) -> None:
+    parser = NOTATIONS["pythonic"].parser([tool_with(x="string", y="string")])
+    content, _, (call,) = summary(parse(parser, *f"[f({written})]"))
+    assert (content, json.loads(call.arguments)) == ("", arguments)
 
 
 def test_llama_calls() -> None:
     content, _, calls = summary(parse(parser_of("llama3_json"), *f"{LLAMA_CALL}; {LLAMA_CALL}"))
     assert (content, [call.name for call in calls]) == ("", ["f", "f"])
     assert json.loads(calls[0].arguments) == json.loads(ARGUMENTS)
-    for wrong in ('{"name": "f"}', '{"x": 1}', '{"name": "f", "parameters": 1}', '{"name": "f'):
+    for wrong in ('{"x": 1}', '{"name": "other", "parameters": 1}', '{"name": "f', '{"type": "x"}'):
         assert summary(parse(parser_of("llama3_json"), *wrong)) == (wrong, "", [])
 
 
 def test_hermes_calls_between_text() -> None:
-    parts = parse(CallParser(HERMES), f"Let me see.\n{HERMES_CALL}\n{HERMES_CALL}\n")
+    parts = parse(parser_of("hermes"), f"Let me see.\n{HERMES_CALL}\n{HERMES_CALL}\n")
     assert summary(parts) == ("Let me see.\n", "", [Call("f", ARGUMENTS)] * 2)
 
 
 def test_deepseek_calls() -> None:
     text = f"<｜tool▁calls▁begin｜>{DEEPSEEK_CALL}\n{DEEPSEEK_CALL}<｜tool▁calls▁end｜>"
-    assert summary(parse(CallParser(DEEPSEEK_V3), text)) == ("", "", [Call("f", ARGUMENTS)] * 2)
+    assert summary(parse(parser_of("deepseek_v3"), text)) == ("", "", [Call("f", ARGUMENTS)] * 2)
     text = (
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
         '<｜tool▁call▁begin｜>g<｜tool▁sep｜>{"x": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
     )
     calls = [Call("f", "{}"), Call("g", '{"x": 1}')]
-    assert summary(parse(CallParser(DEEPSEEK_V31), text)) == ("", "", calls)
+    assert summary(parse(parser_of("deepseek_v31"), text)) == ("", "", calls)
 
 
-@pytest.mark.parametrize(("call_format", "opening"), [(MISTRAL, "[TOOL_CALLS]["), (ARRAY, "[")])
-def test_calls_in_an_array(call_format: CallFormat, opening: str) -> None:
+@pytest.mark.parametrize(
+    ("notation", "opening"), [(NOTATIONS["mistral"], "[TOOL_CALLS]["), (ARRAY, "[")]
+)
+def test_calls_in_an_array(notation: Notation, opening: str) -> None:
     text = f'{opening}{{"name":"f","arguments":{ARGUMENTS}}}, {{"name": "g", "parameters": {{}}}}]'
     calls = [Call("f", ARGUMENTS), Call("g", "{}")]
-    assert summary(parse(CallParser(call_format), text)) == ("", "", calls)
+    assert summary(parse(notation.parser(KNOWN), text)) == ("", "", calls)
 
 
 def test_the_id_after_mistrals_arguments_is_no_content() -> None:
     call = f'{{"name": "f", "arguments": {ARGUMENTS}, "id": "abcdefgh1"}}'
-    parts = parse(CallParser(MISTRAL), *f"[TOOL_CALLS] [{call}, {call}]")
+    parts = parse(parser_of("mistral"), *f"[TOOL_CALLS] [{call}, {call}]")
     assert summary(parts) == ("", "", [Call("f", ARGUMENTS)] * 2)
 
 
 def test_arguments_stream_as_they_come() -> None:
-    parser = CallParser(HERMES)
+    parser = parser_of("hermes")
     assert not parser.push('<tool_call>{"name": "f", "argum')
-    (begun,) = parser.push('ents": {"a"').calls[:1]
+    (begun, *more) = parser.push('ents": {"a": "b').calls
     assert (begun.index, begun.name, begun.arguments) == (0, "f", "")
-    assert [delta.arguments for delta in parser.push(": 1").calls] == [": 1"]
+    assert "".join(delta.arguments for delta in more) == '{"a": "b'
+    assert [delta.arguments for delta in parser.push("c").calls] == ["c"]
 
 
 def test_fields_in_another_order_are_a_call() -> None:
     text = '<tool_call>{"arguments": {"x": "é"}, "name": "f"}</tool_call>'
-    (call,) = summary(parse(CallParser(HERMES), text))[2]
+    (call,) = summary(parse(parser_of("hermes"), text))[2]
     assert (call.name, json.loads(call.arguments)) == ("f", {"x": "é"})
 
 
@@ -291,14 +312,14 @@ def test_fields_in_another_order_are_a_call() -> None:
     ],
 )
 def test_malformed_calls_stay_text(text: str) -> None:
-    assert summary(parse(CallParser(HERMES), text)) == (text, "", [])
+    assert summary(parse(parser_of("hermes"), text)) == (text, "", [])
 
 
 def test_a_call_that_was_cut_off_keeps_what_came() -> None:
     text = '<tool_call>{"name": "f", "arguments": {"a": 1'
-    assert summary(parse(CallParser(HERMES), text)) == ("", "", [Call("f", '{"a": 1')])
+    assert summary(parse(parser_of("hermes"), text)) == ("", "", [Call("f", '{"a": 1}')])
     whole = text + "}}\n</tool_"
-    assert summary(parse(CallParser(HERMES), whole)) == ("", "", [Call("f", '{"a": 1}')])
+    assert summary(parse(parser_of("hermes"), whole)) == ("", "", [Call("f", '{"a": 1}')])
 
 
 @pytest.mark.parametrize(
@@ -321,14 +342,19 @@ def test_a_prompt_that_ends_in_thinking() -> None:
     assert not ends_in_thinking("<think>\n\n</think>\n\n")
 
 
-def test_reasoning_may_speak_of_calls() -> None:
-    parser = AnswerParser(ThinkParser(False), CallParser(HERMES))
-    parts = parse(parser, *f"<think>{HERMES_CALL}?</think>{HERMES_CALL}")
-    assert summary(parts) == ("", f"{HERMES_CALL}?", [Call("f", ARGUMENTS)])
+def test_a_call_ends_reasoning_and_speaking_of_one_does_not() -> None:
+    def parsed(text: str) -> Any:
+        return summary(parse(NOTATIONS["hermes"].parser(KNOWN, ThinkParser(False)), *text))
+
+    call = Call("f", ARGUMENTS)
+    assert parsed(f"<think>hm{HERMES_CALL}") == ("", "hm", [call])
+    assert parsed(f"<think>hm{HERMES_CALL}</think>So{HERMES_CALL}") == ("So", "hm", [call, call])
+    spoken = 'A <tool_call> it is, {"name": "other"}.'
+    assert parsed(f"<think>{spoken}</think>So </think>") == ("So </think>", spoken, [])
 
 
 def test_a_named_call_is_all_arguments() -> None:
-    assert summary(parse(OneCall("f"), "{", "}")) == ("", "", [Call("f", "{}")])
+    assert summary(parse(one_call("f", None), "{", "}")) == ("", "", [Call("f", "{}")])
 
 
 # Of every parser and every finder of spans one; the slow ones have the same with other tags.
@@ -345,7 +371,7 @@ QUICK_NOTATIONS = {"hermes", "mistral", "glm45", "pythonic", "openai"}
 def test_white_space_without_an_end_is_looked_at_once(name: str) -> None:
     """A model that is caught in a loop writes it; with work that grows, this ends in a timeout."""
     white = " \n" * 75_000
-    opening = FORMATS[name].opening if name in FORMATS else ""
+    opening = NOTATIONS[name].opening
     text = white + opening + white
     assert summary(parse(parser_of(name), *text)) == (text, "", [])
 
@@ -369,12 +395,12 @@ def test_a_parameter_that_says_itself_whether_it_is_a_text() -> None:
     ("name", "text"),
     [
         ("glm45", "<tool_call></tool_call>"),
-        ("glm45", "<tool_call>f\n<arg_key>x</arg_key>\n</tool_call>"),
+        ("glm45", "<tool_call>other</tool_call>"),
+        ("qwen3_coder", "Write <function=f> for f."),
         ("glm45", "<tool_call>f g</tool_call>"),
         ("minimax_m2", "<minimax:tool_call></minimax:tool_call>"),
         ("minimax_m2", '<minimax:tool_call><invoke name="f">x</invoke></minimax:tool_call>'),
-        ("minimax_m2", '<minimax:tool_call>x<invoke name="f"></invoke></minimax:tool_call>'),
-        ("kimi_k2", "<|tool_calls_section_begin|><|tool_call_begin|>f<|tool_call_end|>"),
+        ("kimi_k2", "<|tool_calls_section_begin|><|tool_call_begin|>other<|tool_call_end|>"),
     ],
 )
 def test_a_call_that_is_written_wrongly_stays(name: str, text: str) -> None:
@@ -441,12 +467,12 @@ def test_harmony_channels() -> None:
         f"<|start|>assistant{CALL_HEADER}{ARGUMENTS}<|call|>"
         f"<|start|>assistant{FINAL}Done.<|return|>"
     )
-    assert summary(parse(HarmonyParser(True), *text)) == (
+    assert summary(parse(channels(OFFERED), *text)) == (
         "I look.Done.",
         "hm",
         [Call("f", ARGUMENTS)],
     )
-    assert summary(parse(HarmonyParser(False), *text)) == (f"I look.{ARGUMENTS}Done.", "hm", [])
+    assert summary(parse(channels(None), *text)) == (f"I look.{ARGUMENTS}Done.", "hm", [])
 
 
 @pytest.mark.parametrize(
@@ -463,30 +489,17 @@ def test_harmony_channels() -> None:
     ],
 )
 def test_harmony_headers(text: str, expected: tuple[str, str, str]) -> None:
-    content, reasoning, calls = summary(parse(HarmonyParser(True), *text))
+    content, reasoning, calls = summary(parse(channels(OFFERED), *text))
     assert (content, reasoning, "".join(call.name for call in calls)) == expected
 
 
 def test_harmony_tells_when_it_thinks() -> None:
-    parser = HarmonyParser(True)
+    parser = channels(OFFERED)
     seen = []
     for piece in ("<|channel|>", "analysis<|message|>", "hm", "<|end|>", FINAL, "x"):
         parser.push(piece)
         seen.append(parser.thinking)
     assert seen == [None, True, True, False, False, False]
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("hermes", '<tool_call>{"arguments": {"x": "\\ud83d"}, "name": "f"}</tool_call>'),
-        ("hermes", '<tool_call>{"arguments": {}, "name": "\\ud83d"}</tool_call>'),
-        ("hermes", '<tool_call>{"arguments": {"x": NaN}, "name": "f"}</tool_call>'),
-        ("llama3_json", '{"name": "\\ud83d", "parameters": {}}'),
-    ],
-)
-def test_what_json_or_utf_8_does_not_have_is_no_call(name: str, text: str) -> None:
-    assert summary(parse(parser_of(name), text)) == (text, "", [])
 
 
 @pytest.mark.parametrize(
@@ -523,5 +536,31 @@ def test_an_id_behind_mistrals_arguments_is_no_content() -> None:
 
 def test_a_harmony_call_without_arguments() -> None:
     for ending in ("", "\n", "<|call|>", "<|end|><|start|>assistant"):
-        _, _, (call,) = summary(parse(HarmonyParser(True), *f"{CALL_HEADER}{ending}"))
+        _, _, (call,) = summary(parse(channels(OFFERED), *f"{CALL_HEADER}{ending}"))
         assert (call.name, json.loads(call.arguments)) == ("f", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "opening", "repeated"),
+    [
+        ("hermes", "<tool_call>", "{ \n"),
+        ("hermes", '<tool_call>{"name": "f", "arguments": ', '{"": "</tool_call>'),
+        ("openai", "<|channel|>analysis to=", "x"),
+        ("openai", "", "<|channel|>"),
+        ("qwen3_coder", "<function=f><parameter=x>", "</parameter>"),
+        ("glm45", "<tool_call>f<arg_key>", "x<"),
+        ("deepseek_v31", "<｜tool▁call▁begin｜>", "f "),
+        ("pythonic", "[f(x=", "'"),
+        ("llama3_json", "", '\n{"name": '),
+    ],
+)
+def test_tokens_without_end_cost_what_they_cost_at_first(
+    name: str, opening: str, repeated: str
+) -> None:
+    text = opening + repeated * (100_000 // len(repeated))
+    parser = NOTATIONS[name].parser(KNOWN, ThinkParser(False))
+    began = process_time()
+    for place in range(0, len(text), 4):
+        parser.push(text[place : place + 4])
+    parser.finish()
+    assert process_time() - began < 2  # it takes 0.3; work that grows took 5 and more

@@ -3,9 +3,12 @@
 import pytest
 
 from server.openai.thought_counter import ThoughtCounter
+from server.parsing.notations import NOTATIONS
 from server.parsing.reasoning import END_OF_THINK, ThinkParser
 
 VOCABULARY = ["<think>", "a", "bc", "</think>", "</", "think", ">", "c</", "\n\n", "<"]
+VOCABULARY += ["<tool_call>", '{"name": "f"}', "</tool_call>"]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 END = VOCABULARY.index("</think>")
 
 
@@ -19,7 +22,8 @@ def ids_of(*pieces: str) -> list[int]:
 
 def count(ids: list[int], inside: bool, size: int, end: int | None = END) -> int:
     """Of tokens that come in deltas of this size."""
-    parser, counter = ThinkParser(inside), ThoughtCounter(end, END_OF_THINK, decode)
+    parser = NOTATIONS["hermes"].parser(TOOLS, ThinkParser(inside))
+    counter = ThoughtCounter(end, END_OF_THINK, decode)
     for start in range(0, len(ids), size):
         delta = ids[start : start + size]
         parts = parser.push(decode(delta))
@@ -43,6 +47,7 @@ def count(ids: list[int], inside: bool, size: int, end: int | None = END) -> int
         (("a", "bc"), False, 0),
         (("<",), False, 0),
         (("</think>", "a"), True, 0),
+        (("a", "bc", "<tool_call>", '{"name": "f"}', "</tool_call>", "a"), True, 2),
     ],
 )
 def test_tokens_before_the_end_of_thinking(pieces, inside, expected, size):

@@ -18,6 +18,7 @@ from megainfer.text.detokenizer import IncrementalDetokenizer, StopStrings
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 from megainfer.text.tokenizers.fast import SHORT, FastBackend
+from tests.support.rendered import rendered_by
 from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     SENTENCES,
@@ -71,7 +72,7 @@ def test_ids_and_chats_equal_those_of_transformers(
         for skip in (True, False):
             assert ours.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip)
     for prompt in (True, False):
-        assert ours.render_chat(MESSAGES, add_generation_prompt=prompt) == (
+        assert rendered_by(ours, MESSAGES, prompt=prompt) == (
             theirs.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=prompt)
         )
 
@@ -95,16 +96,16 @@ def test_chat_templates_from_a_file_and_by_name(tmp_path: Path) -> None:
         {"name": "tool_use", "template": "with {{ tools | length }}"},
     ]
     tokenizer = Tokenizer.load(write_tokenizer(tmp_path, chat_template=named))
-    assert tokenizer.render_chat(MESSAGES) == "plain <|im_end|>"
-    assert tokenizer.render_chat(MESSAGES, tools=[{"name": "f"}]) == "with 1"
+    assert rendered_by(tokenizer, MESSAGES) == "plain <|im_end|>"
+    assert rendered_by(tokenizer, MESSAGES, tools=[{"name": "f"}]) == "with 1"
     (tmp_path / "chat_template.jinja").write_text("from a file")
-    assert Tokenizer.load(tmp_path).render_chat(MESSAGES) == "from a file"
+    assert rendered_by(Tokenizer.load(tmp_path), MESSAGES) == "from a file"
 
 
 def test_a_model_without_a_chat_template_says_what_to_do(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(write_tokenizer(tmp_path, chat_template=None))
     with pytest.raises(RequestError, match=r"no chat template; use /v1/completions"):
-        tokenizer.render_chat(MESSAGES)
+        rendered_by(tokenizer, MESSAGES)
 
 
 def test_folders_without_a_tokenizer_and_with_a_broken_one(tmp_path: Path) -> None:
@@ -342,7 +343,7 @@ def test_end_tokens_and_sampling_defaults(tmp_path: Path) -> None:
     [
         ('{"temperature": 9}', "temperature must be between"),
         ('{"eos_token_id": "x"}', "eos_token_id"),
-        ("{", "can't be read as JSON"),
+        ("{", "cannot be read as JSON"),
         ("[]", "must hold a JSON object"),
     ],
 )

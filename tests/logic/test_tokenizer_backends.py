@@ -27,6 +27,7 @@ from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 from megainfer.text.tokenizers.tiktoken_model import MOONSHOT
 from server.openai.syntax import AnswerSyntax
 from server.parsing.notations import NOTATIONS
+from tests.support.rendered import rendered_by
 from tests.support.scripted_server import CHAT_TEMPLATE, SENTENCES, RunningServer, speaking
 
 MERGED = [b"th", b"the", b" the", b" t", "人".encode(), "😀".encode()[:2], b"He", b"llo", b"12"]
@@ -228,7 +229,7 @@ def test_texts_on_which_the_library_gives_up_are_cut(kimi: Tokenizer) -> None:
 
 
 def test_a_chat_through_its_template(kimi: Tokenizer) -> None:
-    encoded = kimi.encode_chat(Chat(QUESTION))
+    encoded = kimi.encode_chat(Chat(QUESTION), rendered_by(kimi, QUESTION))
     assert encoded.text.startswith("<|im_start|>system\nBe brief.<|im_end|>")
     assert kimi.decode(encoded.ids, skip_special_tokens=False) == encoded.text
     assert encoded.ids[0] == kimi.token_id("<|im_start|>")

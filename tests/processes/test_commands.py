@@ -95,6 +95,18 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
 
 
+def test_bench_without_its_client_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['aiohttp'] = None\n"
+        "sys.argv = ['megainfer', 'bench', 'serve']; from megainfer.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "bench serve needs aiohttp: install megainfer[bench]" in done.stderr
+
+
 def test_collect_env_tells_versions_and_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")

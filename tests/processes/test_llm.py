@@ -3,8 +3,11 @@
 import asyncio
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from megainfer import LLM, SamplingParams
 from megainfer import llm as llm_module
 from megainfer.errors import NodeDied, RequestError
 from megainfer.frontend.sequence_request import SequenceRequest
+from megainfer.messages import Role
 from tests.support.checkpoints import write_checkpoint
 from tests.support.served import session_members
 
@@ -68,14 +72,41 @@ def test_hanging_up_ends_the_work(llm):
     assert attention["running"] == 0
 
 
-def test_a_node_that_dies_is_named_and_then_everything_says_so(llm):
-    asyncio.run_coroutine_threadsafe(hang_up(llm, "first"), llm.loop).result(60)
-    os.kill(pid_of(llm, "expert-0"), signal.SIGKILL)
-    for _ in range(2):
-        with pytest.raises(NodeDied, match=r"expert node 0 .* died: killed by SIGKILL"):
+def test_nodes_that_die_change_nothing_but_the_time(folder):
+    prompts, params = [[n + 1] for n in range(6)], replace(PARAMS, logprobs=1)
+    with LLM(folder, micro_batches=1) as llm:
+        expected = llm.generate(prompts, params, progress=False)
+        for victim in ("expert-0", "attent-0"):
+            killer = threading.Thread(target=kill_when_it_generates, args=(llm, victim))
+            killer.start()
+            actual = llm.generate(prompts, params, progress=False)
+            killer.join()
+            assert [a.outputs for a in actual] == [e.outputs for e in expected]
+        assert dict(llm.engine.attendance.restarts()) == {
+            (Role.ATTENTION, 0): 1,
+            (Role.EXPERT, 0): 1,
+        }
+
+
+def kill_when_it_generates(llm: LLM, victim: str) -> None:
+    pid = pid_of(llm, victim)
+    while not any(request.output for request in list(llm.engine._requests.values())):
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_what_does_not_come_back_in_time_is_named(folder):
+    with LLM(folder, micro_batches=1, recovery_timeout=0.0) as llm:
+        killer = threading.Thread(target=kill_when_it_generates, args=(llm, "attent-0"))
+        killer.start()
+        with pytest.raises(NodeDied, match="attention node 0 died: killed by SIGKILL and was not"):
             llm.generate([[1]] * 8, PARAMS, progress=False)
-    with pytest.raises(NodeDied):
-        llm.stats()
+        killer.join()
+        deadline = time.monotonic() + 60
+        while llm.engine.state() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert len(llm.generate([[1]], PARAMS, progress=False)) == 1
 
 
 def generated(llm: LLM) -> int:

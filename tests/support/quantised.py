@@ -219,6 +219,57 @@ def awq(config: Json, group: int | None, shown: str) -> Format:
     return Format(config, store, meaning, shown)
 
 
+def gptq(
+    shown: str, bits: int = 4, group: int | None = 16, act_order: bool = False, v2: bool = False
+) -> Format:
+    """AutoGPTQ's and GPTQModel's. act_order: inputs lie in groups as a table says. v2: zero points
+    are stored as they are, not less 1."""
+    config: Json = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group or -1,
+        "desc_act": act_order,
+        "sym": False,
+        "checkpoint_format": "gptq_v2" if v2 else "gptq",
+    }
+    lacks = 0 if v2 else 1
+
+    def table(inputs: int) -> Tensor:
+        """The group of each input: equally many in each, in an order of no pattern."""
+        plain = torch.arange(inputs) // (group or inputs)
+        generator = torch.Generator().manual_seed(11)
+        return plain[torch.randperm(inputs, generator=generator)] if act_order else plain
+
+    def store(weight: Tensor) -> Stored:
+        groups = table(weight.shape[1])
+        order = groups.argsort(stable=True)
+        codes, scales, points = _quantise_groups(
+            weight[:, order], group or weight.shape[1], bits, torch.float16
+        )
+        natural = torch.empty_like(codes)
+        natural[:, order] = codes
+        return {
+            "qweight": pack(natural, bits).T.contiguous(),
+            "qzeros": pack(points.T.contiguous() - lacks, bits),
+            "scales": scales.T.contiguous(),
+            "g_idx": groups.to(torch.int32),
+        }
+
+    def meaning(stored: Stored, shape: tuple[int, int]) -> Tensor:
+        words, zeros = stored["qweight"].numpy(), stored["qzeros"].numpy()
+        scales, per_word, mask = floats(stored["scales"]), 32 // bits, (1 << bits) - 1
+
+        def element(output: int, source: int) -> Any:
+            at = int(stored["g_idx"][source])
+            code = int(words[source // per_word, output]) >> (bits * (source % per_word)) & mask
+            zero = int(zeros[at, output // per_word]) >> (bits * (output % per_word)) & mask
+            return np.float32(code - (zero + lacks)) * scales[at, output]
+
+        return from_formula(shape, element)
+
+    return Format(config, store, meaning, shown)
+
+
 # --- MXFP4 ---------------------------------------------------------------------------------------
 
 
@@ -334,6 +385,11 @@ FORMATS: Mapping[str, Format] = {
         16,
         "awq int4 (groups of 16)",
     ),
+    "gptq": gptq("gptq int4 (groups of 16)"),
+    "gptq_act_order": gptq("gptq int4 (groups of 16)", act_order=True),
+    "gptq_v2": gptq("gptq int4 (groups of 16)", act_order=True, v2=True),
+    "gptq_int8": gptq("gptq int8 (groups of 16)", bits=8),
+    "gptq_int8_channel": gptq("gptq int8 (a scale a channel)", bits=8, group=None),
     "mxfp4": Format(
         {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
         _store_mxfp4,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from megainfer.attention_node.sampling.sampler import SampleOutput, SampleRow, begin_sampling
+from megainfer.attention_node.sampling.draws import SampleOutput
+from megainfer.attention_node.sampling.sampler import SampleRow, begin_sampling
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST
 

@@ -106,7 +106,7 @@ class MockNode:
     """
 
     def __init__(self, endpoint: str, node: int, script: Script, incarnation: int = 0) -> None:
-        self.script = script
+        self.script, self.context = script, CONTEXT
         self.heard: queue.Queue[Any] = queue.Queue()
         self._endpoint, self._node, self._incarnation = endpoint, node, incarnation
         self._playing: dict[str, asyncio.Task[None]] = {}
@@ -127,7 +127,7 @@ class MockNode:
         self._socket.setsockopt(zmq.IDENTITY, node_identity(self._node, self._incarnation))
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(self._endpoint)
-        ready = NodeReady(self._node, CONTEXT, max_num_seqs=8, incarnation=self._incarnation)
+        ready = NodeReady(self._node, self.context, max_num_seqs=8, incarnation=self._incarnation)
         try:
             await self.say(ready)
             while True:
@@ -209,13 +209,14 @@ async def silent(submit: Submit) -> AsyncIterator[TokenEvent]:
 
 @asynccontextmanager
 async def engine_with(
-    *scripts: Script, vocab_size: int = 1000, **options: Any
+    *scripts: Script, vocab_size: int = 1000, context: int = CONTEXT, **options: Any
 ) -> AsyncIterator[tuple[EngineClient, list[MockNode]]]:
     """A started engine client over one mock node a script. Nodes that are added to the list are
     stopped at the end as well."""
     engine = EngineClient(new_endpoint(), len(scripts), vocab_size, **options)
     nodes = [MockNode(engine.endpoint, index, script) for index, script in enumerate(scripts)]
     for node in nodes:
+        node.context = context
         node.start()
     try:
         await engine.start(WAIT_SECONDS)
@@ -239,14 +240,16 @@ class RunningServer:
         folder: Path | None = None,
         connections: ConnectionLimits | None = None,
         syntax: SyntaxOptions | None = None,
+        context: int = CONTEXT,
+        names: tuple[str, ...] = ("tiny", "org/alias"),
     ) -> None:
         """folder: of the tokenizer's files, for structured output."""
         self._connections = connections or ConnectionLimits()
         self._tokenizer = tokenizer
         self._options = options or ServingOptions()
         self._model = ServedModel(
-            names=("tiny", "org/alias"),
-            max_model_len=CONTEXT,
+            names=names,
+            max_model_len=context,
             vocab_size=vocab_size,
             created=1_700_000_000,
             folder=folder,
@@ -290,9 +293,14 @@ class RunningServer:
             self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
             vocab_size = self._model.vocab_size
             limits, budgets = self._options.limits, self._options.budgets
+            size = self._model.max_model_len
             shares = client_shares(budgets.request_memory, budgets.client_share)
             async with engine_with(
-                speaking(1), vocab_size=vocab_size, queue_limits=limits, shares=shares
+                speaking(1),
+                vocab_size=vocab_size,
+                context=size,
+                queue_limits=limits,
+                shares=shares,
             ) as (self.engine, self.nodes):
                 self.instance = assemble(self.engine, self._model, self._options)
                 self._ready.put(None)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,42 @@ ENDLESS = 8000  # tokens: seconds of the small model, even where a test is kept 
 
 
 class Served:
-    """A server that has printed `until`. `output` is all that it has printed so far."""
+    """A server that has printed `until`. `output` is all that it has printed so far.
 
-    def __init__(self, args: Sequence[str], until: str = "Ctrl-C ends it") -> None:
+    program: the module that is `megainfer`. environment: beside this process's own.
+    wait: until it has printed that; else `wait_until_ready` does.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        until: str = "Ctrl-C ends it",
+        program: str = "megainfer",
+        environment: Mapping[str, str] = {},
+        wait: bool = True,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "megainfer", "serve", "--port", "0", *args],
+            [sys.executable, "-m", program, "serve", "--port", "0", *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
             start_new_session=True,  # so that what is left of it can be found
-            env={**os.environ, "COLUMNS": "200"},
+            env={**os.environ, "COLUMNS": "200", **environment},
         )
         self.output = ""
         self._until = until
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        if wait:
+            ready = self.wait_until_ready()
+            assert ready, f"it ended before it said {until!r}:\n{self.output}"
+
+    def wait_until_ready(self) -> bool:
+        """Whether it has printed `until`; False: it has ended instead."""
         assert self._ready.wait(READY_SECONDS), f"not ready:\n{self.output}"
-        assert until in self.output, f"it ended before it said {until!r}:\n{self.output}"
+        return self._until in self.output
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -131,13 +148,14 @@ def run_cli(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[st
     )
 
 
-def stream(served: Served, prompt: list[int], tokens: int) -> Iterator[dict[str, Any]]:
+def stream(served: Served, prompt: list[int], tokens: int, **more: Any) -> Iterator[dict[str, Any]]:
     """The events of a streamed completion, parsed; `[DONE]` ends it."""
     body = {
         "prompt": prompt,
         "max_tokens": tokens,
         "ignore_eos": True,
         "stream": True,
+        **more,
     }
     with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as response:
         for line in response.iter_lines():

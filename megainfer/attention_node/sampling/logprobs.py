@@ -21,7 +21,7 @@ class PendingLogprobs:
         every = torch.log_softmax(logits, dim=-1)
         size = every.shape[-1]
         values, ids = every.topk(size if wanted == ALL_LOGPROBS else min(wanted, size))
-        own = every.gather(-1, tokens[:, None])
+        own = every.gather(-1, tokens[:, None].clamp(0, size - 1))  # whoever drew may have erred
         ranks = (every > own).sum(-1) + 1
         self._parts = [device.read_back(part) for part in (ids, values, own.flatten(), ranks)]
 

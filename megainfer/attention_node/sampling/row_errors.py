@@ -35,3 +35,27 @@ class NothingAllowed(RowError):
             "forbid every one; allow at least one more",
             rows,
         )
+
+
+class OverflowedEdits(RowError):
+    """A request's own wishes take logits out of what float32 holds."""
+
+    client_error = True
+
+    def __init__(self, rows: tuple[int, ...]) -> None:
+        super().__init__(
+            "the request's penalties or its logit_bias made logits infinite: ask for less (a "
+            "repetition_penalty nearer to 1, a smaller bias)",
+            rows,
+        )
+
+
+class NoSuchToken(RowError):
+    """What was drawn is no token; ours to mend."""
+
+    def __init__(self, drawn: list[int], rows: tuple[int, ...], vocabulary: int) -> None:
+        super().__init__(
+            f"drew {', '.join(map(str, drawn))} from a vocabulary of {vocabulary}: an error of the "
+            "kernels (--kernels reference does without them)",
+            rows,
+        )

@@ -8,22 +8,25 @@ best token after the edits.
 Sampling is begun and its tokens are taken later: on a device they are found meanwhile.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from megainfer.attention_node.sampling.draws import Check, Draws
 from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
 from megainfer.attention_node.sampling.logprobs import PendingLogprobs
-from megainfer.attention_node.sampling.row_errors import NonFiniteLogits, NothingAllowed, RowError
+from megainfer.attention_node.sampling.row_errors import (
+    NonFiniteLogits,
+    NothingAllowed,
+    OverflowedEdits,
+)
 from megainfer.compute.tokens import DrawWish, TokenKernels
-from megainfer.device import Device, Readback
-from megainfer.messages import TokenLogprobs
+from megainfer.device import Device
 
 _MASK = 2**64 - 1
-_SMALLEST = 2.0**-126  # temperature; anything below is 0 in float32
+_SMALLEST = 2.0**-126  # anything below is 0 in float32
 
 
 class SampleRow(NamedTuple):
@@ -44,60 +47,6 @@ class SampleRow(NamedTuple):
     edits: LogitEdits | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SampleOutput:
-    """One token and (where asked for) log-probabilities a row, in the order of the rows; those of
-    rows that an error names mean nothing."""
-
-    token_ids: list[int]
-    logprobs: list[TokenLogprobs | None]
-    errors: tuple[RowError, ...]
-
-
-class Check(NamedTuple):
-    """Whether rows, counted in the batch, can be sampled from: bool [R]; the error where not."""
-
-    rows: Sequence[int]
-    passed: Readback
-    error: Callable[[tuple[int, ...]], RowError]
-
-    def failure(self) -> RowError | None:
-        passed = self.passed.take()
-        if bool(passed.all()):
-            return None
-        return self.error(tuple(self.rows[i] for i in (~passed).nonzero().flatten().tolist()))
-
-
-class Draws:
-    """A batch's tokens, int64 [S], which are being found."""
-
-    def __init__(
-        self,
-        tokens: Readback,
-        checks: Sequence[Check],
-        logprobs: Sequence[PendingLogprobs | None],
-    ) -> None:
-        self._tokens = tokens
-        self._checks = checks
-        self._logprobs = logprobs
-
-    def done(self) -> bool:
-        """Whether `take` would return at once; never blocks."""
-        return (
-            self._tokens.done()
-            and all(check.passed.done() for check in self._checks)
-            and all(row is None or row.done() for row in self._logprobs)
-        )
-
-    def take(self) -> SampleOutput:
-        """The tokens; blocks until they are there."""
-        ids: list[int] = self._tokens.take().tolist()
-        rows = zip(ids, self._logprobs, strict=True)
-        logprobs = [None if row is None else row.take([token])[0] for token, row in rows]
-        failures = (check.failure() for check in self._checks)
-        return SampleOutput(ids, logprobs, tuple(f for f in failures if f is not None))
-
-
 @torch.inference_mode()
 def begin_sampling(
     logits: Tensor, requests: Sequence[SampleRow], kernels: TokenKernels, device: Device
@@ -116,12 +65,12 @@ def begin_sampling(
         rows = device.upload(torch.tensor(others))
         usable = finite.index_select(0, rows)
         given = _harmless(logits.index_select(0, rows), usable, device)
-        chosen, allowed = _choose(given, [requests[row] for row in others], kernels, device)
+        chosen, edited = _choose(given, [requests[row] for row in others], kernels, device)
         tokens = tokens.index_copy(0, rows, chosen)
-        if allowed is not None:
-            allowed |= ~usable  # which has its error
-            checks.append(Check(others, device.read_back(allowed), NothingAllowed))
-    return Draws(device.read_back(tokens), checks, _logprobs(logits, requests, tokens, device))
+        if edited is not None:
+            checks += _edit_checks(edited, ~usable, others, device)
+    logprobs = _logprobs(logits, requests, tokens, device)
+    return Draws(device.read_back(tokens), checks, logprobs, logits.shape[-1])
 
 
 def uniform(seed: int, position: int) -> float:
@@ -142,20 +91,32 @@ def _mix(value: int) -> int:
 def _choose(
     logits: Tensor, requests: Sequence[SampleRow], kernels: TokenKernels, device: Device
 ) -> tuple[Tensor, Tensor | None]:
-    """Tokens where the best of the raw logits isn't the answer, int64 [R], and whether edits left
-    any, bool [R], None without edits; these logits may be changed."""
+    """Tokens where the best of the raw logits isn't the answer, int64 [R], and the best logits
+    after the edits, float32 [R], None without edits; these logits may be changed."""
     if all(r.edits is None for r in requests):
         return kernels.draw(logits, _wishes(requests, logits.shape[-1])), None
     apply_edits(logits, [r.edits for r in requests], device)
     best, tokens = kernels.best(logits)
-    allowed = best > -torch.inf
+    usable = best.isfinite()
     drawn = [row for row, r in enumerate(requests) if r.temperature > 0]
     if drawn:
         rows = device.upload(torch.tensor(drawn))
-        given = _harmless(logits.index_select(0, rows), allowed.index_select(0, rows), device)
+        given = _harmless(logits.index_select(0, rows), usable.index_select(0, rows), device)
         wishes = _wishes([requests[row] for row in drawn], logits.shape[-1])
         tokens = tokens.index_copy(0, rows, kernels.draw(given, wishes))
-    return tokens, allowed
+    if device.is_host and bool(usable.all()):
+        return tokens, None  # nothing is to be said of any
+    return torch.where(usable, tokens, 0), best
+
+
+def _edit_checks(
+    best: Tensor, failed: Tensor, rows: Sequence[int], device: Device
+) -> Iterator[Check]:
+    """best: as edits left it, float32 [R]. failed: those that have their error, bool [R]."""
+    allowed = (best != -torch.inf) | failed
+    yield Check(rows, device.read_back(allowed), NothingAllowed)
+    in_range = (best < torch.inf) | failed  # NaN isn't
+    yield Check(rows, device.read_back(in_range), OverflowedEdits)
 
 
 def _harmless(logits: Tensor, usable: Tensor, device: Device) -> Tensor:
@@ -170,7 +131,7 @@ def _wishes(requests: Sequence[SampleRow], vocabulary: int) -> list[DrawWish]:
         DrawWish(
             temperature=max(r.temperature, _SMALLEST),
             top_k=r.top_k if 0 < r.top_k < vocabulary else vocabulary,
-            top_p=r.top_p,
+            top_p=max(r.top_p, _SMALLEST),  # the nucleus has at least one token
             min_p=r.min_p,
             uniform=uniform(r.seed, r.position),
         )

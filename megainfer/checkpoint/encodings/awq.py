@@ -24,6 +24,10 @@ class Awq:
     grid: Grid
 
     @property
+    def packed(self) -> int:
+        return 1
+
+    @property
     def flipped(self) -> bool:
         return True
 

@@ -2,6 +2,7 @@
 
 from megainfer.checkpoint.encodings.awq import awq
 from megainfer.checkpoint.encodings.encoding import Encoding
+from megainfer.checkpoint.encodings.gptq import gptq
 from megainfer.checkpoint.encodings.mxfp4 import mxfp4
 from megainfer.checkpoint.encodings.packed import packed
 from megainfer.checkpoint.encodings.plain import Plain, plain
@@ -38,6 +39,8 @@ def _quantised(
             return packed(files, source, quantization)
         case Codes.AWQ if f"{name.removesuffix('.weight')}.qweight" in files:
             return awq(files, source, quantization)
+        case Codes.GPTQ if f"{name.removesuffix('.weight')}.qweight" in files:
+            return gptq(files, source, quantization)
         case Codes.MXFP4 if f"{name}_blocks" in files:
             return mxfp4(files, source)
     return None

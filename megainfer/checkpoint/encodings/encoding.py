@@ -11,9 +11,12 @@ from megainfer.checkpoint.files import StoredTensor
 class Encoding(Protocol):
     """One weight, or one entry of a fused one.
 
-    flipped: a line of `codes` is a column of the weight, not a row. codes: the large tensor.
-    sides: small ones (scales, zero points), which are read whole.
+    flipped: a line of `codes` is a column of the weight, not a row. packed: how many of them it is.
+    codes: the large tensor. sides: small ones (scales, zero points), which are read whole.
     """
+
+    @property
+    def packed(self) -> int: ...
 
     @property
     def flipped(self) -> bool: ...

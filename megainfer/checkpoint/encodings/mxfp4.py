@@ -24,6 +24,10 @@ class Mxfp4:
     sides: tuple[StoredTensor, ...]
 
     @property
+    def packed(self) -> int:
+        return 1
+
+    @property
     def flipped(self) -> bool:
         return True
 

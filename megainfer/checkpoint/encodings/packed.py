@@ -28,6 +28,10 @@ class Packed:
     bits: int
 
     @property
+    def packed(self) -> int:
+        return 1
+
+    @property
     def flipped(self) -> bool:
         return False
 

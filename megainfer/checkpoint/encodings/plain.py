@@ -19,6 +19,10 @@ class Plain:
     codes: StoredTensor
 
     @property
+    def packed(self) -> int:
+        return 1
+
+    @property
     def flipped(self) -> bool:
         return False
 

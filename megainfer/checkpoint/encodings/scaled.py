@@ -26,6 +26,10 @@ class Scaled:
     grid: Grid
 
     @property
+    def packed(self) -> int:
+        return 1
+
+    @property
     def flipped(self) -> bool:
         return False
 

@@ -1,5 +1,7 @@
 """`megainfer bench serve`."""
 
+from importlib.util import find_spec
+
 import typer
 
 from megainfer.commands.bench.serve_options import (
@@ -10,6 +12,7 @@ from megainfer.commands.bench.serve_options import (
     ServerOptions,
 )
 from megainfer.commands.options import takes_options
+from megainfer.errors import ConfigError
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -40,6 +43,12 @@ def serve(
     Works with every server that has OpenAI's API, and prints what `vllm bench serve` prints, by the
     same definitions. Ctrl-C ends it with what was measured so far.
     """
+    _require_client()
     from megainfer.commands.bench.serving import bench_server
 
     raise typer.Exit(bench_server(server, load, prompts, sampling, report))
+
+
+def _require_client() -> None:
+    if find_spec("aiohttp") is None:
+        raise ConfigError("bench serve needs aiohttp: install megainfer[bench], or aiohttp itself")

@@ -128,11 +128,13 @@ class Visitor:
         self._seat = seat
         self._own = own
         self._admit = admit
+        self._latest: dict[int, int] = {}  # expert node -> the incarnation that is to be met
 
     def begin(
         self, expert: int, incarnation: int, timeout: float, on_met: Callable[[], None]
     ) -> None:
         """See `mailbox.JoiningPort.meet`."""
+        self._latest[expert] = incarnation
         to = (expert, incarnation)
         deadline = time.monotonic() + timeout
         Thread(
@@ -146,7 +148,8 @@ class Visitor:
             on_met()
         except MegaInferError as error:
             # One that died meanwhile has a successor by then, whom another visit is paid.
-            log.warning("attention node %d met nobody: %s", self._seat.index, error)
+            level = logging.WARNING if self._latest[expert[0]] == expert[1] else logging.DEBUG
+            log.log(level, "attention node %d met nobody: %s", self._seat.index, error)
 
 
 def visit(address: str, seat: Seat, own: OwnEnd, expert: tuple[int, int], deadline: float) -> Peer:

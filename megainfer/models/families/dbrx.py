@@ -84,7 +84,7 @@ def _moe(config: Config) -> MoESpec:
     own = _part(config, "ffn_config")
     activation = own.mapping("ffn_act_fn").get("name", "silu")
     if activation != "silu":
-        raise config.fail("ffn_config", f"but ffn_act_fn {activation!r} is not supported")
+        raise config.fail("ffn_config", f"but ffn_act_fn {activation!r:.80} is not supported")
     norm = own.values.get("moe_normalize_expert_weights", 1.0)
     if norm not in (None, 1):
         raise config.fail(

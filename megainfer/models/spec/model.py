@@ -11,6 +11,8 @@ from megainfer.models.spec.ffn import DenseSpec, ExpertSpec, MoESpec
 from megainfer.models.spec.norm import NormSpec
 
 STATE_ELEMENT_BYTES = 4
+MAX_EXPERTS_IN_ALL = 2**18
+"""A plan says of each where it is; the largest models have a tenth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,11 @@ class ModelSpec:
         sizes = {(moe.router.num_experts, moe.router.top_k, moe.expert) for moe in self._moes()}
         if not sizes:
             raise ModelError(f"{self.architecture}: no layer of this checkpoint has experts")
+        if (count := len(self._moes()) * self.num_experts) > MAX_EXPERTS_IN_ALL:
+            raise ModelError(
+                f"{self.architecture}: {count} experts in all layers, at most {MAX_EXPERTS_IN_ALL} "
+                "can be planned for"
+            )
         if len(sizes) > 1:
             raise ModelError(
                 f"{self.architecture}: all MoE layers must agree on (experts, experts a token "

@@ -36,6 +36,11 @@ class Proposal:
     moved: int
     layers: int
 
+    @property
+    def gain(self) -> float:
+        """The share of the busiest nodes' time that it saves."""
+        return 1 - self.after / self.before if self.before > 0 else 0.0
+
     def __str__(self) -> str:
         return (
             f"{self.moved} experts move in {self.layers} layers: the busiest node's time from "
@@ -75,17 +80,17 @@ class Balancer:
 
     def propose(self, membership: Membership) -> Proposal | None:
         """A placement on the same nodes that would save enough; None where there is none, or too
-        little is known. What was heard so far counts less from then on."""
+        little is known. What a conclusion was drawn from counts less from then on."""
         if self._loads.batches(membership.experts) < LEAST_BATCHES:
             return None
         costs = {layer: self._costs(position) for position, layer in enumerate(self._layers)}
         proposal = self._better(membership, costs)
         noise = NOISE * self._noise(len(membership.experts))
+        gain = proposal.gain if proposal is not None else 0.0
+        if self._least_gain < gain <= noise:
+            return None  # it may be chance: more will be known next time
         self._loads.fade()
-        if proposal is None or proposal.before <= 0:
-            return None
-        gain = 1 - proposal.after / proposal.before
-        return proposal if gain > max(self._least_gain, noise) else None
+        return proposal if gain > self._least_gain else None
 
     def fresh(self, nodes: Sequence[int], replicas: int, before: Placement) -> Placement:
         """A placement for other nodes than before, by what is known of loads. See

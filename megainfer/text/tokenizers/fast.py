@@ -11,6 +11,7 @@ from megainfer.errors import ModelError
 from megainfer.text.tokenizers.byte_alphabet import byte_alphabet
 from megainfer.text.tokenizers.longest import longest_token
 
+ADDED = "added_tokens.json"
 SHORT = 2048
 """Characters, or tokens, that are cheap to work on: no other thread runs meanwhile."""
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -112,9 +113,11 @@ class FastBackend:
 
 
 def _add(backend: tokenizers.Tokenizer, added: Mapping[str, int], path: Path) -> None:
-    for text, token in sorted(added.items(), key=lambda item: item[1]):
-        if backend.token_to_id(text) is None:
-            backend.add_tokens([text])
+    if not all(isinstance(token, int) for token in added.values()):
+        raise ModelError(f"{path.with_name(ADDED)} must map the texts of tokens to their ids")
+    in_order = sorted(added.items(), key=lambda item: item[1])
+    backend.add_tokens([text for text, _ in in_order if backend.token_to_id(text) is None])
+    for text, token in in_order:
         if backend.token_to_id(text) != token:
             raise ModelError(
                 f"{path.parent}: the token {text!r:.80} is {token} among the added ones, but "

@@ -1,12 +1,11 @@
 """tekken.json, read by Mistral's own library, which also puts chats into the model's form."""
 
-import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from megainfer.errors import ModelError, RequestError
+from megainfer.text.call_ids import nine_letters
 from megainfer.text.chat import Chat, EncodedChat
 from megainfer.text.json_file import read_json_object
 from megainfer.text.tokenizers.backend import ByteVocabulary, library
@@ -14,7 +13,6 @@ from megainfer.text.tokenizers.byte_pairs import BytePairBackend
 
 NAME = "tekken.json"
 CLASS = "MistralCommonBackend"  # what transformers reads it with
-CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 MESSAGE_FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 
 
@@ -80,18 +78,13 @@ def _request(chat: Chat) -> Any:
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: message[name] for name in MESSAGE_FIELDS if message.get(name) is not None}
     if "tool_call_id" in fields:
-        fields["tool_call_id"] = _call_id(fields["tool_call_id"])
+        fields["tool_call_id"] = nine_letters(fields["tool_call_id"])
     if calls := fields.get("tool_calls"):
-        fields["tool_calls"] = [{**call, "id": _call_id(str(call.get("id", "")))} for call in calls]
+        fields["tool_calls"] = [
+            {**call, "id": nine_letters(str(call.get("id", "")))} for call in calls
+        ]
         fields["content"] = fields.get("content") or None
     return fields
-
-
-def _call_id(given: str) -> str:
-    """Mistral's are nine letters and digits; other ids become such, equal ones the same."""
-    if CALL_ID.fullmatch(given):
-        return given
-    return hashlib.sha256(given.encode(errors="replace")).hexdigest()[:9]
 
 
 def _vocabulary(path: Path, tekken: Any) -> ByteVocabulary:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.errors import ModelError
+from megainfer.small_file import MAX_JSON_BYTES, read_small
 from megainfer.text.tokenizers.backend import ByteVocabulary, library
 from megainfer.text.tokenizers.byte_pairs import BytePairBackend
 
@@ -85,7 +86,7 @@ def _pattern(path: Path, config: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[bytes, int]:
     try:
-        pairs = (line.split() for line in path.read_bytes().splitlines() if line)
+        pairs = (line.split() for line in read_small(path, MAX_JSON_BYTES).splitlines() if line)
         ids = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} isn't a list of tokens in base64 and ranks: {error}") from error

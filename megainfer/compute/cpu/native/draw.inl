@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -39,14 +40,15 @@ inline int bin_of(float likelihood) {
 // One row's tokens: how likely each is beside the best one, 0 from n to the end of its block.
 class Draw {
  public:
-  Draw(const float* logits, int64_t n, float temperature, float* scratch)
+  // largest: of the logits; finite.
+  Draw(const float* logits, int64_t n, float largest, float temperature, float* scratch)
       : logits_(logits),
         n_(n),
         blocks_(draw_blocks(n)),
         likely_(scratch),
         some_(scratch + blocks_ * draw_block),
         sums_(reinterpret_cast<double*>(some_ + blocks_ * draw_block)) {
-    const Vec::F best = Vec::set1(-largest_of(logits, n)), divisor = Vec::set1(temperature);
+    const Vec::F best = Vec::set1(-largest), divisor = Vec::set1(temperature);
     std::memcpy(likely_, logits, n * sizeof(float));
     std::fill(likely_ + n, likely_ + blocks_ * draw_block, -__builtin_inff());
     for (float* at = likely_; at < end(); at += Vec::width) {
@@ -67,14 +69,15 @@ class Draw {
     if (!cut_above(top_k, top_p, usual_least)) cut_above(top_k, top_p, least_likelihood);
   }
 
-  // The token at which the running sum passes this share, in [0, 1), of all.
+  // The token at which the running sum passes this share, in [0, 1), of all; -1 where all were
+  // dropped.
   int64_t at(double share) {
     const double target = share * add_up();
     double sum = 0.0;
     int64_t block = 0;
     for (; block + 1 < blocks_ && sum + sums_[block] <= target; ++block) sum += sums_[block];
     // Roundings apart, it is in this one; a last block of zeros has nothing to give.
-    while (sums_[block] == 0.0) --block;
+    while (block > 0 && sums_[block] == 0.0) --block;
     int64_t last = -1;
     for (int64_t i = block * draw_block; i < (block + 1) * draw_block; ++i) {
       if (likely_[i] == 0.0f) continue;
@@ -197,7 +200,11 @@ class Draw {
 };
 
 int64_t draw(const float* logits, int64_t n, const DrawWish& wish, float* scratch) {
-  Draw row(logits, n, wish.temperature, scratch);
+  // What isn't so would index bins and blocks that there aren't.
+  const float largest = largest_of(logits, n);
+  const bool usable = std::isfinite(largest) && wish.temperature > 0.0f && wish.top_k > 0;
+  if (!usable) return -1;
+  Draw row(logits, n, largest, wish.temperature, scratch);
   if (wish.min_p > 0.0) row.drop_below(static_cast<float>(wish.min_p));
   row.cut(wish.top_k, wish.top_p);
   return row.at(wish.uniform);

@@ -120,18 +120,30 @@ void Experts::lay_out(const Slot* slots, int num_slots, RowType type) {
   }
 }
 
+// Each choice's expert, or -1. Slots are memory that their sender can write at any time: what was
+// checked once must not be read again.
+void Experts::read_ids(const ExpertWeights& weights, const Slot* slots, int num_slots) {
+  const auto here = [&](int32_t id) {
+    return id >= 0 && id < shape_.experts && weights.gate_up[id] != nullptr;
+  };
+  ids_.resize(rows_ * shape_.top_k);
+  int32_t* to = ids_.data();
+  for (int s = 0; s < num_slots; ++s) {
+    for (int64_t i = 0; i < slots[s].rows * shape_.top_k; ++i) {
+      const int32_t id = __atomic_load_n(slots[s].ids + i, __ATOMIC_RELAXED);
+      *to++ = here(id) ? id : -1;
+    }
+  }
+}
+
 // A counting sort of all choices by expert, in row order within one: the order in which a row's
 // experts are added depends on nothing else.
 void Experts::sort(const ExpertWeights& weights, const Slot* slots, int num_slots,
                    int64_t* counts) {
+  read_ids(weights, slots, num_slots);
   std::fill(counts, counts + shape_.experts, 0);
-  const auto here = [&](int32_t id) {
-    return id >= 0 && id < shape_.experts && weights.gate_up[id] != nullptr;
-  };
-  for (int s = 0; s < num_slots; ++s) {
-    for (int64_t i = 0; i < slots[s].rows * shape_.top_k; ++i) {
-      if (here(slots[s].ids[i])) ++counts[slots[s].ids[i]];
-    }
+  for (const int32_t id : ids_) {
+    if (id >= 0) ++counts[id];
   }
   std::vector<int64_t> next(shape_.experts);
   int64_t total = 0;
@@ -140,12 +152,13 @@ void Experts::sort(const ExpertWeights& weights, const Slot* slots, int num_slot
     total += counts[e];
   }
   choices_.resize(total);
+  const int32_t* ids = ids_.data();
   int64_t row = 0;
   for (int s = 0; s < num_slots; ++s) {
     for (int64_t r = 0; r < slots[s].rows; ++r, ++row) {
       for (int64_t i = r * shape_.top_k; i < (r + 1) * shape_.top_k; ++i) {
-        const int32_t id = slots[s].ids[i];
-        if (here(id)) choices_[next[id]++] = {row, slots[s].weights[i]};
+        const int32_t id = *ids++;
+        if (id >= 0) choices_[next[id]++] = {row, slots[s].weights[i]};
       }
     }
   }

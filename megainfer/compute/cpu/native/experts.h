@@ -80,6 +80,7 @@ class Experts {
   };
 
   void lay_out(const Slot* slots, int num_slots, RowType type);
+  void read_ids(const ExpertWeights& weights, const Slot* slots, int num_slots);
   void sort(const ExpertWeights& weights, const Slot* slots, int num_slots, int64_t* counts);
   void group(const int64_t* counts);
   void read_rows(Part part, RowType type);
@@ -107,6 +108,7 @@ class Experts {
   std::vector<void*> out_;            // by row
   std::vector<const float*> inputs_;  // by row, as floats
   std::vector<float*> sums_;          // by row, as floats
+  std::vector<int32_t> ids_;          // by row, K each; -1 for "not here"
   std::vector<Choice> choices_;
   std::vector<Group> groups_;
   std::vector<Active> active_;

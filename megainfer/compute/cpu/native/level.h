@@ -126,7 +126,8 @@ struct RowFunctions {
   void (*sigmoid)(float* x, int64_t n);
   // Floats of scratch that `draw` needs for n of them.
   size_t (*draw_scratch)(int64_t n);
-  // A token of n logits, some of which are finite and none of which is NaN or +inf.
+  // A token of n logits; -1 where none is finite or one is NaN or +inf, and where the wish leaves
+  // none.
   int64_t (*draw)(const float* logits, int64_t n, const DrawWish& wish, float* scratch);
   // Keep one token of one key head, key and value of head_dim floats, as the one at `offset` in
   // this head's share of a block; by the cache's type. head_dim is even.

@@ -136,7 +136,7 @@ int64_t argmax(const float* x, int64_t n) {
     for (int64_t j = 0; j < block; ++j) found |= x[i + j] == largest;
     if (found) break;
   }
-  while (x[i] != largest) ++i;
+  while (i + 1 < n && x[i] != largest) ++i;
   return i;
 }
 

@@ -40,7 +40,9 @@ struct Vec {
     return x;
   }
   static F power_of_two(F n) {
-    for (int i = 0; i < width; ++i) n[i] = std::ldexp(1.0f, static_cast<int>(n[i]));
+    for (int i = 0; i < width; ++i) {
+      if (n[i] == n[i]) n[i] = std::ldexp(1.0f, static_cast<int>(n[i]));  // NaN is no int
+    }
     return n;
   }
   static F to_float(I x) { return __builtin_convertvector(x, F); }

@@ -1,0 +1,36 @@
+"""What a helper process's own side is made of: frames on its pipes, and its bounds."""
+
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+
+LENGTH_BYTES = 4
+
+
+def framed(data: bytes) -> bytes:
+    return len(data).to_bytes(LENGTH_BYTES, "little") + data
+
+
+def set_bounds(memory_bytes: int) -> None:
+    """memory_bytes: what the process may hold. Interrupts are for those who can tell why they
+    end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def set_alarm(cpu_seconds: float) -> None:
+    """From now on the process may compute for so long, else it is ended; 0: without bound."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+
+
+def frames() -> Iterator[bytes]:
+    """What is asked, until the other side closes the pipe."""
+    while len(length := sys.stdin.buffer.read(LENGTH_BYTES)) == LENGTH_BYTES:
+        yield sys.stdin.buffer.read(int.from_bytes(length, "little"))
+
+
+def answer(data: bytes) -> None:
+    sys.stdout.buffer.write(framed(data))
+    sys.stdout.buffer.flush()

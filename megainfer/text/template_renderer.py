@@ -1,0 +1,62 @@
+"""Chats to texts by the model's own templates, in a process that may die of them."""
+
+import pickle
+
+from megainfer.errors import RequestError
+from megainfer.helper_process import HelperDied, HelperProcess
+from megainfer.text.chat import Chat
+from megainfer.text.template_worker import TEXT
+from megainfer.text.tokenizer import Tokenizer
+
+CPU_SECONDS = 2.0
+"""For one chat; usual ones take a thousandth."""
+RENDER_SECONDS = 20.0
+"""For the same, on the clock: a machine may have others to serve."""
+MAX_WAITING = 1024
+
+
+class TemplateRenderer:
+    """Renders one chat at a time; the process starts with the first, or with `prepare`.
+
+    cpu_seconds: what one chat may take.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, cpu_seconds: float = CPU_SECONDS) -> None:
+        self._tokenizer = tokenizer
+        templates = {
+            name: (template.source, template.special_tokens)
+            for name, template in tokenizer.chat_templates.items()
+        }
+        hello = pickle.dumps(templates)
+        module, arguments = "megainfer.text.template_worker", [str(cpu_seconds)]
+        self._helper = HelperProcess(module, arguments, hello, MAX_WAITING)
+
+    async def prepare(self) -> None:
+        """Start the process if there are templates."""
+        if self._tokenizer.chat_templates:
+            await self._helper.prepare()
+
+    async def render(self, chat: Chat) -> str | None:
+        """The chat's text, for `Tokenizer.encode_chat`; None where it has none before that.
+
+        Raises RequestError when the model has no template, or it refuses, fails or costs too much;
+        Overloaded when too many wait.
+        """
+        if not self._tokenizer.has_templates:
+            return None
+        name = self._tokenizer.template_name(chat)
+        arguments = (chat.messages, chat.tools, chat.opens_an_answer, chat.variables)
+        try:
+            told = await self._helper.ask(pickle.dumps((name, arguments)), RENDER_SECONDS)
+        except HelperDied as error:
+            message = f"the model's chat template takes too much time or memory: {error}"
+            raise RequestError(message, "messages") from error
+        text = told[1:].decode("utf-8", "surrogatepass")
+        if told[:1] == TEXT:
+            return text
+        param, _, reason = text.partition("\0")
+        raise RequestError(reason, param or None)
+
+    async def close(self) -> None:
+        """End the process."""
+        await self._helper.close()

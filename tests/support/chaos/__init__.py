@@ -1,0 +1,1 @@
+"""Faults on demand: drawn by a seed, done inside the processes of a real instance, and judged."""

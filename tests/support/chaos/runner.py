@@ -1,0 +1,61 @@
+"""Trial after trial, on as few instances as it takes."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.support.chaos.draw import STARTING, Draw, Shape
+from tests.support.chaos.instance import Instance
+from tests.support.chaos.trial import Answers, Report, Trial, orders_of
+
+
+class Runner:
+    """Draws of the same shape share an instance for as long as it lives and rests."""
+
+    def __init__(self, model: Path, options: Sequence[str] = ()) -> None:
+        self._model = model
+        self._options = options
+        self._instance: Instance | None = None
+        self._answers: dict[Shape, Answers] = {}
+
+    def run(self, draws: Sequence[Draw]) -> Iterator[Report]:
+        """Each one's report as it is done; those of one shape after the other."""
+        for draw in sorted(draws, key=_group):
+            yield self._try(draw)
+
+    def close(self) -> None:
+        if self._instance is not None:
+            self._instance.close()
+            self._instance = None
+
+    def _try(self, draw: Draw) -> Report:
+        if draw.shape not in self._answers:
+            self._answers[draw.shape] = Answers()
+            self._at_rest(draw.shape)
+        answers = self._answers[draw.shape]
+        if draw.phase in STARTING:
+            self.close()
+            instance = Instance(self._model, draw.shape, self._options, orders_of(draw))
+            self._instance = instance
+        else:
+            instance = self._at_rest(draw.shape)
+        report = Trial(draw, instance, answers).run()
+        if report.ended or report.wrong or not instance.is_alive:
+            self.close()
+        return report
+
+    def _at_rest(self, shape: Shape) -> Instance:
+        """The present instance if it is of this shape, else another."""
+        if self._instance is not None and self._instance.shape != shape:
+            self.close()
+        if self._instance is None:
+            self._instance = instance = Instance(self._model, shape, self._options)
+            assert instance.wait_until_ready(), instance.served.output
+            # What it holds at rest is seen once it has worked.
+            self._answers[shape].learn(instance)
+            assert (wrong := instance.settle()) == [], wrong
+        return self._instance
+
+
+def _group(draw: Draw) -> tuple[str, bool, int]:
+    """Those that need an instance of their own come last."""
+    return str(draw.shape), draw.phase in STARTING, draw.seed

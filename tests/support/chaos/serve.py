@@ -1,0 +1,62 @@
+"""`megainfer serve` whose processes do to themselves what a board asks for.
+
+    CHAOS_BOARD=folder python -m tests.support.chaos.serve serve path/to/model ...
+
+CHAOS_RESTARTS: how often a node may die in a second. The product's own bound, five times in five
+minutes, would end an instance on which fault after fault is tried.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megainfer.launch.station import Station
+from megainfer.messages import Role
+from megainfer.supervise.family import Family
+from megainfer.supervise.restarts import Restarts
+from tests.support.chaos.inside import sabotage, sabotage_supervisor
+from tests.support.chaos.orders import Board
+
+BOARD = "CHAOS_BOARD"
+RESTARTS = "CHAOS_RESTARTS"
+
+
+def main() -> None:
+    board = Board(Path(os.environ[BOARD]))
+    _wrap_children(board)
+    sabotage_supervisor(board)
+    if most := os.environ.get(RESTARTS):
+        _bound_restarts(Restarts(most=int(most), window=1.0))
+    from megainfer.cli import main as megainfer
+
+    megainfer()
+
+
+def _wrap_children(board: Board) -> None:
+    original = Family.start
+
+    def start(
+        family: Family, role: Role, node: int, main: Callable[[Station], None], *rest: Any
+    ) -> Any:
+        return original(family, role, node, partial(_life, board, role, node, main), *rest)
+
+    Family.start = start  # type: ignore[method-assign]
+
+
+def _life(
+    board: Board, role: Role, node: int, main: Callable[[Station], None], station: Station
+) -> None:
+    sabotage(board, role, node, station)
+    main(station)
+
+
+def _bound_restarts(restarts: Restarts) -> None:
+    from megainfer.commands import serve
+
+    serve.Supervisor = partial(serve.Supervisor, restarts=restarts)  # type: ignore[misc, assignment]
+
+
+if __name__ == "__main__":
+    main()
