@@ -15,12 +15,13 @@ MAX_LOSSES = 3
 
 @dataclass(slots=True)
 class Outstanding:
-    """at: where it is; None while it waits here for a node. output: what was told of it. leavings:
-    how often it left a node. losses: those that died while they had it. observed: the observer
-    knows of it. timers: of its limits."""
+    """size: bytes that count for its client until its end. at: where it is; None while it waits
+    here for a node. output: what was told of it. leavings: how often it left a node. losses: those
+    that died while they had it. observed: the observer knows of it. timers: of its limits."""
 
     submit: Submit
     stream: TokenStream
+    size: int = 0
     at: At | None = None
     output: list[int] = field(default_factory=list)
     leavings: int = 0
