@@ -35,7 +35,8 @@ class EngineConfig:
     experts would be worth it; None: they stay. micro_batches: 1..8, or None to choose from measured
     stage times. max_model_len: tokens of prompt and answer together, None for
     the model's own limit. kv_cache_memory: bytes an attention node, None to choose. max_num_seqs:
-    requests running on an attention node, over all its micro-batches. max_num_batched_tokens: rows
+    requests running on an attention node, over all its micro-batches. grammar_memory: bytes of
+    compiled grammars that an attention node keeps. max_num_batched_tokens: rows
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: one process has
     both roles, on all cores, without messages. kernels: which implementation computes, auto for the
     fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
@@ -63,6 +64,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     colocated: bool = False
     prefix_cache: bool = True
+    grammar_memory: int = 256 * 2**20
     kernels: str = "auto"
     expert_dtype: str = "auto"
     attention_dtype: str = "auto"
@@ -72,7 +74,13 @@ class EngineConfig:
     override_generation_config: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("attn_gpus", "ffn_gpus", "max_num_seqs", "max_num_batched_tokens"):
+        for name in (
+            "attn_gpus",
+            "ffn_gpus",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "grammar_memory",
+        ):
             _check_positive(name, getattr(self, name))
         for name in ("max_model_len", "kv_cache_memory", "max_attn_gpus", "max_ffn_gpus"):
             if getattr(self, name) is not None:
@@ -169,7 +177,9 @@ def parse_bytes(text: str, flag: str) -> int:
     >>> parse_bytes("4GiB", "--kv-cache-memory")
     4294967296
     """
-    match = re.fullmatch(r"([0-9][0-9_]{0,17}(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    match = re.fullmatch(
+        r"([0-9][0-9_]{0,17}(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", str(text).strip().lower()
+    )
     units = _UNITS | _BINARY_UNITS
     if match is None or match[2] not in units:
         raise ConfigError(f"{flag} must be a size such as 512MiB or 4G, not {text!r}")

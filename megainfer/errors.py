@@ -5,7 +5,11 @@ fault and, where there is one, the fix. An `AssertionError` from this package is
 """
 
 import errno
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
+CITED_CHARACTERS = 80
 _SHORT_OF = {
     errno.EMFILE: "too many files are open; allow more (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine",
@@ -68,3 +72,40 @@ def shortage(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return _SHORT_OF[errno.ENOMEM]
     return _SHORT_OF.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def cited(value: Any, most: int = CITED_CHARACTERS) -> str:
+    """The beginning of a value as Python writes it. It costs no more than what is shown of it,
+    where `repr` would first write all that a client has sent.
+
+    >>> cited({"a": [1, "x"]}), cited("x" * 10**7, 9)
+    ("{'a': [1, 'x']}", "'xxxxxxxx")
+    """
+    text = ""
+    for piece in _written(value, most):
+        text += piece
+        if len(text) >= most:
+            break
+    return text[:most]
+
+
+def _written(value: Any, most: int) -> Iterator[str]:
+    """Of one kind with `repr`, in pieces."""
+    if isinstance(value, str | bytes | bytearray):
+        yield repr(value[:most]) if len(value) > most else repr(value)
+    elif isinstance(value, dict) and value:
+        for place, (name, inner) in enumerate(islice(value.items(), most)):
+            yield ", " if place else "{"
+            yield from _written(name, most)
+            yield ": "
+            yield from _written(inner, most)
+        yield "}"
+    elif isinstance(value, list) and value:
+        for place, inner in enumerate(islice(value, most)):
+            yield ", " if place else "["
+            yield from _written(inner, most)
+        yield "]"
+    elif isinstance(value, tuple):
+        yield from _written(list(value[:most]), most)
+    else:
+        yield repr(value)

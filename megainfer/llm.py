@@ -6,7 +6,7 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -341,9 +341,7 @@ class LLM:
     async def _generate_all(
         self, requests: list[tuple[Prompt, SequenceRequest]], bar: GenerationBar
     ) -> list[RequestOutput]:
-        for grammar in dict.fromkeys(request.grammar for _, request in requests):
-            if grammar is not None:
-                await self._checker.check(grammar, "structured_outputs")
+        requests = await self._with_costs(requests)
         room = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as group:
@@ -354,6 +352,16 @@ class LLM:
         except* MegaInferError as errors:
             raise _first(errors) from None
         return [task.result() for task in tasks]
+
+    async def _with_costs(
+        self, requests: list[tuple[Prompt, SequenceRequest]]
+    ) -> list[tuple[Prompt, SequenceRequest]]:
+        """Their grammars have been tried out. Raises RequestError."""
+        tried: dict[Grammar | None, Grammar | None] = {None: None}
+        for grammar in dict.fromkeys(request.grammar for _, request in requests):
+            if grammar is not None:
+                tried[grammar] = await self._checker.check(grammar, "structured_outputs")
+        return [(p, replace(request, grammar=tried[request.grammar])) for p, request in requests]
 
     async def _generate_one(
         self,

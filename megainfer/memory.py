@@ -10,6 +10,11 @@ from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
 from megainfer.models.sources import attention_weight_bytes, sparse_attention_weights
 from megainfer.models.spec import ModelSpec
 
+MIB = 2**20
+NODE_BYTES, SUPERVISOR_BYTES, API_SERVER_BYTES = 200 * MIB, 250 * MIB, 150 * MIB
+"""What processes take of their own before there is a model or a request: torch, most of it."""
+TRYING_BYTES = 2**30
+"""The most that the process takes which tries out grammars."""
 INT8_BLOCK = 128
 """int8 weights that share a float32 scale."""
 

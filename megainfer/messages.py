@@ -7,6 +7,7 @@ Two conversations, both msgpack of tagged structs, never pickle:
 """
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -37,7 +38,7 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class Submit(Message, frozen=True):
-    """One sequence to generate. `n > 1` has been unfolded into n of these by the front end."""
+    """One sequence to generate, or several of one prompt; see `each_of`."""
 
     request_id: str
     prompt: list[int]
@@ -61,6 +62,9 @@ class Submit(Message, frozen=True):
     grammar: Grammar | None = None  # what the text must look like
     output: list[int] = []  # tokens that another node made of it before it died; it goes on there
     max_queue_seconds: float | None = None  # of waiting for its first step; None: without end
+    cache_salt: str = ""  # whose blocks of the prefix cache may be used: those of the same salt
+    client: str = ""  # whose it is: turns are kept by it
+    siblings: list[tuple[str, int]] = []  # further sequences of this prompt: ids and seeds
 
     @property
     def is_penalised(self) -> bool:
@@ -73,6 +77,16 @@ class Submit(Message, frozen=True):
         """Whether it changes its logits in any way before a token is chosen."""
         wishes = (self.min_tokens, self.logit_bias, self.allowed_token_ids, self.bad_words)
         return self.is_penalised or any(wishes) or self.grammar is not None
+
+
+def each_of(submit: Submit) -> Iterator[Submit]:
+    """Its sequences, one a message: a prompt is sent once, however many answers it is to have."""
+    if not submit.siblings:
+        yield submit
+        return
+    yield msgspec.structs.replace(submit, siblings=[])
+    for request_id, seed in submit.siblings:
+        yield msgspec.structs.replace(submit, request_id=request_id, seed=seed, siblings=[])
 
 
 class Abort(Message, frozen=True):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.structured.params import StructuredOutputsParams
 
 MAX_N = 128
@@ -139,11 +139,11 @@ def _tuple_of(name: str, values: Any, kind: type) -> tuple[Any, ...]:
     if values is None:
         return ()
     if not isinstance(values, Iterable):
-        raise RequestError(f"{name} must be a list, but is {values!r}", name)
+        raise RequestError(f"{name} must be a list, but is {cited(values)}", name)
     result = tuple(values)
     for value in result:
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise RequestError(f"{name} must hold {kind.__name__} values, not {value!r}", name)
+            raise RequestError(f"{name} must hold {kind.__name__} values, not {cited(value)}", name)
     return result
 
 
@@ -151,7 +151,7 @@ def _checked_bias(bias: Any) -> dict[int, float]:
     if bias is None:
         return {}
     if not isinstance(bias, Mapping):
-        message = f"logit_bias must map token ids to numbers, but is {bias!r:.80}"
+        message = f"logit_bias must map token ids to numbers, but is {cited(bias)}"
         raise RequestError(message, "logit_bias")
     check_count("logit_bias", bias, MAX_LOGIT_BIAS, "entries")
     for token, value in bias.items():
@@ -162,7 +162,7 @@ def _checked_bias(bias: Any) -> dict[int, float]:
 
 def _check_shape(wanted: object) -> None:
     if wanted is not None and not isinstance(wanted, StructuredOutputsParams):
-        message = f"structured_outputs must be StructuredOutputsParams, not {wanted!r:.80}"
+        message = f"structured_outputs must be StructuredOutputsParams, not {cited(wanted)}"
         raise RequestError(message, "structured_outputs")
 
 
@@ -185,7 +185,7 @@ def check_count(name: str, values: Sized, most: int, what: str) -> None:
 def check_integer(name: str, value: object, low: int, high: int | None) -> None:
     """Raises RequestError for anything but an integer in [low, high]."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise RequestError(f"{name} must be an integer, but is {value!r}", name)
+        raise RequestError(f"{name} must be an integer, but is {cited(value)}", name)
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise RequestError(f"{name} must be {bounds}, but is {value}", name)
@@ -194,6 +194,6 @@ def check_integer(name: str, value: object, low: int, high: int | None) -> None:
 def check_float(name: str, value: object, low: float, high: float) -> None:
     """Raises RequestError for anything but a finite number in [low, high]."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise RequestError(f"{name} must be a number, but is {value!r}", name)
+        raise RequestError(f"{name} must be a number, but is {cited(value)}", name)
     if not math.isfinite(value) or not low <= value <= high:
         raise RequestError(f"{name} must be between {low:g} and {high:g}, but is {value}", name)

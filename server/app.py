@@ -6,11 +6,13 @@ from starlette.types import ASGIApp
 
 from megainfer import __version__
 from megainfer.frontend.engine_client import EngineClient
+from megainfer.sharing.budgets import JSON_WORK, Budgets
 from megainfer.structured.checker import GrammarChecker
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
 from server.document.describe import describe
 from server.http.access import AccessControl
+from server.http.body import BodyLimits
 from server.http.envelope import REQUEST_ID, Envelope
 from server.http.errors import install_error_handlers
 from server.http.occupancy import Entrance
@@ -40,7 +42,10 @@ def create_app(
     """
     # The pages that FastAPI has for these load scripts from elsewhere.
     app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
-    generator = Generator(engine, tokenizer, model, checker, renderer)
+    budgets = Budgets.of(instance.options.budgets, model.max_model_len)
+    app.state.shares = engine.shares
+    app.state.body_limits = BodyLimits(budgets.body_bytes, budgets.json_values, JSON_WORK)
+    generator = Generator(engine, tokenizer, model, budgets, checker, renderer)
     # First what is asked for most: addresses are tried one after another.
     app.include_router(_router(tokenizer, model, generator))
     app.include_router(operations_router(Operations(instance)))

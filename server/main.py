@@ -6,7 +6,6 @@ import logging
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from functools import partial
 
 import uvicorn
 
@@ -16,9 +15,11 @@ from megainfer.structured.checker import GrammarChecker
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
 from server.app import create_app, guarded
+from server.http.acceptor import Acceptor
 from server.http.bounded_connection import BoundedConnection, TooManyConnections
 from server.http.connection_limits import ConnectionLimits
 from server.http.envelope import Envelope
+from server.http.seldom import Seldom
 from server.openai.served_model import ServedModel
 from server.operate.instance import Instance, assemble
 from server.operate.metrics.log_line import TrafficLog
@@ -67,13 +68,17 @@ async def serve(
     if renderer is not None and config.model.folder is not None:
         await renderer.prepare()  # so that no client waits for that
     app = create_app(engine, tokenizer, config.model, known, checker, renderer)
-    server = _Server(_uvicorn_config(guarded(app, known), config, known))
-    serving = asyncio.create_task(server.serve(sockets=[sock]), name="http-server")
+    server = _Server(_uvicorn_config(guarded(app, known), config))
+    serving = asyncio.create_task(server.serve(sockets=[]), name="http-server")
+    acceptor = _acceptor(sock, server, config, known)
+    acceptor.start()
     stopping = asyncio.create_task(stop.wait(), name="http-server-stop")
     logging_traffic = asyncio.create_task(_log_traffic(known), name="traffic-log")
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
+        acceptor.close()
+        sock.close()
         engine.fail("the server is shutting down")
         await _join(serving, config.shutdown_seconds + FORCED_STOP_SECONDS)
     finally:
@@ -108,12 +113,27 @@ async def _join(serving: asyncio.Task[None], seconds: float) -> None:
         log.warning("the HTTP server didn't end within %g s and was cancelled", seconds)
 
 
-def _uvicorn_config(app: object, config: ServerConfig, known: Instance) -> uvicorn.Config:
+def _acceptor(
+    sock: socket.socket, server: _Server, config: ServerConfig, known: Instance
+) -> Acceptor:
+    """Makes connections as uvicorn's own server would, which isn't given the socket."""
     full = Envelope(TooManyConnections(config.connections), known.counted.statuses)
-    protocol = partial(BoundedConnection, limits=config.connections, full=full)
+
+    def make(too_many: bool) -> BoundedConnection:
+        answers = full if too_many else None
+        return BoundedConnection(
+            server.config, server.server_state, {}, limits=config.connections, answers=answers
+        )
+
+    server.config.load()
+    logging.getLogger("uvicorn.error").addFilter(Seldom())
+    return Acceptor(sock, config.connections, make, server.config.ssl)
+
+
+def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn and starlette type an ASGI application apart
-        http=protocol,  # type: ignore[arg-type]  # a class, with what it asks for
+        http=BoundedConnection,
         log_config=None,
         log_level="warning",
         access_log=config.access_log,

@@ -30,6 +30,7 @@ from megainfer.messages import (
     Stop,
     ToChild,
 )
+from megainfer.sharing.budgets import client_shares
 from megainfer.text.tokenizer import load_tokenizer
 from server.http.connection_limits import raise_file_limit
 from server.http.request_id import name_requests
@@ -76,6 +77,9 @@ class _Server:
             recovery_seconds=options.recovery_seconds,
             report=self._ask,
             load=seat.loads.of(seat.server),
+            shares=client_shares(
+                options.budgets.request_memory, options.budgets.client_share, options.api_servers
+            ),
         )
         self._model = ServedModel(
             names=options.names,
@@ -106,7 +110,9 @@ class _Server:
         tokenizer = load_tokenizer(self._plan.folder)
         ready = asyncio.create_task(self._tell_when_ready())
         watching = asyncio.create_task(self._end_when_broken(), name="engine-watch")
-        config = ServerConfig(self._model, self._options, connections=raise_file_limit())
+        config = ServerConfig(
+            self._model, self._options, connections=raise_file_limit(self._options.of_address)
+        )
         try:
             await serve(sock, config, self._engine, tokenizer, self._stop, self._instance)
         finally:

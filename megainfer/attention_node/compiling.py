@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from megainfer.errors import MegaInferError, RequestError
 from megainfer.messages import Submit
+from megainfer.sharing.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from megainfer.structured.compiler import GrammarCompiler
@@ -65,7 +67,7 @@ class NoCompiling:
 
 
 class Compiling:
-    """`GrammarQueue` of one thread that compiles, in order of arrival; `load` makes its compiler,
+    """`GrammarQueue` of one thread that compiles, by turns of clients; `load` makes its compiler,
     at the first unless `prepare` was called.
 
     What is compiled here has been tried out by the front end, so each takes a bounded time.
@@ -76,6 +78,8 @@ class Compiling:
         self._compiler: GrammarCompiler | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
         self._wanted: dict[str, tuple[Submit, float]] = {}  # and when they came
+        self._queue: FairQueue[str] = FairQueue()  # of those that aren't being compiled
+        self._busy = False
         self._done: deque[tuple[Submit, Future[TokenMatcher]]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -93,12 +97,24 @@ class Compiling:
     def start(self, submit: Submit, now: float) -> None:
         """See `GrammarQueue.start`."""
         self._wanted[submit.request_id] = submit, now
-        future = self._thread.submit(self._compile, submit)
-        future.add_done_callback(lambda done: self._ring(submit, done))
+        self._queue.push(submit.client, submit.request_id)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin the next one, unless one is being compiled."""
+        while not self._busy and (following := self._queue.pop()) is not None:
+            client, request_id = following
+            submit, _ = self._wanted[request_id]
+            self._busy = True
+            self._queue.charge(client, 1)
+            future = self._thread.submit(self._compile, submit)
+            future.add_done_callback(partial(self._ring, submit))
 
     def forget(self, request_id: str) -> None:
         """See `GrammarQueue.forget`."""
-        self._wanted.pop(request_id, None)
+        submit, _ = self._wanted.pop(request_id, (None, 0.0))
+        if submit is not None:
+            self._queue.remove(submit.client, request_id)
 
     def expire(self, now: float) -> list[str]:
         """See `GrammarQueue.expire`."""
@@ -115,6 +131,8 @@ class Compiling:
         """See `GrammarQueue.finished`."""
         while self._done:
             submit, future = self._done.popleft()
+            self._busy = False
+            self._go_on()
             wanted, arrived_at = self._wanted.get(submit.request_id, (None, 0.0))
             if wanted is submit:
                 self.forget(submit.request_id)

@@ -155,11 +155,19 @@ class FrontEnds:
         if isinstance(message, Submit):
             if server not in self._front_ends:
                 return False  # it was closed by what it said before
-            if self._owners.setdefault(message.request_id, server) != server:
-                text = f"another front end has a request {message.request_id!r}"
-                self._send(server, RequestFailed(self._ready.node, message.request_id, text))
-                return False
+            return self._own(server, [message.request_id, *(name for name, _ in message.siblings)])
         return True
+
+    def _own(self, server: int, request_ids: Sequence[str]) -> bool:
+        """Of one message: all of them, or none."""
+        others = [name for name in request_ids if self._owners.get(name, server) != server]
+        if not others:
+            self._owners.update(dict.fromkeys(request_ids, server))
+            return True
+        text = f"another front end has a request {others[0]!r}"
+        for name in request_ids:
+            self._send(server, RequestFailed(self._ready.node, name, text))
+        return False
 
     def _by_owner(self, events: Sequence[TokenEvent]) -> dict[int, list[TokenEvent]]:
         told: dict[int, list[TokenEvent]] = {}

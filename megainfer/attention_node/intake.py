@@ -6,7 +6,7 @@ from time import monotonic
 from megainfer.attention_node.compiling import Compiled, GrammarQueue
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.errors import MegaInferError, RequestError
-from megainfer.messages import RequestFailed, Submit
+from megainfer.messages import RequestFailed, Submit, each_of
 
 EXPIRY_SECONDS = 0.05
 """How often those who wait are looked through for requests that have waited for too long."""
@@ -39,9 +39,18 @@ class Intake:
         self._next_expiry = 0.0
 
     def submit(self, submit: Submit) -> None:
-        """Queue a request; one with a grammar later, and its waiting counts from now."""
+        """Queue its sequences; those with a grammar later, and their waiting counts from now."""
         try:
             self._check_vocabulary(submit)
+        except RequestError as error:
+            for sequence in each_of(submit):
+                self._refuse(sequence.request_id, error)
+            return
+        for sequence in each_of(submit):
+            self._begin(sequence)
+
+    def _begin(self, submit: Submit) -> None:
+        try:
             if submit.grammar is None:
                 self._scheduler.add(submit)
             else:

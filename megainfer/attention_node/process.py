@@ -187,7 +187,8 @@ def compiling_for(plan: Plan) -> Compiling:
         from megainfer.structured.compiler import GrammarCompiler
 
         ends = plan.generation.eos_token_ids
-        return GrammarCompiler(plan.folder, plan.spec.vocab_size, ends)
+        memory = plan.config.grammar_memory
+        return GrammarCompiler(plan.folder, plan.spec.vocab_size, ends, memory)
 
     return Compiling(load)
 

@@ -97,5 +97,5 @@ def _row(chunk: Chunk, failures: list[Failure]) -> SampleRow:
     try:
         return sample_row(chunk)
     except GrammarFailed as error:
-        failures.append(Failure(chunk.sequence.request_id, str(error), client_error=False))
+        failures.append(Failure(chunk.sequence.request_id, str(error), client_error=True))
         return NOBODYS_ROW

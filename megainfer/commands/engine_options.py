@@ -12,6 +12,7 @@ from megainfer.config import (
     MAX_MICRO_BATCHES,
     SCALING_LIMIT,
     EngineConfig,
+    format_bytes,
     parse_bytes,
     parse_json_object,
     parse_micro_batches,
@@ -145,6 +146,16 @@ class EngineOptions:
             help="KV cache of an attention node, such as 512MiB or 4G.",
         ),
     ] = DEFAULT.kv_cache_memory
+    grammar_memory: Annotated[
+        int,
+        Option(
+            rich_help_panel=LIMITS,
+            parser=partial(parse_bytes, flag="--grammar-memory"),
+            metavar="BYTES",
+            show_default=format_bytes(DEFAULT.grammar_memory),
+            help="Compiled grammars that an attention node keeps, such as 256MiB.",
+        ),
+    ] = DEFAULT.grammar_memory
     dtype: Annotated[
         str,
         Option(

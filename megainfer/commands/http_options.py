@@ -1,17 +1,23 @@
 """The options of the API server, as against the engine's."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from megainfer.commands.whole_number import whole_number
+from megainfer.config import format_bytes, parse_bytes
+from megainfer.errors import ConfigError
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.serving_options import ServingOptions, read_keys
 from megainfer.frontend.syntax_options import CALLS, REASONING, SyntaxOptions
+from megainfer.sharing.budgets import CHARACTERS_A_TOKEN, BudgetOptions
 
 HTTP, KEYS, LOAD, ANSWERS = "HTTP server", "Keys", "Overload and ending", "Answers"
+SHARES = "Shares of clients"
+OFF, BY_KEY = "off", "key"
 DEFAULT = ServingOptions()
 
 
@@ -115,6 +121,63 @@ class HttpOptions:
             help="Seconds in which running requests may finish after SIGTERM; Ctrl-C ends at once.",
         ),
     ] = DEFAULT.drain_seconds
+    client_share: Annotated[
+        float,
+        Option(
+            rich_help_panel=SHARES,
+            help="How much of what others leave one key, or one address without keys, may have: of "
+            "sequences in flight and of --request-memory; 1: all.",
+        ),
+    ] = DEFAULT.budgets.client_share
+    request_memory: Annotated[
+        int,
+        Option(
+            rich_help_panel=SHARES,
+            parser=partial(parse_bytes, flag="--request-memory"),
+            metavar="BYTES",
+            show_default=format_bytes(DEFAULT.budgets.request_memory),
+            help="What all requests in flight may take beside the KV cache, such as 1GiB.",
+        ),
+    ] = DEFAULT.budgets.request_memory
+    max_prompt_characters: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=SHARES,
+            parser=whole_number,
+            metavar="NUMBER",
+            show_default=f"{CHARACTERS_A_TOKEN} a token of the context",
+            help="Of one text; a longer one is refused before it is encoded.",
+        ),
+    ] = DEFAULT.budgets.prompt_characters
+    max_body_bytes: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=SHARES,
+            parser=partial(parse_bytes, flag="--max-body-bytes"),
+            metavar="BYTES",
+            show_default="what such a text takes, and 1 MiB",
+            help="Of one request.",
+        ),
+    ] = DEFAULT.budgets.body_bytes
+    max_connections_per_address: Annotated[
+        int | None,
+        Option(
+            rich_help_panel=SHARES,
+            parser=whole_number,
+            metavar="NUMBER",
+            show_default="half of all",
+            help="Connections from one address; a proxy is one.",
+        ),
+    ] = DEFAULT.of_address
+    cache_isolation: Annotated[
+        str,
+        Option(
+            rich_help_panel=SHARES,
+            metavar="off|key",
+            help="key: each key, or address, finds only its own prompts in the prefix cache, so "
+            "that nobody learns what others have sent.",
+        ),
+    ] = OFF
 
     tool_call_parser: Annotated[
         str,
@@ -159,6 +222,8 @@ class HttpOptions:
             certificate=self.ssl_certfile,
             private_key=self.ssl_keyfile,
             limits=QueueLimits(self.max_queued_requests, self.queue_timeout, self.request_timeout),
+            budgets=self._budgets(),
+            of_address=self.max_connections_per_address,
             drain_seconds=self.drain_timeout,
             patience=self.health_timeout,
             recovery_seconds=self.recovery_timeout,
@@ -169,4 +234,17 @@ class HttpOptions:
             shows_tokenizer=self.enable_tokenizer_info_endpoint,
             traces_endpoint=self.otlp_traces_endpoint,
             api_servers=self.api_servers,
+        )
+
+    def _budgets(self) -> BudgetOptions:
+        if self.cache_isolation not in (OFF, BY_KEY):
+            raise ConfigError(
+                f"--cache-isolation must be {OFF} or {BY_KEY}, not {self.cache_isolation!r}"
+            )
+        return BudgetOptions(
+            prompt_characters=self.max_prompt_characters,
+            body_bytes=self.max_body_bytes,
+            request_memory=self.request_memory,
+            client_share=self.client_share,
+            isolates_caches=self.cache_isolation == BY_KEY,
         )

@@ -20,14 +20,15 @@ from megainfer.commands.listening import check_descriptors, is_loopback, listen,
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.console.terminal import TerminalObserver
-from megainfer.frontend.serving_options import ServingOptions
+from megainfer.frontend.serving_options import SHORT_KEY, ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.launch.plan_text import describe
+from megainfer.launch.plan_text import describe, describe_requests
 from megainfer.launch.station import Station
 from megainfer.model_folder.prepare import prepare
 from megainfer.model_folder.resolve import served_name
+from megainfer.sharing.budgets import Budgets
 from megainfer.supervise.supervisor import Supervisor
 
 EPILOG = """[bold]Examples[/bold]
@@ -78,7 +79,8 @@ def _serve(
     began = monotonic()
     plan = make_plan(config, prepare(config.model), read_machine())
     preparing = monotonic() - began
-    for line in describe(plan):
+    budgets = Budgets.of(options.budgets, plan.max_model_len)
+    for line in (*describe(plan), *describe_requests(plan, budgets, options.api_servers)):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
     if dry_run:
@@ -87,6 +89,12 @@ def _serve(
     if not options.loopback and not options.asks_for_key:
         console.print(
             f"open       to whoever reaches {host}: no key is asked for; --api-key sets one",
+            soft_wrap=True,
+            markup=False,
+        )
+    if options.has_short_keys:
+        console.print(
+            f"keys       of fewer than {SHORT_KEY} characters can be guessed; make longer ones",
             soft_wrap=True,
             markup=False,
         )

@@ -6,6 +6,8 @@ Whatever may have changed who takes requests ends in `update`, which sends off w
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from megainfer.errors import MegaInferError, NodeDied, Overloaded
 from megainfer.frontend.attendance import Attendance, Lack
 from megainfer.frontend.engine_observer import EngineObserver, NobodyObserves
@@ -15,6 +17,8 @@ from megainfer.frontend.recovery import Recovery
 from megainfer.frontend.router import Router
 from megainfer.frontend.shared_loads import FrontEndLoad
 from megainfer.messages import Abort, FinishReason, NodeDown, NodeReady, Role, TokenEvent, ToNode
+from megainfer.sharing.budgets import MEMORY, SEQUENCES
+from megainfer.sharing.shares import Shares
 from megainfer.topology import Membership
 
 Report = Callable[[NodeDown], None]
@@ -34,6 +38,7 @@ class Assignments:
         recovery: Recovery,
         load: FrontEndLoad,
         report: Report,
+        shares: Shares,
     ) -> None:
         self.requests: dict[str, Outstanding] = {}
         self.observer: EngineObserver = NobodyObserves()
@@ -42,34 +47,41 @@ class Assignments:
         self._recovery = recovery
         self._report = report
         self._load = load
+        self._shares = shares
         self._router = Router(0, shared=load)
 
     # --- one sequence ---------------------------------------------------------------------------
 
-    def add(self, request: Outstanding) -> None:
-        """Send it off, or hold it. What can't be sent at all leaves nothing behind."""
-        self.requests[request.request_id] = request
+    def add(self, requests: Sequence[Outstanding]) -> None:
+        """Send them off, or hold them. What can't be sent at all leaves nothing behind."""
+        for request in requests:
+            self.requests[request.request_id] = request
+            self._shares.take(request.submit.client, {SEQUENCES: 1, MEMORY: request.size})
         self._load.set_sequences(len(self.requests))
         try:
-            self._place(request)
+            self._place_all(requests)
         except BaseException:  # one that can't be encoded, say
-            self.forget(request.request_id)
+            for request in requests:
+                if request.at is None:
+                    self.forget(request.request_id)
             raise
 
-    def hear(self, at: At, event: TokenEvent) -> None:
-        """Its next token, or its end."""
-        request = self._at(event.request_id, at)
+    def hear(self, event: TokenEvent) -> None:
+        """Its next token, or its end, of those that are `of` its node."""
+        request = self.requests.get(event.request_id)
         if request is None:
             return  # it was ended by an event before
         if event.finish_reason is None:
             self._router.produced(event.request_id, len(event.token_ids))
         else:
             self.forget(event.request_id)
-        request.hear(event)
+        request.output += event.token_ids
+        request.stream.put(event)
 
     def of(self, at: At, events: Sequence[TokenEvent]) -> list[TokenEvent]:
         """Those of sequences that this node has; it may not know yet that others have left it."""
-        return [event for event in events if self._at(event.request_id, at) is not None]
+        get = self.requests.get
+        return [e for e in events if (own := get(e.request_id)) is not None and own.at == at]
 
     def fail(self, request_id: str, error: MegaInferError, at: At | None = None) -> None:
         """End it with an error. at: its node, where that says so."""
@@ -100,6 +112,7 @@ class Assignments:
         if request is not None:
             self._load.set_sequences(len(self.requests))
             request.cancel_timers()
+            self._shares.give_back(request.submit.client, {SEQUENCES: 1, MEMORY: request.size})
             if request.at is not None:
                 self._router.release(request_id)
         return request
@@ -167,11 +180,52 @@ class Assignments:
         for request in list(self.requests.values()) if lacks_experts else self._held():
             self.fail(request.request_id, error)
 
+    def _place_all(self, requests: Sequence[Outstanding]) -> None:
+        """Newcomers: what goes to one node of one prompt goes in one message."""
+        if len(requests) == 1 or not (takers := self._attendance.takers):
+            for request in requests:
+                self._place(request)
+            return
+        self._router.enter(takers)
+        families: dict[tuple[int, int, int], list[Outstanding]] = {}
+        for request in requests:
+            node, submit = self._assign(request), request.submit
+            # Siblings were made from one message: they have its very lists.
+            kin = node, id(submit.prompt), id(submit.stop_token_ids)
+            families.setdefault(kin, []).append(request)
+        try:
+            for (node, _, _), family in families.items():
+                self._send_family(At(node, self._attendance.incarnation(node)), family)
+        except BaseException:
+            for request in requests:
+                if request.at is None:
+                    self._router.release(request.request_id)
+            raise
+
+    def _send_family(self, at: At, family: Sequence[Outstanding]) -> None:
+        siblings = [(other.request_id, other.submit.seed) for other in family[1:]]
+        message = msgspec.structs.replace(family[0].submit, siblings=siblings)
+        failure: MegaInferError | None = None
+        try:
+            self._socket.send(at, message)
+        except (NodeDied, Overloaded) as error:
+            failure = error
+        for request in family:
+            request.at = at
+        if failure is not None:  # they are moved with all that it had
+            self.give_up(at, str(failure))
+
+    def _assign(self, request: Outstanding) -> int:
+        submit = request.submit
+        return self._router.assign(
+            submit.request_id, request.tokens, request.tokens_left, submit.cache_salt
+        )
+
     def _place(self, request: Outstanding) -> None:
         request_id, message = request.request_id, request.message()
         while takers := self._attendance.takers:
             self._router.enter(takers)
-            node = self._router.assign(request_id, request.tokens, request.tokens_left)
+            node = self._assign(request)
             at = At(node, self._attendance.incarnation(node))
             try:
                 self._socket.send(at, message)

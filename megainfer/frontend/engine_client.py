@@ -8,8 +8,10 @@ Everything runs on one asyncio event loop.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
+
+import msgspec
 
 from megainfer.errors import (
     MegaInferError,
@@ -18,6 +20,7 @@ from megainfer.errors import (
     ProtocolError,
     RequestError,
     RequestTimeout,
+    cited,
 )
 from megainfer.frontend.assignments import Assignments
 from megainfer.frontend.attendance import Attendance
@@ -44,11 +47,12 @@ from megainfer.messages import (
     Tokens,
 )
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
+from megainfer.sharing.budgets import MAX_OUTSTANDING, MEMORY, SEQUENCES
+from megainfer.sharing.pauses import Pauses
+from megainfer.sharing.shares import Shares
 from megainfer.topology import Membership
 
 log = logging.getLogger(__name__)
-
-MAX_OUTSTANDING = 4096  # sequences in flight; one more is refused
 
 
 class EngineClient:
@@ -70,7 +74,9 @@ class EngineClient:
         recovery_seconds: float = RECOVERY_SECONDS,
         report: Callable[[NodeDown], None] = lambda down: None,
         load: FrontEndLoad | None = None,
+        shares: Shares | None = None,
     ) -> None:
+        """shares: of SEQUENCES and MEMORY; without, only the former are bounded."""
         self.endpoint = endpoint
         self.num_nodes = num_nodes
         self.last_token_at: float | None = None  # seconds of the monotonic clock; of any request
@@ -79,6 +85,7 @@ class EngineClient:
         self._queue_limits = queue_limits or QueueLimits()
         self._vocab_size = vocab_size
         self._max_outstanding = max_outstanding
+        self.shares = shares or Shares({SEQUENCES: max_outstanding})
         self._started = False
         self._changed = asyncio.Event()
         self._failure: Condition | None = None
@@ -86,7 +93,7 @@ class EngineClient:
         self._socket = NodeSocket(endpoint, max_queued=4 * max_outstanding)
         self._load = load or SharedLoads(1).of(0)
         self._assignments = Assignments(
-            self._socket, self.attendance, self.recovery, self._load, report
+            self._socket, self.attendance, self.recovery, self._load, report, self.shares
         )
         self._requests = self._assignments.requests
         self._receiver: asyncio.Task[None] | None = None
@@ -233,26 +240,33 @@ class EngineClient:
         sequence = SequenceRequest(request_id, prompt_ids, params, eos_token_ids)
         return self.submit([sequence], observed)
 
-    def submit(self, sequences: Sequence[SequenceRequest], observed: bool = True) -> TokenStream:
+    def submit(
+        self,
+        sequences: Sequence[SequenceRequest],
+        observed: bool = True,
+        client: str = "",
+        size: int = 0,
+    ) -> TokenStream:
         """Send these sequences off at once; the stream gives the tokens of all, as they come. They
         wait while nobody can take them.
 
         The caller closes the stream; that aborts what is unfinished. observed: whether the observer
-        is told of them.
+        is told of them. client: for whom they count, and size bytes with them, to their ends.
 
         Raises RequestError for the first invalid one, Overloaded when they don't fit beside what
         is in flight or nodes still load, NodeDied when nodes were lost for too long. Nothing is
         left behind.
         """
-        messages = [self._checked(sequence) for sequence in sequences]
+        messages = list(self._messages(sequences, client))
         self._check_ids(sequences)
-        self._reserve(len(sequences))
+        self._reserve(len(sequences), client, size)
         stream = TokenStream([m.request_id for m in messages], self._assignments.abandon)
-        requests = [Outstanding(message, stream) for message in messages]
+        each = size // len(messages)
+        requests = [Outstanding(message, stream, each) for message in messages]
         try:
             for request in requests:
                 request.total_timer = self._start_timer(request.request_id)
-                self._assignments.add(request)
+            self._assignments.add(requests)
         except BaseException:
             stream.close()
             raise
@@ -275,8 +289,10 @@ class EngineClient:
             at = At(node, self.attendance.incarnation(node))
             self._assignments.send(at, Reset())
 
-    def check_room(self, newcomers: int) -> None:
-        """Raises Overloaded when so many more sequences aren't taken now; `submit` asks it too."""
+    def check_room(self, newcomers: int, client: str = "", size: int = 0) -> None:
+        """Raises Overloaded when so many more sequences, and bytes, aren't taken of this client
+        now, and RequestError when they never are; `submit` asks it too."""
+        self.shares.check(client, {SEQUENCES: newcomers, MEMORY: size})
         in_flight = len(self._requests) + self._load.others_sequences()
         if in_flight + newcomers > self._max_outstanding:
             raise Overloaded(
@@ -285,30 +301,51 @@ class EngineClient:
             )
         self._check_queue(in_flight, newcomers)
 
-    def _reserve(self, newcomers: int) -> None:
+    def _reserve(self, newcomers: int, client: str, size: int) -> None:
         """`check_room`, told to other front ends first: of two that come at once into the last
         room not both are taken."""
         self._load.set_sequences(len(self._requests) + newcomers)
         try:
-            self.check_room(newcomers)
-        except Overloaded:
+            self.check_room(newcomers, client, size)
+        except (Overloaded, RequestError):
             self._load.set_sequences(len(self._requests))
             raise
 
-    def _checked(self, sequence: SequenceRequest) -> Submit:
+    def _messages(self, sequences: Sequence[SequenceRequest], client: str) -> Iterator[Submit]:
+        """One each; what several have in common is checked and made once."""
+        before: SequenceRequest | None = None
+        limits = self._checked_limits()
+        for sequence in sequences:
+            if before is None or not sequence.asks_as(before):
+                limits.check(sequence.params)
+                check_integer("priority", sequence.priority, -MAX_PRIORITY, MAX_PRIORITY)
+                room = limits.room(sequence.prompt_ids, sequence.params)
+                message = submit_message(sequence, room, self._queue_limits.queue_seconds, client)
+            else:
+                if sequence.prompt_ids is not before.prompt_ids:
+                    room = limits.room(sequence.prompt_ids, sequence.params)
+                message = msgspec.structs.replace(
+                    message,
+                    request_id=sequence.request_id,
+                    seed=sequence.drawn_seed(),
+                    prompt=sequence.prompt_ids,
+                    max_tokens=room,
+                )
+            before = sequence
+            yield message
+
+    def _checked_limits(self) -> RequestLimits:
         condition = self.condition
         if condition.phase is Phase.FAILED:
             raise NodeDied(condition.detail)
         if condition.phase is Phase.LOADING:
             raise Overloaded(f"{condition.detail}; try again in a moment")
-        max_tokens = self.limits.max_tokens(sequence.prompt_ids, sequence.params)
-        check_integer("priority", sequence.priority, -MAX_PRIORITY, MAX_PRIORITY)
-        return submit_message(sequence, max_tokens, self._queue_limits.queue_seconds)
+        return self.limits
 
     def _check_ids(self, sequences: Sequence[SequenceRequest]) -> None:
         ids = [sequence.request_id for sequence in sequences]
         if len(set(ids)) < len(ids) or any(request_id in self._requests for request_id in ids):
-            raise RequestError(f"a request id is already in use: {ids!r:.200}", "request_id")
+            raise RequestError(f"a request id is already in use: {cited(ids, 200)}", "request_id")
 
     def _check_queue(self, in_flight: int, newcomers: int) -> None:
         """Nodes that come back count: they will run as many as they did."""
@@ -334,9 +371,11 @@ class EngineClient:
     # --- wire ----------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
+        pauses = Pauses()
         try:
             while True:
                 self._hear(*await self._socket.receive())
+                await pauses.take()
         except Exception as error:  # whatever ends this task, every stream must hear of it
             log.exception("receiving from the attention nodes failed")
             if self._failure is None:
@@ -367,7 +406,7 @@ class EngineClient:
             events = self._assignments.of(at, message.events)
             self.observer.produced(at.node, events)
             for event in events:
-                self._assignments.hear(at, event)
+                self._assignments.hear(event)
         elif isinstance(message, RequestFailed):
             self._assignments.fail(message.request_id, _error(message), at)
         else:

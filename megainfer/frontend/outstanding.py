@@ -7,7 +7,7 @@ import msgspec
 
 from megainfer.frontend.node_socket import At
 from megainfer.frontend.token_stream import TokenStream
-from megainfer.messages import Submit, TokenEvent
+from megainfer.messages import Submit
 
 MAX_LOSSES = 3
 """A request that was at so many attention nodes when they died may be why they did."""
@@ -15,12 +15,13 @@ MAX_LOSSES = 3
 
 @dataclass(slots=True)
 class Outstanding:
-    """at: where it is; None while it waits here for a node. output: what was told of it. leavings:
-    how often it left a node. losses: those that died while they had it. observed: the observer
-    knows of it. timers: of its limits."""
+    """size: bytes that count for its client until its end. at: where it is; None while it waits
+    here for a node. output: what was told of it. leavings: how often it left a node. losses: those
+    that died while they had it. observed: the observer knows of it. timers: of its limits."""
 
     submit: Submit
     stream: TokenStream
+    size: int = 0
     at: At | None = None
     output: list[int] = field(default_factory=list)
     leavings: int = 0
@@ -47,10 +48,6 @@ class Outstanding:
         if not self.output:
             return self.submit
         return msgspec.structs.replace(self.submit, output=self.output, max_queue_seconds=None)
-
-    def hear(self, event: TokenEvent) -> None:
-        self.output += event.token_ids
-        self.stream.put(event)
 
     def cancel_timers(self) -> None:
         for timer in (self.total_timer, self.queue_timer):

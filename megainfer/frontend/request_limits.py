@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.sampling import SamplingParams, check_count
 
 MAX_PROMPT_SCORES = 2**22
@@ -26,11 +26,19 @@ class RequestLimits:
 
         Raises RequestError for an impossible prompt or limit, naming the numbers.
         """
-        self._check_tokens("prompt", prompt_ids)
+        self.check(params)
+        return self.room(prompt_ids, params)
+
+    def check(self, params: SamplingParams) -> None:
+        """What doesn't depend on the prompt. Raises RequestError."""
         self._check_tokens("stop_token_ids", params.stop_token_ids)
         self._check_tokens("logit_bias", tuple(params.logit_bias))
         check_count("allowed_token_ids", params.allowed_token_ids, self.vocab_size, "token ids")
         self._check_tokens("allowed_token_ids", params.allowed_token_ids)
+
+    def room(self, prompt_ids: Sequence[int], params: SamplingParams) -> int:
+        """`max_tokens` of parameters that were checked."""
+        self._check_tokens("prompt", prompt_ids)
         if not prompt_ids:
             raise RequestError("the prompt is empty; it must hold at least one token", "prompt")
         _check_scores(len(prompt_ids), params.prompt_logprobs)
@@ -57,7 +65,8 @@ class RequestLimits:
             return
         bad = next(token for token in ids if type(token) is not int or not self._all_known([token]))
         raise RequestError(
-            f"{name} must hold token ids from 0 to {self.vocab_size - 1}, but holds {bad!r}", name
+            f"{name} must hold token ids from 0 to {self.vocab_size - 1}, but holds {cited(bad)}",
+            name,
         )
 
     def _all_known(self, ids: Sequence[int]) -> bool:

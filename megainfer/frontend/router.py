@@ -50,6 +50,8 @@ class Router:
         self._shares: dict[str, _Share] = {}
         self._max_prefixes = max_prefixes
         self._prefixes: OrderedDict[int, int] = OrderedDict()  # prefix hash -> node, latest last
+        # Of the latest prompt: the n sequences of a request come one after the other.
+        self._hashed: tuple[Sequence[int], str, list[tuple[int, int]]] | None = None
 
     @property
     def loads(self) -> tuple[int, ...]:
@@ -67,9 +69,14 @@ class Router:
         kept = ((prefix, own) for prefix, own in self._prefixes.items() if own != node)
         self._prefixes = OrderedDict(kept)
 
-    def assign(self, request_id: str, prompt: Sequence[int], max_tokens: int) -> int:
-        """The member for a new request, which counts for it until `release`."""
-        prefixes = list(prefix_hashes(prompt))
+    def assign(
+        self, request_id: str, prompt: Sequence[int], max_tokens: int, salt: str = ""
+    ) -> int:
+        """The member for a new request, which counts for it until `release`. salt: prompts of
+        different ones don't share what a node has cached."""
+        if self._hashed is None or self._hashed[0] is not prompt or self._hashed[1] != salt:
+            self._hashed = prompt, salt, list(prefix_hashes(prompt, salt))
+        prefixes = self._hashed[2]
         cached = self._cached_tokens(prefixes)
         others = {n: self._shared.others_tokens(n) for n in self._members}
         node = min(self._members, key=lambda n: (self._loads[n] + others[n] - cached[n], n))
@@ -82,12 +89,18 @@ class Router:
         return node
 
     def produced(self, request_id: str, tokens: int) -> None:
-        """The request's node has sent this many tokens; the first says that prefill is done."""
+        """The request's node has sent this many tokens; the first says that prefill is done.
+
+        Other front ends are told of the first ones alone: these are most of the load, and this is
+        called for every token.
+        """
         share = self._shares[request_id]
         before = share.tokens
-        share.prefill = 0
+        is_first, share.prefill = share.prefill > 0, 0
         share.decode = max(share.decode - tokens, 1)  # it still runs, so it isn't free
-        self._add(share.node, share.tokens - before)
+        self._loads[share.node] += share.tokens - before
+        if is_first:
+            self._add(share.node, 0)
 
     def release(self, request_id: str) -> None:
         """The request has ended."""
@@ -123,9 +136,9 @@ class Router:
             self._prefixes.popitem(last=False)
 
 
-def prefix_hashes(prompt: Sequence[int]) -> Iterator[tuple[int, int]]:
+def prefix_hashes(prompt: Sequence[int], salt: str = "") -> Iterator[tuple[int, int]]:
     """(length in tokens, hash) of the prompt's beginnings of 1, 2, 4, 8, ... whole blocks."""
-    chained, start, length = 0, 0, BLOCK_SIZE
+    chained, start, length = hash(salt) if salt else 0, 0, BLOCK_SIZE
     while length <= len(prompt):
         chained = hash((chained, tuple(prompt[start:length])))
         yield length, chained

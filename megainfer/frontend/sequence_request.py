@@ -13,7 +13,8 @@ class SequenceRequest:
     """One sequence to generate: `params.n` has been unfolded (`unfold`) and isn't looked at.
 
     bad_words: token ids of `params.bad_words`. priority: smaller is served first. grammar: what the
-    text must look like; it then ends where that allows it, whatever `ignore_eos` says.
+    text must look like; it then ends where that allows it, whatever `ignore_eos` says. seed:
+    instead of that of `params`. cache_salt: the prefix cache is shared with the same one only.
     """
 
     request_id: str
@@ -23,6 +24,23 @@ class SequenceRequest:
     bad_words: tuple[tuple[int, ...], ...] = ()
     priority: int = 0
     grammar: Grammar | None = None
+    seed: int | None = None
+    cache_salt: str = ""
+
+    def asks_as(self, other: "SequenceRequest") -> bool:
+        """Whether only id, prompt and seed are different."""
+        return (
+            self.params is other.params
+            and self.bad_words is other.bad_words
+            and self.grammar is other.grammar
+            and (self.eos_token_ids, self.priority, self.cache_salt)
+            == (other.eos_token_ids, other.priority, other.cache_salt)
+        )
+
+    def drawn_seed(self) -> int:
+        """Its own, its parameters', or a new one."""
+        own = self.params.seed if self.seed is None else self.seed
+        return draw_seed() if own is None else own
 
 
 def draw_seed() -> int:
@@ -31,7 +49,7 @@ def draw_seed() -> int:
 
 
 def submit_message(
-    sequence: SequenceRequest, max_tokens: int, max_queue_seconds: float | None
+    sequence: SequenceRequest, max_tokens: int, max_queue_seconds: float | None, client: str = ""
 ) -> Submit:
     """What a node is told of a sequence. max_tokens: at most what the context leaves."""
     params = sequence.params
@@ -43,7 +61,7 @@ def submit_message(
         temperature=float(params.temperature),
         top_p=float(params.top_p),
         top_k=params.top_k,
-        seed=draw_seed() if params.seed is None else params.seed,
+        seed=sequence.drawn_seed(),
         max_tokens=max_tokens,
         stop_token_ids=sorted({*params.stop_token_ids, *end_tokens}),
         logprobs=params.logprobs,
@@ -59,4 +77,6 @@ def submit_message(
         priority=sequence.priority,
         grammar=sequence.grammar,
         max_queue_seconds=max_queue_seconds,
+        cache_salt=sequence.cache_salt,
+        client=client,
     )

@@ -11,12 +11,14 @@ from megainfer.errors import ConfigError
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.syntax_options import SyntaxOptions
+from megainfer.sharing.budgets import BudgetOptions
 from megainfer.small_file import MEGABYTE, read_small_text
 
 MAX_KEY_CHARACTERS = 512
 MAX_API_SERVERS = 64
 MAX_NAME_CHARACTERS = 512
 MAX_KEY_FILE_BYTES = MEGABYTE
+SHORT_KEY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class ServingOptions:
     reach the server. public_metrics: /metrics asks for no key. allowed_origins: web pages from
     there may call the API. allowed_hosts: names that a request may call a server by which only this
     machine can reach, and which asks for no key, beside localhost and addresses; * for all.
-    certificate, private_key: PEM files, for TLS. drain_seconds: how long admitted requests may take
+    certificate, private_key: PEM files, for TLS. of_address: connections from one address, None for
+    half of all. drain_seconds: how long admitted requests may take
     to finish after a termination signal. patience: seconds after which a node that says nothing
     counts as hung. recovery_seconds: how long requests wait for nodes that were lost. log_seconds:
     how often a line tells of the traffic; 0: never. syntax: of tool calls and reasoning.
@@ -44,6 +47,8 @@ class ServingOptions:
     certificate: Path | None = None
     private_key: Path | None = None
     limits: QueueLimits = field(default_factory=QueueLimits)
+    budgets: BudgetOptions = field(default_factory=BudgetOptions)
+    of_address: int | None = None
     drain_seconds: float = 25.0
     patience: float = 20.0
     recovery_seconds: float = RECOVERY_SECONDS
@@ -68,6 +73,10 @@ class ServingOptions:
                 f"--api-servers must be from 1 to {MAX_API_SERVERS}, not {self.api_servers}"
             )
         _check_limits(self.limits)
+        if self.of_address is not None and self.of_address < 1:
+            raise ConfigError(
+                f"--max-connections-per-address must be at least 1, not {self.of_address}"
+            )
         _check_tls(self.certificate, self.private_key)
         if self.traces_endpoint is not None:
             _check_traces_endpoint(self.traces_endpoint)
@@ -76,6 +85,11 @@ class ServingOptions:
     def asks_for_key(self) -> bool:
         """Whether clients need one: with admin keys alone they need one of these."""
         return bool(self.api_keys or self.admin_keys)
+
+    @property
+    def has_short_keys(self) -> bool:
+        """Whether one can be found by trying."""
+        return any(len(key) < SHORT_KEY for key in (*self.api_keys, *self.admin_keys))
 
     @property
     def uses_tls(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Self
 
 from megainfer.errors import RequestError
 from megainfer.frontend.engine_client import EngineClient
-from megainfer.frontend.sequence_request import SequenceRequest, draw_seed
+from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.token_stream import TokenStream
 from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
 from megainfer.sampling import SamplingParams
@@ -128,8 +128,10 @@ class TextStream:
         tokenizer: Tokenizer | None,
         sequences: list[SequenceRequest],
         continues_prompt: bool = False,
+        client: str = "",
+        size: int = 0,
     ) -> "TextStream":
-        """Submit these sequences. Raises what `EngineClient.submit` raises.
+        """Submit these sequences. Raises what `EngineClient.submit` raises; client, size: as there.
 
         continues_prompt: whether their texts go on where the prompts' end, so that a space between
         them is theirs, or are texts of their own, as answers are.
@@ -138,8 +140,9 @@ class TextStream:
             _check_without_tokenizer(sequences)
         else:
             spelled = _spellings(sequences, tokenizer)
-            sequences = [replace(s, bad_words=spelled[s.params.bad_words]) for s in sequences]
-        tokens = engine.submit(sequences)  # checked: the prompts' ids are the vocabulary's
+            if any(spelled.values()):
+                sequences = [replace(s, bad_words=spelled[s.params.bad_words]) for s in sequences]
+        tokens = engine.submit(sequences, client=client, size=size)
         texts = {
             s.request_id: SequenceText(
                 tokenizer, s.params, s.prompt_ids if continues_prompt else ()
@@ -206,15 +209,12 @@ def _spelled(bad_words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int,
 
 def unfold(request: SequenceRequest) -> list[SequenceRequest]:
     """The n sequences of a request: ids `<id>-<i>`, seeds `seed + i` (wrapping in 64 bits)."""
-    params = request.params
-    seed = draw_seed() if params.seed is None else params.seed
+    seed = request.drawn_seed()
     return [
         replace(
             request,
             request_id=f"{request.request_id}-{i}",
-            params=replace(
-                params, n=1, seed=(seed + i + SEED_RANGE) % (2 * SEED_RANGE) - SEED_RANGE
-            ),
+            seed=(seed + i + SEED_RANGE) % (2 * SEED_RANGE) - SEED_RANGE,
         )
-        for i in range(params.n)
+        for i in range(request.params.n)
     ]

@@ -25,29 +25,42 @@ weak model may write white space until its limit."""
 LEXER_FUEL, STEP_FUEL, STEP_ITEMS = 1_000_000, 100_000, 25_000
 """About 20 ms for all of the lexer, 7 ms and 1 ms at most for one token."""
 MAX_SYMBOLS = 100_000
-KEPT = 64
+UNKNOWN_COST = 2**20
 
 
 class GrammarCompiler:
-    """Compiles for one tokenizer, and keeps the latest grammars. Not for several threads at once.
+    """Compiles for one tokenizer, and keeps the latest grammars, of at most `memory` bytes.
+
+    Not for several threads at once.
 
     Raises RequestError where the model has no tokenizer or names no end token.
     """
 
-    def __init__(self, folder: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self, folder: Path, vocab_size: int, eos_token_ids: Sequence[int], memory: int
+    ) -> None:
         self._vocab_size = vocab_size
         self._tokenizer = _load(folder, vocab_size, eos_token_ids)
+        self._memory = memory
         self._kept: OrderedDict[Grammar, TokenMatcher] = OrderedDict()
 
     def compile(self, grammar: Grammar) -> TokenMatcher:
         """A matcher at the beginning of a text. Raises RequestError saying what is wrong."""
         kept = self._kept.pop(grammar, None)
-        self._kept[grammar] = kept = self._build(grammar) if kept is None else kept
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        if kept is None:
+            self._make_room(grammar.cost or UNKNOWN_COST)
+            kept = self.build(grammar)
+        self._kept[grammar] = kept
         return kept.copy()
 
-    def _build(self, grammar: Grammar) -> TokenMatcher:
+    def _make_room(self, cost: int) -> None:
+        taken = sum(grammar.cost or UNKNOWN_COST for grammar in self._kept)
+        while self._kept and taken + cost > self._memory:
+            grammar, _ = self._kept.popitem(last=False)
+            taken -= grammar.cost or UNKNOWN_COST
+
+    def build(self, grammar: Grammar) -> TokenMatcher:
+        """One that isn't kept. Raises as `compile`."""
         limits = LLParserLimits(
             initial_lexer_fuel=LEXER_FUEL,
             step_lexer_fuel=STEP_FUEL,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.structured import grammar as grammars
 from megainfer.structured.grammar import Grammar
 from megainfer.text.json_text import parse_object
@@ -36,7 +36,7 @@ def _grammar(value: Any, param: str) -> Grammar:
 
 def _choice(value: Any, param: str) -> Grammar:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise RequestError(f"{param} must be a list of strings, not {value!r:.80}", param)
+        raise RequestError(f"{param} must be a list of strings, not {cited(value)}", param)
     if len(value) > MAX_CHOICES:
         raise RequestError(f"{param} holds {len(value)} texts; at most {MAX_CHOICES} may be", param)
     return grammars.choice(value, param)
@@ -44,7 +44,7 @@ def _choice(value: Any, param: str) -> Grammar:
 
 def _text(value: Any, param: str) -> str:
     if not isinstance(value, str):
-        raise RequestError(f"{param} must be a string, not {value!r:.80}", param)
+        raise RequestError(f"{param} must be a string, not {cited(value)}", param)
     return value
 
 

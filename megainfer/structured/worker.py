@@ -2,8 +2,8 @@
 
     python -m megainfer.structured.worker FOLDER VOCAB_SIZE EOS_TOKEN_ID...
 
-Frames on both pipes: the length in 4 bytes, little-endian, then msgpack. In: a Grammar. Out: why
-it can't be used, or nil. The first frame out says so of every grammar of this model.
+Frames on both pipes: the length in 4 bytes, little-endian, then msgpack. In: a Grammar. Out: a
+Verdict. The first one out is of every grammar of this model.
 """
 
 import resource
@@ -14,11 +14,12 @@ from pathlib import Path
 import msgspec
 
 from megainfer.errors import RequestError
+from megainfer.structured.allocated import allocated_bytes
 from megainfer.structured.compiler import GrammarCompiler
-from megainfer.structured.grammar import Grammar
+from megainfer.structured.grammar import MAX_COMPILED_BYTES, Grammar, Verdict
 
 CPU_SECONDS = 2.0  # for one grammar
-MEMORY_BYTES = 4 * 2**30  # of the process
+MEMORY_BYTES = 2**30  # of the process
 LENGTH_BYTES = 4
 
 
@@ -28,24 +29,33 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     folder, vocab_size, *ends = sys.argv[1:]
     try:
-        compiler = GrammarCompiler(Path(folder), int(vocab_size), [int(end) for end in ends])
+        ids = [int(end) for end in ends]
+        compiler = GrammarCompiler(Path(folder), int(vocab_size), ids, memory=0)
     except RequestError as error:
-        _write(str(error))
+        _write(Verdict(str(error)))
         return
-    _write(None)
+    _write(Verdict(None))
     while (frame := _read()) is not None:
         _write(_judge(compiler, msgspec.msgpack.decode(frame, type=Grammar)))
 
 
-def _judge(compiler: GrammarCompiler, grammar: Grammar) -> str | None:
+def _judge(compiler: GrammarCompiler, grammar: Grammar) -> Verdict:
+    before = allocated_bytes()
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal ends the process
     try:
-        compiler.compile(grammar)
+        matcher = compiler.build(grammar)
     except RequestError as error:
-        return str(error)
+        return Verdict(str(error))
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    return None
+    cost = max(allocated_bytes() - before, len(grammar.text))
+    del matcher
+    if cost > MAX_COMPILED_BYTES:
+        return Verdict(
+            f"this {grammar.kind} takes {cost} bytes when it is compiled; at most "
+            f"{MAX_COMPILED_BYTES} may be: simplify it"
+        )
+    return Verdict(None, cost)
 
 
 def _read() -> bytes | None:
@@ -55,8 +65,8 @@ def _read() -> bytes | None:
     return sys.stdin.buffer.read(int.from_bytes(length, "little"))
 
 
-def _write(reason: str | None) -> None:
-    frame = msgspec.msgpack.encode(reason)
+def _write(verdict: Verdict) -> None:
+    frame = msgspec.msgpack.encode(verdict)
     sys.stdout.buffer.write(len(frame).to_bytes(LENGTH_BYTES, "little") + frame)
     sys.stdout.buffer.flush()
 

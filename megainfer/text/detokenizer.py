@@ -1,6 +1,7 @@
 """Tokens to text while they come: whole characters only, ended by the first stop string."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from megainfer.text.tokenizer import Tokenizer
 
@@ -75,14 +76,15 @@ class StopStrings:
     where it is `included`.
 
     Text that may be the beginning of one of them is held back. `matched` is the string that ended
-    the text, or None.
+    the text, or None. A character takes a bounded time, however long and alike the strings are
+    (Knuth, Morris and Pratt).
     """
 
     def __init__(self, stops: Sequence[str], included: bool = False) -> None:
-        self._stops = tuple(stops)
+        self._stops = [(stop, borders(stop)) for stop in stops]
+        self._begun = [0] * len(self._stops)  # characters of each with which the text ends
         self._included = included
         self._held = ""
-        self._spared = 0  # characters of the held text that no match may end in
         self.matched: str | None = None
 
     def push(self, piece: str, may_end: bool = True) -> str:
@@ -90,29 +92,57 @@ class StopStrings:
 
         may_end: whether a string may be completed by this piece; else it is passed over.
         """
+        if not self._stops:
+            return piece
         text = self._held + piece
-        if not may_end:
-            self._spared = len(text)
-        found = [(end, -len(stop), stop) for stop in self._stops if (end := self._end(text, stop))]
-        if found:
-            # The one that is complete first, so that the result doesn't depend on the pieces.
-            end, _, self.matched = min(found)
+        # The one that is complete first, so that the result doesn't depend on the pieces.
+        found = min(self._completed(piece, may_end), default=None)
+        if found is not None:
+            end, _, self.matched = found
+            end += len(self._held)
             self._held = ""
             return text[: end if self._included else end - len(self.matched)]
-        border = len(text) - max((overlap(text, stop) for stop in self._stops), default=0)
+        border = len(text) - max(self._begun)
         self._held = text[border:]
-        self._spared = max(0, self._spared - border)
         return text[:border]
 
-    def _end(self, text: str, stop: str) -> int | None:
-        """Where the first occurrence ends that ends late enough, if there is one."""
-        start = text.find(stop, max(0, self._spared + 1 - len(stop)))
-        return None if start < 0 else start + len(stop)
+    def _completed(self, piece: str, may_end: bool) -> Iterator[tuple[int, int, str]]:
+        """Of each string where in the piece it ends first; the longer goes first of several."""
+        for place, (stop, border) in enumerate(self._stops):
+            begun = self._begun[place]
+            if not begun and stop[0] not in piece:
+                continue
+            for end, character in enumerate(piece, start=1):
+                while begun and stop[begun] != character:
+                    begun = border[begun - 1]
+                begun += stop[begun] == character
+                if begun == len(stop):
+                    if may_end:
+                        yield end, -len(stop), stop
+                        break
+                    begun = border[begun - 1]
+            self._begun[place] = begun
 
     def flush(self) -> str:
         """What is still held back, at the end of the sequence."""
         held, self._held = self._held, ""
         return held
+
+
+@lru_cache(maxsize=1024)
+def borders(text: str) -> tuple[int, ...]:
+    """Of each beginning of a text, how long a shorter one is with which it ends.
+
+    >>> borders("abab")
+    (0, 0, 1, 2)
+    """
+    found, size = [0], 0
+    for character in text[1:]:
+        while size and text[size] != character:
+            size = found[size - 1]
+        size += text[size] == character
+        found.append(size)
+    return tuple(found)
 
 
 def overlap(text: str, stop: str) -> int:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 
 
 def parse_object(text: str, param: str) -> dict[str, Any]:
@@ -13,5 +13,5 @@ def parse_object(text: str, param: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{param} isn't valid JSON: {error}", param) from error
     if not isinstance(value, dict):
-        raise RequestError(f"{param} must spell a JSON object, not {text!r:.80}", param)
+        raise RequestError(f"{param} must spell a JSON object, not {cited(text)}", param)
     return value

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from server.history.texts import text_of
 from server.openai.translation import Json
 
@@ -49,7 +49,7 @@ def _chat_messages(message: Json, where: str) -> list[Json]:
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role not in ROLES:
         known = ", ".join(ROLES)
-        raise RequestError(f"{where}.role must be one of {known}, not {role!r:.80}", where)
+        raise RequestError(f"{where}.role must be one of {known}, not {cited(role)}", where)
     role = ROLES[role]
     if role == "system":
         return [{"role": role, "content": _system(content)}]

@@ -1,6 +1,6 @@
 """The body of POST /v1/messages, and the chat that it asks for."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from server.anthropic.wishes import (
     wanted_format,
     wanted_thinking,
 )
-from server.openai.protocol import Body, ChatRequest, Integer
+from server.openai.protocol import Body, ChatRequest, Integer, JsonObjects
 from server.openai.translation import Json, chat_request, refuse
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -28,10 +28,10 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 class CountRequest(Body):
     """POST /v1/messages/count_tokens"""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Annotated[JsonObjects, Field(min_length=1)]
     model: str | None = None
-    system: str | list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    system: str | JsonObjects | None = None
+    tools: JsonObjects | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
@@ -67,7 +67,7 @@ class MessagesRequest(CountRequest):
     temperature: float | None = None
     top_p: float | None = None
     top_k: Integer | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
 

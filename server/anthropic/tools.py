@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from server.openai.translation import Json
 
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -51,7 +51,7 @@ def functions(tools: list[Json] | None) -> list[Json] | None:
         return tools
     made = [function for tool in tools if (function := _function(tool)) is not None]
     if not made:
-        message = f"tools: only those with an input_schema are offered, not {tools[0]!r:.80}"
+        message = f"tools: only those with an input_schema are offered, not {cited(tools[0])}"
         raise RequestError(message, "tools")
     return made
 
@@ -63,9 +63,11 @@ def tool_choice(choice: Json | None) -> str | Json | None:
     kind = choice.get("type")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    if kind not in CHOICES:
+    if not isinstance(kind, str) or kind not in CHOICES:
         known = ", ".join((*CHOICES, "tool"))
-        raise RequestError(f"tool_choice.type must be one of {known}, not {kind!r}", "tool_choice")
+        raise RequestError(
+            f"tool_choice.type must be one of {known}, not {cited(kind)}", "tool_choice"
+        )
     return CHOICES[kind]
 
 

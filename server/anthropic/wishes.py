@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from server.openai.wishes.thinking import KINDS, Effort
 
 Json = dict[str, Any]
@@ -39,7 +39,7 @@ def wanted_format(config: Mapping[str, Any] | None, older: Any) -> Json | None:
     ((where, wanted),) = given
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind != "json_schema" or "schema" not in wanted:
-        message = f'{where} must be {{"type": "json_schema", "schema": ...}}, not {wanted!r:.80}'
+        message = f'{where} must be {{"type": "json_schema", "schema": ...}}, not {cited(wanted)}'
         raise RequestError(message, where)
     return {"type": "json_schema", "json_schema": {"schema": wanted["schema"]}}
 
@@ -49,7 +49,7 @@ def wanted_effort(config: Mapping[str, Any] | None) -> str | None:
     effort = (config or {}).get("effort")
     if effort is not None and effort not in get_args(Effort):
         where, known = "output_config.effort", ", ".join(get_args(Effort))
-        raise RequestError(f"{where} must be one of {known}, not {effort!r:.80}", where)
+        raise RequestError(f"{where} must be one of {known}, not {cited(effort)}", where)
     return None if effort == USUAL_EFFORT else effort
 
 
@@ -62,12 +62,12 @@ def wanted_thinking(wanted: Mapping[str, Any] | None) -> bool | None:
         harmless = name in OF_THINKING and not (name == "display" and value == "omitted")
         if value is not None and not harmless:
             where = f"thinking.{name}"
-            message = f"{where} isn't offered by this server, but is {value!r:.80}"
+            message = f"{where} isn't offered by this server, but is {cited(value)}"
             raise RequestError(message, where)
     kind = wanted.get("type")
     if kind not in KINDS:
         raise RequestError(
-            f"thinking.type must be one of {', '.join(KINDS)}, not {kind!r:.80}", "thinking.type"
+            f"thinking.type must be one of {', '.join(KINDS)}, not {cited(kind)}", "thinking.type"
         )
     return KINDS[kind]
 
@@ -80,4 +80,4 @@ def refuse_edits(management: Any) -> None:
         kind = edit.get("type") if isinstance(edit, dict) else edit
         if not str(kind).startswith("clear_thinking"):
             where = "context_management"
-            raise RequestError(f"{where}: {kind!r:.80} isn't offered by this server", where)
+            raise RequestError(f"{where}: {cited(kind)} isn't offered by this server", where)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from server.parsing.call_arguments import repaired
 
 Json = dict[str, Any]
@@ -22,7 +22,7 @@ def join_content(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise ValueError(f"must be a string or a list of text parts, not {value!r:.80}")
+        raise ValueError(f"must be a string or a list of text parts, not {cited(value)}")
     return "\n".join(_part_text(part) for part in value)
 
 
@@ -33,7 +33,7 @@ def _part_text(part: Any) -> str:
     text = part.get(TEXTS[kind]) if isinstance(kind, str) and kind in TEXTS else None
     if not isinstance(text, str):
         raise ValueError(
-            f'only parts {{"type": "text", "text": "..."}} are offered, not {part!r:.80}'
+            f'only parts {{"type": "text", "text": "..."}} are offered, not {cited(part)}'
         )
     return text
 
@@ -54,7 +54,7 @@ def template_call(call: Any) -> Json:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         where = "messages.tool_calls"
-        raise RequestError(f"{where} must hold functions with names, not {call!r:.80}", where)
+        raise RequestError(f"{where} must hold functions with names, not {cited(call)}", where)
     arguments = arguments_text(function.get("arguments"))
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 
 TEXT_PARTS: dict[str, str] = {
     **dict.fromkeys(("text", "input_text", "output_text", "summary_text"), "text"),
@@ -35,5 +35,7 @@ def _text_part(part: Any, where: str, left_out: Collection[str]) -> str:
         return UNSEEN.format(kind.removeprefix("input_"))
     text = part.get(TEXT_PARTS[kind]) if isinstance(kind, str) and kind in TEXT_PARTS else None
     if not isinstance(text, str):
-        raise RequestError(f"{where}: only parts of type text are offered, not {kind!r:.80}", where)
+        raise RequestError(
+            f"{where}: only parts of type text are offered, not {cited(kind)}", where
+        )
     return text

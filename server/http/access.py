@@ -10,17 +10,24 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from megainfer.frontend.serving_options import ServingOptions
+from server.http.client import address_of, client_of, current_client
 from server.http.errors import ErrorReport
+from server.http.guesses import Guesses
 from server.http.hosts import host_name, refuse_host
 
 PROBES = frozenset({"/live", "/health", "/ping", "/ready"})
 ADMIN = ("/server_info", "/debug/", "/admin/")
+KEY_NAME = 16
+"""Hexadecimal digits of its digest by which a key is told from others."""
 METRICS = "/metrics"
+LOOKING = "/page/"
+"""And METRICS: what tells of everybody's requests: an administrator's where there is one."""
 
 
 class Access(Enum):
     OPEN = "open"
     KEY = "key"
+    INSIDE = "inside"
     ADMIN = "admin"
 
 
@@ -31,6 +38,8 @@ def access_to(path: str, files: Collection[str] = (), public_metrics: bool = Fal
         return Access.OPEN
     if path.startswith(ADMIN):
         return Access.ADMIN
+    if path == METRICS or path.startswith(LOOKING):
+        return Access.INSIDE
     return Access.KEY
 
 
@@ -38,14 +47,14 @@ class KeyRing:
     """Several keys, compared in a time that tells nothing of them."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [digest(key) for key in keys]
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
     def opens(self, key: str) -> bool:
         """Whether it is one of them; every one is compared, whatever the others gave."""
-        given = _digest(key)
+        given = digest(key)
         return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
 
 
@@ -63,33 +72,54 @@ class AccessControl:
         self._loopback = options.loopback
         self._public_metrics = options.public_metrics
         self._checks_host = options.loopback and not options.asks_for_key
+        self._asks = options.asks_for_key
         self._hosts = {host_name(host) for host in options.allowed_hosts}
+        self._origins = frozenset(options.allowed_origins)
+        self._guesses = Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        report = self._refusal(scope)
+        headers = Headers(scope=scope)
+        key = _given_key(headers)
+        report = self._refusal(scope["path"], headers, key)
         if report is None:
+            name = digest(key).hex()[:KEY_NAME] if self._asks and key else None
+            current_client.set(client_of(scope, name))
             await self._app(scope, receive, send)
             return
         response = report.response(scope["path"])
         if report.status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
+            if key:
+                await self._guesses.slow_down(address_of(scope.get("client")))
         await response(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> ErrorReport | None:
-        access = access_to(scope["path"], self._files, self._public_metrics)
+    def _refusal(self, path: str, headers: Headers, key: str) -> ErrorReport | None:
+        access = access_to(path, self._files, self._public_metrics)
         if access is Access.OPEN:
             return None
-        headers = Headers(scope=scope)
         if self._checks_host and (report := refuse_host(headers.get("host", ""), self._hosts)):
             return report
-        key = _given_key(headers)
+        if access is not Access.KEY and self._is_another_pages(headers):
+            message = "a web page from elsewhere asked for this; open the address itself, or start "
+            return ErrorReport(
+                403, f"{message}the server with --allowed-origins", code="cross_site_request"
+            )
         if access is Access.ADMIN:
             return self._refuse_admin(key)
         if not self._keys and not self._admin_keys:
             return None
-        if self._keys.opens(key) or self._admin_keys.opens(key):
+        if self._admin_keys.opens(key):
             return None
-        return _unauthorized(key)
+        if access is Access.INSIDE and self._admin_keys:
+            return _unauthorized(key)
+        return None if self._keys.opens(key) else _unauthorized(key)
+
+    def _is_another_pages(self, headers: Headers) -> bool:
+        """Whether a browser says that another site's page asks: an image's address needs neither
+        that page's origin nor its consent. Who can't be a browser says nothing."""
+        if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+            return False
+        return not self._origins & {"*", headers.get("origin", "")}
 
     def _refuse_admin(self, key: str) -> ErrorReport | None:
         if self._admin_keys:
@@ -116,5 +146,6 @@ def _unauthorized(key: str) -> ErrorReport:
     return ErrorReport(401, message, code="invalid_api_key")
 
 
-def _digest(key: str) -> bytes:
+def digest(key: str) -> bytes:
+    """Which tells nothing of the key, if that is long enough."""
     return sha256(key.encode("latin-1", "replace")).digest()

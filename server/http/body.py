@@ -1,8 +1,13 @@
-"""Reading a request's JSON: bounded, strict, and with an error that says where it is wrong."""
+"""Reading a request's JSON: bounded, strict, and with an error that says where it is wrong.
+
+To decode and check JSON takes as long as it has values, while nobody else is heard; how many there
+are at most is seen from the characters that stand between them, in no time.
+"""
 
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -10,34 +15,111 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from megainfer.sharing.budgets import MEMORY
+from megainfer.sharing.shares import Shares
+from server.http.client import current_client
 from server.http.errors import ApiError, ErrorReport
 
-MAX_BODY_BYTES = 32 * 2**20
 BODY_SECONDS = 60.0
 """A request counts as running while its body comes: none may hold up a drain for ever."""
 NOT_A_NUMBER = re.compile(rb"-?(NaN|Infinity)")
 
 
+MOST_UNREAD_BYTES = 32 * 2**20
+A_VALUE, A_CONTAINER = 40, 64
+"""Bytes."""
+OF_CONTAINER, OF_FIELD = 2, 3
+"""What these cost, where a number or a string costs 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """size: bytes. values: numbers and strings. work: of containers and fields, by what they
+    cost."""
+
+    size: int
+    values: int
+    work: int
+
+    def check_size(self, size: int) -> None:
+        """Raises ApiError."""
+        if size > self.size:
+            message = f"the body is larger than the {self.size} bytes that this server reads"
+            raise ApiError(ErrorReport(413, message, code="request_too_large"))
+
+    def parsed_bytes(self, body: bytes) -> int:
+        """What its values take of memory, about."""
+        containers = body.count(b"{") + body.count(b"[")
+        return len(body) + A_VALUE * body.count(b",") + A_CONTAINER * containers
+
+    def check(self, body: bytes) -> None:
+        """Raises ApiError where reading it would take long. Characters in strings count as well:
+        there are seldom as many in them as may be."""
+        values = body.count(b",")
+        work = OF_CONTAINER * (body.count(b"{") + body.count(b"[")) + OF_FIELD * body.count(b":")
+        if values > self.values or work > self.work:
+            message = (
+                f"the body has about {values} values, and objects, lists and fields that cost "
+                f"{work}; at most {self.values}, and {self.work}, are read at once"
+            )
+            raise ApiError(ErrorReport(413, message, code="request_too_large"))
+
+
 class JsonRequest(Request):
-    """A request whose body must be JSON of at most MAX_BODY_BYTES."""
+    """A request whose body must be JSON within the limits that its application has. What it takes
+    of memory counts for its client until `forget`."""
+
+    _held = 0
+
+    def forget(self) -> None:
+        """Nobody needs the body any more."""
+        self._shares.give_back(current_client.get(), {MEMORY: self._held})
+        self._held = 0
+
+    def _hold(self, size: int) -> None:
+        self._shares.take(current_client.get(), {MEMORY: size})
+        self._held += size
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
             _check_content_type(self.headers.get("content-type", ""))
-            _check_size(int(self.headers.get("content-length", 0)))
-            self._body = await self._read()
+            self._body = await self._read(int(self.headers.get("content-length", 0)))
         return self._body
 
     async def json(self) -> Any:
-        return parse_json(await self.body())
+        body = await self.body()
+        self._limits.check(body)
+        self._hold(self._limits.parsed_bytes(body))
+        return parse_json(body)
 
-    async def _read(self) -> bytes:
-        body = bytearray()
+    @property
+    def _shares(self) -> Shares:
+        shares: Shares = self.app.state.shares
+        return shares
+
+    @property
+    def _limits(self) -> BodyLimits:
+        limits: BodyLimits = self.app.state.body_limits
+        return limits
+
+    async def _read(self, length: int) -> bytes:
+        """length: as announced. A body that is too large is read all the same, but not kept, since
+        else its client would see a broken connection instead of the error."""
+        body, size = bytearray(), 0
+        if length > MOST_UNREAD_BYTES:
+            self._limits.check_size(length)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in self.stream():
-                    body += chunk
-                    _check_size(len(body))
+                    size += len(chunk)
+                    if size <= self._limits.size:
+                        self._hold(len(chunk))
+                        body += chunk
+                    elif size > MOST_UNREAD_BYTES:
+                        break
+                    else:
+                        body.clear()
+            self._limits.check_size(size)
         except TimeoutError:
             message = f"the body did not arrive within {BODY_SECONDS:g} s"
             raise ApiError(ErrorReport(408, message, code="request_timeout")) from None
@@ -53,7 +135,11 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_json(request: Request) -> Response:
-            return await handle(JsonRequest(request.scope, request.receive))
+            own = JsonRequest(request.scope, request.receive)
+            try:
+                return await handle(own)
+            finally:
+                own.forget()
 
         return handle_json
 
@@ -84,9 +170,3 @@ def _check_content_type(value: str) -> None:
     if kind != "application/json" and not kind.endswith("+json"):
         message = f"send the body with Content-Type: application/json, not {value!r:.80}"
         raise ApiError(ErrorReport(415, message, code="unsupported_media_type"))
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BODY_BYTES:
-        message = f"the body is larger than the {MAX_BODY_BYTES} bytes that this server reads"
-        raise ApiError(ErrorReport(413, message, code="request_too_large"))

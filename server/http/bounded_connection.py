@@ -1,7 +1,7 @@
 """A client's connection, which ends where it would only cost.
 
-uvicorn bounds the time between two requests, and the size of headers. What is added here: how long
-headers may take, how long a client may leave its answer unread, and how many connections there are.
+uvicorn bounds the time between two requests. What is added here: how long headers may take, what a
+head must look like, and how long a client may leave its answer unread.
 """
 
 import asyncio
@@ -13,35 +13,38 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.http.connection_limits import OTHER_FILES, READ_BYTES, ConnectionLimits
+from server.http.connection_limits import READ_BYTES, ConnectionLimits
 from server.http.errors import SERVER_ERROR, ErrorReport
+from server.http.strict_http import StrictConnection
 
 log = logging.getLogger(__name__)
 
 
 class BoundedConnection(H11Protocol):
-    """One connection. full: what answers where there are too many."""
+    """One connection. answers: instead of the application, where it is one too many. was_made: it
+    has begun; at_end is called when it has ended, once."""
 
-    def __init__(self, *args: Any, limits: ConnectionLimits, full: ASGIApp, **named: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: ConnectionLimits, answers: ASGIApp | None = None, **named: Any
+    ) -> None:
         super().__init__(*args, **named)
+        self.conn = StrictConnection()
+        if answers is not None:
+            self.app = answers
+        self.was_made = False
+        self.at_end: Callable[[], object] = lambda: None
         self._limits = limits
-        self._full = full
         self._head = _Deadline(self.loop)
         self._reading = _Deadline(self.loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
+        self.was_made = True
         _send_at_once(transport)
         # Writers wait, and the reader is timed, as soon as anything is left unsent. At a limit of 0
         # a transport over TLS would hold even that against them that nothing is left.
         transport.set_write_buffer_limits(high=1, low=0)
-        excess = len(self.connections) - self._limits.connections
-        if excess > OTHER_FILES // 2:
-            transport.abort()
-            return
-        if excess > 0:
-            self.app = self._full
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -68,6 +71,7 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
         self._head.stop()
         self._reading.stop()
+        self.at_end()
 
     def _expect_head(self) -> None:
         if not self._head.runs and not self.transport.is_closing():
@@ -117,10 +121,11 @@ class TooManyConnections:
     """ASGI: what a connection beyond the limit gets, whatever it asks for, as its only answer."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
-        message = f"{limits.connections} connections are open, the most that are served at a time"
-        self._report = ErrorReport(
-            503, f"{message}; close some, or try again later", SERVER_ERROR, code="overloaded"
+        message = (
+            f"{limits.connections} connections are open, or {limits.of_address} from your address, "
+            "the most that are served at a time; close some, or try again later"
         )
+        self._report = ErrorReport(503, message, SERVER_ERROR, code="overloaded")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = self._report.response(scope["path"])

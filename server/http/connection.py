@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
@@ -13,6 +14,10 @@ T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is for a log of accesses
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is nginx's
 log = logging.getLogger(__name__)
+
+
+current_receive: ContextVar[Receive | None] = ContextVar("current_receive", default=None)
+"""What tells that the client hangs up, of the request in whose task this is asked."""
 
 
 class ClientGone(Exception):
@@ -35,6 +40,12 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         working.cancel()
         watching.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def while_client_stays(work: Coroutine[Any, Any, T]) -> T:
+    """`while_connected`, of the request that is being answered, if there is one."""
+    receive = current_receive.get()
+    return await (work if receive is None else while_connected(receive, work))
 
 
 async def _hang_up(receive: Receive) -> None:

@@ -11,15 +11,22 @@ from fastapi.exceptions import HTTPException, RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
-from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError, RequestTimeout
+from megainfer.errors import (
+    MegaInferError,
+    NodeDied,
+    Overloaded,
+    RequestError,
+    RequestTimeout,
+    cited,
+)
 from megainfer.frontend.request_limits import ContextTooLong
 from server.http.anthropic_errors import error_body, speaks_at
+from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone
 from server.http.other_addresses import not_offered
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
 log = logging.getLogger(__name__)
-SHOWN_INPUT = 80  # characters of a wrong value that a message repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,14 @@ def report_of(error: Exception) -> ErrorReport:
 def install_error_handlers(app: FastAPI) -> None:
     """Have the application answer every exception in the shape of the API that was asked."""
     app.add_exception_handler(MegaInferError, _on_error)
+    app.add_exception_handler(ClientGone, _on_hang_up)
     app.add_exception_handler(StarletteHTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_error)
+
+
+async def _on_hang_up(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -107,7 +119,7 @@ def log_failure(error: Exception, report: ErrorReport) -> None:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    url = f"{request.method} {request.url.path}"
+    url = f"{request.method:.20} {request.url.path:.200}"
     if isinstance(error, ApiError):
         report = error.report
     elif error.status_code == 404:
@@ -164,5 +176,4 @@ def _reason(error: dict[str, Any]) -> str:
     text = text[:1].lower() + text[1:]
     if error["type"] in ("missing", "value_error"):
         return text
-    shown = f"{error['input']!r:.{SHOWN_INPUT}}"
-    return f"{text}, not {shown}"
+    return f"{text}, not {cited(error['input'])}"

@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.http.connection import current_receive
 from server.http.errors import SERVER_ERROR, ErrorReport
 
 DRAINING = "the server is about to end and takes no new requests; try another, or again later"
@@ -52,6 +53,7 @@ class Entrance:
             await report.response(scope["path"])(scope, receive, send)
             return
         self._occupancy.entered()
+        current_receive.set(receive)
         try:
             await self._app(scope, receive, send)
         finally:

@@ -1,5 +1,6 @@
 """One request's answer, as it is built from deltas: whole, or as a stream of events."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from starlette.responses import Response
 
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextDelta, TextStream
+from megainfer.sharing.pauses import Pauses
 from megainfer.text.token_text import TokenTexts
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, while_connected
 from server.http.errors import log_failure, report_of
@@ -21,6 +23,10 @@ from server.openai.prompts import Prompt
 from server.openai.shapes import Shape
 
 DONE = b"data: [DONE]\n\n"
+MOST_LOGPROBS = 21
+"""Of a token."""
+INLINE_SIZE = 4096
+"""Tokens and log-probabilities; to write more of them takes milliseconds."""
 encode = msgspec.json.Encoder().encode
 
 
@@ -99,6 +105,13 @@ class Answer:
             yield self._event(opening, about)
         yield self._event(part, {} if opening is not None else about)
 
+    @property
+    def size(self) -> int:
+        """How much there is to write of it so far: tokens, and log-probabilities."""
+        each = 1 + (self._options.logprobs or 0)
+        prompts = self._prompt_tokens if self._options.prompt_logprobs or self._options.echo else 0
+        return each * self._completion_tokens + MOST_LOGPROBS * prompts
+
     def usage_event(self) -> bytes:
         """The stream's last event but one: no choices, only the counts."""
         return self._before + b',"choices":[],"usage":' + encode(self.usage()) + b"}\n\n"
@@ -160,7 +173,7 @@ async def respond_with(
             await while_connected(request.receive, _collect(deltas, answer))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return whole()
+    return await asyncio.to_thread(whole) if answer.size > INLINE_SIZE else whole()
 
 
 async def respond_streaming(
@@ -188,15 +201,21 @@ async def open_stream(
 
 
 async def _collect(deltas: TextStream, answer: Answer) -> None:
+    pauses = Pauses()
     async for delta in deltas:
         answer.collect(delta)
+        await pauses.take()
 
 
 async def _events(
     first: TextDelta, deltas: TextStream, answer: Answer, usage: Usage
 ) -> AsyncIterator[bytes]:
     try:
-        for event in answer.events(first):
+        prompt = len(first.prompt_logprobs or ())
+        opening = answer.events(first)
+        if prompt * MOST_LOGPROBS > INLINE_SIZE:
+            opening = iter(await asyncio.to_thread(list, opening))
+        for event in opening:
             yield event
         async for delta in deltas:
             for event in answer.events(delta):

@@ -30,7 +30,11 @@ class Choice:
         self._options = options
         self._writer = writer
         self._reader = reader
-        self._deltas: list[TextDelta] = []
+        # Of what is kept for the whole: deltas themselves would take several times as much.
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs_kept: list[TokenLogprobs] = []
+        self._last: TextDelta | None = None
         self._opened = False
 
     @property
@@ -45,20 +49,26 @@ class Choice:
 
     def collect(self, delta: TextDelta) -> None:
         """Keep a delta for the whole."""
-        self._deltas.append(delta)
+        self._texts.append(delta.text)
+        self._token_ids += delta.token_ids
+        self._logprobs_kept += delta.logprobs or []
+        if self._last is None:
+            self.prompt_scores = delta.prompt_logprobs
+        self._last = delta
 
     def whole(self) -> Piece:
         """All that was collected, as one piece."""
-        last = self._deltas[-1]
+        last = self._last
+        assert last is not None, "every sequence ends with a delta"
         return self.piece(
             TextDelta(
                 last.request_id,
-                "".join(delta.text for delta in self._deltas),
-                [token for delta in self._deltas for token in delta.token_ids],
+                "".join(self._texts),
+                self._token_ids,
                 last.finish_reason,
                 last.stop_reason,
-                logprobs=[row for delta in self._deltas for row in delta.logprobs or []],
-                prompt_logprobs=self._deltas[0].prompt_logprobs,
+                logprobs=self._logprobs_kept,
+                prompt_logprobs=self.prompt_scores,
             )
         )
 

@@ -1,28 +1,33 @@
 """From a checked request to its running generation: what all addresses that generate share."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.sampling import SamplingParams
+from megainfer.sharing.budgets import Budgets
+from megainfer.sharing.pauses import Pauses
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
+from server.http.client import current_client
+from server.http.connection import while_client_stays
 from server.http.errors import ApiError, ErrorReport
+from server.http.long_work import LongWork
 from server.openai.answer import Answer
 from server.openai.answer_options import AnswerOptions
-from server.openai.answer_size import check_logprobs
-from server.openai.copies import check_copies
 from server.openai.prompts import Prompt, PromptEncoder
 from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.openai.reader import reader_maker
+from server.openai.request_size import check_copies, check_logprobs, request_bytes
 from server.openai.served_model import ServedModel
 from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
@@ -52,6 +57,7 @@ class Generator:
         engine: EngineClient,
         tokenizer: Tokenizer | None,
         model: ServedModel,
+        budgets: Budgets,
         checker: GrammarChecker | None = None,
         renderer: TemplateRenderer | None = None,
     ) -> None:
@@ -61,7 +67,11 @@ class Generator:
         self._model = model
         self._syntax = AnswerSyntax.of(model.syntax, tokenizer)
         self._checker = checker
-        self.encoder = PromptEncoder(tokenizer, model.max_model_len, renderer)
+        self._isolates_caches = budgets.isolates_caches
+        self.long_work = LongWork()
+        self.encoder = PromptEncoder(
+            tokenizer, model.max_model_len, self.long_work, budgets.prompt_characters, renderer
+        )
 
     async def completion(self, body: CompletionRequest) -> Generation:
         """Continue one or several prompts. Raises RequestError, ApiError, Overloaded, NodeDied."""
@@ -73,8 +83,8 @@ class Generator:
         grammar = await self._grammar(body.wanted_shape())
         prompts = await self.encoder.completion(body)
         default = DEFAULT_COMPLETION_TOKENS
-        limited = [(prompt, self._limited(params, prompt, default)) for prompt in prompts]
-        return self._start(body, CompletionShape(), options, limited, grammar)
+        limited = self._limited(params, prompts, default)
+        return await self._start(body, CompletionShape(), options, limited, grammar)
 
     def sampling(self, body: ChatRequest) -> SamplingParams:
         """By which a chat's answer is made. Raises RequestError."""
@@ -102,8 +112,8 @@ class Generator:
         shape = ChatShape(reader_maker(self._syntax, use, shaped))
         if shortened and params.max_tokens is not None:
             params = replace(params, max_tokens=min(params.max_tokens, self._room(prompt)))
-        limited = [(prompt, self._limited(params, prompt))]
-        return self._start(body, shape, options, limited, grammar)
+        limited = self._limited(params, [prompt])
+        return await self._start(body, shape, options, limited, grammar)
 
     async def chat_tokens(self, body: ChatRequest) -> list[int]:
         """The prompt of a chat. Raises as `chat`."""
@@ -127,11 +137,11 @@ class Generator:
             return self._model.names[0]
         if name not in self._model.names:
             served = ", ".join(self._model.names)
-            message = f"the model {name!r:.200} isn't served here; served: {served}"
+            message = f"the model {cited(name, 200)} isn't served here; served: {served}"
             raise ApiError(ErrorReport(404, message, param="model", code="model_not_found"))
         return name
 
-    def _start(
+    async def _start(
         self,
         body: SamplingFields,
         shape: Shape,
@@ -139,10 +149,13 @@ class Generator:
         prompts: list[tuple[Prompt, SamplingParams]],
         grammar: Grammar | None,
     ) -> Generation:
-        # Before they are made: prompts times n may be a quarter of a million.
-        self._engine.check_room(sum(params.n for _, params in prompts))
+        pauses = Pauses()
         lengths = [(len(prompt.ids), params) for prompt, params in prompts]
+        size = request_bytes(lengths, self._model.max_model_len, grammar)
+        client = current_client.get()
         check_logprobs(lengths, self._model.max_model_len)
+        # Before they are made: prompts times n may be a quarter of a million.
+        self._engine.check_room(sum(params.n for _, params in prompts), client, size)
         request_id = f"{shape.prefix}-{uuid.uuid4().hex}"
         sequences = [
             sequence
@@ -155,6 +168,7 @@ class Generator:
                     self._model.defaults.eos_token_ids,
                     priority=body.priority or 0,
                     grammar=grammar,
+                    cache_salt=self._salt(body, client),
                 )
             )
         ]
@@ -164,10 +178,19 @@ class Generator:
             "system_fingerprint": self._model.fingerprint,
         }
         given = [prompt for prompt, _ in prompts]
+        await pauses.take()
         answer = Answer(shape, head, given, sequences, options, self._texts)
         continues = shape.continues_prompt
-        deltas = TextStream.open(self._engine, self._tokenizer, sequences, continues)
+        await pauses.take()
+        deltas = TextStream.open(
+            self._engine, self._tokenizer, sequences, continues, client=client, size=size
+        )
         return Generation(deltas, answer, options)
+
+    def _salt(self, body: SamplingFields, client: str) -> str:
+        """Of the prefix cache: the request's own, and that of its client where these are apart."""
+        own = body.cache_salt or ""
+        return f"{client}\n{own}" if self._isolates_caches else own
 
     async def _grammar(self, wanted: Wanted | None) -> Grammar | None:
         if wanted is None:
@@ -175,8 +198,8 @@ class Generator:
         if self._checker is None:
             message = f"{wanted.param}: structured output needs the model's folder and tokenizer"
             raise RequestError(message, wanted.param)
-        await self._checker.check(wanted.grammar, wanted.param)
-        return wanted.grammar
+        checking = self._checker.check(wanted.grammar, wanted.param, current_client.get())
+        return await while_client_stays(checking)
 
     def _check_switch(self, thinking: bool, shaped: bool) -> None:
         """Raises RequestError where the model thinks all the same."""
@@ -222,14 +245,24 @@ class Generator:
         return max(self._model.max_model_len - len(prompt.ids), 1)
 
     def _limited(
-        self, params: SamplingParams, prompt: Prompt, default: int | None = None
-    ) -> SamplingParams:
+        self, params: SamplingParams, prompts: Sequence[Prompt], default: int | None = None
+    ) -> list[tuple[Prompt, SamplingParams]]:
         """Within the server's own limit. default: of a request that doesn't say how long."""
-        asked, most = params.max_tokens, self._model.defaults.max_new_tokens
+        made: dict[int, SamplingParams] = {}  # each is checked once more when it is made
+        limited = []
+        for prompt in prompts:
+            limit = self._limit(params.max_tokens, prompt, default)
+            if limit not in made:
+                made[limit] = replace(params, max_tokens=limit)
+            limited.append((prompt, made[limit]))
+        return limited
+
+    def _limit(self, asked: int | None, prompt: Prompt, default: int | None) -> int:
+        most = self._model.defaults.max_new_tokens
         if asked is None:
             room = self._room(prompt)
             asked = room if default is None else min(room, default)
-        return replace(params, max_tokens=asked if most is None else min(asked, most))
+        return asked if most is None else min(asked, most)
 
 
 def _one_shape(asked: Wanted | None, of_tools: Wanted | None) -> Wanted | None:

@@ -1,23 +1,24 @@
 """What clients send, to token ids. Long texts are encoded off the event loop."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from megainfer.errors import RequestError
 from megainfer.frontend.request_limits import ContextTooLong
+from megainfer.sharing.budgets import CHARACTERS_A_TOKEN
 from megainfer.text.chat import Chat
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
+from server.http.connection import while_client_stays
+from server.http.long_work import UNKNOWN_SIZE, LongWork
 from server.openai.protocol import ChatRequest, CompletionRequest
 from server.openai.wishes.thinking import EFFORT
 from server.parsing.reasoning import ends_in_thinking
 from server.parsing.wrapped import PAIRS
 
-Result = TypeVar("Result")
-INLINE_CHARACTERS = 2048  # encoding this many takes about as long as changing threads twice
-UNKNOWN_SIZE = INLINE_CHARACTERS + 1  # what a library makes of a chat may be long
+MARGIN = 256
+"""Characters more than are needed where a text is cut: its first tokens may be others then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +36,29 @@ class PromptEncoder:
     """Encodes prompts and chats; without a tokenizer only token ids are taken.
 
     max_model_len: how much of a prompt is kept at most where the client asks for truncation.
-    renderer: of chats; needed where the tokenizer has templates.
+    max_characters: of a text that is encoded. renderer: of chats; needed where the tokenizer has
+    templates.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer | None, max_model_len: int, renderer: TemplateRenderer | None
+        self,
+        tokenizer: Tokenizer | None,
+        max_model_len: int,
+        long_work: LongWork,
+        max_characters: int,
+        renderer: TemplateRenderer | None,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
+        self._long_work = long_work
+        self._max_characters = max_characters
         self._renderer = renderer
 
     async def completion(self, body: CompletionRequest) -> list[Prompt]:
         """Each of the prompts. Raises RequestError."""
         kept = body.kept_tokens(self._max_model_len)
         size = sum(len(p) for p in body.prompt if isinstance(p, str) or body.is_echoed)
-        return await run_where_it_fits(
+        return await self._long_work.run(
             size, lambda: [self._prompt(prompt, body, kept) for prompt in body.prompt]
         )
 
@@ -67,30 +76,60 @@ class PromptEncoder:
             continues_last=body.continues,
             add_special_tokens=bool(body.add_special_tokens),
         )
+        self._check_size(sum(len(str(message["content"])) for message in messages))
         assert self._renderer is not None, "chats need a renderer"
-        text = await self._renderer.render(chat)
+        text = await while_client_stays(self._renderer.render(chat))
         size = UNKNOWN_SIZE if text is None else len(text)
-        check = self._check_length if kept is None else _accept
-        encoded = await run_where_it_fits(size, lambda: tokenizer.encode_chat(chat, text, check))
+        check = self._check_length if kept is None else self._check_rendered
+        encoded = await self._long_work.run(size, lambda: tokenizer.encode_chat(chat, text, check))
         said = [str(message["content"]) for message in messages]
         tags = tuple(tag for tag in PAIRS if not any(tag in words for words in said))
         thinking = ends_in_thinking(encoded.text)
         return Prompt(_last(encoded.ids, kept), thinking=thinking, answer_tags=tags)
 
     def _prompt(self, given: str | list[int], body: CompletionRequest, kept: int | None) -> Prompt:
-        if isinstance(given, str) and kept is None:
-            self._check_length(given)
         special = body.add_special_tokens is not False
-        ids = self._encode(given, special) if isinstance(given, str) else given
+        ids, whole = self._ids(given, special, kept)
         last = _last(ids, kept)
         if not body.is_echoed:
             return Prompt(last)
-        if isinstance(given, str) and len(last) == len(ids):
+        if isinstance(given, str) and whole and len(last) == len(ids):
             return Prompt(last, given)
         return Prompt(last, self._text(last, body.skip_special_tokens is not False))
 
+    def _ids(
+        self, given: str | list[int], add_special_tokens: bool, kept: int | None
+    ) -> tuple[list[int], bool]:
+        """And whether they are of all that was given, or at least `kept` of its end."""
+        if not isinstance(given, str):
+            return given, True
+        if kept is None:
+            self._check_length(given)
+            return self._encode(given, add_special_tokens), True
+        end = CHARACTERS_A_TOKEN * kept + MARGIN
+        while True:
+            end = min(end, self._max_characters)
+            ids = self._encode(given[-end:], add_special_tokens)
+            whole = len(given) <= end
+            if whole or len(ids) > kept or end == self._max_characters:
+                return ids, whole
+            end *= 2
+
+    def _check_rendered(self, text: str) -> None:
+        self._check_size(len(text) // 2)  # what a template adds to a chat may be as long as that
+
+    def _check_size(self, characters: int) -> None:
+        if characters > self._max_characters:
+            raise ContextTooLong(
+                f"This model's maximum context length is {self._max_model_len} tokens. However, "
+                f"your prompt has {characters} characters, and texts of at most "
+                f"{self._max_characters} are encoded. Please reduce the length of the prompt.",
+                "prompt",
+            )
+
     def _check_length(self, text: str) -> None:
         """Raises ContextTooLong where that is certain: to encode megabytes takes seconds."""
+        self._check_size(len(text))
         if len(text) <= self._max_model_len:  # which saves looking through the vocabulary
             return
         if (longest := self._required("prompt").longest) is None:
@@ -128,15 +167,6 @@ class PromptEncoder:
 def _check_effort(body: ChatRequest, tokenizer: Tokenizer) -> None:
     if body.effort is not None and EFFORT not in tokenizer.chat_template:
         raise RequestError(f"this model's chat template has no {EFFORT}; leave it out", EFFORT)
-
-
-async def run_where_it_fits(size: int, work: Callable[[], Result]) -> Result:
-    """On a thread of its own if it is long work; `size` is in characters, or tokens."""
-    return work() if size <= INLINE_CHARACTERS else await asyncio.to_thread(work)
-
-
-def _accept(text: str) -> None:
-    """Of any length: what is too much is cut."""
 
 
 def _last(ids: list[int], kept: int | None) -> list[int]:

@@ -13,7 +13,7 @@ from pydantic import (
     field_validator,
 )
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.frontend.generation_config import SAMPLING_FIELDS, GenerationDefaults
 from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
 from server.history.contents import join_content, template_call, with_thoughts
@@ -23,6 +23,7 @@ from server.openai.wishes.thinking import EFFORT, Effort, switched, wanted_effor
 
 MAX_PROMPTS = 2048
 MAX_MESSAGES = 4096
+MAX_SALT_CHARACTERS = 256
 MAX_LOGPROBS = 20  # beside each token's own, as in OpenAI's API and by vLLM's default
 
 
@@ -34,6 +35,8 @@ def whole_number(value: Any) -> Any:
 Integer = Annotated[int, BeforeValidator(whole_number)]
 Logprobs = Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)]
 Prompts = list[str] | list[list[int]]
+JsonObjects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+"""Of a list's wrong items the first is told: to tell all of a million takes seconds."""
 
 PROMPT_SCHEMA = {
     "anyOf": [
@@ -63,7 +66,7 @@ def parse_prompt(value: Any) -> Prompts:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{PROMPT_KINDS}, not {value!r:.80}")
+        raise ValueError(f"{PROMPT_KINDS}, not {cited(value)}")
     kinds = set(map(type, value))
     if kinds <= {str, list} and len(value) > MAX_PROMPTS:
         raise ValueError(f"may hold at most {MAX_PROMPTS} prompts, but holds {len(value)}")
@@ -73,7 +76,7 @@ def parse_prompt(value: Any) -> Prompts:
         return [value]
     if kinds == {list} and all(set(map(type, ids)) == {int} for ids in value):
         return list(value)
-    raise ValueError(f"{PROMPT_KINDS}, not a mixture or something else: {value!r:.80}")
+    raise ValueError(f"{PROMPT_KINDS}, not a mixture or something else: {cited(value)}")
 
 
 PROMPT_KINDS = (
@@ -89,7 +92,7 @@ def parse_bias(value: Any) -> Any:
     check_count("logit_bias", value, MAX_LOGIT_BIAS, "entries")
     for token in value:
         if not (isinstance(token, str) and token.isascii() and token.isdigit()):
-            raise ValueError(f"must map token ids to numbers, and {token!r:.80} is no token id")
+            raise ValueError(f"must map token ids to numbers, and {cited(token)} is no token id")
     return {int(token): bias for token, bias in value.items()}
 
 
@@ -120,10 +123,10 @@ class SamplingFields(Body):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: Annotated[dict[int, float] | None, BeforeValidator(parse_bias)] = None
-    allowed_token_ids: list[Integer] | None = None
-    bad_words: list[str] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[Integer] | None = None
+    allowed_token_ids: Annotated[list[Integer], Field(fail_fast=True)] | None = None
+    bad_words: Annotated[list[str], Field(fail_fast=True)] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[Integer], Field(fail_fast=True)] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -132,11 +135,14 @@ class SamplingFields(Body):
     return_tokens_as_token_ids: bool | None = None
     truncate_prompt_tokens: Integer | None = Field(None, description="keep the last; -1: what fits")
     priority: Integer | None = Field(None, description="smaller is served first")
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARACTERS)] | None = Field(
+        None, description="share cached prefixes only with requests of the same salt"
+    )
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Annotated[list[str], Field(fail_fast=True)] | None = None
     guided_grammar: str | None = None
     json_schema: str | dict[str, Any] | None = Field(None, description="llama.cpp's guided_json")
     grammar: str | None = Field(None, description="llama.cpp's guided_grammar")
@@ -278,7 +284,7 @@ class ChatMessage(Body):
     function (OpenAI's older name) a tool's. Only a user's and a system's must have a content."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: JsonObjects | None = None
     function_call: dict[str, Any] | None = None
     content: Annotated[
         str | None, BeforeValidator(join_content), WithJsonSchema(CONTENT_SCHEMA)
@@ -320,11 +326,13 @@ CONTINUED = ("prefix", "partial")
 class ChatRequest(SamplingFields):
     """POST /v1/chat/completions"""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[
+        list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    ]
     max_completion_tokens: Integer | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: JsonObjects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.structured import grammar as grammars
 from megainfer.structured.constraint import KINDS, constraint
 from megainfer.structured.grammar import Grammar
@@ -63,7 +63,7 @@ def _from_response_format(value: Any) -> list[Wanted]:
         return [_wanted(kind, value.get(KINDS_OF_FORMAT[kind]), where)]
     if kind != "json_schema":
         known = "text, json_object, json_schema, regex or grammar"
-        raise RequestError(f"{param}.type must be {known}, not {kind!r:.80}", param)
+        raise RequestError(f"{param}.type must be {known}, not {cited(kind)}", param)
     described, where = value.get("json_schema"), f"{param}.json_schema"
     if described is None and "schema" in value:
         described, where = value, param
@@ -82,7 +82,7 @@ def _from_format(value: Any) -> list[Wanted]:
     if value in (None, ""):
         return []
     if isinstance(value, str) and value != "json":
-        raise RequestError(f'format must be "json" or a JSON schema, not {value!r:.80}', "format")
+        raise RequestError(f'format must be "json" or a JSON schema, not {cited(value)}', "format")
     return [_wanted_object(None if value == "json" else value, "format", "format")]
 
 
@@ -98,7 +98,7 @@ def _from_structured_outputs(value: Any) -> list[Wanted]:
     if value is None:
         return []
     if not isinstance(value, dict):
-        raise RequestError(f"{param} must be an object, not {value!r:.80}", param)
+        raise RequestError(f"{param} must be an object, not {cited(value)}", param)
     given = {k: v for k, v in value.items() if v not in (None, False) and k not in IGNORED}
     if unknown := given.keys() - {*KINDS}:
         name = sorted(unknown)[0]

@@ -1,15 +1,15 @@
 """/tokenize, /detokenize and /tokenizer_info."""
 
-from typing import Any
+from typing import Annotated
 
 import msgspec
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from megainfer.errors import RequestError
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.generating import Generator
-from server.openai.prompts import run_where_it_fits
-from server.openai.protocol import Body, ChatRequest, CompletionRequest
+from server.openai.protocol import Body, ChatRequest, CompletionRequest, JsonObjects
 from server.openai.served_model import ServedModel
 from server.openai.translation import chat_request
 
@@ -22,7 +22,7 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: JsonObjects | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -31,7 +31,7 @@ class DetokenizeRequest(Body):
     """POST /detokenize"""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Annotated[list[int], Field(fail_fast=True)]
 
 
 class TokenizerApi:
@@ -60,7 +60,7 @@ class TokenizerApi:
             }
             return msgspec.json.encode(fields)
 
-        content = await run_where_it_fits(len(ids), answer)
+        content = await self._generator.long_work.run(len(ids), answer)
         return Response(content, media_type="application/json")
 
     async def detokenize(self, body: DetokenizeRequest) -> Response:
@@ -74,7 +74,7 @@ class TokenizerApi:
             wrong = next(token for token in body.tokens if not 0 <= token < size)
             raise RequestError(f"tokens: {wrong} isn't in the vocabulary", "tokens")
         tokenizer = self._required()
-        text = await run_where_it_fits(
+        text = await self._generator.long_work.run(
             len(body.tokens), lambda: tokenizer.decode(body.tokens, skip_special_tokens=False)
         )
         return JSONResponse({"prompt": text})

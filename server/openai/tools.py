@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.structured import grammar as grammars
 from megainfer.structured.schema import moved
 from server.openai.structured import Wanted
@@ -62,23 +62,23 @@ def _check(tools: Sequence[Json]) -> None:
         where = f"tools[{position}]"
         if tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
             message = f'{where} must be {{"type": "function", "function": {{...}}}}'
-            raise RequestError(f"{message}, not {tool!r:.80}", where)
+            raise RequestError(f"{message}, not {cited(tool)}", where)
         name = tool["function"].get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise RequestError(f"{where}.function.name {name!r:.80} is no name", where)
+            raise RequestError(f"{where}.function.name {cited(name)} is no name", where)
         if not isinstance(said := tool["function"].get("description"), str | None):
-            message = f"{where}.function.description must be a string, not {said!r:.80}"
+            message = f"{where}.function.description must be a string, not {cited(said)}"
             raise RequestError(message, where)
         _check_parameters(tool["function"].get("parameters"), f"{where}.function.parameters")
     names = [_name(tool) for tool in tools]
     if len(set(names)) < len(names):
-        raise RequestError(f"tools have one name twice: {names!r:.200}", "tools")
+        raise RequestError(f"tools have one name twice: {cited(names, 200)}", "tools")
 
 
 def _check_parameters(parameters: Any, where: str) -> None:
     of_objects = isinstance(parameters, dict) and parameters.get("type", "object") == "object"
     if parameters is not None and not of_objects:
-        message = f"{where} must be a JSON schema of an object, not {parameters!r:.80}"
+        message = f"{where} must be a JSON schema of an object, not {cited(parameters)}"
         raise RequestError(message, where)
     for key in DEFINITIONS:
         if not isinstance((parameters or {}).get(key) or {}, dict):
@@ -90,10 +90,10 @@ def _named(choice: Any, tools: Sequence[Json]) -> str:
     name = function.get("name") if isinstance(function, dict) else None
     if name is None:
         known = 'none, auto, required or {"type": "function", "function": {"name": ...}}'
-        raise RequestError(f"tool_choice must be {known}, not {choice!r:.80}", "tool_choice")
+        raise RequestError(f"tool_choice must be {known}, not {cited(choice)}", "tool_choice")
     names = [_name(tool) for tool in tools]
     if name not in names:
-        message = f"tool_choice names {name!r:.80}, which isn't among tools: {names!r:.200}"
+        message = f"tool_choice names {cited(name)}, which isn't among tools: {cited(names, 200)}"
         raise RequestError(message, "tool_choice")
     return str(name)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from server.openai.protocol import Body, ChatRequest
 
 Json = dict[str, Any]
@@ -43,7 +43,9 @@ def text_of(content: Any, kinds: tuple[str, ...], where: str) -> str:
 
 def _text_part(part: Any, kinds: tuple[str, ...], where: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in kinds or not isinstance(part.get("text"), str):
+    if not isinstance(kind, str) or kind not in kinds or not isinstance(part.get("text"), str):
         shown = " or ".join(kinds)
-        raise RequestError(f"{where}: only parts of type {shown} are offered, not {kind!r}", where)
+        raise RequestError(
+            f"{where}: only parts of type {shown} are offered, not {cited(kind)}", where
+        )
     return str(part["text"])

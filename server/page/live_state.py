@@ -11,6 +11,7 @@ from typing import Any
 from megainfer import __version__
 from megainfer.instruments.distribution import Distribution
 from megainfer.messages import Role
+from server.operate.health import HealthReport
 from server.operate.metrics.engines import kv_usage
 from server.operate.metrics.experts import ExpertMap
 from server.operate.metrics.exposition import Counted
@@ -22,14 +23,17 @@ OF_ATTENTION = ("running", "waiting", "micro_batches", "num_blocks", "free_block
 OF_EXPERTS = ("batches", "rows")
 
 
-def live_state(counted: Counted, problem: str | None) -> dict[str, Any]:
-    """Everything but the timeline. problem: why requests can't be served now, None: they can."""
+def live_state(counted: Counted, report: HealthReport) -> dict[str, Any]:
+    """Everything but the timeline. problem: why new requests aren't computed now, None: they are;
+    lacking: what isn't there, though they are."""
     board, engines = counted.board, counted.requests.engines.values()
     attention, experts = board.of_role(Role.ATTENTION), board.of_role(Role.EXPERT)
     return {
         "model": counted.model,
         "version": __version__,
-        "problem": problem,
+        "problem": None if report.takes_requests else report.reason,
+        "lacking": report.reason if report.takes_requests else None,
+        "epoch": counted.engine.attendance.epoch,
         "running": _total(attention, "running"),
         "waiting": _total(attention, "waiting"),
         "in_flight": counted.occupancy.in_flight,
@@ -77,6 +81,7 @@ def _node(node: NodeState, board: NodeBoard, where: ExpertMap) -> dict[str, Any]
         "role": str(node.role),
         "index": node.index,
         "up": board.is_up(node),
+        "lost": node.lost,
         "silence": round(board.silence(node), 1),
         "idle_share": round(node.idle_share(), 4),
         "clock_seconds": said.get("clock_seconds", 0.0),

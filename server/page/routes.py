@@ -31,8 +31,8 @@ class Page:
         """What the live view shows, but for the timeline: totals since the start."""
         now = monotonic()
         if now - self._made_at >= FRESH_SECONDS:
-            problem = self._instance.health.problem()
-            self._state = msgspec.json.encode(live_state(self._instance.counted, problem))
+            report = self._instance.health.report()
+            self._state = msgspec.json.encode(live_state(self._instance.counted, report))
             self._made_at = now
         return Response(self._state, media_type="application/json")
 

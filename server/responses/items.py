@@ -5,7 +5,7 @@ import binascii
 import json
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from server.history.texts import text_of
 from server.openai.translation import Json
 from server.responses.tools import INPUT, SHELL, full_name
@@ -55,7 +55,7 @@ class History:
                 result = {"role": "tool", "tool_call_id": call["id"], "content": output}
                 self.messages.append(result)
         elif kind not in SILENT:
-            raise RequestError(f"{where}: items of type {kind!r:.80} aren't offered", where)
+            raise RequestError(f"{where}: items of type {cited(kind)} aren't offered", where)
 
     def _say(self, item: Json, where: str) -> None:
         role = item.get("role")

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import Field
 
-from megainfer.errors import RequestError
-from server.openai.protocol import Body, ChatRequest, Integer, Logprobs
+from megainfer.errors import RequestError, cited
+from server.openai.protocol import Body, ChatRequest, Integer, JsonObjects, Logprobs
 from server.openai.translation import Json, chat_request, refuse
 from server.responses.items import History
 from server.responses.tools import Toolbox
@@ -32,13 +32,13 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 class ResponsesRequest(Body):
     """POST /v1/responses"""
 
-    input: str | list[dict[str, Any]]
+    input: str | JsonObjects
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: Integer | None = None
     temperature: float | None = None
     top_p: float | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: JsonObjects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
@@ -94,5 +94,5 @@ def _format(wanted: Any) -> Json | None:
     if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
         return {"type": "json_schema", "json_schema": wanted}
     if wanted is not None and not isinstance(wanted, dict):
-        raise RequestError(f"text.format must be an object, not {wanted!r:.80}", "text.format")
+        raise RequestError(f"text.format must be an object, not {cited(wanted)}", "text.format")
     return wanted

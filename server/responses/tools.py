@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from server.openai.translation import Json
 from server.parsing.call_arguments import repaired
 
@@ -44,7 +44,7 @@ class Toolbox:
             box._add(tool)
         if tools and not box.functions:
             kind = tools[0].get("type")
-            raise RequestError(f"tools: only functions are offered, not {kind!r:.80}", "tools")
+            raise RequestError(f"tools: only functions are offered, not {cited(kind)}", "tools")
         return box
 
     def _add(self, tool: Json, within: str | None = None) -> None:

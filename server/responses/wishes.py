@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from server.openai.translation import refuse
 
 LOGPROBS = "message.output_text.logprobs"
@@ -30,7 +30,7 @@ def refuse_wishes(
     itself."""
     for name in include:
         if name != LOGPROBS and name not in SAYS_NOTHING:
-            raise RequestError(f"include: {name!r:.80} {NOT_OFFERED}", "include")
+            raise RequestError(f"include: {cited(name)} {NOT_OFFERED}", "include")
     refuse({"text.verbosity": text.get("verbosity")}, {"text.verbosity": ("medium",)}, NOT_OFFERED)
     neutral = {"reasoning.context": ("auto",), "reasoning.mode": ("standard",)}
     refuse({name: reasoning.get(name.split(".")[1]) for name in neutral}, neutral, NOT_OFFERED)
@@ -45,6 +45,6 @@ def truncated(truncation: str | None) -> int | None:
     """`auto` cuts what doesn't fit off the prompt's beginning. Raises RequestError."""
     if truncation not in (None, "auto", "disabled"):
         raise RequestError(
-            f"truncation must be auto or disabled, not {truncation!r:.80}", "truncation"
+            f"truncation must be auto or disabled, not {cited(truncation)}", "truncation"
         )
     return KEEP_ALL if truncation == "auto" else None

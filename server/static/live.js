@@ -68,7 +68,8 @@ export class Live {
     byId("model").textContent = state.model;
     byId("version").textContent = `MegaInfer ${state.version}`;
     document.title = `${state.model} · MegaInfer`;
-    this.tell(state.problem ? "down" : "up", state.problem);
+    const lacking = state.lacking && `${state.lacking}; others do its work until it is back`;
+    this.tell(state.problem ? "down" : "up", state.problem ?? lacking);
   }
 
   /** Who has declined to give a key isn't asked again each second. */

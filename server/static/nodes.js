@@ -61,9 +61,8 @@ class Card {
     this.name.textContent = node.name;
     this.job.textContent = node.role === "attention" ? attentionJob(node) : expertJob(node, state);
     this.bar.style.width = `${100 * (1 - node.idle_share)}%`;
-    this.busy.textContent = node.up
-      ? `${percent(1 - node.idle_share)} busy`
-      : `silent for ${seconds(node.silence)}`;
+    const away = node.lost ? "died; it is being started again" : `silent for ${seconds(node.silence)}`;
+    this.busy.textContent = node.up ? `${percent(1 - node.idle_share)} busy` : away;
     const parts = this.shares.map(([stage, share]) => `${stage} ${percent(share)}`);
     this.stages.textContent = parts.join(", ") || "idle";
   }

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from server.http.bounded_connection import BoundedConnection, TooManyConnections
+from server.http.bounded_connection import BoundedConnection
 from server.http.connection_limits import READ_BYTES, ConnectionLimits, raise_file_limit
 from tests.support.scripted_server import WAIT_SECONDS, RunningServer, byte_level_backend, endless
 
@@ -160,7 +160,6 @@ def new_protocol() -> BoundedConnection:
         ServerState(),
         {},
         limits=limits,
-        full=TooManyConnections(limits),
     )
 
 

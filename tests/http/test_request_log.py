@@ -79,7 +79,7 @@ def test_what_clients_do_and_overload_are_not_logged_one_by_one(
     assert post(server, "/v1/completions", "a", prompt="x", top_p=-1).status_code == 400
     assert post(server, "/v1/nothing", "b").status_code == 404
 
-    def overloaded(*_: object) -> None:
+    def overloaded(*_: object, **__: object) -> None:
         raise Overloaded("there is no room")
 
     monkeypatch.setattr(server.engine, "submit", overloaded)

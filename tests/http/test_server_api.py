@@ -9,17 +9,19 @@ import openai
 import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
 from megainfer.sampling import SamplingParams
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from server.openai.copies import check_copies
+from server.openai.request_size import check_copies
 from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     CONTEXT,
     RunningServer,
     byte_level_backend,
+    endless,
+    raw_request,
     speaking,
 )
 
@@ -187,6 +189,7 @@ def test_sampling_fields_reach_the_node(client: openai.OpenAI, server: RunningSe
         seed=11,
         max_tokens=3,
         stop_token_ids=[9],
+        client="address 127.0.0.1",
     )
 
 
@@ -545,16 +548,16 @@ def test_unknown_models_addresses_and_methods(http: httpx.Client, client: openai
 
 def test_too_large_a_body_is_refused_whether_or_not_it_says_so(http: httpx.Client) -> None:
     headers = {"Content-Type": "application/json"}
-    for content in (b"x" * (32 * 2**20 + 1), (b"x" * 2**20 for _ in range(40))):
+    for content in (b"x" * (32 * 2**20 + 1), b"x" * 2**21, (b"x" * 2**20 for _ in range(40))):
         response = http.post("/v1/completions", content=content, headers=headers)
         assert response.status_code == 413
-        assert "larger than the 33554432 bytes" in response.json()["error"]["message"]
+        assert "larger than the 1146880 bytes" in response.json()["error"]["message"]
 
 
 def test_an_unforeseen_error_is_a_500_without_its_text(
     http: httpx.Client, server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(server.engine, "submit", broken)
@@ -565,10 +568,18 @@ def test_an_unforeseen_error_is_a_500_without_its_text(
 
 
 def test_more_than_fits_is_a_503_to_try_again(http: httpx.Client, server: RunningServer) -> None:
+    server.node.script = endless(1)
+    with raw_request(server, json.dumps({"prompt": [[1]] * 16, "n": 100, "stream": True})) as first:
+        first.recv(1)
+        response = http.post("/v1/completions", json={"prompt": [[1]] * 16, "n": 100})
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"
+        assert "you have 1600 sequences in flight" in response.json()["error"]["message"]
+    for _ in range(1600):
+        server.node.expect(Abort)
     response = http.post("/v1/completions", json={"prompt": [[1]] * 33, "n": 128})
-    assert response.status_code == 503
-    assert response.headers["retry-after"] == "1"
-    assert "4224 more were asked for, but at most 4096" in response.json()["error"]["message"]
+    assert response.status_code == 400
+    assert "one client may have 2048 at a time" in response.json()["error"]["message"]
     assert server.node.heard.empty()
 
 
@@ -577,7 +588,7 @@ def test_sequences_beyond_the_bound_are_never_made(
 ) -> None:
     monkeypatch.setattr("server.openai.generating.unfold", lambda request: pytest.fail("unfolded"))
     response = http.post("/v1/completions", json={"prompt": [[1]] * 2048, "n": 128})
-    assert response.status_code == 503
+    assert response.status_code == 400
 
 
 def test_a_text_that_is_certainly_too_long_is_refused_before_it_is_encoded(

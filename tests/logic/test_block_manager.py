@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from megainfer.attention_node.scheduling.block_manager import (
-    ROOT_DIGEST,
     BlockManager,
     block_digest,
+    root_digest,
 )
 from megainfer.errors import ConfigError
 
 
 def chain(*blocks: list[int]) -> list[bytes]:
-    digests = [ROOT_DIGEST]
+    digests = [root_digest("")]
     for token_ids in blocks:
         digests.append(block_digest(digests[-1], token_ids))
     return digests[1:]

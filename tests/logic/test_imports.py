@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up. A room imports itself and those before it, in its functions too and for types.
 FLOORS = (
-    *("errors", "config", "native", "instruments", "topology", "small_file", "models"),
-    *("helper_frames", "helper_process"),
+    *("errors", "config", "native", "instruments", "topology", "small_file", "sharing"),
+    *("models", "helper_frames", "helper_process"),
     *("text", "structured", "sampling", "messages", "pipeline", "gather"),
     *("device", "m2n", "checkpoint", "compute", "memory"),
     *("simulator", "planner", "frontend", "launch"),

@@ -50,12 +50,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 14),
         stops=st.booleans(),
         priority=st.integers(-1, 1),
+        client=st.sampled_from(["a", "a", "b", "c"]),
     )
-    def add(self, prompt: list[int], max_tokens: int, stops: bool, priority: int) -> None:
+    def add(
+        self, prompt: list[int], max_tokens: int, stops: bool, priority: int, client: str
+    ) -> None:
         name = f"r{len(self.requests)}"
-        self.requests[name] = submit(
-            name, prompt, max_tokens, stop=(0,) if stops else (), priority=priority
-        )
+        stop = (0,) if stops else ()
+        self.requests[name] = submit(name, prompt, max_tokens, stop, priority, client)
         self.engine.scheduler.add(self.requests[name])
 
     @rule(data=st.data())

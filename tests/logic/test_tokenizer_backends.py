@@ -308,7 +308,7 @@ def test_structured_output(which: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(which)
     tokenizer = Tokenizer.load(folder)
     end = tokenizer.token_id("</s>" if which == "tekken_folder" else "[EOS]")
-    compiler = GrammarCompiler(folder, tokenizer.vocab_size, [end])
+    compiler = GrammarCompiler(folder, tokenizer.vocab_size, [end], 2**24)
 
     def allowed(text: str) -> set[int]:
         matcher = compiler.compile(grammars.regex(r"(the|人\[INST\]) 12", "regex"))

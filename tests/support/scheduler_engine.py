@@ -45,6 +45,7 @@ def submit(
     max_tokens: int = 4,
     stop: tuple[int, ...] = (),
     priority: int = 0,
+    client: str = "",
 ) -> Submit:
     return Submit(
         request_id=request_id,
@@ -56,6 +57,7 @@ def submit(
         max_tokens=max_tokens,
         stop_token_ids=list(stop),
         priority=priority,
+        client=client,
     )
 
 

@@ -28,10 +28,12 @@ from megainfer.messages import (
     Submit,
     TokenEvent,
     Tokens,
+    each_of,
     encode,
     node_identity,
     to_node_decoder,
 )
+from megainfer.sharing.budgets import client_shares
 from megainfer.text.tokenizer import Tokenizer as ModelTokenizer
 from server.http.connection_limits import ConnectionLimits
 from server.main import ServerConfig, serve
@@ -136,10 +138,13 @@ class MockNode:
             context.destroy(linger=0)
 
     def _hear(self, message: Any) -> None:
-        self.heard.put(message)
         if isinstance(message, Submit):
-            self._playing[message.request_id] = asyncio.create_task(self._play(message))
-        elif isinstance(message, Abort):
+            for submit in each_of(message):
+                self.heard.put(submit)
+                self._playing[submit.request_id] = asyncio.create_task(self._play(submit))
+            return
+        self.heard.put(message)
+        if isinstance(message, Abort):
             self._playing[message.request_id].cancel()
 
     async def _play(self, submit: Submit) -> None:
@@ -264,6 +269,11 @@ class RunningServer:
         self.stop()
 
     @property
+    def thread(self) -> int | None:
+        """Which its event loop runs on."""
+        return self._thread.ident
+
+    @property
     def node(self) -> MockNode:
         return self.nodes[0]
 
@@ -282,10 +292,15 @@ class RunningServer:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
             vocab_size = self._model.vocab_size
-            limits = self._options.limits
+            limits, budgets = self._options.limits, self._options.budgets
             size = self._model.max_model_len
+            shares = client_shares(budgets.request_memory, budgets.client_share)
             async with engine_with(
-                speaking(1), vocab_size=vocab_size, context=size, queue_limits=limits
+                speaking(1),
+                vocab_size=vocab_size,
+                context=size,
+                queue_limits=limits,
+                shares=shares,
             ) as (self.engine, self.nodes):
                 self.instance = assemble(self.engine, self._model, self._options)
                 self._ready.put(None)

@@ -37,18 +37,24 @@ class LogitEdits:
     listed: AllowedTokens | None = None
     allowed: Bitmask | None = None
 
-    @property
-    def outputs(self) -> Sequence[int]:
-        return self.token_ids[len(self.submit.prompt) :]
-
     def banned(self, vocab_size: int) -> Iterator[int]:
         """Tokens that may not come next."""
         if len(self.token_ids) - len(self.submit.prompt) < self.submit.min_tokens:
             # A model's end token may lie outside its vocabulary, where it is never met.
             yield from (token for token in self.submit.stop_token_ids if 0 <= token < vocab_size)
-        if self.submit.bad_words:
-            outputs = self.outputs
-            yield from (word[-1] for word in self.submit.bad_words if _completes(word, outputs))
+        for word in self.submit.bad_words:
+            if self._would_complete(word):
+                yield word[-1]
+
+    def _would_complete(self, word: Sequence[int]) -> bool:
+        """Seldom, and then it is seen from the last token before it."""
+        before = len(word) - 1
+        if not before:
+            return True
+        tokens, start = self.token_ids, len(self.token_ids) - before
+        if start < len(self.submit.prompt) or tokens[-1] != word[-2]:
+            return False
+        return list(tokens[start:]) == list(word[:-1])
 
 
 def apply_edits(logits: Tensor, edits: Sequence[LogitEdits | None], device: Device = HOST) -> None:
@@ -73,11 +79,6 @@ def _forbid(logits: Tensor, mask: Bitmask, device: Device) -> None:
     assert mask.shape == (words_for(size),), f"a mask of {tuple(mask.shape)} for {size} tokens"
     bits = np.unpackbits(mask.view(np.uint8), count=size, bitorder="little")
     logits.masked_fill_(device.upload(torch.from_numpy(bits == 0)), -torch.inf)
-
-
-def _completes(word: Sequence[int], outputs: Sequence[int]) -> bool:
-    before = list(word[:-1])
-    return not before or list(outputs[-len(before) :]) == before
 
 
 def _allow(logits: Tensor, edit: LogitEdits, device: Device) -> None:

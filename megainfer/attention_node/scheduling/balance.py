@@ -1,7 +1,5 @@
 """Which running sequence decodes in which micro-batch."""
 
-from operator import attrgetter
-
 from megainfer.attention_node.scheduling.sequence import Sequence
 
 ROW_COST = 1024
@@ -54,9 +52,8 @@ class Balance:
         return len(homes) == 1 and homes[0] is self._home(sequence)
 
     def candidates(self, micro_batch: int) -> list[Sequence]:
-        """Those that a step of this micro-batch may hold, in order of service."""
-        found = [*self._members[micro_batch].values(), *self._open.values()]
-        return sorted(found, key=attrgetter("order"))
+        """Those that a step of this micro-batch may hold."""
+        return [*self._members[micro_batch].values(), *self._open.values()]
 
     def has_candidates(self, micro_batch: int) -> bool:
         return bool(self._members[micro_batch] or self._open)

@@ -19,7 +19,12 @@ from hashlib import blake2b
 from megainfer.errors import ConfigError
 
 DIGEST_BYTES = 32
-ROOT_DIGEST = b""  # the parent of a sequence's first block
+
+
+def root_digest(salt: str) -> bytes:
+    """The parent of a sequence's first block. Those of another salt have no block in common:
+    whoever finds a prompt in the cache learns that somebody has sent it."""
+    return blake2b(salt.encode(), digest_size=DIGEST_BYTES).digest() if salt else b""
 
 
 def block_digest(parent: bytes, tokens: Sequence[int]) -> bytes:

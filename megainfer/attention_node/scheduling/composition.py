@@ -8,10 +8,12 @@ from megainfer.attention_node.scheduling.step import Chunk, Step
 class Composition:
     """Fills one micro-batch's step with rows, in order of service, and finds their blocks.
 
-    The order is by priority, then by arrival. Blocks are given in it, so that no sequence ever
-    loses to one after it. Rows go to decoding sequences first, which is a matter of counting: a
-    prompt gets what is left when each decoding sequence has its row, but the first sequence always
-    gets one.
+    The order is by turns of clients (`ClientTurns`), of each by priority, then by arrival. Blocks
+    are given in it, so that no sequence ever loses to one after it. Where whoever waits is owed a
+    place, half of the rows are kept for newcomers; of who has more than others have, only as many
+    decode in a step. Rows go to decoding sequences first, which is a
+    matter of counting: a prompt gets what is left when each decoding sequence has its row, but the
+    first sequence always gets one.
     """
 
     def __init__(self, pool: SequencePool, number: int, micro_batch: int, max_rows: int) -> None:
@@ -27,12 +29,38 @@ class Composition:
 
     def place_running(self) -> None:
         """Take in what already runs, by preemption of later sequences if blocks run out."""
-        candidates = [(s, s.is_decoding) for s in self._pool.balance.candidates(self._micro_batch)]
+        self._pool.yield_places()
+        kept = self._rows_left // 2 if self._is_somebody_behind() else 0
+        self._rows_left -= kept
+        in_order = sorted(
+            self._pool.balance.candidates(self._micro_batch), key=self._pool.turns.rank
+        )
+        candidates = [(s, s.is_decoding) for s in self._taking_turns(in_order)]
         decodes_to_come = sum(decodes for _, decodes in candidates)
         for sequence, decodes in candidates:
             decodes_to_come -= decodes
             if sequence.status is Status.RUNNING:  # else an earlier one has just preempted it
                 self._place(sequence, kept_rows=0 if decodes else decodes_to_come)
+        self._rows_left += kept
+
+    def _taking_turns(self, in_order: list[Sequence]) -> list[Sequence]:
+        """Without those that sit out this step, since their client has more than others have."""
+        pool = self._pool
+        if pool.turns.is_one_client:
+            return in_order
+        out: set[str] = set()
+        for client in {s.submit.client for s in in_order}:
+            most = pool.turns.rows(client, pool.balance.active)
+            decoding = [s for s in in_order if s.submit.client == client and s.is_decoding]
+            if most is not None and len(decoding) > most:
+                first = self._number * most % len(decoding)
+                turned = [*decoding[first:], *decoding[:first]]
+                out.update(s.request_id for s in turned[most:])
+        return [s for s in in_order if s.request_id not in out] if out else in_order
+
+    def _is_somebody_behind(self) -> bool:
+        sequence = self._pool.waiting.first()
+        return sequence is not None and self._pool.turns.is_behind(sequence.submit.client)
 
     def admit(self, max_newcomers: int) -> None:
         """Let in up to so many of those who wait, in order; the first that doesn't fit ends it."""

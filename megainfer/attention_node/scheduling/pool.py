@@ -1,14 +1,16 @@
 """All live sequences of an attention node, and what each of them holds."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, ValuesView
 
 from megainfer.attention_node.scheduling.admission import Admission
 from megainfer.attention_node.scheduling.balance import Balance
 from megainfer.attention_node.scheduling.block_manager import BlockManager
 from megainfer.attention_node.scheduling.config import SchedulerConfig
-from megainfer.attention_node.scheduling.preemption import Victims
+from megainfer.attention_node.scheduling.preemption import Victims, is_takeable
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
 from megainfer.attention_node.scheduling.state_slots import StateSlots
+from megainfer.attention_node.scheduling.turns import ClientTurns
 from megainfer.attention_node.scheduling.waiting_queue import WaitingQueue
 from megainfer.messages import FinishReason
 
@@ -32,7 +34,8 @@ class SequencePool:
         self.blocks = BlockManager(config.num_blocks, config.block_size)
         self.slots = StateSlots(config.max_num_seqs)
         self.balance = Balance(config.num_micro_batches)
-        self.waiting = WaitingQueue()
+        self.turns = ClientTurns()
+        self.waiting = WaitingQueue(self.turns)
         self.preemptions = 0
         self.prefix_hit_tokens = 0
         self.prefix_queried_tokens = 0
@@ -61,7 +64,26 @@ class SequencePool:
         return self._live.get(request_id)
 
     def victims(self) -> Victims:
-        return Victims(self._running.values())
+        return Victims(self._running.values(), self.turns)
+
+    def yield_places(self) -> None:
+        """Let running sequences go, the latest first, if whoever is next is owed a place and has
+        none. Before a step is composed, since those in a step can't go."""
+        sequence = self.waiting.first()
+        if sequence is None or not self.turns.is_behind(sequence.submit.client):
+            return
+        while not self._has_place(sequence) and (debtor := self._debtor(sequence)) is not None:
+            self.preempt(debtor)
+
+    def _has_place(self, sequence: Sequence) -> bool:
+        if self.num_running >= self._max_running:
+            return False
+        return self.admission().fits(sequence, self.cached_prefix(sequence))
+
+    def _debtor(self, sequence: Sequence) -> Sequence | None:
+        own, turns = sequence.submit.client, self.turns
+        owed = (s for s in self._running.values() if turns.owes(s.submit.client, own))
+        return max(filter(is_takeable, owed), key=turns.rank, default=None)
 
     def admission(self) -> Admission:
         return Admission(self.blocks, self._running.values())
@@ -92,6 +114,7 @@ class SequencePool:
         self.prefix_queried_tokens += len(sequence.token_ids)
         sequence.status = Status.RUNNING
         self._running[sequence.request_id] = sequence
+        self.turns.begin(sequence)
         self.balance.open_to_all(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
@@ -149,6 +172,9 @@ class SequencePool:
         """What contradicts itself, by sequence."""
         self.blocks.check_integrity(sequence.block_ids for sequence in self._running.values())
         yield from self.slots.problems(s.state_slot for s in self._running.values())
+        by_client = Counter(sequence.submit.client for sequence in self._running.values())
+        if by_client != self.turns.count():
+            yield f"clients have {dict(by_client)} running, not {dict(self.turns.count())}"
         if len(self.waiting) + len(self._running) != len(self._live):
             yield f"{len(self.waiting)} wait, {len(self._running)} run, {len(self._live)} live"
         for sequence in self.live:
@@ -164,6 +190,7 @@ class SequencePool:
         sequence.state_slot = None
         self.balance.remove(sequence)
         del self._running[sequence.request_id]
+        self.turns.end(sequence)
 
     def _problems_of(self, sequence: Sequence) -> Iterator[str]:
         waits = sequence.status is Status.WAITING

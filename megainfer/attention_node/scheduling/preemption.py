@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from functools import cached_property
-from operator import attrgetter
 
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
+from megainfer.attention_node.scheduling.turns import ClientTurns
 
 
 class Victims:
@@ -15,19 +15,23 @@ class Victims:
     before some in it, but are let in only where they need nobody's blocks.)
     """
 
-    def __init__(self, running: Iterable[Sequence]) -> None:
+    def __init__(self, running: Iterable[Sequence], turns: ClientTurns) -> None:
         self._running = running
+        self._rank = turns.rank
 
     def after(self, sequence: Sequence) -> Sequence | None:
         """The next one to preempt for `sequence`, each only once; None: it has to wait."""
-        if self._last_ones and self._last_ones[-1].order > sequence.order:
+        while self._last_ones and not is_takeable(self._last_ones[-1]):
+            self._last_ones.pop()  # it was preempted meanwhile, or is in this step
+        if self._last_ones and self._rank(self._last_ones[-1]) > self._rank(sequence):
             return self._last_ones.pop()
         return None
 
     @cached_property
     def _last_ones(self) -> list[Sequence]:
-        return sorted(filter(_is_takeable, self._running), key=attrgetter("order"))
+        return sorted(filter(is_takeable, self._running), key=self._rank)
 
 
-def _is_takeable(sequence: Sequence) -> bool:
+def is_takeable(sequence: Sequence) -> bool:
+    """Whether its blocks can be taken now."""
     return sequence.is_at_rest and sequence.status is Status.RUNNING

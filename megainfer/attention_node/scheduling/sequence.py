@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
 from megainfer.attention_node.sampling.history import TokenHistory
-from megainfer.attention_node.scheduling.block_manager import ROOT_DIGEST, block_digest
+from megainfer.attention_node.scheduling.block_manager import block_digest, root_digest
 from megainfer.messages import FinishReason, Submit, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Sequence:
             start = len(self._digests) * self.block_size
             token_ids = self.token_ids[start : start + self.block_size]
             assert len(token_ids) == self.block_size, f"{self.request_id}: block {index} not full"
-            parent = self._digests[-1] if self._digests else ROOT_DIGEST
+            parent = self._digests[-1] if self._digests else root_digest(self.submit.cache_salt)
             self._digests.append(block_digest(parent, token_ids))
         return self._digests[index]
 

@@ -1,11 +1,14 @@
-"""Sequences that hold no block yet, or no longer: by priority, then first come, first served."""
+"""Sequences that hold no block yet, or no longer: by turns of clients, and of each by priority,
+then first come, first served."""
 
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
+from megainfer.attention_node.scheduling.turns import ClientTurns
 
 MAX_FINISHED = 64
+Heap = list[tuple[int, Sequence]]
 
 
 class WaitingQueue:
@@ -15,8 +18,10 @@ class WaitingQueue:
     more than half of those inside, and more than MAX_FINISHED, are finished.
     """
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, Sequence]] = []
+    def __init__(self, turns: ClientTurns | None = None) -> None:
+        self._turns = turns or ClientTurns()
+        self._heaps: dict[str, Heap] = {}  # by client; none of them is empty
+        self._inside = 0
         self._length = 0
 
     def __len__(self) -> int:
@@ -24,27 +29,46 @@ class WaitingQueue:
 
     def __iter__(self) -> Iterator[Sequence]:
         """In no particular order."""
-        return (s for _, s in self._heap if s.status is not Status.FINISHED)
+        everybody = (sequence for heap in self._heaps.values() for _, sequence in heap)
+        return (s for s in everybody if s.status is not Status.FINISHED)
 
     def push(self, sequence: Sequence) -> None:
-        heappush(self._heap, (sequence.order, sequence))
+        heap = self._heaps.setdefault(sequence.submit.client, [])
+        heappush(heap, (sequence.order, sequence))
+        self._inside += 1
         self._length += 1
 
     def first(self) -> Sequence | None:
-        while self._heap and self._heap[0][1].status is Status.FINISHED:
-            heappop(self._heap)
-        return self._heap[0][1] if self._heap else None
+        heads = [head for client in list(self._heaps) if (head := self._head(client)) is not None]
+        return min(heads, key=self._turns.rank) if heads else None
 
     def pop_first(self) -> Sequence:
         sequence = self.first()
         assert sequence is not None, "nobody waits"
-        heappop(self._heap)
+        self._pop(sequence.submit.client)
         self._length -= 1
         return sequence
 
     def forget(self) -> None:
         """One of those inside has finished; it no longer counts."""
         self._length -= 1
-        if len(self._heap) > 2 * self._length + MAX_FINISHED:
-            self._heap = [entry for entry in self._heap if entry[1].status is not Status.FINISHED]
-            heapify(self._heap)
+        if self._inside > 2 * self._length + MAX_FINISHED:
+            waiting = list(self)
+            self._heaps.clear()
+            for sequence in waiting:
+                heap = self._heaps.setdefault(sequence.submit.client, [])
+                heap.append((sequence.order, sequence))
+            for heap in self._heaps.values():
+                heapify(heap)
+            self._inside = len(waiting)
+
+    def _head(self, client: str) -> Sequence | None:
+        while (heap := self._heaps.get(client)) and heap[0][1].status is Status.FINISHED:
+            self._pop(client)
+        return heap[0][1] if heap else None
+
+    def _pop(self, client: str) -> None:
+        heappop(self._heaps[client])
+        self._inside -= 1
+        if not self._heaps[client]:
+            del self._heaps[client]

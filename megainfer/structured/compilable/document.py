@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 from megainfer.structured.compilable.exclusion import with_alternatives
 from megainfer.structured.compilable.keywords import (
     refuse_unknown,
@@ -60,7 +60,7 @@ def _prepared(schema: Any, place: Place) -> Schema:
     if isinstance(schema, bool):
         return schema
     if not isinstance(schema, dict):
-        raise place.fail_here(f"must be a schema, an object or a boolean, not {schema!r:.80}")
+        raise place.fail_here(f"must be a schema, an object or a boolean, not {cited(schema)}")
     node = with_negation(schema, place)
     if isinstance(node, bool):
         return node

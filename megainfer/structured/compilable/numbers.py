@@ -4,6 +4,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
+from megainfer.errors import cited
 from megainfer.structured.compilable.place import Node, Place, without
 
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -91,7 +92,7 @@ def _draft4_bounds(node: Node) -> Node:
 def _check_bound(node: Node, name: str, place: Place) -> None:
     bound = node[name]
     if not _is_number(bound):
-        raise place.fail(name, f"must be a number, not {bound!r:.80}")
+        raise place.fail(name, f"must be a number, not {cited(bound)}")
     if node.get("type") == "integer" and name == "maximum" and bound == LARGEST:
         return  # as a double it is one more, which the library takes down again
     limit = EXACT if name.startswith("exclusive") else LARGEST
@@ -140,7 +141,7 @@ def _is_double(number: int) -> bool:
 def _check_step(node: Node, place: Place) -> None:
     step = node["multipleOf"]
     if not _is_number(step) or step <= 0:
-        raise place.fail("multipleOf", f"must be a number above 0, not {step!r:.80}")
+        raise place.fail("multipleOf", f"must be a number above 0, not {cited(step)}")
     if _step_decimals(step) > 1 and (place.merges or not _keeps_decimals(node)):
         raise place.fail("multipleOf", f"{step} isn't offered beside these bounds; leave it out")
 

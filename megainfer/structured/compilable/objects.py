@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from megainfer.errors import cited
 from megainfer.structured.compilable.place import WORDS, Node, Place, Schema, names_in, without
 
 APPLICATORS = ("allOf", "anyOf", "oneOf", "$ref")
@@ -75,7 +76,7 @@ def _matches(pattern: str, name: str, place: Place) -> bool:
     try:
         return re.search(pattern, name) is not None
     except re.error as error:
-        why = f"{pattern!r:.80} may match the property {name!r:.80}; leave one of them out"
+        why = f"{cited(pattern)} may match the property {cited(name)}; leave one of them out"
         raise place.fail("patternProperties", why) from error
 
 

@@ -6,7 +6,7 @@ They are refused by name rather than ignored, unless their value asks for nothin
 from collections.abc import Mapping
 from typing import Any
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 
 Neutral = Mapping[str, tuple[Any, ...]]
 """Field -> values that ask for nothing, beside null."""
@@ -141,7 +141,7 @@ def refuse_not_offered(fields: Mapping[str, Any], known: Neutral) -> None:
         value = fields.get(name)
         if value is not None and not any(_same(value, harmless) for harmless in neutral):
             hint = f"; {INSTEAD[name]}" if name in INSTEAD else ""
-            message = f"{name} isn't offered by this server, but is {value!r:.80}{hint}"
+            message = f"{name} isn't offered by this server, but is {cited(value)}{hint}"
             raise RequestError(message, name)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from megainfer.errors import RequestError
+from megainfer.errors import RequestError, cited
 
 EFFORT = "reasoning_effort"
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
@@ -22,7 +22,7 @@ def wanted_effort(fields: Mapping[str, Any]) -> str | None:
     if inner is not None and inner not in get_args(Effort):
         known = ", ".join(get_args(Effort))
         raise RequestError(
-            f"reasoning.effort must be one of {known}, not {inner!r:.80}", "reasoning.effort"
+            f"reasoning.effort must be one of {known}, not {cited(inner)}", "reasoning.effort"
         )
     own = fields.get(EFFORT)
     return inner if own is None else own
@@ -33,7 +33,7 @@ def wants_thinking(fields: Mapping[str, Any]) -> bool | None:
     kind = _inside(fields, "thinking").get("type")
     if kind is not None and kind not in KINDS:
         known = ", ".join(KINDS)
-        raise RequestError(f"thinking.type must be one of {known}, not {kind!r:.80}", "thinking")
+        raise RequestError(f"thinking.type must be one of {known}, not {cited(kind)}", "thinking")
     said = [
         fields.get("enable_thinking"),
         None if kind is None else KINDS[kind],
@@ -57,9 +57,9 @@ def _inside(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Raises RequestError for what isn't offered in this object."""
     value = fields.get(name) or {}
     if not isinstance(value, Mapping):
-        raise RequestError(f"{name} must be an object, not {value!r:.80}", name)
+        raise RequestError(f"{name} must be an object, not {cited(value)}", name)
     for inner, wish in value.items():
         if inner not in KNOWN[name] and wish not in (None, False):
             where = f"{name}.{inner}"
-            raise RequestError(f"{where} isn't offered by this server, but is {wish!r:.80}", where)
+            raise RequestError(f"{where} isn't offered by this server, but is {cited(wish)}", where)
     return value
