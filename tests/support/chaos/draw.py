@@ -39,7 +39,7 @@ class Phase(StrEnum):
 NODES = (Target.ATTENTION, Target.EXPERT)
 LOADS = (1, 64)
 STARTING = (Phase.LOAD, Phase.WARM_UP)
-AT_WORK = (Phase.PREFILL, Phase.DECODE, Phase.COMBINE, Phase.DRAIN, Phase.RECOVERY)
+AT_WORK = (Phase.PREFILL, Phase.DECODE, Phase.COMBINE)
 GRAVE = frozenset({Fault.KILL, Fault.RAISE, Fault.LINK, Fault.MEMORY})
 """After which a process is gone at once, whoever it is."""
 

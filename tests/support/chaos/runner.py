@@ -1,11 +1,16 @@
 """Trial after trial, on as few instances as it takes."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.support.chaos.draw import STARTING, Draw, Shape
 from tests.support.chaos.instance import Instance
-from tests.support.chaos.trial import Answers, Report, Trial, orders_of
+from tests.support.chaos.trial import AT_ONCE, Answers, Report, Trial, orders_of
+from tests.support.chaos.wishes import Answer, Outcome, Wish, ask_all
+
+ELSEWHERE = Shape(1, 1)
+"""Where all sums of experts are made by one node."""
 
 
 class Runner:
@@ -29,7 +34,7 @@ class Runner:
 
     def _try(self, draw: Draw) -> Report:
         if draw.shape not in self._answers:
-            self._answers[draw.shape] = Answers()
+            self._answers[draw.shape] = Answers(self._ask_elsewhere)
             self._at_rest(draw.shape)
         answers = self._answers[draw.shape]
         if draw.phase in STARTING:
@@ -42,6 +47,16 @@ class Runner:
         if report.ended or report.wrong or not instance.is_alive:
             self.close()
         return report
+
+    def _ask_elsewhere(self, wishes: Sequence[Wish]) -> list[Answer]:
+        outcomes = [Outcome(wish) for wish in wishes]
+        instance = Instance(self._model, ELSEWHERE, self._options)
+        try:
+            assert instance.wait_until_ready(), instance.served.output
+            asyncio.run(ask_all(instance.url, outcomes, AT_ONCE))
+        finally:
+            instance.close()
+        return [outcome.answer for outcome in outcomes]
 
     def _at_rest(self, shape: Shape) -> Instance:
         """The present instance if it is of this shape, else another."""
