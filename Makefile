@@ -7,7 +7,10 @@ PIP_ARGS ?=
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
+LOCKED ?= yes
+
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 # What an installation is made from; the kernels are compiled where there is a C++ compiler.
 SOURCES := pyproject.toml setup.py $(wildcard megainfer/native/*.h megainfer/*/native/* megainfer/*/*/native/*)
 
@@ -33,15 +36,26 @@ setup: $(VENV)/.test
 $(VENV)/.torch:
 	@echo "Setting up $(VENV) (once; a few minutes where packages must be downloaded)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) "$(TORCH)"
+	$(INSTALL) "$(TORCH)"
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e ".[demo]"
+# Exactly the files that the lock files name, by their hashes; with LOCKED= whatever is newest.
+$(VENV)/.run: $(VENV)/.torch $(SOURCES) requirements.lock
+ifdef LOCKED
+	$(INSTALL) --no-deps --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+else
+	$(INSTALL) -e ".[demo]"
+endif
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e ".[demo,test]"
+$(VENV)/.test: $(VENV)/.torch $(SOURCES) requirements-test.lock
+ifdef LOCKED
+	$(INSTALL) --no-deps --require-hashes -r requirements-test.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+else
+	$(INSTALL) -e ".[demo,test]"
+endif
 	@touch $@ $(VENV)/.run
 
 clean:

@@ -1,6 +1,6 @@
 """Experts whose load is uneven, with and without somebody who moves them.
 
-    python benchmarks/balancing.py                 # three tables by simulation
+    python benchmarks/balancing.py                 # four tables by simulation
     python benchmarks/balancing.py --processes     # and real nodes with set stage times
 
 Tokens choose top-k of E experts, as popular as in Zipf's law, in another order in each layer; an
@@ -16,6 +16,7 @@ nodes' counters at even distances and moves what is worth it. Columns:
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic, sleep
@@ -375,4 +376,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    without_threads(main)
+    sys.exit(without_threads(main))

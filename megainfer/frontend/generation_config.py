@@ -15,6 +15,33 @@ AUTO, NEUTRAL = "auto", "vllm"
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 MAX_NEW_TOKENS = "max_new_tokens"
 FILE = "generation_config.json"
+NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "bad_words_ids": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "sequence_bias": ({}, []),
+    "exponential_decay_length_penalty": (),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "stop_strings": ([],),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "top_h": (),
+    "penalty_alpha": (0,),
+    "guidance_scale": (1,),
+    "dola_layers": (),
+    "watermarking_config": (),
+    "use_mtp": (False,),
+}
+"""What else transformers would do of this file, by the values with which it does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +99,8 @@ class GenerationDefaults:
         if eos is None:
             eos = _end_tokens(read_json_object(folder / "config.json"))
         sampling = {} if neutral else _fields_of(content)
+        if not neutral:
+            _refuse_others(content, path)
         if problem := _problem(sampling):
             raise ModelError(f"{path}: {problem}")
         ends = _with_tokenizers(_token_ids(eos, source), folder)
@@ -114,6 +143,17 @@ def _fields_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """Those that say something."""
     names = (*SAMPLING_FIELDS, MAX_NEW_TOKENS)
     return {name: content[name] for name in names if content.get(name) is not None}
+
+
+def _refuse_others(content: Mapping[str, Any], path: Path) -> None:
+    """Raises ModelError for what would change answers and isn't done."""
+    for name, harmless in NEUTRAL_VALUES.items():
+        value = content.get(name)
+        if value is not None and value not in harmless:
+            raise ModelError(
+                f"{path}: {name} is {value!r:.80}, which isn't offered; take it out, or start with "
+                f"--generation-config {NEUTRAL}, which leaves sampling to the requests"
+            )
 
 
 def _problem(fields: Mapping[str, Any]) -> str:

@@ -23,14 +23,18 @@ class _Fast(msgspec.Struct):
 
 
 def read_end_token(folder: Path) -> int | None:
-    """The id of tokenizer_config.json's eos_token; None where it has none that is an added token.
+    """The id of the tokenizer's eos_token; None where it has none that is an added token.
+
+    Where tokenizer_config.json doesn't declare tokens by id, special_tokens_map.json goes before
+    it, as in `declared`; either stands in for the other.
 
     Raises ModelError when a file isn't what it should be.
     """
     config = read_json_object(folder / "tokenizer_config.json")
-    text = _text_of(config.get("eos_token"))
-    if text is None:
-        text = _text_of(read_json_object(folder / "special_tokens_map.json").get("eos_token"))
+    said = [config, read_json_object(folder / "special_tokens_map.json")]
+    if "added_tokens_decoder" not in config:
+        said.reverse()
+    text = next((text for file in said if (text := _text_of(file.get("eos_token")))), None)
     if text is None:
         return None
     ids = _read_added(folder / "tokenizer.json") | _declared(config)

@@ -1,6 +1,6 @@
 """Chats to texts by the model's own templates, in a process that may die of them."""
 
-import pickle
+import json
 
 from megainfer.errors import RequestError
 from megainfer.helper_process import HelperDied, HelperProcess
@@ -27,7 +27,7 @@ class TemplateRenderer:
             name: (template.source, template.special_tokens)
             for name, template in tokenizer.chat_templates.items()
         }
-        hello = pickle.dumps(templates)
+        hello = json.dumps(templates).encode()
         module, arguments = "megainfer.text.template_worker", [str(cpu_seconds)]
         self._helper = HelperProcess(module, arguments, hello, MAX_WAITING)
 
@@ -47,7 +47,10 @@ class TemplateRenderer:
         name = self._tokenizer.template_name(chat)
         arguments = (chat.messages, chat.tools, chat.opens_an_answer, chat.variables)
         try:
-            told = await self._helper.ask(pickle.dumps((name, arguments)), RENDER_SECONDS)
+            question = json.dumps((name, arguments)).encode()
+            told = await self._helper.ask(question, RENDER_SECONDS)
+        except (TypeError, ValueError) as error:  # what a program gave, where clients send JSON
+            raise RequestError(f"a chat is made of JSON values: {error}", "messages") from error
         except HelperDied as error:
             message = f"the model's chat template takes too much time or memory: {error}"
             raise RequestError(message, "messages") from error

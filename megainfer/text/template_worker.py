@@ -2,11 +2,11 @@
 
     python -m megainfer.text.template_worker CPU_SECONDS
 
-The first frame in holds the templates, name -> (source, special tokens), pickled; each later one
-what `render` takes, pickled. A frame out: a text, or why there is none.
+The first frame in holds the templates, name -> (source, special tokens); each later one the name of
+one and what its `render` takes; both are JSON. A frame out: a text, or why there is none.
 """
 
-import pickle
+import json
 import sys
 
 from megainfer.errors import RequestError
@@ -23,16 +23,16 @@ def main() -> None:
     cpu_seconds = float(sys.argv[1])  # for one chat
     set_bounds(MEMORY_BYTES)
     asked = frames()
-    templates = {name: ChatTemplate(*parts) for name, parts in pickle.loads(next(asked)).items()}
+    templates = {name: ChatTemplate(*parts) for name, parts in json.loads(next(asked)).items()}
     for frame in asked:
-        name, arguments = pickle.loads(frame)
+        name, arguments = json.loads(frame)
         set_alarm(cpu_seconds)
         said = _render(templates[name], arguments)
         set_alarm(0)
         answer(said)
 
 
-def _render(template: ChatTemplate, arguments: tuple[object, ...]) -> bytes:
+def _render(template: ChatTemplate, arguments: list[object]) -> bytes:
     try:
         text = template.render_chat(*arguments).encode("utf-8", "surrogatepass")  # type: ignore[arg-type]
         if len(text) > MAX_TEXT_BYTES:

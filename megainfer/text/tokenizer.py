@@ -10,7 +10,8 @@ from megainfer.text.chat_template import ChatTemplate, read_chat_templates, up_t
 from megainfer.text.json_file import read_json_object
 from megainfer.text.tokenizers import tekken, tiktoken_model
 from megainfer.text.tokenizers.backend import ByteVocabulary, TokenizerBackend
-from megainfer.text.tokenizers.fast import ADDED, FastBackend
+from megainfer.text.tokenizers.declared import ADDED, DeclaredTokens, declared_tokens
+from megainfer.text.tokenizers.fast import FastBackend
 
 FAST = "tokenizer.json"
 MAKE_ONE = (
@@ -43,18 +44,22 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read tokenizer.json (else tekken.json or tiktoken.model), tokenizer_config.json, what it
-        may leave to special_tokens_map.json and added_tokens.json, and the chat templates.
+        """Read tokenizer.json (else tekken.json or tiktoken.model), tokenizer_config.json, what
+        that may leave to special_tokens_map.json and added_tokens.json, and the chat templates.
 
         Raises ModelError when a file is missing or isn't what it should be, or a library for it is.
         """
         config = read_json_object(folder / "tokenizer_config.json")
-        special = _special_tokens(read_json_object(folder / "special_tokens_map.json"))
-        special |= _special_tokens(config)
+        declared = declared_tokens(
+            config,
+            read_json_object(folder / "special_tokens_map.json"),
+            read_json_object(folder / ADDED),
+        )
+        special = declared.texts
         if not (folder / FAST).is_file() and (folder / tekken.NAME).is_file():
             own = tekken.Tekken(folder / tekken.NAME)
             return cls(own.backend, {}, {**config, **own.named}, own.chats)
-        backend = _read_backend(folder, config, special)
+        backend = _read_backend(folder, config, declared)
         sources = read_chat_templates(folder, config)
         templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
         return cls(backend, templates, {**config, **special})
@@ -165,21 +170,10 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def _read_backend(
-    folder: Path, config: Mapping[str, Any], special: Mapping[str, str]
+    folder: Path, config: Mapping[str, Any], declared: DeclaredTokens
 ) -> TokenizerBackend:
     if not (folder / FAST).is_file() and (folder / tiktoken_model.NAME).is_file():
         model = read_json_object(folder / "config.json")
         size = (model.get("text_config") or model).get("vocab_size", 0)
         return tiktoken_model.load_tiktoken(folder / tiktoken_model.NAME, config, size)
-    added = read_json_object(folder / ADDED)
-    return FastBackend.load(folder / FAST, list(special.values()), added)
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Named special tokens (bos_token, ...), which are written as strings or as objects."""
-    named = {}
-    for name, entry in config.items():
-        text = entry.get("content") if isinstance(entry, dict) else entry
-        if name.endswith("_token") and isinstance(text, str):
-            named[name] = text
-    return named
+    return FastBackend.load(folder / FAST, declared, config)

@@ -26,6 +26,8 @@ class Membership:
             if not nodes or list(nodes) != sorted(set(nodes)) or nodes[0] < 0:
                 raise ConfigError(f"{list(nodes)} are no {role} nodes in ascending order")
         members = set(self.experts)
+        if self.placement.holders <= members:
+            return
         for layer in self.placement.layers:
             holders = {node for nodes in self.placement.owners(layer) for node in nodes}
             if not holders <= members:

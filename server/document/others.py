@@ -35,40 +35,55 @@ class OutputPart(TypedDict):
 
 
 class OutputItem(TypedDict):
-    """A message, the reasoning before it, or the call of a function."""
+    """A message, the reasoning before it, or the call of a tool."""
 
     id: str
-    type: Literal["message", "reasoning", "function_call"]
+    type: Literal["message", "reasoning", "function_call", "custom_tool_call", "local_shell_call"]
     status: Literal["in_progress", "completed", "incomplete"]
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[list[OutputPart]]
     summary: NotRequired[list[Any]]
+    encrypted_content: NotRequired[str | None]
     call_id: NotRequired[str]
     name: NotRequired[str]
+    namespace: NotRequired[str]
     arguments: NotRequired[str]
+    input: NotRequired[str]
+    action: NotRequired[dict[str, Any]]
 
 
 class Response(TypedDict):
     id: str
     object: Literal["response"]
     created_at: int
+    completed_at: int | None
     model: str
     status: Literal["in_progress", "completed", "incomplete"]
     error: None
     incomplete_details: IncompleteDetails | None
     instructions: str | None
     max_output_tokens: int | None
+    max_tool_calls: None
     metadata: dict[str, Any]
     output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: None
+    prompt_cache_key: str | None
+    reasoning: dict[str, Any]
+    safety_identifier: str | None
+    service_tier: Literal["default"]
     store: Literal[False]
-    temperature: float | None
+    background: Literal[False]
+    temperature: float
+    presence_penalty: float
+    frequency_penalty: float
+    top_logprobs: int
     text: dict[str, Any]
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
-    top_p: float | None
+    top_p: float
     truncation: Literal["disabled", "auto"]
+    user: str | None
     usage: ResponseUsage | None
 
 

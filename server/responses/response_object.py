@@ -32,9 +32,9 @@ def response_object(
         "output": output,
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
-        "prompt_cache_key": extra.get("prompt_cache_key"),
+        "prompt_cache_key": _text(extra.get("prompt_cache_key")),
         "reasoning": {"effort": None, "summary": None, **(body.reasoning or {})},
-        "safety_identifier": extra.get("safety_identifier"),
+        "safety_identifier": _text(extra.get("safety_identifier")),
         "service_tier": "default",
         "store": False,
         "background": False,
@@ -47,6 +47,11 @@ def response_object(
         "tool_choice": body.tool_choice or "auto",
         "tools": body.tools or [],
         "truncation": body.truncation or "disabled",
-        "user": extra.get("user"),
+        "user": _text(extra.get("user")),
         "usage": usage,
     }
+
+
+def _text(given: Any) -> str | None:
+    """Of a field that nobody has checked."""
+    return given if isinstance(given, str) else None

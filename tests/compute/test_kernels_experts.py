@@ -140,7 +140,7 @@ def test_ids_of_no_expert_are_not_here():
     layer = ReferenceLayerExperts(ExpertsShape(E, D, F, 2), torch.float32)
     gate_up, down = weights_of_experts()
     for expert in range(E):
-        layer.load(expert, gate_up[expert], down[expert])
+        layer.put(expert, layer.prepare(gate_up[expert], down[expert]))
     x, weights = torch.randn(4, D), torch.rand(4, 2)
     ids = torch.tensor([[0, -7], [E, 3], [2**31 - 1, -(2**31)], [1, -1]], dtype=torch.int32)
     known = torch.tensor([[0, -1], [-1, 3], [-1, -1], [1, -1]], dtype=torch.int32)

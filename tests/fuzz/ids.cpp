@@ -8,15 +8,26 @@
 
 namespace {
 
-// Packed once a level and format: their bytes don't matter.
-struct Weights {
-  std::vector<uint8_t> gate_up, down;
-  ExpertWeights native(const Experts& experts) {
-    const int64_t count = experts.shape().experts;
-    gate_up.assign(count * experts.gate_up_bytes(), 0x3c);
-    down.assign(count * experts.down_bytes(), 0x3c);
-    return {gate_up.data(), down.data(), nullptr, nullptr};
+// Every other expert is here, or all are; packed bytes don't matter.
+class Weights {
+ public:
+  Weights(const Experts& experts, int64_t every)
+      : gate_up_(experts.gate_up_bytes(), 0x3c), down_(experts.down_bytes(), 0x3c) {
+    for (int64_t e = 0; e < experts.shape().experts; ++e) {
+      gate_ups_.push_back(e % every == 0 ? gate_up_.data() : nullptr);
+      downs_.push_back(e % every == 0 ? down_.data() : nullptr);
+    }
   }
+
+  ExpertWeights native() const { return {gate_ups_.data(), downs_.data(), nullptr, nullptr}; }
+
+  bool has(int32_t id) const {
+    return id >= 0 && id < static_cast<int64_t>(downs_.size()) && downs_[id] != nullptr;
+  }
+
+ private:
+  std::vector<uint8_t> gate_up_, down_;
+  std::vector<const uint8_t*> gate_ups_, downs_;
 };
 
 }  // namespace
@@ -35,8 +46,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                              static_cast<int32_t>(input.between(0, 1))};
   ThreadPool pool(1);
   Experts experts(*level, format, shape, pool);
-  Weights weights;
-  const ExpertWeights native = weights.native(experts);
+  const Weights weights(experts, input.between(1, 2));
 
   const int64_t element = type == RowType::f32 ? 4 : 2;
   std::vector<int64_t> counts(shape.experts);
@@ -66,10 +76,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   for (const Slot& slot : slots) {
     for (int64_t i = 0; i < slot.rows * shape.top_k; ++i) {
-      known += slot.ids[i] >= 0 && slot.ids[i] < shape.experts;
+      known += weights.has(slot.ids[i]);
     }
   }
-  experts.forward(native, slots.data(), static_cast<int>(slots.size()), type, counts.data());
+  experts.forward(weights.native(), slots.data(), static_cast<int>(slots.size()), type, counts.data());
   for (const int64_t count : counts) {
     require(count >= 0);
     known -= count;

@@ -238,13 +238,17 @@ def test_a_template_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 
 def test_special_tokens_of_their_own_file(tmp_path: Path) -> None:
-    """As older checkpoints have them; tokenizer_config.json wins."""
+    """As older checkpoints have them; it wins unless tokenizer_config.json has tokens by id."""
     named = {"bos_token": {"content": "The"}, "eos_token": "fox", "additional_special_tokens": []}
     (bare(tmp_path) / "special_tokens_map.json").write_text(json.dumps(named))
     (tmp_path / "chat_template.jinja").write_text("{{ bos_token }} {{ eos_token }}")
-    assert rendered(tmp_path) == "The <|im_end|>"
+    assert rendered(tmp_path) == "The fox"
     tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.is_silent(tokenizer.token_id("The"), skip_special_tokens=True)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert rendered(tmp_path) == " <|im_end|>"
 
 
 def test_added_tokens_that_the_tokenizer_lacks(tmp_path: Path) -> None:

@@ -130,6 +130,23 @@ def test_a_wrong_limit_in_the_file_is_named(model: Path) -> None:
         chosen(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_beams", 4), ("no_repeat_ngram_size", 3), ("suppress_tokens", [5]), ("min_length", 2),
+     ("forced_bos_token_id", 0), ("typical_p", 0.9), ("stop_strings", ["a"])],
+)  # fmt: skip
+def test_what_transformers_would_do_and_is_not_offered_is_refused(
+    model: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    other = write(tmp_path / "other", **{name: value})
+    with pytest.raises(ModelError, match=f"{name} is .* isn't offered"):
+        chosen(model, str(other))
+    assert chosen(model, "vllm").eos_token_ids
+    harmless = {"num_beams": 1, "suppress_tokens": [], "typical_p": 1.0, "min_length": None}
+    neutral = write(tmp_path / "neutral", eos_token_id=8, **harmless)
+    assert chosen(model, str(neutral)) == GenerationDefaults((8,))
+
+
 def test_a_plan_has_them_before_anything_is_started(tmp_path: Path) -> None:
     folder = write_checkpoint(*VARIANTS[0], tmp_path)
     config = EngineConfig(override_generation_config={"top_p": 0.25})

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -228,3 +229,18 @@ def test_plot_without_matplotlib_says_what_to_install(tmp_path: Path) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert finished.returncode == 1
     assert "pip install 'megainfer[bench]'" in finished.stderr
+
+
+def test_balancing_shows_four_tables_and_real_nodes() -> None:
+    small = ["--experts", "16", "--tokens", "32", "--batches", "25", "--replicas", "1"]
+    real = ["--processes", "--seconds", "0.5", "--looks", "2", "--slow", "4"]
+    finished = run("balancing.py", *small, *real)
+    assert finished.returncode == 0, finished.stderr
+    shown = finished.stdout
+    even = shown.partition("An even load")[2]
+    assert re.search(r"│ +60 │ +0 │", even), shown
+    before, after = map(float, re.findall(r"│ 1 │ ([0-9.]+) -> ([0-9.]+) │", shown)[0])
+    assert after < before
+    found = [float(t) for t in re.findall(r"│ +[0-9.]+ s │ +[0-9.]+ │ +([0-9.]+) │", shown)]
+    assert len(found) == 2
+    assert all(tokens > 0 for tokens in found)

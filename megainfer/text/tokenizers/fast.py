@@ -4,25 +4,25 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from megainfer.errors import ModelError
 from megainfer.text.tokenizers.byte_alphabet import byte_alphabet
+from megainfer.text.tokenizers.declared import DeclaredTokens
 from megainfer.text.tokenizers.longest import longest_token
 
-ADDED = "added_tokens.json"
 SHORT = 2048
 """Characters, or tokens, that are cheap to work on: no other thread runs meanwhile."""
+CLEAN_UP = "clean_up_tokenization_spaces"
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class FastBackend:
-    """See `TokenizerBackend`. special: further texts that are special tokens."""
+    """See `TokenizerBackend`."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, special: Sequence[str] = ()) -> None:
-        known = [text for text in special if backend.token_to_id(text) is not None]
-        backend.add_special_tokens(list(dict.fromkeys(known)))
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._backend = backend
         added = backend.get_added_tokens_decoder()
         self._added_ids = frozenset(added)
@@ -32,9 +32,9 @@ class FastBackend:
 
     @classmethod
     def load(
-        cls, path: Path, special: Sequence[str] = (), added: Mapping[str, int] | None = None
+        cls, path: Path, declared: DeclaredTokens, config: Mapping[str, Any] | None = None
     ) -> "FastBackend":
-        """added: tokens by text that the file may lack.
+        """declared: tokens that the file may lack. config: tokenizer_config.json.
 
         What is added around a text (a beginning token, say) is what tokenizer.json says, as in
         transformers 5: `add_bos_token` in tokenizer_config.json has no effect beside it.
@@ -49,8 +49,15 @@ class FastBackend:
             raise ModelError(f"{path} isn't a tokenizer: {error}") from error
         backend.no_truncation()
         backend.no_padding()
-        _add(backend, added or {}, path)
-        return cls(backend, special)
+        declared.add_to(backend)
+        config = config or {}
+        backend.encode_special_tokens = bool(config.get("split_special_tokens"))
+        if config.get(CLEAN_UP) and type(backend.model).__name__ != "BPE":
+            raise ModelError(
+                f"{path.parent}: {CLEAN_UP} changes texts after they are decoded, which isn't done "
+                "here; set it to false in tokenizer_config.json"
+            )
+        return cls(backend)
 
     @property
     def vocab_size(self) -> int:
@@ -110,16 +117,3 @@ class FastBackend:
     @cached_property
     def _byte_of(self) -> dict[str, int]:
         return byte_alphabet()
-
-
-def _add(backend: tokenizers.Tokenizer, added: Mapping[str, int], path: Path) -> None:
-    if not all(isinstance(token, int) for token in added.values()):
-        raise ModelError(f"{path.with_name(ADDED)} must map the texts of tokens to their ids")
-    in_order = sorted(added.items(), key=lambda item: item[1])
-    backend.add_tokens([text for text, _ in in_order if backend.token_to_id(text) is None])
-    for text, token in in_order:
-        if backend.token_to_id(text) != token:
-            raise ModelError(
-                f"{path.parent}: the token {text!r:.80} is {token} among the added ones, but "
-                f"{backend.token_to_id(text)} by {path.name}; save the tokenizer anew"
-            )
