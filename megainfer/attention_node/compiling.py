@@ -129,6 +129,7 @@ class Compiling:
 
     def finished(self) -> Iterator[Compiled]:
         """See `GrammarQueue.finished`."""
+        self._quiet()  # first: what is done meanwhile rings again
         while self._done:
             submit, future = self._done.popleft()
             self._busy = False
@@ -137,7 +138,6 @@ class Compiling:
             if wanted is submit:
                 self.forget(submit.request_id)
                 yield Compiled(submit, arrived_at, _outcome(future))
-        self._quiet()
 
     def pending(self) -> bool:
         return bool(self._done)

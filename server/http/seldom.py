@@ -20,6 +20,8 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""
+        if record.levelno >= logging.ERROR:  # those are the server's own fault
+            return True
         now, kind = self._clock(), str(record.msg)
         told_at, left_out = self._kinds.get(kind, (float("-inf"), 0))
         if now - told_at < self._seconds:

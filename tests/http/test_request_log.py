@@ -64,7 +64,7 @@ def test_a_failure_is_logged_with_its_request(
 def test_an_unforeseen_error_is_logged_once_with_its_request(
     server: RunningServer, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.engine, "submit", lambda *_: 1 / 0)
+    monkeypatch.setattr(server.engine, "submit", lambda *_, **__: 1 / 0)
     assert post(server, "/v1/completions", "mine", prompt="x").status_code == 500
     httpx.get(f"{server.url}/live", trust_env=False)  # it is logged right after it is answered
     assert lines.getvalue().count("[request mine]") == 1
