@@ -21,7 +21,7 @@ class Admitted:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.load(write_tokenizer(folder))
-        self._compiler = GrammarCompiler(folder, VOCAB, [EOS])
+        self._compiler = GrammarCompiler(folder, VOCAB, [EOS], memory=2**24)
         self._texts = {
             token: self._tokenizer.decode([token], False)
             for token in range(self._tokenizer.vocab_size)
