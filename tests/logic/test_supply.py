@@ -1,4 +1,4 @@
-"""What is installed: every package that pyproject.toml asks for, exactly, with hashes of its files."""
+"""What is installed: all that pyproject.toml asks for, exactly, with the hashes of its files."""
 
 import re
 import tomllib
