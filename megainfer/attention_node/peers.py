@@ -18,7 +18,7 @@ class Peers:
         self._port = port
         self._asked: dict[int, int] = {}  # expert node -> the incarnation that was last to be met
         self._present: dict[int, int] = {}  # the same, of this epoch
-        self._lost: frozenset[int] = frozenset()  # of this epoch, that was told
+        self._lost: frozenset[int] = frozenset()  # that was told, and isn't back
 
     def meet(self, message: Meet) -> None:
         """See `messages.Meet`; Met is said by the thread that meets."""
@@ -28,9 +28,9 @@ class Peers:
         self._port.meet(expert, incarnation, MEET_SECONDS, told)
 
     def enter(self) -> None:
-        """Another epoch has begun: whoever was met is there."""
+        """Another epoch has begun: whoever was met is there. Who isn't back is no news."""
         self._present = dict(self._asked)
-        self._lost = frozenset()
+        self._lost &= self._port.lost_peers()
 
     def news(self) -> Sequence[LinkLost]:
         """The connections that have ended since the last call."""

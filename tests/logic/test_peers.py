@@ -1,0 +1,52 @@
+"""What an attention node tells the supervisor of its connections to expert nodes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from megainfer.attention_node.peers import Peers
+from megainfer.messages import LinkLost, Meet
+
+
+class Port:
+    """Whose peers are lost when a test says so."""
+
+    def __init__(self) -> None:
+        self.lost: frozenset[int] = frozenset()
+
+    def lost_peers(self) -> frozenset[int]:
+        return self.lost
+
+    def meet(self, expert: int, incarnation: int, seconds: float, met: Callable[[], None]) -> None:
+        """Nobody is met in these tests."""
+
+
+class Nobody:
+    def send(self, message: Any) -> None: ...
+
+
+def test_a_connection_that_ends_is_told_once_though_epochs_begin_without_it() -> None:
+    port = Port()
+    peers = Peers(Nobody(), port)  # type: ignore[arg-type]
+    peers.meet(Meet(0, 0))
+    peers.meet(Meet(1, 3))
+    peers.enter()
+    port.lost = frozenset({1})
+    assert peers.news() == [LinkLost(1, 3)]
+    peers.enter()  # without it
+    assert peers.news() == ()
+    port.lost = frozenset()  # it was met again
+    peers.meet(Meet(1, 3))
+    peers.enter()
+    assert peers.news() == ()
+    port.lost = frozenset({1})
+    assert list(peers.news()) == [LinkLost(1, 3)]
+
+
+def test_a_connection_that_ends_just_before_an_epoch_is_told_in_it() -> None:
+    port = Port()
+    peers = Peers(Nobody(), port)  # type: ignore[arg-type]
+    peers.meet(Meet(0, 0))
+    peers.enter()
+    port.lost = frozenset({0})
+    peers.enter()
+    assert list(peers.news()) == [LinkLost(0, 0)]
