@@ -299,6 +299,17 @@ class Resized(Message, frozen=True):
     error: str | None = None
 
 
+class Reload(Message, frozen=True):
+    """To an API server: from now on these keys and limits count; see ServingOptions, QueueLimits."""
+
+    api_keys: tuple[str, ...]
+    admin_keys: tuple[str, ...]
+    queued: int | None
+    queue_seconds: float | None
+    total_seconds: float | None
+    recovery_seconds: float
+
+
 class Drain(Message, frozen=True):
     """To the API server: refuse new requests, let those admitted finish, then say Drained."""
 
@@ -444,6 +455,7 @@ ToChild = (
     | GetSpans
     | Drain
     | Resized
+    | Reload
     | Stop
     | Stats
     | Spans

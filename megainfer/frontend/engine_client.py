@@ -166,6 +166,11 @@ class EngineClient:
         self._assignments.forget_node(gone.role, gone.node)
         self._changed.set()
 
+    def change_limits(self, limits: QueueLimits, recovery_seconds: float) -> None:
+        """Of what comes from now on."""
+        self._queue_limits = limits
+        self.recovery.timeout = recovery_seconds
+
     def fail(self, message: str) -> None:
         """It ends: all requests end with NodeDied, which also names the nodes that they wait for,
         and nothing new is taken."""

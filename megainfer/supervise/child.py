@@ -200,6 +200,7 @@ def _settle(role: Role, node: int, cores: CoreAssignment | None, close: Sequence
     # Ctrl-C reaches the whole process group; the supervisor alone decides what it means.
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for held in close:
         held.close()

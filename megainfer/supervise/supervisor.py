@@ -5,8 +5,10 @@ and computes nothing, so that nodes can be forked from it at any time.
 """
 
 import logging
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
@@ -36,6 +38,7 @@ from megainfer.messages import (
     Opened,
     Ready,
     Release,
+    Reload,
     Renew,
     Resize,
     Role,
@@ -98,8 +101,8 @@ class Supervisor:
     server: what an API server's process runs, None without one; servers: how many. held: what only
     servers may keep open (the listening sockets). owner: the link to a process that this one works
     for. drain_seconds: how long admitted requests may take to finish after a termination signal;
-    Ctrl-C, or a second signal, ends them at once. startup: times the stages; whoever does something
-    before `run` adds it.
+    Ctrl-C, or a second signal, ends them at once. reread: reads the options again, for SIGHUP.
+    startup: times the stages; whoever does something before `run` adds it.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Supervisor:
         drain_seconds: float = 0.0,
         restarts: Restarts | None = None,
         servers: int = 1,
+        reread: Callable[[], Reload] | None = None,
     ) -> None:
         self.plan = plan
         self._num_servers = servers
@@ -120,6 +124,8 @@ class Supervisor:
         self._owner = owner
         self._drain_seconds = drain_seconds
         self._restarts = restarts or Restarts()
+        self._reread = reread
+        self._reloaded: Reload | None = None
         self.startup = StartupClock()
         self._wakeup, self._signals = socket.socketpair()
         own: list[Closable] = [self._wakeup, self._signals]
@@ -215,6 +221,8 @@ class Supervisor:
 
     def _brief(self, server: Child) -> None:
         """Tell an API server that comes later how things are."""
+        if self._reloaded is not None:
+            server.send(self._reloaded)
         if self._draining:
             server.send(Drain())
         if (membership := self._assembly.membership) is None:
@@ -268,11 +276,33 @@ class Supervisor:
             others.append(self._owner.fileno())
         ready = self._family.poll(timeout, others)
         if self._wakeup.fileno() in ready:
-            signals = set(self._wakeup.recv(MAX_SIGNALS))
-            raise Terminated if signals == {signal.SIGTERM} else Interrupted
+            self._heed(set(self._wakeup.recv(MAX_SIGNALS)))
         if self._owner is not None and self._owner.fileno() in ready:
             self._hear_owner(self._owner)
         return ready
+
+    def _heed(self, signals: set[int]) -> None:
+        """Raises Interrupted for those that ask for the end."""
+        if signal.SIGHUP in signals and _terminal_is_gone():
+            raise Interrupted
+        ends = signals - {signal.SIGHUP}
+        if ends:
+            raise Terminated if ends == {signal.SIGTERM} else Interrupted
+        self._reload()
+
+    def _reload(self) -> None:
+        """Read the options anew, and have API servers obey those that can change."""
+        if self._reread is None:
+            return
+        try:
+            reload = self._reread()
+        except MegaInferError as error:
+            logger.error("nothing is changed, since the options can't be read again: %s", error)
+            return
+        for server in self._family.of(Role.SERVER):
+            server.send(reload)
+        self._reloaded = reload
+        logger.info("keys and limits were read again")
 
     def _note(self, child: Child, message: FromChild) -> None:
         node = (child.role, child.node)
@@ -515,6 +545,7 @@ class Supervisor:
         self._signals.setblocking(False)
         signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGHUP, lambda *_: None)
         # An owner decides what Ctrl-C in its terminal means.
         signal.signal(signal.SIGINT, signal.SIG_IGN if self._owner else lambda *_: None)
 
@@ -530,3 +561,14 @@ class Supervisor:
         self._family.close()
         self._wakeup.close()
         self._signals.close()
+
+
+def _terminal_is_gone() -> bool:
+    """Whether the terminal that this process writes to was closed, which is told by SIGHUP too."""
+    if not os.isatty(sys.stdout.fileno()):
+        return False
+    try:
+        os.tcgetpgrp(sys.stdout.fileno())
+    except OSError:
+        return True
+    return False
