@@ -300,7 +300,7 @@ class Resized(Message, frozen=True):
 
 
 class Reload(Message, frozen=True):
-    """To an API server: from now on these keys and limits count; see ServingOptions, QueueLimits."""
+    """To an API server: these keys and limits count from now on (ServingOptions, QueueLimits)."""
 
     api_keys: tuple[str, ...]
     admin_keys: tuple[str, ...]
