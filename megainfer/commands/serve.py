@@ -1,8 +1,6 @@
 """`megainfer serve`."""
 
-import logging
 import socket
-import sys
 import textwrap
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +17,7 @@ from megainfer.commands.http_options import HTTP, HttpOptions
 from megainfer.commands.listening import check_descriptors, is_loopback, listen, shown_host
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
+from megainfer.console.logs import set_up_logs
 from megainfer.console.terminal import TerminalObserver
 from megainfer.frontend.serving_options import SHORT_KEY, ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
@@ -65,6 +64,7 @@ def serve(
     config: ConfigFile = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible API."""
+    set_up_logs(http.log_level)
     wish = engine.config(model)
     names = tuple(served_model_name or [served_name(model)])
     options = http.serving(names, is_loopback(host))
@@ -75,7 +75,6 @@ def _serve(
     config: EngineConfig, options: ServingOptions, host: str, port: int, dry_run: bool
 ) -> int:
     console = Console(highlight=False)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     began = monotonic()
     plan = make_plan(config, prepare(config.model), read_machine())
     preparing = monotonic() - began
