@@ -45,6 +45,8 @@ class EngineConfig:
     many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
     override_generation_config: fields that replace them (see `frontend.generation_config`).
+    revision: branch, tag or commit of a hub id. hf_overrides: fields that replace config.json's.
+    chat_template: a file, or Jinja itself, in place of the model's own.
 
     Raises ConfigError.
     """
@@ -72,6 +74,9 @@ class EngineConfig:
     trace: int = 0
     generation_config: str = "auto"
     override_generation_config: dict[str, Any] | None = None
+    revision: str | None = None
+    hf_overrides: dict[str, Any] | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         for name in (

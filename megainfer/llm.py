@@ -20,7 +20,6 @@ from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
-from megainfer.launch.plan import make_plan
 from megainfer.launch.span_pieces import SpanPieces
 from megainfer.messages import (
     Enter,
@@ -33,7 +32,7 @@ from megainfer.messages import (
     Spans,
     Stats,
 )
-from megainfer.model_folder.prepare import prepare
+from megainfer.model_folder.deployment import plan_deployment
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
@@ -41,7 +40,7 @@ from megainfer.supervise.engine_process import EngineProcess
 from megainfer.text.chat import Chat
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
-from megainfer.text.tokenizer import Tokenizer, load_tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 MAX_REQUESTS_IN_FLIGHT = 512
 CONNECT_TIMEOUT_SECONDS = 30.0
@@ -83,9 +82,9 @@ class LLM:
             **options,
         )
         self._recovery_seconds = recovery_timeout
-        folder = prepare(model)
-        self._plan = make_plan(config, folder, read_machine())
-        self._tokenizer = load_tokenizer(folder)
+        deployment = plan_deployment(config, read_machine())
+        self._plan, self._tokenizer = deployment.plan, deployment.tokenizer
+        folder = self._plan.folder
         self._renderer = TemplateRenderer(self._tokenizer) if self._tokenizer else None
         self._texts = TokenTexts(self._tokenizer)
         self._end_tokens = self._plan.generation.eos_token_ids

@@ -14,7 +14,13 @@ from typer import Option
 from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.engine_options import EngineOptions, ModelArgument
 from megainfer.commands.http_options import HTTP, HttpOptions
-from megainfer.commands.listening import check_descriptors, is_loopback, listen, shown_host
+from megainfer.commands.listening import (
+    check_descriptors,
+    is_loopback,
+    listen,
+    reserve,
+    shown_host,
+)
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.console.logs import set_up_logs
@@ -22,10 +28,8 @@ from megainfer.console.terminal import TerminalObserver
 from megainfer.frontend.serving_options import SHORT_KEY, ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.machine import read_machine
-from megainfer.launch.plan import Plan, make_plan
-from megainfer.launch.plan_text import describe, describe_requests
+from megainfer.launch.plan_text import describe_requests
 from megainfer.launch.station import Station
-from megainfer.model_folder.prepare import prepare
 from megainfer.model_folder.resolve import served_name
 from megainfer.sharing.budgets import Budgets
 from megainfer.supervise.supervisor import Supervisor
@@ -76,15 +80,18 @@ def _serve(
 ) -> int:
     console = Console(highlight=False)
     began = monotonic()
-    plan = make_plan(config, prepare(config.model), read_machine())
+    sockets = reserve(host, port, options.api_servers)  # before a model is fetched for long
+    deployment = plan_deployment(config, read_machine(), fetch=not dry_run)
+    plan = deployment.plan
     preparing = monotonic() - began
     budgets = Budgets.of(options.budgets, plan.max_model_len)
-    for line in (*describe(plan), *describe_requests(plan, budgets, options.api_servers)):
+    requests = describe_requests(plan, budgets, options.api_servers)
+    for line in (*deployment.describe(), *requests):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
+    check_descriptors(plan.num_attention + plan.num_expert)
     if dry_run:
         return 0
-    check_descriptors(plan.num_attention + plan.num_expert)
     if not options.loopback and not options.asks_for_key:
         console.print(
             f"open       to whoever reaches {host}: no key is asked for; --api-key sets one",
@@ -97,15 +104,17 @@ def _serve(
             soft_wrap=True,
             markup=False,
         )
-    sockets = listen(host, port, options.api_servers)
+    listen(sockets)
     url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sockets[0].getsockname()[1]}"
     observer = TerminalObserver(console, plan, url, options.names[0], options.asks_for_key)
     loads = SharedLoads(options.api_servers)
-    server = partial(_run_server, plan=plan, options=options, sockets=sockets, loads=loads)
+    serving = partial(
+        _run_server, deployment=deployment, options=options, sockets=sockets, loads=loads
+    )
     supervisor = Supervisor(
         plan,
         observer,
-        server=server,
+        server=serving,
         held=sockets,
         drain_seconds=options.drain_seconds,
         servers=options.api_servers,
@@ -122,7 +131,7 @@ def _wrapped(line: str, width: int) -> str:
 def _run_server(
     station: Station,
     server: int,
-    plan: Plan,
+    deployment: "Deployment",
     options: ServingOptions,
     sockets: Sequence[socket.socket],
     loads: SharedLoads,
@@ -130,4 +139,4 @@ def _run_server(
     # Imported in the server's own process: the supervisor has no use for a web framework.
     from server.process import ServerSeat, run_server
 
-    run_server(station, plan, options, ServerSeat(server, sockets, loads))
+    run_server(station, deployment, options, ServerSeat(server, sockets, loads))
