@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from functools import partial
 from time import monotonic
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -33,6 +33,9 @@ from megainfer.launch.station import Station
 from megainfer.model_folder.resolve import served_name
 from megainfer.sharing.budgets import Budgets
 from megainfer.supervise.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from megainfer.model_folder.deployment import Deployment
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -78,6 +81,8 @@ def serve(
 def _serve(
     config: EngineConfig, options: ServingOptions, host: str, port: int, dry_run: bool
 ) -> int:
+    from megainfer.model_folder.deployment import plan_deployment
+
     console = Console(highlight=False)
     began = monotonic()
     sockets = reserve(host, port, options.api_servers)  # before a model is fetched for long
