@@ -95,8 +95,6 @@ def _serve(
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
     check_descriptors(plan.num_attention + plan.num_expert)
-    if dry_run:
-        return 0
     if not options.loopback and not options.asks_for_key:
         console.print(
             f"open       to whoever reaches {host}: no key is asked for; --api-key sets one",
@@ -109,6 +107,8 @@ def _serve(
             soft_wrap=True,
             markup=False,
         )
+    if dry_run:
+        return 0
     listen(sockets)
     url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sockets[0].getsockname()[1]}"
     observer = TerminalObserver(console, plan, url, options.names[0], options.asks_for_key)
