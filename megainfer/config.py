@@ -13,7 +13,8 @@ MAX_TUNED_MICRO_BATCHES = 4
 """Of an attention node that tries them while it serves: slots for all of them are kept."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
-KERNELS = ("reference", "cpu")
+CPU_KERNELS = ("reference", "cpu")
+KERNELS = CPU_KERNELS
 CORES = ("split", "shared")
 MIN_REBALANCE_SECONDS = 2.0
 SCALING_LIMIT = 16
@@ -28,7 +29,7 @@ class EngineConfig:
     """A wish, checked field by field; `launch.plan` checks it against a model and a machine.
 
     model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
-    nodes (on a machine without GPUs they count CPU processes). max_attn_gpus, max_ffn_gpus: how
+    nodes, which are CPU processes in this version. max_attn_gpus, max_ffn_gpus: how
     many there may be once it serves (`megainfer scale`); None: SCALING_LIMIT. expert_replicas: how
     many experts of each layer an expert node holds beyond its share; they are there if another node
     goes, and for balancing. rebalance: seconds between two looks at whether other places for

@@ -54,8 +54,8 @@ class LLM:
     """An instance of MegaInfer of one's own; use it as a context manager.
 
     model: local folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and
-    expert nodes (processes on a machine without GPUs). recovery_timeout: seconds for which requests
-    wait while a node that died is started again. The rest is as in `EngineConfig`.
+    expert nodes, which are CPU processes in this version. recovery_timeout: seconds for which
+    requests wait while a node that died is started again. The rest is as in `EngineConfig`.
 
     Raises ConfigError or ModelError before any process is started, NodeDied when all end.
     """

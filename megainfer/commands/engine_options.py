@@ -26,7 +26,9 @@ DEFAULT = EngineConfig()
 
 ModelArgument = Annotated[
     str | None,
-    Argument(help="Local folder or hub id (owner/name); the demo model if left out."),
+    Argument(
+        metavar="MODEL", help="Local folder or hub id (owner/name); the demo model if left out."
+    ),
 ]
 ModelOption = Annotated[
     str | None,

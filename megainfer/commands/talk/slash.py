@@ -9,9 +9,10 @@ from typing import Protocol
 from megainfer.commands.talk.settings import Settings
 from megainfer.errors import ConfigError
 
-KEYS = """Enter sends; Alt-Enter or Ctrl-J begins a new line, and what is pasted stays together.
-Up and Down go through what was said. Ctrl-C stops an answer; on an empty line it leaves, as Ctrl-D
-does."""
+KEYS = """\
+Enter sends; Alt-Enter or Ctrl-J begins a new line. What is pasted stays together.
+Up and Down go through what was said. Ctrl-C stops an answer, and leaves where
+nothing is typed, as Ctrl-D does."""
 
 
 class Then(Enum):
