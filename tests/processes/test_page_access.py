@@ -169,6 +169,8 @@ def test_answers_are_announced_once_they_are_whole(page: Browser, server: Runnin
     ask(page)
     answered(page)
     assert page.run("return window.heard") == ["The model answers.", "Hello you"]
+    box = page.find("#said").rect
+    assert (box["width"], box["height"]) == (1, 1), "it is to be heard, not seen"
     server.node.script = endless(TOKENIZER.encode("x")[0])
     ask(page)
     page.until(lambda: page.all(".assistant .markdown")[1].text == "x", "no text came")
