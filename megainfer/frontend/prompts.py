@@ -14,9 +14,9 @@ TEXT, IDS = "prompt", "prompt_token_ids"
 
 def as_prompts(given: GivenPrompt | Sequence[GivenPrompt]) -> list[Prompt]:
     """One prompt or several. Raises RequestError naming what is none."""
-    if isinstance(given, str | Mapping):
+    if isinstance(given, str) or not isinstance(given, Sequence):
         return [as_prompt(given)]
-    each: list[Any] = list(given) if isinstance(given, Sequence) else [given]
+    each: list[Any] = list(given)
     if each and isinstance(each[0], int):
         return [each]  # one prompt of token ids
     return [as_prompt(prompt) for prompt in each]
