@@ -157,7 +157,7 @@ def test_counters_that_come_late_are_an_error_and_then_harmless(llm, monkeypatch
     [
         (None, None, "a prompt is a text or a list of token ids, not None"),
         ([[1], 2.5], None, "a prompt is a text or a list of token ids, not 2.5"),
-        ({"prompt_token_ids": [1]}, None, "a text or a list of token ids"),
+        ({"prompt_ids": [1]}, None, "prompt_ids isn't served"),
         ([[1]], {"max_tokens": 3}, "sampling_params must be SamplingParams"),
     ],
 )
