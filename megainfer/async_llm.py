@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from megainfer.frontend.outputs import RequestOutput
-from megainfer.frontend.prompts import GivenPrompt
 from megainfer.llm import LLM
 from megainfer.sampling import SamplingParams
+from megainfer.text.given_prompts import GivenPrompt
 
 
 class AsyncLLM:

@@ -16,7 +16,6 @@ from megainfer.console.loading_bar import LoadingBar
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.outputs import GrowingOutput, RequestOutput, spelled
-from megainfer.frontend.prompts import GivenPrompt, Prompt, as_prompt, as_prompts
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
@@ -41,6 +40,7 @@ from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.supervise.engine_process import EngineProcess
 from megainfer.text.chat import Chat
+from megainfer.text.given_prompts import GivenPrompt, Prompt, as_prompt, as_prompts
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer

@@ -3,7 +3,7 @@
 import pytest
 
 from megainfer.errors import RequestError
-from megainfer.frontend.prompts import as_prompts
+from megainfer.text.given_prompts import as_prompts
 
 
 @pytest.mark.parametrize(
