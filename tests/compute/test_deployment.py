@@ -237,7 +237,7 @@ def test_a_chat_template_is_a_file_or_jinja(whole: Path, tmp_path: Path) -> None
     for given, shown in ((str(path), "FILE Hi"), ("IT {{ messages[0].content }}", "IT Hi")):
         tokenizer = planned(whole, chat_template=given).tokenizer
         assert tokenizer is not None
-        assert tokenizer.render_chat(messages) == shown
+        assert tokenizer.chat_templates["default"].render(messages) == shown
         assert tokenizer.encode("Hello") == planned(whole).tokenizer.encode("Hello")
     for given, message in (
         ("/no/such/file", "can't be read"),

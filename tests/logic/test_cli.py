@@ -27,16 +27,19 @@ def test_an_address_of_another_machine_asks_for_another_host() -> None:
 
 
 def test_who_connects_to_a_reserved_port_is_refused_until_it_is_listened_on() -> None:
-    with reserve("127.0.0.1", 0) as sock:
+    (sock,) = sockets = reserve("127.0.0.1", 0)
+    with sock:
         address = sock.getsockname()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address, timeout=5)
-        listen(sock)
+        listen(sockets)
         socket.create_connection(address, timeout=5).close()
 
 
 def test_a_port_that_another_took_in_between_is_named() -> None:
-    with reserve("127.0.0.1", 0) as first, reserve(*first.getsockname()) as second:
+    first = reserve("127.0.0.1", 0)
+    second = reserve(*first[0].getsockname())
+    with first[0], second[0]:
         listen(first)
         with pytest.raises(ConfigError, match="Address already in use"):
             listen(second)
