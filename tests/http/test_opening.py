@@ -54,7 +54,9 @@ def test_until_it_is_ready_all_but_live_is_503() -> None:
             ):
                 answer = await http.get(path)
                 assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), path
-                assert answer.json()["error"]["code"] == "loading"
+                probe = path in ("/health", "/ready")
+                code = "engine_unavailable" if probe else "loading"
+                assert answer.json()["error"]["code"] == code
                 assert "attention node 0 is not ready yet" in answer.json()["error"]["message"]
             answer = await http.post("/v1/messages", json={})
             assert answer.json()["error"]["type"] == "overloaded_error"
