@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# Where torch alone comes from; empty: pip's default index, whose build for x86-64 brings CUDA along.
+# https://download.pytorch.org/whl/cpu has the build for CPUs, as PyTorch's own page says.
+TORCH_INDEX ?=
 # What is passed to every pip install, for example an index of your own.
 PIP_ARGS ?=
 SERVE_ARGS ?=
@@ -36,7 +39,7 @@ setup: $(VENV)/.test
 $(VENV)/.torch:
 	@echo "Setting up $(VENV) (once; a few minutes where packages must be downloaded)"
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) "$(TORCH)"
+	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	@touch $@
 
 # Exactly the files that the lock files name, by their hashes; with LOCKED= whatever is newest.

@@ -7,14 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from megainfer.async_llm import AsyncLLM
     from megainfer.llm import LLM
     from megainfer.sampling import SamplingParams
     from megainfer.structured.params import StructuredOutputsParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "SamplingParams", "StructuredOutputsParams", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "SamplingParams", "StructuredOutputsParams", "__version__"]
 
 _HOMES = {
+    "AsyncLLM": "megainfer.async_llm",
     "LLM": "megainfer.llm",
     "SamplingParams": "megainfer.sampling",
     "StructuredOutputsParams": "megainfer.structured.params",

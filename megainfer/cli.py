@@ -1,7 +1,7 @@
 """The command line: the app, its commands by name, and how errors are told."""
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,28 +19,44 @@ from megainfer.commands import (
     version,
 )
 from megainfer.commands.bench.app import bench_app
+from megainfer.commands.help import TopicalCommand
 from megainfer.errors import MegaInferError, shortage
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     help="Serve Mixture-of-Experts models with attention and experts on separate nodes.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=serve.EPILOG)(serve.serve)
-app.command(epilog=chat.EPILOG)(chat.chat)
-app.command(epilog=complete.EPILOG)(complete.complete)
-app.command(epilog=generate.EPILOG)(generate.generate)
+for command, epilog in (
+    (serve.serve, serve.EPILOG),
+    (chat.chat, chat.EPILOG),
+    (complete.complete, complete.EPILOG),
+    (generate.generate, generate.EPILOG),
+    (nodes.nodes, None),
+    (nodes.scale, nodes.SCALE_EPILOG),
+    (nodes.drain, None),
+    (nodes.restart, None),
+    (trace.trace, None),
+    (models.models, models.EPILOG),
+    (collect_env.collect_env, None),
+    (version.version, None),
+):
+    app.command(cls=TopicalCommand, epilog=epilog)(command)
 app.add_typer(bench_app, name="bench")
-app.command()(nodes.nodes)
-app.command(epilog=nodes.SCALE_EPILOG)(nodes.scale)
-app.command()(nodes.drain)
-app.command()(nodes.restart)
-app.command()(trace.trace)
-app.command(epilog=models.EPILOG)(models.models)
-app.command()(collect_env.collect_env)
-app.command()(version.version)
+
+
+@app.callback()
+def common(
+    shows_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=version.show_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Serve Mixture-of-Experts models with attention and experts on separate nodes."""
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ MAX_TUNED_MICRO_BATCHES = 4
 """Of an attention node that tries them while it serves: slots for all of them are kept."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
-KERNELS = ("reference", "cpu")
+CPU_KERNELS = ("reference", "cpu")
+KERNELS = CPU_KERNELS
 CORES = ("split", "shared")
 MIN_REBALANCE_SECONDS = 2.0
 SCALING_LIMIT = 16
@@ -28,7 +29,7 @@ class EngineConfig:
     """A wish, checked field by field; `launch.plan` checks it against a model and a machine.
 
     model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
-    nodes (on a machine without GPUs they count CPU processes). max_attn_gpus, max_ffn_gpus: how
+    nodes, which are CPU processes in this version. max_attn_gpus, max_ffn_gpus: how
     many there may be once it serves (`megainfer scale`); None: SCALING_LIMIT. expert_replicas: how
     many experts of each layer an expert node holds beyond its share; they are there if another node
     goes, and for balancing. rebalance: seconds between two looks at whether other places for
@@ -45,6 +46,8 @@ class EngineConfig:
     many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
     override_generation_config: fields that replace them (see `frontend.generation_config`).
+    revision: branch, tag or commit of a hub id. hf_overrides: fields that replace config.json's.
+    chat_template: a file, or Jinja itself, in place of the model's own.
 
     Raises ConfigError.
     """
@@ -72,6 +75,9 @@ class EngineConfig:
     trace: int = 0
     generation_config: str = "auto"
     override_generation_config: dict[str, Any] | None = None
+    revision: str | None = None
+    hf_overrides: dict[str, Any] | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         for name in (

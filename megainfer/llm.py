@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from megainfer.config import EngineConfig, parse_micro_batches
 from megainfer.console.generation_bar import GenerationBar
+from megainfer.console.loading_bar import LoadingBar
 from megainfer.errors import MegaInferError, NodeDied, RequestError
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.outputs import GrowingOutput, RequestOutput, spelled
@@ -20,34 +21,34 @@ from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
-from megainfer.launch.plan import make_plan
 from megainfer.launch.span_pieces import SpanPieces
 from megainfer.messages import (
     Enter,
     Fatal,
     GetSpans,
     GetStats,
+    LoadProgress,
     NodeDown,
     NodeGone,
     Ready,
     Spans,
     Stats,
 )
-from megainfer.model_folder.prepare import prepare
+from megainfer.model_folder.deployment import plan_deployment
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
 from megainfer.supervise.engine_process import EngineProcess
 from megainfer.text.chat import Chat
+from megainfer.text.given_prompts import GivenPrompt, Prompt, as_prompt, as_prompts
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
-from megainfer.text.tokenizer import Tokenizer, load_tokenizer
+from megainfer.text.tokenizer import Tokenizer
 
 MAX_REQUESTS_IN_FLIGHT = 512
 CONNECT_TIMEOUT_SECONDS = 30.0
 STATS_TIMEOUT_SECONDS = 10.0
 
-Prompt = str | list[int]
 Result = TypeVar("Result")
 
 
@@ -55,8 +56,9 @@ class LLM:
     """An instance of MegaInfer of one's own; use it as a context manager.
 
     model: local folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and
-    expert nodes (processes on a machine without GPUs). recovery_timeout: seconds for which requests
-    wait while a node that died is started again. The rest is as in `EngineConfig`.
+    expert nodes, which are CPU processes in this version. recovery_timeout: seconds for which
+    requests wait while a node that died is started again. progress: whether a terminal is shown
+    how the start goes. The rest is as in `EngineConfig`.
 
     Raises ConfigError or ModelError before any process is started, NodeDied when all end.
     """
@@ -71,6 +73,7 @@ class LLM:
         dtype: str = "auto",
         colocated: bool = False,
         recovery_timeout: float = RECOVERY_SECONDS,
+        progress: bool = True,
         **options: Any,
     ) -> None:
         config = EngineConfig(
@@ -83,9 +86,9 @@ class LLM:
             **options,
         )
         self._recovery_seconds = recovery_timeout
-        folder = prepare(model)
-        self._plan = make_plan(config, folder, read_machine())
-        self._tokenizer = load_tokenizer(folder)
+        deployment = plan_deployment(config, read_machine())
+        self._plan, self._tokenizer = deployment.plan, deployment.tokenizer
+        folder = self._plan.folder
         self._renderer = TemplateRenderer(self._tokenizer) if self._tokenizer else None
         self._texts = TokenTexts(self._tokenizer)
         self._end_tokens = self._plan.generation.eos_token_ids
@@ -97,10 +100,12 @@ class LLM:
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._closed = False
+        self._loading = LoadingBar(progress)
         self._call(self._bind())  # nodes are told to connect, so there must be somebody
         self._process = EngineProcess(self._plan)
         try:
-            self._call(self._start())
+            with self._loading.live:
+                self._call(self._start())
         except BaseException:
             self.shutdown()
             raise
@@ -113,31 +118,38 @@ class LLM:
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: GivenPrompt | Sequence[GivenPrompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         progress: bool = True,
         priority: Sequence[int] | None = None,
+        use_tqdm: bool | None = None,
     ) -> list[RequestOutput]:
-        """Results in the order of the prompts, each a text or a list of token ids.
+        """Results in the order of the prompts, each a text, a list of token ids, or vLLM's object
+        with either (`{"prompt": ...}`, `{"prompt_token_ids": ...}`).
 
-        sampling_params: one for all, or one a prompt; the model's defaults if left out. priority:
-        one a prompt; smaller is served first. Raises RequestError for an invalid prompt (then
+        sampling_params: one for all, or one a prompt; the model's defaults if left out. progress:
+        whether a bar is drawn; use_tqdm is vLLM's name for it. priority: one a prompt; smaller is
+        served first. Raises RequestError for an invalid prompt (then
         nothing of this call is generated), NodeDied when the instance fails.
         """
-        requests = self._requests(_as_list(prompts), sampling_params, priority)
+        requests = self._requests(as_prompts(prompts), sampling_params, priority)
         total = sum(request.params.n for _, request in requests)
-        bar = GenerationBar(progress, total)
+        bar = GenerationBar(progress if use_tqdm is None else use_tqdm, total)
         with bar.live:
             return self._call(self._generate_all(requests, bar))
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        sampling_params: SamplingParams | None = None,
+        messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         progress: bool = True,
+        use_tqdm: bool | None = None,
     ) -> list[RequestOutput]:
-        """One answer to a conversation, through the model's chat template."""
-        return self.generate([self.chat_prompt(messages)], sampling_params, progress)
+        """An answer to a conversation, or to each of several, through the model's chat template."""
+        several = bool(messages) and isinstance(messages[0], list | tuple)
+        chats: list[Any] = list(messages) if several else [messages]
+        prompts: list[GivenPrompt] = [self.chat_prompt(chat) for chat in chats]
+        return self.generate(prompts, sampling_params, progress, use_tqdm=use_tqdm)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a conversation as the model's chat template puts it."""
@@ -312,6 +324,8 @@ class LLM:
                         self.engine.forget(message)
                     case Enter():
                         self.engine.enter(message.membership)
+                    case LoadProgress():
+                        self._loading.hear(message)
                     case Fatal(message=text):
                         self._fail(NodeDied(text))
                     case _:
@@ -379,6 +393,24 @@ class LLM:
                     bar.add(len(delta.token_ids), delta.finish_reason is not None)
         return self._output(prompt, request, list(answers.values()))
 
+    async def stream(
+        self, prompt: GivenPrompt, params: SamplingParams | None = None, priority: int = 0
+    ) -> AsyncIterator[RequestOutput]:
+        """What there is of a prompt's answers, time and again, the last time whole; on `loop` only.
+
+        Closing it aborts the request. Raises as `generate`.
+        """
+        given = as_prompt(prompt)
+        ((_, request),) = self._requests([given], params, [priority])
+        if request.grammar is not None:
+            await self._checker.check(request.grammar, "structured_outputs")
+        sequences = unfold(request)
+        answers = {s.request_id: GrowingOutput(i) for i, s in enumerate(sequences)}
+        with TextStream.open(self.engine, self._tokenizer, sequences) as deltas:
+            async for delta in deltas:
+                answers[delta.request_id].add(delta)
+                yield self._output(given, request, list(answers.values()))
+
     def _output(
         self, prompt: Prompt, request: SequenceRequest, answers: list[GrowingOutput]
     ) -> RequestOutput:
@@ -389,6 +421,7 @@ class LLM:
             prompt_token_ids=request.prompt_ids,
             outputs=[answer.output(text_of) for answer in answers],
             num_cached_tokens=max(answer.cached_tokens for answer in answers),
+            finished=all(answer.ended for answer in answers),
             prompt_logprobs=None
             if scores is None
             else [None, *(spelled(row, text_of) for row in scores)],
@@ -433,20 +466,6 @@ class LLM:
         if self._renderer is not None:
             await self._renderer.close()
         await self.engine.close()
-
-
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
-        return [prompts]
-    each: list[Any] = list(prompts) if isinstance(prompts, Sequence) else [prompts]
-    if each and isinstance(each[0], int):
-        return [each]  # one prompt of token ids
-    for prompt in each:
-        if not isinstance(prompt, Sequence):
-            raise RequestError(
-                f"a prompt is a text or a list of token ids, not {prompt!r:.80}", "prompts"
-            )
-    return each
 
 
 def _first(errors: BaseExceptionGroup[MegaInferError]) -> MegaInferError:

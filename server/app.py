@@ -16,6 +16,7 @@ from server.http.body import BodyLimits
 from server.http.envelope import REQUEST_ID, Envelope
 from server.http.errors import install_error_handlers
 from server.http.occupancy import Entrance
+from server.http.opening import Opening
 from server.openai.generating import Generator
 from server.openai.served_model import ServedModel
 from server.openai.tokens import TokenizerApi
@@ -72,6 +73,7 @@ def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:
         app = CallersContext(app)
     app = Entrance(app, instance.occupancy)
     app = AccessControl(app, instance.options, PAGE)
+    app = Opening(app, instance.engine_problem)
     if instance.options.allowed_origins:
         app = CORSMiddleware(
             app,
@@ -80,4 +82,4 @@ def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=[REQUEST_ID, "Retry-After"],
         )
-    return Envelope(app, instance.counted.statuses)
+    return Envelope(app, instance.counted.statuses, instance.options.access_log)

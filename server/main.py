@@ -37,7 +37,6 @@ class ServerConfig:
     model: ServedModel
     options: ServingOptions = field(default_factory=ServingOptions)
     shutdown_seconds: int = 5
-    access_log: bool = False
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
@@ -117,7 +116,8 @@ def _acceptor(
     sock: socket.socket, server: _Server, config: ServerConfig, known: Instance
 ) -> Acceptor:
     """Makes connections as uvicorn's own server would, which isn't given the socket."""
-    full = Envelope(TooManyConnections(config.connections), known.counted.statuses)
+    refusing = TooManyConnections(config.connections)
+    full = Envelope(refusing, known.counted.statuses, config.options.access_log)
 
     def make(too_many: bool) -> BoundedConnection:
         answers = full if too_many else None
@@ -136,7 +136,7 @@ def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
         http=BoundedConnection,
         log_config=None,
         log_level="warning",
-        access_log=config.access_log,
+        access_log=False,
         lifespan="off",
         ws="none",
         server_header=False,

@@ -12,7 +12,6 @@ from megainfer.errors import MegaInferError, NodeDied
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
-from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.messages import (
     Drain,
@@ -30,8 +29,8 @@ from megainfer.messages import (
     Stop,
     ToChild,
 )
+from megainfer.model_folder.deployment import Deployment
 from megainfer.sharing.budgets import client_shares
-from megainfer.text.tokenizer import load_tokenizer
 from server.http.connection_limits import raise_file_limit
 from server.http.request_id import name_requests
 from server.main import ServerConfig, serve
@@ -53,20 +52,23 @@ class ServerSeat:
     loads: SharedLoads
 
 
-def run_server(station: Station, plan: Plan, options: ServingOptions, seat: ServerSeat) -> None:
+def run_server(
+    station: Station, deployment: Deployment, options: ServingOptions, seat: ServerSeat
+) -> None:
     """Everything that an API server's process does after the fork."""
     name_requests(logging.getLogger())
     for other in {*range(len(seat.sockets))} - {seat.server}:
         seat.sockets[other].close()
-    asyncio.run(_Server(station, plan, options, seat).run(seat.sockets[seat.server]))
+    asyncio.run(_Server(station, deployment, options, seat).run(seat.sockets[seat.server]))
 
 
 class _Server:
     def __init__(
-        self, station: Station, plan: Plan, options: ServingOptions, seat: ServerSeat
+        self, station: Station, deployment: Deployment, options: ServingOptions, seat: ServerSeat
     ) -> None:
+        plan = deployment.plan
         self._link = station.link
-        self._plan = plan
+        self._tokenizer = deployment.tokenizer
         self._options = options
         self._stop = asyncio.Event()
         self._engine = EngineClient(
@@ -107,14 +109,13 @@ class _Server:
         siblings = self._instance.exposition.siblings
         await siblings.open()
         asyncio.get_running_loop().add_reader(self._link.fileno(), self._listen)
-        tokenizer = load_tokenizer(self._plan.folder)
         ready = asyncio.create_task(self._tell_when_ready())
         watching = asyncio.create_task(self._end_when_broken(), name="engine-watch")
         config = ServerConfig(
             self._model, self._options, connections=raise_file_limit(self._options.of_address)
         )
         try:
-            await serve(sock, config, self._engine, tokenizer, self._stop, self._instance)
+            await serve(sock, config, self._engine, self._tokenizer, self._stop, self._instance)
         finally:
             background = [task for task in (ready, watching, self._draining) if task is not None]
             for task in background:

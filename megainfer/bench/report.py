@@ -21,7 +21,8 @@ HEADINGS = {
 @dataclass(frozen=True)
 class Report:
     """shown: names of HEADINGS. rate: requests a second that were asked for, None for all at once.
-    gpus: what throughput is divided by, None where nobody knows."""
+    gpus: what throughput is divided by, None where there are none, or nobody knows. processes: of
+    a server that computes on CPU."""
 
     summary: Summary
     result: Result
@@ -29,6 +30,7 @@ class Report:
     rate: float | None = None
     max_concurrency: int | None = None
     gpus: int | None = None
+    processes: int | None = None
 
     def lines(self) -> Iterator[str]:
         """As it is printed."""
@@ -57,6 +59,7 @@ class Report:
             "max_output_tokens_per_s": summary.peak_output_rate,
             "max_concurrent_requests": summary.peak_concurrency,
             "num_gpus": self.gpus,
+            "num_cpu_processes": self.processes,
             "output_throughput_per_gpu": self.gpus and summary.output_rate / self.gpus,
             "total_token_throughput_per_gpu": self.gpus and summary.total_rate / self.gpus,
         }
@@ -106,6 +109,8 @@ class Report:
         yield _line("Peak output token throughput (tok/s):", summary.peak_output_rate)
         yield _line("Peak concurrent requests:", float(summary.peak_concurrency))
         yield _line("Total token throughput (tok/s):", summary.total_rate)
+        if self.processes:
+            yield _line("Nodes (CPU processes):", self.processes)
         if self.gpus:
             yield _line("GPUs:", self.gpus)
             yield _line("Output throughput per GPU (tok/s):", summary.output_rate / self.gpus)

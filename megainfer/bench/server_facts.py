@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from megainfer.config import CPU_KERNELS
 from megainfer.errors import MegaInferError
 
 SECONDS = 30.0
@@ -57,9 +58,11 @@ class ServerFacts:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """None: it wasn't told. gpus: attention and expert nodes together; 1 if they are colocated."""
+    """None: it wasn't told. gpus, processes: attention and expert nodes together, 1 if they are
+    colocated; of the two the one that they are."""
 
     gpus: int | None = None
+    processes: int | None = None
     vocab_size: int | None = None
 
     @classmethod
@@ -67,10 +70,12 @@ class ServerInfo:
         """Of the answer; what isn't MegaInfer's is passed over."""
         config, plan = _object(document, "config"), _object(document, "plan")
         nodes = [_positive(config, "attn_gpus"), _positive(config, "ffn_gpus")]
-        gpus = None if None in nodes else sum(count or 0 for count in nodes)
+        count = None if None in nodes else sum(count or 0 for count in nodes)
         if config.get("colocated") is True:
-            gpus = 1
-        return cls(gpus, _positive(plan, "vocab_size"))
+            count = 1
+        on_cpu = plan.get("kernels") in CPU_KERNELS
+        gpus, processes = (None, count) if on_cpu else (count, None)
+        return cls(gpus, processes, _positive(plan, "vocab_size"))
 
 
 def _object(document: Any, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import httpx
 
 from megainfer.errors import MegaInferError, ModelError
-from megainfer.model_folder.resolve import resolve_model
+from megainfer.model_folder.resolve import ModelSource, resolve_model
 from megainfer.text.tokenizer import Tokenizer
 
 
@@ -29,7 +29,8 @@ class OwnCodec:
     @classmethod
     def load(cls, source: str) -> "OwnCodec":
         """source: a folder, or a hub id. Raises ModelError."""
-        folder: Path = resolve_model(source, lambda stage, fraction: None)
+        small = ModelSource(source, weights=False)
+        folder: Path = resolve_model(small, lambda stage, fraction: None)
         return cls(Tokenizer.load(folder))
 
     def encode(self, text: str) -> list[int]:

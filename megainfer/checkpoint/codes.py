@@ -44,3 +44,29 @@ def e2m1(codes: Tensor) -> Tensor:
     bits = ((wide & 8) << 12).bitwise_or_((wide & 7) << 9)
     values = bits.view(torch.float16).to(torch.float32)
     return values.mul_(2.0 ** (FLOAT16_BIAS - E2M1_BIAS))
+
+
+def octets(words: Tensor) -> Tensor:
+    """uint8 codes of the words' bytes, the lowest first."""
+    return words.contiguous().view(torch.uint8)
+
+
+def as_scales(stored: Tensor) -> Tensor:
+    """float32; bytes are exponents, float8_e8m0fnu by another name."""
+    if stored.dtype is torch.uint8:
+        stored = stored.view(torch.float8_e8m0fnu)
+    return stored.to(torch.float32)
+
+
+def unpack_awq(words: Tensor) -> Tensor:
+    """float32. A word has outputs 0, 2, 4 and 6 of eight, then 1, 3, 5 and 7: two swaps of bytes
+    bring them in order, first of pairs (0 2 4 6 1 3 5 7 to 0 2 1 3 4 6 5 7), then of single
+    ones."""
+    eight = _swapped(_swapped(nibbles(words).view(torch.int64), 16, 0xFFFF0000), 8, 0xFF000000FF00)
+    return eight.view(torch.uint8).to(torch.float32)
+
+
+def _swapped(x: Tensor, bits: int, mask: int) -> Tensor:
+    """With these bits of each number in place of those that are so many further up."""
+    different = (x ^ (x >> bits)).bitwise_and_(mask)
+    return x ^ different ^ (different << bits)

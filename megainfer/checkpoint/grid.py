@@ -1,12 +1,13 @@
 """Scales and zero points that several weights share."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from megainfer.checkpoint.files import StoredTensor
+from megainfer.checkpoint.headers import StoredTensor
 from megainfer.models.stored import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +44,25 @@ class Grid:
             )
         return side
 
-    def subtract(self, values: Tensor, lines: range, table: Tensor) -> None:
+    def subtract(self, values: "Tensor", lines: range, table: "Tensor") -> None:
         """From `values`, these lines of the matrix, what `table` has for their blocks."""
         view, shared = self._meet(values, lines, table)
         view.sub_(shared)
 
-    def multiply(self, values: Tensor, lines: range, table: Tensor) -> None:
+    def multiply(self, values: "Tensor", lines: range, table: "Tensor") -> None:
         """`values`, these lines of the matrix, by what `table` has for their blocks."""
         view, shared = self._meet(values, lines, table)
         view.mul_(shared)
 
-    def _meet(self, values: Tensor, lines: range, table: Tensor) -> tuple[Tensor, Tensor]:
+    def _meet(self, values: "Tensor", lines: range, table: "Tensor") -> "tuple[Tensor, Tensor]":
         """Views of both that meet element by element."""
         if self.lines == 1:
             rows = table[lines.start : lines.stop : lines.step]
         else:
-            rows = table[torch.arange(lines.start, lines.stop, lines.step) // self.lines]
+            first = lines.start // self.lines
+            near = table[first : lines[-1] // self.lines + 1].repeat_interleave(self.lines, 0)
+            begin = lines.start - first * self.lines
+            rows = near[begin : begin + lines[-1] - lines.start + 1 : lines.step]
         if self.columns == 1:
             return values, rows
         if self.shape[1] % self.columns == 0:
@@ -68,10 +72,3 @@ class Grid:
 
 def _significant(shape: tuple[int, ...]) -> list[int]:
     return [length for length in shape if length != 1]
-
-
-def as_scales(stored: Tensor) -> Tensor:
-    """float32; bytes are exponents, float8_e8m0fnu by another name."""
-    if stored.dtype is torch.uint8:
-        stored = stored.view(torch.float8_e8m0fnu)
-    return stored.to(torch.float32)

@@ -13,7 +13,7 @@ from torch import Tensor
 from megainfer.checkpoint.encodings.choice import encoding_of
 from megainfer.checkpoint.encodings.encoding import Encoding
 from megainfer.checkpoint.encodings.plain import Plain
-from megainfer.checkpoint.files import TensorFiles
+from megainfer.checkpoint.files import TensorFiles, dtype_of
 from megainfer.device import HOST, Device
 from megainfer.models.quantization import quantization_of
 from megainfer.models.stored import Pieces, Source
@@ -150,7 +150,7 @@ def _needed(source: Source, encoding: Encoding) -> tuple[range, slice | None]:
 
 def _is_verbatim(encoding: Encoding, lines: range, out: Tensor) -> bool:
     """Whether the bytes on disk are those of the result."""
-    plain = isinstance(encoding, Plain) and encoding.codes.dtype == out.dtype
+    plain = isinstance(encoding, Plain) and dtype_of(encoding.codes) == out.dtype
     return plain and lines.step == 1 and out.is_contiguous()
 
 

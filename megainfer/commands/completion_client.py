@@ -4,10 +4,12 @@ from collections.abc import Generator
 from typing import Any
 
 from megainfer.commands.api_client import ApiClient
+from megainfer.commands.talk.answer import Figures, Piece
+from megainfer.commands.talk.settings import Settings
 
 
 class CompletionClient:
-    """options: further fields of each request; those that are None aren't sent.
+    """options: see `Settings`. figures: of the latest answer.
 
     Raises MegaInferError when the server can't be reached or answers with an error.
     """
@@ -17,17 +19,31 @@ class CompletionClient:
     ) -> None:
         self._api = ApiClient(url, model, api_key)
         self.url, self.model = self._api.url, self._api.model
-        self._options = {name: value for name, value in options.items() if value is not None}
+        self.settings = Settings(**options)
+        self.figures = Figures()
+        self._latest: str | None = None
 
     def close(self) -> None:
         self._api.close()
 
     def reset(self) -> None:
-        """There is nothing to forget."""
+        """There is nothing to forget but the latest prompt."""
+        self._latest = None
 
-    def ask(self, prompt: str) -> Generator[str, None, None]:
+    def take_back(self) -> str | None:
+        """The latest prompt, if there is one."""
+        return self._latest
+
+    def ask(self, prompt: str) -> Generator[Piece, None, None]:
         """What follows the prompt, piece by piece. Closing the iterator early hangs up."""
-        for event in self._api.stream("/v1/completions", {"prompt": prompt, **self._options}):
+        self._latest, self.figures = prompt, Figures()
+        usage = {"stream_options": {"include_usage": True}}
+        body = {"prompt": prompt, **usage, **self.settings.fields()}
+        for event in self._api.stream("/v1/completions", body):
+            if counts := event.get("usage"):
+                self.figures.tokens = counts["completion_tokens"]
             for choice in event["choices"]:
-                if piece := choice.get("text"):
-                    yield piece
+                self.figures.finish = choice.get("finish_reason") or self.figures.finish
+                if text := choice.get("text"):
+                    self.figures.add_piece()
+                    yield Piece(text)

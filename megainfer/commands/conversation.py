@@ -1,17 +1,19 @@
 """A conversation in the terminal, one message a line of a pipe, or a single question."""
 
 import sys
-import unicodedata
-from collections.abc import Generator
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Protocol, TextIO
 
 from rich.console import Console
 
+from megainfer.commands.talk.answer import Figures, Piece
+from megainfer.commands.talk.printer import Printer, printer_for
+from megainfer.commands.talk.settings import Settings
+from megainfer.commands.talk.slash import Then, run_command
 from megainfer.errors import MegaInferError
 
-PROMPT = "\n\001\033[1;32m\002you ▸\001\033[0m\002 "  # \001 and \002: no width, for line editing
-HELP = "/reset forgets the conversation, /exit leaves; Ctrl-C stops an answer."
+ONLY_THOUGHTS = "the answer ended while the model was thinking; --max-tokens gives it more room"
 
 
 class Answerer(Protocol):
@@ -19,8 +21,12 @@ class Answerer(Protocol):
 
     url: str
     model: str
+    settings: Settings
+    figures: Figures
 
-    def ask(self, message: str, /) -> Generator[str, None, None]: ...
+    def ask(self, message: str, /) -> Generator[Piece, None, None]: ...
+
+    def take_back(self) -> str | None: ...
 
     def reset(self) -> None: ...
 
@@ -41,9 +47,11 @@ def converse(
     stdin, stdout = stdin or sys.stdin, stdout or sys.stdout
     with closing(client):
         if quick is not None:
-            _write_answer(client, quick, stdout)
-        elif stdin.isatty():
-            _converse(client, stdout)
+            _answer(client, quick, stdout)
+        elif stdin.isatty() and stdout.isatty():
+            from megainfer.commands.talk.editor import Editor
+
+            talk(client, Editor().read, stdout)
         else:
             _answer_lines(client, stdin, stdout)
 
@@ -51,60 +59,67 @@ def converse(
 def _answer_lines(client: Answerer, stdin: TextIO, stdout: TextIO) -> None:
     for line in stdin:
         message = line.strip()
-        if message == "/exit":
+        if not message.startswith("/"):
+            if message:
+                _answer(client, message, stdout)
+            continue
+        outcome = run_command(client, message)
+        if outcome.then is Then.LEAVE:
             return
-        if message == "/reset":
-            client.reset()
-        elif message:
-            _write_answer(client, message, stdout)
+        if outcome.ask is not None:
+            _answer(client, outcome.ask, stdout)
+        elif outcome.told:
+            print(outcome.told, file=sys.stderr)
 
 
-def _converse(client: Answerer, stdout: TextIO) -> None:
-    with suppress(ImportError):  # line editing for input(); not every Python has it
-        import readline  # noqa: F401
-
-    console = Console(file=stdout)
-    console.print(f"[bold]{client.model}[/bold] at {client.url}. {HELP}", highlight=False)
-    while (message := _read_message()) is not None:
-        if message == "/reset":
-            client.reset()
-            console.print("[dim]The conversation starts anew.[/dim]")
-        elif message.startswith("/"):
-            console.print(f"There is no command {message!r}. {HELP}", markup=False)
-        elif message:
-            _converse_once(client, message, console, stdout)
+def _answer(client: Answerer, message: str, stdout: TextIO) -> None:
+    """Write one answer as it comes, and only it."""
+    spoken = _write(client, message, printer_for(stdout))
+    if not spoken and client.figures.pieces:
+        print(ONLY_THOUGHTS, file=sys.stderr)
 
 
-def _converse_once(client: Answerer, message: str, console: Console, stdout: TextIO) -> None:
+def talk(client: Answerer, read: Callable[[], str | None], stdout: TextIO) -> None:
+    """Answer messages until there is none. read: the next one, or a command."""
+    console = Console(file=stdout, highlight=False)
+    console.print(f"[bold]{client.model}[/bold] at {client.url}. /help says what there is.")
+    while (message := read()) is not None:
+        if message.startswith("/"):
+            outcome = run_command(client, message)
+            if outcome.then is Then.LEAVE:
+                return
+            if outcome.told:
+                console.print(outcome.told, style="dim", markup=False)
+            message = outcome.ask or ""
+        if message:
+            _talk_once(client, message, console, stdout)
+
+
+def _talk_once(client: Answerer, message: str, console: Console, stdout: TextIO) -> None:
+    from megainfer.commands.talk.editor import nothing_is_echoed
+
+    stopped = False
     try:
-        _write_answer(client, message, stdout)
+        with nothing_is_echoed():
+            _write(client, message, printer_for(stdout))
     except KeyboardInterrupt:
-        console.print("\n[dim]stopped[/dim]")
+        stopped = True
     except MegaInferError as error:
-        # On a line of its own, also after an answer that broke off.
-        console.print(f"\nError: {error}", style="red", markup=False, highlight=False)
+        console.print(f"Error: {error}", style="red", markup=False)
+        return
+    console.print(client.figures.describe(stopped), style="dim", markup=False)
 
 
-def _read_message() -> str | None:
-    """The next message; None at the end: Ctrl-C or Ctrl-D at the prompt, or /exit."""
+def _write(client: Answerer, message: str, printer: Printer) -> bool:
+    """Write an answer as it comes; whether there was more of it than thoughts. An interrupt closes
+    the connection, which stops the server."""
+    spoken = False
+    printer.begin()
     try:
-        message = input(PROMPT).strip()
-    except (EOFError, KeyboardInterrupt):
-        print()
-        return None
-    return None if message == "/exit" else message
-
-
-def _write_answer(client: Answerer, message: str, stdout: TextIO) -> None:
-    """Write an answer as it comes. An interrupt closes the connection, which stops the server."""
-    with closing(client.ask(message)) as pieces:
-        for piece in pieces:
-            stdout.write(printable(piece))
-            stdout.flush()
-    stdout.write("\n")
-    stdout.flush()
-
-
-def printable(text: str) -> str:
-    """Without control characters, with which a model could steer the terminal."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+        with closing(client.ask(message)) as pieces:
+            for piece in pieces:
+                spoken = spoken or not piece.reasoning
+                printer.push(piece)
+    finally:
+        printer.end()
+    return spoken

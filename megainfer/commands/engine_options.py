@@ -20,18 +20,22 @@ from megainfer.config import (
 )
 
 NODES, LIMITS, WEIGHTS = "Nodes and pipeline", "Limits", "Weights and kernels"
+MODEL = "Model"
 SAMPLING = "Sampling defaults"
 DEFAULT = EngineConfig()
 
 ModelArgument = Annotated[
     str | None,
-    Argument(help="Local folder or hub id (owner/name); the demo model if left out."),
+    Argument(
+        metavar="MODEL", help="Local folder or hub id (owner/name); the demo model if left out."
+    ),
 ]
 ModelOption = Annotated[
     str | None,
     Option("--model", help="Local folder or hub id (owner/name); the demo model if left out."),
 ]
 _parse_cache = partial(parse_bytes, flag="--kv-cache-memory")
+_parse_hf_overrides = partial(parse_json_object, flag="--hf-overrides")
 _parse_overrides = partial(parse_json_object, flag="--override-generation-config")
 
 
@@ -41,11 +45,11 @@ class EngineOptions:
 
     attn_gpus: Annotated[
         int,
-        Option(rich_help_panel=NODES, help="Attention nodes; CPU processes where there is no GPU."),
+        Option(rich_help_panel=NODES, help="Attention nodes: CPU processes in this version."),
     ] = DEFAULT.attn_gpus
     ffn_gpus: Annotated[
         int,
-        Option(rich_help_panel=NODES, help="Expert nodes; CPU processes where there is no GPU."),
+        Option(rich_help_panel=NODES, help="Expert nodes: CPU processes in this version."),
     ] = DEFAULT.ffn_gpus
     max_attn_gpus: Annotated[
         int | None,
@@ -206,6 +210,33 @@ class EngineOptions:
             help='Fields that replace those, such as {"temperature": 0.5}.',
         ),
     ] = DEFAULT.override_generation_config
+
+    revision: Annotated[
+        str | None,
+        Option(
+            rich_help_panel=MODEL,
+            help="Branch, tag or commit of a hub id.",
+            show_default="its main branch",
+        ),
+    ] = DEFAULT.revision
+    hf_overrides: Annotated[
+        dict[str, Any] | None,
+        Option(
+            rich_help_panel=MODEL,
+            parser=_parse_hf_overrides,
+            metavar=JSON,
+            help="Fields that replace those of config.json.",
+        ),
+    ] = DEFAULT.hf_overrides
+    chat_template: Annotated[
+        str | None,
+        Option(
+            rich_help_panel=MODEL,
+            metavar="FILE|JINJA",
+            show_default="the model's own",
+            help="The chat template.",
+        ),
+    ] = DEFAULT.chat_template
 
     def config(self, model: str | None) -> EngineConfig:
         """The wish as the engine takes it. Raises ConfigError."""

@@ -9,6 +9,7 @@ from typer import Option
 
 from megainfer.commands.whole_number import whole_number
 from megainfer.config import format_bytes, parse_bytes
+from megainfer.console.logs import LEVELS
 from megainfer.errors import ConfigError
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.serving_options import ServingOptions, read_keys
@@ -74,6 +75,18 @@ class HttpOptions:
     log_interval: Annotated[
         float, Option(rich_help_panel=HTTP, help="Seconds between lines about traffic; 0: none.")
     ] = DEFAULT.log_seconds
+    log_level: Annotated[
+        str,
+        Option(
+            rich_help_panel=HTTP,
+            metavar="|".join(LEVELS),
+            help="The least severe lines that are logged.",
+        ),
+    ] = "info"
+    access_log: Annotated[
+        bool,
+        Option("--access-log", rich_help_panel=HTTP, help="A log line for every request."),
+    ] = DEFAULT.access_log
     otlp_traces_endpoint: Annotated[
         str | None,
         Option(
@@ -228,6 +241,7 @@ class HttpOptions:
             patience=self.health_timeout,
             recovery_seconds=self.recovery_timeout,
             log_seconds=self.log_interval,
+            access_log=self.access_log,
             syntax=SyntaxOptions(
                 self.tool_call_parser, self.reasoning_parser, self.enable_auto_tool_choice
             ),

@@ -4,34 +4,46 @@ import errno
 import ipaddress
 import resource
 import socket
+from collections.abc import Sequence
 
 from megainfer.errors import ConfigError
 
+BACKLOG = 2048
 FEWEST_FILES = 64
 FILES_A_NODE = 4  # of each peer: a connection and a bell, and twice as many while they meet
 
 
-def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
-    """So many listening sockets on one address, over which the kernel spreads connections evenly.
+def reserve(host: str, port: int, count: int = 1) -> list[socket.socket]:
+    """So many sockets on one address, over which the kernel will spread connections evenly. Nobody
+    is heard on them yet: who connects is refused.
 
     Raises ConfigError when the address can't be had. One that several are to share is asked for
     alone first: else another instance of this user would share it, too.
     """
     if count == 1:
-        return [_listen(host, port, shared=False)]
-    with _listen(host, port, shared=False) as first:
+        return [_bound(host, port, shared=False)]
+    with _bound(host, port, shared=False) as first:
         port = first.getsockname()[1]
-    return [_listen(host, port, shared=True) for _ in range(count)]
+    return [_bound(host, port, shared=True) for _ in range(count)]
 
 
-def _listen(host: str, port: int, shared: bool) -> socket.socket:
+def listen(sockets: Sequence[socket.socket]) -> None:
+    """From now on who connects waits to be heard. Raises ConfigError where another was faster."""
+    for sock in sockets:
+        try:
+            sock.listen(BACKLOG)
+        except OSError as error:
+            host, port = sock.getsockname()[:2]
+            raise ConfigError(_why_not_listening(error, host, port)) from error
+
+
+def _bound(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     try:
         sock.bind((host, port))
-        sock.listen(2048)
     except (OSError, OverflowError) as error:
         sock.close()
         raise ConfigError(_why_not_listening(error, host, port)) from error

@@ -15,12 +15,15 @@ EPILOG = """[bold]Examples[/bold]
 def models(
     model: Annotated[
         str | None,
-        typer.Argument(help="A model folder, or its name on the hub; all families if left out."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A model folder, or its name on the hub; all families if left out.",
+        ),
     ] = None,
 ) -> None:
     """List the models that can be served, or tell what one is made of.
 
-    Of a model only config.json is read: whether its weights are all there is seen when they load.
+    Of a model only config.json is read; `serve --dry-run` looks at its weights too.
     """
     from rich.console import Console
     from rich.table import Table

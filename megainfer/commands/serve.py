@@ -1,13 +1,11 @@
 """`megainfer serve`."""
 
-import logging
 import socket
-import sys
 import textwrap
 from collections.abc import Sequence
 from functools import partial
 from time import monotonic
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,20 +14,28 @@ from typer import Option
 from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.engine_options import EngineOptions, ModelArgument
 from megainfer.commands.http_options import HTTP, HttpOptions
-from megainfer.commands.listening import check_descriptors, is_loopback, listen, shown_host
+from megainfer.commands.listening import (
+    check_descriptors,
+    is_loopback,
+    listen,
+    reserve,
+    shown_host,
+)
 from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
+from megainfer.console.logs import set_up_logs
 from megainfer.console.terminal import TerminalObserver
 from megainfer.frontend.serving_options import SHORT_KEY, ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.machine import read_machine
-from megainfer.launch.plan import Plan, make_plan
-from megainfer.launch.plan_text import describe, describe_requests
+from megainfer.launch.plan_text import describe_requests
 from megainfer.launch.station import Station
-from megainfer.model_folder.prepare import prepare
 from megainfer.model_folder.resolve import served_name
 from megainfer.sharing.budgets import Budgets
 from megainfer.supervise.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from megainfer.model_folder.deployment import Deployment
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -65,6 +71,7 @@ def serve(
     config: ConfigFile = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible API."""
+    set_up_logs(http.log_level)
     wish = engine.config(model)
     names = tuple(served_model_name or [served_name(model)])
     options = http.serving(names, is_loopback(host))
@@ -74,17 +81,19 @@ def serve(
 def _serve(
     config: EngineConfig, options: ServingOptions, host: str, port: int, dry_run: bool
 ) -> int:
+    from megainfer.model_folder.deployment import plan_deployment
+
     console = Console(highlight=False)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     began = monotonic()
-    plan = make_plan(config, prepare(config.model), read_machine())
+    sockets = reserve(host, port, options.api_servers)  # before a model is fetched for long
+    deployment = plan_deployment(config, read_machine(), fetch=not dry_run)
+    plan = deployment.plan
     preparing = monotonic() - began
     budgets = Budgets.of(options.budgets, plan.max_model_len)
-    for line in (*describe(plan), *describe_requests(plan, budgets, options.api_servers)):
+    requests = describe_requests(plan, budgets, options.api_servers)
+    for line in (*deployment.describe(), *requests):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
-    if dry_run:
-        return 0
     check_descriptors(plan.num_attention + plan.num_expert)
     if not options.loopback and not options.asks_for_key:
         console.print(
@@ -98,15 +107,19 @@ def _serve(
             soft_wrap=True,
             markup=False,
         )
-    sockets = listen(host, port, options.api_servers)
+    if dry_run:
+        return 0
+    listen(sockets)
     url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sockets[0].getsockname()[1]}"
     observer = TerminalObserver(console, plan, url, options.names[0], options.asks_for_key)
     loads = SharedLoads(options.api_servers)
-    server = partial(_run_server, plan=plan, options=options, sockets=sockets, loads=loads)
+    serving = partial(
+        _run_server, deployment=deployment, options=options, sockets=sockets, loads=loads
+    )
     supervisor = Supervisor(
         plan,
         observer,
-        server=server,
+        server=serving,
         held=sockets,
         drain_seconds=options.drain_seconds,
         servers=options.api_servers,
@@ -123,7 +136,7 @@ def _wrapped(line: str, width: int) -> str:
 def _run_server(
     station: Station,
     server: int,
-    plan: Plan,
+    deployment: "Deployment",
     options: ServingOptions,
     sockets: Sequence[socket.socket],
     loads: SharedLoads,
@@ -131,4 +144,4 @@ def _run_server(
     # Imported in the server's own process: the supervisor has no use for a web framework.
     from server.process import ServerSeat, run_server
 
-    run_server(station, plan, options, ServerSeat(server, sockets, loads))
+    run_server(station, deployment, options, ServerSeat(server, sockets, loads))

@@ -23,7 +23,8 @@ Logprobs = dict[int, Logprob]  # by token id: the best, best first, and the posi
 class CompletionOutput:
     """One of the n answers to a prompt.
 
-    finish_reason: "stop" (an end token, stop token or stop string) or "length". stop_reason: the
+    finish_reason: "stop" (an end token, stop token or stop string) or "length"; None while it
+    still grows. stop_reason: the
     stop string or stop token id that ended it, None where it was the model's end token or the
     length. logprobs: for each token, if asked for; cumulative_logprob is the sum of their own.
     """
@@ -31,7 +32,7 @@ class CompletionOutput:
     index: int
     text: str
     token_ids: list[int]
-    finish_reason: str
+    finish_reason: str | None
     stop_reason: str | int | None = None
     logprobs: list[Logprobs] | None = None
     cumulative_logprob: float | None = None
@@ -76,14 +77,18 @@ class GrowingOutput:
         if delta.prompt_logprobs is not None:
             self.prompt_logprobs = delta.prompt_logprobs
 
+    @property
+    def ended(self) -> bool:
+        return self._finish_reason is not None
+
     def output(self, text_of: Callable[[int], str]) -> CompletionOutput:
         """What has come so far; text_of: a token's own text."""
         own = [row.values[t] for row, t in zip(self._logprobs, self._token_ids, strict=False)]
         return CompletionOutput(
             index=self.index,
             text=self._text,
-            token_ids=self._token_ids,
-            finish_reason=str(self._finish_reason),
+            token_ids=list(self._token_ids),
+            finish_reason=None if self._finish_reason is None else str(self._finish_reason),
             stop_reason=self._stop_reason,
             logprobs=[spelled(row, text_of) for row in self._logprobs] or None,
             cumulative_logprob=sum(own) if own else None,

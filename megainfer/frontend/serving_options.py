@@ -32,9 +32,10 @@ class ServingOptions:
     half of all. drain_seconds: how long admitted requests may take
     to finish after a termination signal. patience: seconds after which a node that says nothing
     counts as hung. recovery_seconds: how long requests wait for nodes that were lost. log_seconds:
-    how often a line tells of the traffic; 0: never. syntax: of tool calls and reasoning.
-    shows_tokenizer: whether /tokenizer_info is there. traces_endpoint: an OpenTelemetry collector's
-    address, for a span a request. api_servers: processes that share the port. Raises ConfigError.
+    how often a line tells of the traffic; 0: never. access_log: whether a line tells of every
+    request. syntax: of tool calls and reasoning. shows_tokenizer: whether /tokenizer_info is there.
+    traces_endpoint: an OpenTelemetry collector's address, for a span a request. api_servers:
+    processes that share the port. Raises ConfigError.
     """
 
     names: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class ServingOptions:
     patience: float = 20.0
     recovery_seconds: float = RECOVERY_SECONDS
     log_seconds: float = 5.0
+    access_log: bool = False
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
     shows_tokenizer: bool = False
     traces_endpoint: str | None = None

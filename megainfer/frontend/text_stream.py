@@ -1,5 +1,6 @@
 """Token streams as text: what the server sends and the offline LLM collects."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -120,6 +121,7 @@ class TextStream:
     def __init__(self, tokens: TokenStream, texts: Mapping[str, SequenceText]) -> None:
         self._tokens = tokens
         self._texts = texts
+        self._first: TextDelta | None = None
 
     @classmethod
     def open(
@@ -154,7 +156,20 @@ class TextStream:
     def __aiter__(self) -> Self:
         return self
 
+    async def begins(self, seconds: float) -> bool:
+        """Whether the first delta comes within so long; it is still the next one. Raises the error
+        that comes instead of it."""
+        try:
+            async with asyncio.timeout(seconds):
+                self._first = await anext(self)
+        except TimeoutError:
+            return False
+        return True
+
     async def __anext__(self) -> TextDelta:
+        if (first := self._first) is not None:
+            self._first = None
+            return first
         event = await anext(self._tokens)
         delta = self._texts[event.request_id].push(event)
         if delta.finish_reason is not None:

@@ -184,7 +184,7 @@ def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
     Raises ModelError for the folder, ConfigError (naming the values and what would fit) for the
     rest.
     """
-    spec = load_spec(folder)
+    spec = load_spec(folder, config.hf_overrides)
     placement = contiguous_placement(
         spec.num_experts, config.ffn_gpus, spec.moe_layers, config.expert_replicas
     )

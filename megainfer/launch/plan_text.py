@@ -153,6 +153,29 @@ def _replica_lines(plan: Plan) -> Iterator[str]:
         )
 
 
+def warnings(plan: Plan) -> Iterator[str]:
+    """More processes than cores: at every layer each waits until all others had theirs."""
+    processes = len(plan.cores)
+    cores = len({core for assignment in plan.cores for core in assignment.cores})
+    if processes > cores and not plan.config.colocated:
+        yield (
+            f"warning    {processes} processes share {cores} core{'s' * (cores > 1)}, and wait for "
+            f"each other at every layer, which may be many times slower; {_better(plan, cores)}"
+        )
+
+
+def _better(plan: Plan, cores: int) -> str:
+    """As many processes as there are cores, in about the same proportion."""
+    if cores < 2:
+        return "--colocated, one process with both roles, is better here"
+    share = plan.num_attention / (plan.num_attention + plan.num_expert)
+    attention = min(max(1, round(share * cores)), cores - 1)
+    return (
+        f"--attn-gpus {attention} --ffn-gpus {cores - attention} is better here, or --colocated, "
+        "one process with both roles"
+    )
+
+
 def _slots_line(plan: Plan) -> str:
     m = plan.micro_batches
     geometry = plan.geometry(m or 1)

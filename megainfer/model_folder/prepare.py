@@ -16,7 +16,7 @@ from rich.console import Console
 from megainfer.console.terminal import ModelProgress
 from megainfer.errors import ModelError
 from megainfer.model_folder.demo.model import built_demo_model
-from megainfer.model_folder.resolve import resolve_model
+from megainfer.model_folder.resolve import ModelSource, resolve_model
 
 
 class Answer(msgspec.Struct):
@@ -26,41 +26,42 @@ class Answer(msgspec.Struct):
     error: str | None = None
 
 
-def prepare(model: str | None) -> Path:
-    """The folder of `model` as `resolve_model` has it; shows progress where it takes a while.
+def prepare(source: ModelSource) -> Path:
+    """The folder of a model as `resolve_model` has it; shows progress where it takes a while.
 
     Raises ModelError.
     """
-    there = built_demo_model() if model is None else Path(model).expanduser()
+    there = source.folder if source.model is not None else built_demo_model()
     if there is not None and there.exists():
-        return resolve_model(model, lambda stage, fraction: None)
-    answer = _ask(model)
+        return resolve_model(source, lambda stage, fraction: None)
+    answer = _ask(source)
     if answer.folder is None:
         raise ModelError(answer.error or "preparing the model ended without an answer")
     return Path(answer.folder)
 
 
-def _ask(model: str | None) -> Answer:
+def _ask(source: ModelSource) -> Answer:
     """Bounded by the time limits of what the other process does."""
     reader, writer = os.pipe()
-    argv = [sys.executable, "-m", "megainfer.model_folder.prepare", str(writer)]
-    with subprocess.Popen([*argv, *([model] if model else [])], pass_fds=[writer]):
+    asked = msgspec.json.encode(source).decode()
+    argv = [sys.executable, "-m", "megainfer.model_folder.prepare", str(writer), asked]
+    with subprocess.Popen(argv, pass_fds=[writer]):
         os.close(writer)
         with open(reader, "rb") as pipe:
             data = pipe.read()
     return msgspec.json.decode(data, type=Answer) if data else Answer()
 
 
-def main(writer: int, model: str | None) -> None:
+def main(writer: int, source: ModelSource) -> None:
     """Resolve and answer; an interrupt needs no answer."""
     with suppress(KeyboardInterrupt), open(writer, "wb") as pipe:
         try:
             with ModelProgress(Console(highlight=False)) as progress:
-                answer = Answer(folder=str(resolve_model(model, progress)))
+                answer = Answer(folder=str(resolve_model(source, progress)))
         except ModelError as error:
             answer = Answer(error=str(error))
         pipe.write(msgspec.json.encode(answer))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    main(int(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=ModelSource))

@@ -1,12 +1,15 @@
 """From what a user names as MODEL to a folder with a checkpoint."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from megainfer.errors import ModelError
 from megainfer.model_folder.demo.model import DEMO_MODEL_NAME, ensure_demo_model
+from megainfer.models.foreign import gguf_refusal
 
-FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+WEIGHTS = "*.safetensors"
+FILES = ["*.json", WEIGHTS, "*.jinja", "*.model", "*.txt"]
 """What is fetched of a hub repository: never code, never pickled weights."""
 
 IGNORED = ["original/*", "metal/*", "onnx/*", "consolidated*.safetensors"]
@@ -17,18 +20,40 @@ CONFIG_FILES = ["config.json", "generation_config.json"]
 Progress = Callable[[str, float], None]
 
 
-def resolve_model(model: str | None, progress: Progress) -> Path:
-    """A local folder as it is; a hub id (`owner/name`) through huggingface_hub; None: the demo.
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What a user names: a local folder, a hub id (`owner/name`) at a revision, or None, the demo.
+    weights: whether those of a hub id are wanted too, or only the small files beside them."""
+
+    model: str | None = None
+    revision: str | None = None
+    weights: bool = True
+
+    @property
+    def folder(self) -> Path | None:
+        """Of what is here and needs nothing. Raises ModelError for what can't be a model."""
+        return None if self.model is None else _local_folder(self.model, self.revision)
+
+    @property
+    def files(self) -> list[str]:
+        """Of a hub repository."""
+        return FILES if self.weights else [name for name in FILES if name != WEIGHTS]
+
+
+def resolve_model(source: ModelSource, progress: Progress) -> Path:
+    """A local folder as it is; a hub id through huggingface_hub; None: the demo.
 
     Raises ModelError when there is no such model or it cannot be fetched.
     """
-    if model is None:
+    if source.model is None:
+        if source.revision is not None:
+            raise ModelError("--revision is for a hub id; the demo model has none")
         return ensure_demo_model(progress)
-    local = _local_folder(model)
-    if local is not None:
-        return local
-    progress(f"fetching {model}", 0.0)
-    return _fetch(model, FILES)
+    if source.folder is not None:
+        return source.folder
+    if source.weights:
+        progress(f"fetching {source.model}", 0.0)
+    return _fetch(source.model, source.files, source.revision)
 
 
 def resolve_config(model: str) -> Path:
@@ -36,11 +61,15 @@ def resolve_config(model: str) -> Path:
     return _local_folder(model) or _fetch(model, CONFIG_FILES)
 
 
-def _local_folder(model: str) -> Path | None:
+def _local_folder(model: str, revision: str | None = None) -> Path | None:
     """None for what may be a hub id."""
     folder = Path(model).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise ModelError(f"--revision is for a hub id, and {model} is a local folder")
         return folder
+    if folder.suffix == ".gguf":
+        raise ModelError(gguf_refusal(folder))
     if folder.exists():
         raise ModelError(f"{model} is a file; name the folder that holds config.json")
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
@@ -51,11 +80,15 @@ def _local_folder(model: str) -> Path | None:
     return None
 
 
-def _fetch(model: str, files: list[str]) -> Path:
+def _fetch(model: str, files: list[str], revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=files, ignore_patterns=IGNORED))
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=files, ignore_patterns=IGNORED
+            )
+        )
     except Exception as error:  # the library's many network errors, none of which share a base
         reason, *_ = str(error).split("\n")
         raise ModelError(

@@ -1,7 +1,9 @@
 """From a model folder to its spec, by the architecture that config.json names."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from megainfer.errors import ModelError
 from megainfer.models.config import Config, read_json
@@ -34,6 +36,7 @@ from megainfer.models.families import (
     qwen3_next,
 )
 from megainfer.models.family import Family
+from megainfer.models.foreign import foreign_weights
 from megainfer.models.spec import ModelSpec
 
 FAMILIES = (
@@ -69,18 +72,26 @@ ARCHITECTURES: Mapping[str, Family] = {
 }
 
 
-def load_spec(folder: Path) -> ModelSpec:
+OTHER_PARTS = {"vision_config": "vision", "audio_config": "audio"}
+"""What config.json has of models that take more than text."""
+
+
+def load_spec(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelSpec:
     """Read config.json (and generation_config.json, for the end tokens) of a model folder.
 
+    overrides: fields that replace those of config.json; of its text_config, if it has one, they
+    replace single fields.
+
     Raises ModelError: no such folder, no config.json, not JSON, an architecture that is not
-    supported (the message lists those that are), or a setting that is not.
+    supported (the message names those that are near), or a setting that is not.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder; a model is a folder with a config.json")
     path = folder / "config.json"
     if not path.exists():
-        raise ModelError(f"{folder} holds no config.json, so it is not a model folder")
-    config = Config(path, read_json(path))
+        problem = f"{folder} holds no config.json, so it is not a model folder"
+        raise ModelError("; ".join(filter(None, (problem, foreign_weights(folder)))))
+    config = Config(path, _overridden(read_json(path), overrides or {}))
     return ARCHITECTURES[_architecture(config)].read_spec(config)
 
 
@@ -90,6 +101,26 @@ def _architecture(config: Config) -> str:
         raise config.fail("architectures", "but must be a list that names the model's class")
     supported = [name for name in names if isinstance(name, str) and name in ARCHITECTURES]
     if not supported:
-        known = ", ".join(ARCHITECTURES)
-        raise config.fail("architectures", f"which is not supported; supported: {known}")
+        raise config.fail("architectures", f"which is not supported; {_way_out(config, names)}")
     return str(supported[0])
+
+
+def _overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**values, **overrides}
+    text, own = values.get("text_config"), overrides.get("text_config")
+    if isinstance(text, dict) and isinstance(own, dict):
+        merged["text_config"] = {**text, **own}
+    return merged
+
+
+def _way_out(config: Config, names: list[Any]) -> str:
+    """Why there is none of these, and what is near."""
+    parts = [what for key, what in OTHER_PARTS.items() if key in config.values]
+    if parts:
+        return (
+            f"it takes {' and '.join(parts)} beside text, and {' and '.join(parts)} isn't served; "
+            "a model of the same family for text alone may be: `megainfer models` lists them"
+        )
+    near = [name for given in names for name in get_close_matches(str(given), ARCHITECTURES, 3)]
+    nearest = f"the nearest that are: {', '.join(near)}; " if near else ""
+    return f"{nearest}`megainfer models` lists all families"

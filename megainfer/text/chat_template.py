@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from megainfer.errors import ModelError, RequestError
+from megainfer.errors import ConfigError, ModelError, RequestError
 from megainfer.small_file import MEGABYTE, read_small_text
 from megainfer.text.chat_forms import ChatForms, forms_of
 from megainfer.text.json_file import read_json_object
@@ -111,6 +111,24 @@ def _read_template(path: Path) -> str:
         return read_small_text(path, MAX_TEMPLATE_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"the chat template {path} can't be read: {error}") from error
+
+
+def given_chat_template(given: str) -> str:
+    """The source of a template that a user names by its file or gives as it is.
+
+    Raises ConfigError for a file that can't be read, and for what is no Jinja.
+    """
+    source = given
+    if not any(mark in given for mark in "{}\n"):
+        try:
+            source = read_small_text(Path(given).expanduser(), MAX_TEMPLATE_BYTES)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--chat-template {given} can't be read: {error}") from error
+    try:
+        _environment().from_string(source)
+    except TemplateError as error:
+        raise ConfigError(f"--chat-template isn't a Jinja template: {error}") from error
+    return source
 
 
 def _named(entry: Any, path: Path) -> dict[str, str]:

@@ -4,9 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megainfer.errors import ModelError, RequestError
+from megainfer.errors import ConfigError, ModelError, RequestError
 from megainfer.text.chat import Chat, ChatEncoder, EncodedChat
-from megainfer.text.chat_template import ChatTemplate, read_chat_templates, up_to_the_end_of
+from megainfer.text.chat_template import (
+    ChatTemplate,
+    given_chat_template,
+    read_chat_templates,
+    up_to_the_end_of,
+)
 from megainfer.text.json_file import read_json_object
 from megainfer.text.tokenizers import tekken, tiktoken_model
 from megainfer.text.tokenizers.backend import ByteVocabulary, TokenizerBackend
@@ -63,6 +68,14 @@ class Tokenizer:
         sources = read_chat_templates(folder, config)
         templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
         return cls(backend, templates, {**config, **special})
+
+    def with_chat_template(self, source: str) -> "Tokenizer":
+        """The same with this template for all chats. Raises ConfigError where a library of the
+        model's own makes prompts of chats."""
+        if self._chats is not None:
+            raise ConfigError("--chat-template: this model's chats are made by mistral-common")
+        special = _special_tokens(self.config)
+        return Tokenizer(self._backend, {"default": ChatTemplate(source, special)}, self.config)
 
     @property
     def vocab_size(self) -> int:
@@ -154,11 +167,23 @@ class Tokenizer:
         )
 
 
-def load_tokenizer(folder: Path) -> Tokenizer | None:
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer | None:
     """The folder's tokenizer, or None for a bare checkpoint, which is served by token ids.
 
-    Raises ModelError as `Tokenizer.load`, and for tokenizers that can't be read.
+    chat_template: a file, or Jinja itself, in place of the model's own.
+
+    Raises ModelError as `Tokenizer.load`, and for tokenizers that can't be read; ConfigError for
+    the template.
     """
+    tokenizer = _load_tokenizer(folder)
+    if chat_template is None:
+        return tokenizer
+    if tokenizer is None:
+        raise ConfigError(f"--chat-template is of no use: {folder} holds no tokenizer")
+    return tokenizer.with_chat_template(given_chat_template(chat_template))
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer | None:
     if any((folder / name).is_file() for name in (FAST, tekken.NAME, tiktoken_model.NAME)):
         return Tokenizer.load(folder)
     for pattern in UNREADABLE:

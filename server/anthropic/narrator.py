@@ -8,11 +8,10 @@ import msgspec
 
 from server.http.anthropic_errors import error_object
 from server.http.errors import ErrorReport
+from server.http.one_line import encode_line
 from server.narration.blocks import Block, Blocks, Change, Kind, Step
 from server.openai.piece import Piece
 from server.openai.translation import Json
-
-encode = msgspec.json.Encoder().encode
 
 
 class MessagesNarrator:
@@ -109,4 +108,6 @@ def _usage(counts: Json) -> Json:
 
 
 def _event(kind: str, **fields: Any) -> bytes:
-    return b"event: " + kind.encode() + b"\ndata: " + encode({"type": kind, **fields}) + b"\n\n"
+    return (
+        b"event: " + kind.encode() + b"\ndata: " + encode_line({"type": kind, **fields}) + b"\n\n"
+    )

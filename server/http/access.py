@@ -22,6 +22,11 @@ KEY_NAME = 16
 METRICS = "/metrics"
 LOOKING = "/page/"
 """And METRICS: what tells of everybody's requests: an administrator's where there is one."""
+NEEDS_ADMIN = ErrorReport(
+    403,
+    "this address needs an admin key, and the key that was sent is an API key",
+    code="needs_admin_key",
+)
 
 
 class Access(Enum):
@@ -111,7 +116,7 @@ class AccessControl:
         if self._admin_keys.opens(key):
             return None
         if access is Access.INSIDE and self._admin_keys:
-            return _unauthorized(key)
+            return self._not_an_admins(key)
         return None if self._keys.opens(key) else _unauthorized(key)
 
     def _is_another_pages(self, headers: Headers) -> bool:
@@ -121,9 +126,14 @@ class AccessControl:
             return False
         return not self._origins & {"*", headers.get("origin", "")}
 
+    def _not_an_admins(self, key: str) -> ErrorReport:
+        return NEEDS_ADMIN if self._keys.opens(key) else _unauthorized(key)
+
     def _refuse_admin(self, key: str) -> ErrorReport | None:
         if self._admin_keys:
-            return None if self._admin_keys.opens(key) else _unauthorized(key)
+            if self._admin_keys.opens(key):
+                return None
+            return self._not_an_admins(key)
         if self._loopback and not self._keys:
             return None
         message = "this address is for administrators, and the server was started without a key "

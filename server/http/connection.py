@@ -13,6 +13,10 @@ from starlette.types import Receive, Scope, Send
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is for a log of accesses
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is nginx's
+COMMENT_SECONDS = 5.0
+"""After at least so long without an event, and at most twice that, a comment is sent: common
+proxies give up after 30 or 60 s."""
+COMMENT = {"type": "http.response.body", "body": b": still working\n\n", "more_body": True}
 log = logging.getLogger(__name__)
 
 
@@ -54,13 +58,23 @@ async def _hang_up(receive: Receive) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. `source` is what the chunks come from; it is closed in any case."""
+    """Server-sent events. `source` is what the chunks come from; it is closed in any case.
 
-    def __init__(self, chunks: AsyncIterator[bytes], source: AbstractContextManager[Any]) -> None:
+    Each chunk is made of whole events. While none comes, comments do, so that nothing on the way
+    takes the connection for dead. silent: nothing has come yet, so that one is sent at once.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        source: AbstractContextManager[Any],
+        silent: bool = False,
+    ) -> None:
         super().__init__(chunks, headers=STREAM_HEADERS)
         self.headers["Content-Type"] = "text/event-stream; charset=utf-8"
         self._chunks = chunks
         self._source = source
+        self._silent = silent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._source:
@@ -71,9 +85,24 @@ class EventStream(StreamingResponse):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for chunk in self._chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            # Where more chunks are there already, none of this waits: let the event loop tell of a
-            # connection that this write found lost before the next one.
-            await asyncio.sleep(0)
+        if self._silent:
+            await send(COMMENT)
+        commenting = asyncio.create_task(self._comment(send), name="stream-comments")
+        try:
+            async for chunk in self._chunks:
+                self._silent = False
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                # Where more chunks are there already, none of this waits: let the event loop tell
+                # of a connection that this write found lost before the next one.
+                await asyncio.sleep(0)
+        finally:
+            commenting.cancel()
+            await asyncio.gather(commenting, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _comment(self, send: Send) -> None:
+        while True:
+            await asyncio.sleep(COMMENT_SECONDS)
+            if self._silent:
+                await send(COMMENT)
+            self._silent = True

@@ -3,10 +3,12 @@
 import re
 import uuid
 from collections import Counter
+from time import monotonic
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.http.access_log import log_access
 from server.http.request_id import current_request_id
 
 REQUEST_ID = "X-Request-Id"
@@ -18,25 +20,36 @@ ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Envelope:
     """ASGI: a client's own request id is echoed if it is short and plain, else one is made.
 
-    statuses: answers so far by (method, status).
+    statuses: answers so far by (method, status). logs_access: whether each has a line of its own.
     """
 
-    def __init__(self, app: ASGIApp, statuses: Counter[tuple[str, int]]) -> None:
+    def __init__(
+        self, app: ASGIApp, statuses: Counter[tuple[str, int]], logs_access: bool = False
+    ) -> None:
         self._app = app
         self._statuses = statuses
+        self._logs_access = logs_access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(Headers(scope=scope))
         current_request_id.set(request_id)  # not reset: what fails beyond this has it as well
         method = scope["method"] if scope["method"] in COUNTED_METHODS else OTHER_METHODS
 
+        status, began = None, monotonic()
+
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                self._statuses[method, message["status"]] += 1
+                status = message["status"]
+                self._statuses[method, status] += 1
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            if self._logs_access:
+                log_access(scope, status, began)
 
 
 def _request_id(headers: Headers) -> str:

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from megainfer.frontend.text_stream import TextDelta
 from server.http.errors import ErrorReport, log_failure, report_of
 from server.narration.blocks import Blocks, Change
 from server.openai.answer import open_stream, respond_with
@@ -34,9 +33,7 @@ async def narrate(
     """Answer a request of one choice, whole or as a stream."""
     deltas = generation.deltas
     if stream:
-        return await open_stream(
-            request, deltas, lambda first: _events(first, generation, narrator)
-        )
+        return await open_stream(request, deltas, _events(generation, narrator))
 
     def whole() -> Response:
         (piece,) = generation.answer.whole_pieces()
@@ -47,20 +44,18 @@ async def narrate(
     return await respond_with(request, deltas, generation.answer, whole)
 
 
-async def _events(
-    first: TextDelta, generation: Generation, narrator: Narrator
-) -> AsyncIterator[bytes]:
+async def _events(generation: Generation, narrator: Narrator) -> AsyncIterator[bytes]:
     answer, blocks = generation.answer, Blocks()
+    piece = None
     try:
-        piece = answer.piece(first)
-        for event in narrator.begin(answer.usage()):
-            yield event
-        for event in _told(narrator, blocks, piece):
-            yield event
         async for delta in generation.deltas:
-            piece = answer.piece(delta)
+            first, piece = piece is None, answer.piece(delta)
+            if first:
+                for event in narrator.begin(answer.usage()):
+                    yield event
             for event in _told(narrator, blocks, piece):
                 yield event
+        assert piece is not None, "a stream has at least the delta that ends it"
         for change in blocks.close():
             for event in narrator.change(change):
                 yield event

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,6 +14,7 @@ from megainfer.sharing.pauses import Pauses
 from megainfer.text.token_text import TokenTexts
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, while_connected
 from server.http.errors import log_failure, report_of
+from server.http.one_line import encode, encode_line
 from server.openai.answer_options import AnswerOptions, Usage
 from server.openai.choice import Choice
 from server.openai.logprobs import prompt_logprobs
@@ -22,12 +22,14 @@ from server.openai.piece import Piece
 from server.openai.prompts import Prompt
 from server.openai.shapes import Shape
 
+END = b"}\n\n"
 DONE = b"data: [DONE]\n\n"
+STATUS_SECONDS = 0.1
+"""For so long a stream's headers wait for its first token: what fails sooner has a status."""
 MOST_LOGPROBS = 21
 """Of a token."""
 INLINE_SIZE = 4096
 """Tokens and log-probabilities; to write more of them takes milliseconds."""
-encode = msgspec.json.Encoder().encode
 
 
 class Answer:
@@ -59,7 +61,7 @@ class Answer:
             for index, sequence in enumerate(sequences)
         }
         self._head = {**head, "created": int(time.time())}
-        self._before = b"data: " + encode({**self._head, "object": shape.part})[:-1]
+        self._before = b"data: " + encode_line({**self._head, "object": shape.part})[:-1]
         self._prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
         self._completion_tokens = 0
         self._cached_tokens = 0
@@ -114,7 +116,7 @@ class Answer:
 
     def usage_event(self) -> bytes:
         """The stream's last event but one: no choices, only the counts."""
-        return self._before + b',"choices":[],"usage":' + encode(self.usage()) + b"}\n\n"
+        return self._before + b',"choices":[],"usage":' + encode(self.usage()) + END
 
     def usage(self) -> dict[str, Any]:
         """Tokens so far; each prompt counts once, whatever n is. Where the model may think, it is
@@ -143,9 +145,9 @@ class Answer:
         return about
 
     def _event(self, choice: dict[str, Any], about: dict[str, Any]) -> bytes:
-        more = b"," + encode(about)[1:-1] if about else b""
+        more = b"," + encode_line(about)[1:-1] if about else b""
         return b"".join(
-            (self._before, more, b',"choices":[', encode(choice), b"]", self._usage(), b"}\n\n")
+            (self._before, more, b',"choices":[', encode_line(choice), b"]", self._usage(), END)
         )
 
     def _usage(self) -> bytes:
@@ -180,24 +182,23 @@ async def respond_streaming(
     request: Request, deltas: TextStream, answer: Answer, usage: Usage
 ) -> Response:
     """Answer with events."""
-    return await open_stream(request, deltas, lambda first: _events(first, deltas, answer, usage))
+    return await open_stream(request, deltas, _events(deltas, answer, usage))
 
 
 async def open_stream(
-    request: Request,
-    deltas: TextStream,
-    events: Callable[[TextDelta], AsyncIterator[bytes]],
+    request: Request, deltas: TextStream, events: AsyncIterator[bytes]
 ) -> Response:
-    """Answer with events, from the first delta on: an error before it still has its status."""
+    """Answer with events, which begin once something is known or after STATUS_SECONDS: an error
+    before that still has its status, later ones are told by the events."""
     try:
-        first = await while_connected(request.receive, deltas.__anext__())
+        began = await while_connected(request.receive, deltas.begins(STATUS_SECONDS))
     except ClientGone:
         deltas.close()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except BaseException:
         deltas.close()
         raise
-    return EventStream(events(first), deltas)
+    return EventStream(events, deltas, silent=not began)
 
 
 async def _collect(deltas: TextStream, answer: Answer) -> None:
@@ -207,18 +208,13 @@ async def _collect(deltas: TextStream, answer: Answer) -> None:
         await pauses.take()
 
 
-async def _events(
-    first: TextDelta, deltas: TextStream, answer: Answer, usage: Usage
-) -> AsyncIterator[bytes]:
+async def _events(deltas: TextStream, answer: Answer, usage: Usage) -> AsyncIterator[bytes]:
     try:
-        prompt = len(first.prompt_logprobs or ())
-        opening = answer.events(first)
-        if prompt * MOST_LOGPROBS > INLINE_SIZE:
-            opening = iter(await asyncio.to_thread(list, opening))
-        for event in opening:
-            yield event
         async for delta in deltas:
-            for event in answer.events(delta):
+            events = answer.events(delta)
+            if len(delta.prompt_logprobs or ()) * MOST_LOGPROBS > INLINE_SIZE:
+                events = iter(await asyncio.to_thread(list, events))
+            for event in events:
                 yield event
         if usage is not Usage.NONE:
             yield answer.usage_event()

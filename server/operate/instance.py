@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from megainfer.config import BLOCK_SIZE
+from megainfer.frontend.condition import Phase
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
 from megainfer.frontend.serving_options import ServingOptions
@@ -33,7 +35,8 @@ Ask = Callable[[GetStats | KeepSpans | GetSpans | Resize | Release | Renew], obj
 @dataclass
 class Instance:
     """board: what nodes say. changes: of the nodes themselves. info: what `/server_info` tells of
-    configuration and plan. spans: where they go, None without a collector."""
+    configuration and plan. engine_problem: why no request is even taken, in words for anybody.
+    spans: where they go, None without a collector."""
 
     options: ServingOptions
     board: NodeBoard
@@ -45,6 +48,7 @@ class Instance:
     exposition: Exposition
     info: Mapping[str, Any]
     changes: Changes
+    engine_problem: Callable[[], str | None]
     spans: "SpanExport | None" = None
 
 
@@ -111,8 +115,14 @@ def assemble(
         exposition=Exposition(counted, around.siblings),
         info=dict(around.info),
         changes=Changes(around.ask, around.siblings.own * TICKETS),
+        engine_problem=partial(_engine_problem, engine),
         spans=spans,
     )
+
+
+def _engine_problem(engine: EngineClient) -> str | None:
+    condition = engine.condition
+    return condition.text if condition.phase in (Phase.LOADING, Phase.FAILED) else None
 
 
 def _span_export(options: ServingOptions, model: ServedModel) -> "SpanExport | None":

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 FILES = (
     *("page.css", "icon.svg", "main.js", "dom.js", "api.js", "key.js", "tabs.js"),
-    *("chat.js", "answer.js", "settings.js", "markdown.js", "inline.js"),
+    *("chat.js", "answer.js", "talk.js", "settings.js", "markdown.js", "inline.js"),
     *("live.js", "history.js", "nodes.js", "timeline.js", "spans.js", "heatmap.js"),
     *("curves.js", "canvas.js", "format.js"),
 )

@@ -5,10 +5,9 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from megainfer.sampling import SamplingParams
 from server.http.errors import ErrorReport
+from server.http.one_line import encode_line
 from server.narration.blocks import Block, Blocks, Change, Kind, Step
 from server.openai.piece import Piece
 from server.openai.translation import Json
@@ -17,7 +16,6 @@ from server.responses.protocol import ResponsesRequest
 from server.responses.response_object import response_object
 from server.responses.tools import SHELL, input_of
 
-encode = msgspec.json.Encoder().encode
 PREFIXES = {Kind.TEXT: "msg", Kind.REASONING: "rs", Kind.CALL: "fc"}
 DELTAS = {
     Kind.TEXT: "response.output_text",
@@ -137,7 +135,7 @@ class ResponsesNarrator:
     def _event(self, kind: str, **fields: Any) -> bytes:
         event = {"type": kind, "sequence_number": self._sequence, **fields}
         self._sequence += 1
-        return b"event: " + kind.encode() + b"\ndata: " + encode(event) + b"\n\n"
+        return b"event: " + kind.encode() + b"\ndata: " + encode_line(event) + b"\n\n"
 
 
 def _place(block: Block) -> Json:

@@ -5,6 +5,7 @@ import { count, seconds, short } from "./format.js";
 import { Markdown } from "./markdown.js";
 
 const ENDINGS = { length: "cut off at the token limit", tool_calls: "asked for a tool" };
+const BROKE_OFF = "broke off"; // the connection ended, or the page was left
 
 export class Answer {
   constructor(onRegenerate) {
@@ -27,7 +28,7 @@ export class Answer {
     this.foot = element("div", { className: "foot" }, this.figures);
     this.root = element(
       "article",
-      { className: "message assistant busy" },
+      { className: "message assistant busy", ariaLabel: "The model" },
       ...[this.folded, this.body, this.problem, this.foot],
     );
   }
@@ -80,9 +81,31 @@ export class Answer {
     this.drawNow();
   }
 
+  /** What is kept of it. */
+  record() {
+    const { text, reasoning, figures, problem } = this;
+    const failure = problem.hidden ? "" : problem.textContent;
+    return { reasoning, figures: figures.textContent, failure, content: text };
+  }
+
+  /** As it was when it was kept. */
+  restore({ content = "", reasoning = "", figures = "", failure = "" }) {
+    [this.text, this.reasoning] = [content, reasoning];
+    if (failure) this.fail(failure);
+    this.end(false);
+    this.figures.textContent = figures || BROKE_OFF;
+    return this;
+  }
+
+  /** For those who hear the page. */
+  spoken() {
+    return this.problem.hidden ? this.body.innerText : this.problem.textContent;
+  }
+
   told(stopped) {
     const tokens = this.tokens || this.chunks || 0; // without usage, when it was stopped
-    const parts = stopped ? ["stopped"] : this.finish in ENDINGS ? [ENDINGS[this.finish]] : [];
+    const broke = !stopped && !this.finish && this.problem.hidden;
+    const parts = stopped ? ["stopped"] : this.finish in ENDINGS ? [ENDINGS[this.finish]] : broke ? [BROKE_OFF] : [];
     if (!this.first) return parts;
     parts.push(`first token after ${seconds((this.first - this.started) / 1000)}`, count(tokens, "token"));
     const decoding = (this.last - this.first) / 1000;

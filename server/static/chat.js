@@ -4,9 +4,13 @@ import { Answer } from "./answer.js";
 import { call, events } from "./api.js";
 import { byId, element } from "./dom.js";
 import { Settings } from "./settings.js";
+import { keepTalk, storedTalk } from "./talk.js";
 
 const OPENINGS = ["Why is the sky blue?", "Write a haiku about two nodes.", "List three uses of a paper clip."];
 const NEAR_END = 80; // pixels from the end within which the view follows the text
+
+/** To those who hear the page. */
+const announce = (text) => (byId("said").textContent = text);
 
 export class Chat {
   constructor({ onEnd }) {
@@ -17,7 +21,8 @@ export class Chat {
     this.field = byId("prompt");
     this.following = true;
     this.listen();
-    this.clear();
+    this.showOpening();
+    this.restore();
   }
 
   listen() {
@@ -29,6 +34,8 @@ export class Chat {
     this.field.addEventListener("keydown", (event) => this.onKey(event));
     byId("stop").addEventListener("click", () => this.stop());
     byId("clear").addEventListener("click", () => this.clear());
+    document.addEventListener("keydown", (event) => this.onEscape(event));
+    for (const kind of ["beforeunload", "pagehide"]) addEventListener(kind, () => this.leave());
     this.view.addEventListener("grown", () => this.follow());
     this.view.addEventListener("scroll", () => (this.following = this.isNearEnd()));
   }
@@ -37,6 +44,13 @@ export class Chat {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     this.submit();
+  }
+
+  /** Stops an answer; with none on its way, closes the settings that are being changed. */
+  onEscape(event) {
+    if (event.key !== "Escape" || event.isComposing || document.querySelector("dialog[open]")) return;
+    if (this.aborting) this.stop();
+    else this.settings.close();
   }
 
   submit() {
@@ -48,17 +62,59 @@ export class Chat {
   }
 
   ask(text) {
+    this.left = false;
     if (!this.turns.length) this.view.replaceChildren();
-    const asked = element("article", { className: "message user", textContent: text });
-    this.view.append(asked);
-    this.turns.push({ role: "user", content: text, root: asked });
+    this.showQuestion(text);
     return this.answer();
   }
 
-  async answer() {
+  showQuestion(text) {
+    const asked = element("article", { className: "message user", textContent: text });
+    asked.ariaLabel = "You";
+    this.view.append(asked);
+    this.turns.push({ role: "user", content: text, root: asked });
+  }
+
+  showAnswer() {
     const answer = new Answer(() => this.regenerate(answer));
     this.view.append(answer.root);
+    return answer;
+  }
+
+  /** The talk of before the page was loaded again. */
+  restore() {
+    const turns = storedTalk();
+    if (!turns.length) return;
+    this.view.replaceChildren();
+    for (const turn of turns) {
+      if (turn.role === "user") this.showQuestion(turn.content);
+      else this.turns.push(this.asTurn(this.showAnswer().restore(turn)));
+    }
+    byId("clear").hidden = false;
+    this.follow(true);
+  }
+
+  asTurn(answer) {
+    return { role: "assistant", content: answer.text, root: answer.root, answer };
+  }
+
+  /** What happens to an answer from here on is the browser's doing. */
+  leave() {
+    this.keep();
+    this.left = true;
+  }
+
+  /** With as much of an answer as has come. */
+  keep() {
+    if (this.left) return;
+    keepTalk(this.aborting ? [...this.turns, this.asTurn(this.coming)] : this.turns);
+  }
+
+  async answer() {
+    const answer = this.showAnswer();
+    this.coming = answer;
     this.busy(new AbortController());
+    announce("The model answers.");
     this.follow(true);
     const { signal } = this.aborting;
     try {
@@ -66,9 +122,11 @@ export class Chat {
     } catch (error) {
       if (!signal.aborted) answer.fail(error.message);
     }
-    this.turns.push({ role: "assistant", content: answer.text, root: answer.root });
+    this.turns.push(this.asTurn(answer));
     answer.end(signal.aborted);
     this.busy(null);
+    this.keep();
+    announce(`${signal.aborted ? "Stopped. " : ""}${answer.spoken()}`);
     if (answer.text) this.onEnd();
   }
 
@@ -93,6 +151,8 @@ export class Chat {
     if (this.aborting) return;
     const from = this.turns.findIndex((turn) => turn.root === answer.root);
     for (const turn of this.turns.splice(from)) turn.root.remove();
+    byId("stop").hidden = false;
+    byId("stop").focus(); // the button that was pressed is gone
     this.answer();
   }
 
@@ -103,24 +163,38 @@ export class Chat {
   clear() {
     if (this.aborting) return;
     this.turns = [];
-    this.view.replaceChildren(this.opening());
+    this.showOpening();
+    this.keep();
+    if (document.activeElement === byId("clear")) this.field.focus();
     byId("clear").hidden = true;
+  }
+
+  showOpening() {
+    this.view.replaceChildren(this.opening());
   }
 
   opening() {
     const buttons = OPENINGS.map((text) => {
       const button = element("button", { type: "button", textContent: text });
-      button.addEventListener("click", () => this.ask(text));
+      button.addEventListener("click", () => {
+        this.field.focus();
+        this.ask(text);
+      });
       return button;
     });
     const lead = element("p", { textContent: "Ask the model something, and watch it being answered." });
     return element("div", { className: "opening" }, lead, ...buttons);
   }
 
+  /** A button that has the keyboard's focus hands it on before it vanishes. */
   busy(controller) {
+    const [send, stop] = [byId("send"), byId("stop")];
+    const focused = document.activeElement;
     this.aborting = controller;
-    byId("send").hidden = controller !== null;
-    byId("stop").hidden = controller === null;
+    send.hidden = controller !== null;
+    stop.hidden = controller === null;
+    if (focused === stop && controller === null) this.field.focus();
+    if ((focused === send || !focused?.isConnected) && controller !== null) stop.focus();
     byId("clear").hidden = controller !== null;
     this.view.classList.toggle("busy", controller !== null);
   }

@@ -5,6 +5,7 @@ import { byId, element } from "./dom.js";
 import { percent, seconds, short } from "./format.js";
 
 const HEIGHT = 96;
+const ROOM = 18;
 const CHARTS = [
   { title: "Throughput", unit: (value) => `${short(value)}/s`, least: 10, lines: { generated: "tokens generated", prompt: "of prompts" } },
   { title: "Time to first token", unit: seconds, least: 0.01, dots: true, lines: { firstMean: "mean" } },
@@ -42,7 +43,7 @@ class Chart {
     const names = Object.keys(this.what.lines);
     const values = samples.flatMap((sample) => names.map((name) => sample[name])).filter(Number.isFinite);
     const most = Math.max(this.what.least, ...values) * 1.1;
-    const to = (sample, name) => [width * (1 - (now - sample.at) / span), height - 1 - (sample[name] / most) * (height - 10)];
+    const to = (sample, name) => [width * (1 - (now - sample.at) / span), heightOf(sample[name] / most, height)];
     this.drawGrid(context, most, width, height);
     names.forEach((name, number) => drawLine(context, samples, name, to, colour(COLOURS[number]), this.what.dots));
     this.describe(samples, names);
@@ -50,7 +51,7 @@ class Chart {
 
   drawGrid(context, most, width, height) {
     for (const value of ticks(most, 2.5)) {
-      const y = height - 1 - (value / most) * (height - 10);
+      const y = heightOf(value / most, height);
       context.fillStyle = colour("--line");
       context.fillRect(0, y, width, 1);
       context.fillStyle = colour("--soft");
@@ -67,6 +68,9 @@ class Chart {
     this.canvas.ariaLabel = this.legend.textContent;
   }
 }
+
+/** Of a share of the most, leaving room above for the label of a line. */
+const heightOf = (share, height) => height - 1 - share * (height - ROOM);
 
 /** A line broken where there is no value; dots: values stand alone, such as first tokens. */
 function drawLine(context, samples, name, to, stroke, dots) {

@@ -21,6 +21,7 @@ export class Live {
     this.curves = new Curves();
     this.asking = null;
     this.locked = false;
+    this.known = false;
   }
 
   /** Goes on for as long as the page is open. */
@@ -47,6 +48,7 @@ export class Live {
   async ask() {
     const state = await getJson("page/state");
     this.locked = false;
+    this.known = true;
     this.history.take(state, performance.now() / 1000);
     this.showHead(state);
     if (!this.isSeen()) return;
@@ -57,8 +59,10 @@ export class Live {
   redraw() {
     const { state } = this.history;
     if (!state || !this.isSeen()) return;
-    this.showFigures(state);
-    this.nodes.show(state);
+    if (this.known) {
+      this.showFigures(state);
+      this.nodes.show(state);
+    }
     this.heatmap.show(state);
     this.curves.show(this.history);
     this.timeline.draw();
@@ -76,6 +80,14 @@ export class Live {
   fail(error) {
     this.locked = error instanceof KeyNeeded;
     this.tell(this.locked ? "locked" : "lost", error.message);
+    this.forget();
+  }
+
+  /** What was shown of the server is not so any more, as far as anybody knows. */
+  forget() {
+    this.known = false;
+    for (const figure of this.section.querySelectorAll("[data-figure]")) figure.textContent = "–";
+    this.nodes.forget();
   }
 
   tell(status, problem) {

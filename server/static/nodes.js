@@ -17,6 +17,12 @@ export class Nodes {
     this.showRoad(state.nodes);
   }
 
+  /** Nobody tells how they are. */
+  forget() {
+    for (const card of this.cards.values()) card.forget();
+    byId("road").replaceChildren();
+  }
+
   card(node) {
     if (!this.cards.has(node.name)) {
       const card = new Card();
@@ -57,6 +63,7 @@ class Card {
 
   show(node, state) {
     this.compare(node);
+    this.root.classList.remove("unknown");
     this.root.classList.toggle("down", !node.up);
     this.name.textContent = node.name;
     this.job.textContent = node.role === "attention" ? attentionJob(node) : expertJob(node, state);
@@ -65,6 +72,16 @@ class Card {
     this.busy.textContent = node.up ? `${percent(1 - node.idle_share)} busy` : away;
     const parts = this.shares.map(([stage, share]) => `${stage} ${percent(share)}`);
     this.stages.textContent = parts.join(", ") || "idle";
+  }
+
+  forget() {
+    this.latest = null;
+    [this.rates, this.shares] = [[0, 0, 0], []];
+    this.root.classList.remove("down");
+    this.root.classList.add("unknown");
+    this.bar.style.width = "0";
+    this.busy.textContent = "unknown";
+    this.stages.textContent = "";
   }
 
   /** What happened between this and what it said before. */

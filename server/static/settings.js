@@ -39,6 +39,13 @@ export class Settings {
     byId("open-settings").ariaExpanded = String(!this.panel.hidden);
   }
 
+  /** From within, handing the focus back to what opened them. */
+  close() {
+    if (this.panel.hidden || !this.panel.contains(document.activeElement)) return;
+    this.toggle();
+    byId("open-settings").focus();
+  }
+
   reset() {
     for (const field of Object.values(this.fields)) field.value = "";
     this.keep();

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from megainfer.checkpoint.codes import e2m1, e4m3, nibbles
-from megainfer.checkpoint.grid import as_scales
+from megainfer.checkpoint.codes import as_scales, e2m1, e4m3, nibbles
 from tests.support.quantised import e2m1 as e2m1_by_formula
 from tests.support.quantised import e4m3 as e4m3_by_formula
 

@@ -24,7 +24,7 @@ from megainfer.model_folder.demo.checkpoint import write_checkpoint
 from megainfer.model_folder.demo.llama_gguf import LlamaGguf, unpermute
 from megainfer.model_folder.demo.model import RECIPE, ensure_demo_model
 from megainfer.model_folder.demo.recipe import Upcycling
-from megainfer.model_folder.demo.tokenizer import read_tokenizer
+from megainfer.model_folder.demo.tokenizer import TOOLS, read_tokenizer
 from megainfer.model_folder.demo.upcycle import draw_router
 from tests.support.demo_model import dense_of, logits_and_greedy
 from tests.support.tiny_llama_gguf import CHAT_TEMPLATE, TOKENS, permute, tiny_llama, write_gguf
@@ -92,9 +92,9 @@ def test_tokens_of_transformers_and_of_tokenizers_agree(tiny):
     # "hell" by merges, and "12" as two digits though there is a merge for it
     assert [TOKENS[i] for i in ids[:6]] == ["<|im_start|>", "hell", "o", "Ġ", "1", "2"]
     assert (hf.bos_token_id, hf.eos_token_id, hf.pad_token_id) == (1, 2, 2)
-    assert hf.chat_template == CHAT_TEMPLATE
+    assert hf.chat_template == TOOLS + CHAT_TEMPLATE
     assert json.loads((folder / "tokenizer_config.json").read_text())["chat_template"] == (
-        CHAT_TEMPLATE
+        TOOLS + CHAT_TEMPLATE
     )
 
 

@@ -1,15 +1,21 @@
 """The terminal client against the real server: pipes, commands, Ctrl-C and clear errors."""
 
 import io
+import re
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
+import pyte
 import pytest
 
 from megainfer.commands.api_client import is_loopback
 from megainfer.commands.chat_client import ChatClient
-from megainfer.commands.conversation import converse, printable
+from megainfer.commands.conversation import converse, talk
+from megainfer.commands.talk.markdown import Styler
+from megainfer.commands.talk.printer import printable
+from megainfer.commands.talk.wrap import Wrapper
 from megainfer.errors import ConfigError, MegaInferError
+from megainfer.frontend.syntax_options import SyntaxOptions
 from megainfer.messages import Abort, Submit, TokenEvent
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
@@ -43,22 +49,10 @@ def server(running: RunningServer) -> RunningServer:
     return running
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def typing(monkeypatch: pytest.MonkeyPatch, *messages: str | type[BaseException]) -> None:
-    """Have input() return these, or raise them; the end of input comes after the last."""
+def typing(*messages: str) -> Callable[[], str | None]:
+    """What is typed in a terminal, message by message."""
     left = iter(messages)
-
-    def typed(_: str) -> str:
-        message = next(left, EOFError)
-        if isinstance(message, str):
-            return message
-        raise message
-
-    monkeypatch.setattr("builtins.input", typed)
+    return lambda: next(left, None)
 
 
 def prompts(server: RunningServer, count: int) -> list[str]:
@@ -82,23 +76,7 @@ def test_each_line_of_a_pipe_is_a_message_of_one_conversation(server: RunningSer
     assert server.node.heard.empty()
 
 
-def test_a_conversation_in_a_terminal(
-    server: RunningServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    typing(monkeypatch, "Hi", "/what", "/reset", "", KeyboardInterrupt)
-    out = io.StringIO()
-    converse(ChatClient(f"{server.url}/v1/", model="org/alias"), stdin=Terminal(), stdout=out)
-    text = out.getvalue()
-    assert "org/alias" in text
-    assert "Hello 😀\n" in text
-    assert "There is no command '/what'" in text
-    assert "starts anew" in text
-    assert len(prompts(server, 1)) == 1
-
-
-def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
-    server: RunningServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(server: RunningServer) -> None:
     class Interrupting(io.StringIO):
         def write(self, text: str) -> int:
             written = super().write(text)
@@ -108,9 +86,9 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
 
     (token,) = TOKENIZER.encode("x")
     server.node.script = endless(token)
-    typing(monkeypatch, "Hi", "More", "/exit")
     out = Interrupting()
-    converse(ChatClient(server.url), stdin=Terminal(), stdout=out)
+    talk(ChatClient(f"{server.url}/v1/", model="org/alias"), typing("Hi", "More", "/exit"), out)
+    assert "org/alias" in out.getvalue()
     assert out.getvalue().count("stopped") == 2
     heard = [server.node.heard.get(timeout=WAIT_SECONDS) for _ in range(4)]
     submits = [message for message in heard if isinstance(message, Submit)]
@@ -120,12 +98,9 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
     assert "<|im_start|>assistant\nx<|im_end|>" in second, "what was said so far is remembered"
 
 
-def test_errors_are_shown_in_a_terminal_and_raised_in_a_pipe(
-    server: RunningServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    typing(monkeypatch, "Hi")
+def test_errors_are_shown_in_a_terminal_and_raised_in_a_pipe(server: RunningServer) -> None:
     out = io.StringIO()
-    converse(ChatClient(server.url, max_tokens=5000), stdin=Terminal(), stdout=out)
+    talk(ChatClient(server.url, max_tokens=5000), typing("Hi"), out)
     assert "maximum context length is 256" in " ".join(out.getvalue().split())
     with pytest.raises(MegaInferError, match="400: This model's maximum context length"):
         converse(ChatClient(server.url, max_tokens=5000), stdin=io.StringIO("Hi\n"), stdout=out)
@@ -148,22 +123,16 @@ def test_a_node_that_dies_in_the_middle_is_told_and_not_remembered() -> None:
         client.close()
 
 
-def test_an_error_after_half_an_answer_begins_a_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with RunningServer(TOKENIZER) as server:
-
-        class Out(io.StringIO):
-            def write(self, text: str) -> int:
-                if text == "x":
-                    server.call(server.engine.fail, "expert node 2 was killed")
-                return super().write(text)
-
-        server.node.script = endless(TOKENIZER.encode("x")[0])
-        typing(monkeypatch, "Hi")
-        out = Out()
-        converse(ChatClient(server.url), stdin=Terminal(), stdout=out)
-    assert "Error: expert node 2 was killed" in out.getvalue().splitlines()
+def test_thoughts_are_no_part_of_what_a_pipe_gets(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunningServer(TOKENIZER, syntax=SyntaxOptions(reasoning_parser="qwen3")) as server:
+        for text, answer in (("<think>Hm.</think>Yes", "Yes\n"), ("<think>Hm.", "\n")):
+            server.node.script = speaking(*TOKENIZER.encode(text), END)
+            out = io.StringIO()
+            client = ChatClient(server.url, thinking=False)
+            converse(client, quick="Hi", stdout=out)
+            assert out.getvalue() == answer
+            assert ("while the model was thinking" in capsys.readouterr().err) == (answer == "\n")
+            assert client.settings.fields() == {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 def test_an_address_needs_no_scheme(server: RunningServer) -> None:
@@ -201,3 +170,47 @@ def test_proxies_are_for_other_machines_only() -> None:
 
 def test_a_model_cannot_steer_the_terminal() -> None:
     assert printable("a\x1b[2J\tb\r\n👩‍🚀\x07") == "a[2J\tb\n👩‍🚀"
+
+
+# --- what is shown, however it is cut into pieces -------------------------------------------------
+
+SHOWN = {
+    "a **b** c": "a \x1b[0;1mb\x1b[0m c",
+    "2 ** 3": "2 ** 3",
+    "* one\n* two": "* one\n* two",
+    "## T\nx": "\x1b[0;1mT\x1b[0m\nx",
+    "#tag": "#tag",
+    "`a * b` c": "\x1b[0;36ma * b\x1b[0m c",
+    "```py\n# **x**\n```\ny": "\x1b[2m```py\x1b[0m\n\x1b[0;36m# **x**\n\x1b[2m```\x1b[0m\n\x1b[0my",
+    "**never closed": "\x1b[0;1mnever closed",
+}
+
+
+@pytest.mark.parametrize("text", SHOWN)
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_marks_become_styles(text: str, size: int) -> None:
+    styler = Styler()
+    pieces = [styler.push(text[at : at + size]) for at in range(0, len(text), size)]
+    assert "".join([*pieces, styler.finish()]) == f"{SHOWN[text]}\x1b[0m"
+
+
+@pytest.mark.parametrize("columns", [3, 7, 11, 80])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The quick brown fox jumps over the lazy dog.",
+        "one two\nthree  four\n\nanextremelylongwordthatfitsnowhere and on",
+        "人生は短い、芸術は長い。 and on",
+        "a\tb \x1b[1mbold words\x1b[0m c",
+    ],
+)
+def test_lines_end_between_words(text: str, columns: int) -> None:
+    wrapper, screen = Wrapper(columns), pyte.Screen(columns, 200)
+    stream = pyte.Stream(screen)
+    for char in wrapper.push(text).replace("\n", "\r\n"):
+        stream.feed(char)
+    shown = " ".join(line.strip() for line in screen.display).split()
+    words = re.sub(r"\x1b\[\d*m", "", text).split()
+    if all(len(word) < columns for word in words) and text.isascii():
+        assert shown == words
+    assert "".join(shown).replace(" ", "") == "".join(words).replace(" ", "")

@@ -2,12 +2,14 @@
 
 import io
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 
 from megainfer.errors import Overloaded
+from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages import RequestFailed, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
@@ -92,3 +94,18 @@ def test_lines_beside_requests_stay_as_they_are(server: RunningServer, lines: io
     server.node.script = speaking(TOKEN)
     post(server, "/v1/completions", "mine", prompt="x")
     assert lines.getvalue() == "WARNING 50% of all\n"
+
+
+def test_an_access_log_has_a_line_for_every_request(
+    lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("megainfer.access"), "level", logging.INFO)
+    with RunningServer(TOKENIZER, options=ServingOptions(access_log=True)) as server:
+        server.node.script = speaking(TOKEN)
+        post(server, "/v1/completions?key=secret", "first", prompt="x", stream=True)
+        post(server, "/no%0Asuch", "second")
+    first, second = lines.getvalue().splitlines()
+    assert re.fullmatch(
+        r"INFO 127\.0\.0\.1:\d+ POST /v1/completions 200 \d+\.\d{3} s \[request first\]", first
+    )
+    assert "POST /no%0Asuch 404 " in second

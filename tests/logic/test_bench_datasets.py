@@ -160,14 +160,15 @@ def test_the_server_is_asked_for_tokens_and_text() -> None:
 @pytest.mark.parametrize(
     ("document", "info"),
     [
-        ({"config": {"attn_gpus": 2, "ffn_gpus": 3}, "plan": {"vocab_size": 9}}, (5, 9)),
-        ({"config": {"attn_gpus": 1, "ffn_gpus": 1, "colocated": True}}, (1, None)),
-        ({"vllm_config": "text"}, (None, None)),
-        ({"config": {"attn_gpus": True, "ffn_gpus": "3"}, "plan": []}, (None, None)),
-        ([1], (None, None)),
+        ({"config": {"attn_gpus": 2, "ffn_gpus": 3}, "plan": {"vocab_size": 9}}, (5, None, 9)),
+        ({"config": {"attn_gpus": 2, "ffn_gpus": 3}, "plan": {"kernels": "cpu"}}, (None, 5, None)),
+        ({"config": {"attn_gpus": 1, "ffn_gpus": 1, "colocated": True}}, (1, None, None)),
+        ({"vllm_config": "text"}, (None, None, None)),
+        ({"config": {"attn_gpus": True, "ffn_gpus": "3"}, "plan": []}, (None, None, None)),
+        ([1], (None, None, None)),
     ],
 )
 def test_what_a_server_tells_of_itself(
-    document: object, info: tuple[int | None, int | None]
+    document: object, info: tuple[int | None, int | None, int | None]
 ) -> None:
     assert ServerInfo.read(document) == ServerInfo(*info)

@@ -4,7 +4,7 @@ import huggingface_hub
 import pytest
 
 from megainfer.errors import ModelError
-from megainfer.model_folder.resolve import resolve_model
+from megainfer.model_folder.resolve import ModelSource, resolve_model
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ def test_a_failing_hub_is_named_with_the_first_line_of_its_reason(monkeypatch, e
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(ModelError, match=f"owner/name is no local folder.*{text}"):
-        resolve_model("owner/name", lambda stage, fraction: None)
+        resolve_model(ModelSource("owner/name"), lambda stage, fraction: None)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 import megainfer.models.families
 from megainfer.errors import ConfigError, ModelError
-from megainfer.models.registry import FAMILIES, load_spec
+from megainfer.models.registry import FAMILIES, _overridden, load_spec
 from megainfer.models.sources import (
     attention_sources,
     attention_weight_bytes,
@@ -20,7 +20,7 @@ from megainfer.models.sources import (
 from megainfer.models.spec import DeltaNetSpec, DenseSpec, MoESpec, QkNorm, SharedExpertSpec
 from megainfer.topology import contiguous_placement
 from tests import variants
-from tests.support.checkpoints import VARIANTS, write_checkpoint
+from tests.support.checkpoints import VARIANTS, write_checkpoint, write_config
 
 COMMON = {
     "hidden_size": 32,
@@ -346,10 +346,52 @@ def test_unsupported_architecture_is_refused(tmp_path, architectures):
         load_spec(tmp_path)
 
 
-def test_unsupported_architecture_lists_the_supported(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
-    with pytest.raises(ModelError, match=r"GPT2LMHeadModel.*MixtralForCausalLM.*Qwen3Moe"):
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            {"architectures": ["Qwen4MoeForCausalLM"]},
+            "the nearest that are: Qwen3MoeForCausalLM, Qwen2MoeForCausalLM",
+        ),
+        (
+            {"architectures": ["Qwen3VLMoeForConditionalGeneration"], "vision_config": {}},
+            "it takes vision beside text, and vision isn't served",
+        ),
+        (
+            {"architectures": ["Whisper"], "vision_config": {}, "audio_config": {}},
+            "and audio isn't",
+        ),
+        ({"architectures": ["BertModel"]}, "`megainfer models` lists all families"),
+    ],
+)
+def test_an_unsupported_architecture_is_told_what_is_near(tmp_path, config, told):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=told) as failure:
         load_spec(tmp_path)
+    assert len(str(failure.value).removeprefix(str(tmp_path))) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.Q4_K_M.gguf", "GGUF, llama.cpp's format.*name the model that it was made from"),
+        ("pytorch_model.bin", "a pickle.*convert it once.*save_pretrained"),
+        ("consolidated.00.pth", "a pickle"),
+    ],
+)
+def test_a_folder_of_another_format_says_so_and_the_way_out(tmp_path, name, told):
+    (tmp_path / name).touch()
+    with pytest.raises(ModelError, match=f"holds no config.json.*{told}"):
+        load_spec(tmp_path)
+
+
+def test_overrides_replace_fields_and_those_of_the_text_part_one_by_one(tmp_path):
+    write_config("mixtral", "gqa", tmp_path)
+    assert load_spec(tmp_path).top_k == 2
+    assert load_spec(tmp_path, {"num_experts_per_tok": 1}).top_k == 1
+    assert _overridden({"text_config": {"a": 1, "b": 2}}, {"text_config": {"b": 3}}) == {
+        "text_config": {"a": 1, "b": 3}
+    }
 
 
 @pytest.mark.parametrize(("family", "variant"), VARIANTS)

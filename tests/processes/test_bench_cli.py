@@ -78,7 +78,9 @@ def test_bench_serve_asks_prompts_of_a_file_by_chat(
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert value(done.stdout, "Total generated tokens:") == 2 * (3 + 2)
-    assert value(done.stdout, "GPUs:") == 2  # as the server says: a node of each role
+    # As the server says: a node of each role, and no GPU.
+    assert value(done.stdout, "Nodes (CPU processes):") == 2
+    assert "GPU" not in done.stdout
 
 
 def test_bench_serve_counts_failures_and_says_the_first(served: Served) -> None:

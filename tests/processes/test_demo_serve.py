@@ -10,7 +10,11 @@ import openai
 import pytest
 
 from megainfer import LLM, SamplingParams
+from megainfer.frontend.syntax_options import SyntaxOptions
 from megainfer.model_folder.demo.model import DEMO_MODEL_NAME, ensure_demo_model
+from megainfer.text.tokenizer import load_tokenizer
+from server.openai.syntax import AnswerSyntax
+from server.parsing.notations import NOTATIONS
 from tests.support.demo_model import dense_of, logits_and_greedy
 from tests.support.served import Served, serving
 
@@ -138,4 +142,15 @@ def test_two_processes_say_what_the_dense_original_says():
 
 def test_the_recipe_recommends_how_to_sample():
     config = json.loads((ensure_demo_model() / "generation_config.json").read_text())
-    assert config["temperature"] == 0.2
+    assert (config["temperature"], config["repetition_penalty"]) == (0.2, 1.1)
+
+
+def test_tools_are_offered_to_it_and_its_calls_are_known(client):
+    function = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "function", "function": function}]
+    answer = client.chat.completions.create(
+        model=DEMO_MODEL_NAME, messages=QUESTION, temperature=0, max_tokens=8, tools=tools
+    )
+    assert answer.usage.prompt_tokens > 60, "the tools are no part of the prompt"
+    tokenizer = load_tokenizer(ensure_demo_model())
+    assert AnswerSyntax.of(SyntaxOptions(), tokenizer).calls is NOTATIONS["hermes"]

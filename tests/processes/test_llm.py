@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.messages import Role
 from tests.support.checkpoints import write_checkpoint
 from tests.support.served import session_members
+from tests.support.terminal import Terminal
 
 MAX_LEN = 256
 PARAMS = SamplingParams(temperature=0, max_tokens=MAX_LEN - 1, ignore_eos=True)
@@ -155,7 +157,7 @@ def test_counters_that_come_late_are_an_error_and_then_harmless(llm, monkeypatch
     [
         (None, None, "a prompt is a text or a list of token ids, not None"),
         ([[1], 2.5], None, "a prompt is a text or a list of token ids, not 2.5"),
-        ({"prompt_token_ids": [1]}, None, "a text or a list of token ids"),
+        ({"prompt_ids": [1]}, None, "prompt_ids isn't served"),
         ([[1]], {"max_tokens": 3}, "sampling_params must be SamplingParams"),
     ],
 )
@@ -188,3 +190,14 @@ def test_log_probabilities_penalties_and_priorities_offline(lasting):
         lasting.generate([[1], [2]], priority=[1], progress=False)
     with pytest.raises(RequestError, match="priority must be between"):
         lasting.generate([[1]], priority=[2**40], progress=False)
+
+
+def test_a_terminal_is_shown_how_the_start_goes_and_nothing_is_left_of_it(folder):
+    script = f"from megainfer import LLM\nwith LLM({folder!r}) as llm: print('made')"
+    terminal = Terminal([sys.executable, "-c", script])
+    try:
+        assert terminal.end() == 0
+    finally:
+        terminal.close()
+    assert "loading weights" in terminal.raw
+    assert [line for line in terminal.lines if line] == ["made"]

@@ -58,7 +58,8 @@ def page(tab: Browser, served: Served) -> Iterator[Browser]:
 def opened(tab: Browser, url: str) -> None:
     tab.resize(DESKTOP)
     tab.driver.get(url)
-    tab.run("sessionStorage.clear()")
+    # The page keeps its talk once more as it is left.
+    tab.run("sessionStorage.clear(); addEventListener('pagehide', () => sessionStorage.clear())")
     tab.driver.refresh()
 
 
@@ -150,6 +151,7 @@ def test_the_live_view_shows_what_has_run(page: Browser) -> None:
         page.until(lambda at=canvas: colours_in(page, at) >= 5, f"{canvas} is blank")
     page.until(lambda: page.text("[data-figure=running]") == "1", "the running request")
     page.until(lambda: page.text("[data-figure=generated]") not in ("–", "0"), "tokens/s")
+    assert page.violations() == []
     page.click("#timeline #pause")
     whole = number_before(page, "#timeline canvas", "span")
     assert "micro-batch" in page.text("#timeline-legend")
@@ -157,6 +159,20 @@ def test_the_live_view_shows_what_has_run(page: Browser) -> None:
     # None at all where nobody happened to work in the middle of a step.
     assert number_before(page, "#timeline canvas", "span") < whole
     page.click("#stop")
+
+
+def test_nodes_of_a_server_that_is_gone_are_unknown(page: Browser) -> None:
+    page.until(lambda: "busy" in page.text(".busy-share"), "no nodes")
+    page.run("window.asks = window.fetch; window.fetch = () => Promise.reject(Error('gone'))")
+    page.until(lambda: page.text("#status") == "no connection", "it was not noticed")
+    assert {share.text for share in page.all(".busy-share")} == {"unknown"}
+    assert len(page.all(".node.unknown")) == len(page.all(".node")) == 3
+    assert {figure.text for figure in page.all("[data-figure]")} == {"–"}
+    assert page.text("#road") == ""
+    assert page.violations() == []
+    page.run("window.fetch = window.asks")
+    page.until(lambda: "busy" in page.text(".busy-share"), "it did not come back")
+    assert page.all(".node.unknown") == []
 
 
 def number_before(page: Browser, canvas: str, unit: str) -> int:

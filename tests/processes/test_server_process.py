@@ -18,6 +18,7 @@ from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.station import Station
 from megainfer.messages import NodeDown, Opened, Ready, Role, Stop, Tokens
+from megainfer.model_folder.deployment import Deployment
 from server.process import ServerSeat, _Server
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scripted_server import WAIT_SECONDS, MockNode, silent
@@ -37,8 +38,8 @@ async def served(plan: Plan) -> AsyncIterator[tuple[asyncio.Task[None], MockNode
     with socket.create_server(("127.0.0.1", 0)) as sock:
         options = ServingOptions(names=("tiny",))
         seat = ServerSeat(0, [sock], SharedLoads(1))
-        station = Station(theirs, Page())
-        living = asyncio.create_task(_Server(station, plan, options, seat).run(sock))
+        station, deployment = Station(theirs, Page()), Deployment(plan, None, "")
+        living = asyncio.create_task(_Server(station, deployment, options, seat).run(sock))
         await asyncio.to_thread(ours.expect, Opened, WAIT_SECONDS)
         node = MockNode(plan.front_endpoint(), 0, silent)
         speaking = asyncio.create_task(node.run())

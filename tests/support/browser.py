@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 BINARY = next((path for name in BINARIES if (path := shutil.which(name))), None)
 DRIVER = shutil.which("chromedriver")
+AXE = Path(__file__).parents[1] / "assets/axe-core/axe.min.js"
+STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 needs_browser = pytest.mark.skipif(
     BINARY is None or DRIVER is None,
@@ -50,6 +53,17 @@ class Browser:
     def until(self, happened: Callable[[], Any], what: str) -> Any:
         """What `happened` gives once it is true."""
         return WebDriverWait(self.driver, WAIT_SECONDS, 0.05).until(lambda _: happened(), what)
+
+    def violations(self) -> list[str]:
+        """What axe-core finds against WCAG 2.2 AA: rule, element, and why."""
+        if self.run("return !window.axe"):
+            self.run(AXE.read_text())
+        script = """
+            const [tags, done] = arguments;
+            axe.run({runOnly: {type: "tag", values: tags}}).then((found) => done(
+                found.violations.flatMap(({id, nodes}) =>
+                    nodes.map((node) => `${id}: ${node.target} ${node.failureSummary}`))))"""
+        return list(self.driver.execute_async_script(script, STANDARDS))
 
     def complaints(self) -> list[str]:
         """What the console said since the last call: script errors, failed loads, and whatever the

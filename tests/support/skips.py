@@ -12,6 +12,7 @@ BY_NATURE: Mapping[str, str] = {
 OF_THE_MACHINE: Mapping[str, str] = {
     r"kernels (were not|are not) built|M2N is not built": "there is no C++ compiler",
     r"no browser: ": "neither pip nor the suite brings one",
+    r"no aarch64-linux-gnu-g\+\+ ": "a cross compiler, for which `make test-all` alone asks",
     r"node and npm aren't installed": "`make test-all` alone asks for them",
     r".* can't be installed here: ": "heavy clients of `make test-all`; docs/clients.md names them",
 }

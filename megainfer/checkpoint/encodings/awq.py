@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from megainfer.checkpoint.codes import nibbles
-from megainfer.checkpoint.files import StoredTensor, TensorFiles
-from megainfer.checkpoint.grid import Grid, as_scales
+from megainfer.checkpoint.grid import Grid
+from megainfer.checkpoint.headers import StoredTensor, TensorHeaders
 from megainfer.models.quantization import QuantizationSpec
 from megainfer.models.stored import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OUTPUTS_A_WORD = 8
 
@@ -31,16 +31,18 @@ class Awq:
     def flipped(self) -> bool:
         return True
 
-    def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
+    def decode(self, codes: "Tensor", lines: range, sides: "Sequence[Tensor]") -> "Tensor":
         """See `Encoding.decode`."""
+        from megainfer.checkpoint.codes import as_scales, unpack_awq
+
         scales, zeros = sides
-        values = _unpack(codes)
-        self.grid.subtract(values, lines, _unpack(zeros))
+        values = unpack_awq(codes)
+        self.grid.subtract(values, lines, unpack_awq(zeros))
         self.grid.multiply(values, lines, as_scales(scales))
         return values
 
 
-def awq(files: TensorFiles, source: Source, quantization: QuantizationSpec) -> Awq:
+def awq(files: TensorHeaders, source: Source, quantization: QuantizationSpec) -> Awq:
     """Raises CheckpointError where a tensor is missing or misshapen."""
     outputs, inputs = source.entry_shape
     module = source.name.removesuffix(".weight")
@@ -54,16 +56,3 @@ def awq(files: TensorFiles, source: Source, quantization: QuantizationSpec) -> A
         files.find(f"{module}.qzeros").part(source, (groups, words), "I32"),
     )
     return Awq(codes.part(source, (inputs, words), "I32"), sides, grid)
-
-
-def _unpack(words: Tensor) -> Tensor:
-    """A word has outputs 0, 2, 4 and 6 of eight, then 1, 3, 5 and 7: two swaps of bytes bring them
-    in order, first of pairs (0 2 4 6 1 3 5 7 to 0 2 1 3 4 6 5 7), then of single ones."""
-    eight = _swapped(_swapped(nibbles(words).view(torch.int64), 16, 0xFFFF0000), 8, 0xFF000000FF00)
-    return eight.view(torch.uint8).to(torch.float32)
-
-
-def _swapped(x: Tensor, bits: int, mask: int) -> Tensor:
-    """With these bits of each number in place of those that are so many further up."""
-    different = (x ^ (x >> bits)).bitwise_and_(mask)
-    return x ^ different ^ (different << bits)

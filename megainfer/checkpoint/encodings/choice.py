@@ -7,13 +7,13 @@ from megainfer.checkpoint.encodings.mxfp4 import mxfp4
 from megainfer.checkpoint.encodings.packed import packed
 from megainfer.checkpoint.encodings.plain import Plain, plain
 from megainfer.checkpoint.encodings.scaled import scaled, scales_of
-from megainfer.checkpoint.files import TensorFiles
+from megainfer.checkpoint.headers import TensorHeaders
 from megainfer.models.quantization import Codes, QuantizationSpec
 from megainfer.models.stored import Source
 
 
 def encoding_of(
-    files: TensorFiles, source: Source, quantization: QuantizationSpec | None
+    files: TensorHeaders, source: Source, quantization: QuantizationSpec | None
 ) -> Encoding:
     """How this weight is stored.
 
@@ -27,7 +27,7 @@ def encoding_of(
 
 
 def _quantised(
-    files: TensorFiles, source: Source, quantization: QuantizationSpec
+    files: TensorHeaders, source: Source, quantization: QuantizationSpec
 ) -> Encoding | None:
     """None where the tensors of a quantised weight are not there."""
     name = source.name
@@ -46,7 +46,7 @@ def _quantised(
     return None
 
 
-def _kept(files: TensorFiles, source: Source, quantization: QuantizationSpec) -> Plain:
+def _kept(files: TensorHeaders, source: Source, quantization: QuantizationSpec) -> Plain:
     stored = files.find(source.name)
     found = plain(stored, source)
     if quantization.quantises(source.name.removesuffix(".weight")):

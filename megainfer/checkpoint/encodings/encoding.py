@@ -1,11 +1,12 @@
 """How one weight is stored: which tensors on disk make it up, and what they mean."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+from megainfer.checkpoint.headers import StoredTensor
 
-from megainfer.checkpoint.files import StoredTensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Encoding(Protocol):
@@ -27,5 +28,5 @@ class Encoding(Protocol):
     @property
     def sides(self) -> tuple[StoredTensor, ...]: ...
 
-    def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
+    def decode(self, codes: "Tensor", lines: range, sides: "Sequence[Tensor]") -> "Tensor":
         """The weight at these lines of `codes`, float32 unless it is stored as floating point."""

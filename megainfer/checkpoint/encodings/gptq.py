@@ -6,15 +6,14 @@ belongs to is a table's affair where inputs were quantised out of their order.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from megainfer.checkpoint.codes import nibbles
-from megainfer.checkpoint.files import StoredTensor, TensorFiles
-from megainfer.checkpoint.grid import as_scales
+from megainfer.checkpoint.headers import StoredTensor, TensorHeaders
 from megainfer.models.quantization import QuantizationSpec
 from megainfer.models.stored import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORD_BITS = 32
 TABLES = ("I32", "I64")
@@ -40,8 +39,12 @@ class Gptq:
     def packed(self) -> int:
         return WORD_BITS // self.bits
 
-    def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
+    def decode(self, codes: "Tensor", lines: range, sides: "Sequence[Tensor]") -> "Tensor":
         """See `Encoding.decode`."""
+        import torch
+
+        from megainfer.checkpoint.codes import as_scales
+
         scales, zeros, *tables = sides
         outputs = codes.shape[1]
         values = self._unpack(codes).view(len(lines), outputs, self.packed).mT
@@ -51,16 +54,18 @@ class Gptq:
         points = self._unpack(zeros).to(torch.float32).add_(self.offset)
         return values.sub_(points[groups]).mul_(as_scales(scales)[groups])
 
-    def _unpack(self, words: Tensor) -> Tensor:
-        return nibbles(words) if self.bits == 4 else words.contiguous().view(torch.uint8)
+    def _unpack(self, words: "Tensor") -> "Tensor":
+        from megainfer.checkpoint.codes import nibbles, octets
 
-    def _groups(self, table: Tensor, count: int) -> Tensor:
+        return nibbles(words) if self.bits == 4 else octets(words)
+
+    def _groups(self, table: "Tensor", count: int) -> "Tensor":
         if table.numel() and not 0 <= int(table.min()) <= int(table.max()) < count:
             raise self.sides[2].fail(f"names groups that aren't there: scales have {count}")
         return table.long()
 
 
-def gptq(files: TensorFiles, source: Source, quantization: QuantizationSpec) -> Gptq:
+def gptq(files: TensorHeaders, source: Source, quantization: QuantizationSpec) -> Gptq:
     """Raises CheckpointError where a tensor is missing or misshapen."""
     outputs, inputs = source.entry_shape
     module = source.name.removesuffix(".weight")

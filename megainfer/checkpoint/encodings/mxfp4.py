@@ -6,14 +6,14 @@ The weights that it quantises are fused and transposed, [E, inputs, outputs]; th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from megainfer.checkpoint.codes import e2m1, nibbles
-from megainfer.checkpoint.files import StoredTensor, TensorFiles
-from megainfer.checkpoint.grid import as_scales
+from megainfer.checkpoint.headers import StoredTensor, TensorHeaders
 from megainfer.models.quantization import BLOCK_OF_MXFP4
 from megainfer.models.stored import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,15 @@ class Mxfp4:
     def flipped(self) -> bool:
         return True
 
-    def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
+    def decode(self, codes: "Tensor", lines: range, sides: "Sequence[Tensor]") -> "Tensor":
         """See `Encoding.decode`."""
+        from megainfer.checkpoint.codes import as_scales, e2m1, nibbles
+
         scales = as_scales(sides[0][lines.start : lines.stop : lines.step])
         return e2m1(nibbles(codes)).mul_(scales[..., None]).flatten(1)
 
 
-def mxfp4(files: TensorFiles, source: Source) -> Mxfp4:
+def mxfp4(files: TensorHeaders, source: Source) -> Mxfp4:
     """Raises CheckpointError where a tensor is missing or misshapen."""
     inputs, outputs = source.entry_shape
     blocks = files.find(f"{source.name}_blocks")

@@ -5,15 +5,15 @@ Stored with half of their range added. Zero points are packed along the outputs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from megainfer.checkpoint.codes import nibbles
-from megainfer.checkpoint.files import StoredTensor, TensorFiles
-from megainfer.checkpoint.grid import Grid, as_scales
+from megainfer.checkpoint.grid import Grid
+from megainfer.checkpoint.headers import StoredTensor, TensorHeaders
 from megainfer.models.quantization import QuantizationSpec
 from megainfer.models.stored import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORD_BITS = 32
 
@@ -35,33 +35,37 @@ class Packed:
     def flipped(self) -> bool:
         return False
 
-    def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
+    def decode(self, codes: "Tensor", lines: range, sides: "Sequence[Tensor]") -> "Tensor":
         """See `Encoding.decode`."""
+        from megainfer.checkpoint.codes import as_scales
+
         scales, shape, *zeros = sides
         self._check_shape(shape)
         values = self._unpack(codes)[:, : self.grid.shape[1]].contiguous()
-        self.grid.subtract(values, lines, self._zeros(zeros))
+        if zeros:
+            self.grid.subtract(values, lines, self._zeros(zeros[0]))
+        else:
+            values.sub_(float(1 << (self.bits - 1)))
         self.grid.multiply(values, lines, as_scales(scales).view(self.grid.blocks))
         return values
 
-    def _zeros(self, stored: Sequence[Tensor]) -> Tensor:
+    def _zeros(self, stored: "Tensor") -> "Tensor":
         """By block, with half of the codes' range added."""
-        if not stored:
-            return torch.tensor(float(1 << (self.bits - 1))).expand(self.grid.blocks)
-        return self._unpack(stored[0].T).T[: self.grid.blocks[0]]
+        return self._unpack(stored.T).T[: self.grid.blocks[0]]
 
-    def _unpack(self, words: Tensor) -> Tensor:
-        codes = nibbles(words) if self.bits == 4 else words.contiguous().view(torch.uint8)
-        return codes.to(torch.float32)
+    def _unpack(self, words: "Tensor") -> "Tensor":
+        from megainfer.checkpoint.codes import nibbles, octets
 
-    def _check_shape(self, shape: Tensor) -> None:
+        return (nibbles(words) if self.bits == 4 else octets(words)).float()
+
+    def _check_shape(self, shape: "Tensor") -> None:
         if shape.tolist() != list(self.grid.shape):
             raise self.sides[1].fail(
                 f"is {shape.tolist()}, but config.json calls for {list(self.grid.shape)}"
             )
 
 
-def packed(files: TensorFiles, source: Source, quantization: QuantizationSpec) -> Packed:
+def packed(files: TensorHeaders, source: Source, quantization: QuantizationSpec) -> Packed:
     """Raises CheckpointError where a tensor is missing or misshapen, or inputs are reordered."""
     name = source.name
     if f"{name}_g_idx" in files:

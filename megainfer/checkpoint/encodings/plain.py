@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from megainfer.checkpoint.files import StoredTensor
+from megainfer.checkpoint.headers import StoredTensor
 from megainfer.models.stored import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FLOATS = ("F64", "F32", "BF16", "F16")
 INTEGERS = ("I64", "I32")
@@ -30,7 +32,7 @@ class Plain:
     def sides(self) -> tuple[StoredTensor, ...]:
         return ()
 
-    def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
+    def decode(self, codes: "Tensor", lines: range, sides: "Sequence[Tensor]") -> "Tensor":
         """See `Encoding.decode`."""
         return codes
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from megainfer.checkpoint.codes import e4m3
-from megainfer.checkpoint.files import StoredTensor, TensorFiles
-from megainfer.checkpoint.grid import Grid, as_scales
+from megainfer.checkpoint.grid import Grid
+from megainfer.checkpoint.headers import StoredTensor, TensorHeaders
 from megainfer.models.quantization import Codes, QuantizationSpec
 from megainfer.models.stored import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KINDS = {Codes.FP8: "F8_E4M3", Codes.INT8: "I8"}
 SCALES = ("_scale_inv", "_scale")
@@ -33,23 +33,25 @@ class Scaled:
     def flipped(self) -> bool:
         return False
 
-    def decode(self, codes: Tensor, lines: range, sides: Sequence[Tensor]) -> Tensor:
+    def decode(self, codes: "Tensor", lines: range, sides: "Sequence[Tensor]") -> "Tensor":
         """See `Encoding.decode`."""
-        values = e4m3(codes) if codes.dtype.is_floating_point else codes.to(torch.float32)
+        from megainfer.checkpoint.codes import as_scales, e4m3
+
+        values = e4m3(codes) if codes.dtype.is_floating_point else codes.float()
         scales, *zeros = (side.view(self.grid.blocks) for side in sides)
         if zeros:
-            self.grid.subtract(values, lines, zeros[0].to(torch.float32))
+            self.grid.subtract(values, lines, zeros[0].float())
         self.grid.multiply(values, lines, as_scales(scales))
         return values
 
 
-def scales_of(files: TensorFiles, name: str) -> str | None:
+def scales_of(files: TensorHeaders, name: str) -> str | None:
     """The name of this weight's scales, if it has some."""
     return next((name + suffix for suffix in SCALES if name + suffix in files), None)
 
 
 def scaled(
-    files: TensorFiles, scales: str, source: Source, quantization: QuantizationSpec
+    files: TensorHeaders, scales: str, source: Source, quantization: QuantizationSpec
 ) -> Scaled:
     """Raises CheckpointError where a tensor is missing, misshapen or of another format."""
     stored = files.find(source.name)

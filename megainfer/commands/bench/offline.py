@@ -44,13 +44,15 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Of requests that were all given at once."""
+    """Of requests that were all given at once. nodes: attention and expert nodes, or one that is
+    both; on_cpu: whether they are processes, not GPUs."""
 
     seconds: float
     requests: int
     prompt_tokens: int
     output_tokens: int
-    gpus: int
+    nodes: int
+    on_cpu: bool
 
     def lines(self) -> list[str]:
         """In the layout of `vllm bench throughput`, and a line for each GPU's share."""
@@ -58,8 +60,10 @@ class Throughput:
         return [
             f"Throughput: {self.requests / self.seconds:.2f} requests/s, {total:.2f} total "
             f"tokens/s, {output:.2f} output tokens/s",
-            f"Per GPU ({self.gpus}): {total / self.gpus:.2f} total tokens/s, "
-            f"{output / self.gpus:.2f} output tokens/s",
+            f"Nodes (CPU processes): {self.nodes}"
+            if self.on_cpu
+            else f"Per GPU ({self.nodes}): {total / self.nodes:.2f} total tokens/s, "
+            f"{output / self.nodes:.2f} output tokens/s",
             f"Total num prompt tokens:  {self.prompt_tokens}",
             f"Total num output tokens:  {self.output_tokens}",
         ]
@@ -74,8 +78,9 @@ class Throughput:
             "requests_per_second": self.requests / self.seconds,
             "tokens_per_second": total,
             "output_tokens_per_second": output,
-            "num_gpus": self.gpus,
-            "output_tokens_per_second_per_gpu": output / self.gpus,
+            "num_gpus": None if self.on_cpu else self.nodes,
+            "num_cpu_processes": self.nodes if self.on_cpu else None,
+            "output_tokens_per_second_per_gpu": None if self.on_cpu else output / self.nodes,
         }
 
     def _rates(self) -> tuple[float, float]:

@@ -308,7 +308,7 @@ class ReportOptions:
         Option(
             rich_help_panel=REPORT,
             metavar="FOLDER",
-            help="Draw timeline and latencies there; needs megainfer\\[bench].",
+            help="Draw timeline and latencies there; needs megainfer[bench].",
         ),
     ] = None
     disable_tqdm: Annotated[

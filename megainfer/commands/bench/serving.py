@@ -77,6 +77,7 @@ def bench_server(
         rate=None if load.request_rate == float("inf") else load.request_rate,
         max_concurrency=load.max_concurrency,
         gpus=report.num_gpus or info.gpus,
+        processes=info.processes,
     )
     print("\n".join(made.lines()), flush=True)
     save_all(report, load, server, made, {"model_id": model, **metadata})

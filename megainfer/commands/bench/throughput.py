@@ -37,6 +37,8 @@ def throughput(
     from megainfer.bench.text_codec import OwnCodec
     from megainfer.commands.bench.offline import Throughput, generate, write_json
     from megainfer.commands.bench.prompt_source import make_samples
+    from megainfer.compute.selection import resolve_kernels
+    from megainfer.config import CPU_KERNELS
     from megainfer.llm import LLM
 
     with LLM.of(config) as llm:
@@ -52,7 +54,8 @@ def throughput(
         requests=len(samples),
         prompt_tokens=sum(sample.prompt_tokens for sample in samples),
         output_tokens=output_tokens,
-        gpus=1 if config.colocated else config.attn_gpus + config.ffn_gpus,
+        nodes=1 if config.colocated else config.attn_gpus + config.ffn_gpus,
+        on_cpu=resolve_kernels(config.kernels) in CPU_KERNELS,
     )
     print("\n".join(measured.lines()))
     write_json(output_json, measured.document())

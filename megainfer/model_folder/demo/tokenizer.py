@@ -10,6 +10,20 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from megainfer.errors import ModelError
 
+TOOLS = """\
+{% if tools %}{{ '<|im_start|>system
+You may call functions. Their signatures are within <tools></tools>:
+<tools>' }}{% for tool in tools %}{{ '
+' + (tool | tojson) }}{% endfor %}{{ '
+</tools>
+For each call write its name and arguments within <tool_call></tool_call>:
+<tool_call>
+{"name": <name>, "arguments": <object>}
+</tool_call><|im_end|>
+' }}{% endif %}"""
+"""Goes before the model's own template, which knows no tools. It wasn't trained for them, but a
+client that offers some gets an answer."""
+
 _CONTROL = 3  # llama.cpp's token type of special tokens
 
 
@@ -41,7 +55,7 @@ def read_tokenizer(metadata: Callable[[str], Any]) -> TokenizerParts:
         eos_id=int(metadata("tokenizer.ggml.eos_token_id")),
         pad_id=int(metadata("tokenizer.ggml.padding_token_id")),
         unk_id=int(metadata("tokenizer.ggml.unknown_token_id")),
-        chat_template=metadata("tokenizer.chat_template"),
+        chat_template=TOOLS + metadata("tokenizer.chat_template"),
     )
 
 

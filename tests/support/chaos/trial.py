@@ -346,9 +346,11 @@ class Trial:
         if draw.target is Target.SUPERVISOR and draw.fault is Fault.STOP:
             self._signal(signal.SIGKILL)
             self._check_end()
-        elif draw.phase is Phase.DRAIN or (self.report.fired and may.must_end):
-            self._check_end()
-        elif not self._instance.is_alive and may.end:
+        elif (
+            draw.phase is Phase.DRAIN
+            or (self.report.fired and may.must_end)
+            or (not self._instance.is_alive and may.end)
+        ):
             self._check_end()
         else:
             if draw.phase is Phase.SCALE and self._instance.is_alive:

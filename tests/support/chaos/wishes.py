@@ -229,7 +229,7 @@ async def _stream(client: httpx.AsyncClient, outcome: Outcome) -> None:
 
 
 def _take(outcome: Outcome, event: Any) -> None:
-    if "error" in event and event["error"]:
+    if event.get("error"):
         outcome.end, outcome.text = End.ERROR, json.dumps(event["error"])
     elif outcome.wish.path == "/v1/responses":
         _take_response_event(outcome, event)

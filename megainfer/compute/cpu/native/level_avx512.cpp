@@ -1,3 +1,4 @@
+#if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -33,3 +34,5 @@ extern const Level level_avx512 = {
 };
 
 MEGAINFER_TARGET_END
+
+#endif  // x86-64

@@ -1,0 +1,33 @@
+"""The progress of an offline engine's start, on a terminal's standard error."""
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from megainfer.messages import LoadProgress
+
+
+class LoadingBar:
+    """What the engine says of its start; `live` draws it while it is entered, and leaves nothing.
+
+    shown: elsewhere than on a terminal nothing is shown in any case.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        console = Console(stderr=True)
+        self.live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(True),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self.live.add_task("starting", total=None)
+
+    def hear(self, progress: LoadProgress) -> None:
+        """From whichever thread."""
+        total = progress.total or None
+        self.live.update(
+            self._task, description=progress.stage, completed=progress.done, total=total
+        )
