@@ -40,8 +40,11 @@ class Tokenizer:
         chat_templates: Mapping[str, ChatTemplate],
         config: Mapping[str, Any] | None = None,
         chats: ChatEncoder | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
-        """config: what tokenizer_config.json says. chats: instead of templates."""
+        """config: what tokenizer_config.json says. chats: instead of templates. special_tokens: by
+        the names that templates write."""
+        self._special_tokens = dict(special_tokens or {})
         self.config = dict(config or {})
         self._backend = backend
         self.chat_templates = dict(chat_templates)
@@ -67,15 +70,16 @@ class Tokenizer:
         backend = _read_backend(folder, config, declared)
         sources = read_chat_templates(folder, config)
         templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
-        return cls(backend, templates, {**config, **special})
+        return cls(backend, templates, {**config, **special}, special_tokens=special)
 
     def with_chat_template(self, source: str) -> "Tokenizer":
         """The same with this template for all chats. Raises ConfigError where a library of the
         model's own makes prompts of chats."""
         if self._chats is not None:
             raise ConfigError("--chat-template: this model's chats are made by mistral-common")
-        special = _special_tokens(self.config)
-        return Tokenizer(self._backend, {"default": ChatTemplate(source, special)}, self.config)
+        special = self._special_tokens
+        templates = {"default": ChatTemplate(source, special)}
+        return Tokenizer(self._backend, templates, self.config, special_tokens=special)
 
     @property
     def vocab_size(self) -> int:

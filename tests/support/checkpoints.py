@@ -144,7 +144,7 @@ def greedy(model: Any, prompts: Sequence[Sequence[int]], n: int) -> list[Greedy]
 @torch.inference_mode()
 def _greedy_one(model: Any, prompt: list[int], n: int, least_gap: float = 0.0) -> Greedy:
     """It ends early, with the token whose gap is below `least_gap`."""
-    tokens, gaps, logits = [], [], []
+    tokens, gaps, logits = list[int](), list[float](), list[torch.Tensor]()
     cache, new = None, prompt
     while len(tokens) < n and min(gaps, default=math.inf) >= least_gap:
         output = model(
@@ -164,7 +164,7 @@ def _top_k(config: Any) -> int:
     """Of the first layer, where each has its own."""
     holder = getattr(config, "ffn_config", config)
     top_k = getattr(holder, "num_experts_per_tok", None) or getattr(holder, "moe_top_k", 0)
-    return int(top_k[0] if isinstance(top_k, list) else top_k)
+    return int(top_k[0] if isinstance(top_k, list) else top_k or 0)
 
 
 def _router_gaps(output: Any, top_k: int) -> Iterator[float]:

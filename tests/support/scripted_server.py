@@ -149,8 +149,10 @@ class MockNode:
 
     async def _play(self, submit: Submit) -> None:
         async for item in self.script(submit):
-            event = isinstance(item, TokenEvent)
-            await self.say(Tokens(node=self._node, events=[item]) if event else item)
+            if isinstance(item, TokenEvent):
+                await self.say(Tokens(node=self._node, events=[item]))
+            else:
+                await self.say(item)
 
     async def say(self, message: Any) -> None:
         await self._socket.send(encode(message))
