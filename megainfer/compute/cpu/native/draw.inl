@@ -199,15 +199,20 @@ class Draw {
   Bins bins_;
 };
 
-int64_t draw(const float* logits, int64_t n, const DrawWish& wish, float* scratch) {
-  // What isn't so would index bins and blocks that there aren't.
-  const float largest = largest_of(logits, n);
-  const bool usable = std::isfinite(largest) && wish.temperature > 0.0f && wish.top_k > 0;
-  if (!usable) return -1;
+// Of a row whose largest logit is finite.
+int64_t draw_usable(const float* logits, int64_t n, float largest, const DrawWish& wish,
+                    float* scratch) {
   Draw row(logits, n, largest, wish.temperature, scratch);
   if (wish.min_p > 0.0) row.drop_below(static_cast<float>(wish.min_p));
   row.cut(wish.top_k, wish.top_p);
   return row.at(wish.uniform);
+}
+
+int64_t draw(const float* logits, int64_t n, const DrawWish& wish, float* scratch) {
+  // What isn't so would index bins and blocks that there aren't.
+  const float largest = largest_of(logits, n);
+  const bool usable = std::isfinite(largest) && wish.temperature > 0.0f && wish.top_k > 0;
+  return usable ? draw_usable(logits, n, largest, wish, scratch) : -1;
 }
 
 }  // namespace
