@@ -72,7 +72,7 @@ def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:
 
         app = CallersContext(app)
     app = Entrance(app, instance.occupancy)
-    app = AccessControl(app, instance.options, PAGE)
+    app = AccessControl(app, instance.options, instance.keys, PAGE)
     app = Opening(app, instance.engine_problem)
     if instance.options.allowed_origins:
         app = CORSMiddleware(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.station import Station
@@ -22,6 +23,7 @@ from megainfer.messages import (
     NodeGone,
     Opened,
     Ready,
+    Reload,
     Resized,
     Spans,
     Started,
@@ -147,6 +149,11 @@ class _Server:
         if not self._link.offer(message):
             log.warning("the supervisor does not listen; it was not told %s", message)
 
+    def _reload(self, told: Reload) -> None:
+        self._instance.keys.change(told.api_keys, told.admin_keys)
+        limits = QueueLimits(told.queued, told.queue_seconds, told.total_seconds)
+        self._engine.change_limits(limits, told.recovery_seconds)
+
     def _listen(self) -> None:
         try:
             while (message := self._link.receive(timeout=0)) is not None:
@@ -173,6 +180,8 @@ class _Server:
             case NodeGone():
                 self._instance.board.forget(message.role, message.node)
                 self._engine.forget(message)
+            case Reload():
+                self._reload(message)
             case Resized():
                 self._instance.changes.hear(message)
             case Drain():

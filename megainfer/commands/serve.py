@@ -1,8 +1,10 @@
 """`megainfer serve`."""
 
 import socket
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
@@ -25,11 +27,13 @@ from megainfer.commands.options import takes_options
 from megainfer.config import EngineConfig
 from megainfer.console.logs import set_up_logs
 from megainfer.console.terminal import TerminalObserver
+from megainfer.errors import ConfigError, MegaInferError
 from megainfer.frontend.serving_options import SHORT_KEY, ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan_text import describe_requests
 from megainfer.launch.station import Station
+from megainfer.messages import Reload
 from megainfer.model_folder.resolve import served_name
 from megainfer.sharing.budgets import Budgets
 from megainfer.supervise.supervisor import Supervisor
@@ -54,6 +58,7 @@ What would run where, without running it, with options out of a file:
 
 @takes_options
 def serve(
+    context: typer.Context,
     engine: EngineOptions,
     http: HttpOptions,
     model: ModelArgument = None,
@@ -71,15 +76,60 @@ def serve(
     config: ConfigFile = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible API."""
-    set_up_logs(http.log_level)
-    wish = engine.config(model)
     names = tuple(served_model_name or [served_name(model)])
     options = http.serving(names, is_loopback(host))
-    raise typer.Exit(_serve(wish, options, host, port, dry_run))
+    if (read := _REREAD.get()) is not None:
+        read.append(options)
+        return
+    set_up_logs(http.log_level)
+    wish = engine.config(model)
+    reread = partial(_reread, context, _own_arguments())
+    raise typer.Exit(_serve(wish, options, host, port, dry_run, reread))
+
+
+_REREAD: ContextVar[list[ServingOptions] | None] = ContextVar("reread", default=None)
+"""Where the command only says what its options are now."""
+
+
+def _reread(context: typer.Context, args: Sequence[str]) -> Reload:
+    """The keys and limits that the same command line asks for now, with the files that it names.
+
+    Raises ConfigError.
+    """
+    read: list[ServingOptions] = []
+    token = _REREAD.set(read)
+    try:
+        context.command.main(list(args), prog_name="serve", standalone_mode=False)
+    except MegaInferError:
+        raise
+    except Exception as error:  # whatever the parser makes of a file that was changed meanwhile
+        raise ConfigError(f"the command line can't be read again: {error}") from error
+    finally:
+        _REREAD.reset(token)
+    (options,) = read
+    limits = options.limits
+    return Reload(
+        options.api_keys,
+        options.admin_keys,
+        limits.queued,
+        limits.queue_seconds,
+        limits.total_seconds,
+        options.recovery_seconds,
+    )
+
+
+def _own_arguments() -> list[str]:
+    """What stands behind the command's name."""
+    return sys.argv[sys.argv.index("serve") + 1 :] if "serve" in sys.argv else sys.argv[1:]
 
 
 def _serve(
-    config: EngineConfig, options: ServingOptions, host: str, port: int, dry_run: bool
+    config: EngineConfig,
+    options: ServingOptions,
+    host: str,
+    port: int,
+    dry_run: bool,
+    reread: Callable[[], Reload],
 ) -> int:
     from megainfer.model_folder.deployment import plan_deployment
 
@@ -123,6 +173,7 @@ def _serve(
         held=sockets,
         drain_seconds=options.drain_seconds,
         servers=options.api_servers,
+        reread=reread,
     )
     supervisor.startup.add("model", preparing)
     return supervisor.run()

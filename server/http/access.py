@@ -1,10 +1,8 @@
 """Who may call what: a key for all but probes and the page's files, another for the inside; and
 without any key, who may pass for this machine."""
 
-import hmac
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from enum import Enum
-from hashlib import sha256
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,6 +12,7 @@ from server.http.client import address_of, client_of, current_client
 from server.http.errors import ErrorReport
 from server.http.guesses import Guesses
 from server.http.hosts import host_name, refuse_host
+from server.http.keys import Keys, digest
 
 PROBES = frozenset({"/live", "/health", "/ping", "/ready"})
 ADMIN = ("/server_info", "/debug/", "/admin/")
@@ -48,36 +47,20 @@ def access_to(path: str, files: Collection[str] = (), public_metrics: bool = Fal
     return Access.KEY
 
 
-class KeyRing:
-    """Several keys, compared in a time that tells nothing of them."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [digest(key) for key in keys]
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    def opens(self, key: str) -> bool:
-        """Whether it is one of them; every one is compared, whatever the others gave."""
-        given = digest(key)
-        return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
-
-
 class AccessControl:
     """ASGI: passes on what may be done, and answers the rest.
 
     files: addresses of files without secrets.
     """
 
-    def __init__(self, app: ASGIApp, options: ServingOptions, files: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, options: ServingOptions, keys: Keys, files: Collection[str] = ()
+    ) -> None:
         self._app = app
         self._files = files
-        self._keys = KeyRing(options.api_keys)
-        self._admin_keys = KeyRing(options.admin_keys)
+        self._keys = keys
         self._loopback = options.loopback
         self._public_metrics = options.public_metrics
-        self._checks_host = options.loopback and not options.asks_for_key
-        self._asks = options.asks_for_key
         self._hosts = {host_name(host) for host in options.allowed_hosts}
         self._origins = frozenset(options.allowed_origins)
         self._guesses = Guesses()
@@ -87,7 +70,7 @@ class AccessControl:
         key = _given_key(headers)
         report = self._refusal(scope["path"], headers, key)
         if report is None:
-            name = digest(key).hex()[:KEY_NAME] if self._asks and key else None
+            name = digest(key).hex()[:KEY_NAME] if self._keys.asked and key else None
             current_client.set(client_of(scope, name))
             await self._app(scope, receive, send)
             return
@@ -102,7 +85,11 @@ class AccessControl:
         access = access_to(path, self._files, self._public_metrics)
         if access is Access.OPEN:
             return None
-        if self._checks_host and (report := refuse_host(headers.get("host", ""), self._hosts)):
+        if (
+            self._loopback
+            and not self._keys.asked
+            and (report := refuse_host(headers.get("host", ""), self._hosts))
+        ):
             return report
         if access is not Access.KEY and self._is_another_pages(headers):
             message = "a web page from elsewhere asked for this; open the address itself, or start "
@@ -111,13 +98,13 @@ class AccessControl:
             )
         if access is Access.ADMIN:
             return self._refuse_admin(key)
-        if not self._keys and not self._admin_keys:
+        if not self._keys.asked:
             return None
-        if self._admin_keys.opens(key):
+        if self._keys.admin.opens(key):
             return None
-        if access is Access.INSIDE and self._admin_keys:
+        if access is Access.INSIDE and self._keys.admin:
             return self._not_an_admins(key)
-        return None if self._keys.opens(key) else _unauthorized(key)
+        return None if self._keys.api.opens(key) else _unauthorized(key)
 
     def _is_another_pages(self, headers: Headers) -> bool:
         """Whether a browser says that another site's page asks: an image's address needs neither
@@ -127,14 +114,14 @@ class AccessControl:
         return not self._origins & {"*", headers.get("origin", "")}
 
     def _not_an_admins(self, key: str) -> ErrorReport:
-        return NEEDS_ADMIN if self._keys.opens(key) else _unauthorized(key)
+        return NEEDS_ADMIN if self._keys.api.opens(key) else _unauthorized(key)
 
     def _refuse_admin(self, key: str) -> ErrorReport | None:
-        if self._admin_keys:
-            if self._admin_keys.opens(key):
+        if self._keys.admin:
+            if self._keys.admin.opens(key):
                 return None
             return self._not_an_admins(key)
-        if self._loopback and not self._keys:
+        if self._loopback and not self._keys.api:
             return None
         message = "this address is for administrators, and the server was started without a key "
         return ErrorReport(403, f"{message}for them; use --admin-key", code="no_admin_key")
@@ -154,8 +141,3 @@ def _unauthorized(key: str) -> ErrorReport:
     else:
         message = "the key that was sent isn't one of this server's"
     return ErrorReport(401, message, code="invalid_api_key")
-
-
-def digest(key: str) -> bytes:
-    """Which tells nothing of the key, if that is long enough."""
-    return sha256(key.encode("latin-1", "replace")).digest()

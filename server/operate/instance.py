@@ -12,6 +12,7 @@ from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.plan import Plan
 from megainfer.messages import GetSpans, GetStats, KeepSpans, Release, Renew, Resize
+from server.http.keys import Keys
 from server.http.occupancy import Occupancy
 from server.openai.served_model import ServedModel
 from server.operate.changes import Changes
@@ -34,7 +35,8 @@ Ask = Callable[[GetStats | KeepSpans | GetSpans | Resize | Release | Renew], obj
 
 @dataclass
 class Instance:
-    """board: what nodes say. changes: of the nodes themselves. info: what `/server_info` tells of
+    """board: what nodes say. changes: of the nodes themselves. keys: that open it now. info: what
+    `/server_info` tells of
     configuration and plan. engine_problem: why no request is even taken, in words for anybody.
     spans: where they go, None without a collector."""
 
@@ -48,6 +50,7 @@ class Instance:
     exposition: Exposition
     info: Mapping[str, Any]
     changes: Changes
+    keys: Keys
     engine_problem: Callable[[], str | None]
     spans: "SpanExport | None" = None
 
@@ -114,6 +117,7 @@ def assemble(
         counted=counted,
         exposition=Exposition(counted, around.siblings),
         info=dict(around.info),
+        keys=Keys(options.api_keys, options.admin_keys),
         changes=Changes(around.ask, around.siblings.own * TICKETS),
         engine_problem=partial(_engine_problem, engine),
         spans=spans,
