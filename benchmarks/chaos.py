@@ -7,9 +7,9 @@
 Each seed stands for one fault (tests/support/chaos/draw.py): what, in whom, when, under 1 or 64
 requests of all kinds, on an instance of 1x1 to 2x3 nodes, with and without replicas of experts
 (2x2+4: four more a node). Afterwards every answer is compared with the undisturbed one, and
-processes, open files, memory and KV blocks with what they were. A line of JSON a seed is appended to
---out; seeds that stand there already are left out, so that a run goes on where it ended. Exit status
-1 where anything was wrong.
+processes, open files, memory and KV blocks with what they were. A line of JSON a seed is appended
+to --out; seeds that stand there already are left out, so that a run goes on where it ended. Exit
+status 1 where anything was wrong.
 
     pause s   the longest time for which one of the clients saw nothing, from the fault on
     back s    from the death of a process until another serves in its place

@@ -21,6 +21,7 @@ class Runner:
         self._options = options
         self._instance: Instance | None = None
         self._answers: dict[Shape, Answers] = {}
+        self.last = ""  # all that the instance printed which was closed last
 
     def run(self, draws: Sequence[Draw]) -> Iterator[Report]:
         """Each one's report as it is done; those of one shape after the other."""
@@ -30,6 +31,7 @@ class Runner:
     def close(self) -> None:
         if self._instance is not None:
             self._instance.close()
+            self.last = self._instance.served.output
             self._instance = None
 
     def _try(self, draw: Draw) -> Report:
