@@ -197,6 +197,7 @@ class Trial:
         self._instance = instance
         self._answers = answers
         self._allowed = allowed(draw)
+        self._count = instance.board.count  # of the orders that this is about
         self.report = report_of(draw)
 
     def run(self) -> Report:
@@ -213,7 +214,8 @@ class Trial:
 
     @property
     def _done(self) -> list[Done]:
-        return [done for done in self._instance.board.done() if done.order == self._last]
+        done = self._instance.board.done(self._count)
+        return [one for one in done if one.order == self._last]
 
     @property
     def _last(self) -> int:
@@ -242,7 +244,7 @@ class Trial:
             if self._draw.phase in (Phase.DRAIN, Phase.SCALE):
                 while not any(outcome.admitted for outcome in outcomes) and not asking.done():
                     await asyncio.sleep(FIRE_SECONDS)
-            self._instance.board.give(*orders_of(self._draw))
+            self._count = self._instance.board.give(*orders_of(self._draw))
             waking = asyncio.create_task(self._wake())
             if self._draw.phase is Phase.DRAIN:
                 self._signal(signal.SIGTERM)
@@ -303,6 +305,7 @@ class Trial:
 
     def _judge(self, outcomes: Sequence[Outcome]) -> None:
         report, may = self.report, self._allowed
+        self._instance.board.give()  # nobody does anything any more
         report.fired = bool(self._done)
         moved = self._draw.shape.replicated or self._draw.phase is Phase.SCALE
         for outcome in outcomes:
@@ -324,7 +327,7 @@ class Trial:
         return may.error
 
     def _pause(self, outcomes: Sequence[Outcome]) -> float | None:
-        done = self._instance.board.done()
+        done = self._instance.board.done(self._count)
         if not done:
             return None
         at, longest = done[0].at, 0.0
