@@ -7,9 +7,9 @@
 Each seed stands for one fault (tests/support/chaos/draw.py): what, in whom, when, under 1 or 64
 requests of all kinds, on an instance of 1x1 to 2x3 nodes, with and without replicas of experts
 (2x2+4: four more a node). Afterwards every answer is compared with the undisturbed one, and
-processes, open files, memory and KV blocks with what they were. A line of JSON a seed is appended to
---out; seeds that stand there already are left out, so that a run goes on where it ended. Exit status
-1 where anything was wrong.
+processes, open files, memory and KV blocks with what they were. A line of JSON a seed is appended
+to --out; seeds that stand there already are left out, so that a run goes on where it ended. Exit
+status 1 where anything was wrong.
 
     pause s   the longest time for which one of the clients saw nothing, from the fault on
     back s    from the death of a process until another serves in its place
@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from tests.support.chaos.draw import SHAPES, Draw, Phase, Shape, draw
+from tests.support.chaos.draw import SHAPES, Draw, Phase, Scope, Shape, draw
 from tests.support.chaos.instance import write_model
 from tests.support.chaos.runner import Runner
 
@@ -47,7 +47,8 @@ def main() -> int:
     done = _rows(args.out) if args.out else []
     known = {row["seed"] for row in done}
     seeds = range(args.first, args.first + args.seeds)
-    draws = [_drawn(seed, args) for seed in seeds if seed not in known]
+    scope = Scope(shapes=args.shape, phases=args.phase)
+    draws = [draw(seed, scope) for seed in seeds if seed not in known]
     rows = [row for row in done if row["seed"] in seeds] + _run(draws, args)
     console = Console()
     console.print(table(rows))
@@ -65,7 +66,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--shape", type=_shape, help="one of " + ", ".join(map(str, SHAPES)))
+    parser.add_argument("--shape", type=_shape, nargs="+", default=SHAPES, metavar="MxN[+R]")
     parser.add_argument("--phase", type=Phase, nargs="+", default=tuple(Phase), choices=Phase)
     parser.add_argument("--out", type=Path, help="JSON lines, appended to")
     parser.add_argument("--table", type=Path, help="print the table of such a file, and no more")
@@ -77,10 +78,6 @@ def _shape(text: str) -> Shape:
     if text not in shapes:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(shapes)}")
     return shapes[text]
-
-
-def _drawn(seed: int, args: argparse.Namespace) -> Draw:
-    return draw(seed, args.shape, tuple(args.phase))
 
 
 def _rows(path: Path) -> list[Row]:

@@ -61,6 +61,8 @@ class Child:
 
     def offer(self, message: Message, timeout: float = 0.0) -> bool:
         """Say it unless it leaves its messages unread, or is gone; whether it was said."""
+        if not self.alive:
+            return False
         try:
             return self.link.offer(message, timeout)
         except NodeDied:

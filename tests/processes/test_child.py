@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
 
 import pytest
 
 from megainfer.errors import ConfigError, UnsafeFork
+from megainfer.launch.station import Station
 from megainfer.messages import Fatal, Role, Stats, Stop
 from megainfer.supervise.child import Child, ChildMain, fork_child, fork_process
 from megainfer.topology import CoreAssignment
@@ -38,7 +40,7 @@ def ended(main: ChildMain, cores: CoreAssignment | None = None) -> Child:
     return child
 
 
-def fail(link) -> None:
+def fail(station: Station) -> None:
     raise ConfigError("no luck")
 
 
@@ -51,7 +53,7 @@ def test_an_error_is_told_before_the_end():
 
 @alone
 def test_what_fails_before_the_work_begins_is_told_too():
-    child = ended(lambda link: None, NO_SUCH_CORE)
+    child = ended(lambda station: None, NO_SUCH_CORE)
     last = child.link.receive(0)
     assert isinstance(last, Fatal)
     assert last.message.startswith("OSError: [Errno 22]")
@@ -60,7 +62,7 @@ def test_what_fails_before_the_work_begins_is_told_too():
 
 @alone
 def test_a_death_is_described_by_its_signal():
-    child = fork_child(Role.EXPERT, 3, lambda link: link.receive(SECONDS), None, ())
+    child = fork_child(Role.EXPERT, 3, lambda station: station.link.receive(SECONDS), None, ())
     child.kill()
     assert child.reap(SECONDS)
     assert child.death() == "killed by SIGKILL"
@@ -68,7 +70,7 @@ def test_a_death_is_described_by_its_signal():
 
 @alone
 def test_one_that_reads_nothing_holds_nobody_up():
-    child = fork_child(Role.SERVER, 0, lambda link: signal.pause(), None, ())
+    child = fork_child(Role.SERVER, 0, lambda station: signal.pause(), None, ())
     while child.offer(Stats(None, {"attention node 0": {"text": "x" * 1000}})):
         pass
     began = monotonic()
@@ -79,9 +81,46 @@ def test_one_that_reads_nothing_holds_nobody_up():
 
 
 @alone
+def test_one_that_has_ended_is_told_nothing():
+    """Who wanted something of it may not know yet."""
+    child = ended(lambda station: None)
+    child.forget()
+    child.send(Stop())
+    assert not child.offer(Stop())
+
+
+@alone
+def test_a_child_holds_nothing_of_its_siblings():
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    def tell(station: Station) -> None:
+        station.link.send(Fatal(str(open_files())))
+
+    def first_told(siblings: list[Child]) -> int:
+        child = fork_child(Role.EXPERT, 1, tell, None, siblings)
+        assert child.reap(SECONDS)
+        told = child.link.receive(0)
+        child.forget()
+        assert isinstance(told, Fatal)
+        return int(told.message)
+
+    alone = first_told([])
+    siblings = [fork_child(Role.EXPERT, n, _wait, None, ()) for n in range(3)]
+    assert first_told(siblings) == alone
+    for sibling in siblings:
+        sibling.kill()
+        assert sibling.reap(SECONDS)
+
+
+def _wait(station: Station) -> None:
+    station.link.receive(SECONDS)
+
+
+@alone
 def test_killing_one_that_was_collected_a_moment_ago_is_harmless():
     """As when a second Ctrl-C interrupts `reap` just after its waitpid."""
-    child = fork_child(Role.EXPERT, 3, lambda link: None, None, ())
+    child = fork_child(Role.EXPERT, 3, lambda station: None, None, ())
     os.waitpid(child.pid, 0)
     child.kill()
 
@@ -94,7 +133,7 @@ def test_a_process_with_another_thread_does_not_fork():
     with pytest.raises(
         UnsafeFork, match=f"must not have other threads, but has: {thread.native_id}"
     ):
-        fork_child(Role.EXPERT, 3, lambda link: None, None, ())
+        fork_child(Role.EXPERT, 3, lambda station: None, None, ())
     done.set()
     thread.join()
 
@@ -106,7 +145,7 @@ def test_a_process_that_uses_a_device_does_not_fork():
             cuda=SimpleNamespace(is_initialized=lambda initialised=initialised: initialised)
         )
         if not initialised:
-            assert ended(lambda link: None).exit_code == 0
+            assert ended(lambda station: None).exit_code == 0
         else:
             with pytest.raises(UnsafeFork, match="initialised a device"):
                 fork_process()

@@ -1,6 +1,7 @@
 """What a seed stands for: which fault, in whom, when, under which load, on which instance."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,7 +38,6 @@ class Phase(StrEnum):
 
 
 NODES = (Target.ATTENTION, Target.EXPERT)
-LOADS = (1, 64)
 STARTING = (Phase.LOAD, Phase.WARM_UP)
 AT_WORK = (Phase.PREFILL, Phase.DECODE, Phase.COMBINE)
 GRAVE = frozenset({Fault.KILL, Fault.RAISE, Fault.LINK, Fault.MEMORY})
@@ -100,16 +100,28 @@ class Draw:
         )
 
 
-def draw(seed: int, shape: Shape | None = None, phases: tuple[Phase, ...] = tuple(Phase)) -> Draw:
-    """The same for ever. shape: instead of a drawn one. phases: among which to draw."""
+@dataclass(frozen=True)
+class Scope:
+    """Among what to draw."""
+
+    shapes: Sequence[Shape] = SHAPES
+    phases: Sequence[Phase] = tuple(Phase)
+    targets: Sequence[Target] = tuple(Target)
+    loads: Sequence[int] = (1, 64)
+
+
+EVERYTHING = Scope()
+
+
+def draw(seed: int, scope: Scope = EVERYTHING) -> Draw:
+    """The same for ever."""
     rng = random.Random(f"chaos {seed}")
     while True:
-        fault, target = rng.choice(list(Fault)), rng.choice(list(Target))
-        phase = rng.choice(list(phases))
+        fault, target = rng.choice(list(Fault)), rng.choice(scope.targets)
+        phase = rng.choice(scope.phases)
         if _is_possible(fault, target, phase):
             break
-    load, chosen = rng.choice(LOADS), rng.choice(SHAPES)
-    chosen = shape or chosen
+    load, chosen = rng.choice(scope.loads), rng.choice(scope.shapes)
     first = rng.choice(NODES)
     return Draw(
         seed=seed,

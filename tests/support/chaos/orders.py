@@ -60,17 +60,18 @@ class Board:
 
     # --- the harness's end ----------------------------------------------------------------------
 
-    def give(self, *orders: Order) -> None:
-        """From now on these are the orders, instead of those before."""
+    def give(self, *orders: Order) -> int:
+        """From now on these are the orders, instead of those before; returns their number."""
         count = self.count + 1
         now = monotonic()
         text = json.dumps([{**asdict(order), "given_at": now} for order in orders])
         (self._folder / f"orders-{count}").write_text(text)
         _COUNT.pack_into(self._page, 0, count)
+        return count
 
-    def done(self) -> list[Done]:
-        """Of the present orders, those that were carried out, in the order of that."""
-        path = self._folder / f"done-{self.count}"
+    def done(self, count: int) -> list[Done]:
+        """Of the orders of this number, those that were carried out, in the order of that."""
+        path = self._folder / f"done-{count}"
         if not path.exists():
             return []
         rows = (json.loads(line) for line in path.read_text().splitlines())

@@ -21,6 +21,7 @@ class Runner:
         self._options = options
         self._instance: Instance | None = None
         self._answers: dict[Shape, Answers] = {}
+        self.last = ""  # all that the instance printed which was closed last
 
     def run(self, draws: Sequence[Draw]) -> Iterator[Report]:
         """Each one's report as it is done; those of one shape after the other."""
@@ -30,35 +31,42 @@ class Runner:
     def close(self) -> None:
         if self._instance is not None:
             self._instance.close()
+            self.last = self._instance.served.output
             self._instance = None
 
     def _try(self, draw: Draw) -> Report:
         if draw.shape not in self._answers:
-            self._answers[draw.shape] = Answers(self._ask_elsewhere)
-            self._at_rest(draw.shape)
-        answers = self._answers[draw.shape]
+            self.at_rest(draw.shape)
+        answers = self.answers(draw.shape)
         if draw.phase in STARTING:
             self.close()
             instance = Instance(self._model, draw.shape, self._options, orders_of(draw))
             self._instance = instance
         else:
-            instance = self._at_rest(draw.shape)
+            instance = self.at_rest(draw.shape)
         report = Trial(draw, instance, answers).run()
         if report.ended or report.wrong or not instance.is_alive:
             self.close()
         return report
+
+    def answers(self, shape: Shape) -> Answers:
+        """What is known of this shape; learned when an instance of it first rests."""
+        return self._answers.setdefault(shape, Answers(self._ask_elsewhere))
+
+    def ask(self, instance: Instance, outcomes: Sequence[Outcome]) -> None:
+        asyncio.run(ask_all(instance.url, outcomes, AT_ONCE))
 
     def _ask_elsewhere(self, wishes: Sequence[Wish]) -> list[Answer]:
         outcomes = [Outcome(wish) for wish in wishes]
         instance = Instance(self._model, ELSEWHERE, self._options)
         try:
             assert instance.wait_until_ready(), instance.served.output
-            asyncio.run(ask_all(instance.url, outcomes, AT_ONCE))
+            self.ask(instance, outcomes)
         finally:
             instance.close()
         return [outcome.answer for outcome in outcomes]
 
-    def _at_rest(self, shape: Shape) -> Instance:
+    def at_rest(self, shape: Shape) -> Instance:
         """The present instance if it is of this shape, else another."""
         if self._instance is not None and self._instance.shape != shape:
             self.close()
@@ -66,7 +74,7 @@ class Runner:
             self._instance = instance = Instance(self._model, shape, self._options)
             assert instance.wait_until_ready(), instance.served.output
             # What it holds at rest is seen once it has worked.
-            self._answers[shape].learn(instance)
+            self.answers(shape).learn(instance)
             assert (wrong := instance.settle()) == [], wrong
         return self._instance
 

@@ -80,8 +80,8 @@ class Answers:
             assert not mistakes(outcome, known, moved=False), f"{wish} gives this and that"
 
     def judge(self, outcome: Outcome, moved: bool) -> list[str]:
-        """What is wrong. moved: experts' tokens may have gone to other nodes, which changes the last
-        bits of sums; then nothing is known of a wish whose answer hangs on these."""
+        """What is wrong. moved: experts' tokens may have gone to other nodes, which changes the
+        last bits of sums; then nothing is known of a wish whose answer hangs on these."""
         wish = outcome.wish
         found = mistakes(outcome, self._known[id(wish)], moved)
         if found and moved and self._is_undecided(wish):
@@ -197,16 +197,14 @@ class Trial:
         self._instance = instance
         self._answers = answers
         self._allowed = allowed(draw)
+        self._count = instance.board.count  # of the orders that this is about
         self.report = report_of(draw)
 
     def run(self) -> Report:
         """Afterwards the instance rests again, or has ended (`report.ended`)."""
         began, since = monotonic(), len(self._instance.served.output)
-        if self._draw.phase in STARTING:
-            outcomes = self._start()
-        else:
-            outcomes = asyncio.run(self._disturb())
-        self._judge(outcomes)
+        starts = self._draw.phase in STARTING
+        self._judge(asyncio.run(self._start() if starts else self._disturb()))
         self._judge_end()
         if self._draw.fault is Fault.NAN and not self.report.ended:
             self._ask_again()
@@ -216,18 +214,16 @@ class Trial:
 
     @property
     def _done(self) -> list[Done]:
-        return [done for done in self._instance.board.done() if done.order == self._last]
+        done = self._instance.board.done(self._count)
+        return [one for one in done if one.order == self._last]
 
     @property
     def _last(self) -> int:
         """The order that the trial is about."""
         return 1 if self._draw.phase is Phase.RECOVERY else 0
 
-    def _start(self) -> list[Outcome]:
+    async def _start(self) -> list[Outcome]:
         """The order was given before; ask for something once it serves, if it does."""
-        return asyncio.run(self._start_and_ask())
-
-    async def _start_and_ask(self) -> list[Outcome]:
         waking = asyncio.create_task(self._wake())
         try:
             ready = await asyncio.to_thread(self._instance.wait_until_ready)
@@ -244,21 +240,21 @@ class Trial:
     async def _disturb(self) -> list[Outcome]:
         outcomes = self._outcomes()
         asking = asyncio.create_task(ask_all(self._instance.url, outcomes, self._draw.load))
-        waking = asyncio.create_task(self._wake())
         try:
             if self._draw.phase in (Phase.DRAIN, Phase.SCALE):
                 while not any(outcome.admitted for outcome in outcomes) and not asking.done():
                     await asyncio.sleep(FIRE_SECONDS)
-            self._instance.board.give(*orders_of(self._draw))
+            self._count = self._instance.board.give(*orders_of(self._draw))
+            waking = asyncio.create_task(self._wake())
             if self._draw.phase is Phase.DRAIN:
                 self._signal(signal.SIGTERM)
             if self._draw.phase is Phase.SCALE:
                 await self._scale(1)
             await asking
+            waking.cancel()
         finally:
-            for task in (asking, waking):
-                task.cancel()
-            await asyncio.gather(asking, waking, return_exceptions=True)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
         return outcomes
 
     async def _scale(self, more: int) -> None:
@@ -309,6 +305,7 @@ class Trial:
 
     def _judge(self, outcomes: Sequence[Outcome]) -> None:
         report, may = self.report, self._allowed
+        self._instance.board.give()  # nobody does anything any more
         report.fired = bool(self._done)
         moved = self._draw.shape.replicated or self._draw.phase is Phase.SCALE
         for outcome in outcomes:
@@ -330,7 +327,7 @@ class Trial:
         return may.error
 
     def _pause(self, outcomes: Sequence[Outcome]) -> float | None:
-        done = self._instance.board.done()
+        done = self._instance.board.done(self._count)
         if not done:
             return None
         at, longest = done[0].at, 0.0
@@ -342,15 +339,11 @@ class Trial:
 
     def _judge_end(self) -> None:
         """Either all is as it was, or nothing is left."""
-        draw, may = self._draw, self._allowed
+        draw = self._draw
         if draw.target is Target.SUPERVISOR and draw.fault is Fault.STOP:
             self._signal(signal.SIGKILL)
             self._check_end()
-        elif (
-            draw.phase is Phase.DRAIN
-            or (self.report.fired and may.must_end)
-            or (not self._instance.is_alive and may.end)
-        ):
+        elif draw.phase is Phase.DRAIN or self._has_ended():
             self._check_end()
         else:
             if draw.phase is Phase.SCALE and self._instance.is_alive:
@@ -358,6 +351,11 @@ class Trial:
                 asyncio.run(self._scale(0))
             self.report.wrong += self._instance.settle()
             self.report.ended = not self._instance.is_alive
+
+    def _has_ended(self) -> bool:
+        """As it may, or must."""
+        may = self._allowed
+        return (self.report.fired and may.must_end) or (may.end and not self._instance.is_alive)
 
     def _ask_again(self) -> None:
         """What was no number is nowhere: in no block that others use."""
