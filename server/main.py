@@ -15,9 +15,9 @@ from megainfer.structured.checker import GrammarChecker
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
 from server.app import create_app, guarded
-from server.http.acceptor import Acceptor
-from server.http.bounded_connection import BoundedConnection, TooManyConnections
-from server.http.connection_limits import ConnectionLimits
+from server.http.connections.acceptor import Acceptor
+from server.http.connections.bounded_connection import BoundedConnection, TooManyConnections
+from server.http.connections.connection_limits import ConnectionLimits
 from server.http.envelope import Envelope
 from server.http.seldom import Seldom
 from server.openai.served_model import ServedModel

@@ -33,7 +33,7 @@ from megainfer.messages import (
 )
 from megainfer.model_folder.deployment import Deployment
 from megainfer.sharing.budgets import client_shares
-from server.http.connection_limits import raise_file_limit
+from server.http.connections.connection_limits import raise_file_limit
 from server.http.request_id import name_requests
 from server.main import ServerConfig, serve
 from server.openai.served_model import ServedModel

@@ -47,14 +47,14 @@ LINK_SECONDS = 0.2
 
 
 class Assembly:
-    """The nodes of one instance. send: says something to a node. announce: says something to every
-    front end."""
+    """The nodes of one instance. send: says something to a node. announce: says to every front end
+    who serves now."""
 
     def __init__(
         self,
         plan: Plan,
         send: Callable[[Node, Message], None],
-        announce: Callable[[Message], None],
+        announce: Callable[[Membership], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._plan = plan
@@ -302,7 +302,7 @@ class Assembly:
         self.membership = Membership(self._epoch, attention, experts, placement)
         for node in self.members():
             self._send(node, Enter(self.membership))
-        self._announce(Enter(self.membership))
+        self._announce(self.membership)
 
     def _candidates(self) -> set[Node]:
         """Who may be a member: expert nodes that hold anything, attention nodes that are wanted."""

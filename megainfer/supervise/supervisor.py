@@ -5,10 +5,6 @@ and computes nothing, so that nodes can be forked from it at any time.
 """
 
 import logging
-import os
-import signal
-import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
@@ -20,21 +16,16 @@ from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.messages import (
-    Drain,
     Drained,
-    Enter,
     Entered,
     Fatal,
     FromChild,
-    FrontEndDown,
-    FrontEndUp,
     GetSpans,
     GetStats,
     KeepSpans,
     LoadProgress,
     Message,
     NodeDown,
-    NodeGone,
     Opened,
     Ready,
     Release,
@@ -43,29 +34,28 @@ from megainfer.messages import (
     Resize,
     Role,
     Spans,
-    Started,
     Stats,
     Stop,
 )
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, ChildMain, Closable, name_of
 from megainfer.supervise.family import Family, drain
+from megainfer.supervise.front_ends import FrontEnds
 from megainfer.supervise.libraries import load_libraries
 from megainfer.supervise.operations import Operations
 from megainfer.supervise.recovery import Recoveries
+from megainfer.supervise.relay import Relay
 from megainfer.supervise.restarts import Restarts
 from megainfer.supervise.roster import Node, Stage
+from megainfer.supervise.signals import Interrupted, Signals, Terminated
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
 
 logger = logging.getLogger("megainfer")
 
 READY_TIMEOUT_SECONDS = 60.0
 """What an API server may take to answer, once all nodes serve."""
-MAX_SIGNALS = 64  # that came in the meantime
 SERVER_STOP_SECONDS = 8.0
 NODE_STOP_SECONDS = 5.0
-FORWARD_SECONDS = 1.0
-"""How long the supervisor waits for the API server to read what a node was asked for."""
 FIRST_DEATHS = 2
 """How often a node may be killed before its instance has ever served."""
 
@@ -85,14 +75,6 @@ class Observer(Protocol):
 
     def ended(self, error: str | None) -> None:
         """It ends, at whatever stage: because of `error`, or because it was told to."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C, a termination signal, or the owner asked for the end."""
-
-
-class Terminated(Interrupted):
-    """A termination signal: what serves may finish what it has begun."""
 
 
 class Supervisor:
@@ -125,12 +107,13 @@ class Supervisor:
         self._drain_seconds = drain_seconds
         self._restarts = restarts or Restarts()
         self._reread = reread
-        self._reloaded: Reload | None = None
         self.startup = StartupClock()
-        self._wakeup, self._signals = socket.socketpair()
-        own: list[Closable] = [self._wakeup, self._signals]
-        self._family = Family(plan, own if owner is None else [*own, owner], held)
-        self._assembly = Assembly(plan, self._send, self._announce)
+        self._signals = Signals(in_terminal=owner is None)
+        own: list[Closable] = [self._signals] if owner is None else [self._signals, owner]
+        self._family = Family(plan, own, held)
+        self._relay = Relay(self._family, owner)
+        self._front_ends = FrontEnds(self._family, owner, self._to_attention)
+        self._assembly = Assembly(plan, self._send, self._front_ends.enter)
         self._vigil = Vigil()
         self._next_look = self._next_balance = 0.0
         self._recoveries = Recoveries()
@@ -138,17 +121,12 @@ class Supervisor:
         self._to_fork: dict[Node, float] = {}  # not before
         self._dismissed: set[int] = set()  # process ids
         self._incarnations: dict[Node, int] = {}  # the next of each
-        self._down: dict[Node, NodeDown] = {}  # those that aren't back
-        self._ready_servers: set[int] = set()
-        self._open_servers = {} if owner is None else {0: 0}  # incarnations of those that listen
         self._all_forked = False  # once: whoever is missing from then on has died
         self._started = False
-        self._draining = False
-        self._tickets: dict[int, list[Stats]] = {}  # the answers so far
 
     def run(self) -> int:
         """Start, serve until told to end, and end; the exit status of the process."""
-        self._listen_to_signals()
+        self._signals.listen()
         try:
             self._start()
             self._watch()
@@ -179,8 +157,7 @@ class Supervisor:
         self._until(self._servers_answer, READY_TIMEOUT_SECONDS)
         self.startup.end()
         self._started = True
-        for server in self._family.of(Role.SERVER):
-            server.send(Started(seconds=self.startup.seconds))
+        self._front_ends.started(self.startup.seconds)
         serve = self._assembly.serve
         assert serve is not None, "it has started"
         self._observer.ready(serve.first or serve.micro_batches, self.startup.seconds)
@@ -206,7 +183,7 @@ class Supervisor:
         return [(Role.SERVER, server) for server in range(count)]
 
     def _servers_answer(self) -> bool:
-        return len(self._ready_servers) == len(self._servers_wanted())
+        return len(self._front_ends.ready) == len(self._servers_wanted())
 
     def _fork(self, node: Node) -> None:
         role, index = node
@@ -215,21 +192,9 @@ class Supervisor:
         child = self._family.start(role, index, self._main_of(node), incarnation)
         self._recoveries.step(node, "forked")
         if role is Role.SERVER:
-            self._brief(child)
+            self._front_ends.forked(child)
         else:
             self._assembly.forked(node, incarnation)
-
-    def _brief(self, server: Child) -> None:
-        """Tell an API server that comes later how things are."""
-        if self._reloaded is not None:
-            server.send(self._reloaded)
-        if self._draining:
-            server.send(Drain())
-        if (membership := self._assembly.membership) is None:
-            return
-        server.send(Enter(membership))
-        for down in self._down.values():
-            server.send(down)
 
     def _main_of(self, node: Node) -> ChildMain:
         role, index = node
@@ -271,24 +236,15 @@ class Supervisor:
 
     def _poll(self, timeout: float) -> set[int]:
         """Readable file descriptors; raises Interrupted when the end was asked for."""
-        others = [self._wakeup.fileno()]
+        others = [self._signals.fileno()]
         if self._owner is not None:
             others.append(self._owner.fileno())
         ready = self._family.poll(timeout, others)
-        if self._wakeup.fileno() in ready:
-            self._heed(set(self._wakeup.recv(MAX_SIGNALS)))
+        if self._signals.fileno() in ready and self._signals.heed():
+            self._reload()
         if self._owner is not None and self._owner.fileno() in ready:
             self._hear_owner(self._owner)
         return ready
-
-    def _heed(self, signals: set[int]) -> None:
-        """Raises Interrupted for those that ask for the end."""
-        if signal.SIGHUP in signals and _terminal_is_gone():
-            raise Interrupted
-        ends = signals - {signal.SIGHUP}
-        if ends:
-            raise Terminated if ends == {signal.SIGTERM} else Interrupted
-        self._reload()
 
     def _reload(self) -> None:
         """Read the options anew, and have API servers obey those that can change."""
@@ -299,9 +255,7 @@ class Supervisor:
         except MegaInferError as error:
             logger.error("nothing is changed, since the options can't be read again: %s", error)
             return
-        for server in self._family.of(Role.SERVER):
-            server.send(reload)
-        self._reloaded = reload
+        self._front_ends.reload(reload)
         logger.info("keys and limits were read again")
 
     def _note(self, child: Child, message: FromChild) -> None:
@@ -311,11 +265,11 @@ class Supervisor:
                 self._observer.loading(child.name, message.done, message.total)
             case Stats():
                 self._assembly.hear(node, message)
-                self._hear_stats(message)
+                self._relay.tell(message)
             case Spans():
-                self._report(message)
+                self._relay.tell(message)
             case GetStats() | GetSpans() | KeepSpans():
-                self._ask_nodes(message)
+                self._relay.ask(message)
             case Fatal():
                 child.fatal = message.message
             case Drained():
@@ -325,18 +279,15 @@ class Supervisor:
             case Resize() | Release() | Renew():
                 self._operations.begin(message, child.send)
             case Opened() if child.role is Role.SERVER:
-                self._open_servers[child.node] = child.incarnation
-                self._to_attention(FrontEndUp(child.node, child.incarnation))
+                self._front_ends.opened(child)
             case Ready() if child.role is Role.SERVER:
-                self._server_is_ready(child)
-            case Ready() if child.role is Role.ATTENTION:
-                for server, incarnation in self._open_servers.items():
-                    child.send(FrontEndUp(server, incarnation))
-                self._recoveries.step(node, "ready")
-                self._assembly.hear(node, message)
+                self._front_ends.answers(child)
+                self._recoveries.back(node)
             case Entered():
                 self._entered(node, message.epoch)
             case _:
+                if isinstance(message, Ready) and child.role is Role.ATTENTION:
+                    self._front_ends.introduce(child)
                 self._recoveries.step(node, type(message).__name__.lower())
                 self._assembly.hear(node, message)
 
@@ -400,7 +351,7 @@ class Supervisor:
             return
         if self._operations.ended(node):
             logger.info("%s is started anew", child.name)
-            self._lost(node, child, "it is started anew")
+            self._lose(child, "it is started anew")
             return
         if not self._assembly.started and (child.fatal or child.role is Role.SERVER):
             raise NodeDied(obituary)  # it would do so again
@@ -413,17 +364,14 @@ class Supervisor:
         self._to_fork[node] = monotonic() + pause
         self._next_look = 0.0
         if child.role is Role.SERVER:
-            self._ready_servers.discard(child.node)
-            self._open_servers.pop(child.node, None)
-            self._to_attention(FrontEndDown(child.node, child.incarnation))
+            self._front_ends.died(child)
         else:
-            self._lost(node, child, cause)
+            self._lose(child, cause)
 
-    def _lost(self, node: Node, child: Child, cause: str) -> None:
+    def _lose(self, child: Child, cause: str) -> None:
         """Say that a node isn't there, and have those end who can't go on without it."""
-        self._down[node] = NodeDown(child.role, child.node, cause, child.incarnation)
-        self._announce(self._down[node])
-        for other in self._assembly.died(node):
+        self._front_ends.lost(child, cause)
+        for other in self._assembly.died((child.role, child.node)):
             if (living := self._family.find(*other)) is not None:
                 living.kill()
         self._next_look = 0.0
@@ -432,8 +380,7 @@ class Supervisor:
         """A node that nobody needs has ended."""
         logger.info("%s has left", name_of(*node))
         self._assembly.died(node)
-        self._down.pop(node, None)
-        self._announce(NodeGone(*node))
+        self._front_ends.gone(node)
 
     def _may_still_start(self, node: Node) -> bool:
         return self._assembly.started or self._recoveries.restarts[node] <= FIRST_DEATHS
@@ -443,15 +390,9 @@ class Supervisor:
             child.fatal = child.fatal or message.message
 
     def _entered(self, node: Node, epoch: int) -> None:
-        self._down.pop(node, None)
+        self._front_ends.back(node)
         self._recoveries.everybody(f"{node[0]} node {node[1]} in epoch {epoch}")
         self._recoveries.back(node)
-
-    def _server_is_ready(self, child: Child) -> None:
-        self._ready_servers.add(child.node)
-        self._recoveries.back((child.role, child.node))
-        if self._started:
-            child.send(Started(seconds=self.startup.seconds))
 
     # --- talking ------------------------------------------------------------------------------
 
@@ -462,13 +403,6 @@ class Supervisor:
     def _to_attention(self, message: Message) -> None:
         for node in self._assembly.roster.at(Role.ATTENTION, Stage.READY):
             self._send((Role.ATTENTION, node), message)
-
-    def _announce(self, message: Message) -> None:
-        """To every front end."""
-        for server in self._family.of(Role.SERVER):
-            server.send(message)
-        if self._owner is not None:
-            self._owner.send(message)
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -488,9 +422,7 @@ class Supervisor:
             return
         self._observer.stage(f"draining: requests may finish within {self._drain_seconds:g} s")
         deadline = monotonic() + self._drain_seconds
-        self._draining = True
-        for server in servers:
-            server.send(Drain())
+        self._front_ends.drain()
         missing = {server.pid for server in servers}
         while monotonic() < deadline and missing:
             drained = {c.pid for c, message in self._turn() if isinstance(message, Drained)}
@@ -505,70 +437,16 @@ class Supervisor:
             raise Interrupted
         if isinstance(message, NodeDown):
             self._given_up(message)
-        if isinstance(message, GetStats):
-            self._tickets[message.ticket] = []
         if isinstance(message, GetStats | KeepSpans | GetSpans):
-            self._ask_nodes(message)
-
-    def _ask_nodes(self, message: GetStats | KeepSpans | GetSpans) -> None:
-        for child in self._family.nodes:
-            child.offer(message)  # one that hangs may not hear it; the others do
-
-    def _hear_stats(self, stats: Stats) -> None:
-        if self._owner is not None and stats.ticket is not None:
-            self._collect(self._owner, stats.ticket, stats)
-        elif self._owner is None:
-            self._report(stats)
-
-    def _report(self, message: Stats | Spans) -> None:
-        """To whoever asked: the owner, or else the API server, unless that doesn't listen."""
-        if self._owner is not None:
-            self._owner.send(message)
-        for server in self._family.of(Role.SERVER):
-            server.offer(message, 0.0 if isinstance(message, Stats) else FORWARD_SECONDS)
-
-    def _collect(self, owner: ParentLink, ticket: int, stats: Stats) -> None:
-        """Pass the nodes' counters on to the owner once all have answered."""
-        answers = self._tickets.get(ticket)
-        if answers is None:
-            return
-        answers.append(stats)
-        if len(answers) == len(self._family.nodes):
-            del self._tickets[ticket]
-            counters = {name: own for answer in answers for name, own in answer.counters.items()}
-            owner.send(Stats(ticket, counters))
+            self._relay.ask(message)
 
     # --- ending -------------------------------------------------------------------------------
 
-    def _listen_to_signals(self) -> None:
-        self._wakeup.setblocking(False)
-        self._signals.setblocking(False)
-        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        signal.signal(signal.SIGHUP, lambda *_: None)
-        # An owner decides what Ctrl-C in its terminal means.
-        signal.signal(signal.SIGINT, signal.SIG_IGN if self._owner else lambda *_: None)
-
     def _stop(self) -> None:
         """In order: the API server lets its clients know, then attention nodes, then experts."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, lambda *_: self._family.kill_all())
-        if self._owner is None:
-            signal.signal(signal.SIGINT, lambda *_: self._family.kill_all())
+        self._signals.only(self._family.kill_all)
         self._family.end(Role.SERVER, SERVER_STOP_SECONDS)
         self._family.end(Role.ATTENTION, NODE_STOP_SECONDS)
         self._family.end(Role.EXPERT, NODE_STOP_SECONDS)
         self._family.close()
-        self._wakeup.close()
         self._signals.close()
-
-
-def _terminal_is_gone() -> bool:
-    """Whether the terminal that this process writes to was closed, which is told by SIGHUP too."""
-    if not os.isatty(sys.stdout.fileno()):
-        return False
-    try:
-        os.tcgetpgrp(sys.stdout.fileno())
-    except OSError:
-        return True
-    return False

@@ -36,9 +36,8 @@ Ask = Callable[[GetStats | KeepSpans | GetSpans | Resize | Release | Renew], obj
 @dataclass
 class Instance:
     """board: what nodes say. changes: of the nodes themselves. keys: that open it now. info: what
-    `/server_info` tells of
-    configuration and plan. engine_problem: why no request is even taken, in words for anybody.
-    spans: where they go, None without a collector."""
+    `/server_info` tells of configuration and plan. engine_problem: why no request is even taken, in
+    words for anybody. spans: where they go, None without a collector."""
 
     options: ServingOptions
     board: NodeBoard

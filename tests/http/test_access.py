@@ -14,7 +14,7 @@ import trustme
 
 from megainfer.frontend.serving_options import ServingOptions
 from server.http.client import address_of, client_of
-from server.http.connection_limits import ConnectionLimits
+from server.http.connections.connection_limits import ConnectionLimits
 from server.http.guesses import FORGET_SECONDS, FREE, Guesses
 from server.http.seldom import Seldom
 from tests.support.scripted_server import WAIT_SECONDS, RunningServer

@@ -15,8 +15,8 @@ from uvicorn.server import ServerState
 from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
-from server.http.bounded_connection import BoundedConnection
-from server.http.connection_limits import READ_BYTES, ConnectionLimits, raise_file_limit
+from server.http.connections.bounded_connection import BoundedConnection
+from server.http.connections.connection_limits import READ_BYTES, ConnectionLimits, raise_file_limit
 from tests.support.scripted_server import WAIT_SECONDS, RunningServer, byte_level_backend, endless
 
 BACKEND = byte_level_backend()

@@ -32,6 +32,7 @@ from megainfer.messages import (
 from megainfer.supervise.assembly import LINK_SECONDS, MEET_SECONDS, Assembly
 from megainfer.supervise.operations import Operations
 from megainfer.supervise.roster import Node
+from megainfer.topology import Membership
 from tests.support.checkpoints import write_checkpoint
 
 QUIET_TURNS = 4  # of the supervisor, after which nothing is to be expected any more
@@ -52,7 +53,7 @@ class Instance:
     def __init__(self, plan: Plan) -> None:
         self.now = 0.0
         self.sent: list[tuple[Node, Message]] = []
-        self.announced: list[Message] = []
+        self.announced: list[Membership] = []
         self.slow: set[type[Message]] = set()  # what nobody reacts to for now
         self.assembly = Assembly(plan, self._send, self.announced.append, lambda: self.now)
         self.incarnations: dict[Node, int] = {}
@@ -135,7 +136,7 @@ def test_from_the_first_fork_to_the_first_membership(plan: Plan) -> None:
     assert instance.told(Serve, clear=False) == [A0, A1, E0, E1]
     assert set(instance.told(Enter)) == {A0, A1, E0, E1}
     assert instance.members == ((0, 1), (0, 1))
-    assert [type(message) for message in instance.announced] == [Enter]
+    assert instance.announced == [instance.assembly.membership]
     instance.run()
     assert instance.sent == []  # nothing new, nothing to say
 

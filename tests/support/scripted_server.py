@@ -35,7 +35,7 @@ from megainfer.messages import (
 )
 from megainfer.sharing.budgets import client_shares
 from megainfer.text.tokenizer import Tokenizer as ModelTokenizer
-from server.http.connection_limits import ConnectionLimits
+from server.http.connections.connection_limits import ConnectionLimits
 from server.main import ServerConfig, serve
 from server.openai.served_model import ServedModel
 from server.operate.instance import assemble

@@ -13,9 +13,9 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.http.connection_limits import READ_BYTES, ConnectionLimits
+from server.http.connections.connection_limits import READ_BYTES, ConnectionLimits
+from server.http.connections.strict_http import StrictConnection
 from server.http.errors import SERVER_ERROR, ErrorReport
-from server.http.strict_http import StrictConnection
 
 log = logging.getLogger(__name__)
 

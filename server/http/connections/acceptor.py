@@ -12,9 +12,9 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 
-from server.http.bounded_connection import BoundedConnection
 from server.http.client import address_of
-from server.http.connection_limits import OTHER_FILES, ConnectionLimits
+from server.http.connections.bounded_connection import BoundedConnection
+from server.http.connections.connection_limits import OTHER_FILES, ConnectionLimits
 from server.http.seldom import Seldom
 
 AT_ONCE = 32

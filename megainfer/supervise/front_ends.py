@@ -1,0 +1,120 @@
+"""What the front ends are told: the API servers, or the owner of an instance without any."""
+
+from collections.abc import Callable, Mapping
+
+from megainfer.launch.control import ParentLink
+from megainfer.messages import (
+    Drain,
+    Enter,
+    FrontEndDown,
+    FrontEndUp,
+    Message,
+    NodeDown,
+    NodeGone,
+    Reload,
+    Role,
+    Started,
+)
+from megainfer.supervise.child import Child
+from megainfer.supervise.family import Family
+from megainfer.supervise.roster import Node
+from megainfer.topology import Membership
+
+OWNER = {0: 0}
+"""An owner is the first front end, and has one process."""
+
+
+class FrontEnds:
+    """Keeps what one that comes later has to be told. to_attention: says something to every
+    attention node that serves."""
+
+    def __init__(
+        self, family: Family, owner: ParentLink | None, to_attention: Callable[[Message], None]
+    ) -> None:
+        self._family = family
+        self._owner = owner
+        self._to_attention = to_attention
+        self._open = {} if owner is None else dict(OWNER)  # incarnations of those that listen
+        self._down: dict[Node, NodeDown] = {}  # nodes that aren't back
+        self._membership: Membership | None = None
+        self._reloaded: Reload | None = None
+        self._started: Started | None = None
+        self._drains = False
+        self.ready: set[int] = set()  # servers that answer
+
+    # --- to all -------------------------------------------------------------------------------
+
+    def enter(self, membership: Membership) -> None:
+        self._membership = membership
+        self._announce(Enter(membership))
+
+    def lost(self, child: Child, cause: str) -> None:
+        """A node has died and will be started again."""
+        down = NodeDown(child.role, child.node, cause, child.incarnation)
+        self._down[child.role, child.node] = down
+        self._announce(down)
+
+    def back(self, node: Node) -> None:
+        """A membership has it again; that has been told."""
+        self._down.pop(node, None)
+
+    def gone(self, node: Node) -> None:
+        """A node that won't come back."""
+        self._down.pop(node, None)
+        self._announce(NodeGone(*node))
+
+    def reload(self, reload: Reload) -> None:
+        self._reloaded = reload
+        self._to_servers(reload)
+
+    def drain(self) -> None:
+        self._drains = True
+        self._to_servers(Drain())
+
+    def started(self, seconds: Mapping[str, float]) -> None:
+        """All is there, after so many seconds of each stage."""
+        self._started = Started(seconds=dict(seconds))
+        self._to_servers(self._started)
+
+    # --- one API server -----------------------------------------------------------------------
+
+    def forked(self, server: Child) -> None:
+        """It hears how things are."""
+        if self._reloaded is not None:
+            server.send(self._reloaded)
+        if self._drains:
+            server.send(Drain())
+        if self._membership is not None:
+            server.send(Enter(self._membership))
+            for down in self._down.values():
+                server.send(down)
+
+    def opened(self, server: Child) -> None:
+        """Attention nodes can connect to it."""
+        self._open[server.node] = server.incarnation
+        self._to_attention(FrontEndUp(server.node, server.incarnation))
+
+    def answers(self, server: Child) -> None:
+        """Clients can reach it."""
+        self.ready.add(server.node)
+        if self._started is not None:
+            server.send(self._started)
+
+    def died(self, server: Child) -> None:
+        self.ready.discard(server.node)
+        self._open.pop(server.node, None)
+        self._to_attention(FrontEndDown(server.node, server.incarnation))
+
+    def introduce(self, attention: Child) -> None:
+        """Name all to an attention node that is ready."""
+        for server, incarnation in self._open.items():
+            attention.send(FrontEndUp(server, incarnation))
+
+    def _announce(self, message: Enter | NodeDown | NodeGone) -> None:
+        self._to_servers(message)
+        if self._owner is not None:
+            self._owner.send(message)
+
+    def _to_servers(self, message: Message) -> None:
+        for server in self._family.of(Role.SERVER):
+            server.send(message)

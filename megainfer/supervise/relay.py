@@ -1,0 +1,48 @@
+"""Counters and spans: asked for by front ends, given by nodes, passed on by the supervisor."""
+
+from megainfer.launch.control import ParentLink
+from megainfer.messages import GetSpans, GetStats, KeepSpans, Role, Spans, Stats
+from megainfer.supervise.family import Family
+
+FORWARD_SECONDS = 1.0
+"""How long the supervisor waits for the API server to read what a node was asked for."""
+
+Question = GetStats | KeepSpans | GetSpans
+
+
+class Relay:
+    """owner: whom an instance without API servers works for."""
+
+    def __init__(self, family: Family, owner: ParentLink | None) -> None:
+        self._family = family
+        self._owner = owner
+        self._tickets: dict[int, list[Stats]] = {}  # of the owner: the answers so far
+
+    def ask(self, question: Question) -> None:
+        """Pass it on to every node; one that hangs may not hear it, the others do."""
+        if self._owner is not None and isinstance(question, GetStats):
+            self._tickets[question.ticket] = []
+        for child in self._family.nodes:
+            child.offer(question)
+
+    def tell(self, answer: Stats | Spans) -> None:
+        """To whoever asked, unless that doesn't listen. What a node says unasked is for servers."""
+        if self._owner is None:
+            patience = 0.0 if isinstance(answer, Stats) else FORWARD_SECONDS
+            for server in self._family.of(Role.SERVER):
+                server.offer(answer, patience)
+        elif isinstance(answer, Spans):
+            self._owner.send(answer)
+        elif answer.ticket is not None:
+            self._collect(self._owner, answer.ticket, answer)
+
+    def _collect(self, owner: ParentLink, ticket: int, stats: Stats) -> None:
+        """Pass the nodes' counters on to the owner once all have answered."""
+        answers = self._tickets.get(ticket)
+        if answers is None:
+            return
+        answers.append(stats)
+        if len(answers) >= len(self._family.nodes):
+            del self._tickets[ticket]
+            counters = {name: own for answer in answers for name, own in answer.counters.items()}
+            owner.send(Stats(ticket, counters))
