@@ -16,11 +16,11 @@ from server.http.body import BodyLimits
 from server.http.envelope import REQUEST_ID, Envelope
 from server.http.errors import install_error_handlers
 from server.http.occupancy import Entrance
-from server.http.opening import Opening
 from server.openai.generating import Generator
 from server.openai.served_model import ServedModel
 from server.openai.tokens import TokenizerApi
 from server.operate.instance import Instance
+from server.operate.opening import Opening
 from server.operate.operations import Operations, operations_router
 from server.other_apis import OtherApis
 from server.page.assets import PAGE

@@ -8,8 +8,8 @@ import msgspec
 
 from server.http.anthropic_errors import error_object
 from server.http.errors import ErrorReport
-from server.http.one_line import encode_line
 from server.narration.blocks import Block, Blocks, Change, Kind, Step
+from server.openai.one_line import encode_line
 from server.openai.piece import Piece
 from server.openai.translation import Json
 

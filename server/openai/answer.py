@@ -14,10 +14,10 @@ from megainfer.sharing.pauses import Pauses
 from megainfer.text.token_text import TokenTexts
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, while_connected
 from server.http.errors import log_failure, report_of
-from server.http.one_line import encode, encode_line
 from server.openai.answer_options import AnswerOptions, Usage
 from server.openai.choice import Choice
 from server.openai.logprobs import prompt_logprobs
+from server.openai.one_line import encode, encode_line
 from server.openai.piece import Piece
 from server.openai.prompts import Prompt
 from server.openai.shapes import Shape

@@ -7,8 +7,8 @@ from typing import Any
 
 from megainfer.sampling import SamplingParams
 from server.http.errors import ErrorReport
-from server.http.one_line import encode_line
 from server.narration.blocks import Block, Blocks, Change, Kind, Step
+from server.openai.one_line import encode_line
 from server.openai.piece import Piece
 from server.openai.translation import Json
 from server.responses.items import sealed

@@ -41,7 +41,8 @@ def status(http: httpx.Client, path: str, key: str = "", **headers: str) -> int:
 def test_what_tells_of_everybody_is_the_administrators_where_there_is_one() -> None:
     with running(KEYS) as http:
         for path in INSIDE:
-            assert status(http, path, "a-users-key") == 401
+            assert status(http, path, "a-users-key") == 403
+            assert status(http, path, "nobodys-key") == 401
             assert status(http, path, "the-admins-key") == 200
     with running(replace(KEYS, admin_keys=())) as http:
         assert [status(http, path, "a-users-key") for path in INSIDE] == [200] * 3

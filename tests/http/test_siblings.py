@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from megainfer.commands.listening import listen
+from megainfer.commands.listening import listen, reserve
 from megainfer.errors import ConfigError, Overloaded
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.queue_limits import QueueLimits
@@ -98,12 +98,13 @@ def test_routers_know_of_each_others_load() -> None:
 
 
 def test_one_port_has_a_socket_for_each_server_and_no_room_for_another_instance() -> None:
-    sockets = listen("127.0.0.1", 0, 3)
+    sockets = reserve("127.0.0.1", 0, 3)
+    listen(sockets)
     (address,) = {sock.getsockname() for sock in sockets}
     try:
         for count in (1, 2):
             with pytest.raises(ConfigError, match="Address already in use"):
-                listen(*address, count)
+                reserve(*address, count)
         reached: set[int] = set()
         while len(reached) < 3:  # the kernel chooses by the client's port
             with socket.create_connection(address):

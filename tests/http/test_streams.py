@@ -16,7 +16,7 @@ from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.http import connection
-from server.http.one_line import encode_line
+from server.openai.one_line import encode_line
 from tests.support.scripted_server import (
     CHAT_TEMPLATE,
     WAIT_SECONDS,

@@ -109,6 +109,7 @@ def test_escape_stops_an_answer_and_closes_the_settings(
     server.node.script = silent
     ask(page)
     page.until(lambda: page.find("#stop").is_displayed(), "nothing to stop")
+    server.node.expect(Submit)
     press(page, Keys.ESCAPE)
     answered(page)
     server.node.expect(Abort)
