@@ -12,10 +12,10 @@ BEAT_SECONDS = 0.1
 
 UNKNOWN_SECONDS = 60.0
 """What the first piece of work may take: it may have to bring weights in from a disk."""
-LEAST_SECONDS = 0.5
-PATIENCE = 30.0
+LEAST_SECONDS = 3.0
+PATIENCE = 50.0
 """How many times as long as was to be expected a piece of work may take."""
-FORGET = 0.99
+FORGET = 0.999
 """A slow piece of work counts less and less with every one that comes after it."""
 SETUP_ROWS = 8
 """What a piece of work takes without any rows, in rows."""

@@ -18,7 +18,13 @@ from megainfer.launch.heartbeat import (
     Workload,
     begin_to_beat,
 )
-from megainfer.supervise.vigil import LOOK_SECONDS, STOPPED_SECONDS, STUCK_SECONDS, Vigil, _can_run
+from megainfer.supervise.vigil import (
+    LOOK_SECONDS,
+    STOPPED_SECONDS,
+    STUCK_SECONDS,
+    LinuxProcesses,
+    Vigil,
+)
 from tests.support.m2n_cluster import SECONDS, fork
 
 STEP = LOOK_SECONDS
@@ -29,7 +35,9 @@ class Room:
 
     def __init__(self, can_run: bool = False) -> None:
         self.now = 100.0
-        self.vigil = Vigil(lambda: self.now, lambda pid: can_run)
+        self.waited = 0.0
+        kernel: Any = SimpleNamespace(can_run=lambda pid: can_run, waited=lambda pid: self.waited)
+        self.vigil = Vigil(lambda: self.now, kernel)
         self.child: Any = SimpleNamespace(pid=1, alive=True, page=Page())
 
     def look(self, seconds: float = STEP, beats: int = 0) -> list[str]:
@@ -74,10 +82,21 @@ def test_work_that_should_long_have_been_done() -> None:
     room.child.page.due = room.now + 5.0
     while room.now < 105.0 + STUCK_SECONDS - STEP:
         assert room.look(beats=1) == []
-    room.look(2 * STEP, beats=1)
-    assert "should have been done" in room.look(beats=1)[0]
+    found = [room.look(beats=1) for _ in range(4)][-1]
+    assert "should have been done" in found[0]
     room.child.page.due = 0.0
     assert room.look(beats=1) == []
+
+
+def test_who_waits_for_a_processor_is_not_late() -> None:
+    room = Room()
+    room.child.page.due = room.now + STEP / 2
+    for _ in range(100):
+        room.waited += STEP
+        assert room.look(beats=1) == []
+    while not (reasons := room.look(beats=1)):  # now it has one
+        assert room.now < 111 + 2 * STUCK_SECONDS
+    assert "should have been done" in reasons[0]
 
 
 def test_what_is_announced_follows_what_work_takes() -> None:
@@ -122,7 +141,7 @@ def test_a_real_process_beats_until_it_is_stopped(beating: tuple[Page, int]) -> 
     while page.beats < 3:
         os.sched_yield()
     os.kill(pid, signal.SIGSTOP)
-    while _can_run(pid):
+    while LinuxProcesses().can_run(pid):
         os.sched_yield()
     beats = page.beats
     vigil = Vigil()
