@@ -47,7 +47,8 @@ class EngineConfig:
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
     override_generation_config: fields that replace them (see `frontend.generation_config`).
     revision: branch, tag or commit of a hub id. hf_overrides: fields that replace config.json's.
-    chat_template: a file, or Jinja itself, in place of the model's own.
+    chat_template: a file, or Jinja itself, in place of the model's own. pin_weights: whether the
+    checkpoint's files are held in memory, for nodes that are started again.
 
     Raises ConfigError.
     """
@@ -67,6 +68,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     colocated: bool = False
     prefix_cache: bool = True
+    pin_weights: bool = False
     grammar_memory: int = 256 * 2**20
     kernels: str = "auto"
     expert_dtype: str = "auto"

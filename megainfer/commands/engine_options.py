@@ -184,6 +184,15 @@ class EngineOptions:
             help="How all other weights are kept; auto: as --dtype.",
         ),
     ] = DEFAULT.attention_dtype
+    pin_weights: Annotated[
+        bool,
+        Option(
+            "--pin-weights",
+            rich_help_panel=WEIGHTS,
+            help="Hold the checkpoint's files in memory: a node that is started again reads no "
+            "disk.",
+        ),
+    ] = DEFAULT.pin_weights
     kernels: Annotated[
         str,
         Option(

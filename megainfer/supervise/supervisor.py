@@ -10,7 +10,8 @@ from functools import partial
 from time import monotonic
 from typing import NoReturn, Protocol
 
-from megainfer.errors import MegaInferError, NodeDied
+from megainfer.checkpoint.pinned import PinnedFiles
+from megainfer.errors import ConfigError, MegaInferError, NodeDied
 from megainfer.instruments.startup_clock import StartupClock
 from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
@@ -115,6 +116,7 @@ class Supervisor:
         self._front_ends = FrontEnds(self._family, owner, self._to_attention)
         self._assembly = Assembly(plan, self._send, self._front_ends.enter)
         self._vigil = Vigil()
+        self._pinned = PinnedFiles(plan.folder) if plan.config.pin_weights else None
         self._next_look = self._next_balance = 0.0
         self._recoveries = Recoveries()
         self._operations = Operations(plan, self._assembly, self._dismiss)
@@ -228,6 +230,7 @@ class Supervisor:
             self._mourn(child)
         self._operations.advance()
         self._balance()
+        self._pin()
         if (now := monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._look_after(now)
@@ -312,6 +315,16 @@ class Supervisor:
         if every is not None and self._started and monotonic() >= self._next_balance:
             self._next_balance = monotonic() + every
             self._assembly.balance()
+
+    def _pin(self) -> None:
+        """A piece of the weights at a time, once all have loaded them."""
+        if self._pinned is None or self._pinned.done or not self._started:
+            return
+        try:
+            self._pinned.step()
+        except (ConfigError, OSError) as error:
+            logger.warning("%s", error)
+            self._pinned.done = True
 
     def _needed(self) -> list[Node]:
         servers, nodes = self._servers_wanted(), self._assembly.needed
