@@ -98,6 +98,8 @@ class Instance:
             self._folder.cleanup()
             raise
         self.fresh: Holdings | None = None
+        # Whether experts may lie elsewhere than where they began, which changes sums' last bits.
+        self.moved = shape.replicated
 
     # --- life -----------------------------------------------------------------------------------
 
