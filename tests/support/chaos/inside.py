@@ -100,6 +100,9 @@ def do(order: Order) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case Fault.STOP | Fault.STOP_AND_GO:
             os.kill(os.getpid(), signal.SIGSTOP)
+        case Fault.STUCK:
+            while True:
+                sleep(0.01)
         case Fault.RAISE:
             raise RuntimeError("chaos: this was asked for")
         case Fault.MEMORY:
@@ -214,7 +217,7 @@ def _server(saboteur: Saboteur, station: Station) -> None:
         close_link(station)
 
     client = process.EngineClient
-    saboteur.place(process, "load_tokenizer", "load", LINK=link)
+    saboteur.place(client, "bind", "load", LINK=link)
     saboteur.place(process._Server, "_tell_when_ready", "warm-up", LINK=link)
     saboteur.place(client, "submit", "prefill", LINK=link)
     saboteur.place(client, "_on_message", "decode", "combine", "step", LINK=link)

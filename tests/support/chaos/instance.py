@@ -62,10 +62,17 @@ class Holdings:
 
 
 class Instance:
-    """`megainfer serve` of this shape, whose processes look at a board. orders: given before."""
+    """`megainfer serve` of this shape, whose processes look at a board. orders: given before.
+    restarts: see tests/support/chaos/serve.py.
+    """
 
     def __init__(
-        self, model: Path, shape: Shape, options: Sequence[str] = (), orders: Sequence[Order] = ()
+        self,
+        model: Path,
+        shape: Shape,
+        options: Sequence[str] = (),
+        orders: Sequence[Order] = (),
+        restarts: str = "20/1",
     ) -> None:
         self.shape = shape
         self._folder = tempfile.TemporaryDirectory(prefix="chaos-")
@@ -82,7 +89,7 @@ class Instance:
                 program="tests.support.chaos.serve",
                 environment={
                     "CHAOS_BOARD": self._folder.name,
-                    "CHAOS_RESTARTS": "20",
+                    "CHAOS_RESTARTS": restarts,
                     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
                 },
                 wait=False,
@@ -91,6 +98,8 @@ class Instance:
             self._folder.cleanup()
             raise
         self.fresh: Holdings | None = None
+        # Whether experts may lie elsewhere than where they began, which changes sums' last bits.
+        self.moved = shape.replicated
 
     # --- life -----------------------------------------------------------------------------------
 

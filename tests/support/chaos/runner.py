@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 
 from tests.support.chaos.draw import STARTING, Draw, Shape
 from tests.support.chaos.instance import Instance
@@ -55,6 +58,16 @@ class Runner:
 
     def ask(self, instance: Instance, outcomes: Sequence[Outcome]) -> None:
         asyncio.run(ask_all(instance.url, outcomes, AT_ONCE))
+
+    @contextmanager
+    def asking(self, instance: Instance, outcomes: Sequence[Outcome]) -> Iterator[None]:
+        """Within it, all have been admitted; after it, all have ended."""
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(self.ask, instance, outcomes)
+            while not all(outcome.admitted for outcome in outcomes) and not asked.done():
+                sleep(0.01)
+            yield
+            asked.result()
 
     def _ask_elsewhere(self, wishes: Sequence[Wish]) -> list[Answer]:
         outcomes = [Outcome(wish) for wish in wishes]

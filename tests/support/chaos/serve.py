@@ -2,8 +2,9 @@
 
     CHAOS_BOARD=folder python -m tests.support.chaos.serve serve path/to/model ...
 
-CHAOS_RESTARTS: how often a node may die in a second. The product's own bound, five times in five
-minutes, would end an instance on which fault after fault is tried.
+CHAOS_RESTARTS, such as 20/1: how often a node may be started again in so many seconds. The
+product's own bound, five times in five minutes, would end an instance on which fault after fault is
+tried.
 """
 
 import os
@@ -27,8 +28,8 @@ def main() -> None:
     board = Board(Path(os.environ[BOARD]))
     _wrap_children(board)
     sabotage_supervisor(board)
-    if most := os.environ.get(RESTARTS):
-        _bound_restarts(Restarts(most=int(most), window=1.0))
+    most, _, window = os.environ[RESTARTS].partition("/")
+    _bound_restarts(Restarts(most=int(most), window=float(window)))
     from megainfer.cli import main as megainfer
 
     megainfer()

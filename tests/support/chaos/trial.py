@@ -251,7 +251,9 @@ class Trial:
             if self._draw.phase is Phase.SCALE:
                 await self._scale(1)
             await asking
-            waking.cancel()
+            if not self._done:
+                waking.cancel()
+            await asyncio.gather(waking, return_exceptions=True)
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
@@ -307,7 +309,8 @@ class Trial:
         report, may = self.report, self._allowed
         self._instance.board.give()  # nobody does anything any more
         report.fired = bool(self._done)
-        moved = self._draw.shape.replicated or self._draw.phase is Phase.SCALE
+        self._instance.moved |= self._draw.phase is Phase.SCALE
+        moved = self._instance.moved
         for outcome in outcomes:
             report.ends[outcome.end] = report.ends.get(outcome.end, 0) + 1
             report.wrong += self._answers.judge(outcome, moved)
@@ -362,7 +365,7 @@ class Trial:
         outcomes = self._outcomes()
         asyncio.run(ask_all(self._instance.url, outcomes, self._draw.load))
         for outcome in outcomes:
-            self.report.wrong += self._answers.judge(outcome, moved=False)
+            self.report.wrong += self._answers.judge(outcome, self._instance.moved)
             if outcome.end is not End.DONE:
                 self.report.wrong.append(f"{outcome.wish.kind}, asked again: {outcome.text}")
 
