@@ -6,7 +6,6 @@ and computes nothing, so that nodes can be forked from it at any time.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from time import monotonic
 from typing import NoReturn, Protocol
 
@@ -15,7 +14,6 @@ from megainfer.errors import ConfigError, MegaInferError, NodeDied
 from megainfer.instruments.startup_clock import StartupClock
 from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
-from megainfer.launch.station import Station
 from megainfer.messages import (
     Drained,
     Entered,
@@ -39,7 +37,7 @@ from megainfer.messages import (
     Stop,
 )
 from megainfer.supervise.assembly import Assembly
-from megainfer.supervise.child import Child, ChildMain, Closable, name_of
+from megainfer.supervise.child import Child, Closable, name_of
 from megainfer.supervise.family import Family, drain
 from megainfer.supervise.front_ends import FrontEnds
 from megainfer.supervise.libraries import load_libraries
@@ -49,6 +47,7 @@ from megainfer.supervise.relay import Relay
 from megainfer.supervise.restarts import Restarts
 from megainfer.supervise.roster import Node, Stage
 from megainfer.supervise.signals import Interrupted, Signals, Terminated
+from megainfer.supervise.staffing import ServerMain, Staffing
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
 
 logger = logging.getLogger("megainfer")
@@ -59,9 +58,6 @@ SERVER_STOP_SECONDS = 8.0
 NODE_STOP_SECONDS = 5.0
 FIRST_DEATHS = 2
 """How often a node may be killed before its instance has ever served."""
-
-ServerMain = Callable[[Station, int], None]
-"""What the process of an API server runs: its station, its number."""
 
 
 class Observer(Protocol):
@@ -101,9 +97,7 @@ class Supervisor:
         reread: Callable[[], Reload] | None = None,
     ) -> None:
         self.plan = plan
-        self._num_servers = servers
         self._observer = observer
-        self._server_main = server
         self._owner = owner
         self._drain_seconds = drain_seconds
         self._restarts = restarts or Restarts()
@@ -119,10 +113,8 @@ class Supervisor:
         self._pinned = PinnedFiles(plan.folder) if plan.config.pin_weights else None
         self._next_look = self._next_balance = 0.0
         self._recoveries = Recoveries()
-        self._operations = Operations(plan, self._assembly, self._dismiss)
-        self._to_fork: dict[Node, float] = {}  # not before
-        self._dismissed: set[int] = set()  # process ids
-        self._incarnations: dict[Node, int] = {}  # the next of each
+        self._staffing = Staffing(plan, self._family, self._assembly, server, servers)
+        self._operations = Operations(plan, self._assembly, self._staffing.dismiss)
         self._all_forked = False  # once: whoever is missing from then on has died
         self._started = False
 
@@ -144,7 +136,7 @@ class Supervisor:
     # --- starting -----------------------------------------------------------------------------
 
     def _start(self) -> None:
-        for node in self._servers_wanted():
+        for node in self._staffing.servers:
             self._fork(node)  # before torch is imported: the API server does without
         self._enter("libraries", "loading libraries")
         load_libraries()
@@ -180,43 +172,14 @@ class Supervisor:
         everybody = all(roster.is_alive(node) for node in self._assembly.wanted)
         return everybody and roster.all_reached(stage)
 
-    def _servers_wanted(self) -> list[Node]:
-        count = 0 if self._server_main is None else self._num_servers
-        return [(Role.SERVER, server) for server in range(count)]
-
     def _servers_answer(self) -> bool:
-        return len(self._front_ends.ready) == len(self._servers_wanted())
+        return len(self._front_ends.ready) == len(self._staffing.servers)
 
     def _fork(self, node: Node) -> None:
-        role, index = node
-        incarnation = self._incarnations.get(node, 0)
-        self._incarnations[node] = incarnation + 1
-        child = self._family.start(role, index, self._main_of(node), incarnation)
+        child = self._staffing.fork(node)
         self._recoveries.step(node, "forked")
-        if role is Role.SERVER:
+        if child.role is Role.SERVER:
             self._front_ends.forked(child)
-        else:
-            self._assembly.forked(node, incarnation)
-
-    def _main_of(self, node: Node) -> ChildMain:
-        role, index = node
-        if role is Role.SERVER:
-            assert self._server_main is not None
-            server_main = self._server_main
-            return lambda station: server_main(station, index)
-        # Both roles' code is imported before the fork, so that each node starts with it in memory.
-        from megainfer.attention_node.process import run_attention
-        from megainfer.colocated.process import run_colocated
-        from megainfer.expert_node.process import run_expert
-
-        plan = self.plan
-        if plan.config.colocated:
-            return partial(run_colocated, plan=plan)
-        measures = plan.measures and self._assembly.serve is None
-        if role is Role.ATTENTION:
-            return partial(run_attention, plan=plan, node=index, measures=measures)
-        placement = self._assembly.to_load(index)
-        return partial(run_expert, plan=plan, node=index, measures=measures, placement=placement)
 
     # --- a turn -------------------------------------------------------------------------------
 
@@ -233,7 +196,7 @@ class Supervisor:
         self._pin()
         if (now := monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
-            self._look_after(now)
+            self._look_after()
         self._assembly.advance()
         return heard
 
@@ -294,16 +257,12 @@ class Supervisor:
                 self._recoveries.step(node, type(message).__name__.lower())
                 self._assembly.hear(node, message)
 
-    def _look_after(self, now: float) -> None:
+    def _look_after(self) -> None:
         """Fork who is to be forked, end whom nobody needs, and give up who hangs."""
-        for node in self._needed():
-            if self._family.find(*node) is None and self._to_fork.get(node, 0.0) <= now:
-                self._to_fork.pop(node, None)
+        if self._all_forked:
+            for node in self._staffing.missing():
                 self._fork(node)
-        for child in self._family.nodes:
-            node = (child.role, child.node)
-            if node not in self._assembly.needed and node not in self._assembly.members():
-                self._dismiss(node)
+        self._staffing.dismiss_the_unneeded()
         for child, reason in self._vigil.look(self._family.children):
             self._give_up(child, reason)
         for attention, expert in self._assembly.late():
@@ -326,17 +285,6 @@ class Supervisor:
             logger.warning("%s", error)
             self._pinned.done = True
 
-    def _needed(self) -> list[Node]:
-        servers, nodes = self._servers_wanted(), self._assembly.needed
-        return [*servers, *nodes] if self._all_forked else []
-
-    def _dismiss(self, node: Node) -> None:
-        """Have the process of a node end that is no member any more."""
-        child = self._family.find(*node)
-        if child is not None and child.pid not in self._dismissed:
-            self._dismissed.add(child.pid)
-            child.send(Stop())
-
     def _give_up(self, child: Child, reason: str) -> None:
         if child.fatal is None:
             logger.warning("%s (process %d) hangs: %s; killing it", child.name, child.pid, reason)
@@ -358,8 +306,7 @@ class Supervisor:
         node, cause = (child.role, child.node), child.death()
         obituary = f"{child.name} (process {child.pid}) died: {cause}"
         child.forget()
-        self._dismissed.discard(child.pid)
-        if child.role is not Role.SERVER and node not in self._assembly.needed:
+        if not self._staffing.ended(child):
             self._part(node)
             return
         if self._operations.ended(node):
@@ -374,7 +321,7 @@ class Supervisor:
             most, window = self._restarts.most, self._restarts.window
             raise NodeDied(f"{obituary}; it has been started {most} times within {window:g} s")
         logger.warning("%s; it is started again", obituary)
-        self._to_fork[node] = monotonic() + pause
+        self._staffing.postpone(node, pause)
         self._next_look = 0.0
         if child.role is Role.SERVER:
             self._front_ends.died(child)

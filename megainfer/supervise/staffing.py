@@ -1,0 +1,101 @@
+"""Which processes there are to be: forked when they are missing, ended when nobody needs them."""
+
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+
+from megainfer.launch.plan import Plan
+from megainfer.launch.station import Station
+from megainfer.messages import Role, Stop
+from megainfer.supervise.assembly import Assembly
+from megainfer.supervise.child import Child, ChildMain
+from megainfer.supervise.family import Family
+from megainfer.supervise.roster import Node
+
+ServerMain = Callable[[Station, int], None]
+"""What the process of an API server runs: its station, its number."""
+
+
+class Staffing:
+    """server: what an API server's process runs, None without one; servers: how many."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        family: Family,
+        assembly: Assembly,
+        server: ServerMain | None,
+        servers: int,
+    ) -> None:
+        self._plan = plan
+        self._family = family
+        self._assembly = assembly
+        self._server_main = server
+        count = 0 if server is None else servers
+        self.servers: list[Node] = [(Role.SERVER, number) for number in range(count)]
+        self._not_before: dict[Node, float] = {}  # on the monotonic clock
+        self._dismissed: set[int] = set()  # process ids
+        self._incarnations: dict[Node, int] = {}  # the next of each
+
+    def fork(self, node: Node) -> Child:
+        """Its next incarnation."""
+        role, index = node
+        self._not_before.pop(node, None)
+        incarnation = self._incarnations.get(node, 0)
+        self._incarnations[node] = incarnation + 1
+        child = self._family.start(role, index, self._main_of(node), incarnation)
+        if role is not Role.SERVER:
+            self._assembly.forked(node, incarnation)
+        return child
+
+    def postpone(self, node: Node, seconds: float) -> None:
+        """It isn't to be forked again before so many seconds have passed."""
+        self._not_before[node] = monotonic() + seconds
+
+    def missing(self) -> list[Node]:
+        """Those that are to be forked now."""
+        now = monotonic()
+        return [
+            node
+            for node in (*self.servers, *self._assembly.needed)
+            if self._family.find(*node) is None and self._not_before.get(node, 0.0) <= now
+        ]
+
+    def dismiss_the_unneeded(self) -> None:
+        """Have nodes end that nobody needs any more."""
+        kept = {*self._assembly.needed, *self._assembly.members()}
+        for child in self._family.nodes:
+            if (child.role, child.node) not in kept:
+                self.dismiss((child.role, child.node))
+
+    def dismiss(self, node: Node) -> None:
+        """Have the process of a node end that is no member any more."""
+        child = self._family.find(*node)
+        if child is not None and child.pid not in self._dismissed:
+            self._dismissed.add(child.pid)
+            child.send(Stop())
+
+    def ended(self, child: Child) -> bool:
+        """A process has ended; whether anybody needs its node."""
+        self._dismissed.discard(child.pid)
+        return (child.role, child.node) in (*self.servers, *self._assembly.needed)
+
+    def _main_of(self, node: Node) -> ChildMain:
+        role, index = node
+        if role is Role.SERVER:
+            assert self._server_main is not None
+            server_main = self._server_main
+            return lambda station: server_main(station, index)
+        # Both roles' code is imported before the fork, so that each node starts with it in memory.
+        from megainfer.attention_node.process import run_attention
+        from megainfer.colocated.process import run_colocated
+        from megainfer.expert_node.process import run_expert
+
+        plan = self._plan
+        if plan.config.colocated:
+            return partial(run_colocated, plan=plan)
+        measures = plan.measures and self._assembly.serve is None
+        if role is Role.ATTENTION:
+            return partial(run_attention, plan=plan, node=index, measures=measures)
+        placement = self._assembly.to_load(index)
+        return partial(run_expert, plan=plan, node=index, measures=measures, placement=placement)
