@@ -101,7 +101,9 @@ def first_layer(pair: Pair) -> CpuLayer:
 def down_panels(pair: Pair) -> int:
     experts = pair.experts[0].layer(0)
     assert isinstance(experts, CpuLayerExperts)
-    return experts.native.down
+    of_each = ctypes.c_void_p.from_address(experts.native.down)  # the first expert's of a table
+    assert of_each.value is not None
+    return of_each.value
 
 
 @needs_kernels

@@ -69,8 +69,8 @@ def begin_sampling(
         tokens = tokens.index_copy(0, rows, chosen)
         if edited is not None:
             checks += _edit_checks(edited, ~usable, others, device)
-    logprobs = _logprobs(logits, requests, tokens, device)
-    return Draws(device.read_back(tokens), checks, logprobs, logits.shape[-1])
+    found = device.read_back(tokens)  # first of all that is read: others wait for it
+    return Draws(found, checks, _logprobs(logits, requests, tokens, device), logits.shape[-1])
 
 
 def uniform(seed: int, position: int) -> float:
