@@ -151,6 +151,8 @@ def _anybody(draw: Draw, node: int) -> int | None:
 def _place(draw: Draw) -> str:
     if draw.target is Target.SUPERVISOR:
         return "turn"
+    if draw.fault is Fault.UNREADABLE:
+        return "load"
     if draw.phase is Phase.SCALE and draw.target in NODES:
         return ("load", "enter", "step")[draw.variant % 3]
     return "step" if draw.phase in (Phase.DRAIN, Phase.SCALE) else str(draw.phase)
