@@ -17,6 +17,7 @@ status 1 where anything was wrong.
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -40,6 +41,7 @@ Row = dict[str, Any]
 
 def main() -> int:
     args = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no instance is left behind
     if args.table:
         console = Console()
         console.print(table(_rows(args.table)))

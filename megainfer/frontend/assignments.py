@@ -187,33 +187,38 @@ class Assignments:
                 self._place(request)
             return
         self._router.enter(takers)
-        families: dict[tuple[int, int, int], list[Outstanding]] = {}
+        families: dict[tuple[At, int, int], list[Outstanding]] = {}
         for request in requests:
             node, submit = self._assign(request), request.submit
+            # From here on it is moved with all that this node has, should that be given up.
+            request.at = At(node, self._attendance.incarnation(node))
             # Siblings were made from one message: they have its very lists.
-            kin = node, id(submit.prompt), id(submit.stop_token_ids)
+            kin = request.at, id(submit.prompt), id(submit.stop_token_ids)
             families.setdefault(kin, []).append(request)
         try:
-            for (node, _, _), family in families.items():
-                self._send_family(At(node, self._attendance.incarnation(node)), family)
+            while families:
+                kin, family = next(iter(families.items()))
+                at = kin[0]
+                self._send_family(at, [request for request in family if request.at == at])
+                del families[kin]
         except BaseException:
-            for request in requests:
-                if request.at is None:
-                    self._router.release(request.request_id)
+            for (at, _, _), family in families.items():
+                for request in family:
+                    if request.at == at:
+                        request.at = None
+                        self._router.release(request.request_id)
             raise
 
     def _send_family(self, at: At, family: Sequence[Outstanding]) -> None:
+        """Those of one prompt; none, if their node was given up on the way to them."""
+        if not family:
+            return
         siblings = [(other.request_id, other.submit.seed) for other in family[1:]]
         message = msgspec.structs.replace(family[0].submit, siblings=siblings)
-        failure: MegaInferError | None = None
         try:
             self._socket.send(at, message)
         except (NodeDied, Overloaded) as error:
-            failure = error
-        for request in family:
-            request.at = at
-        if failure is not None:  # they are moved with all that it had
-            self.give_up(at, str(failure))
+            self.give_up(at, str(error))
 
     def _assign(self, request: Outstanding) -> int:
         submit = request.submit
@@ -222,8 +227,10 @@ class Assignments:
         )
 
     def _place(self, request: Outstanding) -> None:
+        """A node that can't be sent it is given up, and with that all who wait are sent off: this
+        one may be among them."""
         request_id, message = request.request_id, request.message()
-        while takers := self._attendance.takers:
+        while self._waits(request) and (takers := self._attendance.takers):
             self._router.enter(takers)
             node = self._assign(request)
             at = At(node, self._attendance.incarnation(node))
@@ -237,8 +244,8 @@ class Assignments:
                 raise
             else:
                 self._placed(request, at)
-                return
-        self._hold(request)
+        if self._waits(request):
+            self._hold(request)
 
     def _placed(self, request: Outstanding, at: At) -> None:
         request.at = at
@@ -289,6 +296,9 @@ class Assignments:
 
     def _held(self) -> list[Outstanding]:
         return [request for request in self.requests.values() if request.at is None]
+
+    def _waits(self, request: Outstanding) -> bool:
+        return request.at is None and self.requests.get(request.request_id) is request
 
     def _at(self, request_id: str, at: At) -> Outstanding | None:
         request = self.requests.get(request_id)

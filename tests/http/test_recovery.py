@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ import zmq.asyncio
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestTimeout
 from megainfer.frontend.condition import Phase
 from megainfer.frontend.engine_client import EngineClient
+from megainfer.frontend.node_socket import At
 from megainfer.frontend.queue_limits import QueueLimits
+from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.token_stream import TokenStream
 from megainfer.messages import (
     Abort,
@@ -19,6 +22,7 @@ from megainfer.messages import (
     NodeDown,
     NodeReady,
     RequestFailed,
+    Reset,
     Role,
     Submit,
     TokenEvent,
@@ -427,6 +431,28 @@ def test_a_node_that_is_gone_is_noticed_by_whoever_sends_to_it() -> None:
                 await asyncio.sleep(0)
             assert "it can't be reached" in told[0].message
             assert spoken(await collect(stream)) == [3, 4, 5, 6, 7]
+
+    run(work())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_finds_its_node_gone_is_sent_to_another_once(count: int) -> None:
+    """Nobody has said yet that it died, and giving it up sends off all who wait."""
+
+    async def work() -> None:
+        told: list[NodeDown] = []
+        async with engine_with(counting(8), counting(8), report=told.append) as (engine, nodes):
+            await nodes[0].stop()
+            with suppress(NodeDied):  # once the socket has noticed
+                while True:
+                    engine._socket.send(At(0, 0), Reset())
+                    await asyncio.sleep(0)
+            alone = [SequenceRequest(f"r{i}", [7 + i], PARAMS) for i in range(count)]
+            stream = engine.submit(alone)
+            assert [down.node for down in told] == [0]
+            assert len(spoken(await collect(stream))) == 8 * count
+            heard = [m.request_id for m in list(nodes[1].heard.queue) if isinstance(m, Submit)]
+            assert sorted(heard) == [f"r{i}" for i in range(count)]
 
     run(work())
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.chaos.draw import DRAWN, EVERYTHING, SHAPES, Phase, Scope, Shape, Target, draw
 from tests.support.chaos.instance import write_model
 from tests.support.chaos.runner import Runner
-from tests.support.chaos.trial import orders_of
+from tests.support.chaos.trial import POOL, orders_of
 from tests.support.chaos.wishes import KINDS, End, Outcome, Wish, mistakes
 
 LONG_SECONDS = 900
@@ -112,7 +112,7 @@ def test_a_fault_that_breaks_a_promise_is_found(runner: Runner, tmp_path: Path) 
     """Tokens that differ from the undisturbed ones, as a wrong recovery would give."""
     instance = runner.at_rest(REPLICATED)
     answers = runner.answers(REPLICATED)
-    wish = answers.pool[0]
+    wish = POOL[0]
     outcomes = [Outcome(Wish(wish.kind, wish.path, {**wish.body, "prompt": [1, 2, 3]}))]
     runner.ask(instance, outcomes)
     assert outcomes[0].end is End.DONE

@@ -11,7 +11,7 @@ from tests.support.chaos.draw import Fault, Shape, Target
 from tests.support.chaos.instance import Instance, write_model
 from tests.support.chaos.orders import Order
 from tests.support.chaos.runner import Runner
-from tests.support.chaos.trial import Answers
+from tests.support.chaos.trial import LONG_POOL, POOL, Answers
 from tests.support.chaos.wishes import KINDS, End, Outcome
 
 SEVERAL, REPLICATED, ONE = Shape(2, 2), Shape(2, 2, replicas=4), Shape(1, 1)
@@ -55,7 +55,7 @@ def answers_under(runner: Runner, shape: Shape, *orders: Order, moved: bool = Fa
     """One request of each kind, while these orders are carried out: nobody sees more of it than a
     pause. Returns the instance, which rests again."""
     instance, answers = runner.at_rest(shape), runner.answers(shape)
-    outcomes = [Outcome(wish) for wish in answers.pool[: len(KINDS)]]
+    outcomes = [Outcome(wish) for wish in POOL[: len(KINDS)]]
     count = instance.board.give(*orders)
     runner.ask(instance, outcomes)
     assert len(instance.board.done(count)) == len(orders), "they were to be carried out"
@@ -66,8 +66,8 @@ def answers_under(runner: Runner, shape: Shape, *orders: Order, moved: bool = Fa
     return instance
 
 
-def ask(runner: Runner, instance: Instance, answers: Answers, count: int = 1) -> Sequence[Outcome]:
-    outcomes = [Outcome(wish) for wish in answers.pool[:count]]
+def ask(runner: Runner, instance: Instance, count: int = 1) -> Sequence[Outcome]:
+    outcomes = [Outcome(wish) for wish in POOL[:count]]
     runner.ask(instance, outcomes)
     return outcomes
 
@@ -130,7 +130,7 @@ def test_with_replicas_requests_are_served_before_an_expert_node_is_back(model: 
         orders = [dies(Target.EXPERT, 0), *dies_while_it_loads(Target.EXPERT, STAYS_AWAY)]
         instance, answers = runner.at_rest(REPLICATED), runner.answers(REPLICATED)
         instance.board.give(*orders)
-        for outcome in ask(runner, instance, answers, len(KINDS)):
+        for outcome in ask(runner, instance, len(KINDS)):
             assert outcome.end is End.DONE, outcome
             assert answers.judge(outcome, moved=True) == []
         assert instance.settle() == []
@@ -142,17 +142,16 @@ def test_with_replicas_requests_are_served_before_an_expert_node_is_back(model: 
 
 @pytest.mark.parametrize("target", ONE_OF_EACH)
 def test_waiting_has_an_end_that_names_the_node(model: Path, target: Target) -> None:
-    answers = Answers(lambda wishes: [])
     runner = Runner(model)
     with instance_of(model, ONE, "--recovery-timeout", "1") as instance:
         again = dies_while_it_loads(target, STAYS_AWAY)
         instance.board.give(dies(target, 0), *again)
-        (outcome,) = ask(runner, instance, answers)
+        (outcome,) = ask(runner, instance)
         assert outcome.end is End.ERROR
         assert f"{target} node 0 died" in outcome.text
         assert "was not back within 1 s" in outcome.text
         assert instance.settle() == []
-        (outcome,) = ask(runner, instance, answers)
+        (outcome,) = ask(runner, instance)
         assert outcome.end is End.DONE
 
 
@@ -160,8 +159,7 @@ def test_waiting_has_an_end_that_names_the_node(model: Path, target: Target) -> 
 def test_a_crash_loop_ends_and_says_why(model: Path, target: Target) -> None:
     with instance_of(model, ONE, restarts="2/300") as instance:
         instance.board.give(dies(target, 0), *dies_while_it_loads(target, 5))
-        answers = Answers(lambda wishes: [])
-        (outcome,) = ask(Runner(model), instance, answers)
+        (outcome,) = ask(Runner(model), instance)
         assert outcome.end is End.ERROR
         assert instance.served.end() == 1
         assert instance.left_behind() == []
@@ -186,12 +184,12 @@ def test_one_that_is_killed_during_the_first_start_is_started_again(
 
 
 def test_a_node_that_dies_while_draining_does_not_end_the_drain(model: Path) -> None:
-    runner, answers = Runner(model), Answers(lambda wishes: [])
+    runner, answers = Runner(model), Answers(lambda wish: [])
     with instance_of(model, ONE) as instance:
         answers.learn(instance)
         drains = Order(Fault.KILL, Target.ATTENTION, "step", 20, 0)
         instance.board.give(drains)
-        outcomes = [Outcome(wish) for wish in answers.long_pool[:1]]
+        outcomes = [Outcome(wish) for wish in LONG_POOL[:1]]
         with runner.asking(instance, outcomes):
             instance.served.process.send_signal(signal.SIGTERM)
         assert outcomes[0].end is End.DONE, outcomes

@@ -9,11 +9,11 @@ from time import sleep
 
 from tests.support.chaos.draw import STARTING, Draw, Shape
 from tests.support.chaos.instance import Instance
-from tests.support.chaos.trial import AT_ONCE, Answers, Report, Trial, orders_of
+from tests.support.chaos.trial import AT_ONCE, LONG_POOL, POOL, Answers, Report, Trial, orders_of
 from tests.support.chaos.wishes import Answer, Outcome, Wish, ask_all
 
-ELSEWHERE = Shape(1, 1)
-"""Where all sums of experts are made by one node."""
+ELSEWHERE = (Shape(1, 1), Shape(1, 2), Shape(1, 3), Shape(1, 4))
+"""Where sums of experts are made in other orders."""
 
 
 class Runner:
@@ -24,6 +24,7 @@ class Runner:
         self._options = options
         self._instance: Instance | None = None
         self._answers: dict[Shape, Answers] = {}
+        self._elsewhere: list[dict[int, Answer]] = []
         self.last = ""  # all that the instance printed which was closed last
 
     def run(self, draws: Sequence[Draw]) -> Iterator[Report]:
@@ -69,15 +70,20 @@ class Runner:
             yield
             asked.result()
 
-    def _ask_elsewhere(self, wishes: Sequence[Wish]) -> list[Answer]:
-        outcomes = [Outcome(wish) for wish in wishes]
-        instance = Instance(self._model, ELSEWHERE, self._options)
+    def _ask_elsewhere(self, wish: Wish) -> list[Answer]:
+        if not self._elsewhere:
+            self._elsewhere = [self._all_answers(shape) for shape in ELSEWHERE]
+        return [answers[id(wish)] for answers in self._elsewhere]
+
+    def _all_answers(self, shape: Shape) -> dict[int, Answer]:
+        outcomes = [Outcome(wish) for wish in (*POOL, *LONG_POOL)]
+        instance = Instance(self._model, shape, self._options)
         try:
             assert instance.wait_until_ready(), instance.served.output
             self.ask(instance, outcomes)
         finally:
             instance.close()
-        return [outcome.answer for outcome in outcomes]
+        return {id(outcome.wish): outcome.answer for outcome in outcomes}
 
     def at_rest(self, shape: Shape) -> Instance:
         """The present instance if it is of this shape, else another."""

@@ -17,11 +17,9 @@ from tests.support.chaos.instance import Instance
 from tests.support.chaos.orders import Done, Order
 from tests.support.chaos.wishes import Answer, End, Outcome, Wish, ask_all, mistakes, wishes
 
-POOL_SEED = 1
-POOL = 48
-LONG_POOL = 12
+POOL = wishes(1, count=48, tokens=32)
+LONG_POOL = wishes(2, count=12, tokens=120)
 """Of one request alone, long enough for a fault to come into its middle."""
-TOKENS, LONG_TOKENS = 32, 120
 AT_ONCE = 16
 FIRE_SECONDS = 0.01
 SCALE_SECONDS = 60.0
@@ -59,19 +57,16 @@ def report_of(draw: Draw) -> Report:
 class Answers:
     """What an undisturbed instance gives to every wish of the pools.
 
-    ask_elsewhere: what an instance of other nodes gives to such wishes.
+    elsewhere: gives what instances of other nodes give to a wish.
     """
 
-    def __init__(self, ask_elsewhere: Callable[[Sequence[Wish]], list[Answer]]) -> None:
-        self._ask_elsewhere = ask_elsewhere
-        self._elsewhere: dict[int, Answer] = {}
-        self.pool = wishes(POOL_SEED, POOL, TOKENS)
-        self.long_pool = wishes(POOL_SEED + 1, LONG_POOL, LONG_TOKENS)
+    def __init__(self, elsewhere: Callable[[Wish], Sequence[Answer]]) -> None:
+        self._elsewhere = elsewhere
         self._known: dict[int, Answer] = {}
 
     def learn(self, instance: Instance) -> None:
         """Ask for everything once; whatever another instance of this shape gave comes again."""
-        outcomes = [Outcome(wish) for wish in (*self.pool, *self.long_pool)]
+        outcomes = [Outcome(wish) for wish in (*POOL, *LONG_POOL)]
         asyncio.run(ask_all(instance.url, outcomes, AT_ONCE))
         for outcome in outcomes:
             wish = outcome.wish
@@ -89,20 +84,17 @@ class Answers:
         return [f"{wish.kind}: {mistake}"[:1500] for mistake in found]
 
     def _is_undecided(self, wish: Wish) -> bool:
-        """Whether an undisturbed instance of other nodes gives another answer."""
-        if id(wish) not in self._elsewhere:
-            everything = [*self.pool, *self.long_pool]
-            found = zip(everything, self._ask_elsewhere(everything), strict=True)
-            self._elsewhere = {id(wish): answer for wish, answer in found}
-        outcome = Outcome(wish, End.DONE, answer=self._elsewhere[id(wish)])
-        return bool(mistakes(outcome, self._known[id(wish)], moved=True))
+        """Whether undisturbed instances of other nodes give other answers."""
+        known = self._known[id(wish)]
+        others = (Outcome(wish, End.DONE, answer=answer) for answer in self._elsewhere(wish))
+        return any(mistakes(other, known, moved=True) for other in others)
 
     def drawn(self, draw: Draw) -> list[Wish]:
         """What is asked for in a trial."""
         rng = random.Random(f"load {draw.seed}")
         if draw.load == 1:
-            return [rng.choice(self.long_pool)]
-        return rng.choices(self.pool, k=draw.load)
+            return [rng.choice(LONG_POOL)]
+        return rng.choices(POOL, k=draw.load)
 
 
 # --- what is done -----------------------------------------------------------------------------
@@ -151,6 +143,8 @@ def _anybody(draw: Draw, node: int) -> int | None:
 def _place(draw: Draw) -> str:
     if draw.target is Target.SUPERVISOR:
         return "turn"
+    if draw.fault is Fault.UNREADABLE:
+        return "load"
     if draw.phase is Phase.SCALE and draw.target in NODES:
         return ("load", "enter", "step")[draw.variant % 3]
     return "step" if draw.phase in (Phase.DRAIN, Phase.SCALE) else str(draw.phase)
