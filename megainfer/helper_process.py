@@ -7,49 +7,88 @@ Frames on both of its pipes: the length in 4 bytes, little-endian, then the byte
 import asyncio
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
 
-from megainfer.errors import MegaInferError, Overloaded
+from megainfer.errors import MegaInferError
 from megainfer.helper_frames import LENGTH_BYTES, framed
+from megainfer.sharing.turns import Turns
+
+START_SECONDS = 60.0
+"""Loading the largest tokenizer takes a few."""
+GONE = (asyncio.IncompleteReadError, ConnectionError, TimeoutError)
 
 
 class HelperDied(MegaInferError):
     """The question cost more than it may."""
 
 
-class HelperProcess:
-    """`python -m MODULE ARGUMENTS`, which answers each frame by one, and starts with the first.
+@dataclass(slots=True)
+class Question:
+    """Something that is asked of a helper. begun: it isn't waiting any more. answer: raises
+    HelperDied when there is none in time, Overloaded when too many wait."""
 
-    hello: the frame that it is sent before any question. max_waiting: questions that wait while
-    another is asked.
+    begun: bool = False
+    answer: "asyncio.Task[bytes]" = field(init=False, repr=False)
+
+    def withdraw(self) -> None:
+        """Nobody waits for it any more. What has begun is brought to its end: the process would
+        have to be started again, and others wait for it."""
+        if not self.begun:
+            self.answer.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """What a helper process is: `python -m module *arguments`.
+
+    hello: the frame that it is sent before any question. greeted: looks at what it says before the
+    first question, and raises where it can't be used; None: it says nothing then.
     """
 
-    def __init__(
-        self, module: str, arguments: Sequence[str], hello: bytes, max_waiting: int
-    ) -> None:
-        self._command = [sys.executable, "-m", module, *arguments]
-        self._hello = framed(hello)
-        self._max_waiting = max_waiting
-        self._turn = asyncio.Lock()
+    module: str
+    arguments: Sequence[str]
+    hello: bytes = b""
+    greeted: Callable[[bytes], None] | None = None
+
+
+class HelperProcess:
+    """Answers each frame by one, one at a time, and starts with the first.
+
+    Clients take turns, weighed by the time that their questions took. max_waiting: questions that
+    wait while another is asked; what: they are, in the plural.
+    """
+
+    def __init__(self, helper: Helper, max_waiting: int, what: str) -> None:
+        self._helper = helper
+        self._turns = Turns(1, max_waiting, what)
+        self._starting = asyncio.Lock()
         self._process: Process | None = None
         self._asking: set[asyncio.Task[bytes]] = set()
 
     async def prepare(self) -> None:
         """Start it now, so that the first question doesn't wait for that."""
-        async with self._turn:
-            self._process = self._process or await self._start()
+        await self._running()
 
-    async def ask(self, question: bytes, seconds: float) -> bytes:
-        """The answer. Raises HelperDied when there is none in so many seconds, Overloaded when too
-        many questions wait."""
-        if len(self._asking) > self._max_waiting:
-            raise Overloaded(f"{self._max_waiting} others wait for the same; try again later")
-        task = asyncio.create_task(self._in_turn(question, seconds))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-        # Whoever leaves meanwhile must not cost the others a new process.
-        return await asyncio.shield(task)
+    async def ask(self, question: bytes, seconds: float, client: str = "") -> bytes:
+        """`put`, and the answer; who is cancelled while it waits isn't served any more."""
+        asked = self.put(question, seconds, client)
+        try:
+            return await asyncio.shield(asked.answer)
+        except asyncio.CancelledError:
+            asked.withdraw()
+            raise
+
+    def put(self, question: bytes, seconds: float, client: str = "") -> Question:
+        """Have it answered within so many seconds, once it is the client's turn."""
+        asked = Question()
+        work = self._in_turn(asked, question, seconds, client)
+        asked.answer = asyncio.create_task(work, name="helper-question")
+        self._asking.add(asked.answer)
+        asked.answer.add_done_callback(self._forget)
+        return asked
 
     async def close(self) -> None:
         """End the process, and whatever is asked of it."""
@@ -58,30 +97,55 @@ class HelperProcess:
         await asyncio.gather(*asking, return_exceptions=True)
         await self._end()
 
-    async def _in_turn(self, question: bytes, seconds: float) -> bytes:
-        async with self._turn:
-            return await self._answer(question, seconds)
+    def _forget(self, task: "asyncio.Task[bytes]") -> None:
+        self._asking.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; if nobody did, nobody needs it
+
+    async def _in_turn(self, asked: Question, frame: bytes, seconds: float, client: str) -> bytes:
+        async with self._turns.turn(client, 0.0):
+            asked.begun, since = True, monotonic()
+            try:
+                return await self._answer(frame, seconds)
+            finally:
+                self._turns.charge(client, monotonic() - since)
 
     async def _answer(self, question: bytes, seconds: float) -> bytes:
+        process = await self._running()
         try:
-            process = self._process = self._process or await self._start()
             assert process.stdin is not None
-            assert process.stdout is not None
             async with asyncio.timeout(seconds):
                 process.stdin.write(framed(question))
-                length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "little")
-                return await process.stdout.readexactly(length)
-        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
+                return await _hear(process)
+        except GONE:
             await self._end()
             raise HelperDied("it takes too much time or memory") from None
         except BaseException:  # cancelled between question and answer
             await self._end()
             raise
 
+    async def _running(self) -> Process:
+        async with self._starting:
+            return self._process or await self._start()
+
     async def _start(self) -> Process:
-        process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)
+        helper = self._helper
+        command = [sys.executable, "-m", helper.module, *helper.arguments]
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+        self._process = process
         assert process.stdin is not None
-        process.stdin.write(self._hello)
+        try:
+            if helper.hello:
+                process.stdin.write(framed(helper.hello))
+            if helper.greeted is not None:
+                async with asyncio.timeout(START_SECONDS):
+                    helper.greeted(await _hear(process))
+        except GONE as error:
+            await self._end()
+            raise MegaInferError(f"python -m {helper.module} didn't start") from error
+        except BaseException:
+            await self._end()
+            raise
         return process
 
     async def _end(self) -> None:
@@ -90,3 +154,9 @@ class HelperProcess:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+async def _hear(process: Process) -> bytes:
+    assert process.stdout is not None
+    length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "little")
+    return await process.stdout.readexactly(length)

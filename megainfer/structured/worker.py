@@ -2,31 +2,28 @@
 
     python -m megainfer.structured.worker FOLDER VOCAB_SIZE EOS_TOKEN_ID...
 
-Frames on both pipes: the length in 4 bytes, little-endian, then msgpack. In: a Grammar. Out: a
-Verdict. The first one out is of every grammar of this model.
+Frames on both pipes are msgpack. In: a Grammar. Out: a Verdict; the first one is of every grammar of
+this model.
 """
 
-import resource
-import signal
 import sys
 from pathlib import Path
 
 import msgspec
 
 from megainfer.errors import RequestError
+from megainfer.helper_frames import answer, frames, set_alarm, set_bounds
 from megainfer.structured.allocated import allocated_bytes
 from megainfer.structured.compiler import GrammarCompiler
 from megainfer.structured.grammar import MAX_COMPILED_BYTES, Grammar, Verdict
 
 CPU_SECONDS = 2.0  # for one grammar
 MEMORY_BYTES = 2**30  # of the process
-LENGTH_BYTES = 4
 
 
 def main() -> None:
     """Until the other side closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for those who can tell why they end
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    set_bounds(MEMORY_BYTES)
     folder, vocab_size, *ends = sys.argv[1:]
     try:
         ids = [int(end) for end in ends]
@@ -35,19 +32,19 @@ def main() -> None:
         _write(Verdict(str(error)))
         return
     _write(Verdict(None))
-    while (frame := _read()) is not None:
+    for frame in frames():
         _write(_judge(compiler, msgspec.msgpack.decode(frame, type=Grammar)))
 
 
 def _judge(compiler: GrammarCompiler, grammar: Grammar) -> Verdict:
     before = allocated_bytes()
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal ends the process
+    set_alarm(CPU_SECONDS)
     try:
         matcher = compiler.build(grammar)
     except RequestError as error:
         return Verdict(str(error))
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        set_alarm(0)
     cost = max(allocated_bytes() - before, len(grammar.text))
     del matcher
     if cost > MAX_COMPILED_BYTES:
@@ -58,17 +55,8 @@ def _judge(compiler: GrammarCompiler, grammar: Grammar) -> Verdict:
     return Verdict(None, cost)
 
 
-def _read() -> bytes | None:
-    length = sys.stdin.buffer.read(LENGTH_BYTES)
-    if len(length) < LENGTH_BYTES:
-        return None
-    return sys.stdin.buffer.read(int.from_bytes(length, "little"))
-
-
 def _write(verdict: Verdict) -> None:
-    frame = msgspec.msgpack.encode(verdict)
-    sys.stdout.buffer.write(len(frame).to_bytes(LENGTH_BYTES, "little") + frame)
-    sys.stdout.buffer.flush()
+    answer(msgspec.msgpack.encode(verdict))
 
 
 if __name__ == "__main__":

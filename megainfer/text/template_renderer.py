@@ -3,7 +3,7 @@
 import json
 
 from megainfer.errors import RequestError
-from megainfer.helper_process import HelperDied, HelperProcess
+from megainfer.helper_process import Helper, HelperDied, HelperProcess
 from megainfer.text.chat import Chat
 from megainfer.text.template_worker import TEXT
 from megainfer.text.tokenizer import Tokenizer
@@ -13,10 +13,12 @@ CPU_SECONDS = 2.0
 RENDER_SECONDS = 20.0
 """For the same, on the clock: a machine may have others to serve."""
 MAX_WAITING = 1024
+"""Of all clients; of one half of what others leave."""
 
 
 class TemplateRenderer:
-    """Renders one chat at a time; the process starts with the first, or with `prepare`.
+    """Renders one chat at a time, by turns of clients; the process starts with the first, or with
+    `prepare`.
 
     cpu_seconds: what one chat may take.
     """
@@ -28,16 +30,17 @@ class TemplateRenderer:
             for name, template in tokenizer.chat_templates.items()
         }
         hello = json.dumps(templates).encode()
-        module, arguments = "megainfer.text.template_worker", [str(cpu_seconds)]
-        self._helper = HelperProcess(module, arguments, hello, MAX_WAITING)
+        helper = Helper("megainfer.text.template_worker", [str(cpu_seconds)], hello)
+        self._helper = HelperProcess(helper, MAX_WAITING, "chats")
 
     async def prepare(self) -> None:
         """Start the process if there are templates."""
         if self._tokenizer.chat_templates:
             await self._helper.prepare()
 
-    async def render(self, chat: Chat) -> str | None:
-        """The chat's text, for `Tokenizer.encode_chat`; None where it has none before that.
+    async def render(self, chat: Chat, client: str = "") -> str | None:
+        """The chat's text, for `Tokenizer.encode_chat`; None where it has none before that. Who is
+        cancelled while it waits isn't rendered any more.
 
         Raises RequestError when the model has no template, or it refuses, fails or costs too much;
         Overloaded when too many wait.
@@ -48,7 +51,7 @@ class TemplateRenderer:
         arguments = (chat.messages, chat.tools, chat.opens_an_answer, chat.variables)
         try:
             question = json.dumps((name, arguments)).encode()
-            told = await self._helper.ask(question, RENDER_SECONDS)
+            told = await self._helper.ask(question, RENDER_SECONDS, client)
         except (TypeError, ValueError) as error:  # what a program gave, where clients send JSON
             raise RequestError(f"a chat is made of JSON values: {error}", "messages") from error
         except HelperDied as error:

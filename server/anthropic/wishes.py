@@ -65,7 +65,7 @@ def wanted_thinking(wanted: Mapping[str, Any] | None) -> bool | None:
             message = f"{where} isn't offered by this server, but is {cited(value)}"
             raise RequestError(message, where)
     kind = wanted.get("type")
-    if kind not in KINDS:
+    if not (isinstance(kind, str) and kind in KINDS):
         raise RequestError(
             f"thinking.type must be one of {', '.join(KINDS)}, not {cited(kind)}", "thinking.type"
         )

@@ -10,6 +10,7 @@ from megainfer.sharing.budgets import CHARACTERS_A_TOKEN
 from megainfer.text.chat import Chat
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
+from server.http.client import current_client
 from server.http.connection import while_client_stays
 from server.http.long_work import UNKNOWN_SIZE, LongWork
 from server.openai.protocol import ChatRequest, CompletionRequest
@@ -78,7 +79,7 @@ class PromptEncoder:
         )
         self._check_size(sum(len(str(message["content"])) for message in messages))
         assert self._renderer is not None, "chats need a renderer"
-        text = await while_client_stays(self._renderer.render(chat))
+        text = await while_client_stays(self._renderer.render(chat, current_client.get()))
         size = UNKNOWN_SIZE if text is None else len(text)
         check = self._check_length if kept is None else self._check_rendered
         encoded = await self._long_work.run(size, lambda: tokenizer.encode_chat(chat, text, check))

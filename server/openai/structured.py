@@ -58,7 +58,7 @@ def _from_response_format(value: Any) -> list[Wanted]:
         return []
     if kind == "json_object":
         return [_wanted_object(value.get("schema"), f"{param}.schema", param)]
-    if kind in KINDS_OF_FORMAT:
+    if isinstance(kind, str) and kind in KINDS_OF_FORMAT:
         where = f"{param}.{KINDS_OF_FORMAT[kind]}"
         return [_wanted(kind, value.get(KINDS_OF_FORMAT[kind]), where)]
     if kind != "json_schema":

@@ -41,6 +41,8 @@ class History:
         """Calls join the assistant's message before them, as a chat has them. Raises RequestError
         for an item that isn't offered."""
         kind = item.get("type") or "message"
+        if not isinstance(kind, str):
+            raise RequestError(f"{where}.type must be a string, not {cited(kind)}", where)
         if kind == "message":
             self._say(item, where)
         elif kind == "reasoning":

@@ -62,7 +62,7 @@ class Toolbox:
                     {"name": SHELL, "description": description, "parameters": SHELL_PARAMETERS}
                 )
             case "namespace" if within is None:
-                for inner in tool.get("tools") or []:
+                for inner in _objects(tool.get("tools"), "tools"):
                     self._add(inner, within=str(name))
             case _:
                 return
@@ -82,7 +82,9 @@ class Toolbox:
             case "local_shell" | "shell":
                 return self.functions, _named(SHELL)
             case "allowed_tools":
-                allowed = {tool.get("name") for tool in choice.get("tools") or []}
+                allowed = [
+                    tool.get("name") for tool in _objects(choice.get("tools"), "tool_choice.tools")
+                ]
                 some = [tool for tool in self.functions if tool["function"]["name"] in allowed]
                 if not some:
                     message = (
@@ -103,6 +105,13 @@ class Toolbox:
         namespace, own = self.namespaces.get(name, (None, name))
         more = {} if namespace is None else {"namespace": namespace}
         return {**item, "call_id": call_id, "name": own, **more}
+
+
+def _objects(value: Any, param: str) -> list[Json]:
+    """None are as if they were left out. Raises RequestError."""
+    if isinstance(value or [], list) and all(isinstance(part, dict) for part in value or []):
+        return value or []
+    raise RequestError(f"{param} must be a list of objects, not {cited(value)}", param)
 
 
 def full_name(item: Json) -> Any:

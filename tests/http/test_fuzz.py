@@ -113,7 +113,9 @@ def fuzz(server: RunningServer, shots: int, seed: int) -> Tally:
     assert seconds < LONGEST_SECONDS, f"a callback took {seconds:.3f} s of CPU: {what}"
     assert open_descriptors() <= descriptors
     assert resident_bytes() - memory < GROWTH_BYTES
-    print(f"{shots} requests of seed {seed}: {dict(tally.statuses)}, at most {seconds:.3f} s, {what}")
+    print(
+        f"{shots} requests of seed {seed}: {dict(tally.statuses)}, at most {seconds:.3f} s, {what}"
+    )
     return tally
 
 

@@ -112,7 +112,46 @@ def test_who_leaves_costs_the_others_no_process():
 
 
 def test_too_many_wait(monkeypatch):
-    monkeypatch.setattr("megainfer.text.template_renderer.MAX_WAITING", 2)
+    monkeypatch.setattr("megainfer.text.template_renderer.MAX_WAITING", 4)
     outcomes = rendered(tokenizer_with("x"), *[CHAT] * 4)
-    assert outcomes[:2] == ["x", "x"]
-    assert all(isinstance(outcome, Overloaded) for outcome in outcomes[3:])
+    assert outcomes[:3] == ["x", "x", "x"]  # one at a time, and of one client half may wait
+    assert isinstance(outcomes[3], Overloaded)
+
+
+def test_clients_take_turns():
+    """Who has brought many chats doesn't have another one wait for all of them."""
+
+    async def run() -> list[str]:
+        order: list[str] = []
+        async with renderer(tokenizer_with(CHAT_TEMPLATE)) as made:
+
+            async def render(client: str) -> None:
+                await made.render(CHAT, client)
+                order.append(client)
+
+            await asyncio.gather(*map(render, ["many"] * 50 + ["one"]))
+        return order
+
+    assert asyncio.run(run()).index("one") <= 2
+
+
+def test_a_chat_that_nobody_waits_for_is_not_rendered():
+    tokenizer = tokenizer_with(CHAT_TEMPLATE)
+
+    async def run() -> tuple[bool, bool]:
+        async with renderer(tokenizer) as made:
+            begun = made._helper.put(b"{", 60.0, "first")
+            while not begun.begun:
+                await asyncio.sleep(0)
+            waiting = made._helper.put(b"{", 60.0, "second")
+            leaving = asyncio.create_task(made.render(CHAT, "third"))
+            await asyncio.sleep(0)
+            for leave in (begun.withdraw, waiting.withdraw, leaving.cancel):
+                leave()
+            await asyncio.gather(waiting.answer, leaving, return_exceptions=True)
+            assert not begun.answer.done(), "what has begun is brought to its end"
+            await asyncio.gather(begun.answer, return_exceptions=True)
+            await asyncio.sleep(0)
+            return begun.answer.cancelled(), bool(made._helper._asking)
+
+    assert asyncio.run(run()) == (False, False)

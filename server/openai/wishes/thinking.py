@@ -31,7 +31,7 @@ def wanted_effort(fields: Mapping[str, Any]) -> str | None:
 def wants_thinking(fields: Mapping[str, Any]) -> bool | None:
     """Whether the model is to think; None where nothing is said. Raises RequestError."""
     kind = _inside(fields, "thinking").get("type")
-    if kind is not None and kind not in KINDS:
+    if kind is not None and not (isinstance(kind, str) and kind in KINDS):
         known = ", ".join(KINDS)
         raise RequestError(f"thinking.type must be one of {known}, not {cited(kind)}", "thinking")
     said = [
@@ -39,8 +39,8 @@ def wants_thinking(fields: Mapping[str, Any]) -> bool | None:
         None if kind is None else KINDS[kind],
         _inside(fields, "reasoning").get("enabled"),
     ]
-    wishes = {wish for wish in said if wish is not None}
-    if len(wishes) > 1 or not wishes <= {True, False}:
+    wishes = [wish for wish in said if wish is not None]
+    if not all(isinstance(wish, bool) for wish in wishes) or len(set(wishes)) > 1:
         raise RequestError(
             "enable_thinking, thinking and reasoning.enabled must be true or false, and agree",
             "enable_thinking",

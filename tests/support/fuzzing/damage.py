@@ -12,6 +12,11 @@ Place = tuple[Any, Any]
 """A container, and a key or an index of it."""
 
 
+FLOAT_EXACT = 2.0**53
+MOST_REPEATED = 10_000
+"""Characters; what is long is tried by `tests.support.attacks`."""
+
+
 def places(value: Any) -> Iterator[Place]:
     """Every value within this one, by where it is."""
     waiting = [value]
@@ -55,6 +60,8 @@ def _unwrap(random: Random, holder: Any, key: Any) -> None:
 
 def _repeat(random: Random, holder: Any, key: Any) -> None:
     value, times = holder[key], random.choice((2, 20, 200))
+    if times * len(json.dumps(value)) > MOST_REPEATED:
+        return
     holder[key] = value * times if isinstance(value, str | list) else [value] * times
 
 
@@ -77,7 +84,7 @@ def _add(random: Random, holder: Any, key: Any) -> None:
 
 def _negate(random: Random, holder: Any, key: Any) -> None:
     value = holder[key]
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and abs(value) < FLOAT_EXACT:
         holder[key] = random.choice((-value, value * 2**20, value + 0.5, not value, str(value)))
 
 

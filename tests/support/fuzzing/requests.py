@@ -15,7 +15,7 @@ from server.openai.tokens import DetokenizeRequest, TokenizeRequest
 from server.operate.changes import NodeRequest, RestartRequest, ScaleRequest
 from server.page.assets import PAGE
 from server.responses.protocol import ResponsesRequest
-from tests.support.api_fields import CHATS, COMPLETIONS, MESSAGES, RESPONSES, TOOL, Fields
+from tests.support.api_fields import CHATS, COMPLETIONS, MESSAGES, RESPONSES, SCHEMA, TOOL, Fields
 from tests.support.fuzzing.damage import damage, damaged_bytes
 from tests.support.fuzzing.values import TEXTS, Json, body_of
 
@@ -52,6 +52,14 @@ ITEMS: list[Json] = [
     {"type": "function_call_output", "call_id": "c", "output": "1"},
 ]
 PROMPTS: list[Any] = ["else", ["a", "b"], [1, 2, 3], [[1], [2, 3]], "some words " * 40]
+TOOLS: list[Json] = [
+    {"type": "function", "name": "f", "parameters": SCHEMA},
+    {"type": "custom", "name": "c"},
+    {"type": "local_shell"},
+    {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "g"}]},
+    {"type": "web_search"},
+]
+NAMED: list[Any] = ["auto", "required", {"type": "allowed_tools", "tools": [{"name": "f"}]}]
 CHOICES: list[Any] = ["auto", "none", "required", {"type": "function", "function": {"name": "f"}}]
 
 
@@ -65,7 +73,10 @@ KINDS: dict[str, tuple[type[BaseModel], dict[str, list[Any]]]] = {
         ChatRequest,
         _known(CHATS, messages=[SAID, SAID[:1], SAID[:3], SAID[:2]], tool_choice=CHOICES),
     ),
-    "/v1/responses": (ResponsesRequest, _known(RESPONSES, input=["else", ITEMS, ITEMS[:1]])),
+    "/v1/responses": (
+        ResponsesRequest,
+        _known(RESPONSES, input=["else", ITEMS, ITEMS[:1]], tools=[TOOLS], tool_choice=NAMED),
+    ),
     "/v1/messages": (
         MessagesRequest,
         _known(MESSAGES, messages=[BLOCKS, BLOCKS[:1]], max_tokens=[3, 60]),
@@ -83,7 +94,19 @@ READ = (
     *("/docs", "/openapi.json", "/page/state", "/page/timeline", "/tokenizer_info", *PAGE),
 )
 PATHS = ("/", "//", "/v1", "/v2/completions", "/..;/admin/nodes", "/%2e%2e/server_info", "*")
-METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "post", "PRI", "X-1")
+METHODS = (
+    "GET",
+    "POST",
+    "HEAD",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "TRACE",
+    "post",
+    "PRI",
+    "X-1",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +187,7 @@ class Maker:
             )
         )
 
-    def _bend_headers(
-        self, headers: list[tuple[str, str]], body: bytes
-    ) -> tuple[bytes, bool]:
+    def _bend_headers(self, headers: list[tuple[str, str]], body: bytes) -> tuple[bytes, bool]:
         """The body as it is sent then, and whether the request is whole."""
         random = self._random
         names = [name for name, _ in headers]

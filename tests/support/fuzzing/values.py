@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -43,7 +44,7 @@ TEXTS = (
 NUMBERS = (
     *(0, -0.0, 1, -1, 2, 0.5, 1.0, -0.1, 1e-320, 1e308, -1e308, 5.0),
     *(2**31 - 1, 2**31, -(2**31) - 1, 2**53, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1),
-    *(2**64 - 1, 2**64, 10**40, -(10**300), 10**4000),
+    *(2**64 - 1, 2**64, 10**40, -(10**300), 10**400),
 )
 OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [{}], {"": {}}, [None], {"type": []})
 
@@ -56,13 +57,13 @@ def trouble(random: Random) -> Any:
     if pick < 5:
         return random.choice(NUMBERS)
     if pick < 7:
-        return random.choice(OTHERS)
+        return deepcopy(random.choice(OTHERS))
     return nested(random)
 
 
 def nested(random: Random) -> Any:
     """A value some containers deep."""
-    value = random.choice(OTHERS)
+    value = deepcopy(random.choice(OTHERS))
     for _ in range(random.choice((1, 2, 3, 10, 100))):
         value = [value] if random.random() < 0.5 else {random.choice(TEXTS): value}
     return value
