@@ -310,6 +310,34 @@ class Reload(Message, frozen=True):
     recovery_seconds: float
 
 
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """What happened to nodes, in words for whoever watches them. at: seconds since 1970."""
+
+    at: float
+    text: str
+
+
+class Away(msgspec.Struct, frozen=True):
+    """A process that was lost and isn't back. since: seconds since 1970. returning: another one has
+    been started in its place."""
+
+    since: float
+    returning: bool = False
+
+
+class Chronicle(Message, frozen=True):
+    """To every API server, each time that it has changed: it takes the place of the one before, so
+    that all tell the same, and one that was started later does too.
+
+    events: the latest, oldest first. away: by the node's name. restarts: of each node and API
+    server that was started again, so many times; those among them that have left are left out.
+    """
+
+    events: list[Event] = []
+    away: dict[str, Away] = {}
+    restarts: dict[str, int] = {}
+
+
 class Drain(Message, frozen=True):
     """To the API server: refuse new requests, let those admitted finish, then say Drained."""
 
@@ -456,6 +484,7 @@ ToChild = (
     | Drain
     | Resized
     | Reload
+    | Chronicle
     | Stop
     | Stats
     | Spans

@@ -15,6 +15,7 @@ from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.station import Station
 from megainfer.messages import (
+    Chronicle,
     Drain,
     Drained,
     Enter,
@@ -180,6 +181,8 @@ class _Server:
             case NodeGone():
                 self._instance.board.forget(message.role, message.node)
                 self._engine.forget(message)
+            case Chronicle():
+                self._instance.board.chronicle = message
             case Reload():
                 self._reload(message)
             case Resized():

@@ -16,6 +16,7 @@ from megainfer.messages import (
     Started,
 )
 from megainfer.supervise.child import Child
+from megainfer.supervise.chronicler import Chronicler
 from megainfer.supervise.family import Family
 from megainfer.supervise.roster import Node
 from megainfer.topology import Membership
@@ -40,18 +41,21 @@ class FrontEnds:
         self._reloaded: Reload | None = None
         self._started: Started | None = None
         self._drains = False
+        self._chronicler = Chronicler()
         self.ready: set[int] = set()  # servers that answer
 
     # --- to all -------------------------------------------------------------------------------
 
     def enter(self, membership: Membership) -> None:
         self._membership = membership
+        self._chronicler.entered(membership)
         self._announce(Enter(membership))
 
     def lost(self, child: Child, cause: str) -> None:
         """A node has died and will be started again."""
         down = NodeDown(child.role, child.node, cause, child.incarnation)
         self._down[child.role, child.node] = down
+        self._chronicler.lost((child.role, child.node), cause)
         self._announce(down)
 
     def back(self, node: Node) -> None:
@@ -61,7 +65,17 @@ class FrontEnds:
     def gone(self, node: Node) -> None:
         """A node that won't come back."""
         self._down.pop(node, None)
+        self._chronicler.left(node)
         self._announce(NodeGone(*node))
+
+    def returns(self, node: Node) -> None:
+        """A process was started for it, in place of another or as its first."""
+        self._chronicler.forked(node)
+
+    def chronicle(self) -> None:
+        """Tell API servers what happened, if anything did."""
+        if self._chronicler.changed:
+            self._to_servers(self._chronicler.told())
 
     def reload(self, reload: Reload) -> None:
         self._reloaded = reload
@@ -85,6 +99,7 @@ class FrontEnds:
         if self._drains:
             server.send(Drain())
         if self._membership is not None:
+            server.send(self._chronicler.told())
             server.send(Enter(self._membership))
             for down in self._down.values():
                 server.send(down)
@@ -97,10 +112,12 @@ class FrontEnds:
     def answers(self, server: Child) -> None:
         """Clients can reach it."""
         self.ready.add(server.node)
+        self._chronicler.back((server.role, server.node))
         if self._started is not None:
             server.send(self._started)
 
-    def died(self, server: Child) -> None:
+    def died(self, server: Child, cause: str) -> None:
+        self._chronicler.lost((server.role, server.node), cause)
         self.ready.discard(server.node)
         self._open.pop(server.node, None)
         self._to_attention(FrontEndDown(server.node, server.incarnation))

@@ -178,6 +178,7 @@ class Supervisor:
     def _fork(self, node: Node) -> None:
         child = self._staffing.fork(node)
         self._recoveries.step(node, "forked")
+        self._front_ends.returns(node)
         if child.role is Role.SERVER:
             self._front_ends.forked(child)
 
@@ -198,6 +199,7 @@ class Supervisor:
             self._next_look = now + LOOK_SECONDS
             self._look_after()
         self._assembly.advance()
+        self._front_ends.chronicle()
         return heard
 
     def _poll(self, timeout: float) -> set[int]:
@@ -324,7 +326,7 @@ class Supervisor:
         self._staffing.postpone(node, pause)
         self._next_look = 0.0
         if child.role is Role.SERVER:
-            self._front_ends.died(child)
+            self._front_ends.died(child, cause)
         else:
             self._lose(child, cause)
 

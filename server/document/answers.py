@@ -52,6 +52,7 @@ ANSWERS = {
     "/debug/nodes": Answers(inside.Counters, (401, 403, 500)),
     "/debug/trace": Answers(inside.Trace, (400, 401, 403, 500, 503)),
     "/page/state": Answers(inside.Live),
+    "/page/placement": Answers(inside.Live, (401, 403, 500)),
     "/page/timeline": Answers(inside.Live, (401, 403, 500, 503)),
     "/docs": Answers(media_type="text/html"),
     "/v1/models": Answers(completions.ModelList),

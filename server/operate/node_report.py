@@ -21,15 +21,13 @@ def node_report(engine: EngineClient, board: NodeBoard) -> dict[str, Any]:
 
 
 def _node(node: NodeState, engine: EngineClient, board: NodeBoard) -> dict[str, Any]:
-    attendance = engine.attendance
-    name = (node.role, node.index)
-    lack = attendance.lacks.get(name)
-    restarts = dict(attendance.restarts()).get(name, 0)
+    lack = engine.attendance.lacks.get((node.role, node.index))
+    restarts = restarts_of(node, engine, board)
     about = {
         "name": node.name,
         "role": str(node.role),
         "node": node.index,
-        "state": _state(node, engine, board),
+        "state": state_of(node, engine, board),
         "incarnation": restarts,
         "restarts": restarts,
         "heartbeat_seconds": None if node.heard_at is None else round(board.silence(node), 3),
@@ -40,7 +38,14 @@ def _node(node: NodeState, engine: EngineClient, board: NodeBoard) -> dict[str, 
     return {**about, "reason": lack.message, "lost_seconds": lost}
 
 
-def _state(node: NodeState, engine: EngineClient, board: NodeBoard) -> str:
+def restarts_of(node: NodeState, engine: EngineClient, board: NodeBoard) -> int:
+    """As the supervisor counts; an API server that was started later hasn't heard of all."""
+    heard = dict(engine.attendance.restarts()).get((node.role, node.index), 0)
+    return max(heard, board.chronicle.restarts.get(node.name, 0))
+
+
+def state_of(node: NodeState, engine: EngineClient, board: NodeBoard) -> str:
+    """As `node_report` has it."""
     attendance = engine.attendance
     if (node.role, node.index) in attendance.lacks:
         return "lost"

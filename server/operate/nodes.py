@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from megainfer.launch.plan import Plan
-from megainfer.messages import Role, Stats
+from megainfer.messages import Chronicle, Role, Stats
 from megainfer.topology import Membership
 
 Counters = Mapping[str, Any]
@@ -17,8 +17,8 @@ Counters = Mapping[str, Any]
 class NodeState:
     """counters: the latest told unasked; before: those of the time before. worked_at: when it last
     showed that it had handled a token. lost: it has died, and isn't back. member: it is of the
-    membership that serves. back_at: when it last came back. Times are those of the board's clock;
-    None: never."""
+    membership that serves; has_served: it has been of any. back_at: when it last came back. Times
+    are those of the board's clock; None: never."""
 
     role: Role
     index: int
@@ -28,6 +28,7 @@ class NodeState:
     worked_at: float | None = None
     lost: bool = False
     member: bool = True
+    has_served: bool = False
     back_at: float | None = None
 
     @property
@@ -62,12 +63,16 @@ class NodeState:
 
     def enter(self, now: float) -> None:
         """It serves, since just now if it didn't before or is new."""
+        self.has_served = True
         if not self.serves or self.heard_at is None:
             self.lost, self.member, self.back_at = False, True, now
 
 
 class NodeBoard:
-    """Every node's state. patience: seconds of silence after which a node counts as hung."""
+    """Every node's state. patience: seconds of silence after which a node counts as hung.
+
+    membership: the present one, None before the first. chronicle: what happened to nodes.
+    """
 
     def __init__(
         self,
@@ -80,6 +85,8 @@ class NodeBoard:
         self._clock = clock
         self._watched_since = clock()
         self.changed = asyncio.Event()
+        self.membership: Membership | None = None
+        self.chronicle = Chronicle()
 
     def watch(self) -> None:
         """From now on silence counts: all nodes are serving."""
@@ -105,7 +112,7 @@ class NodeBoard:
 
     def enter(self, membership: Membership) -> None:
         """These serve from now on, and no others."""
-        now = self._clock()
+        now, self.membership = self._clock(), membership
         members = {
             *(self._state(Role.ATTENTION, index).name for index in membership.attention),
             *(self._state(Role.EXPERT, index).name for index in membership.experts),

@@ -1,14 +1,14 @@
 """The other API servers of an instance, asked for what each counts.
 
-Any of them may be the one that a scraper reaches, so each answers for all. They listen on abstract
-sockets; of a process of another user nothing is taken, and none is told anything.
+Any of them may be the one that a scraper or a browser reaches, so each answers for all. They listen
+on abstract sockets; of a process of another user nothing is taken, and none is told anything.
 """
 
 import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,11 +30,12 @@ class Address:
 
 
 class Siblings:
-    """`open`, then `ask`, at last `close`. answer: what this one tells others, when asked."""
+    """`open`, then `ask`, at last `close`. answers: what this one tells others, by what they ask
+    for: a word."""
 
-    def __init__(self, address: Address, answer: Callable[[], bytes]) -> None:
+    def __init__(self, address: Address, answers: Mapping[str, Callable[[], bytes]] = {}) -> None:
+        self.answers = dict(answers)
         self._address = address
-        self._answer = answer
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -48,25 +49,26 @@ class Siblings:
             self._server.close()
             await self._server.wait_closed()
 
-    async def ask(self) -> dict[int, bytes]:
+    async def ask(self, what: str) -> dict[int, bytes]:
         """What each of the others tells, by its number, of those that answer in time."""
         others = [server for server in range(self._address.count) if server != self._address.own]
-        answers = await asyncio.gather(*map(self._ask, others))
+        answers = await asyncio.gather(*(self._ask(server, what) for server in others))
         return {server: a for server, a in zip(others, answers, strict=True) if a is not None}
 
-    async def _ask(self, server: int) -> bytes | None:
+    async def _ask(self, server: int, what: str) -> bytes | None:
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                return await self._read(server)
+                return await self._read(server, what)
         except (OSError, TimeoutError) as error:
             log.info("API server %d doesn't tell what it counts: %s", server, error or "too late")
             return None
 
-    async def _read(self, server: int) -> bytes:
+    async def _read(self, server: int, what: str) -> bytes:
         reader, writer = await asyncio.open_unix_connection(_path(self._address.name(server)))
         try:
             if not _is_ours(writer):
                 raise OSError("it runs as another user")
+            writer.write(f"{what}\n".encode())
             return await reader.read()
         finally:
             writer.close()
@@ -74,12 +76,19 @@ class Siblings:
     async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if _is_ours(writer):
-                writer.write(self._answer())
-                await writer.drain()
+                async with asyncio.timeout(ASK_SECONDS):
+                    writer.write(self._answer(await reader.readline()))
+                    await writer.drain()
+        except (OSError, TimeoutError):  # it has gone, or asks for nothing
+            pass
         finally:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+    def _answer(self, question: bytes) -> bytes:
+        answer = self.answers.get(question.decode(errors="replace").strip())
+        return b"" if answer is None else answer()
 
 
 def alone() -> Address:

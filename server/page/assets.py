@@ -16,6 +16,7 @@ FILES = (
     *("page.css", "icon.svg", "main.js", "dom.js", "api.js", "key.js", "tabs.js"),
     *("chat.js", "answer.js", "talk.js", "settings.js", "markdown.js", "inline.js"),
     *("live.js", "history.js", "nodes.js", "timeline.js", "spans.js", "heatmap.js"),
+    *("placement.js", "slot_map.js", "expert_tokens.js", "events.js"),
     *("curves.js", "canvas.js", "format.js"),
 )
 PAGE = {"/": "index.html", **{f"/static/{name}": name for name in FILES}}
@@ -49,7 +50,7 @@ class Asset:
     def answer(self, request: Request) -> Response:
         """The file, or 304 to whoever has it already."""
         headers = {**HEADERS, "ETag": self.etag}
-        if self.etag in _known(request.headers.get("if-none-match", "")):
+        if has_already(request, self.etag):
             return Response(status_code=304, headers=headers)
         return Response(self.body, headers={**headers, "Content-Type": self.media_type})
 
@@ -60,6 +61,7 @@ def load_asset(name: str) -> Asset:
     return Asset(body, MEDIA_TYPES[PurePath(name).suffix], f'"{sha256(body).hexdigest()[:32]}"')
 
 
-def _known(if_none_match: str) -> list[str]:
-    """The ETags in a header; a weak one names the same content here."""
-    return [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+def has_already(request: Request, etag: str) -> bool:
+    """Whether the client says that it has this; a weak ETag names the same content here."""
+    tags = request.headers.get("if-none-match", "").split(",")
+    return etag in [tag.strip().removeprefix("W/") for tag in tags]

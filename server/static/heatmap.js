@@ -2,9 +2,9 @@
 
 import { colour, onPointer, prepare } from "./canvas.js";
 import { byId, choice } from "./dom.js";
+import { sum, total } from "./expert_tokens.js";
 import { count, integer } from "./format.js";
 
-const RECENT = 10; // looks at which something had happened
 const MOST_HEIGHT = 340;
 const ROW = { least: 2, most: 26 };
 const LEFT = 50;
@@ -17,7 +17,6 @@ export class Heatmap {
     this.canvas = root.querySelector("canvas");
     this.note = byId("load-note");
     this.recent = true;
-    this.totals = [];
     choice(root, "span", (span) => {
       this.recent = span === "recent";
       this.draw();
@@ -25,18 +24,16 @@ export class Heatmap {
     onPointer(this.canvas, (at) => this.point(at));
   }
 
-  show({ expert_load: load }) {
-    this.load = load;
-    const before = this.totals.at(-1);
-    if (before && total(before) > total(load.tokens)) this.totals = []; // another server
-    if (!before || total(before) !== total(load.tokens)) this.totals.push(load.tokens);
-    this.totals = this.totals.slice(-RECENT - 1);
+  /** looks: of `ExpertTokens`, which has taken in what the server says. */
+  show(looks) {
+    this.looks = looks;
+    this.load = looks.looks.at(-1);
     this.draw();
   }
 
   draw() {
     if (!this.load?.experts.length) return;
-    this.tokens = this.recent && this.totals.length > 1 ? this.growth() : this.load.tokens;
+    this.tokens = this.looks.columns(this.recent);
     const { experts, layers } = this.load;
     const row = Math.min(ROW.most, Math.max(ROW.least, Math.floor(MOST_HEIGHT / experts.length)));
     const { context, width } = prepare(this.canvas, row * experts.length + BELOW);
@@ -44,11 +41,6 @@ export class Heatmap {
     this.tokens.forEach((column, at) => this.drawColumn(context, column, at));
     this.drawNames(context, width);
     this.describe();
-  }
-
-  growth() {
-    const first = this.totals[0];
-    return this.load.tokens.map((column, layer) => column.map((tokens, expert) => tokens - first[layer][expert]));
   }
 
   drawColumn(context, column, at) {
@@ -107,11 +99,8 @@ export class Heatmap {
   }
 }
 
-const sum = (values) => values.reduce((all, value) => all + value, 0);
-const total = (rows) => sum(rows.map(sum));
-
 /** From nothing (0) over the mean (0.5) to twice the mean and beyond (1). */
-function heat(share) {
+export function heat(share) {
   const at = Math.min(1, share);
   const [low, high] = at < 0.5 ? ["--heat-0", "--heat-1"] : ["--heat-1", "--heat-2"];
   const part = Math.round((at < 0.5 ? at * 2 : at * 2 - 1) * 100);

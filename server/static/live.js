@@ -3,10 +3,13 @@
 import { getJson, KeyNeeded } from "./api.js";
 import { Curves } from "./curves.js";
 import { byId } from "./dom.js";
-import { percent, short } from "./format.js";
+import { Events } from "./events.js";
+import { ExpertTokens } from "./expert_tokens.js";
+import { count, integer, percent, short } from "./format.js";
 import { Heatmap } from "./heatmap.js";
 import { History } from "./history.js";
 import { Nodes } from "./nodes.js";
+import { Placement } from "./placement.js";
 import { Timeline } from "./timeline.js";
 
 const EVERY_MS = 1000;
@@ -17,7 +20,10 @@ export class Live {
     this.history = new History();
     this.nodes = new Nodes();
     this.timeline = new Timeline();
+    this.tokens = new ExpertTokens();
     this.heatmap = new Heatmap();
+    this.placement = new Placement();
+    this.events = new Events();
     this.curves = new Curves();
     this.asking = null;
     this.locked = false;
@@ -50,9 +56,11 @@ export class Live {
     this.locked = false;
     this.known = true;
     this.history.take(state, performance.now() / 1000);
+    this.tokens.take(state.expert_load);
     this.showHead(state);
     if (!this.isSeen()) return;
     this.redraw();
+    if (this.placement.wants(state.epoch)) this.placement.take(await getJson("page/placement"));
     if (this.timeline.wanted) this.timeline.show(await getJson("page/timeline"));
   }
 
@@ -62,8 +70,10 @@ export class Live {
     if (this.known) {
       this.showFigures(state);
       this.nodes.show(state);
+      this.events.show(state);
     }
-    this.heatmap.show(state);
+    this.heatmap.show(this.tokens);
+    this.placement.show(this.tokens);
     this.curves.show(this.history);
     this.timeline.draw();
   }
@@ -72,8 +82,8 @@ export class Live {
     byId("model").textContent = state.model;
     byId("version").textContent = `MegaInfer ${state.version}`;
     document.title = `${state.model} · MegaInfer`;
-    const lacking = state.lacking && `${state.lacking}; others do its work until it is back`;
-    this.tell(state.problem ? "down" : "up", state.problem ?? lacking);
+    const recovers = state.health === "recovering";
+    this.tell(recovers ? "recovering" : state.problem ? "down" : "up", recovers ? waiting(state) : state.problem ?? lacking(state));
   }
 
   /** Who has declined to give a key isn't asked again each second. */
@@ -88,14 +98,17 @@ export class Live {
     this.known = false;
     for (const figure of this.section.querySelectorAll("[data-figure]")) figure.textContent = "–";
     this.nodes.forget();
+    this.placement.forget();
   }
 
   tell(status, problem) {
-    const words = { up: "serving", down: "not serving", lost: "no connection", locked: "locked" };
+    const words = { up: "serving", recovering: "recovering", down: "not serving", lost: "no connection", locked: "locked" };
     byId("status").dataset.state = status;
     byId("status").textContent = words[status];
-    byId("notice").hidden = !problem;
-    byId("notice").textContent = problem ?? "";
+    const notice = byId("notice");
+    notice.hidden = !problem;
+    notice.dataset.state = status;
+    if (notice.textContent !== (problem ?? "")) notice.textContent = problem ?? "";
   }
 
   showFigures(state) {
@@ -105,4 +118,13 @@ export class Live {
       this.section.querySelector(`[data-figure=${name}]`).textContent = value;
     }
   }
+}
+
+/** What is away while others do its work. */
+const lacking = ({ lacking: what }) => what && `${what}; others do its work until it is back`;
+
+/** What requests wait for. */
+function waiting({ problem, in_flight: flying, waits_seconds: most }) {
+  const who = flying ? `${count(flying, "request")} ${flying === 1 ? "waits" : "wait"}` : "requests would wait";
+  return `${problem}; ${who} until it is back, for ${integer(most)} s at most`;
 }

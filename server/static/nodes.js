@@ -4,6 +4,7 @@ import { byId, element } from "./dom.js";
 import { bytes, count, integer, percent, seconds, short } from "./format.js";
 
 const SHOWN_STAGES = 3;
+const byNumber = (one, other) => one.index - other.index;
 
 export class Nodes {
   constructor() {
@@ -14,7 +15,15 @@ export class Nodes {
 
   show(state) {
     for (const node of state.nodes) this.card(node).show(node, state);
+    const names = new Set(state.nodes.map(({ name }) => name));
+    for (const [name, card] of this.cards) {
+      if (names.has(name)) continue;
+      card.root.remove(); // it has left
+      this.cards.delete(name);
+    }
     this.showRoad(state.nodes);
+    const epoch = `epoch ${integer(state.epoch)}`;
+    if (byId("epoch").textContent !== epoch) byId("epoch").textContent = epoch;
   }
 
   /** Nobody tells how they are. */
@@ -25,8 +34,9 @@ export class Nodes {
 
   card(node) {
     if (!this.cards.has(node.name)) {
-      const card = new Card();
-      this.sides[node.role].append(card.root);
+      const card = new Card(node);
+      const after = [...this.cards.values()].filter(({ role, index }) => role === node.role && index > node.index).sort(byNumber)[0];
+      this.sides[node.role].insertBefore(card.root, after?.root ?? null);
       this.cards.set(node.name, card);
     }
     return this.cards.get(node.name);
@@ -49,7 +59,9 @@ export class Nodes {
 }
 
 class Card {
-  constructor() {
+  constructor({ role, index }) {
+    this.role = role;
+    this.index = index;
     this.name = element("h3");
     this.job = element("p", { className: "job" });
     this.meter = element("div", { className: "meter" }, (this.bar = element("i")));
@@ -64,20 +76,20 @@ class Card {
   show(node, state) {
     this.compare(node);
     this.root.classList.remove("unknown");
-    this.root.classList.toggle("down", !node.up);
+    this.root.dataset.state = node.state;
     this.name.textContent = node.name;
     this.job.textContent = node.role === "attention" ? attentionJob(node) : expertJob(node, state);
     this.bar.style.width = `${100 * (1 - node.idle_share)}%`;
-    const away = node.lost ? "died; it is being started again" : `silent for ${seconds(node.silence)}`;
-    this.busy.textContent = node.up ? `${percent(1 - node.idle_share)} busy` : away;
+    this.busy.textContent = node.state in STATES ? STATES[node.state](node) : `${percent(1 - node.idle_share)} busy`;
     const parts = this.shares.map(([stage, share]) => `${stage} ${percent(share)}`);
-    this.stages.textContent = parts.join(", ") || "idle";
+    const restarts = node.restarts ? `restarted ${node.restarts === 1 ? "once" : `${integer(node.restarts)} times`}` : "";
+    this.stages.textContent = [parts.join(", ") || "idle", restarts].filter(Boolean).join(" · ");
   }
 
   forget() {
     this.latest = null;
     [this.rates, this.shares] = [[0, 0, 0], []];
-    this.root.classList.remove("down");
+    delete this.root.dataset.state;
     this.root.classList.add("unknown");
     this.bar.style.width = "0";
     this.busy.textContent = "unknown";
@@ -100,6 +112,17 @@ class Card {
       .slice(0, SHOWN_STAGES);
   }
 }
+
+/** What is said of those that don't simply serve. */
+const STATES = {
+  lost: (node) => `lost for ${since(node)}`,
+  returning: (node) => `coming back, lost for ${since(node)}`,
+  joining: () => "joining",
+  apart: () => "takes no part",
+  hung: (node) => `silent for ${seconds(node.silence)}`,
+};
+
+const since = ({ away_seconds: away }) => (away === null ? "some time" : `${Math.floor(away)} s`);
 
 function attentionJob(node) {
   const batches = node.micro_batches === 1 ? "one micro-batch" : `${node.micro_batches} micro-batches`;

@@ -20,7 +20,7 @@ from server.http.seldom import Seldom
 from tests.support.scripted_server import WAIT_SECONDS, RunningServer
 
 KEYS = ServingOptions(api_keys=("a-users-key",), admin_keys=("the-admins-key",))
-INSIDE = ("/metrics", "/page/state", "/page/timeline")
+INSIDE = ("/metrics", "/page/state", "/page/placement", "/page/timeline")
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def test_what_tells_of_everybody_is_the_administrators_where_there_is_one() -> N
             assert status(http, path, "nobodys-key") == 401
             assert status(http, path, "the-admins-key") == 200
     with running(replace(KEYS, admin_keys=())) as http:
-        assert [status(http, path, "a-users-key") for path in INSIDE] == [200] * 3
+        assert [status(http, path, "a-users-key") for path in INSIDE] == [200] * 4
     with running(replace(KEYS, public_metrics=True)) as http:
         assert status(http, "/metrics") == 200
 

@@ -20,7 +20,7 @@ from server.operate.nodes import NodeBoard, NodeState
 from server.operate.traces import Tracer
 from server.page import timeline as timeline_module
 from server.page.assets import PAGE
-from server.page.live_state import expert_load
+from server.page.expert_load import expert_load
 from server.page.timeline import Timeline
 from tests.support.scripted_server import RunningServer, byte_level_backend
 
@@ -89,7 +89,7 @@ def test_the_files_load_nothing_from_elsewhere_and_hold_no_inline_script() -> No
 
 
 def test_the_live_view_asks_for_a_key_like_all_else(url: str) -> None:
-    for path in ("/page/state", "/page/timeline"):
+    for path in ("/page/state", "/page/placement", "/page/timeline"):
         assert httpx.get(url + path).status_code == 401
         headers = {"Authorization": "Bearer secret"}
         assert httpx.get(url + path, headers=headers).status_code == 200
@@ -109,6 +109,7 @@ def test_replicas_are_added_up_and_columns_are_global_ids() -> None:
         "experts": [0, 2, 1],
         "homes": [0, 0, 1],
         "tokens": [[2 + 20, 1, 10], [3 + 40, 4, 30]],
+        "shared": [[(0, 0, 2), (0, 1, 20)], [(0, 0, 3), (0, 1, 40)]],
     }
 
 

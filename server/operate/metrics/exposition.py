@@ -22,6 +22,9 @@ from server.operate.metrics.wire import decode_families, encode_families, merge_
 from server.operate.nodes import NodeBoard
 from server.operate.siblings import Address, Siblings
 
+METRICS = "metrics"
+"""What another API server is asked for."""
+
 
 @dataclass
 class Counted:
@@ -49,7 +52,8 @@ class Exposition:
     def __init__(self, counted: Counted, siblings: Address) -> None:
         self._counted = counted
         self._address = siblings
-        self.siblings = Siblings(siblings, lambda: encode_families(front_end_families(counted)))
+        answers = {METRICS: lambda: encode_families(front_end_families(counted))}
+        self.siblings = Siblings(siblings, answers)
 
     @property
     def number(self) -> int:
@@ -58,7 +62,7 @@ class Exposition:
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """(body, content type) in the format that the client's Accept header asks for."""
-        told = await self.siblings.ask()
+        told = await self.siblings.ask(METRICS)
         encode, content_type = choose_encoder(accept)
         registry = CollectorRegistry()
         registry.register(_Families([*instance_wide(self._counted), *self._of_servers(told)]))
