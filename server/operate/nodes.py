@@ -137,6 +137,12 @@ class NodeBoard:
         """Seconds since it was last heard of."""
         return self._clock() - max(self._watched_since, node.heard_at or 0.0, node.back_at or 0.0)
 
+    def back_seconds(self, node: NodeState) -> float | None:
+        """Since it last came back or joined; None for one that always was there, or isn't."""
+        if node.back_at is None or not node.serves or node.back_at <= self._watched_since:
+            return None
+        return self._clock() - node.back_at
+
     def is_up(self, node: NodeState) -> bool:
         return not node.lost and self.silence(node) <= self._patience
 

@@ -26,6 +26,7 @@ def node_view(node: NodeState, counted: Counted) -> dict[str, Any]:
         "index": node.index,
         "state": state,
         "away_seconds": _away_seconds(node, counted),
+        "back_seconds": None if (back := board.back_seconds(node)) is None else round(back, 1),
         "restarts": restarts_of(node, counted.engine, board),
         "silence": round(board.silence(node), 1),
         "idle_share": round(node.idle_share(), 4),

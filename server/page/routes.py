@@ -33,7 +33,9 @@ class Page:
         self._instance = instance
         self._siblings = instance.exposition.siblings
         self._siblings.answers[TOTALS] = lambda: encode_totals(own_totals(instance.counted))
-        self._timeline = Timeline(instance.tracer, nodes)
+        self._timeline = Timeline(
+            instance.tracer, nodes, lambda: instance.counted.engine.attendance.epoch
+        )
         self._placement = PlacementView()
         self._state, self._made_at = b"", float("-inf")
         self._making: asyncio.Task[None] | None = None

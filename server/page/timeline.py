@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -20,10 +20,15 @@ MAX_SPANS = 12_000
 
 
 class Timeline:
-    """What all who look are shown: one glance serves them together."""
+    """What all who look are shown: one glance serves them together.
 
-    def __init__(self, tracer: Tracer, nodes: int) -> None:
+    epoch: of the membership. With each one nodes may have come, which don't know yet that somebody
+    looks, or have left.
+    """
+
+    def __init__(self, tracer: Tracer, nodes: int, epoch: Callable[[], int] = lambda: 0) -> None:
         self._tracer = tracer
+        self._epoch, self._watched_epoch = epoch, 0
         self._kept = min(MAX_SPANS_A_NODE, MAX_SPANS // max(nodes, 1))
         self._spans: dict[str, deque[Span]] = {}
         self._body = b""
@@ -42,9 +47,13 @@ class Timeline:
         return self._body
 
     def _watch(self) -> None:
-        if self._forgetting is None:
+        epoch = self._epoch()
+        if self._forgetting is None or epoch != self._watched_epoch:
             self._tracer.watch(self._kept)
-        else:
+        if epoch != self._watched_epoch:
+            self._spans.clear()
+        self._watched_epoch = epoch
+        if self._forgetting is not None:
             self._forgetting.cancel()
         loop = asyncio.get_running_loop()
         self._forgetting = loop.call_later(LOOKED_AWAY_SECONDS, self._look_away)

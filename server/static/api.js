@@ -11,11 +11,14 @@ export class KeyNeeded extends ApiError {
   }
 }
 
+const UNREACHED = "The server can’t be reached.";
+const BROKEN = "The connection to the server broke off; what had come stands here.";
+
 /** The response to a request that succeeded; asks for a key where one is needed. */
 export async function call(path, { body, signal } = {}) {
   for (;;) {
     const key = storedKey();
-    const response = await send(path, body, signal, key);
+    const response = await send(path, body, signal, key).catch((error) => reword(error, UNREACHED));
     if (response.ok) return response;
     if (response.status !== 401) throw new ApiError(await messageOf(response));
     const replaced = storedKey() !== key; // by the answer to another request's question
@@ -23,7 +26,12 @@ export async function call(path, { body, signal } = {}) {
   }
 }
 
-export const getJson = async (path) => (await call(path)).json();
+export const getJson = async (path) => (await call(path)).json().catch((error) => reword(error, UNREACHED));
+
+/** Browsers call a lost connection a TypeError, each in its own words. */
+function reword(error, message) {
+  throw error instanceof TypeError ? new ApiError(message) : error;
+}
 
 function send(path, body, signal, key) {
   const headers = {};
@@ -58,7 +66,7 @@ async function* lines(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => reword(error, BROKEN));
     if (done) return;
     const parts = (rest + value).split("\n");
     rest = parts.pop();

@@ -13,6 +13,7 @@ import { Placement } from "./placement.js";
 import { Timeline } from "./timeline.js";
 
 const EVERY_MS = 1000;
+const PATIENCE_MS = 2000; // with one answer
 
 export class Live {
   constructor() {
@@ -33,7 +34,7 @@ export class Live {
   /** Goes on for as long as the page is open. */
   start() {
     this.refresh();
-    setInterval(() => this.isSeen() && !this.locked && this.refresh(), EVERY_MS);
+    setInterval(() => this.isSeen() && !this.locked && this.look(), EVERY_MS);
     document.addEventListener("tabchange", () => this.isSeen() && this.redraw());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
     new ResizeObserver(() => this.redraw()).observe(this.section);
@@ -43,8 +44,18 @@ export class Live {
     return document.visibilityState === "visible" && this.section.offsetParent !== null;
   }
 
+  look() {
+    const waited = performance.now() - this.since;
+    if (this.asking && waited > PATIENCE_MS && !byId("key-dialog").open) {
+      this.tell("lost", `The server has not answered for ${Math.floor(waited / 1000)} s.`);
+      this.forget();
+    }
+    this.refresh();
+  }
+
   /** Asks once; a slow server is asked again only when it has answered. */
   refresh() {
+    if (!this.asking) this.since = performance.now();
     this.asking ??= this.ask()
       .catch((error) => this.fail(error))
       .finally(() => (this.asking = null));
@@ -61,7 +72,16 @@ export class Live {
     if (!this.isSeen()) return;
     this.redraw();
     if (this.placement.wants(state.epoch)) this.placement.take(await getJson("page/placement"));
-    if (this.timeline.wanted) this.timeline.show(await getJson("page/timeline"));
+    this.askTimeline();
+  }
+
+  /** Apart: nodes that have just died may keep its answer waiting. */
+  askTimeline() {
+    if (!this.timeline.wanted) return;
+    this.glancing ??= getJson("page/timeline")
+      .then((document) => this.timeline.show(document))
+      .catch(() => {}) // what is the matter, the next look tells
+      .finally(() => (this.glancing = null));
   }
 
   redraw() {

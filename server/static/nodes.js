@@ -4,6 +4,7 @@ import { byId, element } from "./dom.js";
 import { bytes, count, integer, percent, seconds, short } from "./format.js";
 
 const SHOWN_STAGES = 3;
+const NEWS_SECONDS = 10; // for so long a node's return is said on its card
 const byNumber = (one, other) => one.index - other.index;
 
 export class Nodes {
@@ -80,7 +81,10 @@ class Card {
     this.name.textContent = node.name;
     this.job.textContent = node.role === "attention" ? attentionJob(node) : expertJob(node, state);
     this.bar.style.width = `${100 * (1 - node.idle_share)}%`;
-    this.busy.textContent = node.state in STATES ? STATES[node.state](node) : `${percent(1 - node.idle_share)} busy`;
+    const news = node.state === "serving" && node.back_seconds !== null && node.back_seconds < NEWS_SECONDS;
+    this.root.classList.toggle("back", news);
+    const serving = `${news ? `${node.restarts ? "back" : "new"}, ` : ""}${percent(1 - node.idle_share)} busy`;
+    this.busy.textContent = node.state in STATES ? STATES[node.state](node) : serving;
     const parts = this.shares.map(([stage, share]) => `${stage} ${percent(share)}`);
     const restarts = node.restarts ? `restarted ${node.restarts === 1 ? "once" : `${integer(node.restarts)} times`}` : "";
     this.stages.textContent = [parts.join(", ") || "idle", restarts].filter(Boolean).join(" · ");
@@ -90,6 +94,7 @@ class Card {
     this.latest = null;
     [this.rates, this.shares] = [[0, 0, 0], []];
     delete this.root.dataset.state;
+    this.root.classList.remove("back");
     this.root.classList.add("unknown");
     this.bar.style.width = "0";
     this.busy.textContent = "unknown";

@@ -126,7 +126,7 @@ export class Placement {
     const more = slots.length - experts;
     const replicas = more ? `, ${count(more, "replica")} beyond one of each${spares ? ` (${count(spares, "spare")})` : ""}` : ", each once";
     const ratio = this.ratios[this.select.selectedIndex];
-    const even = Number.isFinite(ratio) ? `Its busiest node had ${timesMean(ratio)} tokens lately.` : "No token came lately.";
+    const even = Number.isFinite(ratio) ? `Lately its busiest node served ${ratio.toFixed(2)} times as many tokens as the mean.` : "No token came lately.";
     return `Layer ${number}: ${count(experts, "expert")} on ${count(this.rows.length, "node")}${replicas}. ${even}`;
   }
 
