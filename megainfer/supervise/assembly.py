@@ -97,6 +97,11 @@ class Assembly:
         """Whether the wanted, and nobody else, serve, each with the experts that it is to have."""
         return self._move is None and self.members() == set(self.needed)
 
+    def is_ready(self, node: Node) -> bool:
+        """Whether its loop goes round, member or not."""
+        role, index = node
+        return index in self.roster.at(role, Stage.READY)
+
     def to_load(self, node: int) -> Placement:
         """By which placement an expert node that starts now loads its experts."""
         if self._move is not None and node not in self.placement.holders:

@@ -1,7 +1,10 @@
 """Counters and spans: asked for by front ends, given by nodes, passed on by the supervisor."""
 
+from collections.abc import Callable
+
 from megainfer.launch.control import ParentLink
 from megainfer.messages import GetSpans, GetStats, KeepSpans, Role, Spans, Stats
+from megainfer.supervise.child import Child
 from megainfer.supervise.family import Family
 
 FORWARD_SECONDS = 1.0
@@ -11,18 +14,23 @@ Question = GetStats | KeepSpans | GetSpans
 
 
 class Relay:
-    """owner: whom an instance without API servers works for."""
+    """owner: whom an instance without API servers works for. is_ready: whether a node answers: one
+    that still starts expects other words, and would end of these."""
 
-    def __init__(self, family: Family, owner: ParentLink | None) -> None:
+    def __init__(
+        self, family: Family, owner: ParentLink | None, is_ready: Callable[[Child], bool]
+    ) -> None:
         self._family = family
         self._owner = owner
-        self._tickets: dict[int, list[Stats]] = {}  # of the owner: the answers so far
+        self._is_ready = is_ready
+        self._tickets: dict[int, tuple[int, list[Stats]]] = {}  # of the owner: asked, answers
 
     def ask(self, question: Question) -> None:
-        """Pass it on to every node; one that hangs may not hear it, the others do."""
+        """Pass it on to every node that is ready; one that hangs may not hear it, the others do."""
+        ready = [child for child in self._family.nodes if self._is_ready(child)]
         if self._owner is not None and isinstance(question, GetStats):
-            self._tickets[question.ticket] = []
-        for child in self._family.nodes:
+            self._tickets[question.ticket] = (len(ready), [])
+        for child in ready:
             child.offer(question)
 
     def tell(self, answer: Stats | Spans) -> None:
@@ -38,11 +46,11 @@ class Relay:
 
     def _collect(self, owner: ParentLink, ticket: int, stats: Stats) -> None:
         """Pass the nodes' counters on to the owner once all have answered."""
-        answers = self._tickets.get(ticket)
-        if answers is None:
+        if ticket not in self._tickets:
             return
+        asked, answers = self._tickets[ticket]
         answers.append(stats)
-        if len(answers) >= len(self._family.nodes):
+        if len(answers) >= asked:
             del self._tickets[ticket]
             counters = {name: own for answer in answers for name, own in answer.counters.items()}
             owner.send(Stats(ticket, counters))

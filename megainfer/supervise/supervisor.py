@@ -106,7 +106,7 @@ class Supervisor:
         self._signals = Signals(in_terminal=owner is None)
         own: list[Closable] = [self._signals] if owner is None else [self._signals, owner]
         self._family = Family(plan, own, held)
-        self._relay = Relay(self._family, owner)
+        self._relay = Relay(self._family, owner, self._is_ready)
         self._front_ends = FrontEnds(self._family, owner, self._to_attention)
         self._assembly = Assembly(plan, self._send, self._front_ends.enter)
         self._vigil = Vigil()
@@ -361,6 +361,9 @@ class Supervisor:
     def _send(self, node: Node, message: Message) -> None:
         if (child := self._family.find(*node)) is not None:
             child.send(message)
+
+    def _is_ready(self, child: Child) -> bool:
+        return self._assembly.is_ready((child.role, child.node))
 
     def _to_attention(self, message: Message) -> None:
         for node in self._assembly.roster.at(Role.ATTENTION, Stage.READY):
