@@ -159,7 +159,7 @@ class NodeBoard:
         return [n.name for n in experts if n.worked_at is None or n.worked_at < since]
 
     def _state(self, role: Role, index: int) -> NodeState:
-        fresh = NodeState(role, index)
+        fresh = NodeState(role, index, member=self.membership is None)
         return self._nodes.setdefault(fresh.name, fresh)
 
 

@@ -146,5 +146,5 @@ const lacking = ({ lacking: what }) => what && `${what}; others do its work unti
 /** What requests wait for. */
 function waiting({ problem, in_flight: flying, waits_seconds: most }) {
   const who = flying ? `${count(flying, "request")} ${flying === 1 ? "waits" : "wait"}` : "requests would wait";
-  return `${problem}; ${who} until it is back, for ${integer(most)} s at most`;
+  return `${problem}; ${who}, for ${integer(most)} s at most`;
 }
