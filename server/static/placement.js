@@ -14,6 +14,7 @@ export class Placement {
     this.select = byId("placement-layer");
     this.note = byId("placement-note");
     this.table = byId("placement-table");
+    this.details = this.root.querySelector("details");
     this.map = new SlotMap(this.root.querySelector("canvas"));
     this.document = null;
     this.marked = null;
@@ -26,7 +27,7 @@ export class Placement {
     onPointer(this.map.canvas, (at) => this.mark((at && this.map.at(at)?.slot.expert) ?? null));
     this.map.canvas.addEventListener("keydown", (event) => this.onKey(event));
     this.map.canvas.addEventListener("blur", () => this.mark(null));
-    this.table.parentElement.addEventListener("toggle", () => this.draw());
+    this.details.addEventListener("toggle", () => this.draw());
     new IntersectionObserver(([entry]) => (this.visible = entry.isIntersecting)).observe(this.root);
   }
 
@@ -62,7 +63,7 @@ export class Placement {
     this.rows = this.rowsOf(this.select.selectedIndex);
     this.map.draw(this.rows, this.marked);
     this.describe();
-    if (this.table.parentElement.open) this.tabulate();
+    if (this.details.open) this.tabulate();
   }
 
   /** Layers by their numbers, each with how much more its busiest node had to do. */
