@@ -45,12 +45,16 @@ def held_by(node: NodeState, where: ExpertMap) -> Sequence[Sequence[int]]:
 
 
 def _shared(nodes: Sequence[NodeState], position: int) -> Iterator[tuple[int, int, int]]:
-    parts: dict[int, list[tuple[int, int]]] = {}
+    first: dict[int, tuple[int, int]] = {}
+    several: dict[int, list[tuple[int, int]]] = {}
     for state in nodes:
         said = state.counters.get("expert_tokens", [])
-        if position < len(said):
-            for expert, count in said[position].items():
-                parts.setdefault(expert, []).append((state.index, count))
-    for expert, own in sorted(parts.items()):
-        if len(own) > 1:
-            yield from ((expert, node, count) for node, count in own)
+        for expert, count in said[position].items() if position < len(said) else ():
+            if not count:  # a spare, mostly
+                continue
+            if expert in first:
+                several.setdefault(expert, [first[expert]]).append((state.index, count))
+            else:
+                first[expert] = (state.index, count)
+    for expert, own in sorted(several.items()):
+        yield from ((expert, node, count) for node, count in own)

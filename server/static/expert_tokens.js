@@ -23,8 +23,8 @@ export class ExpertTokens {
     return last.tokens.map((row, layer) => row.map((tokens, at) => tokens - first.tokens[layer][at]));
   }
 
-  /** What a layer's experts served lately: a function of (expert, node), if it is there; by
-   *  experts' sum where no node is named. layer: its position. */
+  /** What a layer's experts served lately. layer: its position. Returns functions: of an expert, and
+   *  of an expert and the node that was sent its tokens, undefined where one node had all. */
   lately(layer) {
     const { experts, shared } = this.looks.at(-1);
     const all = new Map(this.columns(true)[layer].map((tokens, at) => [experts[at], tokens]));
@@ -32,7 +32,10 @@ export class ExpertTokens {
     const since = new Map(before.map(([expert, node, tokens]) => [`${expert} ${node}`, tokens]));
     const parts = new Map(shared[layer].map(([expert, node, tokens]) => [`${expert} ${node}`, tokens - (since.get(`${expert} ${node}`) ?? 0)]));
     const split = new Set(shared[layer].map(([expert]) => expert));
-    return (expert, node) => (node !== undefined && split.has(expert) ? parts.get(`${expert} ${node}`) : all.get(expert)) ?? 0;
+    return {
+      all: (expert) => all.get(expert) ?? 0,
+      at: (expert, node) => (split.has(expert) ? (parts.get(`${expert} ${node}`) ?? 0) : undefined),
+    };
   }
 }
 

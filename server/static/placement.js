@@ -57,7 +57,7 @@ export class Placement {
   }
 
   draw() {
-    if (!this.document || !this.tokens?.looks.length) return;
+    if (!this.visible || !this.document || !this.tokens?.looks.length) return;
     this.ratios = this.document.layers.map((_, layer) => slowest(this.rowsOf(layer)));
     this.name();
     this.rows = this.rowsOf(this.select.selectedIndex);
@@ -80,11 +80,18 @@ export class Placement {
     const lately = this.tokens.lately(layer);
     const held = tables[layers[layer][1]];
     const copies = new Map();
-    for (const [expert] of held.flat()) copies.set(expert, (copies.get(expert) ?? 0) + 1);
-    const all = sum([...copies.keys()].map((expert) => lately(expert)));
+    const first = new Map(); // who is sent most of an expert's tokens
+    held.forEach((own, at) => {
+      for (const [expert, ways] of own) {
+        copies.set(expert, (copies.get(expert) ?? 0) + 1);
+        if (ways > (first.get(expert)?.ways ?? -1)) first.set(expert, { at, ways });
+      }
+    });
+    const all = sum([...copies.keys()].map(lately.all));
     const rows = held.map((own, at) => {
       const slots = own.map(([expert, ways]) => {
-        const tokens = copies.get(expert) > 1 ? lately(expert, nodes[at]) : lately(expert);
+        const alone = first.get(expert).at === at ? lately.all(expert) : 0;
+        const tokens = copies.get(expert) > 1 ? (lately.at(expert, nodes[at]) ?? alone) : lately.all(expert);
         return { expert, ways, tokens, copies: copies.get(expert), times: all ? (tokens * experts) / all : 0 };
       });
       slots.sort((one, other) => one.expert - other.expert);
@@ -106,7 +113,10 @@ export class Placement {
     const last = this.document.experts - 1;
     const now = this.marked ?? -1;
     const next = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: last }[event.key];
-    if (event.key === "Escape") this.mark(null);
+    if (event.key === "Escape" && this.marked !== null) {
+      event.stopPropagation(); // it would stop an answer
+      this.mark(null);
+    }
     if (next === undefined) return;
     event.preventDefault();
     this.mark(Math.min(Math.max(next, 0), last));

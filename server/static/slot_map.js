@@ -18,9 +18,9 @@ export class SlotMap {
   /** rows: [{node, told, slots: [{expert, ways, times, copies}]}]; times: its tokens by the mean.
    *  marked: the expert whose places are framed. */
   draw(rows, marked) {
-    const slots = rows.reduce((all, row) => all + row.slots.length, 0);
-    const size = slots > MOST_NUMBERED ? PLAIN : NUMBERED;
-    const perLine = Math.max(1, Math.floor(this.canvas.clientWidth / size.width));
+    const width = this.canvas.clientWidth;
+    const size = isNumbered(rows, width) ? NUMBERED : PLAIN;
+    const perLine = Math.max(1, Math.floor(width / size.width));
     this.cells = placed(rows, size, perLine);
     const end = this.cells.at(-1)?.bottom ?? 0;
     const { context } = prepare(this.canvas, end + BELOW);
@@ -29,7 +29,10 @@ export class SlotMap {
       context.textAlign = "left";
       context.fillText(row.told, 0, top + HEAD / 2);
     }
-    for (const cell of this.cells) drawCell(context, cell, size, size === NUMBERED, cell.slot.expert === marked);
+    for (const cell of this.cells) {
+      context.globalAlpha = marked === null || cell.slot.expert === marked ? 1 : 0.35;
+      drawCell(context, cell, size, size === NUMBERED, cell.slot.expert === marked);
+    }
   }
 
   get heads() {
@@ -41,6 +44,12 @@ export class SlotMap {
   at({ x, y }) {
     return this.cells.find((cell) => x >= cell.x && x < cell.right && y >= cell.y && y < cell.bottom);
   }
+}
+
+/** Where that takes no more lines, or there are few. */
+function isNumbered(rows, width) {
+  const own = rows.map((row) => row.slots.length);
+  return own.reduce((all, slots) => all + slots, 0) <= MOST_NUMBERED || Math.max(...own) * NUMBERED.width <= width;
 }
 
 function placed(rows, { width, height }, perLine) {
@@ -66,9 +75,10 @@ function drawCell(context, { slot, x, y }, { width, height }, numbered, marked) 
   context.fillRect(x, y, wide, high);
   if (spare) frame(context, x, y, wide, high, "--soft", 1, [2, 2]);
   if (slot.copies > 1 && !spare) notch(context, x + wide, y, numbered ? 7 : 6);
-  if (marked) frame(context, x, y, wide, high, "--accent", 2.5, []);
+  if (marked) frame(context, x, y, wide, high, "--ink", 2, []);
   if (!numbered) return;
-  context.fillStyle = spare || slot.times < 1.3 ? colour("--ink") : colour("--on-heat");
+  const cool = slot.times < Number(colour("--heat-turn"));
+  context.fillStyle = colour(spare ? "--ink" : cool ? "--on-cool" : "--on-hot");
   context.textAlign = "center";
   context.fillText(`${slot.expert}`, x + wide / 2, y + high / 2 + 1);
 }

@@ -113,6 +113,21 @@ def test_replicas_are_added_up_and_columns_are_global_ids() -> None:
     }
 
 
+def test_a_spare_shares_nothing_until_tokens_are_sent_to_it() -> None:
+    nodes = [NodeState(Role.EXPERT, index) for index in (0, 2)]
+    board = NodeBoard(nodes)
+    where = ExpertMap((1,), (((0, 1),), (), ((1, 0),)))
+    for spare, shared in ((0, []), (3, [(0, 0, 2), (0, 2, 3)])):
+        counters = {
+            "expert node 0": {"expert_tokens": [{0: 2, 1: 0}], "experts_held": [[0, 1]]},
+            "expert node 2": {"expert_tokens": [{1: 9, 0: spare}], "experts_held": [[1, 0]]},
+        }
+        board.hear(Stats(None, counters))
+        assert expert_load(nodes, where)["shared"] == [shared]
+    board.hear(Stats(None, {"expert node 0": {"expert_tokens": [{}], "experts_held": [[]]}}))
+    assert expert_load(nodes, where)["homes"] == [2, 2], "numbers of nodes, some of which have left"
+
+
 def test_experts_are_where_nodes_say_once_they_have_moved() -> None:
     nodes = [NodeState(Role.EXPERT, index) for index in range(2)]
     where = ExpertMap((1,), (((0, 1),), ((2, 3),)))

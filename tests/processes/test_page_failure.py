@@ -113,6 +113,7 @@ def test_nodes_appear_and_disappear_as_it_is_scaled(page: Browser, served: Serve
 
 
 def test_where_experts_are_is_shown_named_and_tabulated(page: Browser) -> None:
+    ask(page)
     page.run("document.querySelector('#placement').scrollIntoView()")
     canvas, note = page.find("#placement canvas"), "#placement-note"
     page.until(lambda: "8 experts on 2 nodes" in page.text(note), "no placement")
@@ -130,6 +131,7 @@ def test_where_experts_are_is_shown_named_and_tabulated(page: Browser) -> None:
         page.until(lambda told=told: re.fullmatch(told, page.text(note)), told)
     ActionChains(page.driver).send_keys(Keys.ESCAPE).perform()
     page.until(lambda: page.text(note).startswith("Layer 0"), "it stays")
+    assert "stopped" not in page.text(".figures")
     page.find("#placement-layer").send_keys(Keys.ARROW_DOWN)
     page.until(lambda: page.text(note).startswith("Layer 1"), "another layer")
     page.click("#placement summary")
