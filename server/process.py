@@ -127,10 +127,10 @@ class _Server:
             await siblings.close()
             await self._engine.close()
         if self._broke is not None:
-            raise MegaInferError(f"it can't hear from the nodes any more: {self._broke}")
+            raise MegaInferError(self._broke)
 
     async def _end_when_broken(self) -> None:
-        self._broke = await self._engine.failure()
+        self._broke = f"it can't hear from the nodes any more: {await self._engine.failure()}"
         self._stop.set()
 
     async def _tell_when_ready(self) -> None:
@@ -162,6 +162,12 @@ class _Server:
         except NodeDied:
             asyncio.get_running_loop().remove_reader(self._link.fileno())
             self._engine.fail("the supervisor has died")
+            self._stop.set()
+        except Exception as error:  # what it missed of who serves nobody would tell it again
+            asyncio.get_running_loop().remove_reader(self._link.fileno())
+            log.exception("listening to the supervisor failed")
+            self._broke = f"it can't hear from the supervisor any more: {error!r}"
+            self._engine.fail(self._broke)
             self._stop.set()
 
     def _hear(self, message: ToChild) -> None:

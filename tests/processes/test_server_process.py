@@ -17,8 +17,9 @@ from megainfer.launch.heartbeat import Page
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.station import Station
-from megainfer.messages import NodeDown, Opened, Ready, Role, Stop, Tokens
+from megainfer.messages import Enter, NodeDown, Opened, Ready, Role, Stop, Tokens
 from megainfer.model_folder.deployment import Deployment
+from megainfer.topology import first_membership
 from server.process import ServerSeat, _Server
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scripted_server import WAIT_SECONDS, MockNode, silent
@@ -62,6 +63,19 @@ def test_a_server_that_can_not_hear_any_more_ends_and_says_why(
             monkeypatch.setattr(EngineClient, "_on_message", lambda *_: 1 / 0)
             await node.say(Tokens(node=0, events=[]))
             with pytest.raises(MegaInferError, match=r"can't hear from the nodes.*Zero"):
+                await asyncio.wait_for(living, WAIT_SECONDS)
+
+    asyncio.run(work())
+
+
+def test_a_server_that_misses_what_the_supervisor_says_ends_and_says_why(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with served(plan) as (living, _, supervisor):
+            monkeypatch.setattr(EngineClient, "enter", lambda *_: 1 / 0)
+            supervisor.send(Enter(first_membership(1, plan.placement)))
+            with pytest.raises(MegaInferError, match=r"can't hear from the supervisor.*Zero"):
                 await asyncio.wait_for(living, WAIT_SECONDS)
 
     asyncio.run(work())
