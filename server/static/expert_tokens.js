@@ -5,12 +5,13 @@ const RECENT = 10; // looks at which something had happened
 export class ExpertTokens {
   constructor() {
     this.looks = [];
+    this.fell = false; // a process and its counts are gone: what is left is no share of anything
   }
 
   /** Takes in the server's totals; counts that fell are those of other processes. */
   take(load) {
     const before = this.looks.at(-1);
-    if (before && !follows(before, load)) this.looks = [];
+    if (before && !follows(before, load)) [this.looks, this.fell] = [[], true];
     if (!this.looks.length || total(before.tokens) !== total(load.tokens)) this.looks.push(load);
     else this.looks[this.looks.length - 1] = load; // what else it says may be news
     this.looks = this.looks.slice(-RECENT - 1);
@@ -19,7 +20,7 @@ export class ExpertTokens {
   /** [layer][column] since the start, or lately: as far as it was seen. */
   columns(recent) {
     const [first, last] = [this.looks[0], this.looks.at(-1)];
-    if (!recent || this.looks.length < 2) return last.tokens;
+    if (!recent || (this.looks.length < 2 && !this.fell)) return last.tokens;
     return last.tokens.map((row, layer) => row.map((tokens, at) => tokens - first.tokens[layer][at]));
   }
 
