@@ -2,8 +2,8 @@
 
     python -m megainfer.structured.worker FOLDER VOCAB_SIZE EOS_TOKEN_ID...
 
-Frames on both pipes are msgpack. In: a Grammar. Out: a Verdict; the first one is of every grammar of
-this model.
+Frames on both pipes are msgpack. In: a Grammar. Out: a Verdict; the first one is of every grammar
+of this model.
 """
 
 import sys

@@ -37,7 +37,7 @@ class Staffing:
         self._dismissed: set[int] = set()  # process ids
         self._incarnations: dict[Node, int] = {}  # the next of each
 
-    def fork(self, node: Node) -> Child:
+    def start(self, node: Node) -> Child:
         """Its next incarnation."""
         role, index = node
         self._not_before.pop(node, None)

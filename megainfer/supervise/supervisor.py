@@ -176,7 +176,7 @@ class Supervisor:
         return len(self._front_ends.ready) == len(self._staffing.servers)
 
     def _fork(self, node: Node) -> None:
-        child = self._staffing.fork(node)
+        child = self._staffing.start(node)
         self._recoveries.step(node, "forked")
         self._front_ends.returns(node)
         if child.role is Role.SERVER:
