@@ -3,12 +3,14 @@
 Pure: no torch, and no look at a machine. What fits into one is the plan's business.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
 from megainfer.models.sources import attention_weight_bytes, sparse_attention_weights
 from megainfer.models.spec import ModelSpec
+from megainfer.sharing.budgets import Budgets
 
 MIB = 2**20
 NODE_BYTES, SUPERVISOR_BYTES, API_SERVER_BYTES = 200 * MIB, 250 * MIB, 150 * MIB
@@ -45,6 +47,37 @@ class Ledger:
     def __mul__(self, nodes: int) -> "Ledger":
         """Of so many nodes alike."""
         return Ledger(tuple((name, nodes * size) for name, size in self.lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What there is beside an instance's weights, caches and slots. budgets: of requests, None
+    where none come from outside. servers: API servers. attention_nodes: each with so many bytes of
+    grammar_memory. node_processes: nodes that are processes of their own."""
+
+    budgets: Budgets | None
+    servers: int
+    attention_nodes: int
+    node_processes: int
+    grammar_memory: int
+
+    @property
+    def ledger(self) -> Ledger:
+        """The most that all of it takes."""
+        return Ledger(
+            (
+                *self._requests(),
+                ("trying grammars", max(self.servers, 1) * TRYING_BYTES),
+                ("grammars", self.attention_nodes * self.grammar_memory),
+                ("programs", SUPERVISOR_BYTES + self.node_processes * NODE_BYTES),
+            )
+        )
+
+    def _requests(self) -> Iterator[tuple[str, int]]:
+        if self.budgets is not None:
+            yield "requests", self.budgets.request_memory
+            yield "long texts", self.servers * self.budgets.encoding_memory
+            yield "API servers", self.servers * API_SERVER_BYTES
 
 
 def attention_node(

@@ -144,14 +144,15 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
-    """One sampled token of one request, or its end."""
+    """One sampled token of one request, or its end; or a part of its `prompt_logprobs`, the rest of
+    which comes with the first token."""
 
     request_id: str
     token_ids: list[int]  # usually one; empty only when the request ends without a new token
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens served from the prefix cache; set on the first event
     logprobs: list[TokenLogprobs] | None = None  # one a token
-    prompt_logprobs: list[TokenLogprobs] | None = None  # of all prompt tokens but the first; so too
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of prompt tokens but the first; so too
     queued_seconds: float = 0.0  # from arrival at the node to admission; set on the first event
 
 

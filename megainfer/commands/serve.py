@@ -136,11 +136,12 @@ def _serve(
     console = Console(highlight=False)
     began = monotonic()
     sockets = reserve(host, port, options.api_servers)  # before a model is fetched for long
-    deployment = plan_deployment(config, read_machine(), fetch=not dry_run)
+    machine = read_machine()
+    deployment = plan_deployment(config, machine, not dry_run, options.budgets, options.api_servers)
     plan = deployment.plan
     preparing = monotonic() - began
     budgets = Budgets.of(options.budgets, plan.max_model_len)
-    requests = describe_requests(plan, budgets, options.api_servers)
+    requests = describe_requests(plan, budgets, machine, options.api_servers)
     for line in (*deployment.describe(), *requests):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)

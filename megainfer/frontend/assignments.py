@@ -71,12 +71,15 @@ class Assignments:
         request = self.requests.get(event.request_id)
         if request is None:
             return  # it was ended by an event before
+        told = request.heard(event)
+        if told is None:
+            return
         if event.finish_reason is None:
             self._router.produced(event.request_id, len(event.token_ids))
         else:
             self.forget(event.request_id)
         request.output += event.token_ids
-        request.stream.put(event)
+        request.stream.put(told)
 
     def of(self, at: At, events: Sequence[TokenEvent]) -> list[TokenEvent]:
         """Those of sequences that this node has; it may not know yet that others have left it."""
@@ -266,8 +269,7 @@ class Assignments:
 
     def _leave(self, request: Outstanding) -> None:
         self._router.release(request.request_id)
-        request.at = None
-        request.leavings += 1
+        request.leave()
 
     def _hold(self, request: Outstanding) -> None:
         seconds = request.message().max_queue_seconds

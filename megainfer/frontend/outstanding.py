@@ -7,7 +7,7 @@ import msgspec
 
 from megainfer.frontend.node_socket import At
 from megainfer.frontend.token_stream import TokenStream
-from megainfer.messages import Submit
+from megainfer.messages import Submit, TokenEvent, TokenLogprobs
 
 MAX_LOSSES = 3
 """A request that was at so many attention nodes when they died may be why they did."""
@@ -16,14 +16,16 @@ MAX_LOSSES = 3
 @dataclass(slots=True)
 class Outstanding:
     """size: bytes that count for its client until its end. at: where it is; None while it waits
-    here for a node. output: what was told of it. leavings: how often it left a node. losses: those
-    that died while they had it. observed: the observer knows of it. timers: of its limits."""
+    here for a node. output: what was told of it. scores: of its prompt, as far as they have come.
+    leavings: how often it left a node. losses: those that died while they had it. observed: the
+    observer knows of it. timers: of its limits."""
 
     submit: Submit
     stream: TokenStream
     size: int = 0
     at: At | None = None
     output: list[int] = field(default_factory=list)
+    scores: list[TokenLogprobs] = field(default_factory=list)
     leavings: int = 0
     losses: int = 0
     observed: bool = False
@@ -48,6 +50,21 @@ class Outstanding:
         if not self.output:
             return self.submit
         return msgspec.structs.replace(self.submit, output=self.output, max_queue_seconds=None)
+
+    def heard(self, event: TokenEvent) -> TokenEvent | None:
+        """What is told of it then: nothing while there are only some of its prompt's scores."""
+        if event.prompt_logprobs is None:
+            return event
+        self.scores += event.prompt_logprobs
+        if not event.token_ids and event.finish_reason is None:
+            return None
+        scores, self.scores = self.scores, []
+        return msgspec.structs.replace(event, prompt_logprobs=scores)
+
+    def leave(self) -> None:
+        """Its node has it no more; another begins with the prompt's scores anew."""
+        self.at, self.scores = None, []
+        self.leavings += 1
 
     def cancel_timers(self) -> None:
         for timer in (self.total_timer, self.queue_timer):

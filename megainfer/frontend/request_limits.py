@@ -7,7 +7,7 @@ from megainfer.errors import RequestError, cited
 from megainfer.sampling import SamplingParams, check_count
 
 MAX_PROMPT_SCORES = 2**22
-"""Log-probabilities of one prompt: they come in one message, at 14 bytes each within 64 MiB."""
+"""Log-probabilities of one prompt, all of which are kept until the first token."""
 
 
 class ContextTooLong(RequestError):

@@ -4,8 +4,15 @@ from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, EngineConfig, format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
-from megainfer.memory import Ledger, attention_node, expert_node, kv_block_bytes
+from megainfer.memory import (
+    Ledger,
+    Overhead,
+    attention_node,
+    expert_node,
+    kv_block_bytes,
+)
 from megainfer.models.spec import ModelSpec
+from megainfer.sharing.budgets import Budgets
 
 KV_MEMORY_SHARE = 0.25
 """Of the memory that the weights leave, what the KV caches take unless told otherwise."""
@@ -17,8 +24,10 @@ def fitting_blocks(
     precision: Precision,
     max_model_len: int,
     machine: Machine,
+    others: Ledger,
 ) -> int:
-    """Blocks of one attention node's KV cache.
+    """Blocks of one attention node's KV cache. others: what else there may be: where the number of
+    blocks isn't given, all of it has room beside them, unless one request has none then.
 
     Raises ConfigError where the weights, the recurrent states, one request of `max_model_len`
     tokens or the caches that were asked for don't fit.
@@ -29,13 +38,25 @@ def fitting_blocks(
     smallest = -(-max_model_len // BLOCK_SIZE)
     if config.kv_cache_memory is None:
         wanted = smallest * config.max_num_seqs
-        affordable = int(free * KV_MEMORY_SHARE / config.attn_gpus) // block_bytes
-        blocks = min(wanted, affordable)
+        blocks = min(
+            wanted,
+            max(
+                _affordable(free - others.total, config.attn_gpus, block_bytes),
+                min(_affordable(free, config.attn_gpus, block_bytes), smallest),
+            ),
+        )
     else:
         blocks = config.kv_cache_memory // block_bytes
     _check_one_request_fits(blocks, smallest, block_bytes, max_model_len)
     _check_caches_fit(config.attn_gpus, blocks * block_bytes, free)
     return blocks
+
+
+def overhead_of(
+    config: EngineConfig, processes: int, budgets: Budgets | None, servers: int
+) -> Overhead:
+    """What there is beside so many nodes' processes; see there."""
+    return Overhead(budgets, servers, config.attn_gpus, processes, config.grammar_memory)
 
 
 def check_slots_fit(rows: int, slot_bytes: int, nodes: Ledger, machine: Machine) -> None:
@@ -51,6 +72,10 @@ def check_slots_fit(rows: int, slot_bytes: int, nodes: Ledger, machine: Machine)
             f"but {_listed(nodes)} leave {format_bytes(free)}; use --max-num-batched-tokens "
             f"{max(1, rows * free // slot_bytes)} or a smaller --kv-cache-memory"
         )
+
+
+def _affordable(free: int, nodes: int, block_bytes: int) -> int:
+    return int(max(0, free) * KV_MEMORY_SHARE / nodes) // block_bytes
 
 
 def _listed(ledger: Ledger) -> str:

@@ -13,7 +13,12 @@ from megainfer.config import (
 )
 from megainfer.errors import ConfigError
 from megainfer.frontend.generation_config import GenerationDefaults
-from megainfer.launch.fit import check_slots_fit, experts_on_the_move, fitting_blocks
+from megainfer.launch.fit import (
+    check_slots_fit,
+    experts_on_the_move,
+    fitting_blocks,
+    overhead_of,
+)
 from megainfer.launch.machine import Machine
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road
@@ -22,6 +27,7 @@ from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
 from megainfer.planner.profiles import profile_rows
+from megainfer.sharing.budgets import BudgetOptions, Budgets
 from megainfer.topology import (
     CoreAssignment,
     Placement,
@@ -171,6 +177,11 @@ class Plan:
         experts = (self.expert_ledger(node) for node in range(self.num_expert))
         return sum(experts, start=self.attention_ledger() * self.num_attention)
 
+    def whole_ledger(self) -> Ledger:
+        """The same with M2N's slots, for as many micro-batches as may be chosen."""
+        slots = self.geometry(self.most_micro_batches).total_bytes
+        return self.nodes_ledger() + Ledger((("M2N", slots),))
+
 
 def _limit(wish: int | None, least: int, fixed: bool) -> int:
     if fixed:
@@ -178,8 +189,16 @@ def _limit(wish: int | None, least: int, fixed: bool) -> int:
     return max(least, SCALING_LIMIT) if wish is None else wish
 
 
-def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
+def make_plan(
+    config: EngineConfig,
+    folder: Path,
+    machine: Machine,
+    budgets: BudgetOptions | None = None,
+    servers: int = 0,
+) -> Plan:
     """Check the wish against the model in `folder` and a machine, the one that it is to run on.
+
+    budgets: of the requests that so many API servers take; without them there are none.
 
     Raises ModelError for the folder, ConfigError (naming the values and what would fit) for the
     rest.
@@ -193,6 +212,8 @@ def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
     IMPLEMENTATIONS[kernels].check(precision)
     max_model_len = _max_model_len(config, spec)
     cores = _cores(config, kernels, machine.cores)
+    bounds = None if budgets is None else Budgets.of(budgets, max_model_len)
+    others = overhead_of(config, len(cores), bounds, servers).ledger
     plan = Plan(
         config=config,
         folder=folder,
@@ -203,7 +224,7 @@ def make_plan(config: EngineConfig, folder: Path, machine: Machine) -> Plan:
         attention_dtype=precision.attention_dtype,
         kernels=kernels,
         max_model_len=max_model_len,
-        num_blocks=fitting_blocks(config, spec, precision, max_model_len, machine),
+        num_blocks=fitting_blocks(config, spec, precision, max_model_len, machine, others),
         cores=cores,
         micro_batches=_micro_batches(config, cores),
         token=secrets.token_hex(16),

@@ -4,14 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from megainfer.compute.selection import IMPLEMENTATIONS
 from megainfer.config import BLOCK_SIZE, format_bytes
+from megainfer.launch.fit import overhead_of
+from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan
-from megainfer.memory import (
-    API_SERVER_BYTES,
-    NODE_BYTES,
-    SUPERVISOR_BYTES,
-    TRYING_BYTES,
-    Ledger,
-)
+from megainfer.memory import Ledger
 from megainfer.sharing.budgets import Budgets
 from megainfer.topology import EMPTY, CoreAssignment
 
@@ -21,26 +17,25 @@ def describe(plan: Plan) -> list[str]:
     return [*_instance_lines(plan), *_node_lines(plan), _slots_line(plan)]
 
 
-def describe_requests(plan: Plan, budgets: Budgets, servers: int = 1) -> list[str]:
+def describe_requests(
+    plan: Plan, budgets: Budgets, machine: Machine, servers: int = 1
+) -> list[str]:
     """What requests may cost, and what all processes may take of memory together. servers: API
     servers."""
-    processes = len(plan.cores)
-    requests = (
-        ("requests", budgets.request_memory),
-        ("long texts", servers * budgets.encoding_memory),
-        ("API servers", servers * API_SERVER_BYTES),
-        ("trying grammars", servers * TRYING_BYTES),
-        ("grammars", plan.num_attention * plan.config.grammar_memory),
-        ("programs", SUPERVISOR_BYTES + processes * NODE_BYTES),
+    around = overhead_of(plan.config, len(plan.cores), budgets, servers).ledger
+    total = (around + plan.whole_ledger()).total
+    free = format_bytes(machine.available_memory)
+    more = (
+        f", more than the {free} that are available: a smaller --request-memory or "
+        "--kv-cache-memory helps"
     )
-    slots = plan.geometry(plan.most_micro_batches).total_bytes
-    total = Ledger((*requests, ("M2N", slots))) + plan.nodes_ledger()
     return [
         f"requests   texts of {budgets.prompt_characters} characters, bodies of "
         f"{format_bytes(budgets.body_bytes)}; one client has {budgets.client_share:.0%} of what "
         "others leave",
-        f"memory     {format_bytes(total.total)} at most in all processes; beside nodes and M2N: "
-        f"{_ledger_text(Ledger(requests))}",
+        f"memory     {format_bytes(total)} at most in all processes"
+        f"{more if total > machine.available_memory else ''}; beside nodes and M2N: "
+        f"{_ledger_text(around)}",
     ]
 
 

@@ -13,6 +13,7 @@ from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe, warnings
 from megainfer.model_folder.prepare import prepare
 from megainfer.model_folder.resolve import ModelSource
+from megainfer.sharing.budgets import BudgetOptions
 from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -37,20 +38,27 @@ class Deployment:
         return []
 
 
-def plan_deployment(config: EngineConfig, machine: Machine, fetch: bool = True) -> Deployment:
+def plan_deployment(
+    config: EngineConfig,
+    machine: Machine,
+    fetch: bool = True,
+    budgets: BudgetOptions | None = None,
+    servers: int = 0,
+) -> Deployment:
     """Check a wish as far as that goes without a process of any node.
 
     fetch: whether a hub id's weights are fetched, once all else is known to fit; without them only
-    the names in its index are checked.
+    the names in its index are checked. budgets, servers: as in `make_plan`.
 
     Raises ModelError for what is wrong with the model, ConfigError for the wish.
     """
     small = ModelSource(config.model, config.revision, weights=False)
-    plan = make_plan(config, prepare(small), machine)
+    plan = make_plan(config, prepare(small), machine, budgets, servers)
     tokenizer = load_tokenizer(plan.folder, config.chat_template)
     if fetch and config.model is not None and small.folder is None:
         folder = prepare(ModelSource(config.model, config.revision))
-        plan = plan if folder == plan.folder else make_plan(config, folder, machine)
+        if folder != plan.folder:
+            plan = make_plan(config, folder, machine, budgets, servers)
     return Deployment(plan, tokenizer, _checked(plan, lacking=not fetch and small.folder is None))
 
 

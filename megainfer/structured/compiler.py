@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
+from llguidance.gbnf_to_lark import any_to_lark
 
 from megainfer.errors import RequestError
 from megainfer.structured.compilable.document import compilable
@@ -70,7 +70,7 @@ class GrammarCompiler:
         )
         try:
             text = _in_library_notation(grammar)
-        except (ValueError, RecursionError, GbnfToLarkError) as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"the {grammar.kind} can't be read: {error}") from error
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         matcher.compute_bitmask()
@@ -89,7 +89,15 @@ def _in_library_notation(grammar: Grammar) -> str:
         case GrammarKind.REGEX:
             return LLMatcher.grammar_from_regex(grammar.text)
         case GrammarKind.LARK:
-            return LLMatcher.grammar_from_lark(any_to_lark(grammar.text))
+            return LLMatcher.grammar_from_lark(_lark(grammar.text))
+
+
+def _lark(text: str) -> str:
+    """Of either notation. Raises ValueError."""
+    try:
+        return any_to_lark(text)
+    except Exception as error:  # it raises just that, say where a rule isn't there
+        raise ValueError(str(error)) from error
 
 
 def _load(folder: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> LLTokenizer:

@@ -76,8 +76,10 @@ def refuse_edits(management: Any) -> None:
     """Raises RequestError for an edit of the conversation. What is shown of old thoughts is the
     chat template's affair."""
     edits = management.get("edits") if isinstance(management, dict) else management
+    where = "context_management"
+    if not isinstance(edits or [], list):
+        raise RequestError(f"{where}.edits must be a list, not {cited(edits)}", where)
     for edit in edits or ():
         kind = edit.get("type") if isinstance(edit, dict) else edit
         if not str(kind).startswith("clear_thinking"):
-            where = "context_management"
             raise RequestError(f"{where}: {cited(kind)} isn't offered by this server", where)

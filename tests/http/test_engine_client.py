@@ -2,26 +2,32 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 import zmq
 import zmq.asyncio
 
+from megainfer.attention_node.token_messages import token_messages
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
 from megainfer.frontend.condition import Condition, Phase
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.node_socket import new_endpoint
+from megainfer.frontend.request_limits import MAX_PROMPT_SCORES
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.messages import (
     Abort,
     FinishReason,
+    NodeDown,
     NodeReady,
     RequestFailed,
     Reset,
+    Role,
     Submit,
     TokenEvent,
+    TokenLogprobs,
     Tokens,
     encode,
 )
@@ -29,6 +35,7 @@ from megainfer.sampling import SamplingParams
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from megainfer.topology import Membership, contiguous_placement
+from tests.support.callbacks import watched_callbacks
 from tests.support.engine_talk import collect, dealer, hear, run
 from tests.support.scripted_server import (
     CONTEXT,
@@ -45,6 +52,58 @@ PARAMS = SamplingParams(max_tokens=8)
 
 
 # --- a request's life -----------------------------------------------------------------------------
+
+
+def test_a_long_prompts_scores_hold_nobody_up() -> None:
+    length = MAX_PROMPT_SCORES // 21
+
+    async def work() -> None:
+        async def script(submit: Submit) -> AsyncIterator[TokenEvent]:
+            row = TokenLogprobs({token: -float(token) for token in range(21)}, 1)
+            scores = [row] * (length - 1)
+            event = TokenEvent(submit.request_id, [4], FinishReason.LENGTH, prompt_logprobs=scores)
+            for message in token_messages(0, [event]):
+                for part in message.events:
+                    yield part
+
+        async with engine_with(script, context=2 * length) as (engine, _):
+            params = SamplingParams(max_tokens=1, prompt_logprobs=20)
+            with watched_callbacks(threading.get_ident()) as callbacks:
+                callbacks.label = "scores"
+                (event,) = await collect(engine.generate("r", [1] * length, params))
+        assert event.token_ids == [4]
+        assert [len(score.values) for score in event.prompt_logprobs or ()] == [21] * (length - 1)
+        assert callbacks.longest[0] < 0.1, callbacks.longest
+
+    run(work())
+
+
+def test_parts_of_scores_that_a_lost_node_has_told_do_not_count_twice() -> None:
+    def rows(*tokens: int) -> list[TokenLogprobs]:
+        return [TokenLogprobs({token: -1.0}, 1) for token in tokens]
+
+    async def work() -> None:
+        async def script(submit: Submit) -> AsyncIterator[TokenEvent]:
+            yield TokenEvent(submit.request_id, [], prompt_logprobs=rows(1))
+            if len(told) > 1:
+                last = FinishReason.LENGTH
+                yield TokenEvent(submit.request_id, [4], last, prompt_logprobs=rows(2))
+            told.append(submit)
+
+        told: list[Submit] = []
+        async with engine_with(script, script) as (engine, _):
+            params = SamplingParams(max_tokens=1, prompt_logprobs=0)
+            stream = engine.generate("r", [1, 2, 3], params)
+            while not told:
+                await asyncio.sleep(0.01)
+            told.append(told[0])
+            at = engine._requests["r"].at
+            assert at is not None
+            engine.lose(NodeDown(Role.ATTENTION, at.node, "killed"))
+            (event,) = await collect(stream)
+        assert event.prompt_logprobs == rows(1, 2)
+
+    run(work())
 
 
 def test_tokens_come_in_order_and_the_submission_says_everything() -> None:

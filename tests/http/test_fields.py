@@ -23,7 +23,7 @@ from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.messages import FinishReason, Submit, TokenEvent, TokenLogprobs
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.wishes.not_offered import CHAT, COMPLETION
-from tests.support.api_fields import APIS, SCHEMA, Verdict
+from tests.support.api_fields import APIS, SCHEMA, TOOL, Verdict
 from tests.support.scripted_server import RunningServer, byte_level_backend, write_tokenizer
 
 Json = dict[str, Any]
@@ -235,6 +235,23 @@ WRONG: list[tuple[str, Json, str]] = [
         "messages[0]: prefix or partial is for the assistant's message at the end only",
     ),
     ("/v1/responses", {"include": ["a.b"]}, "include: 'a.b' isn't offered"),
+    ("/v1/responses", {"input": [{"type": {}}]}, "input[0].type must be a string, not {}"),
+    (
+        "/v1/responses",
+        {"tools": [{"type": "namespace", "name": "n", "tools": ["f"]}]},
+        "tools must be a list of objects, not ['f']",
+    ),
+    (
+        "/v1/responses",
+        {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "tools": 7}},
+        "tool_choice.tools must be a list of objects, not 7",
+    ),
+    ("/v1/messages", {"context_management": {"edits": 7}}, "edits must be a list, not 7"),
+    ("/v1/messages", {"thinking": {"type": []}}, "thinking.type must be one of"),
+    ("/v1/chat/completions", {"thinking": {"type": []}}, "thinking.type must be one of"),
+    ("/v1/chat/completions", {"reasoning": {"enabled": []}}, "must be true or false, and agree"),
+    ("/v1/chat/completions", {"response_format": {"type": []}}, "response_format.type must be"),
+    ("/v1/chat/completions", {"grammar": 'other ::= "a"'}, "No 'root' rule found"),
     ("/v1/responses", {"text": {"verbosity": "low"}}, "text.verbosity: isn't offered"),
     ("/v1/responses", {"reasoning": {"mode": "pro"}}, "reasoning.mode: isn't offered"),
     ("/v1/responses", {"truncation": "some"}, "truncation must be auto or disabled"),

@@ -11,9 +11,12 @@ from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micr
 from megainfer.errors import ConfigError
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch import plan as plan_module
+from megainfer.launch.fit import overhead_of
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.launch.plan_text import describe
+from megainfer.launch.plan_text import describe, describe_requests
+from megainfer.memory import kv_block_bytes
+from megainfer.sharing.budgets import BudgetOptions, Budgets
 from server.operate.instance import surroundings_of
 from tests.support.checkpoints import write_config
 
@@ -181,6 +184,35 @@ def test_a_plan_knows_only_the_machine_that_it_is_given(folder):
         plan_of(config, folder, cores=(7, 9), available_memory=needed - 1)
     with pytest.raises(ConfigError, match="this machine has 10 B of memory available"):
         plan_of(config, folder, available_memory=10)
+
+
+def test_caches_leave_room_for_all_that_a_dry_run_tells_of(folder):
+    config = EngineConfig(micro_batches=1, max_num_seqs=4096, max_num_batched_tokens=8)
+    options = BudgetOptions(request_memory=GIB)
+
+    def planned(memory: int, budgets: BudgetOptions = options) -> tuple[Plan, int, str]:
+        """And what all may take at most, and how that is told."""
+        machine = replace(MACHINE, available_memory=memory)
+        plan = make_plan(config, folder, machine, budgets, servers=1)
+        bounds = Budgets.of(budgets, plan.max_model_len)
+        around = overhead_of(config, len(plan.cores), bounds, 1).ledger
+        assert around.of("requests") == budgets.request_memory
+        text = describe_requests(plan, bounds, machine)[1]
+        return plan, (plan.whole_ledger() + around).total, text
+
+    plan, total, text = planned(4 * GIB)
+    assert total <= 4 * GIB
+    assert "more than" not in text
+    block = kv_block_bytes(plan.spec, plan.precision)
+    for budgets in (options, BudgetOptions(request_memory=GIB + 2**28)):
+        plan, total, _ = planned(4 * GIB, budgets)
+        slots = plan.geometry(1).total_bytes
+        left = 4 * GIB - (total - slots - plan.num_blocks * block)
+        assert plan.num_blocks == left // 4 // block < 4096 * 16
+    smallest, total, text = planned(GIB)
+    assert smallest.num_blocks == 16, "for one request of 256 tokens"
+    assert total > GIB
+    assert f"{format_bytes(total)} at most in all processes, more than the 1.0 GiB" in text
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -1,5 +1,6 @@
 """Log-probabilities on their way to the front end: no message is longer than it takes."""
 
+import msgspec
 import pytest
 
 from megainfer.attention_node import token_messages as module
@@ -7,7 +8,7 @@ from megainfer.attention_node.token_messages import token_messages
 from megainfer.errors import RequestError
 from megainfer.frontend.node_socket import MAX_MESSAGE_BYTES
 from megainfer.frontend.request_limits import MAX_PROMPT_SCORES, RequestLimits
-from megainfer.messages import TokenEvent, TokenLogprobs, Tokens, encode
+from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs, encode
 from megainfer.sampling import SamplingParams
 
 BEST = 20
@@ -26,12 +27,12 @@ def test_events_are_split_where_they_hold_too_much(monkeypatch: pytest.MonkeyPat
         TokenEvent("b", [1], logprobs=scores(1)),
         TokenEvent("c", [1]),
         TokenEvent("d", [1], logprobs=scores(1)),
-        TokenEvent("e", [1], prompt_logprobs=scores(9), logprobs=scores(1)),
+        TokenEvent("e", [1], prompt_logprobs=scores(2), logprobs=scores(1)),
         TokenEvent("f", [1]),
     ]
     messages = list(token_messages(3, events))
     assert [event for message in messages for event in message.events] == events
-    assert [len(message.events) for message in messages] == [3, 1, 1, 1]
+    assert [len(message.events) for message in messages] == [3, 1, 2]
     assert {message.node for message in messages} == {3}
 
 
@@ -40,15 +41,18 @@ def test_without_them_there_is_one_message() -> None:
     assert [message.events for message in token_messages(0, events)] == [events]
 
 
-def test_the_longest_prompt_that_is_taken_fits_with_what_else_is_in_its_message() -> None:
+def test_the_longest_prompt_that_is_taken_comes_in_short_messages() -> None:
     length = MAX_PROMPT_SCORES // (BEST + 1)
     limits = RequestLimits(max_model_len=2 * length, vocab_size=10)
     params = SamplingParams(prompt_logprobs=BEST)
     limits.max_tokens([1] * length, params)
     with pytest.raises(RequestError, match=f"prompt of {length + 1} tokens are .* send a shorter"):
         limits.max_tokens([1] * (length + 1), params)
-    part = 1000
-    event = TokenEvent("a" * 64, [1], prompt_logprobs=scores(part))
-    of_position = len(encode(Tokens(node=0, events=[event]))) / part
-    of_others = module.MAX_LOGPROBS / (BEST + 1) * of_position
-    assert max(of_position * length, of_others) + 2**20 < MAX_MESSAGE_BYTES
+    event = TokenEvent("a" * 64, [1], FinishReason.LENGTH, 5, scores(1), scores(length))
+    messages = list(token_messages(0, [event]))
+    assert max(len(encode(message)) for message in messages) < 2 * 2**20 < MAX_MESSAGE_BYTES
+    *parts, last = [e for message in messages for e in message.events]
+    assert all((e.token_ids, e.finish_reason, e.logprobs) == ([], None, None) for e in parts)
+    joined = [score for e in (*parts, last) for score in e.prompt_logprobs or ()]
+    assert len(parts) > 20
+    assert msgspec.structs.replace(last, prompt_logprobs=joined) == event

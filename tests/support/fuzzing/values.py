@@ -70,7 +70,7 @@ def nested(random: Random) -> Any:
 
 
 def of_type(wanted: Any, random: Random, depth: int = 0) -> Any:
-    """A value of a type as pydantic's models name them; numbers are small, as many ranges are."""
+    """A value of a type as pydantic has them; small numbers, so that many are in range."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin is Annotated:
         return of_type(arguments[0], random, depth)
