@@ -1,6 +1,7 @@
 """What requests change in their logits, against oracles written from the definitions."""
 
 import math
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from megainfer.attention_node.sampling.row_errors import NothingAllowed
 from megainfer.attention_node.sampling.sampler import SampleRow
 from megainfer.attention_node.scheduling.sequence import Sequence
 from megainfer.messages import Submit
+from megainfer.sampling import MAX_BAD_WORD_CHARACTERS, MAX_BAD_WORDS, MAX_LOGIT_BIAS
 from tests.support.sampled import sample
 
 VOCABULARY = 40
@@ -200,3 +202,42 @@ def test_a_history_of_all_at_once_is_that_of_one_by_one():
         assert (once.tokens, once.generated) == (stepwise.tokens, stepwise.generated)
         counts = dict(zip(once.tokens, once.generated, strict=True))
         assert {t: ids[40:].count(t) for t in ids[0 if with_prompt else 40 :]} == counts
+
+
+class Looked(list[int]):
+    """Tokens that count how many of them were looked at."""
+
+    seen = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.seen += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_bad_words_cost_what_they_are_long_however_long_the_text_is(length):
+    """Of the most and longest ones that a request may have, once the last token fits all of them,
+    and once none."""
+    words = [[7] * (MAX_BAD_WORD_CHARACTERS - 1) + [n] for n in range(MAX_BAD_WORDS)]
+    request = submit([1], bad_words=words)
+    fitting, others = Looked([1, *[7] * length]), Looked([1, *[7] * (length - 1), 8])
+    assert set(LogitEdits(request, fitting).banned(200)) == set(range(MAX_BAD_WORDS))
+    assert fitting.seen <= MAX_BAD_WORDS * MAX_BAD_WORD_CHARACTERS
+    assert set(LogitEdits(request, others).banned(200)) == set()
+    assert others.seen <= MAX_BAD_WORDS
+
+
+def test_the_dearest_edits_of_a_full_step_take_a_bounded_time():
+    """A client's rows, all with as many biases and bad words as may be, each of which fits."""
+    rows, size = 64, 32_000
+    words = [[7] * (MAX_BAD_WORD_CHARACTERS - 1) + [n] for n in range(MAX_BAD_WORDS)]
+    bias = dict.fromkeys(range(1000, 1000 + MAX_LOGIT_BIAS), 0.5)
+    request = submit([1], bad_words=words, logit_bias=bias)
+    edits = [LogitEdits(request, [1, *[7] * 1000]) for _ in range(rows)]
+    logits = torch.zeros(rows, size)
+    began = process_time()
+    apply_edits(logits, edits)
+    assert process_time() - began < 1  # it takes 0.05 s
+    assert torch.isinf(logits).sum() == rows * MAX_BAD_WORDS
+    assert logits[:, 1000 : 1000 + MAX_LOGIT_BIAS].eq(0.5).all()

@@ -235,7 +235,11 @@ WRONG: list[tuple[str, Json, str]] = [
         "messages[0]: prefix or partial is for the assistant's message at the end only",
     ),
     ("/v1/responses", {"include": ["a.b"]}, "include: 'a.b' isn't offered"),
-    ("/v1/responses", {"input": [{"type": {}}]}, "input[0].type must be a string, not {}"),
+    (
+        "/v1/responses",
+        {"input": [{"type": {"a": 1}}]},
+        "input[0].type must be a string, not {'a': 1}",
+    ),
     (
         "/v1/responses",
         {"tools": [{"type": "namespace", "name": "n", "tools": ["f"]}]},

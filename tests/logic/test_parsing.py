@@ -12,6 +12,7 @@ from server.parsing.notations import ARRAY, NOTATIONS, Notation, channels, one_c
 from server.parsing.offered import Offered
 from server.parsing.parts import Call, Parser, Parts, whole_calls
 from server.parsing.reasoning import MISTRAL_TAGS, ThinkParser, ends_in_thinking
+from tests.support.endless_calls import ENDLESS
 
 HERMES_CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "}<\\"", "b": [1, {}]}}\n</tool_call>'
 DEEPSEEK_CALL = (
@@ -540,20 +541,7 @@ def test_a_harmony_call_without_arguments() -> None:
         assert (call.name, json.loads(call.arguments)) == ("f", {})
 
 
-@pytest.mark.parametrize(
-    ("name", "opening", "repeated"),
-    [
-        ("hermes", "<tool_call>", "{ \n"),
-        ("hermes", '<tool_call>{"name": "f", "arguments": ', '{"": "</tool_call>'),
-        ("openai", "<|channel|>analysis to=", "x"),
-        ("openai", "", "<|channel|>"),
-        ("qwen3_coder", "<function=f><parameter=x>", "</parameter>"),
-        ("glm45", "<tool_call>f<arg_key>", "x<"),
-        ("deepseek_v31", "<｜tool▁call▁begin｜>", "f "),
-        ("pythonic", "[f(x=", "'"),
-        ("llama3_json", "", '\n{"name": '),
-    ],
-)
+@pytest.mark.parametrize(("name", "opening", "repeated"), ENDLESS)
 def test_tokens_without_end_cost_what_they_cost_at_first(
     name: str, opening: str, repeated: str
 ) -> None:
