@@ -41,8 +41,9 @@ def create_app(
     checker: of grammars; without one structured output is refused. renderer: of chats, needed where
     there is a tokenizer. Only what `guarded` gives may face clients.
     """
-    # The pages that FastAPI has for these load scripts from elsewhere.
-    app = FastAPI(title="MegaInfer", version=__version__, docs_url=None, redoc_url=None)
+    # The pages that FastAPI has for these load scripts from elsewhere; its document is made on the
+    # event loop.
+    app = FastAPI(title="MegaInfer", version=__version__, openapi_url=None)
     budgets = Budgets.of(instance.options.budgets, model.max_model_len)
     app.state.shares = engine.shares
     app.state.body_limits = BodyLimits(budgets.body_bytes, budgets.json_values, JSON_WORK)
