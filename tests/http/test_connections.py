@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from http.client import HTTPConnection, HTTPResponse
@@ -78,6 +79,20 @@ def test_headers_that_do_not_come_are_given_up(said: bytes) -> None:
     with RunningServer(TOKENIZER, connections=limits) as server, connect(server) as connection:
         connection.sendall(said)
         assert connection.recv(100) == b""
+
+
+def test_what_is_no_http_behind_a_head_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And the answer to the head, which needs no body, isn't given as well."""
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    with RunningServer(TOKENIZER) as server, connect(server) as connection:
+        connection.sendall(head + b"zz\r\n")
+        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 
 def test_nor_do_they_have_longer_on_a_connection_that_was_used_before() -> None:

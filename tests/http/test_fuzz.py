@@ -111,15 +111,17 @@ def fuzz(server: RunningServer, shots: int, seed: int) -> Tally:
         descriptors, memory = open_descriptors(), resident_bytes()
         asyncio.run(shoot(server.url, islice(made, shots - shots // 4), tally))
         rest(server)
+    seconds, what = callbacks.longest
+    growth = resident_bytes() - memory
+    print(
+        f"{tally.shots} requests of seed {seed}: {dict(tally.statuses)}; a callback took "
+        f"{seconds:.3f} s of CPU at most: {what}; {growth / 2**20:.1f} MiB more"
+    )
     assert tally.wrong[:5] == []
     assert tally.shots == shots
-    seconds, what = callbacks.longest
     assert seconds < LONGEST_SECONDS, f"a callback took {seconds:.3f} s of CPU: {what}"
     assert open_descriptors() <= descriptors
-    assert resident_bytes() - memory < GROWTH_BYTES
-    print(
-        f"{shots} requests of seed {seed}: {dict(tally.statuses)}, at most {seconds:.3f} s, {what}"
-    )
+    assert growth < GROWTH_BYTES
     return tally
 
 

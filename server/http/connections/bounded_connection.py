@@ -56,6 +56,19 @@ class BoundedConnection(H11Protocol):
         elif before is None or before.response_complete:
             self._expect_head()
 
+    def send_400_response(self, msg: str) -> None:
+        """What was sent isn't HTTP. Whoever was answering what came before it is told to stop:
+        uvicorn would let it answer as well, and fail."""
+        cycle = self.cycle
+        answering = cycle is not None and not cycle.response_complete
+        if answering and cycle.response_started:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+        if answering:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
     def pause_writing(self) -> None:
         """Some of an answer couldn't be sent at once."""
         super().pause_writing()
