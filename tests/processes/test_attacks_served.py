@@ -31,7 +31,8 @@ SHORT = (
 """What reaches nodes, or the process that tries out grammars."""
 REST_SECONDS = 30.0
 GROWTH_BYTES = 64 * 2**20
-"""Of all processes over a second round: allocators keep what the busiest moment needed."""
+"""Of all processes over a third round: allocators keep what the busiest moment needed, and which
+attacks meet differs from round to round."""
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,8 @@ def test_an_instance_withstands_what_reaches_its_nodes(served: Served) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_instance_withstands_everything(served: Served) -> None:
-    withstand(served, list(ATTACKS))
+    for _ in range(2):
+        withstand(served, list(ATTACKS))
     held = held_bytes(pid for pid, _ in served.members())
     withstand(served, list(ATTACKS))
     grown = held_bytes(pid for pid, _ in served.members()) - held
