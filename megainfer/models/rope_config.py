@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megainfer.errors import ModelError
-from megainfer.models.config import Config
+from megainfer.models.config import MAX_NUMBER, Config
 from megainfer.models.spec import (
     LinearScaling,
     Llama3Scaling,
@@ -171,9 +171,14 @@ class _Reader:
     def _factors(self, name: str) -> tuple[float, ...]:
         values = self.parameters.get(name)
         numbers = values if isinstance(values, list) else []
-        if not numbers or any(not isinstance(n, int | float) or n <= 0 for n in numbers):
-            raise self.config.fail(self.key, f"but {name} must be a list of positive numbers")
+        if not numbers or any(not _is_factor(number) for number in numbers):
+            known = f"a list of positive numbers below {MAX_NUMBER:g}"
+            raise self.config.fail(self.key, f"but {name} must be {known}")
         return tuple(map(float, numbers))
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < MAX_NUMBER  # as NaN isn't
 
 
 def yarn_mscale(factor: float, weight: float = 1.0) -> float:
