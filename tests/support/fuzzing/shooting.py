@@ -20,10 +20,11 @@ NOTHING = 0
 @dataclass
 class Tally:
     """statuses: of the answers, NOTHING where none came to what wasn't whole. wrong: what must not
-    be."""
+    be. told: all of that in words."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    told: str = ""
 
     @property
     def shots(self) -> int:
