@@ -69,7 +69,12 @@ def test_a_stream_gives_the_same_text_in_pieces_and_the_usage(client):
 
 def test_stop_and_n_and_seed(client):
     stopped = client.completions.create(
-        model=DEMO_MODEL_NAME, prompt="One, two, three,", temperature=0, max_tokens=20, stop=["six"]
+        model=DEMO_MODEL_NAME,
+        prompt="One, two, three,",
+        temperature=0,
+        max_tokens=20,
+        stop=["six"],
+        extra_body={"repetition_penalty": 1.0},  # it counts, and so repeats itself
     )
     assert "four" in stopped.choices[0].text
     assert "six" not in stopped.choices[0].text

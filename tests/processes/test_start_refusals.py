@@ -14,7 +14,7 @@ import pytest
 from megainfer.commands.config_file import read_options
 from megainfer.errors import ConfigError
 from megainfer.frontend.serving_options import ServingOptions
-from tests.support.checkpoints import write_config
+from tests.support.checkpoints import write_checkpoint, write_config
 from tests.support.model_folders import FILES
 
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
@@ -83,8 +83,8 @@ def test_a_cache_that_cannot_be_entered(locked: Path) -> None:
     assert "Permission denied" in refusal(XDG_CACHE_HOME=str(locked), MEGAINFER_CACHE=str(locked))
 
 
-def test_too_few_files_may_be_open(model: Path) -> None:
-    said = refusal(model, before=few_files)
+def test_too_few_files_may_be_open(tmp_path: Path) -> None:
+    said = refusal(write_checkpoint("olmoe", "mha", tmp_path), before=few_files)
     assert "may have 16 files open (ulimit -Hn), and 2 nodes with their API server need 72" in said
 
 

@@ -28,7 +28,7 @@ BAD: list[dict[str, Any]] = [
     {"prompt": [1] * 5000},
     {"prompt": [1], "temperature": 3},
     {"prompt": [1], "temperature": "warm"},
-    {"prompt": [1], "top_p": 0},
+    {"prompt": [1], "top_p": -0.5},
     {"prompt": [1], "top_k": -2},
     {"prompt": [1], "n": 10**6},
     {"prompt": [1], "stop": ["", "x"]},
