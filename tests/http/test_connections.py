@@ -81,17 +81,19 @@ def test_headers_that_do_not_come_are_given_up(said: bytes) -> None:
         assert connection.recv(100) == b""
 
 
-def test_what_is_no_http_behind_a_head_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("method", "answers"), [(b"POST", 1), (b"HEAD", 0)])
+def test_what_is_no_http_behind_a_head_is_told_once(
+    caplog: pytest.LogCaptureFixture, method: bytes, answers: int
+) -> None:
     """And the answer to the head, which needs no body, isn't given as well."""
-    head = (
-        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+    head = method + (
+        b" /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n"
     )
     with RunningServer(TOKENIZER) as server, connect(server) as connection:
         connection.sendall(head + b"zz\r\n")
         answer = b"".join(iter(lambda: connection.recv(2**16), b""))
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1") == 1
+    assert answer.count(b"HTTP/1.1 400 ") == answer.count(b"HTTP/1.1") == answers
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 

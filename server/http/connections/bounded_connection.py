@@ -61,13 +61,14 @@ class BoundedConnection(H11Protocol):
         uvicorn would let it answer as well, and fail."""
         cycle = self.cycle
         answering = cycle is not None and not cycle.response_complete
-        if answering and cycle.response_started:
-            self.transport.close()
-        else:
-            super().send_400_response(msg)
         if answering:
             cycle.disconnected = True
             cycle.message_event.set()
+        # The text that uvicorn answers with can't stand in either.
+        if answering and (cycle.response_started or cycle.scope["method"] == "HEAD"):
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     def pause_writing(self) -> None:
         """Some of an answer couldn't be sent at once."""
