@@ -80,7 +80,7 @@ class _Server:
             plan.spec.vocab_size,
             queue_limits=options.limits,
             recovery_seconds=options.recovery_seconds,
-            report=self._ask,
+            report=self._report,
             load=seat.loads.of(seat.server),
             shares=client_shares(
                 options.budgets.request_memory, options.budgets.client_share, options.api_servers
@@ -134,7 +134,12 @@ class _Server:
         self._stop.set()
 
     async def _tell_when_ready(self) -> None:
-        await self._engine.start(LOADING_TIMEOUT_SECONDS)
+        try:
+            await self._engine.start(LOADING_TIMEOUT_SECONDS)
+        except NodeDied as error:
+            self._broke = self._broke or f"it can't serve: {error}"
+            self._stop.set()
+            return
         self._instance.board.watch()
         # All that was loaded stays: the collector need not look at it again with every request.
         gc.collect()
@@ -145,10 +150,16 @@ class _Server:
         await self._instance.occupancy.drain()
         self._link.send(Drained())
 
-    def _ask(self, message: Message) -> None:
-        """A supervisor that hangs must not hold up the event loop: then it doesn't hear this."""
-        if not self._link.offer(message):
+    def _report(self, down: NodeDown) -> None:
+        self._ask(down)
+
+    def _ask(self, message: Message) -> bool:
+        """A supervisor that hangs must not hold up the event loop: then it doesn't hear this.
+        Whether it does."""
+        heard = self._link.offer(message)
+        if not heard:
             log.warning("the supervisor does not listen; it was not told %s", message)
+        return heard
 
     def _reload(self, told: Reload) -> None:
         self._instance.keys.change(told.api_keys, told.admin_keys)

@@ -151,7 +151,10 @@ class FrontEnds:
         """Whether the node is to hear it. Front ends name their requests so that no two are alike;
         should one not, it is refused, and can't end another's."""
         if isinstance(message, Abort):
-            return self._owners.get(message.request_id) == server
+            if self._owners.get(message.request_id) != server:
+                return False
+            del self._owners[message.request_id]  # nothing more is to be said of it
+            return True
         if isinstance(message, Submit):
             if server not in self._front_ends:
                 return False  # it was closed by what it said before

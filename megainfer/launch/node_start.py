@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from megainfer.errors import NodeDied
 from megainfer.launch.control import ParentLink
-from megainfer.messages import Connected, Measure, Meet, Opened, Serve, Start
+from megainfer.messages import Connected, Measure, Meet, Opened, Serve, Start, Stop
 from megainfer.topology import Membership
 
 START_TIMEOUT_SECONDS = 3600.0
@@ -35,5 +35,7 @@ def await_serve(
                 link.send(measure(membership))
             case Serve():
                 return message
+            case Stop():
+                raise NodeDied("it was told to stop before it served")
             case None:
                 raise NodeDied(f"nobody said how to serve within {START_TIMEOUT_SECONDS:g} s")

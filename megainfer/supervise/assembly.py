@@ -40,7 +40,7 @@ from megainfer.topology import (
 
 logger = logging.getLogger("megainfer")
 
-MEET_SECONDS = 10.0
+MEET_SECONDS = 30.0
 """How long an attention node may take to meet an expert node that can be met."""
 LINK_SECONDS = 0.2
 """For so long a connection that has ended may only be the first sign of a death."""
@@ -77,12 +77,18 @@ class Assembly:
         self._measuring = False
         self._connected: dict[Node, Connected] = {}
         self._asked_at: dict[Pair, float] = {}
+        self._served: set[Node] = set()  # members of any membership so far
         self._lost_at: dict[Pair, float] = {}  # connections that have ended, both nodes being alive
 
     @property
     def started(self) -> bool:
         """Whether it has ever been whole."""
         return self.membership is not None
+
+    @property
+    def measuring(self) -> bool:
+        """Whether nodes measure each other, so that the end of one is the end of all."""
+        return self._measuring and self.serve is None
 
     @property
     def needed(self) -> list[Node]:
@@ -147,11 +153,23 @@ class Assembly:
         if told.error is None:
             move.prepared.add(node)
         else:
-            self._move = None
-            self.refusal = f"experts stay where they are, since expert node {node} {told.error}"
-            logger.warning(self.refusal)
-            attention = tuple(n for role, n in self.wanted if role is Role.ATTENTION)
-            self._want(attention, tuple(sorted(self.placement.holders)))
+            self.refuse(f"experts stay where they are, since expert node {node} {told.error}")
+
+    def refuse(self, reason: str) -> None:
+        """A change of nodes doesn't come about: those are wanted that serve."""
+        logger.warning("%s", reason)
+        self.refusal, self._move = reason, None
+        if self.membership is not None:
+            self._want(self.membership.attention, tuple(sorted(self.placement.holders)))
+
+    def can_do_without(self, node: Node) -> bool:
+        """Whether it was to join those that serve, and never has."""
+        role, index = node
+        serves = self.membership is not None
+        return serves and node not in self._served and index not in self._holders(role)
+
+    def _holders(self, role: Role) -> frozenset[int]:
+        return self.placement.holders if role is Role.EXPERT else frozenset()
 
     def _want(self, attention: tuple[int, ...], experts: tuple[int, ...]) -> None:
         self.wanted = [
@@ -181,7 +199,7 @@ class Assembly:
                 self._move.prepared.discard(node[1])
         self._asked_at = {p: at for p, at in self._asked_at.items() if node not in _both(p)}
         self._lost_at = {p: at for p, at in self._lost_at.items() if node not in _both(p)}
-        if not self._measuring or self.serve is not None:
+        if not self.measuring:
             return []
         self._measuring = False
         self._connected.clear()
@@ -305,6 +323,7 @@ class Assembly:
         self._epoch += 1
         self._changed = False
         self.membership = Membership(self._epoch, attention, experts, placement)
+        self._served |= self.members()
         for node in self.members():
             self._send(node, Enter(self.membership))
         self._announce(self.membership)

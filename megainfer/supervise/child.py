@@ -31,7 +31,8 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Child:
-    """A running (or ended) child. `fatal` is the last thing that a failing child said.
+    """A running (or ended) child. `fatal` is the last thing that a failing child said; `given_up`
+    why the supervisor has killed it.
 
     incarnation: how many processes this node has been before.
     """
@@ -44,6 +45,7 @@ class Child:
     page: Page
     incarnation: int = 0
     fatal: str | None = None
+    given_up: str | None = None
     exit_code: int | None = None  # negative: the signal that killed it
 
     @property
@@ -99,11 +101,12 @@ class Child:
 
     def death(self) -> str:
         """How it ended, in words."""
-        if self.fatal is not None:
-            return self.fatal
+        if self.given_up is not None or self.fatal is not None:
+            return self.given_up or self.fatal or ""
         code = self.exit_code or 0
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
+            known = {number.value: number.name for number in signal.Signals}
+            return f"killed by {known.get(-code, f'signal {-code}')}"
         return f"exited with status {code}"
 
 

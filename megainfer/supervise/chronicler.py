@@ -32,8 +32,7 @@ class Chronicler:
         self.changed = False
 
     def told(self) -> Chronicle:
-        """All of it."""
-        self.changed = False
+        """All of it. Whoever has told it to everybody sets `changed` back."""
         away = {_name(node): away for node, away in self._away.items()}
         restarts = {_name(node): count for node, count in self._restarts.items()}
         return Chronicle(list(self._events), away, restarts)

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
 
+import msgspec
+
 from megainfer.errors import NodeDied
 from megainfer.launch.plan import Plan
 from megainfer.messages import FromChild, Role, Stop
@@ -97,7 +99,8 @@ class Family:
 
 
 def drain(child: Child) -> Iterator[FromChild]:
-    """Everything that the child has said; nothing more once it is gone."""
-    with suppress(NodeDied):
+    """Everything that the child has said; nothing more once it is gone, or what it has begun to say
+    can't be read."""
+    with suppress(NodeDied, msgspec.DecodeError):
         while (message := child.link.receive(timeout=0)) is not None:
             yield message

@@ -37,6 +37,7 @@ class FrontEnds:
         self._to_attention = to_attention
         self._open = {} if owner is None else dict(OWNER)  # incarnations of those that listen
         self._down: dict[Node, NodeDown] = {}  # nodes that aren't back
+        self._before: set[Node] = set()  # those of them that were known when it was entered
         self._membership: Membership | None = None
         self._reloaded: Reload | None = None
         self._started: Started | None = None
@@ -48,6 +49,7 @@ class FrontEnds:
 
     def enter(self, membership: Membership) -> None:
         self._membership = membership
+        self._before = set(self._down)
         self._chronicler.entered(membership)
         self._announce(Enter(membership))
 
@@ -55,6 +57,7 @@ class FrontEnds:
         """A node has died and will be started again."""
         down = NodeDown(child.role, child.node, cause, child.incarnation)
         self._down[child.role, child.node] = down
+        self._before.discard((child.role, child.node))
         self._chronicler.lost((child.role, child.node), cause)
         self._announce(down)
 
@@ -76,6 +79,7 @@ class FrontEnds:
         """Tell API servers what happened, if anything did."""
         if self._chronicler.changed:
             self._to_servers(self._chronicler.told())
+            self._chronicler.changed = False
 
     def reload(self, reload: Reload) -> None:
         self._reloaded = reload
@@ -100,9 +104,12 @@ class FrontEnds:
             server.send(Drain())
         if self._membership is not None:
             server.send(self._chronicler.told())
+            # In the order of what happened: the membership ends what came before it.
+            for node in self._before & self._down.keys():
+                server.send(self._down[node])
             server.send(Enter(self._membership))
-            for down in self._down.values():
-                server.send(down)
+            for node in self._down.keys() - self._before:
+                server.send(self._down[node])
 
     def opened(self, server: Child) -> None:
         """Attention nodes can connect to it."""

@@ -24,13 +24,13 @@ RENEW_SECONDS = 600.0
 
 
 class Operations:
-    """end: ends the process of a node that is no member any more."""
+    """end: has the process of a node end, and is called until it has; whether there is one."""
 
     def __init__(
         self,
         plan: Plan,
         assembly: Assembly,
-        end: Callable[[Node], None],
+        end: Callable[[Node], bool],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._plan = plan
@@ -43,6 +43,7 @@ class Operations:
         """Do it; `answer` is told when it is done, or at once why it can't be."""
         operation = _Operation(wish.ticket, answer, self._clock())
         try:
+            self._assembly.refusal = None  # of something earlier
             if self._current is not None:
                 raise RequestError("another change of nodes is under way; try again after it")
             if not self._assembly.started:
@@ -116,16 +117,17 @@ class Operations:
 
     def _renew(self, operation: "_Operation", node: Node) -> None:
         """First it leaves the others, where they can do without; then it ends; then it is back."""
-        if operation.awaited:
+        if self._clock() - operation.began_node > RENEW_SECONDS:
+            self._current = None
+            self._assembly.resting.discard(node)
+            self._tell(operation, f"{name_of(*node)} was not back after {RENEW_SECONDS:g} s")
+        elif operation.awaited:
             if node in self._assembly.members() and self._epoch() > operation.epoch:
                 operation.node, operation.awaited = None, False
-            elif self._clock() - operation.began_node > RENEW_SECONDS:
-                self._current = None
-                text = f"{name_of(*node)} was not back after {RENEW_SECONDS:g} s"
-                self._tell(operation, text)
-        elif operation.ended is None:
+        else:
             operation.ended = node
-            self._end(node)
+            if not self._end(node):
+                self.ended(node)  # it is dead just now: whoever takes its place is new
 
     def _epoch(self) -> int:
         membership = self._assembly.membership

@@ -26,6 +26,7 @@ class Signals:
         self._wakeup.setblocking(False)
         self._written.setblocking(False)
         self._in_terminal = in_terminal
+        self._has_terminal = os.isatty(sys.stdout.fileno())
 
     def listen(self) -> None:
         """From now on they are collected, and do nothing by themselves."""
@@ -44,7 +45,7 @@ class Signals:
         Raises Interrupted, or Terminated, where the end is asked for.
         """
         came = set(self._wakeup.recv(MAX_SIGNALS))
-        if signal.SIGHUP in came and _terminal_is_gone():
+        if signal.SIGHUP in came and self._terminal_is_gone():
             raise Interrupted
         if ends := came - {signal.SIGHUP}:
             raise Terminated if ends == {signal.SIGTERM} else Interrupted
@@ -61,13 +62,13 @@ class Signals:
         self._wakeup.close()
         self._written.close()
 
-
-def _terminal_is_gone() -> bool:
-    """Whether the terminal that this process writes to was closed, which is told by SIGHUP too."""
-    if not os.isatty(sys.stdout.fileno()):
+    def _terminal_is_gone(self) -> bool:
+        """Whether the terminal that this process writes to was closed, which is told by SIGHUP
+        too."""
+        if not self._has_terminal:
+            return False
+        try:
+            os.tcgetpgrp(sys.stdout.fileno())
+        except OSError:
+            return True
         return False
-    try:
-        os.tcgetpgrp(sys.stdout.fileno())
-    except OSError:
-        return True
-    return False

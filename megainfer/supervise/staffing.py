@@ -68,12 +68,15 @@ class Staffing:
             if (child.role, child.node) not in kept:
                 self.dismiss((child.role, child.node))
 
-    def dismiss(self, node: Node) -> None:
-        """Have the process of a node end that is no member any more."""
+    def dismiss(self, node: Node) -> bool:
+        """Have the process of a node end that is no member any more; whether there is one. To be
+        called again until it has ended, since it may not have listened."""
         child = self._family.find(*node)
-        if child is not None and child.pid not in self._dismissed:
+        if child is None:
+            return False
+        if child.pid not in self._dismissed and child.offer(Stop()):
             self._dismissed.add(child.pid)
-            child.send(Stop())
+        return True
 
     def ended(self, child: Child) -> bool:
         """A process has ended; whether anybody needs its node."""

@@ -56,6 +56,8 @@ READY_TIMEOUT_SECONDS = 60.0
 """What an API server may take to answer, once all nodes serve."""
 SERVER_STOP_SECONDS = 8.0
 NODE_STOP_SECONDS = 5.0
+FORK_SECONDS = 1.0
+"""Until a fork that the machine has refused is tried again."""
 FIRST_DEATHS = 2
 """How often a node may be killed before its instance has ever served."""
 
@@ -176,7 +178,14 @@ class Supervisor:
         return len(self._front_ends.ready) == len(self._staffing.servers)
 
     def _fork(self, node: Node) -> None:
-        child = self._staffing.start(node)
+        try:
+            child = self._staffing.start(node)
+        except OSError as error:  # no process, descriptor or memory to be had just now
+            if not self._started:
+                raise NodeDied(f"{name_of(*node)} can't be started: {error}") from error
+            logger.warning("%s can't be started now: %s", name_of(*node), error)
+            self._staffing.postpone(node, FORK_SECONDS)
+            return
         self._recoveries.step(node, "forked")
         self._front_ends.returns(node)
         if child.role is Role.SERVER:
@@ -194,7 +203,6 @@ class Supervisor:
             self._mourn(child)
         self._operations.advance()
         self._balance()
-        self._pin()
         if (now := monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._look_after()
@@ -265,6 +273,7 @@ class Supervisor:
             for node in self._staffing.missing():
                 self._fork(node)
         self._staffing.dismiss_the_unneeded()
+        self._pin()
         for child, reason in self._vigil.look(self._family.children):
             self._give_up(child, reason)
         for attention, expert in self._assembly.late():
@@ -288,9 +297,9 @@ class Supervisor:
             self._pinned.done = True
 
     def _give_up(self, child: Child, reason: str) -> None:
-        if child.fatal is None:
+        if child.given_up is None:
             logger.warning("%s (process %d) hangs: %s; killing it", child.name, child.pid, reason)
-            child.fatal = f"hung: {reason}"
+            child.given_up = f"hung: {reason}"
         child.kill()
 
     def _given_up(self, down: NodeDown) -> None:
@@ -315,13 +324,17 @@ class Supervisor:
             logger.info("%s is started anew", child.name)
             self._lose(child, "it is started anew")
             return
-        if not self._assembly.started and (child.fatal or child.role is Role.SERVER):
-            raise NodeDied(obituary)  # it would do so again
+        if self._would_do_so_again(child):
+            raise NodeDied(obituary)
         self._recoveries.died(node, cause)
         pause = self._restarts.died(node, monotonic())
+        if pause is None and self._assembly.can_do_without(node):
+            self._assembly.refuse(f"{obituary}, as often as it was started")
+            self._part(node)
+            return
         if pause is None or not self._may_still_start(node):
-            most, window = self._restarts.most, self._restarts.window
-            raise NodeDied(f"{obituary}; it has been started {most} times within {window:g} s")
+            times, window = self._recoveries.restarts[node], self._restarts.window
+            raise NodeDied(f"{obituary}; it has died {times} times, the last within {window:g} s")
         logger.warning("%s; it is started again", obituary)
         self._staffing.postpone(node, pause)
         self._next_look = 0.0
@@ -335,6 +348,7 @@ class Supervisor:
         self._front_ends.lost(child, cause)
         for other in self._assembly.died((child.role, child.node)):
             if (living := self._family.find(*other)) is not None:
+                living.given_up = f"{child.name} died while they measured each other"
                 living.kill()
         self._next_look = 0.0
 
@@ -343,6 +357,12 @@ class Supervisor:
         logger.info("%s has left", name_of(*node))
         self._assembly.died(node)
         self._front_ends.gone(node)
+
+    def _would_do_so_again(self, child: Child) -> bool:
+        """It has failed by its own words before the instance ever served. Those who measure each
+        other fail where only one does."""
+        own_words = child.fatal is not None and child.given_up is None
+        return own_words and not self._assembly.started and not self._assembly.measuring
 
     def _may_still_start(self, node: Node) -> bool:
         return self._assembly.started or self._recoveries.restarts[node] <= FIRST_DEATHS

@@ -64,7 +64,8 @@ class Vigil:
         since, self._looked_at = now - self._looked_at, now
         absent = since > 2 * LOOK_SECONDS
         living = [child for child in children if child.alive]
-        self._overdue = {c.pid: self._late(c, now, since) for c in living if _is_due(c, now)}
+        passed = 0.0 if absent else since
+        self._overdue = {c.pid: self._late(c, passed) for c in living if _is_due(c, now)}
         self._watched = {c.pid: self._seen(c, now, absent) for c in living}
         reasons = ((child, self._reason(child, now)) for child in living)
         return [(child, reason) for child, reason in reasons if reason is not None]
@@ -90,8 +91,8 @@ class Vigil:
             return f"its work should have been done {now - child.page.due:.1f} s ago"
         return None
 
-    def _late(self, child: Child, now: float, since: float) -> _Overdue:
-        """since: seconds since the last look."""
+    def _late(self, child: Child, since: float) -> _Overdue:
+        """since: seconds since the last look that count."""
         waited = self._processes.waited(child.pid)
         late = self._overdue.get(child.pid)
         if late is None:

@@ -69,7 +69,8 @@ class Changes:
         answer: asyncio.Future[Resized] = asyncio.get_running_loop().create_future()
         self._waiting[wish.ticket] = answer
         try:
-            self._ask(wish)
+            if self._ask(wish) is False:
+                raise Overloaded("the supervisor doesn't listen just now; try again in a moment")
             async with asyncio.timeout(CHANGE_SECONDS):
                 done = await answer
         except TimeoutError:

@@ -30,7 +30,7 @@ from megainfer.messages import (
     Start,
 )
 from megainfer.supervise.assembly import LINK_SECONDS, MEET_SECONDS, Assembly
-from megainfer.supervise.operations import Operations
+from megainfer.supervise.operations import RENEW_SECONDS, Operations
 from megainfer.supervise.roster import Node
 from megainfer.topology import Membership
 from tests.support.checkpoints import write_checkpoint
@@ -59,7 +59,7 @@ class Instance:
         self.incarnations: dict[Node, int] = {}
         self.dismissed: list[Node] = []
         self.answers: list[Resized] = []
-        self.operations = Operations(plan, self.assembly, self.dismissed.append, lambda: self.now)
+        self.operations = Operations(plan, self.assembly, self._dismiss, lambda: self.now)
         self._said: list[tuple[Node, Any]] = []
 
     def fork(self, *nodes: Node) -> None:
@@ -97,6 +97,11 @@ class Instance:
     def epoch(self) -> int:
         assert self.assembly.membership is not None
         return self.assembly.membership.epoch
+
+    def _dismiss(self, node: Node) -> bool:
+        if node not in self.dismissed:
+            self.dismissed.append(node)
+        return self.assembly.roster.is_alive(node)
 
     def _send(self, node: Node, message: Message) -> None:
         self.sent.append((node, message))
@@ -391,6 +396,47 @@ def test_starting_anew_goes_one_after_the_other(plan: Plan) -> None:
         instance.run()
     assert instance.answers == [Resized(1, [0, 1], [0, 1], 0.0)]
     assert instance.members == ((0, 1), (0, 1))
+
+
+def test_starting_anew_one_that_is_dead_waits_for_its_successor(plan: Plan) -> None:
+    instance = started(plan)
+    instance.assembly.died(E1)
+    assert change(instance, Renew(1, Role.EXPERT, 1)) is None
+    instance.fork(E1)
+    instance.run()
+    assert instance.answers == [Resized(1, [0, 1], [0, 1], 0.0)]
+    assert instance.members == ((0, 1), (0, 1))
+
+
+def test_starting_anew_has_an_end(plan: Plan) -> None:
+    instance = started(plan)
+    change(instance, Renew(1, Role.ATTENTION, 1))
+    instance.now += RENEW_SECONDS + 1
+    instance.run()
+    assert instance.answers[0].error == f"attention node 1 was not back after {RENEW_SECONDS:g} s"
+    assert instance.members == ((0, 1), (0, 1))  # it never ended, and may be a member again
+
+
+def test_a_newcomer_that_never_serves_is_given_back(plan: Plan) -> None:
+    instance = started(plan)
+    change(instance, Resize(1, attention=3))
+    instance.fork(A2)
+    assert instance.assembly.can_do_without(A2)
+    assert not instance.assembly.can_do_without(A0)
+    instance.assembly.died(A2)
+    instance.assembly.refuse("attention node 2 died, as often as it was started")
+    instance.run()
+    assert instance.answers == [
+        Resized(1, [0, 1], [0, 1], 0.0, "attention node 2 died, as often as it was started")
+    ]
+    assert instance.assembly.needed == [A0, A1, E0, E1]
+
+
+def test_what_was_refused_earlier_is_no_answer_to_what_comes_later(plan: Plan) -> None:
+    instance = started(plan)
+    instance.assembly.refuse("experts stay where they are")
+    done = change(instance, Release(1, Role.ATTENTION, 0))
+    assert done == Resized(1, [1], [0, 1], 0.0)
 
 
 def test_a_colocated_instance_has_no_nodes_to_change(plan: Plan) -> None:

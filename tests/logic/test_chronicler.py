@@ -124,6 +124,8 @@ def test_it_says_when_there_is_news_and_keeps_the_latest() -> None:
     told, _ = begun(TWICE)
     assert told.chronicler.changed
     told.chronicler.told()
+    assert told.chronicler.changed  # it was told to one alone
+    told.chronicler.changed = False
     told.chronicler.forked(E0)  # its first process
     told.chronicler.back(E0)
     assert not told.chronicler.changed

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 128
 _RETRY_SECONDS = 0.01
+_PAUSE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 5.0
 """How long one that connects may take, which holds up nobody else."""
 
@@ -80,11 +81,13 @@ class Doorman:
         self._seat = seat
         self._own = own
         self._admit = admit
+        self._shut = False
         self._thread = Thread(target=self._stand, name="m2n-door", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Let nobody in any more."""
+        self._shut = True
         self._listener.shut()
         self._thread.join(HANDSHAKE_SECONDS)
         self._listener.close()
@@ -93,8 +96,12 @@ class Doorman:
         while True:
             try:
                 connection = self._listener.accept(None)
-            except OSError:  # it was shut
-                return
+            except OSError as error:
+                if self._shut:
+                    return
+                log.warning("expert node %d lets nobody in just now: %s", self._seat.index, error)
+                time.sleep(_PAUSE_SECONDS)  # for a descriptor, or memory, to be free again
+                continue
             Thread(target=self._let_in, args=(connection,), name="m2n-guest", daemon=True).start()
 
     def _let_in(self, connection: socket.socket) -> None:
