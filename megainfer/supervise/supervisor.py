@@ -333,8 +333,8 @@ class Supervisor:
             self._part(node)
             return
         if pause is None or not self._may_still_start(node):
-            times, window = self._recoveries.restarts[node], self._restarts.window
-            raise NodeDied(f"{obituary}; it has died {times} times, the last within {window:g} s")
+            again, window = self._recoveries.restarts[node] - 1, self._restarts.window
+            raise NodeDied(f"{obituary}; it was started again {again} times within {window:g} s")
         logger.warning("%s; it is started again", obituary)
         self._staffing.postpone(node, pause)
         self._next_look = 0.0

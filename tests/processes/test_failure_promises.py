@@ -166,7 +166,7 @@ def test_a_crash_loop_ends_and_says_why(model: Path, target: Target) -> None:
         output = " ".join(instance.served.output.split())
         assert f"{target} node 0" in output
         assert "model.safetensors can't be read: chaos" in output, "its last words"
-        assert "it has been started 2 times within 300 s" in output
+        assert "it was started again 2 times within 300 s" in output
 
 
 @pytest.mark.parametrize("place", [pytest.param("load", marks=pytest.mark.slow), "warm-up"])

@@ -17,7 +17,7 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.kernel_experts import levels
 from tests.support.served import CONTEXT, ENDLESS, Served, serving
 
-TOKENS = 200
+TOKENS = 500
 WAIT_SECONDS = 30.0
 BODIES: list[dict[str, Any]] = [
     {"prompt": [5, 6, 7], "temperature": 0},
