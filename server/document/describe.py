@@ -77,7 +77,8 @@ def _responses(answers: Answers, references: dict[Any, Json]) -> Json:
 
 def _event(chunk: Json) -> Json:
     """Of each event in a stream, as those who check streams expect it."""
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
+    told = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
+    data = {"anyOf": [{"const": "[DONE]"}, told]}
     return {
         "type": "object",
         "description": "each of the server-sent events; chats and completions end with [DONE]",

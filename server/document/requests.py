@@ -122,11 +122,14 @@ def _text(*kinds: str) -> Json:
 
 
 def _chat_message() -> Json:
-    roles = {"enum": ["system", "developer", "user", "assistant", "tool"]}
+    roles = {"enum": ["system", "developer", "user"]}
     said = _object(("role", "content"), role=roles, content=_text("text"))
+    silent = {"anyOf": [_text("text"), NULL]}
+    others = {"enum": ["assistant", "tool", "function"]}
+    answered = _object(("role",), role=others, content=silent)
     call = _object(("function",), function=_object(("name",), name=STRING))
     calling = _object(("role", "tool_calls"), role={"const": "assistant"}, tool_calls=_some(call))
-    return {"anyOf": [said, calling]}
+    return {"anyOf": [said, answered, calling]}
 
 
 def _message() -> Json:

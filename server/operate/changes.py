@@ -14,14 +14,17 @@ from server.openai.protocol import Body
 CHANGE_SECONDS = 3600.0
 """Weights may have to be read from a slow disk, for node after node."""
 
+MOST_NODES = 2**16
+"""That may be asked for; how many there may be is the instance's own affair."""
+
 Wish = Resize | Release | Renew
 
 
 class ScaleRequest(Body):
     """So many nodes; what is left out stays as it is."""
 
-    attn: int | None = Field(default=None, ge=1)
-    ffn: int | None = Field(default=None, ge=1)
+    attn: int | None = Field(default=None, ge=1, le=MOST_NODES)
+    ffn: int | None = Field(default=None, ge=1, le=MOST_NODES)
 
 
 class NodeRequest(Body):

@@ -43,6 +43,11 @@ class History:
         kind = item.get("type") or "message"
         if not isinstance(kind, str):
             raise RequestError(f"{where}.type must be a string, not {cited(kind)}", where)
+        for name in ("call_id", "id"):
+            if not isinstance(item.get(name), str | None):
+                raise RequestError(
+                    f"{where}.{name} must be a string, not {cited(item[name])}", where
+                )
         if kind == "message":
             self._say(item, where)
         elif kind == "reasoning":

@@ -250,6 +250,11 @@ WRONG: list[tuple[str, Json, str]] = [
         {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "tools": 7}},
         "tool_choice.tools must be a list of objects, not 7",
     ),
+    (
+        "/v1/responses",
+        {"input": [{"type": "function_call_output", "call_id": [], "output": ""}]},
+        "input[0].call_id must be a string, not []",
+    ),
     ("/v1/messages", {"context_management": {"edits": 7}}, "edits must be a list, not 7"),
     ("/v1/messages", {"thinking": {"type": []}}, "thinking.type must be one of"),
     ("/v1/chat/completions", {"thinking": {"type": []}}, "thinking.type must be one of"),

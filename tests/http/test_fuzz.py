@@ -23,6 +23,7 @@ from megainfer.messages import (
     Submit,
     TokenEvent,
     TokenLogprobs,
+    encode,
 )
 from megainfer.text.tokenizer import Tokenizer
 from server.operate.changes import Changes
@@ -95,6 +96,7 @@ def _changes(running: RunningServer) -> Changes:
     """Of an instance whose supervisor does some of what it is asked for at once."""
 
     def ask(wish: Resize | Release | Renew) -> None:
+        encode(wish)  # as on the way to the supervisor
         error = None if wish.ticket % 2 else "there is none"
         running.call(running.instance.changes.hear, Resized(wish.ticket, [0], [0], 0.1, error))
 

@@ -88,6 +88,7 @@ def test_the_commands_do_the_same(served: Served) -> None:
     [
         ("/admin/scale", {}, "attn or ffn is needed"),
         ("/admin/scale", {"attn": 0}, "attn"),
+        ("/admin/scale", {"ffn": 2**70}, "ffn"),
         ("/admin/scale", {"ffn": 9}, "--ffn must be 1 to 8, not 9"),
         ("/admin/drain", {"node": "server-0"}, "no node is called 'server-0'"),
         ("/admin/restart", {"node": "expert-7"}, "there is no expert node 7"),
