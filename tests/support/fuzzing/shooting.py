@@ -73,11 +73,19 @@ def _judge(shot: Shot, answer: bytes | None, tally: Tally) -> None:
         elif shot.answered:
             problem = "the connection was closed"
     else:
+        answer = _final(answer)
         status = int(answer[9:12])
         tally.statuses[status] += 1
         problem = _problem(status, answer)
     if problem is not None:
         tally.wrong.append(f"{problem}: {shot.what}")
+
+
+def _final(answer: bytes) -> bytes:
+    """Without what says that the body may come."""
+    while answer.startswith(b"HTTP/1.1 1") and (rest := answer.partition(b"\r\n\r\n")[2]):
+        answer = rest
+    return answer
 
 
 def _problem(status: int, answer: bytes) -> str | None:
