@@ -23,11 +23,17 @@ class LoadingBar:
             transient=True,
             disable=not (shown and console.is_terminal),
         )
+        self._stage = "starting"
         self._task = self.live.add_task("starting", total=None)
 
     def hear(self, progress: LoadProgress) -> None:
         """From whichever thread."""
         total = progress.total or None
+        changed, self._stage = progress.stage != self._stage, progress.stage
         self.live.update(
-            self._task, description=progress.stage, completed=progress.done, total=total
+            self._task,
+            description=progress.stage,
+            completed=progress.done,
+            total=total,
+            refresh=changed,  # a stage may be over before the bar would be drawn again
         )
