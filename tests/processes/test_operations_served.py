@@ -96,7 +96,8 @@ def test_metrics_tell_of_both_roles_and_the_dashboard_asks_for_nothing_else(
     def told() -> bool:
         nodes = get(served, "/debug/nodes").json().values()
         layers = [layer for node in nodes for layer in node.get("expert_tokens", [])]
-        return sum(sum(layer.values()) for layer in layers) >= computed
+        generated = sum(node.get("generated_tokens", 0) for node in nodes)
+        return sum(sum(layer.values()) for layer in layers) >= computed and generated >= 8 * 2 * 20
 
     until(told)
     families = {f.name: f for f in text_string_to_metric_families(get(served, "/metrics").text)}
