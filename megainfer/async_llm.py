@@ -96,7 +96,7 @@ class _Latest:
         try:
             async for output in outputs:
                 self._reader.call_soon_threadsafe(self._put, output)
-        except Exception as failed:
+        except Exception as failed:  # on another loop: whoever reads has to hear of it
             error = failed
         self._reader.call_soon_threadsafe(self._end, error)
 

@@ -34,7 +34,9 @@ def main() -> None:
 
 def _render(template: ChatTemplate, arguments: list[object]) -> bytes:
     try:
-        text = template.render_chat(*arguments).encode("utf-8", "surrogatepass")  # type: ignore[arg-type]
+        # As `TemplateRenderer` wrote them, which knows the types that JSON has lost on the way.
+        rendered = template.render_chat(*arguments)  # type: ignore[arg-type]
+        text = rendered.encode("utf-8", "surrogatepass")
         if len(text) > MAX_TEXT_BYTES:
             raise RequestError(f"the model's chat template made {len(text)} bytes", "messages")
     except RequestError as error:

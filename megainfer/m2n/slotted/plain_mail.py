@@ -1,6 +1,7 @@
 """Messages in Python: what runs without the C++ part, and what that is tested against."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from mmap import mmap
 
@@ -79,7 +80,7 @@ class Outbox:
         return slots
 
 
-class PlainMail:
+class PlainMail(ABC):
     """`mail.Mail`: what both ends do with the slots they own and with theirs in each peer's memory,
     wherever their payloads are."""
 
@@ -110,15 +111,15 @@ class PlainMail:
         self._outbox.admit(peer, None)
 
     @staticmethod
+    @abstractmethod
     def slots_in(seat: Seat, region: mmap | None) -> Slots | None:
         """This node's slots in a peer's region; None of one that is yet to be met."""
-        raise NotImplementedError
 
     def sleeper(self, bell: OwnBell, spin_seconds: float) -> PlainSleeper:
         """See `mail.Mail.sleeper`."""
         return PlainSleeper(self.news, bell, spin_seconds)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # it has nothing to close, whoever inherits it
         """See `mail.Mail.close`: it touches none."""
 
 
