@@ -1,7 +1,7 @@
 """The engines of two checkouts, loaded side by side and asked in turn, until each ratio is known.
 
     python benchmarks/paired_engines.py OLD NEW --model FOLDER [--precision bf16 int8]
-        [--concurrency 1 8 64] [--within 0.02] [--max-pairs 200] [--json FILE]
+        [--concurrency 1 8 64] [--within 0.02] [--max-pairs 200] [--new-options JSON] [--json FILE]
 
 Where `paired.py` starts everything anew for each round, here one engine of each checkout stays
 loaded, and a pair is two loads right after one another: whatever else slows a shared machine for
@@ -32,6 +32,7 @@ from rich.table import Table
 
 ARRANGEMENTS: dict[str, dict[str, Any]] = {
     "1A1E m=2": {"attn_gpus": 1, "ffn_gpus": 1, "micro_batches": 2},
+    "1A2E m=2": {"attn_gpus": 1, "ffn_gpus": 2, "micro_batches": 2},
     "colocated": {"colocated": True},
 }
 DTYPES = {
@@ -102,6 +103,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--within", type=float, default=0.02, help="as a share; default: 0.02")
     parser.add_argument("--max-pairs", type=int, default=200)
+    parser.add_argument(
+        "--new-options",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="""engine options that NEW alone has, e.g. '{"expert_replicas": 2}'; OLD NEW may then
+        be one checkout, named twice""",
+    )
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -113,7 +122,16 @@ def fight_all(args: argparse.Namespace) -> Iterator[Duel]:
         for name in args.engine:
             with ExitStack() as stack:
                 entrant = own(work, name, precision, {**ARRANGEMENTS[name], **DTYPES[precision]})
-                engines = [_open(stack, entrant, tree, args) for tree in (args.old, args.new)]
+                changed = own(
+                    work,
+                    name,
+                    precision,
+                    {**ARRANGEMENTS[name], **DTYPES[precision], **args.new_options},
+                )
+                engines = [
+                    _open(stack, entrant, args.old, args),
+                    _open(stack, changed, args.new, args),
+                ]
                 for concurrency in args.concurrency:
                     load = Load(concurrency, args.prompt_tokens, args.output_tokens)
                     yield _fight(engines, load, args)
@@ -128,7 +146,12 @@ def _open(
     entrant = replace(
         entrant,
         arguments=(sys.executable, program, entrant.arguments[-1]),
-        variables={"PYTHONPATH": os.pathsep.join((str(tree.resolve()), str(benchmarks)))},
+        variables={
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (tree.resolve(), benchmarks, benchmarks / "peers" / "programs"))
+            ),
+            "PYTHONSAFEPATH": "1",  # what an engine starts would find the current folder's first
+        },
     )
     vocabulary = json.loads((args.model / "config.json").read_text())["vocab_size"]
     engine = OfflineEngine(entrant, vocabulary, LIMIT_SECONDS)

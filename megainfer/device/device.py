@@ -1,6 +1,6 @@
 """The contract: a device, its streams and its events."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
@@ -75,3 +75,17 @@ class Device(Protocol):
 
     def event(self, timed: bool = False) -> Event:
         """A new event; `timed` if `seconds_since` will be asked."""
+
+    def launch(
+        self,
+        work: Callable[[], object],
+        reads: Iterable[Tensor],
+        writes: Iterable[Tensor],
+        *,
+        name: str,
+    ) -> None:
+        """Call what gives a kernel to the current stream that isn't torch's.
+
+        reads, writes: memory of the device that it uses, which those who prove an order want to
+        know; the same tensor may be in both.
+        """

@@ -1,6 +1,6 @@
 """The host itself as a device: everything is done when the call that gave it returns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Self
@@ -88,6 +88,17 @@ class HostDevice:
     def event(self, timed: bool = False) -> HostEvent:
         """See `Device.event`."""
         return HostEvent()
+
+    def launch(
+        self,
+        work: Callable[[], object],
+        reads: Iterable[Tensor],
+        writes: Iterable[Tensor],
+        *,
+        name: str,
+    ) -> None:
+        """See `Device.launch`; it is done at once."""
+        work()
 
 
 HOST = HostDevice()

@@ -1,0 +1,32 @@
+"""Giving a kernel to a device."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from megainfer.device import Device
+
+
+def launch(
+    device: Device,
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: object,
+    writes: Sequence[Tensor],
+    **constants: object,
+) -> None:
+    """One launch of a Triton kernel in the current stream; none where the grid is empty.
+
+    writes: those of the arguments that the kernel stores to; it may read all of them. constants:
+    its constexpr parameters, and options such as num_warps.
+    """
+    if 0 in grid:  # which CUDA refuses
+        return
+    device.launch(
+        partial(kernel[grid], *arguments, **constants),
+        reads=[a for a in arguments if isinstance(a, Tensor)],
+        writes=writes,
+        name=kernel.__name__,
+    )

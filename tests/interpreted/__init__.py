@@ -1,0 +1,1 @@
+"""Each implementation of the computation against the reference, and that against transformers."""
