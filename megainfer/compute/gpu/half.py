@@ -8,13 +8,13 @@ from torch.nn.functional import embedding, linear
 
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
-from megainfer.compute.half import HalfSource, Routed
-from megainfer.compute.kv_cache import KVCache
 
 # What has kernels of its own stands in this folder under the same name, and is imported from there.
+from megainfer.compute.gpu.ffn import Dense, Gate
+from megainfer.compute.half import HalfSource, Routed
+from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.reference.attention import Attention
 from megainfer.compute.reference.delta_net import DeltaNet
-from megainfer.compute.reference.ffn import Dense, Gate
 from megainfer.compute.reference.kernels import Homes, expert_homes
 from megainfer.compute.reference.latent import LatentAttention
 from megainfer.compute.reference.norm import Norm
@@ -65,14 +65,14 @@ class GpuLayer:
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
-            x.add_(self._dense.forward(x), alpha=self._residual)
+            self._dense.add(x)
         return None if self._gate is None else self._gate.forward(x, batch)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""
         if self._gate is None or self._gate.shared is None:
             return None
-        return self._gate.shared.forward(hidden) * self._residual
+        return self._gate.shared.forward(hidden)
 
     def _homes(self, placement: Placement) -> Homes:
         return expert_homes(placement, self._layer).on(self._device)

@@ -21,7 +21,7 @@ class Message(NamedTuple):
     hidden: Tensor
     local_ids: Tensor
     weights: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple's count() is no use here
 
 
 @triton.jit
@@ -114,7 +114,8 @@ def combine(device: Device, x: Tensor, parts: Sequence[Part], replies: Sequence[
 
 
 def _tile(rows: Tensor) -> int:
-    return min(_TILE, triton.next_power_of_2(rows.shape[1]))
+    whole: int = triton.next_power_of_2(rows.shape[1])
+    return min(_TILE, whole)
 
 
 def _check(parts: Sequence[Part], num_tokens: int) -> None:
