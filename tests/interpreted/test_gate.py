@@ -33,7 +33,11 @@ SPECS = {name: case.spec for name, case in CASES.items()} | {
 def chosen(logits: Tensor, router: Router) -> Choices:
     """Where all experts live on one node, so that local ids are global ones."""
     homes = homes_of(router.spec.num_experts)
-    return route(HOST, logits, router, homes, torch.arange(len(logits)))
+    return route(HOST, logits, router, homes, token_ids(len(logits)))
+
+
+def token_ids(tokens: int) -> Tensor:
+    return 7 * torch.arange(tokens) % VOCABULARY
 
 
 def homes_of(num_experts: int, num_nodes: int = 1) -> reference.Homes:
@@ -48,7 +52,7 @@ def router_of(spec: RouterSpec) -> Router:
 
 
 def expected(logits: Tensor, router: Router) -> tuple[Tensor, Tensor]:
-    looked_up = None if router.table is None else router.table[: len(logits)]
+    looked_up = None if router.table is None else router.table[token_ids(len(logits))]
     routing = reference.Routing(router.selection_bias, looked_up)
     return reference.route(logits, router.spec, routing)
 
@@ -134,9 +138,9 @@ def test_experts_live_where_homes_say(num_nodes):
 
 def test_tokens_share_an_experts_replicas_by_their_ways():
     homes, router = reference.expert_homes(LIVED_IN, 0), Router(RouterSpec(4, 2, True, False))
-    logits, token_ids = torch.randn(24, 4), torch.randint(1000, (24,))
-    ways, ids = ways_of(token_ids, torch.arange(24)), expected(logits, router)[1]
-    choices = route(HOST, logits, router, homes, token_ids, ways)
+    logits = torch.randn(24, 4)
+    ways, ids = ways_of(token_ids(24), torch.arange(24)), expected(logits, router)[1]
+    choices = route(HOST, logits, router, homes, token_ids(24), ways)
     assert homes.num_ways == 16
     assert torch.equal(choices.nodes, homes.node[ids, ways[:, None]].int())
     assert torch.equal(choices.local_ids, homes.local_id[ids, ways[:, None]])

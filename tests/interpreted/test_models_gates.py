@@ -14,7 +14,7 @@ from megainfer.compute.gpu.backend import GpuBackend
 from megainfer.compute.reference.backend import ReferenceBackend
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.models.registry import load_spec
-from megainfer.models.spec import ModelSpec
+from megainfer.models.spec import Activation, ActivationSpec, ModelSpec
 from megainfer.topology import WAYS, Placement, Table, contiguous_placement, placed
 from tests.support import mutations
 from tests.support.checkpoints import write_checkpoint
@@ -58,3 +58,23 @@ def test_logits_equal_the_references(tmp_path, family, num_nodes):
     spec = load_spec(folder)
     nodes = min(num_nodes, spec.num_experts)
     check(folder, spec, contiguous_placement(spec.num_experts, nodes, spec.moe_layers))
+
+
+def test_tokens_share_replicas_as_in_the_reference(tmp_path):
+    """Each expert on both nodes, some ways to one, some to the other."""
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
+    spec = load_spec(folder)
+    everyone = tuple(range(spec.num_experts))
+    to_first = tuple(expert % (WAYS + 1) for expert in everyone)
+    to_second = tuple(WAYS - ways for ways in to_first)
+    table = Table((everyone, everyone), (to_first, to_second))
+    check(folder, spec, placed(spec.num_experts, dict.fromkeys(spec.moe_layers, table)))
+
+
+@pytest.mark.parametrize("kind", [Activation.GELU, Activation.GELU_TANH])
+def test_dense_networks_and_shared_experts_know_every_activation(tmp_path, kind):
+    folder = write_checkpoint("qwen2_moe", "dense_between", tmp_path)
+    spec = load_spec(folder)
+    for change in (mutations.dense, mutations.shared):
+        spec = change(activation=ActivationSpec(kind, limit=0.01, up_offset=0.5))(spec)
+    check(folder, spec, contiguous_placement(spec.num_experts, 1, spec.moe_layers))
