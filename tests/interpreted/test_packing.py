@@ -1,80 +1,110 @@
-"""What each expert node is sent, interpreted, against the reference."""
+"""Rows into messages and out of replies, interpreted."""
+
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
 from torch import Tensor
 
-from megainfer.compute.gpu.kernels.gate import Choices
-from megainfer.compute.gpu.kernels.packing import plan
+from megainfer.compute.gpu.kernels.packing import KernelPacking, Payload
+from megainfer.compute.gpu.kernels.plan import plan
 from megainfer.compute.reference import kernels as reference
-from megainfer.device import HOST
-from megainfer.topology import WAYS, contiguous_placement, placement_of
-from tests.compute.test_ways import LIVED_IN
+from megainfer.device import HOST, HostDevice
+from megainfer.m2n.mailbox import Part
+from megainfer.topology import contiguous_placement
+from tests.interpreted.test_plan import choices_of, drawn
+
+PACKING = KernelPacking()
+CAPACITY, TOP_K = 12, 3
+SHAPES = [(1, 1, 1), (5, 40, 2), (7, 257, 3), (9, 1100, 1), (12, 16, 5)]
 
 
-def choices_of(
-    weights: Tensor, ids: Tensor, homes: reference.Homes, ways: Tensor | None = None
-) -> Choices:
-    """As the gate gives them."""
-    way = torch.zeros(1, 1, dtype=torch.int64) if ways is None else ways[:, None]
-    nodes, local_ids = homes.node[ids, way].int(), homes.local_id[ids, way]
-    return Choices(nodes, local_ids, weights, torch.arange(len(ids)))
+def parts_of(tokens: int, num_nodes: int) -> tuple[Part, ...]:
+    homes = reference.expert_homes(contiguous_placement(9, num_nodes, [0]), 0)
+    return plan(HOST, choices_of(*drawn(tokens, 9, TOP_K), homes), homes)
 
 
-def drawn(tokens: int, experts: int, top_k: int) -> tuple[Tensor, Tensor]:
-    """Weights and ids."""
-    return torch.rand(tokens, top_k), torch.rand(tokens, experts).argsort(-1)[:, :top_k]
+def count_of(part: Part) -> int:
+    return len(part.rows) if part.count is None else int(part.count)
 
 
-def check(homes: reference.Homes, top_k: int, tokens: int, ways: Tensor | None = None) -> None:
-    weights, ids = drawn(tokens, homes.node.shape[0], top_k)
-    parts = plan(HOST, choices_of(weights, ids, homes, ways), homes)
-    expected = reference.padded_plan(weights, ids, homes, ways)
-    assert len(parts) == len(expected) == homes.num_nodes
-    for part, other in zip(parts, expected, strict=True):
-        for own, theirs in zip(part[:3], other[:3], strict=True):
-            assert own.dtype == theirs.dtype
-            assert own.is_contiguous()
-            assert torch.equal(own, theirs)
-        assert (part.count is None) == (other.count is None)
-        if part.count is not None and other.count is not None:
-            assert torch.equal(part.count, other.count)
-            check_places(part.places, part.rows[: int(part.count)], tokens)
+def slot(size: int, dtype: torch.dtype) -> Payload:
+    """As a slot holds what was there."""
+    return (
+        torch.full((CAPACITY, size), 7.0, dtype=dtype),
+        torch.full((CAPACITY, TOP_K), 7, dtype=torch.int32),
+        torch.full((CAPACITY, TOP_K), 7.0),
+        torch.full((2,), 7, dtype=torch.int32),
+    )
 
 
-def check_places(places: Tensor | None, rows: Tensor, tokens: int) -> None:
-    expected = torch.full((tokens,), -1, dtype=torch.int32)
-    expected[rows] = torch.arange(len(rows), dtype=torch.int32)
-    assert places is not None
-    assert torch.equal(places, expected)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "size", "num_nodes"), SHAPES)
+def test_a_payload_is_the_rows_of_its_part(tokens, size, num_nodes, dtype):
+    hidden, parts = torch.randn(tokens, size).to(dtype), parts_of(tokens, num_nodes)
+    slots = [slot(size, dtype) for _ in parts]
+    PACKING.pack(HOST, hidden, parts, slots)
+    for part, (rows, local_ids, weights, counts) in zip(parts, slots, strict=True):
+        count = count_of(part)
+        assert counts.tolist() == [count, 7]
+        assert torch.equal(rows[:count], hidden[part.rows[:count]])
+        assert torch.equal(local_ids[:tokens], part.local_ids)
+        assert torch.equal(weights[:tokens], part.weights)
+        for filled, untouched in ((rows, count), (local_ids, tokens), (weights, tokens)):
+            assert (filled[untouched:] == 7).all()
 
 
-@pytest.mark.parametrize("num_nodes", [1, 2, 3, 5])
-@pytest.mark.parametrize("tokens", [0, 1, 7, 64])
-def test_a_plan_is_the_references(tokens, num_nodes):
-    check(reference.expert_homes(contiguous_placement(9, num_nodes, [0]), 0), 3, tokens)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "size", "num_nodes"), SHAPES)
+def test_replies_are_added_in_the_order_of_nodes(tokens, size, num_nodes, dtype):
+    x, parts = torch.randn(tokens, size).to(dtype), parts_of(tokens, num_nodes)
+    replies = [torch.randn(tokens, size).to(dtype) for _ in parts]
+    expected = x.clone()
+    for part, reply in zip(parts, replies, strict=True):
+        count = count_of(part)
+        reply[count:] = torch.nan  # nobody may read behind the rows
+        expected.index_add_(0, part.rows[:count], reply[:count])
+    PACKING.add(HOST, parts, replies, x)
+    assert torch.equal(x, expected)
 
 
-@pytest.mark.parametrize("tokens", [256, 257, 600])
-def test_a_plan_of_many_tokens_counts_first(tokens):
-    check(reference.expert_homes(contiguous_placement(12, 4, [0]), 0), 1, tokens)
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_parts_that_kernels_did_not_plan_are_refused(tokens):
+    """Fewer rows than tokens, or padding without places: it would take them for all rows."""
+    ids, weights = torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1)
+    homes = reference.expert_homes(contiguous_placement(9, 2, [0]), 0)
+    part = reference.padded_plan(weights, ids, homes)[0]
+    part = part if tokens == 2 else Part(*(tensor[:1] for tensor in part[:3]))
+    with pytest.raises(AssertionError, match=r"no plan|no places"):
+        PACKING.add(HOST, (part,), (torch.ones(2, 4),), torch.zeros(2, 4))
 
 
-def test_a_plan_follows_the_ways():
-    check(reference.expert_homes(LIVED_IN, 0), 2, 40, torch.arange(40) % WAYS)
+class Noting(HostDevice):
+    """Notes what the last kernel was said to use."""
+
+    def launch(
+        self,
+        work: Callable[[], object],
+        reads: Iterable[Tensor],
+        writes: Iterable[Tensor],
+        *,
+        name: str,
+    ) -> None:
+        self.reads, self.writes = {id(t) for t in reads}, {id(t) for t in writes}
+        work()
 
 
-def test_a_node_that_is_nobodys_home_is_sent_nothing():
-    homes = reference.expert_homes(placement_of(3, {0: ((0, 1), (2, 1), (0,))}), 0)
-    check(homes, 2, 5)
+def ids_of(*tensors: Tensor | None) -> set[int]:
+    return {id(tensor) for tensor in tensors if tensor is not None}
 
 
-def test_a_node_that_nobody_chose_is_sent_padding():
-    homes = reference.expert_homes(contiguous_placement(4, 2, [0]), 0)
-    ids = torch.tensor([[0, 1]] * 3)
-    _, part = plan(HOST, choices_of(torch.ones(3, 2), ids, homes), homes)
-    assert part.count is not None
-    assert part.places is not None
-    assert part.count.tolist() == [0]
-    assert part.local_ids.tolist() == [[-1, -1]] * 3
-    assert part.places.tolist() == [-1, -1, -1]
+def test_the_device_is_told_what_kernels_use():
+    """All that is behind tuples, too: who proves the order of streams knows no more."""
+    device, parts, x = Noting(), parts_of(3, 2), torch.zeros(3, 4)
+    replies, slots = [torch.ones(3, 4)] * 2, [slot(4, torch.float32) for _ in parts]
+    PACKING.pack(device, x, parts, slots)
+    assert device.reads >= ids_of(x, *parts[0], *parts[1])
+    assert device.writes == ids_of(*slots[0], *slots[1])
+    PACKING.add(device, parts, replies, x)
+    assert device.reads >= ids_of(x, parts[0].places, parts[1].places, *replies)
+    assert device.writes == ids_of(x)

@@ -1,5 +1,7 @@
 """Between a gated network's two products: what its gate goes through, and its product with up."""
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -33,7 +35,7 @@ def inner(
     return activated * up
 
 
-def activation_constants(spec: ActivationSpec) -> dict[str, object]:
+def activation_constants(spec: ActivationSpec) -> dict[str, Any]:
     """Those of `inner`, for whoever launches a kernel that calls it."""
     return {
         "KIND": spec.kind.value,

@@ -1,6 +1,6 @@
 """The gate: which experts each token chooses, how they are weighted, and where they live."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -177,7 +177,7 @@ def route(
     return choices
 
 
-def _constants(spec: RouterSpec) -> dict[str, object]:
+def _constants(spec: RouterSpec) -> dict[str, Any]:
     count = 1 if spec.groups is None else spec.groups.count
     size = spec.num_experts // count
     group_tile, size_tile = triton.next_power_of_2(count), triton.next_power_of_2(size)

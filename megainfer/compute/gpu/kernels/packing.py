@@ -1,135 +1,124 @@
-"""What each expert node is sent, for all nodes at once."""
+"""Rows into payloads and out of replies, of all nodes in a single pass over a step's tokens."""
+
+from collections.abc import Sequence
 
 import triton
 import triton.language as tl
-from torch import float32, int32, int64
+from torch import Tensor
 
-from megainfer.compute.gpu.kernels.gate import Choices
 from megainfer.compute.gpu.launching import launch
-from megainfer.compute.reference.kernels import Homes
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 
-_BLOCK = 256
-"""Tokens that are packed by one program; a step of more takes a second launch."""
+_TILE = 1024
 
-_ALIGNED = 16
-"""Each node's part begins at a multiple of so many rows: kernels are compiled for whether memory is
-aligned to 16 bytes, and once is enough."""
+Payload = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Hidden [R, D], local ids int32 [R, K], weights float32 [R, K], and count int32 [1]."""
 
 
 @triton.jit
-def _is_sent(nodes_ptr, node, tokens, num_tokens, K: tl.constexpr, K_TILE: tl.constexpr):
-    # Of a block of tokens: which of their choices live on a node, [BLOCK, K_TILE], and whether any
-    # does, int32 [BLOCK].
-    slots = tl.arange(0, K_TILE)
-    at = tokens.to(tl.int64)[:, None] * K + slots
-    exists = (tokens < num_tokens)[:, None] & (slots < K)
-    here = tl.load(nodes_ptr + at, mask=exists, other=-1) == node
-    return here, tl.max(here.to(tl.int32), 1)
+def _place(places, token):
+    # Which of a part's rows this token is, or -1; all are rows where there are no places.
+    return token if places is None else tl.load(places + token).to(tl.int64)
 
 
 @triton.jit
-def _count_rows(
-    nodes_ptr, of_blocks_ptr, num_tokens,
-    K: tl.constexpr, K_TILE: tl.constexpr, BLOCK: tl.constexpr,
+def _pack(
+    hidden_ptr, places, ids, weights, counts, to_hidden, to_ids, to_weights, to_counts, size,
+    K: tl.constexpr, K_TILE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    node, block = tl.program_id(0), tl.program_id(1)
-    tokens = block * BLOCK + tl.arange(0, BLOCK)
-    _, sent = _is_sent(nodes_ptr, node, tokens, num_tokens, K, K_TILE)
-    tl.store(of_blocks_ptr + node * tl.num_programs(1) + block, tl.sum(sent))
+    token = tl.program_id(0).to(tl.int64)
+    channels = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    exists = channels < size
+    row = tl.load(hidden_ptr + token * size + channels, mask=exists, other=0.0)
+    for n in tl.static_range(len(ids)):
+        place = _place(places[n], token)
+        tl.store(to_hidden[n] + place * size + channels, row, mask=exists & (place >= 0))
+    if tl.program_id(1) == 0:
+        # What a part says of its rows is in order already, padding too: row by row.
+        at = token * K + tl.arange(0, K_TILE)
+        is_slot = tl.arange(0, K_TILE) < K
+        for n in tl.static_range(len(ids)):
+            tl.store(to_ids[n] + at, tl.load(ids[n] + at, mask=is_slot), mask=is_slot)
+            tl.store(to_weights[n] + at, tl.load(weights[n] + at, mask=is_slot), mask=is_slot)
+            if token == 0:
+                if counts[n] is None:
+                    tl.store(to_counts[n], tl.num_programs(0))
+                else:
+                    tl.store(to_counts[n], tl.load(counts[n]))
 
 
 @triton.jit
-def _plan(
-    nodes_ptr, choice_ids_ptr, choice_weights_ptr, of_blocks_ptr,
-    rows_ptr, local_ids_ptr, weights_ptr, places_ptr, count_ptr, num_tokens, stride,
-    COUNTED: tl.constexpr, K: tl.constexpr, K_TILE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    node, block, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    tokens = block * BLOCK + tl.arange(0, BLOCK)
-    exists = tokens < num_tokens
-    slots = tl.arange(0, K_TILE)
-    here, sent = _is_sent(nodes_ptr, node, tokens, num_tokens, K, K_TILE)
-
-    # How many rows the blocks before have, and how many all have.
-    before, count = 0, tl.sum(sent)
-    if COUNTED:
-        count = 0
-        for first in range(0, blocks, BLOCK):
-            others = first + tl.arange(0, BLOCK)
-            rows = tl.load(of_blocks_ptr + node * blocks + others, mask=others < blocks, other=0)
-            before += tl.sum(tl.where(others < block, rows, 0))
-            count += tl.sum(rows)
-
-    is_row = sent == 1
-    places = before + tl.cumsum(sent, 0) - 1
-    own = node.to(tl.int64) * stride  # where this node's part begins
-    tl.store(places_ptr + own + tokens, tl.where(is_row, places, -1), mask=exists)
-    tl.store(rows_ptr + own + places, tokens.to(tl.int64), mask=is_row)
-    at = tokens.to(tl.int64)[:, None] * K + slots
-    local_ids = tl.load(choice_ids_ptr + at, mask=here, other=-1)
-    weights = tl.load(choice_weights_ptr + at, mask=here, other=0.0)
-    to = (own + places)[:, None] * K + slots
-    writes = is_row[:, None] & (slots < K)
-    tl.store(local_ids_ptr + to, local_ids, mask=writes)
-    tl.store(weights_ptr + to, weights, mask=writes)
-
-    # Behind them all, padding: each block fills what of it lies at its own tokens' numbers.
-    is_padding = exists & (tokens >= count)
-    tl.store(rows_ptr + own + tokens, tl.zeros([BLOCK], tl.int64), mask=is_padding)
-    to = (own + tokens)[:, None] * K + slots
-    writes = is_padding[:, None] & (slots < K)
-    tl.store(local_ids_ptr + to, tl.full([BLOCK, K_TILE], -1, tl.int32), mask=writes)
-    tl.store(weights_ptr + to, tl.zeros([BLOCK, K_TILE], tl.float32), mask=writes)
-    if block == 0:
-        tl.store(count_ptr + node, count)
+def _add(out_ptr, places, replies, size, TILE: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    channels = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    exists = channels < size
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    at = out_ptr + token * size + channels
+    sums = tl.load(at, mask=exists, other=0.0)
+    for n in tl.static_range(len(replies)):
+        place = _place(places[n], token)
+        row = replies[n] + place * size + channels
+        reply = tl.load(row, mask=exists & (place >= 0), other=0.0)
+        # Rounded each time, as if replies were added one after the other.
+        sums = (sums.to(tl.float32) + reply.to(tl.float32)).to(dtype)
+    tl.store(at, sums, mask=exists)
 
 
-def plan(device: Device, choices: Choices, homes: Homes) -> tuple[Part, ...]:
-    """What each expert node is sent: `reference.kernels.padded_plan`, and the rows' places.
+class KernelPacking:
+    """M2N's `Packing`. Parts are those of a plan by kernels: T rows each, with their places unless
+    all of them count."""
 
-    Where there is one node it is sent all rows as they are.
-    """
-    if homes.num_nodes == 1:
-        return (Part(choices.rows, choices.local_ids, choices.weights),)
-    parts = _padded(device, choices, homes.num_nodes)
-    nothing = Part(choices.rows[:0], choices.local_ids[:0], choices.weights[:0])
-    return tuple(part if n in homes.nodes else nothing for n, part in enumerate(parts))
-
-
-def _padded(device: Device, choices: Choices, num_nodes: int) -> list[Part]:
-    """A part of T rows for each node."""
-    num_tokens, top_k = choices.local_ids.shape
-    # Without tokens there are counts to be written still.
-    grid = (num_nodes, max(1, triton.cdiv(num_tokens, _BLOCK)))
-    sizes = {"K": top_k, "K_TILE": triton.next_power_of_2(top_k), "BLOCK": _BLOCK}
-    stride = triton.cdiv(num_tokens, _ALIGNED) * _ALIGNED
-    of_blocks = None
-    if grid[1] > 1:
-        of_blocks = device.empty(grid, int32)
+    def pack(
+        self, device: Device, hidden: Tensor, parts: Sequence[Part], into: Sequence[Payload]
+    ) -> None:
+        """Write each part's rows of hidden [T, D], its choices and its count into the payload of
+        the same place; behind the rows that count, hidden states stay what they were."""
+        _check(parts, len(hidden))
+        top_k, size = parts[0].local_ids.shape[1], hidden.shape[1]
+        ids, weights = tuple(p.local_ids for p in parts), tuple(p.weights for p in parts)
+        payloads = tuple(zip(*into, strict=True))
         launch(
-            device, _count_rows, grid,
-            choices.nodes, of_blocks, num_tokens,
-            **sizes,
-            writes=(of_blocks,),
+            device, _pack, _grid(hidden),
+            hidden, _places(parts), ids, weights, tuple(p.count for p in parts), *payloads, size,
+            K=top_k, K_TILE=triton.next_power_of_2(top_k), TILE=_tile(size),
+            reads=_tensors(parts), writes=[tensor for payload in into for tensor in payload],
         )  # fmt: skip
-    count = device.empty((num_nodes, 1), int32)
-    of_tokens = (
-        device.empty((num_nodes, stride), int64),
-        device.empty((num_nodes, stride, top_k), int32),
-        device.empty((num_nodes, stride, top_k), float32),
-        device.empty((num_nodes, stride), int32),
-    )
-    launch(
-        device, _plan, grid,
-        choices.nodes, choices.local_ids, choices.weights, of_blocks,
-        *of_tokens, count, num_tokens, stride,
-        **sizes, COUNTED=of_blocks is not None,
-        writes=(*of_tokens, count),
-    )  # fmt: skip
-    columns = (each[:, :num_tokens].unbind() for each in of_tokens)
-    return [
-        Part(rows, local_ids, weights, own, places)
-        for rows, local_ids, weights, places, own in zip(*columns, count.unbind(), strict=True)
-    ]
+
+    def add(
+        self, device: Device, parts: Sequence[Part], replies: Sequence[Tensor], out: Tensor
+    ) -> None:
+        """Add the rows of replies [T, D] that count to those rows of out [T, D], part after part,
+        rounded each time; what is behind them is not read."""
+        _check(parts, len(out))
+        size = out.shape[1]
+        launch(
+            device, _add, _grid(out),
+            out, _places(parts), tuple(replies), size,
+            TILE=_tile(size),
+            reads=[*_tensors(parts), *replies], writes=(out,),
+        )  # fmt: skip
+
+
+def _check(parts: Sequence[Part], num_tokens: int) -> None:
+    for part in parts:
+        assert len(part.rows) == num_tokens, "a part of fewer rows is no plan of kernels"
+        assert part.count is None or part.places is not None, "counted rows have no places"
+
+
+def _places(parts: Sequence[Part]) -> tuple[Tensor | None, ...]:
+    return tuple(part.places for part in parts)
+
+
+def _tensors(parts: Sequence[Part]) -> list[Tensor]:
+    return [tensor for part in parts for tensor in part if tensor is not None]
+
+
+def _grid(rows: Tensor) -> tuple[int, int]:
+    tokens, size = rows.shape
+    return tokens, triton.cdiv(size, _tile(size))
+
+
+def _tile(size: int) -> int:
+    whole: int = triton.next_power_of_2(size)
+    return min(_TILE, whole)
