@@ -11,12 +11,11 @@ from megainfer.compute.chain import Chain, CountedExperts
 
 # What has kernels of its own stands in this folder under the same name, and is imported from there.
 from megainfer.compute.gpu.attention import Attention
+from megainfer.compute.gpu.ffn import Dense, Gate
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.half import HalfSource, Routed
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.reference.delta_net import DeltaNet
-from megainfer.compute.reference.ffn import Dense, Gate
-from megainfer.compute.reference.kernels import Homes, expert_homes
 from megainfer.compute.reference.latent import LatentAttention
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.models.sources import (
@@ -38,7 +37,6 @@ class GpuLayer:
     ) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
         attention = spec.layers[layer].attention
-        self._layer, self._device = layer, source.device
         self._token_shapes = attention.cache_shapes
         self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
         self._residual = spec.multipliers.residual
@@ -48,8 +46,7 @@ class GpuLayer:
         if isinstance(ffn, DenseSpec):
             self._dense = Dense(ffn, sources, reader, dtype)
         else:
-            homes = self._homes(source.placement)
-            self._gate = Gate(ffn, sources, reader, homes, dtype)
+            self._gate = Gate(ffn, sources, reader, source.placement, dtype)
 
     def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`."""
@@ -62,22 +59,19 @@ class GpuLayer:
     def place(self, placement: Placement) -> None:
         """See `half.LayerHalf.place`."""
         if self._gate is not None:
-            self._gate.homes = self._homes(placement)
+            self._gate.homes.move(placement)
 
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
-            x.add_(self._dense.forward(x), alpha=self._residual)
+            self._dense.add(x)
         return None if self._gate is None else self._gate.forward(x, batch)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""
         if self._gate is None or self._gate.shared is None:
             return None
-        return self._gate.shared.forward(hidden) * self._residual
-
-    def _homes(self, placement: Placement) -> Homes:
-        return expert_homes(placement, self._layer).on(self._device)
+        return self._gate.shared.forward(hidden)
 
 
 class GpuHalf:
