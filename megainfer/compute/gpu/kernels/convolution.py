@@ -14,7 +14,7 @@ from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts_ptr", "positions_ptr", "slots_ptr"])
 def _convolve(
     inputs_ptr, past_ptr, taps_ptr, out_ptr, starts_ptr, positions_ptr, slots_ptr,
     channels, stride, eps,
@@ -29,7 +29,10 @@ def _convolve(
     part, i = tl.program_id(0), tl.arange(0, KEYS)
     channel = part * KEY + i
     own = (i < KEY) & (channel < channels)
-    goes_on = tl.load(positions_ptr + first) > 0
+    position = tl.load(positions_ptr + first)
+    if position < 0:
+        return
+    goes_on = position > 0
     past_ptr += tl.load(slots_ptr + sequence) * (TAPS - 1) * channels + channel
     inputs_ptr += first * stride + channel
     token = tile * TOKENS + tl.arange(0, TOKENS)
@@ -66,8 +69,8 @@ def convolve(
 
     inputs: [T, channels or more], queries, keys, values of all heads. taps: float32 [channels, K],
     that of the newest input last. past: float32 [slots, K - 1, channels], the inputs before these,
-    oldest first; it becomes the last ones of these. positions: int64 [T]. out: float32 [T,
-    channels].
+    oldest first; it becomes the last ones of these. positions: int64 [T]; a row at -1 is padding,
+    and is left out. out: float32 [T, channels].
     """
     tokens = 1 if span.most_rows == 1 else 16
     parts = triton.cdiv(spec.channels, spec.key_dim)

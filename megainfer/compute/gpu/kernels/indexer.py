@@ -90,7 +90,7 @@ def _code(score_ptr, there):
     score = tl.load(score_ptr, mask=there, other=0.0)
     score = tl.where(score == 0.0, 0.0, score)  # which has two signs
     bits = score.to(tl.uint32, bitcast=True)
-    return tl.where(bits >= 0x80000000, ~bits, bits | 0x80000000)
+    return tl.where(bits >= 0x80000000, bits ^ 0xFFFFFFFF, bits | 0x80000000)
 
 
 @triton.jit(
@@ -116,21 +116,24 @@ def _choose(
             tl.store(chosen_ptr + begin + i, begin + i, mask=begin + i < count)
     else:
         digits = tl.arange(0, 256)
-        least, wanted = tl.zeros((1,), tl.uint32), tl.full((1,), TOP_K, tl.int32)
-        for step in tl.static_range(4):
+        # What is known of the last that is wanted: its highest bits, and how many are wanted of
+        # those that have the same.
+        least, known = tl.zeros((1,), tl.uint32), tl.zeros((1,), tl.uint32)
+        wanted = tl.full((1,), TOP_K, tl.int32)
+        for step in range(4):
+            shift = tl.cast(24 - 8 * step, tl.uint32)
             counts = tl.zeros((256,), tl.int32)
             for begin in range(0, count, TILE):
                 there = begin + i < count
                 code = _code(scores_ptr + begin + i, there)
-                if step > 0:
-                    there &= (code >> (32 - 8 * step)) == least
-                digit = ((code >> (24 - 8 * step)) & 255).to(tl.int32)
-                counts += tl.histogram(digit, 256, mask=there)
+                digit = ((code >> shift) & 255).to(tl.int32)
+                counts += tl.histogram(digit, 256, mask=there & ((code & known) == least))
             above = tl.sum(counts, 0) - tl.cumsum(counts, 0)
-            # The digit of the last that is wanted: the largest with enough at or above it.
+            # The largest digit with enough at or above it.
             last = tl.max(tl.where(above + counts >= wanted, digits, 0), 0)
             wanted -= tl.sum(tl.where(digits == last, above, 0), 0)
-            least = least * 256 + last.to(tl.uint32)
+            least |= last.to(tl.uint32) << shift
+            known |= tl.full((1,), 255, tl.uint32) << shift
         taken, equal = tl.zeros((1,), tl.int32), tl.zeros((1,), tl.int32)
         for begin in range(0, count, TILE):
             there = begin + i < count
@@ -169,19 +172,14 @@ def choose_positions(
             first, span.rows.start, span.count, span.block_table.stride(0), width,
             SINGLE=single, HEADS=heads, DIM=dim, ROTATED=queries.rotary.shape[-1],
             BLOCK=cache.shape[1], TOKENS=tokens, ALL_HEADS=max(16, triton.next_power_of_2(heads)),
-            CHANNELS=max(16, triton.next_power_of_2(dim)), TILE=64,
+            CHANNELS=max(16, triton.next_power_of_2(dim)), TILE=64, num_stages=2,
             writes=(scores,),
         )  # fmt: skip
         launch(
             device, _choose, (some, tokens),
             scores, queries.positions, span.row_starts, chosen,
             first, span.rows.start, span.count, width,
-            SINGLE=single, TOP_K=top_k, TOKENS=tokens, TILE=_select_tile(width),
+            SINGLE=single, TOP_K=top_k, TOKENS=tokens, TILE=2048, num_warps=8,
             writes=(chosen,),
         )  # fmt: skip
     return chosen
-
-
-def _select_tile(width: int) -> int:
-    """Scores that are looked at together."""
-    return min(4096, max(64, int(triton.next_power_of_2(width))))

@@ -81,7 +81,7 @@ def _attend(
     count = tl.minimum(TOKENS, rows - token)
     lane = tl.arange(0, ROWS)
     row, head = start + token + lane // HEADS, tl.program_id(1) * HEADS + lane % HEADS
-    real = (lane < count * HEADS) & (head < H) & (position >= 0)
+    real = (lane < count * HEADS) & (head < H)
     own = position + lane // HEADS
     high = position + count
     if CHOSEN:
@@ -95,7 +95,7 @@ def _attend(
     q = tl.load(q_at + latents, mask=exists, other=0.0)
     turned = rotated(
         both_ptr + ((wide * H + head) * (NOPE + ROPE) + NOPE)[:, None],
-        rotary_ptr + ((position + lane // HEADS) * (2 * ROPE))[:, None],
+        rotary_ptr + (tl.maximum(position + lane // HEADS, 0) * (2 * ROPE))[:, None],
         ropes, real[:, None] & (ropes < ROPE), ROPE,
     )  # fmt: skip
     turned = turned.to(q.dtype)
