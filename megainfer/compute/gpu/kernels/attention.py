@@ -13,6 +13,9 @@ from megainfer.compute.gpu.launching import launch
 from megainfer.compute.reference.kernels import Scoring
 from megainfer.device import Device
 
+_STAGES = 5
+"""Of the pipeline: two tiles are on their way while blocks of the next two are looked up."""
+
 
 class Queries(NamedTuple):
     """What the T rows of a step attend with.
@@ -34,7 +37,6 @@ class _Tiles(NamedTuple):
     keys: int
     channels: int
     warps: int
-    stages: int
 
 
 def paged_attention(
@@ -75,8 +77,8 @@ def paged_attention(
         out, sums, states,
         span.rows.start, span.count, span.block_table.stride(0), gates.stride(0),
         scale * LOG2_E.value, segments.length, segments.programs,
-        **common, SINGLE=single, SPLIT=split, HKV=kv_heads, BLOCK=block,
-        ROWS=tiles.rows, TILE=tiles.keys, num_warps=tiles.warps, num_stages=tiles.stages,
+        **common, SINGLE=single, SPLIT=split, JOINED=invariant, HKV=kv_heads, BLOCK=block,
+        ROWS=tiles.rows, TILE=tiles.keys, num_warps=tiles.warps, num_stages=_STAGES,
         writes=(sums, states) if split else (out,),
     )  # fmt: skip
     if split:
@@ -91,17 +93,17 @@ def paged_attention(
 
 
 def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
-    """Keys and values of a tile take 32 KiB where they can, so that several are on their way."""
-    channels = triton.next_power_of_2(q.shape[2])
+    """Keys, and values, of a tile take up to 16 KiB."""
+    channels: int = max(16, triton.next_power_of_2(q.shape[2]))
     wide = channels * q.itemsize
-    least = max(16, triton.next_power_of_2(group))  # of a tensor core's product
+    rows: int = max(16, triton.next_power_of_2(group))  # of a tensor core's product
     if invariant:
-        rows = max(64, least)
+        rows = max(64, rows)
     else:
-        most = 128 if wide <= 256 else 64
-        rows = max(least, min(most, triton.next_power_of_2(group * span.most_rows)))
+        most, asked = 128 if wide <= 256 else 64, triton.next_power_of_2(group * span.most_rows)
+        rows = max(rows, min(most, asked))
     keys = max(16, min(64, 16384 // wide))
-    return _Tiles(rows, keys, max(16, channels), 8 if rows > 64 else 4, 3 if wide <= 256 else 2)
+    return _Tiles(rows, keys, channels, 8 if rows * channels >= 8192 else 4)
 
 
 def _segments(

@@ -22,6 +22,9 @@ from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 from megainfer.models.spec import MlaSpec
 
+_STAGES = 5
+"""Of the pipeline: two tiles are on their way while blocks of the next two are looked up."""
+
 
 @triton.jit
 def _segment(
@@ -187,7 +190,7 @@ def attend_latents(
         CHOSEN=sparse, TOP_K=top_k, H=heads, NOPE=spec.nope_dim, RANK=spec.kv_lora_rank,
         ROPE=spec.rope_dim, BLOCK=cache.shape[1], TOKENS=tokens, HEADS=at_once,
         ROWS=rows, TILE=32, RANKS=_tile(spec.kv_lora_rank), ROPES=_tile(spec.rope_dim),
-        num_warps=8, num_stages=2,
+        num_warps=8, num_stages=_STAGES,
         writes=(sums, states) if split else (out,),
     )  # fmt: skip
     if split:

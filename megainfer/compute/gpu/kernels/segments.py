@@ -29,13 +29,8 @@ def segments_of(
     programs: how many there are anyway. segment_bytes: of what all of them keep of a segment each.
     """
     wanted = max(1, _PROGRAMS // max(1, programs))
-    if invariant:
-        length = SEGMENT
-    elif wanted == 1:
-        length = context
-    else:
-        length = max(_LEAST_SEGMENT, triton.cdiv(reach, wanted))
-    length = triton.cdiv(length, 64) * 64  # whole tiles
+    shared_out = triton.cdiv(reach, 64 * wanted) * 64  # whole tiles
+    length = SEGMENT if invariant else max(_LEAST_SEGMENT, shared_out)
     # So many may be touched by places in a row that begin anywhere.
     touched = min(triton.cdiv(context, length), triton.cdiv(reach - 1, length) + 1)
     if wanted == 1 or segment_bytes * touched > _WORKSPACE:
