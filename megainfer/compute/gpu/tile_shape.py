@@ -40,8 +40,7 @@ def tile_shape(rows: int, *, gated: bool, scaled: bool, packed: bool, wide: bool
         return TileShape(rows, 32, 128 if packed else 64, 4, 2)
     if rows <= 32:
         return TileShape(rows, 64, 128 if scaled else 64, 4, 4)
-    if packed:
-        return TileShape(rows, 32 if gated else 64, 128, 8 if rows > 64 else 4, 3)
+    warps, outputs = 8 if rows > 64 else 4, 64 if gated else 128
     if scaled:
-        return TileShape(rows, 64, 64, 8, 3)
-    return TileShape(rows, 64 if gated else 128, 64, 8 if rows > 64 else 4, 3)
+        return TileShape(rows, outputs // 2, 128 if packed else 64, warps, 3)
+    return TileShape(rows, outputs, 64, warps, 3)
