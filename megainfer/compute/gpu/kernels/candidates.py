@@ -62,7 +62,7 @@ def lane_bests(row_ptr, size, TILE: tl.constexpr):
     lanes = tl.arange(0, TILE)
     best = tl.full((TILE,), float("-inf"), tl.float32)
     place = lanes
-    for start in tl.range(0, size, TILE, num_stages=4):
+    for start in tl.range(0, size, TILE, num_stages=3):
         places = start + lanes
         x = tl.load(row_ptr + places, mask=places < size, other=float("-inf"))
         better = x > best
@@ -91,7 +91,7 @@ def appended(list_ptr, length, places, kept, TILE: tl.constexpr):
 @triton.jit
 def number_of(source):
     """How many candidates there are."""
-    _, _, length, size = source
+    length, size = source[2], source[3]
     return tl.where(length > 0, length, size)
 
 
@@ -124,11 +124,11 @@ def kth_best(source, k, STEPS: tl.constexpr, SEARCH: tl.constexpr):
     """The key (`ordered`) of the k-th largest candidate, or a lower one of which as many bits are
     right as the steps found; below all where there are fewer."""
     found = tl.full((), 0, tl.uint32)
-    for step in tl.static_range(STEPS):
-        shift: tl.constexpr = 28 - 4 * step
+    for step in range(STEPS):
+        shift = tl.cast(28 - 4 * step, tl.uint32)
         above = tl.full((16,), 0, tl.int32)
         for start in range(0, number_of(source), SEARCH):
-            _, x = candidates(source, start, SEARCH)
+            x = candidates(source, start, SEARCH)[1]
             reach = ordered(x)[:, None] >= borders(found, shift)[None, :]
             above += tl.sum(reach.to(tl.int32), 0)
         found = narrowed(found, shift, above, k)

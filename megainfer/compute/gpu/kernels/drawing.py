@@ -48,13 +48,13 @@ def _shares(x, cut):
 @triton.jit
 def _list_likely(source, cut, edge, TILE: tl.constexpr):
     """List whatever of the row is as likely as the edge; the list's length, 0 if it is too long."""
-    row_ptr, list_ptr, _, size = source
+    row_ptr, list_ptr, size = source[0], source[1], source[3]
     length = tl.full((), 0, tl.int32)
     tl.debug_barrier()
-    for start in tl.range(0, size, TILE, num_stages=4):
+    for start in tl.range(0, size, TILE, num_stages=3):
         places = start + tl.arange(0, TILE)
         x = tl.load(row_ptr + places, mask=places < size, other=float("-inf"))
-        share, _ = _shares(x, cut)
+        share = _shares(x, cut)[0]
         length = appended(list_ptr, length, places, share >= edge, TILE)
     tl.debug_barrier()
     return tl.where(length <= TILE, length, 0)
@@ -64,8 +64,8 @@ def _list_likely(source, cut, edge, TILE: tl.constexpr):
 def _total(source, cut, edge, TILE: tl.constexpr):
     """What the candidates weigh that are as likely as the edge."""
     total = tl.full((), 0, tl.int64)
-    for start in tl.range(0, number_of(source), TILE, num_stages=4):
-        _, x = candidates(source, start, TILE)
+    for start in range(0, number_of(source), TILE):
+        x = candidates(source, start, TILE)[1]
         share, weight = _shares(x, cut)
         total += tl.sum(tl.where(share >= edge, weight, 0), 0)
     return total
@@ -76,11 +76,11 @@ def _nucleus_edge(source, cut, wanted, STEPS: tl.constexpr, SEARCH: tl.constexpr
     """The largest share, as bits, such that those that reach it weigh `wanted` together, or a lower
     one, see `kth_best`; the least above 0 where all don't."""
     found = tl.full((), 0, tl.uint32)
-    for step in tl.static_range(STEPS):
-        shift: tl.constexpr = 28 - 4 * step
+    for step in range(STEPS):
+        shift = tl.cast(28 - 4 * step, tl.uint32)
         above = tl.full((16,), 0, tl.int64)
         for start in range(0, number_of(source), SEARCH):
-            _, x = candidates(source, start, SEARCH)
+            x = candidates(source, start, SEARCH)[1]
             share, weight = _shares(x, cut)
             reach = share[:, None] >= borders(found, shift)[None, :]
             above += tl.sum(tl.where(reach, weight[:, None], 0), 0)
@@ -91,13 +91,13 @@ def _nucleus_edge(source, cut, wanted, STEPS: tl.constexpr, SEARCH: tl.constexpr
 @triton.jit
 def _drawn(source, cut, edge, uniform, TILE: tl.constexpr):
     """Where the running sum of the candidates first exceeds this share of their total."""
-    _, list_ptr, length, _ = source
+    list_ptr, length = source[1], source[2]
     total = _total(source, cut, edge, TILE)
     target = tl.minimum((uniform * total.to(tl.float64)).to(tl.int64), total - 1)
     before = tl.full((), 0, tl.int32)  # candidates
     weighed = tl.full((), 0, tl.int64)
-    for start in tl.range(0, number_of(source), TILE, num_stages=4):
-        _, x = candidates(source, start, TILE)
+    for start in range(0, number_of(source), TILE):
+        x = candidates(source, start, TILE)[1]
         share, weight = _shares(x, cut)
         weight = tl.where(share >= edge, weight, 0)
         passed = weighed + tl.cumsum(weight, 0) <= target
@@ -163,6 +163,6 @@ def draw(device: Device, logits: Tensor, wishes: Sequence[DrawWish]) -> Tensor:
     one = 2.0 ** (62 - size.bit_length())  # as fine as size of them can be added in int64
     launch(
         device, _draw_rows, (rows,), logits, uploaded, lists, tokens, size, one,
-        IS_LONG=size > tile, TILE=tile, SEARCH=search, num_warps=8, writes=(lists, tokens),
+        IS_LONG=size > tile, TILE=tile, SEARCH=search, num_warps=16, writes=(lists, tokens),
     )  # fmt: skip
     return tokens
