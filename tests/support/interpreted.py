@@ -72,6 +72,8 @@ def rows_alone() -> Iterator[None]:
         yield
     finally:
         BUILDER.create_dot = dot
+
+
 def _call(function: Any, *arguments: Any, **constants: Any) -> Any:
     """Of one function of a kernel by another. What comes with Triton prepares the language anew for
     each, which takes milliseconds; once a module is enough."""

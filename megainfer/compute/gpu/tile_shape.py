@@ -22,7 +22,7 @@ cores take at least. So many cost no time where weights are read for few."""
 
 def tile_rows(rows_each: float, *, wide: bool, invariant: bool) -> int:
     """rows_each: choices an expert gets, if all get as many. wide: float32 is multiplied."""
-    most = 32 if wide else 128
+    most = 16 if wide else 128
     if invariant:
         return min(INVARIANT_ROWS, most)
     return next((rows for rows in (16, 32, 64) if rows >= min(rows_each, most)), most)
