@@ -21,9 +21,7 @@ def _best_of_parts(logits_ptr, parts_ptr, size, TILE: tl.constexpr):
 
 
 @triton.jit
-def _best_of_rows(
-    logits_ptr, parts_ptr, values_ptr, ids_ptr, size, num_parts, PARTS: tl.constexpr
-):
+def _best_of_rows(logits_ptr, parts_ptr, values_ptr, ids_ptr, size, num_parts, PARTS: tl.constexpr):
     row, parts = tl.program_id(0).to(tl.int64), tl.arange(0, PARTS)
     exist = parts < num_parts
     first = tl.load(parts_ptr + row * num_parts + parts, mask=exist, other=-0x8000000000000000)
