@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from megainfer.compute.gpu.packages import package_problem
 from megainfer.launch.nvml import Gpu, ask_nvml, visible_gpus
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -17,7 +18,8 @@ class Machine:
     cores: that processes may run on, ascending. memory: bytes that it has. available_memory: bytes
     that new processes can take, as the kernel deems, within the cgroup. bfloat16_arithmetic:
     whether the cores multiply bfloat16 natively (AVX-512 BF16, AMX, or Arm's BF16). gpus: those
-    that CUDA_VISIBLE_DEVICES leaves, in its order; gpu_problem: why there are none, in words.
+    that CUDA_VISIBLE_DEVICES leaves, in its order. gpu_problem: why nothing can be computed on any,
+    "" where it can.
     """
 
     cores: tuple[int, ...]
@@ -39,7 +41,7 @@ def read_machine() -> Machine:
         available_memory=_available_memory(),
         bfloat16_arithmetic=_has_bfloat16_arithmetic(),
         gpus=gpus,
-        gpu_problem=hidden or nvidia.problem,
+        gpu_problem=hidden or nvidia.problem or package_problem(),
     )
 
 
