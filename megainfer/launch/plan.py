@@ -201,6 +201,11 @@ class Plan:
             total = sum(map(self.expert_ledger, range(self.num_expert)), start=total)
         return total
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether some node computes on the CPU."""
+        return not (self.devices.attention and self.devices.experts)
+
     def gpu_ledgers(self) -> dict[str, tuple[NumberedGpu, Ledger]]:
         """By their names, where nodes on GPUs are, and what each takes there."""
         attention = self.devices.attention[: self.num_attention]

@@ -6,10 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
+from megainfer.commands import environment
+from megainfer.compute.gpu import packages
 from megainfer.launch.nvml import Gpu, ask_nvml, visible_gpus
 
 SOURCE = Path(__file__).parents[1] / "support" / "fake_nvml.c"
@@ -94,3 +98,39 @@ def test_asking_neither_loads_torch_nor_starts_a_thread():
         [sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.split() == ["False", "1"], done.stderr
+
+
+def test_what_a_bug_report_says_of_gpus(build, monkeypatch):
+    monkeypatch.setattr(environment, "ask_nvml", partial(ask_nvml, build(3)))
+    lines = [*environment.describe_environment()]
+    assert f"{'driver':<10} 580.65" in lines
+    told = [line.split(None, 2)[2] for line in lines if line.startswith("GPU ")]
+    assert told == [
+        "NVIDIA Fake 0, sm_90, 128.0 GiB, 128.0 GiB free; reaches 1",
+        "NVIDIA Fake 1, sm_90, 128.0 GiB, 120.0 GiB free, split into instances; reaches 0",
+        "NVIDIA Fake 2, sm_75, 128.0 GiB, 112.0 GiB free; reaches no other",
+    ]
+    assert "feed" not in "".join(lines), "a GPU's uuid is nobody's affair"
+    for package in ("triton", "cuda-bindings"):
+        assert any(line.startswith(f"{'package':<10} {package} ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("versions", "problem"),
+    [
+        ({"torch": "2.13.0", "triton": "3.7.1"}, ""),
+        ({"torch": "2.13.0+cpu", "triton": "3.6.0"}, "built without CUDA; pip install torch==2.13"),
+        ({"torch": "2.11.0"}, "triton is not installed; pip install triton==3.6.0"),
+        ({"torch": "2.12.1+cu130"}, "triton is not installed; pip install triton==3.7.1"),
+    ],
+)
+def test_packages_that_gpus_need(monkeypatch, versions, problem):
+    def version(name: str) -> str:
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(packages, "version", version)
+    found = packages.package_problem()
+    assert problem in found
+    assert bool(problem) == bool(found)
