@@ -13,10 +13,10 @@ import torch
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.host.region import Bell, create_region, map_region
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, Handle, Part
 from megainfer.m2n.reference import ExpertChoices, make_parts, marked_tokens, moe, serve
 from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
-from megainfer.m2n.shm.region import Bell, create_region, map_region
 from megainfer.m2n.slotted import native_library
 from tests.support.m2n_cluster import (
     SECONDS,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from mmap import mmap
 
 from megainfer.errors import ProtocolError
+from megainfer.m2n.host.handshake import Channel, Frame, Hello, Side
+from megainfer.m2n.host.region import Bell, create_region, map_region
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.shm.handshake import Channel, Frame, Hello, Side
-from megainfer.m2n.shm.region import Bell, create_region, map_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,12 @@ class OwnEnd:
     def hand_over(self, channel: Channel) -> None:
         channel.send(Frame.MEMORY, b"", [self.file.fileno(), self.bell.fileno()])
 
-    def close(self) -> None:
+    def withdraw(self) -> None:
+        """Nobody more gets them."""
         self.file.close()
+
+    def close(self) -> None:
+        self.withdraw()
         self.bell.close()
 
 
