@@ -58,7 +58,7 @@ def run_attention(station: Station, plan: Plan, node: int, measures: bool) -> No
     model, kv = load_attention(plan, backend, progress_to(link))
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measures else []))
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
-    port = join_attention(plan.road, seat)
+    port = join_attention(plan.road, seat, backend.device)
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
     work = Workload(station.page)

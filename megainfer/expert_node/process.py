@@ -38,7 +38,7 @@ def run_expert(
     model = load_experts(plan, node, backend, progress_to(link), placement)
     link.send(Loaded(stage_seconds=profile_experts(model, plan, node) if measures else []))
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
-    port = join_expert(plan.road, seat)
+    port = join_expert(plan.road, seat, backend.device)
     m = await_serve(link, _meet, partial(_measured, port)).micro_batches
     work = Workload(station.page)
     unit = ExpertUnit(plan, node, model, port, m, work)

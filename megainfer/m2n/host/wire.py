@@ -50,7 +50,7 @@ class HostWire:
         if found:
             self._lost -= found.keys()
             self._watched = self._watch()
-        return [Newcomer(p.index, p.slots, p.bell.fileno()) for p in found.values()]
+        return [Newcomer(p.index, p.slots, p.bell.fileno(), p.payloads) for p in found.values()]
 
     def part(self, peer: int) -> None:
         """See `port.Wire.part`."""

@@ -1,5 +1,7 @@
 """M2N between processes of one host: all of a slot in shared memory."""
 
+from megainfer.device import Device
+from megainfer.errors import ConfigError
 from megainfer.m2n.host.connection import OwnEnd
 from megainfer.m2n.host.ports import (
     HostAttentionPort,
@@ -8,6 +10,7 @@ from megainfer.m2n.host.ports import (
     addresses_of,
     listen_at_its_place,
 )
+from megainfer.m2n.packing import Packing
 from megainfer.m2n.roads import DEFAULT_OPTIONS, PortOptions, Road, Seat
 from megainfer.m2n.slotted.mail import Memory
 from megainfer.m2n.slotted.opening import choose_mover
@@ -31,27 +34,48 @@ def expert_port(seat: Seat, options: PortOptions = DEFAULT_OPTIONS) -> HostExper
     return HostExpertPort(seat, own, mail, mail.sleeper(own.bell, options.spin_seconds))
 
 
-def join_attention(road: Road, seat: Seat) -> HostAttentionPort:
+def join_attention(
+    road: Road, seat: Seat, device: Device | None = None, packing: Packing | None = None
+) -> HostAttentionPort:
     """See `roads.join_attention`."""
+    _check_host(device)
     return attention_port(road.token, seat, road.options)
 
 
-def join_expert(road: Road, seat: Seat) -> HostExpertPort:
+def join_expert(road: Road, seat: Seat, device: Device | None = None) -> HostExpertPort:
     """See `roads.join_expert`."""
+    _check_host(device)
     port = expert_port(seat, road.options)
     listen_at_its_place(port, road, seat)
     return port
 
 
-def open_attention_port(road: Road, seat: Seat, timeout: float) -> HostAttentionPort:
+def open_attention_port(
+    road: Road,
+    seat: Seat,
+    timeout: float,
+    device: Device | None = None,
+    packing: Packing | None = None,
+) -> HostAttentionPort:
     """See `roads.open_attention_port`."""
+    _check_host(device)
     port = attention_port(road.token, seat, road.options)
     port.connect(addresses_of(road, seat), timeout)
     return port
 
 
-def open_expert_port(road: Road, seat: Seat, timeout: float) -> HostExpertPort:
+def open_expert_port(
+    road: Road, seat: Seat, timeout: float, device: Device | None = None
+) -> HostExpertPort:
     """See `roads.open_expert_port`."""
+    _check_host(device)
     port = expert_port(seat, road.options)
     accept_at_its_place(port, road, seat, timeout)
     return port
+
+
+def _check_host(device: Device | None) -> None:
+    if device is not None and not device.is_host:
+        raise ConfigError(
+            f"the road 'shm' joins nodes on the host, this one is on {device.name}; take 'ipc'"
+        )
