@@ -14,7 +14,7 @@ import pytest
 from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.host.connection import OwnEnd
-from megainfer.m2n.host.handshake import Channel, Frame, Hello, Side
+from megainfer.m2n.host.handshake import HELLO_BYTES, Channel, Frame, Hello, Side
 from megainfer.m2n.host.meeting import Listener, expert_address
 from megainfer.m2n.host.ports import HostAttentionPort
 from megainfer.m2n.roads import Seat
@@ -179,7 +179,7 @@ def read_exactly(connection: socket.socket, size: int) -> bytes:
 
 def read_refusal(connection: socket.socket) -> str:
     magic, version, kind, length = PREFIX.unpack(read_exactly(connection, PREFIX.size))
-    assert (magic, version, kind) == (b"MEGAM2N\0", 2, REFUSAL)
+    assert (magic, version, kind) == (b"MEGAM2N\0", 3, REFUSAL)
     return read_exactly(connection, length).decode()
 
 
@@ -199,17 +199,18 @@ def test_hello_is_these_bytes(address: str) -> None:
         attention = Failing(lambda: connect([address], Seat(geometry, 1, 0, 9), SECONDS))
         connection, _ = listening.accept()
         with connection:
-            assert read_exactly(connection, 20 + 44) == (
+            assert read_exactly(connection, 20 + 64) == (
                 b"MEGAM2N\0"
-                b"\x02\0\0\0"  # version
+                b"\x03\0\0\0"  # version
                 b"\x01\0\0\0"  # frame: HELLO
-                b"\x2c\0\0\0"  # bytes of body
+                b"\x40\0\0\0"  # bytes of body
                 b"\x01\0\0\0"  # role: attention
                 b"\x01\0\0\0"  # index
                 b"\x09\0\0\0\0\0\0\0"  # incarnation
                 b"\x02\0\0\0\x01\0\0\0\x03\0\0\0"  # M, N, m
                 b"\x04\0\0\0\x05\0\0\0\x06\0\0\0"  # capacity, hidden_size, top_k
                 b"\x02\0\0\0"  # bfloat16
+                b"\x01\0\0\0" + bytes(16)  # payloads: in the host's memory  # on no device
             )
         assert isinstance(attention.error, NodeDied)
         assert "expert node 0 closed the connection" in str(attention.error)
@@ -218,10 +219,10 @@ def test_hello_is_these_bytes(address: str) -> None:
 @pytest.mark.parametrize(
     ("prefix", "reason"),
     [
-        ((b"MEGAM2N\0", 99, HELLO, 7), "peer speaks M2N version 99, this is 2"),
-        ((b"GET / HT", 2, HELLO, 44), "peer begins with b'GET / HT'"),
-        ((b"MEGAM2N\0", 2, HELLO, 43), "frame 1 of 43 bytes, expected 1 of 44"),
-        ((b"MEGAM2N\0", 2, MEMORY, 44), "frame 2 of 44 bytes, expected 1 of 44"),
+        ((b"MEGAM2N\0", 99, HELLO, 7), "peer speaks M2N version 99, this is 3"),
+        ((b"GET / HT", 3, HELLO, 64), "peer begins with b'GET / HT'"),
+        ((b"MEGAM2N\0", 3, HELLO, 43), "frame 1 of 43 bytes, expected 1 of 64"),
+        ((b"MEGAM2N\0", 3, MEMORY, 64), "frame 2 of 64 bytes, expected 1 of 64"),
     ],
 )
 def test_an_expert_node_refuses_a_foreign_peer(
@@ -243,10 +244,10 @@ def test_an_attention_node_refuses_another_version(address: str) -> None:
         attention = Failing(lambda: connect([address], Seat(GEOMETRY, 0, 0), SECONDS))
         connection, _ = listening.accept()
         with connection:
-            read_exactly(connection, 20 + 44)
+            read_exactly(connection, 20 + 64)
             connection.sendall(PREFIX.pack(b"MEGAM2N\0", 99, HELLO, 0))
-            assert read_refusal(connection) == "peer speaks M2N version 99, this is 2"
-        assert str(attention.error) == "expert node 0: peer speaks M2N version 99, this is 2"
+            assert read_refusal(connection) == "peer speaks M2N version 99, this is 3"
+        assert str(attention.error) == "expert node 0: peer speaks M2N version 99, this is 3"
 
 
 def test_the_refusal_of_another_version_is_understood(listener: Listener, address: str) -> None:
@@ -263,7 +264,7 @@ def test_two_expert_nodes_do_not_meet(listener: Listener, address: str) -> None:
         channel = Channel(connection, time.monotonic() + SECONDS, "expert node 0")
         channel.send(Frame.HELLO, Hello.of(Side.EXPERT, Seat(GEOMETRY, 0, 0)).pack())
         with pytest.raises(ProtocolError, match=r"role: expected attention \(1\), found 2"):
-            channel.receive(Frame.HELLO, 44)
+            channel.receive(Frame.HELLO, HELLO_BYTES)
     assert "role: expected attention (1), found 2" in str(expert.error)
 
 
@@ -274,7 +275,7 @@ def test_wrong_memory_is_refused(listener: Listener, address: str, size: int, ke
     with raw_client(address) as connection:
         channel = Channel(connection, time.monotonic() + SECONDS, "expert node 0")
         channel.send(Frame.HELLO, Hello.of(Side.ATTENTION, Seat(GEOMETRY, 0, 0)).pack())
-        channel.receive(Frame.HELLO, 44)
+        channel.receive(Frame.HELLO, HELLO_BYTES)
         _, files = channel.receive(Frame.MEMORY, 0)
         descriptors = [home.file.fileno(), home.bell.fileno()][:keep]
         channel.send(Frame.MEMORY, b"", descriptors)
