@@ -99,9 +99,9 @@ def join_attention(
 ) -> "JoiningPort":
     """A port that has met nobody yet.
 
-    device: on which the node computes, None for the host. packing: kernels that fill payloads on a
-    device, where torch's are not to. Raises ConfigError when there is no such road, or it does not
-    lead to this device.
+    device: on which the node computes, None for the host; the port is the device's where the road
+    leads there, else the host's. packing: kernels that fill payloads on a device, where torch's are
+    not to. Raises ConfigError when there is no such road, or it leads to other devices only.
     """
     return _opener(road).join_attention(road, seat, device, packing)
 

@@ -1,7 +1,9 @@
-"""M2N between processes of one host: all of a slot in shared memory."""
+"""M2N between processes of one host: all of a slot in shared memory.
+
+Its ports are the host's, whatever their nodes compute on.
+"""
 
 from megainfer.device import Device
-from megainfer.errors import ConfigError
 from megainfer.m2n.host.connection import OwnEnd
 from megainfer.m2n.host.ports import (
     HostAttentionPort,
@@ -38,13 +40,11 @@ def join_attention(
     road: Road, seat: Seat, device: Device | None = None, packing: Packing | None = None
 ) -> HostAttentionPort:
     """See `roads.join_attention`."""
-    _check_host(device)
     return attention_port(road.token, seat, road.options)
 
 
 def join_expert(road: Road, seat: Seat, device: Device | None = None) -> HostExpertPort:
     """See `roads.join_expert`."""
-    _check_host(device)
     port = expert_port(seat, road.options)
     listen_at_its_place(port, road, seat)
     return port
@@ -58,7 +58,6 @@ def open_attention_port(
     packing: Packing | None = None,
 ) -> HostAttentionPort:
     """See `roads.open_attention_port`."""
-    _check_host(device)
     port = attention_port(road.token, seat, road.options)
     port.connect(addresses_of(road, seat), timeout)
     return port
@@ -68,14 +67,6 @@ def open_expert_port(
     road: Road, seat: Seat, timeout: float, device: Device | None = None
 ) -> HostExpertPort:
     """See `roads.open_expert_port`."""
-    _check_host(device)
     port = expert_port(seat, road.options)
     accept_at_its_place(port, road, seat, timeout)
     return port
-
-
-def _check_host(device: Device | None) -> None:
-    if device is not None and not device.is_host:
-        raise ConfigError(
-            f"the road 'shm' joins nodes on the host, this one is on {device.name}; take 'ipc'"
-        )
