@@ -151,6 +151,18 @@ class Geometry:
         return PayloadRoom(self.num_expert * self.micro_batches, self.reply_bytes(self.capacity))
 
     @property
+    def attention_bytes(self) -> int:
+        """What one attention node owns, in whichever memory."""
+        elsewhere = self.attention_payloads.bytes if self.payloads == "device" else 0
+        return self.attention_region_bytes + elsewhere
+
+    @property
+    def expert_bytes(self) -> int:
+        """What one expert node owns, in whichever memory."""
+        elsewhere = self.expert_payloads.bytes if self.payloads == "device" else 0
+        return self.expert_region_bytes + elsewhere
+
+    @property
     def total_bytes(self) -> int:
         """Slots of the whole instance, in the host's memory."""
         attention = self.num_attention * self.attention_region_bytes
