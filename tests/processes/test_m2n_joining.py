@@ -14,14 +14,19 @@ import torch
 from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, JoiningPort, Part, Rest
-from megainfer.m2n.roads import PortOptions, Road, Seat, join_attention, join_expert
+from megainfer.m2n.roads import ROADS, PortOptions, Road, Seat, join_attention, join_expert
+from tests.support import twin_road
 from tests.support.m2n_cluster import IMPLEMENTATIONS, SECONDS, fork, fresh_token
+from tests.support.twin_road import TWIN
 
 GEOMETRY = Geometry(2, 2, 1, capacity=4, hidden_size=8, top_k=2, dtype="float32")
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def road(request: pytest.FixtureRequest) -> Road:
+@pytest.fixture(params=[*IMPLEMENTATIONS, TWIN])
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Road:
+    monkeypatch.setitem(ROADS, TWIN, twin_road.__name__)
+    if request.param == TWIN:
+        return Road(TWIN, fresh_token())
     return Road("shm", fresh_token(), PortOptions(mover=request.param))
 
 

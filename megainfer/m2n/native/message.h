@@ -27,7 +27,7 @@ struct Header {
 static_assert(sizeof(Header) == 64);
 
 constexpr uint8_t magic[4] = {'M', '2', 'N', 0};
-constexpr uint32_t version = 2;
+constexpr uint32_t version = 3;
 constexpr uint64_t line_bytes = 64;
 
 constexpr uint64_t aligned(uint64_t bytes) {

@@ -34,6 +34,10 @@ class Inbox:
         """Whether `scan` would find a message that was not dealt with."""
         return any(self._unseen())
 
+    def awaits(self) -> bool:
+        """Whether somebody has announced what is yet to be published."""
+        return self._slots.awaited(self._epoch)
+
     def scan(self, since: int | None = None) -> list[tuple[int, Header]]:
         """(slot, header) of every message to act on, each message once.
 

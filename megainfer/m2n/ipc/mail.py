@@ -1,0 +1,92 @@
+"""Messages whose payloads a device moves: `plain_mail`'s, but for what touches a payload."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from megainfer.m2n.ipc.publisher import Publisher
+from megainfer.m2n.ipc.sleeper import DeviceSleeper
+from megainfer.m2n.ipc.slots import DeviceSlots
+from megainfer.m2n.mailbox import Part
+from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.packing import Packing
+from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.plain_mail import PlainAttentionMail, PlainExpertMail, SlotsIn
+from megainfer.m2n.slotted.sleeper import OwnBell
+from megainfer.m2n.slotted.slots import Slots, reply_payload
+
+
+class DeviceAttentionMail(PlainAttentionMail):
+    """`mail.AttentionMail`. Rows are those of a device, so none is looked at: a part that names one
+    that isn't there is its kernels' mistake."""
+
+    def __init__(
+        self,
+        seat: Seat,
+        own: DeviceSlots,
+        peers: Sequence[Slots | None],
+        slots_in: SlotsIn,
+        publisher: Publisher,
+        packing: Packing,
+    ) -> None:
+        super().__init__(seat, own, peers, slots_in)
+        self._publisher = publisher
+        self._packing = packing
+
+    def dispatch(
+        self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
+    ) -> None:
+        """See `mail.AttentionMail.dispatch`."""
+        blank = self._outbox.header(Kind.DISPATCH, micro_batch, layer, sequence)
+        headers: list[tuple[int, Header]] = []
+        filled, payloads = [], []
+        for node in self._outbox.members:
+            slots = self._outbox.begin(node, micro_batch, sequence)
+            assert isinstance(slots, DeviceSlots)
+            rows, header = parts[node].rows.numel(), blank
+            if rows:
+                header = blank._replace(rows=rows, length=self._geometry.dispatch_bytes(rows))
+                filled.append(parts[node])
+                payloads.append(slots.packed(micro_batch, rows, self._geometry))
+            headers.append((node, header))
+        if filled:
+            self._packing.pack(self.device, hidden, filled, payloads)
+        with self._publisher.together():
+            for node, header in headers:
+                self._outbox.publish(node, header)
+
+    def combine(self, micro_batch: int, parts: Sequence[Part], out: Tensor) -> None:
+        """See `mail.AttentionMail.combine`."""
+        answered, replies = [], []
+        for node, part in enumerate(parts):
+            rows = part.rows.numel()
+            if rows:
+                slot = node * self._geometry.micro_batches + micro_batch
+                answered.append(part)
+                replies.append(reply_payload(self._own, slot, rows, self._geometry))
+        if answered:
+            self._packing.add(self.device, answered, replies, out)
+
+    def sleeper(self, bell: OwnBell, spin_seconds: float) -> DeviceSleeper:
+        """See `mail.Mail.sleeper`."""
+        return DeviceSleeper(self.news, self._inbox.awaits, bell, spin_seconds)
+
+
+class DeviceExpertMail(PlainExpertMail):
+    """`mail.ExpertMail`."""
+
+    def __init__(
+        self, seat: Seat, own: DeviceSlots, peers: Sequence[Slots | None], slots_in: SlotsIn
+    ) -> None:
+        super().__init__(seat, own, peers, slots_in)
+        self._messages = own
+
+    def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """See `mail.ExpertMail.payload`."""
+        if not rows:
+            return super().payload(slot, rows)
+        return self._messages.packed(slot, rows, self._geometry)
+
+    def sleeper(self, bell: OwnBell, spin_seconds: float) -> DeviceSleeper:
+        """See `mail.Mail.sleeper`."""
+        return DeviceSleeper(self.news, self._inbox.awaits, bell, spin_seconds)
