@@ -93,17 +93,21 @@ def paged_attention(
 
 
 def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
-    """Keys, and values, of a tile take up to 16 KiB."""
+    """Keys, and values, of a tile take up to 16 KiB, and large tiles' scores and sums registers
+    without spilling."""
     channels: int = max(16, triton.next_power_of_2(q.shape[2]))
     wide = channels * q.itemsize
     rows: int = max(16, triton.next_power_of_2(group))  # of a tensor core's product
     if invariant:
-        rows = max(64, rows)
+        # Beside a segment's sums there are those of the ones before it.
+        rows, keys = max(rows, min(64, 8192 // channels)), 32
     else:
         most, asked = 128 if wide <= 256 else 64, triton.next_power_of_2(group * span.most_rows)
         rows = max(rows, min(most, asked))
-    keys = max(16, min(64, 16384 // wide))
-    return _Tiles(rows, keys, channels, 8 if rows * channels >= 8192 else 4)
+        keys = 64 if rows < 128 else min(64, channels // 2)
+    keys = max(16, min(keys, 16384 // wide))
+    warps = rows * channels // (1024 if invariant else 2048)
+    return _Tiles(rows, keys, channels, min(max(4, warps), 8))
 
 
 def _segments(

@@ -22,8 +22,9 @@ from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 from megainfer.models.spec import MlaSpec
 
-_STAGES = 5
-"""Of the pipeline: two tiles are on their way while blocks of the next two are looked up."""
+_STAGES, _STAGES_CHOSEN = 5, 7
+"""Of the pipeline: two tiles are on their way while blocks of the next two are looked up, and
+before those what is chosen."""
 
 
 @triton.jit
@@ -189,8 +190,9 @@ def attend_latents(
         SINGLE=single, SPLIT=split, WHOLE=not invariant,
         CHOSEN=sparse, TOP_K=top_k, H=heads, NOPE=spec.nope_dim, RANK=spec.kv_lora_rank,
         ROPE=spec.rope_dim, BLOCK=cache.shape[1], TOKENS=tokens, HEADS=at_once,
-        ROWS=rows, TILE=32, RANKS=_tile(spec.kv_lora_rank), ROPES=_tile(spec.rope_dim),
-        num_warps=8, num_stages=_STAGES,
+        ROWS=rows, TILE=64 // cache.itemsize,
+        RANKS=_tile(spec.kv_lora_rank), ROPES=_tile(spec.rope_dim),
+        num_warps=8, num_stages=_STAGES_CHOSEN if sparse else _STAGES,
         writes=(sums, states) if split else (out,),
     )  # fmt: skip
     if split:
