@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.gpu.homes import HomeTable
+from megainfer.compute.gpu.kernels import plan as plan_of_kernels
 from megainfer.compute.gpu.kernels.gate import Choices
 from megainfer.compute.gpu.kernels.plan import plan
 from megainfer.compute.reference import kernels as reference
@@ -63,6 +64,12 @@ def test_a_plan_is_the_references(tokens, num_nodes):
 @pytest.mark.parametrize("tokens", [256, 257, 600])
 def test_a_plan_of_many_tokens_counts_first(tokens):
     check(contiguous_placement(12, 4, [0]), 1, tokens)
+
+
+def test_a_plan_of_very_many_tokens_counts_on(monkeypatch):
+    """More blocks than a block has tokens."""
+    monkeypatch.setattr(plan_of_kernels, "_BLOCK", 4)
+    check(contiguous_placement(12, 2, [0]), 1, 45)
 
 
 def test_a_plan_follows_the_ways():

@@ -70,7 +70,7 @@ def _within_groups(
         of_group += tl.max(tl.where(ids == first[:, None], float("-inf"), ranks), 1)
     groups = tl.arange(0, ranks.shape[0])
     kept = groups < 0
-    for _ in tl.static_range(KEPT):
+    for _ in range(KEPT):
         kept = kept | (groups == _best(of_group, groups, (groups < GROUPS) & ~kept))
     return tl.where(kept[:, None], scores, float("-inf"))
 
@@ -125,7 +125,7 @@ def _route(
     free = exists
     experts = tl.zeros([K_TILE], tl.int32)
     weights = tl.zeros([K_TILE], tl.float32)
-    for k in tl.static_range(K):
+    for k in range(K):
         if SCORE == "sparsemixer":
             expert, weight = _sparsemixer(logits, ids, free, JITTER)
         else:
