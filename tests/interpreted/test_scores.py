@@ -23,7 +23,7 @@ def assert_scores_are(scores: Scores, expected: Scores) -> None:
 
 def batch_of(size: int) -> tuple[Tensor, Tensor, list[int], list[int]]:
     """Logits, tokens, rows, and how many of each one's best are wanted."""
-    wanted = [min(n, size) for n in (0, 1, 1, 5, MOST, size)]
+    wanted = [min(n, size) for n in (0, 1, 1, 5, MOST // 3, size)]
     return torch.randn(8, size) * 5, torch.randint(size, (8,)), [0, 1, 2, 4, 5, 7], wanted
 
 
@@ -33,7 +33,7 @@ def test_scores_are_the_references(size):
     assert_scores_are(TOKENS.scores(*batch), reference.scores(*batch))
 
 
-@pytest.mark.parametrize("size", [65, 300])
+@pytest.mark.parametrize("size", [65, 200])
 def test_scores_of_long_rows_are_the_references(size, monkeypatch):
     monkeypatch.setattr(candidates, "TILE", 64)
     monkeypatch.setattr(candidates, "SEARCH_TILE", 64)
