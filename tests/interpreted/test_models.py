@@ -22,7 +22,10 @@ FAMILIES = [
     ("llama4_text", "scout"),  # chunks, pairs of channels, norms after the rotation, temperature
     ("qwen3_next", "grouped"),  # gated, partly rotated; recurrent states
     ("qwen2_moe", "dense_between"),
+    ("qwen3_next", "odd_dense_last"),
+    ("deepseek_v2", "lite"),  # no latent of queries
     ("deepseek_v3", "groups"),
+    ("deepseek_v32", "nine_positions"),  # chosen by an indexer
 ]
 
 
@@ -31,7 +34,7 @@ def steps() -> Iterator[Sequence[ChunkInput]]:
     generator = torch.Generator().manual_seed(5)
     tokens = torch.randint(150, (4, 40), generator=generator).tolist()
     done = [0] * 4
-    for lengths in ((9, 1, 17, 0), (4, 1, 1, 0), (1, 1, 1, 3), (0, 2, 1, 1)):
+    for lengths in ((11, 1, 4, 0), (2, 1, 6, 0), (1, 0, 1, 3)):
         chunks = []
         for i, length in enumerate(lengths):
             new = tokens[i][done[i] : done[i] + length]
