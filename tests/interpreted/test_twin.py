@@ -1,5 +1,5 @@
-"""Messages between nodes on GPUs, their kernels interpreted: rows into a peer's payloads, replies out
-of one's own, against the reference."""
+"""Messages between nodes on GPUs, kernels interpreted: rows into a peer's payloads, replies out of
+one's own, against the reference."""
 
 import pytest
 import torch

@@ -69,17 +69,11 @@ class FakeWords:
 
 
 class FakeSlots(DeviceSlots):
-    """All of a node's own slots. words: what stores into them."""
+    """All of a node's own slots, as `like` has them. words: what stores into them."""
 
-    def __init__(
-        self,
-        own: TwinNode,
-        stride: int,
-        count: int,
-        device: FakeDevice,
-        words: FakeWords,
-    ) -> None:
-        super().__init__(own.region, stride, 0, count, own.payloads, device)
+    def __init__(self, like: DeviceSlots, device: FakeDevice, words: FakeWords) -> None:
+        count = len(like.words())
+        super().__init__(like._memory, like._stride, 0, count, like._views, device)
         self._fake, self._stored = device, words.stored
 
     def words(self) -> list[int]:
@@ -130,13 +124,11 @@ class FakeHub(TwinHub):
         return FakePayloads(self.late, room)
 
     def own_replies(self, seat: Seat, own: TwinNode) -> FakeSlots:
-        self.attention_slots.append(self._fake(super().own_replies(seat, own), own))
+        slots = super().own_replies(seat, own)
+        self.attention_slots.append(FakeSlots(slots, self.late, self.late_words))
         return self.attention_slots[-1]
 
     def own_messages(self, seat: Seat, own: TwinNode) -> FakeSlots:
-        self.expert_slots.append(self._fake(super().own_messages(seat, own), own))
+        slots = super().own_messages(seat, own)
+        self.expert_slots.append(FakeSlots(slots, self.late, self.late_words))
         return self.expert_slots[-1]
-
-    def _fake(self, slots: DeviceSlots, own: TwinNode) -> FakeSlots:
-        count = len(slots.words())
-        return FakeSlots(own, slots._stride, count, self.late, self.late_words)
