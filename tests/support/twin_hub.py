@@ -23,7 +23,8 @@ from megainfer.m2n.packing import TORCH_PACKING, Packing
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.attention_port import SlotAttentionPort
 from megainfer.m2n.slotted.expert_port import SlotExpertPort
-from megainfer.m2n.slotted.mail import Newcomer
+from megainfer.m2n.slotted.inbox import Inbox
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Newcomer
 from megainfer.m2n.slotted.payloads import Payloads, StridedPayloads
 from tests.support.twin_road import TwinWords
 
@@ -64,15 +65,16 @@ class TwinHub:
         publisher = Publisher(self._device, self._words)
         slots_in = partial(slots_at_expert, seat, publisher)
         peers = [slots_in(node.seen_by_others(n)) for n, node in enumerate(self._experts)]
-        slots = self.own_replies(seat, own)
-        mail = DeviceAttentionMail(seat, slots, peers, slots_in, publisher, self._packing)
+        inbox = Inbox(self.own_replies(seat, own), self._geometry, TO_ATTENTION, epoch)
+        mail = DeviceAttentionMail(seat, inbox, peers, slots_in, publisher, self._packing)
         return SlotAttentionPort(seat, mail, LocalWire(own, self._experts))
 
     def expert_port(self, index: int, epoch: int = 0) -> SlotExpertPort:
         own, seat = self._experts[index], Seat(self._geometry, index, epoch)
         slots_in = partial(slots_at_attention, seat, Publisher(self._device, self._words))
         peers = [slots_in(node.seen_by_others(i)) for i, node in enumerate(self._attention)]
-        mail = DeviceExpertMail(seat, self.own_messages(seat, own), peers, slots_in)
+        inbox = Inbox(self.own_messages(seat, own), self._geometry, TO_EXPERT, epoch)
+        mail = DeviceExpertMail(seat, inbox, peers, slots_in)
         return SlotExpertPort(seat, mail, LocalWire(own, self._attention))
 
     def payloads(self, room: PayloadRoom) -> Payloads:

@@ -11,6 +11,7 @@ from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Kind
 from megainfer.m2n.packing import Packing
 from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.inbox import Looking
 from megainfer.m2n.slotted.plain_mail import PlainAttentionMail, PlainExpertMail, SlotsIn
 from megainfer.m2n.slotted.sleeper import OwnBell
 from megainfer.m2n.slotted.slots import Slots
@@ -23,14 +24,14 @@ class DeviceAttentionMail(PlainAttentionMail):
     def __init__(
         self,
         seat: Seat,
-        own: DeviceSlots,
+        inbox: Looking,
         peers: Sequence[Slots | None],
         slots_in: SlotsIn,
         publisher: Publisher,
         packing: Packing,
     ) -> None:
-        super().__init__(seat, own, peers, slots_in)
-        self._replies = own
+        super().__init__(seat, inbox, peers, slots_in)
+        self._replies = _on_device(inbox.slots)
         self._publisher = publisher
         self._packing = packing
 
@@ -42,8 +43,7 @@ class DeviceAttentionMail(PlainAttentionMail):
         headers = {0: blank}  # by rows: whom a message is for its header doesn't say
         sent, filled, payloads = [], [], []
         for node in self._outbox.members:
-            slots = self._outbox.begin(node, micro_batch, sequence)
-            assert isinstance(slots, DeviceSlots)
+            slots = _on_device(self._outbox.begin(node, micro_batch, sequence))
             rows = parts[node].rows.numel()
             if rows not in headers:
                 length = self._geometry.dispatch_bytes(rows)
@@ -79,10 +79,10 @@ class DeviceExpertMail(PlainExpertMail):
     """`mail.ExpertMail`."""
 
     def __init__(
-        self, seat: Seat, own: DeviceSlots, peers: Sequence[Slots | None], slots_in: SlotsIn
+        self, seat: Seat, inbox: Looking, peers: Sequence[Slots | None], slots_in: SlotsIn
     ) -> None:
-        super().__init__(seat, own, peers, slots_in)
-        self._messages = own
+        super().__init__(seat, inbox, peers, slots_in)
+        self._messages = _on_device(inbox.slots)
 
     def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """See `mail.ExpertMail.payload`."""
@@ -92,10 +92,14 @@ class DeviceExpertMail(PlainExpertMail):
 
     def reply_buffer(self, dispatch: Dispatch) -> Tensor:
         """See `mail.ExpertMail.reply_buffer`."""
-        slots = self._begin(dispatch)
-        assert isinstance(slots, DeviceSlots)
+        slots = _on_device(self._begin(dispatch))
         return slots.reply(dispatch.micro_batch, dispatch.num_rows)
 
     def sleeper(self, bell: OwnBell, spin_seconds: float) -> DeviceSleeper:
         """See `mail.Mail.sleeper`."""
         return DeviceSleeper(self.news, self._inbox.awaits, bell, spin_seconds)
+
+
+def _on_device(slots: Slots) -> DeviceSlots:
+    assert isinstance(slots, DeviceSlots)
+    return slots
