@@ -13,9 +13,11 @@ from megainfer.m2n.ipc.publisher import Place, Publisher
 from megainfer.m2n.ipc.slots import PeerSlots, own_messages, own_replies, slots_at_expert
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.slotted.inbox import Inbox
+from megainfer.m2n.slotted.inbox import Inbox, Looking
 from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Newcomer
+from megainfer.m2n.slotted.native_inbox import NativeInbox
 from megainfer.m2n.slotted.payloads import StridedPayloads
+from tests.support.m2n_cluster import IMPLEMENTATIONS
 from tests.support.twin_road import TwinWords
 
 GEOMETRY = Geometry(2, 1, 2, 4, 8, 2, "float32", "device")
@@ -39,12 +41,16 @@ class LateWords(TwinWords):
 class Expert:
     """An expert node's slots, and those in them of an attention node whose device is late."""
 
-    def __init__(self, epoch: int = 0) -> None:
+    def __init__(self, mover: str) -> None:
         self.region = mmap(-1, GEOMETRY.expert_region_bytes)
         room = GEOMETRY.expert_payloads
         payloads = StridedPayloads(torch.zeros(room.bytes, dtype=torch.uint8), room.stride)
         slots = own_messages(Seat(GEOMETRY, 0), self.region, payloads, HOST)
-        self.inbox = Inbox(slots, GEOMETRY, TO_EXPERT, epoch)
+        if mover == "native":
+            self.inbox: Looking = NativeInbox(slots, Seat(GEOMETRY, 0), self.region, False)
+            self.inbox.watch(Newcomer(1, self.region))
+        else:
+            self.inbox = Inbox(slots, GEOMETRY, TO_EXPERT, 0)
         self.words = LateWords()
         newcomer = Newcomer(0, self.region, payloads=payloads)
         publisher = Publisher(HOST, self.words)
@@ -58,9 +64,9 @@ class Expert:
         return [header.sequence for _, header in self.inbox.scan()]
 
 
-@pytest.fixture
-def expert() -> Expert:
-    return Expert()
+@pytest.fixture(params=IMPLEMENTATIONS)
+def expert(request: pytest.FixtureRequest) -> Expert:
+    return Expert(request.param)
 
 
 def begin(slots: PeerSlots, sequence: int, epoch: int = 0, **changes: int) -> None:

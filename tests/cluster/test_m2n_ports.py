@@ -71,7 +71,14 @@ built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not bui
             id="python to native",
             marks=built,
         ),
-        pytest.param(partial(shm_cluster, kind=TWIN), id="ipc's twin"),
+        pytest.param(
+            partial(shm_cluster, attention=PYTHON, expert=PYTHON, kind=TWIN), id="ipc's twin"
+        ),
+        pytest.param(
+            partial(shm_cluster, attention=NATIVE, expert=NATIVE, kind=TWIN),
+            id="ipc's twin, native",
+            marks=built,
+        ),
         pytest.param(
             partial(shm_cluster, attention=BRISK, expert=BRISK, kind=TWIN),
             id="ipc's twin, spinning",

@@ -327,11 +327,6 @@ def test_a_node_on_the_host_is_told_which_road_to_take() -> None:
             opening(road, Seat(GEOMETRY, 0))
 
 
-def test_a_mover_that_writes_no_devices_memory_is_refused(road: Road) -> None:
-    with pytest.raises(ConfigError, match="'ipc' has no mover 'native'; it has: plain"):
-        join_expert(Road(TWIN, road.token, PortOptions(mover="native")), Seat(GEOMETRY, 0))
-
-
 @pytest.mark.parametrize(
     ("attention", "experts", "road"),
     [(True, True, "ipc"), (True, False, "shm"), (False, True, "shm"), (False, False, "shm")],

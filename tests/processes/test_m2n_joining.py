@@ -22,12 +22,15 @@ from tests.support.twin_road import TWIN
 GEOMETRY = Geometry(2, 2, 1, capacity=4, hidden_size=8, top_k=2, dtype="float32")
 
 
-@pytest.fixture(params=[*IMPLEMENTATIONS, TWIN])
-def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Road:
+@pytest.fixture(params=["shm", TWIN])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(ROADS, TWIN, twin_road.__name__)
-    if request.param == TWIN:
-        return Road(TWIN, fresh_token())
-    return Road("shm", fresh_token(), PortOptions(mover=request.param))
+    return request.param
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def road(request: pytest.FixtureRequest, kind: str) -> Road:
+    return Road(kind, fresh_token(), PortOptions(mover=request.param))
 
 
 def attention_of(road: Road, index: int, incarnation: int = 0) -> JoiningPort:

@@ -139,7 +139,7 @@ built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not bui
             "shm", PYTHON, replace(NATIVE, spin_seconds=1e-4), id="python to native", marks=built
         ),
         pytest.param(TWIN, PYTHON, PYTHON, id="ipc's twin"),
-        pytest.param(TWIN, BRISK, BRISK, id="ipc's twin, spinning"),
+        pytest.param(TWIN, NATIVE, BRISK, id="ipc's twin, native to spinning", marks=built),
     ],
 )
 def test_thousands_of_messages_between_processes(

@@ -14,19 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megainfer.device import Device
 from megainfer.m2n.geometry import Geometry, PayloadRoom
-from megainfer.m2n.ipc.mail import DeviceAttentionMail, DeviceExpertMail
-from megainfer.m2n.ipc.publisher import Publisher
-from megainfer.m2n.ipc.slots import DeviceSlots, slots_at_attention, slots_at_expert
-from megainfer.m2n.local import LocalNode, LocalWire
+from megainfer.m2n.ipc.slots import DeviceSlots
 from megainfer.m2n.mailbox import Part
 from megainfer.m2n.packing import Packed, TorchPacking
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.slotted.attention_port import SlotAttentionPort
-from megainfer.m2n.slotted.expert_port import SlotExpertPort
-from megainfer.m2n.slotted.mail import Newcomer
 from tests.support.fake_device import FakeDevice
 from tests.support.happens_before import Clock, Race, merge
+from tests.support.twin_hub import TwinHub, TwinNode
 
 
 class FakePayloads:
@@ -73,18 +69,11 @@ class FakeWords:
 
 
 class FakeSlots(DeviceSlots):
-    """All of a node's own slots. words: what stores into them."""
+    """All of a node's own slots, as `like` has them. words: what stores into them."""
 
-    def __init__(
-        self,
-        region: mmap,
-        stride: int,
-        count: int,
-        payloads: FakePayloads,
-        device: FakeDevice,
-        words: FakeWords,
-    ) -> None:
-        super().__init__(region, stride, 0, count, payloads, device)
+    def __init__(self, like: DeviceSlots, device: FakeDevice, words: FakeWords) -> None:
+        count = len(like.words())
+        super().__init__(like._memory, like._stride, 0, count, like._views, device)
         self._fake, self._stored = device, words.stored
 
     def words(self) -> list[int]:
@@ -106,7 +95,7 @@ class PoisoningPacking(TorchPacking):
     """Behind the rows that count there is poison, since nobody may read it."""
 
     def pack(
-        self, device: FakeDevice, hidden: Tensor, parts: Sequence[Part], into: Sequence[Packed]
+        self, device: Device, hidden: Tensor, parts: Sequence[Part], into: Sequence[Packed]
     ) -> None:
         super().pack(device, hidden, parts, into)
         written = [packed.hidden for packed in into]
@@ -119,54 +108,27 @@ def _poison(into: Sequence[Packed]) -> None:
         packed.hidden[int(packed.count) :] = torch.nan
 
 
-class FakeNode(LocalNode):
-    """A node's memory: slots in the host's, payloads in the device's."""
-
-    def __init__(self, device: FakeDevice, region_bytes: int, room: PayloadRoom) -> None:
-        super().__init__()
-        self.region = mmap(-1, region_bytes)
-        self.payloads = FakePayloads(device, room)
-
-    def seen_by_others(self, index: int) -> Newcomer:
-        return Newcomer(index, self.region, payloads=self.payloads)
-
-
-class FakeHub:
-    """The nodes of an instance, all over one device.
+class FakeHub(TwinHub):
+    """The nodes of an instance, all over one device, which works late.
 
     attention_slots, expert_slots: their own, of each port that was made.
     """
 
     def __init__(self, geometry: Geometry, device: FakeDevice) -> None:
-        self._geometry = geometry = geometry.on_devices
-        self._device, self.words = device, FakeWords(device)
+        self.late, self.late_words = device, FakeWords(device)
         self.attention_slots: list[FakeSlots] = []
         self.expert_slots: list[FakeSlots] = []
-        size, room = geometry.attention_region_bytes, geometry.attention_payloads
-        self._attention = [FakeNode(device, size, room) for _ in range(geometry.num_attention)]
-        size, room = geometry.expert_region_bytes, geometry.expert_payloads
-        self._experts = [FakeNode(device, size, room) for _ in range(geometry.num_expert)]
+        super().__init__(geometry, PoisoningPacking(), device, self.late_words)
 
-    def attention_port(self, index: int, epoch: int = 0) -> SlotAttentionPort:
-        own, seat = self._attention[index], Seat(self._geometry, index, epoch)
-        publisher = Publisher(self._device, self.words)
-        slots_in = partial(slots_at_expert, seat, publisher)
-        peers = [slots_in(node.seen_by_others(n)) for n, node in enumerate(self._experts)]
-        slots = self._slots(own, self._geometry.reply_slot_bytes, len(peers))
-        self.attention_slots.append(slots)
-        mail = DeviceAttentionMail(seat, slots, peers, slots_in, publisher, PoisoningPacking())
-        return SlotAttentionPort(seat, mail, LocalWire(own, self._experts))
+    def payloads(self, room: PayloadRoom) -> FakePayloads:
+        return FakePayloads(self.late, room)
 
-    def expert_port(self, index: int, epoch: int = 0) -> SlotExpertPort:
-        own, seat = self._experts[index], Seat(self._geometry, index, epoch)
-        publisher = Publisher(self._device, self.words)
-        slots_in = partial(slots_at_attention, seat, publisher)
-        peers = [slots_in(node.seen_by_others(i)) for i, node in enumerate(self._attention)]
-        slots = self._slots(own, self._geometry.dispatch_slot_bytes, len(peers))
-        self.expert_slots.append(slots)
-        mail = DeviceExpertMail(seat, slots, peers, slots_in)
-        return SlotExpertPort(seat, mail, LocalWire(own, self._attention))
+    def own_replies(self, seat: Seat, own: TwinNode) -> FakeSlots:
+        slots = super().own_replies(seat, own)
+        self.attention_slots.append(FakeSlots(slots, self.late, self.late_words))
+        return self.attention_slots[-1]
 
-    def _slots(self, own: FakeNode, stride: int, peers: int) -> FakeSlots:
-        count = peers * self._geometry.micro_batches
-        return FakeSlots(own.region, stride, count, own.payloads, self._device, self.words)
+    def own_messages(self, seat: Seat, own: TwinNode) -> FakeSlots:
+        slots = super().own_messages(seat, own)
+        self.expert_slots.append(FakeSlots(slots, self.late, self.late_words))
+        return self.expert_slots[-1]

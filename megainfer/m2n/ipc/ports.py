@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 from functools import partial
+from mmap import mmap
 
 from megainfer.device import Device
-from megainfer.errors import ConfigError
 from megainfer.m2n.host.connection import OwnEnd
 from megainfer.m2n.host.ports import (
     HostAttentionPort,
@@ -16,23 +16,34 @@ from megainfer.m2n.host.ports import (
 from megainfer.m2n.ipc.equipment import Equipment, equipment_of
 from megainfer.m2n.ipc.mail import DeviceAttentionMail, DeviceExpertMail
 from megainfer.m2n.ipc.publisher import Publisher
-from megainfer.m2n.ipc.slots import own_messages, own_replies, slots_at_attention, slots_at_expert
+from megainfer.m2n.ipc.slots import (
+    DeviceSlots,
+    own_messages,
+    own_replies,
+    slots_at_attention,
+    slots_at_expert,
+)
 from megainfer.m2n.packing import Packing
 from megainfer.m2n.roads import PortOptions, Road, Seat
+from megainfer.m2n.slotted.inbox import Inbox, Looking
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT
+from megainfer.m2n.slotted.native_inbox import NativeInbox
+from megainfer.m2n.slotted.opening import MOVERS, choose_mover
 
 
 def attention_port(
     token: str, seat: Seat, options: PortOptions, equipment: Equipment
 ) -> HostAttentionPort:
     """An attention node's port that has met nobody yet."""
-    seat = _on_devices(seat, options)
+    seat = _on_devices(seat)
     geometry, memory = seat.geometry, equipment.memory
     own = OwnEnd.create(geometry.attention_region_bytes, memory, geometry.attention_payloads)
     assert own.payloads is not None
     publisher = Publisher(memory.device, equipment.words)
+    replies = own_replies(seat, own.slots, own.payloads, memory.device)
     mail = DeviceAttentionMail(
         seat,
-        own_replies(seat, own.slots, own.payloads, memory.device),
+        _inbox(replies, seat, own.slots, options, is_attention=True),
         [None] * geometry.num_expert,
         partial(slots_at_expert, seat, publisher),
         publisher,
@@ -43,14 +54,15 @@ def attention_port(
 
 def expert_port(seat: Seat, options: PortOptions, equipment: Equipment) -> HostExpertPort:
     """An expert node's port that nobody can meet yet."""
-    seat = _on_devices(seat, options)
+    seat = _on_devices(seat)
     geometry, memory = seat.geometry, equipment.memory
     own = OwnEnd.create(geometry.expert_region_bytes, memory, geometry.expert_payloads)
     assert own.payloads is not None
     publisher = Publisher(memory.device, equipment.words)
+    messages = own_messages(seat, own.slots, own.payloads, memory.device)
     mail = DeviceExpertMail(
         seat,
-        own_messages(seat, own.slots, own.payloads, memory.device),
+        _inbox(messages, seat, own.slots, options, is_attention=False),
         [None] * geometry.num_attention,
         partial(slots_at_attention, seat, publisher),
     )
@@ -93,8 +105,15 @@ def open_expert_port(
     return port
 
 
-def _on_devices(seat: Seat, options: PortOptions) -> Seat:
-    """The seat with payloads where this road has them. Raises ConfigError for another mover."""
-    if options.mover not in (None, "plain"):
-        raise ConfigError(f"the road 'ipc' has no mover {options.mover!r}; it has: plain")
+def _on_devices(seat: Seat) -> Seat:
+    """The seat with payloads where this road has them."""
     return replace(seat, geometry=seat.geometry.on_devices)
+
+
+def _inbox(
+    own: DeviceSlots, seat: Seat, region: mmap, options: PortOptions, is_attention: bool
+) -> Looking:
+    """What looks at a node's own slots: of a mover that is the part which touches no payload."""
+    if choose_mover(options.mover) is MOVERS["native"]:
+        return NativeInbox(own, seat, region, is_attention)
+    return Inbox(own, seat.geometry, TO_ATTENTION if is_attention else TO_EXPERT, seat.epoch)

@@ -12,36 +12,26 @@ another has superseded meanwhile, shows nothing, and no device ever writes a hea
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from mmap import mmap
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from megainfer.device import Device
-from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.ipc.publisher import Place, Publisher
+from megainfer.m2n.ipc.views import PayloadViews
 from megainfer.m2n.message import EPOCH_OFFSET, Header
 from megainfer.m2n.packing import Packed
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.mail import Newcomer
 from megainfer.m2n.slotted.payloads import Payloads
-from megainfer.m2n.slotted.slots import (
-    HEADER_OFFSET,
-    WRITING,
-    Slots,
-    dispatch_payload,
-    published_word,
-)
+from megainfer.m2n.slotted.slots import HEADER_OFFSET, WRITING, Slots, published_word
 
 _BEGUN_OFFSET = 8
-_KEPT_VIEWS = 256
-"""Steps repeat their row counts, and making a view takes longer than finding it."""
 
 
 class DeviceSlots(Slots):
-    """A node's own slots, as it reads them."""
+    """A node's own slots, as it reads them. views: of the payloads of all of the region's slots."""
 
     def __init__(
         self,
@@ -49,14 +39,14 @@ class DeviceSlots(Slots):
         stride: int,
         first: int,
         count: int,
-        payloads: Payloads,
+        views: PayloadViews,
         device: Device,
     ) -> None:
-        super().__init__(region, stride, first, count, payloads)
+        super().__init__(region, stride, first, count, views.payloads)
         self.device = device
+        self._views = views
         self._begun = self._each(_BEGUN_OFFSET, count)
         self._epochs = self._each(HEADER_OFFSET + EPOCH_OFFSET, count)
-        self._view = lru_cache(_KEPT_VIEWS)(payloads.tensor)
 
     def words(self) -> list[int]:
         """See `Slots.words`; what was begun and is yet to be published is being written."""
@@ -75,15 +65,13 @@ class DeviceSlots(Slots):
         missing = (begun != self._words | WRITING) & (begun != 0)
         return bool((missing & (self._epochs >= epoch)).any())
 
-    def tensor(self, slot: int, offset: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
-        """See `Slots.tensor`; on the device."""
-        return self._view(self._first + slot, offset, dtype, shape)
-
-    def packed(self, slot: int, rows: int, geometry: Geometry) -> Packed:
+    def packed(self, slot: int, rows: int) -> Packed:
         """Views of a dispatch of R rows."""
-        offset = geometry.count_offset(rows)
-        count = self.tensor(slot, offset, torch.int32, (1, 1))[0]
-        return Packed(*dispatch_payload(self, slot, rows, geometry), count)
+        return self._views.packed(self._first + slot, rows)
+
+    def reply(self, slot: int, rows: int) -> Tensor:
+        """View of a reply's sums [R, D]."""
+        return self._views.reply(self._first + slot, rows)
 
 
 class PeerSlots(DeviceSlots):
@@ -95,10 +83,10 @@ class PeerSlots(DeviceSlots):
         stride: int,
         first: int,
         count: int,
-        payloads: Payloads,
+        views: PayloadViews,
         publisher: Publisher,
     ) -> None:
-        super().__init__(region, stride, first, count, payloads, publisher.device)
+        super().__init__(region, stride, first, count, views, publisher.device)
         self._publisher = publisher
         offsets = [self._base + slot * stride for slot in range(count)]
         self._places: Sequence[Place] = publisher.reach(region, offsets)
@@ -111,7 +99,7 @@ class PeerSlots(DeviceSlots):
     def publish(self, slot: int, header: Header) -> None:
         """Write `header`, and show it and the payload after the work that fills that."""
         self._write_header(slot, header)
-        shown = [self.tensor(slot, 0, torch.uint8, (1, 1))] if header.rows else []
+        shown = [self._views.whole(self._first + slot)] if header.rows else []
         self._publisher.publish(self._places[slot], published_word(header.sequence), shown)
 
     def close(self) -> None:
@@ -123,14 +111,16 @@ def own_replies(seat: Seat, region: mmap, payloads: Payloads, device: Device) ->
     """All slots of an attention node's region; expert node n's are the m from n * m on."""
     geometry = seat.geometry
     count = geometry.num_expert * geometry.micro_batches
-    return DeviceSlots(region, geometry.reply_slot_bytes, 0, count, payloads, device)
+    views = PayloadViews(payloads, geometry)
+    return DeviceSlots(region, geometry.reply_slot_bytes, 0, count, views, device)
 
 
 def own_messages(seat: Seat, region: mmap, payloads: Payloads, device: Device) -> DeviceSlots:
     """All slots of an expert node's region; attention node i's are the m from i * m on."""
     geometry = seat.geometry
     count = geometry.num_attention * geometry.micro_batches
-    return DeviceSlots(region, geometry.dispatch_slot_bytes, 0, count, payloads, device)
+    views = PayloadViews(payloads, geometry)
+    return DeviceSlots(region, geometry.dispatch_slot_bytes, 0, count, views, device)
 
 
 def slots_at_expert(seat: Seat, publisher: Publisher, expert: Newcomer) -> PeerSlots:
@@ -146,4 +136,5 @@ def slots_at_attention(seat: Seat, publisher: Publisher, attention: Newcomer) ->
 def _slots_at(seat: Seat, publisher: Publisher, peer: Newcomer, stride: int) -> PeerSlots:
     assert peer.payloads is not None, "who has met without payloads was refused"
     m = seat.geometry.micro_batches
-    return PeerSlots(peer.region, stride, seat.index * m, m, peer.payloads, publisher)
+    views = PayloadViews(peer.payloads, seat.geometry)
+    return PeerSlots(peer.region, stride, seat.index * m, m, views, publisher)

@@ -52,6 +52,8 @@ class Tally(Protocol):
 
     dropped: int
 
+    def sent(self, header: Header) -> None: ...
+
     def as_dict(self) -> dict[str, int]: ...
 
 

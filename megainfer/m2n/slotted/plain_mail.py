@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from megainfer.errors import ProtocolError
-from megainfer.m2n.counters import Counters
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.slotted.inbox import Inbox
-from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Newcomer
+from megainfer.m2n.slotted.inbox import Inbox, Looking
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Newcomer, Tally
 from megainfer.m2n.slotted.sleeper import OwnBell, PlainSleeper
 from megainfer.m2n.slotted.slots import (
     Slots,
@@ -31,7 +30,7 @@ from megainfer.m2n.slotted.slots import (
 class Outbox:
     """A node's slots in each peer's memory. members: the peers that take part in the epoch."""
 
-    def __init__(self, seat: Seat, peers: Sequence[Slots | None], counters: Counters) -> None:
+    def __init__(self, seat: Seat, peers: Sequence[Slots | None], counters: Tally) -> None:
         self._seat = seat
         self._epoch = seat.epoch
         self._peers = list(peers)
@@ -96,19 +95,18 @@ class PlainMail:
     wherever their payloads are."""
 
     rings = False
-    kinds: frozenset[Kind]  # that it may be sent
 
     def __init__(
-        self, seat: Seat, own: Slots, peers: Sequence[Slots | None], slots_in: SlotsIn
+        self, seat: Seat, inbox: Looking, peers: Sequence[Slots | None], slots_in: SlotsIn
     ) -> None:
         self._seat = seat
         self._geometry = seat.geometry
-        self._own = own
-        self.device = own.device
-        self._inbox = Inbox(own, seat.geometry, self.kinds, seat.epoch)
-        self._outbox = Outbox(seat, peers, self._inbox.counters)
-        self.counters = self._inbox.counters
-        self.news, self.scan = self._inbox.news, self._inbox.scan
+        self._inbox = inbox
+        self._own = inbox.slots
+        self.device = inbox.slots.device
+        self.counters = inbox.counters
+        self._outbox = Outbox(seat, peers, self.counters)
+        self.news, self.scan = inbox.news, inbox.scan
         self._slots_in = slots_in
 
     def set_epoch(self, epoch: int, members: Collection[int]) -> None:
@@ -119,10 +117,12 @@ class PlainMail:
     def admit(self, newcomer: Newcomer) -> None:
         """See `mail.Mail.admit`."""
         self._outbox.admit(newcomer.index, self._slots_in(newcomer))
+        self._inbox.watch(newcomer)
 
     def dismiss(self, peer: int) -> None:
         """See `mail.Mail.dismiss`."""
         self._outbox.admit(peer, None)
+        self._inbox.leave(peer)
 
     def sleeper(self, bell: OwnBell, spin_seconds: float) -> PlainSleeper:
         """See `mail.Mail.sleeper`."""
@@ -136,14 +136,13 @@ class PlainMail:
 class PlainAttentionMail(PlainMail):
     """`mail.AttentionMail`."""
 
-    kinds = TO_ATTENTION
-
     @classmethod
     def over(cls, seat: Seat, memory: Memory) -> "PlainAttentionMail":
         """All of it in host memory."""
         geometry, m = seat.geometry, seat.geometry.micro_batches
         replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
-        return cls(seat, replies, *_peers(memory, partial(slots_at_expert, seat)))
+        inbox = Inbox(replies, geometry, TO_ATTENTION, seat.epoch)
+        return cls(seat, inbox, *_peers(memory, partial(slots_at_expert, seat)))
 
     def dispatch(
         self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
@@ -187,14 +186,13 @@ class PlainAttentionMail(PlainMail):
 class PlainExpertMail(PlainMail):
     """`mail.ExpertMail`."""
 
-    kinds = TO_EXPERT
-
     @classmethod
     def over(cls, seat: Seat, memory: Memory) -> "PlainExpertMail":
         """All of it in host memory."""
         geometry, m = seat.geometry, seat.geometry.micro_batches
         messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
-        return cls(seat, messages, *_peers(memory, partial(slots_at_attention, seat)))
+        inbox = Inbox(messages, geometry, TO_EXPERT, seat.epoch)
+        return cls(seat, inbox, *_peers(memory, partial(slots_at_attention, seat)))
 
     def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """See `mail.ExpertMail.payload`."""
