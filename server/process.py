@@ -123,7 +123,9 @@ class _Server:
         try:
             await serve(sock, config, self._engine, self._tokenizer, self._stop, self._instance)
         finally:
-            background = [task for task in (ready, watching, turning, self._draining) if task is not None]
+            background = [
+                task for task in (ready, watching, turning, self._draining) if task is not None
+            ]
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
