@@ -8,16 +8,13 @@ from torch.nn.functional import embedding, linear
 
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
-
-# What has kernels of its own stands in this folder under the same name, and is imported from there.
 from megainfer.compute.gpu.attention import Attention
 from megainfer.compute.gpu.delta_net import DeltaNet
+from megainfer.compute.gpu.ffn import Dense, Gate
 from megainfer.compute.gpu.latent import LatentAttention
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.half import HalfSource, Routed
 from megainfer.compute.kv_cache import KVCache
-from megainfer.compute.reference.ffn import Dense, Gate
-from megainfer.compute.reference.kernels import Homes, expert_homes
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.models.sources import (
     DeltaNetSources,
@@ -38,18 +35,15 @@ class GpuLayer:
     ) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
         attention = spec.layers[layer].attention
-        self._layer, self._device = layer, source.device
         self._token_shapes = attention.cache_shapes
         self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
-        self._residual = spec.multipliers.residual
         self._attention = _attention(source, layer, rotary, invariant)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = None
         if isinstance(ffn, DenseSpec):
             self._dense = Dense(ffn, sources, reader, dtype)
         else:
-            homes = self._homes(source.placement)
-            self._gate = Gate(ffn, sources, reader, homes, dtype)
+            self._gate = Gate(ffn, sources, reader, source.placement, dtype)
 
     def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`."""
@@ -57,27 +51,24 @@ class GpuLayer:
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
-        x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
+        self._attention.add(x, batch, caches)
 
     def place(self, placement: Placement) -> None:
         """See `half.LayerHalf.place`."""
         if self._gate is not None:
-            self._gate.homes = self._homes(placement)
+            self._gate.homes.move(placement)
 
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
-            x.add_(self._dense.forward(x), alpha=self._residual)
+            self._dense.add(x)
         return None if self._gate is None else self._gate.forward(x, batch)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""
         if self._gate is None or self._gate.shared is None:
             return None
-        return self._gate.shared.forward(hidden) * self._residual
-
-    def _homes(self, placement: Placement) -> Homes:
-        return expert_homes(placement, self._layer).on(self._device)
+        return self._gate.shared.forward(hidden)
 
 
 class GpuHalf:
@@ -104,12 +95,12 @@ class GpuHalf:
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """See `half.ModelHalf.embed`."""
-        return embedding(token_ids, self._embedding) * self._multipliers.embedding
+        return _scaled(embedding(token_ids, self._embedding), self._multipliers.embedding)
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `half.ModelHalf.logits`."""
         logits = linear(self._final_norm(x[rows]), self._lm_head, self._lm_head_bias)
-        return logits.to(torch.float32) * self._multipliers.logits
+        return _scaled(logits.to(torch.float32), self._multipliers.logits)
 
     def chains(self, experts: Mapping[int, CountedExperts], kv: KVCache) -> Sequence[Chain]:
         """None: each layer is asked by itself."""
@@ -127,3 +118,8 @@ def _attention(
         assert table is not None
         return LatentAttention(sources, source, table, invariant)
     return Attention(sources, source, table, invariant)
+
+
+def _scaled(x: Tensor, multiplier: float) -> Tensor:
+    """In place."""
+    return x if multiplier == 1.0 else x.mul_(multiplier)
