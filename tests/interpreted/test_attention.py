@@ -195,6 +195,11 @@ def test_a_program_for_each_segment_changes_no_bit(name, monkeypatch):
     assert torch.equal(step.run(scoring, invariant=True), apart)
 
 
+def test_rows_find_their_sequence_among_many():
+    step = Step(Shape(1, 1, 16), [(i % 3, 2) for i in range(66)])
+    torch.testing.assert_close(step.run(Scoring()), step.expected(Scoring()), rtol=1e-5, atol=1e-5)
+
+
 def test_a_padding_row_attends_to_nothing():
     step = Step(SHAPE, [(20, 1), (5, 1)])
     expected = step.run(Scoring())

@@ -196,10 +196,10 @@ def test_a_layer_is_the_references(spec, bias):
     caches = tuple(torch.randn(*size, *shape) for shape in spec.cache_shapes)
     expected_caches = tuple(cache.clone() for cache in caches)
     x = layer.rows(batch.num_tokens)
-    actual = LatentAttention(layer.sources, source, rotary).forward(x, batch, caches)
+    actual = x.clone()
+    LatentAttention(layer.sources, source, rotary).add(actual, batch, caches)
     expected = reference_latent.LatentAttention(layer.sources, reader, rotary, torch.float32)
-    torch.testing.assert_close(
-        actual, expected.forward(x, batch, expected_caches), rtol=1e-4, atol=1e-5
-    )
+    x += expected.forward(x, batch, expected_caches)
+    torch.testing.assert_close(actual, x, rtol=1e-4, atol=1e-5)
     for cache, expected_cache in zip(caches, expected_caches, strict=True):
         torch.testing.assert_close(cache, expected_cache, rtol=1e-5, atol=1e-5)

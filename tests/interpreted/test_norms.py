@@ -22,14 +22,6 @@ def test_rms_norm_equals_the_reference(rows, size, dtype):
     torch.testing.assert_close(normed, rms_norm(x, weight, RMS.eps), rtol=1e-6, atol=1e-6)
 
 
-def test_what_is_added_goes_into_x_first():
-    x, added, weight = (torch.randn(5, 40).bfloat16() for _ in range(3))
-    expected = x.clone().add_(added, alpha=0.5)
-    normed = norm_rows(HOST, x, weight[0], RMS, added=added, residual=0.5)
-    assert torch.equal(x, expected)
-    assert torch.equal(normed, rms_norm(expected, weight[0], RMS.eps))
-
-
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_layer_norm_equals_torchs(has_bias):
     spec = replace(RMS, kind=NormKind.LAYER)

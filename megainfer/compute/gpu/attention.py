@@ -7,6 +7,7 @@ from megainfer.compute.batch import StepBatch
 from megainfer.compute.gpu.kernels.attention import Queries, paged_attention
 from megainfer.compute.gpu.kernels.heads import HeadFactors, place_heads
 from megainfer.compute.gpu.norm import Norm
+from megainfer.compute.gpu.output import Output
 from megainfer.compute.half import HalfSource
 from megainfer.compute.reference.kernels import Scoring
 from megainfer.models.sources import AttentionSources, Pieces
@@ -41,11 +42,11 @@ class Attention:
         )
         sinks = reader.maybe_load(sources.sinks(), dtype)
         self._scoring = Scoring(spec.scale, sinks, spec.window, spec.chunk)
-        self._out = reader.load(sources.out(), dtype)
-        self._out_bias = reader.maybe_load(sources.out_bias(), dtype)
+        residual = sources.spec.multipliers.residual
+        self._out = Output(sources.out(), sources.out_bias(), reader, dtype, residual)
 
-    def forward(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> Tensor:
-        """What is added to x [T, D]; the keys and values of x's tokens go into the cache."""
+    def add(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """To x [T, D]; the keys and values of x's tokens go into the cache."""
         k_cache, v_cache = caches
         both = (k_cache, v_cache)
         qkv = linear(self._norm(x), self._qkv, self._qkv_bias)
@@ -56,4 +57,4 @@ class Attention:
             paged_attention(
                 self._device, queries, both, span, self._scoring, attended, self._invariant
             )
-        return linear(attended, self._out, self._out_bias)
+        self._out.add(x, attended)

@@ -9,6 +9,7 @@ from megainfer.compute.gpu.kernels.convolution import convolve
 from megainfer.compute.gpu.kernels.delta_chunks import recur_by_chunks
 from megainfer.compute.gpu.kernels.delta_net import Recurrent, norm_gated, recur
 from megainfer.compute.gpu.norm import Norm
+from megainfer.compute.gpu.output import Output
 from megainfer.compute.half import HalfSource
 from megainfer.models.sources import DeltaNetSources
 
@@ -34,10 +35,11 @@ class DeltaNet:
         self._time_bias = reader.load(sources.time_bias(), dtype).to(torch.float32)
         self._log_decay = reader.load(sources.log_decay(), dtype).to(torch.float32)
         self._head_norm = reader.load(sources.head_norm(), dtype).to(torch.float32)
-        self._out = reader.load(sources.out(), dtype)
+        residual = sources.spec.multipliers.residual
+        self._out = Output(sources.out(), (), reader, dtype, residual)
 
-    def forward(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> Tensor:
-        """What is added to x [T, D]; the sequences' states take x's tokens in."""
+    def add(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """To x [T, D]; the sequences' states take x's tokens in."""
         spec, hidden = self._spec, self._norm(x)
         past, state = caches
         qkvz = linear(hidden, self._qkvz)
@@ -55,4 +57,4 @@ class DeltaNet:
             rule = recur if span.most_rows == 1 else self._many
             rule(self._device, spec, inputs, state, span, read)
         gates = qkvz[:, spec.channels :]
-        return linear(norm_gated(self._device, read, self._head_norm, gates, self._eps), self._out)
+        self._out.add(x, norm_gated(self._device, read, self._head_norm, gates, self._eps))

@@ -8,8 +8,6 @@ from torch.nn.functional import embedding, linear
 
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
-
-# What has kernels of its own stands in this folder under the same name, and is imported from there.
 from megainfer.compute.gpu.attention import Attention
 from megainfer.compute.gpu.delta_net import DeltaNet
 from megainfer.compute.gpu.ffn import Dense, Gate
@@ -39,7 +37,6 @@ class GpuLayer:
         attention = spec.layers[layer].attention
         self._token_shapes = attention.cache_shapes
         self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
-        self._residual = spec.multipliers.residual
         self._attention = _attention(source, layer, rotary, invariant)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = None
@@ -54,7 +51,7 @@ class GpuLayer:
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
-        x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
+        self._attention.add(x, batch, caches)
 
     def place(self, placement: Placement) -> None:
         """See `half.LayerHalf.place`."""
@@ -98,12 +95,12 @@ class GpuHalf:
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """See `half.ModelHalf.embed`."""
-        return embedding(token_ids, self._embedding) * self._multipliers.embedding
+        return _scaled(embedding(token_ids, self._embedding), self._multipliers.embedding)
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `half.ModelHalf.logits`."""
         logits = linear(self._final_norm(x[rows]), self._lm_head, self._lm_head_bias)
-        return logits.to(torch.float32) * self._multipliers.logits
+        return _scaled(logits.to(torch.float32), self._multipliers.logits)
 
     def chains(self, experts: Mapping[int, CountedExperts], kv: KVCache) -> Sequence[Chain]:
         """None: each layer is asked by itself."""
@@ -121,3 +118,8 @@ def _attention(
         assert table is not None
         return LatentAttention(sources, source, table, invariant)
     return Attention(sources, source, table, invariant)
+
+
+def _scaled(x: Tensor, multiplier: float) -> Tensor:
+    """In place."""
+    return x if multiplier == 1.0 else x.mul_(multiplier)

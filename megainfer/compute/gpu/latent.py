@@ -10,6 +10,7 @@ from megainfer.compute.gpu.indexer import Indexer
 from megainfer.compute.gpu.kernels.latent_attention import LatentQueries, attend_latents
 from megainfer.compute.gpu.kernels.latents import LatentFactors, keep_latents
 from megainfer.compute.gpu.norm import Norm
+from megainfer.compute.gpu.output import Output
 from megainfer.compute.half import HalfSource
 from megainfer.compute.latent_weights import rotated_apart, up_by_head
 from megainfer.models.sources import LatentSources
@@ -41,11 +42,11 @@ class LatentAttention:
         )
         self._q = rotated_apart(spec, reader.load(sources.q(), dtype), spec.qk_dim)
         self._key_up, self._value_up = up_by_head(spec, reader.load(sources.kv_up(), dtype))
-        self._out = reader.load(sources.out(), dtype)
-        self._out_bias = reader.maybe_load(sources.out_bias(), dtype)
+        residual = sources.spec.multipliers.residual
+        self._out = Output(sources.out(), sources.out_bias(), reader, dtype, residual)
 
-    def forward(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> Tensor:
-        """What is added to x [T, D]; the latents and keys of x's tokens go into the cache."""
+    def add(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """To x [T, D]; the latents and keys of x's tokens go into the cache."""
         spec, hidden, positions = self._spec, self._norm(x), batch.positions
         down = linear(hidden, self._down, self._down_bias)
         latent = keep_latents(self._device, down, spec, self._factors, batch, caches)
@@ -66,7 +67,7 @@ class LatentAttention:
                 self._device, spec, queries, caches[0], span, chosen, found, self._invariant
             )
         values = torch.bmm(found.transpose(0, 1), self._value_up.mT)
-        return linear(values.transpose(0, 1).flatten(1), self._out, self._out_bias)
+        self._out.add(x, values.transpose(0, 1).flatten(1))
 
 
 def _down(

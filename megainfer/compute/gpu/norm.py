@@ -21,7 +21,6 @@ class Norm:
             self._weight = 1 + self._weight
         self._bias = reader.maybe_load(bias, dtype)
 
-    def __call__(self, x: Tensor, added: Tensor | None = None, residual: float = 1.0) -> Tensor:
-        """x: [T, D], contiguous; a new tensor. Before, `added` [T, D], times residual, is added to
-        x, in the same pass."""
-        return norm_rows(self._device, x, self._weight, self._spec, self._bias, added, residual)
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [T, D], contiguous; a new tensor."""
+        return norm_rows(self._device, x, self._weight, self._spec, self._bias)

@@ -1,6 +1,6 @@
 """Attention over a paged cache: in which tiles, and over how many programs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 from torch import Tensor, float32
@@ -66,7 +66,7 @@ def paged_attention(
     sinks = queries.q if scoring.sinks is None else scoring.sinks
     gates = queries.q if queries.gates is None else queries.gates
     scale = head_dim**-0.5 if scoring.scale is None else scoring.scale
-    common = {
+    common: dict[str, Any] = {
         "SINKS": scoring.sinks is not None, "GATED": queries.gates is not None,
         "WINDOW": scoring.window, "CHUNK": scoring.chunk,
         "H": heads, "D": head_dim, "CHANNELS": tiles.channels,

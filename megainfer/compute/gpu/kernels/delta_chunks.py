@@ -10,6 +10,8 @@ substitution (the powers of A, which would need no order, grow beyond float32 wh
 `_pass_on` takes a head's chunks in turn, some columns of its state a program.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -134,7 +136,7 @@ def recur_by_chunks(
     """As `delta_net.recur`, but for the order of sums."""
     chunk = 16 if span.most_rows <= 16 else 32  # with 64 registers would not do
     values = min(max(triton.next_power_of_2(spec.value_dim), 16), 32)
-    sizes: dict[str, int] = {
+    sizes: dict[str, Any] = {
         "KEY_HEADS": spec.key_heads,
         "HEADS": spec.value_heads,
         "KEY": spec.key_dim,

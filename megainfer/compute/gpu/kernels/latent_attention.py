@@ -58,13 +58,13 @@ def _segment(
 
 
 @triton.jit(
-    do_not_specialize=["q_head", "first_row", "sequences", "table_stride", "segment", "splits"],
+    do_not_specialize=["all_rows", "first_row", "sequences", "table_stride", "segment", "splits"],
     do_not_specialize_on_alignment=["positions_ptr", "starts_ptr", "table_ptr"],
 )
 def _attend(
     q_ptr, both_ptr, rotary_ptr, cache_ptr, positions_ptr, starts_ptr, table_ptr, chosen_ptr,
     out_ptr, sums_ptr, states_ptr,
-    q_head, first_row, sequences, table_stride, scale, segment, splits,
+    all_rows, first_row, sequences, table_stride, scale, segment, splits,
     SINGLE: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr, CHOSEN: tl.constexpr,
     TOP_K: tl.constexpr, H: tl.constexpr, NOPE: tl.constexpr, RANK: tl.constexpr,
     ROPE: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr,
@@ -95,8 +95,8 @@ def _attend(
     latents, ropes = tl.arange(0, RANKS)[None, :], tl.arange(0, ROPES)[None, :]
     exists = real[:, None] & (latents < RANK)
     wide = row.to(tl.int64)
-    q_at = q_ptr + (head.to(tl.int64) * q_head + wide * RANK)[:, None]
-    q = tl.load(q_at + latents, mask=exists, other=0.0)
+    q_at = ((head.to(tl.int64) * all_rows + wide) * RANK)[:, None]
+    q = tl.load(q_ptr + q_at + latents, mask=exists, other=0.0)
     turned = rotated(
         both_ptr + ((wide * H + head) * (NOPE + ROPE) + NOPE)[:, None],
         rotary_ptr + (tl.maximum(position + lane // HEADS, 0) * (2 * ROPE))[:, None],
@@ -185,7 +185,7 @@ def attend_latents(
         queries.projected, queries.both, queries.rotary, cache, queries.positions,
         span.row_starts, span.block_table, span.row_starts if chosen is None else chosen,
         out, sums, states,
-        queries.projected.stride(0), span.rows.start, span.count, span.block_table.stride(0),
+        len(queries.positions), span.rows.start, span.count, span.block_table.stride(0),
         spec.scale * LOG2_E.value, segments.length, segments.programs,
         SINGLE=single, SPLIT=split, WHOLE=not invariant,
         CHOSEN=sparse, TOP_K=top_k, H=heads, NOPE=spec.nope_dim, RANK=spec.kv_lora_rank,

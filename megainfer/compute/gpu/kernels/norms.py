@@ -1,4 +1,4 @@
-"""Normalisation of rows, with what is added to the residual stream before it."""
+"""Normalisation of rows."""
 
 import triton
 import triton.language as tl
@@ -11,8 +11,8 @@ from megainfer.models.spec import NormKind, NormSpec
 
 @triton.jit
 def _norm_rows(
-    x_ptr, added_ptr, weight_ptr, bias_ptr, out_ptr, size, residual, eps,
-    ADDED: tl.constexpr, CENTRED: tl.constexpr, BIAS: tl.constexpr, TILE: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, out_ptr, size, eps,
+    CENTRED: tl.constexpr, BIAS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * size
     channels = tl.arange(0, TILE)
@@ -20,10 +20,6 @@ def _norm_rows(
     x = tl.load(x_ptr + row + channels, mask=exists, other=0.0)
     dtype: tl.constexpr = x.dtype
     wide = x.to(tl.float32)
-    if ADDED:
-        added = tl.load(added_ptr + row + channels, mask=exists, other=0.0).to(tl.float32)
-        wide = (wide + added * residual).to(dtype).to(tl.float32)
-        tl.store(x_ptr + row + channels, wide.to(dtype), mask=exists)
     if CENTRED:
         wide = tl.where(exists, wide - tl.sum(wide, 0) / size, 0.0)
     scale = tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)
@@ -43,25 +39,18 @@ def _norm_rows(
 
 
 def norm_rows(
-    device: Device,
-    x: Tensor,
-    weight: Tensor,
-    spec: NormSpec,
-    bias: Tensor | None = None,
-    added: Tensor | None = None,
-    residual: float = 1.0,
+    device: Device, x: Tensor, weight: Tensor, spec: NormSpec, bias: Tensor | None = None
 ) -> Tensor:
-    """The norm of x [T, D], a new tensor; `added` [T, D], times `residual`, is added to x before.
+    """The norm of x [T, D], a new tensor.
 
     weight, bias: [D] in x's dtype, contiguous as x is; an offset of the weight has been added.
     """
-    out = device.empty(x.shape, x.dtype)
+    out, tile = device.empty(x.shape, x.dtype), triton.next_power_of_2(x.shape[1])
     launch(
         device, _norm_rows, (x.shape[0],),
-        x, x if added is None else added, weight, weight if bias is None else bias, out,
-        x.shape[1], residual, spec.eps,
-        ADDED=added is not None, CENTRED=spec.kind is NormKind.LAYER, BIAS=bias is not None,
-        TILE=triton.next_power_of_2(x.shape[1]),
-        writes=(out,) if added is None else (out, x),
+        x, weight, weight if bias is None else bias, out, x.shape[1], spec.eps,
+        CENTRED=spec.kind is NormKind.LAYER, BIAS=bias is not None, TILE=tile,
+        num_warps=min(16, max(4, tile // 512)),
+        writes=(out,),
     )  # fmt: skip
     return out
