@@ -1,0 +1,63 @@
+"""What a row's choices gave, weighted and summed."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from megainfer.compute.gpu.kernels.messages import (
+    FIELDS,
+    FIRST,
+    OUT,
+    WEIGHTS,
+    Messages,
+    message_of,
+)
+from megainfer.compute.gpu.kernels.types import TYPES
+from megainfer.compute.gpu.launching import launch_through
+from megainfer.device import Device
+
+_ROWS, _CHANNELS = 8, 256
+
+
+@triton.jit
+def _sum_choices(
+    table_ptr, places_ptr, results_ptr, messages, rows, top_k, size,
+    OUT_ROW: tl.constexpr, ON_INPUT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_row = row < rows
+    exists = is_row[:, None] & (channels < size)[None, :]
+    line_ptr = table_ptr + message_of(table_ptr, messages, tl.where(is_row, row, 0)) * FIELDS
+    own = row - tl.load(line_ptr + FIRST)
+    weights = tl.load(line_ptr + WEIGHTS).to(tl.pointer_type(tl.float32)) + own * top_k
+    sums = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for choice in range(top_k):
+        place = tl.load(places_ptr + row * top_k + choice, mask=is_row, other=-1)
+        is_here = place >= 0
+        result = results_ptr + place.to(tl.int64)[:, None] * size + channels[None, :]
+        numbers = tl.load(result, mask=exists & is_here[:, None], other=0.0).to(tl.float32)
+        if not ON_INPUT:
+            numbers *= tl.load(weights + choice, mask=is_here, other=0.0)[:, None]
+        sums += numbers
+    out = tl.load(line_ptr + OUT).to(tl.pointer_type(OUT_ROW)) + own * size
+    tl.store(out[:, None] + channels[None, :], sums.to(OUT_ROW), mask=exists)
+
+
+def sum_choices(
+    device: Device, messages: Messages, places: Tensor, results: Tensor, *, on_input: bool
+) -> None:
+    """Overwrite all messages' outs with the sums of their rows' choices, in the order in which a
+    row has them; zeros for a row of none and for one that doesn't count.
+
+    places: int32 [C], -1 for a choice of nobody. results: [C, D] by place. on_input: weights have
+    been multiplied with what experts saw.
+    """
+    size = results.shape[1]
+    channels = min(_CHANNELS, triton.next_power_of_2(size))
+    launch_through(
+        device, _sum_choices, (triton.cdiv(messages.rows, _ROWS), triton.cdiv(size, channels)),
+        messages.table, places, results, len(messages.table), messages.rows, messages.top_k, size,
+        OUT_ROW=TYPES[messages.dtype], ON_INPUT=on_input, ROWS=_ROWS, CHANNELS=channels,
+        writes=messages.writes, reads=messages.reads,
+    )  # fmt: skip
