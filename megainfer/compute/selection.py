@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Precision:
     """dtype: of messages and of the KV cache, float32 or bfloat16. experts, attention: of weights,
-    float32, bfloat16, int8, those of experts on GPUs another of `config.EXPERT_DTYPES` too, or auto,
+    float32, bfloat16, int8, of experts on GPUs another of `config.EXPERT_DTYPES` too, or auto,
     which is `dtype`."""
 
     dtype: str = "float32"
@@ -109,8 +109,8 @@ class _Gpu:
         """It has arithmetic for all weights of experts."""
         if precision.attention_dtype != precision.dtype:
             raise ConfigError(
-                f"--attention-dtype {precision.attention_dtype} needs the CPU kernels; on a GPU use "
-                f"{precision.dtype} or auto"
+                f"--attention-dtype {precision.attention_dtype} needs the CPU kernels; on a GPU "
+                f"use {precision.dtype} or auto"
             )
 
     def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
