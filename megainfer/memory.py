@@ -15,10 +15,19 @@ from megainfer.sharing.budgets import Budgets
 MIB = 2**20
 NODE_BYTES, SUPERVISOR_BYTES, API_SERVER_BYTES = 200 * MIB, 250 * MIB, 150 * MIB
 """What processes take of their own before there is a model or a request: torch, most of it."""
+GPU_NODE_BYTES = 2**30
+"""The same of a node that computes on a GPU: CUDA's libraries, and pinned staging."""
 TRYING_BYTES = 2**30
 """The most that the process takes which tries out grammars."""
-INT8_BLOCK = 128
-"""int8 weights that share a float32 scale."""
+QUANTISED = {
+    "int8": (8, 4, 128),
+    "fp8": (8, 4, 128 * 128),
+    "fp8_channel": (8, 4, 256),  # a scale an output, and hardly any has fewer inputs
+    "mxfp4": (4, 1, 32),
+    "int4": (4, 5, 32),
+    "int4_128": (4, 5, 128),
+}
+"""Bits of a code; bytes of scale and zero point, and how many weights share them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +62,26 @@ class Ledger:
 class Overhead:
     """What there is beside an instance's weights, caches and slots. budgets: of requests, None
     where none come from outside. servers: API servers. attention_nodes: each with so many bytes of
-    grammar_memory. node_processes: nodes that are processes of their own."""
+    grammar_memory. node_processes: nodes that are processes of their own; on_gpus: of these, those
+    that compute on a GPU."""
 
     budgets: Budgets | None
     servers: int
     attention_nodes: int
     node_processes: int
     grammar_memory: int
+    on_gpus: int = 0
 
     @property
     def ledger(self) -> Ledger:
         """The most that all of it takes."""
+        nodes = (self.node_processes - self.on_gpus) * NODE_BYTES + self.on_gpus * GPU_NODE_BYTES
         return Ledger(
             (
                 *self._requests(),
                 ("trying grammars", max(self.servers, 1) * TRYING_BYTES),
                 ("grammars", self.attention_nodes * self.grammar_memory),
-                ("programs", SUPERVISOR_BYTES + self.node_processes * NODE_BYTES),
+                ("programs", SUPERVISOR_BYTES + nodes),
             )
         )
 
@@ -131,6 +143,7 @@ def stored_bytes(weights: int, dtype: str) -> int:
     >>> stored_bytes(256, "bfloat16"), stored_bytes(256, "int8")
     (512, 264)
     """
-    if dtype == "int8":
-        return weights + 4 * weights // INT8_BLOCK
+    if dtype in QUANTISED:
+        bits, beside, shared = QUANTISED[dtype]
+        return weights * bits // 8 + beside * weights // shared
     return weights * DTYPE_BYTES[dtype]

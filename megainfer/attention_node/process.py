@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from megainfer.attention_node.compiling import Compiling
 from megainfer.attention_node.front_ends import FrontEnds
+from megainfer.attention_node.graphs import with_graphs
 from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
@@ -17,12 +18,13 @@ from megainfer.attention_node.scheduling.load_tuner import LoadTuner, NoTuner, T
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.tuning import MicroBatchTuner
 from megainfer.attention_node.transfer_profile import profile_transfer, profile_waking
+from megainfer.attention_node.warm_up import warm_up
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.kv_cache import KVCache
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import Span
-from megainfer.launch.computing import backend_of
+from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
@@ -30,6 +32,7 @@ from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.roads import Seat, join_attention
+from megainfer.m2n.staged import attention_port_for
 from megainfer.messages import (
     Connected,
     FrontEndDown,
@@ -39,6 +42,7 @@ from megainfer.messages import (
     Message,
     NodeReady,
     Ready,
+    Role,
     Serve,
     ToChild,
 )
@@ -54,15 +58,23 @@ def run_attention(station: Station, plan: Plan, node: int, measures: bool) -> No
 
     measures: whether the choice of m waits for what its stages take.
     """
-    link, backend = station.link, backend_of(plan, plan.cores_of_attention(node))
+    with computing(plan, Role.ATTENTION, node) as backend:
+        _run(station, plan, node, measures, backend)
+
+
+def _run(station: Station, plan: Plan, node: int, measures: bool, backend: Backend) -> None:
+    link = station.link
     model, kv = load_attention(plan, backend, progress_to(link))
-    link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measures else []))
+    warm_up(model, kv, plan)
+    served = with_graphs(plan, model, kv, progress_to(link, "recording stages", 4))
+    kv.device.seal()
+    link.send(Loaded(stage_seconds=profile_attention(served, kv, plan) if measures else []))
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
-    port = join_attention(plan.road, seat)
+    port = attention_port_for(backend.device, join_attention(plan.road, seat))
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
     work = Workload(station.page)
-    unit = AttentionUnit(plan, seat, model, kv, port, serve, work, peers)
+    unit = AttentionUnit(plan, seat, served, kv, port, serve, work, peers)
     link.send(Ready())
     run_until_stopped(link, unit, work, PULSE_SECONDS)
 
@@ -86,7 +98,9 @@ def load_attention(
         total = reader.total_bytes(attention_sources(plan.spec))
         reader.on_bytes = lambda done: on_bytes(done, total)
         model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len)
-    return model, model.new_cache(plan.num_blocks, plan.num_states)
+    spare = bool(plan.attention_ledger().of("graphs"))  # what is nobody's, for padding
+    states = plan.num_states + spare if plan.num_states else 0
+    return model, model.new_cache(plan.num_blocks + spare, states)
 
 
 class AttentionUnit:

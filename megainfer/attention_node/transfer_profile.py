@@ -8,6 +8,7 @@ from time import monotonic
 
 import torch
 
+from megainfer.device import Device, settle
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Part
@@ -55,7 +56,8 @@ def _round_trips(
 ) -> list[float]:
     """Seconds of each; before each, the expert nodes are left alone for `nap_seconds`."""
     hidden = torch.zeros(rows, geometry.hidden_size, dtype=getattr(torch, geometry.dtype))
-    parts = [_part(sent_rows(rows, geometry), geometry)] * geometry.num_expert
+    hidden = port.device.upload(hidden)
+    parts = [_part(sent_rows(rows, geometry), geometry, port.device)] * geometry.num_expert
     seconds = []
     for _ in range(count):
         time.sleep(nap_seconds)
@@ -63,14 +65,16 @@ def _round_trips(
         handle = port.dispatch(0, 0, hidden, parts)
         _await_replies(port, started + TIMEOUT_SECONDS, geometry.num_expert)
         port.combine(handle, hidden)
+        settle(port.device)
         seconds.append(monotonic() - started)
     return seconds
 
 
-def _part(rows: int, geometry: Geometry) -> Part:
+def _part(rows: int, geometry: Geometry, device: Device) -> Part:
     choices = (rows, geometry.top_k)
     ids = torch.zeros(choices, dtype=torch.int32)
-    return Part(torch.arange(rows), ids, torch.zeros(choices))
+    every = (torch.arange(rows), ids, torch.zeros(choices))
+    return Part(*(device.upload(tensor) for tensor in every))
 
 
 def _await_replies(port: AttentionPort, deadline: float, missing: int) -> None:

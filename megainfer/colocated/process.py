@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from megainfer.attention_node.graphs import with_graphs
 from megainfer.attention_node.process import AttentionUnit, load_attention
+from megainfer.attention_node.warm_up import warm_up
 from megainfer.colocated.model import ColocatedModel
+from megainfer.compute.backend import Backend
+from megainfer.device import marks_of
 from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.process import load_experts
 from megainfer.instruments.stage_clock import Span, StageClock
-from megainfer.launch.computing import backend_of
+from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
@@ -18,22 +22,31 @@ from megainfer.launch.station import Station
 from megainfer.m2n.absent import AbsentPort
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.roads import Seat
-from megainfer.messages import Connected, Loaded, Meet, Message, Ready, ToChild
+from megainfer.messages import Connected, Loaded, Meet, Message, Ready, Role, ToChild
 from megainfer.topology import Membership
 
 
 def run_colocated(station: Station, plan: Plan) -> None:
     """Everything that the one process of a colocated instance does after the fork."""
+    with computing(plan, Role.ATTENTION, 0) as backend:
+        _run(station, plan, backend)
+
+
+def _run(station: Station, plan: Plan, backend: Backend) -> None:
     link = station.link
-    backend, on_bytes = backend_of(plan, plan.cores[0]), progress_to(link)
+    on_bytes = progress_to(link)
     attention, kv = load_attention(plan, backend, on_bytes)
     experts = load_experts(plan, 0, backend, on_bytes)
+    if not backend.device.is_host:  # with a clock of its own: nobody has asked for these steps
+        warm_up(ColocatedModel(attention, experts, kv, StageClock()), kv, plan)
+    served = with_graphs(plan, attention, kv, progress_to(link, "recording stages", 4))
+    backend.device.seal()
     link.send(Loaded())
     seat = Seat(plan.geometry(await_start(link)), 0, incarnation=station.incarnation)
     serve = await_serve(link, _meet, _measured)
-    work, clock = Workload(station.page), StageClock(plan.config.trace)
-    model = ColocatedModel(attention, experts, kv, clock)
-    unit = AttentionUnit(plan, seat, model, kv, AbsentPort(), serve, work)
+    work, clock = Workload(station.page), StageClock(plan.config.trace, marks_of(backend.device))
+    model = ColocatedModel(served, experts, kv, clock)
+    unit = AttentionUnit(plan, seat, model, kv, AbsentPort(backend.device), serve, work)
     link.send(Ready())
     run_until_stopped(link, ColocatedUnit(unit, experts, clock), work, PULSE_SECONDS)
 

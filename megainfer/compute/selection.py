@@ -1,10 +1,11 @@
 """Which implementation serves, decided once: what was built, what was asked for. No torch."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from megainfer.compute.cpu.kernels import library
+from megainfer.config import GPU_EXPERT_DTYPES, WEIGHT_DTYPES
 from megainfer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Precision:
     """dtype: of messages and of the KV cache, float32 or bfloat16. experts, attention: of weights,
-    float32, bfloat16, int8, or auto, which is `dtype`."""
+    float32, bfloat16, int8, of experts on GPUs another of `config.EXPERT_DTYPES` too, or auto,
+    which is `dtype`."""
 
     dtype: str = "float32"
     experts: str = "auto"
@@ -45,8 +47,9 @@ class Implementation(Protocol):
     def check(self, precision: Precision) -> None:
         """Raises ConfigError for weights that it has no arithmetic for."""
 
-    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
-        """threads: how many, or some that are shared with other kernels of the process."""
+    def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
+        """threads: how many, or some that are shared with other kernels of the process. invariant:
+        a row's result doesn't depend on what else is computed with it, as anyway on the CPU."""
 
 
 class _Reference:
@@ -56,6 +59,7 @@ class _Reference:
         return "reference"
 
     def check(self, precision: Precision) -> None:
+        _refuse_gpu_formats(precision)
         if precision.expert_dtype == "int8":
             raise ConfigError(
                 "--expert-dtype int8 needs the CPU kernels, but the reference serves; use bfloat16"
@@ -66,7 +70,7 @@ class _Reference:
                 f"reference serves; use {precision.dtype} or auto"
             )
 
-    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
+    def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         import torch
 
         from megainfer.compute.reference.backend import ReferenceBackend
@@ -83,9 +87,10 @@ class _Cpu:
         return f"cpu ({library.levels()[-1]})"
 
     def check(self, precision: Precision) -> None:
-        """It has arithmetic for all of them."""
+        """It has arithmetic for all that aren't of GPUs only."""
+        _refuse_gpu_formats(precision)
 
-    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
+    def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         import torch
 
         from megainfer.compute.cpu.backend import CpuBackend
@@ -94,12 +99,50 @@ class _Cpu:
         return CpuBackend(dtype, precision.attention_dtype, precision.expert_dtype, threads)
 
 
-IMPLEMENTATIONS: dict[str, Implementation] = {"reference": _Reference(), "cpu": _Cpu()}
+class _Gpu:
+    own_threads = False
+
+    def describe(self) -> str:
+        return "gpu"
+
+    def check(self, precision: Precision) -> None:
+        """It has arithmetic for all weights of experts."""
+        if precision.attention_dtype != precision.dtype:
+            raise ConfigError(
+                f"--attention-dtype {precision.attention_dtype} needs the CPU kernels; on a GPU "
+                f"use {precision.dtype} or auto"
+            )
+
+    def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
+        """On the GPU that CUDA shows this process as the first."""
+        import torch
+
+        from megainfer.compute.gpu.backend import GpuBackend
+        from megainfer.device.cuda import CudaDevice
+
+        dtype = getattr(torch, precision.dtype)
+        return GpuBackend(dtype, precision.expert_dtype, CudaDevice(), invariant=invariant)
+
+
+def _refuse_gpu_formats(precision: Precision) -> None:
+    if precision.expert_dtype in GPU_EXPERT_DTYPES:
+        raise ConfigError(
+            f"--expert-dtype {precision.expert_dtype} is for experts on GPUs; on the CPU use "
+            f"{', '.join(WEIGHT_DTYPES)} or auto"
+        )
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "reference": _Reference(),
+    "cpu": _Cpu(),
+    "gpu": _Gpu(),
+}
 """By the name that `--kernels` has for them."""
 
 
 def resolve_kernels(wish: str) -> str:
-    """`reference` or `cpu`; `auto` is `cpu` where it was built, and else says so in the log.
+    """As asked for; of those on the CPU `auto` is `cpu` where it was built, and else says so in the
+    log.
 
     Raises ConfigError when `cpu` is asked for and was not built.
     """
@@ -116,13 +159,25 @@ def resolve_kernels(wish: str) -> str:
     return "reference"
 
 
-def open_backend(
-    wish: str = "auto", precision: Precision = Precision(), threads: "Threads | int" = 1
-) -> "Backend":
-    """What a process computes with; wish: reference, cpu or auto, as for `resolve_kernels`.
+def check_precision(kernels: tuple[str, str], precision: Precision) -> None:
+    """kernels: of attention nodes and of expert nodes. Raises ConfigError for weights that those
+    who compute with them have no arithmetic for."""
+    attention, experts = kernels
+    IMPLEMENTATIONS[attention].check(replace(precision, experts="auto"))
+    IMPLEMENTATIONS[experts].check(replace(precision, attention="auto"))
 
-    Raises ConfigError where it isn't there or has no arithmetic for such weights.
+
+def open_backend(
+    wish: str = "auto",
+    precision: Precision = Precision(),
+    threads: "Threads | int" = 1,
+    invariant: bool = False,
+) -> "Backend":
+    """What a process computes with; wish: reference, cpu, gpu or auto, as for `resolve_kernels`.
+
+    invariant: see `Implementation.open`. Raises ConfigError where it isn't there or has no
+    arithmetic for such weights.
     """
     implementation = IMPLEMENTATIONS[resolve_kernels(wish)]
     implementation.check(precision)
-    return implementation.open(precision, threads)
+    return implementation.open(precision, threads, invariant)
