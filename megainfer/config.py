@@ -13,6 +13,9 @@ MAX_TUNED_MICRO_BATCHES = 4
 """Of an attention node that tries them while it serves: slots for all of them are kept."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
+GPU_EXPERT_DTYPES = ("fp8", "fp8_channel", "mxfp4", "int4", "int4_128")
+"""How experts' weights are kept on GPUs only (`compute/gpu/formats/`)."""
+EXPERT_DTYPES = (*WEIGHT_DTYPES, *GPU_EXPERT_DTYPES)
 CPU_KERNELS = ("reference", "cpu")
 KERNELS = (*CPU_KERNELS, "gpu")
 DEVICES = ("cpu", "cuda")
@@ -139,7 +142,7 @@ class EngineConfig:
         _check_choice("dtype", self.dtype, tuple(DTYPE_BYTES))
         _check_choice("kernels", self.kernels, KERNELS)
         _check_choice("cores", self.cores, CORES)
-        _check_choice("expert_dtype", self.expert_dtype, WEIGHT_DTYPES)
+        _check_choice("expert_dtype", self.expert_dtype, EXPERT_DTYPES)
         _check_choice("attention_dtype", self.attention_dtype, WEIGHT_DTYPES)
 
 

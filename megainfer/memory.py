@@ -19,8 +19,15 @@ GPU_NODE_BYTES = 2**30
 """The same of a node that computes on a GPU: CUDA's libraries, and pinned staging."""
 TRYING_BYTES = 2**30
 """The most that the process takes which tries out grammars."""
-INT8_BLOCK = 128
-"""int8 weights that share a float32 scale."""
+QUANTISED = {
+    "int8": (8, 4, 128),
+    "fp8": (8, 4, 128 * 128),
+    "fp8_channel": (8, 4, 256),  # a scale an output, and hardly any has fewer inputs
+    "mxfp4": (4, 1, 32),
+    "int4": (4, 5, 32),
+    "int4_128": (4, 5, 128),
+}
+"""Bits of a code; bytes of scale and zero point, and how many weights share them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,7 @@ def stored_bytes(weights: int, dtype: str) -> int:
     >>> stored_bytes(256, "bfloat16"), stored_bytes(256, "int8")
     (512, 264)
     """
-    if dtype == "int8":
-        return weights + 4 * weights // INT8_BLOCK
+    if dtype in QUANTISED:
+        bits, beside, shared = QUANTISED[dtype]
+        return weights * bits // 8 + beside * weights // shared
     return weights * DTYPE_BYTES[dtype]

@@ -209,8 +209,8 @@ class EngineOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|auto",
-            help="How experts' weights are kept; auto: as --dtype.",
+            metavar="float32|bfloat16|int8|fp8|mxfp4|int4|auto",
+            help="How experts' weights are kept, the last three on GPUs; auto: as --dtype.",
         ),
     ] = DEFAULT.expert_dtype
     attention_dtype: Annotated[

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from megainfer.compute.cpu.kernels import library
+from megainfer.config import GPU_EXPERT_DTYPES, WEIGHT_DTYPES
 from megainfer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Precision:
     """dtype: of messages and of the KV cache, float32 or bfloat16. experts, attention: of weights,
-    float32, bfloat16, int8, or auto, which is `dtype`."""
+    float32, bfloat16, int8, of experts on GPUs another of `config.EXPERT_DTYPES` too, or auto,
+    which is `dtype`."""
 
     dtype: str = "float32"
     experts: str = "auto"
@@ -57,6 +59,7 @@ class _Reference:
         return "reference"
 
     def check(self, precision: Precision) -> None:
+        _refuse_gpu_formats(precision)
         if precision.expert_dtype == "int8":
             raise ConfigError(
                 "--expert-dtype int8 needs the CPU kernels, but the reference serves; use bfloat16"
@@ -84,7 +87,8 @@ class _Cpu:
         return f"cpu ({library.levels()[-1]})"
 
     def check(self, precision: Precision) -> None:
-        """It has arithmetic for all of them."""
+        """It has arithmetic for all that aren't of GPUs only."""
+        _refuse_gpu_formats(precision)
 
     def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         import torch
@@ -102,14 +106,12 @@ class _Gpu:
         return "gpu"
 
     def check(self, precision: Precision) -> None:
-        for flag, dtype in (
-            ("--expert-dtype", precision.expert_dtype),
-            ("--attention-dtype", precision.attention_dtype),
-        ):
-            if dtype != precision.dtype:
-                raise ConfigError(
-                    f"{flag} {dtype} needs the CPU kernels; on a GPU use {precision.dtype} or auto"
-                )
+        """It has arithmetic for all weights of experts."""
+        if precision.attention_dtype != precision.dtype:
+            raise ConfigError(
+                f"--attention-dtype {precision.attention_dtype} needs the CPU kernels; on a GPU "
+                f"use {precision.dtype} or auto"
+            )
 
     def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         """On the GPU that CUDA shows this process as the first."""
@@ -118,10 +120,16 @@ class _Gpu:
         from megainfer.compute.gpu.backend import GpuBackend
         from megainfer.device.cuda import CudaDevice
 
-        dtype, expert_dtype = (
-            getattr(torch, name) for name in (precision.dtype, precision.expert_dtype)
+        dtype = getattr(torch, precision.dtype)
+        return GpuBackend(dtype, precision.expert_dtype, CudaDevice(), invariant=invariant)
+
+
+def _refuse_gpu_formats(precision: Precision) -> None:
+    if precision.expert_dtype in GPU_EXPERT_DTYPES:
+        raise ConfigError(
+            f"--expert-dtype {precision.expert_dtype} is for experts on GPUs; on the CPU use "
+            f"{', '.join(WEIGHT_DTYPES)} or auto"
         )
-        return GpuBackend(dtype, expert_dtype, CudaDevice(), invariant=invariant)
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {

@@ -7,7 +7,9 @@ from torch import Tensor
 from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.gpu.formats.expert import ExpertLayout
 from megainfer.compute.gpu.formats.registry import FORMATS, format_of
+from megainfer.config import EXPERT_DTYPES
 from megainfer.errors import ConfigError
+from megainfer.memory import stored_bytes
 from tests.support.expert_memory import weights_of
 from tests.support.quantised import FORMATS as STORED
 from tests.support.quantised import Format, awq, elementwise, gptq, packed
@@ -139,6 +141,16 @@ def test_scales_that_float32_rounded_are_found():
     quotients = gate_up.abs().amax(1, keepdim=True) / 448
     assert (quotients != scales).any()
     assert torch.equal(kept("fp8_channel", gate_up, torch.zeros(D, F))[0], gate_up)
+
+
+def test_formats_are_those_that_the_option_has():
+    assert tuple(FORMATS) == EXPERT_DTYPES
+
+
+@every_format
+def test_the_ledger_counts_what_an_expert_takes(name):
+    layout = ExpertLayout.of(ExpertsShape(1, 1024, 512, 1), format_of(name))
+    assert stored_bytes(3 * 1024 * 512, name) == pytest.approx(layout.bytes, rel=0.02)
 
 
 def test_another_format_is_refused_by_name():

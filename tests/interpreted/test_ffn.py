@@ -16,7 +16,7 @@ from tests.support.checkpoints import write_checkpoint
 
 WITH_DENSE = [("qwen2_moe", "dense_between"), ("ernie4_5_moe", "dense_first")]
 WITH_SHARED = [("qwen2_moe", "dense_between"), ("granitemoeshared", "shared")]
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=("float32", "bfloat16"))
@@ -30,8 +30,9 @@ def sources_of(spec: ModelSpec) -> Iterator[tuple[DenseSpec | MoESpec, FfnSource
 
 
 def check(own: Tensor, expected: Tensor) -> None:
-    tolerance = TOLERANCE[own.dtype]
-    torch.testing.assert_close(own, expected, rtol=tolerance, atol=tolerance)
+    """As a whole: what is rounded on the way to one small element may be large."""
+    assert own.dtype is expected.dtype
+    assert (own - expected).float().norm() < TOLERANCE[own.dtype] * expected.float().norm()
 
 
 @pytest.mark.parametrize("family", WITH_DENSE, ids="-".join)

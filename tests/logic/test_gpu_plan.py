@@ -162,14 +162,12 @@ def test_experts_on_the_cpu_beside_a_gpu(small):
     )
 
 
-def test_int8_experts_are_the_cpus_alone(small):
-    wish = EngineConfig(ffn_device="cpu", expert_dtype="int8", kernels="gpu")
+def test_some_formats_of_experts_are_the_gpus_alone(small):
+    wish = EngineConfig(gpus=(0, 0), expert_dtype="fp8")
     one = machine_of(h200(0))
-    plan = make_plan(wish, small, one)
-    if plan.expert_kernels == "cpu":
-        assert plan.expert_dtype == "int8"
-    with pytest.raises(ConfigError, match="--expert-dtype int8 needs the CPU kernels; on a GPU"):
-        make_plan(replace(wish, ffn_device=None, gpus=(0, 0)), small, one)
+    assert make_plan(wish, small, one).expert_dtype == "fp8"
+    with pytest.raises(ConfigError, match="--expert-dtype fp8 is for experts on GPUs; on the CPU"):
+        make_plan(replace(wish, ffn_device="cpu", gpus=None), small, one)
     with pytest.raises(ConfigError, match="--attention-dtype float32 needs the CPU kernels"):
         make_plan(EngineConfig(attention_dtype="float32"), small, H200X8)
 

@@ -21,8 +21,8 @@ from megainfer.compute.gpu.kernels.tiles import sort_choices
 from megainfer.compute.gpu.tile_shape import tile_rows
 from megainfer.device import Device, Event
 
-INTERPRETED_PROGRAMS = 3
-"""Of the interpreter, which runs one after the other."""
+INTERPRETED_PROCESSORS = 2
+"""Fewer than tiles, so that programs take one after the other there too."""
 
 
 class PreparedExpert(NamedTuple):
@@ -49,7 +49,7 @@ class ExpertPool:
         self.invariant = invariant
         self.format = format_of(weight_format)
         self.layout = ExpertLayout.of(shape, self.format)
-        self.programs = _programs(device)
+        self.processors = _processors(device)
         self._free: list[PreparedExpert] = []
 
     def reserve(self, experts: int) -> None:
@@ -137,8 +137,8 @@ class GpuLayerExperts:
         held = [expert.memory for expert in self._held if expert is not None]
         slots = Slots(self._addresses, held, pool.shape, pool.layout)
         found = sort_choices(device, messages, self._addresses, self._tile_rows(messages))
-        x = gate_up_product(device, slots, messages, found, pool.programs)
-        results = down_product(device, slots, found, x, pool.programs)
+        x = gate_up_product(device, slots, messages, found, pool.processors)
+        results = down_product(device, slots, found, x, pool.processors)
         on_input = pool.shape.weight_on_input
         sum_choices(device, messages, found.places, results, on_input=on_input)
         return found.counts
@@ -150,8 +150,8 @@ class GpuLayerExperts:
         return tile_rows(each, wide=dtype == torch.float32, invariant=pool.invariant)
 
 
-def _programs(device: Device) -> int:
-    """Of a grouped product: as many as run at a time."""
+def _processors(device: Device) -> int:
+    """Multiprocessors, each of which runs programs of its own."""
     if device.torch.type != "cuda":
-        return INTERPRETED_PROGRAMS
+        return INTERPRETED_PROCESSORS
     return torch.cuda.get_device_properties(device.torch).multi_processor_count

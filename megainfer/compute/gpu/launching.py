@@ -34,7 +34,7 @@ def launch_through(
     writes: Sequence[Tensor],
     **constants: Any,
 ) -> None:
-    """`launch` of a kernel that finds pointers in memory.
+    """`launch` of a kernel that finds pointers in memory, or is given them in tuples.
 
     reads, writes: what it uses through them, beside its arguments.
     """

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class TileShape:
     """rows: choices of one expert that are multiplied together. outputs: channels of gate and as
-    many of up, or of down. step: inputs at a time. warps, stages: of a program."""
+    many of up, or of down. step: inputs at a time. warps, stages: of a program. resident: how many
+    programs a multiprocessor has room for at a time, by their registers and shared memory."""
 
     rows: int
     outputs: int
     step: int
     warps: int
     stages: int
+    resident: int
 
 
 INVARIANT_ROWS = 64
@@ -37,10 +39,11 @@ def tile_shape(rows: int, *, gated: bool, scaled: bool, packed: bool, wide: bool
     take registers on their way to the tensor cores.
     """
     if wide:
-        return TileShape(rows, 32, 128 if packed else 64, 4, 2)
+        return TileShape(rows, 32, 128 if packed else 64, 4, 2, 2)
     if rows <= 32:
-        return TileShape(rows, 64, 128 if scaled else 64, 4, 4)
-    warps, outputs = 8 if rows > 64 else 4, 64 if gated else 128
+        return TileShape(rows, 64, 128 if scaled else 64, 4, 4, 2 if scaled else 3)
+    warps, resident = (8, 1) if rows > 64 else (4, 2)
+    outputs = 64 if gated else 128
     if scaled:
-        return TileShape(rows, outputs // 2, 128 if packed else 64, warps, 3)
-    return TileShape(rows, outputs, 64, warps, 3)
+        return TileShape(rows, outputs // 2, 128 if packed else 64, warps, 3, resident)
+    return TileShape(rows, outputs, 64, warps, 3, resident)

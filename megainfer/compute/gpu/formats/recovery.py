@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = (0, 1, -1, 2, -2)
-SAMPLE = 4
+SAMPLE = 2
 """Weights of a block that are tried first: hardly any scale that isn't right gives them back."""
 
 Rounding = Callable[[Tensor, Tensor], Tensor]

@@ -22,7 +22,8 @@ _ROWS, _CHANNELS = 8, 256
 @triton.jit
 def _sum_choices(
     table_ptr, places_ptr, results_ptr, messages, rows, top_k, size,
-    OUT_ROW: tl.constexpr, ON_INPUT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    OUT_ROW: tl.constexpr, ALIGNED: tl.constexpr, ON_INPUT: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -41,6 +42,8 @@ def _sum_choices(
             numbers *= tl.load(weights + choice, mask=is_here, other=0.0)[:, None]
         sums += numbers
     out = tl.load(line_ptr + OUT).to(tl.pointer_type(OUT_ROW)) + own * size
+    if ALIGNED:
+        out = tl.multiple_of(out, 16)
     tl.store(out[:, None] + channels[None, :], sums.to(OUT_ROW), mask=exists)
 
 
@@ -58,6 +61,7 @@ def sum_choices(
     launch_through(
         device, _sum_choices, (triton.cdiv(messages.rows, _ROWS), triton.cdiv(size, channels)),
         messages.table, places, results, len(messages.table), messages.rows, messages.top_k, size,
-        OUT_ROW=TYPES[messages.dtype], ON_INPUT=on_input, ROWS=_ROWS, CHANNELS=channels,
+        OUT_ROW=TYPES[messages.dtype], ALIGNED=messages.aligned, ON_INPUT=on_input,
+        ROWS=_ROWS, CHANNELS=channels,
         writes=messages.writes, reads=messages.reads,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from megainfer.compute.gpu.kernels.tiles import Sorted
 from megainfer.compute.gpu.kernels.types import TYPES
 from megainfer.compute.gpu.kernels.weights import add_product
 from megainfer.compute.gpu.launching import launch_through
-from megainfer.compute.gpu.tile_shape import TileShape, tile_shape
+from megainfer.compute.gpu.tile_shape import tile_shape
 from megainfer.device import Device
 from megainfer.models.spec import SILU
 
@@ -127,16 +127,16 @@ def multiplied_dtype(weights: torch.dtype, rows: torch.dtype) -> torch.dtype:
 
 
 def gate_up_product(
-    device: Device, slots: Slots, messages: Messages, found: Sorted, programs: int
+    device: Device, slots: Slots, messages: Messages, found: Sorted, processors: int
 ) -> Tensor:
     """What goes into down, [C, F] in `multiplied_dtype`, choice after choice as they are sorted;
-    rows are filled up to a multiple of 16 bytes."""
+    rows are filled up to a multiple of 16. processors: how many multiprocessors there are."""
     shape, matrix = slots.shape, slots.layout.gate_up
     dtype = multiplied_dtype(matrix.format.codes, messages.dtype)
     inner_size = -(-shape.intermediate // 16) * 16
     out = device.empty((found.choices, inner_size), dtype)[:, : shape.intermediate]
     _launch(
-        device, slots, matrix, found, found.rows, out, messages.dtype, programs,
+        device, slots, matrix, found, found.rows, out, messages.dtype, processors,
         reads=messages.reads, bias_at=slots.layout.gate_up_bias_at, ALIGNED=messages.aligned,
         GATED=True, ON_INPUT=shape.weight_on_input,
         **activation_constants(shape.activation),
@@ -144,11 +144,11 @@ def gate_up_product(
     return out
 
 
-def down_product(device: Device, slots: Slots, found: Sorted, x: Tensor, programs: int) -> Tensor:
+def down_product(device: Device, slots: Slots, found: Sorted, x: Tensor, processors: int) -> Tensor:
     """[C, D] in the dtype of x, which is what `gate_up_product` gave."""
     out = device.empty((found.choices, slots.shape.hidden), x.dtype)
     _launch(
-        device, slots, slots.layout.down, found, x, out, x.dtype, programs,
+        device, slots, slots.layout.down, found, x, out, x.dtype, processors,
         reads=(), bias_at=slots.layout.down_bias_at, ALIGNED=True, GATED=False, ON_INPUT=False,
         **activation_constants(SILU),
     )  # fmt: skip
@@ -163,7 +163,7 @@ def _launch(
     x: Tensor,
     out: Tensor,
     rows: torch.dtype,
-    programs: int,
+    processors: int,
     *,
     reads: Sequence[Tensor],
     bias_at: int,
@@ -177,8 +177,9 @@ def _launch(
         packed=form.packed == 2,
         wide=out.dtype == torch.float32,
     )
+    tiles = len(found.tiles) * -(-matrix.outputs // tile.outputs)  # that there may be
     launch_through(
-        device, _grouped_product, (min(programs, _most_programs(found, matrix, tile)),),
+        device, _grouped_product, (min(processors * tile.resident, tiles),),
         slots.addresses, found.tiles, found.length, x, found.weights, out,
         matrix.outputs, matrix.inputs, x.stride(0), out.stride(0),
         matrix.at, matrix.scales_at, matrix.zeros_at, bias_at, matrix.stride, matrix.scale_columns,
@@ -189,7 +190,3 @@ def _launch(
         num_warps=tile.warps, num_stages=tile.stages,
         writes=(out,), reads=(*slots.held, *reads), **constants,
     )  # fmt: skip
-
-
-def _most_programs(found: Sorted, matrix: Matrix, tile: TileShape) -> int:
-    return len(found.tiles) * -(-matrix.outputs // tile.outputs)

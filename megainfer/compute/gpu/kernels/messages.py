@@ -32,8 +32,8 @@ class Messages(NamedTuple):
     """table: int64 [messages, 7], on the device: addresses of hidden states, ids, weights and out,
     the number of the first row, how many rows there may be, and the address of how many count (0:
     all do). rows: R of all messages together. dtype, row_bytes: of hidden states and outs. reads,
-    writes: the tensors behind the addresses. aligned: rows of hidden states begin at multiples of
-    ALIGNMENT.
+    writes: the tensors behind the addresses. aligned: rows of hidden states and of outs begin at
+    multiples of ALIGNMENT.
     """
 
     table: Tensor
@@ -64,7 +64,7 @@ class Messages(NamedTuple):
             _check(x, ids, weight, out, count)
             pointers = [t.data_ptr() for t in (x, ids, weight, out)]
             lines.append([*pointers, first, len(x), 0 if count is None else count.data_ptr()])
-            aligned &= pointers[0] % ALIGNMENT == 0
+            aligned &= all(at % ALIGNMENT == 0 for at in (pointers[0], pointers[3]))
             first += len(x)
         width = hidden[0].shape[1] * hidden[0].element_size()
         known = (count for count in counts if count is not None)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.launching import launch_through
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 
@@ -78,7 +78,7 @@ class KernelPacking:
         top_k, size = parts[0].local_ids.shape[1], hidden.shape[1]
         ids, weights = tuple(p.local_ids for p in parts), tuple(p.weights for p in parts)
         payloads = tuple(zip(*into, strict=True))
-        launch(
+        launch_through(
             device, _pack, _grid(hidden),
             hidden, _places(parts), ids, weights, tuple(p.count for p in parts), *payloads, size,
             K=top_k, K_TILE=triton.next_power_of_2(top_k), TILE=_tile(size),
@@ -92,7 +92,7 @@ class KernelPacking:
         rounded each time; what is behind them is not read."""
         _check(parts, len(out))
         size = out.shape[1]
-        launch(
+        launch_through(
             device, _add, _grid(out),
             out, _places(parts), tuple(replies), size,
             TILE=_tile(size),
