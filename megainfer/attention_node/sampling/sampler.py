@@ -56,7 +56,7 @@ def begin_sampling(
     Log-probabilities are the model's own: those of the logits before any edit, temperature or cut.
     """
     best, tokens = kernels.best(logits)
-    finite, checks = best.isfinite(), list[Check]()
+    finite, checks = best.abs() < torch.inf, list[Check]()
     if not (device.is_host and bool(finite.all())):  # where the host can see it, it looks once
         tokens = torch.where(finite, tokens, 0)  # a row with NaN has its best nowhere
         checks.append(Check(range(len(requests)), device.read_back(finite), NonFiniteLogits))
@@ -98,7 +98,7 @@ def _choose(
         return kernels.draw(logits, _wishes(requests, logits.shape[-1])), None
     kernels.edit(logits, edits_of_rows([r.edits for r in requests], logits.shape[-1]))
     best, tokens = kernels.best(logits)
-    usable = best.isfinite()
+    usable = best.abs() < torch.inf
     drawn = [row for row, r in enumerate(requests) if r.temperature > 0]
     if drawn:
         rows = device.upload(torch.tensor(drawn))

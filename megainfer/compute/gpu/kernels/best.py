@@ -1,8 +1,9 @@
 """The best token of each row of logits."""
 
+import torch
 import triton
 import triton.language as tl
-from torch import Tensor, float32, int64
+from torch import Tensor
 
 from megainfer.compute.gpu.kernels.candidates import best_first, ordered, place_of, tiles_of
 from megainfer.compute.gpu.launching import launch
@@ -35,11 +36,12 @@ def best(device: Device, logits: Tensor) -> tuple[Tensor, Tensor]:
 
     A row is split over programs and merged, in integers, so that no order shows in the result.
     """
+    assert logits.is_contiguous(), f"rows that lie {logits.stride(0)} apart"
     rows, size = logits.shape
     tile, _ = tiles_of(size)
     num_parts = triton.cdiv(size, tile)
-    parts = device.empty((rows, num_parts), int64)
-    values, ids = device.empty((rows,), float32), device.empty((rows,), int64)
+    parts = device.empty((rows, num_parts), torch.int64)
+    values, ids = device.empty((rows,), torch.float32), device.empty((rows,), torch.int64)
     launch(
         device, _best_of_parts, (rows, num_parts), logits, parts, size, TILE=tile, writes=(parts,)
     )

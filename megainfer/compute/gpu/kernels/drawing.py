@@ -151,6 +151,7 @@ def _draw_rows(
 
 def draw(device: Device, logits: Tensor, wishes: Sequence[DrawWish]) -> Tensor:
     """See `TokenKernels.draw`: float32 [S, V], contiguous -> int64 [S], tokens for any row."""
+    assert logits.is_contiguous(), f"rows that lie {logits.stride(0)} apart"
     rows, size = logits.shape
     tile, search = tiles_of(size)
     numbers = [

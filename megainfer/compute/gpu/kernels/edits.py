@@ -74,6 +74,7 @@ def _edit_rows(logits_ptr, words_ptr, size, HEADER: tl.constexpr, TILE: tl.const
 
 def edit(device: Device, logits: Tensor, edits: Sequence[RowEdits]) -> None:
     """See `TokenKernels.edit`: in place, float32 [S, V], contiguous."""
+    assert logits.is_contiguous(), f"rows that lie {logits.stride(0)} apart"
     size = logits.shape[-1]
     if edits:
         words = device.upload(torch.from_numpy(packed(edits, size)))

@@ -36,7 +36,7 @@ def _list_best(source, floor, TILE: tl.constexpr):
     row_ptr, list_ptr, size = source[0], source[1], source[3]
     length = tl.full((), 0, tl.int32)
     tl.debug_barrier()
-    for start in tl.range(0, size, TILE, num_stages=3):
+    for start in tl.range(0, size, TILE, num_stages=2):
         places = start + tl.arange(0, TILE)
         x = tl.load(row_ptr + places, mask=places < size, other=float("-inf"))
         length = appended(list_ptr, length, places, (places < size) & (x >= floor), TILE)
@@ -45,15 +45,15 @@ def _list_best(source, floor, TILE: tl.constexpr):
 
 
 @triton.jit
-def _store_best(source, ids_ptr, number, TILE: tl.constexpr):
+def _store_best(source, ids_ptr, number, SEARCH: tl.constexpr):
     """The best candidates' places, the best first, and the first of those that tie."""
     last = tl.full((), 0x7FFFFFFFFFFFFFFF, tl.int64)
     for i in range(number):
         best = tl.full((), -0x8000000000000000, tl.int64)
-        for start in range(0, number_of(source), TILE):
-            places, x = candidates(source, start, TILE)
+        for start in range(0, number_of(source), SEARCH):
+            places, x = candidates(source, start, SEARCH)
             first = best_first(ordered(x), places)
-            exists = start + tl.arange(0, TILE) < number_of(source)
+            exists = start + tl.arange(0, SEARCH) < number_of(source)
             first = tl.where(exists & (first < last), first, -0x8000000000000000)
             best = tl.maximum(best, tl.max(first, 0))
         tl.store(ids_ptr + i, place_of(best))
@@ -77,9 +77,11 @@ def _score_rows(
 
     bests, lanes = lane_bests(row_ptr, size, TILE)
     highest = tl.max(bests, 0)
+    if IS_LONG:
+        list_lanes(list_ptr, lanes, TILE)
     masses = tl.full((TILE,), 0, tl.float32)
     larger = tl.full((TILE,), 0, tl.int32)
-    for start in tl.range(0, size, TILE, num_stages=3):
+    for start in tl.range(0, size, TILE, num_stages=2):
         places = start + tl.arange(0, TILE)
         x = tl.load(row_ptr + places, mask=places < size, other=float("-inf"))
         masses += tl.exp(x - highest)
@@ -91,11 +93,10 @@ def _score_rows(
     if number <= MOST:
         length = tl.full((), 0, tl.int32)
         if IS_LONG:
-            list_lanes(list_ptr, lanes, TILE)
             source = (row_ptr, list_ptr, TILE, size)
             floor = value_of(kth_best(source, number, ROUGH, SEARCH))
             length = _list_best(source, floor, TILE)
-        _store_best((row_ptr, list_ptr, length, size), ids_ptr + begin, number, TILE)
+        _store_best((row_ptr, list_ptr, length, size), ids_ptr + begin, number, SEARCH)
     for start in range(0, number, TILE):
         at = start + tl.arange(0, TILE)
         places = tl.load(ids_ptr + begin + at, mask=at < number, other=0)
@@ -107,6 +108,7 @@ def scores(
     device: Device, logits: Tensor, tokens: Tensor, rows: Sequence[int], wanted: Sequence[int]
 ) -> Scores:
     """See `TokenKernels.scores`; of tokens that tie the first are among the best."""
+    assert logits.is_contiguous(), f"rows that lie {logits.stride(0)} apart"
     size = logits.shape[-1]
     tile, search = tiles_of(size)
     starts = [0, *accumulate(wanted)]
