@@ -70,7 +70,9 @@ def _run(station: Station, plan: Plan, node: int, measures: bool, backend: Backe
     kv.device.seal()
     link.send(Loaded(stage_seconds=profile_attention(served, kv, plan) if measures else []))
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
-    port = attention_port_for(backend.device, join_attention(plan.road, seat))
+    port = attention_port_for(
+        backend.device, join_attention(plan.road, seat, backend.device, backend.packing)
+    )
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
     work = Workload(station.page)

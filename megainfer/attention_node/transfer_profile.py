@@ -57,7 +57,9 @@ def _round_trips(
     """Seconds of each; before each, the expert nodes are left alone for `nap_seconds`."""
     hidden = torch.zeros(rows, geometry.hidden_size, dtype=getattr(torch, geometry.dtype))
     hidden = port.device.upload(hidden)
-    parts = [_part(sent_rows(rows, geometry), geometry, port.device)] * geometry.num_expert
+    sent = sent_rows(rows, geometry)
+    part = _part(sent, geometry) if port.device.is_host else _padded(rows, sent, geometry)
+    parts = [_uploaded(part, port.device)] * geometry.num_expert
     seconds = []
     for _ in range(count):
         time.sleep(nap_seconds)
@@ -70,11 +72,27 @@ def _round_trips(
     return seconds
 
 
-def _part(rows: int, geometry: Geometry, device: Device) -> Part:
+def _part(rows: int, geometry: Geometry) -> Part:
     choices = (rows, geometry.top_k)
-    ids = torch.zeros(choices, dtype=torch.int32)
-    every = (torch.arange(rows), ids, torch.zeros(choices))
-    return Part(*(device.upload(tensor) for tensor in every))
+    return Part(torch.arange(rows), torch.zeros(choices, dtype=torch.int32), torch.zeros(choices))
+
+
+def _padded(tokens: int, rows: int, geometry: Geometry) -> Part:
+    """The same of a device, which tells no host that there are no more than these rows."""
+    numbers, choices = torch.arange(tokens), (tokens, geometry.top_k)
+    behind = numbers >= rows
+    return Part(
+        rows=numbers.masked_fill(behind, 0),
+        local_ids=torch.zeros(choices, dtype=torch.int32).masked_fill(behind[:, None], -1),
+        weights=torch.zeros(choices),
+        count=torch.tensor([rows], dtype=torch.int32),
+        places=numbers.to(torch.int32).masked_fill(behind, -1),
+    )
+
+
+def _uploaded(part: Part, device: Device) -> Part:
+    every = (tensor if tensor is None else device.upload(tensor) for tensor in part)
+    return Part._make(every)
 
 
 def _await_replies(port: AttentionPort, deadline: float, missing: int) -> None:

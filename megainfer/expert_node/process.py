@@ -50,7 +50,7 @@ def run_expert(
 def _serve(station: Station, plan: Plan, node: int, model: ExpertModel, device: Device) -> None:
     link = station.link
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
-    port = expert_port_for(device, join_expert(plan.road, seat))
+    port = expert_port_for(device, join_expert(plan.road, seat, device))
     m = await_serve(link, _meet, partial(_measured, port)).micro_batches
     work = Workload(station.page)
     unit = ExpertUnit(plan, node, model, port, m, work)

@@ -47,12 +47,12 @@ class GpuNeeds:
 
     def attention(self, gpu: NumberedGpu) -> Ledger:
         """Of an attention node on this GPU."""
-        slots = 0 if self.geometry is None else self.geometry.attention_region_bytes
+        slots = 0 if self.geometry is None else self.geometry.attention_payloads.bytes
         return self._ledger(self._attention_workspace(), slots) + self._graphs(gpu)
 
     def experts(self) -> Ledger:
         """Of an expert node."""
-        slots = 0 if self.geometry is None else self.geometry.expert_region_bytes
+        slots = 0 if self.geometry is None else self.geometry.expert_payloads.bytes
         return self._ledger(self._expert_workspace(), slots)
 
     def colocated(self, gpu: NumberedGpu) -> Ledger:

@@ -15,7 +15,7 @@ from megainfer.pipeline import PingPong
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_device import WORK_SECONDS, FakeDevice
-from tests.support.fake_road import Region
+from tests.support.fake_road import FakeSlots
 from tests.support.fake_stream import FakeReadback
 from tests.support.happens_before import Race
 from tests.support.local_cluster import LocalCluster, greedy_submit
@@ -119,21 +119,21 @@ def seconds(node: AttentionNode | ExpertNode, *kinds: str) -> list[float]:
 
 
 def forget_messages(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(cluster.hub._experts)
+    forget(cluster.hub.expert_slots)
 
 
 def forget_replies(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(cluster.hub._attention)
+    forget(cluster.hub.attention_slots)
 
 
 def forget_tokens(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StepOutput, "done", lambda output: True)
 
 
-def forget(regions: list[Region]) -> None:
-    """Nobody waits for what was published in these."""
-    for event in (event for region in regions for event in region.published):
-        event.wait = lambda: None  # type: ignore[method-assign]
+def forget(each: list[FakeSlots]) -> None:
+    """Nobody knows what was done before what these show."""
+    for slots in each:
+        slots.saw = lambda slot: None  # type: ignore[method-assign]
 
 
 @pytest.mark.usefixtures("slow_readbacks")

@@ -6,11 +6,13 @@ import torch
 
 from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.compute.gpu.half import GpuHalf
+from megainfer.compute.gpu.kernels.packing import KernelPacking
 from megainfer.compute.half import HalfSource
 from megainfer.compute.reference.experts import ReferenceLayerExperts as GpuLayerExperts
 from megainfer.compute.reference.tokens import ReferenceTokens as GpuTokens
 from megainfer.compute.tokens import TokenKernels
 from megainfer.device import HOST, Device
+from megainfer.m2n.packing import Packing
 
 
 class GpuBackend:
@@ -21,6 +23,7 @@ class GpuBackend:
     """
 
     name = "gpu"
+    packing: Packing = KernelPacking()
 
     def __init__(
         self,
