@@ -1,6 +1,6 @@
 """Memory at fixed places, which what was recorded reads and writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -71,17 +71,17 @@ class FixedStep:
             if part.rows.numel():
                 self._keep_part(node, part)
 
-    def point(self, like: MoEPoint) -> MoEPoint:
-        """What `keep` left, of the T rows. like: what was recorded.
-
-        hidden is valid until the next step is taken; the parts are the caller's.
-        """
+    @property
+    def hidden(self) -> Tensor:
+        """Of the T rows, as `keep` left it; valid until the next step is taken."""
         assert self._hidden is not None, "nothing was kept"
-        parts = tuple(
-            self._own_part(node) if part.rows.numel() else part
-            for node, part in enumerate(like.parts)
+        return self._hidden[: self._count]
+
+    def parts(self, unsent: Sequence[Part | None]) -> tuple[Part, ...]:
+        """The same of parts, which are the caller's; unsent: of nodes for which none was kept."""
+        return tuple(
+            self._own_part(node) if part is None else part for node, part in enumerate(unsent)
         )
-        return MoEPoint(like.layer, self._hidden[: self._count], parts)
 
     def _pad(self, count: int) -> None:
         """All rows from `count` on are padding."""
