@@ -23,6 +23,7 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.kv_cache import KVCache
 from megainfer.config import BLOCK_SIZE
+from megainfer.device import memory_counters
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Workload
@@ -128,6 +129,7 @@ class AttentionUnit:
         )
         self._front_ends = FrontEnds(plan.front_endpoint, ready)
         self._port = port
+        self._model, self._device = model, kv.device
         self._peers = peers
         self._tuner = _tuner(serve)
         self._compiling = compiling_for(plan)
@@ -176,7 +178,12 @@ class AttentionUnit:
         return () if self._peers is None else self._peers.news()
 
     def counters(self) -> dict[str, Any]:
-        return {f"attention node {self.node.node}": self.node.counters()}
+        counted = {
+            **self.node.counters(),
+            **self._model.counters(),
+            **memory_counters(self._device),
+        }
+        return {f"attention node {self.node.node}": counted}
 
     def keep_spans(self, count: int) -> None:
         self.node.clock.keep_latest(count)

@@ -6,7 +6,7 @@ given in any, unless an event puts one after the other. Nothing here knows model
 
 from megainfer.device.device import Device, Event, MemoryUse, Readback, Stream
 from megainfer.device.host import HOST, HostDevice
-from megainfer.device.marks import marks_of, settle
+from megainfer.device.measuring import marks_of, memory_counters, settle
 
 __all__ = [
     "HOST",
@@ -17,5 +17,6 @@ __all__ = [
     "Readback",
     "Stream",
     "marks_of",
+    "memory_counters",
     "settle",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
-from megainfer.device import Device
+from megainfer.device import Device, memory_counters
 from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.moving import Mover
@@ -122,7 +122,8 @@ class ExpertUnit:
         return self._mover.news()
 
     def counters(self) -> dict[str, Any]:
-        return {f"expert node {self._index}": self.node.counters()}
+        counted = {**self.node.counters(), **memory_counters(self._port.device)}
+        return {f"expert node {self._index}": counted}
 
     def keep_spans(self, count: int) -> None:
         self.node.clock.keep_latest(count)

@@ -177,8 +177,7 @@ class Plan:
         return Precision(self.dtype, self.expert_dtype, self.attention_dtype)
 
     def attention_ledger(self, node: int = 0) -> Ledger:
-        """What one attention node takes of memory where it computes, beside M2N's slots on the
-        host; a colocated one tells for both roles what isn't of experts alone."""
+        """What one takes where it computes, without slots on the host; if colocated, for both."""
         own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states)
         if not self.devices.attention:
             return own

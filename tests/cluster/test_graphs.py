@@ -14,7 +14,6 @@ from megainfer.attention_node.graphs.fixed import FixedStep
 from megainfer.attention_node.model import MoEPoint
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.device import MemoryUse
-from megainfer.m2n.mailbox import Part
 from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_backend import FakeBackend, TorchWork
@@ -179,7 +178,7 @@ def only_count(step: FixedStep, count: int) -> None:
     ("name", "wrong"),
     [
         ("_pad", only_count),
-        ("_own_part", lambda step, node: Part(*step._parts[node])),
+        ("_own_part", lambda step, node: step._parts[node]),
         ("batch", lambda step: step._batch),
     ],
 )

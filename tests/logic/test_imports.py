@@ -136,6 +136,30 @@ def test_one_place_forks() -> None:
     assert starting == []
 
 
+def test_only_a_nodes_device_initialises_cuda() -> None:
+    """Whoever forks nodes must not; and finds GPUs without."""
+    allowed = {"megainfer.device.cuda", "megainfer.m2n.ipc"}
+    touching = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch.cuda."))
+        or (isinstance(node, ast.ImportFrom) and node.module == "torch" and _names_cuda(node))
+    }
+    others = {m for m in touching if not any(m.startswith(name) for name in allowed)}
+    assert others == {"megainfer.supervise.child"}, "which asks whether it is, and no more"
+    child = MODULES["megainfer.supervise.child"].read_text()
+    assert child.count("torch.cuda.") == child.count("torch.cuda.is_initialized()") == 1
+    opening = {
+        module for module, path in MODULES.items() if "megainfer.device.cuda" in imported_by(path)
+    }
+    assert opening == {"megainfer.compute.selection"}
+
+
+def _names_cuda(node: ast.ImportFrom) -> bool:
+    return any(alias.name == "cuda" for alias in node.names)
+
+
 def test_no_room_is_crowded() -> None:
     folders = {path.parent for path in MODULES.values()}
     counts = {

@@ -1,5 +1,6 @@
 """Memory at fixed places, which what was recorded reads and writes."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -42,7 +43,7 @@ class FixedStep:
         self._held: StepBatch | None = None
         self._device = device
         self._hidden: Tensor | None = None
-        self._parts: dict[int, list[Tensor]] = {}  # by expert node, in a Part's order
+        self._parts: dict[int, Part] = {}  # by expert node
         self._pad(0)
 
     def batch(self) -> StepBatch:
@@ -70,17 +71,17 @@ class FixedStep:
             if part.rows.numel():
                 self._keep_part(node, part)
 
-    def point(self, like: MoEPoint) -> MoEPoint:
-        """What `keep` left, of the T rows. like: what was recorded.
-
-        hidden is valid until the next step is taken; the parts are the caller's.
-        """
+    @property
+    def hidden(self) -> Tensor:
+        """Of the T rows, as `keep` left it; valid until the next step is taken."""
         assert self._hidden is not None, "nothing was kept"
-        parts = tuple(
-            self._own_part(node) if part.rows.numel() else part
-            for node, part in enumerate(like.parts)
+        return self._hidden[: self._count]
+
+    def parts(self, unsent: Sequence[Part | None]) -> tuple[Part, ...]:
+        """The same of parts, which are the caller's; unsent: of nodes for which none was kept."""
+        return tuple(
+            self._own_part(node) if part is None else part for node, part in enumerate(unsent)
         )
-        return MoEPoint(like.layer, self._hidden[: self._count], parts)
 
     def _pad(self, count: int) -> None:
         """All rows from `count` on are padding."""
@@ -106,26 +107,32 @@ class FixedStep:
 
     def _keep_part(self, node: int, part: Part) -> None:
         part = part if part.count is None else _without_padding(part, part.count, self._tokens)
-        given = [values for values in part if values is not None]
         if node not in self._parts:
-            self._parts[node] = [self._device.empty(t.shape, t.dtype) for t in given]
-        for ours, theirs in zip(self._parts[node], given, strict=True):
-            ours.copy_(theirs)
+            empty = self._device.empty
+            self._parts[node] = _mapped(lambda values: empty(values.shape, values.dtype), part)
+        for ours, theirs in zip(self._parts[node], part, strict=True):
+            if ours is not None and theirs is not None:
+                ours.copy_(theirs)
 
     def _own_part(self, node: int) -> Part:
-        *_, counts = own = self._parts[node]
-        rows, ids, weights = (values[: self._count].clone() for values in own[:3])
-        return Part(rows, ids, weights, counts.clone() if len(own) > 3 else None)
+        part = self._parts[node]
+        own = _mapped(lambda values: values[: self._count].clone(), part._replace(count=None))
+        return own._replace(count=None if part.count is None else part.count.clone())
+
+
+def _mapped(change: Callable[[Tensor], Tensor], part: Part) -> Part:
+    return Part._make(None if values is None else change(values) for values in part)
 
 
 def _without_padding(part: Part, count: Tensor, tokens: Tensor) -> Part:
     """Only the rows before `tokens`, int32 [1], count; they come first, since rows ascend."""
     number = torch.arange(len(part.rows), device=part.rows.device)
     counts = (number < count) & (part.rows < tokens)
-    chosen = counts[:, None]
+    chosen, places = counts[:, None], part.places
     return Part(
         rows=part.rows.masked_fill(~counts, 0),
         local_ids=part.local_ids.masked_fill(~chosen, -1),
         weights=part.weights.masked_fill(~chosen, 0.0),
         count=counts.sum(dtype=torch.int32)[None],
+        places=None if places is None else places.masked_fill(number >= tokens, -1),
     )

@@ -14,6 +14,7 @@ from megainfer.compute.batch import StepBatch
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.tokens import TokenKernels
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
+from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
 
@@ -22,10 +23,12 @@ OnGraph = Callable[[int, int], None]
 
 
 class _Graph(NamedTuple):
-    """replay: gives the stage to the device. point: what it ended with when it was recorded."""
+    """replay: gives the stage to the device. layer: whose experts it ends with, None after the
+    last. unsent: of each expert node the part without rows, None of one that is sent some."""
 
     replay: Callable[[], object]
-    point: MoEPoint | None
+    layer: int | None = None
+    unsent: tuple[Part | None, ...] = ()
 
 
 class GraphedModel:
@@ -117,7 +120,9 @@ class GraphedModel:
         step.take(x, batch)
         graph.replay()
         x.copy_(step.x[: len(x)])
-        return None if graph.point is None else step.point(graph.point)
+        if graph.layer is None:
+            return None
+        return MoEPoint(graph.layer, step.hidden, step.parts(graph.unsent))
 
     def _record(self) -> None:
         """The stages of all buckets, the largest first, whose memory the others then share."""
@@ -139,7 +144,11 @@ class GraphedModel:
         stage = partial(self._stage, layer, step)
         step.x.zero_()
         point = stage()  # once as ever: kernels are compiled, libraries take their memory
-        return _Graph(self._kv.device.capture(stage), point)
+        replay = self._kv.device.capture(stage)
+        if point is None:
+            return _Graph(replay)
+        unsent = tuple(None if part.rows.numel() else part for part in point.parts)
+        return _Graph(replay, point.layer, unsent)
 
     def _stage(self, layer: int, step: FixedStep) -> MoEPoint | None:
         point = self._model.advance(step.x, layer, step.batch(), self._kv, _NO_CLOCK)

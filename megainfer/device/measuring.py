@@ -1,4 +1,4 @@
-"""Points in a device's work, for those who time it."""
+"""Points in a device's work, and what it has of memory, for those who measure."""
 
 from collections.abc import Callable
 
@@ -17,6 +17,18 @@ def marks_of(device: Device) -> Callable[[], Event] | None:
         return event
 
     return mark
+
+
+def memory_counters(device: Device) -> dict[str, int]:
+    """What a node tells of its device's memory; nothing of the host's."""
+    memory = device.memory()
+    if memory is None:
+        return {}
+    return {
+        "device_bytes_held": memory.held,
+        "device_bytes_used": memory.used,
+        "device_late_allocations": memory.late,
+    }
 
 
 def settle(device: Device) -> None:
