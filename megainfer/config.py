@@ -34,9 +34,9 @@ class EngineConfig:
     there are some; attn_device, ffn_device: the same of one role, None: as `device`. gpus: which
     GPUs, by their numbers among those that CUDA_VISIBLE_DEVICES leaves, attention nodes first; one
     may be named several times; None: from the first on. batch_invariant: on GPUs, what a token
-    computes doesn't depend on what shares its step. max_attn_gpus, max_ffn_gpus: how many there may
-    be once it serves (`megainfer scale`); None: SCALING_LIMIT, on GPUs those to begin
-    with. expert_replicas: how
+    computes doesn't depend on what shares its step. enforce_eager: no CUDA graphs are recorded.
+    max_attn_gpus, max_ffn_gpus: how many there may be once it serves (`megainfer scale`); None:
+    SCALING_LIMIT, on GPUs those to begin with. expert_replicas: how
     many experts of each layer an expert node holds beyond its share; they are there if another node
     goes, and for balancing. rebalance: seconds between two looks at whether other places for
     experts would be worth it; None: they stay. micro_batches: 1..8, or None to choose from measured
@@ -67,6 +67,7 @@ class EngineConfig:
     ffn_device: str | None = None
     gpus: tuple[int, ...] | None = None
     batch_invariant: bool = False
+    enforce_eager: bool = False
     max_attn_gpus: int | None = None
     max_ffn_gpus: int | None = None
     expert_replicas: int = 0

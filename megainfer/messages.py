@@ -351,7 +351,8 @@ class Stop(Message, frozen=True):
 
 
 class LoadProgress(Message, frozen=True):
-    """Loading: bytes of weights that are in place, of all that this process loads."""
+    """Loading: bytes of weights that are in place, of all that this process loads; or pieces of
+    another stage of its start."""
 
     stage: str
     done: int

@@ -70,6 +70,9 @@ class StepModel(Protocol):
     def tokens(self) -> TokenKernels:
         """How tokens are found in its logits."""
 
+    def counters(self) -> dict[str, int]:
+        """What it did in which way, since the start; nothing where there is one way."""
+
 
 class AttentionModel:
     """`StepModel` whose experts are elsewhere; all that it keeps between calls is in the cache.
@@ -151,3 +154,7 @@ class AttentionModel:
     def tokens(self) -> TokenKernels:
         """See `StepModel.tokens`."""
         return self._backend.tokens
+
+    def counters(self) -> dict[str, int]:
+        """See `StepModel.counters`."""
+        return {}

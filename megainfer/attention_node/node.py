@@ -92,6 +92,7 @@ class AttentionNode:
             **scheduled,
             "waiting": scheduled["waiting"] + self._intake.num_compiling,
             **self.port.counters(),
+            **self._model.counters(),
             "generated_tokens": self._generated,
             "step_tokens": self._step_tokens.as_dict(),
         }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from megainfer.attention_node.compiling import Compiling
 from megainfer.attention_node.front_ends import FrontEnds
+from megainfer.attention_node.graphs import with_graphs
 from megainfer.attention_node.model import AttentionModel, StepModel
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
@@ -65,7 +66,9 @@ def _run(station: Station, plan: Plan, node: int, measures: bool, backend: Backe
     link = station.link
     model, kv = load_attention(plan, backend, progress_to(link))
     warm_up(model, kv, plan)
-    link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measures else []))
+    served = with_graphs(plan, model, kv, progress_to(link, "recording stages", 4))
+    kv.device.seal()
+    link.send(Loaded(stage_seconds=profile_attention(served, kv, plan) if measures else []))
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
     port = attention_port_for(
         backend.device, join_attention(plan.road, seat, backend.device, backend.packing)
@@ -73,7 +76,7 @@ def _run(station: Station, plan: Plan, node: int, measures: bool, backend: Backe
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
     work = Workload(station.page)
-    unit = AttentionUnit(plan, seat, model, kv, port, serve, work, peers)
+    unit = AttentionUnit(plan, seat, served, kv, port, serve, work, peers)
     link.send(Ready())
     run_until_stopped(link, unit, work, PULSE_SECONDS)
 
@@ -97,7 +100,9 @@ def load_attention(
         total = reader.total_bytes(attention_sources(plan.spec))
         reader.on_bytes = lambda done: on_bytes(done, total)
         model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len)
-    return model, model.new_cache(plan.num_blocks, plan.num_states)
+    spare = bool(plan.attention_ledger().of("graphs"))  # what is nobody's, for padding
+    states = plan.num_states + spare if plan.num_states else 0
+    return model, model.new_cache(plan.num_blocks + spare, states)
 
 
 class AttentionUnit:

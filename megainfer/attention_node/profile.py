@@ -3,7 +3,7 @@
 from statistics import median
 from time import monotonic
 
-from megainfer.attention_node.model import AttentionModel
+from megainfer.attention_node.model import StepModel
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.compute.kv_cache import KVCache
 from megainfer.config import BLOCK_SIZE
@@ -17,7 +17,7 @@ CONTEXT_TOKENS = 128
 """Of each profiled request, where the model's context allows it."""
 
 
-def profile_attention(model: AttentionModel, kv: KVCache, plan: Plan) -> list[tuple[int, float]]:
+def profile_attention(model: StepModel, kv: KVCache, plan: Plan) -> list[tuple[int, float]]:
     """(rows, seconds a MoE layer) of decode steps, head and sampling spread over the layers."""
     context = min(CONTEXT_TOKENS, plan.max_model_len - 1)
     return [
@@ -48,7 +48,7 @@ def decode_batch(plan: Plan, rows: int, context: int, device: Device) -> StepBat
     return build_batch(chunks, device)
 
 
-def _seconds_a_layer(model: AttentionModel, kv: KVCache, batch: StepBatch, plan: Plan) -> float:
+def _seconds_a_layer(model: StepModel, kv: KVCache, batch: StepBatch, plan: Plan) -> float:
     layers = plan.spec.moe_layers
     measured = layers[: min(MAX_LAYERS, len(layers))]
     settle(kv.device)

@@ -20,13 +20,12 @@ ROWS = (
 
 def warm_up(model: StepModel, kv: KVCache, plan: Plan) -> None:
     """Compile kernels and take the memory of the largest steps, which a first request would wait
-    for else, and seal the device; not on the host, which does neither. What is in the cache is of
-    no meaning before and after."""
+    for else; not on the host, which does neither. What is in the cache is of no meaning before and
+    after."""
     if kv.device.is_host:
         return
     for batch in _batches(plan, kv):
         _run(model, kv, batch)
-    kv.device.seal()
 
 
 def _batches(plan: Plan, kv: KVCache) -> Iterator[StepBatch]:

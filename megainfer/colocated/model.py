@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from megainfer.attention_node.graphs import GraphedModel
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.colocated.chains import run_chain
 from megainfer.compute.batch import StepBatch
@@ -27,7 +28,11 @@ class ColocatedModel:
     """
 
     def __init__(
-        self, attention: AttentionModel, experts: ExpertModel, kv: KVCache, expert_clock: StageClock
+        self,
+        attention: AttentionModel | GraphedModel,
+        experts: ExpertModel,
+        kv: KVCache,
+        expert_clock: StageClock,
     ) -> None:
         self.spec: ModelSpec = attention.spec
         self._attention = attention
@@ -53,6 +58,10 @@ class ColocatedModel:
     def tokens(self) -> TokenKernels:
         """See `StepModel.tokens`."""
         return self._attention.tokens
+
+    def counters(self) -> dict[str, int]:
+        """See `StepModel.counters`."""
+        return self._attention.counters()
 
     def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
         """See `StepModel.shared`."""

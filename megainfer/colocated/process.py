@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from megainfer.attention_node.graphs import with_graphs
 from megainfer.attention_node.process import AttentionUnit, load_attention
 from megainfer.attention_node.warm_up import warm_up
 from megainfer.colocated.model import ColocatedModel
@@ -38,11 +39,13 @@ def _run(station: Station, plan: Plan, backend: Backend) -> None:
     experts = load_experts(plan, 0, backend, on_bytes)
     if not backend.device.is_host:  # with a clock of its own: nobody has asked for these steps
         warm_up(ColocatedModel(attention, experts, kv, StageClock()), kv, plan)
+    served = with_graphs(plan, attention, kv, progress_to(link, "recording stages", 4))
+    backend.device.seal()
     link.send(Loaded())
     seat = Seat(plan.geometry(await_start(link)), 0, incarnation=station.incarnation)
     serve = await_serve(link, _meet, _measured)
     work, clock = Workload(station.page), StageClock(plan.config.trace, marks_of(backend.device))
-    model = ColocatedModel(attention, experts, kv, clock)
+    model = ColocatedModel(served, experts, kv, clock)
     unit = AttentionUnit(plan, seat, model, kv, AbsentPort(backend.device), serve, work)
     link.send(Ready())
     run_until_stopped(link, ColocatedUnit(unit, experts, clock), work, PULSE_SECONDS)

@@ -246,6 +246,14 @@ class EngineOptions:
             help="On GPUs, what a token computes doesn't depend on what shares its step: slower.",
         ),
     ] = DEFAULT.batch_invariant
+    enforce_eager: Annotated[
+        bool,
+        Option(
+            "--enforce-eager",
+            rich_help_panel=WEIGHTS,
+            help="Record no CUDA graphs: a faster start, slower tokens.",
+        ),
+    ] = DEFAULT.enforce_eager
     generation_config: Annotated[
         str,
         Option(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, cuda, dtype
@@ -78,6 +79,7 @@ class CudaDevice:
         cuda.set_device(self.torch)
         self._strict = strict
         self._taken = 0
+        self._capturing: tuple[Stream, Any] | None = None
         self._staging = Staging(self, lambda size: pinned((size,), torch.uint8))
 
     def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:
@@ -120,6 +122,22 @@ class CudaDevice:
     ) -> None:
         """See `Device.launch`: Triton takes torch's current stream by itself."""
         work()
+
+    def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+        """See `Device.capture`: a CUDA graph; all of this device's share their memory."""
+        graph = cuda.CUDAGraph()
+        if self._capturing is None:  # a stream of its own: the default one can't be captured
+            self._capturing = self.stream(), cuda.graph_pool_handle()
+        stream, pool = self._capturing
+        cuda.synchronize(self.torch)
+        with self.on(stream):
+            # Of other threads, which may go on loading weights, nothing is captured.
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                work()
+            finally:
+                graph.capture_end()
+        return graph.replay
 
     def seal(self) -> None:
         """See `Device.seal`."""

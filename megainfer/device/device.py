@@ -99,6 +99,15 @@ class Device(Protocol):
         know; the same tensor may be in both.
         """
 
+    def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+        """Record what `work` would give to the current stream, without giving it; what is returned
+        gives all of it to the stream that is current then.
+
+        It uses the memory that it used when it was recorded. What `work` takes while it is recorded
+        may be taken again by what is recorded later: it holds nothing from one replay to the next.
+        `work` was done before, uploads nothing, and reads nothing back.
+        """
+
     def seal(self) -> None:
         """All that will be needed was used once: memory that is taken from here on is counted as
         late, and refused by a device that is strict."""

@@ -41,6 +41,7 @@ def run_expert(
         link, device = station.link, backend.device
         model = load_experts(plan, node, backend, progress_to(link), placement)
         warm_up(model, plan, node, device)
+        device.seal()
         measured = profile_experts(model, plan, node, device) if measures else []
         link.send(Loaded(stage_seconds=measured))
         _serve(station, plan, node, model, device)

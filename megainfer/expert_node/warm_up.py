@@ -9,8 +9,8 @@ from megainfer.launch.plan import Plan
 
 
 def warm_up(model: ExpertModel, plan: Plan, node: int, device: Device) -> None:
-    """Compile kernels and take the memory of the largest batch, and seal the device; not on the
-    host, which does neither."""
+    """Compile kernels and take the memory of the largest batch; not on the host, which does
+    neither."""
     if device.is_host:
         return
     layer = plan.spec.first_moe_layer
@@ -18,7 +18,6 @@ def warm_up(model: ExpertModel, plan: Plan, node: int, device: Device) -> None:
         dispatches = dispatches_of(plan, node, rows, device)
         outs = [device.empty(message.hidden.shape, message.hidden.dtype) for message in dispatches]
         model.forward(layer, dispatches, outs)
-    device.seal()
 
 
 def _sizes(plan: Plan) -> Sequence[int]:

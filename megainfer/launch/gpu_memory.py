@@ -32,7 +32,8 @@ class GpuNeeds:
     """What a node on a GPU takes there beside its weights and cache.
 
     geometry: of M2N with as many nodes as there may be, None where both roles are one process.
-    rows: of a micro-batch's step. sources: attention nodes that there may be.
+    rows: of a micro-batch's step. sources: attention nodes that there may be. eager: no stage is
+    recorded.
     """
 
     spec: ModelSpec
@@ -42,27 +43,33 @@ class GpuNeeds:
     micro_batches: int
     sources: int
     max_num_seqs: int
+    eager: bool
 
     def attention(self, gpu: NumberedGpu) -> Ledger:
         """Of an attention node on this GPU."""
         slots = 0 if self.geometry is None else self.geometry.attention_payloads.bytes
-        return self._ledger(gpu, self._attention_workspace(), slots)
+        return self._ledger(self._attention_workspace(), slots) + self._graphs(gpu)
 
-    def experts(self, gpu: NumberedGpu) -> Ledger:
-        """Of an expert node on this GPU."""
+    def experts(self) -> Ledger:
+        """Of an expert node."""
         slots = 0 if self.geometry is None else self.geometry.expert_payloads.bytes
-        return self._ledger(gpu, self._expert_workspace(), slots)
+        return self._ledger(self._expert_workspace(), slots)
 
     def colocated(self, gpu: NumberedGpu) -> Ledger:
         """Of a process with both roles."""
-        return self._ledger(gpu, self._attention_workspace() + self._expert_workspace(), 0)
+        workspace = self._attention_workspace() + self._expert_workspace()
+        return self._ledger(workspace, 0) + self._graphs(gpu)
 
-    def _ledger(self, gpu: NumberedGpu, workspace: int, slots: int) -> Ledger:
+    def _graphs(self, gpu: NumberedGpu) -> Ledger:
+        if self.eager:
+            return Ledger()
+        return Ledger((("graphs", int(GRAPHS_SHARE * gpu.gpu.memory)),))
+
+    def _ledger(self, workspace: int, slots: int) -> Ledger:
         lines = (
             ("CUDA", CONTEXT_BYTES),
             ("workspace", LEAST_WORKSPACE_BYTES + workspace),
             *((("M2N", slots),) if slots else ()),
-            ("graphs", int(GRAPHS_SHARE * gpu.gpu.memory)),
         )
         return Ledger(lines)
 

@@ -165,14 +165,16 @@ def _messages(ticket: int, spans: dict[str, list[Span]]) -> list[Spans]:
     ]
 
 
-def progress_to(link: ParentLink) -> Callable[[int, int], None]:
-    """A listener to loading, (bytes in place, bytes in all), that tells each further percent."""
+def progress_to(
+    link: ParentLink, stage: str = "weights", times: int = 100
+) -> Callable[[int, int], None]:
+    """A listener to a start, (bytes or pieces that are done, in all), that tells so many times."""
     told = 0
 
     def on_bytes(done: int, total: int) -> None:
         nonlocal told
-        if done >= total or done - told >= total / 100:
+        if done >= total or done - told >= total / times:
             told = done
-            link.send(LoadProgress(stage="weights", done=done, total=total))
+            link.send(LoadProgress(stage=stage, done=done, total=total))
 
     return on_bytes

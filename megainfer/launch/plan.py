@@ -192,7 +192,7 @@ class Plan:
         own = expert_node(self.spec, self.precision, self.placement.num_slots(node), moving)
         if not self.devices.experts or self.config.colocated:
             return own
-        return own + self._gpu_needs.experts(self.devices.experts[node])
+        return own + self._gpu_needs.experts()
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes on the CPU together take of memory, beside M2N's slots."""
@@ -229,6 +229,7 @@ class Plan:
             micro_batches=m,
             sources=self.most_attention,
             max_num_seqs=self.config.max_num_seqs,
+            eager=self.config.enforce_eager,
         )
 
     def whole_ledger(self) -> Ledger:

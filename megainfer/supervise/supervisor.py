@@ -237,8 +237,10 @@ class Supervisor:
     def _note(self, child: Child, message: FromChild) -> None:
         node = (child.role, child.node)
         match message:
-            case LoadProgress():
-                self._observer.loading(child.name, message.done, message.total)
+            case LoadProgress(stage="weights", done=done, total=total):
+                self._observer.loading(child.name, done, total)
+            case LoadProgress(stage=stage, done=done, total=total):
+                self._observer.stage(f"{child.name}: {stage}, {done} of {total}")
             case Stats():
                 self._assembly.hear(node, message)
                 self._relay.tell(message)

@@ -1,5 +1,5 @@
-"""Steps that nobody asked for, on a device that works late: they are run before it is sealed, they
-change no answer, and stages are measured until the device has done them."""
+"""Steps that nobody asked for, on a device that works late, and stages that are measured until it
+has done them."""
 
 import pytest
 
@@ -20,17 +20,14 @@ from tests.support.fake_backend import FakeBackend, TorchWork
 from tests.support.fake_device import FakeDevice
 
 
-class SealedDevice(FakeDevice):
-    """Remembers how much it was given before it was sealed."""
+class CountingDevice(FakeDevice):
+    """given: how many pieces of work it was given."""
 
-    given = sealed_at = 0
+    given = 0
 
     def launch(self, *args, **options) -> None:  # type: ignore[no-untyped-def]
         self.given += 1
         super().launch(*args, **options)
-
-    def seal(self) -> None:
-        self.sealed_at = self.given
 
 
 @pytest.fixture(params=[("qwen3_moe", "gqa"), ("qwen3_next", "grouped")], ids="-".join)
@@ -49,23 +46,23 @@ def plan(request, tmp_path) -> Plan:
 def nothing(done: int, total: int) -> None: ...
 
 
-def test_each_role_runs_its_steps_and_seals_the_device(plan):
-    device = SealedDevice()
+def test_each_role_runs_steps(plan):
+    device = CountingDevice()
     backend = FakeBackend(device)
     with TorchWork(device):
         model, kv = load_attention(plan, backend, nothing)
         before = device.given
         warm_up_attention(model, kv, plan)
-        assert device.sealed_at > before + 100
+        assert device.given > before + 100
         experts = load_experts(plan, 1, backend, nothing)
         before = device.given
         warm_up_experts(experts, plan, 1, device)
-        assert device.sealed_at > before + 10
+        assert device.given > before + 10
         device.synchronize()
 
 
 def test_colocated_steps_go_through_their_experts(plan):
-    device = SealedDevice()
+    device = FakeDevice()
     backend = FakeBackend(device)
     alone = make_plan(
         EngineConfig(str(plan.folder), colocated=True, kernels="reference", dtype="float32"),
@@ -77,12 +74,10 @@ def test_colocated_steps_go_through_their_experts(plan):
         experts = load_experts(alone, 0, backend, nothing)
         warm_up_attention(ColocatedModel(model, experts, kv, StageClock()), kv, alone)
         served = experts.counters()["expert_tokens"]
-    assert device.sealed_at
     assert all(sum(layer.values()) for layer in served)
 
 
-def test_the_host_needs_no_warming(plan, monkeypatch):
-    monkeypatch.setattr(type(HOST), "seal", lambda device: pytest.fail("it was sealed"))
+def test_the_host_needs_no_warming(plan):
     warm_up_experts(None, plan, 0, HOST)  # type: ignore[arg-type]
 
 

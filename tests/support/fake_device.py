@@ -9,6 +9,7 @@ order, by stream, by event, or by what the host has seen done. New memory holds 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor, dtype
@@ -36,6 +37,7 @@ class FakeDevice:
         self.doing = Clock()  # what has come before whoever looks at what is done now
         self.streams = [FakeStream(0)]
         self.current = self.streams[0]
+        self._recording: list[tuple[Any, ...]] | None = None
 
     def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:
         return self.own(torch.empty(tuple(shape), dtype=dtype))
@@ -82,6 +84,9 @@ class FakeDevice:
         name: str = "",
     ) -> None:
         """Give `work` to the current stream. Raises Race."""
+        if self._recording is not None:
+            self._recording.append((work, [*reads], [*writes], seconds, name))
+            return
         stream = self.current
         merge(stream.clock, self.host)
         stamp = Stamp(stream.index, stream.clock[stream.index] + 1, name)
@@ -89,6 +94,20 @@ class FakeDevice:
         self.uses.write(writes, stamp, stream.clock | {stamp.stream: stamp.number})
         stream.queue.append(Work(work, {**stream.clock}, self.now, seconds))
         stream.clock[stream.index] += 1
+
+    def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+        recorded: list[tuple[Any, ...]] = []
+        self._recording = recorded
+        try:
+            work()
+        finally:
+            self._recording = None
+
+        def replay() -> None:
+            for given in recorded:
+                self.launch(*given)
+
+        return replay
 
     def seal(self) -> None:
         """Every operation of torch makes a new tensor here: nothing is counted."""
