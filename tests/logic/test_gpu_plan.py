@@ -106,6 +106,27 @@ def test_replicas_experts_on_the_move_and_scaling_are_in_the_ledger(large):
     assert "for nodes that may join" in "\n".join(describe(roomy))
 
 
+@pytest.mark.parametrize(
+    ("options", "road", "payloads"),
+    [
+        ({}, "ipc", "device"),
+        ({"gpus": (3, 3)}, "ipc", "device"),
+        ({"ffn_device": "cpu"}, "shm", "host"),
+        ({"attn_device": "cpu"}, "shm", "host"),
+        ({"device": "cpu"}, "shm", "host"),
+    ],
+)
+def test_the_road_leads_where_nodes_compute(small, options, road, payloads):
+    plan = make_plan(EngineConfig(**options), small, H200X8)
+    assert plan.road.kind == road
+    geometry = plan.roomy_geometry(2)
+    assert geometry.payloads == payloads
+    slots = geometry.num_expert * 2 * geometry.reply_bytes(geometry.capacity)
+    assert (geometry.attention_region_bytes < slots) == (payloads == "device")
+    assert geometry.attention_bytes > slots
+    assert f"M2N        {road}, slots" in "\n".join(describe(plan))
+
+
 def test_the_same_gpu_twice_and_any_order(small):
     plan = make_plan(EngineConfig(attn_gpus=2, gpus=(3, 3, 1)), small, H200X8)
     assert numbers(plan) == ([3, 3], [1])
