@@ -18,7 +18,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """`reference`, `cpu`."""
+        """`reference`, `cpu`, `gpu`."""
 
     @property
     def device(self) -> Device:
