@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from megainfer.compute.gpu.kernels import tiles
-from megainfer.compute.gpu.kernels.messages import Messages
-from megainfer.compute.gpu.kernels.tiles import Sorted, most_tiles, sort_choices
+from megainfer.compute.gpu.kernels.experts import tiles
+from megainfer.compute.gpu.kernels.experts.messages import Messages
+from megainfer.compute.gpu.kernels.experts.tiles import Sorted, most_tiles, sort_choices
 from megainfer.device import HOST, HostDevice
 
 D = 8

@@ -9,15 +9,15 @@ from torch import Tensor
 from megainfer.compute.experts import Biases, ExpertsShape
 from megainfer.compute.gpu.formats.expert import ExpertLayout
 from megainfer.compute.gpu.formats.registry import format_of
-from megainfer.compute.gpu.kernels.choices import sum_choices
-from megainfer.compute.gpu.kernels.grouped_ffn import (
+from megainfer.compute.gpu.kernels.experts.choices import sum_choices
+from megainfer.compute.gpu.kernels.experts.grouped_ffn import (
     Slots,
     down_product,
     gate_up_product,
     multiplied_dtype,
 )
-from megainfer.compute.gpu.kernels.messages import Messages
-from megainfer.compute.gpu.kernels.tiles import sort_choices
+from megainfer.compute.gpu.kernels.experts.messages import Messages
+from megainfer.compute.gpu.kernels.experts.tiles import sort_choices
 from megainfer.compute.gpu.tile_shape import tile_rows
 from megainfer.device import Device, Event
 

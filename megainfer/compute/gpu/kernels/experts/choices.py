@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megainfer.compute.gpu.kernels.messages import (
+from megainfer.compute.gpu.kernels.experts.messages import (
     FIELDS,
     FIRST,
     OUT,
@@ -12,7 +12,7 @@ from megainfer.compute.gpu.kernels.messages import (
     Messages,
     message_of,
 )
-from megainfer.compute.gpu.kernels.types import TYPES
+from megainfer.compute.gpu.kernels.experts.types import TYPES
 from megainfer.compute.gpu.launching import launch_through
 from megainfer.device import Device
 

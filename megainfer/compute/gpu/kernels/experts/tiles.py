@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megainfer.compute.gpu.kernels.messages import (
+from megainfer.compute.gpu.kernels.experts.messages import (
     FIELDS,
     HIDDEN,
     IDS,

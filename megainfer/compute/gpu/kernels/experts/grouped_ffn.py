@@ -16,10 +16,10 @@ from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.gpu.formats.expert import ExpertLayout
 from megainfer.compute.gpu.formats.matrix import Matrix
 from megainfer.compute.gpu.kernels.activations import activation_constants, inner
-from megainfer.compute.gpu.kernels.messages import Messages
-from megainfer.compute.gpu.kernels.tiles import Sorted
-from megainfer.compute.gpu.kernels.types import TYPES
-from megainfer.compute.gpu.kernels.weights import add_product
+from megainfer.compute.gpu.kernels.experts.messages import Messages
+from megainfer.compute.gpu.kernels.experts.tiles import Sorted
+from megainfer.compute.gpu.kernels.experts.types import TYPES
+from megainfer.compute.gpu.kernels.experts.weights import add_product
 from megainfer.compute.gpu.launching import launch_through
 from megainfer.compute.gpu.tile_shape import tile_shape
 from megainfer.device import Device
