@@ -178,12 +178,8 @@ class AttentionUnit:
         return () if self._peers is None else self._peers.news()
 
     def counters(self) -> dict[str, Any]:
-        counted = {
-            **self.node.counters(),
-            **self._model.counters(),
-            **memory_counters(self._device),
-        }
-        return {f"attention node {self.node.node}": counted}
+        of_device = {**self._model.counters(), **memory_counters(self._device)}
+        return {f"attention node {self.node.node}": {**self.node.counters(), **of_device}}
 
     def keep_spans(self, count: int) -> None:
         self.node.clock.keep_latest(count)

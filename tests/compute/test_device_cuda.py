@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from megainfer.device import HOST, memory_counters
 from megainfer.device import cuda as module
 from megainfer.device.cuda import CudaDevice
 from megainfer.device.failures import ends_the_node
@@ -73,6 +74,12 @@ def test_a_device_that_is_not_strict_counts_what_it_takes_late(cuda):
     device.seal()
     cuda.take(1)
     assert device.memory() == (2 * GIB + 2**21, 0, 1)
+    assert memory_counters(device) == {
+        "device_bytes_held": 2 * GIB + 2**21,
+        "device_bytes_used": 0,
+        "device_late_allocations": 1,
+    }
+    assert memory_counters(HOST) == {}
 
 
 @pytest.mark.gpu
