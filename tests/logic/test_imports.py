@@ -136,6 +136,17 @@ def test_one_place_forks() -> None:
     assert starting == []
 
 
+def test_kernels_alone_know_triton() -> None:
+    """So that the rest is there where no GPU and no Triton is."""
+    knowing = {
+        module
+        for module, path in MODULES.items()
+        if any(name.partition(".")[0] == "triton" for name in imported_by(path))
+    }
+    assert knowing
+    assert {module.rpartition(".")[0] for module in knowing} == {"megainfer.compute.gpu.kernels"}
+
+
 def test_no_room_is_crowded() -> None:
     folders = {path.parent for path in MODULES.values()}
     counts = {
