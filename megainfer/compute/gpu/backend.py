@@ -1,0 +1,45 @@
+"""The Triton kernels as a `Backend`."""
+
+from collections.abc import Callable
+
+import torch
+
+from megainfer.compute.experts import ExpertsShape, LayerExperts
+from megainfer.compute.gpu.half import GpuHalf
+from megainfer.compute.half import HalfSource
+from megainfer.compute.reference.experts import ReferenceLayerExperts as GpuLayerExperts
+from megainfer.compute.reference.tokens import ReferenceTokens as GpuTokens
+from megainfer.compute.tokens import TokenKernels
+from megainfer.device import HOST, Device
+
+
+class GpuBackend:
+    """`backend.Backend` on a GPU, or interpreted on the host.
+
+    expert_dtype: of the experts' weights; others have `dtype`. invariant: a row's result doesn't
+    depend on what else is computed with it, which costs some speed.
+    """
+
+    name = "gpu"
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        expert_dtype: torch.dtype,
+        device: Device = HOST,
+        *,
+        invariant: bool = False,
+    ) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.tokens: TokenKernels = GpuTokens(device)
+        self._expert_dtype = expert_dtype
+        self._invariant = invariant
+
+    def half(self, source: HalfSource) -> GpuHalf:
+        """See `backend.Backend.half`."""
+        return GpuHalf(source, self._invariant)
+
+    def experts(self, shape: ExpertsShape) -> Callable[[int], LayerExperts]:
+        """See `backend.Backend.experts`."""
+        return lambda _: GpuLayerExperts(shape, self._expert_dtype, self.device)

@@ -1,0 +1,125 @@
+"""The attention node's half of a model on a GPU."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear
+
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.chain import Chain, CountedExperts
+from megainfer.compute.half import HalfSource, Routed
+from megainfer.compute.kv_cache import KVCache
+
+# What has kernels of its own stands in this folder under the same name, and is imported from there.
+from megainfer.compute.reference.attention import Attention
+from megainfer.compute.reference.delta_net import DeltaNet
+from megainfer.compute.reference.ffn import Dense, Gate
+from megainfer.compute.reference.kernels import Homes, expert_homes
+from megainfer.compute.reference.latent import LatentAttention
+from megainfer.compute.reference.norm import Norm
+from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
+from megainfer.models.sources import (
+    DeltaNetSources,
+    FfnSources,
+    LatentSources,
+    ModelSources,
+    layer_attention,
+)
+from megainfer.models.spec import DeltaNetSpec, DenseSpec
+from megainfer.topology import Placement
+
+
+class GpuLayer:
+    """`half.LayerHalf`: attention, and either a dense network or a gate."""
+
+    def __init__(self, source: HalfSource, layer: int, rotary: RotaryTables) -> None:
+        spec, reader, dtype = source.spec, source.reader, source.dtype
+        attention = spec.layers[layer].attention
+        self._layer, self._device = layer, source.device
+        self._token_shapes = attention.cache_shapes
+        self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
+        self._residual = spec.multipliers.residual
+        self._attention = _attention(source, layer, rotary)
+        ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
+        self._dense = self._gate = None
+        if isinstance(ffn, DenseSpec):
+            self._dense = Dense(ffn, sources, reader, dtype)
+        else:
+            homes = self._homes(source.placement)
+            self._gate = Gate(ffn, sources, reader, homes, dtype)
+
+    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+        """See `half.LayerHalf.cache_shapes`."""
+        return tuple((block_size, *shape) for shape in self._token_shapes)
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """See `half.LayerHalf.attend`."""
+        x.add_(self._attention.forward(x, batch, caches), alpha=self._residual)
+
+    def place(self, placement: Placement) -> None:
+        """See `half.LayerHalf.place`."""
+        if self._gate is not None:
+            self._gate.homes = self._homes(placement)
+
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
+        """See `half.LayerHalf.feed_forward`."""
+        if self._dense is not None:
+            x.add_(self._dense.forward(x), alpha=self._residual)
+        return None if self._gate is None else self._gate.forward(x, batch)
+
+    def shared(self, hidden: Tensor) -> Tensor | None:
+        """See `half.LayerHalf.shared`."""
+        if self._gate is None or self._gate.shared is None:
+            return None
+        return self._gate.shared.forward(hidden) * self._residual
+
+    def _homes(self, placement: Placement) -> Homes:
+        return expert_homes(placement, self._layer).on(self._device)
+
+
+class GpuHalf:
+    """`half.ModelHalf` that computes in the instance's dtype.
+
+    invariant: a row's result doesn't depend on what else is in its step.
+    """
+
+    def __init__(self, source: HalfSource, invariant: bool = False) -> None:
+        spec, reader, dtype = source.spec, source.reader, source.dtype
+        sources = ModelSources(spec)
+        self._multipliers = spec.multipliers
+        self._embedding = reader.load(sources.embedding(), dtype)
+        self._final_norm = Norm(
+            spec.norm, sources.final_norm(), sources.final_norm_bias(), reader, dtype
+        )
+        head, bias = sources.lm_head(), sources.lm_head_bias()
+        self._lm_head = reader.load(head, dtype) if head else self._embedding
+        self._lm_head_bias = reader.maybe_load(bias, dtype)
+        rotary = rotary_tables(spec, source.max_positions, dtype, source.device)
+        self.layers = [GpuLayer(source, index, rotary) for index in range(len(spec.layers))]
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """See `half.ModelHalf.embed`."""
+        return embedding(token_ids, self._embedding) * self._multipliers.embedding
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See `half.ModelHalf.logits`."""
+        logits = linear(self._final_norm(x[rows]), self._lm_head, self._lm_head_bias)
+        return logits.to(torch.float32) * self._multipliers.logits
+
+    def chains(self, experts: Mapping[int, CountedExperts], kv: KVCache) -> Sequence[Chain]:
+        """None: each layer is asked by itself."""
+        return ()
+
+
+def _attention(
+    source: HalfSource, layer: int, rotary: RotaryTables
+) -> Attention | LatentAttention | DeltaNet:
+    sources = layer_attention(source.spec, layer)
+    if isinstance(sources, DeltaNetSources):
+        return DeltaNet(sources, source.reader, source.dtype)
+    table = rotary_of(sources.attention, rotary)
+    if isinstance(sources, LatentSources):
+        assert table is not None
+        return LatentAttention(sources, source.reader, table, source.dtype)
+    return Attention(sources, source.reader, table, source.dtype)

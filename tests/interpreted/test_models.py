@@ -1,0 +1,53 @@
+"""Whole small models, interpreted, against the reference: prompts in chunks among decodes."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from megainfer.compute.batch import ChunkInput
+from megainfer.compute.gpu.backend import GpuBackend
+from megainfer.compute.reference.backend import ReferenceBackend
+from tests.support.checkpoints import write_checkpoint
+from tests.support.node_pair import Pair, blocks_of, open_pair
+
+FLOAT32 = (torch.float32, torch.float32)
+FAMILIES = [
+    ("qwen3_moe", "gqa"),  # norms of heads
+    ("olmoe", "gqa_clip_tied"),  # norms of all heads, clipped
+    ("dbrx", "gqa_clip"),  # layer norms
+    ("gpt_oss", "alternating"),  # sinks, windows, biases
+    ("gpt_oss", "mqa_odd"),
+    ("llama4_text", "scout"),  # chunks, pairs of channels, norms after the rotation, temperature
+    ("qwen3_next", "grouped"),  # gated, partly rotated; recurrent states
+    ("qwen2_moe", "dense_between"),
+    ("deepseek_v3", "groups"),
+]
+
+
+def steps() -> Iterator[Sequence[ChunkInput]]:
+    """Sequences that begin, go on by one token or by several, and end at different times."""
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(150, (4, 40), generator=generator).tolist()
+    done = [0] * 4
+    for lengths in ((9, 1, 17, 0), (4, 1, 1, 0), (1, 1, 1, 3), (0, 2, 1, 1)):
+        chunks = []
+        for i, length in enumerate(lengths):
+            new = tokens[i][done[i] : done[i] + length]
+            chunks.append(ChunkInput(new, done[i], blocks_of(i), True, i))
+            done[i] += length
+        yield [chunk for chunk in chunks if chunk.token_ids]
+
+
+def logits_of(pair: Pair) -> Tensor:
+    return torch.cat([pair.step(chunks) for chunks in steps()])
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids="-".join)
+def test_logits_equal_the_references(tmp_path, family):
+    folder = write_checkpoint(*family, tmp_path)
+    gpu, reference = (
+        logits_of(open_pair(folder, 2, kind(*FLOAT32))) for kind in (GpuBackend, ReferenceBackend)
+    )
+    torch.testing.assert_close(gpu, reference, atol=1e-4, rtol=1e-4)
