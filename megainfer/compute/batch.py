@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from megainfer.compute.contexts import Decodes, Prefill, SequenceRows
+from megainfer.compute.contexts import Decodes, Prefill, SequenceRows, Span
 from megainfer.compute.ways import ways_of
 from megainfer.config import BLOCK_SIZE
 from megainfer.device import HOST, Device
@@ -101,6 +101,24 @@ class StepBatch:
         return tuple(
             SequenceRows(stop - len(chunk.token_ids), stop, chunk.start, chunk.state_slot)
             for chunk, stop in zip(self.chunks, stops, strict=True)
+        )
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The sequences with a single row, then those with several, if there are any."""
+        singles = sum(len(chunk.token_ids) == 1 for chunk in self.chunks)
+        parts = (slice(0, singles), slice(singles, len(self.chunks)))
+        return tuple(self._span(part) for part in parts if part.start < part.stop)
+
+    def _span(self, part: slice) -> Span:
+        chunks, rows = self.chunks[part], self.sequences[part]
+        return Span(
+            self.row_starts[part.start : part.stop + 1],
+            self.block_table[part],
+            self.state_slots[part],
+            slice(rows[0].start, rows[-1].stop),
+            max(len(chunk.token_ids) for chunk in chunks),
+            max(chunk.context for chunk in chunks),
         )
 
     @cached_property

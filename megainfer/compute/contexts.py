@@ -39,3 +39,31 @@ class SequenceRows(NamedTuple):
     stop: int
     first_position: int
     state_slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring sequences of a step, for kernels that take them all in one launch.
+
+    On the device: row_starts, int64 [S + 1], block_table, int64 [S, blocks], state_slots, int64
+    [S]; as those of the step, whose rows they count from its beginning.
+
+    On the host, which bounds a launch by them: rows, those of these sequences; most_rows, of the
+    longest of them; context, the tokens that the longest one then has.
+    """
+
+    row_starts: Tensor
+    block_table: Tensor
+    state_slots: Tensor
+    rows: slice
+    most_rows: int
+    context: int
+
+    @property
+    def count(self) -> int:
+        """How many sequences."""
+        return len(self.state_slots)
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.rows.stop - self.rows.start)

@@ -1,0 +1,157 @@
+"""One layer's routed experts on a GPU."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from megainfer.compute.experts import Biases, ExpertsShape
+from megainfer.compute.gpu.formats.expert import ExpertLayout
+from megainfer.compute.gpu.formats.registry import format_of
+from megainfer.compute.gpu.kernels.choices import sum_choices
+from megainfer.compute.gpu.kernels.grouped_ffn import (
+    Slots,
+    down_product,
+    gate_up_product,
+    multiplied_dtype,
+)
+from megainfer.compute.gpu.kernels.messages import Messages
+from megainfer.compute.gpu.kernels.tiles import sort_choices
+from megainfer.compute.gpu.tile_shape import tile_rows
+from megainfer.device import Device, Event
+
+INTERPRETED_PROGRAMS = 3
+"""Of the interpreter, which runs one after the other."""
+
+
+class PreparedExpert(NamedTuple):
+    """memory: uint8 [bytes], on the device. ready: after what has filled it, or has read it last."""
+
+    memory: Tensor
+    ready: Event
+
+
+class ExpertPool:
+    """Memory of a node's experts of one shape, whichever layer they are of.
+
+    weight_format: see `formats.registry`. invariant: a row's bits don't depend on what else is
+    computed with it.
+
+    Raises ConfigError for a format that isn't there.
+    """
+
+    def __init__(
+        self, shape: ExpertsShape, weight_format: str, device: Device, *, invariant: bool = False
+    ) -> None:
+        self.shape = shape
+        self.device = device
+        self.invariant = invariant
+        self.format = format_of(weight_format)
+        self.layout = ExpertLayout.of(shape, self.format)
+        self.programs = _programs(device)
+        self._free: list[PreparedExpert] = []
+
+    def reserve(self, experts: int) -> None:
+        """Have memory for so many more, in one piece."""
+        memory = self.device.empty((experts, self.layout.bytes), torch.uint8)
+        self._free += [PreparedExpert(own, self.device.event()) for own in memory]
+
+    def take(self) -> PreparedExpert:
+        """Memory for one more; several threads may ask."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            memory = self.device.empty((self.layout.bytes,), torch.uint8)
+            return PreparedExpert(memory, self.device.event())
+
+    def give_back(self, expert: PreparedExpert) -> None:
+        """Nothing that the current stream is given from here on reads it."""
+        expert.ready.record()
+        self._free.append(expert)
+
+
+class GpuLayerExperts:
+    """`experts.LayerExperts` in Triton kernels. What a slot holds is known to the device as a
+    pointer: work that was given before `put` or `take` sees what was there.
+
+    expected: how many there will be to begin with, whose memory is had in one piece.
+    """
+
+    def __init__(self, pool: ExpertPool, expected: int) -> None:
+        self._pool = pool
+        self._device = pool.device
+        pool.reserve(expected)
+        experts = pool.shape.experts
+        self._held: list[PreparedExpert | None] = [None] * experts
+        self._addresses = pool.device.upload(torch.zeros(experts, dtype=torch.int64))
+
+    def prepare(
+        self, gate_up: Tensor, down: Tensor, biases: Biases | None = None
+    ) -> PreparedExpert:
+        """See `experts.LayerExperts.prepare`: quantised on the host, and copied by the calling
+        thread's current stream."""
+        assert (biases is not None) == self._pool.shape.bias
+        stored = self._pool.layout.store(gate_up, down, biases)
+        expert = self._pool.take()
+        expert.ready.wait()
+        expert.memory.copy_(stored)
+        expert.ready.record()
+        return expert
+
+    def put(self, local_id: int, prepared: object) -> None:
+        """See `experts.LayerExperts.put`."""
+        assert isinstance(prepared, PreparedExpert)
+        assert self._held[local_id] is None, f"slot {local_id} holds an expert"
+        self._held[local_id] = prepared
+        prepared.ready.wait()
+        self._addresses[local_id].fill_(prepared.memory.data_ptr())
+
+    def take(self, local_id: int) -> PreparedExpert:
+        """See `experts.LayerExperts.take`."""
+        held = self._held[local_id]
+        assert held is not None, f"slot {local_id} is empty"
+        self._held[local_id] = None
+        self._addresses[local_id].zero_()
+        return held
+
+    def forget(self, prepared: object) -> None:
+        """See `experts.LayerExperts.forget`."""
+        assert isinstance(prepared, PreparedExpert)
+        self._pool.give_back(prepared)
+
+    def forward(
+        self,
+        hidden: Sequence[Tensor],
+        local_ids: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        outs: Sequence[Tensor],
+        counts: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        """See `experts.LayerExperts.forward`."""
+        device, pool = self._device, self._pool
+        if not hidden:
+            return device.upload(torch.zeros(pool.shape.experts, dtype=torch.int64))
+        known = [None] * len(hidden) if counts is None else counts
+        messages = Messages.of(device, hidden, local_ids, weights, outs, known)
+        held = [expert.memory for expert in self._held if expert is not None]
+        slots = Slots(self._addresses, held, pool.shape, pool.layout)
+        found = sort_choices(device, messages, self._addresses, self._tile_rows(messages))
+        x = gate_up_product(device, slots, messages, found, pool.programs)
+        results = down_product(device, slots, found, x, pool.programs)
+        on_input = pool.shape.weight_on_input
+        sum_choices(device, messages, found.places, results, on_input=on_input)
+        return found.counts
+
+    def _tile_rows(self, messages: Messages) -> int:
+        pool = self._pool
+        dtype = multiplied_dtype(pool.format.codes, messages.dtype)
+        each = messages.rows * messages.top_k / pool.shape.experts
+        return tile_rows(each, wide=dtype == torch.float32, invariant=pool.invariant)
+
+
+def _programs(device: Device) -> int:
+    """Of a grouped product: as many as run at a time."""
+    if device.torch.type != "cuda":
+        return INTERPRETED_PROGRAMS
+    return torch.cuda.get_device_properties(device.torch).multi_processor_count

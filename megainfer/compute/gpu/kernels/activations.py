@@ -1,0 +1,76 @@
+"""Between a gated network's two products: what its gate goes through, and its product with up."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from megainfer.compute.gpu.launching import launch
+from megainfer.device import Device
+from megainfer.models.spec import ActivationSpec
+
+_TILE = 1024
+
+
+@triton.jit
+def inner(
+    gate, up,
+    KIND: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr, UP_OFFSET: tl.constexpr,
+):  # fmt: skip
+    """What goes into down, of float32 tiles; the constants are `activation_constants`."""
+    if LIMIT is not None:
+        # By comparisons, which leave NaN as it is.
+        gate = tl.where(gate > LIMIT, LIMIT, gate)
+        up = tl.where(up > LIMIT, LIMIT, tl.where(up < -LIMIT, -LIMIT, up))
+    up += UP_OFFSET
+    if KIND == "gelu":
+        activated = 0.5 * gate * (1 + tl.erf(gate * 0.7071067811865476))
+    elif KIND == "gelu_tanh":
+        # 1 + tanh(u) is 2 sigmoid(2u).
+        cubic = gate * (1 + 0.044715 * gate * gate)
+        activated = gate * tl.sigmoid(1.5957691216057308 * cubic)
+    else:
+        activated = gate * tl.sigmoid(ALPHA * gate)
+    return activated * up
+
+
+def activation_constants(spec: ActivationSpec) -> dict[str, object]:
+    """Those of `inner`, for whoever launches a kernel that calls it."""
+    return {
+        "KIND": spec.kind.value,
+        "LIMIT": spec.limit,
+        "ALPHA": spec.alpha,
+        "UP_OFFSET": spec.up_offset,
+    }
+
+
+@triton.jit
+def _activate(
+    gate_up_ptr, out_ptr, size,
+    KIND: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr, UP_OFFSET: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    channels = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    exists = channels < size
+    gates = gate_up_ptr + row * 2 * size + channels
+    gate = tl.load(gates, mask=exists, other=0.0).to(tl.float32)
+    up = tl.load(gates + size, mask=exists, other=0.0).to(tl.float32)
+    out = inner(gate, up, KIND, LIMIT, ALPHA, UP_OFFSET)
+    tl.store(out_ptr + row * size + channels, out.to(out_ptr.dtype.element_ty), mask=exists)
+
+
+def activate(device: Device, gate_up: Tensor, spec: ActivationSpec) -> Tensor:
+    """What goes into down, [T, F] in the dtype of gate_up [T, 2F], gate first, contiguous.
+
+    Computed in float32 and rounded once.
+    """
+    rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+    out = device.empty((rows, size), gate_up.dtype)
+    tile = min(_TILE, triton.next_power_of_2(size))
+    launch(
+        device, _activate, (rows, triton.cdiv(size, tile)),
+        gate_up, out, size,
+        **activation_constants(spec), TILE=tile,
+        writes=(out,),
+    )  # fmt: skip
+    return out

@@ -1,0 +1,250 @@
+"""Grouped products of experts, over tiles that the device has made of what rows chose.
+
+Each of a fixed number of programs takes tile after tile, so the host needs to know neither how many
+rows an expert got nor how many tiles there are.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from megainfer.compute.experts import ExpertsShape
+from megainfer.compute.gpu.formats.expert import ExpertLayout
+from megainfer.compute.gpu.formats.matrix import Matrix
+from megainfer.compute.gpu.kernels.activations import activation_constants, inner
+from megainfer.compute.gpu.kernels.dequantise import decoded, powers_of_two
+from megainfer.compute.gpu.kernels.messages import Messages
+from megainfer.compute.gpu.kernels.tiles import Sorted
+from megainfer.compute.gpu.kernels.types import TYPES
+from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.tile_shape import TileShape, tile_shape
+from megainfer.device import Device
+from megainfer.models.spec import SILU
+
+@triton.jit
+def _scaled(
+    numbers, scales_ptr, zeros_ptr, first, columns, scale_columns,
+    KIND: tl.constexpr, GROUP: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
+):  # fmt: skip
+    """Weights [INPUTS, OUTPUTS] of several groups of inputs, of which `first` is the first, from
+    their codes' numbers."""
+    GROUPS: tl.constexpr = INPUTS // GROUP
+    groups = tl.arange(0, GROUPS)
+    parts = tl.reshape(numbers, (GROUPS, GROUP, OUTPUTS))
+    if KIND == "e2m1":  # four exponents are a word
+        words = tl.load(scales_ptr + first // (4 * GROUP) * scale_columns + columns)
+        shifts = 8 * (first % (4 * GROUP) // GROUP + groups)
+        scales = powers_of_two((words[None, :] >> shifts[:, None]) & 0xFF)
+    else:
+        at = (first // GROUP + groups)[:, None] * scale_columns + columns[None, :]
+        scales = tl.load(scales_ptr + at)
+        parts -= tl.load(zeros_ptr + at).to(tl.float32)[:, None, :]
+    return tl.reshape(parts * scales[:, None, :], (INPUTS, OUTPUTS))
+
+
+@triton.jit
+def _add_product(
+    sums, x, x_above, codes_ptr, scales_ptr, zeros_ptr, step, columns, stride, scale_columns,
+    KIND: tl.constexpr, PACKED: tl.constexpr, ZEROS: tl.constexpr, SCALE_ROWS: tl.constexpr,
+    GROUP: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
+):  # fmt: skip
+    """sums [ROWS, OUTPUTS] and the product of one step's inputs, x [ROWS, INPUTS] and x_above of as
+    many more where codes are packed, with the weights of these columns of the transposed matrix.
+
+    Where all inputs of the step share a scale, it multiplies their sum.
+    """
+    inputs = step * INPUTS + tl.arange(0, INPUTS)
+    codes = tl.load(codes_ptr + columns[None, :] * stride + inputs[:, None])
+    ON_SUMS: tl.constexpr = KIND != "float" and GROUP % (PACKED * INPUTS) == 0
+    part = tl.zeros_like(sums) if ON_SUMS else sums
+    group = step * (PACKED * INPUTS) // GROUP if ON_SUMS and GROUP != 0 else 0
+    at = group * scale_columns + columns // SCALE_ROWS
+    for half in tl.static_range(PACKED):
+        own = (codes >> (4 * half)) & 15 if PACKED == 2 else codes
+        weights = decoded(own, KIND)
+        if ON_SUMS:
+            if ZEROS:
+                weights -= tl.load(zeros_ptr + at).to(tl.float32)[None, :]
+        elif KIND != "float":
+            weights = _scaled(
+                weights, scales_ptr, zeros_ptr, (step * PACKED + half) * INPUTS, columns,
+                scale_columns, KIND, GROUP, INPUTS, OUTPUTS,
+            )  # fmt: skip
+        rows = x if half == 0 else x_above
+        part = tl.dot(rows, weights.to(x.dtype), part, input_precision="ieee")
+    if ON_SUMS:
+        part = sums + part * tl.load(scales_ptr + at)[None, :]
+    return part
+
+
+@triton.jit
+def _grouped_product(
+    slots_ptr, tiles_ptr, length_ptr, x_ptr, weights_ptr, out_ptr,
+    outputs, inputs, x_stride, out_stride,
+    codes_at, scales_at, zeros_at, bias_at, stride, scale_columns,
+    ROW: tl.constexpr, NUMBER: tl.constexpr, CODE: tl.constexpr, ALIGNED: tl.constexpr,
+    GATED: tl.constexpr, BIAS: tl.constexpr, ON_INPUT: tl.constexpr,
+    FORMAT: tl.constexpr, SCALE_ROWS: tl.constexpr, GROUP: tl.constexpr,
+    PACKED: tl.constexpr, ZEROS: tl.constexpr,
+    KIND: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr, UP_OFFSET: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    INPUTS: tl.constexpr = STEP // PACKED
+    lanes = tl.arange(0, INPUTS)
+    across = tl.cdiv(outputs, OUTPUTS)
+    for tile in range(tl.program_id(0), tl.load(length_ptr) * across, tl.num_programs(0)):
+        tile_ptr = tiles_ptr + tile // across * 3
+        expert, end = tl.load(tile_ptr), tl.load(tile_ptr + 2)
+        places = tl.load(tile_ptr + 1) + tl.arange(0, ROWS)
+        is_row = places < end
+        if GATED:
+            address = tl.load(x_ptr + places, mask=is_row, other=0)
+            if ALIGNED:
+                address = tl.multiple_of(address, 16)
+            x_rows = address.to(tl.pointer_type(ROW))
+            is_there = address != 0
+        else:
+            x_rows = x_ptr + places.to(tl.int64) * x_stride
+            is_there = is_row
+        if ON_INPUT:
+            weights = tl.load(weights_ptr + places, mask=is_row, other=0.0)
+        columns = tile % across * OUTPUTS + tl.arange(0, OUTPUTS)
+        is_output = columns < outputs
+        columns = tl.where(is_output, columns, 0)
+        memory = tl.multiple_of(tl.load(slots_ptr + expert), 16)
+        codes_ptr = tl.multiple_of((memory + codes_at).to(tl.pointer_type(CODE)), 16)
+        zeros_ptr = (memory + zeros_at).to(tl.pointer_type(tl.uint8))
+        if FORMAT == "e2m1":
+            scales_ptr = (memory + scales_at).to(tl.pointer_type(tl.int32))
+        else:
+            scales_ptr = (memory + scales_at).to(tl.pointer_type(tl.float32))
+        sums = tl.zeros((ROWS, OUTPUTS), tl.float32)
+        up = tl.zeros((ROWS, OUTPUTS), tl.float32)
+        for step in range(0, tl.cdiv(inputs, STEP)):
+            first = step * STEP + lanes
+            x = _rows(x_rows, first, inputs, is_there, EVEN)
+            x_above = x
+            if PACKED == 2:
+                x_above = _rows(x_rows, first + INPUTS, inputs, is_there, EVEN)
+            if ON_INPUT:
+                x = x * weights.to(x.dtype)[:, None]
+                x_above = x_above * weights.to(x.dtype)[:, None]
+            x, x_above = x.to(NUMBER), x_above.to(NUMBER)
+            sums = _add_product(
+                sums, x, x_above, codes_ptr, scales_ptr, zeros_ptr, step, columns, stride,
+                scale_columns, FORMAT, PACKED, ZEROS, SCALE_ROWS, GROUP, INPUTS, OUTPUTS,
+            )  # fmt: skip
+            if GATED:
+                up = _add_product(
+                    up, x, x_above, codes_ptr + outputs * stride,
+                    scales_ptr + scale_columns // 2, zeros_ptr + scale_columns // 2, step, columns,
+                    stride, scale_columns, FORMAT, PACKED, ZEROS, SCALE_ROWS, GROUP, INPUTS,
+                    OUTPUTS,
+                )  # fmt: skip
+        if BIAS:
+            bias_ptr = (memory + bias_at).to(tl.pointer_type(tl.float32)) + columns
+            sums += tl.load(bias_ptr)[None, :]
+            if GATED:
+                up += tl.load(bias_ptr + outputs)[None, :]
+        if GATED:
+            sums = inner(sums, up, KIND, LIMIT, ALPHA, UP_OFFSET)
+        out = out_ptr + places.to(tl.int64)[:, None] * out_stride + columns[None, :]
+        tl.store(out, sums.to(NUMBER), mask=is_row[:, None] & is_output[None, :])
+
+
+@triton.jit
+def _rows(x_rows, inputs, size, exists, EVEN: tl.constexpr):
+    """x [rows, inputs], zeros where there is none."""
+    mask = exists[:, None]
+    if not EVEN:
+        mask = mask & (inputs < size)[None, :]
+    return tl.load(x_rows[:, None] + inputs[None, :], mask=mask, other=0.0)
+
+
+class Slots(NamedTuple):
+    """A layer's experts: where they are. addresses: int64 [E], 0 for an empty slot. held: the memory
+    behind them."""
+
+    addresses: Tensor
+    held: Sequence[Tensor]
+    shape: ExpertsShape
+    layout: ExpertLayout
+
+
+def multiplied_dtype(weights: torch.dtype, rows: torch.dtype) -> torch.dtype:
+    """What is multiplied, of weights with codes of this dtype and rows of that: the wider of both;
+    codes that aren't floating point become what rows are."""
+    return torch.float32 if torch.float32 in (weights, rows) else torch.bfloat16
+
+
+def gate_up_product(
+    device: Device, slots: Slots, messages: Messages, found: Sorted, programs: int
+) -> Tensor:
+    """What goes into down, [C, F] in `multiplied_dtype`, choice after choice as they are sorted;
+    rows are filled up to a multiple of 16 bytes."""
+    shape, matrix = slots.shape, slots.layout.gate_up
+    dtype = multiplied_dtype(matrix.format.codes, messages.dtype)
+    inner_size = -(-shape.intermediate // 16) * 16
+    out = device.empty((found.choices, inner_size), dtype)[:, : shape.intermediate]
+    _launch(
+        device, slots, matrix, found, found.rows, out, messages.dtype, programs,
+        reads=messages.reads, bias_at=slots.layout.gate_up_bias_at, ALIGNED=messages.aligned,
+        GATED=True, ON_INPUT=shape.weight_on_input,
+        **activation_constants(shape.activation),
+    )  # fmt: skip
+    return out
+
+
+def down_product(device: Device, slots: Slots, found: Sorted, x: Tensor, programs: int) -> Tensor:
+    """[C, D] in the dtype of x, which is what `gate_up_product` gave."""
+    out = device.empty((found.choices, slots.shape.hidden), x.dtype)
+    _launch(
+        device, slots, slots.layout.down, found, x, out, x.dtype, programs,
+        reads=(), bias_at=slots.layout.down_bias_at, ALIGNED=True, GATED=False, ON_INPUT=False,
+        **activation_constants(SILU),
+    )  # fmt: skip
+    return out
+
+
+def _launch(
+    device: Device,
+    slots: Slots,
+    matrix: Matrix,
+    found: Sorted,
+    x: Tensor,
+    out: Tensor,
+    rows: torch.dtype,
+    programs: int,
+    *,
+    reads: Sequence[Tensor],
+    bias_at: int,
+    **constants: object,
+) -> None:
+    form = matrix.format
+    tile = tile_shape(
+        found.tile_rows,
+        form.chunk,
+        gated=matrix.parts == 2,
+        packed=form.packed,
+        wide=out.dtype == torch.float32,
+    )
+    launch(
+        device, _grouped_product, (min(programs, _most_programs(found, matrix, tile)),),
+        slots.addresses, found.tiles, found.length, x, found.weights, out,
+        matrix.outputs, matrix.inputs, x.stride(0), out.stride(0),
+        matrix.at, matrix.scales_at, matrix.zeros_at, bias_at, matrix.stride, matrix.scale_columns,
+        ROW=TYPES[rows], NUMBER=TYPES[out.dtype], CODE=TYPES[form.codes],
+        BIAS=slots.shape.bias, FORMAT=form.kind, SCALE_ROWS=max(form.rows, 1), GROUP=form.group,
+        PACKED=form.packed, ZEROS=form.zeros,
+        ROWS=tile.rows, OUTPUTS=tile.outputs, STEP=tile.step, EVEN=matrix.inputs % tile.step == 0,
+        num_warps=tile.warps, num_stages=tile.stages,
+        writes=(out,), reads=(*slots.held, *reads), **constants,
+    )  # fmt: skip
+
+
+def _most_programs(found: Sorted, matrix: Matrix, tile: TileShape) -> int:
+    return len(found.tiles) * -(-matrix.outputs // tile.outputs)
