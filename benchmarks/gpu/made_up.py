@@ -48,7 +48,9 @@ class MadeUpWeights(WeightReader):
         """See `WeightReader.load_into`."""
         offset = next(self._offsets) * STRIDE % (POOL // 2)
         scaled = self._pool[offset : offset + POOL // 2] * out.shape[-1] ** -0.5
-        for part in out.view(-1).split(len(scaled)):
+        flat = out.view(-1)
+        for first in range(0, len(flat), len(scaled)):
+            part = flat[first : first + len(scaled)]
             part.copy_(scaled[: len(part)])
 
 
@@ -58,6 +60,9 @@ def _shape(pieces: Pieces) -> tuple[int, ...]:
 
 class MadeUpModel:
     """A model that computes steps of `sequences` sequences, each with room for `context` tokens.
+
+    holders: 1, or over how many nodes experts are dealt, of which this process has those of the
+    first only; what others hold is taken for absent, and all kernels are launched as ever.
 
     Sequence i owns blocks i, i + sequences, i + 2 * sequences, ...
     """
@@ -69,10 +74,13 @@ class MadeUpModel:
         reader: WeightReader,
         sequences: int,
         context: int,
+        holders: int = 1,
     ) -> None:
-        placement = contiguous_placement(spec.num_experts, 1, spec.moe_layers)
-        attention = AttentionModel(spec, reader, placement, backend, max_positions=context)
-        experts = ExpertModel(spec, reader, placement, 0, backend)
+        everything, held = (
+            contiguous_placement(spec.num_experts, nodes, spec.moe_layers) for nodes in (1, holders)
+        )
+        attention = AttentionModel(spec, reader, everything, backend, max_positions=context)
+        experts = ExpertModel(spec, reader, held, 0, backend)
         self._blocks = -(-context // BLOCK_SIZE)
         self._sequences = sequences
         self.kv = attention.new_cache(sequences * self._blocks, sequences)

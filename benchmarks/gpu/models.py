@@ -1,6 +1,5 @@
-"""Models as their makers published them, as far as shapes go: what kernels are compiled and timed for.
-
-Only what `config.json` has to say of sizes; weights are made up (`made_up.py`).
+"""Models whose shapes kernels are compiled and timed for: what `config.json` says of sizes, as their
+makers published them. Weights are made up (`made_up.py`).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A device whose tensors have shapes and no memory, and which keeps the kernels that it is given."""
+"""A device whose tensors have shapes and no memory, and which keeps what it is to launch."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,7 +11,10 @@ from megainfer.device.host import HostReadback
 
 
 class ShapesDevice(HostDevice):
-    """`Device` for which whole models take no memory; launched: kernels, as Triton compiled them."""
+    """`Device` on which whole models take no memory.
+
+    launched: kernels in the order in which they were given, as Triton compiled them.
+    """
 
     name = "shapes"
     torch = torch.device("meta")

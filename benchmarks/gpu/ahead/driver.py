@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
-"""What a block may use, by architecture; Triton raises OutOfResources for a kernel that needs more."""
+"""What a block may use, by architecture; for a kernel that needs more, Triton raises an error."""
 WARP_THREADS, BLOCK_THREADS = 32, 1024
 
 

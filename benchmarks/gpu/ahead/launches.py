@@ -42,7 +42,7 @@ def launches() -> Iterator[Launch]:
         device = ShapesDevice()
         backend = GpuBackend(torch.bfloat16, torch.bfloat16, device)
         spec, weights = kinds_of(spec_of(config)), NoWeights(device, threads=1)
-        model = MadeUpModel(spec, backend, weights, DECODES, CONTEXT)
+        model = MadeUpModel(spec, backend, weights, DECODES, CONTEXT, spec.num_experts)
         logits = model.step([model.chunk(i, CONTEXT - 1, [0]) for i in range(DECODES)])
         backend.tokens.best(logits)
         backend.tokens.draw(logits, WISHES)
