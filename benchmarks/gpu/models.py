@@ -1,5 +1,5 @@
-"""Models whose shapes kernels are compiled and timed for: what `config.json` says of sizes, as their
-makers published them. Weights are made up (`made_up.py`).
+"""Models whose shapes kernels are compiled and timed for: what `config.json` says of sizes, as they
+were published. Weights are made up (`made_up.py`).
 """
 
 import json

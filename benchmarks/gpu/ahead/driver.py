@@ -16,7 +16,7 @@ SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 WARP_THREADS, BLOCK_THREADS = 32, 1024
 
 
-class CompilingDriver(DriverBase):
+class CompilingDriver(DriverBase):  # type: ignore[misc]  # Triton has no types
     """architecture: 80 for sm_80."""
 
     def __init__(self, architecture: int) -> None:
