@@ -5,6 +5,8 @@ As it comes it cuts bits off where a GPU rounds to the nearest even, and multipl
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # kernels look at it when they are defined
@@ -48,6 +50,25 @@ def repair() -> None:
     for name in (*OPERATIONS, *COMPARISONS):
         if hasattr(BUILDER, f"create_{name}"):
             _go_through_float32(f"create_{name}")
+
+
+@contextmanager
+def rows_alone() -> Iterator[None]:
+    """Within it, a row of `tl.dot` is the same bits wherever in its tile it lies, as on tensor
+    cores; the order of a CPU library's sums depends on that."""
+    dot = BUILDER.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, sums: Any, *options: Any) -> Any:
+        left, right, total = _widened(a).data, _widened(b).data, sums.data.copy()
+        for k in range(left.shape[-1]):
+            total += left[..., :, k, None] * right[..., k, None, :]
+        return interpreter.TensorHandle(total, sums.dtype.scalar)
+
+    BUILDER.create_dot = create_dot
+    try:
+        yield
+    finally:
+        BUILDER.create_dot = dot
 
 
 def _go_through_float32(name: str) -> None:

@@ -8,16 +8,16 @@ from torch.nn.functional import embedding, linear
 
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
-from megainfer.compute.half import HalfSource, Routed
-from megainfer.compute.kv_cache import KVCache
 
 # What has kernels of its own stands in this folder under the same name, and is imported from there.
-from megainfer.compute.reference.attention import Attention
+from megainfer.compute.gpu.attention import Attention
+from megainfer.compute.gpu.norm import Norm
+from megainfer.compute.half import HalfSource, Routed
+from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.reference.delta_net import DeltaNet
 from megainfer.compute.reference.ffn import Dense, Gate
 from megainfer.compute.reference.kernels import Homes, expert_homes
 from megainfer.compute.reference.latent import LatentAttention
-from megainfer.compute.reference.norm import Norm
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.models.sources import (
     DeltaNetSources,
@@ -33,14 +33,16 @@ from megainfer.topology import Placement
 class GpuLayer:
     """`half.LayerHalf`: attention, and either a dense network or a gate."""
 
-    def __init__(self, source: HalfSource, layer: int, rotary: RotaryTables) -> None:
+    def __init__(
+        self, source: HalfSource, layer: int, rotary: RotaryTables, invariant: bool
+    ) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
         attention = spec.layers[layer].attention
         self._layer, self._device = layer, source.device
         self._token_shapes = attention.cache_shapes
         self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
         self._residual = spec.multipliers.residual
-        self._attention = _attention(source, layer, rotary)
+        self._attention = _attention(source, layer, rotary, invariant)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = None
         if isinstance(ffn, DenseSpec):
@@ -96,7 +98,9 @@ class GpuHalf:
         self._lm_head = reader.load(head, dtype) if head else self._embedding
         self._lm_head_bias = reader.maybe_load(bias, dtype)
         rotary = rotary_tables(spec, source.max_positions, dtype, source.device)
-        self.layers = [GpuLayer(source, index, rotary) for index in range(len(spec.layers))]
+        self.layers = [
+            GpuLayer(source, index, rotary, invariant) for index in range(len(spec.layers))
+        ]
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """See `half.ModelHalf.embed`."""
@@ -113,7 +117,7 @@ class GpuHalf:
 
 
 def _attention(
-    source: HalfSource, layer: int, rotary: RotaryTables
+    source: HalfSource, layer: int, rotary: RotaryTables, invariant: bool
 ) -> Attention | LatentAttention | DeltaNet:
     sources = layer_attention(source.spec, layer)
     if isinstance(sources, DeltaNetSources):
@@ -122,4 +126,4 @@ def _attention(
     if isinstance(sources, LatentSources):
         assert table is not None
         return LatentAttention(sources, source.reader, table, source.dtype)
-    return Attention(sources, source.reader, table, source.dtype)
+    return Attention(sources, source, table, invariant)

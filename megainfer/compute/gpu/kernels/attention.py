@@ -1,0 +1,142 @@
+"""Attention over a paged cache: in which tiles, and over how many programs."""
+
+from typing import NamedTuple
+
+import triton
+from torch import Tensor, float32
+
+from megainfer.compute.contexts import Span
+from megainfer.compute.gpu.kernels.paged_attention import attend, join_segments
+from megainfer.compute.gpu.kernels.softmax import LOG2_E
+from megainfer.compute.gpu.launching import launch
+from megainfer.compute.reference.kernels import Scoring
+from megainfer.device import Device
+
+SEGMENT = 512
+"""Keys of a segment where results may not depend on the step."""
+_LEAST_SEGMENT = 256
+"""Elsewhere: for fewer a program isn't worth its beginning."""
+_PROGRAMS = 512
+"""That keep a large GPU busy, a few on each multiprocessor."""
+_WORKSPACE = 128 << 20
+"""Bytes that segments with programs of their own may take."""
+
+
+class Queries(NamedTuple):
+    """What the T rows of a step attend with.
+
+    q: [T, H, d]. positions: int64 [T]; a row at -1 is padding, and attends to nothing. gates: None
+    where the output isn't gated, else [T, *], of each row [H, 2, d] and more, where a head's gate
+    stands behind its query.
+    """
+
+    q: Tensor
+    positions: Tensor
+    gates: Tensor | None = None
+
+
+class _Tiles(NamedTuple):
+    """rows: of the tile of queries, with all heads that share a key. keys: of the tile of keys."""
+
+    rows: int
+    keys: int
+    channels: int
+    warps: int
+    stages: int
+
+
+class _Segments(NamedTuple):
+    """length: in keys. programs: how many segments at once get programs of their own; with 1, none
+    does."""
+
+    length: int
+    programs: int
+
+
+def paged_attention(
+    device: Device,
+    queries: Queries,
+    caches: tuple[Tensor, Tensor],
+    span: Span,
+    scoring: Scoring,
+    out: Tensor,
+    invariant: bool = False,
+) -> None:
+    """Fill the span's rows of out [T, H * d]; the caches [N, B, Hkv, d] have its tokens already.
+
+    Scores and sums are float32. invariant: tiles and segments are the same for any step, so that a
+    row's result is the same bits whatever it is computed with.
+    """
+    (_, heads, head_dim), (_, block, kv_heads, _) = queries.q.shape, caches[0].shape
+    group, single = heads // kv_heads, span.most_rows == 1
+    tiles = _tiles(queries.q, group, span, invariant)
+    tokens = 1 if single else tiles.rows // group
+    blocks = span.count if single else span.num_rows // tokens + span.count
+    segments = _segments(span, blocks * kv_heads, tokens, queries.q, scoring, invariant)
+    split = segments.programs > 1
+    sums_shape = (span.num_rows, segments.programs, heads) if split else (0, 0, 0)
+    sums = device.empty((*sums_shape, head_dim), float32)
+    states = device.empty((*sums_shape, 2), float32)
+    sinks = queries.q if scoring.sinks is None else scoring.sinks
+    gates = queries.q if queries.gates is None else queries.gates
+    scale = head_dim**-0.5 if scoring.scale is None else scoring.scale
+    common = {
+        "SINKS": scoring.sinks is not None, "GATED": queries.gates is not None,
+        "WINDOW": scoring.window, "CHUNK": scoring.chunk,
+        "H": heads, "D": head_dim, "CHANNELS": tiles.channels,
+    }  # fmt: skip
+    launch(
+        device, attend, (blocks, kv_heads, segments.programs),
+        queries.q, *caches, queries.positions, span.row_starts, span.block_table, sinks, gates,
+        out, sums, states,
+        span.rows.start, span.count, span.block_table.stride(0), gates.stride(0),
+        scale * LOG2_E.value, segments.length, segments.programs,
+        **common, SINGLE=single, SPLIT=split, HKV=kv_heads, BLOCK=block,
+        ROWS=tiles.rows, TILE=tiles.keys, num_warps=tiles.warps, num_stages=tiles.stages,
+        writes=(sums, states) if split else (out,),
+    )  # fmt: skip
+    if split:
+        at_once = min(8, triton.next_power_of_2(heads))
+        launch(
+            device, join_segments, (span.num_rows, triton.cdiv(heads, at_once)),
+            sums, states, queries.positions, sinks, gates, out,
+            span.rows.start, gates.stride(0), segments.length, segments.programs,
+            **common, HEADS=at_once,
+            writes=(out,),
+        )  # fmt: skip
+
+
+def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
+    """Keys and values of a tile take 32 KiB where they can, so that several are on their way."""
+    channels = triton.next_power_of_2(q.shape[2])
+    wide = channels * q.itemsize
+    least = max(16, triton.next_power_of_2(group))  # of a tensor core's product
+    if invariant:
+        rows = max(64, least)
+    else:
+        most = 128 if wide <= 256 else 64
+        rows = max(least, min(most, triton.next_power_of_2(group * span.most_rows)))
+    keys = max(16, min(64, 16384 // wide))
+    return _Tiles(rows, keys, max(16, channels), 8 if rows > 64 else 4, 3 if wide <= 256 else 2)
+
+
+def _segments(
+    span: Span, programs: int, tokens: int, q: Tensor, scoring: Scoring, invariant: bool
+) -> _Segments:
+    """programs: how many there are anyway. tokens: of each."""
+    limits = [limit for limit in (scoring.window, scoring.chunk) if limit is not None]
+    reach = min([span.context, *(limit + tokens - 1 for limit in limits)])
+    wanted = max(1, _PROGRAMS // max(1, programs))
+    if invariant:
+        length = SEGMENT
+    elif wanted == 1:
+        length = span.context
+    else:
+        length = max(_LEAST_SEGMENT, triton.cdiv(reach, wanted))
+    length = triton.cdiv(length, 64) * 64  # whole tiles
+    # So many may be touched by keys in a row that begin wherever a window does.
+    touched = min(triton.cdiv(span.context, length), triton.cdiv(reach - 1, length) + 1)
+    bytes_of_all = span.num_rows * q.shape[1] * (q.shape[2] + 2) * 4 * touched
+    if wanted == 1 or bytes_of_all > _WORKSPACE:
+        return _Segments(length, 1)
+    return _Segments(length, touched)
