@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ MAX_TUNED_MICRO_BATCHES = 4
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
 CPU_KERNELS = ("reference", "cpu")
-KERNELS = CPU_KERNELS
+KERNELS = (*CPU_KERNELS, "gpu")
+DEVICES = ("cpu", "cuda")
 CORES = ("split", "shared")
 MIN_REBALANCE_SECONDS = 2.0
 SCALING_LIMIT = 16
@@ -29,8 +30,13 @@ class EngineConfig:
     """A wish, checked field by field; `launch.plan` checks it against a model and a machine.
 
     model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
-    nodes, which are CPU processes in this version. max_attn_gpus, max_ffn_gpus: how
-    many there may be once it serves (`megainfer scale`); None: SCALING_LIMIT. expert_replicas: how
+    nodes: each has a GPU, or is a CPU process. device: what they compute on, auto for GPUs where
+    there are some; attn_device, ffn_device: the same of one role, None: as `device`. gpus: which
+    GPUs, by their numbers among those that CUDA_VISIBLE_DEVICES leaves, attention nodes first; one
+    may be named several times; None: from the first on. batch_invariant: on GPUs, what a token
+    computes doesn't depend on what shares its step. max_attn_gpus, max_ffn_gpus: how many there may
+    be once it serves (`megainfer scale`); None: SCALING_LIMIT, on GPUs those to begin
+    with. expert_replicas: how
     many experts of each layer an expert node holds beyond its share; they are there if another node
     goes, and for balancing. rebalance: seconds between two looks at whether other places for
     experts would be worth it; None: they stay. micro_batches: 1..8, or None to choose from measured
@@ -56,6 +62,11 @@ class EngineConfig:
     model: str | None = None
     attn_gpus: int = 1
     ffn_gpus: int = 1
+    device: str = "auto"
+    attn_device: str | None = None
+    ffn_device: str | None = None
+    gpus: tuple[int, ...] | None = None
+    batch_invariant: bool = False
     max_attn_gpus: int | None = None
     max_ffn_gpus: int | None = None
     expert_replicas: int = 0
@@ -119,6 +130,11 @@ class EngineConfig:
                 "--colocated is one process with both roles; with it, --attn-gpus and --ffn-gpus "
                 f"must be 1, not {self.attn_gpus} and {self.ffn_gpus}"
             )
+        if self.gpus is not None:
+            object.__setattr__(self, "gpus", _checked_gpus(self.gpus))
+        _check_choice("device", self.device, DEVICES)
+        for name in ("attn_device", "ffn_device"):
+            _check_choice(name, getattr(self, name) or "auto", DEVICES)
         _check_choice("dtype", self.dtype, tuple(DTYPE_BYTES))
         _check_choice("kernels", self.kernels, KERNELS)
         _check_choice("cores", self.cores, CORES)
@@ -129,6 +145,16 @@ class EngineConfig:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in ("auto", *choices):
         raise ConfigError(f"{_flag(name)} must be auto, {' or '.join(choices)}, not {value!r}")
+
+
+def _checked_gpus(numbers: Sequence[int]) -> tuple[int, ...]:
+    if (
+        isinstance(numbers, str | int)
+        or not numbers
+        or any(not isinstance(number, int) or number < 0 for number in numbers)
+    ):
+        raise ConfigError(f"--gpus must be numbers of GPUs such as 0,1, not {numbers!r}")
+    return tuple(numbers)
 
 
 def _flag(name: str) -> str:
@@ -173,6 +199,18 @@ def parse_rebalance(value: str | float) -> float | None:
         return float(value)
     except ValueError:
         raise ConfigError(f"--rebalance must be off or seconds, not {value!r}") from None
+
+
+def parse_gpus(value: str | Sequence[int]) -> tuple[int, ...]:
+    """
+    >>> parse_gpus("0,1,1")
+    (0, 1, 1)
+    """
+    words = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(int(word) for word in words)
+    except ValueError:
+        raise ConfigError(f"--gpus must be numbers of GPUs such as 0,1, not {value!r}") from None
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

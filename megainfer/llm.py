@@ -189,6 +189,11 @@ class LLM:
         return self._plan.spec.vocab_size
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether some node is a CPU process."""
+        return self._plan.on_cpu
+
+    @property
     def micro_batches(self) -> int:
         """How many micro-batches take turns: as asked for, or as chosen last."""
         return int(self.stats()["attention node 0"]["micro_batches"])

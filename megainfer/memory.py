@@ -15,6 +15,8 @@ from megainfer.sharing.budgets import Budgets
 MIB = 2**20
 NODE_BYTES, SUPERVISOR_BYTES, API_SERVER_BYTES = 200 * MIB, 250 * MIB, 150 * MIB
 """What processes take of their own before there is a model or a request: torch, most of it."""
+GPU_NODE_BYTES = 2**30
+"""The same of a node that computes on a GPU: CUDA's libraries, and pinned staging."""
 TRYING_BYTES = 2**30
 """The most that the process takes which tries out grammars."""
 INT8_BLOCK = 128
@@ -53,23 +55,26 @@ class Ledger:
 class Overhead:
     """What there is beside an instance's weights, caches and slots. budgets: of requests, None
     where none come from outside. servers: API servers. attention_nodes: each with so many bytes of
-    grammar_memory. node_processes: nodes that are processes of their own."""
+    grammar_memory. node_processes: nodes that are processes of their own; on_gpus: of these, those
+    that compute on a GPU."""
 
     budgets: Budgets | None
     servers: int
     attention_nodes: int
     node_processes: int
     grammar_memory: int
+    on_gpus: int = 0
 
     @property
     def ledger(self) -> Ledger:
         """The most that all of it takes."""
+        nodes = (self.node_processes - self.on_gpus) * NODE_BYTES + self.on_gpus * GPU_NODE_BYTES
         return Ledger(
             (
                 *self._requests(),
                 ("trying grammars", max(self.servers, 1) * TRYING_BYTES),
                 ("grammars", self.attention_nodes * self.grammar_memory),
-                ("programs", SUPERVISOR_BYTES + self.node_processes * NODE_BYTES),
+                ("programs", SUPERVISOR_BYTES + nodes),
             )
         )
 

@@ -39,6 +39,7 @@ from megainfer.messages import (
     Message,
     NodeReady,
     Ready,
+    Role,
     Serve,
     ToChild,
 )
@@ -54,7 +55,7 @@ def run_attention(station: Station, plan: Plan, node: int, measures: bool) -> No
 
     measures: whether the choice of m waits for what its stages take.
     """
-    link, backend = station.link, backend_of(plan, plan.cores_of_attention(node))
+    link, backend = station.link, backend_of(plan, Role.ATTENTION, node)
     model, kv = load_attention(plan, backend, progress_to(link))
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measures else []))
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)

@@ -73,7 +73,7 @@ class ServerInfo:
         count = None if None in nodes else sum(count or 0 for count in nodes)
         if config.get("colocated") is True:
             count = 1
-        on_cpu = plan.get("kernels") in CPU_KERNELS
+        on_cpu = any(plan.get(name) in CPU_KERNELS for name in ("kernels", "expert_kernels"))
         gpus, processes = (None, count) if on_cpu else (count, None)
         return cls(gpus, processes, _positive(plan, "vocab_size"))
 

@@ -18,14 +18,14 @@ from megainfer.launch.station import Station
 from megainfer.m2n.absent import AbsentPort
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.roads import Seat
-from megainfer.messages import Connected, Loaded, Meet, Message, Ready, ToChild
+from megainfer.messages import Connected, Loaded, Meet, Message, Ready, Role, ToChild
 from megainfer.topology import Membership
 
 
 def run_colocated(station: Station, plan: Plan) -> None:
     """Everything that the one process of a colocated instance does after the fork."""
     link = station.link
-    backend, on_bytes = backend_of(plan, plan.cores[0]), progress_to(link)
+    backend, on_bytes = backend_of(plan, Role.ATTENTION, 0), progress_to(link)
     attention, kv = load_attention(plan, backend, on_bytes)
     experts = load_experts(plan, 0, backend, on_bytes)
     link.send(Loaded())

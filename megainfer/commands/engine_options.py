@@ -14,6 +14,7 @@ from megainfer.config import (
     EngineConfig,
     format_bytes,
     parse_bytes,
+    parse_gpus,
     parse_json_object,
     parse_micro_batches,
     parse_rebalance,
@@ -45,17 +46,53 @@ class EngineOptions:
 
     attn_gpus: Annotated[
         int,
-        Option(rich_help_panel=NODES, help="Attention nodes: CPU processes in this version."),
+        Option(rich_help_panel=NODES, help="Attention nodes: each has a GPU, or is a CPU process."),
     ] = DEFAULT.attn_gpus
     ffn_gpus: Annotated[
         int,
-        Option(rich_help_panel=NODES, help="Expert nodes: CPU processes in this version."),
+        Option(rich_help_panel=NODES, help="Expert nodes: each has a GPU, or is a CPU process."),
     ] = DEFAULT.ffn_gpus
+    device: Annotated[
+        str,
+        Option(
+            rich_help_panel=NODES,
+            metavar="cpu|cuda|auto",
+            help="What nodes compute on; auto: GPUs where there are some.",
+        ),
+    ] = DEFAULT.device
+    attn_device: Annotated[
+        str | None,
+        Option(
+            rich_help_panel=NODES,
+            metavar="cpu|cuda|auto",
+            show_default="as --device",
+            help="The same of attention nodes.",
+        ),
+    ] = DEFAULT.attn_device
+    ffn_device: Annotated[
+        str | None,
+        Option(
+            rich_help_panel=NODES,
+            metavar="cpu|cuda|auto",
+            show_default="as --device",
+            help="The same of expert nodes: cpu keeps experts in the host's memory beside a GPU.",
+        ),
+    ] = DEFAULT.ffn_device
+    gpus: Annotated[
+        tuple[int, ...] | None,
+        Option(
+            rich_help_panel=NODES,
+            parser=parse_gpus,
+            metavar="NUMBERS",
+            show_default="from the first on",
+            help="Which GPUs, such as 0,1: attention nodes' first. One may be named several times.",
+        ),
+    ] = DEFAULT.gpus
     max_attn_gpus: Annotated[
         int | None,
         Option(
             rich_help_panel=NODES,
-            show_default=str(SCALING_LIMIT),
+            show_default=f"{SCALING_LIMIT}; on GPUs those to begin with",
             help="Attention nodes that `megainfer scale` may ask for.",
         ),
     ] = DEFAULT.max_attn_gpus
@@ -63,7 +100,7 @@ class EngineOptions:
         int | None,
         Option(
             rich_help_panel=NODES,
-            show_default=str(SCALING_LIMIT),
+            show_default=f"{SCALING_LIMIT}; on GPUs those to begin with",
             help="Expert nodes that `megainfer scale` may ask for.",
         ),
     ] = DEFAULT.max_ffn_gpus
@@ -165,7 +202,7 @@ class EngineOptions:
         Option(
             rich_help_panel=WEIGHTS,
             metavar="float32|bfloat16|auto",
-            help="What is computed in; auto: what suits model and CPU.",
+            help="What is computed in; auto: the checkpoint's on GPUs, else what suits the CPU.",
         ),
     ] = DEFAULT.dtype
     expert_dtype: Annotated[
@@ -197,10 +234,18 @@ class EngineOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="cpu|reference|auto",
-            help="What computes; auto: cpu where it was built.",
+            metavar="cpu|reference|gpu|auto",
+            help="What computes; auto: gpu on GPUs, else cpu where it was built.",
         ),
     ] = DEFAULT.kernels
+    batch_invariant: Annotated[
+        bool,
+        Option(
+            "--batch-invariant",
+            rich_help_panel=WEIGHTS,
+            help="On GPUs, what a token computes doesn't depend on what shares its step: slower.",
+        ),
+    ] = DEFAULT.batch_invariant
     generation_config: Annotated[
         str,
         Option(

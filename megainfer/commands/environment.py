@@ -2,19 +2,19 @@
 
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from megainfer import m2n
 from megainfer.compute.cpu.kernels import library
+from megainfer.compute.gpu.packages import package_problem
 from megainfer.config import format_bytes
 from megainfer.launch.machine import Machine, read_machine
+from megainfer.launch.nvml import Nvidia, ask_nvml
 from megainfer.native.library import find_library
 
-GPU_SECONDS = 10.0
+GPU_PACKAGES = ("cuda-bindings", "nvidia-nccl-cu13", "triton")
 TOLD_FLAGS = (
     "avx2",
     "fma",
@@ -38,8 +38,9 @@ def describe_environment() -> Iterator[str]:
     yield from _cpu(machine)
     total, free = format_bytes(machine.memory), format_bytes(machine.available_memory)
     yield _line("memory", f"{total}, {free} available")
-    yield from _gpus()
+    yield from _gpus(ask_nvml())
     yield _line("kernels", _kernels())
+    yield _line("on GPUs", package_problem() or "nothing that they need is missing")
     yield _line("M2N", "native" if find_library(Path(m2n.__file__).parent) else NOT_BUILT)
     yield from (_line("package", text) for text in _packages())
 
@@ -65,25 +66,25 @@ def _kernels() -> str:
     return f"cpu, {' '.join(library.levels())}" if library.is_built() else NOT_BUILT
 
 
-def _gpus() -> Iterator[str]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        yield _line("GPU", "none (no nvidia-smi)")
-        return
-    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=GPU_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        yield _line("GPU", f"nvidia-smi failed: {error}")
-        return
-    for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines():
-        yield _line("GPU", line.strip())
+def _gpus(nvidia: Nvidia) -> Iterator[str]:
+    if nvidia.driver:
+        yield _line("driver", nvidia.driver)
+    if not nvidia.gpus:
+        yield _line("GPU", f"none ({nvidia.problem})" if nvidia.problem else "none")
+    for number, gpu in enumerate(nvidia.gpus):
+        reached = [str(other) for other, peer in enumerate(nvidia.gpus) if peer.uuid in gpu.peers]
+        yield _line(
+            f"GPU {number}",
+            f"{gpu.name}, {gpu.architecture}, {format_bytes(gpu.memory)}, "
+            f"{format_bytes(gpu.free_memory)} free{', split into instances' * gpu.split}; "
+            f"reaches {', '.join(reached) or 'no other'}",
+        )
 
 
 def _packages() -> Iterator[str]:
-    """Every dependency, the optional ones that are installed too."""
+    """Every dependency, the optional ones that are installed too, and what GPUs need."""
     names = {re.split(r"[^A-Za-z0-9._-]", text)[0] for text in requires("megainfer") or []}
-    for name in sorted(names, key=str.lower):
+    for name in sorted(names.union(GPU_PACKAGES), key=str.lower):
         try:
             yield f"{name} {version(name)}"
         except PackageNotFoundError:

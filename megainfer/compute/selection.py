@@ -1,7 +1,7 @@
 """Which implementation serves, decided once: what was built, what was asked for. No torch."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from megainfer.compute.cpu.kernels import library
@@ -45,8 +45,9 @@ class Implementation(Protocol):
     def check(self, precision: Precision) -> None:
         """Raises ConfigError for weights that it has no arithmetic for."""
 
-    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
-        """threads: how many, or some that are shared with other kernels of the process."""
+    def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
+        """threads: how many, or some that are shared with other kernels of the process. invariant:
+        a row's result doesn't depend on what else is computed with it, as anyway on the CPU."""
 
 
 class _Reference:
@@ -66,7 +67,7 @@ class _Reference:
                 f"reference serves; use {precision.dtype} or auto"
             )
 
-    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
+    def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         import torch
 
         from megainfer.compute.reference.backend import ReferenceBackend
@@ -85,7 +86,7 @@ class _Cpu:
     def check(self, precision: Precision) -> None:
         """It has arithmetic for all of them."""
 
-    def open(self, precision: Precision, threads: "Threads | int") -> "Backend":
+    def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         import torch
 
         from megainfer.compute.cpu.backend import CpuBackend
@@ -94,12 +95,46 @@ class _Cpu:
         return CpuBackend(dtype, precision.attention_dtype, precision.expert_dtype, threads)
 
 
-IMPLEMENTATIONS: dict[str, Implementation] = {"reference": _Reference(), "cpu": _Cpu()}
+class _Gpu:
+    own_threads = False
+
+    def describe(self) -> str:
+        return "gpu"
+
+    def check(self, precision: Precision) -> None:
+        for flag, dtype in (
+            ("--expert-dtype", precision.expert_dtype),
+            ("--attention-dtype", precision.attention_dtype),
+        ):
+            if dtype != precision.dtype:
+                raise ConfigError(
+                    f"{flag} {dtype} needs the CPU kernels; on a GPU use {precision.dtype} or auto"
+                )
+
+    def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
+        """On the GPU that CUDA shows this process as the first."""
+        import torch
+
+        from megainfer.compute.gpu.backend import GpuBackend
+        from megainfer.device.cuda import CudaDevice
+
+        dtype, expert_dtype = (
+            getattr(torch, name) for name in (precision.dtype, precision.expert_dtype)
+        )
+        return GpuBackend(dtype, expert_dtype, CudaDevice(), invariant=invariant)
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "reference": _Reference(),
+    "cpu": _Cpu(),
+    "gpu": _Gpu(),
+}
 """By the name that `--kernels` has for them."""
 
 
 def resolve_kernels(wish: str) -> str:
-    """`reference` or `cpu`; `auto` is `cpu` where it was built, and else says so in the log.
+    """As asked for; of those on the CPU `auto` is `cpu` where it was built, and else says so in the
+    log.
 
     Raises ConfigError when `cpu` is asked for and was not built.
     """
@@ -116,13 +151,25 @@ def resolve_kernels(wish: str) -> str:
     return "reference"
 
 
-def open_backend(
-    wish: str = "auto", precision: Precision = Precision(), threads: "Threads | int" = 1
-) -> "Backend":
-    """What a process computes with; wish: reference, cpu or auto, as for `resolve_kernels`.
+def check_precision(kernels: tuple[str, str], precision: Precision) -> None:
+    """kernels: of attention nodes and of expert nodes. Raises ConfigError for weights that those
+    who compute with them have no arithmetic for."""
+    attention, experts = kernels
+    IMPLEMENTATIONS[attention].check(replace(precision, experts="auto"))
+    IMPLEMENTATIONS[experts].check(replace(precision, attention="auto"))
 
-    Raises ConfigError where it isn't there or has no arithmetic for such weights.
+
+def open_backend(
+    wish: str = "auto",
+    precision: Precision = Precision(),
+    threads: "Threads | int" = 1,
+    invariant: bool = False,
+) -> "Backend":
+    """What a process computes with; wish: reference, cpu, gpu or auto, as for `resolve_kernels`.
+
+    invariant: see `Implementation.open`. Raises ConfigError where it isn't there or has no
+    arithmetic for such weights.
     """
     implementation = IMPLEMENTATIONS[resolve_kernels(wish)]
     implementation.check(precision)
-    return implementation.open(precision, threads)
+    return implementation.open(precision, threads, invariant)

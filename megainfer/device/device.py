@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, dtype
@@ -39,6 +39,15 @@ class Readback(Protocol):
 
     def take(self) -> Tensor:
         """The values in host memory; blocks until they are there."""
+
+
+class MemoryUse(NamedTuple):
+    """Bytes of a device. held: what this process has taken. used: what its tensors have of that.
+    late: how often it took more since it was sealed."""
+
+    held: int
+    used: int
+    late: int
 
 
 class Device(Protocol):
@@ -89,3 +98,10 @@ class Device(Protocol):
         reads, writes: memory of the device that it uses, which those who prove an order want to
         know; the same tensor may be in both.
         """
+
+    def seal(self) -> None:
+        """All that will be needed was used once: memory that is taken from here on is counted as
+        late, and refused by a device that is strict."""
+
+    def memory(self) -> MemoryUse | None:
+        """What this process has of its memory; None on the host, where others count."""

@@ -67,7 +67,7 @@ class HostDevice:
 
     def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:
         """See `Device.empty`."""
-        return torch.empty(*shape, dtype=dtype)
+        return torch.empty(tuple(shape), dtype=dtype)
 
     def upload(self, host: Tensor) -> Tensor:
         """See `Device.upload`."""
@@ -99,6 +99,12 @@ class HostDevice:
     ) -> None:
         """See `Device.launch`; it is done at once."""
         work()
+
+    def seal(self) -> None:
+        """The host's memory is the kernel's affair."""
+
+    def memory(self) -> None:
+        """See `Device.memory`."""
 
 
 HOST = HostDevice()

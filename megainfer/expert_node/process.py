@@ -22,7 +22,7 @@ from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, join_expert
-from megainfer.messages import Connected, Loaded, Meet, Message, Prepare, Ready, ToChild
+from megainfer.messages import Connected, Loaded, Meet, Message, Prepare, Ready, Role, ToChild
 from megainfer.models.sources import expert_sources
 from megainfer.topology import Membership, Placement
 
@@ -34,7 +34,7 @@ def run_expert(
 
     measures: whether the choice of m waits for what its stages take. placement: what it loads.
     """
-    link, backend = station.link, backend_of(plan, plan.cores_of_expert(node))
+    link, backend = station.link, backend_of(plan, Role.EXPERT, node)
     model = load_experts(plan, node, backend, progress_to(link), placement)
     link.send(Loaded(stage_seconds=profile_experts(model, plan, node) if measures else []))
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
+from megainfer.errors import MegaInferError
+
 NOT_OF_ONE = -1
 """The micro-batch or layer of a span that belongs to no single one."""
 
@@ -184,13 +186,25 @@ class _DeviceWork:
     def __enter__(self) -> None:
         self._lap = _DeviceLap(self._time)
 
-    def __exit__(self, *error: object) -> None:
-        self._lap.end(self._done)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None or isinstance(error, MegaInferError):
+            self._lap.end(self._done)
+        else:  # maybe of the device, which then takes no mark any more
+            error.add_note(_place(*self._of))
 
     def _done(self, started: float, ended: float) -> None:
         kind, micro_batch, layer = self._of
         self._clock.add(kind, ended - started)
         self._clock.keep(Span(kind, micro_batch, layer, started, ended))
+
+
+def _place(kind: str, micro_batch: int, layer: int) -> str:
+    """
+    >>> _place("expert", 1, 7), _place("embed", 0, NOT_OF_ONE)
+    ('at expert of layer 7, micro-batch 1', 'at embed, micro-batch 0')
+    """
+    of_layer = "" if layer == NOT_OF_ONE else f" of layer {layer}"
+    return f"at {kind}{of_layer}, micro-batch {micro_batch}"
 
 
 class MicroBatchClock(NamedTuple):

@@ -1,15 +1,53 @@
 """What a process of a plan computes with."""
 
+import os
+from collections.abc import MutableMapping
+from dataclasses import replace
+
 import torch
 
 from megainfer.compute.backend import Backend
-from megainfer.compute.selection import IMPLEMENTATIONS, open_backend
+from megainfer.compute.selection import IMPLEMENTATIONS, Precision, open_backend
+from megainfer.launch.devices import Devices, NumberedGpu
+from megainfer.launch.machine import VISIBLE
 from megainfer.launch.plan import Plan
-from megainfer.topology import CoreAssignment
+from megainfer.messages import Role
+
+CUDA_SETTINGS = {
+    "CUDA_DEVICE_MAX_CONNECTIONS": "32",  # streams that don't wait for each other in one queue
+    "CUDA_MODULE_LOADING": "EAGER",  # a kernel loaded when first used would stop what runs
+}
+"""Of CUDA's environment, what isn't the user's choice."""
 
 
-def backend_of(plan: Plan, cores: CoreAssignment) -> Backend:
-    """The plan's, with a thread on each of these cores; torch is left as many as serve it."""
-    own_threads = IMPLEMENTATIONS[plan.kernels].own_threads
-    torch.set_num_threads(1 if own_threads else cores.threads)
-    return open_backend(plan.kernels, plan.precision, cores.threads)
+def backend_of(plan: Plan, role: Role, node: int) -> Backend:
+    """The plan's, with a thread on each of the node's cores; torch is left as many as serve it.
+
+    A node that has a GPU initialises CUDA here, and no earlier.
+    """
+    attention = role is Role.ATTENTION
+    cores = plan.cores_of_attention(node) if attention else plan.cores_of_expert(node)
+    kernels = plan.kernels if attention else plan.expert_kernels
+    gpu = plan.devices.of(role, node)
+    if gpu is not None:
+        settle_cuda(os.environ, plan.devices, gpu)
+    torch.set_num_threads(1 if IMPLEMENTATIONS[kernels].own_threads else cores.threads)
+    invariant = plan.config.batch_invariant
+    return open_backend(kernels, _precision(plan, role), cores.threads, invariant)
+
+
+def _precision(plan: Plan, role: Role) -> Precision:
+    """What the other role computes with is none of its affair, and maybe nothing that it could."""
+    if plan.config.colocated:
+        return plan.precision
+    if role is Role.ATTENTION:
+        return replace(plan.precision, experts="auto")
+    return replace(plan.precision, attention="auto")
+
+
+def settle_cuda(environment: MutableMapping[str, str], devices: Devices, own: NumberedGpu) -> None:
+    """What CUDA reads when it is initialised: a process sees all GPUs of the instance, since it may
+    reach into each, and its own first, so that every thread that it starts computes there."""
+    others = [gpu for gpu in devices.gpus if gpu != own]
+    environment.update(CUDA_SETTINGS)
+    environment[VISIBLE] = ",".join(gpu.gpu.uuid for gpu in (own, *others))

@@ -3,6 +3,7 @@
 from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, EngineConfig, format_bytes
 from megainfer.errors import ConfigError
+from megainfer.launch.devices import ON_CPU, Devices
 from megainfer.launch.machine import Machine
 from megainfer.memory import (
     Ledger,
@@ -23,16 +24,16 @@ def fitting_blocks(
     spec: ModelSpec,
     precision: Precision,
     max_model_len: int,
-    machine: Machine,
+    free: int,
     others: Ledger,
 ) -> int:
-    """Blocks of one attention node's KV cache. others: what else there may be: where the number of
-    blocks isn't given, all of it has room beside them, unless one request has none then.
+    """Blocks of one attention node's KV cache. free: what weights leave. others: what else there
+    may be: where the number of blocks isn't given, all of it has room beside them, unless one
+    request has none then.
 
-    Raises ConfigError where the weights, the recurrent states, one request of `max_model_len`
-    tokens or the caches that were asked for don't fit.
+    Raises ConfigError where the recurrent states, one request of `max_model_len` tokens or the
+    caches that were asked for don't fit.
     """
-    free = _beside_weights(config, spec, precision, machine.available_memory)
     free -= _checked_state_bytes(config, spec, free)
     block_bytes = kv_block_bytes(spec, precision)
     smallest = -(-max_model_len // BLOCK_SIZE)
@@ -47,16 +48,24 @@ def fitting_blocks(
         )
     else:
         blocks = config.kv_cache_memory // block_bytes
-    _check_one_request_fits(blocks, smallest, block_bytes, max_model_len)
+    check_one_request_fits(blocks, smallest, block_bytes, max_model_len)
     _check_caches_fit(config.attn_gpus, blocks * block_bytes, free)
     return blocks
 
 
 def overhead_of(
-    config: EngineConfig, processes: int, budgets: Budgets | None, servers: int
+    config: EngineConfig,
+    processes: int,
+    budgets: Budgets | None,
+    servers: int,
+    devices: Devices = ON_CPU,
 ) -> Overhead:
     """What there is beside so many nodes' processes; see there."""
-    return Overhead(budgets, servers, config.attn_gpus, processes, config.grammar_memory)
+    on_gpus = 1 if config.colocated and devices.gpus else 0
+    if not config.colocated:
+        on_gpus = config.attn_gpus * bool(devices.attention)
+        on_gpus += config.ffn_gpus * bool(devices.experts)
+    return Overhead(budgets, servers, config.attn_gpus, processes, config.grammar_memory, on_gpus)
 
 
 def check_slots_fit(rows: int, slot_bytes: int, nodes: Ledger, machine: Machine) -> None:
@@ -84,16 +93,21 @@ def _listed(ledger: Ledger) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _beside_weights(
-    config: EngineConfig, spec: ModelSpec, precision: Precision, available: int
+def beside_weights(
+    config: EngineConfig,
+    spec: ModelSpec,
+    precision: Precision,
+    available: int,
+    devices: Devices = ON_CPU,
 ) -> int:
-    """Bytes that all nodes' weights leave: attention's are kept once a node, each expert once and
-    once more for each replica."""
+    """Bytes of the host's memory that the weights of all nodes on the CPU leave: attention's are
+    kept once a node, each expert once and once more for each replica. Raises ConfigError."""
     attention = attention_node(spec, precision, num_blocks=0, num_states=0) * config.attn_gpus
     replicas = config.ffn_gpus * config.expert_replicas
     moving = config.ffn_gpus * experts_on_the_move(config)
     experts = expert_node(spec, precision, spec.num_experts + replicas, moving)
-    weights = attention.of("weights") + experts.total
+    weights = 0 if devices.attention else attention.of("weights")
+    weights += 0 if devices.experts else experts.total
     if weights >= available:
         fewer = "fewer --expert-replicas, " if replicas else ""
         raise ConfigError(
@@ -123,7 +137,8 @@ def _checked_state_bytes(config: EngineConfig, spec: ModelSpec, free: int) -> in
     return needed
 
 
-def _check_one_request_fits(blocks: int, smallest: int, block_bytes: int, max_len: int) -> None:
+def check_one_request_fits(blocks: int, smallest: int, block_bytes: int, max_len: int) -> None:
+    """smallest: blocks of a request of `max_len` tokens. Raises ConfigError."""
     if blocks >= smallest:
         return
     fix = (

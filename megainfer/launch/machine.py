@@ -4,6 +4,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from megainfer.compute.gpu.packages import package_problem
+from megainfer.launch.nvml import Gpu, ask_nvml, visible_gpus
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -13,22 +17,31 @@ class Machine:
 
     cores: that processes may run on, ascending. memory: bytes that it has. available_memory: bytes
     that new processes can take, as the kernel deems, within the cgroup. bfloat16_arithmetic:
-    whether the cores multiply bfloat16 natively (AVX-512 BF16, AMX, or Arm's BF16).
+    whether the cores multiply bfloat16 natively (AVX-512 BF16, AMX, or Arm's BF16). gpus: those
+    that CUDA_VISIBLE_DEVICES leaves, in its order. gpu_problem: why nothing can be computed on any,
+    "" where it can.
     """
 
     cores: tuple[int, ...]
     memory: int
     available_memory: int
     bfloat16_arithmetic: bool
+    gpus: tuple[Gpu, ...] = ()
+    gpu_problem: str = ""
 
 
 def read_machine() -> Machine:
     """The one that this process runs on, as it is now."""
+    nvidia, wish = ask_nvml(), os.environ.get(VISIBLE)
+    gpus = visible_gpus(nvidia.gpus, wish)
+    hidden = f"{VISIBLE}={wish} hides all {len(nvidia.gpus)}" if nvidia.gpus and not gpus else ""
     return Machine(
         cores=tuple(sorted(os.sched_getaffinity(0))),
         memory=_meminfo("MemTotal"),
         available_memory=_available_memory(),
         bfloat16_arithmetic=_has_bfloat16_arithmetic(),
+        gpus=gpus,
+        gpu_problem=hidden or nvidia.problem or package_problem(),
     )
 
 

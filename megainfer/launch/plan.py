@@ -4,21 +4,30 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megainfer.compute.selection import IMPLEMENTATIONS, Precision, resolve_kernels
+from megainfer.compute.selection import Precision, check_precision
 from megainfer.config import (
     MAX_MICRO_BATCHES,
     MAX_TUNED_MICRO_BATCHES,
-    SCALING_LIMIT,
     EngineConfig,
 )
-from megainfer.errors import ConfigError
 from megainfer.frontend.generation_config import GenerationDefaults
+from megainfer.launch.choices import (
+    choose_cores,
+    choose_kernels,
+    choose_max_model_len,
+    choose_micro_batches,
+    choose_precision,
+    most_nodes,
+)
+from megainfer.launch.devices import Devices, NumberedGpu, choose_devices
 from megainfer.launch.fit import (
+    beside_weights,
     check_slots_fit,
     experts_on_the_move,
     fitting_blocks,
     overhead_of,
 )
+from megainfer.launch.gpu_memory import GpuNeeds, check_gpus_fit, fitting_gpu_blocks
 from megainfer.launch.machine import Machine
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road
@@ -31,10 +40,8 @@ from megainfer.sharing.budgets import BudgetOptions, Budgets
 from megainfer.topology import (
     CoreAssignment,
     Placement,
-    assign_cores,
     contiguous_placement,
     have_own_cores,
-    share_cores,
 )
 
 SPIN_SECONDS = 1e-3
@@ -47,7 +54,8 @@ class Plan:
 
     cores: one assignment a process, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
-    keeps this instance's sockets apart from any other's. generation: end tokens, and sampling for
+    keeps this instance's sockets apart from any other's. kernels: of attention nodes, beside those
+    of expert nodes. generation: end tokens, and sampling for
     what a request leaves out. quantization: of the weights on disk.
     """
 
@@ -58,7 +66,9 @@ class Plan:
     dtype: str
     expert_dtype: str
     attention_dtype: str
+    devices: Devices
     kernels: str
+    expert_kernels: str
     max_model_len: int
     num_blocks: int
     cores: tuple[CoreAssignment, ...]
@@ -98,13 +108,14 @@ class Plan:
     @property
     def most_attention(self) -> int:
         """Attention nodes that there may be once it serves."""
-        return _limit(self.config.max_attn_gpus, self.num_attention, self.config.colocated)
+        most = most_nodes(self.config.max_attn_gpus, self.num_attention, self.config.colocated)
+        return len(self.devices.attention) or most
 
     @property
     def most_expert(self) -> int:
         """Expert nodes that there may be once it serves: none without an expert."""
-        most = _limit(self.config.max_ffn_gpus, self.num_expert, self.config.colocated)
-        return min(most, self.spec.num_experts)
+        most = most_nodes(self.config.max_ffn_gpus, self.num_expert, self.config.colocated)
+        return min(len(self.devices.experts) or most, self.spec.num_experts)
 
     def cores_of_attention(self, node: int) -> CoreAssignment:
         """One that joins later shares another's."""
@@ -163,30 +174,65 @@ class Plan:
     def precision(self) -> Precision:
         return Precision(self.dtype, self.expert_dtype, self.attention_dtype)
 
-    def attention_ledger(self) -> Ledger:
-        """What one attention node takes of memory, beside M2N's slots."""
-        return attention_node(self.spec, self.precision, self.num_blocks, self.num_states)
+    def attention_ledger(self, node: int = 0) -> Ledger:
+        """What one attention node takes of memory where it computes, beside M2N's slots on the
+        host; a colocated one tells for both roles what isn't of experts alone."""
+        own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states)
+        if not self.devices.attention:
+            return own
+        needs = self._gpu_needs
+        more = needs.colocated if self.config.colocated else needs.attention
+        return own + more(self.devices.attention[node])
 
     def expert_ledger(self, node: int) -> Ledger:
-        """What this expert node takes of memory, beside M2N's slots."""
+        """As `attention_ledger`."""
         moving = experts_on_the_move(self.config)
-        return expert_node(self.spec, self.precision, self.placement.num_slots(node), moving)
+        own = expert_node(self.spec, self.precision, self.placement.num_slots(node), moving)
+        if not self.devices.experts or self.config.colocated:
+            return own
+        return own + self._gpu_needs.experts(self.devices.experts[node])
 
     def nodes_ledger(self) -> Ledger:
-        """What all nodes together take of memory, beside M2N's slots."""
-        experts = (self.expert_ledger(node) for node in range(self.num_expert))
-        return sum(experts, start=self.attention_ledger() * self.num_attention)
+        """What all nodes on the CPU together take of memory, beside M2N's slots."""
+        total = Ledger()
+        if not self.devices.attention:
+            total += self.attention_ledger() * self.num_attention
+        if not self.devices.experts:
+            total = sum(map(self.expert_ledger, range(self.num_expert)), start=total)
+        return total
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether some node computes on the CPU."""
+        return not (self.devices.attention and self.devices.experts)
+
+    def gpu_ledgers(self) -> dict[str, tuple[NumberedGpu, Ledger]]:
+        """By their names, where nodes on GPUs are, and what each takes there."""
+        attention = self.devices.attention[: self.num_attention]
+        experts = self.devices.experts[: self.num_expert]
+        told = {
+            f"attention {n}": (gpu, self.attention_ledger(n)) for n, gpu in enumerate(attention)
+        }
+        told |= {f"expert {n}": (gpu, self.expert_ledger(n)) for n, gpu in enumerate(experts)}
+        return told
+
+    @property
+    def _gpu_needs(self) -> GpuNeeds:
+        m = self.most_micro_batches
+        return GpuNeeds(
+            spec=self.spec,
+            precision=self.precision,
+            geometry=None if self.config.colocated else self.roomy_geometry(m),
+            rows=self.config.max_num_batched_tokens,
+            micro_batches=m,
+            sources=self.most_attention,
+            max_num_seqs=self.config.max_num_seqs,
+        )
 
     def whole_ledger(self) -> Ledger:
         """The same with M2N's slots, for as many micro-batches as may be chosen."""
         slots = self.geometry(self.most_micro_batches).total_bytes
         return self.nodes_ledger() + Ledger((("M2N", slots),))
-
-
-def _limit(wish: int | None, least: int, fixed: bool) -> int:
-    if fixed:
-        return least
-    return max(least, SCALING_LIMIT) if wish is None else wish
 
 
 def make_plan(
@@ -207,13 +253,11 @@ def make_plan(
     placement = contiguous_placement(
         spec.num_experts, config.ffn_gpus, spec.moe_layers, config.expert_replicas
     )
-    kernels = resolve_kernels(config.kernels)
-    precision = _precision(config, spec, machine)
-    IMPLEMENTATIONS[kernels].check(precision)
-    max_model_len = _max_model_len(config, spec)
-    cores = _cores(config, kernels, machine.cores)
-    bounds = None if budgets is None else Budgets.of(budgets, max_model_len)
-    others = overhead_of(config, len(cores), bounds, servers).ledger
+    devices = choose_devices(config, machine)
+    kernels = choose_kernels(config, devices)
+    precision = choose_precision(config, spec, machine, devices)
+    check_precision(kernels, precision)
+    cores = choose_cores(config, kernels, devices, machine.cores)
     plan = Plan(
         config=config,
         folder=folder,
@@ -222,59 +266,33 @@ def make_plan(
         dtype=precision.dtype,
         expert_dtype=precision.expert_dtype,
         attention_dtype=precision.attention_dtype,
-        kernels=kernels,
-        max_model_len=max_model_len,
-        num_blocks=fitting_blocks(config, spec, precision, max_model_len, machine, others),
+        devices=devices,
+        kernels=kernels[0],
+        expert_kernels=kernels[1],
+        max_model_len=choose_max_model_len(config, spec),
+        num_blocks=0,
         cores=cores,
-        micro_batches=_micro_batches(config, cores),
+        micro_batches=choose_micro_batches(config, cores, devices),
         token=secrets.token_hex(16),
         generation=GenerationDefaults.chosen(config, folder),
         quantization=quantization_of(folder),
     )
+    bounds = None if budgets is None else Budgets.of(budgets, plan.max_model_len)
+    others = overhead_of(config, len(cores), bounds, servers, devices).ledger
+    plan = replace(plan, num_blocks=_fitting_blocks(plan, machine, others))
     slots = plan.geometry(plan.most_micro_batches)
     check_slots_fit(slots.capacity, slots.total_bytes, plan.nodes_ledger(), machine)
     return plan
 
 
-def _precision(config: EngineConfig, spec: ModelSpec, machine: Machine) -> Precision:
-    """As asked for; `auto` is the checkpoint's own bfloat16 where the cores have it, else
-    float32."""
-    own = "bfloat16" if spec.dtype == "bfloat16" and machine.bfloat16_arithmetic else "float32"
-    dtype = own if config.dtype == "auto" else config.dtype
-    return Precision(dtype, config.expert_dtype, config.attention_dtype)
-
-
-def _micro_batches(config: EngineConfig, cores: tuple[CoreAssignment, ...]) -> int | None:
-    """The user's own m, or 1 where nothing can overlap: whoever works has the cores of the others
-    too, and a second micro-batch would only read the experts twice. None: it takes a measurement.
-    """
-    if config.micro_batches is not None:
-        return config.micro_batches
-    return 1 if config.colocated or not have_own_cores(cores) else None
-
-
-def _cores(
-    config: EngineConfig, kernels: str, cores: tuple[int, ...]
-) -> tuple[CoreAssignment, ...]:
-    """`auto`: one attention and one expert process whose single micro-batch is always on one side
-    or the other take turns anyway, and each is faster with all cores. Torch's threads would be in
-    each other's way: they stay awake for long."""
-    num_processes = 1 if config.colocated else config.attn_gpus + config.ffn_gpus
-    own_threads = IMPLEMENTATIONS[kernels].own_threads
-    turns = num_processes == 2 and config.micro_batches in (None, 1) and own_threads
-    if config.cores == "shared" or (config.cores == "auto" and turns):
-        return share_cores(num_processes, cores)
-    return assign_cores(num_processes, cores)
-
-
-def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
-    if config.max_model_len == 1:
-        raise ConfigError("--max-model-len 1 has no room for a prompt and an answer; use 2 or more")
-    if config.max_model_len is None:
-        return spec.max_position
-    if config.max_model_len > spec.max_position:
-        raise ConfigError(
-            f"--max-model-len {config.max_model_len} is more than the model's "
-            f"max_position_embeddings of {spec.max_position}; use at most {spec.max_position}"
-        )
-    return config.max_model_len
+def _fitting_blocks(plan: Plan, machine: Machine, others: Ledger) -> int:
+    """Of one attention node's cache, wherever it is; others: what else the host's memory has."""
+    config, devices, available = plan.config, plan.devices, machine.available_memory
+    wish = config, plan.spec, plan.precision
+    free = beside_weights(*wish, available, devices)
+    nodes = [*plan.gpu_ledgers().values()]
+    if devices.attention:
+        caches = devices.attention[: plan.num_attention]
+        return fitting_gpu_blocks(*wish, plan.max_model_len, nodes, caches)
+    check_gpus_fit(nodes)
+    return fitting_blocks(*wish, plan.max_model_len, free, others)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from megainfer.compute.selection import IMPLEMENTATIONS
 from megainfer.config import BLOCK_SIZE, format_bytes
+from megainfer.launch.devices import NumberedGpu
 from megainfer.launch.fit import overhead_of
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan
@@ -14,7 +15,7 @@ from megainfer.topology import EMPTY, CoreAssignment
 
 def describe(plan: Plan) -> list[str]:
     """What would run where, a line each."""
-    return [*_instance_lines(plan), *_node_lines(plan), _slots_line(plan)]
+    return [*_instance_lines(plan), *_node_lines(plan), *_gpu_lines(plan), _slots_line(plan)]
 
 
 def describe_requests(
@@ -22,7 +23,7 @@ def describe_requests(
 ) -> list[str]:
     """What requests may cost, and what all processes may take of memory together. servers: API
     servers."""
-    around = overhead_of(plan.config, len(plan.cores), budgets, servers).ledger
+    around = overhead_of(plan.config, len(plan.cores), budgets, servers, plan.devices).ledger
     total = (around + plan.whole_ledger()).total
     free = format_bytes(machine.available_memory)
     more = (
@@ -45,9 +46,9 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
         f"model      {plan.folder} ({plan.spec.architecture}, {len(plan.spec.layers)} layers, "
         f"{len(layers)} with {plan.spec.num_experts} experts, top-{plan.spec.top_k})"
     )
-    yield f"computing  {plan.dtype}, on CPU: --attn-gpus and --ffn-gpus count processes"
+    yield f"computing  {plan.dtype}, {_where(plan)}"
     yield (
-        f"kernels    {IMPLEMENTATIONS[plan.kernels].describe()}; expert weights in "
+        f"kernels    {_kernels_text(plan)}; expert weights in "
         f"{plan.expert_dtype}, others in {plan.attention_dtype}"
     )
     yield from _stored_lines(plan)
@@ -65,15 +66,45 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
 
 def _node_lines(plan: Plan) -> Iterator[str]:
     for node in range(plan.num_attention):
-        cores = _core_text(plan.cores_of_attention(node))
-        yield f"attention {node}  {cores}  {_ledger_text(plan.attention_ledger())}"
+        place = _place(plan.cores_of_attention(node), plan.devices.attention, node)
+        yield f"attention {node}  {place}  {_ledger_text(plan.attention_ledger(node))}"
     for node in range(plan.num_expert):
         held, spares = _held(plan, node)
-        cores = _core_text(plan.cores_of_expert(node))
+        place = _place(plan.cores_of_expert(node), plan.devices.experts, node)
         yield (
-            f"expert {node}     {cores}  {_expert_text(held)}{_spare_text(spares)} of each layer  "
+            f"expert {node}     {place}  {_expert_text(held)}{_spare_text(spares)} of each layer  "
             f"{_ledger_text(plan.expert_ledger(node))}"
         )
+
+
+def _gpu_lines(plan: Plan) -> Iterator[str]:
+    """Of each GPU, what its nodes take there together, and for what."""
+    nodes = plan.gpu_ledgers()
+    for gpu in plan.devices.gpus:
+        own = {name: ledger for name, (place, ledger) in nodes.items() if place == gpu}
+        taken, free = sum(own.values(), start=Ledger()), format_bytes(gpu.gpu.free_memory)
+        whom = f" for {', '.join(own)}" if own else ", for nodes that may join"
+        yield (
+            f"GPU {gpu.number:<6} {gpu.gpu.name} ({gpu.gpu.architecture}), "
+            f"{format_bytes(taken.total)} of the {free} that are free{whom}: {_ledger_text(taken)}"
+        )
+
+
+def _where(plan: Plan) -> str:
+    """What computes, and what is counted."""
+    devices = plan.devices
+    if not devices.gpus:
+        return "on CPU: --attn-gpus and --ffn-gpus count processes"
+    if devices.mixed:
+        on_gpus, on_cpu = ("attention", "experts")[:: 1 if devices.attention else -1]
+        return f"{on_gpus} on GPUs, {on_cpu} on CPU"
+    return "on GPUs"
+
+
+def _kernels_text(plan: Plan) -> str:
+    names = dict.fromkeys((plan.kernels, plan.expert_kernels))
+    text = " and ".join(IMPLEMENTATIONS[name].describe() for name in names)
+    return f"{text}, batch-invariant" if plan.config.batch_invariant else text
 
 
 def _ledger_text(ledger: Ledger) -> str:
@@ -104,6 +135,10 @@ def _micro_batch_text(plan: Plan) -> str:
         return "as many micro-batches as measuring the stages finds best"
     reason = "" if plan.config.micro_batches else " (no two stages can run at the same time)"
     return f"{m} micro-batch{'es' * (m > 1)}{reason}"
+
+
+def _place(cores: CoreAssignment, gpus: Sequence[NumberedGpu], node: int) -> str:
+    return f"GPU {gpus[node].number}  {_core_text(cores)}" if gpus else _core_text(cores)
 
 
 def _core_text(assignment: CoreAssignment) -> str:
@@ -152,7 +187,7 @@ def warnings(plan: Plan) -> Iterator[str]:
     """More processes than cores: at every layer each waits until all others had theirs."""
     processes = len(plan.cores)
     cores = len({core for assignment in plan.cores for core in assignment.cores})
-    if processes > cores and not plan.config.colocated:
+    if processes > cores and not plan.config.colocated and not plan.devices.gpus:
         yield (
             f"warning    {processes} processes share {cores} core{'s' * (cores > 1)}, and wait for "
             f"each other at every layer, which may be many times slower; {_better(plan, cores)}"

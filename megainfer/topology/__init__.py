@@ -6,6 +6,7 @@ Pure data: no torch, no processes.
 from megainfer.topology.cores import (
     CoreAssignment,
     assign_cores,
+    assign_cores_beside,
     have_own_cores,
     share_cores,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Slots",
     "Table",
     "assign_cores",
+    "assign_cores_beside",
     "contiguous_placement",
     "first_membership",
     "have_own_cores",

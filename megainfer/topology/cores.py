@@ -1,5 +1,6 @@
 """On which cores the processes of an instance run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -31,6 +32,23 @@ def assign_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssign
         assignments.append(CoreAssignment(cores[first : first + size]))
         first += size
     return tuple(assignments)
+
+
+def assign_cores_beside(
+    light: Sequence[bool], cores: tuple[int, ...]
+) -> tuple[CoreAssignment, ...]:
+    """A core for each process that is light, since it computes elsewhere; the others share what is
+    left. Where cores don't suffice, as `assign_cores`.
+
+    >>> [a.cores for a in assign_cores_beside([True, False, False], (0, 1, 2, 3, 4))]
+    [(0,), (1, 2), (3, 4)]
+    """
+    first = sum(light)
+    if len(light) > len(cores):
+        return assign_cores(len(light), cores)
+    own = iter(assign_cores(first, cores[:first]) if first else ())
+    heavy = iter(assign_cores(len(light) - first, cores[first:]) if first < len(light) else ())
+    return tuple(next(own if is_light else heavy) for is_light in light)
 
 
 def share_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:

@@ -160,6 +160,8 @@ def plan_info(plan: Plan) -> tuple[tuple[str, Any], ...]:
                 "expert_dtype": plan.expert_dtype,
                 "attention_dtype": plan.attention_dtype,
                 "kernels": plan.kernels,
+                "expert_kernels": plan.expert_kernels,
+                "gpus": {name: str(gpu) for name, (gpu, _) in plan.gpu_ledgers().items()},
                 "max_model_len": plan.max_model_len,
                 "kv_blocks": plan.num_blocks,
                 "micro_batches": plan.micro_batches or "auto",

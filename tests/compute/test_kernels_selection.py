@@ -97,7 +97,7 @@ def test_what_only_the_library_can_do_is_refused_without_it(tmp_path):
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({"kernels": "cuda"}, "--kernels must be auto, reference or cpu, not 'cuda'"),
+        ({"kernels": "cuda"}, "--kernels must be auto, reference or cpu or gpu, not 'cuda'"),
         ({"expert_dtype": "int4"}, "--expert-dtype must be auto, .* or int8, not 'int4'"),
         ({"attention_dtype": "int4"}, "--attention-dtype must be auto, .* or int8, not 'int4'"),
     ],

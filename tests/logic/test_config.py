@@ -10,7 +10,7 @@ from megainfer.compute.selection import Precision
 from megainfer.config import EngineConfig, format_bytes, parse_bytes, parse_micro_batches
 from megainfer.errors import ConfigError
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.launch import plan as plan_module
+from megainfer.launch import choices
 from megainfer.launch.fit import overhead_of
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
@@ -165,7 +165,7 @@ def test_m_needs_no_measurement_where_nothing_can_overlap(folder):
     ],
 )
 def test_two_processes_that_take_turns_share_all_cores(folder, monkeypatch, wish, shared):
-    monkeypatch.setattr(plan_module, "resolve_kernels", lambda wish: wish)
+    monkeypatch.setattr(choices, "resolve_kernels", lambda wish: wish)
     plan = plan_of(EngineConfig(dtype="float32", **wish), folder)
     assert (len({assignment.cores for assignment in plan.cores}) == 1) is shared
     assert (plan.spin_seconds == 0) is shared

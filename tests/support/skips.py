@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 BY_NATURE: Mapping[str, str] = {
     r"a dense model's only expert can't be the wrong one": "there is nothing to test",
+    r"no GPU": "most machines have none; the fake device and the interpreter prove the rest",
     r"only root can become another user": "a suite runs as anybody, and the others prove the rest",
 }
 """Reason, as a pattern -> why that is as it should be, wherever the suite runs."""

@@ -37,8 +37,6 @@ def throughput(
     from megainfer.bench.text_codec import OwnCodec
     from megainfer.commands.bench.offline import Throughput, generate, write_json
     from megainfer.commands.bench.prompt_source import make_samples
-    from megainfer.compute.selection import resolve_kernels
-    from megainfer.config import CPU_KERNELS
     from megainfer.llm import LLM
 
     with LLM.of(config) as llm:
@@ -49,13 +47,14 @@ def throughput(
             prompts, num_prompts, np.random.default_rng(seed), codec, llm.vocab_size, as_text=False
         )
         seconds, output_tokens = generate(llm, samples)
+        on_cpu = llm.on_cpu
     measured = Throughput(
         seconds=seconds,
         requests=len(samples),
         prompt_tokens=sum(sample.prompt_tokens for sample in samples),
         output_tokens=output_tokens,
         nodes=1 if config.colocated else config.attn_gpus + config.ffn_gpus,
-        on_cpu=resolve_kernels(config.kernels) in CPU_KERNELS,
+        on_cpu=on_cpu,
     )
     print("\n".join(measured.lines()))
     write_json(output_json, measured.document())

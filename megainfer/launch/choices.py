@@ -1,0 +1,91 @@
+"""What a wish leaves open about how nodes compute, decided by model and machine."""
+
+from megainfer.compute.selection import IMPLEMENTATIONS, Precision, resolve_kernels
+from megainfer.config import SCALING_LIMIT, EngineConfig
+from megainfer.errors import ConfigError
+from megainfer.launch.devices import Devices
+from megainfer.launch.machine import Machine
+from megainfer.models.spec import ModelSpec
+from megainfer.topology import (
+    CoreAssignment,
+    assign_cores,
+    assign_cores_beside,
+    have_own_cores,
+    share_cores,
+)
+
+
+def choose_kernels(config: EngineConfig, devices: Devices) -> tuple[str, str]:
+    """Of attention nodes and of expert nodes. Raises ConfigError."""
+    if devices.attention and devices.experts:
+        return "gpu", "gpu"
+    on_cpu = resolve_kernels("auto" if config.kernels == "gpu" else config.kernels)
+    return "gpu" if devices.attention else on_cpu, "gpu" if devices.experts else on_cpu
+
+
+def choose_precision(
+    config: EngineConfig, spec: ModelSpec, machine: Machine, devices: Devices
+) -> Precision:
+    """As asked for; `auto` is the checkpoint's own on GPUs, half precision being bfloat16; on the
+    CPU its own bfloat16 where the cores have it, else float32."""
+    if devices.gpus:
+        own = "float32" if spec.dtype == "float32" else "bfloat16"
+    else:
+        narrow = spec.dtype == "bfloat16" and machine.bfloat16_arithmetic
+        own = "bfloat16" if narrow else "float32"
+    dtype = own if config.dtype == "auto" else config.dtype
+    return Precision(dtype, config.expert_dtype, config.attention_dtype)
+
+
+def choose_micro_batches(
+    config: EngineConfig, cores: tuple[CoreAssignment, ...], devices: Devices
+) -> int | None:
+    """The user's own m, or 1 where nothing can overlap: on the CPU, whoever works has the cores of
+    the others too, and a second micro-batch would only read the experts twice. None: it takes a
+    measurement."""
+    if config.micro_batches is not None:
+        return config.micro_batches
+    overlaps = bool(devices.gpus) or have_own_cores(cores)
+    return 1 if config.colocated or not overlaps else None
+
+
+def choose_cores(
+    config: EngineConfig, kernels: tuple[str, str], devices: Devices, cores: tuple[int, ...]
+) -> tuple[CoreAssignment, ...]:
+    """`auto`: one attention and one expert process whose single micro-batch is always on one side
+    or the other take turns anyway, and each is faster with all cores. Torch's threads would be in
+    each other's way: they stay awake for long. Beside a GPU, whose node needs one core, the CPU
+    nodes have the others."""
+    if config.colocated:
+        return share_cores(1, cores)
+    num_processes = config.attn_gpus + config.ffn_gpus
+    own_threads = all(IMPLEMENTATIONS[name].own_threads for name in kernels)
+    turns = num_processes == 2 and config.micro_batches in (None, 1) and own_threads
+    if config.cores == "shared" or (config.cores == "auto" and turns):
+        return share_cores(num_processes, cores)
+    if devices.mixed:
+        on_gpus = [bool(devices.attention)] * config.attn_gpus
+        on_gpus += [bool(devices.experts)] * config.ffn_gpus
+        return assign_cores_beside(on_gpus, cores)
+    return assign_cores(num_processes, cores)
+
+
+def most_nodes(wish: int | None, least: int, fixed: bool) -> int:
+    """Nodes of a role on the CPU that there may be once an instance serves."""
+    if fixed:
+        return least
+    return max(least, SCALING_LIMIT) if wish is None else wish
+
+
+def choose_max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
+    """Raises ConfigError."""
+    if config.max_model_len == 1:
+        raise ConfigError("--max-model-len 1 has no room for a prompt and an answer; use 2 or more")
+    if config.max_model_len is None:
+        return spec.max_position
+    if config.max_model_len > spec.max_position:
+        raise ConfigError(
+            f"--max-model-len {config.max_model_len} is more than the model's "
+            f"max_position_embeddings of {spec.max_position}; use at most {spec.max_position}"
+        )
+    return config.max_model_len

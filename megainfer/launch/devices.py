@@ -1,0 +1,172 @@
+"""Which node computes on which GPU, decided from a wish and a machine's list of GPUs."""
+
+import logging
+from dataclasses import dataclass
+
+from megainfer.config import CPU_KERNELS, EngineConfig
+from megainfer.errors import ConfigError
+from megainfer.launch.machine import Machine
+from megainfer.launch.nvml import Gpu
+from megainfer.messages import Role
+
+logger = logging.getLogger(__name__)
+
+LEAST_CAPABILITY = (8, 0)
+"""bfloat16 tensor cores, and cp.async, by which kernels are pipelined."""
+
+
+_HELPS = "use --device cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedGpu:
+    """number: what `--gpus` and messages call it."""
+
+    number: int
+    gpu: Gpu
+
+    def __str__(self) -> str:
+        return f"GPU {self.number} ({self.gpu.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The GPU of each node that there may be, by its index; () of a role on the CPU."""
+
+    attention: tuple[NumberedGpu, ...] = ()
+    experts: tuple[NumberedGpu, ...] = ()
+
+    @property
+    def gpus(self) -> tuple[NumberedGpu, ...]:
+        """All of them, each once, attention nodes' first."""
+        return tuple(dict.fromkeys((*self.attention, *self.experts)))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether one role computes on GPUs and the other on the CPU."""
+        return bool(self.attention) != bool(self.experts)
+
+    def of(self, role: Role, node: int) -> NumberedGpu | None:
+        """The GPU of this node; None of one on the CPU."""
+        gpus = self.attention if role is Role.ATTENTION else self.experts
+        return gpus[node] if gpus else None
+
+
+ON_CPU = Devices()
+
+
+def choose_devices(config: EngineConfig, machine: Machine) -> Devices:
+    """Attention rank r gets the r-th of the GPUs, expert ranks those behind; with room for nodes
+    that may join.
+
+    Raises ConfigError for GPUs that aren't there, aren't enough or can't compute.
+    """
+    usable = _usable(config, machine)
+    attention = _on_gpus(config, "attn_device", usable)
+    experts = _on_gpus(config, "ffn_device", usable)
+    if config.colocated and attention != experts:
+        raise ConfigError(
+            "--colocated computes both roles on one device; --attn-device and --ffn-device must "
+            "then be the same"
+        )
+    _check_kernels(config, attention, experts)
+    if not (attention or experts):
+        if config.gpus is not None:
+            raise ConfigError(
+                f"--gpus {_numbers(config.gpus)} chooses GPUs, but no node computes on one; use "
+                "--device cuda"
+            )
+        return ON_CPU
+    if not usable:
+        raise ConfigError(f"no GPU can be used: {machine.gpu_problem or 'there is none'}; {_HELPS}")
+    m = _most(config.attn_gpus, config.max_attn_gpus) if attention else 0
+    n = _most(config.ffn_gpus, config.max_ffn_gpus) if experts else 0
+    if config.colocated:
+        (only,) = _chosen(config, machine, 1)
+        return Devices((only,), (only,))
+    chosen = _chosen(config, machine, m + n)
+    return Devices(chosen[:m], chosen[m:])
+
+
+def _most(count: int, most: int | None) -> int:
+    """Nodes of a role that there may be, where each has a GPU."""
+    return count if most is None else most
+
+
+def _usable(config: EngineConfig, machine: Machine) -> bool:
+    """Whether nodes can compute on GPUs here; says so where that isn't for want of one."""
+    if machine.gpus and machine.gpu_problem and config.device == "auto":
+        logger.warning("the GPUs of this machine can't be used: %s", machine.gpu_problem)
+    return bool(machine.gpus) and not machine.gpu_problem
+
+
+def _on_gpus(config: EngineConfig, role: str, usable: bool) -> bool:
+    own: str | None = getattr(config, role)
+    wish = config.device if own is None else own
+    if wish == "auto":
+        return config.kernels == "gpu" or (usable and config.kernels not in CPU_KERNELS)
+    return wish == "cuda"
+
+
+def _check_kernels(config: EngineConfig, attention: bool, experts: bool) -> None:
+    if config.kernels in CPU_KERNELS and attention and experts:
+        raise ConfigError(
+            f"--kernels {config.kernels} computes on the CPU, but nodes are to be on GPUs; "
+            f"{_HELPS}, or --kernels gpu"
+        )
+    if config.kernels == "gpu" and not (attention or experts):
+        raise ConfigError("--kernels gpu computes on GPUs; use --device cuda, or --kernels cpu")
+
+
+def _chosen(config: EngineConfig, machine: Machine, nodes: int) -> tuple[NumberedGpu, ...]:
+    """One for each of so many nodes."""
+    there = len(machine.gpus)
+    numbers = range(there) if config.gpus is None else config.gpus
+    if len(numbers) < nodes:
+        raise ConfigError(
+            f"{_wish(config)} {'need' if nodes > 1 else 'needs'} {nodes} GPUs, but "
+            f"{_supply(config, there)}; use fewer nodes, --gpus "
+            f"{_numbers([number % there for number in range(nodes)])} for several on one, or "
+            "--device cpu"
+        )
+    return tuple(_checked(number, machine) for number in numbers[:nodes])
+
+
+def _checked(number: int, machine: Machine) -> NumberedGpu:
+    if number >= len(machine.gpus):
+        raise ConfigError(
+            f"--gpus names GPU {number}, but this machine has {len(machine.gpus)}, from 0 on"
+        )
+    chosen = NumberedGpu(number, machine.gpus[number])
+    if chosen.gpu.capability < LEAST_CAPABILITY:
+        raise ConfigError(
+            f"{chosen} is of {chosen.gpu.architecture}; the kernels need sm_80 (Ampere) or later; "
+            f"{_HELPS}, or another by --gpus"
+        )
+    if chosen.gpu.split:
+        raise ConfigError(
+            f"{chosen} is split into instances (MIG), which isn't supported; switch that off "
+            "(nvidia-smi -mig 0), or use another by --gpus"
+        )
+    return chosen
+
+
+def _wish(config: EngineConfig) -> str:
+    names = (
+        ("--attn-gpus", config.attn_gpus, config.max_attn_gpus),
+        ("--ffn-gpus", config.ffn_gpus, config.max_ffn_gpus),
+    )
+    return " and ".join(
+        f"{name} {count}" + (f" (at most {most})" if most is not None else "")
+        for name, count, most in names
+    )
+
+
+def _supply(config: EngineConfig, there: int) -> str:
+    if config.gpus is None:
+        return f"this machine has {there}"
+    return f"--gpus {_numbers(config.gpus)} names {len(config.gpus)}"
+
+
+def _numbers(numbers: "tuple[int, ...] | list[int]") -> str:
+    return ",".join(map(str, numbers))
