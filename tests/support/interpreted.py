@@ -32,7 +32,7 @@ def repair() -> None:
     cast, dot, convert = BUILDER.cast_impl, BUILDER.create_dot, BUILDER.create_fp_to_fp
 
     def cast_impl(self: Any, source: Any, to: Any) -> Any:
-        if to.scalar == tl.bfloat16 and source.dtype.scalar in WIDER:
+        if to.scalar == tl.bfloat16 and (source.dtype.scalar in WIDER or source.dtype.is_int()):
             return _narrowed(source)
         wide = _widened(source)
         return wide if wide.dtype.scalar == to.scalar else cast(self, wide, to)
@@ -47,6 +47,7 @@ def repair() -> None:
 
     BUILDER.cast_impl, BUILDER.create_fp_to_fp = cast_impl, create_fp_to_fp
     BUILDER.create_dot = create_dot
+    BUILDER.get_bf16 = lambda self, value: _narrowed(self.get_fp32(value))  # which 3.6 lacks
     for name in (*OPERATIONS, *COMPARISONS):
         if hasattr(BUILDER, f"create_{name}"):
             _go_through_float32(f"create_{name}")

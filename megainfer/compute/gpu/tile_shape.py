@@ -28,14 +28,20 @@ def tile_rows(rows_each: float, *, wide: bool, invariant: bool) -> int:
     return next((rows for rows in (16, 32, 64) if rows >= min(rows_each, most)), most)
 
 
-def tile_shape(rows: int, chunk: int, *, gated: bool, packed: int, wide: bool) -> TileShape:
-    """For tiles of so many rows. chunk: inputs by which rows of weights are filled up. gated: two
-    products at a time. packed: weights in a byte or element, which are more than one where they
-    share scales. wide: as for `tile_rows`."""
+def tile_shape(rows: int, *, gated: bool, scaled: bool, packed: bool, wide: bool) -> TileShape:
+    """For tiles of so many rows. gated: two products at a time. scaled: weights are codes with
+    scales, packed: two in a byte, of which a step is 128 whatever the tile. wide: as for
+    `tile_rows`.
+
+    So large that nothing is spilled on any architecture (docs/kernels-gpu.md has the table): codes
+    take registers on their way to the tensor cores.
+    """
     if wide:
-        return TileShape(rows, 32, chunk, 4, 2)
+        return TileShape(rows, 32, 128 if packed else 64, 4, 2)
     if rows <= 32:
-        return TileShape(rows, 64, chunk, 4, 4)
-    many = rows > 64
-    outputs = 64 if gated or packed > 1 else 128
-    return TileShape(rows, outputs, chunk, 8 if many else 4, 3)
+        return TileShape(rows, 64, 128 if scaled else 64, 4, 4)
+    if packed:
+        return TileShape(rows, 32 if gated else 64, 128, 8 if rows > 64 else 4, 3)
+    if scaled:
+        return TileShape(rows, 64, 64, 8, 3)
+    return TileShape(rows, 64 if gated else 128, 64, 8 if rows > 64 else 4, 3)

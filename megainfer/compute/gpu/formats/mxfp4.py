@@ -28,7 +28,7 @@ def _quantise(weight: Tensor) -> Quantised:
     blocks = blocks_of(weight, 1, BLOCK_OF_MXFP4)
     exponents = _exponents(reach(blocks))
     magnitudes = torch.ldexp(blocks.abs(), -exponents[..., None])
-    codes = torch.bucketize(magnitudes, torch.tensor(_BETWEEN), out_int32=True)
+    codes = torch.bucketize(magnitudes.contiguous(), torch.tensor(_BETWEEN), out_int32=True)
     codes = torch.where(blocks.signbit(), codes + _SIGN, codes).to(torch.uint8)
     return Quantised(joined(codes, 1, weight.shape), (exponents + _BIAS).to(torch.uint8))
 

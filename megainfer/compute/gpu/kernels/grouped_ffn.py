@@ -42,7 +42,7 @@ def _scaled(
     else:
         at = (first // GROUP + groups)[:, None] * scale_columns + columns[None, :]
         scales = tl.load(scales_ptr + at)
-        parts -= tl.load(zeros_ptr + at).to(tl.float32)[:, None, :]
+        parts -= tl.load(zeros_ptr + at).to(tl.bfloat16)[:, None, :]
     return tl.reshape(parts * scales[:, None, :], (INPUTS, OUTPUTS))
 
 
@@ -68,7 +68,7 @@ def _add_product(
         weights = decoded(own, KIND)
         if ON_SUMS:
             if ZEROS:
-                weights -= tl.load(zeros_ptr + at).to(tl.float32)[None, :]
+                weights -= tl.load(zeros_ptr + at).to(tl.bfloat16)[None, :]
         elif KIND != "float":
             weights = _scaled(
                 weights, scales_ptr, zeros_ptr, (step * PACKED + half) * INPUTS, columns,
@@ -103,9 +103,9 @@ def _grouped_product(
         is_row = places < end
         if GATED:
             address = tl.load(x_ptr + places, mask=is_row, other=0)
-            if ALIGNED:
-                address = tl.multiple_of(address, 16)
             x_rows = address.to(tl.pointer_type(ROW))
+            if ALIGNED:
+                x_rows = tl.multiple_of(x_rows, 16)
             is_there = address != 0
         else:
             x_rows = x_ptr + places.to(tl.int64) * x_stride
@@ -227,9 +227,9 @@ def _launch(
     form = matrix.format
     tile = tile_shape(
         found.tile_rows,
-        form.chunk,
         gated=matrix.parts == 2,
-        packed=form.packed,
+        scaled=form.rows > 0,
+        packed=form.packed == 2,
         wide=out.dtype == torch.float32,
     )
     launch(
