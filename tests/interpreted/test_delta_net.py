@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 DECODES = [Part(1, 7, 3), Part(1, 1, 0), Part(1, 0, 5)]
 PROMPTS = [Part(17, 2, 4), Part(2, 0, 1), Part(3, 9, 0)]
-LONG = [Part(66, 0, 2), Part(64, 30, 1)]
+LONG = [Part(66, 0, 2), Part(32, 30, 1)]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,17 @@ def assert_states(step: Step, now: Tensor, was: Tensor, expected: Sequence[Tenso
     assert torch.equal(now[others], was[others])
 
 
+def by_key_head(spec: DeltaNetSpec, x: Tensor) -> Tensor:
+    return x.unflatten(-1, (spec.key_heads, spec.key_dim))
+
+
+def unit_length(spec: DeltaNetSpec, mixed: Tensor) -> Tensor:
+    """mixed, its queries of length 1 / sqrt(key_dim) and its keys of length 1."""
+    q, k, v = mixed.split([spec.key_size, spec.key_size, spec.value_size], -1)
+    q, k = (reference.unit_length(by_key_head(spec, part)).flatten(1) for part in (q, k))
+    return torch.cat((q * spec.key_dim**-0.5, k, v), -1)
+
+
 @every_shape
 @pytest.mark.parametrize("parts", [DECODES, PROMPTS], ids=["decodes", "prompts"])
 def test_convolution_equals_the_reference_and_keeps_the_last_inputs(spec, parts):
@@ -111,11 +122,11 @@ def test_convolution_equals_the_reference_and_keeps_the_last_inputs(spec, parts)
     inputs = torch.randn(step.span.rows.stop, spec.channels + 9)
     past, out = states_of(step, spec.taps - 1, spec.channels), poisoned(step, spec.channels)
     was, kept = past.clone(), []
-    convolve(HOST, inputs, past, taps, step.span, step.positions, out)
+    convolve(HOST, spec, inputs, taps, past, step.span, step.positions, out)
     for part, rows in zip(parts, step.rows(), strict=True):
         kept.append(before(was, part))
         own = inputs[rows, : spec.channels].double()
-        expected = reference.causal_convolution(own, kept[-1], taps.double())
+        expected = unit_length(spec, reference.causal_convolution(own, kept[-1], taps.double()))
         torch.testing.assert_close(out[rows].double(), expected, atol=1e-5, rtol=1e-5)
     assert_states(step, past, was, kept)
     assert_only_written(step, out)
@@ -124,7 +135,7 @@ def test_convolution_equals_the_reference_and_keeps_the_last_inputs(spec, parts)
 def random_inputs(spec: DeltaNetSpec, step: Step) -> Recurrent:
     heads, rows = spec.value_heads, step.span.rows.stop
     return Recurrent(
-        torch.randn(rows, spec.channels),
+        unit_length(spec, torch.randn(rows, spec.channels)),
         torch.randn(rows, 2 * heads),
         torch.randn(heads),
         torch.randn(heads) - 2,
@@ -137,10 +148,8 @@ def expected_of(spec: DeltaNetSpec, inputs: Recurrent, rows: slice, state: Tenso
     mixed, projected, bias, log_decay = (part.double() for part in inputs[:4])
     q, k, v = mixed[rows].split([spec.key_size, spec.key_size, spec.value_size], -1)
     q, k = (
-        reference.unit_length(part.unflatten(1, (spec.key_heads, -1))).repeat_interleave(
-            spec.value_heads // spec.key_heads, 1
-        )
-        for part in (q, k)
+        by_key_head(spec, part).repeat_interleave(spec.value_heads // spec.key_heads, 1)
+        for part in (q * spec.key_dim**0.5, k)
     )
     rates, decays = projected[rows].chunk(2, -1)
     decays = reference.decays(decays, bias, log_decay)

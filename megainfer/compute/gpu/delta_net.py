@@ -51,7 +51,7 @@ class DeltaNet:
             batch.positions,
         )
         for span in batch.spans:
-            convolve(self._device, qkvz, past, self._taps, span, batch.positions, mixed)
+            convolve(self._device, spec, qkvz, self._taps, past, span, batch.positions, mixed)
             rule = recur if span.most_rows == 1 else self._many
             rule(self._device, spec, inputs, state, span, read)
         gates = qkvz[:, spec.channels :]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from megainfer.compute.contexts import Span
 from megainfer.compute.gpu.launching import launch
-from megainfer.compute.reference.kernels.delta_net import LENGTH_EPS
 from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec
 
@@ -20,9 +19,9 @@ from megainfer.models.spec import DeltaNetSpec
 class Recurrent(NamedTuple):
     """What the rule is computed from, of T rows and H value heads.
 
-    mixed: float32 [T, channels], queries, keys and values after the convolution. projected: [T, 2
-    H], rates, then decays, as they are projected. time_bias, log_decay: float32 [H]. positions:
-    int64 [T].
+    mixed: float32 [T, channels], queries, keys and values as `convolution.convolve` gives them.
+    projected: [T, 2 H], rates, then decays, as they are projected. time_bias, log_decay: float32
+    [H]. positions: int64 [T].
     """
 
     mixed: Tensor
@@ -47,7 +46,7 @@ def log_of_decay(projected, bias, log_rate):
 @triton.jit
 def _recur(
     mixed_ptr, projected_ptr, bias_ptr, log_decay_ptr, positions_ptr, state_ptr, out_ptr,
-    starts_ptr, slots_ptr, eps,
+    starts_ptr, slots_ptr,
     KEY_HEADS: tl.constexpr, HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     KEYS: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
@@ -69,8 +68,6 @@ def _recur(
         q = tl.load(q_ptr + at, mask=is_key, other=0.0)
         k = tl.load(k_ptr + at, mask=is_key, other=0.0)
         v = tl.load(v_ptr + at, mask=is_value, other=0.0)
-        q *= tl.rsqrt(tl.sum(q * q, 0) + eps) * (1.0 / KEY**0.5)
-        k *= tl.rsqrt(tl.sum(k * k, 0) + eps)
         rate = tl.sigmoid(tl.load(projected_ptr + row * (2 * HEADS) + head).to(tl.float32))
         decay = tl.load(projected_ptr + row * (2 * HEADS) + HEADS + head)
         state *= tl.exp(log_of_decay(decay, bias, log_rate))
@@ -93,7 +90,7 @@ def recur(
     values = min(triton.next_power_of_2(spec.value_dim), 32)
     launch(
         device, _recur, (triton.cdiv(spec.value_dim, values), spec.value_heads, span.count),
-        *inputs, state, out, span.row_starts, span.state_slots, LENGTH_EPS,
+        *inputs, state, out, span.row_starts, span.state_slots,
         KEY_HEADS=spec.key_heads, HEADS=spec.value_heads, KEY=spec.key_dim, VALUE=spec.value_dim,
         KEYS=keys, VALUES=values,
         writes=(state, out),
