@@ -99,6 +99,9 @@ class ChosenExperts:
         self._tallies[layer].add(counts)
         sleep_until(started + self._choosing.read * reads + self._choosing.row * rows)
 
+    def count(self) -> None:
+        """All has been counted."""
+
     def counters(self) -> dict[str, Any]:
         told = [self._tallies[layer].told(held) for layer, held in self.held.items()]
         return {

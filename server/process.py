@@ -13,6 +13,7 @@ from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
+from megainfer.launch.heartbeat import keep_due
 from megainfer.launch.station import Station
 from megainfer.messages import (
     Chronicle,
@@ -71,6 +72,7 @@ class _Server:
     ) -> None:
         plan = deployment.plan
         self._link = station.link
+        self._page = station.page
         self._tokenizer = deployment.tokenizer
         self._options = options
         self._stop = asyncio.Event()
@@ -114,13 +116,14 @@ class _Server:
         asyncio.get_running_loop().add_reader(self._link.fileno(), self._listen)
         ready = asyncio.create_task(self._tell_when_ready())
         watching = asyncio.create_task(self._end_when_broken(), name="engine-watch")
+        turning = asyncio.create_task(keep_due(self._page), name="heartbeat")
         config = ServerConfig(
             self._model, self._options, connections=raise_file_limit(self._options.of_address)
         )
         try:
             await serve(sock, config, self._engine, self._tokenizer, self._stop, self._instance)
         finally:
-            background = [task for task in (ready, watching, self._draining) if task is not None]
+            background = [task for task in (ready, watching, turning, self._draining) if task is not None]
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)

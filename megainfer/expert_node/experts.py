@@ -56,6 +56,7 @@ class ExpertModel:
             load_experts_into(experts, FfnSources(spec, layer), reader, self.held[layer])
         self._aside: dict[Place, object] = {}  # prepared, and in no slot yet
         self._tallies = {n: Tally(shape.experts, backend.device) for n in spec.moe_layers}
+        self._uncounted: tuple[int, Tensor] | None = None  # a layer, and what was chosen of it
 
     def missing(self, placement: Placement) -> list[Place]:
         """What this node holds by the placement and has not loaded, layer by layer."""
@@ -100,6 +101,7 @@ class ExpertModel:
                 f"expert node {self.node} holds the experts {_ids(self.held[layer])} of layer "
                 f"{layer}, by the new placement it has {new}, of which {first} is not loaded"
             )
+        self.count()
         for layer, slots in placement.slots_of(self.node).items():
             if slots != self.held[layer]:
                 self._change(layer, slots)
@@ -124,13 +126,22 @@ class ExpertModel:
         outs: one [R, D] a dispatch, in the same order; they are overwritten with the rows'
         outputs, weighted and summed over this node's experts.
         """
+        self.count()
         counts = self._layers[layer].forward(
             [dispatch.hidden for dispatch in dispatches],
             [dispatch.local_ids for dispatch in dispatches],
             [dispatch.weights for dispatch in dispatches],
             outs,
         )
-        self._tallies[layer].add(counts)
+        self._uncounted = layer, counts
+
+    def count(self) -> None:
+        """Count what the last `forward` computed, unless that is done: by whoever has time for it,
+        at the latest when it is asked for or about to be overwritten."""
+        if self._uncounted is not None:
+            layer, counts = self._uncounted
+            self._uncounted = None
+            self._tallies[layer].add(counts)
 
     def layer(self, layer: int) -> LayerExperts:
         """The experts of one MoE layer."""
@@ -146,6 +157,7 @@ class ExpertModel:
         """By global ids, of each MoE layer in the model's order; since the start. expert_tokens:
         tokens that each expert has served. expert_reads: batches that had some, each of which read
         its weights. experts_held: those that are here now."""
+        self.count()
         told = [self._tallies[layer].told(held) for layer, held in self.held.items()]
         return {
             "expert_tokens": [tokens for tokens, _ in told],

@@ -128,6 +128,7 @@ class ExpertNode:
         # A span of its own: the first receiver may go on before the last reply is sent.
         with self.clock.span("reply", batch.micro_batch, batch.layer):
             self._reply(dispatches, error)
+        self._model.count()
         self._missed += len(batch.dropped)
         lap.end(partial(self._gather.served, batch))  # by which it decides how long to wait
 

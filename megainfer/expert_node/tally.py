@@ -29,7 +29,7 @@ class Tally:
     def add(self, counts: Tensor) -> None:
         """What one batch chose, int64 [slots]."""
         self.tokens.add_(counts)
-        self._reads.add_(counts > 0)
+        self._reads.add_(counts.sign())  # a comparison's result would have to be converted
 
     def told(self, held: Sequence[int]) -> tuple[PerExpert, PerExpert]:
         """Tokens served, and batches that had some, of each expert; held: what each slot holds."""

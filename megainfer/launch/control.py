@@ -1,11 +1,17 @@
 """The control link between the supervisor and each of its children.
 
 One end of a Unix SEQPACKET socket pair: message boundaries are kept by the kernel, and the end of
-file tells either side at once that the other process is gone, however it died.
+file tells either side at once that the other process is gone, however it died. What is longer than
+the kernel would take (as counters of a model with many experts are) goes along as a file in memory.
 """
 
+import fcntl
+import os
 import select
 import socket
+import sys
+import termios
+from array import array
 from typing import Generic, TypeVar
 
 import msgspec
@@ -20,7 +26,12 @@ from megainfer.messages import (
     to_child_decoder,
 )
 
-MAX_MESSAGE_BYTES = 1 << 20
+SHORT_BYTES = 1 << 16
+"""A longer message goes as a file: by default a kernel takes 208 KiB, and fewer of one packet."""
+WAITING_BYTES = 1 << 20
+"""What may lie unread in a link, where the kernel allows so much."""
+IN_A_FILE = b"\xc1"
+"""The packet that comes with such a file; the one byte with which no message begins."""
 
 Incoming = TypeVar("Incoming")
 
@@ -38,7 +49,7 @@ class Link(Generic[Incoming]):
     def send(self, message: Message) -> None:
         """Raises NodeDied when the other end is gone."""
         try:
-            self._socket.sendall(encode(message))
+            self._send(message)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise NodeDied("the process at the other end of the control link is gone") from error
 
@@ -52,7 +63,7 @@ class Link(Generic[Incoming]):
         poller.register(self._socket, select.POLLOUT)
         poller.poll(timeout * 1000)
         try:
-            self._socket.send(encode(message), socket.MSG_DONTWAIT)
+            self._send(message, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -69,11 +80,14 @@ class Link(Generic[Incoming]):
         if not poller.poll(timeout * 1000):
             return None
         try:
-            data = self._socket.recv(MAX_MESSAGE_BYTES)
+            data, files, _, _ = socket.recv_fds(self._socket, SHORT_BYTES, 1)
         except ConnectionResetError:
-            data = b""
+            data, files = b"", []
         if not data:
             raise NodeDied("the process at the other end of the control link is gone")
+        for file in files:  # at most one
+            with open(file, "rb") as memory:
+                data = memory.read()
         return self._decoder.decode(data)
 
     def expect(self, kind: "type[Expected]", timeout: float) -> "Expected":
@@ -86,6 +100,26 @@ class Link(Generic[Incoming]):
 
     def close(self) -> None:
         self._socket.close()
+
+    def _send(self, message: Message, flags: int = 0) -> None:
+        data = encode(message)
+        if len(data) <= SHORT_BYTES:
+            self._socket.send(data, flags)
+            return
+        if flags and self._unread() > SHORT_BYTES:  # files would pile up that nobody counts
+            raise BlockingIOError
+        with open(os.memfd_create("megainfer-message"), "w+b") as memory:
+            memory.write(data)
+            memory.seek(0)  # of the reader's, too
+            # Not by socket.send_fds, which forgets the flags.
+            rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [memory.fileno()])
+            self._socket.sendmsg([IN_A_FILE], [rights], flags)
+
+    def _unread(self) -> int:
+        """Bytes of what was sent that the other end has yet to receive, as the kernel counts."""
+        answer = bytearray(4)
+        fcntl.ioctl(self._socket, termios.TIOCOUTQ, answer)
+        return int.from_bytes(answer, sys.byteorder)
 
 
 Expected = TypeVar("Expected")
@@ -100,7 +134,7 @@ def link_pair() -> tuple[ChildLink, ParentLink]:
     """(supervisor's end, child's end)."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for sock in (ours, theirs):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WAITING_BYTES)
     return Link(ours, from_child_decoder), Link(theirs, to_child_decoder)
 
 

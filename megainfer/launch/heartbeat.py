@@ -4,11 +4,15 @@ A thread beats as long as the process runs at all. The main loop writes down unt
 work at hand should be done, so that one that is stuck is told from one that has much to do.
 """
 
+import asyncio
 from mmap import PAGESIZE, mmap
 from threading import Thread
-from time import sleep
+from time import monotonic, sleep
 
 BEAT_SECONDS = 0.1
+TURN_SECONDS = 3.0
+"""Whatever an event loop has to do, it comes round again within this time; what could take longer
+is done beside it."""
 
 UNKNOWN_SECONDS = 60.0
 """What the first piece of work may take: it may have to bring weights in from a disk."""
@@ -93,3 +97,10 @@ class Workload:
     def _announce(self) -> None:
         expected = PATIENCE * self._slowest * self._rows if self._slowest else UNKNOWN_SECONDS
         self._page.due = self._began + max(LEAST_SECONDS, expected)
+
+
+async def keep_due(page: Page) -> None:
+    """Announce that the running event loop comes round, for as long as it does."""
+    while True:
+        page.due = monotonic() + TURN_SECONDS
+        await asyncio.sleep(TURN_SECONDS / 10)

@@ -196,3 +196,15 @@ def test_a_node_that_dies_while_draining_does_not_end_the_drain(model: Path) -> 
         assert answers.judge(outcomes[0], moved=False) == []
         assert instance.served.end() == 0
         assert instance.left_behind() == []
+
+
+def test_an_api_server_whose_loop_is_stuck_is_started_again(model: Path) -> None:
+    runner = Runner(model)
+    with instance_of(model, ONE) as instance:
+        instance.board.give(Order(Fault.STUCK, Target.SERVER, "step", 3, 0))
+        (outcome,) = ask(runner, instance)
+        assert outcome.end is not End.DONE
+        assert instance.settle() == []
+        assert "its work should have been done" in instance.served.output
+        (outcome,) = ask(runner, instance)
+        assert outcome.end is End.DONE

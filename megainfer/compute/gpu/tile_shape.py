@@ -22,7 +22,7 @@ cores take at least. So many cost no time where weights are read for few."""
 
 def tile_rows(rows_each: float, *, wide: bool, invariant: bool) -> int:
     """rows_each: choices an expert gets, if all get as many. wide: float32 is multiplied."""
-    most = 32 if wide else 128
+    most = 16 if wide else 128
     if invariant:
         return min(INVARIANT_ROWS, most)
     return next((rows for rows in (16, 32, 64) if rows >= min(rows_each, most)), most)
@@ -40,8 +40,7 @@ def tile_shape(rows: int, *, gated: bool, scaled: bool, packed: bool, wide: bool
         return TileShape(rows, 32, 128 if packed else 64, 4, 2)
     if rows <= 32:
         return TileShape(rows, 64, 128 if scaled else 64, 4, 4)
-    if packed:
-        return TileShape(rows, 32 if gated else 64, 128, 8 if rows > 64 else 4, 3)
+    warps, outputs = 8 if rows > 64 else 4, 64 if gated else 128
     if scaled:
-        return TileShape(rows, 64, 64, 8, 3)
-    return TileShape(rows, 64 if gated else 128, 64, 8 if rows > 64 else 4, 3)
+        return TileShape(rows, outputs // 2, 128 if packed else 64, warps, 3)
+    return TileShape(rows, outputs, 64, warps, 3)

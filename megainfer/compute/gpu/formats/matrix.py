@@ -51,7 +51,9 @@ class Matrix:
 
     @property
     def scales_at(self) -> int:
-        return self.at + _aligned(self.parts * self.outputs * self.stride * self.format.codes.itemsize)
+        return self.at + _aligned(
+            self.parts * self.outputs * self.stride * self.format.codes.itemsize
+        )
 
     @property
     def zeros_at(self) -> int:

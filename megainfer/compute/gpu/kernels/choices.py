@@ -5,42 +5,43 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.gpu.kernels.messages import (
+    FIELDS,
+    FIRST,
     OUT,
     WEIGHTS,
     Messages,
-    field_of,
-    first_row,
     message_of,
 )
 from megainfer.compute.gpu.kernels.types import TYPES
 from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 
-_TILE = 1024
+_ROWS, _CHANNELS = 8, 256
 
 
 @triton.jit
 def _sum_choices(
-    table_ptr, places_ptr, results_ptr, messages, top_k, size,
-    OUT_ROW: tl.constexpr, ON_INPUT: tl.constexpr, TILE: tl.constexpr,
+    table_ptr, places_ptr, results_ptr, messages, rows, top_k, size,
+    OUT_ROW: tl.constexpr, ON_INPUT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
-    channels = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    exists = channels < size
-    message = message_of(table_ptr, messages, row)
-    own = row - first_row(table_ptr, message)
-    weights = field_of(table_ptr, message, WEIGHTS).to(tl.pointer_type(tl.float32)) + own * top_k
-    sums = tl.zeros((TILE,), tl.float32)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_row = row < rows
+    exists = is_row[:, None] & (channels < size)[None, :]
+    line_ptr = table_ptr + message_of(table_ptr, messages, tl.where(is_row, row, 0)) * FIELDS
+    own = row - tl.load(line_ptr + FIRST)
+    weights = tl.load(line_ptr + WEIGHTS).to(tl.pointer_type(tl.float32)) + own * top_k
+    sums = tl.zeros((ROWS, CHANNELS), tl.float32)
     for choice in range(0, top_k):
-        place = tl.load(places_ptr + row * top_k + choice)
+        place = tl.load(places_ptr + row * top_k + choice, mask=is_row, other=-1)
         is_here = place >= 0
-        result = results_ptr + place.to(tl.int64) * size + channels
-        number = tl.load(result, mask=exists & is_here, other=0.0).to(tl.float32)
+        result = results_ptr + place.to(tl.int64)[:, None] * size + channels[None, :]
+        numbers = tl.load(result, mask=exists & is_here[:, None], other=0.0).to(tl.float32)
         if not ON_INPUT:
-            number *= tl.load(weights + choice, mask=is_here, other=0.0)
-        sums += number
-    out = field_of(table_ptr, message, OUT).to(tl.pointer_type(OUT_ROW)) + own * size + channels
-    tl.store(out, sums.to(OUT_ROW), mask=exists)
+            numbers *= tl.load(weights + choice, mask=is_here, other=0.0)[:, None]
+        sums += numbers
+    out = tl.load(line_ptr + OUT).to(tl.pointer_type(OUT_ROW)) + own * size
+    tl.store(out[:, None] + channels[None, :], sums.to(OUT_ROW), mask=exists)
 
 
 def sum_choices(
@@ -53,10 +54,10 @@ def sum_choices(
     been multiplied with what experts saw.
     """
     size = results.shape[1]
-    tile = min(_TILE, triton.next_power_of_2(size))
+    channels = min(_CHANNELS, triton.next_power_of_2(size))
     launch(
-        device, _sum_choices, (messages.rows, triton.cdiv(size, tile)),
-        messages.table, places, results, len(messages.table), messages.top_k, size,
-        OUT_ROW=TYPES[messages.dtype], ON_INPUT=on_input, TILE=tile,
+        device, _sum_choices, (triton.cdiv(messages.rows, _ROWS), triton.cdiv(size, channels)),
+        messages.table, places, results, len(messages.table), messages.rows, messages.top_k, size,
+        OUT_ROW=TYPES[messages.dtype], ON_INPUT=on_input, ROWS=_ROWS, CHANNELS=channels,
         writes=messages.writes, reads=messages.reads,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from megainfer.compute.gpu.tile_shape import TileShape, tile_shape
 from megainfer.device import Device
 from megainfer.models.spec import SILU
 
+
 @triton.jit
 def _scaled(
     numbers, scales_ptr, zeros_ptr, first, columns, scale_columns,

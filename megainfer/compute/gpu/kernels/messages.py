@@ -18,14 +18,14 @@ ALIGNMENT = 16
 """Bytes, of what is read in vectors."""
 
 # Fields of a table's line.
+FIELDS = tl.constexpr(7)
 HIDDEN = tl.constexpr(0)
 IDS = tl.constexpr(1)
 WEIGHTS = tl.constexpr(2)
 OUT = tl.constexpr(3)
-_FIRST = tl.constexpr(4)
+FIRST = tl.constexpr(4)
 _ROWS = tl.constexpr(5)
 _COUNT = tl.constexpr(6)
-_FIELDS = tl.constexpr(7)
 
 
 class Messages(NamedTuple):
@@ -90,23 +90,11 @@ def _check(x: Tensor, ids: Tensor, weights: Tensor, out: Tensor, count: Tensor |
 
 
 @triton.jit
-def field_of(table_ptr, message, FIELD: tl.constexpr):
-    """int64, of a tile of messages or one."""
-    return tl.load(table_ptr + message * _FIELDS + FIELD)
-
-
-@triton.jit
-def first_row(table_ptr, message):
-    """int64: the number of a message's first row."""
-    return tl.load(table_ptr + message * _FIELDS + _FIRST)
-
-
-@triton.jit
 def message_of(table_ptr, messages, rows):
     """Which message these rows are of, by their numbers: a tile or one."""
     found = rows * 0
     for message in range(1, messages):
-        found += (rows >= first_row(table_ptr, message)).to(tl.int32)
+        found += (rows >= tl.load(table_ptr + message * FIELDS + FIRST)).to(tl.int32)
     return found
 
 
@@ -114,9 +102,10 @@ def message_of(table_ptr, messages, rows):
 def row_within(table_ptr, message, rows):
     """int64: the rows' numbers within their messages; negative where they are padding, which no
     host knows."""
-    own = rows - first_row(table_ptr, message)
-    most = tl.load(table_ptr + message * _FIELDS + _ROWS)
-    address = tl.load(table_ptr + message * _FIELDS + _COUNT)
+    line_ptr = table_ptr + message * FIELDS
+    own = rows - tl.load(line_ptr + FIRST)
+    most = tl.load(line_ptr + _ROWS)
+    address = tl.load(line_ptr + _COUNT)
     counts = address.to(tl.pointer_type(tl.int32))
     count = tl.load(counts, mask=address != 0, other=0).to(tl.int64)
     count = tl.where(address != 0, tl.minimum(count, most), most)

@@ -12,11 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.gpu.kernels.messages import (
+    FIELDS,
     HIDDEN,
     IDS,
     WEIGHTS,
     Messages,
-    field_of,
     message_of,
     row_within,
 )
@@ -59,7 +59,7 @@ def _chosen(table_ptr, messages, choices, choice, top_k):
     row = tl.where(exists, choice, 0) // top_k
     message = message_of(table_ptr, messages, row)
     within = row_within(table_ptr, message, row)
-    ids = field_of(table_ptr, message, IDS).to(tl.pointer_type(tl.int32))
+    ids = tl.load(table_ptr + message * FIELDS + IDS).to(tl.pointer_type(tl.int32))
     at = within * top_k + choice % top_k
     expert = tl.load(ids + at, mask=exists & (within >= 0), other=-1)
     return expert, message, within, at
@@ -112,8 +112,9 @@ def _sort_choices(
         places = place + tl.cumsum(own, 0) - own
         # A peer can write into its slot at any time: there is no more room than was counted.
         fits = (own != 0) & (places < end)
-        address = field_of(table_ptr, message, HIDDEN) + within * row_bytes
-        weights = field_of(table_ptr, message, WEIGHTS).to(tl.pointer_type(tl.float32))
+        line_ptr = table_ptr + message * FIELDS
+        address = tl.load(line_ptr + HIDDEN) + within * row_bytes
+        weights = tl.load(line_ptr + WEIGHTS).to(tl.pointer_type(tl.float32))
         tl.store(places_ptr + choice, places, mask=fits)
         tl.store(rows_ptr + places, address, mask=fits)
         tl.store(weights_ptr + places, tl.load(weights + at, mask=fits, other=0.0), mask=fits)
@@ -122,9 +123,7 @@ def _sort_choices(
         tl.store(rows_ptr + first + lanes, 0, mask=first + lanes < end)
 
 
-def count_choices(
-    device: Device, messages: Messages, slots: Tensor, counts: Tensor
-) -> Tensor:
+def count_choices(device: Device, messages: Messages, slots: Tensor, counts: Tensor) -> Tensor:
     """Fill `counts`, int64 [E], with how many choices each expert got; places, int32 [C], that say
     -1 everywhere.
 
