@@ -18,6 +18,8 @@ _LEAST_SEGMENT = 256
 """Elsewhere: for fewer a program isn't worth its beginning."""
 _PROGRAMS = 512
 """That keep a large GPU busy, a few on each multiprocessor."""
+_STAGES = 5
+"""Of the pipeline: two tiles are on their way while blocks of the next two are looked up."""
 _WORKSPACE = 128 << 20
 """Bytes that segments with programs of their own may take."""
 
@@ -42,7 +44,6 @@ class _Tiles(NamedTuple):
     keys: int
     channels: int
     warps: int
-    stages: int
 
 
 class _Segments(NamedTuple):
@@ -91,8 +92,8 @@ def paged_attention(
         out, sums, states,
         span.rows.start, span.count, span.block_table.stride(0), gates.stride(0),
         scale * LOG2_E.value, segments.length, segments.programs,
-        **common, SINGLE=single, SPLIT=split, HKV=kv_heads, BLOCK=block,
-        ROWS=tiles.rows, TILE=tiles.keys, num_warps=tiles.warps, num_stages=tiles.stages,
+        **common, SINGLE=single, SPLIT=split, JOINED=invariant, HKV=kv_heads, BLOCK=block,
+        ROWS=tiles.rows, TILE=tiles.keys, num_warps=tiles.warps, num_stages=_STAGES,
         writes=(sums, states) if split else (out,),
     )  # fmt: skip
     if split:
@@ -107,17 +108,17 @@ def paged_attention(
 
 
 def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
-    """Keys and values of a tile take 32 KiB where they can, so that several are on their way."""
-    channels = triton.next_power_of_2(q.shape[2])
+    """Keys, and values, of a tile take up to 16 KiB."""
+    channels: int = max(16, triton.next_power_of_2(q.shape[2]))
     wide = channels * q.itemsize
-    least = max(16, triton.next_power_of_2(group))  # of a tensor core's product
+    rows: int = max(16, triton.next_power_of_2(group))  # of a tensor core's product
     if invariant:
-        rows = max(64, least)
+        rows = max(64, rows)
     else:
-        most = 128 if wide <= 256 else 64
-        rows = max(least, min(most, triton.next_power_of_2(group * span.most_rows)))
+        most, asked = 128 if wide <= 256 else 64, triton.next_power_of_2(group * span.most_rows)
+        rows = max(rows, min(most, asked))
     keys = max(16, min(64, 16384 // wide))
-    return _Tiles(rows, keys, max(16, channels), 8 if rows > 64 else 4, 3 if wide <= 256 else 2)
+    return _Tiles(rows, keys, channels, 8 if rows * channels >= 8192 else 4)
 
 
 def _segments(
@@ -129,11 +130,8 @@ def _segments(
     wanted = max(1, _PROGRAMS // max(1, programs))
     if invariant:
         length = SEGMENT
-    elif wanted == 1:
-        length = span.context
     else:
-        length = max(_LEAST_SEGMENT, triton.cdiv(reach, wanted))
-    length = triton.cdiv(length, 64) * 64  # whole tiles
+        length = max(_LEAST_SEGMENT, triton.cdiv(reach, 64 * wanted) * 64)  # whole tiles
     # So many may be touched by keys in a row that begin wherever a window does.
     touched = min(triton.cdiv(span.context, length), triton.cdiv(reach - 1, length) + 1)
     bytes_of_all = span.num_rows * q.shape[1] * (q.shape[2] + 2) * 4 * touched

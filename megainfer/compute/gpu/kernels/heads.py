@@ -122,20 +122,20 @@ def _place_heads(
     q_groups: tl.constexpr = (H + Q_TILE - 1) // Q_TILE
     kv_groups: tl.constexpr = (HKV + KV_TILE - 1) // KV_TILE
     channels = tl.arange(0, CHANNELS)[None, :]
-    position = tl.load(positions_ptr + row)
+    position = tl.maximum(tl.load(positions_ptr + row), 0)
     factors_ptr = rotary_ptr + position * (2 * ROTATED)
     source_ptr = qkv_ptr + row * (H * q_stride + 2 * HKV * D)
     if group < q_groups:
-        heads = (group * Q_TILE + tl.arange(0, Q_TILE))[:, None]
-        exists = (heads < H) & (channels < D)
+        q_heads = (group * Q_TILE + tl.arange(0, Q_TILE))[:, None]
+        is_query = (q_heads < H) & (channels < D)
         q = _placed(
-            source_ptr, q_weight_ptr, factors_ptr, heads, channels, exists, eps,
+            source_ptr, q_weight_ptr, factors_ptr, q_heads, channels, is_query, eps,
             H, q_stride, D, NORM, AFTER, WEIGHT, CLIP, ROTATED, PAIRS,
         )  # fmt: skip
         if TEMPERATURE:
             steps = tl.floor(tl.div_rn((position + 1).to(tl.float32), floor))
             q = (q.to(tl.float32) * (1 + growth * tl.log(1 + steps))).to(q.dtype)
-        tl.store(q_ptr + (row * H + heads) * D + channels, q, mask=exists)
+        tl.store(q_ptr + (row * H + q_heads) * D + channels, q, mask=is_query)
     else:
         part = group - q_groups
         heads = ((part % kv_groups) * KV_TILE + tl.arange(0, KV_TILE))[:, None]

@@ -41,13 +41,12 @@ def sequence_of(block, starts_ptr, first_row, sequences, TOKENS: tl.constexpr):
 
 @triton.jit
 def _segment(
-    q, own, kv_head, channels, k_ptr, v_ptr, table_ptr, begin, end, low, scale,
+    top, total, sums, q, own, kv_head, channels, k_ptr, v_ptr, table_ptr, begin, end, low, scale,
     WINDOW: tl.constexpr, CHUNK: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr,
     BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The softmax of q [rows, channels] at positions `own` [rows] over keys from `begin` to `end`,
-    of which those before `low` are nobody's."""
-    top, total, sums = begun(q.shape[0], q.shape[1])
+    """A softmax of q [rows, channels] at positions `own` [rows] goes on over keys from `begin` to
+    `end`, of which those before `low` are nobody's."""
     for first in range(tl.maximum(begin, low // TILE * TILE), end, TILE):
         keys = first + tl.arange(0, TILE)
         there = (keys >= low) & (keys < end)
@@ -95,8 +94,8 @@ def attend(
     q_ptr, k_ptr, v_ptr, positions_ptr, starts_ptr, table_ptr, sinks_ptr, gates_ptr,
     out_ptr, sums_ptr, states_ptr,
     first_row, sequences, table_stride, gates_stride, scale, segment, splits,
-    SINGLE: tl.constexpr, SPLIT: tl.constexpr, SINKS: tl.constexpr, GATED: tl.constexpr,
-    WINDOW: tl.constexpr, CHUNK: tl.constexpr,
+    SINGLE: tl.constexpr, SPLIT: tl.constexpr, JOINED: tl.constexpr, SINKS: tl.constexpr,
+    GATED: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
     H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -118,39 +117,48 @@ def attend(
     low, high = first_key(position, WINDOW, CHUNK), position + count
     lane = tl.arange(0, ROWS)
     row, head = start + token + lane // group, kv_head * group + lane % group
-    own = tl.where(lane < count * group, position + lane // group, -1)
+    is_row = lane < count * group
+    own = tl.where(is_row, position + lane // group, -1)
     channels = tl.arange(0, CHANNELS)
-    exists = (lane < count * group)[:, None] & (channels < D)[None, :]
+    exists = is_row[:, None] & (channels < D)[None, :]
     at = (row.to(tl.int64) * H + head)[:, None] * D + channels[None, :]
     q = tl.load(q_ptr + at, mask=exists, other=0.0)
     table_ptr += sequence.to(tl.int64) * table_stride
-    first = low // segment
     if SPLIT:
         # The only segment of those at hand that leaves this remainder, if any does.
+        first = low // segment
         begin = (first + (split + splits - first % splits) % splits) * segment
         if begin >= high:
             return
+        top, total, sums = begun(ROWS, CHANNELS)
         top, total, sums = _segment(
-            q, own, kv_head, channels, k_ptr, v_ptr, table_ptr,
+            top, total, sums, q, own, kv_head, channels, k_ptr, v_ptr, table_ptr,
             begin, tl.minimum(begin + segment, high), low, scale,
             WINDOW, CHUNK, HKV, D, BLOCK, TILE,
         )  # fmt: skip
         place = ((row - first_row).to(tl.int64) * splits + split) * H + head
         tl.store(sums_ptr + place[:, None] * D + channels[None, :], sums, mask=exists)
-        tl.store(states_ptr + 2 * place, top, mask=lane < count * group)
-        tl.store(states_ptr + 2 * place + 1, total, mask=lane < count * group)
+        tl.store(states_ptr + 2 * place, top, mask=is_row)
+        tl.store(states_ptr + 2 * place + 1, total, mask=is_row)
     else:
         if SINKS:
-            top, total, sums = begun_with(sinks_ptr, head, lane < count * group, CHANNELS)
+            top, total, sums = begun_with(sinks_ptr, head, is_row, CHANNELS)
         else:
             top, total, sums = begun(ROWS, CHANNELS)
-        for begin in range(first * segment, high, segment):
-            other_top, other_total, other_sums = _segment(
-                q, own, kv_head, channels, k_ptr, v_ptr, table_ptr,
-                begin, tl.minimum(begin + segment, high), low, scale,
-                WINDOW, CHUNK, HKV, D, BLOCK, TILE,
+        if JOINED:
+            for begin in range(low // segment * segment, high, segment):
+                new_top, new_total, new_sums = begun(ROWS, CHANNELS)
+                new_top, new_total, new_sums = _segment(
+                    new_top, new_total, new_sums, q, own, kv_head, channels,
+                    k_ptr, v_ptr, table_ptr, begin, tl.minimum(begin + segment, high), low, scale,
+                    WINDOW, CHUNK, HKV, D, BLOCK, TILE,
+                )  # fmt: skip
+                top, total, sums = joined(top, total, sums, new_top, new_total, new_sums)
+        else:
+            top, total, sums = _segment(
+                top, total, sums, q, own, kv_head, channels, k_ptr, v_ptr, table_ptr,
+                0, high, low, scale, WINDOW, CHUNK, HKV, D, BLOCK, TILE,
             )  # fmt: skip
-            top, total, sums = joined(top, total, sums, other_top, other_total, other_sums)
         store_gated(
             out_ptr, gates_ptr, averaged(total, sums), row, head, channels, exists,
             gates_stride, H, D, GATED,
