@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.model import StepModel
-from megainfer.attention_node.sampling.logprobs import PendingLogprobs
+from megainfer.attention_node.sampling.logprobs import PendingLogprobs, begin_logprobs
 from megainfer.attention_node.sampling.row_errors import NonFiniteLogits
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
 from megainfer.attention_node.scheduling.step import Step
@@ -54,7 +54,7 @@ class PendingScores:
         if not bool(finite.all()):
             wrong = (~finite).nonzero().flatten() + positions.start
             raise NonFiniteLogits(tuple(wrong.tolist()), of="prompt")
-        known += part.logprobs.take(_tokens_after(self.sequence, positions))
+        known += part.logprobs.take(_tokens_after(self.sequence, positions)).values()
 
 
 def begin_scores(
@@ -88,7 +88,8 @@ def _begin(
     wanted = sequence.submit.prompt_logprobs
     assert wanted is not None, "positions are wanted, but no log-probabilities"
     tokens = device.upload(torch.tensor(_tokens_after(sequence, positions)))
-    logprobs = PendingLogprobs(logits, wanted, tokens, device)
+    every_row = dict.fromkeys(range(len(positions)), wanted)
+    logprobs = begin_logprobs(logits, tokens, every_row, model.tokens, device)
     return _Part(positions, device.read_back(best.isfinite()), logprobs)
 
 

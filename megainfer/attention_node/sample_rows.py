@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from megainfer.attention_node.sampling.bitmask import Bitmask
 from megainfer.attention_node.sampling.edits import LogitEdits
 from megainfer.attention_node.sampling.sampler import SampleRow
 from megainfer.attention_node.scheduling.sequence import Sequence
 from megainfer.attention_node.scheduling.step import Chunk
+from megainfer.compute.bitmask import Bitmask
 
 NOBODYS_ROW = SampleRow(temperature=0.0, top_p=1.0, top_k=0, seed=0, position=0)
 """In the place of a request that failed."""

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
-from megainfer.attention_node.sampling.bitmask import Bitmask, words_for
-from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
+from megainfer.attention_node.sampling.edits import LogitEdits, edits_of_rows
 from megainfer.attention_node.sampling.history import TokenHistory
 from megainfer.attention_node.sampling.row_errors import NothingAllowed
 from megainfer.attention_node.sampling.sampler import SampleRow
 from megainfer.attention_node.scheduling.sequence import Sequence
+from megainfer.compute.bitmask import Bitmask, words_for
+from megainfer.compute.reference.kernels import edit
 from megainfer.messages import Submit
 from megainfer.sampling import MAX_BAD_WORD_CHARACTERS, MAX_BAD_WORDS, MAX_LOGIT_BIAS
 from tests.support.sampled import sample
@@ -99,7 +100,8 @@ def bits(allowed: set[int] | None) -> Bitmask | None:
 def test_edits_are_the_definitions_bit_by_bit_whatever_else_is_in_the_batch(batch, seed):
     logits = torch.randn(len(batch), VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
     edited = logits.clone()
-    apply_edits(edited, [r and edits_of(r, out, bits(allowed)) for r, out, allowed in batch])
+    edits = [r and edits_of(r, out, bits(allowed)) for r, out, allowed in batch]
+    edit(edited, edits_of_rows(edits, VOCABULARY))
     for row, (request, outputs, allowed) in enumerate(batch):
         raw = logits[row].numpy()
         expected = raw if request is None else oracle(raw, request, outputs, allowed)
@@ -113,7 +115,7 @@ def test_penalties_are_those_of_transformers():
     edits = edits_of(request, [7, 3])
     logits = torch.randn(1, VOCABULARY)
     expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([edits.token_ids]), logits)
-    apply_edits(logits := logits.clone(), [edits])
+    edit(logits := logits.clone(), edits_of_rows([edits], VOCABULARY))
     torch.testing.assert_close(logits, expected, rtol=0, atol=0)
 
 
@@ -237,7 +239,7 @@ def test_the_dearest_edits_of_a_full_step_take_a_bounded_time():
     edits = [LogitEdits(request, [1, *[7] * 1000]) for _ in range(rows)]
     logits = torch.zeros(rows, size)
     began = process_time()
-    apply_edits(logits, edits)
+    edit(logits, edits_of_rows(edits, size))
     assert process_time() - began < 1  # it takes 0.05 s
     assert torch.isinf(logits).sum() == rows * MAX_BAD_WORDS
     assert logits[:, 1000 : 1000 + MAX_LOGIT_BIAS].eq(0.5).all()

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.reference.backend import ReferenceBackend
+from megainfer.compute.reference.tokens import ReferenceTokens
 from megainfer.compute.tokens import DrawWish, TokenKernels
 from tests.support.fake_device import FakeDevice
 from tests.support.happens_before import Race
@@ -109,21 +110,20 @@ def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
-class FakeTokens:
-    """`TokenKernels` whose kernels are each one piece of work."""
-
-    best = staticmethod(reference.best)
+class FakeTokens(ReferenceTokens):
+    """`TokenKernels` that draw in one piece of work."""
 
     def __init__(self, device: FakeDevice) -> None:
-        self._device = device
+        super().__init__(device)
+        self._fake = device
 
     def draw(self, logits: Tensor, wishes: Sequence[DrawWish]) -> Tensor:
-        tokens = self._device.empty((len(logits),), torch.int64)
+        tokens = self._fake.empty((len(logits),), torch.int64)
 
         def work() -> None:
             tokens.copy_(reference.draw(logits, wishes))
 
-        self._device.launch(work, [logits], [tokens], name="draw")
+        self._fake.launch(work, [logits], [tokens], name="draw")
         return tokens
 
 

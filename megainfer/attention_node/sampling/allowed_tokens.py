@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from megainfer.attention_node.sampling.bitmask import Bitmask, mask_of
+from megainfer.compute.bitmask import Bitmask, mask_of
 
 
 class AllowedTokens:

@@ -41,7 +41,7 @@ class Draws:
         self,
         tokens: Readback,
         checks: Sequence[Check],
-        logprobs: Sequence[PendingLogprobs | None],
+        logprobs: PendingLogprobs | None,
         vocabulary: int,
     ) -> None:
         self._tokens = tokens
@@ -54,14 +54,16 @@ class Draws:
         return (
             self._tokens.done()
             and all(check.passed.done() for check in self._checks)
-            and all(row is None or row.done() for row in self._logprobs)
+            and (self._logprobs is None or self._logprobs.done())
         )
 
     def take(self) -> SampleOutput:
         """The tokens; blocks until they are there."""
         ids: list[int] = self._tokens.take().tolist()
-        rows = zip(ids, self._logprobs, strict=True)
-        logprobs = [None if row is None else row.take([token])[0] for token, row in rows]
+        logprobs: list[TokenLogprobs | None] = [None] * len(ids)
+        if self._logprobs is not None:
+            for row, given in self._logprobs.take(ids).items():
+                logprobs[row] = given
         failures = (*(check.failure() for check in self._checks), self._no_such(ids))
         return SampleOutput(ids, logprobs, tuple(f for f in failures if f is not None))
 

@@ -8,21 +8,18 @@ added; then what the sequence holds already is made less likely:
     frequency     is subtracted as often as the token was generated        output
     presence      is subtracted once if the token was generated            output
 
-All rows of a step are edited together, element by element, so that none depends on the others.
+Here is said what is to be done; all rows of a step are edited together (`TokenKernels.edit`).
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import Tensor
+from math import inf
 
 from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
-from megainfer.attention_node.sampling.bitmask import Bitmask, words_for
 from megainfer.attention_node.sampling.history import TokenHistory
-from megainfer.device import HOST, Device
+from megainfer.compute.bitmask import Bitmask
+from megainfer.compute.edits import RowEdits
 from megainfer.messages import Submit
 
 
@@ -56,81 +53,27 @@ class LogitEdits:
             return False
         return list(tokens[start:]) == list(word[:-1])
 
+    def of_row(self, row: int, vocab_size: int) -> RowEdits:
+        """What is to be done with this row of logits."""
+        submit, history = self.submit, self.history
+        return RowEdits(
+            row=row,
+            allowed=self._mask(vocab_size),
+            added=submit.logit_bias | dict.fromkeys(self.banned(vocab_size), -inf),
+            held=history.tokens if history else array("q"),
+            generated=history.generated if history else array("f"),
+            repetition=submit.repetition_penalty,
+            frequency=submit.frequency_penalty,
+            presence=submit.presence_penalty,
+        )
 
-def apply_edits(logits: Tensor, edits: Sequence[LogitEdits | None], device: Device = HOST) -> None:
-    """Edit logits, float32 [S, V] and contiguous, in place; a row without edits stays as it is.
-
-    What requests hold is read now; device: where the logits are.
-    """
-    given = [(row, edit) for row, edit in enumerate(edits) if edit is not None]
-    for row, edit in given:
-        _allow(logits[row], edit, device)
-    _ban(logits, given, device)
-    _bias(logits, given, device)
-    _penalise(logits, given, device)
-
-
-Given = Sequence[tuple[int, LogitEdits]]  # and their rows
-
-
-def _forbid(logits: Tensor, mask: Bitmask, device: Device) -> None:
-    """In place: of one row, float32 [V], what its mask doesn't allow becomes -inf."""
-    size = logits.shape[-1]
-    assert mask.shape == (words_for(size),), f"a mask of {tuple(mask.shape)} for {size} tokens"
-    bits = np.unpackbits(mask.view(np.uint8), count=size, bitorder="little")
-    logits.masked_fill_(device.upload(torch.from_numpy(bits == 0)), -torch.inf)
+    def _mask(self, vocab_size: int) -> Bitmask | None:
+        if self.listed is None:
+            return self.allowed
+        listed = self.listed.mask(vocab_size)
+        return listed if self.allowed is None else listed & self.allowed
 
 
-def _allow(logits: Tensor, edit: LogitEdits, device: Device) -> None:
-    if edit.allowed is not None:
-        _forbid(logits, edit.allowed, device)
-    if edit.listed is not None:
-        _forbid(logits, edit.listed.mask(logits.shape[-1]), device)
-
-
-def _ban(logits: Tensor, given: Given, device: Device) -> None:
-    size = logits.shape[-1]
-    banned = array("q", (row * size + token for row, edit in given for token in edit.banned(size)))
-    if banned:
-        logits.view(-1)[device.upload(_int64(banned))] = -torch.inf
-
-
-def _bias(logits: Tensor, given: Given, device: Device) -> None:
-    size = logits.shape[-1]
-    places, values = array("q"), array("f")
-    for row, edit in given:
-        places.extend(row * size + token for token in edit.submit.logit_bias)
-        values.extend(edit.submit.logit_bias.values())
-    if places:
-        logits.view(-1)[device.upload(_int64(places))] += device.upload(_float32(values))
-
-
-def _penalise(logits: Tensor, given: Given, device: Device) -> None:
-    size = logits.shape[-1]
-    penalised = [(row, e.submit, e.history) for row, e in given if e.history and e.history.tokens]
-    if not penalised:
-        return
-    # Copies, since histories grow while a device may still have to read what it was given.
-    places = torch.cat([_int64(h.tokens) + row * size for row, _, h in penalised])
-    counts = device.upload(torch.cat([_float32(h.generated) for _, _, h in penalised]))
-    lengths = torch.tensor([len(h.tokens) for _, _, h in penalised])
-
-    def spread(penalties: Iterable[float]) -> Tensor:
-        """One number a row, repeated for each of its tokens."""
-        return device.upload(_float32(array("f", penalties)).repeat_interleave(lengths))
-
-    places = device.upload(places)
-    values = logits.view(-1)[places]
-    repetition = spread(submit.repetition_penalty for _, submit, _ in penalised)
-    values = torch.where(values > 0, values / repetition, values * repetition)
-    values -= spread(submit.frequency_penalty for _, submit, _ in penalised) * counts
-    values -= spread(submit.presence_penalty for _, submit, _ in penalised) * (counts > 0)
-    logits.view(-1)[places] = values
-
-
-def _int64(numbers: "array[int]") -> Tensor:
-    return torch.frombuffer(numbers, dtype=torch.int64)
-
-
-def _float32(numbers: "array[float]") -> Tensor:
-    return torch.frombuffer(numbers, dtype=torch.float32)
+def edits_of_rows(edits: Sequence[LogitEdits | None], vocab_size: int) -> list[RowEdits]:
+    """What is to be done with rows of logits, in their order; None leaves a row as it is."""
+    return [edit.of_row(row, vocab_size) for row, edit in enumerate(edits) if edit is not None]

@@ -1,38 +1,51 @@
 """Log-probabilities of the model's own distribution, as they go to the front end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from megainfer.compute.tokens import Scores, TokenKernels
 from megainfer.device import Device
 from megainfer.messages import TokenLogprobs
 from megainfer.sampling import ALL_LOGPROBS
 
 
 class PendingLogprobs:
-    """Those of each row of logits, float32 [R, V]: of its `wanted` best tokens and one of its own.
+    """Those of some rows, on their way. wanted: by row, how many of the best tokens."""
 
-    wanted: ALL_LOGPROBS gives the whole vocabulary. tokens: the own one of each row, int64 [R].
-    """
-
-    @torch.inference_mode()
-    def __init__(self, logits: Tensor, wanted: int, tokens: Tensor, device: Device) -> None:
-        every = torch.log_softmax(logits, dim=-1)
-        size = every.shape[-1]
-        values, ids = every.topk(size if wanted == ALL_LOGPROBS else min(wanted, size))
-        own = every.gather(-1, tokens[:, None].clamp(0, size - 1))  # whoever drew may have erred
-        ranks = (every > own).sum(-1) + 1
-        self._parts = [device.read_back(part) for part in (ids, values, own.flatten(), ranks)]
+    def __init__(self, scores: Scores, wanted: Mapping[int, int], device: Device) -> None:
+        self._wanted = wanted
+        self._parts = [device.read_back(part) for part in scores]
 
     def done(self) -> bool:
         """Whether `take` would return at once."""
         return all(part.done() for part in self._parts)
 
-    def take(self, tokens: Sequence[int]) -> list[TokenLogprobs]:
-        """One a row; `tokens` as above."""
-        parts = (part.take().tolist() for part in self._parts)
-        return [
-            TokenLogprobs({**dict(zip(best, numbers, strict=True)), token: value}, rank)
-            for token, best, numbers, value, rank in zip(tokens, *parts, strict=True)
-        ]
+    def take(self, tokens: Sequence[int]) -> dict[int, TokenLogprobs]:
+        """By row. tokens: the own one of each row that there is."""
+        ids, values, own, ranks = (part.take().tolist() for part in self._parts)
+        best = zip(ids, values, strict=True)
+        return {
+            row: TokenLogprobs({**dict(islice(best, number)), tokens[row]: value}, rank)
+            for (row, number), value, rank in zip(self._wanted.items(), own, ranks, strict=True)
+        }
+
+
+@torch.inference_mode()
+def begin_logprobs(
+    logits: Tensor,
+    tokens: Tensor,
+    wanted: Mapping[int, int],
+    kernels: TokenKernels,
+    device: Device,
+) -> PendingLogprobs:
+    """Those of rows of logits, float32 [S, V], and of the token of each, tokens: int64 [S].
+
+    wanted: for these rows, ascending, how many of the best; ALL_LOGPROBS for the whole vocabulary.
+    """
+    size = logits.shape[-1]
+    numbers = {row: size if n == ALL_LOGPROBS else min(n, size) for row, n in wanted.items()}
+    scores = kernels.scores(logits, tokens, list(numbers), list(numbers.values()))
+    return PendingLogprobs(scores, numbers, device)

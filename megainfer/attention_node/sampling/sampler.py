@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.sampling.draws import Check, Draws
-from megainfer.attention_node.sampling.edits import LogitEdits, apply_edits
-from megainfer.attention_node.sampling.logprobs import PendingLogprobs
+from megainfer.attention_node.sampling.edits import LogitEdits, edits_of_rows
+from megainfer.attention_node.sampling.logprobs import PendingLogprobs, begin_logprobs
 from megainfer.attention_node.sampling.row_errors import (
     NonFiniteLogits,
     NothingAllowed,
@@ -70,7 +70,8 @@ def begin_sampling(
         if edited is not None:
             checks += _edit_checks(edited, ~usable, others, device)
     found = device.read_back(tokens)  # first of all that is read: others wait for it
-    return Draws(found, checks, _logprobs(logits, requests, tokens, device), logits.shape[-1])
+    logprobs = _logprobs(logits, requests, tokens, kernels, device)
+    return Draws(found, checks, logprobs, logits.shape[-1])
 
 
 def uniform(seed: int, position: int) -> float:
@@ -95,7 +96,7 @@ def _choose(
     after the edits, float32 [R], None without edits; these logits may be changed."""
     if all(r.edits is None for r in requests):
         return kernels.draw(logits, _wishes(requests, logits.shape[-1])), None
-    apply_edits(logits, [r.edits for r in requests], device)
+    kernels.edit(logits, edits_of_rows([r.edits for r in requests], logits.shape[-1]))
     best, tokens = kernels.best(logits)
     usable = best.isfinite()
     drawn = [row for row, r in enumerate(requests) if r.temperature > 0]
@@ -140,12 +141,11 @@ def _wishes(requests: Sequence[SampleRow], vocabulary: int) -> list[DrawWish]:
 
 
 def _logprobs(
-    logits: Tensor, requests: Sequence[SampleRow], tokens: Tensor, device: Device
-) -> list[PendingLogprobs | None]:
-    """Row by row: where tokens tie, which of them are best must not depend on others' wishes."""
-    return [
-        None
-        if r.logprobs is None
-        else PendingLogprobs(logits[row : row + 1], r.logprobs, tokens[row : row + 1], device)
-        for row, r in enumerate(requests)
-    ]
+    logits: Tensor,
+    requests: Sequence[SampleRow],
+    tokens: Tensor,
+    kernels: TokenKernels,
+    device: Device,
+) -> PendingLogprobs | None:
+    wanted = {row: r.logprobs for row, r in enumerate(requests) if r.logprobs is not None}
+    return begin_logprobs(logits, tokens, wanted, kernels, device) if wanted else None

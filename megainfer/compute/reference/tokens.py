@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from megainfer.compute.edits import RowEdits
 from megainfer.compute.reference import kernels as kernels
-from megainfer.compute.tokens import DrawWish
+from megainfer.compute.tokens import DrawWish, Scores
 from megainfer.device import Device
 
 
@@ -22,3 +23,13 @@ class ReferenceTokens:
     def draw(self, logits: Tensor, wishes: Sequence[DrawWish]) -> Tensor:
         """See `tokens.TokenKernels.draw`."""
         return kernels.draw(logits, wishes, self._device)
+
+    def edit(self, logits: Tensor, edits: Sequence[RowEdits]) -> None:
+        """See `tokens.TokenKernels.edit`."""
+        kernels.edit(logits, edits, self._device)
+
+    def scores(
+        self, logits: Tensor, tokens: Tensor, rows: Sequence[int], wanted: Sequence[int]
+    ) -> Scores:
+        """See `tokens.TokenKernels.scores`."""
+        return kernels.scores(logits, tokens, rows, wanted)

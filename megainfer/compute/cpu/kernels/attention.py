@@ -14,8 +14,10 @@ from megainfer.compute.cpu.kernels.experts import on_large_pages
 from megainfer.compute.cpu.kernels.packed import PackedLinear, PackedNorm, address, optional_address
 from megainfer.compute.cpu.kernels.routing import PackedRouter
 from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
+from megainfer.compute.edits import RowEdits
+from megainfer.compute.reference import kernels as reference
 from megainfer.compute.reference.kernels import Homes
-from megainfer.compute.tokens import DrawWish
+from megainfer.compute.tokens import DrawWish, Scores
 from megainfer.errors import ConfigError
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -201,6 +203,16 @@ class AttentionKernel:
             self.handle, address(logits), rows, width, native, address(tokens)
         )
         return tokens
+
+    def edit(self, logits: Tensor, edits: Sequence[RowEdits]) -> None:
+        """See `TokenKernels.edit`; torch's vectors are as fast."""
+        reference.edit(logits, edits)
+
+    def scores(
+        self, logits: Tensor, tokens: Tensor, rows: Sequence[int], wanted: Sequence[int]
+    ) -> Scores:
+        """See `TokenKernels.scores`; as `edit`."""
+        return reference.scores(logits, tokens, rows, wanted)
 
     def _bytes(self, kind: int, inputs: int, outputs: int) -> int:
         size: int = self._native.megainfer_half_linear_bytes(self.handle, kind, inputs, outputs)

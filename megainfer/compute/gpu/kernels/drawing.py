@@ -138,7 +138,7 @@ def _draw_rows(
     if top_p < 1.0:
         total = _total((row_ptr, list_ptr, length, size), cut, edge, TILE)
         wanted = tl.minimum(tl.ceil(top_p * total.to(tl.float64)).to(tl.int64), total)
-        if IS_LONG:
+        if IS_LONG:  # noqa: SIM102 (it is known when this is compiled, the other isn't)
             if length == 0:
                 list_lanes(list_ptr, lanes, TILE)
                 source = (row_ptr, list_ptr, TILE, size)

@@ -12,6 +12,7 @@ from megainfer.compute.reference.kernels.delta_net import (
     delta_rule,
     unit_length,
 )
+from megainfer.compute.reference.kernels.edits import edit
 from megainfer.compute.reference.kernels.experts import (
     Groups,
     Network,
@@ -43,6 +44,7 @@ from megainfer.compute.reference.kernels.routing import (
     scatter_plan,
 )
 from megainfer.compute.reference.kernels.sampling import best, draw
+from megainfer.compute.reference.kernels.scores import scores
 
 __all__ = [
     "Groups",
@@ -60,6 +62,7 @@ __all__ = [
     "decode_attention",
     "delta_rule",
     "draw",
+    "edit",
     "every_feed_forward",
     "expanded_attention",
     "expert_homes",
@@ -75,6 +78,7 @@ __all__ = [
     "rotate",
     "route",
     "scatter_plan",
+    "scores",
     "unit_length",
     "write_cache",
 ]
