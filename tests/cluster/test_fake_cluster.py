@@ -1,22 +1,18 @@
 """Whole nodes on a device that works late and out of order, over a road of its own."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from megainfer.attention_node.node import AttentionNode
-from megainfer.attention_node.step_output import StepOutput
 from megainfer.expert_node.node import ExpertNode
 from megainfer.pipeline import PingPong
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_device import WORK_SECONDS, FakeDevice
-from tests.support.fake_road import Region
-from tests.support.fake_stream import FakeReadback
+from tests.support.forgotten_waits import WAITS, delay_readbacks
 from tests.support.happens_before import Race
 from tests.support.local_cluster import LocalCluster, greedy_submit
 
@@ -24,7 +20,6 @@ FAMILIES = [("qwen3_moe", "gqa"), ("deepseek_v3", "groups")]
 PROMPTS = [list(range(3, 24)), [7, 8, 9], [30] * 5, [40, 41]]  # the first in two chunks
 SMALL: dict[str, Any] = {"max_num_batched_tokens": 16}
 NEW_TOKENS = 2
-LOOKS = 40  # at what was read back, before it is there
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,20 +71,7 @@ class Order:
 
 @pytest.fixture
 def slow_readbacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values come to the host after many looks, and whoever doesn't wait for them is told."""
-    done, take, looks = FakeReadback.done, FakeReadback.take, Counter[FakeReadback]()
-
-    def done_late(readback: FakeReadback) -> bool:
-        looks[readback] += 1
-        return looks[readback] > LOOKS and done(readback)
-
-    def take_done(readback: FakeReadback) -> Tensor:
-        if looks[readback] <= LOOKS or not done(readback):
-            raise Race("the host takes what the device has yet to find")
-        return take(readback)
-
-    monkeypatch.setattr(FakeReadback, "done", done_late)
-    monkeypatch.setattr(FakeReadback, "take", take_done)
+    delay_readbacks(monkeypatch)
 
 
 @pytest.mark.usefixtures("slow_readbacks")
@@ -118,26 +100,8 @@ def seconds(node: AttentionNode | ExpertNode, *kinds: str) -> list[float]:
     return [counters[f"{kind}_seconds"] for kind in kinds]
 
 
-def forget_messages(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(cluster.hub._experts)
-
-
-def forget_replies(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(cluster.hub._attention)
-
-
-def forget_tokens(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StepOutput, "done", lambda output: True)
-
-
-def forget(regions: list[Region]) -> None:
-    """Nobody waits for what was published in these."""
-    for event in (event for region in regions for event in region.published):
-        event.wait = lambda: None  # type: ignore[method-assign]
-
-
 @pytest.mark.usefixtures("slow_readbacks")
-@pytest.mark.parametrize("forgotten", [forget_messages, forget_replies, forget_tokens])
+@pytest.mark.parametrize("forgotten", WAITS)
 def test_a_wait_that_is_left_out_is_found(tmp_path, monkeypatch, forgotten):
     folder = write_checkpoint(*FAMILIES[0], tmp_path)
     cluster = FakeCluster(FakeDevice(), folder, 2, 2, 2, **SMALL)
