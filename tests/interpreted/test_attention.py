@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.compute.gpu.kernels import attention
+from megainfer.compute.gpu.kernels import segments
 from megainfer.compute.gpu.kernels.attention import Queries, paged_attention
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.reference.kernels import Scoring
@@ -191,7 +191,7 @@ def test_rows_are_the_same_bits_in_any_step(name):
 def test_a_program_for_each_segment_changes_no_bit(name, monkeypatch):
     step, scoring = Step(ONE_KEY, [(600, 1), (509, 7)]), SCORINGS[name]
     apart = step.run(scoring, invariant=True)
-    monkeypatch.setattr(attention, "_WORKSPACE", 0)
+    monkeypatch.setattr(segments, "_WORKSPACE", 0)
     assert torch.equal(step.run(scoring, invariant=True), apart)
 
 

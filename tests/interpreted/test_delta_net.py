@@ -178,6 +178,21 @@ def test_the_rule_equals_the_reference(spec, rule, parts):
     assert_rule(spec, step, random_inputs(spec, step), rule)
 
 
+def test_a_padding_row_changes_no_state_and_reads_zeros():
+    spec, step = SHAPES[0], Step([Part(1, -1, 3), Part(1, 4, 0)])
+    past, state = states_of(step, spec.taps - 1, spec.channels), states_of(step, 2, 12, 10)
+    was = past[3].clone(), state[3].clone()
+    inputs, out = random_inputs(spec, step), poisoned(step, 2, 10)
+    taps = torch.randn(spec.channels, spec.taps)
+    mixed = poisoned(step, spec.channels)
+    convolve(HOST, spec, inputs.mixed, taps, past, step.span, step.positions, mixed)
+    assert mixed[step.before].isnan().all()
+    recur(HOST, spec, inputs, state, step.span, out)
+    assert torch.equal(past[3], was[0])
+    assert torch.equal(state[3], was[1])
+    assert not out[step.before].any()
+
+
 def test_chunks_follow_each_other():
     step = Step(LONG)
     assert_rule(SHAPES[0], step, random_inputs(SHAPES[0], step), recur_by_chunks)

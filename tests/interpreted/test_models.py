@@ -22,7 +22,10 @@ FAMILIES = [
     ("llama4_text", "scout"),  # chunks, pairs of channels, norms after the rotation, temperature
     ("qwen3_next", "grouped"),  # gated, partly rotated; recurrent states
     ("qwen2_moe", "dense_between"),
+    ("qwen3_next", "odd_dense_last"),
+    ("deepseek_v2", "lite"),  # no latent of queries
     ("deepseek_v3", "groups"),
+    ("deepseek_v32", "nine_positions"),  # chosen by an indexer
 ]
 
 

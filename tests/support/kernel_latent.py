@@ -16,6 +16,7 @@ from megainfer.compute.cpu.loader import Loader
 from megainfer.compute.half import HalfSource
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.reference import latent as reference_latent
+from megainfer.device import HOST
 from megainfer.models.names import TensorNames
 from megainfer.models.sources import LatentSources
 from megainfer.models.spec import (
@@ -41,6 +42,11 @@ def shape(heads: int, rank: int, nope: int, rope: int, value: int, **axes: Any) 
 
 class RandomWeights:
     """What a checkpoint's reader would give, drawn for each tensor by its name."""
+
+    device = HOST
+
+    def maybe_load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor | None:
+        return self.load(pieces, dtype) if pieces else None
 
     def load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor:
         return torch.cat([self._draw(piece.name, piece.shape) for piece in pieces]).to(dtype)

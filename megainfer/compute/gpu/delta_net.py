@@ -8,8 +8,8 @@ from megainfer.compute.batch import StepBatch
 from megainfer.compute.gpu.kernels.convolution import convolve
 from megainfer.compute.gpu.kernels.delta_chunks import recur_by_chunks
 from megainfer.compute.gpu.kernels.delta_net import Recurrent, norm_gated, recur
+from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.half import HalfSource
-from megainfer.compute.reference.norm import Norm
 from megainfer.models.sources import DeltaNetSources
 
 

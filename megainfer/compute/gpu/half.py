@@ -11,13 +11,13 @@ from megainfer.compute.chain import Chain, CountedExperts
 
 # What has kernels of its own stands in this folder under the same name, and is imported from there.
 from megainfer.compute.gpu.attention import Attention
+from megainfer.compute.gpu.delta_net import DeltaNet
+from megainfer.compute.gpu.latent import LatentAttention
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.half import HalfSource, Routed
 from megainfer.compute.kv_cache import KVCache
-from megainfer.compute.reference.delta_net import DeltaNet
 from megainfer.compute.reference.ffn import Dense, Gate
 from megainfer.compute.reference.kernels import Homes, expert_homes
-from megainfer.compute.reference.latent import LatentAttention
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.models.sources import (
     DeltaNetSources,
@@ -121,9 +121,9 @@ def _attention(
 ) -> Attention | LatentAttention | DeltaNet:
     sources = layer_attention(source.spec, layer)
     if isinstance(sources, DeltaNetSources):
-        return DeltaNet(sources, source.reader, source.dtype)
+        return DeltaNet(sources, source, invariant)
     table = rotary_of(sources.attention, rotary)
     if isinstance(sources, LatentSources):
         assert table is not None
-        return LatentAttention(sources, source.reader, table, source.dtype)
+        return LatentAttention(sources, source, table, invariant)
     return Attention(sources, source, table, invariant)

@@ -7,21 +7,14 @@ from torch import Tensor, float32
 
 from megainfer.compute.contexts import Span
 from megainfer.compute.gpu.kernels.paged_attention import attend, join_segments
+from megainfer.compute.gpu.kernels.segments import Segments, segments_of
 from megainfer.compute.gpu.kernels.softmax import LOG2_E
 from megainfer.compute.gpu.launching import launch
 from megainfer.compute.reference.kernels import Scoring
 from megainfer.device import Device
 
-SEGMENT = 512
-"""Keys of a segment where results may not depend on the step."""
-_LEAST_SEGMENT = 256
-"""Elsewhere: for fewer a program isn't worth its beginning."""
-_PROGRAMS = 512
-"""That keep a large GPU busy, a few on each multiprocessor."""
 _STAGES = 5
 """Of the pipeline: two tiles are on their way while blocks of the next two are looked up."""
-_WORKSPACE = 128 << 20
-"""Bytes that segments with programs of their own may take."""
 
 
 class Queries(NamedTuple):
@@ -44,14 +37,6 @@ class _Tiles(NamedTuple):
     keys: int
     channels: int
     warps: int
-
-
-class _Segments(NamedTuple):
-    """length: in keys. programs: how many segments at once get programs of their own; with 1, none
-    does."""
-
-    length: int
-    programs: int
 
 
 def paged_attention(
@@ -108,33 +93,28 @@ def paged_attention(
 
 
 def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
-    """Keys, and values, of a tile take up to 16 KiB."""
+    """Keys, and values, of a tile take up to 16 KiB, and large tiles' scores and sums registers
+    without spilling."""
     channels: int = max(16, triton.next_power_of_2(q.shape[2]))
     wide = channels * q.itemsize
     rows: int = max(16, triton.next_power_of_2(group))  # of a tensor core's product
     if invariant:
-        rows = max(64, rows)
+        # Beside a segment's sums there are those of the ones before it.
+        rows, keys = max(rows, min(64, 8192 // channels)), 32
     else:
         most, asked = 128 if wide <= 256 else 64, triton.next_power_of_2(group * span.most_rows)
         rows = max(rows, min(most, asked))
-    keys = max(16, min(64, 16384 // wide))
-    return _Tiles(rows, keys, channels, 8 if rows * channels >= 8192 else 4)
+        keys = 64 if rows < 128 else min(64, channels // 2)
+    keys = max(16, min(keys, 16384 // wide))
+    warps = rows * channels // (1024 if invariant else 2048)
+    return _Tiles(rows, keys, channels, min(max(4, warps), 8))
 
 
 def _segments(
     span: Span, programs: int, tokens: int, q: Tensor, scoring: Scoring, invariant: bool
-) -> _Segments:
+) -> Segments:
     """programs: how many there are anyway. tokens: of each."""
     limits = [limit for limit in (scoring.window, scoring.chunk) if limit is not None]
     reach = min([span.context, *(limit + tokens - 1 for limit in limits)])
-    wanted = max(1, _PROGRAMS // max(1, programs))
-    if invariant:
-        length = SEGMENT
-    else:
-        length = max(_LEAST_SEGMENT, triton.cdiv(reach, 64 * wanted) * 64)  # whole tiles
-    # So many may be touched by keys in a row that begin wherever a window does.
-    touched = min(triton.cdiv(span.context, length), triton.cdiv(reach - 1, length) + 1)
-    bytes_of_all = span.num_rows * q.shape[1] * (q.shape[2] + 2) * 4 * touched
-    if wanted == 1 or bytes_of_all > _WORKSPACE:
-        return _Segments(length, 1)
-    return _Segments(length, touched)
+    segment_bytes = span.num_rows * q.shape[1] * (q.shape[2] + 2) * 4
+    return segments_of(span.context, reach, programs, segment_bytes, invariant)

@@ -14,47 +14,47 @@ from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts_ptr", "positions_ptr", "slots_ptr"])
 def _convolve(
     inputs_ptr, past_ptr, taps_ptr, out_ptr, starts_ptr, positions_ptr, slots_ptr,
     channels, stride, eps,
     TAPS: tl.constexpr, KEY_HEADS: tl.constexpr, KEY: tl.constexpr,
-    TOKENS: tl.constexpr, KEYS: tl.constexpr,
+    TOKENS: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     sequence, tile = tl.program_id(2), tl.program_id(1)
     first = tl.load(starts_ptr + sequence)
     count = tl.load(starts_ptr + sequence + 1) - first
-    if tile * TOKENS >= count:
+    position = tl.load(positions_ptr + first)
+    if (tile * TOKENS >= count) | (position < 0):
         return
-    part, i = tl.program_id(0), tl.arange(0, KEYS)
+    # A line is a token's channels of one part: a head's query, its key, or as many values.
+    line, i = tl.arange(0, TOKENS * PARTS)[:, None], tl.arange(0, KEYS)
+    token, part = tile * TOKENS + line // PARTS, tl.program_id(0) * PARTS + line % PARTS
     channel = part * KEY + i
     own = (i < KEY) & (channel < channels)
-    goes_on = tl.load(positions_ptr + first) > 0
     past_ptr += tl.load(slots_ptr + sequence) * (TAPS - 1) * channels + channel
     inputs_ptr += first * stride + channel
-    token = tile * TOKENS + tl.arange(0, TOKENS)
-    total = tl.zeros((TOKENS, KEYS), tl.float32)
+    total = tl.zeros((TOKENS * PARTS, KEYS), tl.float32)
     for tap in tl.static_range(TAPS):
-        at = (token + tap - (TAPS - 1)).to(tl.int64)[:, None]
-        new, old = own & (at >= 0) & (at < count), own & (at < 0) & goes_on
+        at = token.to(tl.int64) + tap - (TAPS - 1)
+        new, old = own & (at >= 0) & (at < count), own & (at < 0) & (position > 0)
         x = tl.load(inputs_ptr + at * stride, mask=new, other=0.0).to(tl.float32)
         x += tl.load(past_ptr + (at + TAPS - 1) * channels, mask=old, other=0.0)
         total += x * tl.load(taps_ptr + channel * TAPS + tap, mask=own, other=0.0)
     mixed = total * tl.sigmoid(total)
-    if part < 2 * KEY_HEADS:  # a head's query or its key
-        mixed *= tl.rsqrt(tl.sum(mixed * mixed, 1) + eps)[:, None]
-    if part < KEY_HEADS:
-        mixed *= 1.0 / KEY**0.5
-    out_ptr += (first + token)[:, None] * channels + channel
-    tl.store(out_ptr, mixed, mask=own & (token < count)[:, None])
+    length = tl.rsqrt(tl.sum(mixed * mixed, 1)[:, None] + eps)
+    mixed *= tl.where(part < 2 * KEY_HEADS, length, 1.0)
+    mixed *= tl.where(part < KEY_HEADS, 1.0 / KEY**0.5, 1.0)
+    tl.store(out_ptr + (first + token) * channels + channel, mixed, mask=own & (token < count))
     if tile == 0:  # the only one that has read the past
         tl.debug_barrier()
         for n in tl.static_range(TAPS - 1):  # from rows behind row n only
             source = count + n - (TAPS - 1)
-            new_one, old_one = own & (source >= 0), own & (source < 0) & goes_on
-            kept = tl.load(inputs_ptr + source * stride, mask=new_one, other=0.0).to(tl.float32)
-            kept += tl.load(past_ptr + (count + n) * channels, mask=old_one, other=0.0)
-            tl.store(past_ptr + n * channels, kept, mask=own)
+            one = own & (line < PARTS)
+            of_new, of_old = one & (source >= 0), one & (source < 0) & (position > 0)
+            kept = tl.load(inputs_ptr + source * stride, mask=of_new, other=0.0).to(tl.float32)
+            kept += tl.load(past_ptr + (count + n) * channels, mask=of_old, other=0.0)
+            tl.store(past_ptr + n * channels, kept, mask=one)
 
 
 def convolve(
@@ -66,16 +66,17 @@ def convolve(
 
     inputs: [T, channels or more], queries, keys, values of all heads. taps: float32 [channels, K],
     that of the newest input last. past: float32 [slots, K - 1, channels], the inputs before these,
-    oldest first; it becomes the last ones of these. positions: int64 [T]. out: float32 [T,
-    channels].
+    oldest first; it becomes the last ones of these. positions: int64 [T]; a row at -1 is padding,
+    and is left out. out: float32 [T, channels].
     """
-    tokens = 1 if span.most_rows == 1 else 16
-    parts = triton.cdiv(spec.channels, spec.key_dim)
+    tokens, keys = 1 if span.most_rows == 1 else 16, triton.next_power_of_2(spec.key_dim)
+    at_once = max(1, 128 // keys)
+    parts = triton.cdiv(spec.channels, spec.key_dim * at_once)
     launch(
         device, _convolve, (parts, triton.cdiv(span.most_rows, tokens), span.count),
         inputs, past, taps, out, span.row_starts, positions, span.state_slots,
         spec.channels, inputs.stride(0), LENGTH_EPS,
         TAPS=spec.taps, KEY_HEADS=spec.key_heads, KEY=spec.key_dim,
-        TOKENS=tokens, KEYS=triton.next_power_of_2(spec.key_dim),
+        TOKENS=tokens, PARTS=at_once, KEYS=keys,
         writes=(past, out),
     )  # fmt: skip

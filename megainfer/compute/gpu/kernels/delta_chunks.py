@@ -22,7 +22,7 @@ from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts_ptr"])
 def _prepare(
     mixed_ptr, projected_ptr, bias_ptr, log_decay_ptr, starts_ptr,
     inverse_ptr, scores_ptr, sums_ptr,
@@ -68,7 +68,7 @@ def _prepare(
     tl.store(scores_ptr + line[:, None] * CHUNK + t, scores, mask=exists[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts_ptr", "positions_ptr", "slots_ptr"])
 def _pass_on(
     mixed_ptr, projected_ptr, inverse_ptr, scores_ptr, sums_ptr, positions_ptr, state_ptr, out_ptr,
     starts_ptr, slots_ptr,

@@ -21,7 +21,7 @@ class Recurrent(NamedTuple):
 
     mixed: float32 [T, channels], queries, keys and values as `convolution.convolve` gives them.
     projected: [T, 2 H], rates, then decays, as they are projected. time_bias, log_decay: float32
-    [H]. positions: int64 [T].
+    [H]. positions: int64 [T]; a row at -1 is padding, and reads zeros.
     """
 
     mixed: Tensor
@@ -43,7 +43,7 @@ def log_of_decay(projected, bias, log_rate):
     return -tl.exp(log_rate) * (tl.maximum(x, 0.0) + log)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts_ptr", "positions_ptr", "slots_ptr"])
 def _recur(
     mixed_ptr, projected_ptr, bias_ptr, log_decay_ptr, positions_ptr, state_ptr, out_ptr,
     starts_ptr, slots_ptr,
@@ -52,9 +52,14 @@ def _recur(
 ):  # fmt: skip
     sequence, head = tl.program_id(2), tl.program_id(1)
     first, stop = tl.load(starts_ptr + sequence), tl.load(starts_ptr + sequence + 1)
-    goes_on = tl.load(positions_ptr + first) > 0
+    position = tl.load(positions_ptr + first)
+    goes_on = position > 0
     i, j = tl.arange(0, KEYS), tl.program_id(0) * VALUES + tl.arange(0, VALUES)
     is_key, is_value = i < KEY, j < VALUE
+    out_ptr += head * VALUE + j
+    if position < 0:
+        tl.store(out_ptr + first * (HEADS * VALUE), j * 0.0, mask=is_value)
+        return
     within = is_key[:, None] & is_value
     state_ptr += (tl.load(slots_ptr + sequence) * HEADS + head) * (KEY * VALUE)
     state_ptr += i[:, None] * VALUE + j
@@ -74,7 +79,7 @@ def _recur(
         correction = rate * (v - tl.sum(state * k[:, None], 0))
         state += k[:, None] * correction
         read = tl.sum(state * q[:, None], 0)
-        tl.store(out_ptr + (row * HEADS + head) * VALUE + j, read, mask=is_value)
+        tl.store(out_ptr + row * (HEADS * VALUE), read, mask=is_value)
     tl.store(state_ptr, state, mask=within)
 
 
@@ -97,7 +102,7 @@ def recur(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _norm_gated(
     read_ptr, weight_ptr, gates_ptr, out_ptr, rows, stride, eps,
     HEADS: tl.constexpr, VALUE: tl.constexpr, ROWS: tl.constexpr, VALUES: tl.constexpr,
