@@ -9,7 +9,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from megainfer.errors import NodeDied, ProtocolError
-from megainfer.m2n.shm.handshake import peer_uid
+from megainfer.m2n.host.handshake import peer_uid
 from megainfer.messages import FromNode, ToNode, encode, node_identity, to_node_decoder
 
 MAX_QUEUED_MESSAGES = 100_000

@@ -17,12 +17,13 @@ from megainfer.attention_node.scheduling.load_tuner import LoadTuner, NoTuner, T
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.tuning import MicroBatchTuner
 from megainfer.attention_node.transfer_profile import profile_transfer, profile_waking
+from megainfer.attention_node.warm_up import warm_up
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.kv_cache import KVCache
 from megainfer.config import BLOCK_SIZE
 from megainfer.instruments.stage_clock import Span
-from megainfer.launch.computing import backend_of
+from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
@@ -30,6 +31,7 @@ from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.roads import Seat, join_attention
+from megainfer.m2n.staged import attention_port_for
 from megainfer.messages import (
     Connected,
     FrontEndDown,
@@ -55,11 +57,19 @@ def run_attention(station: Station, plan: Plan, node: int, measures: bool) -> No
 
     measures: whether the choice of m waits for what its stages take.
     """
-    link, backend = station.link, backend_of(plan, Role.ATTENTION, node)
+    with computing(plan, Role.ATTENTION, node) as backend:
+        _run(station, plan, node, measures, backend)
+
+
+def _run(station: Station, plan: Plan, node: int, measures: bool, backend: Backend) -> None:
+    link = station.link
     model, kv = load_attention(plan, backend, progress_to(link))
+    warm_up(model, kv, plan)
     link.send(Loaded(stage_seconds=profile_attention(model, kv, plan) if measures else []))
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
-    port = join_attention(plan.road, seat)
+    port = attention_port_for(
+        backend.device, join_attention(plan.road, seat, backend.device, backend.packing)
+    )
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
     work = Workload(station.page)

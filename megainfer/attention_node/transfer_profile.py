@@ -8,6 +8,7 @@ from time import monotonic
 
 import torch
 
+from megainfer.device import Device, settle
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Part
@@ -55,7 +56,10 @@ def _round_trips(
 ) -> list[float]:
     """Seconds of each; before each, the expert nodes are left alone for `nap_seconds`."""
     hidden = torch.zeros(rows, geometry.hidden_size, dtype=getattr(torch, geometry.dtype))
-    parts = [_part(sent_rows(rows, geometry), geometry)] * geometry.num_expert
+    hidden = port.device.upload(hidden)
+    sent = sent_rows(rows, geometry)
+    part = _part(sent, geometry) if port.device.is_host else _padded(rows, sent, geometry)
+    parts = [_uploaded(part, port.device)] * geometry.num_expert
     seconds = []
     for _ in range(count):
         time.sleep(nap_seconds)
@@ -63,14 +67,32 @@ def _round_trips(
         handle = port.dispatch(0, 0, hidden, parts)
         _await_replies(port, started + TIMEOUT_SECONDS, geometry.num_expert)
         port.combine(handle, hidden)
+        settle(port.device)
         seconds.append(monotonic() - started)
     return seconds
 
 
 def _part(rows: int, geometry: Geometry) -> Part:
     choices = (rows, geometry.top_k)
-    ids = torch.zeros(choices, dtype=torch.int32)
-    return Part(torch.arange(rows), ids, torch.zeros(choices))
+    return Part(torch.arange(rows), torch.zeros(choices, dtype=torch.int32), torch.zeros(choices))
+
+
+def _padded(tokens: int, rows: int, geometry: Geometry) -> Part:
+    """The same of a device, which tells no host that there are no more than these rows."""
+    numbers, choices = torch.arange(tokens), (tokens, geometry.top_k)
+    behind = numbers >= rows
+    return Part(
+        rows=numbers.masked_fill(behind, 0),
+        local_ids=torch.zeros(choices, dtype=torch.int32).masked_fill(behind[:, None], -1),
+        weights=torch.zeros(choices),
+        count=torch.tensor([rows], dtype=torch.int32),
+        places=numbers.to(torch.int32).masked_fill(behind, -1),
+    )
+
+
+def _uploaded(part: Part, device: Device) -> Part:
+    every = (tensor if tensor is None else device.upload(tensor) for tensor in part)
+    return Part._make(every)
 
 
 def _await_replies(port: AttentionPort, deadline: float, missing: int) -> None:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from megainfer.attention_node.process import AttentionUnit, load_attention
+from megainfer.attention_node.warm_up import warm_up
 from megainfer.colocated.model import ColocatedModel
+from megainfer.compute.backend import Backend
+from megainfer.device import marks_of
 from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.process import load_experts
 from megainfer.instruments.stage_clock import Span, StageClock
-from megainfer.launch.computing import backend_of
+from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
@@ -24,16 +27,23 @@ from megainfer.topology import Membership
 
 def run_colocated(station: Station, plan: Plan) -> None:
     """Everything that the one process of a colocated instance does after the fork."""
+    with computing(plan, Role.ATTENTION, 0) as backend:
+        _run(station, plan, backend)
+
+
+def _run(station: Station, plan: Plan, backend: Backend) -> None:
     link = station.link
-    backend, on_bytes = backend_of(plan, Role.ATTENTION, 0), progress_to(link)
+    on_bytes = progress_to(link)
     attention, kv = load_attention(plan, backend, on_bytes)
     experts = load_experts(plan, 0, backend, on_bytes)
+    if not backend.device.is_host:  # with a clock of its own: nobody has asked for these steps
+        warm_up(ColocatedModel(attention, experts, kv, StageClock()), kv, plan)
     link.send(Loaded())
     seat = Seat(plan.geometry(await_start(link)), 0, incarnation=station.incarnation)
     serve = await_serve(link, _meet, _measured)
-    work, clock = Workload(station.page), StageClock(plan.config.trace)
+    work, clock = Workload(station.page), StageClock(plan.config.trace, marks_of(backend.device))
     model = ColocatedModel(attention, experts, kv, clock)
-    unit = AttentionUnit(plan, seat, model, kv, AbsentPort(), serve, work)
+    unit = AttentionUnit(plan, seat, model, kv, AbsentPort(backend.device), serve, work)
     link.send(Ready())
     run_until_stopped(link, ColocatedUnit(unit, experts, clock), work, PULSE_SECONDS)
 

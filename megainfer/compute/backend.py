@@ -9,6 +9,7 @@ from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.compute.half import HalfSource, ModelHalf
 from megainfer.compute.tokens import TokenKernels
 from megainfer.device import Device
+from megainfer.m2n.packing import Packing
 
 
 class Backend(Protocol):
@@ -44,3 +45,7 @@ class Backend(Protocol):
     @property
     def tokens(self) -> TokenKernels:
         """How tokens are found in logits."""
+
+    @property
+    def packing(self) -> Packing:
+        """What fills payloads on its device, and adds replies there."""

@@ -6,6 +6,16 @@ given in any, unless an event puts one after the other. Nothing here knows model
 
 from megainfer.device.device import Device, Event, MemoryUse, Readback, Stream
 from megainfer.device.host import HOST, HostDevice
-from megainfer.device.marks import marks_of
+from megainfer.device.marks import marks_of, settle
 
-__all__ = ["HOST", "Device", "Event", "HostDevice", "MemoryUse", "Readback", "Stream", "marks_of"]
+__all__ = [
+    "HOST",
+    "Device",
+    "Event",
+    "HostDevice",
+    "MemoryUse",
+    "Readback",
+    "Stream",
+    "marks_of",
+    "settle",
+]

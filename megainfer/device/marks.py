@@ -1,4 +1,4 @@
-"""Marks in a device's work, for those who time it."""
+"""Points in a device's work, for those who time it."""
 
 from collections.abc import Callable
 
@@ -17,3 +17,10 @@ def marks_of(device: Device) -> Callable[[], Event] | None:
         return event
 
     return mark
+
+
+def settle(device: Device) -> None:
+    """Block the host until the device has done what the current stream was given."""
+    event = device.event()
+    event.record()
+    event.synchronize()

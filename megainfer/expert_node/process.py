@@ -6,15 +6,17 @@ from typing import Any
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
+from megainfer.device import Device
 from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts
 from megainfer.expert_node.transfer_profile import answer_transfers
+from megainfer.expert_node.warm_up import warm_up
 from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import Span
-from megainfer.launch.computing import backend_of
+from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
@@ -22,6 +24,7 @@ from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, join_expert
+from megainfer.m2n.staged import expert_port_for
 from megainfer.messages import Connected, Loaded, Meet, Message, Prepare, Ready, Role, ToChild
 from megainfer.models.sources import expert_sources
 from megainfer.topology import Membership, Placement
@@ -34,11 +37,19 @@ def run_expert(
 
     measures: whether the choice of m waits for what its stages take. placement: what it loads.
     """
-    link, backend = station.link, backend_of(plan, Role.EXPERT, node)
-    model = load_experts(plan, node, backend, progress_to(link), placement)
-    link.send(Loaded(stage_seconds=profile_experts(model, plan, node) if measures else []))
+    with computing(plan, Role.EXPERT, node) as backend:
+        link, device = station.link, backend.device
+        model = load_experts(plan, node, backend, progress_to(link), placement)
+        warm_up(model, plan, node, device)
+        measured = profile_experts(model, plan, node, device) if measures else []
+        link.send(Loaded(stage_seconds=measured))
+        _serve(station, plan, node, model, device)
+
+
+def _serve(station: Station, plan: Plan, node: int, model: ExpertModel, device: Device) -> None:
+    link = station.link
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
-    port = join_expert(plan.road, seat)
+    port = expert_port_for(device, join_expert(plan.road, seat, device))
     m = await_serve(link, _meet, partial(_measured, port)).micro_batches
     work = Workload(station.page)
     unit = ExpertUnit(plan, node, model, port, m, work)

@@ -5,6 +5,7 @@ from time import monotonic
 
 import torch
 
+from megainfer.device import Device, settle
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.launch.plan import Plan
 from megainfer.m2n.mailbox import Dispatch
@@ -13,32 +14,50 @@ ROUNDS = 3
 MAX_LAYERS = 4
 
 
-def profile_experts(model: ExpertModel, plan: Plan, node: int) -> list[tuple[int, float]]:
-    """(rows, seconds a layer) with every attention node sending that many, spread evenly."""
+def profile_experts(
+    model: ExpertModel, plan: Plan, node: int, device: Device
+) -> list[tuple[int, float]]:
+    """(rows, seconds a layer) with every attention node sending that many, spread evenly; device:
+    the model's."""
     return [
         (
             rows,
             median(
-                _seconds_a_layer(model, _dispatches(plan, node, rows), plan) for _ in range(ROUNDS)
+                _seconds_a_layer(model, dispatches_of(plan, node, rows, device), plan, device)
+                for _ in range(ROUNDS)
             ),
         )
         for rows in plan.profiled_rows
     ]
 
 
-def _seconds_a_layer(model: ExpertModel, dispatches: list[Dispatch], plan: Plan) -> float:
+def _seconds_a_layer(
+    model: ExpertModel, dispatches: list[Dispatch], plan: Plan, device: Device
+) -> float:
     layers = plan.spec.moe_layers[:MAX_LAYERS]
     outs = [torch.empty_like(dispatch.hidden) for dispatch in dispatches]
+    settle(device)
     started = monotonic()
     for layer in layers:
         model.forward(layer, dispatches, outs)
+    settle(device)
     return (monotonic() - started) / len(layers)
 
 
-def _dispatches(plan: Plan, node: int, rows: int) -> list[Dispatch]:
+def dispatches_of(plan: Plan, node: int, rows: int, device: Device) -> list[Dispatch]:
     """What this node would be sent for `rows` tokens a source whose choices are uniform."""
     generator = torch.Generator().manual_seed(0)
-    return [_dispatch(plan, node, source, rows, generator) for source in range(plan.num_attention)]
+    messages = (
+        _dispatch(plan, node, source, rows, generator) for source in range(plan.num_attention)
+    )
+    return [
+        message._replace(
+            hidden=device.upload(message.hidden),
+            local_ids=device.upload(message.local_ids),
+            weights=device.upload(message.weights),
+        )
+        for message in messages
+    ]
 
 
 def _dispatch(

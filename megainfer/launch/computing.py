@@ -1,13 +1,15 @@
 """What a process of a plan computes with."""
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
 
 from megainfer.compute.backend import Backend
 from megainfer.compute.selection import IMPLEMENTATIONS, Precision, open_backend
+from megainfer.device.failures import ends_the_node
 from megainfer.launch.devices import Devices, NumberedGpu
 from megainfer.launch.machine import VISIBLE
 from megainfer.launch.plan import Plan
@@ -18,6 +20,15 @@ CUDA_SETTINGS = {
     "CUDA_MODULE_LOADING": "EAGER",  # a kernel loaded when first used would stop what runs
 }
 """Of CUDA's environment, what isn't the user's choice."""
+
+
+@contextmanager
+def computing(plan: Plan, role: Role, node: int) -> Iterator[Backend]:
+    """A node's backend for as long as it serves. Raises NodeDied for errors of its GPU, none of
+    which it could survive."""
+    gpu = plan.devices.of(role, node)
+    with nullcontext() if gpu is None else ends_the_node(str(gpu)):
+        yield backend_of(plan, role, node)
 
 
 def backend_of(plan: Plan, role: Role, node: int) -> Backend:

@@ -45,12 +45,12 @@ class GpuNeeds:
 
     def attention(self, gpu: NumberedGpu) -> Ledger:
         """Of an attention node on this GPU."""
-        slots = 0 if self.geometry is None else self.geometry.attention_region_bytes
+        slots = 0 if self.geometry is None else self.geometry.attention_payloads.bytes
         return self._ledger(gpu, self._attention_workspace(), slots)
 
     def experts(self, gpu: NumberedGpu) -> Ledger:
         """Of an expert node on this GPU."""
-        slots = 0 if self.geometry is None else self.geometry.expert_region_bytes
+        slots = 0 if self.geometry is None else self.geometry.expert_payloads.bytes
         return self._ledger(gpu, self._expert_workspace(), slots)
 
     def colocated(self, gpu: NumberedGpu) -> Ledger:

@@ -30,7 +30,7 @@ from megainfer.launch.fit import (
 from megainfer.launch.gpu_memory import GpuNeeds, check_gpus_fit, fitting_gpu_blocks
 from megainfer.launch.machine import Machine
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.roads import PortOptions, Road
+from megainfer.m2n.roads import PortOptions, Road, road_on_a_host
 from megainfer.memory import Ledger, attention_node, expert_node
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
@@ -140,7 +140,8 @@ class Plan:
     @property
     def road(self) -> Road:
         """What carries the messages between its nodes."""
-        return Road("shm", self.token, PortOptions(self.spin_seconds))
+        kind = road_on_a_host(bool(self.devices.attention), bool(self.devices.experts))
+        return Road(kind, self.token, PortOptions(self.spin_seconds))
 
     def roomy_geometry(self, micro_batches: int) -> Geometry:
         """The layout of M2N's slots, with room for as many nodes as there may be."""
@@ -157,6 +158,7 @@ class Plan:
             hidden_size=self.spec.hidden_size,
             top_k=self.spec.top_k,
             dtype=self.dtype,
+            payloads="device" if self.road.kind == "ipc" else "host",
         )
 
     @property

@@ -213,6 +213,6 @@ def _slots_line(plan: Plan) -> str:
     transport = "local (one process)" if plan.config.colocated else plan.road.kind
     return (
         f"M2N        {transport}, slots of {plan.config.max_num_batched_tokens} rows: "
-        f"{format_bytes(geometry.attention_region_bytes)} an attention node, "
-        f"{format_bytes(geometry.expert_region_bytes)} an expert node{each}"
+        f"{format_bytes(geometry.attention_bytes)} an attention node, "
+        f"{format_bytes(geometry.expert_bytes)} an expert node{each}"
     )

@@ -14,7 +14,8 @@ from megainfer.m2n.mailbox import Arrival, Handle, Part
 class AbsentPort:
     """`mailbox.AttentionPort` without expert nodes."""
 
-    device: Device = HOST
+    def __init__(self, device: Device = HOST) -> None:
+        self.device = device
 
     def dispatch(
         self, micro_batch: int, layer: int, hidden: Tensor, parts: Sequence[Part]

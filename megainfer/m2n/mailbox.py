@@ -38,12 +38,17 @@ class Part(NamedTuple):
     count: int32 [1] on the port's device, how many of the rows count, where no host knows it; R is
     then the most that there may be, and what follows is padding: row 0, local ids -1, weights 0. A
     road may carry padding like other rows, since a sum over no expert is zero. None: all count.
+
+    places: int32 [T] on the port's device, which of the rows each of the step's tokens is, or -1,
+    for kernels that go through tokens. A plan that was made by kernels has it unless all tokens are
+    rows.
     """
 
     rows: Tensor
     local_ids: Tensor
     weights: Tensor
     count: Tensor | None = None  # type: ignore[assignment]  # a tuple's count() is no use here
+    places: Tensor | None = None
 
 
 class Handle(NamedTuple):

@@ -8,8 +8,9 @@ from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
 
 MAGIC = b"M2N\0"
-VERSION = 2
+VERSION = 3
 HEADER_BYTES = 64
+EPOCH_OFFSET = 16
 _LAYOUT = struct.Struct("<4sIHHIQQHHIIIQQ")
 
 

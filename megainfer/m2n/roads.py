@@ -12,10 +12,17 @@ from megainfer.errors import ConfigError
 from megainfer.m2n.geometry import Geometry
 
 if TYPE_CHECKING:  # a plan names a road in processes that have no torch
+    from megainfer.device import Device
     from megainfer.m2n.mailbox import AttentionPort, ExpertPort, JoiningPort
+    from megainfer.m2n.packing import Packing
 
-ROADS = {"shm": "megainfer.m2n.shm.ports"}
+ROADS = {"shm": "megainfer.m2n.shm.ports", "ipc": "megainfer.m2n.ipc.ports"}
 """Name -> the module that opens its ports."""
+
+
+def road_on_a_host(attention_on_gpus: bool, experts_on_gpus: bool) -> str:
+    """Which of `ROADS` joins the two roles of an instance whose nodes are all on one host."""
+    return "ipc" if attention_on_gpus and experts_on_gpus else "shm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +70,70 @@ class Seat:
 class Opener(Protocol):
     """What the module of a road holds."""
 
-    def join_attention(self, road: Road, seat: Seat) -> "JoiningPort":
+    def join_attention(
+        self, road: Road, seat: Seat, device: "Device | None", packing: "Packing | None"
+    ) -> "JoiningPort":
         """See `roads.join_attention`."""
 
-    def join_expert(self, road: Road, seat: Seat) -> "ExpertPort":
+    def join_expert(self, road: Road, seat: Seat, device: "Device | None") -> "ExpertPort":
         """See `roads.join_expert`."""
 
-    def open_attention_port(self, road: Road, seat: Seat, timeout: float) -> "AttentionPort":
+    def open_attention_port(
+        self,
+        road: Road,
+        seat: Seat,
+        timeout: float,
+        device: "Device | None",
+        packing: "Packing | None",
+    ) -> "AttentionPort":
         """See `roads.open_attention_port`."""
 
-    def open_expert_port(self, road: Road, seat: Seat, timeout: float) -> "ExpertPort":
+    def open_expert_port(
+        self, road: Road, seat: Seat, timeout: float, device: "Device | None"
+    ) -> "ExpertPort":
         """See `roads.open_expert_port`."""
 
 
-def join_attention(road: Road, seat: Seat) -> "JoiningPort":
-    """A port that has met nobody yet. Raises ConfigError when there is no such road."""
-    return _opener(road).join_attention(road, seat)
+def join_attention(
+    road: Road, seat: Seat, device: "Device | None" = None, packing: "Packing | None" = None
+) -> "JoiningPort":
+    """A port that has met nobody yet.
+
+    device: on which the node computes, None for the host; the port is the device's where the road
+    leads there, else the host's. packing: kernels that fill payloads on a device, where torch's are
+    not to. Raises ConfigError when there is no such road, or it leads to other devices only.
+    """
+    return _opener(road).join_attention(road, seat, device, packing)
 
 
-def join_expert(road: Road, seat: Seat) -> "ExpertPort":
+def join_expert(road: Road, seat: Seat, device: "Device | None" = None) -> "ExpertPort":
     """A port that attention nodes meet from now on, each new incarnation in place of the last.
 
-    Raises ConfigError when there is no such road, or somebody else has this node's place on it.
+    Raises ConfigError as `join_attention`, or when somebody else has this node's place on the road.
     """
-    return _opener(road).join_expert(road, seat)
+    return _opener(road).join_expert(road, seat, device)
 
 
-def open_attention_port(road: Road, seat: Seat, timeout: float) -> "AttentionPort":
+def open_attention_port(
+    road: Road,
+    seat: Seat,
+    timeout: float,
+    device: "Device | None" = None,
+    packing: "Packing | None" = None,
+) -> "AttentionPort":
     """Meet all expert nodes, which may come later than this one; all are members of the epoch.
 
     timeout: seconds for all of it. Raises NodeDied when a node does not come in time, ProtocolError
-    when it is of another version, geometry, epoch or user, ConfigError when there is no such road.
+    when it is of another version, geometry, epoch or user, ConfigError as `join_attention`.
     """
-    return _opener(road).open_attention_port(road, seat, timeout)
+    return _opener(road).open_attention_port(road, seat, timeout, device, packing)
 
 
-def open_expert_port(road: Road, seat: Seat, timeout: float) -> "ExpertPort":
+def open_expert_port(
+    road: Road, seat: Seat, timeout: float, device: "Device | None" = None
+) -> "ExpertPort":
     """Meet all attention nodes; arguments and errors as in `open_attention_port`."""
-    return _opener(road).open_expert_port(road, seat, timeout)
+    return _opener(road).open_expert_port(road, seat, timeout, device)
 
 
 def _opener(road: Road) -> Opener:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from megainfer.m2n.shm.handshake import peer_uid
+from megainfer.m2n.host.handshake import peer_uid
 
 log = logging.getLogger(__name__)
 

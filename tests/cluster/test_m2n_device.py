@@ -1,110 +1,32 @@
 """M2N over a device that works late and out of order: against the reference, and mistakes that
 have to be found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
 from megainfer.errors import ProtocolError
-from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.mailbox import Arrival, Dispatch, ExpertPort, Handle, Part, Rest
-from megainfer.m2n.reference import Expert, ExpertChoices, make_parts, marked_tokens, moe, serve
-from tests.support.fake_device import FakeDevice, FakeEvent
-from tests.support.fake_road import FakeHub
+from megainfer.m2n.ipc.publisher import Publisher
+from megainfer.m2n.mailbox import Arrival, Dispatch, Part, Rest
+from megainfer.m2n.packing import TorchPacking
+from megainfer.m2n.reference import make_parts, marked_tokens, moe
+from tests.support.device_instance import (
+    CAPACITY,
+    HIDDEN,
+    Instance,
+    compute,
+    dispatch,
+    geometry_of,
+    part_of,
+    received,
+    replied,
+    reply,
+    routings_of,
+    uploaded,
+)
 from tests.support.happens_before import Race
-from tests.support.m2n_cluster import affine_expert, padded, random_routing, spread
-
-HIDDEN, TOP_K, CAPACITY = 8, 2, 6
-LOOKS = 10_000  # of hosts that spin, before a test gives up
-Key = tuple[int, int]  # attention node, micro-batch
-
-
-class Instance:
-    """Its ports, and a stream of every node."""
-
-    def __init__(self, geometry: Geometry, seed: int = 0) -> None:
-        self.geometry, self.device = geometry, FakeDevice(seed)
-        self.homes = spread(5, geometry.num_expert)
-        self.expert = affine_expert(self.homes)
-        hub = FakeHub(geometry, self.device)
-        stream = self.device.stream
-        self.attention = [(hub.attention_port(i), stream()) for i in range(geometry.num_attention)]
-        self.experts = [(hub.expert_port(n), stream()) for n in range(geometry.num_expert)]
-
-    def layer(self, steps: dict[Key, tuple[Tensor, Sequence[Part]]]) -> dict[Key, Tensor]:
-        """One layer of these micro-batches: hidden states and parts to sums."""
-        flying, sums = {}, {}
-        for (i, micro_batch), (hidden, parts) in steps.items():
-            port, stream = self.attention[i]
-            with self.device.on(stream):
-                handle = port.dispatch(micro_batch, 5, hidden, parts)
-            flying[i, micro_batch] = handle, set(handle.awaiting)
-        for _ in range(LOOKS):
-            self.answer()
-            sums |= self._combine(flying)
-            if not flying:
-                return sums
-        raise AssertionError(f"no replies to {flying.keys()}")
-
-    def answer(self) -> None:
-        for node, (port, stream) in enumerate(self.experts):
-            with self.device.on(stream):
-                for message in port.receive():
-                    assert isinstance(message, Dispatch)
-                    if message.num_rows:
-                        compute(self.device, message, port, node, self.expert)
-                        port.reply(message)
-
-    def _combine(self, flying: dict[Key, tuple[Handle, set[int]]]) -> dict[Key, Tensor]:
-        sums = {}
-        for i, (port, stream) in enumerate(self.attention):
-            with self.device.on(stream):
-                for arrival in port.poll():
-                    key = i, arrival.micro_batch
-                    flying[key][1].discard(arrival.expert_node)
-                for key in [key for key in flying if key[0] == i and not flying[key][1]]:
-                    handle, _ = flying.pop(key)
-                    sums[key] = self.device.upload(torch.zeros(CAPACITY, HIDDEN))
-                    port.combine(handle, sums[key])
-        return sums
-
-
-def compute(
-    device: FakeDevice, message: Dispatch, port: ExpertPort, node: int, expert: Expert
-) -> None:
-    """What an expert node's kernels do; behind the rows that count they leave what they like."""
-    out, count = port.reply_buffer(message), message.count
-    assert count is not None
-
-    def kernel() -> None:
-        inputs = (message.hidden, message.local_ids, message.weights)
-        rows = int(count)
-        out.fill_(torch.nan)[:rows] = serve(node, *(t[:rows] for t in inputs), expert)
-
-    reads = [message.hidden, message.local_ids, message.weights, count]
-    device.launch(kernel, reads, [out], name="experts")
-
-
-def uploaded(device: FakeDevice, part: Part) -> Part:
-    return Part(*(device.upload(tensor) for tensor in part if tensor is not None))
-
-
-def part_of(num_rows: int) -> Part:
-    choices = torch.zeros(num_rows, TOP_K)
-    return padded(Part(torch.arange(num_rows), choices.to(torch.int32), choices + 1), CAPACITY)
-
-
-def geometry_of(m: int = 1, n: int = 1, micro_batches: int = 1) -> Geometry:
-    return Geometry(m, n, micro_batches, CAPACITY, HIDDEN, TOP_K, "float32")
-
-
-def routings_of(instance: Instance, layer: int) -> dict[Key, ExpertChoices]:
-    geometry = instance.geometry
-    generator = torch.Generator().manual_seed(layer)
-    keys = [(i, b) for i in range(geometry.num_attention) for b in range(geometry.micro_batches)]
-    return {key: random_routing(CAPACITY, TOP_K, instance.homes, generator) for key in keys}
+from tests.support.m2n_cluster import padded
 
 
 @pytest.mark.parametrize("counted", [False, True], ids=["host counts", "device counts"])
@@ -159,40 +81,6 @@ def pair() -> Instance:
     return Instance(geometry_of())
 
 
-def dispatch(pair: Instance) -> tuple[Handle, Tensor]:
-    port, stream = pair.attention[0]
-    with pair.device.on(stream):
-        part, hidden = uploaded(pair.device, part_of(2)), torch.ones(CAPACITY, HIDDEN)
-        on_device = pair.device.upload(hidden)
-        return port.dispatch(0, 0, on_device, [part]), on_device
-
-
-def received(pair: Instance) -> Dispatch | Rest:
-    port, stream = pair.experts[0]
-    with pair.device.on(stream):
-        for _ in range(LOOKS):
-            for message in port.receive():
-                return message
-    raise AssertionError("no message came")
-
-
-def replied(pair: Instance) -> Arrival:
-    port, stream = pair.attention[0]
-    with pair.device.on(stream):
-        for _ in range(LOOKS):
-            for arrival in port.poll():
-                return arrival
-    raise AssertionError("no reply came")
-
-
-def reply(pair: Instance, message: Dispatch | Rest) -> None:
-    port, stream = pair.experts[0]
-    assert isinstance(message, Dispatch)
-    with pair.device.on(stream):
-        compute(pair.device, message, port, 0, pair.expert)
-        port.reply(message)
-
-
 def test_nothing_is_seen_before_the_device_has_done_it(
     pair: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,14 +97,91 @@ def test_nothing_is_seen_before_the_device_has_done_it(
     assert replied(pair).expert_node == 0
 
 
-def test_a_road_that_does_not_wait_is_found(
+Patch = pytest.MonkeyPatch
+
+
+def two_layers(pair: Instance) -> None:
+    for _ in range(2):
+        handle, _ = dispatch(pair)
+        reply(pair, received(pair))
+        replied(pair)
+        port, stream = pair.attention[0]
+        with pair.device.on(stream):
+            out = pair.device.upload(torch.zeros(CAPACITY, HIDDEN))
+            port.combine(handle, out)
+
+
+def messages_unseen(pair: Instance, patch: Patch) -> None:
+    """The expert node's work doesn't come after what its host has seen."""
+    patch.setattr(pair.hub.expert_slots[0], "saw", lambda slot: None)
+
+
+def replies_unseen(pair: Instance, patch: Patch) -> None:
+    patch.setattr(pair.hub.attention_slots[0], "saw", lambda slot: None)
+
+
+def elsewhere(pair: Instance, patch: Patch, owner: type, name: str) -> None:
+    """What this method gives to the current stream is given to another that waits for nobody."""
+    method, stream = getattr(owner, name), pair.device.stream()
+
+    def given_elsewhere(*arguments: object) -> None:
+        with pair.device.on(stream):
+            method(*arguments)
+
+    patch.setattr(owner, name, given_elsewhere)
+
+
+def words_elsewhere(pair: Instance, patch: Patch) -> None:
+    elsewhere(pair, patch, Publisher, "_give")
+
+
+def packing_elsewhere(pair: Instance, patch: Patch) -> None:
+    elsewhere(pair, patch, TorchPacking, "pack")
+
+
+def sums_elsewhere(pair: Instance, patch: Patch) -> None:
+    elsewhere(pair, patch, TorchPacking, "add")
+
+
+def test_each_piece_of_work_comes_after_what_it_needs(pair: Instance) -> None:
+    two_layers(pair)
+
+
+@pytest.mark.parametrize(
+    ("mutation", "race"),
+    [
+        (messages_unseen, "experts on stream 2 reads what pack on stream 1 wrote"),
+        (replies_unseen, "add on stream 1 reads what experts on stream 2 wrote"),
+        (words_elsewhere, "publish on stream 3 reads what pack on stream 1 wrote"),
+        (packing_elsewhere, "pack on stream 3 reads what upload on stream 1 wrote"),
+        (sums_elsewhere, "add on stream 3 reads what upload on stream 1 wrote"),
+    ],
+)
+def test_each_order_that_is_taken_away_is_reported(
+    pair: Instance,
+    monkeypatch: pytest.MonkeyPatch,
+    mutation: Callable[[Instance, Patch], None],
+    race: str,
+) -> None:
+    mutation(pair, monkeypatch)
+    with pytest.raises(Race, match=race):
+        two_layers(pair)
+
+
+def test_a_peer_that_is_dismissed_is_stored_to_no_more(
     pair: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeEvent, "wait", lambda event: None)
     dispatch(pair)
-    message = received(pair)
-    with pytest.raises(Race, match="experts on stream 2 reads what pack on stream 1 wrote"):
-        reply(pair, message)
+    pair.attention[0][0].close()  # from another stream than it has worked in
+    pair.device.synchronize()
+    hasty = Instance(geometry_of())
+    dispatch(hasty)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(hasty.device, "advance", lambda: False)
+        stopped.setattr(hasty.device, "synchronize", lambda: None)
+        hasty.attention[0][0].close()
+    with pytest.raises(Race, match="into memory that was given back"):
+        hasty.device.synchronize()
 
 
 def test_hidden_states_that_change_too_early_are_found(pair: Instance) -> None:
@@ -233,7 +198,7 @@ def test_a_reply_that_does_not_come_after_its_kernels_is_found(pair: Instance) -
     assert isinstance(message, Dispatch)
     with pair.device.on(pair.experts[0][1]):
         compute(pair.device, message, port, 0, pair.expert)
-    with pytest.raises(Race, match="publish REPLY on stream 0 reads what experts on stream 2"):
+    with pytest.raises(Race, match="publish on stream 0 reads what experts on stream 2"):
         port.reply(message)
 
 
@@ -289,7 +254,7 @@ def test_what_is_published_after_its_epoch_is_dropped(
         dispatch(pair)
     message = received(pair)
     assert isinstance(message, Dispatch)
-    assert (message.sequence, expert.counters()["dropped"]) == (2, 1)
+    assert message.sequence == 2  # it has superseded the other
     reply(pair, message)
     assert replied(pair).expert_node == 0
 

@@ -1,13 +1,18 @@
 """Ports against peers that break the rules: messages written into their slots by hand."""
 
+from collections.abc import Callable
+from functools import partial
 from mmap import mmap
 from typing import Any
 
 import pytest
 import torch
 
+from megainfer.device import HOST
 from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.ipc.publisher import Publisher
+from megainfer.m2n.ipc.slots import slots_at_attention
 from megainfer.m2n.local import LocalHub
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
@@ -18,6 +23,8 @@ from megainfer.m2n.slotted.mail import Memory
 from megainfer.m2n.slotted.opening import MOVERS
 from megainfer.m2n.slotted.slots import Slots, being_written, dispatch_slots, reply_slots
 from tests.support.m2n_cluster import IMPLEMENTATIONS
+from tests.support.twin_hub import TwinHub
+from tests.support.twin_road import TWIN, TwinWords
 
 GEOMETRY = Geometry(1, 2, 1, capacity=4, hidden_size=8, top_k=2, dtype="float32")
 
@@ -49,17 +56,35 @@ def part_of(rows: int) -> Part:
     return Part(torch.arange(rows), choices.to(torch.int32), choices)
 
 
-@pytest.fixture
-def replies() -> mmap:
-    return mmap(-1, GEOMETRY.attention_region_bytes)
+Put = Callable[[int, Header], None]
+"""A message into one of an attention node's reply slots."""
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def attention(request: pytest.FixtureRequest, replies: mmap) -> SlotAttentionPort:
+def host_attention(mover: str) -> tuple[SlotAttentionPort, Put]:
+    replies = mmap(-1, GEOMETRY.attention_region_bytes)
     regions = [mmap(-1, GEOMETRY.expert_region_bytes) for _ in range(2)]
     seat = Seat(GEOMETRY, 0, 0)
-    mail = MOVERS[request.param].attention(seat, Memory(replies, regions))
-    return SlotAttentionPort(seat, mail, Wire())
+    mail = MOVERS[mover].attention(seat, Memory(replies, regions))
+    slots = reply_slots(replies, GEOMETRY, 0, 2)
+    return SlotAttentionPort(seat, mail, Wire()), partial(put, slots)
+
+
+def device_attention() -> tuple[SlotAttentionPort, Put]:
+    hub = TwinHub(GEOMETRY)
+    port, node = hub.attention_port(0), hub._attention[0]
+
+    def put_reply(slot: int, header: Header) -> None:
+        seat = Seat(GEOMETRY.on_devices, slot)
+        publisher = Publisher(HOST, TwinWords())
+        put(slots_at_attention(seat, publisher, node.seen_by_others(0)), 0, header)
+
+    return port, put_reply
+
+
+@pytest.fixture(params=[*IMPLEMENTATIONS, TWIN])
+def attending(request: pytest.FixtureRequest) -> tuple[SlotAttentionPort, Put]:
+    """An attention node's port, and what its peers can do to it."""
+    return device_attention() if request.param == TWIN else host_attention(request.param)
 
 
 GOOD = Header(
@@ -85,22 +110,24 @@ GOOD = Header(
         ({"layer": 7}, "message 1 of layer 7, in flight is message 1 of layer 6"),
         ({"rows": 2, "length": 64}, "replies with 2 rows, it was sent 3"),
         ({"source": 1}, "expert node 1, micro-batch 0 answers where no reply is due"),
-        ({"kind": Kind.DISPATCH, "length": 256}, "kind DISPATCH where ERROR or REPLY"),
+        ({"kind": Kind.DISPATCH, "rows": 0, "length": 0}, "kind DISPATCH where ERROR or REPLY"),
         ({"hidden_size": 9}, "hidden_size 9, agreed was 8"),
     ],
 )
 def test_a_reply_that_fits_nothing(
-    attention: SlotAttentionPort, replies: mmap, changes: dict[str, int], message: str
+    attending: tuple[SlotAttentionPort, Put], changes: dict[str, int], message: str
 ) -> None:
+    attention, put_reply = attending
     attention.dispatch(0, 6, torch.zeros(3, 8), [part_of(3), part_of(0)])
     forged = GOOD._replace(**changes)
-    put(reply_slots(replies, GEOMETRY, 0, 2), forged.source, forged)
+    put_reply(forged.source, forged)
     with pytest.raises(ProtocolError, match=message):
         attention.poll()
 
 
-def test_a_reply_to_nothing(attention: SlotAttentionPort, replies: mmap) -> None:
-    put(reply_slots(replies, GEOMETRY, 0, 2), 0, GOOD)
+def test_a_reply_to_nothing(attending: tuple[SlotAttentionPort, Put]) -> None:
+    attention, put_reply = attending
+    put_reply(0, GOOD)
     with pytest.raises(ProtocolError, match="answers where no reply is due"):
         attention.poll()
 
@@ -142,9 +169,10 @@ def test_a_reply_is_being_written_from_the_moment_its_buffer_is_given(mover: str
     assert bytes(region) == standing
 
 
-def test_layers_and_rows_come_from_the_dispatch() -> None:
+@pytest.mark.parametrize("kind", [LocalHub, TwinHub])
+def test_layers_and_rows_come_from_the_dispatch(kind: type[LocalHub | TwinHub]) -> None:
     """An expert node that answers with other rows than it got is caught by the attention node."""
-    hub = LocalHub(Geometry(1, 1, 1, 4, 8, 2, "float32"))
+    hub = kind(Geometry(1, 1, 1, 4, 8, 2, "float32"))
     attention, expert = hub.attention_port(0), hub.expert_port(0)
     attention.dispatch(0, 0, torch.zeros(2, 8), [part_of(2)])
     (message,) = expert.receive()
@@ -152,3 +180,17 @@ def test_layers_and_rows_come_from_the_dispatch() -> None:
     expert.reply(message._replace(hidden=message.hidden[:1]))
     with pytest.raises(ProtocolError, match="replies with 1 rows, it was sent 2"):
         attention.poll()
+
+
+def test_a_devices_slot_rewritten_before_the_reply() -> None:
+    hub = TwinHub(Geometry(1, 1, 1, 4, 8, 2, "float32"))
+    attention, expert = hub.attention_port(0), hub.expert_port(0)
+    attention.dispatch(0, 0, torch.zeros(2, 8), [part_of(2)])
+    assert len(expert.receive()) == 1
+    attention._due.clear()  # it forgets what it awaits
+    attention.rest(0)
+    with pytest.raises(
+        ProtocolError,
+        match="node 0 rewrote the slot of micro-batch 0 before the reply to its message 1",
+    ):
+        expert.receive()

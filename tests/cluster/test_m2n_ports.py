@@ -21,8 +21,9 @@ from megainfer.m2n.reference import (
     moe,
     moe_without_nodes,
 )
-from megainfer.m2n.roads import PortOptions
+from megainfer.m2n.roads import ROADS, PortOptions
 from megainfer.m2n.slotted import native_library
+from tests.support import twin_road
 from tests.support.m2n_cluster import (
     SECONDS,
     Cluster,
@@ -35,12 +36,14 @@ from tests.support.m2n_cluster import (
     shm_cluster,
     spread,
 )
+from tests.support.twin_road import TWIN
 
 Opened = Callable[[Geometry], AbstractContextManager[Cluster]]
 HIDDEN, TOP_K, CAPACITY = 8, 2, 6
 
 
 PYTHON, NATIVE = PortOptions(mover="plain"), PortOptions(mover="native")
+BRISK = PortOptions(spin_seconds=1e-4)
 SPINNING = PortOptions(spin_seconds=1e-4, mover="native")
 built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
 
@@ -68,9 +71,22 @@ built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not bui
             id="python to native",
             marks=built,
         ),
+        pytest.param(
+            partial(shm_cluster, attention=PYTHON, expert=PYTHON, kind=TWIN), id="ipc's twin"
+        ),
+        pytest.param(
+            partial(shm_cluster, attention=NATIVE, expert=NATIVE, kind=TWIN),
+            id="ipc's twin, native",
+            marks=built,
+        ),
+        pytest.param(
+            partial(shm_cluster, attention=BRISK, expert=BRISK, kind=TWIN),
+            id="ipc's twin, spinning",
+        ),
     ]
 )
-def opened(request: pytest.FixtureRequest) -> Opened:
+def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    monkeypatch.setitem(ROADS, TWIN, twin_road.__name__)
     return request.param
 
 

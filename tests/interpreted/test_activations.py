@@ -42,3 +42,11 @@ def test_a_limit_hides_no_nan():
     gate_up = torch.tensor([[torch.nan, 1.0, 1.0, torch.nan]])
     activated = activate(HOST, gate_up, ActivationSpec(limit=2.0))
     assert activated.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_switched_and_multiplied(dtype):
+    gate_up, switch = torch.randn(4, 2 * 7).to(dtype), torch.randn(4, 1).to(dtype)
+    activated = activate(HOST, gate_up, SILU, switch, 0.25)
+    expected = inner(*gate_up.float().chunk(2, -1), SILU) * 0.25 * switch.float().sigmoid()
+    torch.testing.assert_close(activated.float(), expected.to(dtype).float(), rtol=2**-8, atol=1e-6)

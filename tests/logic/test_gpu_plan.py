@@ -101,7 +101,7 @@ def test_replicas_experts_on_the_move_and_scaling_are_in_the_ledger(large):
     assert numbers(roomy) == ([0, 1, 2], [3, 4, 5, 6, 7])
     assert (roomy.most_attention, roomy.most_expert) == (3, 5)
     assert (plain.most_attention, plain.most_expert) == (1, 4)
-    slots = roomy.roomy_geometry(2).expert_region_bytes
+    slots = roomy.roomy_geometry(2).expert_payloads.bytes
     assert roomy.expert_ledger(0).of("M2N") == slots > 2 * plain.expert_ledger(0).of("M2N")
     assert "for nodes that may join" in "\n".join(describe(roomy))
 

@@ -35,7 +35,7 @@ HEADER = Header(
 )
 LITERAL = (
     b"M2N\0"
-    b"\x02\0\0\0"  # version
+    b"\x03\0\0\0"  # version
     b"\x01\0"  # kind: dispatch
     b"\x02\0"  # dtype: bfloat16
     b"\x0b\0\0\0"  # layer
@@ -70,7 +70,7 @@ def test_kinds_are_these_numbers() -> None:
     ("offset", "replacement", "message"),
     [
         (0, b"XYZ\0", r"begins with b'XYZ\\x00', expected b'M2N\\x00'"),
-        (4, struct.pack("<I", 99), "peer speaks M2N version 99, this is 2"),
+        (4, struct.pack("<I", 99), "peer speaks M2N version 99, this is 3"),
         (8, struct.pack("<H", 5), "kind 5, expected 1 to 4"),
         (8, struct.pack("<H", 0), "kind 0, expected 1 to 4"),
     ],

@@ -13,11 +13,19 @@ import torch
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.host.region import Bell, create_region, map_region
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, Handle, Part
 from megainfer.m2n.reference import ExpertChoices, make_parts, marked_tokens, moe, serve
-from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
-from megainfer.m2n.shm.region import Bell, create_region, map_region
+from megainfer.m2n.roads import (
+    ROADS,
+    PortOptions,
+    Road,
+    Seat,
+    open_attention_port,
+    open_expert_port,
+)
 from megainfer.m2n.slotted import native_library
+from tests.support import twin_road
 from tests.support.m2n_cluster import (
     SECONDS,
     affine_expert,
@@ -28,6 +36,13 @@ from tests.support.m2n_cluster import (
     shm_cluster,
     spread,
 )
+from tests.support.twin_road import TWIN
+
+
+@pytest.fixture(autouse=True)
+def twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROADS, TWIN, twin_road.__name__)
+
 
 STEPS = 250  # of each micro-batch on each attention node
 GEOMETRY = Geometry(2, 2, 2, capacity=6, hidden_size=8, top_k=2, dtype="float32")
@@ -38,9 +53,9 @@ PAIR = Geometry(1, 1, 1, capacity=6, hidden_size=8, top_k=2, dtype="float32")
 # --- load ---------------------------------------------------------------------------------------
 
 
-def expert_main(token: str, node: int, options: PortOptions) -> None:
+def expert_main(road: Road, node: int) -> None:
     """Serve until every attention node has left; check that rows are where they belong."""
-    port = open_expert_port(Road("shm", token, options), Seat(GEOMETRY, node, 0), SECONDS)
+    port = open_expert_port(road, Seat(GEOMETRY, node, 0), SECONDS)
     expert = affine_expert(HOMES)
     while len(port.lost_peers()) < GEOMETRY.num_attention:
         port.wait(SECONDS)
@@ -68,9 +83,9 @@ def check_marks(message: Dispatch) -> None:
     assert torch.equal(message.hidden, whole[rows])
 
 
-def attention_main(token: str, index: int, options: PortOptions) -> None:
+def attention_main(road: Road, index: int) -> None:
     """Keep both micro-batches in flight; compare every layer with the reference."""
-    port = open_attention_port(Road("shm", token, options), Seat(GEOMETRY, index, 0), SECONDS)
+    port = open_attention_port(road, Seat(GEOMETRY, index, 0), SECONDS)
     generator = torch.Generator().manual_seed(index)
     flying = {m: send(port, index, m, 0, generator) for m in range(GEOMETRY.micro_batches)}
     while flying:
@@ -101,50 +116,55 @@ def send(
     return handle, expected, set(handle.awaiting)
 
 
+BRISK = PortOptions(spin_seconds=1e-4)
 PYTHON, NATIVE = PortOptions(mover="plain"), PortOptions(mover="native")
 built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
 
 
 @pytest.mark.parametrize(
-    ("attention", "expert"),
+    ("kind", "attention", "expert"),
     [
-        pytest.param(PYTHON, PYTHON, id="python"),
-        pytest.param(replace(PYTHON, spin_seconds=1e-4), PYTHON, id="python, spinning"),
-        pytest.param(NATIVE, NATIVE, id="native", marks=built),
+        pytest.param("shm", PYTHON, PYTHON, id="python"),
+        pytest.param("shm", replace(PYTHON, spin_seconds=1e-4), PYTHON, id="python, spinning"),
+        pytest.param("shm", NATIVE, NATIVE, id="native", marks=built),
         pytest.param(
+            "shm",
             replace(NATIVE, spin_seconds=1e-4),
             replace(NATIVE, spin_seconds=1e-3),
             id="native, spinning",
             marks=built,
         ),
-        pytest.param(NATIVE, PYTHON, id="native to python", marks=built),
+        pytest.param("shm", NATIVE, PYTHON, id="native to python", marks=built),
         pytest.param(
-            PYTHON, replace(NATIVE, spin_seconds=1e-4), id="python to native", marks=built
+            "shm", PYTHON, replace(NATIVE, spin_seconds=1e-4), id="python to native", marks=built
         ),
+        pytest.param(TWIN, PYTHON, PYTHON, id="ipc's twin"),
+        pytest.param(TWIN, NATIVE, BRISK, id="ipc's twin, native to spinning", marks=built),
     ],
 )
 def test_thousands_of_messages_between_processes(
-    attention: PortOptions, expert: PortOptions
+    kind: str, attention: PortOptions, expert: PortOptions
 ) -> None:
     token = fresh_token()
+    experts, attentions = Road(kind, token, expert), Road(kind, token, attention)
     join_all(
-        [fork(expert_main, token, node, expert) for node in range(GEOMETRY.num_expert)]
-        + [fork(attention_main, token, i, attention) for i in range(GEOMETRY.num_attention)]
+        [fork(expert_main, experts, node) for node in range(GEOMETRY.num_expert)]
+        + [fork(attention_main, attentions, i) for i in range(GEOMETRY.num_attention)]
     )
 
 
 # --- death --------------------------------------------------------------------------------------
 
 
-def silent_expert(token: str, ready: Connection) -> None:
-    port = open_expert_port(Road("shm", token), Seat(PAIR, 0, 0), SECONDS)
+def silent_expert(road: Road, ready: Connection) -> None:
+    port = open_expert_port(road, Seat(PAIR, 0, 0), SECONDS)
     ready.send("ready")
     port.wait(SECONDS)  # for ever, as far as the test is concerned
     signal.pause()
 
 
-def silent_attention(token: str, ready: Connection) -> None:
-    port = open_attention_port(Road("shm", token), Seat(PAIR, 0, 0), SECONDS)
+def silent_attention(road: Road, ready: Connection) -> None:
+    port = open_attention_port(road, Seat(PAIR, 0, 0), SECONDS)
     ready.send("ready")
     while not port.lost_peers():
         port.wait(SECONDS)
@@ -156,14 +176,15 @@ def sockets_and_memory() -> list[str]:
     return Path("/proc/net/unix").read_text().splitlines() + os.listdir("/dev/shm")
 
 
-def test_a_killed_expert_node_is_noticed_and_nothing_is_left() -> None:
-    token = fresh_token()
+@pytest.mark.parametrize("kind", ["shm", TWIN])
+def test_a_killed_expert_node_is_noticed_and_nothing_is_left(kind: str) -> None:
+    road = Road(kind, fresh_token())
     memory_before = set(os.listdir("/dev/shm"))
     ours, theirs = Pipe()
-    expert = fork(silent_expert, token, theirs)
-    port = open_attention_port(Road("shm", token), Seat(PAIR, 0, 0), SECONDS)
+    expert = fork(silent_expert, road, theirs)
+    port = open_attention_port(road, Seat(PAIR, 0, 0), SECONDS)
     assert ours.poll(SECONDS)
-    assert any(token in line for line in sockets_and_memory())
+    assert any(road.token in line for line in sockets_and_memory())
     part = Part(torch.arange(1), torch.zeros(1, 2, dtype=torch.int32), torch.ones(1, 2))
     port.dispatch(0, 0, torch.zeros(1, 8), [part])
     assert port.lost_peers() == frozenset()
@@ -176,15 +197,16 @@ def test_a_killed_expert_node_is_noticed_and_nothing_is_left() -> None:
         port.dispatch(0, 0, torch.zeros(1, 8), [part])
     port.close()
     expert.join(SECONDS)
-    assert not any(token in line for line in sockets_and_memory())
+    assert not any(road.token in line for line in sockets_and_memory())
     assert set(os.listdir("/dev/shm")) <= memory_before
 
 
-def test_a_killed_attention_node_is_noticed() -> None:
-    token = fresh_token()
+@pytest.mark.parametrize("kind", ["shm", TWIN])
+def test_a_killed_attention_node_is_noticed(kind: str) -> None:
+    road = Road(kind, fresh_token())
     ours, theirs = Pipe()
-    attention = fork(silent_attention, token, theirs)
-    port = open_expert_port(Road("shm", token), Seat(PAIR, 0, 0), SECONDS)
+    attention = fork(silent_attention, road, theirs)
+    port = open_expert_port(road, Seat(PAIR, 0, 0), SECONDS)
     assert ours.poll(SECONDS)
     attention.kill()
     port.wait(1000.0)
@@ -193,25 +215,27 @@ def test_a_killed_attention_node_is_noticed() -> None:
     port.close()
 
 
-def test_both_ends_killed_leave_nothing() -> None:
-    token = fresh_token()
+@pytest.mark.parametrize("kind", ["shm", TWIN])
+def test_both_ends_killed_leave_nothing(kind: str) -> None:
+    road = Road(kind, fresh_token())
     memory_before = set(os.listdir("/dev/shm"))
     ours, theirs = Pipe()
-    nodes = [fork(silent_expert, token, theirs), fork(silent_attention, token, theirs)]
+    nodes = [fork(silent_expert, road, theirs), fork(silent_attention, road, theirs)]
     for _ in nodes:
         assert ours.poll(SECONDS)
         assert ours.recv() == "ready"
     for node in nodes:
         node.kill()
         node.join(SECONDS)
-    assert not any(token in line for line in sockets_and_memory())
+    assert not any(road.token in line for line in sockets_and_memory())
     assert set(os.listdir("/dev/shm")) <= memory_before
 
 
-def test_a_survivor_among_processes_hears_of_the_death() -> None:
-    token = fresh_token()
+@pytest.mark.parametrize("kind", ["shm", TWIN])
+def test_a_survivor_among_processes_hears_of_the_death(kind: str) -> None:
+    road = Road(kind, fresh_token())
     ours, theirs = Pipe()
-    expert, attention = fork(silent_expert, token, theirs), fork(silent_attention, token, theirs)
+    expert, attention = fork(silent_expert, road, theirs), fork(silent_attention, road, theirs)
     for _ in range(2):
         assert ours.poll(SECONDS)
         assert ours.recv() == "ready"
@@ -254,9 +278,10 @@ def test_unsealed_slots_are_refused() -> None:
     file.close()
 
 
-def test_views_outlive_the_port() -> None:
+@pytest.mark.parametrize("kind", ["shm", TWIN])
+def test_views_outlive_the_port(kind: str) -> None:
     """A kernel may still read a slot when its port is closed: memory goes with its last view."""
-    with shm_cluster(PAIR) as cluster:
+    with shm_cluster(PAIR, kind=kind) as cluster:
         part = Part(torch.arange(1), torch.zeros(1, 2, dtype=torch.int32), torch.ones(1, 2))
         cluster.attention[0].dispatch(0, 0, torch.full((1, 8), 5.0), [part])
         (message,) = cluster.experts[0].receive()
@@ -269,11 +294,12 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_closed_ports_keep_no_descriptor() -> None:
+@pytest.mark.parametrize("kind", ["shm", TWIN])
+def test_closed_ports_keep_no_descriptor(kind: str) -> None:
     gc.collect()  # what earlier tests held must not be given back meanwhile
     before = open_descriptors()
     for _ in range(2):
-        with shm_cluster(GEOMETRY) as cluster:
+        with shm_cluster(GEOMETRY, kind=kind) as cluster:
             handle = cluster.attention[0].dispatch(
                 0, 0, torch.zeros(1, 8), make_parts(one_token(), GEOMETRY.num_expert)
             )

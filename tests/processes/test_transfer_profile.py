@@ -13,6 +13,7 @@ from megainfer.attention_node.transfer_profile import (
     profile_waking,
     sent_rows,
 )
+from megainfer.device import HOST
 from megainfer.errors import NodeDied
 from megainfer.expert_node.transfer_profile import answer_transfers
 from megainfer.m2n.geometry import Geometry
@@ -73,6 +74,8 @@ def test_rows_are_those_that_an_even_choice_sends():
 
 class DeafPort:
     """One end whose peers are gone, or say nothing but `messages`."""
+
+    device = HOST
 
     def __init__(self, lost: frozenset[int], messages: Iterator[list[Rest]]) -> None:
         self._lost = lost

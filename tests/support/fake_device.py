@@ -33,6 +33,7 @@ class FakeDevice:
     def __init__(self, seed: int = 0) -> None:
         self.random = Random(seed)
         self.now, self.host, self.uses = 0.0, Clock(), Uses()
+        self.doing = Clock()  # what has come before whoever looks at what is done now
         self.streams = [FakeStream(0)]
         self.current = self.streams[0]
 
@@ -108,6 +109,7 @@ class FakeDevice:
             return False
         stream = self.random.choice(ready)
         work = stream.queue.popleft()
+        self.doing = work.after | {stream.index: work.after[stream.index] + 1}
         with _disable_current_modes(), torch.inference_mode():
             work.run()
         began = max(work.issued, *(self.streams[i].ended[n] for i, n in work.after.items()))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from megainfer.attention_node.step_output import StepOutput
 from tests.support.fake_cluster import FakeCluster
-from tests.support.fake_road import Region
+from tests.support.fake_road import FakeSlots
 from tests.support.fake_stream import FakeReadback
 from tests.support.happens_before import Race
 
@@ -32,21 +32,21 @@ def delay_readbacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_messages(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(cluster.hub._experts)
+    forget(cluster.hub.expert_slots)
 
 
 def forget_replies(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(cluster.hub._attention)
+    forget(cluster.hub.attention_slots)
 
 
 def forget_tokens(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StepOutput, "done", lambda output: True)
 
 
-def forget(regions: list[Region]) -> None:
-    """Nobody waits for what was published in these."""
-    for event in (event for region in regions for event in region.published):
-        event.wait = lambda: None  # type: ignore[method-assign]
+def forget(each: list[FakeSlots]) -> None:
+    """Nobody knows what was done before what these show."""
+    for slots in each:
+        slots.saw = lambda slot: None  # type: ignore[method-assign]
 
 
 WAITS = (forget_messages, forget_replies, forget_tokens)

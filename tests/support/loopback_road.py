@@ -8,11 +8,11 @@ from megainfer.m2n.mailbox import AttentionPort, ExpertPort
 from megainfer.m2n.roads import Road, Seat
 
 
-def open_attention_port(road: Road, seat: Seat, timeout: float) -> AttentionPort:
+def open_attention_port(road: Road, seat: Seat, timeout: float, *_: object) -> AttentionPort:
     return hub_of(road.token, seat.geometry, seat.epoch).attention_port(seat.index)
 
 
-def open_expert_port(road: Road, seat: Seat, timeout: float) -> ExpertPort:
+def open_expert_port(road: Road, seat: Seat, timeout: float, *_: object) -> ExpertPort:
     return hub_of(road.token, seat.geometry, seat.epoch).expert_port(seat.index)
 
 

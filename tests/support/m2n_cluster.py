@@ -64,21 +64,26 @@ def shm_cluster(
     geometry: Geometry,
     attention: PortOptions = DEFAULT_OPTIONS,
     expert: PortOptions = DEFAULT_OPTIONS,
+    kind: str = "shm",
 ) -> Iterator[Cluster]:
-    """Shared memory, bells and connections as between processes, but all ports in this one."""
+    """Shared memory, bells and connections as between processes, but all ports in this one.
+
+    kind: "shm", or another road that has these and payloads on devices.
+    """
+    geometry = geometry if kind == "shm" else geometry.on_devices
     token = fresh_token()
     experts: dict[int, ExpertPort] = {}
 
     def meet(node: int) -> None:
         experts[node] = open_expert_port(
-            Road("shm", token, expert), Seat(geometry, node, 0), SECONDS
+            Road(kind, token, expert), Seat(geometry, node, 0), SECONDS
         )
 
     threads = [threading.Thread(target=meet, args=(n,)) for n in range(geometry.num_expert)]
     for thread in threads:
         thread.start()
     attention_ports = [
-        open_attention_port(Road("shm", token, attention), Seat(geometry, i, 0), SECONDS)
+        open_attention_port(Road(kind, token, attention), Seat(geometry, i, 0), SECONDS)
         for i in range(geometry.num_attention)
     ]
     for thread in threads:

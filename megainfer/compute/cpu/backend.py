@@ -12,6 +12,7 @@ from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
 from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.half import HalfSource
 from megainfer.device import HOST
+from megainfer.m2n.packing import TORCH_PACKING, Packing
 
 
 class CpuBackend:
@@ -23,6 +24,7 @@ class CpuBackend:
 
     name = "cpu"
     device = HOST
+    packing: Packing = TORCH_PACKING
 
     def __init__(
         self,

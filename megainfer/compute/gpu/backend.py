@@ -5,12 +5,14 @@ from collections.abc import Callable
 import torch
 
 from megainfer.compute.experts import ExpertsShape, LayerExperts
+from megainfer.compute.gpu.experts import ExpertPool, GpuLayerExperts
 from megainfer.compute.gpu.half import GpuHalf
+from megainfer.compute.gpu.kernels.packing import KernelPacking
+from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.half import HalfSource
-from megainfer.compute.reference.experts import ReferenceLayerExperts as GpuLayerExperts
-from megainfer.compute.reference.tokens import ReferenceTokens as GpuTokens
 from megainfer.compute.tokens import TokenKernels
 from megainfer.device import HOST, Device
+from megainfer.m2n.packing import Packing
 
 
 class GpuBackend:
@@ -21,6 +23,7 @@ class GpuBackend:
     """
 
     name = "gpu"
+    packing: Packing = KernelPacking()
 
     def __init__(
         self,
@@ -42,4 +45,10 @@ class GpuBackend:
 
     def experts(self, shape: ExpertsShape) -> Callable[[int], LayerExperts]:
         """See `backend.Backend.experts`."""
-        return lambda _: GpuLayerExperts(shape, self._expert_dtype, self.device)
+        pool = ExpertPool(
+            shape,
+            str(self._expert_dtype).removeprefix("torch."),
+            self.device,
+            invariant=self._invariant,
+        )
+        return lambda expected: GpuLayerExperts(pool, expected)

@@ -12,11 +12,11 @@ from megainfer.compute.chain import Chain, CountedExperts
 # What has kernels of its own stands in this folder under the same name, and is imported from there.
 from megainfer.compute.gpu.attention import Attention
 from megainfer.compute.gpu.delta_net import DeltaNet
+from megainfer.compute.gpu.ffn import Dense, Gate
 from megainfer.compute.gpu.latent import LatentAttention
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.half import HalfSource, Routed
 from megainfer.compute.kv_cache import KVCache
-from megainfer.compute.reference.ffn import Dense, Gate
 from megainfer.compute.reference.kernels import Homes, expert_homes
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.models.sources import (
@@ -67,14 +67,14 @@ class GpuLayer:
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
         if self._dense is not None:
-            x.add_(self._dense.forward(x), alpha=self._residual)
+            self._dense.add(x)
         return None if self._gate is None else self._gate.forward(x, batch)
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """See `half.LayerHalf.shared`."""
         if self._gate is None or self._gate.shared is None:
             return None
-        return self._gate.shared.forward(hidden) * self._residual
+        return self._gate.shared.forward(hidden)
 
     def _homes(self, placement: Placement) -> Homes:
         return expert_homes(placement, self._layer).on(self._device)

@@ -8,7 +8,7 @@ from megainfer.compute.edits import RowEdits
 from megainfer.compute.gpu.kernels.best import best
 from megainfer.compute.gpu.kernels.drawing import draw
 from megainfer.compute.gpu.kernels.edits import edit
-from megainfer.compute.gpu.kernels.scores import scores
+from megainfer.compute.gpu.kernels.logprobs import scores
 from megainfer.compute.tokens import DrawWish, Scores
 from megainfer.device import Device
 

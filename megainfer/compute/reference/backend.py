@@ -11,12 +11,14 @@ from megainfer.compute.reference.half import ReferenceHalf
 from megainfer.compute.reference.tokens import ReferenceTokens
 from megainfer.compute.tokens import TokenKernels
 from megainfer.device import HOST, Device
+from megainfer.m2n.packing import TORCH_PACKING, Packing
 
 
 class ReferenceBackend:
     """`backend.Backend` in torch. expert_dtype: of the experts' weights; others have `dtype`."""
 
     name = "reference"
+    packing: Packing = TORCH_PACKING
 
     def __init__(
         self, dtype: torch.dtype, expert_dtype: torch.dtype, device: Device = HOST

@@ -33,6 +33,11 @@ bool Inbox::news() const {
   return false;
 }
 
+bool Inbox::awaits() const {
+  return std::any_of(watched_.begin(), watched_.end(),
+                     [this](int64_t i) { return slot(i).awaited(epoch_); });
+}
+
 int64_t Inbox::scan(const Layout& layout, Found* found, Counters* counters) {
   int64_t count = 0;
   for (const int64_t i : watched_) {

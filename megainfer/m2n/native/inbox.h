@@ -28,11 +28,21 @@ struct Found {
 class Inbox {
  public:
   // slots: `count` of them, `stride` bytes apart. kinds: bit k for each kind k that may come.
-  Inbox(uint8_t* slots, int64_t stride, int64_t count, uint32_t kinds, uint64_t epoch)
-      : slots_(slots), stride_(stride), kinds_(kinds), epoch_(epoch), seen_(count) {}
+  // on_devices: whether devices publish in them.
+  Inbox(uint8_t* slots, int64_t stride, int64_t count, uint32_t kinds, uint64_t epoch,
+        bool on_devices)
+      : slots_(slots),
+        stride_(stride),
+        kinds_(kinds),
+        on_devices_(on_devices),
+        epoch_(epoch),
+        seen_(count) {}
 
   // Whether a look would find a message that was not dealt with.
   bool news() const;
+
+  // Whether somebody has announced what a device is yet to publish.
+  bool awaits() const;
 
   // Every message to act on, each once, into `found`, which has room for all slots; how many, or
   // -1 after a malformed one, which is then the first in `found`.
@@ -51,13 +61,14 @@ class Inbox {
     bool parked = false;   // the message that stands there is of a newer epoch
   };
 
-  Slot slot(int64_t number) const { return Slot(slots_ + number * stride_); }
+  Slot slot(int64_t number) const { return Slot(slots_ + number * stride_, on_devices_); }
   bool is_current(Seen* seen, const Header& header, Counters* counters);
   bool is_valid(const Layout& layout, int64_t slot, uint64_t word, const Header& header) const;
 
   uint8_t* slots_;
   int64_t stride_;
   uint32_t kinds_;
+  bool on_devices_;
   uint64_t epoch_;
   std::vector<Seen> seen_;
   std::vector<int64_t> watched_;  // the slots that are looked at, ascending

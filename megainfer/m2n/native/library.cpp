@@ -20,6 +20,8 @@ EXPORT void megainfer_m2n_admit(Port* port, int64_t peer, const Outbox* outbox) 
 
 EXPORT int32_t megainfer_m2n_news(const Port* port) { return port->inbox()->news(); }
 
+EXPORT int32_t megainfer_m2n_awaits(const Port* port) { return port->inbox()->awaits(); }
+
 EXPORT int64_t megainfer_m2n_scan(Port* port, int64_t since, Found* found) {
   return port->scan(since, found);
 }

@@ -27,7 +27,7 @@ struct Header {
 static_assert(sizeof(Header) == 64);
 
 constexpr uint8_t magic[4] = {'M', '2', 'N', 0};
-constexpr uint32_t version = 2;
+constexpr uint32_t version = 3;
 constexpr uint64_t line_bytes = 64;
 
 constexpr uint64_t aligned(uint64_t bytes) {
@@ -45,11 +45,13 @@ struct Layout {
   int64_t error_room;     // bytes
   int64_t dispatch_slot_bytes;
   int64_t reply_slot_bytes;
+  int64_t on_devices;  // not 0: payloads are in devices' memory
 
   uint64_t row_bytes() const { return hidden_size * element_bytes; }
   uint64_t rows_bytes(uint64_t rows) const { return aligned(rows * row_bytes()); }
   uint64_t choices_bytes(uint64_t rows) const { return aligned(rows * top_k * 4); }
+  uint64_t count_bytes(uint64_t rows) const { return on_devices && rows > 0 ? line_bytes : 0; }
   uint64_t dispatch_bytes(uint64_t rows) const {
-    return rows_bytes(rows) + 2 * choices_bytes(rows);
+    return rows_bytes(rows) + 2 * choices_bytes(rows) + count_bytes(rows);
   }
 };

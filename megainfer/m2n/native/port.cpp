@@ -21,7 +21,8 @@ Port::Port(const Setup& setup)
       peer_stride_(stride_of(setup.layout, !setup.is_attention)),
       slots_(setup.slots),
       inbox_(setup.slots, own_stride_, setup.num_slots,
-             setup.is_attention ? to_attention : to_expert, setup.epoch),
+             setup.is_attention ? to_attention : to_expert, setup.epoch,
+             setup.layout.on_devices != 0),
       peers_(setup.peers, setup.peers + setup.num_peers),
       members_(setup.num_peers, 1),
       counters_(setup.counters) {

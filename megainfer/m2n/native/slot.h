@@ -1,6 +1,7 @@
 // One slot in memory that two processes share: word line, header line, payload.
 //
-// The word is 2 * sequence when that message stands, one more while it is being written.
+// The word is 2 * sequence when that message stands, one more while it is being written. Where a
+// device publishes, the latter is a word of its own, `begun`, and a message stands that is in both.
 #pragma once
 
 #include <cstring>
@@ -9,11 +10,26 @@
 
 class Slot {
  public:
-  explicit Slot(uint8_t* start) : start_(start) {}
+  explicit Slot(uint8_t* start, bool on_device = false) : start_(start), on_device_(on_device) {}
 
   uint8_t* payload() const { return start_ + 2 * line_bytes; }
 
-  uint64_t word() const { return __atomic_load_n(word_address(), __ATOMIC_ACQUIRE); }
+  uint64_t word() const {
+    const uint64_t word = __atomic_load_n(word_address(), __ATOMIC_ACQUIRE);
+    if (!on_device_) return word;
+    const uint64_t last_begun = begun();
+    return last_begun == (word | 1) ? word : last_begun;
+  }
+
+  // Whether a message of `epoch` or a later one was begun that the device is yet to publish.
+  bool awaited(uint64_t epoch) const {
+    const uint64_t last_begun = begun();
+    if (last_begun == 0 || last_begun == (__atomic_load_n(word_address(), __ATOMIC_ACQUIRE) | 1)) {
+      return false;
+    }
+    const Header* header = reinterpret_cast<const Header*>(start_ + line_bytes);
+    return __atomic_load_n(&header->epoch, __ATOMIC_RELAXED) >= epoch;
+  }
 
   // From here on readers leave the slot alone, until `publish`.
   void begin(uint64_t sequence) {
@@ -31,13 +47,16 @@ class Slot {
   bool read(uint64_t word, Header* header) const {
     std::memcpy(header, start_ + line_bytes, sizeof *header);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);  // the copy is made before the word is read again
-    return __atomic_load_n(word_address(), __ATOMIC_RELAXED) == word;
+    return on_device_ ? begun() == (word | 1)
+                      : __atomic_load_n(word_address(), __ATOMIC_RELAXED) == word;
   }
 
  private:
+  uint64_t begun() const { return __atomic_load_n(word_address() + 1, __ATOMIC_ACQUIRE); }
   uint64_t* word_address() const { return reinterpret_cast<uint64_t*>(start_); }
 
   uint8_t* start_;
+  bool on_device_;
 };
 
 inline bool being_written(uint64_t word) { return word & 1; }

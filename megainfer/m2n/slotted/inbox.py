@@ -2,12 +2,40 @@
 
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.message import Header, Kind, check_layout
+from megainfer.m2n.slotted.mail import Newcomer, Tally
 from megainfer.m2n.slotted.slots import Slots, being_written, published_word
+
+
+class Looking(Protocol):
+    """What finds a node's messages: `Inbox`, or the same in C++."""
+
+    slots: Slots
+
+    @property
+    def counters(self) -> Tally: ...
+
+    def news(self) -> bool:
+        """See `Inbox.news`."""
+
+    def awaits(self) -> bool:
+        """See `Inbox.awaits`."""
+
+    def scan(self, since: int | None = None) -> list[tuple[int, Header]]:
+        """See `Inbox.scan`."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def watch(self, newcomer: Newcomer) -> None:
+        """Somebody is there who may send."""
+
+    def leave(self, peer: int) -> None:
+        """Nobody is any more, in whose slots there could be news."""
 
 
 class Inbox:
@@ -20,7 +48,7 @@ class Inbox:
     def __init__(
         self, slots: Slots, geometry: Geometry, kinds: frozenset[Kind], epoch: int
     ) -> None:
-        self._slots = slots
+        self.slots = slots
         self._geometry = geometry
         self._kinds = kinds
         self._epoch = epoch
@@ -33,6 +61,10 @@ class Inbox:
     def news(self) -> bool:
         """Whether `scan` would find a message that was not dealt with."""
         return any(self._unseen())
+
+    def awaits(self) -> bool:
+        """Whether somebody has announced what is yet to be published."""
+        return self.slots.awaited(self._epoch)
 
     def scan(self, since: int | None = None) -> list[tuple[int, Header]]:
         """(slot, header) of every message to act on, each message once.
@@ -49,6 +81,12 @@ class Inbox:
             self._time_transfers(found, since)
         return found
 
+    def watch(self, newcomer: Newcomer) -> None:
+        """It looks at all slots as it is."""
+
+    def leave(self, peer: int) -> None:
+        """Nobody writes there any more."""
+
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
         for slot in self._parked:
@@ -57,7 +95,7 @@ class Inbox:
 
     def _unseen(self) -> Iterator[tuple[int, int]]:
         """(slot, word) of what was published and not yet looked at."""
-        for slot, word in enumerate(self._slots.words()):
+        for slot, word in enumerate(self.slots.words()):
             if word != self._handled[slot] and not being_written(word):
                 yield slot, word
 
@@ -72,7 +110,7 @@ class Inbox:
                 self.counters.transferred(now - header.sent_at)
 
     def _take(self, slot: int, word: int) -> Header | None:
-        data = self._slots.header_bytes(slot, word)
+        data = self.slots.header_bytes(slot, word)
         if data is None:  # rewritten while we read; its writer will ring again
             return None
         self._handled[slot] = word

@@ -14,6 +14,7 @@ from torch import Tensor
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
+from megainfer.m2n.slotted.payloads import Payloads
 from megainfer.m2n.slotted.sleeper import OwnBell, Sleeper
 
 TO_ATTENTION = frozenset({Kind.REPLY, Kind.ERROR})
@@ -35,17 +36,23 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Newcomer:
-    """A peer that was met: its region, and the eventfd that is its bell (-1: the wire rings)."""
+    """A peer that was met: its region, and the eventfd that is its bell (-1: the wire rings).
+
+    payloads: those of its slots, where they are not in the region.
+    """
 
     index: int
     region: mmap
     bell: int = -1
+    payloads: Payloads | None = None
 
 
 class Tally(Protocol):
     """`counters.Counters`, whoever counts."""
 
     dropped: int
+
+    def sent(self, header: Header) -> None: ...
 
     def as_dict(self) -> dict[str, int]: ...
 
@@ -84,7 +91,7 @@ class Mail(Protocol):
         """One that wakes for news in these slots, having spun for at most `spin_seconds`."""
 
     def close(self) -> None:
-        """Touch the peers' bells no more."""
+        """Touch the peers' regions and bells no more."""
 
 
 class AttentionMail(Mail, Protocol):

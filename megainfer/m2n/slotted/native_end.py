@@ -65,6 +65,10 @@ class NativeEnd:
         """See `mail.Mail.news`."""
         return bool(self.native.megainfer_m2n_news(self.handle))
 
+    def awaits(self) -> bool:
+        """See `inbox.Inbox.awaits`."""
+        return bool(self.native.megainfer_m2n_awaits(self.handle))
+
     def scan(self, since: int | None) -> list[tuple[int, Header]]:
         """See `mail.Mail.scan`."""
         count = self.native.megainfer_m2n_scan(

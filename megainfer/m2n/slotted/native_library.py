@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from megainfer.m2n.geometry import DTYPE_BYTES, Geometry
+from megainfer.m2n.message import HEADER_BYTES, Header
 from megainfer.native.library import find_library, load_library
 
 FOLDER = Path(__file__).parent.parent
@@ -24,6 +25,7 @@ class Layout(Structure):
         ("error_room", c_int64),
         ("dispatch_slot_bytes", c_int64),
         ("reply_slot_bytes", c_int64),
+        ("on_devices", c_int64),
     )
 
 
@@ -42,6 +44,15 @@ class NativeCounters(Structure):
         ("transfers", c_int64),
     )
     dropped: int
+    messages_sent: int
+    rows_sent: int
+    bytes_sent: int
+
+    def sent(self, header: Header) -> None:
+        """One more, that something else than the library has sent."""
+        self.messages_sent += 1
+        self.rows_sent += header.rows
+        self.bytes_sent += HEADER_BYTES + header.length
 
     def as_dict(self) -> dict[str, int]:
         return {name: getattr(self, name) for name, _ in self._fields_}
@@ -82,6 +93,7 @@ _FUNCTIONS = {
     "megainfer_m2n_set_epoch": (None, [c_void_p, c_uint64, c_char_p]),
     "megainfer_m2n_admit": (None, [c_void_p, c_int64, POINTER(NativeOutbox)]),
     "megainfer_m2n_news": (c_int32, [c_void_p]),
+    "megainfer_m2n_awaits": (c_int32, [c_void_p]),
     "megainfer_m2n_scan": (c_int64, [c_void_p, c_int64, c_void_p]),
     "megainfer_m2n_dispatch": (
         c_int32,
@@ -127,4 +139,5 @@ def layout_of(geometry: Geometry) -> Layout:
         geometry.error_room,
         geometry.dispatch_slot_bytes,
         geometry.reply_slot_bytes,
+        geometry.payloads == "device",
     )

@@ -1,21 +1,20 @@
 """Messages in Python: what runs without the C++ part, and what that is tested against."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from mmap import mmap
 
 import torch
 from torch import Tensor
 
 from megainfer.errors import ProtocolError
-from megainfer.m2n.counters import Counters
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.slotted.inbox import Inbox
-from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Newcomer
+from megainfer.m2n.slotted.inbox import Inbox, Looking
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Newcomer, Tally
 from megainfer.m2n.slotted.sleeper import OwnBell, PlainSleeper
 from megainfer.m2n.slotted.slots import (
     Slots,
@@ -31,7 +30,7 @@ from megainfer.m2n.slotted.slots import (
 class Outbox:
     """A node's slots in each peer's memory. members: the peers that take part in the epoch."""
 
-    def __init__(self, seat: Seat, peers: Sequence[Slots | None], counters: Counters) -> None:
+    def __init__(self, seat: Seat, peers: Sequence[Slots | None], counters: Tally) -> None:
         self._seat = seat
         self._epoch = seat.epoch
         self._peers = list(peers)
@@ -43,7 +42,14 @@ class Outbox:
         self.members = tuple(members)
 
     def admit(self, peer: int, slots: Slots | None) -> None:
-        self._peers[peer] = slots
+        """In place of those that it had, which are written no more."""
+        former, self._peers[peer] = self._peers[peer], slots
+        if former is not None:
+            former.close()
+
+    def close(self) -> None:
+        for peer in range(len(self._peers)):
+            self.admit(peer, None)
 
     def begin(self, peer: int, micro_batch: int, sequence: int) -> Slots:
         """The peer's slots, of which this one is being written from here on."""
@@ -80,22 +86,28 @@ class Outbox:
         return slots
 
 
-class PlainMail(ABC):
+SlotsIn = Callable[[Newcomer], Slots]
+"""A node's slots in the region of a peer that it meets."""
+
+
+class PlainMail:
     """`mail.Mail`: what both ends do with the slots they own and with theirs in each peer's memory,
     wherever their payloads are."""
 
     rings = False
-    kinds: frozenset[Kind]  # that it may be sent
 
-    def __init__(self, seat: Seat, own: Slots, peers: Sequence[Slots | None]) -> None:
+    def __init__(
+        self, seat: Seat, inbox: Looking, peers: Sequence[Slots | None], slots_in: SlotsIn
+    ) -> None:
         self._seat = seat
         self._geometry = seat.geometry
-        self._own = own
-        self.device = own.device
-        self._inbox = Inbox(own, seat.geometry, self.kinds, seat.epoch)
-        self._outbox = Outbox(seat, peers, self._inbox.counters)
-        self.counters = self._inbox.counters
-        self.news, self.scan = self._inbox.news, self._inbox.scan
+        self._inbox = inbox
+        self._own = inbox.slots
+        self.device = inbox.slots.device
+        self.counters = inbox.counters
+        self._outbox = Outbox(seat, peers, self.counters)
+        self.news, self.scan = inbox.news, inbox.scan
+        self._slots_in = slots_in
 
     def set_epoch(self, epoch: int, members: Collection[int]) -> None:
         """See `mail.Mail.set_epoch`."""
@@ -104,41 +116,33 @@ class PlainMail(ABC):
 
     def admit(self, newcomer: Newcomer) -> None:
         """See `mail.Mail.admit`."""
-        self._outbox.admit(newcomer.index, self.slots_in(self._seat, newcomer.region))
+        self._outbox.admit(newcomer.index, self._slots_in(newcomer))
+        self._inbox.watch(newcomer)
 
     def dismiss(self, peer: int) -> None:
         """See `mail.Mail.dismiss`."""
         self._outbox.admit(peer, None)
-
-    @staticmethod
-    @abstractmethod
-    def slots_in(seat: Seat, region: mmap | None) -> Slots | None:
-        """This node's slots in a peer's region; None of one that is yet to be met."""
+        self._inbox.leave(peer)
 
     def sleeper(self, bell: OwnBell, spin_seconds: float) -> PlainSleeper:
         """See `mail.Mail.sleeper`."""
         return PlainSleeper(self.news, bell, spin_seconds)
 
-    def close(self) -> None:  # noqa: B027  # it has nothing to close, whoever inherits it
-        """See `mail.Mail.close`: it touches none."""
+    def close(self) -> None:
+        """See `mail.Mail.close`."""
+        self._outbox.close()
 
 
 class PlainAttentionMail(PlainMail):
     """`mail.AttentionMail`."""
-
-    kinds = TO_ATTENTION
 
     @classmethod
     def over(cls, seat: Seat, memory: Memory) -> "PlainAttentionMail":
         """All of it in host memory."""
         geometry, m = seat.geometry, seat.geometry.micro_batches
         replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
-        return cls(seat, replies, [cls.slots_in(seat, region) for region in memory.peers])
-
-    @staticmethod
-    def slots_in(seat: Seat, region: mmap | None) -> Slots | None:
-        """See `PlainMail.slots_in`."""
-        return None if region is None else slots_at_expert(seat, region)
+        inbox = Inbox(replies, geometry, TO_ATTENTION, seat.epoch)
+        return cls(seat, inbox, *_peers(memory, partial(slots_at_expert, seat)))
 
     def dispatch(
         self, micro_batch: int, layer: int, sequence: int, hidden: Tensor, parts: Sequence[Part]
@@ -182,19 +186,13 @@ class PlainAttentionMail(PlainMail):
 class PlainExpertMail(PlainMail):
     """`mail.ExpertMail`."""
 
-    kinds = TO_EXPERT
-
     @classmethod
     def over(cls, seat: Seat, memory: Memory) -> "PlainExpertMail":
         """All of it in host memory."""
         geometry, m = seat.geometry, seat.geometry.micro_batches
         messages = dispatch_slots(memory.own, geometry, 0, geometry.num_attention * m)
-        return cls(seat, messages, [cls.slots_in(seat, region) for region in memory.peers])
-
-    @staticmethod
-    def slots_in(seat: Seat, region: mmap | None) -> Slots | None:
-        """See `PlainMail.slots_in`."""
-        return None if region is None else slots_at_attention(seat, region)
+        inbox = Inbox(messages, geometry, TO_EXPERT, seat.epoch)
+        return cls(seat, inbox, *_peers(memory, partial(slots_at_attention, seat)))
 
     def payload(self, slot: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """See `mail.ExpertMail.payload`."""
@@ -224,6 +222,12 @@ class PlainExpertMail(PlainMail):
 
     def _answer(self, kind: Kind, dispatch: Dispatch) -> Header:
         return self._outbox.header(kind, dispatch.micro_batch, dispatch.layer, dispatch.sequence)
+
+
+def _peers(memory: Memory, slots_at: Callable[[mmap], Slots]) -> tuple[list[Slots | None], SlotsIn]:
+    """The slots in each peer's region now, and in those of peers that are met later."""
+    now = [None if region is None else slots_at(region) for region in memory.peers]
+    return now, lambda newcomer: slots_at(newcomer.region)
 
 
 def add_replies(

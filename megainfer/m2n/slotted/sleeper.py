@@ -38,6 +38,10 @@ class PlainSleeper:
         """See `Sleeper.sleep`."""
         if self._spin(min(timeout, self._spin_seconds)):
             return ()
+        return self._doze(timeout, watched)
+
+    def _doze(self, timeout: float, watched: Watched) -> Sequence[int]:
+        """Until a descriptor is ready or `timeout` seconds have passed."""
         self._watch(watched)
         ready = [fd for fd, _ in self._poller.poll(math.ceil(max(timeout, 0.0) * 1000))]
         if self._bell.fileno() in ready:

@@ -20,14 +20,15 @@ from megainfer.device import HOST, Device
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.message import HEADER_BYTES, Header
 from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.payloads import Payloads, StridedPayloads
 
-_WRITING = 1
-_HEADER_OFFSET = LINE_BYTES
+WRITING = 1
+HEADER_OFFSET = LINE_BYTES
 _PAYLOAD_OFFSET = 2 * LINE_BYTES
 
 
 def being_written(word: int) -> bool:
-    return bool(word & _WRITING)
+    return bool(word & WRITING)
 
 
 def published_word(sequence: int) -> int:
@@ -53,21 +54,31 @@ class Fence:
 class Slots:
     """`count` slots of `stride` bytes each, from slot number `first` of a region on.
 
-    device: where payloads are. Words, headers and texts are host memory on every road; a road whose
-    payloads are not replaces `tensor`, and `publish` if it has to come after a device's work.
+    payloads: of all of the region's slots; None: they are in it. device: where they are. Words,
+    headers and texts are host memory on every road.
     """
 
     device: Device = HOST
 
-    def __init__(self, memory: mmap, stride: int, first: int, count: int) -> None:
+    def __init__(
+        self, memory: mmap, stride: int, first: int, count: int, payloads: Payloads | None = None
+    ) -> None:
         self._memory = memory
         self._stride = stride
+        self._first = first
         self._base = first * stride
-        self._words = np.ndarray(
-            (count,), dtype=np.uint64, buffer=memory, offset=self._base, strides=(stride,)
-        )
+        self._words = self._each(0, count)
         self._fence = Fence()
-        self._flat: dict[torch.dtype, Tensor] = {}  # all of the memory, for views of that dtype
+        if payloads is None:
+            with torch.inference_mode(False):  # it is written in any mode
+                flat = torch.frombuffer(memory, dtype=torch.uint8)
+            payloads = StridedPayloads(flat, stride, _PAYLOAD_OFFSET)
+        self._payloads = payloads
+
+    def _each(self, offset: int, count: int) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
+        """The 64-bit word at `offset` of every slot."""
+        start = self._base + offset
+        return np.ndarray((count,), np.uint64, self._memory, start, (self._stride,))
 
     def words(self) -> list[int]:
         """The word of every slot, in one read."""
@@ -76,36 +87,34 @@ class Slots:
 
     def begin(self, slot: int, sequence: int) -> None:
         """From here on readers leave the slot alone, until `publish`."""
-        self._words[slot] = published_word(sequence) | _WRITING
+        self._words[slot] = published_word(sequence) | WRITING
         self._fence()
 
     def publish(self, slot: int, header: Header) -> None:
         """Write `header` in front of the payload that was written since `begin`, and show both."""
-        start = self._base + slot * self._stride + _HEADER_OFFSET
-        self._memory[start : start + HEADER_BYTES] = header.pack()
-        self._fence()
+        self._write_header(slot, header)
         self._words[slot] = published_word(header.sequence)
 
     def header_bytes(self, slot: int, word: int) -> bytes | None:
         """A copy of the header that was published as `word`; None if it is already another."""
-        start = self._base + slot * self._stride + _HEADER_OFFSET
+        copy = self._copy_header(slot)
+        return copy if int(self._words[slot]) == word else None
+
+    def _write_header(self, slot: int, header: Header) -> None:
+        start = self._base + slot * self._stride + HEADER_OFFSET
+        self._memory[start : start + HEADER_BYTES] = header.pack()
+        self._fence()
+
+    def _copy_header(self, slot: int) -> bytes:
+        start = self._base + slot * self._stride + HEADER_OFFSET
         self._fence()
         copy = self._memory[start : start + HEADER_BYTES]
         self._fence()
-        return copy if int(self._words[slot]) == word else None
+        return copy
 
     def tensor(self, slot: int, offset: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
         """A view of the payload from `offset` bytes on."""
-        rows, columns = shape
-        if rows == 0:  # torch.frombuffer refuses to view nothing
-            return torch.empty(shape, dtype=dtype)
-        start = self._base + slot * self._stride + _PAYLOAD_OFFSET + offset
-        flat = self._flat.get(dtype)
-        if flat is None:
-            with torch.inference_mode(False):  # its views are written in any mode
-                flat = self._flat[dtype] = torch.frombuffer(self._memory, dtype=dtype)
-        # One call where a view of the right part and its shape would be three.
-        return torch.as_strided(flat, shape, (columns, 1), start // dtype.itemsize)
+        return self._payloads.tensor(self._first + slot, offset, dtype, shape)
 
     def write_text(self, slot: int, text: bytes) -> None:
         start = self._base + slot * self._stride + _PAYLOAD_OFFSET
@@ -114,6 +123,14 @@ class Slots:
     def read_text(self, slot: int, length: int) -> str:
         start = self._base + slot * self._stride + _PAYLOAD_OFFSET
         return self._memory[start : start + length].decode("utf-8", errors="replace")
+
+    def awaited(self, epoch: int) -> bool:
+        """Whether a message of this epoch or a later one was announced that is yet to be published;
+        none is where publishing is the announcement."""
+        return False
+
+    def close(self) -> None:
+        """They are written no more."""
 
 
 def torch_dtype(geometry: Geometry) -> torch.dtype:

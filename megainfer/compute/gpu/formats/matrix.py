@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from megainfer.compute.gpu.formats.format import Quantised, WeightFormat
+from megainfer.compute.gpu.formats.format import WeightFormat
 
 ALIGNMENT = 128
 """Bytes, of each part in memory."""

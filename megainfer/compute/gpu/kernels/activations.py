@@ -1,5 +1,7 @@
 """Between a gated network's two products: what its gate goes through, and its product with up."""
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -33,7 +35,7 @@ def inner(
     return activated * up
 
 
-def activation_constants(spec: ActivationSpec) -> dict[str, object]:
+def activation_constants(spec: ActivationSpec) -> dict[str, Any]:
     """Those of `inner`, for whoever launches a kernel that calls it."""
     return {
         "KIND": spec.kind.value,
@@ -45,7 +47,7 @@ def activation_constants(spec: ActivationSpec) -> dict[str, object]:
 
 @triton.jit
 def _activate(
-    gate_up_ptr, out_ptr, size,
+    gate_up_ptr, switch_ptr, out_ptr, size, multiplier,
     KIND: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr, UP_OFFSET: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -55,21 +57,30 @@ def _activate(
     gates = gate_up_ptr + row * 2 * size + channels
     gate = tl.load(gates, mask=exists, other=0.0).to(tl.float32)
     up = tl.load(gates + size, mask=exists, other=0.0).to(tl.float32)
-    out = inner(gate, up, KIND, LIMIT, ALPHA, UP_OFFSET)
+    out = inner(gate, up, KIND, LIMIT, ALPHA, UP_OFFSET) * multiplier
+    if switch_ptr is not None:
+        out *= tl.sigmoid(tl.load(switch_ptr + row).to(tl.float32))
     tl.store(out_ptr + row * size + channels, out.to(out_ptr.dtype.element_ty), mask=exists)
 
 
-def activate(device: Device, gate_up: Tensor, spec: ActivationSpec) -> Tensor:
+def activate(
+    device: Device,
+    gate_up: Tensor,
+    spec: ActivationSpec,
+    switch: Tensor | None = None,
+    multiplier: float = 1.0,
+) -> Tensor:
     """What goes into down, [T, F] in the dtype of gate_up [T, 2F], gate first, contiguous.
 
-    Computed in float32 and rounded once.
+    Times multiplier, and times the sigmoid of each row's switch [T, 1], which is as much as if
+    down's output were. Computed in float32 and rounded once.
     """
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = device.empty((rows, size), gate_up.dtype)
     tile = min(_TILE, triton.next_power_of_2(size))
     launch(
         device, _activate, (rows, triton.cdiv(size, tile)),
-        gate_up, out, size,
+        gate_up, switch, out, size, multiplier,
         **activation_constants(spec), TILE=tile,
         writes=(out,),
     )  # fmt: skip

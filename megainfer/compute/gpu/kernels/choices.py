@@ -32,7 +32,7 @@ def _sum_choices(
     own = row - tl.load(line_ptr + FIRST)
     weights = tl.load(line_ptr + WEIGHTS).to(tl.pointer_type(tl.float32)) + own * top_k
     sums = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for choice in range(0, top_k):
+    for choice in range(top_k):
         place = tl.load(places_ptr + row * top_k + choice, mask=is_row, other=-1)
         is_here = place >= 0
         result = results_ptr + place.to(tl.int64)[:, None] * size + channels[None, :]

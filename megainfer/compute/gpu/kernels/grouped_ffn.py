@@ -125,7 +125,7 @@ def _grouped_product(
             scales_ptr = (memory + scales_at).to(tl.pointer_type(tl.float32))
         sums = tl.zeros((ROWS, OUTPUTS), tl.float32)
         up = tl.zeros((ROWS, OUTPUTS), tl.float32)
-        for step in range(0, tl.cdiv(inputs, STEP)):
+        for step in range(tl.cdiv(inputs, STEP)):
             first = step * STEP + lanes
             x = _rows(x_rows, first, inputs, is_there, EVEN)
             x_above = x

@@ -1,128 +1,41 @@
-"""Log-probabilities of rows of logits, each row by a program of its own."""
+"""What a router makes of its logits."""
 
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from megainfer.compute.gpu.kernels.candidates import (
-    ROUGH,
-    appended,
-    best_first,
-    candidates,
-    kth_best,
-    lane_bests,
-    list_lanes,
-    number_of,
-    ordered,
-    place_of,
-    tiles_of,
-    value_of,
-)
-from megainfer.compute.gpu.launching import launch
-from megainfer.compute.tokens import Scores
-from megainfer.device import Device
-
-MOST = 64
-"""The best so many of a row are found one by one; for more, all of the row is sorted."""
 
 
 @triton.jit
-def _list_best(source, floor, TILE: tl.constexpr):
-    """List whatever of the row isn't below the floor; the list's length, 0 if it is too long."""
-    row_ptr, list_ptr, size = source[0], source[1], source[3]
-    length = tl.full((), 0, tl.int32)
-    tl.debug_barrier()
-    for start in tl.range(0, size, TILE, num_stages=3):
-        places = start + tl.arange(0, TILE)
-        x = tl.load(row_ptr + places, mask=places < size, other=float("-inf"))
-        length = appended(list_ptr, length, places, (places < size) & (x >= floor), TILE)
-    tl.debug_barrier()
-    return tl.where(length <= TILE, length, 0)
+def softplus(x):
+    """ln(1 + e^x) of float32, exact to the last bits wherever x is."""
+    # ln(1 + y) of y = e^-|x| is 2 artanh(y / (2 + y)), whose series needs no logarithm: one of a
+    # sum near 1 would have lost what is small.
+    y = tl.exp(-tl.abs(x))
+    z = y / (2 + y)
+    square = z * z
+    series = 1 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (
+        1 / 9 + square * (1 / 11 + square * (1 / 13 + square / 15))))))  # fmt: skip
+    return tl.where(x > 0, x, 0.0) + 2 * z * series
 
 
 @triton.jit
-def _store_best(source, ids_ptr, number, TILE: tl.constexpr):
-    """The best candidates' places, the best first, and the first of those that tie."""
-    last = tl.full((), 0x7FFFFFFFFFFFFFFF, tl.int64)
-    for i in range(number):
-        best = tl.full((), -0x8000000000000000, tl.int64)
-        for start in range(0, number_of(source), TILE):
-            places, x = candidates(source, start, TILE)
-            first = best_first(ordered(x), places)
-            exists = start + tl.arange(0, TILE) < number_of(source)
-            first = tl.where(exists & (first < last), first, -0x8000000000000000)
-            best = tl.maximum(best, tl.max(first, 0))
-        tl.store(ids_ptr + i, place_of(best))
-        last = best
-    tl.debug_barrier()
+def softmax(x, exists):
+    """Over all of the tile that exists; 0 elsewhere."""
+    x = tl.where(exists, x, float("-inf"))
+    powers = tl.exp(x - tl.max(x))
+    return powers / tl.sum(powers)
 
 
 @triton.jit
-def _score_rows(
-    logits_ptr, tokens_ptr, rows_ptr, starts_ptr, lists_ptr, ids_ptr, values_ptr, own_ptr,
-    ranks_ptr, size,
-    IS_LONG: tl.constexpr, MOST: tl.constexpr, TILE: tl.constexpr, SEARCH: tl.constexpr,
-):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    row = tl.load(rows_ptr + program)
-    row_ptr, list_ptr = logits_ptr + row * size, lists_ptr + program * TILE
-    begin = tl.load(starts_ptr + program)
-    number = (tl.load(starts_ptr + program + 1) - begin).to(tl.int32)
-    token = tl.minimum(tl.maximum(tl.load(tokens_ptr + row), 0), size - 1)
-    own = tl.load(row_ptr + token)
-
-    bests, lanes = lane_bests(row_ptr, size, TILE)
-    highest = tl.max(bests, 0)
-    masses = tl.full((TILE,), 0, tl.float32)
-    larger = tl.full((TILE,), 0, tl.int32)
-    for start in tl.range(0, size, TILE, num_stages=3):
-        places = start + tl.arange(0, TILE)
-        x = tl.load(row_ptr + places, mask=places < size, other=float("-inf"))
-        masses += tl.exp(x - highest)
-        larger += (x > own).to(tl.int32)
-    log_mass = tl.log(tl.sum(masses, 0))
-    tl.store(own_ptr + program, own - highest - log_mass)
-    tl.store(ranks_ptr + program, (tl.sum(larger, 0) + 1).to(tl.int64))
-
-    if number <= MOST:
-        length = tl.full((), 0, tl.int32)
-        if IS_LONG:
-            list_lanes(list_ptr, lanes, TILE)
-            source = (row_ptr, list_ptr, TILE, size)
-            floor = value_of(kth_best(source, number, ROUGH, SEARCH))
-            length = _list_best(source, floor, TILE)
-        _store_best((row_ptr, list_ptr, length, size), ids_ptr + begin, number, TILE)
-    for start in range(0, number, TILE):
-        at = start + tl.arange(0, TILE)
-        places = tl.load(ids_ptr + begin + at, mask=at < number, other=0)
-        x = tl.load(row_ptr + places, mask=at < number)
-        tl.store(values_ptr + begin + at, x - highest - log_mass, mask=at < number)
-
-
-def scores(
-    device: Device, logits: Tensor, tokens: Tensor, rows: Sequence[int], wanted: Sequence[int]
-) -> Scores:
-    """See `TokenKernels.scores`; of tokens that tie the first are among the best."""
-    size = logits.shape[-1]
-    tile, search = tiles_of(size)
-    starts = [0, *accumulate(wanted)]
-    ids = device.empty((starts[-1],), torch.int64)
-    for row, (begin, end) in zip(rows, pairwise(starts), strict=True):
-        if end - begin > MOST:
-            best = logits[row].sort(descending=True, stable=True).indices
-            ids[begin:end].copy_(best[: end - begin])
-    values, own = (device.empty((n,), torch.float32) for n in (starts[-1], len(rows)))
-    ranks = device.empty((len(rows),), torch.int64)
-    lists = device.empty((len(rows), tile), torch.int32)
-    launch(
-        device, _score_rows, (len(rows),),
-        logits, tokens, device.upload(torch.tensor(rows)), device.upload(torch.tensor(starts)),
-        lists, ids, values, own, ranks, size,
-        IS_LONG=size > tile, MOST=MOST, TILE=tile, SEARCH=search, num_warps=16,
-        writes=(lists, ids, values, own, ranks),
-    )  # fmt: skip
-    return Scores(ids, values, own, ranks)
+def scores_of(logits, exists, SCORE: tl.constexpr):
+    """What experts are chosen by, of float32 logits; SCORE: a `RouterScore`."""
+    if SCORE == "softmax":
+        scores = softmax(logits, exists)
+    elif SCORE == "sigmoid":
+        scores = tl.sigmoid(logits)
+    elif SCORE == "sqrt_softplus":
+        scores = tl.sqrt(softplus(logits))
+    elif SCORE == "constant":
+        scores = tl.full(logits.shape, 1.0, tl.float32)
+    else:
+        scores = logits
+    return scores

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from queue import Empty, SimpleQueue
 
-from megainfer.m2n.shm.connection import Peer
-from megainfer.m2n.shm.region import Bell
+from megainfer.m2n.host.connection import Peer
+from megainfer.m2n.host.region import Bell
 from megainfer.m2n.slotted.mail import Newcomer
 from megainfer.m2n.slotted.sleeper import Sleeper, Watched
 
@@ -15,7 +15,7 @@ GLANCE_SECONDS = 1e-3
 """How stale the knowledge of who is alive may be: asking takes a system call."""
 
 
-class ShmWire:
+class HostWire:
     """`port.Wire` between processes. Other threads may call `met`, and nothing else."""
 
     def __init__(self, bell: Bell, sleeper: Sleeper) -> None:
@@ -50,7 +50,7 @@ class ShmWire:
         if found:
             self._lost -= found.keys()
             self._watched = self._watch()
-        return [Newcomer(p.index, p.slots, p.bell.fileno()) for p in found.values()]
+        return [Newcomer(p.index, p.slots, p.bell.fileno(), p.payloads) for p in found.values()]
 
     def part(self, peer: int) -> None:
         """See `port.Wire.part`."""

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from threading import Thread
 
 from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolError
+from megainfer.m2n.host.connection import Admit, OwnEnd, Peer, admitted, greet, welcome
+from megainfer.m2n.host.handshake import peer_uid
 from megainfer.m2n.roads import Seat
-from megainfer.m2n.shm.connection import Admit, OwnEnd, Peer, admitted, greet, welcome
-from megainfer.m2n.shm.handshake import peer_uid
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +31,14 @@ def expert_address(token: str, node: int, incarnation: int = 0) -> str:
     return f"\0megainfer-{token}-expert-{node}-{incarnation}"
 
 
-class ShmListener:
+class Listener:
     """Where attention nodes find an expert node."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._socket = listening
 
     @classmethod
-    def create(cls, address: str) -> "ShmListener":
+    def create(cls, address: str) -> "Listener":
         """Raises ConfigError when the address is taken."""
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -76,7 +76,7 @@ class Doorman:
     One that is slow, or never says a word, holds up nobody: each has a thread, and bounded time.
     """
 
-    def __init__(self, listener: ShmListener, seat: Seat, own: OwnEnd, admit: Admit) -> None:
+    def __init__(self, listener: Listener, seat: Seat, own: OwnEnd, admit: Admit) -> None:
         self._listener = listener
         self._seat = seat
         self._own = own

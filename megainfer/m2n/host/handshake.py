@@ -23,15 +23,20 @@ from enum import IntEnum
 from typing import NoReturn
 
 from megainfer.errors import NodeDied, ProtocolError
-from megainfer.m2n.geometry import DTYPE_CODES, Geometry
+from megainfer.m2n.geometry import DTYPE_CODES, PAYLOAD_CODES, Geometry
 from megainfer.m2n.message import VERSION
 from megainfer.m2n.roads import Seat
 
 _MAGIC = b"MEGAM2N\0"
 _PREFIX = struct.Struct("<8sIII")  # magic, version, kind, bytes of body
-_HELLO = struct.Struct("<IIQIIIIIII")
+_HELLO = struct.Struct("<IIQIIIIIIII16s")
 _MAX_BODY_BYTES = 4096
+_MAX_DESCRIPTORS = 3
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+NO_DEVICE = bytes(16)
+_NAMES = {"dtype": DTYPE_CODES, "payloads": PAYLOAD_CODES}  # fields that are names, and their codes
 
 
 class Frame(IntEnum):
@@ -51,25 +56,30 @@ class Side(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who speaks and what it expects: role, index, incarnation, then the geometry's fields."""
+    """Who speaks and what it expects: role, index, incarnation, then the geometry's fields.
+
+    device: the UUID of the device whose memory holds its payloads; zeros where none does.
+    """
 
     side: int
     index: int
     incarnation: int
-    geometry: tuple[int, ...]  # in the order of Geometry's fields, dtype as its code
+    geometry: tuple[int, ...]  # in the order of Geometry's fields, names as their codes
+    device: bytes = NO_DEVICE
 
     @classmethod
-    def of(cls, side: Side, seat: Seat) -> "Hello":
-        *sizes, _ = astuple(seat.geometry)
-        return cls(side, seat.index, seat.incarnation, (*sizes, seat.geometry.dtype_code))
+    def of(cls, side: Side, seat: Seat, device: bytes = NO_DEVICE) -> "Hello":
+        *sizes, _, _ = astuple(seat.geometry)
+        codes = seat.geometry.dtype_code, seat.geometry.payload_code
+        return cls(side, seat.index, seat.incarnation, (*sizes, *codes), device)
 
     def pack(self) -> bytes:
-        return _HELLO.pack(self.side, self.index, self.incarnation, *self.geometry)
+        return _HELLO.pack(self.side, self.index, self.incarnation, *self.geometry, self.device)
 
     @classmethod
     def unpack(cls, body: bytes) -> "Hello":
-        side, index, incarnation, *geometry = _HELLO.unpack(body)
-        return cls(side, index, incarnation, tuple(geometry))
+        side, index, incarnation, *geometry, device = _HELLO.unpack(body)
+        return cls(side, index, incarnation, tuple(geometry), device)
 
 
 HELLO_BYTES = _HELLO.size
@@ -87,9 +97,9 @@ def difference(ours: Hello, theirs: Hello) -> str | None:
 
 
 def _shown(name: str, value: int) -> str:
-    if name != "dtype":
+    if name not in _NAMES:
         return str(value)
-    names = {code: dtype for dtype, code in DTYPE_CODES.items()}
+    names = {code: shown for shown, code in _NAMES[name].items()}
     return names.get(value, f"unknown code {value}")
 
 
@@ -158,7 +168,7 @@ class Channel:
         while len(data) < size:
             with self._bounded():
                 chunk, descriptors, _, _ = socket.recv_fds(
-                    self._socket, size - len(data), 2, socket.MSG_CMSG_CLOEXEC
+                    self._socket, size - len(data), _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
                 )
             files += [io.FileIO(descriptor, "r+") for descriptor in descriptors]
             if not chunk:

@@ -1,0 +1,94 @@
+"""The feed-forward half of a layer on a GPU, its routed experts excepted."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.gpu.kernels.activations import activate
+from megainfer.compute.gpu.kernels.gate import Router, route
+from megainfer.compute.gpu.kernels.plan import plan
+from megainfer.compute.gpu.norm import Norm
+from megainfer.compute.half import Routed
+from megainfer.compute.hash_table import load_hash_table
+from megainfer.compute.reference.kernels import Homes
+from megainfer.models.sources import FfnSources
+from megainfer.models.spec import DenseSpec, MoESpec, SharedExpertSpec
+
+
+class Dense:
+    """A whole feed-forward half without experts, its input norm included."""
+
+    def __init__(
+        self, spec: DenseSpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
+    ) -> None:
+        self._device, self._activation = reader.device, spec.activation
+        self._residual = sources.spec.multipliers.residual
+        self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
+        self._gate_up = reader.load(sources.dense_gate_up(spec), dtype)
+        self._down = reader.load(sources.dense_down(spec), dtype)
+
+    def add(self, x: Tensor) -> None:
+        """To x [T, D], in the pass that writes down's output."""
+        inner = activate(self._device, linear(self._norm(x), self._gate_up), self._activation)
+        x.addmm_(inner, self._down.T, alpha=self._residual)
+
+
+class Gate:
+    """Where a MoE layer's feed-forward half leaves the attention node: norm, router, plan."""
+
+    def __init__(
+        self,
+        spec: MoESpec,
+        sources: FfnSources,
+        reader: WeightReader,
+        homes: Homes,
+        dtype: torch.dtype,
+    ) -> None:
+        self.homes = homes  # may be replaced between steps
+        self._device = reader.device
+        self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
+        self._dtype = torch.float32 if spec.router.wide else dtype
+        self._weight = reader.maybe_load(sources.router(spec), self._dtype)
+        self._bias = reader.maybe_load(sources.router_bias(spec), self._dtype)
+        self._router = Router(
+            spec.router,
+            reader.maybe_load(sources.selection_bias(spec), torch.float32),
+            load_hash_table(spec, sources, reader),
+        )
+        self.shared = SharedExpert(spec.shared, sources, reader, dtype) if spec.shared else None
+
+    def forward(self, x: Tensor, batch: StepBatch) -> Routed:
+        """What the experts see, [T, D], and which rows of it go to each expert node."""
+        hidden, homes = self._norm(x), self.homes
+        ways = batch.ways if homes.num_ways > 1 else None
+        logits = self._logits(hidden)
+        choices = route(self._device, logits, self._router, homes, batch.token_ids, ways)
+        return Routed(hidden, plan(self._device, choices, homes))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        if self._weight is None:  # nobody looks at what isn't there
+            return self._device.empty((len(hidden), self._router.spec.num_experts), self._dtype)
+        return linear(hidden.to(self._dtype), self._weight, self._bias)
+
+
+class SharedExpert:
+    """The expert that every token visits, scaled by a sigmoid gate where it has one, and by the
+    residual multiplier."""
+
+    def __init__(
+        self, spec: SharedExpertSpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
+    ) -> None:
+        self._device, self._activation = reader.device, spec.activation
+        self._residual = sources.spec.multipliers.residual
+        self._gate_up = reader.load(sources.shared_gate_up(spec), dtype)
+        self._down = reader.load(sources.shared_down(spec), dtype)
+        self._switch = reader.load(sources.shared_gate(), dtype) if spec.gated else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [T, D] -> [T, D]."""
+        switch = None if self._switch is None else linear(hidden, self._switch)
+        gate_up = linear(hidden, self._gate_up)
+        inner = activate(self._device, gate_up, self._activation, switch, self._residual)
+        return linear(inner, self._down)

@@ -1,0 +1,147 @@
+"""The gate of every router, interpreted, against the reference."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from megainfer.compute.gpu.kernels.gate import Choices, Router, route
+from megainfer.compute.reference import kernels as reference
+from megainfer.compute.ways import ways_of
+from megainfer.device import HOST
+from megainfer.models.spec import ExpertGroups, GroupScore, RouterScore, RouterSpec
+from megainfer.topology import contiguous_placement
+from tests.compute.test_kernels_routers import CASES
+from tests.compute.test_ways import LIVED_IN
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and NaN
+
+VOCABULARY = 10
+PLAIN = RouterSpec(9, 3, normalise=True, rounded=False)
+ALL = RouterSpec(5, 5, normalise=False, rounded=False, score=RouterScore.CONSTANT)
+V3 = replace(CASES["v3"].spec, num_experts=256, top_k=8, groups=ExpertGroups(8, 4, GroupScore.MAX))
+SPECS = {name: case.spec for name, case in CASES.items()} | {
+    "all": ALL,
+    "one": RouterSpec(1, 1, normalise=True, rounded=True),
+    "v3 real": V3,
+    "five groups": replace(V3, num_experts=35, groups=ExpertGroups(5, 3, GroupScore.TOP2_SUM)),
+    "logit hashed": replace(PLAIN, score=RouterScore.LOGIT, hashed=True),
+}
+
+
+def chosen(logits: Tensor, router: Router) -> Choices:
+    """Where all experts live on one node, so that local ids are global ones."""
+    homes = homes_of(router.spec.num_experts)
+    return route(HOST, logits, router, homes, token_ids(len(logits)))
+
+
+def token_ids(tokens: int) -> Tensor:
+    return 7 * torch.arange(tokens) % VOCABULARY
+
+
+def homes_of(num_experts: int, num_nodes: int = 1) -> reference.Homes:
+    return reference.expert_homes(contiguous_placement(num_experts, num_nodes, [0]), 0)
+
+
+def router_of(spec: RouterSpec) -> Router:
+    experts = spec.num_experts
+    bias = torch.randn(experts) if spec.selection_bias else None
+    table = [torch.randperm(experts)[: spec.top_k] for _ in range(VOCABULARY)]
+    return Router(spec, bias, torch.stack(table) if spec.hashed else None)
+
+
+def expected(logits: Tensor, router: Router) -> tuple[Tensor, Tensor]:
+    looked_up = None if router.table is None else router.table[token_ids(len(logits))]
+    routing = reference.Routing(router.selection_bias, looked_up)
+    return reference.route(logits, router.spec, routing)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", SPECS)
+def test_every_router_is_the_references(name, dtype):
+    router = router_of(SPECS[name])
+    logits = (2 * torch.randn(5, router.spec.num_experts)).to(dtype)
+    choices = chosen(logits, router)
+    weights, ids = expected(logits, router)
+    assert torch.equal(choices.local_ids, ids.int())
+    # What is rounded may fall to either side.
+    tolerance = 1e-5 if dtype is torch.float32 or not router.spec.rounded else 2**-7
+    torch.testing.assert_close(choices.weights, weights, rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_of_equals_the_lowest_is_chosen(name):
+    router = router_of(SPECS[name])
+    logits = torch.randint(3, (5, router.spec.num_experts)).float()
+    if router.selection_bias is not None:
+        router.selection_bias.zero_()
+    assert torch.equal(chosen(logits, router).local_ids, expected(logits, router)[1].int())
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_rows_of_nothing_choose_experts_that_there_are(name):
+    """And leave their neighbours alone."""
+    router, experts = router_of(SPECS[name]), SPECS[name].num_experts
+    logits = torch.randn(6, experts)
+    alone = chosen(logits[::5].contiguous(), router)
+    logits[1], logits[2], logits[3], logits[4, ::2] = torch.nan, torch.inf, -torch.inf, torch.nan
+    choices = chosen(logits, router)
+    assert choices.local_ids.ge(0).all()
+    assert choices.local_ids.lt(experts).all()
+    assert all(len(row.unique()) == len(row) for row in choices.local_ids)
+    if router.table is None:
+        assert torch.equal(choices.local_ids[::5], alone.local_ids)
+        assert torch.equal(choices.weights[::5], alone.weights)
+
+
+@pytest.mark.parametrize("score", RouterScore)
+def test_weights_of_nan_are_nan(score):
+    """So that whoever looks for it finds it."""
+    spec = replace(PLAIN, score=score, top_k=9 if score is RouterScore.CONSTANT else 2)
+    choices = chosen(torch.full((1, 9), torch.nan), Router(spec))
+    assert choices.weights.isnan().all() == (score is not RouterScore.CONSTANT)
+
+
+def test_small_scores_are_exact():
+    """e^-20 is lost in 1 + e^-20."""
+    spec = replace(PLAIN, score=RouterScore.SQRT_SOFTPLUS, normalise=False)
+    logits = torch.tensor([[-20.0, -60.0, -1e-3, 1e-3, 20.0, 25.0, -5.0, 0.0, 3.0]])
+    all_of_them = Router(replace(spec, top_k=9))
+    weights, ids = expected(logits, all_of_them)
+    choices = chosen(logits, all_of_them)
+    assert torch.equal(choices.local_ids, ids.int())
+    torch.testing.assert_close(choices.weights, weights, rtol=1e-6, atol=0)
+
+
+def test_a_router_of_constant_score_looks_at_no_logits():
+    choices = chosen(torch.full((3, 5), torch.nan), Router(ALL))
+    assert torch.equal(choices.weights, torch.ones(3, 5))
+    assert choices.local_ids.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_no_tokens_choose_nothing():
+    choices = chosen(torch.empty(0, 9), Router(PLAIN))
+    assert [tuple(tensor.shape) for tensor in choices] == [(0, 3), (0, 3), (0, 3), (0,)]
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 5])
+def test_experts_live_where_homes_say(num_nodes):
+    router, homes = Router(PLAIN), homes_of(9, num_nodes)
+    logits = torch.randn(6, 9)
+    ids = expected(logits, router)[1]
+    choices = route(HOST, logits, router, homes, torch.arange(6))
+    assert torch.equal(choices.nodes, homes.node[ids, 0].int())
+    assert torch.equal(choices.local_ids, homes.local_id[ids, 0])
+    assert choices.rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_tokens_share_an_experts_replicas_by_their_ways():
+    homes, router = reference.expert_homes(LIVED_IN, 0), Router(RouterSpec(4, 2, True, False))
+    logits = torch.randn(24, 4)
+    ways, ids = ways_of(token_ids(24), torch.arange(24)), expected(logits, router)[1]
+    choices = route(HOST, logits, router, homes, token_ids(24), ways)
+    assert homes.num_ways == 16
+    assert torch.equal(choices.nodes, homes.node[ids, ways[:, None]].int())
+    assert torch.equal(choices.local_ids, homes.local_id[ids, ways[:, None]])
+    assert len(choices.nodes.unique()) == 3
