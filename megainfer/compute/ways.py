@@ -9,11 +9,11 @@ from torch import Tensor
 
 from megainfer.topology import WAYS
 
-_OF_TOKEN, _OF_POSITION = 0x9E3779B1, 0x85EBCA77  # odd, as far from regular as 32 bits allow
-_BITS = WAYS.bit_length() - 1
+OF_TOKEN, OF_POSITION = 0x9E3779B1, 0x85EBCA77  # odd, as far from regular as 32 bits allow
+SHIFT = 32 - (WAYS.bit_length() - 1)
 
 
 def ways_of(token_ids: Tensor, positions: Tensor) -> Tensor:
     """One of WAYS for each token, about as many tokens each: int64 [T] both -> int64 [T]."""
-    mixed = (token_ids * _OF_TOKEN + positions * _OF_POSITION) & 0xFFFFFFFF
-    return mixed >> (32 - _BITS)
+    mixed = (token_ids * OF_TOKEN + positions * OF_POSITION) & 0xFFFFFFFF
+    return mixed >> SHIFT

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels.gate import Choices, Router, route
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.ways import ways_of
 from megainfer.device import HOST
 from megainfer.models.spec import ExpertGroups, GroupScore, RouterScore, RouterSpec
-from megainfer.topology import contiguous_placement
+from megainfer.topology import Placement, contiguous_placement
 from tests.compute.test_kernels_routers import CASES
 from tests.compute.test_ways import LIVED_IN
 
@@ -32,16 +33,17 @@ SPECS = {name: case.spec for name, case in CASES.items()} | {
 
 def chosen(logits: Tensor, router: Router) -> Choices:
     """Where all experts live on one node, so that local ids are global ones."""
-    homes = homes_of(router.spec.num_experts)
-    return route(HOST, logits, router, homes, token_ids(len(logits)))
+    homes = homes_of(contiguous_placement(router.spec.num_experts, 1, [0]))
+    return route(HOST, logits, router, homes, *token_ids(len(logits)))
 
 
-def token_ids(tokens: int) -> Tensor:
-    return 7 * torch.arange(tokens) % VOCABULARY
+def token_ids(tokens: int) -> tuple[Tensor, Tensor]:
+    """And their positions."""
+    return 7 * torch.arange(tokens) % VOCABULARY, torch.arange(tokens) + 100
 
 
-def homes_of(num_experts: int, num_nodes: int = 1) -> reference.Homes:
-    return reference.expert_homes(contiguous_placement(num_experts, num_nodes, [0]), 0)
+def homes_of(placement: Placement) -> HomeTable:
+    return HomeTable(placement, 0, HOST)
 
 
 def router_of(spec: RouterSpec) -> Router:
@@ -52,7 +54,7 @@ def router_of(spec: RouterSpec) -> Router:
 
 
 def expected(logits: Tensor, router: Router) -> tuple[Tensor, Tensor]:
-    looked_up = None if router.table is None else router.table[token_ids(len(logits))]
+    looked_up = None if router.table is None else router.table[token_ids(len(logits))[0]]
     routing = reference.Routing(router.selection_bias, looked_up)
     return reference.route(logits, router.spec, routing)
 
@@ -125,23 +127,30 @@ def test_no_tokens_choose_nothing():
     assert [tuple(tensor.shape) for tensor in choices] == [(0, 3), (0, 3), (0, 3), (0,)]
 
 
-@pytest.mark.parametrize("num_nodes", [1, 2, 5])
-def test_experts_live_where_homes_say(num_nodes):
-    router, homes = Router(PLAIN), homes_of(9, num_nodes)
-    logits = torch.randn(6, 9)
-    ids = expected(logits, router)[1]
-    choices = route(HOST, logits, router, homes, torch.arange(6))
-    assert torch.equal(choices.nodes, homes.node[ids, 0].int())
-    assert torch.equal(choices.local_ids, homes.local_id[ids, 0])
-    assert choices.rows.tolist() == [0, 1, 2, 3, 4, 5]
+PLACEMENTS = [contiguous_placement(4, nodes, [0]) for nodes in (1, 2, 4)]
 
 
-def test_tokens_share_an_experts_replicas_by_their_ways():
-    homes, router = reference.expert_homes(LIVED_IN, 0), Router(RouterSpec(4, 2, True, False))
-    logits = torch.randn(24, 4)
-    ways, ids = ways_of(token_ids(24), torch.arange(24)), expected(logits, router)[1]
-    choices = route(HOST, logits, router, homes, token_ids(24), ways)
-    assert homes.num_ways == 16
-    assert torch.equal(choices.nodes, homes.node[ids, ways[:, None]].int())
-    assert torch.equal(choices.local_ids, homes.local_id[ids, ways[:, None]])
-    assert len(choices.nodes.unique()) == 3
+@pytest.mark.parametrize("placement", [*PLACEMENTS, LIVED_IN], ids=("1", "2", "4", "ways"))
+def test_experts_live_where_homes_say(placement):
+    router, logits = Router(RouterSpec(4, 2, True, False)), torch.randn(24, 4)
+    tokens, positions = torch.randint(2**18, (24,)), torch.randint(2**20, (24,))
+    choices = route(HOST, logits, router, homes_of(placement), tokens, positions)
+    homes, ways = reference.expert_homes(placement, 0), ways_of(tokens, positions)
+    at = expected(logits, router)[1], ways[:, None] if homes.num_ways > 1 else 0
+    assert torch.equal(choices.nodes, homes.node[at].int())
+    assert torch.equal(choices.local_ids, homes.local_id[at])
+    assert choices.rows.tolist() == [*range(24)]
+
+
+def test_tokens_go_elsewhere_when_experts_have_moved():
+    """By the same memory: what a graph has captured is its address."""
+    homes = homes_of(PLACEMENTS[0])
+    router, logits, before = Router(RouterSpec(4, 2, True, False)), torch.randn(9, 4), homes.table
+    homes.move(LIVED_IN)
+    moved, fresh = (
+        route(HOST, logits, router, own, *token_ids(9)) for own in (homes, homes_of(LIVED_IN))
+    )
+    assert homes.table is before
+    assert (homes.num_nodes, homes.nodes) == (3, {0, 1, 2})
+    for own, other in zip(moved, fresh, strict=True):
+        assert torch.equal(own, other)

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.gpu.kernels.packing import KernelPacking, Payload
-from megainfer.compute.gpu.kernels.plan import plan
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST, HostDevice
 from megainfer.m2n.mailbox import Part
 from megainfer.topology import contiguous_placement
-from tests.interpreted.test_plan import choices_of, drawn
+from tests.interpreted.test_plan import drawn, planned
 
 PACKING = KernelPacking()
 CAPACITY, TOP_K = 12, 3
@@ -20,8 +19,7 @@ SHAPES = [(1, 1, 1), (5, 40, 2), (7, 257, 3), (9, 1100, 1), (12, 16, 5)]
 
 
 def parts_of(tokens: int, num_nodes: int) -> tuple[Part, ...]:
-    homes = reference.expert_homes(contiguous_placement(9, num_nodes, [0]), 0)
-    return plan(HOST, choices_of(*drawn(tokens, 9, TOP_K), homes), homes)
+    return planned(contiguous_placement(9, num_nodes, [0]), *drawn(tokens, 9, TOP_K))
 
 
 def count_of(part: Part) -> int:

@@ -6,15 +6,16 @@ from torch.nn.functional import linear
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
+from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels.activations import activate
 from megainfer.compute.gpu.kernels.gate import Router, route
 from megainfer.compute.gpu.kernels.plan import plan
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.half import Routed
 from megainfer.compute.hash_table import load_hash_table
-from megainfer.compute.reference.kernels import Homes
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import DenseSpec, MoESpec, SharedExpertSpec
+from megainfer.topology import Placement
 
 
 class Dense:
@@ -43,10 +44,10 @@ class Gate:
         spec: MoESpec,
         sources: FfnSources,
         reader: WeightReader,
-        homes: Homes,
+        placement: Placement,
         dtype: torch.dtype,
     ) -> None:
-        self.homes = homes  # may be replaced between steps
+        self.homes = HomeTable(placement, sources.layer, reader.device)
         self._device = reader.device
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
         self._dtype = torch.float32 if spec.router.wide else dtype
@@ -61,11 +62,16 @@ class Gate:
 
     def forward(self, x: Tensor, batch: StepBatch) -> Routed:
         """What the experts see, [T, D], and which rows of it go to each expert node."""
-        hidden, homes = self._norm(x), self.homes
-        ways = batch.ways if homes.num_ways > 1 else None
-        logits = self._logits(hidden)
-        choices = route(self._device, logits, self._router, homes, batch.token_ids, ways)
-        return Routed(hidden, plan(self._device, choices, homes))
+        hidden = self._norm(x)
+        choices = route(
+            self._device,
+            self._logits(hidden),
+            self._router,
+            self.homes,
+            batch.token_ids,
+            batch.positions,
+        )
+        return Routed(hidden, plan(self._device, choices, self.homes))
 
     def _logits(self, hidden: Tensor) -> Tensor:
         if self._weight is None:  # nobody looks at what isn't there

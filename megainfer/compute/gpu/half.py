@@ -17,7 +17,6 @@ from megainfer.compute.gpu.latent import LatentAttention
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.half import HalfSource, Routed
 from megainfer.compute.kv_cache import KVCache
-from megainfer.compute.reference.kernels import Homes, expert_homes
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
 from megainfer.models.sources import (
     DeltaNetSources,
@@ -38,7 +37,6 @@ class GpuLayer:
     ) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
         attention = spec.layers[layer].attention
-        self._layer, self._device = layer, source.device
         self._token_shapes = attention.cache_shapes
         self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
         self._residual = spec.multipliers.residual
@@ -48,8 +46,7 @@ class GpuLayer:
         if isinstance(ffn, DenseSpec):
             self._dense = Dense(ffn, sources, reader, dtype)
         else:
-            homes = self._homes(source.placement)
-            self._gate = Gate(ffn, sources, reader, homes, dtype)
+            self._gate = Gate(ffn, sources, reader, source.placement, dtype)
 
     def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`."""
@@ -62,7 +59,7 @@ class GpuLayer:
     def place(self, placement: Placement) -> None:
         """See `half.LayerHalf.place`."""
         if self._gate is not None:
-            self._gate.homes = self._homes(placement)
+            self._gate.homes.move(placement)
 
     def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
         """See `half.LayerHalf.feed_forward`."""
@@ -75,9 +72,6 @@ class GpuLayer:
         if self._gate is None or self._gate.shared is None:
             return None
         return self._gate.shared.forward(hidden)
-
-    def _homes(self, placement: Placement) -> Homes:
-        return expert_homes(placement, self._layer).on(self._device)
 
 
 class GpuHalf:

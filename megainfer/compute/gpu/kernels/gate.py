@@ -6,14 +6,20 @@ import triton
 import triton.language as tl
 from torch import Tensor, float32, int32, int64
 
+from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels.scores import scores_of, softmax
 from megainfer.compute.gpu.launching import launch
-from megainfer.compute.reference.kernels import Homes
+from megainfer.compute.ways import OF_POSITION, OF_TOKEN, SHIFT
 from megainfer.device import Device
 from megainfer.models.spec import GroupScore, RouterSpec
+from megainfer.topology import WAYS
 
 _ONE_WARP = 1024
 """Scores of a token that one warp holds in registers, so that it waits for no other."""
+
+_WAYS = tl.constexpr(WAYS)
+_OF_TOKEN, _OF_POSITION = tl.constexpr(OF_TOKEN), tl.constexpr(OF_POSITION)
+_SHIFT = tl.constexpr(SHIFT)
 
 
 class Router(NamedTuple):
@@ -64,7 +70,7 @@ def _within_groups(
         of_group += tl.max(tl.where(ids == first[:, None], float("-inf"), ranks), 1)
     groups = tl.arange(0, ranks.shape[0])
     kept = groups < 0
-    for _ in tl.static_range(KEPT):
+    for _ in range(KEPT):
         kept = kept | (groups == _best(of_group, groups, (groups < GROUPS) & ~kept))
     return tl.where(kept[:, None], scores, float("-inf"))
 
@@ -81,10 +87,16 @@ def _sparsemixer(logits, ids, free, JITTER: tl.constexpr):
 
 
 @triton.jit
+def _way_of(token, position):
+    # `compute.ways.ways_of`.
+    return ((token * _OF_TOKEN + position * _OF_POSITION) & 0xFFFFFFFF) >> _SHIFT
+
+
+@triton.jit
 def _route(
-    logits_ptr, bias_ptr, table_ptr, token_ids_ptr, ways_ptr, home_node_ptr, home_id_ptr,
+    logits_ptr, bias_ptr, table_ptr, token_ids_ptr, positions_ptr, homes_ptr,
     nodes_ptr, local_ids_ptr, weights_ptr, rows_ptr,
-    SCORE: tl.constexpr, BIASED: tl.constexpr, HASHED: tl.constexpr, WAYS: tl.constexpr,
+    SCORE: tl.constexpr, BIASED: tl.constexpr, HASHED: tl.constexpr,
     GROUPS: tl.constexpr, SIZE: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr,
     K: tl.constexpr, NORMALISE: tl.constexpr, EPSILON: tl.constexpr, LEAST_SUM: tl.constexpr,
     ROUNDED: tl.constexpr, SCALE: tl.constexpr, JITTER: tl.constexpr,
@@ -96,6 +108,7 @@ def _route(
     ids = tl.where(exists, group * SIZE + member, GROUPS * SIZE)
     slots = tl.arange(0, K_TILE)
     is_slot = slots < K
+    token = tl.load(token_ids_ptr + row)
 
     if SCORE == "constant":
         logits = tl.zeros(ids.shape, tl.float32)
@@ -112,12 +125,12 @@ def _route(
     free = exists
     experts = tl.zeros([K_TILE], tl.int32)
     weights = tl.zeros([K_TILE], tl.float32)
-    for k in tl.static_range(K):
+    for k in range(K):
         if SCORE == "sparsemixer":
             expert, weight = _sparsemixer(logits, ids, free, JITTER)
         else:
             if HASHED:
-                expert = tl.load(table_ptr + tl.load(token_ids_ptr + row) * K + k).to(tl.int32)
+                expert = tl.load(table_ptr + token * K + k).to(tl.int32)
             else:
                 expert = _best(ranked, ids, free)
             weight = tl.sum(tl.where(ids == expert, scores, 0.0))
@@ -133,12 +146,11 @@ def _route(
     if ROUNDED:
         weights = weights.to(logits_ptr.dtype.element_ty).to(tl.float32)
 
-    way = 0 if WAYS == 1 else tl.load(ways_ptr + row)
-    home = experts * WAYS + way
-    node = tl.load(home_node_ptr + home, mask=is_slot, other=0)
-    local_id = tl.load(home_id_ptr + home, mask=is_slot, other=0)
+    home = homes_ptr + experts * _WAYS + _way_of(token, tl.load(positions_ptr + row))
+    node = tl.load(home, mask=is_slot, other=0)
+    local_id = tl.load(home + GROUPS * SIZE * _WAYS, mask=is_slot, other=0)
     out = row * K + slots
-    tl.store(nodes_ptr + out, node.to(tl.int32), mask=is_slot)
+    tl.store(nodes_ptr + out, node, mask=is_slot)
     tl.store(local_ids_ptr + out, local_id, mask=is_slot)
     tl.store(weights_ptr + out, weights * SCALE, mask=is_slot)
     tl.store(rows_ptr + row, row)
@@ -148,18 +160,15 @@ def route(
     device: Device,
     logits: Tensor,
     router: Router,
-    homes: Homes,
+    homes: HomeTable,
     token_ids: Tensor,
-    ways: Tensor | None = None,
+    positions: Tensor,
 ) -> Choices:
     """Which experts each token chooses, of logits [T, E], their bias included.
 
-    A router of constant score looks at the shape of logits only. homes: on the device. token_ids:
-    int64 [T], looked at by a router that is `hashed`. ways: int64 [T], see `compute.ways`, looked
-    at where homes have several. All are contiguous. A row of NaN gets some experts, and NaN for
-    weights.
+    A router of constant score looks at the shape of logits only. token_ids, positions: int64 [T],
+    of the tokens. All are contiguous. A row of NaN gets some experts, and NaN for weights.
     """
-    assert homes.num_ways == 1 or ways is not None, "these tokens have no ways to share homes by"
     rows, top_k = logits.shape[0], router.spec.top_k
     choices = Choices(
         device.empty((rows, top_k), int32),
@@ -169,9 +178,8 @@ def route(
     )
     launch(
         device, _route, (rows,),
-        logits, router.selection_bias, router.table, token_ids, ways, homes.node, homes.local_id,
-        *choices,
-        **_constants(router.spec), WAYS=homes.num_ways,
+        logits, router.selection_bias, router.table, token_ids, positions, homes.table, *choices,
+        **_constants(router.spec),
         writes=choices,
     )  # fmt: skip
     return choices

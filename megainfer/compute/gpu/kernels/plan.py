@@ -4,9 +4,9 @@ import triton
 import triton.language as tl
 from torch import float32, int32, int64
 
+from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels.gate import Choices
 from megainfer.compute.gpu.launching import launch
-from megainfer.compute.reference.kernels import Homes
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 
@@ -86,7 +86,7 @@ def _plan(
         tl.store(count_ptr + node, count)
 
 
-def plan(device: Device, choices: Choices, homes: Homes) -> tuple[Part, ...]:
+def plan(device: Device, choices: Choices, homes: HomeTable) -> tuple[Part, ...]:
     """What each expert node is sent: `reference.kernels.padded_plan`, and the rows' places.
 
     Where there is one node it is sent all rows as they are.
