@@ -55,11 +55,15 @@ class LayerExperts(Protocol):
         local_ids: Sequence[Tensor],
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
+        counts: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """Compute several messages at once; how many choices each expert got, int64 [E], which is
         valid until the next call.
 
         A message: hidden [R, D]; local_ids int32 [R, K], anything but an expert's id being a
         choice that is not here; weights float32 [R, K]; out [R, D] in hidden's dtype, overwritten
-        with the rows' outputs, weighted and summed over this node's experts.
+        with the rows' outputs, weighted and summed over this node's experts. Its count: int32 [1]
+        on the device, how many of the rows count, as in `m2n.mailbox.Dispatch`; those behind them
+        choose nothing, whatever they hold. None, of one or of all: all rows count, as on the host
+        they do.
         """

@@ -132,6 +132,7 @@ class ExpertModel:
             [dispatch.local_ids for dispatch in dispatches],
             [dispatch.weights for dispatch in dispatches],
             outs,
+            [dispatch.count for dispatch in dispatches],
         )
         self._uncounted = layer, counts
 

@@ -149,3 +149,20 @@ def test_ids_of_no_expert_are_not_here():
     assert torch.equal(layer.forward([x], [known], [weights], [expected]), counts)
     assert counts.tolist() == [1, 1, 0, 1, 0]
     assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("counts", [[2, None], [0, 1]])
+def test_rows_that_do_not_count_choose_nothing(counts):
+    layer = ReferenceLayerExperts(ExpertsShape(E, D, F, 2), torch.float32)
+    gate_up, down = weights_of_experts()
+    for expert in range(E):
+        layer.put(expert, layer.prepare(gate_up[expert], down[expert]))
+    ids = [torch.randint(E, (4, 2)).int() for _ in counts]
+    x, weights = ([torch.randn(4, D) for _ in counts], [torch.rand(4, 2) for _ in counts])
+    outs, expected = ([torch.empty(4, D) for _ in counts] for _ in "ab")
+    known = [None if n is None else torch.tensor([n], dtype=torch.int32) for n in counts]
+    chosen = layer.forward(x, ids, weights, outs, known)
+    for own, count in zip(ids, counts, strict=True):
+        own[4 if count is None else count :] = -1
+    assert torch.equal(chosen, layer.forward(x, ids, weights, expected))
+    assert all(map(torch.equal, outs, expected))

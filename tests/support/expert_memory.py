@@ -1,5 +1,5 @@
-"""What an expert's memory on a GPU means: each number by its format's formula, from where the layout
-says that it is. Nothing is shared with the kernels that decode it, nor with what has written it."""
+"""What an expert's memory on a GPU means: each number by its format's formula, from where the
+layout says that it is. Nothing is shared with the kernels that decode it or with what wrote it."""
 
 import torch
 from torch import Tensor

@@ -1,34 +1,33 @@
 """The Triton kernels as a `Backend`."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from megainfer.compute.experts import ExpertsShape, LayerExperts
+from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.gpu.experts import ExpertPool, GpuLayerExperts
 from megainfer.compute.gpu.half import GpuHalf
-from megainfer.compute.gpu.kernels.packing import KernelPacking
-from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.half import HalfSource
+from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.tokens import TokenKernels
 from megainfer.device import HOST, Device
-from megainfer.m2n.packing import Packing
 
 
 class GpuBackend:
     """`backend.Backend` on a GPU, or interpreted on the host.
 
-    expert_dtype: of the experts' weights; others have `dtype`. invariant: a row's result doesn't
+    expert_dtype: of the experts' weights, one of torch's dtypes or the name of one of
+    `formats.registry`; others have `dtype`. invariant: a row's result doesn't
     depend on what else is computed with it, which costs some speed.
     """
 
     name = "gpu"
-    packing: Packing = KernelPacking()
 
     def __init__(
         self,
         dtype: torch.dtype,
-        expert_dtype: torch.dtype,
+        expert_dtype: torch.dtype | str,
         device: Device = HOST,
         *,
         invariant: bool = False,
@@ -36,19 +35,14 @@ class GpuBackend:
         self.dtype = dtype
         self.device = device
         self.tokens: TokenKernels = GpuTokens(device)
-        self._expert_dtype = expert_dtype
+        self._expert_format = str(expert_dtype).removeprefix("torch.")
         self._invariant = invariant
 
     def half(self, source: HalfSource) -> GpuHalf:
         """See `backend.Backend.half`."""
         return GpuHalf(source, self._invariant)
 
-    def experts(self, shape: ExpertsShape) -> Callable[[int], LayerExperts]:
+    def experts(self, shape: ExpertsShape) -> Callable[[int], GpuLayerExperts]:
         """See `backend.Backend.experts`."""
-        pool = ExpertPool(
-            shape,
-            str(self._expert_dtype).removeprefix("torch."),
-            self.device,
-            invariant=self._invariant,
-        )
-        return lambda expected: GpuLayerExperts(pool, expected)
+        pool = ExpertPool(shape, self._expert_format, self.device, invariant=self._invariant)
+        return partial(GpuLayerExperts, pool)

@@ -26,7 +26,7 @@ INTERPRETED_PROGRAMS = 3
 
 
 class PreparedExpert(NamedTuple):
-    """memory: uint8 [bytes], on the device. ready: after what has filled it, or has read it last."""
+    """memory: uint8 [bytes], on the device. ready: after what filled it, or what read it last."""
 
     memory: Tensor
     ready: Event

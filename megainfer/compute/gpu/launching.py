@@ -15,14 +15,28 @@ def launch(
     grid: tuple[int, ...],
     *arguments: object,
     writes: Sequence[Tensor],
-    reads: Sequence[Tensor] = (),
-    **constants: object,
+    **constants: Any,
 ) -> None:
     """One launch of a Triton kernel in the current stream; none where the grid is empty.
 
-    writes: those of the arguments that the kernel stores to, and what else it stores to through
-    pointers that it loads; it may read all arguments, and `reads` through such pointers. constants:
+    writes: those of the arguments that the kernel stores to; it may read all of them. constants:
     its constexpr parameters, and options such as num_warps.
+    """
+    launch_through(device, kernel, grid, *arguments, reads=(), writes=writes, **constants)
+
+
+def launch_through(
+    device: Device,
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: object,
+    reads: Sequence[Tensor],
+    writes: Sequence[Tensor],
+    **constants: Any,
+) -> None:
+    """`launch` of a kernel that finds pointers in memory.
+
+    reads, writes: what it uses through them, beside its arguments.
     """
     if 0 in grid:  # which CUDA refuses
         return

@@ -16,8 +16,8 @@ class TileShape:
 
 
 INVARIANT_ROWS = 64
-"""Of a row whose bits must not depend on what else is computed: what Hopper's and Blackwell's tensor
-cores take at least. So many cost no time where weights are read for few."""
+"""Of tiles where bits must not depend on what else is computed: what the tensor cores of Hopper and
+Blackwell take at least. Where weights are read for few rows, multiplying so many costs no time."""
 
 
 def tile_rows(rows_each: float, *, wide: bool, invariant: bool) -> int:

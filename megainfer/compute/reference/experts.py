@@ -61,15 +61,18 @@ class ReferenceLayerExperts:
         local_ids: Sequence[Tensor],
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
+        counts: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """See `experts.LayerExperts.forward`."""
         compute = self._on_host if self._device.is_host else self._on_device
         rows = _joined(hidden).to(self._dtype)
-        result, counts = compute(rows, _joined(weights), _joined(local_ids))
+        if counts is not None:
+            local_ids = [_counted(*own) for own in zip(local_ids, counts, strict=True)]
+        result, chosen = compute(rows, _joined(weights), _joined(local_ids))
         sizes = [len(out) for out in outs]
         for out, part in zip(outs, result.split_with_sizes(sizes), strict=True):
             out.copy_(part)
-        return counts
+        return chosen
 
     def _on_host(self, rows: Tensor, weights: Tensor, local_ids: Tensor) -> tuple[Tensor, Tensor]:
         """All rows' outputs, and how many choices each expert got."""
@@ -100,6 +103,14 @@ def _empty_network(shape: ExpertsShape, dtype: torch.dtype, device: Device) -> N
         shape.activation,
         (device.empty((channels,), dtype), device.empty((hidden,), dtype)) if shape.bias else None,
     )
+
+
+def _counted(local_ids: Tensor, count: Tensor | None) -> Tensor:
+    """Ids of rows that count, else -1."""
+    if count is None:
+        return local_ids
+    rows = torch.arange(len(local_ids), device=local_ids.device)
+    return local_ids.masked_fill((rows >= count)[:, None], -1)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -163,8 +163,10 @@ class CpuLayerExperts:
         local_ids: Sequence[Tensor],
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
+        counts: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """See `experts.LayerExperts.forward`."""
+        assert counts is None or counts.count(None) == len(counts), "on the host all rows count"
         slots = [
             self._slot(*message) for message in zip(hidden, local_ids, weights, outs, strict=True)
         ]

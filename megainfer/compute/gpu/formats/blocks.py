@@ -11,13 +11,13 @@ def blocks_of(weight: Tensor, rows: int, columns: int) -> Tensor:
     height, width = weight.shape
     if height % rows or width % columns:
         weight = pad(weight, (0, -width % columns, 0, -height % rows))
-    parts = weight.unflatten(0, (-1, rows)).unflatten(-1, (-1, columns))
+    parts = weight.reshape(-(-height // rows), rows, -(-width // columns), columns)
     return parts.transpose(1, 2).flatten(2)
 
 
 def joined(blocks: Tensor, rows: int, shape: torch.Size) -> Tensor:
     """The matrix of this shape that `blocks_of` cut."""
-    parts = blocks.unflatten(2, (rows, -1)).transpose(1, 2)
+    parts = blocks.reshape(*blocks.shape[:2], rows, -1).transpose(1, 2)
     return parts.flatten(0, 1).flatten(1)[: shape[0], : shape[1]]
 
 

@@ -22,7 +22,7 @@ class Quantised(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """kind: as kernels decode it, see `kernels.dequantise`. codes: dtype of codes in memory, packed
+    """kind: as kernels decode it, see `kernels.weights`. codes: dtype of codes in memory, packed
     of them in each. rows, group: how many outputs and inputs share a scale, a group of 0 being all
     inputs; rows of 0: there are no scales. exponents: scales are powers of two, a byte each.
     zeros: there are zero points. quantise: a float32 matrix.

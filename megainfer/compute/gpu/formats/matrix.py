@@ -1,9 +1,10 @@
 """Where the numbers of one matrix are in memory, as kernels go through them.
 
 Codes are rows of outputs, filled up with zeros to chunks of inputs. Of two codes in a byte the
-upper one is half a chunk further on, not the next one: so each half of a chunk is consecutive inputs
-in consecutive bytes. Scales and zero points are columns: those of neighbouring outputs lie together;
-of exponents, the four of a chunk are a word.
+upper one is half a chunk further on, not the next one: so each half of a chunk is consecutive
+inputs in consecutive bytes, and a kernel unpacks it without moving anything between threads. Scales
+and zero points are columns: those of neighbouring outputs lie together; of exponents, the four of a
+chunk are a word.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ ALIGNMENT = 128
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """`parts` matrices [outputs, inputs] below each other, each with scales of its own: gate and up,
-    or down. at: where their bytes begin in an expert's."""
+    """`parts` matrices [outputs, inputs] below each other, each with scales of its own: gate and
+    up, or down. at: where their bytes begin in an expert's."""
 
     format: WeightFormat
     parts: int
@@ -84,7 +85,7 @@ class Matrix:
         padded = pad(codes, (0, self._padded - self.inputs))
         if self.format.packed == 1:
             return padded
-        low, high = padded.unflatten(1, (-1, self.format.chunk)).chunk(2, -1)
+        low, high = padded.view(len(codes), -1, self.format.chunk).chunk(2, -1)
         return (low | high << 4).flatten(1)
 
     def _columns(self, parts: Sequence[Tensor | None]) -> Tensor:

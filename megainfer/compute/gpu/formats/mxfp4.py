@@ -1,5 +1,7 @@
 """MXFP4: float4_e2m1fn, 32 of which share a power of two (OCP Microscaling Formats)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from megainfer.compute.gpu.formats.format import Quantised, WeightFormat
 from megainfer.models.quantization import BLOCK_OF_MXFP4
 
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by code
-_BETWEEN = tuple((a + b) / 2 for a, b in zip(_VALUES, _VALUES[1:], strict=False))
+_BETWEEN = tuple((a + b) / 2 for a, b in pairwise(_VALUES))
 _SIGN, _BIAS, _NAN = 8, 127, 128
 
 

@@ -13,7 +13,7 @@ from megainfer.compute.gpu.kernels.messages import (
     message_of,
 )
 from megainfer.compute.gpu.kernels.types import TYPES
-from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.launching import launch_through
 from megainfer.device import Device
 
 _ROWS, _CHANNELS = 8, 256
@@ -47,15 +47,15 @@ def _sum_choices(
 def sum_choices(
     device: Device, messages: Messages, places: Tensor, results: Tensor, *, on_input: bool
 ) -> None:
-    """Overwrite all messages' outs with the sums of their rows' choices, in the order in which a row
-    has them; zeros for a row of none and for one that doesn't count.
+    """Overwrite all messages' outs with the sums of their rows' choices, in the order in which a
+    row has them; zeros for a row of none and for one that doesn't count.
 
     places: int32 [C], -1 for a choice of nobody. results: [C, D] by place. on_input: weights have
     been multiplied with what experts saw.
     """
     size = results.shape[1]
     channels = min(_CHANNELS, triton.next_power_of_2(size))
-    launch(
+    launch_through(
         device, _sum_choices, (triton.cdiv(messages.rows, _ROWS), triton.cdiv(size, channels)),
         messages.table, places, results, len(messages.table), messages.rows, messages.top_k, size,
         OUT_ROW=TYPES[messages.dtype], ON_INPUT=on_input, ROWS=_ROWS, CHANNELS=channels,

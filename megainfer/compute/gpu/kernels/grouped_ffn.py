@@ -16,70 +16,23 @@ from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.gpu.formats.expert import ExpertLayout
 from megainfer.compute.gpu.formats.matrix import Matrix
 from megainfer.compute.gpu.kernels.activations import activation_constants, inner
-from megainfer.compute.gpu.kernels.dequantise import decoded, powers_of_two
 from megainfer.compute.gpu.kernels.messages import Messages
 from megainfer.compute.gpu.kernels.tiles import Sorted
 from megainfer.compute.gpu.kernels.types import TYPES
-from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.kernels.weights import add_product
+from megainfer.compute.gpu.launching import launch_through
 from megainfer.compute.gpu.tile_shape import TileShape, tile_shape
 from megainfer.device import Device
 from megainfer.models.spec import SILU
 
 
 @triton.jit
-def _scaled(
-    numbers, scales_ptr, zeros_ptr, first, columns, scale_columns,
-    KIND: tl.constexpr, GROUP: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
-):  # fmt: skip
-    """Weights [INPUTS, OUTPUTS] of several groups of inputs, of which `first` is the first, from
-    their codes' numbers."""
-    GROUPS: tl.constexpr = INPUTS // GROUP
-    groups = tl.arange(0, GROUPS)
-    parts = tl.reshape(numbers, (GROUPS, GROUP, OUTPUTS))
-    if KIND == "e2m1":  # four exponents are a word
-        words = tl.load(scales_ptr + first // (4 * GROUP) * scale_columns + columns)
-        shifts = 8 * (first % (4 * GROUP) // GROUP + groups)
-        scales = powers_of_two((words[None, :] >> shifts[:, None]) & 0xFF)
-    else:
-        at = (first // GROUP + groups)[:, None] * scale_columns + columns[None, :]
-        scales = tl.load(scales_ptr + at)
-        parts -= tl.load(zeros_ptr + at).to(tl.bfloat16)[:, None, :]
-    return tl.reshape(parts * scales[:, None, :], (INPUTS, OUTPUTS))
-
-
-@triton.jit
-def _add_product(
-    sums, x, x_above, codes_ptr, scales_ptr, zeros_ptr, step, columns, stride, scale_columns,
-    KIND: tl.constexpr, PACKED: tl.constexpr, ZEROS: tl.constexpr, SCALE_ROWS: tl.constexpr,
-    GROUP: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
-):  # fmt: skip
-    """sums [ROWS, OUTPUTS] and the product of one step's inputs, x [ROWS, INPUTS] and x_above of as
-    many more where codes are packed, with the weights of these columns of the transposed matrix.
-
-    Where all inputs of the step share a scale, it multiplies their sum.
-    """
-    inputs = step * INPUTS + tl.arange(0, INPUTS)
-    codes = tl.load(codes_ptr + columns[None, :] * stride + inputs[:, None])
-    ON_SUMS: tl.constexpr = KIND != "float" and GROUP % (PACKED * INPUTS) == 0
-    part = tl.zeros_like(sums) if ON_SUMS else sums
-    group = step * (PACKED * INPUTS) // GROUP if ON_SUMS and GROUP != 0 else 0
-    at = group * scale_columns + columns // SCALE_ROWS
-    for half in tl.static_range(PACKED):
-        own = (codes >> (4 * half)) & 15 if PACKED == 2 else codes
-        weights = decoded(own, KIND)
-        if ON_SUMS:
-            if ZEROS:
-                weights -= tl.load(zeros_ptr + at).to(tl.bfloat16)[None, :]
-        elif KIND != "float":
-            weights = _scaled(
-                weights, scales_ptr, zeros_ptr, (step * PACKED + half) * INPUTS, columns,
-                scale_columns, KIND, GROUP, INPUTS, OUTPUTS,
-            )  # fmt: skip
-        rows = x if half == 0 else x_above
-        part = tl.dot(rows, weights.to(x.dtype), part, input_precision="ieee")
-    if ON_SUMS:
-        part = sums + part * tl.load(scales_ptr + at)[None, :]
-    return part
+def _rows(x_rows, inputs, size, exists, EVEN: tl.constexpr):
+    """x [rows, inputs], zeros where there is none."""
+    mask = exists[:, None]
+    if not EVEN:
+        mask = mask & (inputs < size)[None, :]
+    return tl.load(x_rows[:, None] + inputs[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
@@ -135,12 +88,12 @@ def _grouped_product(
                 x = x * weights.to(x.dtype)[:, None]
                 x_above = x_above * weights.to(x.dtype)[:, None]
             x, x_above = x.to(NUMBER), x_above.to(NUMBER)
-            sums = _add_product(
+            sums = add_product(
                 sums, x, x_above, codes_ptr, scales_ptr, zeros_ptr, step, columns, stride,
                 scale_columns, FORMAT, PACKED, ZEROS, SCALE_ROWS, GROUP, INPUTS, OUTPUTS,
             )  # fmt: skip
             if GATED:
-                up = _add_product(
+                up = add_product(
                     up, x, x_above, codes_ptr + outputs * stride,
                     scales_ptr + scale_columns // 2, zeros_ptr + scale_columns // 2, step, columns,
                     stride, scale_columns, FORMAT, PACKED, ZEROS, SCALE_ROWS, GROUP, INPUTS,
@@ -157,18 +110,9 @@ def _grouped_product(
         tl.store(out, sums.to(NUMBER), mask=is_row[:, None] & is_output[None, :])
 
 
-@triton.jit
-def _rows(x_rows, inputs, size, exists, EVEN: tl.constexpr):
-    """x [rows, inputs], zeros where there is none."""
-    mask = exists[:, None]
-    if not EVEN:
-        mask = mask & (inputs < size)[None, :]
-    return tl.load(x_rows[:, None] + inputs[None, :], mask=mask, other=0.0)
-
-
 class Slots(NamedTuple):
-    """A layer's experts: where they are. addresses: int64 [E], 0 for an empty slot. held: the memory
-    behind them."""
+    """Where a layer's experts are. addresses: int64 [E], 0 for an empty slot. held: the memory
+    behind them. layout: of each one's."""
 
     addresses: Tensor
     held: Sequence[Tensor]
@@ -233,7 +177,7 @@ def _launch(
         packed=form.packed == 2,
         wide=out.dtype == torch.float32,
     )
-    launch(
+    launch_through(
         device, _grouped_product, (min(programs, _most_programs(found, matrix, tile)),),
         slots.addresses, found.tiles, found.length, x, found.weights, out,
         matrix.outputs, matrix.inputs, x.stride(0), out.stride(0),

@@ -32,7 +32,8 @@ class Messages(NamedTuple):
     """table: int64 [messages, 7], on the device: addresses of hidden states, ids, weights and out,
     the number of the first row, how many rows there may be, and the address of how many count (0:
     all do). rows: R of all messages together. dtype, row_bytes: of hidden states and outs. reads,
-    writes: the tensors behind the addresses. aligned: rows of hidden states begin at multiples of ALIGNMENT.
+    writes: the tensors behind the addresses. aligned: rows of hidden states begin at multiples of
+    ALIGNMENT.
     """
 
     table: Tensor

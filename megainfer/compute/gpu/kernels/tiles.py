@@ -20,7 +20,7 @@ from megainfer.compute.gpu.kernels.messages import (
     message_of,
     row_within,
 )
-from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.launching import launch_through
 from megainfer.device import Device
 
 _BLOCK = 1024
@@ -132,7 +132,7 @@ def count_choices(device: Device, messages: Messages, slots: Tensor, counts: Ten
     """
     choices = messages.rows * messages.top_k
     places = device.empty((choices,), torch.int32)
-    launch(
+    launch_through(
         device, _count_choices, (len(counts),),
         messages.table, slots, counts, places, len(messages.table), choices, messages.top_k,
         BLOCK=_block(choices),
@@ -156,7 +156,7 @@ def sort_choices(device: Device, messages: Messages, slots: Tensor, tile_rows: i
         tile_rows,
     )
     written = (found.places, found.rows, found.weights, found.tiles, found.length)
-    launch(
+    launch_through(
         device, _sort_choices, (experts if choices else 0,),
         messages.table, counts, *written, len(messages.table), choices, messages.top_k,
         messages.row_bytes, experts,
@@ -172,4 +172,4 @@ def most_tiles(choices: int, experts: int, tile_rows: int) -> int:
 
 
 def _block(choices: int) -> int:
-    return min(_BLOCK, max(16, triton.next_power_of_2(choices)))
+    return min(_BLOCK, max(16, int(triton.next_power_of_2(choices))))
