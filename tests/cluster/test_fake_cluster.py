@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from megainfer.attention_node.node import AttentionNode
 from megainfer.expert_node.node import ExpertNode
@@ -14,10 +15,16 @@ from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_device import WORK_SECONDS, FakeDevice
 from tests.support.forgotten_waits import WAITS, delay_readbacks
 from tests.support.happens_before import Race
-from tests.support.local_cluster import LocalCluster, greedy_submit
+from tests.support.local_cluster import Answer, LocalCluster, greedy_submit
 
 FAMILIES = [("qwen3_moe", "gqa"), ("deepseek_v3", "groups")]
 PROMPTS = [list(range(3, 24)), [7, 8, 9], [30] * 5, [40, 41]]  # the first in two chunks
+WISHES: list[dict[str, Any]] = [  # whatever else has to be brought to the device, or from it
+    {"prompt_logprobs": 1, "logprobs": 2},
+    {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.3, "logprobs": 0},
+    {"logit_bias": {5: 4.0}, "bad_words": [[9]], "presence_penalty": 0.5},
+    {"temperature": 1.2, "top_k": 3, "min_p": 0.01, "allowed_token_ids": [4, 8, 15, 16, 23, 42]},
+]
 SMALL: dict[str, Any] = {"max_num_batched_tokens": 16}
 NEW_TOKENS = 2
 
@@ -31,12 +38,26 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def answered(cluster: LocalCluster) -> list[list[int]]:
-    for i, prompt in enumerate(PROMPTS):
-        cluster.submit(i % 2, greedy_submit(str(i), prompt, NEW_TOKENS + i))
+def answered(cluster: LocalCluster) -> list[Answer]:
+    for i, (prompt, wished) in enumerate(zip(PROMPTS, WISHES, strict=True)):
+        submit = greedy_submit(str(i), prompt, NEW_TOKENS + i)
+        cluster.submit(i % 2, replace(submit, **wished))
     cluster.drain()
     assert not [answer.failure for answer in cluster.answers.values() if answer.failure]
-    return [cluster.answers[str(i)].tokens for i in range(len(PROMPTS))]
+    return [cluster.answers[str(i)] for i in range(len(PROMPTS))]
+
+
+def assert_same(answers: list[Answer], expected: list[Answer]) -> None:
+    assert [a.tokens for a in answers] == [a.tokens for a in expected]
+    for ours, theirs in zip(answers, expected, strict=True):
+        scored = zip(
+            ours.logprobs + (ours.prompt_logprobs or []),
+            theirs.logprobs + (theirs.prompt_logprobs or []),
+            strict=True,
+        )
+        for score, other in scored:
+            assert score.rank == other.rank
+            assert score.values == pytest.approx(other.values, abs=1e-5)
 
 
 class Order:
@@ -85,7 +106,7 @@ def test_tokens_are_those_of_the_host_and_others_run_while_they_are_found(
     )
     order = Order(monkeypatch)
     cluster = FakeCluster(FakeDevice(), folder, 2, 2, 2, **SMALL)
-    assert answered(cluster) == expected
+    assert_same(answered(cluster), expected)
     assert order.overlaps()
     cluster.device.synchronize()
     of_attention = seconds(cluster.attention[0], "attention", "combine", "head", "sample")
