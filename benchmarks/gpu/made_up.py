@@ -1,7 +1,7 @@
 """A whole model on one device whose weights are made up: all experts beside the attention."""
 
 from collections.abc import Sequence
-from itertools import count
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -16,46 +16,56 @@ from megainfer.device import Device
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.instruments.stage_clock import StageClock
 from megainfer.models.spec import ModelSpec
-from megainfer.models.stored import Pieces
+from megainfer.models.stored import Pieces, Source
 from megainfer.topology import contiguous_placement
 
-POOL = 1 << 22  # numbers from which weights on the host are taken, at one offset after the other
-STRIDE = 1009  # of these offsets
+POOL = 1 << 22  # numbers from which weights on the host are taken
 
 
 class MadeUpWeights(WeightReader):
     """Weights of any model, as wide as keeps activations in range; no file is read.
 
-    What is asked for on the device is made there. What is asked for on the host, an expert at a
-    time, comes from a pool of numbers.
+    Their numbers follow from their names, rounded to bfloat16, so whoever loads a model gets the
+    same one, in whichever order and dtype. What is asked for on the device is made there.
     """
 
     def __init__(self, device: Device, threads: int = 8) -> None:
         self.device = device
         self.threads = threads
-        self._pool = torch.randn(POOL)
-        self._offsets = count()
+        self._pool = torch.randn(POOL, generator=torch.Generator().manual_seed(0))
 
     def close(self) -> None:
         """There are no files."""
 
     def load(self, pieces: Pieces, dtype: torch.dtype) -> Tensor:
         """See `WeightReader.load`."""
-        made = self.device.empty(_shape(pieces), dtype)
-        return made.normal_(std=made.shape[-1] ** -0.5)
+        made = [self._made(piece) for piece in pieces]
+        return torch.cat(made).to(dtype)
+
+    def read(self, pieces: Pieces, dtype: torch.dtype) -> Tensor:
+        """See `WeightReader.read`."""
+        rows = sum(piece.shape[0] for piece in pieces)
+        out = torch.empty((rows, *pieces[0].shape[1:]))
+        self.load_into(out, pieces)
+        return out.to(dtype)
 
     def load_into(self, out: Tensor, pieces: Pieces) -> None:
-        """See `WeightReader.load_into`."""
-        offset = next(self._offsets) * STRIDE % (POOL // 2)
+        """See `WeightReader.load_into`; what an expert has comes from a pool of numbers."""
+        offset = _seed(pieces[0]) % (POOL // 2)
         scaled = self._pool[offset : offset + POOL // 2] * out.shape[-1] ** -0.5
-        flat = out.view(-1)
+        flat, scaled = out.view(-1), scaled.to(torch.bfloat16)
         for first in range(0, len(flat), len(scaled)):
             part = flat[first : first + len(scaled)]
             part.copy_(scaled[: len(part)])
 
+    def _made(self, piece: Source) -> Tensor:
+        torch.manual_seed(_seed(piece))
+        made = torch.empty(piece.shape, device=self.device.torch)
+        return made.normal_(std=piece.shape[-1] ** -0.5).to(torch.bfloat16)
 
-def _shape(pieces: Pieces) -> tuple[int, ...]:
-    return (sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
+
+def _seed(piece: Source) -> int:
+    return crc32(repr(piece).encode())
 
 
 class MadeUpModel:
@@ -84,6 +94,7 @@ class MadeUpModel:
         self._blocks = -(-context // BLOCK_SIZE)
         self._sequences = sequences
         self.kv = attention.new_cache(sequences * self._blocks, sequences)
+        self.half = attention.half
         clock = StageClock()
         self._clock = clock.of(0)
         self._model = ColocatedModel(attention, experts, self.kv, clock)

@@ -135,6 +135,48 @@ MODELS: Mapping[str, Json] = {
 }
 
 
+SMALLER: Json = {
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "intermediate_size_mlp": 48,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+    "index_n_heads": 2,
+    "index_head_dim": 32,
+    "index_topk": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "sliding_window": 9,
+    "attention_chunk_size": 16,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+}
+
+
+def small(config: Json) -> Json:
+    """The same model for the interpreter: what it has, in tiny sizes."""
+    smaller = {key: size for key, size in SMALLER.items() if key in config}
+    if config["num_key_value_heads"] == config["num_attention_heads"]:
+        smaller["num_key_value_heads"] = smaller["num_attention_heads"]
+    return {**config, **smaller}
+
+
 def spec_of(config: Json, layers: int | None = None) -> ModelSpec:
     """A model's spec, with its first layers only where so many are asked for."""
     with TemporaryDirectory() as folder:
