@@ -1,6 +1,6 @@
 """What models launch, as shapes: whole steps of one layer of each kind that they have."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -34,14 +34,14 @@ class Launch(NamedTuple):
     compiled: Any
 
 
-def launches() -> Iterator[Launch]:
-    """Each variant of each kernel that the models' steps launch, once; with whatever driver Triton
-    has."""
+def launches(models: Iterable[str]) -> Iterator[Launch]:
+    """Each variant of each kernel that the steps of these models launch, once; with whatever driver
+    Triton has."""
     seen = set[str]()
-    for name, config in MODELS.items():
+    for name in models:
         device = ShapesDevice()
         backend = GpuBackend(torch.bfloat16, torch.bfloat16, device)
-        spec, weights = kinds_of(spec_of(config)), NoWeights(device, threads=1)
+        spec, weights = kinds_of(spec_of(MODELS[name])), NoWeights(device, threads=1)
         model = MadeUpModel(spec, backend, weights, DECODES, CONTEXT, spec.num_experts)
         logits = model.step([model.chunk(i, CONTEXT - 1, [0]) for i in range(DECODES)])
         backend.tokens.best(logits)

@@ -1,9 +1,10 @@
 """What kernels need of each GPU, as rows and as a table in Markdown."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,33 +21,33 @@ HEADINGS = ("kernel", "variant", "first in", "warps", "registers", "shared KiB",
 @dataclass(frozen=True, slots=True)
 class Row:
     """A variant of a kernel on one architecture. variant: its constants, as they are written in
-    Python. first: the model and the step that launch it."""
+    Python. first: the model and the step that launch it. number: of those that have all of this in
+    common, and differ in what Triton knows of other arguments."""
 
     kernel: str
     variant: str
     first: str
+    number: int
     architecture: int
     resources: Resources
 
 
-def compiled_rows() -> list[Row]:
+def compiled_rows(models: Sequence[str]) -> list[Row]:
     """Of every variant and architecture; as many processes as there are architectures."""
     with ProcessPoolExecutor(len(ARCHITECTURES), get_context("spawn")) as pool:
-        return [row for rows in pool.map(_rows_for, ARCHITECTURES) for row in rows]
+        found = pool.map(_rows_for, ARCHITECTURES, repeat(models))
+        return [row for rows in found for row in rows]
 
 
-def _rows_for(architecture: int) -> list[Row]:
+def _rows_for(architecture: int, models: Sequence[str]) -> list[Row]:
     driver.set_active(CompilingDriver(architecture))
-    return [
-        Row(
-            launch.compiled.name.strip("_"),
-            _variant(launch.compiled.src),
-            f"{launch.model}, {launch.step}",
-            architecture,
-            resources_of(launch.compiled),
-        )
-        for launch in launches()
-    ]
+    rows, numbers = list[Row](), Counter[tuple[str, ...]]()
+    for launch in launches(models):
+        kernel, variant = launch.compiled.name.strip("_"), _variant(launch.compiled.src)
+        shown = kernel, variant, f"{launch.model}, {launch.step}"
+        numbers[shown] += 1
+        rows.append(Row(*shown, numbers[shown], architecture, resources_of(launch.compiled)))
+    return rows
 
 
 def _variant(source: Any) -> str:
@@ -69,8 +70,8 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _identity(row: Row) -> tuple[str, str, str]:
-    return row.kernel, row.variant, row.first
+def _identity(row: Row) -> tuple[str, str, str, int]:
+    return row.kernel, row.variant, row.first, row.number
 
 
 def _cells(same: Sequence[Row]) -> list[str]:

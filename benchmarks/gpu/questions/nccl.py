@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,11 +52,12 @@ def _start(rank: int, file: Path) -> "subprocess.Popen[str]":
 
 
 def _rank(rank: int, file: str) -> None:
-    store = dist.FileStore(file, 2)
+    distributed: Any = dist  # whose types lack what it has
+    store = distributed.FileStore(file, 2)
     store.set_timeout(timedelta(seconds=SECONDS))
     torch.cuda.set_device(0)
     free, _ = torch.cuda.mem_get_info()
-    group = dist.ProcessGroupNCCL(store, rank, 2)
+    group = distributed.ProcessGroupNCCL(store, rank, 2)
     numbers = torch.full((NUMBERS,), float(rank), device="cuda")
     started = perf_counter()
     if rank == 0:

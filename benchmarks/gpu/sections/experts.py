@@ -35,10 +35,11 @@ def run(bench: Bench) -> dict[str, Any]:
         tokens = max(1, rows * shape.experts // shape.top_k)
         device = bench.device.torch
         hidden = torch.randn(tokens, shape.hidden, device=device).to(bench.dtype)
-        ids = torch.arange(tokens * shape.top_k, dtype=torch.int32, device=device) % shape.experts
-        message = (hidden, ids.view(tokens, -1), torch.rand(tokens, shape.top_k, device=device))
+        numbers = torch.arange(tokens * shape.top_k, dtype=torch.int32, device=device)
+        choices = (numbers % shape.experts).view(tokens, -1)
+        weight = torch.rand(tokens, shape.top_k, device=device)
         out = torch.empty_like(hidden)
-        seconds = bench.seconds(lambda: layer.forward(*([t] for t in message), [out]))  # noqa: B023
+        seconds = bench.seconds(lambda: layer.forward([hidden], [choices], [weight], [out]))  # noqa: B023
         operations = 6 * shape.hidden * shape.intermediate * tokens * shape.top_k
         found[str(rows)] = {
             "seconds": seconds,

@@ -28,7 +28,7 @@ def _errors(bench: Bench, name: str) -> dict[str, float]:
     spec = kinds_of(spec_of(small(config) if bench.dry else config))
     exact = _logits(bench, spec, ReferenceBackend(torch.float32, torch.float32, bench.device))
     spread = exact.std()
-    backends = {
+    backends: dict[str, Backend] = {
         "kernels": GpuBackend(bench.dtype, bench.dtype, bench.device),
         "reference": ReferenceBackend(bench.dtype, bench.dtype, bench.device),
     }
