@@ -12,6 +12,7 @@ code in tiny sizes on Triton's interpreter, to see that it runs: its figures mea
 """
 
 import argparse
+import ast
 import json
 import os
 import signal
@@ -67,8 +68,9 @@ def main() -> None:
     options = parse()
     if options.list:
         for section in SECTIONS:
-            what = (import_module(f"gpu.sections.{section.name}").__doc__ or "").splitlines()[0]
-            print(f"{section.name:12} {section.limit:4.0f} s at most   {what}")
+            source = (ROOT / "benchmarks" / "gpu" / "sections" / f"{section.name}.py").read_text()
+            what = ast.get_docstring(ast.parse(source)) or ""
+            print(f"{section.name:12} {section.limit:4.0f} s at most   {what.splitlines()[0]}")
     elif options.section:
         run_section(options.section, options.dry, options.json)
     else:
@@ -106,7 +108,7 @@ def outcome(section: Section, limit: float, dry: bool) -> dict[str, Any]:
         with log.open("w") as output:
             process = subprocess.Popen(
                 [*command, *(["--dry"] if dry else [])],
-                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"},
+                env=environment(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # it ends with all that it has started
@@ -125,6 +127,12 @@ def outcome(section: Section, limit: float, dry: bool) -> dict[str, Any]:
         return {"status": status, "seconds": seconds, "log": log.read_text()[-2000:]}
 
 
+def environment() -> dict[str, str]:
+    """In which the source tree is found."""
+    paths = (str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH"))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def end_session(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError):  # nobody of it is left
         os.killpg(process.pid, signal.SIGKILL)
@@ -141,10 +149,9 @@ def run_section(name: str, dry: bool, file: Path) -> None:
 def machine(dry: bool) -> dict[str, Any]:
     """Hardware and versions; of the GPU what a short process tells, so that none is held here."""
     script = f"import json; from gpu.machine import machine; print(json.dumps(machine({dry})))"
-    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
     told = subprocess.run(
         [sys.executable, "-c", script],
-        env={**os.environ, **paths},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
