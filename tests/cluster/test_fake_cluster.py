@@ -1,23 +1,19 @@
 """Whole nodes on a device that works late and out of order, over a road of its own."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from msgspec.structs import replace
-from torch import Tensor
 
 from megainfer.attention_node.node import AttentionNode
-from megainfer.attention_node.step_output import StepOutput
 from megainfer.expert_node.node import ExpertNode
 from megainfer.pipeline import PingPong
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_device import WORK_SECONDS, FakeDevice
-from tests.support.fake_road import FakeSlots
-from tests.support.fake_stream import FakeReadback
+from tests.support.forgotten_waits import WAITS, delay_readbacks
 from tests.support.happens_before import Race
 from tests.support.local_cluster import Answer, LocalCluster, greedy_submit
 
@@ -31,7 +27,6 @@ WISHES: list[dict[str, Any]] = [  # whatever else has to be brought to the devic
 ]
 SMALL: dict[str, Any] = {"max_num_batched_tokens": 16}
 NEW_TOKENS = 2
-LOOKS = 40  # at what was read back, before it is there
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,20 +92,7 @@ class Order:
 
 @pytest.fixture
 def slow_readbacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values come to the host after many looks, and whoever doesn't wait for them is told."""
-    done, take, looks = FakeReadback.done, FakeReadback.take, Counter[FakeReadback]()
-
-    def done_late(readback: FakeReadback) -> bool:
-        looks[readback] += 1
-        return looks[readback] > LOOKS and done(readback)
-
-    def take_done(readback: FakeReadback) -> Tensor:
-        if looks[readback] <= LOOKS or not done(readback):
-            raise Race("the host takes what the device has yet to find")
-        return take(readback)
-
-    monkeypatch.setattr(FakeReadback, "done", done_late)
-    monkeypatch.setattr(FakeReadback, "take", take_done)
+    delay_readbacks(monkeypatch)
 
 
 @pytest.mark.usefixtures("slow_readbacks")
@@ -139,26 +121,8 @@ def seconds(node: AttentionNode | ExpertNode, *kinds: str) -> list[float]:
     return [counters[f"{kind}_seconds"] for kind in kinds]
 
 
-def forget_messages(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(cluster.hub.expert_slots)
-
-
-def forget_replies(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(cluster.hub.attention_slots)
-
-
-def forget_tokens(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StepOutput, "done", lambda output: True)
-
-
-def forget(each: list[FakeSlots]) -> None:
-    """Nobody knows what was done before what these show."""
-    for slots in each:
-        slots.saw = lambda slot: None  # type: ignore[method-assign]
-
-
 @pytest.mark.usefixtures("slow_readbacks")
-@pytest.mark.parametrize("forgotten", [forget_messages, forget_replies, forget_tokens])
+@pytest.mark.parametrize("forgotten", WAITS)
 def test_a_wait_that_is_left_out_is_found(tmp_path, monkeypatch, forgotten):
     folder = write_checkpoint(*FAMILIES[0], tmp_path)
     cluster = FakeCluster(FakeDevice(), folder, 2, 2, 2, **SMALL)

@@ -160,6 +160,17 @@ def _names_cuda(node: ast.ImportFrom) -> bool:
     return any(alias.name == "cuda" for alias in node.names)
 
 
+def test_kernels_alone_know_triton() -> None:
+    """So that the rest is there where no GPU and no Triton is."""
+    knowing = {
+        module
+        for module, path in MODULES.items()
+        if any(name.partition(".")[0] == "triton" for name in imported_by(path))
+    }
+    assert knowing
+    assert all(module.startswith("megainfer.compute.gpu.kernels.") for module in knowing)
+
+
 def test_no_room_is_crowded() -> None:
     folders = {path.parent for path in MODULES.values()}
     counts = {

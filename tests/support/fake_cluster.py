@@ -1,5 +1,6 @@
 """Whole nodes on a device that works late: over the fake backend and the fake road."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,22 @@ from tests.support.local_cluster import LocalCluster
 
 
 class FakeCluster(LocalCluster):
-    """Every node has a stream of its own; all share the device."""
+    """Every node has a stream of its own; all share the device.
 
-    def __init__(self, device: FakeDevice, folder: Path, m: int, *nodes: int, **options: Any):
+    backend: what makes a node's, the reference's unless given.
+    """
+
+    def __init__(
+        self,
+        device: FakeDevice,
+        folder: Path,
+        m: int,
+        *nodes: int,
+        backend: Callable[[FakeDevice], Backend] = FakeBackend,
+        **options: Any,
+    ) -> None:
         self.device = device
+        self._new_backend = backend
         with TorchWork(device):
             super().__init__(folder, m, *nodes, kernels="reference", dtype="float32", **options)
         device.synchronize()  # weights, for whichever stream
@@ -26,7 +39,7 @@ class FakeCluster(LocalCluster):
         return self.hub
 
     def _backend(self) -> Backend:
-        return FakeBackend(self.device)
+        return self._new_backend(self.device)
 
     def turn(self) -> bool:
         """See `LocalCluster.turn`."""

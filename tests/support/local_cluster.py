@@ -145,9 +145,9 @@ class LocalCluster:
             if order is not None:
                 self.turn()
 
-    def drain(self) -> None:
+    def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """Take turns until every request has ended, checking the books now and then."""
-        deadline = monotonic() + DRAIN_SECONDS
+        deadline = monotonic() + seconds
         while any(list(self.attention[n].scheduler.live) for n in self.membership.attention):
             self.turn()
             assert monotonic() < deadline, "requests are stuck"

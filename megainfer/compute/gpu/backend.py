@@ -9,8 +9,8 @@ from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.gpu.experts import ExpertPool, GpuLayerExperts
 from megainfer.compute.gpu.half import GpuHalf
 from megainfer.compute.gpu.kernels.packing import KernelPacking
+from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.half import HalfSource
-from megainfer.compute.reference.tokens import ReferenceTokens as GpuTokens
 from megainfer.compute.tokens import TokenKernels
 from megainfer.device import HOST, Device
 from megainfer.m2n.packing import Packing

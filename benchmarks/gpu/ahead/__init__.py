@@ -1,0 +1,1 @@
+"""Kernels compiled for GPUs that this machine hasn't got."""

@@ -1,0 +1,44 @@
+"""A device whose tensors have shapes and no memory, and which keeps what it is to launch."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, dtype
+
+from megainfer.device import HostDevice
+from megainfer.device.host import HostReadback
+
+
+class ShapesDevice(HostDevice):
+    """`Device` on which whole models take no memory.
+
+    launched: kernels in the order in which they were given, as Triton compiled them.
+    """
+
+    name = "shapes"
+    torch = torch.device("meta")
+    is_host = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launched = list[Any]()
+
+    def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device=self.torch)
+
+    def upload(self, host: Tensor) -> Tensor:
+        return self.empty(host.shape, host.dtype)
+
+    def read_back(self, tensor: Tensor) -> HostReadback:
+        return HostReadback(torch.zeros(tensor.shape, dtype=tensor.dtype))
+
+    def launch(
+        self,
+        work: Callable[[], object],
+        reads: Iterable[Tensor],
+        writes: Iterable[Tensor],
+        *,
+        name: str,
+    ) -> None:
+        self.launched.append(work())

@@ -1,0 +1,55 @@
+"""Whole nodes on interpreted kernels and a device that works late and out of order: what a kernel
+reads and writes is in an order with all else, or the device tells."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from megainfer.compute.gpu.backend import GpuBackend
+from tests.support.checkpoints import write_checkpoint
+from tests.support.fake_cluster import FakeCluster
+from tests.support.fake_device import FakeDevice
+from tests.support.forgotten_waits import WAITS, delay_readbacks
+from tests.support.happens_before import Race
+from tests.support.local_cluster import LocalCluster, greedy_submit
+
+TWO_LAYERS = {"num_hidden_layers": 2}
+FAMILIES = [("qwen3_moe", "gqa", TWO_LAYERS), ("deepseek_v3", "groups", TWO_LAYERS)]
+PROMPTS = [list(range(3, 12)), [7, 8, 9]]  # the first in two chunks
+SECONDS = 110  # less than a test may take: the interpreter needs long
+SMALL: dict[str, Any] = {"max_num_batched_tokens": 8}
+
+
+def gpu(device: FakeDevice) -> GpuBackend:
+    return GpuBackend(torch.float32, torch.float32, device)
+
+
+def answered(cluster: LocalCluster) -> list[list[int]]:
+    for i, prompt in enumerate(PROMPTS):
+        cluster.submit(0, greedy_submit(str(i), prompt, 2 + i))
+    cluster.drain(SECONDS)
+    assert not [answer.failure for answer in cluster.answers.values() if answer.failure]
+    return [cluster.answers[str(i)].tokens for i in range(len(PROMPTS))]
+
+
+@pytest.mark.parametrize(("family", "variant", "settings"), FAMILIES)
+def test_tokens_are_those_of_the_reference_on_the_host(
+    tmp_path, family, variant, settings, monkeypatch
+):
+    folder = write_checkpoint(family, variant, tmp_path, **settings)
+    host = LocalCluster(folder, 2, 1, 2, kernels="reference", dtype="float32", **SMALL)
+    delay_readbacks(monkeypatch)
+    late = FakeCluster(FakeDevice(), folder, 2, 1, 2, backend=gpu, **SMALL)
+    assert answered(late) == answered(host)
+
+
+@pytest.mark.parametrize("forgotten", WAITS)
+def test_a_wait_that_is_left_out_is_found(tmp_path, monkeypatch, forgotten):
+    family, variant, settings = FAMILIES[0]
+    folder = write_checkpoint(family, variant, tmp_path, **settings)
+    cluster = FakeCluster(FakeDevice(), folder, 2, 1, 2, backend=gpu, **SMALL)
+    delay_readbacks(monkeypatch)
+    forgotten(cluster, monkeypatch)
+    with pytest.raises(Race):
+        answered(cluster)

@@ -1,0 +1,70 @@
+"""The suite for GPUs, tried without one: tiny sizes, interpreted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SUITE = ROOT / "benchmarks" / "gpu_suite.py"
+# What the machine with a GPU hasn't got, from which the suite runs without an installation.
+ABSENT = ("msgspec", "zmq", "llguidance", "fastapi", "uvicorn", "pydantic", "transformers", "rich")
+SECTIONS = ("probes", "kernels", "experts", "attention", "colocated", "reads", "questions")
+
+
+def suite(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A run in which the packages of ABSENT can't be imported."""
+    for name in ABSENT:
+        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name} is absent')")
+    return subprocess.run(
+        [sys.executable, SUITE, *options],
+        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def found_by(folder: Path, *options: str) -> dict[str, Any]:
+    file = folder / "found.json"
+    done = suite(folder, "--dry", "--json", str(file), *options)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(file.read_text()))
+
+
+def test_sections_run_without_what_the_machine_has_not(tmp_path):
+    report = found_by(tmp_path, "--only", "probes", "attention", "questions", "--budget", "600")
+    assert report["dry"]
+    assert report["machine"]["versions"]["triton"]
+    assert {s["status"] for s in report["sections"].values()} == {"done"}, report
+    attention = report["sections"]["attention"]["found"]
+    assert all(row["seconds"] > 0 for rows in attention.values() for row in rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_section_runs(tmp_path):
+    report = found_by(tmp_path, "--budget", "1800")
+    assert tuple(report["sections"]) == SECTIONS
+    assert {s["status"] for s in report["sections"].values()} == {"done"}, report
+    for errors in report["sections"]["kernels"]["found"].values():
+        assert errors["kernels"] < 1e-4, errors
+
+
+def test_what_has_no_time_left_is_told(tmp_path):
+    report = found_by(tmp_path, "--only", "probes", "--budget", "0")
+    assert report["sections"]["probes"]["status"] == "left out"
+
+
+def test_without_a_gpu_it_says_so(tmp_path):
+    done = suite(tmp_path, "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 1
+    assert "torch finds no GPU here" in done.stderr
+
+
+def test_the_list_names_every_section(tmp_path):
+    listed = suite(tmp_path, "--list").stdout
+    assert tuple(line.split()[0] for line in listed.splitlines()) == SECTIONS
