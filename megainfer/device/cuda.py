@@ -77,6 +77,7 @@ class CudaDevice:
         self.name = f"cuda:{index}"
         self.torch = torch.device("cuda", index)
         cuda.set_device(self.torch)
+        self.processors: int = cuda.get_device_properties(self.torch).multi_processor_count
         self._strict = strict
         self._taken = 0
         self._capturing: tuple[Stream, Any] | None = None

@@ -67,6 +67,10 @@ class Device(Protocol):
         """Work is done when the call that gave it returns: events are done at once, and memory is
         the host's own."""
 
+    @property
+    def processors(self) -> int:
+        """Multiprocessors, each of which runs programs of its own."""
+
     def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:
         """Memory of the device that holds whatever was there."""
 

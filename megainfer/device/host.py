@@ -61,6 +61,9 @@ class HostDevice:
     name = "cpu"
     torch = torch.device("cpu")
     is_host = True
+    processors = (
+        2  # where kernels are interpreted: fewer than tiles, so that programs go on to the next
+    )
 
     def __init__(self) -> None:
         self._stream = HostStream()

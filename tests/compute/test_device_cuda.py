@@ -25,6 +25,9 @@ class FakeCuda(SimpleNamespace):
     def set_device(self, device: torch.device) -> None:
         self.chosen = device
 
+    def get_device_properties(self, device: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(multi_processor_count=132)
+
     def memory_reserved(self, device: torch.device) -> int:
         return self.reserved
 

@@ -30,6 +30,7 @@ class FakeDevice:
     name = "fake"
     torch = torch.device("cpu")
     is_host = False
+    processors = 2
 
     def __init__(self, seed: int = 0) -> None:
         self.random = Random(seed)

@@ -19,6 +19,7 @@ class ShapesDevice(HostDevice):
     name = "shapes"
     torch = torch.device("meta")
     is_host = False
+    processors = 132  # of an H100
 
     def __init__(self) -> None:
         super().__init__()

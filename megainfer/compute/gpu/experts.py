@@ -21,9 +21,6 @@ from megainfer.compute.gpu.kernels.experts.tiles import sort_choices
 from megainfer.compute.gpu.tile_shape import tile_rows
 from megainfer.device import Device, Event
 
-INTERPRETED_PROCESSORS = 2
-"""Fewer than tiles, so that programs take one after the other there too."""
-
 
 class PreparedExpert(NamedTuple):
     """memory: uint8 [bytes], on the device. ready: after what filled it, or what read it last."""
@@ -49,7 +46,6 @@ class ExpertPool:
         self.invariant = invariant
         self.format = format_of(weight_format)
         self.layout = ExpertLayout.of(shape, self.format)
-        self.processors = _processors(device)
         self._free: list[PreparedExpert] = []
 
     def reserve(self, experts: int) -> None:
@@ -137,8 +133,8 @@ class GpuLayerExperts:
         held = [expert.memory for expert in self._held if expert is not None]
         slots = Slots(self._addresses, held, pool.shape, pool.layout)
         found = sort_choices(device, messages, self._addresses, self._tile_rows(messages))
-        x = gate_up_product(device, slots, messages, found, pool.processors)
-        results = down_product(device, slots, found, x, pool.processors)
+        x = gate_up_product(device, slots, messages, found, device.processors)
+        results = down_product(device, slots, found, x, device.processors)
         on_input = pool.shape.weight_on_input
         sum_choices(device, messages, found.places, results, on_input=on_input)
         return found.counts
@@ -148,10 +144,3 @@ class GpuLayerExperts:
         dtype = multiplied_dtype(pool.format.codes, messages.dtype)
         each = messages.rows * messages.top_k / pool.shape.experts
         return tile_rows(each, wide=dtype == torch.float32, invariant=pool.invariant)
-
-
-def _processors(device: Device) -> int:
-    """Multiprocessors, each of which runs programs of its own."""
-    if device.torch.type != "cuda":
-        return INTERPRETED_PROCESSORS
-    return torch.cuda.get_device_properties(device.torch).multi_processor_count
