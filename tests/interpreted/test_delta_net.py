@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from megainfer.compute.contexts import Span
-from megainfer.compute.gpu.kernels.convolution import convolve
-from megainfer.compute.gpu.kernels.delta_chunks import recur_by_chunks
-from megainfer.compute.gpu.kernels.delta_net import Recurrent, norm_gated, recur
+from megainfer.compute.gpu.kernels.delta.convolution import convolve
+from megainfer.compute.gpu.kernels.delta.delta_chunks import recur_by_chunks
+from megainfer.compute.gpu.kernels.delta.delta_net import Recurrent, norm_gated, recur
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST
 from megainfer.models.spec import DeltaNetSpec

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.gpu.homes import HomeTable
-from megainfer.compute.gpu.kernels.gate import Choices, Router, route
+from megainfer.compute.gpu.kernels.routing.gate import Choices, Router, route
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.ways import ways_of
 from megainfer.device import HOST

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
-from megainfer.compute.gpu.kernels.heads import HeadFactors, place_heads
+from megainfer.compute.gpu.kernels.attention.heads import HeadFactors, place_heads
 from megainfer.compute.reference.attention import Attention
 from megainfer.compute.reference.kernels import write_cache
 from megainfer.compute.rotary import rotary_of, rotary_tables

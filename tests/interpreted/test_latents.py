@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.compute.gpu.kernels.latents import LatentFactors, keep_latents
+from megainfer.compute.gpu.kernels.attention.latents import LatentFactors, keep_latents
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST
 from megainfer.models.spec import IndexerSpec, MlaSpec

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megainfer.compute.gpu.kernels.packing import KernelPacking, Payload
+from megainfer.compute.gpu.kernels.routing.packing import KernelPacking, Payload
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST, HostDevice
 from megainfer.m2n.mailbox import Part

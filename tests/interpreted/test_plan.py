@@ -6,8 +6,8 @@ from torch import Tensor
 
 from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels import plan as plan_of_kernels
-from megainfer.compute.gpu.kernels.gate import Choices
-from megainfer.compute.gpu.kernels.plan import plan
+from megainfer.compute.gpu.kernels.routing.gate import Choices
+from megainfer.compute.gpu.kernels.routing.plan import plan
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST
 from megainfer.m2n.mailbox import Part

@@ -4,7 +4,7 @@ one's own, against the reference."""
 import pytest
 import torch
 
-from megainfer.compute.gpu.kernels.packing import KernelPacking
+from megainfer.compute.gpu.kernels.routing.packing import KernelPacking
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part
 from megainfer.m2n.reference import Expert, make_parts, marked_tokens, moe, serve

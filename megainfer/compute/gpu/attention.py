@@ -4,8 +4,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from megainfer.compute.batch import StepBatch
-from megainfer.compute.gpu.kernels.attention import Queries, paged_attention
-from megainfer.compute.gpu.kernels.heads import HeadFactors, place_heads
+from megainfer.compute.gpu.kernels.attention.heads import HeadFactors, place_heads
+from megainfer.compute.gpu.kernels.attention.paged import Queries, paged_attention
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.gpu.output import Output
 from megainfer.compute.half import HalfSource

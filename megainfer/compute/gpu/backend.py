@@ -8,7 +8,7 @@ import torch
 from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.gpu.experts import ExpertPool, GpuLayerExperts
 from megainfer.compute.gpu.half import GpuHalf
-from megainfer.compute.gpu.kernels.packing import KernelPacking
+from megainfer.compute.gpu.kernels.routing.packing import KernelPacking
 from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.half import HalfSource
 from megainfer.compute.tokens import TokenKernels

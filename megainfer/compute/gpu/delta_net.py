@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from megainfer.compute.batch import StepBatch
-from megainfer.compute.gpu.kernels.convolution import convolve
-from megainfer.compute.gpu.kernels.delta_chunks import recur_by_chunks
-from megainfer.compute.gpu.kernels.delta_net import Recurrent, norm_gated, recur
+from megainfer.compute.gpu.kernels.delta.convolution import convolve
+from megainfer.compute.gpu.kernels.delta.delta_chunks import recur_by_chunks
+from megainfer.compute.gpu.kernels.delta.delta_net import Recurrent, norm_gated, recur
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.gpu.output import Output
 from megainfer.compute.half import HalfSource

@@ -8,8 +8,8 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels.activations import activate
-from megainfer.compute.gpu.kernels.gate import Router, route
-from megainfer.compute.gpu.kernels.plan import plan
+from megainfer.compute.gpu.kernels.routing.gate import Router, route
+from megainfer.compute.gpu.kernels.routing.plan import plan
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.half import Routed
 from megainfer.compute.hash_table import load_hash_table

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from megainfer.compute.contexts import Span
-from megainfer.compute.gpu.kernels.indexer import IndexQueries, choose_positions
+from megainfer.compute.gpu.kernels.attention.indexer import IndexQueries, choose_positions
 from megainfer.compute.half import HalfSource
 from megainfer.compute.latent_weights import halves_apart
 from megainfer.models.sources import IndexerSources

@@ -7,8 +7,8 @@ from torch.nn.functional import linear
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.gpu.indexer import Indexer
-from megainfer.compute.gpu.kernels.latent_attention import LatentQueries, attend_latents
-from megainfer.compute.gpu.kernels.latents import LatentFactors, keep_latents
+from megainfer.compute.gpu.kernels.attention.latent_attention import LatentQueries, attend_latents
+from megainfer.compute.gpu.kernels.attention.latents import LatentFactors, keep_latents
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.gpu.output import Output
 from megainfer.compute.half import HalfSource

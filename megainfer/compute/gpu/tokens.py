@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from megainfer.compute.edits import RowEdits
-from megainfer.compute.gpu.kernels.best import best
-from megainfer.compute.gpu.kernels.drawing import draw
-from megainfer.compute.gpu.kernels.edits import edit
-from megainfer.compute.gpu.kernels.logprobs import scores
+from megainfer.compute.gpu.kernels.sampling.best import best
+from megainfer.compute.gpu.kernels.sampling.drawing import draw
+from megainfer.compute.gpu.kernels.sampling.edits import edit
+from megainfer.compute.gpu.kernels.sampling.logprobs import scores
 from megainfer.compute.tokens import DrawWish, Scores
 from megainfer.device import Device
 

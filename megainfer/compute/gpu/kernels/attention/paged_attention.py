@@ -9,7 +9,7 @@ few programs for a GPU, each segment gets one, and a second kernel joins them.
 import triton
 import triton.language as tl
 
-from megainfer.compute.gpu.kernels.softmax import (
+from megainfer.compute.gpu.kernels.attention.softmax import (
     averaged,
     begun,
     begun_with,

@@ -6,9 +6,9 @@ import triton
 from torch import Tensor, float32
 
 from megainfer.compute.contexts import Span
-from megainfer.compute.gpu.kernels.paged_attention import attend, join_segments
-from megainfer.compute.gpu.kernels.segments import Segments, segments_of
-from megainfer.compute.gpu.kernels.softmax import LOG2_E
+from megainfer.compute.gpu.kernels.attention.paged_attention import attend, join_segments
+from megainfer.compute.gpu.kernels.attention.segments import Segments, segments_of
+from megainfer.compute.gpu.kernels.attention.softmax import LOG2_E
 from megainfer.compute.gpu.launching import launch
 from megainfer.compute.reference.kernels import Scoring
 from megainfer.device import Device

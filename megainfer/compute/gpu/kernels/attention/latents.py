@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.batch import StepBatch
-from megainfer.compute.gpu.kernels.rotary import rotated
+from megainfer.compute.gpu.kernels.attention.rotary import rotated
 from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 from megainfer.models.spec import MlaSpec

@@ -5,7 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megainfer.compute.gpu.kernels.candidates import best_first, ordered, place_of, tiles_of
+from megainfer.compute.gpu.kernels.sampling.candidates import (
+    best_first,
+    ordered,
+    place_of,
+    tiles_of,
+)
 from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 

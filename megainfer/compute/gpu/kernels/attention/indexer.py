@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor, float32, int32
 
 from megainfer.compute.contexts import Span
-from megainfer.compute.gpu.kernels.paged_attention import sequence_of
-from megainfer.compute.gpu.kernels.rotary import rotated
+from megainfer.compute.gpu.kernels.attention.paged_attention import sequence_of
+from megainfer.compute.gpu.kernels.attention.rotary import rotated
 from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 

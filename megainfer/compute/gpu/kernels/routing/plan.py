@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import float32, int32, int64
 
 from megainfer.compute.gpu.homes import HomeTable
-from megainfer.compute.gpu.kernels.gate import Choices
+from megainfer.compute.gpu.kernels.routing.gate import Choices
 from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megainfer.compute.gpu.kernels.candidates import (
+from megainfer.compute.gpu.kernels.sampling.candidates import (
     ROUGH,
     appended,
     best_first,

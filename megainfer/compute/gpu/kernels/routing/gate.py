@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor, float32, int32, int64
 
 from megainfer.compute.gpu.homes import HomeTable
-from megainfer.compute.gpu.kernels.router_scores import scores_of, softmax
+from megainfer.compute.gpu.kernels.routing.router_scores import scores_of, softmax
 from megainfer.compute.gpu.launching import launch
 from megainfer.compute.ways import OF_POSITION, OF_TOKEN, SHIFT
 from megainfer.device import Device

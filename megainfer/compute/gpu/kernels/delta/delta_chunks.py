@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.contexts import Span
-from megainfer.compute.gpu.kernels.delta_net import Recurrent, log_of_decay
+from megainfer.compute.gpu.kernels.delta.delta_net import Recurrent, log_of_decay
 from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec

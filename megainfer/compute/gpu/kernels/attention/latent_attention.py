@@ -14,10 +14,10 @@ import triton.language as tl
 from torch import Tensor, float32
 
 from megainfer.compute.contexts import Span
-from megainfer.compute.gpu.kernels.paged_attention import join_segments, sequence_of
-from megainfer.compute.gpu.kernels.rotary import rotated
-from megainfer.compute.gpu.kernels.segments import segments_of
-from megainfer.compute.gpu.kernels.softmax import LOG2_E, averaged, begun, joined
+from megainfer.compute.gpu.kernels.attention.paged_attention import join_segments, sequence_of
+from megainfer.compute.gpu.kernels.attention.rotary import rotated
+from megainfer.compute.gpu.kernels.attention.segments import segments_of
+from megainfer.compute.gpu.kernels.attention.softmax import LOG2_E, averaged, begun, joined
 from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 from megainfer.models.spec import MlaSpec

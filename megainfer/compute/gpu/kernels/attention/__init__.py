@@ -1,0 +1,1 @@
+"""Attention over a paged cache: softmax over grouped heads, latent, and over chosen positions."""

@@ -1,0 +1,1 @@
+"""Which experts tokens choose, and what is sent where."""

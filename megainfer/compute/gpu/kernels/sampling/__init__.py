@@ -1,0 +1,1 @@
+"""Finding tokens in logits."""
