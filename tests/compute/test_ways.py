@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 from megainfer.compute.batch import ChunkInput, build_batch
 from megainfer.compute.reference import kernels as kernels
 from megainfer.compute.ways import ways_of
-from megainfer.topology import EMPTY, WAYS, Placement, Table
-
-LIVED_IN = Placement(
-    4,
-    (Table(((0, 1, 2), (2, 3, 0), (1, EMPTY, 3)), ((5, 12, 0), (16, 16, 11), (4, 0, 0))),),
-    {0: 0},
-)
+from megainfer.topology import WAYS
+from tests.support.plans import LIVED_IN
 
 
 @given(token=st.integers(0, 2**18), position=st.integers(0, 2**20), others=st.integers(1, 5))

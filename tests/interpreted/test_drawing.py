@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megainfer.compute.gpu.kernels import candidates
+from megainfer.compute.gpu.kernels.sampling import candidates
 from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.tokens import DrawWish

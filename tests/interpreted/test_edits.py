@@ -9,7 +9,7 @@ import torch
 
 from megainfer.compute.bitmask import mask_of
 from megainfer.compute.edits import RowEdits
-from megainfer.compute.gpu.kernels import edits as kernel
+from megainfer.compute.gpu.kernels.sampling import edits as kernel
 from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST

@@ -13,8 +13,8 @@ from megainfer.compute.ways import ways_of
 from megainfer.device import HOST
 from megainfer.models.spec import ExpertGroups, GroupScore, RouterScore, RouterSpec
 from megainfer.topology import Placement, contiguous_placement
-from tests.compute.test_kernels_routers import CASES
-from tests.compute.test_ways import LIVED_IN
+from tests.support.plans import LIVED_IN
+from tests.support.router_cases import CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and NaN
 

@@ -11,7 +11,7 @@ from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST, HostDevice
 from megainfer.m2n.mailbox import Part
 from megainfer.topology import contiguous_placement
-from tests.interpreted.test_plan import drawn, planned
+from tests.support.gpu_plans import drawn, planned
 
 PACKING = KernelPacking()
 CAPACITY, TOP_K = 12, 3

@@ -4,31 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from megainfer.compute.gpu.homes import HomeTable
-from megainfer.compute.gpu.kernels import plan as plan_of_kernels
-from megainfer.compute.gpu.kernels.routing.gate import Choices
-from megainfer.compute.gpu.kernels.routing.plan import plan
+from megainfer.compute.gpu.kernels.routing import plan as plan_of_kernels
 from megainfer.compute.reference import kernels as reference
-from megainfer.device import HOST
-from megainfer.m2n.mailbox import Part
 from megainfer.topology import WAYS, Placement, contiguous_placement, placement_of
-from tests.compute.test_ways import LIVED_IN
-
-
-def planned(
-    placement: Placement, weights: Tensor, ids: Tensor, ways: Tensor | None = None
-) -> tuple[Part, ...]:
-    """Of what the gate gives."""
-    homes = reference.expert_homes(placement, 0)
-    way = torch.zeros(1, 1, dtype=torch.int64) if ways is None else ways[:, None]
-    nodes, local_ids = homes.node[ids, way].int(), homes.local_id[ids, way]
-    choices = Choices(nodes, local_ids, weights, torch.arange(len(ids)))
-    return plan(HOST, choices, HomeTable(placement, 0, HOST))
-
-
-def drawn(tokens: int, experts: int, top_k: int) -> tuple[Tensor, Tensor]:
-    """Weights and ids."""
-    return torch.rand(tokens, top_k), torch.rand(tokens, experts).argsort(-1)[:, :top_k]
+from tests.support.gpu_plans import drawn, planned
+from tests.support.plans import LIVED_IN
 
 
 def check(placement: Placement, top_k: int, tokens: int, ways: Tensor | None = None) -> None:
