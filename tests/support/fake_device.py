@@ -81,13 +81,15 @@ class FakeDevice:
         seconds: float = WORK_SECONDS,
         name: str = "",
     ) -> None:
-        """Give `work` to the current stream. Raises Race."""
+        """Give `work` to the current stream. Raises Race. Memory that it uses stays until then, as
+        that of a stream does, also what it knows by addresses alone."""
+        reads, writes = tuple(reads), tuple(writes)
         stream = self.current
         merge(stream.clock, self.host)
         stamp = Stamp(stream.index, stream.clock[stream.index] + 1, name)
         self.uses.read(reads, stamp, stream.clock)
         self.uses.write(writes, stamp, stream.clock | {stamp.stream: stamp.number})
-        stream.queue.append(Work(work, {**stream.clock}, self.now, seconds))
+        stream.queue.append(Work(work, {**stream.clock}, self.now, seconds, (*reads, *writes)))
         stream.clock[stream.index] += 1
 
     def seal(self) -> None:
