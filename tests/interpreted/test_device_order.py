@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.gpu.backend import GpuBackend
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_cluster import FakeCluster
@@ -19,6 +20,12 @@ FAMILIES = [("qwen3_moe", "gqa", TWO_LAYERS), ("deepseek_v3", "groups", TWO_LAYE
 PROMPTS = [list(range(3, 12)), [7, 8, 9]]  # the first in two chunks
 SECONDS = 110  # less than a test may take: the interpreter needs long
 SMALL: dict[str, Any] = {"max_num_batched_tokens": 8}
+
+
+@pytest.fixture(autouse=True)
+def _weights_are_loaded_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one whose operations of torch are work of the device."""
+    monkeypatch.setattr(WeightReader, "share", lambda reader, load, items: load(items))
 
 
 def gpu(device: FakeDevice) -> GpuBackend:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from megainfer.compute.gpu.kernels.scores import MOST
+from megainfer.compute.gpu.kernels.sampling.logprobs import MOST
 from torch import Tensor
 
 from megainfer.compute.gpu.kernels.sampling import candidates

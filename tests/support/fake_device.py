@@ -84,16 +84,18 @@ class FakeDevice:
         seconds: float = WORK_SECONDS,
         name: str = "",
     ) -> None:
-        """Give `work` to the current stream. Raises Race."""
+        """Give `work` to the current stream. Raises Race. Memory that it uses stays until then, as
+        that of a stream does, also what it knows by addresses alone."""
+        reads, writes = tuple(reads), tuple(writes)
         if self._recording is not None:
-            self._recording.append((work, [*reads], [*writes], seconds, name))
+            self._recording.append((work, reads, writes, seconds, name))
             return
         stream = self.current
         merge(stream.clock, self.host)
         stamp = Stamp(stream.index, stream.clock[stream.index] + 1, name)
         self.uses.read(reads, stamp, stream.clock)
         self.uses.write(writes, stamp, stream.clock | {stamp.stream: stamp.number})
-        stream.queue.append(Work(work, {**stream.clock}, self.now, seconds))
+        stream.queue.append(Work(work, {**stream.clock}, self.now, seconds, (*reads, *writes)))
         stream.clock[stream.index] += 1
 
     def capture(self, work: Callable[[], object]) -> Callable[[], object]:

@@ -38,6 +38,7 @@ class Work(NamedTuple):
     after: Clock
     issued: float
     seconds: float
+    memory: tuple[Tensor, ...]
 
 
 class FakeStream:
