@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.compute.gpu.kernels.attention.paged import segments
+from megainfer.compute.gpu.kernels.attention import segments
 from megainfer.compute.gpu.kernels.attention.paged import Queries, paged_attention
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.reference.kernels import Scoring

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.compute.gpu.kernels.attention.paged import indexer
+from megainfer.compute.gpu.kernels.attention import indexer
 from megainfer.compute.gpu.kernels.attention.indexer import IndexQueries, choose_positions
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.compute.gpu.kernels.attention.paged import segments
+from megainfer.compute.gpu.kernels.attention import segments
 from megainfer.compute.gpu.kernels.attention.latent_attention import LatentQueries, attend_latents
 from megainfer.compute.gpu.latent import LatentAttention
 from megainfer.compute.half import HalfSource

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from megainfer.compute.gpu.kernels.sampling.logprobs import MOST
 from torch import Tensor
 
 from megainfer.compute.gpu.kernels.sampling import candidates
+from megainfer.compute.gpu.kernels.sampling.logprobs import MOST
 from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.tokens import Scores
