@@ -68,3 +68,11 @@ def test_write_cache_touches_its_slots_only():
     assert torch.equal(cache[2, 1], values[0])
     assert torch.equal(cache[0, 2], values[1])
     assert int(cache.ne(0).any(-1).any(-1).sum()) == 2
+
+
+def test_of_positions_that_tie_the_first_are_chosen():
+    q, weights = torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2)
+    keys = torch.tensor([-1.0, 1.0, -2.0, -3.0, 2.0, -1.0])[None, :, None].expand(1, 6, 4)
+    visible = torch.tensor([False, True, True, True, True, True])[None, None]
+    chosen = kernels.choose_positions(q, weights, keys, visible, 3)
+    assert chosen.flatten().nonzero().flatten().tolist() == [1, 2, 4]

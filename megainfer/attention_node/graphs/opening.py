@@ -1,14 +1,18 @@
 """Whether an attention node's stages are recorded, and for which steps."""
 
+from typing import TYPE_CHECKING
+
 from megainfer.attention_node.graphs.buckets import buckets_of
 from megainfer.attention_node.graphs.model import GraphedModel, OnGraph
 from megainfer.attention_node.model import AttentionModel
 from megainfer.compute.kv_cache import KVCache
-from megainfer.launch.plan import Plan
+
+if TYPE_CHECKING:  # which knows of sampling, servers and whatever else there is
+    from megainfer.launch.plan import Plan
 
 
 def with_graphs(
-    plan: Plan, model: AttentionModel, kv: KVCache, on_graph: OnGraph
+    plan: "Plan", model: AttentionModel, kv: KVCache, on_graph: OnGraph
 ) -> AttentionModel | GraphedModel:
     """The model with its stages recorded where the plan has room for that; else itself."""
     most_bytes = plan.attention_ledger().of("graphs")
