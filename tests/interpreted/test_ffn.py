@@ -8,6 +8,7 @@ from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.gpu import ffn as gpu
+from megainfer.compute.gpu.products import TorchProducts
 from megainfer.compute.reference import ffn as reference
 from megainfer.models.registry import load_spec
 from megainfer.models.sources import FfnSources
@@ -45,7 +46,7 @@ def test_a_dense_network_is_added(tmp_path, family, dtype):
             x = torch.randn(5, spec.hidden_size).to(dtype)
             added = reference.Dense(ffn, sources, reader, dtype).forward(x)
             expected = x.add(added, alpha=spec.multipliers.residual)
-            gpu.Dense(ffn, sources, reader, dtype).add(x)
+            gpu.Dense(ffn, sources, reader, dtype, TorchProducts()).add(x)
             check(x, expected)
 
 
@@ -59,5 +60,5 @@ def test_a_shared_expert_is_scaled(tmp_path, family, dtype):
             assert shared is not None
             hidden = torch.randn(5, spec.hidden_size).to(dtype)
             whole = reference.SharedExpert(shared, sources, reader, dtype).forward(hidden)
-            own = gpu.SharedExpert(shared, sources, reader, dtype).forward(hidden)
+            own = gpu.SharedExpert(shared, sources, reader, dtype, TorchProducts()).forward(hidden)
             check(own, whole * spec.multipliers.residual)

@@ -13,6 +13,7 @@ from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.compute.gpu.kernels.attention import segments
 from megainfer.compute.gpu.kernels.attention.latent_attention import LatentQueries, attend_latents
 from megainfer.compute.gpu.latent import LatentAttention
+from megainfer.compute.gpu.products import TorchProducts
 from megainfer.compute.half import HalfSource
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.reference import latent as reference_latent
@@ -197,7 +198,7 @@ def test_a_layer_is_the_references(spec, bias):
     expected_caches = tuple(cache.clone() for cache in caches)
     x = layer.rows(batch.num_tokens)
     actual = x.clone()
-    LatentAttention(layer.sources, source, rotary).add(actual, batch, caches)
+    LatentAttention(layer.sources, source, rotary, TorchProducts()).add(actual, batch, caches)
     expected = reference_latent.LatentAttention(layer.sources, reader, rotary, torch.float32)
     x += expected.forward(x, batch, expected_caches)
     torch.testing.assert_close(actual, x, rtol=1e-4, atol=1e-5)

@@ -16,6 +16,8 @@ from megainfer.models.stored import Pieces
 CONTEXT = 8192
 DECODES = 64
 PROMPT = 2048
+INVARIANT_TOO = {"Qwen3-30B-A3B", "DeepSeek-V3.2"}
+"""Models that are served with `--batch-invariant` as well: together they have all that differs."""
 WISHES = [DrawWish(temperature=0.8, top_k=50, top_p=0.9, min_p=0.05, uniform=0.5)] * DECODES
 
 
@@ -39,17 +41,25 @@ def launches(models: Iterable[str]) -> Iterator[Launch]:
     Triton has."""
     seen = set[str]()
     for name in models:
-        device = ShapesDevice()
-        backend = GpuBackend(torch.bfloat16, torch.bfloat16, device)
-        spec, weights = kinds_of(spec_of(MODELS[name])), NoWeights(device, threads=1)
-        model = MadeUpModel(spec, backend, weights, DECODES, CONTEXT, spec.num_experts)
-        logits = model.step([model.chunk(i, CONTEXT - 1, [0]) for i in range(DECODES)])
-        backend.tokens.best(logits)
-        backend.tokens.draw(logits, WISHES)
-        decode, device.launched = device.launched, []
-        model.step([model.chunk(0, CONTEXT - PROMPT, [0] * PROMPT)])
-        for step, kernels in (("decode", decode), ("prompt", device.launched)):
-            for compiled in kernels:
+        for invariant in (False, True) if name in INVARIANT_TOO else (False,):
+            for step, compiled in _of_model(name, invariant):
                 if compiled.hash not in seen:
                     seen.add(compiled.hash)
                     yield Launch(name, step, compiled)
+
+
+def _of_model(name: str, invariant: bool) -> Iterator[tuple[str, Any]]:
+    """Each launch with its step."""
+    device = ShapesDevice()
+    backend = GpuBackend(torch.bfloat16, torch.bfloat16, device, invariant=invariant)
+    spec, weights = kinds_of(spec_of(MODELS[name])), NoWeights(device, threads=1)
+    model = MadeUpModel(spec, backend, weights, DECODES, CONTEXT, spec.num_experts)
+    logits = model.step([model.chunk(i, CONTEXT - 1, [0]) for i in range(DECODES)])
+    backend.tokens.best(logits)
+    backend.tokens.draw(logits, WISHES)
+    decode, device.launched = device.launched, []
+    model.step([model.chunk(0, CONTEXT - PROMPT, [0] * PROMPT)])
+    suffix = ", invariant" if invariant else ""
+    for step, kernels in (("decode", decode), ("prompt", device.launched)):
+        for compiled in kernels:
+            yield step + suffix, compiled

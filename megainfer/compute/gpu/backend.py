@@ -9,6 +9,7 @@ from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.gpu.experts import ExpertPool, GpuLayerExperts
 from megainfer.compute.gpu.half import GpuHalf
 from megainfer.compute.gpu.kernels.routing.packing import KernelPacking
+from megainfer.compute.gpu.products import products_on
 from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.half import HalfSource
 from megainfer.compute.tokens import TokenKernels
@@ -43,7 +44,7 @@ class GpuBackend:
 
     def half(self, source: HalfSource) -> GpuHalf:
         """See `backend.Backend.half`."""
-        return GpuHalf(source, self._invariant)
+        return GpuHalf(source, products_on(self.device, self._invariant))
 
     def experts(self, shape: ExpertsShape) -> Callable[[int], GpuLayerExperts]:
         """See `backend.Backend.experts`."""

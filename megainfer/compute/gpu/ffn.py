@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
@@ -11,6 +10,7 @@ from megainfer.compute.gpu.kernels.activations import activate
 from megainfer.compute.gpu.kernels.routing.gate import Router, route
 from megainfer.compute.gpu.kernels.routing.plan import plan
 from megainfer.compute.gpu.norm import Norm
+from megainfer.compute.gpu.products import Products
 from megainfer.compute.half import Routed
 from megainfer.compute.hash_table import load_hash_table
 from megainfer.models.sources import FfnSources
@@ -22,8 +22,14 @@ class Dense:
     """A whole feed-forward half without experts, its input norm included."""
 
     def __init__(
-        self, spec: DenseSpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
+        self,
+        spec: DenseSpec,
+        sources: FfnSources,
+        reader: WeightReader,
+        dtype: torch.dtype,
+        products: Products,
     ) -> None:
+        self._products = products
         self._device, self._activation = reader.device, spec.activation
         self._residual = sources.spec.multipliers.residual
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
@@ -32,8 +38,9 @@ class Dense:
 
     def add(self, x: Tensor) -> None:
         """To x [T, D], in the pass that writes down's output."""
-        inner = activate(self._device, linear(self._norm(x), self._gate_up), self._activation)
-        x.addmm_(inner, self._down.T, alpha=self._residual)
+        gate_up = self._products.linear(self._norm(x), self._gate_up)
+        inner = activate(self._device, gate_up, self._activation)
+        self._products.add(x, inner, self._down, self._residual)
 
 
 class Gate:
@@ -46,7 +53,9 @@ class Gate:
         reader: WeightReader,
         placement: Placement,
         dtype: torch.dtype,
+        products: Products,
     ) -> None:
+        self._products = products
         self.homes = HomeTable(placement, sources.layer, reader.device)
         self._device = reader.device
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
@@ -58,7 +67,9 @@ class Gate:
             reader.maybe_load(sources.selection_bias(spec), torch.float32),
             load_hash_table(spec, sources, reader),
         )
-        self.shared = SharedExpert(spec.shared, sources, reader, dtype) if spec.shared else None
+        self.shared = None
+        if spec.shared:
+            self.shared = SharedExpert(spec.shared, sources, reader, dtype, products)
 
     def forward(self, x: Tensor, batch: StepBatch) -> Routed:
         """What the experts see, [T, D], and which rows of it go to each expert node."""
@@ -76,7 +87,7 @@ class Gate:
     def _logits(self, hidden: Tensor) -> Tensor:
         if self._weight is None:  # nobody looks at what isn't there
             return self._device.empty((len(hidden), self._router.spec.num_experts), self._dtype)
-        return linear(hidden.to(self._dtype), self._weight, self._bias)
+        return self._products.linear(hidden.to(self._dtype), self._weight, self._bias)
 
 
 class SharedExpert:
@@ -84,8 +95,14 @@ class SharedExpert:
     residual multiplier."""
 
     def __init__(
-        self, spec: SharedExpertSpec, sources: FfnSources, reader: WeightReader, dtype: torch.dtype
+        self,
+        spec: SharedExpertSpec,
+        sources: FfnSources,
+        reader: WeightReader,
+        dtype: torch.dtype,
+        products: Products,
     ) -> None:
+        self._linear = products.linear
         self._device, self._activation = reader.device, spec.activation
         self._residual = sources.spec.multipliers.residual
         self._gate_up = reader.load(sources.shared_gate_up(spec), dtype)
@@ -94,7 +111,7 @@ class SharedExpert:
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [T, D] -> [T, D]."""
-        switch = None if self._switch is None else linear(hidden, self._switch)
-        gate_up = linear(hidden, self._gate_up)
+        switch = None if self._switch is None else self._linear(hidden, self._switch)
+        gate_up = self._linear(hidden, self._gate_up)
         inner = activate(self._device, gate_up, self._activation, switch, self._residual)
-        return linear(inner, self._down)
+        return self._linear(inner, self._down)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
 
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
@@ -13,6 +13,7 @@ from megainfer.compute.gpu.delta_net import DeltaNet
 from megainfer.compute.gpu.ffn import Dense, Gate
 from megainfer.compute.gpu.latent import LatentAttention
 from megainfer.compute.gpu.norm import Norm
+from megainfer.compute.gpu.products import Products
 from megainfer.compute.half import HalfSource, Routed
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
@@ -31,19 +32,19 @@ class GpuLayer:
     """`half.LayerHalf`: attention, and either a dense network or a gate."""
 
     def __init__(
-        self, source: HalfSource, layer: int, rotary: RotaryTables, invariant: bool
+        self, source: HalfSource, layer: int, rotary: RotaryTables, products: Products
     ) -> None:
         spec, reader, dtype = source.spec, source.reader, source.dtype
         attention = spec.layers[layer].attention
         self._token_shapes = attention.cache_shapes
         self.state_shapes = attention.state_shapes if isinstance(attention, DeltaNetSpec) else ()
-        self._attention = _attention(source, layer, rotary, invariant)
+        self._attention = _attention(source, layer, rotary, products)
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
         self._dense = self._gate = None
         if isinstance(ffn, DenseSpec):
-            self._dense = Dense(ffn, sources, reader, dtype)
+            self._dense = Dense(ffn, sources, reader, dtype, products)
         else:
-            self._gate = Gate(ffn, sources, reader, source.placement, dtype)
+            self._gate = Gate(ffn, sources, reader, source.placement, dtype, products)
 
     def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`."""
@@ -72,12 +73,10 @@ class GpuLayer:
 
 
 class GpuHalf:
-    """`half.ModelHalf` that computes in the instance's dtype.
+    """`half.ModelHalf` that computes in the instance's dtype."""
 
-    invariant: a row's result doesn't depend on what else is in its step.
-    """
-
-    def __init__(self, source: HalfSource, invariant: bool = False) -> None:
+    def __init__(self, source: HalfSource, products: Products) -> None:
+        self._products = products
         spec, reader, dtype = source.spec, source.reader, source.dtype
         sources = ModelSources(spec)
         self._multipliers = spec.multipliers
@@ -90,7 +89,7 @@ class GpuHalf:
         self._lm_head_bias = reader.maybe_load(bias, dtype)
         rotary = rotary_tables(spec, source.max_positions, dtype, source.device)
         self.layers = [
-            GpuLayer(source, index, rotary, invariant) for index in range(len(spec.layers))
+            GpuLayer(source, index, rotary, products) for index in range(len(spec.layers))
         ]
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -99,7 +98,8 @@ class GpuHalf:
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `half.ModelHalf.logits`."""
-        logits = linear(self._final_norm(x[rows]), self._lm_head, self._lm_head_bias)
+        hidden = self._final_norm(x[rows])
+        logits = self._products.linear(hidden, self._lm_head, self._lm_head_bias)
         return _scaled(logits.to(torch.float32), self._multipliers.logits)
 
     def chains(self, experts: Mapping[int, CountedExperts], kv: KVCache) -> Sequence[Chain]:
@@ -108,16 +108,16 @@ class GpuHalf:
 
 
 def _attention(
-    source: HalfSource, layer: int, rotary: RotaryTables, invariant: bool
+    source: HalfSource, layer: int, rotary: RotaryTables, products: Products
 ) -> Attention | LatentAttention | DeltaNet:
     sources = layer_attention(source.spec, layer)
     if isinstance(sources, DeltaNetSources):
-        return DeltaNet(sources, source, invariant)
+        return DeltaNet(sources, source, products)
     table = rotary_of(sources.attention, rotary)
     if isinstance(sources, LatentSources):
         assert table is not None
-        return LatentAttention(sources, source, table, invariant)
-    return Attention(sources, source, table, invariant)
+        return LatentAttention(sources, source, table, products)
+    return Attention(sources, source, table, products)
 
 
 def _scaled(x: Tensor, multiplier: float) -> Tensor:

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from megainfer.compute.contexts import Span
 from megainfer.compute.gpu.kernels.attention.indexer import IndexQueries, choose_positions
+from megainfer.compute.gpu.products import Products
 from megainfer.compute.half import HalfSource
 from megainfer.compute.latent_weights import halves_apart
 from megainfer.models.sources import IndexerSources
@@ -18,7 +18,8 @@ class Indexer:
     the order that half-split rotation wants.
     """
 
-    def __init__(self, sources: IndexerSources, source: HalfSource) -> None:
+    def __init__(self, sources: IndexerSources, source: HalfSource, products: Products) -> None:
+        self._products = products
         self._spec = spec = sources.indexer
         reader, dtype, self._device = source.reader, source.dtype, source.device
         rotated = sources.rotated
@@ -37,8 +38,10 @@ class Indexer:
         self, hidden: Tensor, latent: Tensor, rotary: Tensor, positions: Tensor
     ) -> IndexQueries:
         """The questions of these rows, [T, D]; latent: the attention's query latent."""
-        q = linear(latent, self._q).view(len(latent), self._spec.num_heads, self._spec.head_dim)
-        weights = linear(hidden.to(torch.float32), self._weights)
+        q = self._products.linear(latent, self._q).view(
+            len(latent), self._spec.num_heads, self._spec.head_dim
+        )
+        weights = self._products.linear(hidden.to(torch.float32), self._weights)
         return IndexQueries(q, weights, rotary, positions)
 
     def choose(self, queries: IndexQueries, cache: Tensor, span: Span) -> Tensor | None:

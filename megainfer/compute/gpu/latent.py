@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
@@ -11,6 +10,7 @@ from megainfer.compute.gpu.kernels.attention.latent_attention import LatentQueri
 from megainfer.compute.gpu.kernels.attention.latents import LatentFactors, keep_latents
 from megainfer.compute.gpu.norm import Norm
 from megainfer.compute.gpu.output import Output
+from megainfer.compute.gpu.products import Products
 from megainfer.compute.half import HalfSource
 from megainfer.compute.latent_weights import rotated_apart, up_by_head
 from megainfer.models.sources import LatentSources
@@ -19,19 +19,18 @@ from megainfer.models.sources import LatentSources
 class LatentAttention:
     """Multi-head latent attention over the paged cache, its input norm included.
 
-    All that is projected of the layer's input is projected at once. invariant: see
-    `attend_latents`.
+    All that is projected of the layer's input is projected at once.
     """
 
     def __init__(
-        self, sources: LatentSources, source: HalfSource, rotary: Tensor, invariant: bool = False
+        self, sources: LatentSources, source: HalfSource, rotary: Tensor, products: Products
     ) -> None:
         reader, dtype = source.reader, source.dtype
         self._spec = spec = sources.attention
-        self._device, self._invariant = source.device, invariant
+        self._device, self._products = source.device, products
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
         index = sources.indexer()
-        self._indexer = indexer = Indexer(index, source) if index else None
+        self._indexer = indexer = Indexer(index, source, products) if index else None
         self._down, self._down_bias = _down(sources, indexer, reader, dtype)
         self._factors = LatentFactors(
             reader.load(sources.kv_latent_norm(), dtype),
@@ -43,20 +42,21 @@ class LatentAttention:
         self._q = rotated_apart(spec, reader.load(sources.q(), dtype), spec.qk_dim)
         self._key_up, self._value_up = up_by_head(spec, reader.load(sources.kv_up(), dtype))
         residual = sources.spec.multipliers.residual
-        self._out = Output(sources.out(), sources.out_bias(), reader, dtype, residual)
+        self._out = Output(sources.out(), sources.out_bias(), reader, dtype, residual, products)
 
     def add(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """To x [T, D]; the latents and keys of x's tokens go into the cache."""
         spec, hidden, positions = self._spec, self._norm(x), batch.positions
-        down = linear(hidden, self._down, self._down_bias)
+        products = self._products
+        down = products.linear(hidden, self._down, self._down_bias)
         latent = keep_latents(self._device, down, spec, self._factors, batch, caches)
         if spec.q_lora_rank is None:
             latent = hidden
         asked = None
         if self._indexer is not None:
             asked = self._indexer.ask(hidden, latent, self._factors.rotary, positions)
-        both = linear(latent, self._q).view(len(x), spec.num_heads, spec.qk_dim)
-        projected = torch.bmm(both[..., : spec.nope_dim].transpose(0, 1), self._key_up)
+        both = products.linear(latent, self._q).view(len(x), spec.num_heads, spec.qk_dim)
+        projected = products.by_head(both[..., : spec.nope_dim].transpose(0, 1), self._key_up)
         queries = LatentQueries(projected, both, self._factors.rotary, positions)
         found = self._device.empty((len(x), spec.num_heads, spec.kv_lora_rank), x.dtype)
         for span in batch.spans:
@@ -64,9 +64,9 @@ class LatentAttention:
             if self._indexer is not None and asked is not None:
                 chosen = self._indexer.choose(asked, caches[1], span)
             attend_latents(
-                self._device, spec, queries, caches[0], span, chosen, found, self._invariant
+                self._device, spec, queries, caches[0], span, chosen, found, products.invariant
             )
-        values = torch.bmm(found.transpose(0, 1), self._value_up.mT)
+        values = products.by_head(found.transpose(0, 1), self._value_up.mT)
         self._out.add(x, values.transpose(0, 1).flatten(1))
 
 
