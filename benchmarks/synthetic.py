@@ -181,6 +181,9 @@ class SleepingExperts:
     def enter(self, placement: Placement) -> None:
         """It holds nothing."""
 
+    def count(self) -> None:
+        """Nothing is counted."""
+
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         rows = sum(dispatch.num_rows for dispatch in dispatches)
         deadline = monotonic() + self._cost.of(rows)
