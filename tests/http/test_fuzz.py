@@ -27,7 +27,7 @@ from megainfer.messages import (
 )
 from megainfer.text.tokenizer import Tokenizer
 from server.operate.changes import Changes
-from tests.support.callbacks import watched_callbacks
+from tests.support.callbacks import allowed_seconds, watched_callbacks
 from tests.support.fuzzing.requests import Maker
 from tests.support.fuzzing.shooting import Tally, shoot
 from tests.support.scripted_server import (
@@ -44,7 +44,6 @@ ALL = int(os.environ.get("MEGAINFER_FUZZ", MANY))
 """How many of the slow test."""
 SEED = int(os.environ.get("MEGAINFER_FUZZ_SEED", 1))
 END = 2
-LONGEST_SECONDS = 0.1
 GROWTH_BYTES = 48 * 2**20
 SPOKEN = (
     "one. two.",
@@ -121,7 +120,7 @@ def fuzz(server: RunningServer, shots: int, seed: int) -> Tally:
     )
     assert tally.wrong[:5] == []
     assert tally.shots == shots
-    assert seconds < LONGEST_SECONDS, f"a callback took {seconds:.3f} s of CPU: {what}"
+    assert seconds < allowed_seconds(), f"a callback took {seconds:.3f} s of CPU: {what}"
     assert open_descriptors() <= descriptors
     assert growth < GROWTH_BYTES
     return tally

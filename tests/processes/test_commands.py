@@ -299,7 +299,7 @@ def test_a_file_gives_several_values_which_the_command_line_replaces(tmp_path: P
     ("text", "message"),
     [
         ("max-model-length: 4\n", r"no option 'max-model-length'; did you mean 'max-model-len'\?"),
-        ("zzz: 4\n", "no option 'zzz'; there are .*attention-dtype, attn-gpus"),
+        ("zzz: 4\n", "no option 'zzz'; there are .*attention-dtype, attn-device, attn-gpus"),
         ("config: other.yaml\n", "no option 'config'"),
         ("port:\n", "'port' needs a value, not None"),
         ("port: [1, 2]\n", "'port' takes one value"),
