@@ -13,14 +13,18 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.node_pair import Pair, blocks_of, open_pair
 
 FLOAT32 = (torch.float32, torch.float32)
-FAMILIES = [
+# In test_models_gpu.py there are tokens of those that are slow here.
+SLOW = [
     ("qwen3_moe", "gqa"),  # norms of heads
-    ("olmoe", "gqa_clip_tied"),  # norms of all heads, clipped
-    ("dbrx", "gqa_clip"),  # layer norms
     ("gpt_oss", "alternating"),  # sinks, windows, biases
-    ("gpt_oss", "mqa_odd"),
     ("llama4_text", "scout"),  # chunks, pairs of channels, norms after the rotation, temperature
     ("qwen3_next", "grouped"),  # gated, partly rotated; recurrent states
+]
+FAMILIES = [
+    *(pytest.param(family, marks=pytest.mark.slow, id="-".join(family)) for family in SLOW),
+    ("olmoe", "gqa_clip_tied"),  # norms of all heads, clipped
+    ("dbrx", "gqa_clip"),  # layer norms
+    ("gpt_oss", "mqa_odd"),
     ("qwen2_moe", "dense_between"),
     ("qwen3_next", "odd_dense_last"),
     ("deepseek_v2", "lite"),  # no latent of queries
