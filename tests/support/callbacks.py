@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 WORTH_NOTING = 0.005
@@ -60,7 +59,7 @@ def watched_callbacks(thread: int | None) -> Iterator[Callbacks]:
 def allowed_seconds() -> float:
     """What a callback may take here and now: a neighbour on the same core makes CPU time longer, up
     to twice, and some processors are slower."""
-    return LONGEST_SECONDS * max(1.0, median(_work() for _ in range(9)) / USUAL_SECONDS)
+    return LONGEST_SECONDS * max(1.0, max(_work() for _ in range(9)) / USUAL_SECONDS)
 
 
 def _work() -> float:
