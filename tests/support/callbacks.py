@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WORTH_NOTING = 0.005
-LONGEST_SECONDS = 0.1
-"""That a callback may take, of a processor whose core nobody else works on."""
-USUAL_SECONDS = 0.008
-"""Of `_work` on such a one."""
 
 
 @dataclass
@@ -54,17 +50,3 @@ def watched_callbacks(thread: int | None) -> Iterator[Callbacks]:
     finally:
         asyncio.events.Handle._run = run  # type: ignore[attr-defined]
         gc.unfreeze()
-
-
-def allowed_seconds() -> float:
-    """What a callback may take here and now: a neighbour on the same core makes CPU time longer, up
-    to twice, and some processors are slower."""
-    return LONGEST_SECONDS * max(1.0, max(_work() for _ in range(9)) / USUAL_SECONDS)
-
-
-def _work() -> float:
-    """Seconds of CPU time that some ordinary Python takes."""
-    before, found = time.thread_time(), dict[int, str]()
-    for number in range(60_000):
-        found[number % 997] = str(number)
-    return time.thread_time() - before
