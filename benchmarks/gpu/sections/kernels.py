@@ -1,5 +1,6 @@
 """Every kernel, compiled and run as models launch it, beside the reference in float32."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ PROMPT = 300
 def run(bench: Bench) -> dict[str, Any]:
     """By model: the logits' error, as a share of their own spread, of the kernels and of the
     reference in the dtype that is served, which rounds as often."""
-    return {name: tried(lambda name=name: _errors(bench, name)) for name in MODELS}  # type: ignore[misc]
+    return {name: tried(partial(_errors, bench, name)) for name in MODELS}
 
 
 def _errors(bench: Bench, name: str) -> dict[str, float]:

@@ -14,6 +14,19 @@ _TILE = 1024
 
 
 @triton.jit
+def softplus(x):
+    """ln(1 + e^x) of float32, exact to the last bits wherever x is."""
+    # ln(1 + y) of y = e^-|x| is 2 artanh(y / (2 + y)), whose series needs no logarithm: one of a
+    # sum near 1 would have lost what is small.
+    y = tl.exp(-tl.abs(x))
+    z = y / (2 + y)
+    square = z * z
+    series = 1 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (
+        1 / 9 + square * (1 / 11 + square * (1 / 13 + square / 15))))))  # fmt: skip
+    return tl.where(x > 0, x, 0.0) + 2 * z * series
+
+
+@triton.jit
 def inner(
     gate, up,
     KIND: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr, UP_OFFSET: tl.constexpr,

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.contexts import Span
+from megainfer.compute.gpu.kernels.activations import softplus
 from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec
@@ -34,13 +35,7 @@ class Recurrent(NamedTuple):
 @triton.jit
 def log_of_decay(projected, bias, log_rate):
     """ln of what is left of a state after a token: -e^A softplus(a + bias)."""
-    x = projected.to(tl.float32) + bias
-    small = tl.exp(-tl.abs(x))
-    # ln(1 + small), from which the rounding of that sum is taken out again (Kahan).
-    above = 1.0 + small
-    rounded = tl.where(above == 1.0, 1.0, above - 1.0)
-    log = tl.where(above == 1.0, small, tl.log(above) * (small / rounded))
-    return -tl.exp(log_rate) * (tl.maximum(x, 0.0) + log)
+    return -tl.exp(log_rate) * softplus(projected.to(tl.float32) + bias)
 
 
 @triton.jit(do_not_specialize_on_alignment=["starts_ptr", "positions_ptr", "slots_ptr"])
