@@ -4,7 +4,9 @@ Whatever may have changed who takes requests ends in `update`, which sends off w
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -21,7 +23,11 @@ from megainfer.sharing.budgets import MEMORY, SEQUENCES
 from megainfer.sharing.shares import Shares
 from megainfer.topology import Membership
 
+log = logging.getLogger(__name__)
+
 Report = Callable[[NodeDown], None]
+PIECE = 128
+"""So many requests are sent off at once, before others are heard: a few milliseconds' work."""
 
 
 class Assignments:
@@ -49,22 +55,28 @@ class Assignments:
         self._load = load
         self._shares = shares
         self._router = Router(0, shared=load)
+        self._going_on: asyncio.Handle | None = None
 
     # --- one sequence ---------------------------------------------------------------------------
 
     def add(self, requests: Sequence[Outstanding]) -> None:
-        """Send them off, or hold them. What can't be sent at all leaves nothing behind."""
+        """Send them off, or hold them; they are of one client. What can't be sent at all leaves
+        nothing behind."""
+        size = sum(request.size for request in requests)
+        client = requests[0].submit.client
+        self._shares.take(client, {SEQUENCES: len(requests), MEMORY: size})
         for request in requests:
             self.requests[request.request_id] = request
-            self._shares.take(request.submit.client, {SEQUENCES: 1, MEMORY: request.size})
         self._load.set_sequences(len(self.requests))
         try:
-            self._place_all(requests)
+            self._place(requests[:PIECE])
         except BaseException:  # one that can't be encoded, say
             for request in requests:
                 if request.at is None:
                     self.forget(request.request_id)
             raise
+        if len(requests) > PIECE:
+            self._go_on_soon()
 
     def hear(self, event: TokenEvent) -> None:
         """Its next token, or its end, of those that are `of` its node."""
@@ -170,11 +182,7 @@ class Assignments:
 
     def update(self) -> None:
         """Send off what is held, if there is anybody to take it; know whether to wait."""
-        for request in self._held():
-            if not self._attendance.takers:
-                break
-            if request.at is None and request.request_id in self.requests:
-                self._place(request)
+        self._send_off()
         self._recovery.update(self._attendance.serves)
 
     def fail_waiting(self, error: MegaInferError) -> None:
@@ -183,45 +191,87 @@ class Assignments:
         for request in list(self.requests.values()) if lacks_experts else self._held():
             self.fail(request.request_id, error)
 
-    def _place_all(self, requests: Sequence[Outstanding]) -> None:
-        """Newcomers: what goes to one node of one prompt goes in one message."""
-        if len(requests) == 1 or not (takers := self._attendance.takers):
+    def _send_off(self) -> None:
+        """The first of those that are held; the others once others have been heard."""
+        held = self._held()
+        try:
+            self._place(held[:PIECE] if self._attendance.takers else held)
+        except Exception as error:
+            log.exception("requests can't be sent to an attention node")
+            for request in held[:PIECE]:
+                if self._waits(request):
+                    self.fail(request.request_id, MegaInferError(f"it can't be sent: {error}"))
+        if self._attendance.takers and len(held) > PIECE:
+            self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        if self._going_on is None:
+            self._going_on = asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._going_on = None
+        self._send_off()
+
+    def _place(self, requests: Sequence[Outstanding]) -> None:
+        """Choose nodes and send them off; hold them where nobody can take them. What goes to one
+        node of one prompt goes in one message.
+
+        A node that can't be sent it is given up, and with that all who wait are sent off: some of
+        these may be among them.
+        """
+        families = deque(self._families(requests))
+        while families:
+            at, family = families[0]
+            try:
+                self._send_family(at, [request for request in family if request.at == at])
+            except (NodeDied, Overloaded) as error:
+                self._take_back(families, at)
+                self.give_up(at, str(error))
+            except BaseException:
+                self._take_back(families)
+                raise
+            families.popleft()
+
+    def _families(self, requests: Sequence[Outstanding]) -> Iterable[tuple[At, list[Outstanding]]]:
+        """They have nodes from here on, so that nobody else sends them off."""
+        if not (takers := self._attendance.takers):
             for request in requests:
-                self._place(request)
-            return
+                self._hold(request)
+            return ()
         self._router.enter(takers)
         families: dict[tuple[At, int, int], list[Outstanding]] = {}
         for request in requests:
             node, submit = self._assign(request), request.submit
-            # From here on it is moved with all that this node has, should that be given up.
             request.at = At(node, self._attendance.incarnation(node))
-            # Siblings were made from one message: they have its very lists.
-            kin = request.at, id(submit.prompt), id(submit.stop_token_ids)
+            # Siblings were made from one message: they have its very lists. Who has had tokens has
+            # none.
+            own = id(request) if request.output else id(submit.prompt)
+            kin = request.at, own, id(submit.stop_token_ids)
             families.setdefault(kin, []).append(request)
-        try:
-            while families:
-                kin, family = next(iter(families.items()))
-                at = kin[0]
-                self._send_family(at, [request for request in family if request.at == at])
-                del families[kin]
-        except BaseException:
-            for (at, _, _), family in families.items():
-                for request in family:
-                    if request.at == at:
-                        request.at = None
-                        self._router.release(request.request_id)
-            raise
+        return [(kin[0], family) for kin, family in families.items()]
 
     def _send_family(self, at: At, family: Sequence[Outstanding]) -> None:
         """Those of one prompt; none, if their node was given up on the way to them."""
         if not family:
             return
-        siblings = [(other.request_id, other.submit.seed) for other in family[1:]]
-        message = msgspec.structs.replace(family[0].submit, siblings=siblings)
-        try:
-            self._socket.send(at, message)
-        except (NodeDied, Overloaded) as error:
-            self.give_up(at, str(error))
+        message = family[0].message()
+        if len(family) > 1:
+            siblings = [(other.request_id, other.submit.seed) for other in family[1:]]
+            message = msgspec.structs.replace(message, siblings=siblings)
+        self._socket.send(at, message)
+        for request in family:
+            self._placed(request, at)
+
+    def _take_back(
+        self, families: Iterable[tuple[At, list[Outstanding]]], only: At | None = None
+    ) -> None:
+        """They weren't sent, and have no node any more."""
+        for at, family in families:
+            if only is None or at == only:
+                for request in family:
+                    if request.at == at:
+                        self._router.release(request.request_id)
+                        request.at = None
 
     def _assign(self, request: Outstanding) -> int:
         submit = request.submit
@@ -229,29 +279,7 @@ class Assignments:
             submit.request_id, request.tokens, request.tokens_left, submit.cache_salt
         )
 
-    def _place(self, request: Outstanding) -> None:
-        """A node that can't be sent it is given up, and with that all who wait are sent off: this
-        one may be among them."""
-        request_id, message = request.request_id, request.message()
-        while self._waits(request) and (takers := self._attendance.takers):
-            self._router.enter(takers)
-            node = self._assign(request)
-            at = At(node, self._attendance.incarnation(node))
-            try:
-                self._socket.send(at, message)
-            except (NodeDied, Overloaded) as error:
-                self._router.release(request_id)
-                self.give_up(at, str(error))
-            except BaseException:
-                self._router.release(request_id)
-                raise
-            else:
-                self._placed(request, at)
-        if self._waits(request):
-            self._hold(request)
-
     def _placed(self, request: Outstanding, at: At) -> None:
-        request.at = at
         if request.queue_timer is not None:
             request.queue_timer.cancel()
             request.queue_timer = None
@@ -262,10 +290,9 @@ class Assignments:
             self.observer.moved(request.request_id, at.node)
 
     def _move(self, request: Outstanding, leaver: At) -> None:
-        """From a node that is alive, and had better work no more for it."""
+        """From a node that is alive, and had better work no more for it; it is held."""
         self._leave(request)
         self.send(leaver, Abort(request.request_id))
-        self._place(request)
 
     def _leave(self, request: Outstanding) -> None:
         self._router.release(request.request_id)
@@ -282,7 +309,7 @@ class Assignments:
         self.fail(request_id, Overloaded(text))
 
     def _take_from(self, lost: At, lack: Lack) -> None:
-        """What this and earlier incarnations had goes on elsewhere, or is held."""
+        """What this and earlier incarnations had is held."""
         for request in list(self.requests.values()):
             at = request.at
             if at is None or at.node != lost.node or at.incarnation > lost.incarnation:
@@ -291,9 +318,7 @@ class Assignments:
                 continue  # it was ended on the way
             self._leave(request)
             request.losses += 1
-            if request.losses < MAX_LOSSES:
-                self._place(request)
-            else:
+            if request.losses >= MAX_LOSSES:
                 self.fail(request.request_id, _poisonous(request, lack))
 
     def _held(self) -> list[Outstanding]:

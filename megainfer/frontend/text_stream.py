@@ -1,8 +1,9 @@
 """Token streams as text: what the server sends and the offline LLM collects."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -118,9 +119,13 @@ class SequenceText:
 class TextStream:
     """An asynchronous iterator of text deltas over a token stream, which it owns."""
 
-    def __init__(self, tokens: TokenStream, texts: Mapping[str, SequenceText]) -> None:
+    def __init__(
+        self, tokens: TokenStream, make_text: Mapping[str, Callable[[], SequenceText]]
+    ) -> None:
+        """make_text: by the sequences' ids; called when the first of its tokens come."""
         self._tokens = tokens
-        self._texts = texts
+        self._make_text = make_text
+        self._texts: dict[str, SequenceText] = {}
         self._first: TextDelta | None = None
 
     @classmethod
@@ -146,8 +151,8 @@ class TextStream:
                 sequences = [replace(s, bad_words=spelled[s.params.bad_words]) for s in sequences]
         tokens = engine.submit(sequences, client=client, size=size)
         texts = {
-            s.request_id: SequenceText(
-                tokenizer, s.params, s.prompt_ids if continues_prompt else ()
+            s.request_id: partial(
+                SequenceText, tokenizer, s.params, s.prompt_ids if continues_prompt else ()
             )
             for s in sequences
         }
@@ -171,7 +176,10 @@ class TextStream:
             self._first = None
             return first
         event = await anext(self._tokens)
-        delta = self._texts[event.request_id].push(event)
+        text = self._texts.get(event.request_id)
+        if text is None:
+            text = self._texts[event.request_id] = self._make_text[event.request_id]()
+        delta = text.push(event)
         if delta.finish_reason is not None:
             self._tokens.drop(event.request_id)  # a stop string: the node doesn't know of it
         return delta

@@ -12,6 +12,7 @@ from server.openai.translation import Json
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 SILENT = re.compile(r".*_tool_result|server_tool_use|mcp_tool_use|redacted_thinking|compaction")
 """Blocks of what happened on Anthropic's servers, of which the text beside them tells."""
+RESULT = "tool_result"
 PICTURES = ("image", "document", "file")
 BILLING = re.compile(r"\A\s*x-anthropic-billing-header:[^\n]*\n?")
 """Claude Code's first line of a system prompt: another in each request, so that no two would have a
@@ -57,23 +58,32 @@ def _chat_messages(message: Json, where: str) -> list[Json]:
         return [{"role": role, "content": content}]
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise RequestError(f"{where}.content must be a string or a list of blocks", where)
-    results, rest = _apart(content, "tool_result")
-    messages = [_result(block, where) for block in results]
-    if rest or not messages:
-        messages.append(_spoken(role, rest, where))
+    messages = [_result(block, where) for block in content if block.get("type") == RESULT]
+    if not messages or len(messages) < len(content):
+        messages.append(_spoken(role, content, where))
     return messages
 
 
 def _spoken(role: str, blocks: list[Json], where: str) -> Json:
-    calls, rest = _apart(blocks, "tool_use")
-    thoughts, rest = _apart(rest, "thinking")
-    shown = [block for block in rest if not SILENT.fullmatch(str(block.get("type")))]
-    texts = [_plain(block, f"{where}.content") for block in shown]
+    """What a message says itself. There may be very many blocks: each is looked at once."""
+    texts: list[Json] = []
+    calls: list[Json] = []
+    thoughts: list[str] = []
+    for block in blocks:
+        kind = block.get("type")
+        if kind == "text":
+            texts.append(block)
+        elif kind == "tool_use":
+            calls.append(_call(block))
+        elif kind == "thinking":
+            thoughts.append(str(block.get("thinking", "")))
+        elif kind != RESULT and not SILENT.fullmatch(str(kind)):
+            texts.append(_plain(block, f"{where}.content"))
     message: Json = {"role": role, "content": text_of(texts, f"{where}.content")}
     if calls:
-        message["tool_calls"] = [_call(block) for block in calls]
+        message["tool_calls"] = calls
     if thoughts:
-        message["reasoning"] = "".join(str(block.get("thinking", "")) for block in thoughts)
+        message["reasoning"] = "".join(thoughts)
     return message
 
 
@@ -87,11 +97,6 @@ def _plain(block: Json, where: str) -> Json:
         found = text_of(block.get("content"), where)
         return {"type": "text", "text": f"{block.get('title', '')}\n{found}"}
     return block
-
-
-def _apart(blocks: list[Json], kind: str) -> tuple[list[Json], list[Json]]:
-    chosen = [block for block in blocks if block.get("type") == kind]
-    return chosen, [block for block in blocks if block.get("type") != kind]
 
 
 def _result(block: Json, where: str) -> Json:

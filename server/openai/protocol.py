@@ -15,7 +15,15 @@ from pydantic import (
 
 from megainfer.errors import RequestError, cited
 from megainfer.frontend.generation_config import SAMPLING_FIELDS, GenerationDefaults
-from megainfer.sampling import MAX_LOGIT_BIAS, SamplingParams, check_count
+from megainfer.sampling import (
+    MAX_ALLOWED_COPIES,
+    MAX_BAD_WORDS,
+    MAX_LOGIT_BIAS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+    SamplingParams,
+    check_count,
+)
 from server.history.contents import join_content, template_call, with_thoughts
 from server.openai.answer_options import AnswerOptions, Usage
 from server.openai.structured import NAMED, Wanted, wanted_shape
@@ -32,7 +40,27 @@ def whole_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def whole_numbers(value: Any) -> Any:
+    """`whole_number` of each. A list of integers, which may be long, is looked through natively."""
+    if not isinstance(value, list) or float not in set(map(type, value)):
+        return value
+    return [int(v) if type(v) is float and v.is_integer() else v for v in value]
+
+
+def counted(name: str, most: int, what: str) -> BeforeValidator:
+    """Of a list that is too long no item is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list):
+            check_count(name, value, most, what)
+        return value
+
+    return BeforeValidator(check)
+
+
 Integer = Annotated[int, BeforeValidator(whole_number)]
+Integers = Annotated[list[int], Field(fail_fast=True), BeforeValidator(whole_numbers)]
+Strings = Annotated[list[str], Field(fail_fast=True)]
 Logprobs = Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)]
 Prompts = list[str] | list[list[int]]
 JsonObjects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
@@ -123,10 +151,14 @@ class SamplingFields(Body):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: Annotated[dict[int, float] | None, BeforeValidator(parse_bias)] = None
-    allowed_token_ids: Annotated[list[Integer], Field(fail_fast=True)] | None = None
-    bad_words: Annotated[list[str], Field(fail_fast=True)] | None = None
-    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
-    stop_token_ids: Annotated[list[Integer], Field(fail_fast=True)] | None = None
+    allowed_token_ids: Annotated[
+        Integers | None, counted("allowed_token_ids", MAX_ALLOWED_COPIES, "token ids")
+    ] = None
+    bad_words: Annotated[Strings | None, counted("bad_words", MAX_BAD_WORDS, "strings")] = None
+    stop: Annotated[str | Strings | None, counted("stop", MAX_STOP_STRINGS, "strings")] = None
+    stop_token_ids: Annotated[
+        Integers | None, counted("stop_token_ids", MAX_STOP_TOKEN_IDS, "token ids")
+    ] = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -142,7 +174,7 @@ class SamplingFields(Body):
     structured_outputs: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | None = None
     guided_regex: str | None = None
-    guided_choice: Annotated[list[str], Field(fail_fast=True)] | None = None
+    guided_choice: Strings | None = None
     guided_grammar: str | None = None
     json_schema: str | dict[str, Any] | None = Field(None, description="llama.cpp's guided_json")
     grammar: str | None = Field(None, description="llama.cpp's guided_grammar")

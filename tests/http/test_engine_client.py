@@ -11,6 +11,7 @@ import zmq.asyncio
 
 from megainfer.attention_node.token_messages import token_messages
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
+from megainfer.frontend.assignments import PIECE
 from megainfer.frontend.condition import Condition, Phase
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.node_socket import new_endpoint
@@ -56,15 +57,15 @@ PARAMS = SamplingParams(max_tokens=8)
 
 def test_a_long_prompts_scores_hold_nobody_up() -> None:
     length = MAX_PROMPT_SCORES // 21
+    row = TokenLogprobs({token: -float(token) for token in range(21)}, 1)
+    event = TokenEvent("r", [4], FinishReason.LENGTH, prompt_logprobs=[row] * (length - 1))
+    parts = [part for message in token_messages(0, [event]) for part in message.events]
 
     async def work() -> None:
         async def script(submit: Submit) -> AsyncIterator[TokenEvent]:
-            row = TokenLogprobs({token: -float(token) for token in range(21)}, 1)
-            scores = [row] * (length - 1)
-            event = TokenEvent(submit.request_id, [4], FinishReason.LENGTH, prompt_logprobs=scores)
-            for message in token_messages(0, [event]):
-                for part in message.events:
-                    yield part
+            for part in parts:
+                await asyncio.sleep(0)  # what the node does is on this loop too
+                yield part
 
         async with engine_with(script, context=2 * length) as (engine, _):
             params = SamplingParams(max_tokens=1, prompt_logprobs=20)
@@ -192,6 +193,46 @@ def test_a_stream_of_several_sequences_ends_after_the_last() -> None:
             assert sorted((e.request_id, e.token_ids[0]) for e in events) == [
                 (f"{i}", token) for i in range(3) for token in (1, 2)
             ]
+
+    run(work())
+
+
+def many(count: int) -> list[SequenceRequest]:
+    return [SequenceRequest(f"{i}", [1, i % 900], PARAMS) for i in range(count)]
+
+
+def test_very_many_are_sent_off_a_piece_at_a_time_and_others_between_them() -> None:
+    async def work() -> None:
+        async with engine_with(silent, max_outstanding=1000) as (engine, (node,)):
+            with engine.submit(many(2 * PIECE + 1)), engine.generate("late", [1], PARAMS):
+                heard = [(await hear(node, Submit)).request_id for _ in range(2 * PIECE + 2)]
+                numbers = [f"{i}" for i in range(2 * PIECE + 1)]
+                assert heard == [*numbers[:PIECE], "late", *numbers[PIECE:]]
+
+    run(work())
+
+
+def test_what_is_closed_before_its_piece_was_sent_off_never_is() -> None:
+    async def work() -> None:
+        async with engine_with(silent, max_outstanding=1000) as (engine, (node,)):
+            engine.submit(many(3 * PIECE)).close()
+            assert engine.outstanding == 0
+            await asyncio.sleep(0)
+            with engine.generate("after", [1], PARAMS):
+                while (await hear(node, Abort)).request_id != f"{PIECE - 1}":
+                    pass
+                assert (await hear(node, Submit)).request_id == "after"
+
+    run(work())
+
+
+def test_a_node_that_is_lost_between_two_pieces_loses_nobody() -> None:
+    async def work() -> None:
+        async with engine_with(silent, speaking(7), max_outstanding=1000) as (engine, _):
+            stream = engine.submit(many(3 * PIECE))
+            engine.lose(NodeDown(Role.ATTENTION, 0, "killed"))
+            events = await collect(stream)
+            assert sorted(int(event.request_id) for event in events) == list(range(3 * PIECE))
 
     run(work())
 

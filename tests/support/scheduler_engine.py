@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.attention_node.scheduling.sequence import Sequence
 from megainfer.attention_node.scheduling.step import Chunk, Step
 from megainfer.messages import FinishReason, Submit, TokenEvent
 
@@ -94,6 +95,7 @@ class Engine:
     outputs: dict[str, list[int]] = field(default_factory=dict)
     finished: dict[str, FinishReason] = field(default_factory=dict)
     cached: dict[str, list[int]] = field(default_factory=dict)
+    served: list[Sequence] = field(default_factory=list)  # of the steps that ended, for `drain`
 
     def compose(self, micro_batch: int) -> Step | None:
         step = self.scheduler.compose(micro_batch)
@@ -126,6 +128,7 @@ class Engine:
         for chunk, block_ids in zip(flight.step.chunks, flight.block_ids, strict=True):
             self._check(chunk, block_ids)
         del self.flights[flight.step.number]
+        self.served += [chunk.sequence for chunk in flight.step.chunks]
         return self._hear(self.scheduler.complete(flight.step, flight.sampled))
 
     def finish(self, step: Step) -> list[TokenEvent]:
@@ -159,18 +162,22 @@ class Engine:
         return [event for step in steps for event in self.finish(step)]
 
     def drain(self) -> None:
-        """Two rounds must bring the first running sequence in order on, so that nobody starves.
+        """Two rounds must bring the first running sequence on, or one that comes before it (the
+        next of those that had waited for longer, say), so that nobody starves.
 
         In one of them it may be left out, for younger ones whose steps were composed before.
         """
+        rank = self.scheduler._pool.turns.rank
         while self.scheduler.live:
-            running = [s for s in self.scheduler.live if s.block_ids]
-            oldest = min(running, key=lambda s: s.order, default=None)
-            before = oldest and (oldest.num_computed, oldest.num_outputs)
+            running = [sequence for sequence in self.scheduler.live if sequence.block_ids]
+            first = min(running, key=rank, default=None)
+            self.served.clear()
             self.round()
             self.round()
             self.scheduler.check_integrity()
-            assert not oldest or (oldest.num_computed, oldest.num_outputs) != before, oldest
+            assert first is None or any(
+                s is first or s.order < first.order or rank(s) < rank(first) for s in self.served
+            ), first
 
     def _write(self, chunk: Chunk, block_ids: list[int], slot: int | None) -> int:
         first = chunk.start - 1
