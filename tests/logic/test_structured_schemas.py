@@ -209,6 +209,8 @@ REFUSED: list[tuple[Json, str]] = [
     ({"pattern": "["}, "the pattern [ can't be used: unclosed character class"),
     ({"$ref": "#/$defs/none"}, "a $ref points at #/$defs/none, where nothing is"),
     ({"$ref": "https://x.org/y"}, "a $ref points at https://x.org/y, which isn't part"),
+    ({"allOf": [{"$ref": "#/properties/x"}]}, "properties.x leads back to itself by $ref and says"),
+    ({"$ref": "#/properties/x"}, "properties.x leads back to itself by $ref and says"),
     ({"type": "objekt"}, "Invalid type: objekt"),
     ({"properties": []}, "properties must be an object"),
     ({"anyOf": [5]}, "properties.x.anyOf[0] must be a schema, an object or a"),

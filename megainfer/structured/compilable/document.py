@@ -9,6 +9,7 @@ from megainfer.structured.compilable.keywords import (
     refuse_unknown,
     with_items,
     with_negation,
+    without_circles,
     without_noops,
 )
 from megainfer.structured.compilable.numbers import BOUNDS, with_closed_bounds, with_numbers
@@ -34,6 +35,7 @@ NAMED = ("properties", "patternProperties", "$defs", "definitions")
 
 Rule = Callable[[Node, Place], Node]
 RULES: tuple[Rule, ...] = (
+    without_circles,
     without_noops,
     with_items,
     with_numbers,
