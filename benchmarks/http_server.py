@@ -56,14 +56,14 @@ from megainfer.bench.metrics import token_times
 from megainfer.bench.sample import Sample
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.node_socket import new_endpoint
-from megainfer.messages import (
+from megainfer.messages.message import encode
+from megainfer.messages.requests import (
     Abort,
     FinishReason,
     NodeReady,
     Submit,
     TokenEvent,
     Tokens,
-    encode,
     node_identity,
     to_node_decoder,
 )

@@ -38,22 +38,11 @@ from megainfer.launch.station import Station
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part
 from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
-from megainfer.messages import (
-    Enter,
-    Entered,
-    Fatal,
-    FromNode,
-    GetSpans,
-    GetStats,
-    Message,
-    Ready,
-    Role,
-    Spans,
-    Stats,
-    Stop,
-    Submit,
-    ToChild,
-)
+from megainfer.messages.from_child import Entered, Fatal, Ready, Spans, Stats
+from megainfer.messages.message import Message, Role
+from megainfer.messages.requests import FromNode, Submit
+from megainfer.messages.supervision import ToChild
+from megainfer.messages.to_child import Enter, GetSpans, GetStats, Stop
 from megainfer.simulator import Cost
 from megainfer.supervise.child import Child, fork_child
 from megainfer.topology import (

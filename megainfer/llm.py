@@ -22,18 +22,8 @@ from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
 from megainfer.launch.span_pieces import SpanPieces
-from megainfer.messages import (
-    Enter,
-    Fatal,
-    GetSpans,
-    GetStats,
-    LoadProgress,
-    NodeDown,
-    NodeGone,
-    Ready,
-    Spans,
-    Stats,
-)
+from megainfer.messages.from_child import Fatal, LoadProgress, Ready, Spans, Stats
+from megainfer.messages.to_child import Enter, GetSpans, GetStats, NodeDown, NodeGone
 from megainfer.model_folder.deployment import plan_deployment
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker

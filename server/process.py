@@ -15,23 +15,19 @@ from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.heartbeat import keep_due
 from megainfer.launch.station import Station
-from megainfer.messages import (
+from megainfer.messages.from_child import Drained, Opened, Ready, Spans, Stats
+from megainfer.messages.message import Message
+from megainfer.messages.supervision import ToChild
+from megainfer.messages.to_child import (
     Chronicle,
     Drain,
-    Drained,
     Enter,
-    Message,
     NodeDown,
     NodeGone,
-    Opened,
-    Ready,
     Reload,
     Resized,
-    Spans,
     Started,
-    Stats,
     Stop,
-    ToChild,
 )
 from megainfer.model_folder.deployment import Deployment
 from megainfer.sharing.budgets import client_shares

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from megainfer.errors import MegaInferError, RequestError
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from megainfer.sharing.fair_queue import FairQueue
 
 if TYPE_CHECKING:

@@ -10,11 +10,9 @@ import msgspec
 
 from megainfer.attention_node.link import FrontEndLink
 from megainfer.errors import MegaInferError, NodeDied
-from megainfer.messages import (
+from megainfer.messages.requests import (
     Abort,
     FromNode,
-    FrontEndDown,
-    FrontEndUp,
     NodeReady,
     RequestFailed,
     Submit,
@@ -22,6 +20,7 @@ from megainfer.messages import (
     Tokens,
     ToNode,
 )
+from megainfer.messages.to_child import FrontEndDown, FrontEndUp
 
 CONNECT_SECONDS = 0.2
 """A front end listens before nodes hear of it: for so long nothing else is done meanwhile."""

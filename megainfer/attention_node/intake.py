@@ -6,7 +6,7 @@ from time import monotonic
 from megainfer.attention_node.compiling import Compiled, GrammarQueue
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.errors import MegaInferError, RequestError
-from megainfer.messages import RequestFailed, Submit, each_of
+from megainfer.messages.requests import RequestFailed, Submit, each_of
 
 EXPIRY_SECONDS = 0.05
 """How often those who wait are looked through for requests that have waited for too long."""

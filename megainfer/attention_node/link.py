@@ -10,7 +10,8 @@ from zmq.utils.monitor import recv_monitor_message
 
 from megainfer.errors import NodeDied, ProtocolError
 from megainfer.m2n.host.handshake import peer_uid
-from megainfer.messages import FromNode, ToNode, encode, node_identity, to_node_decoder
+from megainfer.messages.message import encode
+from megainfer.messages.requests import FromNode, ToNode, node_identity, to_node_decoder
 
 MAX_QUEUED_MESSAGES = 100_000
 """What may wait for a front end that reads slowly, before it counts as hung."""

@@ -19,7 +19,7 @@ from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
-from megainfer.messages import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
+from megainfer.messages.requests import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
 from megainfer.pipeline import PingPong
 from megainfer.topology import Membership
 

@@ -11,7 +11,7 @@ from megainfer.compute.kv_cache import KVCache
 from megainfer.device import HOST, Device
 from megainfer.launch.heartbeat import Page, Workload
 from megainfer.m2n.mailbox import AttentionPort
-from megainfer.messages import FromNode
+from megainfer.messages.requests import FromNode
 
 REPLY_TIMEOUT_SECONDS = 60.0
 """Far more than any batch takes to compute: an expert node that is silent for so long is hung."""

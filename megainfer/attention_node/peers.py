@@ -5,7 +5,8 @@ from functools import partial
 
 from megainfer.launch.control import ParentLink
 from megainfer.m2n.mailbox import JoiningPort
-from megainfer.messages import LinkLost, Meet, Met
+from megainfer.messages.from_child import LinkLost, Met
+from megainfer.messages.to_child import Meet
 
 MEET_SECONDS = 30.0
 

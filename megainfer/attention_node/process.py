@@ -34,19 +34,11 @@ from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.roads import Seat, join_attention
 from megainfer.m2n.staged import attention_port_for
-from megainfer.messages import (
-    Connected,
-    FrontEndDown,
-    FrontEndUp,
-    Loaded,
-    Meet,
-    Message,
-    NodeReady,
-    Ready,
-    Role,
-    Serve,
-    ToChild,
-)
+from megainfer.messages.from_child import Connected, Loaded, Ready
+from megainfer.messages.message import Message, Role
+from megainfer.messages.requests import NodeReady
+from megainfer.messages.supervision import ToChild
+from megainfer.messages.to_child import FrontEndDown, FrontEndUp, Meet, Serve
 from megainfer.models.sources import attention_sources
 from megainfer.topology import Membership
 

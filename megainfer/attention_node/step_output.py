@@ -16,7 +16,7 @@ from megainfer.attention_node.scheduling.step import Chunk, Step
 from megainfer.compute.batch import StepBatch
 from megainfer.device import Device
 from megainfer.instruments.stage_clock import StageClock
-from megainfer.messages import TokenLogprobs
+from megainfer.messages.requests import TokenLogprobs
 from megainfer.structured.grammar import GrammarFailed
 
 

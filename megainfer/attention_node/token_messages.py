@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from megainfer.messages import TokenEvent, TokenLogprobs, Tokens
+from megainfer.messages.requests import TokenEvent, TokenLogprobs, Tokens
 
 MAX_LOGPROBS = 2**17
 """In one message; to read so many takes the front end 20 ms, in which it hears nobody else."""

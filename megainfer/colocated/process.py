@@ -22,7 +22,10 @@ from megainfer.launch.station import Station
 from megainfer.m2n.absent import AbsentPort
 from megainfer.m2n.counters import Counters
 from megainfer.m2n.roads import Seat
-from megainfer.messages import Connected, Loaded, Meet, Message, Ready, Role, ToChild
+from megainfer.messages.from_child import Connected, Loaded, Ready
+from megainfer.messages.message import Message, Role
+from megainfer.messages.supervision import ToChild
+from megainfer.messages.to_child import Meet
 from megainfer.topology import Membership
 
 

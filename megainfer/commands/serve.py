@@ -33,7 +33,7 @@ from megainfer.frontend.shared_loads import SharedLoads
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan_text import describe_requests
 from megainfer.launch.station import Station
-from megainfer.messages import Reload
+from megainfer.messages.to_child import Reload
 from megainfer.model_folder.resolve import served_name
 from megainfer.sharing.budgets import Budgets
 from megainfer.supervise.supervisor import Supervisor

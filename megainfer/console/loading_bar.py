@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from megainfer.messages import LoadProgress
+from megainfer.messages.from_child import LoadProgress
 
 
 class LoadingBar:

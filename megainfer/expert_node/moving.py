@@ -15,7 +15,8 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel, Place
 from megainfer.expert_node.loading import ExpertLoader
-from megainfer.messages import Prepare, Prepared
+from megainfer.messages.from_child import Prepared
+from megainfer.messages.to_child import Prepare
 from megainfer.models.sources import FfnSources
 
 LOOK_SECONDS = 0.02

@@ -25,7 +25,10 @@ from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, join_expert
 from megainfer.m2n.staged import expert_port_for
-from megainfer.messages import Connected, Loaded, Meet, Message, Prepare, Ready, Role, ToChild
+from megainfer.messages.from_child import Connected, Loaded, Ready
+from megainfer.messages.message import Message, Role
+from megainfer.messages.supervision import ToChild
+from megainfer.messages.to_child import Meet, Prepare
 from megainfer.models.sources import expert_sources
 from megainfer.topology import Membership, Placement
 

@@ -18,7 +18,9 @@ from megainfer.frontend.outstanding import MAX_LOSSES, Outstanding
 from megainfer.frontend.recovery import Recovery
 from megainfer.frontend.router import Router
 from megainfer.frontend.shared_loads import FrontEndLoad
-from megainfer.messages import Abort, FinishReason, NodeDown, NodeReady, Role, TokenEvent, ToNode
+from megainfer.messages.message import Role
+from megainfer.messages.requests import Abort, FinishReason, NodeReady, TokenEvent, ToNode
+from megainfer.messages.to_child import NodeDown
 from megainfer.sharing.budgets import MEMORY, SEQUENCES
 from megainfer.sharing.shares import Shares
 from megainfer.topology import Membership

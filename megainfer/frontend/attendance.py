@@ -7,7 +7,9 @@ incarnation says counts until it is lost; then its node lacks, until a membershi
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megainfer.messages import NodeDown, NodeReady, Role
+from megainfer.messages.message import Role
+from megainfer.messages.requests import NodeReady
+from megainfer.messages.to_child import NodeDown
 from megainfer.topology import Membership
 
 NodeName = tuple[Role, int]

@@ -34,11 +34,9 @@ from megainfer.frontend.request_limits import RequestLimits
 from megainfer.frontend.sequence_request import SequenceRequest, submit_message
 from megainfer.frontend.shared_loads import FrontEndLoad, SharedLoads
 from megainfer.frontend.token_stream import TokenStream
-from megainfer.messages import (
+from megainfer.messages.requests import (
     FinishReason,
     FromNode,
-    NodeDown,
-    NodeGone,
     NodeReady,
     RequestFailed,
     Reset,
@@ -46,6 +44,7 @@ from megainfer.messages import (
     TokenEvent,
     Tokens,
 )
+from megainfer.messages.to_child import NodeDown, NodeGone
 from megainfer.sampling import MAX_PRIORITY, SamplingParams, check_integer
 from megainfer.sharing.budgets import MAX_OUTSTANDING, MEMORY, SEQUENCES
 from megainfer.sharing.pauses import Pauses

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 
 
 class EngineObserver(Protocol):

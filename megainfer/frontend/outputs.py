@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from megainfer.frontend.text_stream import TextDelta
-from megainfer.messages import FinishReason, TokenLogprobs
+from megainfer.messages.requests import FinishReason, TokenLogprobs
 
 
 @dataclass(frozen=True)

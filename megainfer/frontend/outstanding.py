@@ -7,7 +7,7 @@ import msgspec
 
 from megainfer.frontend.node_socket import At
 from megainfer.frontend.token_stream import TokenStream
-from megainfer.messages import Submit, TokenEvent, TokenLogprobs
+from megainfer.messages.requests import Submit, TokenEvent, TokenLogprobs
 
 MAX_LOSSES = 3
 """A request that was at so many attention nodes when they died may be why they did."""

@@ -8,7 +8,7 @@ from time import monotonic
 
 from megainfer.frontend.attendance import Lack
 from megainfer.instruments.distribution import Distribution
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 
 log = logging.getLogger(__name__)
 

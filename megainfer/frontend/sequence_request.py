@@ -3,7 +3,7 @@
 import secrets
 from dataclasses import dataclass
 
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from megainfer.sampling import SamplingParams
 from megainfer.structured.grammar import Grammar
 

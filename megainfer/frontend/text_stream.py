@@ -11,7 +11,7 @@ from megainfer.errors import RequestError
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.token_stream import TokenStream
-from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
+from megainfer.messages.requests import FinishReason, TokenEvent, TokenLogprobs
 from megainfer.sampling import SamplingParams
 from megainfer.text.detokenizer import IncrementalDetokenizer, StopStrings
 from megainfer.text.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from megainfer.errors import MegaInferError
-from megainfer.messages import FinishReason, TokenEvent
+from megainfer.messages.requests import FinishReason, TokenEvent
 
 
 class TokenStream:

@@ -13,7 +13,7 @@ from megainfer.device.failures import ends_the_node
 from megainfer.launch.devices import Devices, NumberedGpu
 from megainfer.launch.machine import VISIBLE
 from megainfer.launch.plan import Plan
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 
 CUDA_SETTINGS = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "32",  # streams that don't wait for each other in one queue

@@ -17,14 +17,8 @@ from typing import Generic, TypeVar
 import msgspec
 
 from megainfer.errors import NodeDied
-from megainfer.messages import (
-    FromChild,
-    Message,
-    ToChild,
-    encode,
-    from_child_decoder,
-    to_child_decoder,
-)
+from megainfer.messages.message import Message, encode
+from megainfer.messages.supervision import FromChild, ToChild, from_child_decoder, to_child_decoder
 
 SHORT_BYTES = 1 << 16
 """A longer message goes as a file: by default a kernel takes 208 KiB, and fewer of one packet."""

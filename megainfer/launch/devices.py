@@ -7,7 +7,7 @@ from megainfer.config import CPU_KERNELS, EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
 from megainfer.launch.nvml import Gpu
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 
 logger = logging.getLogger(__name__)
 

@@ -14,19 +14,10 @@ from typing import Any, Protocol
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ParentLink
 from megainfer.launch.heartbeat import Workload
-from megainfer.messages import (
-    Enter,
-    Entered,
-    GetSpans,
-    GetStats,
-    KeepSpans,
-    LoadProgress,
-    Message,
-    Spans,
-    Stats,
-    Stop,
-    ToChild,
-)
+from megainfer.messages.from_child import Entered, LoadProgress, Spans, Stats
+from megainfer.messages.message import Message
+from megainfer.messages.supervision import ToChild
+from megainfer.messages.to_child import Enter, GetSpans, GetStats, KeepSpans, Stop
 from megainfer.topology import Membership
 
 MAX_SLEEP_SECONDS = 1.0

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from megainfer.errors import NodeDied
 from megainfer.launch.control import ParentLink
-from megainfer.messages import Connected, Measure, Meet, Opened, Serve, Start, Stop
+from megainfer.messages.from_child import Connected, Opened
+from megainfer.messages.to_child import Measure, Meet, Serve, Start, Stop
 from megainfer.topology import Membership
 
 START_TIMEOUT_SECONDS = 3600.0

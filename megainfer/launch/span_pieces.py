@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from megainfer.instruments.stage_clock import Span
-from megainfer.messages import Spans
+from megainfer.messages.from_child import Spans
 
 
 @dataclass

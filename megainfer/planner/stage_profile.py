@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from megainfer.messages import Connected, Loaded, Role
+from megainfer.messages.from_child import Connected, Loaded
+from megainfer.messages.message import Role
 from megainfer.planner.micro_batches import MicroBatchChoice
 from megainfer.planner.profiles import Curve, StageProfile
 

@@ -9,25 +9,19 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from megainfer.launch.plan import Plan
-from megainfer.messages import (
+from megainfer.messages.from_child import (
     Connected,
-    Enter,
-    FromChild,
     LinkLost,
     Loaded,
-    Measure,
-    Meet,
-    Message,
     Met,
     Opened,
-    Prepare,
     Prepared,
     Ready,
-    Role,
-    Serve,
-    Start,
     Stats,
 )
+from megainfer.messages.message import Message, Role
+from megainfer.messages.supervision import FromChild
+from megainfer.messages.to_child import Enter, Measure, Meet, Prepare, Serve, Start
 from megainfer.planner.balancing import Balancer
 from megainfer.planner.micro_batches import choose_micro_batches
 from megainfer.planner.stage_profile import explain, slowest_profile

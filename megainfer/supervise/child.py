@@ -16,7 +16,8 @@ from megainfer.errors import MegaInferError, NodeDied, UnsafeFork, shortage
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.launch.heartbeat import Page, begin_to_beat
 from megainfer.launch.station import Station
-from megainfer.messages import Fatal, Message, Role
+from megainfer.messages.from_child import Fatal
+from megainfer.messages.message import Message, Role
 from megainfer.topology import CoreAssignment
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from megainfer.messages import Away, Chronicle, Event, Role
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import Away, Chronicle, Event
 from megainfer.supervise.roster import Node
 from megainfer.topology import EMPTY, Membership, Placement
 

@@ -15,7 +15,8 @@ from megainfer.errors import MegaInferError, NodeDied
 from megainfer.launch.control import ChildLink, ParentLink, link_pair, parent_link
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
-from megainfer.messages import Fatal, LoadProgress, Ready, Stop
+from megainfer.messages.from_child import Fatal, LoadProgress, Ready
+from megainfer.messages.to_child import Stop
 from megainfer.supervise.supervisor import Supervisor
 
 logger = logging.getLogger("megainfer")

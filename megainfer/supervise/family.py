@@ -10,7 +10,9 @@ import msgspec
 
 from megainfer.errors import NodeDied
 from megainfer.launch.plan import Plan
-from megainfer.messages import FromChild, Role, Stop
+from megainfer.messages.message import Role
+from megainfer.messages.supervision import FromChild
+from megainfer.messages.to_child import Stop
 from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
 
 logger = logging.getLogger("megainfer")

@@ -3,16 +3,15 @@
 from collections.abc import Callable, Mapping
 
 from megainfer.launch.control import ParentLink
-from megainfer.messages import (
+from megainfer.messages.message import Message, Role
+from megainfer.messages.to_child import (
     Drain,
     Enter,
     FrontEndDown,
     FrontEndUp,
-    Message,
     NodeDown,
     NodeGone,
     Reload,
-    Role,
     Started,
 )
 from megainfer.supervise.child import Child

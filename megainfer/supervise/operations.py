@@ -10,7 +10,9 @@ from time import monotonic
 
 from megainfer.errors import ConfigError, RequestError
 from megainfer.launch.plan import Plan
-from megainfer.messages import Release, Renew, Resize, Resized, Role
+from megainfer.messages.from_child import Release, Renew, Resize
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import Resized
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import name_of
 from megainfer.supervise.roster import Node

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from megainfer.launch.control import ParentLink
-from megainfer.messages import GetSpans, GetStats, KeepSpans, Role, Spans, Stats
+from megainfer.messages.from_child import Spans, Stats
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans
 from megainfer.supervise.child import Child
 from megainfer.supervise.family import Family
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from megainfer.errors import ConfigError
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from megainfer.topology import Membership, Placement
 
 

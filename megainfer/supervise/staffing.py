@@ -6,7 +6,8 @@ from time import monotonic
 
 from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
-from megainfer.messages import Role, Stop
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import Stop
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, ChildMain
 from megainfer.supervise.family import Family

@@ -14,28 +14,22 @@ from megainfer.errors import ConfigError, MegaInferError, NodeDied
 from megainfer.instruments.startup_clock import StartupClock
 from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
-from megainfer.messages import (
+from megainfer.messages.from_child import (
     Drained,
     Entered,
     Fatal,
-    FromChild,
-    GetSpans,
-    GetStats,
-    KeepSpans,
     LoadProgress,
-    Message,
-    NodeDown,
     Opened,
     Ready,
     Release,
-    Reload,
     Renew,
     Resize,
-    Role,
     Spans,
     Stats,
-    Stop,
 )
+from megainfer.messages.message import Message, Role
+from megainfer.messages.supervision import FromChild
+from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans, NodeDown, Reload, Stop
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, Closable, name_of
 from megainfer.supervise.family import Family, drain

@@ -3,7 +3,7 @@
 from typing import Any
 
 from megainfer.frontend.text_stream import TextDelta
-from megainfer.messages import TokenLogprobs
+from megainfer.messages.requests import TokenLogprobs
 from server.openai.answer_options import AnswerOptions
 from server.openai.logprobs import LogprobsWriter
 from server.openai.piece import Piece

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from megainfer.frontend.outputs import ranked
-from megainfer.messages import TokenLogprobs
+from megainfer.messages.requests import TokenLogprobs
 from megainfer.text.token_text import TokenTexts
 from server.openai.answer_options import AnswerOptions
 

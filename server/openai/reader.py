@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from megainfer.messages import FinishReason
+from megainfer.messages.requests import FinishReason
 from server.openai.prompts import Prompt
 from server.openai.syntax import AnswerSyntax
 from server.openai.thought_counter import ThoughtCounter

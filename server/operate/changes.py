@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from megainfer.errors import Overloaded, RequestError
-from megainfer.messages import Release, Renew, Resize, Resized, Role
+from megainfer.messages.from_child import Release, Renew, Resize
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import Resized
 from server.openai.protocol import Body
 
 CHANGE_SECONDS = 3600.0

@@ -11,7 +11,7 @@ from time import monotonic
 from megainfer.errors import MegaInferError
 from megainfer.frontend.condition import Phase
 from megainfer.frontend.engine_client import EngineClient
-from megainfer.messages import GetStats
+from megainfer.messages.to_child import GetStats
 from megainfer.sampling import SamplingParams
 from server.http.occupancy import Occupancy
 from server.operate.nodes import NodeBoard

@@ -11,7 +11,8 @@ from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.plan import Plan
-from megainfer.messages import GetSpans, GetStats, KeepSpans, Release, Renew, Resize
+from megainfer.messages.from_child import Release, Renew, Resize
+from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans
 from server.http.keys import Keys
 from server.http.occupancy import Occupancy
 from server.openai.served_model import ServedModel

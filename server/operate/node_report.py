@@ -3,7 +3,7 @@
 from typing import Any
 
 from megainfer.frontend.engine_client import EngineClient
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from server.operate.nodes import NodeBoard, NodeState
 
 

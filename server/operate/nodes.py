@@ -7,7 +7,9 @@ from time import monotonic
 from typing import Any
 
 from megainfer.launch.plan import Plan
-from megainfer.messages import Chronicle, Role, Stats
+from megainfer.messages.from_child import Stats
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import Chronicle
 from megainfer.topology import Membership
 
 Counters = Mapping[str, Any]

@@ -16,7 +16,7 @@ from megainfer.instruments.trace_events import (
     MIN_TRACE_SECONDS,
     trace_document,
 )
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from server.http.access import PROBES
 from server.http.body import JsonRoute
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected

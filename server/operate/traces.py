@@ -7,7 +7,8 @@ from collections.abc import Callable
 from megainfer.errors import NodeDied
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.span_pieces import SpanPieces
-from megainfer.messages import GetSpans, KeepSpans, Spans
+from megainfer.messages.from_child import Spans
+from megainfer.messages.to_child import GetSpans, KeepSpans
 from server.http.errors import ApiError, ErrorReport
 
 KEPT_SPANS = 100_000

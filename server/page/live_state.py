@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from megainfer import __version__
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from server.operate.health import HealthReport
 from server.operate.metrics.engines import kv_usage
 from server.operate.metrics.exposition import Counted

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from server.operate.metrics.engines import kv_usage
 from server.operate.metrics.exposition import Counted
 from server.operate.metrics.nodes import STAGES

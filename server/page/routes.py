@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from server.operate.instance import Instance
 from server.page.assets import PAGE, has_already, load_asset
 from server.page.live_state import live_state

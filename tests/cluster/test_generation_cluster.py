@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from megainfer.models.registry import load_spec
 from tests.support.checkpoints import oracle, write_checkpoint
 from tests.support.local_cluster import LocalCluster, greedy_submit

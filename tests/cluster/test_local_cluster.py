@@ -10,7 +10,7 @@ import torch
 from megainfer.attention_node.node import AttentionNode
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.m2n.mailbox import Part
-from megainfer.messages import Abort, FinishReason, TokenLogprobs
+from megainfer.messages.requests import Abort, FinishReason, TokenLogprobs
 from megainfer.models.registry import load_spec
 from tests.support.checkpoints import (
     VARIANTS,

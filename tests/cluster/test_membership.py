@@ -11,7 +11,7 @@ import torch
 
 from megainfer.attention_node.scheduling.step import Chunk
 from megainfer.errors import ConfigError
-from megainfer.messages import Abort
+from megainfer.messages.requests import Abort
 from megainfer.models.registry import load_spec
 from megainfer.topology import Membership, Owners, Placement, placement_of
 from tests.support.checkpoints import (

@@ -15,7 +15,8 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.cpu.kernels.experts import CpuLayerExperts
 from megainfer.errors import ConfigError
 from megainfer.expert_node.moving import Mover
-from megainfer.messages import Prepare, Prepared
+from megainfer.messages.from_child import Prepared
+from megainfer.messages.to_child import Prepare
 from megainfer.models.registry import load_spec
 from megainfer.planner.balancing import Balancer
 from megainfer.topology import (

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from megainfer.messages import FinishReason, Submit
+from megainfer.messages.requests import FinishReason, Submit
 from megainfer.structured import grammar as grammars
 from tests.support.checkpoints import write_checkpoint
 from tests.support.kernel_experts import levels

@@ -9,7 +9,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from megainfer.messages import Abort, FinishReason, Submit
+from megainfer.messages.requests import Abort, FinishReason, Submit
 from megainfer.structured import grammar as grammars
 from megainfer.structured.grammar import Grammar
 from megainfer.text.tokenizer import Tokenizer

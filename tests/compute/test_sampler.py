@@ -21,7 +21,7 @@ from megainfer.attention_node.sampling.sampler import SampleRow, begin_sampling,
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.reference import kernels as reference
 from megainfer.device import HOST
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from tests.support.sampled import sample
 
 

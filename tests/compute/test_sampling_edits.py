@@ -18,7 +18,7 @@ from megainfer.attention_node.sampling.sampler import SampleRow
 from megainfer.attention_node.scheduling.sequence import Sequence
 from megainfer.compute.bitmask import Bitmask, words_for
 from megainfer.compute.reference.kernels import edit
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from megainfer.sampling import MAX_BAD_WORD_CHARACTERS, MAX_BAD_WORDS, MAX_LOGIT_BIAS
 from tests.support.sampled import sample
 

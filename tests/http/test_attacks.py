@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from tests.support.attacking import Attacker, Honest, attack_beside
 from tests.support.attacks import ATTACKS, Attack

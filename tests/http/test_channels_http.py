@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from server.parsing.harmony import FINAL
 from tests.support.scripted_server import RunningServer, Script, byte_level_backend, write_tokenizer

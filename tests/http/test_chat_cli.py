@@ -16,7 +16,7 @@ from megainfer.commands.talk.printer import printable
 from megainfer.commands.talk.wrap import Wrapper
 from megainfer.errors import ConfigError, MegaInferError
 from megainfer.frontend.syntax_options import SyntaxOptions
-from megainfer.messages import Abort, Submit, TokenEvent
+from megainfer.messages.requests import Abort, Submit, TokenEvent
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import Abort, FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.http.connections.bounded_connection import BoundedConnection

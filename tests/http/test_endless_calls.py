@@ -9,7 +9,7 @@ import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.syntax_options import SyntaxOptions
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.answer import INLINE_SIZE
 from tests.support.callbacks import watched_callbacks

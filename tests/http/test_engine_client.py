@@ -18,20 +18,19 @@ from megainfer.frontend.node_socket import new_endpoint
 from megainfer.frontend.request_limits import MAX_PROMPT_SCORES
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
-from megainfer.messages import (
+from megainfer.messages.message import Role, encode
+from megainfer.messages.requests import (
     Abort,
     FinishReason,
-    NodeDown,
     NodeReady,
     RequestFailed,
     Reset,
-    Role,
     Submit,
     TokenEvent,
     TokenLogprobs,
     Tokens,
-    encode,
 )
+from megainfer.messages.to_child import NodeDown
 from megainfer.sampling import SamplingParams
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend

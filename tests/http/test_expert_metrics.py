@@ -2,7 +2,8 @@
 
 from prometheus_client.core import Metric
 
-from megainfer.messages import Role, Stats
+from megainfer.messages.from_child import Stats
+from megainfer.messages.message import Role
 from server.operate.metrics.experts import ExpertMap, expert_families
 from server.operate.nodes import NodeBoard, NodeState
 

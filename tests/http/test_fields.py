@@ -20,7 +20,7 @@ import pytest
 
 from megainfer import __version__
 from megainfer.frontend.generation_config import GenerationDefaults
-from megainfer.messages import FinishReason, Submit, TokenEvent, TokenLogprobs
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent, TokenLogprobs
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.wishes.not_offered import CHAT, COMPLETION
 from tests.support.api_fields import APIS, SCHEMA, TOOL, Verdict

@@ -14,16 +14,9 @@ import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.messages import (
-    FinishReason,
-    Release,
-    Renew,
-    Resize,
-    Resized,
-    Submit,
-    TokenEvent,
-    TokenLogprobs,
-)
+from megainfer.messages.from_child import Release, Renew, Resize
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent, TokenLogprobs
+from megainfer.messages.to_child import Resized
 from megainfer.text.tokenizer import Tokenizer
 from server.operate.changes import Changes
 from tests.support.callbacks import watched_callbacks

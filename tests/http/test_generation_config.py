@@ -16,7 +16,7 @@ from megainfer.errors import ConfigError, ModelError
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import make_plan
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from megainfer.text.tokenizer import Tokenizer
 from tests.support.checkpoints import VARIANTS, write_checkpoint
 from tests.support.scripted_server import RunningServer, speaking, write_tokenizer

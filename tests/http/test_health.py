@@ -7,7 +7,9 @@ import httpx
 import pytest
 
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.messages import NodeDown, Role, Stats
+from megainfer.messages.from_child import Stats
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import NodeDown
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from megainfer.topology import Membership, placement_of

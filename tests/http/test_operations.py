@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from megainfer.errors import ConfigError
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.serving_options import ServingOptions, read_keys
-from megainfer.messages import Abort, RequestFailed, Submit, TokenEvent
+from megainfer.messages.requests import Abort, RequestFailed, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.app import create_app

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.messages import RequestFailed, TokenEvent
+from megainfer.messages.requests import RequestFailed, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from tests.support.scripted_server import RunningServer, byte_level_backend, write_tokenizer
 from tests.support.tools import CALL, TEMPLATE, prompt_of, saying

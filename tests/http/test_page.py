@@ -11,7 +11,9 @@ import pytest
 
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.instruments.stage_clock import Span
-from megainfer.messages import GetSpans, KeepSpans, Role, Spans, Stats
+from megainfer.messages.from_child import Spans, Stats
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import GetSpans, KeepSpans
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.http.access import Access, access_to

@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.messages import Away, Chronicle, Event, KeepSpans, NodeDown, NodeGone, Role, Stats
+from megainfer.messages.from_child import Stats
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import Away, Chronicle, Event, KeepSpans, NodeDown, NodeGone
 from megainfer.sampling import SamplingParams
 from megainfer.topology import Membership, first_membership, placement_of
 from server.openai.served_model import ServedModel

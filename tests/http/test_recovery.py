@@ -16,19 +16,18 @@ from megainfer.frontend.node_socket import At
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.token_stream import TokenStream
-from megainfer.messages import (
+from megainfer.messages.message import Role, encode
+from megainfer.messages.requests import (
     Abort,
     FinishReason,
-    NodeDown,
     NodeReady,
     RequestFailed,
     Reset,
-    Role,
     Submit,
     TokenEvent,
     Tokens,
-    encode,
 )
+from megainfer.messages.to_child import NodeDown
 from megainfer.sampling import SamplingParams
 from megainfer.topology import Membership, placement_of
 from tests.support.engine_talk import collect, dealer, hear, run

@@ -10,7 +10,7 @@ import pytest
 
 from megainfer.errors import Overloaded
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.messages import RequestFailed, Submit, TokenEvent
+from megainfer.messages.requests import RequestFailed, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from server.http.request_id import name_requests

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
-from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import Abort, FinishReason, Submit, TokenEvent
 from megainfer.sampling import SamplingParams
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer

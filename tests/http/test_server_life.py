@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from megainfer.messages import Abort, FinishReason, Submit, TokenEvent, Tokens
+from megainfer.messages.requests import Abort, FinishReason, Submit, TokenEvent, Tokens
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from tests.support.scripted_server import (

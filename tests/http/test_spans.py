@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from megainfer.errors import ConfigError
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.messages import FinishReason, Submit
+from megainfer.messages.requests import FinishReason, Submit
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from tests.support.scripted_server import (

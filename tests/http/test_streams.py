@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from megainfer.messages import Abort, FinishReason, RequestFailed, Submit, TokenEvent
+from megainfer.messages.requests import Abort, FinishReason, RequestFailed, Submit, TokenEvent
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend

@@ -11,7 +11,7 @@ import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.syntax_options import SyntaxOptions
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from megainfer.text.tokenizer import Tokenizer
 from server.parsing.parts import CallDelta, whole_calls
 from tests.support.scripted_server import RunningServer, byte_level_backend, write_tokenizer

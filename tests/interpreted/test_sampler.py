@@ -13,7 +13,7 @@ from megainfer.attention_node.sampling.sampler import SampleRow, begin_sampling
 from megainfer.compute.gpu.tokens import GpuTokens
 from megainfer.compute.reference.tokens import ReferenceTokens
 from megainfer.device import HOST
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from tests.support.fake_backend import TorchWork
 from tests.support.fake_device import FakeDevice
 

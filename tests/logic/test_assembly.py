@@ -8,27 +8,20 @@ import pytest
 from megainfer.config import EngineConfig
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.messages import (
+from megainfer.messages.from_child import (
     Connected,
-    Enter,
     LinkLost,
     Loaded,
-    Measure,
-    Meet,
-    Message,
     Met,
     Opened,
-    Prepare,
     Prepared,
     Ready,
     Release,
     Renew,
     Resize,
-    Resized,
-    Role,
-    Serve,
-    Start,
 )
+from megainfer.messages.message import Message, Role
+from megainfer.messages.to_child import Enter, Measure, Meet, Prepare, Resized, Serve, Start
 from megainfer.supervise.assembly import LINK_SECONDS, MEET_SECONDS, Assembly
 from megainfer.supervise.operations import RENEW_SECONDS, Operations
 from megainfer.supervise.roster import Node

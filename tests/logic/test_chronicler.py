@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from megainfer.messages import Away, Role
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import Away
 from megainfer.supervise.chronicler import KEPT, Chronicler
 from megainfer.topology import Membership, Placement, first_membership, placement_of
 

@@ -6,7 +6,7 @@ import pytest
 
 from megainfer.errors import NodeDied
 from megainfer.launch.control import link_pair
-from megainfer.messages import Stats
+from megainfer.messages.from_child import Stats
 
 
 def stats_of(length: int) -> Stats:

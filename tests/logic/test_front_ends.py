@@ -10,12 +10,11 @@ from megainfer.attention_node import front_ends as front_ends_module
 from megainfer.attention_node.front_ends import LOOK_SECONDS, LOST_SECONDS, FrontEnds
 from megainfer.errors import NodeDied
 from megainfer.frontend.node_socket import new_endpoint
-from megainfer.messages import (
+from megainfer.messages.message import encode
+from megainfer.messages.requests import (
     Abort,
     FinishReason,
     FromNode,
-    FrontEndDown,
-    FrontEndUp,
     NodeReady,
     RequestFailed,
     Reset,
@@ -23,10 +22,10 @@ from megainfer.messages import (
     TokenEvent,
     Tokens,
     ToNode,
-    encode,
     from_node_decoder,
     node_identity,
 )
+from megainfer.messages.to_child import FrontEndDown, FrontEndUp
 from tests.support.scheduler_engine import submit
 
 WAIT_MS = 10_000

@@ -16,7 +16,7 @@ from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
 from megainfer.launch.plan_text import describe, warnings
 from megainfer.memory import kv_block_bytes
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from tests.support.checkpoints import write_config
 from tests.support.gpus import GIB, H200X8, HOST, h200, machine_of
 

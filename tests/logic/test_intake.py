@@ -10,7 +10,7 @@ import pytest
 from megainfer.attention_node.compiling import Compiling, NoCompiling
 from megainfer.attention_node.intake import Intake
 from megainfer.attention_node.scheduling.scheduler import Scheduler
-from megainfer.messages import RequestFailed, Submit
+from megainfer.messages.requests import RequestFailed, Submit
 from megainfer.structured import grammar as grammars
 from megainfer.structured.grammar import Grammar, GrammarFailed
 from tests.support.scheduler_engine import config, submit

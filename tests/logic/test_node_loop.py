@@ -12,20 +12,10 @@ from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ChildLink, link_pair
 from megainfer.launch.heartbeat import Page, Workload
 from megainfer.launch.node_loop import SPANS_A_MESSAGE, run_until_stopped
-from megainfer.messages import (
-    Enter,
-    Entered,
-    GetSpans,
-    GetStats,
-    KeepSpans,
-    LinkLost,
-    Meet,
-    Message,
-    Spans,
-    Stats,
-    Stop,
-    ToChild,
-)
+from megainfer.messages.from_child import Entered, LinkLost, Spans, Stats
+from megainfer.messages.message import Message
+from megainfer.messages.supervision import ToChild
+from megainfer.messages.to_child import Enter, GetSpans, GetStats, KeepSpans, Meet, Stop
 from megainfer.topology import Membership, contiguous_placement, first_membership
 
 WAIT_SECONDS = 10.0

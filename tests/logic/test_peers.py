@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from megainfer.attention_node.peers import Peers
-from megainfer.messages import LinkLost, Meet
+from megainfer.messages.from_child import LinkLost
+from megainfer.messages.to_child import Meet
 
 
 class Port:

@@ -5,7 +5,7 @@ import msgspec
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
 from megainfer.attention_node.scheduling.waiting_queue import MAX_FINISHED, WaitingQueue
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from tests.support.scheduler_engine import config, prompt, submit
 
 

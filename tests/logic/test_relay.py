@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from megainfer.messages import GetSpans, GetStats, Stats
+from megainfer.messages.from_child import Stats
+from megainfer.messages.to_child import GetSpans, GetStats
 from megainfer.supervise.relay import Relay
 
 

@@ -1,6 +1,6 @@
 """Who can serve together, from who is there and who has met whom."""
 
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from megainfer.supervise.roster import Node, Roster, Stage, placement_among
 from megainfer.topology import Membership, contiguous_placement
 

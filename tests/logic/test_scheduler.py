@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from megainfer.errors import ConfigError, RequestError
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from tests.support.scheduler_engine import (
     Engine,
     answer,

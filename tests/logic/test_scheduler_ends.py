@@ -3,7 +3,7 @@
 import pytest
 
 from megainfer.errors import ConfigError
-from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
+from megainfer.messages.requests import FinishReason, TokenEvent, TokenLogprobs
 from tests.support.scheduler_engine import answer, config, engine_for, prompt, rows, step_of, submit
 
 # --- the end of a request ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis.stateful import (
 )
 
 from megainfer.attention_node.scheduling.scheduler import Scheduler
-from megainfer.messages import FinishReason, Submit
+from megainfer.messages.requests import FinishReason, Submit
 from tests.support.scheduler_engine import VOCABULARY, Engine, Flight, answer, config, submit
 
 MAX_MODEL_LEN = 16

@@ -1,6 +1,7 @@
 """What nodes measured, put together: the slowest node of each role sets the pace."""
 
-from megainfer.messages import Connected, Loaded, Role
+from megainfer.messages.from_child import Connected, Loaded
+from megainfer.messages.message import Role
 from megainfer.planner.stage_profile import slowest_profile
 
 LOADED = [

@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
-from megainfer.messages import Enter, Message, NodeDown, Role
+from megainfer.messages.message import Message, Role
+from megainfer.messages.to_child import Enter, NodeDown
 from megainfer.supervise.front_ends import FrontEnds
 from megainfer.topology import Membership, contiguous_placement
 

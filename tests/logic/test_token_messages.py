@@ -8,7 +8,8 @@ from megainfer.attention_node.token_messages import token_messages
 from megainfer.errors import RequestError
 from megainfer.frontend.node_socket import MAX_MESSAGE_BYTES
 from megainfer.frontend.request_limits import MAX_PROMPT_SCORES, RequestLimits
-from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs, encode
+from megainfer.messages.message import encode
+from megainfer.messages.requests import FinishReason, TokenEvent, TokenLogprobs
 from megainfer.sampling import SamplingParams
 
 BEST = 20

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megainfer.errors import ConfigError
-from megainfer.messages import Enter, encode, to_child_decoder
+from megainfer.messages.message import encode
+from megainfer.messages.supervision import to_child_decoder
+from megainfer.messages.to_child import Enter
 from megainfer.topology import (
     EMPTY,
     WAYS,

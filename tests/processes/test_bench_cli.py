@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scripted_server import RunningServer, endless, write_tokenizer
 from tests.support.served import Served, run_cli, serving

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from megainfer.frontend.syntax_options import SyntaxOptions
-from megainfer.messages import Abort, FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import Abort, FinishReason, Submit, TokenEvent
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend

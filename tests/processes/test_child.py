@@ -15,7 +15,9 @@ import pytest
 
 from megainfer.errors import ConfigError, UnsafeFork
 from megainfer.launch.station import Station
-from megainfer.messages import Fatal, Role, Stats, Stop
+from megainfer.messages.from_child import Fatal, Stats
+from megainfer.messages.message import Role
+from megainfer.messages.to_child import Stop
 from megainfer.supervise.child import Child, ChildMain, fork_child, fork_process
 from megainfer.topology import CoreAssignment
 from tests.support.m2n_cluster import fork, join_all

@@ -9,7 +9,8 @@ import zmq
 from megainfer.attention_node.link import FrontEndLink
 from megainfer.errors import NodeDied, ProtocolError
 from megainfer.frontend.node_socket import new_endpoint
-from megainfer.messages import NodeReady, encode, node_identity
+from megainfer.messages.message import encode
+from megainfer.messages.requests import NodeReady, node_identity
 from tests.support.m2n_cluster import fork, join_all
 
 SOON = 10.0

@@ -17,7 +17,7 @@ from megainfer import LLM, SamplingParams
 from megainfer import llm as llm_module
 from megainfer.errors import NodeDied, RequestError
 from megainfer.frontend.sequence_request import SequenceRequest
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from tests.support.checkpoints import write_checkpoint
 from tests.support.served import session_members
 from tests.support.terminal import Terminal

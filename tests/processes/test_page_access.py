@@ -9,7 +9,7 @@ from selenium.webdriver.common.keys import Keys
 
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.syntax_options import SyntaxOptions
-from megainfer.messages import Abort, Submit
+from megainfer.messages.requests import Abort, Submit
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from megainfer.frontend.serving_options import ServingOptions
-from megainfer.messages import FinishReason
+from megainfer.messages.requests import FinishReason
 from megainfer.text.chat_template import ChatTemplate
 from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend

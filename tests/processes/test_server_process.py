@@ -17,7 +17,10 @@ from megainfer.launch.heartbeat import Page
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.station import Station
-from megainfer.messages import Enter, NodeDown, Opened, Ready, Role, Stop, Tokens
+from megainfer.messages.from_child import Opened, Ready
+from megainfer.messages.message import Role
+from megainfer.messages.requests import Tokens
+from megainfer.messages.to_child import Enter, NodeDown, Stop
 from megainfer.model_folder.deployment import Deployment
 from megainfer.topology import first_membership
 from server.process import ServerSeat, _Server

@@ -8,7 +8,7 @@ import zmq
 import zmq.asyncio
 
 from megainfer.frontend.token_stream import TokenStream
-from megainfer.messages import TokenEvent, node_identity
+from megainfer.messages.requests import TokenEvent, node_identity
 from tests.support.scripted_server import WAIT_SECONDS, MockNode
 
 

@@ -23,7 +23,7 @@ from megainfer.launch.plan import Plan, make_plan
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
 from megainfer.m2n.mailbox import AttentionPort, ExpertPort
-from megainfer.messages import (
+from megainfer.messages.requests import (
     FinishReason,
     FromNode,
     RequestFailed,

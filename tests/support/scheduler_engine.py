@@ -12,7 +12,7 @@ from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.sequence import Sequence
 from megainfer.attention_node.scheduling.step import Chunk, Step
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 
 VOCABULARY = 3  # small, so that prompts and answers often agree
 EMPTY = 0  # the context before the first token

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 
 BLOCK = 16

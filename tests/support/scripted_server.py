@@ -20,7 +20,8 @@ from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.node_socket import new_endpoint
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.frontend.syntax_options import SyntaxOptions
-from megainfer.messages import (
+from megainfer.messages.message import encode
+from megainfer.messages.requests import (
     Abort,
     FinishReason,
     NodeReady,
@@ -29,7 +30,6 @@ from megainfer.messages import (
     TokenEvent,
     Tokens,
     each_of,
-    encode,
     node_identity,
     to_node_decoder,
 )

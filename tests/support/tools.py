@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 from megainfer.text.tokenizer import Tokenizer
 from tests.support.scripted_server import RunningServer, Script
 

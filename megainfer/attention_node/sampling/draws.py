@@ -7,7 +7,7 @@ from typing import NamedTuple
 from megainfer.attention_node.sampling.logprobs import PendingLogprobs
 from megainfer.attention_node.sampling.row_errors import NoSuchToken, RowError
 from megainfer.device import Readback
-from megainfer.messages import TokenLogprobs
+from megainfer.messages.requests import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)

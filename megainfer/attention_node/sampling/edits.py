@@ -20,7 +20,7 @@ from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
 from megainfer.attention_node.sampling.history import TokenHistory
 from megainfer.compute.bitmask import Bitmask
 from megainfer.compute.edits import RowEdits
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from megainfer.compute.tokens import Scores, TokenKernels
 from megainfer.device import Device
-from megainfer.messages import TokenLogprobs
+from megainfer.messages.requests import TokenLogprobs
 from megainfer.sampling import ALL_LOGPROBS
 
 

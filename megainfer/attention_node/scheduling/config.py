@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from megainfer.errors import ConfigError, RequestError
-from megainfer.messages import Submit
+from megainfer.messages.requests import Submit
 
 
 @dataclass(frozen=True, kw_only=True)

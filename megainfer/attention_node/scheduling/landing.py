@@ -6,7 +6,7 @@ from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.pool import SequencePool
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
 from megainfer.attention_node.scheduling.step import Chunk, Step
-from megainfer.messages import FinishReason, TokenEvent, TokenLogprobs
+from megainfer.messages.requests import FinishReason, TokenEvent, TokenLogprobs
 
 
 class Landing:

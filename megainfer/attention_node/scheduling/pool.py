@@ -12,7 +12,7 @@ from megainfer.attention_node.scheduling.sequence import Sequence, Status
 from megainfer.attention_node.scheduling.state_slots import StateSlots
 from megainfer.attention_node.scheduling.turns import ClientTurns
 from megainfer.attention_node.scheduling.waiting_queue import WaitingQueue
-from megainfer.messages import FinishReason
+from megainfer.messages.requests import FinishReason
 
 
 class SequencePool:

@@ -27,7 +27,7 @@ from megainfer.attention_node.scheduling.sequence import Sequence
 from megainfer.attention_node.scheduling.step import Step
 from megainfer.attention_node.scheduling.steps_in_flight import StepsInFlight
 from megainfer.errors import RequestError
-from megainfer.messages import FinishReason, Submit, TokenEvent, TokenLogprobs
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent, TokenLogprobs
 
 if TYPE_CHECKING:
     from megainfer.structured.matcher import TokenMatcher

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from megainfer.attention_node.sampling.allowed_tokens import AllowedTokens
 from megainfer.attention_node.sampling.history import TokenHistory
 from megainfer.attention_node.scheduling.block_manager import block_digest, root_digest
-from megainfer.messages import FinishReason, Submit, TokenLogprobs
+from megainfer.messages.requests import FinishReason, Submit, TokenLogprobs
 
 if TYPE_CHECKING:
     from megainfer.structured.matcher import TokenMatcher

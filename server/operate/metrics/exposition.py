@@ -10,7 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from megainfer.frontend.engine_client import EngineClient
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from server.http.occupancy import Occupancy
 from server.operate.metrics.engines import engine_families, request_families
 from server.operate.metrics.experts import ExpertMap

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from server.operate.metrics.engines import kv_usage
 from server.operate.metrics.requests import RequestMetrics
 from server.operate.nodes import NodeBoard

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import Metric
 
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from server.operate.metrics.experts import ExpertMap, expert_families
 from server.operate.metrics.families import counter, gauge
 from server.operate.nodes import NodeBoard, NodeState

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Self
 
 from megainfer.instruments.distribution import Distribution
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 
 FINISH_REASONS = (*(str(reason) for reason in FinishReason), "error")
 

@@ -7,7 +7,7 @@ from time import monotonic
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
-from megainfer.messages import FinishReason, Submit, TokenEvent
+from megainfer.messages.requests import FinishReason, Submit, TokenEvent
 from server.http.request_id import current_request_id
 
 NAME = "llm_request"

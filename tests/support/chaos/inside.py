@@ -13,7 +13,7 @@ from typing import Any
 
 from megainfer.errors import CheckpointError
 from megainfer.launch.station import Station
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from tests.support.chaos.draw import Fault, Target
 from tests.support.chaos.orders import Board, Order
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.launch.station import Station
-from megainfer.messages import Role
+from megainfer.messages.message import Role
 from megainfer.supervise.family import Family
 from megainfer.supervise.restarts import Restarts
 from tests.support.chaos.inside import sabotage, sabotage_supervisor

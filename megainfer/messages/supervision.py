@@ -1,0 +1,94 @@
+"""Supervisor and child, over a socket pair: all that either may say to the other."""
+
+import msgspec
+
+from megainfer.messages.from_child import (
+    Connected,
+    Drained,
+    Entered,
+    Fatal,
+    LinkLost,
+    Loaded,
+    LoadProgress,
+    Met,
+    Opened,
+    Prepared,
+    Ready,
+    Release,
+    Renew,
+    Resize,
+    Spans,
+    Stats,
+)
+from megainfer.messages.to_child import (
+    Chronicle,
+    Drain,
+    Enter,
+    FrontEndDown,
+    FrontEndUp,
+    GetSpans,
+    GetStats,
+    KeepSpans,
+    Measure,
+    Meet,
+    NodeDown,
+    NodeGone,
+    Prepare,
+    Reload,
+    Resized,
+    Serve,
+    Start,
+    Started,
+    Stop,
+)
+
+ToChild = (
+    Start
+    | Measure
+    | Serve
+    | Enter
+    | Started
+    | NodeDown
+    | NodeGone
+    | FrontEndUp
+    | FrontEndDown
+    | Meet
+    | Prepare
+    | GetStats
+    | KeepSpans
+    | GetSpans
+    | Drain
+    | Resized
+    | Reload
+    | Chronicle
+    | Stop
+    | Stats
+    | Spans
+)
+FromChild = (
+    LoadProgress
+    | Loaded
+    | Opened
+    | Connected
+    | Met
+    | LinkLost
+    | Ready
+    | Entered
+    | Prepared
+    | Drained
+    | Stats
+    | Spans
+    | Fatal
+    | GetStats
+    | KeepSpans
+    | GetSpans
+    | Enter
+    | NodeDown
+    | NodeGone
+    | Resize
+    | Release
+    | Renew
+    | Resized
+)
+to_child_decoder: "msgspec.msgpack.Decoder[ToChild]" = msgspec.msgpack.Decoder(ToChild)
+from_child_decoder: "msgspec.msgpack.Decoder[FromChild]" = msgspec.msgpack.Decoder(FromChild)
