@@ -96,11 +96,11 @@ def talk(client: Answerer, read: Callable[[], str | None], stdout: TextIO) -> No
 
 
 def _talk_once(client: Answerer, message: str, console: Console, stdout: TextIO) -> None:
-    from megainfer.commands.talk.editor import nothing_is_echoed
+    from megainfer.commands.talk.editor import interrupts_are_heard, nothing_is_echoed
 
     stopped = False
     try:
-        with nothing_is_echoed():
+        with nothing_is_echoed(), interrupts_are_heard():
             _write(client, message, printer_for(stdout))
     except KeyboardInterrupt:
         stopped = True

@@ -1,6 +1,8 @@
 """`megainfer chat` as its user has it: a program in a terminal, before a server with a script."""
 
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -12,6 +14,7 @@ from megainfer.text.tokenizer import Tokenizer
 from megainfer.text.tokenizers.fast import FastBackend
 from tests.support.scripted_server import (
     CHAT_TEMPLATE,
+    WAIT_SECONDS,
     RunningServer,
     byte_level_backend,
     endless,
@@ -302,3 +305,46 @@ def test_a_connection_that_breaks_is_told_on_a_line_of_its_own() -> None:
             server.call(server.engine.fail, "expert node 2 was killed")
             next_prompt(chat, 2)
             assert "Error: expert node 2 was killed" in chat.lines
+
+
+UNHEARD = """
+import signal, socket, threading, time
+from contextlib import nullcontext
+from pathlib import Path
+from megainfer.commands.talk.editor import interrupts_are_heard
+
+begun, sent = [], []
+ours, theirs = socket.socketpair()
+main = Path(f"/proc/self/task/{threading.main_thread().native_id}/stat")
+
+def elsewhere():
+    asleep = 0
+    while not begun or asleep < 20:  # it has had its turns, and waits for nobody but the socket
+        asleep = asleep + 1 if main.read_text().rpartition(")")[2].split()[0] == "S" else 0
+        time.sleep(0.005)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # nothing wakes the main thread
+    threading.Event().wait(LONGEST)
+    sent.append(True)
+    theirs.send(b"x")
+
+try:
+    with AROUND:
+        threading.Thread(target=elsewhere, daemon=True).start()
+        begun.append(True)
+        ours.recv(1)
+        time.sleep(LONGEST)
+except KeyboardInterrupt:
+    print("late" if sent else "at once")
+"""
+
+
+@pytest.mark.parametrize(
+    ("around", "longest", "heard"),
+    [("interrupts_are_heard()", 60, "at once"), ("nullcontext()", 1, "late")],
+)
+def test_an_interrupt_is_heard_though_nothing_comes(around: str, longest: int, heard: str) -> None:
+    script = UNHEARD.replace("AROUND", around).replace("LONGEST", str(longest))
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_SECONDS
+    )
+    assert run.stdout.strip() == heard, run.stderr

@@ -1,5 +1,6 @@
 """Where messages are typed: several lines, earlier ones, and what is pasted in one piece."""
 
+import signal
 import sys
 import termios
 from collections.abc import Iterator
@@ -77,6 +78,22 @@ def _keys() -> KeyBindings:
             event.app.exit(exception=EOFError)
 
     return keys
+
+
+TICK_SECONDS = 0.25
+
+
+@contextmanager
+def interrupts_are_heard() -> Iterator[None]:
+    """An interrupt that comes just before a thread waits for its next bytes would be heard with
+    them, and they may never come: a tick wakes it. Of the main thread only."""
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
