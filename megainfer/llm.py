@@ -2,33 +2,26 @@
 
 import asyncio
 import itertools
-import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields, replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from megainfer.config import EngineConfig, parse_micro_batches
 from megainfer.console.generation_bar import GenerationBar
 from megainfer.console.loading_bar import LoadingBar
-from megainfer.errors import MegaInferError, NodeDied, RequestError
-from megainfer.frontend.engine_client import EngineClient
+from megainfer.errors import MegaInferError, RequestError
 from megainfer.frontend.outputs import GrowingOutput, RequestOutput, spelled
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
-from megainfer.launch.span_pieces import SpanPieces
-from megainfer.messages.from_child import Fatal, LoadProgress, Ready, Spans, Stats
-from megainfer.messages.to_child import Enter, GetSpans, GetStats, NodeDown, NodeGone
+from megainfer.local_engine import LocalEngine
 from megainfer.model_folder.deployment import plan_deployment
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
 from megainfer.structured.grammar import Grammar
-from megainfer.supervise.engine_process import EngineProcess
 from megainfer.text.chat import Chat
 from megainfer.text.given_prompts import GivenPrompt, Prompt, as_prompt, as_prompts
 from megainfer.text.template_renderer import TemplateRenderer
@@ -36,10 +29,6 @@ from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
 
 MAX_REQUESTS_IN_FLIGHT = 512
-CONNECT_TIMEOUT_SECONDS = 30.0
-STATS_TIMEOUT_SECONDS = 10.0
-
-Result = TypeVar("Result")
 
 
 class LLM:
@@ -75,7 +64,6 @@ class LLM:
             colocated=colocated,
             **options,
         )
-        self._recovery_seconds = recovery_timeout
         deployment = plan_deployment(config, read_machine())
         self._plan, self._tokenizer = deployment.plan, deployment.tokenizer
         folder = self._plan.folder
@@ -84,21 +72,10 @@ class LLM:
         self._end_tokens = self._plan.generation.eos_token_ids
         self._checker = GrammarChecker(folder, self._plan.spec.vocab_size, self._end_tokens)
         self._request_numbers = itertools.count()
-        self._stats: dict[int, asyncio.Future[Stats]] = {}
-        self._spans: dict[int, SpanPieces] = {}
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
-        self._closed = False
-        self._loading = LoadingBar(progress)
-        self._call(self._bind())  # nodes are told to connect, so there must be somebody
-        self._process = EngineProcess(self._plan)
-        try:
-            with self._loading.live:
-                self._call(self._start())
-        except BaseException:
-            self.shutdown()
-            raise
+        self._local = LocalEngine(
+            self._plan, MAX_REQUESTS_IN_FLIGHT * MAX_N, recovery_timeout, LoadingBar(progress)
+        )
+        self.engine, self.loop = self._local.client, self._local.loop
 
     @classmethod
     def of(cls, config: EngineConfig) -> Self:
@@ -126,7 +103,7 @@ class LLM:
         total = sum(request.params.n for _, request in requests)
         bar = GenerationBar(progress if use_tqdm is None else use_tqdm, total)
         with bar.live:
-            return self._call(self._generate_all(requests, bar))
+            return self._local.call(self._generate_all(requests, bar))
 
     def chat(
         self,
@@ -153,7 +130,7 @@ class LLM:
             )
         chat = Chat(messages)
         assert self._renderer is not None, "there is one where there is a tokenizer"
-        return self._tokenizer.encode_chat(chat, self._call(self._renderer.render(chat))).ids
+        return self._tokenizer.encode_chat(chat, self._local.call(self._renderer.render(chat))).ids
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What `generation_config` and its overrides say; where they don't, `SamplingParams()`."""
@@ -161,12 +138,12 @@ class LLM:
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Every node's counters since the start, by the node's name (`attention node 0`, …)."""
-        return self._call(self._fetch_stats()).counters
+        return self._local.stats().counters
 
     def take_spans(self) -> dict[str, list[Span]]:
         """Every node's latest spans of work by the node's name, each only once: at most `trace`
         (see `EngineConfig`) since the last call."""
-        return self._call(self._fetch_spans())
+        return self._local.spans()
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -190,19 +167,11 @@ class LLM:
 
     def reset_prefix_cache(self) -> None:
         """Drop cached prefixes that no request uses."""
-        self._call(self._reset())
+        self._local.call(self._reset())
 
     def shutdown(self) -> None:
         """End all processes, in bounded time; can be called twice."""
-        if self._closed:
-            return
-        self._closed = True
-        self.loop.call_soon_threadsafe(self.loop.remove_reader, self._process.link.fileno())
-        self._process.stop()
-        self._call(self._engine_close())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
+        self._local.shutdown(self._close())
 
     def __enter__(self) -> Self:
         return self
@@ -268,84 +237,7 @@ class LLM:
             raise RequestError("this model's folder has no tokenizer; give prompts as token ids")
         return self._tokenizer.encode(prompt)
 
-    def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run on the loop's thread; an interrupt here cancels it there, which aborts requests."""
-        if self.loop.is_closed():
-            work.close()
-            raise NodeDied("this LLM was shut down; make a new one")
-        future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self.loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
     # --- on the loop's thread -------------------------------------------------------------------
-
-    async def _bind(self) -> None:
-        self._ready: asyncio.Future[None] = self.loop.create_future()
-        self.engine = EngineClient(
-            self._plan.front_endpoint(),
-            self._plan.num_attention,
-            self._plan.spec.vocab_size,
-            max_outstanding=MAX_REQUESTS_IN_FLIGHT * MAX_N,
-            recovery_seconds=self._recovery_seconds,
-            report=self._report,
-        )
-        self.engine.bind()
-
-    async def _start(self) -> None:
-        self.loop.add_reader(self._process.link.fileno(), self._hear)
-        await self._ready
-        await self.engine.start(CONNECT_TIMEOUT_SECONDS)
-
-    def _report(self, down: NodeDown) -> None:
-        with suppress(NodeDied):  # `_hear` notices that too
-            self._process.link.send(down)
-
-    def _hear(self) -> None:
-        try:
-            while (message := self._process.link.receive(timeout=0)) is not None:
-                match message:
-                    case Ready():
-                        self._ready.set_result(None)
-                    case Stats():
-                        self._hear_stats(message)
-                    case Spans():
-                        self._hear_spans(message)
-                    case NodeDown():
-                        self.engine.lose(message)
-                    case NodeGone():
-                        self.engine.forget(message)
-                    case Enter():
-                        self.engine.enter(message.membership)
-                    case LoadProgress():
-                        self._loading.hear(message)
-                    case Fatal(message=text):
-                        self._fail(NodeDied(text))
-                    case _:
-                        pass
-        except NodeDied:
-            self.loop.remove_reader(self._process.link.fileno())
-            self._fail(NodeDied("the engine's process has ended"))
-
-    def _hear_stats(self, stats: Stats) -> None:
-        answer = None if stats.ticket is None else self._stats.pop(stats.ticket, None)
-        if answer is not None and not answer.done():  # else nobody waits for it any more
-            answer.set_result(stats)
-
-    def _hear_spans(self, spans: Spans) -> None:
-        pieces = self._spans.get(spans.ticket)
-        if pieces is not None and not pieces.whole.done():
-            pieces.hear(spans)
-
-    def _fail(self, error: MegaInferError) -> None:
-        self.engine.fail(str(error))
-        waiting: list[asyncio.Future[Any]] = [self._ready, *self._stats.values()]
-        waiting += [pieces.whole for pieces in self._spans.values()]
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(error)
 
     async def _generate_all(
         self, requests: list[tuple[Prompt, SequenceRequest]], bar: GenerationBar
@@ -422,41 +314,10 @@ class LLM:
             else [None, *(spelled(row, text_of) for row in scores)],
         )
 
-    async def _fetch_stats(self) -> Stats:
-        ticket = next(self._request_numbers)
-        answer: asyncio.Future[Stats] = self.loop.create_future()
-        self._stats[ticket] = answer
-        try:
-            self._process.link.send(GetStats(ticket=ticket))
-            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
-                return await answer
-        except TimeoutError:
-            raise NodeDied(
-                f"a node did not give its counters within {STATS_TIMEOUT_SECONDS:g} s"
-            ) from None
-        finally:
-            self._stats.pop(ticket, None)
-
-    async def _fetch_spans(self) -> dict[str, list[Span]]:
-        ticket = next(self._request_numbers)
-        processes = 1 if self._plan.config.colocated else len(self._plan.cores)
-        pieces = self._spans[ticket] = SpanPieces(processes, self.loop.create_future())
-        try:
-            self._process.link.send(GetSpans(ticket=ticket))
-            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
-                await pieces.whole
-                return pieces.spans
-        except TimeoutError:
-            raise NodeDied(
-                f"a node did not give its spans within {STATS_TIMEOUT_SECONDS:g} s"
-            ) from None
-        finally:
-            del self._spans[ticket]
-
     async def _reset(self) -> None:
         self.engine.reset_prefix_cache()
 
-    async def _engine_close(self) -> None:
+    async def _close(self) -> None:
         await self._checker.close()
         if self._renderer is not None:
             await self._renderer.close()

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from megainfer import LLM, SamplingParams
-from megainfer import llm as llm_module
+from megainfer import LLM, SamplingParams, local_engine
 from megainfer.errors import NodeDied, RequestError
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.messages.message import Role
@@ -46,7 +45,7 @@ def llm(folder) -> Iterator[LLM]:
 
 def pid_of(llm: LLM, name: str) -> int:
     """Of its node of this name."""
-    supervisor = llm._process.pid
+    supervisor = llm._local.process.pid
     (pid,) = [
         pid
         for pid, comm in session_members(os.getsid(0))
@@ -140,7 +139,7 @@ def test_counters_that_come_late_are_an_error_and_then_harmless(llm, monkeypatch
     complaints = []
     llm.loop.set_exception_handler(lambda loop, context: complaints.append(context))
     with monkeypatch.context() as patch:
-        patch.setattr(llm_module, "STATS_TIMEOUT_SECONDS", 0.05)
+        patch.setattr(local_engine, "STATS_TIMEOUT_SECONDS", 0.05)
         os.kill(stopped, signal.SIGSTOP)
         try:
             with pytest.raises(NodeDied, match=r"within 0\.05 s"):

@@ -1,0 +1,185 @@
+"""An instance's processes and the client of it, for a program that isn't a server."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from megainfer.console.loading_bar import LoadingBar
+from megainfer.errors import MegaInferError, NodeDied
+from megainfer.frontend.engine_client import EngineClient
+from megainfer.instruments.stage_clock import Span
+from megainfer.launch.plan import Plan
+from megainfer.launch.span_pieces import SpanPieces
+from megainfer.messages.from_child import Fatal, LoadProgress, Ready, Spans, Stats
+from megainfer.messages.to_child import Enter, GetSpans, GetStats, NodeDown, NodeGone
+from megainfer.supervise.engine_process import EngineProcess
+
+CONNECT_TIMEOUT_SECONDS = 30.0
+STATS_TIMEOUT_SECONDS = 10.0
+
+Result = TypeVar("Result")
+
+
+class LocalEngine:
+    """Starts a plan's processes, and talks to them on an event loop with a thread of its own.
+
+    client: on `loop` only. Raises NodeDied when they end while they start; then nothing is left.
+    """
+
+    def __init__(
+        self, plan: Plan, max_outstanding: int, recovery_seconds: float, loading: LoadingBar
+    ) -> None:
+        self._plan = plan
+        self._loading = loading
+        self._tickets = itertools.count()
+        self._stats: dict[int, asyncio.Future[Stats]] = {}
+        self._spans: dict[int, SpanPieces] = {}
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self._closed = False
+        # Nodes are told to connect, so there must be somebody.
+        self.call(self._bind(max_outstanding, recovery_seconds))
+        self.process = EngineProcess(plan)
+        try:
+            with loading.live:
+                self.call(self._start())
+        except BaseException:
+            self.shutdown(self.client.close())
+            raise
+
+    def call(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run on the loop's thread; an interrupt here cancels it there, which aborts requests.
+        Raises NodeDied after `shutdown`."""
+        if self.loop.is_closed():
+            work.close()
+            raise NodeDied("this LLM was shut down; make a new one")
+        future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stats(self) -> Stats:
+        """Every node's counters. Raises NodeDied."""
+        return self.call(self._fetch_stats())
+
+    def spans(self) -> dict[str, list[Span]]:
+        """Every node's spans since the last call. Raises NodeDied."""
+        return self.call(self._fetch_spans())
+
+    def shutdown(self, last: Coroutine[Any, Any, None]) -> None:
+        """End all processes, then do this on the loop, and end it; can be called twice."""
+        if self._closed:
+            last.close()
+            return
+        self._closed = True
+        self.loop.call_soon_threadsafe(self.loop.remove_reader, self.process.link.fileno())
+        self.process.stop()
+        self.call(last)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    # --- on the loop's thread -------------------------------------------------------------------
+
+    async def _bind(self, max_outstanding: int, recovery_seconds: float) -> None:
+        self._ready: asyncio.Future[None] = self.loop.create_future()
+        self.client = EngineClient(
+            self._plan.front_endpoint(),
+            self._plan.num_attention,
+            self._plan.spec.vocab_size,
+            max_outstanding=max_outstanding,
+            recovery_seconds=recovery_seconds,
+            report=self._report,
+        )
+        self.client.bind()
+
+    async def _start(self) -> None:
+        self.loop.add_reader(self.process.link.fileno(), self._hear)
+        await self._ready
+        await self.client.start(CONNECT_TIMEOUT_SECONDS)
+
+    def _report(self, down: NodeDown) -> None:
+        with suppress(NodeDied):  # `_hear` notices that too
+            self.process.link.send(down)
+
+    def _hear(self) -> None:
+        try:
+            while (message := self.process.link.receive(timeout=0)) is not None:
+                match message:
+                    case Ready():
+                        self._ready.set_result(None)
+                    case Stats():
+                        self._hear_stats(message)
+                    case Spans():
+                        self._hear_spans(message)
+                    case NodeDown():
+                        self.client.lose(message)
+                    case NodeGone():
+                        self.client.forget(message)
+                    case Enter():
+                        self.client.enter(message.membership)
+                    case LoadProgress():
+                        self._loading.hear(message)
+                    case Fatal(message=text):
+                        self._fail(NodeDied(text))
+                    case _:
+                        pass
+        except NodeDied:
+            self.loop.remove_reader(self.process.link.fileno())
+            self._fail(NodeDied("the engine's process has ended"))
+
+    def _hear_stats(self, stats: Stats) -> None:
+        answer = None if stats.ticket is None else self._stats.pop(stats.ticket, None)
+        if answer is not None and not answer.done():  # else nobody waits for it any more
+            answer.set_result(stats)
+
+    def _hear_spans(self, spans: Spans) -> None:
+        pieces = self._spans.get(spans.ticket)
+        if pieces is not None and not pieces.whole.done():
+            pieces.hear(spans)
+
+    def _fail(self, error: MegaInferError) -> None:
+        self.client.fail(str(error))
+        waiting: list[asyncio.Future[Any]] = [self._ready, *self._stats.values()]
+        waiting += [pieces.whole for pieces in self._spans.values()]
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(error)
+
+    async def _fetch_stats(self) -> Stats:
+        ticket = next(self._tickets)
+        answer: asyncio.Future[Stats] = self.loop.create_future()
+        self._stats[ticket] = answer
+        try:
+            self.process.link.send(GetStats(ticket=ticket))
+            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+                return await answer
+        except TimeoutError:
+            raise NodeDied(
+                f"a node did not give its counters within {STATS_TIMEOUT_SECONDS:g} s"
+            ) from None
+        finally:
+            self._stats.pop(ticket, None)
+
+    async def _fetch_spans(self) -> dict[str, list[Span]]:
+        ticket = next(self._tickets)
+        processes = 1 if self._plan.config.colocated else len(self._plan.cores)
+        pieces = self._spans[ticket] = SpanPieces(processes, self.loop.create_future())
+        try:
+            self.process.link.send(GetSpans(ticket=ticket))
+            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+                await pieces.whole
+                return pieces.spans
+        except TimeoutError:
+            raise NodeDied(
+                f"a node did not give its spans within {STATS_TIMEOUT_SECONDS:g} s"
+            ) from None
+        finally:
+            del self._spans[ticket]
