@@ -91,9 +91,11 @@ class NodeSocket:
             raise Overloaded("it takes no messages; its queue is full") from None
         except zmq.ZMQError as error:
             raise NodeDied(f"it can't be reached: {error}") from error
-        # To send is to hear of what has come in, of which the descriptor then says nothing more.
-        if self._waiter is not None and self._events() & zmq.POLLIN:
-            self._wake()
+        finally:
+            # To send, or to fail to, is to hear of what has come in, of which the descriptor then
+            # says nothing more.
+            if self._waiter is not None and self._events() & zmq.POLLIN:
+                self._wake()
 
     async def receive(self) -> tuple[At, FromNode | ProtocolError]:
         """The next message of a node, or what is wrong with it; strangers are passed over."""

@@ -64,6 +64,29 @@ def test_what_comes_in_while_something_is_sent_is_heard() -> None:
     run(work())
 
 
+def test_what_comes_in_while_nothing_can_be_sent_is_heard() -> None:
+    async def work() -> None:
+        socket = NodeSocket(new_endpoint(), max_queued=10)
+        socket.bind()
+        node = Node(socket._endpoint, 0)
+        try:
+            node.socket.send(b"is here")
+            assert (await socket.receive())[0] == At(0, 0)
+            for _ in range(20):
+                heard = asyncio.create_task(socket.receive())
+                await asyncio.sleep(0)  # it finds nothing, and waits
+                node.socket.send(b"while")
+                arrives(socket)
+                with pytest.raises(NodeDied, match="can't be reached"):
+                    socket.send(At(7, 0), Reset())  # takes that away too
+                assert (await asyncio.wait_for(heard, WAIT_SECONDS))[0] == At(0, 0)
+        finally:
+            node.close()
+            socket.close()
+
+    run(work())
+
+
 def test_what_comes_in_while_nobody_waits_is_there_and_keeps_nobody_awake() -> None:
     async def work() -> None:
         socket = NodeSocket(new_endpoint(), max_queued=10)
