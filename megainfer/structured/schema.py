@@ -15,6 +15,7 @@ class SchemaReader:
 
     def __init__(self, root: Any) -> None:
         self.root = root
+        self._ending: set[str | None] = set()  # references that lead nowhere back
 
     def target(self, reference: Any) -> Any:
         """What a `$ref` into the same document points at; None where there is no such thing."""
@@ -52,6 +53,31 @@ class SchemaReader:
             return list(dict.fromkeys(self._names(schema, {})))
         except RecursionError:
             return []
+
+    def leads_back(self, schema: Any) -> bool:
+        """Whether a value would have to be what it has to be, by `$ref` and `allOf`, without end.
+
+        Each reference is followed once, however many schemas are asked about: of a chain of
+        thousands each link is asked about.
+        """
+        way: dict[str | None, list[Any]] = {None: [schema]}  # what is left at each, the last first
+        while way:
+            reference, left = next(reversed(way.items()))
+            if not left:
+                del way[reference]
+                self._ending.add(reference)
+                continue
+            part = left.pop()
+            if not isinstance(part, dict):
+                continue
+            left += _list(part.get("allOf"))
+            further = part.get("$ref")
+            if not isinstance(further, str) or further in self._ending:
+                continue
+            if further in way:
+                return True
+            way[further] = [self.target(further)]
+        return False
 
     def _kinds(self, schema: Any, seen: Seen) -> frozenset[str] | None:
         """None: any."""

@@ -4,12 +4,14 @@ import json
 from collections import Counter
 from contextlib import suppress
 from random import Random
+from time import process_time
 from typing import Any
 
 import jsonschema
 import pytest
 
 from megainfer.errors import RequestError
+from megainfer.structured.compilable.document import compilable
 from tests.support.admitted import Admitted
 from tests.support.schema_instances import instances, spellings
 from tests.support.schema_maker import Json, SchemaMaker
@@ -233,6 +235,16 @@ def test_a_schema_that_allows_nothing_is_refused(admitted: Admitted) -> None:
     for schema in (False, {"not": {}}, {"enum": [1], "not": {"const": 1}}):
         with pytest.raises(RequestError, match=r"^the schema allows nothing"):
             admitted.matcher(schema)
+
+
+def test_a_long_chain_of_references_is_followed_once() -> None:
+    links = 3000
+    chain = {f"{i}": {"allOf": [{"$ref": f"#/$defs/{i + 1}"}]} for i in range(links)}
+    begun = process_time()
+    compilable({"$defs": {**chain, f"{links}": INTEGER}, "$ref": "#/$defs/0"})
+    assert process_time() - begun < 5
+    with pytest.raises(RequestError, match="leads back to itself"):
+        compilable({"$defs": {**chain, f"{links}": {"$ref": "#/$defs/7"}}})
 
 
 def differ(admitted: Admitted, seeds: range) -> Counter[str]:

@@ -30,28 +30,9 @@ def without_noops(node: Node, place: Place) -> Node:
 def without_circles(node: Node, place: Place) -> Node:
     """Raises RequestError where a value would have to be what it has to be, without end: the
     library compiles such a schema, and gives up where a text comes to it."""
-    if _leads_back(node, place, [], set()):
+    if place.reader.leads_back(node):
         raise place.fail_here("leads back to itself by $ref and says nothing of a value on the way")
     return node
-
-
-def _leads_back(schema: Any, place: Place, way: list[str], done: set[str]) -> bool:
-    """way: the references that were followed up to here. done: those that lead nowhere back."""
-    if not isinstance(schema, dict):
-        return False
-    parts = schema.get("allOf")
-    for part in parts if isinstance(parts, list) else ():
-        if _leads_back(part, place, way, done):
-            return True
-    reference = schema.get("$ref")
-    if not isinstance(reference, str) or reference in done:
-        return False
-    if reference in way:
-        return True
-    found = _leads_back(place.reader.target(reference), place, [*way, reference], done)
-    if not found:
-        done.add(reference)
-    return found
 
 
 def _is_at_most_one(node: Node) -> bool:
