@@ -185,7 +185,7 @@ class Assignments:
     def update(self) -> None:
         """Send off what is held, if there is anybody to take it; know whether to wait."""
         self._send_off()
-        self._recovery.update(self._attendance.serves)
+        self._recovery.update(self._attendance.serves, all_sent=self._going_on is None)
 
     def fail_waiting(self, error: MegaInferError) -> None:
         """End those that nobody computes: all where experts lack, else those that are held."""
@@ -196,15 +196,23 @@ class Assignments:
     def _send_off(self) -> None:
         """The first of those that are held; the others once others have been heard."""
         held = self._held()
+        piece = held[:PIECE] if self._attendance.takers else held
         try:
-            self._place(held[:PIECE] if self._attendance.takers else held)
-        except Exception as error:
+            self._place(piece)
+        except Exception:
             log.exception("requests can't be sent to an attention node")
-            for request in held[:PIECE]:
-                if self._waits(request):
-                    self.fail(request.request_id, MegaInferError(f"it can't be sent: {error}"))
+            self._send_off_each(piece)
         if self._attendance.takers and len(held) > PIECE:
             self._go_on_soon()
+
+    def _send_off_each(self, piece: Sequence[Outstanding]) -> None:
+        """One of them can't be sent, and ends; the others needn't."""
+        for request in piece:
+            if self._waits(request):
+                try:
+                    self._place([request])
+                except Exception as error:
+                    self.fail(request.request_id, MegaInferError(f"it can't be sent: {error}"))
 
     def _go_on_soon(self) -> None:
         if self._going_on is None:
@@ -213,29 +221,32 @@ class Assignments:
     def _go_on(self) -> None:
         self._going_on = None
         self._send_off()
+        if self._attendance.serves and self._going_on is None:
+            self._recovery.update(serves=True)
 
     def _place(self, requests: Sequence[Outstanding]) -> None:
         """Choose nodes and send them off; hold them where nobody can take them. What goes to one
         node of one prompt goes in one message.
 
-        A node that can't be sent it is given up, and with that all who wait are sent off: some of
-        these may be among them.
+        A node that can't be sent it is given up, and with that all who wait are sent off: those of
+        these that weren't sent are among them.
         """
         families = deque(self._families(requests))
         while families:
             at, family = families[0]
             try:
-                self._send_family(at, [request for request in family if request.at == at])
+                self._send_family(at, family)
             except (NodeDied, Overloaded) as error:
-                self._take_back(families, at)
+                self._take_back(families)
                 self.give_up(at, str(error))
+                return
             except BaseException:
                 self._take_back(families)
                 raise
             families.popleft()
 
     def _families(self, requests: Sequence[Outstanding]) -> Iterable[tuple[At, list[Outstanding]]]:
-        """They have nodes from here on, so that nobody else sends them off."""
+        """They have nodes from here on."""
         if not (takers := self._attendance.takers):
             for request in requests:
                 self._hold(request)
@@ -253,9 +264,7 @@ class Assignments:
         return [(kin[0], family) for kin, family in families.items()]
 
     def _send_family(self, at: At, family: Sequence[Outstanding]) -> None:
-        """Those of one prompt; none, if their node was given up on the way to them."""
-        if not family:
-            return
+        """Those of one prompt."""
         message = family[0].message()
         if len(family) > 1:
             siblings = [(other.request_id, other.submit.seed) for other in family[1:]]
@@ -264,16 +273,12 @@ class Assignments:
         for request in family:
             self._placed(request, at)
 
-    def _take_back(
-        self, families: Iterable[tuple[At, list[Outstanding]]], only: At | None = None
-    ) -> None:
+    def _take_back(self, families: Iterable[tuple[At, list[Outstanding]]]) -> None:
         """They weren't sent, and have no node any more."""
-        for at, family in families:
-            if only is None or at == only:
-                for request in family:
-                    if request.at == at:
-                        self._router.release(request.request_id)
-                        request.at = None
+        for _, family in families:
+            for request in family:
+                self._router.release(request.request_id)
+                request.at = None
 
     def _assign(self, request: Outstanding) -> int:
         submit = request.submit

@@ -67,12 +67,14 @@ class Recovery:
         """A membership can do without these, or has them again."""
         self._replaced += ended
 
-    def update(self, serves: bool) -> None:
-        """serves: whether what is sent to nodes is computed now."""
+    def update(self, serves: bool, all_sent: bool = True) -> None:
+        """serves: whether what is sent to nodes is computed now. all_sent: nobody waits who could
+        be sent to one; what a recovery cost is known only then."""
         if serves:
             self._stop_timer()
             self.gave_up = False
-            self._tell()
+            if all_sent:
+                self._tell()
         elif self._begun and self._timer is None and not self.gave_up:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self.timeout, self._time_out)

@@ -10,6 +10,7 @@ import pytest
 import zmq.asyncio
 
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestTimeout
+from megainfer.frontend.assignments import PIECE
 from megainfer.frontend.condition import Phase
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.node_socket import At
@@ -227,6 +228,69 @@ def test_sequences_of_a_request_go_on_each_from_its_own_tokens() -> None:
             assert whole == [ALL] * 6
             asked = [await hear(nodes[1], Submit) for _ in range(6)]
             assert [len(submit.output) for submit in asked] == list(range(6))
+
+    run(work())
+
+
+def numbered(count: int) -> list[SequenceRequest]:
+    return [SequenceRequest(f"{i}", [1, i], PARAMS) for i in range(count)]
+
+
+def test_what_was_never_sent_to_a_node_has_lost_none_and_goes_on_nowhere() -> None:
+    async def work() -> None:
+        async with engine_with(silent, silent, counting(8)) as (engine, nodes):
+            for node in nodes[:2]:  # of which nobody has told the front end
+                await node.stop()
+            await until(lambda: all(not reaches(engine, node) for node in (0, 1)))
+            stream = engine.submit(numbered(9))
+            assert {(r.at and r.at.node, r.losses) for r in engine._requests.values()} == {(2, 0)}
+            assert spoken(await collect(stream)).count(7) == 9
+            assert engine.recovery.replayed == {}
+            engine._assignments._router.check_integrity()
+
+    run(work())
+
+
+def reaches(engine: EngineClient, node: int) -> bool:
+    try:
+        engine._socket.send(At(node, 0), Reset())
+    except NodeDied:
+        return False
+    return True
+
+
+def test_all_that_were_replayed_are_told_though_they_are_sent_off_a_piece_at_a_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    count = 2 * PIECE + 1
+
+    async def work() -> None:
+        async with engine_with(silent, max_outstanding=count) as (engine, nodes):
+            with engine.submit(numbered(count)):
+                await until(lambda: nodes[0].heard.qsize() == count)
+                engine.lose(down(0))
+                nodes.append(MockNode(engine.endpoint, 0, silent, incarnation=1).start())
+                engine.enter(membership(2, [0]))
+                await until(lambda: nodes[1].heard.qsize() == count)
+                assert f"{count} were replayed" in caplog.text
+
+    with caplog.at_level("INFO"):
+        run(work())
+
+
+def test_one_that_cannot_be_sent_takes_none_with_it_of_those_that_waited_too() -> None:
+    async def work() -> None:
+        async with engine_with(silent) as (engine, nodes):
+            engine.lose(down(0))
+            good = [engine.generate(f"{i}", [7], PARAMS) for i in range(2)]
+            bad = engine.submit([SequenceRequest("bad", [7], PARAMS, cache_salt="\ud800")])
+            good.append(engine.generate("2", [7], PARAMS))
+            nodes.append(MockNode(engine.endpoint, 0, counting(8), incarnation=1).start())
+            engine.enter(membership(2, [0]))
+            with pytest.raises(MegaInferError, match="can't be sent"):
+                await anext(bad)
+            assert [spoken(await collect(stream)) for stream in good] == [ALL] * 3
+            engine._assignments._router.check_integrity()
 
     run(work())
 
