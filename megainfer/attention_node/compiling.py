@@ -1,6 +1,7 @@
 """Requests whose grammar is being compiled; they join the scheduler's queue afterwards."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from megainfer.errors import MegaInferError, RequestError
 from megainfer.messages.requests import Submit
 from megainfer.sharing.fair_queue import FairQueue
+from megainfer.structured.grammar import MAX_STACK_BYTES
 
 if TYPE_CHECKING:
     from megainfer.structured.compiler import GrammarCompiler
@@ -70,7 +72,8 @@ class Compiling:
     """`GrammarQueue` of one thread that compiles, by turns of clients; `load` makes its compiler,
     at the first unless `prepare` was called.
 
-    What is compiled here has been tried out by the front end, so each takes a bounded time.
+    What is compiled here has been tried out by the front end, so each takes a bounded time. Its
+    stack is larger than the one there: a grammar that just had room there has it here.
     """
 
     def __init__(self, load: "Callable[[], GrammarCompiler]") -> None:
@@ -107,8 +110,16 @@ class Compiling:
             submit, _ = self._wanted[request_id]
             self._busy = True
             self._queue.charge(client, 1)
-            future = self._thread.submit(self._compile, submit)
+            future = self._submit(submit)
             future.add_done_callback(partial(self._ring, submit))
+
+    def _submit(self, submit: Submit) -> "Future[TokenMatcher]":
+        """The thread is made with the first one; a thread has the stack that is set just then."""
+        before = threading.stack_size(4 * MAX_STACK_BYTES)
+        try:
+            return self._thread.submit(self._compile, submit)
+        finally:
+            threading.stack_size(before)
 
     def forget(self, request_id: str) -> None:
         """See `GrammarQueue.forget`."""

@@ -13,6 +13,9 @@ MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_SCHEMA_DEPTH = 64
 MAX_SCHEMA_VALUES = 50_000
 MAX_COMPILED_BYTES = 16 * 2**20
+MAX_STACK_BYTES = 8 * 2**20
+"""Of whoever tries a grammar out: the library goes down into what a schema refers to, and a process
+whose stack ends dies of it."""
 
 
 class GrammarFailed(RequestError):

@@ -6,6 +6,7 @@ Frames on both pipes are msgpack. In: a Grammar. Out: a Verdict; the first one i
 of this model.
 """
 
+import resource
 import sys
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from megainfer.errors import RequestError
 from megainfer.helper_frames import answer, frames, set_alarm, set_bounds
 from megainfer.structured.allocated import allocated_bytes
 from megainfer.structured.compiler import GrammarCompiler
-from megainfer.structured.grammar import MAX_COMPILED_BYTES, Grammar, Verdict
+from megainfer.structured.grammar import (
+    MAX_COMPILED_BYTES,
+    MAX_STACK_BYTES,
+    Grammar,
+    Verdict,
+)
 
 CPU_SECONDS = 2.0  # for one grammar
 MEMORY_BYTES = 2**30  # of the process
@@ -24,6 +30,7 @@ MEMORY_BYTES = 2**30  # of the process
 def main() -> None:
     """Until the other side closes the pipe."""
     set_bounds(MEMORY_BYTES)
+    _bound_stack()
     folder, vocab_size, *ends = sys.argv[1:]
     try:
         ids = [int(end) for end in ends]
@@ -34,6 +41,13 @@ def main() -> None:
     _write(Verdict(None))
     for frame in frames():
         _write(_judge(compiler, msgspec.msgpack.decode(frame, type=Grammar)))
+
+
+def _bound_stack() -> None:
+    """A node's thread has a multiple of it; without bound, all would be admitted that kills one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft == resource.RLIM_INFINITY or soft > MAX_STACK_BYTES:
+        resource.setrlimit(resource.RLIMIT_STACK, (MAX_STACK_BYTES, hard))
 
 
 def _judge(compiler: GrammarCompiler, grammar: Grammar) -> Verdict:
