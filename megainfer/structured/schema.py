@@ -55,7 +55,8 @@ class SchemaReader:
             return []
 
     def leads_back(self, schema: Any) -> bool:
-        """Whether a value would have to be what it has to be, by `$ref` and `allOf`, without end.
+        """Whether a value would have to be what it has to be, without end: by `$ref`, `allOf`, and
+        `anyOf` or `oneOf` of one.
 
         Each reference is followed once, however many schemas are asked about: of a chain of
         thousands each link is asked about.
@@ -71,6 +72,9 @@ class SchemaReader:
             if not isinstance(part, dict):
                 continue
             left += _list(part.get("allOf"))
+            for key in ANY_OF:
+                if len(alternatives := _list(part.get(key))) == 1:
+                    left += alternatives
             further = part.get("$ref")
             if not isinstance(further, str) or further in self._ending:
                 continue

@@ -212,6 +212,8 @@ REFUSED: list[tuple[Json, str]] = [
     ({"$ref": "#/$defs/none"}, "a $ref points at #/$defs/none, where nothing is"),
     ({"$ref": "https://x.org/y"}, "a $ref points at https://x.org/y, which isn't part"),
     ({"allOf": [{"$ref": "#/properties/x"}]}, "properties.x leads back to itself by $ref and says"),
+    ({"anyOf": [{"$ref": "#/properties/x"}]}, "properties.x leads back to itself by $ref and says"),
+    ({"oneOf": [{"$ref": "#/properties/x"}]}, "properties.x leads back to itself by $ref and says"),
     ({"$ref": "#/properties/x"}, "properties.x leads back to itself by $ref and says"),
     ({"type": "objekt"}, "Invalid type: objekt"),
     ({"properties": []}, "properties must be an object"),
