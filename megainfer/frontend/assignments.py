@@ -28,8 +28,9 @@ from megainfer.topology import Membership
 log = logging.getLogger(__name__)
 
 Report = Callable[[NodeDown], None]
-PIECE = 128
-"""So many requests are sent off at once, before others are heard: a few milliseconds' work."""
+PIECE, PIECE_TOKENS = 128, 2**19
+"""So many requests, of so many tokens together, are sent off at once before others are heard: about
+10 milliseconds' work."""
 
 
 class Assignments:
@@ -70,14 +71,15 @@ class Assignments:
         for request in requests:
             self.requests[request.request_id] = request
         self._load.set_sequences(len(self.requests))
+        piece = _piece(requests)
         try:
-            self._place(requests[:PIECE])
+            self._place(piece)
         except BaseException:  # one that can't be encoded, say
             for request in requests:
                 if request.at is None:
                     self.forget(request.request_id)
             raise
-        if len(requests) > PIECE:
+        if len(requests) > len(piece):
             self._go_on_soon()
 
     def hear(self, event: TokenEvent) -> None:
@@ -196,13 +198,13 @@ class Assignments:
     def _send_off(self) -> None:
         """The first of those that are held; the others once others have been heard."""
         held = self._held()
-        piece = held[:PIECE] if self._attendance.takers else held
+        piece = _piece(held) if self._attendance.takers else held
         try:
             self._place(piece)
         except Exception:
             log.exception("requests can't be sent to an attention node")
             self._send_off_each(piece)
-        if self._attendance.takers and len(held) > PIECE:
+        if self._attendance.takers and len(held) > len(piece):
             self._go_on_soon()
 
     def _send_off_each(self, piece: Sequence[Outstanding]) -> None:
@@ -337,6 +339,18 @@ class Assignments:
     def _at(self, request_id: str, at: At) -> Outstanding | None:
         request = self.requests.get(request_id)
         return request if request is not None and request.at == at else None
+
+
+def _piece(requests: Sequence[Outstanding]) -> Sequence[Outstanding]:
+    """The first of them. Siblings' prompt is one."""
+    tokens, prompt = 0, None
+    for count, request in enumerate(requests):
+        if request.submit.prompt is not prompt:
+            prompt = request.submit.prompt
+            tokens += len(prompt)
+        if count == PIECE or (count and tokens > PIECE_TOKENS):
+            return requests[:count]
+    return requests
 
 
 def _poisonous(request: Outstanding, lack: Lack) -> MegaInferError:

@@ -11,7 +11,7 @@ import zmq.asyncio
 
 from megainfer.attention_node.token_messages import token_messages
 from megainfer.errors import MegaInferError, NodeDied, Overloaded, RequestError
-from megainfer.frontend.assignments import PIECE
+from megainfer.frontend.assignments import PIECE, PIECE_TOKENS
 from megainfer.frontend.condition import Condition, Phase
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.node_socket import new_endpoint
@@ -207,6 +207,23 @@ def test_very_many_are_sent_off_a_piece_at_a_time_and_others_between_them() -> N
                 heard = [(await hear(node, Submit)).request_id for _ in range(2 * PIECE + 2)]
                 numbers = [f"{i}" for i in range(2 * PIECE + 1)]
                 assert heard == [*numbers[:PIECE], "late", *numbers[PIECE:]]
+
+    run(work())
+
+
+def test_long_prompts_make_short_pieces() -> None:
+    async def work() -> None:
+        length = PIECE_TOKENS // 2
+        async with engine_with(silent, context=2 * length) as (engine, (node,)):
+            several = [SequenceRequest(f"{i}", [i] * length, PARAMS) for i in range(3)]
+            shared = [1] * length
+            family = [SequenceRequest(f"n{i}", shared, PARAMS) for i in range(4)]
+            with engine.submit(several), engine.generate("late", [1], PARAMS):
+                heard = [(await hear(node, Submit)).request_id for _ in range(4)]
+                assert heard == ["0", "1", "late", "2"]
+            with engine.submit(family), engine.generate("last", [1], PARAMS):  # of one prompt
+                heard = [(await hear(node, Submit)).request_id for _ in range(5)]
+                assert heard == ["n0", "n1", "n2", "n3", "last"]
 
     run(work())
 
