@@ -12,6 +12,27 @@ if TYPE_CHECKING:
     from megainfer.simulator.world import World
 
 
+class Port:
+    """One direction of a node's network; it takes one micro-batch's messages at a time if it
+    queues."""
+
+    def __init__(self, queues: bool) -> None:
+        self._queues = queues
+        self._free = 0.0
+        self._begun: dict[int, tuple[int, float]] = {}  # micro-batch -> (layer, when)
+
+    def begin(self, now: float, seconds: float, micro_batch: int, layer: int) -> float:
+        """When a message of this micro-batch may begin; all of them together take `seconds`."""
+        if not self._queues:
+            return now
+        before, start = self._begun.get(micro_batch, (None, 0.0))
+        if layer != before:
+            start = max(now, self._free)
+            self._free = start + seconds
+            self._begun[micro_batch] = layer, start
+        return max(now, start)
+
+
 class AttentionNode:
     """Runs the attention half of whichever micro-batch `PingPong` names."""
 
@@ -27,6 +48,7 @@ class AttentionNode:
         self.step_factors = [1.0] * scenario.micro_batches
         self.work: dict[int, Work] = {}  # of each micro-batch that doesn't rest
         self.idle: set[int] = set()  # micro-batches that have nothing to do
+        self.sending, self.receiving = (Port(scenario.queued_transfers) for _ in range(2))
         self.alive = self.known = self.busy = False
         self.tokens = self.busy_time = 0.0
 
@@ -50,6 +72,14 @@ class AttentionNode:
     def die(self) -> None:
         self.alive = False
         self.world.clock.at(self.world.clock.now + self.world.scenario.detection, self._leave)
+
+    def reply(self, micro_batch: int, layer: int, expert_node: int) -> None:
+        """An expert node sends what it has computed for this node."""
+        scenario, now = self.world.scenario, self.world.clock.now
+        seconds = scenario.transfer_of(scenario.combine, self.rows_of(micro_batch))
+        start = self.receiving.begin(now, seconds, micro_batch, layer)
+        arrive = partial(self.replied, micro_batch, layer, expert_node)
+        self.world.after_transfer(start, seconds, arrive)
 
     def replied(self, micro_batch: int, layer: int, expert_node: int) -> None:
         if self.alive:
@@ -122,15 +152,18 @@ class AttentionNode:
             self._work()
 
     def _rest(self, mb: int) -> None:
+        now, scenario = self.world.clock.now, self.world.scenario
+        seconds = scenario.transfer_of(scenario.dispatch, 1)
         for expert in self.world.experts:
-            self.world.after_transfer(self.rows_of(mb), partial(expert.rest, self.index, mb))
+            self.world.after_transfer(now, seconds, partial(expert.rest, self.index, mb))
         self.world.clock.at(
             self.world.clock.now + self.world.scenario.rest_time, partial(self._wake, mb)
         )
 
     def _say_idle(self, mb: int) -> None:
         # Nothing that is sent later may come before it.
-        soon = self.world.clock.now + 0.5 * self.world.scenario.transfer_of(1)
+        scenario = self.world.scenario
+        soon = self.world.clock.now + 0.5 * scenario.transfer_of(scenario.dispatch, 1)
         for expert in self.world.experts:
             self.world.clock.at(soon, partial(expert.rest, self.index, mb))
 
@@ -167,8 +200,12 @@ class AttentionNode:
         layer, sent = self.pingpong.next_layer(mb), self.work[mb].rows
         rows = [self._rows(sent, share) for share in self.world.shares]
         self.pingpong.dispatched(mb, layer, [n for n, count in enumerate(rows) if count])
+        scenario = self.world.scenario
+        seconds = scenario.transfer_of(scenario.dispatch, sent)
+        start = self.sending.begin(self.world.clock.now, seconds, mb, layer)
         for expert, count in zip(self.world.experts, rows, strict=True):
-            self.world.after_transfer(sent, partial(expert.receive, self.index, mb, layer, count))
+            receive = partial(expert.receive, self.index, mb, layer, count)
+            self.world.after_transfer(start, seconds, receive)
 
     def _rows(self, sent: int, share: float) -> int:
         if self.world.happens(self.world.scenario.zero_rows):

@@ -88,6 +88,5 @@ class ExpertNode:
         self.rule.served(batch, started, self.world.clock.now)
         for source in batch.rows:
             node = self.world.attention[source]
-            reply = partial(node.replied, batch.micro_batch, batch.layer, self.index)
-            self.world.after_transfer(node.rows_of(batch.micro_batch), reply)
+            node.reply(batch.micro_batch, batch.layer, self.index)
         self._work()

@@ -114,7 +114,9 @@ class Serving:
                 ending += s.cached + s.part == s.prompt
         rows = sum(s.part for s in own)
         context = sum(s.cached + 1 for s in decoding)
-        return Work(rows, context, pairs, len(decoding) + ending) if rows else None
+        if not rows:
+            return None
+        return Work(rows, rows - len(decoding), context, pairs, len(decoding) + ending)
 
     def ended(self, micro_batch: int, now: float) -> None:
         # Whoever came in since the step began has no part in it.

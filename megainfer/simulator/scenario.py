@@ -53,7 +53,9 @@ class Scenario:
     expert_factors: tuple[float, ...] = ()  # on each expert node's times; () for 1 each
     sampling: RowStage = FREE  # of a step, after its last layer
     transfer: float = 0.05e-3  # in one direction
-    transfer_by_rows: RowStage | None = None  # in place of `transfer`, by a micro-batch's rows
+    dispatch: RowStage | None = None  # in place of `transfer`, by a micro-batch's rows
+    combine: RowStage | None = None  # the same of replies
+    queued_transfers: bool = False  # an attention node's go one after the other, each way
     load: Load | None = None
     jitter: float = 0.1  # standard deviation of a stage's time, as a share of it
     unevenness: float = 1.0  # the slowest attention node's factor; the fastest has 1
@@ -86,9 +88,9 @@ class Scenario:
         if self.policy == "lockstep" and (self.joins or self.rests or self.load):
             raise ConfigError("lockstep knows no joins and no rests; use another policy")
 
-    def transfer_of(self, rows: int) -> float:
-        """Seconds that the messages of a micro-batch with so many rows take in one direction."""
-        return self.transfer if self.transfer_by_rows is None else self.transfer_by_rows.of(rows)
+    def transfer_of(self, stage: RowStage | None, rows: int) -> float:
+        """Seconds that the messages of a micro-batch with so many rows take in this direction."""
+        return self.transfer if stage is None else stage.of(rows)
 
     def slowness(self, node: int, now: float) -> float:
         """The factor on an attention node's stage times at this time."""

@@ -8,12 +8,13 @@ from typing import Protocol
 class Work:
     """One step of one micro-batch.
 
-    rows: its tokens, those of prompts too. context: tokens of the cache that its decoding rows
-    read, all together. pairs: of a prompt's tokens and what each of them looks at, all together.
-    tokens: how many it gives to clients.
+    rows: its tokens. prompt_rows: those of prompts among them. context: tokens of the cache that
+    the other rows read, all together. pairs: of prompts' tokens and what each of them looks at, all
+    together. tokens: how many it gives to clients.
     """
 
     rows: int
+    prompt_rows: int = 0
     context: int = 0
     pairs: int = 0
     tokens: int = 0

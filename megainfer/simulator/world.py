@@ -63,10 +63,9 @@ class World:
     def factor(self, chance: Chance) -> float:
         return chance.factor if self.happens(chance.probability) else 1.0
 
-    def after_transfer(self, rows: int, action: Callable[[], None]) -> None:
-        """When the messages of a micro-batch with so many rows have arrived."""
-        seconds = self.jittered(self.scenario.transfer_of(rows))
-        self.clock.at(self.clock.now + seconds, action)
+    def after_transfer(self, start: float, seconds: float, action: Callable[[], None]) -> None:
+        """When messages that are sent at `start` have arrived."""
+        self.clock.at(start + self.jittered(seconds), action)
 
     def counted(self, start: float, end: float) -> float:
         """How much of a span lies between the warm-up and the end."""

@@ -102,6 +102,22 @@ def test_sampling_is_a_part_of_each_step() -> None:
     assert outcome.latencies.between_tokens.p50 == pytest.approx(STEP + 3e-3)
 
 
+def test_transfers_that_queue_bound_the_pace() -> None:
+    """As `Pace.network` says: one direction is in use for all micro-batches."""
+    wide = replace(
+        ALONE,
+        micro_batches=3,
+        rows=1,
+        attention=Cost(1e-4, 0.0),
+        expert=Cost(1e-4, 0.0),
+        dispatch=Cost(0.0, 5e-3),
+        combine=Cost(0.0, 4e-3),
+    )
+    queued = simulate(replace(wide, queued_transfers=True))
+    assert queued.tokens_per_second == pytest.approx(1 / (4 * 5e-3), rel=0.05)
+    assert simulate(wide).tokens_per_second == pytest.approx(3 / (4 * 9.2e-3), rel=0.05)
+
+
 def test_requests_of_a_dead_node_are_taken_on_with_the_tokens_that_they_have() -> None:
     requests = tuple(Request(0.01 * i + 0.01, 8, 20) for i in range(6))
     scenario = replace(
