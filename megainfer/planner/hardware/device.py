@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from megainfer.errors import ConfigError
@@ -48,20 +48,20 @@ class Device:
     kind: Kind
     memory_bytes: float
     memory_bytes_per_second: float
-    flops: Mapping[str, float]  # arithmetic (of RATES) -> dense FLOP/s (or int8 operations/s)
+    flops: Mapping[str, float] = field(hash=False)  # of RATES -> dense FLOP/s (int8: operations/s)
     link: Link  # within a scale-up domain: NVLink, PCIe, Infinity Fabric, one server's memory
     nic: Link  # between domains
     watts: float  # of the device at its limit, without its server
     price: float  # relative, an L20 is 1
     efficiency: Efficiency
-    sources: Mapping[str, str]  # field -> where its figure is from
+    sources: Mapping[str, str] = field(hash=False)  # field -> where its figure is from
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise self._fail("kind", self.kind, "must be gpu or cpu")
-        for field in ("memory_bytes", "memory_bytes_per_second", "watts", "price"):
-            if not 0 < (value := getattr(self, field)) < math.inf:
-                raise self._fail(field, value, "must be more than 0")
+        for name in ("memory_bytes", "memory_bytes_per_second", "watts", "price"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise self._fail(name, value, "must be more than 0")
         if "bfloat16" not in self.flops:
             raise self._fail("flops", dict(self.flops), "must name bfloat16")
         for name, rate in self.flops.items():
@@ -77,5 +77,5 @@ class Device:
         for it, or of bfloat16 where this device has none and widens them first."""
         return self.flops.get(ARITHMETIC.get(dtype, "bfloat16"), self.flops["bfloat16"])
 
-    def _fail(self, field: str, value: object, problem: str) -> ConfigError:
-        return ConfigError(f"device {self.name}: {field} is {value}, but {problem}")
+    def _fail(self, what: str, value: object, problem: str) -> ConfigError:
+        return ConfigError(f"device {self.name}: {what} is {value}, but {problem}")
