@@ -121,7 +121,7 @@ class AttentionNode:
         if self.pingpong.next_layer(mb) < self.world.scenario.layers:
             self._compute(mb)
             return
-        seconds = self.world.scenario.sampling.of(self.work[mb].rows)
+        seconds = self.world.scenario.sampling.of_work(self.work[mb])
         if not seconds:
             self._sampled(mb)
             return

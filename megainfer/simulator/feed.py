@@ -16,8 +16,9 @@ class Load:
 
     places: requests that run on a node at a time, over all its micro-batches. step_tokens: rows of
     one micro-batch's step; whoever decodes comes first. cache_tokens: a node's KV cache; a request
-    is admitted when all of it fits. computes_prompts: False where they come computed, as from a
-    pool of its own for prompts.
+    is admitted when its prompt fits beside what is there. Nobody is preempted here: what grows
+    beyond the cache from then on is as if there were room. computes_prompts: False where they come
+    computed, as from a pool of its own for prompts.
     """
 
     requests: tuple[Request, ...]
@@ -93,7 +94,7 @@ class Serving:
     waiting: deque[Request] = field(default_factory=deque)
     running: list[_Sequence] = field(default_factory=list)
     outstanding: int = 0  # tokens of all of them
-    reserved: int = 0  # tokens of the cache, of those that run
+    held: int = 0  # tokens of the cache, of those that run
 
     def offer(self, request: Request) -> None:
         self.waiting.append(request)
@@ -132,17 +133,17 @@ class Serving:
             own, made = s.request, s.request.made + s.made
             yield Request(now if made else own.at, own.input_tokens, own.output_tokens, made)
         yield from self.waiting
-        self.running, self.outstanding, self.reserved = [], 0, 0
+        self.running, self.outstanding, self.held = [], 0, 0
         self.waiting.clear()
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.load.places:
             request, limit = self.waiting[0], self.load.cache_tokens
-            if limit is not None and self.reserved + _size(request) > limit:
+            s = _Sequence(request, self._emptiest())
+            if limit is not None and self.held + s.prompt > limit:
                 return
             self.waiting.popleft()
-            self.reserved += _size(request)
-            s = _Sequence(request, self._emptiest())
+            self.held += s.prompt
             if request.began_before or not self.load.computes_prompts:
                 s.cached = s.prompt
             self.running.append(s)
@@ -155,6 +156,7 @@ class Serving:
 
     def _token(self, s: _Sequence, now: float) -> None:
         s.made += 1
+        self.held += 1
         self.watch.token(now, s.request.at, s.latest, s.request.made + s.made == 1)
         s.latest = now
         s.first = now if s.first is None else s.first
@@ -162,7 +164,7 @@ class Serving:
             self.watch.ended(now, s.first, s.made)
             self.running.remove(s)
             self.outstanding -= _size(s.request)
-            self.reserved -= _size(s.request)
+            self.held -= s.prompt + s.made
 
 
 def _size(request: Request) -> int:

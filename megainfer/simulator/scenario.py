@@ -51,7 +51,7 @@ class Scenario:
     attention: AttentionStage = ATTENTION
     expert: RowStage = EXPERT
     expert_factors: tuple[float, ...] = ()  # on each expert node's times; () for 1 each
-    sampling: RowStage = FREE  # of a step, after its last layer
+    sampling: AttentionStage = FREE  # of a step, after its last layer
     transfer: float = 0.05e-3  # in one direction
     dispatch: RowStage | None = None  # in place of `transfer`, by a micro-batch's rows
     combine: RowStage | None = None  # the same of replies

@@ -21,13 +21,13 @@ class Work:
 
 
 class AttentionStage(Protocol):
-    """Seconds of one layer's attention half."""
+    """Seconds of one layer's attention half, or of what an attention node does once a step."""
 
     def of_work(self, work: Work) -> float: ...
 
 
 class RowStage(Protocol):
-    """Seconds of what depends on rows alone: one layer's experts, a transfer, sampling."""
+    """Seconds of what depends on rows alone: one layer's experts, a transfer."""
 
     def of(self, rows: int) -> float: ...
 

@@ -74,9 +74,9 @@ def test_who_finds_no_place_waits_for_one() -> None:
 
 def test_who_does_not_fit_beside_others_waits_too() -> None:
     requests = Request(0.1, 8, 5), Request(0.1, 8, 5)
-    small = simulate(alone(*requests, cache_tokens=25))
+    small = simulate(alone(*requests, cache_tokens=15))
     assert small.latencies.first_token.p50 == pytest.approx(mean([STEP, 6 * STEP]))
-    roomy = simulate(alone(*requests, cache_tokens=26))
+    roomy = simulate(alone(*requests, cache_tokens=17))
     # The second comes when the first one's step has begun.
     assert roomy.latencies.first_token.p50 == pytest.approx(mean([STEP, 2 * STEP]))
 
