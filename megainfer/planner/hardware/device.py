@@ -74,8 +74,11 @@ class Device:
 
     def rate(self, dtype: str) -> float:
         """FLOP/s at most of products whose weights have this dtype: those of the arithmetic made
-        for it, or of bfloat16 where this device has none and widens them first."""
-        return self.flops.get(ARITHMETIC.get(dtype, "bfloat16"), self.flops["bfloat16"])
+        for it, or of bfloat16 where this device has none, or a slower one, and widens them first.
+        float32 isn't narrowed where it has a rate."""
+        widened = self.flops["bfloat16"]
+        own = self.flops.get(ARITHMETIC.get(dtype, "bfloat16"), widened)
+        return own if dtype == "float32" else max(own, widened)
 
     def _fail(self, what: str, value: object, problem: str) -> ConfigError:
         return ConfigError(f"device {self.name}: {what} is {value}, but {problem}")

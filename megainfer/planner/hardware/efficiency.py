@@ -12,7 +12,10 @@ Curves = Mapping[str, Utilisation]
 """By dtype: of weights, or of the KV cache. One is named ANY."""
 BY_DTYPE = ("products", "expert_products", "attention_read")
 BY_SIZE = ("weights_read", "experts_read", "copied", "link", "nic")
-SECONDS = ("launch_seconds", "layer_seconds", "step_seconds", "sequence_seconds")
+SECONDS = (
+    *("launch_seconds", "attention_layer_seconds", "expert_layer_seconds"),
+    *("step_seconds", "sequence_seconds"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class Efficiency:
     link: Utilisation  # of `Device.link`, by bytes of one message
     nic: Utilisation  # of `Device.nic`, by bytes of one message
     launch_seconds: float  # that each kernel takes, also one without rows
-    layer_seconds: float = 0.0  # beside kernels, of one stage of one micro-batch: the host's work
+    attention_layer_seconds: float = 0.0  # beside kernels, of one micro-batch: the host's work
+    expert_layer_seconds: float = 0.0  # the same on an expert node
     step_seconds: float = 0.0  # once a step: scheduling, sampling, detokenising
     sequence_seconds: float = 0.0  # the same, once a step and sequence
 
