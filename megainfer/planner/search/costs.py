@@ -1,118 +1,85 @@
 """What the search asks of a model's costs; `megainfer.planner.costs` answers."""
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
+from megainfer.memory import Ledger
+from megainfer.planner.costs.stage_time import Time
+from megainfer.planner.costs.step import Step
 from megainfer.planner.hardware import Device
-from megainfer.planner.search.deployment import Nodes, Route
+from megainfer.planner.search.deployment import Nodes
 
 
-class Bound(StrEnum):
-    """What a stage, or a whole plan, waits for."""
+class AttentionCosts(Protocol):
+    """One attention node."""
 
-    ATTENTION_BANDWIDTH = "attention bandwidth"  # weights and cache read
-    ATTENTION_ARITHMETIC = "attention arithmetic"
-    EXPERT_WEIGHTS = "expert weights"  # their bytes read
-    EXPERT_ARITHMETIC = "expert arithmetic"
-    NETWORK = "network"
-    LATENCY = "latency"  # fixed times: launches, messages' ways
-    MEMORY = "memory"  # no more sequences fit
+    def layer(self, step: Step, expert_nodes: int) -> Time:
+        """T_a: of one MoE layer, the mean of all. Rows are packed for so many expert nodes."""
 
+    def outside(self, step: Step) -> Time:
+        """Once a step: embedding, dense layers, head, sampling."""
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Seconds of one stage, and what most of them are."""
-
-    seconds: float
-    bound: Bound
+    def memory(
+        self, tokens: float, sequences: int, rows: int, micro_batches: int, expert_nodes: int
+    ) -> Ledger:
+        """Bytes of one device: `sequences` with so many tokens in all in the cache, steps of at
+        most so many rows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one micro-batch of one attention node computes in one step: `decode` sequences with
-    `context` tokens each in the cache, and `prefill` prompt tokens that see `prefill_context`
-    tokens each. All may be means."""
+class ExpertCosts(Protocol):
+    """The slowest, or the fullest, of an instance's expert nodes."""
 
-    decode: float
-    context: float
-    prefill: float = 0.0
-    prefill_context: float = 0.0
+    def layer(self, rows: float) -> Time:
+        """T_e: of one MoE layer, when so many tokens came from all attention nodes together."""
 
-    @property
-    def rows(self) -> float:
-        return self.decode + self.prefill
+    def memory(self, rows: int, micro_batches: int, attention_nodes: int) -> Ledger:
+        """Bytes of one device. rows: that one attention node sends at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes of one device by kind."""
+class RoadCosts(Protocol):
+    """T_c of one layer, each attention node having so many rows."""
 
-    weights: float
-    kv: float = 0.0
-    states: float = 0.0  # recurrent ones
-    slots: float = 0.0  # of messages
-    workspace: float = 0.0  # activations, and what programs take
+    def dispatch(self, rows: float) -> Time: ...
 
-    @property
-    def total(self) -> float:
-        return self.weights + self.kv + self.states + self.slots + self.workspace
+    def combine(self, rows: float) -> Time: ...
 
-    def __add__(self, other: "Memory") -> "Memory":
-        """Of both roles on one device."""
-        return Memory(
-            self.weights + other.weights,
-            self.kv + other.kv,
-            self.states + other.states,
-            self.slots + other.slots,
-            self.workspace + other.workspace,
-        )
+
+class ColocatedCosts(Protocol):
+    """Both halves on the same devices, in turn. step: of one data-parallel group."""
+
+    def attention(self, step: Step) -> Time: ...
+
+    def experts(self, step: Step) -> Time: ...
+
+    def exchange(self, step: Step) -> Time:
+        """To the experts and back."""
+
+    def outside(self, step: Step) -> Time: ...
+
+    def memory(self, tokens: float, sequences: int, rows: int) -> Ledger: ...
 
 
 class Costs(Protocol):
-    """One model's costs, in one dtype and with one skew of its router.
+    """One model's, in one precision and with one popularity of its experts.
 
-    All times are of one micro-batch. More rows, sequences or nodes never take less time or memory.
+    More rows, tokens, sequences or nodes never take less time or memory, but more expert nodes each
+    have less to do. How much a role's nodes need doesn't depend on the other role's devices.
     """
 
     @property
     def moe_layers(self) -> int:
-        """L: layers with experts, where the two halves take turns."""
+        """L: where the halves take turns."""
 
     @property
     def num_experts(self) -> int:
         """E of one layer."""
 
-    def attention_tps(self, device: Device) -> tuple[int, ...]:
-        """Devices that an attention node may have: heads divide, and the domain holds them."""
+    def attention(self, device: Device, tp: int) -> AttentionCosts:
+        """Raises ConfigError where the model's heads can't be shared by so many devices."""
 
-    def expert_tps(self, device: Device) -> tuple[int, ...]:
-        """Devices that an expert node may have."""
+    def experts(self, device: Device, tp: int, nodes: int) -> ExpertCosts: ...
 
-    def attention(self, nodes: Nodes, step: Step) -> Stage:
-        """T_a: the attention half of one MoE layer on the slowest of `nodes`: the mean of all
-        layers, dense ones' time divided among the MoE layers; gate, shared experts and the
-        collectives of tensor parallelism included."""
+    def road(self, attention: Nodes, experts: Nodes) -> RoadCosts: ...
 
-    def experts(self, nodes: Nodes, rows: float) -> Stage:
-        """T_e: one MoE layer on the slowest of `nodes`, when `rows` tokens in all came to them
-        together (each to its top k)."""
-
-    def head(self, nodes: Nodes, step: Step) -> Stage:
-        """Embedding, head and sampling on one attention node, once a step."""
-
-    def dispatch(self, route: Route, rows: float) -> Stage:
-        """T_c there: one layer's messages, each attention node having `rows` tokens to send."""
-
-    def combine(self, route: Route, rows: float) -> Stage:
-        """T_c back."""
-
-    def attention_memory(
-        self, route: Route, micro_batches: int, sequences: float, step: Step
-    ) -> Memory:
-        """One device of an attention node that holds `sequences` of `step.context` tokens and
-        computes at most `step` at a time."""
-
-    def expert_memory(self, route: Route, micro_batches: int, rows: float) -> Memory:
-        """One device of an expert node that is sent at most `rows` tokens by each attention node
-        and micro-batch."""
+    def colocated(self, device: Device, tp: int, dp: int, ep: int) -> ColocatedCosts:
+        """dp groups of tp devices; experts whole on ep = tp dp devices, or, with ep 1, each split
+        over all of them."""

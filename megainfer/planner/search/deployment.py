@@ -17,15 +17,10 @@ class Nodes:
     def devices(self) -> int:
         return self.tp * self.count
 
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Who sends to whom. together: both ends are the same devices (colocated), so that what a
-    device has for itself isn't sent."""
-
-    attention: Nodes
-    experts: Nodes
-    together: bool = False
+    def describe(self, role: str) -> str:
+        """Such as "2 attention nodes of 8 H20"."""
+        nodes = f"{self.count} {role} node{'s' if self.count > 1 else ''}"
+        return f"{nodes} of {self.tp} {self.device.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +39,6 @@ class Deployment:
     rows: int
     replicas: int = 1
     together: bool = False
-
-    @property
-    def route(self) -> Route:
-        return Route(self.attention, self.experts, self.together)
 
     @property
     def batch(self) -> int:
@@ -73,3 +64,19 @@ class Deployment:
     def watts(self) -> float:
         """Of one instance's devices."""
         return sum(role.devices * role.device.watts for role in self.roles)
+
+    def describe(self) -> str:
+        """In words, of one instance."""
+        if self.together:
+            spread = (
+                f"experts whole on {self.experts.count} devices"
+                if self.experts.count > 1
+                else "experts split like the rest"
+            )
+            groups = f"{self.devices} {self.attention.device.name} (tensor parallel "
+            groups += f"{self.attention.tp}, data parallel {self.attention.count}, {spread})"
+            return f"colocated on {groups}, {self.batch} sequences"
+        nodes = f"{self.attention.describe('attention')} and {self.experts.describe('expert')}"
+        m = self.micro_batches
+        turns = "1 micro-batch" if m == 1 else f"{m} micro-batches"
+        return f"{nodes}, {turns} of {self.rows} sequences on each attention node"

@@ -1,10 +1,11 @@
 """Which devices there are, and how many of each."""
 
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 
 from megainfer.errors import ConfigError
 from megainfer.planner.hardware import Device
+from megainfer.planner.search.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,14 @@ class Inventory:
         """How many there are of this one; 0 without any."""
         return next((count for own, count in self.stock if own.name == device.name), 0)
 
-    def instances(self, needs: Mapping[str, int]) -> int:
-        """How often so many devices of each name can be taken at a time."""
+    def instances(self, deployment: Deployment) -> int:
+        """How often there are devices for it at a time."""
+        needs = Counter[str]()
+        for role in deployment.roles:
+            needs[role.device.name] += role.devices
         counts = {device.name: count for device, count in self.stock}
         return min(counts.get(name, 0) // need for name, need in needs.items())
+
+    def describe(self) -> str:
+        """Such as "64 H20 and 64 L40S"."""
+        return " and ".join(f"{count} {device.name}" for device, count in self.stock)

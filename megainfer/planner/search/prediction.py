@@ -1,49 +1,63 @@
 """What a deployment is expected to give."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
-from megainfer.planner.search.costs import Bound, Memory, Stage
+from megainfer.memory import Ledger
 from megainfer.planner.search.deployment import Deployment
+from megainfer.planner.search.stages import Pace, Stages
 from megainfer.planner.search.workload import Objective
+
+
+class Limit(StrEnum):
+    """Why there can't be more sequences at a time."""
+
+    MEMORY = "memory"
+    TPOT = "time between tokens"
+    TTFT = "time to first token"
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Stages are of one MoE layer and one micro-batch: T_a, T_e, T_c both ways; head: of one
-    micro-batch's step. Tokens a second are of all replicas. ttft_seconds: None where prompts are
-    computed elsewhere. expert_memory: None where both roles share devices, of whose memory
-    attention_memory then says everything."""
+    """layers: MoE layers. ttft_seconds: None where prompts are computed elsewhere. memory: of one
+    device of each of `deployment.roles`. limit: None where more sequences would fit and be in
+    time, but bring less."""
 
     deployment: Deployment
-    attention: Stage
-    experts: Stage
-    dispatch: Stage
-    combine: Stage
-    head: Stage
-    tpot_seconds: float
+    layers: int
+    stages: Stages
+    pace: Pace
     ttft_seconds: float | None
-    attention_memory: Memory
-    expert_memory: Memory | None
-    bound: Bound
+    memory: tuple[Ledger, ...]
+    limit: Limit | None
+
+    @property
+    def tpot_seconds(self) -> float:
+        return self.pace.seconds
+
+    @property
+    def instance_tokens_per_second(self) -> float:
+        return self.deployment.batch / self.tpot_seconds
 
     @property
     def tokens_per_second(self) -> float:
-        return self.deployment.replicas * self.deployment.batch / self.tpot_seconds
+        """Of all replicas."""
+        return self.deployment.replicas * self.instance_tokens_per_second
 
     @property
     def per_gpu(self) -> float:
         """Tokens a second and device."""
-        return self.deployment.batch / self.tpot_seconds / self.deployment.devices
+        return self.instance_tokens_per_second / self.deployment.devices
 
     @property
     def per_price(self) -> float:
         """Tokens a second and unit of price (an L20)."""
-        return self.deployment.batch / self.tpot_seconds / self.deployment.price
+        return self.instance_tokens_per_second / self.deployment.price
 
     @property
     def per_watt(self) -> float:
         """Tokens a second and watt."""
-        return self.deployment.batch / self.tpot_seconds / self.deployment.watts
+        return self.instance_tokens_per_second / self.deployment.watts
 
     @property
     def per_user(self) -> float:
@@ -61,3 +75,33 @@ class Prediction:
                 return self.per_watt
             case Objective.LATENCY:
                 return self.per_user
+
+    @property
+    def bound(self) -> str:
+        """What sets the pace, and what most of that is, such as "expert weights"."""
+        pace, stages = self.pace, self.stages
+        attention = stages.attention * self.layers + stages.outside
+        if self.deployment.together or pace.seconds == pace.round_trip:
+            return self._largest_part()
+        if pace.seconds == pace.attention:
+            return f"attention {attention.bound}"
+        if pace.seconds == pace.experts:
+            return f"expert {stages.experts.bound}"
+        return "network"
+
+    def _largest_part(self) -> str:
+        """Of one micro-batch's way through all stages."""
+        stages = self.stages
+        attention = stages.attention * self.layers + stages.outside
+        experts = stages.experts * self.layers
+        ways = (stages.dispatch + stages.combine) * self.layers
+        totals = {
+            f"attention {attention.bound}": attention.total,
+            f"expert {experts.bound}": experts.total,
+            "network" if ways.bound == "network" else "latency": ways.total,
+        }
+        return max(totals, key=lambda name: totals[name])
+
+    def times(self, replicas: int) -> "Prediction":
+        """The same with so many replicas."""
+        return replace(self, deployment=replace(self.deployment, replicas=replicas))

@@ -1,10 +1,11 @@
 """What is asked of a deployment: the requests' lengths, and the latencies to keep."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from megainfer.errors import ConfigError
+from megainfer.planner.costs.step import Contexts, Step
 
 
 class Prefill(StrEnum):
@@ -26,27 +27,59 @@ class Objective(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A typical request: so many tokens of prompt, so many of answer (means or medians)."""
+    """A typical request: so many tokens of prompt, so many of answer (means or medians).
 
-    input_tokens: float
-    output_tokens: float
+    chunk: tokens of one prompt that a step computes at most.
+    """
+
+    input_tokens: int
+    output_tokens: int
     prefill: Prefill = Prefill.BESIDE
+    chunk: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("input_tokens", "output_tokens"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 1):
+        for name in ("input_tokens", "output_tokens", "chunk"):
+            if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{name} is {value}, but must be at least 1")
 
     @property
     def context(self) -> float:
         """Mean tokens that a sequence has in the cache while it decodes."""
-        return self.input_tokens + self.output_tokens / 2
+        return self.step(1).contexts.mean
 
     @property
-    def prompt_tokens_per_token(self) -> float:
-        """Prompt tokens to compute beside each generated one, in a steady state."""
-        return self.input_tokens / self.output_tokens if self.prefill is Prefill.BESIDE else 0.0
+    def context_deviation(self) -> float:
+        """The relative standard deviation of that between sequences at all places of such an
+        answer, spread evenly."""
+        contexts = self.step(1).contexts
+        return (contexts.last - contexts.first) / math.sqrt(12) / contexts.mean
+
+    def step(self, rows: float) -> Step:
+        """The mean step of so many sequences that decode."""
+        beside = self.prefill is Prefill.BESIDE
+        step = Step.steady(rows, self.input_tokens, self.output_tokens, beside)
+        chunk = float(min(self.chunk, self.input_tokens))
+        return replace(step, chunk=chunk) if beside else step
+
+    def prompt_step(self, rows: float) -> Step:
+        """The same where a whole chunk of a prompt is computed beside them."""
+        step = self.step(rows)
+        return replace(
+            step,
+            prefill_rows=max(step.prefill_rows, step.chunk),
+            prefill_contexts=Contexts(1, self.input_tokens),
+            prompts=max(step.prompts, 1.0),
+        )
+
+    @property
+    def chunks(self) -> int:
+        """Steps that a prompt takes."""
+        return -(-self.input_tokens // self.chunk)
+
+    def most_rows(self, rows: float) -> int:
+        """Tokens of the largest step with so many sequences."""
+        of = self.prompt_step if self.prefill is Prefill.BESIDE else self.step
+        return math.ceil(of(rows).rows)
 
 
 @dataclass(frozen=True, slots=True)
