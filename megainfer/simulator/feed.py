@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from megainfer.errors import ConfigError
@@ -62,39 +62,30 @@ class Steady:
         pass
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sequence:
-    """A running request. cached: its tokens in the cache. part: those that this step adds."""
+    """A running request. prompt: what has to be computed before it decodes, tokens that it came
+    with too. cached: its tokens in the cache. part: those that this step adds."""
 
     request: Request
-    micro_batch: int
+    prompt: int
     cached: int = 0
     made: int = 0
     part: int = 0
     first: float | None = None
     latest: float | None = None
 
-    @property
-    def prompt(self) -> int:
-        """What has to be computed before it decodes: tokens that it came with too."""
-        return self.request.input_tokens + self.request.made
 
-    @property
-    def decodes(self) -> bool:
-        return self.cached >= self.prompt
-
-
-@dataclass
 class Serving:
     """Requests of one attention node: who waits, who runs in which micro-batch."""
 
-    load: Load
-    micro_batches: int
-    watch: Stopwatch
-    waiting: deque[Request] = field(default_factory=deque)
-    running: list[_Sequence] = field(default_factory=list)
-    outstanding: int = 0  # tokens of all of them
-    held: int = 0  # tokens of the cache, of those that run
+    def __init__(self, load: Load, micro_batches: int, watch: Stopwatch) -> None:
+        self.load = load
+        self.watch = watch
+        self.waiting: deque[Request] = deque()
+        self.running: list[list[_Sequence]] = [[] for _ in range(micro_batches)]
+        self.outstanding = 0  # tokens of all of them
+        self.held = 0  # tokens of the cache, of those that run
 
     def offer(self, request: Request) -> None:
         self.waiting.append(request)
@@ -102,69 +93,83 @@ class Serving:
 
     def begin(self, micro_batch: int) -> Work | None:
         self._admit()
-        own = [s for s in self.running if s.micro_batch == micro_batch]
-        decoding = [s for s in own if s.decodes]
-        for s in decoding:
-            s.part = 1
-        room, pairs, ending = self.load.step_tokens - len(decoding), 0, 0
-        for s in own:
-            if not s.decodes and room > 0:
-                s.part = min(room, s.prompt - s.cached)
-                room -= s.part
-                pairs += s.part * s.cached + s.part * (s.part + 1) // 2
-                ending += s.cached + s.part == s.prompt
-        rows = sum(s.part for s in own)
-        context = sum(s.cached + 1 for s in decoding)
-        if not rows:
+        decoding = context = 0
+        computing: list[_Sequence] = []
+        for s in self.running[micro_batch]:
+            if s.cached >= s.prompt:
+                s.part = 1
+                decoding += 1
+                context += s.cached + 1
+            else:
+                computing.append(s)
+        room, pairs, ending, prompt_rows = self.load.step_tokens - decoding, 0, 0, 0
+        for s in computing:
+            s.part = max(0, min(room, s.prompt - s.cached))
+            room -= s.part
+            prompt_rows += s.part
+            pairs += s.part * s.cached + s.part * (s.part + 1) // 2
+            ending += s.cached + s.part == s.prompt
+        if not decoding + prompt_rows:
             return None
-        return Work(rows, rows - len(decoding), context, pairs, len(decoding) + ending)
+        return Work(decoding + prompt_rows, prompt_rows, context, pairs, decoding + ending)
 
     def ended(self, micro_batch: int, now: float) -> None:
-        # Whoever came in since the step began has no part in it.
-        for s in [s for s in self.running if s.micro_batch == micro_batch and s.part]:
+        done = False
+        for s in self.running[micro_batch]:
+            if not s.part:  # It came in since the step began, or found no room in it.
+                continue
             s.cached += s.part
             s.part = 0
-            if s.decodes:
-                self._token(s, now)
+            if s.cached >= s.prompt:
+                done |= self._token(s, now)
+        if done:
+            kept = [s for s in self.running[micro_batch] if not _has_all(s)]
+            self.running[micro_batch] = kept
 
     def evicted(self, now: float) -> Iterator[Request]:
         """All requests, for another node, with the tokens that they have."""
-        for s in self.running:
-            own, made = s.request, s.request.made + s.made
-            yield Request(now if made else own.at, own.input_tokens, own.output_tokens, made)
+        for own in self.running:
+            for s in own:
+                request, made = s.request, s.request.made + s.made
+                at = now if made else request.at
+                yield Request(at, request.input_tokens, request.output_tokens, made)
+            own.clear()
         yield from self.waiting
-        self.running, self.outstanding, self.held = [], 0, 0
         self.waiting.clear()
+        self.outstanding = self.held = 0
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self.load.places:
+        running = sum(map(len, self.running))
+        while self.waiting and running < self.load.places:
             request, limit = self.waiting[0], self.load.cache_tokens
-            s = _Sequence(request, self._emptiest())
-            if limit is not None and self.held + s.prompt > limit:
+            prompt = request.input_tokens + request.made
+            if limit is not None and self.held + prompt > limit:
                 return
             self.waiting.popleft()
-            self.held += s.prompt
-            if request.began_before or not self.load.computes_prompts:
-                s.cached = s.prompt
-            self.running.append(s)
+            running += 1
+            self.held += prompt
+            computed = request.began_before or not self.load.computes_prompts
+            s = _Sequence(request, prompt, cached=prompt if computed else 0)
+            min(self.running, key=len).append(s)
 
-    def _emptiest(self) -> int:
-        counts = [0] * self.micro_batches
-        for s in self.running:
-            counts[s.micro_batch] += 1
-        return counts.index(min(counts))
-
-    def _token(self, s: _Sequence, now: float) -> None:
+    def _token(self, s: _Sequence, now: float) -> bool:
+        """Whether it was the last one."""
         s.made += 1
         self.held += 1
         self.watch.token(now, s.request.at, s.latest, s.request.made + s.made == 1)
         s.latest = now
-        s.first = now if s.first is None else s.first
-        if s.request.made + s.made >= s.request.output_tokens:
-            self.watch.ended(now, s.first, s.made)
-            self.running.remove(s)
-            self.outstanding -= _size(s.request)
-            self.held -= s.prompt + s.made
+        if s.first is None:
+            s.first = now
+        if not _has_all(s):
+            return False
+        self.watch.ended(now, s.first, s.made)
+        self.outstanding -= _size(s.request)
+        self.held -= s.prompt + s.made
+        return True
+
+
+def _has_all(s: _Sequence) -> bool:
+    return s.request.made + s.made >= s.request.output_tokens
 
 
 def _size(request: Request) -> int:

@@ -21,11 +21,15 @@ from megainfer.simulator.request import Percentiles
 
 NODES = 8
 """Of either role, at most."""
-FULL_STEPS, FULL_WARM_UP = 40, 10
+FULL_STEPS, FULL_WARM_UP = 30, 6
+LEAST_STEPS, MOST_STEPS = 60, 500
 LEAST_LAYERS = 2
-EVENTS = 100_000
-"""Of one simulation, about; 10 us each."""
-MOST_STEPS = 500
+EVENTS = 60_000
+"""Of one simulation, about; some 10 us each."""
+SEQUENCES = 1000
+"""That run at a time, at most, unless one attention node has more."""
+TOKENS = 150_000
+"""Of all sequences; some 2 us each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,9 @@ def _stage(
 ) -> _Stage:
     deployment = prediction.deployment
     attention, experts = deployment.attention, deployment.experts
-    nodes, expert_nodes = min(attention.count, NODES), min(experts.count, NODES)
+    places = deployment.rows * deployment.micro_batches
+    nodes = min(attention.count, NODES, max(1, SEQUENCES // places))
+    expert_nodes = min(experts.count, NODES)
     weight = attention.count / nodes
     per_layer = deployment.micro_batches * nodes * (2 * expert_nodes + 2)
     layers = min(prediction.layers, max(LEAST_LAYERS, EVENTS // (steps * per_layer)))
@@ -124,7 +130,6 @@ def _stage(
         spells=slow,
         seed=traffic.seed,
     )
-    places = deployment.rows * deployment.micro_batches
     return _Stage(scenario, shortening, weight, places, _cache_tokens(prediction, workload, places))
 
 
@@ -163,7 +168,9 @@ def _loaded(
     if not made:
         return Latencies()
     output = traffic.mean_output(workload)
-    steps = min(MOST_STEPS, max(60, math.ceil(1.5 * output)))
+    batch = prediction.deployment.batch
+    steps = min(MOST_STEPS, math.ceil(1.5 * output), max(LEAST_STEPS, TOKENS // batch))
+    steps = max(LEAST_STEPS, steps)
     stage = _stage(costs, prediction, workload, traffic, steps)
     seconds = steps * prediction.tpot_seconds
     rate = traffic.share * made / output / stage.weight

@@ -46,7 +46,7 @@ class Traffic:
     burst_factor: float = 4.0
     sigma: float | None = None
     trace: tuple[Request, ...] = ()
-    jitter: float = 0.05
+    jitter: float = 0.02
     straggler: float = 1.0
     seed: int = 0
 
