@@ -7,10 +7,13 @@ rotations, norms and activations aren't counted. Bytes are what one pass over th
 from dataclasses import dataclass
 from math import ceil, prod
 
-from megainfer.models.spec import AttentionSpec, DeltaNetSpec, MlaSpec
+from megainfer.models.spec import AttentionSpec, DeltaNetSpec, IndexerSpec, MlaSpec
 from megainfer.models.spec.model import STATE_ELEMENT_BYTES
 from megainfer.planner.costs.step import Contexts, Step
 
+TILE_QUERIES = 16
+"""Rows of the smallest product of matrix units: heads that share a key, filled up (PTX ISA, mma
+m16n8k16)."""
 FLOPS_OF_A_STATE = 7
 """Of each element and token: decayed (1), read with the key (2), added to (2), read with the query
 (2)."""
@@ -18,16 +21,18 @@ FLOPS_OF_A_STATE = 7
 
 @dataclass(frozen=True, slots=True)
 class CacheWork:
-    """FLOPs, and bytes read and written. queries: rows that meet the same position at once, which
-    is how well arithmetic can be used."""
+    """FLOPs, and bytes read and written. tiled_flops: with queries of decoded rows filled up to
+    whole tiles, as matrix units of GPUs compute them."""
 
     flops: float
     bytes: float
-    queries: float
+    tiled_flops: float
 
     def __add__(self, other: "CacheWork") -> "CacheWork":
         return CacheWork(
-            self.flops + other.flops, self.bytes + other.bytes, max(self.queries, other.queries)
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.tiled_flops + other.tiled_flops,
         )
 
 
@@ -60,88 +65,86 @@ def cache_work(
         return _latent(attention, step, element_bytes, ranks, expands)
     heads = ceil(attention.num_heads / ranks)
     kv_heads = ceil(attention.num_kv_heads / ranks)
-    position = 2 * kv_heads * attention.head_dim * element_bytes
-    seen, seen_by_prompts = _visible_by_kind(attention, step)
-    read = step.decode_rows * seen + _chunks(step) * _read_by_a_chunk(step, seen_by_prompts)
-    met = step.decode_rows * seen + step.prefill_rows * seen_by_prompts
-    shared = heads / kv_heads
-    return CacheWork(
-        4 * heads * attention.head_dim * met,
-        position * (read + step.rows),
-        _queries(step, shared),
+    seen, by_prompts = visible(attention, step.contexts), visible(attention, step.prefill_contexts)
+    return _work(
+        decoded=4 * heads * attention.head_dim * step.decode_rows * seen,
+        prompts=4 * heads * attention.head_dim * step.prefill_rows * by_prompts,
+        bytes_=2 * kv_heads * attention.head_dim * element_bytes * _moved(step, seen, by_prompts),
+        shared=heads // kv_heads,
     )
 
 
-def _latent(
-    spec: MlaSpec, step: Step, element_bytes: int, ranks: int, expands: bool
-) -> CacheWork:
+def _work(decoded: float, prompts: float, bytes_: float, shared: int) -> CacheWork:
+    """decoded, prompts: FLOPs. shared: heads that share a position's key."""
+    filled = max(1.0, TILE_QUERIES / shared)
+    return CacheWork(decoded + prompts, bytes_, decoded * filled + prompts)
+
+
+def _latent(spec: MlaSpec, step: Step, element_bytes: int, ranks: int, expands: bool) -> CacheWork:
     """Every rank has all latents. The projections to latents and from them are dense products."""
     heads = ceil(spec.num_heads / ranks)
-    seen, seen_by_prompts = _visible_by_kind(spec, step)
-    read = step.decode_rows * seen + _chunks(step) * _read_by_a_chunk(step, seen_by_prompts)
+    seen, by_prompts = visible(spec, step.contexts), visible(spec, step.prefill_contexts)
     absorbed = 2 * heads * (spec.latent_dim + spec.kv_lora_rank)
-    flops = step.decode_rows * seen * absorbed
-    flops += _prompts_flops(spec, step, seen_by_prompts, heads, absorbed, expands)
-    bytes_ = spec.latent_dim * element_bytes * (read + step.rows)
-    work = CacheWork(flops, bytes_, _queries(step, heads))
-    return work if spec.indexer is None else work + _indexed(spec, step, element_bytes)
+    prompts = step.prefill_rows * by_prompts * absorbed
+    if expands and spec.indexer is None:
+        prompts = min(prompts, _expanded(spec, step, by_prompts, heads))
+    work = _work(
+        decoded=step.decode_rows * seen * absorbed,
+        prompts=prompts,
+        bytes_=spec.latent_dim * element_bytes * _moved(step, seen, by_prompts),
+        shared=heads,
+    )
+    return work if spec.indexer is None else work + _indexed(spec.indexer, step, element_bytes)
 
 
-def _prompts_flops(
-    spec: MlaSpec, step: Step, seen: float, heads: int, absorbed: int, expands: bool
-) -> float:
-    """Beyond what the dense product with `kv_up` counts, once a row: expanded, it is one of every
-    position that a chunk sees instead."""
-    flops = step.prefill_rows * seen * absorbed
-    if not expands or spec.indexer is not None or not step.prefill_rows:
-        return flops
+def _expanded(spec: MlaSpec, step: Step, by_prompts: float, heads: int) -> float:
+    """FLOPs of prompts beyond the dense product with `kv_up`, which counts once a row: expanded, it
+    is one of every position that a chunk sees instead."""
     up = 2 * heads * spec.kv_lora_rank * (spec.nope_dim + spec.v_dim)
-    positions = _chunks(step) * _read_by_a_chunk(step, seen)
-    met = step.prefill_rows * seen * 2 * heads * (spec.qk_dim + spec.v_dim)
-    return min(flops, met + up * (positions - step.prefill_rows))
+    positions = _chunks(step) * _seen_by_a_chunk(step, by_prompts)
+    met = step.prefill_rows * by_prompts * 2 * heads * (spec.qk_dim + spec.v_dim)
+    return met + up * (positions - step.prefill_rows)
 
 
-def _indexed(spec: MlaSpec, step: Step, element_bytes: int) -> CacheWork:
-    """The indexer meets all positions, and every rank computes all of it."""
-    assert spec.indexer is not None
-    size = spec.indexer.head_dim
-    seen, of_prompts = step.contexts.mean, step.prefill_contexts.mean
-    met = step.decode_rows * seen + step.prefill_rows * of_prompts
-    read = step.decode_rows * seen + _chunks(step) * _read_by_a_chunk(step, of_prompts)
-    # Products with the queries, and the weighted sum over heads.
-    flops = 2 * spec.indexer.num_heads * (size + 1) * met
-    heads = spec.indexer.num_heads
-    return CacheWork(flops, size * element_bytes * (read + step.rows), _queries(step, heads))
+def _indexed(indexer: IndexerSpec, step: Step, element_bytes: int) -> CacheWork:
+    """All positions are met, with all heads on every rank: products with the queries, and their sum
+    weighted by head."""
+    seen, by_prompts = step.contexts.mean, step.prefill_contexts.mean
+    flops = 2 * indexer.num_heads * (indexer.head_dim + 1)
+    return _work(
+        decoded=flops * step.decode_rows * seen,
+        prompts=flops * step.prefill_rows * by_prompts,
+        bytes_=indexer.head_dim * element_bytes * _moved(step, seen, by_prompts),
+        shared=indexer.num_heads,
+    )
 
 
 def _recurrence(spec: DeltaNetSpec, step: Step, ranks: int) -> CacheWork:
     """Decoded rows read and write their states, a chunk of a prompt once."""
     share = ceil(spec.key_heads / ranks) / spec.key_heads
     elements = spec.value_heads * spec.key_dim * spec.value_dim
-    flops = FLOPS_OF_A_STATE * elements + 2 * spec.taps * spec.channels
+    token = FLOPS_OF_A_STATE * elements + 2 * spec.taps * spec.channels
     states = sum(map(prod, spec.state_shapes)) * STATE_ELEMENT_BYTES
     passes = step.decode_rows + _chunks(step)
-    return CacheWork(flops * share * step.rows, 2 * states * share * passes, 1.0)
+    flops = token * share * step.rows
+    return CacheWork(flops, 2 * states * share * passes, flops)
 
 
-def _visible_by_kind(attention: AttentionSpec | MlaSpec, step: Step) -> tuple[float, float]:
-    """Of decoded rows, and of those of prompts."""
-    return visible(attention, step.contexts), visible(attention, step.prefill_contexts)
+def _moved(step: Step, seen: float, by_prompts: float) -> float:
+    """Positions read by decoded rows, each its own, and by chunks; and written, one a row."""
+    return (
+        step.decode_rows * seen
+        + _chunks(step) * _seen_by_a_chunk(step, by_prompts)
+        + step.decode_rows
+        + step.prefill_rows
+    )
 
 
 def _chunks(step: Step) -> float:
     return step.prefill_rows / step.chunk
 
 
-def _read_by_a_chunk(step: Step, seen: float) -> float:
+def _seen_by_a_chunk(step: Step, by_prompts: float) -> float:
     """Positions that a chunk's rows see between them: its mean row sees half of the chunk less than
     its last."""
-    return min(seen + (step.chunk - 1) / 2, step.prefill_contexts.last)
-
-
-def _queries(step: Step, heads: float) -> float:
-    """Rows that meet a position at once: all heads that share it, of all rows of a chunk; the mean
-    over rows of both kinds."""
-    if not step.rows:
-        return heads
-    return heads * (step.decode_rows + step.prefill_rows * step.chunk) / step.rows
+    return min(by_prompts + (step.chunk - 1) / 2, step.prefill_contexts.last)

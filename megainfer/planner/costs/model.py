@@ -3,44 +3,39 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from megainfer.compute.selection import Precision
 from megainfer.config import DTYPE_BYTES
 from megainfer.memory import expert_bytes
 from megainfer.models.spec import (
-    AttentionSpec,
-    DeltaNetSpec,
     DenseSpec,
     LayerSpec,
-    MlaSpec,
     ModelSpec,
 )
 from megainfer.planner.costs.attend import cache_work
-from megainfer.planner.costs.popularity import Popularity
+from megainfer.planner.costs.popularity import Nodes, Popularity
 from megainfer.planner.costs.products import (
     Product,
-    attention_products,
-    ffn_products,
     head_product,
+    layer_products,
 )
 from megainfer.planner.costs.step import Step
 
 CHOICE_BYTES = 8
-"""What a dispatch says of each of a token's experts: a local id and a weight, see `m2n.geometry`."""
+"""What a dispatch says of each of a token's experts, a local id and a weight: `m2n.geometry`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCosts:
     """What an attention node computes in `count` layers that are alike.
 
-    dtype: of the weights of its products. has_experts: of the feed-forward half; where not, its
-    dense network is among the products.
+    has_experts: of the feed-forward half; where not, its dense network is among the products.
     """
 
     layer: LayerSpec
     count: int
     products: tuple[Product, ...]
-    dtype: str
 
     @property
     def has_experts(self) -> bool:
@@ -51,9 +46,10 @@ class LayerCosts:
         return 2 * rows * sum(product.weights for product in self.products)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ModelCosts:
-    """What computing with a model takes: exact counts, which no device enters.
+    """What computing with a model takes: exact counts, which no device enters. Compared by
+    identity, so that what stages keep of it is found at once.
 
     layers: those that are alike together. own_arithmetic: quantised weights are multiplied in the
     arithmetic made for them wherever a device has it; else, as this project's kernels on GPUs do,
@@ -83,7 +79,7 @@ class ModelCosts:
             precision,
             popularity or Popularity.of(moe.router),
             tuple(_layers(spec, precision)),
-            head_product(spec),
+            head_product(spec, precision),
             own_arithmetic,
         )
 
@@ -125,6 +121,17 @@ class ModelCosts:
         """Of one expert's products; biases aren't multiplied."""
         return 3 * self.spec.hidden_size * self.spec.expert.intermediate
 
+    def nodes(self, count: int) -> Nodes:
+        """What `count` expert nodes hold of a layer. Raises ConfigError where there are more of
+        them than experts."""
+        return _nodes(self, count)
+
+    def multiplied(self, dtype: str, on_gpu: bool) -> str:
+        """In which arithmetic weights of this dtype are multiplied."""
+        if not on_gpu or self.own_arithmetic or dtype == "float32":
+            return dtype
+        return "float32" if self.precision.dtype == "float32" else "bfloat16"
+
     def attention_flops(self, step: Step) -> float:
         """All that an attention node computes in all layers, dense networks, routers and shared
         experts included."""
@@ -149,17 +156,14 @@ class ModelCosts:
         return 2 * rows * self.head.weights
 
 
+@lru_cache(maxsize=4096)
+def _nodes(costs: ModelCosts, count: int) -> Nodes:
+    return costs.popularity.nodes(count)
+
+
 def _layers(spec: ModelSpec, precision: Precision) -> Iterator[LayerCosts]:
     first = dict[LayerSpec, int]()
     for layer, own in enumerate(spec.layers):
         first.setdefault(own, layer)
     for own, count in Counter(spec.layers).items():
-        at = first[own]
-        products = (*attention_products(spec, at), *ffn_products(spec, at))
-        yield LayerCosts(own, count, products, _dtype(own.attention, precision))
-
-
-def _dtype(attention: AttentionSpec | MlaSpec | DeltaNetSpec, precision: Precision) -> str:
-    """Sparse attention isn't quantised; see `memory.attention_bytes`."""
-    sparse = isinstance(attention, MlaSpec) and attention.indexer is not None
-    return precision.dtype if sparse else precision.attention_dtype
+        yield LayerCosts(own, count, layer_products(spec, first[own], precision))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb, sqrt
+from math import comb, pow, sqrt
 
 from megainfer.errors import ConfigError
 from megainfer.models.spec import ExpertGroups, RouterSpec
@@ -60,7 +60,7 @@ class Popularity:
         """The probability that a token chooses each expert; their sum is top_k."""
         return _chosen(self)
 
-    def nodes(self, count: int) -> "tuple[Held, ...]":
+    def nodes(self, count: int) -> "Nodes":
         """What each of `count` expert nodes holds, as evenly packed as they can be.
 
         Raises ConfigError for more nodes than experts.
@@ -93,7 +93,7 @@ class Held:
 
     def activated(self, rows: float) -> float:
         """Different experts that `rows` tokens choose here, on average: whose weights are read."""
-        return sum(count * (1 - (1 - p) ** rows) for p, count in self.likelihoods)
+        return sum((1 - pow(1 - p, rows)) * count for p, count in self.likelihoods)
 
     def most_choices(self, rows: float, nodes: int) -> float:
         """Choices of `rows` tokens here, where this is the busiest of `nodes` nodes alike: chance
@@ -101,6 +101,25 @@ class Held:
         mean = rows * self.choices
         most = rows * min(self.top_k, self.experts)
         return min(most, mean + normal_maximum(nodes) * self.spread * sqrt(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """All expert nodes. busiest: the one with the most choices. fanout: nodes that a token is sent
+    to, on average. most_sent: the probability that a token goes to the node that most go to.
+    most_experts: that a node holds."""
+
+    count: int
+    busiest: Held
+    fanout: float
+    most_sent: float
+    most_experts: int
+
+    @classmethod
+    def of(cls, held: Sequence[Held]) -> "Nodes":
+        sent = [node.sent for node in held]
+        busiest = max(held, key=lambda node: node.choices)
+        return cls(len(held), busiest, sum(sent), max(sent), max(node.experts for node in held))
 
 
 @lru_cache(maxsize=64)
@@ -129,7 +148,7 @@ def _prefixes(weights: Sequence[float], k: int) -> list[list[float]]:
 
 
 @lru_cache(maxsize=1024)
-def _nodes(popularity: Popularity, count: int) -> tuple[Held, ...]:
+def _nodes(popularity: Popularity, count: int) -> Nodes:
     experts = popularity.experts
     if not 1 <= count <= experts:
         raise ConfigError(f"{experts} experts can't be on {count} expert nodes, each with some")
@@ -138,13 +157,13 @@ def _nodes(popularity: Popularity, count: int) -> tuple[Held, ...]:
         small, more = divmod(experts, count)
         sizes = [small + (node < more) for node in range(count)]
         by_size = {size: _held(popularity, tuple(range(size))) for size in set(sizes)}
-        return tuple(by_size[size] for size in sizes)
+        return Nodes.of([by_size[size] for size in sizes])
     # Places that nobody fills make as many for each node.
     room = -(-experts // count)
     padded = [*chosen, *[0.0] * (room * count - experts)]
     packed = pack(padded, count) if room > 1 else [[e] for e in range(experts)]
     held = [tuple(e for e in own if e < experts) for own in packed]
-    return tuple(_held(popularity, own) for own in held)
+    return Nodes.of([_held(popularity, own) for own in held])
 
 
 def _held(popularity: Popularity, members: tuple[int, ...]) -> Held:

@@ -4,9 +4,10 @@ Pieces and their shapes are those of `megainfer.models.sources`, of which a test
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
+from megainfer.compute.selection import Precision
 from megainfer.models.sources import (
     AttentionSources,
     DeltaNetSources,
@@ -16,7 +17,7 @@ from megainfer.models.sources import (
     Source,
     layer_attention,
 )
-from megainfer.models.spec import DenseSpec, ModelSpec
+from megainfer.models.spec import DenseSpec, MlaSpec, ModelSpec
 
 MANY = 2**62
 """Ranks that a weight can be split over where nothing bounds them but its own size."""
@@ -25,11 +26,12 @@ MANY = 2**62
 @dataclass(frozen=True, slots=True)
 class Product:
     """What is multiplied at once. parts: (weights, ranks over which they can be split); beyond that
-    ranks hold copies. reduced: ranks add up what each of them got."""
+    ranks hold copies. reduced: ranks add up what each of them got. dtype: of the weights."""
 
     name: str
     parts: tuple[tuple[int, int], ...]
     reduced: bool = False
+    dtype: str = "bfloat16"
 
     @property
     def weights(self) -> int:
@@ -40,8 +42,26 @@ class Product:
         return sum(count / min(ranks, most) for count, most in self.parts)
 
 
-def attention_products(spec: ModelSpec, layer: int) -> tuple[Product, ...]:
-    """Of the attention half of a layer."""
+def layer_products(spec: ModelSpec, layer: int, precision: Precision) -> tuple[Product, ...]:
+    """All of a layer's on an attention node, each with its dtype: sparse attention isn't quantised,
+    see `memory.attention_bytes`."""
+    attention = spec.layers[layer].attention
+    sparse = isinstance(attention, MlaSpec) and attention.indexer is not None
+    own = precision.dtype if sparse else precision.attention_dtype
+    return (
+        *(replace(product, dtype=own) for product in _attention(spec, layer)),
+        *(replace(product, dtype=precision.attention_dtype) for product in _ffn(spec, layer)),
+    )
+
+
+def head_product(spec: ModelSpec, precision: Precision) -> Product:
+    """Of a row's hidden state with all tokens'."""
+    sources = ModelSources(spec)
+    product = _product("head", sources.lm_head() or sources.embedding())
+    return replace(product, dtype=precision.attention_dtype)
+
+
+def _attention(spec: ModelSpec, layer: int) -> tuple[Product, ...]:
     sources = layer_attention(spec, layer)
     if isinstance(sources, AttentionSources):
         return tuple(_softmax(sources))
@@ -50,7 +70,7 @@ def attention_products(spec: ModelSpec, layer: int) -> tuple[Product, ...]:
     return tuple(_delta_net(sources))
 
 
-def ffn_products(spec: ModelSpec, layer: int) -> tuple[Product, ...]:
+def _ffn(spec: ModelSpec, layer: int) -> tuple[Product, ...]:
     """Of what the attention node computes of a layer's feed-forward half: a dense network, or the
     router and the experts that every token sees."""
     sources, ffn = FfnSources(spec, layer), spec.layers[layer].ffn
@@ -68,12 +88,6 @@ def ffn_products(spec: ModelSpec, layer: int) -> tuple[Product, ...]:
     )
     gate = (_product("shared gate", sources.shared_gate(), most=1),) if ffn.shared.gated else ()
     return (*((router,) if router.weights else ()), *shared, *gate)
-
-
-def head_product(spec: ModelSpec) -> Product:
-    """Of a row's hidden state with all tokens'."""
-    sources = ModelSources(spec)
-    return _product("head", sources.lm_head() or sources.embedding())
 
 
 def _softmax(sources: AttentionSources) -> Iterator[Product]:

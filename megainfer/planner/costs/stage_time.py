@@ -21,9 +21,7 @@ class Time:
 
     @property
     def total(self) -> float:
-        return (
-            self.weights + self.cache + self.arithmetic + self.copied + self.network + self.fixed
-        )
+        return self.weights + self.cache + self.arithmetic + self.copied + self.network + self.fixed
 
     @property
     def bound(self) -> str:
