@@ -1,15 +1,16 @@
 """The best deployments with attention and experts apart: branch and bound."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from megainfer.planner.search.bounds import Bounds, spent
+from megainfer.planner.search.bounds import SLACK, Bounds, spent
 from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.inventory import Inventory
 from megainfer.planner.search.predictor import Predictor
-from megainfer.planner.search.rates import best_rows
 from megainfer.planner.search.space import Family, Key, Space, colocated, families
 from megainfer.planner.search.workload import Objective, Target
 
@@ -113,7 +114,7 @@ class Search:
             floor = best.floor(family.key)
             if bound <= floor:
                 break
-            found = self._best_rows(family.deployment(-negative, m, 1), floor)
+            found = self._best_rows(family.deployment(-negative, m, 1), bounds, floor)
             if found is not None:
                 best.add(family.key, found)
 
@@ -130,12 +131,12 @@ class Search:
         for bound, plan in bounded:
             if bound <= best.least:
                 break
-            found = self._best_rows(plan, best.least)
+            found = self._best_rows(plan, bounds, best.least)
             if found is not None:
                 best.add((plan.attention, plan.experts), found)
         return best.ranked()
 
-    def _best_rows(self, plan: Deployment, floor: float) -> Found | None:
+    def _best_rows(self, plan: Deployment, bounds: Bounds, floor: float) -> Found | None:
         """The best number of sequences for this plan, where its value exceeds `floor`."""
 
         def seconds(rows: int) -> float:
@@ -144,9 +145,31 @@ class Search:
         if self.objective is Objective.LATENCY:
             took = seconds(1)
             return Found(1 / took, plan) if took < inf and 1 / took > floor else None
+        attention = plan.attention
         # Sequences a micro-batch and second -> tokens a second and unit.
-        a_row = plan.micro_batches * plan.attention.count / spent(plan, self.objective)
-        rows = best_rows(seconds, self.space.rows, floor / a_row)
-        if rows is None:
-            return None
-        return Found(a_row * rows / seconds(rows), replace(plan, rows=rows))
+        a_row = plan.micro_batches * attention.count / spent(plan, self.objective)
+        rates = bounds.attention_rates(attention.device, attention.tp)
+        grid = self.space.rows[: len(rates)]
+        possible = bisect_left(grid, True, key=lambda rows: seconds(rows) == inf)
+        found = None
+        for rows, rate in zip(grid[possible - 1 :: -1], rates[possible - 1 :: -1], strict=True):
+            if a_row / plan.micro_batches * rate * SLACK <= floor:
+                continue
+            sized = replace(plan, rows=rows)
+            if any(a_row * rows * SLACK <= floor * least for least in self._least_seconds(sized)):
+                continue
+            value = a_row * rows / self.predictor.pace(sized).seconds
+            if value > floor:
+                floor, found = value, Found(value, sized)
+        return found
+
+    def _least_seconds(self, plan: Deployment) -> Iterator[float]:
+        """That a step takes at least: what either role computes alone in all micro-batches, and
+        both in one."""
+        attention, experts, m = plan.attention, plan.experts, plan.micro_batches
+        sent_to = 0 if plan.together else experts.count
+        own = self.predictor.attention_seconds(attention, plan.rows, sent_to)
+        yield m * own
+        tokens = self.predictor.step(plan.rows).rows * attention.count
+        theirs = self.predictor.expert_seconds(experts, tokens)
+        yield max(m * theirs, own + theirs)

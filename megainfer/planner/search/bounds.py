@@ -7,6 +7,8 @@ that one attention node alone could decode in a second within the limits on memo
 r_e the same of all expert nodes. Neither depends on the other role, so few of each are needed.
 """
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import floor, inf, sqrt
 
@@ -14,7 +16,7 @@ from megainfer.planner.hardware import Device
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.predictor import Predictor
 from megainfer.planner.search.rates import rate_bound
-from megainfer.planner.search.space import Family, Space
+from megainfer.planner.search.space import Family, Key, Space
 from megainfer.planner.search.workload import Objective, Target
 
 SLACK = 1 + 1e-9
@@ -47,49 +49,68 @@ class Bounds:
     target: Target
     objective: Objective
     space: Space
-    _rates: dict[tuple[object, ...], float] = field(default_factory=dict, repr=False)
+    _rates: dict[Key, float] = field(default_factory=dict, repr=False)
+    _by_rows: dict[Key, tuple[float, ...]] = field(default_factory=dict, repr=False)
+
+    def attention_rates(self, device: Device, tp: int) -> tuple[float, ...]:
+        """Sequences a second that one node alone could decode, by number of them, as in
+        `space.rows`; to where a step takes too long. Empty where the model can't be shared so."""
+        key = ("by rows", device.name, tp)
+        if key not in self._by_rows:
+            self._by_rows[key] = tuple(self._attention_rates(device, tp))
+        return self._by_rows[key]
+
+    def _attention_rates(self, device: Device, tp: int) -> Iterator[float]:
+        node = Nodes(device, tp, 1)
+        for rows in self._grid():
+            took = self.predictor.attention_seconds(node, rows)
+            if took > self.target.tpot_seconds:
+                return
+            yield rows / took
+
+    def _grid(self) -> tuple[int, ...]:
+        return (1,) if self.objective is Objective.LATENCY else self.space.rows
 
     def attention_rate(self, device: Device, tp: int, m: int) -> float:
         """r_a with m micro-batches: sequences a second."""
         key = ("attention", device.name, tp, m)
         if key not in self._rates:
-            predictor, layers = self.predictor, self.predictor.costs.moe_layers
-            node, workload = Nodes(device, tp, 1), predictor.workload
-            costs = predictor.costs.attention(device, tp)
-
-            def seconds(rows: float) -> float:
-                sequences = floor(rows) * m
-                step = workload.step(rows)
-                took = (
-                    layers * predictor.attention(node, step, 1).total
-                    + predictor.outside(node, step).total
-                )
-                if took * m > self.target.tpot_seconds:
-                    return inf
-                most = workload.most_rows(floor(rows))
-                needs = costs.memory(sequences * workload.context, sequences, most, m, 1)
-                return took if needs.total <= device.memory_bytes else inf
-
-            self._rates[key] = rate_bound(seconds, self._most_rows())
+            rates = self.attention_rates(device, tp)
+            grid = self._grid()
+            possible = [
+                rate
+                for rows, rate in zip(grid, rates, strict=False)
+                if m * rows <= rate * self.target.tpot_seconds
+            ]
+            fitting = bisect_left(
+                grid[: len(possible)],
+                True,
+                key=lambda rows: not self._attention_fits(device, tp, m, rows),
+            )
+            self._rates[key] = max(possible[:fitting], default=0.0)
         return self._rates[key]
+
+    def _attention_fits(self, device: Device, tp: int, m: int, rows: int) -> bool:
+        """With expert nodes as few as can be."""
+        workload = self.predictor.workload
+        costs = self.predictor.costs.attention(device, tp)
+        needs = costs.memory(rows * m * workload.context, rows * m, workload.most_rows(rows), m, 1)
+        return needs.total <= device.memory_bytes
 
     def expert_rate(self, nodes: Nodes, m: int) -> float:
         """r_e with m micro-batches: sequences a second."""
         key = ("experts", nodes.device.name, nodes.tp, nodes.count, m)
         if key not in self._rates:
             predictor = self.predictor
-            most = 1.0 if self.objective is Objective.LATENCY else 2.0**30
-            layers, a_sequence = predictor.costs.moe_layers, predictor.workload.step(1).rows
+            a_sequence = predictor.step(1).rows
 
             def seconds(rows: float) -> float:
-                took = layers * predictor.experts(nodes, rows * a_sequence).total
+                took = predictor.expert_seconds(nodes, rows * a_sequence)
                 return took if took * m <= self.target.tpot_seconds else inf
 
+            most = 1.0 if self.objective is Objective.LATENCY else 2.0**30
             self._rates[key] = rate_bound(seconds, most)
         return self._rates[key]
-
-    def _most_rows(self) -> float:
-        return 1.0 if self.objective is Objective.LATENCY else float(self.space.most_rows)
 
     def of(self, family: Family, m: int | None, nodes: int) -> float:
         """What no such plan with so many attention nodes exceeds. m None: with any m; limits are

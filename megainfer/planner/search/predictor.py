@@ -8,6 +8,7 @@ from megainfer.memory import Ledger
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.costs.step import Step
 from megainfer.planner.costs.straggling import expected_maximum
+from megainfer.planner.hardware import Device
 from megainfer.planner.search.costs import Costs
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.prediction import Limit, Prediction
@@ -25,30 +26,48 @@ class Predictor:
     costs: Costs
     workload: Workload
     _times: dict[Key, Time] = field(default_factory=dict, repr=False)
+    _steps: dict[float, Step] = field(default_factory=dict, repr=False)
 
-    def attention(self, nodes: Nodes, step: Step, expert_nodes: int) -> Time:
-        """T_a of the slowest of these nodes: their sequences' contexts differ, and all wait for
-        whoever has most of the cache to read."""
+    def step(self, rows: float) -> Step:
+        """`Workload.step`."""
+        if rows not in self._steps:
+            self._steps[rows] = self.workload.step(rows)
+        return self._steps[rows]
+
+    def attention_seconds(self, nodes: Nodes, rows: float, expert_nodes: int = 1) -> float:
+        """That each computes in one micro-batch's step; at least this with more nodes of either
+        role."""
+        step = self.step(rows)
+        layer = self._attention(nodes, step, expert_nodes).total
+        return self.costs.moe_layers * layer + self._outside(nodes, step).total
+
+    def expert_seconds(self, nodes: Nodes, rows: float) -> float:
+        """That they compute in one micro-batch's step, when so many tokens came together."""
+        return self.costs.moe_layers * self._experts(nodes, rows).total
+
+    def _attention(self, nodes: Nodes, step: Step, expert_nodes: int) -> Time:
         device, tp = nodes.device, nodes.tp
         time = self._time(
-            ("attention", device.name, tp, step, expert_nodes),
+            ("attention", device.name, tp, expert_nodes, step.decode_rows, step.prefill_rows),
             lambda: self.costs.attention(device, tp).layer(step, expert_nodes),
         )
+        return self._slowest(time, nodes, step)
+
+    def _slowest(self, time: Time, nodes: Nodes, step: Step) -> Time:
+        """Their sequences' contexts differ, and all wait for whoever has most to read."""
         if nodes.count == 1:
             return time
         deviation = self.workload.context_deviation / sqrt(max(step.decode_rows, 1.0))
         return replace(time, cache=time.cache * expected_maximum(nodes.count, deviation))
 
-    def outside(self, nodes: Nodes, step: Step) -> Time:
-        """What an attention node does once a step."""
+    def _outside(self, nodes: Nodes, step: Step) -> Time:
         device, tp = nodes.device, nodes.tp
         return self._time(
-            ("outside", device.name, tp, step),
+            ("outside", device.name, tp, step.decode_rows, step.prefill_rows),
             lambda: self.costs.attention(device, tp).outside(step),
         )
 
-    def experts(self, nodes: Nodes, rows: float) -> Time:
-        """T_e, when so many tokens came together."""
+    def _experts(self, nodes: Nodes, rows: float) -> Time:
         device, tp, count = nodes.device, nodes.tp, nodes.count
         return self._time(
             ("experts", device.name, tp, count, rows),
@@ -62,11 +81,11 @@ class Predictor:
         attention, experts = deployment.attention, deployment.experts
         road = self.costs.road(attention, experts)
         return Stages(
-            self.attention(attention, step, experts.count),
-            self.experts(experts, step.rows + (attention.count - 1) * others.rows),
+            self._attention(attention, step, experts.count),
+            self._experts(experts, step.rows + (attention.count - 1) * others.rows),
             road.dispatch(step.rows),
             road.combine(step.rows),
-            self.outside(attention, step),
+            self._outside(attention, step),
         )
 
     def _together(self, deployment: Deployment, step: Step) -> Stages:
@@ -74,17 +93,13 @@ class Predictor:
         costs = self.costs.colocated(
             nodes.device, nodes.tp, nodes.count, ep=deployment.experts.count
         )
-        time = costs.attention(step)
-        deviation = self.workload.context_deviation / sqrt(max(step.decode_rows, 1.0))
-        slowest = replace(time, cache=time.cache * expected_maximum(nodes.count, deviation))
-        exchange = costs.exchange(step)
-        return Stages(
-            slowest, costs.experts(step), exchange * 0.5, exchange * 0.5, costs.outside(step)
-        )
+        way = costs.exchange(step) * 0.5
+        slowest = self._slowest(costs.attention(step), nodes, step)
+        return Stages(slowest, costs.experts(step), way, way, costs.outside(step))
 
     def pace(self, deployment: Deployment) -> Pace:
         """Of a steady state."""
-        step = self.workload.step(deployment.rows)
+        step = self.step(deployment.rows)
         stages = self.stages(deployment, step, step)
         return self._pace(deployment, stages, stages)
 
@@ -93,9 +108,8 @@ class Predictor:
         attention nodes do what they do on average. None where prompts are computed elsewhere."""
         if self.workload.prefill is Prefill.ELSEWHERE:
             return None
-        usual, full = (
-            of(deployment.rows) for of in (self.workload.step, self.workload.prompt_step)
-        )
+        usual = self.step(deployment.rows)
+        full = self.workload.prompt_step(deployment.rows)
         others = self.stages(deployment, usual, usual)
         own = self.stages(deployment, full, usual)
         wait = self._pace(deployment, others, others).seconds / 2
@@ -159,7 +173,7 @@ class Predictor:
 
     def prediction(self, deployment: Deployment, limit: Limit | None) -> Prediction:
         """limit: what keeps it from having more sequences."""
-        step = self.workload.step(deployment.rows)
+        step = self.step(deployment.rows)
         return Prediction(
             deployment,
             self.costs.moe_layers,

@@ -1,12 +1,6 @@
-"""The most of something that is done in a second, where more takes longer: exact, and as a bound.
+"""Numbers of rows to look at, and the most rows a second that any of them can give."""
 
-`seconds(rows)` never falls as rows grow, and is infinite from where rows can't be. That alone says
-that no number of rows in (low, high] has a rate above high / seconds(low); dividing such intervals
-until none can hold a better rate finds the best one. Nothing is taken for granted of the rate
-itself: with curves of efficiency it may have several peaks.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from heapq import heappop, heappush
 from math import inf, sqrt
 
@@ -27,48 +21,15 @@ def rows_grid(most: int) -> tuple[int, ...]:
     return tuple(rows)
 
 
-def best_rows(seconds: Callable[[int], float], grid: Sequence[int], floor: float) -> int | None:
-    """Of the grid, the rows with the highest rows / seconds(rows), the fewest of equals; None where
-    none has more than `floor`. grid: increasing."""
-    known = dict[int, float]()
+def rate_bound(seconds: Seconds, most: float, tolerance: float = 0.03) -> float:
+    """What no rows / seconds(rows) with 1 <= rows <= most exceeds, at most `tolerance` above what
+    one reaches; 0 where not even one row can be. Rows needn't be whole.
 
-    def at(index: int) -> float:
-        if index not in known:
-            known[index] = seconds(grid[index])
-        return known[index]
-
-    best, best_index = floor, None
-
-    def consider(index: int) -> None:
-        nonlocal best, best_index
-        rate = grid[index] / at(index)
-        if rate > best or (rate == best and best_index is not None and index < best_index):
-            best, best_index = rate, index
-
-    if not grid or at(0) == inf:
-        return None
-    last = len(grid) - 1
-    consider(0)
-    consider(last)
-    heap = [(-grid[last] / at(0), 0, last)]
-    while heap:
-        bound, low, high = heappop(heap)
-        if -bound <= best:
-            break
-        # Nothing between: both ends are known. And behind an end that can't be, nothing can.
-        if high - low < 2:
-            continue
-        middle = (low + high) // 2
-        consider(middle)
-        for start, end in ((low, middle), (middle, high)):
-            if at(start) < inf and end - start >= 2:
-                heappush(heap, (-grid[end - 1] / at(start), start, end))
-    return None if best_index is None else grid[best_index]
-
-
-def rate_bound(seconds: Seconds, most: float, tolerance: float = 0.01) -> float:
-    """What no rows / seconds(rows) with 1 <= rows <= most exceeds; 0 where not even one row can be.
-    At most `tolerance` above a rate that is reached, where rows needn't be whole."""
+    `seconds(rows)` never falls as rows grow, and is infinite from where rows can't be. So no rows
+    in (low, high] have a rate above high / seconds(low); such intervals are divided until none can
+    hold a much better one. Nothing is taken for granted of the rate itself: with curves of
+    efficiency it may have several peaks.
+    """
     if most < 1 or seconds(1.0) == inf:
         return 0.0
     best = 1 / seconds(1.0)
