@@ -1,11 +1,9 @@
 """One deployment in the simulator: with all its places taken, and with requests that come.
 
-What is simulated is one instance, or a part of it that behaves alike, so that trying one takes about
-a second. Of many attention nodes `NODES` are simulated and the experts get the rows of all; of many
-expert nodes too, each with its own share of rows. Of the layers as few as the events allow, with
-everything that isn't a layer's (sampling, arrivals, lengths of time) shortened by as much: steps
-follow each other without a bubble, so that a step of L layers is L / L' steps of L'. Jitter is drawn
-by the stage, so fewer layers show wider gaps between tokens than there would be.
+What is simulated is one instance, or a part of it that behaves alike, so that trying one takes a
+few seconds. Of many attention nodes few are simulated and the experts get the rows of all; of many
+expert nodes too, each with its own share of rows. So the slowest of many is met less often than it
+would be: the fewer there are, the less jitter costs.
 """
 
 import math
@@ -14,22 +12,19 @@ from dataclasses import dataclass, replace
 from megainfer.planner.rehearsal.stages import RowTimes, StepTimes
 from megainfer.planner.rehearsal.traffic import Traffic
 from megainfer.planner.search.costs import Costs
+from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.prediction import Prediction
 from megainfer.planner.search.workload import Prefill, Workload
 from megainfer.simulator import Latencies, Load, Outcome, Request, Scenario, Span, Spell, simulate
-from megainfer.simulator.request import Percentiles
 
-NODES = 8
-"""Of either role, at most."""
-FULL_STEPS, FULL_WARM_UP = 30, 6
+MOST_NODES, LEAST_NODES = 8, 2
+"""Of either role, where there are so many."""
+FULL_STEPS, FULL_WARM_UP = 24, 6
 LEAST_STEPS, MOST_STEPS = 60, 500
-LEAST_LAYERS = 2
-EVENTS = 60_000
+EVENTS = 100_000
 """Of one simulation, about; some 10 us each."""
 SEQUENCES = 1000
 """That run at a time, at most, unless one attention node has more."""
-TOKENS = 150_000
-"""Of all sequences; some 2 us each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +32,8 @@ class Rehearsal:
     """What the simulator made of a deployment; of one instance.
 
     tokens_per_second, tpot_seconds and the idle shares: with all places taken all the time.
-    offered: tokens a second that were asked for under `latencies`, share of that throughput.
-    simulated: attention nodes, expert nodes and layers. spans: of one step, in real seconds.
+    offered: tokens a second that were asked for under `latencies`, a share of that throughput.
+    nodes: attention nodes and expert nodes that were simulated. spans: of about one step.
     """
 
     tokens_per_second: float
@@ -47,20 +42,24 @@ class Rehearsal:
     expert_idle: float
     offered: float
     latencies: Latencies
-    simulated: tuple[int, int, int]
+    nodes: tuple[int, int]
     spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """What both simulations share. shortening: simulated seconds by real ones. weight: attention
-    nodes that each simulated one stands for."""
+    """What both simulations share. weight: attention nodes that each simulated one stands for.
+    places: sequences that run on one of them."""
 
     scenario: Scenario
-    shortening: float
     weight: float
     places: int
     cache_tokens: int
+
+    @property
+    def events_per_step(self) -> int:
+        own = self.scenario
+        return own.layers * own.micro_batches * _events(own.attention_nodes, own.expert_nodes)
 
     def load(self, requests: list[Request], workload: Workload) -> Load:
         elsewhere = workload.prefill is Prefill.ELSEWHERE
@@ -70,67 +69,78 @@ class _Stage:
                 replace(r, output_tokens=max(r.made + 1, r.output_tokens - 1)) for r in requests
             ]
         longest = max((r.input_tokens + r.output_tokens for r in requests), default=1)
-        shortened = tuple(replace(r, at=r.at * self.shortening) for r in requests)
         step_tokens = workload.chunk + math.ceil(self.places / self.scenario.micro_batches)
         cache = max(self.cache_tokens, longest)
-        return Load(shortened, self.places, step_tokens, cache, computes_prompts=not elsewhere)
+        return Load(tuple(requests), self.places, step_tokens, cache, not elsewhere)
 
 
 def rehearse(
-    costs: Costs, prediction: Prediction, workload: Workload, traffic: Traffic, records: bool = False
+    costs: Costs,
+    prediction: Prediction,
+    workload: Workload,
+    traffic: Traffic,
+    records: bool = False,
 ) -> Rehearsal:
     """Try it. records: whether spans are kept. The deployment's roles must be apart."""
-    full_stage = _stage(costs, prediction, workload, traffic, FULL_STEPS + FULL_WARM_UP)
-    full = _full(full_stage, prediction, workload, traffic, records)
-    made = full.tokens_per_second * full_stage.shortening * full_stage.weight
-    tpot = prediction.deployment.batch / made if made else math.inf
-    latencies = _loaded(costs, prediction, workload, traffic, made)
-    spans = tuple(_lengthened(span, full_stage.shortening) for span in full.spans)
-    own = full_stage.scenario
+    stage = _stage(costs, prediction, workload, traffic)
+    full = _full(stage, prediction, workload, traffic, records)
+    made = full.tokens_per_second * stage.weight
     return Rehearsal(
         made,
-        tpot,
+        prediction.deployment.batch / made if made else math.inf,
         full.attention_idle,
         full.expert_idle,
         traffic.share * made,
-        latencies,
-        (own.attention_nodes, own.expert_nodes, own.layers),
-        spans,
+        _loaded(stage, prediction, workload, traffic, made),
+        (stage.scenario.attention_nodes, stage.scenario.expert_nodes),
+        full.spans,
     )
 
 
-def _stage(
-    costs: Costs, prediction: Prediction, workload: Workload, traffic: Traffic, steps: int
-) -> _Stage:
+def _stage(costs: Costs, prediction: Prediction, workload: Workload, traffic: Traffic) -> _Stage:
     deployment = prediction.deployment
     attention, experts = deployment.attention, deployment.experts
-    places = deployment.rows * deployment.micro_batches
-    nodes = min(attention.count, NODES, max(1, SEQUENCES // places))
-    expert_nodes = min(experts.count, NODES)
+    nodes, expert_nodes = _simulated_nodes(deployment, prediction.layers)
     weight = attention.count / nodes
-    per_layer = deployment.micro_batches * nodes * (2 * expert_nodes + 2)
-    layers = min(prediction.layers, max(LEAST_LAYERS, EVENTS // (steps * per_layer)))
-    shortening = layers / prediction.layers
     own = costs.attention(attention.device, attention.tp)
     road = costs.road(attention, experts)
-    slow = (Spell(nodes - 1, traffic.straggler),) if traffic.straggler > 1 else ()
     scenario = Scenario(
         attention_nodes=nodes,
         expert_nodes=expert_nodes,
         micro_batches=deployment.micro_batches,
-        layers=layers,
+        layers=prediction.layers,
         choosing=1.0,  # The experts' times are by the rows of all nodes.
-        attention=StepTimes(own.layer, workload.chunk),
+        attention=StepTimes(lambda step: own.layer(step, experts.count), workload.chunk),
         expert=RowTimes(costs.experts(experts.device, experts.tp, experts.count).layer, weight),
-        sampling=StepTimes(own.outside, workload.chunk, shortening),
+        sampling=StepTimes(own.outside, workload.chunk),
         dispatch=RowTimes(road.dispatch),
         combine=RowTimes(road.combine),
         queued_transfers=True,
         jitter=traffic.jitter,
-        spells=slow,
+        spells=(Spell(nodes - 1, traffic.straggler),) if traffic.straggler > 1 else (),
         seed=traffic.seed,
     )
-    return _Stage(scenario, shortening, weight, places, _cache_tokens(prediction, workload, places))
+    places = deployment.rows * deployment.micro_batches
+    return _Stage(scenario, weight, places, _cache_tokens(prediction, workload, places))
+
+
+def _simulated_nodes(deployment: Deployment, layers: int) -> tuple[int, int]:
+    """As many of each role as the events and sequences allow."""
+    places = deployment.rows * deployment.micro_batches
+    nodes = min(deployment.attention.count, MOST_NODES, max(LEAST_NODES, SEQUENCES // places))
+    expert_nodes = min(deployment.experts.count, MOST_NODES)
+    most = EVENTS / LEAST_STEPS / layers / deployment.micro_batches
+    while _events(nodes, expert_nodes) > most and max(nodes, expert_nodes) > LEAST_NODES:
+        if expert_nodes >= nodes:
+            expert_nodes -= 1
+        else:
+            nodes -= 1
+    return nodes, expert_nodes
+
+
+def _events(nodes: int, expert_nodes: int) -> int:
+    """Of one micro-batch's layer: stages that end, and messages that arrive."""
+    return nodes + expert_nodes + 2 * nodes * expert_nodes
 
 
 def _cache_tokens(prediction: Prediction, workload: Workload, places: int) -> int:
@@ -144,9 +154,8 @@ def _cache_tokens(prediction: Prediction, workload: Workload, places: int) -> in
 def _full(
     stage: _Stage, prediction: Prediction, workload: Workload, traffic: Traffic, records: bool
 ) -> Outcome:
-    step = prediction.tpot_seconds * stage.shortening
-    nodes = stage.scenario.attention_nodes
-    places = nodes * stage.places
+    step = prediction.tpot_seconds
+    places = stage.scenario.attention_nodes * stage.places
     steps = FULL_STEPS + FULL_WARM_UP
     waiting = math.ceil(2 * places * (1 + steps / traffic.mean_output(workload)))
     requests = traffic.backlog(workload, places, waiting)
@@ -162,17 +171,14 @@ def _full(
 
 
 def _loaded(
-    costs: Costs, prediction: Prediction, workload: Workload, traffic: Traffic, made: float
+    stage: _Stage, prediction: Prediction, workload: Workload, traffic: Traffic, made: float
 ) -> Latencies:
-    """Under a share of the throughput `made`, in real seconds."""
+    """Under a share of the throughput `made`."""
     if not made:
         return Latencies()
     output = traffic.mean_output(workload)
-    batch = prediction.deployment.batch
-    steps = min(MOST_STEPS, math.ceil(1.5 * output), max(LEAST_STEPS, TOKENS // batch))
-    steps = max(LEAST_STEPS, steps)
-    stage = _stage(costs, prediction, workload, traffic, steps)
-    seconds = steps * prediction.tpot_seconds
+    steps = min(math.ceil(1.5 * output), MOST_STEPS, EVENTS // stage.events_per_step)
+    seconds = max(LEAST_STEPS, steps) * prediction.tpot_seconds
     rate = traffic.share * made / output / stage.weight
     under_way = round(traffic.share * stage.scenario.attention_nodes * stage.places)
     requests = traffic.requests(workload, rate, seconds, under_way)
@@ -180,23 +186,8 @@ def _loaded(
         replace(
             stage.scenario,
             load=stage.load(requests, workload),
-            duration=seconds * stage.shortening,
-            warm_up=0.2 * seconds * stage.shortening,
+            duration=seconds,
+            warm_up=0.2 * seconds,
         )
     )
-    found = outcome.latencies
-    return replace(
-        found,
-        first_token=_scaled(found.first_token, 1 / stage.shortening),
-        between_tokens=_scaled(found.between_tokens, 1 / stage.shortening),
-        per_token=_scaled(found.per_token, 1 / stage.shortening),
-    )
-
-
-def _scaled(times: Percentiles, factor: float) -> Percentiles:
-    seconds = (factor * value for value in (times.mean, times.p50, times.p90, times.p99))
-    return Percentiles(times.count, *seconds)
-
-
-def _lengthened(span: Span, shortening: float) -> Span:
-    return replace(span, start=span.start / shortening, end=span.end / shortening)
+    return outcome.latencies

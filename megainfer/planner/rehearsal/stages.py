@@ -10,16 +10,15 @@ from megainfer.simulator.work import Work
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Seconds of a stage that depends on the whole step. factor: on all of them."""
+    """Seconds of a stage that depends on the whole step. chunk: of prompts, in tokens."""
 
     time: Callable[[Step], Time]
     chunk: int
-    factor: float = 1.0
     _known: dict[Work, float] = field(default_factory=dict, compare=False, repr=False)
 
     def of_work(self, work: Work) -> float:
         if work not in self._known:
-            self._known[work] = self.factor * self.time(self._step(work)).total
+            self._known[work] = self.time(self._step(work)).total
         return self._known[work]
 
     def _step(self, work: Work) -> Step:

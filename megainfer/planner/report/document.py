@@ -146,9 +146,7 @@ def _rehearsal(rehearsal: Rehearsal | None) -> dict[str, Any] | None:
         return None
     whole = asdict(rehearsal)
     del whole["spans"]
-    whole["simulated"] = dict(
-        zip(("attention_nodes", "expert_nodes", "layers"), rehearsal.simulated, strict=True)
-    )
+    whole["nodes"] = dict(zip(("attention", "experts"), rehearsal.nodes, strict=True))
     return whole
 
 
