@@ -1,4 +1,4 @@
-"""Plans tried in the simulator, which waits, gathers and admits requests as the nodes that serve."""
+"""Plans tried in the simulator, which waits and gathers by the very rules of the nodes."""
 
 from megainfer.planner.rehearsal.rehearsal import Rehearsal, rehearse
 from megainfer.planner.rehearsal.traffic import Pattern, Traffic

@@ -52,7 +52,9 @@ class Traffic:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ConfigError(f"the share of the throughput must be above 0, to 1, not {self.share:g}")
+            raise ConfigError(
+                f"the share of the throughput must be above 0, to 1, not {self.share:g}"
+            )
         if not 0 <= self.jitter <= 0.3:
             raise ConfigError(f"jitter must be 0 to 0.3 of a stage's time, not {self.jitter:g}")
         if not 1 <= self.straggler <= 100:

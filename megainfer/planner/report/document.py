@@ -2,46 +2,27 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megainfer.compute.selection import Precision
 from megainfer.errors import ConfigError, cited
 from megainfer.planner.costs.stage_time import Time
+from megainfer.planner.question import Planned
 from megainfer.planner.rehearsal import Rehearsal
 from megainfer.planner.report.served import Served, served
 from megainfer.planner.search.deployment import Nodes
-from megainfer.planner.search.inventory import Inventory
-from megainfer.planner.search.planning import Answer, Front
+from megainfer.planner.search.planning import Front
 from megainfer.planner.search.prediction import Prediction
-from megainfer.planner.search.workload import Objective, Target, Workload
 from megainfer.small_file import read_small_text
 
 VERSION = 1
 MAX_BYTES = 16 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A question, and what was found. rehearsals: of the first plans apart, in their order; those
-    that weren't tried have None."""
-
-    model: str
-    precision: Precision
-    workload: Workload
-    inventory: Inventory
-    target: Target
-    objective: Objective
-    answer: Answer
-    rehearsals: tuple[Rehearsal | None, ...] = ()
-
-    def served(self, prediction: Prediction) -> Served:
-        return served(self.model, prediction.deployment, self.precision, self.workload)
-
-    def rehearsal(self, place: int) -> Rehearsal | None:
-        """Of a plan apart."""
-        return self.rehearsals[place] if place < len(self.rehearsals) else None
+def start_of(planned: Planned, plan: Prediction) -> Served:
+    """How one of its plans is started."""
+    return served(planned.model, plan.deployment, planned.precision, planned.workload)
 
 
 def document(planned: Planned, front: Front | None = None) -> dict[str, Any]:
@@ -63,13 +44,18 @@ def document(planned: Planned, front: Front | None = None) -> dict[str, Any]:
         },
         "inventory": {device.name: count for device, count in planned.inventory.stock},
         "target": asdict(planned.target),
+        "planned_for": asdict(planned.planned_for),
         "objective": planned.objective.value,
         "plans": [
             _plan(planned, plan, planned.rehearsal(place))
             for place, plan in enumerate(answer.apart)
         ],
         "colocated": [_plan(planned, plan, None) for plan in answer.together],
-        "verdict": {"apart_by": answer.verdict.ratio, "sentence": answer.verdict.sentence},
+        "verdict": {
+            "apart_by": answer.verdict.ratio,
+            "apart_by_simulated": planned.simulated_ratio,
+            "sentence": answer.verdict.sentence,
+        },
     }
     if front is not None:
         whole["front"] = {
@@ -82,7 +68,7 @@ def document(planned: Planned, front: Front | None = None) -> dict[str, Any]:
 def _plan(planned: Planned, plan: Prediction, rehearsal: Rehearsal | None) -> dict[str, Any]:
     deployment = plan.deployment
     attention_idle, expert_idle = plan.pace.idle()
-    start = planned.served(plan)
+    start = start_of(planned, plan)
     return {
         "together": deployment.together,
         "attention": _nodes(deployment.attention),

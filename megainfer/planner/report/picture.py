@@ -43,7 +43,9 @@ def svg(front: Front, objective: Objective, title: str) -> str:
     for place, ((name, colour), own) in enumerate(points.items()):
         lines += axes.curve(own, colour)
         y = TOP + 16 + 20 * place
-        lines.append(f'<rect x="{WIDTH - 150}" y="{y - 9}" width="12" height="12" fill="{colour}"/>')
+        lines.append(
+            f'<rect x="{WIDTH - 150}" y="{y - 9}" width="12" height="12" fill="{colour}"/>'
+        )
         lines.append(f'<text x="{WIDTH - 132}" y="{y + 2}">{name}</text>')
     return "\n".join([*lines, "</svg>", ""])
 
@@ -67,7 +69,8 @@ class _Axes:
             x, y = self.at(0, value)
             yield f'<path d="M{x:.1f} {y:.1f}H{WIDTH - RIGHT}" stroke="#e3e3e3"/>'
             yield f'<text x="{x - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-        yield f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" stroke="black" fill="none"/>'
+        corner = f"M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"
+        yield f'<path d="{corner}" stroke="black" fill="none"/>'
         middle = (LEFT + WIDTH - RIGHT) / 2
         yield f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_label)}</text>'
         height = (TOP + HEIGHT - BOTTOM) / 2

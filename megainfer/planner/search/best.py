@@ -1,8 +1,8 @@
 """The best deployments with attention and experts apart: branch and bound."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
