@@ -78,7 +78,7 @@ class Search:
             if bound > best.floor(family.key):
                 heappush(waiting, (-bound, next(order), family, m))
 
-        for family in families(self.space, self.inventory, self.predictor.costs.num_experts):
+        for family in families(self.space, self.inventory, self.predictor.costs):
             if self._holds_experts(family):
                 wait(family, None)
         while waiting and -waiting[0][0] > best.least:
@@ -121,7 +121,7 @@ class Search:
     def together(self, top: int) -> tuple[Deployment, ...]:
         """The best colocated plans, each with its best batch."""
         bounds = Bounds(self.predictor, self.target, self.objective, self.space)
-        baselines = colocated(self.space, self.inventory, self.predictor.costs.num_experts)
+        baselines = colocated(self.space, self.inventory, self.predictor.costs)
         bounded = sorted(
             ((bounds.together(plan), plan) for plan in baselines),
             key=lambda pair: pair[0],
@@ -148,11 +148,12 @@ class Search:
         attention = plan.attention
         # Sequences a micro-batch and second -> tokens a second and unit.
         a_row = plan.micro_batches * attention.count / spent(plan, self.objective)
-        rates = bounds.attention_rates(attention.device, attention.tp)
+        rates = bounds.attention_rates(attention.device, attention.tp, plan.together)
         grid = self.space.rows[: len(rates)]
         possible = bisect_left(grid, True, key=lambda rows: seconds(rows) == inf)
         found = None
-        for rows, rate in zip(grid[possible - 1 :: -1], rates[possible - 1 :: -1], strict=True):
+        for index in reversed(range(possible)):
+            rows, rate = grid[index], rates[index]
             if a_row / plan.micro_batches * rate * SLACK <= floor:
                 continue
             sized = replace(plan, rows=rows)
@@ -170,6 +171,8 @@ class Search:
         sent_to = 0 if plan.together else experts.count
         own = self.predictor.attention_seconds(attention, plan.rows, sent_to)
         yield m * own
+        if plan.together:
+            return
         tokens = self.predictor.step(plan.rows).rows * attention.count
         theirs = self.predictor.expert_seconds(experts, tokens)
         yield max(m * theirs, own + theirs)

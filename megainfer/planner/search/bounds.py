@@ -52,18 +52,20 @@ class Bounds:
     _rates: dict[Key, float] = field(default_factory=dict, repr=False)
     _by_rows: dict[Key, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
-    def attention_rates(self, device: Device, tp: int) -> tuple[float, ...]:
+    def attention_rates(
+        self, device: Device, tp: int, together: bool = False
+    ) -> tuple[float, ...]:
         """Sequences a second that one node alone could decode, by number of them, as in
-        `space.rows`; to where a step takes too long. Empty where the model can't be shared so."""
-        key = ("by rows", device.name, tp)
+        `space.rows`; to where a step takes too long. together: nothing is packed for others."""
+        key = ("by rows", device.name, tp, together)
         if key not in self._by_rows:
-            self._by_rows[key] = tuple(self._attention_rates(device, tp))
+            rates = self._attention_rates(Nodes(device, tp, 1), 0 if together else 1)
+            self._by_rows[key] = tuple(rates)
         return self._by_rows[key]
 
-    def _attention_rates(self, device: Device, tp: int) -> Iterator[float]:
-        node = Nodes(device, tp, 1)
+    def _attention_rates(self, node: Nodes, expert_nodes: int) -> Iterator[float]:
         for rows in self._grid():
-            took = self.predictor.attention_seconds(node, rows)
+            took = self.predictor.attention_seconds(node, rows, expert_nodes)
             if took > self.target.tpot_seconds:
                 return
             yield rows / took
@@ -138,13 +140,13 @@ class Bounds:
         return max(self.of(family, m, nodes) for nodes in {low, min(low + 1, most)})
 
     def together(self, plan: Deployment) -> float:
-        """What a colocated plan doesn't exceed with any batch: both halves take turns there."""
-        own = plan.attention.count * self.attention_rate(plan.attention.device, plan.attention.tp, 1)
-        theirs = self.expert_rate(plan.experts, 1)
-        if own == 0 or theirs == 0:
-            return 0.0
-        rate = SLACK / (1 / own + 1 / theirs)
-        return rate if self.objective is Objective.LATENCY else rate / spent(plan, self.objective)
+        """What a colocated plan doesn't exceed with any batch, by what attention takes there."""
+        attention = plan.attention
+        rates = self.attention_rates(attention.device, attention.tp, together=True)
+        rate = SLACK * attention.count * max(rates, default=0.0)
+        if self.objective is Objective.LATENCY:
+            return rate / attention.count
+        return rate / spent(plan, self.objective)
 
     def _node(self, family: Family) -> float:
         """What an attention node counts for."""

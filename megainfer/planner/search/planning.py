@@ -122,10 +122,10 @@ class Planner:
 
     def _smallest(self) -> Iterator[Deployment]:
         """Of each kind and family, the plan with least to do: one sequence, nothing in parallel."""
-        experts = self.predictor.costs.num_experts
-        for family in families(self.space, self.inventory, experts):
+        costs = self.predictor.costs
+        for family in families(self.space, self.inventory, costs):
             yield family.deployment(1, 1, 1)
-        yield from colocated(self.space, self.inventory, experts)
+        yield from colocated(self.space, self.inventory, costs)
 
     def _nearest(self, seconds: Callable[[Deployment], float]) -> Deployment | None:
         """The smallest plan that fits and takes least; None where none fits."""
