@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from megainfer.config import format_bytes
 from megainfer.memory import Ledger
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.question import Planned
@@ -31,7 +30,7 @@ def print_tables(console: Console, planned: Planned) -> None:
             console.print(_plans(plans))
     best = planned.best
     console.print(f"\n[bold]the best in detail[/bold]: {escape(best.deployment.describe())}")
-    console.print(_details(best, planned))
+    console.print(_details(best))
     for place, plan in enumerate(answer.apart):
         if (rehearsal := planned.rehearsal(place)) is not None:
             console.print(f"\n[bold]simulated[/bold]: plan {place + 1} apart")
@@ -62,7 +61,7 @@ def _heading(planned: Planned) -> str:
 
 
 def _plans(plans: Sequence[Prediction]) -> Table:
-    names = ("", "attention", "experts", "m", "batch", "between", "first", "user", "GPU", "price")
+    names = ("", "attention", "experts", "m", "batch", "ms/tok", "ms 1st", "/GPU", "/price", "/W")
     rows = [
         (
             str(place),
@@ -70,9 +69,8 @@ def _plans(plans: Sequence[Prediction]) -> Table:
             _experts(plan.deployment),
             str(plan.deployment.micro_batches),
             str(plan.deployment.batch),
-            _ms(plan.tpot_seconds),
-            "-" if plan.ttft_seconds is None else _ms(plan.ttft_seconds),
-            f"{plan.per_user:.1f}",
+            f"{plan.tpot_seconds * 1e3:.3g}",
+            "-" if plan.ttft_seconds is None else f"{plan.ttft_seconds * 1e3:.0f}",
             f"{plan.per_gpu:.0f}",
             f"{plan.per_price:.0f}",
             f"{plan.per_watt:.2f}",
@@ -81,7 +79,7 @@ def _plans(plans: Sequence[Prediction]) -> Table:
         )
         for place, plan in enumerate(plans, start=1)
     ]
-    return _table((*names, "watt", "times", "bound by"), rows)
+    return _table((*names, "x", "bound by"), rows)
 
 
 def _role(nodes: Nodes) -> str:
@@ -95,23 +93,20 @@ def _experts(deployment: Deployment) -> str:
     return "whole" if deployment.experts.count > 1 else "split"
 
 
-def _details(plan: Prediction, planned: Planned) -> Table:
+def _details(plan: Prediction) -> Table:
     stages, (attention_idle, expert_idle) = plan.stages, plan.pace.idle()
     rows: list[Row] = [
-        ("T_a, a layer", _time(stages.attention), f"idle {attention_idle:.0%}"),
-        ("T_e, a layer", _time(stages.experts), f"idle {expert_idle:.0%}"),
-        ("T_c to the experts", _time(stages.dispatch), ""),
-        ("T_c back", _time(stages.combine), ""),
-        ("outside layers, a step", _time(stages.outside), ""),
+        ("T_a, a layer", f"{_time(stages.attention)}; idle {attention_idle:.0%}"),
+        ("T_e, a layer", f"{_time(stages.experts)}; idle {expert_idle:.0%}"),
+        ("T_c there, back", f"{_time(stages.dispatch)}; {_ms(stages.combine.total)}"),
+        ("a step's rest", _time(stages.outside)),
     ]
-    names = ("memory of a device",) if plan.deployment.together else ("attention", "expert")
-    roles = zip(names, plan.deployment.roles, plan.memory, strict=True)
-    for name, role, ledger in roles:
-        label = name if plan.deployment.together else f"memory, {name} device"
-        rows.append((label, _memory(ledger), f"of {_gb(role.device.memory_bytes)}"))
-    more = f"larger batches miss: {plan.limit.value}" if plan.limit else "more would bring less"
-    rows.append(("batch", f"{plan.deployment.batch} sequences an instance", more))
-    return _table(("", "", ""), rows, header=False)
+    names = ("memory",) if plan.deployment.together else ("attention's memory", "experts' memory")
+    for name, role, ledger in zip(names, plan.deployment.roles, plan.memory, strict=True):
+        rows.append((name, f"{_memory(ledger)}, of {_gb(role.device.memory_bytes)}"))
+    more = f"a larger one misses: {plan.limit.value}" if plan.limit else "a larger one brings less"
+    rows.append(("batch", f"{plan.deployment.batch} sequences an instance; {more}"))
+    return _table(("", ""), rows, header=False)
 
 
 def _time(time: Time) -> str:
@@ -121,8 +116,8 @@ def _time(time: Time) -> str:
 
 
 def _memory(ledger: Ledger) -> str:
-    told = ", ".join(f"{name} {format_bytes(size)}" for name, size in ledger.lines if size)
-    return f"{_gb(ledger.total)}: {told}"
+    told = ", ".join(f"{name} {_gb(size)}" for name, size in ledger.lines if size > 5e7)
+    return f"{_gb(ledger.total)} ({told})"
 
 
 def _simulated(plan: Prediction, tried: Rehearsal) -> Table:
@@ -166,7 +161,7 @@ def _print_start(console: Console, plan: Prediction, planned: Planned) -> None:
 
 
 def _table(names: Row, rows: Sequence[Row], header: bool = True) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=header, header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=header, header_style="dim")
     for name in names:
         table.add_column(name)
     for row in _escaped(rows):

@@ -152,8 +152,8 @@ def read_served(path: Path) -> Mapping[str, Any]:
         starts = [plan["serve"] for plan in _best_first(whole)]
         chosen = next((start for start in starts if not start["refusals"]), None)
         refusals = [str(text) for start in starts[:1] for text in start["refusals"]]
-        options = chosen and dict(chosen["options"])
-    except (KeyError, TypeError, ValueError) as error:
+        options = chosen and {str(name): value for name, value in chosen["options"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"--plan {path} lacks a part of a plan: {error!r:.200}") from error
     if options is None:
         why = "; ".join(refusals) or "it holds no plan"

@@ -8,6 +8,7 @@ from megainfer.compute.selection import Precision
 from megainfer.config import MAX_MICRO_BATCHES
 from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.workload import Prefill, Workload
+from megainfer.planner.shapes import named_shape
 
 Option = str | int | bool
 
@@ -37,7 +38,8 @@ class Served:
 def served(model: str, deployment: Deployment, precision: Precision, workload: Workload) -> Served:
     """How this deployment is started; of several replicas, one."""
     return Served(
-        _options(model, deployment, precision, workload), tuple(_refusals(deployment, workload))
+        _options(model, deployment, precision, workload),
+        tuple(_refusals(model, deployment, workload)),
     )
 
 
@@ -78,8 +80,10 @@ def _unless_same(name: str, value: str, usual: str) -> dict[str, Option]:
     return {} if value == usual else {name: value}
 
 
-def _refusals(deployment: Deployment, workload: Workload) -> Iterator[str]:
+def _refusals(model: str, deployment: Deployment, workload: Workload) -> Iterator[str]:
     attention, experts = deployment.attention, deployment.experts
+    if named_shape(model) is not None:
+        yield f"{model} is a shape without weights; plan with the model's folder or its hub id"
     if deployment.together:
         if deployment.devices > 1:
             yield (
