@@ -65,13 +65,15 @@ class Steady:
 @dataclass(slots=True)
 class _Sequence:
     """A running request. prompt: what has to be computed before it decodes, tokens that it came
-    with too. cached: its tokens in the cache. part: those that this step adds."""
+    with too. cached: its tokens in the cache. part: those that this step adds. first: its first
+    token's time since times count, `made_before` of its tokens being older."""
 
     request: Request
     prompt: int
     cached: int = 0
     made: int = 0
     part: int = 0
+    made_before: int = 0
     first: float | None = None
     latest: float | None = None
 
@@ -158,11 +160,11 @@ class Serving:
         self.held += 1
         self.watch.token(now, s.request.at, s.latest, s.request.made + s.made == 1)
         s.latest = now
-        if s.first is None:
-            s.first = now
+        if s.first is None and now >= self.watch.since:
+            s.first, s.made_before = now, s.made - 1
         if not _has_all(s):
             return False
-        self.watch.ended(now, s.first, s.made)
+        self.watch.ended(now, s.first, s.made - s.made_before)
         self.outstanding -= _size(s.request)
         self.held -= s.prompt + s.made
         return True

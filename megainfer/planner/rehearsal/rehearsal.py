@@ -69,7 +69,7 @@ class _Stage:
                 replace(r, output_tokens=max(r.made + 1, r.output_tokens - 1)) for r in requests
             ]
         longest = max((r.input_tokens + r.output_tokens for r in requests), default=1)
-        step_tokens = workload.chunk + math.ceil(self.places / self.scenario.micro_batches)
+        step_tokens = workload.most_rows(math.ceil(self.places / self.scenario.micro_batches))
         cache = max(self.cache_tokens, longest)
         return Load(tuple(requests), self.places, step_tokens, cache, not elsewhere)
 

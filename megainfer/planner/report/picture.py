@@ -98,7 +98,7 @@ def ticks(most: float) -> list[float]:
     [0.0, 5.0, 10.0, 15.0, 20.0]
     """
     size = 10.0 ** math.floor(math.log10(most))
-    step = next(size * part for part in (0.2, 0.25, 0.5, 1.0) if most / (size * part) <= 6)
+    step = next(size * part for part in (0.2, 0.5, 1.0, 2.0) if most / (size * part) <= 6)
     return [round(i * step, 12) for i in range(math.floor(most / step) + 1)]
 
 

@@ -58,12 +58,10 @@ def _options(
             "micro-batches": deployment.micro_batches,
         }
     sequences = deployment.rows * deployment.micro_batches
-    # A step's rows: those that decode, and a chunk of a prompt beside them.
-    chunk = workload.chunk if workload.prefill is Prefill.BESIDE else 0
     return {
         **options,
         "max-num-seqs": sequences,
-        "max-num-batched-tokens": deployment.rows + chunk,
+        "max-num-batched-tokens": workload.most_rows(deployment.rows),
         "dtype": precision.dtype,
         **_unless_same("expert-dtype", precision.expert_dtype, precision.dtype),
         **_unless_same("attention-dtype", precision.attention_dtype, precision.dtype),
