@@ -64,6 +64,9 @@ def plan(
         raise ConfigError("MODEL is missing: a folder with a config.json, or a hub id")
     if machines.gpus is None:
         raise ConfigError("--gpus is missing: which devices there are, such as --gpus H100:16")
+    if report.top < 1 or trying.simulate < 0:
+        name, least = ("--top", 1) if report.top < 1 else ("--simulate", 0)
+        raise ConfigError(f"{name} must be at least {least}")
     _check_file(report.plot, ".svg", "--plot")
     _check_file(report.timeline, ".json", "--timeline")
     question = _question(model, machines, load, weights)
