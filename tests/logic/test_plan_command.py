@@ -18,7 +18,6 @@ from megainfer.planner.rehearsal import Pattern
 from megainfer.planner.report.document import read_served
 from megainfer.planner.report.picture import ticks
 from megainfer.planner.shapes import named_shape
-from tests.support.checkpoints import write_checkpoint
 
 RUNNER = CliRunner(env={"COLUMNS": "120", "TERM": "dumb"})
 DBRX = ("dbrx", "--gpus", "H100:8", "--tp", "1")
@@ -229,7 +228,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, problem: str) -> 
     ],
 )
 def test_what_is_not_served_yet_is_refused_by_name(options: tuple[str, ...], refusal: str) -> None:
-    found = json.loads(run("dbrx", "--gpus", "H100:16", *options, *QUICK, "--json"))
+    found = json.loads(run("dbrx", "--gpus", "H100:12", "--tp", "1", *options, *QUICK, "--json"))
     assert any(refusal in text for text in found["plans"][0]["serve"]["refusals"])
 
 
@@ -265,12 +264,6 @@ def test_what_is_not_served_yet_is_refused_by_name(options: tuple[str, ...], ref
 def test_mistakes_are_told(args: tuple[str, ...], problem: str) -> None:
     with pytest.raises(MegaInferError, match=problem):
         run(*args)
-
-
-def test_a_model_without_experts_has_nothing_to_plan(tmp_path: Path) -> None:
-    folder = write_checkpoint("llama", "gqa_old", tmp_path)
-    with pytest.raises(ConfigError, match="has no experts"):
-        run(str(folder), "--gpus", "H100:8")
 
 
 def test_values() -> None:

@@ -106,8 +106,6 @@ def _question(
     precision = weights.precision()
     folder = named_shape(model) or resolve_config(model)
     spec = load_spec(folder, weights.hf_overrides)
-    if not spec.moe_layers:
-        raise ConfigError(f"{model} has no experts, so there is nothing to plan apart")
     moe = spec.layers[spec.first_moe_layer].ffn
     assert isinstance(moe, MoESpec)
     costs = ModelCosts.of(spec, precision, Popularity.of(moe.router, weights.skew))
