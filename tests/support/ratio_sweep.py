@@ -4,12 +4,11 @@ FastAFD serves Qwen3-235B-A22B-FP8 on GB200; a re-run of it (github.com/linsj20/
 fixed four GPUs for experts, which have 32 experts of each layer each, and added attention GPUs by
 fours, each with as many sequences as its 839,424 tokens of bfloat16 KV hold, in two micro-batches.
 Tokens a second and GPU, experts' GPUs counted. The baseline, vLLM with wide expert parallelism, is
-of the same re-run. Its points at 128K, which aren't here, gave the table of devices the rate at
-which a GB200 reads KV.
+of the same re-run.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +95,9 @@ class Predictor:
         costs = ModelCosts.of(spec, precision, own_arithmetic=True)
         return cls(costs, load_devices()["GB200"])
 
-    def apart(self, sweep: Sweep, ratio: int, factor: float = 1.0) -> float:
+    def apart(self, sweep: Sweep, ratio: int) -> float:
         """Tokens a second and GPU. One kernel of theirs receives rows, computes, and sends replies,
-        so that transfers are part of T_e, and T_c is 0. factor: what T_e is multiplied with."""
+        so that transfers are part of T_e, and T_c is 0."""
         nodes, rows = ratio * EXPERT_GPUS, sweep.batch / MICRO_BATCHES
         attention = AttentionStage(self.costs, self.device)
         experts = ExpertStage(self.costs, self.device, 1, EXPERT_GPUS)
@@ -106,14 +105,14 @@ class Predictor:
         t_e = experts.layer(rows * nodes) + road.dispatch(rows) + road.combine(rows)
         step = _step(sweep.context, rows)
         t_a = attention.layer(step, EXPERT_GPUS).total
-        period = layer_period(t_a, factor * t_e.total, 0.0, MICRO_BATCHES)
+        period = layer_period(t_a, t_e.total, 0.0, MICRO_BATCHES)
         outside = MICRO_BATCHES * self._outside(attention, step)
         seconds = self.costs.moe_layers * period + outside
         return sweep.batch * nodes / (nodes + EXPERT_GPUS) / seconds
 
-    def curve(self, sweep: Sweep, factor: float = 1.0) -> dict[int, float]:
+    def curve(self, sweep: Sweep) -> dict[int, float]:
         """`apart` of each ratio that was measured."""
-        return {ratio: self.apart(sweep, ratio, factor) for ratio in sweep.measured}
+        return {ratio: self.apart(sweep, ratio) for ratio in sweep.measured}
 
     def colocated(self, gpus: int, batch: int) -> float:
         """Of as many sequences on each of `gpus` GPUs, among which experts are dealt."""
@@ -130,32 +129,21 @@ class Predictor:
         )
 
 
-def fitted_factor(predictor: Predictor) -> float:
-    """The one constant: with it, the 16K curve has the least sum of squares of errors."""
-    sweep = SWEEPS[0]
-    factors = [1 + hundredth / 100 for hundredth in range(-30, 101)]
-    return min(factors, key=lambda factor: sum(_squares(predictor.curve(sweep, factor), sweep)))
-
-
-def _squares(curve: Mapping[int, float], sweep: Sweep) -> Iterator[float]:
-    return (math.log(curve[ratio] / measured) ** 2 for ratio, measured in sweep.measured.items())
-
-
 def best(curve: Mapping[int, float]) -> int:
     """The ratio with most tokens."""
     return max(curve, key=lambda ratio: curve[ratio])
 
 
-def errors(curve: Mapping[int, float], sweep: Sweep) -> dict[int, float]:
-    """Predicted over measured, less 1."""
-    return {ratio: curve[ratio] / measured - 1 for ratio, measured in sweep.measured.items()}
+def errors(curve: Mapping[int, float], sweep: Sweep, constant: float = 1.0) -> dict[int, float]:
+    """Predicted over measured, less 1, where what is predicted is multiplied with `constant`."""
+    measured = sweep.measured
+    return {ratio: constant * curve[ratio] / measured[ratio] - 1 for ratio in measured}
 
 
-def of_shape(curve: Mapping[int, float], sweep: Sweep) -> dict[int, float]:
-    """The same where the curve is multiplied by what makes the mean error none."""
-    off = errors(curve, sweep)
-    mean = math.exp(sum(math.log1p(error) for error in off.values()) / len(off))
-    return {ratio: (1 + error) / mean - 1 for ratio, error in off.items()}
+def constant_of(curve: Mapping[int, float], sweep: Sweep) -> float:
+    """How many times faster they are than predicted: with it, errors are none in the mean."""
+    logs = [math.log1p(error) for error in errors(curve, sweep).values()]
+    return math.exp(-sum(logs) / len(logs))
 
 
 def _step(context: int, rows: float) -> Step:
