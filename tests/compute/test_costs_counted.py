@@ -1,4 +1,4 @@
-"""A plan's FLOPs, against what torch counts while transformers computes each family's checkpoints."""
+"""A plan's FLOPs, against what torch counts while transformers computes every family."""
 
 from dataclasses import replace
 

@@ -45,7 +45,8 @@ def test_a_node_gets_the_tokens_that_chose_one_of_its_experts(popularity, data):
     node = _held(popularity, tuple(held))
     counts = [(len(set(own) & set(chosen)), p) for chosen, p in sets(popularity)]
     assert node.sent == pytest.approx(sum(p for n, p in counts if n))
-    assert node.choices == pytest.approx(mean := sum(n * p for n, p in counts))
+    mean = sum(n * p for n, p in counts)
+    assert node.choices == pytest.approx(mean)
     spread = sqrt(sum(p * (n - mean) ** 2 for n, p in counts))
     assert node.spread == pytest.approx(spread, abs=1e-6)
 

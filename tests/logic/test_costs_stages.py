@@ -1,4 +1,4 @@
-"""Seconds of stages: by hand on a device that reaches all of its peaks, and what must hold on any."""
+"""Seconds of stages: by hand on a device that reaches its peaks, and what must hold on any."""
 
 from dataclasses import replace
 from math import comb

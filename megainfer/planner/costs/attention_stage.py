@@ -159,7 +159,7 @@ def message_geometry(
         micro_batches,
         rows,
         spec.hidden_size,
-        spec.top_k,
+        costs.popularity.top_k,
         costs.precision.dtype,
         "device",
     )
