@@ -1,11 +1,9 @@
 """The best deployments with attention and experts apart: branch and bound."""
 
-from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import count
-from math import inf
 
 from megainfer.planner.search.bounds import SLACK, Bounds, spent
 from megainfer.planner.search.deployment import Deployment
@@ -79,8 +77,7 @@ class Search:
                 heappush(waiting, (-bound, next(order), family, m))
 
         for family in families(self.space, self.inventory, self.predictor.costs):
-            if self._holds_experts(family):
-                wait(family, None)
+            wait(family, None)
         while waiting and -waiting[0][0] > best.least:
             _, _, family, m = heappop(waiting)
             if m is not None:
@@ -89,11 +86,6 @@ class Search:
             for m in self._micro_batches():
                 wait(family, m)
         return best.ranked()
-
-    def _holds_experts(self, family: Family) -> bool:
-        nodes = family.experts
-        costs = self.predictor.costs.experts(nodes.device, nodes.tp, nodes.count)
-        return costs.memory(1.0, 1, 1).total <= nodes.device.memory_bytes
 
     def _micro_batches(self) -> range:
         most = 1 if self.objective is Objective.LATENCY else self.space.most_micro_batches
@@ -114,6 +106,8 @@ class Search:
             floor = best.floor(family.key)
             if bound <= floor:
                 break
+            if bounds.of_road(family, -negative) <= floor:
+                continue
             found = self._best_rows(family.deployment(-negative, m, 1), bounds, floor)
             if found is not None:
                 best.add(family.key, found)
@@ -138,30 +132,37 @@ class Search:
 
     def _best_rows(self, plan: Deployment, bounds: Bounds, floor: float) -> Found | None:
         """The best number of sequences for this plan, where its value exceeds `floor`."""
-
-        def seconds(rows: int) -> float:
-            return self.predictor.seconds(replace(plan, rows=rows), self.target)
-
-        if self.objective is Objective.LATENCY:
-            took = seconds(1)
-            return Found(1 / took, plan) if took < inf and 1 / took > floor else None
         attention = plan.attention
         # Sequences a micro-batch and second -> tokens a second and unit.
         a_row = plan.micro_batches * attention.count / spent(plan, self.objective)
         rates = bounds.attention_rates(attention.device, attention.tp, plan.together)
         grid = self.space.rows[: len(rates)]
-        possible = bisect_left(grid, True, key=lambda rows: seconds(rows) == inf)
         found = None
-        for index in reversed(range(possible)):
-            rows, rate = grid[index], rates[index]
-            if a_row / plan.micro_batches * rate * SLACK <= floor:
+        # (first, last) of ranges of the grid that may hold something better. Steps with more rows
+        # never take less time or memory, so that a range's best value is below its last rows by its
+        # first rows' seconds, and all of it is impossible where its first rows are.
+        ranges = [(0, len(grid) - 1)] if grid else []
+        while ranges:
+            first, last = ranges.pop()
+            most = a_row * grid[last] * SLACK
+            if a_row / plan.micro_batches * max(rates[first : last + 1]) * SLACK <= floor:
                 continue
-            sized = replace(plan, rows=rows)
-            if any(a_row * rows * SLACK <= floor * least for least in self._least_seconds(sized)):
+            sized = replace(plan, rows=grid[first])
+            if any(most <= floor * least for least in self._least_seconds(sized)):
                 continue
-            value = a_row * rows / self.predictor.pace(sized).seconds
+            took = self.predictor.pace(sized).seconds
+            if took > self.target.tpot_seconds or most <= floor * took:
+                continue
+            value = a_row * grid[first] / took
             if value > floor:
+                if self.predictor.limit(sized, self.target) is not None:
+                    continue
                 floor, found = value, Found(value, sized)
+            if last > first:
+                middle = (first + 1 + last) // 2
+                ranges.append((first + 1, middle))
+                if middle < last:
+                    ranges.append((middle + 1, last))  # looked at first
         return found
 
     def _least_seconds(self, plan: Deployment) -> Iterator[float]:

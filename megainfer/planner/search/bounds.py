@@ -139,6 +139,25 @@ class Bounds:
         low = max(1, min(most, floor(min(best, 2.0**40))))
         return max(self.of(family, m, nodes) for nodes in {low, min(low + 1, most)})
 
+    def of_road(self, family: Family, nodes: int) -> float:
+        """What no such plan exceeds by what its messages take, which have one direction to
+        themselves in each micro-batch's turn."""
+        deployment = family.deployment(nodes, 1, 1)
+        road = self.predictor.costs.road(deployment.attention, deployment.experts)
+        layers, a_sequence = self.predictor.costs.moe_layers, self.predictor.step(1).rows
+
+        def seconds(rows: float) -> float:
+            sent = rows * a_sequence
+            took = layers * max(road.dispatch(sent).total, road.combine(sent).total)
+            return took if took <= self.target.tpot_seconds else inf
+
+        if seconds(1.0) == 0.0:
+            return inf
+        rate = SLACK * rate_bound(seconds, float(self._grid()[-1]))
+        if self.objective is Objective.LATENCY:
+            return rate
+        return nodes * rate / spent(deployment, self.objective)
+
     def together(self, plan: Deployment) -> float:
         """What a colocated plan doesn't exceed with any batch, by what attention takes there."""
         attention = plan.attention
