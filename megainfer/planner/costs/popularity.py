@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb, pow, sqrt
+from math import comb, expm1, log1p, sqrt
 
 from megainfer.errors import ConfigError
 from megainfer.models.spec import ExpertGroups, RouterSpec
@@ -93,7 +93,7 @@ class Held:
 
     def activated(self, rows: float) -> float:
         """Different experts that `rows` tokens choose here, on average: whose weights are read."""
-        return sum((1 - pow(1 - p, rows)) * count for p, count in self.likelihoods)
+        return sum(count * _at_least_once(p, rows) for p, count in self.likelihoods)
 
     def most_choices(self, rows: float, nodes: int) -> float:
         """Choices of `rows` tokens here, where this is the busiest of `nodes` nodes alike: chance
@@ -120,6 +120,11 @@ class Nodes:
         sent = [node.sent for node in held]
         busiest = max(held, key=lambda node: node.choices)
         return cls(len(held), busiest, sum(sent), max(sent), max(node.experts for node in held))
+
+
+def _at_least_once(probability: float, rows: float) -> float:
+    """1 - (1 - p) ** rows, to full precision also of few rows."""
+    return 1.0 if probability >= 1 else -expm1(rows * log1p(-probability))
 
 
 @lru_cache(maxsize=64)
@@ -156,8 +161,9 @@ def _nodes(popularity: Popularity, count: int) -> Nodes:
     if popularity.is_uniform:
         small, more = divmod(experts, count)
         sizes = [small + (node < more) for node in range(count)]
-        by_size = {size: _held(popularity, tuple(range(size))) for size in set(sizes)}
-        return Nodes.of([by_size[size] for size in sizes])
+        starts = [sum(sizes[:node]) for node in range(count)]
+        places = zip(starts, sizes, strict=True)
+        return Nodes.of([_held(popularity, tuple(range(at, at + size))) for at, size in places])
     # Places that nobody fills make as many for each node.
     room = -(-experts // count)
     padded = [*chosen, *[0.0] * (room * count - experts)]
@@ -170,7 +176,7 @@ def _held(popularity: Popularity, members: tuple[int, ...]) -> Held:
     chosen, k = popularity.chosen(), popularity.top_k
     likelihoods = Counter(chosen[e] for e in members)
     if popularity.is_uniform:
-        sent = _sent_evenly(popularity, len(members))
+        sent = _sent_evenly(popularity, members)
         spread = _spread_evenly(popularity.experts, k, len(members))
     else:
         own = set(members)
@@ -192,22 +198,28 @@ def _counts(inside: Sequence[float], others: Sequence[float], k: int) -> list[fl
     return [way / sum(ways) for way in ways]
 
 
-def _sent_evenly(popularity: Popularity, held: int) -> float:
+def _sent_evenly(popularity: Popularity, members: tuple[int, ...]) -> float:
     experts, k, groups = popularity.experts, popularity.top_k, popularity.groups
     if groups is None:
-        return 1 - comb(experts - held, k) / comb(experts, k)
-    size, open_ = experts // groups.count, experts // groups.count * groups.kept
-    if held <= size:
-        reached = groups.kept / groups.count
-        return reached * (1 - comb(open_ - held, k) / comb(open_, k))
-    whole = held // size  # further experts of a group that is only partly here aren't looked at
+        return 1 - comb(experts - len(members), k) / comb(experts, k)
+    size = experts // groups.count
+    in_group = Counter(expert // size for expert in members)
+    return _sent_of_groups(tuple(sorted(in_group.values())), groups.count, groups.kept, size, k)
+
+
+@lru_cache(maxsize=1024)
+def _sent_of_groups(held: tuple[int, ...], count: int, kept: int, size: int, k: int) -> float:
+    """held: how many experts of each group are here, of those with any."""
+    ways = Counter({(0, 0): 1})  # (groups kept, experts here that they have): choices of groups
+    for experts in held:
+        ways += Counter({(n + 1, own + experts): way for (n, own), way in ways.items()})
+    others = count - len(held)
     return sum(
-        comb(whole, kept)
-        * comb(groups.count - whole, groups.kept - kept)
-        / comb(groups.count, groups.kept)
-        * (1 - comb(open_ - kept * size, k) / comb(open_, k))
-        for kept in range(min(whole, groups.kept) + 1)
-        if groups.kept - kept <= groups.count - whole
+        way
+        * (comb(others, kept - n) / comb(count, kept))
+        * (1 - comb(kept * size - own, k) / comb(kept * size, k))
+        for (n, own), way in ways.items()
+        if n <= kept
     )
 
 
