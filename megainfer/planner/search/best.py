@@ -1,9 +1,10 @@
 """The best deployments with attention and experts apart: branch and bound."""
 
 from dataclasses import dataclass, field, replace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
+from math import isqrt
 
 from megainfer.planner.search.bounds import SLACK, Bounds, spent
 from megainfer.planner.search.deployment import Deployment
@@ -51,6 +52,33 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """A family's plans with `first` to `last` attention nodes; micro_batches None: and any m."""
+
+    family: Family
+    micro_batches: int | None
+    first: int
+    last: int
+
+    @property
+    def plan(self) -> Deployment | None:
+        """The only one, but for its number of sequences; None where there are several."""
+        if self.micro_batches is None or self.first < self.last:
+            return None
+        return self.family.deployment(self.first, self.micro_batches, 1)
+
+    def parts(self, micro_batches: Iterable[int]) -> "Iterator[Branch]":
+        """Divided by m, then into halves, as ratios go."""
+        if self.micro_batches is None:
+            for m in micro_batches:
+                yield replace(self, micro_batches=m)
+        else:
+            middle = isqrt(self.first * self.last)
+            yield replace(self, last=middle)
+            yield replace(self, first=middle + 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
     """The plans of one inventory that keep one target, best first."""
 
@@ -63,28 +91,31 @@ class Search:
     def apart(self, top: int) -> tuple[Deployment, ...]:
         """The best plan of each of the `top` best families.
 
-        Families wait in the order of what they could bring at most; the first is looked at for each
-        m, then for each number of attention nodes, in the same order. What could at most bring less
-        than is already there is left out, and nothing else.
+        Branches wait in the order of what they could bring at most; the first is divided, or, where
+        only one plan is left, computed. What could at most bring less than is already there is left
+        out, and nothing else.
         """
         bounds = Bounds(self.predictor, self.target, self.objective, self.space)
         best, order = Best(top), count()
-        waiting = list[tuple[float, int, Family, int | None]]()  # (-bound, order, family, m or any)
+        waiting = list[tuple[float, int, Branch]]()  # (-bound, order, …)
 
-        def wait(family: Family, m: int | None) -> None:
-            bound = bounds.over_nodes(family, m, self._most_nodes(family))
-            if bound > best.floor(family.key):
-                heappush(waiting, (-bound, next(order), family, m))
+        def wait(branch: Branch) -> None:
+            bound = bounds.of(branch.family, branch.micro_batches, branch.first, branch.last)
+            if bound > best.floor(branch.family.key):
+                heappush(waiting, (-bound, next(order), branch))
 
         for family in families(self.space, self.inventory, self.predictor.costs):
-            wait(family, None)
+            wait(Branch(family, None, 1, self._most_nodes(family)))
         while waiting and -waiting[0][0] > best.least:
-            _, _, family, m = heappop(waiting)
-            if m is not None:
-                self._look(family, m, bounds, best)
+            bound, _, branch = heappop(waiting)
+            floor = best.floor(branch.family.key)
+            if -bound <= floor:
                 continue
-            for m in self._micro_batches():
-                wait(family, m)
+            if (plan := branch.plan) is None:
+                for part in branch.parts(self._micro_batches()):
+                    wait(part)
+            elif (found := self._best_rows(plan, bounds, floor)) is not None:
+                best.add(branch.family.key, found)
         return best.ranked()
 
     def _micro_batches(self) -> range:
@@ -95,22 +126,6 @@ class Search:
         if self.objective is Objective.LATENCY:
             return 1  # nothing is faster with more of them
         return family.most_nodes(self.inventory)
-
-    def _look(self, family: Family, m: int, bounds: Bounds, best: Best) -> None:
-        bounded = [
-            (bound, -nodes)
-            for nodes in range(1, self._most_nodes(family) + 1)
-            if (bound := bounds.of(family, m, nodes)) > best.floor(family.key)
-        ]
-        for bound, negative in sorted(bounded, reverse=True):
-            floor = best.floor(family.key)
-            if bound <= floor:
-                break
-            if bounds.of_road(family, -negative) <= floor:
-                continue
-            found = self._best_rows(family.deployment(-negative, m, 1), bounds, floor)
-            if found is not None:
-                best.add(family.key, found)
 
     def together(self, top: int) -> tuple[Deployment, ...]:
         """The best colocated plans, each with its best batch."""

@@ -28,11 +28,11 @@ class Predictor:
     _times: dict[Key, Time] = field(default_factory=dict, repr=False)
     _steps: dict[float, Step] = field(default_factory=dict, repr=False)
     _deviation: float = field(init=False, repr=False)  # of a sequence's context
-    _layers: int = field(init=False, repr=False)
+    layers: int = field(init=False)  # with experts
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_deviation", self.workload.context_deviation)
-        object.__setattr__(self, "_layers", self.costs.moe_layers)
+        object.__setattr__(self, "layers", self.costs.moe_layers)
 
     def step(self, rows: float) -> Step:
         """`Workload.step`."""
@@ -45,11 +45,11 @@ class Predictor:
         role."""
         step = self.step(rows)
         layer = self._attention(nodes, step, expert_nodes).total
-        return self._layers * layer + self._outside(nodes, step).total
+        return self.layers * layer + self._outside(nodes, step).total
 
     def expert_seconds(self, nodes: Nodes, rows: float) -> float:
         """That they compute in one micro-batch's step, when so many tokens came together."""
-        return self._layers * self._experts(nodes, rows).total
+        return self.layers * self._experts(nodes, rows).total
 
     def _attention(self, nodes: Nodes, step: Step, expert_nodes: int) -> Time:
         device, tp = nodes.device, nodes.tp
@@ -123,7 +123,7 @@ class Predictor:
         return wait + self.workload.chunks * self._pace(deployment, own, others).seconds
 
     def _pace(self, deployment: Deployment, own: Stages, others: Stages) -> Pace:
-        layers = self._layers
+        layers = self.layers
         if deployment.together:
             return Pace.together(own, layers)
         return Pace.apart(own, others, layers, deployment.micro_batches)
@@ -176,7 +176,7 @@ class Predictor:
         step = self.step(deployment.rows)
         return Prediction(
             deployment,
-            self._layers,
+            self.layers,
             self.stages(deployment, step, step),
             self.pace(deployment),
             self.ttft_seconds(deployment),
