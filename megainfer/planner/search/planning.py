@@ -123,7 +123,7 @@ class Planner:
     def _smallest(self) -> Iterator[Deployment]:
         """Of each kind and family, the plan with least to do: one sequence, nothing in parallel."""
         costs = self.predictor.costs
-        for family in families(self.space, self.inventory, costs):
+        for family in families(self.space, self.inventory, costs, fitting=False):
             yield family.deployment(1, 1, 1)
         yield from colocated(self.space, self.inventory, costs)
 

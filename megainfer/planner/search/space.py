@@ -67,10 +67,16 @@ def node_counts(experts: int) -> tuple[int, ...]:
     return tuple(sorted({-(-experts // -(-experts // nodes)) for nodes in range(1, experts + 1)}))
 
 
-def families(space: Space, inventory: Inventory, costs: Costs) -> Iterator[Family]:
-    """All that there are devices for at least once."""
+def families(
+    space: Space, inventory: Inventory, costs: Costs, fitting: bool = True
+) -> Iterator[Family]:
+    """All that there are devices for at least once. fitting: and whose expert nodes have the memory
+    for their experts."""
     roles = list(attention_nodes(space, inventory, costs))
     for nodes in expert_nodes(space, inventory, costs):
+        needs = costs.experts(nodes.device, nodes.tp, nodes.count).memory(1, 1, 1)
+        if fitting and needs.total > nodes.device.memory_bytes:
+            continue
         for device, tp in roles:
             family = Family(device, tp, nodes)
             if family.most_nodes(inventory) >= 1:
