@@ -1,0 +1,102 @@
+"""All of it in order: what forks first, then what serves, then what computes in this process."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from megainfer.calibration.description import Share, device_of
+from megainfer.calibration.measured import HostWork, Links
+from megainfer.errors import ConfigError
+from megainfer.launch.machine import Machine
+from megainfer.planner.hardware import Device
+from megainfer.supervise.libraries import load_libraries
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """name: what its devices' names begin with. cores: of a node, each number a device of its own.
+    watts, price: of the whole machine."""
+
+    name: str
+    cores: tuple[int, ...]
+    watts: float
+    price: float
+
+
+def check_cores(cores: Sequence[int], machine: Machine) -> tuple[int, ...]:
+    """Each number once, ascending; without any, half of the machine's cores: a node of each role.
+
+    Raises ConfigError for numbers that it doesn't have.
+    """
+    have = len(machine.cores)
+    for count in cores:
+        if not 1 <= count <= have:
+            raise ConfigError(f"--cores {count}: this machine has {have}; give 1 to {have}")
+    return tuple(sorted(set(cores))) or (max(1, have // 2),)
+
+
+def calibrate(wish: Wish, machine: Machine, processor: str, tell: Tell) -> list[Device]:
+    """The devices that a node on this machine's cores can be.
+
+    For each number of cores one that has the machine's memory to itself, which is what nodes find
+    whose roles take turns (one micro-batch), and one named -beside, where all other cores read
+    memory meanwhile; then -colocated, all cores with the host's work of a single process.
+    To be called before this process has computed anything, since it forks.
+    """
+    load_libraries()
+    from megainfer.calibration.links import measure_links
+
+    tell("messages between two processes")
+    links = measure_links(machine.cores)
+    apart, together = _host(tell)
+    when = f"{date.today().isoformat()}, {processor}"
+    return list(_devices(wish, machine, when, links, apart, together, tell))
+
+
+def _host(tell: Tell) -> tuple[HostWork, HostWork]:
+    """Of roles apart, and of both in one process."""
+    from megainfer.calibration.host import measure_host
+    from megainfer.calibration.toy import write_toy
+
+    with tempfile.TemporaryDirectory(prefix="megainfer-calibrate-") as scratch:
+        folder = write_toy(Path(scratch))
+        tell("the host's work, roles apart")
+        apart = measure_host(folder, colocated=False)
+        tell("the host's work, both roles in one process")
+        return apart, measure_host(folder, colocated=True)
+
+
+def _devices(
+    wish: Wish,
+    machine: Machine,
+    when: str,
+    links: Links,
+    apart: HostWork,
+    together: HostWork,
+    tell: Tell,
+) -> Iterator[Device]:
+    from megainfer.calibration.measure import measure_kernels
+
+    def share(name: str, cores: int) -> Share:
+        total = len(machine.cores)
+        return Share(name, cores, total, machine.memory, wish.watts, wish.price, when)
+
+    for count in wish.cores:
+        own, others = machine.cores[:count], machine.cores[count:]
+        name = f"{wish.name}-{count}"
+        tell(f"kernels on {count} of {len(machine.cores)} cores")
+        alone = measure_kernels(own, ())
+        yield device_of(share(name, count), alone, links, apart)
+        if others:
+            name = f"{name}-beside"
+            tell("the same beside others that read memory")
+            beside = measure_kernels(own, others)
+            yield device_of(share(name, count), beside, links, apart)
+    name, every = f"{wish.name}-colocated", machine.cores
+    tell("kernels on all cores")
+    whole = measure_kernels(every, ())
+    yield device_of(share(name, len(every)), whole, links, together)
