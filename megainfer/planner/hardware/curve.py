@@ -51,7 +51,7 @@ class Utilisation:
         if after in (0, len(self.points)):
             return self.points[min(after, len(self.points) - 1)][1]
         (x0, y0), (x1, y1) = self.points[after - 1 : after + 1]
-        return y0 * (y1 / y0) ** (math.log(size / x0) / math.log(x1 / x0))
+        return y0 * math.pow(y1 / y0, math.log(size / x0) / math.log(x1 / x0))
 
     @classmethod
     def constant(cls, fraction: float) -> "Utilisation":

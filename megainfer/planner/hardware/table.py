@@ -95,7 +95,7 @@ class _Book:
         sources = given.get("sources", {})
         if isinstance(sources, dict):
             figures = [key for key in given if key not in ("kind", "like", "sources")]
-            given["sources"] = {key: f"given in {origin}" for key in figures} | sources
+            given["sources"] = dict.fromkeys(figures, f"given in {origin}") | sources
         known = {_plain(other): other for other in self._devices}
         same = known.get(_plain(name))
         if "kind" in given:
@@ -162,10 +162,10 @@ def _over(base: Table, given: Table) -> Table:
     merged = dict(base)
     for key, value in given.items():
         below = merged.get(key)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        # Named curves replace what was there: their own parts are all that they say.
-        whole = key == "efficiency" and isinstance(value, dict) and "like" in value
-        merged[key] = _over(below, value) if both and not whole else value
+        # Curves by name replace what was there: their own parts are all that they say.
+        named = key == "efficiency" and isinstance(value, dict) and "like" in value
+        inside = isinstance(below, dict) and isinstance(value, dict) and not named
+        merged[key] = _over(merged[key], value) if inside else value
     return merged
 
 
