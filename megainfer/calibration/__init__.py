@@ -1,1 +1,1 @@
-"""What this machine reaches, measured by our kernels, copies and messages, as the planner has it."""
+"""What this machine reaches, measured with our kernels and messages, as the planner has it."""

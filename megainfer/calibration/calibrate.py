@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megainfer.calibration.description import Share, device_of
 from megainfer.calibration.measured import HostWork, Links
@@ -13,18 +14,22 @@ from megainfer.launch.machine import Machine
 from megainfer.planner.hardware import Device
 from megainfer.supervise.libraries import load_libraries
 
+if TYPE_CHECKING:  # which loads torch
+    from megainfer.calibration.kernels import Sizes
+
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """name: what its devices' names begin with. cores: of a node, each number a device of its own.
-    watts, price: of the whole machine."""
+    watts, price: of the whole machine. sizes: of what is computed, `kernels.USUAL` unless given."""
 
     name: str
     cores: tuple[int, ...]
     watts: float
     price: float
+    sizes: "Sizes | None" = None
 
 
 def check_cores(cores: Sequence[int], machine: Machine) -> tuple[int, ...]:
@@ -79,7 +84,10 @@ def _devices(
     together: HostWork,
     tell: Tell,
 ) -> Iterator[Device]:
+    from megainfer.calibration.kernels import USUAL
     from megainfer.calibration.measure import measure_kernels
+
+    sizes = wish.sizes or USUAL
 
     def share(name: str, cores: int) -> Share:
         total = len(machine.cores)
@@ -89,14 +97,14 @@ def _devices(
         own, others = machine.cores[:count], machine.cores[count:]
         name = f"{wish.name}-{count}"
         tell(f"kernels on {count} of {len(machine.cores)} cores")
-        alone = measure_kernels(own, ())
+        alone = measure_kernels(own, (), sizes)
         yield device_of(share(name, count), alone, links, apart)
         if others:
             name = f"{name}-beside"
             tell("the same beside others that read memory")
-            beside = measure_kernels(own, others)
+            beside = measure_kernels(own, others, sizes)
             yield device_of(share(name, count), beside, links, apart)
     name, every = f"{wish.name}-colocated", machine.cores
     tell("kernels on all cores")
-    whole = measure_kernels(every, ())
+    whole = measure_kernels(every, (), sizes)
     yield device_of(share(name, len(every)), whole, links, together)

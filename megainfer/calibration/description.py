@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from megainfer.calibration.measured import HostWork, KernelTime, KernelTimes, Links
 from megainfer.planner.hardware import Device, Efficiency, Link, Utilisation
+from megainfer.planner.hardware.efficiency import ANY
 
-ANY = "any"
 MEASURED = "measured by megainfer calibrate"
 NOT_MEASURED = "not measured"
 
@@ -31,11 +31,7 @@ class Share:
 
 def device_of(share: Share, kernels: KernelTimes, links: Links, host: HostWork) -> Device:
     """A node on so many cores of a machine."""
-    rate = kernels.memory_rate
-    flops = {
-        dtype: max(time.rate for time in (*times, *kernels.experts[dtype]))
-        for dtype, times in kernels.products.items()
-    }
+    rate, flops = kernels.memory_rate, _peaks(kernels)
     noticing = min(exchanged.noticing for exchanged in links.exchanged)
     road = Link(rate, noticing, max(1, share.of_cores // share.cores))
     return Device(
@@ -51,6 +47,17 @@ def device_of(share: Share, kernels: KernelTimes, links: Links, host: HostWork) 
         efficiency=_efficiency(kernels, flops, links, host),
         sources=_sources(share),
     )
+
+
+def _peaks(kernels: KernelTimes) -> dict[str, float]:
+    """The best that was seen, by arithmetic. Quantised weights that are no faster than bfloat16 are
+    widened first, and have that one's: `Device.rate` says the same."""
+    seen = {
+        dtype: max(time.rate for time in (*times, *kernels.experts[dtype]))
+        for dtype, times in kernels.products.items()
+    }
+    own = ("float32", "bfloat16")
+    return {d: rate for d, rate in seen.items() if d in own or rate > seen["bfloat16"]}
 
 
 def _efficiency(
@@ -82,7 +89,9 @@ def _by_dtype(
     measured: Mapping[str, tuple[KernelTime, ...]], flops: Mapping[str, float]
 ) -> dict[str, Utilisation]:
     curves = {
-        dtype: Utilisation.measured(flops[dtype] / _flops_a_row(own), _times(_per_row(own)))
+        dtype: Utilisation.measured(
+            flops.get(dtype, flops["bfloat16"]) / _flops_a_row(own), _times(_per_row(own))
+        )
         for dtype, own in measured.items()
     }
     return {**curves, ANY: curves["bfloat16"]}
@@ -94,8 +103,7 @@ def _per_row(measured: Iterable[KernelTime]) -> list[KernelTime]:
     measured = [*measured]
     a_row = _flops_a_row(measured)
     return [
-        KernelTime(time.size, a_row * time.size, a_row * time.size / time.rate)
-        for time in measured
+        KernelTime(time.size, a_row * time.size, a_row * time.size / time.rate) for time in measured
     ]
 
 
@@ -111,13 +119,9 @@ def _times(measured: Iterable[KernelTime]) -> list[tuple[float, float]]:
 def _copied(rate: float, links: Links) -> Utilisation:
     """What more bytes take than the smallest message, whose time is the host's work on it."""
     first, *others = links.exchanged
-    alone = (first.packing + first.unpacking) / 2
-    times = [
-        (own.moved_bytes, (own.packing + own.unpacking) / 2 - alone)
-        for own in others
-        if own.packing + own.unpacking > 2 * alone
-    ]
-    return Utilisation.measured(rate, times) if times else Utilisation.constant(1.0)
+    times = [(own.moved_bytes, own.moving - first.moving) for own in others]
+    longer = [(size, seconds) for size, seconds in times if seconds > 0]
+    return Utilisation.measured(rate, longer) if longer else Utilisation.constant(1.0)
 
 
 def _sources(share: Share) -> dict[str, str]:

@@ -32,23 +32,31 @@ from megainfer.models.spec import AttentionSpec, NormSpec
 
 DTYPES = ("float32", "bfloat16", "int8")
 KV_DTYPES = ("float32", "bfloat16")
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-BEYOND_CACHES = 128 * 2**20
-"""Bytes of a working set that no level of cache holds."""
-PRODUCT = (2048, 1024)
-"""Outputs and inputs of a dense product."""
-EXPERTS = ExpertsShape(experts=48, hidden=1024, intermediate=640, top_k=4)
-MOST_WORK = 1024
-"""Rows over all experts of one call, at most, so that a call is a matter of milliseconds."""
 READING = AttentionSpec(num_heads=16, num_kv_heads=4, head_dim=64, rope=None)
 """Its cache has 1 KiB a token in bfloat16, and four queries read each of its keys."""
 NARROW = 64
 """Channels of its hidden states, so that its products take next to nothing."""
 MOST_PLACES = 8
 """Of a cache, at which one case reads in turn."""
-READERS = ((1, 256), (1, 1024), (1, 4096), (8, 512), (8, 4096), (32, 1024))
-"""(sequences, tokens of context of each)"""
+EXPERTS = ExpertsShape(experts=48, hidden=1024, intermediate=640, top_k=4)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is measured. working: bytes of a working set, which no level of cache should hold.
+    product: outputs and inputs. rows: of products, and of one expert. most_choices: rows over all
+    experts of one call, at most, so that a call is a matter of milliseconds. readers: (sequences,
+    tokens of context of each)."""
+
+    working: int = 128 * 2**20
+    product: tuple[int, int] = (2048, 1024)
+    experts: ExpertsShape = EXPERTS
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    most_choices: int = 1024
+    readers: tuple[tuple[int, int], ...] = (
+        *((1, 256), (1, 1024), (1, 4096)),
+        *((8, 512), (8, 4096), (32, 1024)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +69,14 @@ class Case:
     work: Work
 
 
-def reading(threads: int) -> Case:
+USUAL = Sizes()
+
+
+def reading(threads: int, size: int) -> Case:
     """Summing floats on large pages in equal shares: the memory's own rate."""
     from concurrent.futures import ThreadPoolExecutor
 
-    memory, each = on_large_pages(BEYOND_CACHES).fill_(0), BEYOND_CACHES // threads
+    memory, each = on_large_pages(size).fill_(0), size // threads
     pool = ThreadPoolExecutor(threads)
 
     def read(share: int) -> None:
@@ -74,18 +85,18 @@ def reading(threads: int) -> Case:
     def work() -> None:
         list(pool.map(read, range(threads)))
 
-    return Case(BEYOND_CACHES, BEYOND_CACHES, work)
+    return Case(size, size, work)
 
 
-def products(kernel: AttentionKernel, dtype: str) -> Iterator[Case]:
+def products(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Case]:
     """Dense products with weights of this dtype, by rows."""
-    outputs, inputs = PRODUCT
+    outputs, inputs = sizes.product
     weight = torch.full((outputs, inputs), 0.01)
     first = kernel.pack(weight, dtype)
-    count = -(-BEYOND_CACHES // first.panels.numel())
+    count = -(-sizes.working // first.panels.numel())
     # All cases go on where the last one was, so that none finds what another has just read.
     turn = cycle([first, *(kernel.pack(weight, dtype) for _ in range(count - 1))])
-    for rows in ROWS:
+    for rows in sizes.rows:
         work = partial(_product, kernel, turn, torch.full((rows, inputs), 0.5))
         yield Case(rows, 2.0 * rows * outputs * inputs, work)
 
@@ -94,12 +105,12 @@ def _product(kernel: AttentionKernel, turn: Iterator[PackedLinear], x: Tensor) -
     kernel.linear(next(turn), x)
 
 
-def experts(threads: Threads, dtype: str) -> Iterator[Case]:
+def experts(threads: Threads, dtype: str, sizes: Sizes) -> Iterator[Case]:
     """Experts with weights of this dtype, by the rows of each of those that are chosen."""
-    shape = EXPERTS
+    shape = sizes.experts
     layer = _experts(ExpertKernel(shape, dtype, threads))
-    for rows in ROWS:
-        chosen = max(shape.top_k, min(shape.experts, MOST_WORK // rows // shape.top_k * 4))
+    for rows in sizes.rows:
+        chosen = max(shape.top_k, min(shape.experts, sizes.most_choices // rows))
         chosen -= chosen % shape.top_k
         calls = [
             _expert_call(layer, range(first, first + chosen), rows)
@@ -138,13 +149,13 @@ class Reading:
     without: Case
 
 
-def attention(kernel: AttentionKernel, dtype: str) -> Iterator[Reading]:
+def attention(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Reading]:
     """Over a cache of this dtype."""
-    layer, most = _reading_layer(kernel), max(n * context for n, context in READERS)
+    layer, most = _reading_layer(kernel), max(n * context for n, context in sizes.readers)
     shape = block_shape(READING.num_kv_heads, READING.head_dim)
     cache = torch.full((most // BLOCK_SIZE, *shape), 0.01, dtype=getattr(torch, dtype))
     token = 2.0 * READING.kv_size * cache.itemsize
-    for sequences, context in READERS:
+    for sequences, context in sizes.readers:
         size = sequences * context * token
         yield Reading(
             Case(size, size, _attend(kernel, layer, cache, sequences, context)),

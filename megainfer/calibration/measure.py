@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from megainfer.calibration import kernels
-from megainfer.calibration.kernels import Case
+from megainfer.calibration.kernels import USUAL, Case, Sizes
 from megainfer.calibration.measured import KernelTime, KernelTimes
 from megainfer.calibration.timing import medians
 from megainfer.compute.cpu.kernels import library
@@ -17,14 +17,14 @@ from megainfer.compute.cpu.kernels.experts import on_large_pages
 from megainfer.compute.cpu.kernels.threads import Threads
 
 
-def measure_kernels(cores: Sequence[int], busy: Sequence[int]) -> KernelTimes:
+def measure_kernels(cores: Sequence[int], busy: Sequence[int], sizes: Sizes = USUAL) -> KernelTimes:
     """On a thread for each of these cores; others read memory on the `busy` ones meanwhile.
 
     The calling thread is where it was before, afterwards.
     """
     with _on(cores):
-        works = _works(Threads(len(cores)))
-        with _readers(busy):
+        works = _works(Threads(len(cores)), sizes)
+        with _readers(busy, sizes.working):
             seconds = medians({key: case.work for key, case in works.items()})
     times = {key: KernelTime(own.size, own.amount, seconds[key]) for key, own in works.items()}
 
@@ -35,10 +35,7 @@ def measure_kernels(cores: Sequence[int], busy: Sequence[int]) -> KernelTimes:
         times["memory", "", 0].rate,
         {dtype: of("products", dtype) for dtype in kernels.DTYPES},
         {dtype: of("experts", dtype) for dtype in kernels.DTYPES},
-        {
-            dtype: _less(of("attention", dtype), of("without", dtype))
-            for dtype in kernels.KV_DTYPES
-        },
+        {dtype: _less(of("attention", dtype), of("without", dtype)) for dtype in kernels.KV_DTYPES},
     )
 
 
@@ -46,17 +43,17 @@ Key = tuple[str, str, int]
 """Kind, dtype, and which of them."""
 
 
-def _works(threads: Threads) -> dict[Key, Case]:
+def _works(threads: Threads, sizes: Sizes) -> dict[Key, Case]:
     """All of them at once, so that each round of measuring goes through every one."""
     kernel = AttentionKernel(threads)
-    works = {("memory", "", 0): kernels.reading(threads.count)}
+    works = {("memory", "", 0): kernels.reading(threads.count, sizes.working)}
     for dtype in kernels.DTYPES:
-        for place, case in enumerate(kernels.products(kernel, dtype)):
+        for place, case in enumerate(kernels.products(kernel, dtype, sizes)):
             works["products", dtype, place] = case
-        for place, case in enumerate(kernels.experts(threads, dtype)):
+        for place, case in enumerate(kernels.experts(threads, dtype, sizes)):
             works["experts", dtype, place] = case
     for dtype in kernels.KV_DTYPES:
-        for place, reading in enumerate(kernels.attention(kernel, dtype)):
+        for place, reading in enumerate(kernels.attention(kernel, dtype, sizes)):
             works["attention", dtype, place] = reading.whole
             works["without", dtype, place] = reading.without
     return works
@@ -87,10 +84,12 @@ def _on(cores: Sequence[int]) -> Iterator[None]:
 
 
 @contextmanager
-def _readers(cores: Sequence[int]) -> Iterator[None]:
+def _readers(cores: Sequence[int], size: int) -> Iterator[None]:
     """A thread on each core that reads memory for as long as this lasts."""
     ended = threading.Event()
-    readers = [threading.Thread(target=_read, args=(core, ended), daemon=True) for core in cores]
+    readers = [
+        threading.Thread(target=_read, args=(core, ended, size), daemon=True) for core in cores
+    ]
     for reader in readers:
         reader.start()
     try:
@@ -101,9 +100,8 @@ def _readers(cores: Sequence[int]) -> Iterator[None]:
             reader.join()
 
 
-def _read(core: int, ended: threading.Event) -> None:
+def _read(core: int, ended: threading.Event, size: int) -> None:
     os.sched_setaffinity(0, {core})
-    size = kernels.BEYOND_CACHES
     memory, native = on_large_pages(size).fill_(0), library.load()
     while not ended.is_set():
         native.megainfer_read(memory.data_ptr(), size // 4)  # without the interpreter's lock

@@ -46,8 +46,14 @@ class Exchanged:
 
     @property
     def moved_bytes(self) -> int:
-        """Read and written, by packing or by unpacking."""
-        return 2 * self.rows * self.row_bytes
+        """As `AttentionStage.layer` counts them: read and written when packed; read, and read and
+        written where they are added."""
+        return 5 * self.rows * self.row_bytes
+
+    @property
+    def moving(self) -> float:
+        """Seconds of both."""
+        return self.packing + self.unpacking
 
 
 @dataclass(frozen=True, slots=True)
