@@ -1,0 +1,169 @@
+"""FLOPs and bytes of a model, layer by layer."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from megainfer.compute.selection import Precision
+from megainfer.config import DTYPE_BYTES
+from megainfer.memory import expert_bytes
+from megainfer.models.spec import (
+    DenseSpec,
+    LayerSpec,
+    ModelSpec,
+)
+from megainfer.planner.costs.attend import cache_work
+from megainfer.planner.costs.popularity import Nodes, Popularity
+from megainfer.planner.costs.products import (
+    Product,
+    head_product,
+    layer_products,
+)
+from megainfer.planner.costs.step import Step
+
+CHOICE_BYTES = 8
+"""What a dispatch says of each of a token's experts, a local id and a weight: `m2n.geometry`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCosts:
+    """What an attention node computes in `count` layers that are alike.
+
+    has_experts: of the feed-forward half; where not, its dense network is among the products.
+    """
+
+    layer: LayerSpec
+    count: int
+    products: tuple[Product, ...]
+
+    @property
+    def has_experts(self) -> bool:
+        return not isinstance(self.layer.ffn, DenseSpec)
+
+    def product_flops(self, rows: float) -> float:
+        """Of one layer."""
+        return 2 * rows * sum(product.weights for product in self.products)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelCosts:
+    """What computing with a model takes: exact counts, which no device enters. Compared by
+    identity, so that what stages keep of it is found at once.
+
+    layers: those that are alike together. own_arithmetic: quantised weights are multiplied in the
+    arithmetic made for them wherever a device has it; else, as this project's kernels on GPUs do,
+    they are widened to bfloat16.
+    """
+
+    spec: ModelSpec
+    precision: Precision
+    popularity: Popularity
+    layers: tuple[LayerCosts, ...]
+    head: Product
+    own_arithmetic: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        spec: ModelSpec,
+        precision: Precision,
+        popularity: Popularity | None = None,
+        own_arithmetic: bool = False,
+    ) -> "ModelCosts":
+        """popularity: of experts; None for all alike."""
+        moe = spec.layers[spec.first_moe_layer].ffn
+        assert not isinstance(moe, DenseSpec)
+        return cls(
+            spec,
+            precision,
+            popularity or Popularity.of(moe.router),
+            tuple(_layers(spec, precision)),
+            head_product(spec, precision),
+            own_arithmetic,
+        )
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers with experts, which the two roles pass to each other."""
+        return len(self.spec.moe_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.spec.hidden_size
+
+    @property
+    def element_bytes(self) -> int:
+        """Of hidden states, messages and the KV cache."""
+        return DTYPE_BYTES[self.precision.dtype]
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one token's hidden state; also of a reply's row."""
+        return self.hidden_size * self.element_bytes
+
+    @property
+    def dispatch_bytes(self) -> int:
+        """Of one token in a message to one expert node."""
+        return self.row_bytes + CHOICE_BYTES * self.spec.top_k
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return self.spec.kv_bytes_per_token(self.element_bytes)
+
+    @property
+    def expert_bytes(self) -> int:
+        """Of one expert of one layer, as it is stored."""
+        return expert_bytes(self.spec, self.precision)
+
+    @property
+    def expert_weights(self) -> int:
+        """Of one expert's products; biases aren't multiplied."""
+        return 3 * self.spec.hidden_size * self.spec.expert.intermediate
+
+    def nodes(self, count: int) -> Nodes:
+        """What `count` expert nodes hold of a layer. Raises ConfigError where there are more of
+        them than experts."""
+        return _nodes(self, count)
+
+    def multiplied(self, dtype: str, on_gpu: bool) -> str:
+        """In which arithmetic weights of this dtype are multiplied."""
+        if not on_gpu or self.own_arithmetic or dtype == "float32":
+            return dtype
+        return "float32" if self.precision.dtype == "float32" else "bfloat16"
+
+    def attention_flops(self, step: Step) -> float:
+        """All that an attention node computes in all layers, dense networks, routers and shared
+        experts included."""
+        caches = sum(
+            kind.count * cache_work(kind.layer.attention, step, self.element_bytes).flops
+            for kind in self.layers
+        )
+        return caches + sum(kind.count * kind.product_flops(step.rows) for kind in self.layers)
+
+    def cache_bytes(self, step: Step) -> float:
+        """KV and states that are read and written in all layers."""
+        return sum(
+            kind.count * cache_work(kind.layer.attention, step, self.element_bytes).bytes
+            for kind in self.layers
+        )
+
+    def expert_flops(self, rows: float) -> float:
+        """Of the routed experts of one layer, for `rows` tokens."""
+        return 2 * rows * self.spec.top_k * self.expert_weights
+
+    def head_flops(self, rows: float) -> float:
+        return 2 * rows * self.head.weights
+
+
+@lru_cache(maxsize=4096)
+def _nodes(costs: ModelCosts, count: int) -> Nodes:
+    return costs.popularity.nodes(count)
+
+
+def _layers(spec: ModelSpec, precision: Precision) -> Iterator[LayerCosts]:
+    first = dict[LayerSpec, int]()
+    for layer, own in enumerate(spec.layers):
+        first.setdefault(own, layer)
+    for own, count in Counter(spec.layers).items():
+        yield LayerCosts(own, count, layer_products(spec, first[own], precision))
