@@ -12,6 +12,7 @@ from megainfer.calibration.measured import HostWork, Links
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
 from megainfer.planner.hardware import Device
+from megainfer.planner.live.naming import beside, colocated, of_cores
 from megainfer.supervise.libraries import load_libraries
 
 if TYPE_CHECKING:  # which loads torch
@@ -95,16 +96,16 @@ def _devices(
 
     for count in wish.cores:
         own, others = machine.cores[:count], machine.cores[count:]
-        name = f"{wish.name}-{count}"
+        name = of_cores(wish.name, count)
         tell(f"kernels on {count} of {len(machine.cores)} cores")
         alone = measure_kernels(own, (), sizes)
         yield device_of(share(name, count), alone, links, apart)
         if others:
-            name = f"{name}-beside"
+            name = beside(name)
             tell("the same beside others that read memory")
-            beside = measure_kernels(own, others, sizes)
-            yield device_of(share(name, count), beside, links, apart)
-    name, every = f"{wish.name}-colocated", machine.cores
+            contended = measure_kernels(own, others, sizes)
+            yield device_of(share(name, count), contended, links, apart)
+    name, every = colocated(wish.name), machine.cores
     tell("kernels on all cores")
     whole = measure_kernels(every, (), sizes)
     yield device_of(share(name, len(every)), whole, links, together)
