@@ -1,9 +1,9 @@
 """From what was measured to a device, in the planner's own terms."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megainfer.calibration.measured import HostWork, KernelTime, KernelTimes, Links
+from megainfer.calibration.measured import Exchanged, HostWork, KernelTime, KernelTimes
 from megainfer.planner.hardware import Device, Efficiency, Link, Utilisation
 from megainfer.planner.hardware.efficiency import ANY
 
@@ -29,10 +29,13 @@ class Share:
         return self.cores / self.of_cores
 
 
-def device_of(share: Share, kernels: KernelTimes, links: Links, host: HostWork) -> Device:
+def device_of(
+    share: Share, kernels: KernelTimes, links: Sequence[Exchanged], host: HostWork
+) -> Device:
     """A node on so many cores of a machine."""
     rate, flops = kernels.memory_rate, _peaks(kernels)
-    noticing = min(exchanged.noticing for exchanged in links.exchanged)
+    # Packing, which one direction has, is the host's work on a layer already.
+    noticing = max(0.0, host.transfer - links[0].packing / 2)
     road = Link(rate, noticing, max(1, share.of_cores // share.cores))
     return Device(
         name=share.name,
@@ -61,7 +64,7 @@ def _peaks(kernels: KernelTimes) -> dict[str, float]:
 
 
 def _efficiency(
-    kernels: KernelTimes, flops: Mapping[str, float], links: Links, host: HostWork
+    kernels: KernelTimes, flops: Mapping[str, float], links: Sequence[Exchanged], host: HostWork
 ) -> Efficiency:
     rate = kernels.memory_rate
     attention = {
@@ -116,9 +119,9 @@ def _times(measured: Iterable[KernelTime]) -> list[tuple[float, float]]:
     return [(time.size, time.seconds) for time in measured]
 
 
-def _copied(rate: float, links: Links) -> Utilisation:
+def _copied(rate: float, links: Sequence[Exchanged]) -> Utilisation:
     """What more bytes take than the smallest message, whose time is the host's work on it."""
-    first, *others = links.exchanged
+    first, *others = links
     times = [(own.moved_bytes, own.moving - first.moving) for own in others]
     longer = [(size, seconds) for size, seconds in times if seconds > 0]
     return Utilisation.measured(rate, longer) if longer else Utilisation.constant(1.0)

@@ -17,9 +17,16 @@ ATTENTION_KINDS = ("combine", "attention", "dispatch", "shared")
 EXPERT_KINDS = ("expert", "reply")
 
 
-def measure_host(folder: Path, colocated: bool) -> HostWork:
-    """folder: of the toy model. colocated: both roles in one process, else in one each."""
-    nodes: Mapping[str, Any] = {"colocated": True} if colocated else {}
+SHARED: Mapping[str, Any] = {"cores": "shared"}
+"""Both roles have all cores, and take turns."""
+SPLIT: Mapping[str, Any] = {"cores": "split"}
+"""Each has cores of its own."""
+COLOCATED: Mapping[str, Any] = {"colocated": True}
+"""Both in one process."""
+
+
+def measure_host(folder: Path, nodes: Mapping[str, Any]) -> HostWork:
+    """folder: of the toy model. nodes: where its two roles are, as options of an `LLM`."""
     with LLM(
         str(folder),
         micro_batches=1,

@@ -6,8 +6,7 @@ from functools import partial
 from statistics import median
 from time import monotonic
 
-from megainfer.attention_node.transfer_profile import profile_waking
-from megainfer.calibration.measured import Exchanged, Links
+from megainfer.calibration.measured import Exchanged
 from megainfer.errors import NodeDied
 from megainfer.expert_node.transfer_profile import answer_transfers
 from megainfer.launch.plan import SPIN_SECONDS
@@ -28,7 +27,7 @@ SECONDS = 30.0
 """The bound of every wait; none is expected to come near it."""
 
 
-def measure_links(cores: Sequence[int]) -> Links:
+def measure_links(cores: Sequence[int]) -> tuple[Exchanged, ...]:
     """Between a process on the first of these cores and one on the next, or on the same where there
     is but one.
 
@@ -43,8 +42,8 @@ def measure_links(cores: Sequence[int]) -> Links:
     try:
         for role, main, own in zip((Role.ATTENTION, Role.EXPERT), mains, assigned, strict=True):
             children.append(fork_child(role, 0, main, own, tuple(children)))
-        told = children[0].link.expect(Stats, SECONDS).counters["links"]
-        return Links(tuple(Exchanged(**each) for each in told["exchanged"]), told["waking"])
+        told = children[0].link.expect(Stats, SECONDS).counters["links"]["exchanged"]
+        return tuple(Exchanged(**each) for each in told)
     finally:
         for child in children:
             if not child.reap(SECONDS if _told_all(child) else 0.0):
@@ -80,10 +79,8 @@ def _attention(station: Station, road: Road) -> None:
     geometry = _geometry()
     port = open_attention_port(road, Seat(geometry, 0), SECONDS)
     exchanged = [_exchange(port, geometry, rows) for rows in ROWS]
-    spin = road.options.spin_seconds
-    waking = profile_waking(port, geometry, spin)
     port.rest(0)
-    station.link.send(Stats(None, {"links": {"exchanged": exchanged, "waking": waking}}))
+    station.link.send(Stats(None, {"links": {"exchanged": exchanged}}))
     port.close()
 
 
@@ -95,28 +92,22 @@ def _exchange(port: AttentionPort, geometry: Geometry, rows: int) -> dict[str, f
     out = torch.zeros(rows, geometry.hidden_size)
     choices = (rows, geometry.top_k)
     part = Part(torch.arange(rows), torch.zeros(choices, dtype=torch.int32), torch.zeros(choices))
-    taken = list[tuple[float, float, float]]()
+    taken = list[tuple[float, float]]()
     for _ in range(WARM + MESSAGES):
-        before = port.counters()
         began = monotonic()
         handle = port.dispatch(0, 0, hidden, [part])
         sent = monotonic()
         _await_reply(port)
         arrived = monotonic()
         port.combine(handle, out)
-        ended = monotonic()
-        after = port.counters()
-        timed = after["transfers"] - before["transfers"]
-        noticing = (after["transfer_ns"] - before["transfer_ns"]) / 1e9 if timed else 0.0
-        taken.append((sent - began, ended - arrived, noticing))
-    packing, unpacking, noticing = (median(own) for own in zip(*taken[WARM:], strict=True))
+        taken.append((sent - began, monotonic() - arrived))
+    packing, unpacking = (median(own) for own in zip(*taken[WARM:], strict=True))
     row_bytes = geometry.rows_bytes(rows) // rows
     return {
         "rows": rows,
         "row_bytes": row_bytes,
         "packing": packing,
         "unpacking": unpacking,
-        "noticing": noticing,
     }
 
 

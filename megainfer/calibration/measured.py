@@ -34,15 +34,13 @@ class KernelTimes:
 class Exchanged:
     """Medians of messages of `rows` rows there and back, in seconds. row_bytes: of hidden states.
 
-    packing: the sender writes the message. unpacking: it adds up the reply. noticing: a reply,
-    which is written where it is read, until its waiting receiver has seen it.
+    packing: the sender writes the message. unpacking: it adds up the reply.
     """
 
     rows: int
     row_bytes: int
     packing: float
     unpacking: float
-    noticing: float
 
     @property
     def moved_bytes(self) -> int:
@@ -57,17 +55,10 @@ class Exchanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Links:
-    """waking: by how many seconds a message takes longer to a node that has gone to sleep."""
-
-    exchanged: tuple[Exchanged, ...]
-    waking: float
-
-
-@dataclass(frozen=True, slots=True)
 class HostWork:
-    """Seconds of one layer on an attention node and on an expert node, of one message between them,
-    and of all else by step, and by step and sequence."""
+    """Seconds of one layer on an attention node and on an expert node, of one message between them
+    (the mean of both directions, from the beginning of its send), and of all else by step, and by
+    step and sequence."""
 
     attention_layer: float
     expert_layer: float

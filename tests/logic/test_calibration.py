@@ -7,7 +7,7 @@ import pytest
 
 from megainfer.calibration.calibrate import check_cores
 from megainfer.calibration.description import Share, device_of
-from megainfer.calibration.measured import Exchanged, HostWork, KernelTime, KernelTimes, Links
+from megainfer.calibration.measured import Exchanged, HostWork, KernelTime, KernelTimes
 from megainfer.calibration.timing import in_turn, medians
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
@@ -19,12 +19,9 @@ FLOPS_A_ROW = 2.0 * 2048 * 1024
 ROWS = (1, 4, 16, 64)
 SHARE = Share("here-1", 1, 2, 16e9, watts=100.0, price=2.0, when="today, a processor")
 HOST = HostWork(120e-6, 60e-6, 5e-6, 300e-6, 20e-6)
-LINKS = Links(
-    (
-        Exchanged(1, 4096, packing=15e-6, unpacking=15e-6, noticing=3e-6),
-        Exchanged(64, 4096, packing=90e-6, unpacking=140e-6, noticing=4e-6),
-    ),
-    waking=50e-6,
+LINKS = (
+    Exchanged(1, 4096, packing=4e-6, unpacking=26e-6),
+    Exchanged(64, 4096, packing=90e-6, unpacking=140e-6),
 )
 
 
@@ -71,11 +68,11 @@ def test_reading_a_cache_and_moving_rows_take_what_they_took(device: Device) -> 
         for time in times:
             reached = device.efficiency.attention(dtype).at(time.size)
             assert time.size / (RATE * reached) == pytest.approx(time.seconds)
-    small, large = LINKS.exchanged
+    small, large = LINKS
     size = large.moved_bytes
     moving = size / (RATE * device.efficiency.copied.at(size))
     assert moving == pytest.approx(large.moving - small.moving)
-    assert device.link.latency_seconds == 3e-6
+    assert device.link.latency_seconds == pytest.approx(HOST.transfer - small.packing / 2)
 
 
 def test_a_device_has_its_part_of_the_machine_and_a_source_of_each_figure(
@@ -96,7 +93,7 @@ def test_the_planner_reads_back_what_calibrate_writes(device: Device, tmp_path: 
 
 
 def test_moving_that_took_no_longer_costs_nothing_beside_memory() -> None:
-    same = Links((LINKS.exchanged[0], Exchanged(64, 4096, 15e-6, 15e-6, 3e-6)), 0.0)
+    same = (LINKS[0], Exchanged(64, 4096, 4e-6, 26e-6))
     assert device_of(SHARE, KERNELS, same, HOST).efficiency.copied.at(10**6) == 1.0
 
 

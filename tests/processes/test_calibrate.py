@@ -40,16 +40,18 @@ def test_a_file_that_the_planner_reads(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 5, "what is being measured is told"
+    assert int(done.stdout) >= 3, "what is being measured is told"
     devices = load_devices(path)
-    names = ["tiny-1", "tiny-colocated"]
-    assert set(names) <= devices.keys()
-    assert ("tiny-1-beside" in devices) == (len(os.sched_getaffinity(0)) > 1)
-    node, whole = (devices[name] for name in names)
-    assert node.kind == "cpu"
-    assert {"float32", "bfloat16"} <= set(node.flops)
-    assert "calibrate" in node.sources["flops"]
-    assert node.memory_bytes <= whole.memory_bytes
-    for efficiency in (node.efficiency, whole.efficiency):
-        assert efficiency.attention_layer_seconds > 0
-        assert efficiency.expert_layer_seconds > 0
+    cores = len(os.sched_getaffinity(0))
+    made = {name for name in devices if name.startswith("tiny")}
+    assert made == {f"tiny-{cores}", "tiny-1", "tiny-colocated"} | (
+        {"tiny-1-beside"} if cores > 1 else set()
+    )
+    for device in (devices[name] for name in made):
+        assert device.kind == "cpu"
+        assert {"float32", "bfloat16"} <= set(device.flops)
+        assert "calibrate" in device.sources["flops"]
+        assert device.efficiency.attention_layer_seconds > 0
+        assert device.efficiency.expert_layer_seconds > 0
+    node, whole = (devices[name] for name in ("tiny-1", "tiny-colocated"))
+    assert node.memory_bytes == whole.memory_bytes / cores
