@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from megainfer.commands import (
+    calibrate,
     chat,
     collect_env,
     complete,
@@ -41,6 +42,7 @@ for command, epilog in (
     (nodes.drain, None),
     (nodes.restart, None),
     (trace.trace, None),
+    (calibrate.calibrate, calibrate.EPILOG),
     (models.models, models.EPILOG),
     (collect_env.collect_env, None),
     (version.version, None),

@@ -147,6 +147,10 @@ def _serve(
     for line in (*deployment.describe(), *requests):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
+    if options.hardware is not None:
+        from megainfer.launch.expectation import expectation_of
+
+        expectation_of(plan, options.hardware, options.hardware_name)  # or it says what is missing
     check_descriptors(plan.num_attention + plan.num_expert)
     if not options.loopback and not options.asks_for_key:
         console.print(
