@@ -35,7 +35,7 @@ def run(*args: str) -> str:
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("plan")
-    options = ("--top", "2", "--plot", str(folder / "front.svg"))
+    options = ("--top", "2", "--simulate", "1", "--plot", str(folder / "front.svg"))
     found = json.loads(run(*DBRX, *options, "--timeline", str(folder / "step.json"), "--json"))
     found["svg"] = (folder / "front.svg").read_text()
     found["trace"] = json.loads((folder / "step.json").read_text())
@@ -236,6 +236,8 @@ def test_what_is_not_served_yet_is_refused_by_name(options: tuple[str, ...], ref
     ("args", "problem"),
     [
         ((), "MODEL is missing"),
+        (("dbrx", "--from", "http://127.0.0.1:1"), "leave MODEL and --gpus out"),
+        (("--from", "http://127.0.0.1:1", "--seconds", "0"), "--seconds is 0"),
         (("dbrx",), "--gpus is missing"),
         (("dbrx", "--gpus", "H2O:8"), "H2O.*H20"),
         (("dbrx", "--gpus", "H100"), "such as H20:64,L40S:64, not 'H100'"),

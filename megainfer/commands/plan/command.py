@@ -10,6 +10,7 @@ from rich.console import Console
 from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.options import takes_options
 from megainfer.commands.plan.options import (
+    LiveOptions,
     LoadOptions,
     MachineOptions,
     ReportOptions,
@@ -33,7 +34,11 @@ What can be started here and now, without tensor parallelism, and started:
 
 [cyan]megainfer plan path/to/model --gpus H100:8 --tp 1 --json > plan.json[/cyan]
 
-[cyan]megainfer serve --plan plan.json[/cyan]"""
+[cyan]megainfer serve --plan plan.json[/cyan]
+
+What a running server lacks:
+
+[cyan]megainfer plan --from http://127.0.0.1:8000[/cyan]"""
 
 
 @takes_options
@@ -43,6 +48,7 @@ def plan(
     weights: WeightOptions,
     trying: TryingOptions,
     report: ReportOptions,
+    live: LiveOptions,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -60,6 +66,13 @@ def plan(
     from megainfer.planner.report.document import document
     from megainfer.planner.report.picture import svg
 
+    if live.url is not None:
+        from megainfer.commands.plan_live import plan_from
+
+        if model is not None or machines.gpus is not None:
+            raise ConfigError("--from asks a running server; leave MODEL and --gpus out")
+        plan_from(live.url, live.api_key, live.seconds, report.json)
+        return
     if model is None:
         raise ConfigError("MODEL is missing: a folder with a config.json, or a hub id")
     if machines.gpus is None:

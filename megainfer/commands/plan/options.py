@@ -17,7 +17,7 @@ from megainfer.planner.rehearsal import Traffic
 from megainfer.planner.search.workload import Objective, Prefill, Target, Workload
 
 MACHINES, LOAD, WEIGHTS = "Machines", "What is asked", "Model and weights"
-TRYING, REPORT = "Simulation", "Report"
+TRYING, REPORT, LIVE = "Simulation", "Report", "A running server"
 USUAL = Traffic()
 E = TypeVar("E", Objective, Prefill)
 
@@ -197,7 +197,7 @@ class TryingOptions:
             metavar="NUMBER",
             help="How many of the best plans go through the simulator; 0: none.",
         ),
-    ] = 1
+    ] = 3
     arrivals: Annotated[
         str,
         Option(
@@ -268,6 +268,27 @@ class ReportOptions:
             help="A simulated step of the best plan, for ui.perfetto.dev.",
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """Of a server that runs."""
+
+    url: Annotated[
+        str | None,
+        Option(
+            "--from",
+            rich_help_panel=LIVE,
+            metavar="URL",
+            help="In place of all else: what that server measures, and what other nodes would give.",
+        ),
+    ] = None
+    api_key: Annotated[
+        str | None, Option(rich_help_panel=LIVE, help="One that opens its /metrics.")
+    ] = None
+    seconds: Annotated[
+        float, Option(rich_help_panel=LIVE, help="How long to look at it, 1 or more.")
+    ] = 5.0
 
 
 def _known(value: str, known: tuple[str, ...], flag: str) -> None:
