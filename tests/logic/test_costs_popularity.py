@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from megainfer.errors import ConfigError
 from megainfer.models.spec import ExpertGroups, GroupScore
 from megainfer.planner.costs import Popularity, expected_maximum
-from megainfer.planner.costs.popularity import _held
+from megainfer.planner.costs.nodes import _held, nodes_of
 from megainfer.planner.costs.straggling import normal_maximum
 
 popularities = st.builds(
@@ -54,7 +54,7 @@ def test_a_node_gets_the_tokens_that_chose_one_of_its_experts(popularity, data):
 @settings(max_examples=20)
 @given(popularities)
 def test_active_experts_are_those_that_some_token_chose(popularity):
-    node = popularity.nodes(1).busiest
+    node = nodes_of(popularity, 1).busiest
     expected = sum(
         p * q * len(set(first) | set(second))
         for (first, p), (second, q) in product(sets(popularity), repeat=2)
@@ -68,12 +68,12 @@ def test_equal_weights_give_the_published_formula():
     """1 - C(E - E/N, K) / C(E, K)."""
     popularity = Popularity.uniform(32, 4)
     for nodes in (1, 2, 8, 32):
-        spread = popularity.nodes(nodes)
+        spread = nodes_of(popularity, nodes)
         sent = 1 - comb(32 - 32 // nodes, 4) / comb(32, 4)
         assert spread.fanout == pytest.approx(nodes * sent)
         assert spread.most_sent == pytest.approx(sent)
-    assert popularity.nodes(32).fanout == pytest.approx(4)
-    assert Popularity.zipf(32, 4, 0.0).nodes(8) == popularity.nodes(8)
+    assert nodes_of(popularity, 32).fanout == pytest.approx(4)
+    assert nodes_of(Popularity.zipf(32, 4, 0.0), 8) == nodes_of(popularity, 8)
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 6, 12])
@@ -89,32 +89,32 @@ def test_groups_keep_a_token_on_fewer_nodes(nodes, kept):
     ]
     held = [set(range(node * size, (node + 1) * size)) for node in range(nodes)]
     per_node = [sum(not own.isdisjoint(experts) for own in chosen) for experts in held]
-    spread = popularity.nodes(nodes)
+    spread = nodes_of(popularity, nodes)
     assert spread.fanout == pytest.approx(sum(per_node) / len(chosen))
     assert spread.most_sent == pytest.approx(max(per_node) / len(chosen))
 
 
 def test_skew_reads_fewer_experts_and_loads_one_node_more():
     even, skewed = Popularity.uniform(64, 8), Popularity.zipf(64, 8, 1.0)
-    one, other = even.nodes(1).busiest, skewed.nodes(1).busiest
+    one, other = nodes_of(even, 1).busiest, nodes_of(skewed, 1).busiest
     assert other.activated(16) < one.activated(16)
     assert other.choices == pytest.approx(one.choices)
-    assert skewed.nodes(64).busiest.choices > 3 * even.nodes(64).busiest.choices
+    assert nodes_of(skewed, 64).busiest.choices > 3 * nodes_of(even, 64).busiest.choices
     # Packed by how popular they are, eight a node come out nearly even.
-    assert skewed.nodes(8).busiest.choices < 1.2 * even.nodes(8).busiest.choices
+    assert nodes_of(skewed, 8).busiest.choices < 1.2 * nodes_of(even, 8).busiest.choices
 
 
 def test_every_expert_is_somewhere():
     for popularity in (Popularity.uniform(10, 2), Popularity.zipf(10, 2, 0.7)):
         for nodes in range(1, 11):
-            assert popularity.nodes(nodes).most_experts == -(-10 // nodes)
-            assert popularity.nodes(nodes).count == nodes
+            assert nodes_of(popularity, nodes).most_experts == -(-10 // nodes)
+            assert nodes_of(popularity, nodes).count == nodes
 
 
 @pytest.mark.parametrize("nodes", [0, 11])
 def test_a_node_without_experts_is_refused(nodes):
     with pytest.raises(ConfigError, match="10 experts can't be on"):
-        Popularity.uniform(10, 2).nodes(nodes)
+        nodes_of(Popularity.uniform(10, 2), nodes)
 
 
 def test_weights_and_choices_that_cannot_be():
@@ -125,7 +125,7 @@ def test_weights_and_choices_that_cannot_be():
 
 
 def test_the_busiest_node_is_above_the_mean_but_not_above_all():
-    node = Popularity.uniform(16, 2).nodes(8).busiest
+    node = nodes_of(Popularity.uniform(16, 2), 8).busiest
     mean = 100 * node.choices
     assert mean < node.most_choices(100, 8) < 1.5 * mean
     assert node.most_choices(100, 1) == mean

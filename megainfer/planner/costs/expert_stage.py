@@ -9,7 +9,7 @@ from megainfer.memory import Ledger, expert_node, expert_workspace
 from megainfer.planner.costs.attention_stage import copy_seconds, message_geometry, process
 from megainfer.planner.costs.collectives import all_reduce
 from megainfer.planner.costs.model import ModelCosts
-from megainfer.planner.costs.popularity import Nodes
+from megainfer.planner.costs.nodes import Nodes
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.hardware import Device
 

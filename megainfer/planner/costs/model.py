@@ -14,7 +14,8 @@ from megainfer.models.spec import (
     ModelSpec,
 )
 from megainfer.planner.costs.attend import cache_work
-from megainfer.planner.costs.popularity import Nodes, Popularity
+from megainfer.planner.costs.nodes import Nodes, nodes_of
+from megainfer.planner.costs.popularity import Popularity
 from megainfer.planner.costs.products import (
     Product,
     head_product,
@@ -153,7 +154,7 @@ class ModelCosts:
 
 @lru_cache(maxsize=4096)
 def _nodes(costs: ModelCosts, count: int) -> Nodes:
-    return costs.popularity.nodes(count)
+    return nodes_of(costs.popularity, count)
 
 
 def _layers(spec: ModelSpec, precision: Precision) -> Iterator[LayerCosts]:
