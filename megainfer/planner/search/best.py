@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
-from math import isqrt
+from math import inf, isqrt
 
 from megainfer.planner.search.bounds import SLACK, Bounds, spent
 from megainfer.planner.search.deployment import Deployment
@@ -99,13 +99,15 @@ class Search:
         best, order = Best(top), count()
         waiting = list[tuple[float, int, Branch]]()  # (-bound, order, …)
 
-        def wait(branch: Branch) -> None:
-            bound = bounds.of(branch.family, branch.micro_batches, branch.first, branch.last)
+        def wait(branch: Branch, within: float) -> None:
+            """within: what holds for all that it is a part of."""
+            family, m = branch.family, branch.micro_batches
+            bound = min(within, bounds.of(family, m, branch.first, branch.last))
             if bound > best.floor(branch.family.key):
                 heappush(waiting, (-bound, next(order), branch))
 
         for family in families(self.space, self.inventory, self.predictor.costs):
-            wait(Branch(family, None, 1, self._most_nodes(family)))
+            wait(Branch(family, None, 1, self._most_nodes(family)), inf)
         while waiting and -waiting[0][0] > best.least:
             bound, _, branch = heappop(waiting)
             floor = best.floor(branch.family.key)
@@ -113,7 +115,7 @@ class Search:
                 continue
             if (plan := branch.plan) is None:
                 for part in branch.parts(self._micro_batches()):
-                    wait(part)
+                    wait(part, -bound)
             elif (found := self._best_rows(plan, bounds, floor)) is not None:
                 best.add(branch.family.key, found)
         return best.ranked()

@@ -146,18 +146,18 @@ class Bounds:
             self._rates[key] = rate_bound(seconds, most)
         return self._rates[key]
 
-    def _road_rate(self, family: Family, m: int, nodes: int) -> float:
-        """r_c where so many attention nodes send at once, with m micro-batches."""
-        key = ("road", *family.key, m, nodes)
+    def _road_rate(self, family: Family, nodes: int) -> float:
+        """r_c where so many attention nodes send at once."""
+        key = ("road", *family.key, nodes)
         if key not in self._rates:
-            self._rates[key] = self._bounded_road_rate(family, m, nodes)
+            self._rates[key] = self._bounded_road_rate(family, nodes)
         return self._rates[key]
 
-    def _bounded_road_rate(self, family: Family, m: int, nodes: int) -> float:
-        possible = self.possible(family.device, family.tp, m)
+    def _bounded_road_rate(self, family: Family, nodes: int) -> float:
+        possible = self.possible(family.device, family.tp, 1)
         if not possible:
             return 0.0
-        plan = family.deployment(nodes, m, 1)
+        plan = family.deployment(nodes, 1, 1)
         road = self.predictor.costs.road(plan.attention, plan.experts)
         layers, a_sequence = self.predictor.layers, self.predictor.step(1).rows
 
@@ -168,7 +168,7 @@ class Bounds:
 
         if seconds(1.0) == 0.0:
             return inf
-        return rate_bound(seconds, float(self._grid()[possible - 1]), tolerance=0.05)
+        return rate_bound(seconds, float(self._grid()[possible - 1]), tolerance=0.2)
 
     def of(self, family: Family, m: int | None, first: int, last: int) -> float:
         """What no such plan with `first` to `last` attention nodes exceeds. m None: with any m;
@@ -180,7 +180,7 @@ class Bounds:
         parts = Parts(
             self.attention_rate(family.device, family.tp, m or 1),
             self.expert_rate(family.experts, m or 1),
-            inf if m is None else self._road_rate(family, m, first),
+            inf if m is None else self._road_rate(family, first),
             m or self.space.most_micro_batches,
         )
         low, high = first, last
