@@ -40,7 +40,9 @@ class Advice:
             yield "No request waits: more nodes would serve more only if there were more requests."
         for change in self.changes[:FEW]:
             yield _change(change, self.now)
-        if not self.changes:
+        if self.changes:
+            yield "That is so where nodes are like these, each on hardware of its own."
+        else:
             yield "No other number of nodes or micro-batches near these is expected to do better."
         if self.guessed:
             yield (
@@ -58,9 +60,11 @@ def advise(first: Scrape, last: Scrape) -> Advice:
     if not sends:
         return Advice(now, last.waiting, together=True)
     outlook: Outlook = Proportional(now.terms, now.load)
-    if (profile := last.stages) is not None:
+    profile = last.stages
+    if profile is not None:
         outlook = Profiled(profile, now.load.attention, now.load.experts)
-    found = changes(now, outlook)
+    # Without a measured profile roles may share their cores, and then never work at once.
+    found = changes(now, outlook, other_turns=profile is not None)
     return Advice(now, last.waiting, tuple(found), guessed=profile is None)
 
 
@@ -68,7 +72,7 @@ def _terms(now: Measured) -> Iterator[str]:
     load, terms = now.load, now.terms
     yield (
         f"{_nodes(load.attention, 'attention')}, {_nodes(load.experts, 'expert')}, "
-        f"{load.micro_batches} micro-batches of {load.rows:.1f} sequences, contexts of "
+        f"{_count(load.micro_batches, 'micro-batch')} of {load.rows:.1f} sequences, contexts of "
         f"{load.context:.0f}: {now.generated:.0f} tokens/s, {_ms(terms.token)} between tokens"
     )
     yield (
@@ -120,6 +124,10 @@ def _more(nodes: int, role: str) -> str:
 
 def _nodes(count: int, role: str) -> str:
     return f"{count} {role} node{'s' if count > 1 else ''}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'es' if count > 1 else ''}"
 
 
 def _ms(seconds: float) -> str:

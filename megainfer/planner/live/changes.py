@@ -29,17 +29,15 @@ class Change:
     token: float
 
 
-def changes(now: Measured, outlook: Outlook, together: bool = False) -> list[Change]:
+def changes(now: Measured, outlook: Outlook, other_turns: bool = True) -> list[Change]:
     """Those that are worth it, best first: more tokens a second, or as many with fewer nodes.
 
     outlook: how the terms change with the load; at the present load the measured ones hold, and
-    elsewhere they are as many times larger or smaller as it says. together: both roles are one
-    process, of which there is nothing to say here.
+    elsewhere they are as many times larger or smaller as it says. other_turns: whether other
+    numbers of micro-batches are looked at.
     """
-    if together:
-        return []
     here = _seconds(now, now.load, outlook)
-    found = [_change(now, load, outlook, here) for load in _neighbours(now.load)]
+    found = [_change(now, load, outlook, here) for load in _neighbours(now.load, other_turns)]
     worth = [change for change in found if _is_worth(change, now.load)]
     return sorted(worth, key=lambda change: (change.per_node, change.speedup), reverse=True)
 
@@ -69,13 +67,13 @@ def limits(now: Measured) -> str:
     return "experts" if pace.seconds == pace.experts else "latency"
 
 
-def _neighbours(load: Load) -> Iterator[Load]:
+def _neighbours(load: Load, other_turns: bool) -> Iterator[Load]:
     for more in range(-MOST_MORE, MOST_MORE + 1):
         if more and load.attention + more >= 1:
             yield replace(load, attention=load.attention + more)
         if more and load.experts + more >= 1:
             yield replace(load, experts=load.experts + more)
-    for m in range(1, MOST_MICRO_BATCHES + 1):
+    for m in range(1, MOST_MICRO_BATCHES + 1) if other_turns else ():
         if m != load.micro_batches:
             # The same sequences in other numbers of turns.
             yield replace(load, micro_batches=m, rows=load.rows * load.micro_batches / m)
