@@ -65,7 +65,7 @@ def _plans(plans: Sequence[Prediction]) -> Table:
     rows = [
         (
             str(place),
-            _role(plan.deployment.attention),
+            role(plan.deployment.attention),
             _experts(plan.deployment),
             str(plan.deployment.micro_batches),
             str(plan.deployment.batch),
@@ -79,17 +79,18 @@ def _plans(plans: Sequence[Prediction]) -> Table:
         )
         for place, plan in enumerate(plans, start=1)
     ]
-    return _table((*names, "x", "bound by"), rows)
+    return table((*names, "x", "bound by"), rows)
 
 
-def _role(nodes: Nodes) -> str:
+def role(nodes: Nodes) -> str:
+    """Such as `8 x 2 L40S`: nodes, and devices of each."""
     width = f" x {nodes.tp}" if nodes.tp > 1 else ""
     return f"{nodes.count}{width} {nodes.device.name}"
 
 
 def _experts(deployment: Deployment) -> str:
     if not deployment.together:
-        return _role(deployment.experts)
+        return role(deployment.experts)
     return "whole" if deployment.experts.count > 1 else "split"
 
 
@@ -106,7 +107,7 @@ def _details(plan: Prediction) -> Table:
         rows.append((name, f"{_memory(ledger)}, of {_gb(role.device.memory_bytes)}"))
     more = f"a larger one misses: {plan.limit.value}" if plan.limit else "a larger one brings less"
     rows.append(("batch", f"{plan.deployment.batch} sequences an instance; {more}"))
-    return _table(("", ""), rows, header=False)
+    return table(("", ""), rows, header=False)
 
 
 def _time(time: Time) -> str:
@@ -144,7 +145,7 @@ def _simulated(plan: Prediction, tried: Rehearsal) -> Table:
         if times.count:
             told = f"p50 {_ms(times.p50)}, p90 {_ms(times.p90)}, p99 {_ms(times.p99)}"
             rows.append((name, told))
-    return _table(("", ""), rows, header=False)
+    return table(("", ""), rows, header=False)
 
 
 def _print_start(console: Console, plan: Prediction, planned: Planned) -> None:
@@ -160,13 +161,14 @@ def _print_start(console: Console, plan: Prediction, planned: Planned) -> None:
             console.print(f"  {plan.deployment.replicas} times", markup=False)
 
 
-def _table(names: Row, rows: Sequence[Row], header: bool = True) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), show_header=header, header_style="dim")
+def table(names: Row, rows: Sequence[Row], header: bool = True) -> Table:
+    """Without lines."""
+    made = Table(box=None, padding=(0, 1, 0, 0), show_header=header, header_style="dim")
     for name in names:
-        table.add_column(name)
+        made.add_column(name)
     for row in _escaped(rows):
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def _escaped(rows: Sequence[Row]) -> Iterator[Row]:
