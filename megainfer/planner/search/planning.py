@@ -9,7 +9,7 @@ from megainfer.planner.search.best import Search
 from megainfer.planner.search.costs import Costs
 from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.inventory import Inventory
-from megainfer.planner.search.prediction import Limit, Prediction
+from megainfer.planner.search.prediction import Prediction
 from megainfer.planner.search.predictor import Predictor
 from megainfer.planner.search.space import Space, colocated, families
 from megainfer.planner.search.verdict import Verdict, judge

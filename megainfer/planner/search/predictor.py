@@ -8,7 +8,6 @@ from megainfer.memory import Ledger
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.costs.step import Step
 from megainfer.planner.costs.straggling import expected_maximum
-from megainfer.planner.hardware import Device
 from megainfer.planner.search.costs import Costs
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.prediction import Limit, Prediction
