@@ -1,11 +1,14 @@
 """The planner's predictions beside what others measured and published.
 
+    python benchmarks/planner_checks.py
     python benchmarks/planner_checks.py ratios
 
 ratios      Qwen3-235B-A22B on GB200, attention GPUs for each of the experts' swept by others
             (tests/support/ratio_sweep.py): tokens a second and GPU as measured, as predicted from
             the table of devices, and that times one constant, how many times faster than predicted
             the first sweep is in the mean. Then the colocated baseline.
+estimates   of NVIDIA's aiconfigurator (tests/support/aiconfigurator_figures.py): milliseconds
+            between tokens on colocated H100 and H200, and what they are made of, beside ours.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.support.aiconfigurator_figures import FIGURES, Estimator
 from tests.support.ratio_sweep import (
     COLOCATED,
     SWEEPS,
@@ -29,7 +33,7 @@ from tests.support.ratio_sweep import (
     errors,
 )
 
-console = Console(width=110)
+console = Console(width=120)
 
 
 def ratios() -> None:
@@ -81,7 +85,33 @@ def _largest(off: Mapping[int, float]) -> str:
     return f"{max(abs(error) for error in off.values()):.1%}"
 
 
-CHECKS: Mapping[str, Callable[[], None]] = {"ratios": ratios}
+def estimates() -> None:
+    """Colocated decoding, beside aiconfigurator."""
+    table = Table(title="ms between tokens at 4K of context: aiconfigurator, ours")
+    for column in ("model", "GPUs", "layout", "batch", "its", "ours", ""):
+        table.add_column(column, justify="left" if column in ("model", "layout") else "right")
+    for column in ("attention", "experts", "exchange"):
+        table.add_column(column, justify="right")
+    with tempfile.TemporaryDirectory() as folder:
+        estimator = Estimator(Path(folder))
+        for its in FIGURES:
+            ours = estimator.estimate(its)
+            table.add_row(
+                its.model,
+                f"{its.tp * its.dp} {its.device}",
+                its.layout,
+                f"{its.batch}",
+                f"{its.milliseconds:.1f}",
+                f"{ours.milliseconds:.1f}",
+                f"{ours.milliseconds / its.milliseconds - 1:+.1%}",
+                f"{its.attention:.1f}, {ours.attention:.1f}",
+                f"{its.experts:.1f}, {ours.experts:.1f}",
+                f"{its.exchange:.1f}, {ours.exchange:.1f}",
+            )
+    console.print(table)
+
+
+CHECKS: Mapping[str, Callable[[], None]] = {"ratios": ratios, "estimates": estimates}
 
 
 def main() -> None:
