@@ -1,0 +1,126 @@
+"""From measured times to a device, and what is measured in which order; no kernel runs here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from megainfer.calibration.calibrate import check_cores
+from megainfer.calibration.description import Share, device_of
+from megainfer.calibration.measured import Exchanged, HostWork, KernelTime, KernelTimes
+from megainfer.calibration.timing import in_turn, medians
+from megainfer.errors import ConfigError
+from megainfer.launch.machine import Machine
+from megainfer.planner.hardware import Device, load_devices, to_toml
+
+RATE = 10e9
+PEAKS = {"float32": 60e9, "bfloat16": 90e9, "int8": 70e9}
+FLOPS_A_ROW = 2.0 * 2048 * 1024
+ROWS = (1, 4, 16, 64)
+SHARE = Share("here-1", 1, 2, 16e9, watts=100.0, price=2.0, when="today, a processor")
+HOST = HostWork(120e-6, 60e-6, 5e-6, 300e-6, 20e-6)
+LINKS = (
+    Exchanged(1, 4096, packing=4e-6, unpacking=26e-6),
+    Exchanged(64, 4096, packing=90e-6, unpacking=140e-6),
+)
+
+
+def kernel_times(peak: float, most_a_call: int = 10**9) -> tuple[KernelTime, ...]:
+    """As memory and arithmetic allow. most_a_call: FLOPs of the largest call, by which those of
+    many rows have fewer experts."""
+    times = []
+    for rows in ROWS:
+        seconds = max(FLOPS_A_ROW * rows / peak, 4e6 / RATE)
+        part = min(1.0, most_a_call / (FLOPS_A_ROW * rows))
+        times.append(KernelTime(rows, part * FLOPS_A_ROW * rows, part * seconds))
+    return tuple(times)
+
+
+KERNELS = KernelTimes(
+    RATE,
+    products={dtype: kernel_times(peak) for dtype, peak in PEAKS.items()},
+    experts={dtype: kernel_times(peak / 2, 5 * 10**7) for dtype, peak in PEAKS.items()},
+    attention={
+        dtype: tuple(KernelTime(size, size, size / rate) for size in (2**20, 2**24))
+        for dtype, rate in (("float32", 8e9), ("bfloat16", 6e9))
+    },
+)
+
+
+@pytest.fixture
+def device() -> Device:
+    return device_of(SHARE, KERNELS, LINKS, HOST)
+
+
+@pytest.mark.parametrize("dtype", PEAKS)
+@pytest.mark.parametrize("rows", ROWS)
+def test_what_was_measured_comes_back(device: Device, dtype: str, rows: int) -> None:
+    (product,) = [time for time in KERNELS.products[dtype] if time.size == rows]
+    used = device.efficiency.product(dtype).at(rows)
+    assert FLOPS_A_ROW * rows / (device.rate(dtype) * used) == pytest.approx(product.seconds)
+    (expert,) = [time for time in KERNELS.experts[dtype] if time.size == rows]
+    used = device.efficiency.expert_product(dtype).at(rows)
+    assert expert.amount / (device.rate(dtype) * used) == pytest.approx(expert.seconds)
+
+
+def test_reading_a_cache_and_moving_rows_take_what_they_took(device: Device) -> None:
+    for dtype, times in KERNELS.attention.items():
+        for time in times:
+            reached = device.efficiency.attention(dtype).at(time.size)
+            assert time.size / (RATE * reached) == pytest.approx(time.seconds)
+    small, large = LINKS
+    size = large.moved_bytes
+    moving = size / (RATE * device.efficiency.copied.at(size))
+    assert moving == pytest.approx(large.moving - small.moving)
+    assert device.link.latency_seconds == pytest.approx(HOST.transfer - small.packing / 2)
+
+
+def test_a_device_has_its_part_of_the_machine_and_a_source_of_each_figure(
+    device: Device,
+) -> None:
+    assert (device.memory_bytes, device.watts, device.price) == (8e9, 50.0, 1.0)
+    assert device.efficiency.attention_layer_seconds == HOST.attention_layer
+    assert device.efficiency.expert_layer_seconds == HOST.expert_layer
+    figures = ("memory_bytes", "memory_bytes_per_second", "flops", "link", "nic", "watts", "price")
+    assert set(figures) <= device.sources.keys()
+    assert "not measured" in device.sources["nic"]
+
+
+def test_the_planner_reads_back_what_calibrate_writes(device: Device, tmp_path: Path) -> None:
+    path = tmp_path / "here.toml"
+    path.write_text(to_toml([device]))
+    assert load_devices(path)["here-1"] == device
+
+
+def test_moving_that_took_no_longer_costs_nothing_beside_memory() -> None:
+    same = (LINKS[0], Exchanged(64, 4096, 4e-6, 26e-6))
+    assert device_of(SHARE, KERNELS, same, HOST).efficiency.copied.at(10**6) == 1.0
+
+
+def test_rounds_go_through_all_works_in_turn() -> None:
+    done: list[str] = []
+    taken = medians({name: lambda name=name: done.append(name) for name in "abc"}, rounds=3)
+    assert done == [*"abc"] * 4, "one round to warm, then three"
+    assert taken.keys() == set("abc")
+    assert all(seconds >= 0 for seconds in taken.values())
+
+
+def test_works_in_turn_are_none_the_same_as_the_last() -> None:
+    done: list[int] = []
+    work = in_turn([lambda number=number: done.append(number) for number in range(3)])
+    for _ in range(5):
+        work()
+    assert done == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("wish", "found"), [((), (2,)), ((4, 1, 4), (1, 4)), ((3,), (3,))], ids=str
+)
+def test_cores_of_a_node(wish: Sequence[int], found: tuple[int, ...]) -> None:
+    assert check_cores(wish, Machine((0, 1, 2, 3), 2**30, 2**30, False)) == found
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_cores_that_are_not_there_are_named(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"--cores {count}: this machine has 4"):
+        check_cores((count,), Machine((0, 1, 2, 3), 2**30, 2**30, False))
