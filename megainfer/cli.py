@@ -21,6 +21,7 @@ from megainfer.commands import (
 )
 from megainfer.commands.bench.app import bench_app
 from megainfer.commands.help import TopicalCommand
+from megainfer.commands.plan import command as plan
 from megainfer.errors import MegaInferError, shortage
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ for command, epilog in (
     (chat.chat, chat.EPILOG),
     (complete.complete, complete.EPILOG),
     (generate.generate, generate.EPILOG),
+    (plan.plan, plan.EPILOG),
     (nodes.nodes, None),
     (nodes.scale, nodes.SCALE_EPILOG),
     (nodes.drain, None),

@@ -172,10 +172,10 @@ def test_a_device_is_like_another(tmp_path: Path) -> None:
 
 
 def test_curves_of_a_file_hold_for_all_that_name_them(tmp_path: Path) -> None:
-    devices = loaded(tmp_path, "[efficiency.hbm]\nlaunch_seconds = 9e-6")
-    assert devices["H100"].efficiency == replace(OURS["H100"].efficiency, launch_seconds=9e-6)
-    assert devices["B200"].efficiency.launch_seconds == 9e-6, "which are like them"
-    assert devices["L20"].efficiency.launch_seconds == 9e-6
+    devices = loaded(tmp_path, "[efficiency.hopper]\nstep_seconds = 9e-6")
+    assert devices["H100"].efficiency == replace(OURS["H100"].efficiency, step_seconds=9e-6)
+    assert devices["B200"].efficiency.step_seconds == 9e-6, "which are like them"
+    assert devices["L20"].efficiency.step_seconds == 9e-6, "like those that are"
     assert devices["XEON 8480+"] == OURS["XEON 8480+"]
 
 
@@ -217,7 +217,7 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
         ("[device.H100]\nwats = 3", "device H100: there is no 'wats'; did you mean watts"),
         ("[device.H100.link]\nbandwidth = 3", "H100: link: there is no 'bandwidth'"),
         ("[device.H100.efficiency]\ngemm = 3", "H100: efficiency: there is no 'gemm'"),
-        ('[device.H100]\nefficiency = "hbn"', "efficiency is like 'hbn'.*try hbm"),
+        ('[device.H100]\nefficiency = "hoper"', "efficiency is like 'hoper'.*try hopper"),
         ('[device.H100]\nwatts = "700 W"', r"device H100: .*`float`, got `str`.*watts"),
         ("[device.H100]\nwatts = 0", "H100: watts is 0.0, but must be more than 0"),
         ("[device.H100]\nmemory_bytes = nan", "memory_bytes is nan"),
@@ -229,9 +229,12 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
         ("[device.H100.nic]\nbytes_per_second = 0", "H100: a link's bytes_per_second is 0"),
         ("[device.H100.nic]\nlatency_seconds = -1", "a link's latency_seconds is -1"),
         ("[device.H100.link]\ndevices = 0", "a link joins 0 devices"),
-        ("[device.H100.efficiency]\nnic = []", "H100: a utilisation curve needs a point"),
+        (
+            "[device.H100.efficiency]\nnic = []",
+            "H100: efficiency.nic: a utilisation curve needs a point",
+        ),
         ("[device.H100.efficiency]\nnic = [[1, 2, 3]]", "H100: "),
-        ("[device.H100.efficiency]\nnic = 0.5", "H100: .*nic"),
+        ("[device.H100.efficiency]\nnic = 0.5", "H100: efficiency.nic: "),
         ("[device.H100.efficiency]\nlaunch_seconds = -1", "launch_seconds is -1"),
         (
             "[efficiency.a]\nlike = 'b'\n[efficiency.b]\nlike = 'a'\n"

@@ -159,7 +159,7 @@ def message_geometry(
         micro_batches,
         rows,
         spec.hidden_size,
-        spec.top_k,
+        costs.popularity.top_k,
         costs.precision.dtype,
         "device",
     )
@@ -168,6 +168,7 @@ def message_geometry(
 def process(device: Device, workspace: int, slots: int, graphs: bool) -> Ledger:
     """What a node takes of its device beside weights and caches; graphs: of an attention half."""
     if device.kind == "cpu":
-        return Ledger((("programs", NODE_BYTES), ("workspace", workspace), ("M2N", slots)))
+        lines = (("programs", NODE_BYTES), ("workspace", workspace))
+        return Ledger((*lines, *((("M2N", slots),) if slots else ())))
     recorded = gpu_graphs(int(device.memory_bytes)) if graphs else Ledger()
     return gpu_process(workspace, slots) + recorded

@@ -1,6 +1,7 @@
 """What an expert node takes: seconds of its stage, bytes of its memory."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import ceil
 
 from megainfer.errors import ConfigError
@@ -8,7 +9,7 @@ from megainfer.memory import Ledger, expert_node, expert_workspace
 from megainfer.planner.costs.attention_stage import copy_seconds, message_geometry, process
 from megainfer.planner.costs.collectives import all_reduce
 from megainfer.planner.costs.model import ModelCosts
-from megainfer.planner.costs.popularity import Nodes
+from megainfer.planner.costs.nodes import Nodes
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.hardware import Device
 
@@ -32,7 +33,7 @@ class ExpertStage:
     nodes: Nodes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        channels = self.costs.spec.expert.intermediate
+        channels = self.costs.expert_weights // (3 * self.costs.spec.hidden_size)
         if not 1 <= self.tp <= channels:
             raise ConfigError(f"{self.tp} devices can't share an expert of {channels} channels")
         object.__setattr__(self, "nodes", self.costs.nodes(self.count))
@@ -74,9 +75,19 @@ class ExpertStage:
 
     def held(self) -> Ledger:
         """Weights of one device."""
-        node = expert_node(self.costs.spec, self.costs.precision, self.nodes.most_experts)
-        return Ledger((("weights", ceil(node.total / self.tp)),))
+        weights = _weight_bytes(self.costs, self.nodes.most_experts)
+        return Ledger((("weights", ceil(weights / self.tp)),))
 
     def workspace(self, rows: int) -> int:
         """Bytes that a batch of so many rows needs."""
-        return expert_workspace(self.costs.spec, self.costs.precision, rows)
+        return rows * _workspace_of_a_row(self.costs)
+
+
+@lru_cache(maxsize=4096)
+def _weight_bytes(costs: ModelCosts, experts: int) -> int:
+    return expert_node(costs.spec, costs.precision, experts).total
+
+
+@lru_cache(maxsize=256)
+def _workspace_of_a_row(costs: ModelCosts) -> int:
+    return expert_workspace(costs.spec, costs.precision, 1)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from megainfer.compute.selection import Precision
@@ -14,7 +14,8 @@ from megainfer.models.spec import (
     ModelSpec,
 )
 from megainfer.planner.costs.attend import cache_work
-from megainfer.planner.costs.popularity import Nodes, Popularity
+from megainfer.planner.costs.nodes import Nodes, nodes_of
+from megainfer.planner.costs.popularity import Popularity
 from megainfer.planner.costs.products import (
     Product,
     head_product,
@@ -62,6 +63,35 @@ class ModelCosts:
     layers: tuple[LayerCosts, ...]
     head: Product
     own_arithmetic: bool = False
+    moe_layers: int = field(init=False)
+    """Layers with experts, which the two roles pass to each other."""
+    num_experts: int = field(init=False)
+    """Of one of them."""
+    element_bytes: int = field(init=False)
+    """Of hidden states, messages and the KV cache."""
+    row_bytes: int = field(init=False)
+    """Of one token's hidden state; also of a reply's row."""
+    dispatch_bytes: int = field(init=False)
+    """Of one token in a message to one expert node."""
+    expert_bytes: int = field(init=False)
+    """Of one expert of one layer, as it is stored."""
+    expert_weights: int = field(init=False)
+    """Of one expert's products; biases aren't multiplied."""
+
+    def __post_init__(self) -> None:
+        # A search asks for these very often, and a spec goes through all its layers for them.
+        spec, element_bytes = self.spec, DTYPE_BYTES[self.precision.dtype]
+        row_bytes = spec.hidden_size * element_bytes
+        for name, value in (
+            ("moe_layers", len(spec.moe_layers)),
+            ("num_experts", spec.num_experts),
+            ("element_bytes", element_bytes),
+            ("row_bytes", row_bytes),
+            ("dispatch_bytes", row_bytes + CHOICE_BYTES * spec.top_k),
+            ("expert_bytes", expert_bytes(spec, self.precision)),
+            ("expert_weights", 3 * spec.hidden_size * spec.expert.intermediate),
+        ):
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(
@@ -84,42 +114,8 @@ class ModelCosts:
         )
 
     @property
-    def moe_layers(self) -> int:
-        """Layers with experts, which the two roles pass to each other."""
-        return len(self.spec.moe_layers)
-
-    @property
-    def hidden_size(self) -> int:
-        return self.spec.hidden_size
-
-    @property
-    def element_bytes(self) -> int:
-        """Of hidden states, messages and the KV cache."""
-        return DTYPE_BYTES[self.precision.dtype]
-
-    @property
-    def row_bytes(self) -> int:
-        """Of one token's hidden state; also of a reply's row."""
-        return self.hidden_size * self.element_bytes
-
-    @property
-    def dispatch_bytes(self) -> int:
-        """Of one token in a message to one expert node."""
-        return self.row_bytes + CHOICE_BYTES * self.spec.top_k
-
-    @property
     def kv_bytes_per_token(self) -> int:
         return self.spec.kv_bytes_per_token(self.element_bytes)
-
-    @property
-    def expert_bytes(self) -> int:
-        """Of one expert of one layer, as it is stored."""
-        return expert_bytes(self.spec, self.precision)
-
-    @property
-    def expert_weights(self) -> int:
-        """Of one expert's products; biases aren't multiplied."""
-        return 3 * self.spec.hidden_size * self.spec.expert.intermediate
 
     def nodes(self, count: int) -> Nodes:
         """What `count` expert nodes hold of a layer. Raises ConfigError where there are more of
@@ -150,7 +146,7 @@ class ModelCosts:
 
     def expert_flops(self, rows: float) -> float:
         """Of the routed experts of one layer, for `rows` tokens."""
-        return 2 * rows * self.spec.top_k * self.expert_weights
+        return 2 * rows * self.popularity.top_k * self.expert_weights
 
     def head_flops(self, rows: float) -> float:
         return 2 * rows * self.head.weights
@@ -158,7 +154,7 @@ class ModelCosts:
 
 @lru_cache(maxsize=4096)
 def _nodes(costs: ModelCosts, count: int) -> Nodes:
-    return costs.popularity.nodes(count)
+    return nodes_of(costs.popularity, count)
 
 
 def _layers(spec: ModelSpec, precision: Precision) -> Iterator[LayerCosts]:

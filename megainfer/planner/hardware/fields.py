@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,6 +13,8 @@ from megainfer.planner.hardware.curve import Utilisation
 from megainfer.planner.hardware.device import Device, Link
 from megainfer.planner.hardware.efficiency import BY_DTYPE, BY_SIZE, SECONDS, Efficiency
 
+Kind = TypeVar("Kind")
+
 
 def as_device(name: str, table: Mapping[str, Any], where: str) -> Device:
     """The device of this name. Raises ConfigError, which begins with `where`."""
@@ -20,12 +22,7 @@ def as_device(name: str, table: Mapping[str, Any], where: str) -> Device:
     for part, kind in (("link", Link), ("nic", Link), ("efficiency", Efficiency)):
         if isinstance(inner := table.get(part), dict):
             _check_names(inner, kind, f"{where}: {part}")
-    try:
-        return msgspec.convert({**_with_curves(table), "name": name}, Device)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    return _converted({**_with_curves(table, where), "name": name}, Device, where)
 
 
 def to_toml(devices: Iterable[Device]) -> str:
@@ -46,18 +43,36 @@ def _check_names(table: Mapping[str, Any], kind: type, where: str) -> None:
             raise ConfigError(f"{where}: there is no {key!r:.80}; did you mean {', '.join(near)}?")
 
 
-def _with_curves(table: Mapping[str, Any]) -> dict[str, Any]:
+def _with_curves(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The same with lists of points as a `Utilisation` has them."""
     given = dict(table)
     if isinstance(curves := given.get("efficiency"), dict):
         given["efficiency"] = curves = dict(curves)
         for key in BY_SIZE:
             if key in curves:
-                curves[key] = {"points": curves[key]}
+                curves[key] = _curve(curves[key], f"{where}: efficiency.{key}")
         for key in BY_DTYPE:
             if isinstance(named := curves.get(key), dict):
-                curves[key] = {dtype: {"points": points} for dtype, points in named.items()}
+                curves[key] = {
+                    dtype: _curve(points, f"{where}: efficiency.{key}.{dtype}")
+                    for dtype, points in named.items()
+                }
     return given
+
+
+def _curve(points: Any, where: str) -> Mapping[str, Any]:
+    """Checked here, where its name is known."""
+    fields_of_it = {"points": points}
+    _converted(fields_of_it, Utilisation, where)
+    return fields_of_it
+
+
+def _converted(values: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
+    """Raises ConfigError, which begins with `where`."""
+    try:
+        return msgspec.convert(values, kind)
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _lines(device: Device) -> Iterator[str]:

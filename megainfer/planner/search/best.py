@@ -1,11 +1,10 @@
 """The best deployments with attention and experts apart: branch and bound."""
 
-from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
-from math import inf
+from math import inf, isqrt
 
 from megainfer.planner.search.bounds import SLACK, Bounds, spent
 from megainfer.planner.search.deployment import Deployment
@@ -53,6 +52,33 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """A family's plans with `first` to `last` attention nodes; micro_batches None: and any m."""
+
+    family: Family
+    micro_batches: int | None
+    first: int
+    last: int
+
+    @property
+    def plan(self) -> Deployment | None:
+        """The only one, but for its number of sequences; None where there are several."""
+        if self.micro_batches is None or self.first < self.last:
+            return None
+        return self.family.deployment(self.first, self.micro_batches, 1)
+
+    def parts(self, micro_batches: Iterable[int]) -> "Iterator[Branch]":
+        """Divided by m, then into halves, as ratios go."""
+        if self.micro_batches is None:
+            for m in micro_batches:
+                yield replace(self, micro_batches=m)
+        else:
+            middle = isqrt(self.first * self.last)
+            yield replace(self, last=middle)
+            yield replace(self, first=middle + 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
     """The plans of one inventory that keep one target, best first."""
 
@@ -65,35 +91,34 @@ class Search:
     def apart(self, top: int) -> tuple[Deployment, ...]:
         """The best plan of each of the `top` best families.
 
-        Families wait in the order of what they could bring at most; the first is looked at for each
-        m, then for each number of attention nodes, in the same order. What could at most bring less
-        than is already there is left out, and nothing else.
+        Branches wait in the order of what they could bring at most; the first is divided, or, where
+        only one plan is left, computed. What could at most bring less than is already there is left
+        out, and nothing else.
         """
         bounds = Bounds(self.predictor, self.target, self.objective, self.space)
         best, order = Best(top), count()
-        waiting = list[tuple[float, int, Family, int | None]]()  # (-bound, order, family, m or any)
+        waiting = list[tuple[float, int, Branch]]()  # (-bound, order, …)
 
-        def wait(family: Family, m: int | None) -> None:
-            bound = bounds.over_nodes(family, m, self._most_nodes(family))
-            if bound > best.floor(family.key):
-                heappush(waiting, (-bound, next(order), family, m))
+        def wait(branch: Branch, within: float) -> None:
+            """within: what holds for all that it is a part of."""
+            family, m = branch.family, branch.micro_batches
+            bound = min(within, bounds.of(family, m, branch.first, branch.last))
+            if bound > best.floor(branch.family.key):
+                heappush(waiting, (-bound, next(order), branch))
 
-        for family in families(self.space, self.inventory, self.predictor.costs.num_experts):
-            if self._holds_experts(family):
-                wait(family, None)
+        for family in families(self.space, self.inventory, self.predictor.costs):
+            wait(Branch(family, None, 1, self._most_nodes(family)), inf)
         while waiting and -waiting[0][0] > best.least:
-            _, _, family, m = heappop(waiting)
-            if m is not None:
-                self._look(family, m, bounds, best)
+            bound, _, branch = heappop(waiting)
+            floor = best.floor(branch.family.key)
+            if -bound <= floor:
                 continue
-            for m in self._micro_batches():
-                wait(family, m)
+            if (plan := branch.plan) is None:
+                for part in branch.parts(self._micro_batches()):
+                    wait(part, -bound)
+            elif (found := self._best_rows(plan, bounds, floor)) is not None:
+                best.add(branch.family.key, found)
         return best.ranked()
-
-    def _holds_experts(self, family: Family) -> bool:
-        nodes = family.experts
-        costs = self.predictor.costs.experts(nodes.device, nodes.tp, nodes.count)
-        return costs.memory(1.0, 1, 1).total <= nodes.device.memory_bytes
 
     def _micro_batches(self) -> range:
         most = 1 if self.objective is Objective.LATENCY else self.space.most_micro_batches
@@ -104,24 +129,10 @@ class Search:
             return 1  # nothing is faster with more of them
         return family.most_nodes(self.inventory)
 
-    def _look(self, family: Family, m: int, bounds: Bounds, best: Best) -> None:
-        bounded = [
-            (bound, -nodes)
-            for nodes in range(1, self._most_nodes(family) + 1)
-            if (bound := bounds.of(family, m, nodes)) > best.floor(family.key)
-        ]
-        for bound, negative in sorted(bounded, reverse=True):
-            floor = best.floor(family.key)
-            if bound <= floor:
-                break
-            found = self._best_rows(family.deployment(-negative, m, 1), bounds, floor)
-            if found is not None:
-                best.add(family.key, found)
-
     def together(self, top: int) -> tuple[Deployment, ...]:
         """The best colocated plans, each with its best batch."""
         bounds = Bounds(self.predictor, self.target, self.objective, self.space)
-        baselines = colocated(self.space, self.inventory, self.predictor.costs.num_experts)
+        baselines = colocated(self.space, self.inventory, self.predictor.costs)
         bounded = sorted(
             ((bounds.together(plan), plan) for plan in baselines),
             key=lambda pair: pair[0],
@@ -138,29 +149,37 @@ class Search:
 
     def _best_rows(self, plan: Deployment, bounds: Bounds, floor: float) -> Found | None:
         """The best number of sequences for this plan, where its value exceeds `floor`."""
-
-        def seconds(rows: int) -> float:
-            return self.predictor.seconds(replace(plan, rows=rows), self.target)
-
-        if self.objective is Objective.LATENCY:
-            took = seconds(1)
-            return Found(1 / took, plan) if took < inf and 1 / took > floor else None
         attention = plan.attention
         # Sequences a micro-batch and second -> tokens a second and unit.
         a_row = plan.micro_batches * attention.count / spent(plan, self.objective)
-        rates = bounds.attention_rates(attention.device, attention.tp)
+        rates = bounds.attention_rates(attention.device, attention.tp, plan.together)
         grid = self.space.rows[: len(rates)]
-        possible = bisect_left(grid, True, key=lambda rows: seconds(rows) == inf)
         found = None
-        for rows, rate in zip(grid[possible - 1 :: -1], rates[possible - 1 :: -1], strict=True):
-            if a_row / plan.micro_batches * rate * SLACK <= floor:
+        # (first, last) of ranges of the grid that may hold something better. Steps with more rows
+        # never take less time or memory, so that a range's best value is below its last rows by its
+        # first rows' seconds, and all of it is impossible where its first rows are.
+        ranges = [(0, len(grid) - 1)] if grid else []
+        while ranges:
+            first, last = ranges.pop()
+            most = a_row * grid[last] * SLACK
+            if a_row / plan.micro_batches * max(rates[first : last + 1]) * SLACK <= floor:
                 continue
-            sized = replace(plan, rows=rows)
-            if any(a_row * rows * SLACK <= floor * least for least in self._least_seconds(sized)):
+            sized = replace(plan, rows=grid[first])
+            if any(most <= floor * least for least in self._least_seconds(sized)):
                 continue
-            value = a_row * rows / self.predictor.pace(sized).seconds
+            took = self.predictor.pace(sized).seconds
+            if took > self.target.tpot_seconds or most <= floor * took:
+                continue
+            value = a_row * grid[first] / took
             if value > floor:
+                if self.predictor.limit(sized, self.target) is not None:
+                    continue
                 floor, found = value, Found(value, sized)
+            if last > first:
+                middle = (first + 1 + last) // 2
+                ranges.append((first + 1, middle))
+                if middle < last:
+                    ranges.append((middle + 1, last))  # looked at first
         return found
 
     def _least_seconds(self, plan: Deployment) -> Iterator[float]:
@@ -170,6 +189,8 @@ class Search:
         sent_to = 0 if plan.together else experts.count
         own = self.predictor.attention_seconds(attention, plan.rows, sent_to)
         yield m * own
+        if plan.together:
+            return
         tokens = self.predictor.step(plan.rows).rows * attention.count
         theirs = self.predictor.expert_seconds(experts, tokens)
         yield max(m * theirs, own + theirs)

@@ -9,7 +9,7 @@ from megainfer.planner.search.best import Search
 from megainfer.planner.search.costs import Costs
 from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.inventory import Inventory
-from megainfer.planner.search.prediction import Limit, Prediction
+from megainfer.planner.search.prediction import Prediction
 from megainfer.planner.search.predictor import Predictor
 from megainfer.planner.search.space import Space, colocated, families
 from megainfer.planner.search.verdict import Verdict, judge
@@ -122,10 +122,10 @@ class Planner:
 
     def _smallest(self) -> Iterator[Deployment]:
         """Of each kind and family, the plan with least to do: one sequence, nothing in parallel."""
-        experts = self.predictor.costs.num_experts
-        for family in families(self.space, self.inventory, experts):
+        costs = self.predictor.costs
+        for family in families(self.space, self.inventory, costs, fitting=False):
             yield family.deployment(1, 1, 1)
-        yield from colocated(self.space, self.inventory, experts)
+        yield from colocated(self.space, self.inventory, costs)
 
     def _nearest(self, seconds: Callable[[Deployment], float]) -> Deployment | None:
         """The smallest plan that fits and takes least; None where none fits."""

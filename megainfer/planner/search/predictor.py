@@ -1,14 +1,13 @@
 """What one deployment is expected to give: stages, seconds between tokens, memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from math import inf, sqrt
+from dataclasses import dataclass, field
+from math import sqrt
 
 from megainfer.memory import Ledger
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.costs.step import Step
 from megainfer.planner.costs.straggling import expected_maximum
-from megainfer.planner.hardware import Device
 from megainfer.planner.search.costs import Costs
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.prediction import Limit, Prediction
@@ -27,6 +26,12 @@ class Predictor:
     workload: Workload
     _times: dict[Key, Time] = field(default_factory=dict, repr=False)
     _steps: dict[float, Step] = field(default_factory=dict, repr=False)
+    _deviation: float = field(init=False, repr=False)  # of a sequence's context
+    layers: int = field(init=False)  # with experts
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_deviation", self.workload.context_deviation)
+        object.__setattr__(self, "layers", self.costs.moe_layers)
 
     def step(self, rows: float) -> Step:
         """`Workload.step`."""
@@ -39,11 +44,11 @@ class Predictor:
         role."""
         step = self.step(rows)
         layer = self._attention(nodes, step, expert_nodes).total
-        return self.costs.moe_layers * layer + self._outside(nodes, step).total
+        return self.layers * layer + self._outside(nodes, step).total
 
     def expert_seconds(self, nodes: Nodes, rows: float) -> float:
         """That they compute in one micro-batch's step, when so many tokens came together."""
-        return self.costs.moe_layers * self._experts(nodes, rows).total
+        return self.layers * self._experts(nodes, rows).total
 
     def _attention(self, nodes: Nodes, step: Step, expert_nodes: int) -> Time:
         device, tp = nodes.device, nodes.tp
@@ -57,8 +62,9 @@ class Predictor:
         """Their sequences' contexts differ, and all wait for whoever has most to read."""
         if nodes.count == 1:
             return time
-        deviation = self.workload.context_deviation / sqrt(max(step.decode_rows, 1.0))
-        return replace(time, cache=time.cache * expected_maximum(nodes.count, deviation))
+        deviation = self._deviation / sqrt(max(step.decode_rows, 1.0))
+        more = time.cache * (expected_maximum(nodes.count, deviation) - 1)
+        return time + Time(cache=more)
 
     def _outside(self, nodes: Nodes, step: Step) -> Time:
         device, tp = nodes.device, nodes.tp
@@ -116,7 +122,7 @@ class Predictor:
         return wait + self.workload.chunks * self._pace(deployment, own, others).seconds
 
     def _pace(self, deployment: Deployment, own: Stages, others: Stages) -> Pace:
-        layers = self.costs.moe_layers
+        layers = self.layers
         if deployment.together:
             return Pace.together(own, layers)
         return Pace.apart(own, others, layers, deployment.micro_batches)
@@ -158,13 +164,6 @@ class Predictor:
             return Limit.TPOT
         return Limit.TTFT if self._misses_first_token(deployment, target) else None
 
-    def seconds(self, deployment: Deployment, target: Target) -> float:
-        """Between tokens; infinite where this deployment is impossible."""
-        took = self.pace(deployment).seconds
-        if took > target.tpot_seconds or not self.fits(deployment):
-            return inf
-        return inf if self._misses_first_token(deployment, target) else took
-
     def _misses_first_token(self, deployment: Deployment, target: Target) -> bool:
         if target.ttft_seconds is None:
             return False
@@ -176,7 +175,7 @@ class Predictor:
         step = self.step(deployment.rows)
         return Prediction(
             deployment,
-            self.costs.moe_layers,
+            self.layers,
             self.stages(deployment, step, step),
             self.pace(deployment),
             self.ttft_seconds(deployment),

@@ -1,12 +1,14 @@
 """Numbers of rows to look at, and the most rows a second that any of them can give."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from heapq import heappop, heappush
 from math import inf, sqrt
 
 Seconds = Callable[[float], float]
 
 
+@lru_cache(maxsize=8)
 def rows_grid(most: int) -> tuple[int, ...]:
     """Numbers of sequences that are looked at: all to 64, then steps of at most 3 %.
 

@@ -1,9 +1,12 @@
 """What may be deployed at all: the larger space that the search goes through."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
+from megainfer.errors import ConfigError
 from megainfer.planner.hardware import Device
+from megainfer.planner.search.costs import Costs
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.inventory import Inventory
 from megainfer.planner.search.rates import rows_grid
@@ -64,40 +67,52 @@ def node_counts(experts: int) -> tuple[int, ...]:
     return tuple(sorted({-(-experts // -(-experts // nodes)) for nodes in range(1, experts + 1)}))
 
 
-def families(space: Space, inventory: Inventory, experts: int) -> Iterator[Family]:
-    """All that there are devices for at least once."""
-    for nodes in expert_nodes(space, inventory, experts):
-        for device in inventory.devices:
-            for tp in space.widths(device, inventory.count(device)):
-                family = Family(device, tp, nodes)
-                if family.most_nodes(inventory) >= 1:
-                    yield family
+def families(
+    space: Space, inventory: Inventory, costs: Costs, fitting: bool = True
+) -> Iterator[Family]:
+    """All that there are devices for at least once. fitting: and whose expert nodes have the memory
+    for their experts."""
+    roles = list(attention_nodes(space, inventory, costs))
+    for nodes in expert_nodes(space, inventory, costs):
+        needs = costs.experts(nodes.device, nodes.tp, nodes.count).memory(1, 1, 1)
+        if fitting and needs.total > nodes.device.memory_bytes:
+            continue
+        for device, tp in roles:
+            family = Family(device, tp, nodes)
+            if family.most_nodes(inventory) >= 1:
+                yield family
 
 
-def expert_nodes(space: Space, inventory: Inventory, experts: int) -> Iterator[Nodes]:
+def attention_nodes(
+    space: Space, inventory: Inventory, costs: Costs
+) -> Iterator[tuple[Device, int]]:
+    """Devices and how many an attention node may have of them."""
+    for device, count in inventory.stock:
+        for tp in space.widths(device, count):
+            # A ConfigError here says that the model's heads can't be shared by so many.
+            with suppress(ConfigError):
+                costs.attention(device, tp)
+                yield device, tp
+
+
+def expert_nodes(space: Space, inventory: Inventory, costs: Costs) -> Iterator[Nodes]:
     """All the expert nodes of an instance that there are devices for."""
-    for device in inventory.devices:
-        for tp in space.widths(device, inventory.count(device)):
-            for count in node_counts(experts):
-                if tp * count <= inventory.count(device):
+    for device, available in inventory.stock:
+        for tp in space.widths(device, available):
+            for count in node_counts(costs.num_experts):
+                if tp * count <= available:
                     yield Nodes(device, tp, count)
 
 
-def colocated(space: Space, inventory: Inventory, experts: int) -> Iterator[Deployment]:
-    """The baselines, without rows: tensor parallelism alone, and data-parallel attention over all
-    the devices that the experts are spread over."""
-    for device in inventory.devices:
-        count = inventory.count(device)
-        for tp in space.widths(device, count):
-            yield Deployment(
-                Nodes(device, tp, 1), Nodes(device, tp, 1), micro_batches=1, rows=1, together=True
-            )
-            for devices in node_counts(experts):
-                if devices > 1 and devices % tp == 0 and devices <= count:
-                    yield Deployment(
-                        Nodes(device, tp, devices // tp),
-                        Nodes(device, 1, devices),
-                        micro_batches=1,
-                        rows=1,
-                        together=True,
-                    )
+def colocated(space: Space, inventory: Inventory, costs: Costs) -> Iterator[Deployment]:
+    """The baselines, with one sequence a group: tensor parallelism alone, and data-parallel
+    attention over all the devices that the experts are spread over."""
+    for device, tp in attention_nodes(space, inventory, costs):
+        yield _together(Nodes(device, tp, 1), Nodes(device, tp, 1))
+        for devices in node_counts(costs.num_experts):
+            if devices > 1 and devices % tp == 0 and devices <= inventory.count(device):
+                yield _together(Nodes(device, tp, devices // tp), Nodes(device, 1, devices))
+
+
+def _together(attention: Nodes, experts: Nodes) -> Deployment:
+    return Deployment(attention, experts, micro_batches=1, rows=1, together=True)
