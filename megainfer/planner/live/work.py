@@ -13,11 +13,14 @@ EXPERT_STAGES = ("expert", "reply")
 STEP_STAGES = ("schedule", "embed", "head", "sample")
 """What an attention node does once a step."""
 
+NOW = ("running", "micro_batches", "num_blocks", "free_blocks")
+"""What of a node's counters says how it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeWork:
     """One node's, under the names that nodes have for them. grown: by how much counters grew.
-    now: what was so in the end (running, micro_batches, num_blocks, free_blocks)."""
+    now: what was so in the end, of `NOW`."""
 
     grown: Mapping[str, float]
     now: Mapping[str, float]

@@ -9,13 +9,12 @@ from prometheus_client.core import Metric
 from megainfer.messages.message import Role
 from megainfer.planner.live.expected import Outlook, Profiled
 from megainfer.planner.live.terms import Terms
-from megainfer.planner.live.work import Measured, NodeWork, Window, measured
+from megainfer.planner.live.work import NOW, Measured, NodeWork, Window, measured
 from megainfer.planner.profiles import StageProfile
 from server.operate.metrics.families import gauge
 from server.operate.nodes import NodeBoard, NodeState
 
 TERMS = tuple(each.name for each in fields(Terms))
-NOW = ("running", "micro_batches", "num_blocks", "free_blocks")
 Curve = Sequence[tuple[int, float]]
 
 
