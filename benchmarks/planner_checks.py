@@ -9,12 +9,16 @@ ratios      Qwen3-235B-A22B on GB200, attention GPUs for each of the experts' sw
             the first sweep is in the mean. Then the colocated baseline.
 estimates   of NVIDIA's aiconfigurator (tests/support/aiconfigurator_figures.py): milliseconds
             between tokens on colocated H100 and H200, and what they are made of, beside ours.
+paper       MegaScale-Infer's evaluation (tests/support/paper_rows.py) from its table of GPUs: the
+            best plans, more micro-batches, more attention replicas; once at all published rates,
+            once with measured kernels.
 """
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +26,15 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from megainfer.planner.search.workload import Objective
 from tests.support.aiconfigurator_figures import FIGURES, Estimator
+from tests.support.paper_rows import (
+    KINDS,
+    MODELS,
+    MORE_MICRO_BATCHES,
+    SECOND_MICRO_BATCH,
+    paper_rows,
+)
 from tests.support.ratio_sweep import (
     COLOCATED,
     SWEEPS,
@@ -111,7 +123,78 @@ def estimates() -> None:
     console.print(table)
 
 
-CHECKS: Mapping[str, Callable[[], None]] = {"ratios": ratios, "estimates": estimates}
+def paper() -> None:
+    """The rows, beside what is published."""
+    console.print(_paper_plans(), _paper_micro_batches(), _paper_replicas())
+
+
+def _paper_plans() -> Table:
+    table = Table(title="best plans: apart, colocated (wide), tensor parallel alone")
+    for column in ("model", "rates", "GPUs, and counted by", "apart", "it is"):
+        table.add_column(column)
+    for column in ("apart", "wide", "TP", "over wide", "over TP"):
+        table.add_column(column, justify="right")
+    cases = (
+        ("A800", ("A800",), Objective.GPU),
+        ("H20", ("H20", "L40S"), Objective.COST),
+        ("H20", KINDS, Objective.COST),
+    )
+    for (baseline, kinds, objective), name, ideal in product(cases, MODELS, (True, False)):
+        rows = paper_rows(name, ideal)
+        answer = rows.answer(kinds, objective)
+        apart, wide, parallel = (
+            plan.value(objective)
+            for plan in (answer.apart[0], answer.together[0], rows.tensor_parallel(baseline))
+        )
+        table.add_row(
+            name,
+            "published" if ideal else "measured",
+            f"{'all' if kinds is KINDS else ' + '.join(kinds)}, {objective}",
+            answer.apart[0].deployment.describe(),
+            answer.apart[0].bound,
+            f"{apart:.0f}",
+            f"{wide:.0f}",
+            f"{parallel:.0f}",
+            f"{apart / wide:.2f}x",
+            f"{apart / parallel:.2f}x",
+        )
+    return table
+
+
+def _paper_micro_batches() -> Table:
+    table = Table(title="tokens a second with more micro-batches, Ampere, measured kernels")
+    for column in ("model", "1 to 2", "published", "2 to 3", "published"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name in MODELS:
+        tokens = paper_rows(name).by_micro_batches()
+        table.add_row(
+            name,
+            f"{tokens[2] / tokens[1]:.2f}x",
+            f"about {SECOND_MICRO_BATCH}x",
+            f"{tokens[3] / tokens[2]:.2f}x",
+            f"{MORE_MICRO_BATCHES[name]:.2f}x",
+        )
+    return table
+
+
+def _paper_replicas() -> Table:
+    shown = (1, 2, 4, 6, 8, 10, 12, 16)
+    table = Table(title="DBRX on Ampere: tokens a second and GPU by attention replicas")
+    table.add_column("rates")
+    for count in shown:
+        table.add_column(f"{count}", justify="right")
+    for ideal in (True, False):
+        per_gpu = paper_rows("dbrx", ideal).by_replicas(shown[-1])
+        row = (f"{per_gpu[count]:.0f}" for count in shown)
+        table.add_row("published" if ideal else "measured", *row)
+    return table
+
+
+CHECKS: Mapping[str, Callable[[], None]] = {
+    "ratios": ratios,
+    "estimates": estimates,
+    "paper": paper,
+}
 
 
 def main() -> None:
