@@ -60,18 +60,34 @@ def test_a_single_process_has_a_device_of_its_own(folder: Path) -> None:
 
 
 def test_terms_are_those_of_the_costs_and_their_pace(folder: Path) -> None:
-    found = hardware_of(folder, micro_batches=2, ffn_gpus=2)
+    """Of hardware that is as fast beside others."""
+    known = devices()
+    known["here-1-beside"] = replace(known["here-1"], name="here-1-beside")
+    plan = plan_of(folder, micro_batches=2, ffn_gpus=2, attn_gpus=2)
+    found = expectation_of(plan, known, None)
     load = replace(LOAD, attention=2, experts=2)
     terms = found.terms(load)
-    step = Step(8.0, Contexts.at(300.0))
-    own = found.busy_attention.device
-    assert terms.attention == found.stages.attention(own, 1).layer(step, 2).total
-    assert terms.experts == found.stages.experts(own, 1, 2).layer(16.0).total
-    assert terms.outside == found.stages.attention(own, 1).outside(step).total
+    step, own = Step(8.0, Contexts.at(300.0)), known["here-1"]
+    assert terms.attention == pytest.approx(found.stages.attention(own, 1).layer(step, 2).total)
+    assert terms.experts == pytest.approx(found.stages.experts(own, 1, 2).layer(16.0).total)
+    assert terms.outside == pytest.approx(found.stages.attention(own, 1).outside(step).total)
     assert terms.token >= load.layers * 2 * max(terms.attention, terms.experts)
     # A message's packing is in T_a and in what is measured as T_c, but passes only once.
     slowest = pace_of(terms.attention, terms.experts, terms.transfer, terms.outside, load)
     assert terms.token <= slowest.seconds
+
+
+def test_who_works_beside_others_is_as_much_slower_as_they_are_at_work(folder: Path) -> None:
+    """The busier role always works; while it does, the other does for its own stage's time only."""
+    found = hardware_of(folder, micro_batches=2)
+    load = replace(LOAD, rows=64.0)
+    alone, both = found.terms(replace(load, micro_batches=1)), found.terms(load)
+    step, beside = Step(64.0, Contexts.at(300.0)), found.busy_attention.device
+    busy = found.stages.attention(beside, 1).layer(step, 1).total
+    slowest = found.stages.experts(beside, 1, 1).layer(64.0).total
+    assert slowest < busy, "of this model"
+    assert both.experts == pytest.approx(slowest)
+    assert alone.attention < both.attention < busy
 
 
 def test_more_context_takes_longer_and_more_rows_too(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from megainfer.planner.costs import Contexts, Step
+from megainfer.planner.costs import Contexts, Step, Time
 from megainfer.planner.live.terms import Load, Terms
 from megainfer.planner.profiles import StageProfile
 from megainfer.planner.search.deployment import Nodes
@@ -24,9 +24,9 @@ class Outlook(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """From a model's costs on devices. attention, experts: one node of each role, while the other
-    role waits. busy_attention, busy_experts: the same while all are at work, as with several
-    micro-batches. together: both roles are one process, which `attention` says all of."""
+    """From a model's costs on devices. attention, experts: one node of each role, while all others
+    wait. busy_attention, busy_experts: the same while all others are at work. together: both roles
+    are one process, which `attention` says all of."""
 
     stages: ModelStages
     attention: Nodes
@@ -47,25 +47,33 @@ class Hardware:
         return self._together(step, load) if self.together else self._apart(step, load)
 
     def _apart(self, step: Step, load: Load) -> Terms:
-        busy = load.micro_batches > 1
-        attention = _counted(self.busy_attention if busy else self.attention, load.attention)
-        experts = _counted(self.busy_experts if busy else self.experts, load.experts)
-        half = self.stages.attention(attention.device, attention.tp)
-        layer = half.layer(step, experts.count)
-        road = self.stages.road(attention, experts)
+        alone = self._stages(step, load, self.attention, self.experts)
+        busy = self._stages(step, load, self.busy_attention, self.busy_experts)
+        of_attention, of_experts = _at_work(busy, load)
         stages = Stages(
-            layer,
-            self.stages.experts(experts.device, experts.tp, experts.count).layer(
-                step.rows * attention.count
-            ),
+            _between(alone.attention, busy.attention, of_attention),
+            _between(alone.experts, busy.experts, of_experts),
+            busy.dispatch,
+            busy.combine,
+            _between(alone.outside, busy.outside, of_attention),
+        )
+        pace = Pace.apart(stages, stages, load.layers, load.micro_batches)
+        # As it is measured: from the beginning of a send, and so with a message's packing.
+        transfer = stages.dispatch.total + stages.combine.total
+        return _terms(stages, (transfer + PACKED * stages.attention.copied) / 2, pace)
+
+    def _stages(self, step: Step, load: Load, attention: Nodes, experts: Nodes) -> Stages:
+        attention, experts = _counted(attention, load.attention), _counted(experts, load.experts)
+        half = self.stages.attention(attention.device, attention.tp)
+        served = self.stages.experts(experts.device, experts.tp, experts.count)
+        road = self.stages.road(attention, experts)
+        return Stages(
+            half.layer(step, experts.count),
+            served.layer(step.rows * attention.count),
             road.dispatch(step.rows),
             road.combine(step.rows),
             half.outside(step),
         )
-        pace = Pace.apart(stages, stages, load.layers, load.micro_batches)
-        # As it is measured: from the beginning of a send, and so with a message's packing.
-        transfer = stages.dispatch.total + stages.combine.total + PACKED * layer.copied
-        return _terms(stages, transfer / 2, pace)
 
     def _together(self, step: Step, load: Load) -> Terms:
         nodes = self.attention
@@ -129,6 +137,28 @@ class Proportional:
             terms.outside * own,
             load,
         )
+
+
+def _at_work(stages: Stages, load: Load) -> tuple[float, float]:
+    """While a node computes, the mean share of the others that do so too: of an attention node, and
+    of an expert node. Those of its own role keep step with it. Those of the other role wait for it
+    where there is one micro-batch; else the busier role always works, and the other as long as its
+    stage takes of the busier one's."""
+    attention = stages.attention.total + stages.outside.total / load.layers
+    experts = stages.experts.total
+    turns = load.micro_batches > 1
+    others = load.attention + load.experts - 1
+    beside_attention = min(1.0, experts / attention) if turns else 0.0
+    beside_experts = min(1.0, attention / experts) if turns else 0.0
+    return (
+        (load.attention - 1 + load.experts * beside_attention) / others,
+        (load.experts - 1 + load.attention * beside_experts) / others,
+    )
+
+
+def _between(alone: Time, busy: Time, share: float) -> Time:
+    """Of work that so much of its time is beside others'."""
+    return alone * (1 - share) + busy * share
 
 
 def _counted(nodes: Nodes, count: int) -> Nodes:
