@@ -26,6 +26,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.workload import Objective
 from tests.support.aiconfigurator_figures import FIGURES, Estimator
 from tests.support.paper_rows import (
@@ -45,7 +46,7 @@ from tests.support.ratio_sweep import (
     errors,
 )
 
-console = Console(width=120)
+console = Console(width=160)
 
 
 def ratios() -> None:
@@ -131,7 +132,7 @@ def paper() -> None:
 def _paper_plans() -> Table:
     table = Table(title="best plans: apart, colocated (wide), tensor parallel alone")
     for column in ("model", "rates", "GPUs, and counted by", "apart", "it is"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("apart", "wide", "TP", "over wide", "over TP"):
         table.add_column(column, justify="right")
     cases = (
@@ -150,7 +151,7 @@ def _paper_plans() -> Table:
             name,
             "published" if ideal else "measured",
             f"{'all' if kinds is KINDS else ' + '.join(kinds)}, {objective}",
-            answer.apart[0].deployment.describe(),
+            _short(answer.apart[0].deployment),
             answer.apart[0].bound,
             f"{apart:.0f}",
             f"{wide:.0f}",
@@ -159,6 +160,12 @@ def _paper_plans() -> Table:
             f"{apart / parallel:.2f}x",
         )
     return table
+
+
+def _short(plan: Deployment) -> str:
+    """Such as "4 x 2 H20 + 8 x 1 L40S, m 3, b 402"."""
+    roles = (f"{role.count} x {role.tp} {role.device.name}" for role in plan.roles)
+    return f"{' + '.join(roles)}, m {plan.micro_batches}, b {plan.rows}"
 
 
 def _paper_micro_batches() -> Table:
