@@ -4,7 +4,8 @@ One expert a node, m from 3 to N_m, bf16; for each pair of kinds of devices and 
 
     T_a = k1 b_a + k2    T_e = k3 b_e + k4    b_e = b_a n_a K / E    n_a = k1 E / (k3 K)
     T_total = (T_a + T_e + 2 T_c) + T_f (m L - 1)    T_f = max(T_a, T_e)
-    m T_f L <= SLO    4 m b_a s h L / g + 2 P_a < tp_a C_a    2 P_e < tp_e C_e
+    m T_f L <= SLO    m T_f >= 2 (T_f + T_c)
+    4 m b_a s h L / g + 2 P_a < tp_a C_a    2 P_e < tp_e C_e
 
 and the largest b_a that keeps the limits. Most tokens a second and unit of price win:
 (B / T_total) / (tp_a n_a Cost_a + tp_e E Cost_e). The paper profiles the k's. Here they are the
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from megainfer.errors import ConfigError
 from megainfer.models.sources import attention_weight_bytes
 from megainfer.planner.costs.step import Contexts, Step
-from megainfer.planner.formulas import total_time
+from megainfer.planner.formulas import min_micro_batches, total_time
 from megainfer.planner.hardware import Device
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.model_stages import ModelStages
@@ -171,6 +172,8 @@ class Algorithm1:
             return None
         road = self.stages.road(attention, deployment.experts)
         t_c = max(way(deployment.rows).total for way in (road.dispatch, road.combine))
+        if m < min_micro_batches(max(t_a, t_e), t_c):
+            return None
         return PaperPlan(deployment, t_a, t_e, t_c, total_time(t_a, t_e, t_c, m, layers))
 
     def line_a(self, device: Device, tp: int) -> Line:

@@ -54,8 +54,11 @@ def breaks(own: Algorithm1, plan: PaperPlan, rows: int) -> bool:
     tokens = rows * m * DECODE.context
     held = tokens * spec.kv_bytes_per_token(2) + attention_weight_bytes(spec, 2)
     b_e = rows * attention.count * spec.top_k / spec.num_experts
-    took = m * len(spec.layers) * max(line_a.at(rows), line_e.at(b_e))
-    return took > SLO or held >= attention.tp * attention.device.memory_bytes
+    slowest = max(line_a.at(rows), line_e.at(b_e))
+    road = own.stages.road(attention, deployment.experts)
+    stalls = m * slowest < 2 * (slowest + road.dispatch(rows).total) * (1 - 1e-9)
+    took = m * len(spec.layers) * slowest
+    return stalls or took > SLO or held >= attention.tp * attention.device.memory_bytes
 
 
 def test_limits_are_kept_and_one_more_row_breaks_one(
