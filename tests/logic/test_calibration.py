@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from megainfer.calibration.calibrate import check_cores
+from megainfer.calibration.calibrate import check_cores, check_memory
 from megainfer.calibration.description import device_of
 from megainfer.calibration.measured import Exchanged
 from megainfer.calibration.timing import in_turn, medians
+from megainfer.cli import app
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
 from megainfer.planner.hardware import Device, load_devices, to_toml
@@ -101,3 +103,15 @@ def test_cores_of_a_node(wish: Sequence[int], found: tuple[int, ...]) -> None:
 def test_cores_that_are_not_there_are_named(count: int) -> None:
     with pytest.raises(ConfigError, match=f"--cores {count}: this machine has 4"):
         check_cores((count,), Machine((0, 1, 2, 3), 2**30, 2**30, False))
+
+
+def test_a_machine_with_too_little_memory_is_told_how_much() -> None:
+    check_memory(Machine((0,), 2**34, 2**33, False))
+    with pytest.raises(ConfigError, match=r"takes 3\.0 GiB of memory, but 1\.0 GiB are free"):
+        check_memory(Machine((0,), 2**34, 2**30, False))
+
+
+def test_a_folder_that_is_not_there_is_named_before_a_minute_has_gone(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "here.toml"
+    with pytest.raises(ConfigError, match=r"--output .*here\.toml: there is no folder"):
+        CliRunner().invoke(app, ["calibrate", "--output", str(path)], catch_exceptions=False)
