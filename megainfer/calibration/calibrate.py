@@ -26,8 +26,8 @@ Tell = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Wish:
     """name: what its devices' names begin with. cores: of a node, each number a device of its own,
-    beside all of them.
-    watts, price: of the whole machine. sizes: of what is computed, `kernels.USUAL` unless given."""
+    beside all of them. watts, price: of the whole machine. sizes: of what is computed,
+    `kernels.USUAL` unless given."""
 
     name: str
     cores: tuple[int, ...]

@@ -1,6 +1,7 @@
 """From measured times to a device, and what is measured in which order; no kernel runs here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,12 @@ def test_the_planner_reads_back_what_calibrate_writes(device: Device, tmp_path: 
 def test_moving_that_took_no_longer_costs_nothing_beside_memory() -> None:
     same = (LINKS[0], Exchanged(64, 4096, 4e-6, 26e-6))
     assert device_of(SHARE, KERNELS, same, HOST).efficiency.copied.at(10**6) == 1.0
+
+
+def test_reading_that_was_lost_in_noise_costs_what_memory_costs() -> None:
+    nothing = replace(KERNELS, attention=dict.fromkeys(KERNELS.attention, ()))
+    device = device_of(SHARE, nothing, LINKS, HOST)
+    assert device.efficiency.attention("bfloat16").at(10**6) == 1.0
 
 
 def test_rounds_go_through_all_works_in_turn() -> None:
