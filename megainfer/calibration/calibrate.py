@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from megainfer.calibration.description import Share, device_of
 from megainfer.calibration.measured import Exchanged, HostWork, KernelTimes
+from megainfer.compute.cpu.kernels import library
+from megainfer.config import format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
 from megainfer.planner.hardware import Device
@@ -24,14 +26,27 @@ Tell = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Wish:
     """name: what its devices' names begin with. cores: of a node, each number a device of its own,
-    beside all of them.
-    watts, price: of the whole machine. sizes: of what is computed, `kernels.USUAL` unless given."""
+    beside all of them. watts, price: of the whole machine. sizes: of what is computed,
+    `kernels.USUAL` unless given."""
 
     name: str
     cores: tuple[int, ...]
     watts: float
     price: float
     sizes: "Sizes | None" = None
+
+
+LEAST_MEMORY = 3 * 2**30
+"""Of weights in three dtypes that no cache holds, and of what else is measured with."""
+
+
+def check_memory(machine: Machine) -> None:
+    """Raises ConfigError where there isn't enough."""
+    if machine.available_memory < LEAST_MEMORY:
+        raise ConfigError(
+            f"calibrating takes {format_bytes(LEAST_MEMORY)} of memory, but "
+            f"{format_bytes(machine.available_memory)} are free; end what else runs"
+        )
 
 
 def check_cores(cores: Sequence[int], machine: Machine) -> tuple[int, ...]:
@@ -53,7 +68,10 @@ def calibrate(wish: Wish, machine: Machine, processor: str, tell: Tell) -> list[
     whose roles take turns (one micro-batch), and one named -beside, where all other cores read
     memory meanwhile. Of all cores there is none beside; but -colocated, with the host's work of a
     single process. To be called before this process has computed anything, since it forks.
+
+    Raises ConfigError where the CPU kernels aren't built.
     """
+    library.load()
     load_libraries()
     from megainfer.calibration.links import measure_links
 

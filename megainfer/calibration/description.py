@@ -67,9 +67,7 @@ def _efficiency(
     kernels: KernelTimes, flops: Mapping[str, float], links: Sequence[Exchanged], host: HostWork
 ) -> Efficiency:
     rate = kernels.memory_rate
-    attention = {
-        dtype: Utilisation.measured(rate, _times(own)) for dtype, own in kernels.attention.items()
-    }
+    attention = {dtype: _reached(rate, _times(own)) for dtype, own in kernels.attention.items()}
     return Efficiency(
         products=_by_dtype(kernels.products, flops),
         expert_products=_by_dtype(kernels.experts, flops),
@@ -123,8 +121,12 @@ def _copied(rate: float, links: Sequence[Exchanged]) -> Utilisation:
     """What more bytes take than the smallest message, whose time is the host's work on it."""
     first, *others = links
     times = [(own.moved_bytes, own.moving - first.moving) for own in others]
-    longer = [(size, seconds) for size, seconds in times if seconds > 0]
-    return Utilisation.measured(rate, longer) if longer else Utilisation.constant(1.0)
+    return _reached(rate, [(size, seconds) for size, seconds in times if seconds > 0])
+
+
+def _reached(rate: float, times: Sequence[tuple[float, float]]) -> Utilisation:
+    """Of (bytes, seconds); all of it where nothing took any time."""
+    return Utilisation.measured(rate, times) if times else Utilisation.constant(1.0)
 
 
 def _sources(share: Share) -> dict[str, str]:

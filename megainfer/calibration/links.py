@@ -6,6 +6,8 @@ from functools import partial
 from statistics import median
 from time import monotonic
 
+import torch
+
 from megainfer.calibration.measured import Exchanged
 from megainfer.errors import NodeDied
 from megainfer.expert_node.transfer_profile import answer_transfers
@@ -25,6 +27,8 @@ MESSAGES = 24
 WARM = 4
 SECONDS = 30.0
 """The bound of every wait; none is expected to come near it."""
+END_SECONDS = 2.0
+"""For one that has told all to end by itself."""
 
 
 def measure_links(cores: Sequence[int]) -> tuple[Exchanged, ...]:
@@ -46,15 +50,10 @@ def measure_links(cores: Sequence[int]) -> tuple[Exchanged, ...]:
         return tuple(Exchanged(**each) for each in told)
     finally:
         for child in children:
-            if not child.reap(SECONDS if _told_all(child) else 0.0):
+            if not child.reap(END_SECONDS):
                 child.kill()
                 child.reap(SECONDS)
             child.forget()
-
-
-def _told_all(child: Child) -> bool:
-    """Whether it is about to end by itself."""
-    return child.alive and child.fatal is None
 
 
 def _geometry() -> Geometry:
@@ -70,12 +69,14 @@ def _geometry() -> Geometry:
 
 
 def _expert(station: Station, road: Road) -> None:
+    torch.set_num_threads(1)  # as nodes with kernels of their own
     port = open_expert_port(road, Seat(_geometry(), 0), SECONDS)
     answer_transfers(port, 1)
     port.close()
 
 
 def _attention(station: Station, road: Road) -> None:
+    torch.set_num_threads(1)
     geometry = _geometry()
     port = open_attention_port(road, Seat(geometry, 0), SECONDS)
     exchanged = [_exchange(port, geometry, rows) for rows in ROWS]
@@ -86,8 +87,6 @@ def _attention(station: Station, road: Road) -> None:
 
 def _exchange(port: AttentionPort, geometry: Geometry, rows: int) -> dict[str, float]:
     """`Exchanged`'s fields."""
-    import torch
-
     hidden = torch.ones(rows, geometry.hidden_size, dtype=torch.bfloat16)
     out = torch.zeros(rows, geometry.hidden_size)
     choices = (rows, geometry.top_k)

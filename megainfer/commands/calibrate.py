@@ -5,6 +5,8 @@ from typing import Annotated
 
 from typer import Option
 
+from megainfer.errors import ConfigError
+
 EPILOG = """[bold]Examples[/bold]
 
 What a node on half of this machine's cores reaches, in a file that `megainfer plan` and
@@ -33,13 +35,16 @@ def calibrate(
     """
     from rich.console import Console
 
-    from megainfer.calibration.calibrate import Wish, check_cores
+    from megainfer.calibration.calibrate import Wish, check_cores, check_memory
     from megainfer.calibration.calibrate import calibrate as measured
     from megainfer.commands.environment import processor_name
     from megainfer.launch.machine import read_machine
     from megainfer.planner.hardware import to_toml
 
+    if not output.absolute().parent.is_dir():
+        raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it first")
     machine = read_machine()
+    check_memory(machine)
     wish = Wish(name, check_cores(cores or (), machine), watts, price)
     console = Console(highlight=False)
     devices = measured(wish, machine, processor_name(), lambda what: console.print(what))

@@ -1,14 +1,17 @@
 """From measured times to a device, and what is measured in which order; no kernel runs here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from megainfer.calibration.calibrate import check_cores
+from megainfer.calibration.calibrate import check_cores, check_memory
 from megainfer.calibration.description import device_of
 from megainfer.calibration.measured import Exchanged
 from megainfer.calibration.timing import in_turn, medians
+from megainfer.cli import app
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
 from megainfer.planner.hardware import Device, load_devices, to_toml
@@ -74,6 +77,12 @@ def test_moving_that_took_no_longer_costs_nothing_beside_memory() -> None:
     assert device_of(SHARE, KERNELS, same, HOST).efficiency.copied.at(10**6) == 1.0
 
 
+def test_reading_that_was_lost_in_noise_costs_what_memory_costs() -> None:
+    nothing = replace(KERNELS, attention=dict.fromkeys(KERNELS.attention, ()))
+    device = device_of(SHARE, nothing, LINKS, HOST)
+    assert device.efficiency.attention("bfloat16").at(10**6) == 1.0
+
+
 def test_rounds_go_through_all_works_in_turn() -> None:
     done: list[str] = []
     taken = medians({name: lambda name=name: done.append(name) for name in "abc"}, rounds=3)
@@ -101,3 +110,15 @@ def test_cores_of_a_node(wish: Sequence[int], found: tuple[int, ...]) -> None:
 def test_cores_that_are_not_there_are_named(count: int) -> None:
     with pytest.raises(ConfigError, match=f"--cores {count}: this machine has 4"):
         check_cores((count,), Machine((0, 1, 2, 3), 2**30, 2**30, False))
+
+
+def test_a_machine_with_too_little_memory_is_told_how_much() -> None:
+    check_memory(Machine((0,), 2**34, 2**33, False))
+    with pytest.raises(ConfigError, match=r"takes 3\.0 GiB of memory, but 1\.0 GiB are free"):
+        check_memory(Machine((0,), 2**34, 2**30, False))
+
+
+def test_a_folder_that_is_not_there_is_named_before_a_minute_has_gone(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "here.toml"
+    with pytest.raises(ConfigError, match=r"--output .*here\.toml: there is no folder"):
+        CliRunner().invoke(app, ["calibrate", "--output", str(path)], catch_exceptions=False)
