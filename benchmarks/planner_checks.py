@@ -12,11 +12,13 @@ estimates   of NVIDIA's aiconfigurator (tests/support/aiconfigurator_figures.py)
 paper       MegaScale-Infer's evaluation (tests/support/paper_rows.py) from its table of GPUs: the
             best plans, more micro-batches, more attention replicas; once at all published rates,
             once with measured kernels.
+seconds     of planning Kimi K2, a model of 1T weights, on 1,024 GPUs of 4 kinds: of one core.
 """
 
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -26,8 +28,14 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from megainfer.compute.selection import Precision
+from megainfer.planner.costs import ModelCosts
+from megainfer.planner.hardware import load_devices
 from megainfer.planner.search.deployment import Deployment
-from megainfer.planner.search.workload import Objective
+from megainfer.planner.search.inventory import Inventory
+from megainfer.planner.search.model_stages import ModelStages
+from megainfer.planner.search.planning import Planner
+from megainfer.planner.search.workload import Objective, Prefill, Target, Workload
 from tests.support.aiconfigurator_figures import FIGURES, Estimator
 from tests.support.paper_rows import (
     KINDS,
@@ -36,6 +44,7 @@ from tests.support.paper_rows import (
     SECOND_MICRO_BATCH,
     paper_rows,
 )
+from tests.support.public_models import public_spec
 from tests.support.ratio_sweep import (
     COLOCATED,
     SWEEPS,
@@ -197,10 +206,41 @@ def _paper_replicas() -> Table:
     return table
 
 
+def seconds() -> None:
+    """For three targets, each from nothing."""
+    devices = load_devices()
+    inventory = Inventory(tuple((devices[kind], 256) for kind in ("H20", "L40S", "H100", "H200")))
+    with tempfile.TemporaryDirectory() as folder:
+        spec = public_spec("kimi-k2", Path(folder))
+    table = Table(title=f"Kimi K2 in fp8 on {inventory.describe()}")
+    for column in ("requests", "target", "counted by", "s", "apart", "colocated"):
+        table.add_column(column)
+    for workload, target, objective in (
+        (Workload(571, 159, Prefill.ELSEWHERE), Target(0.1), Objective.GPU),
+        (Workload(571, 159, Prefill.ELSEWHERE), Target(0.1), Objective.COST),
+        (Workload(2000, 500), Target(0.05, 2.0), Objective.COST),
+    ):
+        begin = time.process_time()
+        stages = ModelStages(ModelCosts.of(spec, Precision("bfloat16", "fp8", "fp8")))
+        answer = Planner.of(stages, inventory, workload).plan(target, objective)
+        took = time.process_time() - begin
+        best = (plans[0].deployment for plans in (answer.apart, answer.together))
+        first = "" if target.ttft_seconds is None else f", first {target.ttft_seconds:g} s"
+        table.add_row(
+            f"{workload.input_tokens} + {workload.output_tokens}, prompts {workload.prefill}",
+            f"{target.tpot_seconds * 1e3:g} ms{first}",
+            str(objective),
+            f"{took:.1f}",
+            *map(_short, best),
+        )
+    console.print(table)
+
+
 CHECKS: Mapping[str, Callable[[], None]] = {
     "ratios": ratios,
     "estimates": estimates,
     "paper": paper,
+    "seconds": seconds,
 }
 
 

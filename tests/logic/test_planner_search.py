@@ -6,6 +6,7 @@ from functools import cache
 from itertools import pairwise
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -329,6 +330,31 @@ def test_what_keeps_a_batch_from_growing_is_named() -> None:
     narrow = made_up_device("narrow", 12)
     full = plan(MadeUpCosts(), (narrow, 16), target=Target(5.0), space=Space(tps=(1, 2)))
     assert {found.limit for found in full.apart} == {Limit.MEMORY}
+
+
+def test_few_of_all_plans_are_computed() -> None:
+    """On four kinds of 256 devices each; what takes long grows with these numbers."""
+    made = list[int]()
+
+    class Counted(MadeUpCosts):
+        def road(self, attention: Nodes, experts: Nodes) -> Any:
+            made.append(attention.count)
+            return super().road(attention, experts)
+
+    kinds = [
+        made_up_device(f"kind-{i}", 60 + 10 * i, (1 + i) * 1e12, (5 - i) * 1e14, 50e9, 1 + i / 2)
+        for i in range(4)
+    ]
+    inventory = Inventory(tuple((kind, 256) for kind in kinds))
+    costs = Counted(num_experts=64, moe_layers=30, expert_bytes=5e7)
+    planner = Planner.of(costs, inventory, DECODE)
+    assert len(planner.plan(Target(0.1), top=5).apart) == 5
+    branches = sum(
+        family.most_nodes(inventory) * planner.space.most_micro_batches
+        for family in families(planner.space, inventory, costs)
+    )
+    assert branches > 500_000
+    assert len(made) < branches / 20
 
 
 @cache

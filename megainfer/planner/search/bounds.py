@@ -168,7 +168,7 @@ class Bounds:
 
         if seconds(1.0) == 0.0:
             return inf
-        return rate_bound(seconds, float(self.grid[possible - 1]), tolerance=0.2)
+        return rate_bound(seconds, float(self.grid[possible - 1]), tolerance=0.03)
 
     def of(self, family: Family, m: int | None, first: int, last: int) -> float:
         """What no such plan with `first` to `last` attention nodes exceeds. m None: with any m;
