@@ -248,8 +248,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("check", choices=CHECKS, nargs="*", default=list(CHECKS))
-    for name in dict.fromkeys(parser.parse_args().check):
+    parser.add_argument("check", choices=[*CHECKS, "all"], nargs="?", default="all")
+    asked = parser.parse_args().check
+    for name in CHECKS if asked == "all" else [asked]:
         CHECKS[name]()
 
 
