@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from megainfer.commands import (
+    calibrate,
     chat,
     collect_env,
     complete,
@@ -20,6 +21,7 @@ from megainfer.commands import (
 )
 from megainfer.commands.bench.app import bench_app
 from megainfer.commands.help import TopicalCommand
+from megainfer.commands.plan import command as plan
 from megainfer.errors import MegaInferError, shortage
 
 app = typer.Typer(
@@ -34,11 +36,13 @@ for command, epilog in (
     (chat.chat, chat.EPILOG),
     (complete.complete, complete.EPILOG),
     (generate.generate, generate.EPILOG),
+    (plan.plan, plan.EPILOG),
     (nodes.nodes, None),
     (nodes.scale, nodes.SCALE_EPILOG),
     (nodes.drain, None),
     (nodes.restart, None),
     (trace.trace, None),
+    (calibrate.calibrate, calibrate.EPILOG),
     (models.models, models.EPILOG),
     (collect_env.collect_env, None),
     (version.version, None),

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 
 from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
-from megainfer.models.sources import attention_weight_bytes, sparse_attention_weights
+from megainfer.models.sources import (
+    FfnSources,
+    attention_weight_bytes,
+    layer_attention,
+    sparse_attention_weights,
+)
 from megainfer.models.spec import ModelSpec
 from megainfer.sharing.budgets import Budgets
 
@@ -17,6 +22,15 @@ NODE_BYTES, SUPERVISOR_BYTES, API_SERVER_BYTES = 200 * MIB, 250 * MIB, 150 * MIB
 """What processes take of their own before there is a model or a request: torch, most of it."""
 GPU_NODE_BYTES = 2**30
 """The same of a node that computes on a GPU: CUDA's libraries, and pinned staging."""
+CUDA_BYTES = 512 * MIB
+"""What CUDA takes for a process that uses a GPU, its kernels' code included."""
+LEAST_WORKSPACE_BYTES = 256 * MIB
+"""cuBLAS's own, partial sums of attention over long contexts, and what lies between blocks of
+torch's allocator."""
+GRAPHS_SHARE = 0.02
+"""Of a GPU's memory, for the CUDA graphs of one node."""
+LOGIT_COPIES = 4
+"""Logits, penalised, sorted, and their probabilities."""
 TRYING_BYTES = 2**30
 """The most that the process takes which tries out grammars."""
 QUANTISED = {
@@ -113,6 +127,62 @@ def expert_node(spec: ModelSpec, precision: Precision, num_experts: int, moving:
         (
             ("weights", num_experts * layer),
             *((("experts on the move", moving * layer),) if moving else ()),
+        )
+    )
+
+
+def gpu_process(workspace: int, slots: int) -> Ledger:
+    """What a node takes of its GPU beside weights and caches. slots: bytes of M2N's payloads."""
+    lines = (("CUDA", CUDA_BYTES), ("workspace", LEAST_WORKSPACE_BYTES + workspace))
+    return Ledger((*lines, *((("M2N", slots),) if slots else ())))
+
+
+def gpu_graphs(gpu_memory: int) -> Ledger:
+    """Recorded stages of a node with an attention half, on a GPU with so much memory."""
+    return Ledger((("graphs", int(GRAPHS_SHARE * gpu_memory)),))
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWorkspace:
+    """What an attention node's steps need beside weights and caches. widest: outputs of the widest
+    weight. element_bytes: of the dtype of computing."""
+
+    hidden_size: int
+    vocab_size: int
+    widest: int
+    element_bytes: int
+
+    @classmethod
+    def of(cls, spec: ModelSpec, precision: Precision) -> "AttentionWorkspace":
+        element_bytes = DTYPE_BYTES[precision.dtype]
+        return cls(spec.hidden_size, spec.vocab_size, _widest(spec), element_bytes)
+
+    def bytes(self, rows: int, micro_batches: int, sampled: int) -> int:
+        """Of steps of so many rows: each micro-batch's residual stream and what its experts see;
+        one step's projections, four as wide as the widest weight; and the logits of all that
+        sample."""
+        kept = 2 * micro_batches * self.hidden_size
+        step = 4 * self.hidden_size + 4 * self.widest
+        logits = LOGIT_COPIES * 4 * sampled * self.vocab_size
+        return rows * (kept + step) * self.element_bytes + logits
+
+
+def expert_workspace(spec: ModelSpec, precision: Precision, rows: int) -> int:
+    """Of a batch of all attention nodes' rows: of each choice gate, up, their product, and a
+    float32 row to be summed."""
+    size = DTYPE_BYTES[precision.dtype]
+    choice = 3 * spec.expert.intermediate * size + 4 * spec.hidden_size
+    return rows * (spec.top_k * choice + spec.hidden_size * size)
+
+
+def _widest(spec: ModelSpec) -> int:
+    """Of all that a layer's weights on an attention node give."""
+    return max(
+        source.shape[0]
+        for layer in range(len(spec.layers))
+        for source in (
+            *layer_attention(spec, layer).all(),
+            *FfnSources(spec, layer).attention_side(),
         )
     )
 

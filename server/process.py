@@ -68,6 +68,7 @@ class _Server:
     ) -> None:
         plan = deployment.plan
         self._link = station.link
+        self._nodes = plan.num_attention, plan.num_expert
         self._page = station.page
         self._tokenizer = deployment.tokenizer
         self._options = options
@@ -186,6 +187,7 @@ class _Server:
         match message:
             case Started():
                 self._instance.counted.startup.update(message.seconds)
+                self._instance.counted.expectation.learn(message.profile, *self._nodes)
             case Stats():
                 self._instance.board.hear(message)
             case Spans():

@@ -57,7 +57,7 @@ def _known(context: typer.Context) -> dict[str, Any]:
     return {
         parameter.name: parameter
         for parameter in context.command.params
-        if parameter.name not in (None, "config", "help")
+        if parameter.name not in (None, "config", "plan", "help")
     }
 
 

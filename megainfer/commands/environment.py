@@ -47,12 +47,17 @@ def describe_environment() -> Iterator[str]:
 
 def _cpu(machine: Machine) -> Iterator[str]:
     fields = _cpu_fields()
-    yield _line("CPU", fields.get("model name", platform.processor() or "?"))
+    yield _line("CPU", processor_name())
     yield _line("cores", f"{len(machine.cores)} usable")
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     yield _line(
         "CPU flags", " ".join(flag for flag in TOLD_FLAGS if flag in flags) or "none of ours"
     )
+
+
+def processor_name() -> str:
+    """As it calls itself."""
+    return _cpu_fields().get("model name", platform.processor() or "?")
 
 
 def _cpu_fields() -> dict[str, str]:

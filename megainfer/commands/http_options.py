@@ -14,6 +14,7 @@ from megainfer.errors import ConfigError
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.serving_options import ServingOptions, read_keys
 from megainfer.frontend.syntax_options import CALLS, REASONING, SyntaxOptions
+from megainfer.planner.hardware import load_devices
 from megainfer.sharing.budgets import CHARACTERS_A_TOKEN, BudgetOptions
 
 HTTP, KEYS, LOAD, ANSWERS = "HTTP server", "Keys", "Overload and ending", "Answers"
@@ -95,6 +96,18 @@ class HttpOptions:
             help="Send a span for each request to this OpenTelemetry collector, over HTTP, such as "
             "http://127.0.0.1:4318/v1/traces; needs the extra otel.",
         ),
+    ] = None
+    hardware: Annotated[
+        Path | None,
+        Option(
+            rich_help_panel=HTTP,
+            help="Devices as megainfer calibrate writes them, or a table of your own; /metrics and "
+            "the page then have what the plan expects beside what is measured.",
+        ),
+    ] = None
+    hardware_name: Annotated[
+        str | None,
+        Option(rich_help_panel=HTTP, help="Which machine of that file this is."),
     ] = None
     health_timeout: Annotated[
         float,
@@ -248,6 +261,8 @@ class HttpOptions:
             shows_tokenizer=self.enable_tokenizer_info_endpoint,
             traces_endpoint=self.otlp_traces_endpoint,
             api_servers=self.api_servers,
+            hardware=None if self.hardware is None else load_devices(self.hardware),
+            hardware_name=self.hardware_name,
         )
 
     def _budgets(self) -> BudgetOptions:

@@ -24,6 +24,7 @@ from megainfer.commands.listening import (
     shown_host,
 )
 from megainfer.commands.options import takes_options
+from megainfer.commands.plan_file import PlanFile
 from megainfer.config import EngineConfig
 from megainfer.console.logs import set_up_logs
 from megainfer.console.terminal import TerminalObserver
@@ -74,6 +75,7 @@ def serve(
         bool, Option("--dry-run", help="Print what would run where, and exit.")
     ] = False,
     config: ConfigFile = None,
+    plan: PlanFile = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible API."""
     names = tuple(served_model_name or [served_name(model)])
@@ -145,6 +147,10 @@ def _serve(
     for line in (*deployment.describe(), *requests):
         shown = _wrapped(line, console.width) if console.is_terminal else line
         console.print(shown, soft_wrap=True, markup=False)
+    if options.hardware is not None:
+        from megainfer.launch.expectation import expectation_of
+
+        expectation_of(plan, options.hardware, options.hardware_name)  # or it says what is missing
     check_descriptors(plan.num_attention + plan.num_expert)
     if not options.loopback and not options.asks_for_key:
         console.print(

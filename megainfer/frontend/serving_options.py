@@ -1,7 +1,7 @@
 """What a user may ask of the API server, checked before any process starts."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from megainfer.errors import ConfigError
 from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.syntax_options import SyntaxOptions
+from megainfer.planner.hardware import Device
 from megainfer.sharing.budgets import BudgetOptions
 from megainfer.small_file import MEGABYTE, read_small_text
 
@@ -35,7 +36,8 @@ class ServingOptions:
     how often a line tells of the traffic; 0: never. access_log: whether a line tells of every
     request. syntax: of tool calls and reasoning. shows_tokenizer: whether /tokenizer_info is there.
     traces_endpoint: an OpenTelemetry collector's address, for a span a request. api_servers:
-    processes that share the port. Raises ConfigError.
+    processes that share the port. hardware: devices by name, from which the plan's terms are
+    expected; hardware_name: which machine of them this is. Raises ConfigError.
     """
 
     names: tuple[str, ...] = ()
@@ -59,6 +61,8 @@ class ServingOptions:
     shows_tokenizer: bool = False
     traces_endpoint: str | None = None
     api_servers: int = 1
+    hardware: Mapping[str, Device] | None = field(default=None, repr=False)
+    hardware_name: str | None = None
 
     def __post_init__(self) -> None:
         for flag, keys in (("--api-key", self.api_keys), ("--admin-key", self.admin_keys)):

@@ -5,26 +5,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megainfer.compute.selection import Precision
-from megainfer.config import BLOCK_SIZE, DTYPE_BYTES, EngineConfig, format_bytes
+from megainfer.config import BLOCK_SIZE, EngineConfig, format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.devices import NumberedGpu
 from megainfer.launch.fit import check_one_request_fits
 from megainfer.m2n.geometry import Geometry
-from megainfer.memory import MIB, Ledger, kv_block_bytes
-from megainfer.models.sources import FfnSources, layer_attention
+from megainfer.memory import (
+    AttentionWorkspace,
+    Ledger,
+    expert_workspace,
+    gpu_graphs,
+    gpu_process,
+    kv_block_bytes,
+)
 from megainfer.models.spec import ModelSpec
 
-CONTEXT_BYTES = 512 * MIB
-"""What CUDA takes for a process that uses a GPU, its kernels' code included."""
-LEAST_WORKSPACE_BYTES = 256 * MIB
-"""cuBLAS's own, partial sums of attention over long contexts, and what lies between blocks of
-torch's allocator."""
-GRAPHS_SHARE = 0.02
-"""Of a GPU's memory, for the CUDA graphs of one node."""
 KV_SHARE = 0.9
 """Of the memory that all else leaves, what the KV caches take at most unless told otherwise."""
-LOGIT_COPIES = 4
-"""Logits, penalised, sorted, and their probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,58 +45,28 @@ class GpuNeeds:
     def attention(self, gpu: NumberedGpu) -> Ledger:
         """Of an attention node on this GPU."""
         slots = 0 if self.geometry is None else self.geometry.attention_payloads.bytes
-        return self._ledger(self._attention_workspace(), slots) + self._graphs(gpu)
+        return gpu_process(self._attention_workspace(), slots) + self._graphs(gpu)
 
     def experts(self) -> Ledger:
         """Of an expert node."""
         slots = 0 if self.geometry is None else self.geometry.expert_payloads.bytes
-        return self._ledger(self._expert_workspace(), slots)
+        return gpu_process(self._expert_workspace(), slots)
 
     def colocated(self, gpu: NumberedGpu) -> Ledger:
         """Of a process with both roles."""
         workspace = self._attention_workspace() + self._expert_workspace()
-        return self._ledger(workspace, 0) + self._graphs(gpu)
+        return gpu_process(workspace, 0) + self._graphs(gpu)
 
     def _graphs(self, gpu: NumberedGpu) -> Ledger:
-        if self.eager:
-            return Ledger()
-        return Ledger((("graphs", int(GRAPHS_SHARE * gpu.gpu.memory)),))
-
-    def _ledger(self, workspace: int, slots: int) -> Ledger:
-        lines = (
-            ("CUDA", CONTEXT_BYTES),
-            ("workspace", LEAST_WORKSPACE_BYTES + workspace),
-            *((("M2N", slots),) if slots else ()),
-        )
-        return Ledger(lines)
+        return Ledger() if self.eager else gpu_graphs(gpu.gpu.memory)
 
     def _attention_workspace(self) -> int:
-        """Each micro-batch's residual stream and what its experts see; one step's projections, four
-        as wide as the widest weight; and the logits of all that sample."""
-        spec, size = self.spec, DTYPE_BYTES[self.precision.dtype]
-        kept = 2 * self.micro_batches * spec.hidden_size
-        step = 4 * spec.hidden_size + 4 * _widest(spec)
-        logits = LOGIT_COPIES * 4 * min(self.max_num_seqs, self.rows) * spec.vocab_size
-        return self.rows * (kept + step) * size + logits
+        sampled = min(self.max_num_seqs, self.rows)
+        workspace = AttentionWorkspace.of(self.spec, self.precision)
+        return workspace.bytes(self.rows, self.micro_batches, sampled)
 
     def _expert_workspace(self) -> int:
-        """A batch of all attention nodes' rows: of each choice gate, up, their product, and a
-        float32 row to be summed."""
-        spec, size = self.spec, DTYPE_BYTES[self.precision.dtype]
-        choice = 3 * spec.expert.intermediate * size + 4 * spec.hidden_size
-        return self.sources * self.rows * (spec.top_k * choice + spec.hidden_size * size)
-
-
-def _widest(spec: ModelSpec) -> int:
-    """Of all that a layer's weights on an attention node give."""
-    return max(
-        source.shape[0]
-        for layer in range(len(spec.layers))
-        for source in (
-            *layer_attention(spec, layer).all(),
-            *FfnSources(spec, layer).attention_side(),
-        )
-    )
+        return expert_workspace(self.spec, self.precision, self.sources * self.rows)
 
 
 def fitting_gpu_blocks(

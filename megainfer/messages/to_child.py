@@ -38,9 +38,13 @@ class Enter(Message, frozen=True):
 
 
 class Started(Message, frozen=True):
-    """To the API server: everybody is ready. seconds: of each stage of the start, in order."""
+    """To the API server: everybody is ready. seconds: of each stage of the start, in order.
+
+    profile: (rows, seconds) of each of the plan's terms, where the start measured them.
+    """
 
     seconds: dict[str, float]
+    profile: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
 class NodeDown(Message, frozen=True):

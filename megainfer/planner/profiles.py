@@ -1,6 +1,7 @@
 """Measured stage times as curves over rows."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,6 +46,20 @@ class StageProfile:
     attention: Curve
     expert: Curve
     transfer: Curve
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """By the names of `live.terms.Terms`."""
+        return {"attention": self.attention, "experts": self.expert, "transfer": self.transfer}
+
+    @classmethod
+    def of(cls, points: Mapping[str, Sequence[tuple[int, float]]]) -> "StageProfile":
+        """Of the points of `curves`. Raises ConfigError where one is missing."""
+        try:
+            own = [Curve(tuple(points[name])) for name in ("attention", "experts", "transfer")]
+        except KeyError as error:
+            raise ConfigError(f"a profile of stages lacks {error}") from error
+        return cls(*own)
 
 
 def profile_rows(most: int) -> list[int]:

@@ -6,19 +6,13 @@ from typing import Literal
 
 from megainfer.errors import ConfigError
 from megainfer.gather import GatherLimits
+from megainfer.simulator.feed import Load
+from megainfer.simulator.request import Latencies
+from megainfer.simulator.work import FREE, AttentionStage, Cost, RowStage
 
 Policy = Literal["gather", "greedy", "lockstep"]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a stage by its rows; the fixed part of an expert's is reading its weights."""
-
-    fixed: float
-    per_row: float
-
-    def of(self, rows: int) -> float:
-        return self.fixed + self.per_row * rows
+ATTENTION, EXPERT = Cost(0.6e-3, 12.5e-6), Cost(1.0e-3, 0.3e-6)
+"""Made up: experts are bound by reading their weights."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,10 @@ class Chance:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What to simulate. Times in seconds. Equal scenarios give equal outcomes."""
+    """What to simulate. Times in seconds. Equal scenarios give equal outcomes.
+
+    Without a load every step of every micro-batch has the same `rows`.
+    """
 
     policy: Policy = "gather"
     attention_nodes: int = 8
@@ -50,10 +47,16 @@ class Scenario:
     layers: int = 24
     rows: int = 32  # tokens of one attention node's micro-batch in each step
     choosing: float = 0.5  # the share of them that has an expert on a given expert node
-    attention: Cost = Cost(0.6e-3, 12.5e-6)
-    expert: Cost = Cost(1.0e-3, 0.3e-6)
+    choosing_each: tuple[float, ...] = ()  # the same of each expert node; () for `choosing`
+    attention: AttentionStage = ATTENTION
+    expert: RowStage = EXPERT
     expert_factors: tuple[float, ...] = ()  # on each expert node's times; () for 1 each
+    sampling: AttentionStage = FREE  # of a step, after its last layer
     transfer: float = 0.05e-3  # in one direction
+    dispatch: RowStage | None = None  # in place of `transfer`, by a micro-batch's rows
+    combine: RowStage | None = None  # the same of replies
+    queued_transfers: bool = False  # an attention node's go one after the other, each way
+    load: Load | None = None
     jitter: float = 0.1  # standard deviation of a stage's time, as a share of it
     unevenness: float = 1.0  # the slowest attention node's factor; the fastest has 1
     spells: tuple[Spell, ...] = ()
@@ -68,6 +71,7 @@ class Scenario:
     limits: GatherLimits = field(default_factory=GatherLimits)
     duration: float = 2.0
     warm_up: float = 0.3  # not counted
+    recorded: float = 0.0  # seconds from the end of the warm-up whose spans are kept
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,8 +81,16 @@ class Scenario:
             raise ConfigError(
                 f"{len(self.expert_factors)} factors for {self.expert_nodes} expert nodes"
             )
-        if self.policy == "lockstep" and (self.joins or self.rests):
+        if self.choosing_each and len(self.choosing_each) != self.expert_nodes:
+            raise ConfigError(
+                f"{len(self.choosing_each)} shares of rows for {self.expert_nodes} expert nodes"
+            )
+        if self.policy == "lockstep" and (self.joins or self.rests or self.load):
             raise ConfigError("lockstep knows no joins and no rests; use another policy")
+
+    def transfer_of(self, stage: RowStage | None, rows: int) -> float:
+        """Seconds that the messages of a micro-batch with so many rows take in this direction."""
+        return self.transfer if stage is None else stage.of(rows)
 
     def slowness(self, node: int, now: float) -> float:
         """The factor on an attention node's stage times at this time."""
@@ -88,6 +100,19 @@ class Scenario:
             if spell.node == node and spell.start <= now < spell.end:
                 factor *= spell.factor
         return factor
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a node did from `start` to `end`, in seconds. layer: None of sampling."""
+
+    role: Literal["attention", "expert"]
+    node: int
+    micro_batch: int
+    layer: int | None
+    start: float
+    end: float
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -102,3 +127,5 @@ class Outcome:
     expert_idle: float
     longest_wait: float  # of a message with rows, from its arrival to its batch
     unanswered: float  # how long the oldest message with rows has waited at the end
+    latencies: Latencies = field(default_factory=Latencies)  # of a load
+    spans: tuple[Span, ...] = ()

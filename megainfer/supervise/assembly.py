@@ -24,6 +24,7 @@ from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import Enter, Measure, Meet, Prepare, Serve, Start
 from megainfer.planner.balancing import Balancer
 from megainfer.planner.micro_batches import choose_micro_batches
+from megainfer.planner.profiles import StageProfile
 from megainfer.planner.stage_profile import explain, slowest_profile
 from megainfer.supervise.roster import Node, Pair, Roster, Stage, placement_among
 from megainfer.topology import (
@@ -60,6 +61,7 @@ class Assembly:
         self.resting: set[Node] = set()  # wanted, but to be members no more for the moment
         self.membership: Membership | None = None
         self.serve: Serve | None = None  # how, once that is known
+        self.profile: StageProfile | None = None  # by which that was chosen, if it was measured
         self.balancer = Balancer(plan.spec.moe_layers, plan.spec.num_experts)
         self.placement = plan.placement  # when all that hold anything by it are there
         self.refusal: str | None = None  # why the last resizing didn't come about
@@ -292,8 +294,8 @@ class Assembly:
         batch = min(config.max_num_seqs, config.max_num_batched_tokens)
         loaded = [(role, told) for (role, _), told in self._loaded.items()]
         connected = [c for (role, _), c in self._connected.items() if role is Role.ATTENTION]
-        profile = slowest_profile(loaded, connected, plan.spin_seconds)
-        choice = choose_micro_batches(profile, batch, plan.most_micro_batches)
+        self.profile = slowest_profile(loaded, connected, plan.spin_seconds)
+        choice = choose_micro_batches(self.profile, batch, plan.most_micro_batches)
         logger.info(explain(choice))
         if plan.num_attention > 1:
             return Serve(micro_batches=choice.micro_batches)

@@ -14,6 +14,7 @@ from megainfer.messages.to_child import (
     Reload,
     Started,
 )
+from megainfer.planner.profiles import StageProfile
 from megainfer.supervise.child import Child
 from megainfer.supervise.chronicler import Chronicler
 from megainfer.supervise.family import Family
@@ -88,9 +89,11 @@ class FrontEnds:
         self._drains = True
         self._to_servers(Drain())
 
-    def started(self, seconds: Mapping[str, float]) -> None:
-        """All is there, after so many seconds of each stage."""
-        self._started = Started(seconds=dict(seconds))
+    def started(self, seconds: Mapping[str, float], profile: StageProfile | None) -> None:
+        """All is there, after so many seconds of each stage. profile: None where none was made."""
+        curves = {} if profile is None else profile.curves
+        told = {term: list(curve.points) for term, curve in curves.items()}
+        self._started = Started(seconds=dict(seconds), profile=told)
         self._to_servers(self._started)
 
     # --- one API server -----------------------------------------------------------------------

@@ -147,7 +147,7 @@ class Supervisor:
         self._until(self._servers_answer, READY_TIMEOUT_SECONDS)
         self.startup.end()
         self._started = True
-        self._front_ends.started(self.startup.seconds)
+        self._front_ends.started(self.startup.seconds, self._assembly.profile)
         serve = self._assembly.serve
         assert serve is not None, "it has started"
         self._observer.ready(serve.first or serve.micro_batches, self.startup.seconds)

@@ -10,9 +10,11 @@ from megainfer.frontend.condition import Phase
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
 from megainfer.frontend.serving_options import ServingOptions
+from megainfer.launch.expectation import expectation_of
 from megainfer.launch.plan import Plan
 from megainfer.messages.from_child import Release, Renew, Resize
 from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans
+from megainfer.planner.live.expected import Outlook
 from server.http.keys import Keys
 from server.http.occupancy import Occupancy
 from server.openai.served_model import ServedModel
@@ -21,6 +23,7 @@ from server.operate.health import Health, Readiness
 from server.operate.metrics.experts import ExpertMap
 from server.operate.metrics.exposition import Counted, Exposition
 from server.operate.metrics.requests import RequestMetrics
+from server.operate.metrics.terms import Expectation
 from server.operate.nodes import NodeBoard, board_of
 from server.operate.siblings import Address, alone
 from server.operate.traces import Tracer
@@ -66,6 +69,7 @@ class Surroundings:
     experts: ExpertMap = field(default_factory=lambda: ExpertMap((), ()))
     cache_config: tuple[tuple[str, str], ...] = ()
     info: tuple[tuple[str, Any], ...] = ()
+    outlook: Outlook | None = None
 
 
 def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask, server: int = 0) -> Surroundings:
@@ -87,7 +91,15 @@ def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask, server: int =
             ("enable_prefix_caching", str(plan.prefix_cache)),
         ),
         info=plan_info(plan),
+        outlook=outlook_of(plan, options),
     )
+
+
+def outlook_of(plan: Plan, options: ServingOptions) -> Outlook | None:
+    """By the hardware that was described. Raises ConfigError where its nodes' isn't."""
+    if options.hardware is None:
+        return None
+    return expectation_of(plan, options.hardware, options.hardware_name)
 
 
 def assemble(
@@ -105,7 +117,14 @@ def assemble(
     health = Health(engine, around.board, occupancy)
     cache_config = dict(around.cache_config)
     counted = Counted(
-        model.names[0], engine, requests, around.board, occupancy, around.experts, cache_config
+        model.names[0],
+        engine,
+        requests,
+        around.board,
+        occupancy,
+        around.experts,
+        cache_config,
+        expectation=Expectation(around.outlook),
     )
     return Instance(
         options=options,

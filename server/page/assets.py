@@ -16,7 +16,7 @@ FILES = (
     *("page.css", "icon.svg", "main.js", "dom.js", "api.js", "key.js", "tabs.js"),
     *("chat.js", "answer.js", "talk.js", "settings.js", "markdown.js", "inline.js"),
     *("live.js", "history.js", "nodes.js", "timeline.js", "spans.js", "heatmap.js"),
-    *("placement.js", "slot_map.js", "expert_tokens.js", "events.js"),
+    *("placement.js", "slot_map.js", "expert_tokens.js", "events.js", "terms.js"),
     *("curves.js", "canvas.js", "format.js"),
 )
 PAGE = {"/": "index.html", **{f"/static/{name}": name for name in FILES}}

@@ -16,6 +16,7 @@ from server.operate.nodes import NodeState
 from server.page.expert_load import expert_load
 from server.page.node_view import node_view
 from server.page.request_totals import RequestTotals
+from server.page.terms import terms_view
 
 
 def live_state(counted: Counted, report: HealthReport, totals: RequestTotals) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def live_state(counted: Counted, report: HealthReport, totals: RequestTotals) ->
         "between_tokens": totals.between_tokens,
         "nodes": [node_view(node, counted) for node in (*attention, *experts)],
         "expert_load": expert_load(experts, counted.experts),
+        "terms": terms_view(counted),
         "events": board.chronicle.events,
     }
 

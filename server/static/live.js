@@ -10,6 +10,7 @@ import { Heatmap } from "./heatmap.js";
 import { History } from "./history.js";
 import { Nodes } from "./nodes.js";
 import { Placement } from "./placement.js";
+import { Terms } from "./terms.js";
 import { Timeline } from "./timeline.js";
 
 const EVERY_MS = 1000;
@@ -25,6 +26,7 @@ export class Live {
     this.heatmap = new Heatmap();
     this.placement = new Placement();
     this.events = new Events();
+    this.terms = new Terms();
     this.curves = new Curves();
     this.asking = null;
     this.locked = false;
@@ -91,6 +93,7 @@ export class Live {
       this.showFigures(state);
       this.nodes.show(state);
       this.events.show(state);
+      this.terms.show(state);
     }
     this.heatmap.show(this.tokens);
     this.placement.show(this.tokens);
@@ -119,6 +122,7 @@ export class Live {
     for (const figure of this.section.querySelectorAll("[data-figure]")) figure.textContent = "–";
     this.nodes.forget();
     this.placement.forget();
+    this.terms.forget();
   }
 
   tell(status, problem) {

@@ -14,11 +14,13 @@ from megainfer.frontend.serving_options import ServingOptions
 from megainfer.messages.from_child import Stats
 from megainfer.messages.message import Role
 from megainfer.messages.to_child import Away, Chronicle, Event, KeepSpans, NodeDown, NodeGone
+from megainfer.planner.live.terms import Load, Terms
 from megainfer.sampling import SamplingParams
 from megainfer.topology import Membership, first_membership, placement_of
 from server.openai.served_model import ServedModel
 from server.operate import siblings as siblings_module
 from server.operate.instance import Instance, Surroundings, assemble
+from server.operate.metrics.terms import Expectation
 from server.operate.nodes import NodeBoard, NodeState
 from server.operate.siblings import Address, alone
 from server.operate.traces import Tracer
@@ -117,6 +119,42 @@ def test_nodes_join_take_no_part_hang_and_leave(monkeypatch: pytest.MonkeyPatch)
             assert "expert node 2" not in await seen.states()
             seen.now[0] += 100.0
             assert set((await seen.states()).values()) == {"hung"}
+
+    run(work())
+
+
+# --- terms ----------------------------------------------------------------------------------------
+
+
+class Expecting:
+    """As an outlook."""
+
+    def terms(self, load: Load) -> Terms:
+        return Terms(attention=1e-3, experts=2e-3, transfer=0.0, outside=0.0, token=4e-3)
+
+
+def test_terms_stand_beside_what_was_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        async with watched(monkeypatch) as seen:
+            board, counted = seen.instance.board, seen.instance.counted
+            assert (await seen.state())["terms"] == []
+            for steps in (1, 3):
+                attention = {
+                    "clock_seconds": float(steps),
+                    "steps": steps,
+                    "generated_tokens": steps,
+                    "dispatch_count": 2 * steps,
+                    "dispatch_seconds": steps * 6e-3,
+                }
+                experts = {"expert_count": 2 * steps, "expert_seconds": steps * 4e-3}
+                board.hear(Stats(None, {"attention node 0": attention, "expert node 0": experts}))
+            measured = {"attention": 3e-3, "experts": 2e-3, "token": 1.0}
+            told = {row["term"]: row for row in (await seen.state())["terms"]}
+            assert {term: row["measured"] for term, row in told.items()} == pytest.approx(measured)
+            assert all(row["expected"] is None for row in told.values())
+            counted.expectation = Expectation(Expecting())
+            told = {row["term"]: row["expected"] for row in (await seen.state())["terms"]}
+            assert told == {"attention": 1e-3, "experts": 2e-3, "token": 4e-3}
 
     run(work())
 

@@ -18,7 +18,7 @@ FLOORS = (
     *("device", "m2n", "checkpoint", "compute", "memory"),
     *("simulator", "planner", "frontend", "launch"),
     *("attention_node", "expert_node", "colocated", "supervise"),
-    *("console", "model_folder", "local_engine", "llm", "async_llm", "bench"),
+    *("console", "model_folder", "local_engine", "llm", "async_llm", "bench", "calibration"),
 )
 SERVER_FLOORS = (
     *("parsing", "history", "http", "openai", "narration", "anthropic", "responses", "document"),

@@ -33,6 +33,7 @@ COMMANDS = [
     "bench throughput",
     "trace",
     "models",
+    "calibrate",
     "collect-env",
     "version",
 ]

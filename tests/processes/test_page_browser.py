@@ -151,6 +151,7 @@ def test_the_live_view_shows_what_has_run(page: Browser) -> None:
         page.until(lambda at=canvas: colours_in(page, at) >= 5, f"{canvas} is blank")
     page.until(lambda: page.text("[data-figure=running]") == "1", "the running request")
     page.until(lambda: page.text("[data-figure=generated]") not in ("–", "0"), "tokens/s")
+    page.until(lambda: "experts (T_e)" in page.text("#terms-rows"), "the plan's terms")
     assert page.violations() == []
     page.click("#timeline #pause")
     whole = number_before(page, "#timeline canvas", "span")

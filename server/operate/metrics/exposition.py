@@ -18,6 +18,7 @@ from server.operate.metrics.families import counter, gauge
 from server.operate.metrics.nodes import node_families
 from server.operate.metrics.recovery import instance_families, recovery_families
 from server.operate.metrics.requests import RequestMetrics
+from server.operate.metrics.terms import Expectation, term_families
 from server.operate.metrics.wire import decode_families, encode_families, merge_families
 from server.operate.nodes import NodeBoard
 from server.operate.siblings import Address, Siblings
@@ -29,7 +30,7 @@ METRICS = "metrics"
 @dataclass
 class Counted:
     """All sources of metrics. statuses: answers by (method, status). startup: seconds of each
-    stage of the start, once it is over."""
+    stage of the start, once it is over. expectation: what the plan's terms are expected to be."""
 
     model: str
     engine: EngineClient
@@ -40,6 +41,7 @@ class Counted:
     cache_config: Mapping[str, str]
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     startup: dict[str, float] = field(default_factory=dict)
+    expectation: Expectation = field(default_factory=Expectation)
 
 
 class Exposition:
@@ -93,6 +95,7 @@ def instance_wide(own: Counted) -> Iterator[Metric]:
     attention = own.board.of_role(Role.ATTENTION)
     yield from engine_families(own.model, attention, own.cache_config)
     yield from node_families(own.model, own.board, own.experts)
+    yield from term_families(own.model, own.board, own.expectation)
     yield from instance_families(own.model, own.engine)
     text = "Seconds that each stage of the start took."
     stages = [((own.model, stage), seconds) for stage, seconds in own.startup.items()]

@@ -1,0 +1,1 @@
+"""What this machine reaches, measured with our kernels and messages, as the planner has it."""

@@ -1,0 +1,133 @@
+"""All of it in order: what forks first, then what serves, then what computes in this process."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megainfer.calibration.description import Share, device_of
+from megainfer.calibration.measured import Exchanged, HostWork, KernelTimes
+from megainfer.compute.cpu.kernels import library
+from megainfer.config import format_bytes
+from megainfer.errors import ConfigError
+from megainfer.launch.machine import Machine
+from megainfer.planner.hardware import Device
+from megainfer.planner.live.naming import beside, colocated, of_cores
+from megainfer.supervise.libraries import load_libraries
+
+if TYPE_CHECKING:  # which loads torch
+    from megainfer.calibration.kernels import Sizes
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """name: what its devices' names begin with. cores: of a node, each number a device of its own,
+    beside all of them. watts, price: of the whole machine. sizes: of what is computed,
+    `kernels.USUAL` unless given."""
+
+    name: str
+    cores: tuple[int, ...]
+    watts: float
+    price: float
+    sizes: "Sizes | None" = None
+
+
+LEAST_MEMORY = 3 * 2**30
+"""Of weights in three dtypes that no cache holds, and of what else is measured with."""
+
+
+def check_memory(machine: Machine) -> None:
+    """Raises ConfigError where there isn't enough."""
+    if machine.available_memory < LEAST_MEMORY:
+        raise ConfigError(
+            f"calibrating takes {format_bytes(LEAST_MEMORY)} of memory, but "
+            f"{format_bytes(machine.available_memory)} are free; end what else runs"
+        )
+
+
+def check_cores(cores: Sequence[int], machine: Machine) -> tuple[int, ...]:
+    """Each number once, ascending; without any, half of the machine's cores: a node of each role.
+
+    Raises ConfigError for numbers that it doesn't have.
+    """
+    have = len(machine.cores)
+    for count in cores:
+        if not 1 <= count <= have:
+            raise ConfigError(f"--cores {count}: this machine has {have}; give 1 to {have}")
+    return tuple(sorted(set(cores))) or (max(1, have // 2),)
+
+
+def calibrate(wish: Wish, machine: Machine, processor: str, tell: Tell) -> list[Device]:
+    """The devices that a node on this machine's cores can be.
+
+    For each number of cores one that has the machine's memory to itself, which is what nodes find
+    whose roles take turns (one micro-batch), and one named -beside, where all other cores read
+    memory meanwhile. Of all cores there is none beside; but -colocated, with the host's work of a
+    single process. To be called before this process has computed anything, since it forks.
+
+    Raises ConfigError where the CPU kernels aren't built.
+    """
+    library.load()
+    load_libraries()
+    from megainfer.calibration.links import measure_links
+
+    tell("messages between two processes")
+    links = measure_links(machine.cores)
+    host = _host(tell)
+    when = f"{date.today().isoformat()}, {processor}"
+    return list(_devices(wish, machine, _Setting(when, links, host), tell))
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    shared: HostWork
+    split: HostWork
+    colocated: HostWork
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What all devices have in common. when: and on what processor."""
+
+    when: str
+    links: Sequence[Exchanged]
+    host: _Host
+
+
+def _host(tell: Tell) -> _Host:
+    from megainfer.calibration.host import COLOCATED, SHARED, SPLIT, measure_host
+    from megainfer.calibration.toy import write_toy
+
+    with tempfile.TemporaryDirectory(prefix="megainfer-calibrate-") as scratch:
+        folder = write_toy(Path(scratch))
+        tell("the host's work, in one process and in two")
+        return _Host(*(measure_host(folder, nodes) for nodes in (SHARED, SPLIT, COLOCATED)))
+
+
+def _devices(wish: Wish, machine: Machine, setting: _Setting, tell: Tell) -> Iterator[Device]:
+    from megainfer.calibration.kernels import USUAL
+    from megainfer.calibration.measure import measure_kernels
+
+    sizes, total = wish.sizes or USUAL, len(machine.cores)
+
+    def made(name: str, cores: int, kernels: KernelTimes, host: HostWork) -> Device:
+        share = Share(name, cores, total, machine.memory, wish.watts, wish.price, setting.when)
+        return device_of(share, kernels, setting.links, host)
+
+    for count in wish.cores:
+        if count == total:
+            continue
+        own, others, name = machine.cores[:count], machine.cores[count:], of_cores(wish.name, count)
+        tell(f"kernels on {count} of {total} cores")
+        yield made(name, count, measure_kernels(own, (), sizes), setting.host.split)
+        tell("the same beside others that read memory")
+        contended = measure_kernels(own, others, sizes)
+        yield made(beside(name), count, contended, setting.host.split)
+    tell("kernels on all cores")
+    whole = measure_kernels(machine.cores, (), sizes)
+    yield made(of_cores(wish.name, total), total, whole, setting.host.shared)
+    yield made(colocated(wish.name), total, whole, setting.host.colocated)

@@ -1,0 +1,208 @@
+"""The kernels of the CPU backend by shape: what so many rows of each kind of work take.
+
+All weights together are larger than caches, and calls take them in turn, since a step comes back to
+a layer's weights only after all the others. The values of weights and rows don't matter to what
+they take, as long as they are ordinary numbers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from megainfer.calibration.timing import Work, in_turn
+from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
+from megainfer.compute.cpu.kernels import library
+from megainfer.compute.cpu.kernels.attention import AttentionKernel, step_rows
+from megainfer.compute.cpu.kernels.attention_layer import (
+    AttentionWeights,
+    PackedAttention,
+    block_shape,
+    pack_attention,
+)
+from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel, on_large_pages
+from megainfer.compute.cpu.kernels.packed import PackedLinear, pack_norm
+from megainfer.compute.cpu.kernels.threads import Threads
+from megainfer.compute.experts import ExpertsShape
+from megainfer.config import BLOCK_SIZE
+from megainfer.models.spec import AttentionSpec, NormSpec
+
+DTYPES = ("float32", "bfloat16", "int8")
+KV_DTYPES = ("float32", "bfloat16")
+READING = AttentionSpec(num_heads=16, num_kv_heads=4, head_dim=64, rope=None)
+"""Its cache has 1 KiB a token in bfloat16, and four queries read each of its keys."""
+NARROW = 64
+"""Channels of its hidden states, so that its products take next to nothing."""
+MOST_PLACES = 8
+"""Of a cache, at which one case reads in turn."""
+EXPERTS = ExpertsShape(experts=48, hidden=1024, intermediate=640, top_k=4)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is measured. working: bytes of a working set, which no level of cache should hold.
+    product: outputs and inputs. rows: of products, and of one expert. most_choices: rows over all
+    experts of one call, at most, so that a call is a matter of milliseconds. readers: (sequences,
+    tokens of context of each)."""
+
+    working: int = 128 * 2**20
+    product: tuple[int, int] = (2048, 1024)
+    experts: ExpertsShape = EXPERTS
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    most_choices: int = 1024
+    readers: tuple[tuple[int, int], ...] = (
+        *((1, 256), (1, 1024), (1, 4096)),
+        *((8, 512), (8, 4096), (32, 1024)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """size: what a curve has it by: rows, or bytes. amount: FLOPs, or bytes again. work: does it
+    once."""
+
+    size: float
+    amount: float
+    work: Work
+
+
+USUAL = Sizes()
+
+
+def reading(threads: int, size: int) -> Case:
+    """Summing floats on large pages in equal shares: the memory's own rate."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    memory, each = on_large_pages(size).fill_(0), size // threads
+    pool = ThreadPoolExecutor(threads)
+
+    def read(share: int) -> None:
+        library.load().megainfer_read(memory.data_ptr() + share * each, each // 4)
+
+    def work() -> None:
+        list(pool.map(read, range(threads)))
+
+    return Case(size, size, work)
+
+
+def products(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Case]:
+    """Dense products with weights of this dtype, by rows."""
+    outputs, inputs = sizes.product
+    weight = torch.full((outputs, inputs), 0.01)
+    first = kernel.pack(weight, dtype)
+    count = -(-sizes.working // first.panels.numel())
+    # All cases go on where the last one was, so that none finds what another has just read.
+    turn = cycle([first, *(kernel.pack(weight, dtype) for _ in range(count - 1))])
+    for rows in sizes.rows:
+        work = partial(_product, kernel, turn, torch.full((rows, inputs), 0.5))
+        yield Case(rows, 2.0 * rows * outputs * inputs, work)
+
+
+def _product(kernel: AttentionKernel, turn: Iterator[PackedLinear], x: Tensor) -> None:
+    kernel.linear(next(turn), x)
+
+
+def experts(threads: Threads, dtype: str, sizes: Sizes) -> Iterator[Case]:
+    """Experts with weights of this dtype, by the rows of each of those that are chosen."""
+    shape = sizes.experts
+    layer = _experts(ExpertKernel(shape, dtype, threads))
+    for rows in sizes.rows:
+        chosen = max(shape.top_k, min(shape.experts, sizes.most_choices // rows))
+        chosen -= chosen % shape.top_k
+        calls = [
+            _expert_call(layer, range(first, first + chosen), rows)
+            for first in range(0, shape.experts - chosen + 1, chosen)
+        ]
+        flops = 6.0 * shape.hidden * shape.intermediate * rows * chosen
+        yield Case(rows, flops, in_turn(calls))
+
+
+def _experts(kernel: ExpertKernel) -> CpuLayerExperts:
+    shape = kernel.shape
+    layer = CpuLayerExperts(kernel, shape.experts)
+    gate_up = torch.full((2 * shape.intermediate, shape.hidden), 0.01)
+    down = torch.full((shape.hidden, shape.intermediate), 0.01)
+    for expert in range(shape.experts):
+        layer.put(expert, layer.prepare(gate_up, down))
+    return layer
+
+
+def _expert_call(layer: CpuLayerExperts, chosen: range, rows: int) -> Work:
+    shape = layer.kernel.shape
+    tokens = rows * len(chosen) // shape.top_k
+    places = torch.arange(tokens * shape.top_k, dtype=torch.int32) % len(chosen)
+    ids = (chosen.start + places).to(torch.int32).view(tokens, shape.top_k)
+    hidden = torch.full((tokens, shape.hidden), 0.5, dtype=torch.bfloat16)
+    weights = torch.full((tokens, shape.top_k), 1 / shape.top_k)
+    return partial(layer.forward, [hidden], [ids], [weights], [torch.empty_like(hidden)])
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Attention over a cache, by the bytes of keys and values that it reads; and what the same
+    takes with nothing to read, which is to be taken off."""
+
+    whole: Case
+    without: Case
+
+
+def attention(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Reading]:
+    """Over a cache of this dtype."""
+    layer, most = _reading_layer(kernel), max(n * context for n, context in sizes.readers)
+    shape = block_shape(READING.num_kv_heads, READING.head_dim)
+    cache = torch.full((most // BLOCK_SIZE, *shape), 0.01, dtype=getattr(torch, dtype))
+    token = 2.0 * READING.kv_size * cache.itemsize
+    for sequences, context in sizes.readers:
+        size = sequences * context * token
+        yield Reading(
+            Case(size, size, _attend(kernel, layer, cache, sequences, context)),
+            Case(size, size, _attend(kernel, layer, cache, sequences, 1)),
+        )
+
+
+def _reading_layer(kernel: AttentionKernel) -> PackedAttention:
+    outputs = READING.q_size + 2 * READING.kv_size
+    weights = AttentionWeights(
+        qkv=kernel.pack(torch.full((outputs, NARROW), 0.01), "float32"),
+        out=kernel.pack(torch.full((NARROW, READING.q_size), 0.01), "float32"),
+        norm=pack_norm(torch.ones(NARROW), NormSpec(1e-6)),
+    )
+    return pack_attention(weights, READING)
+
+
+def _attend(
+    kernel: AttentionKernel,
+    layer: PackedAttention,
+    cache: Tensor,
+    sequences: int,
+    context: int,
+) -> Work:
+    """At other blocks of the cache each time, as far as it has others."""
+    blocks = sequences * -(-context // BLOCK_SIZE)
+    places = min(MOST_PLACES, len(cache) // blocks)
+    x = torch.full((sequences, NARROW), 0.5)
+    return in_turn(
+        [
+            partial(_attend_once, kernel, layer, cache, _batch(sequences, context, first), x)
+            for first in range(0, len(cache) - blocks + 1, len(cache) // places)
+        ]
+    )
+
+
+def _attend_once(
+    kernel: AttentionKernel, layer: PackedAttention, cache: Tensor, batch: StepBatch, x: Tensor
+) -> None:
+    kernel.attend(layer, step_rows(batch), cache, x.fill_(0.5))
+
+
+def _batch(sequences: int, context: int, first: int) -> StepBatch:
+    """A token of each sequence, whose blocks lie one after the other from `first` on."""
+    blocks = -(-context // BLOCK_SIZE)
+    starts = range(first, first + sequences * blocks, blocks)
+    chunks = [
+        ChunkInput([0], context - 1, [*range(at, at + blocks)], samples=False) for at in starts
+    ]
+    return build_batch(chunks)

@@ -1,0 +1,67 @@
+"""What was measured, as numbers: of this everything else follows without the machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """size: rows, or bytes. amount: FLOPs, or bytes again. seconds: a median."""
+
+    size: float
+    amount: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Of the amount, a second."""
+        return self.amount / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTimes:
+    """What kernels take on so many threads. By dtype of weights: dense products by rows, experts by
+    rows of one of them. By dtype of the cache: reading it, by bytes. memory_rate: bytes a second
+    that can be read."""
+
+    memory_rate: float
+    products: Mapping[str, tuple[KernelTime, ...]]
+    experts: Mapping[str, tuple[KernelTime, ...]]
+    attention: Mapping[str, tuple[KernelTime, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """Medians of messages of `rows` rows there and back, in seconds. row_bytes: of hidden states.
+
+    packing: the sender writes the message. unpacking: it adds up the reply.
+    """
+
+    rows: int
+    row_bytes: int
+    packing: float
+    unpacking: float
+
+    @property
+    def moved_bytes(self) -> int:
+        """As `AttentionStage.layer` counts them: read and written when packed; read, and read and
+        written where they are added."""
+        return 5 * self.rows * self.row_bytes
+
+    @property
+    def moving(self) -> float:
+        """Seconds of both."""
+        return self.packing + self.unpacking
+
+
+@dataclass(frozen=True, slots=True)
+class HostWork:
+    """Seconds of one layer on an attention node and on an expert node, of one message between them
+    (the mean of both directions, from the beginning of its send), and of all else by step, and by
+    step and sequence."""
+
+    attention_layer: float
+    expert_layer: float
+    transfer: float
+    step: float
+    sequence: float

@@ -1,0 +1,1 @@
+"""`megainfer plan`: its options, its tables."""

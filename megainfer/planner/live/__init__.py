@@ -1,0 +1,1 @@
+"""What a running instance measures, beside what its plan expects of it."""

@@ -1,0 +1,82 @@
+"""Which devices do what: both roles apart, or all on the same devices."""
+
+from dataclasses import dataclass
+
+from megainfer.planner.hardware import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """`count` nodes of one role alike, each `tp` devices with tensor parallelism between them."""
+
+    device: Device
+    tp: int
+    count: int
+
+    @property
+    def devices(self) -> int:
+        return self.tp * self.count
+
+    def describe(self, role: str) -> str:
+        """Such as "2 attention nodes of 8 H20"."""
+        nodes = f"{self.count} {role} node{'s' if self.count > 1 else ''}"
+        return f"{nodes} of {self.tp} {self.device.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One instance and how often it is there.
+
+    together False: `attention.devices + experts.devices` devices; micro-batches take turns.
+    together True: the colocated baseline, attention data parallel over `attention.count` groups,
+    experts spread over the same devices, `experts.count` of them times `experts.tp`; one batch.
+    rows: sequences that decode in one micro-batch of one attention node (b_a).
+    """
+
+    attention: Nodes
+    experts: Nodes
+    micro_batches: int
+    rows: int
+    replicas: int = 1
+    together: bool = False
+
+    @property
+    def batch(self) -> int:
+        """Sequences that decode at a time in one instance: b_a m n_a = B."""
+        return self.rows * self.micro_batches * self.attention.count
+
+    @property
+    def roles(self) -> tuple[Nodes, ...]:
+        """Whose devices are paid for."""
+        return (self.attention,) if self.together else (self.attention, self.experts)
+
+    @property
+    def devices(self) -> int:
+        """Of one instance."""
+        return sum(role.devices for role in self.roles)
+
+    @property
+    def price(self) -> float:
+        """Of one instance's devices, an L20 = 1."""
+        return sum(role.devices * role.device.price for role in self.roles)
+
+    @property
+    def watts(self) -> float:
+        """Of one instance's devices."""
+        return sum(role.devices * role.device.watts for role in self.roles)
+
+    def describe(self) -> str:
+        """In words, of one instance."""
+        if self.together:
+            spread = (
+                f"experts whole on {self.experts.count} devices"
+                if self.experts.count > 1
+                else "experts split like the rest"
+            )
+            groups = f"{self.devices} {self.attention.device.name} (tensor parallel "
+            groups += f"{self.attention.tp}, data parallel {self.attention.count}, {spread})"
+            return f"colocated on {groups}, {self.batch} sequences"
+        nodes = f"{self.attention.describe('attention')} and {self.experts.describe('expert')}"
+        m = self.micro_batches
+        turns = "1 micro-batch" if m == 1 else f"{m} micro-batches"
+        return f"{nodes}, {turns} of {self.rows} sequences on each attention node"

@@ -1,0 +1,124 @@
+"""From measured times to a device, and what is measured in which order; no kernel runs here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from megainfer.calibration.calibrate import check_cores, check_memory
+from megainfer.calibration.description import device_of
+from megainfer.calibration.measured import Exchanged
+from megainfer.calibration.timing import in_turn, medians
+from megainfer.cli import app
+from megainfer.errors import ConfigError
+from megainfer.launch.machine import Machine
+from megainfer.planner.hardware import Device, load_devices, to_toml
+from tests.support.calibrated import (
+    FLOPS_A_ROW,
+    HOST,
+    KERNELS,
+    LINKS,
+    PEAKS,
+    RATE,
+    ROWS,
+    SHARE,
+)
+
+
+@pytest.fixture
+def device() -> Device:
+    return device_of(SHARE, KERNELS, LINKS, HOST)
+
+
+@pytest.mark.parametrize("dtype", PEAKS)
+@pytest.mark.parametrize("rows", ROWS)
+def test_what_was_measured_comes_back(device: Device, dtype: str, rows: int) -> None:
+    (product,) = [time for time in KERNELS.products[dtype] if time.size == rows]
+    used = device.efficiency.product(dtype).at(rows)
+    assert FLOPS_A_ROW * rows / (device.rate(dtype) * used) == pytest.approx(product.seconds)
+    (expert,) = [time for time in KERNELS.experts[dtype] if time.size == rows]
+    used = device.efficiency.expert_product(dtype).at(rows)
+    assert expert.amount / (device.rate(dtype) * used) == pytest.approx(expert.seconds)
+
+
+def test_reading_a_cache_and_moving_rows_take_what_they_took(device: Device) -> None:
+    for dtype, times in KERNELS.attention.items():
+        for time in times:
+            reached = device.efficiency.attention(dtype).at(time.size)
+            assert time.size / (RATE * reached) == pytest.approx(time.seconds)
+    small, large = LINKS
+    size = large.moved_bytes
+    moving = size / (RATE * device.efficiency.copied.at(size))
+    assert moving == pytest.approx(large.moving - small.moving)
+    assert device.link.latency_seconds == pytest.approx(HOST.transfer - small.packing / 2)
+
+
+def test_a_device_has_its_part_of_the_machine_and_a_source_of_each_figure(
+    device: Device,
+) -> None:
+    assert (device.memory_bytes, device.watts, device.price) == (8e9, 50.0, 1.0)
+    assert device.efficiency.attention_layer_seconds == HOST.attention_layer
+    assert device.efficiency.expert_layer_seconds == HOST.expert_layer
+    figures = ("memory_bytes", "memory_bytes_per_second", "flops", "link", "nic", "watts", "price")
+    assert set(figures) <= device.sources.keys()
+    assert "not measured" in device.sources["nic"]
+
+
+def test_the_planner_reads_back_what_calibrate_writes(device: Device, tmp_path: Path) -> None:
+    path = tmp_path / "here.toml"
+    path.write_text(to_toml([device]))
+    assert load_devices(path)["here-1"] == device
+
+
+def test_moving_that_took_no_longer_costs_nothing_beside_memory() -> None:
+    same = (LINKS[0], Exchanged(64, 4096, 4e-6, 26e-6))
+    assert device_of(SHARE, KERNELS, same, HOST).efficiency.copied.at(10**6) == 1.0
+
+
+def test_reading_that_was_lost_in_noise_costs_what_memory_costs() -> None:
+    nothing = replace(KERNELS, attention=dict.fromkeys(KERNELS.attention, ()))
+    device = device_of(SHARE, nothing, LINKS, HOST)
+    assert device.efficiency.attention("bfloat16").at(10**6) == 1.0
+
+
+def test_rounds_go_through_all_works_in_turn() -> None:
+    done: list[str] = []
+    taken = medians({name: lambda name=name: done.append(name) for name in "abc"}, rounds=3)
+    assert done == [*"abc"] * 4, "one round to warm, then three"
+    assert taken.keys() == set("abc")
+    assert all(seconds >= 0 for seconds in taken.values())
+
+
+def test_works_in_turn_are_none_the_same_as_the_last() -> None:
+    done: list[int] = []
+    work = in_turn([lambda number=number: done.append(number) for number in range(3)])
+    for _ in range(5):
+        work()
+    assert done == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("wish", "found"), [((), (2,)), ((4, 1, 4), (1, 4)), ((3,), (3,))], ids=str
+)
+def test_cores_of_a_node(wish: Sequence[int], found: tuple[int, ...]) -> None:
+    assert check_cores(wish, Machine((0, 1, 2, 3), 2**30, 2**30, False)) == found
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_cores_that_are_not_there_are_named(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"--cores {count}: this machine has 4"):
+        check_cores((count,), Machine((0, 1, 2, 3), 2**30, 2**30, False))
+
+
+def test_a_machine_with_too_little_memory_is_told_how_much() -> None:
+    check_memory(Machine((0,), 2**34, 2**33, False))
+    with pytest.raises(ConfigError, match=r"takes 3\.0 GiB of memory, but 1\.0 GiB are free"):
+        check_memory(Machine((0,), 2**34, 2**30, False))
+
+
+def test_a_folder_that_is_not_there_is_named_before_a_minute_has_gone(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "here.toml"
+    with pytest.raises(ConfigError, match=r"--output .*here\.toml: there is no folder"):
+        CliRunner().invoke(app, ["calibrate", "--output", str(path)], catch_exceptions=False)
