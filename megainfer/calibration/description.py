@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from megainfer.calibration.measured import Exchanged, HostWork, KernelTime, KernelTimes
+from megainfer.memory import stored_bytes
 from megainfer.planner.hardware import Device, Efficiency, Link, Utilisation
 from megainfer.planner.hardware.efficiency import ANY
 
@@ -33,7 +34,7 @@ def device_of(
     share: Share, kernels: KernelTimes, links: Sequence[Exchanged], host: HostWork
 ) -> Device:
     """A node on so many cores of a machine."""
-    rate, flops = kernels.memory_rate, _peaks(kernels)
+    rate, flops = _memory_rate(kernels), _peaks(kernels)
     # Packing, which one direction has, is the host's work on a layer already.
     noticing = max(0.0, host.transfer - links[0].packing / 2)
     road = Link(rate, noticing, max(1, share.of_cores // share.cores))
@@ -47,7 +48,7 @@ def device_of(
         nic=Link(rate, noticing),
         watts=share.watts * share.part,
         price=share.price * share.part,
-        efficiency=_efficiency(kernels, flops, links, host),
+        efficiency=_efficiency(kernels, rate, flops, links, host),
         sources=_sources(share),
     )
 
@@ -63,10 +64,25 @@ def _peaks(kernels: KernelTimes) -> dict[str, float]:
     return {d: rate for d, rate in seen.items() if d in own or rate > seen["bfloat16"]}
 
 
+def _memory_rate(kernels: KernelTimes) -> float:
+    """The best that was seen, in bytes a second: kernels that read weights may be better at it than
+    a plain sum, and no time of theirs is to be shorter than memory allows."""
+    reading = [
+        stored_bytes(round(time.amount / 2 / time.size), dtype) / time.seconds
+        for measured in (kernels.products, kernels.experts)
+        for dtype, times in measured.items()
+        for time in times
+    ]
+    return max(kernels.summing, *reading)
+
+
 def _efficiency(
-    kernels: KernelTimes, flops: Mapping[str, float], links: Sequence[Exchanged], host: HostWork
+    kernels: KernelTimes,
+    rate: float,
+    flops: Mapping[str, float],
+    links: Sequence[Exchanged],
+    host: HostWork,
 ) -> Efficiency:
-    rate = kernels.memory_rate
     attention = {dtype: _reached(rate, _times(own)) for dtype, own in kernels.attention.items()}
     return Efficiency(
         products=_by_dtype(kernels.products, flops),

@@ -10,7 +10,7 @@ import torch
 from megainfer.calibration import kernels
 from megainfer.calibration.kernels import USUAL, Case, Sizes
 from megainfer.calibration.measured import KernelTime, KernelTimes
-from megainfer.calibration.timing import medians
+from megainfer.calibration.timing import undisturbed
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.attention import AttentionKernel
 from megainfer.compute.cpu.kernels.experts import on_large_pages
@@ -25,7 +25,7 @@ def measure_kernels(cores: Sequence[int], busy: Sequence[int], sizes: Sizes = US
     with _on(cores):
         works = _works(Threads(len(cores)), sizes)
         with _readers(busy, sizes.working):
-            seconds = medians({key: case.work for key, case in works.items()})
+            seconds = undisturbed({key: case.work for key, case in works.items()})
     times = {key: KernelTime(own.size, own.amount, seconds[key]) for key, own in works.items()}
 
     def of(kind: str, dtype: str) -> tuple[KernelTime, ...]:

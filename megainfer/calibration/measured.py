@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """size: rows, or bytes. amount: FLOPs, or bytes again. seconds: a median."""
+    """size: rows, or bytes. amount: FLOPs, or bytes again. seconds: undisturbed."""
 
     size: float
     amount: float
@@ -21,10 +21,10 @@ class KernelTime:
 @dataclass(frozen=True, slots=True)
 class KernelTimes:
     """What kernels take on so many threads. By dtype of weights: dense products by rows, experts by
-    rows of one of them. By dtype of the cache: reading it, by bytes. memory_rate: bytes a second
-    that can be read."""
+    rows of one of them. By dtype of the cache: reading it, by bytes. summing: bytes a second
+    that can be summed up."""
 
-    memory_rate: float
+    summing: float
     products: Mapping[str, tuple[KernelTime, ...]]
     experts: Mapping[str, tuple[KernelTime, ...]]
     attention: Mapping[str, tuple[KernelTime, ...]]

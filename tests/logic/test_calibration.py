@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from megainfer.calibration.calibrate import check_cores, check_memory
 from megainfer.calibration.description import device_of
 from megainfer.calibration.measured import Exchanged
-from megainfer.calibration.timing import in_turn, medians
+from megainfer.calibration.timing import in_turn, undisturbed
 from megainfer.cli import app
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
@@ -83,9 +83,17 @@ def test_reading_that_was_lost_in_noise_costs_what_memory_costs() -> None:
     assert device.efficiency.attention("bfloat16").at(10**6) == 1.0
 
 
+def test_memory_is_as_fast_as_the_kernel_that_reads_it_fastest(device: Device) -> None:
+    assert device.memory_bytes_per_second == pytest.approx(RATE)
+    slow_sum = replace(KERNELS, summing=RATE / 3)
+    assert device_of(SHARE, slow_sum, LINKS, HOST).memory_bytes_per_second == pytest.approx(RATE)
+    quick_sum = replace(KERNELS, summing=2 * RATE)
+    assert device_of(SHARE, quick_sum, LINKS, HOST).memory_bytes_per_second == 2 * RATE
+
+
 def test_rounds_go_through_all_works_in_turn() -> None:
     done: list[str] = []
-    taken = medians({name: lambda name=name: done.append(name) for name in "abc"}, rounds=3)
+    taken = undisturbed({name: lambda name=name: done.append(name) for name in "abc"}, rounds=3)
     assert done == [*"abc"] * 4, "one round to warm, then three"
     assert taken.keys() == set("abc")
     assert all(seconds >= 0 for seconds in taken.values())

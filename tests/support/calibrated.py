@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from megainfer.calibration.description import Share, device_of
 from megainfer.calibration.measured import Exchanged, HostWork, KernelTime, KernelTimes
+from megainfer.memory import stored_bytes
 from megainfer.planner.hardware import Device
 
 RATE = 10e9
@@ -18,32 +19,40 @@ LINKS = (
 )
 
 
-def kernel_times(peak: float, most_a_call: int = 10**9) -> tuple[KernelTime, ...]:
+def kernel_times(
+    dtype: str, peak: float, rate: float, most_a_call: float = 1e9
+) -> tuple[KernelTime, ...]:
     """As memory and arithmetic allow. most_a_call: FLOPs of the largest call, by which those of
     many rows have fewer experts."""
+    read = stored_bytes(int(FLOPS_A_ROW / 2), dtype) / rate
     times = []
     for rows in ROWS:
-        seconds = max(FLOPS_A_ROW * rows / peak, 4e6 / RATE)
+        seconds = max(FLOPS_A_ROW * rows / peak, read)
         part = min(1.0, most_a_call / (FLOPS_A_ROW * rows))
         times.append(KernelTime(rows, part * FLOPS_A_ROW * rows, part * seconds))
     return tuple(times)
 
 
-KERNELS = KernelTimes(
-    RATE,
-    products={dtype: kernel_times(peak) for dtype, peak in PEAKS.items()},
-    experts={dtype: kernel_times(peak / 2, 5 * 10**7) for dtype, peak in PEAKS.items()},
-    attention={
-        dtype: tuple(KernelTime(size, size, size / rate) for size in (2**20, 2**24))
-        for dtype, rate in (("float32", 8e9), ("bfloat16", 6e9))
-    },
-)
+def kernels_at(rate: float) -> KernelTimes:
+    """Where memory has so many bytes a second."""
+    return KernelTimes(
+        rate,
+        {dtype: kernel_times(dtype, peak, rate) for dtype, peak in PEAKS.items()},
+        {dtype: kernel_times(dtype, peak / 2, rate, 5e7) for dtype, peak in PEAKS.items()},
+        {
+            dtype: tuple(KernelTime(size, size, size / (rate * part)) for size in (2**20, 2**24))
+            for dtype, part in (("float32", 0.8), ("bfloat16", 0.6))
+        },
+    )
+
+
+KERNELS = kernels_at(RATE)
 
 
 def devices(name: str = "here", cores: int = 2) -> dict[str, Device]:
     """All that it writes of such a machine; those of half of its cores beside others are slower."""
     half = cores // 2
-    slower = replace(KERNELS, memory_rate=RATE / 2)
+    slower = kernels_at(RATE / 2)
     made = [
         device_of(replace(SHARE, name=f"{name}-{half}"), KERNELS, LINKS, HOST),
         device_of(replace(SHARE, name=f"{name}-{half}-beside"), slower, LINKS, HOST),
