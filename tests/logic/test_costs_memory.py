@@ -10,7 +10,7 @@ from megainfer.launch.devices import NumberedGpu
 from megainfer.launch.gpu_memory import GpuNeeds
 from megainfer.launch.nvml import Gpu
 from megainfer.m2n.geometry import Geometry
-from megainfer.memory import attention_bytes, attention_node, expert_node
+from megainfer.memory import attention_bytes, attention_node, expert_node, expert_workspace
 from megainfer.models.sources import attention_sources, attention_weight_bytes
 from megainfer.planner.costs import AttentionStage, ColocatedStage, ExpertStage, ModelCosts
 from megainfer.planner.hardware import load_devices
@@ -89,6 +89,22 @@ def test_ranks_hold_between_them_all_and_some_of_it_twice(spec, costs, tp):
     assert part.of("weights") < whole.of("weights") * (0.5 + 0.7 / tp)
     experts = ExpertStage(costs, H20, tp).held().total
     assert experts == pytest.approx(ExpertStage(costs, H20).held().total / tp)
+
+
+def test_a_rank_has_its_part_of_all_but_routers_and_norms(tmp_path):
+    spec = public_spec("mixtral-8x22b", tmp_path)
+    own = AttentionStage(ModelCosts.of(spec, PRECISIONS[0]), H20, 4).held(0, 0).of("weights")
+    hidden, layers = 6144, 56
+    split = layers * hidden * hidden * (2 + 2 / 6) + 2 * 32000 * hidden
+    whole = layers * (8 * hidden + 2 * hidden) + hidden
+    assert own == pytest.approx(2 * (split / 4 + whole), abs=4)
+
+
+def test_colocated_experts_have_room_for_all_groups_rows(costs):
+    one, other = (ColocatedStage(costs, H20, 1, dp, 1).memory(0, 1, 64) for dp in (1, 4))
+    assert other.of("workspace") - one.of("workspace") == 3 * expert_workspace(
+        costs.spec, costs.precision, 64
+    )
 
 
 def test_colocated_devices_hold_both_roles_once(spec, costs):

@@ -179,6 +179,47 @@ def test_ranks_sum_what_each_has_of_a_row(mixtral):
     assert both.fixed == pytest.approx(6e-6 + 10e-6)
 
 
+def test_shared_experts_are_summed_too(costs_of):
+    costs, step = costs_of("deepseek-v3"), Step(64, Contexts.at(100))
+    time = AttentionStage(costs, GPU, 4).layer(step)
+    assert time.network == pytest.approx(2 * 2 * 3 / 4 * 64 * 7168 * 2 / LINK)
+
+
+def test_keys_are_copied_where_there_are_more_ranks_than_key_heads(mixtral):
+    time = AttentionStage(mixtral, GPU, 16).layer(Step(1, Contexts.at(100)))
+    queries = output = 6144 * 6144 / 16
+    keys = values = 6144 * 128
+    weights = queries + keys + values + output + 8 * 6144
+    assert time.weights == pytest.approx(2 * weights / BANDWIDTH)
+    assert time.cache == pytest.approx(101 * 2 * 128 * 2 / BANDWIDTH)
+
+
+def test_rows_are_copied_on_their_way(mixtral):
+    """Into messages, read and written; to be added, read, and read and written; and by an expert
+    node, read once a choice and written once a token."""
+    row, step = 12288, Step(64, Contexts.at(100))
+    half = AttentionStage(mixtral, GPU)
+    assert half.layer(step).copied == 0
+    assert half.layer(step, 8).copied == pytest.approx(5 * 64 * 2 * row / BANDWIDTH)
+    # With two nodes of four experts a token goes to one or both.
+    sent = 2 * (1 - comb(4, 2) / comb(8, 2))
+    assert half.layer(step, 2).copied == pytest.approx(5 * 64 * sent * row / BANDWIDTH)
+    experts = ExpertStage(mixtral, GPU)
+    assert experts.layer(64).copied == pytest.approx((2 * 64 + 64) * row / BANDWIDTH)
+
+
+@pytest.mark.parametrize(("tp_a", "tp_e"), [(4, 2), (2, 4), (1, 1)])
+def test_small_messages_are_slow(mixtral, tp_a, tp_e):
+    """Each device's columns are a message of their own, cut for whichever end has more."""
+    rising = Utilisation(((1e3, 1e-3), (1e6, 1.0)))
+    device = replace(GPU, efficiency=replace(IDEAL, nic=rising))
+    road = Road(AttentionStage(mixtral, device, tp_a), ExpertStage(mixtral, device, tp_e, 8), 16)
+    message = 16 * 12288 * 2 / 8 / max(tp_a, tp_e)
+    used = message / 1e6
+    ends = max(16 * 12288 * 2 / tp_a, 16 * 16 * 12288 * 2 / 8 / tp_e)
+    assert road.combine(16).network == pytest.approx(ends / NIC / used)
+
+
 def test_layers_without_experts_and_the_head_are_outside(costs_of):
     costs = costs_of("deepseek-v3")
     stage = AttentionStage(costs, GPU)

@@ -188,6 +188,28 @@ def test_a_device_changes_single_curves(tmp_path: Path) -> None:
     assert changed.weights_read == ours.weights_read
 
 
+def test_named_curves_leave_nothing_of_those_before(tmp_path: Path) -> None:
+    text = """
+    [device.a]
+    like = "H100"
+    efficiency = { nic = [[1000, 0.5]] }
+    [device.b]
+    like = "a"
+    efficiency = "ada"
+    """
+    devices = loaded(tmp_path, text)
+    assert devices["a"].efficiency.nic.at(7) == 0.5
+    assert devices["b"].efficiency == OURS["L40S"].efficiency
+
+
+def test_experts_have_curves_of_their_own(tmp_path: Path) -> None:
+    text = "[device.H100.efficiency]\nexpert_products = { int8 = [[1, 0.25]] }"
+    changed, ours = loaded(tmp_path, text)["H100"].efficiency, OURS["H100"].efficiency
+    assert changed.expert_product("int8").at(7) == 0.25
+    assert changed.expert_product("bfloat16") == ours.expert_products["any"]
+    assert changed.product("int8") == ours.product("int8")
+
+
 def test_a_device_with_a_kind_keeps_nothing_of_ours(tmp_path: Path) -> None:
     devices = loaded(tmp_path, WHOLE.replace("mine", "H100"))
     assert devices["H100"].flops == {"bfloat16": 1e12}

@@ -1,7 +1,11 @@
 """Predictions beside what others measured and published."""
 
+from pathlib import Path
+from statistics import median
+
 import pytest
 
+from tests.support.aiconfigurator_figures import FIGURES, Estimator
 from tests.support.ratio_sweep import SWEEPS, Predictor, best, constant_of, errors
 
 
@@ -31,3 +35,25 @@ def test_longer_contexts_have_the_measured_shape_too(predictor: Predictor) -> No
         own = constant_of(curve, sweep)
         assert own == pytest.approx(constant, rel=0.2)
         assert max(map(abs, errors(curve, sweep, own).values())) < 0.1
+
+
+def test_colocated_decoding_is_near_what_aiconfigurator_says(tmp_path: Path) -> None:
+    """Of three models on H100 and H200, where both take experts to be as busy."""
+    estimator = Estimator(tmp_path)
+    off = {
+        figure: estimator.estimate(figure).milliseconds / figure.milliseconds - 1
+        for figure in FIGURES
+        if figure.balanced
+    }
+    assert len({figure.model for figure in off}) == 3
+    assert median(map(abs, off.values())) < 0.1
+    assert max(map(abs, off.values())) < 0.25
+
+
+def test_where_it_has_unbalanced_experts_attention_is_near(tmp_path: Path) -> None:
+    estimator = Estimator(tmp_path)
+    for figure in FIGURES:
+        if not figure.balanced:
+            ours = estimator.estimate(figure)
+            assert ours.attention == pytest.approx(figure.attention, rel=0.35)
+            assert ours.experts + ours.exchange < figure.experts + figure.exchange

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.options import takes_options
+from megainfer.commands.plan.model import stages_of
 from megainfer.commands.plan.options import (
     LiveOptions,
     LoadOptions,
@@ -75,11 +76,17 @@ def plan(
         return
     if model is None:
         raise ConfigError("MODEL is missing: a folder with a config.json, or a hub id")
+    if report.paper:
+        from megainfer.commands.plan.paper import print_paper
+
+        _check_top(report.top)
+        print_paper(model, machines.gpus, load, weights, report)
+        return
     if machines.gpus is None:
         raise ConfigError("--gpus is missing: which devices there are, such as --gpus H100:16")
-    if report.top < 1 or trying.simulate < 0:
-        name, least = ("--top", 1) if report.top < 1 else ("--simulate", 0)
-        raise ConfigError(f"{name} must be at least {least}")
+    _check_top(report.top)
+    if trying.simulate < 0:
+        raise ConfigError("--simulate must be at least 0")
     _check_file(report.plot, ".svg", "--plot")
     _check_file(report.timeline, ".json", "--timeline")
     question = _question(model, machines, load, weights)
@@ -103,31 +110,25 @@ def plan(
 def _question(
     model: str, machines: MachineOptions, load: LoadOptions, weights: WeightOptions
 ) -> "Question":
-    from megainfer.model_folder.resolve import resolve_config
-    from megainfer.models.registry import load_spec
-    from megainfer.models.spec import MoESpec
-    from megainfer.planner.costs import ModelCosts, Popularity
     from megainfer.planner.hardware import load_devices
     from megainfer.planner.question import Question
-    from megainfer.planner.search.model_stages import ModelStages
     from megainfer.planner.search.planning import Planner
     from megainfer.planner.search.space import Space
-    from megainfer.planner.shapes import named_shape
 
     inventory = parse_inventory(machines.gpus or "", load_devices(machines.hardware))
     target, workload, objective = load.target(), load.workload(), load.chosen_objective()
-    precision = weights.precision()
-    folder = named_shape(model) or resolve_config(model)
-    spec = load_spec(folder, weights.hf_overrides)
-    moe = spec.layers[spec.first_moe_layer].ffn
-    assert isinstance(moe, MoESpec)
-    costs = ModelCosts.of(spec, precision, Popularity.of(moe.router, weights.skew))
-    planner = Planner.of(ModelStages(costs), inventory, workload, Space(tps=parse_tps(machines.tp)))
-    return Question(model, precision, planner, target, objective)
+    stages, space = stages_of(model, weights), Space(tps=parse_tps(machines.tp))
+    planner = Planner.of(stages, inventory, workload, space)
+    return Question(model, weights.precision(), planner, target, objective)
 
 
 def _title(planned: "Planned") -> str:
     return f"{planned.model} on {planned.inventory.describe()}"
+
+
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise ConfigError("--top must be at least 1")
 
 
 def _check_file(path: Path | None, suffix: str, flag: str) -> None:

@@ -243,7 +243,17 @@ class TryingOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is printed and written."""
+    """What is searched how, printed and written."""
+
+    paper: Annotated[
+        bool,
+        Option(
+            "--paper",
+            rich_help_panel=REPORT,
+            help="Search as MegaScale-Infer publishes it, with its figures of GPUs; --gpus: of "
+            "these, whatever their counts.",
+        ),
+    ] = False
 
     top: Annotated[
         int, Option(rich_help_panel=REPORT, metavar="NUMBER", help="How many plans of each kind.")
@@ -280,7 +290,7 @@ class LiveOptions:
             "--from",
             rich_help_panel=LIVE,
             metavar="URL",
-            help="In place of all else: what that server measures, and what other nodes would give.",
+            help="What that server measures, and what other nodes would give it.",
         ),
     ] = None
     api_key: Annotated[

@@ -9,7 +9,6 @@ from rich.table import Table
 from megainfer.memory import Ledger
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.question import Planned
-from megainfer.planner.rehearsal import Rehearsal
 from megainfer.planner.report.document import start_of
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.prediction import Prediction
@@ -31,10 +30,9 @@ def print_tables(console: Console, planned: Planned) -> None:
     best = planned.best
     console.print(f"\n[bold]the best in detail[/bold]: {escape(best.deployment.describe())}")
     console.print(_details(best))
-    for place, plan in enumerate(answer.apart):
-        if (rehearsal := planned.rehearsal(place)) is not None:
-            console.print(f"\n[bold]simulated[/bold]: plan {place + 1} apart")
-            console.print(_simulated(plan, rehearsal))
+    if planned.rehearsals:
+        console.print("\n[bold]in the simulator[/bold], an instance of each plan apart")
+        console.print(_simulated(planned))
     console.print(f"\n[bold]{escape(answer.verdict.sentence)}[/bold]", soft_wrap=True)
     if planned.simulated_ratio is not None:
         console.print(
@@ -65,7 +63,7 @@ def _plans(plans: Sequence[Prediction]) -> Table:
     rows = [
         (
             str(place),
-            _role(plan.deployment.attention),
+            role(plan.deployment.attention),
             _experts(plan.deployment),
             str(plan.deployment.micro_batches),
             str(plan.deployment.batch),
@@ -79,17 +77,18 @@ def _plans(plans: Sequence[Prediction]) -> Table:
         )
         for place, plan in enumerate(plans, start=1)
     ]
-    return _table((*names, "x", "bound by"), rows)
+    return table((*names, "x", "bound by"), rows)
 
 
-def _role(nodes: Nodes) -> str:
+def role(nodes: Nodes) -> str:
+    """Such as `8 x 2 L40S`: nodes, and devices of each."""
     width = f" x {nodes.tp}" if nodes.tp > 1 else ""
     return f"{nodes.count}{width} {nodes.device.name}"
 
 
 def _experts(deployment: Deployment) -> str:
     if not deployment.together:
-        return _role(deployment.experts)
+        return role(deployment.experts)
     return "whole" if deployment.experts.count > 1 else "split"
 
 
@@ -106,7 +105,7 @@ def _details(plan: Prediction) -> Table:
         rows.append((name, f"{_memory(ledger)}, of {_gb(role.device.memory_bytes)}"))
     more = f"a larger one misses: {plan.limit.value}" if plan.limit else "a larger one brings less"
     rows.append(("batch", f"{plan.deployment.batch} sequences an instance; {more}"))
-    return _table(("", ""), rows, header=False)
+    return table(("", ""), rows, header=False)
 
 
 def _time(time: Time) -> str:
@@ -120,31 +119,29 @@ def _memory(ledger: Ledger) -> str:
     return f"{_gb(ledger.total)} ({told})"
 
 
-def _simulated(plan: Prediction, tried: Rehearsal) -> Table:
-    seen, made = tried.latencies, tried.tokens_per_second
-    predicted = plan.instance_tokens_per_second
-    rows: list[Row] = [
-        (
-            "all places taken",
-            f"{made:.0f} tokens/s an instance, predicted {predicted:.0f} "
-            f"({made / predicted - 1:+.0%})",
-        ),
-        ("", f"{_ms(tried.tpot_seconds)} between tokens, predicted {_ms(plan.tpot_seconds)}"),
-        ("", f"attention idle {tried.attention_idle:.0%}, experts {tried.expert_idle:.0%}"),
-        (
-            f"{tried.offered:.0f} tokens/s asked",
-            f"{seen.completed} answers ended, {seen.waiting} wait",
-        ),
-    ]
-    for name, times in (
-        ("first token", seen.first_token),
-        ("between tokens", seen.between_tokens),
-        ("mean of an answer", seen.per_token),
+def _simulated(planned: Planned) -> Table:
+    """Each plan that was tried: all places taken, then under a load; p50 and p99 in ms."""
+    names = ("", "tokens/s", "predicted", "ms/tok", "idle a", "idle e", "load")
+    rows = []
+    for place, (plan, tried) in enumerate(
+        zip(planned.answer.apart, planned.rehearsals, strict=False), start=1
     ):
-        if times.count:
-            told = f"p50 {_ms(times.p50)}, p90 {_ms(times.p90)}, p99 {_ms(times.p99)}"
-            rows.append((name, told))
-    return _table(("", ""), rows, header=False)
+        predicted, seen = plan.instance_tokens_per_second, tried.latencies
+        rows.append(
+            (
+                str(place),
+                f"{tried.tokens_per_second:.0f}",
+                f"{predicted:.0f} ({tried.tokens_per_second / predicted - 1:+.0%})",
+                f"{tried.tpot_seconds * 1e3:.3g}",
+                f"{tried.attention_idle:.0%}",
+                f"{tried.expert_idle:.0%}",
+                f"{tried.offered:.0f}",
+                f"{seen.first_token.p50 * 1e3:.0f} {seen.first_token.p99 * 1e3:.0f}",
+                f"{seen.between_tokens.p50 * 1e3:.0f} {seen.between_tokens.p99 * 1e3:.0f}",
+                f"{seen.per_token.p50 * 1e3:.0f} {seen.per_token.p99 * 1e3:.0f}",
+            )
+        )
+    return table((*names, "1st", "gap", "mean"), rows)
 
 
 def _print_start(console: Console, plan: Prediction, planned: Planned) -> None:
@@ -160,13 +157,14 @@ def _print_start(console: Console, plan: Prediction, planned: Planned) -> None:
             console.print(f"  {plan.deployment.replicas} times", markup=False)
 
 
-def _table(names: Row, rows: Sequence[Row], header: bool = True) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), show_header=header, header_style="dim")
+def table(names: Row, rows: Sequence[Row], header: bool = True) -> Table:
+    """Without lines."""
+    made = Table(box=None, padding=(0, 1, 0, 0), show_header=header, header_style="dim")
     for name in names:
-        table.add_column(name)
+        made.add_column(name)
     for row in _escaped(rows):
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def _escaped(rows: Sequence[Row]) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from megainfer.errors import ConfigError
@@ -20,6 +20,9 @@ class Utilisation:
     """
 
     points: tuple[tuple[float, float], ...]  # (size, fraction), sizes strictly increasing
+    # Plans ask for fractions by the million: sizes, and each segment's exponent.
+    _sizes: tuple[float, ...] = field(default=(), init=False, repr=False, compare=False)
+    _exponents: tuple[float, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.points:
@@ -40,6 +43,12 @@ class Utilisation:
                     f"a utilisation curve rises from {fraction} at {size} to {other} at {larger}: "
                     "more would be done in less time"
                 )
+        object.__setattr__(self, "_sizes", tuple(size for size, _ in self.points))
+        exponents = (
+            math.log(other / fraction) / math.log(larger / size)
+            for (size, fraction), (larger, other) in pairwise(self.points)
+        )
+        object.__setattr__(self, "_exponents", tuple(exponents))
 
     def at(self, size: float) -> float:
         """The fraction at this size, more than 0 and at most 1.
@@ -47,11 +56,11 @@ class Utilisation:
         >>> Utilisation(((64, 0.1), (256, 0.4))).at(128)
         0.2
         """
-        after = bisect_right(self.points, size, key=lambda point: point[0])
+        after = bisect_right(self._sizes, size)
         if after in (0, len(self.points)):
             return self.points[min(after, len(self.points) - 1)][1]
-        (x0, y0), (x1, y1) = self.points[after - 1 : after + 1]
-        return y0 * math.pow(y1 / y0, math.log(size / x0) / math.log(x1 / x0))
+        start, fraction = self.points[after - 1]
+        return fraction * math.pow(size / start, self._exponents[after - 1])
 
     @classmethod
     def constant(cls, fraction: float) -> "Utilisation":

@@ -1,7 +1,7 @@
 """The best deployments with attention and experts apart: branch and bound."""
 
-from dataclasses import dataclass, field, replace
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
 from math import inf, isqrt
@@ -151,9 +151,11 @@ class Search:
         """The best number of sequences for this plan, where its value exceeds `floor`."""
         attention = plan.attention
         # Sequences a micro-batch and second -> tokens a second and unit.
-        a_row = plan.micro_batches * attention.count / spent(plan, self.objective)
+        a_row = 1.0
+        if self.objective is not Objective.LATENCY:
+            a_row = plan.micro_batches * attention.count / spent(plan, self.objective)
         rates = bounds.attention_rates(attention.device, attention.tp, plan.together)
-        grid = self.space.rows[: len(rates)]
+        grid = bounds.grid[: len(rates)]
         found = None
         # (first, last) of ranges of the grid that may hold something better. Steps with more rows
         # never take less time or memory, so that a range's best value is below its last rows by its

@@ -77,9 +77,7 @@ class Bounds:
     _possible: dict[Key, int] = field(default_factory=dict, repr=False)
     _by_rows: dict[Key, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
-    def attention_rates(
-        self, device: Device, tp: int, together: bool = False
-    ) -> tuple[float, ...]:
+    def attention_rates(self, device: Device, tp: int, together: bool = False) -> tuple[float, ...]:
         """Sequences a second that one node alone could decode, by number of them, as in
         `space.rows`; to where a step takes too long. together: nothing is packed for others."""
         key = ("by rows", device.name, tp, together)
@@ -89,13 +87,15 @@ class Bounds:
         return self._by_rows[key]
 
     def _attention_rates(self, node: Nodes, expert_nodes: int) -> Iterator[float]:
-        for rows in self._grid():
+        for rows in self.grid:
             took = self.predictor.attention_seconds(node, rows, expert_nodes)
             if took > self.target.tpot_seconds:
                 return
             yield rows / took
 
-    def _grid(self) -> tuple[int, ...]:
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Numbers of sequences that are looked at. Nothing is faster with more than one."""
         return (1,) if self.objective is Objective.LATENCY else self.space.rows
 
     def attention_rate(self, device: Device, tp: int, m: int) -> float:
@@ -111,7 +111,7 @@ class Bounds:
         m micro-batches, by their own memory and seconds."""
         key = (device.name, tp, m)
         if key not in self._possible:
-            rates, grid = self.attention_rates(device, tp), self._grid()
+            rates, grid = self.attention_rates(device, tp), self.grid
             in_time = bisect_left(
                 range(len(rates)),
                 True,
@@ -168,7 +168,7 @@ class Bounds:
 
         if seconds(1.0) == 0.0:
             return inf
-        return rate_bound(seconds, float(self._grid()[possible - 1]), tolerance=0.2)
+        return rate_bound(seconds, float(self.grid[possible - 1]), tolerance=0.03)
 
     def of(self, family: Family, m: int | None, first: int, last: int) -> float:
         """What no such plan with `first` to `last` attention nodes exceeds. m None: with any m;

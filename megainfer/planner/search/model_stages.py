@@ -24,7 +24,7 @@ class ModelStages:
     @property
     def num_experts(self) -> int:
         """E of one layer."""
-        return self.model.spec.num_experts
+        return self.model.num_experts
 
     def attention(self, device: Device, tp: int) -> AttentionStage:
         """One attention node. Raises ConfigError for a tp that its heads can't be shared by."""

@@ -64,8 +64,12 @@ def judge(
 def _why_it_pays(apart: Prediction, together: Prediction, workload: Workload) -> Iterator[str]:
     attention, experts = apart.deployment.attention.device, apart.deployment.experts.device
     if attention.name != experts.name:
-        bandwidth = _times(attention.memory_bytes_per_second, experts.memory_bytes_per_second)
-        yield f"{attention.name} for attention has {bandwidth} the memory bandwidth of {experts.name}"
+        bandwidth = attention.memory_bytes_per_second / experts.memory_bytes_per_second
+        rate = experts.rate("bfloat16") / attention.rate("bfloat16")
+        yield (
+            f"{attention.name} has {bandwidth:.1f}x the memory bandwidth of {experts.name}, which "
+            f"has {rate:.1f}x its arithmetic"
+        )
     own, theirs = (_tokens_together(plan, workload) for plan in (apart, together))
     if own > theirs * (1 + NOTICED):
         yield f"experts compute {own:.0f} tokens at a time instead of {theirs:.0f}"
@@ -94,10 +98,6 @@ def _why_not(apart: Prediction, together: Prediction, workload: Workload) -> Ite
     if apart.limit is Limit.MEMORY and together.limit is not Limit.MEMORY:
         yield "memory of the attention nodes limits the batch apart"
     yield f"{apart.bound} sets the pace apart"
-
-
-def _times(one: float, other: float) -> str:
-    return f"{one / other:.1f}x"
 
 
 def _tokens_together(plan: Prediction, workload: Workload) -> float:
