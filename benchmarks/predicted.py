@@ -29,7 +29,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from time import monotonic
 from typing import Any
 
 from checkpoints import SHAPES, ensure_checkpoint
@@ -155,10 +154,12 @@ class Bench:
         generate(llm, prompts, 1)  # fills the prefix cache
         ones, all_of_them, windows = list[float](), list[float](), list[Terms]()
         for _ in range(self.rounds):
+            looks = [llm.stats()]
             ones.append(generate(llm, prompts, 1))
-            before, started = llm.stats(), monotonic()
+            looks.append(llm.stats())
             all_of_them.append(generate(llm, prompts, self.tokens))
-            window = window_of(before, llm.stats(), monotonic() - started)
+            looks.append(llm.stats())
+            window = window_of(looks, all_of_them[-1] - ones[-1])
             if (found := measured(window)) is not None:
                 windows.append(found.terms)
         seconds = median(all_of_them) - median(ones)
@@ -190,12 +191,14 @@ def load_of(case: Case, plan: Plan, tokens: int) -> Load:
     )
 
 
-def window_of(
-    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], seconds: float
-) -> Window:
+def window_of(looks: Sequence[Mapping[str, Mapping[str, Any]]], seconds: float) -> Window:
+    """What decoding alone has counted. looks: at the nodes' counters, before and after a run with
+    one token, and after one with all."""
+    before, between, after = looks
     works: dict[str, list[NodeWork]] = {"attention": [], "expert": []}
     for name, counters in after.items():
-        grown = difference(before[name], counters)
+        one, every = difference(before[name], between[name]), difference(between[name], counters)
+        grown = {counter: value - one.get(counter, 0.0) for counter, value in every.items()}
         now = {counter: float(counters.get(counter, 0)) for counter in NOW}
         works[name.split()[0]].append(NodeWork(grown, now))
     return Window(seconds, tuple(works["attention"]), tuple(works["expert"]))
