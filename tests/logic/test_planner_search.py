@@ -199,12 +199,22 @@ def test_units_of_cost_and_instances_scale_out(costs: MadeUpCosts, factor: int) 
     dear = [replace(device, price=device.price * factor) for device in (BIG, FAST)]
     other = plan(costs, (dear[0], 2), (dear[1], 8)).apart[0]
     assert other.per_price * factor == pytest.approx(one.per_price)
-    assert other.deployment.describe() == one.deployment.describe()
     many = Inventory(((BIG, 2 * factor), (FAST, 8 * factor)))
     assert many.instances(one.deployment) >= factor * one.deployment.replicas
     times = one.times(factor * one.deployment.replicas)
     assert times.tokens_per_second == pytest.approx(factor * one.tokens_per_second)
     assert times.per_price == one.per_price
+
+
+def test_of_plans_that_bring_as_much_the_one_with_fewer_micro_batches_is_told() -> None:
+    # Experts bind: a third micro-batch would bring more sequences, each of them slower.
+    costs = MadeUpCosts(expert_bytes=401835406.2498016, kv_bytes=500.0)
+    found = plan(costs, (BIG, 2), (FAST, 8), objective=Objective.COST).apart[0]
+    predictor = Predictor(costs, DECODE)
+    more = replace(found.deployment, micro_batches=found.deployment.micro_batches + 1)
+    fewer = replace(found.deployment, micro_batches=found.deployment.micro_batches - 1)
+    assert predictor.prediction(more, None).per_price == pytest.approx(found.per_price)
+    assert predictor.prediction(fewer, None).per_price < 0.99 * found.per_price
 
 
 seconds_apart = st.tuples(st.integers(1, 4), st.integers(1, 300), st.sampled_from((1, 2, 4, 8)))
