@@ -189,7 +189,7 @@ def test_plans_keep_memory_latency_and_stock(
             used = sum(r.devices for r in deployment.roles if r.device.name == name)
             assert used * deployment.replicas <= count
     values = [found.value(objective) for found in answer.apart]
-    assert values == sorted(values, reverse=True)
+    assert all(best >= next_ * (1 - 1e-12) for best, next_ in pairwise(values))
 
 
 @given(costs=shapes, factor=st.integers(2, 5))
@@ -198,6 +198,7 @@ def test_units_of_cost_and_instances_scale_out(costs: MadeUpCosts, factor: int) 
     one = plan(costs, (BIG, 2), (FAST, 8)).apart[0]
     dear = [replace(device, price=device.price * factor) for device in (BIG, FAST)]
     other = plan(costs, (dear[0], 2), (dear[1], 8)).apart[0]
+    # The plans themselves may differ where several are equal: products of prices are rounded.
     assert other.per_price * factor == pytest.approx(one.per_price)
     many = Inventory(((BIG, 2 * factor), (FAST, 8 * factor)))
     assert many.instances(one.deployment) >= factor * one.deployment.replicas

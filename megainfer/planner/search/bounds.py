@@ -89,7 +89,7 @@ class Bounds:
     def _attention_rates(self, node: Nodes, expert_nodes: int) -> Iterator[float]:
         for rows in self.grid:
             took = self.predictor.attention_seconds(node, rows, expert_nodes)
-            if took > self.target.tpot_seconds:
+            if took > self.target.tpot_seconds * SLACK:
                 return
             yield rows / took
 
@@ -140,7 +140,7 @@ class Bounds:
 
             def seconds(rows: float) -> float:
                 took = predictor.expert_seconds(nodes, rows * a_sequence)
-                return took if took * m <= self.target.tpot_seconds else inf
+                return took if took * m <= self.target.tpot_seconds * SLACK else inf
 
             most = 1.0 if self.objective is Objective.LATENCY else 2.0**30
             self._rates[key] = rate_bound(seconds, most)
@@ -164,7 +164,7 @@ class Bounds:
         def seconds(rows: float) -> float:
             sent = rows * a_sequence
             took = layers * (road.dispatch(sent).total + road.combine(sent).total)
-            return took if took <= self.target.tpot_seconds else inf
+            return took if took <= self.target.tpot_seconds * SLACK else inf
 
         if seconds(1.0) == 0.0:
             return inf
