@@ -105,7 +105,7 @@ def test_harm_is_named_before_anything_is_started(
     harm(folder)
     with pytest.raises(ModelError, match=message):
         planned(folder)
-    monkeypatch.setattr("megainfer.llm.EngineProcess", None)  # it isn't asked for
+    monkeypatch.setattr("megainfer.llm.LocalEngine", None)  # it isn't asked for
     with pytest.raises(ModelError, match=message):
         LLM(str(folder))
 
