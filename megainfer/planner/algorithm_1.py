@@ -106,7 +106,7 @@ class Algorithm1:
             raise ConfigError(
                 f"Algorithm 1 finds no plan with {self.slo_seconds * 1e3:g} ms between tokens: it "
                 f"knows nodes of up to {TPS[-1]} devices, one expert a node, and {LEAST_M} to "
-                f"{MOST_M} micro-batches"
+                f"{MOST_M} micro-batches; allow more time, or plan without --paper"
             )
         return tuple(sorted(best, key=lambda plan: plan.per_price, reverse=True))
 

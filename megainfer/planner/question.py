@@ -1,5 +1,6 @@
 """A question to the planner, and its answer after the simulator has had a look."""
 
+import math
 from dataclasses import dataclass, replace
 
 from megainfer.compute.selection import Precision
@@ -66,11 +67,12 @@ class Question:
         told in the order of what the simulator made of them.
 
         Where the simulated time between tokens exceeds the limit, plans are searched for once more,
-        with a limit that is tighter by as much. Raises ConfigError as `Planner.plan` does.
+        with a limit that is tighter by as much; where nothing was made, none would help. Raises
+        ConfigError as `Planner.plan` does.
         """
         answer = self.planner.plan(self.target, self.objective, top)
         found = self._tried(answer, self.target, tries, traffic, records)
-        if found.rehearsals and found.rehearsals[0].tpot_seconds > self._most:
+        if found.rehearsals and self._most < found.rehearsals[0].tpot_seconds < math.inf:
             tighter = self._tightened(found.answer.apart[0], found.rehearsals[0])
             try:
                 again = self.planner.plan(tighter, self.objective, top)

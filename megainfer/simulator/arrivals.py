@@ -98,7 +98,8 @@ class LogNormal:
     """Independent log-normal lengths with these means. sigma: standard deviation of the logarithm.
 
     A log-normal's mean is exp(mu + sigma^2 / 2), so its median is mean / exp(sigma^2 / 2). None is
-    longer than `most` times the mean, so that it fits into a cache; that takes little of the mean.
+    longer than `most` times the mean, so that it fits into a cache; 20 times takes nothing of the
+    mean at sigma 1, but a fifth of it at 2 and more than half at 3.
     """
 
     input_tokens: int

@@ -113,6 +113,12 @@ def test_experts_read_those_that_are_chosen(mixtral):
     assert busy.arithmetic == pytest.approx(2 * 3 * 6144 * 16384 * 2 * 10_000 / FLOPS)
 
 
+def test_the_node_that_all_wait_for_reads_an_expert_at_least(mixtral):
+    """A token's 2 experts are on 2 of 8 nodes: not a quarter of one on each."""
+    one = ExpertStage(mixtral, GPU, count=8).layer(1)
+    assert one.weights == pytest.approx(3 * 6144 * 16384 * 2 / BANDWIDTH)
+
+
 def test_tokens_an_expert_are_those_of_the_paper(mixtral):
     """b_e = b_a n_a K / E, beside what chance adds to the busiest of eight."""
     one = ExpertStage(mixtral, GPU, count=8).layer(8 * 156)

@@ -248,8 +248,14 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
         ("[device.H100]\nflops = { fp8 = -1.0 }", "flops.fp8 is -1.0"),
         ('[device.H100]\nkind = "gpu"', "device H100: .*missing required field"),
         ('[device.H100]\nkind = "tpu"', "device H100: "),
-        ("[device.H100.nic]\nbytes_per_second = 0", "H100: a link's bytes_per_second is 0"),
-        ("[device.H100.nic]\nlatency_seconds = -1", "a link's latency_seconds is -1"),
+        (
+            "[device.H100.nic]\nbytes_per_second = 0",
+            "H100: a link's bytes_per_second is 0.0, but must be",
+        ),
+        (
+            "[device.H100.nic]\nlatency_seconds = -1",
+            "a link's latency_seconds is -1.0, but must be at",
+        ),
         ("[device.H100.link]\ndevices = 0", "a link joins 0 devices"),
         (
             "[device.H100.efficiency]\nnic = []",

@@ -1,21 +1,29 @@
 """Plans in the simulator: as predicted where the closed form holds, and worse where it lies."""
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from megainfer.compute.selection import Precision
 from megainfer.errors import ConfigError
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.costs.step import Step
 from megainfer.planner.hardware import Device
+from megainfer.planner.question import Question
 from megainfer.planner.rehearsal import Pattern, Rehearsal, Traffic, rehearse
+from megainfer.planner.rehearsal.stages import StepTimes
+from megainfer.planner.report.document import document
 from megainfer.planner.search.costs import AttentionCosts
 from megainfer.planner.search.deployment import Deployment, Nodes
+from megainfer.planner.search.inventory import Inventory
+from megainfer.planner.search.planning import Planner
 from megainfer.planner.search.prediction import Prediction
 from megainfer.planner.search.predictor import Predictor
-from megainfer.planner.search.workload import Prefill, Workload
-from megainfer.simulator import Request
+from megainfer.planner.search.space import Space
+from megainfer.planner.search.workload import Objective, Prefill, Target, Workload
+from megainfer.simulator import Request, Work
 from tests.support.plan_costs import MadeUpCosts, made_up_device
 
 COSTS = MadeUpCosts()
@@ -100,6 +108,37 @@ def test_a_straggler_and_jitter_cost_throughput() -> None:
     _, shaky = tried(plan, traffic=replace(CALM, jitter=0.3))
     assert slow.tokens_per_second < calm.tokens_per_second
     assert shaky.tokens_per_second < calm.tokens_per_second
+
+
+def test_a_plan_that_makes_nothing_is_told_as_that() -> None:
+    """Its only attention node is a hundred times slower: no tighter limit would help."""
+    costs, space = MadeUpCosts(attention_bytes=4e9), Space((1,), 1, 4)
+    planner = Planner.of(costs, Inventory(((DEVICE, 2),)), ELSEWHERE, space)
+    question = Question("any", Precision("bfloat16"), planner, Target(1.0), Objective.GPU)
+    planned = question.planned(1, 1, replace(CALM, straggler=100.0))
+    assert planned.rehearsals[0].tokens_per_second == 0
+    assert planned.planned_for == planned.target
+    told = document(planned)["plans"][0]["simulated"]
+    assert told["tpot_seconds"] is None
+    json.dumps(told, allow_nan=False)
+
+
+def test_the_load_is_of_the_tokens_that_are_made_here() -> None:
+    """The pool that computed a prompt has made the first of two tokens."""
+    traffic = replace(CALM, share=0.5)
+    prediction, rehearsal = tried(deployment(16), Workload(100, 2, Prefill.ELSEWHERE), traffic)
+    seconds = 0.8 * 60 * prediction.tpot_seconds
+    ended = rehearsal.latencies.completed
+    assert ended == pytest.approx(rehearsal.offered * seconds, rel=0.15)
+
+
+def test_a_chunk_of_a_prompt_reads_what_its_last_row_sees() -> None:
+    seen = StepTimes(lambda step: Time(fixed=step.prefill_contexts.last), 512)
+    # 100 rows after 50: the first sees 51 positions, the last 150.
+    assert seen.of_work(Work(100, 100, pairs=sum(range(51, 151)))) == 150
+    # One of each of two prompts; none.
+    assert seen.of_work(Work(2, 2, pairs=2)) == 1
+    assert seen.of_work(Work(3, context=30, tokens=3)) == 1
 
 
 def test_bursts_and_long_answers_spread_the_first_token() -> None:

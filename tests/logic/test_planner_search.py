@@ -1,7 +1,7 @@
 """The search finds what trying everything finds, and what it says holds."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from math import inf
@@ -101,6 +101,36 @@ def test_it_finds_what_trying_everything_finds(
     answer = planner.plan(target, objective, top=3)
     assert value(answer.apart, objective) == pytest.approx(apart, rel=1e-9)
     assert value(answer.together, objective) == pytest.approx(together, rel=1e-9)
+
+
+@dataclass(frozen=True)
+class SlowLinks(MadeUpCosts):
+    """Messages take a thousand times as long within a scale-up domain."""
+
+    def road(self, attention: Nodes, experts: Nodes) -> Any:
+        near = attention.devices + experts.devices <= attention.device.link.devices
+        of = MadeUpCosts(row_bytes=self.row_bytes * (1000 if near else 1))
+        return of.road(attention, experts)
+
+
+def test_plans_beyond_a_domain_of_slow_links_are_found() -> None:
+    device = made_up_device("big", 96, 4e12, 148e12, 50e9, domain=5)
+    space = Space(tps=(1,), most_micro_batches=2, most_rows=20)
+    planner = Planner.of(SlowLinks(), Inventory(((device, 9),)), DECODE, space)
+    best, _ = by_trying(planner, Target(0.2), Objective.GPU)
+    found = planner.plan(Target(0.2), Objective.GPU, top=1).apart[0]
+    assert found.deployment.attention.count > 1
+    assert found.per_gpu == pytest.approx(best)
+
+
+def test_a_step_that_ends_a_prompt_is_not_taken_for_a_usual_one() -> None:
+    workload = Workload(2000, 200)
+    usual, full = workload.step(100), workload.prompt_step(100)
+    assert usual.prefill_rows == full.prefill_rows
+    predictor = Predictor(MadeUpCosts(), workload)
+    one = Deployment(Nodes(BIG, 1, 1), Nodes(FAST, 1, 8), 1, 100)
+    before, after = (predictor.stages(one, step, usual).outside for step in (usual, full))
+    assert before.total < after.total
 
 
 @given(
@@ -289,6 +319,12 @@ def test_a_model_that_fits_nowhere_says_by_how_much() -> None:
         plan(costs, (tiny, 8))
 
 
+@pytest.mark.parametrize(("tps", "stock"), [((2, 4), 1), ((16,), 64)])
+def test_nodes_that_cannot_be_made_are_told(tps: tuple[int, ...], stock: int) -> None:
+    with pytest.raises(ConfigError, match=r"no node of .* devices can be made of .* --tp 1"):
+        plan(MadeUpCosts(), (BIG, stock), space=Space(tps=tps))
+
+
 @pytest.mark.parametrize("devices", [(), ((BIG, 0),), ((BIG, 1), (BIG, 2))])
 def test_an_inventory_that_cannot_be_is_refused(devices: tuple[tuple[Device, int], ...]) -> None:
     with pytest.raises(ConfigError):
@@ -321,6 +357,13 @@ def test_the_verdict_is_honest_both_ways() -> None:
     assert "network" in narrow.verdict.sentence
     alone = plan(MadeUpCosts(), (slow, 1))
     assert alone.verdict.sentence.startswith("only colocated is possible here")
+
+
+def test_with_latency_the_front_is_by_device() -> None:
+    planner = Planner.of(MadeUpCosts(), Inventory(((BIG, 2), (FAST, 4))), DECODE, SMALL_SPACE)
+    front = planner.front(Objective.LATENCY, 4)
+    assert len(front.apart) > 1
+    assert front == planner.front(Objective.GPU, 4)
 
 
 def test_the_front_rises_in_one_and_falls_in_the_other() -> None:

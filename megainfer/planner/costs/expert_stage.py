@@ -49,7 +49,8 @@ class ExpertStage:
         if not rows:
             return Time()
         costs, device, efficiency = self.costs, self.device, self.device.efficiency
-        active = self.nodes.busiest.activated(rows)
+        # Wherever a token's choices fall, the node that all wait for reads an expert at least.
+        active = max(self.nodes.busiest.activated(rows), min(rows, 1.0))
         choices = self.nodes.busiest.most_choices(rows, self.count)
         dtype = costs.multiplied(costs.precision.expert_dtype, device.kind == "gpu")
         used = efficiency.expert_product(dtype).at(max(1.0, choices / active))

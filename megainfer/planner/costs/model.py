@@ -13,7 +13,6 @@ from megainfer.models.spec import (
     LayerSpec,
     ModelSpec,
 )
-from megainfer.planner.costs.attend import cache_work
 from megainfer.planner.costs.nodes import Nodes, nodes_of
 from megainfer.planner.costs.popularity import Popularity
 from megainfer.planner.costs.products import (
@@ -21,7 +20,6 @@ from megainfer.planner.costs.products import (
     head_product,
     layer_products,
 )
-from megainfer.planner.costs.step import Step
 
 CHOICE_BYTES = 8
 """What a dispatch says of each of a token's experts, a local id and a weight: `m2n.geometry`."""
@@ -113,10 +111,6 @@ class ModelCosts:
             own_arithmetic,
         )
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        return self.spec.kv_bytes_per_token(self.element_bytes)
-
     def nodes(self, count: int) -> Nodes:
         """What `count` expert nodes hold of a layer. Raises ConfigError where there are more of
         them than experts."""
@@ -127,22 +121,6 @@ class ModelCosts:
         if not on_gpu or self.own_arithmetic or dtype == "float32":
             return dtype
         return "float32" if self.precision.dtype == "float32" else "bfloat16"
-
-    def attention_flops(self, step: Step) -> float:
-        """All that an attention node computes in all layers, dense networks, routers and shared
-        experts included."""
-        caches = sum(
-            kind.count * cache_work(kind.layer.attention, step, self.element_bytes).flops
-            for kind in self.layers
-        )
-        return caches + sum(kind.count * kind.product_flops(step.rows) for kind in self.layers)
-
-    def cache_bytes(self, step: Step) -> float:
-        """KV and states that are read and written in all layers."""
-        return sum(
-            kind.count * cache_work(kind.layer.attention, step, self.element_bytes).bytes
-            for kind in self.layers
-        )
 
     def expert_flops(self, rows: float) -> float:
         """Of the routed experts of one layer, for `rows` tokens."""

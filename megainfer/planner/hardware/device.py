@@ -30,9 +30,13 @@ class Link:
 
     def __post_init__(self) -> None:
         if not 0 < self.bytes_per_second < math.inf:
-            raise ConfigError(f"a link's bytes_per_second is {self.bytes_per_second}")
+            raise ConfigError(
+                f"a link's bytes_per_second is {self.bytes_per_second}, but must be more than 0"
+            )
         if not 0 <= self.latency_seconds < math.inf:
-            raise ConfigError(f"a link's latency_seconds is {self.latency_seconds}")
+            raise ConfigError(
+                f"a link's latency_seconds is {self.latency_seconds}, but must be at least 0"
+            )
         if self.devices < 1:
             raise ConfigError(f"a link joins {self.devices} devices, but must at least join 1")
 

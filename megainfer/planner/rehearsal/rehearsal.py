@@ -151,13 +151,19 @@ def _cache_tokens(prediction: Prediction, workload: Workload, places: int) -> in
     return math.floor(planned * (1 + max(0, free) / cache)) if cache else 2**62
 
 
+def _mean_made(traffic: Traffic, workload: Workload) -> float:
+    """Tokens of an answer that the instance makes; a pool that computes prompts makes the first."""
+    by_others = workload.prefill is Prefill.ELSEWHERE
+    return max(1.0, traffic.mean_output(workload) - by_others)
+
+
 def _full(
     stage: _Stage, prediction: Prediction, workload: Workload, traffic: Traffic, records: bool
 ) -> Outcome:
     step = prediction.tpot_seconds
     places = stage.scenario.attention_nodes * stage.places
     steps = FULL_STEPS + FULL_WARM_UP
-    waiting = math.ceil(2 * places * (1 + steps / traffic.mean_output(workload)))
+    waiting = math.ceil(2 * places * (1 + steps / _mean_made(traffic, workload)))
     requests = traffic.backlog(workload, places, waiting)
     return simulate(
         replace(
@@ -176,7 +182,7 @@ def _loaded(
     """Under a share of the throughput `made`."""
     if not made:
         return Latencies()
-    output = traffic.mean_output(workload)
+    output = _mean_made(traffic, workload)
     steps = min(math.ceil(1.5 * output), MOST_STEPS, EVENTS // stage.events_per_step)
     seconds = max(LEAST_STEPS, steps) * prediction.tpot_seconds
     rate = traffic.share * made / output / stage.weight

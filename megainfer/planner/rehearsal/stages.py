@@ -23,12 +23,16 @@ class StepTimes:
 
     def _step(self, work: Work) -> Step:
         decoding = work.rows - work.prompt_rows
+        chunk = max(1, min(self.chunk, work.prompt_rows))
+        # A chunk's rows see one position more each.
+        mean = work.pairs / work.prompt_rows if work.prompt_rows else 1.0
+        reach = min((chunk - 1) / 2, mean - 1)
         return Step(
             decoding,
             Contexts.at(work.context / decoding if decoding else 1),
             work.prompt_rows,
-            Contexts.at(work.pairs / work.prompt_rows if work.prompt_rows else 1),
-            max(1, min(self.chunk, work.prompt_rows)),
+            Contexts(max(1.0, mean - reach), mean + reach),
+            chunk,
             work.tokens - decoding,
         )
 

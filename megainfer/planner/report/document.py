@@ -1,6 +1,7 @@
 """A plan as a JSON document: all that the tables show, in seconds, bytes and tokens a second."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -132,6 +133,8 @@ def _rehearsal(rehearsal: Rehearsal | None) -> dict[str, Any] | None:
         return None
     whole = asdict(rehearsal)
     del whole["spans"]
+    if math.isinf(rehearsal.tpot_seconds):  # Nothing was made, and JSON knows no infinity.
+        whole["tpot_seconds"] = None
     whole["nodes"] = dict(zip(("attention", "experts"), rehearsal.nodes, strict=True))
     return whole
 

@@ -15,13 +15,12 @@ UNITS = {
     Objective.GPU: "tokens/s a GPU",
     Objective.COST: "tokens/s a unit of price (L20 = 1)",
     Objective.WATT: "tokens/s a watt",
-    Objective.LATENCY: "tokens/s a GPU",
 }
 
 
 def svg(front: Front, objective: Objective, title: str) -> str:
     """Both fronts: x tokens/s of one user, y tokens/s by what was asked for."""
-    by = Objective.GPU if objective is Objective.LATENCY else objective
+    by = objective.beside_speed
     points = {
         (name, colour): [(plan.per_user, plan.value(by), _told(plan)) for plan in plans]
         for name, colour, plans in (
@@ -92,7 +91,7 @@ class _Axes:
 
 
 def ticks(most: float) -> list[float]:
-    """Round values from 0 on, 4 to 10 of them.
+    """Round values from 0 on, 3 to 7 of them.
 
     >>> ticks(21.0)
     [0.0, 5.0, 10.0, 15.0, 20.0]

@@ -9,8 +9,8 @@ at least the sum of these three in one of them. So
 where n is the number of attention nodes, r_a the most sequences a second that one of them could
 decode within the limits on memory and latency if it waited for nothing, r_e the same of all expert
 nodes, and r_c of one attention node's messages, both ways one after the other. r_a and r_e each are
-a matter of one role, so that few of them have to be computed; r_c falls as n grows, so that of
-several n the least one's holds for all.
+a matter of one role, so that few of them have to be computed; r_c falls as n grows, within a
+scale-up domain and beyond it, so that of several n the larger of both least ones' holds for all.
 """
 
 from bisect import bisect_left
@@ -146,6 +146,13 @@ class Bounds:
             self._rates[key] = rate_bound(seconds, most)
         return self._rates[key]
 
+    def _most_road_rate(self, family: Family, first: int, last: int) -> float:
+        """r_c where `first` to `last` attention nodes send at once. NICs may carry small messages
+        faster than links do, so that leaving the domain may help."""
+        beyond = family.most_in_one_domain + 1
+        least = (first, beyond) if first < beyond <= last else (first,)
+        return max(self._road_rate(family, nodes) for nodes in least)
+
     def _road_rate(self, family: Family, nodes: int) -> float:
         """r_c where so many attention nodes send at once."""
         key = ("road", *family.key, nodes)
@@ -180,7 +187,7 @@ class Bounds:
         parts = Parts(
             self.attention_rate(family.device, family.tp, m or 1),
             self.expert_rate(family.experts, m or 1),
-            inf if m is None else self._road_rate(family, first),
+            inf if m is None else self._most_road_rate(family, first, last),
             m or self.space.most_micro_batches,
         )
         low, high = first, last

@@ -62,7 +62,8 @@ class Costs(Protocol):
     """One model's, in one precision and with one popularity of its experts.
 
     More rows, tokens, sequences or nodes never take less time or memory, but more expert nodes each
-    have less to do. How much a role's nodes need doesn't depend on the other role's devices.
+    have less to do, and messages beyond a scale-up domain may be faster. How much a role's nodes
+    need doesn't depend on the other role's devices.
     """
 
     @property

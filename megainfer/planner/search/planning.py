@@ -64,6 +64,7 @@ class Planner:
         """What can be had at each speed of a sequence: the best plans of each kind for `points`
         limits on the time between tokens, from the shortest possible to `slowest` seconds, without
         those that another beats in both."""
+        objective = objective.beside_speed
         fastest = self._nearest(lambda plan: self.predictor.pace(plan).seconds)
         shortest = inf if fastest is None else self.predictor.pace(fastest).seconds
         if shortest == inf:
@@ -141,7 +142,14 @@ class Planner:
                 for role, needs in zip(plan.roles, self.predictor.memory(plan), strict=True)
             )
 
-        nearest = min(self._smallest(), key=lacks)
+        nearest = min(self._smallest(), key=lacks, default=None)
+        if nearest is None:
+            sizes = ", ".join(map(str, self.space.tps))
+            return ConfigError(
+                f"no node of {sizes} devices can be made of {self.inventory.describe()}: there are "
+                "too few, their links join fewer, or the model has fewer heads; allow smaller "
+                "nodes, such as --tp 1"
+            )
         needs = [
             f"{needs.total / GB:.1f} GB on each {role.device.name}, which has "
             f"{role.device.memory_bytes / GB:.1f}"

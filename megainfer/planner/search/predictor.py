@@ -69,7 +69,7 @@ class Predictor:
     def _outside(self, nodes: Nodes, step: Step) -> Time:
         device, tp = nodes.device, nodes.tp
         return self._time(
-            ("outside", device.name, tp, step.decode_rows, step.prefill_rows),
+            ("outside", device.name, tp, step.decode_rows, step.prefill_rows, step.prompts),
             lambda: self.costs.attention(device, tp).outside(step),
         )
 

@@ -46,6 +46,14 @@ class Family:
         experts = self.experts
         return self.device.name, self.tp, experts.device.name, experts.tp, experts.count
 
+    @property
+    def most_in_one_domain(self) -> int:
+        """Attention nodes that a scale-up domain has room for beside all expert nodes; below 1
+        where it has none."""
+        if self.device.name != self.experts.device.name:
+            return 0
+        return (self.device.link.devices - self.experts.devices) // self.tp
+
     def deployment(self, nodes: int, micro_batches: int, rows: int) -> Deployment:
         return Deployment(Nodes(self.device, self.tp, nodes), self.experts, micro_batches, rows)
 

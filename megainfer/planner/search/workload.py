@@ -24,6 +24,11 @@ class Objective(StrEnum):
     WATT = "watt"  # tokens a second and watt, that is, tokens a joule
     LATENCY = "latency"  # seconds between tokens
 
+    @property
+    def beside_speed(self) -> "Objective":
+        """What to trade a sequence's speed for; of latency, which is that speed, by device."""
+        return Objective.GPU if self is Objective.LATENCY else self
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
