@@ -34,7 +34,7 @@ def plan_from(url: str, key: str | None, seconds: float, as_json: bool) -> None:
 
 def _advice(look: Callable[[], Scrape], seconds: float) -> Advice:
     first = _fresh(look)
-    time.sleep(seconds)
+    time.sleep(seconds)  # the time over which the server's counters are to grow
     return advise(first, _fresh(look))
 
 
@@ -44,7 +44,7 @@ def _fresh(look: Callable[[], Scrape]) -> Scrape:
     before = look()
     deadline = time.monotonic() + PULSE_SECONDS
     while time.monotonic() < deadline:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)  # /metrics can't be waited for, only asked again
         if (now := look()).pulse != before.pulse:
             return now
     return before

@@ -201,7 +201,7 @@ class Assignments:
         piece = _piece(held) if self._attendance.takers else held
         try:
             self._place(piece)
-        except Exception:
+        except Exception:  # whatever can't be encoded: nobody above could end its request
             log.exception("requests can't be sent to an attention node")
             self._send_off_each(piece)
         if self._attendance.takers and len(held) > len(piece):
@@ -213,7 +213,7 @@ class Assignments:
             if self._waits(request):
                 try:
                     self._place([request])
-                except Exception as error:
+                except Exception as error:  # this one it was, and its client is told
                     self.fail(request.request_id, MegaInferError(f"it can't be sent: {error}"))
 
     def _go_on_soon(self) -> None:

@@ -12,8 +12,9 @@ from server.anthropic.wishes import (
     wanted_format,
     wanted_thinking,
 )
-from server.openai.protocol import Body, ChatRequest, Integer, JsonObjects
+from server.openai.protocol import Body, ChatRequest
 from server.openai.translation import Json, chat_request, refuse
+from server.openai.wishes.values import Integer, JsonObjects
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "container": (),

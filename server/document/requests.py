@@ -15,8 +15,8 @@ from megainfer.sampling import (
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
 )
-from server.openai.protocol import MAX_PROMPTS
 from server.openai.tools import MAX_TOOLS, NAME
+from server.openai.wishes.values import MAX_PROMPTS
 
 Json = dict[str, Any]
 STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}

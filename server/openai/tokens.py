@@ -9,9 +9,10 @@ from starlette.responses import JSONResponse, Response
 from megainfer.errors import RequestError
 from megainfer.text.tokenizer import Tokenizer
 from server.openai.generating import Generator
-from server.openai.protocol import Body, ChatRequest, CompletionRequest, JsonObjects
+from server.openai.protocol import Body, ChatRequest, CompletionRequest
 from server.openai.served_model import ServedModel
 from server.openai.translation import chat_request
+from server.openai.wishes.values import JsonObjects
 
 MAX_DETOKENIZED = 2**20
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # what reads any tokenizer.json

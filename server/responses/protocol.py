@@ -5,8 +5,9 @@ from typing import Any
 from pydantic import Field
 
 from megainfer.errors import RequestError, cited
-from server.openai.protocol import Body, ChatRequest, Integer, JsonObjects, Logprobs
+from server.openai.protocol import Body, ChatRequest
 from server.openai.translation import Json, chat_request, refuse
+from server.openai.wishes.values import Integer, JsonObjects, Logprobs
 from server.responses.items import History
 from server.responses.tools import Toolbox
 from server.responses.wishes import refuse_wishes, truncated, wants_logprobs

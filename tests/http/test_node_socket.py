@@ -2,6 +2,8 @@
 
 import asyncio
 import select
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import zmq
@@ -29,6 +31,18 @@ class Node:
         self._context.term()
 
 
+@asynccontextmanager
+async def both_ends(node: int = 0, max_queued: int = 10) -> AsyncIterator[tuple[NodeSocket, Node]]:
+    socket = NodeSocket(new_endpoint(), max_queued)
+    socket.bind()
+    other = Node(socket._endpoint, node)
+    try:
+        yield socket, other
+    finally:
+        other.close()
+        socket.close()
+
+
 def descriptor(socket: NodeSocket) -> int:
     own = socket._socket
     assert own is not None
@@ -41,12 +55,11 @@ def arrives(socket: NodeSocket) -> None:
     assert readable
 
 
-def test_what_comes_in_while_something_is_sent_is_heard() -> None:
+def while_it_waits(send: Callable[[NodeSocket, Node], None]) -> None:
+    """Something comes in, of which the loop doesn't know yet, and then this is done."""
+
     async def work() -> None:
-        socket = NodeSocket(new_endpoint(), max_queued=10)
-        socket.bind()
-        node = Node(socket._endpoint, 0)
-        try:
+        async with both_ends() as (socket, node):
             node.socket.send(b"is here")
             assert (await socket.receive())[0] == At(0, 0)
             for _ in range(20):
@@ -54,64 +67,46 @@ def test_what_comes_in_while_something_is_sent_is_heard() -> None:
                 await asyncio.sleep(0)  # it finds nothing, and waits
                 node.socket.send(b"while")
                 arrives(socket)
-                socket.send(At(0, 0), Reset())  # takes away what the descriptor would say
+                send(socket, node)  # takes away what the descriptor would say
                 assert (await asyncio.wait_for(heard, WAIT_SECONDS))[0] == At(0, 0)
-                assert to_node_decoder.decode(node.socket.recv()) == Reset()
-        finally:
-            node.close()
-            socket.close()
 
     run(work())
+
+
+def test_what_comes_in_while_something_is_sent_is_heard() -> None:
+    def send(socket: NodeSocket, node: Node) -> None:
+        socket.send(At(0, 0), Reset())
+        assert to_node_decoder.decode(node.socket.recv()) == Reset()
+
+    while_it_waits(send)
 
 
 def test_what_comes_in_while_nothing_can_be_sent_is_heard() -> None:
-    async def work() -> None:
-        socket = NodeSocket(new_endpoint(), max_queued=10)
-        socket.bind()
-        node = Node(socket._endpoint, 0)
-        try:
-            node.socket.send(b"is here")
-            assert (await socket.receive())[0] == At(0, 0)
-            for _ in range(20):
-                heard = asyncio.create_task(socket.receive())
-                await asyncio.sleep(0)  # it finds nothing, and waits
-                node.socket.send(b"while")
-                arrives(socket)
-                with pytest.raises(NodeDied, match="can't be reached"):
-                    socket.send(At(7, 0), Reset())  # takes that away too
-                assert (await asyncio.wait_for(heard, WAIT_SECONDS))[0] == At(0, 0)
-        finally:
-            node.close()
-            socket.close()
+    def send(socket: NodeSocket, node: Node) -> None:
+        with pytest.raises(NodeDied, match="can't be reached"):
+            socket.send(At(7, 0), Reset())
 
-    run(work())
+    while_it_waits(send)
 
 
 def test_what_comes_in_while_nobody_waits_is_there_and_keeps_nobody_awake() -> None:
     async def work() -> None:
-        socket = NodeSocket(new_endpoint(), max_queued=10)
-        socket.bind()
-        node = Node(socket._endpoint, 3)
-        woken = 0
-        wake = socket._wake
+        async with both_ends(3) as (socket, node):
+            woken = 0
+            wake = socket._wake
 
-        def counted() -> None:
-            nonlocal woken
-            woken += 1
-            wake()
+            def counted() -> None:
+                nonlocal woken
+                woken += 1
+                wake()
 
-        loop = asyncio.get_running_loop()
-        loop.add_reader(descriptor(socket), counted)
-        try:
+            asyncio.get_running_loop().add_reader(descriptor(socket), counted)
             node.socket.send(b"early")
             arrives(socket)
             for _ in range(200):
                 await asyncio.sleep(0)
             assert 0 < woken < 20
             assert (await asyncio.wait_for(socket.receive(), WAIT_SECONDS))[0] == At(3, 0)
-        finally:
-            node.close()
-            socket.close()
 
     run(work())
 
@@ -135,35 +130,23 @@ def test_messages_in_both_directions_all_come() -> None:
     count = 2000
 
     async def work() -> None:
-        socket = NodeSocket(new_endpoint(), max_queued=10 * count)
-        socket.bind()
-        node = Node(socket._endpoint, 0)
+        async with both_ends(max_queued=10 * count) as (socket, node):
 
-        def echo() -> None:
-            for _ in range(count):
-                node.socket.send(node.socket.recv())
-
-        try:
-            node.socket.send(encode(Reset()))
-            await socket.receive()
-            echoing = asyncio.create_task(asyncio.to_thread(echo))
-            heard = 0
+            def echo() -> None:
+                for _ in range(count):
+                    node.socket.send(node.socket.recv())
 
             async def hear() -> None:
-                nonlocal heard
-                while heard < count:
+                for _ in range(count):
                     await socket.receive()
-                    heard += 1
 
-            hearing = asyncio.create_task(hear())
+            node.socket.send(encode(Reset()))
+            await socket.receive()
+            both = asyncio.gather(asyncio.to_thread(echo), hear())
             for number in range(count):
                 socket.send(At(0, 0), Abort(f"{number}"))
                 if number % 7 == 0:
                     await asyncio.sleep(0)
-            await asyncio.wait_for(asyncio.gather(echoing, hearing), WAIT_SECONDS)
-            assert heard == count
-        finally:
-            node.close()
-            socket.close()
+            await asyncio.wait_for(both, WAIT_SECONDS)
 
     run(work())

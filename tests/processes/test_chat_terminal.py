@@ -321,7 +321,7 @@ def elsewhere():
     asleep = 0
     while not begun or asleep < 20:  # it has had its turns, and waits for nobody but the socket
         asleep = asleep + 1 if main.read_text().rpartition(")")[2].split()[0] == "S" else 0
-        time.sleep(0.005)
+        time.sleep(0.005)  # the interpreter is the main thread's meanwhile
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # nothing wakes the main thread
     threading.Event().wait(LONGEST)
     sent.append(True)
@@ -332,7 +332,7 @@ try:
         threading.Thread(target=elsewhere, daemon=True).start()
         begun.append(True)
         ours.recv(1)
-        time.sleep(LONGEST)
+        time.sleep(LONGEST)  # where the byte came first, for the interrupt to be raised in here
 except KeyboardInterrupt:
     print("late" if sent else "at once")
 """

@@ -54,8 +54,8 @@ print(asyncio.run(checked(600)), compiled(1200))
 @pytest.mark.parametrize("stack", [resource.RLIM_INFINITY, 8 * 2**20], ids=["unlimited", "8 MiB"])
 def test_what_is_admitted_has_room_on_a_nodes_stack(tmp_path: Path, stack: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_STACK)
-    if hard != resource.RLIM_INFINITY:
-        pytest.skip("this machine bounds stacks")
+    if hard != resource.RLIM_INFINITY:  # then no node here can have more, either
+        stack = hard if stack == resource.RLIM_INFINITY else min(stack, hard)
     done = subprocess.run(
         [sys.executable, "-c", TRIED, str(write_tokenizer(tmp_path))],
         capture_output=True,

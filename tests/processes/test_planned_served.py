@@ -82,7 +82,7 @@ def test_terms_are_told_beside_what_is_expected(served: Served) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
         while not (found := terms(served))["predicted_seconds"].keys() >= TERMS:
             assert time.monotonic() < deadline, f"only {found} is told"
-            time.sleep(0.1)
+            time.sleep(0.1)  # asked again, until the deadline
     assert all(found[family].keys() >= TERMS for family in FAMILIES)
     for term, ratio in found["predicted_drift_ratio"].items():
         measured, predicted = (

@@ -21,7 +21,14 @@ class PublicModel:
     active: float
 
 
-_YARN = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096}
+_YARN = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 _LATENT = {
     "hidden_size": 7168,
     "intermediate_size": 18432,
@@ -95,6 +102,8 @@ PUBLIC_MODELS: Mapping[str, PublicModel] = {
             **_LATENT,
             "architectures": ["DeepseekV3ForCausalLM"],
             "num_attention_heads": 128,
+            "num_key_value_heads": 128,
+            "rope_theta": 10000.0,
             "first_k_dense_replace": 3,
             "n_routed_experts": 256,
             "n_group": 8,
@@ -109,6 +118,8 @@ PUBLIC_MODELS: Mapping[str, PublicModel] = {
             **_LATENT,
             "architectures": ["DeepseekV32ForCausalLM"],
             "num_attention_heads": 128,
+            "num_key_value_heads": 128,
+            "rope_theta": 10000.0,
             "first_k_dense_replace": 3,
             "n_routed_experts": 256,
             "n_group": 8,
@@ -147,6 +158,7 @@ PUBLIC_MODELS: Mapping[str, PublicModel] = {
             "num_local_experts": 128,
             "num_experts_per_tok": 4,
             "sliding_window": 128,
+            "rope_theta": 150000.0,
             "rope_scaling": _YARN,
             "vocab_size": 201088,
             "max_position_embeddings": 131072,
@@ -171,6 +183,8 @@ PUBLIC_MODELS: Mapping[str, PublicModel] = {
             "linear_key_head_dim": 128,
             "linear_value_head_dim": 128,
             "linear_conv_kernel_dim": 4,
+            "rope_theta": 1e7,
+            "partial_rotary_factor": 0.25,
             "num_experts": 512,
             "num_experts_per_tok": 10,
             "norm_topk_prob": True,
@@ -194,6 +208,7 @@ PUBLIC_MODELS: Mapping[str, PublicModel] = {
             "num_experts_per_tok": 1,
             "interleave_moe_layer_step": 1,
             "attention_chunk_size": 8192,
+            "rope_theta": 500000.0,
             "vocab_size": 202048,
             "max_position_embeddings": 10485760,
         },

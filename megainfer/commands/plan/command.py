@@ -64,9 +64,6 @@ def plan(
     Nothing is started and no weights are read: it predicts from the model's shape and a table of
     devices, and tries the best plans in a simulator.
     """
-    from megainfer.planner.report.document import document
-    from megainfer.planner.report.picture import svg
-
     if live.url is not None:
         from megainfer.commands.plan_live import plan_from
 
@@ -85,11 +82,18 @@ def plan(
     if machines.gpus is None:
         raise ConfigError("--gpus is missing: which devices there are, such as --gpus H100:16")
     _check_top(report.top)
-    if trying.simulate < 0:
-        raise ConfigError("--simulate must be at least 0")
     _check_file(report.plot, ".svg", "--plot")
     _check_file(report.timeline, ".json", "--timeline")
-    question = _question(model, machines, load, weights)
+    _answer(_question(model, machines, load, weights), trying, report)
+
+
+def _answer(question: "Question", trying: TryingOptions, report: ReportOptions) -> None:
+    """Plan, and write what was asked for."""
+    from megainfer.planner.report.document import document
+    from megainfer.planner.report.picture import svg
+
+    if trying.simulate < 0:
+        raise ConfigError("--simulate must be at least 0")
     traffic = parse_traffic(
         trying.arrivals, trying.lengths, trying.share, trying.straggler, trying.jitter
     )
