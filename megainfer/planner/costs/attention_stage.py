@@ -21,6 +21,10 @@ STEP_KERNELS = 4
 FULL_TILES = 512
 """Rows at which products reach what they ever do, as attention's arithmetic counts as doing."""
 
+PACKED, ADDED = 2, 3
+"""How often a row that is sent is moved: read and written when it is packed; its reply read, and read
+and written where it is added."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionStage:
@@ -45,9 +49,8 @@ class AttentionStage:
         time = self._layers(step, True) * (1 / self.costs.moe_layers)
         copied = 0.0
         if expert_nodes:
-            # Read and written when packed; read, and read and written where they are added.
             sent = step.rows * self.costs.nodes(expert_nodes).fanout
-            copied = copy_seconds(self.device, 5 * sent * self.costs.row_bytes)
+            copied = copy_seconds(self.device, (PACKED + ADDED) * sent * self.costs.row_bytes)
         return time + Time(copied=copied, fixed=self.device.efficiency.attention_layer_seconds)
 
     def outside(self, step: Step) -> Time:

@@ -4,15 +4,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from megainfer.planner.costs import Contexts, Step, Time
+from megainfer.planner.costs.attention_stage import ADDED, PACKED
 from megainfer.planner.live.terms import Load, Terms
 from megainfer.planner.profiles import StageProfile
 from megainfer.planner.search.deployment import Nodes
 from megainfer.planner.search.model_stages import ModelStages
 from megainfer.planner.search.stages import Pace, Stages
-
-PACKED = 2 / 5
-"""Of the bytes that a layer's rows move on an attention node, those of packing: read and written,
-where replies are read, and read and written once more (`AttentionStage.layer`)."""
 
 
 class Outlook(Protocol):
@@ -60,7 +57,9 @@ class Hardware:
         pace = Pace.apart(stages, stages, load.layers, load.micro_batches)
         # As it is measured: from the beginning of a send, and so with a message's packing.
         transfer = stages.dispatch.total + stages.combine.total
-        return _terms(stages, (transfer + PACKED * stages.attention.copied) / 2, pace)
+        return _terms(
+            stages, (transfer + PACKED / (PACKED + ADDED) * stages.attention.copied) / 2, pace
+        )
 
     def _stages(self, step: Step, load: Load, attention: Nodes, experts: Nodes) -> Stages:
         attention, experts = _counted(attention, load.attention), _counted(experts, load.experts)
