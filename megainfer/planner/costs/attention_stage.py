@@ -20,10 +20,9 @@ STEP_KERNELS = 4
 """The embedding, the last norm, the head, drawing tokens."""
 FULL_TILES = 512
 """Rows at which products reach what they ever do, as attention's arithmetic counts as doing."""
-
 PACKED, ADDED = 2, 3
-"""How often a row that is sent is moved: read and written when it is packed; its reply read, and read
-and written where it is added."""
+"""How often a row that is sent is moved: read and written when it is packed; its reply read, and
+read and written where it is added."""
 
 
 @dataclass(frozen=True, slots=True)
