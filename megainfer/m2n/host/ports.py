@@ -25,9 +25,9 @@ class HostAttentionPort(SlotAttentionPort):
     def __init__(
         self, token: str, seat: Seat, own: OwnEnd, mail: AttentionMail, sleeper: Sleeper
     ) -> None:
-        self._seat, self._own = seat, own
+        self._token, self._seat, self._own = token, seat, own
         self._host = HostWire(own.bell, sleeper)
-        self._visitor = Visitor(token, seat, own, self._host.met)
+        self._visitor = Visitor(seat.index, self._visit)
         super().__init__(seat, mail, self._host, met=())
 
     def meet(
@@ -58,6 +58,10 @@ class HostAttentionPort(SlotAttentionPort):
         super().close()
         self._own.withdraw()
 
+    def _visit(self, expert: tuple[int, int], deadline: float) -> None:
+        address = expert_address(self._token, *expert)
+        self._host.met(visit(address, self._seat, self._own, expert, deadline))
+
 
 class HostExpertPort(SlotExpertPort):
     """An expert node's port to attention nodes in other processes, as `HostAttentionPort`."""
@@ -70,7 +74,7 @@ class HostExpertPort(SlotExpertPort):
 
     def listen(self, listener: Listener) -> None:
         """Let attention nodes in from now on; the listener is this port's to close."""
-        self._doorman = Doorman(listener, self._seat, self._own, self._host.met)
+        self._doorman = Doorman(listener, self._seat.index, self._let_in)
 
     def accept(self, listener: Listener, timeout: float) -> None:
         """Meet all attention nodes; argument and errors as in `HostAttentionPort.connect`."""
@@ -90,6 +94,9 @@ class HostExpertPort(SlotExpertPort):
             self._doorman.close()
         super().close()
         self._own.withdraw()
+
+    def _let_in(self, connection: socket.socket, deadline: float) -> None:
+        let_in(connection, self._seat, self._own, self._host.met, deadline)
 
 
 def addresses_of(road: Road, seat: Seat) -> list[str]:
