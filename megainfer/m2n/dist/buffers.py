@@ -107,6 +107,11 @@ class SentBuffers:
         self._current[micro_batch] = free
         return True
 
+    def close(self) -> None:
+        """What is on its way may be forgotten."""
+        for buffer in (*self._current, *self._spare):
+            buffer.work = None
+
     def _is_busy(self, buffer: Buffer) -> bool:
         return buffer.last > self._arrived
 

@@ -44,6 +44,9 @@ class Groups(Protocol):
     def make(self, store: dist.Store, rank: int) -> Group:
         """Of two ranks; returns when both have called it. Raises RuntimeError."""
 
+    def close(self) -> None:
+        """No more are made."""
+
 
 class GlooGroups:
     """`Groups` over TCP, between hosts' memories. host: the address that they listen at."""
@@ -54,17 +57,21 @@ class GlooGroups:
     def __init__(self, host: str) -> None:
         self.completion: Completion = waited
         try:
-            self._transport = dist.ProcessGroupGloo.create_device(hostname=host)
+            self._transports = [dist.ProcessGroupGloo.create_device(hostname=host)]
         except RuntimeError as error:
             raise ConfigError(f"gloo cannot listen at {host!r}: {error}") from error
 
     def make(self, store: dist.Store, rank: int) -> Group:
         """See `Groups.make`."""
         options = dist.ProcessGroupGloo._Options()
-        options._devices = [self._transport]  # one listener and thread for all of a node's pairs
+        options._devices = self._transports  # one listener and thread for all of a node's pairs
         options._threads = 1
         options._timeout = timedelta(seconds=GROUP_SECONDS)
         return cast(Group, dist.ProcessGroupGloo(store, rank, 2, options))
+
+    def close(self) -> None:
+        """See `Groups.close`; its listener is closed with the last group."""
+        self._transports = []
 
 
 class NcclGroups:
@@ -84,6 +91,9 @@ class NcclGroups:
         options._timeout = timedelta(seconds=GROUP_SECONDS)
         options.config.min_ctas = options.config.max_ctas = 1  # memory and SMs, for each pair
         return cast(Group, dist.ProcessGroupNCCL(store, rank, 2, options))
+
+    def close(self) -> None:
+        """See `Groups.close`; there is nothing beside the groups."""
 
 
 def groups_for(kind: str, host: str, device: Device | None) -> Groups:

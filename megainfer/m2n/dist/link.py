@@ -87,9 +87,10 @@ class Link:
         self._lock = Lock()  # of what is written to the connection, and of its end
         self._holders = 2  # of the connection: the node and the thread
         self._thread = Thread(target=self._receive, name="m2n-link", daemon=True)
-        _watch_network(self.connection)
 
     def start(self) -> None:
+        """Nobody else reads from the connection any more."""
+        _watch_network(self.connection)
         self._thread.start()
 
     def ring(self) -> None:
@@ -121,6 +122,7 @@ class Link:
     def close(self) -> None:
         """The node is done with it; never waits."""
         self._break("this node has closed it")
+        self.sent.close()
         self._release()
 
     # --- any thread ---------------------------------------------------------------------------

@@ -63,7 +63,9 @@ class DistAttentionPort(SlotAttentionPort):
         connection = dial_tcp(address, expert[0], deadline)
         with _closed_unless_paired(connection):
             pair = greet(connection, self._site.terms, expert, deadline)
-        self._host.met(self._site.link(pair))
+        link = self._site.link(pair)
+        self._host.met(link)
+        self._site.begin(link)
 
     def close(self) -> None:
         _close(self._site, super().close)
@@ -115,8 +117,12 @@ class DistExpertPort(SlotExpertPort):
     def _let_in(self, connection: socket.socket, deadline: float) -> None:
         with _closed_unless_paired(connection):
             pair: Pair = welcome(connection, self._site.terms, deadline)
-        self._host.met(self._site.link(pair))
-        admitted(pair, deadline)
+        link = self._site.link(pair)
+        self._host.met(link)
+        try:
+            admitted(pair, deadline)
+        finally:
+            self._site.begin(link)
         with self._arrived:
             self._known.add(pair.index)
             self._arrived.notify_all()

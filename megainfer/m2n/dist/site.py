@@ -52,7 +52,7 @@ class Site:
         self._pulse: Thread | None = None
 
     def link(self, pair: Pair) -> Link:
-        """One that is heard from now on; whoever it is given to closes it."""
+        """One that is heard once it is `begun`; whoever it is given to closes it."""
         geometry = self._geometry
         sizes = geometry.dispatch_bytes, geometry.reply_bytes
         to_peer, from_peer = sizes if self._side is Side.ATTENTION else sizes[::-1]
@@ -62,12 +62,15 @@ class Site:
         )
         link = Link(pair, self._side, geometry, self.device, buffers, self._arrivals)
         self._arrivals.hear(link)
+        return link
+
+    def begin(self, link: Link) -> None:
+        """The handshake is over: listen to it, and show it that this node lives."""
         link.start()
         self._links = [*(each for each in self._links if each.pulse()), link]
         if self._pulse is None:
             self._pulse = Thread(target=self._live, name="m2n-pulse", daemon=True)
             self._pulse.start()
-        return link
 
     def slots_in(self, newcomer: Newcomer) -> Slots:
         """See `plain_mail.SlotsIn`."""
@@ -87,6 +90,7 @@ class Site:
         for link in self._links:
             link.join(max(0.0, deadline - monotonic()))
         self._links = []
+        self.terms.groups.close()
 
     def _buffer(self, bytes_of: Callable[[int], int]) -> Callable[[], Buffer]:
         return partial(Buffer, self._geometry, bytes_of, self.device)

@@ -105,6 +105,8 @@ class Doorman:
 
     def close(self) -> None:
         """Let nobody in any more."""
+        if self._shut:
+            return
         self._shut = True
         self._listener.shut()
         self._thread.join(HANDSHAKE_SECONDS)
