@@ -6,7 +6,7 @@ nodes that take it, so that none needs what only another road is made of.
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from megainfer.errors import ConfigError
 from megainfer.m2n.geometry import Geometry
@@ -24,9 +24,22 @@ ROADS = {
 """Name -> the module that opens its ports."""
 
 
-def road_on_a_host(attention_on_gpus: bool, experts_on_gpus: bool) -> str:
-    """Which of `ROADS` joins the two roles of an instance whose nodes are all on one host."""
-    return "ipc" if attention_on_gpus and experts_on_gpus else "shm"
+class Wish(NamedTuple):
+    """A road of `ROADS`, and with "dist" what carries payloads on it: see `Road`."""
+
+    kind: str
+    groups: str = "gloo"
+
+
+def road_on_a_host(wish: str, attention_on_gpus: bool, experts_on_gpus: bool) -> Wish:
+    """What joins the two roles of an instance whose nodes are all on one host.
+
+    wish: "auto", or the kind that it is to be.
+    """
+    on_gpus = attention_on_gpus and experts_on_gpus
+    if wish == "auto":
+        return Wish("ipc" if on_gpus else "shm")
+    return Wish(wish, "nccl" if on_gpus and wish == "dist" else "gloo")
 
 
 @dataclass(frozen=True, slots=True)
