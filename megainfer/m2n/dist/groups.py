@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from megainfer.device import HOST, Device
 from megainfer.errors import ConfigError, NodeDied
@@ -38,10 +39,13 @@ class Groups(Protocol):
     """How one kind of group is made."""
 
     kind: str
-    device: Device
     completion: Completion
 
-    def make(self, store: dist.Store, rank: int) -> Group:
+    @property
+    def device(self) -> Device:
+        """Whose memory payloads are in."""
+
+    def make(self, store: Store, rank: int) -> Group:
         """Of two ranks; returns when both have called it. Raises RuntimeError."""
 
     def close(self) -> None:
@@ -61,9 +65,9 @@ class GlooGroups:
         except RuntimeError as error:
             raise ConfigError(f"gloo cannot listen at {host!r}: {error}") from error
 
-    def make(self, store: dist.Store, rank: int) -> Group:
+    def make(self, store: Store, rank: int) -> Group:
         """See `Groups.make`."""
-        options = dist.ProcessGroupGloo._Options()
+        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._devices = self._transports  # one listener and thread for all of a node's pairs
         options._threads = 1
         options._timeout = timedelta(seconds=GROUP_SECONDS)
@@ -85,7 +89,7 @@ class NcclGroups:
         for name, value in _NCCL_DEFAULTS.items():
             os.environ.setdefault(name, value)
 
-    def make(self, store: dist.Store, rank: int) -> Group:
+    def make(self, store: Store, rank: int) -> Group:
         """See `Groups.make`."""
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = timedelta(seconds=GROUP_SECONDS)
@@ -128,7 +132,7 @@ def open_channels(groups: Groups, store: PairStore, own: Side) -> tuple[Channel,
 
 
 def _channel(groups: Groups, store: PairStore, rank: int, name: str) -> Channel:
-    prefixed = dist.PrefixStore(name, store)
+    prefixed = PrefixStore(name, store)
     try:
         group = groups.make(prefixed, rank)
     except RuntimeError as error:

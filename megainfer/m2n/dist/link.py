@@ -154,9 +154,9 @@ class Link:
     def _break(self, why: str) -> None:
         """Nothing is sent any more, and its thread ends."""
         with self._lock:
-            if self._pair is None:
+            pair, self._pair = self._pair, None
+            if pair is None:
                 return
-            self._pair, pair = None, self._pair
             _shut(self.connection)
         log.debug("the link to %s has ended: %s", self._peer, why)
         pair.out.abort()

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from megainfer.errors import ProtocolError
 from megainfer.m2n.host.handshake import Channel, Frame
@@ -11,7 +11,7 @@ _KEY_LENGTH_BYTES = 2
 _MOST_KEYS = 64
 
 
-class PairStore(dist.Store):
+class PairStore(Store):
     """`torch.distributed.Store` of two processes, over the connection on which they shake hands.
 
     What either sets is sent to the other, so nobody else can read or write it, nothing listens for
