@@ -1,4 +1,4 @@
-"""The road `dist` without a network: its memory, its channels, and GPUs' groups as if there were."""
+"""The road `dist` without a network: memory, channels, and GPUs' groups as if there were any."""
 
 import socket
 import threading
@@ -111,7 +111,7 @@ def test_a_payload_that_never_comes_is_given_up() -> None:
 
 @pytest.mark.parametrize("call", [Channel.send, lambda c, p: c.receive(p, SECONDS)])
 def test_a_group_that_fails_is_a_dead_peer(call: Callable[[Channel, torch.Tensor], None]) -> None:
-    with pytest.raises(NodeDied, match="NCCL error: remote process exited$"):
+    with pytest.raises(NodeDied, match=r"NCCL error: remote process exited$"):
         call(channel_over(Pipe(broken=True)), torch.zeros(1))
 
 
@@ -290,27 +290,29 @@ def answer(expert: ExpertPort, count: int) -> None:
     expert.reply(message)
 
 
+def await_replies(attention: DistAttentionPort, count: int) -> None:
+    arrived: list[int] = []
+
+    def look() -> bool:
+        arrived.extend(arrival.expert_node for arrival in attention.poll())
+        return len(arrived) == count
+
+    until(attention, look)
+
+
 def test_counts_that_only_a_gpu_knows_travel_with_the_rows(pretended: Pretended) -> None:
     hidden = torch.randn(5, GEOMETRY.hidden_size)
     for _ in range(5):
         handle = pretended.attention.dispatch(1, 2, hidden, [part_of(5, 3), part_of(3, 1)])
         for expert, count in zip(pretended.experts, (3, 1), strict=True):
             answer(expert, count)
-        arrived: list[int] = []
-        until(
-            pretended.attention,
-            lambda: (
-                arrived.extend(a.expert_node for a in pretended.attention.poll())
-                or len(arrived) == 2
-            ),
-        )
+        await_replies(pretended.attention, 2)
         out = torch.zeros_like(hidden)
         pretended.attention.combine(handle, out)
         expected = torch.zeros_like(hidden)
         expected[:3] += 2 * hidden[:3]
         expected[:1] += 2 * hidden[:1]
         assert torch.equal(out, expected)
-        arrived.clear()
 
 
 @pytest.mark.parametrize("fault", ["broken", "stuck"])

@@ -153,9 +153,8 @@ def test_over_a_network_the_same_is_promised(
 def test_over_a_network_a_lost_connection_is_made_anew(network_runner: Runner) -> None:
     instance = network_runner.at_rest(SEVERAL)
     before = len(instance.served.output)
-    answers_under(
-        network_runner, SEVERAL, Order(Fault.LINK, Target.EXPERT, "step", 10, 1, variant=2)
-    )
+    link = Order(Fault.LINK, Target.EXPERT, "step", 10, 1, variant=2)
+    answers_under(network_runner, SEVERAL, link)
     assert "has lost its connection to expert node 1" in instance.served.output[before:]
 
 
