@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import Condition
 
@@ -178,7 +178,7 @@ def _apart(seat: Seat) -> Seat:
 
 
 @contextlib.contextmanager
-def _closed_unless_paired(connection: socket.socket):  # type: ignore[no-untyped-def]
+def _closed_unless_paired(connection: socket.socket) -> Iterator[None]:
     try:
         yield
     except BaseException:
