@@ -6,8 +6,9 @@
 
 M attention and N expert processes; every attention process sends every expert process a message of
 hidden rows with their ids and weights. In an exchange one way the message is read and acknowledged;
-in a dispatch-combine the reply is as large and is added up. Senders write every byte, receivers
-read every byte, and check them. Rounds alternate between the roads. Columns:
+in a dispatch-combine the reply is as large and is added up. (Over `dist` a reply's rows travel one
+way too, so that its MB/s are of both directions and gloo's are not.) Senders write every byte,
+receivers read every byte, and check them. Rounds alternate between the roads. Columns:
 
     size      bytes of hidden rows in a message
     median    us from the beginning of the send until the receiver has read it all (one way), or

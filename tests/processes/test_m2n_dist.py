@@ -5,6 +5,8 @@ import re
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
@@ -21,7 +23,7 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Road, Seat
-from tests.support.m2n_cluster import SECONDS, fork, road_of
+from tests.support.m2n_cluster import SECONDS, fork, fresh_token, road_of
 
 GEOMETRY = Geometry(2, 2, 1, capacity=2048, hidden_size=512, top_k=2, dtype="float32")
 OTHER_KEY = "another key that is long enough, too"
@@ -106,7 +108,6 @@ def test_one_that_stops_costs_its_own_pair_only(
         attention.set_epoch(2, [1])
         told[1].send(2)
         round_trip(attention, hidden, second)
-        assert attention.lost_peers() == frozenset()  # it is no member, so it is forgotten
     finally:
         for process in experts:
             process.kill()
@@ -269,3 +270,40 @@ def test_what_contradicts_the_layout_cuts_off_who_said_it(
 
 def frame(kind: int, body: bytes) -> bytes:
     return struct.pack("<IIQ", kind, len(body), 0) + body
+
+
+# --- nodes that were never one process ------------------------------------------------------------
+
+NCCL_ON_ONE_GPU = {
+    "NCCL_SOCKET_IFNAME": "lo",
+    "NCCL_IB_DISABLE": "1",
+    "NCCL_MNNVL_ENABLE": "0",
+    "NCCL_NVLS_ENABLE": "0",
+    "NCCL_CUMEM_ENABLE": "0",
+}
+"""By which two ranks share a GPU, each with a host of its own as far as NCCL knows."""
+
+
+@pytest.mark.parametrize("groups", ["gloo", pytest.param("nccl", marks=pytest.mark.gpu)])
+def test_processes_of_their_own_exchange_messages(groups: str) -> None:
+    if groups == "nccl" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    token, roles = fresh_token(), ("attention", "expert")
+    program = [sys.executable, "-m", "tests.support.dist_node"]
+    nodes = [
+        subprocess.Popen(
+            [*program, role, token, groups],
+            env={**os.environ, **NCCL_ON_ONE_GPU, "NCCL_HOSTID": role},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for role in roles
+    ]
+    try:
+        said = [node.communicate(timeout=2 * SECONDS)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+            node.wait()
+    assert [text.splitlines()[-1:] for text in said] == [["right"]] * 2, said

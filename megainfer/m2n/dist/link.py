@@ -37,6 +37,7 @@ SILENCE_SECONDS = 10
 """After so long without a word a peer, or the network to it, is as good as gone."""
 _FRAME = struct.Struct("<IIQ")
 _MOST_BODY_BYTES = HEADER_BYTES + ERROR_ROOM_BYTES
+_READ_BYTES = 4096
 _KEEPALIVES = 3
 
 
@@ -83,6 +84,7 @@ class Link:
         self._same_clock = pair.same_clock
         self._own, self._geometry = own, geometry
         self._arrivals = arrivals
+        self._unread = bytearray()
         self._taken = 0  # payloads of the peer's that have arrived
         self._lock = Lock()  # of what is written to the connection, and of its end
         self._holders = 2  # of the connection: the node and the thread
@@ -232,17 +234,18 @@ class Link:
 
     def _read(self, size: int) -> bytes:
         """So many bytes; fewer where the connection has ended."""
-        data = b""
-        while len(data) < size:
+        while len(self._unread) < size:
             try:
-                more = self.connection.recv(size - len(data))
+                more = self.connection.recv(_READ_BYTES)
             except TimeoutError:
                 raise NodeDied(f"it has said nothing for {SILENCE_SECONDS:g} s") from None
             except ConnectionError:
                 more = b""  # it was killed with something unread
             if not more:
                 break
-            data += more
+            self._unread += more
+        data = bytes(self._unread[:size])
+        del self._unread[:size]
         return data
 
 

@@ -84,6 +84,7 @@ class DistExpertPort(SlotExpertPort):
         self._arrived = Condition()
         with contextlib.ExitStack() as undo:
             self._site = site = Site(road, seat, Side.EXPERT, device)
+            undo.callback(site.end)
             undo.callback(site.bell.close)
             mail = DistExpertMail(seat, site.inbox, site.strangers, site.slots_in)
             self._host = HostWire(site.bell, mail.sleeper(site.bell, _NO_SPIN))
