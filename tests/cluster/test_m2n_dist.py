@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +17,8 @@ from megainfer.errors import ConfigError, NodeDied, ProtocolError
 from megainfer.m2n.dist import link, site
 from megainfer.m2n.dist.buffers import Buffer, SentBuffers, bucket_of, buckets
 from megainfer.m2n.dist.channel import Channel, polled
-from megainfer.m2n.dist.groups import groups_for
+from megainfer.m2n.dist.groups import GlooGroups, Groups, groups_for
+from megainfer.m2n.dist.handshake import Terms, greet, welcome
 from megainfer.m2n.dist.listening import TcpListener
 from megainfer.m2n.dist.pair_store import PairStore
 from megainfer.m2n.dist.ports import DistAttentionPort, DistExpertPort
@@ -208,6 +210,50 @@ def test_a_value_without_a_whole_name_is_refused() -> None:
     results = both_ends(lambda c: PairStore(c).get("name"), liar)
     assert "without a whole name" in str(results[0])
     assert "without a whole name" in str(results[1])
+
+
+def test_a_peer_that_leaves_while_groups_are_made_is_named() -> None:
+    groups = GlooGroups("127.0.0.1")
+    terms = Terms(Seat(GEOMETRY, 0), KEY.encode(), groups)
+
+    def leaver(channel: handshake.Channel) -> None:
+        demand_proof(channel, terms.key)
+        hello = handshake.Hello.of(handshake.Side.EXPERT, terms.seat)
+        channel.receive_hello(hello, handshake.Side.ATTENTION)
+        channel.send(handshake.Frame.HELLO, hello.pack())
+        channel.send(handshake.Frame.GROUPS, channel.receive(handshake.Frame.GROUPS, 40)[0])
+
+    ours, theirs = socket.socketpair()
+    end = threading.Thread(target=serve_and_close, args=(leaver, theirs))
+    end.start()
+    with ours, pytest.raises(NodeDied, match=r"expert node 0: .*closed the connection"):
+        greet(ours, terms, (0, 0), time.monotonic() + SECONDS)
+    end.join(SECONDS)
+    groups.close()
+
+
+def serve_and_close(act: Callable[[handshake.Channel], None], own: socket.socket) -> None:
+    with own:
+        act(handshake.Channel(own, time.monotonic() + SECONDS, "an attention node"))
+
+
+def test_another_kind_of_groups_is_named() -> None:
+    gloo, pretended = GlooGroups("127.0.0.1"), FakeGroups(PretendGpu())
+
+    def end(connection: socket.socket, act: Callable[..., object], groups: Groups) -> str:
+        terms = Terms(Seat(GEOMETRY, 0), KEY.encode(), groups)
+        args = (connection, terms) if act is welcome else (connection, terms, (0, 0))
+        with pytest.raises(ProtocolError) as caught:
+            act(*args, time.monotonic() + SECONDS)
+        return str(caught.value)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(2) as pool:
+        attention = pool.submit(end, ours, greet, gloo)
+        expert = pool.submit(end, theirs, welcome, pretended)
+        said = {attention.result(SECONDS), expert.result(SECONDS)}
+    assert "groups differ: it has" in " ".join(said)
+    gloo.close()
 
 
 # --- what is asked for and can't be ---------------------------------------------------------------

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from threading import Thread
+from threading import Semaphore, Thread
 from typing import Protocol
 
 from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolError
@@ -20,6 +20,7 @@ from megainfer.m2n.roads import Seat
 log = logging.getLogger(__name__)
 
 _BACKLOG = 128
+_MOST_GUESTS = 64
 _RETRY_SECONDS = 0.01
 _PAUSE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 5.0
@@ -92,13 +93,15 @@ class Doorman:
     """Lets attention nodes in for as long as expert node `node` lives. let_in: shakes hands with
     one that has connected, until a deadline, and takes its connection over.
 
-    One that is slow, or never says a word, holds up nobody: each has a thread, and bounded time.
+    One that is slow, or never says a word, holds up nobody: each has a thread, and bounded time. Of
+    so many at once that there are no more threads, the next waits until one of them is done.
     """
 
     def __init__(self, listener: Door, node: int, let_in: LetIn) -> None:
         self._listener = listener
         self._node = node
         self._take = let_in
+        self._room = Semaphore(_MOST_GUESTS)
         self._shut = False
         self._thread = Thread(target=self._stand, name="m2n-door", daemon=True)
         self._thread.start()
@@ -122,6 +125,7 @@ class Doorman:
                 log.warning("expert node %d lets nobody in just now: %s", self._node, error)
                 time.sleep(_PAUSE_SECONDS)  # for a descriptor, or memory, to be free again
                 continue
+            self._room.acquire()  # for a bounded time: nobody stays for longer than that
             Thread(target=self._let_in, args=(connection,), name="m2n-guest", daemon=True).start()
 
     def _let_in(self, connection: socket.socket) -> None:
@@ -130,6 +134,8 @@ class Doorman:
             self._take(connection, deadline)
         except MegaInferError as error:
             log.warning("expert node %d let nobody in: %s", self._node, error)
+        finally:
+            self._room.release()
 
 
 def let_in(
