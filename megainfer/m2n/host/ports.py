@@ -4,9 +4,10 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from megainfer.errors import NodeDied, ProtocolError
-from megainfer.m2n.host.connection import OwnEnd
+from megainfer.m2n.host.connection import Admit, OwnEnd
 from megainfer.m2n.host.meeting import Doorman, Listener, Visitor, expert_address, let_in, visit
 from megainfer.m2n.host.wire import HostWire
 from megainfer.m2n.roads import Road, Seat
@@ -25,9 +26,9 @@ class HostAttentionPort(SlotAttentionPort):
     def __init__(
         self, token: str, seat: Seat, own: OwnEnd, mail: AttentionMail, sleeper: Sleeper
     ) -> None:
-        self._token, self._seat, self._own = token, seat, own
+        self._seat, self._own = seat, own
         self._host = HostWire(own.bell, sleeper)
-        self._visitor = Visitor(seat.index, self._visit)
+        self._visitor = Visitor(seat.index, partial(_visit, token, seat, own, self._host.met))
         super().__init__(seat, mail, self._host, met=())
 
     def meet(
@@ -58,10 +59,6 @@ class HostAttentionPort(SlotAttentionPort):
         super().close()
         self._own.withdraw()
 
-    def _visit(self, expert: tuple[int, int], deadline: float) -> None:
-        address = expert_address(self._token, *expert)
-        self._host.met(visit(address, self._seat, self._own, expert, deadline))
-
 
 class HostExpertPort(SlotExpertPort):
     """An expert node's port to attention nodes in other processes, as `HostAttentionPort`."""
@@ -74,7 +71,8 @@ class HostExpertPort(SlotExpertPort):
 
     def listen(self, listener: Listener) -> None:
         """Let attention nodes in from now on; the listener is this port's to close."""
-        self._doorman = Doorman(listener, self._seat.index, self._let_in)
+        let_one_in = partial(_let_in, self._seat, self._own, self._host.met)
+        self._doorman = Doorman(listener, self._seat.index, let_one_in)
 
     def accept(self, listener: Listener, timeout: float) -> None:
         """Meet all attention nodes; argument and errors as in `HostAttentionPort.connect`."""
@@ -95,8 +93,20 @@ class HostExpertPort(SlotExpertPort):
         super().close()
         self._own.withdraw()
 
-    def _let_in(self, connection: socket.socket, deadline: float) -> None:
-        let_in(connection, self._seat, self._own, self._host.met, deadline)
+
+# What other threads do is no port's, whose memory goes with its last view.
+
+
+def _visit(
+    token: str, seat: Seat, own: OwnEnd, met: Admit, expert: tuple[int, int], deadline: float
+) -> None:
+    met(visit(expert_address(token, *expert), seat, own, expert, deadline))
+
+
+def _let_in(
+    seat: Seat, own: OwnEnd, met: Admit, connection: socket.socket, deadline: float
+) -> None:
+    let_in(connection, seat, own, met, deadline)
 
 
 def addresses_of(road: Road, seat: Seat) -> list[str]:
