@@ -1,6 +1,8 @@
 """Whole nodes over `local`, and over `dist`: scheduler, pipeline, gather and kernels together."""
 
 import json
+import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 
 from megainfer.attention_node.node import AttentionNode
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.m2n.dist.channel import Channel
 from megainfer.m2n.mailbox import Part
 from megainfer.messages.requests import Abort, FinishReason, TokenLogprobs
 from megainfer.models.registry import load_spec
@@ -64,6 +67,25 @@ def new_cluster(request: pytest.FixtureRequest) -> Iterator[NewCluster]:
 def test_tokens_equal_transformers_over_a_network(reference, nodes, m):
     folder, prompts, expected = reference
     cluster = DistCluster(folder, m, *nodes, max_num_batched_tokens=24)
+    submit_all(cluster, prompts)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    cluster.close()
+
+
+@one_variant
+@pytest.mark.parametrize("seed", range(3))
+def test_links_that_are_slow_by_turns_change_nothing(reference, monkeypatch, seed):
+    """Peers' messages overtake each other, one peer's never do."""
+    folder, prompts, expected = reference
+    lots, receive = random.Random(seed), Channel.receive
+
+    def late(channel: Channel, payload: torch.Tensor, seconds: float) -> None:
+        time.sleep(lots.choice((0.0, 0.0, 1e-4, 4e-3)))
+        receive(channel, payload, seconds)
+
+    cluster = DistCluster(folder, 3, 2, 3, max_num_batched_tokens=24)
+    monkeypatch.setattr(Channel, "receive", late)
     submit_all(cluster, prompts)
     cluster.drain()
     assert_same_greedy(expected, answers_of(cluster, prompts))
