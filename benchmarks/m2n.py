@@ -2,11 +2,13 @@
 
     python benchmarks/m2n.py
     python benchmarks/m2n.py --attention 2 --expert 2 --sizes 4 256 --spin 0 50 --json out.json
+    python benchmarks/m2n.py --transport shm dist --spin 0
 
 M attention and N expert processes; every attention process sends every expert process a message of
 hidden rows with their ids and weights. In an exchange one way the message is read and acknowledged;
-in a dispatch-combine the reply is as large and is added up. Senders write every byte, receivers
-read every byte, and check them. Rounds alternate between the roads. Columns:
+in a dispatch-combine the reply is as large and is added up. (Over `dist` a reply's rows travel one
+way too, so that its MB/s are of both directions and gloo's are not.) Senders write every byte,
+receivers read every byte, and check them. Rounds alternate between the roads. Columns:
 
     size      bytes of hidden rows in a message
     median    us from the beginning of the send until the receiver has read it all (one way), or
@@ -45,7 +47,7 @@ from rich.table import Table
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.roads import PortOptions
+from megainfer.m2n.roads import PortOptions, Road
 
 HIDDEN_SIZE = 512  # float32, so a row is 2 KiB
 ROW_KIB = 2
@@ -127,7 +129,7 @@ def measure(
     running: Cluster, exchange: Exchange, window: int, rounds: int
 ) -> Iterator[tuple[str, list[int], float]]:
     """(road, ns of latency, MB/s) of each round and road, the roads in turn."""
-    roads = [*map(road_name, running.setup.port_options), GLOO]
+    roads = [*map(road_name, running.setup.roads), GLOO]
     for number in range(rounds):
         for road in roads if number % 2 else reversed(roads):
             alone = Exchange(road, exchange.rows, exchange.combine, 1, exchange.count)
@@ -200,8 +202,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--expert", type=int, default=1, help="expert processes (N)")
     sizes = [2, 4, 16, 64, 256, 1024, 8192]
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="KiB, even numbers")
-    parser.add_argument("--spin", type=float, nargs="+", default=[0, 1000], help="us; a road each")
-    parser.add_argument("--python", action="store_true", help="M2N without C++ as well")
+    parser.add_argument(
+        "--transport", choices=("shm", "dist"), nargs="+", default=["shm"], help="M2N's roads"
+    )
+    parser.add_argument(
+        "--spin", type=float, nargs="+", default=[0, 1000], help="us; a road of shm each"
+    )
+    parser.add_argument("--python", action="store_true", help="shm without C++ as well")
     parser.add_argument("--window", type=int, default=4, help="messages in flight for MB/s")
     parser.add_argument("--messages", type=int, default=300, help="most messages in a round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -220,14 +227,23 @@ def setup_of(args: argparse.Namespace, store: str) -> Setup:
     geometry = Geometry(
         args.attention, args.expert, args.window, rows, HIDDEN_SIZE, TOP_K, "float32"
     )
-    python = [PortOptions(mover="plain")] if args.python else []
     return Setup(
         geometry=geometry,
-        token=f"bench-{secrets.token_hex(8)}",
         store=store,
-        port_options=(*(PortOptions(spin / 1e6) for spin in args.spin), *python),
+        roads=tuple(road for kind in args.transport for road in roads_of(kind, args)),
         cores=tuple(sorted(os.sched_getaffinity(0))) if args.pin else None,
     )
+
+
+def roads_of(kind: str, args: argparse.Namespace) -> Iterator[Road]:
+    if kind == "dist":
+        yield Road(kind, f"bench-{secrets.token_hex(8)}", key=secrets.token_hex(32))
+        return
+    options = [PortOptions(spin / 1e6) for spin in args.spin]
+    if args.python:
+        options.append(PortOptions(mover="plain"))
+    for each in options:
+        yield Road(kind, f"bench-{secrets.token_hex(8)}", each)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The processes of the M2N benchmark: the same exchange over M2N's `shm` and over gloo.
+"""The processes of the M2N benchmark: the same exchange over M2N's roads and over plain gloo.
 
 Both roads carry the same bytes: hidden rows float32, K expert ids and K weights a row, packed
 alike. The sender writes all of them, the receiver reads all of them and checks their sums.
@@ -19,7 +19,7 @@ from torch import Tensor
 from megainfer.errors import NodeDied
 from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Handle, Part
-from megainfer.m2n.roads import PortOptions, Road, Seat, open_attention_port, open_expert_port
+from megainfer.m2n.roads import Road, Seat, open_attention_port, open_expert_port
 
 TIMEOUT_SECONDS = 60.0
 Taken = TypeVar("Taken")
@@ -28,13 +28,12 @@ GLOO = "gloo"
 
 @dataclass(frozen=True)
 class Setup:
-    """What every process knows. port_options: one M2N road each. cores: where processes are
-    pinned, in turn; None leaves them where they like."""
+    """What every process knows. roads: M2N's. cores: where processes are pinned, in turn; None
+    leaves them where they like."""
 
     geometry: Geometry
-    token: str
     store: str
-    port_options: tuple[PortOptions, ...]
+    roads: tuple[Road, ...]
     cores: tuple[int, ...] | None
 
 
@@ -69,7 +68,11 @@ class Contender(Protocol):
     def close(self) -> None: ...
 
 
-def road_name(options: PortOptions) -> str:
+def road_name(road: Road) -> str:
+    """Each road's own."""
+    if road.kind == "dist":
+        return f"m2n dist ({road.groups})"
+    options = road.options
     language = "python " if options.mover == "plain" else ""
     return f"m2n {language}spin {options.spin_seconds * 1e6:.0f}us"
 
@@ -90,9 +93,8 @@ def _open_roads(setup: Setup, rank: int) -> dict[str, Contender]:
     geometry = setup.geometry
     node = rank - geometry.num_attention
     roads: dict[str, Contender] = {}
-    for number, options in enumerate(setup.port_options):
-        road = Road("shm", f"{setup.token}-{number}", options)
-        roads[road_name(options)] = (
+    for road in setup.roads:
+        roads[road_name(road)] = (
             M2nAttention(road, Seat(geometry, rank, 0))
             if node < 0
             else M2nExpert(road, Seat(geometry, node, 0))

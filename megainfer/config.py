@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from megainfer.errors import ConfigError
@@ -20,6 +21,7 @@ CPU_KERNELS = ("reference", "cpu")
 KERNELS = (*CPU_KERNELS, "gpu")
 DEVICES = ("cpu", "cuda")
 CORES = ("split", "shared")
+M2N = ("shm", "dist")
 MIN_REBALANCE_SECONDS = 2.0
 SCALING_LIMIT = 16
 """Nodes of either role that there may be once an instance serves, unless told; room for one that
@@ -48,7 +50,10 @@ class EngineConfig:
     requests running on an attention node, over all its micro-batches. grammar_memory: bytes of
     compiled grammars that an attention node keeps. max_num_batched_tokens: rows
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: one process has
-    both roles, on all cores, without messages. kernels: which implementation computes, auto for the
+    both roles, on all cores, without messages. m2n: what carries messages between nodes: shm,
+    memory that they share; dist, torch.distributed point to point (NCCL where both roles are on
+    GPUs, else gloo); auto: what is fastest on one host. m2n_host: with dist, the IP address at
+    which nodes listen for each other. kernels: which implementation computes, auto for the
     fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
     attention_dtype: the same of the weights of attention nodes. cores: whether each process has CPU
     cores of its own (split) or all of them together (shared), auto for what is faster. trace: how
@@ -82,6 +87,8 @@ class EngineConfig:
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     colocated: bool = False
+    m2n: str = "auto"
+    m2n_host: str = "127.0.0.1"
     prefix_cache: bool = True
     pin_weights: bool = False
     grammar_memory: int = 256 * 2**20
@@ -134,6 +141,10 @@ class EngineConfig:
                 "--colocated is one process with both roles; with it, --attn-gpus and --ffn-gpus "
                 f"must be 1, not {self.attn_gpus} and {self.ffn_gpus}"
             )
+        if self.colocated and self.m2n != "auto":
+            raise ConfigError(
+                f"--colocated is one process, which sends no messages; leave out --m2n {self.m2n}"
+            )
         if self.gpus is not None:
             object.__setattr__(self, "gpus", _checked_gpus(self.gpus))
         _check_choice("device", self.device, DEVICES)
@@ -142,6 +153,8 @@ class EngineConfig:
         _check_choice("dtype", self.dtype, tuple(DTYPE_BYTES))
         _check_choice("kernels", self.kernels, KERNELS)
         _check_choice("cores", self.cores, CORES)
+        _check_choice("m2n", self.m2n, M2N)
+        _check_address("m2n_host", self.m2n_host)
         _check_choice("expert_dtype", self.expert_dtype, EXPERT_DTYPES)
         _check_choice("attention_dtype", self.attention_dtype, WEIGHT_DTYPES)
 
@@ -149,6 +162,15 @@ class EngineConfig:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in ("auto", *choices):
         raise ConfigError(f"{_flag(name)} must be auto, {' or '.join(choices)}, not {value!r}")
+
+
+def _check_address(name: str, value: str) -> None:
+    try:
+        address = ip_address(value)
+    except ValueError:
+        raise ConfigError(f"{_flag(name)} must be an IP address, not {value!r}") from None
+    if address.is_unspecified or address.is_multicast:
+        raise ConfigError(f"{_flag(name)} must be the address of one interface, not {value!r}")
 
 
 def _checked_gpus(numbers: Sequence[int]) -> tuple[int, ...]:

@@ -140,6 +140,23 @@ class EngineOptions:
             "--colocated", rich_help_panel=NODES, help="Both roles in one process: the baseline."
         ),
     ] = DEFAULT.colocated
+    m2n: Annotated[
+        str,
+        Option(
+            rich_help_panel=NODES,
+            metavar="auto|shm|dist",
+            help="What carries messages between nodes: shared memory, or torch.distributed (gloo, "
+            "NCCL where all are on GPUs); auto: what is fastest on one host.",
+        ),
+    ] = DEFAULT.m2n
+    m2n_host: Annotated[
+        str,
+        Option(
+            rich_help_panel=NODES,
+            metavar="ADDRESS",
+            help="With --m2n dist: the IP address at which nodes listen for each other.",
+        ),
+    ] = DEFAULT.m2n_host
     cores: Annotated[
         str,
         Option(

@@ -20,6 +20,8 @@ from megainfer.memory import (
 )
 from megainfer.models.spec import ModelSpec
 
+CHANNEL_BYTES = 16 * 2**20
+"""Of one of NCCL's communicators between two nodes, with one block of threads: an estimate."""
 KV_SHARE = 0.9
 """Of the memory that all else leaves, what the KV caches take at most unless told otherwise."""
 
@@ -29,6 +31,8 @@ class GpuNeeds:
     """What a node on a GPU takes there beside its weights and cache.
 
     geometry: of M2N with as many nodes as there may be, None where both roles are one process.
+    groups: whether payloads travel by groups of NCCL, each of which takes memory, as what is sent
+    from does.
     rows: of a micro-batch's step. sources: attention nodes that there may be. eager: no stage is
     recorded.
     """
@@ -41,21 +45,33 @@ class GpuNeeds:
     sources: int
     max_num_seqs: int
     eager: bool
+    groups: bool = False
 
     def attention(self, gpu: NumberedGpu) -> Ledger:
         """Of an attention node on this GPU."""
-        slots = 0 if self.geometry is None else self.geometry.attention_payloads.bytes
-        return gpu_process(self._attention_workspace(), slots) + self._graphs(gpu)
+        return gpu_process(self._attention_workspace(), self._payloads(True)) + self._graphs(gpu)
 
     def experts(self) -> Ledger:
         """Of an expert node."""
-        slots = 0 if self.geometry is None else self.geometry.expert_payloads.bytes
-        return gpu_process(self._expert_workspace(), slots)
+        return gpu_process(self._expert_workspace(), self._payloads(False))
 
     def colocated(self, gpu: NumberedGpu) -> Ledger:
         """Of a process with both roles."""
         workspace = self._attention_workspace() + self._expert_workspace()
         return gpu_process(workspace, 0) + self._graphs(gpu)
+
+    def _payloads(self, is_attention: bool) -> int:
+        """Of M2N."""
+        geometry = self.geometry
+        if geometry is None:
+            return 0
+        to_experts, replies = geometry.expert_payloads, geometry.attention_payloads
+        own = replies if is_attention else to_experts
+        if not self.groups:
+            return own.bytes
+        peers = geometry.num_expert if is_attention else geometry.num_attention
+        sent = (to_experts if is_attention else replies).stride * peers * self.micro_batches
+        return own.bytes + sent + 2 * peers * CHANNEL_BYTES
 
     def _graphs(self, gpu: NumberedGpu) -> Ledger:
         return Ledger() if self.eager else gpu_graphs(gpu.gpu.memory)

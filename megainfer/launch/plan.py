@@ -1,7 +1,7 @@
 """From a wish to a plan: what would run where, and whether it fits; nothing is started here."""
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megainfer.compute.selection import Precision, check_precision
@@ -54,8 +54,9 @@ class Plan:
 
     cores: one assignment a process, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
-    keeps this instance's sockets apart from any other's. kernels: of attention nodes, beside those
-    of expert nodes. generation: end tokens, and sampling for
+    keeps this instance's sockets apart from any other's. m2n_key: a secret, by which its nodes know
+    each other over a network. kernels: of attention nodes, beside those of expert nodes.
+    generation: end tokens, and sampling for
     what a request leaves out. quantization: of the weights on disk.
     """
 
@@ -76,6 +77,7 @@ class Plan:
     token: str
     generation: GenerationDefaults
     quantization: QuantizationSpec | None
+    m2n_key: str = field(repr=False)
 
     @property
     def num_attention(self) -> int:
@@ -140,8 +142,23 @@ class Plan:
     @property
     def road(self) -> Road:
         """What carries the messages between its nodes."""
-        kind = road_on_a_host(bool(self.devices.attention), bool(self.devices.experts))
-        return Road(kind, self.token, PortOptions(self.spin_seconds))
+        kind, groups = road_on_a_host(
+            self.config.m2n, bool(self.devices.attention), bool(self.devices.experts)
+        )
+        options = PortOptions(self.spin_seconds)
+        return Road(kind, self.token, options, self.m2n_key, self.config.m2n_host, groups)
+
+    @property
+    def payloads(self) -> str:
+        """Whose memory M2N's payloads are in, as `Geometry` says it."""
+        road = self.road
+        return "device" if road.kind == "ipc" or road.groups == "nccl" else "host"
+
+    def slot_bytes(self, micro_batches: int) -> int:
+        """Of M2N in the host's memory, all nodes together. On `dist` there is as much again that
+        they send from, in place of each other's slots."""
+        once = self.geometry(micro_batches).total_bytes
+        return 2 * once if self.road.kind == "dist" else once
 
     def roomy_geometry(self, micro_batches: int) -> Geometry:
         """The layout of M2N's slots, with room for as many nodes as there may be."""
@@ -158,7 +175,7 @@ class Plan:
             hidden_size=self.spec.hidden_size,
             top_k=self.spec.top_k,
             dtype=self.dtype,
-            payloads="device" if self.road.kind == "ipc" else "host",
+            payloads=self.payloads,
         )
 
     @property
@@ -229,11 +246,12 @@ class Plan:
             sources=self.most_attention,
             max_num_seqs=self.config.max_num_seqs,
             eager=self.config.enforce_eager,
+            groups=self.road.groups == "nccl",
         )
 
     def whole_ledger(self) -> Ledger:
         """The same with M2N's slots, for as many micro-batches as may be chosen."""
-        slots = self.geometry(self.most_micro_batches).total_bytes
+        slots = self.slot_bytes(self.most_micro_batches)
         return self.nodes_ledger() + Ledger((("M2N", slots),))
 
 
@@ -276,14 +294,15 @@ def make_plan(
         cores=cores,
         micro_batches=choose_micro_batches(config, cores, devices),
         token=secrets.token_hex(16),
+        m2n_key=secrets.token_hex(32),
         generation=GenerationDefaults.chosen(config, folder),
         quantization=quantization_of(folder),
     )
     bounds = None if budgets is None else Budgets.of(budgets, plan.max_model_len)
     others = overhead_of(config, len(cores), bounds, servers, devices).ledger
     plan = replace(plan, num_blocks=_fitting_blocks(plan, machine, others))
-    slots = plan.geometry(plan.most_micro_batches)
-    check_slots_fit(slots.capacity, slots.total_bytes, plan.nodes_ledger(), machine)
+    slots = plan.slot_bytes(plan.most_micro_batches)
+    check_slots_fit(config.max_num_batched_tokens, slots, plan.nodes_ledger(), machine)
     return plan
 
 

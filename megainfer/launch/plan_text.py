@@ -210,7 +210,10 @@ def _slots_line(plan: Plan) -> str:
     m = plan.micro_batches
     geometry = plan.geometry(m or 1)
     each = "" if m else " for each micro-batch"
-    transport = "local (one process)" if plan.config.colocated else plan.road.kind
+    road = plan.road
+    transport = f"{road.kind} ({road.groups})" if road.kind == "dist" else road.kind
+    if plan.config.colocated:
+        transport = "local (one process)"
     return (
         f"M2N        {transport}, slots of {plan.config.max_num_batched_tokens} rows: "
         f"{format_bytes(geometry.attention_bytes)} an attention node, "

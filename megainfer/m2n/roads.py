@@ -4,9 +4,9 @@ Each road is a room of this package with a module that opens its two ports. It i
 nodes that take it, so that none needs what only another road is made of.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from megainfer.errors import ConfigError
 from megainfer.m2n.geometry import Geometry
@@ -16,13 +16,30 @@ if TYPE_CHECKING:  # a plan names a road in processes that have no torch
     from megainfer.m2n.mailbox import AttentionPort, ExpertPort, JoiningPort
     from megainfer.m2n.packing import Packing
 
-ROADS = {"shm": "megainfer.m2n.shm.ports", "ipc": "megainfer.m2n.ipc.ports"}
+ROADS = {
+    "shm": "megainfer.m2n.shm.ports",
+    "ipc": "megainfer.m2n.ipc.ports",
+    "dist": "megainfer.m2n.dist.ports",
+}
 """Name -> the module that opens its ports."""
 
 
-def road_on_a_host(attention_on_gpus: bool, experts_on_gpus: bool) -> str:
-    """Which of `ROADS` joins the two roles of an instance whose nodes are all on one host."""
-    return "ipc" if attention_on_gpus and experts_on_gpus else "shm"
+class Wish(NamedTuple):
+    """A road of `ROADS`, and with "dist" what carries payloads on it: see `Road`."""
+
+    kind: str
+    groups: str = "gloo"
+
+
+def road_on_a_host(wish: str, attention_on_gpus: bool, experts_on_gpus: bool) -> Wish:
+    """What joins the two roles of an instance whose nodes are all on one host.
+
+    wish: "auto", or the kind that it is to be.
+    """
+    on_gpus = attention_on_gpus and experts_on_gpus
+    if wish == "auto":
+        return Wish("ipc" if on_gpus else "shm")
+    return Wish(wish, "nccl" if on_gpus and wish == "dist" else "gloo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +56,7 @@ class PortOptions:
 
 
 DEFAULT_OPTIONS = PortOptions()
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +64,19 @@ class Road:
     """How the nodes of one instance reach each other; plain data, so that a plan can be sent.
 
     kind: one of `ROADS`. token: a random name that keeps this instance's meeting places apart from
-    any other's.
+    any other's; other users of the machine can see it.
+
+    Of "dist" only: key: a secret that all its nodes have, of at least 32 characters. host: the IP
+    address at which a node listens, of one interface. groups: what carries payloads, "gloo" between
+    hosts' memories or "nccl" between GPUs.
     """
 
     kind: str
     token: str
     options: PortOptions = DEFAULT_OPTIONS
+    key: str = field(default="", repr=False)
+    host: str = LOOPBACK
+    groups: str = "gloo"
 
 
 @dataclass(frozen=True, slots=True)

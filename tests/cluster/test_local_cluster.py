@@ -1,7 +1,11 @@
-"""Whole nodes over the `local` transport: scheduler, pipeline, gather and kernels together."""
+"""Whole nodes over `local`, and over `dist`: scheduler, pipeline, gather and kernels together."""
 
 import json
+import random
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,6 +13,7 @@ import torch
 
 from megainfer.attention_node.node import AttentionNode
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.m2n.dist.channel import Channel
 from megainfer.m2n.mailbox import Part
 from megainfer.messages.requests import Abort, FinishReason, TokenLogprobs
 from megainfer.models.registry import load_spec
@@ -20,6 +25,7 @@ from tests.support.checkpoints import (
     oracle,
     write_checkpoint,
 )
+from tests.support.dist_cluster import DistCluster
 from tests.support.local_cluster import (
     NEW_TOKENS,
     VOCABULARY,
@@ -36,6 +42,54 @@ every_variant = pytest.mark.parametrize(
 one_variant = pytest.mark.parametrize(
     "reference", [("qwen3_moe", "gqa")], indirect=True, ids=["qwen3"], scope="module"
 )
+
+
+NewCluster = Callable[..., LocalCluster]
+
+
+@pytest.fixture(params=[LocalCluster, DistCluster], ids=["local", "dist"])
+def new_cluster(request: pytest.FixtureRequest) -> Iterator[NewCluster]:
+    """Makes clusters of whole nodes on one of the roads."""
+    made: list[LocalCluster] = []
+
+    def make(*args: Any, **options: Any) -> LocalCluster:
+        made.append(request.param(*args, **options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()
+
+
+@one_variant
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("nodes", [(1, 1), (2, 1), (1, 2), (2, 3)], ids=str)
+def test_tokens_equal_transformers_over_a_network(reference, nodes, m):
+    folder, prompts, expected = reference
+    cluster = DistCluster(folder, m, *nodes, max_num_batched_tokens=24)
+    submit_all(cluster, prompts)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    cluster.close()
+
+
+@one_variant
+@pytest.mark.parametrize("seed", range(3))
+def test_links_that_are_slow_by_turns_change_nothing(reference, monkeypatch, seed):
+    """Peers' messages overtake each other, one peer's never do."""
+    folder, prompts, expected = reference
+    lots, receive = random.Random(seed), Channel.receive
+
+    def late(channel: Channel, payload: torch.Tensor, seconds: float) -> None:
+        time.sleep(lots.choice((0.0, 0.0, 1e-4, 4e-3)))
+        receive(channel, payload, seconds)
+
+    cluster = DistCluster(folder, 3, 2, 3, max_num_batched_tokens=24)
+    monkeypatch.setattr(Channel, "receive", late)
+    submit_all(cluster, prompts)
+    cluster.drain()
+    assert_same_greedy(expected, answers_of(cluster, prompts))
+    cluster.close()
 
 
 def by_token(row: TokenLogprobs) -> list[float]:
@@ -64,11 +118,11 @@ def growing(tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
-def test_preemption_changes_nothing(growing, m):
+def test_preemption_changes_nothing(growing, new_cluster, m):
     folder, prompts, expected = growing
     blocks = 7  # one request of 96 tokens needs 6
     room = blocks * 16 * load_spec(folder).kv_bytes_per_token(4)
-    cluster = LocalCluster(
+    cluster = new_cluster(
         folder, m, 1, 2, max_model_len=96, kv_cache_memory=room, max_num_batched_tokens=16
     )
     submit_all(cluster, prompts, tokens=40)
@@ -80,9 +134,9 @@ def test_preemption_changes_nothing(growing, m):
 
 @one_variant
 @pytest.mark.parametrize("m", [1, 2])
-def test_prefix_hits_change_nothing(reference, m):
+def test_prefix_hits_change_nothing(reference, new_cluster, m):
     folder, prompts, expected = reference
-    cluster = LocalCluster(folder, m, 1, 2, max_num_batched_tokens=16)
+    cluster = new_cluster(folder, m, 1, 2, max_num_batched_tokens=16)
     submit_all(cluster, prompts)
     cluster.drain()
     first = [cluster.answers[str(i)].cached_tokens for i in range(len(prompts))]
@@ -97,9 +151,9 @@ def test_prefix_hits_change_nothing(reference, m):
 
 @one_variant
 @pytest.mark.parametrize("m", [1, 2, 3])
-def test_aborts_in_the_middle_free_everything_and_touch_nobody_else(reference, m):
+def test_aborts_in_the_middle_free_everything_and_touch_nobody_else(reference, new_cluster, m):
     folder, prompts, expected = reference
-    cluster = LocalCluster(folder, m, 2, 2, max_num_batched_tokens=16)
+    cluster = new_cluster(folder, m, 2, 2, max_num_batched_tokens=16)
     before = cluster.free_blocks()
     submit_all(cluster, prompts)
     for i, prompt in enumerate(prompts):
@@ -137,9 +191,9 @@ def test_a_seed_gives_the_same_tokens_whatever_else_is_served(reference):
 
 
 @one_variant
-def test_an_experts_failure_ends_its_requests_and_nothing_else(reference, monkeypatch):
+def test_an_experts_failure_ends_its_requests_and_nothing_else(reference, new_cluster, monkeypatch):
     folder, prompts, expected = reference
-    cluster = LocalCluster(folder, 2, 2, 2)
+    cluster = new_cluster(folder, 2, 2, 2)
     before = cluster.free_blocks()
     submit_all(cluster, prompts)
     model = cluster.experts[1]._model

@@ -36,6 +36,7 @@ from tests.support.m2n_cluster import (
     shm_cluster,
     spread,
 )
+from tests.support.settled_road import settled_cluster
 from tests.support.twin_road import TWIN
 
 Opened = Callable[[Geometry], AbstractContextManager[Cluster]]
@@ -71,6 +72,7 @@ built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not bui
             id="python to native",
             marks=built,
         ),
+        pytest.param(settled_cluster, id="dist"),
         pytest.param(
             partial(shm_cluster, attention=PYTHON, expert=PYTHON, kind=TWIN), id="ipc's twin"
         ),

@@ -174,6 +174,30 @@ def test_two_processes_that_take_turns_share_all_cores(folder, monkeypatch, wish
     assert plan.micro_batches == wish.get("micro_batches", 1 if shared else None)
 
 
+def test_nodes_over_a_network_have_a_key_and_twice_the_buffers(folder):
+    shared, apart = (plan_of(EngineConfig(m2n=m2n), folder) for m2n in ("auto", "dist"))
+    assert (shared.road.kind, apart.road.kind, apart.road.groups) == ("shm", "dist", "gloo")
+    assert apart.road.host == "127.0.0.1"
+    assert len(apart.road.key) == 64
+    assert apart.road.key not in repr(apart) + repr(apart.road)
+    assert apart.geometry(2) == shared.geometry(2)
+    assert apart.slot_bytes(2) == 2 * shared.slot_bytes(2) == 2 * shared.geometry(2).total_bytes
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"m2n": "mpi"}, "--m2n must be auto, shm or dist, not 'mpi'"),
+        ({"m2n": "dist", "m2n_host": "example.org"}, "--m2n-host must be an IP address, not"),
+        ({"m2n": "dist", "m2n_host": "0.0.0.0"}, "must be the address of one interface, not '0"),
+        ({"m2n": "dist", "colocated": True}, "sends no messages; leave out --m2n dist"),
+    ],
+)
+def test_roads_that_there_are_not(wish, message):
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**wish)
+
+
 def test_a_plan_knows_only_the_machine_that_it_is_given(folder):
     config = EngineConfig(kv_cache_memory=2**22, max_num_batched_tokens=8)
     plan = plan_of(config, folder, cores=(7, 9))

@@ -114,17 +114,34 @@ def test_replicas_experts_on_the_move_and_scaling_are_in_the_ledger(large):
         ({"ffn_device": "cpu"}, "shm", "host"),
         ({"attn_device": "cpu"}, "shm", "host"),
         ({"device": "cpu"}, "shm", "host"),
+        ({"m2n": "shm"}, "shm", "host"),
+        ({"m2n": "dist"}, "dist (nccl)", "device"),
+        ({"m2n": "dist", "ffn_device": "cpu"}, "dist (gloo)", "host"),
+        ({"m2n": "dist", "device": "cpu"}, "dist (gloo)", "host"),
     ],
 )
 def test_the_road_leads_where_nodes_compute(small, options, road, payloads):
     plan = make_plan(EngineConfig(**options), small, H200X8)
-    assert plan.road.kind == road
+    assert plan.road.kind == road.partition(" ")[0]
     geometry = plan.roomy_geometry(2)
     assert geometry.payloads == payloads
     slots = geometry.num_expert * 2 * geometry.reply_bytes(geometry.capacity)
     assert (geometry.attention_region_bytes < slots) == (payloads == "device")
     assert geometry.attention_bytes > slots
     assert f"M2N        {road}, slots" in "\n".join(describe(plan))
+
+
+def test_groups_of_nccl_and_what_they_send_from_are_in_the_ledger(small):
+    mapped, sent = (make_plan(EngineConfig(m2n=m2n), small, H200X8) for m2n in ("auto", "dist"))
+    m = sent.most_micro_batches
+    geometry = sent.roomy_geometry(m)
+    dispatch, reply = (
+        bytes_of(geometry.capacity) for bytes_of in (geometry.dispatch_bytes, geometry.reply_bytes)
+    )
+    channels = 2 * 16 * 2**20
+    for of in (lambda plan: plan.attention_ledger(0), lambda plan: plan.expert_ledger(0)):
+        more = of(sent).of("M2N") - of(mapped).of("M2N")
+        assert channels + reply * m <= more <= channels + dispatch * m
 
 
 def test_the_same_gpu_twice_and_any_order(small):

@@ -67,10 +67,11 @@ def test_loading_accounts_for_every_byte_of_every_process(tmp_path: Path) -> Non
 
 def test_m2n_measures_each_road_at_each_size(tmp_path: Path) -> None:
     options = ["--sizes", "2", "16", "--messages", "20", "--rounds", "2", "--window", "2"]
+    options += ["--transport", "shm", "dist"]
     # Two expert processes, so that a dispatch goes to several; a spin, so that there are two ways.
     report = report_of(tmp_path, "m2n.py", "--expert", "2", "--spin", "0", "20", *options)
     rows = report["results"]
-    roads = ["gloo", "m2n spin 0us", "m2n spin 20us"]
+    roads = ["gloo", "m2n dist (gloo)", "m2n spin 0us", "m2n spin 20us"]
     assert sorted((r["exchange"], r["size"], r["road"]) for r in rows) == sorted(
         itertools.product(["dispatch-combine", "one-way"], [2048, 16384], roads)
     )

@@ -32,6 +32,14 @@ def runner(model: Path) -> Iterator[Runner]:
     runner.close()
 
 
+@pytest.fixture(scope="module")
+def network_runner(model: Path) -> Iterator[Runner]:
+    """Whose nodes are joined as those of several hosts are."""
+    runner = Runner(model, ["--m2n", "dist"])
+    yield runner
+    runner.close()
+
+
 @contextmanager
 def instance_of(model: Path, shape: Shape, *options: str, **more: str) -> Iterator[Instance]:
     instance = Instance(model, shape, options, **more)
@@ -121,6 +129,32 @@ def test_a_lost_connection_between_two_nodes_is_made_anew(runner: Runner) -> Non
     instance = runner.at_rest(SEVERAL)
     before = len(instance.served.output)
     answers_under(runner, SEVERAL, Order(Fault.LINK, Target.EXPERT, "step", 10, 1, variant=2))
+    assert "has lost its connection to expert node 1" in instance.served.output[before:]
+
+
+@pytest.mark.parametrize(
+    ("fault", "target"),
+    [
+        pytest.param(Fault.KILL, Target.EXPERT, id="expert-killed"),
+        pytest.param(Fault.KILL, Target.ATTENTION, id="attention-killed"),
+        pytest.param(Fault.STOP, Target.EXPERT, id="expert-stopped"),
+        pytest.param(Fault.STOP, Target.ATTENTION, id="attention-stopped"),
+    ],
+)
+def test_over_a_network_the_same_is_promised(
+    network_runner: Runner, fault: Fault, target: Target
+) -> None:
+    instance = network_runner.at_rest(SEVERAL)
+    before = len(instance.served.output)
+    answers_under(network_runner, SEVERAL, Order(fault, target, "step", 10, 0))
+    assert f"{target} node 0 is back after" in instance.served.output[before:]
+
+
+def test_over_a_network_a_lost_connection_is_made_anew(network_runner: Runner) -> None:
+    instance = network_runner.at_rest(SEVERAL)
+    before = len(instance.served.output)
+    link = Order(Fault.LINK, Target.EXPERT, "step", 10, 1, variant=2)
+    answers_under(network_runner, SEVERAL, link)
     assert "has lost its connection to expert node 1" in instance.served.output[before:]
 
 

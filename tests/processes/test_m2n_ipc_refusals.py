@@ -121,9 +121,20 @@ def test_a_node_on_the_host_is_told_which_road_to_take() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "experts", "road"),
-    [(True, True, "ipc"), (True, False, "shm"), (False, True, "shm"), (False, False, "shm")],
+    ("wish", "attention", "experts", "road"),
+    [
+        ("auto", True, True, ("ipc", "gloo")),
+        ("auto", True, False, ("shm", "gloo")),
+        ("auto", False, True, ("shm", "gloo")),
+        ("auto", False, False, ("shm", "gloo")),
+        ("shm", True, True, ("shm", "gloo")),
+        ("dist", True, True, ("dist", "nccl")),
+        ("dist", True, False, ("dist", "gloo")),
+        ("dist", False, False, ("dist", "gloo")),
+    ],
 )
-def test_which_road_joins_the_roles_of_a_host(attention: bool, experts: bool, road: str) -> None:
-    assert road_on_a_host(attention, experts) == road
-    assert road in ROADS
+def test_which_road_joins_the_roles_of_a_host(
+    wish: str, attention: bool, experts: bool, road: tuple[str, str]
+) -> None:
+    assert road_on_a_host(wish, attention, experts) == road
+    assert road[0] in ROADS

@@ -15,22 +15,31 @@ from megainfer.errors import ProtocolError
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, JoiningPort, Part, Rest
 from megainfer.m2n.roads import ROADS, PortOptions, Road, Seat, join_attention, join_expert
+from megainfer.m2n.slotted import native_library
 from tests.support import twin_road
-from tests.support.m2n_cluster import IMPLEMENTATIONS, SECONDS, fork, fresh_token
+from tests.support.m2n_cluster import SECONDS, fork, road_of
 from tests.support.twin_road import TWIN
 
 GEOMETRY = Geometry(2, 2, 1, capacity=4, hidden_size=8, top_k=2, dtype="float32")
 
 
-@pytest.fixture(params=["shm", TWIN])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not built")
+
+
+@pytest.fixture(
+    params=[
+        ("shm", "plain"),
+        pytest.param(("shm", "native"), marks=built),
+        (TWIN, "plain"),
+        pytest.param((TWIN, "native"), marks=built),
+        ("dist", None),
+    ],
+    ids=lambda param: " ".join(filter(None, param)),
+)
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Road:
     monkeypatch.setitem(ROADS, TWIN, twin_road.__name__)
-    return request.param
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def road(request: pytest.FixtureRequest, kind: str) -> Road:
-    return Road(kind, fresh_token(), PortOptions(mover=request.param))
+    kind, mover = request.param
+    return road_of(kind, PortOptions(mover=mover))
 
 
 def attention_of(road: Road, index: int, incarnation: int = 0) -> JoiningPort:

@@ -33,6 +33,7 @@ from tests.support.m2n_cluster import (
     fresh_token,
     join_all,
     random_routing,
+    road_of,
     shm_cluster,
     spread,
 )
@@ -138,6 +139,7 @@ built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not bui
         pytest.param(
             "shm", PYTHON, replace(NATIVE, spin_seconds=1e-4), id="python to native", marks=built
         ),
+        pytest.param("dist", PYTHON, PYTHON, id="dist"),
         pytest.param(TWIN, PYTHON, PYTHON, id="ipc's twin"),
         pytest.param(TWIN, NATIVE, BRISK, id="ipc's twin, native to spinning", marks=built),
     ],
@@ -146,7 +148,7 @@ def test_thousands_of_messages_between_processes(
     kind: str, attention: PortOptions, expert: PortOptions
 ) -> None:
     token = fresh_token()
-    experts, attentions = Road(kind, token, expert), Road(kind, token, attention)
+    experts, attentions = road_of(kind, expert, token), road_of(kind, attention, token)
     join_all(
         [fork(expert_main, experts, node) for node in range(GEOMETRY.num_expert)]
         + [fork(attention_main, attentions, i) for i in range(GEOMETRY.num_attention)]
@@ -176,9 +178,9 @@ def sockets_and_memory() -> list[str]:
     return Path("/proc/net/unix").read_text().splitlines() + os.listdir("/dev/shm")
 
 
-@pytest.mark.parametrize("kind", ["shm", TWIN])
+@pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
 def test_a_killed_expert_node_is_noticed_and_nothing_is_left(kind: str) -> None:
-    road = Road(kind, fresh_token())
+    road = road_of(kind)
     memory_before = set(os.listdir("/dev/shm"))
     ours, theirs = Pipe()
     expert = fork(silent_expert, road, theirs)
@@ -201,9 +203,9 @@ def test_a_killed_expert_node_is_noticed_and_nothing_is_left(kind: str) -> None:
     assert set(os.listdir("/dev/shm")) <= memory_before
 
 
-@pytest.mark.parametrize("kind", ["shm", TWIN])
+@pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
 def test_a_killed_attention_node_is_noticed(kind: str) -> None:
-    road = Road(kind, fresh_token())
+    road = road_of(kind)
     ours, theirs = Pipe()
     attention = fork(silent_attention, road, theirs)
     port = open_expert_port(road, Seat(PAIR, 0, 0), SECONDS)
@@ -215,9 +217,9 @@ def test_a_killed_attention_node_is_noticed(kind: str) -> None:
     port.close()
 
 
-@pytest.mark.parametrize("kind", ["shm", TWIN])
+@pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
 def test_both_ends_killed_leave_nothing(kind: str) -> None:
-    road = Road(kind, fresh_token())
+    road = road_of(kind)
     memory_before = set(os.listdir("/dev/shm"))
     ours, theirs = Pipe()
     nodes = [fork(silent_expert, road, theirs), fork(silent_attention, road, theirs)]
@@ -231,9 +233,9 @@ def test_both_ends_killed_leave_nothing(kind: str) -> None:
     assert set(os.listdir("/dev/shm")) <= memory_before
 
 
-@pytest.mark.parametrize("kind", ["shm", TWIN])
+@pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
 def test_a_survivor_among_processes_hears_of_the_death(kind: str) -> None:
-    road = Road(kind, fresh_token())
+    road = road_of(kind)
     ours, theirs = Pipe()
     expert, attention = fork(silent_expert, road, theirs), fork(silent_attention, road, theirs)
     for _ in range(2):
@@ -278,12 +280,13 @@ def test_unsealed_slots_are_refused() -> None:
     file.close()
 
 
-@pytest.mark.parametrize("kind", ["shm", TWIN])
+@pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
 def test_views_outlive_the_port(kind: str) -> None:
     """A kernel may still read a slot when its port is closed: memory goes with its last view."""
     with shm_cluster(PAIR, kind=kind) as cluster:
         part = Part(torch.arange(1), torch.zeros(1, 2, dtype=torch.int32), torch.ones(1, 2))
         cluster.attention[0].dispatch(0, 0, torch.full((1, 8), 5.0), [part])
+        cluster.experts[0].wait(SECONDS)
         (message,) = cluster.experts[0].receive()
     del cluster
     assert isinstance(message, Dispatch)
@@ -294,7 +297,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.parametrize("kind", ["shm", TWIN])
+@pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
 def test_closed_ports_keep_no_descriptor(kind: str) -> None:
     gc.collect()  # what earlier tests held must not be given back meanwhile
     before = open_descriptors()

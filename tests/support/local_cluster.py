@@ -157,6 +157,10 @@ class LocalCluster:
         for node in self.attention:
             node.scheduler.check_integrity()
 
+    def close(self) -> None:
+        for node in (*self.attention, *self.experts):
+            node.port.close()
+
     def free_blocks(self) -> list[int]:
         return [node.scheduler.counters()["free_blocks"] for node in self.attention]
 

@@ -35,11 +35,17 @@ IMPLEMENTATIONS = [
 ]
 """Who moves the messages."""
 SECONDS = 30.0  # the bound of every wait; none is expected to come near it
+KEY = "0123456789abcdef" * 2  # of roads that need one
 _numbers = itertools.count()
 
 
 def fresh_token() -> str:
     return f"test-{os.getpid()}-{next(_numbers)}"
+
+
+def road_of(kind: str, options: PortOptions = DEFAULT_OPTIONS, token: str | None = None) -> Road:
+    """One of nobody else's."""
+    return Road(kind, token or fresh_token(), options, KEY if kind == "dist" else "")
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,9 @@ def shm_cluster(
     expert: PortOptions = DEFAULT_OPTIONS,
     kind: str = "shm",
 ) -> Iterator[Cluster]:
-    """Shared memory, bells and connections as between processes, but all ports in this one.
+    """Memory, bells and connections as between processes, but all ports in this one.
 
-    kind: "shm", or another road that has these and payloads on devices.
+    kind: "shm", or another road whose payloads are not in slots.
     """
     geometry = geometry if kind == "shm" else geometry.on_devices
     token = fresh_token()
@@ -76,14 +82,14 @@ def shm_cluster(
 
     def meet(node: int) -> None:
         experts[node] = open_expert_port(
-            Road(kind, token, expert), Seat(geometry, node, 0), SECONDS
+            road_of(kind, expert, token), Seat(geometry, node, 0), SECONDS
         )
 
     threads = [threading.Thread(target=meet, args=(n,)) for n in range(geometry.num_expert)]
     for thread in threads:
         thread.start()
     attention_ports = [
-        open_attention_port(Road(kind, token, attention), Seat(geometry, i, 0), SECONDS)
+        open_attention_port(road_of(kind, attention, token), Seat(geometry, i, 0), SECONDS)
         for i in range(geometry.num_attention)
     ]
     for thread in threads:

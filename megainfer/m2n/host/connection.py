@@ -12,6 +12,7 @@ from megainfer.m2n.geometry import PayloadRoom
 from megainfer.m2n.host.handshake import NO_DEVICE, Channel, Frame, Hello, Side
 from megainfer.m2n.host.region import Bell, create_region, map_region
 from megainfer.m2n.roads import Seat
+from megainfer.m2n.slotted.mail import Newcomer
 from megainfer.m2n.slotted.payloads import DeviceMemory, Payloads, SharedPayloads
 
 
@@ -74,6 +75,13 @@ class Peer:
     slots: mmap
     bell: Bell
     payloads: Payloads | None = None
+
+    def ring(self) -> None:
+        self.bell.ring()
+
+    def newcomer(self) -> Newcomer:
+        """What a mail has to know of it."""
+        return Newcomer(self.index, self.slots, self.bell.fileno(), self.payloads)
 
     def close(self) -> None:
         self.connection.close()

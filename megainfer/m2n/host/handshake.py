@@ -8,6 +8,8 @@ Fixed frames over a stream socket, each bounded by one deadline; the bytes are i
     MEMORY with its descriptors  -->    knows it
     connected                    <--    WELCOME
 
+Between hosts a proof comes first, and other frames in place of MEMORY (`m2n/dist/handshake.py`).
+
 Whoever finds a difference sends REFUSAL with the reason before it closes, so that both sides say
 what is wrong. Magic, version, kind and length of a frame, and REFUSAL, are the same for ever.
 """
@@ -44,6 +46,10 @@ class Frame(IntEnum):
     MEMORY = 2
     REFUSAL = 3
     WELCOME = 4
+    CHALLENGE = 5
+    PROOF = 6
+    GROUPS = 7
+    STORE = 8
 
 
 class Side(IntEnum):
@@ -127,15 +133,19 @@ class Channel:
 
     def receive(self, kind: Frame, size: int) -> tuple[bytes, list[io.FileIO]]:
         """Body [size] and file descriptors of the next frame, which must be of this kind."""
-        (magic, version, found, length), files = self._next_prefix()
-        if magic != _MAGIC:
-            self.refuse(f"peer begins with {magic!r}, M2N begins with {_MAGIC!r}")
-        if version != VERSION:
-            self.refuse(f"peer speaks M2N version {version}, this is {VERSION}")
+        found, length, files = self._next_frame()
         if (found, length) != (kind, size):
             self.refuse(f"frame {found} of {length} bytes, expected {kind} of {size}")
         body, more = self._read(size)
         return body, files + more
+
+    def receive_body(self, kind: Frame) -> bytes:
+        """Body of the next frame, which must be of this kind, however long it is."""
+        found, length, _ = self._next_frame()
+        if found != kind or length > _MAX_BODY_BYTES:
+            most = f"{kind} of at most {_MAX_BODY_BYTES}"
+            self.refuse(f"frame {found} of {length} bytes, expected {most}")
+        return self._read(length)[0]
 
     def refuse(self, reason: str) -> NoReturn:
         """Tell the peer, then raise ProtocolError with the same reason."""
@@ -153,6 +163,15 @@ class Channel:
         if (reason := difference(ours, theirs)) is not None:
             self.refuse(reason)
         return theirs
+
+    def _next_frame(self) -> tuple[int, int, list[io.FileIO]]:
+        """Kind, bytes of body and file descriptors of the next frame, of this version."""
+        (magic, version, kind, length), files = self._next_prefix()
+        if magic != _MAGIC:
+            self.refuse(f"peer begins with {magic!r}, M2N begins with {_MAGIC!r}")
+        if version != VERSION:
+            self.refuse(f"peer speaks M2N version {version}, this is {VERSION}")
+        return kind, length, files
 
     def _next_prefix(self) -> tuple[tuple[bytes, int, int, int], list[io.FileIO]]:
         """The next frame's magic, version, kind and length. Raises ProtocolError on a refusal."""

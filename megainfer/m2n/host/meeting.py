@@ -9,7 +9,8 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from threading import Thread
+from threading import Semaphore, Thread
+from typing import Protocol
 
 from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolError
 from megainfer.m2n.host.connection import Admit, OwnEnd, Peer, admitted, greet, welcome
@@ -19,6 +20,7 @@ from megainfer.m2n.roads import Seat
 log = logging.getLogger(__name__)
 
 _BACKLOG = 128
+_MOST_GUESTS = 64
 _RETRY_SECONDS = 0.01
 _PAUSE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 5.0
@@ -70,23 +72,44 @@ class Listener:
         self._socket.close()
 
 
-class Doorman:
-    """Lets attention nodes in for as long as an expert node lives. admit: takes each, in a thread.
+class Door(Protocol):
+    """A listening socket."""
 
-    One that is slow, or never says a word, holds up nobody: each has a thread, and bounded time.
+    def accept(self, deadline: float | None) -> socket.socket:
+        """See `Listener.accept`."""
+
+    def shut(self) -> None:
+        """See `Listener.shut`."""
+
+    def close(self) -> None: ...
+
+
+LetIn = Callable[[socket.socket, float], object]
+Visit = Callable[[tuple[int, int], float], None]
+"""Meets an expert node (index, incarnation) until a deadline; raises MegaInferError."""
+
+
+class Doorman:
+    """Lets attention nodes in for as long as expert node `node` lives. let_in: shakes hands with
+    one that has connected, until a deadline, and takes its connection over.
+
+    One that is slow, or never says a word, holds up nobody: each has a thread, and bounded time. Of
+    so many at once that there are no more threads, the next waits until one of them is done.
     """
 
-    def __init__(self, listener: Listener, seat: Seat, own: OwnEnd, admit: Admit) -> None:
+    def __init__(self, listener: Door, node: int, let_in: LetIn) -> None:
         self._listener = listener
-        self._seat = seat
-        self._own = own
-        self._admit = admit
+        self._node = node
+        self._take = let_in
+        self._room = Semaphore(_MOST_GUESTS)
         self._shut = False
         self._thread = Thread(target=self._stand, name="m2n-door", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Let nobody in any more."""
+        if self._shut:
+            return
         self._shut = True
         self._listener.shut()
         self._thread.join(HANDSHAKE_SECONDS)
@@ -99,17 +122,20 @@ class Doorman:
             except OSError as error:
                 if self._shut:
                     return
-                log.warning("expert node %d lets nobody in just now: %s", self._seat.index, error)
+                log.warning("expert node %d lets nobody in just now: %s", self._node, error)
                 time.sleep(_PAUSE_SECONDS)  # for a descriptor, or memory, to be free again
                 continue
+            self._room.acquire()  # for a bounded time: nobody stays for longer than that
             Thread(target=self._let_in, args=(connection,), name="m2n-guest", daemon=True).start()
 
     def _let_in(self, connection: socket.socket) -> None:
         deadline = time.monotonic() + HANDSHAKE_SECONDS
         try:
-            let_in(connection, self._seat, self._own, self._admit, deadline)
+            self._take(connection, deadline)
         except MegaInferError as error:
-            log.warning("expert node %d let nobody in: %s", self._seat.index, error)
+            log.warning("expert node %d let nobody in: %s", self._node, error)
+        finally:
+            self._room.release()
 
 
 def let_in(
@@ -128,13 +154,11 @@ def let_in(
 
 
 class Visitor:
-    """Takes an attention node to expert nodes, each visit in a thread of its own."""
+    """Takes attention node `node` to expert nodes, each visit in a thread of its own."""
 
-    def __init__(self, token: str, seat: Seat, own: OwnEnd, admit: Admit) -> None:
-        self._token = token
-        self._seat = seat
-        self._own = own
-        self._admit = admit
+    def __init__(self, node: int, visit: Visit) -> None:
+        self._node = node
+        self._pay = visit
         self._latest: dict[int, int] = {}  # expert node -> the incarnation that is to be met
 
     def begin(
@@ -149,14 +173,13 @@ class Visitor:
         ).start()
 
     def _visit(self, expert: tuple[int, int], deadline: float, on_met: Callable[[], None]) -> None:
-        address = expert_address(self._token, *expert)
         try:
-            self._admit(visit(address, self._seat, self._own, expert, deadline))
+            self._pay(expert, deadline)
             on_met()
         except MegaInferError as error:
             # One that died meanwhile has a successor by then, whom another visit is paid.
             level = logging.WARNING if self._latest[expert[0]] == expert[1] else logging.DEBUG
-            log.log(level, "attention node %d met nobody: %s", self._seat.index, error)
+            log.log(level, "attention node %d met nobody: %s", self._node, error)
 
 
 def visit(address: str, seat: Seat, own: OwnEnd, expert: tuple[int, int], deadline: float) -> Peer:
@@ -166,7 +189,7 @@ def visit(address: str, seat: Seat, own: OwnEnd, expert: tuple[int, int], deadli
     Raises NodeDied when nobody does, or answers, in time, ProtocolError when it is of another
     version, geometry or user.
     """
-    connection = _dial(address, expert[0], deadline)
+    connection = dial(address, expert[0], deadline)
     try:
         return greet(connection, seat, own, expert, deadline)
     except BaseException:
@@ -174,7 +197,7 @@ def visit(address: str, seat: Seat, own: OwnEnd, expert: tuple[int, int], deadli
         raise
 
 
-def _dial(address: str, node: int, deadline: float) -> socket.socket:
+def dial(address: str, node: int, deadline: float) -> socket.socket:
     """Connect, trying again until somebody listens."""
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -4,9 +4,10 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from megainfer.errors import NodeDied, ProtocolError
-from megainfer.m2n.host.connection import OwnEnd
+from megainfer.m2n.host.connection import Admit, OwnEnd
 from megainfer.m2n.host.meeting import Doorman, Listener, Visitor, expert_address, let_in, visit
 from megainfer.m2n.host.wire import HostWire
 from megainfer.m2n.roads import Road, Seat
@@ -27,7 +28,7 @@ class HostAttentionPort(SlotAttentionPort):
     ) -> None:
         self._seat, self._own = seat, own
         self._host = HostWire(own.bell, sleeper)
-        self._visitor = Visitor(token, seat, own, self._host.met)
+        self._visitor = Visitor(seat.index, partial(_visit, token, seat, own, self._host.met))
         super().__init__(seat, mail, self._host, met=())
 
     def meet(
@@ -70,7 +71,8 @@ class HostExpertPort(SlotExpertPort):
 
     def listen(self, listener: Listener) -> None:
         """Let attention nodes in from now on; the listener is this port's to close."""
-        self._doorman = Doorman(listener, self._seat, self._own, self._host.met)
+        let_one_in = partial(_let_in, self._seat, self._own, self._host.met)
+        self._doorman = Doorman(listener, self._seat.index, let_one_in)
 
     def accept(self, listener: Listener, timeout: float) -> None:
         """Meet all attention nodes; argument and errors as in `HostAttentionPort.connect`."""
@@ -90,6 +92,21 @@ class HostExpertPort(SlotExpertPort):
             self._doorman.close()
         super().close()
         self._own.withdraw()
+
+
+# What other threads do is no port's, whose memory goes with its last view.
+
+
+def _visit(
+    token: str, seat: Seat, own: OwnEnd, met: Admit, expert: tuple[int, int], deadline: float
+) -> None:
+    met(visit(expert_address(token, *expert), seat, own, expert, deadline))
+
+
+def _let_in(
+    seat: Seat, own: OwnEnd, met: Admit, connection: socket.socket, deadline: float
+) -> None:
+    let_in(connection, seat, own, met, deadline)
 
 
 def addresses_of(road: Road, seat: Seat) -> list[str]:

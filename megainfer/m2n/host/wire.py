@@ -1,18 +1,41 @@
-"""Bells and connections between the processes of one host, and who is alive."""
+"""Bells and connections between processes, and who is alive."""
 
 import math
 import select
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
-from megainfer.m2n.host.connection import Peer
 from megainfer.m2n.host.region import Bell
 from megainfer.m2n.slotted.mail import Newcomer
 from megainfer.m2n.slotted.sleeper import Sleeper, Watched
 
 GLANCE_SECONDS = 1e-3
 """How stale the knowledge of who is alive may be: asking takes a system call."""
+
+
+class Peer(Protocol):
+    """Another process that was met. Its connection ends when it does."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def incarnation(self) -> int: ...
+
+    @property
+    def connection(self) -> socket.socket: ...
+
+    def ring(self) -> None:
+        """See `port.Wire.ring`."""
+
+    def newcomer(self) -> Newcomer:
+        """What a mail has to know of it."""
+
+    def close(self) -> None:
+        """Nobody needs it any more."""
 
 
 class HostWire:
@@ -50,7 +73,7 @@ class HostWire:
         if found:
             self._lost -= found.keys()
             self._watched = self._watch()
-        return [Newcomer(p.index, p.slots, p.bell.fileno(), p.payloads) for p in found.values()]
+        return [peer.newcomer() for peer in found.values()]
 
     def part(self, peer: int) -> None:
         """See `port.Wire.part`."""
@@ -62,7 +85,7 @@ class HostWire:
         return self._peers[peer].incarnation
 
     def ring(self, peer: int) -> None:
-        self._peers[peer].bell.ring()
+        self._peers[peer].ring()
 
     def ring_self(self) -> None:
         self._bell.ring()

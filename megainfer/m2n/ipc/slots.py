@@ -19,13 +19,13 @@ from torch import Tensor
 
 from megainfer.device import Device
 from megainfer.m2n.ipc.publisher import Place, Publisher
-from megainfer.m2n.ipc.views import PayloadViews
 from megainfer.m2n.message import EPOCH_OFFSET, Header
 from megainfer.m2n.packing import Packed
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.mail import Newcomer
 from megainfer.m2n.slotted.payloads import Payloads
 from megainfer.m2n.slotted.slots import HEADER_OFFSET, WRITING, Slots, published_word
+from megainfer.m2n.slotted.views import PayloadViews
 
 _BEGUN_OFFSET = 8
 

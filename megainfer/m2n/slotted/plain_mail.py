@@ -149,7 +149,7 @@ class PlainAttentionMail(PlainMail):
     ) -> None:
         """See `mail.AttentionMail.dispatch`."""
         for part in parts:
-            _check_rows(part.rows, len(hidden))
+            check_rows(part.rows, len(hidden))
         header = self._outbox.header(Kind.DISPATCH, micro_batch, layer, sequence)
         for node in self._outbox.members:
             slots = self._outbox.begin(node, micro_batch, sequence)
@@ -237,13 +237,13 @@ def add_replies(
     for node, part in enumerate(parts):
         rows = part.rows.numel()
         if rows:
-            _check_rows(part.rows, len(out))
+            check_rows(part.rows, len(out))
             slot = node * geometry.micro_batches + micro_batch
             reply = reply_payload(replies, slot, rows, geometry)
             out.index_add_(0, part.rows, reply.to(out.dtype))
 
 
-def _check_rows(rows: Tensor, tokens: int) -> None:
+def check_rows(rows: Tensor, tokens: int) -> None:
     if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < tokens):
         raise no_such_row(tokens)
 

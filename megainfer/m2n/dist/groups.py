@@ -1,0 +1,149 @@
+"""Process groups of two ranks: torch's, over gloo between CPUs and over NCCL between GPUs.
+
+A pair makes two, one a direction. So no receive that waits holds back a send of the other
+direction, and the death of a node ends no group but its own. None needs a default group.
+"""
+
+import os
+from datetime import timedelta
+from typing import Protocol, cast
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+
+from megainfer.device import HOST, Device
+from megainfer.errors import ConfigError, NodeDied
+from megainfer.m2n.dist.channel import Channel, Completion, Group, polled, waited
+from megainfer.m2n.dist.pair_store import PairStore
+from megainfer.m2n.host.handshake import Side
+
+GROUP_SECONDS = 10.0
+"""How long a payload may take once it was announced. Whoever takes longer is as good as gone: its
+group is closed, and no other's."""
+CODES = {"gloo": 1, "nccl": 2}
+"""Kind of group -> code on the wire."""
+_NCCL_DEFAULTS = {
+    # Deadlines are ours; torch's own would end the process for one dead peer.
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    # A blocked kernel must not hold back another stream's.
+    "CUDA_DEVICE_MAX_CONNECTIONS": "32",
+}
+_DIRECTIONS = {Side.ATTENTION: "to-expert", Side.EXPERT: "to-attention"}
+"""By the node that sends."""
+
+
+class Groups(Protocol):
+    """How one kind of group is made."""
+
+    kind: str
+    completion: Completion
+
+    @property
+    def device(self) -> Device:
+        """Whose memory payloads are in."""
+
+    def make(self, store: Store, rank: int) -> Group:
+        """Of two ranks; returns when both have called it. Raises RuntimeError."""
+
+    def close(self) -> None:
+        """No more are made."""
+
+
+class GlooGroups:
+    """`Groups` over TCP, between hosts' memories. host: the address that they listen at."""
+
+    kind = "gloo"
+    device = HOST
+
+    def __init__(self, host: str) -> None:
+        self.completion: Completion = waited
+        try:
+            self._transports = [dist.ProcessGroupGloo.create_device(hostname=host)]
+        except RuntimeError as error:
+            raise ConfigError(f"gloo cannot listen at {host!r}: {error}") from error
+
+    def make(self, store: Store, rank: int) -> Group:
+        """See `Groups.make`."""
+        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+        options._devices = self._transports  # one listener and thread for all of a node's pairs
+        options._threads = 1
+        options._timeout = timedelta(seconds=GROUP_SECONDS)
+        return cast(Group, dist.ProcessGroupGloo(store, rank, 2, options))
+
+    def close(self) -> None:
+        """See `Groups.close`; its listener is closed with the last group."""
+        self._transports = []
+
+
+class NcclGroups:
+    """`Groups` between GPUs; which interface they take is NCCL's to choose (NCCL_SOCKET_IFNAME)."""
+
+    kind = "nccl"
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.completion: Completion = polled
+        for name, value in _NCCL_DEFAULTS.items():
+            os.environ.setdefault(name, value)
+
+    def make(self, store: Store, rank: int) -> Group:
+        """See `Groups.make`."""
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = timedelta(seconds=GROUP_SECONDS)
+        options.config.min_ctas = options.config.max_ctas = 1  # memory and SMs, for each pair
+        return cast(Group, dist.ProcessGroupNCCL(store, rank, 2, options))
+
+    def close(self) -> None:
+        """See `Groups.close`; there is nothing beside the groups."""
+
+
+def groups_for(kind: str, host: str, device: Device | None) -> Groups:
+    """kind: one of `CODES`. device: on which the node computes, None for the host.
+
+    Raises ConfigError where there is no such kind, or it doesn't join such devices.
+    """
+    if kind == "gloo":
+        return GlooGroups(host)
+    if kind != "nccl":
+        raise ConfigError(f"M2N has no groups {kind!r}; it has: {', '.join(CODES)}")
+    if device is None or device.torch.type != "cuda" or not dist.is_nccl_available():
+        name = "the host" if device is None else device.name
+        raise ConfigError(
+            f"groups 'nccl' join nodes on NVIDIA GPUs, with a torch that has NCCL; this node is on "
+            f"{name}: take 'gloo'"
+        )
+    return NcclGroups(device)
+
+
+def open_channels(groups: Groups, store: PairStore, own: Side) -> tuple[Channel, Channel]:
+    """(to the peer, from the peer), each of which has carried something.
+
+    Raises NodeDied where the peer doesn't make them too, in time.
+    """
+    rank = 0 if own is Side.ATTENTION else 1
+    made = {side: _channel(groups, store, rank, _DIRECTIONS[side]) for side in _DIRECTIONS}
+    for side, channel in made.items():  # connections, and communicators, are made by first use
+        _warm(channel, groups.device, sends=side is own)
+    (back,) = (channel for side, channel in made.items() if side is not own)
+    return made[own], back
+
+
+def _channel(groups: Groups, store: PairStore, rank: int, name: str) -> Channel:
+    prefixed = PrefixStore(name, store)
+    try:
+        group = groups.make(prefixed, rank)
+    except RuntimeError as error:
+        raise NodeDied(f"a {groups.kind} group was not made: {error}") from error
+    return Channel(group, 1 - rank, groups.completion, groups.device, (store, prefixed))
+
+
+def _warm(channel: Channel, device: Device, *, sends: bool) -> None:
+    with torch.inference_mode(False):
+        payload = device.empty((1,), torch.uint8)
+    if sends:
+        channel.await_sent(channel.send(payload), GROUP_SECONDS)
+    else:
+        channel.receive(payload, GROUP_SECONDS)

@@ -1,0 +1,265 @@
+"""A peer that was met: its control connection, its two channels, and the thread that receives.
+
+After the handshake the control connection carries frames, little-endian: kind (4), bytes of body
+(4), how many payloads of the other's have arrived (8), body.
+
+    1 BELL    a message's header (64) and, of an error, its text; a payload follows on the channel
+              if the header has rows
+    2 PULSE   empty: the sender lives, and so does the network between
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from threading import Lock, Thread
+from typing import NamedTuple
+
+from megainfer.device import Device
+from megainfer.errors import NodeDied, ProtocolError
+from megainfer.m2n.dist.buffers import Buffer, SentBuffers
+from megainfer.m2n.dist.groups import GROUP_SECONDS
+from megainfer.m2n.dist.handshake import Pair
+from megainfer.m2n.dist.slots import Arrivals, SentSlots
+from megainfer.m2n.geometry import ERROR_ROOM_BYTES, Geometry
+from megainfer.m2n.host.handshake import Side
+from megainfer.m2n.message import HEADER_BYTES, Header, Kind, check_layout
+from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Newcomer
+
+log = logging.getLogger(__name__)
+
+PULSE_SECONDS = 1
+SILENCE_SECONDS = 10
+"""After so long without a word a peer, or the network to it, is as good as gone."""
+_FRAME = struct.Struct("<IIQ")
+_MOST_BODY_BYTES = HEADER_BYTES + ERROR_ROOM_BYTES
+_READ_BYTES = 4096
+_KEEPALIVES = 3
+
+
+class ControlFrame(IntEnum):
+    BELL = 1
+    PULSE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LinkNewcomer(Newcomer):
+    """A peer that was met over a network. link: what leads to it."""
+
+    link: "Link | None" = None
+
+
+class LinkBuffers(NamedTuple):
+    """A link's own memory: what is sent from, and a buffer a micro-batch that is received into."""
+
+    sent: SentBuffers
+    received: Sequence[Buffer]
+
+
+class Link:
+    """`wire.Peer` and `slots.Sending`. The node's thread sends, a thread of the link's receives.
+
+    own: this node's role. Whatever ends it, a word too many or too few, ends it alone: its
+    connection is shut, which is how its node and its peer hear of it.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        own: Side,
+        geometry: Geometry,
+        device: Device,
+        buffers: LinkBuffers,
+        arrivals: Arrivals,
+    ) -> None:
+        self.index, self.incarnation = pair.index, pair.incarnation
+        self.connection = pair.connection
+        self.sent, self.received = buffers
+        self.slots = SentSlots(geometry, self, device)
+        self._pair: Pair | None = pair  # None once it has ended
+        self._same_clock = pair.same_clock
+        self._own, self._geometry = own, geometry
+        self._arrivals = arrivals
+        self._unread = bytearray()
+        self._taken = 0  # payloads of the peer's that have arrived
+        self._lock = Lock()  # of what is written to the connection, and of its end
+        self._holders = 2  # of the connection: the node and the thread
+        self._thread = Thread(target=self._receive, name="m2n-link", daemon=True)
+
+    def start(self) -> None:
+        """Nobody else reads from the connection any more."""
+        _watch_network(self.connection)
+        self._thread.start()
+
+    def ring(self) -> None:
+        """Sending has rung."""
+
+    def newcomer(self) -> LinkNewcomer:
+        """See `wire.Peer.newcomer`."""
+        return LinkNewcomer(self.index, self.slots.region, link=self)
+
+    # --- the node's thread --------------------------------------------------------------------
+
+    def prepare(self, micro_batch: int) -> None:
+        """See `slots.Sending.prepare`."""
+        if not self.sent.renew(micro_batch):
+            self._break("it has left too many payloads on their way")
+
+    def send(self, header: Header, text: bytes) -> None:
+        """See `slots.Sending.send`; harmless when the peer is gone."""
+        pair = self._pair
+        if pair is None or not self._say(ControlFrame.BELL, header.pack() + text):
+            return
+        if header.rows:
+            payload = self.sent[header.micro_batch].sent_of(header.rows)
+            try:
+                self.sent.sent(header.micro_batch, pair.out.send(payload))
+            except NodeDied as error:
+                self._break(str(error))
+
+    def close(self) -> None:
+        """The node is done with it; never waits."""
+        self._break("this node has closed it")
+        self.sent.close()
+        self._release()
+
+    # --- any thread ---------------------------------------------------------------------------
+
+    def pulse(self) -> bool:
+        """Show that this node lives; whether there is still somebody to show it to."""
+        return self._say(ControlFrame.PULSE, b"")
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread of one that was closed."""
+        self._thread.join(seconds)
+
+    def _say(self, kind: ControlFrame, body: bytes) -> bool:
+        """Write a frame, whole or not at all: one that reads so little that there is no room for it
+        is as good as gone."""
+        with self._lock:
+            if self._pair is None:
+                return False
+            frame = _FRAME.pack(kind, len(body), self._taken) + body
+            try:
+                whole = os.write(self.connection.fileno(), frame) == len(frame)
+                problem = "it does not read what it is sent"
+            except OSError as error:
+                whole, problem = False, str(error)
+        if not whole:
+            self._break(problem)
+        return whole
+
+    def _break(self, why: str) -> None:
+        """Nothing is sent any more, and its thread ends."""
+        with self._lock:
+            pair, self._pair = self._pair, None
+            if pair is None:
+                return
+            _shut(self.connection)
+        log.debug("the link to %s has ended: %s", self._peer, why)
+        pair.out.abort()
+        pair.back.abort()
+
+    def _release(self) -> None:
+        """The last who holds the connection closes it, so that its number means nobody else."""
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                self.connection.close()
+
+    @property
+    def _peer(self) -> str:
+        other = Side.EXPERT if self._own is Side.ATTENTION else Side.ATTENTION
+        return other.node(self.index)
+
+    # --- the thread that receives -------------------------------------------------------------
+
+    def _receive(self) -> None:
+        why = "its connection has ended"
+        try:
+            while self._hear():
+                pass
+        except (NodeDied, ProtocolError, OSError) as error:
+            why = str(error)
+            if self._pair is not None:  # else whoever ended it has said why
+                log.warning("%s is cut off: %s", self._peer, why)
+        self._break(why)
+        self._release()
+
+    def _hear(self) -> bool:
+        """The next frame, and what follows it; False where the connection has ended."""
+        head = self._read(_FRAME.size)
+        pair = self._pair
+        if len(head) < _FRAME.size or pair is None:
+            return False
+        kind, length, arrived = _FRAME.unpack(head)
+        if kind not in (ControlFrame.BELL, ControlFrame.PULSE) or length > _MOST_BODY_BYTES:
+            raise ProtocolError(f"M2N frame {kind} of {length} bytes on a control connection")
+        body = self._read(length)
+        if len(body) < length:
+            return False
+        self.sent.arrived(arrived)
+        if kind == ControlFrame.BELL:
+            self._take(pair, body)
+        return True
+
+    def _take(self, pair: Pair, body: bytes) -> None:
+        """The message that a bell has announced."""
+        header, text = Header.unpack(body[:HEADER_BYTES]), body[HEADER_BYTES:]
+        self._check(header, text)
+        if header.rows:
+            payload = self.received[header.micro_batch].sent_of(header.rows)
+            pair.back.receive(payload, GROUP_SECONDS)
+            self._taken += 1
+        if not self._same_clock:
+            header = header._replace(sent_at=0)  # of a clock that says nothing here
+        self._arrivals.put(self, header, text)
+
+    def _check(self, header: Header, text: bytes) -> None:
+        """Raises ProtocolError before anything is posted for what can't be."""
+        check_layout(header, self._geometry)
+        kinds = TO_ATTENTION if self._own is Side.ATTENTION else TO_EXPERT
+        if header.kind not in kinds:
+            expected = " or ".join(sorted(kind.name for kind in kinds))
+            raise ProtocolError(f"M2N message of kind {Kind(header.kind).name} where {expected}")
+        if header.source != self.index:
+            raise ProtocolError(f"M2N message from node {header.source}, which is {self._peer}'s")
+        length = header.length if header.kind == Kind.ERROR else 0
+        if len(text) != length:
+            raise ProtocolError(f"M2N bell with {len(text)} bytes of text, announced were {length}")
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes; fewer where the connection has ended."""
+        while len(self._unread) < size:
+            try:
+                more = self.connection.recv(_READ_BYTES)
+            except TimeoutError:
+                raise NodeDied(f"it has said nothing for {SILENCE_SECONDS:g} s") from None
+            except ConnectionError:
+                more = b""  # it was killed with something unread
+            if not more:
+                break
+            self._unread += more
+        data = bytes(self._unread[:size])
+        del self._unread[:size]
+        return data
+
+
+def _watch_network(connection: socket.socket) -> None:
+    """Have the kernel end a connection whose other host does not answer any more."""
+    connection.settimeout(SILENCE_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PULSE_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PULSE_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVES)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other end was faster
+        connection.shutdown(socket.SHUT_RDWR)
