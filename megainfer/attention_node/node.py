@@ -19,6 +19,7 @@ from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
+from megainfer.launch.renewing import Switch
 from megainfer.messages.requests import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
 from megainfer.pipeline import PingPong
 from megainfer.topology import Membership
@@ -70,13 +71,20 @@ class AttentionNode:
         self._flights.check_overdue()
         return False
 
-    def enter(self, membership: Membership) -> None:
+    def enter(self, membership: Membership, switch: Switch | None = None) -> None:
         """Take part in this membership: steps in flight are taken back, to be computed again in it.
+
+        switch: to its weights, where they are others: then every request's context is computed
+        again too.
 
         Raises ConfigError when experts can't be where its placement has them.
         """
+        if switch is not None:
+            switch()
         self._model.place(membership.placement)
         self._take_back(self._flights.abandon_all())
+        if switch is not None:
+            self.scheduler.renew(membership.weights.name)
         self.port.set_epoch(membership.epoch, membership.experts)
 
     def sleep_bound(self, timeout: float) -> float:

@@ -11,6 +11,7 @@ from time import monotonic
 from megainfer.launch.plan import Plan
 from megainfer.messages.from_child import (
     Connected,
+    Entered,
     LinkLost,
     Loaded,
     Met,
@@ -22,10 +23,12 @@ from megainfer.messages.from_child import (
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import Enter, Measure, Meet, Prepare, Serve, Start
+from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.planner.balancing import Balancer
 from megainfer.planner.micro_batches import choose_micro_batches
 from megainfer.planner.profiles import StageProfile
 from megainfer.planner.stage_profile import explain, slowest_profile
+from megainfer.supervise.child import name_of
 from megainfer.supervise.roster import Node, Pair, Roster, Stage, placement_among
 from megainfer.topology import (
     Membership,
@@ -64,7 +67,8 @@ class Assembly:
         self.profile: StageProfile | None = None  # by which that was chosen, if it was measured
         self.balancer = Balancer(plan.spec.moe_layers, plan.spec.num_experts)
         self.placement = plan.placement  # when all that hold anything by it are there
-        self.refusal: str | None = None  # why the last resizing didn't come about
+        self.weights = OF_FOLDER  # what members compute with
+        self.refusal: str | None = None  # why the last change that was asked for didn't come about
         self._move: _Move | None = None
         self._moves = 0
         self._epoch = 0
@@ -72,6 +76,7 @@ class Assembly:
         self._loaded: dict[Node, Loaded] = {}
         self._measuring = False
         self._connected: dict[Node, Connected] = {}
+        self._entered: dict[Node, int] = {}  # the latest epoch of which each has said so
         self._asked_at: dict[Pair, float] = {}
         self._served: set[Node] = set()  # members of any membership so far
         self._lost_at: dict[Pair, float] = {}  # connections that have ended, both nodes being alive
@@ -98,6 +103,17 @@ class Assembly:
     def complete(self) -> bool:
         """Whether the wanted, and nobody else, serve, each with the experts that it is to have."""
         return self._move is None and self.members() == set(self.needed)
+
+    @property
+    def renewing(self) -> bool:
+        """Whether other weights are on their way."""
+        return self._move is not None and self._renews(self._move)
+
+    @property
+    def in_force(self) -> bool:
+        """Whether every member has entered the present membership."""
+        epoch = 0 if self.membership is None else self.membership.epoch
+        return all(self._entered.get(node, 0) >= epoch for node in self.members())
 
     def is_ready(self, node: Node) -> bool:
         """Whether its loop goes round, member or not."""
@@ -136,20 +152,51 @@ class Assembly:
     def move_to(self, placement: Placement) -> None:
         """Have this placement entered as soon as everybody has loaded what it has by it; in place
         of another that was on its way."""
-        self._moves += 1
-        self._move = _Move(self._moves, placement)
-        for node in sorted(placement.holders):
-            if node in self.roster.at(Role.EXPERT, Stage.READY):
-                self._send((Role.EXPERT, node), self._move.prepare)
+        self._begin(placement, self.weights)
 
-    def _prepared(self, node: int, told: Prepared) -> None:
+    def renew(self, weights: WeightFiles) -> None:
+        """Have these weights computed with as soon as every node has loaded its own of them. To be
+        asked for when all is as it is to be."""
+        assert self.complete, "other changes are on their way"
+        self.refusal = None
+        self._begin(self.placement, weights)
+
+    def keep_weights(self, reason: str) -> None:
+        """The weights that were on their way don't come about."""
+        logger.warning("weights stay as they are: %s", reason)
+        self.refusal = reason
+        self._begin(self.placement, self.weights)  # by which nodes forget what they have of them
+        self._move = None
+
+    def _begin(self, placement: Placement, weights: WeightFiles) -> None:
+        self._moves += 1
+        before, self._move = self._move, _Move(self._moves, placement, weights)
+        concerned = self._concerned(self._move) | (self._concerned(before) if before else set())
+        for node in sorted(concerned):
+            if self.is_ready(node):
+                self._send(node, self._move.prepare)
+
+    def _renews(self, move: "_Move") -> bool:
+        return move.weights.version != self.weights.version
+
+    def _concerned(self, move: "_Move") -> set[Node]:
+        """Who has to be prepared for it."""
+        attention = {node for node in self.wanted if node[0] is Role.ATTENTION}
+        if self._plan.config.colocated:
+            return attention
+        holders = {(Role.EXPERT, node) for node in move.placement.holders}
+        return holders | attention if self._renews(move) else holders
+
+    def _prepared(self, node: Node, told: Prepared) -> None:
         move = self._move
         if move is None or told.ticket != move.ticket:
             return  # of one that was given up
         if told.error is None:
             move.prepared.add(node)
+        elif self._renews(move):
+            self.keep_weights(f"{name_of(*node)} {told.error}")
         else:
-            self.refuse(f"experts stay where they are, since expert node {node} {told.error}")
+            self.refuse(f"experts stay where they are, since {name_of(*node)} {told.error}")
 
     def refuse(self, reason: str) -> None:
         """A change of nodes doesn't come about: those are wanted that serve."""
@@ -176,8 +223,8 @@ class Assembly:
     def _end_move(self) -> None:
         """The placement is entered with the next membership, where all are ready for it."""
         move = self._move
-        if move is not None and move.placement.holders <= move.prepared:
-            self.placement, self._move = move.placement, None
+        if move is not None and self._concerned(move) <= move.prepared:
+            self.placement, self.weights, self._move = move.placement, move.weights, None
 
     # --- whoever is there ---------------------------------------------------------------------
 
@@ -189,10 +236,13 @@ class Assembly:
         self.roster.died(node)
         self._changed = True
         self._loaded.pop(node, None)
+        self._entered.pop(node, None)
         if node[0] is Role.EXPERT:
             self.balancer.forget(node[1])
-            if self._move is not None:
-                self._move.prepared.discard(node[1])
+        if self._move is not None:
+            self._move.prepared.discard(node)
+            if self._renews(self._move):
+                self.keep_weights(f"{name_of(*node)} died while it loaded others")
         self._asked_at = {p: at for p, at in self._asked_at.items() if node not in _both(p)}
         self._lost_at = {p: at for p, at in self._lost_at.items() if node not in _both(p)}
         if not self.measuring:
@@ -220,10 +270,12 @@ class Assembly:
                 self._connected[node] = message
             case Ready():
                 self.roster.reached(node, Stage.READY)
-                if self._move is not None and self._move.concerns(node):
+                if self._move is not None and node in self._concerned(self._move):
                     self._send(node, self._move.prepare)
             case Prepared():
-                self._prepared(node[1], message)
+                self._prepared(node, message)
+            case Entered(epoch=epoch):
+                self._entered[node] = epoch
             case Stats(counters=counters) if node[0] is Role.EXPERT:
                 for told in counters.values():
                     self.balancer.hear(node[1], told)
@@ -318,7 +370,8 @@ class Assembly:
             return
         self._epoch += 1
         self._changed = False
-        self.membership = Membership(self._epoch, attention, experts, placement)
+        weights = self.weights.version
+        self.membership = Membership(self._epoch, attention, experts, placement, weights)
         self._served |= self.members()
         for node in self.members():
             self._send(node, Enter(self.membership))
@@ -336,23 +389,23 @@ class Assembly:
         now = self.membership
         if now is None or self._changed:
             return True
-        return (attention, experts, placement) != (now.attention, now.experts, now.placement)
+        is_moved = (attention, experts, placement) != (now.attention, now.experts, now.placement)
+        return is_moved or now.weights != self.weights.version
 
 
 @dataclass(slots=True)
 class _Move:
-    """A placement on its way. prepared: the expert nodes that have loaded what it gives them."""
+    """A placement, or other weights, on their way. prepared: the nodes that have loaded what these
+    give them."""
 
     ticket: int
     placement: Placement
-    prepared: set[int] = field(default_factory=set)
+    weights: WeightFiles
+    prepared: set[Node] = field(default_factory=set)
 
     @property
     def prepare(self) -> Prepare:
-        return Prepare(self.ticket, self.placement)
-
-    def concerns(self, node: Node) -> bool:
-        return node[0] is Role.EXPERT and node[1] in self.placement.holders
+        return Prepare(self.ticket, self.placement, self.weights)
 
 
 def _nodes_of(num_attention: int, num_expert: int, colocated: bool) -> list[Node]:

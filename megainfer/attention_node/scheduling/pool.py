@@ -126,6 +126,15 @@ class SequencePool:
         sequence.status = Status.WAITING
         self.waiting.push(sequence)
 
+    def begin_again(self) -> None:
+        """Preempt all that run, which are at rest, and forget every prefix: nothing that was
+        computed so far counts."""
+        for sequence in list(self._running.values()):
+            self.preempt(sequence)
+        for sequence in self.live:
+            sequence.prompt_logprobs.clear()
+        self.blocks.drop_cache()
+
     def stall(self, sequence: Sequence) -> None:
         """No further step takes it until `resume`, when those in flight have ended."""
         sequence.status = Status.STALLED

@@ -96,6 +96,16 @@ class Scheduler:
         """Forget every cached prefix that no request uses."""
         self._pool.blocks.drop_cache()
 
+    def renew(self, weights: str) -> None:
+        """From now on other weights, of this name, compute; no step is in flight.
+
+        What was computed with the old ones is forgotten: every running request begins again, with
+        the tokens that it has, and no prefix is cached.
+        """
+        assert not len(self._in_flight), "steps of the old weights are in flight"
+        self._pool.begin_again()
+        self._landing.weights = weights
+
     def use_micro_batches(self, count: int) -> None:
         """From now on requests decode in so many of the micro-batches; those of the others go over
         to these when their steps in flight end."""
