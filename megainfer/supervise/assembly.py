@@ -5,7 +5,6 @@ It talks to nodes through what it is given, so it can be tested without any.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import monotonic
 
 from megainfer.launch.plan import Plan
@@ -22,13 +21,14 @@ from megainfer.messages.from_child import (
 )
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import FromChild
-from megainfer.messages.to_child import Enter, Measure, Meet, Prepare, Serve, Start
+from megainfer.messages.to_child import Enter, Measure, Meet, Serve, Start
 from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.planner.balancing import Balancer
 from megainfer.planner.micro_batches import choose_micro_batches
 from megainfer.planner.profiles import StageProfile
 from megainfer.planner.stage_profile import explain, slowest_profile
 from megainfer.supervise.child import name_of
+from megainfer.supervise.moves import Holding, Moves
 from megainfer.supervise.roster import Node, Pair, Roster, Stage, placement_among
 from megainfer.topology import (
     Membership,
@@ -66,11 +66,8 @@ class Assembly:
         self.serve: Serve | None = None  # how, once that is known
         self.profile: StageProfile | None = None  # by which that was chosen, if it was measured
         self.balancer = Balancer(plan.spec.moe_layers, plan.spec.num_experts)
-        self.placement = plan.placement  # when all that hold anything by it are there
-        self.weights = OF_FOLDER  # what members compute with
         self.refusal: str | None = None  # why the last change that was asked for didn't come about
-        self._move: _Move | None = None
-        self._moves = 0
+        self._moves = Moves(Holding(plan.placement, OF_FOLDER), self._tell_ready)
         self._epoch = 0
         self._changed = False  # since the last epoch, in a way that its successor might not show
         self._loaded: dict[Node, Loaded] = {}
@@ -80,6 +77,16 @@ class Assembly:
         self._asked_at: dict[Pair, float] = {}
         self._served: set[Node] = set()  # members of any membership so far
         self._lost_at: dict[Pair, float] = {}  # connections that have ended, both nodes being alive
+
+    @property
+    def placement(self) -> Placement:
+        """Where experts are when all that hold anything by it are there."""
+        return self._moves.now.placement
+
+    @property
+    def weights(self) -> WeightFiles:
+        """What members compute with, and who starts loads."""
+        return self._moves.now.weights
 
     @property
     def started(self) -> bool:
@@ -96,18 +103,18 @@ class Assembly:
         """Who must live: the wanted, and those whose experts nobody else has yet."""
         if self._plan.config.colocated:
             return self.wanted
-        holders = ((Role.EXPERT, node) for node in sorted(self.placement.holders))
-        return list(dict.fromkeys((*self.wanted, *holders)))
+        return list(dict.fromkeys((*self.wanted, *_experts_of(self.placement))))
 
     @property
     def complete(self) -> bool:
         """Whether the wanted, and nobody else, serve, each with the experts that it is to have."""
-        return self._move is None and self.members() == set(self.needed)
+        alive = all(self.roster.is_alive(node) for node in self.needed)
+        return alive and self._moves.current is None and self.members() == set(self.needed)
 
     @property
     def renewing(self) -> bool:
         """Whether other weights are on their way."""
-        return self._move is not None and self._renews(self._move)
+        return self._moves.current is not None and self._moves.current.renews
 
     @property
     def in_force(self) -> bool:
@@ -122,11 +129,16 @@ class Assembly:
 
     def to_load(self, node: int) -> Placement:
         """By which placement an expert node that starts now loads its experts."""
-        if self._move is not None and node not in self.placement.holders:
-            return self._move.placement
+        move = self._moves.current
+        if move is not None and node not in self.placement.holders:
+            return move.target.placement
         return self.placement
 
     # --- change of plan -----------------------------------------------------------------------
+
+    def _tell_ready(self, node: Node, message: Message) -> None:
+        if self.is_ready(node):
+            self._send(node, message)
 
     def resize(self, attention: tuple[int, ...], experts: tuple[int, ...]) -> None:
         """From now on these nodes are wanted; experts move in the background, and are entered when
@@ -152,56 +164,35 @@ class Assembly:
     def move_to(self, placement: Placement) -> None:
         """Have this placement entered as soon as everybody has loaded what it has by it; in place
         of another that was on its way."""
-        self._begin(placement, self.weights)
+        self._moves.begin(Holding(placement, self.weights), _experts_of(placement))
 
     def renew(self, weights: WeightFiles) -> None:
         """Have these weights computed with as soon as every node has loaded its own of them. To be
         asked for when all is as it is to be."""
         assert self.complete, "other changes are on their way"
         self.refusal = None
-        self._begin(self.placement, weights)
+        self._moves.begin(Holding(self.placement, weights), self.needed)
 
     def keep_weights(self, reason: str) -> None:
         """The weights that were on their way don't come about."""
         logger.warning("weights stay as they are: %s", reason)
         self.refusal = reason
-        self._begin(self.placement, self.weights)  # by which nodes forget what they have of them
-        self._move = None
-
-    def _begin(self, placement: Placement, weights: WeightFiles) -> None:
-        self._moves += 1
-        before, self._move = self._move, _Move(self._moves, placement, weights)
-        concerned = self._concerned(self._move) | (self._concerned(before) if before else set())
-        for node in sorted(concerned):
-            if self.is_ready(node):
-                self._send(node, self._move.prepare)
-
-    def _renews(self, move: "_Move") -> bool:
-        return move.weights.version != self.weights.version
-
-    def _concerned(self, move: "_Move") -> set[Node]:
-        """Who has to be prepared for it."""
-        attention = {node for node in self.wanted if node[0] is Role.ATTENTION}
-        if self._plan.config.colocated:
-            return attention
-        holders = {(Role.EXPERT, node) for node in move.placement.holders}
-        return holders | attention if self._renews(move) else holders
+        self._moves.give_up()
 
     def _prepared(self, node: Node, told: Prepared) -> None:
-        move = self._move
-        if move is None or told.ticket != move.ticket:
-            return  # of one that was given up
-        if told.error is None:
-            move.prepared.add(node)
-        elif self._renews(move):
-            self.keep_weights(f"{name_of(*node)} {told.error}")
+        renews = self.renewing
+        if (error := self._moves.hear(node, told)) is None:
+            return
+        if renews:
+            self.keep_weights(f"{name_of(*node)} {error}")
         else:
-            self.refuse(f"experts stay where they are, since {name_of(*node)} {told.error}")
+            self.refuse(f"experts stay where they are, since {name_of(*node)} {error}")
 
     def refuse(self, reason: str) -> None:
         """A change of nodes doesn't come about: those are wanted that serve."""
         logger.warning("%s", reason)
-        self.refusal, self._move = reason, None
+        self.refusal = reason
+        self._moves.give_up()
         if self.membership is not None:
             self._want(self.membership.attention, tuple(sorted(self.placement.holders)))
 
@@ -220,12 +211,6 @@ class Assembly:
             *((Role.EXPERT, node) for node in experts),
         ]
 
-    def _end_move(self) -> None:
-        """The placement is entered with the next membership, where all are ready for it."""
-        move = self._move
-        if move is not None and self._concerned(move) <= move.prepared:
-            self.placement, self.weights, self._move = move.placement, move.weights, None
-
     # --- whoever is there ---------------------------------------------------------------------
 
     def forked(self, node: Node, incarnation: int) -> None:
@@ -239,10 +224,9 @@ class Assembly:
         self._entered.pop(node, None)
         if node[0] is Role.EXPERT:
             self.balancer.forget(node[1])
-        if self._move is not None:
-            self._move.prepared.discard(node)
-            if self._renews(self._move):
-                self.keep_weights(f"{name_of(*node)} died while it loaded others")
+        self._moves.died(node)
+        if self.renewing:
+            self.keep_weights(f"{name_of(*node)} died while others were loaded")
         self._asked_at = {p: at for p, at in self._asked_at.items() if node not in _both(p)}
         self._lost_at = {p: at for p, at in self._lost_at.items() if node not in _both(p)}
         if not self.measuring:
@@ -270,8 +254,7 @@ class Assembly:
                 self._connected[node] = message
             case Ready():
                 self.roster.reached(node, Stage.READY)
-                if self._move is not None and node in self._concerned(self._move):
-                    self._send(node, self._move.prepare)
+                self._moves.ready(node)
             case Prepared():
                 self._prepared(node, message)
             case Entered(epoch=epoch):
@@ -291,7 +274,7 @@ class Assembly:
         if self.serve is None:
             self._agree()
         else:
-            self._end_move()
+            self._moves.end()
             self._reconcile()
 
     def late(self) -> list[Pair]:
@@ -379,9 +362,11 @@ class Assembly:
 
     def _candidates(self) -> set[Node]:
         """Who may be a member: expert nodes that hold anything, attention nodes that are wanted."""
-        holders = {(Role.EXPERT, node) for node in self.placement.holders}
-        attention = {node for node in self.wanted if node[0] is Role.ATTENTION}
-        return (attention | holders) - self.resting
+        return {*self._attention, *_experts_of(self.placement)} - self.resting
+
+    @property
+    def _attention(self) -> list[Node]:
+        return [node for node in self.wanted if node[0] is Role.ATTENTION]
 
     def _is_news(
         self, attention: tuple[int, ...], experts: tuple[int, ...], placement: Placement
@@ -393,26 +378,16 @@ class Assembly:
         return is_moved or now.weights != self.weights.version
 
 
-@dataclass(slots=True)
-class _Move:
-    """A placement, or other weights, on their way. prepared: the nodes that have loaded what these
-    give them."""
-
-    ticket: int
-    placement: Placement
-    weights: WeightFiles
-    prepared: set[Node] = field(default_factory=set)
-
-    @property
-    def prepare(self) -> Prepare:
-        return Prepare(self.ticket, self.placement, self.weights)
-
-
 def _nodes_of(num_attention: int, num_expert: int, colocated: bool) -> list[Node]:
     attention = [(Role.ATTENTION, n) for n in range(num_attention)]
     if colocated:
         return attention
     return [*attention, *((Role.EXPERT, n) for n in range(num_expert))]
+
+
+def _experts_of(placement: Placement) -> list[Node]:
+    """Who holds any by it, ascending."""
+    return [(Role.EXPERT, node) for node in sorted(placement.holders)]
 
 
 def _both(pair: Pair) -> tuple[Node, Node]:
