@@ -18,11 +18,10 @@ from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Workload
-from megainfer.launch.new_weights import reader_of
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
-from megainfer.launch.renewing import Renewer
+from megainfer.launch.renewing import Renewer, reader_of
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, join_expert

@@ -8,13 +8,10 @@ from pathlib import Path
 from megainfer.checkpoint.check import check_weights
 from megainfer.checkpoint.copies import SealedCopies
 from megainfer.checkpoint.headers import TensorHeaders
-from megainfer.checkpoint.reader import LooseFiles, WeightReader
 from megainfer.config import format_bytes
-from megainfer.device import HOST, Device
 from megainfer.errors import CheckpointError, ConfigError
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan
-from megainfer.messages.weights import WeightFiles
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
@@ -62,16 +59,6 @@ def check_replaceable(plan: Plan) -> None:
             "weights of nodes on GPUs can't be replaced while they serve, since graphs are bound "
             "to them; start the server anew with the new weights"
         )
-
-
-def reader_of(
-    plan: Plan, weights: WeightFiles, threads: int = 1, device: Device = HOST
-) -> WeightReader:
-    """Of these weights. Raises CheckpointError."""
-    if not weights.files:
-        return WeightReader(plan.folder, threads=threads, device=device)
-    loose = LooseFiles(tuple(map(Path, weights.files)), weights.quantization)
-    return WeightReader(loose, threads=threads, device=device)
 
 
 def _quantization_of(plan: Plan, folder: Path) -> QuantizationSpec | None:

@@ -7,11 +7,14 @@ the node computes with it, and the old weights are gone.
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event, Thread, get_native_id
 from time import monotonic
 
-from megainfer.checkpoint.reader import WeightReader
+from megainfer.checkpoint.reader import LooseFiles, WeightReader
+from megainfer.device import HOST, Device
 from megainfer.errors import ConfigError, MegaInferError
+from megainfer.launch.plan import Plan
 from megainfer.messages.from_child import Prepared
 from megainfer.messages.to_child import Prepare
 from megainfer.messages.weights import WeightFiles
@@ -30,6 +33,16 @@ Switch = Callable[[], None]
 """Has a model compute with what was loaded, from its next step on; called between two steps."""
 Load = Callable[[WeightReader, Placement], Switch]
 """Reads a node's own tensors, in any thread."""
+
+
+def reader_of(
+    plan: Plan, weights: WeightFiles, threads: int = 1, device: Device = HOST
+) -> WeightReader:
+    """Of these weights. Raises CheckpointError."""
+    if not weights.files:
+        return WeightReader(plan.folder, threads=threads, device=device)
+    loose = LooseFiles(tuple(map(Path, weights.files)), weights.quantization)
+    return WeightReader(loose, threads=threads, device=device)
 
 
 class Renewer:

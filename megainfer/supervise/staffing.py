@@ -95,11 +95,17 @@ class Staffing:
         from megainfer.colocated.process import run_colocated
         from megainfer.expert_node.process import run_expert
 
-        what = {"plan": self._plan, "weights": self._assembly.weights}
-        if self._plan.config.colocated:
-            return partial(run_colocated, **what)
-        measures = self._plan.measures and self._assembly.serve is None
+        plan, weights = self._plan, self._assembly.weights
+        if plan.config.colocated:
+            return partial(run_colocated, plan=plan, weights=weights)
+        measures = plan.measures and self._assembly.serve is None
         if role is Role.ATTENTION:
-            return partial(run_attention, **what, node=index, measures=measures)
-        placement = self._assembly.to_load(index)
-        return partial(run_expert, **what, node=index, measures=measures, placement=placement)
+            return partial(run_attention, plan=plan, node=index, measures=measures, weights=weights)
+        return partial(
+            run_expert,
+            plan=plan,
+            node=index,
+            measures=measures,
+            placement=self._assembly.to_load(index),
+            weights=weights,
+        )

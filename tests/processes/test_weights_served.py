@@ -20,8 +20,8 @@ from megainfer import LLM, AsyncLLM, SamplingParams
 from megainfer.errors import CheckpointError, ConfigError
 from megainfer.frontend.outputs import CompletionOutput, RequestOutput, WeightSpan
 from megainfer.messages.message import Role
-from tests.processes.test_llm import pid_of
 from tests.support.checkpoints import write_checkpoint
+from tests.support.served import pid_of
 
 PARAMS = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
