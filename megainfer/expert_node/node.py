@@ -72,9 +72,9 @@ class ExpertNode:
         self._gather.enter(membership.attention)
 
     @property
-    def is_gathering(self) -> bool:
-        """Whether dispatches wait for others."""
-        return bool(self._waiting)
+    def num_batches(self) -> int:
+        """Computed so far."""
+        return self._batches
 
     def sleep_bound(self, timeout: float) -> float:
         """Seconds until the gather wants to look again, at most `timeout`."""

@@ -121,6 +121,7 @@ class ExpertUnit:
         gather = Gather(micro_batches, plan.spec.first_moe_layer)
         self.node = ExpertNode(model, gather, port, plan.config.trace, work)
         self._plan, self._port = plan, port
+        self._batches_seen = 0
         self._renewer = Renewer(weights, self._open_reader, model.renewed, self._is_busy)
         self._mover = Mover(model, lambda: self._open_reader(self._renewer.weights))
 
@@ -160,7 +161,9 @@ class ExpertUnit:
         return reader_of(self._plan, weights, device=self._port.device)
 
     def _is_busy(self) -> bool:
-        return self.node.is_gathering
+        """Whether it has computed anything since this was last asked."""
+        before, self._batches_seen = self._batches_seen, self.node.num_batches
+        return self._batches_seen > before
 
     def close(self) -> None:
         self._renewer.drop()
