@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,6 +79,10 @@ class AsyncLLM:
         async with aclosing(self.generate(ids, sampling_params, priority)) as outputs:
             async for output in outputs:
                 yield output
+
+    async def update_weights(self, source: str | Path, *, version: str | None = None) -> str:
+        """See `LLM.update_weights`; requests go on meanwhile."""
+        return await asyncio.to_thread(self.llm.update_weights, source, version=version)
 
 
 class _Latest:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
+from megainfer.launch.new_weights import copied_weights
 from megainfer.local_engine import LocalEngine
 from megainfer.model_folder.deployment import plan_deployment
 from megainfer.sampling import MAX_N, SamplingParams
@@ -144,6 +146,31 @@ class LLM:
         """Every node's latest spans of work by the node's name, each only once: at most `trace`
         (see `EngineConfig`) since the last call."""
         return self._local.spans()
+
+    def update_weights(self, source: str | Path, *, version: str | None = None) -> str:
+        """Have all nodes compute with other weights, from one step boundary on; returns their name
+        once every node does.
+
+        Requests may run meanwhile: they go on with the tokens that they have, whose keys and values
+        are computed again. No prefix stays cached. Nodes that are started again load these weights,
+        not the folder's; the files aren't needed after the call.
+
+        source: a folder with config.json and safetensors files, or one safetensors file, with all
+        tensors of the served checkpoint under their names there. They are quantised as at load.
+        version: what outputs call them (`CompletionOutput.weight_versions`); None: their number.
+
+        Raises CheckpointError for a tensor that is missing, misshapen or of another dtype,
+        ModelError for another model's config.json, ConfigError for what doesn't fit, and where a
+        node has died meanwhile; then the weights from before serve on, whole. NodeDied when the
+        instance ends.
+        """
+        with copied_weights(self._plan, source) as weights:
+            return self._local.update_weights(weights, version)
+
+    @property
+    def weight_version(self) -> str:
+        """The name of the weights in force; those of the folder are "0"."""
+        return self._local.weights.name
 
     @property
     def tokenizer(self) -> Tokenizer | None:

@@ -9,17 +9,29 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from megainfer.console.loading_bar import LoadingBar
-from megainfer.errors import MegaInferError, NodeDied
+from megainfer.errors import ConfigError, MegaInferError, NodeDied
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.instruments.stage_clock import Span
+from megainfer.launch.new_weights import CopiedWeights
 from megainfer.launch.plan import Plan
 from megainfer.launch.span_pieces import SpanPieces
-from megainfer.messages.from_child import Fatal, LoadProgress, Ready, Spans, Stats
-from megainfer.messages.to_child import Enter, GetSpans, GetStats, NodeDown, NodeGone
+from megainfer.messages.from_child import Fatal, LoadProgress, Ready, Spans, Stats, UpdateWeights
+from megainfer.messages.to_child import (
+    Enter,
+    GetSpans,
+    GetStats,
+    NodeDown,
+    NodeGone,
+    WeightsUpdated,
+)
 from megainfer.supervise.engine_process import EngineProcess
+from megainfer.supervise.weight_updates import UPDATE_SECONDS
+from megainfer.topology import FOLDERS_OWN
 
 CONNECT_TIMEOUT_SECONDS = 30.0
 STATS_TIMEOUT_SECONDS = 10.0
+UPDATE_TIMEOUT_SECONDS = UPDATE_SECONDS + 60.0
+"""More than the supervisor takes at most to answer."""
 
 Result = TypeVar("Result")
 
@@ -38,6 +50,8 @@ class LocalEngine:
         self._tickets = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
         self._spans: dict[int, SpanPieces] = {}
+        self._updates: dict[int, asyncio.Future[WeightsUpdated]] = {}
+        self.weights = FOLDERS_OWN  # as the latest membership has them
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -72,6 +86,11 @@ class LocalEngine:
     def spans(self) -> dict[str, list[Span]]:
         """Every node's spans since the last call. Raises NodeDied."""
         return self.call(self._fetch_spans())
+
+    def update_weights(self, weights: CopiedWeights, version: str | None) -> str:
+        """Have all nodes compute with these; their name. Raises ConfigError saying why none does,
+        NodeDied."""
+        return self.call(self._update_weights(weights, version))
 
     def shutdown(self, last: Coroutine[Any, Any, None]) -> None:
         """End all processes, then do this on the loop, and end it; can be called twice."""
@@ -124,7 +143,10 @@ class LocalEngine:
                     case NodeGone():
                         self.client.forget(message)
                     case Enter():
+                        self.weights = message.membership.weights
                         self.client.enter(message.membership)
+                    case WeightsUpdated():
+                        self._hear_update(message)
                     case LoadProgress():
                         self._loading.hear(message)
                     case Fatal(message=text):
@@ -145,13 +167,38 @@ class LocalEngine:
         if pieces is not None and not pieces.whole.done():
             pieces.hear(spans)
 
+    def _hear_update(self, updated: WeightsUpdated) -> None:
+        answer = self._updates.get(updated.ticket)
+        if answer is not None and not answer.done():
+            answer.set_result(updated)
+
     def _fail(self, error: MegaInferError) -> None:
         self.client.fail(str(error))
         waiting: list[asyncio.Future[Any]] = [self._ready, *self._stats.values()]
+        waiting += self._updates.values()
         waiting += [pieces.whole for pieces in self._spans.values()]
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(error)
+
+    async def _update_weights(self, weights: CopiedWeights, version: str | None) -> str:
+        ticket = next(self._tickets)
+        answer: asyncio.Future[WeightsUpdated] = self.loop.create_future()
+        self._updates[ticket] = answer
+        wish = UpdateWeights(ticket, version, weights.files, weights.quantization)
+        try:
+            self.process.link.send(wish)
+            async with asyncio.timeout(UPDATE_TIMEOUT_SECONDS):
+                updated = await answer
+        except TimeoutError:
+            raise NodeDied(
+                f"nobody said within {UPDATE_TIMEOUT_SECONDS:g} s whether the weights are in force"
+            ) from None
+        finally:
+            del self._updates[ticket]
+        if updated.error is not None:
+            raise ConfigError(f"weights {updated.version!r} serve on: {updated.error}")
+        return updated.version
 
     async def _fetch_stats(self) -> Stats:
         ticket = next(self._tickets)

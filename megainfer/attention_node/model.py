@@ -9,12 +9,13 @@ from torch import Tensor
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.batch import StepBatch
-from megainfer.compute.half import HalfSource
+from megainfer.compute.half import HalfSource, ModelHalf
 from megainfer.compute.kv_cache import KVCache, StateCache
 from megainfer.compute.tokens import TokenKernels
 from megainfer.config import BLOCK_SIZE
 from megainfer.errors import ConfigError
 from megainfer.instruments.stage_clock import MicroBatchClock
+from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
@@ -46,6 +47,12 @@ class StepModel(Protocol):
         """Experts are elsewhere from the next step on.
 
         Raises ConfigError where it can't be so.
+        """
+
+    def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
+        """Load other weights, in any thread, while it computes with those that it has.
+
+        Raises what loading the first ones does; ConfigError where there can be no others.
         """
 
     def embed(self, batch: StepBatch) -> Tensor:
@@ -93,9 +100,22 @@ class AttentionModel:
         self.spec = spec
         self._backend = backend
         self._num_experts = placement.num_experts
-        assert reader.device is backend.device, "weights are read where they aren't computed with"
-        positions = max_positions or spec.max_position
-        self.half = backend.half(HalfSource(spec, reader, placement, backend.dtype, positions))
+        self._positions = max_positions or spec.max_position
+        self.half = self._loaded(reader, placement)
+
+    def _loaded(self, reader: WeightReader, placement: Placement) -> ModelHalf:
+        assert reader.device is self._backend.device, "read where it isn't computed with"
+        source = HalfSource(self.spec, reader, placement, self._backend.dtype, self._positions)
+        return self._backend.half(source)
+
+    def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
+        """See `StepModel.renewed`. The cache stays, since it is laid out alike."""
+        half = self._loaded(reader, placement)
+
+        def switch() -> None:
+            self.half = half
+
+        return switch
 
     def new_cache(
         self, num_blocks: int, num_states: int = 0, block_size: int = BLOCK_SIZE

@@ -19,6 +19,7 @@ from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
+from megainfer.launch.renewing import Switch
 from megainfer.messages.requests import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
 from megainfer.pipeline import PingPong
 from megainfer.topology import Membership
@@ -70,13 +71,17 @@ class AttentionNode:
         self._flights.check_overdue()
         return False
 
-    def enter(self, membership: Membership) -> None:
+    def enter(self, membership: Membership, switch: Switch | None = None) -> None:
         """Take part in this membership: steps in flight are taken back, to be computed again in it.
 
-        Raises ConfigError when experts can't be where its placement has them.
+        switch: to its weights, where they are others; requests begin again then. Raises ConfigError
+        when experts can't be where its placement has them.
         """
-        self._model.place(membership.placement)
         self._take_back(self._flights.abandon_all())
+        if switch is not None:
+            switch()
+            self.scheduler.renew(membership.weights.name)
+        self._model.place(membership.placement)
         self.port.set_epoch(membership.epoch, membership.experts)
 
     def sleep_bound(self, timeout: float) -> float:
@@ -144,8 +149,7 @@ class AttentionNode:
             handle = self.port.dispatch(micro_batch, point.layer, point.hidden, point.parts)
         self._flights.dispatched(flight, handle)
         with self.clock.span("shared", micro_batch, point.layer):
-            shared = self._model.shared(point.layer, point.hidden)
-            if shared is not None:
+            if (shared := self._model.shared(point.layer, point.hidden)) is not None:
                 flight.x += shared
 
     def _sample(self, flight: Flight) -> None:
@@ -178,12 +182,8 @@ class AttentionNode:
 
     def _fail(self, micro_batch: int, message: str) -> None:
         """Nobody will compute this step: the requests that it was for end."""
-        for request_id in self._abandon(micro_batch):
+        for request_id in self._take_back(self._flights.abandon(micro_batch)):
             self._refuse(request_id, message)
-
-    def _abandon(self, micro_batch: int) -> list[str]:
-        """Make a step, and those that build on it, not have happened; the ids of their requests."""
-        return self._take_back(self._flights.abandon(micro_batch))
 
     def _take_back(self, flights: Sequence[Flight]) -> list[str]:
         steps = [flight.step for flight in flights]

@@ -30,6 +30,7 @@ from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
+from megainfer.launch.renewing import Renewer, reader_of
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import AttentionPort
 from megainfer.m2n.roads import Seat, join_attention
@@ -38,7 +39,8 @@ from megainfer.messages.from_child import Connected, Loaded, Ready
 from megainfer.messages.message import Message, Role
 from megainfer.messages.requests import NodeReady
 from megainfer.messages.supervision import ToChild
-from megainfer.messages.to_child import FrontEndDown, FrontEndUp, Meet, Serve
+from megainfer.messages.to_child import FrontEndDown, FrontEndUp, Meet, Prepare, Serve
+from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.models.sources import attention_sources
 from megainfer.topology import Membership
 
@@ -46,18 +48,27 @@ if TYPE_CHECKING:
     from megainfer.structured.compiler import GrammarCompiler
 
 
-def run_attention(station: Station, plan: Plan, node: int, measures: bool) -> None:
+def run_attention(
+    station: Station, plan: Plan, node: int, measures: bool, weights: WeightFiles
+) -> None:
     """Everything that the process of attention node `node` does after the fork.
 
-    measures: whether the choice of m waits for what its stages take.
+    measures: whether the choice of m waits for what its stages take. weights: what it loads.
     """
     with computing(plan, Role.ATTENTION, node) as backend:
-        _run(station, plan, node, measures, backend)
+        _run(station, plan, node, measures, weights, backend)
 
 
-def _run(station: Station, plan: Plan, node: int, measures: bool, backend: Backend) -> None:
+def _run(
+    station: Station,
+    plan: Plan,
+    node: int,
+    measures: bool,
+    weights: WeightFiles,
+    backend: Backend,
+) -> None:
     link = station.link
-    model, kv = load_attention(plan, backend, progress_to(link))
+    model, kv = load_attention(plan, backend, progress_to(link), weights)
     warm_up(model, kv, plan)
     served = with_graphs(plan, model, kv, progress_to(link, "recording stages", 4))
     kv.device.seal()
@@ -69,7 +80,7 @@ def _run(station: Station, plan: Plan, node: int, measures: bool, backend: Backe
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
     work = Workload(station.page)
-    unit = AttentionUnit(plan, seat, served, kv, port, serve, work, peers)
+    unit = AttentionUnit(plan, seat, served, kv, port, serve, work, weights, peers)
     link.send(Ready())
     run_until_stopped(link, unit, work, PULSE_SECONDS)
 
@@ -86,10 +97,13 @@ def _measured(port: AttentionPort, plan: Plan, node: int, among: Membership) -> 
 
 
 def load_attention(
-    plan: Plan, backend: Backend, on_bytes: Callable[[int, int], None]
+    plan: Plan,
+    backend: Backend,
+    on_bytes: Callable[[int, int], None],
+    weights: WeightFiles = OF_FOLDER,
 ) -> tuple[AttentionModel, KVCache]:
-    """Weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all)."""
-    with WeightReader(plan.folder, device=backend.device) as reader:
+    """These weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all)."""
+    with reader_of(plan, weights, device=backend.device) as reader:
         total = reader.total_bytes(attention_sources(plan.spec))
         reader.on_bytes = lambda done: on_bytes(done, total)
         model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len)
@@ -110,6 +124,7 @@ class AttentionUnit:
         port: AttentionPort,
         serve: Serve,
         work: Workload,
+        weights: WeightFiles,
         peers: Peers | None = None,
     ) -> None:
         node = seat.index
@@ -123,6 +138,7 @@ class AttentionUnit:
         self._port = port
         self._model, self._device = model, kv.device
         self._peers = peers
+        self._plan = plan
         self._tuner = _tuner(serve)
         self._compiling = compiling_for(plan)
         self._compiling.prepare()
@@ -137,7 +153,9 @@ class AttentionUnit:
             tuner=self._tuner,
             work=work,
         )
+        parts.scheduler.renew(weights.version.name)
         self.node = AttentionNode(parts, NodeSettings(node, trace=plan.config.trace))
+        self._renewer = Renewer(weights, self._open_reader, model.renewed, self._is_busy)
 
     def run_once(self) -> bool:
         for message in self._front_ends.receive():
@@ -147,14 +165,15 @@ class AttentionUnit:
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         if not self.pending():
             own = (*self._front_ends.filenos(), self._compiling.fileno())
-            self._port.wait(self.node.sleep_bound(timeout), (*fds, *own))
+            bound = self._renewer.sleep_bound(self.node.sleep_bound(timeout))
+            self._port.wait(bound, (*fds, *own))
 
     def pending(self) -> bool:
         """Whether there is something new that `run_once` would take in."""
         return self._front_ends.pending() or self._compiling.pending()
 
     def enter(self, membership: Membership) -> None:
-        self.node.enter(membership)
+        self.node.enter(membership, self._renewer.take(membership.weights))
         self._tuner.enter(len(membership.attention) > 1, self.node.scheduler)
         if self._peers is not None:
             self._peers.enter()
@@ -165,9 +184,12 @@ class AttentionUnit:
                 self._peers.meet(message)
             case FrontEndUp() | FrontEndDown():
                 self._front_ends.hear(message)
+            case Prepare():
+                self._renewer.prepare(message)
 
     def news(self) -> Sequence[Message]:
-        return () if self._peers is None else self._peers.news()
+        prepared = self._renewer.news()
+        return prepared if self._peers is None else [*prepared, *self._peers.news()]
 
     def counters(self) -> dict[str, Any]:
         of_device = {**self._model.counters(), **memory_counters(self._device)}
@@ -179,7 +201,14 @@ class AttentionUnit:
     def take_spans(self) -> dict[str, list[Span]]:
         return {f"attention node {self.node.node}": self.node.clock.take_spans()}
 
+    def _open_reader(self, weights: WeightFiles) -> WeightReader:
+        return reader_of(self._plan, weights, device=self._device)
+
+    def _is_busy(self) -> bool:
+        return self.node.scheduler.num_running > 0
+
     def close(self) -> None:
+        self._renewer.drop()
         self._front_ends.close()
         self._compiling.close()
         self._port.close()

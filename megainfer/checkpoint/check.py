@@ -1,6 +1,6 @@
 """Whether a folder holds all weights of a model, as its headers say. Pure: no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megainfer.checkpoint.encodings.choice import encoding_of
@@ -12,12 +12,16 @@ from megainfer.models.spec import ModelSpec
 from megainfer.models.stored import Source
 
 
-def check_weights(folder: Path, spec: ModelSpec, quantization: QuantizationSpec | None) -> int:
+def check_weights(
+    place: Path | Sequence[Path], spec: ModelSpec, quantization: QuantizationSpec | None
+) -> int:
     """Look up every tensor that any node will read, without reading any; the bytes of them all.
+
+    place: a folder, or files.
 
     Raises CheckpointError naming the first file or tensor that is missing, damaged or misshapen.
     """
-    headers = TensorHeaders(folder)
+    headers = TensorHeaders(place)
     sizes = {}
     for source in _sources(spec):
         encoding = encoding_of(headers, source, quantization)

@@ -5,6 +5,7 @@ in the process's memory.
 """
 
 import os
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -36,11 +37,11 @@ def dtype_of(stored: StoredTensor) -> torch.dtype:
 
 
 class TensorFiles(TensorHeaders):
-    """The tensors of one folder, to be read; files are opened when they are first asked for, by
-    whichever thread. Raises as `TensorHeaders`."""
+    """The tensors of one folder, or of some files, to be read; a file is opened when it is first
+    asked for, by whichever thread. Raises as `TensorHeaders`."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, place: Path | Sequence[Path]) -> None:
+        super().__init__(place)
         self._open: dict[Path, FileIO] = {}
 
     def close(self) -> None:

@@ -3,6 +3,7 @@ that a folder is known to be whole before anything is started.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -88,25 +89,35 @@ class StoredTensor:
 
 
 class TensorHeaders:
-    """The tensors of one folder by name; a file's header is read when it is first asked for, by
-    whichever thread.
+    """The tensors of one folder, or of some files, by name; a file's header is read when it is
+    first asked for, by whichever thread.
 
     Raises CheckpointError naming the file or tensor at fault: no safetensors file, an index that
-    is no JSON or names a file that is not there, a corrupt or truncated file, no such tensor.
+    is no JSON or names a file that is not there, a corrupt or truncated file, no such tensor, one
+    that several of the files hold.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, place: Path | Sequence[Path]) -> None:
         self._opening = Lock()
         self._headers: dict[Path, dict[str, StoredTensor]] = {}
-        self._file_of = self._index()
+        if isinstance(place, Path):
+            self._name = str(place)
+            self._file_of = self._index(place)
+        else:
+            self._name = ", ".join(map(str, place))
+            self._file_of = self._tensors_of(place)
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that hold any of the tensors, ascending."""
+        return sorted(set(self._file_of.values()))
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
     def find(self, name: str) -> StoredTensor:
         if name not in self._file_of:
-            raise CheckpointError(f"{self._folder} holds no tensor {name}")
+            raise CheckpointError(f"{self._name} holds no tensor {name}")
         path = self._file_of[name]
         if name not in self._header(path):
             raise CheckpointError(f"{path} holds no tensor {name}")
@@ -118,27 +129,34 @@ class TensorHeaders:
                 self._headers[path] = _read_header(path)
             return self._headers[path]
 
-    def _index(self) -> dict[str, Path]:
+    def _index(self, folder: Path) -> dict[str, Path]:
         """For each tensor of the folder, the file that holds it."""
-        index = self._folder / INDEX
+        index = folder / INDEX
         if index.exists():
             return _read_whole_index(index)
-        path = self._lone_file()
-        return dict.fromkeys(self._header(path), path)
+        return self._tensors_of([_lone_file(folder)])
 
-    def _lone_file(self) -> Path:
-        single = self._folder / SINGLE
-        found = [single] if single.exists() else sorted(self._folder.glob("*.safetensors"))
-        if not found:
-            raise CheckpointError(
-                foreign_weights(self._folder) or f"{self._folder} holds no *.safetensors file"
-            )
-        if len(found) > 1:
-            raise CheckpointError(
-                f"{self._folder} holds {len(found)} safetensors files but no {INDEX} that says "
-                "which holds what"
-            )
-        return found[0]
+    def _tensors_of(self, files: Sequence[Path]) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path in files:
+            for name in self._header(path):
+                if name in found:
+                    raise CheckpointError(f"both {found[name]} and {path} hold a tensor {name}")
+                found[name] = path
+        return found
+
+
+def _lone_file(folder: Path) -> Path:
+    single = folder / SINGLE
+    found = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise CheckpointError(foreign_weights(folder) or f"{folder} holds no *.safetensors file")
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder} holds {len(found)} safetensors files but no {INDEX} that says which holds "
+            "what"
+        )
+    return found[0]
 
 
 def _read_header(path: Path) -> dict[str, StoredTensor]:

@@ -1,7 +1,8 @@
-"""Reading weights from a model folder: the parts that are wanted, in the dtype that is wanted."""
+"""Reading weights where they are stored: the parts that are wanted, in the dtype that is wanted."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -15,7 +16,7 @@ from megainfer.checkpoint.encodings.encoding import Encoding
 from megainfer.checkpoint.encodings.plain import Plain
 from megainfer.checkpoint.files import TensorFiles, dtype_of
 from megainfer.device import HOST, Device
-from megainfer.models.quantization import quantization_of
+from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.stored import Pieces, Source
 
 CHUNK_BYTES = 1 << 20
@@ -25,8 +26,17 @@ CHUNK_BYTES = 1 << 20
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True, slots=True)
+class LooseFiles:
+    """Weights that aren't in a model folder: safetensors files that hold all of them, and how they
+    are quantised."""
+
+    files: tuple[Path, ...]
+    quantization: QuantizationSpec | None
+
+
 class WeightReader:
-    """The weights of one model folder.
+    """The weights of one model folder, or of files outside of any.
 
     on_bytes: called with the bytes (as they are on disk) read so far, time and again, by whichever
     thread read them, one at a time. threads: how many work in `share`; all else is safe in each.
@@ -38,7 +48,7 @@ class WeightReader:
 
     def __init__(
         self,
-        folder: Path,
+        place: Path | LooseFiles,
         on_bytes: Callable[[int], None] | None = None,
         threads: int = 1,
         device: Device = HOST,
@@ -48,8 +58,10 @@ class WeightReader:
         self.device = device
         self._counting = Lock()
         self.bytes_read = 0
-        self._files = TensorFiles(folder)
-        self._quantization = quantization_of(folder)
+        if isinstance(place, Path):
+            self._files, self._quantization = TensorFiles(place), quantization_of(place)
+        else:
+            self._files, self._quantization = TensorFiles(place.files), place.quantization
 
     def __enter__(self) -> Self:
         return self

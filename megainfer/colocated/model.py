@@ -7,6 +7,7 @@ from torch import Tensor
 
 from megainfer.attention_node.graphs import GraphedModel
 from megainfer.attention_node.model import AttentionModel, MoEPoint
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.colocated.chains import run_chain
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain
@@ -14,6 +15,7 @@ from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.tokens import TokenKernels
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
+from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
@@ -45,6 +47,18 @@ class ColocatedModel:
         """See `StepModel.place`."""
         self._experts.enter(placement)
         self._attention.place(placement)
+
+    def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
+        """See `StepModel.renewed`; both halves at once."""
+        to_half = self._attention.renewed(reader, placement)
+        to_experts = self._experts.renewed(reader, placement)
+
+        def switch() -> None:
+            to_half()
+            to_experts()
+            self.chains = self._attention.half.chains(self._experts.by_layer, self._kv)
+
+        return switch
 
     def embed(self, batch: StepBatch) -> Tensor:
         """See `StepModel.embed`."""

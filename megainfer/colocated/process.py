@@ -26,20 +26,24 @@ from megainfer.messages.from_child import Connected, Loaded, Ready
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Meet
+from megainfer.messages.weights import WeightFiles
 from megainfer.topology import Membership
 
 
-def run_colocated(station: Station, plan: Plan) -> None:
-    """Everything that the one process of a colocated instance does after the fork."""
+def run_colocated(station: Station, plan: Plan, weights: WeightFiles) -> None:
+    """Everything that the one process of a colocated instance does after the fork.
+
+    weights: what it loads.
+    """
     with computing(plan, Role.ATTENTION, 0) as backend:
-        _run(station, plan, backend)
+        _run(station, plan, weights, backend)
 
 
-def _run(station: Station, plan: Plan, backend: Backend) -> None:
+def _run(station: Station, plan: Plan, weights: WeightFiles, backend: Backend) -> None:
     link = station.link
     on_bytes = progress_to(link)
-    attention, kv = load_attention(plan, backend, on_bytes)
-    experts = load_experts(plan, 0, backend, on_bytes)
+    attention, kv = load_attention(plan, backend, on_bytes, weights)
+    experts = load_experts(plan, 0, backend, on_bytes, weights=weights)
     if not backend.device.is_host:  # with a clock of its own: nobody has asked for these steps
         warm_up(ColocatedModel(attention, experts, kv, StageClock()), kv, plan)
     served = with_graphs(plan, attention, kv, progress_to(link, "recording stages", 4))
@@ -49,7 +53,8 @@ def _run(station: Station, plan: Plan, backend: Backend) -> None:
     serve = await_serve(link, _meet, _measured)
     work, clock = Workload(station.page), StageClock(plan.config.trace, marks_of(backend.device))
     model = ColocatedModel(served, experts, kv, clock)
-    unit = AttentionUnit(plan, seat, model, kv, AbsentPort(backend.device), serve, work)
+    port = AbsentPort(backend.device)
+    unit = AttentionUnit(plan, seat, model, kv, port, serve, work, weights)
     link.send(Ready())
     run_until_stopped(link, ColocatedUnit(unit, experts, clock), work, PULSE_SECONDS)
 

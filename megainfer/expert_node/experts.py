@@ -12,6 +12,7 @@ from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.errors import ConfigError
 from megainfer.expert_node.loading import load_experts_into
 from megainfer.expert_node.tally import PerExpert, Tally
+from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
@@ -25,7 +26,8 @@ class ExpertModel:
     """Weights of one node's experts, and their computation for whatever rows arrive.
 
     What each slot holds changes with the placement that it enters; what is new by it must have been
-    taken in before. Beside that its only state is a count of what each expert has served.
+    taken in before. All of it changes with the weights (`renewed`). Beside that its only state is a
+    count of what each expert has served.
 
     Raises CheckpointError when a weight is missing or misshapen, and what `Backend.experts` does.
     """
@@ -40,23 +42,39 @@ class ExpertModel:
     ) -> None:
         self.spec = spec
         self.node = node
+        self._backend = backend
         self.held = placement.slots_of(node)  # by layer, what each slot holds
-        shape = ExpertsShape(
-            spec.num_experts,  # as many as there can ever be here
-            spec.hidden_size,
-            spec.expert.intermediate,
-            spec.top_k,
-            spec.expert.activation,
-            spec.expert.bias,
-            spec.expert.weight_on_input,
-        )
-        new_layer = backend.experts(shape)
-        self._layers = {n: new_layer(len(placement.experts_of(node, n))) for n in spec.moe_layers}
-        for layer, experts in self._layers.items():
-            load_experts_into(experts, FfnSources(spec, layer), reader, self.held[layer])
+        self._layers = self._loaded(reader, placement)
         self._aside: dict[Place, object] = {}  # prepared, and in no slot yet
-        self._tallies = {n: Tally(shape.experts, backend.device) for n in spec.moe_layers}
+        self._tallies = {n: Tally(spec.num_experts, backend.device) for n in spec.moe_layers}
         self._uncounted: tuple[int, Tensor] | None = None  # a layer, and what was chosen of it
+
+    def _loaded(self, reader: WeightReader, placement: Placement) -> dict[int, LayerExperts]:
+        """By layer, with a kernel of their own, so that their memory goes with them."""
+        spec, held = self.spec, placement.slots_of(self.node)
+        new_layer = self._backend.experts(_shape_of(spec))
+        layers = {n: new_layer(len(placement.experts_of(self.node, n))) for n in spec.moe_layers}
+        for layer, experts in layers.items():
+            load_experts_into(experts, FfnSources(spec, layer), reader, held[layer])
+        return layers
+
+    def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
+        """Load what this node holds by the placement, of other weights, in any thread, while it
+        computes with those that it has.
+
+        Raises what the first loading does.
+        """
+        layers, held = self._loaded(reader, placement), placement.slots_of(self.node)
+
+        def switch() -> None:
+            self.count()
+            for layer, slots in self.held.items():
+                if slots != held[layer]:
+                    self._tallies[layer].move(slots)
+            self._aside.clear()  # of the old ones
+            self._layers, self.held = layers, held
+
+        return switch
 
     def missing(self, placement: Placement) -> list[Place]:
         """What this node holds by the placement and has not loaded, layer by layer."""
@@ -165,6 +183,18 @@ class ExpertModel:
             "expert_reads": [reads for _, reads in told],
             "experts_held": [_ids(slots) for slots in self.held.values()],
         }
+
+
+def _shape_of(spec: ModelSpec) -> ExpertsShape:
+    return ExpertsShape(
+        spec.num_experts,  # as many as there can ever be here
+        spec.hidden_size,
+        spec.expert.intermediate,
+        spec.top_k,
+        spec.expert.activation,
+        spec.expert.bias,
+        spec.expert.weight_on_input,
+    )
 
 
 def _ids(slots: Sequence[int]) -> list[int]:

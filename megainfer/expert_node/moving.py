@@ -64,10 +64,11 @@ class Mover:
         return timeout if self._reading is None else min(timeout, LOOK_SECONDS)
 
     def close(self) -> None:
-        """Read no more; waits for the expert at hand."""
+        """Read no more, and forget what is being read; waits for the expert at hand."""
         if self._reading is not None:
             self._reading.end()
             self._reading.join()
+        self._reading = self._wish = None
 
     def _begin(self, wish: Prepare) -> None:
         self._wish = None

@@ -14,6 +14,7 @@ from megainfer.gather import Batch, Gather
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
 from megainfer.launch.heartbeat import Page, Workload
+from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
 from megainfer.topology import Membership
 
@@ -56,16 +57,24 @@ class ExpertNode:
         self._compute(batch)
         return True
 
-    def enter(self, membership: Membership) -> None:
+    def enter(self, membership: Membership, switch: Switch | None = None) -> None:
         """Take part in this membership: whatever waits from before is forgotten, since who sent it
         will send it again. Only its attention nodes are expected.
 
-        Raises ConfigError when its placement has experts here that are not loaded.
+        switch: to its weights, where they are others. Raises ConfigError when its placement has
+        experts here that are not loaded.
         """
+        if switch is not None:
+            switch()
         self._model.enter(membership.placement)
         self.port.set_epoch(membership.epoch, membership.attention)
         self._waiting.clear()
         self._gather.enter(membership.attention)
+
+    @property
+    def num_batches(self) -> int:
+        """Computed so far."""
+        return self._batches
 
     def sleep_bound(self, timeout: float) -> float:
         """Seconds until the gather wants to look again, at most `timeout`."""

@@ -21,6 +21,7 @@ from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
+from megainfer.launch.renewing import Renewer, reader_of
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, join_expert
@@ -29,34 +30,48 @@ from megainfer.messages.from_child import Connected, Loaded, Ready
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Meet, Prepare
+from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.models.sources import expert_sources
 from megainfer.topology import Membership, Placement
 
 
 def run_expert(
-    station: Station, plan: Plan, node: int, measures: bool, placement: Placement
+    station: Station,
+    plan: Plan,
+    node: int,
+    measures: bool,
+    placement: Placement,
+    weights: WeightFiles,
 ) -> None:
     """Everything that the process of expert node `node` does after the fork.
 
-    measures: whether the choice of m waits for what its stages take. placement: what it loads.
+    measures: whether the choice of m waits for what its stages take. placement, weights: what it
+    loads.
     """
     with computing(plan, Role.EXPERT, node) as backend:
         link, device = station.link, backend.device
-        model = load_experts(plan, node, backend, progress_to(link), placement)
+        model = load_experts(plan, node, backend, progress_to(link), placement, weights)
         warm_up(model, plan, node, device)
         device.seal()
         measured = profile_experts(model, plan, node, device) if measures else []
         link.send(Loaded(stage_seconds=measured))
-        _serve(station, plan, node, model, device)
+        _serve(station, plan, node, model, weights, device)
 
 
-def _serve(station: Station, plan: Plan, node: int, model: ExpertModel, device: Device) -> None:
+def _serve(
+    station: Station,
+    plan: Plan,
+    node: int,
+    model: ExpertModel,
+    weights: WeightFiles,
+    device: Device,
+) -> None:
     link = station.link
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
     port = expert_port_for(device, join_expert(plan.road, seat, device))
     m = await_serve(link, _meet, partial(_measured, port)).micro_batches
     work = Workload(station.page)
-    unit = ExpertUnit(plan, node, model, port, m, work)
+    unit = ExpertUnit(plan, node, model, port, m, work, weights)
     link.send(Ready())
     run_until_stopped(link, unit, work, PULSE_SECONDS)
 
@@ -78,11 +93,12 @@ def load_experts(
     backend: Backend,
     on_bytes: Callable[[int, int], None],
     placement: Placement | None = None,
+    weights: WeightFiles = OF_FOLDER,
 ) -> ExpertModel:
     """The experts of one node by a placement, the plan's unless given; `on_bytes` hears (bytes in
     place, bytes in all)."""
     placement = placement or plan.placement
-    with WeightReader(plan.folder, threads=plan.cores_of_expert(node).threads) as reader:
+    with reader_of(plan, weights, threads=plan.cores_of_expert(node).threads) as reader:
         total = reader.total_bytes(expert_sources(plan.spec, placement.held_by(node)))
         reader.on_bytes = lambda done: on_bytes(done, total)
         return ExpertModel(plan.spec, reader, placement, node, backend)
@@ -99,30 +115,37 @@ class ExpertUnit:
         port: ExpertPort,
         micro_batches: int,
         work: Workload,
+        weights: WeightFiles,
     ) -> None:
         self._index = node
         gather = Gather(micro_batches, plan.spec.first_moe_layer)
         self.node = ExpertNode(model, gather, port, plan.config.trace, work)
-        self._mover = Mover(model, partial(WeightReader, plan.folder, device=port.device))
-        self._port = port
+        self._plan, self._port = plan, port
+        self._batches_seen = 0
+        self._renewer = Renewer(weights, self._open_reader, model.renewed, self._is_busy)
+        self._mover = Mover(model, lambda: self._open_reader(self._renewer.weights))
 
     def run_once(self) -> bool:
         return self.node.run_once()
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         bound = self._mover.sleep_bound(self.node.sleep_bound(timeout))
-        self._port.wait(bound, fds)
+        self._port.wait(self._renewer.sleep_bound(bound), fds)
 
     def enter(self, membership: Membership) -> None:
-        self.node.enter(membership)
+        self.node.enter(membership, self._renewer.take(membership.weights))
 
     def hear(self, message: ToChild) -> None:
         if not isinstance(message, Prepare):
             raise ProtocolError(f"an expert node was told {message}")
-        self._mover.prepare(message)
+        self._renewer.prepare(message)
+        if message.weights.version == self._renewer.weights.version:
+            self._mover.prepare(message)
+        else:
+            self._mover.close()  # whatever it still reads is of weights that go
 
     def news(self) -> Sequence[Message]:
-        return self._mover.news()
+        return [*self._mover.news(), *self._renewer.news()]
 
     def counters(self) -> dict[str, Any]:
         counted = {**self.node.counters(), **memory_counters(self._port.device)}
@@ -134,6 +157,15 @@ class ExpertUnit:
     def take_spans(self) -> dict[str, list[Span]]:
         return {f"expert node {self._index}": self.node.clock.take_spans()}
 
+    def _open_reader(self, weights: WeightFiles) -> WeightReader:
+        return reader_of(self._plan, weights, device=self._port.device)
+
+    def _is_busy(self) -> bool:
+        """Whether it has computed anything since this was last asked."""
+        before, self._batches_seen = self._batches_seen, self.node.num_batches
+        return self._batches_seen > before
+
     def close(self) -> None:
+        self._renewer.drop()
         self._mover.close()
         self._port.close()

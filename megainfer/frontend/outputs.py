@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from megainfer.frontend.text_stream import TextDelta
 from megainfer.messages.requests import FinishReason, TokenLogprobs
@@ -19,6 +20,13 @@ class Logprob:
 Logprobs = dict[int, Logprob]  # by token id: the best, best first, and the position's own token
 
 
+class WeightSpan(NamedTuple):
+    """So many tokens, one after the other, that were computed with the weights of this name."""
+
+    version: str
+    tokens: int
+
+
 @dataclass(frozen=True)
 class CompletionOutput:
     """One of the n answers to a prompt.
@@ -27,6 +35,7 @@ class CompletionOutput:
     still grows. stop_reason: the
     stop string or stop token id that ended it, None where it was the model's end token or the
     length. logprobs: for each token, if asked for; cumulative_logprob is the sum of their own.
+    weight_versions: of token_ids, in their order.
     """
 
     index: int
@@ -36,6 +45,7 @@ class CompletionOutput:
     stop_reason: str | int | None = None
     logprobs: list[Logprobs] | None = None
     cumulative_logprob: float | None = None
+    weight_versions: tuple[WeightSpan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class GrowingOutput:
         self._text = ""
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
+        self._spans: list[WeightSpan] = []
         self._finish_reason: FinishReason | None = None
         self._stop_reason: str | int | None = None
 
@@ -72,6 +83,8 @@ class GrowingOutput:
         self._text += delta.text
         self._token_ids += delta.token_ids
         self._logprobs += delta.logprobs or []
+        if delta.token_ids:
+            extend_spans(self._spans, delta.weights, len(delta.token_ids))
         self._finish_reason, self._stop_reason = delta.finish_reason, delta.stop_reason
         self.cached_tokens += delta.cached_tokens
         if delta.prompt_logprobs is not None:
@@ -92,7 +105,23 @@ class GrowingOutput:
             stop_reason=self._stop_reason,
             logprobs=[spelled(row, text_of) for row in self._logprobs] or None,
             cumulative_logprob=sum(own) if own else None,
+            weight_versions=tuple(self._spans),
         )
+
+
+def extend_spans(spans: list[WeightSpan], version: str, tokens: int) -> None:
+    """So many more tokens, of this version.
+
+    >>> spans = [WeightSpan("0", 2)]
+    >>> for version in ("0", "1", "1"):
+    ...     extend_spans(spans, version, 1)
+    >>> spans
+    [WeightSpan(version='0', tokens=3), WeightSpan(version='1', tokens=2)]
+    """
+    if spans and spans[-1].version == version:
+        spans[-1] = WeightSpan(version, spans[-1].tokens + tokens)
+    else:
+        spans.append(WeightSpan(version, tokens))
 
 
 def spelled(row: TokenLogprobs, text_of: Callable[[int], str]) -> Logprobs:

@@ -15,6 +15,7 @@ from megainfer.messages.requests import FinishReason, TokenEvent, TokenLogprobs
 from megainfer.sampling import SamplingParams
 from megainfer.text.detokenizer import IncrementalDetokenizer, StopStrings
 from megainfer.text.tokenizer import Tokenizer
+from megainfer.topology import FOLDERS_OWN
 
 SEED_RANGE = 2**63
 
@@ -27,6 +28,7 @@ class TextDelta:
     or the stop token id of the request that ended it, if one did. cached_tokens: prompt tokens
     from the prefix cache, on the first delta. logprobs: for each of token_ids, if asked for.
     prompt_logprobs: for each token of the prompt but the first, on the first delta, if asked for.
+    weights: the name of those that token_ids were computed with.
     """
 
     request_id: str
@@ -37,6 +39,7 @@ class TextDelta:
     cached_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
+    weights: str = FOLDERS_OWN.name
 
 
 class SequenceText:
@@ -80,6 +83,7 @@ class SequenceText:
             event.cached_tokens,
             event.logprobs,
             event.prompt_logprobs,
+            event.weights,
         )
 
     def _push_token(self, token: int) -> str:
@@ -109,6 +113,7 @@ class SequenceText:
             event.cached_tokens,
             event.logprobs and event.logprobs[:tokens],
             event.prompt_logprobs,
+            event.weights,
         )
 
     def _stop_token(self, event: TokenEvent) -> int | None:

@@ -6,6 +6,7 @@ from msgspec import field
 
 from megainfer.instruments.stage_clock import Span
 from megainfer.messages.message import Message, Role
+from megainfer.models.quantization import QuantizationSpec
 
 
 class LoadProgress(Message, frozen=True):
@@ -53,7 +54,7 @@ class LinkLost(Message, frozen=True):
 
 
 class Prepared(Message, frozen=True):
-    """From an expert node: it could enter the placement of this Prepare. error: why it can't."""
+    """It could enter what this Prepare has. error: why it can't."""
 
     ticket: int
     error: str | None = None
@@ -118,6 +119,19 @@ class Renew(Message, frozen=True):
     ticket: int
     role: Role | None = None
     node: int | None = None
+
+
+class UpdateWeights(Message, frozen=True):
+    """From a front end: have all nodes compute with these weights.
+
+    version: their name, None: their number. files: paths of safetensors files that hold all of
+    them and stay as they are until the answer. quantization: as in `WeightFiles`.
+    """
+
+    ticket: int
+    version: str | None
+    files: list[str]
+    quantization: QuantizationSpec | None = None
 
 
 class Fatal(Message, frozen=True):

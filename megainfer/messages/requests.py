@@ -9,6 +9,7 @@ from msgspec import field
 
 from megainfer.messages.message import Message
 from megainfer.structured.grammar import Grammar
+from megainfer.topology import FOLDERS_OWN
 
 
 class FinishReason(StrEnum):
@@ -135,6 +136,7 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     logprobs: list[TokenLogprobs] | None = None  # one a token
     prompt_logprobs: list[TokenLogprobs] | None = None  # of prompt tokens but the first; so too
     queued_seconds: float = 0.0  # from arrival at the node to admission; set on the first event
+    weights: str = FOLDERS_OWN.name  # the name of those that the tokens were computed with
 
 
 class Tokens(Message, frozen=True):

@@ -19,6 +19,7 @@ from megainfer.messages.from_child import (
     Resize,
     Spans,
     Stats,
+    UpdateWeights,
 )
 from megainfer.messages.to_child import (
     Chronicle,
@@ -40,6 +41,7 @@ from megainfer.messages.to_child import (
     Start,
     Started,
     Stop,
+    WeightsUpdated,
 )
 
 ToChild = (
@@ -64,6 +66,8 @@ ToChild = (
     | Stop
     | Stats
     | Spans
+    | UpdateWeights
+    | WeightsUpdated
 )
 FromChild = (
     LoadProgress
@@ -89,6 +93,8 @@ FromChild = (
     | Release
     | Renew
     | Resized
+    | UpdateWeights
+    | WeightsUpdated
 )
 to_child_decoder: "msgspec.msgpack.Decoder[ToChild]" = msgspec.msgpack.Decoder(ToChild)
 from_child_decoder: "msgspec.msgpack.Decoder[FromChild]" = msgspec.msgpack.Decoder(FromChild)

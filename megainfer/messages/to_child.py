@@ -4,6 +4,7 @@ import msgspec
 from msgspec import field
 
 from megainfer.messages.message import Message, Role
+from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.topology import Membership, Placement
 
 
@@ -89,12 +90,14 @@ class Meet(Message, frozen=True):
 
 
 class Prepare(Message, frozen=True):
-    """To an expert node: read what it holds by this placement and has not loaded, while it serves,
-    and say Prepared; an Enter with it is told only then. Takes the place of an earlier one, to
-    which no answer comes any more. ticket: counts them."""
+    """Read, while serving, what this node has by the placement and the weights and has not loaded,
+    and say Prepared; an Enter with them is told only then. Attention nodes are told of weights
+    only. Takes the place of an earlier one, to which no answer comes any more. ticket: counts
+    them."""
 
     ticket: int
     placement: Placement
+    weights: WeightFiles = OF_FOLDER
 
 
 class GetStats(Message, frozen=True):
@@ -126,6 +129,16 @@ class Resized(Message, frozen=True):
     ticket: int
     attention: list[int]
     experts: list[int]
+    seconds: float
+    error: str | None = None
+
+
+class WeightsUpdated(Message, frozen=True):
+    """The answer to UpdateWeights: every node computes with them, after so many seconds; or why
+    none does. version: the name of those that all compute with now."""
+
+    ticket: int
+    version: str
     seconds: float
     error: str | None = None
 

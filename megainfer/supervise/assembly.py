@@ -5,12 +5,12 @@ It talks to nodes through what it is given, so it can be tested without any.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import monotonic
 
 from megainfer.launch.plan import Plan
 from megainfer.messages.from_child import (
     Connected,
+    Entered,
     LinkLost,
     Loaded,
     Met,
@@ -21,11 +21,14 @@ from megainfer.messages.from_child import (
 )
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import FromChild
-from megainfer.messages.to_child import Enter, Measure, Meet, Prepare, Serve, Start
+from megainfer.messages.to_child import Enter, Measure, Meet, Serve, Start
+from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.planner.balancing import Balancer
 from megainfer.planner.micro_batches import choose_micro_batches
 from megainfer.planner.profiles import StageProfile
 from megainfer.planner.stage_profile import explain, slowest_profile
+from megainfer.supervise.child import name_of
+from megainfer.supervise.moves import Holding, Moves
 from megainfer.supervise.roster import Node, Pair, Roster, Stage, placement_among
 from megainfer.topology import (
     Membership,
@@ -63,18 +66,27 @@ class Assembly:
         self.serve: Serve | None = None  # how, once that is known
         self.profile: StageProfile | None = None  # by which that was chosen, if it was measured
         self.balancer = Balancer(plan.spec.moe_layers, plan.spec.num_experts)
-        self.placement = plan.placement  # when all that hold anything by it are there
-        self.refusal: str | None = None  # why the last resizing didn't come about
-        self._move: _Move | None = None
-        self._moves = 0
+        self.refusal: str | None = None  # why the last change that was asked for didn't come about
+        self._moves = Moves(Holding(plan.placement, OF_FOLDER), self._tell_ready)
         self._epoch = 0
         self._changed = False  # since the last epoch, in a way that its successor might not show
         self._loaded: dict[Node, Loaded] = {}
         self._measuring = False
         self._connected: dict[Node, Connected] = {}
+        self._entered: dict[Node, int] = {}  # the latest epoch of which each has said so
         self._asked_at: dict[Pair, float] = {}
         self._served: set[Node] = set()  # members of any membership so far
         self._lost_at: dict[Pair, float] = {}  # connections that have ended, both nodes being alive
+
+    @property
+    def placement(self) -> Placement:
+        """Where experts are when all that hold anything by it are there."""
+        return self._moves.now.placement
+
+    @property
+    def weights(self) -> WeightFiles:
+        """What members compute with, and who starts loads."""
+        return self._moves.now.weights
 
     @property
     def started(self) -> bool:
@@ -91,13 +103,24 @@ class Assembly:
         """Who must live: the wanted, and those whose experts nobody else has yet."""
         if self._plan.config.colocated:
             return self.wanted
-        holders = ((Role.EXPERT, node) for node in sorted(self.placement.holders))
-        return list(dict.fromkeys((*self.wanted, *holders)))
+        return list(dict.fromkeys((*self.wanted, *_experts_of(self.placement))))
 
     @property
     def complete(self) -> bool:
         """Whether the wanted, and nobody else, serve, each with the experts that it is to have."""
-        return self._move is None and self.members() == set(self.needed)
+        alive = all(self.roster.is_alive(node) for node in self.needed)
+        return alive and self._moves.current is None and self.members() == set(self.needed)
+
+    @property
+    def renewing(self) -> bool:
+        """Whether other weights are on their way."""
+        return self._moves.current is not None and self._moves.current.renews
+
+    @property
+    def in_force(self) -> bool:
+        """Whether every member has entered the present membership."""
+        epoch = 0 if self.membership is None else self.membership.epoch
+        return all(self._entered.get(node, 0) >= epoch for node in self.members())
 
     def is_ready(self, node: Node) -> bool:
         """Whether its loop goes round, member or not."""
@@ -106,11 +129,16 @@ class Assembly:
 
     def to_load(self, node: int) -> Placement:
         """By which placement an expert node that starts now loads its experts."""
-        if self._move is not None and node not in self.placement.holders:
-            return self._move.placement
+        move = self._moves.current
+        if move is not None and node not in self.placement.holders:
+            return move.target.placement
         return self.placement
 
     # --- change of plan -----------------------------------------------------------------------
+
+    def _tell_ready(self, node: Node, message: Message) -> None:
+        if self.is_ready(node):
+            self._send(node, message)
 
     def resize(self, attention: tuple[int, ...], experts: tuple[int, ...]) -> None:
         """From now on these nodes are wanted; experts move in the background, and are entered when
@@ -136,25 +164,35 @@ class Assembly:
     def move_to(self, placement: Placement) -> None:
         """Have this placement entered as soon as everybody has loaded what it has by it; in place
         of another that was on its way."""
-        self._moves += 1
-        self._move = _Move(self._moves, placement)
-        for node in sorted(placement.holders):
-            if node in self.roster.at(Role.EXPERT, Stage.READY):
-                self._send((Role.EXPERT, node), self._move.prepare)
+        self._moves.begin(Holding(placement, self.weights), _experts_of(placement))
 
-    def _prepared(self, node: int, told: Prepared) -> None:
-        move = self._move
-        if move is None or told.ticket != move.ticket:
-            return  # of one that was given up
-        if told.error is None:
-            move.prepared.add(node)
+    def renew(self, weights: WeightFiles) -> None:
+        """Have these weights computed with as soon as every node has loaded its own of them. To be
+        asked for when all is as it is to be."""
+        assert self.complete, "other changes are on their way"
+        self.refusal = None
+        self._moves.begin(Holding(self.placement, weights), self.needed)
+
+    def keep_weights(self, reason: str) -> None:
+        """The weights that were on their way don't come about."""
+        logger.warning("weights stay as they are: %s", reason)
+        self.refusal = reason
+        self._moves.give_up()
+
+    def _prepared(self, node: Node, told: Prepared) -> None:
+        renews = self.renewing
+        if (error := self._moves.hear(node, told)) is None:
+            return
+        if renews:
+            self.keep_weights(f"{name_of(*node)} {error}")
         else:
-            self.refuse(f"experts stay where they are, since expert node {node} {told.error}")
+            self.refuse(f"experts stay where they are, since {name_of(*node)} {error}")
 
     def refuse(self, reason: str) -> None:
         """A change of nodes doesn't come about: those are wanted that serve."""
         logger.warning("%s", reason)
-        self.refusal, self._move = reason, None
+        self.refusal = reason
+        self._moves.give_up()
         if self.membership is not None:
             self._want(self.membership.attention, tuple(sorted(self.placement.holders)))
 
@@ -173,12 +211,6 @@ class Assembly:
             *((Role.EXPERT, node) for node in experts),
         ]
 
-    def _end_move(self) -> None:
-        """The placement is entered with the next membership, where all are ready for it."""
-        move = self._move
-        if move is not None and move.placement.holders <= move.prepared:
-            self.placement, self._move = move.placement, None
-
     # --- whoever is there ---------------------------------------------------------------------
 
     def forked(self, node: Node, incarnation: int) -> None:
@@ -189,10 +221,12 @@ class Assembly:
         self.roster.died(node)
         self._changed = True
         self._loaded.pop(node, None)
+        self._entered.pop(node, None)
         if node[0] is Role.EXPERT:
             self.balancer.forget(node[1])
-            if self._move is not None:
-                self._move.prepared.discard(node[1])
+        self._moves.died(node)
+        if self.renewing:
+            self.keep_weights(f"{name_of(*node)} died while others were loaded")
         self._asked_at = {p: at for p, at in self._asked_at.items() if node not in _both(p)}
         self._lost_at = {p: at for p, at in self._lost_at.items() if node not in _both(p)}
         if not self.measuring:
@@ -220,10 +254,11 @@ class Assembly:
                 self._connected[node] = message
             case Ready():
                 self.roster.reached(node, Stage.READY)
-                if self._move is not None and self._move.concerns(node):
-                    self._send(node, self._move.prepare)
+                self._moves.ready(node)
             case Prepared():
-                self._prepared(node[1], message)
+                self._prepared(node, message)
+            case Entered(epoch=epoch):
+                self._entered[node] = epoch
             case Stats(counters=counters) if node[0] is Role.EXPERT:
                 for told in counters.values():
                     self.balancer.hear(node[1], told)
@@ -239,7 +274,7 @@ class Assembly:
         if self.serve is None:
             self._agree()
         else:
-            self._end_move()
+            self._moves.end()
             self._reconcile()
 
     def late(self) -> list[Pair]:
@@ -318,7 +353,8 @@ class Assembly:
             return
         self._epoch += 1
         self._changed = False
-        self.membership = Membership(self._epoch, attention, experts, placement)
+        weights = self.weights.version
+        self.membership = Membership(self._epoch, attention, experts, placement, weights)
         self._served |= self.members()
         for node in self.members():
             self._send(node, Enter(self.membership))
@@ -326,9 +362,11 @@ class Assembly:
 
     def _candidates(self) -> set[Node]:
         """Who may be a member: expert nodes that hold anything, attention nodes that are wanted."""
-        holders = {(Role.EXPERT, node) for node in self.placement.holders}
-        attention = {node for node in self.wanted if node[0] is Role.ATTENTION}
-        return (attention | holders) - self.resting
+        return {*self._attention, *_experts_of(self.placement)} - self.resting
+
+    @property
+    def _attention(self) -> list[Node]:
+        return [node for node in self.wanted if node[0] is Role.ATTENTION]
 
     def _is_news(
         self, attention: tuple[int, ...], experts: tuple[int, ...], placement: Placement
@@ -336,23 +374,8 @@ class Assembly:
         now = self.membership
         if now is None or self._changed:
             return True
-        return (attention, experts, placement) != (now.attention, now.experts, now.placement)
-
-
-@dataclass(slots=True)
-class _Move:
-    """A placement on its way. prepared: the expert nodes that have loaded what it gives them."""
-
-    ticket: int
-    placement: Placement
-    prepared: set[int] = field(default_factory=set)
-
-    @property
-    def prepare(self) -> Prepare:
-        return Prepare(self.ticket, self.placement)
-
-    def concerns(self, node: Node) -> bool:
-        return node[0] is Role.EXPERT and node[1] in self.placement.holders
+        is_moved = (attention, experts, placement) != (now.attention, now.experts, now.placement)
+        return is_moved or now.weights != self.weights.version
 
 
 def _nodes_of(num_attention: int, num_expert: int, colocated: bool) -> list[Node]:
@@ -360,6 +383,11 @@ def _nodes_of(num_attention: int, num_expert: int, colocated: bool) -> list[Node
     if colocated:
         return attention
     return [*attention, *((Role.EXPERT, n) for n in range(num_expert))]
+
+
+def _experts_of(placement: Placement) -> list[Node]:
+    """Who holds any by it, ascending."""
+    return [(Role.EXPERT, node) for node in sorted(placement.holders)]
 
 
 def _both(pair: Pair) -> tuple[Node, Node]:

@@ -48,6 +48,8 @@ class Operations:
             self._assembly.refusal = None  # of something earlier
             if self._current is not None:
                 raise RequestError("another change of nodes is under way; try again after it")
+            if self._assembly.renewing:
+                raise RequestError("other weights are on their way; try again after them")
             if not self._assembly.started:
                 raise RequestError("the instance is still starting; try again when it serves")
             self._check_colocated()
@@ -56,6 +58,11 @@ class Operations:
             self._tell(operation, str(error))
         else:
             self._current = operation
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no change of nodes is under way."""
+        return self._current is None
 
     def advance(self) -> None:
         """See how far it is."""

@@ -95,11 +95,17 @@ class Staffing:
         from megainfer.colocated.process import run_colocated
         from megainfer.expert_node.process import run_expert
 
-        plan = self._plan
+        plan, weights = self._plan, self._assembly.weights
         if plan.config.colocated:
-            return partial(run_colocated, plan=plan)
+            return partial(run_colocated, plan=plan, weights=weights)
         measures = plan.measures and self._assembly.serve is None
         if role is Role.ATTENTION:
-            return partial(run_attention, plan=plan, node=index, measures=measures)
-        placement = self._assembly.to_load(index)
-        return partial(run_expert, plan=plan, node=index, measures=measures, placement=placement)
+            return partial(run_attention, plan=plan, node=index, measures=measures, weights=weights)
+        return partial(
+            run_expert,
+            plan=plan,
+            node=index,
+            measures=measures,
+            placement=self._assembly.to_load(index),
+            weights=weights,
+        )

@@ -26,6 +26,7 @@ from megainfer.messages.from_child import (
     Resize,
     Spans,
     Stats,
+    UpdateWeights,
 )
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import FromChild
@@ -43,6 +44,8 @@ from megainfer.supervise.roster import Node, Stage
 from megainfer.supervise.signals import Interrupted, Signals, Terminated
 from megainfer.supervise.staffing import ServerMain, Staffing
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
+from megainfer.supervise.weight_updates import WeightUpdates
+from megainfer.supervise.weight_vault import WeightVault
 
 logger = logging.getLogger("megainfer")
 
@@ -100,7 +103,8 @@ class Supervisor:
         self._reread = reread
         self.startup = StartupClock()
         self._signals = Signals(in_terminal=owner is None)
-        own: list[Closable] = [self._signals] if owner is None else [self._signals, owner]
+        vault = WeightVault()
+        own: list[Closable] = [self._signals, vault, *([] if owner is None else [owner])]
         self._family = Family(plan, own, held)
         self._relay = Relay(self._family, owner, self._is_ready)
         self._front_ends = FrontEnds(self._family, owner, self._to_attention)
@@ -111,6 +115,7 @@ class Supervisor:
         self._recoveries = Recoveries()
         self._staffing = Staffing(plan, self._family, self._assembly, server, servers)
         self._operations = Operations(plan, self._assembly, self._staffing.dismiss)
+        self._weights = WeightUpdates(plan, self._assembly, vault, lambda: self._operations.is_free)
         self._all_forked = False  # once: whoever is missing from then on has died
         self._started = False
 
@@ -196,6 +201,7 @@ class Supervisor:
         for child in self._family.buried(ready):
             self._mourn(child)
         self._operations.advance()
+        self._weights.advance()
         self._balance()
         if (now := monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
@@ -250,12 +256,15 @@ class Supervisor:
                 self._given_up(message)
             case Resize() | Release() | Renew():
                 self._operations.begin(message, child.send)
+            case UpdateWeights():
+                self._weights.begin(message, child.send)
             case Opened() if child.role is Role.SERVER:
                 self._front_ends.opened(child)
             case Ready() if child.role is Role.SERVER:
                 self._front_ends.answers(child)
                 self._recoveries.back(node)
             case Entered():
+                self._assembly.hear(node, message)
                 self._entered(node, message.epoch)
             case _:
                 if isinstance(message, Ready) and child.role is Role.ATTENTION:
@@ -420,6 +429,8 @@ class Supervisor:
             self._given_up(message)
         if isinstance(message, GetStats | KeepSpans | GetSpans):
             self._relay.ask(message)
+        if isinstance(message, UpdateWeights):
+            self._weights.begin(message, owner.send)
 
     # --- ending -------------------------------------------------------------------------------
 

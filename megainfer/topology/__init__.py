@@ -13,9 +13,11 @@ from megainfer.topology.cores import (
 from megainfer.topology.dealing import Owners, contiguous_placement, placement_of
 from megainfer.topology.membership import Membership, first_membership
 from megainfer.topology.placement import EMPTY, WAYS, Home, Placement, Slots, Table, placed
+from megainfer.topology.weights import FOLDERS_OWN, WeightVersion
 
 __all__ = [
     "EMPTY",
+    "FOLDERS_OWN",
     "WAYS",
     "CoreAssignment",
     "Home",
@@ -24,6 +26,7 @@ __all__ = [
     "Placement",
     "Slots",
     "Table",
+    "WeightVersion",
     "assign_cores",
     "assign_cores_beside",
     "contiguous_placement",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from megainfer.errors import ConfigError
 from megainfer.topology.placement import Placement
+from megainfer.topology.weights import FOLDERS_OWN, WeightVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,8 @@ class Membership:
     """Who takes part and where experts are, until the next one.
 
     epoch: counts memberships; M2N's messages carry it. attention, experts: the nodes that take
-    part, ascending. placement: whose experts are all on such nodes.
+    part, ascending. placement: whose experts are all on such nodes. weights: what all of them
+    compute with.
 
     Raises ConfigError, naming the values, where it contradicts itself.
     """
@@ -20,6 +22,7 @@ class Membership:
     attention: tuple[int, ...]
     experts: tuple[int, ...]
     placement: Placement
+    weights: WeightVersion = FOLDERS_OWN
 
     def __post_init__(self) -> None:
         for role, nodes in (("attention", self.attention), ("expert", self.experts)):

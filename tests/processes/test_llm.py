@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ from megainfer.errors import NodeDied, RequestError
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.messages.message import Role
 from tests.support.checkpoints import write_checkpoint
-from tests.support.served import session_members
+from tests.support.served import pid_of
 from tests.support.terminal import Terminal
 
 MAX_LEN = 256
@@ -41,21 +40,6 @@ def lasting(folder) -> Iterator[LLM]:
 def llm(folder) -> Iterator[LLM]:
     with LLM(folder, micro_batches=1, max_num_seqs=1) as llm:
         yield llm
-
-
-def pid_of(llm: LLM, name: str) -> int:
-    """Of its node of this name."""
-    supervisor = llm._local.process.pid
-    (pid,) = [
-        pid
-        for pid, comm in session_members(os.getsid(0))
-        if comm == f"mega-{name}" and _parent(pid) == supervisor
-    ]
-    return pid
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def hang_up(llm: LLM, name: str) -> None:

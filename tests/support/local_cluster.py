@@ -12,6 +12,7 @@ from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import REPLY_TIMEOUT_SECONDS, NodeParts, NodeSettings
 from megainfer.attention_node.process import compiling_for, load_attention, scheduler_config
 from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.selection import open_backend
 from megainfer.config import BLOCK_SIZE, EngineConfig
@@ -20,6 +21,7 @@ from megainfer.expert_node.process import load_experts
 from megainfer.gather import Gather
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
+from megainfer.launch.renewing import Switch
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
 from megainfer.m2n.mailbox import AttentionPort, ExpertPort
@@ -50,9 +52,11 @@ class Answer:
     finish_reason: FinishReason | None = None
     failure: str | None = None
     cached_tokens: int = 0
+    weights: list[str] = field(default_factory=list)  # of each token
 
     def hear(self, event: TokenEvent) -> None:
         self.tokens += event.token_ids
+        self.weights += [event.weights] * len(event.token_ids)
         self.logprobs += event.logprobs or []
         if event.prompt_logprobs is not None:
             assert self.prompt_logprobs is None, "a prompt is scored once"
@@ -135,15 +139,28 @@ class LocalCluster:
         attention = [self.attention[node] for node in self.membership.attention]
         return [*attention, *(self.experts[node] for node in self.membership.experts)]
 
-    def enter(self, membership: Membership, order: Sequence[int] | None = None) -> None:
+    def enter(
+        self,
+        membership: Membership,
+        order: Sequence[int] | None = None,
+        switches: Sequence[Switch | None] | None = None,
+    ) -> None:
         """Who is no member any more gets no more turns; the others enter, in this order (places in
-        `members`) with a turn of everybody in between, or all at once."""
+        `members`) with a turn of everybody in between, or all at once. switches: to its weights,
+        one a member."""
         self.membership = membership
         members = self.members()
+        own = [None] * len(members) if switches is None else switches
         for place in range(len(members)) if order is None else order:
-            members[place].enter(membership)
+            members[place].enter(membership, own[place])
             if order is not None:
                 self.turn()
+
+    def switches_to(self, folder: Path) -> list[Switch]:
+        """Each member's to the weights of another folder, loaded."""
+        with WeightReader(folder) as reader:
+            placement = self.membership.placement
+            return [node._model.renewed(reader, placement) for node in self.members()]
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """Take turns until every request has ended, checking the books now and then."""

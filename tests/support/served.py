@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from megainfer import LLM
+
 READY_SECONDS = 90.0
 END_SECONDS = 30.0
 CONTEXT = 8192  # tokens, of a model whose streams have to last
@@ -125,6 +127,21 @@ def session_members(session: int) -> list[tuple[int, str]]:
             except (OSError, ProcessLookupError):
                 continue  # it ended while we looked
     return members
+
+
+def pid_of(llm: LLM, name: str) -> int:
+    """Of its node of this name."""
+    supervisor = llm._local.process.pid
+    (pid,) = [
+        pid
+        for pid, comm in session_members(os.getsid(0))
+        if comm == f"mega-{name}" and _parent(pid) == supervisor
+    ]
+    return pid
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @contextmanager

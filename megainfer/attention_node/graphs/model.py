@@ -10,10 +10,13 @@ from torch import Tensor
 from megainfer.attention_node.graphs.buckets import Bucket, fitting_bucket
 from megainfer.attention_node.graphs.fixed import FixedStep
 from megainfer.attention_node.model import AttentionModel, MoEPoint
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.tokens import TokenKernels
+from megainfer.errors import ConfigError
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
+from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
@@ -70,6 +73,10 @@ class GraphedModel:
         if _nodes_of(placement) != self._nodes:
             self._nodes = _nodes_of(placement)
             self._record()
+
+    def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
+        """See `StepModel.renewed`: graphs hold the addresses of the weights."""
+        raise ConfigError("stages that a GPU has recorded can't be computed with other weights")
 
     def embed(self, batch: StepBatch) -> Tensor:
         """See `StepModel.embed`."""

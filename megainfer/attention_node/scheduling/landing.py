@@ -7,12 +7,14 @@ from megainfer.attention_node.scheduling.pool import SequencePool
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
 from megainfer.attention_node.scheduling.step import Chunk, Step
 from megainfer.messages.requests import FinishReason, TokenEvent, TokenLogprobs
+from megainfer.topology import FOLDERS_OWN
 
 
 class Landing:
-    """Of steps that are in flight no more."""
+    """Of steps that are in flight no more. weights: the name of those that steps compute with."""
 
     def __init__(self, pool: SequencePool, config: SchedulerConfig) -> None:
+        self.weights = FOLDERS_OWN.name
         self._pool = pool
         self._config = config
 
@@ -69,6 +71,7 @@ class Landing:
             logprobs=None if logprobs is None else [logprobs],
             prompt_logprobs=scores,
             queued_seconds=(sequence.queued_seconds or 0.0) if is_first else 0.0,
+            weights=self.weights,
         )
 
     def _take_back(self, chunk: Chunk) -> None:

@@ -126,6 +126,22 @@ class SequencePool:
         sequence.status = Status.WAITING
         self.waiting.push(sequence)
 
+    def expire(self, now: float) -> list[str]:
+        """End those that have waited for longer than they may by this time; their ids."""
+        expired = [sequence for sequence in self.waiting if sequence.has_waited_too_long(now)]
+        for sequence in expired:
+            self.end(sequence, FinishReason.ABORT)
+        return [sequence.request_id for sequence in expired]
+
+    def begin_again(self) -> None:
+        """Preempt all that run, which are at rest, and forget every prefix: nothing that was
+        computed so far counts."""
+        for sequence in list(self._running.values()):
+            self.preempt(sequence)
+        for sequence in self.live:
+            sequence.prompt_logprobs.clear()
+        self.blocks.drop_cache()
+
     def stall(self, sequence: Sequence) -> None:
         """No further step takes it until `resume`, when those in flight have ended."""
         sequence.status = Status.STALLED

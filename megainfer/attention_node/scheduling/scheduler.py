@@ -76,25 +76,26 @@ class Scheduler:
         and the event that ends it comes with the end of the last such step; or it isn't known.
         """
         sequence = self._pool.get(request_id)
-        if sequence is None:
-            return False
-        if sequence.is_at_rest:
+        if sequence is not None and sequence.is_at_rest:
             self._pool.end(sequence, FinishReason.ABORT)
             return True
-        self._pool.doom(sequence)
+        if sequence is not None:
+            self._pool.doom(sequence)
         return False
 
     def expire(self) -> list[str]:
         """End the requests that have waited for longer than they may; their ids."""
-        now = self._clock()
-        expired = [s for s in self._pool.waiting if s.has_waited_too_long(now)]
-        for sequence in expired:
-            self._pool.end(sequence, FinishReason.ABORT)
-        return [sequence.request_id for sequence in expired]
+        return self._pool.expire(self._clock())
 
     def drop_cache(self) -> None:
         """Forget every cached prefix that no request uses."""
         self._pool.blocks.drop_cache()
+
+    def renew(self, weights: str) -> None:
+        """Weights of this name compute from now on; no step is in flight. Nothing of the old ones'
+        is used: running requests begin again with the tokens that they have, no prefix is known."""
+        self._pool.begin_again()
+        self._landing.weights = weights
 
     def use_micro_batches(self, count: int) -> None:
         """From now on requests decode in so many of the micro-batches; those of the others go over
@@ -194,6 +195,5 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raise AssertionError naming all that doesn't add up: blocks, steps, assignments."""
-        problems = [*self._pool.problems(), *self._in_flight.problems(self.live)]
-        if problems:
+        if problems := [*self._pool.problems(), *self._in_flight.problems(self.live)]:
             raise AssertionError("scheduler: " + "; ".join(problems))
