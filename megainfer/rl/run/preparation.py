@@ -74,10 +74,10 @@ def open_learner(config: TrainConfig, checkpoint: Path | None, say: Say) -> Lear
         value = policy if config.value_model is None else model_folder(config.value_model, say)
         learner = Learner(config, policy, value if config.has_value_model else None)
     wanted = config.data.max_prompt_tokens + config.rollout.max_answer_tokens
-    if learner.context is not None and wanted > learner.context:
+    if learner.policy.context is not None and wanted > learner.policy.context:
         raise ConfigError(
             f"data.max_prompt_tokens and rollout.max_answer_tokens are {wanted} together; the "
-            f"model's context has {learner.context}"
+            f"model's context has {learner.policy.context}"
         )
     return learner
 

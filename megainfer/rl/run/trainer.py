@@ -57,7 +57,11 @@ class Trainer:
         self._pool = Pool.of(rollout.pool, state.running, state.waiting)
         self._order = ProblemOrder(len(scorer.prompts), config.run.seed, state.drawn)
         self._rollouts = Rollouts(
-            engine, config.window, rollout.max_answer_tokens, learner.vocab_size, config.run.seed
+            engine,
+            config.window,
+            rollout.max_answer_tokens,
+            learner.policy.vocab_size,
+            config.run.seed,
         )
         own = config.advantage
         self._how = Estimation(

@@ -14,6 +14,8 @@ from megainfer.rl.samples.rows import PolicyRow, ValueRow
 from megainfer.rl.training.padded import Padded
 
 HEAD_FILE = "value_head.safetensors"
+RANDOM = ("attention_dropout", "jitter_noise")
+"""Attributes of modules that have an effect in training mode only."""
 
 
 class Policy(nn.Module):
@@ -106,6 +108,23 @@ class ValueModel(nn.Module):
         """The backbone as Hugging Face has models, the head beside it."""
         self.backbone.save_pretrained(folder)
         save_file(self.head.state_dict(), folder / HEAD_FILE)
+
+
+def checkpoint_activations(model: Policy | ValueModel) -> None:
+    """Compute activations again in the backward pass instead of keeping them.
+
+    transformers does so in training mode only, in which nothing random may happen: what is trained
+    is the policy that drew the tokens.
+    """
+    inner = model.model if isinstance(model, Policy) else model.backbone
+    inner.gradient_checkpointing_enable()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in RANDOM:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def check_pair(policy: Policy, value: ValueModel) -> None:

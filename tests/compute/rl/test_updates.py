@@ -10,7 +10,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from megainfer.errors import CheckpointError, ModelError
+from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.samples.rows import PolicyRow, ValueRow
+from megainfer.rl.training.learner import Learner
+from megainfer.rl.training.metrics import Metrics
 from megainfer.rl.training.micro_batches import micro_batches
 from megainfer.rl.training.models import HEAD_FILE, Policy, ValueModel, check_pair
 from megainfer.rl.training.optimiser import Optimiser, Schedule
@@ -274,3 +277,38 @@ def test_a_value_model_of_another_vocabulary_is_named(folder: Path, tmp_path: Pa
         check_pair(policy, value)
     with pytest.raises(ModelError, match=r"transformers can't load .*/nowhere for training"):
         Policy.load(tmp_path / "nowhere")
+
+
+def learned(folder: Path, **compute: object) -> tuple[dict[str, Tensor], Metrics]:
+    """The policy's and the value model's weights after an update, and what was seen."""
+    values = {
+        "model": "unused",
+        "data": {"train": "unused"},
+        "reward": {"function": "unused"},
+        "run": {"output": "unused"},
+        "optimiser": {"policy_rate": RATE, "value_rate": RATE},
+        "compute": compute,
+    }
+    learner = Learner(TrainConfig.of(values), folder, folder)
+    metrics = learner.learn(policy_rows(), rows_of_values())
+    assert learner.value_model is not None
+    models = torch.nn.ModuleList([learner.policy, learner.value_model])
+    return dict(models.named_parameters()), metrics
+
+
+def test_activations_that_are_computed_again_change_nothing(folder: Path) -> None:
+    kept, metrics = learned(folder)
+    again, other = learned(folder, checkpointing=True)
+    assert other == metrics
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def test_bfloat16_computes_above_float32_weights(folder: Path) -> None:
+    exact, metrics = learned(folder)
+    rounded, other = learned(folder, dtype="bfloat16")
+    assert all(weight.dtype == torch.float32 for weight in rounded.values())
+    assert other != metrics
+    for name in ("policy/log_ratio", "value/loss"):
+        assert other[name] == pytest.approx(metrics[name], rel=0.05)
+    moved = torch.cat([(exact[name] - rounded[name]).abs().flatten() for name in exact])
+    assert (moved > RATE).float().mean() < 0.1

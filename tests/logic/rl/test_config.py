@@ -114,17 +114,8 @@ def test_a_file_and_flags_which_win(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_flags_alone_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = [
-        "--model",
-        "m",
-        "--data.train",
-        "d.jsonl",
-        "--reward.function",
-        "exact",
-        "--run.output",
-        "o",
-    ]
-    config, _ = told_by(monkeypatch, *flags)
+    flags = ("--model m", "--data.train d.jsonl", "--reward.function exact", "--run.output o")
+    config, _ = told_by(monkeypatch, *" ".join(flags).split())
     assert config == TrainConfig.of(
         {
             "model": "m",
