@@ -117,7 +117,9 @@ def checkpoint_activations(model: Policy | ValueModel) -> None:
     is the policy that drew the tokens.
     """
     inner = model.model if isinstance(model, Policy) else model.backbone
-    inner.gradient_checkpointing_enable()
+    # Earlier releases of transformers 5 have the second name alone.
+    enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
+    enable()
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):

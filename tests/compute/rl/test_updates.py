@@ -279,8 +279,9 @@ def test_a_value_model_of_another_vocabulary_is_named(folder: Path, tmp_path: Pa
         Policy.load(tmp_path / "nowhere")
 
 
-def learned(folder: Path, **compute: object) -> tuple[dict[str, Tensor], Metrics]:
-    """The policy's and the value model's weights after an update, and what was seen."""
+def learned(folder: Path, **compute: object) -> tuple[dict[str, Tensor], Metrics, int]:
+    """The policy's and the value model's weights after an update, what was seen, and how often a
+    layer of the policy was computed."""
     values = {
         "model": "unused",
         "data": {"train": "unused"},
@@ -290,22 +291,26 @@ def learned(folder: Path, **compute: object) -> tuple[dict[str, Tensor], Metrics
         "compute": compute,
     }
     learner = Learner(TrainConfig.of(values), folder, folder)
+    computed: list[object] = []
+    layer = learner.policy.model.model.layers[0].self_attn
+    layer.register_forward_hook(lambda *given: computed.append(given))
     metrics = learner.learn(policy_rows(), rows_of_values())
     assert learner.value_model is not None
     models = torch.nn.ModuleList([learner.policy, learner.value_model])
-    return dict(models.named_parameters()), metrics
+    return dict(models.named_parameters()), metrics, len(computed)
 
 
 def test_activations_that_are_computed_again_change_nothing(folder: Path) -> None:
-    kept, metrics = learned(folder)
-    again, other = learned(folder, checkpointing=True)
+    kept, metrics, once = learned(folder)
+    again, other, twice = learned(folder, checkpointing=True)
+    assert (once, twice) == (1, 2)
     assert other == metrics
     assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
 def test_bfloat16_computes_above_float32_weights(folder: Path) -> None:
-    exact, metrics = learned(folder)
-    rounded, other = learned(folder, dtype="bfloat16")
+    exact, metrics, _ = learned(folder)
+    rounded, other, _ = learned(folder, dtype="bfloat16")
     assert all(weight.dtype == torch.float32 for weight in rounded.values())
     assert other != metrics
     for name in ("policy/log_ratio", "value/loss"):
