@@ -123,6 +123,9 @@ def test_a_run_that_is_stopped_and_resumed_is_the_undisturbed_one_to_the_bit(
     assert latest(output).name == "step-00000002"
     ran(config_of(folder, output), resume=True)
     assert_same_run(output, whole)
+    said = ran(config_of(folder, output), resume=True)
+    assert said == [f"all {STEPS} steps are done; a larger --run.steps goes on"]
+    assert_same_run(output, whole)
 
 
 def test_an_interrupt_ends_the_step_and_saves_it(folder: Path, whole: Path, tmp_path: Path) -> None:

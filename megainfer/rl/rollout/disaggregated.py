@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.errors import ConfigError
+from megainfer.frontend.outputs import CompletionOutput
 from megainfer.llm import LLM
 from megainfer.rl.rollout.engine import Context, Drawn
 from megainfer.sampling import SamplingParams
@@ -61,7 +62,7 @@ class DisaggregatedEngine:
         self._llm.shutdown()
 
 
-def _drawn(output: Any) -> Drawn:
+def _drawn(output: CompletionOutput) -> Drawn:
     tables = output.logprobs or []
     rows = zip(output.token_ids, tables, strict=True)
     return Drawn(output.token_ids, [table[token].logprob for token, table in rows])

@@ -38,6 +38,6 @@ class Rollouts:
         drawn = self._engine.draw(contexts)
         windows = [Window(tuple(d.token_ids), tuple(d.logprobs), version) for d in drawn]
         for window, context in zip(windows, contexts, strict=True):
-            window.check(context.max_tokens, self._vocab_size)
+            window.check(context.max_tokens, self._vocab_size, self._engine.end_tokens)
         for sample, window in zip(samples, windows, strict=True):
             sample.add(window, self._most, self._engine.end_tokens)

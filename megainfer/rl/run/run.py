@@ -78,6 +78,8 @@ class Run:
         """All that are left. An interrupt ends it after the step, which is saved."""
         own = self._config.run
         saved = step = self._trainer.state.step
+        if step >= own.steps:
+            self._say(f"all {own.steps} steps are done; a larger --run.steps goes on")
         with Interrupts() as interrupts:
             while step < own.steps and not interrupts.heard:
                 report = self._trainer.step()

@@ -12,10 +12,16 @@ from megainfer.rl.run.rollouts import Rollouts
 from megainfer.rl.run.scoring import Answer, Scorer, why_skipped
 from megainfer.rl.run.state import RunState
 from megainfer.rl.run.step_clock import StepClock
-from megainfer.rl.samples.batch import Estimation, rows_by_group, rows_by_value, value_rows
+from megainfer.rl.samples.batch import (
+    Estimation,
+    latest_span,
+    rows_by_group,
+    rows_by_value,
+    value_rows,
+)
 from megainfer.rl.samples.pool import Pool
 from megainfer.rl.samples.problem_order import ProblemOrder
-from megainfer.rl.samples.rows import PolicyRow
+from megainfer.rl.samples.rows import Row
 from megainfer.rl.samples.sample import Sample
 from megainfer.rl.training.learner import Learner
 from megainfer.rl.training.metrics import Metrics
@@ -123,13 +129,7 @@ class Trainer:
         """What the value model says of the new tokens, before it or the policy changes."""
         if not self._config.has_value_model:
             return
-        rows = [
-            PolicyRow(
-                tokens, range(len(tokens) - len(sample.latest.token_ids), len(tokens)), (), ()
-            )
-            for sample in samples
-            for tokens in (sample.token_ids,)
-        ]
+        rows = [Row(sample.token_ids, latest_span(sample)) for sample in samples]
         for sample, values in zip(samples, self._learner.predict(rows), strict=True):
             sample.value(values)
 

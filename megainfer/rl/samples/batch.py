@@ -72,6 +72,12 @@ def rows_by_group(
     return rows
 
 
+def latest_span(sample: Sample) -> range:
+    """Indices in prompt and answer of the latest window's tokens."""
+    start = sample.length - len(sample.latest.token_ids)
+    return _shifted(sample, range(start, sample.length))
+
+
 def value_rows(
     samples: Sequence[Sample], rewards: Mapping[int, float], gamma: float
 ) -> list[ValueRow]:

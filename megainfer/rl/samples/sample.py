@@ -26,14 +26,20 @@ class Window:
     version: int
     values: tuple[float, ...] = ()
 
-    def check(self, most: int, vocab_size: int) -> None:
-        """Raises ProtocolError where a rollout engine gave what can't be trained on."""
+    def check(self, most: int, vocab_size: int, end_tokens: Sequence[int]) -> None:
+        """Raises ProtocolError where a rollout engine gave what can't be trained on, and up to
+        `most` tokens were asked for."""
         tokens, logprobs = self.token_ids, self.logprobs
         if not 1 <= len(tokens) <= most:
             raise ProtocolError(f"a rollout of 1 to {most} tokens was asked for, not {len(tokens)}")
         if len(logprobs) != len(tokens):
             raise ProtocolError(
                 f"a rollout has {len(logprobs)} log-probabilities for {len(tokens)} tokens"
+            )
+        if len(tokens) < most and tokens[-1] not in end_tokens:
+            raise ProtocolError(
+                f"a rollout stopped after {len(tokens)} of {most} tokens without an end token; has "
+                "the model's generation_config.json max_new_tokens?"
             )
         for token, logprob in zip(tokens, logprobs, strict=True):
             if not 0 <= token < vocab_size:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from megainfer.errors import CheckpointError, ConfigError
 from megainfer.rl.config.train_config import TrainConfig
-from megainfer.rl.samples.rows import PolicyRow, ValueRow
+from megainfer.rl.samples.rows import PolicyRow, Row, ValueRow
 from megainfer.rl.training.companions import read_companions, write_companions
 from megainfer.rl.training.metrics import Metrics
 from megainfer.rl.training.models import Policy, ValueModel, check_pair, checkpoint_activations
@@ -66,7 +66,7 @@ class Learner:
             optimiser.load_state(state)
         return learner
 
-    def predict(self, rows: Sequence[PolicyRow | ValueRow]) -> list[list[float]]:
+    def predict(self, rows: Sequence[Row]) -> list[list[float]]:
         """V(s_t) of each row's span; there must be a value model."""
         assert self._value_update is not None
         return self._value_update.predict(rows)

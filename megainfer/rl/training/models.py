@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from megainfer.errors import CheckpointError, ModelError
 from megainfer.rl.losses.logprobs import chosen_logprobs
-from megainfer.rl.samples.rows import PolicyRow, ValueRow
+from megainfer.rl.samples.rows import Row
 from megainfer.rl.training.padded import Padded
 
 HEAD_FILE = "value_head.safetensors"
@@ -45,7 +45,7 @@ class Policy(nn.Module):
         """Tokens of prompt and answer together, at most, where the model says."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
-    def logprobs(self, answers: Sequence[PolicyRow]) -> Tensor:
+    def logprobs(self, answers: Sequence[Row]) -> Tensor:
         """log p of the tokens in the answers' spans, float32 [R]."""
         padded = Padded.of(answers, self.model.device)
         # Logits of other places are never made: they would be the largest tensor of all.
@@ -94,7 +94,7 @@ class ValueModel(nn.Module):
                 raise CheckpointError(f"{path} is no head of this value model: {error}") from error
         return cls(backbone, head)
 
-    def values(self, answers: Sequence[PolicyRow | ValueRow]) -> Tensor:
+    def values(self, answers: Sequence[Row]) -> Tensor:
         """V(s_t) of the tokens in the answers' spans, float32 [R]; s_t is all before token t."""
         padded = Padded.of(answers, self.head.weight.device)
         hidden = self.backbone(

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from megainfer.rl.samples.rows import PolicyRow, ValueRow
+from megainfer.rl.samples.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Padded:
     chosen: Tensor
 
     @classmethod
-    def of(cls, answers: Sequence[PolicyRow | ValueRow], device: torch.device) -> Self:
-        """Every span begins after the first token: nothing predicts that."""
+    def of(cls, answers: Sequence[Row], device: torch.device) -> Self:
+        """On this device."""
         width = max(len(answer.token_ids) for answer in answers)
         token_ids = torch.zeros(len(answers), width, dtype=torch.int64)
         mask = torch.zeros(len(answers), width, dtype=torch.int64)

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import torch
 
-from megainfer.rl.samples.rows import PolicyRow, ValueRow
+from megainfer.rl.samples.rows import Row
 from megainfer.rl.training.micro_batches import micro_batches
 
-Row = TypeVar("Row", PolicyRow, ValueRow)
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class Passes:
     most_tokens: int = 16384
     dtype: torch.dtype = torch.float32
 
-    def split(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    def split(self, rows: Sequence[R]) -> Iterator[list[R]]:
         """The rows of each update; none is empty."""
         size = math.ceil(len(rows) / self.mini_batches)
         for start in range(0, len(rows), max(size, 1)):
             yield list(rows[start : start + size])
 
-    def passes(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    def passes(self, rows: Sequence[R]) -> Iterator[list[R]]:
         """The rows of each forward pass."""
         lengths = [len(row.token_ids) for row in rows]
         for chosen in micro_batches(lengths, self.most_tokens):

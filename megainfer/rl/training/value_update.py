@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.rl.losses.value import value_loss
-from megainfer.rl.samples.rows import PolicyRow, ValueRow
+from megainfer.rl.samples.rows import Row, ValueRow
 from megainfer.rl.training.metrics import Metrics, Seen, flat, mean_of
 from megainfer.rl.training.micro_batches import micro_batches
 from megainfer.rl.training.models import ValueModel
@@ -39,7 +39,7 @@ class ValueUpdate:
         return mean_of([self._update(batch) for batch in self._passes.split(rows)])
 
     @torch.no_grad()
-    def predict(self, rows: Sequence[PolicyRow | ValueRow]) -> list[list[float]]:
+    def predict(self, rows: Sequence[Row]) -> list[list[float]]:
         """V(s_t) of each row's span, in the order of the rows."""
         found: dict[int, list[float]] = {}
         lengths = [len(row.token_ids) for row in rows]

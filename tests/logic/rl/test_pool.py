@@ -95,14 +95,15 @@ def test_an_answer_ends_by_an_end_token_or_by_its_length() -> None:
         (Window((), (), 0), "1 to 3 tokens was asked for, not 0"),
         (Window((1,) * 4, (-1.0,) * 4, 0), "1 to 3 tokens was asked for, not 4"),
         (Window((1, 1), (-1.0,), 0), "has 1 log-probabilities for 2 tokens"),
-        (Window((1, 9), (-1.0, -1.0), 0), "has token 9; there are 9"),
-        (Window((1,), (float("nan"),), 0), "has log-probability nan for token 1"),
-        (Window((1,), (float("-inf"),), 0), "has log-probability -inf for token 1"),
+        (Window((1, 1), (-1.0, -1.0), 0), "stopped after 2 of 3 tokens without an end token"),
+        (Window((9, END), (-1.0, -1.0), 0), "has token 9; there are 9"),
+        (Window((END,), (float("nan"),), 0), "has log-probability nan for token 2"),
+        (Window((END,), (float("-inf"),), 0), "has log-probability -inf for token 2"),
     ],
 )
 def test_what_an_engine_may_not_give_is_named(window: Window, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
-        window.check(3, vocab_size=9)
+        window.check(3, vocab_size=9, end_tokens=[END])
 
 
 @given(st.integers(1, 20), st.integers(0, 2**40), st.integers(0, 60))
