@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,18 @@ def test_one_that_hangs_is_killed_in_time_and_the_others_are_scored() -> None:
             Score(None, "no reward within 3 s, or its process died"),
             Score(1.0),
         ]
+
+
+def test_a_module_that_breaks_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    monkeypatch.setenv("RL_REWARDS_BREAK", str(broken))
+    with closing(open_reward(f"{OWN}:behave", workers=1, seconds=20.0)) as reward:
+        broken.touch()
+        assert scored(reward, "die")[0].reward is None
+        with pytest.raises(ConfigError, match="can't be imported: ImportError: broken by now"):
+            scored(reward, "42")
 
 
 def test_all_workers_work() -> None:

@@ -170,6 +170,16 @@ def test_what_cant_be_resumed_is_named(folder: Path, whole: Path, tmp_path: Path
         ran(config_of(folder, tmp_path / "new"), resume=True)
 
 
+def test_two_runs_dont_write_to_one_folder(folder: Path, tmp_path: Path) -> None:
+    config = config_of(folder, tmp_path / "run")
+    with (
+        closing(Run(config, False, TransformersEngine, nothing, print)),
+        pytest.raises(ConfigError, match=r"another run writes to .*run; end it"),
+    ):
+        Run(config, False, TransformersEngine, nothing, print)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_bad_wishes_are_refused_before_a_step(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with pytest.raises(ConfigError, match="are 316 together; the model's context has 256"):

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -35,6 +36,8 @@ def pid(prompt: str, response: str, answer: str) -> int:
 
 
 NO_FUNCTION = 1
+if "RL_REWARDS_BREAK" in os.environ and Path(os.environ["RL_REWARDS_BREAK"]).exists():
+    raise ImportError("broken by now")
 
 
 def letters(prompt: str, response: str, answer: str) -> float:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 
-from megainfer.errors import ConfigError
+from megainfer.errors import ConfigError, MegaInferError
 from megainfer.helper_process import Helper, HelperDied, HelperProcess
 from megainfer.rl.rewards.score import Attempt, Score
 
@@ -27,7 +27,7 @@ class HelperReward:
         self._runner.run(self._processes[0].prepare())
 
     def score(self, attempts: Sequence[Attempt]) -> list[Score]:
-        """One an attempt. Raises ConfigError where a process can't be started."""
+        """One an attempt. Raises MegaInferError where a process can't be started."""
         return self._runner.run(self._score_all(attempts))
 
     def close(self) -> None:
@@ -40,9 +40,12 @@ class HelperReward:
     async def _score_all(self, attempts: Sequence[Attempt]) -> list[Score]:
         scores: dict[int, Score] = {}
         left = iter(enumerate(attempts))
-        async with asyncio.TaskGroup() as group:
-            for process in self._processes:
-                group.create_task(self._work(process, left, scores))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for process in self._processes:
+                    group.create_task(self._work(process, left, scores))
+        except* MegaInferError as errors:  # a process that died doesn't start again
+            raise errors.exceptions[0] from None
         return [scores[place] for place in range(len(attempts))]
 
     async def _work(

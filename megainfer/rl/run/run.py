@@ -1,10 +1,13 @@
 """A whole run: opened, stepped through, saved, closed."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from megainfer.errors import ConfigError
 from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.data.prompts import Prompts
 from megainfer.rl.rewards.choice import open_reward
@@ -50,6 +53,7 @@ class Run:
         self._checkpoints = checkpoints_of(config)
         config.run.output.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
+            opened.enter_context(_alone_in(config.run.output))
             tokenizer = open_tokenizer(config, checkpoint, say)
             prompts = open_prompts(config, config.data.train, tokenizer, say)
             state = open_state(config, checkpoint, prompts)
@@ -59,7 +63,7 @@ class Run:
             opened.callback(reward.close)
             self._evaluation = self._open_evaluation(reward, tokenizer)
             self._learner = open_learner(config, checkpoint, say)
-            scratch = Path(opened.enter_context(_scratch(config.run.output)))
+            scratch = opened.enter_context(_scratch(config.run.output))
             self._engine = open_engine(_served(self._learner, scratch))
             opened.callback(self._engine.close)
             self._metrics = MetricsFile(config.run.output, state.step, config.run.tensorboard)
@@ -125,8 +129,32 @@ class Run:
         )
 
 
-def _scratch(output: Path) -> TemporaryDirectory[str]:
-    return TemporaryDirectory(dir=output, prefix="scratch-", ignore_cleanup_errors=True)
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Raises ConfigError where another run writes there."""
+    folder = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another run writes to {output}; end it, or choose another --run.output"
+            ) from None
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards; one that a killed run left is cleared."""
+    folder = output / "scratch"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _served(learner: Learner, scratch: Path) -> Path:

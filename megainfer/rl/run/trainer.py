@@ -89,7 +89,7 @@ class Trainer:
         return state
 
     def step(self) -> StepReport:
-        """One step of the algorithm. What it raises leaves no step half taken that is saved."""
+        """One step of the algorithm. Where it raises, `state` is amid a step: not to be saved."""
         clock = StepClock()
         samples = self._pool.fill(self._begin_problem)
         with clock.measures("rollout"):

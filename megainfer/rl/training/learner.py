@@ -15,7 +15,7 @@ from megainfer.rl.training.metrics import Metrics
 from megainfer.rl.training.models import Policy, ValueModel, check_pair, checkpoint_activations
 from megainfer.rl.training.optimiser import Optimiser, Schedule
 from megainfer.rl.training.passes import Passes
-from megainfer.rl.training.policy_update import PolicyClip, PolicyUpdate
+from megainfer.rl.training.policy_update import PolicyObjective, PolicyUpdate
 from megainfer.rl.training.value_update import ValueUpdate
 
 POLICY, VALUE = "policy", "value"
@@ -35,7 +35,7 @@ class Learner:
         self._policy_update = PolicyUpdate(
             self.policy,
             self._optimisers[POLICY],
-            PolicyClip(own.clip_low, own.clip_high, own.dual_clip, own.language_weight),
+            PolicyObjective(own.clip_low, own.clip_high, own.dual_clip, own.language_weight),
             _passes(config, config.optimiser.policy_updates),
         )
         self.value_model: ValueModel | None = None

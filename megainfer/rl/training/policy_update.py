@@ -14,7 +14,7 @@ from megainfer.rl.training.passes import Passes
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyClip:
+class PolicyObjective:
     """low, high, dual: of `policy_loss`. language: weight of the language-model loss, the mean
     -log p of correct answers' tokens (T-PPO's, from VAPO: arXiv 2504.05118)."""
 
@@ -28,11 +28,11 @@ class PolicyUpdate:
     """Trains the policy on the rows of a step, each once."""
 
     def __init__(
-        self, policy: Policy, optimiser: Optimiser, clip: PolicyClip, passes: Passes
+        self, policy: Policy, optimiser: Optimiser, objective: PolicyObjective, passes: Passes
     ) -> None:
         self._policy = policy
         self._optimiser = optimiser
-        self._clip = clip
+        self._objective = objective
         self._passes = passes
 
     def __call__(self, rows: Sequence[PolicyRow]) -> Metrics:
@@ -60,19 +60,19 @@ class PolicyUpdate:
     ) -> Tensor:
         """These rows' share of an update's loss: means are over all its `tokens`, and over all
         tokens of its `correct` answers, however it is cut into passes."""
-        clip, device = self._clip, logprobs.device
+        own, device = self._objective, logprobs.device
         old = flat((row.old_logprobs for row in rows), device)
         advantages = flat((row.advantages for row in rows), device)
-        each = policy_loss(logprobs, old, advantages, low=clip.low, high=clip.high, dual=clip.dual)
+        each = policy_loss(logprobs, old, advantages, low=own.low, high=own.high, dual=own.dual)
         loss = each.sum() / tokens
-        if correct and clip.language:
+        if correct and own.language:
             right = flat(([float(row.correct)] * len(row.span) for row in rows), device)
-            loss = loss - clip.language * (logprobs * right).sum() / correct
+            loss = loss - own.language * (logprobs * right).sum() / correct
         difference = (logprobs - old).detach()
         seen.add(
             len(old),
             loss,
             log_ratio=difference.abs().mean(),
-            clipped=clipped_share(difference.exp(), advantages, clip.low, clip.high),
+            clipped=clipped_share(difference.exp(), advantages, own.low, own.high),
         )
         return loss

@@ -17,7 +17,7 @@ from megainfer.rl.training.metrics import Seen
 from megainfer.rl.training.models import Policy, ValueModel
 from megainfer.rl.training.optimiser import Optimiser, Schedule
 from megainfer.rl.training.passes import Passes
-from megainfer.rl.training.policy_update import PolicyClip, PolicyUpdate
+from megainfer.rl.training.policy_update import PolicyObjective, PolicyUpdate
 from megainfer.rl.training.value_update import ValueUpdate
 from tests.support.rl_models import load_pair, write_model
 from tests.support.rl_samples import END, sample_of
@@ -40,7 +40,7 @@ def answers() -> list[Sample]:
 
 
 def policy_loss_of(policy: Policy, rows: Sequence[PolicyRow], logprobs: Tensor) -> Tensor:
-    update = PolicyUpdate(policy, Optimiser(policy, Schedule(0.0)), PolicyClip(), Passes())
+    update = PolicyUpdate(policy, Optimiser(policy, Schedule(0.0)), PolicyObjective(), Passes())
     tokens = sum(len(row.span) for row in rows)
     return update.loss(rows, logprobs, tokens, sum(len(r.span) for r in rows if r.correct), Seen())
 

@@ -18,7 +18,7 @@ from megainfer.rl.training.micro_batches import micro_batches
 from megainfer.rl.training.models import HEAD_FILE, Policy, ValueModel, check_pair
 from megainfer.rl.training.optimiser import Optimiser, Schedule
 from megainfer.rl.training.passes import Passes
-from megainfer.rl.training.policy_update import PolicyClip, PolicyUpdate
+from megainfer.rl.training.policy_update import PolicyObjective, PolicyUpdate
 from megainfer.rl.training.value_update import ValueUpdate
 from tests.support.rl_models import VOCABULARY, load_pair, write_model
 
@@ -99,7 +99,7 @@ def test_a_new_value_model_says_0(folder: Path) -> None:
 def trained_policy(folder: Path, passes: Passes, rows: Sequence[PolicyRow]) -> tuple[Policy, float]:
     policy = Policy.load(folder)
     optimiser = Optimiser(policy, Schedule(RATE))
-    metrics = PolicyUpdate(policy, optimiser, PolicyClip(), passes)(rows)
+    metrics = PolicyUpdate(policy, optimiser, PolicyObjective(), passes)(rows)
     return policy, metrics["loss"]
 
 
@@ -133,7 +133,7 @@ def test_gradients_add_up_by_tokens_however_rows_are_cut(folder: Path, most_toke
 
 def test_what_is_rewarded_grows_likelier(folder: Path) -> None:
     policy = Policy.load(folder)
-    update = PolicyUpdate(policy, Optimiser(policy, Schedule(1e-3)), PolicyClip(), Passes())
+    update = PolicyUpdate(policy, Optimiser(policy, Schedule(1e-3)), PolicyObjective(), Passes())
     rows = policy_rows()[:2]
     with torch.no_grad():
         old = policy.logprobs(rows).split([len(row.span) for row in rows])
