@@ -166,3 +166,18 @@ def test_the_gradient_of_a_token_is_its_advantage() -> None:
     policy_loss_of(Policy(torch.nn.Linear(1, 1)), [row], logprobs).backward()
     assert logprobs.grad is not None
     torch.testing.assert_close(logprobs.grad, -torch.tensor(row.advantages) / 4)
+
+
+def test_the_language_model_loss_is_of_correct_answers_tokens() -> None:
+    """With advantages of 0 it is all there is: -0.1 / (tokens of correct answers)."""
+    rows = [
+        PolicyRow([1, 2, 3], range(1, 3), [-1.0, -1.0], [0.0, 0.0], correct=True),
+        PolicyRow([1, 2, 3, 4], range(1, 4), [-1.0] * 3, [0.0] * 3),
+        PolicyRow([1, 2], range(1, 2), [-1.0], [0.0], correct=True),
+    ]
+    logprobs = torch.full((6,), -1.0, requires_grad=True)
+    loss = policy_loss_of(Policy(torch.nn.Linear(1, 1)), rows, logprobs)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.1)
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-0.1 / 3] * 2 + [0.0] * 3 + [-0.1 / 3])
