@@ -22,6 +22,7 @@ from megainfer.commands import (
 from megainfer.commands.bench.app import bench_app
 from megainfer.commands.help import TopicalCommand
 from megainfer.commands.plan import command as plan
+from megainfer.commands.rl.app import rl_app
 from megainfer.errors import MegaInferError, shortage
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ for command, epilog in (
 ):
     app.command(cls=TopicalCommand, epilog=epilog)(command)
 app.add_typer(bench_app, name="bench")
+app.add_typer(rl_app, name="rl")
 
 
 @app.callback()

@@ -4,6 +4,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
+from typing import BinaryIO
 
 LENGTH_BYTES = 4
 
@@ -25,12 +26,15 @@ def set_alarm(cpu_seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 
-def frames() -> Iterator[bytes]:
-    """What is asked, until the other side closes the pipe."""
-    while len(length := sys.stdin.buffer.read(LENGTH_BYTES)) == LENGTH_BYTES:
-        yield sys.stdin.buffer.read(int.from_bytes(length, "little"))
+def frames(source: BinaryIO | None = None) -> Iterator[bytes]:
+    """What is asked, until the other side closes the pipe. source: in place of standard input."""
+    pipe = sys.stdin.buffer if source is None else source
+    while len(length := pipe.read(LENGTH_BYTES)) == LENGTH_BYTES:
+        yield pipe.read(int.from_bytes(length, "little"))
 
 
-def answer(data: bytes) -> None:
-    sys.stdout.buffer.write(framed(data))
-    sys.stdout.buffer.flush()
+def answer(data: bytes, sink: BinaryIO | None = None) -> None:
+    """sink: in place of standard output."""
+    pipe = sys.stdout.buffer if sink is None else sink
+    pipe.write(framed(data))
+    pipe.flush()

@@ -178,6 +178,11 @@ class LLM:
         return self._tokenizer
 
     @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Any of them ends an answer, unless told otherwise."""
+        return self._end_tokens
+
+    @property
     def vocab_size(self) -> int:
         """Every token id is below it."""
         return self._plan.spec.vocab_size

@@ -89,8 +89,8 @@ def _as_json(path: Path, key: object, value: dict[Any, Any]) -> str:
         raise ConfigError(f"--config {path}: {key!r} isn't JSON: {error}") from error
 
 
-def read_options(path: Path) -> dict[Any, Any]:
-    """What is in the file. Raises ConfigError."""
+def read_options(path: Path, flag: str = "--config") -> dict[Any, Any]:
+    """What is in the file. flag: how it was given. Raises ConfigError."""
     import yaml
 
     class PlainLoader(yaml.SafeLoader):
@@ -105,11 +105,11 @@ def read_options(path: Path) -> dict[Any, Any]:
     try:
         found = yaml.load(read_small_text(path, MAX_FILE_BYTES), Loader=PlainLoader)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"--config {path} can't be read: {error}") from error
+        raise ConfigError(f"{flag} {path} can't be read: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path} isn't YAML: {error}") from error
+        raise ConfigError(f"{flag} {path} isn't YAML: {error}") from error
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ConfigError(f"--config {path}: needs `option: value` lines, not {found!r:.60}")
+        raise ConfigError(f"{flag} {path}: needs `option: value` lines, not {found!r:.60}")
     return found

@@ -19,6 +19,7 @@ FLOORS = (
     *("simulator", "planner", "frontend", "launch"),
     *("attention_node", "expert_node", "colocated", "supervise"),
     *("console", "model_folder", "local_engine", "llm", "async_llm", "bench", "calibration"),
+    "rl",
 )
 SERVER_FLOORS = (
     *("parsing", "history", "http", "openai", "narration", "anthropic", "responses", "document"),
@@ -38,7 +39,8 @@ STRANGERS = (
 TORCHLESS = (
     *("server", "megainfer/models", "megainfer/bench", "megainfer/simulator", "megainfer/planner"),
     *("megainfer/memory.py", "megainfer/gather", "megainfer/pipeline.py", "megainfer/topology"),
-    "megainfer/attention_node/scheduling",
+    *("megainfer/attention_node/scheduling", "megainfer/rl/advantages", "megainfer/rl/samples"),
+    *("megainfer/rl/rewards", "megainfer/rl/data"),
 )
 FORKS = {"fork", "forkpty", "ProcessPoolExecutor"}
 HEAVY = {"torch", "numpy", "fastapi", "zmq", "tokenizers", "safetensors", "transformers", "msgspec"}

@@ -31,6 +31,7 @@ COMMANDS = [
     "bench serve",
     "bench latency",
     "bench throughput",
+    "rl train",
     "trace",
     "models",
     "calibrate",

@@ -1,0 +1,75 @@
+"""`megainfer rl train`."""
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from megainfer.commands.config_file import read_options
+from megainfer.commands.rl.flags import flags_of, merged
+from megainfer.rl.config.train_config import TrainConfig
+
+EPILOG = """[bold]Examples[/bold]
+
+[cyan]megainfer rl train run.yaml[/cyan]
+
+The same problems with another algorithm, beside it:
+
+[cyan]megainfer rl train run.yaml --algorithm ppo --run.output runs/ppo[/cyan]
+
+[cyan]megainfer rl train run.yaml --resume[/cyan]"""
+
+FLAGS = {flag.parameter: flag for flag in flags_of(TrainConfig)}
+
+
+def train(config: Path | None, resume: bool, **given: Any) -> None:
+    """Train a model by reinforcement learning on problems whose answers can be checked.
+
+    CONFIG is YAML; every key of it is a flag too, which wins over the file. Ctrl-C ends the run
+    after the step and saves it.
+    """
+    values = {} if config is None else read_options(config, "CONFIG")
+    run_training(TrainConfig.of(merged(values, FLAGS, given)), resume)
+
+
+def run_training(config: TrainConfig, resume: bool) -> None:
+    """Until its last step, or an interrupt."""
+    from contextlib import closing
+
+    from rich.console import Console
+    from transformers.utils import logging
+
+    from megainfer.commands.rl.report import StepLines
+    from megainfer.rl.rollout.disaggregated import DisaggregatedEngine
+    from megainfer.rl.run.run import Run
+
+    logging.set_verbosity_error()  # a value model has no output layer, and needn't
+    logging.disable_progress_bar()
+    lines = StepLines(Console(highlight=False), config.run.steps)
+    run = Run(
+        config,
+        resume,
+        lambda folder: DisaggregatedEngine(folder, config.rollout.engine),
+        lines.show,
+        lines.say,
+    )
+    with closing(run):
+        run.steps()
+
+
+def _signature() -> inspect.Signature:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    config = Annotated[Path | None, Argument(metavar="CONFIG", help="YAML with any of the keys.")]
+    resume = Annotated[bool, Option("--resume", help="Go on from the newest checkpoint.")]
+    own = [
+        inspect.Parameter("config", keyword, default=None, annotation=config),
+        inspect.Parameter("resume", keyword, default=False, annotation=resume),
+    ]
+    return inspect.Signature([*own, *(flag.option() for flag in FLAGS.values())])
+
+
+train.__signature__ = _signature()  # type: ignore[attr-defined]
+train.__annotations__ = {
+    name: parameter.annotation for name, parameter in _signature().parameters.items()
+}

@@ -1,0 +1,1 @@
+"""How much better a token was than expected; plain numbers, without torch."""

@@ -1,0 +1,1 @@
+"""Problems with answers that can be checked, out of files."""

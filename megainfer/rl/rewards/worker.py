@@ -1,0 +1,60 @@
+"""A process that scores answers by a function that may raise, hang or die.
+
+    python -m megainfer.rl.rewards.worker SPEC
+
+Frames on both pipes are JSON. Out, first: why SPEC can't be used, or null. In: an attempt's three
+texts. Out: [reward, why there is none], one of them null.
+"""
+
+import json
+import os
+import sys
+from typing import BinaryIO
+
+from megainfer.errors import MegaInferError
+from megainfer.helper_frames import answer, frames, set_bounds
+from megainfer.rl.rewards.functions import Function, load
+from megainfer.rl.rewards.score import Attempt, Score
+
+MEMORY_BYTES = 16 * 2**30
+"""Of the process: a function may load a model of its own, and no more."""
+FAILURES = (Exception, SystemExit)
+
+
+def main() -> None:
+    """Until the other side closes the pipe."""
+    set_bounds(MEMORY_BYTES)
+    source, sink = _own_pipes()
+    try:
+        function = load(sys.argv[1])
+    except MegaInferError as error:
+        answer(json.dumps(str(error)).encode(), sink)
+        return
+    except FAILURES as error:
+        said = f"reward: {sys.argv[1]!r} can't be imported: {type(error).__name__}: {error}"
+        answer(json.dumps(said).encode(), sink)
+        return
+    answer(b"null", sink)
+    for frame in frames(source):
+        score = _score(function, Attempt(*json.loads(frame)))
+        answer(json.dumps((score.reward, score.skipped)).encode(), sink)
+
+
+def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Both pipes, for us alone: what a function prints goes to standard error."""
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return source, sink
+
+
+def _score(function: Function, attempt: Attempt) -> Score:
+    try:
+        return Score.of(function(attempt))
+    except FAILURES as error:
+        return Score(None, f"it raised {type(error).__name__}: {error}"[:200])
+
+
+if __name__ == "__main__":
+    main()

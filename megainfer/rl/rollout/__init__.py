@@ -1,0 +1,1 @@
+"""Who draws answers from the policy."""

@@ -1,0 +1,68 @@
+"""Answers drawn by MegaInfer's own attention and expert nodes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megainfer.errors import ConfigError
+from megainfer.frontend.outputs import CompletionOutput
+from megainfer.llm import LLM
+from megainfer.rl.rollout.engine import Context, Drawn
+from megainfer.sampling import SamplingParams
+
+OURS = ("model", "progress")
+"""Options of `LLM` that a run decides."""
+
+
+class DisaggregatedEngine:
+    """An `LLM` with the policy's weights.
+
+    options: as `LLM` takes them. Raises ConfigError for one that there isn't, and what `LLM` does.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        if taken := set(options) & set(OURS):
+            raise ConfigError(f"rollout.engine can't set {min(taken)!r}: the run does")
+        try:
+            self._llm = LLM(str(folder), progress=False, **options)
+        except TypeError as error:
+            raise ConfigError(f"rollout.engine: {error}") from error
+
+    @property
+    def llm(self) -> LLM:
+        """For its tokenizer, and what its nodes count."""
+        return self._llm
+
+    @property
+    def end_tokens(self) -> Sequence[int]:
+        """As the model's generation_config.json has them."""
+        return self._llm.end_tokens
+
+    def draw(self, contexts: Sequence[Context], greedy: bool = False) -> list[Drawn]:
+        """One a context, in their order; raises RequestError, NodeDied."""
+        params = [
+            SamplingParams(
+                temperature=0.0 if greedy else 1.0,
+                max_tokens=context.max_tokens,
+                seed=context.seed,
+                logprobs=0,
+            )
+            for context in contexts
+        ]
+        prompts = [list(context.token_ids) for context in contexts]
+        results = self._llm.generate(prompts, params, progress=False)
+        return [_drawn(result.outputs[0]) for result in results]
+
+    def update_weights(self, folder: Path) -> None:
+        """All nodes switch before it returns. Raises CheckpointError."""
+        self._llm.update_weights(folder)
+
+    def close(self) -> None:
+        """End all processes."""
+        self._llm.shutdown()
+
+
+def _drawn(output: CompletionOutput) -> Drawn:
+    tables = output.logprobs or []
+    rows = zip(output.token_ids, tables, strict=True)
+    return Drawn(output.token_ids, [table[token].logprob for token, table in rows])

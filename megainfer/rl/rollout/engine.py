@@ -1,0 +1,48 @@
+"""What a trainer asks of whoever draws answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is continued: token_ids, by at least one and at most max_tokens tokens.
+
+    seed: the token at a place in the sequence is a function of the weights, of all tokens before it
+    and of (seed, place), whatever else is drawn. So an answer that is drawn in windows is the one
+    that is drawn at once, while weights stand still.
+    """
+
+    token_ids: Sequence[int]
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Tokens, an end token included where one came, and log p of each."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+
+
+class RolloutEngine(Protocol):
+    """Draws from the model's own distribution: temperature 1, no other limits than length.
+
+    It raises MegaInferError where it can't go on.
+    """
+
+    @property
+    def end_tokens(self) -> Sequence[int]:
+        """An answer ends with any of them."""
+
+    def draw(self, contexts: Sequence[Context], greedy: bool = False) -> list[Drawn]:
+        """One a context, in their order. greedy: the likeliest token each time."""
+
+    def update_weights(self, folder: Path) -> None:
+        """Draw by the weights in the folder from now on: config.json and safetensors."""
+
+    def close(self) -> None:
+        """End what it has started; it can be called twice."""

@@ -1,0 +1,1 @@
+"""A training run: its steps, what it writes, and how it goes on after a stop."""

@@ -1,0 +1,1 @@
+"""Policy and value models, and what changes them."""

@@ -1,0 +1,148 @@
+"""Policy and value model as transformers' classes: forward and backward are theirs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from megainfer.errors import CheckpointError, ModelError
+from megainfer.rl.losses.logprobs import chosen_logprobs
+from megainfer.rl.samples.rows import Row
+from megainfer.rl.training.padded import Padded
+
+HEAD_FILE = "value_head.safetensors"
+RANDOM = ("attention_dropout", "jitter_noise")
+"""Attributes of modules that have an effect in training mode only."""
+
+
+class Policy(nn.Module):
+    """A causal language model whose tokens' log-probabilities are trained.
+
+    Weights are float32, whatever the folder has: they are the master weights.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Raises ModelError where transformers can't read it."""
+        from transformers import AutoModelForCausalLM
+
+        return cls(_pretrained(AutoModelForCausalLM, folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token id is below it."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and answer together, at most, where the model says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def logprobs(self, answers: Sequence[Row]) -> Tensor:
+        """log p of the tokens in the answers' spans, float32 [R]."""
+        padded = Padded.of(answers, self.model.device)
+        # Logits of other places are never made: they would be the largest tensor of all.
+        first, last = int(padded.columns.min()), int(padded.columns.max())
+        kept = torch.arange(first, last + 1, device=padded.columns.device)
+        logits = self.model(
+            input_ids=padded.token_ids,
+            attention_mask=padded.mask,
+            logits_to_keep=kept,
+            use_cache=False,
+        ).logits
+        return chosen_logprobs(logits[padded.rows, padded.columns - first], padded.chosen)
+
+    def save(self, folder: Path) -> None:
+        """As Hugging Face has models: config.json and safetensors, in float32."""
+        self.model.save_pretrained(folder)
+
+
+class ValueModel(nn.Module):
+    """A transformer whose last hidden states a linear head maps to V(s_t).
+
+    The head begins at 0, so that a new value model says 0 of everything.
+    """
+
+    def __init__(self, backbone: Any, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The backbone of any model; its head where the folder has one, as `save` writes it.
+
+        Raises ModelError where transformers can't read it, CheckpointError for a bad head.
+        """
+        from transformers import AutoModel
+
+        backbone = _pretrained(AutoModel, folder)
+        head = nn.Linear(backbone.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        if (path := folder / HEAD_FILE).exists():
+            try:
+                head.load_state_dict(load_file(path))
+            except Exception as error:  # safetensors' own, and torch's RuntimeError for shapes
+                raise CheckpointError(f"{path} is no head of this value model: {error}") from error
+        return cls(backbone, head)
+
+    def values(self, answers: Sequence[Row]) -> Tensor:
+        """V(s_t) of the tokens in the answers' spans, float32 [R]; s_t is all before token t."""
+        padded = Padded.of(answers, self.head.weight.device)
+        hidden = self.backbone(
+            input_ids=padded.token_ids, attention_mask=padded.mask, use_cache=False
+        ).last_hidden_state
+        chosen = hidden[padded.rows, padded.columns].float()
+        values: Tensor = self.head(chosen).squeeze(-1)
+        return values.float()
+
+    def save(self, folder: Path) -> None:
+        """The backbone as Hugging Face has models, the head beside it."""
+        self.backbone.save_pretrained(folder)
+        save_file(self.head.state_dict(), folder / HEAD_FILE)
+
+
+def checkpoint_activations(model: Policy | ValueModel) -> None:
+    """Compute activations again in the backward pass instead of keeping them.
+
+    transformers does so in training mode only, in which nothing random may happen: what is trained
+    is the policy that drew the tokens.
+    """
+    inner = model.model if isinstance(model, Policy) else model.backbone
+    # Earlier releases of transformers 5 have the second name alone.
+    enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
+    enable()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in RANDOM:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def check_pair(policy: Policy, value: ValueModel) -> None:
+    """Raises ModelError where the value model can't read what the policy writes."""
+    own = policy.vocab_size
+    other = value.backbone.config.get_text_config().vocab_size
+    if own != other:
+        raise ModelError(
+            f"the value model has a vocabulary of {other} tokens, the policy one of {own}; take a "
+            "value model with the policy's tokenizer, or leave value_model out"
+        )
+
+
+def _pretrained(kind: Any, folder: Path) -> Any:
+    """Without dropout: what is trained is the policy that drew the tokens."""
+    try:
+        return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"transformers can't load {folder} for training: {error}") from error

@@ -1,0 +1,43 @@
+"""How a step's rows are cut into updates and forward passes."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from megainfer.rl.samples.rows import Row
+from megainfer.rl.training.micro_batches import micro_batches
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How rows are computed.
+
+    mini_batches: updates a step, each with its share of the rows. most_tokens: of a forward pass,
+    padding included. dtype: what is computed in; weights and updates are float32.
+    """
+
+    mini_batches: int = 1
+    most_tokens: int = 16384
+    dtype: torch.dtype = torch.float32
+
+    def split(self, rows: Sequence[R]) -> Iterator[list[R]]:
+        """The rows of each update; none is empty."""
+        size = math.ceil(len(rows) / self.mini_batches)
+        for start in range(0, len(rows), max(size, 1)):
+            yield list(rows[start : start + size])
+
+    def passes(self, rows: Sequence[R]) -> Iterator[list[R]]:
+        """The rows of each forward pass."""
+        lengths = [len(row.token_ids) for row in rows]
+        for chosen in micro_batches(lengths, self.most_tokens):
+            yield [rows[i] for i in chosen]
+
+    def computing(self, device: torch.device) -> AbstractContextManager[object]:
+        """bfloat16 is autocast's: sums and norms stay float32."""
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -1,0 +1,195 @@
+"""Steps of the trainer with an engine in this process."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megainfer.errors import ProtocolError
+from megainfer.rl.config.train_config import TrainConfig
+from megainfer.rl.data.files import read_problems
+from megainfer.rl.data.prompts import encode_problems
+from megainfer.rl.rewards.rules import Rule, RuleReward
+from megainfer.rl.rewards.score import Attempt
+from megainfer.rl.rollout.engine import Context, Drawn
+from megainfer.rl.rollout.seeds import seed_of
+from megainfer.rl.run.scoring import Scorer
+from megainfer.rl.run.state import RunState
+from megainfer.rl.run.trainer import StepReport, Trainer
+from megainfer.rl.training.learner import Learner
+from megainfer.text.tokenizer import load_tokenizer
+from tests.support.rl_engine import TransformersEngine
+from tests.support.rl_models import write_problems, write_text_model
+
+WHOLE = 8  # tokens of a whole answer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text_model(tmp_path_factory.mktemp("model"))
+
+
+def config_of(tmp_path: Path, algorithm: str = "tppo", **sections: dict[str, Any]) -> TrainConfig:
+    values: dict[str, Any] = {
+        "algorithm": algorithm,
+        "model": "unused",
+        "data": {"train": tmp_path / "problems.jsonl"},
+        "rollout": {"prompts": 3, "answers": 2, "max_answer_tokens": WHOLE, "window": 3},
+        "reward": {"function": "unused"},
+        "advantage": {"edge": 1},
+        "optimiser": {"policy_rate": 1e-3, "value_rate": 1e-3, "value_first": 0},
+        "run": {"output": tmp_path},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return TrainConfig.of(values)
+
+
+def letters(attempt: Attempt) -> float:
+    """A reward that any policy can raise: the share of characters that are letters."""
+    text = attempt.response
+    return sum(character.isalpha() for character in text) / max(len(text), 1)
+
+
+class Setting:
+    """A trainer with its parts at hand."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        tmp_path: Path,
+        rule: Rule = letters,
+        engine: Callable[[Path], TransformersEngine] = TransformersEngine,
+    ) -> None:
+        tokenizer = load_tokenizer(folder)
+        assert tokenizer is not None
+        problems = read_problems(write_problems(tmp_path / "problems.jsonl"))
+        prompts = encode_problems(problems, tokenizer, most=16)
+        self.engine = engine(folder)
+        self.learner = Learner(config, folder, folder if config.has_value_model else None)
+        self.trainer = Trainer(
+            config,
+            Scorer(RuleReward(rule), prompts, tokenizer),
+            self.engine,
+            self.learner,
+            RunState(),
+            tmp_path,
+        )
+
+    def steps(self, count: int) -> list[StepReport]:
+        return [self.trainer.step() for _ in range(count)]
+
+    def weights(self, folder: Path) -> dict[str, torch.Tensor]:
+        from safetensors.torch import load_file
+
+        self.learner.save(folder)
+        return load_file(folder / "policy" / "model.safetensors")
+
+
+def timeless(report: StepReport) -> dict[str, float]:
+    """Without what the clock says."""
+    return {n: v for n, v in report.metrics.items() if not n.startswith(("seconds/", "idle/"))}
+
+
+def test_a_window_as_long_as_answers_is_ppo_to_the_bit(folder: Path, tmp_path: Path) -> None:
+    weights, found = [], []
+    for algorithm in ("ppo", "tppo"):
+        own = tmp_path / algorithm
+        own.mkdir()
+        config = config_of(own, algorithm, rollout={"window": WHOLE})
+        setting = Setting(config, folder, own)
+        found.append([timeless(report) for report in setting.steps(3)])
+        weights.append(setting.weights(own / "saved"))
+    assert found[0] == found[1]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert found[0][0] != found[0][1]
+
+
+def test_windows_add_up_to_the_answers_of_a_policy_that_stands_still(
+    folder: Path, tmp_path: Path
+) -> None:
+    still = {"value_first": 99}
+    whole = Setting(config_of(tmp_path, "ppo", optimiser=still), folder, tmp_path)
+    whole.steps(2)
+    cut = Setting(config_of(tmp_path, optimiser=still), folder, tmp_path)
+    cut.steps(6)
+    answers = {seed: tokens for seed, ((_, tokens),) in whole.engine.windows.items()}
+    ended = set(range(len(answers))) - {s.number for s in cut.trainer.state.running}
+    joined = [seed_of(0, "answer", number) for number in ended]
+    assert len(joined) >= 6
+    for seed in joined:
+        assert [t for _, part in cut.engine.windows[seed] for t in part] == answers[seed]
+    assert max(len(cut.engine.windows[seed]) for seed in joined) == 3
+
+
+def test_each_window_is_drawn_by_the_policy_of_its_step(folder: Path, tmp_path: Path) -> None:
+    setting = Setting(config_of(tmp_path), folder, tmp_path)
+    reports = setting.steps(4)
+    assert setting.engine.updates == setting.trainer.state.version == 4
+    begun = setting.engine.windows.values()
+    for parts in begun:
+        versions = [version for version, _ in parts]
+        assert versions == list(range(versions[0], versions[0] + len(parts))), "a window a step"
+        assert all(len(tokens) == 3 for _, tokens in parts[:-1])
+    assert any(len(parts) == 3 for parts in begun)
+    assert all(report.metrics["policy/mismatch"] < 1e-5 for report in reports)
+    for sample in setting.trainer.state.running:
+        assert all(len(window.values) == len(window.token_ids) for window in sample.windows)
+
+
+def test_the_value_model_is_trained_alone_at_first(folder: Path, tmp_path: Path) -> None:
+    config = config_of(tmp_path, optimiser={"value_first": 2}, rollout={"window": WHOLE})
+    setting = Setting(config, folder, tmp_path)
+    reports = setting.steps(3)
+    assert ["policy/loss" in report.metrics for report in reports] == [False, False, True]
+    assert all("value/loss" in report.metrics for report in reports)
+    assert setting.engine.updates == 1
+    assert setting.trainer.state.version == 1
+
+
+@pytest.mark.parametrize("algorithm", ["tppo", "ppo", "grpo"])
+def test_rewards_grow(folder: Path, tmp_path: Path, algorithm: str) -> None:
+    config = config_of(
+        tmp_path,
+        algorithm,
+        rollout={"prompts": 8, "answers": 4, "window": 4},
+        optimiser={"policy_rate": 1e-2, "value_rate": 1e-2, "value_first": 0},
+    )
+    reports = Setting(config, folder, tmp_path).steps(24)
+    rewards = [r.metrics["reward/mean"] for r in reports if "reward/mean" in r.metrics]
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.15
+
+
+def test_an_answer_without_a_reward_trains_nothing(folder: Path, tmp_path: Path) -> None:
+    def unscored(attempt: Attempt) -> float:
+        raise ValueError("no reward today")
+
+    config = config_of(tmp_path, "ppo")
+    setting = Setting(config, folder, tmp_path, unscored)
+    before = setting.weights(tmp_path / "before")
+    (report,) = setting.steps(1)
+    after = setting.weights(tmp_path / "after")
+    assert report.skipped == {"no reward today": 6}
+    assert report.metrics["answers/unscored"] == 6
+    assert setting.engine.updates == 0
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Wrong(TransformersEngine):
+    """Gives a log-probability that none can be."""
+
+    def draw(self, contexts: Sequence[Context], greedy: bool = False) -> list[Drawn]:
+        first, *others = super().draw(contexts, greedy)
+        return [Drawn(first.token_ids, [float("nan")] * len(first.token_ids)), *others]
+
+
+def test_what_an_engine_does_wrong_is_an_error_and_no_answer_grows(
+    folder: Path, tmp_path: Path
+) -> None:
+    setting = Setting(config_of(tmp_path), folder, tmp_path, engine=Wrong)
+    with pytest.raises(ProtocolError, match="log-probability nan"):
+        setting.trainer.step()
+    assert not any(sample.windows for sample in setting.trainer.state.running)
