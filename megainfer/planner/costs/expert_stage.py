@@ -55,7 +55,7 @@ class ExpertStage:
         active, choices = nodes.most_active(rows), nodes.most_choices(rows)
         dtype = costs.multiplied(costs.precision.expert_dtype, device.kind == "gpu")
         # Those of the node with most choices, as many as are active there on average.
-        of_one = choices / max(nodes.busiest.activated(rows), min(rows, 1.0))
+        of_one = choices / max(nodes.busiest_active(rows), min(rows, 1.0))
         used = efficiency.expert_product(dtype).at(max(1.0, of_one))
         flops = 2 * costs.expert_weights / self.tp * choices
         arithmetic = flops / (device.rate(dtype) * used)

@@ -38,6 +38,7 @@ class Nodes:
     count: int = field(init=False)
     _choices: tuple[tuple[float, float, int], ...] = field(init=False, repr=False, compare=False)
     _active: dict[float, float] = field(default_factory=dict, repr=False, compare=False)
+    _active_there: dict[float, float] = field(default_factory=dict, repr=False, compare=False)
     _powers: list[float] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +69,12 @@ class Nodes:
         root = sqrt(rows)
         most = max(min(rows * most, rows * mean + root * add) for mean, add, most in self._choices)
         return max(most, self.most_active(rows))
+
+    def busiest_active(self, rows: float) -> float:
+        """Different experts that `rows` tokens choose on the busiest node, on average."""
+        if rows not in self._active_there:
+            self._active_there[rows] = self.busiest.activated(rows)
+        return self._active_there[rows]
 
     def most_active(self, rows: float) -> float:
         """Different experts that `rows` tokens choose on the node that has the most of them. Never
