@@ -29,7 +29,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from megainfer.compute.selection import Precision
-from megainfer.planner.costs import ModelCosts
+from megainfer.planner.costs import ModelCosts, Popularity
 from megainfer.planner.hardware import load_devices
 from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.inventory import Inventory
@@ -174,7 +174,8 @@ def _paper_plans() -> Table:
 def _short(plan: Deployment) -> str:
     """Such as "4 x 2 H20 + 8 x 1 L40S, m 3, b 402"."""
     roles = (f"{role.count} x {role.tp} {role.device.name}" for role in plan.roles)
-    return f"{' + '.join(roles)}, m {plan.micro_batches}, b {plan.rows}"
+    spares = f", {plan.experts.spares} spare" if plan.experts.spares else ""
+    return f"{' + '.join(roles)}{spares}, m {plan.micro_batches}, b {plan.rows}"
 
 
 def _paper_micro_batches() -> Table:
@@ -207,27 +208,32 @@ def _paper_replicas() -> Table:
 
 
 def seconds() -> None:
-    """For three targets, each from nothing."""
+    """For several questions, each from nothing."""
     devices = load_devices()
     inventory = Inventory(tuple((devices[kind], 256) for kind in ("H20", "L40S", "H100", "H200")))
     with tempfile.TemporaryDirectory() as folder:
         spec = public_spec("kimi-k2", Path(folder))
     table = Table(title=f"Kimi K2 in fp8 on {inventory.describe()}")
-    for column in ("requests", "target", "counted by", "s", "apart", "colocated"):
+    for column in ("requests", "skew", "target", "counted by", "s", "apart", "colocated"):
         table.add_column(column)
-    for workload, target, objective in (
-        (Workload(571, 159, Prefill.ELSEWHERE), Target(0.1), Objective.GPU),
-        (Workload(571, 159, Prefill.ELSEWHERE), Target(0.1), Objective.COST),
-        (Workload(2000, 500), Target(0.05, 2.0), Objective.COST),
+    elsewhere = Workload(571, 159, Prefill.ELSEWHERE)
+    for workload, skew, target, objective in (
+        (elsewhere, 0.0, Target(0.1), Objective.GPU),
+        (elsewhere, 0.0, Target(0.1), Objective.COST),
+        (Workload(2000, 500), 0.0, Target(0.05, 2.0), Objective.COST),
+        (elsewhere, 0.8, Target(0.1), Objective.COST),
     ):
         begin = time.process_time()
-        stages = ModelStages(ModelCosts.of(spec, Precision("bfloat16", "fp8", "fp8")))
+        popularity = Popularity.zipf(spec.num_experts, spec.top_k, skew)
+        precision = Precision("bfloat16", "fp8", "fp8")
+        stages = ModelStages(ModelCosts.of(spec, precision, popularity))
         answer = Planner.of(stages, inventory, workload).plan(target, objective)
         took = time.process_time() - begin
         best = (plans[0].deployment for plans in (answer.apart, answer.together))
         first = "" if target.ttft_seconds is None else f", first {target.ttft_seconds:g} s"
         table.add_row(
             f"{workload.input_tokens} + {workload.output_tokens}, prompts {workload.prefill}",
+            f"{skew:g}",
             f"{target.tpot_seconds * 1e3:g} ms{first}",
             str(objective),
             f"{took:.1f}",

@@ -24,7 +24,7 @@ from megainfer.planner.formulas import min_micro_batches, total_time
 from megainfer.planner.hardware import Device
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.model_stages import ModelStages
-from megainfer.planner.search.workload import Workload
+from megainfer.planner.search.workload import Objective, Workload
 
 TPS = (1, 2, 4, 8)
 LEAST_M, MOST_M = 3, 4
@@ -74,7 +74,7 @@ class PaperPlan:
     @property
     def per_price(self) -> float:
         """Tokens a second and unit of price: what the algorithm maximises."""
-        return self.tokens_per_second / self.deployment.price
+        return self.tokens_per_second / self.deployment.spent(Objective.COST)
 
     @property
     def per_gpu(self) -> float:

@@ -23,6 +23,7 @@ share
 """
 
 from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush, heapreplace
 
 from megainfer.errors import ConfigError
 
@@ -60,14 +61,14 @@ def replicate(cost: Callable[[int, int], float], experts: int, replicas: int) ->
 
     cost: of one replica, of an expert that has so many.
     """
-    counts = [1] * experts
-    costs = [cost(expert, 1) for expert in range(experts)]
-    whose = list(range(experts))
+    whose, counts = list(range(experts)), [1] * experts
+    busiest = [(-cost(expert, 1), expert) for expert in range(experts)]
+    heapify(busiest)
     for _ in range(replicas - experts):
-        busiest = max(range(experts), key=costs.__getitem__)
-        whose.append(busiest)
-        counts[busiest] += 1
-        costs[busiest] = cost(busiest, counts[busiest])
+        _, expert = busiest[0]
+        whose.append(expert)
+        counts[expert] += 1
+        heapreplace(busiest, (-cost(expert, counts[expert]), expert))
     return whose
 
 
@@ -87,15 +88,21 @@ def pack(
     if room == 1:
         return [[item] for item in range(packs)]
     packed: list[list[int]] = [[] for _ in range(packs)]
-    sums = [0.0] * packs
+    has: list[set[int]] = [set() for _ in range(packs)]
+    free = [(0.0, p) for p in range(packs)]  # (sum, pack), a heap
     for item in sorted(range(len(weights)), key=weights.__getitem__, reverse=True):
-        free = [p for p in range(packs) if len(packed[p]) < room]
-        if whose is not None:
-            alike = [p for p in free if any(whose[other] == whose[item] for other in packed[p])]
-            free = [p for p in free if p not in alike] or free
-        lightest = min(free, key=sums.__getitem__)
+        passed = list[tuple[float, int]]()
+        while whose is not None and free and whose[item] in has[free[0][1]]:
+            passed.append(heappop(free))
+        # Where all have one like it, it goes to the lightest nevertheless.
+        total, lightest = heappop(free) if free else passed.pop(0)
+        for other in passed:
+            heappush(free, other)
         packed[lightest].append(item)
-        sums[lightest] += weights[item]
+        if whose is not None:
+            has[lightest].add(whose[item])
+        if len(packed[lightest]) < room:
+            heappush(free, (total + weights[item], lightest))
     return packed
 
 

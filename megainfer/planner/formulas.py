@@ -11,6 +11,10 @@ from megainfer.errors import ConfigError
 
 # A relative error that sums of a few floats may have, and no measured time is exact to.
 ROUNDING = 1e-9
+ENOUGH_MICRO_BATCHES = 4
+"""More are served, and never expected to bring more: T_a + T_e + 2 T_c <= 4 max(T_a, T_e, T_c), so
+that with four the busiest of both roles and one direction of the network never waits for a round
+trip; cutting a batch further only adds what stages take however few their rows."""
 
 
 def min_micro_batches(t_f: float, t_c: float) -> int:
@@ -30,17 +34,6 @@ def layer_period(t_a: float, t_e: float, t_c: float, m: int) -> float:
     the round trip of a single one does.
     """
     return max(m * max(t_a, t_e), t_a + t_e + 2 * t_c)
-
-
-def iteration_bounds(
-    t_a: float, t_e: float, t_c: float, m: int, layers: int
-) -> tuple[float, float]:
-    """Seconds that one micro-batch takes for all layers of one step, (least, most).
-
-    (T_a + T_e + 2 T_c) + m T_f (L - 1) <= T_iter <= m T_f L, where m T_f >= 2 (T_f + T_c).
-    """
-    full = m * max(t_a, t_e)
-    return t_a + t_e + 2 * t_c + full * (layers - 1), full * layers
 
 
 def total_time(t_a: float, t_e: float, t_c: float, m: int, layers: int) -> float:

@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass, replace
 
 from megainfer.compute.selection import Precision
-from megainfer.errors import ConfigError
 from megainfer.planner.rehearsal import Rehearsal, Traffic, rehearse
 from megainfer.planner.search.inventory import Inventory
 from megainfer.planner.search.planning import Answer, Front, Planner
 from megainfer.planner.search.prediction import Prediction
-from megainfer.planner.search.verdict import judge
+from megainfer.planner.search.verdict import Verdict, judge
 from megainfer.planner.search.workload import Objective, Target, Workload
 
 TOLERANCE = 1.005
@@ -17,10 +16,29 @@ TOLERANCE = 1.005
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """Plans of one kind in the order of what the simulator made of the first of them. rehearsals:
+    of these, in that order. target: the limits that they were searched for, tighter than what was
+    asked where the simulator found more time between tokens than was predicted."""
+
+    plans: tuple[Prediction, ...]
+    rehearsals: tuple[Rehearsal, ...]
+    target: Target
+
+    def rehearsal(self, place: int) -> Rehearsal | None:
+        """Of a plan; None where it wasn't tried."""
+        return self.rehearsals[place] if place < len(self.rehearsals) else None
+
+    def value(self, objective: Objective) -> float:
+        """Of the first plan, as it was simulated; of a plan that wasn't, as predicted."""
+        first, value = self.rehearsal(0), self.plans[0].value(objective)
+        return value if first is None else corrected(value, self.plans[0], first)
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
-    """What was asked, and what was found. rehearsals: of the first plans apart, in their order.
-    planned_for: limits that plans were searched for, tighter than `target` where the simulator
-    found more time between tokens than was predicted."""
+    """What was asked, and what was found of each kind. predicted: how the best of both compare by
+    the closed form. verdict: the same where the simulator has tried them."""
 
     model: str
     precision: Precision
@@ -28,28 +46,27 @@ class Planned:
     inventory: Inventory
     target: Target
     objective: Objective
-    answer: Answer
-    rehearsals: tuple[Rehearsal, ...]
-    planned_for: Target
+    apart: Tried
+    together: Tried
+    predicted: Verdict
+    verdict: Verdict
 
-    def rehearsal(self, place: int) -> Rehearsal | None:
-        """Of a plan apart; None where it wasn't tried."""
-        return self.rehearsals[place] if place < len(self.rehearsals) else None
+    @property
+    def kinds(self) -> tuple[Tried, Tried]:
+        """Apart, and colocated."""
+        return self.apart, self.together
 
     @property
     def best(self) -> Prediction:
         """Of the kind that won, the first."""
-        answer, ratio = self.answer, self.answer.verdict.ratio
-        apart = bool(answer.apart) and (ratio is None or ratio >= 1 or not answer.together)
-        return answer.apart[0] if apart else answer.together[0]
+        ratio = self.verdict.ratio
+        won = ratio >= 1 if ratio is not None else bool(self.apart.plans)
+        return (self.apart if won else self.together).plans[0]
 
     @property
     def simulated_ratio(self) -> float | None:
-        """The verdict's, with the throughput that the simulator gave the best plan apart."""
-        ratio = self.answer.verdict.ratio
-        if ratio is None or not self.rehearsals:
-            return None
-        return ratio * corrected(1.0, self.answer.apart[0], self.rehearsals[0])
+        """The verdict's, where both kinds were tried and make something."""
+        return None if self.verdict is self.predicted else self.verdict.ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,65 +80,74 @@ class Question:
     objective: Objective
 
     def planned(self, top: int, tries: int, traffic: Traffic, records: bool = False) -> Planned:
-        """The `top` best plans of each kind, of which the first `tries` apart are tried. Those are
-        told in the order of what the simulator made of them.
+        """The `top` best plans of each kind, of which the first `tries` are tried. Those are told
+        in the order of what the simulator made of them, and the verdict is by that too.
 
         Where the simulated time between tokens exceeds the limit, plans are searched for once more,
         with a limit that is tighter by as much; where nothing was made, none would help. Raises
         ConfigError as `Planner.plan` does.
         """
         answer = self.planner.plan(self.target, self.objective, top)
-        found = self._tried(answer, self.target, tries, traffic, records)
-        if found.rehearsals and self._most < found.rehearsals[0].tpot_seconds < math.inf:
-            tighter = self._tightened(found.answer.apart[0], found.rehearsals[0])
-            try:
-                again = self.planner.plan(tighter, self.objective, top)
-            except ConfigError:
-                return found
-            if again.apart:
-                kept = replace(again, together=answer.together)
-                return self._tried(kept, tighter, tries, traffic, records)
-        return found
+        trial = _Trial(self, top, tries, traffic, records)
+        apart, together = trial.of(answer.apart, False), trial.of(answer.together, True)
+        return Planned(
+            self.model,
+            self.precision,
+            self.planner.predictor.workload,
+            self.planner.inventory,
+            self.target,
+            self.objective,
+            apart,
+            together,
+            answer.verdict,
+            self._verdict(answer, apart, together),
+        )
 
     def front(self) -> Front:
         """What can be had at each speed of a user's answer."""
         return self.planner.front(self.objective)
 
-    @property
-    def _most(self) -> float:
-        return self.target.tpot_seconds * TOLERANCE
+    def _verdict(self, answer: Answer, apart: Tried, together: Tried) -> Verdict:
+        if not (apart.rehearsals and together.rehearsals):
+            return answer.verdict
+        values = apart.value(self.objective), together.value(self.objective)
+        if not all(values):
+            return answer.verdict
+        best, ratio = (apart.plans[0], together.plans[0]), values[0] / values[1]
+        return judge(*best, self.objective, self.planner.predictor.workload, ratio)
 
-    def _tightened(self, plan: Prediction, tried: Rehearsal) -> Target:
-        ratio = plan.tpot_seconds / tried.tpot_seconds
-        return replace(self.target, tpot_seconds=self.target.tpot_seconds * ratio)
 
-    def _tried(
-        self, answer: Answer, target: Target, tries: int, traffic: Traffic, records: bool
-    ) -> Planned:
-        predictor = self.planner.predictor
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """How plans are tried."""
+
+    question: Question
+    top: int
+    tries: int
+    traffic: Traffic
+    records: bool
+
+    def of(self, plans: tuple[Prediction, ...], together: bool) -> Tried:
+        """These plans, or those for a tighter limit where there are such."""
+        question, target = self.question, self.question.target
+        found = self._tried(plans, target)
+        first = found.rehearsal(0)
+        if first is None or not target.tpot_seconds * TOLERANCE < first.tpot_seconds < math.inf:
+            return found
+        ratio = found.plans[0].tpot_seconds / first.tpot_seconds
+        tighter = replace(target, tpot_seconds=target.tpot_seconds * ratio)
+        again = question.planner.best(together, tighter, question.objective, self.top)
+        return self._tried(again, tighter) if again else found
+
+    def _tried(self, plans: tuple[Prediction, ...], target: Target) -> Tried:
+        predictor, objective = self.question.planner.predictor, self.question.objective
         pairs = [
-            (plan, rehearse(predictor.costs, plan, predictor.workload, traffic, records))
-            for plan in answer.apart[:tries]
+            (plan, rehearse(predictor.costs, plan, predictor.workload, self.traffic, self.records))
+            for plan in plans[: self.tries]
         ]
-        pairs.sort(key=lambda pair: corrected(pair[0].value(self.objective), *pair), reverse=True)
-        apart = (*(plan for plan, _ in pairs), *answer.apart[tries:])
-        verdict = judge(
-            apart[0] if apart else None,
-            answer.together[0] if answer.together else None,
-            self.objective,
-            predictor.workload,
-        )
-        return Planned(
-            self.model,
-            self.precision,
-            predictor.workload,
-            self.planner.inventory,
-            self.target,
-            self.objective,
-            replace(answer, apart=apart, verdict=verdict),
-            tuple(tried for _, tried in pairs),
-            target,
-        )
+        pairs.sort(key=lambda pair: corrected(pair[0].value(objective), *pair), reverse=True)
+        ordered = (*(plan for plan, _ in pairs), *plans[self.tries :])
+        return Tried(ordered, tuple(tried for _, tried in pairs), target)
 
 
 def corrected(value: float, plan: Prediction, tried: Rehearsal) -> float:

@@ -1,4 +1,4 @@
-"""When requests come and how long they are: drawn, or as a trace has them."""
+"""When requests come: drawn, or as a trace has them."""
 
 import math
 import random
@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Protocol
 
 from megainfer.errors import ConfigError
+from megainfer.simulator.lengths import Lengths
 from megainfer.simulator.request import Request
 
 
@@ -15,12 +16,6 @@ class Arrivals(Protocol):
     """Moments in seconds, ascending, without an end."""
 
     def times(self, chance: random.Random) -> Iterator[float]: ...
-
-
-class Lengths(Protocol):
-    """Tokens of (input, output), one request after the other, without an end."""
-
-    def draws(self, chance: random.Random) -> Iterator[tuple[int, int]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,60 +73,6 @@ class Bursts:
             changing += chance.expovariate(1 / lasting[bursting])
 
 
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """All requests are as long."""
-
-    input_tokens: int
-    output_tokens: int
-
-    def __post_init__(self) -> None:
-        _check_lengths(self.input_tokens, self.output_tokens)
-
-    def draws(self, chance: random.Random) -> Iterator[tuple[int, int]]:
-        while True:
-            yield self.input_tokens, self.output_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class LogNormal:
-    """Independent log-normal lengths with these means. sigma: standard deviation of the logarithm.
-
-    A log-normal's mean is exp(mu + sigma^2 / 2), so its median is mean / exp(sigma^2 / 2). None is
-    longer than `most` times the mean, so that it fits into a cache; 20 times takes nothing of the
-    mean at sigma 1, but a fifth of it at 2 and more than half at 3.
-    """
-
-    input_tokens: int
-    output_tokens: int
-    sigma: float = 1.0
-    most: float = 20.0
-
-    def __post_init__(self) -> None:
-        _check_lengths(self.input_tokens, self.output_tokens)
-        if not 0 <= self.sigma <= 3:
-            raise ConfigError(f"sigma of log-normal lengths must be 0 to 3, not {self.sigma:g}")
-
-    def draws(self, chance: random.Random) -> Iterator[tuple[int, int]]:
-        while True:
-            yield self._drawn(self.input_tokens, chance), self._drawn(self.output_tokens, chance)
-
-    def _drawn(self, mean: int, chance: random.Random) -> int:
-        length = mean * math.exp(chance.gauss(0.0, self.sigma) - self.sigma**2 / 2)
-        return max(1, round(min(length, self.most * mean)))
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """Lengths in a trace's order, again from its beginning at its end."""
-
-    requests: Sequence[Request]
-
-    def draws(self, chance: random.Random) -> Iterator[tuple[int, int]]:
-        while True:
-            yield from ((r.input_tokens, r.output_tokens) for r in self.requests)
-
-
 def requests_until(
     end: float, arrivals: Arrivals, lengths: Lengths, chance: random.Random
 ) -> list[Request]:
@@ -170,8 +111,3 @@ def stretched(requests: Sequence[Request], rate: float) -> list[Request]:
 def _check_rate(rate: float) -> None:
     if not 0 < rate < math.inf:
         raise ConfigError(f"requests must come more than 0 times a second, not {rate:g}")
-
-
-def _check_lengths(*tokens: int) -> None:
-    if min(tokens) < 1:
-        raise ConfigError(f"lengths must be at least 1 token, not {min(tokens)}")

@@ -20,7 +20,7 @@ from megainfer.planner.costs import (
     Step,
     Time,
 )
-from megainfer.planner.costs.collectives import all_reduce
+from megainfer.planner.costs.collectives import all_gather, all_reduce
 from megainfer.planner.hardware import Device, Efficiency, Link, Utilisation, load_devices
 from tests.support.public_models import PUBLIC_MODELS, public_spec
 
@@ -179,6 +179,7 @@ def test_ranks_sum_what_each_has_of_a_row(mixtral):
     assert time.network == pytest.approx(2 * 3 / 4 * 64 * 12288 / LINK)
     assert time.fixed == pytest.approx(4 * 1e-6)
     assert all_reduce(GPU, 1e6, 1) == Time()
+    assert all_reduce(GPU, 1e6, 16) == all_gather(GPU, 1e6, 16) * 2
     # In two domains of 8: within, and then an eighth between.
     both = all_reduce(GPU, 1.6e6, 16)
     assert both.network == pytest.approx(2 * 7 / 8 * 1.6e6 / LINK + 2 * 1 / 2 * 2e5 / NIC)
@@ -210,6 +211,12 @@ def test_rows_are_copied_on_their_way(mixtral):
     # With two nodes of four experts a token goes to one or both.
     sent = 2 * (1 - comb(4, 2) / comb(8, 2))
     assert half.layer(step, 2).copied == pytest.approx(5 * 64 * sent * row / BANDWIDTH)
+    # Each of four devices has a quarter of the columns; all get all columns of the sum.
+    alone, sent_out = (AttentionStage(mixtral, GPU, 4).layer(step, nodes) for nodes in (0, 8))
+    assert sent_out.copied == pytest.approx(5 * 64 * 2 * row / 4 / BANDWIDTH)
+    gathered = 3 / 4 * 64 * row / LINK
+    assert sent_out.network - alone.network == pytest.approx(gathered)
+    assert sent_out.fixed - alone.fixed == pytest.approx(2 * 1e-6)
     experts = ExpertStage(mixtral, GPU)
     assert experts.layer(64).copied == pytest.approx((2 * 64 + 64) * row / BANDWIDTH)
 
@@ -287,6 +294,11 @@ def test_colocated_devices_share_the_work(mixtral):
     # A token has two experts on other devices, or one of them on its own: there and back.
     each = 64 * 2 * (1 - 1 / 8) / LINK
     assert wide.exchange(step).network == pytest.approx(each * (12288 + 16 + 12288))
+    # Groups of two devices have half of their rows each, and exchange the answers.
+    pairs = ColocatedStage(mixtral, GPU, 2, 4, 8).exchange(step)
+    assert pairs.network == pytest.approx(
+        32 * 2 * (1 - 1 / 8) / LINK * (12288 + 16 + 12288) + 1 / 2 * 64 * 12288 / LINK
+    )
     far = ColocatedStage(mixtral, replace(GPU, link=replace(GPU.link, devices=4)), 1, 8, 8)
     assert far.exchange(step).total > wide.exchange(step).total
 
@@ -381,6 +393,15 @@ def test_skew_spares_reading_and_costs_waiting(costs_of):
     assert other.weights < 0.9 * one.weights
     few, many = (ExpertStage(costs, GPU, 1, 128).layer(20_000) for costs in (even, skewed))
     assert many.total > 4 * few.total
+
+
+def test_spares_of_popular_experts_cost_memory_and_save_time(costs_of):
+    even = costs_of("qwen3-235b-a22b")
+    skewed = ModelCosts.of(even.spec, BF16, Popularity.zipf(128, 8, 1.2))
+    bare, more = (ExpertStage(skewed, GPU, 1, 64, spares) for spares in (0, 2))
+    assert more.layer(20_000).arithmetic < 0.7 * bare.layer(20_000).arithmetic
+    each = bare.held().of("weights") / 2
+    assert more.held().of("weights") == pytest.approx(4 * each)
 
 
 def test_parts_add_up():

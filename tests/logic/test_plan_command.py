@@ -12,11 +12,15 @@ from typer.testing import CliRunner
 from megainfer.cli import app
 from megainfer.commands.plan.values import parse_inventory, parse_seconds, parse_tps, parse_traffic
 from megainfer.commands.plan_file import PlanFile
+from megainfer.compute.selection import Precision
 from megainfer.errors import ConfigError, MegaInferError
 from megainfer.planner.hardware import load_devices
 from megainfer.planner.rehearsal import Pattern
 from megainfer.planner.report.document import read_served
 from megainfer.planner.report.picture import ticks
+from megainfer.planner.report.served import served
+from megainfer.planner.search.deployment import Deployment, Nodes
+from megainfer.planner.search.workload import Workload
 from megainfer.planner.shapes import named_shape
 
 RUNNER = CliRunner(env={"COLUMNS": "120", "TERM": "dumb"})
@@ -86,9 +90,14 @@ def test_the_best_plan_is_simulated(document: dict[str, Any]) -> None:
     for name in ("first_token", "between_tokens", "per_token"):
         assert 0 < latencies[name]["p50"] <= latencies[name]["p90"] <= latencies[name]["p99"]
     assert all(plan["simulated"] is None for plan in others)
-    ratio = document["verdict"]["apart_by_simulated"] / document["verdict"]["apart_by"]
-    made = tried["tokens_per_second"] / first["tokens_per_second"]["instance"]
-    assert ratio == pytest.approx(made)
+    verdict = document["verdict"]
+    made, others_made = (
+        plans[0]["simulated"]["tokens_per_second"] / plans[0]["tokens_per_second"]["instance"]
+        for plans in (document["plans"], document["colocated"])
+    )
+    assert others_made == pytest.approx(1, rel=0.25)
+    ratio = verdict["apart_by_simulated"] / verdict["apart_by"]
+    assert ratio == pytest.approx(made / others_made)
 
 
 def test_the_picture_has_a_point_a_plan_of_the_front(document: dict[str, Any]) -> None:
@@ -172,20 +181,47 @@ def test_the_kind_that_won_is_started_first(tmp_path: Path) -> None:
     def start(name: str, *refusals: str) -> dict[str, Any]:
         return {"serve": {"options": {"model": name}, "refusals": list(refusals)}}
 
-    def chosen(ratio: float, *apart: dict[str, Any]) -> Any:
+    def chosen(ratio: float, *apart: dict[str, Any], simulated: float | None = None) -> Any:
         whole = {
             "version": 1,
             "plans": list(apart),
             "colocated": [start("together")],
-            "verdict": {"apart_by": ratio},
+            "verdict": {"apart_by": ratio, "apart_by_simulated": simulated},
         }
         path.write_text(json.dumps(whole))
         return read_served(path)["model"]
 
     assert chosen(1.5, start("apart")) == "apart"
     assert chosen(0.5, start("apart")) == "together"
+    assert chosen(1.5, start("apart"), simulated=0.9) == "together"
     assert chosen(1.5, start("wide", "no tensor parallelism"), start("apart")) == "apart"
     assert chosen(1.5, start("wide", "no tensor parallelism")) == "together"
+
+
+def test_a_plan_with_spare_experts_is_started_with_them() -> None:
+    device = load_devices()["H100"]
+    nodes, workload = Nodes(device, 1, 2), Workload(571, 159)
+    for spares in (0, 3):
+        plan = Deployment(nodes, Nodes(device, 1, 4, spares), 2, 64)
+        options = served("path/to/model", plan, Precision("bfloat16"), workload).options
+        assert options.get("expert-replicas", 0) == spares
+
+
+def test_lengths_that_spread_need_more_of_the_cache(tmp_path: Path) -> None:
+    alike, wide = (
+        json.loads(run(*DBRX, *QUICK, "--lengths", lengths, "--json"))
+        for lengths in ("fixed", "lognormal:1.2")
+    )
+    assert wide["workload"]["spread"]["output_square"] > 3
+    per_sequence = [
+        plan["memory_bytes"][0]["KV cache"] / plan["rows"] / plan["micro_batches"]
+        for plan in (found["plans"][0] for found in (alike, wide))
+    ]
+    assert per_sequence[1] > 1.2 * per_sequence[0]
+    trace = tmp_path / "trace.csv"
+    trace.write_text("Timestamp,Request tokens,Response tokens\n0,100,20\n3,300,40\n")
+    traced = json.loads(run(*DBRX, *QUICK, "--lengths", str(trace), "--json"))["workload"]
+    assert (traced["input_tokens"], traced["output_tokens"]) == (200, 30)
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,10 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[device.H1000]\nwatts = 3", 'H1000 is not in our table.*like = "H100"'),
+        (
+            '[device.x]\nkind = "gpu"\nlike = "H100"\nwatts = 3',
+            "device x has a kind and is like 'H100': .* leave one of them out",
+        ),
         ('[device.x]\nlike = "H1000"', "device x is like 'H1000', which isn't there; try H100"),
         ("[device.H100]\nwats = 3", "device H100: there is no 'wats'; did you mean watts"),
         ("[device.H100.link]\nbandwidth = 3", "H100: link: there is no 'bandwidth'"),

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megainfer.config import MAX_MICRO_BATCHES
 from megainfer.errors import ConfigError, MegaInferError
+from megainfer.planner.formulas import ENOUGH_MICRO_BATCHES
 from megainfer.planner.live.advice import Advice, advise
 from megainfer.planner.live.changes import changes, limits, scaled
 from megainfer.planner.live.expected import Profiled, Proportional
@@ -61,6 +63,31 @@ def test_one_batch_that_goes_to_and_fro_is_better_in_two() -> None:
     assert turns[2] == pytest.approx(2.0, rel=0.02)
     alone = changes(now_of(load, profile), Profiled(profile, 1, 1), other_turns=False)
     assert all(change.micro_batches == 1 for change in alone)
+
+
+@given(
+    fixed=st.tuples(*[st.floats(1e-5, 1e-2)] * 3),
+    per_row=st.tuples(*[st.floats(0, 1e-3)] * 3),
+    outside=st.floats(0, 0.1),
+)
+def test_of_all_micro_batches_that_are_served_four_are_enough(
+    fixed: tuple[float, ...], per_row: tuple[float, ...], outside: float
+) -> None:
+    def token(m: int) -> float:
+        rows = 64 / m
+        stages = (own + row * rows for own, row in zip(fixed, per_row, strict=True))
+        return Terms.paced(*stages, outside, replace(LOAD, rows=rows, micro_batches=m)).token
+
+    best = min(token(m) for m in range(1, ENOUGH_MICRO_BATCHES + 1))
+    assert best <= min(token(m) for m in range(1, MAX_MICRO_BATCHES + 1)) * (1 + 1e-9)
+
+
+def test_no_more_micro_batches_are_advised_than_there_are_sequences() -> None:
+    profile = replace(WEIGHTS_BOUND, expert=Curve(((1, 1e-3), (64, 64e-3))))
+    for rows, most in ((1.0, 1), (3.0, 3), (9.0, ENOUGH_MICRO_BATCHES)):
+        load = replace(LOAD, rows=rows, micro_batches=1)
+        found = changes(now_of(load, profile), Profiled(profile, 1, 1))
+        assert max((change.micro_batches for change in found), default=1) <= most
 
 
 def test_where_all_is_at_work_nothing_is_worth_it_without_more_nodes() -> None:

@@ -47,7 +47,12 @@ def test_colocated_decoding_is_near_what_aiconfigurator_says(tmp_path: Path) -> 
     }
     assert len({figure.model for figure in off}) == 3
     assert median(map(abs, off.values())) < 0.1
-    assert max(map(abs, off.values())) < 0.25
+    # Few rows: launches and latencies, of which we count more.
+    assert all(abs(error) < 0.2 or figure.batch == 8 for figure, error in off.items())
+    assert max(map(abs, off.values())) < 0.35
+    for figure in off:
+        if figure.exchange:  # Of DeepSeek it says one figure of both.
+            assert estimator.estimate(figure).experts == pytest.approx(figure.experts, rel=0.25)
 
 
 def test_where_it_has_unbalanced_experts_attention_is_near(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from megainfer.compute.selection import Precision
 from megainfer.errors import ConfigError
-from megainfer.planner.costs import ModelCosts
+from megainfer.planner.costs import ModelCosts, Popularity
 from megainfer.planner.hardware import Device, load_devices
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.inventory import Inventory
@@ -23,7 +23,7 @@ from megainfer.planner.search.planning import Answer, Planner
 from megainfer.planner.search.prediction import Limit, Prediction
 from megainfer.planner.search.predictor import Predictor
 from megainfer.planner.search.rates import rate_bound, rows_grid
-from megainfer.planner.search.space import Space, colocated, families, node_counts
+from megainfer.planner.search.space import FEW_NODES, Space, colocated, families, node_counts
 from megainfer.planner.search.workload import Objective, Prefill, Target, Workload
 from tests.support.plan_costs import MadeUpCosts, made_up_device
 from tests.support.public_models import public_spec
@@ -37,7 +37,8 @@ SMALL_SPACE = Space(tps=(1, 2), most_micro_batches=3, most_rows=300)
 def everything(planner: Planner) -> Iterator[Deployment]:
     """All deployments of a small space."""
     costs, space = planner.predictor.costs, planner.space
-    for family in families(space, planner.inventory, costs, fitting=False):
+    undivided = families(space, planner.inventory, costs, fitting=False)
+    for family in (own for several in undivided for own in several.split()):
         for nodes in range(1, family.most_nodes(planner.inventory) + 1):
             for m in range(1, space.most_micro_batches + 1):
                 for rows in space.rows:
@@ -70,6 +71,7 @@ def value(plans: tuple[Prediction, ...], objective: Objective) -> float:
         kv_bytes=st.floats(5e2, 2e4),
         row_bytes=st.floats(1e3, 5e4),
         kinks=st.lists(st.integers(1, 100), max_size=3).map(tuple),
+        hot=st.sampled_from((1.0, 1.0, 1.5, 3.0)),
     ),
     counts=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     gigabytes=st.floats(8, 100),
@@ -90,7 +92,7 @@ def test_it_finds_what_trying_everything_finds(
 ) -> None:
     big = made_up_device("big", gigabytes, 4e12, 148e12, 50e9, 1.85)
     inventory = Inventory(((big, counts[0]), (FAST, counts[1])))
-    space = Space(tps=(1, 2), most_micro_batches=2, most_rows=20)
+    space = Space(tps=(1, 2), most_micro_batches=2, most_rows=20, spares=(0, 1, 2))
     planner = Planner.of(costs, inventory, Workload(571, 159, prefill), space)
     target = Target(tpot, ttft)
     apart, together = by_trying(planner, target, objective)
@@ -168,6 +170,38 @@ def test_expert_nodes_are_the_fewest_for_what_the_fullest_holds() -> None:
         assert sorted(set(fullest), reverse=True) == fullest, "each holds fewer than the last"
 
 
+def test_where_experts_are_not_alike_all_numbers_of_nodes_are_looked_at() -> None:
+    assert node_counts(12, alike=False) == tuple(range(1, 13))
+    assert set(node_counts(60, alike=False)) == {*node_counts(60), *range(1, FEW_NODES + 1)}
+
+
+def test_spare_experts_are_searched_where_some_are_popular() -> None:
+    costs = MadeUpCosts(hot=4.0, num_experts=16, expert_bytes=8e8)
+    best = plan(costs, (BIG, 4), (FAST, 16), objective=Objective.COST).apart[0].deployment
+    assert best.experts.spares > 0
+    assert "spare experts each" in best.describe()
+    none = Space(tps=(1, 2), most_micro_batches=3, most_rows=300, spares=(0,))
+    bare = plan(costs, (BIG, 4), (FAST, 16), objective=Objective.COST, space=none).apart[0]
+    found = plan(costs, (BIG, 4), (FAST, 16), objective=Objective.COST).apart
+    assert found[0].per_price > 1.05 * bare.per_price
+    kinds = [(p.deployment.attention.device, p.deployment.attention.tp,
+              replace(p.deployment.experts, spares=0)) for p in found]  # fmt: skip
+    assert len(set(kinds)) == len(kinds), "of plans that differ in spares alone the best is told"
+    alike = plan(replace(costs, hot=1.0), (BIG, 4), (FAST, 16))
+    assert all(p.deployment.experts.spares == 0 for p in alike.apart + alike.together)
+
+
+def test_colocated_plans_have_more_devices_than_experts_too() -> None:
+    inventory, space = Inventory(((FAST, 16),)), Space(tps=(1, 2, 4))
+    costs = MadeUpCosts(num_experts=4)
+    shapes = {
+        (plan.attention.tp, plan.attention.count, plan.experts.tp, plan.experts.count)
+        for plan in colocated(space, inventory, costs)
+    }
+    assert {(1, 16, 4, 4), (2, 4, 2, 4), (4, 1, 4, 1), (1, 4, 4, 1)} <= shapes
+    assert all(tp * groups == width * count for tp, groups, width, count in shapes)
+
+
 def plan(
     costs: MadeUpCosts,
     *devices: tuple[Device, int],
@@ -232,7 +266,8 @@ def test_units_of_cost_and_instances_scale_out(costs: MadeUpCosts, factor: int) 
     assert other.per_price * factor == pytest.approx(one.per_price)
     many = Inventory(((BIG, 2 * factor), (FAST, 8 * factor)))
     assert many.instances(one.deployment) >= factor * one.deployment.replicas
-    times = one.times(factor * one.deployment.replicas)
+    more = replace(one.deployment, replicas=factor * one.deployment.replicas)
+    times = replace(one, deployment=more)
     assert times.tokens_per_second == pytest.approx(factor * one.tokens_per_second)
     assert times.per_price == one.per_price
 
@@ -412,16 +447,20 @@ def test_few_of_all_plans_are_computed() -> None:
 
 
 @cache
-def dbrx(folder: Path) -> ModelStages:
-    return ModelStages(ModelCosts.of(public_spec("dbrx", folder), Precision("bfloat16")))
+def dbrx(folder: Path, skew: float) -> ModelStages:
+    popularity = Popularity.zipf(16, 4, skew)
+    return ModelStages(
+        ModelCosts.of(public_spec("dbrx", folder), Precision("bfloat16"), popularity)
+    )
 
 
-def test_real_costs_are_what_the_bounds_take_for_granted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("skew", [0.0, 0.8])
+def test_real_costs_are_what_the_bounds_take_for_granted(tmp_path: Path, skew: float) -> None:
     """Without pruning the best of DBRX on two kinds of GPUs is the same."""
     devices = load_devices()
     inventory = Inventory(((devices["H20"], 4), (devices["L40S"], 16)))
-    space = Space(tps=(1, 2), most_micro_batches=3, most_rows=10)
-    planner = Planner.of(dbrx(tmp_path), inventory, DECODE, space)
+    space = Space((1, 2), most_micro_batches=2, most_rows=8, spares=(0, 1))
+    planner = Planner.of(dbrx(tmp_path, skew), inventory, DECODE, space)
     apart, together = by_trying(planner, Target(0.15), Objective.COST)
     answer = planner.plan(Target(0.15), Objective.COST)
     assert value(answer.apart, Objective.COST) == pytest.approx(apart, rel=1e-9)

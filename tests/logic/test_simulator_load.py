@@ -14,14 +14,12 @@ from megainfer.errors import ConfigError
 from megainfer.simulator import Cost, Load, Percentiles, Request, Scenario, Spell, simulate
 from megainfer.simulator.arrivals import (
     Bursts,
-    Fixed,
-    LogNormal,
     Poisson,
-    Traced,
     requests_under_way,
     requests_until,
     stretched,
 )
+from megainfer.simulator.lengths import Fixed, Lengths, LogNormal, Spread, Traced
 from megainfer.simulator.trace_file import read_trace
 
 ALONE = Scenario(
@@ -203,10 +201,41 @@ def test_bursts_are_burstier_than_a_poisson_process() -> None:
     assert spread(Bursts(20.0)) > 5
 
 
-def test_log_normal_lengths_keep_their_mean() -> None:
-    drawn = list(islice(LogNormal(500, 100, 0.8).draws(random.Random(2)), 20_000))
-    assert mean(given for given, _ in drawn) == pytest.approx(500, rel=0.03)
-    assert mean(output for _, output in drawn) == pytest.approx(100, rel=0.03)
+@pytest.mark.parametrize("sigma", [0.0, 0.8, 1.3, 2.0, 3.0])
+def test_log_normal_lengths_keep_their_mean(sigma: float) -> None:
+    """Though none is longer than twenty times it."""
+    drawn = list(islice(LogNormal(500, 100, sigma).draws(random.Random(2)), 60_000))
+    for lengths, told in zip(zip(*drawn, strict=True), (500, 100), strict=True):
+        assert mean(lengths) == pytest.approx(told, rel=0.05)
+        assert 1 <= min(lengths) <= max(lengths) <= 20 * told
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        Fixed(500, 100),
+        LogNormal(500, 100, 0.5),
+        LogNormal(500, 100, 2.5),
+        Traced([Request(0, 5, 1), Request(0, 50, 99)]),
+    ],
+    ids=str,
+)
+def test_a_spread_is_that_of_the_lengths_that_are_drawn(lengths: Lengths) -> None:
+    given, made = zip(*islice(lengths.draws(random.Random(3)), 60_000), strict=True)
+    spread = lengths.spread
+    for value, drawn, power in (
+        (spread.input_square, given, 2),
+        (spread.output_square, made, 2),
+        (spread.output_cube, made, 3),
+    ):
+        expected = mean(length**power for length in drawn) / mean(drawn) ** power
+        assert value == pytest.approx(expected, rel=0.08)
+
+
+@pytest.mark.parametrize("moments", [(0.5, 1, 1), (1, 0.5, 1), (1, 2, 3)])
+def test_moments_that_no_lengths_have_are_refused(moments: tuple[float, float, float]) -> None:
+    with pytest.raises(ConfigError, match="no lengths have the moments"):
+        Spread(*moments)
 
 
 def test_requests_under_way_are_anywhere_in_their_output() -> None:

@@ -78,10 +78,13 @@ class PaperRows:
                 return predictor.prediction(largest, None)
         raise AssertionError(f"{self.name} fits no two servers of {kind}")
 
-    def by_micro_batches(self) -> dict[int, float]:
-        """Tokens a second with 1 to 3 micro-batches as large as in the best plan on Ampere."""
-        best = self.answer(("A800",), Objective.GPU).apart[0].deployment
-        predictor = self.planner(("A800",)).predictor
+    def by_micro_batches(self, tp: int = 2) -> dict[int, float]:
+        """Tokens a second with 1 to 3 micro-batches as large as in the best plan on Ampere whose
+        attention nodes have `tp` GPUs."""
+        planner = self.planner(("A800",))
+        plans = (plan.deployment for plan in planner.plan(LIMIT, Objective.GPU, top=8).apart)
+        best = next(plan for plan in plans if plan.attention.tp == tp)
+        predictor = planner.predictor
         return {
             m: predictor.prediction(replace(best, micro_batches=m), None).instance_tokens_per_second
             for m in (1, 2, 3)

@@ -42,7 +42,8 @@ def made_up_device(
 class MadeUpCosts:
     """bytes: of one layer's attention weights, of one expert, of one token's cache in one layer, of
     one token in a message. kinks: row counts beyond which experts take a kernel of their own more,
-    so that tokens a second have several peaks. free_network: messages take no time."""
+    so that tokens a second have several peaks. free_network: messages take no time. hot: how many
+    times its share the busiest expert has to do, which copies of it divide."""
 
     moe_layers: int = 8
     num_experts: int = 8
@@ -54,23 +55,33 @@ class MadeUpCosts:
     heads: int = 8
     kinks: tuple[int, ...] = ()
     free_network: bool = False
+    hot: float = 1.0
+
+    @property
+    def experts_alike(self) -> bool:
+        return self.hot == 1.0
 
     def attention(self, device: Device, tp: int) -> "_Attention":
         if tp > self.heads:
             raise ConfigError(f"{self.heads} heads on {tp} devices")
         return _Attention(self, device, tp)
 
-    def experts(self, device: Device, tp: int, nodes: int) -> "_Experts":
-        return _Experts(self, device, tp, nodes)
+    def experts(self, device: Device, tp: int, nodes: int, spares: int = 0) -> "_Experts":
+        return _Experts(self, device, tp, nodes, spares)
 
     def road(self, attention: Nodes, experts: Nodes) -> "_Road":
         return _Road(self, attention, experts)
 
-    def colocated(self, device: Device, tp: int, dp: int, ep: int) -> "_Colocated":
-        return _Colocated(self, device, tp, dp, ep)
+    def colocated(self, device: Device, tp: int, dp: int, ep: int, spares: int = 0) -> "_Colocated":
+        return _Colocated(self, device, tp, dp, ep, spares)
 
-    def held(self, nodes: int) -> int:
-        return -(-self.num_experts // nodes)
+    def held(self, nodes: int, spares: int = 0) -> int:
+        return -(-self.num_experts // nodes) + spares
+
+    def busiest(self, nodes: int, spares: int) -> float:
+        """Experts' shares that the busiest node has."""
+        shares = self.hot / (1 + spares) - 1 + self.num_experts / nodes
+        return max(shares, self.num_experts / nodes)
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class _Attention:
     device: Device
     tp: int
 
-    def layer(self, step: Step, expert_nodes: int) -> Time:
+    def layer(self, step: Step, expert_nodes: int, spares: int = 0) -> Time:
         costs, device = self.costs, self.device
         weights = costs.attention_bytes / device.memory_bytes_per_second / self.tp
         arithmetic = step.rows * costs.attention_bytes / device.rate("bfloat16") / self.tp
@@ -110,6 +121,7 @@ class _Experts:
     device: Device
     tp: int
     nodes: int
+    spares: int = 0
 
     def layer(self, rows: float) -> Time:
         costs, device = self.costs, self.device
@@ -117,7 +129,8 @@ class _Experts:
         share = 1 - (1 - costs.top_k / costs.num_experts) ** rows
         read = held * share * costs.expert_bytes
         weights = read / device.memory_bytes_per_second / self.tp
-        flops = rows * costs.top_k * held / costs.num_experts * costs.expert_bytes
+        busiest = held if costs.experts_alike else costs.busiest(self.nodes, self.spares)
+        flops = rows * costs.top_k * busiest / costs.num_experts * costs.expert_bytes
         arithmetic = flops / device.rate("bfloat16") / self.tp
         kinks = sum(rows > kink for kink in costs.kinks) * (weights + arithmetic) * 0.3
         bound = Time(arithmetic=arithmetic) if arithmetic > weights else Time(weights=weights)
@@ -125,7 +138,8 @@ class _Experts:
 
     def memory(self, rows: int, micro_batches: int, attention_nodes: int) -> Ledger:
         costs = self.costs
-        weights = costs.moe_layers * costs.held(self.nodes) * costs.expert_bytes
+        held = costs.held(self.nodes, self.spares)
+        weights = costs.moe_layers * held * costs.expert_bytes
         slots = micro_batches * attention_nodes * rows * costs.row_bytes
         return _ledger(weights / self.tp, 0, slots / self.tp)
 
@@ -157,6 +171,7 @@ class _Colocated:
     tp: int
     dp: int
     ep: int
+    spares: int = 0
 
     def attention(self, step: Step) -> Time:
         return _Attention(self.costs, self.device, self.tp).layer(step, 0)
@@ -178,8 +193,8 @@ class _Colocated:
         return own + self._experts().memory(0, 1, 1)
 
     def _experts(self) -> _Experts:
-        tp = self.tp * self.dp if self.ep == 1 else 1
-        return _Experts(self.costs, self.device, tp, self.ep)
+        width = self.tp * self.dp // self.ep
+        return _Experts(self.costs, self.device, width, self.ep, self.spares)
 
 
 def _ledger(weights: float, cache: float, slots: float) -> Ledger:

@@ -23,7 +23,7 @@ from megainfer.errors import ConfigError
 
 if TYPE_CHECKING:
     from megainfer.planner.question import Planned, Question
-    from megainfer.planner.rehearsal import Rehearsal
+    from megainfer.planner.rehearsal import Rehearsal, Traffic
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -84,25 +84,26 @@ def plan(
     _check_top(report.top)
     _check_file(report.plot, ".svg", "--plot")
     _check_file(report.timeline, ".json", "--timeline")
-    _answer(_question(model, machines, load, weights), trying, report)
-
-
-def _answer(question: "Question", trying: TryingOptions, report: ReportOptions) -> None:
-    """Plan, and write what was asked for."""
-    from megainfer.planner.report.document import document
-    from megainfer.planner.report.picture import svg
-
     if trying.simulate < 0:
         raise ConfigError("--simulate must be at least 0")
     traffic = parse_traffic(
         trying.arrivals, trying.lengths, trying.share, trying.straggler, trying.jitter
     )
-    planned = question.planned(report.top, trying.simulate, traffic, report.timeline is not None)
+    question = _question(model, machines, load, weights, traffic)
+    _answer(question, traffic, trying.simulate, report)
+
+
+def _answer(question: "Question", traffic: "Traffic", tries: int, report: ReportOptions) -> None:
+    """Plan, and write what was asked for."""
+    from megainfer.planner.report.document import document
+    from megainfer.planner.report.picture import svg
+
+    planned = question.planned(report.top, tries, traffic, report.timeline is not None)
     front = question.front() if report.plot or report.json else None
     if report.plot is not None and front is not None:
         _write(report.plot, svg(front, question.objective, _title(planned)), "--plot")
     if report.timeline is not None:
-        _write(report.timeline, _trace(planned.rehearsal(0)), "--timeline")
+        _write(report.timeline, _trace(planned.apart.rehearsal(0)), "--timeline")
     if report.json:
         print(json.dumps(document(planned, front), indent=1))
     else:
@@ -112,7 +113,11 @@ def _answer(question: "Question", trying: TryingOptions, report: ReportOptions) 
 
 
 def _question(
-    model: str, machines: MachineOptions, load: LoadOptions, weights: WeightOptions
+    model: str,
+    machines: MachineOptions,
+    load: LoadOptions,
+    weights: WeightOptions,
+    traffic: "Traffic",
 ) -> "Question":
     from megainfer.planner.hardware import load_devices
     from megainfer.planner.question import Question
@@ -120,7 +125,8 @@ def _question(
     from megainfer.planner.search.space import Space
 
     inventory = parse_inventory(machines.gpus or "", load_devices(machines.hardware))
-    target, workload, objective = load.target(), load.workload(), load.chosen_objective()
+    workload = traffic.workload(load.workload())
+    target, objective = load.target(), load.chosen_objective()
     stages, space = stages_of(model, weights), Space(tps=parse_tps(machines.tp))
     planner = Planner.of(stages, inventory, workload, space)
     return Question(model, weights.precision(), planner, target, objective)

@@ -84,7 +84,7 @@ class LoadOptions:
             rich_help_panel=LOAD,
             parser=whole_number,
             metavar="TOKENS",
-            help="Of a typical prompt.",
+            help="Of a prompt, in the mean.",
         ),
     ] = 571
     output_tokens: Annotated[
@@ -94,7 +94,7 @@ class LoadOptions:
             rich_help_panel=LOAD,
             parser=whole_number,
             metavar="TOKENS",
-            help="Of a typical answer.",
+            help="Of an answer, in the mean.",
         ),
     ] = 159
     prefill: Annotated[
@@ -163,7 +163,8 @@ class WeightOptions:
         Option(
             rich_help_panel=WEIGHTS,
             metavar="EXPONENT",
-            help="How unevenly experts are popular: the exponent of Zipf's law; 0: all alike.",
+            help="How unevenly experts are popular: the exponent of Zipf's law; 0: all alike. With "
+            "it spare experts are searched, too.",
         ),
     ] = 0.0
     hf_overrides: Annotated[
@@ -211,7 +212,8 @@ class TryingOptions:
         Option(
             rich_help_panel=TRYING,
             metavar="fixed|lognormal[:SIGMA]|FILE",
-            help="How long they are, with --input and --output as means; FILE: as that trace's.",
+            help="How long they are, with --input and --output as means; FILE: as that trace's. "
+            "Plans are made for these.",
         ),
     ] = "fixed"
     share: Annotated[

@@ -9,20 +9,21 @@ from rich.table import Table
 from megainfer.memory import Ledger
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.question import Planned
+from megainfer.planner.rehearsal import Rehearsal
 from megainfer.planner.report.document import start_of
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.prediction import Prediction
 
 Row = tuple[str, ...]
+KINDS = ("apart", "colocated")
 
 
 def print_tables(console: Console, planned: Planned) -> None:
     """Both kinds of plans, the best one's parts, and the verdict."""
-    answer = planned.answer
     console.print(_heading(planned), markup=False)
     for title, plans in (
-        ("attention and experts apart", answer.apart),
-        ("colocated", answer.together),
+        ("attention and experts apart", planned.apart.plans),
+        ("colocated", planned.together.plans),
     ):
         if plans:
             console.print(f"\n[bold]{title}[/bold]")
@@ -30,25 +31,23 @@ def print_tables(console: Console, planned: Planned) -> None:
     best = planned.best
     console.print(f"\n[bold]the best in detail[/bold]: {escape(best.deployment.describe())}")
     console.print(_details(best))
-    if planned.rehearsals:
-        console.print("\n[bold]in the simulator[/bold], an instance of each plan apart")
+    if any(kind.rehearsals for kind in planned.kinds):
+        console.print("\n[bold]in the simulator[/bold], an instance of each plan")
         console.print(_simulated(planned))
-    console.print(f"\n[bold]{escape(answer.verdict.sentence)}[/bold]", soft_wrap=True)
+    console.print(f"\n[bold]{escape(planned.verdict.sentence)}[/bold]", soft_wrap=True)
     if planned.simulated_ratio is not None:
-        console.print(
-            f"with the simulated throughput of plan 1 apart: {planned.simulated_ratio:.2f}x"
-        )
+        console.print(f"as simulated; by the closed form alone {planned.predicted.ratio:.2f}x")
     _print_start(console, best, planned)
 
 
 def _heading(planned: Planned) -> str:
     workload, target = planned.workload, planned.target
-    again = ""
-    if planned.planned_for != target:
-        again = (
-            f" (plans apart are searched for {_ms(planned.planned_for.tpot_seconds)} here: the "
-            "simulator found more between tokens than was predicted)"
-        )
+    again = "".join(
+        f" ({what} plans are searched for {_ms(kind.target.tpot_seconds)} here: the simulator "
+        "found more between tokens than was predicted)"
+        for what, kind in zip(KINDS, planned.kinds, strict=True)
+        if kind.target != target
+    )
     first = f", {_ms(target.ttft_seconds)} to the first" if target.ttft_seconds else ""
     return (
         f"{planned.model} on {planned.inventory.describe()}: {workload.input_tokens} tokens in, "
@@ -87,9 +86,13 @@ def role(nodes: Nodes) -> str:
 
 
 def _experts(deployment: Deployment) -> str:
+    experts = deployment.experts
+    spares = f" +{experts.spares}" if experts.spares else ""
     if not deployment.together:
-        return role(deployment.experts)
-    return "whole" if deployment.experts.count > 1 else "split"
+        return f"{role(experts)}{spares}"
+    if experts.count == 1:
+        return "split"
+    return ("whole" if experts.tp == 1 else f"{experts.count} x {experts.tp}") + spares
 
 
 def _details(plan: Prediction) -> Table:
@@ -122,26 +125,29 @@ def _memory(ledger: Ledger) -> str:
 def _simulated(planned: Planned) -> Table:
     """Each plan that was tried: all places taken, then under a load; p50 and p99 in ms."""
     names = ("", "tokens/s", "predicted", "ms/tok", "idle a", "idle e", "load")
-    rows = []
-    for place, (plan, tried) in enumerate(
-        zip(planned.answer.apart, planned.rehearsals, strict=False), start=1
-    ):
-        predicted, seen = plan.instance_tokens_per_second, tried.latencies
-        rows.append(
-            (
-                str(place),
-                f"{tried.tokens_per_second:.0f}",
-                f"{predicted:.0f} ({tried.tokens_per_second / predicted - 1:+.0%})",
-                f"{tried.tpot_seconds * 1e3:.3g}",
-                f"{tried.attention_idle:.0%}",
-                f"{tried.expert_idle:.0%}",
-                f"{tried.offered:.0f}",
-                f"{seen.first_token.p50 * 1e3:.0f} {seen.first_token.p99 * 1e3:.0f}",
-                f"{seen.between_tokens.p50 * 1e3:.0f} {seen.between_tokens.p99 * 1e3:.0f}",
-                f"{seen.per_token.p50 * 1e3:.0f} {seen.per_token.p99 * 1e3:.0f}",
-            )
+    rows = [
+        (f"{name} {place}", *_tried(plan, tried))
+        for name, kind in zip(KINDS, planned.kinds, strict=True)
+        for place, (plan, tried) in enumerate(
+            zip(kind.plans, kind.rehearsals, strict=False), start=1
         )
+    ]
     return table((*names, "1st", "gap", "mean"), rows)
+
+
+def _tried(plan: Prediction, tried: Rehearsal) -> Row:
+    predicted, seen = plan.instance_tokens_per_second, tried.latencies
+    return (
+        f"{tried.tokens_per_second:.0f}",
+        f"{predicted:.0f} ({tried.tokens_per_second / predicted - 1:+.0%})",
+        f"{tried.tpot_seconds * 1e3:.3g}",
+        f"{tried.attention_idle:.0%}",
+        f"{tried.expert_idle:.0%}",
+        f"{tried.offered:.0f}",
+        f"{seen.first_token.p50 * 1e3:.0f} {seen.first_token.p99 * 1e3:.0f}",
+        f"{seen.between_tokens.p50 * 1e3:.0f} {seen.between_tokens.p99 * 1e3:.0f}",
+        f"{seen.per_token.p50 * 1e3:.0f} {seen.per_token.p99 * 1e3:.0f}",
+    )
 
 
 def _print_start(console: Console, plan: Prediction, planned: Planned) -> None:

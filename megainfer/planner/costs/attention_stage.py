@@ -9,7 +9,7 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.memory import NODE_BYTES, Ledger, gpu_graphs, gpu_process
 from megainfer.models.spec import LayerSpec
 from megainfer.planner.costs.attend import cache_work
-from megainfer.planner.costs.collectives import all_reduce
+from megainfer.planner.costs.collectives import all_gather, all_reduce
 from megainfer.planner.costs.model import ModelCosts
 from megainfer.planner.costs.rank import Rank, RankLayer, rank_of
 from megainfer.planner.costs.stage_time import Time
@@ -40,17 +40,24 @@ class AttentionStage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", rank_of(self.costs, self.device, self.tp))
 
-    def layer(self, step: Step, expert_nodes: int = 0) -> Time:
+    def layer(self, step: Step, expert_nodes: int = 0, spares: int = 0) -> Time:
         """T_a: the mean of a layer with experts.
 
         expert_nodes: that its rows are packed for and replies come from; 0 where nothing is sent.
+        spares: experts that each of them holds beyond its share.
         """
         time = self._layers(step, True) * (1 / self.costs.moe_layers)
-        copied = 0.0
         if expert_nodes:
-            sent = step.rows * self.costs.nodes(expert_nodes).fanout
-            copied = copy_seconds(self.device, (PACKED + ADDED) * sent * self.costs.row_bytes)
-        return time + Time(copied=copied, fixed=self.device.efficiency.attention_layer_seconds)
+            time += self._exchanged(step, self.costs.nodes(expert_nodes, spares).fanout)
+        return time + Time(fixed=self.device.efficiency.attention_layer_seconds)
+
+    def _exchanged(self, step: Step, fanout: float) -> Time:
+        """Each device packs its columns of the rows and adds up those of the replies, and the
+        devices gather the sum. fanout: nodes that a row goes to, on average."""
+        row_bytes = self.costs.row_bytes
+        own = (PACKED + ADDED) * step.rows * fanout * row_bytes / self.tp
+        gathered = all_gather(self.device, step.rows * row_bytes, self.tp)
+        return gathered + Time(copied=copy_seconds(self.device, own))
 
     def outside(self, step: Step) -> Time:
         """Once a step, beside layers with experts: the embedding, layers without experts, the head,

@@ -6,7 +6,7 @@ from math import ceil
 from megainfer.errors import ConfigError
 from megainfer.memory import Ledger
 from megainfer.planner.costs.attention_stage import AttentionStage, process
-from megainfer.planner.costs.collectives import all_reduce
+from megainfer.planner.costs.collectives import all_gather, all_reduce
 from megainfer.planner.costs.expert_stage import ExpertStage
 from megainfer.planner.costs.model import ModelCosts
 from megainfer.planner.costs.stage_time import Time
@@ -20,6 +20,7 @@ class ColocatedStage:
 
     ep: experts are dealt to so many groups, within which the devices share each of them; 1: all
     devices share all of them, dp * tp: each device has whole ones (wide expert parallelism).
+    spares: experts that each of these groups holds beyond its share.
 
     Raises ConfigError where dp * tp devices can't form ep groups, or as the stages do.
     """
@@ -29,6 +30,7 @@ class ColocatedStage:
     tp: int = 1
     dp: int = 1
     ep: int = 1
+    spares: int = 0
     half: AttentionStage = field(init=False, repr=False, compare=False)
     own_experts: ExpertStage = field(init=False, repr=False, compare=False)
 
@@ -39,7 +41,8 @@ class ColocatedStage:
                 "number that divides them"
             )
         half = AttentionStage(self.costs, self.device, self.tp)
-        experts = ExpertStage(self.costs, self.device, self.devices // self.ep, self.ep)
+        width = self.devices // self.ep
+        experts = ExpertStage(self.costs, self.device, width, self.ep, self.spares)
         object.__setattr__(self, "half", half)
         object.__setattr__(self, "own_experts", experts)
 
@@ -74,7 +77,10 @@ class ColocatedStage:
             for size in (self.costs.dispatch_bytes, self.costs.row_bytes)
         )
         sent = rows * self.own_experts.nodes.most_sent * self.costs.row_bytes
-        return there + back + all_reduce(self.device, sent, self.own_experts.tp)
+        summed = all_reduce(self.device, sent, self.own_experts.tp)
+        # Each device of a group had a part of its rows answered; all need all of them.
+        gathered = all_gather(self.device, step.rows * self.costs.row_bytes, self.tp)
+        return there + back + summed + gathered
 
     def memory(self, tokens: float, sequences: int, rows: int) -> Ledger:
         """Bytes of one device; tokens, sequences and rows are of one of the dp groups."""

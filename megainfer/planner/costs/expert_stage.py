@@ -19,7 +19,8 @@ EXPERT_KERNELS = 4
 
 @dataclass(frozen=True, slots=True)
 class ExpertStage:
-    """Each of `count` expert nodes of `tp` devices, which share each of its experts.
+    """Each of `count` expert nodes of `tp` devices, which share each of its experts. spares:
+    experts that a node holds beyond its share, copies of popular ones.
 
     Times are of the busiest node, which all attention nodes wait for.
 
@@ -30,13 +31,14 @@ class ExpertStage:
     device: Device
     tp: int = 1
     count: int = 1
+    spares: int = 0
     nodes: Nodes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         channels = self.costs.expert_weights // (3 * self.costs.spec.hidden_size)
         if not 1 <= self.tp <= channels:
             raise ConfigError(f"{self.tp} devices can't share an expert of {channels} channels")
-        object.__setattr__(self, "nodes", self.costs.nodes(self.count))
+        object.__setattr__(self, "nodes", self.costs.nodes(self.count, self.spares))
 
     def layer(self, rows: float) -> Time:
         """T_e: of `rows` tokens of all attention nodes together, who are served at once."""
@@ -49,16 +51,17 @@ class ExpertStage:
         if not rows:
             return Time()
         costs, device, efficiency = self.costs, self.device, self.device.efficiency
-        # Wherever a token's choices fall, the node that all wait for reads an expert at least.
-        active = max(self.nodes.busiest.activated(rows), min(rows, 1.0))
-        choices = self.nodes.busiest.most_choices(rows, self.count)
+        nodes = self.nodes
+        active, choices = nodes.most_active(rows), nodes.most_choices(rows)
         dtype = costs.multiplied(costs.precision.expert_dtype, device.kind == "gpu")
-        used = efficiency.expert_product(dtype).at(max(1.0, choices / active))
+        # Those of the node with most choices, as many as are active there on average.
+        of_one = choices / max(nodes.busiest_active(rows), min(rows, 1.0))
+        used = efficiency.expert_product(dtype).at(max(1.0, of_one))
         flops = 2 * costs.expert_weights / self.tp * choices
         arithmetic = flops / (device.rate(dtype) * used)
         size = active * costs.expert_bytes / self.tp
         read = size / (device.memory_bytes_per_second * efficiency.experts_read.at(size))
-        summed = (choices + rows * self.nodes.most_sent) * costs.row_bytes
+        summed = (choices + rows * nodes.most_sent) * costs.row_bytes
         return Time(
             weights=0.0 if arithmetic > read else read,
             arithmetic=arithmetic if arithmetic > read else 0.0,

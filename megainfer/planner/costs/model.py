@@ -111,10 +111,10 @@ class ModelCosts:
             own_arithmetic,
         )
 
-    def nodes(self, count: int) -> Nodes:
-        """What `count` expert nodes hold of a layer. Raises ConfigError where there are more of
-        them than experts."""
-        return _nodes(self, count)
+    def nodes(self, count: int, spares: int = 0) -> Nodes:
+        """What `count` expert nodes hold of a layer, each `spares` experts beyond its share. Raises
+        ConfigError where there are more of them than experts."""
+        return _nodes(self, count, spares)
 
     def multiplied(self, dtype: str, on_gpu: bool) -> str:
         """In which arithmetic weights of this dtype are multiplied."""
@@ -131,8 +131,8 @@ class ModelCosts:
 
 
 @lru_cache(maxsize=4096)
-def _nodes(costs: ModelCosts, count: int) -> Nodes:
-    return nodes_of(costs.popularity, count)
+def _nodes(costs: ModelCosts, count: int, spares: int) -> Nodes:
+    return nodes_of(costs.popularity, count, spares)
 
 
 def _layers(spec: ModelSpec, precision: Precision) -> Iterator[LayerCosts]:

@@ -1,6 +1,6 @@
 """Which experts tokens choose."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -57,14 +57,61 @@ class Popularity:
         return _chosen(self)
 
 
-def counts_inside(popularity: Popularity, members: Sequence[int]) -> list[float]:
-    """The probability that 0, 1, … top_k of a token's experts are among these."""
-    own, k, scale = set(members), popularity.top_k, max(popularity.weights)
+def counts_inside(
+    popularity: Popularity, nodes: Sequence[Mapping[int, float]]
+) -> Iterator[list[float]]:
+    """Of each node the probability that 0, 1, … top_k of a token's experts are there.
+
+    nodes: all of them, by expert the part of its tokens that go there; an expert's parts are of
+    different nodes, and add up to 1.
+    """
+    k, scale = popularity.top_k, max(popularity.weights)
     weights = [weight / scale for weight in popularity.weights]
-    inside = _prefixes([weights[e] for e in members], k)[-1]
-    others = _prefixes([weight for e, weight in enumerate(weights) if e not in own], k)[-1]
-    ways = [inside[n] * others[k - n] for n in range(k + 1)]
-    return [way / sum(ways) for way in ways]
+    shared = {e for own in nodes for e, part in own.items() if part < 1}
+    alone = [_prefixes([weights[e] for e in own if e not in shared], k)[-1] for own in nodes]
+    # Of those before and those behind each node; nothing is divided, so that nothing cancels.
+    before, behind = _products(alone, k), _products(alone[::-1], k)[::-1]
+    for node, own in enumerate(nodes):
+        others = _product(before[node], behind[node + 1], k)
+        for e in shared - own.keys():
+            others = _times(others, weights[e])
+        ways = [[here * there for there in others] for here in alone[node]]
+        for e in own.keys() & shared:
+            ways = _divided(ways, weights[e] * own[e], weights[e] * (1 - own[e]))
+        counts = [ways[n][k - n] for n in range(k + 1)]
+        yield [way / sum(counts) for way in counts]
+
+
+def _times(sums: Sequence[float], weight: float) -> list[float]:
+    """Sums over sets of 0..k, with one more expert that may be in them."""
+    return [1.0, *(sums[n] + weight * sums[n - 1] for n in range(1, len(sums)))]
+
+
+def _divided(ways: Sequence[Sequence[float]], here: float, there: float) -> list[list[float]]:
+    """The same of sets of n here and j elsewhere, with an expert that is in one of both places."""
+    size = len(ways)
+    return [
+        [
+            ways[n][j]
+            + (here * ways[n - 1][j] if n else 0.0)
+            + (there * ways[n][j - 1] if j else 0.0)
+            for j in range(size)
+        ]
+        for n in range(size)
+    ]
+
+
+def _product(one: Sequence[float], other: Sequence[float], k: int) -> list[float]:
+    """Sums over sets of 0..k of experts of both."""
+    return [sum(one[i] * other[n - i] for i in range(n + 1)) for n in range(k + 1)]
+
+
+def _products(parts: Sequence[Sequence[float]], k: int) -> list[list[float]]:
+    """Of the first 0, 1, 2, … of them."""
+    found = [[1.0] + [0.0] * k]
+    for part in parts:
+        found.append(_product(found[-1], part, k))
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -87,6 +134,5 @@ def _prefixes(weights: Sequence[float], k: int) -> list[list[float]]:
     """For the first 0, 1, 2, … of them: the sums over sets of 0..k of the sets' products."""
     sums = [[1.0] + [0.0] * k]
     for weight in weights:
-        last = sums[-1]
-        sums.append([1.0] + [last[j] + weight * last[j - 1] for j in range(1, k + 1)])
+        sums.append(_times(sums[-1], weight))
     return sums

@@ -4,8 +4,8 @@ A file holds `[device.NAME]` and `[efficiency.NAME]` tables with the fields of `
 `Efficiency`; table.toml says in its comments what each means and where its figures are from.
 
 - A device with `kind` stands on its own. Without, it changes the one of the same name in the files
-  before, or starts from the one that `like` names. A figure that it changes and gives no source for
-  has the file as its source.
+  before, or starts from the one that `like` names; both at once are refused. A figure that it
+  changes and gives no source for has the file as its source.
 - `efficiency` is the name of curves, or a table of them, which may start from others by `like`.
 """
 
@@ -98,6 +98,11 @@ class _Book:
             given["sources"] = dict.fromkeys(figures, f"given in {origin}") | sources
         known = {_plain(other): other for other in self._devices}
         same = known.get(_plain(name))
+        if "kind" in given and "like" in given:
+            raise ConfigError(
+                f"{origin}: device {name} has a kind and is like {given['like']!r:.80}: with kind "
+                "it stands on its own and needs all its figures; leave one of them out"
+            )
         if "kind" in given:
             base: Table = {}
             if same is not None:
@@ -111,7 +116,6 @@ class _Book:
                 f"{origin}: device {name} is not in our table; say what it is (kind and all its "
                 'figures), or which it is like (like = "H100")'
             )
-        given.pop("like", None)
         self._devices[name] = _over(base, given)
         self._origins[name] = origin
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from megainfer.planner.formulas import ENOUGH_MICRO_BATCHES
 from megainfer.planner.live.expected import Outlook
 from megainfer.planner.live.terms import Load, Terms, pace_of
 from megainfer.planner.live.work import Measured
 
 MOST_MORE = 2
 """Nodes of a role that are added or taken away, at most."""
-MOST_MICRO_BATCHES = 4
 WORTH = 1.03
 """Gains below this are within what a prediction is wrong by."""
 
@@ -73,10 +73,11 @@ def _neighbours(load: Load, other_turns: bool) -> Iterator[Load]:
             yield replace(load, attention=load.attention + more)
         if more and load.experts + more >= 1:
             yield replace(load, experts=load.experts + more)
-    for m in range(1, MOST_MICRO_BATCHES + 1) if other_turns else ():
-        if m != load.micro_batches:
-            # The same sequences in other numbers of turns.
-            yield replace(load, micro_batches=m, rows=load.rows * load.micro_batches / m)
+    for m in range(1, ENOUGH_MICRO_BATCHES + 1) if other_turns else ():
+        # The same sequences in other numbers of turns, each with one at least.
+        rows = load.rows * load.micro_batches / m
+        if m != load.micro_batches and (rows >= 1 or m < load.micro_batches):
+            yield replace(load, micro_batches=m, rows=rows)
 
 
 def _change(now: Measured, load: Load, outlook: Outlook, here: float) -> Change:

@@ -3,19 +3,32 @@
 What is simulated is one instance, or a part of it that behaves alike, so that trying one takes a
 few seconds. Of many attention nodes few are simulated and the experts get the rows of all; of many
 expert nodes too, each with its own share of rows. So the slowest of many is met less often than it
-would be: the fewer there are, the less jitter costs.
+would be: the fewer there are, the less jitter costs. Of a colocated deployment a group of devices
+is an attention node, and all of them keep step.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from megainfer.planner.rehearsal.stages import RowTimes, StepTimes
+from megainfer.planner.rehearsal.stages import RowTimes, StepTimes, rows_alone
 from megainfer.planner.rehearsal.traffic import Traffic
 from megainfer.planner.search.costs import Costs
 from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.prediction import Prediction
 from megainfer.planner.search.workload import Prefill, Workload
-from megainfer.simulator import Latencies, Load, Outcome, Request, Scenario, Span, Spell, simulate
+from megainfer.simulator import (
+    FREE,
+    Latencies,
+    Load,
+    Outcome,
+    Request,
+    Scenario,
+    Span,
+    Spell,
+    simulate,
+    simulate_together,
+)
 
 MOST_NODES, LEAST_NODES = 8, 2
 """Of either role, where there are so many."""
@@ -48,10 +61,11 @@ class Rehearsal:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """What both simulations share. weight: attention nodes that each simulated one stands for.
-    places: sequences that run on one of them."""
+    """What both simulations share. run: the simulator. weight: attention nodes that each simulated
+    one stands for. places: sequences that run on one of them."""
 
     scenario: Scenario
+    run: Callable[[Scenario], Outcome]
     weight: float
     places: int
     cache_tokens: int
@@ -81,8 +95,9 @@ def rehearse(
     traffic: Traffic,
     records: bool = False,
 ) -> Rehearsal:
-    """Try it. records: whether spans are kept. The deployment's roles must be apart."""
-    stage = _stage(costs, prediction, workload, traffic)
+    """Try it. records: whether spans are kept, of roles that are apart."""
+    made_of = _together if prediction.deployment.together else _apart
+    stage = made_of(costs, prediction, workload, traffic)
     full = _full(stage, prediction, workload, traffic, records)
     made = full.tokens_per_second * stage.weight
     return Rehearsal(
@@ -97,12 +112,12 @@ def rehearse(
     )
 
 
-def _stage(costs: Costs, prediction: Prediction, workload: Workload, traffic: Traffic) -> _Stage:
+def _apart(costs: Costs, prediction: Prediction, workload: Workload, traffic: Traffic) -> _Stage:
     deployment = prediction.deployment
     attention, experts = deployment.attention, deployment.experts
     nodes, expert_nodes = _simulated_nodes(deployment, prediction.layers)
     weight = attention.count / nodes
-    own = costs.attention(attention.device, attention.tp)
+    own, sent_to = costs.attention(attention.device, attention.tp), (experts.count, experts.spares)
     road = costs.road(attention, experts)
     scenario = Scenario(
         attention_nodes=nodes,
@@ -110,8 +125,8 @@ def _stage(costs: Costs, prediction: Prediction, workload: Workload, traffic: Tr
         micro_batches=deployment.micro_batches,
         layers=prediction.layers,
         choosing=1.0,  # The experts' times are by the rows of all nodes.
-        attention=StepTimes(lambda step: own.layer(step, experts.count), workload.chunk),
-        expert=RowTimes(costs.experts(experts.device, experts.tp, experts.count).layer, weight),
+        attention=StepTimes(lambda step: own.layer(step, *sent_to), workload.chunk),
+        expert=RowTimes(costs.experts(experts.device, experts.tp, *sent_to).layer, weight),
         sampling=StepTimes(own.outside, workload.chunk),
         dispatch=RowTimes(road.dispatch),
         combine=RowTimes(road.combine),
@@ -121,7 +136,32 @@ def _stage(costs: Costs, prediction: Prediction, workload: Workload, traffic: Tr
         seed=traffic.seed,
     )
     places = deployment.rows * deployment.micro_batches
-    return _Stage(scenario, weight, places, _cache_tokens(prediction, workload, places))
+    cache = _cache_tokens(prediction, workload, places)
+    return _Stage(scenario, simulate, weight, places, cache)
+
+
+def _together(costs: Costs, prediction: Prediction, workload: Workload, traffic: Traffic) -> _Stage:
+    deployment = prediction.deployment
+    nodes, experts = deployment.attention, deployment.experts
+    groups = min(nodes.count, MOST_NODES, max(LEAST_NODES, SEQUENCES // deployment.rows))
+    own = costs.colocated(nodes.device, nodes.tp, nodes.count, experts.count, experts.spares)
+    scenario = Scenario(
+        attention_nodes=groups,
+        expert_nodes=1,
+        micro_batches=1,
+        layers=prediction.layers,
+        attention=StepTimes(own.attention, workload.chunk),
+        # The rows of those that are simulated, by as many as they are, are a group's mean ones.
+        expert=RowTimes(lambda rows: own.experts(rows_alone(rows)), 1 / groups),
+        sampling=StepTimes(own.outside, workload.chunk),
+        dispatch=RowTimes(lambda rows: own.exchange(rows_alone(rows))),
+        combine=FREE,
+        jitter=traffic.jitter,
+        spells=(Spell(groups - 1, traffic.straggler),) if traffic.straggler > 1 else (),
+        seed=traffic.seed,
+    )
+    cache = _cache_tokens(prediction, workload, deployment.rows)
+    return _Stage(scenario, simulate_together, nodes.count / groups, deployment.rows, cache)
 
 
 def _simulated_nodes(deployment: Deployment, layers: int) -> tuple[int, int]:
@@ -147,14 +187,14 @@ def _cache_tokens(prediction: Prediction, workload: Workload, places: int) -> in
     """What an attention node's cache holds when it takes the memory that the plan leaves free."""
     ledger, device = prediction.memory[0], prediction.deployment.attention.device
     cache, free = ledger.of("KV cache"), device.memory_bytes - ledger.total
-    planned = places * workload.context
+    planned = workload.cache_tokens(places)
     return math.floor(planned * (1 + max(0, free) / cache)) if cache else 2**62
 
 
-def _mean_made(traffic: Traffic, workload: Workload) -> float:
+def _mean_made(workload: Workload) -> float:
     """Tokens of an answer that the instance makes; a pool that computes prompts makes the first."""
     by_others = workload.prefill is Prefill.ELSEWHERE
-    return max(1.0, traffic.mean_output(workload) - by_others)
+    return max(1.0, float(workload.output_tokens - by_others))
 
 
 def _full(
@@ -163,9 +203,9 @@ def _full(
     step = prediction.tpot_seconds
     places = stage.scenario.attention_nodes * stage.places
     steps = FULL_STEPS + FULL_WARM_UP
-    waiting = math.ceil(2 * places * (1 + steps / _mean_made(traffic, workload)))
+    waiting = math.ceil(2 * places * (1 + steps / _mean_made(workload)))
     requests = traffic.backlog(workload, places, waiting)
-    return simulate(
+    return stage.run(
         replace(
             stage.scenario,
             load=stage.load(requests, workload),
@@ -182,13 +222,13 @@ def _loaded(
     """Under a share of the throughput `made`."""
     if not made:
         return Latencies()
-    output = _mean_made(traffic, workload)
+    output = _mean_made(workload)
     steps = min(math.ceil(1.5 * output), MOST_STEPS, EVENTS // stage.events_per_step)
     seconds = max(LEAST_STEPS, steps) * prediction.tpot_seconds
     rate = traffic.share * made / output / stage.weight
     under_way = round(traffic.share * stage.scenario.attention_nodes * stage.places)
     requests = traffic.requests(workload, rate, seconds, under_way)
-    outcome = simulate(
+    outcome = stage.run(
         replace(
             stage.scenario,
             load=stage.load(requests, workload),

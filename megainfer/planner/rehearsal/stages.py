@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from megainfer.planner.costs.stage_time import Time
-from megainfer.planner.costs.step import Contexts, Step
+from megainfer.planner.costs.step import ALONE, Contexts, Step
 from megainfer.simulator.work import Work
 
 
@@ -35,6 +35,11 @@ class StepTimes:
             chunk,
             work.tokens - decoding,
         )
+
+
+def rows_alone(rows: float) -> Step:
+    """For what depends on nothing else: experts, and what is exchanged."""
+    return Step(rows, ALONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,23 +2,21 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from statistics import fmean
 
 from megainfer.errors import ConfigError
 from megainfer.planner.search.workload import Workload
 from megainfer.simulator.arrivals import (
     Arrivals,
     Bursts,
-    Fixed,
-    Lengths,
-    LogNormal,
     Poisson,
-    Traced,
     requests_under_way,
     requests_until,
     stretched,
 )
+from megainfer.simulator.lengths import Fixed, Lengths, LogNormal, Traced
 from megainfer.simulator.request import Request
 
 
@@ -38,7 +36,7 @@ class Traffic:
     sigma: of log-normal lengths whose means are the workload's; None: all are as long. trace:
     requests whose lengths, and with the pattern TRACE moments too, are taken; their rate is made
     to fit. jitter: standard deviation of a stage's time, as a share. straggler: a factor on the
-    times of one attention node.
+    times of one attention node. A plan is for these lengths if its workload is from `workload`.
     """
 
     pattern: Pattern = Pattern.POISSON
@@ -69,11 +67,14 @@ class Traffic:
             return LogNormal(workload.input_tokens, workload.output_tokens, self.sigma)
         return Fixed(workload.input_tokens, workload.output_tokens)
 
-    def mean_output(self, workload: Workload) -> float:
-        """Tokens of an answer."""
+    def workload(self, asked: Workload) -> Workload:
+        """What is asked with the lengths that requests will have: a trace's own means, and the
+        spread."""
         if self.trace:
-            return sum(request.output_tokens for request in self.trace) / len(self.trace)
-        return workload.output_tokens
+            given = fmean(request.input_tokens for request in self.trace)
+            made = fmean(request.output_tokens for request in self.trace)
+            asked = replace(asked, input_tokens=round(given), output_tokens=round(made))
+        return replace(asked, spread=self.lengths(asked).spread)
 
     def requests(
         self, workload: Workload, rate: float, seconds: float, under_way: int

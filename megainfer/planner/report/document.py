@@ -9,7 +9,7 @@ from typing import Any
 
 from megainfer.errors import ConfigError, cited
 from megainfer.planner.costs.stage_time import Time
-from megainfer.planner.question import Planned
+from megainfer.planner.question import Planned, Tried
 from megainfer.planner.rehearsal import Rehearsal
 from megainfer.planner.report.served import Served, served
 from megainfer.planner.search.deployment import Nodes
@@ -28,7 +28,6 @@ def start_of(planned: Planned, plan: Prediction) -> Served:
 
 def document(planned: Planned, front: Front | None = None) -> dict[str, Any]:
     """The JSON object. Key names carry units."""
-    answer = planned.answer
     whole: dict[str, Any] = {
         "version": VERSION,
         "model": planned.model,
@@ -42,20 +41,21 @@ def document(planned: Planned, front: Front | None = None) -> dict[str, Any]:
             "output_tokens": planned.workload.output_tokens,
             "prefill": planned.workload.prefill.value,
             "chunk": planned.workload.chunk,
+            "spread": asdict(planned.workload.spread),
         },
         "inventory": {device.name: count for device, count in planned.inventory.stock},
         "target": asdict(planned.target),
-        "planned_for": asdict(planned.planned_for),
+        "planned_for": {
+            "apart": asdict(planned.apart.target),
+            "colocated": asdict(planned.together.target),
+        },
         "objective": planned.objective.value,
-        "plans": [
-            _plan(planned, plan, planned.rehearsal(place))
-            for place, plan in enumerate(answer.apart)
-        ],
-        "colocated": [_plan(planned, plan, None) for plan in answer.together],
+        "plans": _plans(planned, planned.apart),
+        "colocated": _plans(planned, planned.together),
         "verdict": {
-            "apart_by": answer.verdict.ratio,
+            "apart_by": planned.predicted.ratio,
             "apart_by_simulated": planned.simulated_ratio,
-            "sentence": answer.verdict.sentence,
+            "sentence": planned.verdict.sentence,
         },
     }
     if front is not None:
@@ -66,6 +66,10 @@ def document(planned: Planned, front: Front | None = None) -> dict[str, Any]:
     return whole
 
 
+def _plans(planned: Planned, kind: Tried) -> list[dict[str, Any]]:
+    return [_plan(planned, plan, kind.rehearsal(at)) for at, plan in enumerate(kind.plans)]
+
+
 def _plan(planned: Planned, plan: Prediction, rehearsal: Rehearsal | None) -> dict[str, Any]:
     deployment = plan.deployment
     attention_idle, expert_idle = plan.pace.idle()
@@ -73,7 +77,7 @@ def _plan(planned: Planned, plan: Prediction, rehearsal: Rehearsal | None) -> di
     return {
         "together": deployment.together,
         "attention": _nodes(deployment.attention),
-        "experts": _nodes(deployment.experts),
+        "experts": {**_nodes(deployment.experts), "spares": deployment.experts.spares},
         "micro_batches": deployment.micro_batches,
         "rows": deployment.rows,
         "batch": deployment.batch,
@@ -165,7 +169,9 @@ def read_served(path: Path) -> Mapping[str, Any]:
 
 
 def _best_first(whole: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Plans of the kind that won, then those of the other."""
+    """Plans of the kind that won, as simulated where both were, then those of the other."""
     apart, together = list(whole["plans"]), list(whole["colocated"])
-    ratio = whole["verdict"]["apart_by"]
+    verdict = whole["verdict"]
+    ratio = verdict.get("apart_by_simulated")
+    ratio = verdict["apart_by"] if ratio is None else ratio
     return together + apart if ratio is not None and ratio < 1 else apart + together

@@ -57,6 +57,8 @@ def _options(
             **_devices(*kinds),
             "micro-batches": deployment.micro_batches,
         }
+        if deployment.experts.spares:
+            options["expert-replicas"] = deployment.experts.spares
     sequences = deployment.rows * deployment.micro_batches
     return {
         **options,

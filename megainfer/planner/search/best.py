@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, product
 from math import inf, isqrt
 
-from megainfer.planner.search.bounds import SLACK, Bounds, spent
+from megainfer.planner.search.bounds import SLACK, Bounds
 from megainfer.planner.search.deployment import Deployment
 from megainfer.planner.search.inventory import Inventory
 from megainfer.planner.search.predictor import Predictor
@@ -53,7 +53,8 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A family's plans with `first` to `last` attention nodes; micro_batches None: and any m."""
+    """A family's plans with `first` to `last` attention nodes; micro_batches None: and any m, and
+    any of the family's spare experts."""
 
     family: Family
     micro_batches: int | None
@@ -68,10 +69,10 @@ class Branch:
         return self.family.deployment(self.first, self.micro_batches, 1)
 
     def parts(self, micro_batches: Iterable[int]) -> "Iterator[Branch]":
-        """Divided by m, then into halves, as ratios go."""
+        """Divided by spare experts and m, then into halves, as ratios go."""
         if self.micro_batches is None:
-            for m in micro_batches:
-                yield replace(self, micro_batches=m)
+            for family, m in product(self.family.split(), micro_batches):
+                yield replace(self, family=family, micro_batches=m)
         else:
             middle = isqrt(self.first * self.last)
             yield replace(self, last=middle)
@@ -152,9 +153,10 @@ class Search:
         for bound, plan in bounded:
             if bound <= best.least:
                 break
-            found = self._best_rows(plan, bounds, best.least)
+            key = (plan.attention, replace(plan.experts, spares=0))
+            found = self._best_rows(plan, bounds, best.floor(key))
             if found is not None:
-                best.add((plan.attention, plan.experts), found)
+                best.add(key, found)
         return best.ranked()
 
     def _best_rows(self, plan: Deployment, bounds: Bounds, floor: float) -> Found | None:
@@ -163,7 +165,7 @@ class Search:
         # Sequences a micro-batch and second -> tokens a second and unit.
         a_row = 1.0
         if self.objective is not Objective.LATENCY:
-            a_row = plan.micro_batches * attention.count / spent(plan, self.objective)
+            a_row = plan.micro_batches * attention.count / plan.spent(self.objective)
         rates = bounds.attention_rates(attention.device, attention.tp, plan.together)
         grid = bounds.grid[: len(rates)]
         found = None
@@ -198,11 +200,9 @@ class Search:
         """That a step takes at least: what either role computes alone in all micro-batches, and
         both in one."""
         attention, experts, m = plan.attention, plan.experts, plan.micro_batches
-        sent_to = 0 if plan.together else experts.count
+        sent_to = None if plan.together else experts
         own = self.predictor.attention_seconds(attention, plan.rows, sent_to)
         yield m * own
-        if plan.together:
-            return
         tokens = self.predictor.step(plan.rows).rows * attention.count
         theirs = self.predictor.expert_seconds(experts, tokens)
         yield max(m * theirs, own + theirs)

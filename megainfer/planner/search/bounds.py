@@ -27,24 +27,8 @@ from megainfer.planner.search.workload import Objective, Target
 
 SLACK = 1 + 1e-9
 """A bound is a sum of floats, and so is what it bounds."""
-
-
-def units(device: Device, objective: Objective) -> float:
-    """What one device counts for; with latency nothing is counted."""
-    match objective:
-        case Objective.GPU:
-            return 1.0
-        case Objective.COST:
-            return device.price
-        case Objective.WATT:
-            return device.watts
-        case Objective.LATENCY:
-            return 0.0
-
-
-def spent(deployment: Deployment, objective: Objective) -> float:
-    """What the devices of one instance count for."""
-    return sum(role.devices * units(role.device, objective) for role in deployment.roles)
+TIGHT, LOOSE = 0.03, 0.15
+"""How much bounds on rates may be above them: of all families there are too many for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +66,14 @@ class Bounds:
         `space.rows`; to where a step takes too long. together: nothing is packed for others."""
         key = ("by rows", device.name, tp, together)
         if key not in self._by_rows:
-            rates = self._attention_rates(Nodes(device, tp, 1), 0 if together else 1)
+            node = Nodes(device, tp, 1)
+            rates = self._attention_rates(node, None if together else node)
             self._by_rows[key] = tuple(rates)
         return self._by_rows[key]
 
-    def _attention_rates(self, node: Nodes, expert_nodes: int) -> Iterator[float]:
+    def _attention_rates(self, node: Nodes, experts: Nodes | None) -> Iterator[float]:
         for rows in self.grid:
-            took = self.predictor.attention_seconds(node, rows, expert_nodes)
+            took = self.predictor.attention_seconds(node, rows, experts)
             if took > self.target.tpot_seconds * SLACK:
                 return
             yield rows / took
@@ -128,12 +113,13 @@ class Bounds:
         """With expert nodes as few as can be."""
         workload = self.predictor.workload
         costs = self.predictor.costs.attention(device, tp)
-        needs = costs.memory(rows * m * workload.context, rows * m, workload.most_rows(rows), m, 1)
+        tokens = workload.cache_tokens(rows * m)
+        needs = costs.memory(tokens, rows * m, workload.most_rows(rows), m, 1)
         return needs.total <= device.memory_bytes
 
-    def expert_rate(self, nodes: Nodes, m: int) -> float:
-        """r_e with m micro-batches: sequences a second."""
-        key = ("experts", nodes.device.name, nodes.tp, nodes.count, m)
+    def expert_rate(self, nodes: Nodes, m: int, tolerance: float = TIGHT) -> float:
+        """r_e with m micro-batches: sequences a second; at most as much above what can be."""
+        key = ("experts", nodes.device.name, nodes.tp, nodes.count, nodes.spares, m, tolerance)
         if key not in self._rates:
             predictor = self.predictor
             a_sequence = predictor.step(1).rows
@@ -143,8 +129,12 @@ class Bounds:
                 return took if took * m <= self.target.tpot_seconds * SLACK else inf
 
             most = 1.0 if self.objective is Objective.LATENCY else 2.0**30
-            self._rates[key] = rate_bound(seconds, most)
+            self._rates[key] = rate_bound(seconds, most, tolerance)
         return self._rates[key]
+
+    def _most_expert_rate(self, family: Family) -> float:
+        """r_e with any of its spare experts."""
+        return max(self.expert_rate(own.experts, 1, LOOSE) for own in family.split())
 
     def _most_road_rate(self, family: Family, first: int, last: int) -> float:
         """r_c where `first` to `last` attention nodes send at once. NICs may carry small messages
@@ -155,7 +145,7 @@ class Bounds:
 
     def _road_rate(self, family: Family, nodes: int) -> float:
         """r_c where so many attention nodes send at once."""
-        key = ("road", *family.key, nodes)
+        key = ("road", *family.key, family.experts.spares, nodes)
         if key not in self._rates:
             self._rates[key] = self._bounded_road_rate(family, nodes)
         return self._rates[key]
@@ -175,18 +165,18 @@ class Bounds:
 
         if seconds(1.0) == 0.0:
             return inf
-        return rate_bound(seconds, float(self.grid[possible - 1]), tolerance=0.03)
+        return rate_bound(seconds, float(self.grid[possible - 1]), TIGHT)
 
     def of(self, family: Family, m: int | None, first: int, last: int) -> float:
-        """What no such plan with `first` to `last` attention nodes exceeds. m None: with any m;
-        messages are left out then.
+        """What no such plan with `first` to `last` attention nodes exceeds. m None: with any m, and
+        any of the family's spare experts; messages are left out then.
 
         It is a concave function of their number over a linear one: it rises to its best, then
         falls.
         """
         parts = Parts(
             self.attention_rate(family.device, family.tp, m or 1),
-            self.expert_rate(family.experts, m or 1),
+            self._most_expert_rate(family) if m is None else self.expert_rate(family.experts, m),
             inf if m is None else self._most_road_rate(family, first, last),
             m or self.space.most_micro_batches,
         )
@@ -206,18 +196,21 @@ class Bounds:
         return rate / (nodes * self._node(family) + self._experts(family))
 
     def together(self, plan: Deployment) -> float:
-        """What a colocated plan doesn't exceed with any batch, by what attention takes there."""
+        """What a colocated plan doesn't exceed with any batch: attention and experts take turns, so
+        that a sequence takes what it takes each of them at least."""
         attention = plan.attention
         rates = self.attention_rates(attention.device, attention.tp, together=True)
-        rate = SLACK * attention.count * max(rates, default=0.0)
+        own, theirs = max(rates, default=0.0), self.expert_rate(plan.experts, 1, LOOSE)
+        if 0 in (own, theirs):
+            return 0.0
         if self.objective is Objective.LATENCY:
-            return rate / attention.count
-        return rate / spent(plan, self.objective)
+            return SLACK / (1 / own + 1 / theirs)
+        return SLACK / (1 / (attention.count * own) + 1 / theirs) / plan.spent(self.objective)
 
     def _node(self, family: Family) -> float:
         """What an attention node counts for."""
-        return family.tp * units(family.device, self.objective)
+        return family.tp * self.objective.units(family.device)
 
     def _experts(self, family: Family) -> float:
         """What all expert nodes count for."""
-        return family.experts.devices * units(family.experts.device, self.objective)
+        return family.experts.devices * self.objective.units(family.experts.device)

@@ -12,8 +12,9 @@ from megainfer.planner.search.deployment import Nodes
 class AttentionCosts(Protocol):
     """One attention node."""
 
-    def layer(self, step: Step, expert_nodes: int) -> Time:
-        """T_a: of one MoE layer, the mean of all. Rows are packed for so many expert nodes."""
+    def layer(self, step: Step, expert_nodes: int, spares: int = 0) -> Time:
+        """T_a: of one MoE layer, the mean of all. Rows are packed for so many expert nodes, each of
+        which holds `spares` experts beyond its share."""
 
     def outside(self, step: Step) -> Time:
         """Once a step: embedding, dense layers, head, sampling."""
@@ -77,10 +78,17 @@ class Costs(Protocol):
     def attention(self, device: Device, tp: int) -> AttentionCosts:
         """Raises ConfigError where the model's heads can't be shared by so many devices."""
 
-    def experts(self, device: Device, tp: int, nodes: int) -> ExpertCosts: ...
+    @property
+    def experts_alike(self) -> bool:
+        """Whether tokens choose all experts as often, so that copies of one spare nothing."""
+
+    def experts(self, device: Device, tp: int, nodes: int, spares: int = 0) -> ExpertCosts:
+        """spares: experts that each node holds beyond its share."""
 
     def road(self, attention: Nodes, experts: Nodes) -> RoadCosts: ...
 
-    def colocated(self, device: Device, tp: int, dp: int, ep: int) -> ColocatedCosts:
-        """dp groups of tp devices; experts whole on ep = tp dp devices, or, with ep 1, each split
-        over all of them."""
+    def colocated(
+        self, device: Device, tp: int, dp: int, ep: int, spares: int = 0
+    ) -> ColocatedCosts:
+        """dp groups of tp devices; experts dealt to ep groups of tp dp / ep of them, which share
+        each of theirs. Experts and exchange take at least what such expert nodes would."""

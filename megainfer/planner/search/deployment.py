@@ -3,15 +3,19 @@
 from dataclasses import dataclass
 
 from megainfer.planner.hardware import Device
+from megainfer.planner.search.workload import Objective
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """`count` nodes of one role alike, each `tp` devices with tensor parallelism between them."""
+    """`count` nodes of one role alike, each `tp` devices with tensor parallelism between them.
+    spares: experts of each layer that an expert node holds beyond its share, copies of popular ones
+    (`serve --expert-replicas`)."""
 
     device: Device
     tp: int
     count: int
+    spares: int = 0
 
     @property
     def devices(self) -> int:
@@ -20,7 +24,8 @@ class Nodes:
     def describe(self, role: str) -> str:
         """Such as "2 attention nodes of 8 H20"."""
         nodes = f"{self.count} {role} node{'s' if self.count > 1 else ''}"
-        return f"{nodes} of {self.tp} {self.device.name}"
+        spares = f" with {self.spares} spare experts each" if self.spares else ""
+        return f"{nodes} of {self.tp} {self.device.name}{spares}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class Deployment:
 
     together False: `attention.devices + experts.devices` devices; micro-batches take turns.
     together True: the colocated baseline, attention data parallel over `attention.count` groups,
-    experts spread over the same devices, `experts.count` of them times `experts.tp`; one batch.
+    experts dealt to `experts.count` groups of `experts.tp` of the same devices; one batch.
     rows: sequences that decode in one micro-batch of one attention node (b_a).
     """
 
@@ -55,24 +60,14 @@ class Deployment:
         """Of one instance."""
         return sum(role.devices for role in self.roles)
 
-    @property
-    def price(self) -> float:
-        """Of one instance's devices, an L20 = 1."""
-        return sum(role.devices * role.device.price for role in self.roles)
-
-    @property
-    def watts(self) -> float:
-        """Of one instance's devices."""
-        return sum(role.devices * role.device.watts for role in self.roles)
+    def spent(self, objective: Objective) -> float:
+        """What the devices of one instance count for."""
+        return sum(role.devices * objective.units(role.device) for role in self.roles)
 
     def describe(self) -> str:
         """In words, of one instance."""
         if self.together:
-            spread = (
-                f"experts whole on {self.experts.count} devices"
-                if self.experts.count > 1
-                else "experts split like the rest"
-            )
+            spread = self._experts_together()
             groups = f"{self.devices} {self.attention.device.name} (tensor parallel "
             groups += f"{self.attention.tp}, data parallel {self.attention.count}, {spread})"
             return f"colocated on {groups}, {self.batch} sequences"
@@ -80,3 +75,12 @@ class Deployment:
         m = self.micro_batches
         turns = "1 micro-batch" if m == 1 else f"{m} micro-batches"
         return f"{nodes}, {turns} of {self.rows} sequences on each attention node"
+
+    def _experts_together(self) -> str:
+        experts = self.experts
+        spares = f" with {experts.spares} spare ones each" if experts.spares else ""
+        if experts.count == 1:
+            return "experts split like the rest"
+        if experts.tp == 1:
+            return f"experts whole on {experts.count} devices{spares}"
+        return f"experts on {experts.count} groups of {experts.tp} devices{spares}"

@@ -34,11 +34,16 @@ class ModelStages:
         made: AttentionStage = self._made[key]
         return made
 
-    def experts(self, device: Device, tp: int, nodes: int) -> ExpertStage:
-        """The expert nodes of an instance."""
-        key = ("experts", device.name, tp, nodes)
+    @property
+    def experts_alike(self) -> bool:
+        """Whether tokens choose all experts as often."""
+        return self.model.popularity.is_uniform
+
+    def experts(self, device: Device, tp: int, nodes: int, spares: int = 0) -> ExpertStage:
+        """The expert nodes of an instance, each with `spares` experts beyond its share."""
+        key = ("experts", device.name, tp, nodes, spares)
         if key not in self._made:
-            self._made[key] = ExpertStage(self.model, device, tp, nodes)
+            self._made[key] = ExpertStage(self.model, device, tp, nodes, spares)
         made: ExpertStage = self._made[key]
         return made
 
@@ -46,14 +51,16 @@ class ModelStages:
         """What they send each other."""
         return Road(
             self.attention(attention.device, attention.tp),
-            self.experts(experts.device, experts.tp, experts.count),
+            self.experts(experts.device, experts.tp, experts.count, experts.spares),
             attention.count,
         )
 
-    def colocated(self, device: Device, tp: int, dp: int, ep: int) -> ColocatedStage:
+    def colocated(
+        self, device: Device, tp: int, dp: int, ep: int, spares: int = 0
+    ) -> ColocatedStage:
         """Both halves on the same devices."""
-        key = ("colocated", device.name, tp, dp, ep)
+        key = ("colocated", device.name, tp, dp, ep, spares)
         if key not in self._made:
-            self._made[key] = ColocatedStage(self.model, device, tp, dp, ep)
+            self._made[key] = ColocatedStage(self.model, device, tp, dp, ep, spares)
         made: ColocatedStage = self._made[key]
         return made

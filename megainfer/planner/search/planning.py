@@ -47,9 +47,8 @@ class Planner:
         Raises ConfigError where no plan keeps the target, which says the nearest, and where the
         model fits nowhere, which says by how much.
         """
-        search = self._search(target, objective)
-        apart = self._predictions(search.apart(top), target)
-        together = self._predictions(search.together(top), target)
+        apart = self.best(False, target, objective, top)
+        together = self.best(True, target, objective, top)
         if not (apart or together):
             raise self._impossible(target)
         verdict = judge(
@@ -59,6 +58,14 @@ class Planner:
             self.predictor.workload,
         )
         return Answer(apart, together, verdict)
+
+    def best(
+        self, together: bool, target: Target, objective: Objective, top: int
+    ) -> tuple[Prediction, ...]:
+        """The `top` best plans of one kind, which may be none."""
+        search = Search(self.predictor, self.inventory, target, objective, self.space)
+        found = search.together(top) if together else search.apart(top)
+        return tuple(self._prediction(deployment, target) for deployment in found)
 
     def front(self, objective: Objective, points: int = 12, slowest: float = 0.5) -> "Front":
         """What can be had at each speed of a sequence: the best plans of each kind for `points`
@@ -73,18 +80,9 @@ class Planner:
         targets = [Target(shortest * ratio**i * (1 + 1e-9)) for i in range(points)]
         apart, together = list[Prediction](), list[Prediction]()
         for target in targets:
-            search = self._search(target, objective)
-            apart += self._predictions(search.apart(1), target)
-            together += self._predictions(search.together(1), target)
+            apart += self.best(False, target, objective, 1)
+            together += self.best(True, target, objective, 1)
         return Front(_undominated(apart, objective), _undominated(together, objective))
-
-    def _search(self, target: Target, objective: Objective) -> Search:
-        return Search(self.predictor, self.inventory, target, objective, self.space)
-
-    def _predictions(
-        self, deployments: tuple[Deployment, ...], target: Target
-    ) -> tuple[Prediction, ...]:
-        return tuple(self._prediction(deployment, target) for deployment in deployments)
 
     def _prediction(self, deployment: Deployment, target: Target) -> Prediction:
         larger = next((rows for rows in self.space.rows if rows > deployment.rows), None)
@@ -123,10 +121,10 @@ class Planner:
 
     def _smallest(self) -> Iterator[Deployment]:
         """Of each kind and family, the plan with least to do: one sequence, nothing in parallel."""
-        costs = self.predictor.costs
-        for family in families(self.space, self.inventory, costs, fitting=False):
+        costs, space = self.predictor.costs, replace(self.space, spares=(0,))
+        for family in families(space, self.inventory, costs, fitting=False):
             yield family.deployment(1, 1, 1)
-        yield from colocated(self.space, self.inventory, costs)
+        yield from colocated(space, self.inventory, costs)
 
     def _nearest(self, seconds: Callable[[Deployment], float]) -> Deployment | None:
         """The smallest plan that fits and takes least; None where none fits."""

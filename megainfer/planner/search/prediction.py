@@ -1,6 +1,6 @@
 """What a deployment is expected to give."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from megainfer.memory import Ledger
@@ -47,17 +47,17 @@ class Prediction:
     @property
     def per_gpu(self) -> float:
         """Tokens a second and device."""
-        return self.instance_tokens_per_second / self.deployment.devices
+        return self.value(Objective.GPU)
 
     @property
     def per_price(self) -> float:
         """Tokens a second and unit of price (an L20)."""
-        return self.instance_tokens_per_second / self.deployment.price
+        return self.value(Objective.COST)
 
     @property
     def per_watt(self) -> float:
         """Tokens a second and watt."""
-        return self.instance_tokens_per_second / self.deployment.watts
+        return self.value(Objective.WATT)
 
     @property
     def per_user(self) -> float:
@@ -66,15 +66,9 @@ class Prediction:
 
     def value(self, objective: Objective) -> float:
         """How good it is: more is better."""
-        match objective:
-            case Objective.GPU:
-                return self.per_gpu
-            case Objective.COST:
-                return self.per_price
-            case Objective.WATT:
-                return self.per_watt
-            case Objective.LATENCY:
-                return self.per_user
+        if objective is Objective.LATENCY:
+            return self.per_user
+        return self.instance_tokens_per_second / self.deployment.spent(objective)
 
     @property
     def bound(self) -> str:
@@ -101,7 +95,3 @@ class Prediction:
             "network" if ways.bound == "network" else "latency": ways.total,
         }
         return max(totals, key=lambda name: totals[name])
-
-    def times(self, replicas: int) -> "Prediction":
-        """The same with so many replicas."""
-        return replace(self, deployment=replace(self.deployment, replicas=replicas))

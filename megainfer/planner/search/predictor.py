@@ -8,7 +8,7 @@ from megainfer.memory import Ledger
 from megainfer.planner.costs.stage_time import Time
 from megainfer.planner.costs.step import Step
 from megainfer.planner.costs.straggling import expected_maximum
-from megainfer.planner.search.costs import Costs
+from megainfer.planner.search.costs import ColocatedCosts, Costs
 from megainfer.planner.search.deployment import Deployment, Nodes
 from megainfer.planner.search.prediction import Limit, Prediction
 from megainfer.planner.search.stages import Pace, Stages
@@ -39,22 +39,23 @@ class Predictor:
             self._steps[rows] = self.workload.step(rows)
         return self._steps[rows]
 
-    def attention_seconds(self, nodes: Nodes, rows: float, expert_nodes: int = 1) -> float:
-        """That each computes in one micro-batch's step; at least this with more nodes of either
-        role."""
+    def attention_seconds(self, nodes: Nodes, rows: float, experts: Nodes | None = None) -> float:
+        """That each computes in one micro-batch's step; experts: that its rows are packed for, or
+        none. At least this with more nodes of either role."""
         step = self.step(rows)
-        layer = self._attention(nodes, step, expert_nodes).total
+        layer = self._attention(nodes, step, experts).total
         return self.layers * layer + self._outside(nodes, step).total
 
     def expert_seconds(self, nodes: Nodes, rows: float) -> float:
         """That they compute in one micro-batch's step, when so many tokens came together."""
         return self.layers * self._experts(nodes, rows).total
 
-    def _attention(self, nodes: Nodes, step: Step, expert_nodes: int) -> Time:
+    def _attention(self, nodes: Nodes, step: Step, experts: Nodes | None) -> Time:
         device, tp = nodes.device, nodes.tp
+        sent_to = (experts.count, experts.spares) if experts else (0, 0)
         time = self._time(
-            ("attention", device.name, tp, expert_nodes, step.decode_rows, step.prefill_rows),
-            lambda: self.costs.attention(device, tp).layer(step, expert_nodes),
+            ("attention", device.name, tp, *sent_to, step.decode_rows, step.prefill_rows),
+            lambda: self.costs.attention(device, tp).layer(step, *sent_to),
         )
         return self._slowest(time, nodes, step)
 
@@ -74,10 +75,10 @@ class Predictor:
         )
 
     def _experts(self, nodes: Nodes, rows: float) -> Time:
-        device, tp, count = nodes.device, nodes.tp, nodes.count
+        device, tp, count, spares = nodes.device, nodes.tp, nodes.count, nodes.spares
         return self._time(
-            ("experts", device.name, tp, count, rows),
-            lambda: self.costs.experts(device, tp, count).layer(rows),
+            ("experts", device.name, tp, count, spares, rows),
+            lambda: self.costs.experts(device, tp, count, spares).layer(rows),
         )
 
     def stages(self, deployment: Deployment, step: Step, others: Step) -> Stages:
@@ -87,7 +88,7 @@ class Predictor:
         attention, experts = deployment.attention, deployment.experts
         road = self.costs.road(attention, experts)
         return Stages(
-            self._attention(attention, step, experts.count),
+            self._attention(attention, step, experts),
             self._experts(experts, step.rows + (attention.count - 1) * others.rows),
             road.dispatch(step.rows),
             road.combine(step.rows),
@@ -95,10 +96,7 @@ class Predictor:
         )
 
     def _together(self, deployment: Deployment, step: Step) -> Stages:
-        nodes = deployment.attention
-        costs = self.costs.colocated(
-            nodes.device, nodes.tp, nodes.count, ep=deployment.experts.count
-        )
+        nodes, costs = deployment.attention, self._colocated(deployment)
         way = costs.exchange(step) * 0.5
         slowest = self._slowest(costs.attention(step), nodes, step)
         return Stages(slowest, costs.experts(step), way, way, costs.outside(step))
@@ -132,20 +130,23 @@ class Predictor:
         attention, experts = deployment.attention, deployment.experts
         m = deployment.micro_batches
         sequences = deployment.rows * m
-        tokens = sequences * self.workload.context
+        tokens = self.workload.cache_tokens(sequences)
         rows = self.workload.most_rows(deployment.rows)
         if deployment.together:
-            group = self.costs.colocated(
-                attention.device, attention.tp, attention.count, experts.count
-            )
-            return (group.memory(tokens, sequences, rows),)
+            return (self._colocated(deployment).memory(tokens, sequences, rows),)
         return (
             self.costs.attention(attention.device, attention.tp).memory(
                 tokens, sequences, rows, m, experts.count
             ),
-            self.costs.experts(experts.device, experts.tp, experts.count).memory(
+            self.costs.experts(experts.device, experts.tp, experts.count, experts.spares).memory(
                 rows, m, attention.count
             ),
+        )
+
+    def _colocated(self, deployment: Deployment) -> ColocatedCosts:
+        nodes, experts = deployment.attention, deployment.experts
+        return self.costs.colocated(
+            nodes.device, nodes.tp, nodes.count, experts.count, experts.spares
         )
 
     def fits(self, deployment: Deployment) -> bool:

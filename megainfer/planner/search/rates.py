@@ -23,7 +23,7 @@ def rows_grid(most: int) -> tuple[int, ...]:
     return tuple(rows)
 
 
-def rate_bound(seconds: Seconds, most: float, tolerance: float = 0.03) -> float:
+def rate_bound(seconds: Seconds, most: float, tolerance: float) -> float:
     """What no rows / seconds(rows) with 1 <= rows <= most exceeds, at most `tolerance` above what
     one reaches; 0 where not even one row can be. Rows needn't be whole.
 

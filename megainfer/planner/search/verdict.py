@@ -51,11 +51,14 @@ def judge(
     together: Prediction | None,
     objective: Objective,
     workload: Workload,
+    ratio: float | None = None,
 ) -> Verdict:
-    """The best of each kind against each other."""
+    """The best of each kind against each other. ratio: of their values, where it is known better
+    than as predicted."""
     if apart is None or together is None:
         return Verdict(objective, None, apart is not None, ())
-    ratio = apart.value(objective) / together.value(objective)
+    if ratio is None:
+        ratio = apart.value(objective) / together.value(objective)
     why = _why_it_pays if ratio > 1 + EQUAL else _why_not
     reasons = tuple(why(apart, together, workload)) if abs(ratio - 1) > EQUAL else ()
     return Verdict(objective, ratio, True, reasons)
