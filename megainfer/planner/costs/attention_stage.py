@@ -45,12 +45,13 @@ class AttentionStage:
 
         expert_nodes: that its rows are packed for and replies come from; 0 where nothing is sent.
         """
+        efficiency = self.device.efficiency
         time = self._layers(step, True) * (1 / self.costs.moe_layers)
-        copied = 0.0
+        copied = step.rows * self.costs.spec.hidden_size * efficiency.attention_channel_seconds
         if expert_nodes:
             sent = step.rows * self.costs.nodes(expert_nodes).fanout
-            copied = copy_seconds(self.device, (PACKED + ADDED) * sent * self.costs.row_bytes)
-        return time + Time(copied=copied, fixed=self.device.efficiency.attention_layer_seconds)
+            copied += copy_seconds(self.device, (PACKED + ADDED) * sent * self.costs.row_bytes)
+        return time + Time(copied=copied, fixed=efficiency.attention_layer_seconds)
 
     def outside(self, step: Step) -> Time:
         """Once a step, beside layers with experts: the embedding, layers without experts, the head,
