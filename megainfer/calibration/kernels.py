@@ -34,6 +34,8 @@ DTYPES = ("float32", "bfloat16", "int8")
 KV_DTYPES = ("float32", "bfloat16")
 READING = AttentionSpec(num_heads=16, num_kv_heads=4, head_dim=64, rope=None)
 """Its cache has 1 KiB a token in bfloat16, and four queries read each of its keys."""
+CALLED = 128
+"""Outputs and inputs of a product that is only a call; int8 has a scale for as many inputs."""
 NARROW = 64
 """Channels of its hidden states, so that its products take next to nothing."""
 MOST_PLACES = 8
@@ -44,8 +46,7 @@ EXPERTS = ExpertsShape(experts=48, hidden=1024, intermediate=640, top_k=4)
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """What is measured. working: bytes of a working set, which no level of cache should hold.
-    product: outputs and inputs, so many that a call by itself takes next to nothing: nodes make one
-    for a whole layer. rows: of products, and of one expert in the mean. most_choices: rows over all
+    product: outputs and inputs. rows: of products, and of one expert in the mean. most_choices: rows over all
     experts of one call, at most, so that a call is a matter of milliseconds. readers: (sequences,
     tokens of context of each)."""
 
@@ -102,6 +103,12 @@ def products(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Case
         yield Case(rows, 2.0 * rows * outputs * inputs, work)
 
 
+def calling(kernel: AttentionKernel, dtype: str) -> Case:
+    """A product of next to nothing: what a call takes by itself, which is to be taken off."""
+    weight = kernel.pack(torch.full((CALLED, CALLED), 0.01), dtype)
+    return Case(1, 1, partial(kernel.linear, weight, torch.full((1, CALLED), 0.5)))
+
+
 def _product(kernel: AttentionKernel, turn: Iterator[PackedLinear], x: Tensor) -> None:
     kernel.linear(next(turn), x)
 
@@ -110,7 +117,7 @@ def experts(threads: Threads, dtype: str, sizes: Sizes) -> Iterator[Case]:
     """Experts with weights of this dtype, by the mean rows of those that are chosen.
 
     Rows choose at random, as tokens do: some experts get many rows and some few, which takes longer
-    than if all had as many.
+    than if all had as many. For one row each there is nothing to choose.
     """
     shape = sizes.experts
     layer = _experts(ExpertKernel(shape, dtype, threads))
@@ -123,19 +130,22 @@ def experts(threads: Threads, dtype: str, sizes: Sizes) -> Iterator[Case]:
 
 
 def _draws(sizes: Sizes) -> Iterator[tuple[int, int]]:
-    """(tokens, experts that they choose among): a single token first, which has an expert for each
-    of its choices."""
+    """(tokens, experts that they choose among)."""
     top_k, most = sizes.experts.top_k, sizes.experts.experts
-    yield 1, top_k
-    for rows in sizes.rows[1:]:
+    for rows in sizes.rows:
         among = max(top_k, min(most, sizes.most_choices // rows))
         yield max(1, rows * among // top_k), among
 
 
 def _choices(tokens: int, among: int, top_k: int) -> Tensor:
-    """Of each token as many different ones: int32 [tokens, top_k]; the same whenever asked."""
-    weights = torch.rand(tokens, among, generator=torch.Generator().manual_seed(tokens))
-    return weights.topk(top_k).indices.to(torch.int32)
+    """Of each token as many different ones, and of all together where there are as many: int32
+    [tokens, top_k]. The same whenever asked."""
+    generator = torch.Generator().manual_seed(tokens)
+    if tokens * top_k <= among:
+        chosen = torch.randperm(among, generator=generator)[: tokens * top_k].view(tokens, top_k)
+    else:
+        chosen = torch.rand(tokens, among, generator=generator).topk(top_k).indices
+    return chosen.to(torch.int32)
 
 
 def _experts(kernel: ExpertKernel) -> CpuLayerExperts:
