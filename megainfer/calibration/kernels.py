@@ -46,9 +46,9 @@ EXPERTS = ExpertsShape(experts=48, hidden=1024, intermediate=640, top_k=4)
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """What is measured. working: bytes of a working set, which no level of cache should hold.
-    product: outputs and inputs. rows: of products, and of one expert in the mean. most_choices: rows over all
-    experts of one call, at most, so that a call is a matter of milliseconds. readers: (sequences,
-    tokens of context of each)."""
+    product: outputs and inputs. rows: of products, and of one expert in the mean. most_choices:
+    rows over all experts of one call, at most, so that a call is a matter of milliseconds. readers:
+    (sequences, tokens of context of each)."""
 
     working: int = 128 * 2**20
     product: tuple[int, int] = (8192, 1024)
