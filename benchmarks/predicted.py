@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megainfer import LLM
-from megainfer.calibration.toy import write_toy
+from megainfer.calibration.toy import TOY, write_model
 from megainfer.config import EngineConfig
 from megainfer.launch.expectation import expectation_of
 from megainfer.launch.machine import read_machine
@@ -349,7 +349,7 @@ def main() -> None:
 
 def _model(args: argparse.Namespace, folder: Path) -> Path:
     if args.model == "toy":
-        return write_toy(folder)
+        return write_model(TOY, folder / "toy")
     return ensure_checkpoint(args.model, folder) if args.model in SHAPES else Path(args.model)
 
 

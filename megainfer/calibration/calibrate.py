@@ -13,12 +13,14 @@ from megainfer.compute.cpu.kernels import library
 from megainfer.config import format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
+from megainfer.planner.costs import ModelCosts
 from megainfer.planner.hardware import Device
 from megainfer.planner.live.naming import beside, colocated, of_cores
 from megainfer.supervise.libraries import load_libraries
 
 if TYPE_CHECKING:  # which loads torch
     from megainfer.calibration.kernels import Sizes
+    from megainfer.calibration.layers import Served
 
 Tell = Callable[[str], None]
 
@@ -84,9 +86,13 @@ def calibrate(wish: Wish, machine: Machine, processor: str, tell: Tell) -> list[
 
 @dataclass(frozen=True, slots=True)
 class _Host:
+    """By where the roles are: on shared cores, on cores of their own, in one process."""
+
     shared: HostWork
     split: HostWork
     colocated: HostWork
+    served_split: "Served"
+    served_colocated: "Served"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,35 +105,55 @@ class _Setting:
 
 
 def _host(tell: Tell) -> _Host:
-    from megainfer.calibration.host import COLOCATED, SHARED, SPLIT, measure_host
-    from megainfer.calibration.toy import write_toy
+    from megainfer.calibration import toy
+    from megainfer.calibration.host import COLOCATED, SHARED, SPLIT, measure_host, measure_layers
+    from megainfer.calibration.layers import Served, taking_turns
 
+    arrangements = (SHARED, SPLIT, COLOCATED)
     with tempfile.TemporaryDirectory(prefix="megainfer-calibrate-") as scratch:
-        folder = write_toy(Path(scratch))
+        folder = toy.write_model(toy.TOY, Path(scratch) / "toy")
         tell("the host's work, in one process and in two")
-        return _Host(*(measure_host(folder, nodes) for nodes in (SHARED, SPLIT, COLOCATED)))
+        shared, split, colocated = (measure_host(folder, nodes) for nodes in arrangements)
+        folder = toy.write_model(toy.BULKY, Path(scratch) / "bulky")
+        tell("what rows add to layers, and waking who waits")
+        costs = _costs(folder)
+        served = [Served(costs, *times) for times in measure_layers(folder, arrangements)]
+    turns = taking_turns(shared, colocated, served[0], served[2])
+    return _Host(turns, split, colocated, served[1], served[2])
+
+
+def _costs(folder: Path) -> ModelCosts:
+    """As `measure_layers` serves the model."""
+    from megainfer.compute.selection import Precision
+    from megainfer.models.registry import load_spec
+
+    return ModelCosts.of(load_spec(folder), Precision("bfloat16"))
 
 
 def _devices(wish: Wish, machine: Machine, setting: _Setting, tell: Tell) -> Iterator[Device]:
     from megainfer.calibration.kernels import USUAL
+    from megainfer.calibration.layers import with_row_work
     from megainfer.calibration.measure import measure_kernels
 
-    sizes, total = wish.sizes or USUAL, len(machine.cores)
+    sizes, total, host = wish.sizes or USUAL, len(machine.cores), setting.host
 
-    def made(name: str, cores: int, kernels: KernelTimes, host: HostWork) -> Device:
+    def made(name: str, cores: int, kernels: KernelTimes, work: HostWork) -> Device:
         share = Share(name, cores, total, machine.memory, wish.watts, wish.price, setting.when)
-        return device_of(share, kernels, setting.links, host)
+        device = device_of(share, kernels, setting.links, work)
+        alone = work is not host.split
+        served = host.served_colocated if alone else host.served_split
+        return with_row_work(device, served, sends=not alone)
 
     for count in wish.cores:
         if count == total:
             continue
         own, others, name = machine.cores[:count], machine.cores[count:], of_cores(wish.name, count)
         tell(f"kernels on {count} of {total} cores")
-        yield made(name, count, measure_kernels(own, (), sizes), setting.host.split)
+        yield made(name, count, measure_kernels(own, (), sizes), host.split)
         tell("the same beside others that read memory")
         contended = measure_kernels(own, others, sizes)
-        yield made(beside(name), count, contended, setting.host.split)
+        yield made(beside(name), count, contended, host.split)
     tell("kernels on all cores")
     whole = measure_kernels(machine.cores, (), sizes)
-    yield made(of_cores(wish.name, total), total, whole, setting.host.shared)
-    yield made(colocated(wish.name), total, whole, setting.host.colocated)
+    yield made(of_cores(wish.name, total), total, whole, host.shared)
+    yield made(colocated(wish.name), total, whole, host.colocated)

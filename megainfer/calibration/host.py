@@ -1,18 +1,21 @@
-"""The host's own work, by serving a model that leaves nothing else to do."""
+"""The host's own work, by serving models that were made for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from megainfer.calibration import toy
-from megainfer.calibration.measured import HostWork
+from megainfer.calibration.measured import HostWork, LayerTime
+from megainfer.calibration.toy import BULKY, CONTEXT, TOY
 from megainfer.llm import LLM
 from megainfer.sampling import SamplingParams
 
 ROWS = (1, 32)
 """Sequences that decode at once; what a step takes lies on a line between."""
 TOKENS = 96
+"""Of each sequence, for the toy; the bulky one takes as long for a third of them."""
+BULKY_TOKENS = 32
 ROUNDS = 3
 ATTENTION_KINDS = ("combine", "attention", "dispatch", "shared")
 EXPERT_KINDS = ("expert", "reply")
@@ -27,18 +30,9 @@ COLOCATED: Mapping[str, Any] = {"colocated": True}
 
 
 def measure_host(folder: Path, nodes: Mapping[str, Any]) -> HostWork:
-    """folder: of the toy model. nodes: where its two roles are, as options of an `LLM`."""
-    with LLM(
-        str(folder),
-        micro_batches=1,
-        max_model_len=toy.CONTEXT,
-        max_num_seqs=max(ROWS),
-        dtype="bfloat16",
-        prefix_cache=False,
-        progress=False,
-        **nodes,
-    ) as llm:
-        _generate(llm, max(ROWS))  # warm
+    """folder: of the toy. nodes: where its two roles are, as options of an `LLM`."""
+    with _engine(folder, nodes) as llm:
+        _generate(llm, max(ROWS), TOKENS)  # warm
         few, many = (_undisturbed(llm, rows) for rows in ROWS)
     sequence = max(0.0, (many.step - few.step) / (ROWS[1] - ROWS[0]))
     return HostWork(
@@ -50,32 +44,83 @@ def measure_host(folder: Path, nodes: Mapping[str, Any]) -> HostWork:
     )
 
 
+def measure_layers(
+    folder: Path, nodes: Sequence[Mapping[str, Any]]
+) -> list[tuple[LayerTime, LayerTime]]:
+    """What layers take with few rows and with many, for each of several ways to place roles.
+
+    folder: of the bulky model. All are loaded at once and asked in turn, since their differences
+    are what matters.
+    """
+    with ExitStack() as stack:
+        engines = [stack.enter_context(_engine(folder, each)) for each in nodes]
+        for llm in engines:
+            _generate(llm, max(ROWS), BULKY_TOKENS)  # warm
+        rounds = [[_layers(llm) for llm in engines] for _ in range(ROUNDS)]
+    return [(_quickest(few), _quickest(many)) for few, many in _by_engine(rounds)]
+
+
+def _by_engine(
+    rounds: Sequence[Sequence[tuple[LayerTime, LayerTime]]],
+) -> Iterator[tuple[tuple[LayerTime, ...], tuple[LayerTime, ...]]]:
+    for own in zip(*rounds, strict=True):
+        few, many = zip(*own, strict=True)
+        yield few, many
+
+
+def _quickest(times: Sequence[LayerTime]) -> LayerTime:
+    return min(times, key=lambda time: time.step)
+
+
+@contextmanager
+def _engine(folder: Path, nodes: Mapping[str, Any]) -> Iterator[LLM]:
+    with LLM(
+        str(folder),
+        micro_batches=1,
+        max_model_len=CONTEXT,
+        max_num_seqs=max(ROWS),
+        dtype="bfloat16",
+        prefix_cache=False,
+        progress=False,
+        **nodes,
+    ) as llm:
+        yield llm
+
+
+def _layers(llm: LLM) -> tuple[LayerTime, LayerTime]:
+    few, many = (_layer(llm, rows) for rows in ROWS)
+    return few, many
+
+
+def _layer(llm: LLM, rows: int) -> LayerTime:
+    step, attention, experts, _ = _measure(llm, rows, BULKY_TOKENS, BULKY.layers)
+    return LayerTime(rows, BULKY_TOKENS / 2, attention, experts, step)
+
+
 def _undisturbed(llm: LLM, rows: int) -> HostWork:
     """The quickest of several rounds; in `step` there is all of a step but its layers."""
-    rounds = (_measure(llm, rows) for _ in range(ROUNDS))
-    return min(rounds, key=lambda own: own[0])[1]
+    rounds = (_measure(llm, rows, TOKENS, TOY.layers) for _ in range(ROUNDS))
+    step, attention, experts, transfer = min(rounds)
+    layer = attention + experts + 2 * transfer
+    return HostWork(attention, experts, transfer, step - TOY.layers * layer, 0.0)
 
 
-def _measure(llm: LLM, rows: int) -> tuple[float, HostWork]:
-    """Seconds of a step, and what they are made of."""
+def _measure(llm: LLM, rows: int, tokens: int, layers: int) -> tuple[float, float, float, float]:
+    """Seconds of a step, and of a layer's attention, experts and each transfer."""
     before = llm.stats()
-    seconds = _generate(llm, rows)
+    seconds = _generate(llm, rows, tokens)
     after = llm.stats()
     attention, experts = (_growth(before, after, role) for role in ("attention", "expert"))
     steps = attention["steps"]
-    layers = steps * toy.LAYERS
-    t_a = _seconds(attention, ATTENTION_KINDS) / layers
-    t_e = _seconds(experts, EXPERT_KINDS) / layers
+    t_a = _seconds(attention, ATTENTION_KINDS) / steps / layers
+    t_e = _seconds(experts, EXPERT_KINDS) / steps / layers
     noticed = attention.get("transfers", 0.0) + experts.get("transfers", 0.0)
     waited = attention.get("transfer_ns", 0.0) + experts.get("transfer_ns", 0.0)
-    transfer = waited / 1e9 / noticed if noticed else 0.0
-    layer = t_a + t_e + 2 * transfer
-    step = seconds / steps
-    return step, HostWork(t_a, t_e, transfer, step - toy.LAYERS * layer, 0.0)
+    return seconds / steps, t_a, t_e, waited / 1e9 / noticed if noticed else 0.0
 
 
-def _generate(llm: LLM, rows: int) -> float:
-    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+def _generate(llm: LLM, rows: int, tokens: int) -> float:
+    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
     prompts = [[1 + row % 200] for row in range(rows)]
     started = monotonic()
     llm.generate(prompts, params, progress=False)

@@ -34,6 +34,8 @@ DTYPES = ("float32", "bfloat16", "int8")
 KV_DTYPES = ("float32", "bfloat16")
 READING = AttentionSpec(num_heads=16, num_kv_heads=4, head_dim=64, rope=None)
 """Its cache has 1 KiB a token in bfloat16, and four queries read each of its keys."""
+CALLED = 128
+"""Outputs and inputs of a product that is only a call; int8 has a scale for as many inputs."""
 NARROW = 64
 """Channels of its hidden states, so that its products take next to nothing."""
 MOST_PLACES = 8
@@ -44,12 +46,12 @@ EXPERTS = ExpertsShape(experts=48, hidden=1024, intermediate=640, top_k=4)
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """What is measured. working: bytes of a working set, which no level of cache should hold.
-    product: outputs and inputs. rows: of products, and of one expert. most_choices: rows over all
-    experts of one call, at most, so that a call is a matter of milliseconds. readers: (sequences,
-    tokens of context of each)."""
+    product: outputs and inputs. rows: of products, and of one expert in the mean. most_choices:
+    rows over all experts of one call, at most, so that a call is a matter of milliseconds. readers:
+    (sequences, tokens of context of each)."""
 
     working: int = 128 * 2**20
-    product: tuple[int, int] = (2048, 1024)
+    product: tuple[int, int] = (8192, 1024)
     experts: ExpertsShape = EXPERTS
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     most_choices: int = 1024
@@ -101,23 +103,49 @@ def products(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Case
         yield Case(rows, 2.0 * rows * outputs * inputs, work)
 
 
+def calling(kernel: AttentionKernel, dtype: str) -> Case:
+    """A product of next to nothing: what a call takes by itself, which is to be taken off."""
+    weight = kernel.pack(torch.full((CALLED, CALLED), 0.01), dtype)
+    return Case(1, 1, partial(kernel.linear, weight, torch.full((1, CALLED), 0.5)))
+
+
 def _product(kernel: AttentionKernel, turn: Iterator[PackedLinear], x: Tensor) -> None:
     kernel.linear(next(turn), x)
 
 
 def experts(threads: Threads, dtype: str, sizes: Sizes) -> Iterator[Case]:
-    """Experts with weights of this dtype, by the rows of each of those that are chosen."""
+    """Experts with weights of this dtype, by the mean rows of those that are chosen.
+
+    Rows choose at random, as tokens do: some experts get many rows and some few, which takes longer
+    than if all had as many. For one row each there is nothing to choose.
+    """
     shape = sizes.experts
     layer = _experts(ExpertKernel(shape, dtype, threads))
+    for tokens, among in _draws(sizes):
+        ids = _choices(tokens, among, shape.top_k)
+        firsts = range(0, shape.experts - among + 1, among)
+        calls = [_expert_call(layer, ids + first) for first in firsts]
+        rows = ids.numel() / len(ids.unique())
+        yield Case(rows, 6.0 * shape.hidden * shape.intermediate * ids.numel(), in_turn(calls))
+
+
+def _draws(sizes: Sizes) -> Iterator[tuple[int, int]]:
+    """(tokens, experts that they choose among)."""
+    top_k, most = sizes.experts.top_k, sizes.experts.experts
     for rows in sizes.rows:
-        chosen = max(shape.top_k, min(shape.experts, sizes.most_choices // rows))
-        chosen -= chosen % shape.top_k
-        calls = [
-            _expert_call(layer, range(first, first + chosen), rows)
-            for first in range(0, shape.experts - chosen + 1, chosen)
-        ]
-        flops = 6.0 * shape.hidden * shape.intermediate * rows * chosen
-        yield Case(rows, flops, in_turn(calls))
+        among = max(top_k, min(most, sizes.most_choices // rows))
+        yield max(1, rows * among // top_k), among
+
+
+def _choices(tokens: int, among: int, top_k: int) -> Tensor:
+    """Of each token as many different ones, and of all together where there are as many: int32
+    [tokens, top_k]. The same whenever asked."""
+    generator = torch.Generator().manual_seed(tokens)
+    if tokens * top_k <= among:
+        chosen = torch.randperm(among, generator=generator)[: tokens * top_k].view(tokens, top_k)
+    else:
+        chosen = torch.rand(tokens, among, generator=generator).topk(top_k).indices
+    return chosen.to(torch.int32)
 
 
 def _experts(kernel: ExpertKernel) -> CpuLayerExperts:
@@ -130,13 +158,10 @@ def _experts(kernel: ExpertKernel) -> CpuLayerExperts:
     return layer
 
 
-def _expert_call(layer: CpuLayerExperts, chosen: range, rows: int) -> Work:
-    shape = layer.kernel.shape
-    tokens = rows * len(chosen) // shape.top_k
-    places = torch.arange(tokens * shape.top_k, dtype=torch.int32) % len(chosen)
-    ids = (chosen.start + places).to(torch.int32).view(tokens, shape.top_k)
-    hidden = torch.full((tokens, shape.hidden), 0.5, dtype=torch.bfloat16)
-    weights = torch.full((tokens, shape.top_k), 1 / shape.top_k)
+def _expert_call(layer: CpuLayerExperts, ids: Tensor) -> Work:
+    tokens, top_k = ids.shape
+    hidden = torch.full((tokens, layer.kernel.shape.hidden), 0.5, dtype=torch.bfloat16)
+    weights = torch.full((tokens, top_k), 1 / top_k)
     return partial(layer.forward, [hidden], [ids], [weights], [torch.empty_like(hidden)])
 
 

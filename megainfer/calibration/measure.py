@@ -33,7 +33,10 @@ def measure_kernels(cores: Sequence[int], busy: Sequence[int], sizes: Sizes = US
 
     return KernelTimes(
         times["memory", "", 0].rate,
-        {dtype: of("products", dtype) for dtype in kernels.DTYPES},
+        {
+            dtype: _without_call(of("products", dtype), seconds["call", dtype, 0])
+            for dtype in kernels.DTYPES
+        },
         {dtype: of("experts", dtype) for dtype in kernels.DTYPES},
         {dtype: _less(of("attention", dtype), of("without", dtype)) for dtype in kernels.KV_DTYPES},
     )
@@ -48,6 +51,7 @@ def _works(threads: Threads, sizes: Sizes) -> dict[Key, Case]:
     kernel = AttentionKernel(threads)
     works = {("memory", "", 0): kernels.reading(threads.count, sizes.working)}
     for dtype in kernels.DTYPES:
+        works["call", dtype, 0] = kernels.calling(kernel, dtype)
         for place, case in enumerate(kernels.products(kernel, dtype, sizes)):
             works["products", dtype, place] = case
         for place, case in enumerate(kernels.experts(threads, dtype, sizes)):
@@ -57,6 +61,14 @@ def _works(threads: Threads, sizes: Sizes) -> dict[Key, Case]:
             works["attention", dtype, place] = reading.whole
             works["without", dtype, place] = reading.without
     return works
+
+
+def _without_call(times: Sequence[KernelTime], call: float) -> tuple[KernelTime, ...]:
+    """A node makes one call for a whole layer, which is among the host's work on it; so a product's
+    own is taken off, as far as it can have been the smaller part."""
+    return tuple(
+        KernelTime(own.size, own.amount, max(own.seconds - call, own.seconds / 2)) for own in times
+    )
 
 
 def _less(whole: Sequence[KernelTime], without: Sequence[KernelTime]) -> tuple[KernelTime, ...]:

@@ -65,3 +65,15 @@ class HostWork:
     transfer: float
     step: float
     sequence: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """Seconds of a layer on an attention node and on an expert node, under so many rows of as long
+    contexts; step: of all layers and all else."""
+
+    rows: int
+    context: float
+    attention: float
+    experts: float
+    step: float

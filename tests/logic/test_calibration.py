@@ -9,11 +9,16 @@ from typer.testing import CliRunner
 
 from megainfer.calibration.calibrate import check_cores, check_memory
 from megainfer.calibration.description import device_of
-from megainfer.calibration.measured import Exchanged
+from megainfer.calibration.layers import Served, taking_turns, with_row_work
+from megainfer.calibration.measured import Exchanged, HostWork, LayerTime
 from megainfer.calibration.timing import in_turn, undisturbed
+from megainfer.calibration.toy import BULKY, write_model
 from megainfer.cli import app
+from megainfer.compute.selection import Precision
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
+from megainfer.models.registry import load_spec
+from megainfer.planner.costs import AttentionStage, Contexts, ExpertStage, ModelCosts, Step
 from megainfer.planner.hardware import Device, load_devices, to_toml
 from tests.support.calibrated import (
     FLOPS_A_ROW,
@@ -130,3 +135,64 @@ def test_a_folder_that_is_not_there_is_named_before_a_minute_has_gone(tmp_path: 
     path = tmp_path / "nowhere" / "here.toml"
     with pytest.raises(ConfigError, match=r"--output .*here\.toml: there is no folder"):
         CliRunner().invoke(app, ["calibrate", "--output", str(path)], catch_exceptions=False)
+
+
+# --- what layers of a served model take more ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bulky(tmp_path_factory: pytest.TempPathFactory) -> ModelCosts:
+    folder = write_model(BULKY, tmp_path_factory.mktemp("bulky"))
+    return ModelCosts.of(load_spec(folder), Precision("bfloat16"))
+
+
+def _served(costs: ModelCosts, device: Device, sends: bool) -> Served:
+    """As the device says that it is."""
+
+    def time(rows: int) -> LayerTime:
+        attention = AttentionStage(costs, device).layer(Step(rows, Contexts.at(16)), int(sends))
+        experts = ExpertStage(costs, device).layer(rows)
+        return LayerTime(rows, 16.0, attention.total, experts.total, 0.0)
+
+    return Served(costs, time(1), time(32))
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_what_rows_add_to_layers_is_found(device: Device, bulky: ModelCosts, sends: bool) -> None:
+    efficiency = replace(
+        device.efficiency, attention_channel_seconds=5e-9, expert_channel_seconds=2e-9
+    )
+    truth = replace(device, efficiency=efficiency)
+    found = with_row_work(device, _served(bulky, truth, sends), sends).efficiency
+    assert found.attention_channel_seconds == pytest.approx(5e-9)
+    assert found.expert_channel_seconds == pytest.approx(2e-9)
+
+
+def test_layers_that_were_quicker_than_expected_add_nothing(
+    device: Device, bulky: ModelCosts
+) -> None:
+    nothing = LayerTime(1, 16.0, 0.0, 0.0, 0.0)
+    served = Served(bulky, nothing, replace(nothing, rows=32))
+    assert with_row_work(device, served, sends=False) == device
+
+
+def test_waking_who_waits_is_what_two_processes_take_more_than_one(bulky: ModelCosts) -> None:
+    apart, together = HostWork(90e-6, 40e-6, 30e-6, 500e-6, 8e-6), HostWork(9e-6, 5e-6, 0, 3e-4, 0)
+    layers, computed = BULKY.layers, 2e-3
+
+    def served(host: HostWork, layer: float) -> Served:
+        few, many = (
+            LayerTime(rows, 16.0, 0.0, 0.0, layers * layer + host.step + host.sequence * rows)
+            for rows in (1, 32)
+        )
+        return Served(bulky, few, many)
+
+    in_one = served(together, computed + 14e-6)
+    found = taking_turns(apart, together, served(apart, computed + 700e-6), in_one)
+    assert found.attention_layer + found.expert_layer + 2 * found.transfer == pytest.approx(700e-6)
+    assert found.attention_layer - apart.attention_layer == pytest.approx(
+        found.expert_layer - apart.expert_layer
+    )
+    assert replace(found, attention_layer=90e-6, expert_layer=40e-6) == apart
+    no_waking = taking_turns(apart, together, served(apart, computed), in_one)
+    assert no_waking == apart, "what a small model shows is the least"

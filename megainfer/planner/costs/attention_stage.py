@@ -46,10 +46,15 @@ class AttentionStage:
         expert_nodes: that its rows are packed for and replies come from; 0 where nothing is sent.
         spares: experts that each of them holds beyond its share.
         """
+        efficiency = self.device.efficiency
         time = self._layers(step, True) * (1 / self.costs.moe_layers)
         if expert_nodes:
             time += self._exchanged(step, self.costs.nodes(expert_nodes, spares).fanout)
-        return time + Time(fixed=self.device.efficiency.attention_layer_seconds)
+        channels = step.rows * self.costs.spec.hidden_size
+        return time + Time(
+            copied=channels * efficiency.attention_channel_seconds,
+            fixed=efficiency.attention_layer_seconds,
+        )
 
     def _exchanged(self, step: Step, fanout: float) -> Time:
         """Each device packs its columns of the rows and adds up those of the replies, and the

@@ -62,10 +62,11 @@ class ExpertStage:
         size = active * costs.expert_bytes / self.tp
         read = size / (device.memory_bytes_per_second * efficiency.experts_read.at(size))
         summed = (choices + rows * nodes.most_sent) * costs.row_bytes
+        moved = choices * costs.spec.hidden_size * efficiency.expert_channel_seconds
         return Time(
             weights=0.0 if arithmetic > read else read,
             arithmetic=arithmetic if arithmetic > read else 0.0,
-            copied=copy_seconds(device, summed),
+            copied=copy_seconds(device, summed) + moved,
             fixed=EXPERT_KERNELS * efficiency.launch_seconds + efficiency.expert_layer_seconds,
         )
 

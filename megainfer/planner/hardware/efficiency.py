@@ -14,6 +14,7 @@ BY_DTYPE = ("products", "expert_products", "attention_read")
 BY_SIZE = ("weights_read", "experts_read", "copied", "link", "nic")
 SECONDS = (
     *("launch_seconds", "attention_layer_seconds", "expert_layer_seconds"),
+    *("attention_channel_seconds", "expert_channel_seconds"),
     *("step_seconds", "sequence_seconds"),
 )
 
@@ -38,6 +39,10 @@ class Efficiency:
     launch_seconds: float  # that each kernel takes, also one without rows
     attention_layer_seconds: float = 0.0  # beside kernels, of one micro-batch: the host's work
     expert_layer_seconds: float = 0.0  # the same on an expert node
+    # Of a layer beside products and caches, for each channel of a row's hidden state: norms,
+    # rotation, choosing experts; on an expert node of each row that an expert has.
+    attention_channel_seconds: float = 0.0
+    expert_channel_seconds: float = 0.0
     step_seconds: float = 0.0  # once a step: scheduling, sampling, detokenising
     sequence_seconds: float = 0.0  # the same, once a step and sequence
 

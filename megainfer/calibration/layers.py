@@ -1,0 +1,71 @@
+"""What layers of a served model take beyond what kernels and the host's fixed work come to."""
+
+from dataclasses import dataclass, replace
+
+from megainfer.calibration.measured import HostWork, LayerTime
+from megainfer.planner.costs import AttentionStage, Contexts, ExpertStage, ModelCosts, Step
+from megainfer.planner.hardware import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that was served, with few rows a step and with many."""
+
+    costs: ModelCosts
+    few: LayerTime
+    many: LayerTime
+
+
+def with_row_work(device: Device, served: Served, sends: bool) -> Device:
+    """The device with what each row adds to a layer beside products and caches.
+
+    served: on such a device. sends: whether its attention node sent rows to an expert node, which
+    is counted already.
+    """
+    attention = AttentionStage(served.costs, device)
+    experts = ExpertStage(served.costs, device)
+    hidden, top_k = served.costs.spec.hidden_size, served.costs.popularity.top_k
+
+    def expected_attention(time: LayerTime) -> float:
+        step = Step(time.rows, Contexts.at(max(1.0, time.context)))
+        return attention.layer(step, int(sends)).total
+
+    rows, few, many = served.many.rows - served.few.rows, served.few, served.many
+    of_attention = many.attention - few.attention
+    of_attention -= expected_attention(many) - expected_attention(few)
+    of_experts = many.experts - few.experts
+    of_experts -= experts.layer(many.rows).total - experts.layer(few.rows).total
+    efficiency = replace(
+        device.efficiency,
+        attention_channel_seconds=max(0.0, of_attention) / rows / hidden,
+        expert_channel_seconds=max(0.0, of_experts) / rows / top_k / hidden,
+    )
+    return replace(device, efficiency=efficiency)
+
+
+def taking_turns(apart: HostWork, together: HostWork, served: Served, in_one: Served) -> HostWork:
+    """The host's work of two processes that take turns on the same cores.
+
+    Each has gone to sleep by the time that the other is done, and must be woken with all of its
+    threads. A small model's stages end before; so what that takes is what layers of a large one
+    take more than in one process. apart, together: of the small model. served, in_one: the large
+    one in two processes, and in one.
+    """
+    layers = served.costs.moe_layers
+    waking = [
+        (_beside_steps(of_two, apart) - _beside_steps(of_one, together)) / layers
+        for of_two, of_one in zip((served.few, served.many), (in_one.few, in_one.many), strict=True)
+    ]
+    known = apart.attention_layer + apart.expert_layer + 2 * apart.transfer
+    more = sum(waking) / len(waking) + together.attention_layer + together.expert_layer - known
+    half = max(0.0, more) / 2
+    return replace(
+        apart,
+        attention_layer=apart.attention_layer + half,
+        expert_layer=apart.expert_layer + half,
+    )
+
+
+def _beside_steps(time: LayerTime, host: HostWork) -> float:
+    """Seconds of all layers."""
+    return time.step - host.step - host.sequence * time.rows
