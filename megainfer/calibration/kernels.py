@@ -125,7 +125,7 @@ def experts(threads: Threads, dtype: str, sizes: Sizes) -> Iterator[Case]:
         ids = _choices(tokens, among, shape.top_k)
         firsts = range(0, shape.experts - among + 1, among)
         calls = [_expert_call(layer, ids + first) for first in firsts]
-        rows = ids.numel() / len(ids.unique())
+        rows = ids.numel() / len(set(ids.flatten().tolist()))
         yield Case(rows, 6.0 * shape.hidden * shape.intermediate * ids.numel(), in_turn(calls))
 
 
