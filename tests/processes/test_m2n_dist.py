@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from threading import Event
 
 import pytest
 import torch
@@ -145,6 +146,26 @@ def test_a_message_of_an_ended_epoch_is_not_mixed_with_the_next(
     (message,) = found
     assert message.hidden.unique().tolist() == [3.0]
     assert expert.counters()["dropped"] <= 2
+
+
+def test_one_that_reads_nothing_is_cut_off_and_holds_up_nobody(
+    attention: DistAttentionPort,
+    expert: DistExpertPort,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    meet(attention, 0)
+    attention.set_epoch(1, [0])
+    (to_expert,), (to_attention,) = attention._site._links, expert._site._links
+    to_expert.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    done = Event()
+    monkeypatch.setattr(to_attention, "_take", lambda *_: done.wait(SECONDS))
+    deadline = time.monotonic() + SECONDS
+    while attention.lost_peers() != {0}:
+        attention.rest(0)  # never blocks
+        assert time.monotonic() < deadline
+    done.set()
+    assert "expert node 0 is cut off: it does not read what it is sent" in caplog.text
 
 
 # --- strangers and liars --------------------------------------------------------------------------

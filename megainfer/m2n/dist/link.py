@@ -88,6 +88,7 @@ class Link:
         self._taken = 0  # payloads of the peer's that have arrived
         self._lock = Lock()  # of what is written to the connection, and of its end
         self._holders = 2  # of the connection: the node and the thread
+        self._closed = False
         self._thread = Thread(target=self._receive, name="m2n-link", daemon=True)
 
     def start(self) -> None:
@@ -107,7 +108,7 @@ class Link:
     def prepare(self, micro_batch: int) -> None:
         """See `slots.Sending.prepare`."""
         if not self.sent.renew(micro_batch):
-            self._break("it has left too many payloads on their way")
+            self._break("it has left too many payloads on their way", logging.WARNING)
 
     def send(self, header: Header, text: bytes) -> None:
         """See `slots.Sending.send`; harmless when the peer is gone."""
@@ -119,13 +120,15 @@ class Link:
             try:
                 self.sent.sent(header.micro_batch, pair.out.send(payload))
             except NodeDied as error:
-                self._break(str(error))
+                self._break(str(error), logging.WARNING)
 
     def close(self) -> None:
         """The node is done with it; never waits."""
         self._break("this node has closed it")
         self.sent.close()
-        self._release()
+        if not self._closed:
+            self._closed = True
+            self._release()
 
     # --- any thread ---------------------------------------------------------------------------
 
@@ -146,21 +149,22 @@ class Link:
             frame = _FRAME.pack(kind, len(body), self._taken) + body
             try:
                 whole = os.write(self.connection.fileno(), frame) == len(frame)
-                problem = "it does not read what it is sent"
-            except OSError as error:
-                whole, problem = False, str(error)
+            except BlockingIOError:
+                whole = False
+            except OSError:  # it is gone, as its thread will hear
+                return False
         if not whole:
-            self._break(problem)
+            self._break("it does not read what it is sent", logging.WARNING)
         return whole
 
-    def _break(self, why: str) -> None:
-        """Nothing is sent any more, and its thread ends."""
+    def _break(self, why: str, level: int = logging.DEBUG) -> None:
+        """Nothing is sent any more, and its thread ends. The first reason is logged."""
         with self._lock:
             pair, self._pair = self._pair, None
             if pair is None:
                 return
             _shut(self.connection)
-        log.debug("the link to %s has ended: %s", self._peer, why)
+        log.log(level, "%s is cut off: %s", self._peer, why)
         pair.out.abort()
         pair.back.abort()
 
@@ -179,15 +183,12 @@ class Link:
     # --- the thread that receives -------------------------------------------------------------
 
     def _receive(self) -> None:
-        why = "its connection has ended"
         try:
             while self._hear():
                 pass
+            self._break("its connection has ended")
         except (NodeDied, ProtocolError, OSError) as error:
-            why = str(error)
-            if self._pair is not None:  # else whoever ended it has said why
-                log.warning("%s is cut off: %s", self._peer, why)
-        self._break(why)
+            self._break(str(error), logging.WARNING)
         self._release()
 
     def _hear(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from mmap import mmap
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from time import monotonic
 
 from megainfer.device import Device
@@ -48,6 +48,7 @@ class Site:
         self.strangers: list[Slots | None] = [None] * peers
         self._arrivals = Arrivals(region, geometry, count, self.bell)
         self._links: list[Link] = []
+        self._beginning = Lock()  # several are met at once, each in a thread
         self._closed = Event()
         self._pulse: Thread | None = None
 
@@ -67,10 +68,13 @@ class Site:
     def begin(self, link: Link) -> None:
         """The handshake is over: listen to it, and show it that this node lives."""
         link.start()
-        self._links = [*(each for each in self._links if each.pulse()), link]
-        if self._pulse is None:
-            self._pulse = Thread(target=self._live, name="m2n-pulse", daemon=True)
-            self._pulse.start()
+        with self._beginning:
+            if self._closed.is_set():
+                link.close()
+            self._links = [*(each for each in self._links if each.pulse()), link]
+            if self._pulse is None:
+                self._pulse = Thread(target=self._live, name="m2n-pulse", daemon=True)
+                self._pulse.start()
 
     def slots_in(self, newcomer: Newcomer) -> Slots:
         """See `plain_mail.SlotsIn`."""
@@ -81,7 +85,8 @@ class Site:
 
     def shut(self) -> None:
         """Nothing is put into slots any more, and nobody is rung for."""
-        self._closed.set()
+        with self._beginning:
+            self._closed.set()
         self._arrivals.close()
 
     def end(self) -> None:
