@@ -18,7 +18,7 @@ from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.text_stream import TextStream, unfold
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
-from megainfer.launch.new_weights import copied_weights
+from megainfer.launch.new_weights import check_version, copied_weights
 from megainfer.local_engine import LocalEngine
 from megainfer.model_folder.deployment import plan_deployment
 from megainfer.sampling import MAX_N, SamplingParams
@@ -157,13 +157,15 @@ class LLM:
 
         source: a folder with config.json and safetensors files, or one safetensors file, with all
         tensors of the served checkpoint under their names there. They are quantised as at load.
-        version: what outputs call them (`CompletionOutput.weight_versions`); None: their number.
+        version: what outputs call them (`CompletionOutput.weight_versions`), up to 256 bytes; None:
+        their number.
 
         Raises CheckpointError for a tensor that is missing, misshapen or of another dtype,
         ModelError for another model's config.json, ConfigError for what doesn't fit, and where a
         node has died meanwhile; then the weights from before serve on, whole. NodeDied when the
         instance ends.
         """
+        check_version(version)
         with copied_weights(self._plan, source) as weights:
             return self._local.update_weights(weights, version)
 

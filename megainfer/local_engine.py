@@ -32,6 +32,7 @@ CONNECT_TIMEOUT_SECONDS = 30.0
 STATS_TIMEOUT_SECONDS = 10.0
 UPDATE_TIMEOUT_SECONDS = UPDATE_SECONDS + 60.0
 """More than the supervisor takes at most to answer."""
+SHUT_DOWN = "this LLM was shut down; make a new one"
 
 Result = TypeVar("Result")
 
@@ -71,7 +72,7 @@ class LocalEngine:
         Raises NodeDied after `shutdown`."""
         if self.loop.is_closed():
             work.close()
-            raise NodeDied("this LLM was shut down; make a new one")
+            raise NodeDied(SHUT_DOWN)
         future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()
@@ -100,6 +101,8 @@ class LocalEngine:
         self._closed = True
         self.loop.call_soon_threadsafe(self.loop.remove_reader, self.process.link.fileno())
         self.process.stop()
+        # Nobody answers any more; who waits is in another thread, and would do so for ever.
+        self.loop.call_soon_threadsafe(self._fail, NodeDied(SHUT_DOWN))
         self.call(last)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()

@@ -19,15 +19,21 @@ PIECE_BYTES = 64 << 20
 class SealedCopies:
     """Of some files, made at once. Closing gives the memory back, unless others have it open.
 
-    Raises CheckpointError where a file can't be read or is written to meanwhile, ConfigError where
-    there is no memory for all.
+    Raises CheckpointError where a file can't be read, or any is written to or replaced before all
+    are copied: they would be of two checkpoints. ConfigError where there is no memory for all.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._open: list[int] = []
         try:
+            before = [_stamp(path) for path in files]
             for path in files:
                 self._open.append(_copy(path))
+            for path, stamp in zip(files, before, strict=True):
+                if _stamp(path) != stamp:
+                    raise CheckpointError(
+                        f"{path} was written to while it was read; give it when whole"
+                    )
         except BaseException:
             self.close()
             raise
@@ -47,6 +53,16 @@ class SealedCopies:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Which file it is, and when it was last written to and changed at all (which nobody can set
+    back)."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _copy(path: Path) -> int:
@@ -71,18 +87,16 @@ def _is_sealed(file: int) -> bool:
 
 
 def _copied(source: int, path: Path) -> int:
-    before = os.fstat(source)
+    size = os.fstat(source).st_size
     copy = os.memfd_create("megainfer-weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        _send(source, copy, before.st_size)
-        after = os.fstat(source)
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise CheckpointError(f"{path} was written to while it was read; give it when whole")
+        _send(source, copy, size)
         fcntl.fcntl(copy, fcntl.F_ADD_SEALS, SEALS)
     except OSError as error:
         os.close(copy)
-        size = format_bytes(before.st_size)
-        raise ConfigError(f"{path} of {size} can't be copied: {error.strerror}") from error
+        raise ConfigError(
+            f"{path} of {format_bytes(size)} can't be copied: {error.strerror}"
+        ) from error
     except BaseException:
         os.close(copy)
         raise

@@ -1,5 +1,6 @@
 """Other weights for an instance that serves: whether they fit, and a copy of them. No torch."""
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -17,6 +18,8 @@ from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
 
 CONFIG = "config.json"
+MAX_VERSION_BYTES = 256
+"""Of a version's name, which comes with every token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,21 @@ def copied_weights(plan: Plan, source: str | Path) -> Iterator[CopiedWeights]:
     _check_memory(plan, files)
     with SealedCopies(files) as copies:
         yield CopiedWeights(copies.paths, quantization)
+
+
+def check_version(version: str | None) -> None:
+    """Raises ConfigError where it is no name that a version of weights can have."""
+    if version is None:
+        return
+    try:
+        is_good = isinstance(version, str) and 0 < len(version.encode()) <= MAX_VERSION_BYTES
+    except UnicodeEncodeError:
+        is_good = False
+    if not is_good:
+        raise ConfigError(
+            f"version must be a string of 1 to {MAX_VERSION_BYTES} bytes of UTF-8, or None, not "
+            f"{reprlib.repr(version)}"
+        )
 
 
 def check_replaceable(plan: Plan) -> None:

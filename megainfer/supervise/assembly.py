@@ -118,9 +118,12 @@ class Assembly:
 
     @property
     def in_force(self) -> bool:
-        """Whether every member has entered the present membership."""
-        epoch = 0 if self.membership is None else self.membership.epoch
-        return all(self._entered.get(node, 0) >= epoch for node in self.members())
+        """Whether there is a membership with the present weights, and every member has entered it.
+        There is none yet where nodes have lost each other meanwhile."""
+        now = self.membership
+        if now is None or now.weights != self.weights.version:
+            return False
+        return all(self._entered.get(node, 0) >= now.epoch for node in self.members())
 
     def is_ready(self, node: Node) -> bool:
         """Whether its loop goes round, member or not."""
@@ -225,7 +228,7 @@ class Assembly:
         if node[0] is Role.EXPERT:
             self.balancer.forget(node[1])
         self._moves.died(node)
-        if self.renewing:
+        if self.renewing and self._moves.concerns(node):
             self.keep_weights(f"{name_of(*node)} died while others were loaded")
         self._asked_at = {p: at for p, at in self._asked_at.items() if node not in _both(p)}
         self._lost_at = {p: at for p, at in self._lost_at.items() if node not in _both(p)}

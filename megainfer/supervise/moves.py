@@ -63,7 +63,7 @@ class Moves:
 
     def ready(self, node: Node) -> None:
         """A node can hear what is on its way."""
-        if self.current is not None and node in self.current.concerned:
+        if self.current is not None and self.concerns(node):
             self._tell(node, self.current.prepare)
 
     def hear(self, node: Node, told: Prepared) -> str | None:
@@ -73,6 +73,10 @@ class Moves:
         if told.error is None:
             self.current.prepared.add(node)
         return told.error
+
+    def concerns(self, node: Node) -> bool:
+        """Whether it has to load something for what is on its way."""
+        return self.current is not None and node in self.current.concerned
 
     def died(self, node: Node) -> None:
         """What it had loaded is lost."""

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor
 from megainfer.checkpoint import copies
 from megainfer.checkpoint.copies import SealedCopies
 from megainfer.config import EngineConfig, format_bytes
-from megainfer.errors import CheckpointError, MegaInferError, ModelError
+from megainfer.errors import CheckpointError, ConfigError, MegaInferError, ModelError
 from megainfer.launch import new_weights
 from megainfer.launch.machine import read_machine
-from megainfer.launch.new_weights import copied_weights
+from megainfer.launch.new_weights import MAX_VERSION_BYTES, check_version, copied_weights
 from megainfer.launch.plan import Plan, make_plan
 from tests.support.checkpoints import write_checkpoint
 
@@ -123,6 +124,34 @@ def test_a_file_that_is_written_to_meanwhile(
     assert open_files() == before
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["written", "replaced"])
+def test_files_that_are_written_to_between_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    """The first would be of the old checkpoint, the second of the new."""
+    files, copy = [tmp_path / "a", tmp_path / "b"], copies._copy
+    for file in files:
+        file.write_bytes(b"old")
+        os.utime(file, ns=(0, 0))
+
+    def copied(path: Path) -> int:
+        held = copy(path)
+        if path == files[0]:
+            for file in files:
+                (tmp_path / "next").write_bytes(b"new")
+                if replaced:
+                    (tmp_path / "next").rename(file)
+                else:
+                    file.write_bytes(b"new")
+        return held
+
+    monkeypatch.setattr(copies, "_copy", copied)
+    before = open_files()
+    with pytest.raises(CheckpointError, match="a was written to while it was read"):
+        SealedCopies(files)
+    assert open_files() == before
+
+
 def test_one_that_can_not_be_read_closes_the_others(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"weights")
     before = open_files()
@@ -211,3 +240,14 @@ def test_a_machine_without_memory_for_them(
     monkeypatch.setattr(new_weights, "read_machine", lambda: machine)
     assert "new weights take " in (error := refused(plan, source))
     assert f"this machine has {format_bytes(mmap.PAGESIZE)} of memory" in error
+
+
+@pytest.mark.parametrize("name", [3, 1.5, b"3", "", "x" * 257, "\udc80"], ids=ascii)
+def test_what_no_version_can_be_called(name: Any) -> None:
+    with pytest.raises(ConfigError, match="version must be a string of 1 to 256 bytes"):
+        check_version(name)
+
+
+@pytest.mark.parametrize("name", [None, "3", "x" * MAX_VERSION_BYTES, "\u00e9t\u00e9"], ids=ascii)
+def test_what_a_version_can_be_called(name: str | None) -> None:
+    check_version(name)

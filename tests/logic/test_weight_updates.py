@@ -7,8 +7,9 @@ import pytest
 
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.messages.from_child import Entered, Prepared, Resize, UpdateWeights
-from megainfer.messages.to_child import Enter, Prepare, WeightsUpdated
+from megainfer.messages.from_child import Entered, LinkLost, Met, Prepared, Resize, UpdateWeights
+from megainfer.messages.to_child import Enter, Meet, Prepare, WeightsUpdated
+from megainfer.supervise.assembly import LINK_SECONDS
 from megainfer.supervise.roster import Node
 from megainfer.supervise.weight_updates import UPDATE_SECONDS
 from megainfer.topology import FOLDERS_OWN, WeightVersion
@@ -117,6 +118,44 @@ def test_a_death_before_the_decision_leaves_the_old_ones(
     assert instance.members == ((0, 1), (0, 1))
     asked(instance, file, ticket=2)
     assert instance.updates[1] == WeightsUpdated(2, "step-1", 0.0)
+
+
+def test_the_end_of_one_that_nobody_needs_ends_no_update(plan: Plan, file: str) -> None:
+    instance = started(plan)
+    instance.operations.begin(Resize(3, attention=1), instance.answers.append)
+    instance.run()
+    assert instance.members == ((0,), (0, 1))
+    instance.slow = {Prepare}
+    asked(instance, file)
+    ticket = prepares(instance)[0][1].ticket
+    instance.assembly.died(A1)  # it was told to end, and took its time
+    for node in (A0, E0, E1):
+        instance.say(node, Prepared(ticket))
+    instance.run()
+    assert instance.updates == [WeightsUpdated(1, "step-1", 0.0)]
+
+
+def test_it_is_not_done_before_nodes_that_lost_each_other_have_met_again(
+    plan: Plan, file: str
+) -> None:
+    instance = started(plan)
+    instance.slow = {Prepare, Meet}
+    asked(instance, file)
+    ticket = prepares(instance)[0][1].ticket
+    for node in (A0, A1):
+        instance.say(node, LinkLost(1, 0))
+    instance.run()
+    instance.now += 2 * LINK_SECONDS
+    for node in sorted(ALL):
+        instance.say(node, Prepared(ticket))
+    instance.run()
+    assert entered(instance) == {}  # nobody can serve without expert node 1
+    assert instance.updates == []
+    for node in (A0, A1):
+        instance.say(node, Met(1, 0))
+    instance.run()
+    assert entered(instance) == dict.fromkeys(ALL, FIRST)
+    assert [update.error for update in instance.updates] == [None]
 
 
 def test_who_dies_after_the_decision_comes_back_with_the_new_ones(plan: Plan, file: str) -> None:

@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megainfer import LLM, AsyncLLM, SamplingParams
-from megainfer.errors import CheckpointError, ConfigError
+from megainfer.errors import CheckpointError, ConfigError, NodeDied
 from megainfer.frontend.outputs import CompletionOutput, RequestOutput, WeightSpan
-from megainfer.messages.message import Role
+from megainfer.messages.from_child import UpdateWeights
+from megainfer.messages.message import Message, Role
 from tests.support.checkpoints import write_checkpoint
 from tests.support.served import pid_of
 
@@ -204,8 +205,37 @@ def test_what_is_wrong_with_them_is_said_and_the_old_ones_serve(
             save_file(content, tmp_path / "wrong.safetensors")
             with pytest.raises(CheckpointError, match=f"{name}.*{reason}|{reason} {name}"):
                 llm.update_weights(tmp_path / "wrong.safetensors")
+        with pytest.raises(ConfigError, match=r"version must be a string of .*, not 3"):
+            llm.update_weights(kept.new, version=3)  # type: ignore[arg-type]
         assert llm.weight_version == "0"
         assert tokens_of(llm) == before
+
+
+def test_who_waits_for_an_update_hears_of_the_shutdown(
+    kept: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, said = threading.Event(), []
+    with served(kept.old) as llm:
+        link = llm._local.process.link
+        send = link.send
+
+        def swallow(message: Message) -> None:
+            """The supervisor never hears of it, and so never answers."""
+            asked.set() if isinstance(message, UpdateWeights) else send(message)
+
+        monkeypatch.setattr(link, "send", swallow)
+
+        def update() -> None:
+            try:
+                llm.update_weights(kept.new)
+            except NodeDied as error:
+                said.append(str(error))
+
+        waiting = threading.Thread(target=update, daemon=True)
+        waiting.start()
+        assert asked.wait(SECONDS)
+    waiting.join(SECONDS)
+    assert said == ["this LLM was shut down; make a new one"]
 
 
 def test_updates_leave_no_memory_and_no_files_behind(kept: Folders) -> None:
