@@ -5,12 +5,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from megainfer.frontend.outputs import RequestOutput
 from megainfer.llm import LLM
 from megainfer.sampling import SamplingParams
 from megainfer.text.given_prompts import GivenPrompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AsyncLLM:
@@ -80,9 +83,19 @@ class AsyncLLM:
             async for output in outputs:
                 yield output
 
-    async def update_weights(self, source: str | Path, *, version: str | None = None) -> str:
+    async def update_weights(
+        self, source: "str | Path | Mapping[str, Tensor]", *, version: str | None = None
+    ) -> str:
         """See `LLM.update_weights`; requests go on meanwhile."""
         return await asyncio.to_thread(self.llm.update_weights, source, version=version)
+
+    async def pause(self, mode: str = "keep", clear_cache: bool = False) -> None:
+        """See `LLM.pause`."""
+        await asyncio.to_thread(self.llm.pause, mode, clear_cache)
+
+    async def resume(self) -> None:
+        """See `LLM.resume`."""
+        await asyncio.to_thread(self.llm.resume)
 
 
 class _Latest:

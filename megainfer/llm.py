@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from megainfer.config import EngineConfig, parse_micro_batches
 from megainfer.console.generation_bar import GenerationBar
@@ -20,6 +20,7 @@ from megainfer.instruments.stage_clock import Span
 from megainfer.launch.machine import read_machine
 from megainfer.launch.new_weights import check_version, copied_weights
 from megainfer.local_engine import LocalEngine
+from megainfer.messages.pausing import PauseMode
 from megainfer.model_folder.deployment import plan_deployment
 from megainfer.sampling import MAX_N, SamplingParams
 from megainfer.structured.checker import GrammarChecker
@@ -29,6 +30,9 @@ from megainfer.text.given_prompts import GivenPrompt, Prompt, as_prompt, as_prom
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_REQUESTS_IN_FLIGHT = 512
 
@@ -147,7 +151,9 @@ class LLM:
         (see `EngineConfig`) since the last call."""
         return self._local.spans()
 
-    def update_weights(self, source: str | Path, *, version: str | None = None) -> str:
+    def update_weights(
+        self, source: "str | Path | Mapping[str, Tensor]", *, version: str | None = None
+    ) -> str:
         """Have all nodes compute with other weights, from one step boundary on; returns their name
         once every node does.
 
@@ -155,8 +161,9 @@ class LLM:
         are computed again. No prefix stays cached. Nodes that are started again load these weights,
         not the folder's; the files aren't needed after the call.
 
-        source: a folder with config.json and safetensors files, or one safetensors file, with all
-        tensors of the served checkpoint under their names there. They are quantised as at load.
+        source: a folder with config.json and safetensors files, one safetensors file, or tensors by
+        name: all of the served checkpoint's, under their names there. They are quantised as at
+        load.
         version: what outputs call them (`CompletionOutput.weight_versions`), up to 256 bytes; None:
         their number.
 
@@ -166,8 +173,38 @@ class LLM:
         instance ends.
         """
         check_version(version)
+        if isinstance(source, Mapping):
+            from megainfer.checkpoint.shared import shared_weights  # which needs torch
+
+            with shared_weights(source) as path:
+                return self.update_weights(path, version=version)
         with copied_weights(self._plan, source) as weights:
             return self._local.update_weights(weights, version)
+
+    def pause(self, mode: str = "keep", clear_cache: bool = False) -> None:
+        """Have generation stand still on all nodes; returns when it does. Requests that come now
+        wait for `resume`.
+
+        mode: what becomes of those that there are. "keep": they stand still. "wait": they go on to
+        their end, which is waited for. "abort": they end, with finish_reason "abort".
+        clear_cache: whether prefixes are forgotten then; not with "keep".
+
+        Raises RequestError for another mode, or while another pause is coming about.
+        """
+        if mode not in tuple(PauseMode):
+            modes = ", ".join(PauseMode)
+            raise RequestError(f"mode must be one of {modes}, not {mode!r:.40}", "mode")
+        clears = clear_cache and mode != PauseMode.KEEP
+        self._local.set_pause(PauseMode(mode), clears)
+
+    def resume(self) -> None:
+        """Go on after `pause`; nothing happens where it does so already."""
+        self._local.set_pause(None, False)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether generation stands still, or is about to."""
+        return self._local.paused
 
     @property
     def weight_version(self) -> str:

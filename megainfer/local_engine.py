@@ -9,13 +9,14 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from megainfer.console.loading_bar import LoadingBar
-from megainfer.errors import ConfigError, MegaInferError, NodeDied
+from megainfer.errors import ConfigError, MegaInferError, NodeDied, RequestError
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.new_weights import CopiedWeights
 from megainfer.launch.plan import Plan
 from megainfer.launch.span_pieces import SpanPieces
 from megainfer.messages.from_child import Fatal, LoadProgress, Ready, Spans, Stats, UpdateWeights
+from megainfer.messages.pausing import PauseMode, PauseSet, SetPause
 from megainfer.messages.to_child import (
     Enter,
     GetSpans,
@@ -25,12 +26,13 @@ from megainfer.messages.to_child import (
     WeightsUpdated,
 )
 from megainfer.supervise.engine_process import EngineProcess
+from megainfer.supervise.pausing import PAUSE_SECONDS
 from megainfer.supervise.weight_updates import UPDATE_SECONDS
 from megainfer.topology import FOLDERS_OWN
 
 CONNECT_TIMEOUT_SECONDS = 30.0
 STATS_TIMEOUT_SECONDS = 10.0
-UPDATE_TIMEOUT_SECONDS = UPDATE_SECONDS + 60.0
+CHANGE_TIMEOUT_SECONDS = max(UPDATE_SECONDS, PAUSE_SECONDS) + 60.0
 """More than the supervisor takes at most to answer."""
 SHUT_DOWN = "this LLM was shut down; make a new one"
 
@@ -51,7 +53,8 @@ class LocalEngine:
         self._tickets = itertools.count()
         self._stats: dict[int, asyncio.Future[Stats]] = {}
         self._spans: dict[int, SpanPieces] = {}
-        self._updates: dict[int, asyncio.Future[WeightsUpdated]] = {}
+        self._changes: dict[int, asyncio.Future[WeightsUpdated | PauseSet]] = {}
+        self.paused = False
         self.weights = FOLDERS_OWN  # as the latest membership has them
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -91,7 +94,18 @@ class LocalEngine:
     def update_weights(self, weights: CopiedWeights, version: str | None) -> str:
         """Have all nodes compute with these; their name. Raises ConfigError saying why none does,
         NodeDied."""
-        return self.call(self._update_weights(weights, version))
+        wish = UpdateWeights(next(self._tickets), version, weights.files, weights.quantization)
+        updated = self.call(self._change(wish))
+        assert isinstance(updated, WeightsUpdated)
+        if updated.error is not None:
+            raise ConfigError(f"weights {updated.version!r} serve on: {updated.error}")
+        return updated.version
+
+    def set_pause(self, mode: PauseMode | None, clear_cache: bool) -> None:
+        """Have generation stand still, or go on. Raises RequestError, NodeDied."""
+        told = self.call(self._change(SetPause(next(self._tickets), mode, clear_cache)))
+        if told.error is not None:
+            raise RequestError(told.error)
 
     def shutdown(self, last: Coroutine[Any, Any, None]) -> None:
         """End all processes, then do this on the loop, and end it; can be called twice."""
@@ -148,8 +162,10 @@ class LocalEngine:
                     case Enter():
                         self.weights = message.membership.weights
                         self.client.enter(message.membership)
-                    case WeightsUpdated():
-                        self._hear_update(message)
+                    case PauseSet(ticket=None):
+                        self.paused = message.paused
+                    case WeightsUpdated() | PauseSet():
+                        self._hear_change(message)
                     case LoadProgress():
                         self._loading.hear(message)
                     case Fatal(message=text):
@@ -170,38 +186,33 @@ class LocalEngine:
         if pieces is not None and not pieces.whole.done():
             pieces.hear(spans)
 
-    def _hear_update(self, updated: WeightsUpdated) -> None:
-        answer = self._updates.get(updated.ticket)
+    def _hear_change(self, told: WeightsUpdated | PauseSet) -> None:
+        answer = None if told.ticket is None else self._changes.get(told.ticket)
         if answer is not None and not answer.done():
-            answer.set_result(updated)
+            answer.set_result(told)
 
     def _fail(self, error: MegaInferError) -> None:
         self.client.fail(str(error))
         waiting: list[asyncio.Future[Any]] = [self._ready, *self._stats.values()]
-        waiting += self._updates.values()
+        waiting += self._changes.values()
         waiting += [pieces.whole for pieces in self._spans.values()]
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(error)
 
-    async def _update_weights(self, weights: CopiedWeights, version: str | None) -> str:
-        ticket = next(self._tickets)
-        answer: asyncio.Future[WeightsUpdated] = self.loop.create_future()
-        self._updates[ticket] = answer
-        wish = UpdateWeights(ticket, version, weights.files, weights.quantization)
+    async def _change(self, wish: UpdateWeights | SetPause) -> WeightsUpdated | PauseSet:
+        answer: asyncio.Future[WeightsUpdated | PauseSet] = self.loop.create_future()
+        self._changes[wish.ticket] = answer
         try:
             self.process.link.send(wish)
-            async with asyncio.timeout(UPDATE_TIMEOUT_SECONDS):
-                updated = await answer
+            async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
+                return await answer
         except TimeoutError:
             raise NodeDied(
-                f"nobody said within {UPDATE_TIMEOUT_SECONDS:g} s whether the weights are in force"
+                f"the engine did not say within {CHANGE_TIMEOUT_SECONDS:g} s what came of {wish}"
             ) from None
         finally:
-            del self._updates[ticket]
-        if updated.error is not None:
-            raise ConfigError(f"weights {updated.version!r} serve on: {updated.error}")
-        return updated.version
+            del self._changes[wish.ticket]
 
     async def _fetch_stats(self) -> Stats:
         ticket = next(self._tickets)

@@ -17,6 +17,7 @@ from megainfer.launch.heartbeat import keep_due
 from megainfer.launch.station import Station
 from megainfer.messages.from_child import Drained, Opened, Ready, Spans, Stats
 from megainfer.messages.message import Message
+from megainfer.messages.pausing import PauseSet
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import (
     Chronicle,
@@ -28,6 +29,7 @@ from megainfer.messages.to_child import (
     Resized,
     Started,
     Stop,
+    WeightsUpdated,
 )
 from megainfer.model_folder.deployment import Deployment
 from megainfer.sharing.budgets import client_shares
@@ -192,7 +194,10 @@ class _Server:
                 self._instance.board.hear(message)
             case Spans():
                 self._instance.tracer.hear(message)
+            case WeightsUpdated() | PauseSet():
+                self._instance.rollouts.hear(message)
             case Enter(membership=membership):
+                self._instance.rollouts.version = membership.weights.name
                 self._instance.board.enter(membership)
                 self._engine.enter(membership)
             case NodeDown():

@@ -1,18 +1,28 @@
-"""How requests come into an attention node: checked, their grammars compiled, then queued."""
+"""How requests come into an attention node: checked, their grammars compiled, then queued; or kept
+outside, while generation pauses."""
 
 from collections.abc import Callable, Collection, Iterator
 from time import monotonic
 
 from megainfer.attention_node.compiling import Compiled, GrammarQueue
 from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.attention_node.scheduling.sequence import Status
 from megainfer.errors import MegaInferError, RequestError
-from megainfer.messages.requests import RequestFailed, Submit, each_of
+from megainfer.messages.pausing import PauseMode
+from megainfer.messages.requests import (
+    FinishReason,
+    RequestFailed,
+    Submit,
+    TokenEvent,
+    Tokens,
+    each_of,
+)
 
 EXPIRY_SECONDS = 0.05
 """How often those who wait are looked through for requests that have waited for too long."""
 EXPIRED = "the request has waited for its turn for as long as it may; try again later"
 
-Emit = Callable[[RequestFailed], None]
+Emit = Callable[[RequestFailed | Tokens], None]
 
 
 class Intake:
@@ -37,9 +47,36 @@ class Intake:
         self._emit = emit
         self._clock = clock
         self._next_expiry = 0.0
+        self._pause: PauseMode | None = None
+        self._outside: dict[str, Submit] = {}  # that came during the pause
+
+    def pause(self, mode: PauseMode | None) -> None:
+        """From now on new requests stay outside, and those inside do as the mode says; None: all go
+        on."""
+        self._pause = mode
+        if mode is None:
+            outside, self._outside = self._outside, {}
+            for submit in outside.values():
+                self.submit(submit)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether no step is to be begun."""
+        return self._pause is PauseMode.KEEP
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the pause has come about."""
+        if self._scheduler.steps_in_flight:
+            return False
+        return self.is_frozen or not (self.num_compiling or list(self._scheduler.live))
 
     def submit(self, submit: Submit) -> None:
-        """Queue its sequences; those with a grammar later, and their waiting counts from now."""
+        """Queue its sequences; those with a grammar later, and their waiting counts from now. In a
+        pause they wait for its end first."""
+        if self._pause is not None:
+            self._outside.update((own.request_id, own) for own in each_of(submit))
+            return
         try:
             self._check_vocabulary(submit)
         except RequestError as error:
@@ -60,6 +97,7 @@ class Intake:
 
     def abort(self, request_id: str) -> None:
         """See `Scheduler.abort`."""
+        self._outside.pop(request_id, None)
         self._compiling.forget(request_id)
         self._scheduler.abort(request_id)
 
@@ -67,6 +105,8 @@ class Intake:
         """Queue those whose grammars are compiled, and end those that have waited for too long."""
         for compiled in self._compiling.finished():
             self._queue(compiled)
+        if self._pause is PauseMode.ABORT:
+            self._end_all()
         if (now := self._clock()) < self._next_expiry:
             return
         self._next_expiry = now + EXPIRY_SECONDS
@@ -77,6 +117,19 @@ class Intake:
     def num_compiling(self) -> int:
         """Requests whose grammar isn't compiled yet."""
         return len(self._compiling)
+
+    @property
+    def num_outside(self) -> int:
+        """Requests that wait for the end of a pause."""
+        return len(self._outside)
+
+    def _end_all(self) -> None:
+        """Those in steps end with these, of which the scheduler tells."""
+        ids = [s.request_id for s in self._scheduler.live if s.status is not Status.ABORTING]
+        ended = [request_id for request_id in ids if self._scheduler.abort(request_id)]
+        events = [TokenEvent(request_id, [], FinishReason.ABORT) for request_id in ended]
+        if events:
+            self._emit(Tokens(self._node, events))
 
     def _queue(self, compiled: Compiled) -> None:
         try:

@@ -40,7 +40,7 @@ class AttentionNode:
         pingpong = PingPong(parts.scheduler.config.num_micro_batches, len(parts.model.spec.layers))
         self._flights = Flights(pingpong, parts.port, settings.reply_timeout)
         self.clock = StageClock(settings.trace, marks_of(parts.device))
-        self._intake = Intake(
+        self.intake = Intake(
             settings.node, parts.model.spec.vocab_size, parts.scheduler, parts.compiling, parts.emit
         )
         self._generated = 0
@@ -51,9 +51,9 @@ class AttentionNode:
         """Take one message of the front end; a bad request is answered, never raised."""
         match message:
             case Submit():
-                self._intake.submit(message)
+                self.intake.submit(message)
             case Abort(request_id=request_id):
-                self._intake.abort(request_id)
+                self.intake.abort(request_id)
             case Reset():
                 self.scheduler.drop_cache()
 
@@ -62,7 +62,7 @@ class AttentionNode:
         Raises NodeDied when an expert node has owed a reply for too long."""
         for micro_batch, failure in self._flights.hear():
             self._fail(micro_batch, failure)
-        self._intake.turn()
+        self.intake.turn()
         if self._start_idle():
             return True
         if (flight := self._flights.next()) is not None:
@@ -95,7 +95,7 @@ class AttentionNode:
         return {
             **self.clock.counters(),
             **scheduled,
-            "waiting": scheduled["waiting"] + self._intake.num_compiling,
+            "waiting": scheduled["waiting"] + self.intake.num_compiling + self.intake.num_outside,
             **self.port.counters(),
             "generated_tokens": self._generated,
             "step_tokens": self._step_tokens.as_dict(),
@@ -109,7 +109,7 @@ class AttentionNode:
         return started
 
     def _compose(self, micro_batch: int) -> bool:
-        if not self.scheduler.has_work(micro_batch):
+        if self.intake.is_frozen or not self.scheduler.has_work(micro_batch):
             return False
         with self.clock.span("schedule", micro_batch):
             step = self.scheduler.compose(micro_batch)

@@ -37,6 +37,7 @@ from megainfer.m2n.roads import Seat, join_attention
 from megainfer.m2n.staged import attention_port_for
 from megainfer.messages.from_child import Connected, Loaded, Ready
 from megainfer.messages.message import Message, Role
+from megainfer.messages.pausing import PauseSet, SetPause
 from megainfer.messages.requests import NodeReady
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import FrontEndDown, FrontEndUp, Meet, Prepare, Serve
@@ -156,6 +157,7 @@ class AttentionUnit:
         parts.scheduler.renew(weights.version.name)
         self.node = AttentionNode(parts, NodeSettings(node, trace=plan.config.trace))
         self._renewer = Renewer(weights, self._open_reader, model.renewed, self._is_busy)
+        self._wish: SetPause | None = None  # that hasn't come about
 
     def run_once(self) -> bool:
         for message in self._front_ends.receive():
@@ -186,10 +188,13 @@ class AttentionUnit:
                 self._front_ends.hear(message)
             case Prepare():
                 self._renewer.prepare(message)
+            case SetPause():
+                self._wish = message
+                self.node.intake.pause(message.mode)
 
     def news(self) -> Sequence[Message]:
-        prepared = self._renewer.news()
-        return prepared if self._peers is None else [*prepared, *self._peers.news()]
+        told: list[Message] = [*self._renewer.news(), *self._paused()]
+        return told if self._peers is None else [*told, *self._peers.news()]
 
     def counters(self) -> dict[str, Any]:
         of_device = {**self._model.counters(), **memory_counters(self._device)}
@@ -200,6 +205,16 @@ class AttentionUnit:
 
     def take_spans(self) -> dict[str, list[Span]]:
         return {f"attention node {self.node.node}": self.node.clock.take_spans()}
+
+    def _paused(self) -> Sequence[Message]:
+        """That the pause has come about, or its end, once."""
+        wish = self._wish
+        if wish is None or not (wish.mode is None or self.node.intake.is_at_rest):
+            return ()
+        self._wish = None
+        if wish.clear_cache:
+            self.node.scheduler.drop_cache()
+        return (PauseSet(wish.ticket, wish.mode is not None),)
 
     def _open_reader(self, weights: WeightFiles) -> WeightReader:
         return reader_of(self._plan, weights, device=self._device)

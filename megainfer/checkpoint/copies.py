@@ -79,6 +79,15 @@ def _copy(path: Path) -> int:
         os.close(source)
 
 
+def is_sealed_file(path: Path) -> bool:
+    """Whether nobody can change it, so that it need not be copied. Raises OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _is_sealed(file)
+    finally:
+        os.close(file)
+
+
 def _is_sealed(file: int) -> bool:
     try:
         return fcntl.fcntl(file, fcntl.F_GET_SEALS) & SEALS == SEALS

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from megainfer.checkpoint.check import check_weights
-from megainfer.checkpoint.copies import SealedCopies
+from megainfer.checkpoint.copies import SealedCopies, is_sealed_file
 from megainfer.checkpoint.headers import TensorHeaders
 from megainfer.config import format_bytes
 from megainfer.errors import CheckpointError, ConfigError
@@ -107,7 +107,7 @@ def _differences(own: ModelSpec, theirs: ModelSpec) -> list[str]:
 
 def _check_memory(plan: Plan, files: list[Path]) -> None:
     """Until all nodes have them, there are the old weights, the new ones and the files' copy."""
-    copy = sum(path.stat().st_size for path in files)
+    copy = sum(path.stat().st_size for path in files if not is_sealed_file(path))
     weights = plan.nodes_ledger().of("weights")
     available = read_machine().available_memory
     if copy + weights > available:

@@ -21,6 +21,7 @@ from megainfer.messages.from_child import (
     Stats,
     UpdateWeights,
 )
+from megainfer.messages.pausing import PauseSet, SetPause
 from megainfer.messages.to_child import (
     Chronicle,
     Drain,
@@ -68,6 +69,8 @@ ToChild = (
     | Spans
     | UpdateWeights
     | WeightsUpdated
+    | SetPause
+    | PauseSet
 )
 FromChild = (
     LoadProgress
@@ -95,6 +98,8 @@ FromChild = (
     | Resized
     | UpdateWeights
     | WeightsUpdated
+    | SetPause
+    | PauseSet
 )
 to_child_decoder: "msgspec.msgpack.Decoder[ToChild]" = msgspec.msgpack.Decoder(ToChild)
 from_child_decoder: "msgspec.msgpack.Decoder[FromChild]" = msgspec.msgpack.Decoder(FromChild)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from megainfer.launch.control import ParentLink
 from megainfer.messages.message import Message, Role
+from megainfer.messages.pausing import PauseSet
 from megainfer.messages.to_child import (
     Drain,
     Enter,
@@ -40,6 +41,7 @@ class FrontEnds:
         self._before: set[Node] = set()  # those of them that were known when it was entered
         self._membership: Membership | None = None
         self._reloaded: Reload | None = None
+        self._paused: PauseSet | None = None
         self._started: Started | None = None
         self._drains = False
         self._chronicler = Chronicler()
@@ -85,6 +87,11 @@ class FrontEnds:
         self._reloaded = reload
         self._to_servers(reload)
 
+    def pause(self, told: PauseSet) -> None:
+        """Whether generation stands still."""
+        self._paused = told
+        self._announce(told)
+
     def drain(self) -> None:
         self._drains = True
         self._to_servers(Drain())
@@ -102,6 +109,8 @@ class FrontEnds:
         """It hears how things are."""
         if self._reloaded is not None:
             server.send(self._reloaded)
+        if self._paused is not None:
+            server.send(self._paused)
         if self._drains:
             server.send(Drain())
         if self._membership is not None:
@@ -136,7 +145,7 @@ class FrontEnds:
         for server, incarnation in self._open.items():
             attention.send(FrontEndUp(server, incarnation))
 
-    def _announce(self, message: Enter | NodeDown | NodeGone) -> None:
+    def _announce(self, message: Enter | NodeDown | NodeGone | PauseSet) -> None:
         self._to_servers(message)
         if self._owner is not None:
             self._owner.send(message)

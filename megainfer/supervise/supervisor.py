@@ -10,6 +10,7 @@ from time import monotonic
 from typing import NoReturn, Protocol
 
 from megainfer.checkpoint.pinned import PinnedFiles
+from megainfer.checkpoint.vault import WeightVault
 from megainfer.errors import ConfigError, MegaInferError, NodeDied
 from megainfer.instruments.startup_clock import StartupClock
 from megainfer.launch.control import ParentLink
@@ -29,6 +30,7 @@ from megainfer.messages.from_child import (
     UpdateWeights,
 )
 from megainfer.messages.message import Message, Role
+from megainfer.messages.pausing import PauseSet, SetPause
 from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans, NodeDown, Reload, Stop
 from megainfer.supervise.assembly import Assembly
@@ -37,6 +39,7 @@ from megainfer.supervise.family import Family, drain
 from megainfer.supervise.front_ends import FrontEnds
 from megainfer.supervise.libraries import load_libraries
 from megainfer.supervise.operations import Operations
+from megainfer.supervise.pausing import Pausing
 from megainfer.supervise.recovery import Recoveries
 from megainfer.supervise.relay import Relay
 from megainfer.supervise.restarts import Restarts
@@ -45,7 +48,6 @@ from megainfer.supervise.signals import Interrupted, Signals, Terminated
 from megainfer.supervise.staffing import ServerMain, Staffing
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
 from megainfer.supervise.weight_updates import WeightUpdates
-from megainfer.supervise.weight_vault import WeightVault
 
 logger = logging.getLogger("megainfer")
 
@@ -116,6 +118,7 @@ class Supervisor:
         self._staffing = Staffing(plan, self._family, self._assembly, server, servers)
         self._operations = Operations(plan, self._assembly, self._staffing.dismiss)
         self._weights = WeightUpdates(plan, self._assembly, vault, lambda: self._operations.is_free)
+        self._pausing = Pausing(self._ready_attention, self._send, self._front_ends.pause)
         self._all_forked = False  # once: whoever is missing from then on has died
         self._started = False
 
@@ -202,6 +205,7 @@ class Supervisor:
             self._mourn(child)
         self._operations.advance()
         self._weights.advance()
+        self._pausing.advance()
         self._balance()
         if (now := monotonic()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
@@ -258,6 +262,10 @@ class Supervisor:
                 self._operations.begin(message, child.send)
             case UpdateWeights():
                 self._weights.begin(message, child.send)
+            case SetPause():
+                self._pausing.begin(message, child.send)
+            case PauseSet():
+                self._pausing.hear(node, message)
             case Opened() if child.role is Role.SERVER:
                 self._front_ends.opened(child)
             case Ready() if child.role is Role.SERVER:
@@ -268,6 +276,7 @@ class Supervisor:
                 self._entered(node, message.epoch)
             case _:
                 if isinstance(message, Ready) and child.role is Role.ATTENTION:
+                    self._pausing.ready(node)  # before requests can reach it
                     self._front_ends.introduce(child)
                 self._recoveries.step(node, type(message).__name__.lower())
                 self._assembly.hear(node, message)
@@ -391,8 +400,12 @@ class Supervisor:
         return self._assembly.is_ready((child.role, child.node))
 
     def _to_attention(self, message: Message) -> None:
-        for node in self._assembly.roster.at(Role.ATTENTION, Stage.READY):
-            self._send((Role.ATTENTION, node), message)
+        for node in self._ready_attention():
+            self._send(node, message)
+
+    def _ready_attention(self) -> list[Node]:
+        ready = self._assembly.roster.at(Role.ATTENTION, Stage.READY)
+        return [(Role.ATTENTION, node) for node in ready]
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -431,6 +444,8 @@ class Supervisor:
             self._relay.ask(message)
         if isinstance(message, UpdateWeights):
             self._weights.begin(message, owner.send)
+        if isinstance(message, SetPause):
+            self._pausing.begin(message, owner.send)
 
     # --- ending -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
+from megainfer.checkpoint.vault import WeightVault
 from megainfer.errors import ConfigError, RequestError
 from megainfer.launch.new_weights import check_replaceable
 from megainfer.launch.plan import Plan
@@ -12,7 +13,6 @@ from megainfer.messages.from_child import UpdateWeights
 from megainfer.messages.to_child import WeightsUpdated
 from megainfer.messages.weights import WeightFiles
 from megainfer.supervise.assembly import Assembly
-from megainfer.supervise.weight_vault import WeightVault
 from megainfer.topology import WeightVersion
 
 logger = logging.getLogger("megainfer")

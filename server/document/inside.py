@@ -80,3 +80,32 @@ class Changed(TypedDict):
     attention: list[int]
     experts: list[int]
     seconds: float
+
+
+class WeightsUpdated(TypedDict):
+    """SGLang's."""
+
+    success: bool
+    message: str
+    num_paused_requests: int
+
+
+class PauseChanged(TypedDict):
+    """SGLang's."""
+
+    message: str
+    status: str
+
+
+class PauseState(TypedDict):
+    """vLLM's."""
+
+    status: str
+
+
+class IsPaused(TypedDict):
+    is_paused: bool
+
+
+class WeightVersion(TypedDict):
+    weight_version: str

@@ -15,7 +15,9 @@ from server.http.hosts import host_name, refuse_host
 from server.http.keys import Keys, digest
 
 PROBES = frozenset({"/live", "/health", "/ping", "/ready"})
-ADMIN = ("/server_info", "/debug/", "/admin/")
+ROLLOUTS = ("/update_weights_from_disk", "/pause", "/resume", "/continue_generation", "/is_paused")
+"""What trainers ask; the first part of an address, as in ADMIN."""
+ADMIN = ("/server_info", "/debug/", "/admin/", *ROLLOUTS)
 KEY_NAME = 16
 """Hexadecimal digits of its digest by which a key is told from others."""
 METRICS = "/metrics"

@@ -1,7 +1,9 @@
 """One sequence of an answer, while its deltas come."""
 
+from dataclasses import replace
 from typing import Any
 
+from megainfer.frontend.outputs import WeightSpan, extend_spans
 from megainfer.frontend.text_stream import TextDelta
 from megainfer.messages.requests import TokenLogprobs
 from server.openai.answer_options import AnswerOptions
@@ -34,6 +36,7 @@ class Choice:
         self._texts: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs_kept: list[TokenLogprobs] = []
+        self._spans: list[WeightSpan] = []
         self._last: TextDelta | None = None
         self._opened = False
 
@@ -51,6 +54,8 @@ class Choice:
         """Keep a delta for the whole."""
         self._texts.append(delta.text)
         self._token_ids += delta.token_ids
+        if delta.token_ids:
+            extend_spans(self._spans, delta.weights, len(delta.token_ids))
         self._logprobs_kept += delta.logprobs or []
         if self._last is None:
             self.prompt_scores = delta.prompt_logprobs
@@ -60,7 +65,7 @@ class Choice:
         """All that was collected, as one piece."""
         last = self._last
         assert last is not None, "every sequence ends with a delta"
-        return self.piece(
+        piece = self.piece(
             TextDelta(
                 last.request_id,
                 "".join(self._texts),
@@ -71,6 +76,7 @@ class Choice:
                 prompt_logprobs=self.prompt_scores,
             )
         )
+        return replace(piece, weights=tuple(self._spans))
 
     def piece(self, delta: TextDelta) -> Piece:
         """What a delta adds; the first begins with the prompt where that is echoed."""
@@ -90,6 +96,7 @@ class Choice:
             stop_reason=None if options.echo_only else delta.stop_reason,
             logprobs=self._logprobs(delta, first),
             token_ids=token_ids if options.token_ids else None,
+            weights=(WeightSpan(delta.weights, len(token_ids)),) if token_ids else (),
         )
 
     def _read(self, text: str, delta: TextDelta) -> Reading:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from megainfer.frontend.outputs import WeightSpan
 from server.openai.reader import CallPiece
 
 
@@ -12,7 +13,7 @@ class Piece:
 
     calls: tool calls, or pieces of them. stop_reason: the stop string or stop token id that ended
     it. logprobs: in the API's own form, None where there are none. token_ids: None where they
-    aren't wanted.
+    aren't wanted. weights: which weights made its tokens, in their order.
     """
 
     index: int
@@ -23,3 +24,4 @@ class Piece:
     stop_reason: str | int | None = None
     logprobs: dict[str, Any] | None = None
     token_ids: list[int] | None = None
+    weights: tuple[WeightSpan, ...] = ()

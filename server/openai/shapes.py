@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from megainfer.text.token_text import TokenTexts
+from megainfer.topology import FOLDERS_OWN
 from server.openai.answer_options import AnswerOptions
 from server.openai.logprobs import ChatLogprobs, CompletionLogprobs, LogprobsWriter
 from server.openai.piece import Piece
@@ -126,4 +127,8 @@ def _ending(piece: Piece) -> dict[str, Any]:
         fields["stop_reason"] = piece.stop_reason
     if piece.token_ids is not None:
         fields["token_ids"] = piece.token_ids
+    if any(span.version != FOLDERS_OWN.name for span in piece.weights):
+        fields["weight_version"] = piece.weights[-1].version
+        if piece.token_ids is not None:
+            fields["weight_versions"] = [span._asdict() for span in piece.weights]
     return fields

@@ -12,7 +12,8 @@ from megainfer.frontend.engine_observer import EngineObserver, SeveralObserve
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch.expectation import expectation_of
 from megainfer.launch.plan import Plan
-from megainfer.messages.from_child import Release, Renew, Resize
+from megainfer.messages.from_child import Release, Renew, Resize, UpdateWeights
+from megainfer.messages.pausing import SetPause
 from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans
 from megainfer.planner.live.expected import Outlook
 from server.http.keys import Keys
@@ -25,6 +26,7 @@ from server.operate.metrics.exposition import Counted, Exposition
 from server.operate.metrics.requests import RequestMetrics
 from server.operate.metrics.terms import Expectation
 from server.operate.nodes import NodeBoard, board_of
+from server.operate.rollouts import Rollouts
 from server.operate.siblings import Address, alone
 from server.operate.traces import Tracer
 
@@ -34,14 +36,17 @@ if TYPE_CHECKING:
 TICKETS = 2**32
 """More than one API server will ever need."""
 
-Ask = Callable[[GetStats | KeepSpans | GetSpans | Resize | Release | Renew], object]
+Ask = Callable[
+    [GetStats | KeepSpans | GetSpans | Resize | Release | Renew | UpdateWeights | SetPause], object
+]
 
 
 @dataclass
 class Instance:
-    """board: what nodes say. changes: of the nodes themselves. keys: that open it now. info: what
-    `/server_info` tells of configuration and plan. engine_problem: why no request is even taken, in
-    words for anybody. spans: where they go, None without a collector."""
+    """board: what nodes say. changes: of the nodes themselves. rollouts: what trainers ask. keys:
+    that open it now. info: what `/server_info` tells of configuration and plan. engine_problem: why
+    no request is even taken, in words for anybody. spans: where they go, None without a collector.
+    """
 
     options: ServingOptions
     board: NodeBoard
@@ -53,6 +58,7 @@ class Instance:
     exposition: Exposition
     info: Mapping[str, Any]
     changes: Changes
+    rollouts: Rollouts
     keys: Keys
     engine_problem: Callable[[], str | None]
     spans: "SpanExport | None" = None
@@ -60,9 +66,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where the nodes are and how to ask them; by default there is nobody to ask."""
+    """Where the nodes are and how to ask them; by default there is nobody to ask. plan: by which
+    they run."""
 
     board: NodeBoard
+    plan: Plan | None = None
     ask: Ask = lambda message: None
     processes: Callable[[], int] = lambda: 0
     siblings: Address = field(default_factory=alone)
@@ -77,6 +85,7 @@ def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask, server: int =
     placement, board = plan.placement, board_of(plan, options.patience)
     return Surroundings(
         board=board,
+        plan=plan,
         ask=ask,
         processes=(lambda: 1) if plan.config.colocated else board.num_serving,
         siblings=Address(server, options.api_servers, plan.server_name),
@@ -138,6 +147,7 @@ def assemble(
         info=dict(around.info),
         keys=Keys(options.api_keys, options.admin_keys),
         changes=Changes(around.ask, around.siblings.own * TICKETS),
+        rollouts=Rollouts(around.ask, around.plan, around.siblings.own * TICKETS),
         engine_problem=partial(_engine_problem, engine),
         spans=spans,
     )

@@ -26,6 +26,13 @@ from server.operate.docs_page import docs_page
 from server.operate.health import HealthReport
 from server.operate.instance import Instance
 from server.operate.node_report import node_report
+from server.operate.rollouts import (
+    ContinueRequest,
+    DiskRequest,
+    PauseRequest,
+    Refusals,
+    refusal,
+)
 
 PACKAGES = ("fastapi", "uvicorn", "pydantic", "torch", "tokenizers", "pyzmq", "prometheus-client")
 
@@ -47,6 +54,8 @@ class Operations:
 
     async def ready(self) -> Response:
         """200 when a token went through the nodes lately; without traffic one is asked for."""
+        if self._instance.rollouts.paused:
+            return _state("generation is paused, until somebody asks for /resume")
         return _state(await self._instance.readiness.problem())
 
     async def metrics(self, request: Request) -> Response:
@@ -100,6 +109,43 @@ class Operations:
         """Start a node anew, or all of them, one after the other."""
         return JSONResponse(await self._instance.changes.restart(body))
 
+    async def update_weights_from_disk(self, body: DiskRequest) -> Response:
+        """Other weights for all nodes, from a folder or file (SGLang's address)."""
+        try:
+            version = await self._instance.rollouts.update_from_disk(body)
+        except Refusals as error:
+            return JSONResponse(refusal(error), 400)
+        message = f"weights {version!r} are in force"
+        return JSONResponse({"success": True, "message": message, "num_paused_requests": 0})
+
+    async def pause_generation(self, body: PauseRequest) -> Response:
+        """Let generation stand still: abort, retract or in_place (SGLang's address)."""
+        await self._instance.rollouts.pause(body.mode)
+        return JSONResponse({"message": "generation is paused", "status": "ok"})
+
+    async def continue_generation(self, body: ContinueRequest) -> Response:
+        """Go on (SGLang's address)."""
+        await self._instance.rollouts.resume()
+        return JSONResponse({"message": "generation goes on", "status": "ok"})
+
+    async def pause(self, mode: str = "abort", clear_cache: bool = True) -> Response:
+        """Let generation stand still: abort, wait or keep (vLLM's address)."""
+        await self._instance.rollouts.pause(mode, clear_cache)
+        return JSONResponse({"status": "paused"})
+
+    async def resume(self) -> Response:
+        """Go on (vLLM's address)."""
+        await self._instance.rollouts.resume()
+        return JSONResponse({"status": "resumed"})
+
+    async def is_paused(self) -> Response:
+        """Whether generation stands still (vLLM's address)."""
+        return JSONResponse({"is_paused": self._instance.rollouts.paused})
+
+    async def weight_version(self) -> Response:
+        """The name of the weights that all nodes compute with (SGLang's address)."""
+        return JSONResponse({"weight_version": self._instance.rollouts.version})
+
     async def trace(self, request: Request, seconds: float = 2.0) -> Response:
         """What every node did in the next `seconds` (0.01 to 60), for Perfetto."""
         if not MIN_TRACE_SECONDS <= seconds <= MAX_TRACE_SECONDS:
@@ -152,6 +198,11 @@ def operations_router(operations: Operations) -> APIRouter:
         ("/admin/scale", operations.scale),
         ("/admin/drain", operations.drain),
         ("/admin/restart", operations.restart),
+        ("/update_weights_from_disk", operations.update_weights_from_disk),
+        ("/pause_generation", operations.pause_generation),
+        ("/continue_generation", operations.continue_generation),
+        ("/pause", operations.pause),
+        ("/resume", operations.resume),
     ):
         router.add_api_route(path, change, methods=["POST"], response_model=None)
     for path, handler in (
@@ -164,6 +215,9 @@ def operations_router(operations: Operations) -> APIRouter:
         ("/version", operations.version),
         ("/server_info", operations.server_info),
         ("/admin/nodes", operations.admin_nodes),
+        ("/is_paused", operations.is_paused),
+        ("/weight_version", operations.weight_version),
+        ("/get_weight_version", operations.weight_version),
         ("/debug/nodes", operations.nodes),
         ("/debug/trace", operations.trace),
         ("/docs", operations.docs),

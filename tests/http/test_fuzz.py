@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
+import httpx
 import pytest
 
 from megainfer.frontend.generation_config import GenerationDefaults
@@ -77,7 +78,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with RunningServer(tokenizer, defaults, folder=folder, options=options) as running:
         running.node.script = script
         running.instance.changes = _changes(running)
+        start_helpers(running.url)
         yield running
+
+
+def start_helpers(url: str) -> None:
+    """The processes that are there from the first request on that needs them, so that whatever is
+    open more at the end was left open."""
+    body = {
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 1,
+        "structured_outputs": {"choice": ["one", "two"]},
+    }
+    headers = {"Authorization": f"Bearer {KEYS[0]}"}
+    httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=WAIT_SECONDS)
 
 
 def scored(token: int) -> TokenLogprobs:

@@ -146,6 +146,23 @@ def test_metrics_may_be_public() -> None:
     assert access_to("/metrics/x", public_metrics=True) is Access.KEY
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/update_weights_from_disk", "/pause_generation", "/continue_generation"),
+        *("/pause", "/resume", "/is_paused"),
+    ],
+)
+def test_what_trainers_ask_is_an_administrators(
+    keyed: tuple[RunningServer, httpx.Client], path: str
+) -> None:
+    _, http = keyed
+    method = "GET" if path == "/is_paused" else "POST"
+    assert http.request(method, path, headers=bearer("first"), json={}).status_code == 403
+    assert http.get("/weight_version", headers=bearer("first")).json() == {"weight_version": "0"}
+    assert http.request(method, path, headers=bearer("root"), json={}).status_code in (200, 400)
+
+
 def test_keys_are_read_and_checked_without_being_shown(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# ours\nalpha\n\n  beta  \n")

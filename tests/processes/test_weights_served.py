@@ -102,6 +102,22 @@ def test_an_updated_instance_equals_one_that_was_started_with_the_weights(
         assert tokens_of(llm) == before
 
 
+def test_tensors_of_the_callers_own(kept: Folders) -> None:
+    expected = fresh(kept.new)
+    with served(kept.old) as llm:
+        before = tokens_of(llm)
+        tensors = load_file(kept.new / "model.safetensors")
+        assert llm.update_weights(tensors, version="trained") == "trained"
+        for tensor in tensors.values():
+            tensor.zero_()  # as the next step of a trainer would
+        os.kill(pid_of(llm, "expert-0"), signal.SIGKILL)
+        assert tokens_of(llm) == expected
+        with pytest.raises(CheckpointError, match="holds no tensor"):
+            llm.update_weights({})
+        assert llm.update_weights(load_file(kept.old / "model.safetensors")) == "2"
+        assert tokens_of(llm) == before
+
+
 def test_a_node_that_is_started_again_has_the_current_weights(folders: Folders) -> None:
     expected = fresh(folders.new)
     with served(folders.old) as llm:

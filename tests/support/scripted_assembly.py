@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from megainfer.checkpoint.vault import WeightVault
 from megainfer.config import EngineConfig
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
@@ -30,7 +31,6 @@ from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.operations import Operations
 from megainfer.supervise.roster import Node
 from megainfer.supervise.weight_updates import WeightUpdates
-from megainfer.supervise.weight_vault import WeightVault
 from megainfer.topology import Membership
 
 QUIET_TURNS = 4  # of the supervisor, after which nothing is to be expected any more

@@ -13,6 +13,7 @@ from server.anthropic.protocol import CountRequest, MessagesRequest
 from server.openai.protocol import ChatRequest, CompletionRequest
 from server.openai.tokens import DetokenizeRequest, TokenizeRequest
 from server.operate.changes import NodeRequest, RestartRequest, ScaleRequest
+from server.operate.rollouts import ContinueRequest, DiskRequest, PauseRequest
 from server.page.assets import PAGE
 from server.responses.protocol import ResponsesRequest
 from tests.support.api_fields import CHATS, COMPLETIONS, MESSAGES, RESPONSES, SCHEMA, TOOL, Fields
@@ -87,9 +88,13 @@ KINDS: dict[str, tuple[type[BaseModel], dict[str, list[Any]]]] = {
     "/admin/scale": (ScaleRequest, {"attn": [1, 2]}),
     "/admin/drain": (NodeRequest, {"node": ["attention node 0", "expert-1"]}),
     "/admin/restart": (RestartRequest, {"node": ["expert node 0"]}),
+    "/update_weights_from_disk": (DiskRequest, {"model_path": ["/nowhere", "model"]}),
+    "/pause_generation": (PauseRequest, {"mode": ["abort", "retract", "in_place"]}),
+    "/continue_generation": (ContinueRequest, {}),
 }
 READ = (
     *("/v1/models", "/v1/models/tiny", "/live", "/health", "/ping", "/ready", "/metrics", "/load"),
+    *("/is_paused", "/weight_version", "/get_weight_version"),
     *("/version", "/server_info", "/admin/nodes", "/debug/nodes", "/debug/trace?seconds=0.01"),
     *("/docs", "/openapi.json", "/page/state", "/page/timeline", "/tokenizer_info", *PAGE),
 )

@@ -1,0 +1,193 @@
+"""What trainers ask over HTTP, of a real server with two nodes of each role, while it streams."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.support.checkpoints import write_checkpoint
+from tests.support.served import CONTEXT, Served, serving, stream
+
+STREAMS, TOKENS = 3, 400
+BEGUN = 5
+SECONDS = 60.0
+
+
+class Models(NamedTuple):
+    old: Path
+    new: Path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    folder = tmp_path_factory.mktemp("models")
+    names = enumerate(("old", "new"))
+    shape = {"max_position_embeddings": CONTEXT}
+    return Models(
+        *(write_checkpoint("olmoe", "mha", folder / n, seed=i, **shape) for i, n in names)
+    )
+
+
+@pytest.fixture
+def served(models: Models) -> Iterator[Served]:
+    options = ("--attn-gpus", "2", "--ffn-gpus", "2", "--kv-cache-memory", "16MiB")
+    with serving(str(models.old), *options) as served:
+        yield served
+
+
+class Streams:
+    """Some answers, as their tokens come."""
+
+    def __init__(self, served: Served) -> None:
+        self.tokens: list[list[int]] = [[] for _ in range(STREAMS)]
+        self.ends: list[str | None] = [None] * STREAMS
+        self.versions: list[list[str]] = [[] for _ in range(STREAMS)]
+        self._served = served
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(STREAMS)]
+        for thread in self._threads:
+            thread.start()
+        until(lambda: min(map(len, self.tokens)) >= BEGUN)
+
+    def _run(self, number: int) -> None:
+        body = {"return_token_ids": True, "ignore_eos": True}
+        for event in stream(self._served, [number + 1] * 5, TOKENS, **body):
+            (choice,) = event["choices"]
+            self.tokens[number] += choice["token_ids"]
+            self.versions[number] += [choice.get("weight_version", "0")] * len(choice["token_ids"])
+            self.ends[number] = choice["finish_reason"]
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+
+
+def until(reached: Any) -> None:
+    deadline = monotonic() + SECONDS
+    while not reached():
+        assert monotonic() < deadline
+        sleep(0.002)
+
+
+def post(served: Served, path: str, **body: Any) -> dict[str, Any]:
+    response = httpx.post(f"{served.url}{path}", json=body, timeout=SECONDS)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def get(served: Served, path: str) -> dict[str, Any]:
+    return dict(httpx.get(f"{served.url}{path}", timeout=SECONDS).json())
+
+
+def answer(served: Served) -> list[int]:
+    body = {"prompt": [7] * 9, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
+    whole = post(served, "/v1/completions", **body, return_token_ids=True)
+    return list(whole["choices"][0]["token_ids"])
+
+
+def check_still(served: Served, streams: Streams) -> None:
+    assert get(served, "/is_paused") == {"is_paused": True}
+    assert httpx.get(f"{served.url}/ready", timeout=SECONDS).status_code == 503
+    before = [len(tokens) for tokens in streams.tokens]
+    late = threading.Thread(target=answer, args=(served,))
+    late.start()
+    until(lambda: waiting(served) > 0)
+    # Nodes have gone round since; whatever was computed would be on its way.
+    assert [len(tokens) for tokens in streams.tokens] == before
+    post(served, "/resume")
+    late.join(SECONDS)
+    assert not late.is_alive()
+
+
+def waiting(served: Served) -> int:
+    nodes = get(served, "/debug/nodes")
+    return sum(int(counters.get("waiting", 0)) for counters in nodes.values())
+
+
+def test_keep(served: Served, models: Models) -> None:
+    """Streams stand still, other weights come, and they go on with these."""
+    streams = Streams(served)
+    assert post(served, "/pause?mode=keep") == {"status": "paused"}
+    done = post(
+        served, "/update_weights_from_disk", model_path=str(models.new), weight_version="step-1"
+    )
+    assert done["success"] is True
+    assert get(served, "/weight_version") == {"weight_version": "step-1"}
+    check_still(served, streams)
+    streams.join()
+    assert streams.ends == ["length"] * STREAMS
+    for versions in streams.versions:
+        count = versions.count("0")
+        assert versions == ["0"] * count + ["step-1"] * (TOKENS - count)
+        assert BEGUN <= count < TOKENS
+    with serving(str(models.new)) as fresh:
+        expected = answer(fresh)
+    assert answer(served) == expected
+
+
+def test_wait(served: Served) -> None:
+    streams = Streams(served)
+    assert post(served, "/pause?mode=wait") == {"status": "paused"}
+    streams.join()
+    assert streams.ends == ["length"] * STREAMS
+    check_still(served, streams)
+    assert get(served, "/is_paused") == {"is_paused": False}
+
+
+@pytest.mark.parametrize("path", ["/pause", "/pause_generation"])
+def test_abort(served: Served, path: str) -> None:
+    streams = Streams(served)
+    post(served, path)
+    streams.join()
+    assert streams.ends == ["abort"] * STREAMS
+    assert max(map(len, streams.tokens)) < TOKENS
+    check_still(served, streams)
+    assert len(answer(served)) == 16
+
+
+def test_sglangs_sequence(served: Served, models: Models) -> None:
+    before = answer(served)
+    assert post(served, "/pause_generation", mode="retract")["status"] == "ok"
+    done = post(served, "/update_weights_from_disk", model_path=str(models.new))
+    assert done == {
+        "success": True,
+        "message": "weights '1' are in force",
+        "num_paused_requests": 0,
+    }
+    assert post(served, "/continue_generation")["status"] == "ok"
+    new = answer(served)
+    assert new != before
+    post(
+        served,
+        "/update_weights_from_disk",
+        model_path=str(models.old / "model.safetensors"),
+        weight_version="back",
+        abort_all_requests=True,
+    )
+    assert answer(served) == before
+    assert get(served, "/get_weight_version") == {"weight_version": "back"}
+
+
+def test_what_is_wrong_is_said(served: Served, models: Models, tmp_path: Path) -> None:
+    before = answer(served)
+    tensors = load_file(models.new / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "lacking.safetensors")
+    for path, reason in (
+        (tmp_path / "nowhere", "neither a folder nor a safetensors file"),
+        (tmp_path / "lacking.safetensors", "holds no tensor model.norm.weight"),
+    ):
+        url = f"{served.url}/update_weights_from_disk"
+        response = httpx.post(url, json={"model_path": str(path)}, timeout=SECONDS)
+        assert response.status_code == 400
+        assert response.json()["success"] is False
+        assert reason in response.json()["message"]
+    response = httpx.post(f"{served.url}/pause?mode=sleep", timeout=SECONDS)
+    assert response.status_code == 400
+    assert "mode must be one of abort, wait, keep" in response.json()["error"]["message"]
+    assert answer(served) == before
