@@ -62,7 +62,7 @@ def config_of(arm: str, options: argparse.Namespace, folder: Path, seed: int) ->
             "policy_rate": options.policy_rate,
             "value_rate": options.value_rate,
             "value_updates": 4,
-            "value_first": options.value_first,
+            "value_first": options.value_first * decode_share,
         },
         "run": {
             "output": folder,
@@ -162,7 +162,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sloppy", type=float, default=0.2)
     parser.add_argument("--policy-rate", type=float, default=1e-4)
     parser.add_argument("--value-rate", type=float, default=1e-3)
-    parser.add_argument("--value-first", type=int, default=5)
+    parser.add_argument("--value-first", type=int, default=5, help="steps; tppo: as --steps")
     parser.add_argument("--evaluate-every", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write all curves and summaries")
     return parser.parse_args()
