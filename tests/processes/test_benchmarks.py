@@ -245,3 +245,25 @@ def test_balancing_shows_four_tables_and_real_nodes() -> None:
     found = [float(t) for t in re.findall(r"│ +[0-9.]+ s │ +[0-9.]+ │ +([0-9.]+) │", shown)]
     assert len(found) == 2
     assert all(tokens > 0 for tokens in found)
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+def test_rl_learning_reports_what_runs_have_spent(tmp_path: Path) -> None:
+    sizes = ("--steps", "2", "--prompts", "2", "--answers", "2", "--held-out", "3")
+    short = ("--warm-up", "2", "--value-first", "1", "--evaluate-every", "1")
+    folder, arms = tmp_path / "runs", ("--arms", "tppo,grpo")
+    report = report_of(tmp_path, "rl_learning.py", "--folder", folder, *arms, *sizes, *short)
+    assert report["arms"].keys() == {"tppo-0", "grpo-0"}
+    for name, arm in report["arms"].items():
+        lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert len(rows) == (8 if name == "tppo-0" else 2), "T-PPO's steps are shorter"
+        last = arm["curve"][-1]
+        assert last["step"] == len(rows)
+        assert last["tokens"] == sum(row["rollout/tokens"] for row in rows)
+        assert last["decode_steps"] == sum(row["rollout/longest"] for row in rows)
+        assert 0 < arm["summary"]["occupancy"] <= 1
+        assert 0 < arm["summary"]["engine_idle"] < 1
+        assert arm["summary"]["mismatch"] < 1e-4
