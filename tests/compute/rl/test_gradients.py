@@ -159,13 +159,19 @@ def test_prompts_earlier_windows_and_edges_have_exactly_no_gradient(
 
 
 def test_the_gradient_of_a_token_is_its_advantage() -> None:
-    """On-policy, that is, at ratio 1, d loss / d log p = -A / tokens."""
-    samples = [sample_of([11, 12, 13, END], prompt=[1], number=0, value=0.5)]
-    (row,) = rows_by_value(samples, {0: 0.5}, HOW)
-    logprobs = torch.tensor(row.old_logprobs, requires_grad=True)
-    policy_loss_of(Policy(torch.nn.Linear(1, 1)), [row], logprobs).backward()
+    """On-policy, that is, at ratio 1, d loss / d log p = -A / tokens; and, of correct answers, less
+    the language-model loss's weight / their tokens."""
+    samples = [
+        sample_of([11, 12, 13, END], prompt=[1], number=0, value=0.5),
+        sample_of([11, END], prompt=[1], number=1, value=0.5),
+    ]
+    rows = rows_by_value(samples, {0: 0.5, 1: 1.0}, HOW)
+    logprobs = torch.tensor([p for row in rows for p in row.old_logprobs], requires_grad=True)
+    policy_loss_of(Policy(torch.nn.Linear(1, 1)), rows, logprobs).backward()
     assert logprobs.grad is not None
-    torch.testing.assert_close(logprobs.grad, -torch.tensor(row.advantages) / 4)
+    advantages = torch.tensor([a for row in rows for a in row.advantages])
+    language = torch.tensor([0.0] * 4 + [0.1 / 2] * 2)
+    torch.testing.assert_close(logprobs.grad, -advantages / 6 - language)
 
 
 def test_the_language_model_loss_is_of_correct_answers_tokens() -> None:
