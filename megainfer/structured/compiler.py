@@ -33,7 +33,8 @@ class GrammarCompiler:
 
     Not for several threads at once.
 
-    Raises RequestError where the model has no tokenizer or names no end token.
+    Raises RequestError where the model has no tokenizer, or one that grammars can't be compiled for,
+    or names no end token.
     """
 
     def __init__(
@@ -110,7 +111,11 @@ def _load(folder: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> LLToke
     size = max(vocab_size, tokenizer.vocab_size)
     vocabulary = tokenizer.vocabulary()
     if isinstance(vocabulary, str):
-        return LLTokenizer(vocabulary, n_vocab=size, eos_token=ends)
+        try:
+            return LLTokenizer(vocabulary, n_vocab=size, eos_token=ends)
+        except ValueError as error:  # a decoder that llguidance doesn't know
+            reason = f"structured output can't be had with this model's tokenizer: {error}"
+            raise RequestError(reason) from error
     # Its type declarations leave this constructor out.
     made: LLTokenizer = LLTokenizer.from_tiktoken(  # type: ignore[attr-defined]
         encoder=dict(vocabulary.ids),

@@ -10,6 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 import tiktoken
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
@@ -364,3 +365,11 @@ def test_a_tokenizer_of_another_kind_says_how_to_make_one(tmp_path: Path, name: 
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ModelError, match=rf"{name} is no kind of tokenizer.*save_pretrained"):
         load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_grammars_do_not_know_is_named(tmp_path: Path) -> None:
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, "?"))
+    made.decoder = tokenizers.decoders.Fuse()
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(RequestError, match=r"can't be had with this model's tokenizer: .*decoder"):
+        GrammarCompiler(tmp_path, 3, [1], 2**24)
