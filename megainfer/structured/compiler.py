@@ -33,8 +33,8 @@ class GrammarCompiler:
 
     Not for several threads at once.
 
-    Raises RequestError where the model has no tokenizer, or one that grammars can't be compiled for,
-    or names no end token.
+    Raises RequestError where the model names no end token, has no tokenizer, or has one that
+    grammars can't be compiled for.
     """
 
     def __init__(
