@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -14,8 +15,6 @@ from megainfer.rl.samples.rows import Row
 from megainfer.rl.training.padded import Padded
 
 HEAD_FILE = "value_head.safetensors"
-RANDOM = ("attention_dropout", "jitter_noise")
-"""Attributes of modules that have an effect in training mode only."""
 
 
 class Policy(nn.Module):
@@ -101,8 +100,9 @@ class ValueModel(nn.Module):
             input_ids=padded.token_ids, attention_mask=padded.mask, use_cache=False
         ).last_hidden_state
         chosen = hidden[padded.rows, padded.columns].float()
-        values: Tensor = self.head(chosen).squeeze(-1)
-        return values.float()
+        with torch.autocast(chosen.device.type, enabled=False):  # bfloat16 has 3 digits for a value
+            values: Tensor = self.head(chosen).squeeze(-1)
+        return values
 
     def save(self, folder: Path) -> None:
         """The backbone as Hugging Face has models, the head beside it."""
@@ -113,20 +113,19 @@ class ValueModel(nn.Module):
 def checkpoint_activations(model: Policy | ValueModel) -> None:
     """Compute activations again in the backward pass instead of keeping them.
 
-    transformers does so in training mode only, in which nothing random may happen: what is trained
-    is the policy that drew the tokens.
+    transformers' layers do so in training mode only. The modules inside them stay out of it, as
+    routers draw at random there: what is trained is the policy that drew the tokens.
     """
     inner = model.model if isinstance(model, Policy) else model.backbone
     # Earlier releases of transformers 5 have the second name alone.
     enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
     enable()
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in RANDOM:
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+    for module in inner.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+            for name, value in vars(module).items():
+                if isinstance(value, float) and ("dropout" in name or "pdrop" in name):
+                    setattr(module, name, 0.0)
 
 
 def check_pair(policy: Policy, value: ValueModel) -> None:
@@ -143,6 +142,14 @@ def check_pair(policy: Policy, value: ValueModel) -> None:
 def _pretrained(kind: Any, folder: Path) -> Any:
     """Without dropout: what is trained is the policy that drew the tokens."""
     try:
-        return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    except (OSError, ValueError, KeyError) as error:
+        model, told = kind.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"transformers can't load {folder} for training: {error}") from error
+    if missing := sorted(told["missing_keys"]):  # transformers makes up random ones
+        raise ModelError(
+            f"{folder} lacks {len(missing)} tensors that {type(model).__name__} has, such as "
+            f"{missing[0]}; training needs them all"
+        )
+    return model.eval()

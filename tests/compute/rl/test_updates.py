@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from megainfer.errors import CheckpointError, ModelError
@@ -15,11 +15,18 @@ from megainfer.rl.samples.rows import PolicyRow, ValueRow
 from megainfer.rl.training.learner import Learner
 from megainfer.rl.training.metrics import Metrics
 from megainfer.rl.training.micro_batches import micro_batches
-from megainfer.rl.training.models import HEAD_FILE, Policy, ValueModel, check_pair
+from megainfer.rl.training.models import (
+    HEAD_FILE,
+    Policy,
+    ValueModel,
+    check_pair,
+    checkpoint_activations,
+)
 from megainfer.rl.training.optimiser import Optimiser, Schedule
 from megainfer.rl.training.passes import Passes
 from megainfer.rl.training.policy_update import PolicyObjective, PolicyUpdate
 from megainfer.rl.training.value_update import ValueUpdate
+from tests.support.checkpoints import write_checkpoint
 from tests.support.rl_models import VOCABULARY, load_pair, write_model
 
 RATE = 1e-2
@@ -317,3 +324,47 @@ def test_bfloat16_computes_above_float32_weights(folder: Path) -> None:
         assert other[name] == pytest.approx(metrics[name], rel=0.05)
     moved = torch.cat([(exact[name] - rounded[name]).abs().flatten() for name in exact])
     assert (moved > RATE).float().mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "settings"),
+    [
+        ("mixtral", "gqa", {"router_jitter_noise": 0.5, "attention_dropout": 0.5}),
+        ("phimoe", "plain", {"input_jitter_noise": 0.5}),
+        ("dbrx", "gqa_clip", {"resid_pdrop": 0.5}),
+    ],
+)
+def test_activations_that_are_computed_again_leave_nothing_to_chance(
+    tmp_path: Path, family: str, variant: str, settings: dict[str, object]
+) -> None:
+    folder = write_checkpoint(family, variant, tmp_path, **settings)
+    policy, again = Policy.load(folder), Policy.load(folder)
+    checkpoint_activations(again)
+    assert torch.equal(policy.logprobs(policy_rows()), again.logprobs(policy_rows()))
+
+
+def test_values_are_float32_where_bfloat16_computes(folder: Path) -> None:
+    _, value = load_pair(folder)
+    with torch.no_grad(), Passes(dtype=torch.bfloat16).computing(torch.device("cpu")):
+        values = value.values(rows_of_values())
+    assert values.dtype == torch.float32
+    assert not torch.equal(values, values.bfloat16().float())
+
+
+@pytest.mark.parametrize("kind", [Policy, ValueModel])
+def test_weights_that_arent_whole_are_refused(
+    tmp_path: Path, kind: type[Policy] | type[ValueModel]
+) -> None:
+    path = write_model(tmp_path) / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    whole = tensors.pop(name)
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 tensors that .*, such as .*q_proj\.weight"):
+        kind.load(tmp_path)
+    save_file({**tensors, name: whole[:-1].clone()}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match="transformers can't load"):
+        kind.load(tmp_path)
+    path.write_bytes(b"no safetensors")
+    with pytest.raises(ModelError, match="transformers can't load"):
+        kind.load(tmp_path)
