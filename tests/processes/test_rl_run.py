@@ -166,6 +166,8 @@ def test_what_cant_be_resumed_is_named(folder: Path, whole: Path, tmp_path: Path
         ran(config_of(folder, whole))
     with pytest.raises(ConfigError, match=r"--resume: run\.seed was 0 when .*, and is 1"):
         ran(config_of(folder, whole, run={"seed": 1}), resume=True)
+    with pytest.raises(ConfigError, match=r"answers go on, and .* has room for 3; raise"):
+        ran(config_of(folder, whole, rollout={"prompts": 1}), resume=True)
     with pytest.raises(ConfigError, match="has no checkpoint; leave it out to begin"):
         ran(config_of(folder, tmp_path / "new"), resume=True)
 

@@ -61,6 +61,11 @@ def open_state(config: TrainConfig, checkpoint: Path | None, prompts: Prompts) -
             f"--resume: there were {state.problems} problems when the run began, and are "
             f"{len(prompts)}"
         )
+    if len(state.running) > config.rollout.pool:
+        raise ConfigError(
+            f"--resume: {len(state.running)} answers go on, and rollout.prompts times "
+            f"rollout.answers has room for {config.rollout.pool}; raise --rollout.prompts"
+        )
     state.config = told
     return state
 
