@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0
-"""Beyond, a ratio is above every bound that is allowed: loss and gradient are the same, and nothing
-overflows, which times an advantage of 0 would be NaN."""
-MAX_BOUND = 1e6
-"""Of 1 + high and dual, below exp(MAX_LOG_RATIO)."""
+"""Beyond, a ratio is above every bound that is allowed (`LossSection`): loss and gradient are the
+same, and nothing overflows, which times an advantage of 0 would be NaN."""
 
 
 def policy_loss(
