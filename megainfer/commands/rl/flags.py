@@ -90,7 +90,7 @@ def merged(
                 if not isinstance(place.get(section), dict):
                     place[section] = {}
                 place = place[section]
-            place[key] = value
+            place[key] = _underscored(value) if isinstance(value, Mapping) else value
     return found
 
 

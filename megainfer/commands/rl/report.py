@@ -1,5 +1,7 @@
 """What a training run tells a terminal."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
 from megainfer.rl.run.trainer import StepReport
@@ -15,6 +17,7 @@ SHOWN = (
     ("seconds/step", "s", ".1f"),
 )
 """Metric, its short name, and how it is written."""
+MOST_REASONS = 3
 
 
 class StepLines:
@@ -31,9 +34,18 @@ class StepLines:
         parts = [f"step {step}/{self._steps}", f"ended {ended:.0f}/{ended + going:.0f}"]
         parts += [f"{short} {metrics[n]:{form}}" for n, short, form in SHOWN if n in metrics]
         self.say("  ".join(parts))
-        for reason, count in report.skipped.items():
+        for count, reason in _commonest(report.skipped):
             self.say(f"  {count} answers without a reward: {reason}")
 
     def say(self, text: str) -> None:
         """A line as it is."""
         self._console.print(text, markup=False, soft_wrap=True)
+
+
+def _commonest(skipped: Mapping[str, int]) -> list[tuple[int, str]]:
+    """Counts and reasons, the commonest first; a function's messages may differ for each answer."""
+    found = [(count, reason) for reason, count in skipped.items()]
+    shown, others = found[:MOST_REASONS], found[MOST_REASONS:]
+    if others:
+        shown.append((sum(count for count, _ in others), f"{len(others)} other reasons"))
+    return shown

@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from megainfer.commands.config_file import read_options
 from megainfer.commands.rl.flags import flags_of, merged
+from megainfer.errors import ConfigError
 from megainfer.rl.config.train_config import TrainConfig
 
 EPILOG = """[bold]Examples[/bold]
@@ -38,7 +39,11 @@ def run_training(config: TrainConfig, resume: bool) -> None:
     from contextlib import closing
 
     from rich.console import Console
-    from transformers.utils import logging
+
+    try:
+        from transformers.utils import logging
+    except ImportError as error:
+        raise ConfigError("rl train needs transformers: pip install 'megainfer[rl]'") from error
 
     from megainfer.commands.rl.report import StepLines
     from megainfer.rl.rollout.disaggregated import DisaggregatedEngine

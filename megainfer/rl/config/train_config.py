@@ -67,7 +67,7 @@ class TrainConfig(Section):
             )
         if self.algorithm == "grpo" and self.value_model is not None:
             raise ValueError("grpo has no value model: leave value_model out")
-        if self.algorithm == "tppo" and self.advantage.edge >= self.window:
+        if self.advantage.edge >= self.window < self.rollout.max_answer_tokens:
             raise ValueError(
                 f"advantage.edge must be below the window of {self.window} tokens, else no cut "
                 f"answer trains the policy; it is {self.advantage.edge}"

@@ -1,17 +1,22 @@
 """The configuration: every key has a check and a flag, and a mistake is named."""
 
+import sys
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
 from megainfer.commands.rl import train
 from megainfer.commands.rl.flags import flags_of, merged
+from megainfer.commands.rl.report import StepLines
 from megainfer.errors import ConfigError
 from megainfer.rl.config.train_config import TrainConfig
+from megainfer.rl.run.trainer import StepReport
 
 LEAST: Mapping[str, Any] = {
     "model": "some/model",
@@ -45,6 +50,8 @@ def test_only_tppo_cuts_answers(algorithm: str, window: int) -> None:
     assert config.window == window
     assert config.has_value_model == (algorithm != "grpo")
     assert config_of(rollout={**rollout, "window": 900}).window == 500
+    short = {"window": 8, "max_answer_tokens": 8}
+    assert config_of(rollout=short).window == 8, "which cuts nothing, so no edge is too wide for it"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +112,7 @@ def test_a_file_and_flags_which_win(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert config.rollout.engine == {"attn_gpus": 2}
     assert (config.optimiser.policy_rate, config.run.tensorboard) == (1e-5, True)
     flags = ["--algorithm", "ppo", "--rollout.window", "64", "--no-run.tensorboard", "--resume"]
-    engine = ["--rollout.engine", '{"ffn_gpus": 3}', "--loss.clip-high", "0.3"]
+    engine = ["--rollout.engine", '{"ffn-gpus": 3}', "--loss.clip-high", "0.3"]
     config, resume = told_by(monkeypatch, str(path), *flags, *engine)
     assert resume
     assert (config.algorithm, config.rollout.window, config.run.tensorboard) == ("ppo", 64, False)
@@ -124,6 +131,23 @@ def test_flags_alone_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
             "run": {"output": "o"},
         }
     )
+
+
+def test_transformers_that_isnt_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"needs transformers: pip install 'megainfer\[rl\]'"):
+        train.run_training(config_of(), resume=False)
+
+
+def test_reasons_that_all_differ_are_a_few_lines() -> None:
+    reasons = {f"it raised ValueError: no {i}": 2 for i in range(9)}
+    metrics = {"answers/finished": 18.0, "answers/unfinished": 0.0}
+    text = StringIO()
+    StepLines(Console(file=text), 3).show(1, StepReport(metrics, reasons))
+    assert text.getvalue().splitlines()[1:] == [
+        *(f"  2 answers without a reward: it raised ValueError: no {i}" for i in range(3)),
+        "  12 answers without a reward: 6 other reasons",
+    ]
 
 
 def test_every_key_has_a_flag_and_its_help() -> None:
