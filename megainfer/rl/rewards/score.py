@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 from megainfer.errors import cited
@@ -27,12 +28,12 @@ class Score:
 
     @classmethod
     def of(cls, value: Any) -> "Score":
-        """From what a reward function returned.
+        """From what a reward function returned: any real number, numpy's too.
 
         >>> Score.of(True), Score.of(float("nan")).skipped, Score.of("1").skipped
         (Score(reward=1.0, skipped=None), 'it gave nan', "it gave '1', which is no number")
         """
-        if not isinstance(value, int | float):
+        if not isinstance(value, Real):
             return cls(None, f"it gave {cited(value)}, which is no number")
         try:
             reward = float(value)

@@ -1,7 +1,9 @@
 """Rules that score a response in this process."""
 
 from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,17 @@ def scored(spec: str, response: str, answer: str) -> Score:
 )
 def test_rules(spec: str, response: str, answer: str, reward: float) -> None:
     assert scored(spec, response, answer) == Score(reward)
+
+
+@pytest.mark.parametrize("value", [0.5, Fraction(1, 2), np.float32(0.5), np.float64(0.5)])
+def test_a_real_number_is_a_reward(value: object) -> None:
+    assert Score.of(value) == Score(0.5)
+    assert Score.of(np.int64(1)) == Score(1.0)
+
+
+@pytest.mark.parametrize("value", [None, "1", 1j, [1.0], np.float32("inf"), 10**400])
+def test_what_is_no_finite_number_is_a_skip(value: object) -> None:
+    assert Score.of(value).reward is None
 
 
 def test_an_answer_without_a_number_is_a_skip() -> None:
