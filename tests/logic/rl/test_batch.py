@@ -67,6 +67,33 @@ def test_a_row_by_value_is_the_windows_own() -> None:
     assert [row.correct for row in rows] == [False, True]
 
 
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+@pytest.mark.parametrize("finished", [True, False])
+def test_lambda_is_of_the_whole_answer_so_far(finished: bool, gamma: float) -> None:
+    """Not of its latest window. What is worth 1 in the third token is worth (gamma lambda)^2 in the
+    first; whitening keeps ratios of differences."""
+    if finished:
+        sample = sample_of([3] * 1000, [4, 4, END])
+        sample.value([0.0, 0.0, 0.0])
+        length = 1003.0
+    else:
+        sample = sample_of([3] * 1000, [4] * 4)
+        sample.value([0.0, 0.0, 0.0, 1.0])
+        length = 1004 + 4000 / 2
+    how = Estimation(window=4000, edge=1, gamma=gamma)
+    (row,) = rows_by_value([sample], {0: 1.0}, how)
+    first, second, third = row.advantages
+    lam = 1 - 1 / (0.05 * length)
+    if finished or gamma == 1:
+        assert (second - first) / (third - second) == pytest.approx(gamma * lam)
+    else:  # the last delta is (gamma - 1) V too
+        last = gamma - 1
+        deltas = [0.0, 0.0, gamma, last]
+        raw = [sum((gamma * lam) ** k * d for k, d in enumerate(deltas[t:])) for t in range(3)]
+        expected = (raw[1] - raw[0]) / (raw[2] - raw[1])
+        assert (second - first) / (third - second) == pytest.approx(expected)
+
+
 def test_a_reward_is_at_the_last_token_of_a_finished_answer_only() -> None:
     """Of a cut answer no reward counts, whatever is given."""
     samples = [sample_of([3] * 4, number=0), sample_of([3, 4, 5, END], number=1)]
