@@ -13,7 +13,11 @@ from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.peers import Peers
 from megainfer.attention_node.profile import profile_attention
-from megainfer.attention_node.scheduling.config import SchedulerConfig
+from megainfer.attention_node.scheduling.config import (
+    FAIR_PROMPT_ROWS_ON_CPUS,
+    FAIR_PROMPT_ROWS_ON_GPUS,
+    SchedulerConfig,
+)
 from megainfer.attention_node.scheduling.load_tuner import LoadTuner, NoTuner, Tuner
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.attention_node.scheduling.tuning import MicroBatchTuner
@@ -258,4 +262,7 @@ def scheduler_config(plan: Plan, micro_batches: int) -> SchedulerConfig:
         num_micro_batches=micro_batches,
         enable_prefix_cache=plan.prefix_cache,
         recurrent=plan.spec.is_recurrent,
+        fair_prompt_rows=(
+            FAIR_PROMPT_ROWS_ON_GPUS if plan.devices.gpus else FAIR_PROMPT_ROWS_ON_CPUS
+        ),
     )

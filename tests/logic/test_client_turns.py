@@ -1,6 +1,8 @@
 """Clients of an attention node: none waits until another's sequences have ended."""
 
-from tests.support.scheduler_engine import Engine, engine_for, prompt, submit
+from collections import Counter
+
+from tests.support.scheduler_engine import Engine, engine_for, prompt, step_of, submit
 
 HOSTILE = [submit(f"h{i}", prompt(4, i), max_tokens=50, client="hostile") for i in range(12)]
 
@@ -98,3 +100,67 @@ def test_steps_hold_as_many_of_one_client_as_of_all_others() -> None:
             told[event.request_id] = told.get(event.request_id, 0) + 1
     assert [told[f"x{i}"] for i in range(10)] == [8] * 10
     assert [told[f"h{i}"] for i in range(40)] == [2] * 40, "they take turns"
+
+
+# --- prompts -------------------------------------------------------------------------------------
+
+
+def _rows(engine: Engine, micro_batches: int = 1) -> list[dict[str, int]]:
+    """By client, of a step of each micro-batch."""
+    found = []
+    for micro_batch in range(micro_batches):
+        step = step_of(engine, micro_batch)
+        rows = Counter[str]()
+        for chunk in step.chunks:
+            rows[chunk.sequence.submit.client] += chunk.length
+        found.append(dict(rows))
+        engine.finish(step)
+    return found
+
+
+def _beside(micro_batches: int = 1, honest: int = 1) -> Engine:
+    """An engine where so many honest sequences add tokens, and a hostile one's prompts come."""
+    own = [submit(f"x{i}", prompt(4, i), max_tokens=40, client="honest") for i in range(honest)]
+    engine = engine_for(
+        *own,
+        num_micro_batches=micro_batches,
+        max_num_batched_tokens=32,
+        num_blocks=256,
+        max_num_seqs=16,
+        fair_prompt_rows=6,
+    )
+    while any(not sequence.adds_tokens for sequence in engine.scheduler.live):
+        engine.round()
+    for i in range(2):
+        engine.scheduler.add(submit(f"h{i}", prompt(50, 90 + i), max_tokens=4, client="hostile"))
+    return engine
+
+
+def test_prompts_beside_others_who_add_tokens_are_computed_in_small_pieces() -> None:
+    engine = _beside()
+    for _ in range(8):
+        assert _rows(engine) == [{"honest": 1, "hostile": 6}]
+
+
+def test_as_many_rows_as_the_others_have_are_fair() -> None:
+    assert _rows(_beside(honest=9)) == [{"honest": 9, "hostile": 9}]
+
+
+def test_the_pieces_are_of_all_micro_batches_together() -> None:
+    engine = _beside(micro_batches=2)
+    hostile = [rows["hostile"] for rows in _rows(engine, micro_batches=2)]
+    assert hostile == [3, 3]
+
+
+def test_prompts_have_all_rows_where_nobody_else_adds_tokens() -> None:
+    engine = _beside()
+    engine.scheduler.abort("x0")
+    assert _rows(engine) == [{"hostile": 32}]
+
+
+def test_prompts_of_several_clients_do_not_slow_each_other() -> None:
+    two = [submit(name, prompt(40, place), client=name) for place, name in enumerate("ab")]
+    engine = engine_for(
+        *two, num_micro_batches=1, max_num_batched_tokens=32, num_blocks=64, fair_prompt_rows=2
+    )
+    assert sum(_rows(engine)[0].values()) == 32

@@ -27,9 +27,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         rows=st.integers(1, 9),
         micro_batches=st.integers(1, 4),
         memory=st.sampled_from(["prefix cache", "none", "recurrent"]),
+        fair_prompt_rows=st.none() | st.integers(1, 4),
     )
     def start(
-        self, num_blocks: int, max_num_seqs: int, rows: int, micro_batches: int, memory: str
+        self,
+        num_blocks: int,
+        max_num_seqs: int,
+        rows: int,
+        micro_batches: int,
+        memory: str,
+        fair_prompt_rows: int | None,
     ) -> None:
         self.config = config(
             num_blocks=num_blocks,
@@ -40,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             num_micro_batches=micro_batches,
             enable_prefix_cache=memory == "prefix cache",
             recurrent=memory == "recurrent",
+            fair_prompt_rows=fair_prompt_rows,
         )
         self.engine = Engine(Scheduler(self.config))
         self.requests: dict[str, Submit] = {}

@@ -7,6 +7,7 @@ told of recurrent states, a chunk begins from what its sequence's slot holds ins
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.scheduler import Scheduler
@@ -27,8 +28,8 @@ def next_token(context: int) -> int:
     return context % VOCABULARY
 
 
-def config(**changes: int) -> SchedulerConfig:
-    values = {
+def config(**changes: int | None) -> SchedulerConfig:
+    values: dict[str, Any] = {
         "num_blocks": 64,
         "block_size": 4,
         "max_num_seqs": 8,

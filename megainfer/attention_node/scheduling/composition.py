@@ -1,5 +1,9 @@
 """One step in the making."""
 
+from collections import Counter
+from functools import cached_property
+
+from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.pool import SequencePool
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
 from megainfer.attention_node.scheduling.step import Chunk, Step
@@ -13,14 +17,20 @@ class Composition:
     place, half of the rows are kept for newcomers; of who has more than others have, only as many
     decode in a step. Rows go to decoding sequences first, which is a
     matter of counting: a prompt gets what is left when each decoding sequence has its row, but the
-    first sequence always gets one.
+    first sequence always gets one. While sequences of others add tokens, a client's prompts get as
+    many rows as those, or as `fair_prompt_rows` says: its prompts make their steps twice as long at
+    most.
     """
 
-    def __init__(self, pool: SequencePool, number: int, micro_batch: int, max_rows: int) -> None:
+    def __init__(
+        self, pool: SequencePool, config: SchedulerConfig, number: int, micro_batch: int
+    ) -> None:
         self._pool = pool
         self._number = number
         self._micro_batch = micro_batch
-        self._rows_left = max_rows
+        self._rows_left = config.max_num_batched_tokens
+        self._fair_prompt_rows = config.fair_prompt_rows
+        self._prompt_rows = Counter[str]()
         self._victims = pool.victims()
         self._decodes: list[Chunk] = []
         self._prefills: list[Chunk] = []
@@ -72,7 +82,7 @@ class Composition:
             if sequence is None or self._rows_left < 1:
                 return
             prefix = self._pool.cached_prefix(sequence)
-            if not admission.fits(sequence, prefix):
+            if not admission.fits(sequence, prefix) or self._room_for_prompts(sequence) < 1:
                 return
             self._pool.admit_first(prefix)
             self._place(sequence, kept_rows=0)
@@ -90,6 +100,8 @@ class Composition:
     def _place(self, sequence: Sequence, kept_rows: int) -> None:
         is_first = not (self._decodes or self._prefills)
         rows = max(self._rows_left - kept_rows, int(is_first))
+        if not sequence.is_decoding:
+            rows = min(rows, self._room_for_prompts(sequence))
         wanted = min(sequence.num_unscheduled, rows)
         if wanted < 1:
             return
@@ -98,6 +110,22 @@ class Composition:
             self._pool.balance.open_to_all(sequence)  # so that any next step may help it
         else:
             self._take(sequence, length)
+
+    def _room_for_prompts(self, sequence: Sequence) -> int:
+        """Rows that its client's prompts may still have in this step."""
+        if self._fair_prompt_rows is None:
+            return self._rows_left
+        client, adding = sequence.submit.client, self._adding_tokens
+        others = adding.total() - adding[client]
+        if not others:
+            return self._rows_left
+        fair = -(-max(others, self._fair_prompt_rows) // self._pool.balance.active)
+        return fair - self._prompt_rows[client]
+
+    @cached_property
+    def _adding_tokens(self) -> Counter[str]:
+        """As it was before this step."""
+        return self._pool.adding_tokens()
 
     def _find_blocks(self, sequence: Sequence, wanted: int) -> int:
         """Grow its table for up to `wanted` more tokens; how many of them have a place now."""
@@ -115,6 +143,8 @@ class Composition:
         start = sequence.num_scheduled
         samples = start + length == len(sequence.token_ids)
         kind = self._decodes if sequence.is_decoding else self._prefills
+        if not sequence.is_decoding:
+            self._prompt_rows[sequence.submit.client] += length
         kind.append(Chunk(sequence, start, length, samples))
         self._depends_on.update(sequence.in_flight)
         self._rows_left -= length

@@ -5,11 +5,18 @@ from dataclasses import dataclass
 from megainfer.errors import ConfigError, RequestError
 from megainfer.messages.requests import Submit
 
+FAIR_PROMPT_ROWS_ON_CPUS = 32
+"""Arithmetic bounds their kernels from about 8 rows on, and 8 sequences are few."""
+FAIR_PROMPT_ROWS_ON_GPUS = 256
+"""What a GPU multiplies in about the time in which it reads the weights: FLOP/s over bytes/s."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
     """recurrent: the model keeps states that take a sequence's tokens in as they come; a slot of
-    them is a sequence's own while it runs.
+    them is a sequence's own while it runs. fair_prompt_rows: of the prompts of one client in a
+    round of all micro-batches, while others' sequences add tokens; None: as many as there is room
+    for.
 
     Raises ConfigError where one sequence of the greatest length couldn't be served, or with a
     prefix cache beside recurrent states: blocks hold none, so that a hit would skip them.
@@ -23,6 +30,7 @@ class SchedulerConfig:
     num_micro_batches: int
     enable_prefix_cache: bool = True
     recurrent: bool = False
+    fair_prompt_rows: int | None = None
 
     def __post_init__(self) -> None:
         self._check_at_least("num_blocks", 1)
@@ -31,6 +39,8 @@ class SchedulerConfig:
         self._check_at_least("max_num_batched_tokens", 1)
         self._check_at_least("max_model_len", 2)
         self._check_at_least("num_micro_batches", 1)
+        if self.fair_prompt_rows is not None:
+            self._check_at_least("fair_prompt_rows", 1)
         if self.num_blocks * self.block_size < self.max_model_len:
             raise ConfigError(
                 f"the KV cache holds {self.num_blocks * self.block_size} tokens, one sequence may "

@@ -66,6 +66,14 @@ class SequencePool:
     def victims(self) -> Victims:
         return Victims(self._running.values(), self.turns)
 
+    def adding_tokens(self) -> Counter[str]:
+        """Running sequences that take one row a step, by client."""
+        return Counter(
+            sequence.submit.client
+            for sequence in self._running.values()
+            if sequence.status is Status.RUNNING and sequence.adds_tokens
+        )
+
     def yield_places(self) -> None:
         """Let running sequences go, the latest first, if whoever is next is owed a place and has
         none. Before a step is composed, since those in a step can't go."""

@@ -119,8 +119,7 @@ class Scheduler:
         assert micro_batch not in self._in_flight, f"micro-batch {micro_batch} has a step already"
         if self._pool.balance.is_retired(micro_batch):
             return None
-        rows = self.config.max_num_batched_tokens
-        composition = Composition(self._pool, self._num_steps, micro_batch, rows)
+        composition = Composition(self._pool, self.config, self._num_steps, micro_batch)
         composition.place_running()
         composition.admit(self._pool.num_newcomers(self._in_flight.micro_batches))
         for sequence in composition.admitted:

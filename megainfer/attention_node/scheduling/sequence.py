@@ -102,6 +102,11 @@ class Sequence:
         """All but its newest token are committed: the next step needs one row of it."""
         return not self.in_flight and len(self.token_ids) - self.num_scheduled == 1
 
+    @property
+    def adds_tokens(self) -> bool:
+        """Its context is computed, or in flight: it takes one row a step from now on."""
+        return len(self.token_ids) - self.num_scheduled <= 1
+
     def note_admission(self, now: float) -> None:
         """It has blocks from now on; only the first time counts."""
         if self.queued_seconds is None:
