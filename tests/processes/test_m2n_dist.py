@@ -18,6 +18,7 @@ import torch
 
 from megainfer.errors import ConfigError, NodeDied, ProtocolError
 from megainfer.m2n.dist import link
+from megainfer.m2n.dist.link import Link
 from megainfer.m2n.dist.listening import Address
 from megainfer.m2n.dist.ports import DistAttentionPort, DistExpertPort
 from megainfer.m2n.geometry import Geometry
@@ -40,6 +41,14 @@ def until(port: AttentionPort | ExpertPort, ready: Callable[[], object]) -> None
 
 def meet(attention: DistAttentionPort, expert: int) -> None:
     attention.visit((expert, 0), time.monotonic() + SECONDS)
+
+
+def links_of(attention: DistAttentionPort, expert: DistExpertPort) -> tuple[Link, Link]:
+    """Both ends of the only pair; its expert node is done with it a little later."""
+    with expert._arrived:
+        assert expert._arrived.wait_for(lambda: expert._known, SECONDS)
+    (to_expert,), (to_attention,) = attention._site._links, expert._site._links
+    return to_expert, to_attention
 
 
 def part_of(rows: int) -> Part:
@@ -156,7 +165,7 @@ def test_one_that_reads_nothing_is_cut_off_and_holds_up_nobody(
 ) -> None:
     meet(attention, 0)
     attention.set_epoch(1, [0])
-    (to_expert,), (to_attention,) = attention._site._links, expert._site._links
+    to_expert, to_attention = links_of(attention, expert)
     to_expert.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     done = Event()
     monkeypatch.setattr(to_attention, "_take", lambda *_: done.wait(SECONDS))
@@ -299,7 +308,7 @@ def test_a_mistake_in_a_links_thread_is_the_links_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     meet(attention, 0)
-    (to_expert,), (to_attention,) = attention._site._links, expert._site._links
+    to_expert, to_attention = links_of(attention, expert)
 
     def mistaken(*_: object) -> None:
         raise ValueError("a mistake of ours")

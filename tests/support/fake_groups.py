@@ -33,7 +33,7 @@ class Pipe:
     broken: bool = False
     stuck: bool = False
     died: bool = False
-    aborted: int = 0
+    aborted: threading.Event = field(default_factory=threading.Event)
     payloads: deque[Tensor] = field(default_factory=deque)
     awaited: threading.Event = field(default_factory=threading.Event)
 
@@ -88,7 +88,7 @@ class FakeGroup:
     def abort(self) -> None:
         """Ends this end's work, and by that the other's."""
         self._aborted = True
-        self._pipe.aborted += 1
+        self._pipe.aborted.set()
         self._pipe.died = True
 
     def _check(self) -> None:

@@ -159,13 +159,14 @@ class Link:
         return whole
 
     def _break(self, why: str, level: int = logging.DEBUG) -> None:
-        """Nothing is sent any more, and its thread ends. The first reason is logged."""
+        """Nothing is sent any more, and its thread ends. The first reason is logged, before anybody
+        hears of the end."""
         with self._lock:
             pair, self._pair = self._pair, None
-            if pair is None:
-                return
-            _shut(self.connection)
+        if pair is None:
+            return
         log.log(level, "%s is cut off: %s", self._peer, why)
+        _shut(self.connection)
         pair.out.abort()
         pair.back.abort()
 
