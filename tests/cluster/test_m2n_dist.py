@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megainfer.device import HOST
+from megainfer.device.host import HostDevice
 from megainfer.errors import ConfigError, NodeDied, ProtocolError
 from megainfer.m2n.dist import link, site
 from megainfer.m2n.dist.buffers import Buffer, SentBuffers, bucket_of, buckets
@@ -63,6 +64,18 @@ def work() -> FakeWork:
     return FakeWork(Pipe(), lambda: True)
 
 
+class UsedMemory(HostDevice):
+    """What was somebody else's."""
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.full(tuple(shape), 0x5A, dtype=dtype)
+
+
+def test_padding_tells_nothing_of_what_was_there() -> None:
+    buffer = Buffer(GEOMETRY, GEOMETRY.dispatch_bytes, UsedMemory())
+    assert not buffer.sent_of(GEOMETRY.capacity).any()
+
+
 def test_a_buffer_is_not_written_while_it_may_be_on_its_way() -> None:
     sent = SentBuffers(new_buffer, 1, most=2)
     first = sent[0]
@@ -109,6 +122,11 @@ def test_a_channel_looks_until_its_payload_is_there() -> None:
 def test_a_payload_that_never_comes_is_given_up() -> None:
     with pytest.raises(NodeDied, match=r"was not there within 0\.01 s"):
         channel_over(Pipe()).receive(torch.zeros(4), 0.01)
+
+
+def test_work_that_failed_is_completed_and_no_payload() -> None:
+    with pytest.raises(NodeDied, match=r"given up: NCCL error: remote process exited$"):
+        channel_over(Pipe(died=True)).receive(torch.zeros(4), SECONDS)
 
 
 @pytest.mark.parametrize("call", [Channel.send, lambda c, p: c.receive(p, SECONDS)])
@@ -361,7 +379,7 @@ def test_counts_that_only_a_gpu_knows_travel_with_the_rows(pretended: Pretended)
         assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("fault", ["broken", "stuck"])
+@pytest.mark.parametrize("fault", ["broken", "stuck", "died"])
 def test_a_group_that_fails_costs_its_own_pair_only(
     pretended: Pretended, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,10 +394,26 @@ def test_a_group_that_fails_costs_its_own_pair_only(
     until(pretended.attention, lambda: pretended.attention.poll())
     assert handle.awaiting == {0, 1}
     assert pretended.experts[1].lost_peers() == frozenset()
-    assert to_first.aborted  # or its kernels would wait for ever
-    assert not pretended.groups.pipes[2].aborted
+    assert to_first.aborted.wait(SECONDS)  # or its kernels would wait for ever
+    assert not pretended.groups.pipes[2].aborted.is_set()
     pretended.attention.set_epoch(1, [1])
     pretended.experts[1].set_epoch(1)
     pretended.attention.dispatch(0, 0, hidden, [part_of(0, 0), part_of(4, 4)])
     answer(pretended.experts[1], 4)
     until(pretended.attention, lambda: pretended.attention.poll())
+
+
+def test_a_payload_that_was_given_up_is_no_message(pretended: Pretended) -> None:
+    """Aborted receives are completed, with whatever was in their buffer."""
+    to_first = pretended.groups.pipes[0]
+    to_first.stuck = True
+    to_first.awaited.clear()  # it was warmed
+    hidden = torch.randn(4, GEOMETRY.hidden_size)
+    pretended.attention.dispatch(0, 0, hidden, [part_of(4, 4), part_of(0, 0)])
+    assert to_first.awaited.wait(SECONDS)
+    first = pretended.experts[0]
+    (to_attention,) = first._site._links
+    to_attention._break("this test has enough of it")
+    to_attention.join(SECONDS)
+    assert first.receive() == []
+    assert first.lost_peers() == {0}

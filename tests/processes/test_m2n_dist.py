@@ -18,6 +18,7 @@ import torch
 
 from megainfer.errors import ConfigError, NodeDied, ProtocolError
 from megainfer.m2n.dist import link
+from megainfer.m2n.dist.link import Link
 from megainfer.m2n.dist.listening import Address
 from megainfer.m2n.dist.ports import DistAttentionPort, DistExpertPort
 from megainfer.m2n.geometry import Geometry
@@ -40,6 +41,14 @@ def until(port: AttentionPort | ExpertPort, ready: Callable[[], object]) -> None
 
 def meet(attention: DistAttentionPort, expert: int) -> None:
     attention.visit((expert, 0), time.monotonic() + SECONDS)
+
+
+def links_of(attention: DistAttentionPort, expert: DistExpertPort) -> tuple[Link, Link]:
+    """Both ends of the only pair; its expert node is done with it a little later."""
+    with expert._arrived:
+        assert expert._arrived.wait_for(lambda: expert._known, SECONDS)
+    (to_expert,), (to_attention,) = attention._site._links, expert._site._links
+    return to_expert, to_attention
 
 
 def part_of(rows: int) -> Part:
@@ -156,7 +165,7 @@ def test_one_that_reads_nothing_is_cut_off_and_holds_up_nobody(
 ) -> None:
     meet(attention, 0)
     attention.set_epoch(1, [0])
-    (to_expert,), (to_attention,) = attention._site._links, expert._site._links
+    to_expert, to_attention = links_of(attention, expert)
     to_expert.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     done = Event()
     monkeypatch.setattr(to_attention, "_take", lambda *_: done.wait(SECONDS))
@@ -266,6 +275,8 @@ GOOD = Header(
             lambda: frame(1, GOOD._replace(source=1).pack()),
             "from node 1, which is attention",
         ),
+        (lambda: frame(1, GOOD._replace(sequence=0).pack()), "sequence 0, they begin with 1"),
+        (lambda: frame(1, GOOD._replace(sequence=1 << 63).pack()), f"sequence {1 << 63}, they"),
         (lambda: frame(1, GOOD._replace(kind=Kind.REPLY).pack()), "kind REPLY where DISPATCH or"),
         (lambda: frame(1, GOOD._replace(length=64).pack()), "length 64, agreed was 0"),
         (lambda: frame(1, GOOD.pack() + b"text"), "4 bytes of text, announced were 0"),
@@ -287,6 +298,26 @@ def test_what_contradicts_the_layout_cuts_off_who_said_it(
     until(attention, lambda: attention.lost_peers() == {0})
     assert re.search(f"attention node 0 is cut off: .*{re.escape(reason)}", caplog.text)
     assert expert.receive() == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_mistake_in_a_links_thread_is_the_links_end(
+    attention: DistAttentionPort,
+    expert: DistExpertPort,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    meet(attention, 0)
+    to_expert, to_attention = links_of(attention, expert)
+
+    def mistaken(*_: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(to_attention, "_take", mistaken)
+    to_expert.connection.sendall(frame(1, GOOD.pack()))
+    expert.begin()
+    until(expert, lambda: expert.lost_peers() == {0})
+    assert "attention node 0 is cut off: its thread has failed" in caplog.text
 
 
 def frame(kind: int, body: bytes) -> bytes:

@@ -258,6 +258,15 @@ def test_the_refusal_of_another_version_is_understood(listener: Listener, addres
         assert str(expert.error) == f"a node that connects refused: {text.decode()}"
 
 
+def test_a_strangers_reason_is_one_line_of_a_log(listener: Listener, address: str) -> None:
+    expert = accepting(listener)
+    text = "so\nCRITICAL \x1b[2J\u202e".encode()
+    with raw_client(address) as connection:
+        connection.sendall(PREFIX.pack(b"MEGAM2N\0", 99, REFUSAL, len(text)) + text)
+        said = "so\ufffdCRITICAL \ufffd[2J\ufffd"
+        assert str(expert.error) == f"a node that connects refused: {said}"
+
+
 def test_two_expert_nodes_do_not_meet(listener: Listener, address: str) -> None:
     expert = accepting(listener)
     with raw_client(address) as connection:

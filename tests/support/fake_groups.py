@@ -26,25 +26,41 @@ class PretendGpu(HostDevice):
 @dataclass
 class Pipe:
     """What is on its way. lag: looks that a send or receive takes to be done. Broken: neither end
-    can post any more. Stuck: what was posted is never done."""
+    can post any more. Stuck: what was posted is never done. Died: it is done at once, with an
+    exception, as NCCL's is when the other process has ended. awaited: set by each receive."""
 
     lag: int = 0
     broken: bool = False
     stuck: bool = False
-    aborted: int = 0
+    died: bool = False
+    aborted: threading.Event = field(default_factory=threading.Event)
     payloads: deque[Tensor] = field(default_factory=deque)
+    awaited: threading.Event = field(default_factory=threading.Event)
 
 
 class FakeWork:
-    def __init__(self, pipe: Pipe, done: Callable[[], bool]) -> None:
-        self._pipe, self._done, self._looks = pipe, done, 0
+    """aborted: whether this end has given up, by which work is done as if it had succeeded."""
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        done: Callable[[], bool],
+        aborted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._pipe, self._done, self._aborted = pipe, done, aborted
+        self._looks = 0
 
     def wait(self, timeout: timedelta) -> bool:
         raise AssertionError("NCCL's wait is for streams")
 
     def is_completed(self) -> bool:
         self._looks += 1
+        if self._aborted() or self._pipe.died:
+            return True
         return not self._pipe.stuck and self._looks > self._pipe.lag and self._done()
+
+    def exception(self) -> BaseException | None:
+        return BROKEN if self._pipe.died and not self._aborted() else None
 
 
 class FakeGroup:
@@ -52,19 +68,28 @@ class FakeGroup:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
+        self._aborted = False
 
     def send(self, tensors: list[Tensor], dst: int, tag: int) -> FakeWork:
         self._check()
         (payload,) = tensors
         self._pipe.payloads.append(payload)  # read when it is taken, as a blocked kernel would
-        return FakeWork(self._pipe, lambda: not any(payload is p for p in self._pipe.payloads))
+
+        def taken() -> bool:
+            return not any(payload is other for other in self._pipe.payloads)
+
+        return FakeWork(self._pipe, taken, lambda: self._aborted)
 
     def recv(self, tensors: list[Tensor], src: int, tag: int) -> FakeWork:
         self._check()
-        return FakeWork(self._pipe, lambda: self._take(tensors[0]))
+        self._pipe.awaited.set()
+        return FakeWork(self._pipe, lambda: self._take(tensors[0]), lambda: self._aborted)
 
     def abort(self) -> None:
-        self._pipe.aborted += 1
+        """Ends this end's work, and by that the other's."""
+        self._aborted = True
+        self._pipe.aborted.set()
+        self._pipe.died = True
 
     def _check(self) -> None:
         if self._pipe.broken:

@@ -47,6 +47,8 @@ class Buffer:
         size = bytes_of(geometry.capacity)
         with torch.inference_mode(False):  # it is written in any mode
             memory = device.empty((size,), torch.uint8)
+            if device.is_host:
+                memory.zero_()  # padding travels, and must not be what this process had there
             self._cuts = {rows: memory[: bytes_of(rows)] for rows in buckets(geometry.capacity)}
         self.payloads = StridedPayloads(memory, size)
         self.views = PayloadViews(self.payloads, geometry)

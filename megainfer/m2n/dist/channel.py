@@ -21,6 +21,8 @@ class Work(Protocol):
 
     def is_completed(self) -> bool: ...
 
+    def exception(self) -> BaseException | None: ...
+
 
 class Group(Protocol):
     """What is used of torch's `ProcessGroupGloo` and `ProcessGroupNCCL`; both raise RuntimeError
@@ -45,12 +47,15 @@ def waited(work: Work, seconds: float) -> None:
 
 
 def polled(work: Work, seconds: float) -> None:
-    """NCCL's `Completion`: its `wait` is for streams, and would not block the host."""
+    """NCCL's `Completion`: its `wait` is for streams, and would not block the host. Work that has
+    failed, since the other process has ended for instance, is completed too."""
     deadline = time.monotonic() + seconds
     while not work.is_completed():
         if time.monotonic() > deadline:
             raise NodeDied(f"a payload was not there within {seconds:g} s")
         time.sleep(LOOK_SECONDS)
+    if (error := work.exception()) is not None:
+        raise NodeDied(f"a payload was given up: {_first_line(error)}")
 
 
 class Channel:
@@ -108,6 +113,6 @@ class Channel:
             self._group.abort()
 
 
-def _first_line(error: RuntimeError) -> str:
+def _first_line(error: BaseException) -> str:
     """Without the stack that torch puts behind it."""
     return str(error).partition("\n")[0]

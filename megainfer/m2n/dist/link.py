@@ -39,6 +39,7 @@ _FRAME = struct.Struct("<IIQ")
 _MOST_BODY_BYTES = HEADER_BYTES + ERROR_ROOM_BYTES
 _READ_BYTES = 4096
 _KEEPALIVES = 3
+_SEQUENCE_LIMIT = 1 << 63  # a slot's word has one more bit
 
 
 class ControlFrame(IntEnum):
@@ -158,13 +159,14 @@ class Link:
         return whole
 
     def _break(self, why: str, level: int = logging.DEBUG) -> None:
-        """Nothing is sent any more, and its thread ends. The first reason is logged."""
+        """Nothing is sent any more, and its thread ends. The first reason is logged, before anybody
+        hears of the end."""
         with self._lock:
             pair, self._pair = self._pair, None
-            if pair is None:
-                return
-            _shut(self.connection)
+        if pair is None:
+            return
         log.log(level, "%s is cut off: %s", self._peer, why)
+        _shut(self.connection)
         pair.out.abort()
         pair.back.abort()
 
@@ -189,7 +191,9 @@ class Link:
             self._break("its connection has ended")
         except (NodeDied, ProtocolError, OSError) as error:
             self._break(str(error), logging.WARNING)
-        self._release()
+        finally:
+            self._break("its thread has failed", logging.ERROR)  # else nobody would ever hear of it
+            self._release()
 
     def _hear(self) -> bool:
         """The next frame, and what follows it; False where the connection has ended."""
@@ -215,6 +219,8 @@ class Link:
         if header.rows:
             payload = self.received[header.micro_batch].sent_of(header.rows)
             pair.back.receive(payload, GROUP_SECONDS)
+            if self._pair is None:  # a device's receive that was aborted is as done as any other
+                raise NodeDied("it was cut off while a payload was on its way")
             self._taken += 1
         if not self._same_clock:
             header = header._replace(sent_at=0)  # of a clock that says nothing here
@@ -227,6 +233,8 @@ class Link:
         if header.kind not in kinds:
             expected = " or ".join(sorted(kind.name for kind in kinds))
             raise ProtocolError(f"M2N message of kind {Kind(header.kind).name} where {expected}")
+        if not 0 < header.sequence < _SEQUENCE_LIMIT:
+            raise ProtocolError(f"M2N message with sequence {header.sequence}, they begin with 1")
         if header.source != self.index:
             raise ProtocolError(f"M2N message from node {header.source}, which is {self._peer}'s")
         length = header.length if header.kind == Kind.ERROR else 0

@@ -179,7 +179,7 @@ class Channel:
         magic, version, kind, length = _PREFIX.unpack(data)
         if magic == _MAGIC and kind == Frame.REFUSAL:
             text, _ = self._read(min(length, _MAX_BODY_BYTES))
-            raise ProtocolError(f"{self.peer} refused: {text.decode(errors='replace')}")
+            raise ProtocolError(f"{self.peer} refused: {_one_line(text)}")
         return (magic, version, kind, length), files
 
     def _read(self, size: int) -> tuple[bytes, list[io.FileIO]]:
@@ -206,6 +206,12 @@ class Channel:
             raise NodeDied(f"{self.peer} did not answer the M2N handshake in time") from None
         except OSError as error:
             raise NodeDied(f"{self.peer} left the M2N handshake: {error}") from error
+
+
+def _one_line(text: bytes) -> str:
+    """What a log may show of what anybody may have said: nothing that a terminal obeys."""
+    characters = text.decode(errors="replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in characters)
 
 
 def peer_uid(connection: socket.socket) -> int:
