@@ -339,11 +339,10 @@ class EngineClient:
             yield message
 
     def _checked_limits(self) -> RequestLimits:
-        condition = self.condition
-        if condition.phase is Phase.FAILED:
-            raise NodeDied(condition.detail)
-        if condition.phase is Phase.LOADING:
-            raise Overloaded(f"{condition.detail}; try again in a moment")
+        if self._failure is not None or self.recovery.gave_up:
+            raise NodeDied(self.condition.detail)
+        if not self._started:
+            raise Overloaded(f"{self.condition.detail}; try again in a moment")
         return self.limits
 
     def _check_ids(self, sequences: Sequence[SequenceRequest]) -> None:

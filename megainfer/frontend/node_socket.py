@@ -29,6 +29,7 @@ from megainfer.messages.requests import (
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+READABLE = int(zmq.POLLIN)  # its own arithmetic takes longer than to receive a message
 LINGER_MS = 200  # for the last aborts at close
 
 
@@ -94,18 +95,16 @@ class NodeSocket:
         finally:
             # To send, or to fail to, is to hear of what has come in, of which the descriptor then
             # says nothing more.
-            if self._waiter is not None and self._events() & zmq.POLLIN:
+            if self._waiter is not None and self._events() & READABLE:
                 self._wake()
 
     async def receive(self) -> tuple[At, FromNode | ProtocolError]:
         """The next message of a node, or what is wrong with it; strangers are passed over."""
         assert self._socket is not None, "receive() before bind()"
         while True:
-            try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
+            while not self._events() & READABLE:  # for `recv` to raise takes several times as long
                 await self._readable()
-                continue
+            frames = self._socket.recv_multipart(zmq.DONTWAIT)
             identity = read_identity(frames[0])
             if identity is not None:
                 return At(*identity), _decoded(frames)

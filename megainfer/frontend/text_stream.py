@@ -166,6 +166,11 @@ class TextStream:
     def __aiter__(self) -> Self:
         return self
 
+    @property
+    def ended(self) -> bool:
+        """Whether the latest delta was the last."""
+        return self._first is None and self._tokens.ended
+
     async def begins(self, seconds: float) -> bool:
         """Whether the first delta comes within so long; it is still the next one. Raises the error
         that comes instead of it."""

@@ -43,6 +43,11 @@ class TokenStream:
                 return item
         raise StopAsyncIteration
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return not self._open
+
     def drop(self, request_id: str) -> None:
         """End one of the sequences, whose text is complete: its further events don't matter."""
         self._end(request_id, FinishReason.STOP)

@@ -61,7 +61,7 @@ class Shares:
             assert parts == total, f"{total} {thing} are held, and {parts} by clients"
 
     def _check(self, client: str, thing: str, amount: int) -> None:
-        own, total = self._held[thing][client], self._totals[thing]
+        own, total = self._held[thing].get(client, 0), self._totals[thing]
         most = int((total - (self._sums[thing] - own)) * self._share)
         if own + amount <= most:
             return

@@ -50,6 +50,8 @@ class IncrementalDetokenizer:
 
     def flush(self) -> str:
         """What is still held back, at the end of the sequence."""
+        if len(self._window) == self._context:  # nothing is
+            return ""
         text = self._decode(self._window)
         piece = text[self._given :]
         self._given = len(text)

@@ -14,6 +14,7 @@ import msgspec
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
 from megainfer.sharing.budgets import MEMORY
 from megainfer.sharing.shares import Shares
@@ -69,7 +70,12 @@ class JsonRequest(Request):
     """A request whose body must be JSON within the limits that its application has. What it takes
     of memory counts for its client until `forget`."""
 
-    _held = 0
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        super().__init__(scope, receive)
+        state = self.app.state
+        self._shares: Shares = state.shares
+        self._limits: BodyLimits = state.body_limits
+        self._held = 0
 
     def forget(self) -> None:
         """Nobody needs the body any more."""
@@ -91,16 +97,6 @@ class JsonRequest(Request):
         self._limits.check(body)
         self._hold(self._limits.parsed_bytes(body))
         return parse_json(body)
-
-    @property
-    def _shares(self) -> Shares:
-        shares: Shares = self.app.state.shares
-        return shares
-
-    @property
-    def _limits(self) -> BodyLimits:
-        limits: BodyLimits = self.app.state.body_limits
-        return limits
 
     async def _read(self, length: int) -> bytes:
         """length: as announced. A body that is too large is read all the same, but not kept, since

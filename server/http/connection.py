@@ -33,17 +33,26 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     The request's body must have been read. Raises ClientGone, and what `work` raises.
     """
-    working = asyncio.create_task(work)
-    watching = asyncio.create_task(_hang_up(receive))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
-    finally:
+    working = asyncio.current_task()
+    assert working is not None, "a coroutine runs in a task"
+    before, gone = working.cancelling(), False
+
+    async def watch() -> None:
+        nonlocal gone
+        await _hang_up(receive)
+        gone = True
         working.cancel()
+
+    watching = asyncio.create_task(watch(), name="watch-connection")
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # As asyncio.timeout does it: whoever else has cancelled this task goes before.
+        if gone and working.uncancel() <= before:
+            raise ClientGone from None
+        raise
+    finally:
         watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 async def while_client_stays(work: Coroutine[Any, Any, T]) -> T:
@@ -75,6 +84,7 @@ class EventStream(StreamingResponse):
         self._chunks = chunks
         self._source = source
         self._silent = silent
+        self._commenting: asyncio.Task[None] | None = None  # a short stream needs none
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._source:
@@ -87,7 +97,8 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         if self._silent:
             await send(COMMENT)
-        commenting = asyncio.create_task(self._comment(send), name="stream-comments")
+        loop = asyncio.get_running_loop()
+        begins = loop.call_later(COMMENT_SECONDS, self._begin_comments, send)
         try:
             async for chunk in self._chunks:
                 self._silent = False
@@ -96,13 +107,18 @@ class EventStream(StreamingResponse):
                 # of a connection that this write found lost before the next one.
                 await asyncio.sleep(0)
         finally:
-            commenting.cancel()
-            await asyncio.gather(commenting, return_exceptions=True)
+            begins.cancel()
+            if self._commenting is not None:
+                self._commenting.cancel()
+                await asyncio.gather(self._commenting, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _begin_comments(self, send: Send) -> None:
+        self._commenting = asyncio.create_task(self._comment(send), name="stream-comments")
 
     async def _comment(self, send: Send) -> None:
         while True:
-            await asyncio.sleep(COMMENT_SECONDS)
             if self._silent:
                 await send(COMMENT)
             self._silent = True
+            await asyncio.sleep(COMMENT_SECONDS)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -209,17 +209,23 @@ async def _collect(deltas: TextStream, answer: Answer) -> None:
 
 
 async def _events(deltas: TextStream, answer: Answer, usage: Usage) -> AsyncIterator[bytes]:
+    """In one chunk what comes of one delta; with the last delta all that ends the stream, since
+    each chunk is a write."""
+    ending: list[bytes] = []
     try:
         async for delta in deltas:
-            events = answer.events(delta)
+            events: Iterable[bytes] = answer.events(delta)
             if len(delta.prompt_logprobs or ()) * MOST_LOGPROBS > INLINE_SIZE:
-                events = iter(await asyncio.to_thread(list, events))
-            for event in events:
-                yield event
+                events = await asyncio.to_thread(list, events)
+            if deltas.ended:
+                ending += events
+            else:
+                yield b"".join(events)
         if usage is not Usage.NONE:
-            yield answer.usage_event()
+            ending.append(answer.usage_event())
     except Exception as error:  # the status is sent: an event is all that can still tell
         report = report_of(error)
         log_failure(error, report)
-        yield b"data: " + report.body() + b"\n\n"
-    yield DONE
+        ending.append(b"data: " + report.body() + b"\n\n")
+    ending.append(DONE)
+    yield b"".join(ending)

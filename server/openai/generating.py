@@ -248,7 +248,8 @@ class Generator:
         self, params: SamplingParams, prompts: Sequence[Prompt], default: int | None = None
     ) -> list[tuple[Prompt, SamplingParams]]:
         """Within the server's own limit. default: of a request that doesn't say how long."""
-        made: dict[int, SamplingParams] = {}  # each is checked once more when it is made
+        # Each is checked once more when it is made; most requests have theirs already.
+        made: dict[int | None, SamplingParams] = {params.max_tokens: params}
         limited = []
         for prompt in prompts:
             limit = self._limit(params.max_tokens, prompt, default)

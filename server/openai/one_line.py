@@ -18,6 +18,8 @@ def encode_line(value: object) -> bytes:
     b'"a\\\\u2028b"'
     """
     data = encode(value)
+    if data.isascii():
+        return data
     for raw, escaped in SEPARATORS:
         if raw in data:
             data = data.replace(raw, escaped)

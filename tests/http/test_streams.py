@@ -118,6 +118,18 @@ def test_clients_pass_over_comments(server: RunningServer, monkeypatch: pytest.M
     assert kinds[-1] == "message_stop"
 
 
+def test_a_last_token_and_what_ends_its_stream_are_one_chunk(server: RunningServer) -> None:
+    async def at_once(submit: Submit) -> AsyncIterator[TokenEvent]:
+        yield TokenEvent(submit.request_id, TOKENIZER.encode("Hello"), FinishReason.LENGTH)
+
+    server.node.script = at_once
+    response = opened(server, "/v1/completions")
+    chunk = response.fp.read(int(response.fp.readline(), 16))
+    event, end = chunk.decode().split("\n\n", 1)
+    assert json.loads(event.removeprefix("data: "))["choices"][0]["text"] == "Hello"
+    assert end == "data: [DONE]\n\n"
+
+
 @every_api
 def test_who_hangs_up_before_the_first_token_ends_the_request(
     server: RunningServer, path: str

@@ -137,9 +137,10 @@ INSTEAD = {
 
 def refuse_not_offered(fields: Mapping[str, Any], known: Neutral) -> None:
     """Raises RequestError for the first of these fields that asks for something."""
-    for name, neutral in known.items():
-        value = fields.get(name)
-        if value is not None and not any(_same(value, harmless) for harmless in neutral):
+    for name, value in fields.items():
+        if value is None or name not in known:
+            continue
+        if not any(_same(value, harmless) for harmless in known[name]):
             hint = f"; {INSTEAD[name]}" if name in INSTEAD else ""
             message = f"{name} isn't offered by this server, but is {cited(value)}{hint}"
             raise RequestError(message, name)
