@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.half import HalfSource, ModelHalf
@@ -15,7 +16,6 @@ from megainfer.compute.tokens import TokenKernels
 from megainfer.config import BLOCK_SIZE
 from megainfer.errors import ConfigError
 from megainfer.instruments.stage_clock import MicroBatchClock
-from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement

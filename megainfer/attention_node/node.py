@@ -15,11 +15,11 @@ from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.scheduling.sequence import Status
 from megainfer.attention_node.step_output import StepResult, begin_output
 from megainfer.attention_node.token_messages import token_messages
+from megainfer.checkpoint.switch import Switch
 from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
-from megainfer.launch.renewing import Switch
 from megainfer.messages.requests import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
 from megainfer.pipeline import PingPong
 from megainfer.topology import Membership

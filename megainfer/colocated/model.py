@@ -8,6 +8,7 @@ from torch import Tensor
 from megainfer.attention_node.graphs import GraphedModel
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.checkpoint.switch import Switch
 from megainfer.colocated.chains import run_chain
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain
@@ -15,7 +16,6 @@ from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.tokens import TokenKernels
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
-from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement

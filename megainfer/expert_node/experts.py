@@ -6,13 +6,13 @@ from itertools import zip_longest
 from torch import Tensor
 
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
 from megainfer.compute.chain import CountedExperts
 from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.errors import ConfigError
 from megainfer.expert_node.loading import load_experts_into
 from megainfer.expert_node.tally import PerExpert, Tally
-from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec

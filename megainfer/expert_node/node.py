@@ -7,6 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from megainfer.checkpoint.switch import Switch
 from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel
@@ -14,7 +15,6 @@ from megainfer.gather import Batch, Gather
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
 from megainfer.launch.heartbeat import Page, Workload
-from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Dispatch, ExpertPort, Rest
 from megainfer.topology import Membership
 

@@ -12,6 +12,7 @@ from threading import Event, Thread, get_native_id
 from time import monotonic
 
 from megainfer.checkpoint.reader import LooseFiles, WeightReader
+from megainfer.checkpoint.switch import Switch
 from megainfer.device import HOST, Device
 from megainfer.errors import ConfigError, MegaInferError
 from megainfer.launch.plan import Plan
@@ -29,8 +30,6 @@ REST = 1.0
 steps are computed with."""
 LEAST_PRIORITY = 19
 
-Switch = Callable[[], None]
-"""Has a model compute with what was loaded, from its next step on; called between two steps."""
 Load = Callable[[WeightReader, Placement], Switch]
 """Reads a node's own tensors, in any thread."""
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from megainfer.checkpoint.reader import LooseFiles, WeightReader
+from megainfer.checkpoint.switch import Switch
 from megainfer.errors import CheckpointError, ConfigError
-from megainfer.launch.renewing import Renewer, Switch
+from megainfer.launch.renewing import Renewer
 from megainfer.messages.from_child import Prepared
 from megainfer.messages.to_child import Prepare
 from megainfer.messages.weights import OF_FOLDER, WeightFiles

@@ -13,6 +13,7 @@ from megainfer.attention_node.parts import REPLY_TIMEOUT_SECONDS, NodeParts, Nod
 from megainfer.attention_node.process import compiling_for, load_attention, scheduler_config
 from megainfer.attention_node.scheduling.scheduler import Scheduler
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
 from megainfer.compute.selection import open_backend
 from megainfer.config import BLOCK_SIZE, EngineConfig
@@ -21,7 +22,6 @@ from megainfer.expert_node.process import load_experts
 from megainfer.gather import Gather
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.launch.renewing import Switch
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.local import LocalHub
 from megainfer.m2n.mailbox import AttentionPort, ExpertPort

@@ -11,12 +11,12 @@ from megainfer.attention_node.graphs.buckets import Bucket, fitting_bucket
 from megainfer.attention_node.graphs.fixed import FixedStep
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.checkpoint.switch import Switch
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.tokens import TokenKernels
 from megainfer.errors import ConfigError
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
-from megainfer.launch.renewing import Switch
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement

@@ -134,7 +134,8 @@ def test_flags_alone_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_transformers_that_isnt_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    for name in ("transformers", "transformers.utils"):  # which may be there from other tests
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"needs transformers: pip install 'megainfer\[rl\]'"):
         train.run_training(config_of(), resume=False)
 
