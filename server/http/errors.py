@@ -39,14 +39,18 @@ class ErrorReport:
     param: str | None = None
     code: str | None = None
 
-    def body(self) -> bytes:
-        """In OpenAI's shape."""
-        error = {
+    def fields(self) -> dict[str, str | None]:
+        """OpenAI's, of its `error`."""
+        return {
             "message": self.message,
             "type": self.type,
             "param": self.param,
             "code": self.code,
         }
+
+    def body(self) -> bytes:
+        """In OpenAI's shape."""
+        error = self.fields()
         return json.dumps({"error": error}).encode()  # ASCII: it may repeat any client's text
 
     def response(self, path: str = "/") -> Response:

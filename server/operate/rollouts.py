@@ -15,6 +15,7 @@ from megainfer.messages.from_child import UpdateWeights
 from megainfer.messages.pausing import PauseMode, PauseSet, SetPause
 from megainfer.messages.to_child import WeightsUpdated
 from megainfer.topology import FOLDERS_OWN
+from server.http.errors import ErrorReport
 from server.openai.protocol import Body
 
 ANSWER_SECONDS = 3700.0
@@ -151,8 +152,9 @@ class _Copying:
 
 
 def refusal(error: MegaInferError) -> dict[str, Any]:
-    """As SGLang says that weights were not changed."""
-    return {"success": False, "message": str(error), "num_paused_requests": 0}
+    """As SGLang says that weights were not changed, and as all other errors are told."""
+    told = {"success": False, "message": str(error), "num_paused_requests": 0}
+    return {**told, "error": ErrorReport(400, str(error)).fields()}
 
 
 Refusals = (ConfigError, ModelError, RequestError)

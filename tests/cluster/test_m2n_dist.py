@@ -111,8 +111,9 @@ def channel_over(pipe: Pipe) -> Channel:
     return Channel(FakeGroup(pipe), 1, polled, PretendGpu())
 
 
-def test_a_channel_looks_until_its_payload_is_there() -> None:
-    channel, into = channel_over(Pipe(lag=3)), torch.zeros(4)
+@pytest.mark.parametrize("mute", [False, True])
+def test_a_channel_looks_until_its_payload_is_there(mute: bool) -> None:
+    channel, into = channel_over(Pipe(lag=3, mute=mute)), torch.zeros(4)
     sent = channel.send(torch.arange(4.0))
     channel.receive(into, SECONDS)
     assert into.tolist() == [0, 1, 2, 3]

@@ -27,12 +27,14 @@ class PretendGpu(HostDevice):
 class Pipe:
     """What is on its way. lag: looks that a send or receive takes to be done. Broken: neither end
     can post any more. Stuck: what was posted is never done. Died: it is done at once, with an
-    exception, as NCCL's is when the other process has ended. awaited: set by each receive."""
+    exception, as that of NCCL is when the other process has ended. Mute: nobody can ask for it,
+    as with torch 2.11. awaited: set by each receive."""
 
     lag: int = 0
     broken: bool = False
     stuck: bool = False
     died: bool = False
+    mute: bool = False
     aborted: threading.Event = field(default_factory=threading.Event)
     payloads: deque[Tensor] = field(default_factory=deque)
     awaited: threading.Event = field(default_factory=threading.Event)
@@ -60,6 +62,8 @@ class FakeWork:
         return not self._pipe.stuck and self._looks > self._pipe.lag and self._done()
 
     def exception(self) -> BaseException | None:
+        if self._pipe.mute:
+            raise TypeError("Unable to convert function return value to a Python type!")
         return BROKEN if self._pipe.died and not self._aborted() else None
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -48,14 +49,23 @@ def waited(work: Work, seconds: float) -> None:
 
 def polled(work: Work, seconds: float) -> None:
     """NCCL's `Completion`: its `wait` is for streams, and would not block the host. Work that has
-    failed, since the other process has ended for instance, is completed too."""
+    failed, since the other process has ended for instance, is completed too: where torch can say
+    so it is told here, else by the link, whose connection ends with the process."""
     deadline = time.monotonic() + seconds
     while not work.is_completed():
         if time.monotonic() > deadline:
             raise NodeDied(f"a payload was not there within {seconds:g} s")
         time.sleep(LOOK_SECONDS)
-    if (error := work.exception()) is not None:
+    if (error := _failure(work)) is not None:
         raise NodeDied(f"a payload was given up: {_first_line(error)}")
+
+
+def _failure(work: Work) -> BaseException | None:
+    """torch 2.11 has no way to hand over what `exception` returns, even where there is none (seen
+    with NCCL on an H200)."""
+    with suppress(TypeError):
+        return work.exception()
+    return None
 
 
 class Channel:
