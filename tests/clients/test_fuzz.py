@@ -21,7 +21,10 @@ from tests.clients.events import events
 from tests.support.served import serving
 
 SLOW_ADDRESSES = {"/debug/trace"}  # it answers after as many seconds as it is asked for
-PAUSES = {"/pause", "/resume", "/pause_generation", "/continue_generation"}
+PAUSES = {
+    *("/pause", "/resume", "/pause_generation", "/continue_generation"),
+    "/update_weights_from_disk",
+}
 """While generation stands still nothing else is answered; tests/processes/test_rollout_doors.py has
 them."""
 CHECKS = [
