@@ -52,7 +52,7 @@ def _chat_messages(message: Json, where: str) -> list[Json]:
         known = ", ".join(ROLES)
         raise RequestError(f"{where}.role must be one of {known}, not {cited(role)}", where)
     role = ROLES[role]
-    if role == "system":
+    if role == "system" and content is not None:
         return [{"role": role, "content": _system(content)}]
     if isinstance(content, str):
         return [{"role": role, "content": content}]

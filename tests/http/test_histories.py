@@ -326,6 +326,13 @@ def test_tools_of_anthropics_servers_are_left_out_and_those_of_clients_known(ask
     assert "web_search" in refused.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "developer"])
+def test_a_message_without_content_is_named(ask: Asked, role: str) -> None:
+    refused = ask("messages", max_tokens=3, messages=[U, {"role": role}])
+    assert refused.status_code == 400
+    assert "messages[1].content must be a string or a list" in refused.json()["error"]["message"]
+
+
 def test_more_tokens_than_there_is_room_for_are_as_many_as_there_is(ask: Asked) -> None:
     ask.said("messages", max_tokens=32_000, messages=[U])
     submit = ask.server.node.expect(Submit)
