@@ -81,7 +81,7 @@ def test_links_that_are_slow_by_turns_change_nothing(reference, monkeypatch, see
     lots, receive = random.Random(seed), Channel.receive
 
     def late(channel: Channel, payload: torch.Tensor, seconds: float) -> None:
-        time.sleep(lots.choice((0.0, 0.0, 1e-4, 4e-3)))
+        time.sleep(lots.choice((0.0, 0.0, 1e-4, 4e-3)))  # the fault itself: a slow link
         receive(channel, payload, seconds)
 
     cluster = DistCluster(folder, 3, 2, 3, max_num_batched_tokens=24)

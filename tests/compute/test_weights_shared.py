@@ -48,6 +48,6 @@ def test_another_process_reads_it_and_nobody_writes_it() -> None:
 
 def test_what_can_not_be_shared_is_named() -> None:
     with pytest.raises(CheckpointError, match="x is a list, not a tensor"):
-        shared_weights({"x": [1.0]}).__enter__()  # type: ignore[dict-item]
+        shared_weights({"x": [1.0]}).__enter__()  # type: ignore[dict-item]  # what is refused
     with pytest.raises(CheckpointError, match=r"tensor x is torch\.complex64"):
         shared_weights({"x": torch.zeros(1, dtype=torch.complex64)}).__enter__()

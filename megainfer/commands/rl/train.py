@@ -74,6 +74,7 @@ def _signature() -> inspect.Signature:
     return inspect.Signature([*own, *(flag.option() for flag in FLAGS.values())])
 
 
+# Where typer looks for options, of which there is one for each key.
 train.__signature__ = _signature()  # type: ignore[attr-defined]
 train.__annotations__ = {
     name: parameter.annotation for name, parameter in _signature().parameters.items()

@@ -55,7 +55,7 @@ def polled(work: Work, seconds: float) -> None:
     while not work.is_completed():
         if time.monotonic() > deadline:
             raise NodeDied(f"a payload was not there within {seconds:g} s")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)  # NCCL tells nobody; the link's own thread looks
     if (error := _failure(work)) is not None:
         raise NodeDied(f"a payload was given up: {_first_line(error)}")
 

@@ -67,6 +67,7 @@ class GlooGroups:
 
     def make(self, store: Store, rank: int) -> Group:
         """See `Groups.make`."""
+        # The only way to say where gloo listens; torch's declarations leave it out.
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._devices = self._transports  # one listener and thread for all of a node's pairs
         options._threads = 1

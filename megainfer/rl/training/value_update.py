@@ -59,7 +59,7 @@ class ValueUpdate:
             with self._passes.computing(self._value.head.weight.device):
                 values = self._value.values(part)
             loss = self.loss(part, values, tokens, seen)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types here
         return {**seen.metrics(), "gradient_norm": self._optimiser.step()}
 
     def loss(self, rows: Sequence[ValueRow], values: Tensor, tokens: int, seen: Seen) -> Tensor:
