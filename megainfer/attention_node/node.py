@@ -163,7 +163,9 @@ class AttentionNode:
     def _finish(self, flight: Flight, result: StepResult) -> None:
         """Tell, and begin the micro-batch's next step at once."""
         step = flight.step
-        for request_id, message, client_error in result.failures:
+        for request_id, message, client_error, spoiled in result.failures:
+            if spoiled:
+                self.scheduler.spoil(request_id)
             self._refuse(request_id, message, client_error)
         self._step_tokens.observe(step.num_rows)
         self._flights.finished(flight)

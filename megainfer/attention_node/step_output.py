@@ -21,11 +21,17 @@ from megainfer.structured.grammar import GrammarFailed
 
 
 class Failure(NamedTuple):
-    """A request that ends with this step, alone; client_error: it asked for too much."""
+    """A request that ends with this step, alone; client_error: it asked for too much. spoiled: its
+    keys and values are not to be used again."""
 
     request_id: str
     message: str
     client_error: bool
+    spoiled: bool = False
+
+    @classmethod
+    def of(cls, request_id: str, error: RowError) -> "Failure":
+        return cls(request_id, str(error), error.client_error, error.spoiled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +75,12 @@ class StepOutput:
             try:
                 scores.take()
             except RowError as error:
-                yield Failure(scores.sequence.request_id, str(error), error.client_error)
+                yield Failure.of(scores.sequence.request_id, error)
 
     def _row_failures(self, output: SampleOutput) -> Iterator[Failure]:
         for error in output.errors:
             for row in error.rows:
-                request_id = self._chunks[row].sequence.request_id
-                yield Failure(request_id, str(error), error.client_error)
+                yield Failure.of(self._chunks[row].sequence.request_id, error)
 
 
 def begin_output(

@@ -7,9 +7,9 @@ from megainfer.m2n.message import HEADER_BYTES, Header
 
 @dataclass(slots=True)
 class Counters:
-    """Since the port was opened. `dropped`: messages of an older epoch or sequence that came in,
-    and replies that were not sent because their epoch had ended. `transfer_ns`: over `transfers`
-    messages that found the receiver waiting, from the beginning of the send to being noticed."""
+    """Since the port was opened. `dropped`: messages of an older epoch that came in, and replies
+    that were not sent because their epoch had ended. `transfer_ns`: over `transfers` messages that
+    found the receiver waiting, from the beginning of the send to being noticed."""
 
     messages_sent: int = 0
     messages_received: int = 0

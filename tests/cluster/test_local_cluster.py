@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from megainfer.attention_node.node import AttentionNode
+from megainfer.config import BLOCK_SIZE
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.m2n.dist.channel import Channel
 from megainfer.m2n.mailbox import Part
@@ -246,6 +247,26 @@ def test_logits_that_are_not_finite_fail_the_request_alone(reference, monkeypatc
     assert not any(cluster.answers[str(i)].failure for i in range(3))
     assert_same_greedy(expected[:3], answers_of(cluster, prompts[:3]))
     assert cluster.free_blocks() == before
+
+
+@one_variant
+def test_a_prompt_whose_keys_are_no_numbers_is_computed_anew_when_asked_again(
+    reference, monkeypatch
+):
+    folder, prompts, expected = reference
+    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
+    assert len(prompts[longest]) > BLOCK_SIZE, "a whole block, which the prefix cache may hold"
+    cluster = LocalCluster(folder, 1, 1, 1)
+    model = cluster.attention[0]._model
+    embed = model.embed
+    with monkeypatch.context() as overflowing:
+        overflowing.setattr(model, "embed", lambda batch: embed(batch).fill_(float("nan")))
+        cluster.submit(0, greedy_submit("bad", prompts[longest], NEW_TOKENS))
+        cluster.drain()
+    assert "logits are not finite" in cluster.answers["bad"].failure
+    submit_all(cluster, [prompts[longest]])
+    cluster.drain()
+    assert_same_greedy(expected[longest : longest + 1], answers_of(cluster, [prompts[longest]]))
 
 
 def run_for_ever(node: AttentionNode) -> None:

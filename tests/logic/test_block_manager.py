@@ -139,6 +139,20 @@ def test_publishing_a_block_that_nobody_uses_is_a_bug() -> None:
         BlockManager(1).publish(0, chain([1])[0])
 
 
+def test_what_is_forgotten_is_not_found_and_its_users_keep_their_blocks() -> None:
+    manager = BlockManager(3)
+    first = filled(manager, chain([1], [2]))
+    manager.forget(first[1:])
+    manager.forget(first[1:])  # nothing is left to forget
+    assert manager.match_prefix(chain([1], [2])) == first[:1]
+    manager.check_integrity([first])
+    again = filled(manager, chain([1], [2])[1:])
+    assert manager.match_prefix(chain([1], [2])) == [first[0], *again]
+    manager.release(first)
+    manager.release(again)
+    manager.check_integrity([])
+
+
 def test_drop_cache_forgets_what_is_unused_and_nothing_else() -> None:
     manager = BlockManager(3)
     used = filled(manager, chain([1]))

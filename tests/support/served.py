@@ -103,10 +103,11 @@ class Served:
 
 def open_files(pid: int) -> Iterator[str]:
     """What this process's descriptors are of."""
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        # A connection may be closed while we look.
-        with suppress(FileNotFoundError):
-            yield os.readlink(link)
+    # The process may end while we look, and a connection be closed.
+    with suppress(FileNotFoundError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                yield os.readlink(link)
 
 
 def abstract_sockets() -> set[tuple[str, str]]:

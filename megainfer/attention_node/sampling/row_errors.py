@@ -4,9 +4,11 @@ from megainfer.errors import MegaInferError
 
 
 class RowError(MegaInferError):
-    """Some rows of a batch, `rows`, can't be sampled from; client_error: they ask for too much."""
+    """Some rows of a batch, `rows`, can't be sampled from; client_error: they ask for too much.
+    spoiled: what was computed of them before isn't to be used again either."""
 
     client_error = False
+    spoiled = False
 
     def __init__(self, message: str, rows: tuple[int, ...]) -> None:
         super().__init__(message)
@@ -15,6 +17,8 @@ class RowError(MegaInferError):
 
 class NonFiniteLogits(RowError):
     """The model gave NaN or infinite logits; of: what the rows are counted in."""
+
+    spoiled = True  # keys and values of their prompts may not be finite, wherever it began
 
     def __init__(self, rows: tuple[int, ...], of: str = "batch") -> None:
         super().__init__(

@@ -114,6 +114,13 @@ class BlockManager:
             self._digests[block] = digest
             self._cache[digest] = block
 
+    def forget(self, blocks: Iterable[int]) -> None:
+        """What these blocks hold, which are in use, is nobody else's to find any more."""
+        for block in blocks:
+            if (digest := self._digests[block]) is not None:
+                del self._cache[digest]
+                self._digests[block] = None
+
     def drop_cache(self) -> None:
         """Forget the contents of every block that is not in use."""
         while self._evictable:

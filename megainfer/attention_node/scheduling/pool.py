@@ -174,9 +174,14 @@ class SequencePool:
         sequence.finish_reason = reason
         del self._live[sequence.request_id]
 
+    def spoil(self, sequence: Sequence) -> None:
+        """Its keys and values are no numbers, so none who has the same prompt may be given them."""
+        sequence.spoiled = True
+        self.blocks.forget(sequence.block_ids)
+
     def publish(self, sequence: Sequence, first_block: int, end_block: int) -> None:
         """Make its blocks [first_block, end_block), now whole, known to others."""
-        if self._use_prefix_cache:
+        if self._use_prefix_cache and not sequence.spoiled:
             for index in range(first_block, end_block):
                 self.blocks.publish(sequence.block_ids[index], sequence.digest(index))
 

@@ -83,6 +83,11 @@ class Scheduler:
             self._pool.doom(sequence)
         return False
 
+    def spoil(self, request_id: str) -> None:
+        """What was computed of its tokens is no number: others with the same begin anew."""
+        if (sequence := self._pool.get(request_id)) is not None:
+            self._pool.spoil(sequence)
+
     def expire(self) -> list[str]:
         """End the requests that have waited for longer than they may; their ids."""
         return self._pool.expire(self._clock())

@@ -50,6 +50,7 @@ class Sequence:
     micro_batch: int | None = None  # where it decodes; None while any micro-batch may take it
     cached_tokens: int = 0  # prompt tokens found in the prefix cache when first admitted
     preemptions: int = 0
+    spoiled: bool = False  # its keys and values are no numbers: they are nobody else's to use
     finish_reason: FinishReason | None = None
     order: int = field(init=False)  # of service: by priority, then by arrival
     edits_logits: bool = field(init=False)

@@ -49,7 +49,7 @@ int64_t Inbox::scan(const Layout& layout, Found* found, Counters* counters) {
     seen.handled = word;
     seen.parked = false;
     const Found next = {i, word, header};
-    if (!is_valid(layout, i, word, header)) {
+    if (!is_valid(layout, i, word, header) || goes_back(seen, header)) {
       found[0] = next;
       return -1;
     }
@@ -78,12 +78,16 @@ void Inbox::set_watched(int64_t first, int64_t count, bool watched) {
   watched_ = std::move(others);
 }
 
+bool Inbox::goes_back(const Seen& seen, const Header& header) const {
+  return header.epoch == epoch_ && header.sequence <= seen.latest;
+}
+
 bool Inbox::is_current(Seen* seen, const Header& header, Counters* counters) {
   if (header.epoch > epoch_) {
     seen->parked = true;
     return false;
   }
-  if (header.epoch < epoch_ || header.sequence <= seen->latest) {
+  if (header.epoch < epoch_) {
     ++counters->dropped;
     return false;
   }

@@ -1,4 +1,4 @@
-// A node's own slots: which messages are new, late, parked or malformed. As inbox.py.
+// A node's own slots: which messages are new, late, parked or wrong. As inbox.py.
 #pragma once
 
 #include <vector>
@@ -62,6 +62,8 @@ class Inbox {
   };
 
   Slot slot(int64_t number) const { return Slot(slots_ + number * stride_, on_devices_); }
+  // Whether a later one of this epoch was there before it, which no sender does.
+  bool goes_back(const Seen& seen, const Header& header) const;
   bool is_current(Seen* seen, const Header& header, Counters* counters);
   bool is_valid(const Layout& layout, int64_t slot, uint64_t word, const Header& header) const;
 

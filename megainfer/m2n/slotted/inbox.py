@@ -41,8 +41,8 @@ class Looking(Protocol):
 class Inbox:
     """All slots of one receiver: slot `peer * m + micro_batch` for each peer and micro-batch.
 
-    kinds: what this side may be sent. Messages of an older epoch or sequence are dropped and
-    counted; one of a newer epoch stays parked in its slot until `set_epoch`.
+    kinds: what this side may be sent. Messages of an older epoch are dropped and counted; one of a
+    newer epoch stays parked in its slot until `set_epoch`. Within an epoch sequences only grow.
     """
 
     def __init__(
@@ -70,7 +70,9 @@ class Inbox:
         """(slot, header) of every message to act on, each message once.
 
         since: when the receiver, idle, began to wait (ns); None if it did not.
-        Raises ProtocolError on a malformed one; what else this look had found is lost then.
+        Raises ProtocolError on a malformed one, and on one that comes after a later one of its
+        epoch: dropping it would leave its sender waiting for a reply. What else this look had found
+        is lost then.
         """
         found = []
         for slot, word in self._unseen():
@@ -123,9 +125,11 @@ class Inbox:
         if header.epoch > self._epoch:
             self._parked.add(slot)
             return False
-        if header.epoch < self._epoch or header.sequence <= self._latest[slot]:
+        if header.epoch < self._epoch:
             self.counters.dropped += 1
             return False
+        if header.sequence <= self._latest[slot]:
+            raise gone_back(header)
         self._latest[slot] = header.sequence
         self.counters.received(header)
         return True
@@ -149,3 +153,11 @@ def check_message(
         raise ProtocolError(
             f"M2N message with sequence {header.sequence} was published as {word >> 1}"
         )
+
+
+def gone_back(header: Header) -> ProtocolError:
+    """What is wrong with a message that comes after a later one of its epoch."""
+    return ProtocolError(
+        f"M2N message {header.sequence} of epoch {header.epoch} from node {header.source}, "
+        f"micro-batch {header.micro_batch}, comes after a later one"
+    )

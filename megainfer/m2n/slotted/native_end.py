@@ -12,7 +12,7 @@ from megainfer.m2n.geometry import LINE_BYTES, Geometry
 from megainfer.m2n.message import HEADER_BYTES, Header, Kind
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted import native_library as library
-from megainfer.m2n.slotted.inbox import check_message
+from megainfer.m2n.slotted.inbox import check_message, gone_back
 from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Memory, Newcomer
 
 _FOUND = struct.Struct("<qQ8xHHIQQHHIIIQQ")  # `Found` of inbox.h: slot, word, a header's fields
@@ -120,7 +120,7 @@ class NativeEnd:
         slot, word, *_ = _FOUND.unpack_from(self._found)
         header = Header.unpack(self._found.raw[_HEADER_AT : _HEADER_AT + HEADER_BYTES])
         check_message(slot, word, header, self._geometry, self._kinds)
-        raise AssertionError(f"the native check refuses a good message: {header}")
+        raise gone_back(header)
 
 
 def address_of(region: mmap) -> int:
