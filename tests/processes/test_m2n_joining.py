@@ -146,6 +146,10 @@ def test_an_expert_node_that_comes_back_takes_its_place(road: Road) -> None:
         for mark in range(3):
             round_trip(attention, second, 0, float(mark))
             other.receive()
+        told = attention.lost_peers()
+        second.close()
+        until(attention, lambda: attention.lost_peers() == {0})
+        assert told == frozenset(), "by which a later loss is seen to be news"
 
 
 def test_an_attention_node_that_comes_back_counts_from_the_beginning(road: Road) -> None:

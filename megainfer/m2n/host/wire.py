@@ -71,7 +71,8 @@ class HostWire:
             self._peers[peer.index] = peer
             self._alive[peer.connection.fileno()] = peer.index
         if found:
-            self._lost -= found.keys()
+            # Others keep what they were given: it is replaced, and never changed.
+            self._lost = self._lost.difference(found)
             self._watched = self._watch()
         return [peer.newcomer() for peer in found.values()]
 
@@ -138,7 +139,7 @@ class HostWire:
         """Count the peers whose connection has ended as lost, and listen to them no more."""
         gone = [descriptor for descriptor in ready if descriptor in self._alive]
         if gone:
-            self._lost |= {self._alive.pop(descriptor) for descriptor in gone}
+            self._lost = self._lost.union(self._alive.pop(descriptor) for descriptor in gone)
             self._watched = self._watch()
 
 
