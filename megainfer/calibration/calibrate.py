@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megainfer.calibration.caches import working_set
 from megainfer.calibration.description import Share, device_of
 from megainfer.calibration.measured import Exchanged, HostWork, KernelTimes
 from megainfer.compute.cpu.kernels import library
@@ -38,15 +39,18 @@ class Wish:
     sizes: "Sizes | None" = None
 
 
-LEAST_MEMORY = 3 * 2**30
-"""Of weights in three dtypes that no cache holds, and of what else is measured with."""
+WORKING_SETS = 11
+"""Of three dtypes two, of two caches one, two of plain memory; some are a layer more than one."""
+OTHER_MEMORY = 2 * 2**30
+"""Of the models that are served, and of processes."""
 
 
 def check_memory(machine: Machine) -> None:
     """Raises ConfigError where there isn't enough."""
-    if machine.available_memory < LEAST_MEMORY:
+    needed = WORKING_SETS * working_set() + OTHER_MEMORY
+    if machine.available_memory < needed:
         raise ConfigError(
-            f"calibrating takes {format_bytes(LEAST_MEMORY)} of memory, but "
+            f"calibrating takes {format_bytes(needed)} of memory, but "
             f"{format_bytes(machine.available_memory)} are free; end what else runs"
         )
 
@@ -75,13 +79,15 @@ def calibrate(wish: Wish, machine: Machine, processor: str, tell: Tell) -> list[
     """
     library.load()
     load_libraries()
+    from megainfer.calibration.kernels import USUAL
     from megainfer.calibration.links import measure_links
 
+    sizes = wish.sizes or USUAL
     tell("messages between two processes")
     links = measure_links(machine.cores)
-    host = _host(tell)
+    host = _host(sizes.working, tell)
     when = f"{date.today().isoformat()}, {processor}"
-    return list(_devices(wish, machine, _Setting(when, links, host), tell))
+    return list(_devices(wish, machine, _Setting(when, links, host, sizes), tell))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +108,10 @@ class _Setting:
     when: str
     links: Sequence[Exchanged]
     host: _Host
+    sizes: "Sizes"
 
 
-def _host(tell: Tell) -> _Host:
+def _host(working: int, tell: Tell) -> _Host:
     from megainfer.calibration import toy
     from megainfer.calibration.host import COLOCATED, SHARED, SPLIT, measure_host, measure_layers
     from megainfer.calibration.layers import Served, taking_turns
@@ -114,10 +121,12 @@ def _host(tell: Tell) -> _Host:
         folder = toy.write_model(toy.TOY, Path(scratch) / "toy")
         tell("the host's work, in one process and in two")
         shared, split, colocated = (measure_host(folder, nodes) for nodes in arrangements)
-        folder = toy.write_model(toy.BULKY, Path(scratch) / "bulky")
+        bulky = toy.no_cache_holds(toy.BULKY, working)
+        folder = toy.write_model(bulky, Path(scratch) / "bulky")
         tell("what rows add to layers, and waking who waits")
         costs = _costs(folder)
-        served = [Served(costs, *times) for times in measure_layers(folder, arrangements)]
+        layers = measure_layers(folder, bulky.layers, arrangements)
+        served = [Served(costs, *times) for times in layers]
     turns = taking_turns(shared, colocated, served[0], served[2])
     return _Host(turns, split, colocated, served[1], served[2])
 
@@ -131,11 +140,10 @@ def _costs(folder: Path) -> ModelCosts:
 
 
 def _devices(wish: Wish, machine: Machine, setting: _Setting, tell: Tell) -> Iterator[Device]:
-    from megainfer.calibration.kernels import USUAL
     from megainfer.calibration.layers import with_row_work
     from megainfer.calibration.measure import measure_kernels
 
-    sizes, total, host = wish.sizes or USUAL, len(machine.cores), setting.host
+    sizes, total, host = setting.sizes, len(machine.cores), setting.host
 
     def made(name: str, cores: int, kernels: KernelTimes, work: HostWork) -> Device:
         share = Share(name, cores, total, machine.memory, wish.watts, wish.price, setting.when)

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from megainfer.calibration.measured import HostWork, LayerTime
-from megainfer.calibration.toy import BULKY, CONTEXT, TOY
+from megainfer.calibration.toy import CONTEXT, TOY
 from megainfer.llm import LLM
 from megainfer.sampling import SamplingParams
 
@@ -45,18 +45,18 @@ def measure_host(folder: Path, nodes: Mapping[str, Any]) -> HostWork:
 
 
 def measure_layers(
-    folder: Path, nodes: Sequence[Mapping[str, Any]]
+    folder: Path, layers: int, nodes: Sequence[Mapping[str, Any]]
 ) -> list[tuple[LayerTime, LayerTime]]:
     """What layers take with few rows and with many, for each of several ways to place roles.
 
-    folder: of the bulky model. All are loaded at once and asked in turn, since their differences
-    are what matters.
+    folder: of the bulky model, which has so many layers. All are loaded at once and asked in turn,
+    since their differences are what matters.
     """
     with ExitStack() as stack:
         engines = [stack.enter_context(_engine(folder, each)) for each in nodes]
         for llm in engines:
             _generate(llm, max(ROWS), BULKY_TOKENS)  # warm
-        rounds = [[_layers(llm) for llm in engines] for _ in range(ROUNDS)]
+        rounds = [[_layers(llm, layers) for llm in engines] for _ in range(ROUNDS)]
     return [(_quickest(few), _quickest(many)) for few, many in _by_engine(rounds)]
 
 
@@ -87,13 +87,13 @@ def _engine(folder: Path, nodes: Mapping[str, Any]) -> Iterator[LLM]:
         yield llm
 
 
-def _layers(llm: LLM) -> tuple[LayerTime, LayerTime]:
-    few, many = (_layer(llm, rows) for rows in ROWS)
+def _layers(llm: LLM, layers: int) -> tuple[LayerTime, LayerTime]:
+    few, many = (_layer(llm, rows, layers) for rows in ROWS)
     return few, many
 
 
-def _layer(llm: LLM, rows: int) -> LayerTime:
-    step, attention, experts, _ = _measure(llm, rows, BULKY_TOKENS, BULKY.layers)
+def _layer(llm: LLM, rows: int, layers: int) -> LayerTime:
+    step, attention, experts, _ = _measure(llm, rows, BULKY_TOKENS, layers)
     return LayerTime(rows, BULKY_TOKENS / 2, attention, experts, step)
 
 

@@ -5,14 +5,15 @@ a layer's weights only after all the others. The values of weights and rows don'
 they take, as long as they are ordinary numbers.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 
 import torch
 from torch import Tensor
 
+from megainfer.calibration.caches import places, working_set
 from megainfer.calibration.timing import Work, in_turn
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.compute.cpu.kernels import library
@@ -28,6 +29,7 @@ from megainfer.compute.cpu.kernels.packed import PackedLinear, pack_norm
 from megainfer.compute.cpu.kernels.threads import Threads
 from megainfer.compute.experts import ExpertsShape
 from megainfer.config import BLOCK_SIZE
+from megainfer.memory import stored_bytes
 from megainfer.models.spec import AttentionSpec, NormSpec
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -38,19 +40,20 @@ CALLED = 128
 """Outputs and inputs of a product that is only a call; int8 has a scale for as many inputs."""
 NARROW = 64
 """Channels of its hidden states, so that its products take next to nothing."""
-MOST_PLACES = 8
+PLACES = 8
 """Of a cache, at which one case reads in turn."""
 EXPERTS = ExpertsShape(experts=48, hidden=1024, intermediate=640, top_k=4)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What is measured. working: bytes of a working set, which no level of cache should hold.
+    """What is measured. working: bytes of weights, or of a cache, that are gone through before any
+    is read again: more than the processor's caches hold (those of a server may hold a whole layer).
     product: outputs and inputs. rows: of products, and of one expert in the mean. most_choices:
     rows over all experts of one call, at most, so that a call is a matter of milliseconds. readers:
     (sequences, tokens of context of each)."""
 
-    working: int = 128 * 2**20
+    working: int = field(default_factory=working_set)
     product: tuple[int, int] = (8192, 1024)
     experts: ExpertsShape = EXPERTS
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -120,11 +123,15 @@ def experts(threads: Threads, dtype: str, sizes: Sizes) -> Iterator[Case]:
     than if all had as many. For one row each there is nothing to choose.
     """
     shape = sizes.experts
-    layer = _experts(ExpertKernel(shape, dtype, threads))
+    weights = 3 * shape.experts * shape.hidden * shape.intermediate
+    count = -(-sizes.working // stored_bytes(weights, dtype))
+    kernel = ExpertKernel(shape, dtype, threads)
+    # As with products, all cases go on at the layer after the one that was last read.
+    turn = cycle([_experts(kernel) for _ in range(count)])
     for tokens, among in _draws(sizes):
         ids = _choices(tokens, among, shape.top_k)
         firsts = range(0, shape.experts - among + 1, among)
-        calls = [_expert_call(layer, ids + first) for first in firsts]
+        calls = [_expert_call(turn, ids + first, shape.hidden) for first in firsts]
         rows = ids.numel() / len(set(ids.flatten().tolist()))
         yield Case(rows, 6.0 * shape.hidden * shape.intermediate * ids.numel(), in_turn(calls))
 
@@ -158,11 +165,11 @@ def _experts(kernel: ExpertKernel) -> CpuLayerExperts:
     return layer
 
 
-def _expert_call(layer: CpuLayerExperts, ids: Tensor) -> Work:
+def _expert_call(turn: Iterator[CpuLayerExperts], ids: Tensor, channels: int) -> Work:
     tokens, top_k = ids.shape
-    hidden = torch.full((tokens, layer.kernel.shape.hidden), 0.5, dtype=torch.bfloat16)
-    weights = torch.full((tokens, top_k), 1 / top_k)
-    return partial(layer.forward, [hidden], [ids], [weights], [torch.empty_like(hidden)])
+    hidden = torch.full((tokens, channels), 0.5, dtype=torch.bfloat16)
+    weights, replies = torch.full((tokens, top_k), 1 / top_k), torch.empty_like(hidden)
+    return lambda: next(turn).forward([hidden], [ids], [weights], [replies])
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +183,17 @@ class Reading:
 
 def attention(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Reading]:
     """Over a cache of this dtype."""
-    layer, most = _reading_layer(kernel), max(n * context for n, context in sizes.readers)
-    shape = block_shape(READING.num_kv_heads, READING.head_dim)
-    cache = torch.full((most // BLOCK_SIZE, *shape), 0.01, dtype=getattr(torch, dtype))
-    token = 2.0 * READING.kv_size * cache.itemsize
-    for sequences, context in sizes.readers:
-        size = sequences * context * token
+    layer, shape = _reading_layer(kernel), block_shape(READING.num_kv_heads, READING.head_dim)
+    token = 2.0 * READING.kv_size * getattr(torch, dtype).itemsize
+    needs = [n * -(-context // BLOCK_SIZE) for n, context in sizes.readers]
+    total = max(*needs, int(sizes.working / token / BLOCK_SIZE))
+    cache = torch.full((total, *shape), 0.01, dtype=getattr(torch, dtype))
+    for reader, firsts in zip(sizes.readers, places(needs, total, PLACES), strict=True):
+        size = reader[0] * reader[1] * token
+        without = (reader[0], 1)
         yield Reading(
-            Case(size, size, _attend(kernel, layer, cache, sequences, context)),
-            Case(size, size, _attend(kernel, layer, cache, sequences, 1)),
+            Case(size, size, _attend(kernel, layer, cache, reader, firsts)),
+            Case(size, size, _attend(kernel, layer, cache, without, firsts)),
         )
 
 
@@ -202,19 +211,14 @@ def _attend(
     kernel: AttentionKernel,
     layer: PackedAttention,
     cache: Tensor,
-    sequences: int,
-    context: int,
+    reader: tuple[int, int],
+    firsts: Sequence[int],
 ) -> Work:
-    """At other blocks of the cache each time, as far as it has others."""
-    blocks = sequences * -(-context // BLOCK_SIZE)
-    places = min(MOST_PLACES, len(cache) // blocks)
+    """At other blocks of the cache each time."""
+    sequences, context = reader
     x = torch.full((sequences, NARROW), 0.5)
-    return in_turn(
-        [
-            partial(_attend_once, kernel, layer, cache, _batch(sequences, context, first), x)
-            for first in range(0, len(cache) - blocks + 1, len(cache) // places)
-        ]
-    )
+    batches = [_batch(sequences, context, first) for first in firsts]
+    return in_turn([partial(_attend_once, kernel, layer, cache, batch, x) for batch in batches])
 
 
 def _attend_once(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -61,6 +61,12 @@ TOY = Shape(layers=8, hidden=64, heads=1, kv_heads=1, experts=4, top_k=2, interm
 """So small that what its layers take is the host's own work."""
 BULKY = Shape(layers=4, hidden=768, heads=12, kv_heads=4, experts=16, top_k=4, intermediate=512)
 """So large that whoever waits for a stage has gone to sleep before it ends."""
+
+
+def no_cache_holds(shape: Shape, working: int) -> Shape:
+    """With so many layers that the experts' weights in bfloat16 take `working` bytes at least."""
+    layer = 2 * shape.experts * 3 * shape.hidden * shape.intermediate
+    return replace(shape, layers=max(shape.layers, -(-working // layer)))
 
 
 def write_model(shape: Shape, folder: Path) -> Path:

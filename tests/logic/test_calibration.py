@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from megainfer.calibration.caches import places, working_set
 from megainfer.calibration.calibrate import check_cores, check_memory
 from megainfer.calibration.description import device_of
 from megainfer.calibration.layers import Served, taking_turns, with_row_work
 from megainfer.calibration.measured import Exchanged, HostWork, LayerTime
 from megainfer.calibration.timing import in_turn, undisturbed
-from megainfer.calibration.toy import BULKY, write_model
+from megainfer.calibration.toy import BULKY, no_cache_holds, write_model
 from megainfer.cli import app
 from megainfer.compute.selection import Precision
 from megainfer.errors import ConfigError
@@ -125,10 +126,44 @@ def test_cores_that_are_not_there_are_named(count: int) -> None:
         check_cores((count,), Machine((0, 1, 2, 3), 2**30, 2**30, False))
 
 
-def test_a_machine_with_too_little_memory_is_told_how_much() -> None:
-    check_memory(Machine((0,), 2**34, 2**33, False))
-    with pytest.raises(ConfigError, match=r"takes 3\.0 GiB of memory, but 1\.0 GiB are free"):
-        check_memory(Machine((0,), 2**34, 2**30, False))
+def test_a_machine_with_too_little_memory_is_told_how_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("megainfer.calibration.calibrate.working_set", lambda: 2**30)
+    check_memory(Machine((0,), 2**34, 13 * 2**30, False))
+    with pytest.raises(ConfigError, match=r"takes 13\.0 GiB of memory, but 12\.0 GiB are free"):
+        check_memory(Machine((0,), 2**34, 12 * 2**30, False))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "working"),
+    [
+        (("48K", "2048K", "266240K"), 2 * 266240 * 2**10),
+        (("32K", "1M"), 128 * 2**20),
+        (("2G",), 2**30),
+        (("", "what?", "96M"), 192 * 2**20),
+        ((), 128 * 2**20),
+    ],
+    ids=str,
+)
+def test_a_working_set_is_more_than_caches_hold(
+    sizes: Sequence[str], working: int, tmp_path: Path
+) -> None:
+    for index, size in enumerate(sizes):
+        cache = tmp_path / f"index{index}"
+        cache.mkdir()
+        (cache / "size").write_text(f"{size}\n")
+    assert working_set(tmp_path) == working
+
+
+def test_a_model_that_no_cache_holds_has_as_many_layers_as_that_takes() -> None:
+    layer = 2 * 16 * 3 * 768 * 512
+    assert no_cache_holds(BULKY, 4 * layer) == BULKY
+    assert no_cache_holds(BULKY, 9 * layer + 1).layers == 10
+
+
+def test_cases_that_need_nearly_all_of_a_cache_begin_where_they_fit() -> None:
+    assert places([3, 5, 12], 12, 2) == [[0, 0], [3, 3], [0, 0]]
 
 
 def test_a_folder_that_is_not_there_is_named_before_a_minute_has_gone(tmp_path: Path) -> None:
