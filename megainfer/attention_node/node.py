@@ -13,14 +13,14 @@ from megainfer.attention_node.intake import Intake
 from megainfer.attention_node.model import MoEPoint
 from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.scheduling.sequence import Status
-from megainfer.attention_node.step_output import StepResult, begin_output
+from megainfer.attention_node.step_output import Failure, StepResult, begin_output
 from megainfer.attention_node.token_messages import token_messages
 from megainfer.checkpoint.switch import Switch
 from megainfer.device import marks_of
 from megainfer.errors import MegaInferError
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
-from megainfer.messages.requests import Abort, RequestFailed, Reset, Submit, TokenEvent, ToNode
+from megainfer.messages.requests import Abort, Reset, Submit, TokenEvent, ToNode
 from megainfer.pipeline import PingPong
 from megainfer.topology import Membership
 
@@ -163,10 +163,8 @@ class AttentionNode:
     def _finish(self, flight: Flight, result: StepResult) -> None:
         """Tell, and begin the micro-batch's next step at once."""
         step = flight.step
-        for request_id, message, client_error, spoiled in result.failures:
-            if spoiled:
-                self.scheduler.spoil(request_id)
-            self._refuse(request_id, message, client_error)
+        for failure in result.failures:
+            self._refuse(failure)
         self._step_tokens.observe(step.num_rows)
         self._flights.finished(flight)
         with self.clock.span("schedule", step.micro_batch):
@@ -185,7 +183,7 @@ class AttentionNode:
     def _fail(self, micro_batch: int, message: str) -> None:
         """Nobody will compute this step: the requests that it was for end."""
         for request_id in self._take_back(self._flights.abandon(micro_batch)):
-            self._refuse(request_id, message)
+            self._refuse(Failure(request_id, message))
 
     def _take_back(self, flights: Sequence[Flight]) -> list[str]:
         steps = [flight.step for flight in flights]
@@ -195,7 +193,7 @@ class AttentionNode:
         alive = (s.request_id for s in sequences if s.status is not Status.FINISHED)
         return list(dict.fromkeys(alive))
 
-    def _refuse(self, request_id: str, message: str, client_error: bool = False) -> None:
+    def _refuse(self, failure: Failure) -> None:
         """The request ends with an error, at its next step boundary."""
-        self.scheduler.abort(request_id)
-        self._parts.emit(RequestFailed(self.node, request_id, message, client_error))
+        self.scheduler.abort(failure.request_id, failure.spoiled)
+        self._parts.emit(failure.told_by(self.node))

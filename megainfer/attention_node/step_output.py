@@ -16,7 +16,7 @@ from megainfer.attention_node.scheduling.step import Chunk, Step
 from megainfer.compute.batch import StepBatch
 from megainfer.device import Device
 from megainfer.instruments.stage_clock import StageClock
-from megainfer.messages.requests import TokenLogprobs
+from megainfer.messages.requests import RequestFailed, TokenLogprobs
 from megainfer.structured.grammar import GrammarFailed
 
 
@@ -26,12 +26,15 @@ class Failure(NamedTuple):
 
     request_id: str
     message: str
-    client_error: bool
+    client_error: bool = False
     spoiled: bool = False
 
     @classmethod
     def of(cls, request_id: str, error: RowError) -> "Failure":
         return cls(request_id, str(error), error.client_error, error.spoiled)
+
+    def told_by(self, node: int) -> RequestFailed:
+        return RequestFailed(node, self.request_id, self.message, self.client_error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,14 @@ class SequencePool:
         sequence.status = Status.ABORTING
         self.balance.remove(sequence)
 
+    def abort(self, sequence: Sequence) -> bool:
+        """It leaves now if it is at rest, else as `doom` says; whether it is gone."""
+        if gone := sequence.is_at_rest:
+            self.end(sequence, FinishReason.ABORT)
+        else:
+            self.doom(sequence)
+        return gone
+
     def end(self, sequence: Sequence, reason: FinishReason) -> None:
         """It leaves, from any status, at rest."""
         if sequence.status is Status.WAITING:

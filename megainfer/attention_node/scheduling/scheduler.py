@@ -27,7 +27,7 @@ from megainfer.attention_node.scheduling.sequence import Sequence
 from megainfer.attention_node.scheduling.step import Step
 from megainfer.attention_node.scheduling.steps_in_flight import StepsInFlight
 from megainfer.errors import RequestError
-from megainfer.messages.requests import FinishReason, Submit, TokenEvent, TokenLogprobs
+from megainfer.messages.requests import Submit, TokenEvent, TokenLogprobs
 
 if TYPE_CHECKING:
     from megainfer.structured.matcher import TokenMatcher
@@ -69,24 +69,16 @@ class Scheduler:
         self._pool.add(Sequence(submit, number, block_size, since, matcher=matcher))
         self._num_arrivals += 1
 
-    def abort(self, request_id: str) -> bool:
-        """End a request at its own step boundary; unknown ones are ignored.
+    def abort(self, request_id: str, spoiled: bool = False) -> bool:
+        """End a request at its own step boundary. spoiled: others with its tokens begin anew.
 
-        True: it was at rest and is gone now, no event follows. False: a step in flight holds it,
-        and the event that ends it comes with the end of the last such step; or it isn't known.
+        True: it was at rest and is gone, without an event. False: it isn't known, or a step in
+        flight holds it, and an event that ends it comes with the end of the last such step.
         """
         sequence = self._pool.get(request_id)
-        if sequence is not None and sequence.is_at_rest:
-            self._pool.end(sequence, FinishReason.ABORT)
-            return True
-        if sequence is not None:
-            self._pool.doom(sequence)
-        return False
-
-    def spoil(self, request_id: str) -> None:
-        """What was computed of its tokens is no number: others with the same begin anew."""
-        if (sequence := self._pool.get(request_id)) is not None:
+        if sequence is not None and spoiled:
             self._pool.spoil(sequence)
+        return sequence is not None and self._pool.abort(sequence)
 
     def expire(self) -> list[str]:
         """End the requests that have waited for longer than they may; their ids."""
