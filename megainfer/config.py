@@ -13,8 +13,10 @@ MAX_MICRO_BATCHES = 8
 MAX_TUNED_MICRO_BATCHES = 4
 """Of an attention node that tries them while it serves: slots for all of them are kept."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
-GPU_EXPERT_DTYPES = ("fp8", "fp8_channel", "mxfp4", "int4", "int4_128")
+FOUR_BITS = ("mxfp4", "int4", "int4_128")
+"""int4_128: groups of 128 inputs; the others: of 32."""
+WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", *FOUR_BITS)
+GPU_EXPERT_DTYPES = ("fp8", "fp8_channel")
 """How experts' weights are kept on GPUs only (`compute/gpu/formats/`)."""
 EXPERT_DTYPES = (*WEIGHT_DTYPES, *GPU_EXPERT_DTYPES)
 CPU_KERNELS = ("reference", "cpu")
@@ -54,8 +56,9 @@ class EngineConfig:
     memory that they share; dist, torch.distributed point to point (NCCL where both roles are on
     GPUs, else gloo); auto: what is fastest on one host. m2n_host: with dist, the IP address at
     which nodes listen for each other. kernels: which implementation computes, auto for the
-    fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
-    attention_dtype: the same of the weights of attention nodes. cores: whether each process has CPU
+    fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own, or as
+    the checkpoint stores them where the CPU kernels multiply that; attention_dtype: how the weights
+    of attention nodes are, auto for dtype's own. cores: whether each process has CPU
     cores of its own (split) or all of them together (shared), auto for what is faster. trace: how
     many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;

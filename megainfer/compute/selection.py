@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from megainfer.compute.cpu.kernels import library
-from megainfer.config import GPU_EXPERT_DTYPES, WEIGHT_DTYPES
+from megainfer.config import DTYPE_BYTES, GPU_EXPERT_DTYPES, WEIGHT_DTYPES
 from megainfer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Precision:
     """dtype: of messages and of the KV cache, float32 or bfloat16. experts, attention: of weights,
-    float32, bfloat16, int8, of experts on GPUs another of `config.EXPERT_DTYPES` too, or auto,
-    which is `dtype`."""
+    one of `config.WEIGHT_DTYPES`, of experts on GPUs another of `config.EXPERT_DTYPES` too, or
+    auto, which is `dtype`."""
 
     dtype: str = "float32"
     experts: str = "auto"
@@ -60,9 +60,10 @@ class _Reference:
 
     def check(self, precision: Precision) -> None:
         _refuse_gpu_formats(precision)
-        if precision.expert_dtype == "int8":
+        if precision.expert_dtype not in DTYPE_BYTES:
             raise ConfigError(
-                "--expert-dtype int8 needs the CPU kernels, but the reference serves; use bfloat16"
+                f"--expert-dtype {precision.expert_dtype} needs the CPU kernels, but the reference "
+                "serves; use bfloat16"
             )
         if precision.attention_dtype != precision.dtype:
             raise ConfigError(

@@ -113,7 +113,7 @@ def beside_weights(
         raise ConfigError(
             f"the weights need {format_bytes(weights)} in {precision.dtype}, but this machine has "
             f"{format_bytes(available)} of memory available; use {fewer}fewer attention nodes, "
-            "--dtype bfloat16, --expert-dtype int8 or a smaller model"
+            "--dtype bfloat16, --expert-dtype int8 or int4, or a smaller model"
         )
     return available - weights
 

@@ -58,7 +58,7 @@ inline size_t int8_panel_bytes(int64_t k) {
 // A panel's blocks follow each other: scales [panel_width], then words [K / 4][panel_width]. Each
 // byte is offset by `flip` (exclusive or): 0x80 makes int8 -128..127 unsigned 0..255.
 template <uint32_t flip>
-void pack_int8_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
+bool pack_int8_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
                      void* panel) {
   auto* out = static_cast<uint32_t*>(panel);
   int8_t bytes[int8_block];
@@ -79,6 +79,7 @@ void pack_int8_panel(const float* const channels[2], const int64_t valid[2], int
     }
     out += (1 + words) * panel_width;
   }
+  return true;
 }
 
 inline Vec::F int8_weight(const uint32_t* words, int i) {
