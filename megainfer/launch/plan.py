@@ -206,7 +206,13 @@ class Plan:
     def expert_ledger(self, node: int) -> Ledger:
         """As `attention_ledger`."""
         moving = experts_on_the_move(self.config)
-        own = expert_node(self.spec, self.precision, self.placement.num_slots(node), moving)
+        own = expert_node(
+            self.spec,
+            self.precision,
+            self.placement.num_slots(node),
+            moving,
+            on_gpu=bool(self.devices.experts),
+        )
         if not self.devices.experts or self.config.colocated:
             return own
         return own + self._gpu_needs.experts()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.attention import AttentionKernel
 from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel
 from megainfer.compute.experts import ExpertsShape
@@ -24,6 +25,7 @@ from tests.support.quantised import (
     FORMATS,
     Format,
     awq,
+    compressed,
     e2m1,
     gptq,
     packed,
@@ -39,6 +41,7 @@ every_format = pytest.mark.parametrize("name", FOUR_BITS)
 GROUPS = {"mxfp4": 32, "int4": 32, "int4_128": 128}
 NARROW_ROWS = ("avx512_vnni", "avx512_bf16")
 """Levels at which rows become int8, so that products of unit rows are rounded once more."""
+WIDE_ROWS = tuple(level for level in levels() if level not in NARROW_ROWS)
 
 
 def kept(weight: Tensor, name: str, level: str) -> Tensor:
@@ -62,7 +65,7 @@ def random(*shape: int) -> Tensor:
     return weights.masked_fill(torch.rand(shape, generator=generator) < 0.1, 0.0)
 
 
-# --- what was stored in four bits ----------------------------------------------------------------
+# --- what was stored so --------------------------------------------------------------------------
 
 STORED: dict[str, tuple[str, Format]] = {
     "mxfp4": ("mxfp4", FORMATS["mxfp4"]),
@@ -87,9 +90,10 @@ def meant(stored: str, outputs: int, inputs: int) -> Tensor:
 
 @every_level
 @every_stored
-def test_what_was_stored_in_four_bits_is_kept_bit_for_bit(level, stored):
+def test_what_was_stored_is_kept_bit_for_bit(level, stored):
     weight = meant(stored, 40, 160)  # more than a panel of any level; a block, and a short one
-    assert_kept(kept(weight, STORED[stored][0], level), weight, level)
+    name = STORED[stored][0]
+    assert_kept(kept(weight, name, level), weight, level)
 
 
 @every_level
@@ -140,7 +144,7 @@ def test_int4_has_the_scale_of_the_least_squared_error(level, name):
     best = torch.stack(errors).amin(0).sum()
     plain = (groups - (groups / largest * 7).round() * largest / 7).square().sum()
     own = (groups - kept(weight, name, level).reshape(-1, group).double()).square().sum()
-    assert own < 1.01 * best
+    assert own < 1.02 * best
     assert best < 0.95 * plain
 
 
@@ -177,29 +181,29 @@ def test_weights_that_are_not_finite_are_refused(level, name, damage):
 @every_format
 def test_the_ledger_counts_what_an_expert_takes(name):
     kernel = ExpertKernel(ExpertsShape(1, 1024, 512, 1), name)
-    counted = stored_bytes(3 * 1024 * 512, name)
-    assert kernel.gate_up_bytes + kernel.down_bytes <= counted
-    assert counted < 1.06 * (kernel.gate_up_bytes + kernel.down_bytes)
+    counted = stored_bytes(3 * 1024 * 512, name, on_gpu=False)
+    assert counted == kernel.gate_up_bytes + kernel.down_bytes
 
 
 # --- a whole model -------------------------------------------------------------------------------
 
 
-def compressed_int4() -> Format:
-    config = FORMATS["int4"].config
-    scheme = config["config_groups"]["group_0"]
-    weights = {**scheme["weights"], "group_size": 32}
-    groups = {"group_0": {**scheme, "weights": weights}}
-    return packed({**config, "config_groups": groups}, 32, 4, True, "int4")
-
-
+CHANNELS = compressed("pack-quantized", num_bits=4, type="int", strategy="channel")
 MODELS = {
     "mxfp4": FORMATS["mxfp4"],
     "awq": awq({**FORMATS["awq"].config, "group_size": 32}, 32, "awq"),
-    "gptq": gptq("gptq", group=128),
-    "compressed-tensors": compressed_int4(),
+    "gptq": gptq("gptq", group=64),
+    "compressed-tensors": packed(CHANNELS, None, 4, True, ""),
 }
-KEPT = {"mxfp4": "mxfp4", "awq": "int4", "gptq": "int4_128", "compressed-tensors": "int4"}
+KEPT = {"mxfp4": "mxfp4", "awq": "int4", "gptq": "int4", "compressed-tensors": "int4_128"}
+
+
+SIZES = {
+    "hidden_size": 64,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_experts": 4,
+}
 
 
 def folders(name: str, tmp_path) -> tuple:
@@ -209,8 +213,7 @@ def folders(name: str, tmp_path) -> tuple:
         plain = write_checkpoint("gpt_oss", "alternating", tmp_path / "plain", **settings)
         quantise_fused(plain, tmp_path / "quantised", tmp_path / "meant", MODELS[name])
     else:
-        settings = {"hidden_size": 128, "moe_intermediate_size": 128, "num_hidden_layers": 2}
-        plain = write_checkpoint("qwen3_moe", "gqa", tmp_path / "plain", num_experts=4, **settings)
+        plain = write_checkpoint("qwen3_moe", "gqa", tmp_path / "plain", **SIZES)
         quantise(plain, tmp_path / "quantised", tmp_path / "meant", MODELS[name])
     return tmp_path / "quantised", tmp_path / "meant"
 
@@ -221,25 +224,25 @@ def all_logits(pair: Pair) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_served_as_it_is_stored(tmp_path, name):
-    """`auto` keeps what is on disk, and the answers are the reference's on the weights it means."""
+def test_a_model_is_served_as_it_is_stored(tmp_path, monkeypatch, name):
+    """`auto` keeps what is on disk, and the answers are the reference's on the weights it means:
+    closely where rows stay floats, else as closely as rows of int8 allow."""
     quantised, plain = folders(name, tmp_path)
     plan = make_plan(EngineConfig(model=str(tmp_path)), quantised, read_machine())
     assert plan.expert_dtype == KEPT[name]
-    expected = all_logits(load_pair(plain, 2, kernels="reference"))
+    expected = all_logits(load_pair(plain, 2, kernels="reference")).double()
     precision = Precision(experts=plan.expert_dtype)
+    assert relative_error(all_logits(load_pair(quantised, 2, precision, "cpu")), expected) < 4e-2
+    monkeypatch.setattr(library, "levels", lambda: WIDE_ROWS)
     actual = all_logits(load_pair(quantised, 2, precision, "cpu"))
-    assert relative_error(actual, expected.double()) < 2e-2
+    assert relative_error(actual, expected) < 1e-5
     assert torch.equal(actual.argmax(-1), expected.argmax(-1))
-    rounded = all_logits(load_pair(plain, 2, precision, "cpu"))
-    assert torch.equal(rounded, actual)  # the meaning alone decides
 
 
-def test_auto_expands_what_is_not_all_stored_in_four_bits(tmp_path):
+def test_auto_expands_what_is_not_all_stored_so(tmp_path):
     form = MODELS["awq"]
     excepted = {**form.config, "modules_to_not_convert": ["layers.1.mlp"]}
-    settings = {"hidden_size": 128, "moe_intermediate_size": 128, "num_hidden_layers": 2}
-    plain = write_checkpoint("qwen3_moe", "gqa", tmp_path / "plain", num_experts=4, **settings)
+    plain = write_checkpoint("qwen3_moe", "gqa", tmp_path / "plain", **SIZES)
     quantise(plain, tmp_path / "quantised", tmp_path / "meant", replace(form, config=excepted))
     plan = make_plan(EngineConfig(model=str(tmp_path)), tmp_path / "quantised", read_machine())
     assert plan.expert_dtype == plan.dtype
