@@ -15,10 +15,8 @@ MAX_TUNED_MICRO_BATCHES = 4
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 FOUR_BITS = ("mxfp4", "int4", "int4_128")
 """int4_128: groups of 128 inputs; the others: of 32."""
-WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", *FOUR_BITS)
-GPU_EXPERT_DTYPES = ("fp8", "fp8_channel")
-"""How experts' weights are kept on GPUs only (`compute/gpu/formats/`)."""
-EXPERT_DTYPES = (*WEIGHT_DTYPES, *GPU_EXPERT_DTYPES)
+WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", *FOUR_BITS, "fp8", "fp8_channel")
+"""fp8: blocks of 128 outputs and inputs, on the CPU an output and 128 inputs, whichever it is."""
 CPU_KERNELS = ("reference", "cpu")
 KERNELS = (*CPU_KERNELS, "gpu")
 DEVICES = ("cpu", "cuda")
@@ -158,7 +156,7 @@ class EngineConfig:
         _check_choice("cores", self.cores, CORES)
         _check_choice("m2n", self.m2n, M2N)
         _check_address("m2n_host", self.m2n_host)
-        _check_choice("expert_dtype", self.expert_dtype, EXPERT_DTYPES)
+        _check_choice("expert_dtype", self.expert_dtype, WEIGHT_DTYPES)
         _check_choice("attention_dtype", self.attention_dtype, WEIGHT_DTYPES)
 
 

@@ -46,6 +46,8 @@ QUANTISED_ON_CPU = {
     **QUANTISED,
     "int4": (4, 4, 32),
     "int4_128": (4, 4, 128),
+    "fp8": (8, 4, 128),
+    "fp8_channel": (8, 4, 128),
 }
 """The same of the CPU kernels."""
 

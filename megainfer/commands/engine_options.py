@@ -227,15 +227,15 @@ class EngineOptions:
         Option(
             rich_help_panel=WEIGHTS,
             metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
-            help="How experts' weights are kept, fp8 on GPUs only; auto: as --dtype, on the CPU as "
-            "the checkpoint stores them if that is in four bits.",
+            help="How experts' weights are kept; auto: as --dtype, on the CPU as the checkpoint "
+            "stores them if that is FP8 or four bits.",
         ),
     ] = DEFAULT.expert_dtype
     attention_dtype: Annotated[
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|auto",
+            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
             help="How all other weights are kept; auto: as --dtype.",
         ),
     ] = DEFAULT.attention_dtype

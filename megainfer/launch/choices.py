@@ -48,8 +48,8 @@ def choose_precision(
 def stored_experts(
     spec: ModelSpec, kernels: tuple[str, str], quantization: QuantizationSpec | None
 ) -> str | None:
-    """How the checkpoint stores all experts, where they are computed as they are stored: in formats
-    of four bits, by the CPU kernels."""
+    """How the checkpoint stores all experts, where the CPU kernels compute with them as they are
+    stored."""
     if quantization is None or kernels[1] != "cpu" or not quantization.kept_as:
         return None
     experts = (

@@ -62,11 +62,14 @@ class QuantizationSpec:
 
     @property
     def kept_as(self) -> str | None:
-        """The one of `config.FOUR_BITS` by which a weight is kept bit for bit, None without one, if
-        scales have no more bits of mantissa than 16: float16's and bfloat16's have fewer."""
+        """The one of `config.WEIGHT_DTYPES` by which CPU kernels keep a weight bit for bit; None
+        without one. int4's scales must have no more than 16 bits of mantissa, as float16's and
+        bfloat16's don't."""
+        outputs, inputs = self.block
         if self.codes is Codes.MXFP4:
             return "mxfp4"
-        outputs, inputs = self.block
+        if self.codes is Codes.FP8 and (inputs is None or inputs % 128 == 0):
+            return "fp8_channel" if self.block == (1, None) else "fp8"
         if self.bits != 4 or outputs != 1 or self.reordered:
             return None
         if inputs is None or inputs % 128 == 0:

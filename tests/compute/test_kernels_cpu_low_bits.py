@@ -1,4 +1,4 @@
-"""Weights of four bits in the C++ kernels: what is kept of them is what is multiplied."""
+"""FP8 and weights of four bits in the C++ kernels: what is kept of them is what is multiplied."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +27,8 @@ from tests.support.quantised import (
     awq,
     compressed,
     e2m1,
+    e4m3,
+    elementwise,
     gptq,
     packed,
     quantise,
@@ -36,11 +38,13 @@ from tests.support.quantised import (
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
 
 every_level = pytest.mark.parametrize("level", levels())
-every_format = pytest.mark.parametrize("name", FOUR_BITS)
+every_format = pytest.mark.parametrize("name", [*FOUR_BITS, "fp8"])
 
 GROUPS = {"mxfp4": 32, "int4": 32, "int4_128": 128}
 NARROW_ROWS = ("avx512_vnni", "avx512_bf16")
 """Levels at which rows become int8, so that products of unit rows are rounded once more."""
+ROWS = {True: dict.fromkeys(NARROW_ROWS, 2.5e-2), False: {"avx512_bf16": 6e-3}}
+"""Bounds of their errors, by whether weights are of four bits: rows in bfloat16 are FP8's."""
 WIDE_ROWS = tuple(level for level in levels() if level not in NARROW_ROWS)
 
 
@@ -51,8 +55,8 @@ def kept(weight: Tensor, name: str, level: str) -> Tensor:
     return kernel.linear(kernel.pack(weight, name), torch.eye(weight.shape[1])).T
 
 
-def assert_kept(actual: Tensor, expected: Tensor, level: str) -> None:
-    if level in NARROW_ROWS:
+def assert_kept(actual: Tensor, expected: Tensor, name: str, level: str) -> None:
+    if name in FOUR_BITS and level in NARROW_ROWS:
         torch.testing.assert_close(actual, expected, rtol=3e-7, atol=0)
     else:
         assert torch.equal(actual, expected)
@@ -75,6 +79,9 @@ STORED: dict[str, tuple[str, Format]] = {
     "gptq, 128": ("int4_128", gptq("", group=128)),
     "compressed-tensors, symmetric": ("int4", packed({}, 32, 4, True, "")),
     "compressed-tensors, a channel": ("int4_128", packed({}, None, 4, False, "")),
+    "fp8": ("fp8", elementwise({}, (128, 128), "")),
+    "fp8, a channel": ("fp8_channel", elementwise({}, "channel", "", scale_dtype=torch.bfloat16)),
+    "fp8, a tensor": ("fp8", elementwise({}, "tensor", "")),
 }
 every_stored = pytest.mark.parametrize("stored", STORED)
 
@@ -93,7 +100,7 @@ def meant(stored: str, outputs: int, inputs: int) -> Tensor:
 def test_what_was_stored_is_kept_bit_for_bit(level, stored):
     weight = meant(stored, 40, 160)  # more than a panel of any level; a block, and a short one
     name = STORED[stored][0]
-    assert_kept(kept(weight, name, level), weight, level)
+    assert_kept(kept(weight, name, level), weight, name, level)
 
 
 @every_level
@@ -106,7 +113,7 @@ def test_products_are_those_of_what_was_stored(level, stored):
     experts.down[0] = meant(stored, 160, 32)
     x, (ids, weights) = experts.rows(25), experts.choices(25, absent=False)
     actual = run(experts.packed(STORED[stored][0], level), x, ids, weights)
-    bound = 2.5e-2 if level in NARROW_ROWS else 2e-6
+    bound = ROWS[STORED[stored][0] in FOUR_BITS].get(level, 2e-6)
     assert relative_error(actual, experts.expected(x, ids, weights)) < bound
 
 
@@ -124,7 +131,25 @@ def test_mxfp4_is_the_nearest_by_the_smallest_exponent(level):
             power = next(2.0**e for e in range(-40, 9) if group.abs().max() <= 6 * 2.0**e)
             distances = (group[:, None].double() - (numbers * power).double()).abs()
             expected[row, first : first + 32] = (numbers * power)[distances.argmin(-1)]
-    assert_kept(kept(weight, "mxfp4", level), expected, level)
+    assert_kept(kept(weight, "mxfp4", level), expected, "mxfp4", level)
+
+
+@every_level
+def test_fp8_is_the_nearest_by_a_scale_of_the_largest(level):
+    weight = random(40, 150)
+    numbers = torch.tensor([e4m3(code) for code in range(256) if code % 128 != 127])
+    expected = torch.empty_like(weight)
+    for row in range(len(weight)):
+        for first in range(0, 150, 128):
+            group = weight[row, first : first + 128]
+            scale = group.abs().max() / 448
+            distances = (group[:, None] / scale - numbers).abs()
+            expected[row, first : first + 128] = numbers[distances.argmin(-1)] * scale
+    actual = kept(weight, "fp8", level)
+    assert (
+        actual != expected
+    ).sum() <= 3  # halfway between two numbers, but for float32's rounding
+    torch.testing.assert_close(actual, expected, rtol=0.13, atol=1e-4)
 
 
 @every_level
@@ -194,8 +219,10 @@ MODELS = {
     "awq": awq({**FORMATS["awq"].config, "group_size": 32}, 32, "awq"),
     "gptq": gptq("gptq", group=64),
     "compressed-tensors": packed(CHANNELS, None, 4, True, ""),
+    "fp8": FORMATS["fp8"],
+    "fp8_channel": FORMATS["fp8_channel"],
 }
-KEPT = {"mxfp4": "mxfp4", "awq": "int4", "gptq": "int4", "compressed-tensors": "int4_128"}
+KEPT = dict(zip(MODELS, ("mxfp4", "int4", "int4", "int4_128", "fp8", "fp8_channel"), strict=True))
 
 
 SIZES = {

@@ -78,7 +78,7 @@ class AttentionKernel:
     def pack(self, weight: Tensor, weight_dtype: str, bias: Tensor | None = None) -> PackedLinear:
         """weight: [outputs, inputs], of any float dtype. bias: float32 [outputs].
 
-        Raises CheckpointError for weights that aren't finite in a format of four bits.
+        Raises CheckpointError for weights that aren't finite in FP8 or four bits.
         """
         if weight_dtype not in FORMATS:
             raise ConfigError(f"weights can't be {weight_dtype!r}; use one of {', '.join(FORMATS)}")

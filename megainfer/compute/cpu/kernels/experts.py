@@ -16,7 +16,17 @@ from megainfer.compute.experts import Biases, ExpertsShape
 from megainfer.errors import CheckpointError, ConfigError
 from megainfer.models.spec import Activation
 
-FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3, "int4_128": 4, "mxfp4": 5}
+FORMATS = {
+    "float32": 0,
+    "bfloat16": 1,
+    "int8": 2,
+    "int4": 3,
+    "int4_128": 4,
+    "mxfp4": 5,
+    "fp8": 6,
+    "fp8_channel": 6,
+}
+"""`WeightFormat` of level.h."""
 _ACTIVATIONS = {Activation.SILU: 0, Activation.GELU: 1, Activation.GELU_TANH: 2}
 _ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -65,7 +75,7 @@ class ExpertKernel:
     def pack(self, gate_up: Tensor, down: Tensor, to_gate_up: Tensor, to_down: Tensor) -> None:
         """Pack one expert: float32 [2F, D] and [D, F] into uint8 [gate_up_bytes], [down_bytes].
 
-        Raises CheckpointError for weights that aren't finite in a format of four bits.
+        Raises CheckpointError for weights that aren't finite in FP8 or four bits.
         """
         shape = self.shape
         assert gate_up.shape == (2 * shape.intermediate, shape.hidden)

@@ -10,46 +10,17 @@
 #include <cstdint>
 #include <cstring>
 
-#include "product.inl"
+#include "groups.inl"
 
 namespace {
 
 constexpr int nibble_block = 128;  // of K; the last block may be shorter
 constexpr int nibbles_per_word = 8;
-constexpr int lanes = Vec::width;  // channels that are quantised side by side
-constexpr float least_scaled = 1e-30f;  // weights below it have no float for a reciprocal: zeros
 
 inline int64_t nibble_blocks(int64_t k) { return (k + nibble_block - 1) / nibble_block; }
 
 // Where the i-th code of a word begins.
 constexpr int nibble_bit(int i) { return i < 4 ? 8 * i : 8 * (i - 4) + 4; }
-
-// A group's inputs of some channels, and what becomes of them. The group is filled up with zeros.
-template <int group>
-struct GroupOf {
-  float x[group][lanes];
-  float largest[lanes];  // magnitudes
-  uint8_t codes[group][lanes];
-};
-
-// The largest magnitudes; false where something is not finite. As integers, magnitudes sort as
-// they do as floats.
-template <int group>
-bool find_largest(GroupOf<group>& g) {
-  int32_t largest[lanes] = {};
-  for (int i = 0; i < group; ++i) {
-    for (int c = 0; c < lanes; ++c) {
-      int32_t bits;
-      std::memcpy(&bits, &g.x[i][c], sizeof bits);
-      bits &= 0x7fffffff;
-      largest[c] = bits > largest[c] ? bits : largest[c];
-    }
-  }
-  std::memcpy(g.largest, largest, sizeof largest);
-  int32_t top = 0;
-  for (int c = 0; c < lanes; ++c) top = largest[c] > top ? largest[c] : top;
-  return top < 0x7f800000;
-}
 
 // --- int4 ------------------------------------------------------------------------------------
 
@@ -262,17 +233,6 @@ template <class Format>
 size_t nibble_panel_bytes(int64_t k) {
   const int64_t words = words_of(k, nibbles_per_word) + nibble_blocks(k) * Format::header_words;
   return words * panel_width * sizeof(uint32_t);
-}
-
-// Inputs `first` to `first + count` of the channels that are there, the rest being zeros.
-template <int group>
-void read_group(const float* channels, int64_t valid, int64_t k, int64_t first, int64_t count,
-                GroupOf<group>& g) {
-  if (valid < lanes || count < group) std::memset(g.x, 0, sizeof g.x);
-  for (int64_t c = 0; c < valid; ++c) {
-    const float* channel = channels + c * k + first;
-    for (int64_t i = 0; i < count; ++i) g.x[i][c] = channel[i];
-  }
 }
 
 template <int group>

@@ -1,7 +1,7 @@
-// Products of weights of four bits with int8 rows in integers (AVX-512 VNNI). Rows are quantised as
-// for int8 weights, 128 inputs at a time, each row by itself; a group's sums are exact. The
-// instruction wants one side unsigned, which weights are once something was added to them; what
-// that adds to a sum is taken off before.
+// Products of weights of four bits with int8 rows in integers (AVX-512 VNNI). Rows are quantised in
+// the weights' groups, each row by itself, and a group's sums are exact. The instruction wants one
+// side unsigned, which weights are once something was added to them; what that adds to a sum is
+// taken off before.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,6 @@
 #include "product_nibbles.inl"
 
 namespace {
-
-static_assert(nibble_block == int8_block);
 
 // How a format's codes become bytes, and where sums begin.
 template <class Format>
@@ -63,36 +61,31 @@ int64_t nibble_groups(int64_t k) {
   return (k + Format::group - 1) / Format::group;
 }
 
-// Of each block the scale; then of each of its groups where sums start, and words of four inputs,
-// two a word of codes.
+// Of each group the scale, where sums start, and words of four inputs, two a word of codes.
 template <class Format>
 size_t vnni_nibble_row_words(int64_t k) {
-  return nibble_blocks(k) + nibble_groups<Format>(k) + 2 * words_of(k, nibbles_per_word);
+  const int64_t groups = (k + Format::group - 1) / Format::group;
+  return 2 * (groups + words_of(k, nibbles_per_word));
 }
 
 template <class Format>
 void pack_vnni_nibble_rows(const float* const* rows, int count, int64_t k, uint32_t* packed) {
-  int8_t bytes[nibble_block];
-  for (int64_t start = 0; start < k; start += nibble_block) {
-    const int64_t length = k - start < nibble_block ? k - start : nibble_block;
-    const int64_t groups = nibble_groups<Format>(length);
+  int8_t bytes[int8_block];
+  for (int64_t first = 0; first < k; first += Format::group) {
+    const int64_t length = k - first < Format::group ? k - first : Format::group;
     const int64_t words = 2 * words_of(length, nibbles_per_word);
-    constexpr int64_t group_words = Format::group / int8_per_word;
     for (int m = 0; m < count; ++m) {
-      const float scale = quantise(rows[m] + start, length, bytes) * Unsigned<Format>::row_factor;
+      const float scale = quantise(rows[m] + first, length, bytes) * Unsigned<Format>::row_factor;
+      int32_t sum = 0;
+      for (int i = 0; i < Format::group; ++i) sum += bytes[i];
+      const int32_t start = Unsigned<Format>::start(sum);
       std::memcpy(packed + m, &scale, sizeof scale);
+      std::memcpy(packed + count + m, &start, sizeof start);
       for (int64_t j = 0; j < words; ++j) {
-        const int64_t at = 2 + j / group_words + j;
-        std::memcpy(packed + at * count + m, bytes + j * int8_per_word, sizeof(uint32_t));
-      }
-      for (int64_t g = 0; g < groups; ++g) {
-        int32_t sum = 0;
-        for (int i = 0; i < Format::group; ++i) sum += bytes[g * Format::group + i];
-        const int32_t begin = Unsigned<Format>::start(sum);
-        std::memcpy(packed + (1 + g * (1 + group_words)) * count + m, &begin, sizeof begin);
+        std::memcpy(packed + (2 + j) * count + m, bytes + j * int8_per_word, sizeof(uint32_t));
       }
     }
-    packed += (1 + groups + words) * count;
+    packed += (2 + words) * count;
   }
 }
 
@@ -142,15 +135,11 @@ struct VnniNibbleKernel {
   template <int rows>
   static void run(const void* panel, const uint32_t* packed, int64_t k, float* out) {
     alignas(64) int32_t sums[rows * panel_width];
-    const float* row_scales = nullptr;
     const auto visit = [&](const uint32_t* header, int number, const uint32_t* words,
                            int64_t count, bool first) {
-      if (number == 0) {
-        row_scales = reinterpret_cast<const float*>(packed);
-        packed += rows;
-      }
-      dot_group<Format, rows>(header, number, words, count, packed, sums);
-      packed += (1 + 2 * count) * rows;
+      const auto* row_scales = reinterpret_cast<const float*>(packed);
+      dot_group<Format, rows>(header, number, words, count, packed + rows, sums);
+      packed += (2 + 2 * count) * rows;
       const typename Format::Scales left(header, number), right(header + Vec::width, number);
       for (int m = 0; m < rows; ++m) {
         const Vec::F scale = Vec::set1(row_scales[m]);
