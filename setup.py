@@ -31,7 +31,8 @@ def library(folder: str) -> Extension:
             "-pthread",
             "-Wall",
             "-Wextra",
-            "-Wno-maybe-uninitialized",  # GCC 12 warns of its own AVX-512 header
+            "-Wno-uninitialized",  # GCC 12 warns of its own AVX-512 header
+            "-Wno-maybe-uninitialized",
         ],
         extra_link_args=["-pthread"],
         optional=True,

@@ -34,6 +34,7 @@ from rich.table import Table
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel, on_large_pages
 from megainfer.compute.experts import ExpertsShape
+from megainfer.config import WEIGHT_DTYPES
 
 GEMM_SIZE = 2048
 
@@ -165,7 +166,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--top-k", type=int, default=4)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--weights", nargs="+", default=["float32", "bfloat16", "int8"])
+    parser.add_argument("--weights", nargs="+", default=list(WEIGHT_DTYPES))
     parser.add_argument("--dtype", default="float32", help="of rows: float32 or bfloat16")
     parser.add_argument("--threads", type=int, default=1, help="of kernels and limits alike")
     parser.add_argument("--level", help="an instruction set; the best if left out")

@@ -13,10 +13,10 @@ MAX_MICRO_BATCHES = 8
 MAX_TUNED_MICRO_BATCHES = 4
 """Of an attention node that tries them while it serves: slots for all of them are kept."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
-WEIGHT_DTYPES = (*DTYPE_BYTES, "int8")
-GPU_EXPERT_DTYPES = ("fp8", "fp8_channel", "mxfp4", "int4", "int4_128")
-"""How experts' weights are kept on GPUs only (`compute/gpu/formats/`)."""
-EXPERT_DTYPES = (*WEIGHT_DTYPES, *GPU_EXPERT_DTYPES)
+FOUR_BITS = ("mxfp4", "int4", "int4_128")
+"""int4_128: groups of 128 inputs; the others: of 32."""
+WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", *FOUR_BITS, "fp8", "fp8_channel")
+"""fp8: blocks of 128 outputs and inputs, on the CPU an output and 128 inputs, whichever it is."""
 CPU_KERNELS = ("reference", "cpu")
 KERNELS = (*CPU_KERNELS, "gpu")
 DEVICES = ("cpu", "cuda")
@@ -54,8 +54,9 @@ class EngineConfig:
     memory that they share; dist, torch.distributed point to point (NCCL where both roles are on
     GPUs, else gloo); auto: what is fastest on one host. m2n_host: with dist, the IP address at
     which nodes listen for each other. kernels: which implementation computes, auto for the
-    fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own;
-    attention_dtype: the same of the weights of attention nodes. cores: whether each process has CPU
+    fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own, or as
+    the checkpoint stores them where the CPU kernels multiply that; attention_dtype: how the weights
+    of attention nodes are, auto for dtype's own. cores: whether each process has CPU
     cores of its own (split) or all of them together (shared), auto for what is faster. trace: how
     many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
@@ -155,7 +156,7 @@ class EngineConfig:
         _check_choice("cores", self.cores, CORES)
         _check_choice("m2n", self.m2n, M2N)
         _check_address("m2n_host", self.m2n_host)
-        _check_choice("expert_dtype", self.expert_dtype, EXPERT_DTYPES)
+        _check_choice("expert_dtype", self.expert_dtype, WEIGHT_DTYPES)
         _check_choice("attention_dtype", self.attention_dtype, WEIGHT_DTYPES)
 
 

@@ -41,7 +41,15 @@ QUANTISED = {
     "int4": (4, 5, 32),
     "int4_128": (4, 5, 128),
 }
-"""Bits of a code; bytes of scale and zero point, and how many weights share them."""
+"""On GPUs: bits of a code; bytes of scale and zero point, and how many weights share them."""
+QUANTISED_ON_CPU = {
+    **QUANTISED,
+    "int4": (4, 4, 32),
+    "int4_128": (4, 4, 128),
+    "fp8": (8, 4, 128),
+    "fp8_channel": (8, 4, 128),
+}
+"""The same of the CPU kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +128,16 @@ def attention_node(
     )
 
 
-def expert_node(spec: ModelSpec, precision: Precision, num_experts: int, moving: int = 0) -> Ledger:
+def expert_node(
+    spec: ModelSpec,
+    precision: Precision,
+    num_experts: int,
+    moving: int = 0,
+    *,
+    on_gpu: bool = True,
+) -> Ledger:
     """One expert node with so many experts of each layer, and so many on their way to it."""
-    layer = len(spec.moe_layers) * expert_bytes(spec, precision)
+    layer = len(spec.moe_layers) * expert_bytes(spec, precision, on_gpu=on_gpu)
     return Ledger(
         (
             ("weights", num_experts * layer),
@@ -199,21 +214,21 @@ def attention_bytes(spec: ModelSpec, precision: Precision) -> int:
     sparse = sparse_attention_weights(spec)
     packed = (every if spec.tie_word_embeddings else every - table) - sparse
     unpacked = (table + sparse) * DTYPE_BYTES[precision.dtype]
-    return unpacked + stored_bytes(packed, precision.attention_dtype)
+    return unpacked + stored_bytes(packed, precision.attention_dtype, on_gpu=False)
 
 
-def expert_bytes(spec: ModelSpec, precision: Precision) -> int:
+def expert_bytes(spec: ModelSpec, precision: Precision, *, on_gpu: bool = True) -> int:
     """One expert of one layer."""
-    return stored_bytes(spec.expert_weight_bytes(1), precision.expert_dtype)
+    return stored_bytes(spec.expert_weight_bytes(1), precision.expert_dtype, on_gpu=on_gpu)
 
 
-def stored_bytes(weights: int, dtype: str) -> int:
+def stored_bytes(weights: int, dtype: str, *, on_gpu: bool = True) -> int:
     """So many weights, scales included.
 
     >>> stored_bytes(256, "bfloat16"), stored_bytes(256, "int8")
     (512, 264)
     """
     if dtype in QUANTISED:
-        bits, beside, shared = QUANTISED[dtype]
+        bits, beside, shared = (QUANTISED if on_gpu else QUANTISED_ON_CPU)[dtype]
         return weights * bits // 8 + beside * weights // shared
     return weights * DTYPE_BYTES[dtype]

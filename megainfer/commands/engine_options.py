@@ -226,15 +226,16 @@ class EngineOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|fp8|mxfp4|int4|auto",
-            help="How experts' weights are kept, the last three on GPUs; auto: as --dtype.",
+            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
+            help="How experts' weights are kept; auto: as --dtype, on the CPU as the checkpoint "
+            "stores them if that is FP8 or four bits.",
         ),
     ] = DEFAULT.expert_dtype
     attention_dtype: Annotated[
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|auto",
+            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
             help="How all other weights are kept; auto: as --dtype.",
         ),
     ] = DEFAULT.attention_dtype

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from megainfer.compute.cpu.kernels import library
-from megainfer.config import GPU_EXPERT_DTYPES, WEIGHT_DTYPES
+from megainfer.config import DTYPE_BYTES
 from megainfer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Precision:
     """dtype: of messages and of the KV cache, float32 or bfloat16. experts, attention: of weights,
-    float32, bfloat16, int8, of experts on GPUs another of `config.EXPERT_DTYPES` too, or auto,
-    which is `dtype`."""
+    one of `config.WEIGHT_DTYPES`, or auto, which is `dtype`."""
 
     dtype: str = "float32"
     experts: str = "auto"
@@ -59,10 +58,10 @@ class _Reference:
         return "reference"
 
     def check(self, precision: Precision) -> None:
-        _refuse_gpu_formats(precision)
-        if precision.expert_dtype == "int8":
+        if precision.expert_dtype not in DTYPE_BYTES:
             raise ConfigError(
-                "--expert-dtype int8 needs the CPU kernels, but the reference serves; use bfloat16"
+                f"--expert-dtype {precision.expert_dtype} needs the CPU kernels, but the reference "
+                "serves; use bfloat16"
             )
         if precision.attention_dtype != precision.dtype:
             raise ConfigError(
@@ -87,8 +86,7 @@ class _Cpu:
         return f"cpu ({library.levels()[-1]})"
 
     def check(self, precision: Precision) -> None:
-        """It has arithmetic for all that aren't of GPUs only."""
-        _refuse_gpu_formats(precision)
+        """It has arithmetic for all."""
 
     def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         import torch
@@ -122,14 +120,6 @@ class _Gpu:
 
         dtype = getattr(torch, precision.dtype)
         return GpuBackend(dtype, precision.expert_dtype, CudaDevice(), invariant=invariant)
-
-
-def _refuse_gpu_formats(precision: Precision) -> None:
-    if precision.expert_dtype in GPU_EXPERT_DTYPES:
-        raise ConfigError(
-            f"--expert-dtype {precision.expert_dtype} is for experts on GPUs; on the CPU use "
-            f"{', '.join(WEIGHT_DTYPES)} or auto"
-        )
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {

@@ -5,6 +5,8 @@ from megainfer.config import SCALING_LIMIT, EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.launch.devices import Devices
 from megainfer.launch.machine import Machine
+from megainfer.models.quantization import QuantizationSpec
+from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import (
     CoreAssignment,
@@ -24,17 +26,40 @@ def choose_kernels(config: EngineConfig, devices: Devices) -> tuple[str, str]:
 
 
 def choose_precision(
-    config: EngineConfig, spec: ModelSpec, machine: Machine, devices: Devices
+    config: EngineConfig,
+    spec: ModelSpec,
+    machine: Machine,
+    devices: Devices,
+    stored: str | None = None,
 ) -> Precision:
     """As asked for; `auto` is the checkpoint's own on GPUs, half precision being bfloat16; on the
-    CPU its own bfloat16 where the cores have it, else float32."""
+    CPU its own bfloat16 where the cores have it, else float32. Of experts it is `stored`, see
+    `stored_experts`, where they are in such a format."""
     if devices.gpus:
         own = "float32" if spec.dtype == "float32" else "bfloat16"
     else:
         narrow = spec.dtype == "bfloat16" and machine.bfloat16_arithmetic
         own = "bfloat16" if narrow else "float32"
     dtype = own if config.dtype == "auto" else config.dtype
-    return Precision(dtype, config.expert_dtype, config.attention_dtype)
+    experts = stored if stored and config.expert_dtype == "auto" else config.expert_dtype
+    return Precision(dtype, experts, config.attention_dtype)
+
+
+def stored_experts(
+    spec: ModelSpec, kernels: tuple[str, str], quantization: QuantizationSpec | None
+) -> str | None:
+    """How the checkpoint stores all experts, where the CPU kernels compute with them as they are
+    stored."""
+    if quantization is None or kernels[1] != "cpu" or not quantization.kept_as:
+        return None
+    experts = (
+        FfnSources(spec, layer).expert(expert)
+        for layer in spec.moe_layers
+        for expert in range(spec.num_experts)
+    )
+    pieces = (source for own in experts for source in (*own.gate_up(), *own.down()))
+    names = {source.name.removesuffix(".weight") for source in pieces}
+    return quantization.kept_as if all(map(quantization.quantises, names)) else None
 
 
 def choose_micro_batches(

@@ -105,7 +105,7 @@ def beside_weights(
     attention = attention_node(spec, precision, num_blocks=0, num_states=0) * config.attn_gpus
     replicas = config.ffn_gpus * config.expert_replicas
     moving = config.ffn_gpus * experts_on_the_move(config)
-    experts = expert_node(spec, precision, spec.num_experts + replicas, moving)
+    experts = expert_node(spec, precision, spec.num_experts + replicas, moving, on_gpu=False)
     weights = 0 if devices.attention else attention.of("weights")
     weights += 0 if devices.experts else experts.total
     if weights >= available:
@@ -113,7 +113,7 @@ def beside_weights(
         raise ConfigError(
             f"the weights need {format_bytes(weights)} in {precision.dtype}, but this machine has "
             f"{format_bytes(available)} of memory available; use {fewer}fewer attention nodes, "
-            "--dtype bfloat16, --expert-dtype int8 or a smaller model"
+            "--dtype bfloat16, --expert-dtype int8 or int4, or a smaller model"
         )
     return available - weights
 

@@ -18,6 +18,7 @@ from megainfer.launch.choices import (
     choose_micro_batches,
     choose_precision,
     most_nodes,
+    stored_experts,
 )
 from megainfer.launch.devices import Devices, NumberedGpu, choose_devices
 from megainfer.launch.fit import (
@@ -205,7 +206,13 @@ class Plan:
     def expert_ledger(self, node: int) -> Ledger:
         """As `attention_ledger`."""
         moving = experts_on_the_move(self.config)
-        own = expert_node(self.spec, self.precision, self.placement.num_slots(node), moving)
+        own = expert_node(
+            self.spec,
+            self.precision,
+            self.placement.num_slots(node),
+            moving,
+            on_gpu=bool(self.devices.experts),
+        )
         if not self.devices.experts or self.config.colocated:
             return own
         return own + self._gpu_needs.experts()
@@ -275,7 +282,9 @@ def make_plan(
     )
     devices = choose_devices(config, machine)
     kernels = choose_kernels(config, devices)
-    precision = choose_precision(config, spec, machine, devices)
+    quantization = quantization_of(folder)
+    stored = stored_experts(spec, kernels, quantization)
+    precision = choose_precision(config, spec, machine, devices, stored)
     check_precision(kernels, precision)
     cores = choose_cores(config, kernels, devices, machine.cores)
     plan = Plan(
@@ -296,7 +305,7 @@ def make_plan(
         token=secrets.token_hex(16),
         m2n_key=secrets.token_hex(32),
         generation=GenerationDefaults.chosen(config, folder),
-        quantization=quantization_of(folder),
+        quantization=quantization,
     )
     bounds = None if budgets is None else Budgets.of(budgets, plan.max_model_len)
     others = overhead_of(config, len(cores), bounds, servers, devices).ledger

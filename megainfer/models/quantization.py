@@ -1,6 +1,7 @@
 """How config.json says that weights are quantised. Pure: no torch.
 
-Nothing is computed in these formats: weights are dequantised as they are read.
+Weights are dequantised as they are read, to float32; where they are kept in a format that has the
+same values, these are quantised to what they were (`QuantizationSpec.kept_as`).
 """
 
 import re
@@ -58,6 +59,22 @@ class QuantizationSpec:
             return False
         wanted = any(re.match(target, module) for target in self.targets)
         return wanted and not any(re.match(kept, module) for kept in self.kept)
+
+    @property
+    def kept_as(self) -> str | None:
+        """The one of `config.WEIGHT_DTYPES` by which CPU kernels keep a weight bit for bit; None
+        without one. int4's scales must have no more than 16 bits of mantissa, as float16's and
+        bfloat16's don't."""
+        outputs, inputs = self.block
+        if self.codes is Codes.MXFP4:
+            return "mxfp4"
+        if self.codes is Codes.FP8 and (inputs is None or inputs % 128 == 0):
+            return "fp8_channel" if self.block == (1, None) else "fp8"
+        if self.bits != 4 or outputs != 1 or self.reordered:
+            return None
+        if inputs is None or inputs % 128 == 0:
+            return "int4_128"
+        return "int4" if inputs % 32 == 0 else None
 
     def __str__(self) -> str:
         """As `fp8 (128 x 128 blocks)`."""

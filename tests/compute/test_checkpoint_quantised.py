@@ -169,7 +169,7 @@ def test_the_plan_says_what_is_on_disk_and_what_is_computed_in(checkpoint, tmp_p
     quantise(checkpoint, tmp_path / "quantised", tmp_path / "meant", FORMATS["fp8"])
     config = EngineConfig(model=str(tmp_path), dtype="bfloat16")
     text = "\n".join(describe(make_plan(config, tmp_path / "quantised", read_machine())))
-    assert "fp8 (128 x 128 blocks), says config.json; computed in bfloat16" in text
+    assert "fp8 (128 x 128 blocks), says config.json; computed in fp8 (experts) and bfl" in text
     assert "says config.json" not in "\n".join(
         describe(make_plan(config, tmp_path / "meant", read_machine()))
     )

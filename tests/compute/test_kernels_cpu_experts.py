@@ -7,10 +7,10 @@ from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel
 from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.reference.kernels.experts import inner as reference_inner
+from megainfer.config import WEIGHT_DTYPES
 from megainfer.errors import ConfigError
 from megainfer.models.spec import Activation, ActivationSpec
 from tests.support.kernel_experts import (
-    WEIGHT_DTYPES,
     Experts,
     levels,
     relative_error,
@@ -38,8 +38,11 @@ OTHERS = {
     "weight on input": ExpertsShape(**WIDE, weight_on_input=True),
     "weight on input, bias": ExpertsShape(**WIDE, weight_on_input=True, bias=True),
 }
-# Rounding each weight (and row) once to 8 bits of mantissa; to 1/127 of a block's largest.
-ERRORS = {"float32": 2e-6, "bfloat16": 6e-3, "int8": 3e-2}
+# Rounding each weight (and row) once to 8 bits of mantissa; to 1/127 of a block's largest; each
+# weight to one of 16 numbers, or to 4 bits of mantissa.
+FOUR_BITS = {"mxfp4": 0.3, "int4": 0.2, "int4_128": 0.25}
+FP8 = {"fp8": 8e-2, "fp8_channel": 8e-2}
+ERRORS = {"float32": 2e-6, "bfloat16": 6e-3, "int8": 3e-2, **FOUR_BITS, **FP8}
 
 every_level = pytest.mark.parametrize("level", levels())
 every_dtype = pytest.mark.parametrize("weight_dtype", WEIGHT_DTYPES)
@@ -72,7 +75,8 @@ def test_other_experts_than_plain_ones(level, weight_dtype, name):
     shuffled = run_split(layer, x[order], ids[order], weights[order], (13, 0, 27))
     assert torch.equal(shuffled, actual[order])
     plain = Experts(ExpertsShape(**WIDE)).packed(weight_dtype, level)
-    assert relative_error(run(plain, x, ids, weights), expected) > 2 * ERRORS[weight_dtype]
+    others = run(plain, x, ids, weights).double()  # by the same weights, however they are kept
+    assert relative_error(actual, others) > 2 * min(ERRORS[weight_dtype], 3e-2)
 
 
 @every_level
@@ -100,9 +104,10 @@ def test_narrow_weights_are_not_silently_wide(level):
     expected = experts.expected(x, ids, weights)
     errors = [
         relative_error(run(experts.packed(dtype, level), x, ids, weights), expected)
-        for dtype in WEIGHT_DTYPES
+        for dtype in ("float32", "bfloat16", "int8", "fp8", "int4", "int4_128", "mxfp4")
     ]
-    assert errors[0] < 1e-5 < 1e-3 < errors[1] < errors[2]
+    assert errors[0] < 1e-5 < 1e-3 < errors[1]
+    assert errors == sorted(errors)
 
 
 @every_level
@@ -208,11 +213,11 @@ def test_levels_are_those_of_the_machine():
 
 
 @every_level
-@pytest.mark.parametrize("bias", [False, True])
-def test_slots_are_filled_emptied_and_filled_with_others(level, bias):
+@pytest.mark.parametrize(("weight_dtype", "bias"), [("float32", False), ("int4", True)])
+def test_slots_are_filled_emptied_and_filled_with_others(level, weight_dtype, bias):
     """What a slot held is forgotten, and its memory serves what is prepared next."""
     experts = Experts(ExpertsShape(4, 24, 20, 2, bias=bias))
-    layer = experts.packed("float32", level)
+    layer = experts.packed(weight_dtype, level)
     x, (ids, weights) = experts.rows(30), experts.choices(30)
     whole = run(layer, x, ids, weights)
     free = layer.kernel.free_memory
@@ -220,7 +225,7 @@ def test_slots_are_filled_emptied_and_filled_with_others(level, bias):
     layer.forget(layer.take(1))
     without = run(layer, x, ids, weights)
     gone = torch.where(ids == 1, -1, ids)
-    assert torch.equal(without, run(experts.packed("float32", level), x, gone, weights))
+    assert torch.equal(without, run(experts.packed(weight_dtype, level), x, gone, weights))
     assert len(free) == 1
     memory = free[0].gate_up.data_ptr()
     layer.put(1, experts.prepared(layer, 1))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megainfer.compute.experts import ExpertsShape
-from tests.support.kernel_experts import WEIGHT_DTYPES, Experts, levels, run, run_split
+from megainfer.config import WEIGHT_DTYPES
+from tests.support.kernel_experts import Experts, levels, run, run_split
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
 

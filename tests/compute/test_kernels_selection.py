@@ -98,8 +98,11 @@ def test_what_only_the_library_can_do_is_refused_without_it(tmp_path):
     ("wish", "message"),
     [
         ({"kernels": "cuda"}, "--kernels must be auto, reference or cpu or gpu, not 'cuda'"),
-        ({"expert_dtype": "int3"}, "--expert-dtype must be auto, .* or int4_128, not 'int3'"),
-        ({"attention_dtype": "int4"}, "--attention-dtype must be auto, .* or int8, not 'int4'"),
+        ({"expert_dtype": "int3"}, "--expert-dtype must be auto, .* or fp8_channel, not"),
+        (
+            {"attention_dtype": "fp4"},
+            "--attention-dtype must be auto, .* or fp8_channel, not",
+        ),
     ],
 )
 def test_an_unknown_name_is_refused(wish, message):

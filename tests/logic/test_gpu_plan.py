@@ -200,12 +200,12 @@ def test_experts_on_the_cpu_beside_a_gpu(small):
     )
 
 
-def test_some_formats_of_experts_are_the_gpus_alone(small):
+def test_narrow_formats_of_experts_are_not_the_references(small):
     wish = EngineConfig(gpus=(0, 0), expert_dtype="fp8")
     one = machine_of(h200(0))
     assert make_plan(wish, small, one).expert_dtype == "fp8"
-    with pytest.raises(ConfigError, match="--expert-dtype fp8 is for experts on GPUs; on the CPU"):
-        make_plan(replace(wish, ffn_device="cpu", gpus=None), small, one)
+    with pytest.raises(ConfigError, match="--expert-dtype fp8 needs the CPU kernels, but the ref"):
+        make_plan(replace(wish, ffn_device="cpu", gpus=None, kernels="reference"), small, one)
     with pytest.raises(ConfigError, match="--attention-dtype float32 needs the CPU kernels"):
         make_plan(EngineConfig(attention_dtype="float32"), small, H200X8)
 

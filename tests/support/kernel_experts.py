@@ -11,6 +11,7 @@ from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.reference.kernels import Network, feed_forward
 
 WEIGHT_DTYPES = ("float32", "bfloat16", "int8")
+"""Of tests for which one product is as good as another."""
 
 
 def levels() -> tuple[str, ...]:

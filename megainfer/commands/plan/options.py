@@ -11,7 +11,7 @@ from megainfer.commands.config_file import JSON
 from megainfer.commands.plan.values import parse_seconds
 from megainfer.commands.whole_number import whole_number
 from megainfer.compute.selection import Precision
-from megainfer.config import EXPERT_DTYPES, WEIGHT_DTYPES, parse_json_object
+from megainfer.config import WEIGHT_DTYPES, parse_json_object
 from megainfer.errors import ConfigError
 from megainfer.planner.rehearsal import Traffic
 from megainfer.planner.search.workload import Objective, Prefill, Target, Workload
@@ -146,7 +146,7 @@ class WeightOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|fp8|mxfp4|int4|auto",
+            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
             help="Of experts' weights; auto: as --dtype.",
         ),
     ] = "auto"
@@ -154,7 +154,7 @@ class WeightOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|auto",
+            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
             help="Of all other weights; auto: as --dtype.",
         ),
     ] = "auto"
@@ -180,7 +180,7 @@ class WeightOptions:
     def precision(self) -> Precision:
         """Raises ConfigError."""
         _known(self.dtype, ("float32", "bfloat16"), "--dtype")
-        _known(self.expert_dtype, (*EXPERT_DTYPES, "auto"), "--expert-dtype")
+        _known(self.expert_dtype, (*WEIGHT_DTYPES, "auto"), "--expert-dtype")
         _known(self.attention_dtype, (*WEIGHT_DTYPES, "auto"), "--attention-dtype")
         if not 0 <= self.skew <= 3:
             raise ConfigError(f"--skew must be 0 to 3, not {self.skew:g}")

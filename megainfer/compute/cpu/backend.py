@@ -18,7 +18,7 @@ from megainfer.m2n.packing import TORCH_PACKING, Packing
 class CpuBackend:
     """`backend.Backend` in C++; all its kernels share one set of threads.
 
-    attention_dtype, expert_dtype: of the weights, float32, bfloat16 or int8. threads: how many, or
+    attention_dtype, expert_dtype: of the weights, of `config.WEIGHT_DTYPES`. threads: how many, or
     some that are shared with other kernels of the process.
     """
 

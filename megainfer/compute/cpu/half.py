@@ -108,7 +108,7 @@ class CpuLayer:
 class CpuHalf:
     """`half.ModelHalf` over packed weights; the residual stream is float32.
 
-    weight_dtype: float32, bfloat16 or int8. kernel: what it computes with, and whose threads.
+    weight_dtype: of `config.WEIGHT_DTYPES`. kernel: what it computes with, and whose threads.
     """
 
     def __init__(self, source: HalfSource, weight_dtype: str, kernel: AttentionKernel) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from megainfer.compute.selection import Precision
-from megainfer.config import DTYPE_BYTES
+from megainfer.config import DTYPE_BYTES, FOUR_BITS
 from megainfer.memory import expert_bytes
 from megainfer.models.spec import (
     DenseSpec,
@@ -118,6 +118,8 @@ class ModelCosts:
 
     def multiplied(self, dtype: str, on_gpu: bool) -> str:
         """In which arithmetic weights of this dtype are multiplied."""
+        if not on_gpu and dtype in FOUR_BITS:  # codes become int8, or are widened as int8 is
+            return "int8"
         if not on_gpu or self.own_arithmetic or dtype == "float32":
             return dtype
         return "float32" if self.precision.dtype == "float32" else "bfloat16"

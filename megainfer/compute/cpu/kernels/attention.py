@@ -10,7 +10,7 @@ from torch import Tensor
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.attention_layer import ROW_TYPES, PackedAttention, layer_cache
-from megainfer.compute.cpu.kernels.experts import on_large_pages
+from megainfer.compute.cpu.kernels.experts import FORMATS, not_finite, on_large_pages
 from megainfer.compute.cpu.kernels.packed import PackedLinear, PackedNorm, address, optional_address
 from megainfer.compute.cpu.kernels.routing import PackedRouter
 from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
@@ -18,9 +18,7 @@ from megainfer.compute.edits import RowEdits
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.reference.kernels import Homes
 from megainfer.compute.tokens import DrawWish, Scores
-from megainfer.errors import ConfigError
-
-FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
+from megainfer.errors import CheckpointError, ConfigError
 
 PACKED_AT_ONCE = 1024
 """Channels that are widened to float32 at a time; panels of every level divide it."""
@@ -78,7 +76,10 @@ class AttentionKernel:
         weakref.finalize(self, native.megainfer_half_delete, self.handle)
 
     def pack(self, weight: Tensor, weight_dtype: str, bias: Tensor | None = None) -> PackedLinear:
-        """weight: [outputs, inputs], of any float dtype. bias: float32 [outputs]."""
+        """weight: [outputs, inputs], of any float dtype. bias: float32 [outputs].
+
+        Raises CheckpointError for weights that aren't finite in FP8 or four bits.
+        """
         if weight_dtype not in FORMATS:
             raise ConfigError(f"weights can't be {weight_dtype!r}; use one of {', '.join(FORMATS)}")
         outputs, inputs = weight.shape
@@ -87,9 +88,10 @@ class AttentionKernel:
         for first in range(0, outputs, PACKED_AT_ONCE):
             rows = weight[first : first + PACKED_AT_ONCE].to(torch.float32).contiguous()
             to = panels[self._bytes(kind, inputs, first) :]
-            self._native.megainfer_half_pack(
+            if not self._native.megainfer_half_pack(
                 self.handle, kind, address(rows), inputs, len(rows), address(to)
-            )
+            ):
+                raise CheckpointError(not_finite("weights", weight_dtype))
         assert bias is None or (bias.dtype == torch.float32 and bias.shape == (outputs,))
         native = library.Linear(address(panels), optional_address(bias), inputs, outputs, kind)
         return PackedLinear(native, panels, bias)

@@ -13,10 +13,20 @@ from torch import Tensor
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
 from megainfer.compute.experts import Biases, ExpertsShape
-from megainfer.errors import ConfigError
+from megainfer.errors import CheckpointError, ConfigError
 from megainfer.models.spec import Activation
 
-_FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
+FORMATS = {
+    "float32": 0,
+    "bfloat16": 1,
+    "int8": 2,
+    "int4": 3,
+    "int4_128": 4,
+    "mxfp4": 5,
+    "fp8": 6,
+    "fp8_channel": 6,
+}
+"""`WeightFormat` of level.h."""
 _ACTIVATIONS = {Activation.SILU: 0, Activation.GELU: 1, Activation.GELU_TANH: 2}
 _ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -24,7 +34,7 @@ _ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 class ExpertKernel:
     """The C++ object that packs and computes experts of one shape; it owns scratch.
 
-    weight_dtype: float32, bfloat16 or int8. level: an instruction set of `library.levels()`, the
+    weight_dtype: of `config.WEIGHT_DTYPES`. level: an instruction set of `library.levels()`, the
     best unless given. threads: shared with other kernels, or how many to have. One caller at a
     time.
 
@@ -41,6 +51,7 @@ class ExpertKernel:
         native = library.load()
         self._threads = own_or_shared(threads)
         self.shape = shape
+        self.weight_dtype = weight_dtype
         self.level = level or library.levels()[-1]
         self._native = native
         self._counts = torch.zeros(shape.experts, dtype=torch.int64)
@@ -62,13 +73,17 @@ class ExpertKernel:
         self.gate_up_channels: int = native.megainfer_experts_gate_up_channels(self.handle)
 
     def pack(self, gate_up: Tensor, down: Tensor, to_gate_up: Tensor, to_down: Tensor) -> None:
-        """Pack one expert: float32 [2F, D] and [D, F] into uint8 [gate_up_bytes], [down_bytes]."""
+        """Pack one expert: float32 [2F, D] and [D, F] into uint8 [gate_up_bytes], [down_bytes].
+
+        Raises CheckpointError for weights that aren't finite in FP8 or four bits.
+        """
         shape = self.shape
         assert gate_up.shape == (2 * shape.intermediate, shape.hidden)
         assert down.shape == (shape.hidden, shape.intermediate)
         assert gate_up.dtype == down.dtype == torch.float32
         tensors = (gate_up, down, to_gate_up, to_down)
-        self._native.megainfer_experts_pack(self.handle, *(_address(x) for x in tensors))
+        if not self._native.megainfer_experts_pack(self.handle, *(_address(x) for x in tensors)):
+            raise CheckpointError(not_finite("an expert's weights", self.weight_dtype))
 
     def pack_gate_up_bias(self, bias: Tensor, to: Tensor) -> None:
         """float32 [2F] into float32 [gate_up_channels], as the products have them."""
@@ -224,11 +239,19 @@ def _native_shape(shape: ExpertsShape) -> library.ExpertShape:
 
 
 def _format(weight_dtype: str) -> int:
-    if weight_dtype not in _FORMATS:
+    if weight_dtype not in FORMATS:
         raise ConfigError(
-            f"expert weights can't be {weight_dtype!r}; use one of {', '.join(_FORMATS)}"
+            f"expert weights can't be {weight_dtype!r}; use one of {', '.join(FORMATS)}"
         )
-    return _FORMATS[weight_dtype]
+    return FORMATS[weight_dtype]
+
+
+def not_finite(what: str, weight_dtype: str) -> str:
+    """The text of an error."""
+    return (
+        f"{what} hold NaN or infinity, or were stored with such scales, which {weight_dtype} can't "
+        "keep: the checkpoint is damaged"
+    )
 
 
 def on_large_pages(size: int) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from megainfer.compute.cpu.kernels import library
-from megainfer.compute.cpu.kernels.attention import FORMATS, AttentionKernel
+from megainfer.compute.cpu.kernels.attention import AttentionKernel
 from megainfer.compute.cpu.kernels.attention_layer import BLOCK_TOKENS, ROW_TYPES
-from megainfer.compute.cpu.kernels.experts import on_large_pages
+from megainfer.compute.cpu.kernels.experts import FORMATS, on_large_pages
 from megainfer.compute.cpu.kernels.packed import PackedLinear
 from megainfer.compute.cpu.kernels.threads import Threads
 from megainfer.models.spec import MlaSpec

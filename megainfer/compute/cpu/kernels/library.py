@@ -293,7 +293,7 @@ _FUNCTIONS = {
     "megainfer_experts_gate_up_bytes": (c_int64, [c_void_p]),
     "megainfer_experts_down_bytes": (c_int64, [c_void_p]),
     "megainfer_experts_gate_up_channels": (c_int64, [c_void_p]),
-    "megainfer_experts_pack": (None, [c_void_p] * 5),
+    "megainfer_experts_pack": (c_int32, [c_void_p] * 5),
     "megainfer_experts_pack_gate_up_bias": (None, [c_void_p] * 3),
     "megainfer_experts_forward": (
         None,
@@ -302,7 +302,7 @@ _FUNCTIONS = {
     "megainfer_half_new": (c_void_p, [c_char_p, c_void_p]),
     "megainfer_half_delete": (None, [c_void_p]),
     "megainfer_half_linear_bytes": (c_int64, [c_void_p, c_int32, c_int64, c_int64]),
-    "megainfer_half_pack": (None, [c_void_p, c_int32, c_void_p, c_int64, c_int64, c_void_p]),
+    "megainfer_half_pack": (c_int32, [c_void_p, c_int32, c_void_p, c_int64, c_int64, c_void_p]),
     "megainfer_half_linear": (None, [c_void_p, POINTER(Linear), c_void_p, c_int64, c_void_p]),
     "megainfer_half_norm": (
         None,

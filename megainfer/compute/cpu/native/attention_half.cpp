@@ -36,18 +36,20 @@ size_t AttentionHalf::linear_bytes(WeightFormat format, int64_t inputs, int64_t 
   return ceil_div(outputs, level_.panel_width) * product.panel_bytes(inputs);
 }
 
-void AttentionHalf::pack(WeightFormat format, const float* weight, int64_t inputs, int64_t outputs,
+bool AttentionHalf::pack(WeightFormat format, const float* weight, int64_t inputs, int64_t outputs,
                          uint8_t* panels) const {
   const Product& product = level_.products[static_cast<int>(format)];
   const int64_t half = level_.panel_width / 2;
+  bool kept = true;
   for (int64_t first = 0; first < outputs; first += 2 * half) {
     const int64_t there = outputs - first;
     const int64_t valid[2] = {std::min(half, there), std::clamp(there - half, int64_t{0}, half)};
     const float* left = weight + first * inputs;
     const float* channels[2] = {left, left + valid[0] * inputs};
-    product.pack_panel(channels, valid, inputs, panels);
+    kept &= product.pack_panel(channels, valid, inputs, panels);
     panels += product.panel_bytes(inputs);
   }
+  return kept;
 }
 
 // Floats between rows that hold whole panels.

@@ -34,7 +34,7 @@ class AttentionHalf {
   AttentionHalf(const Level& level, ThreadPool& pool);
 
   size_t linear_bytes(WeightFormat format, int64_t inputs, int64_t outputs) const;
-  void pack(WeightFormat format, const float* weight, int64_t inputs, int64_t outputs,
+  bool pack(WeightFormat format, const float* weight, int64_t inputs, int64_t outputs,
             uint8_t* panels) const;
 
   // x [T, D] += attention of its norm; the rows' keys and values go into the cache.

@@ -36,26 +36,31 @@ Experts::Experts(const Level& level, WeightFormat format, const ExpertShape& sha
       inner_stride_(gate_panels_ * level.panel_width / 2),
       pool_(pool) {}
 
-void Experts::pack_gate_up(const float* gate_up, uint8_t* packed) const {
+bool Experts::pack_gate_up(const float* gate_up, uint8_t* packed) const {
   const int64_t half = level_.panel_width / 2;
+  bool kept = true;
   for (int64_t p = 0; p < gate_panels_; ++p) {
     const int64_t first = p * half, there = std::min(half, shape_.intermediate - first);
     const float* gate = gate_up + first * shape_.hidden;
     const float* channels[2] = {gate, gate + shape_.intermediate * shape_.hidden};
     const int64_t valid[2] = {there, there};
-    product_.pack_panel(channels, valid, shape_.hidden, packed + p * gate_panel_bytes_);
+    kept &= product_.pack_panel(channels, valid, shape_.hidden, packed + p * gate_panel_bytes_);
   }
+  return kept;
 }
 
-void Experts::pack_down(const float* down, uint8_t* packed) const {
+bool Experts::pack_down(const float* down, uint8_t* packed) const {
   const int64_t half = level_.panel_width / 2;
+  bool kept = true;
   for (int64_t p = 0; p < down_panels_; ++p) {
     const int64_t first = p * 2 * half, there = shape_.hidden - first;
     const float* left = down + first * shape_.intermediate;
     const int64_t valid[2] = {std::min(half, there), std::clamp(there - half, int64_t{0}, half)};
     const float* channels[2] = {left, left + valid[0] * shape_.intermediate};
-    product_.pack_panel(channels, valid, shape_.intermediate, packed + p * down_panel_bytes_);
+    kept &=
+        product_.pack_panel(channels, valid, shape_.intermediate, packed + p * down_panel_bytes_);
   }
+  return kept;
 }
 
 void Experts::pack_gate_up_bias(const float* bias, float* packed) const {

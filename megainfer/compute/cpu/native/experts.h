@@ -43,9 +43,9 @@ class Experts {
   size_t gate_up_bytes() const { return gate_panels_ * gate_panel_bytes_; }
   size_t down_bytes() const { return down_panels_ * down_panel_bytes_; }
 
-  // Pack one expert: gate_up [2F, D], gate first, and down [D, F].
-  void pack_gate_up(const float* gate_up, uint8_t* packed) const;
-  void pack_down(const float* down, uint8_t* packed) const;
+  // Pack one expert: gate_up [2F, D], gate first, and down [D, F]. False as `Product::pack_panel`.
+  bool pack_gate_up(const float* gate_up, uint8_t* packed) const;
+  bool pack_down(const float* down, uint8_t* packed) const;
 
   // One expert's gate and up biases, [2F], gate first, as products have them: of each panel gate's,
   // then up's, filled up with zeros; gate_up_channels() in all.

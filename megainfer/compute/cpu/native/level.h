@@ -7,15 +7,24 @@
 
 #include "delta_jobs.h"
 
-enum class WeightFormat : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
-constexpr int weight_formats = 3;
+enum class WeightFormat : int32_t {
+  f32 = 0,
+  bf16 = 1,
+  int8 = 2,
+  int4 = 3,
+  int4_128 = 4,
+  mxfp4 = 5,
+  fp8 = 6,
+};
+constexpr int weight_formats = 7;
 
 // A matrix product y = x W^T of a few rows x [rows, K] with W [N, K], its weights in one format.
 //
 // Weights are packed in panels of `Level::panel_width` output channels. Within one, K runs
 // outermost, in words of 32 bits: one f32, two bf16 or four int8, consecutive in K, so that a
 // vector of words holds as many channels. K is padded with zeros to whole words. int8 comes in
-// blocks of K, each preceded by a float scale a channel.
+// blocks of K, each preceded by a float scale a channel, and so does FP8; four bits as nibbles.inl
+// says.
 //
 // Rows are packed in groups of 1 to `Level::max_rows` whose elements lie side by side. A row's
 // sums run over K in order whatever its group, hence they don't depend on it.
@@ -23,8 +32,9 @@ struct Product {
   // Bytes of one panel.
   size_t (*panel_bytes)(int64_t k);
   // Pack a panel of two halves, each `panel_width / 2` channels (rows of K floats) of which only
-  // the first `valid` are there; the others become zeros.
-  void (*pack_panel)(const float* const channels[2], const int64_t valid[2], int64_t k,
+  // the first `valid` are there; the others become zeros. False where a weight isn't finite and the
+  // format, FP8 or one of four bits, has nothing like it.
+  bool (*pack_panel)(const float* const channels[2], const int64_t valid[2], int64_t k,
                      void* panel);
   // Words of one packed row.
   size_t (*row_words)(int64_t k);

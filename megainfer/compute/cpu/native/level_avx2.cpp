@@ -14,7 +14,9 @@ MEGAINFER_TARGET("avx2,fma")
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
+#include "product_e4m3.inl"
 #include "product_int8.inl"
+#include "product_nibbles.inl"
 #include "row_functions.inl"
 
 extern const Level level_avx2 = {
@@ -22,7 +24,8 @@ extern const Level level_avx2 = {
     .panel_width = panel_width,
     .max_rows = Vec::max_rows,
     .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
-                 widened_int8_product()},
+                 widened_int8_product(), nibble_product<Int4<32>>(), nibble_product<Int4<128>>(),
+                 nibble_product<Mxfp4>(), widened_e4m3_product()},
     .swiglu = swiglu,
     .activate = activate,
     .add_scaled = add_scaled,

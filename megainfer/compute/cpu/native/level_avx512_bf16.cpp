@@ -15,7 +15,9 @@ MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512b
 #include "level.h"
 #include "product.inl"
 #include "product_bf16.inl"
+#include "product_e4m3_bf16.inl"
 #include "product_int8.inl"
+#include "product_nibbles_vnni.inl"
 #include "product_vnni.inl"
 #include "row_functions.inl"
 
@@ -23,7 +25,9 @@ extern const Level level_avx512_bf16 = {
     .name = "avx512_bf16",
     .panel_width = panel_width,
     .max_rows = Vec::max_rows,
-    .products = {float_product<Float32>(), bfloat16_product(), vnni_product()},
+    .products = {float_product<Float32>(), bfloat16_product(), vnni_product(),
+                 vnni_nibble_product<Int4<32>>(), vnni_nibble_product<Int4<128>>(),
+                 vnni_nibble_product<Mxfp4>(), e4m3_bf16_product()},
     .swiglu = swiglu,
     .activate = activate,
     .add_scaled = add_scaled,

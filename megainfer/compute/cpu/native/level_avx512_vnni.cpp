@@ -14,7 +14,9 @@ MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni")
 #include "elementwise.inl"
 #include "level.h"
 #include "product.inl"
+#include "product_e4m3.inl"
 #include "product_int8.inl"
+#include "product_nibbles_vnni.inl"
 #include "product_vnni.inl"
 #include "row_functions.inl"
 
@@ -22,7 +24,9 @@ extern const Level level_avx512_vnni = {
     .name = "avx512_vnni",
     .panel_width = panel_width,
     .max_rows = Vec::max_rows,
-    .products = {float_product<Float32>(), float_product<WidenedBfloat16>(), vnni_product()},
+    .products = {float_product<Float32>(), float_product<WidenedBfloat16>(), vnni_product(),
+                 vnni_nibble_product<Int4<32>>(), vnni_nibble_product<Int4<128>>(),
+                 vnni_nibble_product<Mxfp4>(), widened_e4m3_product()},
     .swiglu = swiglu,
     .activate = activate,
     .add_scaled = add_scaled,

@@ -39,10 +39,11 @@ EXPORT int64_t megainfer_experts_down_bytes(const Experts* experts) {
   return static_cast<int64_t>(experts->down_bytes());
 }
 
-EXPORT void megainfer_experts_pack(const Experts* experts, const float* gate_up, const float* down,
-                                   uint8_t* packed_gate_up, uint8_t* packed_down) {
-  experts->pack_gate_up(gate_up, packed_gate_up);
-  experts->pack_down(down, packed_down);
+// 0 where a weight isn't finite and its format has nothing like it.
+EXPORT int32_t megainfer_experts_pack(const Experts* experts, const float* gate_up,
+                                      const float* down, uint8_t* packed_gate_up,
+                                      uint8_t* packed_down) {
+  return experts->pack_gate_up(gate_up, packed_gate_up) && experts->pack_down(down, packed_down);
 }
 
 EXPORT int64_t megainfer_experts_gate_up_channels(const Experts* experts) {
@@ -77,9 +78,10 @@ EXPORT int64_t megainfer_half_linear_bytes(const AttentionHalf* half, int32_t fo
   return static_cast<int64_t>(half->linear_bytes(chosen, inputs, outputs));
 }
 
-EXPORT void megainfer_half_pack(const AttentionHalf* half, int32_t format, const float* weight,
-                                int64_t inputs, int64_t outputs, uint8_t* panels) {
-  half->pack(static_cast<WeightFormat>(format), weight, inputs, outputs, panels);
+// As `megainfer_experts_pack`.
+EXPORT int32_t megainfer_half_pack(const AttentionHalf* half, int32_t format, const float* weight,
+                                   int64_t inputs, int64_t outputs, uint8_t* panels) {
+  return half->pack(static_cast<WeightFormat>(format), weight, inputs, outputs, panels);
 }
 
 EXPORT void megainfer_half_linear(AttentionHalf* half, const Linear* linear, const float* x,

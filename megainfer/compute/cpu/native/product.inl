@@ -93,7 +93,7 @@ void pack_channel(const float* channel, int64_t k, int64_t first, int64_t last, 
 }
 
 template <class Format>
-void plain_pack_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
+bool plain_pack_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
                       void* panel) {
   auto* words = static_cast<uint32_t*>(panel);
   std::memset(words, 0, plain_panel_bytes<Format>(k));
@@ -107,6 +107,7 @@ void plain_pack_panel(const float* const channels[2], const int64_t valid[2], in
       }
     }
   }
+  return true;
 }
 
 template <class Format>

@@ -58,7 +58,7 @@ inline size_t int8_panel_bytes(int64_t k) {
 // A panel's blocks follow each other: scales [panel_width], then words [K / 4][panel_width]. Each
 // byte is offset by `flip` (exclusive or): 0x80 makes int8 -128..127 unsigned 0..255.
 template <uint32_t flip>
-void pack_int8_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
+bool pack_int8_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
                      void* panel) {
   auto* out = static_cast<uint32_t*>(panel);
   int8_t bytes[int8_block];
@@ -79,19 +79,25 @@ void pack_int8_panel(const float* const channels[2], const int64_t valid[2], int
     }
     out += (1 + words) * panel_width;
   }
+  return true;
 }
 
-inline Vec::F int8_weight(const uint32_t* words, int i) {
-  const Vec::I lifted = Vec::shift_left(Vec::loadi(words), 24 - 8 * i);
-  return Vec::to_float(Vec::shift_right(lifted, 24));
-}
+// The i-th of four codes of each word.
+struct Int8Code {
+  static Vec::F weight(Vec::I words, int i) {
+    const Vec::I lifted = Vec::shift_left(words, 24 - 8 * i);
+    return Vec::to_float(Vec::shift_right(lifted, 24));
+  }
+};
 
 // out = the first block's sums, or out + the sums of a later one.
 inline void add_block(Vec::F sums, Vec::F scale, bool first, float* out) {
   Vec::store(out, Vec::fma(sums, scale, first ? Vec::zero() : Vec::load(out)));
 }
 
-struct WidenedInt8Kernel {
+// Of codes of a byte each, whose panels are laid out as int8's.
+template <class Code>
+struct WidenedByteKernel {
   template <int rows>
   static void run(const void* panel, const uint32_t* packed, int64_t k, float* out) {
     const auto* words = static_cast<const uint32_t*>(panel);
@@ -107,8 +113,8 @@ struct WidenedInt8Kernel {
         prefetch_weights(words);
 #pragma GCC unroll 4
         for (int i = 0; i < int8_per_word; ++i) {
-          const Vec::F left = int8_weight(words, i);
-          const Vec::F right = int8_weight(words + Vec::width, i);
+          const Vec::F left = Code::weight(Vec::loadi(words), i);
+          const Vec::F right = Code::weight(Vec::loadi(words + Vec::width), i);
 #pragma GCC unroll 16
           for (int m = 0; m < rows; ++m) {
             const Vec::F value = Vec::set1(x[m]);
@@ -139,7 +145,7 @@ inline void pack_widened_int8_rows(const float* const* rows, int count, int64_t 
 
 constexpr Product widened_int8_product() {
   return {int8_panel_bytes, pack_int8_panel<0>, widened_int8_row_words, pack_widened_int8_rows,
-          multiply_rows<WidenedInt8Kernel>};
+          multiply_rows<WidenedByteKernel<Int8Code>>};
 }
 
 }  // namespace

@@ -35,7 +35,16 @@ struct Vec {
   static I shift_left(I x, int n) { return _mm256_slli_epi32(x, n); }
   static I shift_right(I x, int n) { return _mm256_srai_epi32(x, n); }
   static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
+  static I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
+  static I add(I a, I b) { return _mm256_add_epi32(a, b); }
+  // Of each lane what the table of 16 has for its lowest four bits.
+  static F lookup(I x, const float* table) {
+    const F low = _mm256_permutevar8x32_ps(load(table), x);
+    const F high = _mm256_permutevar8x32_ps(load(table + 8), x);
+    return _mm256_blendv_ps(low, high, as_float(shift_left(x, 28)));  // by bit 3, now the sign
+  }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static float largest(F x) {
     __m128 best = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     best = _mm_max_ps(best, _mm_movehl_ps(best, best));

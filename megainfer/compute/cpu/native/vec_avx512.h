@@ -37,7 +37,12 @@ struct Vec {
   static I shift_left(I x, int n) { return _mm512_slli_epi32(x, n); }
   static I shift_right(I x, int n) { return _mm512_srai_epi32(x, n); }
   static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+  static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
+  static I add(I a, I b) { return _mm512_add_epi32(a, b); }
+  // Of each lane what the table of 16 has for its lowest four bits.
+  static F lookup(I x, const float* table) { return _mm512_permutexvar_ps(x, load(table)); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static float largest(F x) { return _mm512_reduce_max_ps(x); }
   static float first(F x) { return _mm512_cvtss_f32(x); }
   static F as_float(I x) { return _mm512_castsi512_ps(x); }

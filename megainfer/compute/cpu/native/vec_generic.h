@@ -49,8 +49,18 @@ struct Vec {
   static I shift_left(I x, int n) { return x << n; }
   static I shift_right(I x, int n) { return x >> n; }  // the sign fills
   static I bit_and(I a, I b) { return a & b; }
+  static I bit_or(I a, I b) { return a | b; }
+  static I add(I a, I b) { return a + b; }
+  // Of each lane what the table of 16 has for its lowest four bits.
+  static F lookup(I x, const float* table) {
+    return F{table[x[0] & 15], table[x[1] & 15], table[x[2] & 15], table[x[3] & 15]};
+  }
   static F max(F a, F b) {
     for (int i = 0; i < width; ++i) a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
+  }
+  static F min(F a, F b) {
+    for (int i = 0; i < width; ++i) a[i] = a[i] < b[i] ? a[i] : b[i];
     return a;
   }
   static float largest(F x) {

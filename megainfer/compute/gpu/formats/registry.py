@@ -16,11 +16,11 @@ FORMATS = {
         plain(torch.float32),
         plain(torch.bfloat16),
         INT8,
-        e4m3("fp8", BLOCK, BLOCK),
-        e4m3("fp8_channel", 1, 0),
         MXFP4,
         int4("int4", 32),
         int4("int4_128", 128),
+        e4m3("fp8", BLOCK, BLOCK),
+        e4m3("fp8_channel", 1, 0),
     )
 }
 
