@@ -1,13 +1,15 @@
 """Which encoding a weight has: what is on disk decides, and config.json must not contradict it."""
 
 from megainfer.checkpoint.encodings.awq import awq
+from megainfer.checkpoint.encodings.blocks import blocks
 from megainfer.checkpoint.encodings.encoding import Encoding
 from megainfer.checkpoint.encodings.gptq import gptq
 from megainfer.checkpoint.encodings.mxfp4 import mxfp4
 from megainfer.checkpoint.encodings.packed import packed
 from megainfer.checkpoint.encodings.plain import Plain, plain
 from megainfer.checkpoint.encodings.scaled import scaled, scales_of
-from megainfer.checkpoint.headers import TensorHeaders
+from megainfer.checkpoint.headers import StoredTensor, TensorHeaders
+from megainfer.gguf.kinds import BLOCK_KINDS
 from megainfer.models.quantization import Codes, QuantizationSpec
 from megainfer.models.stored import Source
 
@@ -20,10 +22,17 @@ def encoding_of(
     Raises CheckpointError naming the tensor that is missing or misshapen, that is stored in
     another format than config.json says, or as it is although config.json says quantised.
     """
+    if quantization is not None and quantization.codes is Codes.GGUF:
+        return _of_gguf(files.find(source.name), source)
     # Experts in a row of one matrix are quantised in no format that we know.
     if quantization is None or len(source.entry_shape) != 2 or source.entries is not None:
         return plain(files.find(source.name), source)
     return _quantised(files, source, quantization) or _kept(files, source, quantization)
+
+
+def _of_gguf(stored: StoredTensor, source: Source) -> Encoding:
+    """Each tensor says for itself what it is."""
+    return blocks(stored, source) if stored.kind in BLOCK_KINDS else plain(stored, source)
 
 
 def _quantised(
