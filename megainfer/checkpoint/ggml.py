@@ -68,7 +68,7 @@ def _q8_0(blocks: Tensor) -> Tensor:
 
 
 def _six_bit_scales(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales and minima of Q4_K's and Q5_K's sub-blocks, float32 [n, 8, 1] each, by the block's own.
+    """Scales and minima of Q4_K's and Q5_K's sub-blocks, by the block's own: float32 [n, 8, 1].
 
     Of the 12 bytes from the fifth on, the first four hold the first four scales in their lower six
     bits, the next four the minima so, the last four the lower halves of the other scales and
@@ -82,8 +82,8 @@ def _six_bit_scales(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_sub_blocks(bytes_: Tensor) -> Tensor:
-    """Of 128 bytes, the first 32 hold sub-block 0 in their lower halves, 1 in the upper ones, and so
-    on: uint8 [n, 8, 32]."""
+    """Of 128 bytes, the first 32 hold sub-block 0 in their lower halves, 1 in the upper ones, and
+    so on: uint8 [n, 8, 32]."""
     return _low_then_high(bytes_.reshape(len(bytes_), 4, 32)).view(-1, SUB_BLOCKS, 32)
 
 

@@ -53,8 +53,8 @@ def _parts_of(path: Path) -> tuple[Path, ...]:
 
 
 def read_headers(files: tuple[Path, ...]) -> tuple[Header, ...]:
-    """Of all parts. Raises CheckpointError as `read_header`, ModelError where a file says that it is
-    another part than it is called."""
+    """Of all parts. Raises CheckpointError as `read_header`, ModelError where a file says that it
+    is another part than it is called."""
     headers = tuple(map(read_header, files))
     for number, header in enumerate(headers):
         count = header.metadata.get("split.count", 1 if len(files) == 1 else None)

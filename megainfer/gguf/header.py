@@ -33,7 +33,8 @@ LEAST_METADATUM, LEAST_TENSOR = 13, 24
 Value = Union[int, float, bool, str, "array[int]", "array[float]", list[str]]
 
 NUMBERS: Mapping[int, str] = {
-    **{0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
+    **dict(enumerate("BbHhIif")),
+    **dict(enumerate("Qqd", 10)),
 }
 """By the number of a metadatum's type, struct's and array's letter for it."""
 BOOL, TEXT, LIST = 7, 8, 9

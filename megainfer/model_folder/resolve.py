@@ -27,7 +27,8 @@ Progress = Callable[[str, float], None]
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """What a user names: a local folder or GGUF file, a hub id (`owner/name`) at a revision, or
-    None, the demo. weights: whether those of a hub id are wanted too, or only the small files beside them."""
+    None, the demo. weights: whether those of a hub id are wanted too, or only the small files
+    beside them."""
 
     model: str | None = None
     revision: str | None = None

@@ -37,7 +37,8 @@ STRANGERS = (
 )
 # Only what these hold may be loaded with them.
 TORCHLESS = (
-    *("server", "megainfer/gguf", "megainfer/models", "megainfer/bench", "megainfer/simulator", "megainfer/planner"),
+    *("server", "megainfer/models", "megainfer/bench", "megainfer/simulator", "megainfer/planner"),
+    "megainfer/gguf",
     *("megainfer/memory.py", "megainfer/gather", "megainfer/pipeline.py", "megainfer/topology"),
     *("megainfer/attention_node/scheduling", "megainfer/rl/advantages", "megainfer/rl/samples"),
     *("megainfer/rl/rewards", "megainfer/rl/data"),

@@ -53,7 +53,7 @@ def _model(headers: Sequence[Header]) -> GgufModel:
     if kind != "model":
         raise metadata.fail("general.type", "but only a language model is served; name its file")
     name = metadata.text("general.architecture")
-    if name not in ARCHITECTURES:
+    if name is None or name not in ARCHITECTURES:
         raise metadata.fail(
             "general.architecture",
             f"which is not served from GGUF; served: {', '.join(ARCHITECTURES)}; name the model "

@@ -40,7 +40,8 @@ class Stored:
             return None
         name = said.get("architecture")
         if name not in ARCHITECTURES:
-            raise config.fail(KEY, f"but its architecture must be one of {', '.join(ARCHITECTURES)}")
+            known = ", ".join(ARCHITECTURES)
+            raise config.fail(KEY, f"but its architecture must be one of {known}")
         return cls(str(name), said.get("split_latent") is True, str(said.get("kinds", "")))
 
 

@@ -39,8 +39,8 @@ def _cutting(parts: TokenizerParts) -> Cutting:
     if parts.pre not in CUTTINGS:
         raise parts.metadata.fail(
             PRE,
-            f"a way of cutting texts that isn't known; known: {', '.join(CUTTINGS)}; name the model "
-            "that the file was made from",
+            f"a way of cutting texts that isn't known; known: {', '.join(CUTTINGS)}; name the "
+            "model that the file was made from",
         )
     return CUTTINGS[parts.pre]
 
@@ -70,7 +70,7 @@ def _pair(parts: TokenizerParts, merge: str) -> tuple[str, str]:
 
 
 def _sentence_piece(parts: TokenizerParts) -> Tokenizer:
-    """SentencePiece's BPE, as a BPE whose merges are all that make a token, the best-scored first."""
+    """SentencePiece's BPE, as one whose merges are all that make a token, the best-scored first."""
     unknown = parts.ids_of(TokenKind.UNKNOWN)
     tokenizer = _tokenizer(
         parts,

@@ -19,9 +19,7 @@ O200K = (
     rf"{BEFORE}[{UPPER}]*[{LOWER}]+{ENDINGS}?|{BEFORE}[{UPPER}]+[{LOWER}]*{ENDINGS}?"
     rf"|\p{{N}}{{1,3}}|{REST_WITH_SLASH}"
 )
-TEKKEN = (
-    rf"{BEFORE}[{UPPER}]*[{LOWER}]+|{BEFORE}[{UPPER}]+[{LOWER}]*|\p{{N}}|{REST_WITH_SLASH}"
-)
+TEKKEN = rf"{BEFORE}[{UPPER}]*[{LOWER}]+|{BEFORE}[{UPPER}]+[{LOWER}]*|\p{{N}}|{REST_WITH_SLASH}"
 
 CJK = "\u4e00-\u9fa5"
 DEEPSEEK_LETTERS = (

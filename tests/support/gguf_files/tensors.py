@@ -1,8 +1,8 @@
 """Which arrays of a GGUF file a checkpoint's tensors become.
 
-Names are the gguf package's own map of Hugging Face's; the rest are llama.cpp's conventions: experts
-of a layer are stacked, fused projections taken apart, rows of q and k of some architectures put in
-another order, keys' part of DeepSeek's latent projection turned.
+Names are the gguf package's own map of Hugging Face's; the rest are llama.cpp's conventions:
+experts of a layer are stacked, fused projections taken apart, rows of q and k of some architectures
+put in another order, keys' part of DeepSeek's latent projection turned.
 
 All of it only moves numbers about, so that the same functions, run on the numbers of places, say
 where each number of a GGUF array belongs in the checkpoint (`written_back`).
@@ -74,8 +74,7 @@ def _stacked(pieces: Named) -> Named:
         else:
             yield name, array
     for name, arrays in stacks.items():
-        # The name under which gguf's map has Mixtral's; of others it has their own.
-        yield name.replace("block_sparse_moe.experts", "block_sparse_moe.experts"), np.stack(arrays)
+        yield name, np.stack(arrays)
 
 
 def _pieces(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> Named:
@@ -122,10 +121,6 @@ def _fused_inputs(name: str, array: Array, config: Mapping[str, Any]) -> Named:
         shared = stem.replace("shared_mlp.", "mlp.shared_expert.")
         yield f"{shared}gate_proj.weight", gate
         yield f"{shared}up_proj.weight", up
-
-
-def _output_linear(name: str, array: Array, config: Mapping[str, Any]) -> Named:
-    yield name, array
 
 
 def _gpt_oss_experts(name: str, array: Array, config: Mapping[str, Any]) -> Named:
