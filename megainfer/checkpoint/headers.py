@@ -32,7 +32,7 @@ KIND_BYTES = {
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """One tensor of a file. kind: safetensors' name of its dtype, or ggml's of its type. offset,
-    size: in bytes. loose: leading axes of one element aren't told, as in GGUF files."""
+    size: in bytes. gguf: of such a file, in which leading axes of one element aren't told."""
 
     name: str
     kind: str
@@ -40,11 +40,11 @@ class StoredTensor:
     path: Path
     offset: int
     size: int
-    loose: bool = False
+    gguf: bool = False
 
     def shaped(self, shape: tuple[int, ...]) -> "StoredTensor":
         """Itself in this shape, which must be its own. Raises CheckpointError."""
-        if self.loose and _told(shape) == _told(self.shape):
+        if self.gguf and _told(shape) == _told(self.shape):
             return replace(self, shape=shape)
         self.check_shape(shape)
         return self
@@ -188,7 +188,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
 
 def _read_gguf(path: Path) -> dict[str, StoredTensor]:
     return {
-        t.name: StoredTensor(t.name, t.kind, t.shape, path, t.offset, t.size, loose=True)
+        t.name: StoredTensor(t.name, t.kind, t.shape, path, t.offset, t.size, gguf=True)
         for t in read_header(path).tensors
     }
 

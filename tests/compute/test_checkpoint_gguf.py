@@ -11,16 +11,16 @@ from gguf.quants import dequantize
 from megainfer.checkpoint.check import check_weights
 from megainfer.checkpoint.ggml import dequantise
 from megainfer.checkpoint.reader import LooseFiles, WeightReader
-from megainfer.errors import CheckpointError
+from megainfer.errors import CheckpointError, ModelError
 from megainfer.gguf.kinds import BLOCKS
 from megainfer.model_folder.gguf import gguf_folder
-from megainfer.models.quantization import Codes, QuantizationSpec, quantization_of
+from megainfer.models.quantization import quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.stored import Source
+from megainfer.rl.run.preparation import model_folder
 from tests.support.checkpoints import write_checkpoint
 from tests.support.gguf_files.write import write_gguf
 
-GGUF = QuantizationSpec("gguf", Codes.GGUF, 0, (None, None))
 KINDS = [kind.name for kind in BLOCKS]
 
 
@@ -80,7 +80,7 @@ def test_an_experts_rows_and_columns_are_read_alone(stacked, monkeypatch):
     path, values = stacked
     monkeypatch.setattr("megainfer.checkpoint.reader.CHUNK_BYTES", 10_000)
     whole = (5, 300, 256)
-    with WeightReader(LooseFiles((path,), GGUF)) as reader:
+    with WeightReader(LooseFiles((path,), None)) as reader:
         expert = Source("x", (300, 256), whole, index=3)
         assert_same_bits(reader.read((expert,), torch.float32).numpy(), values[3])
         assert reader.bytes_read == reader.total_bytes([expert]) == 300 * 144
@@ -113,3 +113,10 @@ def load_spec_with(folder: Path, architecture: str):
 
 def test_the_types_are_told_in_words(folder):
     assert str(quantization_of(folder)) == "gguf: F16 (experts), BF16 and F32 (others)"
+
+
+def test_it_is_not_trained(tmp_path):
+    path = tmp_path / "m.gguf"
+    path.touch()
+    with pytest.raises(ModelError, match="is GGUF, which is served, but not trained"):
+        model_folder(str(path), print)

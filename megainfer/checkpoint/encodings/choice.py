@@ -22,17 +22,18 @@ def encoding_of(
     Raises CheckpointError naming the tensor that is missing or misshapen, that is stored in
     another format than config.json says, or as it is although config.json says quantised.
     """
-    if quantization is not None and quantization.codes is Codes.GGUF:
-        return _of_gguf(files.find(source.name), source)
     # Experts in a row of one matrix are quantised in no format that we know.
-    if quantization is None or len(source.entry_shape) != 2 or source.entries is not None:
-        return plain(files.find(source.name), source)
+    none = quantization is None or quantization.codes is Codes.GGUF
+    if none or len(source.entry_shape) != 2 or source.entries is not None:
+        return _as_it_says(files.find(source.name), source)
+    assert quantization is not None
     return _quantised(files, source, quantization) or _kept(files, source, quantization)
 
 
-def _of_gguf(stored: StoredTensor, source: Source) -> Encoding:
-    """Each tensor says for itself what it is."""
-    return blocks(stored, source) if stored.kind in BLOCK_KINDS else plain(stored, source)
+def _as_it_says(stored: StoredTensor, source: Source) -> Encoding:
+    """A tensor of a GGUF file says for itself what its codes mean."""
+    is_blocks = stored.gguf and stored.kind in BLOCK_KINDS
+    return blocks(stored, source) if is_blocks else plain(stored, source)
 
 
 def _quantised(
