@@ -173,6 +173,7 @@ def without(key: str, value=None):
         (without("tokenizer.ggml.token_type", [1]), "but types of 1"),
         (without("tokenizer.ggml.eos_token_id", 10**6), "eos_token_id is 1000000, but there are"),
         (without("tokenizer.ggml.tokens", ["a", "a"]), "2 tokens, but must have.*different"),
+        (without("tokenizer.ggml.tokens", ["a" * 5000]), "a token of 5000 characters"),
     ],
 )
 def test_what_is_no_tokenizer_that_is_known_is_named(tmp_path, change, told):

@@ -127,16 +127,21 @@ def _glm4_moe(model: GgufModel) -> Json:
     config = common(model)
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     model.expect("attention.value_length", None, head_dim)
-    unread = model.whole("nextn_predict_layers") or 0
     return {
         **config,
         **sigmoid_router(model),
         "architectures": ["Glm4MoeForCausalLM"],
-        "num_hidden_layers": config["num_hidden_layers"] - unread,
+        "num_hidden_layers": _without_predictors(model, config),
         "partial_rotary_factor": model.needed("rope.dimension_count") / head_dim,
         "attention_bias": model.has(f"{NAMES.qkv[0]}.bias"),
         "use_qk_norm": model.has(NAMES.q_norm),
     }
+
+
+def _without_predictors(model: GgufModel, config: Json) -> int:
+    """How many layers there are before those that predict several tokens at once."""
+    layers: int = config["num_hidden_layers"]
+    return layers - (model.whole("nextn_predict_layers") or 0)
 
 
 def _dots1(model: GgufModel) -> Json:
@@ -189,6 +194,7 @@ def _deepseek(model: GgufModel) -> Json:
     model.whole("attention.value_length")
     config.pop("head_dim", None)
     latent = {
+        "num_hidden_layers": _without_predictors(model, config),
         "num_key_value_heads": config["num_attention_heads"],
         "q_lora_rank": model.whole("attention.q_lora_rank"),
         "kv_lora_rank": model.needed("attention.kv_lora_rank"),

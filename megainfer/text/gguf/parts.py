@@ -10,7 +10,9 @@ MODEL = "tokenizer.ggml.model"
 PRE = "tokenizer.ggml.pre"
 TOKENS = "tokenizer.ggml.tokens"
 TEMPLATE = "tokenizer.chat_template"
-MAX_TOKENS = 1_000_000
+MAX_TOKENS, MAX_LENGTH, MAX_CHARACTERS = 1_000_000, 4096, 16_000_000
+"""Of a vocabulary, of one token, and of all together: the largest have 300,000 tokens, and spaces
+by the hundred."""
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """Of special tokens, with what llama.cpp calls them."""
 
@@ -59,6 +61,12 @@ def read_parts(metadata: Metadata) -> TokenizerParts | None:
         raise ModelError(
             f"{metadata.path}: {TOKENS} has {len(tokens)} tokens, but must have 1 to {MAX_TOKENS} "
             "different ones"
+        )
+    lengths = list(map(len, tokens))
+    if max(lengths) > MAX_LENGTH or sum(lengths) > MAX_CHARACTERS:
+        raise ModelError(
+            f"{metadata.path}: {TOKENS} has a token of {max(lengths)} characters, and "
+            f"{sum(lengths)} in all; at most {MAX_LENGTH} and {MAX_CHARACTERS} are read"
         )
     kinds = [int(kind) for kind in metadata.numbers("tokenizer.ggml.token_type")]
     scores = [float(score) for score in metadata.numbers("tokenizer.ggml.scores")]
