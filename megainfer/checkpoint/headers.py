@@ -1,16 +1,18 @@
-"""Which tensors a model folder holds, by the headers of its safetensors files. Pure: no torch, so
-that a folder is known to be whole before anything is started.
+"""Which tensors a model folder holds, by the headers of its safetensors or GGUF files. Pure: no
+torch, so that a folder is known to be whole before anything is started.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from megainfer.errors import CheckpointError
+from megainfer.gguf.files import SUFFIX
+from megainfer.gguf.header import is_gguf, read_header
 from megainfer.models.foreign import foreign_weights
 from megainfer.models.stored import Source
 from megainfer.small_file import MAX_JSON_BYTES, read_small_text
@@ -29,7 +31,8 @@ KIND_BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file. kind: safetensors' name of its dtype. offset, size: in bytes."""
+    """One tensor of a file. kind: safetensors' name of its dtype, or ggml's of its type. offset,
+    size: in bytes. gguf: of such a file, in which leading axes of one element aren't told."""
 
     name: str
     kind: str
@@ -37,13 +40,20 @@ class StoredTensor:
     path: Path
     offset: int
     size: int
+    gguf: bool = False
+
+    def shaped(self, shape: tuple[int, ...]) -> "StoredTensor":
+        """Itself in this shape, which must be its own. Raises CheckpointError."""
+        if self.gguf and _told(shape) == _told(self.shape):
+            return replace(self, shape=shape)
+        self.check_shape(shape)
+        return self
 
     def split(self, entries: int | None) -> "StoredTensor":
         """Its first axis as so many entries and what each has of it; None: itself."""
         if entries is None:
             return self
-        shape = (entries, self.shape[0] // entries, *self.shape[1:])
-        return StoredTensor(self.name, self.kind, shape, self.path, self.offset, self.size)
+        return replace(self, shape=(entries, self.shape[0] // entries, *self.shape[1:]))
 
     def entry(self, index: int | None) -> "StoredTensor":
         """The entry of the first axis, as a tensor of its own; None: itself."""
@@ -51,7 +61,7 @@ class StoredTensor:
             return self
         size = self.size // self.shape[0]
         offset = self.offset + index * size
-        return StoredTensor(self.name, self.kind, self.shape[1:], self.path, offset, size)
+        return replace(self, shape=self.shape[1:], offset=offset, size=size)
 
     @property
     def lines(self) -> range:
@@ -88,13 +98,19 @@ class StoredTensor:
         return CheckpointError(f"{self.path}: tensor {self.name} {problem}")
 
 
+def _told(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without leading axes of one element."""
+    first = next((i for i, length in enumerate(shape) if length != 1), len(shape))
+    return shape[first:]
+
+
 class TensorHeaders:
     """The tensors of one folder, or of some files, by name; a file's header is read when it is
     first asked for, by whichever thread.
 
-    Raises CheckpointError naming the file or tensor at fault: no safetensors file, an index that
-    is no JSON or names a file that is not there, a corrupt or truncated file, no such tensor, one
-    that several of the files hold.
+    Raises CheckpointError naming the file or tensor at fault: no file of weights, an index that is
+    no JSON or names a file that is not there, a corrupt or truncated file, no such tensor, one that
+    several of the files hold.
     """
 
     def __init__(self, place: Path | Sequence[Path]) -> None:
@@ -134,6 +150,8 @@ class TensorHeaders:
         index = folder / INDEX
         if index.exists():
             return _read_whole_index(index)
+        if not any(folder.glob("*.safetensors")) and (parts := sorted(folder.glob(f"*{SUFFIX}"))):
+            return self._tensors_of(parts)
         return self._tensors_of([_lone_file(folder)])
 
     def _tensors_of(self, files: Sequence[Path]) -> dict[str, Path]:
@@ -160,7 +178,23 @@ def _lone_file(folder: Path) -> Path:
 
 
 def _read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file. The format: 8 bytes, little-endian, say how long the JSON is that
+    """The tensors of one file."""
+    try:
+        ggufs = is_gguf(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from error
+    return _read_gguf(path) if ggufs else _read_safetensors(path)
+
+
+def _read_gguf(path: Path) -> dict[str, StoredTensor]:
+    return {
+        t.name: StoredTensor(t.name, t.kind, t.shape, path, t.offset, t.size, gguf=True)
+        for t in read_header(path).tensors
+    }
+
+
+def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The format: 8 bytes, little-endian, say how long the JSON is that
     follows; offsets count from its end, and the tensors fill the file without gaps."""
     if not path.is_file():  # opening a pipe would wait
         raise CheckpointError(f"{path} is not a regular file")

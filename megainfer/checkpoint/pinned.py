@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megainfer.config import format_bytes
 from megainfer.errors import ConfigError
+from megainfer.gguf.files import SUFFIX
 
 PIECE_BYTES = 16 << 20
 """A few milliseconds where it has just been read, a tenth of a second from a slow disk."""
@@ -23,7 +24,7 @@ class PinnedFiles:
     def __init__(self, folder: Path) -> None:
         self.pinned = 0  # bytes so far
         self._maps: list[mmap] = []
-        self._pieces = self._lock(sorted(folder.glob("*.safetensors")))
+        self._pieces = self._lock(weight_files(folder))
         self.done = False
 
     def step(self) -> None:
@@ -48,6 +49,11 @@ class PinnedFiles:
                     )
                 self.pinned += size
                 yield size
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder; where there are none, its GGUF files."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob(f"*{SUFFIX}"))
 
 
 def _address(mapped: mmap) -> int:

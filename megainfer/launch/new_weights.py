@@ -34,8 +34,8 @@ class CopiedWeights:
 def copied_weights(plan: Plan, source: str | Path) -> Iterator[CopiedWeights]:
     """Check new weights for an instance of this plan, and have a copy of them while it lasts.
 
-    source: a folder with config.json and safetensors files, or one safetensors file, which hold
-    every tensor that the plan's nodes read, under the names of the plan's own checkpoint.
+    source: a folder with config.json and safetensors files, or one safetensors or GGUF file, which
+    hold every tensor that the plan's nodes read, under the names of the plan's own checkpoint.
 
     Raises CheckpointError naming the file or tensor at fault, ModelError for another config.json,
     ConfigError where memory doesn't suffice or nodes can't take other weights.

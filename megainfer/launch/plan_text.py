@@ -9,6 +9,7 @@ from megainfer.launch.fit import overhead_of
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan
 from megainfer.memory import Ledger
+from megainfer.models.quantization import Codes
 from megainfer.sharing.budgets import Budgets
 from megainfer.topology import EMPTY, CoreAssignment
 
@@ -114,9 +115,11 @@ def _ledger_text(ledger: Ledger) -> str:
 def _stored_lines(plan: Plan) -> Iterator[str]:
     """Where weights are dequantised: what is on disk isn't what is computed in."""
     if plan.quantization is not None:
+        own = plan.quantization.codes is Codes.GGUF
+        said = f"{plan.quantization}{'' if own else ', says config.json'}"
         yield (
-            f"on disk    {plan.quantization}, says config.json; computed in {plan.expert_dtype} "
-            f"(experts) and {plan.attention_dtype} (others)"
+            f"on disk    {said}; computed in {plan.expert_dtype} (experts) and "
+            f"{plan.attention_dtype} (others)"
         )
 
 

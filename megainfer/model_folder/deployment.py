@@ -55,11 +55,11 @@ def plan_deployment(
     small = ModelSource(config.model, config.revision, weights=False)
     plan = make_plan(config, prepare(small), machine, budgets, servers)
     tokenizer = load_tokenizer(plan.folder, config.chat_template)
-    if fetch and config.model is not None and small.folder is None:
+    if fetch and config.model is not None and small.place is None:
         folder = prepare(ModelSource(config.model, config.revision))
         if folder != plan.folder:
             plan = make_plan(config, folder, machine, budgets, servers)
-    return Deployment(plan, tokenizer, _checked(plan, lacking=not fetch and small.folder is None))
+    return Deployment(plan, tokenizer, _checked(plan, lacking=not fetch and small.place is None))
 
 
 def _checked(plan: Plan, lacking: bool) -> str:

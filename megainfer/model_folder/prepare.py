@@ -15,7 +15,6 @@ from rich.console import Console
 
 from megainfer.console.terminal import ModelProgress
 from megainfer.errors import ModelError
-from megainfer.model_folder.demo.model import built_demo_model
 from megainfer.model_folder.resolve import ModelSource, resolve_model
 
 
@@ -31,8 +30,7 @@ def prepare(source: ModelSource) -> Path:
 
     Raises ModelError.
     """
-    there = source.folder if source.model is not None else built_demo_model()
-    if there is not None and there.exists():
+    if source.is_ready:
         return resolve_model(source, lambda stage, fraction: None)
     answer = _ask(source)
     if answer.folder is None:

@@ -5,7 +5,7 @@ from itertools import groupby
 from math import prod
 
 from megainfer.config import format_bytes
-from megainfer.models.quantization import QuantizationSpec
+from megainfer.models.quantization import Codes, QuantizationSpec
 from megainfer.models.sources import attention_sources, expert_sources
 from megainfer.models.spec import (
     Activation,
@@ -58,7 +58,10 @@ def describe_model(spec: ModelSpec, quantization: QuantizationSpec | None) -> li
 
 
 def _stored(spec: ModelSpec, quantization: QuantizationSpec | None) -> str:
-    return f"{quantization}, others {spec.dtype}" if quantization else spec.dtype
+    if quantization is None:
+        return spec.dtype
+    own = quantization.codes is Codes.GGUF
+    return str(quantization) if own else f"{quantization}, others {spec.dtype}"
 
 
 def _states(spec: ModelSpec) -> Iterator[Line]:

@@ -13,8 +13,6 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 def foreign_weights(folder: Path) -> str | None:
     """Why the weights in a folder without safetensors can't be served; None where there are
     none."""
-    if gguf := next(folder.glob("*.gguf"), None):
-        return gguf_refusal(gguf)
     for pattern in PICKLED:
         if found := next(folder.glob(pattern), None):
             return (
@@ -22,12 +20,3 @@ def foreign_weights(folder: Path) -> str | None:
                 f"code when it is read; only *.safetensors is read here; {CONVERT.format(folder)}"
             )
     return None
-
-
-def gguf_refusal(path: Path) -> str:
-    """Of a file in llama.cpp's format."""
-    return (
-        f"{path} is GGUF, llama.cpp's format, which isn't served here; name the model that it was "
-        "made from (its page on the hub says which), a folder or hub id with config.json and "
-        "*.safetensors; --expert-dtype int8 keeps its experts as small as Q8_0"
-    )

@@ -33,7 +33,9 @@ class TensorNames:
     one projection, `qkv` has one name. Each `gate_up` is a pair: gate, up. `delta_fused` are what
     a DeltaNet's input goes through, interleaved by key head: each one's query, key, values and
     output gates; its rates and decays. Where they are None, `delta_split` are: queries, keys and
-    values; gates; rates; decays.
+    values; gates; rates; decays. `kv_up_split`, where it isn't None, goes before `kv_up`: of all
+    heads the keys' projections, turned ([H, rank, channels]), and the values' ([H, channels,
+    rank]).
     """
 
     embedding: str = "model.embed_tokens.weight"
@@ -54,6 +56,7 @@ class TensorNames:
     kv_down: str = f"{_LAYER}.self_attn.kv_a_proj_with_mqa"
     kv_latent_norm: str = f"{_LAYER}.self_attn.kv_a_layernorm.weight"
     kv_up: str = f"{_LAYER}.self_attn.kv_b_proj"
+    kv_up_split: tuple[str, str] | None = None
     index_q: str = f"{_LAYER}.self_attn.indexer.wq_b"
     index_k: str = f"{_LAYER}.self_attn.indexer.wk"
     index_k_norm: str = f"{_LAYER}.self_attn.indexer.k_norm"

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from megainfer.models.config import Config, read_json
+from megainfer.models.gguf.stored import Stored
 
 BLOCK_OF_MXFP4 = 32
 """Weights that share an exponent, by the format's definition (OCP Microscaling Formats)."""
@@ -31,6 +32,7 @@ class Codes(StrEnum):
     AWQ = "awq"  # 4: in words of 32 bits, along the outputs
     GPTQ = "gptq"  # 4, 8: in words of 32 bits, along the inputs, transposed
     MXFP4 = "mxfp4"  # 4: float4_e2m1fn, two a byte
+    GGUF = "gguf"  # 0: each tensor in a type of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class QuantizationSpec:
     method: quant_method of config.json. block: how many (outputs, inputs) share a scale; None: all.
     symmetric: there are no zero points. targets, kept: regular expressions for names of modules,
     from their beginning; those that match a target and nothing of `kept` are quantised. reordered:
-    a table says which inputs share a scale. zero_offset: what stored zero points lack.
+    a table says which inputs share a scale. zero_offset: what stored zero points lack. kinds: of
+    a GGUF file, which types its tensors have, in words.
     """
 
     method: str
@@ -52,6 +55,7 @@ class QuantizationSpec:
     kept: tuple[str, ...] = ()
     reordered: bool = False
     zero_offset: int = 0
+    kinds: str = ""
 
     def quantises(self, module: str) -> bool:
         """Whether the weights of this module have to be quantised."""
@@ -78,6 +82,8 @@ class QuantizationSpec:
 
     def __str__(self) -> str:
         """As `fp8 (128 x 128 blocks)`."""
+        if self.codes is Codes.GGUF:
+            return f"{self.method}: {self.kinds}"
         kind = {Codes.FP8: "fp8", Codes.MXFP4: "mxfp4"}.get(self.codes, f"int{self.bits}")
         name = kind if kind == self.method else f"{self.method} {kind}"
         return f"{name} ({self._sharing()})"
@@ -105,6 +111,8 @@ def read_quantization(config: Config) -> QuantizationSpec | None:
 
     Raises ModelError naming key and value for a method or a setting that is not supported.
     """
+    if (stored := Stored.of(config)) is not None:
+        return QuantizationSpec("gguf", Codes.GGUF, 0, (None, None), kinds=stored.kinds)
     for holder in (config, Config(config.path, config.mapping("text_config"))):
         for key in ("quantization_config", "compression_config"):
             if holder.mapping(key):

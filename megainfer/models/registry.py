@@ -37,6 +37,7 @@ from megainfer.models.families import (
 )
 from megainfer.models.family import Family
 from megainfer.models.foreign import foreign_weights
+from megainfer.models.gguf.stored import as_stored
 from megainfer.models.spec import ModelSpec
 
 FAMILIES = (
@@ -92,7 +93,7 @@ def load_spec(folder: Path, overrides: Mapping[str, Any] | None = None) -> Model
         problem = f"{folder} holds no config.json, so it is not a model folder"
         raise ModelError("; ".join(filter(None, (problem, foreign_weights(folder)))))
     config = Config(path, _overridden(read_json(path), overrides or {}))
-    return ARCHITECTURES[_architecture(config)].read_spec(config)
+    return as_stored(ARCHITECTURES[_architecture(config)].read_spec(config), config)
 
 
 def _architecture(config: Config) -> str:

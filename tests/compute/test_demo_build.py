@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from megainfer.errors import ModelError
-from megainfer.model_folder.demo.build_once import MARKER, build_once, is_complete
+from megainfer.model_folder.build_once import MARKER, build_once, is_complete
+from megainfer.model_folder.cache import default_cache_dir
 from megainfer.model_folder.demo.fetch import fetch_gguf
 from megainfer.model_folder.demo.model import (
     DEMO_MODEL_NAME,
     RECIPE,
-    default_cache_dir,
     ensure_demo_model,
 )
 from megainfer.model_folder.demo.recipe import GgufPackage

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # From the ground up. A room imports itself and those before it, in its functions too and for types.
 FLOORS = (
     *("errors", "config", "native", "instruments", "topology", "small_file", "sharing"),
-    *("models", "helper_frames", "helper_process"),
+    *("gguf", "models", "helper_frames", "helper_process"),
     *("text", "structured", "sampling", "messages", "pipeline", "gather"),
     *("device", "m2n", "checkpoint", "compute", "memory"),
     *("simulator", "planner", "frontend", "launch"),
@@ -38,6 +38,7 @@ STRANGERS = (
 # Only what these hold may be loaded with them.
 TORCHLESS = (
     *("server", "megainfer/models", "megainfer/bench", "megainfer/simulator", "megainfer/planner"),
+    "megainfer/gguf",
     *("megainfer/memory.py", "megainfer/gather", "megainfer/pipeline.py", "megainfer/topology"),
     *("megainfer/attention_node/scheduling", "megainfer/rl/advantages", "megainfer/rl/samples"),
     *("megainfer/rl/rewards", "megainfer/rl/data"),

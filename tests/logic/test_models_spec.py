@@ -374,7 +374,6 @@ def test_an_unsupported_architecture_is_told_what_is_near(tmp_path, config, told
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("model.Q4_K_M.gguf", "GGUF, llama.cpp's format.*name the model that it was made from"),
         ("pytorch_model.bin", "a pickle.*convert it once.*save_pretrained"),
         ("consolidated.00.pth", "a pickle"),
     ],

@@ -1,13 +1,15 @@
 """Which encoding a weight has: what is on disk decides, and config.json must not contradict it."""
 
 from megainfer.checkpoint.encodings.awq import awq
+from megainfer.checkpoint.encodings.blocks import blocks
 from megainfer.checkpoint.encodings.encoding import Encoding
 from megainfer.checkpoint.encodings.gptq import gptq
 from megainfer.checkpoint.encodings.mxfp4 import mxfp4
 from megainfer.checkpoint.encodings.packed import packed
 from megainfer.checkpoint.encodings.plain import Plain, plain
 from megainfer.checkpoint.encodings.scaled import scaled, scales_of
-from megainfer.checkpoint.headers import TensorHeaders
+from megainfer.checkpoint.headers import StoredTensor, TensorHeaders
+from megainfer.gguf.kinds import BLOCK_KINDS
 from megainfer.models.quantization import Codes, QuantizationSpec
 from megainfer.models.stored import Source
 
@@ -21,9 +23,17 @@ def encoding_of(
     another format than config.json says, or as it is although config.json says quantised.
     """
     # Experts in a row of one matrix are quantised in no format that we know.
-    if quantization is None or len(source.entry_shape) != 2 or source.entries is not None:
-        return plain(files.find(source.name), source)
+    none = quantization is None or quantization.codes is Codes.GGUF
+    if none or len(source.entry_shape) != 2 or source.entries is not None:
+        return _as_it_says(files.find(source.name), source)
+    assert quantization is not None
     return _quantised(files, source, quantization) or _kept(files, source, quantization)
+
+
+def _as_it_says(stored: StoredTensor, source: Source) -> Encoding:
+    """A tensor of a GGUF file says for itself what its codes mean."""
+    is_blocks = stored.gguf and stored.kind in BLOCK_KINDS
+    return blocks(stored, source) if is_blocks else plain(stored, source)
 
 
 def _quantised(

@@ -46,5 +46,5 @@ def plain(stored: StoredTensor, source: Source) -> Plain:
             f"is stored as {stored.kind}, but nothing says what it means: no quantization_config "
             f"in config.json, or no scales beside it; supported by itself: {', '.join(kinds)}"
         )
-    stored.check_shape(source.stored_shape)
-    return Plain(stored.split(source.entries).entry(source.index))
+    whole = stored.shaped(source.stored_shape)
+    return Plain(whole.split(source.entries).entry(source.index))

@@ -3,12 +3,12 @@
 `docs/demo-model.md` says what it is, how it was measured and under which licence it comes.
 """
 
-import os
 import shutil
 from pathlib import Path
 
 from megainfer.errors import ModelError
-from megainfer.model_folder.demo.build_once import build_once, is_complete
+from megainfer.model_folder.build_once import build_once, is_complete
+from megainfer.model_folder.cache import default_cache_dir
 from megainfer.model_folder.demo.recipe import GgufPackage, Progress, Recipe, Upcycling
 
 DEMO_MODEL_NAME = "smollm2-135m-moe"
@@ -57,13 +57,6 @@ def built_demo_model(cache_dir: Path | None = None) -> Path | None:
 
 def _folder(cache_dir: Path | None) -> Path:
     return (cache_dir or default_cache_dir()) / DEMO_MODEL_NAME
-
-
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/megainfer`, or `~/.cache/megainfer`; a relative one doesn't count (XDG)."""
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = configured if configured.is_absolute() else Path.home() / ".cache"
-    return base / "megainfer"
 
 
 def _build(scratch: Path, fresh: Path, progress: Progress) -> None:

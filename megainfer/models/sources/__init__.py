@@ -27,6 +27,7 @@ __all__ = [
     "ModelSources",
     "Pieces",
     "Source",
+    "all_sources",
     "attention_sources",
     "attention_weight_bytes",
     "expert_sources",
@@ -75,3 +76,9 @@ def expert_sources(spec: ModelSpec, experts: Mapping[int, Iterable[int]]) -> lis
         for expert in experts[layer]:
             sources += ffn.expert(expert).all()
     return sources
+
+
+def all_sources(spec: ModelSpec) -> list[Source]:
+    """All that any node loads."""
+    experts = dict.fromkeys(spec.moe_layers, range(spec.num_experts))
+    return [*attention_sources(spec), *expert_sources(spec, experts)]

@@ -77,8 +77,25 @@ class LatentSources:
     def kv_up(self) -> Pieces:
         """Head by head the rows of the key that isn't rotated, then those of the value."""
         a = self.attention
+        if self.spec.names.kv_up_split is not None:
+            return self._kv_up_by_head(*self.spec.names.kv_up_split)
         return self._weight(
             self.spec.names.kv_up, a.num_heads * (a.nope_dim + a.v_dim), a.kv_lora_rank
+        )
+
+    def _kv_up_by_head(self, keys: str, values: str) -> Pieces:
+        a = self.attention
+        rank = a.kv_lora_rank
+        names = [f"{name.format(layer=self.layer)}.weight" for name in (keys, values)]
+        turned = (a.num_heads, rank, a.nope_dim)
+        straight = (a.num_heads, a.v_dim, rank)
+        return tuple(
+            source
+            for head in range(a.num_heads)
+            for source in (
+                Source(names[0], (a.nope_dim, rank), turned, head, transposed=True),
+                Source(names[1], (a.v_dim, rank), straight, head),
+            )
         )
 
     def out(self) -> Pieces:

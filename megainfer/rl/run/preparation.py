@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megainfer.errors import ConfigError
+from megainfer.errors import ConfigError, ModelError
+from megainfer.model_folder.gguf import is_gguf_place
 from megainfer.model_folder.resolve import ModelSource, resolve_model
 from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.data.files import read_problems
@@ -111,7 +112,10 @@ def open_prompts(config: TrainConfig, path: Path, tokenizer: Tokenizer, say: Say
 
 def model_folder(model: str, say: Say) -> Path:
     """A local folder as it is, a hub id's fetched one. Raises ModelError."""
-    return resolve_model(ModelSource(model), lambda what, share: say(what))
+    source = ModelSource(model)
+    if source.place is not None and is_gguf_place(source.place):
+        raise ModelError(f"{model} is GGUF, which is served, but not trained; name a folder")
+    return resolve_model(source, lambda what, share: say(what))
 
 
 def _at(values: dict[str, Any], key: str) -> Any:

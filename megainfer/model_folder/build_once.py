@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from megainfer.errors import ModelError
 
 MARKER = "megainfer_demo.json"
+"""Called so since the demo model was the only such folder; another name would build it anew."""
 _POLL_S = 0.1
 
 Build = Callable[[Path, Path], None]
@@ -41,7 +42,7 @@ def build_once(
             if not is_complete(target, recipe):  # it may have been built while we waited
                 _build_and_publish(target, recipe, build)
     except OSError as error:
-        raise ModelError(f"cannot build the demo model in {target}: {error}") from error
+        raise ModelError(f"cannot build {target}: {error}") from error
     return target
 
 
@@ -94,6 +95,6 @@ def _acquire(file: TextIO, deadline: float) -> None:
             if time.monotonic() >= deadline:
                 raise ModelError(
                     f"another process has held {file.name} for too long: "
-                    "it is building the demo model; let it finish or end it, then try again"
+                    "it is building the model's folder; let it finish or end it, then try again"
                 ) from None
         time.sleep(_POLL_S)  # a lock with a time limit: flock itself has none

@@ -1,0 +1,1 @@
+"""What llama.cpp's architectures are in ours: config.json of a GGUF file's metadata, and names."""

@@ -1,0 +1,1 @@
+"""Tokenizers and chat templates out of GGUF files, as the files of a model folder."""
