@@ -25,7 +25,13 @@ class Loaded(Message, frozen=True):
 
 
 class Opened(Message, frozen=True):
-    """The port is open: peers can be met."""
+    """The port is open: peers can be met.
+
+    address: from an expert node, the IP address and the port at which attention nodes of other
+    hosts find it, where its road leads there.
+    """
+
+    address: tuple[str, int] | None = None
 
 
 class Connected(Message, frozen=True):
