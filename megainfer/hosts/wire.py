@@ -21,6 +21,7 @@ from megainfer.messages.message import Message, encode
 PULSE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 5.0
 """In which the other has to prove itself."""
+UNANSWERED_SECONDS = 5.0
 MOST_WAITING_BYTES = 256 * 2**20
 """What may wait for one that reads slowly, before it counts as hung."""
 _PIECE_BYTES = 1 << 18
@@ -32,8 +33,9 @@ class Wire(Generic[Incoming]):
     """One end of a connected TCP socket, which is this one's to close from now on.
 
     name: what to call the other in errors. calls: whether it is this side that has connected.
-    lease: seconds of silence after which the other counts as lost; the kernel gives up unanswered
-    bytes after as long.
+    lease: seconds of silence after which the other counts as lost. The kernel gives up bytes that
+    no other kernel has acknowledged after as long, and after UNANSWERED_SECONDS at most: then it is
+    the network that is gone, and to connect anew finds out sooner when it is back.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Wire(Generic[Incoming]):
     def keep(self, lease: float) -> None:
         """From now on for so many seconds of silence."""
         self.lease = lease
-        timeout = int(lease * 1000)
+        timeout = int(min(lease, UNANSWERED_SECONDS) * 1000)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
 
     def fileno(self) -> int:

@@ -141,6 +141,11 @@ class UpdateWeights(Message, frozen=True):
 
 
 class Fatal(Message, frozen=True):
-    """The child is about to exit because of this."""
+    """The child is about to exit because of this.
+
+    befell: it was done to the node (it was killed, its host is lost), so that another start may
+    well do better. Only stand-ins for nodes of other hosts say so.
+    """
 
     message: str
+    befell: bool = False
