@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from megainfer.commands import (
+    agent,
     calibrate,
     chat,
     collect_env,
     complete,
+    doctor,
     generate,
     models,
     nodes,
@@ -34,6 +36,8 @@ app = typer.Typer(
 )
 for command, epilog in (
     (serve.serve, serve.EPILOG),
+    (agent.agent, agent.EPILOG),
+    (doctor.doctor, doctor.EPILOG),
     (chat.chat, chat.EPILOG),
     (complete.complete, complete.EPILOG),
     (generate.generate, generate.EPILOG),

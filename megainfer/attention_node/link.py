@@ -77,8 +77,12 @@ class FrontEndLink:
 
     def receive(self) -> Iterator[ToNode]:
         """Everything that has come in; never blocks."""
+        return map(to_node_decoder.decode, self.receive_bytes())
+
+    def receive_bytes(self) -> Iterator[bytes]:
+        """The same as it was sent, for who only passes it on."""
         while self.pending():
-            yield to_node_decoder.decode(self._socket.recv())
+            yield self._socket.recv()
 
     def is_lost(self) -> bool:
         """Whether the connection has ended; it is never made again."""
@@ -87,8 +91,12 @@ class FrontEndLink:
     def send(self, message: FromNode) -> None:
         """Never blocks; a front end that is gone hears nothing more, which is the supervisor's
         affair. Raises NodeDied when it has stopped reading."""
+        self.send_bytes(encode(message))
+
+    def send_bytes(self, data: bytes) -> None:
+        """The same of a message that was encoded before."""
         try:
-            self._socket.send(encode(message), zmq.DONTWAIT)
+            self._socket.send(data, zmq.DONTWAIT)
         except zmq.Again as error:
             if self.is_lost():  # it left: all else was told already
                 return

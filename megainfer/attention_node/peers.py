@@ -26,7 +26,7 @@ class Peers:
         expert, incarnation = message.expert, message.incarnation
         self._asked[expert] = incarnation
         told = partial(self._link.send, Met(expert, incarnation))
-        self._port.meet(expert, incarnation, MEET_SECONDS, told)
+        self._port.meet(expert, incarnation, MEET_SECONDS, told, message.address)
 
     def enter(self) -> None:
         """Another epoch has begun: whoever was met is there. Who isn't back is no news."""

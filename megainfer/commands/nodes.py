@@ -35,11 +35,14 @@ def nodes(url: Url = DEFAULT_URL, admin_key: AdminKey = None) -> None:
     from rich.table import Table
 
     report = msgspec.json.decode(ask("GET", url, "/admin/nodes", admin_key, LOOK_SECONDS))
-    table = Table("node", "state", "restarts", "last beat", "reason", box=None, pad_edge=False)
+    hosts = ["host"] * any("host" in node for node in report["nodes"])
+    columns = ("node", *hosts, "state", "restarts", "last beat", "reason")
+    table = Table(*columns, box=None, pad_edge=False)
     for node in report["nodes"]:
         beat = node["heartbeat_seconds"]
         table.add_row(
             f"{node['role']}-{node['node']}",
+            *(node[name] for name in hosts),
             node["state"],
             str(node["restarts"]),
             "" if beat is None else f"{beat:.1f} s ago",

@@ -15,6 +15,7 @@ from typer import Option
 
 from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.engine_options import EngineOptions, ModelArgument
+from megainfer.commands.host_options import HostOptions
 from megainfer.commands.http_options import HTTP, HttpOptions
 from megainfer.commands.listening import (
     check_descriptors,
@@ -31,6 +32,8 @@ from megainfer.console.terminal import TerminalObserver
 from megainfer.errors import ConfigError, MegaInferError
 from megainfer.frontend.serving_options import SHORT_KEY, ServingOptions
 from megainfer.frontend.shared_loads import SharedLoads
+from megainfer.hosts.reception import Reception
+from megainfer.launch.hosts.spread import Site
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan_text import describe_requests
 from megainfer.launch.station import Station
@@ -62,6 +65,7 @@ def serve(
     context: typer.Context,
     engine: EngineOptions,
     http: HttpOptions,
+    hosts: HostOptions,
     model: ModelArgument = None,
     host: Annotated[str, Option(rich_help_panel=HTTP, help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -86,7 +90,7 @@ def serve(
     set_up_logs(http.log_level)
     wish = engine.config(model)
     reread = partial(_reread, context, _own_arguments())
-    raise typer.Exit(_serve(wish, options, host, port, dry_run, reread))
+    raise typer.Exit(_serve(wish, options, hosts, host, port, dry_run, reread))
 
 
 _REREAD: ContextVar[list[ServingOptions] | None] = ContextVar("reread", default=None)
@@ -128,6 +132,7 @@ def _own_arguments() -> list[str]:
 def _serve(
     config: EngineConfig,
     options: ServingOptions,
+    hosts: HostOptions,
     host: str,
     port: int,
     dry_run: bool,
@@ -138,10 +143,15 @@ def _serve(
     console = Console(highlight=False)
     began = monotonic()
     sockets = reserve(host, port, options.api_servers)  # before a model is fetched for long
-    machine = read_machine()
-    deployment = plan_deployment(config, machine, not dry_run, options.budgets, options.api_servers)
+    machine, reception = read_machine(), hosts.reception()
+    gathering = monotonic()
+    site = None if reception is None else _gather(reception, hosts, console)
+    waited = monotonic() - gathering
+    deployment = plan_deployment(
+        config, machine, not dry_run, options.budgets, options.api_servers, site
+    )
     plan = deployment.plan
-    preparing = monotonic() - began
+    preparing = monotonic() - began - waited
     budgets = Budgets.of(options.budgets, plan.max_model_len)
     requests = describe_requests(plan, budgets, machine, options.api_servers)
     for line in (*deployment.describe(), *requests):
@@ -165,6 +175,8 @@ def _serve(
             markup=False,
         )
     if dry_run:
+        if reception is not None:
+            reception.close()  # without a word: agents go on waiting for whom they serve
         return 0
     listen(sockets)
     url = f"http{'s' * options.uses_tls}://{shown_host(host)}:{sockets[0].getsockname()[1]}"
@@ -181,9 +193,24 @@ def _serve(
         drain_seconds=options.drain_seconds,
         servers=options.api_servers,
         reread=reread,
+        reception=reception,
     )
+    if reception is not None:
+        supervisor.startup.add("agents", waited)
     supervisor.startup.add("model", preparing)
     return supervisor.run()
+
+
+def _gather(reception: Reception, hosts: HostOptions, console: Console) -> Site:
+    """Wait for the agents. Raises NodeDied where they don't come in time."""
+
+    def told(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    seconds = f"{hosts.agents_timeout:g} s at most"
+    told(f"waiting for {hosts.agents} agents at {reception.address}, {seconds}")
+    there = reception.gather(hosts.agents, hosts.agents_timeout, told)
+    return Site(there, hosts.places())
 
 
 def _wrapped(line: str, width: int) -> str:

@@ -68,8 +68,9 @@ def _serve(
 ) -> None:
     link = station.link
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
-    port = expert_port_for(device, join_expert(plan.road, seat, device))
-    m = await_serve(link, _meet, partial(_measured, port)).micro_batches
+    joined = join_expert(plan.road, seat, device)
+    port = expert_port_for(device, joined)
+    m = await_serve(link, _meet, partial(_measured, port), joined.address).micro_batches
     work = Workload(station.page)
     unit = ExpertUnit(plan, node, model, port, m, work, weights)
     link.send(Ready())

@@ -37,7 +37,7 @@ def backend_of(plan: Plan, role: Role, node: int) -> Backend:
     A node that has a GPU initialises CUDA here, and no earlier.
     """
     attention = role is Role.ATTENTION
-    cores = plan.cores_of_attention(node) if attention else plan.cores_of_expert(node)
+    cores = plan.cores_of(role, node)
     kernels = plan.kernels if attention else plan.expert_kernels
     gpu = plan.devices.of(role, node)
     if gpu is not None:

@@ -72,6 +72,11 @@ def check_version(version: str | None) -> None:
 
 def check_replaceable(plan: Plan) -> None:
     """Raises ConfigError where some node can't take other weights while it serves."""
+    if plan.places is not None:
+        raise ConfigError(
+            "weights of nodes on other hosts can't be replaced while they serve, since files are "
+            "of one host; start the server anew with the new weights"
+        )
     if plan.devices.gpus:
         raise ConfigError(
             "weights of nodes on GPUs can't be replaced while they serve, since graphs are bound "

@@ -21,12 +21,14 @@ def await_serve(
     link: ParentLink,
     meet: Callable[[Meet], None],
     measure: Callable[[Membership], Connected],
+    address: tuple[str, int] | None = None,
 ) -> Serve:
-    """The port is open: do as the supervisor says, until it says how to serve.
+    """The port is open: do as the supervisor says, until it says how to serve. address: as in
+    `Opened`.
 
     Raises NodeDied when it is gone, or says nothing for long.
     """
-    link.send(Opened())
+    link.send(Opened(address))
     while True:
         message = link.receive(START_TIMEOUT_SECONDS)
         match message:

@@ -29,10 +29,12 @@ from megainfer.launch.fit import (
     overhead_of,
 )
 from megainfer.launch.gpu_memory import GpuNeeds, check_gpus_fit, fitting_gpu_blocks
+from megainfer.launch.hosts.places import Places
 from megainfer.launch.machine import Machine
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road, road_on_a_host
 from megainfer.memory import Ledger, attention_node, expert_node
+from megainfer.messages.message import Role
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
@@ -58,7 +60,9 @@ class Plan:
     keeps this instance's sockets apart from any other's. m2n_key: a secret, by which its nodes know
     each other over a network. kernels: of attention nodes, beside those of expert nodes.
     generation: end tokens, and sampling for
-    what a request leaves out. quantization: of the weights on disk.
+    what a request leaves out. quantization: of the weights on disk. places: where nodes are that
+    agents start on several hosts; None: all are on this one. front_token: in place of `token`
+    where a node of another host looks for front ends.
     """
 
     config: EngineConfig
@@ -79,6 +83,8 @@ class Plan:
     generation: GenerationDefaults
     quantization: QuantizationSpec | None
     m2n_key: str = field(repr=False)
+    places: Places | None = None
+    front_token: str = ""
 
     @property
     def num_attention(self) -> int:
@@ -102,7 +108,7 @@ class Plan:
 
     def front_endpoint(self, server: int = 0, incarnation: int = 0) -> str:
         """Where a front end listens for attention nodes: an abstract socket, so no file."""
-        return f"ipc://@megainfer-{self.token}-front-{server}-{incarnation}"
+        return f"ipc://@megainfer-{self.front_token or self.token}-front-{server}-{incarnation}"
 
     def server_name(self, server: int) -> str:
         """The abstract socket on which API servers ask each other."""
@@ -130,10 +136,17 @@ class Plan:
             return self.cores[0]
         return self.cores[(self.num_attention + node) % len(self.cores)]
 
+    def cores_of(self, role: Role, node: int) -> CoreAssignment:
+        """Of a node of either role."""
+        attention = role is Role.ATTENTION
+        return self.cores_of_attention(node) if attention else self.cores_of_expert(node)
+
     @property
     def spin_seconds(self) -> float:
-        """How long a waiting node may keep its core busy: not where others would need it."""
-        return SPIN_SECONDS if have_own_cores(self.cores) else 0.0
+        """How long a waiting node may keep its core busy: not where others would need it, nor on
+        the road between hosts, whose own threads would."""
+        alone = self.places is None and have_own_cores(self.cores)
+        return SPIN_SECONDS if alone else 0.0
 
     @property
     def profiled_rows(self) -> list[int]:

@@ -8,7 +8,8 @@ from megainfer.launch.devices import NumberedGpu
 from megainfer.launch.fit import overhead_of
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan
-from megainfer.memory import Ledger
+from megainfer.memory import Ledger, Overhead
+from megainfer.messages.message import Role
 from megainfer.models.quantization import Codes
 from megainfer.sharing.budgets import Budgets
 from megainfer.topology import EMPTY, CoreAssignment
@@ -19,13 +20,19 @@ def describe(plan: Plan) -> list[str]:
     return [*_instance_lines(plan), *_node_lines(plan), *_gpu_lines(plan), _slots_line(plan)]
 
 
+def _on_host(plan: Plan, role: Role, node: int) -> str:
+    return "" if plan.places is None else f"on {plan.places.of(role, node)}, "
+
+
 def describe_requests(
     plan: Plan, budgets: Budgets, machine: Machine, servers: int = 1
 ) -> list[str]:
     """What requests may cost, and what all processes may take of memory together. servers: API
     servers."""
-    around = overhead_of(plan.config, len(plan.cores), budgets, servers, plan.devices).ledger
-    total = (around + plan.whole_ledger()).total
+    around, nodes = _around(plan, budgets, servers), Ledger()
+    if plan.places is None:
+        nodes = plan.whole_ledger()
+    total = (around + nodes).total
     free = format_bytes(machine.available_memory)
     more = (
         f", more than the {free} that are available: a smaller --request-memory or "
@@ -35,10 +42,21 @@ def describe_requests(
         f"requests   texts of {budgets.prompt_characters} characters, bodies of "
         f"{format_bytes(budgets.body_bytes)}; one client has {budgets.client_share:.0%} of what "
         "others leave",
-        f"memory     {format_bytes(total)} at most in all processes"
+        f"memory     {format_bytes(total)} at most in all processes{_here(plan)}"
         f"{more if total > machine.available_memory else ''}; beside nodes and M2N: "
         f"{_ledger_text(around)}",
     ]
+
+
+def _here(plan: Plan) -> str:
+    return "" if plan.places is None else " of this host"
+
+
+def _around(plan: Plan, budgets: Budgets, servers: int) -> Ledger:
+    """What there is on this host beside what nodes compute with."""
+    if plan.places is not None:
+        return Overhead(budgets, servers, 0, 0, 0).ledger
+    return overhead_of(plan.config, len(plan.cores), budgets, servers, plan.devices).ledger
 
 
 def _instance_lines(plan: Plan) -> Iterator[str]:
@@ -68,10 +86,12 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
 def _node_lines(plan: Plan) -> Iterator[str]:
     for node in range(plan.num_attention):
         place = _place(plan.cores_of_attention(node), plan.devices.attention, node)
+        place = _on_host(plan, Role.ATTENTION, node) + place
         yield f"attention {node}  {place}  {_ledger_text(plan.attention_ledger(node))}"
     for node in range(plan.num_expert):
         held, spares = _held(plan, node)
         place = _place(plan.cores_of_expert(node), plan.devices.experts, node)
+        place = _on_host(plan, Role.EXPERT, node) + place
         yield (
             f"expert {node}     {place}  {_expert_text(held)}{_spare_text(spares)} of each layer  "
             f"{_ledger_text(plan.expert_ledger(node))}"
@@ -188,6 +208,8 @@ def _replica_lines(plan: Plan) -> Iterator[str]:
 
 def warnings(plan: Plan) -> Iterator[str]:
     """More processes than cores: at every layer each waits until all others had theirs."""
+    if plan.places is not None:
+        return  # cores are of several hosts
     processes = len(plan.cores)
     cores = len({core for assignment in plan.cores for core in assignment.cores})
     if processes > cores and not plan.config.colocated and not plan.devices.gpus:

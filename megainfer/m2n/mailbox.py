@@ -181,9 +181,15 @@ class JoiningPort(AttentionPort, Protocol):
     """An attention node's end where expert nodes come and go."""
 
     def meet(
-        self, expert: int, incarnation: int, timeout: float, on_met: Callable[[], None]
+        self,
+        expert: int,
+        incarnation: int,
+        timeout: float,
+        on_met: Callable[[], None],
+        address: tuple[str, int] | None = None,
     ) -> None:
-        """Meet this incarnation of an expert node, beside whatever else goes on.
+        """Meet this incarnation of an expert node, beside whatever else goes on. address: its
+        `ExpertPort.address`; None for one of this host.
 
         `on_met` is called by another thread once a message of the next epoch would reach it; never
         where that isn't so within `timeout` seconds.
@@ -192,6 +198,11 @@ class JoiningPort(AttentionPort, Protocol):
 
 class ExpertPort(Port, Protocol):
     """The expert node's end."""
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """The IP address and the port at which attention nodes of other hosts meet it; None where
+        its road doesn't lead there."""
 
     def receive(self) -> list[Dispatch | Rest]:
         """Messages that arrived since the last call, zero-row ones included; never blocks, nor

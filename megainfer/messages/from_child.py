@@ -25,7 +25,13 @@ class Loaded(Message, frozen=True):
 
 
 class Opened(Message, frozen=True):
-    """The port is open: peers can be met."""
+    """The port is open: peers can be met.
+
+    address: from an expert node, the IP address and the port at which attention nodes of other
+    hosts find it, where its road leads there.
+    """
+
+    address: tuple[str, int] | None = None
 
 
 class Connected(Message, frozen=True):
@@ -135,6 +141,11 @@ class UpdateWeights(Message, frozen=True):
 
 
 class Fatal(Message, frozen=True):
-    """The child is about to exit because of this."""
+    """The child is about to exit because of this.
+
+    befell: it was done to the node (it was killed, its host is lost), so that another start may
+    well do better. Only stand-ins for nodes of other hosts say so.
+    """
 
     message: str
+    befell: bool = False

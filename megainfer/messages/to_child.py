@@ -83,10 +83,12 @@ class FrontEndDown(Message, frozen=True):
 
 
 class Meet(Message, frozen=True):
-    """To an attention node: meet this incarnation of an expert node, and say Met."""
+    """To an attention node: meet this incarnation of an expert node, and say Met. address: as in
+    `Opened`; None where both are on one host."""
 
     expert: int
     incarnation: int
+    address: tuple[str, int] | None = None
 
 
 class Prepare(Message, frozen=True):

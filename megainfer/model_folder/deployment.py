@@ -8,6 +8,7 @@ from pathlib import Path
 from megainfer.checkpoint.check import check_names, check_weights
 from megainfer.checkpoint.headers import INDEX
 from megainfer.config import EngineConfig, format_bytes
+from megainfer.launch.hosts.spread import Site, make_spread_plan
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe, warnings
@@ -44,21 +45,29 @@ def plan_deployment(
     fetch: bool = True,
     budgets: BudgetOptions | None = None,
     servers: int = 0,
+    site: Site | None = None,
 ) -> Deployment:
     """Check a wish as far as that goes without a process of any node.
 
     fetch: whether a hub id's weights are fetched, once all else is known to fit; without them only
-    the names in its index are checked. budgets, servers: as in `make_plan`.
+    the names in its index are checked. budgets, servers: as in `make_plan`. site: the hosts of the
+    nodes, where they aren't on this machine.
 
     Raises ModelError for what is wrong with the model, ConfigError for the wish.
     """
     small = ModelSource(config.model, config.revision, weights=False)
-    plan = make_plan(config, prepare(small), machine, budgets, servers)
+
+    def planned(folder: Path) -> Plan:
+        if site is not None:
+            return make_spread_plan(config, folder, site)
+        return make_plan(config, folder, machine, budgets, servers)
+
+    plan = planned(prepare(small))
     tokenizer = load_tokenizer(plan.folder, config.chat_template)
     if fetch and config.model is not None and small.place is None:
         folder = prepare(ModelSource(config.model, config.revision))
         if folder != plan.folder:
-            plan = make_plan(config, folder, machine, budgets, servers)
+            plan = planned(folder)
     return Deployment(plan, tokenizer, _checked(plan, lacking=not fetch and small.place is None))
 
 

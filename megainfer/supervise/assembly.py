@@ -72,6 +72,7 @@ class Assembly:
         self._changed = False  # since the last epoch, in a way that its successor might not show
         self._loaded: dict[Node, Loaded] = {}
         self._measuring = False
+        self._addresses: dict[Node, tuple[str, int] | None] = {}  # of expert nodes' ports
         self._connected: dict[Node, Connected] = {}
         self._entered: dict[Node, int] = {}  # the latest epoch of which each has said so
         self._asked_at: dict[Pair, float] = {}
@@ -245,7 +246,8 @@ class Assembly:
                 self._loaded[node] = message
                 self.roster.reached(node, Stage.LOADED)
                 self._send(node, Start(self._plan.most_micro_batches))
-            case Opened():
+            case Opened(address=address):
+                self._addresses[node] = address
                 self.roster.reached(node, Stage.OPEN)
                 if self.serve is not None:
                     self._send(node, self.serve)
@@ -273,12 +275,21 @@ class Assembly:
         for attention, expert in self.roster.to_meet():
             self._asked_at[attention, expert] = self._clock()
             incarnation = self.roster.incarnation((Role.EXPERT, expert))
-            self._send((Role.ATTENTION, attention), Meet(expert, incarnation))
+            address = self._address(attention, expert)
+            self._send((Role.ATTENTION, attention), Meet(expert, incarnation, address))
         if self.serve is None:
             self._agree()
         else:
             self._moves.end()
             self._reconcile()
+
+    def _address(self, attention: int, expert: int) -> tuple[str, int] | None:
+        """Where one finds the other, unless they are on one host."""
+        places = self._plan.places
+        nodes = (Role.ATTENTION, attention), (Role.EXPERT, expert)
+        if places is None or places.of(*nodes[0]) == places.of(*nodes[1]):
+            return None
+        return self._addresses[nodes[1]]
 
     def late(self) -> list[Pair]:
         """Those who should have met by now."""

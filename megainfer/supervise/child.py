@@ -32,8 +32,8 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Child:
-    """A running (or ended) child. `fatal` is the last thing that a failing child said; `given_up`
-    why the supervisor has killed it.
+    """A running (or ended) child. `fatal` is the last thing that a failing child said, and
+    `befell` whether that was done to it; `given_up` why the supervisor has killed it.
 
     incarnation: how many processes this node has been before.
     """
@@ -46,6 +46,7 @@ class Child:
     page: Page
     incarnation: int = 0
     fatal: str | None = None
+    befell: bool = False
     given_up: str | None = None
     exit_code: int | None = None  # negative: the signal that killed it
 
@@ -179,7 +180,7 @@ def _run_child(
 
     def life(station: Station) -> None:
         if role is not Role.SERVER:  # which has its clients to tell, and notices by its link
-            _die_with(parent)
+            die_with(parent)
         _settle(role, node, cores, close)
         begin_to_beat(station.page)
         main(station)
@@ -193,7 +194,7 @@ def _run_child(
         os._exit(code)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Be killed when the parent ends, however that comes, and whatever this process does then."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):

@@ -14,6 +14,7 @@ from megainfer.messages.message import Role
 from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import Stop
 from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
+from megainfer.topology import CoreAssignment
 
 logger = logging.getLogger("megainfer")
 
@@ -31,17 +32,18 @@ class Family:
         self.children: list[Child] = []
 
     def start(self, role: Role, node: int, main: ChildMain, incarnation: int) -> Child:
-        cores = None
-        if role is Role.ATTENTION:
-            cores = self._plan.cores_of_attention(node)
-        elif role is Role.EXPERT:
-            cores = self._plan.cores_of_expert(node)
         close: list[Closable] = [*self.children, *self._own]
         if role is not Role.SERVER:
             close += self._of_servers
-        child = fork_child(role, node, main, cores, close, incarnation)
+        child = fork_child(role, node, main, self._cores(role, node), close, incarnation)
         self.children.append(child)
         return child
+
+    def _cores(self, role: Role, node: int) -> CoreAssignment | None:
+        """None: where it likes, as an API server, or who stands in for a node elsewhere."""
+        if role is Role.SERVER or self._plan.places is not None:
+            return None
+        return self._plan.cores_of(role, node)
 
     def of(self, role: Role) -> list[Child]:
         return [child for child in self.children if child.role is role]

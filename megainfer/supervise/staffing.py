@@ -4,21 +4,25 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
+from megainfer.hosts.remote import RemoteNodes
 from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.messages.message import Role
 from megainfer.messages.to_child import Stop
+from megainfer.messages.weights import WeightFiles
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, ChildMain
 from megainfer.supervise.family import Family
 from megainfer.supervise.roster import Node
+from megainfer.topology import Placement
 
 ServerMain = Callable[[Station, int], None]
 """What the process of an API server runs: its station, its number."""
 
 
 class Staffing:
-    """server: what an API server's process runs, None without one; servers: how many."""
+    """server: what an API server's process runs, None without one; servers: how many. remote: who
+    starts nodes on other hosts, None where all are on this one."""
 
     def __init__(
         self,
@@ -27,11 +31,13 @@ class Staffing:
         assembly: Assembly,
         server: ServerMain | None,
         servers: int,
+        remote: RemoteNodes | None = None,
     ) -> None:
         self._plan = plan
         self._family = family
         self._assembly = assembly
         self._server_main = server
+        self._remote = remote
         count = 0 if server is None else servers
         self.servers: list[Node] = [(Role.SERVER, number) for number in range(count)]
         self._not_before: dict[Node, float] = {}  # on the monotonic clock
@@ -59,8 +65,16 @@ class Staffing:
         return [
             node
             for node in (*self.servers, *self._assembly.needed)
-            if self._family.find(*node) is None and self._not_before.get(node, 0.0) <= now
+            if self._family.find(*node) is None
+            and self._not_before.get(node, 0.0) <= now
+            and self.can_start(node)
         ]
+
+    def can_start(self, node: Node) -> bool:
+        """Whether the host of a node is there."""
+        if self._remote is None or node[0] is Role.SERVER:
+            return True
+        return self._remote.can_start(*node)
 
     def dismiss_the_unneeded(self) -> None:
         """Have nodes end that nobody needs any more."""
@@ -90,22 +104,38 @@ class Staffing:
             assert self._server_main is not None
             server_main = self._server_main
             return lambda station: server_main(station, index)
-        # Both roles' code is imported before the fork, so that each node starts with it in memory.
-        from megainfer.attention_node.process import run_attention
-        from megainfer.colocated.process import run_colocated
-        from megainfer.expert_node.process import run_expert
+        measures = self._plan.measures and self._assembly.serve is None
+        placement = self._assembly.to_load(index) if role is Role.EXPERT else None
+        weights = self._assembly.weights
+        if self._remote is not None:
+            return self._remote.main_of(role, index, measures, placement, weights)
+        return node_main(self._plan, role, index, measures, placement, weights)
 
-        plan, weights = self._plan, self._assembly.weights
-        if plan.config.colocated:
-            return partial(run_colocated, plan=plan, weights=weights)
-        measures = plan.measures and self._assembly.serve is None
-        if role is Role.ATTENTION:
-            return partial(run_attention, plan=plan, node=index, measures=measures, weights=weights)
-        return partial(
-            run_expert,
-            plan=plan,
-            node=index,
-            measures=measures,
-            placement=self._assembly.to_load(index),
-            weights=weights,
-        )
+
+def node_main(
+    plan: Plan,
+    role: Role,
+    node: int,
+    measures: bool,
+    placement: Placement | None,
+    weights: WeightFiles,
+) -> ChildMain:
+    """What the process of a node runs. measures: whether the choice of m waits for what its stages
+    take. placement: by which an expert node loads its experts, the plan's where there is none."""
+    # Both roles' code is imported before the fork, so that each node starts with it in memory.
+    from megainfer.attention_node.process import run_attention
+    from megainfer.colocated.process import run_colocated
+    from megainfer.expert_node.process import run_expert
+
+    if plan.config.colocated:
+        return partial(run_colocated, plan=plan, weights=weights)
+    if role is Role.ATTENTION:
+        return partial(run_attention, plan=plan, node=node, measures=measures, weights=weights)
+    return partial(
+        run_expert,
+        plan=plan,
+        node=node,
+        measures=measures,
+        placement=placement or plan.placement,
+        weights=weights,
+    )

@@ -12,6 +12,8 @@ from typing import NoReturn, Protocol
 from megainfer.checkpoint.pinned import PinnedFiles
 from megainfer.checkpoint.vault import WeightVault
 from megainfer.errors import ConfigError, MegaInferError, NodeDied
+from megainfer.hosts.reception import Reception
+from megainfer.hosts.remote import RemoteNodes
 from megainfer.instruments.startup_clock import StartupClock
 from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
@@ -82,6 +84,7 @@ class Supervisor:
     servers may keep open (the listening sockets). owner: the link to a process that this one works
     for. drain_seconds: how long admitted requests may take to finish after a termination signal;
     Ctrl-C, or a second signal, ends them at once. reread: reads the options again, for SIGHUP.
+    reception: where the agents have joined on whose hosts the plan has its nodes.
     startup: times the stages; whoever does something before `run` adds it.
     """
 
@@ -96,6 +99,7 @@ class Supervisor:
         restarts: Restarts | None = None,
         servers: int = 1,
         reread: Callable[[], Reload] | None = None,
+        reception: Reception | None = None,
     ) -> None:
         self.plan = plan
         self._observer = observer
@@ -106,7 +110,8 @@ class Supervisor:
         self.startup = StartupClock()
         self._signals = Signals(in_terminal=owner is None)
         vault = WeightVault()
-        own: list[Closable] = [self._signals, vault, *([] if owner is None else [owner])]
+        others = [other for other in (owner, reception) if other is not None]
+        own: list[Closable] = [self._signals, vault, *others]
         self._family = Family(plan, own, held)
         self._relay = Relay(self._family, owner, self._is_ready)
         self._front_ends = FrontEnds(self._family, owner, self._to_attention)
@@ -115,7 +120,9 @@ class Supervisor:
         self._pinned = PinnedFiles(plan.folder) if plan.config.pin_weights else None
         self._next_look = self._next_balance = 0.0
         self._recoveries = Recoveries()
-        self._staffing = Staffing(plan, self._family, self._assembly, server, servers)
+        self._reception = reception
+        remote = None if reception is None else RemoteNodes(plan, reception)
+        self._staffing = Staffing(plan, self._family, self._assembly, server, servers, remote)
         self._operations = Operations(plan, self._assembly, self._staffing.dismiss)
         self._weights = WeightUpdates(plan, self._assembly, vault, lambda: self._operations.is_free)
         self._pausing = Pausing(self._ready_attention, self._send, self._front_ends.pause)
@@ -142,10 +149,11 @@ class Supervisor:
     def _start(self) -> None:
         for node in self._staffing.servers:
             self._fork(node)  # before torch is imported: the API server does without
-        self._enter("libraries", "loading libraries")
-        load_libraries()
+        if self._reception is None:  # else agents have them
+            self._enter("libraries", "loading libraries")
+            load_libraries()
         self._turn(0.0)  # the end may have been asked for: then no node need be forked
-        for node in self._assembly.wanted:
+        for node in filter(self._staffing.can_start, self._assembly.wanted):
             self._fork(node)
         self._all_forked = True
         self._enter("weights", "loading weights")
@@ -219,11 +227,15 @@ class Supervisor:
         others = [self._signals.fileno()]
         if self._owner is not None:
             others.append(self._owner.fileno())
+        if self._reception is not None:
+            others += self._reception.filenos()
         ready = self._family.poll(timeout, others)
         if self._signals.fileno() in ready and self._signals.heed():
             self._reload()
         if self._owner is not None and self._owner.fileno() in ready:
             self._hear_owner(self._owner)
+        if self._reception is not None:
+            self._reception.attend()
         return ready
 
     def _reload(self) -> None:
@@ -253,7 +265,7 @@ class Supervisor:
             case GetStats() | GetSpans() | KeepSpans():
                 self._relay.ask(message)
             case Fatal():
-                child.fatal = message.message
+                self._note_last(child, message)
             case Drained():
                 pass
             case NodeDown():
@@ -375,7 +387,7 @@ class Supervisor:
     def _would_do_so_again(self, child: Child) -> bool:
         """It has failed by its own words before the instance ever served. Those who measure each
         other fail where only one does."""
-        own_words = child.fatal is not None and child.given_up is None
+        own_words = child.fatal is not None and not child.befell and child.given_up is None
         return own_words and not self._assembly.started and not self._assembly.measuring
 
     def _may_still_start(self, node: Node) -> bool:
@@ -384,6 +396,7 @@ class Supervisor:
     def _note_last(self, child: Child, message: FromChild) -> None:
         if isinstance(message, Fatal):
             child.fatal = child.fatal or message.message
+            child.befell = message.befell
 
     def _entered(self, node: Node, epoch: int) -> None:
         self._front_ends.back(node)
@@ -456,4 +469,6 @@ class Supervisor:
         self._family.end(Role.ATTENTION, NODE_STOP_SECONDS)
         self._family.end(Role.EXPERT, NODE_STOP_SECONDS)
         self._family.close()
+        if self._reception is not None:
+            self._reception.dismiss()
         self._signals.close()

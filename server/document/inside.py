@@ -43,7 +43,7 @@ class ServerInfo(TypedDict):
 
 
 class NodeReport(TypedDict):
-    """reason and lost_seconds: of one that is lost."""
+    """host: where nodes are on several. reason and lost_seconds: of one that is lost."""
 
     name: str
     role: Literal["attention", "expert"]
@@ -52,6 +52,7 @@ class NodeReport(TypedDict):
     incarnation: int
     restarts: int
     heartbeat_seconds: float | None
+    host: NotRequired[str]
     reason: NotRequired[str]
     lost_seconds: NotRequired[float]
 

@@ -8,8 +8,9 @@ from server.operate.nodes import NodeBoard, NodeState
 
 
 def node_report(engine: EngineClient, board: NodeBoard) -> dict[str, Any]:
-    """The membership and each node: `serving`, `lost` (it is being started again), `hung` (it says
-    nothing) or `apart` (no member; it loads, or was drained)."""
+    """The membership and each node, with its host where there are several: `serving`, `lost` (it is
+    being started again), `hung` (it says nothing) or `apart` (no member; it loads, or was drained).
+    """
     attendance, condition = engine.attendance, engine.condition
     nodes = [*board.of_role(Role.ATTENTION), *board.of_role(Role.EXPERT)]
     return {
@@ -23,7 +24,7 @@ def node_report(engine: EngineClient, board: NodeBoard) -> dict[str, Any]:
 def _node(node: NodeState, engine: EngineClient, board: NodeBoard) -> dict[str, Any]:
     lack = engine.attendance.lacks.get((node.role, node.index))
     restarts = restarts_of(node, engine, board)
-    about = {
+    about: dict[str, Any] = {
         "name": node.name,
         "role": str(node.role),
         "node": node.index,
@@ -32,6 +33,8 @@ def _node(node: NodeState, engine: EngineClient, board: NodeBoard) -> dict[str, 
         "restarts": restarts,
         "heartbeat_seconds": None if node.heard_at is None else round(board.silence(node), 3),
     }
+    if board.places is not None:
+        about["host"] = board.places.of(node.role, node.index)
     if lack is None:
         return about
     lost = round(engine.recovery.clock() - lack.since, 3)

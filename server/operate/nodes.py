@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from megainfer.launch.hosts.places import Places
 from megainfer.launch.plan import Plan
 from megainfer.messages.from_child import Stats
 from megainfer.messages.message import Role
@@ -73,7 +74,8 @@ class NodeState:
 class NodeBoard:
     """Every node's state. patience: seconds of silence after which a node counts as hung.
 
-    membership: the present one, None before the first. chronicle: what happened to nodes.
+    membership: the present one, None before the first. chronicle: what happened to nodes. places:
+    the hosts of nodes, None where all are on one.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class NodeBoard:
         nodes: Iterable[NodeState] = (),
         patience: float = 20.0,
         clock: Callable[[], float] = monotonic,
+        places: Places | None = None,
     ) -> None:
+        self.places = places
         self._nodes = {node.name: node for node in nodes}
         self._patience = patience
         self._clock = clock
@@ -169,7 +173,7 @@ def board_of(plan: Plan, patience: float) -> NodeBoard:
     """An empty board for the nodes of a plan."""
     attention = [NodeState(Role.ATTENTION, node) for node in range(plan.num_attention)]
     experts = [NodeState(Role.EXPERT, node) for node in range(plan.num_expert)]
-    return NodeBoard([*attention, *experts], patience)
+    return NodeBoard([*attention, *experts], patience, places=plan.places)
 
 
 def _tokens_handled(counters: Counters) -> int:

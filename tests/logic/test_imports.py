@@ -17,7 +17,7 @@ FLOORS = (
     *("text", "structured", "sampling", "messages", "pipeline", "gather"),
     *("device", "m2n", "checkpoint", "compute", "memory"),
     *("simulator", "planner", "frontend", "launch"),
-    *("attention_node", "expert_node", "colocated", "supervise"),
+    *("attention_node", "expert_node", "colocated", "hosts", "supervise", "agent"),
     *("console", "model_folder", "local_engine", "llm", "async_llm", "bench", "calibration"),
     "rl",
 )

@@ -17,7 +17,14 @@ class Port:
     def lost_peers(self) -> frozenset[int]:
         return self.lost
 
-    def meet(self, expert: int, incarnation: int, seconds: float, met: Callable[[], None]) -> None:
+    def meet(
+        self,
+        expert: int,
+        incarnation: int,
+        seconds: float,
+        met: Callable[[], None],
+        address: tuple[str, int] | None,
+    ) -> None:
         """Nobody is met in these tests."""
 
 

@@ -36,6 +36,7 @@ class DistAttentionPort(SlotAttentionPort):
     ) -> None:
         seat = _apart(seat)
         self._road = road
+        self._elsewhere: dict[tuple[int, int], Address] = {}  # expert nodes of other hosts
         self._site = site = Site(road, seat, Side.ATTENTION, device)
         mail = DistAttentionMail(
             seat, site.inbox, site.strangers, site.slots_in, packing or TORCH_PACKING
@@ -45,18 +46,28 @@ class DistAttentionPort(SlotAttentionPort):
         super().__init__(seat, mail, self._host, met=())
 
     def meet(
-        self, expert: int, incarnation: int, timeout: float, on_met: Callable[[], None]
+        self,
+        expert: int,
+        incarnation: int,
+        timeout: float,
+        on_met: Callable[[], None],
+        address: tuple[str, int] | None = None,
     ) -> None:
         """See `mailbox.JoiningPort.meet`."""
+        if address is not None:
+            self._elsewhere[expert, incarnation] = Address(*address)
         self._visitor.begin(expert, incarnation, timeout, on_met)
 
     def visit(self, expert: tuple[int, int], deadline: float) -> None:
-        """Meet an expert node (index, incarnation) of this host, once it is there.
+        """Meet an expert node (index, incarnation), once it is there: of this host, unless `meet`
+        was told where else it is.
 
         Raises NodeDied when it does not answer in time, ProtocolError when it is of another
         version, geometry, user or key.
         """
-        self.visit_at(read_sign(self._road.token, expert, deadline), expert, deadline)
+        elsewhere = self._elsewhere.pop(expert, None)
+        address = elsewhere or read_sign(self._road.token, expert, deadline)
+        self.visit_at(address, expert, deadline)
 
     def visit_at(self, address: Address, expert: tuple[int, int], deadline: float) -> None:
         """The same, of whichever host."""

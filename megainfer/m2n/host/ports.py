@@ -32,7 +32,12 @@ class HostAttentionPort(SlotAttentionPort):
         super().__init__(seat, mail, self._host, met=())
 
     def meet(
-        self, expert: int, incarnation: int, timeout: float, on_met: Callable[[], None]
+        self,
+        expert: int,
+        incarnation: int,
+        timeout: float,
+        on_met: Callable[[], None],
+        address: tuple[str, int] | None = None,
     ) -> None:
         """See `mailbox.JoiningPort.meet`."""
         self._visitor.begin(expert, incarnation, timeout, on_met)

@@ -16,6 +16,8 @@ from megainfer.m2n.slotted.slots import torch_dtype
 class SlotExpertPort(SlotPort[ExpertMail]):
     """`mailbox.ExpertPort`: dispatch slots are in our memory, replies in the attention nodes'."""
 
+    address: tuple[str, int] | None = None
+
     def __init__(
         self, seat: Seat, mail: ExpertMail, wire: Wire, met: Collection[int] | None = None
     ) -> None:

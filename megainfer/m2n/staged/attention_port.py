@@ -100,10 +100,15 @@ class StagedAttentionPort(StagedPort[JoiningPort]):
         self._port.rest(micro_batch)
 
     def meet(
-        self, expert: int, incarnation: int, timeout: float, on_met: Callable[[], None]
+        self,
+        expert: int,
+        incarnation: int,
+        timeout: float,
+        on_met: Callable[[], None],
+        address: tuple[str, int] | None = None,
     ) -> None:
         """See `mailbox.JoiningPort.meet`."""
-        self._port.meet(expert, incarnation, timeout, on_met)
+        self._port.meet(expert, incarnation, timeout, on_met, address)
 
     def set_epoch(self, epoch: int, members: Collection[int] | None = None) -> None:
         """See `mailbox.Port.set_epoch`."""

@@ -25,6 +25,7 @@ class StagedExpertPort(StagedPort[ExpertPort]):
 
     def __init__(self, port: ExpertPort, device: Device) -> None:
         super().__init__(port, device)
+        self.address = port.address
         self._arrived: dict[tuple[int, int], Dispatch] = {}  # by source and micro-batch
         self._outs: dict[_Key, Tensor] = {}
         self._answers = deque[_Answer]()  # in the order of the work that fills them

@@ -1,0 +1,1 @@
+"""`megainfer agent`: one process a host, which starts nodes there for a supervisor elsewhere."""

@@ -1,0 +1,236 @@
+"""The agent of a host: joins a supervisor, and forks an attendant for each node that it asks for.
+
+It is single-threaded and computes nothing, so that attendants, and nodes from these, can be forked
+at any time with all code in memory.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import NoReturn
+
+import msgspec
+
+from megainfer import __version__
+from megainfer.agent.attendant import Ground, run_attendant
+from megainfer.errors import ConfigError, MegaInferError, NodeDied
+from megainfer.hosts.listening import Address, listen
+from megainfer.hosts.reception import LEASE_SECONDS
+from megainfer.hosts.wire import Wire, poll
+from megainfer.launch.machine import read_machine
+from megainfer.messages.hosts import (
+    Dismissed,
+    Join,
+    Joined,
+    Refused,
+    ToAgent,
+    to_agent_decoder,
+)
+from megainfer.supervise.child import die_with, fork_process
+from megainfer.supervise.libraries import load_libraries
+from megainfer.supervise.signals import Interrupted, Signals
+
+log = logging.getLogger("megainfer")
+
+PATIENCE_SECONDS = 60.0
+"""Of silence, after which the supervisor counts as lost to the agent. Longer than a node's lease,
+which its attendant keeps: one that is busy for long before nodes exist loses no agent."""
+MOST_ATTENDANTS = 256
+CONNECT_SECONDS = 2.0
+RETRY_SECONDS = 0.5
+END_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class AgentWish:
+    """join: where the supervisor listens for agents. name: of this host. host, port: where this
+    agent listens for stand-ins; port 0: any. join_seconds: how long it tries, at the start and when
+    the supervisor is lost."""
+
+    join: Address
+    name: str
+    port: int
+    join_seconds: float
+    ground: Ground
+
+
+class Agent:
+    """Of one host. told: hears, in words, how it goes."""
+
+    def __init__(self, wish: AgentWish, told: Callable[[str], None]) -> None:
+        self._wish = wish
+        self._told = told
+        self._listening = listen(Address(wish.ground.address, wish.port), "--host")
+        self._signals = Signals(in_terminal=True)
+        self._wire: Wire[ToAgent] | None = None
+        self._joined = False
+        self._deadline = monotonic() + wish.join_seconds  # for joining
+        self._next_try = 0.0
+        self._attendants: set[int] = set()
+
+    def run(self) -> int:
+        """Until it is dismissed or told to end; the exit status. Raises ConfigError where it is
+        refused, NodeDied where there is no supervisor for too long."""
+        self._signals.listen()
+        load_libraries()
+        import megainfer.attention_node.process
+        import megainfer.expert_node.process  # noqa: F401
+
+        self._deadline = monotonic() + self._wish.join_seconds
+        try:
+            while self._turn():
+                pass
+        except Interrupted:
+            self._told("Stopping.")
+        finally:
+            self._end()
+        return 0
+
+    def _turn(self) -> bool:
+        """Whether it goes on."""
+        if self._wire is None:
+            self._try_to_join()
+        goes_on = self._hear_supervisor()
+        self._accept()
+        self._reap()
+        wires = [] if self._wire is None else [self._wire]
+        ready = poll(wires, _LOOK_SECONDS, self._signals.fileno(), self._listening.fileno())
+        if self._signals.fileno() in ready:
+            self._signals.heed()
+        return goes_on
+
+    # --- the supervisor -----------------------------------------------------------------------
+
+    def _try_to_join(self) -> None:
+        now, where = monotonic(), self._wish.join
+        if now < self._next_try:
+            return
+        self._next_try = now + RETRY_SECONDS
+        try:
+            connection = socket.create_connection(self._wish.join, timeout=CONNECT_SECONDS)
+        except OSError as error:
+            if now > self._deadline:
+                seconds = self._wish.join_seconds
+                raise NodeDied(
+                    f"no supervisor at {where} within {seconds:g} s ({error}); start `megainfer "
+                    "serve --agents` there, or use a larger --join-timeout"
+                ) from error
+            return
+        name = f"the supervisor at {where}"
+        token = self._wish.ground.token
+        wire = Wire(connection, token, to_agent_decoder, name, True, PATIENCE_SECONDS)
+        wire.send(self._join())
+        self._wire = wire
+
+    def _join(self) -> Join:
+        address = Address(*self._listening.getsockname()[:2])
+        machine = msgspec.msgpack.encode(read_machine())
+        return Join(self._wish.name, __version__, *address, machine)
+
+    def _hear_supervisor(self) -> bool:
+        """Whether it goes on. Raises ConfigError."""
+        if self._wire is None:
+            return True
+        try:
+            said = self._wire.pump()
+        except NodeDied as error:
+            self._lose(str(error))
+            return True
+        except MegaInferError as error:  # another token, another version: it stays so
+            raise ConfigError(str(error)) from error
+        for message in said:
+            match message:
+                case Joined():
+                    self._joined = True
+                    self._told(f"joined as host {self._wish.name}; Ctrl-C ends it and its nodes")
+                case Refused(reason=reason):
+                    raise ConfigError(f"{self._wire.name} refuses this host: {reason}")
+                case Dismissed():
+                    self._told("the instance has ended")
+                    return False
+        return True
+
+    def _lose(self, reason: str) -> None:
+        """Nodes have leases of their own."""
+        if self._joined:
+            log.warning("%s; joining anew", reason)
+            self._deadline = monotonic() + self._wish.join_seconds
+        elif monotonic() > self._deadline:
+            raise NodeDied(reason)
+        self._joined = False
+        if self._wire is not None:
+            self._wire.close()
+        self._wire = None
+
+    # --- nodes --------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, (host, port, *_) = self._listening.accept()
+            except OSError:  # nobody is there, or has left already, or no descriptor is free
+                return
+            with connection:
+                if len(self._attendants) >= MOST_ATTENDANTS:
+                    log.warning("%s:%d is sent away: there are too many already", host, port)
+                    continue
+                self._fork(connection, f"{host}:{port}")
+
+    def _fork(self, connection: socket.socket, peer: str) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        try:
+            pid = fork_process()
+        except OSError as error:
+            log.warning("no node can be started now: %s", error)
+            return
+        if pid == 0:
+            self._attend(connection, peer, parent)
+        self._attendants.add(pid)
+
+    def _attend(self, connection: socket.socket, peer: str, parent: int) -> NoReturn:
+        """In the attendant's process; never returns into the agent's code."""
+        try:
+            die_with(parent)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self._listening.close()
+            self._signals.close()
+            if self._wire is not None:
+                self._wire.close()
+            run_attendant(connection, peer, self._wish.ground, LEASE_SECONDS)
+        except Exception:  # the process boundary
+            log.exception("an attendant failed")
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    def _reap(self) -> None:
+        for pid in list(self._attendants):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self._attendants.remove(pid)
+
+    def _end(self) -> None:
+        """Nodes end with their attendants."""
+        for pid in self._attendants:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        deadline = monotonic() + END_SECONDS
+        while self._attendants and monotonic() < deadline:
+            self._reap()
+            poll([], 0.05)
+        self._listening.close()
+        self._signals.close()
+        if self._wire is not None:
+            self._wire.close()

@@ -1,0 +1,212 @@
+"""The process that attends to one node: it forks it, and is to it what a supervisor is.
+
+Its connection leads to the node's stand-in (`hosts/stand_in.py`). It passes on what either says,
+looks after the node's heartbeat, and ends it when the connection ends or is silent for too long.
+"""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+from megainfer.agent.front_doors import FrontDoors
+from megainfer.agent.log_pipe import LogPipe
+from megainfer.agent.probing import serve_probing
+from megainfer.errors import MegaInferError, ModelError, NodeDied, ProtocolError
+from megainfer.hosts.token import m2n_key
+from megainfer.hosts.wire import HANDSHAKE_SECONDS, Wire, await_messages, poll
+from megainfer.launch.plan import Plan
+from megainfer.launch.plan_codec import decode_plan
+from megainfer.messages.from_child import Fatal
+from megainfer.messages.hosts import (
+    Echo,
+    ForNode,
+    LogLines,
+    NodeEnded,
+    ProbeLink,
+    Refused,
+    StartNode,
+    ToAttendant,
+    to_attendant_decoder,
+)
+from megainfer.messages.supervision import ToChild
+from megainfer.messages.to_child import FrontEndDown, FrontEndUp
+from megainfer.models.registry import load_spec
+from megainfer.supervise.child import Child, fork_child
+from megainfer.supervise.family import drain
+from megainfer.supervise.staffing import node_main
+from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
+from megainfer.topology import CoreAssignment
+
+log = logging.getLogger(__name__)
+
+KILL_SECONDS = 10.0
+_LAST_WORDS_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What nodes find on this host. address: at which they listen for each other. model: the
+    model's folder, None: where it is on the supervisor's host."""
+
+    token: bytes
+    address: str
+    model: Path | None
+
+
+def run_attendant(connection: socket.socket, peer: str, ground: Ground, lease: float) -> None:
+    """From a connection to the end of the node that it asks for. lease: until it says its own."""
+    wire = Wire(connection, ground.token, to_attendant_decoder, peer, False, lease)
+    try:
+        said = await_messages(wire, HANDSHAKE_SECONDS)
+        if isinstance(said[0], ProbeLink | Echo):
+            serve_probing(wire, said, ground.token, ground.address)
+            return
+        start = said[0]
+        if not isinstance(start, StartNode):
+            raise ProtocolError(f"{peer} began with {type(start).__name__}, not StartNode")
+    except MegaInferError as error:
+        log.warning("nobody let in: %s", error)
+        return
+    wire.keep(start.lease)
+    try:
+        plan = localised(start, ground)
+        _Attendant(wire, plan, start).run(said[1:])
+    except MegaInferError as error:
+        log.warning("%s node %d: %s", start.role, start.node, error)
+        _say_last(wire, Refused(str(error)))
+
+
+def localised(start: StartNode, ground: Ground) -> Plan:
+    """The plan as it is on this host. Raises ProtocolError for one of another version, ModelError
+    where the model isn't here or is another."""
+    plan = decode_plan(start.plan)
+    folder = ground.model or plan.folder
+    if not folder.is_dir():
+        raise ModelError(
+            f"there is no model folder {folder} on this host; put it there, or name another with "
+            "`megainfer agent --model`"
+        )
+    if load_spec(folder, plan.config.hf_overrides) != plan.spec:
+        raise ModelError(f"{folder} on this host is another model than the one that is served")
+    return replace(
+        plan,
+        folder=folder,
+        config=replace(plan.config, m2n_host=ground.address),
+        m2n_key=m2n_key(ground.token, plan.token),
+        front_token=secrets.token_hex(16),
+    )
+
+
+class _Attendant:
+    def __init__(self, wire: Wire[ToAttendant], plan: Plan, start: StartNode) -> None:
+        self._wire = wire
+        self._logs = LogPipe()
+        self._doors = FrontDoors(plan, start.node, start.incarnation)
+        self._vigil = Vigil()
+        self._next_look = 0.0
+        main = node_main(
+            plan, start.role, start.node, start.measures, start.placement, start.weights
+        )
+        with self._logs:
+            self._child: Child = fork_child(
+                start.role,
+                start.node,
+                main,
+                _cores(plan, start),
+                (wire, self._logs),
+                start.incarnation,
+            )
+
+    def run(self, said: Sequence[ToAttendant]) -> None:
+        """Until the node has ended. Its end is told; that of the connection is its end. said: what
+        came together with the wish for it."""
+        try:
+            for message in said:
+                self._hear(message)
+            while not self._child.reap(timeout=0):
+                self._turn()
+            self._mourn()
+        except (NodeDied, ProtocolError) as error:
+            log.warning("%s is ended: %s", self._child.name, error)
+        finally:
+            self._child.kill()
+            self._child.reap(KILL_SECONDS)
+
+    def _turn(self) -> None:
+        for message in self._wire.pump():
+            self._hear(message)
+        self._tell_said()
+        for token in self._doors.taken():
+            self._wire.send(token)
+        self._tell_logs()
+        self._look_after()
+        if not self._doors.pending:
+            child = self._child
+            fds = child.link.fileno(), child.pidfd, self._logs.fileno(), *self._doors.filenos()
+            poll([self._wire], LOOK_SECONDS, *fds)
+
+    def _hear(self, message: ToAttendant) -> None:
+        match message:
+            case ForNode():
+                self._doors.give(message)
+                return
+            case FrontEndUp(server=server, incarnation=incarnation):
+                self._doors.open(server, incarnation)
+            case FrontEndDown(server=server, incarnation=incarnation):
+                self._doors.shut(server, incarnation)
+            case _ if not isinstance(message, ToChild):
+                raise ProtocolError(f"{self._wire.name} said {type(message).__name__}")
+        self._child.send(message)
+
+    def _tell_said(self) -> None:
+        for said in drain(self._child):
+            if isinstance(said, Fatal):
+                self._child.fatal = said.message
+            self._wire.send(said)
+
+    def _tell_logs(self) -> None:
+        if lines := self._logs.lines():
+            self._wire.send(LogLines(lines))
+
+    def _look_after(self) -> None:
+        if (now := monotonic()) < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
+        for child, reason in self._vigil.look([self._child]):
+            child.given_up = child.given_up or f"hung: {reason}"
+            child.kill()
+
+    def _mourn(self) -> None:
+        """Tell how it ended, and what it said last."""
+        child = self._child
+        self._tell_said()
+        self._tell_logs()
+        in_order = child.exit_code == 0
+        befell = child.fatal is None or child.given_up is not None
+        ended = NodeEnded(None) if in_order else NodeEnded(child.death(), befell)
+        log.info("%s has ended%s", child.name, "" if in_order else f": {child.death()}")
+        _say_last(self._wire, ended)
+
+
+def _say_last(wire: Wire[ToAttendant], message: NodeEnded | Refused) -> None:
+    """For a moment: whoever doesn't hear it notices the connection's end."""
+    deadline = monotonic() + _LAST_WORDS_SECONDS
+    with suppress(NodeDied, ProtocolError):
+        wire.send(message)
+        while wire.pending and monotonic() < deadline:
+            poll([wire], 0.1)
+            wire.pump()
+
+
+def _cores(plan: Plan, start: StartNode) -> CoreAssignment | None:
+    """Its own, where this process may use them: one that joined later may have been planned on
+    another host's."""
+    own = plan.cores_of(start.role, start.node)
+    cores = tuple(sorted(set(own.cores) & os.sched_getaffinity(0)))
+    return CoreAssignment(cores) if cores else None

@@ -1,0 +1,129 @@
+"""The options of an instance whose nodes are on several hosts, and of an agent there."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from megainfer.errors import ConfigError
+from megainfer.hosts.listening import Address
+from megainfer.hosts.reception import LEASE_SECONDS, Reception
+from megainfer.hosts.token import read_token
+from megainfer.launch.hosts.places import parse_place
+from megainfer.messages.message import Role
+
+HOSTS = "Hosts"
+JOIN_SECONDS = 300.0
+LEAST_LEASE_SECONDS = 2.0
+TokenFile = Annotated[
+    Path | None,
+    Option(
+        "--token-file",
+        rich_help_panel=HOSTS,
+        metavar="FILE",
+        help="The secret that agents and the supervisor share: 32 characters or more, readable by "
+        "its owner only.",
+    ),
+]
+_ADDRESS = re.compile(r"(\[?)([^\[\]]+)(\]?):(\d{1,5})")
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """Of `megainfer serve`."""
+
+    agents: Annotated[
+        int,
+        Option(
+            rich_help_panel=HOSTS,
+            metavar="NUMBER",
+            help="Wait for so many `megainfer agent`s, and have all nodes on their hosts; 0: on "
+            "this one.",
+        ),
+    ] = 0
+    listen_agents: Annotated[
+        str | None,
+        Option(
+            rich_help_panel=HOSTS,
+            metavar="ADDRESS:PORT",
+            help="Where agents join: the IP address of one interface.",
+        ),
+    ] = None
+    token_file: TokenFile = None
+    place: Annotated[
+        list[str] | None,
+        Option(
+            rich_help_panel=HOSTS,
+            metavar="NODE=HOST",
+            show_default="where cores and memory are",
+            help="Where a node is to be, such as attention.0=left; repeatable.",
+        ),
+    ] = None
+    agents_timeout: Annotated[
+        float,
+        Option(rich_help_panel=HOSTS, metavar="SECONDS", help="How long to wait for agents."),
+    ] = JOIN_SECONDS
+    agent_lease: Annotated[
+        float,
+        Option(
+            rich_help_panel=HOSTS,
+            metavar="SECONDS",
+            help="Silence after which a host counts as lost here, and there ends its nodes.",
+        ),
+    ] = LEASE_SECONDS
+
+    def places(self) -> dict[tuple[Role, int], str]:
+        """The wishes for nodes. Raises ConfigError."""
+        return dict(map(parse_place, self.place or []))
+
+    def reception(self) -> Reception | None:
+        """Open, where there are to be agents. Raises ConfigError."""
+        if self.agents == 0:
+            self._check_unused()
+            return None
+        if self.agents < 0:
+            raise ConfigError(f"--agents must be 0 or more, not {self.agents}")
+        self.places()
+        if not self.agent_lease >= LEAST_LEASE_SECONDS:
+            raise ConfigError(
+                f"--agent-lease must be at least {LEAST_LEASE_SECONDS:g} s, not "
+                f"{self.agent_lease:g}: in less a busy host would count as lost"
+            )
+        return open_reception(self.agents, self.listen_agents, self.token_file, self.agent_lease)
+
+    def _check_unused(self) -> None:
+        given = {
+            "--listen-agents": self.listen_agents,
+            "--token-file": self.token_file,
+            "--place": self.place,
+        }
+        for flag, value in given.items():
+            if value:
+                raise ConfigError(f"{flag} is for nodes on other hosts; --agents says on how many")
+
+
+def open_reception(
+    agents: int, listen_agents: str | None, token_file: Path | None, lease: float = LEASE_SECONDS
+) -> Reception:
+    """Where so many agents are to join. Raises ConfigError."""
+    if listen_agents is None or token_file is None:
+        raise ConfigError(
+            f"--agents {agents} needs --listen-agents ADDRESS:PORT, where they join, and "
+            "--token-file FILE, by which they prove themselves"
+        )
+    address = parse_address(listen_agents, "--listen-agents")
+    return Reception.open(address, read_token(token_file), lease)
+
+
+def parse_address(text: str, flag: str) -> Address:
+    """An IP address or a name, and a port. Raises ConfigError.
+
+    >>> parse_address("[::1]:7300", "--join")
+    Address(host='::1', port=7300)
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or bool(match[1]) != bool(match[3]) or int(match[4]) > 65535:
+        raise ConfigError(f"{flag} must be such as 10.0.0.1:7300, not {text!r}")
+    return Address(match[2], int(match[4]))

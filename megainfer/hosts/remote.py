@@ -1,0 +1,57 @@
+"""Nodes on other hosts, as the supervisor starts them: which can be started, and by what."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from megainfer.hosts.reception import Reception
+from megainfer.hosts.stand_in import There, run_stand_in
+from megainfer.launch.plan import Plan
+from megainfer.launch.plan_codec import encode_plan
+from megainfer.launch.station import Station
+from megainfer.messages.hosts import StartNode
+from megainfer.messages.message import Role
+from megainfer.messages.weights import WeightFiles
+from megainfer.topology import Placement
+
+
+class RemoteNodes:
+    """All nodes of a plan that has places."""
+
+    def __init__(self, plan: Plan, reception: Reception) -> None:
+        assert plan.places is not None, "it is a plan of several hosts"
+        self._plan, self._places = plan, plan.places
+        self._encoded = encode_plan(replace(plan, m2n_key=""))  # which each host makes itself
+        self.reception = reception
+
+    def can_start(self, role: Role, node: int) -> bool:
+        """Whether its host is there."""
+        return self.reception.is_there(self._places.of(role, node))
+
+    def main_of(
+        self,
+        role: Role,
+        node: int,
+        measures: bool,
+        placement: Placement | None,
+        weights: WeightFiles,
+    ) -> Callable[[Station], None]:
+        """What the process of a node's stand-in runs; its host has to be there. Arguments as those
+        of `staffing.node_main`."""
+        name = self._places.of(role, node)
+        there = There(name, self.reception.listens_at(name), self.reception.token)
+        lease = self.reception.lease
+
+        def run(station: Station) -> None:
+            start = StartNode(
+                role=role,
+                node=node,
+                incarnation=station.incarnation,
+                plan=self._encoded,
+                measures=measures,
+                placement=placement,
+                weights=weights,
+                lease=lease,
+            )
+            run_stand_in(station, self._plan, there, start)
+
+        return run

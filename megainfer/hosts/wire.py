@@ -1,0 +1,192 @@
+"""A connection between two hosts that never blocks: whole messages, and who is silent.
+
+Whoever has one polls its descriptor, or looks often enough, and calls `pump`.
+"""
+
+import select
+import socket
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from megainfer.errors import NodeDied, ProtocolError
+from megainfer.hosts.session import Session
+from megainfer.messages.hosts import Pulse
+from megainfer.messages.message import Message, encode
+
+PULSE_SECONDS = 0.5
+HANDSHAKE_SECONDS = 5.0
+"""In which the other has to prove itself."""
+UNANSWERED_SECONDS = 5.0
+MOST_WAITING_BYTES = 256 * 2**20
+"""What may wait for one that reads slowly, before it counts as hung."""
+_PIECE_BYTES = 1 << 18
+
+Incoming = TypeVar("Incoming")
+
+
+class Wire(Generic[Incoming]):
+    """One end of a connected TCP socket, which is this one's to close from now on.
+
+    name: what to call the other in errors. calls: whether it is this side that has connected.
+    lease: seconds of silence after which the other counts as lost. The kernel gives up bytes that
+    no other kernel has acknowledged after as long, and after UNANSWERED_SECONDS at most: then it is
+    the network that is gone, and to connect anew finds out sooner when it is back.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        token: bytes,
+        decoder: "msgspec.msgpack.Decoder[Incoming]",
+        name: str,
+        calls: bool,
+        lease: float,
+    ) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connection
+        self._decoder = decoder
+        self.name = name
+        self._session = Session(token, calls)
+        self._waiting: deque[bytes] = deque()  # until both have proved themselves
+        self._since = self._heard_at = monotonic()
+        self._said_at = 0.0
+        self.keep(lease)
+
+    def keep(self, lease: float) -> None:
+        """From now on for so many seconds of silence."""
+        self.lease = lease
+        timeout = int(min(lease, UNANSWERED_SECONDS) * 1000)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def events(self) -> int:
+        """What to poll its descriptor for."""
+        return select.POLLIN | (select.POLLOUT if self._session.outgoing else 0)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether both have proved themselves."""
+        return self._session.is_open
+
+    @property
+    def silence(self) -> float:
+        """Seconds since anything was heard, as of the last `pump`."""
+        return monotonic() - self._heard_at
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is still to be sent."""
+        return bool(self._session.outgoing or self._waiting)
+
+    def send(self, message: Message) -> None:
+        """Never blocks. Raises NodeDied where the other is gone, or reads nothing."""
+        body = encode(message)
+        if self._session.is_open:
+            self._session.seal(body)
+        else:
+            self._waiting.append(body)
+        self._flush()
+
+    def pump(self) -> list[Incoming]:
+        """Send what can be sent, and give what has come, pulses left out.
+
+        Raises NodeDied when the other is gone, silent for too long, or has not proved itself in
+        time; ProtocolError for what no peer of this version and token says.
+        """
+        try:
+            return self._pump()
+        except ProtocolError as error:
+            with suppress(NodeDied):
+                self._flush()  # why it is refused
+            raise ProtocolError(f"{self.name}: {error}") from None
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _pump(self) -> list[Incoming]:
+        messages: list[Incoming] = []
+        try:
+            while data := self._received():
+                self._heard_at = monotonic()
+                messages += map(self._decoded, self._session.feed(data))
+            self._say()
+        except NodeDied:
+            if not messages:  # else its last words; the end is noticed again
+                raise
+        self._check_silence()
+        return [message for message in messages if not isinstance(message, Pulse)]
+
+    def _say(self) -> None:
+        if self._session.is_open:
+            while self._waiting:
+                self._session.seal(self._waiting.popleft())
+            if monotonic() - self._said_at > PULSE_SECONDS:
+                self._said_at = monotonic()
+                self._session.seal(encode(Pulse()))
+        self._flush()
+
+    def _received(self) -> bytes:
+        """Something that has come; nothing where nothing has."""
+        try:
+            data = self._socket.recv(_PIECE_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise NodeDied(f"{self.name} can't be reached any more: {error.strerror}") from error
+        if not data:
+            raise NodeDied(f"{self.name} has closed the connection")
+        return data
+
+    def _decoded(self, body: bytes) -> Incoming:
+        try:
+            return self._decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"it says what can't be read: {error}") from None
+
+    def _flush(self) -> None:
+        outgoing = self._session.outgoing
+        try:
+            while outgoing and (sent := self._socket.send(outgoing[:_PIECE_BYTES])):
+                del outgoing[:sent]
+        except BlockingIOError:
+            if len(outgoing) > MOST_WAITING_BYTES:
+                text = f"{self.name} left {len(outgoing)} bytes unread; it is hung or gone"
+                raise NodeDied(text) from None
+        except OSError as error:
+            raise NodeDied(f"{self.name} can't be reached any more: {error.strerror}") from error
+
+    def _check_silence(self) -> None:
+        if not self.is_open and monotonic() - self._since > HANDSHAKE_SECONDS:
+            raise NodeDied(f"{self.name} has not proved itself within {HANDSHAKE_SECONDS:g} s")
+        if self.silence > self.lease:
+            raise NodeDied(f"{self.name} has been silent for {self.silence:.1f} s")
+
+
+def await_messages(wire: "Wire[Incoming]", seconds: float) -> list[Incoming]:
+    """The first that come. Raises as `Wire.pump`, and NodeDied where none comes in time."""
+    deadline = monotonic() + seconds
+    while (left := deadline - monotonic()) > 0:
+        if messages := wire.pump():
+            return messages
+        poll([wire], left)
+    raise NodeDied(f"{wire.name} said nothing within {seconds:g} s")
+
+
+def poll(wires: "Sequence[Wire[Any]]", seconds: float, *others: int) -> set[int]:
+    """Wait for news of these, at most until the next pulse is due; the descriptors that have some.
+    others: descriptors to be read."""
+    poller = select.poll()
+    for wire in wires:
+        poller.register(wire.fileno(), wire.events())
+    for descriptor in others:
+        poller.register(descriptor, select.POLLIN)
+    bound = max(0.0, min(seconds, PULSE_SECONDS))
+    return {descriptor for descriptor, _ in poller.poll(bound * 1000)}

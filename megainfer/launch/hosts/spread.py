@@ -1,0 +1,122 @@
+"""From a wish to a plan for several hosts, each of which has the nodes that agents start there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from megainfer.config import EngineConfig, format_bytes
+from megainfer.errors import ConfigError
+from megainfer.launch.fit import experts_on_the_move, fitting_blocks, overhead_of
+from megainfer.launch.hosts.places import Host, Places, place_nodes
+from megainfer.launch.machine import Machine
+from megainfer.launch.plan import Plan, make_plan
+from megainfer.memory import Ledger, attention_node, expert_node
+from megainfer.messages.message import Role
+from megainfer.topology import CoreAssignment, assign_cores, have_own_cores, share_cores
+
+NO_GPUS = "nodes of agents compute on the CPU; GPUs of several hosts aren't served yet"
+_DEFAULT_ADDRESS = EngineConfig().m2n_host
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Several hosts. wishes: where the user wants a node to be, by its role and index."""
+
+    hosts: tuple[Host, ...]
+    wishes: Mapping[tuple[Role, int], str]
+
+
+def make_spread_plan(config: EngineConfig, folder: Path, site: Site) -> Plan:
+    """As `plan.make_plan`, for the nodes of an instance on these hosts. What the host of the API
+    server takes is none of its affair."""
+    _check(config)
+    config = replace(config, m2n="dist")
+    places = place_nodes(config.attn_gpus, config.ffn_gpus, site.hosts, site.wishes)
+    plan = make_plan(config, folder, _together([host.machine for host in site.hosts]))
+    cores = _cores(config, places, site.hosts)
+    own = all(have_own_cores(tuple(on_host)) for on_host in cores.values())
+    nodes = {host: iter(assigned) for host, assigned in cores.items()}
+    spread = replace(
+        plan,
+        places=places,
+        cores=tuple(next(nodes[host]) for host in (*places.attention, *places.experts)),
+        micro_batches=config.micro_batches or (None if own else 1),
+    )
+    blocks = [_fitting_blocks(spread, host) for host in site.hosts]
+    return replace(spread, num_blocks=min(fit for fit in blocks if fit is not None))
+
+
+def _check(config: EngineConfig) -> None:
+    refused = {
+        "--colocated": config.colocated and "is one process, which needs no agents",
+        "--m2n shm": config.m2n == "shm" and "is memory of one host; leave it out",
+        "--m2n-host": config.m2n_host != _DEFAULT_ADDRESS
+        and "is of one host; each agent's --host says where its nodes listen",
+        "--pin-weights": config.pin_weights and "holds files of one host; leave it out",
+    }
+    for flag, reason in refused.items():
+        if reason:
+            raise ConfigError(f"{flag} {reason}: nodes are on the hosts of --agents")
+
+
+def _together(machines: Sequence[Machine]) -> Machine:
+    """What they have in all, as far as a single plan goes by it."""
+    return Machine(
+        cores=tuple(range(sum(len(machine.cores) for machine in machines))),
+        memory=sum(machine.memory for machine in machines),
+        available_memory=sum(machine.available_memory for machine in machines),
+        bfloat16_arithmetic=all(machine.bfloat16_arithmetic for machine in machines),
+        gpu_problem=NO_GPUS,
+    )
+
+
+def _cores(
+    config: EngineConfig, places: Places, hosts: Sequence[Host]
+) -> dict[str, list[CoreAssignment]]:
+    """By host, those of its nodes, attention nodes first."""
+    found = {}
+    for host in hosts:
+        count = len(places.on(host.name))
+        share = share_cores if config.cores == "shared" else assign_cores
+        found[host.name] = list(share(count, host.machine.cores)) if count else []
+    return found
+
+
+def _fitting_blocks(plan: Plan, host: Host) -> int | None:
+    """Blocks of an attention node's cache that this host has room for; None where none is there.
+    Raises ConfigError where the host has no room for its nodes."""
+    assert plan.places is not None
+    nodes = plan.places.on(host.name)
+    if not nodes:
+        return None
+    attention = sum(role is Role.ATTENTION for role, _ in nodes)
+    free = host.machine.available_memory - _beside_caches(plan, nodes).total
+    if free <= 0:
+        raise ConfigError(
+            f"host {host.name} has {format_bytes(host.machine.available_memory)} of memory "
+            f"available, {format_bytes(-free)} less than its {len(nodes)} nodes need; place fewer "
+            "there (--place), or use --expert-dtype int8 or a smaller --max-num-batched-tokens"
+        )
+    if not attention:
+        return None
+    own = replace(plan.config, attn_gpus=attention)
+    others = overhead_of(own, len(nodes), None, 0).ledger
+    return fitting_blocks(own, plan.spec, plan.precision, plan.max_model_len, free, others)
+
+
+def _beside_caches(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> Ledger:
+    """Weights and M2N's slots of these nodes."""
+    m = plan.most_micro_batches
+    geometry, moving = plan.geometry(m), experts_on_the_move(plan.config)
+    total = Ledger()
+    for role, node in nodes:
+        if role is Role.ATTENTION:
+            own = attention_node(plan.spec, plan.precision, num_blocks=0, num_states=0)
+            slots = geometry.attention_bytes
+        else:
+            slots_held = plan.placement.num_slots(node)
+            own = expert_node(plan.spec, plan.precision, slots_held, moving)
+            slots = geometry.expert_bytes
+        # On this road there is as much again that they send from.
+        total += own + Ledger((("M2N", 2 * slots),))
+    return total

@@ -1,0 +1,106 @@
+"""Which node is on which host, and what a plan of several hosts makes of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megainfer.config import EngineConfig
+from megainfer.errors import ConfigError
+from megainfer.launch.hosts.places import Host, parse_place, place_nodes
+from megainfer.launch.hosts.spread import Site, make_spread_plan
+from megainfer.launch.machine import Machine
+from megainfer.launch.plan import Plan
+from megainfer.launch.plan_codec import decode_plan, encode_plan
+from megainfer.launch.plan_text import describe
+from megainfer.messages.message import Role
+from tests.support.checkpoints import write_config
+
+GIB = 2**30
+ATTENTION, EXPERT = Role.ATTENTION, Role.EXPERT
+ATTENTION_0 = (ATTENTION, 0)
+
+
+def host(name: str, cores: int = 4, memory: int = 8 * GIB) -> Host:
+    machine = Machine(tuple(range(cores)), memory, memory, False)
+    return Host(name, "10.0.0.2", machine)
+
+
+def test_nodes_go_where_a_node_would_have_most() -> None:
+    places = place_nodes(1, 3, [host("small", 2), host("large", 8)], {})
+    assert places.attention == ("large",)
+    assert places.experts == ("large", "large", "small")
+    even = place_nodes(1, 1, [host("left"), host("right", memory=9 * GIB)], {})
+    assert (even.attention, even.experts) == (("right",), ("left",))
+    assert even.on("left") == [(EXPERT, 0)]
+
+
+def test_wishes_come_first_and_others_make_way() -> None:
+    hosts = [host("left"), host("right")]
+    places = place_nodes(1, 2, hosts, {(EXPERT, 0): "left", (EXPERT, 1): "left"})
+    assert (places.attention, places.experts) == (("right",), ("left", "left"))
+    assert places.of(ATTENTION, 0) == "right"
+    assert {places.of(EXPERT, node) for node in (2, 3)} == {"left", "right"}  # that join later
+
+
+@pytest.mark.parametrize(
+    "text", ["attention=left", "attention.x=left", "server.0=left", "expert.0=", "expert.0"]
+)
+def test_a_place_that_is_none_is_refused_by_its_words(text: str) -> None:
+    with pytest.raises(ConfigError, match="--place must be such as"):
+        parse_place(text)
+
+
+def test_wishes_for_what_is_not_there_are_refused() -> None:
+    hosts = [host("left"), host("right")]
+    with pytest.raises(ConfigError, match="no such node"):
+        place_nodes(1, 1, hosts, {(EXPERT, 1): "left"})
+    with pytest.raises(ConfigError, match="no such host; there are: left, right"):
+        place_nodes(1, 1, hosts, {(EXPERT, 0): "middle"})
+
+
+def plan_of(folder: Path, site: Site, **wish: Any) -> Plan:
+    config = EngineConfig(**wish)
+    return make_spread_plan(config, write_config("mixtral", "gqa", folder), site)
+
+
+def test_a_plan_of_hosts_gives_each_node_cores_of_its_host(tmp_path: Path) -> None:
+    site = Site((host("left"), host("right", 2)), {(EXPERT, 0): "right", (EXPERT, 1): "left"})
+    plan = plan_of(tmp_path, site, ffn_gpus=2)
+    assert plan.cores_of_attention(0).cores == (0, 1)
+    assert plan.cores_of_expert(1).cores == (2, 3)
+    assert plan.cores_of_expert(0).cores == (0, 1)
+    assert plan.measures, "stages can overlap: no two nodes of a host share a core"
+    assert plan.spin_seconds == 0.0
+    assert plan.road.kind == "dist"
+    assert decode_plan(encode_plan(plan)) == plan
+    assert "attention 0  on left, cores 0,1" in "\n".join(describe(plan))
+
+
+def test_caches_fit_the_host_with_least_room(tmp_path: Path) -> None:
+    wish = {(ATTENTION, 0): "left", (ATTENTION, 1): "right", (EXPERT, 0): "right"}
+    small, large = host("left", memory=GIB), host("left", memory=64 * GIB)
+    blocks = [
+        plan_of(
+            tmp_path, Site((left, host("right", memory=64 * GIB)), wish), attn_gpus=2
+        ).num_blocks
+        for left in (small, large)
+    ]
+    assert 0 < blocks[0] < blocks[1]
+    with pytest.raises(ConfigError, match=r"host left has 64\.0 KiB of memory"):
+        plan_of(tmp_path, Site((host("left", memory=2**16), host("right")), {ATTENTION_0: "left"}))
+
+
+@pytest.mark.parametrize(
+    ("wish", "text"),
+    [
+        ({"colocated": True}, "--colocated is one process"),
+        ({"m2n": "shm"}, "--m2n shm is memory of one host"),
+        ({"m2n_host": "10.0.0.9"}, "each agent's --host"),
+        ({"pin_weights": True}, "--pin-weights holds files"),
+        ({"device": "cuda"}, "GPUs of several hosts aren't served yet"),
+    ],
+)
+def test_what_hosts_do_not_have_is_refused(tmp_path: Path, wish: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        plan_of(tmp_path, Site((host("left"),), {}), **wish)

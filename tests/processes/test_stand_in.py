@@ -1,0 +1,175 @@
+"""What a stand-in passes on between supervisor, front end and attendant, and how it ends."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Thread
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import zmq
+
+from megainfer.frontend.node_socket import new_endpoint
+from megainfer.hosts.listening import Address, listen
+from megainfer.hosts.stand_in import There, run_stand_in
+from megainfer.hosts.wire import Wire, poll
+from megainfer.launch.control import ChildLink, link_pair
+from megainfer.launch.heartbeat import Page
+from megainfer.launch.station import Station
+from megainfer.messages.from_child import Fatal, Loaded
+from megainfer.messages.hosts import (
+    ForFrontEnd,
+    ForNode,
+    LogLines,
+    NodeEnded,
+    Refused,
+    StartNode,
+    ToAttendant,
+    to_attendant_decoder,
+)
+from megainfer.messages.message import Message, Role
+from megainfer.messages.requests import node_identity
+from megainfer.messages.to_child import FrontEndDown, FrontEndUp, Start
+from megainfer.messages.weights import OF_FOLDER
+
+TOKEN, LEASE, SECONDS = b"a token that is long enough to be one", 2.0, 10.0
+NODE, INCARNATION = 3, 5
+
+
+@dataclass
+class Between:
+    """supervisor: its end of the link. attendant: the other host's end of the connection."""
+
+    supervisor: ChildLink
+    attendant: Wire[ToAttendant]
+    endpoint: str
+    thread: Thread
+
+    def heard(self, count: int = 1) -> list[ToAttendant]:
+        """The next words that come to the attendant."""
+        said: list[ToAttendant] = []
+        deadline = monotonic() + SECONDS
+        while len(said) < count:
+            assert monotonic() < deadline, said
+            poll([self.attendant], 0.1)
+            said += self.attendant.pump()
+        return said
+
+    def ends_with(self, message: Message) -> Fatal | None:
+        """What the supervisor hears last, once the attendant has said this."""
+        self.attendant.send(message)
+        last = self.supervisor.receive(SECONDS) if message != NodeEnded(None) else None
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive()
+        assert last is None or isinstance(last, Fatal)
+        return last
+
+
+@pytest.fixture
+def between() -> Iterator[Between]:
+    ours, theirs = link_pair()
+    endpoint = new_endpoint()
+    plan: Any = SimpleNamespace(front_endpoint=lambda server, incarnation: endpoint)
+    start = StartNode(Role.ATTENTION, NODE, INCARNATION, b"", False, None, OF_FOLDER, LEASE)
+    with listen(Address("127.0.0.1", 0), "--host") as listening:
+        there = There("right", listening.getsockname()[:2], TOKEN)
+        station = Station(theirs, Page(), INCARNATION)
+        thread = Thread(target=run_stand_in, args=(station, plan, there, start))
+        thread.start()
+        listening.settimeout(SECONDS)
+        connection, _ = listening.accept()
+    wire = Wire(connection, TOKEN, to_attendant_decoder, "the stand-in", False, SECONDS)
+    between = Between(ours, wire, endpoint, thread)
+    assert between.heard() == [start]
+    yield between
+    wire.close()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    ours.close()
+
+
+def test_the_supervisor_and_the_node_hear_each_other(between: Between) -> None:
+    between.supervisor.send(Start(2))
+    assert between.heard() == [Start(2)]
+    between.attendant.send(Loaded([(1, 0.5)]))
+    assert between.supervisor.receive(SECONDS) == Loaded([(1, 0.5)])
+    assert between.ends_with(NodeEnded(None)) is None
+
+
+def test_a_front_end_finds_the_node_as_if_it_were_here(between: Between) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as front_end:
+        front_end.setsockopt(zmq.LINGER, 0)
+        front_end.setsockopt(zmq.RCVTIMEO, int(SECONDS * 1000))
+        front_end.bind(between.endpoint)
+        between.supervisor.send(FrontEndUp(0, 1))
+        assert between.heard() == [FrontEndUp(0, 1)]
+        between.attendant.send(ForFrontEnd(0, 1, b"tokens"))
+        identity, data = front_end.recv_multipart()
+        assert (identity, data) == (node_identity(NODE, INCARNATION), b"tokens")
+        front_end.send_multipart([identity, b"a request"])
+        assert between.heard() == [ForNode(0, 1, b"a request")]
+        between.supervisor.send(FrontEndDown(0, 1))
+        assert between.heard() == [FrontEndDown(0, 1)]
+
+
+def test_the_node_hears_of_a_front_end_only_once_that_can_be_reached(between: Between) -> None:
+    between.supervisor.send(FrontEndUp(0, 1))
+    between.supervisor.send(Start(2))
+    assert between.heard() == [Start(2)]
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as front_end:
+        front_end.setsockopt(zmq.LINGER, 0)
+        front_end.bind(between.endpoint)
+        assert between.heard() == [FrontEndUp(0, 1)]
+
+
+def test_what_the_node_writes_has_its_host_and_name(
+    between: Between, capfd: pytest.CaptureFixture[str]
+) -> None:
+    between.attendant.send(LogLines(["one", "two"]))
+    between.ends_with(NodeEnded(None))
+    assert capfd.readouterr().out == "right attention-3 | one\nright attention-3 | two\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "last"),
+    [
+        (NodeEnded("no memory"), Fatal("no memory (on host right)")),
+        (NodeEnded("killed by SIGKILL", True), Fatal("killed by SIGKILL (on host right)", True)),
+        (Refused("another model"), Fatal("host right refuses it: another model")),
+    ],
+)
+def test_it_dies_of_what_the_node_died_of(between: Between, said: Message, last: Fatal) -> None:
+    assert between.ends_with(said) == last
+
+
+def test_a_lost_host_is_its_death_and_no_failure_of_its_own(between: Between) -> None:
+    between.attendant.close()
+    last = between.supervisor.receive(SECONDS)
+    assert isinstance(last, Fatal)
+    assert last.befell
+    assert last.message == "host right has closed the connection"
+
+
+def test_a_silent_host_is_its_death_after_the_lease(between: Between) -> None:
+    began = monotonic()
+    last = between.supervisor.receive(SECONDS)
+    assert isinstance(last, Fatal)
+    assert last.befell
+    assert "host right has been silent for" in last.message
+    assert LEASE - 0.5 < monotonic() - began < LEASE + 3.0
+
+
+def test_a_host_that_is_not_there_is_named() -> None:
+    ours, theirs = link_pair()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        there = There("right", unused.getsockname(), TOKEN)
+        start = StartNode(Role.EXPERT, 0, 0, b"", False, None, OF_FOLDER, 0.2)
+        plan: Any = None
+        run_stand_in(Station(theirs, Page(), 0), plan, there, start)
+    last = ours.receive(SECONDS)
+    assert isinstance(last, Fatal)
+    assert last.befell
+    assert "host right can't be reached" in last.message

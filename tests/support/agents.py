@@ -1,0 +1,89 @@
+"""`megainfer agent` and `megainfer serve --agents` as users have them, each host a namespace."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic, sleep
+
+from tests.support.namespaces import NetHost, Network
+from tests.support.served import Served, run_cli, session_members
+
+PORT = 7300
+END_SECONDS = 30.0
+READY_SECONDS = 120.0
+
+
+def write_token(folder: Path) -> Path:
+    path = folder / "token"
+    path.write_text("0123456789abcdef" * 4)
+    path.chmod(0o600)
+    return path
+
+
+class AgentProcess:
+    """One on a host, called `name`. `output` is what it has printed so far."""
+
+    def __init__(self, network: Network, host: NetHost, name: str, token: Path) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(*host.command, sys.executable, "-m", "megainfer", "agent"),
+                *("--join", f"{network.address}:{PORT}", "--token-file", str(token)),
+                *("--host", host.address, "--name", name),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.output = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def nodes(self) -> dict[str, int]:
+        """Process ids by names such as `expert-0`; of attendants none."""
+        named = {comm: pid for pid, comm in session_members(self.process.pid)}
+        return {comm.removeprefix("mega-"): pid for comm, pid in named.items() if "mega-" in comm}
+
+    def await_nodes(self, count: int, seconds: float) -> None:
+        """Until so many live."""
+        deadline = monotonic() + seconds
+        while len(self.nodes()) != count:
+            assert monotonic() < deadline, f"{self.nodes()} within {seconds} s:\n{self.output}"
+            sleep(0.05)  # what others' processes do is told by nobody
+
+    def end(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        status = self.process.wait(END_SECONDS)
+        self._reader.join(END_SECONDS)
+        return status
+
+    def kill(self) -> None:
+        """At once, and what is left of it."""
+        self.process.kill()
+        self.process.wait(END_SECONDS)
+        self.await_nodes(0, END_SECONDS)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+
+
+def serve_on(network: Network, token: Path, *args: str, agents: int = 2) -> Served:
+    """A server that waits for agents; `wait_until_ready` waits for it."""
+    options = ["--agents", str(agents), "--listen-agents", f"{network.address}:{PORT}"]
+    return Served([*args, *options, "--token-file", str(token)], wait=False)
+
+
+def examine(network: Network, token: Path, agents: int = 2) -> str:
+    """What `megainfer doctor` says of so many agents."""
+    where = ("--listen-agents", f"{network.address}:{PORT}", "--token-file", str(token))
+    done = run_cli("doctor", "--agents", str(agents), *where, timeout=READY_SECONDS)
+    return done.stdout + done.stderr
+
+
+def wait_until_ready(served: Served, agents: Sequence[AgentProcess]) -> None:
+    told = [agent.output for agent in agents]
+    assert served.wait_until_ready(), "\n".join([served.output, *told])
