@@ -1,5 +1,7 @@
 """What a helper process's own side is made of: frames on its pipes, and its bounds."""
 
+import ctypes
+import os
 import resource
 import signal
 import sys
@@ -7,6 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 LENGTH_BYTES = 4
+PR_SET_PDEATHSIG = 1
 
 
 def framed(data: bytes) -> bytes:
@@ -19,6 +22,19 @@ def set_bounds(memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent ends, however that comes, and whatever this process does then.
+
+    parent: its process id, as somebody told who knew. The kernel means the thread that started this
+    process: it must live as long as the parent does.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it ended before we said so
+        os._exit(1)
 
 
 def set_alarm(cpu_seconds: float) -> None:

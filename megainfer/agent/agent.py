@@ -20,6 +20,7 @@ import msgspec
 from megainfer import __version__
 from megainfer.agent.attendant import Ground, run_attendant
 from megainfer.errors import ConfigError, MegaInferError, NodeDied
+from megainfer.helper_frames import die_with
 from megainfer.hosts.listening import Address, listen
 from megainfer.hosts.reception import LEASE_SECONDS
 from megainfer.hosts.wire import Wire, poll
@@ -32,7 +33,7 @@ from megainfer.messages.hosts import (
     ToAgent,
     to_agent_decoder,
 )
-from megainfer.supervise.child import die_with, fork_process
+from megainfer.supervise.child import fork_process
 from megainfer.supervise.libraries import load_libraries
 from megainfer.supervise.signals import Interrupted, Signals
 

@@ -1,6 +1,5 @@
 """One child process of the supervisor: forking it, watching it, ending it."""
 
-import ctypes
 import os
 import select
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from megainfer.errors import MegaInferError, NodeDied, UnsafeFork, shortage
+from megainfer.helper_frames import die_with
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.launch.heartbeat import Page, begin_to_beat
 from megainfer.launch.station import Station
@@ -27,7 +27,6 @@ class Closable(Protocol):
 
 ChildMain = Callable[[Station], None]
 SEND_SECONDS = 1.0
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -192,15 +191,6 @@ def _run_child(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def die_with(parent: int) -> None:
-    """Be killed when the parent ends, however that comes, and whatever this process does then."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended before we said so
-        os._exit(1)
 
 
 def _settle(role: Role, node: int, cores: CoreAssignment | None, close: Sequence[Closable]) -> None:

@@ -35,5 +35,6 @@ def environments(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture
 def python_environment(environments: Path, request: pytest.FixtureRequest) -> PythonEnvironment:
-    """With what the test's module names in `REQUIREMENTS`."""
-    return PythonEnvironment(environments, request.module.REQUIREMENTS)
+    """With what the test's module names in `REQUIREMENTS`; `SHARES` where it says so."""
+    module = request.module
+    return PythonEnvironment(environments, module.REQUIREMENTS, getattr(module, "SHARES", False))

@@ -6,6 +6,7 @@ They are made once, by the first test that needs them, and kept in pytest's cach
 import hashlib
 import os
 import shutil
+import site
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,20 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 
 class PythonEnvironment:
-    """With these requirements; where they can't be had, the test is skipped."""
+    """With these requirements; where they can't be had, the test is skipped.
 
-    def __init__(self, environments: Path, requirements: Sequence[str]) -> None:
-        self.folder = environments / _name("python", [sys.version, *requirements])
+    shares: what is installed here is there too, so that what a client needs of it, such as torch,
+    isn't installed again.
+    """
+
+    def __init__(self, environments: Path, requirements: Sequence[str], shares: bool) -> None:
+        shared = site.getsitepackages() if shares else []
+        self.folder = environments / _name("python", [sys.version, *requirements, *shared])
         if not (self.folder / "complete").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
             _install([sys.executable, "-m", "venv", str(self.folder)], requirements)
+            (own,) = self.folder.glob("lib/python*/site-packages")
+            (own / "shared.pth").write_text("\n".join(shared))
             pip = [str(self.folder / "bin/python"), "-m", "pip", "install", "--quiet"]
             _install([*pip, *requirements], requirements)
             (self.folder / "complete").touch()

@@ -41,7 +41,7 @@ TORCHLESS = (
     "megainfer/gguf",
     *("megainfer/memory.py", "megainfer/gather", "megainfer/pipeline.py", "megainfer/topology"),
     *("megainfer/attention_node/scheduling", "megainfer/rl/advantages", "megainfer/rl/samples"),
-    *("megainfer/rl/rewards", "megainfer/rl/data"),
+    *("megainfer/rl/rewards", "megainfer/rl/data", "megainfer/rl/simulation"),
 )
 FORKS = {"fork", "forkpty", "ProcessPoolExecutor"}
 HEAVY = {"torch", "numpy", "fastapi", "zmq", "tokenizers", "safetensors", "transformers", "msgspec"}

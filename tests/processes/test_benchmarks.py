@@ -250,20 +250,38 @@ def test_balancing_shows_four_tables_and_real_nodes() -> None:
 # --- learning ------------------------------------------------------------------------------------
 
 
+def learning(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
+    report = folder / "runs.jsonl"
+    finished = run("rl_learning.py", "--folder", folder, *arguments, "--json", report)
+    assert finished.returncode == 0, finished.stderr
+    found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
+    for name, each in found.items():
+        assert "cores" in each["hardware"]
+        each["rows"] = lines_of(folder / name / "metrics.jsonl")
+    return found
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_rl_learning_reports_what_runs_have_spent(tmp_path: Path) -> None:
-    sizes = ("--steps", "2", "--prompts", "2", "--answers", "2", "--held-out", "3")
-    short = ("--warm-up", "2", "--value-first", "1", "--evaluate-every", "1")
-    folder, arms = tmp_path / "runs", ("--arms", "tppo,grpo")
-    report = report_of(tmp_path, "rl_learning.py", "--folder", folder, *arms, *sizes, *short)
-    assert report["arms"].keys() == {"tppo-0", "grpo-0"}
-    for name, arm in report["arms"].items():
-        lines = (folder / name / "metrics.jsonl").read_text().splitlines()
-        rows = [json.loads(line) for line in lines]
+    sizes = ("--longest", "4", "--steps", "2", "--prompts", "2", "--answers", "2")
+    short = ("--held-out", "3", "--warm-up", "2", "--first", "1", "--evaluations", "2")
+    plot = tmp_path / "curves.png"
+    more = ("--shorter", "4", "--plot", str(plot))
+    found = learning(tmp_path, "--arms", "tppo,grpo", *sizes, *short, *more)
+    assert found.keys() == {"tppo-0", "grpo-0"}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    for name, run in found.items():
+        rows, last, told = run["rows"], run["curve"][-1], run["summary"]
         assert len(rows) == (8 if name == "tppo-0" else 2), "T-PPO's steps are shorter"
-        last = arm["curve"][-1]
+        assert len(run["curve"]) == 2
         assert last["step"] == len(rows)
         assert last["tokens"] == sum(row["rollout/tokens"] for row in rows)
         assert last["decode_steps"] == sum(row["rollout/longest"] for row in rows)
-        assert 0 < arm["summary"]["occupancy"] <= 1
-        assert 0 < arm["summary"]["engine_idle"] < 1
-        assert arm["summary"]["mismatch"] < 1e-4
+        assert 0 < told["occupancy"] <= 1
+        assert 0 < told["engine_idle"] < 1
+        assert told["mismatch"] < 1e-4
+        assert told["decode_steps_to_solved"] is told["gpu_seconds_to_solved"] is None

@@ -31,7 +31,9 @@ COMMANDS = [
     "bench serve",
     "bench latency",
     "bench throughput",
+    "rl",
     "rl train",
+    "rl simulate",
     "trace",
     "models",
     "calibrate",
@@ -55,6 +57,13 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage:" in result.output
     for line in result.output.splitlines():
         assert "[cyan]" not in line, "markup is shown as it was written"
+
+
+def test_commands_that_are_loaded_late_are_listed() -> None:
+    text = run("rl", "--help").output
+    assert "Train a model by reinforcement learning" in text
+    assert "Find how long a step of T-PPO and of PPO takes" in text
+    assert run("rl", "trian").exit_code == 2
 
 
 def test_models_lists_families_and_tells_what_a_model_is_made_of(tmp_path: Path) -> None:
@@ -86,7 +95,7 @@ def test_help_has_panels_and_examples() -> None:
 def test_no_name_is_cut_and_no_bracket_swallowed_at_80_columns(name: str) -> None:
     command: Any = get_command(app)
     for part in name.split():
-        command = command.commands[part]
+        command = command.get_command(None, part)
     text = RUNNER.invoke(app, [*name.split(), "-h"], env={"COLUMNS": "80"}).output
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -128,6 +137,7 @@ def test_help_loads_nothing_heavy() -> None:
         "import sys; from megainfer.cli import app\n"
         "try: app(['bench', 'serve', '--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'aiohttp', 'matplotlib', 'tokenizers', 'fastapi', 'yaml'}\n"
+        "heavy.add('megainfer.rl')  # whose configuration is a flag for each key\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -1,6 +1,9 @@
 """Rewards in processes of their own: what hangs, raises or dies is a counted skip, no more."""
 
 import os
+import select
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +15,7 @@ from megainfer.rl.rewards.choice import open_reward
 from megainfer.rl.rewards.score import Attempt, Reward, Score
 
 OWN = "tests.support.rl_rewards"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,32 @@ def test_one_that_hangs_is_killed_in_time_and_the_others_are_scored() -> None:
             Score(None, "no reward within 3 s, or its process died"),
             Score(1.0),
         ]
+
+
+ASKING = """
+import sys
+from megainfer.rl.rewards.choice import open_reward
+from megainfer.rl.rewards.score import Attempt
+reward = open_reward("tests.support.rl_rewards:hang_at", workers=1, seconds=3600.0)
+reward.score([Attempt("?", sys.argv[1], "?")])
+"""
+
+
+def test_one_that_hangs_doesnt_outlive_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    os.mkfifo(begun)
+    trainer = subprocess.Popen([sys.executable, "-c", ASKING, str(begun)], cwd=ROOT)
+    try:
+        with begun.open() as told:  # until the function has been called
+            worker = os.pidfd_open(int(told.read()))
+    finally:
+        trainer.kill()
+        trainer.wait()
+    try:
+        ended, _, _ = select.select([worker], [], [], 30.0)
+        assert ended, "the process that scores lives on"
+    finally:
+        os.close(worker)
 
 
 def test_a_module_that_breaks_meanwhile_is_told(

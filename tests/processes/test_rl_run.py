@@ -34,7 +34,13 @@ def config_of(folder: Path, output: Path, **sections: dict[str, Any]) -> TrainCo
         "rollout": {"prompts": 2, "answers": 3, "max_answer_tokens": 7, "window": 3},
         "reward": {"function": "tests.support.rl_rewards:letters", "seconds": 60},
         "advantage": {"edge": 1},
-        "optimiser": {"policy_rate": 1e-3, "value_rate": 1e-3, "value_first": 1},
+        "optimiser": {
+            "policy_rate": 1e-3,
+            "value_rate": 1e-3,
+            "value_first": 1,
+            "policy_updates": 2,
+            "value_updates": 2,
+        },
         "run": {"output": output, "steps": STEPS, "evaluate_every": 2, "save_every": 2},
     }
     for name, section in sections.items():
@@ -170,6 +176,13 @@ def test_what_cant_be_resumed_is_named(folder: Path, whole: Path, tmp_path: Path
         ran(config_of(folder, whole, rollout={"prompts": 1}), resume=True)
     with pytest.raises(ConfigError, match="has no checkpoint; leave it out to begin"):
         ran(config_of(folder, tmp_path / "new"), resume=True)
+    config = config_of(folder, whole)
+    told = config.data.train.read_text()
+    config.data.train.write_text(told.replace('"answer": "c"', '"answer": "C"'))
+    with pytest.raises(ConfigError, match=r"problems\.jsonl isn't what it was when the run began"):
+        ran(config, resume=True)
+    config.data.train.write_text(told.replace(" ", "  "))  # of the lines, not of the problems
+    assert ran(config, resume=True)[-1].startswith("all 4 steps are done")
 
 
 def test_two_runs_dont_write_to_one_folder(folder: Path, tmp_path: Path) -> None:

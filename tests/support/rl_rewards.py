@@ -35,6 +35,13 @@ def pid(prompt: str, response: str, answer: str) -> int:
     return os.getpid()
 
 
+def hang_at(prompt: str, response: str, answer: str) -> float:
+    """Hangs for an hour, having written its process's id into the pipe that the response names."""
+    Path(response).write_text(str(os.getpid()))
+    time.sleep(3600)
+    return 0.0
+
+
 NO_FUNCTION = 1
 if "RL_REWARDS_BREAK" in os.environ and Path(os.environ["RL_REWARDS_BREAK"]).exists():
     raise ImportError("broken by now")

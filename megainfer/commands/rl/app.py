@@ -2,10 +2,10 @@
 
 import typer
 
-from megainfer.commands.help import TopicalCommand
-from megainfer.commands.rl import train
+from megainfer.commands.rl.group import LazyGroup
 
 rl_app = typer.Typer(
+    cls=LazyGroup,
     no_args_is_help=True,
     help="Reinforcement learning, whose rollouts run on the nodes that serve.",
     rich_markup_mode="rich",
@@ -15,6 +15,3 @@ rl_app = typer.Typer(
 @rl_app.callback()
 def common() -> None:
     """Reinforcement learning, whose rollouts run on the nodes that serve."""
-
-
-rl_app.command(cls=TopicalCommand, epilog=train.EPILOG)(train.train)

@@ -4,9 +4,10 @@ import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Option, Typer
 
 from megainfer.commands.config_file import read_options
+from megainfer.commands.help import TopicalCommand
 from megainfer.commands.rl.flags import flags_of, merged
 from megainfer.errors import ConfigError
 from megainfer.rl.config.train_config import TrainConfig
@@ -79,3 +80,6 @@ train.__signature__ = _signature()  # type: ignore[attr-defined]
 train.__annotations__ = {
     name: parameter.annotation for name, parameter in _signature().parameters.items()
 }
+
+app = Typer(add_completion=False)
+app.command(cls=TopicalCommand, epilog=EPILOG)(train)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from megainfer.errors import ConfigError, RequestError
 from megainfer.rl.data.problem import Problem
@@ -21,6 +22,18 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.problems)
+
+    def digest(self) -> str:
+        """Of all prompts' tokens and all answers, in their order: where it is the same, a run that
+        goes on sees what it would have seen."""
+        digest = blake2b(digest_size=16)
+        for problem, token_ids in zip(self.problems, self.token_ids, strict=True):
+            digest.update(
+                f"{token_ids} {len(problem.answer)} {problem.answer} ".encode(
+                    errors="surrogatepass"
+                )
+            )
+        return digest.hexdigest()
 
 
 def encode_problems(problems: Sequence[Problem], tokenizer: Tokenizer, most: int) -> Prompts:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator, Sequence
 
 from megainfer.errors import ConfigError, MegaInferError
@@ -19,7 +20,8 @@ class HelperReward:
     def __init__(self, spec: str, workers: int, seconds: float) -> None:
         self._seconds = seconds
         self._runner = asyncio.Runner()
-        helper = Helper("megainfer.rl.rewards.worker", [spec], greeted=_check_greeting)
+        arguments = [spec, str(os.getpid())]
+        helper = Helper("megainfer.rl.rewards.worker", arguments, greeted=_check_greeting)
         self._processes = [HelperProcess(helper, 1, "answers") for _ in range(workers)]
 
     def start(self) -> None:

@@ -1,6 +1,8 @@
 """A process that scores answers by a function that may raise, hang or die.
 
-    python -m megainfer.rl.rewards.worker SPEC
+    python -m megainfer.rl.rewards.worker SPEC PARENT
+
+PARENT: id of the process that asks, with which this one ends, also amid a function that hangs.
 
 Frames on both pipes are JSON. Out, first: why SPEC can't be used, or null. In: an attempt's three
 texts. Out: [reward, why there is none], one of them null.
@@ -12,7 +14,7 @@ import sys
 from typing import BinaryIO
 
 from megainfer.errors import MegaInferError
-from megainfer.helper_frames import answer, frames, set_bounds
+from megainfer.helper_frames import answer, die_with, frames, set_bounds
 from megainfer.rl.rewards.functions import Function, load
 from megainfer.rl.rewards.score import Attempt, Score
 
@@ -23,6 +25,7 @@ FAILURES = (Exception, SystemExit)
 
 def main() -> None:
     """Until the other side closes the pipe."""
+    die_with(int(sys.argv[2]))
     set_bounds(MEMORY_BYTES)
     source, sink = _own_pipes()
     try:

@@ -51,7 +51,7 @@ def open_state(config: TrainConfig, checkpoint: Path | None, prompts: Prompts) -
     """Where the run is. Raises ConfigError where a run is resumed with what it can't be."""
     told = config.model_dump(mode="json")
     if checkpoint is None:
-        return RunState(problems=len(prompts), config=told)
+        return RunState(problems=len(prompts), data=prompts.digest(), config=told)
     state = RunState.load(checkpoint)
     for key in FIXED:
         before, now = _at(state.config, key), _at(told, key)
@@ -61,6 +61,11 @@ def open_state(config: TrainConfig, checkpoint: Path | None, prompts: Prompts) -
         raise ConfigError(
             f"--resume: there were {state.problems} problems when the run began, and are "
             f"{len(prompts)}"
+        )
+    if state.data != prompts.digest():
+        raise ConfigError(
+            f"--resume: {config.data.train} isn't what it was when the run began: prompts or "
+            "answers have changed; give the run's own, or begin another with --run.output"
         )
     if len(state.running) > config.rollout.pool:
         raise ConfigError(

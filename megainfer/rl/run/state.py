@@ -18,7 +18,8 @@ FILE = "run.json"
 class RunState:
     """step: steps that are done. version: of the policy, that is, steps that changed it. samples,
     groups: numbers of the next answer and of the next problem's answers. drawn: problems taken from
-    the data so far. running, waiting: of the pool. config: what the run was told.
+    the data so far. problems, data: how many it has, and `Prompts.digest`. running, waiting: of the
+    pool. config: what the run was told.
     """
 
     step: int = 0
@@ -27,6 +28,7 @@ class RunState:
     groups: int = 0
     drawn: int = 0
     problems: int = 0
+    data: str = ""
     running: list[Sample] = field(default_factory=list)
     waiting: list[Sample] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)

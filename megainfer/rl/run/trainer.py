@@ -71,13 +71,13 @@ class Trainer:
         )
         own = config.advantage
         self._how = Estimation(
-            config.window,
-            own.edge,
-            own.gamma,
-            own.lambda_alpha,
-            own.lambda_least,
-            own.clamp,
-            config.reward.correct,
+            window=config.window,
+            edge=own.edge,
+            gamma=own.gamma,
+            alpha=own.lambda_alpha,
+            least_lambda=own.lambda_least,
+            clamp=own.clamp,
+            correct=config.reward.correct,
         )
 
     @property

@@ -112,7 +112,7 @@ def _optimiser_file(name: str) -> str:
 
 def _passes(config: TrainConfig, updates: int) -> Passes:
     own = config.compute
-    return Passes(updates, own.pass_tokens, getattr(torch, own.dtype))
+    return Passes(updates, own.pass_tokens, getattr(torch, own.dtype), config.run.seed)
 
 
 def _device(name: str) -> torch.device:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from random import Random
 from typing import TypeVar
 
 import torch
@@ -19,18 +20,28 @@ class Passes:
     """How rows are computed.
 
     mini_batches: updates a step, each with its share of the rows. most_tokens: of a forward pass,
-    padding included. dtype: what is computed in; weights and updates are float32.
+    padding included. dtype: what is computed in; weights and updates are float32. seed: of the
+    order in which rows are shared out.
     """
 
     mini_batches: int = 1
     most_tokens: int = 16384
     dtype: torch.dtype = torch.float32
+    seed: int = 0
 
-    def split(self, rows: Sequence[R]) -> Iterator[list[R]]:
-        """The rows of each update; none is empty."""
-        size = math.ceil(len(rows) / self.mini_batches)
-        for start in range(0, len(rows), max(size, 1)):
-            yield list(rows[start : start + size])
+    def split(self, rows: Sequence[R], number: int) -> Iterator[list[R]]:
+        """The rows of each update; none is empty. Rows come with the answers to one problem side by
+        side, the oldest first, so several updates get them in an order that seed and number decide:
+        each is of all problems.
+
+        number: another one for each step, the same again where a run is resumed.
+        """
+        shared = list(rows)
+        if self.mini_batches > 1:
+            Random(f"{self.seed}, {number}").shuffle(shared)
+        size = math.ceil(len(shared) / self.mini_batches)
+        for start in range(0, len(shared), max(size, 1)):
+            yield shared[start : start + size]
 
     def passes(self, rows: Sequence[R]) -> Iterator[list[R]]:
         """The rows of each forward pass."""

@@ -38,7 +38,7 @@ class PolicyUpdate:
     def __call__(self, rows: Sequence[PolicyRow]) -> Metrics:
         """Of each metric the mean over updates. `mismatch` is the mean |log p - old log p| before
         the first update: how far the rollout engine is from the policy."""
-        found = [self._update(batch) for batch in self._passes.split(rows)]
+        found = [self._update(batch) for batch in self._passes.split(rows, self._optimiser.updates)]
         metrics = mean_of(found)
         if found:
             metrics["mismatch"] = found[0]["log_ratio"]

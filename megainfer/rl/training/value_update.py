@@ -36,7 +36,9 @@ class ValueUpdate:
 
     def __call__(self, rows: Sequence[ValueRow]) -> Metrics:
         """Of each metric the mean over updates."""
-        return mean_of([self._update(batch) for batch in self._passes.split(rows)])
+        return mean_of(
+            [self._update(batch) for batch in self._passes.split(rows, self._optimiser.updates)]
+        )
 
     @torch.no_grad()
     def predict(self, rows: Sequence[Row]) -> list[list[float]]:

@@ -18,6 +18,7 @@ from megainfer.rl.rollout.seeds import seed_of
 from megainfer.rl.run.scoring import Scorer
 from megainfer.rl.run.state import RunState
 from megainfer.rl.run.trainer import StepReport, Trainer
+from megainfer.rl.samples.batch import Estimation, rows_by_value
 from megainfer.rl.training.learner import Learner
 from megainfer.text.tokenizer import load_tokenizer
 from tests.support.rl_engine import TransformersEngine
@@ -193,3 +194,22 @@ def test_what_an_engine_does_wrong_is_an_error_and_no_answer_grows(
     with pytest.raises(ProtocolError, match="log-probability nan"):
         setting.trainer.step()
     assert not any(sample.windows for sample in setting.trainer.state.running)
+
+
+@pytest.mark.parametrize(("algorithm", "window"), [("tppo", 3), ("ppo", WHOLE)])
+def test_advantages_are_estimated_as_the_configuration_says(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, window: int
+) -> None:
+    seen: list[Estimation] = []
+
+    def watched(samples: Any, rewards: Any, how: Estimation) -> Any:
+        seen.append(how)
+        return rows_by_value(samples, rewards, how)
+
+    monkeypatch.setattr("megainfer.rl.run.trainer.rows_by_value", watched)
+    own = {"gamma": 0.9, "lambda_alpha": 0.3, "lambda_least": 0.6, "edge": 2, "clamp": 4.0}
+    config = config_of(tmp_path, algorithm, advantage=own, reward={"correct": 0.5})
+    Setting(config, folder, tmp_path).steps(1)
+    assert seen == [
+        Estimation(window, edge=2, gamma=0.9, alpha=0.3, least_lambda=0.6, clamp=4.0, correct=0.5)
+    ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from megainfer.errors import CheckpointError, ModelError
 from megainfer.rl.config.train_config import TrainConfig
-from megainfer.rl.samples.rows import PolicyRow, ValueRow
+from megainfer.rl.samples.rows import PolicyRow, Row, ValueRow
 from megainfer.rl.training.learner import Learner
 from megainfer.rl.training.metrics import Metrics
 from megainfer.rl.training.micro_batches import micro_batches
@@ -167,10 +167,28 @@ def test_the_value_model_learns_returns(folder: Path) -> None:
 
 def test_mini_batches_are_updates() -> None:
     rows = policy_rows()
-    assert [len(part) for part in Passes(mini_batches=2).split(rows)] == [2, 2]
-    assert [len(part) for part in Passes(mini_batches=3).split(rows)] == [2, 2]
-    assert list(Passes(mini_batches=9).split(rows)) == [[row] for row in rows]
-    assert list(Passes().split([])) == []
+    assert [len(part) for part in Passes(mini_batches=2).split(rows, 0)] == [2, 2]
+    assert [len(part) for part in Passes(mini_batches=3).split(rows, 0)] == [2, 2]
+    singles = list(Passes(mini_batches=9).split(rows, 0))
+    assert sorted(len(row.token_ids) for (row,) in singles) == [5, 9, 12, 20]
+    assert list(Passes().split(rows, 0)) == [rows]
+    assert list(Passes().split([], 0)) == []
+
+
+def test_mini_batches_are_of_all_problems_another_way_each_step() -> None:
+    """Rows of one problem come side by side."""
+    rows = [Row([problem, 0], range(1, 2)) for problem in range(16) for _ in range(8)]
+
+    def problems(passes: Passes, number: int) -> list[list[int]]:
+        return [[row.token_ids[0] for row in part] for part in passes.split(rows, number)]
+
+    passes = Passes(mini_batches=4, seed=5)
+    first = problems(passes, 0)
+    assert sorted(p for part in first for p in part) == [row.token_ids[0] for row in rows]
+    assert all(len(set(part)) > 10 for part in first), "unshuffled a part has 4 problems"
+    assert problems(passes, 0) == first
+    assert problems(passes, 4) != first
+    assert problems(Passes(mini_batches=4, seed=6), 0) != first
 
 
 def test_passes_hold_at_most_so_many_tokens() -> None:

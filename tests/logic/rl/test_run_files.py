@@ -57,7 +57,9 @@ def test_a_state_is_read_back_to_the_bit(
     folder = tmp_path_factory.mktemp("state")
     ids, logprobs, values = zip(*rows, strict=True)
     sample = Sample(number, 1, 2, (3, 4), [Window(ids, logprobs, 5, values)])
-    state = RunState(9, 8, number + 1, 7, 6, 5, [sample], [sample_of(number=3)], {"a": [None, 0.1]})
+    state = RunState(
+        9, 8, number + 1, 7, 6, 5, "d", [sample], [sample_of(number=3)], {"a": [None, 0.1]}
+    )
     state.save(folder)
     assert RunState.load(folder) == state
 

@@ -1,0 +1,78 @@
+"""What is compared, and all that its runs have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from learning.task import Task
+from megainfer.rl.config.train_config import TrainConfig
+
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "ppo": {"algorithm": "ppo"},
+    "tppo": {"algorithm": "tppo"},
+    "tppo-half": {"algorithm": "tppo"},
+    "tppo-cold": {"algorithm": "tppo", "optimiser": {"value_first": 0}},
+    "grpo": {"algorithm": "grpo"},
+}
+"""T-PPO with l = L/4 and L/2, and without the value model's warm-up."""
+WINDOWS = {"tppo-half": 2}
+"""Into how many parts a longest answer is cut; else 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a run. steps: of arms that draw answers whole; T-PPO's steps are shorter, so that it has
+    `shorter` times as many, and as many times of all else that is counted in steps. first: steps
+    that train the value model alone. evaluations: how often in a run held-out problems are tried.
+    """
+
+    steps: int = 40
+    prompts: int = 16
+    answers: int = 8
+    first: int = 6
+    evaluations: int = 8
+    shorter: int = 2
+
+
+def config_of(arm: str, task: Task, size: Size, output: Path, seed: int) -> TrainConfig:
+    """Of one run in `output`, beside which model and problems are. All arms have the same but for
+    what ARMS says."""
+    models, longest = output.parent, task.answer_tokens
+    times = size.shorter if arm.startswith("tppo") else 1
+    values: dict[str, Any] = {
+        "model": str(models / "model"),
+        "data": {
+            "train": models / "train.jsonl",
+            "evaluation": models / "held-out.jsonl",
+            "max_prompt_tokens": task.prompt_tokens,
+        },
+        "rollout": {
+            "prompts": size.prompts,
+            "answers": size.answers,
+            "max_answer_tokens": longest,
+            "window": longest // WINDOWS.get(arm, 4),
+            "engine": {"micro_batches": 1, "max_model_len": task.context, "max_num_seqs": 256},
+        },
+        "reward": {"function": "exact"},
+        "advantage": {"edge": 2},
+        "optimiser": {
+            "policy_rate": 2e-4,
+            "value_rate": 1e-3,
+            "policy_updates": 4,
+            "value_updates": 8,
+            "value_first": size.first * times,
+        },
+        "compute": {"pass_tokens": 2048},  # answers of like length together: few are long
+        "run": {
+            "output": output,
+            "steps": size.steps * times,
+            "seed": seed,
+            "evaluate_every": max(1, size.steps * times // size.evaluations),
+            "save_every": 10**6,
+            "keep": 1,
+        },
+    }
+    for name, own in ARMS[arm].items():
+        values[name] = {**values[name], **own} if isinstance(own, dict) else own
+    return TrainConfig.of(values)
