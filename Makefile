@@ -13,7 +13,8 @@ PYTEST_ARGS ?=
 LOCKED ?= yes
 
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet $(PIP_ARGS)
+# Bytecode is made of what is imported, when it first is: of most that is installed nothing ever is.
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS)
 # What an installation is made from; the kernels are compiled where there is a C++ compiler.
 SOURCES := pyproject.toml setup.py $(wildcard megainfer/native/*.h megainfer/*/native/* megainfer/*/*/native/*)
 

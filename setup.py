@@ -1,8 +1,11 @@
 """The C++ libraries, in addition to pyproject.toml; without a compiler the package goes without."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SHARED = "megainfer/native"
 KERNELS = "megainfer/compute/cpu"
@@ -39,4 +42,19 @@ def library(folder: str) -> Extension:
     )
 
 
-setup(ext_modules=[library(KERNELS), library(M2N)])
+class SideBySide(build_ext):
+    """Compiles as many sources of a library at once as there are cores."""
+
+    def build_extensions(self):
+        compile_them = self.compiler.compile
+
+        def side_by_side(sources, **options):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                made = pool.map(lambda source: compile_them([source], **options), sources)
+                return [path for paths in made for path in paths]
+
+        self.compiler.compile = side_by_side
+        super().build_extensions()
+
+
+setup(ext_modules=[library(KERNELS), library(M2N)], cmdclass={"build_ext": SideBySide})

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.forked import offered
 from tests.support.processes import adopt_orphans, children_left
 from tests.support.skips import may_skip
+from tests.support.spread import spread
 
 # Before torch is imported, and for what the tests start. Threads that spin while they wait would
 # take the cores from those that they wait for: there are fewer cores than threads here.
@@ -15,6 +17,8 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
+SERVING = ("processes", "clients")
+"""Folders of tests that start processes."""
 
 # How long an example takes says more of who else is at work than of what is tested.
 settings.register_profile("no deadline", deadline=None)
@@ -27,6 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail where a test is skipped for want of a compiler, a browser or the like",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take files in this order: those that start processes, which often wait, are spread
+    evenly among those that only compute, so that the cores are neither idle nor fought over."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = spread(items, lambda item: item.path, lambda path: path.parent.name in SERVING)
 
 
 class SkipWatch:
@@ -67,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _nobody_is_left_behind() -> Iterator[None]:
     adopt_orphans()
-    yield
+    with offered():
+        yield
     left = children_left()
     assert not left, f"tests have left processes behind: {left}"

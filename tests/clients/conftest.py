@@ -9,12 +9,12 @@ from tests.clients.model import write_model
 from tests.support.served import Served, serving
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def served(model_folder: Path) -> Iterator[Served]:
     roles = ("--attn-gpus", "1", "--ffn-gpus", "1")
     flags = ("--served-model-name", NAME, "--enable-tokenizer-info-endpoint")
@@ -22,7 +22,7 @@ def served(model_folder: Path) -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def base_url(served: Served) -> str:
     return f"{served.url}/v1"
 

@@ -18,6 +18,8 @@ from server.parsing.notations import NOTATIONS
 from tests.support.demo_model import dense_of, logits_and_greedy
 from tests.support.served import Served, serving
 
+pytestmark = pytest.mark.fresh
+
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
 

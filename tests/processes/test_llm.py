@@ -20,6 +20,8 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.served import pid_of
 from tests.support.terminal import Terminal
 
+pytestmark = pytest.mark.fresh
+
 MAX_LEN = 256
 PARAMS = SamplingParams(temperature=0, max_tokens=MAX_LEN - 1, ignore_eos=True)
 

@@ -37,6 +37,7 @@ from tests.support.m2n_cluster import (
     shm_cluster,
     spread,
 )
+from tests.support.processes import shared_memory, shared_memory_left
 from tests.support.twin_road import TWIN
 
 
@@ -181,7 +182,7 @@ def sockets_and_memory() -> list[str]:
 @pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
 def test_a_killed_expert_node_is_noticed_and_nothing_is_left(kind: str) -> None:
     road = road_of(kind)
-    memory_before = set(os.listdir("/dev/shm"))
+    memory_before = shared_memory()
     ours, theirs = Pipe()
     expert = fork(silent_expert, road, theirs)
     port = open_attention_port(road, Seat(PAIR, 0, 0), SECONDS)
@@ -200,7 +201,7 @@ def test_a_killed_expert_node_is_noticed_and_nothing_is_left(kind: str) -> None:
     port.close()
     expert.join(SECONDS)
     assert not any(road.token in line for line in sockets_and_memory())
-    assert set(os.listdir("/dev/shm")) <= memory_before
+    assert shared_memory_left(memory_before) == set()
 
 
 @pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
@@ -220,7 +221,7 @@ def test_a_killed_attention_node_is_noticed(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])
 def test_both_ends_killed_leave_nothing(kind: str) -> None:
     road = road_of(kind)
-    memory_before = set(os.listdir("/dev/shm"))
+    memory_before = shared_memory()
     ours, theirs = Pipe()
     nodes = [fork(silent_expert, road, theirs), fork(silent_attention, road, theirs)]
     for _ in nodes:
@@ -230,7 +231,7 @@ def test_both_ends_killed_leave_nothing(kind: str) -> None:
         node.kill()
         node.join(SECONDS)
     assert not any(road.token in line for line in sockets_and_memory())
-    assert set(os.listdir("/dev/shm")) <= memory_before
+    assert shared_memory_left(memory_before) == set()
 
 
 @pytest.mark.parametrize("kind", ["shm", TWIN, "dist"])

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.support.checkpoints import Greedy, decisive, oracle, write_checkpoint
+from tests.support.processes import shared_memory, shared_memory_left
 from tests.support.prompts import LENGTHS, prompts_of
 from tests.support.served import (
     CONTEXT,
@@ -60,9 +61,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.fresh
 def test_it_serves_and_one_interrupt_ends_everything(reference):
     folder, prompts, _ = reference
-    memory = set(Path("/dev/shm").iterdir())
+    memory = shared_memory()
     with serving(str(folder), "--attn-gpus", "2", "--ffn-gpus", "2") as served:
         answers = [completion(served, prompt, 12) for prompt in prompts]
         assert all(answer.status_code == 200 for answer in answers)
@@ -77,7 +79,7 @@ def test_it_serves_and_one_interrupt_ends_everything(reference):
         assert served.end() == 0
         assert served.members() == []
     assert not sockets & {name for _, name in abstract_sockets()}
-    assert set(Path("/dev/shm").iterdir()) <= memory
+    assert shared_memory_left(memory) == set()
     assert "on CPU: --attn-gpus and --ffn-gpus count processes" in served.output
 
 
@@ -92,6 +94,7 @@ def test_an_interrupt_ends_running_streams_with_an_error_event(reference):
         assert served.end() == 0
 
 
+@pytest.mark.fresh
 def test_children_end_when_the_supervisor_is_killed(reference):
     folder, prompts, _ = reference
     with serving(str(folder), "--attn-gpus", "2") as served:
@@ -138,6 +141,7 @@ def test_an_api_server_that_dies_is_there_again_at_the_same_address(reference):
         assert "killed by SIGKILL; it is started again" in served.output
 
 
+@pytest.mark.fresh
 def test_names_host_and_colocated(reference):
     folder, prompts, _ = reference
     names = ("--served-model-name", "tiny", "--served-model-name", "alias")
@@ -152,6 +156,7 @@ def test_names_host_and_colocated(reference):
         assert len(served.members()) == 3  # supervisor, server, one node
 
 
+@pytest.mark.fresh
 def test_an_interrupt_while_loading_ends_everything(reference):
     started = Served([str(reference[0])], until="loading libraries")
     try:
@@ -212,6 +217,7 @@ def test_impossible_wishes_are_refused_before_anything_starts(reference, tmp_pat
     assert "is no local folder, and fetching it from the hub failed" in missing
 
 
+@pytest.mark.fresh
 def test_a_port_in_use_is_refused(reference):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.support.skips import may_skip
+from tests.support.spread import spread
 
 ROOT = Path(__file__).parents[2]
 NO_BROWSER = "no browser: neither"
@@ -45,6 +46,13 @@ def test_what_a_machine_lacks_is_allowed_unless_it_is_said_to_be_whole() -> None
     assert may_skip(NO_BROWSER, whole_machine=False)
     assert not may_skip(NO_BROWSER, whole_machine=True)
     assert may_skip("only root can become another user", whole_machine=True)
+
+
+def test_files_of_both_kinds_come_evenly_mixed_and_whole() -> None:
+    items = [*("P1a", "P1b", "P2a"), *("L1a", "L2a", "L2b", "L3a", "L4a")]
+    mixed = spread(items, lambda item: item[:2], lambda group: group[0] == "P")
+    assert mixed == ["L1a", "P1a", "P1b", "L2a", "L2b", "L3a", "P2a", "L4a"]
+    assert spread([], lambda item: item, bool) == []
 
 
 def test_a_process_that_is_left_behind_fails_the_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The processes that a test run has started, whoever has started them in between."""
+"""What a test run may leave behind: processes, whoever has started them in between, and memory."""
 
 import ctypes
 import os
@@ -23,6 +23,19 @@ def children_left() -> list[str]:
     """`pid: command` of every descendant that lives after a bounded while; soon empty if none."""
     deadline = time.monotonic() + END_SECONDS
     while (left := list(_living_descendants())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def shared_memory() -> set[str]:
+    """Names of the files that stand for memory which processes of this machine share."""
+    return set(os.listdir("/dev/shm"))
+
+
+def shared_memory_left(before: set[str]) -> set[str]:
+    """Those that have come since, after a bounded while: others on this machine may use some."""
+    deadline = time.monotonic() + END_SECONDS
+    while (left := shared_memory() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from megainfer import LLM
+from tests.support.forked import Files, start
 
 READY_SECONDS = 90.0
 END_SECONDS = 30.0
@@ -37,15 +38,17 @@ class Served:
         environment: Mapping[str, str] = {},
         wait: bool = True,
     ) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", program, "serve", "--port", "0", *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # so that what is left of it can be found
-            env={**os.environ, "COLUMNS": "200", **environment},
-        )
+        reader, writer = os.pipe()
+        self._printed = open(reader, encoding="utf-8")  # noqa: SIM115  # `_read` closes it
+        try:
+            self.process = start(  # in a session of its own, so that what is left can be found
+                program,
+                ["serve", "--port", "0", *args],
+                Files(writer, writer),
+                {**os.environ, "COLUMNS": "200", **environment},
+            )
+        finally:
+            os.close(writer)
         self.output = ""
         self._until = until
         self._ready = threading.Event()
@@ -61,11 +64,11 @@ class Served:
         return self._until in self.output
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line
-            if self._until in line:
-                self._ready.set()
+        with self._printed as lines:
+            for line in lines:
+                self.output += line
+                if self._until in line:
+                    self._ready.set()
         self._ready.set()
 
     @property
@@ -135,7 +138,7 @@ def pid_of(llm: LLM, name: str) -> int:
     supervisor = llm._local.process.pid
     (pid,) = [
         pid
-        for pid, comm in session_members(os.getsid(0))
+        for pid, comm in session_members(os.getsid(supervisor))
         if comm == f"mega-{name}" and _parent(pid) == supervisor
     ]
     return pid
@@ -157,13 +160,18 @@ def serving(*args: str) -> Iterator[Served]:
 
 def run_cli(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """The command line, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "megainfer", *args],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
+        files = Files(output.fileno(), error.fileno())
+        process = start("megainfer", args, files, {**os.environ, "COLUMNS": "200"})
+        try:
+            status = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait(END_SECONDS)
+            raise
+        output.seek(0)
+        error.seek(0)
+        return subprocess.CompletedProcess(args, status, output.read(), error.read())
 
 
 def stream(served: Served, prompt: list[int], tokens: int, **more: Any) -> Iterator[dict[str, Any]]:
