@@ -9,8 +9,8 @@ import pytest
 
 from megainfer.model_folder.gguf import gguf_folder
 from megainfer.models.registry import load_spec
-from tests.compute.test_models_parity import NEW_TOKENS, generate, prompts_of
 from tests.support.checkpoints import assert_same_greedy, greedy, oracle, write_checkpoint
+from tests.support.generated import NEW_TOKENS, generate, prompts_of
 from tests.support.gguf_files.write import write_gguf
 from tests.support.node_pair import load_pair
 
