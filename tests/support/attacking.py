@@ -44,7 +44,10 @@ class Attacker:
 
     async def launch(self, attack: Attack, seen: Outcome) -> None:
         """Until every connection is answered; one that stays is cancelled by its owner."""
-        text = spelled(attack, self._key)
+        await self.send(spelled(attack, self._key), attack, seen)
+
+    async def send(self, text: bytes, attack: Attack, seen: Outcome) -> None:
+        """`launch`, of an attack that is spelled already."""
         await asyncio.gather(*(self._one(text, attack, seen) for _ in range(attack.times)))
 
     async def _one(self, text: bytes, attack: Attack, seen: Outcome) -> None:
