@@ -13,6 +13,7 @@ from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.peers import Peers
 from megainfer.attention_node.profile import profile_attention
+from megainfer.attention_node.row_costs import scored_row_cost
 from megainfer.attention_node.scheduling.config import (
     FAIR_PROMPT_ROWS_ON_CPUS,
     FAIR_PROMPT_ROWS_ON_GPUS,
@@ -265,4 +266,5 @@ def scheduler_config(plan: Plan, micro_batches: int) -> SchedulerConfig:
         fair_prompt_rows=(
             FAIR_PROMPT_ROWS_ON_GPUS if plan.devices.gpus else FAIR_PROMPT_ROWS_ON_CPUS
         ),
+        scored_row_cost=scored_row_cost(plan.spec, plan.precision),
     )

@@ -22,6 +22,7 @@ def scores(positions: int) -> list[TokenLogprobs]:
 
 
 def test_events_are_split_where_they_hold_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whoever has few of them comes first, in a message of its own if the next has many."""
     monkeypatch.setattr(module, "MAX_LOGPROBS", 3 * (BEST + 1))
     events = [
         TokenEvent("a", [1], prompt_logprobs=scores(2)),
@@ -32,8 +33,10 @@ def test_events_are_split_where_they_hold_too_much(monkeypatch: pytest.MonkeyPat
         TokenEvent("f", [1]),
     ]
     messages = list(token_messages(3, events))
-    assert [event for message in messages for event in message.events] == events
-    assert [len(message.events) for message in messages] == [3, 1, 2]
+    told = [[event.request_id for event in message.events] for message in messages]
+    assert told == [["c", "f", "b", "d"], ["a"], ["e"]]
+    by_name = {event.request_id: event for message in messages for event in message.events}
+    assert [by_name[event.request_id] for event in events] == events
     assert {message.node for message in messages} == {3}
 
 

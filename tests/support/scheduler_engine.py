@@ -28,7 +28,7 @@ def next_token(context: int) -> int:
     return context % VOCABULARY
 
 
-def config(**changes: int | None) -> SchedulerConfig:
+def config(**changes: float | None) -> SchedulerConfig:
     values: dict[str, Any] = {
         "num_blocks": 64,
         "block_size": 4,
@@ -217,7 +217,7 @@ class Engine:
         return events
 
 
-def engine_for(*requests: Submit, **changes: int) -> Engine:
+def engine_for(*requests: Submit, **changes: float) -> Engine:
     engine = Engine(Scheduler(config(**changes)))
     for request in requests:
         engine.scheduler.add(request)

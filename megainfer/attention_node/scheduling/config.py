@@ -14,9 +14,10 @@ FAIR_PROMPT_ROWS_ON_GPUS = 256
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
     """recurrent: the model keeps states that take a sequence's tokens in as they come; a slot of
-    them is a sequence's own while it runs. fair_prompt_rows: of the prompts of one client in a
-    round of all micro-batches, while others' sequences add tokens; None: as many as there is room
-    for.
+    them is a sequence's own while it runs. fair_prompt_rows: of one client in a round of all
+    micro-batches, prompts and next tokens together, while others have something short to compute;
+    None: as many as there is room for. scored_row_cost: what a row of a prompt costs whose logits
+    are wanted, in rows of others.
 
     Raises ConfigError where one sequence of the greatest length couldn't be served, or with a
     prefix cache beside recurrent states: blocks hold none, so that a hit would skip them.
@@ -31,6 +32,7 @@ class SchedulerConfig:
     enable_prefix_cache: bool = True
     recurrent: bool = False
     fair_prompt_rows: int | None = None
+    scored_row_cost: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_at_least("num_blocks", 1)
@@ -41,6 +43,7 @@ class SchedulerConfig:
         self._check_at_least("num_micro_batches", 1)
         if self.fair_prompt_rows is not None:
             self._check_at_least("fair_prompt_rows", 1)
+        self._check_at_least("scored_row_cost", 1)
         if self.num_blocks * self.block_size < self.max_model_len:
             raise ConfigError(
                 f"the KV cache holds {self.num_blocks * self.block_size} tokens, one sequence may "

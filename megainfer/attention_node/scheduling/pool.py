@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, ValuesView
 from megainfer.attention_node.scheduling.admission import Admission
 from megainfer.attention_node.scheduling.balance import Balance
 from megainfer.attention_node.scheduling.block_manager import BlockManager
+from megainfer.attention_node.scheduling.company import Company
 from megainfer.attention_node.scheduling.config import SchedulerConfig
 from megainfer.attention_node.scheduling.preemption import Victims, is_takeable
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
@@ -35,6 +36,7 @@ class SequencePool:
         self.slots = StateSlots(config.max_num_seqs)
         self.balance = Balance(config.num_micro_batches)
         self.turns = ClientTurns()
+        self.company = Company()
         self.waiting = WaitingQueue(self.turns)
         self.preemptions = 0
         self.prefix_hit_tokens = 0
@@ -74,6 +76,18 @@ class SequencePool:
             if sequence.status is Status.RUNNING and sequence.adds_tokens
         )
 
+    def brief_clients(self, rows: int) -> set[str]:
+        """Those who have something short to compute: of so many rows at most."""
+        heads = list(self.waiting.heads())
+        clients = {*self.turns.clients, *(sequence.submit.client for sequence in heads)}
+        others = set(clients)
+        for sequence in (*self._running.values(), *heads):
+            if sequence.submit.client in others and _is_brief(sequence, rows):
+                others.discard(sequence.submit.client)
+                if not others:  # as it is at once where one client decodes
+                    break
+        return clients - others
+
     def yield_places(self) -> None:
         """Let running sequences go, the latest first, if whoever is next is owed a place and has
         none. Before a step is composed, since those in a step can't go."""
@@ -109,9 +123,9 @@ class SequencePool:
         self._live[sequence.request_id] = sequence
         self.waiting.push(sequence)
 
-    def admit_first(self, prefix: list[int]) -> None:
-        """Start the next in the queue on its cached prefix."""
-        sequence = self.waiting.pop_first()
+    def admit(self, sequence: Sequence, prefix: list[int]) -> None:
+        """Start its client's next in the queue on its cached prefix."""
+        self.waiting.pop(sequence)
         self.blocks.acquire(prefix)
         sequence.block_ids = list(prefix)
         sequence.state_slot = self.slots.take()
@@ -243,3 +257,7 @@ class SequencePool:
             yield "is at rest, yet nothing came of it"
         if self.balance.holds(sequence) != (sequence.status is Status.RUNNING):
             yield f"is not where micro-batch {sequence.micro_batch} should have it"
+
+
+def _is_brief(sequence: Sequence, rows: int) -> bool:
+    return sequence.status is not Status.ABORTING and sequence.num_unscheduled <= rows

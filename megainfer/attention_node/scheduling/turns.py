@@ -1,6 +1,7 @@
 """Whose turn it is among several clients: who has fewer sequences running comes first."""
 
 from collections import Counter
+from collections.abc import KeysView
 
 from megainfer.attention_node.scheduling.sequence import Sequence
 
@@ -40,17 +41,21 @@ class ClientTurns:
         """Whether any client owes it a place."""
         return any(self.owes(other, client) for other in self._running)
 
+    def is_alone(self, client: str) -> bool:
+        """Whether all that runs is of this one."""
+        return self._running.keys() <= {client}
+
     @property
-    def is_one_client(self) -> bool:
-        """Whether all that runs is of one."""
-        return len(self._running) <= 1
+    def clients(self) -> KeysView[str]:
+        """Those of whom any sequence runs."""
+        return self._running.keys()
 
     def rows(self, client: str, lanes: int) -> int | None:
         """How many of its sequences may decode in one step of one of so many micro-batches, where
-        others run as well: as many as theirs, so that their steps take twice as long at most. None
-        where there is no bound."""
+        others are served as well: as many as theirs, so that their steps take twice as long at
+        most. None where there is no bound."""
         others = self._running.total() - self._running[client]
-        if not others or self._running[client] <= max(others, LEAST_ROWS):
+        if self._running[client] <= max(others, LEAST_ROWS):
             return None
         return -(-max(others, LEAST_ROWS) // lanes)
 

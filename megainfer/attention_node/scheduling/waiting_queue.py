@@ -1,7 +1,7 @@
 """Sequences that hold no block yet, or no longer: by turns of clients, and of each by priority,
 then first come, first served."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from heapq import heapify, heappop, heappush
 
 from megainfer.attention_node.scheduling.sequence import Sequence, Status
@@ -38,16 +38,23 @@ class WaitingQueue:
         self._inside += 1
         self._length += 1
 
-    def first(self) -> Sequence | None:
-        heads = [head for client in list(self._heaps) if (head := self._head(client)) is not None]
-        return min(heads, key=self._turns.rank) if heads else None
+    def heads(self) -> Iterator[Sequence]:
+        """The next of each client."""
+        for client in list(self._heaps):
+            if (head := self._head(client)) is not None:
+                yield head
 
-    def pop_first(self) -> Sequence:
-        sequence = self.first()
-        assert sequence is not None, "nobody waits"
-        self._pop(sequence.submit.client)
+    def first(self, without: Collection[str] = ()) -> Sequence | None:
+        """The next of all but these clients."""
+        heads = (head for head in self.heads() if head.submit.client not in without)
+        return min(heads, key=self._turns.rank, default=None)
+
+    def pop(self, sequence: Sequence) -> None:
+        """It, its client's next, waits no longer."""
+        client = sequence.submit.client
+        assert self._head(client) is sequence, f"{sequence.request_id} isn't its client's next"
+        self._pop(client)
         self._length -= 1
-        return sequence
 
     def forget(self) -> None:
         """One of those inside has finished; it no longer counts."""
