@@ -16,6 +16,7 @@ from server.http.body import BodyLimits
 from server.http.envelope import REQUEST_ID, Envelope
 from server.http.errors import install_error_handlers
 from server.http.occupancy import Entrance
+from server.http.writing import Writing
 from server.openai.generating import Generator
 from server.openai.served_model import ServedModel
 from server.openai.tokens import TokenizerApi
@@ -46,6 +47,7 @@ def create_app(
     app = FastAPI(title="MegaInfer", version=__version__, openapi_url=None)
     budgets = Budgets.of(instance.options.budgets, model.max_model_len)
     app.state.shares = engine.shares
+    app.state.writing = Writing()
     app.state.body_limits = BodyLimits(budgets.body_bytes, budgets.json_values, JSON_WORK)
     generator = Generator(engine, tokenizer, model, budgets, checker, renderer)
     # First what is asked for most: addresses are tried one after another.

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from server.http.errors import ErrorReport, log_failure, report_of
 from server.narration.blocks import Blocks, Change
 from server.openai.answer import open_stream, respond_with
 from server.openai.generating import Generation
+from server.openai.one_line import encode
 from server.openai.piece import Piece
 
 
@@ -35,11 +36,11 @@ async def narrate(
     if stream:
         return await open_stream(request, deltas, _events(generation, narrator))
 
-    def whole() -> Response:
-        (piece,) = generation.answer.whole_pieces()
+    def whole() -> Iterator[bytes]:
+        piece = yield from generation.answer.whole_piece()
         blocks = Blocks()
         list(blocks.add(piece))
-        return JSONResponse(narrator.whole(blocks, piece, generation.answer.usage()))
+        yield encode(narrator.whole(blocks, piece, generation.answer.usage()))
 
     return await respond_with(request, deltas, generation.answer, whole)
 

@@ -1,8 +1,7 @@
 """One request's answer, as it is built from deltas: whole, or as a stream of events."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -14,8 +13,9 @@ from megainfer.sharing.pauses import Pauses
 from megainfer.text.token_text import TokenTexts
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, while_connected
 from server.http.errors import log_failure, report_of
+from server.http.writing import JsonChunks, Writing
 from server.openai.answer_options import AnswerOptions, Usage
-from server.openai.choice import Choice
+from server.openai.choice import PART_POSITIONS, Choice
 from server.openai.logprobs import prompt_logprobs
 from server.openai.one_line import encode, encode_line
 from server.openai.piece import Piece
@@ -29,7 +29,7 @@ STATUS_SECONDS = 0.1
 MOST_LOGPROBS = 21
 """Of a token."""
 INLINE_SIZE = 4096
-"""Tokens and log-probabilities; to write more of them takes milliseconds."""
+"""Tokens and log-probabilities; to write more of them takes several milliseconds."""
 
 
 class Answer:
@@ -81,26 +81,34 @@ class Answer:
 
     def piece(self, delta: TextDelta) -> Piece:
         """Count a delta; what it adds to its choice."""
-        return self.add(delta).piece(delta)
+        return _at_once(self.add(delta).making(delta))
 
-    def whole_pieces(self) -> list[Piece]:
-        """The choices, of all that was collected."""
-        return [choice.whole() for choice in self._choices.values()]
+    def whole_piece(self) -> Generator[bytes, None, Piece]:
+        """The one choice that there is, of all that was collected; see `Choice.making`."""
+        (choice,) = self._choices.values()
+        return (yield from choice.whole())
 
-    def whole(self) -> bytes:
-        """The complete answer as JSON."""
-        choices = [self._whole_choice(choice) for choice in self._choices.values()]
-        answer = {**self._head, "object": self._shape.whole, "choices": choices}
+    def whole(self) -> Iterator[bytes]:
+        """The complete answer as JSON, in parts, some of them empty: each is a bounded amount of
+        work."""
+        yield encode({**self._head, "object": self._shape.whole})[:-1] + b',"choices":['
+        for place, choice in enumerate(self._choices.values()):
+            piece = yield from choice.whole()
+            yield b"," * bool(place) + encode(self._shape.choice(piece))[:-1]
+            if self._shape.prompt_in_choice:
+                yield from self._about_prompt(choice)
+            yield b"}"
+        yield b"]"
         if not self._shape.prompt_in_choice:
-            answer |= self._about_prompt(next(iter(self._choices.values())))
-        return encode({**answer, "usage": self.usage()})
+            yield from self._about_prompt(next(iter(self._choices.values())))
+        yield b',"usage":' + encode(self.usage()) + b"}"
 
     def events(self, delta: TextDelta) -> Iterator[bytes]:
-        """What a stream tells of this delta."""
+        """What a stream tells of this delta, in parts as `whole`."""
         choice = self.add(delta)
-        about = {} if choice.opened else self._about_prompt(choice)
+        about = {} if choice.opened else self._ids_of_prompt(choice)
         opening = None if choice.opened else self._shape.opening(choice.index)
-        part = self._shape.chunk(choice.piece(delta))
+        part = self._shape.chunk((yield from choice.making(delta)))
         if self._shape.prompt_in_choice:
             part, about = {**part, **about}, {}
         if opening is not None:
@@ -132,17 +140,16 @@ class Answer:
             usage["completion_tokens_details"] = {"reasoning_tokens": sum(known)}
         return usage
 
-    def _whole_choice(self, choice: Choice) -> dict[str, Any]:
-        made = self._shape.choice(choice.whole())
-        return {**made, **self._about_prompt(choice)} if self._shape.prompt_in_choice else made
-
-    def _about_prompt(self, choice: Choice) -> dict[str, Any]:
-        about: dict[str, Any] = {}
-        if self._options.token_ids:
-            about["prompt_token_ids"] = choice.prompt.ids
+    def _about_prompt(self, choice: Choice) -> Iterator[bytes]:
+        """Further fields of a whole answer, in parts."""
+        if ids := self._ids_of_prompt(choice):
+            yield b"," + encode(ids)[1:-1]
         if self._options.prompt_logprobs and choice.prompt_scores is not None:
-            about["prompt_logprobs"] = prompt_logprobs(choice.prompt_scores, self._texts)
-        return about
+            yield b',"prompt_logprobs":'
+            yield from prompt_logprobs(choice.prompt_scores, self._texts, PART_POSITIONS)
+
+    def _ids_of_prompt(self, choice: Choice) -> dict[str, Any]:
+        return {"prompt_token_ids": choice.prompt.ids} if self._options.token_ids else {}
 
     def _event(self, choice: dict[str, Any], about: dict[str, Any]) -> bytes:
         more = b"," + encode_line(about)[1:-1] if about else b""
@@ -157,32 +164,42 @@ class Answer:
         return b',"usage":' + encode(counts)
 
 
+def _at_once(making: Generator[bytes, None, Piece]) -> Piece:
+    while True:
+        try:
+            next(making)
+        except StopIteration as end:
+            piece: Piece = end.value
+            return piece
+
+
 async def respond(request: Request, deltas: TextStream, answer: Answer) -> Response:
     """Answer when all is there."""
-
-    def whole() -> Response:
-        return Response(answer.whole(), media_type="application/json")
-
-    return await respond_with(request, deltas, answer, whole)
+    return await respond_with(request, deltas, answer, answer.whole)
 
 
 async def respond_with(
-    request: Request, deltas: TextStream, answer: Answer, whole: Callable[[], Response]
+    request: Request, deltas: TextStream, answer: Answer, whole: Callable[[], Iterator[bytes]]
 ) -> Response:
-    """`whole()` when all is there. The client's hanging up aborts its sequences at once."""
-    with deltas:
-        try:
+    """`whole()` when all is there: JSON in parts, each a bounded amount of work. The client's
+    hanging up aborts its sequences at once."""
+    try:
+        with deltas:
             await while_connected(request.receive, _collect(deltas, answer))
-        except ClientGone:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return await asyncio.to_thread(whole) if answer.size > INLINE_SIZE else whole()
+        if answer.size <= INLINE_SIZE:
+            return Response(b"".join(whole()), media_type="application/json")
+        writing: Writing = request.app.state.writing
+        return JsonChunks(await while_connected(request.receive, writing.write(whole())))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def respond_streaming(
     request: Request, deltas: TextStream, answer: Answer, usage: Usage
 ) -> Response:
     """Answer with events."""
-    return await open_stream(request, deltas, _events(deltas, answer, usage))
+    writing: Writing = request.app.state.writing
+    return await open_stream(request, deltas, _events(deltas, answer, usage, writing))
 
 
 async def open_stream(
@@ -208,7 +225,9 @@ async def _collect(deltas: TextStream, answer: Answer) -> None:
         await pauses.take()
 
 
-async def _events(deltas: TextStream, answer: Answer, usage: Usage) -> AsyncIterator[bytes]:
+async def _events(
+    deltas: TextStream, answer: Answer, usage: Usage, writing: Writing
+) -> AsyncIterator[bytes]:
     """In one chunk what comes of one delta; with the last delta all that ends the stream, since
     each chunk is a write."""
     ending: list[bytes] = []
@@ -216,7 +235,7 @@ async def _events(deltas: TextStream, answer: Answer, usage: Usage) -> AsyncIter
         async for delta in deltas:
             events: Iterable[bytes] = answer.events(delta)
             if len(delta.prompt_logprobs or ()) * MOST_LOGPROBS > INLINE_SIZE:
-                events = await asyncio.to_thread(list, events)
+                events = await writing.write(events)
             if deltas.ended:
                 ending += events
             else:

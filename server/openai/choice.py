@@ -1,5 +1,6 @@
 """One sequence of an answer, while its deltas come."""
 
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -7,10 +8,13 @@ from megainfer.frontend.outputs import WeightSpan, extend_spans
 from megainfer.frontend.text_stream import TextDelta
 from megainfer.messages.requests import TokenLogprobs
 from server.openai.answer_options import AnswerOptions
-from server.openai.logprobs import LogprobsWriter
+from server.openai.logprobs import LogprobsWriter, Scores
 from server.openai.piece import Piece
 from server.openai.prompts import Prompt
 from server.openai.reader import ChoiceReader, Reading
+
+PART_POSITIONS = 32
+"""Whose log-probabilities are written at once: a millisecond's work, with the 20 best of each."""
 
 
 class Choice:
@@ -61,11 +65,11 @@ class Choice:
             self.prompt_scores = delta.prompt_logprobs
         self._last = delta
 
-    def whole(self) -> Piece:
-        """All that was collected, as one piece."""
+    def whole(self) -> Generator[bytes, None, Piece]:
+        """All that was collected, as one piece; see `making`."""
         last = self._last
         assert last is not None, "every sequence ends with a delta"
-        piece = self.piece(
+        piece = yield from self.making(
             TextDelta(
                 last.request_id,
                 "".join(self._texts),
@@ -78,8 +82,9 @@ class Choice:
         )
         return replace(piece, weights=tuple(self._spans))
 
-    def piece(self, delta: TextDelta) -> Piece:
-        """What a delta adds; the first begins with the prompt where that is echoed."""
+    def making(self, delta: TextDelta) -> Generator[bytes, None, Piece]:
+        """What a delta adds; the first begins with the prompt where that is echoed. Gives nothing,
+        as often as a bounded part of the work is done, and returns the piece."""
         first, self._opened = not self._opened, True
         if delta.prompt_logprobs is not None:
             self.prompt_scores = delta.prompt_logprobs
@@ -94,7 +99,7 @@ class Choice:
             calls=reading.calls,
             finish_reason=reading.finish_reason,
             stop_reason=None if options.echo_only else delta.stop_reason,
-            logprobs=self._logprobs(delta, first),
+            logprobs=(yield from self._logprobs(delta, first)),
             token_ids=token_ids if options.token_ids else None,
             weights=(WeightSpan(delta.weights, len(token_ids)),) if token_ids else (),
         )
@@ -104,13 +109,29 @@ class Choice:
             return Reading(text, "", (), delta.finish_reason)
         return self._reader.read(text, delta.token_ids, delta.finish_reason)
 
-    def _logprobs(self, delta: TextDelta, first: bool) -> dict[str, Any] | None:
+    def _logprobs(
+        self, delta: TextDelta, first: bool
+    ) -> Generator[bytes, None, dict[str, Any] | None]:
         if self._options.logprobs is None:
             return None
         scores = [] if self._options.echo_only else delta.logprobs or []
-        if not (first and self._options.echo):
-            return self._writer.write(delta.token_ids, scores) if scores else None
-        before = self._writer.write(self.prompt.ids, [None, *(self.prompt_scores or [])])
-        self._writer.move_to(len(self.prompt.echo))
-        after = self._writer.write(delta.token_ids if scores else [], scores)
-        return {name: entries + after[name] for name, entries in before.items()}
+        echoes = first and self._options.echo
+        if not (echoes or scores):
+            return None
+        written = self._writer.write([], [])
+        if echoes:
+            before = [None, *(self.prompt_scores or [])]
+            yield from self._write(written, self.prompt.ids, before)
+            self._writer.move_to(len(self.prompt.echo))
+        yield from self._write(written, delta.token_ids if scores else [], scores)
+        return written
+
+    def _write(
+        self, written: dict[str, Any], tokens: Sequence[int], scores: Scores
+    ) -> Iterator[bytes]:
+        for start in range(0, len(tokens), PART_POSITIONS):
+            part = slice(start, start + PART_POSITIONS)
+            for name, entries in self._writer.write(tokens[part], scores[part]).items():
+                if entries:
+                    written[name] += entries
+            yield b""

@@ -1,13 +1,16 @@
 """Log-probabilities in the forms of the two APIs."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
+
+import msgspec
 
 from megainfer.frontend.outputs import ranked
 from megainfer.messages.requests import TokenLogprobs
 from megainfer.text.token_text import TokenTexts
 from server.openai.answer_options import AnswerOptions
+from server.openai.one_line import encode
 
 LEAST = -9999.0  # JSON knows no infinity
 
@@ -18,7 +21,8 @@ class LogprobsWriter(Protocol):
     """Writes one choice's log-probabilities, piece by piece."""
 
     def write(self, tokens: Sequence[int], scores: Scores) -> dict[str, Any]:
-        """Of these tokens, which follow those of the last call."""
+        """Of these tokens, which follow those of the last call. The best of each are JSON already:
+        as objects they would take ten times the memory."""
         ...
 
     def move_to(self, offset: int) -> None:
@@ -55,12 +59,12 @@ class CompletionLogprobs:
     def _label(self, token: int) -> str:
         return label(self._texts, self._options, token)
 
-    def _top(self, score: TokenLogprobs) -> dict[str, float]:
+    def _top(self, score: TokenLogprobs) -> msgspec.Raw:
         """Tokens may share a text, such as that of half a character: the best one counts."""
         best: dict[str, float] = {}
         for token, value in score.values.items():
             best.setdefault(self._label(token), finite(value))
-        return best
+        return msgspec.Raw(encode(best))
 
     def _advance(self, token: int) -> int:
         """Where the token begins in the text, or the character that it is a part of."""
@@ -99,9 +103,9 @@ class ChatLogprobs:
     def move_to(self, offset: int) -> None:
         """Nothing: this form has no offsets."""
 
-    def _top(self, score: TokenLogprobs) -> list[dict[str, Any]]:
+    def _top(self, score: TokenLogprobs) -> msgspec.Raw:
         best = list(score.values.items())[: self._options.logprobs]
-        return [self._entry(token, value) for token, value in best]
+        return msgspec.Raw(encode([self._entry(token, value) for token, value in best]))
 
     def _entry(self, token: int, value: float) -> dict[str, Any]:
         return {
@@ -111,9 +115,16 @@ class ChatLogprobs:
         }
 
 
-def prompt_logprobs(scores: Sequence[TokenLogprobs], texts: TokenTexts) -> list[Any]:
-    """vLLM's form: for each token of the prompt what was likely there; the first has nothing."""
-    return [None, *(_spelled(score, texts) for score in scores)]
+def prompt_logprobs(
+    scores: Sequence[TokenLogprobs], texts: TokenTexts, positions: int
+) -> Iterator[bytes]:
+    """vLLM's form, in parts of so many positions: JSON that tells for each token of the prompt what
+    was likely there; the first has nothing."""
+    yield b"[null"
+    for start in range(0, len(scores), positions):
+        part = scores[start : start + positions]
+        yield b"," + encode([_spelled(score, texts) for score in part])[1:-1]
+    yield b"]"
 
 
 def _spelled(score: TokenLogprobs, texts: TokenTexts) -> dict[str, dict[str, Any]]:
