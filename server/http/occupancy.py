@@ -4,6 +4,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.http.beginnings import Beginnings
+from server.http.client import current_client
 from server.http.connection import current_receive
 from server.http.errors import SERVER_ERROR, ErrorReport
 
@@ -36,6 +38,7 @@ class Occupancy:
 
 class Entrance:
     """ASGI: counts requests for work (POST) in and out, and refuses them while the server drains.
+    Their clients take turns.
 
     What only looks goes on being answered.
     """
@@ -43,6 +46,7 @@ class Entrance:
     def __init__(self, app: ASGIApp, occupancy: Occupancy) -> None:
         self._app = app
         self._occupancy = occupancy
+        self._beginnings = Beginnings()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
@@ -55,6 +59,8 @@ class Entrance:
         self._occupancy.entered()
         current_receive.set(receive)
         try:
+            size = int(dict(scope["headers"]).get(b"content-length", 0))
+            await self._beginnings.turn(current_client.get(), size)
             await self._app(scope, receive, send)
         finally:
             self._occupancy.left()
