@@ -75,15 +75,15 @@ class Row:
     answers: dict[str, int]
 
     def alone(self, field: str) -> float:
-        return statistics.median(getattr(alone, field) for alone, _ in self.rounds)
+        return statistics.median(float(getattr(alone, field)) for alone, _ in self.rounds)
 
     def beside(self, field: str) -> float:
-        return statistics.median(getattr(beside, field) for _, beside in self.rounds)
+        return statistics.median(float(getattr(beside, field)) for _, beside in self.rounds)
 
     def ratio(self, field: str) -> float:
         """Beside the attack, of alone."""
         return statistics.median(
-            getattr(beside, field) / max(getattr(alone, field), 1e-9)
+            float(getattr(beside, field)) / max(float(getattr(alone, field)), 1e-9)
             for alone, beside in self.rounds
         )
 
@@ -226,6 +226,8 @@ def parse() -> argparse.Namespace:
 def measure(args: argparse.Namespace, model: Path) -> list[Row]:
     only = args.only
     attacks = [a for a in ATTACKS if only is None or a.finding in only or a.name in only]
+    if not attacks:
+        raise SystemExit(f"no attack is of a kind, or has a name, of {only}")
     with serving(model, args.flags) as served:
         client = HonestClient(served.url, args.streams, args.tokens)
         asyncio.run(client.keep_on(args.seconds / 2, [pid for pid, _ in served.members()]))
