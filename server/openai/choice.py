@@ -91,7 +91,9 @@ class Choice:
         options = self._options
         text = "" if options.echo_only else delta.text
         token_ids = [] if options.echo_only else delta.token_ids
-        reading = self._read(text, delta)
+        reading, logprobs = self._read(text, delta), None
+        if options.logprobs is not None:
+            logprobs = yield from self._logprobs(delta, first)
         return Piece(
             index=self.index,
             text=self.prompt.echo + text if first and options.echo else reading.content,
@@ -99,7 +101,7 @@ class Choice:
             calls=reading.calls,
             finish_reason=reading.finish_reason,
             stop_reason=None if options.echo_only else delta.stop_reason,
-            logprobs=(yield from self._logprobs(delta, first)),
+            logprobs=logprobs,
             token_ids=token_ids if options.token_ids else None,
             weights=(WeightSpan(delta.weights, len(token_ids)),) if token_ids else (),
         )
@@ -112,8 +114,6 @@ class Choice:
     def _logprobs(
         self, delta: TextDelta, first: bool
     ) -> Generator[bytes, None, dict[str, Any] | None]:
-        if self._options.logprobs is None:
-            return None
         scores = [] if self._options.echo_only else delta.logprobs or []
         echoes = first and self._options.echo
         if not (echoes or scores):
