@@ -82,27 +82,30 @@ def _int64(lines: Sequence["Line"]) -> Tensor:
     return torch.tensor(lines, dtype=torch.int64)
 
 
-@triton.jit(do_not_specialize=["rows"])
-def _point(table_ptr, x_ptr, ids_ptr, weights_ptr, out_ptr, count_ptr, rows):
+# Compiled once: whatever is aligned, and whether or not there is a count.
+@triton.jit(
+    do_not_specialize=["rows", "counted"],
+    do_not_specialize_on_alignment=["x_ptr", "ids_ptr", "weights_ptr", "out_ptr", "count_ptr"],
+)
+def _point(table_ptr, x_ptr, ids_ptr, weights_ptr, out_ptr, count_ptr, rows, counted):
     tl.store(table_ptr + HIDDEN, x_ptr.to(tl.int64))
     tl.store(table_ptr + IDS, ids_ptr.to(tl.int64))
     tl.store(table_ptr + WEIGHTS, weights_ptr.to(tl.int64))
     tl.store(table_ptr + OUT, out_ptr.to(tl.int64))
     tl.store(table_ptr + FIRST, 0)
     tl.store(table_ptr + _ROWS, rows)
-    if count_ptr is None:
-        tl.store(table_ptr + _COUNT, 0)
-    else:
-        tl.store(table_ptr + _COUNT, count_ptr.to(tl.int64))
+    tl.store(table_ptr + _COUNT, tl.where(counted != 0, count_ptr.to(tl.int64), 0))
 
 
 def _table_of_one(
     device: Device, x: Tensor, ids: Tensor, weights: Tensor, out: Tensor, count: Tensor | None
 ) -> Tensor:
     """By the device itself, so that whole steps can be recorded, in which nothing goes up."""
-    table = device.empty((1, FIELDS.value), torch.int64)
+    table, counts = device.empty((1, FIELDS.value), torch.int64), ids if count is None else count
     launch(
-        device, _point, (1,), table, x, ids, weights, out, count, len(x), writes=(table,),
+        device, _point, (1,),
+        table, x, ids, weights, out, counts, x.shape[0], int(count is not None),
+        writes=(table,),
     )  # fmt: skip
     return table
 
