@@ -92,7 +92,7 @@ class FixedBatch(Protocol):
         self,
         recordings: Recordings,
         layer: LayerExperts,
-        count: Callable[[Tensor], None],
+        count: Callable[[Tensor], object],
     ) -> Callable[[], None]:
         """`LayerExperts.forward` of whatever messages this is when what is returned is called;
         layer: of the backend that made this one. count: is given the choices of each expert, int64

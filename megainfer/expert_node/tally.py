@@ -24,7 +24,7 @@ class Tally:
         self._places = {layer: place for place, layer in enumerate(layers)}
         counts = torch.zeros(2, len(layers), slots, dtype=torch.int64)
         self._both = device.upload(counts)
-        self._tokens, self._reads = self._both
+        self._tokens, self._reads = self._both[0], self._both[1]
         self._before = {layer: (Counter[int](), Counter[int]()) for layer in layers}
 
     def tokens(self, layer: int) -> Tensor:

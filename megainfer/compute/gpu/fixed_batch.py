@@ -73,7 +73,7 @@ class GpuFixedBatch:
         self,
         recordings: Recordings,
         layer: LayerExperts,
-        count: Callable[[Tensor], None],
+        count: Callable[[Tensor], object],
     ) -> Callable[[], None]:
         """See `experts.FixedBatch.record`."""
         assert isinstance(layer, GpuLayerExperts)

@@ -61,7 +61,7 @@ def sum_choices(
     channels = min(_CHANNELS, power_of_two(size))
     launch_through(
         device, _sum_choices, (parts_of(messages.rows, _ROWS), parts_of(size, channels)),
-        messages.table, places, results, messages.count, messages.rows, messages.top_k, size,
+        messages.table, places, results, messages.lines, messages.rows, messages.top_k, size,
         OUT_ROW=TYPES[messages.dtype], ALIGNED=messages.aligned, ON_INPUT=on_input,
         ROWS=_ROWS, CHANNELS=channels,
         writes=messages.writes, reads=messages.reads,

@@ -47,8 +47,8 @@ class Messages(NamedTuple):
     aligned: bool
 
     @property
-    def count(self) -> int:
-        """Lines of the table."""
+    def lines(self) -> int:
+        """Of the table."""
         return self.table.shape[0]
 
     @classmethod

@@ -135,7 +135,7 @@ def count_choices(device: Device, messages: Messages, slots: Tensor, counts: Ten
     places = device.empty((choices,), torch.int32)
     launch_through(
         device, _count_choices, counts.shape,
-        messages.table, slots, counts, places, messages.count, choices, messages.top_k,
+        messages.table, slots, counts, places, messages.lines, choices, messages.top_k,
         BLOCK=_block(choices),
         writes=(counts, places), reads=messages.reads,
     )  # fmt: skip
@@ -159,7 +159,7 @@ def sort_choices(device: Device, messages: Messages, slots: Tensor, tile_rows: i
     written = (found.places, found.rows, found.weights, found.tiles, found.length)
     launch_through(
         device, _sort_choices, (experts if choices else 0,),
-        messages.table, counts, *written, messages.count, choices, messages.top_k,
+        messages.table, counts, *written, messages.lines, choices, messages.top_k,
         messages.row_bytes, experts,
         TILE_ROWS=tile_rows, EXPERTS=power_of_two(experts), BLOCK=_block(choices),
         writes=written, reads=messages.reads,
