@@ -8,41 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.graphs import Bucket, GraphedModel, buckets_of
+from megainfer.attention_node.graphs import GraphedModel, buckets_of
 from megainfer.attention_node.graphs.aside import StepsAside
 from megainfer.attention_node.graphs.buckets import fitting_bucket
 from megainfer.attention_node.graphs.fixed import FixedStep
 from megainfer.attention_node.graphs.kept import KeptPoint
 from megainfer.attention_node.model import MoEPoint
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.device import MemoryUse
 from megainfer.m2n.mailbox import Part
 from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_backend import FakeBackend, TorchWork
 from tests.support.fake_device import FakeDevice
-from tests.support.node_pair import CLOCK, FLOAT32, Pair, blocks_of, load_pair, open_pair
+from tests.support.graph_steps import BUCKETS, FAMILIES, STEPS, FullDevice
+from tests.support.node_pair import CLOCK, FLOAT32, Pair, load_pair, open_pair
 
-FAMILIES = [
-    ("qwen2_moe", "dense_between"),  # dense layers, shared experts
-    ("deepseek_v3", "groups"),  # latent attention
-    ("gpt_oss", "alternating"),  # sinks, windows, biases
-]
-BUCKETS = (Bucket(2, 32), Bucket(2, 96), Bucket(4, 96))
-PROMPTS = [list(range(3, 40)), [7, 7, 150, 9], [20], [60, 61, 62]]
 MOST_BYTES = 2000
 
 Waiting = tuple[MoEPoint, list[Tensor], Tensor | None]
-
-
-class FullDevice(FakeDevice):
-    """Of whose memory every look finds a KiB more taken."""
-
-    held = 0
-
-    def memory(self) -> MemoryUse:  # type: ignore[override]
-        self.held += 1024
-        return MemoryUse(self.held, 0, 0)
 
 
 class Graphed:
@@ -93,24 +76,6 @@ class Graphed:
         for part, out in zip(point.parts, outs, strict=True):
             x.index_add_(0, part.rows, out)
         return point.layer + 1
-
-
-def prompt(sequence: int) -> ChunkInput:
-    return ChunkInput(PROMPTS[sequence], 0, blocks_of(sequence), True, sequence)
-
-
-def token(sequence: int, number: int) -> ChunkInput:
-    start = len(PROMPTS[sequence]) + number
-    return ChunkInput([90 + 7 * sequence + number], start, blocks_of(sequence), True, sequence)
-
-
-STEPS = [
-    ([prompt(0), prompt(1)], [prompt(2), prompt(3)]),
-    ([token(0, 0), token(1, 0)], [token(2, 0), token(3, 0)]),
-    ([token(0, 1), token(1, 1), token(2, 1)], [token(3, 1)]),
-    ([token(1, 2)], [token(0, 2), token(2, 2), token(3, 2)]),
-    ([token(3, 3), token(2, 3)], [token(1, 3)], [token(0, 3)]),  # two in the same bucket
-]
 
 
 def check_equal(graphed: Graphed, direct: Pair) -> None:

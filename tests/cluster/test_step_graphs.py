@@ -12,10 +12,10 @@ from megainfer.colocated.model import ColocatedModel
 from megainfer.compute.batch import ChunkInput, build_batch
 from megainfer.errors import ConfigError
 from megainfer.instruments.stage_clock import StageClock
-from tests.cluster.test_graphs import BUCKETS, FAMILIES, STEPS, FullDevice
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_backend import FakeBackend, TorchWork
 from tests.support.fake_device import FakeDevice
+from tests.support.graph_steps import BUCKETS, FAMILIES, STEPS, FullDevice
 from tests.support.happens_before import Race
 from tests.support.node_pair import FLOAT32, blocks_of, load_pair, open_pair
 
