@@ -79,12 +79,12 @@ class ChosenExperts:
         self._choosing = choosing
         self._node = node
         self.held: dict[int, tuple[int, ...]] = dict.fromkeys(range(layers), ())
-        self._tallies = {layer: Tally(choosing.experts, HOST) for layer in range(layers)}
+        self._tally = Tally(range(layers), choosing.experts, HOST)
 
     def enter(self, placement: Placement) -> None:
         for layer, slots in placement.slots_of(self._node).items():
             if slots != self.held[layer]:
-                self._tallies[layer].move(self.held[layer])
+                self._tally.move(layer, self.held[layer])
                 self.held[layer] = slots
 
     def forward(
@@ -96,14 +96,14 @@ class ChosenExperts:
         reads, rows = int((counts > 0).sum()), int(counts.sum())
         for dispatch, out in zip(dispatches, outs, strict=True):
             out.copy_(dispatch.hidden)
-        self._tallies[layer].add(counts)
+        self._tally.add(layer, counts)
         sleep_until(started + self._choosing.read * reads + self._choosing.row * rows)
 
     def count(self) -> None:
         """All has been counted."""
 
     def counters(self) -> dict[str, Any]:
-        told = [self._tallies[layer].told(held) for layer, held in self.held.items()]
+        told = self._tally.told(self.held)
         return {
             "expert_tokens": [tokens for tokens, _ in told],
             "expert_reads": [reads for _, reads in told],

@@ -7,8 +7,9 @@
 
 It takes torch's build for CUDA, which brings Triton, with numpy and safetensors. Each section is a
 process with a limit of its own, which is killed when that is over; what has been found is written
-after each, with the hardware and versions, into a file of benchmarks/results/. --dry runs the same
-code in tiny sizes on Triton's interpreter, to see that it runs: its figures mean nothing.
+after each, with the hardware and versions, into a file of benchmarks/results/, and so is what a
+section had found that was killed, or was at work when all of it was told to end. --dry runs the
+same code in tiny sizes on Triton's interpreter, to see that it runs: its figures mean nothing.
 """
 
 import argparse
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BUDGET_SECONDS = 420.0
 LEAST_SECONDS = 10.0  # for which a section is worth a start
+LOOK_SECONDS = 0.2
 
 
 class Section(NamedTuple):
@@ -43,12 +45,15 @@ class Section(NamedTuple):
 # In the order of their worth, should the time end; what may hang comes last.
 SECTIONS = (
     Section("probes", 60),
-    Section("kernels", 180),
-    Section("experts", 90),
+    Section("graphs", 120),
+    Section("colocated", 120),
+    Section("instances", 180),
+    Section("experts", 60),
     Section("attention", 60),
-    Section("colocated", 150),
-    Section("reads", 90),
-    Section("questions", 120),
+    Section("kernels", 150),
+    Section("reads", 60),
+    Section("nccl", 75),
+    Section("questions", 90),
 )
 
 
@@ -87,19 +92,32 @@ def run_all(sections: Sequence[Section], budget: float, dry: bool, file: Path) -
     ends = time.monotonic() + budget
     document: dict[str, Any] = {"dry": dry, "machine": machine(dry), "sections": {}}
     print(json.dumps(document["machine"]))
+    end = End()
     for section in sections:
         left = ends - time.monotonic()
-        if left < LEAST_SECONDS:
-            found: dict[str, Any] = {"status": "left out", "why": f"{budget:.0f} s were over"}
+        if end.told or left < LEAST_SECONDS:
+            why = "it was told to end" if end.told else f"{budget:.0f} s were over"
+            found: dict[str, Any] = {"status": "left out", "why": why}
         else:
-            found = outcome(section, min(section.limit, left), dry)
+            found = outcome(section, min(section.limit, left), dry, end)
         document["sections"][section.name] = found
         file.write_text(json.dumps(document, indent=1))
         print(f"{section.name}: {json.dumps(found)}", flush=True)
     print(f"results: {file}")
 
 
-def outcome(section: Section, limit: float, dry: bool) -> dict[str, Any]:
+class End:
+    """told: whether a signal has asked for the end of all, which comes when results are written."""
+
+    def __init__(self) -> None:
+        self.told = False
+        signal.signal(signal.SIGTERM, self._hear)
+
+    def _hear(self, number: int, frame: object) -> None:
+        self.told = True
+
+
+def outcome(section: Section, limit: float, dry: bool, end: End) -> dict[str, Any]:
     """What it found, or how it ended, and after how long."""
     with TemporaryDirectory() as folder:
         into, log = Path(folder) / "found.json", Path(folder) / "log"
@@ -114,17 +132,25 @@ def outcome(section: Section, limit: float, dry: bool) -> dict[str, Any]:
                 start_new_session=True,  # it ends with all that it has started
             )
             try:
-                code: int | None = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                code = None
+                code = waited(process, started + limit, end)
             finally:
                 end_session(process)
         seconds = round(time.monotonic() - started, 1)
+        found = {"found": json.loads(into.read_text())} if into.exists() else {}
         if code == 0:
-            found = json.loads(into.read_text())
-            return {"status": "done", "seconds": seconds, "found": found}
-        status = f"over {limit:.0f} s" if code is None else f"failed with {code}"
-        return {"status": status, "seconds": seconds, "log": log.read_text()[-2000:]}
+            return {"status": "done", "seconds": seconds, **found}
+        status = f"failed with {code}"
+        if code is None:
+            status = "told to end" if end.told else f"over {limit:.0f} s"
+        return {"status": status, "seconds": seconds, **found, "log": log.read_text()[-2000:]}
+
+
+def waited(process: "subprocess.Popen[bytes]", until: float, end: End) -> int | None:
+    """Its code; None where it goes on still."""
+    while not end.told and time.monotonic() < until:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(LOOK_SECONDS)
+    return None
 
 
 def environment() -> dict[str, str]:
@@ -142,8 +168,14 @@ def end_session(process: "subprocess.Popen[bytes]") -> None:
 def run_section(name: str, dry: bool, file: Path) -> None:
     from gpu.bench import Bench
 
-    bench = Bench(dry)  # before kernels are defined
-    file.write_text(json.dumps(import_module(f"gpu.sections.{name}").run(bench)))
+    def note(found: Any) -> None:
+        """In one piece, whenever the section may be killed."""
+        whole = file.with_suffix(".new")
+        whole.write_text(json.dumps(found))
+        whole.replace(file)
+
+    bench = Bench(dry, note)  # before kernels are defined
+    note(import_module(f"gpu.sections.{name}").run(bench))
 
 
 def machine(dry: bool) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def gpu_process(workspace: int, slots: int) -> Ledger:
 
 
 def gpu_graphs(gpu_memory: int) -> Ledger:
-    """Recorded stages of a node with an attention half, on a GPU with so much memory."""
+    """Recorded stages of a node on a GPU with so much memory."""
     return Ledger((("graphs", int(GRAPHS_SHARE * gpu_memory)),))
 
 

@@ -1,14 +1,14 @@
 """What a section computes on, and how it measures."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from megainfer.device import HOST, Device
+from megainfer.device import HOST, Device, settle
 
 FLUSH_BYTES = 256 << 20  # more than the L2 of any GPU: what is measured comes from memory
 WARM_UP, ROUNDS = 3, 15
@@ -16,10 +16,12 @@ WARM_UP, ROUNDS = 3, 15
 
 class Bench:
     """device: the first GPU, or the host with Triton's interpreter in a dry run, which tries the
-    code and measures nothing of worth."""
+    code and measures nothing of worth. note: is given what a section has found so far, so that it
+    is told even when the section is ended."""
 
-    def __init__(self, dry: bool) -> None:
+    def __init__(self, dry: bool, note: Callable[[Any], None] = lambda found: None) -> None:
         self.dry = dry
+        self.note = note
         self.dtype = torch.float32 if dry else torch.bfloat16
         self.device = _device(dry)
         self._flushed = torch.empty(
@@ -35,6 +37,24 @@ class Bench:
         for _ in range(0 if self.dry else WARM_UP):
             work()
         return median(self._once(work) for _ in range(1 if self.dry else ROUNDS))
+
+    def given(self, work: Callable[[], object]) -> float:
+        """The host's seconds until it has given `work` to a device that has nothing else to do."""
+        times = list[float]()
+        for _ in range(1 if self.dry else ROUNDS):
+            settle(self.device)
+            started = perf_counter()
+            work()
+            times.append(perf_counter() - started)
+        return median(times)
+
+    def answers(self, questions: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+        """Of each by itself, or why there is none; each is noted when it is there."""
+        found = dict[str, Any]()
+        for name, question in questions.items():
+            found[name] = tried(question)
+            self.note(found)
+        return found
 
     def _once(self, work: Callable[[], object]) -> float:
         if self.device.is_host:

@@ -6,8 +6,10 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from megainfer.attention_node.graphs import Bucket
 from megainfer.attention_node.model import AttentionModel
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.colocated.graphs import GraphedSteps
 from megainfer.colocated.model import ColocatedModel
 from megainfer.compute.backend import Backend
 from megainfer.compute.batch import ChunkInput, build_batch
@@ -19,6 +21,7 @@ from megainfer.models.spec import ModelSpec
 from megainfer.models.stored import Pieces, Source
 from megainfer.topology import contiguous_placement
 
+UNBOUNDED = 1 << 62
 POOL = 1 << 22  # numbers from which weights on the host are taken
 
 
@@ -105,9 +108,14 @@ class MadeUpModel:
         blocks = [sequence + self._sequences * i for i in range(self._blocks)]
         return ChunkInput(list(tokens), start, blocks, samples=True, state_slot=sequence)
 
-    def step(self, chunks: Sequence[ChunkInput]) -> Tensor:
-        """Logits [len(chunks), V]."""
+    def recorded(self, buckets: Sequence[Bucket]) -> GraphedSteps:
+        """Its decode steps, as the device has recorded them, for all sequences but the last."""
+        return GraphedSteps(self._model, self.kv, buckets, UNBOUNDED)
+
+    def step(self, chunks: Sequence[ChunkInput], recorded: GraphedSteps | None = None) -> Tensor:
+        """Logits [len(chunks), V]; recorded: by which it is computed where it can be."""
+        model = self._model if recorded is None else recorded
         batch = build_batch(chunks, self.backend.device)
-        x = self._model.embed(batch)
-        self._model.advance(x, 0, batch, self.kv, self._clock)
-        return self._model.logits(x, batch.sample_rows)
+        x = model.embed(batch)
+        model.advance(x, 0, batch, self.kv, self._clock)
+        return model.logits(x, batch.sample_rows)

@@ -1,17 +1,17 @@
 """A model whose experts are where its attention is: a step goes through all layers at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.graphs import GraphedModel
 from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.checkpoint.switch import Switch
 from megainfer.colocated.chains import run_chain
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain
+from megainfer.compute.half import ModelHalf
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.tokens import TokenKernels
 from megainfer.expert_node.experts import ExpertModel
@@ -19,6 +19,9 @@ from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
+
+Forward = Callable[[int, Sequence[Dispatch], Sequence[Tensor]], None]
+"""`ExpertModel.forward`."""
 
 
 class ColocatedModel:
@@ -31,7 +34,7 @@ class ColocatedModel:
 
     def __init__(
         self,
-        attention: AttentionModel | GraphedModel,
+        attention: AttentionModel,
         experts: ExpertModel,
         kv: KVCache,
         expert_clock: StageClock,
@@ -42,6 +45,11 @@ class ColocatedModel:
         self._kv = kv
         self._expert_clock = expert_clock
         self.chains: Sequence[Chain] = attention.half.chains(experts.by_layer, kv)
+
+    @property
+    def half(self) -> ModelHalf:
+        """The attention's."""
+        return self._attention.half
 
     def place(self, placement: Placement) -> None:
         """See `StepModel.place`."""
@@ -90,22 +98,35 @@ class ColocatedModel:
         while layer < len(self.spec.layers):
             chain = next((chain for chain in self.chains if layer in chain.layers), None)
             if chain is None:
-                layer = self._to_next_experts(x, layer, batch, clock)
+                layer = self._to_next_experts(x, layer, batch, clock, self._experts.forward)
             else:
                 of_experts = self._expert_clock.of(clock.micro_batch)
                 run_chain(chain, x, layer, batch, clock, of_experts)
                 layer = chain.layers.stop
         return None
 
+    @torch.inference_mode()
+    def through(self, x: Tensor, batch: StepBatch) -> None:
+        """`advance` from the first layer to the last for whoever records it: nothing is timed, and
+        what experts have served is counted in the end, at once."""
+        counts, layer = list[Tensor](), 0
+
+        def forward(layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
+            counts.append(self._experts.compute(layer, dispatches, outs))
+
+        while layer < len(self.spec.layers):
+            layer = self._to_next_experts(x, layer, batch, _NO_CLOCK, forward)
+        self._experts.count_all(counts)
+
     def _to_next_experts(
-        self, x: Tensor, layer: int, batch: StepBatch, clock: MicroBatchClock
+        self, x: Tensor, layer: int, batch: StepBatch, clock: MicroBatchClock, forward: Forward
     ) -> int:
         point = self._attention.advance(x, layer, batch, self._kv, clock)
         if point is None:
             return len(self.spec.layers)
         out = torch.empty_like(point.hidden)
         with self._expert_clock.of(clock.micro_batch).span("expert", point.layer):
-            self._experts.forward(point.layer, [_everything(point)], [out])
+            forward(point.layer, [_everything(point, batch.count)], [out])
         with clock.span("shared", point.layer):
             shared = self._attention.shared(point.layer, point.hidden)
             if shared is not None:
@@ -115,8 +136,11 @@ class ColocatedModel:
         return point.layer + 1
 
 
-def _everything(point: MoEPoint) -> Dispatch:
-    """All rows as one message: each has its experts here."""
+_NO_CLOCK = StageClock().of(0)
+
+
+def _everything(point: MoEPoint, count: Tensor | None) -> Dispatch:
+    """All rows as one message: each has its experts here. count: of those that aren't padding."""
     part = point.parts[0]
     return Dispatch(
         source=0,
@@ -126,4 +150,5 @@ def _everything(point: MoEPoint) -> Dispatch:
         hidden=point.hidden,
         local_ids=part.local_ids,
         weights=part.weights,
+        count=count,
     )

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from megainfer.attention_node.graphs import with_graphs
 from megainfer.attention_node.process import AttentionUnit, load_attention
 from megainfer.attention_node.warm_up import warm_up
+from megainfer.colocated.graphs import with_step_graphs
 from megainfer.colocated.model import ColocatedModel
 from megainfer.compute.backend import Backend
 from megainfer.device import marks_of
@@ -44,15 +44,16 @@ def _run(station: Station, plan: Plan, weights: WeightFiles, backend: Backend) -
     on_bytes = progress_to(link)
     attention, kv = load_attention(plan, backend, on_bytes, weights)
     experts = load_experts(plan, 0, backend, on_bytes, weights=weights)
+    clock = StageClock(plan.config.trace, marks_of(backend.device))
     if not backend.device.is_host:  # with a clock of its own: nobody has asked for these steps
         warm_up(ColocatedModel(attention, experts, kv, StageClock()), kv, plan)
-    served = with_graphs(plan, attention, kv, progress_to(link, "recording stages", 4))
+    alone = ColocatedModel(attention, experts, kv, clock)
+    model = with_step_graphs(plan, alone, kv, progress_to(link, "recording steps", 4))
     backend.device.seal()
     link.send(Loaded())
     seat = Seat(plan.geometry(await_start(link)), 0, incarnation=station.incarnation)
     serve = await_serve(link, _meet, _measured)
-    work, clock = Workload(station.page), StageClock(plan.config.trace, marks_of(backend.device))
-    model = ColocatedModel(served, experts, kv, clock)
+    work = Workload(station.page)
     port = AbsentPort(backend.device)
     unit = AttentionUnit(plan, seat, model, kv, port, serve, work, weights)
     link.send(Ready())

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from megainfer.compute.experts import ExpertsShape, LayerExperts
+from megainfer.compute.experts import ExpertsShape, FixedBatch, LayerExperts
 from megainfer.compute.half import HalfSource, ModelHalf
 from megainfer.compute.tokens import TokenKernels
 from megainfer.device import Device
@@ -41,6 +41,10 @@ class Backend(Protocol):
 
         Raises ConfigError when it can't compute with the weights' dtype.
         """
+
+    def fixed_batch(self, shape: ExpertsShape, messages: int, rows: int) -> FixedBatch | None:
+        """For batches of so many messages and rows at most, in the instance's dtype; None where
+        experts can't be recorded."""
 
     @property
     def tokens(self) -> TokenKernels:

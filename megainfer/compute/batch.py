@@ -47,6 +47,9 @@ class StepBatch:
     state_slots: int64 [S], where each one's recurrent state lies. sample_rows: int64, the rows
     whose logits are wanted, in the order of the chunks that want them.
 
+    count: int32 [1], how many of the rows count, where no host knows it: the others are padding.
+    None: all do.
+
     On the host, so that nobody asks the device: chunks, in the order of their rows. first_rows:
     where each chunk begins, in the order in which the chunks were given.
     """
@@ -61,6 +64,7 @@ class StepBatch:
     sample_rows: Tensor
     chunks: Sequence[ChunkInput]
     first_rows: list[int]
+    count: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -1,11 +1,12 @@
 """What an expert node asks of one layer's experts, whichever implementation computes them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from megainfer.device import Recordings
 from megainfer.models.spec import SILU, ActivationSpec
 
 Biases = tuple[Tensor, Tensor]
@@ -67,3 +68,32 @@ class LayerExperts(Protocol):
         choose nothing, whatever they hold. None, of one or of all: all rows count, as on the host
         they do.
         """
+
+
+class FixedBatch(Protocol):
+    """Messages of at most `rows` rows together, where what a device has recorded finds them: which
+    memory they lie in is written down at a place that stays."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def take(
+        self,
+        hidden: Sequence[Tensor],
+        local_ids: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        outs: Sequence[Tensor],
+        counts: Sequence[Tensor | None],
+    ) -> None:
+        """From here on it is these messages, as for `LayerExperts.forward`, also in what the
+        current stream is given; there are no more of them than it was made for."""
+
+    def record(
+        self,
+        recordings: Recordings,
+        layer: LayerExperts,
+        count: Callable[[Tensor], object],
+    ) -> Callable[[], None]:
+        """`LayerExperts.forward` of whatever messages this is when what is returned is called;
+        layer: of the backend that made this one. count: is given the choices of each expert, int64
+        [E], within what is recorded. What the layer's slots hold may change."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, cuda, dtype
 
-from megainfer.device.device import MemoryUse, Stream
+from megainfer.device.device import MemoryUse, Replay, Stream
 from megainfer.device.staging import Staging
 
 SMALL_BYTES = 2**20
@@ -92,9 +92,13 @@ class CudaDevice:
         to = self.empty(host.shape, host.dtype)
         if host.nbytes > SMALL_BYTES:
             self._staging.upload(host, to)
-        else:  # torch keeps the pinned memory until the copy is done
-            to.copy_(pinned(host.shape, host.dtype).copy_(host), non_blocking=True)
+        else:
+            self.fill(to, host)
         return to
+
+    def fill(self, to: Tensor, host: Tensor) -> None:
+        """See `Device.fill`; torch keeps the pinned memory until the copy is done."""
+        to.copy_(pinned(host.shape, host.dtype).copy_(host), non_blocking=True)
 
     def read_back(self, tensor: Tensor) -> CudaReadback:
         """See `Device.read_back`."""
@@ -124,7 +128,7 @@ class CudaDevice:
         """See `Device.launch`: Triton takes torch's current stream by itself."""
         work()
 
-    def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+    def capture(self, work: Callable[[], object]) -> Replay:
         """See `Device.capture`: a CUDA graph; all of this device's share their memory."""
         graph = cuda.CUDAGraph()
         if self._capturing is None:  # a stream of its own: the default one can't be captured
@@ -138,7 +142,11 @@ class CudaDevice:
                 work()
             finally:
                 graph.capture_end()
-        return graph.replay
+
+        def replay(reads: Iterable[Tensor] = (), writes: Iterable[Tensor] = ()) -> None:
+            graph.replay()
+
+        return replay
 
     def seal(self) -> None:
         """See `Device.seal`."""

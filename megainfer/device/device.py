@@ -41,6 +41,14 @@ class Readback(Protocol):
         """The values in host memory; blocks until they are there."""
 
 
+class Replay(Protocol):
+    """Gives what was recorded to the current stream."""
+
+    def __call__(self, reads: Iterable[Tensor] = (), writes: Iterable[Tensor] = ()) -> object:
+        """reads, writes: as of `Device.launch`, memory that it finds this time by addresses which
+        were not there, or were others, when it was recorded."""
+
+
 class MemoryUse(NamedTuple):
     """Bytes of a device. held: what this process has taken. used: what its tensors have of that.
     late: how often it took more since it was sealed."""
@@ -77,6 +85,10 @@ class Device(Protocol):
     def upload(self, host: Tensor) -> Tensor:
         """The values of a host tensor that nobody changes any more; on the host, that tensor."""
 
+    def fill(self, to: Tensor, host: Tensor) -> None:
+        """The values of a host tensor that nobody changes any more, into memory of the device that
+        is contiguous and alike; they are few."""
+
     def read_back(self, tensor: Tensor) -> Readback:
         """The values that `tensor` has once the current stream has come this far."""
 
@@ -103,7 +115,7 @@ class Device(Protocol):
         know; the same tensor may be in both.
         """
 
-    def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+    def capture(self, work: Callable[[], object]) -> Replay:
         """Record what `work` would give to the current stream, without giving it; what is returned
         gives all of it to the stream that is current then.
 

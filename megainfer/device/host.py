@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, dtype
 
-from megainfer.device.device import Stream
+from megainfer.device.device import Replay, Stream
 
 
 class HostStream:
@@ -76,6 +76,10 @@ class HostDevice:
         """See `Device.upload`."""
         return host
 
+    def fill(self, to: Tensor, host: Tensor) -> None:
+        """See `Device.fill`."""
+        to.copy_(host)
+
     def read_back(self, tensor: Tensor) -> HostReadback:
         """See `Device.read_back`."""
         return HostReadback(tensor)
@@ -103,9 +107,13 @@ class HostDevice:
         """See `Device.launch`; it is done at once."""
         work()
 
-    def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+    def capture(self, work: Callable[[], object]) -> Replay:
         """See `Device.capture`: it is done again by who did it."""
-        return work
+
+        def replay(reads: Iterable[Tensor] = (), writes: Iterable[Tensor] = ()) -> None:
+            work()
+
+        return replay
 
     def seal(self) -> None:
         """The host's memory is the kernel's affair."""

@@ -10,8 +10,10 @@ from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
 from megainfer.compute.chain import CountedExperts
 from megainfer.compute.experts import ExpertsShape, LayerExperts
+from megainfer.device import OnGraph, Recordings
 from megainfer.errors import ConfigError
 from megainfer.expert_node.loading import load_experts_into
+from megainfer.expert_node.stage_graphs import StageBounds, StageGraphs
 from megainfer.expert_node.tally import PerExpert, Tally
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
@@ -46,8 +48,9 @@ class ExpertModel:
         self.held = placement.slots_of(node)  # by layer, what each slot holds
         self._layers = self._loaded(reader, placement)
         self._aside: dict[Place, object] = {}  # prepared, and in no slot yet
-        self._tallies = {n: Tally(spec.num_experts, backend.device) for n in spec.moe_layers}
+        self._tally = Tally(spec.moe_layers, spec.num_experts, backend.device)
         self._uncounted: tuple[int, Tensor] | None = None  # a layer, and what was chosen of it
+        self._graphs: StageGraphs | None = None
 
     def _loaded(self, reader: WeightReader, placement: Placement) -> dict[int, LayerExperts]:
         """By layer, with a kernel of their own, so that their memory goes with them."""
@@ -62,15 +65,18 @@ class ExpertModel:
         """Load what this node holds by the placement, of other weights, in any thread, while it
         computes with those that it has.
 
-        Raises what the first loading does.
+        Raises what the first loading does, and ConfigError where stages were recorded, which hold
+        the addresses of the weights.
         """
+        if self._graphs is not None:
+            raise ConfigError("stages that a GPU has recorded can't be computed with other weights")
         layers, held = self._loaded(reader, placement), placement.slots_of(self.node)
 
         def switch() -> None:
             self.count()
             for layer, slots in self.held.items():
                 if slots != held[layer]:
-                    self._tallies[layer].move(slots)
+                    self._tally.move(layer, slots)
             self._aside.clear()  # of the old ones
             self._layers, self.held = layers, held
 
@@ -126,7 +132,7 @@ class ExpertModel:
 
     def _change(self, layer: int, slots: tuple[int, ...]) -> None:
         experts, held = self._layers[layer], self.held[layer]
-        self._tallies[layer].move(held)
+        self._tally.move(layer, held)
         pairs = enumerate(zip_longest(held, slots, fillvalue=EMPTY))
         changes = [(slot, old, new) for slot, (old, new) in pairs if old != new]
         taken = {old: experts.take(slot) for slot, old, _ in changes if old != EMPTY}
@@ -138,6 +144,16 @@ class ExpertModel:
             experts.forget(gone)
         self.held[layer] = slots
 
+    def record(self, bounds: StageBounds, on_graph: OnGraph) -> None:
+        """Have the device record the stages of batches within these bounds, as far as there is room
+        for that; others are computed as ever."""
+        shape, backend = _shape_of(self.spec), self._backend
+        made = [backend.fixed_batch(shape, bounds.messages, rows) for rows in bounds.buckets]
+        batches = [batch for batch in made if batch is not None]
+        total = len(batches) * len(self._layers)
+        recordings = Recordings(backend.device, bounds.most_bytes, total, on_graph)
+        self._graphs = StageGraphs(self._layers, batches, recordings, self._tally.add)
+
     def forward(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> None:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
 
@@ -145,14 +161,23 @@ class ExpertModel:
         outputs, weighted and summed over this node's experts.
         """
         self.count()
-        counts = self._layers[layer].forward(
+        if self._graphs is None or not self._graphs.replay(layer, dispatches, outs):
+            self._uncounted = layer, self.compute(layer, dispatches, outs)
+
+    def compute(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> Tensor:
+        """`forward` by one kernel after the other, and without counting: how many choices each slot
+        got, int64 [slots], which is valid until the layer's next batch."""
+        return self._layers[layer].forward(
             [dispatch.hidden for dispatch in dispatches],
             [dispatch.local_ids for dispatch in dispatches],
             [dispatch.weights for dispatch in dispatches],
             outs,
             [dispatch.count for dispatch in dispatches],
         )
-        self._uncounted = layer, counts
+
+    def count_all(self, counts: Sequence[Tensor]) -> None:
+        """Count what `compute` gave for a batch of each MoE layer, in the model's order."""
+        self._tally.add_all(counts)
 
     def count(self) -> None:
         """Count what the last `forward` computed, unless that is done: by whoever has time for it,
@@ -160,7 +185,7 @@ class ExpertModel:
         if self._uncounted is not None:
             layer, counts = self._uncounted
             self._uncounted = None
-            self._tallies[layer].add(counts)
+            self._tally.add(layer, counts)
 
     def layer(self, layer: int) -> LayerExperts:
         """The experts of one MoE layer."""
@@ -170,15 +195,18 @@ class ExpertModel:
     def by_layer(self) -> dict[int, CountedExperts]:
         """The experts of all MoE layers with what they count in, for those who compute with them
         by themselves."""
-        return {n: CountedExperts(own, self._tallies[n].tokens) for n, own in self._layers.items()}
+        return {n: CountedExperts(own, self._tally.tokens(n)) for n, own in self._layers.items()}
 
-    def counters(self) -> dict[str, list[PerExpert] | list[list[int]]]:
+    def counters(self) -> dict[str, list[PerExpert] | list[list[int]] | int]:
         """By global ids, of each MoE layer in the model's order; since the start. expert_tokens:
         tokens that each expert has served. expert_reads: batches that had some, each of which read
-        its weights. experts_held: those that are here now."""
+        its weights. experts_held: those that are here now. And `Recordings.counters`, where stages
+        are recorded."""
         self.count()
-        told = [self._tallies[layer].told(held) for layer, held in self.held.items()]
+        told = self._tally.told(self.held)
+        graphs = {} if self._graphs is None else self._graphs.counters()
         return {
+            **graphs,
             "expert_tokens": [tokens for tokens, _ in told],
             "expert_reads": [reads for _, reads in told],
             "experts_held": [_ids(slots) for slots in self.held.values()],

@@ -13,7 +13,7 @@ from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.profile import profile_experts
 from megainfer.expert_node.transfer_profile import answer_transfers
-from megainfer.expert_node.warm_up import warm_up
+from megainfer.expert_node.warm_up import record, warm_up
 from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.computing import computing
@@ -52,6 +52,7 @@ def run_expert(
         link, device = station.link, backend.device
         model = load_experts(plan, node, backend, progress_to(link), placement, weights)
         warm_up(model, plan, node, device)
+        record(model, plan, node, progress_to(link, "recording stages", 4))
         device.seal()
         measured = profile_experts(model, plan, node, device) if measures else []
         link.send(Loaded(stage_seconds=measured))

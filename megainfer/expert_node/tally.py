@@ -1,7 +1,7 @@
-"""How often each expert of a layer was chosen, and how often its weights were read."""
+"""How often each expert of a node was chosen, and how often its weights were read."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,42 +11,64 @@ from megainfer.topology import EMPTY
 
 PerExpert = dict[int, int]
 """By global id."""
+Told = tuple[PerExpert, PerExpert]
+"""Tokens that each expert has served, and batches that had some."""
 
 
 class Tally:
-    """Of one layer, counted by slot, since no host knows more in time, and told by expert: also of
-    those that are here no more.
+    """Of all layers, counted by slot, since no host knows more in time, and told by expert: also of
+    those that are here no more."""
 
-    tokens: int64 [slots], how many choices each slot has served, which others may add to.
-    """
-
-    def __init__(self, slots: int, device: Device) -> None:
+    def __init__(self, layers: Sequence[int], slots: int, device: Device) -> None:
         self._device = device
-        self.tokens = device.upload(torch.zeros(slots, dtype=torch.int64))
-        self._reads = device.upload(torch.zeros(slots, dtype=torch.int64))
-        self._before = Counter[int](), Counter[int]()
+        self._places = {layer: place for place, layer in enumerate(layers)}
+        counts = torch.zeros(2, len(layers), slots, dtype=torch.int64)
+        self._both = device.upload(counts)
+        self._tokens, self._reads = self._both[0], self._both[1]
+        self._before = {layer: (Counter[int](), Counter[int]()) for layer in layers}
 
-    def add(self, counts: Tensor) -> None:
+    def tokens(self, layer: int) -> Tensor:
+        """int64 [slots], how many choices each slot has served, which others may add to."""
+        return self._tokens[self._places[layer]]
+
+    def add(self, layer: int, counts: Tensor) -> None:
         """What one batch chose, int64 [slots]."""
-        self.tokens.add_(counts)
-        self._reads.add_(counts.sign())  # a comparison's result would have to be converted
+        place = self._places[layer]
+        self._tokens[place].add_(counts)
+        self._reads[place].add_(counts.sign())  # a comparison's result would have to be converted
 
-    def told(self, held: Sequence[int]) -> tuple[PerExpert, PerExpert]:
-        """Tokens served, and batches that had some, of each expert; held: what each slot holds."""
-        ways = zip((self.tokens, self._reads), self._before, strict=True)
-        tokens, reads = (self._by_expert(counts, before, held) for counts, before in ways)
-        return tokens, reads
+    def add_all(self, counts: Sequence[Tensor]) -> None:
+        """`add` of a batch of each layer, in their order, in few passes."""
+        stacked = torch.stack([*counts])
+        self._tokens.add_(stacked)
+        self._reads.add_(stacked.sign())
 
-    def move(self, held: Sequence[int]) -> None:
-        """Slots are about to hold something else than `held`."""
-        for counts, before in zip((self.tokens, self._reads), self._before, strict=True):
-            before.update(self._by_expert(counts, Counter(), held))
-            counts.zero_()
+    def told(self, held: Mapping[int, Sequence[int]]) -> list[Told]:
+        """Of each layer; held: what its slots hold."""
+        tokens, reads = self._device.read_back(self._both).take().tolist()
+        return [self._of(layer, slots, tokens, reads) for layer, slots in held.items()]
 
-    def _by_expert(self, counts: Tensor, before: Counter[int], held: Sequence[int]) -> PerExpert:
-        now = self._device.read_back(counts).take()[: len(held)].tolist()
-        told = dict(before)
-        for expert, count in zip(held, now, strict=True):
-            if expert != EMPTY:
-                told[expert] = told.get(expert, 0) + count
-        return told
+    def move(self, layer: int, held: Sequence[int]) -> None:
+        """The layer's slots are about to hold something else than `held`."""
+        ((tokens, reads),) = self.told({layer: held})
+        self._before[layer] = Counter(tokens), Counter(reads)
+        self._both[:, self._places[layer]].zero_()
+
+    def _of(
+        self,
+        layer: int,
+        held: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        reads: Sequence[Sequence[int]],
+    ) -> Told:
+        place = self._places[layer]
+        served, batches = self._before[layer]
+        return _told(served, held, tokens[place]), _told(batches, held, reads[place])
+
+
+def _told(before: Counter[int], held: Sequence[int], now: Sequence[int]) -> PerExpert:
+    told = dict(before)
+    for expert, count in zip(held, now, strict=False):  # there may be more slots than are held
+        if expert != EMPTY:
+            told[expert] = told.get(expert, 0) + count
+    return told

@@ -51,9 +51,9 @@ class GpuNeeds:
         """Of an attention node on this GPU."""
         return gpu_process(self._attention_workspace(), self._payloads(True)) + self._graphs(gpu)
 
-    def experts(self) -> Ledger:
-        """Of an expert node."""
-        return gpu_process(self._expert_workspace(), self._payloads(False))
+    def experts(self, gpu: NumberedGpu) -> Ledger:
+        """Of an expert node on this GPU."""
+        return gpu_process(self._expert_workspace(), self._payloads(False)) + self._graphs(gpu)
 
     def colocated(self, gpu: NumberedGpu) -> Ledger:
         """Of a process with both roles."""

@@ -228,7 +228,7 @@ class Plan:
         )
         if not self.devices.experts or self.config.colocated:
             return own
-        return own + self._gpu_needs.experts()
+        return own + self._gpu_needs.experts(self.devices.experts[node])
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes on the CPU together take of memory, beside M2N's slots."""

@@ -8,38 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.graphs import Bucket, GraphedModel, buckets_of
+from megainfer.attention_node.graphs import GraphedModel, buckets_of
+from megainfer.attention_node.graphs.aside import StepsAside
 from megainfer.attention_node.graphs.buckets import fitting_bucket
 from megainfer.attention_node.graphs.fixed import FixedStep
+from megainfer.attention_node.graphs.kept import KeptPoint
 from megainfer.attention_node.model import MoEPoint
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
-from megainfer.device import MemoryUse
+from megainfer.m2n.mailbox import Part
 from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_backend import FakeBackend, TorchWork
 from tests.support.fake_device import FakeDevice
-from tests.support.node_pair import CLOCK, FLOAT32, Pair, blocks_of, load_pair, open_pair
+from tests.support.graph_steps import BUCKETS, FAMILIES, STEPS, FullDevice
+from tests.support.node_pair import CLOCK, FLOAT32, Pair, load_pair, open_pair
 
-FAMILIES = [
-    ("qwen2_moe", "dense_between"),  # dense layers, shared experts
-    ("deepseek_v3", "groups"),  # latent attention
-    ("gpt_oss", "alternating"),  # sinks, windows, biases
-]
-BUCKETS = (Bucket(2, 32), Bucket(2, 96), Bucket(4, 96))
-PROMPTS = [list(range(3, 40)), [7, 7, 150, 9], [20], [60, 61, 62]]
 MOST_BYTES = 2000
 
 Waiting = tuple[MoEPoint, list[Tensor], Tensor | None]
-
-
-class FullDevice(FakeDevice):
-    """Of whose memory every look finds a KiB more taken."""
-
-    held = 0
-
-    def memory(self) -> MemoryUse:  # type: ignore[override]
-        self.held += 1024
-        return MemoryUse(self.held, 0, 0)
 
 
 class Graphed:
@@ -90,24 +76,6 @@ class Graphed:
         for part, out in zip(point.parts, outs, strict=True):
             x.index_add_(0, part.rows, out)
         return point.layer + 1
-
-
-def prompt(sequence: int) -> ChunkInput:
-    return ChunkInput(PROMPTS[sequence], 0, blocks_of(sequence), True, sequence)
-
-
-def token(sequence: int, number: int) -> ChunkInput:
-    start = len(PROMPTS[sequence]) + number
-    return ChunkInput([90 + 7 * sequence + number], start, blocks_of(sequence), True, sequence)
-
-
-STEPS = [
-    ([prompt(0), prompt(1)], [prompt(2), prompt(3)]),
-    ([token(0, 0), token(1, 0)], [token(2, 0), token(3, 0)]),
-    ([token(0, 1), token(1, 1), token(2, 1)], [token(3, 1)]),
-    ([token(1, 2)], [token(0, 2), token(2, 2), token(3, 2)]),
-    ([token(3, 3), token(2, 3)], [token(1, 3)], [token(0, 3)]),  # two in the same bucket
-]
 
 
 def check_equal(graphed: Graphed, direct: Pair) -> None:
@@ -171,24 +139,37 @@ def test_what_has_no_room_is_computed_as_ever(tmp_path):
 def only_count(step: FixedStep, count: int) -> None:
     """`FixedStep._pad` that leaves what earlier steps had."""
     step._tokens.fill_(count)
-    step._count = count
+
+
+def take_what_is_there(aside: StepsAside, batch: StepBatch, tables: Tensor) -> bool:
+    """`StepsAside.take` of what another step has left."""
+    return id(batch) in aside._known
+
+
+def parts_where_others_write(kept: KeptPoint, rows: int) -> list[Part]:
+    """`KeptPoint.parts` of what the next step is written over."""
+    found: list[list[Tensor | None]] = [[None] * len(Part._fields) for _ in range(kept._nodes)]
+    for place, view in kept._looks(kept._memory, rows):
+        found[place.node][place.field] = view
+    return [Part._make(fields) for fields in found]
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
+    ("kind", "name", "wrong"),
     [
-        ("_pad", only_count),
-        ("_own_part", lambda step, node: step._parts[node]),
-        ("batch", lambda step: step._batch),
+        (FixedStep, "_pad", only_count),
+        (StepsAside, "take", take_what_is_there),
+        (FixedStep, "batch", lambda step: step._batch),
+        (KeptPoint, "parts", parts_where_others_write),
     ],
 )
-def test_what_steps_could_take_for_their_own_is_found(tmp_path, monkeypatch, name, wrong):
-    """The proof that these tests can fail: rows of earlier steps, parts that others write over,
-    and what one stage derived from another's step."""
+def test_what_steps_could_take_for_their_own_is_found(tmp_path, monkeypatch, kind, name, wrong):
+    """The proof that these tests can fail: rows of earlier steps, steps and parts that others write
+    over, and what one stage derived from another's step."""
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path)
     direct = load_pair(folder, 3, FLOAT32, "reference")
-    monkeypatch.setattr(FixedStep, name, wrong)
-    with pytest.raises((AssertionError, RuntimeError)):
+    monkeypatch.setattr(kind, name, wrong)
+    with pytest.raises((AssertionError, IndexError, RuntimeError)):
         check_equal(Graphed(folder, 3), direct)
 
 

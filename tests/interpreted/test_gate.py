@@ -8,6 +8,7 @@ from torch import Tensor
 
 from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels.routing.gate import Choices, Router, route
+from megainfer.compute.gpu.kernels.routing.plan import plan
 from megainfer.compute.reference import kernels as reference
 from megainfer.compute.ways import ways_of
 from megainfer.device import HOST
@@ -140,6 +141,26 @@ def test_experts_live_where_homes_say(placement):
     assert torch.equal(choices.nodes, homes.node[at].int())
     assert torch.equal(choices.local_ids, homes.local_id[at])
     assert choices.rows.tolist() == [*range(24)]
+
+
+@pytest.mark.parametrize("count", [0, 4, 9])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_padding_is_sent_nowhere(count, nodes):
+    placement = contiguous_placement(4, nodes, [0])
+    router, logits = Router(RouterSpec(4, 2, True, False)), torch.randn(9, 4)
+    homes = homes_of(placement)
+    counted = torch.tensor([count], dtype=torch.int32)
+    choices = route(HOST, logits, router, homes, *token_ids(9), counted)
+    assert (choices.nodes[count:] == -1).all()
+    assert (choices.local_ids[count:] == -1).all()
+    of_reference = reference.expert_homes(placement, 0)
+    parts = reference.padded_plan(*expected(logits, router), of_reference, None, counted)
+    for part, other in zip(plan(HOST, choices, homes), parts, strict=True):
+        assert torch.equal(part.rows, other.rows)
+        assert torch.equal(part.local_ids, other.local_ids)
+        assert (part.count is None) == (nodes == 1)
+        if part.count is not None and other.count is not None:
+            assert int(part.count) == int(other.count) <= count
 
 
 def test_tokens_go_elsewhere_when_experts_have_moved():

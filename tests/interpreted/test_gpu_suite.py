@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -13,19 +14,22 @@ ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "benchmarks" / "gpu_suite.py"
 # What the machine with a GPU hasn't got, from which the suite runs without an installation.
 ABSENT = ("msgspec", "zmq", "llguidance", "fastapi", "uvicorn", "pydantic", "transformers", "rich")
-SECTIONS = ("probes", "kernels", "experts", "attention", "colocated", "reads", "questions")
+SECTIONS = (
+    *("probes", "graphs", "colocated", "instances", "experts", "attention", "kernels", "reads"),
+    *("nccl", "questions"),
+)
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """In which the packages of ABSENT can't be imported."""
+    for name in ABSENT:
+        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name} is absent')")
+    return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
 def suite(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A run in which the packages of ABSENT can't be imported."""
-    for name in ABSENT:
-        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name} is absent')")
-    return subprocess.run(
-        [sys.executable, SUITE, *options],
-        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, SUITE, *options]
+    return subprocess.run(command, env=environment_of(folder), capture_output=True, text=True)
 
 
 def found_by(folder: Path, *options: str) -> dict[str, Any]:
@@ -50,13 +54,41 @@ def test_every_section_runs(tmp_path):
     report = found_by(tmp_path, "--budget", "1800")
     assert tuple(report["sections"]) == SECTIONS
     assert {s["status"] for s in report["sections"].values()} == {"done"}, report
-    for errors in report["sections"]["kernels"]["found"].values():
+    found = {name: section["found"] for name, section in report["sections"].items()}
+    for errors in found["kernels"].values():
         assert errors["kernels"] < 1e-4, errors
+    recorded = {**found["graphs"], **found["graphs"].pop("experts")}
+    assert all(own["equal"] for name, own in recorded.items() if name != "experts"), recorded
 
 
 def test_what_has_no_time_left_is_told(tmp_path):
     report = found_by(tmp_path, "--only", "probes", "--budget", "0")
     assert report["sections"]["probes"]["status"] == "left out"
+
+
+def test_what_a_section_has_found_is_written_when_all_is_told_to_end(tmp_path):
+    file, folder = tmp_path / "found.json", tmp_path / "tmp"
+    folder.mkdir()
+    options = ("--dry", "--json", file, "--only", "reads", "questions")
+    process = subprocess.Popen(
+        [sys.executable, SUITE, *options],
+        env={**environment_of(tmp_path), "TMPDIR": str(folder)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while not [*folder.glob("*/found.json")]:
+            assert process.poll() is None
+            sleep(0.05)
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    sections = json.loads(file.read_text())["sections"]
+    assert sections["reads"]["status"] == "told to end"
+    assert sections["reads"]["found"]
+    assert sections["questions"] == {"status": "left out", "why": "it was told to end"}
+    assert not [*folder.iterdir()]
 
 
 def test_without_a_gpu_it_says_so(tmp_path):

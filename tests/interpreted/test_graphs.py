@@ -1,7 +1,7 @@
 """Stages recorded with Triton's kernels: they see a bucket's bounds on the host, and on the device
 padding beside the step's own rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -11,11 +11,10 @@ from megainfer.attention_node.graphs import Bucket, GraphedModel
 from megainfer.compute.batch import ChunkInput
 from megainfer.compute.gpu.backend import GpuBackend
 from megainfer.compute.reference.backend import ReferenceBackend
-from megainfer.device import HostDevice
-from megainfer.device.host import HostReadback
 from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import write_checkpoint
 from tests.support.node_pair import Pair, blocks_of, open_pair
+from tests.support.recording_device import RecordingDevice
 
 FLOAT32 = (torch.float32, torch.float32)
 BUCKETS = (Bucket(4, 32),)
@@ -25,28 +24,6 @@ FAMILIES = [
     pytest.param(("gpt_oss", "alternating"), marks=pytest.mark.slow),  # sinks, windows, biases
     pytest.param(("deepseek_v3", "groups"), marks=pytest.mark.slow),  # latents
 ]
-
-
-class RecordingDevice(HostDevice):
-    """On which nothing goes up or comes back while it records."""
-
-    _records = False
-
-    def capture(self, work: Callable[[], object]) -> Callable[[], object]:
-        self._records = True
-        try:
-            work()
-        finally:
-            self._records = False
-        return work
-
-    def upload(self, host: Tensor) -> Tensor:
-        assert not self._records, f"{tuple(host.shape)} would go up once, when it is recorded"
-        return super().upload(host)
-
-    def read_back(self, tensor: Tensor) -> HostReadback:
-        assert not self._records, "what is recorded can't be asked for values"
-        return super().read_back(tensor)
 
 
 def steps() -> Iterator[Sequence[ChunkInput]]:

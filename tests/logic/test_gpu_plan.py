@@ -4,6 +4,7 @@ import logging
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from megainfer.compute.selection import Precision
 from megainfer.config import EngineConfig, parse_gpus
 from megainfer.errors import ConfigError
+from megainfer.expert_node.stage_graphs import StageBounds
+from megainfer.expert_node.warm_up import record
 from megainfer.launch.computing import settle_cuda
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
@@ -62,7 +65,8 @@ def test_a_large_model_takes_a_machine_of_eight(large):
     assert [what for what, _ in attention.lines] == [
         *("weights", "KV cache", "CUDA", "workspace", "M2N", "graphs")
     ]
-    assert [what for what, _ in experts.lines] == ["weights", "CUDA", "workspace", "M2N"]
+    assert [what for what, _ in experts.lines] == ["weights", "CUDA", "workspace", "M2N", "graphs"]
+    assert attention.of("graphs") == experts.of("graphs") == int(0.02 * h200(0).memory)
     assert 14 * GIB < attention.of("weights") < 16 * GIB
     assert 70 * GIB < experts.of("weights") < 76 * GIB  # 22 of 128 experts of 94 layers
     for name, (gpu, ledger) in plan.gpu_ledgers().items():
@@ -175,6 +179,20 @@ def test_both_roles_in_one_process_on_one_gpu(small):
     assert len(plan.gpu_ledgers()) == 2
     with pytest.raises(ConfigError, match="--colocated computes both roles on one device"):
         make_plan(EngineConfig(colocated=True, ffn_device="cpu"), small, H200X8)
+
+
+def test_stages_of_experts_are_recorded_where_the_plan_has_room(small):
+    noted = list[StageBounds]()
+    model: Any = SimpleNamespace(record=lambda bounds, on_graph: noted.append(bounds))
+    wish = EngineConfig(attn_gpus=2, max_attn_gpus=3, ffn_gpus=2, max_num_seqs=5)
+    plan = make_plan(wish, small, H200X8)
+    record(model, plan, 1, lambda done, total: None)
+    assert noted == [StageBounds(3, 15, plan.expert_ledger(1).of("graphs"))]
+    for other in (replace(wish, enforce_eager=True), replace(wish, ffn_device="cpu")):
+        without = make_plan(other, small, H200X8)
+        assert not without.expert_ledger(1).of("graphs")
+        record(model, without, 1, lambda done, total: None)
+    assert len(noted) == 1
 
 
 def test_experts_on_the_cpu_beside_a_gpu(small):

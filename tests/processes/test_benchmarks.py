@@ -285,3 +285,23 @@ def test_rl_learning_reports_what_runs_have_spent(tmp_path: Path) -> None:
         assert 0 < told["engine_idle"] < 1
         assert told["mismatch"] < 1e-4
         assert told["decode_steps_to_solved"] is told["gpu_seconds_to_solved"] is None
+
+
+# --- whole instances on a GPU ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_instances_are_served_and_their_tokens_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU, to see that it runs."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    file = tmp_path / "found.json"
+    names = ("colocated", "1+1, m 2")
+    finished = run("gpu/instances.py", "--dry", "--only", *names, "--json", file)
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(file.read_text())
+    assert tuple(found) == names
+    for own in found.values():
+        assert own["as_before"] == 1.0
+        assert own["tokens_per_second"] > 0

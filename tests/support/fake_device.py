@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, dtype
 from torch.utils._python_dispatch import _disable_current_modes
 
-from megainfer.device import Stream
+from megainfer.device import Replay, Stream
 from tests.support.fake_stream import FakeEvent, FakeReadback, FakeStream, Work
 from tests.support.happens_before import HOST, Clock, Stamp, Uses, merge
 
@@ -56,6 +56,9 @@ class FakeDevice:
         to = self.empty(host.shape, host.dtype)
         self.launch(lambda: to.copy_(host), [], [to], name="upload")
         return to
+
+    def fill(self, to: Tensor, host: Tensor) -> None:
+        self.launch(lambda: to.copy_(host), [], [to], name="fill")
 
     def read_back(self, tensor: Tensor) -> FakeReadback:
         return FakeReadback(self, tensor)
@@ -98,7 +101,7 @@ class FakeDevice:
         stream.queue.append(Work(work, {**stream.clock}, self.now, seconds, (*reads, *writes)))
         stream.clock[stream.index] += 1
 
-    def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+    def capture(self, work: Callable[[], object]) -> Replay:
         recorded: list[tuple[Any, ...]] = []
         self._recording = recorded
         try:
@@ -106,9 +109,11 @@ class FakeDevice:
         finally:
             self._recording = None
 
-        def replay() -> None:
+        def replay(reads: Iterable[Tensor] = (), writes: Iterable[Tensor] = ()) -> None:
+            """What is told of last lies behind all of it in the stream, and is kept as long."""
             for given in recorded:
                 self.launch(*given)
+            self.launch(lambda: None, reads, writes, name="replay")
 
         return replay
 

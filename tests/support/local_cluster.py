@@ -17,6 +17,7 @@ from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
 from megainfer.compute.selection import open_backend
 from megainfer.config import BLOCK_SIZE, EngineConfig
+from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.process import load_experts
 from megainfer.gather import Gather
@@ -121,9 +122,11 @@ class LocalCluster:
         return open_backend(self.plan.kernels, self.plan.precision)
 
     def _expert(self, hub: Hub, node: int, m: int) -> ExpertNode:
-        model = load_experts(self.plan, node, self._backend(), lambda done, total: None)
         gather = Gather(m, self.plan.spec.first_moe_layer)
-        return ExpertNode(model, gather, hub.expert_port(node))
+        return ExpertNode(self._expert_model(node), gather, hub.expert_port(node))
+
+    def _expert_model(self, node: int) -> ExpertModel:
+        return load_experts(self.plan, node, self._backend(), lambda done, total: None)
 
     def submit(self, node: int, submit: Submit) -> None:
         self.answers[submit.request_id] = Answer()

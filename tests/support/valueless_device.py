@@ -46,6 +46,9 @@ class ValuelessDevice(HostDevice):
     def upload(self, host: Tensor) -> Tensor:
         return self.empty(host.shape, host.dtype)
 
+    def fill(self, to: Tensor, host: Tensor) -> None:
+        assert to.device.type == NAME
+
     def read_back(self, tensor: Tensor) -> HostReadback:
         assert tensor.device.type == NAME
         self.read_backs.append(tuple(tensor.shape))

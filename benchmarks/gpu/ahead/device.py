@@ -31,6 +31,9 @@ class ShapesDevice(HostDevice):
     def upload(self, host: Tensor) -> Tensor:
         return self.empty(host.shape, host.dtype)
 
+    def fill(self, to: Tensor, host: Tensor) -> None:
+        """What has no memory has no values."""
+
     def read_back(self, tensor: Tensor) -> HostReadback:
         return HostReadback(torch.zeros(tensor.shape, dtype=tensor.dtype))
 

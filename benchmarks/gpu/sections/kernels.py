@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu.bench import Bench, tried
+from gpu.bench import Bench
 from gpu.made_up import MadeUpModel, MadeUpWeights
 from gpu.models import MODELS, kinds_of, small, spec_of
 from megainfer.compute.backend import Backend
@@ -21,7 +21,7 @@ PROMPT = 300
 def run(bench: Bench) -> dict[str, Any]:
     """By model: the logits' error, as a share of their own spread, of the kernels and of the
     reference in the dtype that is served, which rounds as often."""
-    return {name: tried(partial(_errors, bench, name)) for name in MODELS}
+    return bench.answers({name: partial(_errors, bench, name) for name in MODELS})
 
 
 def _errors(bench: Bench, name: str) -> dict[str, float]:

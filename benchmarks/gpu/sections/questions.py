@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gpu.bench import Bench, tried
+from gpu.bench import Bench
 from gpu.questions import graphs, grouped_product, nccl, pinned_words, shared_memory
 
 QUESTIONS: Mapping[str, Callable[[], Any]] = {
@@ -20,4 +20,4 @@ def run(bench: Bench) -> dict[str, Any]:
     """By question."""
     if bench.dry:
         return dict.fromkeys(QUESTIONS, "needs a GPU")
-    return {name: tried(question) for name, question in QUESTIONS.items()}
+    return bench.answers(QUESTIONS)

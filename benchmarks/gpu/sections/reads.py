@@ -1,5 +1,6 @@
 """Whether a step asks the GPU for anything but its tokens: CUDA itself tells."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from megainfer.compute.gpu.backend import GpuBackend
 
 def run(bench: Bench) -> dict[str, Any]:
     """By model: how often a step of decodes made the host wait, and copied to it."""
-    return {name: _of_model(bench, name) for name in MODELS}
+    return bench.answers({name: partial(_of_model, bench, name) for name in MODELS})
 
 
 def _of_model(bench: Bench, name: str) -> dict[str, int]:

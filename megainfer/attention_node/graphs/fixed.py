@@ -1,12 +1,13 @@
 """Memory at fixed places, which what was recorded reads and writes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor
+from torch import Tensor, int32, int64
 
+from megainfer.attention_node.graphs.aside import StepsAside
 from megainfer.attention_node.graphs.buckets import Bucket
+from megainfer.attention_node.graphs.kept import KeptPoint
 from megainfer.attention_node.model import MoEPoint
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.compute.kv_cache import KVCache
@@ -22,28 +23,44 @@ class FixedStep:
     x: [B, D].
     """
 
-    def __init__(self, bucket: Bucket, x: Tensor, kv: KVCache) -> None:
-        """x: anything alike in columns and dtype."""
+    def __init__(
+        self, bucket: Bucket, x: Tensor, kv: KVCache, aside: StepsAside | None = None
+    ) -> None:
+        """x: anything alike in columns and dtype. aside: where steps are while others are here;
+        None where each is taken once."""
         device, size = kv.device, kv.block_size
         blocks = [kv.num_blocks - 1] * -(-bucket.context // size)
         state = max(kv.states.num_slots - 1, 0)
         longest = ChunkInput([0], bucket.context - 1, blocks, samples=False, state_slot=state)
-        self._batch = build_batch([longest] * bucket.rows, device, size)
-        b = self._batch
-        self._rows = (  # each with what padding has there
-            (b.token_ids, 0),
-            (b.positions, 0),
-            (b.kept_at, blocks[0] * size),
-            (b.state_slots, state),
-            (b.block_table, blocks[0]),
+        own = build_batch([longest] * bucket.rows, device, size)
+        rows = (own.token_ids, own.positions, own.kept_at, own.state_slots, own.block_table)
+        # All that differs between steps is one run of numbers, so that one copy brings it back;
+        # what kernels are given of it begins at multiples of 16 bytes.
+        sizes = [2, *(values.numel() + values.numel() % 2 for values in rows)]
+        self._memory = device.empty((sum(sizes),), int64)
+        number, *parts = self._memory.split_with_sizes(sizes)
+        self._tokens = number.view(int32)[:1]
+        pairs = zip(parts, rows, strict=True)
+        places = [part[: old.numel()].view(old.shape) for part, old in pairs]
+        self._rows = tuple(zip(places, (0, 0, blocks[0] * size, state, blocks[0]), strict=True))
+        ids, positions, kept_at, states, table = places
+        self._batch = replace(
+            own,
+            token_ids=ids,
+            positions=positions,
+            kept_at=kept_at,
+            state_slots=states,
+            block_table=table,
+            count=self._tokens,
         )
         self.x = device.empty((bucket.rows, x.shape[1]), x.dtype)
-        self._tokens = device.empty((1,), torch.int32)
-        self._count = bucket.rows
+        self._count = 0  # rows of the step that is held; the others are padding
         self._held: StepBatch | None = None
+        self._aside = aside
+        if aside is not None:
+            aside.reserve(len(self._memory))
         self._device = device
-        self._hidden: Tensor | None = None
-        self._parts: dict[int, Part] = {}  # by expert node
+        self._kept: KeptPoint | None = None
         self._pad(0)
 
     def batch(self) -> StepBatch:
@@ -55,40 +72,39 @@ class FixedStep:
         """From here on it is this step, x [T, D]."""
         count = len(x)
         if batch is not self._held:
-            self._held = batch
-            if count != self._count:
-                self._pad(count)
-            self._copy(batch, count)
+            if self._aside is not None and self._held is not None:
+                self._aside.put(self._held, self._memory)
+            if self._aside is None or not self._aside.take(batch, self._memory):
+                if count != self._count:
+                    self._pad(count)
+                self._copy(batch, count)
+                self.x[count:].zero_()
+            self._held, self._count = batch, count
         self.x[:count].copy_(x)
-        self.x[count:].zero_()
 
     def keep(self, point: MoEPoint) -> None:
         """In what is recorded: leave what goes to experts where the host finds it."""
-        if self._hidden is None:
-            self._hidden = self._device.empty(point.hidden.shape, point.hidden.dtype)
-        self._hidden.copy_(point.hidden)
-        for node, part in enumerate(point.parts):
-            if part.rows.numel():
-                self._keep_part(node, part)
+        if self._kept is None:
+            self._kept = KeptPoint(point, self._device)
+        self._kept.fill(point)
 
     @property
     def hidden(self) -> Tensor:
         """Of the T rows, as `keep` left it; valid until the next step is taken."""
-        assert self._hidden is not None, "nothing was kept"
-        return self._hidden[: self._count]
+        assert self._kept is not None, "nothing was kept"
+        return self._kept.hidden[: self._count]
 
     def parts(self, unsent: Sequence[Part | None]) -> tuple[Part, ...]:
         """The same of parts, which are the caller's; unsent: of nodes for which none was kept."""
-        return tuple(
-            self._own_part(node) if part is None else part for node, part in enumerate(unsent)
-        )
+        assert self._kept is not None, "nothing was kept"
+        own = self._kept.parts(self._count)
+        return tuple(own[n] if part is None else part for n, part in enumerate(unsent))
 
     def _pad(self, count: int) -> None:
         """All rows from `count` on are padding."""
         for values, padding in self._rows:
             values[count:].fill_(padding)
         self._tokens.fill_(count)
-        self._count = count
 
     def _copy(self, batch: StepBatch, count: int) -> None:
         own, table = self._batch, batch.block_table
@@ -104,35 +120,3 @@ class FixedStep:
         # As `StepBatch` says: nobody's values reach another sequence, even multiplied by zero.
         rest = own.block_table[:count, width:]
         rest.copy_(table[:, :1].expand_as(rest))
-
-    def _keep_part(self, node: int, part: Part) -> None:
-        part = part if part.count is None else _without_padding(part, part.count, self._tokens)
-        if node not in self._parts:
-            empty = self._device.empty
-            self._parts[node] = _mapped(lambda values: empty(values.shape, values.dtype), part)
-        for ours, theirs in zip(self._parts[node], part, strict=True):
-            if ours is not None and theirs is not None:
-                ours.copy_(theirs)
-
-    def _own_part(self, node: int) -> Part:
-        part = self._parts[node]
-        own = _mapped(lambda values: values[: self._count].clone(), part._replace(count=None))
-        return own._replace(count=None if part.count is None else part.count.clone())
-
-
-def _mapped(change: Callable[[Tensor], Tensor], part: Part) -> Part:
-    return Part._make(None if values is None else change(values) for values in part)
-
-
-def _without_padding(part: Part, count: Tensor, tokens: Tensor) -> Part:
-    """Only the rows before `tokens`, int32 [1], count; they come first, since rows ascend."""
-    number = torch.arange(len(part.rows), device=part.rows.device)
-    counts = (number < count) & (part.rows < tokens)
-    chosen, places = counts[:, None], part.places
-    return Part(
-        rows=part.rows.masked_fill(~counts, 0),
-        local_ids=part.local_ids.masked_fill(~chosen, -1),
-        weights=part.weights.masked_fill(~chosen, 0.0),
-        count=counts.sum(dtype=torch.int32)[None],
-        places=None if places is None else places.masked_fill(number >= tokens, -1),
-    )

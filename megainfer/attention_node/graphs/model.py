@@ -1,12 +1,13 @@
 """A model whose decode stages its device has recorded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from megainfer.attention_node.graphs.aside import StepsAside
 from megainfer.attention_node.graphs.buckets import Bucket, fitting_bucket
 from megainfer.attention_node.graphs.fixed import FixedStep
 from megainfer.attention_node.model import AttentionModel, MoEPoint
@@ -15,21 +16,19 @@ from megainfer.checkpoint.switch import Switch
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.tokens import TokenKernels
+from megainfer.device import OnGraph, Recordings, Replay
 from megainfer.errors import ConfigError
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
 
-OnGraph = Callable[[int, int], None]
-"""Hears (stages recorded, in all)."""
-
 
 class _Graph(NamedTuple):
     """replay: gives the stage to the device. layer: whose experts it ends with, None after the
     last. unsent: of each expert node the part without rows, None of one that is sent some."""
 
-    replay: Callable[[], object]
+    replay: Replay
     layer: int | None = None
     unsent: tuple[Part | None, ...] = ()
 
@@ -61,7 +60,7 @@ class GraphedModel:
         self.half = model.half
         self._model, self._kv, self._buckets = model, kv, buckets
         self._most_bytes, self._on_graph = most_bytes, on_graph
-        self._replays = self._eager = self._bytes = 0
+        self._replays = self._eager = 0
         self._steps: dict[Bucket, FixedStep] = {}
         self._graphs: dict[tuple[int, Bucket], _Graph] = {}  # by first layer
         self._nodes = _nodes_of(placement)
@@ -113,12 +112,7 @@ class GraphedModel:
 
     def counters(self) -> dict[str, int]:
         """See `StepModel.counters`."""
-        return {
-            "graphs": len(self._graphs),
-            "graph_bytes": self._bytes,
-            "graph_replays": self._replays,
-            "eager_stages": self._eager,
-        }
+        return self._recordings.counters(self._replays, self._eager)
 
     @torch.inference_mode()
     def _replayed(
@@ -137,21 +131,20 @@ class GraphedModel:
         self._steps.clear()
         starts = (0, *(layer + 1 for layer in self.spec.moe_layers))
         stages = [layer for layer in starts if layer < len(self.spec.layers)]
-        total, before = len(stages) * len(self._buckets), self._held()
+        self._recordings = Recordings(
+            *(self._kv.device, self._most_bytes, len(stages) * len(self._buckets), self._on_graph)
+        )
+        aside = StepsAside(self._kv.device)
         for bucket in reversed(self._buckets):
-            step = self._steps[bucket] = FixedStep(bucket, self._sample_x(), self._kv)
+            step = self._steps[bucket] = FixedStep(bucket, self._sample_x(), self._kv, aside)
             for layer in stages:
-                if self._held() - before > self._most_bytes:
+                if not self._recordings.has_room():
                     return
                 self._graphs[layer, bucket] = self._recorded(layer, step)
-                self._bytes = self._held() - before
-                self._on_graph(len(self._graphs), total)
 
     def _recorded(self, layer: int, step: FixedStep) -> _Graph:
-        stage = partial(self._stage, layer, step)
         step.x.zero_()
-        point = stage()  # once as ever: kernels are compiled, libraries take their memory
-        replay = self._kv.device.capture(stage)
+        point, replay = self._recordings.make(partial(self._stage, layer, step))
         if point is None:
             return _Graph(replay)
         unsent = tuple(None if part.rows.numel() else part for part in point.parts)
@@ -167,10 +160,6 @@ class GraphedModel:
     def _sample_x(self) -> Tensor:
         """A residual stream of no rows: its width and dtype."""
         return self.half.embed(self._kv.device.upload(torch.empty(0, dtype=torch.int64)))
-
-    def _held(self) -> int:
-        memory = self._kv.device.memory()
-        return 0 if memory is None else memory.held
 
 
 _NO_CLOCK = StageClock().of(0)

@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 from megainfer.attention_node.graphs.buckets import buckets_of
-from megainfer.attention_node.graphs.model import GraphedModel, OnGraph
+from megainfer.attention_node.graphs.model import GraphedModel
 from megainfer.attention_node.model import AttentionModel
 from megainfer.compute.kv_cache import KVCache
+from megainfer.device import OnGraph
 
 if TYPE_CHECKING:  # which knows of sampling, servers and whatever else there is
     from megainfer.launch.plan import Plan

@@ -9,7 +9,7 @@ from megainfer.compute.cpu.half import CpuHalf
 from megainfer.compute.cpu.kernels.attention import AttentionKernel
 from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel
 from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
-from megainfer.compute.experts import ExpertsShape
+from megainfer.compute.experts import ExpertsShape, FixedBatch
 from megainfer.compute.half import HalfSource
 from megainfer.device import HOST
 from megainfer.m2n.packing import TORCH_PACKING, Packing
@@ -46,6 +46,10 @@ class CpuBackend:
         """See `backend.Backend.experts`."""
         kernel = ExpertKernel(shape, self._expert_dtype, self._threads)
         return partial(CpuLayerExperts, kernel)
+
+    def fixed_batch(self, shape: ExpertsShape, messages: int, rows: int) -> FixedBatch | None:
+        """See `backend.Backend.fixed_batch`."""
+        return None
 
     @cached_property
     def tokens(self) -> AttentionKernel:

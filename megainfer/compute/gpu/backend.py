@@ -7,6 +7,7 @@ import torch
 
 from megainfer.compute.experts import ExpertsShape
 from megainfer.compute.gpu.experts import ExpertPool, GpuLayerExperts
+from megainfer.compute.gpu.fixed_batch import GpuFixedBatch
 from megainfer.compute.gpu.half import GpuHalf
 from megainfer.compute.gpu.kernels.routing.packing import KernelPacking
 from megainfer.compute.gpu.products import products_on
@@ -50,3 +51,7 @@ class GpuBackend:
         """See `backend.Backend.experts`."""
         pool = ExpertPool(shape, self._expert_format, self.device, invariant=self._invariant)
         return partial(GpuLayerExperts, pool)
+
+    def fixed_batch(self, shape: ExpertsShape, messages: int, rows: int) -> GpuFixedBatch:
+        """See `backend.Backend.fixed_batch`."""
+        return GpuFixedBatch(self.device, shape, self.dtype, messages, rows)

@@ -80,6 +80,7 @@ class GpuLayerExperts:
         pool.reserve(expected)
         experts = pool.shape.experts
         self._held: list[PreparedExpert | None] = [None] * experts
+        self._memory: list[Tensor] | None = None  # of what they hold, unless that has changed
         self._addresses = pool.device.upload(torch.zeros(experts, dtype=torch.int64))
 
     def prepare(
@@ -99,7 +100,7 @@ class GpuLayerExperts:
         """See `experts.LayerExperts.put`."""
         assert isinstance(prepared, PreparedExpert)
         assert self._held[local_id] is None, f"slot {local_id} holds an expert"
-        self._held[local_id] = prepared
+        self._held[local_id], self._memory = prepared, None
         prepared.ready.wait()
         self._addresses[local_id].fill_(prepared.memory.data_ptr())
 
@@ -107,7 +108,7 @@ class GpuLayerExperts:
         """See `experts.LayerExperts.take`."""
         held = self._held[local_id]
         assert held is not None, f"slot {local_id} is empty"
-        self._held[local_id] = None
+        self._held[local_id] = self._memory = None
         self._addresses[local_id].zero_()
         return held
 
@@ -125,12 +126,23 @@ class GpuLayerExperts:
         counts: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """See `experts.LayerExperts.forward`."""
-        device, pool = self._device, self._pool
         if not hidden:
-            return device.upload(torch.zeros(pool.shape.experts, dtype=torch.int64))
+            return self._device.upload(torch.zeros(self._pool.shape.experts, dtype=torch.int64))
         known = [None] * len(hidden) if counts is None else counts
-        messages = Messages.of(device, hidden, local_ids, weights, outs, known)
-        held = [expert.memory for expert in self._held if expert is not None]
+        messages = Messages.of(self._device, hidden, local_ids, weights, outs, known)
+        return self.compute(messages, self.memory)
+
+    @property
+    def memory(self) -> list[Tensor]:
+        """Of what the slots hold."""
+        if self._memory is None:
+            self._memory = [expert.memory for expert in self._held if expert is not None]
+        return self._memory
+
+    def compute(self, messages: Messages, held: Sequence[Tensor]) -> Tensor:
+        """`forward` of messages that the device has a table of. held: the experts' memory, as far
+        as it is known by now."""
+        device, pool = self._device, self._pool
         slots = Slots(self._addresses, held, pool.shape, pool.layout)
         found = sort_choices(device, messages, self._addresses, self._tile_rows(messages))
         x = gate_up_product(device, slots, messages, found, device.processors)

@@ -81,6 +81,7 @@ class Gate:
             self.homes,
             batch.token_ids,
             batch.positions,
+            batch.count,
         )
         return Routed(hidden, plan(self._device, choices, self.homes))
 

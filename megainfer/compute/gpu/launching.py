@@ -1,8 +1,9 @@
 """Giving a kernel to a device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -30,19 +31,24 @@ def launch_through(
     kernel: Any,
     grid: tuple[int, ...],
     *arguments: object,
-    reads: Sequence[Tensor],
+    reads: Iterable[Tensor],
     writes: Sequence[Tensor],
     **constants: Any,
 ) -> None:
     """`launch` of a kernel that finds pointers in memory, or is given them in tuples.
 
-    reads, writes: what it uses through them, beside its arguments.
+    reads, writes: what it uses through them, beside its arguments; looked through only by a device
+    that wants to know.
     """
     if 0 in grid:  # which CUDA refuses
         return
     device.launch(
         partial(kernel[grid], *arguments, **constants),
-        reads=[*(a for a in arguments if isinstance(a, Tensor)), *reads],
+        reads=chain(filter(_is_tensor, arguments), reads),
         writes=writes,
         name=kernel.__name__,
     )
+
+
+def _is_tensor(argument: object) -> TypeGuard[Tensor]:
+    return isinstance(argument, Tensor)

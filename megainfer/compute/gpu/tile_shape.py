@@ -1,6 +1,7 @@
 """Which tiles a grouped product is cut into."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ def tile_rows(rows_each: float, *, wide: bool, invariant: bool) -> int:
     return next((rows for rows in (16, 32, 64) if rows >= min(rows_each, most)), most)
 
 
+@lru_cache(64)
 def tile_shape(rows: int, *, gated: bool, scaled: bool, packed: bool, wide: bool) -> TileShape:
     """For tiles of so many rows. gated: two products at a time. scaled: weights are codes with
     scales, packed: two in a byte, of which a step is 128 whatever the tile. wide: as for

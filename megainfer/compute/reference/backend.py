@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from megainfer.compute.experts import ExpertsShape
+from megainfer.compute.experts import ExpertsShape, FixedBatch
 from megainfer.compute.half import HalfSource
 from megainfer.compute.reference.experts import ReferenceLayerExperts
 from megainfer.compute.reference.half import ReferenceHalf
@@ -35,3 +35,7 @@ class ReferenceBackend:
     def experts(self, shape: ExpertsShape) -> Callable[[int], ReferenceLayerExperts]:
         """See `backend.Backend.experts`."""
         return lambda _: ReferenceLayerExperts(shape, self._expert_dtype, self.device)
+
+    def fixed_batch(self, shape: ExpertsShape, messages: int, rows: int) -> FixedBatch | None:
+        """See `backend.Backend.fixed_batch`."""
+        return None

@@ -44,7 +44,7 @@ class Gate:
         dtype: torch.dtype,
     ) -> None:
         self.homes = homes  # may be replaced between steps
-        self._plan = kernels.scatter_plan if reader.device.is_host else kernels.padded_plan
+        self._on_host = reader.device.is_host
         self._norm = Norm(sources.spec.norm, sources.norm(), sources.norm_bias(), reader, dtype)
         self._chooser = ExpertChooser(spec, sources, reader, dtype)
         self.shared = SharedExpert(spec.shared, sources, reader, dtype) if spec.shared else None
@@ -54,7 +54,9 @@ class Gate:
         hidden = self._norm(x)
         weights, ids = self._chooser.choose(hidden, batch.token_ids)
         ways = batch.ways if self.homes.num_ways > 1 else None
-        return Routed(hidden, self._plan(weights, ids, self.homes, ways))
+        if self._on_host:
+            return Routed(hidden, kernels.scatter_plan(weights, ids, self.homes, ways))
+        return Routed(hidden, kernels.padded_plan(weights, ids, self.homes, ways, batch.count))
 
 
 class ExpertChooser:

@@ -94,7 +94,7 @@ class AttentionStage:
             geometry = message_geometry(self.costs, 1, expert_nodes, micro_batches, rows)
             slots = ceil(geometry.attention_payloads.bytes / self.tp)
         workspace = self.workspace(rows, micro_batches, sequences)
-        return self.held(tokens, sequences) + process(self.device, workspace, slots, graphs=True)
+        return self.held(tokens, sequences) + process(self.device, workspace, slots)
 
     def held(self, tokens: float, sequences: int) -> Ledger:
         """Weights, caches and states of one device."""
@@ -179,10 +179,9 @@ def message_geometry(
     )
 
 
-def process(device: Device, workspace: int, slots: int, graphs: bool) -> Ledger:
-    """What a node takes of its device beside weights and caches; graphs: of an attention half."""
+def process(device: Device, workspace: int, slots: int) -> Ledger:
+    """What a node takes of its device beside weights and caches."""
     if device.kind == "cpu":
         lines = (("programs", NODE_BYTES), ("workspace", workspace))
         return Ledger((*lines, *((("M2N", slots),) if slots else ())))
-    recorded = gpu_graphs(int(device.memory_bytes)) if graphs else Ledger()
-    return gpu_process(workspace, slots) + recorded
+    return gpu_process(workspace, slots) + gpu_graphs(int(device.memory_bytes))

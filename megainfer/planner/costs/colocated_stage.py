@@ -87,7 +87,7 @@ class ColocatedStage:
         workspace = self.half.workspace(rows, 1, sequences)
         workspace += self.own_experts.workspace(self.dp * rows)
         held = self.half.held(tokens, sequences) + self.own_experts.held()
-        return held + process(self.device, workspace, 0, graphs=True)
+        return held + process(self.device, workspace, 0)
 
     def _all_to_all(self, rows: float, row_bytes: int) -> Time:
         """One direction. A row crosses between domains once for each domain, and is passed on

@@ -76,7 +76,7 @@ class ExpertStage:
         geometry = message_geometry(self.costs, attention_nodes, self.count, micro_batches, rows)
         slots = ceil(geometry.expert_payloads.bytes / self.tp)
         workspace = self.workspace(attention_nodes * rows)
-        return self.held() + process(self.device, workspace, slots, graphs=False)
+        return self.held() + process(self.device, workspace, slots)
 
     def held(self) -> Ledger:
         """Weights of one device."""

@@ -12,7 +12,8 @@ from server.operate.nodes import NodeBoard, NodeState
 LABELS = ("model_name", "role", "node")
 STAGES = {
     Role.ATTENTION: (
-        *("schedule", "embed", "attention", "dispatch", "shared", "combine", "head", "sample"),
+        *("schedule", "embed", "attention", "dispatch", "shared", "combine", "layers", "head"),
+        "sample",
     ),
     Role.EXPERT: ("expert", "reply"),
 }
@@ -26,6 +27,19 @@ M2N_COUNTERS = {
     "m2n_messages_dropped": ("dropped", "Messages of an epoch or a step that had ended."),
     "m2n_timed_transfers": ("transfers", "Messages that found their receiver waiting."),
 }
+
+GPU_COUNTERS = {
+    "graph_replays": "Stages given to a GPU in one piece, as it had recorded them.",
+    "eager_stages": "Stages given to it one kernel after the other.",
+    "device_late_allocations": "Times that more of a GPU's memory was taken after the start.",
+}
+GPU_GAUGES = {
+    "graphs": "Stages that a GPU has recorded.",
+    "graph_bytes": "Bytes of its memory that they take.",
+    "device_bytes_held": "Bytes of a GPU's memory that a node has taken.",
+    "device_bytes_used": "Bytes of these that it has something in.",
+}
+"""By the names that nodes have for them: those that compute on a GPU tell them."""
 
 
 def node_families(model: str, board: NodeBoard, where: ExpertMap) -> Iterator[Metric]:
@@ -50,10 +64,22 @@ def node_families(model: str, board: NodeBoard, where: ExpertMap) -> Iterator[Me
     for name, (source, text) in M2N_COUNTERS.items():
         rows = [(at[n.name], float(n.counters.get(source, 0))) for n in nodes]
         yield counter(name, text, LABELS, rows)
+    yield from _gpus(model, nodes)
     text = "Seconds from the beginning of a send to the waiting receiver's noticing."
     transfers = [(at[n.name], n.counters.get("transfer_ns", 0) / 1e9) for n in nodes]
     yield counter("m2n_transfer_seconds", text, LABELS, transfers)
     yield from expert_families(model, experts, where)
+
+
+def _gpus(model: str, nodes: Sequence[NodeState]) -> Iterator[Metric]:
+    for make, told in ((counter, GPU_COUNTERS), (gauge, GPU_GAUGES)):
+        for name, text in told.items():
+            rows = [
+                ((model, str(n.role), str(n.index)), float(n.counters[name]))
+                for n in nodes
+                if name in n.counters
+            ]
+            yield make(name, text, LABELS, rows)
 
 
 def _work(model: str, nodes: Sequence[NodeState]) -> Iterator[Metric]:

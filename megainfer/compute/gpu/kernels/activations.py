@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 from megainfer.models.spec import ActivationSpec
 
@@ -90,9 +91,9 @@ def activate(
     """
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = device.empty((rows, size), gate_up.dtype)
-    tile = min(_TILE, triton.next_power_of_2(size))
+    tile = min(_TILE, power_of_two(size))
     launch(
-        device, _activate, (rows, triton.cdiv(size, tile)),
+        device, _activate, (rows, parts_of(size, tile)),
         gate_up, switch, out, size, multiplier,
         **activation_constants(spec), TILE=tile,
         writes=(out,),

@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import power_of_two
 from megainfer.device import Device
 from megainfer.models.spec import NormKind, NormSpec
 
@@ -45,7 +46,7 @@ def norm_rows(
 
     weight, bias: [D] in x's dtype, contiguous as x is; an offset of the weight has been added.
     """
-    out, tile = device.empty(x.shape, x.dtype), triton.next_power_of_2(x.shape[1])
+    out, tile = device.empty(x.shape, x.dtype), power_of_two(x.shape[1])
     launch(
         device, _norm_rows, (x.shape[0],),
         x, weight, weight if bias is None else bias, out, x.shape[1], spec.eps,

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of
 from megainfer.device import Device
 
 ROWS, OUTPUTS, STEP = 64, 64, 64
@@ -65,7 +66,7 @@ def multiply(
     outputs, tile = weight.shape[1], WIDE_ROWS if x.dtype == torch.float32 else ROWS
     assert x.stride(2) == out.stride(2) == 1, "rows of which a channel isn't next to the next"
     launch(
-        device, _product, (triton.cdiv(rows, tile), triton.cdiv(outputs, OUTPUTS), batch),
+        device, _product, (parts_of(rows, tile), parts_of(outputs, OUTPUTS), batch),
         x, weight, weight if bias is None else bias, out,
         rows, outputs, inputs, x.stride(0), x.stride(1), *weight.stride(), out.stride(0),
         out.stride(1), 1.0 if scale is None else scale,

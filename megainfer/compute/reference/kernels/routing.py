@@ -159,11 +159,17 @@ def _part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
 
 
 def padded_plan(
-    weights: Tensor, ids: Tensor, homes: Homes, ways: Tensor | None = None
+    weights: Tensor,
+    ids: Tensor,
+    homes: Homes,
+    ways: Tensor | None = None,
+    counted: Tensor | None = None,
 ) -> tuple[Part, ...]:
     """`scatter_plan` for a host that must not ask a device how many rows there are: T for every
-    node with a home. The first `count` are those rows; the others choose nothing of row 0."""
-    return _parts(_padded_part, weights, ids, homes, ways)
+    node with a home. The first `count` are those rows; the others choose nothing of row 0.
+
+    counted: int32 [1], of the tokens that aren't padding, which is sent nowhere; None: all."""
+    return _parts(_padded_part, weights, ids, homes, ways, counted)
 
 
 def _padded_part(here: Tensor, local_ids: Tensor, weights: Tensor) -> Part:
@@ -186,8 +192,12 @@ def _parts(
     ids: Tensor,
     homes: Homes,
     ways: Tensor | None,
+    counted: Tensor | None = None,
 ) -> tuple[Part, ...]:
     node, local_ids = _homes_of(ids, homes, ways)
+    if counted is not None:
+        padding = (torch.arange(len(ids), device=ids.device) >= counted)[:, None]
+        node, local_ids = node.masked_fill(padding, -1), local_ids.masked_fill(padding, -1)
     if homes.num_nodes == 1:
         return (Part(torch.arange(len(ids), device=ids.device), local_ids, weights),)
     nothing = Part(ids.new_empty(0), local_ids[:0], weights[:0])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import power_of_two
 from megainfer.device import Device
 from megainfer.models.spec import AttentionSpec, QkNorm
 
@@ -169,7 +170,7 @@ def place_heads(
     of a row whose `kept_at` is below 0, nowhere. A gate stays in qkv. Everything has qkv's dtype,
     and is rounded where the reference rounds.
     """
-    rows, channels = qkv.shape[0], triton.next_power_of_2(spec.head_dim)
+    rows, channels = qkv.shape[0], power_of_two(spec.head_dim)
     q = device.empty((rows, spec.num_heads, spec.head_dim), qkv.dtype)
     q_tile, kv_tile = (_heads_at_once(spec, n) for n in (spec.num_heads, spec.num_kv_heads))
     groups = -(-spec.num_heads // q_tile) + 2 * -(-spec.num_kv_heads // kv_tile)
@@ -193,8 +194,8 @@ def place_heads(
 
 def _heads_at_once(spec: AttentionSpec, heads: int) -> int:
     """A power of two."""
-    every: int = triton.next_power_of_2(heads)
+    every = power_of_two(heads)
     if spec.qk_norm is QkNorm.FULL:
         return every
-    channels: int = triton.next_power_of_2(spec.head_dim)
+    channels = power_of_two(spec.head_dim)
     return min(every, max(1, _TILE // channels))

@@ -15,6 +15,7 @@ from megainfer.compute.contexts import Span
 from megainfer.compute.gpu.kernels.attention.paged_attention import sequence_of
 from megainfer.compute.gpu.kernels.attention.rotary import rotated
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 
 _WORKSPACE = 256 << 20
@@ -166,13 +167,13 @@ def choose_positions(
     for first in range(0, blocks, at_once):
         some = min(at_once, blocks - first)
         launch(
-            device, _score, (some, triton.cdiv(width, 64)),
+            device, _score, (some, parts_of(width, 64)),
             queries.q, queries.weights, queries.rotary, cache, queries.positions,
             span.row_starts, span.block_table, scores,
             first, span.rows.start, span.count, span.block_table.stride(0), width,
             SINGLE=single, HEADS=heads, DIM=dim, ROTATED=queries.rotary.shape[-1],
-            BLOCK=cache.shape[1], TOKENS=tokens, ALL_HEADS=max(16, triton.next_power_of_2(heads)),
-            CHANNELS=max(16, triton.next_power_of_2(dim)), TILE=64, num_stages=2,
+            BLOCK=cache.shape[1], TOKENS=tokens, ALL_HEADS=max(16, power_of_two(heads)),
+            CHANNELS=max(16, power_of_two(dim)), TILE=64, num_stages=2,
             writes=(scores,),
         )  # fmt: skip
         launch(

@@ -19,6 +19,7 @@ from megainfer.compute.gpu.kernels.attention.rotary import rotated
 from megainfer.compute.gpu.kernels.attention.segments import segments_of
 from megainfer.compute.gpu.kernels.attention.softmax import LOG2_E, averaged, begun, joined
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 from megainfer.models.spec import MlaSpec
 
@@ -172,7 +173,7 @@ def attend_latents(
     rows = _rows(heads if single or sparse else heads * span.most_rows, invariant)
     at_once, tokens = min(heads, rows), 1 if single or sparse else max(1, rows // heads)
     blocks = span.count if single else span.num_rows // tokens + span.count
-    parts = triton.cdiv(heads, at_once)
+    parts = parts_of(heads, at_once)
     places = min(span.context, top_k) if sparse else span.context
     segment_bytes = span.num_rows * heads * (spec.kv_lora_rank + 2) * 4
     segments = segments_of(places, places, blocks * parts, segment_bytes, invariant)
@@ -197,9 +198,9 @@ def attend_latents(
     )  # fmt: skip
     if split:
         own = queries.positions.clamp(max=top_k - 1) if sparse else queries.positions
-        some = min(8, triton.next_power_of_2(heads))
+        some = min(8, power_of_two(heads))
         launch(
-            device, join_segments, (span.num_rows, triton.cdiv(heads, some)),
+            device, join_segments, (span.num_rows, parts_of(heads, some)),
             sums, states, own, sums, sums, out,
             span.rows.start, 0, segments.length, segments.programs,
             SINKS=False, GATED=False, WINDOW=None, CHUNK=None,
@@ -210,7 +211,7 @@ def attend_latents(
 
 def _tile(channels: int) -> int:
     """A power of two that a tensor core's product takes."""
-    return max(16, int(triton.next_power_of_2(channels)))
+    return max(16, power_of_two(channels))
 
 
 def _rows(wanted: int, invariant: bool) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.gpu.kernels.attention.rotary import rotated
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import power_of_two
 from megainfer.device import Device
 from megainfer.models.spec import MlaSpec
 
@@ -128,9 +129,9 @@ def keep_latents(
         index_norm, index_bias, q, caches[0], caches[-1],
         spec.latent_eps, index.eps if index else 0.0,
         RANK=spec.kv_lora_rank, ROPE=spec.rope_dim, Q_RANK=q_rank, INDEX=index_dim,
-        RANKS=triton.next_power_of_2(spec.kv_lora_rank),
-        ROPES=triton.next_power_of_2(spec.rope_dim), Q_RANKS=triton.next_power_of_2(max(q_rank, 1)),
-        INDEXES=triton.next_power_of_2(max(index_dim, 1)),
+        RANKS=power_of_two(spec.kv_lora_rank),
+        ROPES=power_of_two(spec.rope_dim), Q_RANKS=power_of_two(max(q_rank, 1)),
+        INDEXES=power_of_two(max(index_dim, 1)),
         writes=(q, *caches),
     )  # fmt: skip
     return q

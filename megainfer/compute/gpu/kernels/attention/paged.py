@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import triton
 from torch import Tensor, float32
 
 from megainfer.compute.contexts import Span
@@ -10,6 +9,7 @@ from megainfer.compute.gpu.kernels.attention.paged_attention import attend, join
 from megainfer.compute.gpu.kernels.attention.segments import Segments, segments_of
 from megainfer.compute.gpu.kernels.attention.softmax import LOG2_E
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.compute.reference.kernels import Scoring
 from megainfer.device import Device
 
@@ -82,9 +82,9 @@ def paged_attention(
         writes=(sums, states) if split else (out,),
     )  # fmt: skip
     if split:
-        at_once = min(8, triton.next_power_of_2(heads))
+        at_once = min(8, power_of_two(heads))
         launch(
-            device, join_segments, (span.num_rows, triton.cdiv(heads, at_once)),
+            device, join_segments, (span.num_rows, parts_of(heads, at_once)),
             sums, states, queries.positions, sinks, gates, out,
             span.rows.start, gates.stride(0), segments.length, segments.programs,
             **common, HEADS=at_once,
@@ -95,14 +95,14 @@ def paged_attention(
 def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
     """Keys, and values, of a tile take up to 16 KiB, and large tiles' scores and sums registers
     without spilling."""
-    channels: int = max(16, triton.next_power_of_2(q.shape[2]))
+    channels = max(16, power_of_two(q.shape[2]))
     wide = channels * q.itemsize
-    rows: int = max(16, triton.next_power_of_2(group))  # of a tensor core's product
+    rows = max(16, power_of_two(group))  # of a tensor core's product
     if invariant:
         # Beside a segment's sums there are those of the ones before it.
         rows, keys = max(rows, min(64, 8192 // channels)), 32
     else:
-        most, asked = 128 if wide <= 256 else 64, triton.next_power_of_2(group * span.most_rows)
+        most, asked = 128 if wide <= 256 else 64, power_of_two(group * span.most_rows)
         rows = max(rows, min(most, asked))
         keys = 64 if rows < 128 else min(64, channels // 2)
     keys = max(16, min(keys, 16384 // wide))

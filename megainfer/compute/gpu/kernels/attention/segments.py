@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-import triton
+from megainfer.compute.gpu.sizes import parts_of
 
 SEGMENT = 512
 """Places of a segment where results may not depend on the step."""
@@ -29,10 +29,10 @@ def segments_of(
     programs: how many there are anyway. segment_bytes: of what all of them keep of a segment each.
     """
     wanted = max(1, _PROGRAMS // max(1, programs))
-    shared_out = triton.cdiv(reach, 64 * wanted) * 64  # whole tiles
+    shared_out = parts_of(reach, 64 * wanted) * 64  # whole tiles
     length = SEGMENT if invariant else max(_LEAST_SEGMENT, shared_out)
     # So many may be touched by places in a row that begin anywhere.
-    touched = min(triton.cdiv(context, length), triton.cdiv(reach - 1, length) + 1)
+    touched = min(parts_of(context, length), parts_of(reach - 1, length) + 1)
     if wanted == 1 or segment_bytes * touched > _WORKSPACE:
         return Segments(length, 1)
     return Segments(length, touched)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from megainfer.compute.contexts import Span
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.compute.reference.kernels.delta_net import LENGTH_EPS
 from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec
@@ -69,11 +70,11 @@ def convolve(
     oldest first; it becomes the last ones of these. positions: int64 [T]; a row at -1 is padding,
     and is left out. out: float32 [T, channels].
     """
-    tokens, keys = 1 if span.most_rows == 1 else 16, triton.next_power_of_2(spec.key_dim)
+    tokens, keys = 1 if span.most_rows == 1 else 16, power_of_two(spec.key_dim)
     at_once = max(1, 128 // keys)
-    parts = triton.cdiv(spec.channels, spec.key_dim * at_once)
+    parts = parts_of(spec.channels, spec.key_dim * at_once)
     launch(
-        device, _convolve, (parts, triton.cdiv(span.most_rows, tokens), span.count),
+        device, _convolve, (parts, parts_of(span.most_rows, tokens), span.count),
         inputs, past, taps, out, span.row_starts, positions, span.state_slots,
         spec.channels, inputs.stride(0), LENGTH_EPS,
         TAPS=spec.taps, KEY_HEADS=spec.key_heads, KEY=spec.key_dim,

@@ -20,6 +20,7 @@ from torch import Tensor
 from megainfer.compute.contexts import Span
 from megainfer.compute.gpu.kernels.delta.delta_net import Recurrent, log_of_decay
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec
 
@@ -135,13 +136,13 @@ def recur_by_chunks(
 ) -> None:
     """As `delta_net.recur`, but for the order of sums."""
     chunk = 16 if span.most_rows <= 16 else 32  # with 64 registers would not do
-    values = min(max(triton.next_power_of_2(spec.value_dim), 16), 32)
+    values = min(max(power_of_two(spec.value_dim), 16), 32)
     sizes: dict[str, Any] = {
         "KEY_HEADS": spec.key_heads,
         "HEADS": spec.value_heads,
         "KEY": spec.key_dim,
         "VALUE": spec.value_dim,
-        "KEYS": min(max(triton.next_power_of_2(spec.key_dim), 16), 32),
+        "KEYS": min(max(power_of_two(spec.key_dim), 16), 32),
         "CHUNK": chunk,
     }
     mixed, projected, bias, log_decay, positions = inputs
@@ -149,12 +150,12 @@ def recur_by_chunks(
     inverse, scores = (device.empty((lines, chunk), torch.float32) for _ in range(2))
     sums = device.empty((lines,), torch.float32)
     launch(
-        device, _prepare, (triton.cdiv(span.most_rows, chunk), spec.value_heads, span.count),
+        device, _prepare, (parts_of(span.most_rows, chunk), spec.value_heads, span.count),
         mixed, projected, bias, log_decay, span.row_starts, inverse, scores, sums,
         **sizes, num_warps=4, num_stages=2, writes=(inverse, scores, sums),
     )  # fmt: skip
     launch(
-        device, _pass_on, (triton.cdiv(spec.value_dim, values), spec.value_heads, span.count),
+        device, _pass_on, (parts_of(spec.value_dim, values), spec.value_heads, span.count),
         mixed, projected, inverse, scores, sums, positions, state, out,
         span.row_starts, span.state_slots,
         **sizes, VALUES=values, num_warps=4, num_stages=2, writes=(state, out),

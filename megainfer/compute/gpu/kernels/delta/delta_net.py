@@ -13,6 +13,7 @@ from torch import Tensor
 from megainfer.compute.contexts import Span
 from megainfer.compute.gpu.kernels.activations import softplus
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 from megainfer.models.spec import DeltaNetSpec
 
@@ -86,10 +87,10 @@ def recur(
     state: float32 [slots, H, dk, dv], which takes them in. out: float32 [T, H, dv], of whose rows
     theirs are written. A token's result is the same bits however its sequence is cut.
     """
-    keys = triton.next_power_of_2(spec.key_dim)
-    values = min(triton.next_power_of_2(spec.value_dim), 32)
+    keys = power_of_two(spec.key_dim)
+    values = min(power_of_two(spec.value_dim), 32)
     launch(
-        device, _recur, (triton.cdiv(spec.value_dim, values), spec.value_heads, span.count),
+        device, _recur, (parts_of(spec.value_dim, values), spec.value_heads, span.count),
         *inputs, state, out, span.row_starts, span.state_slots,
         KEY_HEADS=spec.key_heads, HEADS=spec.value_heads, KEY=spec.key_dim, VALUE=spec.value_dim,
         KEYS=keys, VALUES=values,
@@ -123,9 +124,9 @@ def norm_gated(device: Device, read: Tensor, weight: Tensor, gates: Tensor, eps:
     tokens, heads, size = read.shape
     out = device.empty(gates.shape, gates.dtype)
     launch(
-        device, _norm_gated, (triton.cdiv(tokens * heads, 16),),
+        device, _norm_gated, (parts_of(tokens * heads, 16),),
         read, weight, gates, out, tokens * heads, gates.stride(0), eps,
-        HEADS=heads, VALUE=size, ROWS=16, VALUES=triton.next_power_of_2(size),
+        HEADS=heads, VALUE=size, ROWS=16, VALUES=power_of_two(size),
         writes=(out,),
     )  # fmt: skip
     return out

@@ -14,6 +14,7 @@ from megainfer.compute.gpu.kernels.experts.messages import (
 )
 from megainfer.compute.gpu.kernels.experts.types import TYPES
 from megainfer.compute.gpu.launching import launch_through
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 
 _ROWS, _CHANNELS = 8, 256
@@ -57,10 +58,10 @@ def sum_choices(
     been multiplied with what experts saw.
     """
     size = results.shape[1]
-    channels = min(_CHANNELS, triton.next_power_of_2(size))
+    channels = min(_CHANNELS, power_of_two(size))
     launch_through(
-        device, _sum_choices, (triton.cdiv(messages.rows, _ROWS), triton.cdiv(size, channels)),
-        messages.table, places, results, len(messages.table), messages.rows, messages.top_k, size,
+        device, _sum_choices, (parts_of(messages.rows, _ROWS), parts_of(size, channels)),
+        messages.table, places, results, messages.lines, messages.rows, messages.top_k, size,
         OUT_ROW=TYPES[messages.dtype], ALIGNED=messages.aligned, ON_INPUT=on_input,
         ROWS=_ROWS, CHANNELS=channels,
         writes=messages.writes, reads=messages.reads,

@@ -5,6 +5,7 @@ rows an expert got nor how many tiles there are.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -177,7 +178,7 @@ def _launch(
         packed=form.packed == 2,
         wide=out.dtype == torch.float32,
     )
-    tiles = len(found.tiles) * -(-matrix.outputs // tile.outputs)  # that there may be
+    tiles = found.tiles.shape[0] * -(-matrix.outputs // tile.outputs)  # that there may be
     launch_through(
         device, _grouped_product, (min(processors * tile.resident, tiles),),
         slots.addresses, found.tiles, found.length, x, found.weights, out,
@@ -188,5 +189,5 @@ def _launch(
         PACKED=form.packed, ZEROS=form.zeros,
         ROWS=tile.rows, OUTPUTS=tile.outputs, STEP=tile.step, EVEN=matrix.inputs % tile.step == 0,
         num_warps=tile.warps, num_stages=tile.stages,
-        writes=(out,), reads=(*slots.held, *reads), **constants,
+        writes=(out,), reads=chain(slots.held, reads), **constants,
     )  # fmt: skip

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from megainfer.compute.gpu.launching import launch
 from megainfer.device import Device
 
 ALIGNMENT = 16
@@ -45,6 +46,11 @@ class Messages(NamedTuple):
     writes: tuple[Tensor, ...]
     aligned: bool
 
+    @property
+    def lines(self) -> int:
+        """Of the table."""
+        return self.table.shape[0]
+
     @classmethod
     def of(
         cls,
@@ -57,32 +63,83 @@ class Messages(NamedTuple):
     ) -> Self:
         """At least one message, as for `LayerExperts.forward`, all of whose tensors are
         contiguous."""
-        lines, first, aligned = [], 0, True
-        for x, ids, weight, out, count in zip(
-            hidden, local_ids, weights, outs, counts, strict=True
-        ):
-            _check(x, ids, weight, out, count)
-            pointers = [t.data_ptr() for t in (x, ids, weight, out)]
-            lines.append([*pointers, first, len(x), 0 if count is None else count.data_ptr()])
-            aligned &= all(at % ALIGNMENT == 0 for at in (pointers[0], pointers[3]))
-            first += len(x)
+        lines = lines_of(hidden, local_ids, weights, outs, counts)
         width = hidden[0].shape[1] * hidden[0].element_size()
-        known = (count for count in counts if count is not None)
+        only = (hidden[0], local_ids[0], weights[0], outs[0], counts[0])
         return cls(
-            device.upload(torch.tensor(lines, dtype=torch.int64)),
-            first,
+            _table_of_one(device, *only) if len(lines) == 1 else device.upload(_int64(lines)),
+            sum(x.shape[0] for x in hidden),
             local_ids[0].shape[1],
             hidden[0].dtype,
             width,
-            (*hidden, *local_ids, *weights, *known),
+            (*hidden, *local_ids, *weights, *(own for own in counts if own is not None)),
             tuple(outs),
-            aligned and width % ALIGNMENT == 0,
+            width % ALIGNMENT == 0 and are_aligned(lines),
         )
+
+
+def _int64(lines: Sequence["Line"]) -> Tensor:
+    return torch.tensor(lines, dtype=torch.int64)
+
+
+# Compiled once: whatever is aligned, and whether or not there is a count.
+@triton.jit(
+    do_not_specialize=["rows", "counted"],
+    do_not_specialize_on_alignment=["x_ptr", "ids_ptr", "weights_ptr", "out_ptr", "count_ptr"],
+)
+def _point(table_ptr, x_ptr, ids_ptr, weights_ptr, out_ptr, count_ptr, rows, counted):
+    tl.store(table_ptr + HIDDEN, x_ptr.to(tl.int64))
+    tl.store(table_ptr + IDS, ids_ptr.to(tl.int64))
+    tl.store(table_ptr + WEIGHTS, weights_ptr.to(tl.int64))
+    tl.store(table_ptr + OUT, out_ptr.to(tl.int64))
+    tl.store(table_ptr + FIRST, 0)
+    tl.store(table_ptr + _ROWS, rows)
+    tl.store(table_ptr + _COUNT, tl.where(counted != 0, count_ptr.to(tl.int64), 0))
+
+
+def _table_of_one(
+    device: Device, x: Tensor, ids: Tensor, weights: Tensor, out: Tensor, count: Tensor | None
+) -> Tensor:
+    """By the device itself, so that whole steps can be recorded, in which nothing goes up."""
+    table, counts = device.empty((1, FIELDS.value), torch.int64), ids if count is None else count
+    launch(
+        device, _point, (1,),
+        table, x, ids, weights, out, counts, x.shape[0], int(count is not None),
+        writes=(table,),
+    )  # fmt: skip
+    return table
+
+
+Line = list[int]
+"""Of a table, in the order of its fields."""
+
+
+def lines_of(
+    hidden: Sequence[Tensor],
+    local_ids: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    outs: Sequence[Tensor],
+    counts: Sequence[Tensor | None],
+) -> list[Line]:
+    """One a message."""
+    lines, first = list[Line](), 0
+    for x, ids, weight, out, count in zip(hidden, local_ids, weights, outs, counts, strict=True):
+        _check(x, ids, weight, out, count)
+        at = 0 if count is None else count.data_ptr()
+        pointers = (x.data_ptr(), ids.data_ptr(), weight.data_ptr(), out.data_ptr())
+        lines.append([*pointers, first, x.shape[0], at])
+        first += x.shape[0]
+    return lines
+
+
+def are_aligned(lines: Sequence[Line]) -> bool:
+    """Whether hidden states and outs begin where `ALIGNMENT` says."""
+    return all(line[0] % ALIGNMENT == line[3] % ALIGNMENT == 0 for line in lines)
 
 
 def _check(x: Tensor, ids: Tensor, weights: Tensor, out: Tensor, count: Tensor | None) -> None:
     assert x.shape == out.shape
-    assert len(x) == len(ids)
+    assert x.shape[0] == ids.shape[0]
     assert ids.shape == weights.shape
     assert x.dtype == out.dtype
     assert (ids.dtype, weights.dtype) == (torch.int32, torch.float32)

@@ -21,6 +21,7 @@ from megainfer.compute.gpu.kernels.experts.messages import (
     row_within,
 )
 from megainfer.compute.gpu.launching import launch_through
+from megainfer.compute.gpu.sizes import power_of_two
 from megainfer.device import Device
 
 _BLOCK = 1024
@@ -133,8 +134,8 @@ def count_choices(device: Device, messages: Messages, slots: Tensor, counts: Ten
     choices = messages.rows * messages.top_k
     places = device.empty((choices,), torch.int32)
     launch_through(
-        device, _count_choices, (len(counts),),
-        messages.table, slots, counts, places, len(messages.table), choices, messages.top_k,
+        device, _count_choices, counts.shape,
+        messages.table, slots, counts, places, messages.lines, choices, messages.top_k,
         BLOCK=_block(choices),
         writes=(counts, places), reads=messages.reads,
     )  # fmt: skip
@@ -144,7 +145,7 @@ def count_choices(device: Device, messages: Messages, slots: Tensor, counts: Ten
 def sort_choices(device: Device, messages: Messages, slots: Tensor, tile_rows: int) -> Sorted:
     """The choices of all messages; slots: see `count_choices`. For no rows nothing is launched
     after the counting."""
-    experts, choices = len(slots), messages.rows * messages.top_k
+    experts, choices = slots.shape[0], messages.rows * messages.top_k
     counts = device.empty((experts,), torch.int64)
     found = Sorted(
         counts,
@@ -158,9 +159,9 @@ def sort_choices(device: Device, messages: Messages, slots: Tensor, tile_rows: i
     written = (found.places, found.rows, found.weights, found.tiles, found.length)
     launch_through(
         device, _sort_choices, (experts if choices else 0,),
-        messages.table, counts, *written, len(messages.table), choices, messages.top_k,
+        messages.table, counts, *written, messages.lines, choices, messages.top_k,
         messages.row_bytes, experts,
-        TILE_ROWS=tile_rows, EXPERTS=triton.next_power_of_2(experts), BLOCK=_block(choices),
+        TILE_ROWS=tile_rows, EXPERTS=power_of_two(experts), BLOCK=_block(choices),
         writes=written, reads=messages.reads,
     )  # fmt: skip
     return found
@@ -172,4 +173,4 @@ def most_tiles(choices: int, experts: int, tile_rows: int) -> int:
 
 
 def _block(choices: int) -> int:
-    return min(_BLOCK, max(16, int(triton.next_power_of_2(choices))))
+    return min(_BLOCK, max(16, power_of_two(choices)))

@@ -9,6 +9,7 @@ from torch import Tensor, float32, int32, int64
 from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels.routing.router_scores import scores_of, softmax
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import power_of_two
 from megainfer.compute.ways import OF_POSITION, OF_TOKEN, SHIFT
 from megainfer.device import Device
 from megainfer.models.spec import GroupScore, RouterSpec
@@ -94,7 +95,7 @@ def _way_of(token, position):
 
 @triton.jit
 def _route(
-    logits_ptr, bias_ptr, table_ptr, token_ids_ptr, positions_ptr, homes_ptr,
+    logits_ptr, bias_ptr, table_ptr, token_ids_ptr, positions_ptr, count_ptr, homes_ptr,
     nodes_ptr, local_ids_ptr, weights_ptr, rows_ptr,
     SCORE: tl.constexpr, BIASED: tl.constexpr, HASHED: tl.constexpr,
     GROUPS: tl.constexpr, SIZE: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr,
@@ -149,6 +150,9 @@ def _route(
     home = homes_ptr + experts * _WAYS + _way_of(token, tl.load(positions_ptr + row))
     node = tl.load(home, mask=is_slot, other=0)
     local_id = tl.load(home + GROUPS * SIZE * _WAYS, mask=is_slot, other=0)
+    if count_ptr is not None:
+        counts = row < tl.load(count_ptr)
+        node, local_id = tl.where(counts, node, -1), tl.where(counts, local_id, -1)
     out = row * K + slots
     tl.store(nodes_ptr + out, node, mask=is_slot)
     tl.store(local_ids_ptr + out, local_id, mask=is_slot)
@@ -163,11 +167,13 @@ def route(
     homes: HomeTable,
     token_ids: Tensor,
     positions: Tensor,
+    count: Tensor | None = None,
 ) -> Choices:
     """Which experts each token chooses, of logits [T, E], their bias included.
 
     A router of constant score looks at the shape of logits only. token_ids, positions: int64 [T],
-    of the tokens. All are contiguous. A row of NaN gets some experts, and NaN for weights.
+    of the tokens. count: int32 [1], of the rows that aren't padding, which is sent nowhere (-1);
+    None: all. All are contiguous. A row of NaN gets some experts, and NaN for weights.
     """
     rows, top_k = logits.shape[0], router.spec.top_k
     choices = Choices(
@@ -178,7 +184,8 @@ def route(
     )
     launch(
         device, _route, (rows,),
-        logits, router.selection_bias, router.table, token_ids, positions, homes.table, *choices,
+        logits, router.selection_bias, router.table, token_ids, positions, count, homes.table,
+        *choices,
         **_constants(router.spec),
         writes=choices,
     )  # fmt: skip
@@ -188,7 +195,7 @@ def route(
 def _constants(spec: RouterSpec) -> dict[str, Any]:
     count = 1 if spec.groups is None else spec.groups.count
     size = spec.num_experts // count
-    group_tile, size_tile = triton.next_power_of_2(count), triton.next_power_of_2(size)
+    group_tile, size_tile = power_of_two(count), power_of_two(size)
     return {
         "SCORE": spec.score.value,
         "BIASED": spec.selection_bias,
@@ -206,6 +213,6 @@ def _constants(spec: RouterSpec) -> dict[str, Any]:
         "JITTER": spec.jitter,
         "GROUP_TILE": group_tile,
         "SIZE_TILE": size_tile,
-        "K_TILE": triton.next_power_of_2(spec.top_k),
+        "K_TILE": power_of_two(spec.top_k),
         "num_warps": 1 if group_tile * size_tile <= _ONE_WARP else 4,
     }

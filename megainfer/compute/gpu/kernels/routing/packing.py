@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megainfer.compute.gpu.launching import launch_through
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 
@@ -81,7 +82,7 @@ class KernelPacking:
         launch_through(
             device, _pack, _grid(hidden),
             hidden, _places(parts), ids, weights, tuple(p.count for p in parts), *payloads, size,
-            K=top_k, K_TILE=triton.next_power_of_2(top_k), TILE=_tile(size),
+            K=top_k, K_TILE=power_of_two(top_k), TILE=_tile(size),
             reads=_tensors(parts), writes=[tensor for payload in into for tensor in payload],
         )  # fmt: skip
 
@@ -116,9 +117,9 @@ def _tensors(parts: Sequence[Part]) -> list[Tensor]:
 
 def _grid(rows: Tensor) -> tuple[int, int]:
     tokens, size = rows.shape
-    return tokens, triton.cdiv(size, _tile(size))
+    return tokens, parts_of(size, _tile(size))
 
 
 def _tile(size: int) -> int:
-    whole: int = triton.next_power_of_2(size)
+    whole = power_of_two(size)
     return min(_TILE, whole)

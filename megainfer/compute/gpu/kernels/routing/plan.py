@@ -7,6 +7,7 @@ from torch import float32, int32, int64
 from megainfer.compute.gpu.homes import HomeTable
 from megainfer.compute.gpu.kernels.routing.gate import Choices
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 
@@ -102,9 +103,9 @@ def _padded(device: Device, choices: Choices, num_nodes: int) -> list[Part]:
     """A part of T rows for each node."""
     num_tokens, top_k = choices.local_ids.shape
     # Without tokens there are counts to be written still.
-    grid = (num_nodes, max(1, triton.cdiv(num_tokens, _BLOCK)))
-    sizes = {"K": top_k, "K_TILE": triton.next_power_of_2(top_k), "BLOCK": _BLOCK}
-    stride = triton.cdiv(num_tokens, _ALIGNED) * _ALIGNED
+    grid = (num_nodes, max(1, parts_of(num_tokens, _BLOCK)))
+    sizes = {"K": top_k, "K_TILE": power_of_two(top_k), "BLOCK": _BLOCK}
+    stride = parts_of(num_tokens, _ALIGNED) * _ALIGNED
     of_blocks = None
     if grid[1] > 1:
         of_blocks = device.empty(grid, int32)

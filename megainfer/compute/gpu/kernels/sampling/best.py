@@ -12,6 +12,7 @@ from megainfer.compute.gpu.kernels.sampling.candidates import (
     tiles_of,
 )
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of, power_of_two
 from megainfer.device import Device
 
 
@@ -44,7 +45,7 @@ def best(device: Device, logits: Tensor) -> tuple[Tensor, Tensor]:
     assert logits.is_contiguous(), f"rows that lie {logits.stride(0)} apart"
     rows, size = logits.shape
     tile, _ = tiles_of(size)
-    num_parts = triton.cdiv(size, tile)
+    num_parts = parts_of(size, tile)
     parts = device.empty((rows, num_parts), torch.int64)
     values, ids = device.empty((rows,), torch.float32), device.empty((rows,), torch.int64)
     launch(
@@ -52,6 +53,6 @@ def best(device: Device, logits: Tensor) -> tuple[Tensor, Tensor]:
     )
     launch(
         device, _best_of_rows, (rows,), logits, parts, values, ids, size, num_parts,
-        PARTS=triton.next_power_of_2(num_parts), writes=(values, ids),
+        PARTS=power_of_two(num_parts), writes=(values, ids),
     )  # fmt: skip
     return values, ids

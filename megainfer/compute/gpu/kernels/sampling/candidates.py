@@ -13,6 +13,8 @@ how many places are listed, 0 where all of the row is meant, and the row's size.
 import triton
 import triton.language as tl
 
+from megainfer.compute.gpu.sizes import power_of_two
+
 TILE = 4096
 """How many logits of a row are looked at at a time, at most; no list is longer."""
 SEARCH_TILE = 512
@@ -25,7 +27,7 @@ EXACT = tl.constexpr(8)
 def tiles_of(size: int) -> tuple[int, int]:
     """TILE and SEARCH for rows of this size, whatever their number: what is added in tiles is added
     in the same way in any batch."""
-    tile = min(TILE, triton.next_power_of_2(size))
+    tile = min(TILE, power_of_two(size))
     return tile, min(SEARCH_TILE, tile)
 
 

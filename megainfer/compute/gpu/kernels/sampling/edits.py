@@ -19,6 +19,7 @@ from torch import Tensor
 from megainfer.compute.bitmask import words_for
 from megainfer.compute.edits import RowEdits
 from megainfer.compute.gpu.launching import launch
+from megainfer.compute.gpu.sizes import parts_of
 from megainfer.device import Device
 
 HEADER = 9
@@ -79,7 +80,7 @@ def edit(device: Device, logits: Tensor, edits: Sequence[RowEdits]) -> None:
     if edits:
         words = device.upload(torch.from_numpy(packed(edits, size)))
         launch(
-            device, _edit_rows, (len(edits), triton.cdiv(size, TILE)), logits, words, size,
+            device, _edit_rows, (len(edits), parts_of(size, TILE)), logits, words, size,
             HEADER=HEADER, TILE=TILE, writes=(logits,),
             enable_fp_fusion=False,  # each operation is rounded, as in the reference
         )  # fmt: skip
