@@ -199,7 +199,8 @@ def _serve(control: socket.socket) -> list[str]:
                 os._exit(0)
             for descriptor in (reader, writer, control.detach()):
                 os.close(descriptor)
-            return _become(*json.loads(data), descriptors)
+            command, folder, environment, numbers = json.loads(data)
+            return _become(command, folder, environment, numbers, descriptors)
         os.close(writer)
         os.waitpid(between, 0)
         control.send(os.read(reader, 64))
