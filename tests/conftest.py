@@ -16,6 +16,9 @@ from tests.support.spread import spread
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+# Before Triton is, as libraries do at any time: its own functions look at it when they are defined,
+# and kernels that are interpreted can't call others. With 0, tests on a GPU have it compile.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SERVING = ("processes", "clients")
 """Folders of tests that start processes."""
