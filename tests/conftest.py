@@ -1,6 +1,7 @@
 """What holds for every run of the tests: nobody is skipped or left behind unnoticed."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,9 +17,9 @@ from tests.support.spread import spread
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
-# Before Triton is, as libraries do at any time: its own functions look at it when they are defined,
-# and kernels that are interpreted can't call others. With 0, tests on a GPU have it compile.
-os.environ.setdefault("TRITON_INTERPRET", "1")
+# A suite in the background of a script ignores interrupts, and so would the programs of its tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SERVING = ("processes", "clients")
 """Folders of tests that start processes."""
