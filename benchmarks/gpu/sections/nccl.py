@@ -1,6 +1,5 @@
 """The test of the road `dist` over NCCL, between two processes on one GPU."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ def run(bench: Bench) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options],
         cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
