@@ -11,6 +11,7 @@ import uvicorn
 
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
+from megainfer.instruments.seldom import Seldom
 from megainfer.structured.checker import GrammarChecker
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
@@ -19,7 +20,6 @@ from server.http.connections.acceptor import Acceptor
 from server.http.connections.bounded_connection import BoundedConnection, TooManyConnections
 from server.http.connections.connection_limits import ConnectionLimits
 from server.http.envelope import Envelope
-from server.http.seldom import Seldom
 from server.openai.served_model import ServedModel
 from server.operate.instance import Instance, assemble
 from server.operate.metrics.log_line import TrafficLog

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -23,6 +23,7 @@ from megainfer.errors import ConfigError, MegaInferError, NodeDied
 from megainfer.helper_frames import die_with
 from megainfer.hosts.listening import Address, listen
 from megainfer.hosts.reception import LEASE_SECONDS
+from megainfer.hosts.strangers import Strangers
 from megainfer.hosts.wire import Wire, poll
 from megainfer.launch.machine import read_machine
 from megainfer.messages.hosts import (
@@ -30,9 +31,13 @@ from megainfer.messages.hosts import (
     Join,
     Joined,
     Refused,
+    StartNode,
     ToAgent,
+    ToAttendant,
     to_agent_decoder,
+    to_attendant_decoder,
 )
+from megainfer.messages.message import Role
 from megainfer.supervise.child import fork_process
 from megainfer.supervise.libraries import load_libraries
 from megainfer.supervise.signals import Interrupted, Signals
@@ -42,6 +47,8 @@ log = logging.getLogger("megainfer")
 PATIENCE_SECONDS = 60.0
 """Of silence, after which the supervisor counts as lost to the agent. Longer than a node's lease,
 which its attendant keeps: one that is busy for long before nodes exist loses no agent."""
+UNANSWERED_SECONDS = 5.0
+"""Until bytes that no kernel has acknowledged show that it is the network that is gone."""
 MOST_ATTENDANTS = 256
 CONNECT_SECONDS = 2.0
 RETRY_SECONDS = 0.5
@@ -68,13 +75,17 @@ class Agent:
     def __init__(self, wish: AgentWish, told: Callable[[str], None]) -> None:
         self._wish = wish
         self._told = told
-        self._listening = listen(Address(wish.ground.address, wish.port), "--host")
+        listening = listen(Address(wish.ground.address, wish.port), "--host")
+        token = wish.ground.token
+        self._strangers = Strangers(
+            listening, token, to_attendant_decoder, "somebody", LEASE_SECONDS
+        )
         self._signals = Signals(in_terminal=True)
         self._wire: Wire[ToAgent] | None = None
         self._joined = False
         self._deadline = monotonic() + wish.join_seconds  # for joining
         self._next_try = 0.0
-        self._attendants: set[int] = set()
+        self._attendants: dict[int, tuple[Role, int] | None] = {}  # of which node, by process id
 
     def run(self) -> int:
         """Until it is dismissed or told to end; the exit status. Raises ConfigError where it is
@@ -99,10 +110,10 @@ class Agent:
         if self._wire is None:
             self._try_to_join()
         goes_on = self._hear_supervisor()
-        self._accept()
+        self._take_in()
         self._reap()
         wires = [] if self._wire is None else [self._wire]
-        ready = poll(wires, _LOOK_SECONDS, self._signals.fileno(), self._listening.fileno())
+        ready = poll(wires, _LOOK_SECONDS, self._signals.fileno(), *self._strangers.filenos())
         if self._signals.fileno() in ready:
             self._signals.heed()
         return goes_on
@@ -126,14 +137,15 @@ class Agent:
             return
         name = f"the supervisor at {where}"
         token = self._wish.ground.token
-        wire = Wire(connection, token, to_agent_decoder, name, True, PATIENCE_SECONDS)
+        wire = Wire(
+            connection, token, to_agent_decoder, name, True, PATIENCE_SECONDS, UNANSWERED_SECONDS
+        )
         wire.send(self._join())
         self._wire = wire
 
     def _join(self) -> Join:
-        address = Address(*self._listening.getsockname()[:2])
         machine = msgspec.msgpack.encode(read_machine())
-        return Join(self._wish.name, __version__, *address, machine)
+        return Join(self._wish.name, __version__, *self._strangers.address, machine)
 
     def _hear_supervisor(self) -> bool:
         """Whether it goes on. Raises ConfigError."""
@@ -172,19 +184,33 @@ class Agent:
 
     # --- nodes --------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, (host, port, *_) = self._listening.accept()
-            except OSError:  # nobody is there, or has left already, or no descriptor is free
-                return
-            with connection:
-                if len(self._attendants) >= MOST_ATTENDANTS:
-                    log.warning("%s:%d is sent away: there are too many already", host, port)
-                    continue
-                self._fork(connection, f"{host}:{port}")
+    def _take_in(self) -> None:
+        """Who has proved itself has an attendant forked; nobody else has."""
+        for wire, said in self._strangers.heard():
+            first, node = said[0], None
+            if len(self._attendants) >= MOST_ATTENDANTS:
+                log.warning("%s is sent away: there are too many already", wire.name)
+            else:
+                if isinstance(first, StartNode):
+                    node = first.role, first.node
+                    self._end_earlier(node)
+                self._fork(wire, said, node)
+            wire.close()
 
-    def _fork(self, connection: socket.socket, peer: str) -> None:
+    def _end_earlier(self, node: tuple[Role, int]) -> None:
+        """Whoever asks for a node has lost those that it was before, which may not have noticed it
+        yet; two at once would need twice the memory."""
+        for pid, attended in self._attendants.items():
+            if attended == node:
+                log.warning("an earlier process of %s node %d is ended: another is wanted", *node)
+                os.kill(pid, signal.SIGKILL)  # and its node with it
+
+    def _fork(
+        self,
+        wire: Wire[ToAttendant],
+        said: Sequence[ToAttendant],
+        node: tuple[Role, int] | None,
+    ) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -194,10 +220,12 @@ class Agent:
             log.warning("no node can be started now: %s", error)
             return
         if pid == 0:
-            self._attend(connection, peer, parent)
-        self._attendants.add(pid)
+            self._attend(wire, said, parent)
+        self._attendants[pid] = node
 
-    def _attend(self, connection: socket.socket, peer: str, parent: int) -> NoReturn:
+    def _attend(
+        self, wire: Wire[ToAttendant], said: Sequence[ToAttendant], parent: int
+    ) -> NoReturn:
         """In the attendant's process; never returns into the agent's code."""
         try:
             die_with(parent)
@@ -205,11 +233,11 @@ class Agent:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self._listening.close()
+            self._strangers.close()
             self._signals.close()
             if self._wire is not None:
                 self._wire.close()
-            run_attendant(connection, peer, self._wish.ground, LEASE_SECONDS)
+            run_attendant(wire, said, self._wish.ground)
         except Exception:  # the process boundary
             log.exception("an attendant failed")
         finally:
@@ -220,7 +248,7 @@ class Agent:
     def _reap(self) -> None:
         for pid in list(self._attendants):
             if os.waitpid(pid, os.WNOHANG)[0]:
-                self._attendants.remove(pid)
+                del self._attendants[pid]
 
     def _end(self) -> None:
         """Nodes end with their attendants."""
@@ -231,7 +259,7 @@ class Agent:
         while self._attendants and monotonic() < deadline:
             self._reap()
             poll([], 0.05)
-        self._listening.close()
+        self._strangers.close()
         self._signals.close()
         if self._wire is not None:
             self._wire.close()

@@ -7,7 +7,6 @@ looks after the node's heartbeat, and ends it when the connection ends or is sil
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,20 +18,17 @@ from megainfer.agent.log_pipe import LogPipe
 from megainfer.agent.probing import serve_probing
 from megainfer.errors import MegaInferError, ModelError, NodeDied, ProtocolError
 from megainfer.hosts.token import m2n_key
-from megainfer.hosts.wire import HANDSHAKE_SECONDS, Wire, await_messages, poll
+from megainfer.hosts.wire import Wire, poll
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import decode_plan
 from megainfer.messages.from_child import Fatal
 from megainfer.messages.hosts import (
-    Echo,
     ForNode,
     LogLines,
     NodeEnded,
-    ProbeLink,
     Refused,
     StartNode,
     ToAttendant,
-    to_attendant_decoder,
 )
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import FrontEndDown, FrontEndUp
@@ -59,19 +55,14 @@ class Ground:
     model: Path | None
 
 
-def run_attendant(connection: socket.socket, peer: str, ground: Ground, lease: float) -> None:
-    """From a connection to the end of the node that it asks for. lease: until it says its own."""
-    wire = Wire(connection, ground.token, to_attendant_decoder, peer, False, lease)
-    try:
-        said = await_messages(wire, HANDSHAKE_SECONDS)
-        if isinstance(said[0], ProbeLink | Echo):
+def run_attendant(wire: Wire[ToAttendant], said: Sequence[ToAttendant], ground: Ground) -> None:
+    """To the end of the node that a connection asks for. said: what it began with."""
+    start = said[0]
+    if not isinstance(start, StartNode):
+        try:
             serve_probing(wire, said, ground.token, ground.address)
-            return
-        start = said[0]
-        if not isinstance(start, StartNode):
-            raise ProtocolError(f"{peer} began with {type(start).__name__}, not StartNode")
-    except MegaInferError as error:
-        log.warning("nobody let in: %s", error)
+        except MegaInferError as error:
+            log.warning("%s", error)
         return
     wire.keep(start.lease)
     try:
@@ -144,12 +135,15 @@ class _Attendant:
         self._tell_said()
         for token in self._doors.taken():
             self._wire.send(token)
+            if self._wire.is_crowded:
+                break  # ZeroMQ keeps the others
         self._tell_logs()
         self._look_after()
-        if not self._doors.pending:
-            child = self._child
-            fds = child.link.fileno(), child.pidfd, self._logs.fileno(), *self._doors.filenos()
+        fds = self._child.link.fileno(), self._child.pidfd, self._logs.fileno()
+        if self._wire.is_crowded:
             poll([self._wire], LOOK_SECONDS, *fds)
+        elif not self._doors.pending:
+            poll([self._wire], LOOK_SECONDS, *fds, *self._doors.filenos())
 
     def _hear(self, message: ToAttendant) -> None:
         match message:
@@ -186,7 +180,8 @@ class _Attendant:
         """Tell how it ended, and what it said last."""
         child = self._child
         self._tell_said()
-        self._tell_logs()
+        for _ in range(2):  # the second time what has no end of line
+            self._tell_logs()
         in_order = child.exit_code == 0
         befell = child.fatal is None or child.given_up is not None
         ended = NodeEnded(None) if in_order else NodeEnded(child.death(), befell)

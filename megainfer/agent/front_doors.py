@@ -1,5 +1,6 @@
 """What an attention node of this host takes for the front ends, which are on another."""
 
+import os
 from collections.abc import Iterator
 
 import zmq
@@ -28,6 +29,7 @@ class FrontDoors:
         if self._context is None:
             self._context = zmq.Context()
         door = self._context.socket(zmq.ROUTER)
+        door.setsockopt(zmq.IPC_FILTER_UID, os.getuid())  # others can read its name in /proc
         door.setsockopt(zmq.SNDHWM, _MOST_WAITING)
         door.setsockopt(zmq.RCVHWM, _MOST_WAITING)
         door.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)

@@ -7,7 +7,12 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from megainfer.commands.host_options import JOIN_SECONDS, TokenFile, parse_address
+from megainfer.commands.host_options import (
+    JOIN_SECONDS,
+    TokenFile,
+    check_seconds,
+    parse_address,
+)
 from megainfer.console.logs import set_up_logs
 from megainfer.errors import ConfigError
 from megainfer.hosts.token import read_token
@@ -67,6 +72,7 @@ def agent(
     set_up_logs(log_level)
     if token_file is None:
         raise ConfigError("--token-file FILE is needed, the same as the supervisor's")
+    check_seconds("--join-timeout", join_timeout)
     where = parse_address(join, "--join")
     ground = Ground(read_token(token_file), host or _own_address(*where), model)
     wish = AgentWish(where, name or socket.gethostname(), port, join_timeout, ground)

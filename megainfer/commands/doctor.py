@@ -5,7 +5,12 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from megainfer.commands.host_options import JOIN_SECONDS, TokenFile, open_reception
+from megainfer.commands.host_options import (
+    JOIN_SECONDS,
+    TokenFile,
+    check_seconds,
+    open_reception,
+)
 from megainfer.console.logs import set_up_logs
 from megainfer.errors import ConfigError
 
@@ -34,6 +39,7 @@ def doctor(
 
     if agents < 2:
         raise ConfigError(f"--agents must be 2 or more, not {agents}: links are between two hosts")
+    check_seconds("--agents-timeout", agents_timeout)
     set_up_logs("warning")
     console = Console(highlight=False)
     reception = open_reception(agents, listen_agents, token_file)

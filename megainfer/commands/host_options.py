@@ -9,14 +9,15 @@ from typer import Option
 
 from megainfer.errors import ConfigError
 from megainfer.hosts.listening import Address
-from megainfer.hosts.reception import LEASE_SECONDS, Reception
+from megainfer.hosts.reception import LEASE_SECONDS, PATIENCE_SECONDS, Reception
 from megainfer.hosts.token import read_token
 from megainfer.launch.hosts.places import parse_place
 from megainfer.messages.message import Role
 
 HOSTS = "Hosts"
-JOIN_SECONDS = 300.0
+JOIN_SECONDS = PATIENCE_SECONDS
 LEAST_LEASE_SECONDS = 2.0
+MOST_SECONDS = 86400.0
 TokenFile = Annotated[
     Path | None,
     Option(
@@ -91,7 +92,10 @@ class HostOptions:
                 f"--agent-lease must be at least {LEAST_LEASE_SECONDS:g} s, not "
                 f"{self.agent_lease:g}: in less a busy host would count as lost"
             )
-        return open_reception(self.agents, self.listen_agents, self.token_file, self.agent_lease)
+        check_seconds("--agent-lease", self.agent_lease)
+        check_seconds("--agents-timeout", self.agents_timeout)
+        waits = self.agent_lease, self.agents_timeout
+        return open_reception(self.agents, self.listen_agents, self.token_file, *waits)
 
     def _check_unused(self) -> None:
         given = {
@@ -105,7 +109,11 @@ class HostOptions:
 
 
 def open_reception(
-    agents: int, listen_agents: str | None, token_file: Path | None, lease: float = LEASE_SECONDS
+    agents: int,
+    listen_agents: str | None,
+    token_file: Path | None,
+    lease: float = LEASE_SECONDS,
+    patience: float = JOIN_SECONDS,
 ) -> Reception:
     """Where so many agents are to join. Raises ConfigError."""
     if listen_agents is None or token_file is None:
@@ -114,7 +122,13 @@ def open_reception(
             "--token-file FILE, by which they prove themselves"
         )
     address = parse_address(listen_agents, "--listen-agents")
-    return Reception.open(address, read_token(token_file), lease)
+    return Reception.open(address, read_token(token_file), lease, patience)
+
+
+def check_seconds(flag: str, seconds: float) -> None:
+    """Of something that waits. Raises ConfigError where that would be no bound."""
+    if not 0 <= seconds <= MOST_SECONDS:
+        raise ConfigError(f"{flag} must be seconds from 0 to {MOST_SECONDS:g}, not {seconds:g}")
 
 
 def parse_address(text: str, flag: str) -> Address:

@@ -38,7 +38,8 @@ from megainfer.launch.machine import read_machine
 from megainfer.launch.plan_text import describe_requests
 from megainfer.launch.station import Station
 from megainfer.messages.to_child import Reload
-from megainfer.model_folder.resolve import served_name
+from megainfer.model_folder.prepare import prepare
+from megainfer.model_folder.resolve import ModelSource, served_name
 from megainfer.sharing.budgets import Budgets
 from megainfer.supervise.supervisor import Supervisor
 
@@ -144,6 +145,8 @@ def _serve(
     began = monotonic()
     sockets = reserve(host, port, options.api_servers)  # before a model is fetched for long
     machine, reception = read_machine(), hosts.reception()
+    if reception is not None and not dry_run:  # no agent that has joined would wait for so long
+        prepare(ModelSource(config.model, config.revision))
     gathering = monotonic()
     site = None if reception is None else _gather(reception, hosts, console)
     waited = monotonic() - gathering

@@ -4,11 +4,12 @@ No threads and nothing that blocks: the supervisor polls `filenos` and calls `at
 """
 
 import logging
+import re
 import select
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from megainfer import __version__
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.hosts.listening import Address, listen
+from megainfer.hosts.strangers import Strangers
 from megainfer.hosts.wire import Wire
 from megainfer.launch.hosts.places import Host
 from megainfer.launch.machine import Machine
@@ -31,9 +33,11 @@ from megainfer.messages.hosts import (
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 5.0
+PATIENCE_SECONDS = 300.0
 AWAY_SECONDS = 2.0
 """An agent that was silent for so long is given no new node, though it isn't lost yet."""
-_MOST_STRANGERS = 64
+_NAME = re.compile(r"[\w.-]{1,64}")
+"""It goes before each line that a node there logs."""
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 1.0
 
@@ -49,41 +53,55 @@ class _Agent:
 
 class Reception:
     """Of one instance. token: what agents have to prove that they have. lease: seconds of silence
-    after which one counts as lost, and its nodes with it."""
+    after which one counts as lost, and its nodes with it. patience: seconds for which a start waits
+    for one that is lost."""
 
-    def __init__(self, listening: socket.socket, token: bytes, lease: float) -> None:
-        self._listening = listening
+    def __init__(
+        self, strangers: Strangers[FromAgent], token: bytes, lease: float, patience: float
+    ) -> None:
+        self._strangers = strangers
         self.token = token
         self.lease = lease
-        self._strangers: list[AgentWire] = []
+        self._patience = patience
         self._agents: dict[str, _Agent] = {}
-        self._lost: dict[str, str] = {}  # why those were that aren't back
+        self._lost: dict[str, tuple[float, str]] = {}  # when and why, of those that aren't back
 
     @classmethod
-    def open(cls, address: Address, token: bytes, lease: float = LEASE_SECONDS) -> "Reception":
+    def open(
+        cls,
+        address: Address,
+        token: bytes,
+        lease: float = LEASE_SECONDS,
+        patience: float = PATIENCE_SECONDS,
+    ) -> "Reception":
         """Raises ConfigError where nobody can listen there."""
-        return cls(listen(address, "--listen-agents"), token, lease)
+        listening = listen(address, "--listen-agents")
+        strangers = Strangers(listening, token, from_agent_decoder, "an agent", lease)
+        return cls(strangers, token, lease, patience)
 
     @property
     def address(self) -> Address:
-        return Address(*self._listening.getsockname()[:2])
+        return self._strangers.address
 
     def filenos(self) -> list[int]:
         """To be polled for reading."""
-        wires = [*self._strangers, *(agent.wire for agent in self._agents.values())]
-        return [self._listening.fileno(), *(wire.fileno() for wire in wires)]
+        agents = (agent.wire.fileno() for agent in self._agents.values())
+        return [*self._strangers.filenos(), *agents]
 
     def attend(self) -> None:
         """Let in who came, hear everybody, and notice who is lost; never blocks."""
-        self._accept()
-        for wire in list(self._strangers):
-            self._hear_stranger(wire)
+        for wire, (first, *_) in self._strangers.heard():
+            if isinstance(first, Join):
+                self._join(wire, first)
+            else:
+                log.warning("%s began with %s, not Join", wire.name, type(first).__name__)
+                wire.close()
         for name, agent in list(self._agents.items()):
             try:
                 agent.wire.pump()
             except MegaInferError as error:
                 log.warning("host %s is lost: %s", name, error)
-                self._lost[name] = str(error)
+                self._lost[name] = monotonic(), str(error)
                 agent.wire.close()
                 del self._agents[name]
 
@@ -119,6 +137,15 @@ class Reception:
         agent = self._agents.get(name)
         return agent is not None and agent.wire.silence < AWAY_SECONDS
 
+    def check_back(self, name: str) -> None:
+        """Raises NodeDied where this host has been lost for longer than a start waits."""
+        since, why = self._lost.get(name, (inf, ""))
+        if monotonic() - since > self._patience:
+            raise NodeDied(
+                f"host {name} is lost ({why}) and not back within {self._patience:g} s; start its "
+                "agent again, or use a larger --agents-timeout"
+            )
+
     def listens_at(self, name: str) -> Address:
         """Where the agent of a host that is there takes nodes."""
         return self._agents[name].listens_at
@@ -136,41 +163,10 @@ class Reception:
 
     def close(self) -> None:
         """In a child: hold nothing of it."""
-        self._listening.close()
-        for wire in (*self._strangers, *(agent.wire for agent in self._agents.values())):
-            wire.close()
-        self._strangers, self._agents = [], {}
-
-    def _accept(self) -> None:
-        """The oldest of too many strangers makes room."""
-        while True:
-            try:
-                connection, (host, port, *_) = self._listening.accept()
-            except OSError:  # nobody is there, or has left already, or no descriptor is free
-                return
-            if len(self._strangers) >= _MOST_STRANGERS:
-                self._send_away(self._strangers[0], "there are too many who say nothing")
-            name = f"an agent at {host}:{port}"
-            self._strangers.append(
-                Wire(connection, self.token, from_agent_decoder, name, False, self.lease)
-            )
-
-    def _hear_stranger(self, wire: AgentWire) -> None:
-        try:
-            said = wire.pump()
-        except MegaInferError as error:
-            self._send_away(wire, str(error))
-            return
-        for message in said:
-            if isinstance(message, Join):
-                self._strangers.remove(wire)
-                self._join(wire, message)
-                return
-
-    def _send_away(self, wire: AgentWire, reason: str) -> None:
-        log.warning("nobody joined: %s", reason)
-        wire.close()
-        self._strangers.remove(wire)
+        self._strangers.close()
+        for agent in self._agents.values():
+            agent.wire.close()
+        self._agents = {}
 
     def _join(self, wire: AgentWire, join: Join) -> None:
         reason, machine = self._why_not(join), None
@@ -180,7 +176,7 @@ class Reception:
             except msgspec.MsgspecError as error:
                 reason = f"its machine can't be read: {error}"
         if machine is None:
-            log.warning("refused host %s (%s): %s", join.name, wire.name, reason)
+            log.warning("refused host %.80r (%s): %s", join.name, wire.name, reason)
             with suppress(NodeDied):
                 wire.send(Refused(reason or ""))
             wire.close()
@@ -196,6 +192,8 @@ class Reception:
             wire.send(Joined())
 
     def _why_not(self, join: Join) -> str | None:
+        if _NAME.fullmatch(join.name) is None:
+            return f"--name is of letters, digits and ._- (64 at most), not {join.name!r:.80}"
         if join.version != __version__:
             return f"it runs MegaInfer {join.version}, and the supervisor {__version__}"
         if self.is_there(join.name):

@@ -27,6 +27,10 @@ class RemoteNodes:
         """Whether its host is there."""
         return self.reception.is_there(self._places.of(role, node))
 
+    def check_host(self, role: Role, node: int) -> None:
+        """Raises NodeDied where its host has been lost for longer than a start waits."""
+        self.reception.check_back(self._places.of(role, node))
+
     def main_of(
         self,
         role: Role,

@@ -86,7 +86,9 @@ class _StandIn:
                     return
                 self._pass_on(message)
             self._hear_supervisor()
-            if not any(link.pending() for link in self._front_ends.values()):
+            if self._wire.is_crowded:
+                poll([self._wire], _LOOK_SECONDS, self._link.fileno())
+            elif not any(link.pending() for link in self._front_ends.values()):
                 fronts = [link.fileno() for link in self._front_ends.values()]
                 poll([self._wire], _LOOK_SECONDS, self._link.fileno(), *fronts)
 
@@ -119,8 +121,9 @@ class _StandIn:
             case ForFrontEnd():
                 self._tell_front_end(message)
             case LogLines(lines=lines):
-                for line in lines:
-                    print(f"{self._there.host} {self._name} | {line}", flush=True)
+                with suppress(OSError):  # nobody reads what is printed: no node dies of that
+                    for line in lines:
+                        print(f"{self._there.host} {self._name} | {line}", flush=True)
             case Fatal():
                 pass  # NodeEnded says it again
             case Stats():
@@ -184,6 +187,8 @@ class _StandIn:
         for (server, incarnation), link in list(self._front_ends.items()):
             for data in link.receive_bytes():
                 self._wire.send(ForNode(server, incarnation, data))
+                if self._wire.is_crowded:
+                    break  # ZeroMQ keeps the others, and holds up who sends too many
             if link.is_lost():
                 self._check_lost(server, incarnation)
 

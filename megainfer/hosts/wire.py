@@ -8,6 +8,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -21,9 +22,10 @@ from megainfer.messages.message import Message, encode
 PULSE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 5.0
 """In which the other has to prove itself."""
-UNANSWERED_SECONDS = 5.0
 MOST_WAITING_BYTES = 256 * 2**20
 """What may wait for one that reads slowly, before it counts as hung."""
+CROWDED_BYTES = 32 * 2**20
+"""Beyond so much that waits, nothing more should be taken from others that can wait."""
 _PIECE_BYTES = 1 << 18
 
 Incoming = TypeVar("Incoming")
@@ -33,9 +35,9 @@ class Wire(Generic[Incoming]):
     """One end of a connected TCP socket, which is this one's to close from now on.
 
     name: what to call the other in errors. calls: whether it is this side that has connected.
-    lease: seconds of silence after which the other counts as lost. The kernel gives up bytes that
-    no other kernel has acknowledged after as long, and after UNANSWERED_SECONDS at most: then it is
-    the network that is gone, and to connect anew finds out sooner when it is back.
+    lease: seconds of silence after which the other counts as lost. unanswered: seconds after which
+    the kernel gives up bytes that no other kernel has acknowledged; the lease where it is shorter,
+    or nothing is said. For who connects anew: it finds out sooner when the network is back.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Wire(Generic[Incoming]):
         name: str,
         calls: bool,
         lease: float,
+        unanswered: float = inf,
     ) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -56,12 +59,13 @@ class Wire(Generic[Incoming]):
         self._waiting: deque[bytes] = deque()  # until both have proved themselves
         self._since = self._heard_at = monotonic()
         self._said_at = 0.0
+        self._unanswered = unanswered
         self.keep(lease)
 
     def keep(self, lease: float) -> None:
         """From now on for so many seconds of silence."""
         self.lease = lease
-        timeout = int(min(lease, UNANSWERED_SECONDS) * 1000)
+        timeout = int(min(lease, self._unanswered) * 1000)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
 
     def fileno(self) -> int:
@@ -85,6 +89,11 @@ class Wire(Generic[Incoming]):
     def pending(self) -> bool:
         """Whether something is still to be sent."""
         return bool(self._session.outgoing or self._waiting)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more waits than should."""
+        return len(self._session.outgoing) > CROWDED_BYTES
 
     def send(self, message: Message) -> None:
         """Never blocks. Raises NodeDied where the other is gone, or reads nothing."""

@@ -76,6 +76,12 @@ class Staffing:
             return True
         return self._remote.can_start(*node)
 
+    def check_hosts(self) -> None:
+        """Raises NodeDied where one of a wanted node is lost for longer than a start waits."""
+        if self._remote is not None:
+            for role, node in self._assembly.wanted:
+                self._remote.check_host(role, node)
+
     def dismiss_the_unneeded(self) -> None:
         """Have nodes end that nobody needs any more."""
         kept = {*self._assembly.needed, *self._assembly.members()}

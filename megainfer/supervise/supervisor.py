@@ -172,6 +172,7 @@ class Supervisor:
         deadline = None if timeout is None else monotonic() + timeout
         while not reached():
             self._turn()
+            self._staffing.check_hosts()  # else nobody would end the wait for one that is gone
             if deadline is not None and monotonic() > deadline:
                 raise NodeDied(f"the API server did not answer within {timeout:g} s")
 
@@ -353,12 +354,14 @@ class Supervisor:
         if self._would_do_so_again(child):
             raise NodeDied(obituary)
         self._recoveries.died(node, cause)
-        pause = self._restarts.died(node, monotonic())
+        # A host's loss is no failure of its nodes, which wait for it: they aren't given up for it.
+        away = not self._staffing.can_start(node)
+        pause = 0.0 if away else self._restarts.died(node, monotonic())
         if pause is None and self._assembly.can_do_without(node):
             self._assembly.refuse(f"{obituary}, as often as it was started")
             self._part(node)
             return
-        if pause is None or not self._may_still_start(node):
+        if pause is None or not (away or self._may_still_start(node)):
             again, window = self._recoveries.restarts[node] - 1, self._restarts.window
             raise NodeDied(f"{obituary}; it was started again {again} times within {window:g} s")
         logger.warning("%s; it is started again", obituary)

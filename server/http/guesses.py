@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
 
-from server.http.seldom import Seldom
+from megainfer.instruments.seldom import Seldom
 
 FREE = 10
 """Wrong keys of an address that are answered at once, and again so many after FORGET_SECONDS."""

@@ -13,10 +13,10 @@ import pytest
 import trustme
 
 from megainfer.frontend.serving_options import ServingOptions
+from megainfer.instruments.seldom import Seldom
 from server.http.client import address_of, client_of
 from server.http.connections.connection_limits import ConnectionLimits
 from server.http.guesses import FORGET_SECONDS, FREE, Guesses
-from server.http.seldom import Seldom
 from tests.support.scripted_server import WAIT_SECONDS, RunningServer
 
 KEYS = ServingOptions(api_keys=("a-users-key",), admin_keys=("the-admins-key",))

@@ -1,12 +1,17 @@
 """The options of several hosts, and the token's file: what is refused, by name."""
 
+from math import inf, nan
 from pathlib import Path
 
 import pytest
 
+from megainfer.commands import serve
 from megainfer.commands.host_options import HostOptions, parse_address
-from megainfer.errors import ConfigError
+from megainfer.config import EngineConfig
+from megainfer.errors import ConfigError, NodeDied
+from megainfer.frontend.serving_options import ServingOptions
 from megainfer.hosts.token import m2n_key, read_token
+from megainfer.model_folder.resolve import ModelSource
 
 TOKEN = "0123456789abcdef" * 4
 
@@ -43,6 +48,19 @@ def test_each_instance_has_a_key_of_its_own_for_m2n() -> None:
     assert m2n_key(b"one", "a") == m2n_key(b"one", "a")
 
 
+def test_a_model_is_fetched_before_agents_join(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They would count a supervisor as lost that says nothing while it fetches."""
+    fetched: list[ModelSource] = []
+    monkeypatch.setattr(serve, "prepare", fetched.append)
+    wish, options = EngineConfig("somebody/model"), ServingOptions()
+    hosts = HostOptions(1, "127.0.0.1:0", write(tmp_path / "token"), agents_timeout=0.0)
+    with pytest.raises(NodeDied, match="0 of 1 agents joined"):
+        serve._serve(wish, options, hosts, "127.0.0.1", 0, False, reread=pytest.fail)
+    assert fetched == [ModelSource("somebody/model", wish.revision)]
+
+
 @pytest.mark.parametrize("text", ["10.0.0.1", ":7300", "10.0.0.1:", "[::1:7300", "a:99999"])
 def test_an_address_without_a_host_or_a_port_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--join must be such as"):
@@ -69,6 +87,8 @@ def test_agents_need_a_place_to_join_and_a_token(tmp_path: Path) -> None:
         (HostOptions(place=["expert.0=left"]), "--place is for nodes on other hosts"),
         (HostOptions(agents=-1), "--agents must be 0 or more, not -1"),
         (HostOptions(agents=1, agent_lease=1.0), "--agent-lease must be at least 2 s, not 1"),
+        (HostOptions(agents=1, agent_lease=inf), "--agent-lease must be seconds from 0 to 86400"),
+        (HostOptions(agents=1, agents_timeout=nan), "--agents-timeout must be seconds from 0"),
         (HostOptions(agents=1, place=["expert0"]), "--place must be such as"),
     ],
 )

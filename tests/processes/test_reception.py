@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from math import inf
 from time import monotonic
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 
 import megainfer
 from megainfer.errors import ConfigError, MegaInferError, NodeDied, ProtocolError
+from megainfer.hosts import strangers
 from megainfer.hosts import wire as wire_module
 from megainfer.hosts.listening import Address, listen
 from megainfer.hosts.reception import Reception
@@ -95,7 +97,7 @@ def test_who_has_another_token_is_refused_logged_and_told(
     wire = call(reception, callers, OTHER)
     with pytest.raises(ProtocolError, match="it refuses this token"):
         answer(reception, wire)
-    assert "nobody joined: an agent at 127.0.0.1" in caplog.text
+    assert "nobody let in: an agent at 127.0.0.1" in caplog.text
     assert "has not proved that it has this token" in caplog.text
     with pytest.raises(NodeDied, match=r"0 of 1 agents joined 127\.0\.0\.1:\d+ within 0 s"):
         reception.gather(1, 0.0, lambda text: None)
@@ -150,6 +152,73 @@ def test_strangers_who_say_nothing_are_sent_away(
     assert len(reception.filenos()) == 1
 
 
+def test_a_flood_of_strangers_holds_nothing_up(
+    reception: Reception, callers: list[Wire[ToAgent]]
+) -> None:
+    """One turn hears so many, and who has the token comes in among them."""
+    flood = [socket.create_connection(reception.address, timeout=SECONDS) for _ in range(100)]
+    try:
+        reception.attend()
+        assert len(reception.filenos()) == 1 + strangers.AT_ONCE
+        for _ in range(10):
+            reception.attend()
+            assert len(reception.filenos()) <= 1 + strangers.MOST
+        wire = call(reception, callers)
+        join(wire, "left")
+        assert answer(reception, wire) == Joined()
+    finally:
+        for connection in flood:
+            connection.close()
+
+
+@pytest.mark.parametrize("name", ["", "left\nWARNING all is well", "x" * 65, "\x1b[2J", "[red]"])
+def test_a_name_that_would_spoil_the_log_is_refused(
+    reception: Reception, callers: list[Wire[ToAgent]], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    wire = call(reception, callers)
+    join(wire, name)
+    said = answer(reception, wire)
+    assert isinstance(said, Refused)
+    assert "--name is of letters, digits and ._-" in said.reason
+    assert "\nWARNING" not in caplog.text
+    assert "\x1b" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lease", "unanswered", "expected"), [(60, inf, 60), (60, 5, 5), (3, 5, 3)]
+)
+def test_the_kernel_is_as_patient_as_the_lease(
+    lease: float, unanswered: float, expected: float
+) -> None:
+    """Else a network that is gone for less than the lease would end nodes all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        connection = socket.create_connection(listening.getsockname())
+        wire = Wire(connection, TOKEN, to_agent_decoder, "x", True, lease, unanswered)
+        milliseconds = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert milliseconds == expected * 1000
+        wire.close()
+
+
+def test_a_host_that_stays_away_ends_a_start(
+    callers: list[Wire[ToAgent]], caplog: pytest.LogCaptureFixture
+) -> None:
+    reception = Reception.open(LOOPBACK, TOKEN, LEASE, patience=0.1)
+    wire = call(reception, callers)
+    join(wire, "left")
+    assert answer(reception, wire) == Joined()
+    reception.check_back("left")
+    wire.close()
+    until(reception, lambda: "host left is lost" in caplog.text)
+    poll([], 0.2)
+    with pytest.raises(NodeDied, match=r"host left is lost \(.*\) and not back within 0.1 s"):
+        reception.check_back("left")
+    again = call(reception, callers)
+    join(again, "left")
+    assert answer(reception, again) == Joined()
+    reception.check_back("left")
+    reception.close()
+
+
 def test_a_machine_that_can_not_be_read_is_refused(
     reception: Reception, callers: list[Wire[ToAgent]]
 ) -> None:
@@ -183,5 +252,6 @@ def test_a_message_that_nobody_reads_is_no_endless_wait(
 
 
 @pytest.fixture(autouse=True)
-def _all_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def _all_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(strangers.log, "filters", [])

@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from megainfer.frontend.node_socket import new_endpoint
+from megainfer.hosts import wire as wire_module
 from megainfer.hosts.listening import Address, listen
 from megainfer.hosts.stand_in import There, run_stand_in
 from megainfer.hosts.wire import Wire, poll
@@ -24,6 +25,7 @@ from megainfer.messages.hosts import (
     ForNode,
     LogLines,
     NodeEnded,
+    Pulse,
     Refused,
     StartNode,
     ToAttendant,
@@ -36,6 +38,7 @@ from megainfer.messages.weights import OF_FOLDER
 
 TOKEN, LEASE, SECONDS = b"a token that is long enough to be one", 2.0, 10.0
 NODE, INCARNATION = 3, 5
+REQUESTS = 24  # of a MiB: more than two kernels hold
 
 
 @dataclass
@@ -112,6 +115,28 @@ def test_a_front_end_finds_the_node_as_if_it_were_here(between: Between) -> None
         assert between.heard() == [ForNode(0, 1, b"a request")]
         between.supervisor.send(FrontEndDown(0, 1))
         assert between.heard() == [FrontEndDown(0, 1)]
+
+
+def test_requests_that_come_faster_than_the_network_takes_them_wait(
+    between: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire_module, "CROWDED_BYTES", 2**20)
+    monkeypatch.setattr(wire_module, "MOST_WAITING_BYTES", 2**22)
+    monkeypatch.setattr(between.attendant, "lease", 60.0)
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as front_end:
+        front_end.setsockopt(zmq.LINGER, 0)
+        front_end.setsockopt(zmq.RCVTIMEO, int(SECONDS * 1000))
+        front_end.bind(between.endpoint)
+        between.supervisor.send(FrontEndUp(0, 1))
+        assert between.heard() == [FrontEndUp(0, 1)]
+        between.attendant.send(ForFrontEnd(0, 1, b"it is there"))
+        identity, _ = front_end.recv_multipart()
+        for number in range(REQUESTS):
+            front_end.send_multipart([identity, bytes([number]) * 2**20])
+            between.attendant.send(Pulse())  # it lives, and reads nothing
+        assert between.supervisor.receive(LEASE / 4) is None, "it has not died of it"
+        heard = [said.data[0] for said in between.heard(REQUESTS) if isinstance(said, ForNode)]
+        assert heard == list(range(REQUESTS))
 
 
 def test_the_node_hears_of_a_front_end_only_once_that_can_be_reached(between: Between) -> None:

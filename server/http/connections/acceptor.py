@@ -12,10 +12,10 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 
+from megainfer.instruments.seldom import Seldom
 from server.http.client import address_of
 from server.http.connections.bounded_connection import BoundedConnection
 from server.http.connections.connection_limits import OTHER_FILES, ConnectionLimits
-from server.http.seldom import Seldom
 
 AT_ONCE = 32
 """Connections that are taken before others have their turn."""
