@@ -89,32 +89,34 @@ void pack_vnni_nibble_rows(const float* const* rows, int count, int64_t k, uint3
   }
 }
 
-// sums [rows, panel_width] of one group, whose rows begin at `packed`. On its own, and through
-// memory at its end, as `dot_block`.
+// What one group adds to out [rows, panel_width]; `first`: what it is. x: the packed rows from the
+// group on. On its own, as `dot_block`.
 template <class Format, int rows>
-__attribute__((noinline)) void dot_group(const uint32_t* header, int number, const uint32_t* words,
-                                         int64_t count, const uint32_t* packed, int32_t* out) {
+__attribute__((noinline)) void add_group(const uint32_t* header, int number, const uint32_t* words,
+                                         int64_t count, const uint32_t* x, bool first, float* out) {
   using Codes = Unsigned<Format>;
+  const auto* row_scales = reinterpret_cast<const float*>(x);
   const Vec::I low = Vec::set1i(0x0f0f0f0f);
   const typename Codes::Start left_start(header, number);
   const typename Codes::Start right_start(header + Vec::width, number);
   Vec::I sums[rows][2];
+  x += rows;
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
-    sums[m][0] = left_start.sums(static_cast<int32_t>(packed[m]));
-    sums[m][1] = right_start.sums(static_cast<int32_t>(packed[m]));
+    sums[m][0] = left_start.sums(static_cast<int32_t>(x[m]));
+    sums[m][1] = right_start.sums(static_cast<int32_t>(x[m]));
   }
   for (; count > 0; --count) {
     prefetch_weights(words);
     Vec::I left = Vec::loadi(words), right = Vec::loadi(words + Vec::width);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      packed += rows;
+      x += rows;
       const Vec::I left_bytes = Codes::bytes(Vec::bit_and(left, low));
       const Vec::I right_bytes = Codes::bytes(Vec::bit_and(right, low));
 #pragma GCC unroll 16
       for (int m = 0; m < rows; ++m) {
-        const Vec::I value = Vec::set1i(static_cast<int32_t>(packed[m]));
+        const Vec::I value = Vec::set1i(static_cast<int32_t>(x[m]));
         sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], left_bytes, value);
         sums[m][1] = _mm512_dpbusd_epi32(sums[m][1], right_bytes, value);
       }
@@ -123,10 +125,13 @@ __attribute__((noinline)) void dot_group(const uint32_t* header, int number, con
     }
     words += panel_width;
   }
+  const typename Format::Scales left(header, number), right(header + Vec::width, number);
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
-    _mm512_storeu_si512(out + m * panel_width, sums[m][0]);
-    _mm512_storeu_si512(out + m * panel_width + Vec::width, sums[m][1]);
+    const Vec::F scale = Vec::set1(row_scales[m]);
+    float* own = out + m * panel_width;
+    add_block(Vec::to_float(sums[m][0]), Vec::mul(left.scale, scale), first, own);
+    add_block(Vec::to_float(sums[m][1]), Vec::mul(right.scale, scale), first, own + Vec::width);
   }
 }
 
@@ -134,21 +139,10 @@ template <class Format>
 struct VnniNibbleKernel {
   template <int rows>
   static void run(const void* panel, const uint32_t* packed, int64_t k, float* out) {
-    alignas(64) int32_t sums[rows * panel_width];
     const auto visit = [&](const uint32_t* header, int number, const uint32_t* words,
                            int64_t count, bool first) {
-      const auto* row_scales = reinterpret_cast<const float*>(packed);
-      dot_group<Format, rows>(header, number, words, count, packed + rows, sums);
+      add_group<Format, rows>(header, number, words, count, packed, first, out);
       packed += (2 + 2 * count) * rows;
-      const typename Format::Scales left(header, number), right(header + Vec::width, number);
-      for (int m = 0; m < rows; ++m) {
-        const Vec::F scale = Vec::set1(row_scales[m]);
-        const int32_t* own = sums + m * panel_width;
-        float* left_out = out + m * panel_width;
-        add_block(Vec::to_float(Vec::loadi(own)), Vec::mul(left.scale, scale), first, left_out);
-        add_block(Vec::to_float(Vec::loadi(own + Vec::width)), Vec::mul(right.scale, scale), first,
-                  left_out + Vec::width);
-      }
     };
     for_groups<Format>(static_cast<const uint32_t*>(panel), k, visit);
   }
