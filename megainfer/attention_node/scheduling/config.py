@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from megainfer.errors import ConfigError, RequestError
 from megainfer.messages.requests import Submit
 
-FAIR_PROMPT_ROWS_ON_CPUS = 32
-"""Arithmetic bounds their kernels from about 8 rows on, and 8 sequences are few."""
+FAIR_PROMPT_ROWS_ON_CPUS = 24
+"""Arithmetic bounds their kernels from about 8 rows on. Beside 32 of another client 8 sequences had
+less than half of their pace, beside 24 more (`benchmarks/attacks.py`, of scored prompts)."""
 FAIR_PROMPT_ROWS_ON_GPUS = 256
 """What a GPU multiplies in about the time in which it reads the weights: FLOP/s over bytes/s."""
 
