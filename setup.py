@@ -7,6 +7,7 @@ from setuptools import Extension, setup
 SHARED = "megainfer/native"
 KERNELS = "megainfer/compute/cpu"
 M2N = "megainfer/m2n"
+RANKS = "megainfer/ranks"
 
 
 def library(folder: str) -> Extension:
@@ -38,4 +39,4 @@ def library(folder: str) -> Extension:
     )
 
 
-setup(ext_modules=[library(KERNELS), library(M2N)])
+setup(ext_modules=[library(KERNELS), library(M2N), library(RANKS)])

@@ -52,6 +52,14 @@ class EngineOptions:
         int,
         Option(rich_help_panel=NODES, help="Expert nodes: each has a GPU, or is a CPU process."),
     ] = DEFAULT.ffn_gpus
+    ffn_tp: Annotated[
+        int,
+        Option(
+            rich_help_panel=NODES,
+            help="Tensor parallelism: ranks of each expert node, each a CPU process with a part of "
+            "every expert of the node.",
+        ),
+    ] = DEFAULT.ffn_tp
     device: Annotated[
         str,
         Option(

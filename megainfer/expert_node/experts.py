@@ -1,4 +1,8 @@
-"""The expert node's share of a model: the routed experts of every MoE layer that live here."""
+"""The expert node's share of a model: the routed experts of every MoE layer that live here.
+
+With tensor parallelism a rank has a part of each of these experts, all have the same ones, and what
+they compute is the sum over all ranks.
+"""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -12,11 +16,12 @@ from megainfer.compute.chain import CountedExperts
 from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.errors import ConfigError
 from megainfer.expert_node.loading import load_experts_into
+from megainfer.expert_node.other_ranks import OtherRanks
 from megainfer.expert_node.tally import PerExpert, Tally
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
-from megainfer.topology import EMPTY, Placement
+from megainfer.topology import EMPTY, WHOLE, Placement, Shard
 
 Place = tuple[int, int]
 """A layer, and the global id of one of its experts."""
@@ -24,6 +29,9 @@ Place = tuple[int, int]
 
 class ExpertModel:
     """Weights of one node's experts, and their computation for whatever rows arrive.
+
+    shard: whose part of each expert it has. others: the ranks with the other parts, whose results
+    `forward` adds; None of a rank whose own are added by another.
 
     What each slot holds changes with the placement that it enters; what is new by it must have been
     taken in before. All of it changes with the weights (`renewed`). Beside that its only state is a
@@ -39,9 +47,13 @@ class ExpertModel:
         placement: Placement,
         node: int,
         backend: Backend,
+        shard: Shard = WHOLE,
+        others: OtherRanks | None = None,
     ) -> None:
         self.spec = spec
         self.node = node
+        self.shard = shard
+        self._others = others
         self._backend = backend
         self.held = placement.slots_of(node)  # by layer, what each slot holds
         self._layers = self._loaded(reader, placement)
@@ -52,10 +64,10 @@ class ExpertModel:
     def _loaded(self, reader: WeightReader, placement: Placement) -> dict[int, LayerExperts]:
         """By layer, with a kernel of their own, so that their memory goes with them."""
         spec, held = self.spec, placement.slots_of(self.node)
-        new_layer = self._backend.experts(_shape_of(spec))
+        new_layer = self._backend.experts(_shape_of(spec, self.shard))
         layers = {n: new_layer(len(placement.experts_of(self.node, n))) for n in spec.moe_layers}
         for layer, experts in layers.items():
-            load_experts_into(experts, FfnSources(spec, layer), reader, held[layer])
+            load_experts_into(experts, FfnSources(spec, layer), reader, held[layer], self.shard)
         return layers
 
     def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
@@ -142,9 +154,12 @@ class ExpertModel:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
 
         outs: one [R, D] a dispatch, in the same order; they are overwritten with the rows'
-        outputs, weighted and summed over this node's experts.
+        outputs, weighted and summed over this node's experts. Raises NodeDied where another rank
+        doesn't answer.
         """
         self.count()
+        if self._others is not None:
+            self._others.begin(layer, dispatches)
         counts = self._layers[layer].forward(
             [dispatch.hidden for dispatch in dispatches],
             [dispatch.local_ids for dispatch in dispatches],
@@ -153,6 +168,8 @@ class ExpertModel:
             [dispatch.count for dispatch in dispatches],
         )
         self._uncounted = layer, counts
+        if self._others is not None:
+            self._others.add_to(outs)
 
     def count(self) -> None:
         """Count what the last `forward` computed, unless that is done: by whoever has time for it,
@@ -185,11 +202,11 @@ class ExpertModel:
         }
 
 
-def _shape_of(spec: ModelSpec) -> ExpertsShape:
+def _shape_of(spec: ModelSpec, shard: Shard) -> ExpertsShape:
     return ExpertsShape(
         spec.num_experts,  # as many as there can ever be here
         spec.hidden_size,
-        spec.expert.intermediate,
+        spec.expert.intermediate // shard.ranks,
         spec.top_k,
         spec.expert.activation,
         spec.expert.bias,

@@ -29,13 +29,16 @@ from megainfer.launch.fit import (
 )
 from megainfer.launch.gpu_memory import GpuNeeds, check_gpus_fit, fitting_gpu_blocks
 from megainfer.launch.machine import Machine
+from megainfer.launch.rank_checks import check_ranks
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road, road_on_a_host
 from megainfer.memory import Ledger, attention_node, expert_node
+from megainfer.messages.message import Role
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
 from megainfer.planner.profiles import profile_rows
+from megainfer.ranks.layout import RowsLayout
 from megainfer.sharing.budgets import BudgetOptions, Budgets
 from megainfer.topology import (
     CoreAssignment,
@@ -52,7 +55,7 @@ SPIN_SECONDS = 1e-3
 class Plan:
     """A resolved deployment; every process of it works from the same one.
 
-    cores: one assignment a process, attention nodes first, then expert nodes; a single one when
+    cores: one assignment a node, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
     keeps this instance's sockets apart from any other's. m2n_key: a secret, by which its nodes know
     each other over a network. kernels: of attention nodes, beside those of expert nodes.
@@ -123,16 +126,45 @@ class Plan:
         """One that joins later shares another's."""
         return self.cores[0 if self.config.colocated else node % len(self.cores)]
 
-    def cores_of_expert(self, node: int) -> CoreAssignment:
-        """As `cores_of_attention`."""
+    def cores_of_expert(self, node: int, rank: int = 0) -> CoreAssignment:
+        """As `cores_of_attention`; the ranks of a node share what it has."""
         if self.config.colocated:
             return self.cores[0]
-        return self.cores[(self.num_attention + node) % len(self.cores)]
+        own = self.cores[(self.num_attention + node) % len(self.cores)]
+        return own.shared_by(self.config.ffn_tp)[rank]
+
+    def ranks(self, role: Role) -> int:
+        """Processes of each node of this role."""
+        return self.config.ffn_tp if role is Role.EXPERT else 1
+
+    @property
+    def process_cores(self) -> tuple[CoreAssignment, ...]:
+        """Of each process to begin with: of attention nodes, then of the ranks of expert nodes; a
+        single one when colocated."""
+        if self.config.colocated:
+            return self.cores
+        attention = (self.cores_of_attention(node) for node in range(self.num_attention))
+        experts = (
+            self.cores_of_expert(node, rank)
+            for node in range(self.num_expert)
+            for rank in range(self.config.ffn_tp)
+        )
+        return (*attention, *experts)
 
     @property
     def spin_seconds(self) -> float:
-        """How long a waiting node may keep its core busy: not where others would need it."""
-        return SPIN_SECONDS if have_own_cores(self.cores) else 0.0
+        """How long a waiting process may keep its core busy: not where others would need it."""
+        return SPIN_SECONDS if have_own_cores(self.process_cores) else 0.0
+
+    @property
+    def rows_layout(self) -> RowsLayout:
+        """What the ranks of an expert node share: all rows that it may be sent at a time."""
+        rows = self.most_attention * self.config.max_num_batched_tokens
+        return self._rows_layout(rows)
+
+    def _rows_layout(self, rows: int) -> RowsLayout:
+        spec = self.spec
+        return RowsLayout(self.config.ffn_tp, rows, spec.hidden_size, spec.top_k, self.dtype)
 
     @property
     def profiled_rows(self) -> list[int]:
@@ -206,9 +238,19 @@ class Plan:
         """As `attention_ledger`."""
         moving = experts_on_the_move(self.config)
         own = expert_node(self.spec, self.precision, self.placement.num_slots(node), moving)
+        own += self._shared_by_ranks
         if not self.devices.experts or self.config.colocated:
             return own
         return own + self._gpu_needs.experts()
+
+    @property
+    def _shared_by_ranks(self) -> Ledger:
+        """Of one expert node: what its ranks share, as far as rows of the nodes to begin with take
+        memory there."""
+        if self.config.ffn_tp == 1:
+            return Ledger()
+        rows = self.num_attention * self.config.max_num_batched_tokens
+        return Ledger((("shared by ranks", self._rows_layout(rows).total_bytes),))
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes on the CPU together take of memory, beside M2N's slots."""
@@ -277,6 +319,7 @@ def make_plan(
     kernels = choose_kernels(config, devices)
     precision = choose_precision(config, spec, machine, devices)
     check_precision(kernels, precision)
+    check_ranks(config, spec, devices)
     cores = choose_cores(config, kernels, devices, machine.cores)
     plan = Plan(
         config=config,
@@ -299,7 +342,7 @@ def make_plan(
         quantization=quantization_of(folder),
     )
     bounds = None if budgets is None else Budgets.of(budgets, plan.max_model_len)
-    others = overhead_of(config, len(cores), bounds, servers, devices).ledger
+    others = overhead_of(config, len(plan.process_cores), bounds, servers, devices).ledger
     plan = replace(plan, num_blocks=_fitting_blocks(plan, machine, others))
     slots = plan.slot_bytes(plan.most_micro_batches)
     check_slots_fit(config.max_num_batched_tokens, slots, plan.nodes_ledger(), machine)

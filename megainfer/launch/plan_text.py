@@ -23,7 +23,8 @@ def describe_requests(
 ) -> list[str]:
     """What requests may cost, and what all processes may take of memory together. servers: API
     servers."""
-    around = overhead_of(plan.config, len(plan.cores), budgets, servers, plan.devices).ledger
+    processes = len(plan.process_cores)
+    around = overhead_of(plan.config, processes, budgets, servers, plan.devices).ledger
     total = (around + plan.whole_ledger()).total
     free = format_bytes(machine.available_memory)
     more = (
@@ -71,6 +72,8 @@ def _node_lines(plan: Plan) -> Iterator[str]:
     for node in range(plan.num_expert):
         held, spares = _held(plan, node)
         place = _place(plan.cores_of_expert(node), plan.devices.experts, node)
+        if plan.config.ffn_tp > 1:
+            place = _ranks_text(plan, node)
         yield (
             f"expert {node}     {place}  {_expert_text(held)}{_spare_text(spares)} of each layer  "
             f"{_ledger_text(plan.expert_ledger(node))}"
@@ -93,6 +96,8 @@ def _gpu_lines(plan: Plan) -> Iterator[str]:
 def _where(plan: Plan) -> str:
     """What computes, and what is counted."""
     devices = plan.devices
+    if not devices.gpus and plan.config.ffn_tp > 1:
+        return f"on CPU: --ffn-gpus counts nodes of --ffn-tp {plan.config.ffn_tp} processes"
     if not devices.gpus:
         return "on CPU: --attn-gpus and --ffn-gpus count processes"
     if devices.mixed:
@@ -141,6 +146,13 @@ def _place(cores: CoreAssignment, gpus: Sequence[NumberedGpu], node: int) -> str
     return f"GPU {gpus[node].number}  {_core_text(cores)}" if gpus else _core_text(cores)
 
 
+def _ranks_text(plan: Plan, node: int) -> str:
+    """Such as "2 ranks, cores 2 and 3 4"."""
+    ranks = range(plan.config.ffn_tp)
+    cores = " | ".join(",".join(map(str, plan.cores_of_expert(node, rank).cores)) for rank in ranks)
+    return f"{len(ranks)} ranks, cores {cores}"
+
+
 def _core_text(assignment: CoreAssignment) -> str:
     cores = ",".join(str(core) for core in assignment.cores)
     return f"core{'s' * (assignment.threads > 1)} {cores}"
@@ -185,9 +197,12 @@ def _replica_lines(plan: Plan) -> Iterator[str]:
 
 def warnings(plan: Plan) -> Iterator[str]:
     """More processes than cores: at every layer each waits until all others had theirs."""
-    processes = len(plan.cores)
+    processes = len(plan.process_cores)
     cores = len({core for assignment in plan.cores for core in assignment.cores})
-    if processes > cores and not plan.config.colocated and not plan.devices.gpus:
+    # Ranks of a node that takes turns with the attention node may have all cores together.
+    ranks_share = plan.config.ffn_tp > plan.cores[-1].threads
+    crowded = len(plan.cores) > cores or ranks_share
+    if crowded and not plan.config.colocated and not plan.devices.gpus:
         yield (
             f"warning    {processes} processes share {cores} core{'s' * (cores > 1)}, and wait for "
             f"each other at every layer, which may be many times slower; {_better(plan, cores)}"

@@ -5,6 +5,7 @@ from functools import partial
 from time import monotonic
 
 from megainfer.launch.plan import Plan
+from megainfer.launch.rank_seats import LeadingSeat, RankSeats
 from megainfer.launch.station import Station
 from megainfer.messages.message import Role
 from megainfer.messages.to_child import Stop
@@ -40,12 +41,11 @@ class Staffing:
 
     def start(self, node: Node) -> Child:
         """Its next incarnation."""
-        role, index = node
         self._not_before.pop(node, None)
         incarnation = self._incarnations.get(node, 0)
         self._incarnations[node] = incarnation + 1
-        child = self._family.start(role, index, self._main_of(node), incarnation)
-        if role is not Role.SERVER:
+        child = self._forked(node, incarnation)
+        if child.role is not Role.SERVER:
             self._assembly.forked(node, incarnation)
         return child
 
@@ -84,7 +84,33 @@ class Staffing:
         self._dismissed.discard(child.pid)
         return (child.role, child.node) in (*self.servers, *self._assembly.needed)
 
-    def _main_of(self, node: Node) -> ChildMain:
+    def _forked(self, node: Node, incarnation: int) -> Child:
+        role, index = node
+        if self._plan.ranks(role) == 1:
+            return self._family.start(role, index, self._main_of(node), incarnation)
+        seats = RankSeats(self._plan.rows_layout)
+        mains = self._mains_of_ranks(node, seats)
+        return self._family.start_ranks(role, index, mains, seats, incarnation)
+
+    def _mains_of_ranks(self, node: Node, seats: RankSeats) -> list[ChildMain]:
+        from megainfer.expert_node.following import run_following
+
+        role, index = node
+        others = (
+            partial(
+                run_following,
+                plan=self._plan,
+                node=index,
+                seat=seats.following(rank),
+                placement=self._assembly.to_load(index),
+                weights=self._assembly.weights,
+            )
+            for rank in range(1, self._plan.ranks(role))
+        )
+        return [self._main_of(node, seats.leading), *others]
+
+    def _main_of(self, node: Node, seat: LeadingSeat | None = None) -> ChildMain:
+        """seat: of an expert node's first rank, where it has several."""
         role, index = node
         if role is Role.SERVER:
             assert self._server_main is not None
@@ -108,4 +134,5 @@ class Staffing:
             measures=measures,
             placement=self._assembly.to_load(index),
             weights=weights,
+            seat=seat,
         )

@@ -13,17 +13,20 @@ from megainfer.topology.cores import (
 from megainfer.topology.dealing import Owners, contiguous_placement, placement_of
 from megainfer.topology.membership import Membership, first_membership
 from megainfer.topology.placement import EMPTY, WAYS, Home, Placement, Slots, Table, placed
+from megainfer.topology.shard import WHOLE, Shard
 from megainfer.topology.weights import FOLDERS_OWN, WeightVersion
 
 __all__ = [
     "EMPTY",
     "FOLDERS_OWN",
     "WAYS",
+    "WHOLE",
     "CoreAssignment",
     "Home",
     "Membership",
     "Owners",
     "Placement",
+    "Shard",
     "Slots",
     "Table",
     "WeightVersion",

@@ -14,6 +14,14 @@ class CoreAssignment:
     def threads(self) -> int:
         return len(self.cores)
 
+    def shared_by(self, ranks: int) -> "tuple[CoreAssignment, ...]":
+        """Those of each of so many processes.
+
+        >>> CoreAssignment((2, 3, 4)).shared_by(2)
+        (CoreAssignment(cores=(2, 3)), CoreAssignment(cores=(4,)))
+        """
+        return (self,) if ranks == 1 else assign_cores(ranks, self.cores)
+
 
 def assign_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:
     """Share the cores: disjoint and near equal where they suffice, else one each, in turn.

@@ -16,6 +16,7 @@ from megainfer.models.sources.latent import LatentSources
 from megainfer.models.sources.model import ModelSources
 from megainfer.models.spec import DeltaNetSpec, MlaSpec, ModelSpec
 from megainfer.models.stored import Pieces, Source
+from megainfer.topology import WHOLE, Shard
 
 __all__ = [
     "AttentionSources",
@@ -67,11 +68,13 @@ def sparse_attention_weights(spec: ModelSpec) -> int:
     return sum(prod(source.shape) for one in sparse for source in one.all())
 
 
-def expert_sources(spec: ModelSpec, experts: Mapping[int, Iterable[int]]) -> list[Source]:
-    """All that an expert node loads; experts: their global ids, by layer."""
+def expert_sources(
+    spec: ModelSpec, experts: Mapping[int, Iterable[int]], shard: Shard = WHOLE
+) -> list[Source]:
+    """All that an expert node loads, or a rank of it; experts: their global ids, by layer."""
     sources = list[Source]()
     for layer in spec.moe_layers:
         ffn = FfnSources(spec, layer)
         for expert in experts[layer]:
-            sources += ffn.expert(expert).all()
+            sources += ffn.expert(expert, shard).all()
     return sources

@@ -6,6 +6,7 @@ from megainfer.models.sources.experts import ExpertSources, bias_name
 from megainfer.models.sources.norm import norm_bias
 from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec, RouterScore, SharedExpertSpec
 from megainfer.models.stored import Pieces, Source
+from megainfer.topology import WHOLE, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +19,9 @@ class FfnSources:
     def _name(self, template: str) -> str:
         return template.format(layer=self.layer)
 
-    def expert(self, expert: int) -> ExpertSources:
-        """One routed expert's, by its global id."""
-        return ExpertSources(self.spec, self.layer, expert)
+    def expert(self, expert: int, shard: Shard = WHOLE) -> ExpertSources:
+        """One routed expert's, by its global id; shard: a rank's part of it."""
+        return ExpertSources(self.spec, self.layer, expert, shard)
 
     def norm(self) -> Pieces:
         return (Source(self._name(self.spec.names.ffn_norm), (self.spec.hidden_size,)),)

@@ -1,0 +1,222 @@
+"""Expert nodes of several ranks: the same tokens, and the same bits whoever is done first."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import permutations
+from threading import Thread
+
+import pytest
+import torch
+
+from megainfer.config import EngineConfig
+from megainfer.device import HOST
+from megainfer.errors import ConfigError, NodeDied
+from megainfer.expert_node.profile import dispatches_of
+from megainfer.launch.machine import read_machine
+from megainfer.launch.plan import make_plan
+from megainfer.ranks.layout import RowsLayout
+from megainfer.ranks.rows import MESSAGE, FollowingRows, LeadingRows, Order, RowsMemory
+from tests.support.checkpoints import assert_same_greedy, write_config
+from tests.support.local_cluster import NEW_TOKENS, LocalCluster, greedy_submit, kv_bytes
+from tests.support.ranks import RankedCluster
+
+# Latent attention and a shared expert; recurrent layers and a gated shared expert; windows, sinks,
+# biases and interleaved gates; shared experts without either.
+FAMILIES = (
+    ("deepseek_v3", "groups"),
+    ("qwen3_next", "grouped"),
+    ("gpt_oss", "alternating"),
+    ("qwen2_moe", "gqa"),
+)
+every_family = pytest.mark.parametrize(
+    "reference", FAMILIES, indirect=True, ids=[family for family, _ in FAMILIES], scope="module"
+)
+one_family = pytest.mark.parametrize(
+    "reference", [("qwen3_moe", "gqa")], indirect=True, ids=["qwen3"], scope="module"
+)
+
+NewCluster = Callable[..., RankedCluster]
+
+
+@pytest.fixture
+def new_cluster() -> Iterator[NewCluster]:
+    made: list[RankedCluster] = []
+
+    def make(*args, **options) -> RankedCluster:
+        made.append(RankedCluster(*args, **options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()
+
+
+@every_family
+def test_tokens_equal_transformers(reference, new_cluster):
+    """Two attention nodes and two expert nodes of two ranks, with preemption and prefix hits."""
+    folder, prompts, expected = reference
+    plan = make_plan(EngineConfig(str(folder)), folder, read_machine())
+    room = kv_bytes(plan, 80)
+    cluster = new_cluster(
+        folder, 2, 2, 2, ffn_tp=2, max_num_batched_tokens=24, max_model_len=80, kv_cache_memory=room
+    )
+    for node in (0, 1):
+        for i, prompt in enumerate(prompts):
+            cluster.submit(node, greedy_submit(f"{node}-{i}", prompt, NEW_TOKENS))
+        for i in range(3):  # that grow until there is no room for all
+            cluster.submit(node, greedy_submit(f"{node}-long-{i}", prompts[i], 60))
+    cluster.drain()
+    for node in (0, 1):
+        own = [cluster.answers[f"{node}-{i}"] for i in range(len(prompts))]
+        assert_same_greedy(expected, [answer.tokens for answer in own])
+        assert cluster.attention[node].scheduler.counters()["preemptions"] > 0
+        hit = any(answer.cached_tokens for answer in own)
+        assert hit or plan.spec.is_recurrent
+
+
+@one_family
+@pytest.mark.parametrize("expert_dtype", ["bfloat16", "int8"])
+def test_narrow_weights_are_those_of_one_rank(reference, new_cluster, expert_dtype):
+    """Each product is of the same weights, so results differ by the order of additions only; int8
+    has scales of 128 channels, of which these experts have fewer, so its own differ a little."""
+    folder, _, _ = reference
+    options = {"expert_dtype": expert_dtype, "max_num_batched_tokens": 64}
+    alone, ranked = (
+        outputs_of(new_cluster(folder, 1, 1, 1, ffn_tp=ranks, **options)) for ranks in (1, 2)
+    )
+    bound = {"bfloat16": 1e-5, "int8": 0.02}[expert_dtype]
+    assert (alone - ranked).abs().max() <= bound * alone.abs().max()
+
+
+@one_family
+@pytest.mark.parametrize("kernels", ["cpu", "reference"])
+def test_outputs_are_those_of_one_rank(reference, new_cluster, kernels):
+    folder, _, _ = reference
+    alone, *ranked = (
+        outputs_of(new_cluster(folder, 1, 1, 1, ffn_tp=ranks, kernels=kernels))
+        for ranks in (1, 2, 3)
+    )
+    for own in ranked:
+        assert (alone - own).abs().max() <= 1e-6 * alone.abs().max()
+        assert not torch.equal(alone, own), "sums are made in another order"
+
+
+def outputs_of(cluster: LocalCluster) -> torch.Tensor:
+    """What its expert node makes of rows that chose experts at random."""
+    dispatches = dispatches_of(cluster.plan, 0, 20, HOST)
+    outs = [torch.empty_like(dispatch.hidden) for dispatch in dispatches]
+    model = cluster.experts[0]._model
+    model.forward(cluster.plan.spec.first_moe_layer, dispatches, outs)
+    return torch.cat(outs).to(torch.float32)
+
+
+# --- the shared memory -----------------------------------------------------------------------
+
+SMALL = RowsLayout(ranks=4, rows=6, hidden_size=8, top_k=2, dtype="float32")
+
+
+def rows_of(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a dispatch of so many rows has."""
+    generator = torch.Generator().manual_seed(count)
+    ids = torch.randint(4, (count, 2), generator=generator, dtype=torch.int32)
+    hidden = torch.randn(count, 8, generator=generator)
+    return hidden, ids, torch.rand(count, 2, generator=generator)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
+def test_sums_are_in_the_order_of_ranks_whoever_is_done_first(dtype, order):
+    shared = RowsMemory.create(replace(SMALL, dtype=dtype))
+    leading = LeadingRows(shared, "expert node 0", 0.0)
+    others = {rank: FollowingRows(shared, rank, 0.0) for rank in (1, 2, 3)}
+    for other in others.values():
+        other.done()
+    kind = getattr(torch, dtype)
+    parts = [rows_of(2), rows_of(3)]
+    messages = [(hidden.to(kind), ids, weights) for hidden, ids, weights in parts]
+    leading.begin(7, *map(list, zip(*messages, strict=True)))
+    scales = {1: 1e8, 2: -1e8, 3: 1.0}  # of which another order of additions gives another sum
+    for rank in order:
+        other = others[rank]
+        assert other.wait(0.0) == Order(7, 5)
+        assert torch.equal(other.hidden[:5], torch.cat([hidden for hidden, _, _ in messages]))
+        assert torch.equal(other.ids[:5], torch.cat([ids for _, ids, _ in messages]))
+        assert torch.equal(other.weights[:5], torch.cat([weights for _, _, weights in messages]))
+        other.result[:5] = scales[rank] * (1 + other.hidden[:5])
+        other.done()
+    outs = [hidden.clone() for hidden, _, _ in messages]
+    leading.add_to(outs)
+    for out, (hidden, _, _) in zip(outs, messages, strict=True):
+        total = hidden.to(torch.float32)
+        for rank in (1, 2, 3):
+            total = total + (scales[rank] * (1 + hidden)).to(torch.float32)
+        assert torch.equal(out, total.to(kind))
+
+
+def test_a_rank_that_does_not_answer_is_named_within_the_bound():
+    shared = RowsMemory.create(SMALL)
+    leading = LeadingRows(shared, "expert node 3", 0.0)
+    for rank in (1, 3):
+        FollowingRows(shared, rank, 0.0).done()
+    with pytest.raises(NodeDied, match=r"rank 2 of expert node 3 has not answered for 0\.01 s"):
+        leading.await_all(0.01)
+
+
+@pytest.mark.parametrize("spin", [0.0, 1e-3], ids=["sleeping", "spinning"])
+def test_no_order_and_no_answer_is_lost(spin):
+    """Many orders over a thread that answers each: a wake-up that is missed would take a minute."""
+    shared = RowsMemory.create(replace(SMALL, ranks=2))
+    leading = LeadingRows(shared, "expert node 0", spin)
+    heard: list[Order] = []
+
+    def follow() -> None:
+        following = FollowingRows(shared, 1, spin)
+        following.done()
+        while len(heard) < 2000:
+            if (order := following.wait(5.0)) is not None:
+                heard.append(order)
+                following.done()
+
+    thread = Thread(target=follow, daemon=True)
+    thread.start()
+    hidden, ids, weights = rows_of(1)
+    for layer in range(1999):
+        leading.begin(layer, [hidden], [ids], [weights])
+    leading.message()
+    leading.await_all(5.0)
+    thread.join(5.0)
+    assert heard == [*(Order(layer, 1) for layer in range(1999)), Order(MESSAGE, 0)]
+
+
+# --- what can't be ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"ffn_tp": 5},
+            "--ffn-tp 5 doesn't divide the 24 intermediate channels of this model's experts; use "
+            "--ffn-tp 4",
+        ),
+        ({"ffn_tp": 48}, "use --ffn-tp 24"),
+        ({"ffn_tp": 0}, "--ffn-tp must be a whole number of at least 1, not 0"),
+        ({"ffn_tp": 2, "colocated": True}, "leave out --ffn-tp 2"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_by_name(tmp_path, options, message):
+    folder = write_config("qwen3_moe", "gqa", tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make_plan(EngineConfig(str(folder), **options), folder, read_machine())
+
+
+def test_ranks_share_their_nodes_cores(tmp_path):
+    folder = write_config("qwen3_moe", "gqa", tmp_path)
+    machine = replace(read_machine(), cores=tuple(range(8)))
+    plan = make_plan(EngineConfig(str(folder), 1, 1, ffn_tp=2, micro_batches=2), folder, machine)
+    assert [own.cores for own in plan.process_cores] == [(0, 1, 2, 3), (4, 5), (6, 7)]
+    assert plan.spin_seconds > 0
+    crowded = make_plan(EngineConfig(str(folder), 4, 4, ffn_tp=2), folder, machine)
+    assert crowded.process_cores[-1] == crowded.process_cores[-2]
+    assert crowded.spin_seconds == 0
