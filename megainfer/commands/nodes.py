@@ -35,11 +35,14 @@ def nodes(url: Url = DEFAULT_URL, admin_key: AdminKey = None) -> None:
     from rich.table import Table
 
     report = msgspec.json.decode(ask("GET", url, "/admin/nodes", admin_key, LOOK_SECONDS))
-    table = Table("node", "state", "restarts", "last beat", "reason", box=None, pad_edge=False)
+    table = Table(
+        "node", "ranks", "state", "restarts", "last beat", "reason", box=None, pad_edge=False
+    )
     for node in report["nodes"]:
         beat = node["heartbeat_seconds"]
         table.add_row(
             f"{node['role']}-{node['node']}",
+            str(node["ranks"]),
             node["state"],
             str(node["restarts"]),
             "" if beat is None else f"{beat:.1f} s ago",

@@ -16,12 +16,12 @@ from megainfer.compute.chain import CountedExperts
 from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.errors import ConfigError
 from megainfer.expert_node.loading import load_experts_into
-from megainfer.expert_node.other_ranks import OtherRanks
+from megainfer.expert_node.other_ranks import ALONE, Rank
 from megainfer.expert_node.tally import PerExpert, Tally
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
-from megainfer.topology import EMPTY, WHOLE, Placement, Shard
+from megainfer.topology import EMPTY, Placement, Shard
 
 Place = tuple[int, int]
 """A layer, and the global id of one of its experts."""
@@ -30,8 +30,7 @@ Place = tuple[int, int]
 class ExpertModel:
     """Weights of one node's experts, and their computation for whatever rows arrive.
 
-    shard: whose part of each expert it has. others: the ranks with the other parts, whose results
-    `forward` adds; None of a rank whose own are added by another.
+    rank: whose part of each expert it has, and whose results `forward` adds.
 
     What each slot holds changes with the placement that it enters; what is new by it must have been
     taken in before. All of it changes with the weights (`renewed`). Beside that its only state is a
@@ -47,13 +46,12 @@ class ExpertModel:
         placement: Placement,
         node: int,
         backend: Backend,
-        shard: Shard = WHOLE,
-        others: OtherRanks | None = None,
+        rank: Rank = ALONE,
     ) -> None:
         self.spec = spec
         self.node = node
-        self.shard = shard
-        self._others = others
+        self.shard = rank.shard
+        self._others = rank.others
         self._backend = backend
         self.held = placement.slots_of(node)  # by layer, what each slot holds
         self._layers = self._loaded(reader, placement)

@@ -9,6 +9,7 @@ from megainfer.device import HOST
 from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.moving import Mover
+from megainfer.expert_node.other_ranks import Rank
 from megainfer.expert_node.process import load_experts
 from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Page, Workload
@@ -40,9 +41,9 @@ def run_following(
 ) -> Never:
     """Everything that the process of this rank of expert node `node` does after the fork. It has
     nothing that its end could lose: the supervisor ends it with rank 0, and that with it."""
-    shard = Shard(seat.rank, plan.config.ffn_tp)
+    rank = Rank(Shard(seat.rank, plan.config.ffn_tp))
     with computing(plan, Role.EXPERT, node, seat.rank) as backend:
-        model = load_experts(plan, node, backend, _unheard, placement, weights, shard)
+        model = load_experts(plan, node, backend, _unheard, placement, weights, rank)
         follower = Follower(plan, model, seat, weights, station.page)
         while True:
             follower.turn(MAX_SLEEP_SECONDS)

@@ -1,6 +1,7 @@
 """The other ranks of an expert node with tensor parallelism, as its first one has them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from megainfer.m2n.mailbox import Dispatch
 from megainfer.messages.from_child import Prepared
 from megainfer.messages.to_child import Enter, Prepare
 from megainfer.ranks.rows import LeadingRows
-from megainfer.topology import Membership
+from megainfer.topology import WHOLE, Membership, Shard
 
 LOOK_SECONDS = 0.02
 """How often one that has nothing to do looks for what the others have prepared."""
@@ -28,6 +29,18 @@ class OtherRanks(Protocol):
     def add_to(self, outs: Sequence[Tensor]) -> None:
         """Add what they made of the rows to this rank's own, one [R, D] a dispatch. Raises
         NodeDied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One rank among those of its node. shard: whose part of each expert it has. others: of rank 0,
+    the ranks with the other parts; None of one whose results are added by it, or that is alone."""
+
+    shard: Shard = WHOLE
+    others: OtherRanks | None = None
+
+
+ALONE = Rank()
 
 
 class ExpertRanks:

@@ -11,7 +11,7 @@ from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.node import ExpertNode
-from megainfer.expert_node.other_ranks import ExpertRanks, OtherRanks
+from megainfer.expert_node.other_ranks import ALONE, ExpertRanks, Rank
 from megainfer.expert_node.profile import profile_experts
 from megainfer.expert_node.transfer_profile import answer_transfers
 from megainfer.expert_node.warm_up import warm_up
@@ -34,7 +34,7 @@ from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Meet, Prepare
 from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.models.sources import expert_sources
-from megainfer.topology import WHOLE, Membership, Placement, Shard
+from megainfer.topology import Membership, Placement, Shard
 
 
 def run_expert(
@@ -53,10 +53,10 @@ def run_expert(
     loads. seat: among the node's ranks, where there are several.
     """
     others = None if seat is None else ExpertRanks(seat, node, plan.spin_seconds)
-    shard = WHOLE if others is None else Shard(0, plan.config.ffn_tp)
+    rank = ALONE if others is None else Rank(Shard(0, plan.config.ffn_tp), others)
     with computing(plan, Role.EXPERT, node) as backend:
         link, device, on_bytes = station.link, backend.device, progress_to(station.link)
-        model = load_experts(plan, node, backend, on_bytes, placement, weights, shard, others)
+        model = load_experts(plan, node, backend, on_bytes, placement, weights, rank)
         if others is not None:
             others.await_loaded()
         warm_up(model, plan, node, device)
@@ -103,17 +103,17 @@ def load_experts(
     on_bytes: Callable[[int, int], None],
     placement: Placement | None = None,
     weights: WeightFiles = OF_FOLDER,
-    shard: Shard = WHOLE,
-    others: OtherRanks | None = None,
+    rank: Rank = ALONE,
 ) -> ExpertModel:
     """The experts of one node by a placement, the plan's unless given; `on_bytes` hears (bytes in
-    place, bytes in all). shard, others: see `ExpertModel`."""
+    place, bytes in all). rank: of the node, as for `ExpertModel`."""
     placement = placement or plan.placement
+    shard = rank.shard
     threads = plan.cores_of_expert(node, shard.rank).threads
     with reader_of(plan, weights, threads=threads) as reader:
         total = reader.total_bytes(expert_sources(plan.spec, placement.held_by(node), shard))
         reader.on_bytes = lambda done: on_bytes(done, total)
-        return ExpertModel(plan.spec, reader, placement, node, backend, shard, others)
+        return ExpertModel(plan.spec, reader, placement, node, backend, rank)
 
 
 class ExpertUnit:

@@ -8,6 +8,7 @@ from megainfer.topology.cores import (
     assign_cores,
     assign_cores_beside,
     have_own_cores,
+    join_cores,
     share_cores,
 )
 from megainfer.topology.dealing import Owners, contiguous_placement, placement_of
@@ -35,6 +36,7 @@ __all__ = [
     "contiguous_placement",
     "first_membership",
     "have_own_cores",
+    "join_cores",
     "placed",
     "placement_of",
     "share_cores",

@@ -3,20 +3,29 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from threading import Thread
+from time import monotonic
 
 import pytest
 import torch
 
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.config import EngineConfig
 from megainfer.device import HOST
 from megainfer.errors import ConfigError, NodeDied
+from megainfer.expert_node.moving import Mover
+from megainfer.expert_node.other_ranks import ExpertRanks
 from megainfer.expert_node.profile import dispatches_of
 from megainfer.launch.machine import read_machine
-from megainfer.launch.plan import make_plan
+from megainfer.launch.plan import Plan, make_plan
+from megainfer.launch.rank_seats import RankSeats
+from megainfer.messages.from_child import Prepared
+from megainfer.messages.to_child import Prepare
 from megainfer.ranks.layout import RowsLayout
 from megainfer.ranks.rows import MESSAGE, FollowingRows, LeadingRows, Order, RowsMemory
+from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import assert_same_greedy, write_config
 from tests.support.local_cluster import NEW_TOKENS, LocalCluster, greedy_submit, kv_bytes
 from tests.support.ranks import RankedCluster
@@ -36,6 +45,7 @@ one_family = pytest.mark.parametrize(
     "reference", [("qwen3_moe", "gqa")], indirect=True, ids=["qwen3"], scope="module"
 )
 
+SECONDS = 60.0
 NewCluster = Callable[..., RankedCluster]
 
 
@@ -102,11 +112,57 @@ def test_outputs_are_those_of_one_rank(reference, new_cluster, kernels):
         assert not torch.equal(alone, own), "sums are made in another order"
 
 
-def outputs_of(cluster: LocalCluster) -> torch.Tensor:
-    """What its expert node makes of rows that chose experts at random."""
-    dispatches = dispatches_of(cluster.plan, 0, 20, HOST)
+@one_family
+def test_experts_move_on_all_ranks_together(reference, new_cluster):
+    folder, _, _ = reference
+    cluster = new_cluster(folder, 1, 1, 2, ffn_tp=2)
+    spec = cluster.plan.spec
+    placement = contiguous_placement(spec.num_experts, 2, spec.moe_layers, replicas=2)
+    wish = Prepare(ticket=5, placement=placement)
+    for node, ranks in enumerate(cluster.ranks):
+        reader = partial(WeightReader, folder)
+        mover = Mover(cluster.experts[node]._model, reader)
+        older = Prepare(ticket=4, placement=placement)
+        ranks.others.prepare(older)  # which another takes the place of at once
+        ranks.others.prepare(wish)
+        mover.prepare(wish)
+        said: list[Prepared] = []
+        deadline = monotonic() + SECONDS
+        while not said:
+            said += ranks.others.agreed(mover.news())
+            assert monotonic() < deadline, "some rank has not read its experts"
+        assert said == [Prepared(5)]
+        assert not [*ranks.others.agreed([])], "it is said once"
+    before = cluster.membership
+    cluster.enter(replace(before, epoch=before.epoch + 1, placement=placement))
+    fresh = new_cluster(folder, 1, 1, 2, ffn_tp=2, placement=placement)
+    for node in (0, 1):
+        assert torch.equal(outputs_of(cluster, node, fresh.plan), outputs_of(fresh, node))
+
+
+def test_one_rank_that_cannot_is_what_the_node_says():
+    """Neither before all have spoken, nor without who it is."""
+    layout = RowsLayout(ranks=3, rows=1, hidden_size=8, top_k=1, dtype="float32")
+    seats = RankSeats(layout)
+    others = ExpertRanks(seats.leading, 0, 0.0)
+    followers = [FollowingRows(seats.following(rank).shared, rank, 0.0) for rank in (1, 2)]
+    for follower in followers:
+        follower.done()
+    others.prepare(Prepare(ticket=1, placement=contiguous_placement(4, 1, (0,), 0)))
+    assert not [*others.agreed([Prepared(1)])]
+    seats.following(1).link.send(Prepared(0, "of another wish"))
+    seats.following(1).link.send(Prepared(1))
+    assert not [*others.agreed([])]
+    seats.following(2).link.send(Prepared(1, "the disk is gone"))
+    assert [*others.agreed([])] == [Prepared(1, "rank 2: the disk is gone")]
+
+
+def outputs_of(cluster: LocalCluster, node: int = 0, plan: Plan | None = None) -> torch.Tensor:
+    """What its expert node makes of rows that chose experts at random. plan: by whose placement,
+    its own unless given."""
+    dispatches = dispatches_of(plan or cluster.plan, node, 20, HOST)
     outs = [torch.empty_like(dispatch.hidden) for dispatch in dispatches]
-    model = cluster.experts[0]._model
+    model = cluster.experts[node]._model
     model.forward(cluster.plan.spec.first_moe_layer, dispatches, outs)
     return torch.cat(outs).to(torch.float32)
 
@@ -215,8 +271,8 @@ def test_ranks_share_their_nodes_cores(tmp_path):
     folder = write_config("qwen3_moe", "gqa", tmp_path)
     machine = replace(read_machine(), cores=tuple(range(8)))
     plan = make_plan(EngineConfig(str(folder), 1, 1, ffn_tp=2, micro_batches=2), folder, machine)
-    assert [own.cores for own in plan.process_cores] == [(0, 1, 2, 3), (4, 5), (6, 7)]
+    assert [own.cores for own in plan.process_cores] == [(0, 1, 2), (3, 4, 5), (6, 7)]
     assert plan.spin_seconds > 0
     crowded = make_plan(EngineConfig(str(folder), 4, 4, ffn_tp=2), folder, machine)
-    assert crowded.process_cores[-1] == crowded.process_cores[-2]
+    assert [own.cores for own in crowded.process_cores[-2:]] == [(2,), (3,)]
     assert crowded.spin_seconds == 0

@@ -7,7 +7,7 @@ from threading import Event, Thread
 from megainfer.compute.selection import open_backend
 from megainfer.expert_node.following import Follower
 from megainfer.expert_node.node import ExpertNode
-from megainfer.expert_node.other_ranks import ExpertRanks
+from megainfer.expert_node.other_ranks import ExpertRanks, Rank
 from megainfer.expert_node.process import load_experts
 from megainfer.gather import Gather
 from megainfer.launch.heartbeat import Page
@@ -44,7 +44,7 @@ class RankThreads:
                 self.node,
                 open_backend(self.plan.expert_kernels, self.plan.precision),
                 lambda done, total: None,
-                shard=Shard(rank, self.plan.config.ffn_tp),
+                rank=Rank(Shard(rank, self.plan.config.ffn_tp)),
             )
             seat = self._seats.following(rank)
             follower = Follower(self.plan, model, seat, OF_FOLDER, Page())
@@ -58,6 +58,7 @@ class RankThreads:
         self.ended.set()
         for thread in self._threads:
             thread.join(10)
+        self.others.close()
         assert self.errors == []
 
 
@@ -68,11 +69,8 @@ class RankedCluster(LocalCluster):
         self.ranks: list[RankThreads] = getattr(self, "ranks", [])
         self.ranks.append(RankThreads(self.plan, node))
         others = self.ranks[-1].others
-        shard = Shard(0, self.plan.config.ffn_tp)
-        backend = self._backend()
-        model = load_experts(
-            self.plan, node, backend, lambda done, total: None, shard=shard, others=others
-        )
+        rank = Rank(Shard(0, self.plan.config.ffn_tp), others)
+        model = load_experts(self.plan, node, self._backend(), lambda done, total: None, rank=rank)
         others.await_loaded()
         return ExpertNode(model, Gather(m, self.plan.spec.first_moe_layer), hub.expert_port(node))
 

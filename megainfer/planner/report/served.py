@@ -53,7 +53,8 @@ def _options(
     else:
         options |= {
             "attn-gpus": deployment.attention.devices,
-            "ffn-gpus": deployment.experts.devices,
+            "ffn-gpus": deployment.experts.count,
+            **({"ffn-tp": deployment.experts.tp} if deployment.experts.tp > 1 else {}),
             **_devices(*kinds),
             "micro-batches": deployment.micro_batches,
         }
@@ -91,10 +92,12 @@ def _refusals(model: str, deployment: Deployment, workload: Workload) -> Iterato
                 f"{attention.tp}, data parallel {attention.count}); one device is"
             )
     else:
-        for role, nodes in (("attention", attention), ("expert", experts)):
-            if nodes.tp > 1:
+        # Attention nodes are never split, expert nodes where they compute on CPUs.
+        split = experts.device.kind == "cpu"
+        for role, nodes, may_be in (("attention", attention, False), ("expert", experts, split)):
+            if nodes.tp > 1 and not may_be:
                 yield (
-                    f"tensor parallelism isn't served yet: {role} nodes of {nodes.tp} "
+                    f"tensor parallelism isn't served there yet: {role} nodes of {nodes.tp} "
                     f"{nodes.device.name} each; plan with --tp 1"
                 )
         if deployment.micro_batches > MAX_MICRO_BATCHES:
