@@ -20,6 +20,7 @@ from megainfer.expert_node.other_ranks import ExpertRanks
 from megainfer.expert_node.profile import dispatches_of
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
+from megainfer.launch.plan_text import describe
 from megainfer.launch.rank_seats import RankSeats
 from megainfer.messages.from_child import Prepared
 from megainfer.messages.to_child import Prepare
@@ -81,8 +82,12 @@ def test_tokens_equal_transformers(reference, new_cluster):
         own = [cluster.answers[f"{node}-{i}"] for i in range(len(prompts))]
         assert_same_greedy(expected, [answer.tokens for answer in own])
         assert cluster.attention[node].scheduler.counters()["preemptions"] > 0
-        hit = any(answer.cached_tokens for answer in own)
-        assert hit or plan.spec.is_recurrent
+    for name in ("once", "again"):  # its prefix is there, unless blocks don't hold all of a prefix
+        cluster.submit(0, greedy_submit(name, prompts[-1], NEW_TOKENS))
+        cluster.drain()
+    again = cluster.answers["again"]
+    assert_same_greedy(expected[-1:], [again.tokens])
+    assert again.cached_tokens == (0 if plan.spec.is_recurrent else 48)
 
 
 @one_family
@@ -276,3 +281,16 @@ def test_ranks_share_their_nodes_cores(tmp_path):
     crowded = make_plan(EngineConfig(str(folder), 4, 4, ffn_tp=2), folder, machine)
     assert [own.cores for own in crowded.process_cores[-2:]] == [(2,), (3,)]
     assert crowded.spin_seconds == 0
+
+
+def test_a_plan_counts_ranks_in_words(tmp_path):
+    folder = write_config("qwen3_moe", "gqa", tmp_path)
+    machine = replace(read_machine(), cores=(0, 1, 2, 3))
+    text, plain = (
+        describe(make_plan(EngineConfig(str(folder), 1, 1, ffn_tp=tp), folder, machine))
+        for tp in (2, 1)
+    )
+    assert any("2 ranks, cores 0,1 | 2,3  experts 0-7" in line for line in text)
+    assert any("--ffn-gpus counts nodes of --ffn-tp 2 processes" in line for line in text)
+    assert sum("shared by ranks" in line for line in text) == 1
+    assert not any("ranks" in line for line in plain)
