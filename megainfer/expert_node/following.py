@@ -15,7 +15,7 @@ from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Page, Workload
 from megainfer.launch.node_loop import MAX_SLEEP_SECONDS
 from megainfer.launch.plan import Plan
-from megainfer.launch.rank_seats import FollowingSeat
+from megainfer.launch.ranks.seats import FollowingSeat
 from megainfer.launch.renewing import Renewer, reader_of
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import Dispatch
@@ -24,7 +24,9 @@ from megainfer.messages.message import Role
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Enter, Prepare
 from megainfer.messages.weights import WeightFiles
-from megainfer.ranks.rows import MESSAGE, FollowingRows, Order
+from megainfer.ranks.layout import RowsLayout
+from megainfer.ranks.orders import MESSAGE
+from megainfer.ranks.rows import FollowingRows, Order
 from megainfer.topology import Placement, Shard
 
 MESSAGE_SECONDS = 1.0
@@ -35,7 +37,7 @@ def run_following(
     station: Station,
     plan: Plan,
     node: int,
-    seat: FollowingSeat,
+    seat: FollowingSeat[RowsLayout],
     placement: Placement,
     weights: WeightFiles,
 ) -> Never:
@@ -60,7 +62,12 @@ class Follower:
     """
 
     def __init__(
-        self, plan: Plan, model: ExpertModel, seat: FollowingSeat, weights: WeightFiles, page: Page
+        self,
+        plan: Plan,
+        model: ExpertModel,
+        seat: FollowingSeat[RowsLayout],
+        weights: WeightFiles,
+        page: Page,
     ) -> None:
         self._plan = plan
         self._model = model

@@ -22,7 +22,7 @@ from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
-from megainfer.launch.rank_seats import LeadingSeat
+from megainfer.launch.ranks.seats import LeadingSeat
 from megainfer.launch.renewing import Renewer, reader_of
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
@@ -34,6 +34,7 @@ from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Meet, Prepare
 from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.models.sources import expert_sources
+from megainfer.ranks.layout import RowsLayout
 from megainfer.topology import Membership, Placement, Shard
 
 
@@ -44,7 +45,7 @@ def run_expert(
     measures: bool,
     placement: Placement,
     weights: WeightFiles,
-    seat: LeadingSeat | None = None,
+    seat: LeadingSeat[RowsLayout] | None = None,
 ) -> None:
     """Everything that the process of expert node `node` does after the fork, its first with tensor
     parallelism.
@@ -131,7 +132,7 @@ class ExpertUnit:
         others: ExpertRanks | None = None,
     ) -> None:
         self._index = node
-        self._others = others
+        self._links = None if others is None else others.links
         gather = Gather(micro_batches, plan.spec.first_moe_layer)
         self.node = ExpertNode(model, gather, port, plan.config.trace, work)
         self._plan, self._port = plan, port
@@ -144,20 +145,20 @@ class ExpertUnit:
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         bound = self._mover.sleep_bound(self.node.sleep_bound(timeout))
-        if self._others is not None:
-            bound = self._others.sleep_bound(bound)
+        if self._links is not None:
+            bound = self._links.sleep_bound(bound)
         self._port.wait(self._renewer.sleep_bound(bound), fds)
 
     def enter(self, membership: Membership) -> None:
-        if self._others is not None:
-            self._others.enter(membership)
+        if self._links is not None:
+            self._links.enter(membership)
         self.node.enter(membership, self._renewer.take(membership.weights))
 
     def hear(self, message: ToChild) -> None:
         if not isinstance(message, Prepare):
             raise ProtocolError(f"an expert node was told {message}")
-        if self._others is not None:
-            self._others.prepare(message)
+        if self._links is not None:
+            self._links.prepare(message)
         self._renewer.prepare(message)
         if message.weights.version == self._renewer.weights.version:
             self._mover.prepare(message)
@@ -166,7 +167,7 @@ class ExpertUnit:
 
     def news(self) -> Sequence[Message]:
         own = [*self._mover.news(), *self._renewer.news()]
-        return own if self._others is None else [*self._others.agreed(own)]
+        return own if self._links is None else [*self._links.agreed(own)]
 
     def counters(self) -> dict[str, Any]:
         ranks = {"ranks": self._plan.config.ffn_tp}
@@ -190,6 +191,6 @@ class ExpertUnit:
     def close(self) -> None:
         self._renewer.drop()
         self._mover.close()
-        if self._others is not None:
-            self._others.close()
+        if self._links is not None:
+            self._links.close()
         self._port.close()

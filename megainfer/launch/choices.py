@@ -64,9 +64,9 @@ def choose_cores(
     turns = num_nodes == 2 and config.micro_batches in (None, 1) and own_threads
     if config.cores == "shared" or (config.cores == "auto" and turns):
         return share_cores(num_nodes, cores)
-    ranks = config.attn_gpus * [1] + config.ffn_gpus * [config.ffn_tp]
+    ranks = config.attn_gpus * [config.attn_tp] + config.ffn_gpus * [config.ffn_tp]
     if devices.mixed:
-        on_gpus = [bool(devices.attention)] * config.attn_gpus
+        on_gpus = [bool(devices.attention)] * sum(ranks[: config.attn_gpus])
         on_gpus += [bool(devices.experts)] * sum(ranks[config.attn_gpus :])
         return join_cores(assign_cores_beside(on_gpus, cores), ranks)
     return join_cores(assign_cores(sum(ranks), cores), ranks)

@@ -37,7 +37,8 @@ def backend_of(plan: Plan, role: Role, node: int, rank: int = 0) -> Backend:
     A node that has a GPU initialises CUDA here, and no earlier.
     """
     attention = role is Role.ATTENTION
-    cores = plan.cores_of_attention(node) if attention else plan.cores_of_expert(node, rank)
+    cores_of = plan.cores_of_attention if attention else plan.cores_of_expert
+    cores = cores_of(node, rank)
     kernels = plan.kernels if attention else plan.expert_kernels
     gpu = plan.devices.of(role, node)
     if gpu is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from megainfer.compute.selection import Precision, check_precision
 from megainfer.config import (
+    BLOCK_SIZE,
     MAX_MICRO_BATCHES,
     MAX_TUNED_MICRO_BATCHES,
     EngineConfig,
@@ -29,7 +30,7 @@ from megainfer.launch.fit import (
 )
 from megainfer.launch.gpu_memory import GpuNeeds, check_gpus_fit, fitting_gpu_blocks
 from megainfer.launch.machine import Machine
-from megainfer.launch.rank_checks import check_ranks
+from megainfer.launch.ranks.checks import check_ranks
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road, road_on_a_host
 from megainfer.memory import Ledger, attention_node, expert_node
@@ -38,7 +39,7 @@ from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
 from megainfer.planner.profiles import profile_rows
-from megainfer.ranks.layout import RowsLayout
+from megainfer.ranks.layout import HalfLayout, RowsLayout
 from megainfer.sharing.budgets import BudgetOptions, Budgets
 from megainfer.topology import (
     CoreAssignment,
@@ -49,6 +50,9 @@ from megainfer.topology import (
 
 SPIN_SECONDS = 1e-3
 """How long a node looks for messages before it sleeps, at most, where it has a core of its own."""
+LOGIT_ROWS = 64
+"""Whose logits the ranks of an attention node compute at a time."""
+SHARED_BY_RANKS = "shared by ranks"
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,14 @@ class Plan:
         most = most_nodes(self.config.max_ffn_gpus, self.num_expert, self.config.colocated)
         return min(len(self.devices.experts) or most, self.spec.num_experts)
 
-    def cores_of_attention(self, node: int) -> CoreAssignment:
-        """One that joins later shares another's."""
-        return self.cores[0 if self.config.colocated else node % len(self.cores)]
+    def cores_of_attention(self, node: int, rank: int = 0) -> CoreAssignment:
+        """One that joins later shares another's; the ranks of a node share what it has."""
+        if self.config.colocated:
+            return self.cores[0]
+        return self.cores[node % len(self.cores)].shared_by(self.config.attn_tp)[rank]
 
     def cores_of_expert(self, node: int, rank: int = 0) -> CoreAssignment:
-        """As `cores_of_attention`; the ranks of a node share what it has."""
+        """As `cores_of_attention`."""
         if self.config.colocated:
             return self.cores[0]
         own = self.cores[(self.num_attention + node) % len(self.cores)]
@@ -135,15 +141,19 @@ class Plan:
 
     def ranks(self, role: Role) -> int:
         """Processes of each node of this role."""
-        return self.config.ffn_tp if role is Role.EXPERT else 1
+        return {Role.ATTENTION: self.config.attn_tp, Role.EXPERT: self.config.ffn_tp}.get(role, 1)
 
     @property
     def process_cores(self) -> tuple[CoreAssignment, ...]:
-        """Of each process to begin with: of attention nodes, then of the ranks of expert nodes; a
+        """Of each process to begin with: of the ranks of attention nodes, then of expert nodes; a
         single one when colocated."""
         if self.config.colocated:
             return self.cores
-        attention = (self.cores_of_attention(node) for node in range(self.num_attention))
+        attention = (
+            self.cores_of_attention(node, rank)
+            for node in range(self.num_attention)
+            for rank in range(self.config.attn_tp)
+        )
         experts = (
             self.cores_of_expert(node, rank)
             for node in range(self.num_expert)
@@ -155,6 +165,20 @@ class Plan:
     def spin_seconds(self) -> float:
         """How long a waiting process may keep its core busy: not where others would need it."""
         return SPIN_SECONDS if have_own_cores(self.process_cores) else 0.0
+
+    @property
+    def half_layout(self) -> HalfLayout:
+        """What the ranks of an attention node share."""
+        config, spec = self.config, self.spec
+        return HalfLayout(
+            ranks=config.attn_tp,
+            rows=config.max_num_batched_tokens,
+            hidden_size=spec.hidden_size,
+            logit_rows=min(LOGIT_ROWS, config.max_num_batched_tokens),
+            vocabulary=-(-spec.vocab_size // config.attn_tp),
+            sequences=min(config.max_num_seqs, config.max_num_batched_tokens),
+            blocks=-(-self.max_model_len // BLOCK_SIZE),
+        )
 
     @property
     def rows_layout(self) -> RowsLayout:
@@ -227,7 +251,10 @@ class Plan:
 
     def attention_ledger(self, node: int = 0) -> Ledger:
         """What one takes where it computes, without slots on the host; if colocated, for both."""
-        own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states)
+        ranks = self.config.attn_tp
+        own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states, ranks)
+        if ranks > 1:
+            own += Ledger(((SHARED_BY_RANKS, self.half_layout.total_bytes),))
         if not self.devices.attention:
             return own
         needs = self._gpu_needs
@@ -250,7 +277,7 @@ class Plan:
         if self.config.ffn_tp == 1:
             return Ledger()
         rows = self.num_attention * self.config.max_num_batched_tokens
-        return Ledger((("shared by ranks", self._rows_layout(rows).total_bytes),))
+        return Ledger(((SHARED_BY_RANKS, self._rows_layout(rows).total_bytes),))
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes on the CPU together take of memory, beside M2N's slots."""
@@ -319,7 +346,7 @@ def make_plan(
     kernels = choose_kernels(config, devices)
     precision = choose_precision(config, spec, machine, devices)
     check_precision(kernels, precision)
-    check_ranks(config, spec, devices)
+    check_ranks(config, spec, devices, kernels[0])
     cores = choose_cores(config, kernels, devices, machine.cores)
     plan = Plan(
         config=config,

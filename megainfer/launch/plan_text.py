@@ -9,6 +9,7 @@ from megainfer.launch.fit import overhead_of
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan
 from megainfer.memory import Ledger
+from megainfer.messages.message import Role
 from megainfer.sharing.budgets import Budgets
 from megainfer.topology import EMPTY, CoreAssignment
 
@@ -68,12 +69,14 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
 def _node_lines(plan: Plan) -> Iterator[str]:
     for node in range(plan.num_attention):
         place = _place(plan.cores_of_attention(node), plan.devices.attention, node)
+        if plan.config.attn_tp > 1:
+            place = _ranks_text(plan, Role.ATTENTION, node)
         yield f"attention {node}  {place}  {_ledger_text(plan.attention_ledger(node))}"
     for node in range(plan.num_expert):
         held, spares = _held(plan, node)
         place = _place(plan.cores_of_expert(node), plan.devices.experts, node)
         if plan.config.ffn_tp > 1:
-            place = _ranks_text(plan, node)
+            place = _ranks_text(plan, Role.EXPERT, node)
         yield (
             f"expert {node}     {place}  {_expert_text(held)}{_spare_text(spares)} of each layer  "
             f"{_ledger_text(plan.expert_ledger(node))}"
@@ -96,8 +99,10 @@ def _gpu_lines(plan: Plan) -> Iterator[str]:
 def _where(plan: Plan) -> str:
     """What computes, and what is counted."""
     devices = plan.devices
-    if not devices.gpus and plan.config.ffn_tp > 1:
-        return f"on CPU: --ffn-gpus counts nodes of --ffn-tp {plan.config.ffn_tp} processes"
+    split = [(name, ranks) for name, ranks in _tps(plan) if ranks > 1]
+    if not devices.gpus and split:
+        counted = " and ".join(f"--{name}-gpus nodes of {ranks} ranks" for name, ranks in split)
+        return f"on CPU: {counted} (processes)"
     if not devices.gpus:
         return "on CPU: --attn-gpus and --ffn-gpus count processes"
     if devices.mixed:
@@ -146,11 +151,16 @@ def _place(cores: CoreAssignment, gpus: Sequence[NumberedGpu], node: int) -> str
     return f"GPU {gpus[node].number}  {_core_text(cores)}" if gpus else _core_text(cores)
 
 
-def _ranks_text(plan: Plan, node: int) -> str:
-    """Such as "2 ranks, cores 2 and 3 4"."""
-    ranks = range(plan.config.ffn_tp)
-    cores = " | ".join(",".join(map(str, plan.cores_of_expert(node, rank).cores)) for rank in ranks)
-    return f"{len(ranks)} ranks, cores {cores}"
+def _ranks_text(plan: Plan, role: Role, node: int) -> str:
+    """Such as "2 ranks, cores 2 | 3,4"."""
+    cores_of = plan.cores_of_attention if role is Role.ATTENTION else plan.cores_of_expert
+    own = [cores_of(node, rank).cores for rank in range(plan.ranks(role))]
+    return f"{len(own)} ranks, cores {' | '.join(','.join(map(str, cores)) for cores in own)}"
+
+
+def _tps(plan: Plan) -> list[tuple[str, int]]:
+    """How options call a role, and the ranks of its nodes."""
+    return [("attn", plan.config.attn_tp), ("ffn", plan.config.ffn_tp)]
 
 
 def _core_text(assignment: CoreAssignment) -> str:
@@ -199,8 +209,9 @@ def warnings(plan: Plan) -> Iterator[str]:
     """More processes than cores: at every layer each waits until all others had theirs."""
     processes = len(plan.process_cores)
     cores = len({core for assignment in plan.cores for core in assignment.cores})
-    # Ranks of a node that takes turns with the attention node may have all cores together.
-    ranks_share = plan.config.ffn_tp > plan.cores[-1].threads
+    # Ranks of nodes that take turns may have all cores, each role's together.
+    first, last = plan.cores[0], plan.cores[-1]
+    ranks_share = plan.config.attn_tp > first.threads or plan.config.ffn_tp > last.threads
     crowded = len(plan.cores) > cores or ranks_share
     if crowded and not plan.config.colocated and not plan.devices.gpus:
         yield (

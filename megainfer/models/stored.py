@@ -102,7 +102,7 @@ def _rows_of(pieces: Pieces, start: int, stop: int) -> Iterator[Source]:
         if begin < end:
             rows = piece.picked[begin:end]
             shape = (end - begin, *piece.shape[1:])
-            picked = (rows.start, rows.stop, rows.step)
+            picked = (rows[0], rows[-1] + 1, rows.step)
             yield replace(piece, shape=shape, stored=piece.stored_shape, rows=picked)
     assert stop <= first, f"rows {start} to {stop} of {first}"
 

@@ -5,12 +5,13 @@ import select
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 import msgspec
 
 from megainfer.errors import NodeDied
 from megainfer.launch.plan import Plan
-from megainfer.launch.rank_seats import RankSeats
+from megainfer.launch.ranks.seats import RankSeats
 from megainfer.messages.message import Role
 from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import Stop
@@ -37,7 +38,12 @@ class Family:
         return self._started(role, node, incarnation, [(main, ())])
 
     def start_ranks(
-        self, role: Role, node: int, mains: Sequence[ChildMain], seats: RankSeats, incarnation: int
+        self,
+        role: Role,
+        node: int,
+        mains: Sequence[ChildMain],
+        seats: RankSeats[Any],
+        incarnation: int,
     ) -> Child:
         """Fork a node with a process for each rank; returns rank 0."""
         try:
@@ -75,7 +81,7 @@ class Family:
 
     def _cores(self, role: Role, node: int, rank: int) -> CoreAssignment | None:
         if role is Role.ATTENTION:
-            return self._plan.cores_of_attention(node)
+            return self._plan.cores_of_attention(node, rank)
         return self._plan.cores_of_expert(node, rank) if role is Role.EXPERT else None
 
     def of(self, role: Role) -> list[Child]:

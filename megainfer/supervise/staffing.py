@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from megainfer.launch.plan import Plan
-from megainfer.launch.rank_seats import LeadingSeat, RankSeats
+from megainfer.launch.ranks.seats import LeadingSeat, RankSeats
 from megainfer.launch.station import Station
 from megainfer.messages.message import Role
 from megainfer.messages.to_child import Stop
+from megainfer.ranks.layout import HalfLayout, RowsLayout
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, ChildMain
 from megainfer.supervise.family import Family
@@ -86,31 +88,43 @@ class Staffing:
 
     def _forked(self, node: Node, incarnation: int) -> Child:
         role, index = node
-        if self._plan.ranks(role) == 1:
+        plan = self._plan
+        if plan.ranks(role) == 1:
             return self._family.start(role, index, self._main_of(node), incarnation)
-        seats = RankSeats(self._plan.rows_layout)
-        mains = self._mains_of_ranks(node, seats)
+        attention = role is Role.ATTENTION
+        seats = RankSeats[Any](plan.half_layout if attention else plan.rows_layout)
+        others = self._following_halves if attention else self._following_experts
+        mains = [self._main_of(node, seats.leading), *others(index, seats)]
         return self._family.start_ranks(role, index, mains, seats, incarnation)
 
-    def _mains_of_ranks(self, node: Node, seats: RankSeats) -> list[ChildMain]:
+    def _following_halves(self, node: int, seats: RankSeats[HalfLayout]) -> list[ChildMain]:
+        from megainfer.attention_node.ranks.following import run_following
+
+        plan, weights = self._plan, self._assembly.weights
+        return [
+            partial(run_following, plan=plan, node=node, seat=seat, weights=weights)
+            for seat in seats.others
+        ]
+
+    def _following_experts(self, node: int, seats: RankSeats[RowsLayout]) -> list[ChildMain]:
         from megainfer.expert_node.following import run_following
 
-        role, index = node
-        others = (
+        plan, assembly = self._plan, self._assembly
+        placement, weights = assembly.to_load(node), assembly.weights
+        return [
             partial(
                 run_following,
-                plan=self._plan,
-                node=index,
-                seat=seats.following(rank),
-                placement=self._assembly.to_load(index),
-                weights=self._assembly.weights,
+                plan=plan,
+                node=node,
+                seat=seat,
+                placement=placement,
+                weights=weights,
             )
-            for rank in range(1, self._plan.ranks(role))
-        )
-        return [self._main_of(node, seats.leading), *others]
+            for seat in seats.others
+        ]
 
-    def _main_of(self, node: Node, seat: LeadingSeat | None = None) -> ChildMain:
-        """seat: of an expert node's first rank, where it has several."""
+    def _main_of(self, node: Node, seat: LeadingSeat[Any] | None = None) -> ChildMain:
+        """seat: of a node's first rank, where it has several."""
         role, index = node
         if role is Role.SERVER:
             assert self._server_main is not None
@@ -126,7 +140,14 @@ class Staffing:
             return partial(run_colocated, plan=plan, weights=weights)
         measures = plan.measures and self._assembly.serve is None
         if role is Role.ATTENTION:
-            return partial(run_attention, plan=plan, node=index, measures=measures, weights=weights)
+            return partial(
+                run_attention,
+                plan=plan,
+                node=index,
+                measures=measures,
+                weights=weights,
+                seat=seat,
+            )
         return partial(
             run_expert,
             plan=plan,

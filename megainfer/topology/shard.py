@@ -20,6 +20,14 @@ class Shard:
         own = size // self.ranks
         return self.rank * own, (self.rank + 1) * own
 
+    def about(self, size: int) -> tuple[int, int]:
+        """The same of an axis that its ranks needn't divide: parts that are nearly equal.
+
+        >>> [Shard(rank, 3).about(10) for rank in range(3)]
+        [(0, 3), (3, 6), (6, 10)]
+        """
+        return self.rank * size // self.ranks, (self.rank + 1) * size // self.ranks
+
     @property
     def leads(self) -> bool:
         """Whether it speaks for its node."""

@@ -12,23 +12,28 @@ import pytest
 import torch
 
 from megainfer.checkpoint.reader import WeightReader
+from megainfer.compute.batch import ChunkInput, build_batch
 from megainfer.config import EngineConfig
 from megainfer.device import HOST
 from megainfer.errors import ConfigError, NodeDied
 from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.other_ranks import ExpertRanks
 from megainfer.expert_node.profile import dispatches_of
+from megainfer.instruments.stage_clock import StageClock
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe
-from megainfer.launch.rank_seats import RankSeats
+from megainfer.launch.ranks.seats import RankSeats
+from megainfer.memory import kv_block_bytes
 from megainfer.messages.from_child import Prepared
 from megainfer.messages.to_child import Prepare
 from megainfer.ranks.layout import RowsLayout
-from megainfer.ranks.rows import MESSAGE, FollowingRows, LeadingRows, Order, RowsMemory
+from megainfer.ranks.orders import MESSAGE
+from megainfer.ranks.rows import FollowingRows, LeadingRows, Order
+from megainfer.ranks.shared import Shared
 from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import assert_same_greedy, write_config
-from tests.support.local_cluster import NEW_TOKENS, LocalCluster, greedy_submit, kv_bytes
+from tests.support.local_cluster import NEW_TOKENS, LocalCluster, greedy_submit
 from tests.support.ranks import RankedCluster
 
 # Latent attention and a shared expert; recurrent layers and a gated shared expert; windows, sinks,
@@ -65,12 +70,20 @@ def new_cluster() -> Iterator[NewCluster]:
 
 @every_family
 def test_tokens_equal_transformers(reference, new_cluster):
-    """Two attention nodes and two expert nodes of two ranks, with preemption and prefix hits."""
+    """Two attention and two expert nodes of two ranks each, with preemption and prefix hits."""
     folder, prompts, expected = reference
     plan = make_plan(EngineConfig(str(folder)), folder, read_machine())
-    room = kv_bytes(plan, 80)
+    room = 5 * kv_block_bytes(plan.spec, plan.precision, ranks=2)
     cluster = new_cluster(
-        folder, 2, 2, 2, ffn_tp=2, max_num_batched_tokens=24, max_model_len=80, kv_cache_memory=room
+        folder,
+        2,
+        2,
+        2,
+        attn_tp=2,
+        ffn_tp=2,
+        max_num_batched_tokens=24,
+        max_model_len=80,
+        kv_cache_memory=room,
     )
     for node in (0, 1):
         for i, prompt in enumerate(prompts):
@@ -88,6 +101,37 @@ def test_tokens_equal_transformers(reference, new_cluster):
     again = cluster.answers["again"]
     assert_same_greedy(expected[-1:], [again.tokens])
     assert again.cached_tokens == (0 if plan.spec.is_recurrent else 48)
+
+
+@every_family
+def test_halves_are_those_of_one_rank(reference, new_cluster):
+    """All that an attention node computes of a step, experts apart."""
+    folder, prompts, _ = reference
+    alone, ranked = (
+        half_outputs(new_cluster(folder, 1, 1, 1, attn_tp=ranks), prompts) for ranks in (1, 2)
+    )
+    for whole, summed in zip(alone, ranked, strict=True):
+        assert (whole - summed).abs().max() <= 1e-5 * whole.abs().max()
+    assert torch.equal(alone[0], ranked[0]), "of a token's embedding all others have zeros"
+    assert not torch.equal(alone[-1], ranked[-1]), "sums are made in another order"
+
+
+def half_outputs(cluster: LocalCluster, prompts: list[list[int]]) -> list[torch.Tensor]:
+    """Embedding, what each layer's experts see and its shared expert gives, logits."""
+    node = cluster.attention[0]
+    model, kv, clock = node._model, node._parts.kv, StageClock().of(0)
+    chunks = [
+        ChunkInput(prompt, 0, list(range(8 * i, 8 * i + 8)), True, i)
+        for i, prompt in enumerate(prompts)
+    ]
+    batch = build_batch(chunks)
+    x = model.embed(batch)
+    found, layer = [x.clone()], 0
+    while (point := model.advance(x, layer, batch, kv, clock)) is not None:
+        shared = model.shared(point.layer, point.hidden)
+        found += [point.hidden.to(torch.float32)] + ([] if shared is None else [shared.float()])
+        layer = point.layer + 1
+    return [*found, model.logits(x, batch.sample_rows)]
 
 
 @one_family
@@ -124,20 +168,20 @@ def test_experts_move_on_all_ranks_together(reference, new_cluster):
     spec = cluster.plan.spec
     placement = contiguous_placement(spec.num_experts, 2, spec.moe_layers, replicas=2)
     wish = Prepare(ticket=5, placement=placement)
-    for node, ranks in enumerate(cluster.ranks):
+    for node, ranks in enumerate(cluster.parts):
         reader = partial(WeightReader, folder)
         mover = Mover(cluster.experts[node]._model, reader)
         older = Prepare(ticket=4, placement=placement)
-        ranks.others.prepare(older)  # which another takes the place of at once
-        ranks.others.prepare(wish)
+        ranks.links.prepare(older)  # which another takes the place of at once
+        ranks.links.prepare(wish)
         mover.prepare(wish)
         said: list[Prepared] = []
         deadline = monotonic() + SECONDS
         while not said:
-            said += ranks.others.agreed(mover.news())
+            said += ranks.links.agreed(mover.news())
             assert monotonic() < deadline, "some rank has not read its experts"
         assert said == [Prepared(5)]
-        assert not [*ranks.others.agreed([])], "it is said once"
+        assert not [*ranks.links.agreed([])], "it is said once"
     before = cluster.membership
     cluster.enter(replace(before, epoch=before.epoch + 1, placement=placement))
     fresh = new_cluster(folder, 1, 1, 2, ffn_tp=2, placement=placement)
@@ -153,13 +197,13 @@ def test_one_rank_that_cannot_is_what_the_node_says():
     followers = [FollowingRows(seats.following(rank).shared, rank, 0.0) for rank in (1, 2)]
     for follower in followers:
         follower.done()
-    others.prepare(Prepare(ticket=1, placement=contiguous_placement(4, 1, (0,), 0)))
-    assert not [*others.agreed([Prepared(1)])]
+    others.links.prepare(Prepare(ticket=1, placement=contiguous_placement(4, 1, (0,), 0)))
+    assert not [*others.links.agreed([Prepared(1)])]
     seats.following(1).link.send(Prepared(0, "of another wish"))
     seats.following(1).link.send(Prepared(1))
-    assert not [*others.agreed([])]
+    assert not [*others.links.agreed([])]
     seats.following(2).link.send(Prepared(1, "the disk is gone"))
-    assert [*others.agreed([])] == [Prepared(1, "rank 2: the disk is gone")]
+    assert [*others.links.agreed([])] == [Prepared(1, "rank 2: the disk is gone")]
 
 
 def outputs_of(cluster: LocalCluster, node: int = 0, plan: Plan | None = None) -> torch.Tensor:
@@ -188,7 +232,7 @@ def rows_of(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
 def test_sums_are_in_the_order_of_ranks_whoever_is_done_first(dtype, order):
-    shared = RowsMemory.create(replace(SMALL, dtype=dtype))
+    shared = Shared.create(replace(SMALL, dtype=dtype))
     leading = LeadingRows(shared, "expert node 0", 0.0)
     others = {rank: FollowingRows(shared, rank, 0.0) for rank in (1, 2, 3)}
     for other in others.values():
@@ -216,18 +260,18 @@ def test_sums_are_in_the_order_of_ranks_whoever_is_done_first(dtype, order):
 
 
 def test_a_rank_that_does_not_answer_is_named_within_the_bound():
-    shared = RowsMemory.create(SMALL)
+    shared = Shared.create(SMALL)
     leading = LeadingRows(shared, "expert node 3", 0.0)
     for rank in (1, 3):
         FollowingRows(shared, rank, 0.0).done()
     with pytest.raises(NodeDied, match=r"rank 2 of expert node 3 has not answered for 0\.01 s"):
-        leading.await_all(0.01)
+        leading.orders.await_all(0.01)
 
 
 @pytest.mark.parametrize("spin", [0.0, 1e-3], ids=["sleeping", "spinning"])
 def test_no_order_and_no_answer_is_lost(spin):
     """Many orders over a thread that answers each: a wake-up that is missed would take a minute."""
-    shared = RowsMemory.create(replace(SMALL, ranks=2))
+    shared = Shared.create(replace(SMALL, ranks=2))
     leading = LeadingRows(shared, "expert node 0", spin)
     heard: list[Order] = []
 
@@ -244,10 +288,10 @@ def test_no_order_and_no_answer_is_lost(spin):
     hidden, ids, weights = rows_of(1)
     for layer in range(1999):
         leading.begin(layer, [hidden], [ids], [weights])
-    leading.message()
-    leading.await_all(5.0)
+    leading.orders.message()
+    leading.orders.await_all(5.0)
     thread.join(5.0)
-    assert heard == [*(Order(layer, 1) for layer in range(1999)), Order(MESSAGE, 0)]
+    assert heard == [*(Order(layer, 1) for layer in range(1999)), Order(MESSAGE, 1)]
 
 
 # --- what can't be ---------------------------------------------------------------------------
@@ -258,10 +302,17 @@ def test_no_order_and_no_answer_is_lost(spin):
     [
         (
             {"ffn_tp": 5},
-            "--ffn-tp 5 doesn't divide the 24 intermediate channels of this model's experts; use "
+            "--ffn-tp 5: that many ranks don't divide the 24 channels of this model's experts; use "
             "--ffn-tp 4",
         ),
         ({"ffn_tp": 48}, "use --ffn-tp 24"),
+        (
+            {"attn_tp": 3},
+            "--attn-tp 3: layer 0's attention can't be shared by so many ranks: they don't divide "
+            "its 4 heads; use --attn-tp 2",
+        ),
+        ({"attn_tp": 2, "kernels": "reference"}, "--attn-tp 2 needs the CPU kernels"),
+        ({"attn_tp": 2, "colocated": True}, "leave out --attn-tp 2"),
         ({"ffn_tp": 0}, "--ffn-tp must be a whole number of at least 1, not 0"),
         ({"ffn_tp": 2, "colocated": True}, "leave out --ffn-tp 2"),
     ],
@@ -291,6 +342,6 @@ def test_a_plan_counts_ranks_in_words(tmp_path):
         for tp in (2, 1)
     )
     assert any("2 ranks, cores 0,1 | 2,3  experts 0-7" in line for line in text)
-    assert any("--ffn-gpus counts nodes of --ffn-tp 2 processes" in line for line in text)
+    assert any("--ffn-gpus nodes of 2 ranks (processes)" in line for line in text)
     assert sum("shared by ranks" in line for line in text) == 1
-    assert not any("ranks" in line for line in plain)
+    assert not any(" ranks" in line for line in plain)

@@ -1,4 +1,4 @@
-"""Expert nodes of several processes: one that dies or hangs costs a pause, and no token."""
+"""Nodes of several processes: one that dies or hangs costs a pause, and no token."""
 
 import asyncio
 import os
@@ -27,6 +27,7 @@ FAULTS = (
     ("expert-0.1", signal.SIGKILL),
     ("expert-0.1", signal.SIGSTOP),
     ("expert-0", signal.SIGKILL),
+    ("attent-0.1", signal.SIGKILL),
 )
 
 
@@ -34,14 +35,14 @@ def test_a_rank_that_is_lost_costs_a_pause(folder: Path) -> None:
     """Tokens are the undisturbed ones, and afterwards all ranks of its node are others."""
 
     async def main() -> None:
-        async with AsyncLLM(str(folder), micro_batches=2, ffn_tp=2) as llm:
+        async with AsyncLLM(str(folder), micro_batches=2, attn_tp=2, ffn_tp=2) as llm:
             undisturbed = await tokens(llm, lambda: None)
             for name, fault in FAULTS:
-                before = ranks_of(llm.llm)
+                before = ranks_of(llm.llm, name)
                 node = pid_of(llm.llm, name)
                 lost = partial(os.kill, node, fault)
                 assert await tokens(llm, lost) == undisturbed, name
-                assert not {*ranks_of(llm.llm)} & {*before}, name
+                assert not {*ranks_of(llm.llm, name)} & {*before}, name
             await asyncio.to_thread(end, llm.llm)
 
     asyncio.run(main())
@@ -49,7 +50,7 @@ def test_a_rank_that_is_lost_costs_a_pause(folder: Path) -> None:
 
 def end(llm: LLM) -> None:
     """All ranks end with the instance."""
-    ranks = ranks_of(llm)
+    ranks = [*ranks_of(llm, "expert-0"), *ranks_of(llm, "attent-0")]
     llm.shutdown()
     assert not {*ranks} & {pid for pid, _ in session_members(os.getsid(0))}
 
@@ -77,6 +78,7 @@ class Stream:
         return output
 
 
-def ranks_of(llm: LLM) -> list[int]:
-    """Process ids of its expert node's ranks."""
-    return [pid_of(llm, name) for name in ("expert-0", "expert-0.1")]
+def ranks_of(llm: LLM, name: str) -> list[int]:
+    """Process ids of the ranks of this one's node."""
+    first = name.partition(".")[0]
+    return [pid_of(llm, rank) for rank in (first, f"{first}.1")]

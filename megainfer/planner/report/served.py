@@ -52,9 +52,10 @@ def _options(
         options |= {"colocated": True, "device": kinds[0]}
     else:
         options |= {
-            "attn-gpus": deployment.attention.devices,
+            "attn-gpus": deployment.attention.count,
+            **_tp("attn-tp", deployment.attention.tp),
             "ffn-gpus": deployment.experts.count,
-            **({"ffn-tp": deployment.experts.tp} if deployment.experts.tp > 1 else {}),
+            **_tp("ffn-tp", deployment.experts.tp),
             **_devices(*kinds),
             "micro-batches": deployment.micro_batches,
         }
@@ -77,6 +78,10 @@ def _devices(attention: str, experts: str) -> dict[str, Option]:
     return {"attn-device": attention, "ffn-device": experts}
 
 
+def _tp(name: str, ranks: int) -> dict[str, Option]:
+    return {name: ranks} if ranks > 1 else {}
+
+
 def _unless_same(name: str, value: str, usual: str) -> dict[str, Option]:
     return {} if value == usual else {name: value}
 
@@ -92,10 +97,8 @@ def _refusals(model: str, deployment: Deployment, workload: Workload) -> Iterato
                 f"{attention.tp}, data parallel {attention.count}); one device is"
             )
     else:
-        # Attention nodes are never split, expert nodes where they compute on CPUs.
-        split = experts.device.kind == "cpu"
-        for role, nodes, may_be in (("attention", attention, False), ("expert", experts, split)):
-            if nodes.tp > 1 and not may_be:
+        for role, nodes in (("attention", attention), ("expert", experts)):
+            if nodes.tp > 1 and nodes.device.kind != "cpu":
                 yield (
                     f"tensor parallelism isn't served there yet: {role} nodes of {nodes.tp} "
                     f"{nodes.device.name} each; plan with --tp 1"

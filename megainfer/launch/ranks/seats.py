@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol
 
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
-from megainfer.ranks.layout import RowsLayout
-from megainfer.ranks.rows import RowsMemory
+from megainfer.ranks.shared import AnyLayout, Shared
 
 
 class Closable(Protocol):
@@ -14,37 +13,42 @@ class Closable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LeadingSeat:
+class LeadingSeat(Generic[AnyLayout]):
     """links: to the other ranks, from 1 on, in order."""
 
-    shared: RowsMemory
+    shared: Shared[AnyLayout]
     links: tuple[ChildLink, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class FollowingSeat:
+class FollowingSeat(Generic[AnyLayout]):
     """link: to rank 0, which speaks there as the supervisor does to nodes."""
 
-    shared: RowsMemory
+    shared: Shared[AnyLayout]
     rank: int
     link: ParentLink
 
 
-class RankSeats:
+class RankSeats(Generic[AnyLayout]):
     """Of all ranks of one node."""
 
-    def __init__(self, layout: RowsLayout) -> None:
-        self._shared = RowsMemory.create(layout)
+    def __init__(self, layout: AnyLayout) -> None:
+        self._shared = Shared.create(layout)
         self._pairs = [link_pair() for _ in range(1, layout.ranks)]
 
     @property
-    def leading(self) -> LeadingSeat:
+    def leading(self) -> LeadingSeat[AnyLayout]:
         """Rank 0's."""
         return LeadingSeat(self._shared, tuple(ours for ours, _ in self._pairs))
 
-    def following(self, rank: int) -> FollowingSeat:
+    def following(self, rank: int) -> FollowingSeat[AnyLayout]:
         """Of any other rank."""
         return FollowingSeat(self._shared, rank, self._pairs[rank - 1][1])
+
+    @property
+    def others(self) -> list[FollowingSeat[AnyLayout]]:
+        """Of all others, in order."""
+        return [self.following(rank) for rank in range(1, len(self._pairs) + 1)]
 
     def not_of(self, rank: int) -> Sequence[Closable]:
         """What this rank's process must not hold."""
