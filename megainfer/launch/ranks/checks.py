@@ -19,10 +19,10 @@ def check_ranks(config: EngineConfig, spec: ModelSpec, devices: Devices, kernels
     codes needn't end where a part does.
     """
     if config.ffn_tp > 1:
-        _check_device("--ffn-tp", "expert", bool(devices.experts))
+        _check_device("--ffn-tp", config.ffn_tp, "expert", bool(devices.experts))
         _check_size("--ffn-tp", config.ffn_tp, spec, _of_experts)
     if config.attn_tp > 1:
-        _check_device("--attn-tp", "attention", bool(devices.attention))
+        _check_device("--attn-tp", config.attn_tp, "attention", bool(devices.attention))
         if kernels != "cpu":
             raise ConfigError(
                 f"--attn-tp {config.attn_tp} needs the CPU kernels, but --kernels {kernels} serves "
@@ -31,11 +31,11 @@ def check_ranks(config: EngineConfig, spec: ModelSpec, devices: Devices, kernels
         _check_size("--attn-tp", config.attn_tp, spec, _of_halves)
 
 
-def _check_device(option: str, role: str, on_gpus: bool) -> None:
+def _check_device(option: str, ranks: int, role: str, on_gpus: bool) -> None:
     if on_gpus:
         short = "attn" if role == "attention" else "ffn"
         raise ConfigError(
-            f"{option} splits {role} nodes on CPUs, but these compute on GPUs; use "
+            f"{option} {ranks} splits {role} nodes on CPUs, but these compute on GPUs; use "
             f"--{short}-device cpu, or {option} 1"
         )
     native_library.load()
