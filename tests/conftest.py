@@ -1,6 +1,7 @@
 """What holds for every run of the tests: nobody is skipped or left behind unnoticed."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,9 @@ from tests.support.spread import spread
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+# A suite in the background of a script ignores interrupts, and so would the programs of its tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SERVING = ("processes", "clients")
 """Folders of tests that start processes."""

@@ -46,11 +46,6 @@ class Task:
             count += 1
         return [random.randrange(10) for _ in range(count)]
 
-    def demonstrated(self, random: Random) -> list[int]:
-        """The same with as many of each length: who has never seen a long answer right learns
-        nothing of long ones by rewards."""
-        return [random.randrange(10) for _ in range(random.randint(2, self.longest))]
-
     def write_problems(self, path: Path, count: int, seed: int) -> Path:
         """As the trainer reads them."""
         random = Random(seed)

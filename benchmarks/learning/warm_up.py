@@ -13,7 +13,7 @@ from learning.task import END, SIGNS, Task, answer_of, prompt_of, write_tokenize
 BATCH = 64
 SORTED = 4
 """Batches whose rows are sorted by length together."""
-RATE = 3e-3
+RATE = 4e-3
 
 
 def small_model(context: int, seed: int) -> Any:
@@ -65,7 +65,7 @@ def _batches(
     task: Task, tokenizer: Any, random: Random, sloppy: float
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids and labels, [BATCH, T], without end; a label of -100 is not learnt. Those of like
-    length stand together."""
+    length stand together, as few are long."""
     while True:
         rows = sorted(
             (_row(task, tokenizer, random, sloppy) for _ in range(SORTED * BATCH)), key=len
@@ -77,7 +77,7 @@ def _batches(
 
 def _row(task: Task, tokenizer: Any, random: Random, sloppy: float) -> list[tuple[int, int]]:
     """(token, label) of prompt and answer."""
-    problem = task.demonstrated(random)
+    problem = task.digits(random)
     prompt = tokenizer.encode(prompt_of(problem)).ids
     answer = [*tokenizer.encode(answer_of(problem, random, sloppy)).ids, SIGNS.index(END)]
     assert len(answer) <= task.answer_tokens

@@ -78,7 +78,7 @@ def test_devices_take_what_serving_reserves(spec, costs):
     half, experts = AttentionStage(costs, H20), ExpertStage(costs, H20, 1, expert_nodes)
     own = half.memory(1000, sequences, rows, m, expert_nodes)
     assert own == half.held(1000, sequences) + needs.attention(gpu)
-    assert experts.memory(rows, m, attention_nodes) == experts.held() + needs.experts()
+    assert experts.memory(rows, m, attention_nodes) == experts.held() + needs.experts(gpu)
 
 
 @pytest.mark.parametrize("tp", [2, 4, 8])

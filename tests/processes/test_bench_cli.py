@@ -109,8 +109,6 @@ def test_ctrl_c_prints_what_was_measured() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A suite in the background of a script ignores interrupts, and its children with it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         for _ in range(2):
             server.node.expect(Submit)

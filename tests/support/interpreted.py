@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-os.environ["TRITON_INTERPRET"] = "1"  # kernels look at it when they are defined
+os.environ["TRITON_INTERPRET"] = "1"  # kernels look at it when they are defined, Triton's own too
 
 import numpy as np
 import torch
 import triton.language as tl
+from triton import knobs
 from triton.runtime import interpreter
+
+knobs.runtime.interpret = True
+del os.environ["TRITON_INTERPRET"]  # or programs that other tests start would find it
 
 BUILDER: Any = interpreter.InterpreterBuilder
 OPERATIONS = ("fadd", "fsub", "fmul", "fdiv", "maximumf", "minimumf", "maxnumf", "minnumf")
