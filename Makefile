@@ -63,4 +63,5 @@ endif
 	@touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) build *.egg-info megainfer/compute/cpu/_native* megainfer/m2n/_native*
+	rm -rf $(VENV) build *.egg-info megainfer/compute/cpu/_native* megainfer/m2n/_native* \
+		megainfer/ranks/_native*

@@ -10,6 +10,7 @@ from setuptools.command.build_ext import build_ext
 SHARED = "megainfer/native"
 KERNELS = "megainfer/compute/cpu"
 M2N = "megainfer/m2n"
+RANKS = "megainfer/ranks"
 
 
 def library(folder: str) -> Extension:
@@ -57,4 +58,7 @@ class SideBySide(build_ext):
         super().build_extensions()
 
 
-setup(ext_modules=[library(KERNELS), library(M2N)], cmdclass={"build_ext": SideBySide})
+setup(
+    ext_modules=[library(KERNELS), library(M2N), library(RANKS)],
+    cmdclass={"build_ext": SideBySide},
+)

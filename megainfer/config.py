@@ -35,7 +35,9 @@ class EngineConfig:
     """A wish, checked field by field; `launch.plan` checks it against a model and a machine.
 
     model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
-    nodes: each has a GPU, or is a CPU process. device: what they compute on, auto for GPUs where
+    nodes: each has a GPU, or is a CPU process. attn_tp: ranks of each attention node, CPU processes
+    with a part of its heads, channels and vocabulary; ffn_tp: of each expert node, with a part of
+    each of its experts. device: what they compute on, auto for GPUs where
     there are some; attn_device, ffn_device: the same of one role, None: as `device`. gpus: which
     GPUs, by their numbers among those that CUDA_VISIBLE_DEVICES leaves, attention nodes first; one
     may be named several times; None: from the first on. batch_invariant: on GPUs, what a token
@@ -71,6 +73,8 @@ class EngineConfig:
     model: str | None = None
     attn_gpus: int = 1
     ffn_gpus: int = 1
+    attn_tp: int = 1
+    ffn_tp: int = 1
     device: str = "auto"
     attn_device: str | None = None
     ffn_device: str | None = None
@@ -108,6 +112,8 @@ class EngineConfig:
         for name in (
             "attn_gpus",
             "ffn_gpus",
+            "attn_tp",
+            "ffn_tp",
             "max_num_seqs",
             "max_num_batched_tokens",
             "grammar_memory",
@@ -142,6 +148,11 @@ class EngineConfig:
                 "--colocated is one process with both roles; with it, --attn-gpus and --ffn-gpus "
                 f"must be 1, not {self.attn_gpus} and {self.ffn_gpus}"
             )
+        for name in ("attn_tp", "ffn_tp"):
+            if self.colocated and (ranks := getattr(self, name)) > 1:
+                raise ConfigError(
+                    f"--colocated is one process with both roles; leave out {_flag(name)} {ranks}"
+                )
         if self.colocated and self.m2n != "auto":
             raise ConfigError(
                 f"--colocated is one process, which sends no messages; leave out --m2n {self.m2n}"

@@ -5,6 +5,7 @@ Pure: no torch, and no look at a machine. What fits into one is the plan's busin
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
@@ -115,14 +116,15 @@ class Overhead:
 
 
 def attention_node(
-    spec: ModelSpec, precision: Precision, num_blocks: int, num_states: int
+    spec: ModelSpec, precision: Precision, num_blocks: int, num_states: int, ranks: int = 1
 ) -> Ledger:
-    """One attention node with so many KV blocks, and room for so many recurrent states."""
+    """One attention node of so many ranks with so many KV blocks, and room for so many recurrent
+    states."""
     states = num_states * spec.state_bytes
     return Ledger(
         (
-            ("weights", attention_bytes(spec, precision)),
-            ("KV cache", num_blocks * kv_block_bytes(spec, precision)),
+            ("weights", attention_bytes(spec, precision, ranks)),
+            ("KV cache", num_blocks * kv_block_bytes(spec, precision, ranks)),
             *((("recurrent states", states),) if num_states else ()),
         )
     )
@@ -202,15 +204,19 @@ def _widest(spec: ModelSpec) -> int:
     )
 
 
-def kv_block_bytes(spec: ModelSpec, precision: Precision) -> int:
-    """One block of the KV cache, in all layers."""
-    return BLOCK_SIZE * spec.kv_bytes_per_token(DTYPE_BYTES[precision.dtype])
+def kv_block_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int:
+    """One block of the KV cache, in all layers of so many ranks together: what several have alike
+    counts as often."""
+    layers = (layer.attention.of_rank(ranks) for layer in spec.layers)
+    a_rank = sum(prod(shape) for attention in layers for shape in attention.cache_shapes)
+    return BLOCK_SIZE * ranks * a_rank * DTYPE_BYTES[precision.dtype]
 
 
-def attention_bytes(spec: ModelSpec, precision: Precision) -> int:
-    """An attention node's weights; the table of embeddings stays in the dtype of computing,
-    beside its packed copy where it is the head as well, and so does sparse attention."""
-    table, every = spec.vocab_size * spec.hidden_size, attention_weight_bytes(spec, 1)
+def attention_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int:
+    """An attention node's weights, of so many ranks together; the table of embeddings stays in the
+    dtype of computing, beside its packed copy where it is the head as well, and so does sparse
+    attention."""
+    table, every = spec.vocab_size * spec.hidden_size, attention_weight_bytes(spec, 1, ranks)
     sparse = sparse_attention_weights(spec)
     packed = (every if spec.tie_word_embeddings else every - table) - sparse
     unpacked = (table + sparse) * DTYPE_BYTES[precision.dtype]

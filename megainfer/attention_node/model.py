@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from megainfer.attention_node.ranks.leading import ALONE, LeadingHalf, Rank
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
@@ -85,6 +86,7 @@ class AttentionModel:
     """`StepModel` whose experts are elsewhere; all that it keeps between calls is in the cache.
 
     max_positions: how many positions are rotated for, the model's own limit unless fewer can occur.
+    rank: of the node, with its part of the half.
 
     Raises what `Backend.half` does.
     """
@@ -96,8 +98,10 @@ class AttentionModel:
         placement: Placement,
         backend: Backend,
         max_positions: int | None = None,
+        rank: Rank = ALONE,
     ) -> None:
         self.spec = spec
+        self._rank = rank
         self._backend = backend
         self._num_experts = placement.num_experts
         self._positions = max_positions or spec.max_position
@@ -105,8 +109,10 @@ class AttentionModel:
 
     def _loaded(self, reader: WeightReader, placement: Placement) -> ModelHalf:
         assert reader.device is self._backend.device, "read where it isn't computed with"
-        source = HalfSource(self.spec, reader, placement, self._backend.dtype, self._positions)
-        return self._backend.half(source)
+        dtype, shard = self._backend.dtype, self._rank.shard
+        source = HalfSource(self.spec, reader, placement, dtype, self._positions, shard)
+        own, others = self._backend.half(source), self._rank.others
+        return own if others is None else LeadingHalf(own, others)
 
     def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
         """See `StepModel.renewed`. The cache stays, since it is laid out alike."""

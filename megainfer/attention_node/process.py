@@ -13,6 +13,7 @@ from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.peers import Peers
 from megainfer.attention_node.profile import profile_attention
+from megainfer.attention_node.ranks.leading import ALONE, HalfRanks, Rank
 from megainfer.attention_node.row_costs import scored_row_cost
 from megainfer.attention_node.scheduling.config import (
     FAIR_PROMPT_ROWS_ON_CPUS,
@@ -35,6 +36,7 @@ from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
+from megainfer.launch.ranks.seats import LeadingSeat
 from megainfer.launch.renewing import Renewer, reader_of
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import AttentionPort
@@ -48,21 +50,30 @@ from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import FrontEndDown, FrontEndUp, Meet, Prepare, Serve
 from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.models.sources import attention_sources
-from megainfer.topology import Membership
+from megainfer.ranks.layout import HalfLayout
+from megainfer.topology import Membership, Shard
 
 if TYPE_CHECKING:
     from megainfer.structured.compiler import GrammarCompiler
 
 
 def run_attention(
-    station: Station, plan: Plan, node: int, measures: bool, weights: WeightFiles
+    station: Station,
+    plan: Plan,
+    node: int,
+    measures: bool,
+    weights: WeightFiles,
+    seat: LeadingSeat[HalfLayout] | None = None,
 ) -> None:
-    """Everything that the process of attention node `node` does after the fork.
+    """Everything that the process of attention node `node` does after the fork, its first with
+    tensor parallelism.
 
-    measures: whether the choice of m waits for what its stages take. weights: what it loads.
+    measures: whether the choice of m waits for what its stages take. weights: what it loads. seat:
+    among the node's ranks, where there are several.
     """
+    others = None if seat is None else HalfRanks(seat, node, plan.spec, plan.spin_seconds)
     with computing(plan, Role.ATTENTION, node) as backend:
-        _run(station, plan, node, measures, weights, backend)
+        _run(station, plan, node, measures, weights, backend, others)
 
 
 def _run(
@@ -72,9 +83,13 @@ def _run(
     measures: bool,
     weights: WeightFiles,
     backend: Backend,
+    others: HalfRanks | None,
 ) -> None:
     link = station.link
-    model, kv = load_attention(plan, backend, progress_to(link), weights)
+    rank = ALONE if others is None else Rank(Shard(0, plan.config.attn_tp), others)
+    model, kv = load_attention(plan, backend, progress_to(link), weights, rank)
+    if others is not None:
+        others.await_loaded()
     warm_up(model, kv, plan)
     served = with_graphs(plan, model, kv, progress_to(link, "recording stages", 4))
     kv.device.seal()
@@ -86,7 +101,7 @@ def _run(
     peers = Peers(link, port)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
     work = Workload(station.page)
-    unit = AttentionUnit(plan, seat, served, kv, port, serve, work, weights, peers)
+    unit = AttentionUnit(plan, seat, served, kv, port, serve, work, weights, peers, others)
     link.send(Ready())
     run_until_stopped(link, unit, work, PULSE_SECONDS)
 
@@ -107,12 +122,14 @@ def load_attention(
     backend: Backend,
     on_bytes: Callable[[int, int], None],
     weights: WeightFiles = OF_FOLDER,
+    rank: Rank = ALONE,
 ) -> tuple[AttentionModel, KVCache]:
-    """These weights and an empty KV cache; `on_bytes` hears (bytes in place, bytes in all)."""
+    """These weights and an empty KV cache, or a rank's part of both; `on_bytes` hears (bytes in
+    place, bytes in all)."""
     with reader_of(plan, weights, device=backend.device) as reader:
-        total = reader.total_bytes(attention_sources(plan.spec))
+        total = reader.total_bytes(attention_sources(plan.spec, rank.shard))
         reader.on_bytes = lambda done: on_bytes(done, total)
-        model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len)
+        model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len, rank)
     spare = bool(plan.attention_ledger().of("graphs"))  # what is nobody's, for padding
     states = plan.num_states + spare if plan.num_states else 0
     return model, model.new_cache(plan.num_blocks + spare, states)
@@ -132,8 +149,10 @@ class AttentionUnit:
         work: Workload,
         weights: WeightFiles,
         peers: Peers | None = None,
+        others: HalfRanks | None = None,
     ) -> None:
         node = seat.index
+        self._links = None if others is None else others.links
         ready = NodeReady(
             node=node,
             max_model_len=plan.max_model_len,
@@ -173,6 +192,8 @@ class AttentionUnit:
         if not self.pending():
             own = (*self._front_ends.filenos(), self._compiling.fileno())
             bound = self._renewer.sleep_bound(self.node.sleep_bound(timeout))
+            if self._links is not None:
+                bound = self._links.sleep_bound(bound)
             self._port.wait(bound, (*fds, *own))
 
     def pending(self) -> bool:
@@ -180,6 +201,8 @@ class AttentionUnit:
         return self._front_ends.pending() or self._compiling.pending()
 
     def enter(self, membership: Membership) -> None:
+        if self._links is not None:
+            self._links.enter(membership)
         self.node.enter(membership, self._renewer.take(membership.weights))
         self._tuner.enter(len(membership.attention) > 1, self.node.scheduler)
         if self._peers is not None:
@@ -192,24 +215,34 @@ class AttentionUnit:
             case FrontEndUp() | FrontEndDown():
                 self._front_ends.hear(message)
             case Prepare():
-                self._renewer.prepare(message)
+                self._prepare(message)
             case SetPause():
                 self._wish = message
                 self.node.intake.pause(message.mode)
 
     def news(self) -> Sequence[Message]:
-        told: list[Message] = [*self._renewer.news(), *self._paused()]
+        prepared = self._renewer.news()
+        if self._links is not None:
+            prepared = [*self._links.agreed(prepared)]
+        told: list[Message] = [*prepared, *self._paused()]
         return told if self._peers is None else [*told, *self._peers.news()]
 
     def counters(self) -> dict[str, Any]:
-        of_device = {**self._model.counters(), **memory_counters(self._device)}
-        return {f"attention node {self.node.node}": {**self.node.counters(), **of_device}}
+        own = {"ranks": self._plan.config.attn_tp, **self._model.counters()}
+        of_device = memory_counters(self._device)
+        return {f"attention node {self.node.node}": {**self.node.counters(), **own, **of_device}}
 
     def keep_spans(self, count: int) -> None:
         self.node.clock.keep_latest(count)
 
     def take_spans(self) -> dict[str, list[Span]]:
         return {f"attention node {self.node.node}": self.node.clock.take_spans()}
+
+    def _prepare(self, wish: Prepare) -> None:
+        if self._links is not None:
+            new = wish.weights.version != self._renewer.weights.version
+            self._links.prepare(wish, answered=new)
+        self._renewer.prepare(wish)
 
     def _paused(self) -> Sequence[Message]:
         """That the pause has come about, or its end, once."""
@@ -229,6 +262,8 @@ class AttentionUnit:
 
     def close(self) -> None:
         self._renewer.drop()
+        if self._links is not None:
+            self._links.close()
         self._front_ends.close()
         self._compiling.close()
         self._port.close()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ class WeightReader:
 
     def _size(self, source: Source) -> int:
         encoding = self._encoding(source)
-        lines, _ = _needed(source, encoding)
+        lines = _wanted(source, encoding).lines
         sides = sum(side.size for side in encoding.sides)
         return len(lines) * encoding.codes.line_bytes + sides
 
@@ -128,16 +128,16 @@ class WeightReader:
         """Fill `out`, a chunk of lines of the codes after the other."""
         encoding = self._encoding(source)
         codes = encoding.codes
-        lines, columns = _needed(source, encoding)
-        verbatim = columns is None and _is_verbatim(encoding, lines, out)
+        wanted = _wanted(source, encoding)
+        verbatim = _is_verbatim(encoding, wanted, out)
         sides = [self._files.read(side, side.lines) for side in encoding.sides]
         self._count(sum(side.size for side in encoding.sides))
-        for first, part in _chunks(lines, codes.line_bytes):
+        for first, part in _chunks(wanted.lines, codes.line_bytes):
             if verbatim:
                 self._files.read_into(out[first : first + len(part)], codes, part)
             else:
                 weight = encoding.decode(self._files.read(codes, part), part, sides)
-                _place(out, first * encoding.packed, weight, columns)
+                _place(out, first * encoding.packed - wanted.skipped, weight, wanted)
             self._count(len(part) * codes.line_bytes)
 
     def _count(self, size: int) -> None:
@@ -147,32 +147,56 @@ class WeightReader:
                 self.on_bytes(self.bytes_read)
 
 
-def _needed(source: Source, encoding: Encoding) -> tuple[range, slice | None]:
-    """The lines of the codes that the source takes; where these are the weight's columns, all of
-    them, and what it takes of each."""
-    picked = source.picked
+class _Wanted(NamedTuple):
+    """What a source takes of its codes. lines: which. turned: these are the weight's columns, not
+    its rows. cut: what it takes of each, None: all. skipped: entries of the first line that it
+    doesn't take, where a line is several."""
+
+    lines: range
+    turned: bool
+    cut: slice | None
+    skipped: int = 0
+
+
+def _wanted(source: Source, encoding: Encoding) -> _Wanted:
+    rows = source.picked
+    columns = None if source.columns is None else range(*source.columns)
     if source.transposed == encoding.flipped:
         if encoding.packed > 1:
             raise encoding.codes.fail(
                 "is packed along what is stored turned, which isn't supported"
             )
-        return picked, None
-    return encoding.codes.lines, slice(picked.start, picked.stop, picked.step)
-
-
-def _is_verbatim(encoding: Encoding, lines: range, out: Tensor) -> bool:
-    """Whether the bytes on disk are those of the result."""
-    plain = isinstance(encoding, Plain) and dtype_of(encoding.codes) == out.dtype
-    return plain and lines.step == 1 and out.is_contiguous()
-
-
-def _place(out: Tensor, first: int, weight: Tensor, columns: slice | None) -> None:
-    """Lines of codes as rows of `out` from `first` on, or what is needed of them as columns."""
-    end = first + len(weight)
+        return _Wanted(rows, False, None if columns is None else _slice(columns))
     if columns is None:
-        out[first:end].copy_(weight)
-    else:  # in two steps, each four times as fast as one that converts and turns
-        out[:, first:end].copy_(weight[:, columns].mT.contiguous())
+        return _Wanted(encoding.codes.lines, True, _slice(rows))
+    first, end = columns.start // encoding.packed, -(-columns.stop // encoding.packed)
+    skipped = columns.start - first * encoding.packed
+    return _Wanted(range(first, end), True, _slice(rows), skipped)
+
+
+def _slice(picked: range) -> slice:
+    return slice(picked.start, picked.stop, picked.step)
+
+
+def _is_verbatim(encoding: Encoding, wanted: _Wanted, out: Tensor) -> bool:
+    """Whether the bytes on disk are those of the result."""
+    if wanted.turned or wanted.cut is not None or wanted.lines.step != 1:
+        return False
+    plain = isinstance(encoding, Plain) and dtype_of(encoding.codes) == out.dtype
+    return plain and out.is_contiguous()
+
+
+def _place(out: Tensor, first: int, weight: Tensor, wanted: _Wanted) -> None:
+    """Lines of codes, or what is wanted of them, as rows or columns of `out` from `first` on; what
+    lies outside of it isn't wanted."""
+    if not wanted.turned:
+        own = weight if wanted.cut is None else weight[:, wanted.cut]
+        out[first : first + len(weight)].copy_(own)
+        return
+    before, end = max(0, -first), min(len(weight), out.shape[1] - first)
+    own = weight[before:end, wanted.cut]
+    # In two steps, each four times as fast as one that converts and turns.
+    out[:, first + before : first + end].copy_(own.mT.contiguous())
 
 
 def _chunks(lines: range, line_bytes: int) -> Iterator[tuple[int, range]]:

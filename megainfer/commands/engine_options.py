@@ -52,6 +52,22 @@ class EngineOptions:
         int,
         Option(rich_help_panel=NODES, help="Expert nodes: each has a GPU, or is a CPU process."),
     ] = DEFAULT.ffn_gpus
+    attn_tp: Annotated[
+        int,
+        Option(
+            rich_help_panel=NODES,
+            help="Tensor parallelism: ranks of each attention node, each a CPU process with a part "
+            "of its heads, dense channels and vocabulary.",
+        ),
+    ] = DEFAULT.attn_tp
+    ffn_tp: Annotated[
+        int,
+        Option(
+            rich_help_panel=NODES,
+            help="Tensor parallelism: ranks of each expert node, each a CPU process with a part of "
+            "every expert of the node.",
+        ),
+    ] = DEFAULT.ffn_tp
     device: Annotated[
         str,
         Option(

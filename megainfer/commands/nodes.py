@@ -36,13 +36,14 @@ def nodes(url: Url = DEFAULT_URL, admin_key: AdminKey = None) -> None:
 
     report = msgspec.json.decode(ask("GET", url, "/admin/nodes", admin_key, LOOK_SECONDS))
     hosts = ["host"] * any("host" in node for node in report["nodes"])
-    columns = ("node", *hosts, "state", "restarts", "last beat", "reason")
+    columns = ("node", *hosts, "ranks", "state", "restarts", "last beat", "reason")
     table = Table(*columns, box=None, pad_edge=False)
     for node in report["nodes"]:
         beat = node["heartbeat_seconds"]
         table.add_row(
             f"{node['role']}-{node['node']}",
             *(node[name] for name in hosts),
+            str(node["ranks"]),
             node["state"],
             str(node["restarts"]),
             "" if beat is None else f"{beat:.1f} s ago",

@@ -14,7 +14,7 @@ from megainfer.compute.kv_cache import KVCache
 from megainfer.device import Device
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
-from megainfer.topology import Placement
+from megainfer.topology import WHOLE, Placement, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class HalfSource:
     """What a half is loaded from.
 
     placement: where experts are, to begin with. dtype: of messages and of the KV cache.
-    max_positions: how many positions are rotated for.
+    max_positions: how many positions are rotated for. shard: whose part of it, where several ranks
+    share it: what its layers add is then a part of a sum, and only the first rank's can route.
     """
 
     spec: ModelSpec
@@ -30,6 +31,7 @@ class HalfSource:
     placement: Placement
     dtype: torch.dtype
     max_positions: int
+    shard: Shard = WHOLE
 
     @property
     def device(self) -> Device:

@@ -1,4 +1,8 @@
-"""The expert node's share of a model: the routed experts of every MoE layer that live here."""
+"""The expert node's share of a model: the routed experts of every MoE layer that live here.
+
+With tensor parallelism a rank has a part of each of these experts, all have the same ones, and what
+they compute is the sum over all ranks.
+"""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -13,12 +17,13 @@ from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.device import OnGraph, Recordings
 from megainfer.errors import ConfigError
 from megainfer.expert_node.loading import load_experts_into
+from megainfer.expert_node.other_ranks import ALONE, Rank
 from megainfer.expert_node.stage_graphs import StageBounds, StageGraphs
 from megainfer.expert_node.tally import PerExpert, Tally
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
-from megainfer.topology import EMPTY, Placement
+from megainfer.topology import EMPTY, Placement, Shard
 
 Place = tuple[int, int]
 """A layer, and the global id of one of its experts."""
@@ -26,6 +31,8 @@ Place = tuple[int, int]
 
 class ExpertModel:
     """Weights of one node's experts, and their computation for whatever rows arrive.
+
+    rank: whose part of each expert it has, and whose results `forward` adds.
 
     What each slot holds changes with the placement that it enters; what is new by it must have been
     taken in before. All of it changes with the weights (`renewed`). Beside that its only state is a
@@ -41,9 +48,12 @@ class ExpertModel:
         placement: Placement,
         node: int,
         backend: Backend,
+        rank: Rank = ALONE,
     ) -> None:
         self.spec = spec
         self.node = node
+        self.shard = rank.shard
+        self._others = rank.others
         self._backend = backend
         self.held = placement.slots_of(node)  # by layer, what each slot holds
         self._layers = self._loaded(reader, placement)
@@ -55,10 +65,10 @@ class ExpertModel:
     def _loaded(self, reader: WeightReader, placement: Placement) -> dict[int, LayerExperts]:
         """By layer, with a kernel of their own, so that their memory goes with them."""
         spec, held = self.spec, placement.slots_of(self.node)
-        new_layer = self._backend.experts(_shape_of(spec))
+        new_layer = self._backend.experts(_shape_of(spec, self.shard))
         layers = {n: new_layer(len(placement.experts_of(self.node, n))) for n in spec.moe_layers}
         for layer, experts in layers.items():
-            load_experts_into(experts, FfnSources(spec, layer), reader, held[layer])
+            load_experts_into(experts, FfnSources(spec, layer), reader, held[layer], self.shard)
         return layers
 
     def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
@@ -147,7 +157,7 @@ class ExpertModel:
     def record(self, bounds: StageBounds, on_graph: OnGraph) -> None:
         """Have the device record the stages of batches within these bounds, as far as there is room
         for that; others are computed as ever."""
-        shape, backend = _shape_of(self.spec), self._backend
+        shape, backend = _shape_of(self.spec, self.shard), self._backend
         made = [backend.fixed_batch(shape, bounds.messages, rows) for rows in bounds.buckets]
         batches = [batch for batch in made if batch is not None]
         total = len(batches) * len(self._layers)
@@ -158,15 +168,20 @@ class ExpertModel:
         """Compute one layer's experts for all rows at once and write each dispatch's result.
 
         outs: one [R, D] a dispatch, in the same order; they are overwritten with the rows'
-        outputs, weighted and summed over this node's experts.
+        outputs, weighted and summed over this node's experts. Raises NodeDied where another rank
+        doesn't answer.
         """
         self.count()
+        if self._others is not None:
+            self._others.begin(layer, dispatches)
         if self._graphs is None or not self._graphs.replay(layer, dispatches, outs):
             self._uncounted = layer, self.compute(layer, dispatches, outs)
+        if self._others is not None:
+            self._others.add_to(outs)
 
     def compute(self, layer: int, dispatches: Sequence[Dispatch], outs: Sequence[Tensor]) -> Tensor:
-        """`forward` by one kernel after the other, and without counting: how many choices each slot
-        got, int64 [slots], which is valid until the layer's next batch."""
+        """`forward` by one kernel after the other, of this rank alone and without counting: how
+        many choices each slot got, int64 [slots], which is valid until the layer's next batch."""
         return self._layers[layer].forward(
             [dispatch.hidden for dispatch in dispatches],
             [dispatch.local_ids for dispatch in dispatches],
@@ -213,11 +228,11 @@ class ExpertModel:
         }
 
 
-def _shape_of(spec: ModelSpec) -> ExpertsShape:
+def _shape_of(spec: ModelSpec, shard: Shard) -> ExpertsShape:
     return ExpertsShape(
         spec.num_experts,  # as many as there can ever be here
         spec.hidden_size,
-        spec.expert.intermediate,
+        spec.expert.intermediate // shard.ranks,
         spec.top_k,
         spec.expert.activation,
         spec.expert.bias,

@@ -132,7 +132,8 @@ class _Reading(Thread):
             started = monotonic()
             layer, expert = place
             if layer not in loaders:  # the last layer's memory is not needed any more
-                loaders = {layer: ExpertLoader(FfnSources(self._model.spec, layer), reader)}
+                sources = FfnSources(self._model.spec, layer)
+                loaders = {layer: ExpertLoader(sources, reader, self._model.shard)}
             prepared = loaders[layer].prepared(self._model.layer(layer), expert)
             self.read.append((place, prepared))
             if self._ended.wait(REST * (monotonic() - started)):

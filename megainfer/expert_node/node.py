@@ -9,7 +9,7 @@ from typing import Any
 
 from megainfer.checkpoint.switch import Switch
 from megainfer.device import marks_of
-from megainfer.errors import MegaInferError
+from megainfer.errors import MegaInferError, NodeDied
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.gather import Batch, Gather
 from megainfer.instruments.distribution import Distribution
@@ -147,6 +147,8 @@ class ExpertNode:
             outs = [self.port.reply_buffer(dispatch) for dispatch in dispatches]
             try:
                 self._model.forward(batch.layer, dispatches, outs)
+            except NodeDied:
+                raise
             except MegaInferError as error:
                 return error
         return None

@@ -11,6 +11,7 @@ from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.node import ExpertNode
+from megainfer.expert_node.other_ranks import ALONE, ExpertRanks, Rank
 from megainfer.expert_node.profile import profile_experts
 from megainfer.expert_node.transfer_profile import answer_transfers
 from megainfer.expert_node.warm_up import record, warm_up
@@ -21,6 +22,7 @@ from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
 from megainfer.launch.plan import Plan
+from megainfer.launch.ranks.seats import LeadingSeat
 from megainfer.launch.renewing import Renewer, reader_of
 from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
@@ -32,7 +34,8 @@ from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Meet, Prepare
 from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.models.sources import expert_sources
-from megainfer.topology import Membership, Placement
+from megainfer.ranks.layout import RowsLayout
+from megainfer.topology import Membership, Placement, Shard
 
 
 def run_expert(
@@ -42,21 +45,27 @@ def run_expert(
     measures: bool,
     placement: Placement,
     weights: WeightFiles,
+    seat: LeadingSeat[RowsLayout] | None = None,
 ) -> None:
-    """Everything that the process of expert node `node` does after the fork.
+    """Everything that the process of expert node `node` does after the fork, its first with tensor
+    parallelism.
 
     measures: whether the choice of m waits for what its stages take. placement, weights: what it
-    loads.
+    loads. seat: among the node's ranks, where there are several.
     """
+    others = None if seat is None else ExpertRanks(seat, node, plan.spin_seconds)
+    rank = ALONE if others is None else Rank(Shard(0, plan.config.ffn_tp), others)
     with computing(plan, Role.EXPERT, node) as backend:
-        link, device = station.link, backend.device
-        model = load_experts(plan, node, backend, progress_to(link), placement, weights)
+        link, device, on_bytes = station.link, backend.device, progress_to(station.link)
+        model = load_experts(plan, node, backend, on_bytes, placement, weights, rank)
+        if others is not None:
+            others.await_loaded()
         warm_up(model, plan, node, device)
         record(model, plan, node, progress_to(link, "recording stages", 4))
         device.seal()
         measured = profile_experts(model, plan, node, device) if measures else []
         link.send(Loaded(stage_seconds=measured))
-        _serve(station, plan, node, model, weights, device)
+        _serve(station, plan, node, model, weights, device, others)
 
 
 def _serve(
@@ -66,6 +75,7 @@ def _serve(
     model: ExpertModel,
     weights: WeightFiles,
     device: Device,
+    others: ExpertRanks | None,
 ) -> None:
     link = station.link
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
@@ -73,7 +83,7 @@ def _serve(
     port = expert_port_for(device, joined)
     m = await_serve(link, _meet, partial(_measured, port), joined.address).micro_batches
     work = Workload(station.page)
-    unit = ExpertUnit(plan, node, model, port, m, work, weights)
+    unit = ExpertUnit(plan, node, model, port, m, work, weights, others)
     link.send(Ready())
     run_until_stopped(link, unit, work, PULSE_SECONDS)
 
@@ -96,14 +106,17 @@ def load_experts(
     on_bytes: Callable[[int, int], None],
     placement: Placement | None = None,
     weights: WeightFiles = OF_FOLDER,
+    rank: Rank = ALONE,
 ) -> ExpertModel:
     """The experts of one node by a placement, the plan's unless given; `on_bytes` hears (bytes in
-    place, bytes in all)."""
+    place, bytes in all). rank: of the node, as for `ExpertModel`."""
     placement = placement or plan.placement
-    with reader_of(plan, weights, threads=plan.cores_of_expert(node).threads) as reader:
-        total = reader.total_bytes(expert_sources(plan.spec, placement.held_by(node)))
+    shard = rank.shard
+    threads = plan.cores_of_expert(node, shard.rank).threads
+    with reader_of(plan, weights, threads=threads) as reader:
+        total = reader.total_bytes(expert_sources(plan.spec, placement.held_by(node), shard))
         reader.on_bytes = lambda done: on_bytes(done, total)
-        return ExpertModel(plan.spec, reader, placement, node, backend)
+        return ExpertModel(plan.spec, reader, placement, node, backend, rank)
 
 
 class ExpertUnit:
@@ -118,8 +131,10 @@ class ExpertUnit:
         micro_batches: int,
         work: Workload,
         weights: WeightFiles,
+        others: ExpertRanks | None = None,
     ) -> None:
         self._index = node
+        self._links = None if others is None else others.links
         gather = Gather(micro_batches, plan.spec.first_moe_layer)
         self.node = ExpertNode(model, gather, port, plan.config.trace, work)
         self._plan, self._port = plan, port
@@ -132,14 +147,20 @@ class ExpertUnit:
 
     def wait(self, timeout: float, fds: Sequence[int]) -> None:
         bound = self._mover.sleep_bound(self.node.sleep_bound(timeout))
+        if self._links is not None:
+            bound = self._links.sleep_bound(bound)
         self._port.wait(self._renewer.sleep_bound(bound), fds)
 
     def enter(self, membership: Membership) -> None:
+        if self._links is not None:
+            self._links.enter(membership)
         self.node.enter(membership, self._renewer.take(membership.weights))
 
     def hear(self, message: ToChild) -> None:
         if not isinstance(message, Prepare):
             raise ProtocolError(f"an expert node was told {message}")
+        if self._links is not None:
+            self._links.prepare(message)
         self._renewer.prepare(message)
         if message.weights.version == self._renewer.weights.version:
             self._mover.prepare(message)
@@ -147,10 +168,12 @@ class ExpertUnit:
             self._mover.close()  # whatever it still reads is of weights that go
 
     def news(self) -> Sequence[Message]:
-        return [*self._mover.news(), *self._renewer.news()]
+        own = [*self._mover.news(), *self._renewer.news()]
+        return own if self._links is None else [*self._links.agreed(own)]
 
     def counters(self) -> dict[str, Any]:
-        counted = {**self.node.counters(), **memory_counters(self._port.device)}
+        ranks = {"ranks": self._plan.config.ffn_tp}
+        counted = {**self.node.counters(), **ranks, **memory_counters(self._port.device)}
         return {f"expert node {self._index}": counted}
 
     def keep_spans(self, count: int) -> None:
@@ -170,4 +193,6 @@ class ExpertUnit:
     def close(self) -> None:
         self._renewer.drop()
         self._mover.close()
+        if self._links is not None:
+            self._links.close()
         self._port.close()

@@ -13,6 +13,7 @@ from megainfer.topology import (
     assign_cores,
     assign_cores_beside,
     have_own_cores,
+    join_cores,
     share_cores,
 )
 
@@ -46,11 +47,13 @@ def choose_precision(
 
 
 def stored_experts(
-    spec: ModelSpec, kernels: tuple[str, str], quantization: QuantizationSpec | None
+    spec: ModelSpec, kernels: tuple[str, str], quantization: QuantizationSpec | None, ranks: int = 1
 ) -> str | None:
     """How the checkpoint stores all experts, where the CPU kernels compute with them as they are
-    stored."""
+    stored. ranks: that share each; none keeps a group of inputs with two scales."""
     if quantization is None or kernels[1] != "cpu" or not quantization.kept_as:
+        return None
+    if ranks > 1 and not quantization.keeps_parts(spec.expert.intermediate // ranks):
         return None
     experts = (
         FfnSources(spec, layer).expert(expert)
@@ -77,22 +80,23 @@ def choose_micro_batches(
 def choose_cores(
     config: EngineConfig, kernels: tuple[str, str], devices: Devices, cores: tuple[int, ...]
 ) -> tuple[CoreAssignment, ...]:
-    """`auto`: one attention and one expert process whose single micro-batch is always on one side
-    or the other take turns anyway, and each is faster with all cores. Torch's threads would be in
-    each other's way: they stay awake for long. Beside a GPU, whose node needs one core, the CPU
-    nodes have the others."""
+    """Of each node; its ranks share them. `auto`: one attention and one expert node whose single
+    micro-batch is always on one side or the other take turns anyway, and each is faster with all
+    cores. Torch's threads would be in each other's way: they stay awake for long. Beside a GPU,
+    whose node needs one core, the CPU nodes have the others."""
     if config.colocated:
         return share_cores(1, cores)
-    num_processes = config.attn_gpus + config.ffn_gpus
+    num_nodes = config.attn_gpus + config.ffn_gpus
     own_threads = all(IMPLEMENTATIONS[name].own_threads for name in kernels)
-    turns = num_processes == 2 and config.micro_batches in (None, 1) and own_threads
+    turns = num_nodes == 2 and config.micro_batches in (None, 1) and own_threads
     if config.cores == "shared" or (config.cores == "auto" and turns):
-        return share_cores(num_processes, cores)
+        return share_cores(num_nodes, cores)
+    ranks = config.attn_gpus * [config.attn_tp] + config.ffn_gpus * [config.ffn_tp]
     if devices.mixed:
-        on_gpus = [bool(devices.attention)] * config.attn_gpus
-        on_gpus += [bool(devices.experts)] * config.ffn_gpus
-        return assign_cores_beside(on_gpus, cores)
-    return assign_cores(num_processes, cores)
+        on_gpus = [bool(devices.attention)] * sum(ranks[: config.attn_gpus])
+        on_gpus += [bool(devices.experts)] * sum(ranks[config.attn_gpus :])
+        return join_cores(assign_cores_beside(on_gpus, cores), ranks)
+    return join_cores(assign_cores(sum(ranks), cores), ranks)
 
 
 def most_nodes(wish: int | None, least: int, fixed: bool) -> int:

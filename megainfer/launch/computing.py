@@ -23,21 +23,21 @@ CUDA_SETTINGS = {
 
 
 @contextmanager
-def computing(plan: Plan, role: Role, node: int) -> Iterator[Backend]:
-    """A node's backend for as long as it serves. Raises NodeDied for errors of its GPU, none of
-    which it could survive."""
+def computing(plan: Plan, role: Role, node: int, rank: int = 0) -> Iterator[Backend]:
+    """The backend of a node, or of a rank of it, for as long as it serves. Raises NodeDied for
+    errors of its GPU, none of which it could survive."""
     gpu = plan.devices.of(role, node)
     with nullcontext() if gpu is None else ends_the_node(str(gpu)):
-        yield backend_of(plan, role, node)
+        yield backend_of(plan, role, node, rank)
 
 
-def backend_of(plan: Plan, role: Role, node: int) -> Backend:
-    """The plan's, with a thread on each of the node's cores; torch is left as many as serve it.
+def backend_of(plan: Plan, role: Role, node: int, rank: int = 0) -> Backend:
+    """The plan's, with a thread on each of the rank's cores; torch is left as many as serve it.
 
     A node that has a GPU initialises CUDA here, and no earlier.
     """
     attention = role is Role.ATTENTION
-    cores = plan.cores_of(role, node)
+    cores = plan.cores_of(role, node, rank)
     kernels = plan.kernels if attention else plan.expert_kernels
     gpu = plan.devices.of(role, node)
     if gpu is not None:

@@ -49,7 +49,7 @@ def _nodes(
         own = plan.cores_of_attention(0) if attention else plan.cores_of_expert(0)
         device = node_on_cpu(devices, name, f"-{own.threads}")
         device = devices.get(device.name + busy, device)
-    return Nodes(device, 1, count)
+    return Nodes(device, plan.ranks(role), count)
 
 
 def _gpu(devices: Mapping[str, Device], name: str) -> Device:

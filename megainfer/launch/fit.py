@@ -35,7 +35,7 @@ def fitting_blocks(
     caches that were asked for don't fit.
     """
     free -= _checked_state_bytes(config, spec, free)
-    block_bytes = kv_block_bytes(spec, precision)
+    block_bytes = kv_block_bytes(spec, precision, config.attn_tp)
     smallest = -(-max_model_len // BLOCK_SIZE)
     if config.kv_cache_memory is None:
         wanted = smallest * config.max_num_seqs
@@ -102,7 +102,7 @@ def beside_weights(
 ) -> int:
     """Bytes of the host's memory that the weights of all nodes on the CPU leave: attention's are
     kept once a node, each expert once and once more for each replica. Raises ConfigError."""
-    attention = attention_node(spec, precision, num_blocks=0, num_states=0) * config.attn_gpus
+    attention = attention_node(spec, precision, 0, 0, config.attn_tp) * config.attn_gpus
     replicas = config.ffn_gpus * config.expert_replicas
     moving = config.ffn_gpus * experts_on_the_move(config)
     experts = expert_node(spec, precision, spec.num_experts + replicas, moving, on_gpu=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from megainfer.compute.selection import Precision, check_precision
 from megainfer.config import (
+    BLOCK_SIZE,
     MAX_MICRO_BATCHES,
     MAX_TUNED_MICRO_BATCHES,
     EngineConfig,
@@ -31,6 +32,7 @@ from megainfer.launch.fit import (
 from megainfer.launch.gpu_memory import GpuNeeds, check_gpus_fit, fitting_gpu_blocks
 from megainfer.launch.hosts.places import Places
 from megainfer.launch.machine import Machine
+from megainfer.launch.ranks.checks import check_ranks
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road, road_on_a_host
 from megainfer.memory import Ledger, attention_node, expert_node
@@ -39,6 +41,7 @@ from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
 from megainfer.planner.profiles import profile_rows
+from megainfer.ranks.layout import HalfLayout, RowsLayout
 from megainfer.sharing.budgets import BudgetOptions, Budgets
 from megainfer.topology import (
     CoreAssignment,
@@ -49,13 +52,16 @@ from megainfer.topology import (
 
 SPIN_SECONDS = 1e-3
 """How long a node looks for messages before it sleeps, at most, where it has a core of its own."""
+LOGIT_ROWS = 64
+"""Whose logits the ranks of an attention node compute at a time."""
+SHARED_BY_RANKS = "shared by ranks"
 
 
 @dataclass(frozen=True)
 class Plan:
     """A resolved deployment; every process of it works from the same one.
 
-    cores: one assignment a process, attention nodes first, then expert nodes; a single one when
+    cores: one assignment a node, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
     keeps this instance's sockets apart from any other's. m2n_key: a secret, by which its nodes know
     each other over a network. kernels: of attention nodes, beside those of expert nodes.
@@ -126,27 +132,76 @@ class Plan:
         most = most_nodes(self.config.max_ffn_gpus, self.num_expert, self.config.colocated)
         return min(len(self.devices.experts) or most, self.spec.num_experts)
 
-    def cores_of_attention(self, node: int) -> CoreAssignment:
-        """One that joins later shares another's."""
-        return self.cores[0 if self.config.colocated else node % len(self.cores)]
+    def cores_of_attention(self, node: int, rank: int = 0) -> CoreAssignment:
+        """One that joins later shares another's; the ranks of a node share what it has."""
+        if self.config.colocated:
+            return self.cores[0]
+        return self.cores[node % len(self.cores)].shared_by(self.config.attn_tp)[rank]
 
-    def cores_of_expert(self, node: int) -> CoreAssignment:
+    def cores_of_expert(self, node: int, rank: int = 0) -> CoreAssignment:
         """As `cores_of_attention`."""
         if self.config.colocated:
             return self.cores[0]
-        return self.cores[(self.num_attention + node) % len(self.cores)]
+        own = self.cores[(self.num_attention + node) % len(self.cores)]
+        return own.shared_by(self.config.ffn_tp)[rank]
 
-    def cores_of(self, role: Role, node: int) -> CoreAssignment:
-        """Of a node of either role."""
-        attention = role is Role.ATTENTION
-        return self.cores_of_attention(node) if attention else self.cores_of_expert(node)
+    def ranks(self, role: Role) -> int:
+        """Processes of each node of this role."""
+        return {Role.ATTENTION: self.config.attn_tp, Role.EXPERT: self.config.ffn_tp}.get(role, 1)
+
+    @property
+    def process_cores(self) -> tuple[CoreAssignment, ...]:
+        """Of each process to begin with: of the ranks of attention nodes, then of expert nodes; a
+        single one when colocated."""
+        if self.config.colocated:
+            return self.cores
+        attention = (
+            self.cores_of_attention(node, rank)
+            for node in range(self.num_attention)
+            for rank in range(self.config.attn_tp)
+        )
+        experts = (
+            self.cores_of_expert(node, rank)
+            for node in range(self.num_expert)
+            for rank in range(self.config.ffn_tp)
+        )
+        return (*attention, *experts)
+
+    def cores_of(self, role: Role, node: int, rank: int = 0) -> CoreAssignment:
+        """Of a rank of a node of either role."""
+        of_role = self.cores_of_attention if role is Role.ATTENTION else self.cores_of_expert
+        return of_role(node, rank)
 
     @property
     def spin_seconds(self) -> float:
-        """How long a waiting node may keep its core busy: not where others would need it, nor on
+        """How long a waiting process may keep its core busy: not where others would need it, nor on
         the road between hosts, whose own threads would."""
-        alone = self.places is None and have_own_cores(self.cores)
+        alone = self.places is None and have_own_cores(self.process_cores)
         return SPIN_SECONDS if alone else 0.0
+
+    @property
+    def half_layout(self) -> HalfLayout:
+        """What the ranks of an attention node share."""
+        config, spec = self.config, self.spec
+        return HalfLayout(
+            ranks=config.attn_tp,
+            rows=config.max_num_batched_tokens,
+            hidden_size=spec.hidden_size,
+            logit_rows=min(LOGIT_ROWS, config.max_num_batched_tokens),
+            vocabulary=-(-spec.vocab_size // config.attn_tp),
+            sequences=min(config.max_num_seqs, config.max_num_batched_tokens),
+            blocks=-(-self.max_model_len // BLOCK_SIZE),
+        )
+
+    @property
+    def rows_layout(self) -> RowsLayout:
+        """What the ranks of an expert node share: all rows that it may be sent at a time."""
+        rows = self.most_attention * self.config.max_num_batched_tokens
+        return self._rows_layout(rows)
+
+    def _rows_layout(self, rows: int) -> RowsLayout:
+        spec = self.spec
+        return RowsLayout(self.config.ffn_tp, rows, spec.hidden_size, spec.top_k, self.dtype)
 
     @property
     def profiled_rows(self) -> list[int]:
@@ -209,7 +264,10 @@ class Plan:
 
     def attention_ledger(self, node: int = 0) -> Ledger:
         """What one takes where it computes, without slots on the host; if colocated, for both."""
-        own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states)
+        ranks = self.config.attn_tp
+        own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states, ranks)
+        if ranks > 1:
+            own += Ledger(((SHARED_BY_RANKS, self.half_layout.total_bytes),))
         if not self.devices.attention:
             return own
         needs = self._gpu_needs
@@ -226,9 +284,19 @@ class Plan:
             moving,
             on_gpu=bool(self.devices.experts),
         )
+        own += self._shared_by_ranks
         if not self.devices.experts or self.config.colocated:
             return own
         return own + self._gpu_needs.experts(self.devices.experts[node])
+
+    @property
+    def _shared_by_ranks(self) -> Ledger:
+        """Of one expert node: what its ranks share, as far as rows of the nodes to begin with take
+        memory there."""
+        if self.config.ffn_tp == 1:
+            return Ledger()
+        rows = self.num_attention * self.config.max_num_batched_tokens
+        return Ledger(((SHARED_BY_RANKS, self._rows_layout(rows).total_bytes),))
 
     def nodes_ledger(self) -> Ledger:
         """What all nodes on the CPU together take of memory, beside M2N's slots."""
@@ -296,9 +364,10 @@ def make_plan(
     devices = choose_devices(config, machine)
     kernels = choose_kernels(config, devices)
     quantization = quantization_of(folder)
-    stored = stored_experts(spec, kernels, quantization)
+    stored = stored_experts(spec, kernels, quantization, config.ffn_tp)
     precision = choose_precision(config, spec, machine, devices, stored)
     check_precision(kernels, precision)
+    check_ranks(config, spec, devices, kernels[0])
     cores = choose_cores(config, kernels, devices, machine.cores)
     plan = Plan(
         config=config,
@@ -321,7 +390,7 @@ def make_plan(
         quantization=quantization,
     )
     bounds = None if budgets is None else Budgets.of(budgets, plan.max_model_len)
-    others = overhead_of(config, len(cores), bounds, servers, devices).ledger
+    others = overhead_of(config, len(plan.process_cores), bounds, servers, devices).ledger
     plan = replace(plan, num_blocks=_fitting_blocks(plan, machine, others))
     slots = plan.slot_bytes(plan.most_micro_batches)
     check_slots_fit(config.max_num_batched_tokens, slots, plan.nodes_ledger(), machine)

@@ -56,7 +56,7 @@ def _around(plan: Plan, budgets: Budgets, servers: int) -> Ledger:
     """What there is on this host beside what nodes compute with."""
     if plan.places is not None:
         return Overhead(budgets, servers, 0, 0, 0).ledger
-    return overhead_of(plan.config, len(plan.cores), budgets, servers, plan.devices).ledger
+    return overhead_of(plan.config, len(plan.process_cores), budgets, servers, plan.devices).ledger
 
 
 def _instance_lines(plan: Plan) -> Iterator[str]:
@@ -86,11 +86,15 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
 def _node_lines(plan: Plan) -> Iterator[str]:
     for node in range(plan.num_attention):
         place = _place(plan.cores_of_attention(node), plan.devices.attention, node)
+        if plan.config.attn_tp > 1:
+            place = _ranks_text(plan, Role.ATTENTION, node)
         place = _on_host(plan, Role.ATTENTION, node) + place
         yield f"attention {node}  {place}  {_ledger_text(plan.attention_ledger(node))}"
     for node in range(plan.num_expert):
         held, spares = _held(plan, node)
         place = _place(plan.cores_of_expert(node), plan.devices.experts, node)
+        if plan.config.ffn_tp > 1:
+            place = _ranks_text(plan, Role.EXPERT, node)
         place = _on_host(plan, Role.EXPERT, node) + place
         yield (
             f"expert {node}     {place}  {_expert_text(held)}{_spare_text(spares)} of each layer  "
@@ -114,6 +118,10 @@ def _gpu_lines(plan: Plan) -> Iterator[str]:
 def _where(plan: Plan) -> str:
     """What computes, and what is counted."""
     devices = plan.devices
+    split = [(name, ranks) for name, ranks in _tps(plan) if ranks > 1]
+    if not devices.gpus and split:
+        counted = " and ".join(f"--{name}-gpus nodes of {ranks} ranks" for name, ranks in split)
+        return f"on CPU: {counted} (processes)"
     if not devices.gpus:
         return "on CPU: --attn-gpus and --ffn-gpus count processes"
     if devices.mixed:
@@ -164,6 +172,17 @@ def _place(cores: CoreAssignment, gpus: Sequence[NumberedGpu], node: int) -> str
     return f"GPU {gpus[node].number}  {_core_text(cores)}" if gpus else _core_text(cores)
 
 
+def _ranks_text(plan: Plan, role: Role, node: int) -> str:
+    """Such as "2 ranks, cores 2 | 3,4"."""
+    own = [plan.cores_of(role, node, rank).cores for rank in range(plan.ranks(role))]
+    return f"{len(own)} ranks, cores {' | '.join(','.join(map(str, cores)) for cores in own)}"
+
+
+def _tps(plan: Plan) -> list[tuple[str, int]]:
+    """How options call a role, and the ranks of its nodes."""
+    return [("attn", plan.config.attn_tp), ("ffn", plan.config.ffn_tp)]
+
+
 def _core_text(assignment: CoreAssignment) -> str:
     cores = ",".join(str(core) for core in assignment.cores)
     return f"core{'s' * (assignment.threads > 1)} {cores}"
@@ -210,9 +229,13 @@ def warnings(plan: Plan) -> Iterator[str]:
     """More processes than cores: at every layer each waits until all others had theirs."""
     if plan.places is not None:
         return  # cores are of several hosts
-    processes = len(plan.cores)
+    processes = len(plan.process_cores)
     cores = len({core for assignment in plan.cores for core in assignment.cores})
-    if processes > cores and not plan.config.colocated and not plan.devices.gpus:
+    # Ranks of nodes that take turns may have all cores, each role's together.
+    first, last = plan.cores[0], plan.cores[-1]
+    ranks_share = plan.config.attn_tp > first.threads or plan.config.ffn_tp > last.threads
+    crowded = len(plan.cores) > cores or ranks_share
+    if crowded and not plan.config.colocated and not plan.devices.gpus:
         yield (
             f"warning    {processes} processes share {cores} core{'s' * (cores > 1)}, and wait for "
             f"each other at every layer, which may be many times slower; {_better(plan, cores)}"

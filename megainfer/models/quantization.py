@@ -16,6 +16,9 @@ from megainfer.models.gguf.stored import Stored
 BLOCK_OF_MXFP4 = 32
 """Weights that share an exponent, by the format's definition (OCP Microscaling Formats)."""
 
+KEPT_GROUPS = {"mxfp4": 32, "int4": 32, "int4_128": 128, "fp8": 128, "fp8_channel": 128}
+"""Inputs that share a scale in what the CPU kernels keep, by `QuantizationSpec.kept_as`."""
+
 KEPT_MODULES = frozenset(
     ("lm_head", "embed_tokens", "wte", "gate", "router", "shared_expert_gate", "weights_proj")
 )
@@ -79,6 +82,12 @@ class QuantizationSpec:
         if inputs is None or inputs % 128 == 0:
             return "int4_128"
         return "int4" if inputs % 32 == 0 else None
+
+    def keeps_parts(self, inputs: int) -> bool:
+        """Whether `kept_as` holds for parts of a weight that have so many of its inputs each: none
+        of the groups that the kernels count from a part's first input has inputs of two scales."""
+        kept = self.kept_as
+        return kept is not None and (self.block[1] is None or inputs % KEPT_GROUPS[kept] == 0)
 
     def __str__(self) -> str:
         """As `fp8 (128 x 128 blocks)`."""

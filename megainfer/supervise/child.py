@@ -5,7 +5,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,9 @@ class Child:
     """A running (or ended) child. `fatal` is the last thing that a failing child said, and
     `befell` whether that was done to it; `given_up` why the supervisor has killed it.
 
-    incarnation: how many processes this node has been before.
+    incarnation: how many processes this node has been before. rank: which of the node's processes,
+    where there are several. others: of rank 0, which speaks for the node, the other ranks: they
+    live and end with it. fell: which of all ranks ended first.
     """
 
     role: Role
@@ -48,10 +50,18 @@ class Child:
     befell: bool = False
     given_up: str | None = None
     exit_code: int | None = None  # negative: the signal that killed it
+    rank: int = 0
+    others: "tuple[Child, ...]" = ()
+    fell: "Child | None" = None
 
     @property
     def name(self) -> str:
-        return name_of(self.role, self.node)
+        return name_of(self.role, self.node) + (f" rank {self.rank}" if self.rank else "")
+
+    @property
+    def ranks(self) -> "tuple[Child, ...]":
+        """All processes of the node."""
+        return (self, *self.others)
 
     @property
     def alive(self) -> bool:
@@ -83,25 +93,52 @@ class Child:
             os.close(self.pidfd)
         return True
 
+    def collect(self, ready: Collection[int]) -> bool:
+        """Whether the node has ended: all of its ranks, since where one has, the others are killed.
+        ready: descriptors that can be read, `pidfd`s of those who have ended among them."""
+        for rank in self.ranks:
+            if rank.alive and rank.pidfd in ready:
+                rank.reap(timeout=1.0)
+                self.fell = self.fell or rank
+        if self.fell is not None:
+            self.kill()
+        return not any(rank.alive for rank in self.ranks)
+
     def kill(self) -> None:
-        """Send SIGKILL; `reap` tells when it has worked. May be called by a signal handler."""
-        if self.alive:
-            with suppress(ProcessLookupError):  # an interrupted `reap` has just collected it
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        """Send SIGKILL to it, to all ranks if it is the first; `reap` tells when it has worked. May
+        be called by a signal handler."""
+        for rank in self.ranks:
+            if rank.alive:
+                with suppress(ProcessLookupError):  # an interrupted `reap` has just collected it
+                    signal.pidfd_send_signal(rank.pidfd, signal.SIGKILL)
 
     def forget(self) -> None:
         """Give back what is held of one that has ended."""
-        self.link.close()
-        self.page.close()
+        for rank in self.ranks:
+            rank.link.close()
+            rank.page.close()
 
     def close(self) -> None:
         """In another child, forked later: hold nothing of this one."""
         self.forget()
-        if self.alive:
-            os.close(self.pidfd)
+        for rank in self.ranks:
+            if rank.alive:
+                os.close(rank.pidfd)
 
     def death(self) -> str:
-        """How it ended, in words."""
+        """How it ended, in words: as did the rank that ended first."""
+        first = self if self.given_up is not None or self.fell is None else self.fell
+        return first.last_words if first is self else f"rank {first.rank}: {first.last_words}"
+
+    @property
+    def failed_by_itself(self) -> bool:
+        """Whether its own error ended it, which it has told, and not what was done to it."""
+        first = self.fell or self
+        return first.fatal is not None and not first.befell and first.given_up is None
+
+    @property
+    def last_words(self) -> str:
+        """How this process ended, by what is known of it."""
         if self.given_up is not None or self.fatal is not None:
             return self.given_up or self.fatal or ""
         code = self.exit_code or 0
@@ -122,6 +159,7 @@ def fork_child(
     cores: CoreAssignment | None,
     close: Sequence[Closable],
     incarnation: int = 0,
+    rank: int = 0,
 ) -> Child:
     """Fork a child that runs `main` on `cores` (None: where it likes) and then exits.
 
@@ -135,9 +173,11 @@ def fork_child(
     parent = os.getpid()
     pid = fork_process()
     if pid == 0:
-        _run_child(role, node, main, cores, station, parent, (*close, ours))
+        name = f"mega-{role[:6]}-{node}" + (f".{rank}" if rank else "")
+        _run_child(role, name, main, cores, station, parent, (*close, ours))
     theirs.close()
-    return Child(role, node, pid, os.pidfd_open(pid), ours, station.page, incarnation)
+    pidfd = os.pidfd_open(pid)
+    return Child(role, node, pid, pidfd, ours, station.page, incarnation, rank=rank)
 
 
 def fork_process() -> int:
@@ -168,7 +208,7 @@ def _uses_a_device() -> bool:
 
 def _run_child(
     role: Role,
-    node: int,
+    name: str,
     main: ChildMain,
     cores: CoreAssignment | None,
     station: Station,
@@ -180,7 +220,7 @@ def _run_child(
     def life(station: Station) -> None:
         if role is not Role.SERVER:  # which has its clients to tell, and notices by its link
             die_with(parent)
-        _settle(role, node, cores, close)
+        _settle(name, cores, close)
         begin_to_beat(station.page)
         main(station)
 
@@ -193,7 +233,7 @@ def _run_child(
         os._exit(code)
 
 
-def _settle(role: Role, node: int, cores: CoreAssignment | None, close: Sequence[Closable]) -> None:
+def _settle(name: str, cores: CoreAssignment | None, close: Sequence[Closable]) -> None:
     # Ctrl-C reaches the whole process group; the supervisor alone decides what it means.
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -201,7 +241,7 @@ def _settle(role: Role, node: int, cores: CoreAssignment | None, close: Sequence
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for held in close:
         held.close()
-    Path("/proc/self/comm").write_text(f"mega-{role[:6]}-{node}")
+    Path("/proc/self/comm").write_text(name)
     if cores is not None:
         os.sched_setaffinity(0, cores.cores)
 

@@ -5,11 +5,13 @@ import select
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 import msgspec
 
 from megainfer.errors import NodeDied
 from megainfer.launch.plan import Plan
+from megainfer.launch.ranks.seats import RankSeats
 from megainfer.messages.message import Role
 from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import Stop
@@ -32,21 +34,64 @@ class Family:
         self.children: list[Child] = []
 
     def start(self, role: Role, node: int, main: ChildMain, incarnation: int) -> Child:
+        """Fork a node that is one process."""
+        return self._started(role, node, incarnation, [(main, ())])
+
+    def start_ranks(
+        self,
+        role: Role,
+        node: int,
+        mains: Sequence[ChildMain],
+        seats: RankSeats[Any],
+        incarnation: int,
+    ) -> Child:
+        """Fork a node with a process for each rank; returns rank 0."""
+        try:
+            ranks = [(main, seats.not_of(rank)) for rank, main in enumerate(mains)]
+            return self._started(role, node, incarnation, ranks)
+        finally:
+            seats.close()
+
+    def _started(
+        self,
+        role: Role,
+        node: int,
+        incarnation: int,
+        ranks: Sequence[tuple[ChildMain, Sequence[Closable]]],
+    ) -> Child:
+        """ranks: what each runs, and what of its node's it must not hold."""
         close: list[Closable] = [*self.children, *self._own]
         if role is not Role.SERVER:
             close += self._of_servers
-        child = fork_child(role, node, main, self._cores(role, node), close, incarnation)
-        self.children.append(child)
-        return child
+        forked: list[Child] = []
+        try:
+            for rank, (main, foreign) in enumerate(ranks):
+                cores, foreign = self._cores(role, node, rank), (*close, *foreign, *forked)
+                forked.append(fork_child(role, node, main, cores, foreign, incarnation, rank))
+        except OSError:
+            for child in forked:
+                child.kill()
+                child.reap(KILL_SECONDS)
+                child.forget()
+            raise
+        first, *others = forked
+        first.others = tuple(others)
+        self.children.append(first)
+        return first
 
-    def _cores(self, role: Role, node: int) -> CoreAssignment | None:
+    def _cores(self, role: Role, node: int, rank: int) -> CoreAssignment | None:
         """None: where it likes, as an API server, or who stands in for a node elsewhere."""
         if role is Role.SERVER or self._plan.places is not None:
             return None
-        return self._plan.cores_of(role, node)
+        return self._plan.cores_of(role, node, rank)
 
     def of(self, role: Role) -> list[Child]:
         return [child for child in self.children if child.role is role]
+
+    @property
+    def processes(self) -> list[Child]:
+        """Of all children, all ranks."""
+        return [rank for child in self.children for rank in child.ranks]
 
     @property
     def nodes(self) -> list[Child]:
@@ -59,14 +104,15 @@ class Family:
     def poll(self, timeout: float, others: Collection[int]) -> set[int]:
         """The descriptors that are readable: of children's links and ends, and of `others`."""
         poller = select.poll()
-        watched = [fd for child in self.children for fd in (child.link.fileno(), child.pidfd)]
+        living = [one for one in self.processes if one.alive]
+        watched = [fd for one in living for fd in (one.link.fileno(), one.pidfd)]
         for fd in (*watched, *others):
             poller.register(fd, select.POLLIN)
         return {fd for fd, _ in poller.poll(max(0.0, timeout) * 1000)}
 
     def heard(self, ready: Collection[int]) -> Iterator[tuple[Child, FromChild]]:
         """What children say whose links are ready."""
-        for child in self.children:
+        for child in self.processes:
             if child.link.fileno() in ready:
                 for message in drain(child):
                     yield child, message
@@ -74,9 +120,8 @@ class Family:
     def buried(self, ready: Collection[int]) -> list[Child]:
         """Those that have ended, by their pidfds; they are none of the family any more, and their
         exit codes and last words are known."""
-        dead = [child for child in self.children if child.pidfd in ready]
+        dead = [child for child in self.children if child.collect(ready)]
         for child in dead:
-            child.reap(timeout=1.0)
             self.children.remove(child)
         return dead
 
@@ -89,8 +134,9 @@ class Family:
         for child in children:
             if not child.reap(max(0.0, deadline - monotonic())):
                 logger.warning("%s did not end within %g s; killing it", child.name, seconds)
-                child.kill()
-                child.reap(KILL_SECONDS)
+            child.kill()  # with the other ranks, which end with it
+            for rank in child.ranks:
+                rank.reap(KILL_SECONDS)
 
     def kill_all(self) -> None:
         """Called by a signal handler."""

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from megainfer.hosts.remote import RemoteNodes
 from megainfer.launch.plan import Plan
+from megainfer.launch.ranks.seats import LeadingSeat, RankSeats
 from megainfer.launch.station import Station
 from megainfer.messages.message import Role
 from megainfer.messages.to_child import Stop
 from megainfer.messages.weights import WeightFiles
+from megainfer.ranks.layout import HalfLayout, RowsLayout
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, ChildMain
 from megainfer.supervise.family import Family
@@ -46,12 +49,11 @@ class Staffing:
 
     def start(self, node: Node) -> Child:
         """Its next incarnation."""
-        role, index = node
         self._not_before.pop(node, None)
         incarnation = self._incarnations.get(node, 0)
         self._incarnations[node] = incarnation + 1
-        child = self._family.start(role, index, self._main_of(node), incarnation)
-        if role is not Role.SERVER:
+        child = self._forked(node, incarnation)
+        if child.role is not Role.SERVER:
             self._assembly.forked(node, incarnation)
         return child
 
@@ -104,7 +106,45 @@ class Staffing:
         self._dismissed.discard(child.pid)
         return (child.role, child.node) in (*self.servers, *self._assembly.needed)
 
-    def _main_of(self, node: Node) -> ChildMain:
+    def _forked(self, node: Node, incarnation: int) -> Child:
+        role, index = node
+        plan = self._plan
+        if plan.ranks(role) == 1:
+            return self._family.start(role, index, self._main_of(node), incarnation)
+        attention = role is Role.ATTENTION
+        seats = RankSeats[Any](plan.half_layout if attention else plan.rows_layout)
+        others = self._following_halves if attention else self._following_experts
+        mains = [self._main_of(node, seats.leading), *others(index, seats)]
+        return self._family.start_ranks(role, index, mains, seats, incarnation)
+
+    def _following_halves(self, node: int, seats: RankSeats[HalfLayout]) -> list[ChildMain]:
+        from megainfer.attention_node.ranks.following import run_following
+
+        plan, weights = self._plan, self._assembly.weights
+        return [
+            partial(run_following, plan=plan, node=node, seat=seat, weights=weights)
+            for seat in seats.others
+        ]
+
+    def _following_experts(self, node: int, seats: RankSeats[RowsLayout]) -> list[ChildMain]:
+        from megainfer.expert_node.following import run_following
+
+        plan, assembly = self._plan, self._assembly
+        placement, weights = assembly.to_load(node), assembly.weights
+        return [
+            partial(
+                run_following,
+                plan=plan,
+                node=node,
+                seat=seat,
+                placement=placement,
+                weights=weights,
+            )
+            for seat in seats.others
+        ]
+
+    def _main_of(self, node: Node, seat: LeadingSeat[Any] | None = None) -> ChildMain:
+        """seat: of a node's first rank, where it has several."""
         role, index = node
         if role is Role.SERVER:
             assert self._server_main is not None
@@ -115,7 +155,7 @@ class Staffing:
         weights = self._assembly.weights
         if self._remote is not None:
             return self._remote.main_of(role, index, measures, placement, weights)
-        return node_main(self._plan, role, index, measures, placement, weights)
+        return node_main(self._plan, role, index, measures, placement, weights, seat)
 
 
 def node_main(
@@ -125,9 +165,11 @@ def node_main(
     measures: bool,
     placement: Placement | None,
     weights: WeightFiles,
+    seat: LeadingSeat[Any] | None = None,
 ) -> ChildMain:
     """What the process of a node runs. measures: whether the choice of m waits for what its stages
-    take. placement: by which an expert node loads its experts, the plan's where there is none."""
+    take. placement: by which an expert node loads its experts, the plan's where there is none.
+    seat: of a node's first rank, where it has several."""
     # Both roles' code is imported before the fork, so that each node starts with it in memory.
     from megainfer.attention_node.process import run_attention
     from megainfer.colocated.process import run_colocated
@@ -136,7 +178,9 @@ def node_main(
     if plan.config.colocated:
         return partial(run_colocated, plan=plan, weights=weights)
     if role is Role.ATTENTION:
-        return partial(run_attention, plan=plan, node=node, measures=measures, weights=weights)
+        return partial(
+            run_attention, plan=plan, node=node, measures=measures, weights=weights, seat=seat
+        )
     return partial(
         run_expert,
         plan=plan,
@@ -144,4 +188,5 @@ def node_main(
         measures=measures,
         placement=placement or plan.placement,
         weights=weights,
+        seat=seat,
     )

@@ -301,7 +301,7 @@ class Supervisor:
                 self._fork(node)
         self._staffing.dismiss_the_unneeded()
         self._pin()
-        for child, reason in self._vigil.look(self._family.children):
+        for child, reason in self._vigil.look(self._family.processes):
             self._give_up(child, reason)
         for attention, expert in self._assembly.late():
             if (late := self._family.find(Role.ATTENTION, attention)) is not None:
@@ -339,8 +339,9 @@ class Supervisor:
 
     def _mourn(self, child: Child) -> None:
         """One is dead. It is started again, unless that is in vain."""
-        for message in drain(child):
-            self._note_last(child, message)
+        for rank in child.ranks:
+            for message in drain(rank):
+                self._note_last(rank, message)
         node, cause = (child.role, child.node), child.death()
         obituary = f"{child.name} (process {child.pid}) died: {cause}"
         child.forget()
@@ -390,8 +391,9 @@ class Supervisor:
     def _would_do_so_again(self, child: Child) -> bool:
         """It has failed by its own words before the instance ever served. Those who measure each
         other fail where only one does."""
-        own_words = child.fatal is not None and not child.befell and child.given_up is None
-        return own_words and not self._assembly.started and not self._assembly.measuring
+        return (
+            child.failed_by_itself and not self._assembly.started and not self._assembly.measuring
+        )
 
     def _may_still_start(self, node: Node) -> bool:
         return self._assembly.started or self._recoveries.restarts[node] <= FIRST_DEATHS

@@ -8,22 +8,26 @@ from megainfer.topology.cores import (
     assign_cores,
     assign_cores_beside,
     have_own_cores,
+    join_cores,
     share_cores,
 )
 from megainfer.topology.dealing import Owners, contiguous_placement, placement_of
 from megainfer.topology.membership import Membership, first_membership
 from megainfer.topology.placement import EMPTY, WAYS, Home, Placement, Slots, Table, placed
+from megainfer.topology.shard import WHOLE, Shard
 from megainfer.topology.weights import FOLDERS_OWN, WeightVersion
 
 __all__ = [
     "EMPTY",
     "FOLDERS_OWN",
     "WAYS",
+    "WHOLE",
     "CoreAssignment",
     "Home",
     "Membership",
     "Owners",
     "Placement",
+    "Shard",
     "Slots",
     "Table",
     "WeightVersion",
@@ -32,6 +36,7 @@ __all__ = [
     "contiguous_placement",
     "first_membership",
     "have_own_cores",
+    "join_cores",
     "placed",
     "placement_of",
     "share_cores",

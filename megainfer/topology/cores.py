@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +14,14 @@ class CoreAssignment:
     @property
     def threads(self) -> int:
         return len(self.cores)
+
+    def shared_by(self, ranks: int) -> "tuple[CoreAssignment, ...]":
+        """Those of each of so many processes.
+
+        >>> CoreAssignment((2, 3, 4)).shared_by(2)
+        (CoreAssignment(cores=(2, 3)), CoreAssignment(cores=(4,)))
+        """
+        return (self,) if ranks == 1 else assign_cores(ranks, self.cores)
 
 
 def assign_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:
@@ -49,6 +58,19 @@ def assign_cores_beside(
     own = iter(assign_cores(first, cores[:first]) if first else ())
     heavy = iter(assign_cores(len(light) - first, cores[first:]) if first < len(light) else ())
     return tuple(next(own if is_light else heavy) for is_light in light)
+
+
+def join_cores(
+    processes: Sequence[CoreAssignment], ranks: Sequence[int]
+) -> tuple[CoreAssignment, ...]:
+    """Of each node what its processes have; ranks: how many these are, one node after the other.
+
+    >>> [a.cores for a in join_cores(assign_cores(3, (0, 1, 2, 3)), [1, 2])]
+    [(0, 1), (2, 3)]
+    """
+    own = iter(processes)
+    groups = ([core for one in islice(own, n) for core in one.cores] for n in ranks)
+    return tuple(CoreAssignment(tuple(sorted(set(group)))) for group in groups)
 
 
 def share_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:

@@ -51,6 +51,7 @@ class NodeReport(TypedDict):
     state: Literal["serving", "lost", "hung", "apart"]
     incarnation: int
     restarts: int
+    ranks: int
     heartbeat_seconds: float | None
     host: NotRequired[str]
     reason: NotRequired[str]

@@ -195,7 +195,9 @@ def plan_info(plan: Plan) -> tuple[tuple[str, Any], ...]:
                 "max_model_len": plan.max_model_len,
                 "kv_blocks": plan.num_blocks,
                 "micro_batches": plan.micro_batches or "auto",
-                "cores": [list(assignment.cores) for assignment in plan.cores],
+                "attn_tp": plan.config.attn_tp,
+                "ffn_tp": plan.config.ffn_tp,
+                "cores": [list(assignment.cores) for assignment in plan.process_cores],
             },
         ),
     )

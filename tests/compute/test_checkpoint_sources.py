@@ -51,6 +51,17 @@ CUTS = [
     (Source("flat", (R, C), (E * R, C), index=1, entries=E), FUSED[1]),
     (Source("flat", (C, R), (E * R, C), index=2, transposed=True, entries=E), FUSED[2].T),
     (Source("fused", (1, R, C), (E, R, C), rows=(2, 3, 1)), FUSED[2:]),
+    (Source("square", (R, 3), (R, C), columns=(2, 5)), FUSED[0][:, 2:5]),
+    (
+        Source("fused", (3, 2), (E, R, C), index=1, rows=(4, 7, 1), columns=(5, C)),
+        FUSED[1, 4:7, 5:],
+    ),
+    (
+        Source(
+            "fused", (4, 3), (E, R, C), index=1, transposed=True, rows=(0, C, 2), columns=(6, 9)
+        ),
+        FUSED[1].T[0::2, 6:9],
+    ),
     (Source("bias", (R,), (E, R), index=2), BIAS[2]),
     (Source("bias", (5,), (E, R), index=1, rows=(1, R, 2)), BIAS[1, 1::2]),
     (Source("bias", (1, R), (E, R), rows=(1, 2, 1)), BIAS[1:2]),

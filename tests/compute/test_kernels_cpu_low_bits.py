@@ -275,3 +275,12 @@ def test_auto_expands_what_is_not_all_stored_so(tmp_path):
     assert plan.expert_dtype == plan.dtype
     wish = EngineConfig(model=str(tmp_path), expert_dtype="int8")
     assert make_plan(wish, tmp_path / "quantised", read_machine()).expert_dtype == "int8"
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("awq", 2), ("mxfp4", 2), ("fp8_channel", 4)])
+def test_ranks_keep_what_is_stored_where_no_group_has_two_scales(tmp_path, name, ranks):
+    """AWQ's parts are a group of 32 inputs here, MXFP4's half of one; FP8 has a scale a channel."""
+    quantised, _ = folders(name, tmp_path)
+    wish = EngineConfig(model=str(tmp_path), ffn_tp=ranks)
+    plan = make_plan(wish, quantised, read_machine())
+    assert plan.expert_dtype == (plan.dtype if name == "mxfp4" else KEPT[name])

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from megainfer.checkpoint.reader import WeightReader
 from megainfer.model_folder.gguf import gguf_folder
 from megainfer.models.registry import load_spec
+from megainfer.models.sources import LatentSources
+from megainfer.topology import Shard
 from tests.support.checkpoints import assert_same_greedy, greedy, oracle, write_checkpoint
 from tests.support.generated import NEW_TOKENS, generate, prompts_of
 from tests.support.gguf_files.write import write_gguf
@@ -110,3 +114,17 @@ def test_tokens_equal_transformers_on_the_dequantised_weights(
     expected = greedy(oracle(own), prompts, NEW_TOKENS)
     actual = generate(load_pair(folder, 2), prompts, 100)
     assert_same_greedy(expected, [sequence.tokens for sequence in actual])
+
+
+def test_a_rank_has_its_own_heads_where_keys_and_values_are_stored_apart(tmp_path: Path):
+    family, variant, settings, *kinds = CASES["deepseek_v3"]
+    own = write_checkpoint(family, variant, tmp_path / "own", **settings)
+    folder = gguf_folder(write_gguf(own, tmp_path / "model.gguf", *kinds))
+    spec = load_spec(folder)
+    assert spec.names.kv_up_split is not None
+    with WeightReader(folder) as reader:
+        whole = reader.read(LatentSources(spec, 0).kv_up(), torch.float32)
+        ranks = [LatentSources(spec, 0, Shard(rank, 2)) for rank in range(2)]
+        parts = [reader.read(rank.kv_up(), torch.float32) for rank in ranks]
+    assert [len(part) for part in parts] == [len(whole) // 2] * 2
+    assert torch.equal(torch.cat(parts), whole)

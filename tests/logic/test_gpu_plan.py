@@ -251,6 +251,7 @@ def test_on_gpus_auto_is_the_checkpoints_own(tmp_path, stored, dtype):
         ({"gpus": (0, 1), "device": "cpu"}, H200X8, "--gpus 0,1 chooses GPUs, but no node"),
         ({"device": "cuda", "kernels": "cpu"}, H200X8, "--kernels cpu computes on the CPU"),
         ({"device": "cpu", "kernels": "gpu"}, H200X8, "--kernels gpu computes on GPUs"),
+        ({"ffn_tp": 2}, H200X8, "--ffn-tp 2 splits expert nodes on CPUs, .* use --ffn-device cpu"),
         (
             {},
             machine_of(h200(0), replace(h200(1), capability=(7, 5), name="T4")),

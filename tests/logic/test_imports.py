@@ -16,7 +16,7 @@ FLOORS = (
     *("errors", "config", "native", "instruments", "topology", "small_file", "sharing"),
     *("gguf", "models", "helper_frames", "helper_process"),
     *("text", "structured", "sampling", "messages", "pipeline", "gather"),
-    *("device", "m2n", "checkpoint", "compute", "memory"),
+    *("device", "m2n", "ranks", "checkpoint", "compute", "memory"),
     *("simulator", "planner", "frontend", "launch"),
     *("attention_node", "expert_node", "colocated", "hosts", "supervise", "agent"),
     *("console", "model_folder", "local_engine", "llm", "async_llm", "bench", "calibration"),

@@ -98,6 +98,8 @@ def test_caches_fit_the_host_with_least_room(tmp_path: Path) -> None:
         ({"m2n": "shm"}, "--m2n shm is memory of one host"),
         ({"m2n_host": "10.0.0.9"}, "each agent's --host"),
         ({"pin_weights": True}, "--pin-weights holds files"),
+        ({"attn_tp": 2}, "--attn-tp 2 splits nodes of one host.* leave it out: .* of --agents"),
+        ({"ffn_tp": 4}, "--ffn-tp 4 splits nodes of one host.* leave it out: .* of --agents"),
         ({"device": "cuda"}, "GPUs of several hosts aren't served yet"),
     ],
 )

@@ -260,7 +260,10 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, problem: str) -> 
     ("options", "refusal"),
     [
         (("--prefill", "elsewhere"), "a pool of its own for prompts isn't served yet"),
-        (("--tp", "2"), "tensor parallelism isn't served yet: attention nodes of 2 H100 each"),
+        (
+            ("--tp", "2"),
+            "tensor parallelism isn't served there yet: attention nodes of 2 H100 each",
+        ),
     ],
 )
 def test_what_is_not_served_yet_is_refused_by_name(options: tuple[str, ...], refusal: str) -> None:

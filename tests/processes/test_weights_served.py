@@ -31,6 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "1x1": {},
     "2x2": {"attn_gpus": 2, "ffn_gpus": 2},
     "colocated": {"colocated": True},
+    "ranks": {"attn_tp": 2, "ffn_tp": 2},
     "int8": {"expert_dtype": "int8", "attention_dtype": "int8", "kernels": "cpu"},
 }
 SECONDS = 60.0

@@ -25,7 +25,7 @@ class Dense:
         self._residual = sources.spec.multipliers.residual
         self._norm = loader.norm(sources.norm(), sources.norm_bias())
         self._network = loader.network(
-            spec.intermediate,
+            spec.intermediate // sources.shard.ranks,
             spec.activation,
             sources.dense_gate_up(spec),
             sources.dense_down(spec),
@@ -47,7 +47,7 @@ class SharedExpert:
         self._multiplier = multiplier
         self._gate = loader.exact_linear(sources.shared_gate()) if spec.gated else None
         self._network = loader.network(
-            spec.intermediate,
+            spec.intermediate // sources.shard.ranks,
             spec.activation,
             sources.shared_gate_up(spec),
             sources.shared_down(spec),

@@ -28,18 +28,18 @@ from megainfer.models.sources import (
     layer_attention,
 )
 from megainfer.models.spec import DenseSpec
-from megainfer.topology import Placement
+from megainfer.topology import WHOLE, Placement
 
 
 class CpuLayer:
     """`half.LayerHalf` over packed weights."""
 
     def __init__(self, loader: Loader, layer: int, rotary: RotaryTables) -> None:
-        spec = loader.source.spec
+        spec, shard = loader.source.spec, loader.source.shard
         self._kernel = loader.kernel
         self._attention: PackedAttention | None = None
         self._other: LatentAttention | SparseLatentAttention | DeltaNet | None = None
-        attention = layer_attention(spec, layer)
+        attention = layer_attention(spec, layer, shard)
         if isinstance(attention, DeltaNetSources):
             self._other = DeltaNet(attention, loader)
         elif isinstance(attention, LatentSources):
@@ -50,12 +50,13 @@ class CpuLayer:
             own = attention.attention
             self._block_shape = block_shape(own.num_kv_heads, own.head_dim)
             self._attention = load_attention(attention, loader, rotary_of(own, rotary))
-        ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer)
+        ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer, shard)
         self._dense = self._gate = self._shared = None
         if isinstance(ffn, DenseSpec):
             self._dense = Dense(ffn, sources, loader)
         else:
-            self._gate = Gate(ffn, sources, loader)
+            if shard.leads:
+                self._gate = Gate(ffn, sources, loader)
             if ffn.shared is not None:
                 self._shared = SharedExpert(ffn.shared, spec.multipliers.residual, sources, loader)
 
@@ -112,7 +113,9 @@ class CpuHalf:
     """
 
     def __init__(self, source: HalfSource, weight_dtype: str, kernel: AttentionKernel) -> None:
-        spec, sources = source.spec, ModelSources(source.spec)
+        spec, sources = source.spec, ModelSources(source.spec, source.shard)
+        self._first_token, self._end_token = sources.vocabulary
+        self._all_tokens = source.shard == WHOLE
         self._kernel = kernel
         self._row_dtype = source.dtype
         loader = Loader(source, kernel, weight_dtype, kernel.threads)
@@ -130,7 +133,12 @@ class CpuHalf:
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """See `half.ModelHalf.embed`."""
-        x = embedding(token_ids, self._embedding).to(torch.float32)
+        own = token_ids
+        if not self._all_tokens:
+            own = token_ids.clamp(self._first_token, self._end_token - 1) - self._first_token
+        x = embedding(own, self._embedding).to(torch.float32)
+        if not self._all_tokens:  # those of other ranks add nothing
+            x.masked_fill_((own + self._first_token != token_ids)[:, None], 0.0)
         return _scaled(x, self._multipliers.embedding)
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:

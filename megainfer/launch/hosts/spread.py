@@ -15,6 +15,7 @@ from megainfer.messages.message import Role
 from megainfer.topology import CoreAssignment, assign_cores, have_own_cores, share_cores
 
 NO_GPUS = "nodes of agents compute on the CPU; GPUs of several hosts aren't served yet"
+NO_RANKS = "splits nodes of one host, which an agent doesn't do yet; leave it out"
 _DEFAULT_ADDRESS = EngineConfig().m2n_host
 
 
@@ -53,6 +54,8 @@ def _check(config: EngineConfig) -> None:
         "--m2n-host": config.m2n_host != _DEFAULT_ADDRESS
         and "is of one host; each agent's --host says where its nodes listen",
         "--pin-weights": config.pin_weights and "holds files of one host; leave it out",
+        f"--attn-tp {config.attn_tp}": config.attn_tp > 1 and NO_RANKS,
+        f"--ffn-tp {config.ffn_tp}": config.ffn_tp > 1 and NO_RANKS,
     }
     for flag, reason in refused.items():
         if reason:

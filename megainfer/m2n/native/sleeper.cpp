@@ -6,17 +6,7 @@
 
 namespace {
 
-constexpr int looks_a_reading = 16;  // of the clock
-constexpr int64_t gap_ns = 50'000;   // between two readings: another process had the core
 constexpr int64_t glance_ns = 1'000'000;
-
-inline void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 }  // namespace
 
@@ -28,7 +18,8 @@ int64_t Sleeper::sleep(int64_t timeout_ns, pollfd* watched, int64_t count) {
     if (ready > 0) return ready;
   }
   const int64_t budget = spin_.next_budget();
-  if (look_for(budget < timeout_ns ? budget : timeout_ns, started)) {
+  const auto news = [this] { return inbox_->news(); };
+  if (look_for(news, budget < timeout_ns ? budget : timeout_ns, started)) {
     spin_.succeeded();
     spin_.waited(now_ns() - started);
     return 0;
@@ -37,21 +28,6 @@ int64_t Sleeper::sleep(int64_t timeout_ns, pollfd* watched, int64_t count) {
   const int64_t ready = doze(timeout_ns, watched, count);
   spin_.waited(now_ns() - started);
   return ready;
-}
-
-// Whether there was news within so many ns.
-bool Sleeper::look_for(int64_t ns, int64_t started) {
-  int64_t last = started;
-  do {
-    for (int i = 0; i < looks_a_reading; ++i) {
-      if (inbox_->news()) return true;
-      relax();
-    }
-    const int64_t now = now_ns();
-    if (now - last > gap_ns) return inbox_->news();
-    last = now;
-  } while (last - started < ns);
-  return false;
 }
 
 int64_t Sleeper::doze(int64_t timeout_ns, pollfd* watched, int64_t count) {

@@ -17,7 +17,6 @@ class Sleeper {
   int64_t sleep(int64_t timeout_ns, pollfd* watched, int64_t count);
 
  private:
-  bool look_for(int64_t ns, int64_t started);
   int64_t doze(int64_t timeout_ns, pollfd* watched, int64_t count);
   int64_t poll_all(int64_t timeout_ns, pollfd* watched, int64_t count);
 

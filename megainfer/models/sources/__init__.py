@@ -16,6 +16,7 @@ from megainfer.models.sources.latent import LatentSources
 from megainfer.models.sources.model import ModelSources
 from megainfer.models.spec import DeltaNetSpec, MlaSpec, ModelSpec
 from megainfer.models.stored import Pieces, Source
+from megainfer.topology import WHOLE, Shard
 
 __all__ = [
     "AttentionSources",
@@ -36,29 +37,32 @@ __all__ = [
 ]
 
 
-def attention_sources(spec: ModelSpec) -> list[Source]:
-    """All that an attention node loads, each tensor once."""
-    sources = [*ModelSources(spec).all()]
+def attention_sources(spec: ModelSpec, shard: Shard = WHOLE) -> list[Source]:
+    """All that an attention node loads, or a rank of it, each tensor once."""
+    sources = [*ModelSources(spec, shard).all()]
     for layer in range(len(spec.layers)):
-        sources += layer_attention(spec, layer).all()
-        sources += FfnSources(spec, layer).attention_side()
+        sources += layer_attention(spec, layer, shard).all()
+        sources += FfnSources(spec, layer, shard).attention_side()
     return sources
 
 
 def layer_attention(
-    spec: ModelSpec, layer: int
+    spec: ModelSpec, layer: int, shard: Shard = WHOLE
 ) -> AttentionSources | LatentSources | DeltaNetSources:
-    """The weights of this layer's attention, whichever kind it is."""
+    """The weights of this layer's attention, or a rank's part of them, whichever kind it is."""
     if isinstance(spec.layers[layer].attention, MlaSpec):
-        return LatentSources(spec, layer)
+        return LatentSources(spec, layer, shard)
     if isinstance(spec.layers[layer].attention, DeltaNetSpec):
-        return DeltaNetSources(spec, layer)
-    return AttentionSources(spec, layer)
+        return DeltaNetSources(spec, layer, shard)
+    return AttentionSources(spec, layer, shard)
 
 
-def attention_weight_bytes(spec: ModelSpec, dtype_bytes: int) -> int:
-    """Bytes of all that an attention node loads: everything but the routed experts."""
-    return sum(prod(source.shape) for source in attention_sources(spec)) * dtype_bytes
+def attention_weight_bytes(spec: ModelSpec, dtype_bytes: int, ranks: int = 1) -> int:
+    """Bytes of all that an attention node of so many ranks loads: everything but the routed
+    experts; what each rank has of its own counts as often."""
+    shards = [Shard(rank, ranks) for rank in range(ranks)]
+    sources = (source for shard in shards for source in attention_sources(spec, shard))
+    return sum(prod(source.shape) for source in sources) * dtype_bytes
 
 
 def sparse_attention_weights(spec: ModelSpec) -> int:
@@ -68,13 +72,15 @@ def sparse_attention_weights(spec: ModelSpec) -> int:
     return sum(prod(source.shape) for one in sparse for source in one.all())
 
 
-def expert_sources(spec: ModelSpec, experts: Mapping[int, Iterable[int]]) -> list[Source]:
-    """All that an expert node loads; experts: their global ids, by layer."""
+def expert_sources(
+    spec: ModelSpec, experts: Mapping[int, Iterable[int]], shard: Shard = WHOLE
+) -> list[Source]:
+    """All that an expert node loads, or a rank of it; experts: their global ids, by layer."""
     sources = list[Source]()
     for layer in spec.moe_layers:
         ffn = FfnSources(spec, layer)
         for expert in experts[layer]:
-            sources += ffn.expert(expert).all()
+            sources += ffn.expert(expert, shard).all()
     return sources
 
 

@@ -5,22 +5,25 @@ from dataclasses import dataclass
 from megainfer.models.sources.experts import ExpertSources, bias_name
 from megainfer.models.sources.norm import norm_bias
 from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec, RouterScore, SharedExpertSpec
-from megainfer.models.stored import Pieces, Source
+from megainfer.models.stored import Pieces, Source, columns_of, rows_of
+from megainfer.topology import WHOLE, Shard
 
 
 @dataclass(frozen=True, slots=True)
 class FfnSources:
-    """The feed-forward half of one layer."""
+    """The feed-forward half of one layer. shard: a rank's part of the channels of dense networks
+    and shared experts; what decides is the first rank's alone."""
 
     spec: ModelSpec
     layer: int
+    shard: Shard = WHOLE
 
     def _name(self, template: str) -> str:
         return template.format(layer=self.layer)
 
-    def expert(self, expert: int) -> ExpertSources:
-        """One routed expert's, by its global id."""
-        return ExpertSources(self.spec, self.layer, expert)
+    def expert(self, expert: int, shard: Shard = WHOLE) -> ExpertSources:
+        """One routed expert's, by its global id; shard: a rank's part of it."""
+        return ExpertSources(self.spec, self.layer, expert, shard)
 
     def norm(self) -> Pieces:
         return (Source(self._name(self.spec.names.ffn_norm), (self.spec.hidden_size,)),)
@@ -29,11 +32,17 @@ class FfnSources:
         return norm_bias(self.norm(), self.spec.norm)
 
     def _gate_up(self, templates: tuple[str, ...], intermediate: int) -> Pieces:
+        """intermediate: of all ranks."""
         shape = (2 * intermediate // len(templates), self.spec.hidden_size)
-        return tuple(Source(self._name(template), shape) for template in templates)
+        whole = tuple(Source(self._name(template), shape) for template in templates)
+        if self.shard == WHOLE:
+            return whole
+        first, end = self.shard.of(intermediate)
+        return rows_of(whole, (first, end), (intermediate + first, intermediate + end))
 
     def _down(self, template: str, intermediate: int) -> Pieces:
-        return (Source(self._name(template), (self.spec.hidden_size, intermediate)),)
+        whole = (Source(self._name(template), (self.spec.hidden_size, intermediate)),)
+        return whole if self.shard == WHOLE else columns_of(whole, *self.shard.of(intermediate))
 
     def dense_gate_up(self, dense: DenseSpec) -> Pieces:
         return self._gate_up(self.spec.names.dense_gate_up, dense.intermediate)
@@ -71,6 +80,8 @@ class FfnSources:
 
     def _router(self, moe: MoESpec) -> Pieces:
         """All that decides."""
+        if not self.shard.leads:
+            return ()
         return (
             *self.router(moe),
             *self.router_bias(moe),

@@ -5,24 +5,36 @@ from dataclasses import dataclass
 from megainfer.models.sources.indexer import IndexerSources
 from megainfer.models.sources.norm import norm_bias
 from megainfer.models.spec import MlaSpec, ModelSpec
-from megainfer.models.stored import Pieces, Source
+from megainfer.models.stored import Pieces, Source, columns_of, rows_of
+from megainfer.topology import WHOLE, Shard
 
 
 @dataclass(frozen=True, slots=True)
 class LatentSources:
     """The attention half of one layer whose keys and values come from a latent.
 
-    q: from the queries' latent where they have one, else from the layer's input.
+    q: from the queries' latent where they have one, else from the layer's input. shard: a rank's
+    part of its heads; latents are every rank's own. What the output's bias adds, the first rank
+    does.
     """
 
     spec: ModelSpec
     layer: int
+    shard: Shard = WHOLE
 
     @property
     def attention(self) -> MlaSpec:
+        """Of this rank."""
+        return self._whole.of_rank(self.shard.ranks)
+
+    @property
+    def _whole(self) -> MlaSpec:
         attention = self.spec.layers[self.layer].attention
         assert isinstance(attention, MlaSpec)
         return attention
+
+    def _own_heads(self, weight: Pieces, size: int) -> Pieces:
+        return weight if self.shard == WHOLE else rows_of(weight, self.shard.of(size))
 
     def _vector(self, template: str, size: int) -> Pieces:
         return (Source(template.format(layer=self.layer), (size,)),)
@@ -57,10 +69,12 @@ class LatentSources:
         return () if rank is None else self._vector(self.spec.names.q_latent_norm, rank)
 
     def q(self) -> Pieces:
-        rank, q_size = self.attention.q_lora_rank, self.attention.q_size
+        rank, q_size = self._whole.q_lora_rank, self._whole.q_size
         if rank is None:
-            return self._weight(self.spec.names.qkv[0], q_size, self.spec.hidden_size)
-        return self._weight(self.spec.names.q_up, q_size, rank)
+            whole = self._weight(self.spec.names.qkv[0], q_size, self.spec.hidden_size)
+        else:
+            whole = self._weight(self.spec.names.q_up, q_size, rank)
+        return self._own_heads(whole, q_size)
 
     def kv_down(self) -> Pieces:
         """The latent's rows, then those of the rotated key."""
@@ -76,22 +90,21 @@ class LatentSources:
 
     def kv_up(self) -> Pieces:
         """Head by head the rows of the key that isn't rotated, then those of the value."""
-        a = self.attention
+        a = self._whole
         if self.spec.names.kv_up_split is not None:
             return self._kv_up_by_head(*self.spec.names.kv_up_split)
-        return self._weight(
-            self.spec.names.kv_up, a.num_heads * (a.nope_dim + a.v_dim), a.kv_lora_rank
-        )
+        size = a.num_heads * (a.nope_dim + a.v_dim)
+        return self._own_heads(self._weight(self.spec.names.kv_up, size, a.kv_lora_rank), size)
 
     def _kv_up_by_head(self, keys: str, values: str) -> Pieces:
-        a = self.attention
+        a = self._whole
         rank = a.kv_lora_rank
         names = [f"{name.format(layer=self.layer)}.weight" for name in (keys, values)]
         turned = (a.num_heads, rank, a.nope_dim)
         straight = (a.num_heads, a.v_dim, rank)
         return tuple(
             source
-            for head in range(a.num_heads)
+            for head in range(*self.shard.of(a.num_heads))
             for source in (
                 Source(names[0], (a.nope_dim, rank), turned, head, transposed=True),
                 Source(names[1], (a.v_dim, rank), straight, head),
@@ -99,11 +112,12 @@ class LatentSources:
         )
 
     def out(self) -> Pieces:
-        a = self.attention
-        return self._weight(self.spec.names.out, self.spec.hidden_size, a.num_heads * a.v_dim)
+        size = self._whole.num_heads * self._whole.v_dim
+        whole = self._weight(self.spec.names.out, self.spec.hidden_size, size)
+        return whole if self.shard == WHOLE else columns_of(whole, *self.shard.of(size))
 
     def out_bias(self) -> Pieces:
-        return self._bias(self.spec.names.out, self.spec.hidden_size)
+        return self._bias(self.spec.names.out, self.spec.hidden_size) if self.shard.leads else ()
 
     def indexer(self) -> IndexerSources | None:
         a = self.attention

@@ -1,6 +1,6 @@
 """The attention of one layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from megainfer.errors import ModelError
@@ -69,6 +69,25 @@ class AttentionSpec:
         if self.rope is not None:
             self.rope.check(self.rotary_dim)
 
+    def of_rank(self, ranks: int) -> "AttentionSpec":
+        """What each of so many ranks has of it: a part of the heads, with their keys and values;
+        where there are fewer of these than ranks, neighbours have the same one."""
+        if ranks == 1:
+            return self
+        heads, kv_heads = self.num_heads // ranks, max(1, self.num_kv_heads // ranks)
+        return replace(self, num_heads=heads, num_kv_heads=kv_heads)
+
+    def check_ranks(self, ranks: int) -> str | None:
+        """Why it can't be shared by so many ranks; None: it can."""
+        if self.qk_norm is QkNorm.FULL:
+            return "its queries and keys are normalised over all heads together"
+        kv_heads = self.num_kv_heads
+        if self.num_heads % ranks:
+            return f"they don't divide its {self.num_heads} heads"
+        if kv_heads % ranks and ranks % kv_heads:
+            return f"they neither divide its {kv_heads} heads of keys nor are a multiple of them"
+        return None
+
     @property
     def q_size(self) -> int:
         return self.num_heads * self.head_dim
@@ -134,6 +153,18 @@ class MlaSpec:
             self.indexer.check(self.rope_dim)
             if self.q_lora_rank is None:
                 raise ModelError("q_lora_rank is missing, which an indexer's queries come from")
+
+    def of_rank(self, ranks: int) -> "MlaSpec":
+        """What each of so many ranks has of it: a part of the heads; latents are all of it."""
+        if ranks == 1:
+            return self
+        return replace(self, num_heads=self.num_heads // ranks)
+
+    def check_ranks(self, ranks: int) -> str | None:
+        """Why it can't be shared by so many ranks; None: it can."""
+        if self.indexer is not None:
+            return "its indexer chooses positions by all of its heads together"
+        return f"they don't divide its {self.num_heads} heads" if self.num_heads % ranks else None
 
     @property
     def q_size(self) -> int:

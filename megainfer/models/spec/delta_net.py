@@ -1,6 +1,6 @@
 """Linear attention with a recurrent state in one layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megainfer.errors import ModelError
 
@@ -33,6 +33,18 @@ class DeltaNetSpec:
                 f"linear_num_value_heads {self.value_heads} is not a multiple of "
                 f"linear_num_key_heads {self.key_heads}"
             )
+
+    def of_rank(self, ranks: int) -> "DeltaNetSpec":
+        """What each of so many ranks has of it: a part of the heads, with their states."""
+        if ranks == 1:
+            return self
+        key_heads, value_heads = self.key_heads // ranks, self.value_heads // ranks
+        return replace(self, key_heads=key_heads, value_heads=value_heads)
+
+    def check_ranks(self, ranks: int) -> str | None:
+        """Why it can't be shared by so many ranks; None: it can."""
+        heads = self.key_heads
+        return f"they don't divide its {heads} heads of keys" if heads % ranks else None
 
     @property
     def key_size(self) -> int:

@@ -52,8 +52,10 @@ def _options(
         options |= {"colocated": True, "device": kinds[0]}
     else:
         options |= {
-            "attn-gpus": deployment.attention.devices,
-            "ffn-gpus": deployment.experts.devices,
+            "attn-gpus": deployment.attention.count,
+            **_tp("attn-tp", deployment.attention.tp),
+            "ffn-gpus": deployment.experts.count,
+            **_tp("ffn-tp", deployment.experts.tp),
             **_devices(*kinds),
             "micro-batches": deployment.micro_batches,
         }
@@ -76,6 +78,10 @@ def _devices(attention: str, experts: str) -> dict[str, Option]:
     return {"attn-device": attention, "ffn-device": experts}
 
 
+def _tp(name: str, ranks: int) -> dict[str, Option]:
+    return {name: ranks} if ranks > 1 else {}
+
+
 def _unless_same(name: str, value: str, usual: str) -> dict[str, Option]:
     return {} if value == usual else {name: value}
 
@@ -92,9 +98,9 @@ def _refusals(model: str, deployment: Deployment, workload: Workload) -> Iterato
             )
     else:
         for role, nodes in (("attention", attention), ("expert", experts)):
-            if nodes.tp > 1:
+            if nodes.tp > 1 and nodes.device.kind != "cpu":
                 yield (
-                    f"tensor parallelism isn't served yet: {role} nodes of {nodes.tp} "
+                    f"tensor parallelism isn't served there yet: {role} nodes of {nodes.tp} "
                     f"{nodes.device.name} each; plan with --tp 1"
                 )
         if deployment.micro_batches > MAX_MICRO_BATCHES:

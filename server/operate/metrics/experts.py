@@ -31,6 +31,9 @@ def expert_families(model: str, nodes: Sequence[NodeState], where: ExpertMap) ->
     for name, (source, text) in EXPERT_COUNTERS.items():
         rows = [((model, str(n.index)), float(n.counters.get(source, 0))) for n in nodes]
         yield counter(name, text, labels, rows)
+    told = [node for node in nodes if "ranks" in node.counters]
+    ranks = [((model, str(node.index)), float(node.counters["ranks"])) for node in told]
+    yield gauge("expert_ranks", "Processes of an expert node.", labels, ranks)
     batches = [((model, str(n.index)), distribution_of(n.counters, "batch_rows")) for n in nodes]
     known = [(at, distribution) for at, distribution in batches if distribution is not None]
     yield histogram("expert_batch_rows", "Rows (tokens) in a batch.", labels, known)

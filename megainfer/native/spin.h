@@ -1,8 +1,36 @@
-// How long to look at the slots before sleeping: only as long as it is likely to pay.
+// Looking at memory before sleeping: how, and for how long, which is only as long as it is likely to pay.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+
+#include "clock.h"
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Whether `there()` has become true within `ns` of `started`.
+template <class There>
+bool look_for(There there, int64_t ns, int64_t started) {
+  constexpr int looks_a_reading = 16;  // of the clock
+  constexpr int64_t gap_ns = 50'000;   // between two readings: another process had the core
+  int64_t last = started;
+  do {
+    for (int i = 0; i < looks_a_reading; ++i) {
+      if (there()) return true;
+      relax();
+    }
+    const int64_t now = now_ns();
+    if (now - last > gap_ns) return there();
+    last = now;
+  } while (last - started < ns);
+  return false;
+}
 
 class Spin {
  public:

@@ -1,0 +1,190 @@
+"""Rank 0's half of a model whose heads, channels and vocabulary several ranks share.
+
+Each layer's norms and router are rank 0's, and so is the residual stream. What attention, a dense
+network or a shared expert adds to it is a sum over ranks: all compute from the same rows, and rank
+0 adds what the others made of them to its own, in the order of ranks.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megainfer.attention_node.ranks.step_numbers import write_step
+from megainfer.compute.batch import StepBatch
+from megainfer.compute.chain import Chain, CountedExperts
+from megainfer.compute.half import LayerHalf, ModelHalf, Routed
+from megainfer.compute.kv_cache import KVCache
+from megainfer.launch.ranks.links import RankLinks
+from megainfer.launch.ranks.seats import LeadingSeat
+from megainfer.models.sources import ModelSources
+from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec
+from megainfer.ranks.half import SharedHalf, Work
+from megainfer.ranks.layout import HalfLayout
+from megainfer.ranks.orders import Orders
+from megainfer.topology import WHOLE, Placement, Shard
+
+STEPS_KEPT = 16
+"""Steps that the others know at a time: more than there are micro-batches."""
+LOADING_SECONDS = 3600.0
+"""A death meanwhile is noticed at once, by the supervisor."""
+
+
+class HalfRanks:
+    """The other ranks of an attention node. links: what the supervisor says goes on there."""
+
+    def __init__(
+        self, seat: LeadingSeat[HalfLayout], node: int, spec: ModelSpec, spin_seconds: float
+    ) -> None:
+        self.spec = spec
+        layout = seat.shared.layout
+        name = f"attention node {node}"
+        self._orders = Orders(seat.shared.memory, layout.ranks, name, spin_seconds)
+        self._shared = SharedHalf(seat.shared)
+        self._logit_rows = layout.logit_rows
+        others = range(1, layout.ranks)
+        self._results = [self._shared.result(rank) for rank in others]
+        parts = [ModelSources(spec, Shard(rank, layout.ranks)).vocabulary for rank in others]
+        self._logits = [
+            self._shared.logits(rank, end - first)
+            for rank, (first, end) in zip(others, parts, strict=True)
+        ]
+        self._steps: OrderedDict[int, tuple[StepBatch, int]] = OrderedDict()  # by id, its place
+        self.links = RankLinks(seat.links, self._orders.message)
+
+    def await_loaded(self) -> None:
+        """Until all have their weights. Raises NodeDied."""
+        self._orders.await_all(LOADING_SECONDS)
+
+    def begin(self, work: Work, x: Tensor, layer: int = 0, batch: StepBatch | None = None) -> None:
+        """All compute this for the rows x, [T, D] of any float dtype. Raises NodeDied."""
+        place = 0 if batch is None else self._place_of(batch)
+        self._orders.await_all()
+        self._shared.rows[: len(x)] = x
+        self._orders.say(work, layer, len(x), place)
+
+    def begin_embedding(self, token_ids: Tensor) -> None:
+        """int64 [T]. Raises NodeDied."""
+        self._orders.await_all()
+        self._shared.token_ids[: len(token_ids)] = token_ids
+        self._orders.say(Work.EMBED, 0, len(token_ids), 0)
+
+    def add_to(self, x: Tensor) -> None:
+        """What the others made of the rows, to x, float32 [T, D]. Raises NodeDied."""
+        self._orders.await_all()
+        for result in self._results:
+            x += result[: len(x)]
+
+    def logits(self, half: ModelHalf, x: Tensor, rows: Tensor) -> Tensor:
+        """Of the whole vocabulary, as `ModelHalf.logits`. Raises NodeDied."""
+        starts = range(0, max(len(rows), 1), self._logit_rows)
+        pieces = (rows[first : first + self._logit_rows] for first in starts)
+        return torch.cat([self._some_logits(half, x, piece) for piece in pieces])
+
+    def _some_logits(self, half: ModelHalf, x: Tensor, rows: Tensor) -> Tensor:
+        self.begin(Work.LOGITS, x[rows])
+        own = half.logits(x, rows)
+        self._orders.await_all()
+        return torch.cat([own, *(logits[: len(rows)] for logits in self._logits)], dim=1)
+
+    def _place_of(self, batch: StepBatch) -> int:
+        """Where the others have this step, of which they are told when it is new."""
+        known = self._steps.get(id(batch))
+        if known is not None:
+            self._steps.move_to_end(id(batch))
+            return known[1]
+        place = len(self._steps)
+        if place == STEPS_KEPT:
+            _, (_, place) = self._steps.popitem(last=False)
+        self._steps[id(batch)] = batch, place  # kept, so that no other gets its id
+        self._orders.await_all()
+        write_step(batch, self._shared.step)
+        self._orders.say(Work.STEP, 0, 0, place)
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One rank among those of its node. shard: whose part of the model it has. others: of rank 0,
+    the ranks with the other parts; None of one that follows, or is alone."""
+
+    shard: Shard = WHOLE
+    others: HalfRanks | None = None
+
+
+ALONE = Rank()
+
+
+class LeadingHalf:
+    """`half.ModelHalf` of all ranks: rank 0's own, and what the others have of it."""
+
+    def __init__(self, own: ModelHalf, others: HalfRanks) -> None:
+        self._own = own
+        self._others = others
+        self.layers = [_LeadingLayer(layer, i, others) for i, layer in enumerate(own.layers)]
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """See `half.ModelHalf.embed`."""
+        self._others.begin_embedding(token_ids)
+        x = self._own.embed(token_ids)
+        self._others.add_to(x)  # zeros, of tokens that aren't theirs
+        return x
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See `half.ModelHalf.logits`."""
+        return self._others.logits(self._own, x, rows)
+
+    def chains(self, experts: Mapping[int, CountedExperts], kv: KVCache) -> Sequence[Chain]:
+        """None: all experts are elsewhere."""
+        return ()
+
+
+class _LeadingLayer:
+    """`half.LayerHalf`, likewise."""
+
+    def __init__(self, own: LayerHalf, layer: int, others: HalfRanks) -> None:
+        self._own = own
+        self._layer = layer
+        self._others = others
+        self._ffn = others.spec.layers[layer].ffn
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of rank 0."""
+        return self._own.state_shapes
+
+    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+        """Of rank 0."""
+        return self._own.cache_shapes(block_size)
+
+    def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """See `half.LayerHalf.attend`."""
+        self._others.begin(Work.ATTEND, x, self._layer, batch)
+        self._own.attend(x, batch, caches)
+        self._others.add_to(x)
+
+    def place(self, placement: Placement) -> None:
+        """See `half.LayerHalf.place`."""
+        self._own.place(placement)
+
+    def feed_forward(self, x: Tensor, batch: StepBatch) -> Routed | None:
+        """See `half.LayerHalf.feed_forward`."""
+        if isinstance(self._ffn, MoESpec):
+            return self._own.feed_forward(x, batch)
+        self._others.begin(Work.DENSE, x, self._layer, batch)
+        self._own.feed_forward(x, batch)
+        self._others.add_to(x)
+        return None
+
+    def shared(self, hidden: Tensor) -> Tensor | None:
+        """See `half.LayerHalf.shared`."""
+        if isinstance(self._ffn, DenseSpec) or self._ffn.shared is None:
+            return None
+        self._others.begin(Work.SHARED, hidden, self._layer)
+        own = self._own.shared(hidden)
+        assert own is not None, f"layer {self._layer} has a shared expert"
+        total = own.to(torch.float32)
+        self._others.add_to(total)
+        return total.to(own.dtype)

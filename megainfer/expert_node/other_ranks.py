@@ -1,0 +1,66 @@
+"""The other ranks of an expert node with tensor parallelism, as its first one has them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from megainfer.launch.ranks.links import RankLinks
+from megainfer.launch.ranks.seats import LeadingSeat
+from megainfer.m2n.mailbox import Dispatch
+from megainfer.ranks.layout import RowsLayout
+from megainfer.ranks.rows import LeadingRows
+from megainfer.topology import WHOLE, Shard
+
+LOADING_SECONDS = 3600.0
+"""A death meanwhile is noticed at once, by the supervisor."""
+
+
+class OtherRanks(Protocol):
+    """Who computes the rest of every expert."""
+
+    def begin(self, layer: int, dispatches: Sequence[Dispatch]) -> None:
+        """They compute this layer's experts for these rows. Raises NodeDied."""
+
+    def add_to(self, outs: Sequence[Tensor]) -> None:
+        """Add what they made of the rows to this rank's own, one [R, D] a dispatch. Raises
+        NodeDied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One rank among those of its node. shard: whose part of each expert it has. others: of rank 0,
+    the ranks with the other parts; None of one whose results are added by it, or that is alone."""
+
+    shard: Shard = WHOLE
+    others: OtherRanks | None = None
+
+
+ALONE = Rank()
+
+
+class ExpertRanks:
+    """`OtherRanks` over memory that processes of one host share. links: what the supervisor says
+    goes on there."""
+
+    def __init__(self, seat: LeadingSeat[RowsLayout], node: int, spin_seconds: float) -> None:
+        self._rows = LeadingRows(seat.shared, f"expert node {node}", spin_seconds)
+        self.links = RankLinks(seat.links, self._rows.orders.message)
+
+    def await_loaded(self) -> None:
+        """Until all have their weights. Raises NodeDied."""
+        self._rows.orders.await_all(LOADING_SECONDS)
+
+    def begin(self, layer: int, dispatches: Sequence[Dispatch]) -> None:
+        """See `OtherRanks`."""
+        self._rows.begin(
+            layer,
+            [dispatch.hidden for dispatch in dispatches],
+            [dispatch.local_ids for dispatch in dispatches],
+            [dispatch.weights for dispatch in dispatches],
+        )
+
+    def add_to(self, outs: Sequence[Tensor]) -> None:
+        """See `OtherRanks`."""
+        self._rows.add_to(outs)
