@@ -34,7 +34,7 @@ def died() -> Any:
     def receive(timeout: float) -> None:
         raise NodeDied("it is gone")
 
-    return SimpleNamespace(
+    child = SimpleNamespace(
         role=Role.EXPERT,
         node=1,
         name="expert node 1",
@@ -43,6 +43,8 @@ def died() -> Any:
         death=lambda: "host right has been silent for 5.1 s",
         forget=lambda: None,
     )
+    child.ranks = (child,)
+    return child
 
 
 def test_a_host_that_comes_and_goes_ends_no_instance() -> None:
