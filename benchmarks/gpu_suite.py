@@ -126,7 +126,7 @@ def outcome(section: Section, limit: float, dry: bool, end: End) -> dict[str, An
         with log.open("w") as output:
             process = subprocess.Popen(
                 [*command, *(["--dry"] if dry else [])],
-                env=environment(),
+                env=environment(dry),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # it ends with all that it has started
@@ -153,10 +153,12 @@ def waited(process: "subprocess.Popen[bytes]", until: float, end: End) -> int | 
     return None
 
 
-def environment() -> dict[str, str]:
-    """In which the source tree is found."""
+def environment(dry: bool) -> dict[str, str]:
+    """In which the source tree is found, and kernels are interpreted when dry: Triton's own ones
+    look at that when they are defined, which may be before a section begins."""
     paths = (str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH"))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    interpret = {"TRITON_INTERPRET": "1"} if dry else {}
+    return {**os.environ, **interpret, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def end_session(process: "subprocess.Popen[bytes]") -> None:
@@ -183,7 +185,7 @@ def machine(dry: bool) -> dict[str, Any]:
     script = f"import json; from gpu.machine import machine; print(json.dumps(machine({dry})))"
     told = subprocess.run(
         [sys.executable, "-c", script],
-        env=environment(),
+        env=environment(dry),
         capture_output=True,
         text=True,
         timeout=60,

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from megainfer.launch.ranks.links import RankLinks
-from megainfer.launch.ranks.seats import LeadingSeat
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.ranks.layout import RowsLayout
 from megainfer.ranks.rows import LeadingRows
 from megainfer.topology import WHOLE, Shard
+
+if TYPE_CHECKING:  # msgspec, without which a node of one rank can be tried on a GPU
+    from megainfer.launch.ranks.seats import LeadingSeat
 
 LOADING_SECONDS = 3600.0
 """A death meanwhile is noticed at once, by the supervisor."""
@@ -44,7 +45,9 @@ class ExpertRanks:
     """`OtherRanks` over memory that processes of one host share. links: what the supervisor says
     goes on there."""
 
-    def __init__(self, seat: LeadingSeat[RowsLayout], node: int, spin_seconds: float) -> None:
+    def __init__(self, seat: "LeadingSeat[RowsLayout]", node: int, spin_seconds: float) -> None:
+        from megainfer.launch.ranks.links import RankLinks
+
         self._rows = LeadingRows(seat.shared, f"expert node {node}", spin_seconds)
         self.links = RankLinks(seat.links, self._rows.orders.message)
 

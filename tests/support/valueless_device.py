@@ -71,6 +71,8 @@ class ValuelessDevice(HostDevice):
 def _registered() -> torch.device:
     """Which torch lets a process do once."""
     _setup_privateuseone_for_python_backend(NAME)
+    # Of every device that torch knows, it asks this before it computes activations again.
+    getattr(torch, NAME).get_amp_supported_dtype = list
     return torch.device(NAME)
 
 

@@ -8,6 +8,7 @@ network or a shared expert adds to it is a sum over ranks: all compute from the 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,14 +18,15 @@ from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
 from megainfer.compute.half import LayerHalf, ModelHalf, Routed
 from megainfer.compute.kv_cache import KVCache
-from megainfer.launch.ranks.links import RankLinks
-from megainfer.launch.ranks.seats import LeadingSeat
 from megainfer.models.sources import ModelSources
 from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec
 from megainfer.ranks.half import SharedHalf, Work
 from megainfer.ranks.layout import HalfLayout
 from megainfer.ranks.orders import Orders
 from megainfer.topology import WHOLE, Placement, Shard
+
+if TYPE_CHECKING:  # msgspec, without which a node of one rank can be tried on a GPU
+    from megainfer.launch.ranks.seats import LeadingSeat
 
 STEPS_KEPT = 16
 """Steps that the others know at a time: more than there are micro-batches."""
@@ -36,8 +38,10 @@ class HalfRanks:
     """The other ranks of an attention node. links: what the supervisor says goes on there."""
 
     def __init__(
-        self, seat: LeadingSeat[HalfLayout], node: int, spec: ModelSpec, spin_seconds: float
+        self, seat: "LeadingSeat[HalfLayout]", node: int, spec: ModelSpec, spin_seconds: float
     ) -> None:
+        from megainfer.launch.ranks.links import RankLinks
+
         self.spec = spec
         layout = seat.shared.layout
         name = f"attention node {node}"
