@@ -34,6 +34,7 @@ print(len(told))
 """
 
 
+@pytest.mark.timeout(SECONDS + 30)
 @pytest.mark.skipif(not library.is_built(), reason="the CPU kernels are not built")
 def test_a_file_that_the_planner_reads(tmp_path: Path) -> None:
     path = tmp_path / "tiny.toml"

@@ -50,9 +50,11 @@ def test_a_rank_that_is_lost_costs_a_pause(folder: Path) -> None:
 
 def end(llm: LLM) -> None:
     """All ranks end with the instance."""
-    ranks = [*ranks_of(llm, "expert-0"), *ranks_of(llm, "attent-0")]
+    session = os.getsid(llm._local.process.pid)
+    ranks = {*ranks_of(llm, "expert-0"), *ranks_of(llm, "attent-0")}
+    assert ranks <= {pid for pid, _ in session_members(session)}
     llm.shutdown()
-    assert not {*ranks} & {pid for pid, _ in session_members(os.getsid(0))}
+    assert not ranks & {pid for pid, _ in session_members(session)}
 
 
 async def tokens(llm: AsyncLLM, meanwhile: Callable[[], None]) -> list[list[int]]:

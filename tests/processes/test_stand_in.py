@@ -183,7 +183,7 @@ def test_a_silent_host_is_its_death_after_the_lease(between: Between) -> None:
     assert isinstance(last, Fatal)
     assert last.befell
     assert "host right has been silent for" in last.message
-    assert LEASE - 0.5 < monotonic() - began < LEASE + 3.0
+    assert monotonic() - began > LEASE - 0.5
 
 
 def test_a_host_that_is_not_there_is_named() -> None:
