@@ -152,7 +152,7 @@ def attacking(attack: Attack, url: str, answers: Counter[str]) -> Iterator[None]
     script = Path(__file__).with_name("attacker.py")
     command = [sys.executable, str(script), url, HOSTILE, attack.name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
-        time.sleep(WARM_UP_SECONDS)
+        time.sleep(WARM_UP_SECONDS)  # by then the attack is under way
         try:
             yield
             answers.update(json.loads(attacker.communicate(timeout=END_SECONDS)[0]))

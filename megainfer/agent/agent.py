@@ -238,7 +238,7 @@ class Agent:
             if self._wire is not None:
                 self._wire.close()
             run_attendant(wire, said, self._wish.ground)
-        except Exception:  # the process boundary
+        except Exception:  # the process boundary: its trace is all that would be left of it
             log.exception("an attendant failed")
         finally:
             sys.stdout.flush()

@@ -3,7 +3,7 @@
 import socket
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic
@@ -130,6 +130,14 @@ def _own_arguments() -> list[str]:
     return sys.argv[sys.argv.index("serve") + 1 :] if "serve" in sys.argv else sys.argv[1:]
 
 
+def _about_keys(options: ServingOptions, host: str) -> Iterator[str]:
+    """What whoever starts it should know of who may use it."""
+    if not options.loopback and not options.asks_for_key:
+        yield f"open       to whoever reaches {host}: no key is asked for; --api-key sets one"
+    if options.has_short_keys:
+        yield f"keys       of fewer than {SHORT_KEY} characters can be guessed; make longer ones"
+
+
 def _serve(
     config: EngineConfig,
     options: ServingOptions,
@@ -165,18 +173,8 @@ def _serve(
 
         expectation_of(plan, options.hardware, options.hardware_name)  # or it says what is missing
     check_descriptors(plan.num_attention + plan.num_expert)
-    if not options.loopback and not options.asks_for_key:
-        console.print(
-            f"open       to whoever reaches {host}: no key is asked for; --api-key sets one",
-            soft_wrap=True,
-            markup=False,
-        )
-    if options.has_short_keys:
-        console.print(
-            f"keys       of fewer than {SHORT_KEY} characters can be guessed; make longer ones",
-            soft_wrap=True,
-            markup=False,
-        )
+    for line in _about_keys(options, host):
+        console.print(line, soft_wrap=True, markup=False)
     if dry_run:
         if reception is not None:
             reception.close()  # without a word: agents go on waiting for whom they serve

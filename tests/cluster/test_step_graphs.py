@@ -82,7 +82,7 @@ def test_what_has_no_room_is_computed_as_ever(tmp_path):
     check_equal(none, folder)
     assert none.model.counters()["eager_stages"] == TOKEN_STEPS + 2
     with pytest.raises(ConfigError, match="recorded can't be computed with other weights"):
-        none.model.renewed(None, None)  # type: ignore[arg-type]
+        none.model.renewed(None, None)  # type: ignore[arg-type]  # refused unseen
 
 
 def test_a_step_that_nobody_waited_for_is_found(tmp_path):

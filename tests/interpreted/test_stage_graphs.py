@@ -146,7 +146,7 @@ def test_what_has_no_room_is_computed_as_ever(folder):
 def test_other_weights_are_refused(folder):
     model = recorded(folder, RecordingDevice())
     with pytest.raises(ConfigError, match="recorded can't be computed with other weights"):
-        model.renewed(None, None)  # type: ignore[arg-type]
+        model.renewed(None, None)  # type: ignore[arg-type]  # refused before a look
 
 
 def keeps(batch: GpuFixedBatch, *messages: object) -> None:

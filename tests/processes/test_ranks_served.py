@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from megainfer import LLM, AsyncLLM, SamplingParams
-from megainfer.frontend.outputs import RequestOutput
 from tests.support.checkpoints import write_checkpoint
+from tests.support.long_answer import LongAnswer
 from tests.support.served import pid_of, session_members
 
 LONG = SamplingParams(temperature=0, max_tokens=120, ignore_eos=True)
@@ -59,25 +59,13 @@ def end(llm: LLM) -> None:
 
 async def tokens(llm: AsyncLLM, meanwhile: Callable[[], None]) -> list[list[int]]:
     """Of each prompt; `meanwhile` is called once, when all have begun."""
-    streams = [Stream(llm, prompt) for prompt in PROMPTS]
+    streams = [LongAnswer(llm, prompt, LONG) for prompt in PROMPTS]
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(stream.run()) for stream in streams]
         for stream in streams:
             await stream.begun.wait()
         meanwhile()
     return [task.result().outputs[0].token_ids for task in tasks]
-
-
-class Stream:
-    def __init__(self, llm: AsyncLLM, prompt: list[int]) -> None:
-        self.begun = asyncio.Event()
-        self._outputs = llm.generate(prompt, LONG)
-
-    async def run(self) -> RequestOutput:
-        async for output in self._outputs:
-            if len(output.outputs[0].token_ids) > 3:
-                self.begun.set()
-        return output
 
 
 def ranks_of(llm: LLM, name: str) -> list[int]:

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from megainfer import LLM, AsyncLLM, SamplingParams
 from megainfer.errors import CheckpointError, ConfigError, NodeDied
-from megainfer.frontend.outputs import CompletionOutput, RequestOutput, WeightSpan
+from megainfer.frontend.outputs import CompletionOutput, WeightSpan
 from megainfer.messages.from_child import UpdateWeights
 from megainfer.messages.message import Message, Role
 from tests.support.checkpoints import write_checkpoint
+from tests.support.long_answer import LongAnswer
 from tests.support.served import pid_of
 
 PARAMS = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
@@ -173,7 +174,7 @@ def test_requests_under_load_change_over_once(kept: Folders) -> None:
             AsyncLLM(str(kept.old), micro_batches=2, **SHAPES["2x2"]) as llm,
             asyncio.TaskGroup() as group,
         ):
-            streams = [Stream(llm, prompt) for prompt in PROMPTS]
+            streams = [LongAnswer(llm, prompt, LONG) for prompt in PROMPTS]
             tasks = [group.create_task(stream.run()) for stream in streams]
             for stream in streams:
                 await stream.begun.wait()
@@ -190,20 +191,6 @@ def test_requests_under_load_change_over_once(kept: Folders) -> None:
         assert again.outputs[0].token_ids == answer.token_ids[count:]
 
     asyncio.run(main())
-
-
-class Stream:
-    """A long answer; `begun` when there are some tokens of it."""
-
-    def __init__(self, llm: AsyncLLM, prompt: list[int]) -> None:
-        self.begun = asyncio.Event()
-        self._outputs = llm.generate(prompt, LONG)
-
-    async def run(self) -> RequestOutput:
-        async for output in self._outputs:
-            if len(output.outputs[0].token_ids) > 3:
-                self.begun.set()
-        return output
 
 
 def test_what_is_wrong_with_them_is_said_and_the_old_ones_serve(

@@ -20,7 +20,7 @@ class FullDevice(FakeDevice):
 
     held = 0
 
-    def memory(self) -> MemoryUse:  # type: ignore[override]
+    def memory(self) -> MemoryUse:  # type: ignore[override]  # the host has no such thing
         self.held += 1024
         return MemoryUse(self.held, 0, 0)
 
