@@ -45,6 +45,8 @@ class SamplingParams:
     returns the whole vocabulary's. prompt_logprobs: the same for the prompt's tokens; the prefix
     cache doesn't help such a request.
 
+    return_routed_experts: tell which experts each token chose, where the instance keeps that.
+
     structured_outputs: what the text must look like; it then ends where that allows it.
 
     Raises RequestError, naming the field and the value.
@@ -72,6 +74,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputsParams | None = None
+    return_routed_experts: bool = False
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop

@@ -86,6 +86,7 @@ class _Server:
             shares=client_shares(
                 options.budgets.request_memory, options.budgets.client_share, options.api_servers
             ),
+            records_routing=plan.config.enable_return_routed_experts,
         )
         self._model = ServedModel(
             names=options.names,

@@ -77,6 +77,7 @@ def submit_message(
         priority=sequence.priority,
         grammar=sequence.grammar,
         max_queue_seconds=max_queue_seconds,
+        routed_experts=params.return_routed_experts,
         cache_salt=sequence.cache_salt,
         client=client,
     )

@@ -7,24 +7,28 @@ from typing import Any
 from megainfer.errors import ConfigError
 from megainfer.frontend.outputs import CompletionOutput
 from megainfer.llm import LLM
+from megainfer.messages.routed_experts import RoutedExperts
 from megainfer.rl.rollout.engine import Context, Drawn
 from megainfer.sampling import SamplingParams
 
-OURS = ("model", "progress")
+RECORDS = "enable_return_routed_experts"
+OURS = ("model", "progress", RECORDS)
 """Options of `LLM` that a run decides."""
 
 
 class DisaggregatedEngine:
     """An `LLM` with the policy's weights.
 
-    options: as `LLM` takes them. Raises ConfigError for one that there isn't, and what `LLM` does.
+    options: as `LLM` takes them. routing: whether what gates chose is told. Raises ConfigError for
+    an option that there isn't, and what `LLM` does.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, options: Mapping[str, Any], routing: bool = False) -> None:
+        self._routing = routing
         if taken := set(options) & set(OURS):
             raise ConfigError(f"rollout.engine can't set {min(taken)!r}: the run does")
         try:
-            self._llm = LLM(str(folder), progress=False, **options)
+            self._llm = LLM(str(folder), progress=False, **{RECORDS: routing}, **options)
         except TypeError as error:
             raise ConfigError(f"rollout.engine: {error}") from error
 
@@ -46,6 +50,7 @@ class DisaggregatedEngine:
                 max_tokens=context.max_tokens,
                 seed=context.seed,
                 logprobs=0,
+                return_routed_experts=self._routing and not greedy,
             )
             for context in contexts
         ]
@@ -65,4 +70,13 @@ class DisaggregatedEngine:
 def _drawn(output: CompletionOutput) -> Drawn:
     tables = output.logprobs or []
     rows = zip(output.token_ids, tables, strict=True)
-    return Drawn(output.token_ids, [table[token].logprob for token, table in rows])
+    logprobs = [table[token].logprob for token, table in rows]
+    return Drawn(output.token_ids, logprobs, _routing(output))
+
+
+def _routing(output: CompletionOutput) -> RoutedExperts | None:
+    experts = output.routed_experts
+    if experts is None:
+        return None
+    _, layers, top_k = experts.shape
+    return RoutedExperts(0, layers, top_k, experts.tobytes())

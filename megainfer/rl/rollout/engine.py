@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from megainfer.messages.routed_experts import RoutedExperts
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -22,10 +24,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Tokens, an end token included where one came, and log p of each."""
+    """Tokens, an end token included where one came, and log p of each.
+
+    routing: where it is to be replayed, what all tokens before the last chose, the context's too.
+    """
 
     token_ids: Sequence[int]
     logprobs: Sequence[float]
+    routing: RoutedExperts | None = None
 
 
 class RolloutEngine(Protocol):

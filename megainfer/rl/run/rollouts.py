@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from megainfer.rl.rollout.engine import Context, RolloutEngine
+from megainfer.errors import ProtocolError
+from megainfer.rl.rollout.engine import Context, Drawn, RolloutEngine
 from megainfer.rl.rollout.seeds import seed_of
 from megainfer.rl.samples.sample import Sample, Window
 
@@ -39,5 +40,18 @@ class Rollouts:
         windows = [Window(tuple(d.token_ids), tuple(d.logprobs), version) for d in drawn]
         for window, context in zip(windows, contexts, strict=True):
             window.check(context.max_tokens, self._vocab_size, self._engine.end_tokens)
-        for sample, window in zip(samples, windows, strict=True):
+        for one, context in zip(drawn, contexts, strict=True):
+            _check_routing(one, len(context.token_ids))
+        for sample, window, one in zip(samples, windows, drawn, strict=True):
             sample.add(window, self._most, self._engine.end_tokens)
+            sample.routing = one.routing
+
+
+def _check_routing(drawn: Drawn, context: int) -> None:
+    """Raises ProtocolError where it isn't that of all tokens but the last."""
+    tokens, routing = context + len(drawn.token_ids) - 1, drawn.routing
+    if routing is not None and (routing.start, routing.stop) != (0, tokens):
+        raise ProtocolError(
+            f"a rollout has the experts of tokens {routing.start} to {routing.stop}, and must have "
+            f"those of 0 to {tokens}"
+        )

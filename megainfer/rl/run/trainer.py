@@ -107,6 +107,8 @@ class Trainer:
         }
         with clock.measures("update"):
             metrics = self._learn(samples, rewards)
+        for sample in samples:
+            sample.routing = None  # large, and other weights choose anew
         with clock.measures("weights"):
             self._publish("policy/loss" in metrics)
         self._state.step += 1
