@@ -133,7 +133,7 @@ class LocalEngine:
             max_outstanding=max_outstanding,
             recovery_seconds=recovery_seconds,
             report=self._report,
-            records_routing=self._plan.config.enable_return_routed_experts,
+            routing_bytes=self._plan.routing_bytes,
         )
         self.client.bind()
 

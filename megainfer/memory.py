@@ -214,8 +214,8 @@ def kv_block_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int
 
 
 def routing_bytes(spec: ModelSpec) -> int:
-    """What the gates chose for the tokens of one block."""
-    return BLOCK_SIZE * len(spec.moe_layers) * spec.top_k * ID_BYTES
+    """What the gates choose for a token, in all layers."""
+    return len(spec.moe_layers) * spec.top_k * ID_BYTES
 
 
 def attention_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int:

@@ -22,7 +22,7 @@ class RoutingRecord:
     and nothing is to be done for who is preempted or ends.
 
     num_blocks: of the KV cache. What is kept is int16 [num_blocks, BLOCK_SIZE, layers with experts,
-    top_k], `memory.routing_bytes` a block, on the host; -1: no expert.
+    top_k], `memory.routing_bytes` a token, on the host; -1: no expert.
     """
 
     def __init__(self, spec: ModelSpec, placement: Placement, num_blocks: int) -> None:

@@ -34,8 +34,8 @@ def token_messages(node: int, events: Sequence[TokenEvent]) -> Iterator[Tokens]:
 def _pieces(event: TokenEvent) -> Iterator[TokenEvent]:
     if event.routed is not None:
         *early, last = split(event.routed, MAX_LOGPROBS * ROUTED_BYTES_A_LOGPROB)
-        for part in early:
-            yield TokenEvent(event.request_id, [], routed=part)
+        for piece in early:
+            yield TokenEvent(event.request_id, [], routed=piece)
         event = msgspec.structs.replace(event, routed=last)
     scores = event.prompt_logprobs
     if not scores or _logprobs_in(scores) <= MAX_LOGPROBS:

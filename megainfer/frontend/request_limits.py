@@ -17,11 +17,11 @@ class ContextTooLong(RequestError):
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
     """max_model_len: tokens of prompt and answer together. vocab_size: ids are below it.
-    records_routing: whether nodes know what tokens' gates chose."""
+    routing_bytes: of a token, what its gates chose; 0: nodes don't know that."""
 
     max_model_len: int
     vocab_size: int
-    records_routing: bool = False
+    routing_bytes: int = 0
 
     def max_tokens(self, prompt_ids: Sequence[int], params: SamplingParams) -> int:
         """How many tokens may be generated: what was asked for, or what the context leaves.
@@ -33,7 +33,7 @@ class RequestLimits:
 
     def check(self, params: SamplingParams) -> None:
         """What doesn't depend on the prompt. Raises RequestError."""
-        if params.return_routed_experts and not self.records_routing:
+        if params.return_routed_experts and not self.routing_bytes:
             raise RequestError(
                 "return_routed_experts needs an instance that was started with "
                 "--enable-return-routed-experts",

@@ -27,7 +27,7 @@ from server.openai.answer_options import AnswerOptions
 from server.openai.prompts import Prompt, PromptEncoder
 from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.openai.reader import reader_maker
-from server.openai.request_size import check_copies, check_logprobs, request_bytes
+from server.openai.request_size import check_copies, check_logprobs, request_bytes, routing_bytes
 from server.openai.served_model import ServedModel
 from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
@@ -152,6 +152,7 @@ class Generator:
         pauses = Pauses()
         lengths = [(len(prompt.ids), params) for prompt, params in prompts]
         size = request_bytes(lengths, self._model.max_model_len, grammar)
+        size += routing_bytes(lengths, self._model.max_model_len, self._model.routing_bytes)
         client = current_client.get()
         check_logprobs(lengths, self._model.max_model_len)
         # Before they are made: prompts times n may be a quarter of a million.

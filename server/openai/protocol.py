@@ -97,6 +97,7 @@ class SamplingFields(Body):
     prompt_logprobs: Logprobs | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    return_routed_experts: bool | None = None
     truncate_prompt_tokens: Integer | None = Field(None, description="keep the last; -1: what fits")
     priority: Integer | None = Field(None, description="smaller is served first")
     cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARACTERS)] | None = Field(
@@ -215,6 +216,7 @@ SAME_IN_SAMPLING = (
     "include_stop_str_in_output",
     "skip_special_tokens",
     "prompt_logprobs",
+    "return_routed_experts",
 )
 """Fields that mean the same in `SamplingParams`."""
 

@@ -16,7 +16,7 @@ class ServedModel:
     max_model_len: tokens of prompt and answer together. vocab_size: the model's. created: Unix
     time in seconds at which serving began. defaults: end tokens, and sampling for what a request
     leaves out. folder: where its files are, for compiling grammars. syntax: of its answers.
-    shows_tokenizer: whether /tokenizer_info is there.
+    shows_tokenizer: whether /tokenizer_info is there. routing_bytes: see `RequestLimits`.
     """
 
     names: tuple[str, ...]
@@ -27,6 +27,7 @@ class ServedModel:
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
     shows_tokenizer: bool = False
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    routing_bytes: int = 0
 
     @property
     def fingerprint(self) -> str:

@@ -28,7 +28,8 @@ class DisaggregatedEngine:
         if taken := set(options) & set(OURS):
             raise ConfigError(f"rollout.engine can't set {min(taken)!r}: the run does")
         try:
-            self._llm = LLM(str(folder), progress=False, **{RECORDS: routing}, **options)
+            own = {**options, RECORDS: routing}
+            self._llm = LLM(str(folder), progress=False, **own)
         except TypeError as error:
             raise ConfigError(f"rollout.engine: {error}") from error
 

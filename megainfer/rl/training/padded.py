@@ -1,7 +1,7 @@
 """Answers of different lengths as one tensor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -41,7 +41,5 @@ class Padded:
         rows, trained = torch.tensor(places, dtype=torch.int64).reshape(-1, 2).unbind(1)
         tensors = (token_ids, mask, rows, trained - 1, token_ids[rows, trained])
         routing = padded_routing([answer.routing for answer in answers], width)
-        return cls(
-            *(tensor.to(device) for tensor in tensors),
-            routing=None if routing is None else routing.to(device),
-        )
+        own = cls(*(tensor.to(device) for tensor in tensors))
+        return own if routing is None else replace(own, routing=routing.to(device))

@@ -5,6 +5,7 @@ computed as ever, and trained.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class RoutingReplay:
                 f"rollout.replay_routing: {type(model).__name__} has no gates that can replay"
             )
         for layer, gate in enumerate(gates):
-            _replace_forward(gate, lambda layer=layer: self._of_layer(layer))
+            _replace_forward(gate, partial(self._of_layer, layer))
         self.layers = len(gates)
 
     def tell(self, experts: Tensor | None) -> None:
