@@ -210,7 +210,7 @@ def test_experts_of_tokens_are_told(served: Served, models: Models) -> None:
     tokens = [*PROMPT, *choice["token_ids"]][:-1]
     right = gates_choose(models.old, tokens)
     assert np.array_equal(np.sort(whole), np.sort(right))
-    many = {"prompt": [PROMPT] * 512, "n": 4, **body}
+    many = {"prompt": [PROMPT] * 512, "n": 4, "max_tokens": CONTEXT - len(PROMPT), **body}
     response = httpx.post(f"{served.url}/v1/completions", json=many, timeout=SECONDS)
     assert response.status_code == 400
     assert "return_routed_experts of this many tokens" in response.json()["error"]["message"]
