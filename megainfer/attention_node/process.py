@@ -131,7 +131,7 @@ def load_attention(
         total = reader.total_bytes(attention_sources(plan.spec, rank.shard))
         reader.on_bytes = lambda done: on_bytes(done, total)
         model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len, rank)
-    if plan.config.enable_return_routed_experts:
+    if plan.routing_bytes and rank.shard.leads:
         model.record = RoutingRecord(plan.spec, plan.placement, plan.num_blocks)
     spare = bool(plan.attention_ledger().of("graphs"))  # what is nobody's, for padding
     states = plan.num_states + spare if plan.num_states else 0
