@@ -98,6 +98,7 @@ class _Server:
             shows_tokenizer=options.shows_tokenizer,
             defaults=plan.generation,
             routing_bytes=plan.routing_bytes,
+            logprobs_mode=options.logprobs_mode,
         )
         around = surroundings_of(plan, options, self._ask, seat.server)
         self._instance = assemble(self._engine, self._model, options, around)

@@ -46,6 +46,7 @@ class Submit(Message, frozen=True):
         default_factory=list
     )  # tokens that another node made of it before it died; it goes on there
     max_queue_seconds: float | None = None  # of waiting for its first step; None: without end
+    processed_logprobs: bool = False  # of what is drawn from, not the model's own
     routed_experts: bool = False  # whether `TokenEvent.routed` is wanted
     cache_salt: str = ""  # whose blocks of the prefix cache may be used: those of the same salt
     client: str = ""  # whose it is: turns are kept by it

@@ -78,7 +78,7 @@ class Generator:
         self.served_name(body.model)
         refuse_not_offered(body.model_extra or {}, COMPLETION)
         options = body.answer_options()
-        params = body.sampling(self._model.defaults, body.limit)
+        params = self.sampling(body)
         check_copies(params, len(body.prompt))
         grammar = await self._grammar(body.wanted_shape())
         prompts = await self.encoder.completion(body)
@@ -86,9 +86,9 @@ class Generator:
         limited = self._limited(params, prompts, default)
         return await self._start(body, CompletionShape(), options, limited, grammar)
 
-    def sampling(self, body: ChatRequest) -> SamplingParams:
-        """By which a chat's answer is made. Raises RequestError."""
-        return body.sampling(self._model.defaults, body.limit)
+    def sampling(self, body: SamplingFields) -> SamplingParams:
+        """By which its answers are made. Raises RequestError."""
+        return body.sampling(self._model.defaults, body.limit, self._model.logprobs_mode)
 
     async def chat(self, body: ChatRequest, shortened: bool = False) -> Generation:
         """Answer the last message of a chat. shortened: to what the context leaves room for, where
