@@ -315,7 +315,8 @@ def test_processed_logprobs_are_of_what_is_drawn_from():
 
 def test_processed_logprobs_of_a_row_that_fails_disturb_nobody():
     logits = torch.tensor([[math.nan, 1.0, 2.0], [0.0, 1.0, 2.0]])
-    output = sample(logits, [row(processed=True, logprobs=1), row(processed=True, logprobs=1)])
+    rows = [row(processed=True, logprobs=1), row(processed=True, logprobs=1)]
+    output = begin_sampling(logits, rows, reference, HOST).take()
     assert [type(error) for error in output.errors] == [NonFiniteLogits]
     own = torch.log_softmax(logits[1], 0).tolist()
     token = output.token_ids[1]

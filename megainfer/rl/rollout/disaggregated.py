@@ -1,15 +1,16 @@
 """Answers drawn by MegaInfer's own attention and expert nodes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megainfer.errors import ConfigError
-from megainfer.frontend.outputs import CompletionOutput
+from megainfer.frontend.outputs import CompletionOutput, RequestOutput
 from megainfer.llm import LLM
 from megainfer.messages.routed_experts import RoutedExperts
-from megainfer.rl.rollout.engine import Context, Drawn
+from megainfer.rl.rollout.engine import Context, Drawn, Ended
 from megainfer.sampling import SamplingParams
+from megainfer.text.given_prompts import GivenPrompt
 
 RECORDS = "enable_return_routed_experts"
 OURS = ("model", "progress", RECORDS)
@@ -45,6 +46,18 @@ class DisaggregatedEngine:
 
     def draw(self, contexts: Sequence[Context], greedy: bool = False) -> list[Drawn]:
         """One a context, in their order; raises RequestError, NodeDied."""
+        prompts, params = self._wishes(contexts, greedy)
+        return list(map(_drawn, self._llm.generate(prompts, params, progress=False)))
+
+    def draw_each(self, contexts: Sequence[Context]) -> Iterator[Ended]:
+        """Each as it ends. Raises as `draw`."""
+        prompts, params = self._wishes(contexts)
+        for place, result, at in self._llm.generate_each(prompts, params):
+            yield Ended(place, _drawn(result), at)
+
+    def _wishes(
+        self, contexts: Sequence[Context], greedy: bool = False
+    ) -> tuple[list[GivenPrompt], list[SamplingParams]]:
         params = [
             SamplingParams(
                 temperature=0.0 if greedy else 1.0,
@@ -55,9 +68,7 @@ class DisaggregatedEngine:
             )
             for context in contexts
         ]
-        prompts = [list(context.token_ids) for context in contexts]
-        results = self._llm.generate(prompts, params, progress=False)
-        return [_drawn(result.outputs[0]) for result in results]
+        return [list(context.token_ids) for context in contexts], params
 
     def update_weights(self, folder: Path) -> None:
         """All nodes switch before it returns. Raises CheckpointError."""
@@ -68,7 +79,8 @@ class DisaggregatedEngine:
         self._llm.shutdown()
 
 
-def _drawn(output: CompletionOutput) -> Drawn:
+def _drawn(result: RequestOutput) -> Drawn:
+    (output,) = result.outputs
     tables = output.logprobs or []
     rows = zip(output.token_ids, tables, strict=True)
     logprobs = [table[token].logprob for token, table in rows]

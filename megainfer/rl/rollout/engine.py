@@ -1,9 +1,9 @@
 """What a trainer asks of whoever draws answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from megainfer.messages.routed_experts import RoutedExperts
 
@@ -34,6 +34,14 @@ class Drawn:
     routing: RoutedExperts | None = None
 
 
+class Ended(NamedTuple):
+    """place: in the contexts. at: when it ended, in seconds of `perf_counter`."""
+
+    place: int
+    drawn: Drawn
+    at: float
+
+
 class RolloutEngine(Protocol):
     """Draws from the model's own distribution: temperature 1, no other limits than length.
 
@@ -46,6 +54,9 @@ class RolloutEngine(Protocol):
 
     def draw(self, contexts: Sequence[Context], greedy: bool = False) -> list[Drawn]:
         """One a context, in their order. greedy: the likeliest token each time."""
+
+    def draw_each(self, contexts: Sequence[Context]) -> Iterator[Ended]:
+        """Each as it ends, while others are drawn; nothing is drawn any more once it is closed."""
 
     def update_weights(self, folder: Path) -> None:
         """Draw by the weights in the folder from now on: config.json and safetensors."""
