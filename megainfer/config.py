@@ -66,6 +66,8 @@ class EngineConfig:
     revision: branch, tag or commit of a hub id. hf_overrides: fields that replace config.json's.
     chat_template: a file, or Jinja itself, in place of the model's own. pin_weights: whether the
     checkpoint's files are held in memory, for nodes that are started again.
+    enable_return_routed_experts: whether attention nodes keep what each token's gates chose, for
+    requests that ask for it.
 
     Raises ConfigError.
     """
@@ -107,6 +109,7 @@ class EngineConfig:
     revision: str | None = None
     hf_overrides: dict[str, Any] | None = None
     chat_template: str | None = None
+    enable_return_routed_experts: bool = False
 
     def __post_init__(self) -> None:
         for name in (

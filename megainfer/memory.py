@@ -9,6 +9,7 @@ from math import prod
 
 from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
+from megainfer.messages.routed_experts import ID_BYTES
 from megainfer.models.sources import (
     FfnSources,
     attention_weight_bytes,
@@ -210,6 +211,11 @@ def kv_block_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int
     layers = (layer.attention.of_rank(ranks) for layer in spec.layers)
     a_rank = sum(prod(shape) for attention in layers for shape in attention.cache_shapes)
     return BLOCK_SIZE * ranks * a_rank * DTYPE_BYTES[precision.dtype]
+
+
+def routing_bytes(spec: ModelSpec) -> int:
+    """What the gates choose for a token, in all layers."""
+    return len(spec.moe_layers) * spec.top_k * ID_BYTES
 
 
 def attention_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.ranks.leading import ALONE, LeadingHalf, Rank
+from megainfer.attention_node.routing_record import RoutingRecord
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
@@ -43,6 +44,8 @@ class StepModel(Protocol):
     """
 
     spec: ModelSpec
+    record: RoutingRecord | None
+    """What tokens' gates chose; None where nobody may ask."""
 
     def place(self, placement: Placement) -> None:
         """Experts are elsewhere from the next step on.
@@ -101,6 +104,7 @@ class AttentionModel:
         rank: Rank = ALONE,
     ) -> None:
         self.spec = spec
+        self.record: RoutingRecord | None = None
         self._rank = rank
         self._backend = backend
         self._num_experts = placement.num_experts
@@ -145,6 +149,8 @@ class AttentionModel:
             )
         for layer in self.half.layers:
             layer.place(placement)
+        if self.record is not None:
+            self.record.place(placement)
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()
@@ -163,6 +169,8 @@ class AttentionModel:
                 layers[index].attend(x, batch, kv.layer(index))
                 routed = layers[index].feed_forward(x, batch)
                 if routed is not None:
+                    if self.record is not None:
+                        self.record.keep(index, batch, routed.parts)
                     return MoEPoint(index, routed.hidden, routed.parts)
         return None
 

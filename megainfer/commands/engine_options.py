@@ -255,6 +255,15 @@ class EngineOptions:
             help="How all other weights are kept; auto: as --dtype.",
         ),
     ] = DEFAULT.attention_dtype
+    enable_return_routed_experts: Annotated[
+        bool,
+        Option(
+            "--enable-return-routed-experts",
+            rich_help_panel=LIMITS,
+            help="Keep which experts each token chose beside its keys and values, for requests "
+            "with return_routed_experts.",
+        ),
+    ] = DEFAULT.enable_return_routed_experts
     pin_weights: Annotated[
         bool,
         Option(

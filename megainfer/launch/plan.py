@@ -35,7 +35,7 @@ from megainfer.launch.machine import Machine
 from megainfer.launch.ranks.checks import check_ranks
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road, road_on_a_host
-from megainfer.memory import Ledger, attention_node, expert_node
+from megainfer.memory import Ledger, attention_node, expert_node, routing_bytes
 from megainfer.messages.message import Role
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
@@ -259,6 +259,11 @@ class Plan:
         return self.config.max_num_seqs if self.spec.is_recurrent else 0
 
     @property
+    def routing_bytes(self) -> int:
+        """Of a token, what its gates chose, where that is kept; else 0."""
+        return routing_bytes(self.spec) if self.config.enable_return_routed_experts else 0
+
+    @property
     def precision(self) -> Precision:
         return Precision(self.dtype, self.expert_dtype, self.attention_dtype)
 
@@ -266,6 +271,9 @@ class Plan:
         """What one takes where it computes, without slots on the host; if colocated, for both."""
         ranks = self.config.attn_tp
         own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states, ranks)
+        if self.routing_bytes:
+            kept = self.num_blocks * BLOCK_SIZE * self.routing_bytes
+            own += Ledger((("routed experts", kept),))
         if ranks > 1:
             own += Ledger(((SHARED_BY_RANKS, self.half_layout.total_bytes),))
         if not self.devices.attention:
