@@ -41,9 +41,10 @@ from megainfer.compute.cpu.kernels.attention_layer import (
 )
 from megainfer.compute.cpu.kernels.experts import on_large_pages
 from megainfer.compute.cpu.kernels.packed import pack_norm
+from megainfer.compute.kv_cache import CACHE_DTYPES
 from megainfer.compute.reference.kernels import rotary_table
 from megainfer.config import BLOCK_SIZE
-from megainfer.models.spec import AttentionSpec, NormSpec, QkNorm, RopeSpec
+from megainfer.models.spec import CACHE_FORMATS, AttentionSpec, NormSpec, QkNorm, RopeSpec
 
 SMALLEST_READ = 16 << 20
 
@@ -93,13 +94,16 @@ class Case:
                 for s in range(sequences)
             ]
         )
-        dtype = getattr(torch, options.cache_dtype)
-        self._cache = _cache((sequences * each, *block_shape(kv_heads, d)), dtype)
+        dtype = CACHE_DTYPES[options.cache_dtype]
+        self._cache = _cache((sequences * each, *block_shape(kv_heads, d, dtype)), dtype)
         rows = sequences * tokens
         self._x = torch.randn(rows, options.hidden)
         self._context = torch.randn(rows, heads * d)
         self.linear_flops = 2 * rows * options.hidden * (outputs + heads * d)
-        self.cached_bytes = 2 * sequences * (context + tokens) * kv_heads * d * dtype.itemsize
+        kept = AttentionSpec(heads, kv_heads, d, rope).cached_bytes(
+            CACHE_FORMATS[options.cache_dtype]
+        )
+        self.cached_bytes = sequences * (context + tokens) * kept
 
     def attend(self) -> None:
         step = step_rows(self._batch)
@@ -116,7 +120,11 @@ def _matrix(outputs: int, inputs: int) -> Tensor:
 
 def _cache(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = torch.Size(size).numel()
-    return on_large_pages(count * dtype.itemsize).view(dtype).view(size).normal_()
+    memory = on_large_pages(count * dtype.itemsize).view(dtype).view(size)
+    if dtype.itemsize > 1:
+        return memory.normal_()
+    memory.view(torch.uint8).random_(0x30, 0x40)  # of scales too: normal numbers
+    return memory
 
 
 def measure(case: Case, options: argparse.Namespace) -> Result:
@@ -174,7 +182,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, nargs="+", default=[127, 1023])
     parser.add_argument("--prompt", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--weights", default="float32", help="float32, bfloat16 or int8")
-    parser.add_argument("--cache-dtype", default="float32", help="float32 or bfloat16")
+    parser.add_argument("--cache-dtype", default="float32", help="float32, bfloat16, int8 or fp8")
     parser.add_argument("--threads", type=int, default=1, help="of kernels and limits alike")
     parser.add_argument("--level", help="an instruction set; the best if left out")
     parser.add_argument("--rounds", type=int, default=15)
