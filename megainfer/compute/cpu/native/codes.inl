@@ -10,11 +10,12 @@
 namespace {
 
 // `lift` and `settle` are powers of two: what is multiplied with widened codes is multiplied with
-// the one before, and sums of the products with the other after.
+// the one before, and sums of the products with the other after. So that no factor is subnormal,
+// which processors are slow with: not a softmax's least weight times a scale either.
 
 struct Int8Codes {
   static constexpr float largest = 127.0f;
-  static constexpr float lift = 1.0f, settle = 1.0f;
+  static constexpr float lift = 0x1p60f, settle = 0x1p-60f;
 
   // Of each lane what its highest byte stands for.
   static Vec::F widen(Vec::I x) { return Vec::to_float(Vec::shift_right(x, 24)); }
