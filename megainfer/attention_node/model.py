@@ -135,10 +135,10 @@ class AttentionModel:
 
         Raises ConfigError where they can't with blocks of this size.
         """
-        device = self._backend.device
-        shapes = [layer.cache_shapes(block_size) for layer in self.half.layers]
+        device, dtype = self._backend.device, self._backend.cache_dtype
+        shapes = [layer.cache_shapes(block_size, dtype) for layer in self.half.layers]
         states = StateCache([layer.state_shapes for layer in self.half.layers], num_states, device)
-        return KVCache(shapes, num_blocks, block_size, self._backend.dtype, states, device)
+        return KVCache(shapes, num_blocks, block_size, dtype, states, device)
 
     def place(self, placement: Placement) -> None:
         """See `StepModel.place`."""

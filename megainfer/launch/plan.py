@@ -78,6 +78,7 @@ class Plan:
     dtype: str
     expert_dtype: str
     attention_dtype: str
+    kv_cache_dtype: str
     devices: Devices
     kernels: str
     expert_kernels: str
@@ -265,7 +266,7 @@ class Plan:
 
     @property
     def precision(self) -> Precision:
-        return Precision(self.dtype, self.expert_dtype, self.attention_dtype)
+        return Precision(self.dtype, self.expert_dtype, self.attention_dtype, self.kv_cache_dtype)
 
     def attention_ledger(self, node: int = 0) -> Ledger:
         """What one takes where it computes, without slots on the host; if colocated, for both."""
@@ -385,6 +386,7 @@ def make_plan(
         dtype=precision.dtype,
         expert_dtype=precision.expert_dtype,
         attention_dtype=precision.attention_dtype,
+        kv_cache_dtype=precision.cache_dtype,
         devices=devices,
         kernels=kernels[0],
         expert_kernels=kernels[1],

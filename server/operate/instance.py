@@ -96,7 +96,7 @@ def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask, server: int =
         cache_config=(
             ("block_size", str(BLOCK_SIZE)),
             ("num_gpu_blocks", str(plan.num_blocks)),
-            ("cache_dtype", plan.dtype),
+            ("cache_dtype", plan.kv_cache_dtype),
             ("enable_prefix_caching", str(plan.prefix_cache)),
         ),
         info=plan_info(plan),
@@ -189,6 +189,7 @@ def plan_info(plan: Plan) -> tuple[tuple[str, Any], ...]:
                 "dtype": plan.dtype,
                 "expert_dtype": plan.expert_dtype,
                 "attention_dtype": plan.attention_dtype,
+                "kv_cache_dtype": plan.kv_cache_dtype,
                 "kernels": plan.kernels,
                 "expert_kernels": plan.expert_kernels,
                 "gpus": {name: str(gpu) for name, (gpu, _) in plan.gpu_ledgers().items()},
