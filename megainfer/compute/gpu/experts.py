@@ -144,16 +144,21 @@ class GpuLayerExperts:
     def compute(self, messages: Messages, held: Sequence[Tensor]) -> Tensor:
         """`forward` of messages that the device has a table of. held: the experts' memory, as far
         as it is known by now."""
-        device, pool = self._device, self._pool
-        slots = Slots(self._addresses, held, pool.shape, pool.layout, pool.tiles)
-        found = sort_choices(device, messages, self._addresses, self._tile_rows(messages))
+        device, slots = self._device, self.slots(held)
+        found = sort_choices(device, messages, self._addresses, self.tile_rows(messages))
         x = gate_up_product(device, slots, messages, found)
         results = down_product(device, slots, found, x)
-        on_input = pool.shape.weight_on_input
+        on_input = slots.shape.weight_on_input
         sum_choices(device, messages, found.places, results, on_input=on_input)
         return found.counts
 
-    def _tile_rows(self, messages: Messages) -> int:
+    def slots(self, held: Sequence[Tensor]) -> Slots:
+        """Where the experts are; held: as for `compute`."""
+        pool = self._pool
+        return Slots(self._addresses, held, pool.shape, pool.layout, pool.tiles)
+
+    def tile_rows(self, messages: Messages) -> int:
+        """Choices of one expert that are multiplied together."""
         pool = self._pool
         dtype = multiplied_dtype(pool.format.codes, messages.dtype)
         each = messages.rows * messages.top_k / pool.shape.experts

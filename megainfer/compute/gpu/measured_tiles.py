@@ -17,6 +17,7 @@ from megainfer.small_file import read_small_text
 
 FOLDER = Path(__file__).parent / "measured"
 _MOST_BYTES = 1 << 20
+_PLAIN, _CHUNK = ("bfloat16", "float32"), 128
 
 
 class Measured(NamedTuple):
@@ -46,7 +47,7 @@ def measured_tiles(chip: str) -> Tiles:
     try:
         found = json.loads(read_small_text(file, _MOST_BYTES))
         return dict(map(_entry, found))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"{file} isn't a list of measured tiles ({error}): write it anew by "
             "`benchmarks/gpu_suite.py --only tuning`, or take it away"
@@ -62,13 +63,21 @@ def as_entry(product: Measured, tile: TileShape) -> dict[str, object]:
 def _entry(entry: dict[str, object]) -> tuple[Measured, TileShape]:
     told = dict(entry)
     tile = told.pop("tile")
-    if not isinstance(tile, dict) or not all(_is_size(size) for size in tile.values()):
+    if not isinstance(tile, dict):
         raise ValueError(f"a tile is {tile}")
     product = Measured(**told)  # type: ignore[arg-type]  # looked at below
-    if not all(_is_size(size) for size in product[2:5]):
-        raise ValueError(f"a product is {product}")
-    return product, TileShape(rows=product.rows, **tile)
+    if not all(type(size) is int and size > 0 for size in (product.outputs, product.inputs)):
+        raise ValueError(f"sizes of {product}")
+    shape = TileShape(rows=product.rows, **tile)  # type: ignore[arg-type]  # likewise
+    sizes = (shape.rows, shape.outputs, shape.step, shape.warps)
+    counts = (shape.stages, shape.resident)
+    if not all(map(_is_power, sizes)) or not all(n in range(1, 17) for n in counts):
+        raise ValueError(f"numbers of {shape}")
+    # Codes lie in chunks of 128, and behind a row of numbers is the next one, or anything.
+    if product.inputs % shape.step if product.format in _PLAIN else shape.step != _CHUNK:
+        raise ValueError(f"steps of {shape} through {product.inputs} inputs")
+    return product, shape
 
 
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 < value < 1 << 31
+def _is_power(value: object) -> bool:
+    return type(value) is int and value in range(1, 1025) and value.bit_count() == 1

@@ -38,8 +38,12 @@ INVARIANT_ROWS = 64
 Blackwell take at least. Where weights are read for few rows, multiplying so many costs no time."""
 
 _LARGE = frozenset({90, 100, 103})
-"""Architectures with 228 KiB of shared memory a multiprocessor, and with products that take tiles
-from there, so that registers are left for large sums; others have 164 KiB or less."""
+
+
+def is_large(architecture: int) -> bool:
+    """Whether a multiprocessor has 228 KiB of shared memory, and products that take tiles from
+    there, so that registers are left for large sums; others have 164 KiB or less."""
+    return architecture in _LARGE
 
 
 def tile_rows(rows_each: float, *, wide: bool, invariant: bool) -> int:
@@ -62,13 +66,13 @@ def tile_shape(product: Product, rows: int, scarce: bool) -> TileShape:
     So large that nothing is spilled on any architecture (docs/kernels-gpu.md has the table, and
     what the numbers follow from): codes take registers on their way to the tensor cores.
     """
-    large = product.architecture in _LARGE
+    large = is_large(product.architecture)
     if product.wide:
         return TileShape(rows, 32, 128 if product.packed else 64, 4, 2, 2)
     if rows <= 32:
         return _of_few_rows(product, rows, scarce, large)
-    warps, resident = (8, 1) if rows > 64 else (4, 2)
-    outputs = 64 if product.gated else 128
+    outputs, resident = 64 if product.gated else 128, 1 if rows > 64 else 2
+    warps = 8 if rows > 64 or not (product.gated or product.scaled) else 4
     if product.scaled:
         return TileShape(rows, outputs // 2, 128 if product.packed else 64, warps, 3, resident)
     if rows > 64 and large:

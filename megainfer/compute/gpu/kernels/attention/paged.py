@@ -11,6 +11,7 @@ from megainfer.compute.gpu.kernels.attention.segments import Programs, Segments,
 from megainfer.compute.gpu.kernels.attention.softmax import LOG2_E
 from megainfer.compute.gpu.launching import launch
 from megainfer.compute.gpu.sizes import power_of_two
+from megainfer.compute.gpu.tile_shape import is_large
 from megainfer.compute.reference.kernels import Scoring
 from megainfer.device import Device
 
@@ -56,7 +57,7 @@ def paged_attention(
     """
     (_, heads, head_dim), (_, block, kv_heads, _) = queries.q.shape, caches[0].shape
     group, single = heads // kv_heads, span.most_rows == 1
-    tiles = _tiles(queries.q, group, span, invariant)
+    tiles = _tiles(device, queries.q, group, span, scoring, invariant)
     tokens = 1 if single else tiles.rows // group
     blocks = span.count if single else span.num_rows // tokens + span.count
     segments = _segments(
@@ -96,7 +97,9 @@ def paged_attention(
         )  # fmt: skip
 
 
-def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
+def _tiles(
+    device: Device, q: Tensor, group: int, span: Span, scoring: Scoring, invariant: bool
+) -> _Tiles:
     """Keys, and values, of a tile take up to 16 KiB, and large tiles' scores and sums registers
     without spilling."""
     channels = max(16, power_of_two(q.shape[2]))
@@ -109,6 +112,8 @@ def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
         most, asked = 128 if wide <= 256 else 64, power_of_two(group * span.most_rows)
         rows = max(rows, min(most, asked))
         keys = 64 if rows < 128 else min(64, channels // 2)
+        if rows == 128 and scoring.chunk is not None and not is_large(device.chip.architecture):
+            keys = min(keys, 32)  # another comparison takes registers, too
     keys = max(16, min(keys, 16384 // wide))
     warps = rows * channels // (1024 if invariant else 2048)
     return _Tiles(rows, keys, channels, min(max(4, warps), 8))

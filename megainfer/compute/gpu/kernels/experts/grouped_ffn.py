@@ -170,7 +170,9 @@ def _launch(
     bias_at: int,
     **constants: object,
 ) -> None:
-    form, tile = matrix.format, _tile(device, slots, matrix, found, out.dtype)
+    form = matrix.format
+    product, usual = product_of(device, matrix, found, out.dtype)
+    tile = slots.tiles.get(product, usual)
     tiles = found.tiles.shape[0] * parts_of(matrix.outputs, tile.outputs)  # that there may be
     launch_through(
         device, _grouped_product, (min(device.processors * tile.resident, tiles),),
@@ -186,10 +188,11 @@ def _launch(
     )  # fmt: skip
 
 
-def _tile(
-    device: Device, slots: Slots, matrix: Matrix, found: Sorted, dtype: torch.dtype
-) -> TileShape:
-    """What was measured for such a product, else what `tile_shape` says."""
+def product_of(
+    device: Device, matrix: Matrix, found: Sorted, dtype: torch.dtype
+) -> tuple[Measured, TileShape]:
+    """By what such a product is found among those that were measured, and which tile it has where
+    it isn't. dtype: of what is multiplied."""
     form = matrix.format
     product = Product(
         gated=matrix.parts == 2,
@@ -205,4 +208,4 @@ def _tile(
     known = Measured(
         form.name, product.gated, matrix.outputs, matrix.inputs, found.tile_rows, scarce
     )
-    return slots.tiles.get(known) or tile_shape(product, found.tile_rows, scarce)
+    return known, tile_shape(product, found.tile_rows, scarce)
