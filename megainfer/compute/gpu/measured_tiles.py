@@ -68,7 +68,7 @@ def _entry(entry: dict[str, object]) -> tuple[Measured, TileShape]:
     product = Measured(**told)  # type: ignore[arg-type]  # looked at below
     if not all(type(size) is int and size > 0 for size in (product.outputs, product.inputs)):
         raise ValueError(f"sizes of {product}")
-    shape = TileShape(rows=product.rows, **tile)  # type: ignore[arg-type]  # likewise
+    shape = TileShape(rows=product.rows, **tile)
     sizes = (shape.rows, shape.outputs, shape.step, shape.warps)
     counts = (shape.stages, shape.resident)
     if not all(map(_is_power, sizes)) or not all(n in range(1, 17) for n in counts):
