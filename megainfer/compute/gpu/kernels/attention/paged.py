@@ -64,7 +64,7 @@ def paged_attention(
         span, tokens, scoring, invariant,
         Programs(
             blocks * kv_heads,
-            device.processors * _resident(tiles),
+            device.processors * _resident(tiles, invariant),
             span.num_rows * heads * (head_dim + 2) * 4,
         ),
     )  # fmt: skip
@@ -119,9 +119,9 @@ def _tiles(
     return _Tiles(rows, keys, channels, min(max(4, warps), 8))
 
 
-def _resident(tiles: _Tiles) -> int:
+def _resident(tiles: _Tiles, invariant: bool) -> int:
     """Programs that a multiprocessor has registers and shared memory for (docs/kernels-gpu.md)."""
-    if tiles.warps > 4:
+    if tiles.warps > 4 and not invariant:
         return 1
     return 3 if tiles.channels <= 128 else 2
 
