@@ -87,4 +87,4 @@ def _of_few_rows(product: Product, rows: int, scarce: bool, large: bool) -> Tile
     if product.inputs % 128:  # behind a row's end is the next one, or anything
         return TileShape(rows, 64, 64, 4, 4, 3 if large else 2)
     outputs = (64 if product.gated else 128) // (2 if scarce else 1)
-    return TileShape(rows, outputs, 128, 4, 3, 3 if large else 2)
+    return TileShape(rows, outputs, 128, 4, 3, 3 if large and rows <= 16 else 2)
