@@ -26,8 +26,8 @@ class Segments(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """anyway: how many there are, whatever is cut. at_once: how many the device has room for. segment_bytes:
-    of what all of them keep of a segment each."""
+    """anyway: how many there are, whatever is cut. at_once: how many the device has room for.
+    segment_bytes: of what all of them keep of a segment each."""
 
     anyway: int
     at_once: int
