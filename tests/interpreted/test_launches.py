@@ -128,10 +128,11 @@ def test_as_many_are_given_as_the_page_says(tmp_path, family):
         "expert node, one by one": counted.experts(recorded=False),
         "expert node, recorded": counted.experts(recorded=True),
     }
-    eager = counted.colocated(recorded=False)
+    colocated = Counted(own, tmp_path / "colocated")
+    eager = colocated.colocated(recorded=False)
     assert len(eager) % LAYERS == 0, eager
     found["colocated, one by one"] = eager[: len(eager) // LAYERS]
     told = {row: on_page(row)[family] for row in found}
     assert {row: len(given) for row, given in found.items()} == told, found
-    steps = counted.colocated(recorded=True)
+    steps = colocated.colocated(recorded=True)
     assert len(steps) == on_page("colocated, recorded: a whole step")[family], steps
