@@ -60,6 +60,7 @@ class AttentionNode:
     def run_once(self) -> bool:
         """One turn: start an idle micro-batch that has work, else advance the oldest ready one.
         Raises NodeDied when an expert node has owed a reply for too long."""
+        self.clock.collect()
         for micro_batch, failure in self._flights.hear():
             self._fail(micro_batch, failure)
         self.intake.turn()
@@ -111,7 +112,7 @@ class AttentionNode:
     def _compose(self, micro_batch: int) -> bool:
         if self.intake.is_frozen or not self.scheduler.has_work(micro_batch):
             return False
-        with self.clock.span("schedule", micro_batch):
+        with self.clock.host_span("schedule", micro_batch):
             step = self.scheduler.compose(micro_batch)
             if step is None:
                 return False
@@ -167,7 +168,7 @@ class AttentionNode:
             self._refuse(failure)
         self._step_tokens.observe(step.num_rows)
         self._flights.finished(flight)
-        with self.clock.span("schedule", step.micro_batch):
+        with self.clock.host_span("schedule", step.micro_batch):
             events = self.scheduler.complete(step, result.token_ids, result.logprobs)
             self._parts.tuner.step_ended(step, self.scheduler)
         self._tell(events)
