@@ -50,6 +50,7 @@ SECTIONS = (
     Section("instances", 180),
     Section("experts", 60),
     Section("attention", 60),
+    Section("tuning", 90),
     Section("kernels", 150),
     Section("reads", 60),
     Section("nccl", 75),

@@ -69,7 +69,10 @@ class StepModel(Protocol):
         """
 
     def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """The shared expert's output for a MoEPoint's hidden, [T, D]; None where there is none."""
+        """The shared expert's output for a MoEPoint's hidden, [T, D]; None where there is none.
+
+        Both are valid until `advance` is asked again, of whichever step.
+        """
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits of these rows (int64 [S]) of a finished step's x: float32 [S, V]."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, cuda, dtype
 
-from megainfer.device.device import MemoryUse, Replay, Stream
+from megainfer.device.device import Chip, MemoryUse, Replay, Stream
 from megainfer.device.staging import Staging
 
 SMALL_BYTES = 2**20
@@ -77,7 +77,9 @@ class CudaDevice:
         self.name = f"cuda:{index}"
         self.torch = torch.device("cuda", index)
         cuda.set_device(self.torch)
-        self.processors: int = cuda.get_device_properties(self.torch).multi_processor_count
+        properties = cuda.get_device_properties(self.torch)
+        self.processors: int = properties.multi_processor_count
+        self.chip = Chip(properties.name, 10 * properties.major + properties.minor)
         self._strict = strict
         self._taken = 0
         self._capturing: tuple[Stream, Any] | None = None

@@ -58,6 +58,14 @@ class MemoryUse(NamedTuple):
     late: int
 
 
+class Chip(NamedTuple):
+    """Which kind of processor a device is, by which kernels choose their tiles. name: `NVIDIA
+    H200`. architecture: 90 for sm_90. Empty and 0 where kernels are interpreted."""
+
+    name: str
+    architecture: int
+
+
 class Device(Protocol):
     """Where tensors live and kernels run. Methods that take or give work act on the current
     stream, which `on` chooses for the calling thread."""
@@ -78,6 +86,10 @@ class Device(Protocol):
     @property
     def processors(self) -> int:
         """Multiprocessors, each of which runs programs of its own."""
+
+    @property
+    def chip(self) -> Chip:
+        """What it is."""
 
     def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:
         """Memory of the device that holds whatever was there."""

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, dtype
 
-from megainfer.device.device import Replay, Stream
+from megainfer.device.device import Chip, Replay, Stream
 
 
 class HostStream:
@@ -61,6 +61,7 @@ class HostDevice:
     name = "cpu"
     torch = torch.device("cpu")
     is_host = True
+    chip = Chip("", 0)
     processors = (
         2  # where kernels are interpreted: fewer than tiles, so that programs go on to the next
     )

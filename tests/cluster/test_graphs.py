@@ -13,9 +13,10 @@ from megainfer.attention_node.graphs.aside import StepsAside
 from megainfer.attention_node.graphs.buckets import fitting_bucket
 from megainfer.attention_node.graphs.fixed import FixedStep
 from megainfer.attention_node.graphs.kept import KeptPoint
-from megainfer.attention_node.model import MoEPoint
+from megainfer.attention_node.model import AttentionModel, MoEPoint
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.m2n.mailbox import Part
+from megainfer.models.spec import MoESpec
 from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_backend import FakeBackend, TorchWork
@@ -25,14 +26,14 @@ from tests.support.node_pair import CLOCK, FLOAT32, Pair, load_pair, open_pair
 
 MOST_BYTES = 2000
 
-Waiting = tuple[MoEPoint, list[Tensor], Tensor | None]
+Waiting = tuple[MoEPoint, list[Tensor]]
 
 
 class Graphed:
     """A pair whose attention's stages were recorded; sequence 7, who has the last block, is unused.
 
-    micro-batches take turns as on a node: what a stage gives to experts is read at once, what they
-    give back is added when others have had their turn.
+    micro-batches take turns as on a node: what a stage gives to experts is read at once, and what
+    the shared one gives; what routed ones give back is added when others have had their turn.
     """
 
     def __init__(self, folder: Path, nodes: int, device: FakeDevice | None = None) -> None:
@@ -66,13 +67,12 @@ class Graphed:
         if point is None:
             return None
         outs = [self.pair.computed(node, point) for node in range(len(self.pair.experts))]
-        return point, outs, self.model.shared(point.layer, point.hidden)
-
-    def _combine(
-        self, x: Tensor, point: MoEPoint, outs: list[Tensor], shared: Tensor | None
-    ) -> int:
+        shared = self.model.shared(point.layer, point.hidden)
         if shared is not None:
             x += shared
+        return point, outs
+
+    def _combine(self, x: Tensor, point: MoEPoint, outs: list[Tensor]) -> int:
         for part, out in zip(point.parts, outs, strict=True):
             x.index_add_(0, part.rows, out)
         return point.layer + 1
@@ -94,12 +94,18 @@ def stages_of(direct: Pair) -> int:
     return len(spec.moe_layers) + (spec.moe_layers[-1] + 1 < len(spec.layers))
 
 
+def shared_of(direct: Pair) -> int:
+    """Layers that have a shared expert."""
+    ffns = [layer.ffn for layer in direct.attention.spec.layers]
+    return sum(isinstance(ffn, MoESpec) and ffn.shared is not None for ffn in ffns)
+
+
 @pytest.mark.parametrize("nodes", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES, ids="-".join)
 def test_recorded_stages_give_what_is_given_without(tmp_path, family, nodes):
     folder = write_checkpoint(*family, tmp_path)
     direct, graphed = load_pair(folder, nodes, FLOAT32, "reference"), Graphed(folder, nodes)
-    graphs = len(BUCKETS) * stages_of(direct)
+    graphs = len(BUCKETS) * (stages_of(direct) + shared_of(direct))
     assert graphed.told[-1] == (graphs, graphs)
     check_equal(graphed, direct)
     assert graphed.model.counters() == {
@@ -108,6 +114,33 @@ def test_recorded_stages_give_what_is_given_without(tmp_path, family, nodes):
         "graph_replays": 9 * stages_of(direct),
         "eager_stages": 2 * stages_of(direct),  # of prompts
     }
+
+
+def test_shared_experts_of_recorded_stages_are_recorded(tmp_path, monkeypatch):
+    folder = write_checkpoint(*FAMILIES[0], tmp_path)
+    direct, graphed = load_pair(folder, 1, FLOAT32, "reference"), Graphed(folder, 1)
+    asked, shared = list[int](), AttentionModel.shared
+
+    def noted(model: AttentionModel, layer: int, hidden: Tensor) -> Tensor | None:
+        if model is graphed.pair.attention:
+            asked.append(layer)
+        return shared(model, layer, hidden)
+
+    monkeypatch.setattr(AttentionModel, "shared", noted)
+    check_equal(graphed, direct)
+    prompts = len(STEPS[0]) * [*direct.attention.spec.moe_layers]
+    assert sorted(asked) == sorted(prompts)
+    assert shared_of(direct)
+
+
+def test_a_shared_expert_that_is_left_out_is_found(tmp_path, monkeypatch):
+    """The proof that these tests can fail."""
+    folder = write_checkpoint(*FAMILIES[0], tmp_path)
+    direct = load_pair(folder, 1, FLOAT32, "reference")
+    graphed = Graphed(folder, 1)
+    monkeypatch.setattr(FixedStep, "shared", property(lambda step: torch.zeros_like(step.hidden)))
+    with pytest.raises(AssertionError):
+        check_equal(graphed, direct)
 
 
 def test_a_new_set_of_expert_nodes_is_recorded_anew(tmp_path):

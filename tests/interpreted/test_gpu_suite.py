@@ -15,8 +15,8 @@ SUITE = ROOT / "benchmarks" / "gpu_suite.py"
 # What the machine with a GPU hasn't got, from which the suite runs without an installation.
 ABSENT = ("msgspec", "zmq", "llguidance", "fastapi", "uvicorn", "pydantic", "transformers", "rich")
 SECTIONS = (
-    *("probes", "graphs", "colocated", "instances", "experts", "attention", "kernels", "reads"),
-    *("nccl", "questions"),
+    *("probes", "graphs", "colocated", "instances", "experts", "attention"),
+    *("tuning", "kernels", "reads", "nccl", "questions"),
 )
 
 

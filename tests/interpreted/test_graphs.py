@@ -18,11 +18,12 @@ from tests.support.recording_device import RecordingDevice
 
 FLOAT32 = (torch.float32, torch.float32)
 BUCKETS = (Bucket(4, 32),)
+SOAK = (pytest.mark.slow, pytest.mark.timeout(1800))
 FAMILIES = [
     ("qwen3_moe", "gqa"),
     ("qwen3_next", "grouped"),  # recurrent states
-    pytest.param(("gpt_oss", "alternating"), marks=pytest.mark.slow),  # sinks, windows, biases
-    pytest.param(("deepseek_v3", "groups"), marks=pytest.mark.slow),  # latents
+    pytest.param(("gpt_oss", "alternating"), marks=SOAK),  # sinks, windows, biases
+    pytest.param(("deepseek_v3", "groups"), marks=SOAK),  # latents
 ]
 
 

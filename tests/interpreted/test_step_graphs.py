@@ -20,11 +20,12 @@ from tests.support.node_pair import CLOCK, blocks_of, open_pair
 from tests.support.recording_device import FullDevice, RecordingDevice
 
 BUCKETS = (Bucket(2, 40), Bucket(4, 40))
+SOAK = (pytest.mark.slow, pytest.mark.timeout(1800))
 FAMILIES = [
     ("qwen3_moe", "gqa"),
     ("qwen3_next", "grouped"),  # recurrent states, shared experts
-    pytest.param(("gpt_oss", "alternating"), marks=pytest.mark.slow),  # sinks, windows, biases
-    pytest.param(("deepseek_v3", "groups"), marks=pytest.mark.slow),  # latents, dense layers
+    pytest.param(("gpt_oss", "alternating"), marks=SOAK),  # sinks, windows, biases
+    pytest.param(("deepseek_v3", "groups"), marks=SOAK),  # latents, dense layers
 ]
 LENGTHS = ((5, 2, 18), (1, 1, 1), (1, 0, 1), (0, 1, 0))
 """Of what three sequences add in each step: prompts, then tokens."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, dtype
 from torch.utils._python_dispatch import _disable_current_modes
 
-from megainfer.device import Replay, Stream
+from megainfer.device import Chip, Replay, Stream
 from tests.support.fake_stream import FakeEvent, FakeReadback, FakeStream, Work
 from tests.support.happens_before import HOST, Clock, Stamp, Uses, merge
 
@@ -31,6 +31,7 @@ class FakeDevice:
     torch = torch.device("cpu")
     is_host = False
     processors = 2
+    chip = Chip("", 0)
 
     def __init__(self, seed: int = 0) -> None:
         self.random = Random(seed)

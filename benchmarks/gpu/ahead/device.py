@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, dtype
 
-from megainfer.device import HostDevice
+from megainfer.device import Chip, HostDevice
 from megainfer.device.host import HostReadback
 
 
@@ -21,8 +21,10 @@ class ShapesDevice(HostDevice):
     is_host = False
     processors = 132  # of an H100
 
-    def __init__(self) -> None:
+    def __init__(self, architecture: int) -> None:
+        """architecture: for which kernels are compiled, 90 for sm_90."""
         super().__init__()
+        self.chip = Chip("", architecture)
         self.launched = list[Any]()
 
     def empty(self, shape: Sequence[int], dtype: dtype) -> Tensor:

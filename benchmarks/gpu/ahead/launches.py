@@ -36,21 +36,21 @@ class Launch(NamedTuple):
     compiled: Any
 
 
-def launches(models: Iterable[str]) -> Iterator[Launch]:
-    """Each variant of each kernel that the steps of these models launch, once; with whatever driver
-    Triton has."""
+def launches(models: Iterable[str], architecture: int) -> Iterator[Launch]:
+    """Each variant of each kernel that the steps of these models launch on it, once; with whatever
+    driver Triton has."""
     seen = set[str]()
     for name in models:
         for invariant in (False, True) if name in INVARIANT_TOO else (False,):
-            for step, compiled in _of_model(name, invariant):
+            for step, compiled in _of_model(name, invariant, architecture):
                 if compiled.hash not in seen:
                     seen.add(compiled.hash)
                     yield Launch(name, step, compiled)
 
 
-def _of_model(name: str, invariant: bool) -> Iterator[tuple[str, Any]]:
+def _of_model(name: str, invariant: bool, architecture: int) -> Iterator[tuple[str, Any]]:
     """Each launch with its step."""
-    device = ShapesDevice()
+    device = ShapesDevice(architecture)
     backend = GpuBackend(torch.bfloat16, torch.bfloat16, device, invariant=invariant)
     spec, weights = kinds_of(spec_of(MODELS[name])), NoWeights(device, threads=1)
     model = MadeUpModel(spec, backend, weights, DECODES, CONTEXT, spec.num_experts)

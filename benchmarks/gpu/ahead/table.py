@@ -42,7 +42,7 @@ def compiled_rows(models: Sequence[str]) -> list[Row]:
 def _rows_for(architecture: int, models: Sequence[str]) -> list[Row]:
     driver.set_active(CompilingDriver(architecture))
     rows, numbers = list[Row](), Counter[tuple[str, ...]]()
-    for launch in launches(models):
+    for launch in launches(models, architecture):
         kernel, variant = launch.compiled.name.strip("_"), _variant(launch.compiled.src)
         shown = kernel, variant, f"{launch.model}, {launch.step}"
         numbers[shown] += 1

@@ -61,6 +61,7 @@ class FixedStep:
             aside.reserve(len(self._memory))
         self._device = device
         self._kept: KeptPoint | None = None
+        self._shared: Tensor | None = None
         self._pad(0)
 
     def batch(self) -> StepBatch:
@@ -88,11 +89,28 @@ class FixedStep:
             self._kept = KeptPoint(point, self._device)
         self._kept.fill(point)
 
+    def keep_shared(self, shared: Tensor) -> None:
+        """In what is recorded: leave a shared expert's output, [B, D], where the host finds it."""
+        if self._shared is None:
+            self._shared = self._device.empty(shared.shape, shared.dtype)
+        self._shared.copy_(shared)
+
+    @property
+    def kept_hidden(self) -> Tensor:
+        """[B, D], as `keep` left it."""
+        assert self._kept is not None, "nothing was kept"
+        return self._kept.hidden
+
     @property
     def hidden(self) -> Tensor:
         """Of the T rows, as `keep` left it; valid until the next step is taken."""
-        assert self._kept is not None, "nothing was kept"
-        return self._kept.hidden[: self._count]
+        return self.kept_hidden[: self._count]
+
+    @property
+    def shared(self) -> Tensor:
+        """Of the T rows, as `keep_shared` left it; valid until the next step is taken."""
+        assert self._shared is not None, "no shared expert was recorded"
+        return self._shared[: self._count]
 
     def parts(self, unsent: Sequence[Part | None]) -> tuple[Part, ...]:
         """The same of parts, which are the caller's; unsent: of nodes for which none was kept."""

@@ -20,21 +20,32 @@ from megainfer.device import OnGraph, Recordings, Replay
 from megainfer.errors import ConfigError
 from megainfer.instruments.stage_clock import MicroBatchClock, StageClock
 from megainfer.m2n.mailbox import Part
-from megainfer.models.spec import ModelSpec
+from megainfer.models.spec import ModelSpec, MoESpec
 from megainfer.topology import Placement
 
 
 class _Graph(NamedTuple):
     """replay: gives the stage to the device. layer: whose experts it ends with, None after the
-    last. unsent: of each expert node the part without rows, None of one that is sent some."""
+    last. unsent: of each expert node the part without rows, None of one that is sent some. shared:
+    gives the shared expert of that layer, where it was recorded."""
 
     replay: Replay
     layer: int | None = None
     unsent: tuple[Part | None, ...] = ()
+    shared: Replay | None = None
+
+
+class _Left(NamedTuple):
+    """What was replayed last. hidden: as it was handed over."""
+
+    hidden: Tensor
+    graph: _Graph
+    step: FixedStep
 
 
 class GraphedModel:
-    """`model.StepModel`: a stage is all between the experts of one layer and those of the next.
+    """`model.StepModel`: a stage is all between the experts of one layer and those of the next,
+    and a layer's shared expert, which is computed while routed ones are asked, is another.
 
     What differs from one replay to the next is copied to fixed places before, so that neither
     micro-batches nor epochs multiply graphs, of which there is one a stage and bucket. Steps that
@@ -63,6 +74,7 @@ class GraphedModel:
         self._replays = self._eager = 0
         self._steps: dict[Bucket, FixedStep] = {}
         self._graphs: dict[tuple[int, Bucket], _Graph] = {}  # by first layer
+        self._left: _Left | None = None
         self._nodes = _nodes_of(placement)
         self._record()
 
@@ -99,7 +111,11 @@ class GraphedModel:
 
     def shared(self, layer: int, hidden: Tensor) -> Tensor | None:
         """See `StepModel.shared`."""
-        return self._model.shared(layer, hidden)
+        left = self._left
+        if left is None or hidden is not left.hidden or left.graph.shared is None:
+            return self._model.shared(layer, hidden)
+        left.graph.shared()
+        return left.step.shared
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `StepModel.logits`."""
@@ -123,16 +139,20 @@ class GraphedModel:
         x.copy_(step.x[: len(x)])
         if graph.layer is None:
             return None
-        return MoEPoint(graph.layer, step.hidden, step.parts(graph.unsent))
+        hidden = step.hidden
+        self._left = _Left(hidden, graph, step)
+        return MoEPoint(graph.layer, hidden, step.parts(graph.unsent))
 
     def _record(self) -> None:
         """The stages of all buckets, the largest first, whose memory the others then share."""
+        self._left = None
         self._graphs.clear()
         self._steps.clear()
         starts = (0, *(layer + 1 for layer in self.spec.moe_layers))
         stages = [layer for layer in starts if layer < len(self.spec.layers)]
+        each = len(stages) + sum(map(self._has_shared, self.spec.moe_layers))
         self._recordings = Recordings(
-            *(self._kv.device, self._most_bytes, len(stages) * len(self._buckets), self._on_graph)
+            *(self._kv.device, self._most_bytes, each * len(self._buckets), self._on_graph)
         )
         aside = StepsAside(self._kv.device)
         for bucket in reversed(self._buckets):
@@ -148,7 +168,20 @@ class GraphedModel:
         if point is None:
             return _Graph(replay)
         unsent = tuple(None if part.rows.numel() else part for part in point.parts)
-        return _Graph(replay, point.layer, unsent)
+        shared = None
+        if self._has_shared(point.layer) and self._recordings.has_room():
+            _, shared = self._recordings.make(partial(self._shared, point.layer, step))
+        return _Graph(replay, point.layer, unsent, shared)
+
+    def _has_shared(self, layer: int) -> bool:
+        ffn = self.spec.layers[layer].ffn
+        return isinstance(ffn, MoESpec) and ffn.shared is not None
+
+    def _shared(self, layer: int, step: FixedStep) -> None:
+        with torch.inference_mode():
+            shared = self._model.shared(layer, step.kept_hidden)
+            assert shared is not None, f"layer {layer} has a shared expert"
+            step.keep_shared(shared)
 
     def _stage(self, layer: int, step: FixedStep) -> MoEPoint | None:
         point = self._model.advance(step.x, layer, step.batch(), self._kv, _NO_CLOCK)

@@ -18,6 +18,7 @@ from megainfer.compute.gpu.kernels.experts.grouped_ffn import (
 )
 from megainfer.compute.gpu.kernels.experts.messages import Messages
 from megainfer.compute.gpu.kernels.experts.tiles import sort_choices
+from megainfer.compute.gpu.measured_tiles import measured_tiles
 from megainfer.compute.gpu.tile_shape import tile_rows
 from megainfer.device import Device, Event
 
@@ -33,9 +34,9 @@ class ExpertPool:
     """Memory of a node's experts of one shape, whichever layer they are of.
 
     weight_format: see `formats.registry`. invariant: a row's bits don't depend on what else is
-    computed with it.
+    computed with it. tiles: what was measured for its products on this kind of GPU.
 
-    Raises ConfigError for a format that isn't there.
+    Raises ConfigError for a format that isn't there, or for a file of tiles that is no such file.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ExpertPool:
         self.shape = shape
         self.device = device
         self.invariant = invariant
+        self.tiles = measured_tiles(device.chip.name)
         self.format = format_of(weight_format)
         self.layout = ExpertLayout.of(shape, self.format)
         self._free: list[PreparedExpert] = []
@@ -142,16 +144,21 @@ class GpuLayerExperts:
     def compute(self, messages: Messages, held: Sequence[Tensor]) -> Tensor:
         """`forward` of messages that the device has a table of. held: the experts' memory, as far
         as it is known by now."""
-        device, pool = self._device, self._pool
-        slots = Slots(self._addresses, held, pool.shape, pool.layout)
-        found = sort_choices(device, messages, self._addresses, self._tile_rows(messages))
-        x = gate_up_product(device, slots, messages, found, device.processors)
-        results = down_product(device, slots, found, x, device.processors)
-        on_input = pool.shape.weight_on_input
+        device, slots = self._device, self.slots(held)
+        found = sort_choices(device, messages, self._addresses, self.tile_rows(messages))
+        x = gate_up_product(device, slots, messages, found)
+        results = down_product(device, slots, found, x)
+        on_input = slots.shape.weight_on_input
         sum_choices(device, messages, found.places, results, on_input=on_input)
         return found.counts
 
-    def _tile_rows(self, messages: Messages) -> int:
+    def slots(self, held: Sequence[Tensor]) -> Slots:
+        """Where the experts are; held: as for `compute`."""
+        pool = self._pool
+        return Slots(self._addresses, held, pool.shape, pool.layout, pool.tiles)
+
+    def tile_rows(self, messages: Messages) -> int:
+        """Choices of one expert that are multiplied together."""
         pool = self._pool
         dtype = multiplied_dtype(pool.format.codes, messages.dtype)
         each = messages.rows * messages.top_k / pool.shape.experts

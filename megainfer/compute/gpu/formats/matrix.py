@@ -34,7 +34,7 @@ class Matrix:
     @property
     def stride(self) -> int:
         """Codes in memory from one output to the next."""
-        return self._padded // self.format.packed
+        return self.padded // self.format.packed
 
     @property
     def scale_columns(self) -> int:
@@ -47,8 +47,8 @@ class Matrix:
         if not self.format.rows:
             return 0
         if self.format.exponents:
-            return self._padded // self.format.chunk
-        return self._padded // self.format.group if self.format.group else 1
+            return self.padded // self.format.chunk
+        return self.padded // self.format.group if self.format.group else 1
 
     @property
     def scales_at(self) -> int:
@@ -67,7 +67,8 @@ class Matrix:
         return self.zeros_at + _aligned(size)
 
     @property
-    def _padded(self) -> int:
+    def padded(self) -> int:
+        """Inputs with those that a row is filled up with."""
         chunk = self.format.chunk
         return -(-self.inputs // chunk) * chunk
 
@@ -82,7 +83,7 @@ class Matrix:
             _put(memory, self.zeros_at, self._columns([part.zeros for part in found]))
 
     def _packed(self, codes: Tensor) -> Tensor:
-        padded = pad(codes, (0, self._padded - self.inputs))
+        padded = pad(codes, (0, self.padded - self.inputs))
         if self.format.packed == 1:
             return padded
         low, high = padded.view(len(codes), -1, self.format.chunk).chunk(2, -1)
@@ -92,7 +93,7 @@ class Matrix:
         """By row block and group as they are in memory, groups without inputs filled in."""
         rows = torch.cat([part for part in parts if part is not None])
         if self.format.group:
-            rows = pad(rows, (0, self._padded // self.format.group - rows.shape[1]))
+            rows = pad(rows, (0, self.padded // self.format.group - rows.shape[1]))
         return rows.view(torch.int32).T if self.format.exponents else rows.T
 
 

@@ -14,9 +14,10 @@ import triton.language as tl
 from torch import Tensor, float32
 
 from megainfer.compute.contexts import Span
-from megainfer.compute.gpu.kernels.attention.paged_attention import join_segments, sequence_of
+from megainfer.compute.gpu.kernels.attention.joining import join
+from megainfer.compute.gpu.kernels.attention.paged_attention import sequence_of
 from megainfer.compute.gpu.kernels.attention.rotary import rotated
-from megainfer.compute.gpu.kernels.attention.segments import segments_of
+from megainfer.compute.gpu.kernels.attention.segments import Programs, segments_of
 from megainfer.compute.gpu.kernels.attention.softmax import LOG2_E, averaged, begun, joined
 from megainfer.compute.gpu.launching import launch
 from megainfer.compute.gpu.sizes import parts_of, power_of_two
@@ -175,8 +176,12 @@ def attend_latents(
     blocks = span.count if single else span.num_rows // tokens + span.count
     parts = parts_of(heads, at_once)
     places = min(span.context, top_k) if sparse else span.context
-    segment_bytes = span.num_rows * heads * (spec.kv_lora_rank + 2) * 4
-    segments = segments_of(places, places, blocks * parts, segment_bytes, invariant)
+    programs = Programs(
+        blocks * parts,
+        device.processors,  # a program each, which has nearly all of its registers
+        span.num_rows * heads * (spec.kv_lora_rank + 2) * 4,
+    )
+    segments = segments_of(places, places, programs, invariant)
     split = segments.programs > 1
     sums_shape = (span.num_rows, segments.programs, heads) if split else (0, 0, 0)
     sums = device.empty((*sums_shape, spec.kv_lora_rank), float32)
@@ -198,14 +203,12 @@ def attend_latents(
     )  # fmt: skip
     if split:
         own = queries.positions.clamp(max=top_k - 1) if sparse else queries.positions
-        some = min(8, power_of_two(heads))
-        launch(
-            device, join_segments, (span.num_rows, parts_of(heads, some)),
-            sums, states, own, sums, sums, out,
-            span.rows.start, 0, segments.length, segments.programs,
-            SINKS=False, GATED=False, WINDOW=None, CHUNK=None,
-            H=heads, D=spec.kv_lora_rank, HEADS=some, CHANNELS=_tile(spec.kv_lora_rank),
-            writes=(out,),
+        join(
+            device, (sums, states, own, sums, sums, out), span.rows, 0, segments,
+            {
+                "SINKS": False, "GATED": False, "WINDOW": None, "CHUNK": None,
+                "H": heads, "D": spec.kv_lora_rank, "CHANNELS": _tile(spec.kv_lora_rank),
+            },
         )  # fmt: skip
 
 

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 from torch import Tensor, float32
 
 from megainfer.compute.contexts import Span
-from megainfer.compute.gpu.kernels.attention.paged_attention import attend, join_segments
-from megainfer.compute.gpu.kernels.attention.segments import Segments, segments_of
+from megainfer.compute.gpu.kernels.attention.joining import join
+from megainfer.compute.gpu.kernels.attention.paged_attention import attend
+from megainfer.compute.gpu.kernels.attention.segments import Programs, Segments, segments_of
 from megainfer.compute.gpu.kernels.attention.softmax import LOG2_E
 from megainfer.compute.gpu.launching import launch
-from megainfer.compute.gpu.sizes import parts_of, power_of_two
+from megainfer.compute.gpu.sizes import power_of_two
+from megainfer.compute.gpu.tile_shape import is_large
 from megainfer.compute.reference.kernels import Scoring
 from megainfer.device import Device
 
@@ -55,10 +57,17 @@ def paged_attention(
     """
     (_, heads, head_dim), (_, block, kv_heads, _) = queries.q.shape, caches[0].shape
     group, single = heads // kv_heads, span.most_rows == 1
-    tiles = _tiles(queries.q, group, span, invariant)
+    tiles = _tiles(device, queries.q, group, span, scoring, invariant)
     tokens = 1 if single else tiles.rows // group
     blocks = span.count if single else span.num_rows // tokens + span.count
-    segments = _segments(span, blocks * kv_heads, tokens, queries.q, scoring, invariant)
+    segments = _segments(
+        span, tokens, scoring, invariant,
+        Programs(
+            blocks * kv_heads,
+            device.processors * _resident(tiles, invariant),
+            span.num_rows * heads * (head_dim + 2) * 4,
+        ),
+    )  # fmt: skip
     split = segments.programs > 1
     sums_shape = (span.num_rows, segments.programs, heads) if split else (0, 0, 0)
     sums = device.empty((*sums_shape, head_dim), float32)
@@ -82,17 +91,15 @@ def paged_attention(
         writes=(sums, states) if split else (out,),
     )  # fmt: skip
     if split:
-        at_once = min(8, power_of_two(heads))
-        launch(
-            device, join_segments, (span.num_rows, parts_of(heads, at_once)),
-            sums, states, queries.positions, sinks, gates, out,
-            span.rows.start, gates.stride(0), segments.length, segments.programs,
-            **common, HEADS=at_once,
-            writes=(out,),
+        join(
+            device, (sums, states, queries.positions, sinks, gates, out), span.rows,
+            gates.stride(0), segments, common,
         )  # fmt: skip
 
 
-def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
+def _tiles(
+    device: Device, q: Tensor, group: int, span: Span, scoring: Scoring, invariant: bool
+) -> _Tiles:
     """Keys, and values, of a tile take up to 16 KiB, and large tiles' scores and sums registers
     without spilling."""
     channels = max(16, power_of_two(q.shape[2]))
@@ -105,16 +112,24 @@ def _tiles(q: Tensor, group: int, span: Span, invariant: bool) -> _Tiles:
         most, asked = 128 if wide <= 256 else 64, power_of_two(group * span.most_rows)
         rows = max(rows, min(most, asked))
         keys = 64 if rows < 128 else min(64, channels // 2)
+        if rows == 128 and scoring.chunk is not None and not is_large(device.chip.architecture):
+            keys = min(keys, 32)  # another comparison takes registers, too
     keys = max(16, min(keys, 16384 // wide))
     warps = rows * channels // (1024 if invariant else 2048)
     return _Tiles(rows, keys, channels, min(max(4, warps), 8))
 
 
+def _resident(tiles: _Tiles, invariant: bool) -> int:
+    """Programs that a multiprocessor has registers and shared memory for (docs/kernels-gpu.md)."""
+    if tiles.warps > 4 and not invariant:
+        return 1
+    return 3 if tiles.channels <= 128 else 2
+
+
 def _segments(
-    span: Span, programs: int, tokens: int, q: Tensor, scoring: Scoring, invariant: bool
+    span: Span, tokens: int, scoring: Scoring, invariant: bool, programs: Programs
 ) -> Segments:
-    """programs: how many there are anyway. tokens: of each."""
+    """tokens: of each program."""
     limits = [limit for limit in (scoring.window, scoring.chunk) if limit is not None]
     reach = min([span.context, *(limit + tokens - 1 for limit in limits)])
-    segment_bytes = span.num_rows * q.shape[1] * (q.shape[2] + 2) * 4
-    return segments_of(span.context, reach, programs, segment_bytes, invariant)
+    return segments_of(span.context, reach, programs, invariant)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from megainfer.compute.gpu.kernels.attention.softmax import (
+    LOWEST,
     averaged,
     begun,
     begun_with,
@@ -174,8 +175,10 @@ def join_segments(
     first_row, gates_stride, segment, splits,
     SINKS: tl.constexpr, GATED: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):  # fmt: skip
-    """What `attend` has stored of one row's segments, [T, splits, H, ...], HEADS of them."""
+    """What `attend` has stored of one row's segments, [T, splits, H, ...], HEADS of them; AT_ONCE
+    segments are on their way together."""
     row = tl.program_id(0)
     head, channels = tl.program_id(1) * HEADS + tl.arange(0, HEADS), tl.arange(0, CHANNELS)
     exists = (head < H)[:, None] & (channels < D)[None, :]
@@ -185,13 +188,18 @@ def join_segments(
     else:
         top, total, sums = begun(HEADS, CHANNELS)
     first = first_key(position, WINDOW, CHUNK) // segment
-    for each in range(first, (position + segment) // segment):
-        place = (row.to(tl.int64) * splits + each % splits) * H + head
-        other_top = tl.load(states_ptr + 2 * place, mask=head < H, other=0.0)
-        other_total = tl.load(states_ptr + 2 * place + 1, mask=head < H, other=0.0)
-        at = place[:, None] * D + channels[None, :]
-        other_sums = tl.load(sums_ptr + at, mask=exists, other=0.0)
-        top, total, sums = joined(top, total, sums, other_top, other_total, other_sums)
+    end = (position + segment) // segment
+    for begin in range(first, end, AT_ONCE):
+        for more in tl.static_range(AT_ONCE):
+            each = begin + more
+            there = (head < H) & (each < end)
+            place = (row.to(tl.int64) * splits + each % splits) * H + head
+            # Of no keys where there is none, which changes no bit.
+            other_top = tl.load(states_ptr + 2 * place, mask=there, other=LOWEST)
+            other_total = tl.load(states_ptr + 2 * place + 1, mask=there, other=0.0)
+            at = place[:, None] * D + channels[None, :]
+            other_sums = tl.load(sums_ptr + at, mask=exists & (each < end), other=0.0)
+            top, total, sums = joined(top, total, sums, other_top, other_total, other_sums)
     store_gated(
         out_ptr, gates_ptr, averaged(total, sums), first_row + row + head * 0, head, channels,
         exists, gates_stride, H, D, GATED,

@@ -1,5 +1,6 @@
 """Into how many segments a sequence's cached rows are cut, each with a softmax of its own."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from megainfer.compute.gpu.sizes import parts_of
@@ -8,8 +9,10 @@ SEGMENT = 512
 """Places of a segment where results may not depend on the step."""
 _LEAST_SEGMENT = 256
 """Elsewhere: for fewer a program isn't worth its beginning."""
-_PROGRAMS = 512
-"""That keep a large GPU busy, a few on each multiprocessor."""
+_TILE = 64
+"""Places, of which a segment has a multiple elsewhere: whole tiles."""
+_BUSY_SHARE = 0.85
+"""Of a device's room for programs, in use on average until the last of equal ones ends."""
 _WORKSPACE = 128 << 20
 """Bytes that segments with programs of their own may take."""
 
@@ -22,17 +25,42 @@ class Segments(NamedTuple):
     programs: int
 
 
-def segments_of(
-    context: int, reach: int, programs: int, segment_bytes: int, invariant: bool
-) -> Segments:
-    """context: places of the longest sequence. reach: how many of them a program sees at most.
-    programs: how many there are anyway. segment_bytes: of what all of them keep of a segment each.
-    """
-    wanted = max(1, _PROGRAMS // max(1, programs))
-    shared_out = parts_of(reach, 64 * wanted) * 64  # whole tiles
+class Programs(NamedTuple):
+    """count: how many there are anyway. at_once: how many the device has room for. segment_bytes:
+    of what all of them keep of a segment each."""
+
+    count: int
+    at_once: int
+    segment_bytes: int
+
+
+def segments_of(context: int, reach: int, programs: Programs, invariant: bool) -> Segments:
+    """context: places of the longest sequence. reach: how many of them a program sees at most."""
+    parts = _parts(programs.count, programs.at_once, parts_of(reach, _LEAST_SEGMENT))
+    shared_out = parts_of(reach, _TILE * parts) * _TILE
     length = SEGMENT if invariant else max(_LEAST_SEGMENT, shared_out)
     # So many may be touched by places in a row that begin anywhere.
     touched = min(parts_of(context, length), parts_of(reach - 1, length) + 1)
-    if wanted == 1 or segment_bytes * touched > _WORKSPACE:
+    if parts == 1 or programs.segment_bytes * touched > _WORKSPACE:
         return Segments(length, 1)
     return Segments(length, touched)
+
+
+@lru_cache(256)
+def _parts(programs: int, at_once: int, most: int) -> int:
+    """Into how many equal parts each of them is cut, as few as keep the device busy to the end.
+
+    Programs run in waves, of which the last one may be of a few alone.
+
+    >>> _parts(256, 3 * 132, 32), _parts(512, 3 * 132, 32), _parts(4, 3 * 132, 32)
+    (3, 2, 32)
+    """
+    best, best_share = 1, 0.0
+    for parts in range(1, most + 1):
+        count = parts * max(1, programs)
+        share = count / (parts_of(count, at_once) * at_once)
+        if share > best_share:
+            best, best_share = parts, share
+        if share >= _BUSY_SHARE:
+            break
+    return best

@@ -22,9 +22,9 @@ _ROWS, _CHANNELS = 8, 256
 
 @triton.jit
 def _sum_choices(
-    table_ptr, places_ptr, results_ptr, messages, rows, top_k, size,
+    table_ptr, places_ptr, results_ptr, messages, rows, size,
     OUT_ROW: tl.constexpr, ALIGNED: tl.constexpr, ON_INPUT: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    TOP_K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -32,10 +32,10 @@ def _sum_choices(
     exists = is_row[:, None] & (channels < size)[None, :]
     line_ptr = table_ptr + message_of(table_ptr, messages, tl.where(is_row, row, 0)) * FIELDS
     own = row - tl.load(line_ptr + FIRST)
-    weights = tl.load(line_ptr + WEIGHTS).to(tl.pointer_type(tl.float32)) + own * top_k
+    weights = tl.load(line_ptr + WEIGHTS).to(tl.pointer_type(tl.float32)) + own * TOP_K
     sums = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for choice in range(top_k):
-        place = tl.load(places_ptr + row * top_k + choice, mask=is_row, other=-1)
+    for choice in tl.static_range(TOP_K):  # all are on their way at once
+        place = tl.load(places_ptr + row * TOP_K + choice, mask=is_row, other=-1)
         is_here = place >= 0
         result = results_ptr + place.to(tl.int64)[:, None] * size + channels[None, :]
         numbers = tl.load(result, mask=exists & is_here[:, None], other=0.0).to(tl.float32)
@@ -61,8 +61,8 @@ def sum_choices(
     channels = min(_CHANNELS, power_of_two(size))
     launch_through(
         device, _sum_choices, (parts_of(messages.rows, _ROWS), parts_of(size, channels)),
-        messages.table, places, results, messages.lines, messages.rows, messages.top_k, size,
+        messages.table, places, results, messages.lines, messages.rows, size,
         OUT_ROW=TYPES[messages.dtype], ALIGNED=messages.aligned, ON_INPUT=on_input,
-        ROWS=_ROWS, CHANNELS=channels,
+        TOP_K=messages.top_k, ROWS=_ROWS, CHANNELS=channels,
         writes=messages.writes, reads=messages.reads,
     )  # fmt: skip

@@ -22,7 +22,9 @@ from megainfer.compute.gpu.kernels.experts.tiles import Sorted
 from megainfer.compute.gpu.kernels.experts.types import TYPES
 from megainfer.compute.gpu.kernels.experts.weights import add_product
 from megainfer.compute.gpu.launching import launch_through
-from megainfer.compute.gpu.tile_shape import tile_shape
+from megainfer.compute.gpu.measured_tiles import Measured, Tiles
+from megainfer.compute.gpu.sizes import parts_of
+from megainfer.compute.gpu.tile_shape import Product, TileShape, tile_shape
 from megainfer.device import Device
 from megainfer.models.spec import SILU
 
@@ -113,12 +115,13 @@ def _grouped_product(
 
 class Slots(NamedTuple):
     """Where a layer's experts are. addresses: int64 [E], 0 for an empty slot. held: the memory
-    behind them. layout: of each one's."""
+    behind them. layout: of each one's. tiles: what was measured for such products."""
 
     addresses: Tensor
     held: Sequence[Tensor]
     shape: ExpertsShape
     layout: ExpertLayout
+    tiles: Tiles
 
 
 def multiplied_dtype(weights: torch.dtype, rows: torch.dtype) -> torch.dtype:
@@ -127,17 +130,15 @@ def multiplied_dtype(weights: torch.dtype, rows: torch.dtype) -> torch.dtype:
     return torch.float32 if torch.float32 in (weights, rows) else torch.bfloat16
 
 
-def gate_up_product(
-    device: Device, slots: Slots, messages: Messages, found: Sorted, processors: int
-) -> Tensor:
+def gate_up_product(device: Device, slots: Slots, messages: Messages, found: Sorted) -> Tensor:
     """What goes into down, [C, F] in `multiplied_dtype`, choice after choice as they are sorted;
-    rows are filled up to a multiple of 16. processors: how many multiprocessors there are."""
+    rows are filled up to a multiple of 16."""
     shape, matrix = slots.shape, slots.layout.gate_up
     dtype = multiplied_dtype(matrix.format.codes, messages.dtype)
     inner_size = -(-shape.intermediate // 16) * 16
     out = device.empty((found.choices, inner_size), dtype)[:, : shape.intermediate]
     _launch(
-        device, slots, matrix, found, found.rows, out, messages.dtype, processors,
+        device, slots, matrix, found, found.rows, out, messages.dtype,
         reads=messages.reads, bias_at=slots.layout.gate_up_bias_at, ALIGNED=messages.aligned,
         GATED=True, ON_INPUT=shape.weight_on_input,
         **activation_constants(shape.activation),
@@ -145,11 +146,11 @@ def gate_up_product(
     return out
 
 
-def down_product(device: Device, slots: Slots, found: Sorted, x: Tensor, processors: int) -> Tensor:
+def down_product(device: Device, slots: Slots, found: Sorted, x: Tensor) -> Tensor:
     """[C, D] in the dtype of x, which is what `gate_up_product` gave."""
     out = device.empty((found.choices, slots.shape.hidden), x.dtype)
     _launch(
-        device, slots, slots.layout.down, found, x, out, x.dtype, processors,
+        device, slots, slots.layout.down, found, x, out, x.dtype,
         reads=(), bias_at=slots.layout.down_bias_at, ALIGNED=True, GATED=False, ON_INPUT=False,
         **activation_constants(SILU),
     )  # fmt: skip
@@ -164,23 +165,17 @@ def _launch(
     x: Tensor,
     out: Tensor,
     rows: torch.dtype,
-    processors: int,
     *,
     reads: Sequence[Tensor],
     bias_at: int,
     **constants: object,
 ) -> None:
     form = matrix.format
-    tile = tile_shape(
-        found.tile_rows,
-        gated=matrix.parts == 2,
-        scaled=form.rows > 0,
-        packed=form.packed == 2,
-        wide=out.dtype == torch.float32,
-    )
-    tiles = found.tiles.shape[0] * -(-matrix.outputs // tile.outputs)  # that there may be
+    product, usual = product_of(device, matrix, found, out.dtype)
+    tile = slots.tiles.get(product, usual)
+    tiles = found.tiles.shape[0] * parts_of(matrix.outputs, tile.outputs)  # that there may be
     launch_through(
-        device, _grouped_product, (min(processors * tile.resident, tiles),),
+        device, _grouped_product, (min(device.processors * tile.resident, tiles),),
         slots.addresses, found.tiles, found.length, x, found.weights, out,
         matrix.outputs, matrix.inputs, x.stride(0), out.stride(0),
         matrix.at, matrix.scales_at, matrix.zeros_at, bias_at, matrix.stride, matrix.scale_columns,
@@ -191,3 +186,26 @@ def _launch(
         num_warps=tile.warps, num_stages=tile.stages,
         writes=(out,), reads=chain(slots.held, reads), **constants,
     )  # fmt: skip
+
+
+def product_of(
+    device: Device, matrix: Matrix, found: Sorted, dtype: torch.dtype
+) -> tuple[Measured, TileShape]:
+    """By what such a product is found among those that were measured, and which tile it has where
+    it isn't. dtype: of what is multiplied."""
+    form = matrix.format
+    product = Product(
+        gated=matrix.parts == 2,
+        scaled=form.rows > 0,
+        packed=form.packed == 2,
+        wide=dtype == torch.float32,
+        inputs=matrix.padded,
+        architecture=device.chip.architecture,
+    )
+    usual = tile_shape(product, found.tile_rows, scarce=False)
+    tiles = found.tiles.shape[0] * parts_of(matrix.outputs, usual.outputs)
+    scarce = tiles < 2 * device.processors
+    known = Measured(
+        form.name, product.gated, matrix.outputs, matrix.inputs, found.tile_rows, scarce
+    )
+    return known, tile_shape(product, found.tile_rows, scarce)
