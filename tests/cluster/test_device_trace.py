@@ -131,7 +131,9 @@ def test_the_trace_of_a_node_on_a_device_has_both_tracks() -> None:
         "expert node 0": [Span("expert", 0, 3, 2.0, 2.25)],
     }
     events = trace_document({"m": run})["traceEvents"]
-    threads = [(e["pid"], e["tid"], e["args"]["name"]) for e in events if e["name"] == "thread_name"]
+    threads = [
+        (e["pid"], e["tid"], e["args"]["name"]) for e in events if e["name"] == "thread_name"
+    ]
     assert threads == [(0, 0, "host"), (0, 1, "device")], "what has no device has no track of it"
     pieces = [(e["pid"], e["tid"], e["ts"], e["dur"]) for e in events if e["ph"] == "X"]
     assert pieces == [(0, 0, 0, 0.5e6), (0, 1, 0.25e6, 1.75e6), (1, 0, 1e6, 0.25e6)]

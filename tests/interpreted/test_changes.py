@@ -126,7 +126,9 @@ def test_requests_go_on_with_other_weights(tmp_path: Path):
     before = begun(old, prompts, NEW_TOKENS)
     before.drain(SECONDS)
     found = tokens_of(cluster)
-    longer = [prompt + own[:count] for prompt, own, count in zip(prompts, found, counts, strict=True)]
+    longer = [
+        prompt + own[:count] for prompt, own, count in zip(prompts, found, counts, strict=True)
+    ]
     after = begun(new, longer, NEW_TOKENS)
     after.drain(SECONDS)
     for own, count, first, then in zip(
