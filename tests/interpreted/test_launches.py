@@ -82,8 +82,10 @@ class Counted:
         point = self.pair.attention.advance(x, 0, batch, self.pair.kv, CLOCK)
         assert point is not None
         messages = [self._message(point, source) for source in range(2)]
-        with self.device.counted() as given:
-            model.forward(0, messages, [torch.empty_like(x) for _ in messages])
+        outs = [torch.empty_like(x) for _ in messages]
+        model.forward(0, messages, outs)
+        with self.device.counted() as given:  # what the one before had served is counted, too
+            model.forward(0, messages, outs)
         return [*given]
 
     def _message(self, point: MoEPoint, source: int) -> Dispatch:
@@ -126,10 +128,11 @@ def test_as_many_are_given_as_the_page_says(tmp_path, family):
         "expert node, one by one": counted.experts(recorded=False),
         "expert node, recorded": counted.experts(recorded=True),
     }
-    eager = counted.colocated(recorded=False)
+    colocated = Counted(own, tmp_path / "colocated")
+    eager = colocated.colocated(recorded=False)
     assert len(eager) % LAYERS == 0, eager
     found["colocated, one by one"] = eager[: len(eager) // LAYERS]
     told = {row: on_page(row)[family] for row in found}
     assert {row: len(given) for row, given in found.items()} == told, found
-    steps = counted.colocated(recorded=True)
+    steps = colocated.colocated(recorded=True)
     assert len(steps) == on_page("colocated, recorded: a whole step")[family], steps

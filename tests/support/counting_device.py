@@ -44,6 +44,10 @@ class CountingDevice(HostDevice):
     ) -> None:
         self.note(name)
 
+    def upload(self, host: Tensor) -> Tensor:
+        self.note("upload")
+        return super().upload(host)
+
     def fill(self, to: Tensor, host: Tensor) -> None:
         with self._uncounted():
             super().fill(to, host)

@@ -26,17 +26,17 @@ class Segments(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """count: how many there are anyway. at_once: how many the device has room for. segment_bytes:
-    of what all of them keep of a segment each."""
+    """anyway: how many there are, whatever is cut. at_once: how many the device has room for.
+    segment_bytes: of what all of them keep of a segment each."""
 
-    count: int
+    anyway: int
     at_once: int
     segment_bytes: int
 
 
 def segments_of(context: int, reach: int, programs: Programs, invariant: bool) -> Segments:
     """context: places of the longest sequence. reach: how many of them a program sees at most."""
-    parts = _parts(programs.count, programs.at_once, parts_of(reach, _LEAST_SEGMENT))
+    parts = _parts(programs.anyway, programs.at_once, parts_of(reach, _LEAST_SEGMENT))
     shared_out = parts_of(reach, _TILE * parts) * _TILE
     length = SEGMENT if invariant else max(_LEAST_SEGMENT, shared_out)
     # So many may be touched by places in a row that begin anywhere.
