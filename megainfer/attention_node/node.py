@@ -60,7 +60,6 @@ class AttentionNode:
     def run_once(self) -> bool:
         """One turn: start an idle micro-batch that has work, else advance the oldest ready one.
         Raises NodeDied when an expert node has owed a reply for too long."""
-        self.clock.collect()
         for micro_batch, failure in self._flights.hear():
             self._fail(micro_batch, failure)
         self.intake.turn()
