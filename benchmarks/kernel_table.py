@@ -6,6 +6,12 @@
 One layer of each kind of each model of `gpu/models.py` goes through a step of decodes and a chunk
 of a prompt, on tensors that have shapes but no memory; kernels are compiled as Triton would
 specialise them, and launched nowhere.
+
+The page's table is of the Triton that tests use. Another one, which lies in a folder of its own,
+is written beside it, as far as it differs:
+
+    pip install --no-deps --target FOLDER triton==3.7.1
+    PYTHONPATH=FOLDER:. python benchmarks/kernel_table.py --write docs/kernels-gpu.md
 """
 
 import argparse
@@ -18,7 +24,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN = "<!-- from here on benchmarks/kernel_table.py has written -->\n"
+MAIN = "3.6.0"
+"""Triton's, of which the page has the whole table."""
+BEGIN = "<!-- from here on benchmarks/kernel_table.py has written, with Triton {} -->\n"
 END = "\n<!-- to here -->"
 SOURCES = "<!-- sources: {} -->\n"
 
@@ -46,24 +54,40 @@ def _structure(source: str) -> str:
     return re.sub(r"(?<=\(), |, (?=\))", "", re.sub(r"(, )+", ", ", shown))
 
 
-def sources_of(page: str) -> str | None:
-    """Which sources the page's table is of."""
-    found = re.search(SOURCES.strip().format("([0-9a-f]+)"), page)
-    return found and found[1]
+def sources_of(page: str) -> dict[str, str]:
+    """Which sources the page's tables are of, by Triton's version."""
+    marks = BEGIN.format(r"([\d.]+)") + SOURCES.strip().format("([0-9a-f]+)")
+    return dict(re.findall(marks, page))
 
 
-def with_table(page: str, table: str) -> str:
-    """The page with this table between its two marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, "the page has no place for the table"
-    assert end, "the table ends nowhere"
-    return "".join((before, begin, SOURCES.format(fingerprint()), table, end, after))
+def table_of(page: str, version: str) -> str:
+    """What stands in the page for this version. Raises SystemExit where it has no place for it."""
+    _, begin, rest = page.partition(BEGIN.format(version))
+    told, end, _ = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"the page has no place for a table of Triton {version}")
+    return told.partition("\n")[2]
+
+
+def with_table(page: str, table: str, version: str) -> str:
+    """The page with this version's table between its two marks."""
+    old, begin = table_of(page, version), BEGIN.format(version)
+    before, _, rest = page.partition(begin)
+    after = rest[rest.index(END) :]
+    assert old in rest
+    return "".join((before, begin, SOURCES.format(fingerprint()), table, after))
+
+
+def differing(table: str, main: str) -> str:
+    """The table without the lines that the main one has, too; its headings stay."""
+    headings, known = table.splitlines()[:2], {*main.splitlines()}
+    return "\n".join([*headings, *(line for line in table.splitlines() if line not in known)])
 
 
 def main() -> None:
     options = parse()
     os.environ.pop("TRITON_INTERPRET", None)  # kernels look at it when they are defined
+    import triton
     from gpu.ahead.table import compiled_rows, markdown
     from gpu.models import MODELS
 
@@ -73,7 +97,10 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     if options.write:
-        options.write.write_text(with_table(options.write.read_text(), table))
+        page = options.write.read_text()
+        if triton.__version__ != MAIN:
+            table = differing(table, table_of(page, MAIN))
+        options.write.write_text(with_table(page, table, triton.__version__))
 
 
 if __name__ == "__main__":

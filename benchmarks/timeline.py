@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megainfer.instruments.stage_clock import NOT_OF_ONE, Span
-from megainfer.instruments.trace_events import Run, letters, trace_document
+from megainfer.instruments.trace_events import Run, lanes_of, letters, trace_document
 
 LAYERS_DRAWN = 4
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
@@ -48,10 +48,11 @@ def write_plot(path: Path, runs: Mapping[str, Run]) -> None:
 
 
 def _draw(axis: Any, name: str, run: Run) -> None:
-    nodes = sorted(run, reverse=True)
+    lanes = lanes_of(run)
+    nodes = sorted(lanes, reverse=True)
     start, end = _window(run)
     for row, node in enumerate(nodes):
-        for span in run[node]:
+        for span in lanes[node]:
             if span.end > start and span.start < end:
                 _draw_span(axis, row, span, start)
     axis.set_yticks(range(len(nodes)), nodes)
@@ -74,7 +75,9 @@ def _draw_span(axis: Any, row: int, span: Span, origin: float) -> None:
 
 def _window(run: Run) -> tuple[float, float]:
     """From where to where to draw: the last few layers of all micro-batches."""
-    halves = [s for spans in run.values() for s in spans if s.kind == "attention"]
+    halves = [
+        s for spans in run.values() for s in spans if s.kind == "attention" and not s.on_device
+    ]
     nodes = sum(any(s.kind == "attention" for s in spans) for spans in run.values())
     shown = LAYERS_DRAWN * max(1, nodes) * len({s.micro_batch for s in halves})
     last = sorted(halves, key=lambda s: s.start)[-shown - 1 :]

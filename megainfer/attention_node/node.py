@@ -111,7 +111,7 @@ class AttentionNode:
     def _compose(self, micro_batch: int) -> bool:
         if self.intake.is_frozen or not self.scheduler.has_work(micro_batch):
             return False
-        with self.clock.span("schedule", micro_batch):
+        with self.clock.host_span("schedule", micro_batch):
             step = self.scheduler.compose(micro_batch)
             if step is None:
                 return False
@@ -167,7 +167,7 @@ class AttentionNode:
             self._refuse(failure)
         self._step_tokens.observe(step.num_rows)
         self._flights.finished(flight)
-        with self.clock.span("schedule", step.micro_batch):
+        with self.clock.host_span("schedule", step.micro_batch):
             events = self.scheduler.complete(step, result.token_ids, result.logprobs)
             self._parts.tuner.step_ended(step, self.scheduler)
         self._tell(result.told_in(events))

@@ -41,7 +41,7 @@ class Backend(Protocol):
 
     def experts(self, shape: ExpertsShape) -> Callable[[int], LayerExperts]:
         """What makes the experts of one layer after the other, still without weights. Of each it is
-        told how many there will be to begin with.
+        told how many there will be at most, for which memory is had at once.
 
         Raises ConfigError when it can't compute with the weights' dtype.
         """

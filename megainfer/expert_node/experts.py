@@ -32,7 +32,9 @@ Place = tuple[int, int]
 class ExpertModel:
     """Weights of one node's experts, and their computation for whatever rows arrive.
 
-    rank: whose part of each expert it has, and whose results `forward` adds.
+    rank: whose part of each expert it has, and whose results `forward` adds. moving: of each layer,
+    how many are on their way to it at most, beside those in its slots: for these there is memory
+    before any comes.
 
     What each slot holds changes with the placement that it enters; what is new by it must have been
     taken in before. All of it changes with the weights (`renewed`). Beside that its only state is a
@@ -49,12 +51,13 @@ class ExpertModel:
         node: int,
         backend: Backend,
         rank: Rank = ALONE,
+        moving: int = 0,
     ) -> None:
         self.spec = spec
         self.node = node
         self.shard = rank.shard
         self._others = rank.others
-        self._backend = backend
+        self._backend, self._moving = backend, moving
         self.held = placement.slots_of(node)  # by layer, what each slot holds
         self._layers = self._loaded(reader, placement)
         self._aside: dict[Place, object] = {}  # prepared, and in no slot yet
@@ -66,7 +69,7 @@ class ExpertModel:
         """By layer, with a kernel of their own, so that their memory goes with them."""
         spec, held = self.spec, placement.slots_of(self.node)
         new_layer = self._backend.experts(_shape_of(spec, self.shard))
-        layers = {n: new_layer(len(placement.experts_of(self.node, n))) for n in spec.moe_layers}
+        layers = {n: new_layer(len(held[n]) + self._moving) for n in spec.moe_layers}
         for layer, experts in layers.items():
             load_experts_into(experts, FfnSources(spec, layer), reader, held[layer], self.shard)
         return layers

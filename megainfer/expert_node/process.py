@@ -18,6 +18,7 @@ from megainfer.expert_node.warm_up import record, warm_up
 from megainfer.gather import Gather
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.computing import computing
+from megainfer.launch.fit import experts_on_the_move
 from megainfer.launch.heartbeat import Workload
 from megainfer.launch.node_loop import PULSE_SECONDS, progress_to, run_until_stopped
 from megainfer.launch.node_start import await_serve, await_start
@@ -116,7 +117,8 @@ def load_experts(
     with reader_of(plan, weights, threads=threads) as reader:
         total = reader.total_bytes(expert_sources(plan.spec, placement.held_by(node), shard))
         reader.on_bytes = lambda done: on_bytes(done, total)
-        return ExpertModel(plan.spec, reader, placement, node, backend, rank)
+        moving = experts_on_the_move(plan.config)
+        return ExpertModel(plan.spec, reader, placement, node, backend, rank, moving)
 
 
 class ExpertUnit:

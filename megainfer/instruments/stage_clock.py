@@ -1,45 +1,38 @@
 """Where a node's time goes: seconds and occurrences by kind of work, and its latest spans.
 
-What the host computes has been done when a span is left. What it gives to a device has not: there
-a span lies between two marks in the device's own work, whose seconds are known once it has passed
-them.
+What the host computes has been done when a span is left. What it gives to a device has not: such a
+span is two. The host's ends when all was given; the device's lies between two marks in its own
+work, and is known once the device has passed them.
 """
 
 from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from megainfer.errors import MegaInferError
+from megainfer.instruments.device_time import Beginning, DeviceTime, Marks, Then
 
 NOT_OF_ONE = -1
 """The micro-batch or layer of a span that belongs to no single one."""
+TIMED_EVERY = 37
+"""Of a device's spans of a kind one in so many is timed while none are kept, since a mark costs the
+host microseconds. No known model's layers are a multiple of it, so that each gets its turn."""
 
 
 class Span(NamedTuple):
     """Work of one kind from `start` to `end`, seconds of the monotonic clock that all processes of
-    a host share. `layer` is the one whose attention half or experts these are."""
+    a host share. `layer` is the one whose attention half or experts these are. on_device: this is
+    when a device did it, and not when its host gave it."""
 
     kind: str
     micro_batch: int
     layer: int
     start: float
     end: float
-
-
-class Mark(Protocol):
-    """A point in a device's work, such as a timed event that was recorded."""
-
-    def done(self) -> bool:
-        """Whether the device has passed it; never blocks."""
-
-    def seconds_since(self, earlier: Any) -> float:
-        """The device's seconds between two marks that it has passed."""
-
-
-Then = Callable[[float, float], None]
-"""Hears from when to when something was done, in seconds of the monotonic clock."""
+    on_device: bool = False
 
 
 class Lap(Protocol):
@@ -52,16 +45,18 @@ class Lap(Protocol):
 class StageClock:
     """Adds up busy time; what is in no span is idle (waiting never counts as busy).
 
-    trace: how many of the latest spans to keep for `take_spans`. mark: makes a mark in the work of
-    the device that is measured; None: the host itself is.
+    trace: how many of the latest spans to keep for `take_spans`, and as many of a device. marks: of
+    the device that is measured; None: the host itself is. now: the host's clock.
     """
 
-    def __init__(self, trace: int = 0, mark: Callable[[], Mark] | None = None) -> None:
+    def __init__(
+        self, trace: int = 0, marks: Marks | None = None, now: Callable[[], float] = monotonic
+    ) -> None:
+        self.now = now
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._counts: defaultdict[str, int] = defaultdict(int)
-        self._spans: deque[Span] = deque(maxlen=trace)
-        self.keeps_spans = trace > 0
-        self._device = None if mark is None else _DeviceTime(mark)
+        self._device = None if marks is None else _DeviceStages(DeviceTime(marks, now))
+        self.keep_latest(trace)
 
     def span(
         self, kind: str, micro_batch: int = NOT_OF_ONE, layer: int = NOT_OF_ONE
@@ -70,14 +65,22 @@ class StageClock:
             return _Work(self, kind, micro_batch, layer)
         return _DeviceWork(self, self._device, (kind, micro_batch, layer))
 
+    def host_span(
+        self, kind: str, micro_batch: int = NOT_OF_ONE, layer: int = NOT_OF_ONE
+    ) -> AbstractContextManager[None]:
+        """Of work that is the host's own, whatever a device does meanwhile."""
+        return _Work(self, kind, micro_batch, layer)
+
     def lap(self) -> Lap:
         """For work whose seconds somebody else wants to hear of."""
-        return _HostLap() if self._device is None else _DeviceLap(self._device)
+        if self._device is not None and (began := self._device.time.begin()) is not None:
+            return _DeviceLap(self._device.time, began)
+        return _HostLap(self.now)
 
     def collect(self) -> None:
         """Take in what a device has done by now."""
         if self._device is not None:
-            self._device.collect()
+            self._device.time.collect()
 
     def keep(self, span: Span) -> None:
         """Keep a span whose time is added apart."""
@@ -85,8 +88,10 @@ class StageClock:
 
     def keep_latest(self, count: int) -> None:
         """Keep so many of the latest spans from now on, 0: none; those kept before are dropped."""
-        self._spans = deque(maxlen=count)
+        self._spans: deque[Span] = deque(maxlen=count)
         self.keeps_spans = count > 0
+        if self._device is not None:
+            self._device.keep_latest(count)
 
     def of(self, micro_batch: int) -> "MicroBatchClock":
         return MicroBatchClock(self, micro_batch)
@@ -97,20 +102,33 @@ class StageClock:
 
     def counters(self) -> dict[str, float | int]:
         """`<kind>_seconds` and `<kind>_count` of each kind, `busy_seconds` over all kinds, and
-        `clock_seconds`, the monotonic time of the reading."""
+        `clock_seconds`, the monotonic time of the reading.
+
+        Of a device's kinds the seconds are its own, and `busy_seconds` are of them alone; beside
+        them are the host's for giving it the work, `host_<kind>_seconds`, and in
+        `device_spans_missed` the spans that should have been kept, and for which no mark was free.
+        """
         self.collect()
-        result: dict[str, float | int] = {f"{k}_seconds": v for k, v in self._seconds.items()}
-        result.update({f"{k}_count": v for k, v in self._counts.items()})
-        result["busy_seconds"] = sum(self._seconds.values())
-        result["clock_seconds"] = monotonic()
+        of_device = {} if self._device is None else self._device.seconds
+        result: dict[str, float | int] = {f"{k}_count": v for k, v in self._counts.items()}
+        if self._device is not None:
+            given = {**self._seconds, **self._device.given}
+            result.update({f"host_{k}_seconds": v for k, v in given.items()})
+            result.update({f"{k}_count": v for k, v in self._device.counts.items()})
+            result["device_spans_missed"] = self._device.missed
+        seconds = {**self._seconds, **of_device}
+        result.update({f"{k}_seconds": v for k, v in seconds.items()})
+        result["busy_seconds"] = sum((seconds if self._device is None else of_device).values())
+        result["clock_seconds"] = self.now()
         return result
 
     def take_spans(self) -> list[Span]:
-        """The spans kept since the last call, in the order in which they ended."""
+        """The spans kept since the last call, in the order in which they ended: the host's, then a
+        device's."""
         self.collect()
         spans = list(self._spans)
         self._spans.clear()
-        return spans
+        return spans if self._device is None else [*spans, *self._device.take_spans()]
 
 
 class _Work:
@@ -125,77 +143,112 @@ class _Work:
         self._layer = layer
 
     def __enter__(self) -> None:
-        self._start = monotonic()
+        self._start = self._clock.now()
 
     def __exit__(self, *error: object) -> None:
-        end, clock = monotonic(), self._clock
+        clock = self._clock
+        end = clock.now()
         clock.add(self._kind, end - self._start)
         if clock.keeps_spans:
             clock.keep(Span(self._kind, self._micro_batch, self._layer, self._start, end))
 
 
 class _HostLap:
-    __slots__ = ("_started",)
+    """Also of a device that has no mark free: then it is when the host had given all."""
 
-    def __init__(self) -> None:
-        self._started = monotonic()
+    __slots__ = ("_now", "_started")
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now, self._started = now, now()
 
     def end(self, then: Then) -> None:
-        then(self._started, monotonic())
-
-
-class _DeviceTime:
-    """What a device has been given between pairs of marks, until it has done it."""
-
-    def __init__(self, mark: Callable[[], Mark]) -> None:
-        self.mark = mark
-        self._waiting: deque[tuple[Mark, Mark, Then]] = deque()  # in the order of the later marks
-        # The latest mark that is known to be passed, and when it was. One after the other, since
-        # the longer two marks of a device lie apart, the less exact are the seconds between them.
-        self._known, self._known_at = mark(), monotonic()
-
-    def end(self, started: Mark, then: Then) -> None:
-        self._waiting.append((started, self.mark(), then))
-        self.collect()
-
-    def collect(self) -> None:
-        while self._waiting and self._waiting[0][1].done():
-            started, ended, then = self._waiting.popleft()
-            self._known_at += ended.seconds_since(self._known)
-            self._known = ended
-            then(self._known_at - ended.seconds_since(started), self._known_at)
+        then(self._started, self._now())
 
 
 class _DeviceLap:
-    def __init__(self, time: _DeviceTime) -> None:
-        self._time = time
-        self._started = time.mark()
+    def __init__(self, time: DeviceTime, began: Beginning) -> None:
+        self._time, self._began = time, began
 
     def end(self, then: Then) -> None:
-        self._time.end(self._started, then)
+        if not self._time.end(self._began, then):
+            then(self._began.at, self._time.now())
+
+
+class _DeviceStages:
+    """What a device does of each kind. given: the host's seconds for giving it that. missed: spans
+    that should have been kept."""
+
+    def __init__(self, time: DeviceTime) -> None:
+        self.time = time
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.given: defaultdict[str, float] = defaultdict(float)
+        self.counts: defaultdict[str, int] = defaultdict(int)
+        self.missed = 0
+        self._untimed: defaultdict[str, int] = defaultdict(int)  # since the last that was timed
+        self._spans: deque[Span] = deque(maxlen=0)
+        self._until = 0.0  # the end of the latest one kept
+
+    def keep_latest(self, count: int) -> None:
+        self._spans = deque(maxlen=count)
+
+    def take_spans(self) -> list[Span]:
+        spans = list(self._spans)
+        self._spans.clear()
+        return spans
+
+    def begin(self, kind: str) -> Beginning | None:
+        if not self._spans.maxlen and self.counts[kind] % TIMED_EVERY:
+            return None
+        return self.time.begin()
+
+    def end(self, of: tuple[str, int, int], given: float, began: Beginning | None) -> None:
+        kind, kept = of[0], self._spans
+        self.given[kind] += given
+        self.counts[kind] += 1
+        self._untimed[kind] += 1
+        if began is not None:
+            for_so_many = self._untimed[kind]
+            if self.time.end(began, partial(self._done, of, for_so_many, kept)):
+                self._untimed[kind] = 0
+                return
+        self.missed += bool(kept.maxlen)
+
+    def _done(
+        self,
+        of: tuple[str, int, int],
+        for_so_many: int,
+        kept: "deque[Span]",
+        started: float,
+        ended: float,
+    ) -> None:
+        """for_so_many: spans of the kind that this one stands for. kept: where those were that were
+        kept when it was given; maybe nobody's any more."""
+        self.seconds[of[0]] += for_so_many * (ended - started)
+        # Where the two clocks were put right in between, it would begin within the one before.
+        kept.append(Span(*of, max(started, self._until), ended, on_device=True))
+        self._until = ended
 
 
 class _DeviceWork:
     """A span of what a device is given from entering it to leaving it."""
 
-    def __init__(self, clock: StageClock, time: _DeviceTime, of: tuple[str, int, int]) -> None:
-        self._clock = clock
-        self._time = time
-        self._of = of
+    __slots__ = ("_began", "_clock", "_of", "_stages", "_start")
+
+    def __init__(self, clock: StageClock, stages: _DeviceStages, of: tuple[str, int, int]) -> None:
+        self._clock, self._stages, self._of = clock, stages, of
 
     def __enter__(self) -> None:
-        self._lap = _DeviceLap(self._time)
+        self._start = self._clock.now()
+        self._began = self._stages.begin(self._of[0])
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is None or isinstance(error, MegaInferError):
-            self._lap.end(self._done)
-        else:  # maybe of the device, which then takes no mark any more
-            error.add_note(_place(*self._of))
-
-    def _done(self, started: float, ended: float) -> None:
-        kind, micro_batch, layer = self._of
-        self._clock.add(kind, ended - started)
-        self._clock.keep(Span(kind, micro_batch, layer, started, ended))
+        if error is not None and not isinstance(error, MegaInferError):
+            error.add_note(_place(*self._of))  # maybe of the device, which takes no mark any more
+            return
+        end, clock = self._clock.now(), self._clock
+        self._stages.end(self._of, end - self._start, self._began)
+        if clock.keeps_spans:
+            clock.keep(Span(*self._of, self._start, end))
 
 
 def _place(kind: str, micro_batch: int, layer: int) -> str:

@@ -32,6 +32,7 @@ def node_view(node: NodeState, counted: Counted) -> dict[str, Any]:
         "idle_share": round(node.idle_share(), 4),
         "clock_seconds": said.get("clock_seconds", 0.0),
         "stage_seconds": {s: said.get(f"{s}_seconds", 0.0) for s in STAGES[node.role]},
+        "host_seconds": _host_seconds(node),
         **{name: said.get(name, 0) for name in M2N},
     }
     if node.role is Role.ATTENTION:
@@ -40,6 +41,13 @@ def node_view(node: NodeState, counted: Counted) -> dict[str, Any]:
     held = [len(layer) for layer in held_by(node, counted.experts)]
     own = {name: said.get(name, 0) for name in OF_EXPERTS}
     return {**about, **own, "experts": max(held, default=0)}
+
+
+def _host_seconds(node: NodeState) -> float | None:
+    """In which the host of one on a GPU worked, or gave it work; None where the host is all."""
+    names = [f"host_{stage}_seconds" for stage in STAGES[node.role]]
+    told = [node.counters[name] for name in names if name in node.counters]
+    return sum(told) if told else None
 
 
 def _state(node: NodeState, counted: Counted) -> str:

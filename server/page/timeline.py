@@ -10,6 +10,7 @@ import msgspec
 
 from megainfer.errors import NodeDied
 from megainfer.instruments.stage_clock import Span
+from megainfer.instruments.trace_events import lanes_of
 from server.operate.traces import Tracer
 
 LOOKED_AWAY_SECONDS = 5.0
@@ -30,7 +31,7 @@ class Timeline:
         self._tracer = tracer
         self._epoch, self._watched_epoch = epoch, 0
         self._kept = min(MAX_SPANS_A_NODE, MAX_SPANS // max(nodes, 1))
-        self._spans: dict[str, deque[Span]] = {}
+        self._spans: dict[str, deque[Span]] = {}  # by lane
         self._body = b""
         self._forgetting: asyncio.TimerHandle | None = None
         self._glance: asyncio.Task[None] | None = None
@@ -66,8 +67,8 @@ class Timeline:
         try:
             taken = await self._tracer.glance()
             problem = None if taken is not None else "a trace is being taken meanwhile"
-            for node, spans in (taken or {}).items():
-                self._spans.setdefault(node, deque(maxlen=self._kept)).extend(spans)
+            for lane, spans in lanes_of(taken or {}).items():
+                self._spans.setdefault(lane, deque(maxlen=self._kept)).extend(spans)
         except NodeDied as error:  # the rest of the page goes on, and says this
             problem = str(error)
         finally:
@@ -78,11 +79,12 @@ class Timeline:
 
 
 def timeline_document(nodes: Mapping[str, "deque[Span]"]) -> dict[str, Any]:
-    """nodes: of each its spans as [kind, micro-batch, layer, start, duration]; kind is a position
-    in `kinds`, times are microseconds from the earliest start.
+    """nodes: of each lane its spans as [kind, micro-batch, layer, start, duration]; kind is a
+    position in `kinds`, times are microseconds from the earliest start. devices: the lanes of what
+    devices did, beside those of the nodes that they belong to.
 
     >>> timeline_document({"a": deque([Span("expert", 0, 3, 1.5, 1.502)])})
-    {'kinds': ['expert'], 'nodes': {'a': [[0, 0, 3, 0, 2000]]}}
+    {'kinds': ['expert'], 'nodes': {'a': [[0, 0, 3, 0, 2000]]}, 'devices': []}
     """
     origin = min((span.start for spans in nodes.values() for span in spans), default=0.0)
     kinds: dict[str, int] = {}
@@ -99,4 +101,5 @@ def timeline_document(nodes: Mapping[str, "deque[Span]"]) -> dict[str, Any]:
         ]
         for node, spans in nodes.items()
     }
-    return {"kinds": list(kinds), "nodes": rows}
+    devices = [lane for lane, spans in nodes.items() if spans and spans[0].on_device]
+    return {"kinds": list(kinds), "nodes": rows, "devices": devices}

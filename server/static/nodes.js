@@ -72,6 +72,7 @@ class Card {
     this.latest = null;
     this.rates = [0, 0, 0];
     this.shares = [];
+    this.host = null; // the share of its host, where it is a GPU's
   }
 
   show(node, state) {
@@ -86,13 +87,14 @@ class Card {
     const serving = `${news ? `${node.restarts ? "back" : "new"}, ` : ""}${percent(1 - node.idle_share)} busy`;
     this.busy.textContent = node.state in STATES ? STATES[node.state](node) : serving;
     const parts = this.shares.map(([stage, share]) => `${stage} ${percent(share)}`);
+    if (this.host !== null) parts.push(`its host ${percent(this.host)}`);
     const restarts = node.restarts ? `restarted ${node.restarts === 1 ? "once" : `${integer(node.restarts)} times`}` : "";
     this.stages.textContent = [parts.join(", ") || "idle", restarts].filter(Boolean).join(" · ");
   }
 
   forget() {
     this.latest = null;
-    [this.rates, this.shares] = [[0, 0, 0], []];
+    [this.rates, this.shares, this.host] = [[0, 0, 0], [], null];
     delete this.root.dataset.state;
     this.root.classList.remove("back");
     this.root.classList.add("unknown");
@@ -115,6 +117,8 @@ class Card {
       .filter(([, share]) => share >= 0.005)
       .sort(([, one], [, other]) => other - one)
       .slice(0, SHOWN_STAGES);
+    const told = node.host_seconds !== null && before.host_seconds !== null;
+    this.host = told ? (node.host_seconds - before.host_seconds) / elapsed : null;
   }
 }
 

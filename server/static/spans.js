@@ -8,12 +8,14 @@ const start = ([, , , at]) => at;
 
 /** {begin, end} of the last `steps` steps of each micro-batch, or null without any span. Of less
  *  than a step it is the middle, where layer follows layer. */
-export function lastSteps({ kinds, nodes, kept }, wanted) {
+export function lastSteps({ kinds, nodes, devices, kept }, wanted) {
   const steps = Math.ceil(wanted);
   const all = Object.values(nodes).flat().sort((one, other) => start(one) - start(other));
   if (!all.length) return null;
   const last = Math.max(...all.map(end));
-  const begin = Math.max(firstOf(all, kinds, steps), completeSince(nodes, kept));
+  // A device does again what its host has begun: steps are counted by hosts.
+  const hosts = Object.keys(nodes).filter((name) => !devices.includes(name));
+  const begin = Math.max(firstOf(hosts.flatMap((name) => nodes[name]), kinds, steps), completeSince(nodes, kept));
   return middle({ begin: afterGap(all, begin), end: last }, wanted / steps);
 }
 
@@ -23,16 +25,17 @@ function middle({ begin, end }, share) {
 }
 
 /** When the earliest of these steps began: a step begins by embedding its tokens. */
-function firstOf(all, kinds, steps) {
+function firstOf(own, kinds, steps) {
   const embed = kinds.indexOf("embed");
   const begins = new Map();
+  const all = own.sort((one, other) => start(one) - start(other));
   for (const span of all) {
     if (span[0] === embed) begins.set(span[1], [...(begins.get(span[1]) ?? []), start(span)]);
   }
   const latest = Math.max(...[...begins.values()].flat());
   const active = [...begins.values()].filter((own) => latest - own.at(-1) < GAP);
   const firsts = active.map((own) => own.at(-Math.min(steps, own.length)));
-  return firsts.length ? Math.min(...firsts) : start(all[0]);
+  return firsts.length ? Math.min(...firsts) : 0;
 }
 
 /** A node keeps its latest spans only, so that its earlier ones may be missing. */

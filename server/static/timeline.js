@@ -14,6 +14,7 @@ const LABELLED = 30; // a span this wide has its name in it
 const SHAPES = {
   attention: [0, 1, 1],
   expert: [0, 1, 1],
+  layers: [0, 1, 1],
   shared: [0, 1, 0.6],
   combine: [0, 0.36, 0.8],
   dispatch: [0.64, 0.36, 0.8],
@@ -113,7 +114,8 @@ export class Timeline {
 
   summary() {
     const batches = this.batches.length === 1 ? "one micro-batch" : `micro-batches ${this.batches.map(letter).join(", ")}`;
-    return `${seconds(this.length)} of ${batches}; empty is idle`;
+    const gpus = this.document.devices.length ? "; a GPU’s lane is when it worked, its node’s when it was given that" : "";
+    return `${seconds(this.length)} of ${batches}; empty is idle${gpus}`;
   }
 
   point(at) {

@@ -106,20 +106,27 @@ ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel err
 
 
 class Mark:
-    """Of a device, which is broken after the first."""
-
-    made = 0
-
-    def __init__(self) -> None:
-        Mark.made += 1
-        if Mark.made > 2:
-            raise torch.AcceleratorError(ILLEGAL)
+    """Of a device that has yet to pass it."""
 
     def done(self) -> bool:
         return False
 
     def seconds_since(self, earlier: "Mark") -> float:
-        return 0.0
+        raise AssertionError("it isn't passed")
+
+
+class Marks:
+    """Of a device that is broken after the second."""
+
+    taken = 0
+
+    def take(self) -> Mark:
+        self.taken += 1
+        if self.taken > 2:
+            raise torch.AcceleratorError(ILLEGAL)
+        return Mark()
+
+    def give_back(self, mark: Mark) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -142,8 +149,7 @@ class Mark:
     ],
 )
 def test_an_error_of_the_gpu_ends_its_node_and_says_where(error, text):
-    Mark.made = 0
-    clock = StageClock(mark=Mark)
+    clock = StageClock(marks=Marks())
 
     def run() -> None:
         try:

@@ -14,6 +14,7 @@ TOLD = {
     "device_bytes_held": 9000,
     "device_bytes_used": 8000,
     "device_late_allocations": 1,
+    "device_spans_missed": 2,
 }
 
 
@@ -28,3 +29,22 @@ def test_those_on_gpus_tell_and_others_do_not() -> None:
         assert [(s.labels["role"], s.labels["node"], s.value) for s in found] == [
             ("expert", "0", value)
         ]
+
+
+def test_a_gpus_seconds_stand_beside_those_of_its_host() -> None:
+    told = {"expert_seconds": 5.0, "host_expert_seconds": 2.0, "host_reply_seconds": 0.5}
+    board = NodeBoard([NodeState(Role.ATTENTION, 0), NodeState(Role.EXPERT, 0)])
+    board.hear(Stats(None, {"attention node 0": {"attention_seconds": 3.0}, "expert node 0": told}))
+    families = node_families("m", board, ExpertMap((), ()))
+    found = {
+        (sample.name, sample.labels["node"], sample.labels["stage"]): sample.value
+        for family in families
+        for sample in family.samples
+        if "stage_seconds" in sample.name and sample.value
+    }
+    assert found == {
+        ("megainfer:node_stage_seconds_total", "0", "attention"): 3.0,
+        ("megainfer:node_stage_seconds_total", "0", "expert"): 5.0,
+        ("megainfer:node_host_stage_seconds_total", "0", "expert"): 2.0,
+        ("megainfer:node_host_stage_seconds_total", "0", "reply"): 0.5,
+    }

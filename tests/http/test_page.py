@@ -207,6 +207,20 @@ def test_the_last_spans_stay_while_nothing_runs(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(main())
 
 
+def test_what_a_device_did_has_a_lane_beside_its_hosts() -> None:
+    nodes = Nodes()
+    nodes.spans = [
+        Span("expert", 1, 7, 2.0, 2.5),
+        Span("expert", 1, 7, 2.25, 3.0, on_device=True),
+    ]
+    view = asyncio.run(seen(Timeline(nodes.tracer, 1)))
+    assert view["nodes"] == {
+        "expert node 0": [[0, 1, 7, 0, 500_000]],
+        "expert node 0 (device)": [[0, 1, 7, 250_000, 750_000]],
+    }
+    assert view["devices"] == ["expert node 0 (device)"]
+
+
 def test_a_trace_comes_first_and_the_looking_goes_on_after_it() -> None:
     nodes = Nodes()
 

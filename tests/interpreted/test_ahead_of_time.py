@@ -27,12 +27,13 @@ def tool() -> ModuleType:
     return module
 
 
-def compiled(folder: Path, *options: str) -> tuple[list[dict[str, Any]], str]:
-    """Rows, and the table as it is written; in a process whose kernels aren't interpreted."""
+def compiled(folder: Path, *options: str, before: str = "") -> tuple[list[dict[str, Any]], str]:
+    """Rows, and the table as it is written; in a process whose kernels aren't interpreted. before:
+    a folder in which packages are looked for first."""
     into = folder / "rows.json"
     done = subprocess.run(
         [sys.executable, TOOL, *options, "--json", into],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (before, str(ROOT))))},
         capture_output=True,
         text=True,
     )
@@ -49,12 +50,30 @@ def assert_good(rows: list[dict[str, Any]]) -> None:
     assert {row["architecture"] for row in rows} == {*LIMITS}
 
 
-def test_the_table_is_of_these_sources(tool):
-    told = tool.sources_of(PAGE.read_text())
-    assert told == tool.fingerprint(), (
+def test_the_tables_are_of_these_sources(tool):
+    told, now = tool.sources_of(PAGE.read_text()), tool.fingerprint()
+    assert told == {"3.6.0": now, "3.7.1": now}, (
         "kernels have changed since docs/kernels-gpu.md was written: "
-        "python benchmarks/kernel_table.py --write docs/kernels-gpu.md"
+        "python benchmarks/kernel_table.py --write docs/kernels-gpu.md, first with the Triton that "
+        "tests use, then with the other one, as the tool says"
     )
+
+
+def test_another_versions_table_is_what_differs(tool):
+    page = "".join(
+        f"text\n{tool.BEGIN.format(v)}{tool.SOURCES.format('0')}old\n{tool.END}\n"
+        for v in ("3.6.0", "3.7.1")
+    )
+    main = "| kernel |\n| --- |\n| a 1 |\n| b 2 |"
+    page = tool.with_table(page, main, "3.6.0")
+    other = tool.differing("| kernel |\n| --- |\n| a 1 |\n| b 3 |", tool.table_of(page, "3.6.0"))
+    assert other == "| kernel |\n| --- |\n| b 3 |"
+    page = tool.with_table(page, other, "3.7.1")
+    assert tool.table_of(page, "3.6.0") == main
+    assert tool.table_of(page, "3.7.1") == other
+    assert tool.sources_of(page) == dict.fromkeys(("3.6.0", "3.7.1"), tool.fingerprint())
+    with pytest.raises(SystemExit, match=r"no place for a table of Triton 3\.9"):
+        tool.with_table(page, main, "3.9.0")
 
 
 @pytest.mark.timeout(600)
@@ -71,3 +90,19 @@ def test_every_variant_needs_what_the_table_says(tmp_path):
     rows, table = compiled(tmp_path)
     assert_good(rows)
     assert table.strip() in PAGE.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_with_the_other_triton_every_variant_needs_what_its_table_says(tmp_path, tool):
+    """Which lies in a folder that MEGAINFER_TRITON_3_7_1 names, since no torch for the CPU has one
+    and only one can be installed."""
+    folder = os.environ.get("MEGAINFER_TRITON_3_7_1")
+    if not folder:
+        pytest.skip("MEGAINFER_TRITON_3_7_1 names no folder with triton==3.7.1")
+    rows, table = compiled(tmp_path, before=folder)
+    assert_good(rows)
+    page = PAGE.read_text()
+    assert tool.differing(table.strip(), tool.table_of(page, "3.6.0")) == tool.table_of(
+        page, "3.7.1"
+    )

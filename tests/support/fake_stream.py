@@ -56,12 +56,10 @@ class FakeEvent:
 
     def __init__(self, device: Owner) -> None:
         self._device = device
-        self._stream, self._number, self._clock = 0, 0, Clock()
+        self._clock, self._given_at = Clock(), 0.0
 
     def record(self) -> None:
-        stream = self._device.current
-        self._stream, self._number = stream.index, stream.clock[stream.index]
-        self._clock = {**stream.clock}
+        self._clock, self._given_at = {**self._device.current.clock}, self._device.now
 
     def done(self) -> bool:
         """Whoever asks lets some time pass, in which the device may go on."""
@@ -80,11 +78,12 @@ class FakeEvent:
         return self.at() - earlier.at()
 
     def at(self) -> float:
-        """When it was reached, on the device's clock."""
-        return self._device.streams[self._stream].ended[self._number]
+        """When it was reached, on the device's clock; an idle stream reaches it at once."""
+        before = (self._device.streams[i].ended[number] for i, number in self._clock.items())
+        return max(self._given_at, *before)
 
     def _seen(self) -> bool:
-        done = self._device.has_done({self._stream: self._number})
+        done = self._device.has_done(self._clock)
         if done:
             merge(self._device.host, self._clock)
             self._device.now = max(self._device.now, self.at())

@@ -73,7 +73,7 @@ class GpuLayerExperts:
     """`experts.LayerExperts` in Triton kernels. What a slot holds is known to the device as a
     pointer: work that was given before `put` or `take` sees what was there.
 
-    expected: how many there will be to begin with, whose memory is had in one piece.
+    expected: how many there will be at most, whose memory is had in one piece.
     """
 
     def __init__(self, pool: ExpertPool, expected: int) -> None:

@@ -32,6 +32,7 @@ GPU_COUNTERS = {
     "graph_replays": "Stages given to a GPU in one piece, as it had recorded them.",
     "eager_stages": "Stages given to it one kernel after the other.",
     "device_late_allocations": "Times that more of a GPU's memory was taken after the start.",
+    "device_spans_missed": "A GPU's spans that a trace lacks, since no event was free.",
 }
 GPU_GAUGES = {
     "graphs": "Stages that a GPU has recorded.",
@@ -94,6 +95,13 @@ def _work(model: str, nodes: Sequence[NodeState]) -> Iterator[Metric]:
             for n, stage in staged
         ]
         yield counter(name, text, labels, rows)
+    given = [
+        ((model, str(n.role), str(n.index), stage), n.counters[f"host_{stage}_seconds"])
+        for n, stage in staged
+        if f"host_{stage}_seconds" in n.counters
+    ]
+    text = "Seconds in which the host gave a stage's work to its GPU, or did it itself."
+    yield counter("node_host_stage_seconds", text, labels, given)
     busy = [((model, str(n.role), str(n.index)), n.counters.get("busy_seconds", 0)) for n in nodes]
     yield counter("node_busy_seconds", "Seconds of work over all stages.", LABELS, busy)
 

@@ -18,9 +18,10 @@ class Fault(StrEnum):
     UNREADABLE = "checkpoint unreadable"
     HEADER = "corrupt header"
     STUCK = "stuck"  # only where a test asks for it
+    CUDA = "CUDA error"  # as STUCK
 
 
-DRAWN = tuple(fault for fault in Fault if fault is not Fault.STUCK)
+DRAWN = tuple(fault for fault in Fault if fault not in (Fault.STUCK, Fault.CUDA))
 
 
 class Target(StrEnum):

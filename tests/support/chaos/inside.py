@@ -15,6 +15,7 @@ from megainfer.errors import CheckpointError
 from megainfer.launch.station import Station
 from megainfer.messages.message import Role
 from tests.support.chaos.draw import Fault, Target
+from tests.support.chaos.gpus import PretendedEvent, PretendedGpu, illegal_access
 from tests.support.chaos.orders import Board, Order
 
 SLOW = 10
@@ -107,6 +108,8 @@ def do(order: Order) -> None:
             raise RuntimeError("chaos: this was asked for")
         case Fault.MEMORY:
             raise MemoryError("chaos: this was asked for")
+        case Fault.CUDA:
+            raise illegal_access()
         case Fault.UNREADABLE:
             raise CheckpointError("model.safetensors can't be read: chaos: this was asked for")
         case _:
@@ -140,6 +143,13 @@ def sabotage_supervisor(board: Board) -> None:
     Saboteur(board, Target.SUPERVISOR, 0).place(Supervisor, "_turn", "turn")
 
 
+def _gpu(saboteur: Saboteur) -> None:
+    """Where a GPU may tell that it has failed."""
+    saboteur.place(PretendedGpu, "upload", "copy")
+    saboteur.place(PretendedGpu, "capture", "capture")
+    saboteur.place(PretendedEvent, "done", "event")
+
+
 def _attention(saboteur: Saboteur, station: Station) -> None:
     from megainfer.attention_node import process
     from megainfer.attention_node.node import AttentionNode
@@ -158,6 +168,7 @@ def _attention(saboteur: Saboteur, station: Station) -> None:
         _garble_next(node.port, "dispatch", order.variant)
 
     saboteur.place(WeightReader, "_read", "load", LINK=link)
+    _gpu(saboteur)
     saboteur.place(process, "join_attention", "warm-up", LINK=link)
     saboteur.place(process, "await_serve", "warm-up", LINK=link)
     saboteur.place(process.AttentionUnit, "enter", "enter", LINK=link)
@@ -202,6 +213,7 @@ def _expert(saboteur: Saboteur, station: Station) -> None:
         _poison_next(node._model, order.variant)
 
     saboteur.place(WeightReader, "_read", "load", LINK=link)
+    _gpu(saboteur)
     saboteur.place(process, "join_expert", "warm-up", LINK=link)
     saboteur.place(process, "await_serve", "warm-up", LINK=link)
     saboteur.place(process.ExpertUnit, "enter", "enter", LINK=link)

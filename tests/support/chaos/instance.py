@@ -63,7 +63,7 @@ class Holdings:
 
 class Instance:
     """`megainfer serve` of this shape, whose processes look at a board. orders: given before.
-    restarts: see tests/support/chaos/serve.py.
+    restarts, gpus: see tests/support/chaos/serve.py.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Instance:
         options: Sequence[str] = (),
         orders: Sequence[Order] = (),
         restarts: str = "20/1",
+        gpus: int = 0,
     ) -> None:
         self.shape = shape
         self._folder = tempfile.TemporaryDirectory(prefix="chaos-")
@@ -90,6 +91,7 @@ class Instance:
                 environment={
                     "CHAOS_BOARD": self._folder.name,
                     "CHAOS_RESTARTS": restarts,
+                    "CHAOS_GPUS": str(gpus),
                     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
                 },
                 wait=False,

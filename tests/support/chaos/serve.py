@@ -2,6 +2,8 @@
 
     CHAOS_BOARD=folder python -m tests.support.chaos.serve serve path/to/model ...
 
+CHAOS_GPUS: so many GPUs, which are pretended (`gpus`).
+
 CHAOS_RESTARTS, such as 20/1: how often a node may be started again in so many seconds. The
 product's own bound, five times in five minutes, would end an instance on which fault after fault is
 tried.
@@ -17,11 +19,13 @@ from megainfer.launch.station import Station
 from megainfer.messages.message import Role
 from megainfer.supervise.family import Family
 from megainfer.supervise.restarts import Restarts
+from tests.support.chaos.gpus import pretend_gpus
 from tests.support.chaos.inside import sabotage, sabotage_supervisor
 from tests.support.chaos.orders import Board
 
 BOARD = "CHAOS_BOARD"
 RESTARTS = "CHAOS_RESTARTS"
+GPUS = "CHAOS_GPUS"
 
 
 def main() -> None:
@@ -30,6 +34,8 @@ def main() -> None:
     sabotage_supervisor(board)
     most, _, window = os.environ[RESTARTS].partition("/")
     _bound_restarts(Restarts(most=int(most), window=float(window)))
+    if gpus := int(os.environ.get(GPUS, "0")):
+        pretend_gpus(gpus)
     from megainfer.cli import main as megainfer
 
     megainfer()

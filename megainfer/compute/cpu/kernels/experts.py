@@ -125,7 +125,7 @@ class PackedExpert(NamedTuple):
 class CpuLayerExperts:
     """`experts.LayerExperts` over packed weights; `native` knows where they are.
 
-    expected: how many there will be to begin with, whose memory is had in one piece.
+    expected: how many there will be at most, whose memory is had in one piece.
     """
 
     def __init__(self, kernel: ExpertKernel, expected: int) -> None:

@@ -1,0 +1,68 @@
+"""Nodes that believe to be on GPUs: their device is the host, which does what it is given at once
+and can fail as CUDA does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megainfer.compute import selection
+from megainfer.device.host import HostDevice, HostEvent, HostReadback
+from megainfer.launch import machine
+from megainfer.launch.nvml import Nvidia
+from tests.support.gpus import h200
+
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
+
+
+def illegal_access() -> torch.AcceleratorError:
+    """As torch raises it, at whatever asks the device next."""
+    return torch.AcceleratorError(f"{ILLEGAL}\nCUDA kernel errors might be reported later.")
+
+
+class PretendedEvent(HostEvent):
+    """Asked by nodes, and a place for faults."""
+
+    def done(self) -> bool:
+        return True
+
+
+class PretendedGpu(HostDevice):
+    """`Device` whose work somebody has to wait for, as nodes know it."""
+
+    name = "cuda:0"
+    is_host = False
+
+    def upload(self, host: Tensor) -> Tensor:
+        return super().upload(host)
+
+    def read_back(self, tensor: Tensor) -> HostReadback:
+        return HostReadback(tensor.clone())
+
+    def event(self, timed: bool = False) -> PretendedEvent:
+        return PretendedEvent()
+
+    def capture(self, work: Callable[[], object]) -> Callable[..., None]:
+        return super().capture(work)  # type: ignore[return-value]
+
+
+class _Reference(selection._Reference):
+    """For kernels of GPUs."""
+
+    def describe(self) -> str:
+        return "gpu"
+
+    def open(self, precision: Any, threads: Any, invariant: bool) -> Any:
+        from megainfer.compute.reference.backend import ReferenceBackend
+
+        dtype = getattr(torch, precision.dtype)
+        return ReferenceBackend(dtype, getattr(torch, precision.expert_dtype), PretendedGpu())
+
+
+def pretend_gpus(count: int) -> None:
+    """From here on this machine has so many, in this process and those that it forks."""
+    nvidia = Nvidia(tuple(h200(number) for number in range(count)), "pretended")
+    machine.ask_nvml = lambda: nvidia  # type: ignore[attr-defined, assignment]
+    machine.package_problem = lambda: ""  # type: ignore[attr-defined, assignment]
+    selection.IMPLEMENTATIONS["gpu"] = _Reference()
