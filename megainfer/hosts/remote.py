@@ -5,13 +5,12 @@ from dataclasses import replace
 
 from megainfer.hosts.reception import Reception
 from megainfer.hosts.stand_in import There, run_stand_in
+from megainfer.launch.node_task import NodeTask
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import encode_plan
 from megainfer.launch.station import Station
 from megainfer.messages.hosts import StartNode
 from megainfer.messages.message import Role
-from megainfer.messages.weights import WeightFiles
-from megainfer.topology import Placement
 
 
 class RemoteNodes:
@@ -31,29 +30,21 @@ class RemoteNodes:
         """Raises NodeDied where its host has been lost for longer than a start waits."""
         self.reception.check_back(self._places.of(role, node))
 
-    def main_of(
-        self,
-        role: Role,
-        node: int,
-        measures: bool,
-        placement: Placement | None,
-        weights: WeightFiles,
-    ) -> Callable[[Station], None]:
-        """What the process of a node's stand-in runs; its host has to be there. Arguments as those
-        of `staffing.node_main`."""
-        name = self._places.of(role, node)
+    def main_of(self, task: NodeTask) -> Callable[[Station], None]:
+        """What the process of a node's stand-in runs; its host has to be there."""
+        name = self._places.of(task.role, task.node)
         there = There(name, self.reception.listens_at(name), self.reception.token)
         lease = self.reception.lease
 
         def run(station: Station) -> None:
             start = StartNode(
-                role=role,
-                node=node,
+                role=task.role,
+                node=task.node,
                 incarnation=station.incarnation,
                 plan=self._encoded,
-                measures=measures,
-                placement=placement,
-                weights=weights,
+                measures=task.measures,
+                placement=task.placement,
+                weights=task.weights,
                 lease=lease,
             )
             run_stand_in(station, self._plan, there, start)

@@ -13,8 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megainfer.launch.node_task import NodeTask
+from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
 from megainfer.messages.message import Role
+from megainfer.supervise import node_processes
 from megainfer.supervise.family import Family
 from megainfer.supervise.restarts import Restarts
 from tests.support.chaos.inside import sabotage, sabotage_supervisor
@@ -29,21 +32,25 @@ def main() -> None:
     _wrap_children(board)
     sabotage_supervisor(board)
     most, _, window = os.environ[RESTARTS].partition("/")
-    _bound_restarts(Restarts(most=int(most), window=float(window)))
+    bound_restarts(Restarts(most=int(most), window=float(window)))
     from megainfer.cli import main as megainfer
 
     megainfer()
 
 
 def _wrap_children(board: Board) -> None:
-    original = Family.start
+    start_server, main_of = Family.start, node_processes.main_of
 
     def start(
         family: Family, role: Role, node: int, main: Callable[[Station], None], *rest: Any
     ) -> Any:
-        return original(family, role, node, partial(_life, board, role, node, main), *rest)
+        return start_server(family, role, node, partial(_life, board, role, node, main), *rest)
+
+    def wrapped(plan: Plan, task: NodeTask, seat: Any) -> Callable[[Station], None]:
+        return partial(_life, board, task.role, task.node, main_of(plan, task, seat))
 
     Family.start = start  # type: ignore[method-assign]
+    node_processes.main_of = wrapped
 
 
 def _life(
@@ -53,7 +60,7 @@ def _life(
     main(station)
 
 
-def _bound_restarts(restarts: Restarts) -> None:
+def bound_restarts(restarts: Restarts) -> None:
     from megainfer.commands import serve
 
     serve.Supervisor = partial(serve.Supervisor, restarts=restarts)  # type: ignore[misc, assignment]
