@@ -20,9 +20,9 @@ from megainfer.agent.probing import serve_probing
 from megainfer.errors import MegaInferError, ModelError, NodeDied, ProtocolError
 from megainfer.hosts.token import m2n_key
 from megainfer.hosts.wire import Wire, poll
-from megainfer.launch.node_task import NodeTask
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import decode_plan
+from megainfer.launch.station import NodeTask
 from megainfer.messages.from_child import Fatal
 from megainfer.messages.hosts import (
     ForNode,
@@ -37,7 +37,7 @@ from megainfer.messages.to_child import FrontEndDown, FrontEndUp
 from megainfer.models.registry import load_spec
 from megainfer.supervise.child import Child
 from megainfer.supervise.family import drain
-from megainfer.supervise.node_processes import KILL_SECONDS, fork_node
+from megainfer.supervise.forking.node import KILL_SECONDS, fork_node
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
 from megainfer.topology import CoreAssignment
 

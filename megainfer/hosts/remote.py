@@ -5,10 +5,9 @@ from dataclasses import replace
 
 from megainfer.hosts.reception import Reception
 from megainfer.hosts.stand_in import There, run_stand_in
-from megainfer.launch.node_task import NodeTask
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import encode_plan
-from megainfer.launch.station import Station
+from megainfer.launch.station import NodeTask, Station
 from megainfer.messages.hosts import StartNode
 from megainfer.messages.message import Role
 

@@ -10,13 +10,13 @@ from time import monotonic
 import msgspec
 
 from megainfer.errors import NodeDied
-from megainfer.launch.node_task import NodeTask
 from megainfer.launch.plan import Plan
+from megainfer.launch.station import NodeTask
 from megainfer.messages.message import Role
 from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import Stop
 from megainfer.supervise.child import Child, ChildMain, Closable
-from megainfer.supervise.node_processes import KILL_SECONDS, fork_node, fork_ranks
+from megainfer.supervise.forking.node import KILL_SECONDS, fork_node, fork_ranks
 from megainfer.topology import CoreAssignment
 
 logger = logging.getLogger("megainfer")

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from megainfer.hosts.remote import RemoteNodes
-from megainfer.launch.node_task import NodeTask
 from megainfer.launch.plan import Plan
-from megainfer.launch.station import Station
+from megainfer.launch.station import NodeTask, Station
 from megainfer.messages.message import Role
 from megainfer.messages.to_child import Stop
 from megainfer.supervise.assembly import Assembly

@@ -38,8 +38,8 @@ from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans, NodeDown,
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, Closable, name_of
 from megainfer.supervise.family import Family, drain
+from megainfer.supervise.forking.libraries import load_libraries
 from megainfer.supervise.front_ends import FrontEnds
-from megainfer.supervise.libraries import load_libraries
 from megainfer.supervise.operations import Operations
 from megainfer.supervise.pausing import Pausing
 from megainfer.supervise.recovery import Recoveries

@@ -8,9 +8,9 @@ import pytest
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.launch.hosts.places import Host, parse_place, place_nodes
-from megainfer.launch.hosts.spread import Site, make_spread_plan
+from megainfer.launch.hosts.spread import Site, _beside_caches, make_spread_plan
 from megainfer.launch.machine import Machine
-from megainfer.launch.plan import Plan
+from megainfer.launch.plan import SHARED_BY_RANKS, Plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
 from megainfer.launch.plan_text import describe
 from megainfer.messages.message import Role
@@ -91,14 +91,13 @@ def test_ranks_share_what_their_node_has_on_its_host(tmp_path: Path) -> None:
 
 
 def test_what_ranks_share_counts_on_their_host(tmp_path: Path) -> None:
-    """Beside the same caches: a host that has just room for one process has none for two."""
-    wish = {(ATTENTION, 0): "left", (EXPERT, 0): "right"}
-
-    def blocks(ranks: int) -> int:
-        hosts = (host("left", memory=GIB), host("right", memory=64 * GIB))
-        return plan_of(tmp_path, Site(hosts, wish), attn_tp=ranks).num_blocks
-
-    assert 0 < blocks(2) < blocks(1)
+    site = Site((host("left"), host("right")), {(ATTENTION, 0): "left", (EXPERT, 0): "right"})
+    plan = plan_of(tmp_path, site, attn_tp=2, ffn_tp=2)
+    shared = [
+        _beside_caches(plan, [node]).of(SHARED_BY_RANKS) for node in (ATTENTION_0, (EXPERT, 0))
+    ]
+    assert shared == [plan.half_layout.total_bytes, plan.shared_by_ranks(EXPERT).total]
+    assert min(shared) > 0
 
 
 def test_caches_fit_the_host_with_least_room(tmp_path: Path) -> None:

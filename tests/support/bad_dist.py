@@ -38,7 +38,7 @@ CONNECTIONS = ("control", "to-expert", "to-attention")
 
 
 class RoutedStore(Store):
-    """What a group tells the other end of itself, with the address of a route in place of its own."""
+    """What a group tells the other end of itself, a route's address being in place of its own."""
 
     def __init__(self, inner: Store, groups: "RoutedGroups", name: str) -> None:
         super().__init__()

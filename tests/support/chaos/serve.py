@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megainfer.launch.node_task import NodeTask
 from megainfer.launch.plan import Plan
-from megainfer.launch.station import Station
+from megainfer.launch.station import NodeTask, Station
 from megainfer.messages.message import Role
-from megainfer.supervise import node_processes
 from megainfer.supervise.family import Family
+from megainfer.supervise.forking import node as node_processes
 from megainfer.supervise.restarts import Restarts
 from tests.support.chaos.inside import sabotage, sabotage_supervisor
 from tests.support.chaos.orders import Board

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from megainfer.launch.node_task import NodeTask
 from megainfer.launch.plan import Plan
 from megainfer.launch.ranks.seats import LeadingSeat, RankSeats
+from megainfer.launch.station import NodeTask
 from megainfer.messages.message import Role
 from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
 from megainfer.topology import CoreAssignment
