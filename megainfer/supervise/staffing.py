@@ -72,6 +72,14 @@ class Staffing:
             return True
         return self._remote.can_start(*node)
 
+    def move(self) -> list[tuple[Node, str]]:
+        """The nodes that have another host from now on, since theirs stays away, and that."""
+        if self._remote is None:
+            return []
+        needed = self._assembly.needed
+        missing = [node for node in needed if self._family.find(*node) is None]
+        return list(self._remote.move(missing, needed))
+
     def check_hosts(self) -> None:
         """Raises NodeDied where one of a wanted node is lost for longer than a start waits."""
         if self._remote is not None:

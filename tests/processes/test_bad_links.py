@@ -5,7 +5,7 @@ import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -181,29 +181,28 @@ def expected(model: Path) -> list[int]:
 @pytest.fixture(scope="module")
 def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     token = write_token(tmp_path_factory.mktemp("site"))
-    network = BadNetwork()
     supervisor, agent_port = free_port(), free_port()
-    joining = network.route(("127.0.0.1", supervisor))
-    starting = network.route(("127.0.0.1", agent_port))
-    agent = AgentProcess.joining(
-        joining.address, token, "--host", "127.0.0.1", "--port", str(agent_port)
-    )
-    served = Served(
-        [
-            *(str(model), *OPTIONS, "--agents", "1", "--token-file", str(token)),
-            *("--listen-agents", f"127.0.0.1:{supervisor}", "--agent-lease", f"{NODE_LEASE:g}"),
-        ],
-        program="tests.support.bad_serve",
-        environment={ROUTES: "right={}:{}".format(*starting.address)},
-        wait=False,
-    )
-    try:
+    with ExitStack() as ends:
+        network = BadNetwork()
+        ends.callback(network.close)
+        joining = network.route(("127.0.0.1", supervisor))
+        starting = network.route(("127.0.0.1", agent_port))
+        here = ("--host", "127.0.0.1", "--port", str(agent_port))
+        agent = AgentProcess.joining(joining.address, token, *here)
+        ends.callback(agent.kill)
+        served = Served(
+            [
+                *(str(model), *OPTIONS, "--agents", "1", "--token-file", str(token)),
+                *("--listen-agents", f"127.0.0.1:{supervisor}"),
+                *("--agent-lease", f"{NODE_LEASE:g}"),
+            ],
+            program="tests.support.bad_serve",
+            environment={ROUTES: "right={}:{}".format(*starting.address)},
+            wait=False,
+        )
+        ends.callback(served.kill)
         assert served.wait_until_ready(), served.output + agent.output
         yield Site(network, joining, starting, served, agent)
-    finally:
-        served.kill()
-        agent.kill()
-        network.close()
 
 
 @served_seeds

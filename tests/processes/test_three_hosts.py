@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -27,6 +28,8 @@ NAMES = ("left", "middle", "right")
 PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8, [9])
 TOKENS, LONG = 24, 120
 LEASE, GRACE = 3.0, 60.0
+MOVE_AFTER = 8.0
+"""Longer than a link is pulled where nodes are to wait for it."""
 ANOTHER_TOKEN = "fedcba9876543210" * 4
 OPTIONS = (
     *("--ffn-gpus", "2", "--attn-tp", "2", "--ffn-tp", "2", "--micro-batches", "1"),
@@ -75,21 +78,18 @@ def expected(model: Path) -> dict[int, list[int]]:
 def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     may_make_hosts()
     token = write_token(tmp_path_factory.mktemp("site"))
-    with network(3) as net:
-        agents = [
-            AgentProcess(net, host, name, token)
-            for host, name in zip(net.hosts, NAMES, strict=True)
-        ]
-        places = [word for place in PLACES for word in ("--place", place)]
-        options = (str(model), *OPTIONS, *places, "--agent-lease", f"{LEASE:g}")
+    places = [word for place in PLACES for word in ("--place", place)]
+    options = (str(model), *OPTIONS, *places, "--agent-lease", f"{LEASE:g}")
+    options = (*options, "--move-nodes-after", f"{MOVE_AFTER:g}")
+    with network(3) as net, ExitStack() as ends:
+        agents = []
+        for host, name in zip(net.hosts, NAMES, strict=True):
+            agents.append(AgentProcess(net, host, name, token))
+            ends.callback(agents[-1].kill)
         served = serve_on(net, token, *options, agents=3)
-        try:
-            wait_until_ready(served, agents)
-            yield Site(net, token, served, agents)
-        finally:
-            served.kill()
-            for agent in agents:
-                agent.kill()
+        ends.callback(served.kill)
+        wait_until_ready(served, agents)
+        yield Site(net, token, served, agents)
 
 
 def answer(served: Served, prompt: list[int], tokens: int) -> list[int]:
@@ -217,3 +217,36 @@ def await_that(holds: Callable[[], object], said: Callable[[], str]) -> None:
     while not holds():
         assert monotonic() < deadline, said()
         sleep(0.05)  # lines are read by a thread that tells nobody
+
+
+# --- a host that stays away -----------------------------------------------------------------------
+
+
+def test_the_nodes_of_a_host_that_stays_away_are_started_on_another(
+    site: Site, expected: dict[int, list[int]]
+) -> None:
+    """The last of these tests: a stream waits for it, and its tokens are those of other ranks of
+    the same sizes."""
+    name = host_of(site, 2)
+    host = site.network.hosts[NAMES.index(name)]
+    events = stream(site.served, PROMPTS[0], LONG, temperature=0, return_token_ids=True)
+    told = tokens_of(next(events))
+    host.unplug()
+    for event in events:
+        told += tokens_of(event)
+    assert told == expected[LONG]
+    new = host_of(site, 2)
+    assert new != name
+    assert f"expert node 1 is started on host {new}" in site.served.output
+    assert {"expert-1", "expert-1.1"} <= set(site.agents[NAMES.index(new)].nodes())
+    host.plug()
+    site.agents[NAMES.index(name)].await_nodes(0, GRACE)
+    await_that(lambda: f"host {name} is back" in site.served.output, lambda: site.served.output)
+    assert answer(site.served, PROMPTS[1], TOKENS) == expected[1]
+    assert host_of(site, 2) == new, "it stays where it is"
+
+
+def host_of(site: Site, place: int) -> str:
+    nodes = httpx.get(f"{site.served.url}/admin/nodes", timeout=30).json()["nodes"]
+    name: str = nodes[place]["host"]
+    return name

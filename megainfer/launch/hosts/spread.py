@@ -10,7 +10,7 @@ from megainfer.launch.fit import experts_on_the_move, fitting_blocks, overhead_o
 from megainfer.launch.hosts.places import Host, Places, place_nodes
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.memory import Ledger, attention_node, expert_node
+from megainfer.memory import Ledger, attention_node, expert_node, kv_block_bytes
 from megainfer.messages.message import Role
 from megainfer.topology import (
     CoreAssignment,
@@ -124,6 +124,23 @@ def _fitting_blocks(plan: Plan, host: Host) -> int | None:
     processes = sum(plan.ranks(role) for role, _ in nodes)
     others = overhead_of(own, processes, None, 0).ledger
     return fitting_blocks(own, plan.spec, plan.precision, plan.max_model_len, free, others)
+
+
+def needs_of(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> int:
+    """Bytes that these nodes take of a host, with what comes with their processes. One that joined
+    while it served counts as the largest of its role."""
+    largest = max(range(plan.num_expert), key=lambda node: plan.expert_ledger(node).total)
+    known = [
+        (role, node if role is Role.ATTENTION or node < plan.num_expert else largest)
+        for role, node in nodes
+    ]
+    block = kv_block_bytes(plan.spec, plan.precision, plan.config.attn_tp)
+    caches = plan.num_blocks * block + plan.num_states * plan.spec.state_bytes
+    attention = sum(role is Role.ATTENTION for role, _ in nodes)
+    own = replace(plan.config, attn_gpus=attention)
+    processes = sum(plan.ranks(role) for role, _ in nodes)
+    others = overhead_of(own, processes, None, 0).ledger
+    return _beside_caches(plan, known).total + attention * caches + others.total
 
 
 def _beside_caches(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> Ledger:
