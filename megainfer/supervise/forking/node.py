@@ -73,16 +73,24 @@ def main_of(plan: Plan, task: NodeTask, seat: LeadingSeat[Any] | None) -> ChildM
 
     if plan.config.colocated:
         return partial(run_colocated, plan=plan, weights=task.weights)
-    common = {
-        "plan": plan,
-        "node": task.node,
-        "measures": task.measures,
-        "weights": task.weights,
-        "seat": seat,
-    }
     if task.role is Role.ATTENTION:
-        return partial(run_attention, **common)
-    return partial(run_expert, placement=task.placement or plan.placement, **common)
+        return partial(
+            run_attention,
+            plan=plan,
+            node=task.node,
+            measures=task.measures,
+            weights=task.weights,
+            seat=seat,
+        )
+    return partial(
+        run_expert,
+        plan=plan,
+        node=task.node,
+        measures=task.measures,
+        placement=task.placement or plan.placement,
+        weights=task.weights,
+        seat=seat,
+    )
 
 
 def _others(plan: Plan, task: NodeTask, seats: RankSeats[Any]) -> list[ChildMain]:
@@ -90,11 +98,20 @@ def _others(plan: Plan, task: NodeTask, seats: RankSeats[Any]) -> list[ChildMain
     from megainfer.attention_node.ranks import following as halves
     from megainfer.expert_node import following as experts
 
-    common = {"plan": plan, "node": task.node, "weights": task.weights}
+    node, weights = task.node, task.weights
     if task.role is Role.ATTENTION:
-        return [partial(halves.run_following, seat=seat, **common) for seat in seats.others]
-    placement = task.placement or plan.placement
+        return [
+            partial(halves.run_following, plan=plan, node=node, seat=seat, weights=weights)
+            for seat in seats.others
+        ]
     return [
-        partial(experts.run_following, seat=seat, placement=placement, **common)
+        partial(
+            experts.run_following,
+            plan=plan,
+            node=node,
+            seat=seat,
+            placement=task.placement or plan.placement,
+            weights=weights,
+        )
         for seat in seats.others
     ]
