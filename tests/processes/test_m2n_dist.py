@@ -355,7 +355,7 @@ def test_a_later_payload_does_not_land_before_an_earlier_one(
     attention.set_epoch(1, [0])
     expert.set_epoch(1, [0])
     for _ in range(2):
-        attention.dispatch(0, 0, torch.ones(1, GEOMETRY.hidden_size), [part_of(1)])
+        attention.dispatch(0, 0, torch.ones(1, GEOMETRY.hidden_size), [part_of(1), part_of(0)])
         double(expert, 1)
         until(attention, attention.poll)
     kinds: list[link.ControlFrame] = []
@@ -367,16 +367,16 @@ def test_a_later_payload_does_not_land_before_an_earlier_one(
     monkeypatch.setattr(
         to_attention, "_take", lambda *words: (may_take.wait(SECONDS), take(*words))[1]
     )
-    attention.dispatch(0, 0, torch.full((3, GEOMETRY.hidden_size), 3.0), [part_of(3)])
+    attention.dispatch(0, 0, torch.full((3, GEOMETRY.hidden_size), 3.0), [part_of(3), part_of(0)])
     attention.set_epoch(2, [0])
     hidden = torch.full((1, GEOMETRY.hidden_size), 7.0)
-    attention.dispatch(0, 0, hidden, [part_of(1)])
+    attention.dispatch(0, 0, hidden, [part_of(1), part_of(0)])
     expert.set_epoch(2, [0])
     may_take.set()
     assert torch.equal(double(expert, 1), hidden)
     assert kinds == [link.ControlFrame.BELL, link.ControlFrame.LATE]
     until(attention, attention.poll)
-    attention.dispatch(0, 0, hidden, [part_of(1)])
+    attention.dispatch(0, 0, hidden, [part_of(1), part_of(0)])
     assert kinds[-1] == link.ControlFrame.BELL, "all has arrived, as the reply has told"
     assert torch.equal(double(expert, 1), hidden)
 
