@@ -10,7 +10,7 @@ from megainfer.launch.fit import experts_on_the_move, fitting_blocks, overhead_o
 from megainfer.launch.hosts.places import Host, Places, place_nodes
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.memory import Ledger, attention_node, expert_node, kv_block_bytes
+from megainfer.memory import NODE_BYTES, Ledger, attention_node, expert_node, kv_block_bytes
 from megainfer.messages.message import Role
 from megainfer.topology import (
     CoreAssignment,
@@ -137,10 +137,9 @@ def needs_of(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> int:
     block = kv_block_bytes(plan.spec, plan.precision, plan.config.attn_tp)
     caches = plan.num_blocks * block + plan.num_states * plan.spec.state_bytes
     attention = sum(role is Role.ATTENTION for role, _ in nodes)
-    own = replace(plan.config, attn_gpus=attention)
     processes = sum(plan.ranks(role) for role, _ in nodes)
-    others = overhead_of(own, processes, None, 0).ledger
-    return _beside_caches(plan, known).total + attention * caches + others.total
+    beside = attention * (caches + plan.config.grammar_memory) + processes * NODE_BYTES
+    return _beside_caches(plan, known).total + beside
 
 
 def _beside_caches(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> Ledger:
