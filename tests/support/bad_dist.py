@@ -13,11 +13,13 @@ from typing import Any
 from torch._C._distributed_c10d import Store
 
 from megainfer.errors import MegaInferError
+from megainfer.m2n.dist import groups, link
 from megainfer.m2n.dist.channel import Completion, Group
 from megainfer.m2n.dist.groups import Groups
 from megainfer.m2n.dist.listening import Address
 from megainfer.m2n.dist.ports import DistAttentionPort, DistExpertPort
 from megainfer.m2n.geometry import Geometry
+from megainfer.m2n.host import meeting
 from megainfer.m2n.roads import Seat
 from megainfer.topology import Membership
 from tests.support.bad_network import BadNetwork, Fault, Manners, Way, drawn, drawn_fault
@@ -31,10 +33,18 @@ FAULTS = (0, 1, 1, 1, 2, 3)
 """How many of an instance's connections something befalls, as they are first made or made again."""
 BAD_MEETINGS = 2
 MOST_MEETINGS = 8
+PATIENT_SECONDS = 15.0
 _SOCKADDR_BYTES = 8
 _INET = (2).to_bytes(2, "little")
 
 CONNECTIONS = ("control", "to-expert", "to-attention")
+
+
+def be_patient() -> float:
+    """In this process, whose bounds were made short: seconds for a meeting, from now on."""
+    link.SILENCE_SECONDS = 10
+    link.GROUP_SECONDS = groups.GROUP_SECONDS = meeting.HANDSHAKE_SECONDS = PATIENT_SECONDS
+    return PATIENT_SECONDS
 
 
 class RoutedStore(Store):
@@ -127,10 +137,10 @@ class BadHub:
         road = replace(self._road, host=ATTENTION_HOST)
         port = DistAttentionPort(road, Seat(self._geometry, index))
         site = port._site
-        groups = RoutedGroups(site.terms.groups, self.network, ATTENTION_HOST)
-        site.terms = replace(site.terms, groups=groups)
+        routed = RoutedGroups(site.terms.groups, self.network, ATTENTION_HOST)
+        site.terms = replace(site.terms, groups=routed)
         self.attention.append(port)
-        self.groups.append(groups)
+        self.groups.append(routed)
         return port
 
     def expert_port(self, index: int) -> DistExpertPort:
@@ -150,7 +160,9 @@ class BadHub:
 
     def meet(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Again and again, as the supervisor has them, until they have."""
-        for _ in range(MOST_MEETINGS):
+        for number in range(MOST_MEETINGS):
+            if number > BAD_MEETINGS:
+                self._seconds = be_patient()  # it is this machine that is slow
             wishes = [(pair, self._drawn(pair)) for pair in pairs]
             with ThreadPoolExecutor(len(wishes)) as threads:
                 met = list(threads.map(lambda wish: self._meet(*wish), wishes))
