@@ -2,6 +2,7 @@
 the undisturbed ones, whatever is lost is named, and nothing waits for ever."""
 
 import logging
+import os
 import re
 import threading
 import traceback
@@ -87,7 +88,8 @@ def tried(reference: Reference, seed: int) -> str:
         except EOFError:
             text = "its process has ended"
         process.join(END_SECONDS)
-        return f"{text} (seed {seed}, exit status {process.exitcode})"
+        assert process.exitcode == 0, f"seed {seed}: {text}, exit status {process.exitcode}"
+        return f"{text} (seed {seed})"
     finally:
         process.kill()
         process.join(END_SECONDS)
@@ -96,10 +98,11 @@ def tried(reference: Reference, seed: int) -> str:
 
 def told(to: Connection, reference: Reference, seed: int) -> None:
     try:
-        to.send(trial(reference, seed))
+        text = trial(reference, seed)
     except BaseException:  # the process boundary
-        to.send(traceback.format_exc())
-        raise
+        text = traceback.format_exc()
+    to.send(text)
+    os._exit(0)  # what else an end does is for processes that no thread has forked
 
 
 def trial(reference: Reference, seed: int) -> str:
