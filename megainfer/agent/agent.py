@@ -39,7 +39,7 @@ from megainfer.messages.hosts import (
 )
 from megainfer.messages.message import Role
 from megainfer.supervise.child import fork_process
-from megainfer.supervise.libraries import load_libraries
+from megainfer.supervise.forking.libraries import load_libraries
 from megainfer.supervise.signals import Interrupted, Signals
 
 log = logging.getLogger("megainfer")

@@ -17,7 +17,7 @@ from megainfer.launch.machine import Machine
 from megainfer.planner.costs import ModelCosts
 from megainfer.planner.hardware import Device
 from megainfer.planner.live.naming import beside, colocated, of_cores
-from megainfer.supervise.libraries import load_libraries
+from megainfer.supervise.forking.libraries import load_libraries
 
 if TYPE_CHECKING:  # which loads torch
     from megainfer.calibration.kernels import Sizes

@@ -74,6 +74,15 @@ class HostOptions:
             help="Silence after which a host counts as lost here, and there ends its nodes.",
         ),
     ] = LEASE_SECONDS
+    move_nodes_after: Annotated[
+        float | None,
+        Option(
+            rich_help_panel=HOSTS,
+            metavar="SECONDS",
+            show_default="they wait for their host",
+            help="Once it serves: when the nodes of a host that stays away are started on others.",
+        ),
+    ] = None
 
     def places(self) -> dict[tuple[Role, int], str]:
         """The wishes for nodes. Raises ConfigError."""
@@ -95,13 +104,18 @@ class HostOptions:
         check_seconds("--agent-lease", self.agent_lease)
         check_seconds("--agents-timeout", self.agents_timeout)
         waits = self.agent_lease, self.agents_timeout
-        return open_reception(self.agents, self.listen_agents, self.token_file, *waits)
+        reception = open_reception(self.agents, self.listen_agents, self.token_file, *waits)
+        if self.move_nodes_after is not None:
+            check_seconds("--move-nodes-after", self.move_nodes_after)
+            reception.move_after = self.move_nodes_after
+        return reception
 
     def _check_unused(self) -> None:
         given = {
             "--listen-agents": self.listen_agents,
             "--token-file": self.token_file,
             "--place": self.place,
+            "--move-nodes-after": self.move_nodes_after is not None,
         }
         for flag, value in given.items():
             if value:

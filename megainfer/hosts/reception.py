@@ -54,7 +54,7 @@ class _Agent:
 class Reception:
     """Of one instance. token: what agents have to prove that they have. lease: seconds of silence
     after which one counts as lost, and its nodes with it. patience: seconds for which a start waits
-    for one that is lost."""
+    for one that is lost. `move_after`: seconds after which nodes of one that is lost are moved."""
 
     def __init__(
         self, strangers: Strangers[FromAgent], token: bytes, lease: float, patience: float
@@ -63,6 +63,7 @@ class Reception:
         self.token = token
         self.lease = lease
         self._patience = patience
+        self.move_after = inf
         self._agents: dict[str, _Agent] = {}
         self._lost: dict[str, tuple[float, str]] = {}  # when and why, of those that aren't back
 
@@ -145,6 +146,15 @@ class Reception:
                 f"host {name} is lost ({why}) and not back within {self._patience:g} s; start its "
                 "agent again, or use a larger --agents-timeout"
             )
+
+    def stays_away(self, name: str) -> bool:
+        """Whether this host was lost so long ago that its nodes are to be moved."""
+        since, _ = self._lost.get(name, (inf, ""))
+        return monotonic() - since > self.move_after
+
+    def hosts(self) -> list[Host]:
+        """Those on which nodes can be started now."""
+        return [agent.host for name, agent in self._agents.items() if self.is_there(name)]
 
     def listens_at(self, name: str) -> Address:
         """Where the agent of a host that is there takes nodes."""

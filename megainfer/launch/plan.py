@@ -275,8 +275,7 @@ class Plan:
         if self.routing_bytes:
             kept = self.num_blocks * BLOCK_SIZE * self.routing_bytes
             own += Ledger((("routed experts", kept),))
-        if ranks > 1:
-            own += Ledger(((SHARED_BY_RANKS, self.half_layout.total_bytes),))
+        own += self.shared_by_ranks(Role.ATTENTION)
         if not self.devices.attention:
             return own
         needs = self._gpu_needs
@@ -293,17 +292,18 @@ class Plan:
             moving,
             on_gpu=bool(self.devices.experts),
         )
-        own += self._shared_by_ranks
+        own += self.shared_by_ranks(Role.EXPERT)
         if not self.devices.experts or self.config.colocated:
             return own
         return own + self._gpu_needs.experts(self.devices.experts[node])
 
-    @property
-    def _shared_by_ranks(self) -> Ledger:
-        """Of one expert node: what its ranks share, as far as rows of the nodes to begin with take
-        memory there."""
-        if self.config.ffn_tp == 1:
+    def shared_by_ranks(self, role: Role) -> Ledger:
+        """Of one node: what its ranks share, as far as rows of the nodes to begin with take memory
+        there."""
+        if self.ranks(role) == 1:
             return Ledger()
+        if role is Role.ATTENTION:
+            return Ledger(((SHARED_BY_RANKS, self.half_layout.total_bytes),))
         rows = self.num_attention * self.config.max_num_batched_tokens
         return Ledger(((SHARED_BY_RANKS, self._rows_layout(rows).total_bytes),))
 

@@ -305,3 +305,42 @@ def test_instances_are_served_and_their_tokens_compared(
     for own in found.values():
         assert own["as_before"] == 1.0
         assert own["tokens_per_second"] > 0
+
+
+# --- ratio and footprint --------------------------------------------------------------------------
+
+
+def test_no_ratio_is_faster_than_its_set_times_allow(tmp_path: Path) -> None:
+    layers, batch, t_a, t_a_row = 2, 4, 3.0, 500.0
+    options = {
+        "--devices": 3,
+        "--layers": layers,
+        "--batch": batch,
+        "--experts": 6,
+        "--top-k": 2,
+        "--t-a": t_a,
+        "--t-a-row": t_a_row,
+        "--duration": 0.4,
+        "--warm-up": 0.1,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    report = report_of(tmp_path, "ratio.py", *words, "--attention", "1", "2", "--m", "1", "2")
+    paces = {(row["attention"], row["micro_batches"]): row for row in report["results"]}
+    assert set(paces) == {(attention, m) for attention in (0, 1, 2) for m in (1, 2)}
+    for (attention, m), row in paces.items():
+        a_layer = (t_a + t_a_row / 1e3 * batch / m) / 1e3
+        most = (attention or 3) * batch / m / (layers * a_layer)
+        assert 0 < row["tokens_per_second"] < 1.02 * most
+
+
+def test_a_footprint_grows_with_peers_as_it_is_counted_on_paper(tmp_path: Path) -> None:
+    """Each pair is a thread of ours, two of gloo's, and three connections."""
+    sizes = ("--nodes", "1x1", "1x2", "--roads", "dist", "--paper", "1x2", "1x16")
+    report = report_of(tmp_path, "footprint.py", *sizes)
+    found = {(row["nodes"], row["role"]): row for row in report["results"]}
+    one, two = found["1x1", "attention"], found["1x2", "attention"]
+    assert two["threads"] - one["threads"] == 3
+    assert two["descriptors"] - one["descriptors"] >= 3
+    assert found["1x2 on paper", "attention"]["threads"] == two["threads"]
+    assert found["1x16 on paper", "attention"]["threads"] == one["threads"] + 15 * 3
+    assert two["meeting"] > 0
