@@ -298,7 +298,9 @@ class ChatRequest(SamplingFields):
     """POST /v1/chat/completions"""
 
     messages: Annotated[
-        list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+        list[ChatMessage],
+        Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES),
+        counted("messages", MAX_MESSAGES, "items"),
     ]
     max_completion_tokens: Integer | None = None
     logprobs: bool | None = None

@@ -16,6 +16,8 @@ from megainfer.messages.from_child import Release, Renew, Resize, UpdateWeights
 from megainfer.messages.pausing import SetPause
 from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans
 from megainfer.planner.live.expected import Outlook
+from megainfer.sharing.rests import Rests
+from server.http.beginnings import Beginnings
 from server.http.keys import Keys
 from server.http.occupancy import Occupancy
 from server.openai.served_model import ServedModel
@@ -51,6 +53,7 @@ class Instance:
     options: ServingOptions
     board: NodeBoard
     occupancy: Occupancy
+    beginnings: Beginnings
     health: Health
     readiness: Readiness
     tracer: Tracer
@@ -139,6 +142,7 @@ def assemble(
         options=options,
         board=around.board,
         occupancy=occupancy,
+        beginnings=Beginnings(Rests(occupancy.others)),
         health=health,
         readiness=Readiness(engine, health, around.board, around.ask),
         tracer=Tracer(around.ask, around.processes, around.siblings.own * TICKETS),
