@@ -14,6 +14,7 @@ from megainfer.compute.cpu.kernels import library
 from megainfer.config import format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
+from megainfer.launch.plan import SPIN_SECONDS
 from megainfer.planner.costs import ModelCosts
 from megainfer.planner.hardware import Device
 from megainfer.planner.live.naming import beside, colocated, of_cores
@@ -114,7 +115,7 @@ class _Setting:
 def _host(working: int, tell: Tell) -> _Host:
     from megainfer.calibration import toy
     from megainfer.calibration.host import COLOCATED, SHARED, SPLIT, measure_host, measure_layers
-    from megainfer.calibration.layers import Served, taking_turns
+    from megainfer.calibration.layers import Served, among_sleepers, taking_turns
 
     arrangements = (SHARED, SPLIT, COLOCATED)
     with tempfile.TemporaryDirectory(prefix="megainfer-calibrate-") as scratch:
@@ -128,6 +129,7 @@ def _host(working: int, tell: Tell) -> _Host:
         layers = measure_layers(folder, bulky.layers, arrangements)
         served = [Served(costs, *times) for times in layers]
     turns = taking_turns(shared, colocated, served[0], served[2])
+    split = among_sleepers(split, served[1], SPIN_SECONDS)
     return _Host(turns, split, colocated, served[1], served[2])
 
 
@@ -156,12 +158,11 @@ def _devices(wish: Wish, machine: Machine, setting: _Setting, tell: Tell) -> Ite
         if count == total:
             continue
         own, others, name = machine.cores[:count], machine.cores[count:], of_cores(wish.name, count)
-        tell(f"kernels on {count} of {total} cores")
-        yield made(name, count, measure_kernels(own, (), sizes), host.split)
-        tell("the same beside others that read memory")
-        contended = measure_kernels(own, others, sizes)
+        tell(f"kernels on {count} of {total} cores, alone and beside others that read memory")
+        alone, contended = measure_kernels(own, ((), others), sizes)
+        yield made(name, count, alone, host.split)
         yield made(beside(name), count, contended, host.split)
     tell("kernels on all cores")
-    whole = measure_kernels(machine.cores, (), sizes)
+    (whole,) = measure_kernels(machine.cores, sizes=sizes)
     yield made(of_cores(wish.name, total), total, whole, host.shared)
     yield made(colocated(wish.name), total, whole, host.colocated)
