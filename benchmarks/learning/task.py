@@ -1,5 +1,5 @@
-"""Running sums with a scratchpad: `a3b8c5d9=` is answered `a33b81c56d95`, each digit under its
-letter with the sum so far, modulo 10. A reward is for the whole scratchpad, so that it checks
+"""Running sums with a scratchpad: `A3B4C1D4=` is answered `a33b42c13d42`, each digit under its
+letter with the sum so far, modulo 5. A reward is for the whole scratchpad, so that it checks
 every step; a right last sum alone is worth nothing."""
 
 import json
@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase, digits
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 END = "<|end|>"
 LETTERS = ascii_lowercase[:16]
-SIGNS = (END, *"0123456789", *LETTERS, "=")
+NAMES = ascii_uppercase[: len(LETTERS)]
+BASE = 5
+"""Digits are below it."""
+NAMED = tuple(name + digit for name in NAMES for digit in digits[:BASE])
+"""Digits of a problem: a token each, so that a digit is found by its letter at once."""
+SIGNS = (END, *digits[:BASE], *LETTERS, *NAMES, "=", *NAMED)
 GOES_ON = 0.8
 """Of problems with so many digits, the share that has more."""
 
@@ -26,8 +31,8 @@ class Task:
 
     @property
     def prompt_tokens(self) -> int:
-        """At most: two a digit, and the sign at the end."""
-        return 2 * self.longest + 1
+        """At most: one a digit, and the sign at the end."""
+        return self.longest + 1
 
     @property
     def answer_tokens(self) -> int:
@@ -44,7 +49,7 @@ class Task:
         count = 2
         while count < self.longest and random.random() < GOES_ON:
             count += 1
-        return [random.randrange(10) for _ in range(count)]
+        return [random.randrange(BASE) for _ in range(count)]
 
     def write_problems(self, path: Path, count: int, seed: int) -> Path:
         """As the trainer reads them."""
@@ -57,34 +62,40 @@ class Task:
         return path
 
 
+def read_problems(path: Path) -> list[tuple[str, str]]:
+    """Prompt and answer of each that was written there."""
+    rows = map(json.loads, path.read_text().splitlines())
+    return [(row["prompt"], row["answer"]) for row in rows]
+
+
 def prompt_of(problem: Sequence[int]) -> str:
     """
-    >>> prompt_of([3, 8, 5, 9])
-    'a3b8c5d9='
+    >>> prompt_of([3, 4, 1, 4])
+    'A3B4C1D4='
     """
-    named = zip(LETTERS, problem, strict=False)
-    return "".join(f"{letter}{digit}" for letter, digit in named) + "="
+    return "".join(f"{name}{digit}" for name, digit in zip(NAMES, problem, strict=False)) + "="
 
 
 def answer_of(problem: Sequence[int], random: Random | None = None, sloppy: float = 0.0) -> str:
     """The scratchpad. sloppy: the share of steps with a sum that is anything; those that follow go
     on from it.
 
-    >>> answer_of([3, 8, 5, 9])
-    'a33b81c56d95'
+    >>> answer_of([3, 4, 1, 4])
+    'a33b42c13d42'
     """
     steps, total = [], 0
     for letter, digit in zip(LETTERS, problem, strict=False):
-        total = (total + digit) % 10
+        total = (total + digit) % BASE
         if random is not None and random.random() < sloppy:
-            total = random.randrange(10)
+            total = random.randrange(BASE)
         steps.append(f"{letter}{digit}{total}")
     return "".join(steps)
 
 
 def write_tokenizer(folder: Path) -> Tokenizer:
     """A token a sign."""
-    tokenizer = Tokenizer(models.BPE({sign: token for token, sign in enumerate(SIGNS)}, []))
+    merges = [(name[0], name[1]) for name in NAMED]
+    tokenizer = Tokenizer(models.BPE({sign: token for token, sign in enumerate(SIGNS)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END])
