@@ -52,13 +52,12 @@ class Task:
         return [random.randrange(BASE) for _ in range(count)]
 
     def write_problems(self, path: Path, count: int, seed: int) -> Path:
-        """As the trainer reads them."""
-        random = Random(seed)
-        with path.open("w") as file:
-            for _ in range(count):
-                problem = self.digits(random)
-                row = {"prompt": prompt_of(problem), "answer": answer_of(problem)}
-                file.write(json.dumps(row) + "\n")
+        """As the trainer reads them; a file that is there stays: another run may be reading it."""
+        if not path.exists():
+            random = Random(seed)
+            problems = [self.digits(random) for _ in range(count)]
+            rows = [{"prompt": prompt_of(own), "answer": answer_of(own)} for own in problems]
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         return path
 
 
