@@ -1,6 +1,6 @@
-"""Running sums with a scratchpad: `A3B4C1D4=` is answered `a33b42c13d42`, each digit under its
-letter with the sum so far, modulo 5. A reward is for the whole scratchpad, so that it checks
-every step; a right last sum alone is worth nothing."""
+"""Running sums with a scratchpad: `A3B4C1D4=` is answered `a3yb4xc1yd4x`, each digit under its
+letter with the sum so far, modulo 5 and spelled `v` to `z`. A reward is for the whole scratchpad,
+so that it checks every step; a right last sum alone is worth nothing."""
 
 import json
 from collections.abc import Sequence
@@ -12,14 +12,15 @@ from string import ascii_lowercase, ascii_uppercase, digits
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 END = "<|end|>"
-LETTERS = ascii_lowercase[:16]
+LETTERS = ascii_lowercase[:12]
 NAMES = ascii_uppercase[: len(LETTERS)]
 BASE = 5
 """Digits are below it."""
+SUMS = ascii_lowercase[-BASE:]
 NAMED = tuple(name + digit for name in NAMES for digit in digits[:BASE])
 """Digits of a problem: a token each, so that a digit is found by its letter at once."""
-SIGNS = (END, *digits[:BASE], *LETTERS, *NAMES, "=", *NAMED)
-GOES_ON = 0.8
+SIGNS = (END, *digits[:BASE], *SUMS, *LETTERS, *NAMES, "=", *NAMED)
+GOES_ON = 0.75
 """Of problems with so many digits, the share that has more."""
 
 
@@ -44,10 +45,10 @@ class Task:
         """Of both together."""
         return self.prompt_tokens + self.answer_tokens
 
-    def digits(self, random: Random) -> list[int]:
+    def digits(self, random: Random, goes_on: float = GOES_ON) -> list[int]:
         """Of a problem: 2 to `longest`, few of them long."""
         count = 2
-        while count < self.longest and random.random() < GOES_ON:
+        while count < self.longest and random.random() < goes_on:
             count += 1
         return [random.randrange(BASE) for _ in range(count)]
 
@@ -80,14 +81,14 @@ def answer_of(problem: Sequence[int], random: Random | None = None, sloppy: floa
     on from it.
 
     >>> answer_of([3, 4, 1, 4])
-    'a33b42c13d42'
+    'a3yb4xc1yd4x'
     """
     steps, total = [], 0
     for letter, digit in zip(LETTERS, problem, strict=False):
         total = (total + digit) % BASE
         if random is not None and random.random() < sloppy:
             total = random.randrange(BASE)
-        steps.append(f"{letter}{digit}{total}")
+        steps.append(f"{letter}{digit}{SUMS[total]}")
     return "".join(steps)
 
 
