@@ -13,18 +13,12 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import write_checkpoint
+from tests.support.instruments import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 LAYERS = 3
 MICRO_BATCHES = [1, 2, 3]
 NEXT_KIND = {"dispatch": "expert", "expert": "combine", "combine": "dispatch"}
 Event = dict[str, Any]
-
-
-def run(instrument: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "benchmarks" / instrument, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
 
 
 def report_of(folder: Path, instrument: str, *arguments: str | Path) -> dict[str, Any]:
@@ -245,46 +239,6 @@ def test_balancing_shows_four_tables_and_real_nodes() -> None:
     found = [float(t) for t in re.findall(r"│ +[0-9.]+ s │ +[0-9.]+ │ +([0-9.]+) │", shown)]
     assert len(found) == 2
     assert all(tokens > 0 for tokens in found)
-
-
-# --- learning ------------------------------------------------------------------------------------
-
-
-def learning(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
-    """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
-    report = folder / "runs.jsonl"
-    finished = run("rl_learning.py", "--folder", folder, *arguments, "--json", report)
-    assert finished.returncode == 0, finished.stderr
-    found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
-    for name, each in found.items():
-        assert "cores" in each["hardware"]
-        each["rows"] = lines_of(folder / name / "metrics.jsonl")
-    return found
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_rl_learning_reports_what_runs_have_spent(tmp_path: Path) -> None:
-    sizes = ("--longest", "4", "--steps", "2", "--prompts", "2", "--answers", "2")
-    short = ("--held-out", "3", "--warm-up", "2", "--first", "1", "--evaluations", "2")
-    plot = tmp_path / "curves.png"
-    more = ("--shorter", "4", "--plot", str(plot))
-    found = learning(tmp_path, "--arms", "tppo,grpo", *sizes, *short, *more)
-    assert found.keys() == {"tppo-0", "grpo-0"}
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    for name, run in found.items():
-        rows, last, told = run["rows"], run["curve"][-1], run["summary"]
-        assert len(rows) == (8 if name == "tppo-0" else 2), "T-PPO's steps are shorter"
-        assert len(run["curve"]) == 2
-        assert last["step"] == len(rows)
-        assert last["tokens"] == sum(row["rollout/tokens"] for row in rows)
-        assert last["decode_steps"] == sum(row["rollout/longest"] for row in rows)
-        assert 0 < told["occupancy"] <= 1
-        assert 0 < told["engine_idle"] < 1
-        assert told["mismatch"] < 1e-4
-        assert told["decode_steps_to_solved"] is told["gpu_seconds_to_solved"] is None
 
 
 # --- whole instances on a GPU ---------------------------------------------------------------------
