@@ -158,11 +158,12 @@ def _devices(wish: Wish, machine: Machine, setting: _Setting, tell: Tell) -> Ite
         if count == total:
             continue
         own, others, name = machine.cores[:count], machine.cores[count:], of_cores(wish.name, count)
-        tell(f"kernels on {count} of {total} cores, alone and beside others that read memory")
-        alone, contended = measure_kernels(own, ((), others), sizes)
-        yield made(name, count, alone, host.split)
+        tell(f"kernels on {count} of {total} cores")
+        yield made(name, count, measure_kernels(own, (), sizes), host.split)
+        tell("the same beside others that read memory")
+        contended = measure_kernels(own, others, sizes)
         yield made(beside(name), count, contended, host.split)
     tell("kernels on all cores")
-    (whole,) = measure_kernels(machine.cores, sizes=sizes)
+    whole = measure_kernels(machine.cores, (), sizes)
     yield made(of_cores(wish.name, total), total, whole, host.shared)
     yield made(colocated(wish.name), total, whole, host.colocated)

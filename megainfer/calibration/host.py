@@ -14,10 +14,8 @@ from megainfer.sampling import SamplingParams
 ROWS = (1, 32)
 """Sequences that decode at once; what a step takes lies on a line between."""
 TOKENS = 96
-"""Of each sequence, for the toy."""
-BULKY_LAYERS = 480
-"""That each sequence passes in the bulky model, whose layers take a hundred times as long."""
-LEAST_TOKENS = 8
+"""Of each sequence, for the toy; the bulky one takes as long for a third of them."""
+BULKY_TOKENS = 32
 ROUNDS = 3
 ATTENTION_KINDS = ("combine", "attention", "dispatch", "shared")
 EXPERT_KINDS = ("expert", "reply")
@@ -54,12 +52,11 @@ def measure_layers(
     folder: of the bulky model, which has so many layers. All are loaded at once and asked in turn,
     since their differences are what matters.
     """
-    tokens = max(LEAST_TOKENS, BULKY_LAYERS // layers)
     with ExitStack() as stack:
         engines = [stack.enter_context(_engine(folder, each)) for each in nodes]
         for llm in engines:
-            _generate(llm, max(ROWS), LEAST_TOKENS)  # warm
-        rounds = [[_layers(llm, tokens, layers) for llm in engines] for _ in range(ROUNDS)]
+            _generate(llm, max(ROWS), BULKY_TOKENS)  # warm
+        rounds = [[_layers(llm, layers) for llm in engines] for _ in range(ROUNDS)]
     return [(_quickest(few), _quickest(many)) for few, many in _by_engine(rounds)]
 
 
@@ -90,8 +87,8 @@ def _engine(folder: Path, nodes: Mapping[str, Any]) -> Iterator[LLM]:
         yield llm
 
 
-def _layers(llm: LLM, tokens: int, layers: int) -> tuple[LayerTime, LayerTime]:
-    few, many = (_measure(llm, rows, tokens, layers) for rows in ROWS)
+def _layers(llm: LLM, layers: int) -> tuple[LayerTime, LayerTime]:
+    few, many = (_measure(llm, rows, BULKY_TOKENS, layers) for rows in ROWS)
     return few, many
 
 

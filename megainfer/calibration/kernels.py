@@ -24,12 +24,7 @@ from megainfer.compute.cpu.kernels.attention_layer import (
     block_shape,
     pack_attention,
 )
-from megainfer.compute.cpu.kernels.experts import (
-    CpuLayerExperts,
-    ExpertKernel,
-    PackedExpert,
-    on_large_pages,
-)
+from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel, on_large_pages
 from megainfer.compute.cpu.kernels.packed import PackedLinear, pack_norm
 from megainfer.compute.cpu.kernels.threads import Threads
 from megainfer.compute.experts import ExpertsShape
@@ -105,19 +100,10 @@ def products(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Case
     first = kernel.pack(weight, dtype)
     count = -(-sizes.working // first.panels.numel())
     # All cases go on where the last one was, so that none finds what another has just read.
-    turn = cycle([first, *(_copied(first) for _ in range(count - 1))])
+    turn = cycle([first, *(kernel.pack(weight, dtype) for _ in range(count - 1))])
     for rows in sizes.rows:
         work = partial(_product, kernel, turn, torch.full((rows, inputs), 0.5))
         yield Case(rows, 2.0 * rows * outputs * inputs, work)
-
-
-def _copied(linear: PackedLinear) -> PackedLinear:
-    """The same weights elsewhere, which takes much less than packing them again."""
-    panels, native = on_large_pages(linear.panels.numel()).copy_(linear.panels), linear.native
-    elsewhere = library.Linear(
-        panels.data_ptr(), None, native.inputs, native.outputs, native.format
-    )
-    return PackedLinear(elsewhere, panels, None)
 
 
 def calling(kernel: AttentionKernel, dtype: str) -> Case:
@@ -141,10 +127,7 @@ def experts(threads: Threads, dtype: str, sizes: Sizes) -> Iterator[Case]:
     count = -(-sizes.working // stored_bytes(weights, dtype))
     kernel = ExpertKernel(shape, dtype, threads)
     # As with products, all cases go on at the layer after the one that was last read.
-    gate_up = torch.full((2 * shape.intermediate, shape.hidden), 0.01)
-    down = torch.full((shape.hidden, shape.intermediate), 0.01)
-    one = CpuLayerExperts(kernel, 1).prepare(gate_up, down)
-    turn = cycle([_experts(kernel, one) for _ in range(count)])
+    turn = cycle([_experts(kernel) for _ in range(count)])
     for tokens, among in _draws(sizes):
         ids = _choices(tokens, among, shape.top_k)
         firsts = range(0, shape.experts - among + 1, among)
@@ -172,10 +155,13 @@ def _choices(tokens: int, among: int, top_k: int) -> Tensor:
     return chosen.to(torch.int32)
 
 
-def _experts(kernel: ExpertKernel, one: PackedExpert) -> CpuLayerExperts:
-    layer = CpuLayerExperts(kernel, kernel.shape.experts)
-    for expert in range(kernel.shape.experts):
-        layer.put(expert, layer.copied(one))
+def _experts(kernel: ExpertKernel) -> CpuLayerExperts:
+    shape = kernel.shape
+    layer = CpuLayerExperts(kernel, shape.experts)
+    gate_up = torch.full((2 * shape.intermediate, shape.hidden), 0.01)
+    down = torch.full((shape.hidden, shape.intermediate), 0.01)
+    for expert in range(shape.experts):
+        layer.put(expert, layer.prepare(gate_up, down))
     return layer
 
 

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,23 +17,15 @@ from megainfer.compute.cpu.kernels.experts import on_large_pages
 from megainfer.compute.cpu.kernels.threads import Threads
 
 
-def measure_kernels(
-    cores: Sequence[int], busy: Iterable[Sequence[int]] = ((),), sizes: Sizes = USUAL
-) -> Iterator[KernelTimes]:
-    """On a thread for each of these cores, once for each of `busy`: while others read memory on
-    these cores.
+def measure_kernels(cores: Sequence[int], busy: Sequence[int], sizes: Sizes = USUAL) -> KernelTimes:
+    """On a thread for each of these cores; others read memory on the `busy` ones meanwhile.
 
-    The calling thread is where it was before, between them and afterwards.
+    The calling thread is where it was before, afterwards.
     """
     with _on(cores):
         works = _works(Threads(len(cores)), sizes)
-    for others in busy:
-        with _on(cores), _readers(others, sizes.working):
+        with _readers(busy, sizes.working):
             seconds = undisturbed({key: case.work for key, case in works.items()})
-        yield _times(works, seconds)
-
-
-def _times(works: Mapping["Key", Case], seconds: Mapping["Key", float]) -> KernelTimes:
     times = {key: KernelTime(own.size, own.amount, seconds[key]) for key, own in works.items()}
 
     def of(kind: str, dtype: str) -> tuple[KernelTime, ...]:

@@ -181,7 +181,7 @@ def test_a_micro_batch_that_nobody_is_in_takes_no_turns(running: float, in_use: 
 
     def scrape(steps: int, at: float) -> Scrape:
         told = (
-            replace(sample, value=running) if "requests_running" in sample.name else sample
+            sample._replace(value=running) if "requests_running" in sample.name else sample
             for sample in samples(steps)
         )
         return Scrape.of(told, at)

@@ -2,14 +2,9 @@
 to do."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
-
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
+from math import expm1, log1p, sqrt
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +40,36 @@ class Held:
 
     def activated(self, rows: float) -> float:
         """Different experts that `rows` tokens choose here, on average: whose weights are read."""
-        return float(active(likelihoods_of([self]), rows).sum())
+        return sum(count * p for p, count in self.activity(rows))
+
+    def activity(self, rows: float) -> Iterator[tuple[float, int]]:
+        """(probability that one of `rows` tokens chooses it, experts of which that is true)."""
+        for likelihood, count in self.likelihoods:
+            yield _at_least_once(likelihood, rows), count
 
 
-def likelihoods_of(nodes: Sequence[Held]) -> Floats:
-    """[nodes, experts]: the probability that a token chooses each expert of each node; 0 where a
-    node has fewer than others."""
-    table = np.zeros((len(nodes), max(node.experts for node in nodes)))
-    for own, node in zip(table, nodes, strict=True):
-        own[: node.experts] = [p for p, count in node.likelihoods for _ in range(count)]
-    return table
+def active_at_most(activity: Sequence[tuple[float, int]]) -> list[float]:
+    """The probability that at most 0, 1, 2, … of these are active, each of them independently with
+    its own probability: a Poisson binomial distribution.
 
-
-def active(likelihoods: Floats, rows: float) -> Floats:
-    """The probabilities that one of `rows` tokens chooses each: 1 - (1 - p) ** rows, to full
-    precision also of few rows."""
-    certain = likelihoods >= 1
-    return np.where(certain, 1.0, -np.expm1(rows * np.log1p(-np.where(certain, 0.0, likelihoods))))
-
-
-def active_at_most(probabilities: Floats) -> Floats:
-    """[nodes, experts] -> [nodes, experts + 1]: the probability that at most 0, 1, 2, … of a node's
-    experts are active, each of them independently with its own probability: Poisson binomial
-    distributions.
-
-    >>> active_at_most(np.array([[0.5, 0.5]])).tolist()
-    [[0.25, 0.75, 1.0]]
+    >>> [round(p, 3) for p in active_at_most([(0.5, 2)])]
+    [0.25, 0.75, 1.0]
     """
-    nodes, experts = probabilities.shape
-    exactly = np.zeros((nodes, experts + 1))
-    exactly[:, 0] = 1.0
-    for p in probabilities.T[:, :, None]:
-        exactly[:, 1:] = exactly[:, 1:] * (1 - p) + exactly[:, :-1] * p
-        exactly[:, :1] *= 1 - p
-    return np.minimum(exactly.cumsum(axis=1), 1.0)
+    exactly = [1.0]
+    for p, count in activity:
+        for _ in range(count):
+            exactly = [
+                (exactly[n] * (1 - p) if n < len(exactly) else 0.0)
+                + (exactly[n - 1] * p if n else 0.0)
+                for n in range(len(exactly) + 1)
+            ]
+    below, total = [], 0.0
+    for p in exactly:
+        total += p
+        below.append(min(1.0, total))
+    return below
+
+
+def _at_least_once(probability: float, rows: float) -> float:
+    """1 - (1 - p) ** rows, to full precision also of few rows."""
+    return 1.0 if probability >= 1 else -expm1(rows * log1p(-probability))

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from math import comb, floor, log, sqrt
 
-import numpy as np
-
 from megainfer.errors import ConfigError
-from megainfer.planner.costs.held import Floats, Held, active, active_at_most, likelihoods_of
+from megainfer.planner.costs.held import Held, active_at_most
 from megainfer.planner.costs.popularity import Popularity, counts_inside
 from megainfer.planner.costs.straggling import normal_maximum
 from megainfer.planner.eplb import pack, replicate
@@ -39,8 +37,6 @@ class Nodes:
     most_experts: int
     count: int = field(init=False)
     _choices: tuple[tuple[float, float, int], ...] = field(init=False, repr=False, compare=False)
-    _likelihoods: Floats = field(init=False, repr=False, compare=False)
-    _counts: list[int] = field(init=False, repr=False, compare=False)
     _active: dict[float, float] = field(default_factory=dict, repr=False, compare=False)
     _active_there: dict[float, float] = field(default_factory=dict, repr=False, compare=False)
     _powers: list[float] = field(default_factory=list, repr=False, compare=False)
@@ -55,8 +51,6 @@ class Nodes:
                 found.append((held.choices, added, min(held.top_k, held.experts)))
         object.__setattr__(self, "_choices", tuple(found))
         object.__setattr__(self, "count", nodes)
-        object.__setattr__(self, "_likelihoods", likelihoods_of([held for held, _ in self.kinds]))
-        object.__setattr__(self, "_counts", [count for _, count in self.kinds])
 
     @classmethod
     def of(cls, held: Sequence[Held], most_experts: int) -> "Nodes":
@@ -112,28 +106,46 @@ class Nodes:
     def _most_active(self, rows: float) -> float:
         """However a token's choices fall, a node has its share of them, rounded up."""
         least = min(rows, 1.0) * -(-self.busiest.top_k // self.count)
-        probabilities = active(self._likelihoods, rows)
-        if self.most_experts <= FEW:
-            return max(least, _largest_of_few(probabilities, self._counts))
-        experts = [held.experts for held, _ in self.kinds]
-        return max(least, _largest_of_many(probabilities, experts, self._counts))
+        activities = [(list(held.activity(rows)), count) for held, count in self.kinds]
+        found = _largest_of_few if self.most_experts <= FEW else _largest_of_many
+        return max(least, found(activities))
 
 
-def _largest_of_few(probabilities: Floats, nodes: Sequence[int]) -> float:
+Activity = list[tuple[float, int]]
+"""(probability to be active, experts of which that is true)."""
+
+
+def _largest_of_few(activities: Sequence[tuple[Activity, int]]) -> float:
     """The mean of the largest number of active experts of these nodes: of k or more with what is
-    left of 1 when none has. probabilities: of one node of each kind. nodes: of each kind."""
-    below = active_at_most(probabilities)[:, :-1]
-    return float((1 - (below ** np.array(nodes)[:, None]).prod(axis=0)).sum())
+    left of 1 when none has."""
+    below = [(active_at_most(activity), nodes) for activity, nodes in activities]
+    most, mean = max(len(own) for own, _ in below) - 1, 0.0
+    for k in range(most):
+        none = 1.0
+        for own, nodes in below:
+            if k < len(own):
+                none *= own[k] ** nodes
+        mean += 1 - none
+    return mean
 
 
-def _largest_of_many(probabilities: Floats, experts: Sequence[int], nodes: Sequence[int]) -> float:
-    means = probabilities.sum(axis=1)
-    variances = (probabilities * (1 - probabilities)).sum(axis=1)
-    kinds = zip(means.tolist(), variances.tolist(), experts, nodes, strict=True)
+def _largest_of_many(activities: Sequence[tuple[Activity, int]]) -> float:
+    ranked = sorted(
+        (
+            (
+                sum(count * p for p, count in activity),
+                sum(count * p * (1 - p) for p, count in activity),
+                sum(count for _, count in activity),
+                nodes,
+            )
+            for activity, nodes in activities
+        ),
+        reverse=True,
+    )
     largest, so_far = 0.0, 0
-    for mean, variance, most, count in sorted(kinds, reverse=True):
-        so_far += count
-        largest = max(largest, min(most, mean + normal_maximum(so_far) * sqrt(variance)))
+    for mean, variance, experts, nodes in ranked:
+        so_far += nodes
+        largest = max(largest, min(experts, mean + normal_maximum(so_far) * sqrt(variance)))
     return largest
 
 

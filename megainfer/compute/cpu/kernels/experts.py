@@ -150,15 +150,6 @@ class CpuLayerExperts:
             packed.biases[1].copy_(biases[1])
         return packed
 
-    def copied(self, prepared: PackedExpert) -> PackedExpert:
-        """The same weights elsewhere, which takes much less than packing them again."""
-        packed = _taken(self._kernel)
-        packed.gate_up.copy_(prepared.gate_up)
-        packed.down.copy_(prepared.down)
-        for own, biases in zip(packed.biases or (), prepared.biases or (), strict=True):
-            own.copy_(biases)
-        return packed
-
     def put(self, local_id: int, prepared: object) -> None:
         """See `experts.LayerExperts.put`."""
         assert isinstance(prepared, PackedExpert)
