@@ -41,7 +41,9 @@ class JsonRoute(APIRoute):
 def _straight(endpoint: Callable[..., Any]) -> Handle | None:
     """A handler that reads and checks the body itself; None where FastAPI has to."""
     hints = get_type_hints(endpoint)
-    kinds = {name: hints.get(name) for name in inspect.signature(endpoint).parameters}
+    kinds: dict[str, Any] = {
+        name: hints.get(name) for name in inspect.signature(endpoint).parameters
+    }
     models = [name for name, kind in kinds.items() if _is_model(kind)]
     requests = [name for name, kind in kinds.items() if kind is Request]
     if len(models) != 1 or len(models) + len(requests) != len(kinds):

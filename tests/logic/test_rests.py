@@ -125,7 +125,7 @@ def test_each_step_is_told_of_with_its_own_cpu_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(held_time, "thread_time", spent)
     told: list[float] = []
 
-    async def work() -> str:
+    async def work(pending: "asyncio.Future[None]") -> str:
         spent.now += 1
         await asyncio.sleep(0)
         spent.now += 2
@@ -137,13 +137,12 @@ def test_each_step_is_told_of_with_its_own_cpu_time(monkeypatch: pytest.MonkeyPa
             spent.now += 4
         return "done"
 
-    async def check() -> Any:
-        nonlocal pending
-        pending = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.001, pending.cancel)
-        return await held_time.told_of_steps(work(), told.append)
+    async def check() -> str:
+        loop = asyncio.get_running_loop()
+        pending = loop.create_future()
+        loop.call_later(0.001, pending.cancel)
+        return await held_time.told_of_steps(work(pending), told.append)
 
-    pending: asyncio.Future[None]
     assert asyncio.run(check()) == "done"
     assert told == [1, 2, 3, 4]
 
