@@ -31,7 +31,9 @@ from tests.support.chaos.instance import write_model
 from tests.support.served import Served, serving, stream
 
 TOKEN = b"a token that is long enough to be one"
-LEASE, SHORT_SECONDS, END_SECONDS = 1.0, 0.2, 60.0
+LEASE, PATIENT_LEASE, SHORT_SECONDS, END_SECONDS = 1.0, 60.0, 0.2, 90.0
+"""Of silence: where the network falls silent for ever, and where it doesn't, on a busy machine."""
+PROOF_SECONDS = 10.0
 QUICK, ALL, TOGETHER = 50, 500, 50
 MESSAGES, MOST_BYTES = 12, 4000
 
@@ -84,7 +86,7 @@ class Talk:
         assert self.listener.heard == by_caller[: len(self.listener.heard)], self.seed
         assert self.caller.heard == by_listener[: len(self.caller.heard)], self.seed
         whole = self.listener.heard == by_caller and self.caller.heard == by_listener
-        if self.fault is None:
+        if self.fault is None or not self.fault.is_final:
             assert whole, (self.seed, self.caller.error, self.listener.error)
         if not whole:
             assert (self.caller.error or "").startswith("host right"), self.seed
@@ -113,8 +115,9 @@ def begun(network: BadNetwork, seed: int) -> Talk:
         near = socket.create_connection(route.address, timeout=10)
         listening.settimeout(10)
         far, _ = listening.accept()
-    caller = Wire(near, TOKEN, from_attendant_decoder, "host right", True, LEASE)
-    listener = Wire(far, TOKEN, to_attendant_decoder, "a stand-in", False, LEASE)
+    lease = LEASE if fault is not None and fault.is_final else PATIENT_LEASE
+    caller = Wire(near, TOKEN, from_attendant_decoder, "host right", True, lease)
+    listener = Wire(far, TOKEN, to_attendant_decoder, "a stand-in", False, lease)
     return Talk(seed, fault, End(caller, [*said[0]]), End(listener, [*said[1]]), said)
 
 
@@ -124,7 +127,7 @@ def test_what_is_said_is_heard_or_there_is_an_error(
 ) -> None:
     """Many conversations at once, each through a connection of its own seed."""
     monkeypatch.setattr(wire_module, "PULSE_SECONDS", LEASE / 10)
-    monkeypatch.setattr(wire_module, "HANDSHAKE_SECONDS", LEASE)
+    monkeypatch.setattr(wire_module, "HANDSHAKE_SECONDS", PROOF_SECONDS)
     talks = [begun(bad, seed) for seed in range(first, first + TOGETHER)]
     deadline = monotonic() + END_SECONDS
     while going := [talk for talk in talks if not talk.is_over]:

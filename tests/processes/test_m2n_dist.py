@@ -335,7 +335,12 @@ def frame(kind: int, body: bytes) -> bytes:
 def double(expert: ExpertPort, rows: int) -> torch.Tensor:
     """Answer the next message, of so many rows, which are returned."""
     found: list[Dispatch] = []
-    until(expert, lambda: found.extend(m for m in expert.receive() if isinstance(m, Dispatch)))
+
+    def look() -> bool:
+        found.extend(m for m in expert.receive() if isinstance(m, Dispatch) and m.num_rows)
+        return bool(found)
+
+    until(expert, look)
     (message,) = found
     assert message.num_rows == rows
     hidden = message.hidden.clone()
