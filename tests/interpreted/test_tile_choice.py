@@ -101,7 +101,7 @@ def test_rows_of_tiles():
 def test_no_step_leaves_a_row(gated, scaled, inputs):
     inputs = -(-inputs // 128) * 128 if scaled else inputs
     for architecture in (0, 80, 89, 90, 100):
-        product = Product(gated, scaled, False, False, inputs, architecture)
+        product = Product(gated, scaled, False, False, True, inputs, architecture)
         for rows in (16, 32, 64, 128):
             for scarce in (False, True):
                 assert inputs % tile_shape(product, rows, scarce).step == 0
@@ -110,7 +110,7 @@ def test_no_step_leaves_a_row(gated, scaled, inputs):
 @pytest.mark.parametrize("rows", [64, 128])
 def test_scarcity_of_tiles_enters_for_few_rows_alone(rows):
     """Where results must not depend on the step, tiles have 64 rows."""
-    product = Product(True, False, False, False, 2048, 90)
+    product = Product(True, False, False, False, True, 2048, 90)
     assert tile_shape(product, rows, False) == tile_shape(product, rows, True)
 
 
