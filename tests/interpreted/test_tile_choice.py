@@ -62,6 +62,18 @@ def test_a_measured_tile_goes_before(file, monkeypatch):
     assert down["STEP"] == 64, "nothing was measured for it, and a row has 64 inputs"
 
 
+@pytest.mark.parametrize(("invariant", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_measured_tile_is_not_for_all(file, monkeypatch, invariant, dtype):
+    """Neither where bits must not depend on how many tiles there are, nor for rows in float32."""
+    rows = 64 if invariant else 16
+    file.write_text(json.dumps([as_entry(GATED._replace(rows=rows), TILE)]))
+    experts = GpuExperts(SHAPE, "bfloat16", SomeGpu(), invariant)
+    x, (ids, weights) = experts.rows(3, dtype), experts.choices(3)
+    constants = launched(monkeypatch)
+    forward(experts.layer(), x, ids, weights)
+    assert constants[0]["STEP"] == 64
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", "[{}]", '{"tiles": []}'])
 def test_a_file_that_is_no_list_of_tiles_is_refused(file, content):
     file.write_text(content)

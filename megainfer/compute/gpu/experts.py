@@ -45,7 +45,8 @@ class ExpertPool:
         self.shape = shape
         self.device = device
         self.invariant = invariant
-        self.tiles = measured_tiles(device.chip.name)
+        # They differ by how many tiles there are, on which no bits of an invariant row depend.
+        self.tiles = {} if invariant else measured_tiles(device.chip.name)
         self.format = format_of(weight_format)
         self.layout = ExpertLayout.of(shape, self.format)
         self._free: list[PreparedExpert] = []
