@@ -18,7 +18,7 @@ from megainfer.compute.gpu.kernels.experts.grouped_ffn import (
 )
 from megainfer.compute.gpu.kernels.experts.messages import Messages
 from megainfer.compute.gpu.kernels.experts.tiles import sort_choices
-from megainfer.compute.gpu.measured_tiles import measured_tiles
+from megainfer.compute.gpu.measured_tiles import Tiles, measured_tiles
 from megainfer.compute.gpu.tile_shape import tile_rows
 from megainfer.device import Device, Event
 
@@ -46,7 +46,7 @@ class ExpertPool:
         self.device = device
         self.invariant = invariant
         # They differ by how many tiles there are, on which no bits of an invariant row depend.
-        self.tiles = {} if invariant else measured_tiles(device.chip.name)
+        self.tiles: Tiles = {} if invariant else measured_tiles(device.chip.name)
         self.format = format_of(weight_format)
         self.layout = ExpertLayout.of(shape, self.format)
         self._free: list[PreparedExpert] = []
