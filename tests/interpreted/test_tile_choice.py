@@ -62,6 +62,18 @@ def test_a_measured_tile_goes_before(file, monkeypatch):
     assert down["STEP"] == 64, "nothing was measured for it, and a row has 64 inputs"
 
 
+@pytest.mark.parametrize(("invariant", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_measured_tile_is_not_for_all(file, monkeypatch, invariant, dtype):
+    """Neither where bits must not depend on how many tiles there are, nor for rows in float32."""
+    rows = 64 if invariant else 16
+    file.write_text(json.dumps([as_entry(GATED._replace(rows=rows), TILE)]))
+    experts = GpuExperts(SHAPE, "bfloat16", SomeGpu(), invariant)
+    x, (ids, weights) = experts.rows(3, dtype), experts.choices(3)
+    constants = launched(monkeypatch)
+    forward(experts.layer(), x, ids, weights)
+    assert constants[0]["STEP"] == 64
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", "[{}]", '{"tiles": []}'])
 def test_a_file_that_is_no_list_of_tiles_is_refused(file, content):
     file.write_text(content)
@@ -101,7 +113,7 @@ def test_rows_of_tiles():
 def test_no_step_leaves_a_row(gated, scaled, inputs):
     inputs = -(-inputs // 128) * 128 if scaled else inputs
     for architecture in (0, 80, 89, 90, 100):
-        product = Product(gated, scaled, False, False, inputs, architecture)
+        product = Product(gated, scaled, False, False, True, inputs, architecture)
         for rows in (16, 32, 64, 128):
             for scarce in (False, True):
                 assert inputs % tile_shape(product, rows, scarce).step == 0
@@ -110,7 +122,7 @@ def test_no_step_leaves_a_row(gated, scaled, inputs):
 @pytest.mark.parametrize("rows", [64, 128])
 def test_scarcity_of_tiles_enters_for_few_rows_alone(rows):
     """Where results must not depend on the step, tiles have 64 rows."""
-    product = Product(True, False, False, False, 2048, 90)
+    product = Product(True, False, False, False, True, 2048, 90)
     assert tile_shape(product, rows, False) == tile_shape(product, rows, True)
 
 

@@ -90,7 +90,7 @@ def _case(
     bench: Bench, slots: Slots, found: Sorted, gated: bool, compute: Callable[[Slots], Tensor]
 ) -> Case:
     matrix = slots.layout.gate_up if gated else slots.layout.down
-    product, shipped = product_of(bench.device, matrix, found, bench.dtype)
+    product, shipped = product_of(bench.device, slots.shape, matrix, found, bench.dtype)
     return Case(product, shipped, compute, slots)
 
 

@@ -18,7 +18,7 @@ from megainfer.compute.gpu.kernels.experts.grouped_ffn import (
 )
 from megainfer.compute.gpu.kernels.experts.messages import Messages
 from megainfer.compute.gpu.kernels.experts.tiles import sort_choices
-from megainfer.compute.gpu.measured_tiles import measured_tiles
+from megainfer.compute.gpu.measured_tiles import Tiles, measured_tiles
 from megainfer.compute.gpu.tile_shape import tile_rows
 from megainfer.device import Device, Event
 
@@ -45,7 +45,8 @@ class ExpertPool:
         self.shape = shape
         self.device = device
         self.invariant = invariant
-        self.tiles = measured_tiles(device.chip.name)
+        # They differ by how many tiles there are, on which no bits of an invariant row depend.
+        self.tiles: Tiles = {} if invariant else measured_tiles(device.chip.name)
         self.format = format_of(weight_format)
         self.layout = ExpertLayout.of(shape, self.format)
         self._free: list[PreparedExpert] = []

@@ -22,13 +22,15 @@ class TileShape:
 
 class Product(NamedTuple):
     """What is multiplied. gated: two products at a time. scaled: weights are codes with scales,
-    packed: two in a byte. wide: as for `tile_rows`. inputs: as weights have them in memory, filled
-    up. architecture: of the device, see `Chip`."""
+    packed: two in a byte. wide: as for `tile_rows`. simple: there are neither biases nor weights of
+    what is multiplied. inputs: as weights have them in memory, filled up. architecture: of the
+    device, see `Chip`."""
 
     gated: bool
     scaled: bool
     packed: bool
     wide: bool
+    simple: bool
     inputs: int
     architecture: int
 
@@ -37,7 +39,8 @@ INVARIANT_ROWS = 64
 """Of tiles where bits must not depend on what else is computed: what the tensor cores of Hopper and
 Blackwell take at least. Where weights are read for few rows, multiplying so many costs no time."""
 
-_LARGE = frozenset({90, 100, 103})
+_HOPPER = 90
+_LARGE = frozenset({_HOPPER, 100, 103})
 
 
 def is_large(architecture: int) -> bool:
@@ -75,7 +78,7 @@ def tile_shape(product: Product, rows: int, scarce: bool) -> TileShape:
     warps = 8 if rows > 64 or not (product.gated or product.scaled) else 4
     if product.scaled:
         return TileShape(rows, outputs // 2, 128 if product.packed else 64, warps, 3, resident)
-    if rows > 64 and large:
+    if rows > 64 and product.simple and product.architecture == _HOPPER:
         return TileShape(rows, 2 * outputs, 64, warps, 4, resident)
     return TileShape(rows, outputs, 64, warps, 3, resident)
 
