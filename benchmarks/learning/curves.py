@@ -50,7 +50,7 @@ def summary(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, float | N
     mismatches = [row["policy/mismatch"] for row in rows if "policy/mismatch" in row]
     return {
         **{name: mean(p[name] for p in points[-LAST:]) for name in ("pass@1", "greedy")},
-        **{f"{name}_to_solved": first and first[name] for name in SPENT},
+        **{f"{name}_to_solved": first[name] if first else None for name in SPENT},
         "occupancy": sum(row["rollout/tokens"] for row in rows) / offered,
         "engine_idle": mean(row["idle/engine"] for row in rows),
         "mismatch": max(mismatches, default=None),
