@@ -20,7 +20,7 @@ FLOORS = (
     *("simulator", "planner", "frontend", "launch"),
     *("attention_node", "expert_node", "colocated", "hosts", "supervise", "agent"),
     *("console", "model_folder", "local_engine", "llm", "async_llm", "bench", "calibration"),
-    "rl",
+    *("launchers", "rl"),
 )
 SERVER_FLOORS = (
     *("parsing", "history", "http", "openai", "narration", "anthropic", "responses", "document"),
