@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 HERE = "127.0.0.1"
 CLUSTER_SECONDS = 60.0
 """In which a cluster of Ray has to answer."""
+PLACING_SHARE = 0.8
+"""Of the time for agents to join, what Ray may take to find room: it says what is missing."""
 END_SECONDS = 5.0
 """That agents go on beyond the supervisor's --drain-timeout: it ends them."""
 
@@ -146,7 +148,7 @@ class Launching:
             agents=agents,
             resources=self.options.ray_resources(),
             strategy=self.options.strategy(),
-            seconds=self.hosts.agents_timeout,
+            seconds=self.hosts.agents_timeout * PLACING_SHARE,
             arguments=self._arguments(),
         )
         process = RayProcess(wish)

@@ -95,8 +95,12 @@ def serve(
     wish = engine.config(model)
     source = ModelSource(wish.model, wish.revision)
     launching = Launching(hosts, launcher, source, options.drain_seconds, http.log_level)
-    if (rank := launching.rank()) is not None and rank.rank > 0:
-        raise typer.Exit(launching.run_agent(rank, partial(print, flush=True)))
+    if (rank := launching.rank()) is not None:
+        from megainfer.launchers.apart import go_apart
+
+        go_apart()
+        if rank.rank > 0:
+            raise typer.Exit(launching.run_agent(rank, partial(print, flush=True)))
     reread = partial(_reread, context, _own_arguments())
     raise typer.Exit(_serve(wish, options, launching, host, port, dry_run, reread))
 

@@ -143,9 +143,6 @@ def test_tasks_of_slurm_are_a_supervisor_and_agents(
     assert answer(supervisor) == expected
     name = socket.gethostname()[:50]
     assert hosts_of(supervisor) == {f"{name}-0", f"{name}-1"}
-    assert TOKEN not in "".join(
-        Path(f"/proc/{pid}/cmdline").read_text() for pid, _ in supervisor.members()
-    )
     events = stream(supervisor, PROMPT, LONG, temperature=0)
     begun = [next(events)]
     agent.process.send_signal(signal.SIGTERM)
@@ -170,23 +167,24 @@ def test_an_agent_without_an_instance_ends_at_once(model: Path) -> None:
 
 
 def await_agent(agent: Served) -> None:
-    """Until it listens for nodes, as any agent does from its beginning."""
+    """Until it heeds signals, in the process that is apart."""
     deadline = monotonic() + GRACE
-    while not listens(agent.process.pid):
+    while not any(map(heeds, children_of(agent.process.pid))):
         assert monotonic() < deadline, agent.output
         sleep(0.05)  # nobody is told
 
 
-def listens(pid: int) -> bool:
-    """Whether this process has a listening TCP socket."""
-    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
-    return any(os.readlink(link) in listening for link in Path(f"/proc/{pid}/fd").iterdir())
+def heeds(pid: int) -> bool:
+    """Whether this process catches SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 def test_ranks_of_torchrun_are_a_supervisor_and_agents(
     model: Path, expected: list[int], tmp_path: Path
 ) -> None:
+    """Told to end all at once, each with its whole process group, they finish what was begun."""
     token = write_token(tmp_path)
     args = [
         *(str(model), *OPTIONS, "--launcher", "torchrun", "--token-file", str(token)),
@@ -206,15 +204,25 @@ def test_ranks_of_torchrun_are_a_supervisor_and_agents(
         for rank in range(2)
     ]
     supervisor, agent = hosts
+    ranks: list[int] = []
     try:
         assert supervisor.wait_until_ready(), supervisor.output + agent.output
+        ranks = [rank for host in hosts for rank in children_of(host.process.pid)]
         assert answer(supervisor) == expected
         assert len(hosts_of(supervisor)) == 2
-        supervisor.process.send_signal(signal.SIGTERM)
+        events = stream(supervisor, PROMPT, LONG, temperature=0)
+        begun = [next(events)]
+        for host in hosts:
+            host.process.send_signal(signal.SIGTERM)
+        last = [*begun, *events][-1]
+        assert last["choices"][0]["finish_reason"] == "length", last
         for host in hosts:
             host.end()
         assert "the instance has ended" in agent.output
-        assert session_members(supervisor.process.pid) == []
+        assert [rank for rank in ranks if session_members(rank)] == []
     finally:
+        for session in (*ranks, *(host.process.pid for host in hosts)):
+            for pid, _ in session_members(session):
+                os.kill(pid, signal.SIGKILL)
         for host in hosts:
             host.kill()

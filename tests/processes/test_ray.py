@@ -94,7 +94,7 @@ def test_too_few_nodes_are_said(served: Served, cluster: RayCluster, model: Path
     wish = ("--launcher", "ray", "--agents", "4", "--ray-address", cluster.address)
     done = run_cli("serve", str(model), *wish, "--agents-timeout", "5", timeout=120)
     assert done.returncode == 2
-    assert "Ray found no room within 5 s for 4 agents (STRICT_SPREAD)" in done.stderr
+    assert "Ray found no room within 4 s for 4 agents (STRICT_SPREAD)" in done.stderr
 
 
 def test_the_end_of_the_instance_ends_its_actors(served: Served) -> None:
