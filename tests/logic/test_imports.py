@@ -205,6 +205,11 @@ def test_importing_the_package_or_its_pipeline_is_cheap() -> None:
     assert not HEAVY & loaded_modules("import megainfer, megainfer.pipeline, megainfer.gather")
 
 
+def test_the_command_line_loads_nothing_that_starts_threads() -> None:
+    """`megainfer serve` forks: numpy's BLAS is told before it is loaded (`load_libraries`)."""
+    assert not {"torch", "numpy"} & loaded_modules("import megainfer.cli, megainfer.commands.serve")
+
+
 def test_the_whole_server_runs_without_torch() -> None:
     own = "megainfer.frontend.engine_client, megainfer.text.tokenizer"
     code = f"import server.app, server.process, {own}"
