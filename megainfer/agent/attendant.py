@@ -44,6 +44,7 @@ from megainfer.topology import CoreAssignment
 log = logging.getLogger(__name__)
 
 _LAST_WORDS_SECONDS = 2.0
+_SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def localised(start: StartNode, ground: Ground) -> Plan:
         )
     if load_spec(folder, plan.config.hf_overrides) != plan.spec:
         raise ModelError(f"{folder} on this host is another model than the one that is served")
+    _check_commit(folder, plan.folder)
     return replace(
         plan,
         folder=folder,
@@ -93,6 +95,17 @@ def localised(start: StartNode, ground: Ground) -> Plan:
         m2n_key=m2n_key(ground.token, plan.token),
         front_token=secrets.token_hex(16),
     )
+
+
+def _check_commit(folder: Path, served: Path) -> None:
+    """Of what was fetched from the hub: `snapshots/COMMIT`, as its library keeps it. A branch may
+    have moved on between two hosts. Raises ModelError."""
+    fetched = folder.parent.name == served.parent.name == _SNAPSHOTS
+    if fetched and folder.name != served.name:
+        raise ModelError(
+            f"{folder} on this host is commit {folder.name} of the model, and {served.name} is "
+            "served; fetch that by --revision"
+        )
 
 
 class _Attendant:
