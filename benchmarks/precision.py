@@ -146,7 +146,10 @@ def read_tokens(folder: Path, text: Path | None, count: int) -> list[int]:
     """The first tokens of the text, one more than are computed."""
     files = [text] if text else sorted(DOCUMENTS.glob("*.md"))
     whole = "\n".join(file.read_text() for file in files)
-    tokens = load_tokenizer(folder).encode(whole)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is None:
+        raise SystemExit(f"{folder} has no tokenizer; use another --model")
+    tokens = tokenizer.encode(whole)
     if len(tokens) <= count:
         raise SystemExit(f"the text has {len(tokens)} tokens; use --tokens {len(tokens) - 1}")
     return tokens[: count + 1]
