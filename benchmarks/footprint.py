@@ -78,9 +78,18 @@ class Watcher:
         }
         for role, short in ROLES.items():
             own = [of_process(pid) for name, pid in children() if f"-{short}-" in name]
-            middle = [median(values) for values in zip(*own, strict=True)]
+            threads, descriptors, mebibytes = (median(each) for each in zip(*own, strict=True))
             self.found.append(
-                Footprint(self._road, self._nodes, role, *middle, slots[role], startup[MEETING])
+                Footprint(
+                    self._road,
+                    self._nodes,
+                    role,
+                    threads,
+                    descriptors,
+                    mebibytes,
+                    slots[role],
+                    startup[MEETING],
+                )
             )
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from choosing import Chooser, Choosing, ChosenExperts, sleep_until
 from synthetic import HIDDEN_SIZE, PR_SET_TIMERSLACK, TIMEOUT_SECONDS
 from torch import Tensor
+from torch.distributed.distributed_c10d import FileStore
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.mailbox import Dispatch, Part
@@ -91,7 +92,7 @@ def _main(stages: SpreadStages, rank: int, store: str, pipe: Connection) -> None
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
     dist.init_process_group(
         "gloo",
-        store=dist.FileStore(store, stages.processes),
+        store=FileStore(store, stages.processes),
         rank=rank,
         world_size=stages.processes,
         timeout=timedelta(seconds=TIMEOUT_SECONDS),

@@ -1,7 +1,7 @@
 """From what was measured to a device, in the planner's own terms."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megainfer.calibration.measured import Exchanged, HostWork, KernelTime, KernelTimes
 from megainfer.memory import stored_bytes
@@ -37,8 +37,8 @@ def device_of(
     rate, flops = _memory_rate(kernels), _peaks(kernels)
     # Packing, which one direction has, is the host's work on a layer already.
     noticing = max(0.0, host.transfer - links[0].packing / 2)
-    sleep = {"awake_seconds": host.awake, "waking_seconds": host.waking}
-    road = Link(rate, noticing, max(1, share.of_cores // share.cores), **sleep)
+    nic = Link(rate, noticing, awake_seconds=host.awake, waking_seconds=host.waking)
+    road = replace(nic, devices=max(1, share.of_cores // share.cores))
     return Device(
         name=share.name,
         kind="cpu",
@@ -46,7 +46,7 @@ def device_of(
         memory_bytes_per_second=rate,
         flops=flops,
         link=road,
-        nic=Link(rate, noticing, **sleep),
+        nic=nic,
         watts=share.watts * share.part,
         price=share.price * share.part,
         efficiency=_efficiency(kernels, rate, flops, links, host),
