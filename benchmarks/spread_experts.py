@@ -21,7 +21,7 @@ import torch.distributed as dist
 from choosing import Chooser, Choosing, ChosenExperts, sleep_until
 from synthetic import HIDDEN_SIZE, PR_SET_TIMERSLACK, TIMEOUT_SECONDS
 from torch import Tensor
-from torch.distributed.distributed_c10d import FileStore
+from torch._C._distributed_c10d import FileStore
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.mailbox import Dispatch, Part
