@@ -1,13 +1,12 @@
 """The attention node's share of a model: everything but the routed experts."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from megainfer.attention_node.ranks.leading import ALONE, LeadingHalf, Rank
-from megainfer.attention_node.routing_record import RoutingRecord
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
@@ -21,6 +20,9 @@ from megainfer.instruments.stage_clock import MicroBatchClock
 from megainfer.m2n.mailbox import Part
 from megainfer.models.spec import ModelSpec
 from megainfer.topology import Placement
+
+if TYPE_CHECKING:  # of messages, without which models are measured
+    from megainfer.attention_node.routing_record import RoutingRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class StepModel(Protocol):
     """
 
     spec: ModelSpec
-    record: RoutingRecord | None
+    record: "RoutingRecord | None"
     """What tokens' gates chose; None where nobody may ask."""
 
     def place(self, placement: Placement) -> None:
