@@ -2,10 +2,11 @@
 
     python benchmarks/attention.py
     python benchmarks/attention.py --hidden 1024 --heads 16 --cache-dtype bfloat16 --weights int8
+    python benchmarks/attention.py --context 4095 --cache-dtype bfloat16 int8 fp8
 
-Rounds go through all cases and limits in turn, and the table shows medians, since others may use
-the machine. A case is one layer's `attend` for rows of as many sequences, or for one prompt from
-its beginning. Columns:
+Rounds go through a case in all dtypes of the cache and the limits in turn, and the table shows
+medians, since others may use the machine. A case is one layer's `attend` for rows of as many
+sequences, or for one prompt from its beginning. Columns:
 
     attend    ms of the whole call: norm to residual
     linear    ms of its two projections alone, and GFLOP/s; of gemm: as a share of the limit
@@ -19,7 +20,7 @@ float32 product of two 2048 x 2048 matrices, in equal shares on as many threads.
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -41,9 +42,10 @@ from megainfer.compute.cpu.kernels.attention_layer import (
 )
 from megainfer.compute.cpu.kernels.experts import on_large_pages
 from megainfer.compute.cpu.kernels.packed import pack_norm
+from megainfer.compute.kv_cache import CACHE_DTYPES
 from megainfer.compute.reference.kernels import rotary_table
 from megainfer.config import BLOCK_SIZE
-from megainfer.models.spec import AttentionSpec, NormSpec, QkNorm, RopeSpec
+from megainfer.models.spec import CACHE_FORMATS, AttentionSpec, NormSpec, QkNorm, RopeSpec
 
 SMALLEST_READ = 16 << 20
 
@@ -52,6 +54,7 @@ SMALLEST_READ = 16 << 20
 class Result:
     """One case: medians. Times in ms, rates in 1e9 a second."""
 
+    cache: str
     sequences: int
     context: int
     tokens: int
@@ -67,8 +70,10 @@ class Result:
 class Case:
     """`sequences` with `tokens` rows each, `context` tokens before them."""
 
-    def __init__(self, options: argparse.Namespace, sequences: int, context: int, tokens: int):
-        self.sequences, self.context, self.tokens = sequences, context, tokens
+    def __init__(
+        self, options: argparse.Namespace, kept: str, sequences: int, context: int, tokens: int
+    ):
+        self.kept, self.sequences, self.context, self.tokens = kept, sequences, context, tokens
         self._kernel = AttentionKernel(options.threads, options.level)
         d, heads, kv_heads = options.head_dim, options.heads, options.kv_heads
         outputs = (heads + 2 * kv_heads) * d
@@ -93,13 +98,14 @@ class Case:
                 for s in range(sequences)
             ]
         )
-        dtype = getattr(torch, options.cache_dtype)
-        self._cache = _cache((sequences * each, *block_shape(kv_heads, d)), dtype)
+        dtype = CACHE_DTYPES[kept]
+        self._cache = _cache((sequences * each, *block_shape(kv_heads, d, dtype)), dtype)
         rows = sequences * tokens
         self._x = torch.randn(rows, options.hidden)
         self._context = torch.randn(rows, heads * d)
         self.linear_flops = 2 * rows * options.hidden * (outputs + heads * d)
-        self.cached_bytes = 2 * sequences * (context + tokens) * kv_heads * d * dtype.itemsize
+        token = AttentionSpec(heads, kv_heads, d, rope).cached_bytes(CACHE_FORMATS[kept])
+        self.cached_bytes = sequences * (context + tokens) * token
 
     def attend(self) -> None:
         step = step_rows(self._batch)
@@ -116,21 +122,35 @@ def _matrix(outputs: int, inputs: int) -> Tensor:
 
 def _cache(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = torch.Size(size).numel()
-    return on_large_pages(count * dtype.itemsize).view(dtype).view(size).normal_()
+    memory = on_large_pages(count * dtype.itemsize).view(dtype).view(size)
+    if dtype.itemsize > 1:
+        return memory.normal_()
+    memory.view(torch.uint8).random_(0x30, 0x40)  # of scales too: normal numbers
+    return memory
 
 
-def measure(case: Case, options: argparse.Namespace) -> Result:
-    read_bytes = max(case.cached_bytes, SMALLEST_READ)
+def measure(cases: Sequence[Case], options: argparse.Namespace) -> list[Result]:
+    """Of cases that differ in what the cache is in."""
+    read_bytes = max(SMALLEST_READ, *(case.cached_bytes for case in cases))
     works: list[Callable[[], object]] = [
         reader(read_bytes, options.threads),
         multiplier(options.threads),
-        case.attend,
-        case.linear,
+        *(work for case in cases for work in (case.attend, case.linear)),
     ]
     rounds = [[seconds(work) for work in works] for _ in range(options.rounds + 1)][1:]
-    read, gemm, attend, linear = (median(samples) for samples in zip(*rounds, strict=True))
+    read, gemm, *each = (median(samples) for samples in zip(*rounds, strict=True))
+    limits = read_bytes / read / 1e9, 2 * GEMM_SIZE**3 / gemm / 1e9
+    return [
+        result_of(case, attend, linear, limits)
+        for case, attend, linear in zip(cases, each[::2], each[1::2], strict=True)
+    ]
+
+
+def result_of(case: Case, attend: float, linear: float, limits: tuple[float, float]) -> Result:
+    """attend, linear: seconds. limits: rates of reading and of products."""
     paged = max(attend - linear, 1e-9)
     return Result(
+        cache=case.kept,
         sequences=case.sequences,
         context=case.context,
         tokens=case.tokens,
@@ -139,18 +159,20 @@ def measure(case: Case, options: argparse.Namespace) -> Result:
         paged_ms=1e3 * paged,
         gigaflops=case.linear_flops / linear / 1e9,
         gigabytes=case.cached_bytes / paged / 1e9,
-        read=read_bytes / read / 1e9,
-        gemm=2 * GEMM_SIZE**3 / gemm / 1e9,
+        read=limits[0],
+        gemm=limits[1],
     )
 
 
 def table_of(results: list[Result], title: str) -> Table:
     table = Table(title=title)
+    table.add_column("cache")
     headings = "sequences", "context", "tokens", "attend", "linear", "GFLOP/s", "of gemm"
     for heading in (*headings, "paged", "GB/s", "of read"):
         table.add_column(heading, justify="right")
     for r in results:
         table.add_row(
+            r.cache,
             *(str(value) for value in (r.sequences, r.context, r.tokens)),
             f"{r.attend_ms:.3f}",
             f"{r.linear_ms:.3f}",
@@ -174,7 +196,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, nargs="+", default=[127, 1023])
     parser.add_argument("--prompt", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--weights", default="float32", help="float32, bfloat16 or int8")
-    parser.add_argument("--cache-dtype", default="float32", help="float32 or bfloat16")
+    parser.add_argument(
+        "--cache-dtype", nargs="+", default=["float32"], help="float32, bfloat16, int8, fp8"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of kernels and limits alike")
     parser.add_argument("--level", help="an instruction set; the best if left out")
     parser.add_argument("--rounds", type=int, default=15)
@@ -187,12 +211,18 @@ def main() -> None:
     torch.set_num_threads(1)  # else its threads' spinning is measured with everything after it
     shapes = [(s, context, 1) for context in options.context for s in options.sequences]
     shapes += [(1, 0, tokens) for tokens in options.prompt]
-    results = [measure(Case(options, *shape), options) for shape in shapes]
+    results = [
+        result
+        for shape in shapes
+        for result in measure(
+            [Case(options, kept, *shape) for kept in options.cache_dtype], options
+        )
+    ]
     level = options.level or library.levels()[-1]
     title = (
         f"hidden {options.hidden}, heads {options.heads} / {options.kv_heads} x "
         f"{options.head_dim}, window {options.window}, {options.weights} weights, "
-        f"{options.cache_dtype} cache, {level}, threads: {options.threads}; "
+        f"{level}, threads: {options.threads}; "
         f"medians of {options.rounds} interleaved rounds"
     )
     console = Console(width=110)

@@ -30,9 +30,11 @@ from torch import Tensor
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.attention import AttentionKernel, step_rows
+from megainfer.compute.cpu.kernels.attention_layer import latent_block_shape
 from megainfer.compute.cpu.kernels.experts import on_large_pages
 from megainfer.compute.cpu.kernels.latent import LatentKernel, LatentWeights, pack_latent
 from megainfer.compute.cpu.kernels.threads import Threads
+from megainfer.compute.kv_cache import CACHE_DTYPES
 from megainfer.compute.reference.kernels import rotary_table
 from megainfer.config import BLOCK_SIZE
 from megainfer.models.spec import MlaSpec, RopeSpec
@@ -79,7 +81,7 @@ class Case:
         self._x = torch.randn(sequences, HIDDEN)
         rows, spec = sequences * context, layer.spec
         self.flops = 2 * rows * spec.num_heads * (spec.kv_lora_rank + spec.latent_dim)
-        self.cached_bytes = rows * spec.latent_dim * cache.itemsize
+        self.cached_bytes = rows * cache[0].nbytes // BLOCK_SIZE
 
     def attend(self) -> None:
         self._run(self._batch)
@@ -107,10 +109,12 @@ def _matrix(outputs: int, inputs: int) -> Tensor:
 
 
 def _cache(blocks: int, spec: MlaSpec, dtype: torch.dtype) -> Tensor:
-    size = (blocks, BLOCK_SIZE, spec.latent_dim)
-    return (
-        on_large_pages(torch.Size(size).numel() * dtype.itemsize).view(dtype).view(size).normal_()
-    )
+    size = (blocks, *latent_block_shape(spec, dtype))
+    memory = on_large_pages(torch.Size(size).numel() * dtype.itemsize).view(dtype).view(size)
+    if dtype.itemsize > 1:
+        return memory.normal_()
+    memory.view(torch.uint8).random_(0x30, 0x40)  # of scales too: normal numbers
+    return memory
 
 
 def measure(case: Case, options: argparse.Namespace) -> list[str]:
@@ -143,7 +147,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--context", type=int, nargs="+", default=[1024, 4096])
     parser.add_argument("--weights", default="bfloat16", help="float32, bfloat16 or int8")
-    parser.add_argument("--cache-dtype", default="bfloat16", help="float32 or bfloat16")
+    parser.add_argument("--cache-dtype", default="bfloat16", help="float32, bfloat16, int8 or fp8")
     parser.add_argument("--threads", type=int, default=1, help="of kernels and limits alike")
     parser.add_argument("--level", help="an instruction set; the best if left out")
     parser.add_argument("--rounds", type=int, default=7)
@@ -155,7 +159,7 @@ def main() -> None:
     torch.set_num_threads(1)  # else its threads' spinning is measured with everything after it
     layer = Layer(options, max(options.context) + 1)
     most = max(options.sequences) * (max(options.context) // BLOCK_SIZE + 1)
-    cache = _cache(most, layer.spec, getattr(torch, options.cache_dtype))
+    cache = _cache(most, layer.spec, CACHE_DTYPES[options.cache_dtype])
     table = Table(
         title=f"{options.heads} heads x {options.rank} + 64, {options.weights} weights, "
         f"{options.cache_dtype} cache, {options.level or library.levels()[-1]}, threads: "

@@ -115,6 +115,8 @@ class _Spec:
 class SleepingAttention:
     """A `StepModel`; every layer has experts."""
 
+    record = None
+
     def __init__(self, stages: Stages) -> None:
         self.spec = _Spec(range(stages.layers))
         self._stages = stages

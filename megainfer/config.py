@@ -17,6 +17,7 @@ FOUR_BITS = ("mxfp4", "int4", "int4_128")
 """int4_128: groups of 128 inputs; the others: of 32."""
 WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", *FOUR_BITS, "fp8", "fp8_channel")
 """fp8: blocks of 128 outputs and inputs, on the CPU an output and 128 inputs, whichever it is."""
+KV_CACHE_DTYPES = (*DTYPE_BYTES, "int8", "fp8")
 CPU_KERNELS = ("reference", "cpu")
 KERNELS = (*CPU_KERNELS, "gpu")
 DEVICES = ("cpu", "cuda")
@@ -58,7 +59,8 @@ class EngineConfig:
     which nodes listen for each other. kernels: which implementation computes, auto for the
     fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own, or as
     the checkpoint stores them where the CPU kernels multiply that; attention_dtype: how the weights
-    of attention nodes are, auto for dtype's own. cores: whether each process has CPU
+    of attention nodes are, auto for dtype's own. kv_cache_dtype: of keys and values, auto for
+    dtype's own. cores: whether each process has CPU
     cores of its own (split) or all of them together (shared), auto for what is faster. trace: how
     many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
@@ -66,6 +68,8 @@ class EngineConfig:
     revision: branch, tag or commit of a hub id. hf_overrides: fields that replace config.json's.
     chat_template: a file, or Jinja itself, in place of the model's own. pin_weights: whether the
     checkpoint's files are held in memory, for nodes that are started again.
+    enable_return_routed_experts: whether attention nodes keep what each token's gates chose, for
+    requests that ask for it.
 
     Raises ConfigError.
     """
@@ -100,6 +104,7 @@ class EngineConfig:
     kernels: str = "auto"
     expert_dtype: str = "auto"
     attention_dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
     cores: str = "auto"
     trace: int = 0
     generation_config: str = "auto"
@@ -107,6 +112,7 @@ class EngineConfig:
     revision: str | None = None
     hf_overrides: dict[str, Any] | None = None
     chat_template: str | None = None
+    enable_return_routed_experts: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -169,6 +175,7 @@ class EngineConfig:
         _check_address("m2n_host", self.m2n_host)
         _check_choice("expert_dtype", self.expert_dtype, WEIGHT_DTYPES)
         _check_choice("attention_dtype", self.attention_dtype, WEIGHT_DTYPES)
+        _check_choice("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

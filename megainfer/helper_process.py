@@ -5,19 +5,25 @@ Frames on both of its pipes: the length in 4 bytes, little-endian, then the byte
 """
 
 import asyncio
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 
 from megainfer.errors import MegaInferError
 from megainfer.helper_frames import LENGTH_BYTES, framed
+from megainfer.sharing.rests import Rests
 from megainfer.sharing.turns import Turns
 
 START_SECONDS = 60.0
 """Loading the largest tokenizer takes a few."""
+LONG_SECONDS = 0.1
+"""Of CPU time for one question, after which its client rests."""
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 GONE = (asyncio.IncompleteReadError, ConnectionError, TimeoutError)
 
 
@@ -57,13 +63,17 @@ class Helper:
 class HelperProcess:
     """Answers each frame by one, one at a time, and starts with the first.
 
-    Clients take turns, weighed by the time that their questions took. max_waiting: questions that
-    wait while another is asked; what: they are, in the plural.
+    Clients take turns, weighed by the time that their questions took, and rest after those that
+    took long, since it computes where others do too. max_waiting: questions that wait while another
+    is asked; what: they are, in the plural. rests: of who asks here.
     """
 
-    def __init__(self, helper: Helper, max_waiting: int, what: str) -> None:
+    def __init__(
+        self, helper: Helper, max_waiting: int, what: str, rests: Rests | None = None
+    ) -> None:
         self._helper = helper
-        self._turns = Turns(1, max_waiting, what)
+        self._rests = rests or Rests()
+        self._turns = Turns(1, max_waiting, what, self._rests)
         self._starting = asyncio.Lock()
         self._process: Process | None = None
         self._asking: set[asyncio.Task[bytes]] = set()
@@ -104,11 +114,19 @@ class HelperProcess:
 
     async def _in_turn(self, asked: Question, frame: bytes, seconds: float, client: str) -> bytes:
         async with self._turns.turn(client, 0.0):
-            asked.begun, since = True, monotonic()
+            asked.begun = True
+            process = await self._running()
+            since, computed = monotonic(), _cpu_seconds(process)
             try:
                 return await self._answer(frame, seconds)
             finally:
-                self._turns.charge(client, monotonic() - since)
+                took = monotonic() - since
+                self._turns.charge(client, took)
+                # What a busy machine adds is nobody's fault. Who ended it had it compute all along.
+                now = _cpu_seconds(process)
+                costs = took if now is None or computed is None else now - computed
+                if costs > LONG_SECONDS:
+                    self._rests.note(client, costs)
 
     async def _answer(self, question: bytes, seconds: float) -> bytes:
         process = await self._running()
@@ -160,3 +178,13 @@ async def _hear(process: Process) -> bytes:
     assert process.stdout is not None
     length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "little")
     return await process.stdout.readexactly(length)
+
+
+def _cpu_seconds(process: Process) -> float | None:
+    """That it has computed so far; None once it has ended."""
+    try:
+        told = Path(f"/proc/{process.pid}/stat").read_text()
+    except OSError:
+        return None
+    user, system = told.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / TICKS_A_SECOND

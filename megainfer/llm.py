@@ -2,9 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -110,6 +113,30 @@ class LLM:
         bar = GenerationBar(progress if use_tqdm is None else use_tqdm, total)
         with bar.live:
             return self._local.call(self._generate_all(requests, bar))
+
+    def generate_each(
+        self,
+        prompts: Sequence[GivenPrompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> Iterator[tuple[int, RequestOutput, float]]:
+        """Results as they are there: the prompt's place, its result, and when it was there, in
+        seconds of `time.perf_counter`. Closing it aborts what is left. Raises as `generate`."""
+        requests = self._requests(as_prompts(prompts), sampling_params, None)
+        ended: SimpleQueue[tuple[int, RequestOutput, float] | None] = SimpleQueue()
+        work = self._local.begin(
+            self._generate_all(
+                requests,
+                GenerationBar(False, 0),
+                lambda place, result: ended.put((place, result, perf_counter())),
+            )
+        )
+        work.add_done_callback(lambda _: ended.put(None))
+        try:
+            while (one := ended.get()) is not None:
+                yield one
+            work.result()
+        finally:
+            work.cancel()
 
     def chat(
         self,
@@ -311,15 +338,21 @@ class LLM:
     # --- on the loop's thread -------------------------------------------------------------------
 
     async def _generate_all(
-        self, requests: list[tuple[Prompt, SequenceRequest]], bar: GenerationBar
+        self,
+        requests: list[tuple[Prompt, SequenceRequest]],
+        bar: GenerationBar,
+        ended: Callable[[int, RequestOutput], None] = lambda place, result: None,
     ) -> list[RequestOutput]:
+        """ended: hears of each request by its place."""
         requests = await self._with_costs(requests)
         room = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._generate_one(prompt, request, room, bar))
-                    for prompt, request in requests
+                    group.create_task(
+                        self._generate_one(prompt, request, room, bar, partial(ended, place))
+                    )
+                    for place, (prompt, request) in enumerate(requests)
                 ]
         except* MegaInferError as errors:
             raise _first(errors) from None
@@ -341,6 +374,7 @@ class LLM:
         request: SequenceRequest,
         room: asyncio.Semaphore,
         bar: GenerationBar,
+        ended: Callable[[RequestOutput], None],
     ) -> RequestOutput:
         async with room:
             sequences = unfold(request)
@@ -349,7 +383,9 @@ class LLM:
                 async for delta in stream:
                     answers[delta.request_id].add(delta)
                     bar.add(len(delta.token_ids), delta.finish_reason is not None)
-        return self._output(prompt, request, list(answers.values()))
+        result = self._output(prompt, request, list(answers.values()))
+        ended(result)
+        return result
 
     async def stream(
         self, prompt: GivenPrompt, params: SamplingParams | None = None, priority: int = 0

@@ -73,15 +73,19 @@ class LocalEngine:
     def call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run on the loop's thread; an interrupt here cancels it there, which aborts requests.
         Raises NodeDied after `shutdown`."""
-        if self.loop.is_closed():
-            work.close()
-            raise NodeDied(SHUT_DOWN)
-        future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self.loop)
+        future = self.begin(work)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    def begin(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        """The same, not waited for. Raises NodeDied after `shutdown`."""
+        if self.loop.is_closed():
+            work.close()
+            raise NodeDied(SHUT_DOWN)
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def stats(self) -> Stats:
         """Every node's counters. Raises NodeDied."""
@@ -133,6 +137,7 @@ class LocalEngine:
             max_outstanding=max_outstanding,
             recovery_seconds=recovery_seconds,
             report=self._report,
+            routing_bytes=self._plan.routing_bytes,
         )
         self.client.bind()
 

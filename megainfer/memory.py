@@ -5,17 +5,17 @@ Pure: no torch, and no look at a machine. What fits into one is the plan's busin
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
+from megainfer.messages.routed_experts import ID_BYTES
 from megainfer.models.sources import (
     FfnSources,
     attention_weight_bytes,
     layer_attention,
     sparse_attention_weights,
 )
-from megainfer.models.spec import ModelSpec
+from megainfer.models.spec import CACHE_FORMATS, ModelSpec
 from megainfer.sharing.budgets import Budgets
 
 MIB = 2**20
@@ -207,9 +207,14 @@ def _widest(spec: ModelSpec) -> int:
 def kv_block_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int:
     """One block of the KV cache, in all layers of so many ranks together: what several have alike
     counts as often."""
-    layers = (layer.attention.of_rank(ranks) for layer in spec.layers)
-    a_rank = sum(prod(shape) for attention in layers for shape in attention.cache_shapes)
-    return BLOCK_SIZE * ranks * a_rank * DTYPE_BYTES[precision.dtype]
+    layers, kept = (layer.attention for layer in spec.layers), CACHE_FORMATS[precision.cache_dtype]
+    a_rank = sum(attention.of_rank(ranks).cached_bytes(kept) for attention in layers)
+    return BLOCK_SIZE * ranks * a_rank
+
+
+def routing_bytes(spec: ModelSpec) -> int:
+    """What the gates choose for a token, in all layers."""
+    return len(spec.moe_layers) * spec.top_k * ID_BYTES
 
 
 def attention_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int:

@@ -21,6 +21,7 @@ MAX_PRIORITY = 2**31 - 1  # and the least is its negative
 MAX_COUNT = 2**31 - 1  # of tokens; beyond any vocabulary and context
 MAX_ALLOWED_COPIES = 2**19  # the largest vocabularies, twice
 ALL_LOGPROBS = -1
+RAW, PROCESSED = LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,13 @@ class SamplingParams:
     allowed_token_ids: no others; none given means all. bad_words: texts that aren't generated.
 
     logprobs: how many of the best log-probabilities to return a token, beside the chosen one's; -1
-    returns the whole vocabulary's. prompt_logprobs: the same for the prompt's tokens; the prefix
-    cache doesn't help such a request.
+    returns the whole vocabulary's. logprobs_mode: raw_logprobs are the model's own,
+    processed_logprobs those of the distribution that is drawn from, after edits, temperature and
+    cuts (of a greedy token: after the edits); what was cut isn't among the best then.
+    prompt_logprobs: the model's own of the prompt's tokens; the prefix cache doesn't help such a
+    request.
+
+    return_routed_experts: tell which experts each token chose, where the instance keeps that.
 
     structured_outputs: what the text must look like; it then ends where that allows it.
 
@@ -72,6 +78,8 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputsParams | None = None
+    return_routed_experts: bool = False
+    logprobs_mode: str = RAW
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
@@ -88,6 +96,10 @@ class SamplingParams:
         _check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_CHARACTERS)
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         _check_shape(self.structured_outputs)
+        if self.logprobs_mode not in LOGPROBS_MODES:
+            known = " or ".join(LOGPROBS_MODES)
+            message = f"logprobs_mode must be {known}, not {cited(self.logprobs_mode)}"
+            raise RequestError(message, "logprobs_mode")
         self._check_copies()
 
     def _check_copies(self) -> None:

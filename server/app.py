@@ -1,6 +1,6 @@
 """The ASGI application."""
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
@@ -15,6 +15,7 @@ from server.http.access import AccessControl
 from server.http.body import BodyLimits
 from server.http.envelope import REQUEST_ID, Envelope
 from server.http.errors import install_error_handlers
+from server.http.json_route import Shortcuts
 from server.http.occupancy import Entrance
 from server.http.writing import Writing
 from server.openai.generating import Generator
@@ -26,7 +27,7 @@ from server.operate.operations import Operations, operations_router
 from server.other_apis import OtherApis
 from server.page.assets import PAGE
 from server.page.routes import Page, page_router
-from server.routes import Api, build_router
+from server.routes import Api, add_routes
 
 
 def create_app(
@@ -48,10 +49,17 @@ def create_app(
     budgets = Budgets.of(instance.options.budgets, model.max_model_len)
     app.state.shares = engine.shares
     app.state.writing = Writing()
+    app.state.beginnings = instance.beginnings
     app.state.body_limits = BodyLimits(budgets.body_bytes, budgets.json_values, JSON_WORK)
     generator = Generator(engine, tokenizer, model, budgets, checker, renderer)
     # First what is asked for most: addresses are tried one after another.
-    app.include_router(_router(tokenizer, model, generator))
+    add_routes(
+        app.router,
+        Api(model, generator),
+        OtherApis(generator),
+        TokenizerApi(tokenizer, model, generator),
+        model.shows_tokenizer,
+    )
     app.include_router(operations_router(Operations(instance)))
     app.include_router(page_router(Page(instance)))
     install_error_handlers(app)
@@ -59,22 +67,14 @@ def create_app(
     return app
 
 
-def _router(tokenizer: Tokenizer | None, model: ServedModel, generator: Generator) -> APIRouter:
-    return build_router(
-        Api(model, generator),
-        OtherApis(generator),
-        TokenizerApi(tokenizer, model, generator),
-        model.shows_tokenizer,
-    )
-
-
-def guarded(app: ASGIApp, instance: Instance) -> ASGIApp:
+def guarded(application: FastAPI, instance: Instance) -> ASGIApp:
     """An application behind everything that a request has to pass first, outermost last."""
+    app: ASGIApp = Shortcuts(application)
     if instance.spans is not None:
         from server.operate.spans.parent import CallersContext
 
         app = CallersContext(app)
-    app = Entrance(app, instance.occupancy)
+    app = Entrance(app, instance.occupancy, instance.beginnings)
     app = AccessControl(app, instance.options, instance.keys, PAGE)
     app = Opening(app, instance.engine_problem)
     if instance.options.allowed_origins:

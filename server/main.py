@@ -12,6 +12,7 @@ import uvicorn
 from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.instruments.seldom import Seldom
+from megainfer.sharing.rests import Rests
 from megainfer.structured.checker import GrammarChecker
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.tokenizer import Tokenizer
@@ -62,8 +63,9 @@ async def serve(
     but closing it is the caller's business. instance: what is known of it beside the engine.
     """
     known = instance or assemble(engine, config.model, config.options)
-    checker = _grammar_checker(config.model, tokenizer)
-    renderer = None if tokenizer is None else TemplateRenderer(tokenizer)
+    others = known.occupancy.others
+    checker = _grammar_checker(config.model, tokenizer, Rests(others))
+    renderer = None if tokenizer is None else TemplateRenderer(tokenizer, rests=Rests(others))
     if renderer is not None and config.model.folder is not None:
         await renderer.prepare()  # so that no client waits for that
     app = create_app(engine, tokenizer, config.model, known, checker, renderer)
@@ -92,10 +94,12 @@ async def serve(
             known.spans.close()
 
 
-def _grammar_checker(model: ServedModel, tokenizer: Tokenizer | None) -> GrammarChecker | None:
+def _grammar_checker(
+    model: ServedModel, tokenizer: Tokenizer | None, rests: Rests
+) -> GrammarChecker | None:
     if model.folder is None or tokenizer is None:
         return None
-    return GrammarChecker(model.folder, model.vocab_size, model.defaults.eos_token_ids)
+    return GrammarChecker(model.folder, model.vocab_size, model.defaults.eos_token_ids, rests)
 
 
 async def _log_traffic(instance: Instance) -> None:

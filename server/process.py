@@ -86,6 +86,7 @@ class _Server:
             shares=client_shares(
                 options.budgets.request_memory, options.budgets.client_share, options.api_servers
             ),
+            routing_bytes=plan.routing_bytes,
         )
         self._model = ServedModel(
             names=options.names,
@@ -96,6 +97,8 @@ class _Server:
             syntax=options.syntax,
             shows_tokenizer=options.shows_tokenizer,
             defaults=plan.generation,
+            routing_bytes=plan.routing_bytes,
+            logprobs_mode=options.logprobs_mode,
         )
         around = surroundings_of(plan, options, self._ask, seat.server)
         self._instance = assemble(self._engine, self._model, options, around)

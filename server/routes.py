@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from server.http.body import JsonRoute
+from server.http.json_route import JsonRoute
 from server.openai.answer import respond, respond_streaming
 from server.openai.generating import Generation, Generator
 from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
@@ -46,11 +46,11 @@ async def _answer(request: Request, body: SamplingFields, generation: Generation
     return await respond(request, deltas, answer)
 
 
-def build_router(
-    api: Api, others: OtherApis, tokens: TokenizerApi, shows_tokenizer: bool
-) -> APIRouter:
-    """Every address, bound to its handler."""
-    router = APIRouter(route_class=JsonRoute, default_response_class=JSONResponse)
+def add_routes(
+    router: APIRouter, api: Api, others: OtherApis, tokens: TokenizerApi, shows_tokenizer: bool
+) -> None:
+    """Every address, bound to its handler. router: the application's own; one that it includes is
+    looked through once to see whether it has an address, and again for which."""
     addresses: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
         ("POST", "/v1/chat/completions", api.chat_completions),
         ("POST", "/v1/completions", api.completions),
@@ -65,5 +65,11 @@ def build_router(
     if shows_tokenizer:
         addresses.append(("GET", "/tokenizer_info", tokens.tokenizer_info))
     for method, path, handler in addresses:
-        router.add_api_route(path, handler, methods=[method], response_model=None)
-    return router
+        router.add_api_route(
+            path,
+            handler,
+            methods=[method],
+            response_model=None,
+            response_class=JSONResponse,
+            route_class_override=JsonRoute,
+        )

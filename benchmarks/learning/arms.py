@@ -1,5 +1,6 @@
 """What is compared, and all that its runs have in common."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "ppo": {"algorithm": "ppo"},
     "tppo": {"algorithm": "tppo"},
     "tppo-half": {"algorithm": "tppo"},
+    "tppo-whole": {"algorithm": "tppo"},
     "tppo-cold": {"algorithm": "tppo", "optimiser": {"value_first": 0}},
     "grpo": {"algorithm": "grpo"},
 }
-"""T-PPO with l = L/4 and L/2, and without the value model's warm-up."""
-WINDOWS = {"tppo-half": 2}
-"""Into how many parts a longest answer is cut; else 4."""
+"""T-PPO with l = L/4, L/2 and L, and with l = L/4 without the value model's warm-up."""
+WINDOWS = {"tppo": 4, "tppo-half": 2, "tppo-cold": 4}
+"""Into how many windows a longest answer is cut; else into one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,11 @@ class Size:
     that train the value model alone. evaluations: how often in a run held-out problems are tried.
     """
 
-    steps: int = 40
+    steps: int = 36
     prompts: int = 16
     answers: int = 8
-    first: int = 6
-    evaluations: int = 8
+    first: int = 3
+    evaluations: int = 9
     shorter: int = 2
 
 
@@ -39,7 +41,8 @@ def config_of(arm: str, task: Task, size: Size, output: Path, seed: int) -> Trai
     """Of one run in `output`, beside which model and problems are. All arms have the same but for
     what ARMS says."""
     models, longest = output.parent, task.answer_tokens
-    times = size.shorter if arm.startswith("tppo") else 1
+    times = size.shorter if arm in WINDOWS else 1
+    evaluate_every = max(1, size.steps * times // size.evaluations)
     values: dict[str, Any] = {
         "model": str(models / "model"),
         "data": {
@@ -51,25 +54,25 @@ def config_of(arm: str, task: Task, size: Size, output: Path, seed: int) -> Trai
             "prompts": size.prompts,
             "answers": size.answers,
             "max_answer_tokens": longest,
-            "window": longest // WINDOWS.get(arm, 4),
+            "window": math.ceil(longest / WINDOWS.get(arm, 1)),
             "engine": {"micro_batches": 1, "max_model_len": task.context, "max_num_seqs": 256},
         },
         "reward": {"function": "exact"},
         "advantage": {"edge": 2},
         "optimiser": {
-            "policy_rate": 2e-4,
+            "policy_rate": 1e-3,
             "value_rate": 1e-3,
             "policy_updates": 4,
             "value_updates": 8,
             "value_first": size.first * times,
         },
-        "compute": {"pass_tokens": 2048},  # answers of like length together: few are long
+        "compute": {"pass_tokens": 512},  # answers of like length together: few are long
         "run": {
             "output": output,
             "steps": size.steps * times,
             "seed": seed,
-            "evaluate_every": max(1, size.steps * times // size.evaluations),
-            "save_every": 10**6,
+            "evaluate_every": evaluate_every,
+            "save_every": evaluate_every,
             "keep": 1,
         },
     }

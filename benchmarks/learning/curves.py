@@ -8,11 +8,12 @@ from megainfer.rl.simulation.engine import DecodeTimes
 
 Row = Mapping[str, Any]
 """A line of a run's metrics."""
+Point = dict[str, float]
 SOLVED = 0.75
 """The share of held-out problems whose price is asked for."""
 LAST = 2
 """Evaluations at the end that a result is the mean of."""
-SPENT = {
+METRICS = {
     "decode_steps": "rollout/longest",
     "tokens": "rollout/tokens",
     "context_tokens": "rollout/context_tokens",
@@ -21,49 +22,47 @@ SPENT = {
 }
 """A batch decodes in step, so that a training step takes as many decode steps as its longest window
 has tokens."""
+GPU = ("gpu_decode_seconds", "gpu_context_seconds")
+SPENT = (*METRICS, *GPU)
 
 
-def curve(rows: Sequence[Row]) -> list[dict[str, float]]:
-    """Of each evaluation what had been spent by then."""
+def curve(rows: Sequence[Row], start: Mapping[str, float], engine: DecodeTimes) -> list[Point]:
+    """How good before the first step (start: `pass@1` and `greedy`) and at each evaluation, with
+    what had been spent by then; of `engine` see `gpu_seconds`."""
     spent = dict.fromkeys(SPENT, 0.0)
-    points = []
+    points = [{"step": 0.0, **spent, "pass@1": start["pass@1"], "greedy": start["greedy"]}]
     for row in rows:
-        for name, metric in SPENT.items():
+        for name, metric in METRICS.items():
             spent[name] += row[metric]
+        for name, seconds in zip(GPU, gpu_seconds(row, engine), strict=True):
+            spent[name] += seconds
         if "evaluation/pass@1" in row:
             found = {"pass@1": row["evaluation/pass@1"], "greedy": row["evaluation/greedy"]}
             points.append({"step": row["step"], **spent, **found})
     return points
 
 
-def summary(rows: Sequence[Row], engine: DecodeTimes) -> dict[str, float | None]:
-    """How good at the end, and what it took to be SOLVED; None where it never was.
-
-    engine: by whose times a rollout's decode steps and contexts are also counted, for machines on
-    which a step takes hardly longer with more rows.
-    """
-    points = curve(rows)
+def summary(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, float | None]:
+    """How good at the end, and what it took to be SOLVED; None where it never was."""
     first = next((point for point in points if point["pass@1"] >= SOLVED), None)
     places = [row["answers/finished"] + row["answers/unfinished"] for row in rows]
     offered = sum(row["rollout/longest"] * n for row, n in zip(rows, places, strict=True))
     mismatches = [row["policy/mismatch"] for row in rows if "policy/mismatch" in row]
     return {
         **{name: mean(p[name] for p in points[-LAST:]) for name in ("pass@1", "greedy")},
-        **{f"{name}_to_solved": first and first[name] for name in SPENT},
-        "gpu_seconds_to_solved": first and gpu_seconds(rows[: int(first["step"])], engine),
+        **{f"{name}_to_solved": first[name] if first else None for name in SPENT},
         "occupancy": sum(row["rollout/tokens"] for row in rows) / offered,
         "engine_idle": mean(row["idle/engine"] for row in rows),
         "mismatch": max(mismatches, default=None),
     }
 
 
-def gpu_seconds(rows: Sequence[Row], engine: DecodeTimes) -> float:
-    """Of these rollouts on other machines: every decode step with all answers in it, which few of
-    them have, so that T-PPO isn't favoured; contexts are computed before it."""
-    total = 0.0
-    for row in rows:
-        answers = row["answers/finished"] + row["answers/unfinished"]
-        length = max(1.0, row["rollout/context_tokens"] / answers)
-        total += row["rollout/longest"] * engine.decode_seconds(answers, length)
-        total += engine.prefill_seconds(row["rollout/context_tokens"], length)
-    return total
+def gpu_seconds(row: Row, engine: DecodeTimes) -> tuple[float, float]:
+    """Decoding, and contexts before it, of a step's rollouts by the times of other machines, on
+    which a step takes hardly longer with more rows. Every decode step has all answers in it, which
+    few of them have: so the windows aren't favoured."""
+    answers = row["answers/finished"] + row["answers/unfinished"]
+    tokens = row["rollout/context_tokens"]
+    length = max(1.0, tokens / answers)
+    decoding = row["rollout/longest"] * engine.decode_seconds(answers, length)
+    return decoding, engine.prefill_seconds(tokens, length)

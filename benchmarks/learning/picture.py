@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-AXES = {"decode_steps": "decode steps", "seconds": "seconds"}
+from learning.curves import GPU, SOLVED
+
+AXES = {("decode_steps",): "decode steps", GPU: "seconds of rollouts, by the times of GPUs"}
 
 
 def draw(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
@@ -20,11 +22,13 @@ def draw(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
         for place, (arm, own) in enumerate(by_arm.items()):
             for number, run in enumerate(own):
                 axes.plot(
-                    [point[spent] for point in run["curve"]],
+                    [sum(point[name] for name in spent) for point in run["curve"]],
                     [point["pass@1"] for point in run["curve"]],
                     color=f"C{place}",
+                    linewidth=1,
                     label=arm if number == 0 else None,
                 )
+        axes.axhline(SOLVED, color="grey", linewidth=0.5)
         axes.set_xlabel(words)
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)

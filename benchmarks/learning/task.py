@@ -1,20 +1,26 @@
-"""Running sums with a scratchpad: `a3b8c5d9=` is answered `a33b81c56d95`, each digit under its
-letter with the sum so far, modulo 10. A reward is for the whole scratchpad, so that it checks
-every step; a right last sum alone is worth nothing."""
+"""Running sums with a scratchpad: `A3B4C1D4=` is answered `a3yb4xc1yd4x`, each digit under its
+letter with the sum so far, modulo 5 and spelled `v` to `z`. A reward is for the whole scratchpad,
+so that it checks every step; a right last sum alone is worth nothing."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase, digits
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 END = "<|end|>"
-LETTERS = ascii_lowercase[:16]
-SIGNS = (END, *"0123456789", *LETTERS, "=")
-GOES_ON = 0.8
+LETTERS = ascii_lowercase[:12]
+NAMES = ascii_uppercase[: len(LETTERS)]
+BASE = 5
+"""Digits are below it."""
+SUMS = ascii_lowercase[-BASE:]
+NAMED = tuple(name + digit for name in NAMES for digit in digits[:BASE])
+"""Digits of a problem: a token each, so that a digit is found by its letter at once."""
+SIGNS = (END, *digits[:BASE], *SUMS, *LETTERS, *NAMES, "=", *NAMED)
+GOES_ON = 0.75
 """Of problems with so many digits, the share that has more."""
 
 
@@ -26,8 +32,8 @@ class Task:
 
     @property
     def prompt_tokens(self) -> int:
-        """At most: two a digit, and the sign at the end."""
-        return 2 * self.longest + 1
+        """At most: one a digit, and the sign at the end."""
+        return self.longest + 1
 
     @property
     def answer_tokens(self) -> int:
@@ -39,52 +45,57 @@ class Task:
         """Of both together."""
         return self.prompt_tokens + self.answer_tokens
 
-    def digits(self, random: Random) -> list[int]:
+    def digits(self, random: Random, goes_on: float = GOES_ON) -> list[int]:
         """Of a problem: 2 to `longest`, few of them long."""
         count = 2
-        while count < self.longest and random.random() < GOES_ON:
+        while count < self.longest and random.random() < goes_on:
             count += 1
-        return [random.randrange(10) for _ in range(count)]
+        return [random.randrange(BASE) for _ in range(count)]
 
     def write_problems(self, path: Path, count: int, seed: int) -> Path:
-        """As the trainer reads them."""
-        random = Random(seed)
-        with path.open("w") as file:
-            for _ in range(count):
-                problem = self.digits(random)
-                row = {"prompt": prompt_of(problem), "answer": answer_of(problem)}
-                file.write(json.dumps(row) + "\n")
+        """As the trainer reads them; a file that is there stays: another run may be reading it."""
+        if not path.exists():
+            random = Random(seed)
+            problems = [self.digits(random) for _ in range(count)]
+            rows = [{"prompt": prompt_of(own), "answer": answer_of(own)} for own in problems]
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         return path
+
+
+def read_problems(path: Path) -> list[tuple[str, str]]:
+    """Prompt and answer of each that was written there."""
+    rows = map(json.loads, path.read_text().splitlines())
+    return [(row["prompt"], row["answer"]) for row in rows]
 
 
 def prompt_of(problem: Sequence[int]) -> str:
     """
-    >>> prompt_of([3, 8, 5, 9])
-    'a3b8c5d9='
+    >>> prompt_of([3, 4, 1, 4])
+    'A3B4C1D4='
     """
-    named = zip(LETTERS, problem, strict=False)
-    return "".join(f"{letter}{digit}" for letter, digit in named) + "="
+    return "".join(f"{name}{digit}" for name, digit in zip(NAMES, problem, strict=False)) + "="
 
 
 def answer_of(problem: Sequence[int], random: Random | None = None, sloppy: float = 0.0) -> str:
     """The scratchpad. sloppy: the share of steps with a sum that is anything; those that follow go
     on from it.
 
-    >>> answer_of([3, 8, 5, 9])
-    'a33b81c56d95'
+    >>> answer_of([3, 4, 1, 4])
+    'a3yb4xc1yd4x'
     """
     steps, total = [], 0
     for letter, digit in zip(LETTERS, problem, strict=False):
-        total = (total + digit) % 10
+        total = (total + digit) % BASE
         if random is not None and random.random() < sloppy:
-            total = random.randrange(10)
-        steps.append(f"{letter}{digit}{total}")
+            total = random.randrange(BASE)
+        steps.append(f"{letter}{digit}{SUMS[total]}")
     return "".join(steps)
 
 
 def write_tokenizer(folder: Path) -> Tokenizer:
     """A token a sign."""
-    tokenizer = Tokenizer(models.BPE({sign: token for token, sign in enumerate(SIGNS)}, []))
+    merges = [(name[0], name[1]) for name in NAMED]
+    tokenizer = Tokenizer(models.BPE({sign: token for token, sign in enumerate(SIGNS)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END])

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import NoReturn
 
@@ -39,8 +39,8 @@ from megainfer.messages.hosts import (
 )
 from megainfer.messages.message import Role
 from megainfer.supervise.child import fork_process
-from megainfer.supervise.libraries import load_libraries
-from megainfer.supervise.signals import Interrupted, Signals
+from megainfer.supervise.forking.libraries import load_libraries
+from megainfer.supervise.signals import Interrupted, Signals, Terminated
 
 log = logging.getLogger("megainfer")
 
@@ -60,13 +60,16 @@ _LOOK_SECONDS = 0.5
 class AgentWish:
     """join: where the supervisor listens for agents. name: of this host. host, port: where this
     agent listens for stand-ins; port 0: any. join_seconds: how long it tries, at the start and when
-    the supervisor is lost."""
+    the supervisor is lost. memory: bytes that nodes here may have, None: what is available.
+    drain_seconds: how long, after SIGTERM, it goes on for an instance that is ending, too."""
 
     join: Address
     name: str
     port: int
     join_seconds: float
     ground: Ground
+    memory: int | None = None
+    drain_seconds: float = 0.0
 
 
 class Agent:
@@ -85,6 +88,7 @@ class Agent:
         self._joined = False
         self._deadline = monotonic() + wish.join_seconds  # for joining
         self._next_try = 0.0
+        self._end_at: float | None = None  # once SIGTERM has come
         self._attendants: dict[int, tuple[Role, int] | None] = {}  # of which node, by process id
 
     def run(self) -> int:
@@ -115,8 +119,21 @@ class Agent:
         wires = [] if self._wire is None else [self._wire]
         ready = poll(wires, _LOOK_SECONDS, self._signals.fileno(), *self._strangers.filenos())
         if self._signals.fileno() in ready:
-            self._signals.heed()
+            self._heed_signals()
+        if self._end_at is not None and (not self._joined or monotonic() > self._end_at):
+            raise Interrupted
         return goes_on
+
+    def _heed_signals(self) -> None:
+        """Raises Interrupted. Whoever ends all hosts at once, ends those first whose requests are
+        still answered by these nodes: SIGTERM leaves them some time."""
+        try:
+            self._signals.heed()
+        except Terminated:
+            if self._end_at is not None or self._wish.drain_seconds <= 0:
+                raise
+            self._end_at = monotonic() + self._wish.drain_seconds
+            self._told("ending with the instance, or within the --drain-timeout")
 
     # --- the supervisor -----------------------------------------------------------------------
 
@@ -144,8 +161,12 @@ class Agent:
         self._wire = wire
 
     def _join(self) -> Join:
-        machine = msgspec.msgpack.encode(read_machine())
-        return Join(self._wish.name, __version__, *self._strangers.address, machine)
+        machine = read_machine()
+        if self._wish.memory is not None:
+            available = min(self._wish.memory, machine.available_memory)
+            machine = replace(machine, available_memory=available)
+        encoded = msgspec.msgpack.encode(machine)
+        return Join(self._wish.name, __version__, *self._strangers.address, encoded)
 
     def _hear_supervisor(self) -> bool:
         """Whether it goes on. Raises ConfigError."""

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -21,6 +22,7 @@ from megainfer.hosts.token import m2n_key
 from megainfer.hosts.wire import Wire, poll
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import decode_plan
+from megainfer.launch.station import NodeTask
 from megainfer.messages.from_child import Fatal
 from megainfer.messages.hosts import (
     ForNode,
@@ -33,16 +35,16 @@ from megainfer.messages.hosts import (
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import FrontEndDown, FrontEndUp
 from megainfer.models.registry import load_spec
-from megainfer.supervise.child import Child, fork_child
+from megainfer.supervise.child import Child
 from megainfer.supervise.family import drain
-from megainfer.supervise.staffing import node_main
+from megainfer.supervise.forking.node import KILL_SECONDS, fork_node
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
 from megainfer.topology import CoreAssignment
 
 log = logging.getLogger(__name__)
 
-KILL_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 2.0
+_SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def localised(start: StartNode, ground: Ground) -> Plan:
         )
     if load_spec(folder, plan.config.hf_overrides) != plan.spec:
         raise ModelError(f"{folder} on this host is another model than the one that is served")
+    _check_commit(folder, plan.folder)
     return replace(
         plan,
         folder=folder,
@@ -94,25 +97,29 @@ def localised(start: StartNode, ground: Ground) -> Plan:
     )
 
 
+def _check_commit(folder: Path, served: Path) -> None:
+    """Of what was fetched from the hub: `snapshots/COMMIT`, as its library keeps it. A branch may
+    have moved on between two hosts. Raises ModelError."""
+    fetched = folder.parent.name == served.parent.name == _SNAPSHOTS
+    if fetched and folder.name != served.name:
+        raise ModelError(
+            f"{folder} on this host is commit {folder.name} of the model, and {served.name} is "
+            "served; fetch that by --revision"
+        )
+
+
 class _Attendant:
     def __init__(self, wire: Wire[ToAttendant], plan: Plan, start: StartNode) -> None:
         self._wire = wire
         self._logs = LogPipe()
         self._doors = FrontDoors(plan, start.node, start.incarnation)
         self._vigil = Vigil()
+        self._ready: set[int] = set()  # descriptors that can be read
         self._next_look = 0.0
-        main = node_main(
-            plan, start.role, start.node, start.measures, start.placement, start.weights
-        )
+        task = NodeTask(start.role, start.node, start.measures, start.placement, start.weights)
+        cores = partial(_cores, plan, start)
         with self._logs:
-            self._child: Child = fork_child(
-                start.role,
-                start.node,
-                main,
-                _cores(plan, start),
-                (wire, self._logs),
-                start.incarnation,
-            )
+            self._child: Child = fork_node(plan, task, cores, (wire, self._logs), start.incarnation)
 
     def run(self, said: Sequence[ToAttendant]) -> None:
         """Until the node has ended. Its end is told; that of the connection is its end. said: what
@@ -120,14 +127,15 @@ class _Attendant:
         try:
             for message in said:
                 self._hear(message)
-            while not self._child.reap(timeout=0):
+            while not self._child.collect(self._ready):
                 self._turn()
             self._mourn()
         except (NodeDied, ProtocolError) as error:
             log.warning("%s is ended: %s", self._child.name, error)
         finally:
             self._child.kill()
-            self._child.reap(KILL_SECONDS)
+            for rank in self._child.ranks:
+                rank.reap(KILL_SECONDS)
 
     def _turn(self) -> None:
         for message in self._wire.pump():
@@ -139,11 +147,13 @@ class _Attendant:
                 break  # ZeroMQ keeps the others
         self._tell_logs()
         self._look_after()
-        fds = self._child.link.fileno(), self._child.pidfd, self._logs.fileno()
-        if self._wire.is_crowded:
-            poll([self._wire], LOOK_SECONDS, *fds)
-        elif not self._doors.pending:
-            poll([self._wire], LOOK_SECONDS, *fds, *self._doors.filenos())
+        living = [rank for rank in self._child.ranks if rank.alive]
+        fds = [fd for rank in living for fd in (rank.link.fileno(), rank.pidfd)]
+        fds.append(self._logs.fileno())
+        if not self._wire.is_crowded:
+            fds += self._doors.filenos()
+        seconds = 0.0 if self._doors.pending and not self._wire.is_crowded else LOOK_SECONDS
+        self._ready = poll([self._wire], seconds, *fds)
 
     def _hear(self, message: ToAttendant) -> None:
         match message:
@@ -159,10 +169,13 @@ class _Attendant:
         self._child.send(message)
 
     def _tell_said(self) -> None:
-        for said in drain(self._child):
-            if isinstance(said, Fatal):
-                self._child.fatal = said.message
-            self._wire.send(said)
+        """What the first rank says; of the others last words."""
+        for rank in self._child.ranks:
+            for said in drain(rank):
+                if isinstance(said, Fatal):
+                    rank.fatal, rank.befell = said.message, said.befell
+                if rank is self._child:
+                    self._wire.send(said)
 
     def _tell_logs(self) -> None:
         if lines := self._logs.lines():
@@ -172,9 +185,9 @@ class _Attendant:
         if (now := monotonic()) < self._next_look:
             return
         self._next_look = now + LOOK_SECONDS
-        for child, reason in self._vigil.look([self._child]):
-            child.given_up = child.given_up or f"hung: {reason}"
-            child.kill()
+        for rank, reason in self._vigil.look(self._child.ranks):
+            rank.given_up = rank.given_up or f"hung: {reason}"
+            rank.kill()
 
     def _mourn(self) -> None:
         """Tell how it ended, and what it said last."""
@@ -182,8 +195,8 @@ class _Attendant:
         self._tell_said()
         for _ in range(2):  # the second time what has no end of line
             self._tell_logs()
-        in_order = child.exit_code == 0
-        befell = child.fatal is None or child.given_up is not None
+        in_order = child.fell is None or child.fell.exit_code == 0
+        befell = not child.failed_by_itself
         ended = NodeEnded(None) if in_order else NodeEnded(child.death(), befell)
         log.info("%s has ended%s", child.name, "" if in_order else f": {child.death()}")
         _say_last(self._wire, ended)
@@ -199,9 +212,9 @@ def _say_last(wire: Wire[ToAttendant], message: NodeEnded | Refused) -> None:
             wire.pump()
 
 
-def _cores(plan: Plan, start: StartNode) -> CoreAssignment | None:
-    """Its own, where this process may use them: one that joined later may have been planned on
+def _cores(plan: Plan, start: StartNode, rank: int) -> CoreAssignment | None:
+    """A rank's own, where this process may use them: one that joined later may have been planned on
     another host's."""
-    own = plan.cores_of(start.role, start.node)
+    own = plan.cores_of(start.role, start.node, rank)
     cores = tuple(sorted(set(own.cores) & os.sched_getaffinity(0)))
     return CoreAssignment(cores) if cores else None

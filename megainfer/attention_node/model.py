@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from megainfer.attention_node.ranks.leading import ALONE, LeadingHalf, Rank
+from megainfer.attention_node.routing_record import RoutingRecord
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
@@ -43,6 +44,8 @@ class StepModel(Protocol):
     """
 
     spec: ModelSpec
+    record: RoutingRecord | None
+    """What tokens' gates chose; None where nobody may ask."""
 
     def place(self, placement: Placement) -> None:
         """Experts are elsewhere from the next step on.
@@ -104,6 +107,7 @@ class AttentionModel:
         rank: Rank = ALONE,
     ) -> None:
         self.spec = spec
+        self.record: RoutingRecord | None = None
         self._rank = rank
         self._backend = backend
         self._num_experts = placement.num_experts
@@ -134,10 +138,10 @@ class AttentionModel:
 
         Raises ConfigError where they can't with blocks of this size.
         """
-        device = self._backend.device
-        shapes = [layer.cache_shapes(block_size) for layer in self.half.layers]
+        device, dtype = self._backend.device, self._backend.cache_dtype
+        shapes = [layer.cache_shapes(block_size, dtype) for layer in self.half.layers]
         states = StateCache([layer.state_shapes for layer in self.half.layers], num_states, device)
-        return KVCache(shapes, num_blocks, block_size, self._backend.dtype, states, device)
+        return KVCache(shapes, num_blocks, block_size, dtype, states, device)
 
     def place(self, placement: Placement) -> None:
         """See `StepModel.place`."""
@@ -148,6 +152,8 @@ class AttentionModel:
             )
         for layer in self.half.layers:
             layer.place(placement)
+        if self.record is not None:
+            self.record.place(placement)
 
     # Not in inference mode: others add replies into the tensor that this returns.
     @torch.no_grad()
@@ -166,6 +172,8 @@ class AttentionModel:
                 layers[index].attend(x, batch, kv.layer(index))
                 routed = layers[index].feed_forward(x, batch)
                 if routed is not None:
+                    if self.record is not None:
+                        self.record.keep(index, batch, routed.parts)
                     return MoEPoint(index, routed.hidden, routed.parts)
         return None
 

@@ -170,7 +170,7 @@ class AttentionNode:
         with self.clock.host_span("schedule", step.micro_batch):
             events = self.scheduler.complete(step, result.token_ids, result.logprobs)
             self._parts.tuner.step_ended(step, self.scheduler)
-        self._tell(events)
+        self._tell(result.told_in(events))
         if not self._compose(step.micro_batch):
             self.port.rest(step.micro_batch)
 

@@ -14,6 +14,7 @@ from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.peers import Peers
 from megainfer.attention_node.profile import profile_attention
 from megainfer.attention_node.ranks.leading import ALONE, HalfRanks, Rank
+from megainfer.attention_node.routing_record import RoutingRecord
 from megainfer.attention_node.row_costs import scored_row_cost
 from megainfer.attention_node.scheduling.config import (
     FAIR_PROMPT_ROWS_ON_CPUS,
@@ -130,6 +131,8 @@ def load_attention(
         total = reader.total_bytes(attention_sources(plan.spec, rank.shard))
         reader.on_bytes = lambda done: on_bytes(done, total)
         model = AttentionModel(plan.spec, reader, plan.placement, backend, plan.max_model_len, rank)
+    if plan.routing_bytes and rank.shard.leads:
+        model.record = RoutingRecord(plan.spec, plan.placement, plan.num_blocks)
     spare = bool(plan.attention_ledger().of("graphs"))  # what is nobody's, for padding
     states = plan.num_states + spare if plan.num_states else 0
     return model, model.new_cache(plan.num_blocks + spare, states)

@@ -24,6 +24,7 @@ def sample_row(chunk: Chunk) -> SampleRow:
         logprobs=submit.logprobs,
         min_p=submit.min_p,
         edits=_edits(chunk.sequence) if chunk.sequence.edits_logits else None,
+        processed=submit.processed_logprobs,
     )
 
 

@@ -1,13 +1,15 @@
 """What a step gives once it has been through all layers: tokens, and scores of prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from torch import Tensor
 
 from megainfer.attention_node.model import StepModel
 from megainfer.attention_node.prompt_scores import PendingScores, begin_scores
+from megainfer.attention_node.routing_record import RoutingRecord
 from megainfer.attention_node.sample_rows import NOBODYS_ROW, sample_row
 from megainfer.attention_node.sampling.draws import Draws, SampleOutput
 from megainfer.attention_node.sampling.row_errors import RowError
@@ -16,7 +18,8 @@ from megainfer.attention_node.scheduling.step import Chunk, Step
 from megainfer.compute.batch import StepBatch
 from megainfer.device import Device
 from megainfer.instruments.stage_clock import StageClock
-from megainfer.messages.requests import RequestFailed, TokenLogprobs
+from megainfer.messages.requests import RequestFailed, TokenEvent, TokenLogprobs
+from megainfer.messages.routed_experts import RoutedExperts
 from megainfer.structured.grammar import GrammarFailed
 
 
@@ -40,11 +43,18 @@ class Failure(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """A token, and log-probabilities where wanted, for each chunk that samples, in their order;
-    those of `failures` mean nothing."""
+    those of `failures` mean nothing. routed: by request, where wanted."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
     failures: list[Failure]
+    routed: Mapping[str, RoutedExperts]
+
+    def told_in(self, events: Sequence[TokenEvent]) -> Sequence[TokenEvent]:
+        """The events of its tokens, with what their requests' tokens chose where that is wanted."""
+        if not self.routed:
+            return events
+        return [replace(event, routed=self.routed.get(event.request_id)) for event in events]
 
 
 class StepOutput:
@@ -56,8 +66,10 @@ class StepOutput:
         scores: Sequence[PendingScores],
         grammars: Sequence[Failure],
         draws: Draws,
+        record: RoutingRecord | None,
     ) -> None:
         self._chunks = chunks
+        self._record = record
         self._scores = scores
         self._grammars = grammars
         self._draws = draws
@@ -71,7 +83,19 @@ class StepOutput:
         failures = [*self._take_scores(), *self._grammars]
         output = self._draws.take()
         failures += self._row_failures(output)
-        return StepResult(output.token_ids, output.logprobs, failures)
+        return StepResult(output.token_ids, output.logprobs, failures, self._take_routed())
+
+    def _take_routed(self) -> dict[str, RoutedExperts]:
+        """By request, what its tokens chose that nobody was told of."""
+        if self._record is None:
+            return {}
+        routed = {}
+        for chunk in self._chunks:
+            sequence = chunk.sequence
+            if sequence.submit.routed_experts:
+                told, sequence.routed_told = sequence.routed_told, chunk.end
+                routed[sequence.request_id] = self._record.of(sequence.block_ids, told, chunk.end)
+        return routed
 
     def _take_scores(self) -> Iterator[Failure]:
         for scores in self._scores:
@@ -98,7 +122,7 @@ def begin_output(
         grammars: list[Failure] = []
         rows = [_row(chunk, grammars) for chunk in chunks]
         draws = begin_sampling(logits, rows, model.tokens, device)
-    return StepOutput(chunks, scores, grammars, draws)
+    return StepOutput(chunks, scores, grammars, draws, model.record)
 
 
 def _row(chunk: Chunk, failures: list[Failure]) -> SampleRow:

@@ -14,10 +14,11 @@ from megainfer.compute.cpu.kernels import library
 from megainfer.config import format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.machine import Machine
+from megainfer.launch.plan import SPIN_SECONDS
 from megainfer.planner.costs import ModelCosts
 from megainfer.planner.hardware import Device
 from megainfer.planner.live.naming import beside, colocated, of_cores
-from megainfer.supervise.libraries import load_libraries
+from megainfer.supervise.forking.libraries import load_libraries
 
 if TYPE_CHECKING:  # which loads torch
     from megainfer.calibration.kernels import Sizes
@@ -114,7 +115,7 @@ class _Setting:
 def _host(working: int, tell: Tell) -> _Host:
     from megainfer.calibration import toy
     from megainfer.calibration.host import COLOCATED, SHARED, SPLIT, measure_host, measure_layers
-    from megainfer.calibration.layers import Served, taking_turns
+    from megainfer.calibration.layers import Served, among_sleepers, taking_turns
 
     arrangements = (SHARED, SPLIT, COLOCATED)
     with tempfile.TemporaryDirectory(prefix="megainfer-calibrate-") as scratch:
@@ -128,6 +129,7 @@ def _host(working: int, tell: Tell) -> _Host:
         layers = measure_layers(folder, bulky.layers, arrangements)
         served = [Served(costs, *times) for times in layers]
     turns = taking_turns(shared, colocated, served[0], served[2])
+    split = among_sleepers(split, served[1], SPIN_SECONDS)
     return _Host(turns, split, colocated, served[1], served[2])
 
 

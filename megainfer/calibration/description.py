@@ -37,7 +37,8 @@ def device_of(
     rate, flops = _memory_rate(kernels), _peaks(kernels)
     # Packing, which one direction has, is the host's work on a layer already.
     noticing = max(0.0, host.transfer - links[0].packing / 2)
-    road = Link(rate, noticing, max(1, share.of_cores // share.cores))
+    sleep = {"awake_seconds": host.awake, "waking_seconds": host.waking}
+    road = Link(rate, noticing, max(1, share.of_cores // share.cores), **sleep)
     return Device(
         name=share.name,
         kind="cpu",
@@ -45,7 +46,7 @@ def device_of(
         memory_bytes_per_second=rate,
         flops=flops,
         link=road,
-        nic=Link(rate, noticing),
+        nic=Link(rate, noticing, **sleep),
         watts=share.watts * share.part,
         price=share.price * share.part,
         efficiency=_efficiency(kernels, rate, flops, links, host),

@@ -88,25 +88,19 @@ def _engine(folder: Path, nodes: Mapping[str, Any]) -> Iterator[LLM]:
 
 
 def _layers(llm: LLM, layers: int) -> tuple[LayerTime, LayerTime]:
-    few, many = (_layer(llm, rows, layers) for rows in ROWS)
+    few, many = (_measure(llm, rows, BULKY_TOKENS, layers) for rows in ROWS)
     return few, many
-
-
-def _layer(llm: LLM, rows: int, layers: int) -> LayerTime:
-    step, attention, experts, _ = _measure(llm, rows, BULKY_TOKENS, layers)
-    return LayerTime(rows, BULKY_TOKENS / 2, attention, experts, step)
 
 
 def _undisturbed(llm: LLM, rows: int) -> HostWork:
     """The quickest of several rounds; in `step` there is all of a step but its layers."""
-    rounds = (_measure(llm, rows, TOKENS, TOY.layers) for _ in range(ROUNDS))
-    step, attention, experts, transfer = min(rounds)
-    layer = attention + experts + 2 * transfer
-    return HostWork(attention, experts, transfer, step - TOY.layers * layer, 0.0)
+    time = _quickest([_measure(llm, rows, TOKENS, TOY.layers) for _ in range(ROUNDS)])
+    messages = time.dispatch + time.reply
+    outside = time.step - TOY.layers * (time.attention + time.experts + messages)
+    return HostWork(time.attention, time.experts, messages / 2, outside, 0.0)
 
 
-def _measure(llm: LLM, rows: int, tokens: int, layers: int) -> tuple[float, float, float, float]:
-    """Seconds of a step, and of a layer's attention, experts and each transfer."""
+def _measure(llm: LLM, rows: int, tokens: int, layers: int) -> LayerTime:
     before = llm.stats()
     seconds = _generate(llm, rows, tokens)
     after = llm.stats()
@@ -114,9 +108,14 @@ def _measure(llm: LLM, rows: int, tokens: int, layers: int) -> tuple[float, floa
     steps = attention["steps"]
     t_a = _seconds(attention, ATTENTION_KINDS) / steps / layers
     t_e = _seconds(experts, EXPERT_KINDS) / steps / layers
-    noticed = attention.get("transfers", 0.0) + experts.get("transfers", 0.0)
-    waited = attention.get("transfer_ns", 0.0) + experts.get("transfer_ns", 0.0)
-    return seconds / steps, t_a, t_e, waited / 1e9 / noticed if noticed else 0.0
+    dispatch, reply = _transfer(experts), _transfer(attention)
+    return LayerTime(rows, tokens / 2, t_a, t_e, seconds / steps, dispatch, reply)
+
+
+def _transfer(grown: Mapping[str, float]) -> float:
+    """The mean of messages that their receiver waited for."""
+    waited = grown.get("transfers", 0.0)
+    return grown.get("transfer_ns", 0.0) / 1e9 / waited if waited else 0.0
 
 
 def _generate(llm: LLM, rows: int, tokens: int) -> float:

@@ -183,11 +183,12 @@ class Reading:
 
 def attention(kernel: AttentionKernel, dtype: str, sizes: Sizes) -> Iterator[Reading]:
     """Over a cache of this dtype."""
-    layer, shape = _reading_layer(kernel), block_shape(READING.num_kv_heads, READING.head_dim)
-    token = 2.0 * READING.kv_size * getattr(torch, dtype).itemsize
+    layer, kept = _reading_layer(kernel), getattr(torch, dtype)
+    shape = block_shape(READING.num_kv_heads, READING.head_dim, kept)
+    token = 2.0 * READING.kv_size * kept.itemsize
     needs = [n * -(-context // BLOCK_SIZE) for n, context in sizes.readers]
     total = max(*needs, int(sizes.working / token / BLOCK_SIZE))
-    cache = torch.full((total, *shape), 0.01, dtype=getattr(torch, dtype))
+    cache = torch.full((total, *shape), 0.01, dtype=kept)
     for reader, firsts in zip(sizes.readers, places(needs, total, PLACES), strict=True):
         size = reader[0] * reader[1] * token
         without = (reader[0], 1)

@@ -1,6 +1,7 @@
 """What layers of a served model take beyond what kernels and the host's fixed work come to."""
 
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from megainfer.calibration.measured import HostWork, LayerTime
 from megainfer.planner.costs import AttentionStage, Contexts, ExpertStage, ModelCosts, Step
@@ -64,6 +65,30 @@ def taking_turns(apart: HostWork, together: HostWork, served: Served, in_one: Se
         attention_layer=apart.attention_layer + half,
         expert_layer=apart.expert_layer + half,
     )
+
+
+SURELY = 1.2
+"""By how many times a wait is longer or shorter than another so that all of its kind are."""
+
+
+def among_sleepers(apart: HostWork, served: Served, awake: float) -> HostWork:
+    """The host's work of two processes on cores of their own, one of which sleeps while the other
+    computes for long.
+
+    A small model's messages find who waits for them looking, and all that sending takes still in a
+    cache; so what they take is asked of a large one, by how long their receivers had waited.
+    apart: of the small model. awake: for how many seconds a process looks before it sleeps.
+    """
+    times = (served.few, served.many)
+    waited = [
+        *((time.attention, time.dispatch) for time in times),
+        *((time.experts, time.reply) for time in times),
+    ]
+    looking = [taken for wait, taken in waited if taken and wait * SURELY < awake]
+    asleep = [taken for wait, taken in waited if taken and wait > SURELY * awake]
+    transfer = max(apart.transfer, fmean(looking) if looking else 0.0)
+    waking = max(0.0, fmean(asleep) - transfer) if asleep else 0.0
+    return replace(apart, transfer=transfer, awake=awake, waking=waking)
 
 
 def _beside_steps(time: LayerTime, host: HostWork) -> float:

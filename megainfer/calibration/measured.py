@@ -1,5 +1,6 @@
 """What was measured, as numbers: of this everything else follows without the machine."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,23 +58,29 @@ class Exchanged:
 @dataclass(frozen=True, slots=True)
 class HostWork:
     """Seconds of one layer on an attention node and on an expert node, of one message between them
-    (the mean of both directions, from the beginning of its send), and of all else by step, and by
-    step and sequence."""
+    (from the beginning of its send), and of all else by step, and by step and sequence. awake: for
+    how long a node looks for a message before it sleeps. waking: that one takes longer which finds
+    it asleep."""
 
     attention_layer: float
     expert_layer: float
     transfer: float
     step: float
     sequence: float
+    awake: float = math.inf
+    waking: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
     """Seconds of a layer on an attention node and on an expert node, under so many rows of as long
-    contexts; step: of all layers and all else."""
+    contexts; step: of all layers and all else. dispatch, reply: of a message to an expert node and
+    to an attention node that waited for it, from the beginning of its send; 0 where none did."""
 
     rows: int
     context: float
     attention: float
     experts: float
     step: float
+    dispatch: float = 0.0
+    reply: float = 0.0

@@ -48,6 +48,7 @@ class GraphedSteps:
         on_graph: OnGraph = lambda done, total: None,
     ) -> None:
         self.spec: ModelSpec = model.spec
+        self.record = model.record
         self._model, self._kv = model, kv
         self._replays = self._eager = 0
         self._recordings = Recordings(kv.device, most_bytes, len(buckets), on_graph)

@@ -40,11 +40,18 @@ class ColocatedModel:
         expert_clock: StageClock,
     ) -> None:
         self.spec: ModelSpec = attention.spec
+        self.record = attention.record
         self._attention = attention
         self._experts = experts
         self._kv = kv
         self._expert_clock = expert_clock
-        self.chains: Sequence[Chain] = attention.half.chains(experts.by_layer, kv)
+        self.chains = self._chains()
+
+    def _chains(self) -> Sequence[Chain]:
+        """None where it is recorded what gates choose: chains don't tell."""
+        if self.record is not None:
+            return ()
+        return self._attention.half.chains(self._experts.by_layer, self._kv)
 
     @property
     def half(self) -> ModelHalf:
@@ -64,7 +71,7 @@ class ColocatedModel:
         def switch() -> None:
             to_half()
             to_experts()
-            self.chains = self._attention.half.chains(self._experts.by_layer, self._kv)
+            self.chains = self._chains()
 
         return switch
 

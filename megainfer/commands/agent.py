@@ -1,7 +1,9 @@
 """`megainfer agent`."""
 
 import socket
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,9 +15,14 @@ from megainfer.commands.host_options import (
     check_seconds,
     parse_address,
 )
+from megainfer.config import parse_bytes
 from megainfer.console.logs import set_up_logs
 from megainfer.errors import ConfigError
-from megainfer.hosts.token import read_token
+from megainfer.hosts.listening import Address
+from megainfer.hosts.token import VARIABLE, find_token
+from megainfer.model_folder.demo.model import DEMO_MODEL_NAME
+from megainfer.model_folder.prepare import prepare
+from megainfer.model_folder.resolve import ModelSource
 
 EPILOG = """[bold]Example[/bold]
 
@@ -26,6 +33,42 @@ On each host that is to have nodes:
 And where clients come to:
 
 [cyan]megainfer serve MODEL --agents 2 --listen-agents 10.0.0.1:7300 --token-file token[/cyan]"""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """This machine, to whom `join` says. host: its address, None: the one that leads there. model:
+    what is to be here before it joins, None: it is where the supervisor has it. memory: bytes,
+    None: what is available."""
+
+    join: Address
+    token: bytes
+    name: str
+    join_seconds: float
+    host: str | None = None
+    port: int = 0
+    model: ModelSource | None = None
+    memory: int | None = None
+    drain_seconds: float = 0.0
+
+    def run(self, told: Callable[[str], None]) -> int:
+        """As the agent of this machine, to its end: its exit status. A model is fetched first, once
+        for all nodes here. Raises MegaInferError."""
+        from megainfer.agent.agent import Agent, AgentWish
+        from megainfer.agent.attendant import Ground
+
+        folder = None if self.model is None else prepare(self.model)
+        ground = Ground(self.token, self.host or own_address(*self.join), folder)
+        wish = AgentWish(
+            self.join,
+            self.name,
+            self.port,
+            self.join_seconds,
+            ground,
+            self.memory,
+            self.drain_seconds,
+        )
+        return Agent(wish, told).run()
 
 
 def agent(
@@ -49,11 +92,24 @@ def agent(
         Option(show_default="the machine's", help="What the instance calls this host."),
     ] = None,
     model: Annotated[
-        Path | None,
+        str | None,
         Option(
-            metavar="FOLDER",
+            metavar="MODEL",
             show_default="the path that serve has",
-            help="Where the model is on this machine.",
+            help="Where the model is on this machine: a folder, or a GGUF file; or a hub id, which "
+            f"is fetched before it joins, or {DEMO_MODEL_NAME}, which is made.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, Option(help="Branch, tag or commit of a --model that is a hub id.")
+    ] = None,
+    memory: Annotated[
+        int | None,
+        Option(
+            parser=partial(parse_bytes, flag="--memory"),
+            metavar="BYTES",
+            show_default="what is available",
+            help="What nodes here may take, such as 64GiB, where others need memory, too.",
         ),
     ] = None,
     join_timeout: Annotated[
@@ -63,23 +119,49 @@ def agent(
             help="How long to try to join, at the start and when the supervisor is lost.",
         ),
     ] = JOIN_SECONDS,
+    drain_timeout: Annotated[
+        float,
+        Option(
+            metavar="SECONDS",
+            help="How long after SIGTERM nodes go on, for an instance that is told to end at the "
+            "same time; it ends with that, and with a second signal at once.",
+        ),
+    ] = 0.0,
     log_level: Annotated[str, Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Offer this machine to a supervisor elsewhere, which has nodes started here."""
-    from megainfer.agent.agent import Agent, AgentWish
-    from megainfer.agent.attendant import Ground
-
     set_up_logs(log_level)
-    if token_file is None:
-        raise ConfigError("--token-file FILE is needed, the same as the supervisor's")
+    token = find_token(token_file)
+    if token is None:
+        raise ConfigError(
+            f"--token-file FILE is needed, the same as the supervisor's, or {VARIABLE} in the "
+            "environment"
+        )
     check_seconds("--join-timeout", join_timeout)
-    where = parse_address(join, "--join")
-    ground = Ground(read_token(token_file), host or _own_address(*where), model)
-    wish = AgentWish(where, name or socket.gethostname(), port, join_timeout, ground)
-    raise typer.Exit(Agent(wish, lambda text: print(text, flush=True)).run())
+    check_seconds("--drain-timeout", drain_timeout)
+    offer = Offer(
+        parse_address(join, "--join"),
+        token,
+        name or socket.gethostname(),
+        join_timeout,
+        host,
+        port,
+        _source(model, revision),
+        memory,
+        drain_timeout,
+    )
+    raise typer.Exit(offer.run(lambda text: print(text, flush=True)))
 
 
-def _own_address(host: str, port: int) -> str:
+def _source(model: str | None, revision: str | None) -> ModelSource | None:
+    if model is None:
+        if revision is not None:
+            raise ConfigError("--revision is for a hub id; name it by --model")
+        return None
+    return ModelSource(None if model == DEMO_MODEL_NAME else model, revision)
+
+
+def own_address(host: str, port: int) -> str:
     """Of the interface that leads there; nothing is sent. Raises ConfigError."""
     try:
         ((family, kind, *_, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)

@@ -13,6 +13,7 @@ from megainfer.commands.host_options import (
 )
 from megainfer.console.logs import set_up_logs
 from megainfer.errors import ConfigError
+from megainfer.hosts.token import find_token
 
 EPILOG = """[bold]Example[/bold]
 
@@ -42,7 +43,7 @@ def doctor(
     check_seconds("--agents-timeout", agents_timeout)
     set_up_logs("warning")
     console = Console(highlight=False)
-    reception = open_reception(agents, listen_agents, token_file)
+    reception = open_reception(agents, listen_agents, find_token(token_file))
     try:
         hosts = reception.gather(agents, agents_timeout, console.print)
         table = Table("from", "to", "round trip", "MB/s", "clock", "", box=None, pad_edge=False)

@@ -255,6 +255,23 @@ class EngineOptions:
             help="How all other weights are kept; auto: as --dtype.",
         ),
     ] = DEFAULT.attention_dtype
+    enable_return_routed_experts: Annotated[
+        bool,
+        Option(
+            "--enable-return-routed-experts",
+            rich_help_panel=LIMITS,
+            help="Keep which experts each token chose beside its keys and values, for requests "
+            "with return_routed_experts.",
+        ),
+    ] = DEFAULT.enable_return_routed_experts
+    kv_cache_dtype: Annotated[
+        str,
+        Option(
+            rich_help_panel=LIMITS,
+            metavar="float32|bfloat16|int8|fp8|auto",
+            help="What keys and values are cached in; auto: as --dtype. 8 bits: on CPUs.",
+        ),
+    ] = DEFAULT.kv_cache_dtype
     pin_weights: Annotated[
         bool,
         Option(

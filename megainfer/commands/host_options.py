@@ -10,7 +10,7 @@ from typer import Option
 from megainfer.errors import ConfigError
 from megainfer.hosts.listening import Address
 from megainfer.hosts.reception import LEASE_SECONDS, PATIENCE_SECONDS, Reception
-from megainfer.hosts.token import read_token
+from megainfer.hosts.token import VARIABLE, find_token
 from megainfer.launch.hosts.places import parse_place
 from megainfer.messages.message import Role
 
@@ -24,6 +24,7 @@ TokenFile = Annotated[
         "--token-file",
         rich_help_panel=HOSTS,
         metavar="FILE",
+        show_default=f"the environment's {VARIABLE}",
         help="The secret that agents and the supervisor share: 32 characters or more, readable by "
         "its owner only.",
     ),
@@ -74,13 +75,23 @@ class HostOptions:
             help="Silence after which a host counts as lost here, and there ends its nodes.",
         ),
     ] = LEASE_SECONDS
+    move_nodes_after: Annotated[
+        float | None,
+        Option(
+            rich_help_panel=HOSTS,
+            metavar="SECONDS",
+            show_default="they wait for their host",
+            help="Once it serves: when the nodes of a host that stays away are started on others.",
+        ),
+    ] = None
 
     def places(self) -> dict[tuple[Role, int], str]:
         """The wishes for nodes. Raises ConfigError."""
         return dict(map(parse_place, self.place or []))
 
-    def reception(self) -> Reception | None:
-        """Open, where there are to be agents. Raises ConfigError."""
+    def reception(self, token: bytes | None = None) -> Reception | None:
+        """Open, where there are to be agents. token: in place of what options say of it. Raises
+        ConfigError."""
         if self.agents == 0:
             self._check_unused()
             return None
@@ -95,13 +106,19 @@ class HostOptions:
         check_seconds("--agent-lease", self.agent_lease)
         check_seconds("--agents-timeout", self.agents_timeout)
         waits = self.agent_lease, self.agents_timeout
-        return open_reception(self.agents, self.listen_agents, self.token_file, *waits)
+        token = token or find_token(self.token_file)
+        reception = open_reception(self.agents, self.listen_agents, token, *waits)
+        if self.move_nodes_after is not None:
+            check_seconds("--move-nodes-after", self.move_nodes_after)
+            reception.move_after = self.move_nodes_after
+        return reception
 
     def _check_unused(self) -> None:
         given = {
             "--listen-agents": self.listen_agents,
             "--token-file": self.token_file,
             "--place": self.place,
+            "--move-nodes-after": self.move_nodes_after is not None,
         }
         for flag, value in given.items():
             if value:
@@ -111,18 +128,18 @@ class HostOptions:
 def open_reception(
     agents: int,
     listen_agents: str | None,
-    token_file: Path | None,
+    token: bytes | None,
     lease: float = LEASE_SECONDS,
     patience: float = JOIN_SECONDS,
 ) -> Reception:
     """Where so many agents are to join. Raises ConfigError."""
-    if listen_agents is None or token_file is None:
+    if listen_agents is None or token is None:
         raise ConfigError(
             f"--agents {agents} needs --listen-agents ADDRESS:PORT, where they join, and "
-            "--token-file FILE, by which they prove themselves"
+            "--token-file FILE, by which they prove themselves; or --launcher, which starts them"
         )
     address = parse_address(listen_agents, "--listen-agents")
-    return Reception.open(address, read_token(token_file), lease, patience)
+    return Reception.open(address, token, lease, patience)
 
 
 def check_seconds(flag: str, seconds: float) -> None:

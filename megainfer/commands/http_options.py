@@ -231,6 +231,15 @@ class HttpOptions:
             help="Processes that answer requests; they share the port, and all limits.",
         ),
     ] = DEFAULT.api_servers
+    logprobs_mode: Annotated[
+        str,
+        Option(
+            rich_help_panel=ANSWERS,
+            metavar="raw_logprobs|processed_logprobs",
+            help="Log-probabilities of requests that don't say: the model's own, or those of what "
+            "is drawn from.",
+        ),
+    ] = DEFAULT.logprobs_mode
     enable_tokenizer_info_endpoint: Annotated[
         bool, Option(rich_help_panel=HTTP, help="Offer /tokenizer_info.")
     ] = DEFAULT.shows_tokenizer
@@ -259,6 +268,7 @@ class HttpOptions:
                 self.tool_call_parser, self.reasoning_parser, self.enable_auto_tool_choice
             ),
             shows_tokenizer=self.enable_tokenizer_info_endpoint,
+            logprobs_mode=self.logprobs_mode,
             traces_endpoint=self.otlp_traces_endpoint,
             api_servers=self.api_servers,
             hardware=None if self.hardware is None else load_devices(self.hardware),

@@ -17,6 +17,8 @@ from megainfer.commands.config_file import ConfigFile
 from megainfer.commands.engine_options import EngineOptions, ModelArgument
 from megainfer.commands.host_options import HostOptions
 from megainfer.commands.http_options import HTTP, HttpOptions
+from megainfer.commands.launcher_options import LauncherOptions
+from megainfer.commands.launching import Launching
 from megainfer.commands.listening import (
     check_descriptors,
     is_loopback,
@@ -67,6 +69,7 @@ def serve(
     engine: EngineOptions,
     http: HttpOptions,
     hosts: HostOptions,
+    launcher: LauncherOptions,
     model: ModelArgument = None,
     host: Annotated[str, Option(rich_help_panel=HTTP, help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -90,8 +93,16 @@ def serve(
         return
     set_up_logs(http.log_level)
     wish = engine.config(model)
+    source = ModelSource(wish.model, wish.revision)
+    launching = Launching(hosts, launcher, source, options.drain_seconds, http.log_level)
+    if (rank := launching.rank()) is not None:
+        from megainfer.launchers.apart import go_apart
+
+        go_apart()
+        if rank.rank > 0:
+            raise typer.Exit(launching.run_agent(rank, partial(print, flush=True)))
     reread = partial(_reread, context, _own_arguments())
-    raise typer.Exit(_serve(wish, options, hosts, host, port, dry_run, reread))
+    raise typer.Exit(_serve(wish, options, launching, host, port, dry_run, reread))
 
 
 _REREAD: ContextVar[list[ServingOptions] | None] = ContextVar("reread", default=None)
@@ -141,7 +152,7 @@ def _about_keys(options: ServingOptions, host: str) -> Iterator[str]:
 def _serve(
     config: EngineConfig,
     options: ServingOptions,
-    hosts: HostOptions,
+    launching: Launching,
     host: str,
     port: int,
     dry_run: bool,
@@ -152,11 +163,11 @@ def _serve(
     console = Console(highlight=False)
     began = monotonic()
     sockets = reserve(host, port, options.api_servers)  # before a model is fetched for long
-    machine, reception = read_machine(), hosts.reception()
+    machine, reception = read_machine(), launching.reception(sockets)
     if reception is not None and not dry_run:  # no agent that has joined would wait for so long
         prepare(ModelSource(config.model, config.revision))
     gathering = monotonic()
-    site = None if reception is None else _gather(reception, hosts, console)
+    site = None if reception is None else _gather(reception, launching, console)
     waited = monotonic() - gathering
     deployment = plan_deployment(
         config, machine, not dry_run, options.budgets, options.api_servers, site
@@ -176,7 +187,9 @@ def _serve(
     for line in _about_keys(options, host):
         console.print(line, soft_wrap=True, markup=False)
     if dry_run:
-        if reception is not None:
+        if reception is not None and reception.launcher is not None:
+            reception.dismiss()
+        elif reception is not None:
             reception.close()  # without a word: agents go on waiting for whom they serve
         return 0
     listen(sockets)
@@ -202,16 +215,15 @@ def _serve(
     return supervisor.run()
 
 
-def _gather(reception: Reception, hosts: HostOptions, console: Console) -> Site:
+def _gather(reception: Reception, launching: Launching, console: Console) -> Site:
     """Wait for the agents. Raises NodeDied where they don't come in time."""
 
     def told(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
-    seconds = f"{hosts.agents_timeout:g} s at most"
-    told(f"waiting for {hosts.agents} agents at {reception.address}, {seconds}")
-    there = reception.gather(hosts.agents, hosts.agents_timeout, told)
-    return Site(there, hosts.places())
+    agents, seconds = launching.agents, launching.hosts.agents_timeout
+    told(f"waiting for {agents} agents at {reception.address}, {seconds:g} s at most")
+    return Site(reception.gather(agents, seconds, told), launching.hosts.places())
 
 
 def _wrapped(line: str, width: int) -> str:

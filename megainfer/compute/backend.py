@@ -26,7 +26,11 @@ class Backend(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of messages and of the KV cache: the instance's."""
+        """Of messages: the instance's."""
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of the KV cache: `dtype`, or another one of `kv_cache.CACHE_DTYPES`."""
 
     def half(self, source: HalfSource) -> ModelHalf:
         """An attention node's half of a model, loaded.

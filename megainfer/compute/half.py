@@ -21,7 +21,7 @@ from megainfer.topology import WHOLE, Placement, Shard
 class HalfSource:
     """What a half is loaded from.
 
-    placement: where experts are, to begin with. dtype: of messages and of the KV cache.
+    placement: where experts are, to begin with. dtype: of messages.
     max_positions: how many positions are rotated for. shard: whose part of it, where several ranks
     share it: what its layers add is then a part of a sum, and only the first rank's can route.
     """
@@ -56,10 +56,12 @@ class LayerHalf(Protocol):
         A sequence's tokens must come in order, and it has nothing to begin with at position 0.
         """
 
-    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
-        """Of the tensors that `attend` keeps a block of tokens in; their layout is its own affair.
+    def cache_shapes(self, block_size: int, dtype: torch.dtype) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors of this dtype that `attend` keeps a block of tokens in; their layout is
+        its own affair.
 
-        Together they have as many elements as `AttentionSpec.cache_shapes` of the tokens.
+        Together they have as many bytes as `AttentionSpec.cached_bytes` of the tokens. Raises
+        ConfigError where it can't keep them so.
         """
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:

@@ -9,6 +9,14 @@ from torch import Tensor
 
 from megainfer.device import HOST, Device
 
+CACHE_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+    "fp8": torch.float8_e4m3fn,
+}
+"""By the names of `config.KV_CACHE_DTYPES`."""
+
 
 class StateCache:
     """Recurrent states of `num_slots` sequences, the same slot ids in every layer.

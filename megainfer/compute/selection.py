@@ -17,12 +17,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """dtype: of messages and of the KV cache, float32 or bfloat16. experts, attention: of weights,
-    one of `config.WEIGHT_DTYPES`, or auto, which is `dtype`."""
+    """dtype: of messages, float32 or bfloat16. experts, attention: of weights, one of
+    `config.WEIGHT_DTYPES`; cache: of keys and values, one of `config.KV_CACHE_DTYPES`; either may
+    be auto, which is `dtype`."""
 
     dtype: str = "float32"
     experts: str = "auto"
     attention: str = "auto"
+    cache: str = "auto"
 
     @property
     def expert_dtype(self) -> str:
@@ -31,6 +33,10 @@ class Precision:
     @property
     def attention_dtype(self) -> str:
         return self.dtype if self.attention == "auto" else self.attention
+
+    @property
+    def cache_dtype(self) -> str:
+        return self.dtype if self.cache == "auto" else self.cache
 
 
 class Implementation(Protocol):
@@ -44,7 +50,7 @@ class Implementation(Protocol):
         """With what of this machine it uses."""
 
     def check(self, precision: Precision) -> None:
-        """Raises ConfigError for weights that it has no arithmetic for."""
+        """Raises ConfigError for weights or a cache that it has no arithmetic for."""
 
     def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         """threads: how many, or some that are shared with other kernels of the process. invariant:
@@ -68,6 +74,11 @@ class _Reference:
                 f"--attention-dtype {precision.attention_dtype} needs the CPU kernels, but the "
                 f"reference serves; use {precision.dtype} or auto"
             )
+        if precision.cache_dtype not in DTYPE_BYTES:
+            raise ConfigError(
+                f"--kv-cache-dtype {precision.cache_dtype} needs the CPU kernels, but the "
+                "reference serves; use bfloat16"
+            )
 
     def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
         import torch
@@ -75,7 +86,9 @@ class _Reference:
         from megainfer.compute.reference.backend import ReferenceBackend
 
         return ReferenceBackend(
-            getattr(torch, precision.dtype), getattr(torch, precision.expert_dtype)
+            getattr(torch, precision.dtype),
+            getattr(torch, precision.expert_dtype),
+            cache_dtype=getattr(torch, precision.cache_dtype),
         )
 
 
@@ -92,9 +105,11 @@ class _Cpu:
         import torch
 
         from megainfer.compute.cpu.backend import CpuBackend
+        from megainfer.compute.kv_cache import CACHE_DTYPES
 
-        dtype = getattr(torch, precision.dtype)
-        return CpuBackend(dtype, precision.attention_dtype, precision.expert_dtype, threads)
+        dtype, cache_dtype = getattr(torch, precision.dtype), CACHE_DTYPES[precision.cache_dtype]
+        weights = precision.attention_dtype, precision.expert_dtype
+        return CpuBackend(dtype, *weights, cache_dtype, threads)
 
 
 class _Gpu:
@@ -109,6 +124,11 @@ class _Gpu:
             raise ConfigError(
                 f"--attention-dtype {precision.attention_dtype} needs the CPU kernels; on a GPU "
                 f"use {precision.dtype} or auto"
+            )
+        if precision.cache_dtype != precision.dtype:
+            raise ConfigError(
+                f"--kv-cache-dtype {precision.cache_dtype} needs the CPU kernels; on a GPU use "
+                f"{precision.dtype} or auto"
             )
 
     def open(self, precision: Precision, threads: "Threads | int", invariant: bool) -> "Backend":
@@ -150,11 +170,11 @@ def resolve_kernels(wish: str) -> str:
 
 
 def check_precision(kernels: tuple[str, str], precision: Precision) -> None:
-    """kernels: of attention nodes and of expert nodes. Raises ConfigError for weights that those
-    who compute with them have no arithmetic for."""
+    """kernels: of attention nodes and of expert nodes. Raises ConfigError for weights or a cache
+    that those who compute with them have no arithmetic for."""
     attention, experts = kernels
     IMPLEMENTATIONS[attention].check(replace(precision, experts="auto"))
-    IMPLEMENTATIONS[experts].check(replace(precision, attention="auto"))
+    IMPLEMENTATIONS[experts].check(replace(precision, attention="auto", cache="auto"))
 
 
 def open_backend(

@@ -19,3 +19,11 @@ def set_up_logs(level: str) -> None:
     logging.basicConfig(level=level.upper(), format=FORMAT, stream=sys.stdout)
     for name in LOUD_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def name_logs(name: str) -> None:
+    """From now on this process's lines say whose they are: others write to the same output."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(
+            logging.Formatter(FORMAT.replace("%(message)s", f"{name}: %(message)s"))
+        )

@@ -74,15 +74,17 @@ class EngineClient:
         report: Callable[[NodeDown], None] = lambda down: None,
         load: FrontEndLoad | None = None,
         shares: Shares | None = None,
+        routing_bytes: int = 0,
     ) -> None:
-        """shares: of SEQUENCES and MEMORY; without, only the former are bounded."""
+        """shares: of SEQUENCES and MEMORY; without, only the former are bounded. routing_bytes:
+        see `RequestLimits`."""
         self.endpoint = endpoint
         self.num_nodes = num_nodes
         self.last_token_at: float | None = None  # seconds of the monotonic clock; of any request
         self.recovery = Recovery(recovery_seconds, self._give_up_waiting)
         self.attendance = Attendance(num_nodes)
         self._queue_limits = queue_limits or QueueLimits()
-        self._vocab_size = vocab_size
+        self._vocab_size, self._routing_bytes = vocab_size, routing_bytes
         self._max_outstanding = max_outstanding
         self.shares = shares or Shares({SEQUENCES: max_outstanding})
         self._started = False
@@ -210,7 +212,7 @@ class EngineClient:
     def limits(self) -> RequestLimits:
         """What one request may ask for; known once `start` has returned."""
         context = min(ready.max_model_len for ready in self.attendance.known)
-        return RequestLimits(max_model_len=context, vocab_size=self._vocab_size)
+        return RequestLimits(context, self._vocab_size, self._routing_bytes)
 
     @property
     def outstanding(self) -> int:

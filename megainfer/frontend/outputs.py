@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from megainfer.frontend.text_stream import TextDelta
 from megainfer.messages.requests import FinishReason, TokenLogprobs
+from megainfer.messages.routed_experts import RoutedExperts, joined
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,9 @@ class CompletionOutput:
     still grows. stop_reason: the
     stop string or stop token id that ended it, None where it was the model's end token or the
     length. logprobs: for each token, if asked for; cumulative_logprob is the sum of their own.
-    weight_versions: of token_ids, in their order.
+    weight_versions: of token_ids, in their order. routed_experts: int16 [tokens, layers with
+    experts, top_k], if asked for: what the gates chose for each token of prompt and answer but the
+    answer's last, which no layer has seen.
     """
 
     index: int
@@ -46,6 +53,7 @@ class CompletionOutput:
     logprobs: list[Logprobs] | None = None
     cumulative_logprob: float | None = None
     weight_versions: tuple[WeightSpan, ...] = ()
+    routed_experts: "NDArray[np.int16] | None" = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class GrowingOutput:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._spans: list[WeightSpan] = []
+        self._routed: list[RoutedExperts] = []
         self._finish_reason: FinishReason | None = None
         self._stop_reason: str | int | None = None
 
@@ -87,6 +96,8 @@ class GrowingOutput:
             extend_spans(self._spans, delta.weights, len(delta.token_ids))
         self._finish_reason, self._stop_reason = delta.finish_reason, delta.stop_reason
         self.cached_tokens += delta.cached_tokens
+        if delta.routed is not None:
+            self._routed.append(delta.routed)
         if delta.prompt_logprobs is not None:
             self.prompt_logprobs = delta.prompt_logprobs
 
@@ -106,7 +117,17 @@ class GrowingOutput:
             logprobs=[spelled(row, text_of) for row in self._logprobs] or None,
             cumulative_logprob=sum(own) if own else None,
             weight_versions=tuple(self._spans),
+            routed_experts=as_array(joined(self._routed)),
         )
+
+
+def as_array(routed: RoutedExperts | None) -> "NDArray[np.int16] | None":
+    """int16 [tokens, layers, top_k]."""
+    if routed is None:
+        return None
+    import numpy as np  # not before somebody asks
+
+    return np.frombuffer(routed.ids, "<i2").reshape(-1, routed.layers, routed.top_k)
 
 
 def extend_spans(spans: list[WeightSpan], version: str, tokens: int) -> None:

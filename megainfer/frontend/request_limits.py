@@ -16,10 +16,12 @@ class ContextTooLong(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """max_model_len: tokens of prompt and answer together. vocab_size: ids are below it."""
+    """max_model_len: tokens of prompt and answer together. vocab_size: ids are below it.
+    routing_bytes: of a token, what its gates chose; 0: nodes don't know that."""
 
     max_model_len: int
     vocab_size: int
+    routing_bytes: int = 0
 
     def max_tokens(self, prompt_ids: Sequence[int], params: SamplingParams) -> int:
         """How many tokens may be generated: what was asked for, or what the context leaves.
@@ -31,6 +33,12 @@ class RequestLimits:
 
     def check(self, params: SamplingParams) -> None:
         """What doesn't depend on the prompt. Raises RequestError."""
+        if params.return_routed_experts and not self.routing_bytes:
+            raise RequestError(
+                "return_routed_experts needs an instance that was started with "
+                "--enable-return-routed-experts",
+                "return_routed_experts",
+            )
         self._check_tokens("stop_token_ids", params.stop_token_ids)
         self._check_tokens("logit_bias", tuple(params.logit_bias))
         check_count("allowed_token_ids", params.allowed_token_ids, self.vocab_size, "token ids")

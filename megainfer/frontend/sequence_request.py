@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass
 
 from megainfer.messages.requests import Submit
-from megainfer.sampling import SamplingParams
+from megainfer.sampling import PROCESSED, SamplingParams
 from megainfer.structured.grammar import Grammar
 
 
@@ -77,6 +77,8 @@ def submit_message(
         priority=sequence.priority,
         grammar=sequence.grammar,
         max_queue_seconds=max_queue_seconds,
+        processed_logprobs=params.logprobs_mode == PROCESSED,
+        routed_experts=params.return_routed_experts,
         cache_salt=sequence.cache_salt,
         client=client,
     )

@@ -12,6 +12,7 @@ from megainfer.frontend.queue_limits import QueueLimits
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.syntax_options import SyntaxOptions
 from megainfer.planner.hardware import Device
+from megainfer.sampling import LOGPROBS_MODES, RAW
 from megainfer.sharing.budgets import BudgetOptions
 from megainfer.small_file import MEGABYTE, read_small_text
 
@@ -35,6 +36,7 @@ class ServingOptions:
     counts as hung. recovery_seconds: how long requests wait for nodes that were lost. log_seconds:
     how often a line tells of the traffic; 0: never. access_log: whether a line tells of every
     request. syntax: of tool calls and reasoning. shows_tokenizer: whether /tokenizer_info is there.
+    logprobs_mode: of requests that don't say; see `SamplingParams`.
     traces_endpoint: an OpenTelemetry collector's address, for a span a request. api_servers:
     processes that share the port. hardware: devices by name, from which the plan's terms are
     expected; hardware_name: which machine of them this is. Raises ConfigError.
@@ -59,6 +61,7 @@ class ServingOptions:
     access_log: bool = False
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
     shows_tokenizer: bool = False
+    logprobs_mode: str = RAW
     traces_endpoint: str | None = None
     api_servers: int = 1
     hardware: Mapping[str, Device] | None = field(default=None, repr=False)
@@ -77,6 +80,10 @@ class ServingOptions:
         if not 1 <= self.api_servers <= MAX_API_SERVERS:
             raise ConfigError(
                 f"--api-servers must be from 1 to {MAX_API_SERVERS}, not {self.api_servers}"
+            )
+        if self.logprobs_mode not in LOGPROBS_MODES:
+            raise ConfigError(
+                f"--logprobs-mode must be {' or '.join(LOGPROBS_MODES)}, not {self.logprobs_mode!r}"
             )
         _check_limits(self.limits)
         if self.of_address is not None and self.of_address < 1:

@@ -12,6 +12,7 @@ from megainfer.frontend.engine_client import EngineClient
 from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.frontend.token_stream import TokenStream
 from megainfer.messages.requests import FinishReason, TokenEvent, TokenLogprobs
+from megainfer.messages.routed_experts import RoutedExperts
 from megainfer.sampling import SamplingParams
 from megainfer.text.detokenizer import IncrementalDetokenizer, StopStrings
 from megainfer.text.tokenizer import Tokenizer
@@ -28,7 +29,8 @@ class TextDelta:
     or the stop token id of the request that ended it, if one did. cached_tokens: prompt tokens
     from the prefix cache, on the first delta. logprobs: for each of token_ids, if asked for.
     prompt_logprobs: for each token of the prompt but the first, on the first delta, if asked for.
-    weights: the name of those that token_ids were computed with.
+    weights: the name of those that token_ids were computed with. routed: of all tokens before the
+    last of token_ids that no earlier delta told of, if asked for.
     """
 
     request_id: str
@@ -40,6 +42,7 @@ class TextDelta:
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
     weights: str = FOLDERS_OWN.name
+    routed: RoutedExperts | None = None
 
 
 class SequenceText:
@@ -84,6 +87,7 @@ class SequenceText:
             event.logprobs,
             event.prompt_logprobs,
             event.weights,
+            event.routed,
         )
 
     def _push_token(self, token: int) -> str:
@@ -114,6 +118,7 @@ class SequenceText:
             event.logprobs and event.logprobs[:tokens],
             event.prompt_logprobs,
             event.weights,
+            event.routed,
         )
 
     def _stop_token(self, event: TokenEvent) -> int | None:

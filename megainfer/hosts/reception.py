@@ -16,6 +16,7 @@ import msgspec
 
 from megainfer import __version__
 from megainfer.errors import MegaInferError, NodeDied
+from megainfer.hosts.launcher import Launcher
 from megainfer.hosts.listening import Address, listen
 from megainfer.hosts.strangers import Strangers
 from megainfer.hosts.wire import Wire
@@ -40,6 +41,8 @@ _NAME = re.compile(r"[\w.-]{1,64}")
 """It goes before each line that a node there logs."""
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 1.0
+_LAUNCHER_END_SECONDS = 15.0
+"""More than an agent gives its nodes."""
 
 AgentWire = Wire[FromAgent]
 
@@ -54,7 +57,10 @@ class _Agent:
 class Reception:
     """Of one instance. token: what agents have to prove that they have. lease: seconds of silence
     after which one counts as lost, and its nodes with it. patience: seconds for which a start waits
-    for one that is lost."""
+    for one that is lost. `move_after`: seconds after which nodes of one that is lost are moved.
+    `launcher`: who has the agents started, where somebody has."""
+
+    launcher: Launcher | None = None
 
     def __init__(
         self, strangers: Strangers[FromAgent], token: bytes, lease: float, patience: float
@@ -63,6 +69,7 @@ class Reception:
         self.token = token
         self.lease = lease
         self._patience = patience
+        self.move_after = inf
         self._agents: dict[str, _Agent] = {}
         self._lost: dict[str, tuple[float, str]] = {}  # when and why, of those that aren't back
 
@@ -85,11 +92,16 @@ class Reception:
 
     def filenos(self) -> list[int]:
         """To be polled for reading."""
-        agents = (agent.wire.fileno() for agent in self._agents.values())
+        agents = [agent.wire.fileno() for agent in self._agents.values()]
+        if self.launcher is not None:
+            agents.append(self.launcher.fileno())
         return [*self._strangers.filenos(), *agents]
 
     def attend(self) -> None:
-        """Let in who came, hear everybody, and notice who is lost; never blocks."""
+        """Let in who came, hear everybody, and notice who is lost; never blocks. Raises NodeDied
+        where the launcher has ended."""
+        if self.launcher is not None:
+            self.launcher.check()
         for wire, (first, *_) in self._strangers.heard():
             if isinstance(first, Join):
                 self._join(wire, first)
@@ -108,7 +120,7 @@ class Reception:
     def gather(self, count: int, seconds: float, told: Callable[[str], None]) -> tuple[Host, ...]:
         """Wait until so many agents have joined; the hosts, in that order. told: hears of each.
 
-        Raises NodeDied when they haven't within so many seconds.
+        Raises NodeDied when they haven't within so many seconds, or the launcher has ended.
         """
         deadline = monotonic() + seconds
         known: set[str] = set()
@@ -124,13 +136,19 @@ class Reception:
                 there = f" ({', '.join(sorted(known))})" if known else ""
                 raise NodeDied(
                     f"{len(known)} of {count} agents{there} joined {self.address} "
-                    f"within {seconds:g} s; start `megainfer agent` on the "
-                    "others, or use a smaller --agents"
+                    f"within {seconds:g} s; {self._remedy}"
                 )
             poller = select.poll()
             for descriptor in self.filenos():
                 poller.register(descriptor, select.POLLIN)
             poller.poll(_LOOK_SECONDS * 1000)
+
+    @property
+    def _remedy(self) -> str:
+        """Against agents that don't join."""
+        if self.launcher is None:
+            return "start `megainfer agent` on the others, or use a smaller --agents"
+        return "what the others say is in their own output; --agents-timeout waits longer"
 
     def is_there(self, name: str) -> bool:
         """Whether a node can be started on this host now."""
@@ -146,6 +164,15 @@ class Reception:
                 "agent again, or use a larger --agents-timeout"
             )
 
+    def stays_away(self, name: str) -> bool:
+        """Whether this host was lost so long ago that its nodes are to be moved."""
+        since, _ = self._lost.get(name, (inf, ""))
+        return monotonic() - since > self.move_after
+
+    def hosts(self) -> list[Host]:
+        """Those on which nodes can be started now."""
+        return [agent.host for name, agent in self._agents.items() if self.is_there(name)]
+
     def listens_at(self, name: str) -> Address:
         """Where the agent of a host that is there takes nodes."""
         return self._agents[name].listens_at
@@ -159,10 +186,14 @@ class Reception:
                 wire.send(Dismissed())
                 while wire.pending and monotonic() < deadline:
                     wire.pump()
+        if self.launcher is not None:
+            self.launcher.end(_LAUNCHER_END_SECONDS)
         self.close()
 
     def close(self) -> None:
         """In a child: hold nothing of it."""
+        if self.launcher is not None:
+            self.launcher.close()
         self._strangers.close()
         for agent in self._agents.values():
             agent.wire.close()
@@ -187,7 +218,7 @@ class Reception:
         host = Host(join.name, join.address, machine)
         self._agents[join.name] = _Agent(host, Address(join.address, join.port), wire)
         if self._lost.pop(join.name, None) is not None:
-            log.warning("host %s is back", join.name)
+            log.warning("host %s is back, at %s", join.name, join.address)
         with suppress(NodeDied):  # noticed by the next look
             wire.send(Joined())
 

@@ -1,59 +1,58 @@
 """Nodes on other hosts, as the supervisor starts them: which can be started, and by what."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from megainfer.hosts.reception import Reception
+from megainfer.hosts.residences import Node, Removals, Residences
 from megainfer.hosts.stand_in import There, run_stand_in
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import encode_plan
-from megainfer.launch.station import Station
+from megainfer.launch.station import NodeTask, Station
 from megainfer.messages.hosts import StartNode
 from megainfer.messages.message import Role
-from megainfer.messages.weights import WeightFiles
-from megainfer.topology import Placement
 
 
 class RemoteNodes:
-    """All nodes of a plan that has places."""
+    """All nodes of a plan that has places. residences: where they are."""
 
-    def __init__(self, plan: Plan, reception: Reception) -> None:
-        assert plan.places is not None, "it is a plan of several hosts"
-        self._plan, self._places = plan, plan.places
+    def __init__(self, plan: Plan, reception: Reception, residences: Residences) -> None:
+        self._plan, self._residences = plan, residences
+        self._removals = Removals(plan, residences)
         self._encoded = encode_plan(replace(plan, m2n_key=""))  # which each host makes itself
         self.reception = reception
 
     def can_start(self, role: Role, node: int) -> bool:
         """Whether its host is there."""
-        return self.reception.is_there(self._places.of(role, node))
+        return self.reception.is_there(self._residences.of(role, node))
 
     def check_host(self, role: Role, node: int) -> None:
         """Raises NodeDied where its host has been lost for longer than a start waits."""
-        self.reception.check_back(self._places.of(role, node))
+        self.reception.check_back(self._residences.of(role, node))
 
-    def main_of(
-        self,
-        role: Role,
-        node: int,
-        measures: bool,
-        placement: Placement | None,
-        weights: WeightFiles,
-    ) -> Callable[[Station], None]:
-        """What the process of a node's stand-in runs; its host has to be there. Arguments as those
-        of `staffing.node_main`."""
-        name = self._places.of(role, node)
+    def move(self, missing: Sequence[Node], needed: Sequence[Node]) -> Iterator[tuple[Node, str]]:
+        """Have those that are missing since their hosts stay away started on others; each, and its
+        new host. needed: all nodes that there are to be."""
+        reception = self.reception
+        away = [node for node in missing if reception.stays_away(self._residences.of(*node))]
+        if away:
+            yield from self._removals.moved(away, needed, reception.hosts())
+
+    def main_of(self, task: NodeTask) -> Callable[[Station], None]:
+        """What the process of a node's stand-in runs; its host has to be there."""
+        name = self._residences.of(task.role, task.node)
         there = There(name, self.reception.listens_at(name), self.reception.token)
         lease = self.reception.lease
 
         def run(station: Station) -> None:
             start = StartNode(
-                role=role,
-                node=node,
+                role=task.role,
+                node=task.node,
                 incarnation=station.incarnation,
                 plan=self._encoded,
-                measures=measures,
-                placement=placement,
-                weights=weights,
+                measures=task.measures,
+                placement=task.placement,
+                weights=task.weights,
                 lease=lease,
             )
             run_stand_in(station, self._plan, there, start)

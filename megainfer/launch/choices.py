@@ -7,7 +7,7 @@ from megainfer.launch.devices import Devices
 from megainfer.launch.machine import Machine
 from megainfer.models.quantization import QuantizationSpec
 from megainfer.models.sources import FfnSources
-from megainfer.models.spec import ModelSpec
+from megainfer.models.spec import CACHE_FORMATS, ModelSpec
 from megainfer.topology import (
     CoreAssignment,
     assign_cores,
@@ -35,7 +35,9 @@ def choose_precision(
 ) -> Precision:
     """As asked for; `auto` is the checkpoint's own on GPUs, half precision being bfloat16; on the
     CPU its own bfloat16 where the cores have it, else float32. Of experts it is `stored`, see
-    `stored_experts`, where they are in such a format."""
+    `stored_experts`, where they are in such a format.
+
+    Raises ConfigError where the model's keys and values can't be kept so."""
     if devices.gpus:
         own = "float32" if spec.dtype == "float32" else "bfloat16"
     else:
@@ -43,7 +45,20 @@ def choose_precision(
         own = "bfloat16" if narrow else "float32"
     dtype = own if config.dtype == "auto" else config.dtype
     experts = stored if stored and config.expert_dtype == "auto" else config.expert_dtype
-    return Precision(dtype, experts, config.attention_dtype)
+    precision = Precision(dtype, experts, config.attention_dtype, config.kv_cache_dtype)
+    _check_cache(precision, spec)
+    return precision
+
+
+def _check_cache(precision: Precision, spec: ModelSpec) -> None:
+    if not CACHE_FORMATS[precision.cache_dtype].scale_bytes:
+        return
+    for index, layer in enumerate(spec.layers):
+        if why := layer.attention.check_codes():
+            raise ConfigError(
+                f"--kv-cache-dtype {precision.cache_dtype} can't be had with this model's layer "
+                f"{index}: {why}; use {precision.dtype} or auto"
+            )
 
 
 def stored_experts(

@@ -70,6 +70,11 @@ def choose_devices(config: EngineConfig, machine: Machine) -> Devices:
             "then be the same"
         )
     _check_kernels(config, attention, experts)
+    if attention and config.enable_return_routed_experts:
+        raise ConfigError(
+            "--enable-return-routed-experts is for attention nodes on CPUs; use --attn-device cpu, "
+            "or leave it out"
+        )
     if not (attention or experts):
         if config.gpus is not None:
             raise ConfigError(

@@ -11,6 +11,7 @@ from megainfer.memory import (
     attention_node,
     expert_node,
     kv_block_bytes,
+    routing_bytes,
 )
 from megainfer.models.spec import ModelSpec
 from megainfer.sharing.budgets import Budgets
@@ -36,6 +37,8 @@ def fitting_blocks(
     """
     free -= _checked_state_bytes(config, spec, free)
     block_bytes = kv_block_bytes(spec, precision, config.attn_tp)
+    if config.enable_return_routed_experts:
+        block_bytes += BLOCK_SIZE * routing_bytes(spec)
     smallest = -(-max_model_len // BLOCK_SIZE)
     if config.kv_cache_memory is None:
         wanted = smallest * config.max_num_seqs

@@ -35,7 +35,7 @@ from megainfer.launch.machine import Machine
 from megainfer.launch.ranks.checks import check_ranks
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.roads import PortOptions, Road, road_on_a_host
-from megainfer.memory import Ledger, attention_node, expert_node
+from megainfer.memory import Ledger, attention_node, expert_node, routing_bytes
 from megainfer.messages.message import Role
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.registry import load_spec
@@ -78,6 +78,7 @@ class Plan:
     dtype: str
     expert_dtype: str
     attention_dtype: str
+    kv_cache_dtype: str
     devices: Devices
     kernels: str
     expert_kernels: str
@@ -259,15 +260,22 @@ class Plan:
         return self.config.max_num_seqs if self.spec.is_recurrent else 0
 
     @property
+    def routing_bytes(self) -> int:
+        """Of a token, what its gates chose, where that is kept; else 0."""
+        return routing_bytes(self.spec) if self.config.enable_return_routed_experts else 0
+
+    @property
     def precision(self) -> Precision:
-        return Precision(self.dtype, self.expert_dtype, self.attention_dtype)
+        return Precision(self.dtype, self.expert_dtype, self.attention_dtype, self.kv_cache_dtype)
 
     def attention_ledger(self, node: int = 0) -> Ledger:
         """What one takes where it computes, without slots on the host; if colocated, for both."""
         ranks = self.config.attn_tp
         own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states, ranks)
-        if ranks > 1:
-            own += Ledger(((SHARED_BY_RANKS, self.half_layout.total_bytes),))
+        if self.routing_bytes:
+            kept = self.num_blocks * BLOCK_SIZE * self.routing_bytes
+            own += Ledger((("routed experts", kept),))
+        own += self.shared_by_ranks(Role.ATTENTION)
         if not self.devices.attention:
             return own
         needs = self._gpu_needs
@@ -284,17 +292,18 @@ class Plan:
             moving,
             on_gpu=bool(self.devices.experts),
         )
-        own += self._shared_by_ranks
+        own += self.shared_by_ranks(Role.EXPERT)
         if not self.devices.experts or self.config.colocated:
             return own
         return own + self._gpu_needs.experts(self.devices.experts[node])
 
-    @property
-    def _shared_by_ranks(self) -> Ledger:
-        """Of one expert node: what its ranks share, as far as rows of the nodes to begin with take
-        memory there."""
-        if self.config.ffn_tp == 1:
+    def shared_by_ranks(self, role: Role) -> Ledger:
+        """Of one node: what its ranks share, as far as rows of the nodes to begin with take memory
+        there."""
+        if self.ranks(role) == 1:
             return Ledger()
+        if role is Role.ATTENTION:
+            return Ledger(((SHARED_BY_RANKS, self.half_layout.total_bytes),))
         rows = self.num_attention * self.config.max_num_batched_tokens
         return Ledger(((SHARED_BY_RANKS, self._rows_layout(rows).total_bytes),))
 
@@ -377,6 +386,7 @@ def make_plan(
         dtype=precision.dtype,
         expert_dtype=precision.expert_dtype,
         attention_dtype=precision.attention_dtype,
+        kv_cache_dtype=precision.cache_dtype,
         devices=devices,
         kernels=kernels[0],
         expert_kernels=kernels[1],

@@ -73,7 +73,7 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
     yield from _stored_lines(plan)
     yield (
         f"context    {plan.max_model_len} tokens; up to {plan.config.max_num_seqs} requests and "
-        f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens an attention node"
+        f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens{_cache_text(plan)} an attention node"
     )
     yield from _prefix_lines(plan)
     yield from _replica_lines(plan)
@@ -134,6 +134,11 @@ def _kernels_text(plan: Plan) -> str:
     names = dict.fromkeys((plan.kernels, plan.expert_kernels))
     text = " and ".join(IMPLEMENTATIONS[name].describe() for name in names)
     return f"{text}, batch-invariant" if plan.config.batch_invariant else text
+
+
+def _cache_text(plan: Plan) -> str:
+    """What keys and values are in, where it isn't what is computed in."""
+    return "" if plan.kv_cache_dtype == plan.dtype else f" in {plan.kv_cache_dtype}"
 
 
 def _ledger_text(ledger: Ledger) -> str:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from megainfer.launch.control import ParentLink
 from megainfer.launch.heartbeat import Page
+from megainfer.messages.message import Role
+from megainfer.messages.weights import WeightFiles
+from megainfer.topology import Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +17,15 @@ class Station:
     link: ParentLink
     page: Page
     incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTask:
+    """What a node begins with. measures: whether the choice of m waits for what its stages take.
+    placement: by which an expert node loads its experts, the plan's where there is none."""
+
+    role: Role
+    node: int
+    measures: bool
+    placement: Placement | None
+    weights: WeightFiles

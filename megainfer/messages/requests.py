@@ -8,6 +8,7 @@ import msgspec
 from msgspec import field
 
 from megainfer.messages.message import Message
+from megainfer.messages.routed_experts import RoutedExperts
 from megainfer.structured.grammar import Grammar
 from megainfer.topology import FOLDERS_OWN
 
@@ -45,6 +46,8 @@ class Submit(Message, frozen=True):
         default_factory=list
     )  # tokens that another node made of it before it died; it goes on there
     max_queue_seconds: float | None = None  # of waiting for its first step; None: without end
+    processed_logprobs: bool = False  # of what is drawn from, not the model's own
+    routed_experts: bool = False  # whether `TokenEvent.routed` is wanted
     cache_salt: str = ""  # whose blocks of the prefix cache may be used: those of the same salt
     client: str = ""  # whose it is: turns are kept by it
     siblings: list[tuple[str, int]] = field(
@@ -126,8 +129,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
-    """One sampled token of one request, or its end; or a part of its `prompt_logprobs`, the rest of
-    which comes with the first token."""
+    """One sampled token of one request, or its end; or a part of its `prompt_logprobs` or `routed`,
+    the rest of which comes with the first token."""
 
     request_id: str
     token_ids: list[int]  # usually one; empty only when the request ends without a new token
@@ -137,6 +140,7 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     prompt_logprobs: list[TokenLogprobs] | None = None  # of prompt tokens but the first; so too
     queued_seconds: float = 0.0  # from arrival at the node to admission; set on the first event
     weights: str = FOLDERS_OWN.name  # the name of those that the tokens were computed with
+    routed: RoutedExperts | None = None  # of all tokens before this one that weren't told yet
 
 
 class Tokens(Message, frozen=True):

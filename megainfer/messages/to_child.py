@@ -182,6 +182,7 @@ class Chronicle(Message, frozen=True):
     events: list[Event] = field(default_factory=list)
     away: dict[str, Away] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
+    hosts: dict[str, str] = field(default_factory=dict)
 
 
 class Drain(Message, frozen=True):

@@ -4,12 +4,10 @@ DeepSeek's expert parallelism load balancer (the algorithm that github.com/deeps
 publishes, and its example):
 
 - **Replicate.** Everyone has one replica; each further one goes to the expert that has most to do
-for
-  each of its own.
-- **Pack.** The replicas, the heaviest first, each to the node with the least to do that has room. -
-**By host**, where experts come in groups that a token chooses among, and hosts of several nodes
-share
-  them evenly: groups are packed to hosts, and the rest happens within each, so that a token's
+  for each of its own.
+- **Pack.** The replicas, the heaviest first, each to the node with the least to do that has room.
+- **By host**, where experts come in groups that a token chooses among, and hosts of several nodes
+  share them evenly: groups are packed to hosts, and the rest happens within each, so that a token's
   experts are near each other.
 
 >>> loads = [

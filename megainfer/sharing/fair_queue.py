@@ -1,6 +1,7 @@
 """Who comes next, where several clients wait for the same. Pure: no clock, no I/O."""
 
 from collections import OrderedDict, deque
+from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -32,11 +33,18 @@ class FairQueue(Generic[Item]):
             self._had[client] = max(self._had.get(client, 0.0), self._least)
         self._waiting[client].append(item)
 
-    def pop(self) -> tuple[str, Item] | None:
-        """Whose turn it is, and with what; None when nobody waits."""
-        if not self._waiting:
+    @property
+    def clients(self) -> Collection[str]:
+        """Who waits."""
+        return self._waiting.keys()
+
+    def pop(self, may: Callable[[str], bool] | None = None) -> tuple[str, Item] | None:
+        """Whose turn it is, and with what; None when nobody waits. may: who is passed over where
+        it says no."""
+        clients = self._waiting if may is None else list(filter(may, self._waiting))
+        if not clients:
             return None
-        client = min(self._waiting, key=self._had.__getitem__)  # the first of several
+        client = min(clients, key=self._had.__getitem__)  # the first of several
         self._least = max(self._least, self._had[client])
         item = self._waiting[client].popleft()
         if not self._waiting[client]:

@@ -11,6 +11,7 @@ import msgspec
 
 from megainfer.errors import RequestError
 from megainfer.helper_process import Helper, HelperDied, HelperProcess, Question
+from megainfer.sharing.rests import Rests
 from megainfer.structured.grammar import Grammar, Verdict
 
 CHECK_SECONDS = 20.0  # the worker's own bound is in CPU time and much smaller
@@ -35,10 +36,17 @@ class GrammarChecker:
     a grammar is remembered, good or not.
     """
 
-    def __init__(self, folder: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        rests: Rests | None = None,
+    ) -> None:
+        """rests: of who brings grammars that take long."""
         arguments = [str(folder), str(vocab_size), *map(str, eos_token_ids)]
         helper = Helper("megainfer.structured.worker", arguments, greeted=_check_greeting)
-        self._helper = HelperProcess(helper, MAX_WAITING, "new grammars")
+        self._helper = HelperProcess(helper, MAX_WAITING, "new grammars", rests)
         self._trials: dict[bytes, _Trial] = {}
         self._known: OrderedDict[bytes, Verdict] = OrderedDict()
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
+from megainfer.hosts.residences import Residences
 from megainfer.launch.plan import Plan
 from megainfer.messages.from_child import (
     Connected,
@@ -46,7 +47,7 @@ LINK_SECONDS = 0.2
 
 class Assembly:
     """The nodes of one instance. send: says something to a node. announce: says to every front end
-    who serves now."""
+    who serves now. residences: on which host each node is, None: all are on this one."""
 
     def __init__(
         self,
@@ -54,8 +55,10 @@ class Assembly:
         send: Callable[[Node, Message], None],
         announce: Callable[[Membership], None],
         clock: Callable[[], float] = monotonic,
+        residences: Residences | None = None,
     ) -> None:
         self._plan = plan
+        self._residences = residences
         self._send = send
         self._announce = announce
         self._clock = clock
@@ -285,9 +288,9 @@ class Assembly:
 
     def _address(self, attention: int, expert: int) -> tuple[str, int] | None:
         """Where one finds the other, unless they are on one host."""
-        places = self._plan.places
+        at = self._residences
         nodes = (Role.ATTENTION, attention), (Role.EXPERT, expert)
-        if places is None or places.of(*nodes[0]) == places.of(*nodes[1]):
+        if at is None or at.of(*nodes[0]) == at.of(*nodes[1]):
             return None
         return self._addresses[nodes[1]]
 

@@ -29,6 +29,7 @@ class Chronicler:
         self._events: deque[Event] = deque(maxlen=KEPT)
         self._away: dict[Node, Away] = {}
         self._restarts: dict[Node, int] = {}
+        self._hosts: dict[Node, str] = {}
         self._before: Membership | None = None
         self.changed = False
 
@@ -36,7 +37,8 @@ class Chronicler:
         """All of it. Whoever has told it to everybody sets `changed` back."""
         away = {_name(node): away for node, away in self._away.items()}
         restarts = {_name(node): count for node, count in self._restarts.items()}
-        return Chronicle(list(self._events), away, restarts)
+        hosts = {_name(node): host for node, host in self._hosts.items()}
+        return Chronicle(list(self._events), away, restarts, hosts)
 
     def lost(self, node: Node, cause: str) -> None:
         """A process has ended, and another is to take its place."""
@@ -59,6 +61,11 @@ class Chronicler:
         if node in self._away:
             self._away[node] = msgspec.structs.replace(self._away[node], returning=True)
             self.changed = True
+
+    def moved(self, node: Node, host: str) -> None:
+        """It is started on this host, since its own stays away."""
+        self._hosts[node] = host
+        self._say(f"{_name(node)} is started on host {host}")
 
     def back(self, node: Node) -> None:
         """It does its work again, if it was lost."""

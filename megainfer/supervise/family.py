@@ -4,23 +4,22 @@ import logging
 import select
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic
-from typing import Any
 
 import msgspec
 
 from megainfer.errors import NodeDied
 from megainfer.launch.plan import Plan
-from megainfer.launch.ranks.seats import RankSeats
+from megainfer.launch.station import NodeTask
 from megainfer.messages.message import Role
 from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import Stop
-from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
+from megainfer.supervise.child import Child, ChildMain, Closable
+from megainfer.supervise.forking.node import KILL_SECONDS, fork_node, fork_ranks
 from megainfer.topology import CoreAssignment
 
 logger = logging.getLogger("megainfer")
-
-KILL_SECONDS = 10.0
 
 
 class Family:
@@ -34,50 +33,25 @@ class Family:
         self.children: list[Child] = []
 
     def start(self, role: Role, node: int, main: ChildMain, incarnation: int) -> Child:
-        """Fork a node that is one process."""
-        return self._started(role, node, incarnation, [(main, ())])
+        """Fork an API server, or who stands in for a node of another host."""
+        cores = partial(self._cores, role, node)
+        close = self._held(role)
+        child = fork_ranks(role, node, [(main, ())], cores, close, incarnation)
+        self.children.append(child)
+        return child
 
-    def start_ranks(
-        self,
-        role: Role,
-        node: int,
-        mains: Sequence[ChildMain],
-        seats: RankSeats[Any],
-        incarnation: int,
-    ) -> Child:
-        """Fork a node with a process for each rank; returns rank 0."""
-        try:
-            ranks = [(main, seats.not_of(rank)) for rank, main in enumerate(mains)]
-            return self._started(role, node, incarnation, ranks)
-        finally:
-            seats.close()
-
-    def _started(
-        self,
-        role: Role,
-        node: int,
-        incarnation: int,
-        ranks: Sequence[tuple[ChildMain, Sequence[Closable]]],
-    ) -> Child:
-        """ranks: what each runs, and what of its node's it must not hold."""
-        close: list[Closable] = [*self.children, *self._own]
-        if role is not Role.SERVER:
-            close += self._of_servers
-        forked: list[Child] = []
-        try:
-            for rank, (main, foreign) in enumerate(ranks):
-                cores, foreign = self._cores(role, node, rank), (*close, *foreign, *forked)
-                forked.append(fork_child(role, node, main, cores, foreign, incarnation, rank))
-        except OSError:
-            for child in forked:
-                child.kill()
-                child.reap(KILL_SECONDS)
-                child.forget()
-            raise
-        first, *others = forked
-        first.others = tuple(others)
+    def start_node(self, task: NodeTask, incarnation: int) -> Child:
+        """Fork a node of this host, all of its ranks; the first of them."""
+        cores = partial(self._cores, task.role, task.node)
+        close = self._held(task.role)
+        first = fork_node(self._plan, task, cores, close, incarnation)
         self.children.append(first)
         return first
+
+    def _held(self, role: Role) -> list[Closable]:
+        """What a child of this role must not hold."""
+        servers = () if role is Role.SERVER else self._of_servers
+        return [*self.children, *self._own, *servers]
 
     def _cores(self, role: Role, node: int, rank: int) -> CoreAssignment | None:
         """None: where it likes, as an API server, or who stands in for a node elsewhere."""

@@ -77,6 +77,10 @@ class FrontEnds:
         """A process was started for it, in place of another or as its first."""
         self._chronicler.forked(node)
 
+    def moved(self, node: Node, host: str) -> None:
+        """It is started on another host."""
+        self._chronicler.moved(node, host)
+
     def chronicle(self) -> None:
         """Tell API servers what happened, if anything did."""
         if self._chronicler.changed:

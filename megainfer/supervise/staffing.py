@@ -1,23 +1,17 @@
 """Which processes there are to be: forked when they are missing, ended when nobody needs them."""
 
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
-from typing import Any
 
 from megainfer.hosts.remote import RemoteNodes
 from megainfer.launch.plan import Plan
-from megainfer.launch.ranks.seats import LeadingSeat, RankSeats
-from megainfer.launch.station import Station
+from megainfer.launch.station import NodeTask, Station
 from megainfer.messages.message import Role
 from megainfer.messages.to_child import Stop
-from megainfer.messages.weights import WeightFiles
-from megainfer.ranks.layout import HalfLayout, RowsLayout
 from megainfer.supervise.assembly import Assembly
-from megainfer.supervise.child import Child, ChildMain
+from megainfer.supervise.child import Child
 from megainfer.supervise.family import Family
 from megainfer.supervise.roster import Node
-from megainfer.topology import Placement
 
 ServerMain = Callable[[Station, int], None]
 """What the process of an API server runs: its station, its number."""
@@ -78,6 +72,14 @@ class Staffing:
             return True
         return self._remote.can_start(*node)
 
+    def move(self) -> list[tuple[Node, str]]:
+        """The nodes that have another host from now on, since theirs stays away, and that."""
+        if self._remote is None:
+            return []
+        needed = self._assembly.needed
+        missing = [node for node in needed if self._family.find(*node) is None]
+        return list(self._remote.move(missing, needed))
+
     def check_hosts(self) -> None:
         """Raises NodeDied where one of a wanted node is lost for longer than a start waits."""
         if self._remote is not None:
@@ -108,85 +110,19 @@ class Staffing:
 
     def _forked(self, node: Node, incarnation: int) -> Child:
         role, index = node
-        plan = self._plan
-        if plan.ranks(role) == 1:
-            return self._family.start(role, index, self._main_of(node), incarnation)
-        attention = role is Role.ATTENTION
-        seats = RankSeats[Any](plan.half_layout if attention else plan.rows_layout)
-        others = self._following_halves if attention else self._following_experts
-        mains = [self._main_of(node, seats.leading), *others(index, seats)]
-        return self._family.start_ranks(role, index, mains, seats, incarnation)
-
-    def _following_halves(self, node: int, seats: RankSeats[HalfLayout]) -> list[ChildMain]:
-        from megainfer.attention_node.ranks.following import run_following
-
-        plan, weights = self._plan, self._assembly.weights
-        return [
-            partial(run_following, plan=plan, node=node, seat=seat, weights=weights)
-            for seat in seats.others
-        ]
-
-    def _following_experts(self, node: int, seats: RankSeats[RowsLayout]) -> list[ChildMain]:
-        from megainfer.expert_node.following import run_following
-
-        plan, assembly = self._plan, self._assembly
-        placement, weights = assembly.to_load(node), assembly.weights
-        return [
-            partial(
-                run_following,
-                plan=plan,
-                node=node,
-                seat=seat,
-                placement=placement,
-                weights=weights,
-            )
-            for seat in seats.others
-        ]
-
-    def _main_of(self, node: Node, seat: LeadingSeat[Any] | None = None) -> ChildMain:
-        """seat: of a node's first rank, where it has several."""
-        role, index = node
         if role is Role.SERVER:
             assert self._server_main is not None
             server_main = self._server_main
-            return lambda station: server_main(station, index)
-        measures = self._plan.measures and self._assembly.serve is None
-        placement = self._assembly.to_load(index) if role is Role.EXPERT else None
-        weights = self._assembly.weights
-        if self._remote is not None:
-            return self._remote.main_of(role, index, measures, placement, weights)
-        return node_main(self._plan, role, index, measures, placement, weights, seat)
-
-
-def node_main(
-    plan: Plan,
-    role: Role,
-    node: int,
-    measures: bool,
-    placement: Placement | None,
-    weights: WeightFiles,
-    seat: LeadingSeat[Any] | None = None,
-) -> ChildMain:
-    """What the process of a node runs. measures: whether the choice of m waits for what its stages
-    take. placement: by which an expert node loads its experts, the plan's where there is none.
-    seat: of a node's first rank, where it has several."""
-    # Both roles' code is imported before the fork, so that each node starts with it in memory.
-    from megainfer.attention_node.process import run_attention
-    from megainfer.colocated.process import run_colocated
-    from megainfer.expert_node.process import run_expert
-
-    if plan.config.colocated:
-        return partial(run_colocated, plan=plan, weights=weights)
-    if role is Role.ATTENTION:
-        return partial(
-            run_attention, plan=plan, node=node, measures=measures, weights=weights, seat=seat
+            return self._family.start(
+                role, index, lambda station: server_main(station, index), incarnation
+            )
+        task = NodeTask(
+            role=role,
+            node=index,
+            measures=self._plan.measures and self._assembly.serve is None,
+            placement=self._assembly.to_load(index) if role is Role.EXPERT else None,
+            weights=self._assembly.weights,
         )
-    return partial(
-        run_expert,
-        plan=plan,
-        node=node,
-        measures=measures,
-        placement=placement or plan.placement,
-        weights=weights,
-        seat=seat,
-    )
+        if self._remote is not None:
+            return self._family.start(role, index, self._remote.main_of(task), incarnation)
+        return self._family.start_node(task, incarnation)

@@ -14,6 +14,7 @@ from megainfer.checkpoint.vault import WeightVault
 from megainfer.errors import ConfigError, MegaInferError, NodeDied
 from megainfer.hosts.reception import Reception
 from megainfer.hosts.remote import RemoteNodes
+from megainfer.hosts.residences import Residences
 from megainfer.instruments.startup_clock import StartupClock
 from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
@@ -38,8 +39,8 @@ from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans, NodeDown,
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, Closable, name_of
 from megainfer.supervise.family import Family, drain
+from megainfer.supervise.forking.libraries import load_libraries
 from megainfer.supervise.front_ends import FrontEnds
-from megainfer.supervise.libraries import load_libraries
 from megainfer.supervise.operations import Operations
 from megainfer.supervise.pausing import Pausing
 from megainfer.supervise.recovery import Recoveries
@@ -115,13 +116,16 @@ class Supervisor:
         self._family = Family(plan, own, held)
         self._relay = Relay(self._family, owner, self._is_ready)
         self._front_ends = FrontEnds(self._family, owner, self._to_attention)
-        self._assembly = Assembly(plan, self._send, self._front_ends.enter)
+        residences = None if plan.places is None else Residences(plan.places)
+        self._assembly = Assembly(plan, self._send, self._front_ends.enter, residences=residences)
         self._vigil = Vigil()
         self._pinned = PinnedFiles(plan.folder) if plan.config.pin_weights else None
         self._next_look = self._next_balance = 0.0
         self._recoveries = Recoveries()
         self._reception = reception
-        remote = None if reception is None else RemoteNodes(plan, reception)
+        remote = None
+        if reception is not None and residences is not None:
+            remote = RemoteNodes(plan, reception, residences)
         self._staffing = Staffing(plan, self._family, self._assembly, server, servers, remote)
         self._operations = Operations(plan, self._assembly, self._staffing.dismiss)
         self._weights = WeightUpdates(plan, self._assembly, vault, lambda: self._operations.is_free)
@@ -296,6 +300,10 @@ class Supervisor:
 
     def _look_after(self) -> None:
         """Fork who is to be forked, end whom nobody needs, and give up who hangs."""
+        if self._started:
+            for node, host in self._staffing.move():
+                logger.warning("%s is started on host %s: its own stays away", name_of(*node), host)
+                self._front_ends.moved(node, host)
         if self._all_forked:
             for node in self._staffing.missing():
                 self._fork(node)

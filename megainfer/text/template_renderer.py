@@ -4,6 +4,7 @@ import json
 
 from megainfer.errors import RequestError
 from megainfer.helper_process import Helper, HelperDied, HelperProcess
+from megainfer.sharing.rests import Rests
 from megainfer.text.chat import Chat
 from megainfer.text.template_worker import TEXT
 from megainfer.text.tokenizer import Tokenizer
@@ -20,10 +21,15 @@ class TemplateRenderer:
     """Renders one chat at a time, by turns of clients; the process starts with the first, or with
     `prepare`.
 
-    cpu_seconds: what one chat may take.
+    cpu_seconds: what one chat may take. rests: of whose chats take long.
     """
 
-    def __init__(self, tokenizer: Tokenizer, cpu_seconds: float = CPU_SECONDS) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        cpu_seconds: float = CPU_SECONDS,
+        rests: Rests | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         templates = {
             name: (template.source, template.special_tokens)
@@ -31,7 +37,7 @@ class TemplateRenderer:
         }
         hello = json.dumps(templates).encode()
         helper = Helper("megainfer.text.template_worker", [str(cpu_seconds)], hello)
-        self._helper = HelperProcess(helper, MAX_WAITING, "chats")
+        self._helper = HelperProcess(helper, MAX_WAITING, "chats", rests)
 
     async def prepare(self) -> None:
         """Start the process if there are templates."""

@@ -12,9 +12,9 @@ from server.anthropic.wishes import (
     wanted_format,
     wanted_thinking,
 )
-from server.openai.protocol import Body, ChatRequest
+from server.openai.protocol import MAX_MESSAGES, Body, ChatRequest
 from server.openai.translation import Json, chat_request, refuse
-from server.openai.wishes.values import Integer, JsonObjects
+from server.openai.wishes.values import Integer, JsonObjects, counted
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "container": (),
@@ -29,7 +29,9 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 class CountRequest(Body):
     """POST /v1/messages/count_tokens"""
 
-    messages: Annotated[JsonObjects, Field(min_length=1)]
+    messages: Annotated[
+        JsonObjects, Field(min_length=1), counted("messages", MAX_MESSAGES, "items")
+    ]
     model: str | None = None
     system: str | JsonObjects | None = None
     tools: JsonObjects | None = None

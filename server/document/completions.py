@@ -32,13 +32,25 @@ class AboutPrompt(TypedDict):
     prompt_logprobs: NotRequired[PromptLogprobs]
 
 
+class RoutedExperts(TypedDict):
+    """What gates chose for the tokens from `start` on: shape is [tokens, layers with experts,
+    experts of a token], data little-endian int16 in base64."""
+
+    start: int
+    shape: list[int]
+    dtype: Literal["int16"]
+    data: str
+
+
 class AboutEnd(TypedDict):
-    """stop_reason comes with the finish_reason; token_ids where they were asked for."""
+    """stop_reason comes with the finish_reason; token_ids and routed_experts where they were asked
+    for."""
 
     index: int
     finish_reason: FinishReason | None
     stop_reason: NotRequired[str | int | None]
     token_ids: NotRequired[list[int]]
+    routed_experts: NotRequired[RoutedExperts]
 
 
 class CompletionLogprobs(TypedDict):

@@ -1,23 +1,22 @@
 """Reading a request's JSON: bounded, strict, and with an error that says where it is wrong.
 
 To decode and check JSON takes as long as it has values, while nobody else is heard; how many there
-are at most is seen from the characters that stand between them, in no time.
+are at most is seen from the characters that stand between them, in no time. So it is done when it
+is the client's turn, once all of the body is there.
 """
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from megainfer.sharing.budgets import MEMORY
 from megainfer.sharing.shares import Shares
+from server.http.beginnings import SMALL_BYTES, Beginnings
 from server.http.client import current_client
 from server.http.errors import ApiError, ErrorReport
 
@@ -27,6 +26,8 @@ NOT_A_NUMBER = re.compile(rb"-?(NaN|Infinity)")
 
 
 MOST_UNREAD_BYTES = 32 * 2**20
+USUAL_BYTES = 2**16
+"""Of a body, after which the reading of more is by turns."""
 A_VALUE, A_CONTAINER = 40, 64
 """Bytes."""
 OF_CONTAINER, OF_FIELD = 2, 3
@@ -75,15 +76,22 @@ class JsonRequest(Request):
         state = self.app.state
         self._shares: Shares = state.shares
         self._limits: BodyLimits = state.body_limits
+        self._beginnings: Beginnings = state.beginnings
+        self._client = current_client.get()
         self._held = 0
 
     def forget(self) -> None:
         """Nobody needs the body any more."""
-        self._shares.give_back(current_client.get(), {MEMORY: self._held})
-        self._held = 0
+        if self._held:
+            self._shares.give_back(self._client, {MEMORY: self._held})
+            self._held = 0
+
+    def held_loop(self, seconds: float) -> None:
+        """What is done for it has taken so much CPU time at once."""
+        self._beginnings.held(self._client, seconds)
 
     def _hold(self, size: int) -> None:
-        self._shares.take(current_client.get(), {MEMORY: size})
+        self._shares.take(self._client, {MEMORY: size})
         self._held += size
 
     async def body(self) -> bytes:
@@ -94,6 +102,8 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         body = await self.body()
+        if len(body) > SMALL_BYTES:
+            await self._beginnings.turn(self._client, len(body))
         self._limits.check(body)
         self._hold(self._limits.parsed_bytes(body))
         return parse_json(body)
@@ -108,6 +118,8 @@ class JsonRequest(Request):
             async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in self.stream():
                     size += len(chunk)
+                    if size > USUAL_BYTES:
+                        await self._beginnings.taken_in(self._client, len(chunk))
                     if size <= self._limits.size:
                         self._hold(len(chunk))
                         body += chunk
@@ -122,22 +134,6 @@ class JsonRequest(Request):
         if not body:
             raise ApiError(ErrorReport(400, "the body is empty; send a JSON object"))
         return bytes(body)
-
-
-class JsonRoute(APIRoute):
-    """A route that reads its body through JsonRequest."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_json(request: Request) -> Response:
-            own = JsonRequest(request.scope, request.receive)
-            try:
-                return await handle(own)
-            finally:
-                own.forget()
-
-        return handle_json
 
 
 def parse_json(body: bytes) -> Any:

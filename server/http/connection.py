@@ -12,7 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is for a log of accesses
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is nginx's
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx's
+}
 COMMENT_SECONDS = 5.0
 """After at least so long without an event, and at most twice that, a comment is sent: common
 proxies give up after 30 or 60 s."""
@@ -80,7 +84,6 @@ class EventStream(StreamingResponse):
         silent: bool = False,
     ) -> None:
         super().__init__(chunks, headers=STREAM_HEADERS)
-        self.headers["Content-Type"] = "text/event-stream; charset=utf-8"
         self._chunks = chunks
         self._source = source
         self._silent = silent

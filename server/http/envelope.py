@@ -5,13 +5,15 @@ import uuid
 from collections import Counter
 from time import monotonic
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.access_log import log_access
 from server.http.request_id import current_request_id
 
 REQUEST_ID = "X-Request-Id"
+ID_HEADER = REQUEST_ID.lower().encode()
+"""As ASGI has it; nothing within names the request."""
 COUNTED_METHODS = frozenset({"GET", "POST", "OPTIONS", "HEAD"})
 OTHER_METHODS = "other"  # clients may make up any number of them
 ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -42,7 +44,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._statuses[method, status] += 1
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                message["headers"] = [*message.get("headers", ()), (ID_HEADER, request_id.encode())]
             await send(message)
 
         try:

@@ -3,6 +3,7 @@ addresses of Anthropic's API in its own."""
 
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,15 +93,23 @@ def report_of(error: Exception) -> ErrorReport:
 
 def install_error_handlers(app: FastAPI) -> None:
     """Have the application answer every exception in the shape of the API that was asked."""
-    app.add_exception_handler(MegaInferError, _on_error)
-    app.add_exception_handler(ClientGone, _on_hang_up)
-    app.add_exception_handler(StarletteHTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(Exception, _on_error)
+    for kind, handle in HANDLERS.items():
+        app.add_exception_handler(kind, handle)
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """As an application with these handlers answers."""
+    handle = next(handle for kind, handle in HANDLERS.items() if isinstance(error, kind))
+    return await handle(request, error)
 
 
 async def _on_hang_up(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def is_foreseen(error: Exception) -> bool:
+    """Whether to answer it is all that is to be done; else uvicorn has to log it."""
+    return any(isinstance(error, kind) for kind in HANDLERS if kind is not Exception)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -181,3 +190,13 @@ def _reason(error: dict[str, Any]) -> str:
     if error["type"] in ("missing", "value_error"):
         return text
     return f"{text}, not {cited(error['input'])}"
+
+
+HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    MegaInferError: _on_error,
+    ClientGone: _on_hang_up,
+    StarletteHTTPException: _on_http_error,
+    RequestValidationError: _on_invalid,
+    Exception: _on_error,
+}
+"""None of the others is one of another of them; the last is what nobody foresaw."""

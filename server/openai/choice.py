@@ -7,6 +7,7 @@ from typing import Any
 from megainfer.frontend.outputs import WeightSpan, extend_spans
 from megainfer.frontend.text_stream import TextDelta
 from megainfer.messages.requests import TokenLogprobs
+from megainfer.messages.routed_experts import RoutedExperts, joined
 from server.openai.answer_options import AnswerOptions
 from server.openai.logprobs import LogprobsWriter, Scores
 from server.openai.piece import Piece
@@ -41,6 +42,7 @@ class Choice:
         self._token_ids: list[int] = []
         self._logprobs_kept: list[TokenLogprobs] = []
         self._spans: list[WeightSpan] = []
+        self._routed: list[RoutedExperts] = []
         self._last: TextDelta | None = None
         self._opened = False
 
@@ -61,6 +63,8 @@ class Choice:
         if delta.token_ids:
             extend_spans(self._spans, delta.weights, len(delta.token_ids))
         self._logprobs_kept += delta.logprobs or []
+        if delta.routed is not None:
+            self._routed.append(delta.routed)
         if self._last is None:
             self.prompt_scores = delta.prompt_logprobs
         self._last = delta
@@ -78,6 +82,7 @@ class Choice:
                 last.stop_reason,
                 logprobs=self._logprobs_kept,
                 prompt_logprobs=self.prompt_scores,
+                routed=joined(self._routed),
             )
         )
         return replace(piece, weights=tuple(self._spans))
@@ -104,6 +109,7 @@ class Choice:
             logprobs=logprobs,
             token_ids=token_ids if options.token_ids else None,
             weights=(WeightSpan(delta.weights, len(token_ids)),) if token_ids else (),
+            routed=delta.routed,
         )
 
     def _read(self, text: str, delta: TextDelta) -> Reading:

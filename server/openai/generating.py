@@ -27,7 +27,7 @@ from server.openai.answer_options import AnswerOptions
 from server.openai.prompts import Prompt, PromptEncoder
 from server.openai.protocol import ChatRequest, CompletionRequest, SamplingFields
 from server.openai.reader import reader_maker
-from server.openai.request_size import check_copies, check_logprobs, request_bytes
+from server.openai.request_size import check_copies, check_logprobs, request_bytes, routing_bytes
 from server.openai.served_model import ServedModel
 from server.openai.shapes import ChatShape, CompletionShape, Shape
 from server.openai.structured import Wanted
@@ -78,7 +78,7 @@ class Generator:
         self.served_name(body.model)
         refuse_not_offered(body.model_extra or {}, COMPLETION)
         options = body.answer_options()
-        params = body.sampling(self._model.defaults, body.limit)
+        params = self.sampling(body)
         check_copies(params, len(body.prompt))
         grammar = await self._grammar(body.wanted_shape())
         prompts = await self.encoder.completion(body)
@@ -86,9 +86,9 @@ class Generator:
         limited = self._limited(params, prompts, default)
         return await self._start(body, CompletionShape(), options, limited, grammar)
 
-    def sampling(self, body: ChatRequest) -> SamplingParams:
-        """By which a chat's answer is made. Raises RequestError."""
-        return body.sampling(self._model.defaults, body.limit)
+    def sampling(self, body: SamplingFields) -> SamplingParams:
+        """By which its answers are made. Raises RequestError."""
+        return body.sampling(self._model.defaults, body.limit, self._model.logprobs_mode)
 
     async def chat(self, body: ChatRequest, shortened: bool = False) -> Generation:
         """Answer the last message of a chat. shortened: to what the context leaves room for, where
@@ -152,6 +152,7 @@ class Generator:
         pauses = Pauses()
         lengths = [(len(prompt.ids), params) for prompt, params in prompts]
         size = request_bytes(lengths, self._model.max_model_len, grammar)
+        size += routing_bytes(lengths, self._model.max_model_len, self._model.routing_bytes)
         client = current_client.get()
         check_logprobs(lengths, self._model.max_model_len)
         # Before they are made: prompts times n may be a quarter of a million.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megainfer.frontend.outputs import WeightSpan
+from megainfer.messages.routed_experts import RoutedExperts
 from server.openai.reader import CallPiece
 
 
@@ -13,7 +14,8 @@ class Piece:
 
     calls: tool calls, or pieces of them. stop_reason: the stop string or stop token id that ended
     it. logprobs: in the API's own form, None where there are none. token_ids: None where they
-    aren't wanted. weights: which weights made its tokens, in their order.
+    aren't wanted. weights: which weights made its tokens, in their order. routed: what
+    tokens' gates chose, where that is wanted.
     """
 
     index: int
@@ -25,3 +27,4 @@ class Piece:
     logprobs: dict[str, Any] | None = None
     token_ids: list[int] | None = None
     weights: tuple[WeightSpan, ...] = ()
+    routed: RoutedExperts | None = None

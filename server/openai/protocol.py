@@ -20,6 +20,7 @@ from megainfer.sampling import (
     MAX_BAD_WORDS,
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
+    RAW,
     SamplingParams,
 )
 from server.history.contents import join_content, template_call, with_thoughts
@@ -97,6 +98,8 @@ class SamplingFields(Body):
     prompt_logprobs: Logprobs | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    return_routed_experts: bool | None = None
+    logprobs_mode: str | None = Field(None, description="raw_logprobs or processed_logprobs")
     truncate_prompt_tokens: Integer | None = Field(None, description="keep the last; -1: what fits")
     priority: Integer | None = Field(None, description="smaller is served first")
     cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARACTERS)] | None = Field(
@@ -159,8 +162,10 @@ class SamplingFields(Body):
             raise RequestError(message, "truncate_prompt_tokens")
         return kept
 
-    def sampling(self, defaults: GenerationDefaults, max_tokens: int | None) -> SamplingParams:
-        """Sampling parameters; the model's defaults stand in for what was left out.
+    def sampling(
+        self, defaults: GenerationDefaults, max_tokens: int | None, logprobs_mode: str = RAW
+    ) -> SamplingParams:
+        """Sampling parameters; the model's defaults, and this mode, stand in for what was left out.
 
         Raises RequestError for a value out of range.
         """
@@ -168,6 +173,7 @@ class SamplingFields(Body):
         author = {name: getattr(defaults, name) for name in SAMPLING_FIELDS}
         wishes = {name: _first(own[name], author.get(name)) for name in SAME_IN_SAMPLING}
         wishes["logprobs"] = self.wanted_logprobs
+        wishes["logprobs_mode"] = _first(self.logprobs_mode, logprobs_mode)
         if self.is_echoed:
             wishes["prompt_logprobs"] = _first(self.prompt_logprobs, self.wanted_logprobs)
         given: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
@@ -215,6 +221,7 @@ SAME_IN_SAMPLING = (
     "include_stop_str_in_output",
     "skip_special_tokens",
     "prompt_logprobs",
+    "return_routed_experts",
 )
 """Fields that mean the same in `SamplingParams`."""
 
@@ -291,7 +298,9 @@ class ChatRequest(SamplingFields):
     """POST /v1/chat/completions"""
 
     messages: Annotated[
-        list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+        list[ChatMessage],
+        Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES),
+        counted("messages", MAX_MESSAGES, "items"),
     ]
     max_completion_tokens: Integer | None = None
     logprobs: bool | None = None

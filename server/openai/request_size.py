@@ -26,6 +26,10 @@ MATCHERS_A_GRAMMAR = 16
 AN_EDIT = 100
 """Bytes for each token id or character that goes with a prompt."""
 A_COPIED_EDIT = 8
+MAX_ROUTING_BYTES = 2**24
+"""Of one answer. They are told as text, at once."""
+ROUTING_COPIES = 4
+"""Parts, the whole, as text, and that in the answer."""
 
 
 def request_bytes(
@@ -46,6 +50,27 @@ def request_bytes(
         total += once + params.n * each
         total += A_LOGPROB * most_logprobs(length, params, max_model_len)
     return total
+
+
+def routing_bytes(
+    prompts: Iterable[tuple[int, SamplingParams]], max_model_len: int, a_token: int
+) -> int:
+    """What telling the experts of all tokens takes, where that is wanted.
+
+    prompts: their tokens, and what is to come after them. a_token: bytes. Raises RequestError where
+    one answer's are too many.
+    """
+    total = 0
+    for length, params in prompts:
+        if params.return_routed_experts:
+            total += params.n * (length + _generated(length, params, max_model_len)) * a_token
+    if total > MAX_ROUTING_BYTES:
+        raise RequestError(
+            f"return_routed_experts of this many tokens could take {total} bytes, {a_token} a "
+            f"token, and may take {MAX_ROUTING_BYTES}; ask for fewer tokens, prompts or answers",
+            "return_routed_experts",
+        )
+    return ROUTING_COPIES * total
 
 
 def _edits(params: SamplingParams) -> int:
@@ -77,11 +102,16 @@ def check_logprobs(prompts: Iterable[tuple[int, SamplingParams]], max_model_len:
 
 def most_logprobs(length: int, params: SamplingParams, max_model_len: int) -> int:
     """Of a prompt and its answers: each position has its best ones and its own token."""
-    room = max(max_model_len - length, 0)
-    generated = room if params.max_tokens is None else min(params.max_tokens, room)
+    generated = _generated(length, params, max_model_len)
     of_output = 0 if params.logprobs is None else generated * (params.logprobs + 1)
     of_prompt = 0 if params.prompt_logprobs is None else length * (params.prompt_logprobs + 1)
     return params.n * (of_output + of_prompt)
+
+
+def _generated(length: int, params: SamplingParams, max_model_len: int) -> int:
+    """Tokens of an answer, at most."""
+    room = max(max_model_len - length, 0)
+    return room if params.max_tokens is None else min(params.max_tokens, room)
 
 
 def check_copies(params: SamplingParams, prompts: int) -> None:

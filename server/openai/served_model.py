@@ -7,6 +7,7 @@ from typing import Any
 from megainfer import __version__
 from megainfer.frontend.generation_config import GenerationDefaults
 from megainfer.frontend.syntax_options import SyntaxOptions
+from megainfer.sampling import RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class ServedModel:
     max_model_len: tokens of prompt and answer together. vocab_size: the model's. created: Unix
     time in seconds at which serving began. defaults: end tokens, and sampling for what a request
     leaves out. folder: where its files are, for compiling grammars. syntax: of its answers.
-    shows_tokenizer: whether /tokenizer_info is there.
+    shows_tokenizer: whether /tokenizer_info is there. routing_bytes: see `RequestLimits`.
+    logprobs_mode: of requests that don't say.
     """
 
     names: tuple[str, ...]
@@ -27,6 +29,8 @@ class ServedModel:
     syntax: SyntaxOptions = field(default_factory=SyntaxOptions)
     shows_tokenizer: bool = False
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    routing_bytes: int = 0
+    logprobs_mode: str = RAW
 
     @property
     def fingerprint(self) -> str:

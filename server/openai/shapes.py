@@ -1,8 +1,10 @@
 """How one answer looks in each of the two APIs."""
 
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from megainfer.messages.routed_experts import RoutedExperts
 from megainfer.text.token_text import TokenTexts
 from megainfer.topology import FOLDERS_OWN
 from server.openai.answer_options import AnswerOptions
@@ -131,4 +133,17 @@ def _ending(piece: Piece) -> dict[str, Any]:
         fields["weight_version"] = piece.weights[-1].version
         if piece.token_ids is not None:
             fields["weight_versions"] = [span._asdict() for span in piece.weights]
+    if piece.routed is not None:
+        fields["routed_experts"] = _routed(piece.routed)
     return fields
+
+
+def _routed(routed: RoutedExperts) -> dict[str, Any]:
+    """Numbers as base64: as a list they would take several times as much."""
+    tokens = routed.stop - routed.start
+    return {
+        "start": routed.start,
+        "shape": [tokens, routed.layers, routed.top_k],
+        "dtype": "int16",
+        "data": b64encode(routed.ids).decode(),
+    }

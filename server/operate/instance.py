@@ -16,6 +16,8 @@ from megainfer.messages.from_child import Release, Renew, Resize, UpdateWeights
 from megainfer.messages.pausing import SetPause
 from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans
 from megainfer.planner.live.expected import Outlook
+from megainfer.sharing.rests import Rests
+from server.http.beginnings import Beginnings
 from server.http.keys import Keys
 from server.http.occupancy import Occupancy
 from server.openai.served_model import ServedModel
@@ -51,6 +53,7 @@ class Instance:
     options: ServingOptions
     board: NodeBoard
     occupancy: Occupancy
+    beginnings: Beginnings
     health: Health
     readiness: Readiness
     tracer: Tracer
@@ -96,7 +99,7 @@ def surroundings_of(plan: Plan, options: ServingOptions, ask: Ask, server: int =
         cache_config=(
             ("block_size", str(BLOCK_SIZE)),
             ("num_gpu_blocks", str(plan.num_blocks)),
-            ("cache_dtype", plan.dtype),
+            ("cache_dtype", plan.kv_cache_dtype),
             ("enable_prefix_caching", str(plan.prefix_cache)),
         ),
         info=plan_info(plan),
@@ -139,6 +142,7 @@ def assemble(
         options=options,
         board=around.board,
         occupancy=occupancy,
+        beginnings=Beginnings(Rests(occupancy.others)),
         health=health,
         readiness=Readiness(engine, health, around.board, around.ask),
         tracer=Tracer(around.ask, around.processes, around.siblings.own * TICKETS),
@@ -189,6 +193,7 @@ def plan_info(plan: Plan) -> tuple[tuple[str, Any], ...]:
                 "dtype": plan.dtype,
                 "expert_dtype": plan.expert_dtype,
                 "attention_dtype": plan.attention_dtype,
+                "kv_cache_dtype": plan.kv_cache_dtype,
                 "kernels": plan.kernels,
                 "expert_kernels": plan.expert_kernels,
                 "gpus": {name: str(gpu) for name, (gpu, _) in plan.gpu_ledgers().items()},

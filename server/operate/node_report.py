@@ -35,7 +35,7 @@ def _node(node: NodeState, engine: EngineClient, board: NodeBoard) -> dict[str, 
         "heartbeat_seconds": None if node.heard_at is None else round(board.silence(node), 3),
     }
     if board.places is not None:
-        about["host"] = board.places.of(node.role, node.index)
+        about["host"] = board.host_of(node)
     if lack is None:
         return about
     lost = round(engine.recovery.clock() - lack.since, 3)

@@ -135,6 +135,12 @@ class NodeBoard:
         own = (node for node in self._nodes.values() if node.role is role)
         return sorted(own, key=lambda node: node.index)
 
+    def host_of(self, node: NodeState) -> str | None:
+        """The name of its host; None where all are on one."""
+        if self.places is None:
+            return None
+        return self.chronicle.hosts.get(node.name) or self.places.of(node.role, node.index)
+
     def num_serving(self) -> int:
         """Nodes of which something is expected."""
         return sum(node.serves for node in self._nodes.values())

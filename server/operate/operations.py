@@ -18,9 +18,9 @@ from megainfer.instruments.trace_events import (
 )
 from megainfer.messages.message import Role
 from server.http.access import PROBES
-from server.http.body import JsonRoute
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
 from server.http.errors import SERVER_ERROR, ErrorReport
+from server.http.json_route import JsonRoute
 from server.operate.changes import NodeRequest, RestartRequest, ScaleRequest
 from server.operate.docs_page import docs_page
 from server.operate.health import HealthReport

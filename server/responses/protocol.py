@@ -1,17 +1,19 @@
 """The body of POST /v1/responses, and the chat that it asks for."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from megainfer.errors import RequestError, cited
-from server.openai.protocol import Body, ChatRequest
+from server.openai.protocol import MAX_MESSAGES, Body, ChatRequest
 from server.openai.translation import Json, chat_request, refuse
-from server.openai.wishes.values import Integer, JsonObjects, Logprobs
+from server.openai.wishes.values import Integer, JsonObjects, Logprobs, counted
 from server.responses.items import History
 from server.responses.tools import Toolbox
 from server.responses.wishes import refuse_wishes, truncated, wants_logprobs
 
+MAX_ITEMS = 2 * MAX_MESSAGES
+"""Thoughts, calls and what is said join in one message."""
 STORED = "this server keeps nothing between requests; send the whole conversation as input"
 STATEFUL: dict[str, tuple[Any, ...]] = {
     "previous_response_id": (),
@@ -33,7 +35,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 class ResponsesRequest(Body):
     """POST /v1/responses"""
 
-    input: str | JsonObjects
+    input: Annotated[str | JsonObjects, counted("input", MAX_ITEMS, "items")]
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: Integer | None = None

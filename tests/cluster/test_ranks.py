@@ -12,14 +12,12 @@ import pytest
 import torch
 
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.compute.batch import ChunkInput, build_batch
 from megainfer.config import EngineConfig
 from megainfer.device import HOST
 from megainfer.errors import ConfigError, NodeDied
 from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.other_ranks import ExpertRanks
 from megainfer.expert_node.profile import dispatches_of
-from megainfer.instruments.stage_clock import StageClock
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe
@@ -34,7 +32,7 @@ from megainfer.ranks.shared import Shared
 from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import assert_same_greedy, write_config
 from tests.support.local_cluster import NEW_TOKENS, LocalCluster, greedy_submit
-from tests.support.ranks import RankedCluster
+from tests.support.ranks import RankedCluster, half_outputs
 
 # Latent attention and a shared expert; recurrent layers and a gated shared expert; windows, sinks,
 # biases and interleaved gates; shared experts without either.
@@ -114,24 +112,6 @@ def test_halves_are_those_of_one_rank(reference, new_cluster):
         assert (whole - summed).abs().max() <= 1e-5 * whole.abs().max()
     assert torch.equal(alone[0], ranked[0]), "of a token's embedding all others have zeros"
     assert not torch.equal(alone[-1], ranked[-1]), "sums are made in another order"
-
-
-def half_outputs(cluster: LocalCluster, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Embedding, what each layer's experts see and its shared expert gives, logits."""
-    node = cluster.attention[0]
-    model, kv, clock = node._model, node._parts.kv, StageClock().of(0)
-    chunks = [
-        ChunkInput(prompt, 0, list(range(8 * i, 8 * i + 8)), True, i)
-        for i, prompt in enumerate(prompts)
-    ]
-    batch = build_batch(chunks)
-    x = model.embed(batch)
-    found, layer = [x.clone()], 0
-    while (point := model.advance(x, layer, batch, kv, clock)) is not None:
-        shared = model.shared(point.layer, point.hidden)
-        found += [point.hidden.to(torch.float32)] + ([] if shared is None else [shared.float()])
-        layer = point.layer + 1
-    return [*found, model.logits(x, batch.sample_rows)]
 
 
 @one_family

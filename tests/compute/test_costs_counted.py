@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from megainfer.compute.selection import Precision
 from megainfer.models.registry import load_spec
-from megainfer.models.spec import AttentionSpec, DeltaNetSpec, MlaSpec, ModelSpec
+from megainfer.models.spec import AttentionSpec, CacheFormat, DeltaNetSpec, MlaSpec, ModelSpec
 from megainfer.planner.costs import Contexts, ModelCosts, Step
 from megainfer.planner.costs.attend import cache_work
 from tests.support.checkpoints import VARIANTS, write_checkpoint
@@ -58,10 +58,12 @@ def _flops(attention: AttentionSpec | MlaSpec | DeltaNetSpec, step: Step) -> flo
     assert not isinstance(attention, DeltaNetSpec)
     if isinstance(attention, AttentionSpec):
         everything = replace(attention, window=None, chunk=None)
-        return cache_work(everything, step, element_bytes=4).flops
-    attended = cache_work(replace(attention, indexer=None), step, 4, expands=True).flops
+        return cache_work(everything, step, CacheFormat(4)).flops
+    attended = cache_work(
+        replace(attention, indexer=None), step, CacheFormat(4), expands=True
+    ).flops
     both, alone = (
-        cache_work(replace(attention, indexer=indexer), step, 4).flops
+        cache_work(replace(attention, indexer=indexer), step, CacheFormat(4)).flops
         for indexer in (attention.indexer, None)
     )
     return attended + both - alone

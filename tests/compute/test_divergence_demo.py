@@ -8,7 +8,6 @@ levels are closer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from megainfer.attention_node.model import AttentionModel
-from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import ChunkInput
 from megainfer.compute.cpu.kernels import library
-from megainfer.compute.selection import Precision, open_backend
-from megainfer.expert_node.experts import ExpertModel
+from megainfer.compute.selection import Precision
 from megainfer.model_folder.demo.model import ensure_demo_model
-from megainfer.models.registry import load_spec
-from megainfer.topology import contiguous_placement
 from tests.support.checkpoints import Greedy, assert_same_greedy, oracle
+from tests.support.demo_pairs import DemoModel
 from tests.support.divergence import Divergence, divergence
 from tests.support.node_pair import FLOAT32, Pair, blocks_of
 
@@ -77,27 +72,6 @@ CASES = {
 needs_int8 = pytest.mark.skipif(
     not library.is_built(), reason="the CPU kernels are not built, and the reference has no int8"
 )
-
-
-class DemoModel:
-    """The demo's checkpoint in several precisions; int8 experts serve instances of any dtype."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._spec = load_spec(folder)
-        self._placement = contiguous_placement(self._spec.num_experts, 1, self._spec.moe_layers)
-        self.experts = cache(self._load_experts)
-
-    def pair(self, precision: Precision) -> Pair:
-        backend = open_backend("auto", precision, threads=2)
-        with WeightReader(self.folder) as reader:
-            attention = AttentionModel(self._spec, reader, self._placement, backend)
-        return Pair(attention, [self.experts(precision.expert_dtype)])
-
-    def _load_experts(self, weights: str) -> ExpertModel:
-        backend = open_backend("auto", Precision(experts=weights), threads=2)
-        with WeightReader(self.folder) as reader:
-            return ExpertModel(self._spec, reader, self._placement, 0, backend)
 
 
 @dataclass(frozen=True)

@@ -198,5 +198,7 @@ def test_what_can_not_be_is_refused():
         AttentionKernel().pack(torch.zeros(2, 2), "float16")
     with pytest.raises(ConfigError, match="don't run here"):
         AttentionKernel(1, "avx1024")
+    with pytest.raises(ConfigError, match="6 channels; a KV cache of eight bits"):
+        block_shape(4, 6, torch.int8)
     with pytest.raises(ConfigError, match="7 channels"):
-        block_shape(4, 7)
+        block_shape(4, 7, torch.float32)

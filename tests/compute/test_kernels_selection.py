@@ -69,6 +69,10 @@ def test_auto_is_the_fast_one_and_a_plan_says_which(tmp_path):
     )
     assert (plan.kernels, plan.expert_dtype, plan.attention_dtype) == ("cpu", "int8", "float32")
     assert f"cpu ({library.levels()[-1]}); expert weights in int8" in "\n".join(describe(plan))
+    assert plan.kv_cache_dtype == "bfloat16"
+    kept = make_plan(EngineConfig(dtype="bfloat16", kv_cache_dtype="int8"), folder, read_machine())
+    assert kept.precision.cache_dtype == kept.kv_cache_dtype == "int8"
+    assert "KV blocks of 16 tokens in int8" in "\n".join(describe(kept))
     forced = make_plan(EngineConfig(dtype="bfloat16", kernels="reference"), folder, read_machine())
     assert (forced.kernels, forced.expert_dtype) == ("reference", "bfloat16")
 
@@ -92,12 +96,30 @@ def test_what_only_the_library_can_do_is_refused_without_it(tmp_path):
         make_plan(EngineConfig(expert_dtype="int8"), folder, read_machine())
     with pytest.raises(ConfigError, match="--attention-dtype int8 needs the CPU kernels"):
         make_plan(EngineConfig(attention_dtype="int8"), folder, read_machine())
+    with pytest.raises(
+        ConfigError, match="--kv-cache-dtype fp8 needs the CPU kernels, but the ref"
+    ):
+        make_plan(EngineConfig(kv_cache_dtype="fp8"), folder, read_machine())
+    wish = EngineConfig(dtype="float32", kv_cache_dtype="bfloat16")
+    assert make_plan(wish, folder, read_machine()).kv_cache_dtype == "bfloat16"
+
+
+@built
+def test_a_cache_of_eight_bits_that_a_model_can_not_have_is_refused(tmp_path):
+    wish = EngineConfig(kv_cache_dtype="int8", kernels="cpu")
+    sparse = write_checkpoint("deepseek_v32", "nine_positions", tmp_path / "sparse")
+    with pytest.raises(ConfigError, match=r"--kv-cache-dtype int8 .*layer 0: its indexer chooses"):
+        make_plan(wish, sparse, read_machine())
+    odd = write_checkpoint("qwen3_moe", "gqa", tmp_path / "odd", head_dim=18)
+    with pytest.raises(ConfigError, match="layer 0: its heads' 18 channels aren't a multiple of 4"):
+        make_plan(wish, odd, read_machine())
 
 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
         ({"kernels": "cuda"}, "--kernels must be auto, reference or cpu or gpu, not 'cuda'"),
+        ({"kv_cache_dtype": "fp4"}, "--kv-cache-dtype must be auto, float32 .* or fp8, not 'fp4'"),
         ({"expert_dtype": "int3"}, "--expert-dtype must be auto, .* or fp8_channel, not"),
         (
             {"attention_dtype": "fp4"},

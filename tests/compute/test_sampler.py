@@ -280,3 +280,44 @@ def test_the_chosen_token_is_among_its_logprobs():
 def test_no_rows_no_tokens():
     output = sample(torch.empty(0, 10), [])
     assert (output.token_ids, output.logprobs) == ([], [])
+
+
+def test_processed_logprobs_are_of_what_is_drawn_from():
+    """After edits, temperature, top_k and top_p; of what was cut nothing is told, and rows beside
+    it have the model's own."""
+    logits = torch.tensor([[0.3, -1.0, 1.2, 0.0, 0.7, -0.4]]).expand(4, -1)
+    wishes = {"temperature": 0.7, "top_k": 4, "top_p": 0.8, "logprobs": 6}
+    biased = LogitEdits(
+        Submit("a", [1], 0.0, 1.0, 0, 0, 9, [], logit_bias={1: 3.0}), [1], None, None, None
+    )
+    output = sample(
+        logits,
+        [
+            row(processed=True, **wishes),
+            row(**wishes),
+            row(processed=True, temperature=0.0, logprobs=2, edits=biased),
+            row(processed=True, temperature=2.0),
+        ],
+    )
+    processed, own, greedy, unasked = output.logprobs
+    kept = torch.log_softmax(logits[0, [2, 4, 0]] / 0.7, 0).tolist()
+    assert processed.values == pytest.approx(dict(zip((2, 4, 0), kept, strict=True)), abs=1e-6)
+    assert own.values == pytest.approx(
+        dict(enumerate(torch.log_softmax(logits[0], 0).tolist())), abs=1e-6
+    )
+    edited = logits[0] + torch.tensor([0, 3.0, 0, 0, 0, 0])
+    after = torch.log_softmax(edited, 0).tolist()
+    assert output.token_ids[2] == 1
+    assert greedy.values == pytest.approx({1: after[1], 2: after[2]}, abs=1e-6)
+    assert greedy.rank == 1
+    assert unasked is None
+
+
+def test_processed_logprobs_of_a_row_that_fails_disturb_nobody():
+    logits = torch.tensor([[math.nan, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    rows = [row(processed=True, logprobs=1), row(processed=True, logprobs=1)]
+    output = begin_sampling(logits, rows, reference, HOST).take()
+    assert [type(error) for error in output.errors] == [NonFiniteLogits]
+    own = torch.log_softmax(logits[1], 0).tolist()
+    token = output.token_ids[1]
+    assert output.logprobs[1].values[token] == pytest.approx(own[token], abs=1e-6)

@@ -53,7 +53,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::vector<uint64_t> memory(count * stride / 8);
   auto* start = reinterpret_cast<uint8_t*>(memory.data());
   const uint32_t kinds = attention ? 1u << REPLY | 1u << ERROR : 1u << DISPATCH | 1u << REST;
-  Inbox inbox(start, stride, count, kinds, epoch);
+  const bool on_devices = input.number<uint8_t>() % 2 == 0;
+  Inbox inbox(start, stride, count, kinds, epoch, on_devices);
+  inbox.set_watched(0, count, true);
   Counters counters = {};
   std::vector<Found> found(count);
   std::vector<uint64_t> latest(count);
@@ -66,9 +68,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       std::memcpy(start + s * stride + line_bytes, &header, sizeof header);
       const uint64_t shown = input.between(0, 9) == 0 ? input.number<uint64_t>() : word;
       std::memcpy(start + s * stride, &shown, sizeof shown);
+      // Where a device publishes, another word tells what was begun.
+      const uint64_t begun = input.between(0, 9) == 0 ? input.number<uint64_t>() : shown | 1;
+      std::memcpy(start + s * stride + sizeof shown, &begun, sizeof begun);
     }
+    inbox.awaits();
+    const bool there_was_news = inbox.news();
     const int64_t news = inbox.scan(layout, found.data(), &counters);
     require(news >= -1 && news <= count);
+    require(news <= 0 || there_was_news);
     for (int64_t i = 0; i < news; ++i) {
       const auto& [slot, word, header] = found[i];
       require(slot >= 0 && slot < count && !being_written(word));

@@ -1,8 +1,11 @@
-"""Requests are begun by turns of clients, a few in each round of the event loop."""
+"""Requests are begun by turns of clients, a few in each round of the event loop, and none while its
+client rests after what took long."""
 
 import asyncio
 
-from server.http.beginnings import A_ROUND, SMALL_BYTES, Beginnings
+from megainfer.sharing.rests import Rests
+from server.http.beginnings import A_ROUND, HELD_SECONDS, READ_SECONDS, SMALL_BYTES, Beginnings
+from server.http.occupancy import RECENT_SECONDS, Occupancy
 from tests.support.engine_talk import run
 
 
@@ -95,3 +98,117 @@ def test_who_comes_alone_waits_for_nothing() -> None:
             raise AssertionError("it waits")
 
     run(check())
+
+
+class Time:
+    """Which goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def everybody(client: str) -> bool:
+    return True
+
+
+def test_who_held_the_loop_rests_and_who_comes_meanwhile_is_begun_at_once() -> None:
+    async def check() -> None:
+        time, begun = Time(), list[str]()
+        beginnings = Beginnings(Rests(everybody, time))
+
+        async def ask(client: str) -> None:
+            await beginnings.turn(client, 100 * SMALL_BYTES)
+            begun.append(client)
+            beginnings.held(client, 0.05 if client == "hostile" else HELD_SECONDS)
+
+        hostile = [asyncio.create_task(ask("hostile")) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert begun == ["hostile"]
+        for honest in range(1, 6):
+            await asyncio.wait_for(ask("honest"), 10)
+            assert begun == ["hostile"] + ["honest"] * honest, "what it took wasn't long"
+        time.now += 1
+        while begun.count("hostile") < 2:
+            await asyncio.sleep(0.001)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert begun[6:] == ["hostile"], "it rests again"
+        time.now += 1
+        await asyncio.gather(*hostile)
+
+    run(check())
+
+
+def test_one_client_has_a_third_of_the_time_however_much_it_asks() -> None:
+    async def check() -> None:
+        time, held = Time(), 0.0
+        beginnings = Beginnings(Rests(everybody, time))
+
+        async def ask() -> None:
+            nonlocal held
+            await beginnings.turn("hostile", 0)
+            time.now += 0.02
+            held += 0.02
+            beginnings.held("hostile", 0.02)
+
+        hostile = [asyncio.create_task(ask()) for _ in range(20)]
+        while not all(task.done() for task in hostile):
+            await asyncio.sleep(0.0005)  # in which others do something
+            time.now += 0.001
+        assert time.now >= 3 * (held - A_ROUND * 0.02), "whatever the last of them took"
+
+    run(check())
+
+
+def test_a_long_body_is_taken_in_by_a_third_of_the_time_at_most() -> None:
+    async def check() -> None:
+        time = Time()
+        rests = Rests(everybody, time)
+        beginnings = Beginnings(rests)
+        size, pieces = 2**18, 20
+
+        async def read() -> None:
+            for _ in range(pieces):
+                await beginnings.taken_in("hostile", size)
+
+        reading = asyncio.create_task(read())
+        while not reading.done():
+            await asyncio.sleep(0)
+            time.now += 1e-6
+            assert rests.may("another")
+        assert time.now >= 2 * pieces * size * READ_SECONDS
+
+    run(check())
+
+
+def test_somebody_is_there_while_it_is_answered_and_shortly_afterwards() -> None:
+    time = Time()
+    occupancy = Occupancy(time)
+    occupancy.entered("a")
+    occupancy.entered("a")
+    assert not occupancy.others("a")
+    assert occupancy.others("b")
+    occupancy.entered("b")
+    assert occupancy.others("a")
+    occupancy.left("b")
+    assert occupancy.others("a"), "it may come again"
+    time.now += RECENT_SECONDS
+    assert not occupancy.others("a")
+    occupancy.left("a")
+    occupancy.left("a")
+    assert not occupancy.others("a")
+    assert occupancy.others("b")
+    assert occupancy.in_flight == 0
+
+
+def test_who_was_there_long_ago_is_forgotten() -> None:
+    time = Time()
+    occupancy = Occupancy(time)
+    for client in range(5000):
+        occupancy.entered(str(client))
+        occupancy.left(str(client))
+        time.now += 0.01
+    assert len(occupancy._left_at) <= 1025

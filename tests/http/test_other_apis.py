@@ -270,3 +270,16 @@ def test_the_tokenizer_tells_its_configuration(tmp_path):
     with RunningServer(Tokenizer.load(folder), shows_tokenizer=True) as server:
         info = httpx.get(f"{server.url}/tokenizer_info").json()
     assert (info["tokenizer_class"], info["model_max_length"]) == ("Qwen2Tokenizer", 131072)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/responses", {"input": [{}] * 8193}, "input may hold at most 8192 items, but holds"),
+        ("/v1/messages", {"messages": [{}] * 4097}, "messages may hold at most 4096 items, but"),
+    ],
+)
+def test_of_a_history_that_is_too_long_no_item_is_looked_at(server, path, body, message):
+    answer = httpx.post(f"{server.url}{path}", json=body, trust_env=False)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]

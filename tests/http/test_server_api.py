@@ -322,6 +322,8 @@ BAD_COMPLETIONS = [
     ({"prompt": "x", "logprobs": 21}, "logprobs", "less than or equal to 20, not 21"),
     ({"prompt": "x", "logprobs": -1}, "logprobs", "greater than or equal to 0, not -1"),
     ({"prompt": "x", "prompt_logprobs": 21}, "prompt_logprobs", "less than or equal to 20"),
+    ({"prompt": "x", "logprobs_mode": "logits"}, "logprobs_mode", "raw_logprobs or processed_"),
+    ({"prompt": "x", "return_routed_experts": True}, "return_routed_experts", "started with --en"),
     ({"prompt": "x", "prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "stream: true"),
     ({"prompt": ["x"] * 2049}, "prompt", "at most 2048 prompts, but holds 2049"),
     ({"prompt": "x", "best_of": 2}, "best_of", "best_of isn't offered"),
@@ -459,6 +461,7 @@ def test_every_generation_field_reaches_the_node(
             "allowed_token_ids": [7, 8],
             "bad_words": [" fox"],
             "prompt_logprobs": 2,
+            "logprobs_mode": "processed_logprobs",
             "priority": -4,
         },
     )
@@ -469,6 +472,7 @@ def test_every_generation_field_reaches_the_node(
     assert submit.allowed_token_ids == [7, 8]
     assert submit.bad_words == [TOKENIZER.encode("fox"), TOKENIZER.encode(" fox")]
     assert (submit.logprobs, submit.prompt_logprobs, submit.priority) == (4, 2, -4)
+    assert submit.processed_logprobs
 
 
 def test_the_authors_defaults_stand_in_for_what_is_left_out() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from megainfer.calibration.caches import places, working_set
 from megainfer.calibration.calibrate import check_cores, check_memory
 from megainfer.calibration.description import device_of
-from megainfer.calibration.layers import Served, taking_turns, with_row_work
+from megainfer.calibration.layers import Served, among_sleepers, taking_turns, with_row_work
 from megainfer.calibration.measured import Exchanged, HostWork, LayerTime
 from megainfer.calibration.timing import in_turn, undisturbed
 from megainfer.calibration.toy import BULKY, no_cache_holds, write_model
@@ -59,6 +60,9 @@ def test_reading_a_cache_and_moving_rows_take_what_they_took(device: Device) -> 
     moving = size / (RATE * device.efficiency.copied.at(size))
     assert moving == pytest.approx(large.moving - small.moving)
     assert device.link.latency_seconds == pytest.approx(HOST.transfer - small.packing / 2)
+    sleepers = device_of(SHARE, KERNELS, LINKS, replace(HOST, awake=1e-3, waking=2e-4))
+    for road in (sleepers.link, sleepers.nic):
+        assert (road.awake_seconds, road.waking_seconds) == (1e-3, 2e-4)
 
 
 def test_a_device_has_its_part_of_the_machine_and_a_source_of_each_figure(
@@ -72,8 +76,10 @@ def test_a_device_has_its_part_of_the_machine_and_a_source_of_each_figure(
     assert "not measured" in device.sources["nic"]
 
 
-def test_the_planner_reads_back_what_calibrate_writes(device: Device, tmp_path: Path) -> None:
+@pytest.mark.parametrize("awake", [inf, 1e-3])
+def test_the_planner_reads_back_what_calibrate_writes(awake: float, tmp_path: Path) -> None:
     path = tmp_path / "here.toml"
+    device = device_of(SHARE, KERNELS, LINKS, replace(HOST, awake=awake, waking=2e-4))
     path.write_text(to_toml([device]))
     assert load_devices(path)["here-1"] == device
 
@@ -231,3 +237,31 @@ def test_waking_who_waits_is_what_two_processes_take_more_than_one(bulky: ModelC
     assert replace(found, attention_layer=90e-6, expert_layer=40e-6) == apart
     no_waking = taking_turns(apart, together, served(apart, computed), in_one)
     assert no_waking == apart, "what a small model shows is the least"
+
+
+def test_messages_take_what_those_of_large_layers_take_by_how_long_they_were_waited_for(
+    bulky: ModelCosts,
+) -> None:
+    small, awake = HostWork(90e-6, 40e-6, 30e-6, 500e-6, 8e-6), 1e-3
+
+    def served(few: tuple[float, float], many: tuple[float, float]) -> Served:
+        """(T_a, T_e); messages to whoever waits for as long take 70 us, or 270 us of sleepers."""
+
+        def message(wait: float) -> float:
+            return 70e-6 if wait < awake else 270e-6
+
+        times = (
+            LayerTime(rows, 16.0, t_a, t_e, 1.0, message(t_a), message(t_e))
+            for rows, (t_a, t_e) in ((1, few), (32, many))
+        )
+        return Served(bulky, *times)
+
+    found = among_sleepers(small, served((0.4e-3, 0.7e-3), (0.6e-3, 4e-3)), awake)
+    assert (found.transfer, found.waking) == pytest.approx((70e-6, 200e-6))
+    assert replace(found, transfer=30e-6, awake=inf, waking=0.0) == small
+    never = among_sleepers(small, served((0.1e-3, 0.2e-3), (0.3e-3, 0.4e-3)), awake)
+    assert (never.transfer, never.waking) == pytest.approx((70e-6, 0.0)), "none was seen asleep"
+    always = among_sleepers(small, served((2e-3, 3e-3), (4e-3, 5e-3)), awake)
+    assert (always.transfer, always.waking) == pytest.approx((30e-6, 240e-6))
+    doubtful = among_sleepers(small, served((0.95e-3, 1.05e-3), (0.9e-3, 1.1e-3)), awake)
+    assert (doubtful.transfer, doubtful.waking) == (30e-6, 0.0), "some slept and some did not"

@@ -243,7 +243,7 @@ def test_caches_leave_room_for_all_that_a_dry_run_tells_of(folder):
 def test_auto_computes_in_bfloat16_where_the_cores_do(tmp_path, native):
     folder = write_config("mixtral", "gqa", tmp_path, dtype="bfloat16")
     plan = plan_of(EngineConfig(), folder, bfloat16_arithmetic=native)
-    assert plan.precision == Precision(*["bfloat16" if native else "float32"] * 3)
+    assert plan.precision == Precision(*["bfloat16" if native else "float32"] * 4)
 
 
 def test_a_cache_too_small_for_one_request_says_what_would_fit(folder):

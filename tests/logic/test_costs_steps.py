@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megainfer.errors import ConfigError
-from megainfer.models.spec import AttentionSpec, DeltaNetSpec, IndexerSpec, MlaSpec, RopeSpec
+from megainfer.models.spec import (
+    CACHE_FORMATS,
+    AttentionSpec,
+    CacheFormat,
+    DeltaNetSpec,
+    IndexerSpec,
+    MlaSpec,
+    RopeSpec,
+)
 from megainfer.planner.costs import Contexts, Step
 from megainfer.planner.costs.attend import cache_work
 
@@ -70,7 +78,7 @@ def by_hand(attention: AttentionSpec | MlaSpec, sees: int) -> range:
 def test_decoding_reads_what_every_row_sees(shape, span):
     attention, rows = replace(GROUPED, **shape), span[1] + 1
     contexts = Contexts(span[0], span[0] + span[1])
-    work = cache_work(attention, Step(rows, contexts), element_bytes=2)
+    work = cache_work(attention, Step(rows, contexts), CacheFormat(2))
     seen = [len(by_hand(attention, n)) for n in range(span[0], span[0] + rows)]
     head = attention.head_dim
     products = sum(
@@ -88,7 +96,7 @@ def test_decoding_reads_what_every_row_sees(shape, span):
 def test_a_prompt_reads_its_past_once_a_chunk(chunk, count):
     tokens = chunk * count
     step = Step(0, Contexts.at(1), tokens, Contexts(1, tokens), chunk)
-    work = cache_work(GROUPED, step, element_bytes=1)
+    work = cache_work(GROUPED, step, CacheFormat(1))
     ends = [chunk * (n + 1) for n in range(count)]
     a_token = 2 * GROUPED.num_kv_heads * GROUPED.head_dim
     assert work.bytes == pytest.approx(a_token * (sum(ends) + tokens))
@@ -97,11 +105,11 @@ def test_a_prompt_reads_its_past_once_a_chunk(chunk, count):
 
 
 def test_latents_are_read_once_for_all_heads():
-    work = cache_work(LATENT, Step(3, Contexts.at(10)), element_bytes=2)
+    work = cache_work(LATENT, Step(3, Contexts.at(10)), CacheFormat(2))
     assert work.bytes == (16 + 2) * 2 * 3 * (10 + 1)
     assert work.flops == 2 * 4 * 3 * 10 * ((16 + 2) + 16)
     # Each rank has all latents and some of the heads.
-    half = cache_work(LATENT, Step(3, Contexts.at(10)), element_bytes=2, ranks=2)
+    half = cache_work(LATENT, Step(3, Contexts.at(10)), CacheFormat(2), ranks=2)
     assert (half.bytes, half.flops) == (work.bytes, work.flops / 2)
 
 
@@ -109,29 +117,42 @@ def test_latents_are_read_once_for_all_heads():
 def test_latents_are_expanded_where_that_is_cheaper(chunk, count):
     tokens = chunk * count
     step = Step(0, Contexts.at(1), tokens, Contexts(1, tokens), chunk)
-    absorbed = cache_work(LATENT, step, 2).flops
+    absorbed = cache_work(LATENT, step, CacheFormat(2)).flops
     pairs, positions = tokens * (tokens + 1) / 2, sum(chunk * (n + 1) for n in range(count))
     # Every position that a chunk sees is projected, instead of its own rows, which dense products
     # count already.
     expanded = 2 * 4 * (pairs * (8 + 5) + (positions - tokens) * 16 * (6 + 5))
-    assert cache_work(LATENT, step, 2, expands=True).flops == pytest.approx(min(absorbed, expanded))
+    work = cache_work(LATENT, step, CacheFormat(2), expands=True)
+    assert work.flops == pytest.approx(min(absorbed, expanded))
 
 
 def test_an_indexer_meets_all_and_attention_what_it_chooses():
     indexer = IndexerSpec(num_heads=3, head_dim=8, top_k=4)
     step = Step(2, Contexts.at(10))
-    plain = cache_work(LATENT, Step(2, Contexts.at(4)), 2)
-    work = cache_work(replace(LATENT, indexer=indexer), step, 2)
+    plain = cache_work(LATENT, Step(2, Contexts.at(4)), CacheFormat(2))
+    work = cache_work(replace(LATENT, indexer=indexer), step, CacheFormat(2))
     assert work.flops == plain.flops + 2 * 10 * 3 * (2 * 8 + 2)
     assert work.bytes == plain.bytes + 2 * (10 + 1) * 8 * 2
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_codes_of_eight_bits_are_read_with_their_scales(name):
+    step, kept = Step(3, Contexts.at(10)), CACHE_FORMATS[name]
+    a_head = GROUPED.head_dim + 2
+    work = cache_work(GROUPED, step, kept)
+    assert work.bytes == 2 * GROUPED.num_kv_heads * a_head * 3 * (10 + 1)
+    shared = cache_work(GROUPED, step, kept, ranks=GROUPED.num_kv_heads)
+    assert shared.bytes == 2 * a_head * 3 * (10 + 1)
+    latents = cache_work(LATENT, step, kept)
+    assert latents.bytes == (16 + 2 + 2 * 2) * 3 * (10 + 1)
 
 
 def test_a_state_is_read_and_written_whatever_the_context():
     states = 4 * (3 * (2 * 2 * 3 + 4 * 5) + 4 * 3 * 5)
     for context in (1, 1000):
-        work = cache_work(NET, Step(5, Contexts.at(context)), element_bytes=2)
+        work = cache_work(NET, Step(5, Contexts.at(context)), CacheFormat(2))
         assert work.bytes == 2 * states * 5
         assert work.flops == 5 * (7 * 4 * 3 * 5 + 2 * 4 * (2 * 6 + 20))
     # A prompt's state stays where it is until the end of a chunk.
     prompt = Step(0, Contexts.at(1), 12, Contexts(1, 12), chunk=4)
-    assert cache_work(NET, prompt, 2).bytes == 2 * states * 3
+    assert cache_work(NET, prompt, CacheFormat(2)).bytes == 2 * states * 3

@@ -13,7 +13,7 @@ from megainfer.launch.plan import Plan, make_plan
 from megainfer.planner.costs import Contexts, Step
 from megainfer.planner.hardware import load_devices
 from megainfer.planner.live.expected import Hardware
-from megainfer.planner.live.terms import Load, pace_of
+from megainfer.planner.live.terms import Load, Terms, pace_of
 from tests.support.calibrated import devices
 from tests.support.checkpoints import write_config
 from tests.support.gpus import H200X8, HOST
@@ -88,6 +88,31 @@ def test_who_works_beside_others_is_as_much_slower_as_they_are_at_work(folder: P
     assert slowest < busy, "of this model"
     assert both.experts == pytest.approx(slowest)
     assert alone.attention < both.attention < busy
+
+
+def test_a_single_sequence_wakes_both_roles_in_turn(folder: Path) -> None:
+    """One of two micro-batches is empty; each role sleeps while the other works for longer than it
+    looks for messages."""
+    load = replace(LOAD, rows=1.0, micro_batches=1)
+    awake = hardware_of(folder, micro_batches=2)
+    terms = awake.terms(load)
+
+    def terms_of(awake_seconds: float) -> Terms:
+        known = {
+            name: replace(
+                device,
+                link=replace(device.link, awake_seconds=awake_seconds, waking_seconds=2e-4),
+                nic=replace(device.nic, awake_seconds=awake_seconds, waking_seconds=2e-4),
+            )
+            for name, device in devices().items()
+        }
+        return expectation_of(plan_of(folder, micro_batches=2), known, None).terms(load)
+
+    sleepy = terms_of(min(terms.attention, terms.experts) / 2)
+    assert sleepy.token == pytest.approx(terms.token + load.layers * 2 * 2e-4)
+    assert sleepy.transfer == pytest.approx(terms.transfer + 2e-4)
+    assert (sleepy.attention, sleepy.experts) == (terms.attention, terms.experts)
+    assert terms_of(2 * terms.token) == terms, "who is still looking needn't be woken"
 
 
 def test_more_context_takes_longer_and_more_rows_too(folder: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_large_model_takes_a_machine_of_eight(large):
     plan = make_plan(EngineConfig(attn_gpus=2, ffn_gpus=6), large, H200X8)
     assert numbers(plan) == ([0, 1], [2, 3, 4, 5, 6, 7])
     assert (plan.kernels, plan.expert_kernels) == ("gpu", "gpu")
-    assert plan.precision == Precision("bfloat16", "bfloat16", "bfloat16")
+    assert plan.precision == Precision(*["bfloat16"] * 4)
     assert plan.micro_batches is None, "stages overlap"
     attention, experts = plan.attention_ledger(0), plan.expert_ledger(0)
     assert [what for what, _ in attention.lines] == [
@@ -226,6 +226,16 @@ def test_narrow_formats_of_experts_are_not_the_references(small):
         make_plan(replace(wish, ffn_device="cpu", gpus=None, kernels="reference"), small, one)
     with pytest.raises(ConfigError, match="--attention-dtype float32 needs the CPU kernels"):
         make_plan(EngineConfig(attention_dtype="float32"), small, H200X8)
+
+
+@pytest.mark.parametrize("kept", ["int8", "fp8", "float32"])
+def test_a_cache_of_another_dtype_is_refused_on_gpus(small, kept):
+    wish = EngineConfig(kv_cache_dtype=kept)
+    with pytest.raises(ConfigError, match=f"--kv-cache-dtype {kept} needs the CPU kernels; on a"):
+        make_plan(wish, small, H200X8)
+    beside = replace(wish, attn_device="cpu", ffn_device="cuda", kernels="cpu")
+    assert make_plan(beside, small, H200X8).kv_cache_dtype == kept
+    assert make_plan(replace(wish, kv_cache_dtype="bfloat16"), small, H200X8)
 
 
 @pytest.mark.parametrize(

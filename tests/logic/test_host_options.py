@@ -7,6 +7,7 @@ import pytest
 
 from megainfer.commands import serve
 from megainfer.commands.host_options import HostOptions, parse_address
+from megainfer.commands.launching import Launching
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, NodeDied
 from megainfer.frontend.serving_options import ServingOptions
@@ -55,7 +56,7 @@ def test_a_model_is_fetched_before_agents_join(
     fetched: list[ModelSource] = []
     monkeypatch.setattr(serve, "prepare", fetched.append)
     wish, options = EngineConfig("somebody/model"), ServingOptions()
-    hosts = HostOptions(1, "127.0.0.1:0", write(tmp_path / "token"), agents_timeout=0.0)
+    hosts = Launching(HostOptions(1, "127.0.0.1:0", write(tmp_path / "token"), agents_timeout=0.0))
     with pytest.raises(NodeDied, match="0 of 1 agents joined"):
         serve._serve(wish, options, hosts, "127.0.0.1", 0, False, reread=pytest.fail)
     assert fetched == [ModelSource("somebody/model", wish.revision)]

@@ -20,7 +20,7 @@ FLOORS = (
     *("simulator", "planner", "frontend", "launch"),
     *("attention_node", "expert_node", "colocated", "hosts", "supervise", "agent"),
     *("console", "model_folder", "local_engine", "llm", "async_llm", "bench", "calibration"),
-    "rl",
+    *("launchers", "rl"),
 )
 SERVER_FLOORS = (
     *("parsing", "history", "http", "openai", "narration", "anthropic", "responses", "document"),
@@ -203,6 +203,11 @@ def loaded_modules(code: str) -> set[str]:
 
 def test_importing_the_package_or_its_pipeline_is_cheap() -> None:
     assert not HEAVY & loaded_modules("import megainfer, megainfer.pipeline, megainfer.gather")
+
+
+def test_the_command_line_loads_nothing_that_starts_threads() -> None:
+    """`megainfer serve` forks: numpy's BLAS is told before it is loaded (`load_libraries`)."""
+    assert not {"torch", "numpy"} & loaded_modules("import megainfer.cli, megainfer.commands.serve")
 
 
 def test_the_whole_server_runs_without_torch() -> None:

@@ -8,9 +8,9 @@ import pytest
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
 from megainfer.launch.hosts.places import Host, parse_place, place_nodes
-from megainfer.launch.hosts.spread import Site, make_spread_plan
+from megainfer.launch.hosts.spread import Site, _beside_caches, make_spread_plan
 from megainfer.launch.machine import Machine
-from megainfer.launch.plan import Plan
+from megainfer.launch.plan import SHARED_BY_RANKS, Plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
 from megainfer.launch.plan_text import describe
 from megainfer.messages.message import Role
@@ -77,6 +77,29 @@ def test_a_plan_of_hosts_gives_each_node_cores_of_its_host(tmp_path: Path) -> No
     assert "attention 0  on left, cores 0,1" in "\n".join(describe(plan))
 
 
+def test_ranks_share_what_their_node_has_on_its_host(tmp_path: Path) -> None:
+    wish = {(ATTENTION, 0): "left", (EXPERT, 0): "left", (EXPERT, 1): "right"}
+    site = Site((host("left", 6), host("right", 2), host("idle")), wish)
+    plan = plan_of(tmp_path, site, ffn_gpus=2, attn_tp=2, ffn_tp=2)
+    assert [plan.cores_of_attention(0, rank).cores for rank in range(2)] == [(0, 1), (2, 3)]
+    assert [plan.cores_of_expert(0, rank).cores for rank in range(2)] == [(4,), (5,)]
+    assert [plan.cores_of_expert(1, rank).cores for rank in range(2)] == [(0,), (1,)]
+    assert plan.measures, "no two processes of a host share a core"
+    few = Site((host("left", 4), host("right", 2)), wish)
+    assert not plan_of(tmp_path, few, ffn_gpus=2, attn_tp=2, ffn_tp=4).measures
+    assert decode_plan(encode_plan(plan)) == plan
+
+
+def test_what_ranks_share_counts_on_their_host(tmp_path: Path) -> None:
+    site = Site((host("left"), host("right")), {(ATTENTION, 0): "left", (EXPERT, 0): "right"})
+    plan = plan_of(tmp_path, site, attn_tp=2, ffn_tp=2)
+    shared = [
+        _beside_caches(plan, [node]).of(SHARED_BY_RANKS) for node in (ATTENTION_0, (EXPERT, 0))
+    ]
+    assert shared == [plan.half_layout.total_bytes, plan.shared_by_ranks(EXPERT).total]
+    assert min(shared) > 0
+
+
 def test_caches_fit_the_host_with_least_room(tmp_path: Path) -> None:
     wish = {(ATTENTION, 0): "left", (ATTENTION, 1): "right", (EXPERT, 0): "right"}
     small, large = host("left", memory=GIB), host("left", memory=64 * GIB)
@@ -98,8 +121,7 @@ def test_caches_fit_the_host_with_least_room(tmp_path: Path) -> None:
         ({"m2n": "shm"}, "--m2n shm is memory of one host"),
         ({"m2n_host": "10.0.0.9"}, "each agent's --host"),
         ({"pin_weights": True}, "--pin-weights holds files"),
-        ({"attn_tp": 2}, "--attn-tp 2 splits nodes of one host.* leave it out: .* of --agents"),
-        ({"ffn_tp": 4}, "--ffn-tp 4 splits nodes of one host.* leave it out: .* of --agents"),
+        ({"attn_tp": 3}, "--attn-tp 3: layer 0's attention can't be shared by so many ranks"),
         ({"device": "cuda"}, "GPUs of several hosts aren't served yet"),
     ],
 )

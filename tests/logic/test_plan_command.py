@@ -207,6 +207,21 @@ def test_a_plan_with_spare_experts_is_started_with_them() -> None:
         assert options.get("expert-replicas", 0) == spares
 
 
+def test_a_plan_with_a_narrow_cache_is_started_with_it_where_it_is_served() -> None:
+    hardware, workload = load_devices(), Workload(571, 159)
+    for name, dtype, refused in (
+        ("XEON", "int8", False),
+        ("H100", "int8", True),
+        ("H100", "auto", False),
+    ):
+        device = next(own for key, own in hardware.items() if name in key)
+        plan = Deployment(Nodes(device, 1, 1), Nodes(device, 1, 1), 2, 64)
+        precision = Precision("bfloat16", cache=dtype)
+        start = served("path/to/model", plan, precision, workload)
+        assert start.options.get("kv-cache-dtype", "auto") == dtype
+        assert any("KV cache in int8" in why for why in start.refusals) is refused
+
+
 def test_lengths_that_spread_need_more_of_the_cache(tmp_path: Path) -> None:
     alike, wide = (
         json.loads(run(*DBRX, *QUICK, "--lengths", lengths, "--json"))

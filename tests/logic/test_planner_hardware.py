@@ -261,6 +261,8 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
             "a link's latency_seconds is -1.0, but must be at",
         ),
         ("[device.H100.link]\ndevices = 0", "a link joins 0 devices"),
+        ("[device.H100.link]\nawake_seconds = -1", "a link's awake_seconds is -1.0, but must be"),
+        ("[device.H100.nic]\nwaking_seconds = inf", "a link's waking_seconds is inf, but must be"),
         (
             "[device.H100.efficiency]\nnic = []",
             "H100: efficiency.nic: a utilisation curve needs a point",

@@ -175,6 +175,23 @@ def test_terms_out_of_two_scrapes() -> None:
     assert now.idle == pytest.approx((1 - 50 * 0.04 / 10, 1 - 50 * 0.03 / 10))
 
 
+@pytest.mark.parametrize(("running", "in_use"), [(1.0, 1), (5.0, 1), (7.0, 2), (0.0, 2)])
+def test_a_micro_batch_that_nobody_is_in_takes_no_turns(running: float, in_use: int) -> None:
+    """Steps of 4 sequences each; a sequence waits for as many of them as have any."""
+
+    def scrape(steps: int, at: float) -> Scrape:
+        told = (
+            sample._replace(value=running) if "requests_running" in sample.name else sample
+            for sample in samples(steps)
+        )
+        return Scrape.of(told, at)
+
+    now = measured(window_between(scrape(10, 100.0), scrape(60, 110.0)))
+    assert now is not None
+    assert now.load.micro_batches == in_use
+    assert now.terms.token == pytest.approx(in_use * 10 / 50)
+
+
 def test_advice_is_told_in_words() -> None:
     advice = advise(*between())
     assert advice.waiting == 3.0

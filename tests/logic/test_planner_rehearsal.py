@@ -72,6 +72,27 @@ def test_without_jitter_the_closed_form_is_kept(m: int, attention: int) -> None:
     assert rehearsal.tokens_per_second == pytest.approx(made, rel=0.05)
 
 
+def test_who_sleeps_while_the_other_role_works_is_woken_in_both() -> None:
+    """By the closed form and in the simulator, where roles take turns; who works all the time never
+    sleeps."""
+    plan = deployment(32, m=1)
+    waits = predicted(plan).stages.waits(COSTS.moe_layers, 1)
+    sleepy = replace(COSTS, awake_seconds=min(waits) / 2, waking_seconds=1e-3)
+    predictor = Predictor(sleepy, ELSEWHERE)
+    woken = predictor.prediction(plan, None)
+    more = 2 * COSTS.moe_layers * 1e-3
+    assert woken.tpot_seconds == pytest.approx(predicted(plan).tpot_seconds + more)
+    rehearsal = rehearse(sleepy, woken, ELSEWHERE, CALM)
+    assert rehearsal.tpot_seconds == pytest.approx(woken.tpot_seconds, rel=0.02)
+    patient = replace(sleepy, awake_seconds=1.01 * max(waits))
+    assert Predictor(patient, ELSEWHERE).prediction(plan, None) == predicted(plan)
+    turns = deployment(32, m=4)
+    busiest = min(predicted(turns).stages.waits(COSTS.moe_layers, 4))
+    assert busiest == pytest.approx(0.0, abs=1e-12)
+    longest = replace(sleepy, waking_seconds=sleepy.awake_seconds / 2)
+    assert Predictor(longest, ELSEWHERE).pace(turns).seconds == predicted(turns).tpot_seconds
+
+
 @pytest.mark.parametrize(("groups", "experts"), [(1, 1), (2, 2), (8, 4), (32, 8)])
 @pytest.mark.parametrize("workload", [ELSEWHERE, Workload(100, 50)], ids=["elsewhere", "beside"])
 def test_colocated_plans_keep_the_closed_form_too(

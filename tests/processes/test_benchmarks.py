@@ -13,18 +13,12 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import write_checkpoint
+from tests.support.instruments import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 LAYERS = 3
 MICRO_BATCHES = [1, 2, 3]
 NEXT_KIND = {"dispatch": "expert", "expert": "combine", "combine": "dispatch"}
 Event = dict[str, Any]
-
-
-def run(instrument: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "benchmarks" / instrument, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
 
 
 def report_of(folder: Path, instrument: str, *arguments: str | Path) -> dict[str, Any]:
@@ -247,46 +241,6 @@ def test_balancing_shows_four_tables_and_real_nodes() -> None:
     assert all(tokens > 0 for tokens in found)
 
 
-# --- learning ------------------------------------------------------------------------------------
-
-
-def learning(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
-    """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
-    report = folder / "runs.jsonl"
-    finished = run("rl_learning.py", "--folder", folder, *arguments, "--json", report)
-    assert finished.returncode == 0, finished.stderr
-    found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
-    for name, each in found.items():
-        assert "cores" in each["hardware"]
-        each["rows"] = lines_of(folder / name / "metrics.jsonl")
-    return found
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_rl_learning_reports_what_runs_have_spent(tmp_path: Path) -> None:
-    sizes = ("--longest", "4", "--steps", "2", "--prompts", "2", "--answers", "2")
-    short = ("--held-out", "3", "--warm-up", "2", "--first", "1", "--evaluations", "2")
-    plot = tmp_path / "curves.png"
-    more = ("--shorter", "4", "--plot", str(plot))
-    found = learning(tmp_path, "--arms", "tppo,grpo", *sizes, *short, *more)
-    assert found.keys() == {"tppo-0", "grpo-0"}
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    for name, run in found.items():
-        rows, last, told = run["rows"], run["curve"][-1], run["summary"]
-        assert len(rows) == (8 if name == "tppo-0" else 2), "T-PPO's steps are shorter"
-        assert len(run["curve"]) == 2
-        assert last["step"] == len(rows)
-        assert last["tokens"] == sum(row["rollout/tokens"] for row in rows)
-        assert last["decode_steps"] == sum(row["rollout/longest"] for row in rows)
-        assert 0 < told["occupancy"] <= 1
-        assert 0 < told["engine_idle"] < 1
-        assert told["mismatch"] < 1e-4
-        assert told["decode_steps_to_solved"] is told["gpu_seconds_to_solved"] is None
-
-
 # --- whole instances on a GPU ---------------------------------------------------------------------
 
 
@@ -305,3 +259,42 @@ def test_instances_are_served_and_their_tokens_compared(
     for own in found.values():
         assert own["as_before"] == 1.0
         assert own["tokens_per_second"] > 0
+
+
+# --- ratio and footprint --------------------------------------------------------------------------
+
+
+def test_no_ratio_is_faster_than_its_set_times_allow(tmp_path: Path) -> None:
+    layers, batch, t_a, t_a_row = 2, 4, 3.0, 500.0
+    options = {
+        "--devices": 3,
+        "--layers": layers,
+        "--batch": batch,
+        "--experts": 6,
+        "--top-k": 2,
+        "--t-a": t_a,
+        "--t-a-row": t_a_row,
+        "--duration": 0.4,
+        "--warm-up": 0.1,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    report = report_of(tmp_path, "ratio.py", *words, "--attention", "1", "2", "--m", "1", "2")
+    paces = {(row["attention"], row["micro_batches"]): row for row in report["results"]}
+    assert set(paces) == {(attention, m) for attention in (0, 1, 2) for m in (1, 2)}
+    for (attention, m), row in paces.items():
+        a_layer = (t_a + t_a_row / 1e3 * batch / m) / 1e3
+        most = (attention or 3) * batch / m / (layers * a_layer)
+        assert 0 < row["tokens_per_second"] < 1.02 * most
+
+
+def test_a_footprint_grows_with_peers_as_it_is_counted_on_paper(tmp_path: Path) -> None:
+    """Each pair is a thread of ours, two of gloo's, and three connections."""
+    sizes = ("--nodes", "1x1", "1x2", "--roads", "dist", "--paper", "1x2", "1x16")
+    report = report_of(tmp_path, "footprint.py", *sizes)
+    found = {(row["nodes"], row["role"]): row for row in report["results"]}
+    one, two = found["1x1", "attention"], found["1x2", "attention"]
+    assert two["threads"] - one["threads"] == 3
+    assert two["descriptors"] - one["descriptors"] >= 3
+    assert found["1x2 on paper", "attention"]["threads"] == two["threads"]
+    assert found["1x16 on paper", "attention"]["threads"] == one["threads"] + 15 * 3
+    assert two["meeting"] > 0

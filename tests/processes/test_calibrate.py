@@ -19,7 +19,7 @@ from pathlib import Path
 from megainfer.calibration.calibrate import Wish, calibrate
 from megainfer.launch.machine import read_machine
 from megainfer.planner.hardware import to_toml
-from megainfer.supervise.libraries import load_libraries
+from megainfer.supervise.forking.libraries import load_libraries
 
 load_libraries()
 from megainfer.calibration.kernels import Sizes

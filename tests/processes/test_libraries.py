@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import os, sys
 from megainfer.supervise.child import fork_process
-from megainfer.supervise.libraries import BLAS_THREADS, load_libraries
+from megainfer.supervise.forking.libraries import BLAS_THREADS, load_libraries
 load_libraries()
 import megainfer.attention_node.process, megainfer.colocated.process, megainfer.expert_node.process
 assert {"numpy", "torch"} <= set(sys.modules)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from megainfer.errors import ConfigError, NodeDied, ProtocolError
-from megainfer.m2n.dist import link
+from megainfer.m2n.dist import link, site
 from megainfer.m2n.dist.link import Link
 from megainfer.m2n.dist.listening import Address
 from megainfer.m2n.dist.ports import DistAttentionPort, DistExpertPort
@@ -327,6 +327,63 @@ def test_a_mistake_in_a_links_thread_is_the_links_end(
 
 def frame(kind: int, body: bytes) -> bytes:
     return struct.pack("<IIQ", kind, len(body), 0) + body
+
+
+# --- receives that are posted early ---------------------------------------------------------------
+
+
+def double(expert: ExpertPort, rows: int) -> torch.Tensor:
+    """Answer the next message, of so many rows, which are returned."""
+    found: list[Dispatch] = []
+
+    def look() -> bool:
+        found.extend(m for m in expert.receive() if isinstance(m, Dispatch) and m.num_rows)
+        return bool(found)
+
+    until(expert, look)
+    (message,) = found
+    assert message.num_rows == rows
+    hidden = message.hidden.clone()
+    expert.reply_buffer(message).copy_(2 * hidden)
+    expert.reply(message)
+    return hidden
+
+
+def test_a_later_payload_does_not_land_before_an_earlier_one(
+    attention: DistAttentionPort, expert: DistExpertPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch ends while a message of a size that never came before is on its way, and the next
+    is of one whose receive has long been posted."""
+    monkeypatch.setattr(site, "PULSE_SECONDS", SECONDS)  # what has arrived only replies tell
+    meet(attention, 0)
+    to_expert, to_attention = links_of(attention, expert)
+    attention.set_epoch(1, [0])
+    expert.set_epoch(1, [0])
+    for _ in range(2):
+        attention.dispatch(0, 0, torch.ones(1, GEOMETRY.hidden_size), [part_of(1), part_of(0)])
+        double(expert, 1)
+        until(attention, attention.poll)
+    kinds: list[link.ControlFrame] = []
+    say = to_expert._say
+    monkeypatch.setattr(
+        to_expert, "_say", lambda kind, body: (kinds.append(kind), say(kind, body))[1]
+    )
+    may_take, take = Event(), to_attention._take
+    monkeypatch.setattr(
+        to_attention, "_take", lambda *words: (may_take.wait(SECONDS), take(*words))[1]
+    )
+    attention.dispatch(0, 0, torch.full((3, GEOMETRY.hidden_size), 3.0), [part_of(3), part_of(0)])
+    attention.set_epoch(2, [0])
+    hidden = torch.full((1, GEOMETRY.hidden_size), 7.0)
+    attention.dispatch(0, 0, hidden, [part_of(1), part_of(0)])
+    expert.set_epoch(2, [0])
+    may_take.set()
+    assert torch.equal(double(expert, 1), hidden)
+    assert kinds == [link.ControlFrame.BELL, link.ControlFrame.LATE]
+    until(attention, attention.poll)
+    attention.dispatch(0, 0, hidden, [part_of(1), part_of(0)])
+    assert kinds[-1] == link.ControlFrame.BELL, "all has arrived, as the reply has told"
+    assert torch.equal(double(expert, 1), hidden)
 
 
 # --- nodes that were never one process ------------------------------------------------------------

@@ -37,7 +37,13 @@ def engine(folder: Path) -> Iterator[DisaggregatedEngine]:
 
 def trainers_logprobs(policy: Policy, drawn: list[Drawn]) -> list[float]:
     rows = [
-        PolicyRow([*c.token_ids, *d.token_ids], range(3, 3 + len(d.token_ids)), (), ())
+        PolicyRow(
+            [*c.token_ids, *d.token_ids],
+            range(3, 3 + len(d.token_ids)),
+            (),
+            (),
+            routing=d.routing,
+        )
         for c, d in zip(CONTEXTS, drawn, strict=True)
     ]
     with torch.no_grad():
@@ -79,6 +85,37 @@ def test_nodes_draw_as_the_protocol_says(
     engine.update_weights(folder)
 
 
+def test_the_policy_replays_what_the_nodes_chose(folder: Path) -> None:
+    """Exactly the same experts for every token, and log-probabilities that agree to rounding."""
+    policy = Policy.load(folder)
+    policy.replay_routing()
+    with closing(DisaggregatedEngine(folder, OPTIONS, routing=True)) as engine:
+        drawn = engine.draw(CONTEXTS)
+        (untold,) = engine.draw(CONTEXTS[:1], greedy=True)
+    assert untold.routing is None
+    told = [logprob for each in drawn for logprob in each.logprobs]
+    assert all(d.routing is not None for d in drawn)
+    assert told == pytest.approx(trainers_logprobs(policy, drawn), abs=1e-5)
+    for context, one in zip(CONTEXTS, drawn, strict=True):
+        tokens = [*context.token_ids, *one.token_ids][:-1]
+        own = gates_choose(policy, tokens)
+        assert one.routing is not None
+        ids = torch.frombuffer(bytearray(one.routing.ids), dtype=torch.int16).view(own.shape)
+        assert torch.equal(ids.sort(-1).values.long(), own.sort(-1).values)
+
+
+def gates_choose(policy: Policy, tokens: list[int]) -> torch.Tensor:
+    """[tokens, layers, top_k] by transformers alone."""
+    found: list[torch.Tensor] = []
+    gates = [m for m in policy.model.modules() if type(m).__name__ == "MixtralTopKRouter"]
+    hooks = [g.register_forward_hook(lambda m, given, out: found.append(out[-1])) for g in gates]
+    with torch.no_grad():
+        policy.logprobs([PolicyRow([*tokens, 0], range(1, 2), (), ())])
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(found, 1)[: len(tokens)]
+
+
 def test_a_greedy_answer_is_transformers(folder: Path, engine: DisaggregatedEngine) -> None:
     found = engine.draw(CONTEXTS, greedy=True)
     expected = TransformersEngine(folder).draw(CONTEXTS, greedy=True)
@@ -107,6 +144,7 @@ def test_an_end_token_ends_and_is_told(folder: Path, tmp_path: Path) -> None:
         ({"model": "x"}, r"rollout\.engine can't set 'model': the run does"),
         ({"attention": 2}, r"rollout\.engine: .*'attention'"),
         ({"attn_gpus": 0}, "attn"),
+        ({"enable_return_routed_experts": True}, "can't set 'enable_return"),
     ],
 )
 def test_options_that_cant_be_are_named(

@@ -1,21 +1,27 @@
 """What trainers ask over HTTP, of a real server with two nodes of each role, while it streams."""
 
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import httpx
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from tests.support.checkpoints import write_checkpoint
+from tests.support.checkpoints import oracle, write_checkpoint
 from tests.support.served import CONTEXT, Served, serving, stream
 
 STREAMS, TOKENS = 3, 400
 BEGUN = 5
 SECONDS = 60.0
+PROMPT = list(range(3, 40))
+OPTIONS = ("--attn-gpus", "2", "--ffn-gpus", "2", "--kv-cache-memory", "16MiB")
 
 
 class Models(NamedTuple):
@@ -35,8 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture
 def served(models: Models) -> Iterator[Served]:
-    options = ("--attn-gpus", "2", "--ffn-gpus", "2", "--kv-cache-memory", "16MiB")
-    with serving(str(models.old), *options) as served:
+    with serving(str(models.old), *OPTIONS, "--enable-return-routed-experts") as served:
         yield served
 
 
@@ -191,3 +196,47 @@ def test_what_is_wrong_is_said(served: Served, models: Models, tmp_path: Path) -
     assert response.status_code == 400
     assert "mode must be one of abort, wait, keep" in response.json()["error"]["message"]
     assert answer(served) == before
+
+
+def test_experts_of_tokens_are_told(served: Served, models: Models) -> None:
+    """Whole and in a stream, the same, and those of transformers' gates."""
+    body = {"return_token_ids": True, "return_routed_experts": True, "temperature": 0}
+    (choice,) = post(served, "/v1/completions", prompt=PROMPT, max_tokens=8, **body)["choices"]
+    whole = routed(choice)
+    parts = [
+        routed(event["choices"][0]) for event in stream(served, PROMPT, 8, ignore_eos=True, **body)
+    ]
+    assert np.array_equal(np.concatenate(parts), whole)
+    tokens = [*PROMPT, *choice["token_ids"]][:-1]
+    right = gates_choose(models.old, tokens)
+    assert np.array_equal(np.sort(whole), np.sort(right))
+    many = {"prompt": [PROMPT] * 512, "n": 4, "max_tokens": CONTEXT - len(PROMPT), **body}
+    response = httpx.post(f"{served.url}/v1/completions", json=many, timeout=SECONDS)
+    assert response.status_code == 400
+    assert "return_routed_experts of this many tokens" in response.json()["error"]["message"]
+
+
+def test_experts_that_nobody_keeps_are_refused(models: Models) -> None:
+    with serving(str(models.old), "--kv-cache-memory", "16MiB") as served:
+        body = {"prompt": PROMPT, "return_routed_experts": True}
+        response = httpx.post(f"{served.url}/v1/completions", json=body, timeout=SECONDS)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "return_routed_experts")
+    assert "--enable-return-routed-experts" in error["message"]
+
+
+def routed(choice: dict[str, Any]) -> NDArray[np.int16]:
+    told = choice["routed_experts"]
+    return np.frombuffer(b64decode(told["data"]), "<i2").reshape(told["shape"])
+
+
+def gates_choose(folder: Path, tokens: list[int]) -> NDArray[np.int16]:
+    """[tokens, layers, top_k] by transformers."""
+    found: list[torch.Tensor] = []
+    model = oracle(folder)
+    for module in model.modules():
+        if type(module).__name__ == "OlmoeTopKRouter":
+            module.register_forward_hook(lambda module, given, out: found.append(out[-1]))
+    with torch.no_grad():
+        model(torch.tensor([tokens]))
+    return torch.stack(found, 1).numpy().astype(np.int16)

@@ -15,22 +15,50 @@ END_SECONDS = 30.0
 READY_SECONDS = 120.0
 
 
-def write_token(folder: Path) -> Path:
+def write_token(folder: Path, text: str = "0123456789abcdef" * 4) -> Path:
     path = folder / "token"
-    path.write_text("0123456789abcdef" * 4)
+    path.write_text(text)
     path.chmod(0o600)
     return path
 
 
-class AgentProcess:
-    """One on a host, called `name`. `output` is what it has printed so far."""
+AS_IT_IS = ("-m", "megainfer")
 
-    def __init__(self, network: Network, host: NetHost, name: str, token: Path) -> None:
+
+class AgentProcess:
+    """One on a host, called `name`. `output` is what it has printed so far. program: what the
+    interpreter is told to run."""
+
+    def __init__(
+        self,
+        network: Network,
+        host: NetHost,
+        name: str,
+        token: Path,
+        program: Sequence[str] = AS_IT_IS,
+    ) -> None:
+        options = ("--host", host.address, "--name", name)
+        self._start(host.command, program, (network.address, PORT), token, options)
+
+    @classmethod
+    def joining(cls, address: tuple[str, int], token: Path, *options: str) -> "AgentProcess":
+        """One of this host, called right."""
+        agent = cls.__new__(cls)
+        agent._start((), AS_IT_IS, address, token, ("--name", "right", *options))
+        return agent
+
+    def _start(
+        self,
+        prefix: Sequence[str],
+        program: Sequence[str],
+        join: tuple[str, int],
+        token: Path,
+        options: Sequence[str],
+    ) -> None:
         self.process = subprocess.Popen(
             [
-                *(*host.command, sys.executable, "-m", "megainfer", "agent"),
-                *("--join", f"{network.address}:{PORT}", "--token-file", str(token)),
-                *("--host", host.address, "--name", name),
+                *(*prefix, sys.executable, *program, "agent"),
+                *("--join", "{}:{}".format(*join), "--token-file", str(token), *options),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

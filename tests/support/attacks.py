@@ -260,6 +260,12 @@ ATTACKS: tuple[Attack, ...] = (
             ("bad_words", b'"a",'),
         )
     ),
+    Attack(
+        "eight times 900 kB of b'1,' in prompt, at once",
+        "M6",
+        full_of("prompt", b"1,", 900_000),
+        times=8,
+    ),
     Attack("4,096 empty messages", "M6", lambda: many_messages(4096), path=CHAT),
     Attack(
         "30,000 empty messages", "M6", lambda: many_messages(30_000), path=CHAT, statuses=REFUSED

@@ -114,6 +114,7 @@ class FakeGroups:
     pair's to its expert node before that from it."""
 
     kind = "nccl"
+    tags = False
 
     def __init__(self, device: Device) -> None:
         self.device = device

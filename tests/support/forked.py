@@ -26,7 +26,7 @@ from importlib import import_module
 from pathlib import Path
 
 from megainfer.supervise.child import fork_process
-from megainfer.supervise.libraries import load_libraries
+from megainfer.supervise.forking.libraries import load_libraries
 from tests.support.processes import adopt_orphans
 
 ROOT = Path(__file__).parents[2]

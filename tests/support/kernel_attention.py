@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import cast
 
 import torch
@@ -35,6 +35,7 @@ from megainfer.models.spec import (
 )
 from megainfer.models.stored import Pieces
 from megainfer.topology import contiguous_placement
+from tests.support.cache_codes import Codes, quantised
 
 EPS = 1e-6
 POSITIONS = 300
@@ -107,8 +108,8 @@ class Layer:
         """Random keys and values, as if of earlier tokens, as a kernel keeps them."""
         spec = self.shape.attention
         size = (blocks, BLOCK_TOKENS, spec.num_kv_heads, spec.head_dim)
-        keys, values = (torch.randn(size, generator=self.generator).to(dtype) for _ in range(2))
-        return packed_cache(keys, values)
+        keys, values = (torch.randn(size, generator=self.generator) for _ in range(2))
+        return kept_cache(keys, values, dtype)
 
     def run(
         self,
@@ -129,24 +130,68 @@ class Layer:
         return result
 
     def expected(self, x: Tensor, batch: StepBatch, cache: Tensor) -> Tensor:
-        """The same in float64, but for the cache, which keeps its dtype."""
-        attention = Attention(
-            self._sources, self._reader, self._rotary(torch.float64), torch.float64
-        )
-        projected = attention.project(x.double(), batch.positions)
+        """The same in float64, but for the cache, which keeps its dtype, of floats."""
+        projected = self._attention.project(x.double(), batch.positions)
         both = unpacked_cache(cache, self.shape.attention.head_dim)
         for part, new in zip(both, (projected.k, projected.v), strict=True):
             reference.write_cache(part, new.to(part.dtype), batch.kept_at)
         cache.copy_(packed_cache(*both))
+        return self.expected_over(x, batch, cache)
+
+    def expected_over(self, x: Tensor, batch: StepBatch, cache: Tensor) -> Tensor:
+        """The same over a cache of any dtype that has these rows' keys and values already."""
+        projected = self._attention.project(x.double(), batch.positions)
+        both = read_cache(cache, self.shape.attention.head_dim)
         caches = tuple(part.double() for part in both)
-        return x + self.shape.residual * attention.attend(projected, batch, caches)
+        return x + self.shape.residual * self._attention.attend(projected, batch, caches)
+
+    @cached_property
+    def _attention(self) -> Attention:
+        rotary = self._rotary(torch.float64)
+        return Attention(self._sources, self._reader, rotary, torch.float64)
+
+
+def kept_cache(keys: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Both [N, B, Hkv, d], as the kernels keep them in this dtype."""
+    if dtype.itemsize > 1:
+        return packed_cache(keys.to(dtype), values.to(dtype))
+    return packed_codes(quantised(keys, dtype), quantised(values, dtype))
+
+
+def read_cache(cache: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """The keys and values of `kept_cache`, as they were rounded."""
+    if cache.itemsize > 1:
+        return unpacked_cache(cache, head_dim)
+    keys, values = unpacked_codes(cache, head_dim)
+    return keys.numbers, values.numbers
+
+
+def packed_codes(keys: Codes, values: Codes) -> Tensor:
+    """Codes [N, B, Hkv, d] -> [N, Hkv, bytes]: values [B / 4, d, 4], keys [d / 4, B, 4], then the
+    scales of values [B] and of keys [B]."""
+    codes = packed_cache(keys.codes.view(torch.int8), values.codes.view(torch.int8)).flatten(2)
+    scales = torch.cat([part.scales.permute(0, 2, 1) for part in (values, keys)], 2)
+    whole = torch.cat((codes, scales.contiguous().view(torch.int8)), 2)
+    return whole.view(keys.codes.dtype)
+
+
+def unpacked_codes(cache: Tensor, head_dim: int) -> tuple[Codes, Codes]:
+    """The keys and values that `packed_codes` was given."""
+    size = 2 * BLOCK_TOKENS * head_dim
+    plain, scales = cache.view(torch.int8).split([size, cache.shape[-1] - size], -1)
+    both = unpacked_cache(plain.contiguous().unflatten(-1, (2, -1)), head_dim)
+    values_scales, keys_scales = (
+        part.permute(0, 2, 1) for part in scales.contiguous().view(torch.bfloat16).chunk(2, -1)
+    )
+    keys, values = (part.view(cache.dtype) for part in both)
+    return Codes(keys, keys_scales), Codes(values, values_scales)
 
 
 def packed_cache(keys: Tensor, values: Tensor) -> Tensor:
     """Both [N, B, Hkv, d] -> [N, Hkv, 2, B * d] as the kernels keep them.
 
     In float32 values [B, d], then keys [d, B]; in bfloat16 values [B / 2, d, 2] and keys
-    [d / 2, B, 2].
+    [d / 2, B, 2]; codes of eight bits likewise, four a word.
     """
     pair = 4 // keys.itemsize
     keys = keys.unflatten(-1, (-1, pair)).permute(0, 2, 3, 1, 4)

@@ -29,8 +29,10 @@ from megainfer.models.spec import (
     RopeSpec,
     RouterSpec,
 )
+from megainfer.models.spec.cache import LATENT_GROUP
 from megainfer.models.stored import Pieces
 from megainfer.topology import contiguous_placement
+from tests.support.cache_codes import Codes, quantised
 
 POSITIONS = 300
 
@@ -75,9 +77,30 @@ class LatentLayer:
         return torch.randn(count, self.hidden, generator=self.generator)
 
     def cache(self, blocks: int, dtype: torch.dtype) -> Tensor:
-        """Random latents and keys, as if of earlier tokens."""
+        """Random latents and keys, as if of earlier tokens, as a kernel keeps them."""
         size = (blocks, BLOCK_TOKENS, self.spec.latent_dim)
-        return torch.randn(size, generator=self.generator).to(dtype)
+        rows = torch.randn(size, generator=self.generator)
+        if dtype.itemsize > 1:
+            return rows.to(dtype)
+        return packed_latents([quantised(group, dtype) for group in self.groups(rows)])
+
+    def groups(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The channels of rows [..., R + r] that share scales."""
+        rank = self.spec.kv_lora_rank
+        sizes = [min(LATENT_GROUP, rank - first) for first in range(0, rank, LATENT_GROUP)]
+        return rows.split([*sizes, self.spec.rope_dim], -1)
+
+    def read(self, cache: Tensor) -> list[Codes]:
+        """The groups of a cache of codes."""
+        sizes = [group.shape[-1] for group in self.groups(torch.empty(self.spec.latent_dim))]
+        codes, scales = cache.view(torch.int8).split(
+            [BLOCK_TOKENS * sum(sizes), cache.shape[1] - BLOCK_TOKENS * sum(sizes)], 1
+        )
+        by_group = scales.contiguous().view(torch.bfloat16).unflatten(1, (BLOCK_TOKENS, -1))
+        parts = (
+            codes.unflatten(1, (BLOCK_TOKENS, -1)).contiguous().view(cache.dtype).split(sizes, -1)
+        )
+        return [Codes(part, by_group[..., i]) for i, part in enumerate(parts)]
 
     def packed(
         self, level: str | None = None, threads: int = 1, weight_dtype: str = "float32"
@@ -95,10 +118,34 @@ class LatentLayer:
         )
         return x + attention.forward(x.double(), batch, (cache,))
 
+    def expected_over(self, x: Tensor, batch: StepBatch, cache: Tensor) -> Tensor:
+        """The same over a cache of codes that has these rows' own already."""
+        numbers = torch.cat([group.numbers for group in self.read(cache)], -1).double()
+        kept = numbers.flatten(0, 1)[batch.kept_at]
+        attention = _Kept(self.sources, self.reader, self._rotary(torch.float64), torch.float64)
+        attention.kept = kept
+        return x + attention.forward(x.double(), batch, (numbers,))
+
     def _rotary(self, dtype: torch.dtype) -> Tensor:
         spec = self.spec
         table = reference.rotary_table(spec.rope, spec.rope_dim, POSITIONS, torch.float32)
         return table.to(dtype)
+
+
+class _Kept(reference_latent.LatentAttention):
+    """Whose tokens leave what is given."""
+
+    kept: Tensor
+
+    def _latents(self, hidden: Tensor, factors: Tensor) -> Tensor:
+        return self.kept
+
+
+def packed_latents(groups: list[Codes]) -> Tensor:
+    """Codes [N, B, n] of each group -> [N, bytes]: rows of codes, then rows of scales."""
+    codes = torch.cat([group.codes.view(torch.int8) for group in groups], -1).flatten(1)
+    scales = torch.stack([group.scales for group in groups], -1).flatten(1).view(torch.int8)
+    return torch.cat((codes, scales), 1).view(groups[0].codes.dtype)
 
 
 def run(

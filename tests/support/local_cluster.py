@@ -35,6 +35,7 @@ from megainfer.messages.requests import (
     TokenLogprobs,
     Tokens,
 )
+from megainfer.messages.routed_experts import RoutedExperts
 from megainfer.topology import Membership, Placement, first_membership
 
 DRAIN_SECONDS = 60.0
@@ -54,11 +55,13 @@ class Answer:
     failure: str | None = None
     cached_tokens: int = 0
     weights: list[str] = field(default_factory=list)  # of each token
+    routed: list[RoutedExperts] = field(default_factory=list)
 
     def hear(self, event: TokenEvent) -> None:
         self.tokens += event.token_ids
         self.weights += [event.weights] * len(event.token_ids)
         self.logprobs += event.logprobs or []
+        self.routed += [event.routed] if event.routed else []
         if event.prompt_logprobs is not None:
             assert self.prompt_logprobs is None, "a prompt is scored once"
             self.prompt_logprobs = event.prompt_logprobs

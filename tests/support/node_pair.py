@@ -11,6 +11,7 @@ from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.compute.selection import Precision, open_backend
+from megainfer.config import BLOCK_SIZE
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.instruments.stage_clock import StageClock
 from megainfer.m2n.mailbox import Dispatch
@@ -51,6 +52,20 @@ class Pair:
         x = self._run(build_batch(chunks, self.kv.device))
         logits = self.attention.logits(x, torch.arange(len(x)))
         return list(logits.split([len(tokens) for tokens in sequences]))
+
+    def last_logits(self, tokens: Sequence[int], count: int, chunk: int = 256) -> Tensor:
+        """Logits [count, V] of one long sequence's last positions, computed in chunks; it has a
+        cache of its own."""
+        blocks = list(range(-(-len(tokens) // BLOCK_SIZE)))
+        self.kv = self.attention.new_cache(len(blocks), 1)
+        before, found = len(tokens) - count, list[Tensor]()
+        for start in [*range(0, before, chunk), *range(before, len(tokens), chunk)]:
+            end = min(start + chunk, before if start < before else len(tokens))
+            part = ChunkInput(list(tokens[start:end]), start, blocks, samples=False)
+            x = self._run(build_batch([part], self.kv.device))
+            if start >= before:
+                found.append(self.attention.logits(x, torch.arange(len(x))))
+        return torch.cat(found)
 
     def _run(self, batch: StepBatch) -> Tensor:
         """The step's residual stream after all layers."""

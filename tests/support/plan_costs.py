@@ -1,5 +1,6 @@
 """A made-up model on made-up devices, for the search's tests: a roofline in a few lines."""
 
+import math
 from dataclasses import dataclass
 
 from megainfer.errors import ConfigError
@@ -42,8 +43,9 @@ def made_up_device(
 class MadeUpCosts:
     """bytes: of one layer's attention weights, of one expert, of one token's cache in one layer, of
     one token in a message. kinks: row counts beyond which experts take a kernel of their own more,
-    so that tokens a second have several peaks. free_network: messages take no time. hot: how many
-    times its share the busiest expert has to do, which copies of it divide."""
+    so that tokens a second have several peaks. free_network: messages take no time. awake_seconds,
+    waking_seconds: as a `Link` has them. hot: how many times its share the busiest expert has to
+    do, which copies of it divide."""
 
     moe_layers: int = 8
     num_experts: int = 8
@@ -55,6 +57,8 @@ class MadeUpCosts:
     heads: int = 8
     kinks: tuple[int, ...] = ()
     free_network: bool = False
+    awake_seconds: float = math.inf
+    waking_seconds: float = 0.0
     hot: float = 1.0
 
     @property
@@ -150,7 +154,11 @@ class _Road:
     attention: Nodes
     experts: Nodes
 
-    def dispatch(self, rows: float) -> Time:
+    @property
+    def awake_seconds(self) -> float:
+        return self.costs.awake_seconds
+
+    def dispatch(self, rows: float, asleep: bool = False) -> Time:
         costs, experts = self.costs, self.experts
         if costs.free_network:
             return Time()
@@ -159,7 +167,7 @@ class _Road:
         received = self.attention.count * rows * fanout * costs.row_bytes / experts.devices
         out = sent / self.attention.device.nic.bytes_per_second
         into = received / experts.device.nic.bytes_per_second
-        return Time(network=max(out, into), fixed=5e-6)
+        return Time(network=max(out, into), fixed=5e-6 + asleep * costs.waking_seconds)
 
     combine = dispatch
 

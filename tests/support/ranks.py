@@ -4,18 +4,22 @@ from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from typing import Any, Protocol
 
+import torch
+
 from megainfer.attention_node.node import AttentionNode
 from megainfer.attention_node.parts import NodeParts, NodeSettings
 from megainfer.attention_node.process import compiling_for, load_attention, scheduler_config
 from megainfer.attention_node.ranks import leading as half
 from megainfer.attention_node.ranks.following import HalfFollower
 from megainfer.attention_node.scheduling.scheduler import Scheduler
+from megainfer.compute.batch import ChunkInput, build_batch
 from megainfer.compute.selection import open_backend
 from megainfer.expert_node.following import Follower
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.other_ranks import ExpertRanks, Rank
 from megainfer.expert_node.process import load_experts
 from megainfer.gather import Gather
+from megainfer.instruments.stage_clock import StageClock
 from megainfer.launch.heartbeat import Page
 from megainfer.launch.plan import Plan
 from megainfer.launch.ranks.seats import FollowingSeat, RankSeats
@@ -135,3 +139,21 @@ class RankedCluster(LocalCluster):
         for others in (*self.halves, *self.parts):
             others.links.close()
         super().close()
+
+
+def half_outputs(cluster: LocalCluster, prompts: list[list[int]]) -> list[torch.Tensor]:
+    """Embedding, what each layer's experts see and its shared expert gives, logits."""
+    node = cluster.attention[0]
+    model, kv, clock = node._model, node._parts.kv, StageClock().of(0)
+    chunks = [
+        ChunkInput(prompt, 0, list(range(8 * i, 8 * i + 8)), True, i)
+        for i, prompt in enumerate(prompts)
+    ]
+    batch = build_batch(chunks)
+    x = model.embed(batch)
+    found, layer = [x.clone()], 0
+    while (point := model.advance(x, layer, batch, kv, clock)) is not None:
+        shared = model.shared(point.layer, point.hidden)
+        found += [point.hidden.to(torch.float32)] + ([] if shared is None else [shared.float()])
+        layer = point.layer + 1
+    return [*found, model.logits(x, batch.sample_rows)]

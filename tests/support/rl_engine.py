@@ -1,12 +1,13 @@
 """An engine for tests of the trainer: transformers in this process, drawing as the nodes do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import perf_counter
 
 import torch
 
 from megainfer.attention_node.sampling.sampler import uniform
-from megainfer.rl.rollout.engine import Context, Drawn
+from megainfer.rl.rollout.engine import Context, Drawn, Ended
 from megainfer.rl.training.models import Policy
 from tests.support.rl_models import END_TOKEN
 
@@ -44,6 +45,12 @@ class TransformersEngine:
         for context, row in zip(contexts, new, strict=True):
             self.windows.setdefault(context.seed, []).append((self.updates, row))
         return [Drawn(row, own) for row, own in zip(new, logprobs, strict=True)]
+
+    def draw_each(self, contexts: Sequence[Context]) -> Iterator[Ended]:
+        """The last first, since nobody may count on any order."""
+        drawn = self.draw(contexts)
+        for place in reversed(range(len(drawn))):
+            yield Ended(place, drawn[place], perf_counter())
 
     def update_weights(self, folder: Path) -> None:
         """All of the folder's, as safetensors."""

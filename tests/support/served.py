@@ -26,7 +26,8 @@ ENDLESS = 8000  # tokens: seconds of the small model, even where a test is kept 
 class Served:
     """A server that has printed `until`. `output` is all that it has printed so far.
 
-    program: the module that is `megainfer`. environment: beside this process's own.
+    program: the module that is `megainfer`, or runs it after the arguments `before`. environment:
+    beside this process's own.
     wait: until it has printed that; else `wait_until_ready` does.
     """
 
@@ -37,13 +38,14 @@ class Served:
         program: str = "megainfer",
         environment: Mapping[str, str] = {},
         wait: bool = True,
+        before: Sequence[str] = (),
     ) -> None:
         reader, writer = os.pipe()
         self._printed = open(reader, encoding="utf-8")  # noqa: SIM115  # `_read` closes it
         try:
             self.process = start(  # in a session of its own, so that what is left can be found
                 program,
-                ["serve", "--port", "0", *args],
+                [*before, "serve", "--port", "0", *args],
                 Files(writer, writer),
                 {**os.environ, "COLUMNS": "200", **environment},
             )
@@ -58,9 +60,9 @@ class Served:
             ready = self.wait_until_ready()
             assert ready, f"it ended before it said {until!r}:\n{self.output}"
 
-    def wait_until_ready(self) -> bool:
+    def wait_until_ready(self, seconds: float = READY_SECONDS) -> bool:
         """Whether it has printed `until`; False: it has ended instead."""
-        assert self._ready.wait(READY_SECONDS), f"not ready:\n{self.output}"
+        assert self._ready.wait(seconds), f"not ready:\n{self.output}"
         return self._until in self.output
 
     def _read(self) -> None:

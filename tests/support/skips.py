@@ -17,6 +17,7 @@ OF_THE_MACHINE: Mapping[str, str] = {
     r"no browser: ": "neither pip nor the suite brings one",
     r"no aarch64-linux-gnu-g\+\+ ": "a cross compiler, for which `make test-all` alone asks",
     r"node and npm aren't installed": "`make test-all` alone asks for them",
+    r"Ray isn't installed: ": "285 MB, of which `make test-all` alone has a use",
     r".* can't be installed here: ": "heavy clients of `make test-all`; docs/clients.md names them",
 }
 """What a machine may lack, but for one that runs with --whole-machine, as continuous integration

@@ -68,6 +68,7 @@ class GraphedModel:
         on_graph: OnGraph = lambda done, total: None,
     ) -> None:
         self.spec: ModelSpec = model.spec
+        self.record = model.record
         self.half = model.half
         self._model, self._kv, self._buckets = model, kv, buckets
         self._most_bytes, self._on_graph = most_bytes, on_graph

@@ -159,9 +159,9 @@ class _LeadingLayer:
         """Of rank 0."""
         return self._own.state_shapes
 
-    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+    def cache_shapes(self, block_size: int, dtype: torch.dtype) -> tuple[tuple[int, ...], ...]:
         """Of rank 0."""
-        return self._own.cache_shapes(block_size)
+        return self._own.cache_shapes(block_size, dtype)
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""

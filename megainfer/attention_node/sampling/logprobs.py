@@ -1,6 +1,7 @@
-"""Log-probabilities of the model's own distribution, as they go to the front end."""
+"""Log-probabilities as they go to the front end."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -28,9 +29,14 @@ class PendingLogprobs:
         ids, values, own, ranks = (part.take().tolist() for part in self._parts)
         best = zip(ids, values, strict=True)
         return {
-            row: TokenLogprobs({**dict(islice(best, number)), tokens[row]: value}, rank)
+            row: TokenLogprobs({**_possible(islice(best, number)), tokens[row]: value}, rank)
             for (row, number), value, rank in zip(self._wanted.items(), own, ranks, strict=True)
         }
+
+
+def _possible(best: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Without tokens that can't be drawn."""
+    return {token: value for token, value in best if value > -math.inf}
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from megainfer.attention_node.sampling.row_errors import (
     NothingAllowed,
     OverflowedEdits,
 )
+from megainfer.compute.reference.kernels import kept_probabilities
 from megainfer.compute.tokens import DrawWish, TokenKernels
 from megainfer.device import Device
 
@@ -33,8 +34,9 @@ class SampleRow(NamedTuple):
     """What one row wants; the first five fields mean what they do in SamplingParams.
 
     position: index in its sequence of the token that is being chosen. logprobs: None for none, n
-    for the n best and the chosen one, -1 for the whole vocabulary. edits: None where the logits
-    are taken as they are.
+    for the n best and the chosen one, -1 for the whole vocabulary; processed: those of the
+    distribution that is drawn from, not the model's own. edits: None where the logits are taken as
+    they are.
     """
 
     temperature: float
@@ -45,6 +47,7 @@ class SampleRow(NamedTuple):
     logprobs: int | None = None
     min_p: float = 0.0
     edits: LogitEdits | None = None
+    processed: bool = False
 
 
 @torch.inference_mode()
@@ -53,7 +56,8 @@ def begin_sampling(
 ) -> Draws:
     """Choose a token for each row of logits, float32 [S, V], which stay as they are; S may be 0.
 
-    Log-probabilities are the model's own: those of the logits before any edit, temperature or cut.
+    Log-probabilities are the model's own, those of the logits before any edit, temperature or cut,
+    unless a request wants them `processed`.
     """
     best, tokens = kernels.best(logits)
     finite, checks = best.abs() < torch.inf, list[Check]()
@@ -70,6 +74,14 @@ def begin_sampling(
         if edited is not None:
             checks += _edit_checks(edited, ~usable, others, device)
     found = device.read_back(tokens)  # first of all that is read: others wait for it
+    if processed := [
+        row for row, r in enumerate(requests) if r.processed and r.logprobs is not None
+    ]:
+        logits = logits.index_copy(
+            0,
+            device.upload(torch.tensor(processed)),
+            _processed(logits, finite, processed, requests, kernels, device),
+        )
     logprobs = _logprobs(logits, requests, tokens, kernels, device)
     return Draws(found, checks, logprobs, logits.shape[-1])
 
@@ -138,6 +150,30 @@ def _wishes(requests: Sequence[SampleRow], vocabulary: int) -> list[DrawWish]:
         )
         for r in requests
     ]
+
+
+def _processed(
+    logits: Tensor,
+    finite: Tensor,
+    chosen: Sequence[int],
+    requests: Sequence[SampleRow],
+    kernels: TokenKernels,
+    device: Device,
+) -> Tensor:
+    """Logarithms of what the chosen rows are drawn from, float32 [R, V]; of a greedy one edited
+    logits."""
+    rows = device.upload(torch.tensor(chosen))
+    given = _harmless(logits.index_select(0, rows), finite.index_select(0, rows), device)
+    wanted = [requests[row] for row in chosen]
+    if any(r.edits is not None for r in wanted):
+        kernels.edit(given, edits_of_rows([r.edits for r in wanted], logits.shape[-1]))
+        best, _ = kernels.best(given)
+        given = _harmless(given, best.abs() < torch.inf, device)
+    wishes = [
+        wish if r.temperature > 0 else DrawWish(1.0, logits.shape[-1], 1.0, 0.0, 0.0)
+        for r, wish in zip(wanted, _wishes(wanted, logits.shape[-1]), strict=True)
+    ]
+    return kept_probabilities(given, wishes, device).log_()
 
 
 def _logprobs(

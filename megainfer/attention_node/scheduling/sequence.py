@@ -57,6 +57,7 @@ class Sequence:
     history: TokenHistory | None = field(init=False)  # where it is penalised for its tokens
     listed: AllowedTokens | None = field(init=False)  # where no others are allowed
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # as far as it has come
+    routed_told: int = 0  # tokens whose experts the front end knows, where it wants to
     _digests: list[bytes] = field(default_factory=list)
     _stop_token_ids: frozenset[int] = field(init=False)
 

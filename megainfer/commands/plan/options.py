@@ -11,7 +11,7 @@ from megainfer.commands.config_file import JSON
 from megainfer.commands.plan.values import parse_seconds
 from megainfer.commands.whole_number import whole_number
 from megainfer.compute.selection import Precision
-from megainfer.config import WEIGHT_DTYPES, parse_json_object
+from megainfer.config import KV_CACHE_DTYPES, WEIGHT_DTYPES, parse_json_object
 from megainfer.errors import ConfigError
 from megainfer.planner.rehearsal import Traffic
 from megainfer.planner.search.workload import Objective, Prefill, Target, Workload
@@ -139,7 +139,7 @@ class WeightOptions:
         Option(
             rich_help_panel=WEIGHTS,
             metavar="float32|bfloat16",
-            help="Of messages and the KV cache.",
+            help="Of what is computed in, and of messages.",
         ),
     ] = "bfloat16"
     expert_dtype: Annotated[
@@ -156,6 +156,14 @@ class WeightOptions:
             rich_help_panel=WEIGHTS,
             metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
             help="Of all other weights; auto: as --dtype.",
+        ),
+    ] = "auto"
+    kv_cache_dtype: Annotated[
+        str,
+        Option(
+            rich_help_panel=WEIGHTS,
+            metavar="float32|bfloat16|int8|fp8|auto",
+            help="Of keys and values; auto: as --dtype.",
         ),
     ] = "auto"
     skew: Annotated[
@@ -182,9 +190,10 @@ class WeightOptions:
         _known(self.dtype, ("float32", "bfloat16"), "--dtype")
         _known(self.expert_dtype, (*WEIGHT_DTYPES, "auto"), "--expert-dtype")
         _known(self.attention_dtype, (*WEIGHT_DTYPES, "auto"), "--attention-dtype")
+        _known(self.kv_cache_dtype, (*KV_CACHE_DTYPES, "auto"), "--kv-cache-dtype")
         if not 0 <= self.skew <= 3:
             raise ConfigError(f"--skew must be 0 to 3, not {self.skew:g}")
-        return Precision(self.dtype, self.expert_dtype, self.attention_dtype)
+        return Precision(self.dtype, self.expert_dtype, self.attention_dtype, self.kv_cache_dtype)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,9 @@ def run_training(config: TrainConfig, resume: bool) -> None:
     run = Run(
         config,
         resume,
-        lambda folder: DisaggregatedEngine(folder, config.rollout.engine),
+        lambda folder: DisaggregatedEngine(
+            folder, config.rollout.engine, config.rollout.replay_routing
+        ),
         lines.show,
         lines.say,
     )

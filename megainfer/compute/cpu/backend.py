@@ -18,7 +18,8 @@ from megainfer.m2n.packing import TORCH_PACKING, Packing
 class CpuBackend:
     """`backend.Backend` in C++; all its kernels share one set of threads.
 
-    attention_dtype, expert_dtype: of the weights, of `config.WEIGHT_DTYPES`. threads: how many, or
+    attention_dtype, expert_dtype: of the weights, of `config.WEIGHT_DTYPES`. cache_dtype: of
+    `kv_cache.CACHE_DTYPES`. threads: how many, or
     some that are shared with other kernels of the process.
     """
 
@@ -31,9 +32,11 @@ class CpuBackend:
         dtype: torch.dtype,
         attention_dtype: str,
         expert_dtype: str,
+        cache_dtype: torch.dtype,
         threads: Threads | int = 1,
     ) -> None:
         self.dtype = dtype
+        self.cache_dtype = cache_dtype
         self._attention_dtype = attention_dtype
         self._expert_dtype = expert_dtype
         self._threads = own_or_shared(threads)

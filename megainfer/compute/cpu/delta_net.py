@@ -1,5 +1,6 @@
 """Linear attention with a recurrent state in C++."""
 
+import torch
 from torch import Tensor
 
 from megainfer.compute.batch import StepBatch
@@ -10,8 +11,6 @@ from megainfer.models.sources import DeltaNetSources
 
 class DeltaNet:
     """Gated DeltaNet over packed projections, its input norm and residual addition included."""
-
-    block_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, sources: DeltaNetSources, loader: Loader) -> None:
         spec = sources.spec
@@ -30,6 +29,10 @@ class DeltaNet:
             head_norm=loader.vector(sources.head_norm()),
         )
         self._layer = pack_delta_net(sources.attention, weights, spec.norm.eps)
+
+    def block_shapes(self, dtype: torch.dtype) -> tuple[tuple[int, ...], ...]:
+        """None: a token leaves nothing of its own."""
+        return ()
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""

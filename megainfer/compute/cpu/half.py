@@ -48,7 +48,7 @@ class CpuLayer:
             self._other = load_latent(attention, loader, table)
         else:
             own = attention.attention
-            self._block_shape = block_shape(own.num_kv_heads, own.head_dim)
+            self._heads = own.num_kv_heads, own.head_dim
             self._attention = load_attention(attention, loader, rotary_of(own, rotary))
         ffn, sources = spec.layers[layer].ffn, FfnSources(spec, layer, shard)
         self._dense = self._gate = self._shared = None
@@ -67,13 +67,15 @@ class CpuLayer:
             return None
         return PlainRouting(self._attention, self._gate.packed)
 
-    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+    def cache_shapes(self, block_size: int, dtype: torch.dtype) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`. Raises ConfigError for blocks of another size."""
         if block_size != BLOCK_TOKENS:
             raise ConfigError(
                 f"the CPU kernels need KV blocks of {BLOCK_TOKENS} tokens, not of {block_size}"
             )
-        return (self._block_shape,) if self._other is None else self._other.block_shapes
+        if self._other is None:
+            return (block_shape(*self._heads, dtype),)
+        return self._other.block_shapes(dtype)
 
     @property
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:

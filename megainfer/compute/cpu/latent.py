@@ -1,14 +1,20 @@
 """Multi-head latent attention of a half in C++."""
 
+import torch
 from torch import Tensor
 
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.cpu.kernels.attention import step_rows
-from megainfer.compute.cpu.kernels.attention_layer import BLOCK_TOKENS
+from megainfer.compute.cpu.kernels.attention_layer import (
+    BLOCK_TOKENS,
+    has_scales,
+    latent_block_shape,
+)
 from megainfer.compute.cpu.kernels.latent import LatentWeights, pack_latent
 from megainfer.compute.cpu.loader import Loader
 from megainfer.compute.latent_weights import rotated_apart, up_by_head
 from megainfer.compute.reference import latent as reference_latent
+from megainfer.errors import ConfigError
 from megainfer.models.sources import LatentSources
 
 
@@ -19,7 +25,7 @@ class LatentAttention:
 
     def __init__(self, sources: LatentSources, loader: Loader, rotary: Tensor) -> None:
         spec = sources.spec
-        self._shapes = sources.attention.cache_shapes
+        self._spec = sources.attention
         self._kernel = loader.latent_kernel
         self._packed = pack_latent(
             _weights(sources, loader, rotary),
@@ -28,10 +34,9 @@ class LatentAttention:
             residual=spec.multipliers.residual,
         )
 
-    @property
-    def block_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the tensors that a block of tokens is kept in."""
-        return tuple((BLOCK_TOKENS, *shape) for shape in self._shapes)
+    def block_shapes(self, dtype: torch.dtype) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors of this dtype that a block of tokens is kept in."""
+        return (latent_block_shape(self._spec, dtype),)
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""
@@ -47,17 +52,19 @@ class SparseLatentAttention:
     state_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __init__(self, sources: LatentSources, loader: Loader, rotary: Tensor) -> None:
-        self._shapes = sources.attention.cache_shapes
+        self._spec = sources.attention
         self._residual = sources.spec.multipliers.residual
         self._dtype = loader.source.dtype
         self._attention = reference_latent.LatentAttention(
             sources, loader.source.reader, rotary.to(self._dtype), self._dtype
         )
 
-    @property
-    def block_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the tensors that a block of tokens is kept in."""
-        return tuple((BLOCK_TOKENS, *shape) for shape in self._shapes)
+    def block_shapes(self, dtype: torch.dtype) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors of this dtype that a block of tokens is kept in. Raises ConfigError for
+        codes of eight bits."""
+        if has_scales(dtype):
+            raise ConfigError(f"no KV cache of eight bits: {self._spec.check_codes()}")
+        return tuple((BLOCK_TOKENS, *shape) for shape in self._spec.cache_shapes)
 
     def attend(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
         """See `half.LayerHalf.attend`."""

@@ -37,7 +37,7 @@ class GpuBackend:
         *,
         invariant: bool = False,
     ) -> None:
-        self.dtype = dtype
+        self.dtype = self.cache_dtype = dtype
         self.device = device
         self.tokens: TokenKernels = GpuTokens(device)
         self._expert_format = str(expert_dtype).removeprefix("torch.")

@@ -46,7 +46,7 @@ class GpuLayer:
         else:
             self._gate = Gate(ffn, sources, reader, source.placement, dtype, products)
 
-    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+    def cache_shapes(self, block_size: int, dtype: torch.dtype) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`."""
         return tuple((block_size, *shape) for shape in self._token_shapes)
 

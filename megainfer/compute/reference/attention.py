@@ -48,8 +48,8 @@ class Attention:
         """What is added to x [T, D]; the keys and values of x's tokens go into the cache."""
         projected = self.project(x, batch.positions)
         k_cache, v_cache = caches
-        kernels.write_cache(k_cache, projected.k, batch.kept_at)
-        kernels.write_cache(v_cache, projected.v, batch.kept_at)
+        kernels.write_cache(k_cache, projected.k.to(k_cache.dtype), batch.kept_at)
+        kernels.write_cache(v_cache, projected.v.to(v_cache.dtype), batch.kept_at)
         return self.attend(projected, batch, caches)
 
     def project(self, x: Tensor, positions: Tensor) -> Projected:

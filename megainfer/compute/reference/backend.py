@@ -15,15 +15,21 @@ from megainfer.m2n.packing import TORCH_PACKING, Packing
 
 
 class ReferenceBackend:
-    """`backend.Backend` in torch. expert_dtype: of the experts' weights; others have `dtype`."""
+    """`backend.Backend` in torch. expert_dtype: of the experts' weights; others have `dtype`.
+    cache_dtype: float32 or bfloat16; `dtype` where None."""
 
     name = "reference"
     packing: Packing = TORCH_PACKING
 
     def __init__(
-        self, dtype: torch.dtype, expert_dtype: torch.dtype, device: Device = HOST
+        self,
+        dtype: torch.dtype,
+        expert_dtype: torch.dtype,
+        device: Device = HOST,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         self.dtype = dtype
+        self.cache_dtype = cache_dtype or dtype
         self.device = device
         self.tokens: TokenKernels = ReferenceTokens(device)
         self._expert_dtype = expert_dtype

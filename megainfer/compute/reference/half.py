@@ -47,7 +47,7 @@ class ReferenceLayer:
             homes = self._homes(source.placement)
             self._gate = Gate(ffn, sources, reader, homes, dtype)
 
-    def cache_shapes(self, block_size: int) -> tuple[tuple[int, ...], ...]:
+    def cache_shapes(self, block_size: int, dtype: torch.dtype) -> tuple[tuple[int, ...], ...]:
         """See `half.LayerHalf.cache_shapes`."""
         return tuple((block_size, *shape) for shape in self._token_shapes)
 

@@ -10,12 +10,17 @@ from megainfer.launch.fit import experts_on_the_move, fitting_blocks, overhead_o
 from megainfer.launch.hosts.places import Host, Places, place_nodes
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.memory import Ledger, attention_node, expert_node
+from megainfer.memory import NODE_BYTES, Ledger, attention_node, expert_node, kv_block_bytes
 from megainfer.messages.message import Role
-from megainfer.topology import CoreAssignment, assign_cores, have_own_cores, share_cores
+from megainfer.topology import (
+    CoreAssignment,
+    assign_cores,
+    have_own_cores,
+    join_cores,
+    share_cores,
+)
 
 NO_GPUS = "nodes of agents compute on the CPU; GPUs of several hosts aren't served yet"
-NO_RANKS = "splits nodes of one host, which an agent doesn't do yet; leave it out"
 _DEFAULT_ADDRESS = EngineConfig().m2n_host
 
 
@@ -35,14 +40,14 @@ def make_spread_plan(config: EngineConfig, folder: Path, site: Site) -> Plan:
     places = place_nodes(config.attn_gpus, config.ffn_gpus, site.hosts, site.wishes)
     plan = make_plan(config, folder, _together([host.machine for host in site.hosts]))
     cores = _cores(config, places, site.hosts)
-    own = all(have_own_cores(tuple(on_host)) for on_host in cores.values())
     nodes = {host: iter(assigned) for host, assigned in cores.items()}
     spread = replace(
         plan,
         places=places,
         cores=tuple(next(nodes[host]) for host in (*places.attention, *places.experts)),
-        micro_batches=config.micro_batches or (None if own else 1),
     )
+    own = all(_have_own_cores(spread, host) for host in cores)
+    spread = replace(spread, micro_batches=config.micro_batches or (None if own else 1))
     blocks = [_fitting_blocks(spread, host) for host in site.hosts]
     return replace(spread, num_blocks=min(fit for fit in blocks if fit is not None))
 
@@ -54,8 +59,6 @@ def _check(config: EngineConfig) -> None:
         "--m2n-host": config.m2n_host != _DEFAULT_ADDRESS
         and "is of one host; each agent's --host says where its nodes listen",
         "--pin-weights": config.pin_weights and "holds files of one host; leave it out",
-        f"--attn-tp {config.attn_tp}": config.attn_tp > 1 and NO_RANKS,
-        f"--ffn-tp {config.ffn_tp}": config.ffn_tp > 1 and NO_RANKS,
     }
     for flag, reason in refused.items():
         if reason:
@@ -76,13 +79,28 @@ def _together(machines: Sequence[Machine]) -> Machine:
 def _cores(
     config: EngineConfig, places: Places, hosts: Sequence[Host]
 ) -> dict[str, list[CoreAssignment]]:
-    """By host, those of its nodes, attention nodes first."""
-    found = {}
+    """By host, those of its nodes, attention nodes first; ranks count as processes."""
+    ranks_of = {Role.ATTENTION: config.attn_tp, Role.EXPERT: config.ffn_tp}
+    found: dict[str, list[CoreAssignment]] = {}
     for host in hosts:
-        count = len(places.on(host.name))
-        share = share_cores if config.cores == "shared" else assign_cores
-        found[host.name] = list(share(count, host.machine.cores)) if count else []
+        ranks = [ranks_of[role] for role, _ in places.on(host.name)]
+        if config.cores == "shared" or not ranks:
+            found[host.name] = list(share_cores(len(ranks), host.machine.cores))
+        else:
+            found[host.name] = list(join_cores(assign_cores(sum(ranks), host.machine.cores), ranks))
     return found
+
+
+def _have_own_cores(plan: Plan, host: str) -> bool:
+    """Whether no two processes of a host share a core."""
+    assert plan.places is not None
+    return have_own_cores(
+        tuple(
+            plan.cores_of(role, node, rank)
+            for role, node in plan.places.on(host)
+            for rank in range(plan.ranks(role))
+        )
+    )
 
 
 def _fitting_blocks(plan: Plan, host: Host) -> int | None:
@@ -103,8 +121,25 @@ def _fitting_blocks(plan: Plan, host: Host) -> int | None:
     if not attention:
         return None
     own = replace(plan.config, attn_gpus=attention)
-    others = overhead_of(own, len(nodes), None, 0).ledger
+    processes = sum(plan.ranks(role) for role, _ in nodes)
+    others = overhead_of(own, processes, None, 0).ledger
     return fitting_blocks(own, plan.spec, plan.precision, plan.max_model_len, free, others)
+
+
+def needs_of(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> int:
+    """Bytes that these nodes take of a host, with what comes with their processes. One that joined
+    while it served counts as the largest of its role."""
+    largest = max(range(plan.num_expert), key=lambda node: plan.expert_ledger(node).total)
+    known = [
+        (role, node if role is Role.ATTENTION or node < plan.num_expert else largest)
+        for role, node in nodes
+    ]
+    block = kv_block_bytes(plan.spec, plan.precision, plan.config.attn_tp)
+    caches = plan.num_blocks * block + plan.num_states * plan.spec.state_bytes
+    attention = sum(role is Role.ATTENTION for role, _ in nodes)
+    processes = sum(plan.ranks(role) for role, _ in nodes)
+    beside = attention * (caches + plan.config.grammar_memory) + processes * NODE_BYTES
+    return _beside_caches(plan, known).total + beside
 
 
 def _beside_caches(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> Ledger:
@@ -114,12 +149,13 @@ def _beside_caches(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> Ledger:
     total = Ledger()
     for role, node in nodes:
         if role is Role.ATTENTION:
-            own = attention_node(plan.spec, plan.precision, num_blocks=0, num_states=0)
+            own = attention_node(plan.spec, plan.precision, 0, 0, plan.config.attn_tp)
             slots = geometry.attention_bytes
         else:
             slots_held = plan.placement.num_slots(node)
             own = expert_node(plan.spec, plan.precision, slots_held, moving)
             slots = geometry.expert_bytes
+        own += plan.shared_by_ranks(role)
         # On this road there is as much again that they send from.
         total += own + Ledger((("M2N", 2 * slots),))
     return total

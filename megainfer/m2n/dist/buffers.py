@@ -17,6 +17,10 @@ from megainfer.m2n.slotted.payloads import StridedPayloads
 from megainfer.m2n.slotted.views import PayloadViews
 
 
+_TAGS = 32
+"""Of a micro-batch: more than there are buckets."""
+
+
 def buckets(capacity: int) -> tuple[int, ...]:
     """Powers of two below the most rows of a message, and that.
 
@@ -33,6 +37,19 @@ def bucket_of(rows: int, capacity: int) -> int:
     [1, 2, 4, 4, 6, 6]
     """
     return min(1 << (rows - 1).bit_length(), capacity)
+
+
+LATE_TAG = 0
+"""Of payloads for which nothing is posted before their bell."""
+
+
+def tag_of(micro_batch: int, rows: int) -> int:
+    """By which a pair tells payloads apart: a tag for each micro-batch and bucket, from 1 on.
+
+    >>> [tag_of(0, 1), tag_of(0, 3), tag_of(0, 4), tag_of(0, 5), tag_of(1, 1)]
+    [1, 3, 3, 4, 33]
+    """
+    return _TAGS * micro_batch + (rows - 1).bit_length() + 1
 
 
 class Buffer:
@@ -78,6 +95,7 @@ class SentBuffers:
         self._most = most
         self._sent = 0
         self._arrived = 0
+        self._last = [0] * micro_batches  # the number of each one's latest payload
 
     def __getitem__(self, micro_batch: int) -> Buffer:
         return self._current[micro_batch]
@@ -91,6 +109,12 @@ class SentBuffers:
         self._sent += 1
         buffer = self._current[micro_batch]
         buffer.last, buffer.work = self._sent, work
+        self._last[micro_batch] = self._sent
+
+    def is_pressed(self, micro_batch: int) -> bool:
+        """Whether an earlier payload of the micro-batch may still be on its way, to the same place:
+        an epoch has ended."""
+        return self._last[micro_batch] > self._arrived
 
     def renew(self, micro_batch: int) -> bool:
         """Whether the micro-batch has a buffer that may be written; there is none where a peer has

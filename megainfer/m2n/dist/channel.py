@@ -1,5 +1,6 @@
 """One direction between two nodes: payloads arrive in the order in which they were sent."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from torch import Tensor
 from megainfer.device import Device
 from megainfer.errors import NodeDied
 
+_FILE = re.compile(r"\[\S+\.(cc|h):\d+\] ")
 LOOK_SECONDS = 20e-6
 """Between two looks at work that a device has yet to complete."""
 
@@ -57,7 +59,7 @@ def polled(work: Work, seconds: float) -> None:
             raise NodeDied(f"a payload was not there within {seconds:g} s")
         time.sleep(LOOK_SECONDS)  # NCCL tells nobody; the link's own thread looks
     if (error := _failure(work)) is not None:
-        raise NodeDied(f"a payload was given up: {_first_line(error)}")
+        raise NodeDied(f"a payload was given up: {plain_words(error)}")
 
 
 def _failure(work: Work) -> BaseException | None:
@@ -71,7 +73,9 @@ def _failure(work: Work) -> BaseException | None:
 class Channel:
     """Over a group of two ranks, of which the other is `peer`. One node sends, the other receives.
 
-    keep: what has to live as long as the group. Raises NodeDied where the other end is gone.
+    keep: what has to live as long as the group. tags: whether payloads are told apart by tags, so
+    that a receive can be posted before anybody knows whether its payload comes next. Raises
+    NodeDied where the other end is gone.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Channel:
         completion: Completion,
         device: Device,
         keep: Sequence[Any] = (),
+        tags: bool = False,
     ) -> None:
         self._group = group
         self._peer = peer
@@ -88,33 +93,50 @@ class Channel:
         self._device = device
         self._stream = device.stream()  # receives wait for no work of the node's own
         self._keep = keep
+        self._tags = tags
+        self._posted: dict[int, Work] = {}  # by tag
 
-    def send(self, payload: Tensor) -> Work:
-        """Send what it holds once the current stream has come this far; returns at once.
+    def send(self, payload: Tensor, tag: int = 0) -> Work:
+        """Send what it holds once the current stream has come this far; returns at once. tag: the
+        receiver's for payloads of this size, to this place.
 
         Until it is known to have arrived nobody may write there, nor let go of the work: with it
         gloo forgets what the peer has yet to ask for.
         """
         try:
-            return self._group.send([payload], self._peer, 0)
+            return self._group.send([payload], self._peer, tag if self._tags else 0)
         except RuntimeError as error:
-            raise NodeDied(f"a payload could not be sent: {_first_line(error)}") from error
+            raise NodeDied(f"a payload could not be sent: {plain_words(error)}") from error
 
     def await_sent(self, work: Work, seconds: float) -> None:
         """Blocks until it has left."""
         try:
             self._completed(work, seconds)
         except RuntimeError as error:
-            raise NodeDied(f"a payload did not leave: {_first_line(error)}") from error
+            raise NodeDied(f"a payload did not leave: {plain_words(error)}") from error
 
-    def receive(self, payload: Tensor, seconds: float) -> None:
-        """Blocks until it is filled, by the next payload that is sent, which has its size."""
+    def receive(self, payload: Tensor, seconds: float, tag: int = 0) -> None:
+        """Blocks until it is filled, by the next payload that is sent with this tag, which has its
+        size."""
         try:
-            with self._device.on(self._stream):
-                work = self._group.recv([payload], self._peer, 0)
+            work = self._posted.pop(tag, None) or self._receiving(payload, tag)
             self._completed(work, seconds)
         except RuntimeError as error:
-            raise NodeDied(f"a payload did not arrive: {_first_line(error)}") from error
+            raise NodeDied(f"a payload did not arrive: {plain_words(error)}") from error
+
+    def expect(self, payload: Tensor, tag: int) -> None:
+        """Be ready for such a one, which is to be `receive`d here: then it is sent at once, where
+        else its sender would wait to hear that it is wanted. Nothing where there are no tags."""
+        if not self._tags or tag in self._posted:
+            return
+        try:
+            self._posted[tag] = self._receiving(payload, tag)
+        except RuntimeError as error:
+            raise NodeDied(f"no payload can be received: {plain_words(error)}") from error
+
+    def _receiving(self, payload: Tensor, tag: int) -> Work:
+        with self._device.on(self._stream):
+            return self._group.recv([payload], self._peer, tag if self._tags else 0)
 
     def abort(self) -> None:
         """End what is on its way: kernels of a device would wait for a dead peer for ever. Threads
@@ -123,6 +145,11 @@ class Channel:
             self._group.abort()
 
 
-def _first_line(error: BaseException) -> str:
-    """Without the stack that torch puts behind it."""
-    return str(error).partition("\n")[0]
+def plain_words(error: BaseException) -> str:
+    """Without torch's stack behind it, gloo's file before it and its advice after it.
+
+    >>> plain_words(RuntimeError("[/gloo/pair.cc:53] Read error [::1]:49. This is typically caused"))
+    'Read error [::1]:49'
+    """
+    line = str(error).partition("\n")[0].partition(". This is typically caused")[0]
+    return _FILE.sub("", line)

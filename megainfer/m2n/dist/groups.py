@@ -14,15 +14,16 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from megainfer.device import HOST, Device
 from megainfer.errors import ConfigError, NodeDied
-from megainfer.m2n.dist.channel import Channel, Completion, Group, polled, waited
+from megainfer.m2n.dist.channel import Channel, Completion, Group, plain_words, polled, waited
 from megainfer.m2n.dist.pair_store import PairStore
 from megainfer.m2n.host.handshake import Side
 
 GROUP_SECONDS = 10.0
 """How long a payload may take once it was announced. Whoever takes longer is as good as gone: its
 group is closed, and no other's."""
-CODES = {"gloo": 1, "nccl": 2}
-"""Kind of group -> code on the wire."""
+CODES = {"gloo": 3, "nccl": 2}
+"""Kind of group -> code on the wire; another one where another is what both ends post (1 was gloo
+without tags)."""
 _NCCL_DEFAULTS = {
     # Deadlines are ours; torch's own would end the process for one dead peer.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
@@ -40,6 +41,7 @@ class Groups(Protocol):
 
     kind: str
     completion: Completion
+    tags: bool  # whether payloads can be told apart by tags
 
     @property
     def device(self) -> Device:
@@ -57,6 +59,7 @@ class GlooGroups:
 
     kind = "gloo"
     device = HOST
+    tags = True
 
     def __init__(self, host: str) -> None:
         self.completion: Completion = waited
@@ -83,6 +86,7 @@ class NcclGroups:
     """`Groups` between GPUs; which interface they take is NCCL's to choose (NCCL_SOCKET_IFNAME)."""
 
     kind = "nccl"
+    tags = False  # a receive that is posted early would keep a kernel waiting, too
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -137,8 +141,9 @@ def _channel(groups: Groups, store: PairStore, rank: int, name: str) -> Channel:
     try:
         group = groups.make(prefixed, rank)
     except RuntimeError as error:
-        raise NodeDied(f"a {groups.kind} group was not made: {error}") from error
-    return Channel(group, 1 - rank, groups.completion, groups.device, (store, prefixed))
+        raise NodeDied(f"a {groups.kind} group was not made: {plain_words(error)}") from error
+    kept = store, prefixed
+    return Channel(group, 1 - rank, groups.completion, groups.device, kept, groups.tags)
 
 
 def _warm(channel: Channel, device: Device, *, sends: bool) -> None:

@@ -116,13 +116,13 @@ def _joined(
 
 @contextlib.contextmanager
 def _named(peer: str) -> Iterator[None]:
-    """Torch's errors know no node."""
+    """Torch's errors know no node; those of the pair's store do."""
     try:
         yield
-    except NodeDied as error:
-        raise NodeDied(f"{peer}: {error}") from error
-    except ProtocolError as error:
-        raise ProtocolError(f"{peer}: {error}") from error
+    except (NodeDied, ProtocolError) as error:
+        if str(error).startswith(peer):
+            raise
+        raise type(error)(f"{peer}: {error}") from error
 
 
 def _boot_id() -> bytes:

@@ -6,6 +6,8 @@ After the handshake the control connection carries frames, little-endian: kind (
     1 BELL    a message's header (64) and, of an error, its text; a payload follows on the channel
               if the header has rows
     2 PULSE   empty: the sender lives, and so does the network between
+    3 LATE    a BELL whose payload must not overtake another of its micro-batch that may still be on
+              its way: it is received when that has been
 """
 
 import contextlib
@@ -21,7 +23,7 @@ from typing import NamedTuple
 
 from megainfer.device import Device
 from megainfer.errors import NodeDied, ProtocolError
-from megainfer.m2n.dist.buffers import Buffer, SentBuffers
+from megainfer.m2n.dist.buffers import LATE_TAG, Buffer, SentBuffers, tag_of
 from megainfer.m2n.dist.groups import GROUP_SECONDS
 from megainfer.m2n.dist.handshake import Pair
 from megainfer.m2n.dist.slots import Arrivals, SentSlots
@@ -45,6 +47,10 @@ _SEQUENCE_LIMIT = 1 << 63  # a slot's word has one more bit
 class ControlFrame(IntEnum):
     BELL = 1
     PULSE = 2
+    LATE = 3
+
+
+_KINDS = frozenset(ControlFrame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +120,15 @@ class Link:
     def send(self, header: Header, text: bytes) -> None:
         """See `slots.Sending.send`; harmless when the peer is gone."""
         pair = self._pair
-        if pair is None or not self._say(ControlFrame.BELL, header.pack() + text):
+        late = header.rows > 0 and self.sent.is_pressed(header.micro_batch)
+        kind = ControlFrame.LATE if late else ControlFrame.BELL
+        if pair is None or not self._say(kind, header.pack() + text):
             return
         if header.rows:
             payload = self.sent[header.micro_batch].sent_of(header.rows)
+            tag = LATE_TAG if late else tag_of(header.micro_batch, header.rows)
             try:
-                self.sent.sent(header.micro_batch, pair.out.send(payload))
+                self.sent.sent(header.micro_batch, pair.out.send(payload, tag))
             except NodeDied as error:
                 self._break(str(error), logging.WARNING)
 
@@ -202,26 +211,34 @@ class Link:
         if len(head) < _FRAME.size or pair is None:
             return False
         kind, length, arrived = _FRAME.unpack(head)
-        if kind not in (ControlFrame.BELL, ControlFrame.PULSE) or length > _MOST_BODY_BYTES:
+        if kind not in _KINDS or length > _MOST_BODY_BYTES:
             raise ProtocolError(f"M2N frame {kind} of {length} bytes on a control connection")
         body = self._read(length)
         if len(body) < length:
             return False
         self.sent.arrived(arrived)
-        if kind == ControlFrame.BELL:
-            self._take(pair, body)
+        if kind != ControlFrame.PULSE:
+            self._take(pair, body, kind == ControlFrame.LATE)
         return True
 
-    def _take(self, pair: Pair, body: bytes) -> None:
+    def _take(self, pair: Pair, body: bytes, late: bool) -> None:
         """The message that a bell has announced."""
         header, text = Header.unpack(body[:HEADER_BYTES]), body[HEADER_BYTES:]
         self._check(header, text)
-        if header.rows:
-            payload = self.received[header.micro_batch].sent_of(header.rows)
-            pair.back.receive(payload, GROUP_SECONDS)
-            if self._pair is None:  # a device's receive that was aborted is as done as any other
-                raise NodeDied("it was cut off while a payload was on its way")
-            self._taken += 1
+        if not header.rows:
+            self._put(header, text)
+            return
+        payload = self.received[header.micro_batch].sent_of(header.rows)
+        tag = LATE_TAG if late else tag_of(header.micro_batch, header.rows)
+        pair.back.receive(payload, GROUP_SECONDS, tag)
+        if self._pair is None:  # a device's receive that was aborted is as done as any other
+            raise NodeDied("it was cut off while a payload was on its way")
+        self._taken += 1
+        self._put(header, text)
+        if not late:  # the next is sent once this has been answered, or in another epoch
+            pair.back.expect(payload, tag)
+
+    def _put(self, header: Header, text: bytes) -> None:
         if not self._same_clock:
             header = header._replace(sent_at=0)  # of a clock that says nothing here
         self._arrivals.put(self, header, text)

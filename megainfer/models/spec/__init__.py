@@ -12,6 +12,7 @@ from megainfer.models.spec.attention import (
     QkNorm,
     QueryTemperature,
 )
+from megainfer.models.spec.cache import CACHE_FORMATS, CacheFormat
 from megainfer.models.spec.delta_net import DeltaNetSpec
 from megainfer.models.spec.ffn import (
     SILU,
@@ -37,10 +38,12 @@ from megainfer.models.spec.rope import (
 from megainfer.models.spec.router import ExpertGroups, GroupScore, RouterScore, RouterSpec
 
 __all__ = [
+    "CACHE_FORMATS",
     "SILU",
     "Activation",
     "ActivationSpec",
     "AttentionSpec",
+    "CacheFormat",
     "DeltaNetSpec",
     "DenseSpec",
     "ExpertGroups",

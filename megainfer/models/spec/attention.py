@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from megainfer.errors import ModelError
+from megainfer.models.spec.cache import LATENT_GROUP, CacheFormat
 from megainfer.models.spec.indexer import IndexerSpec
 from megainfer.models.spec.rope import RopeSpec
 
@@ -119,6 +120,16 @@ class AttentionSpec:
         head_shape = (self.num_kv_heads, self.head_dim)
         return (head_shape, head_shape)
 
+    def cached_bytes(self, kept: CacheFormat) -> int:
+        """What one token leaves in the cache."""
+        head = self.head_dim * kept.element_bytes + kept.scale_bytes
+        return 2 * self.num_kv_heads * head
+
+    def check_codes(self) -> str | None:
+        """Why what a token leaves can't be kept in eight bits; None: it can."""
+        d = self.head_dim
+        return f"its heads' {d} channels aren't a multiple of 4" if d % 4 else None
+
 
 @dataclass(frozen=True, slots=True)
 class MlaSpec:
@@ -191,3 +202,13 @@ class MlaSpec:
         the indexer's key where there is one."""
         indexer = () if self.indexer is None else ((self.indexer.head_dim,),)
         return ((self.latent_dim,), *indexer)
+
+    def cached_bytes(self, kept: CacheFormat) -> int:
+        """What one token leaves in the cache."""
+        scales = -(-self.kv_lora_rank // LATENT_GROUP) + 1
+        indexer = 0 if self.indexer is None else self.indexer.head_dim
+        return (self.latent_dim + indexer) * kept.element_bytes + scales * kept.scale_bytes
+
+    def check_codes(self) -> str | None:
+        """Why what a token leaves can't be kept in eight bits; None: it can."""
+        return None if self.indexer is None else "its indexer chooses positions by what is cached"

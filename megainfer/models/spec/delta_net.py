@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from megainfer.errors import ModelError
+from megainfer.models.spec.cache import CacheFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,14 @@ class DeltaNetSpec:
     def cache_shapes(self) -> tuple[tuple[int, ...], ...]:
         """A token leaves nothing of its own."""
         return ()
+
+    def cached_bytes(self, kept: CacheFormat) -> int:
+        """As `cache_shapes`: nothing."""
+        return 0
+
+    def check_codes(self) -> str | None:
+        """See `AttentionSpec.check_codes`; its states are float32 whatever the cache is."""
+        return None
 
     @property
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -7,7 +7,7 @@ rotations, norms and activations aren't counted. Bytes are what one pass over th
 from dataclasses import dataclass
 from math import ceil, prod
 
-from megainfer.models.spec import AttentionSpec, DeltaNetSpec, IndexerSpec, MlaSpec
+from megainfer.models.spec import AttentionSpec, CacheFormat, DeltaNetSpec, IndexerSpec, MlaSpec
 from megainfer.models.spec.model import STATE_ELEMENT_BYTES
 from megainfer.planner.costs.step import Contexts, Step
 
@@ -49,27 +49,28 @@ def visible(attention: AttentionSpec | MlaSpec, contexts: Contexts) -> float:
 def cache_work(
     attention: AttentionSpec | MlaSpec | DeltaNetSpec,
     step: Step,
-    element_bytes: int,
+    kept: CacheFormat,
     ranks: int = 1,
     expands: bool = False,
 ) -> CacheWork:
     """Of one layer, of one of `ranks` ranks that share its heads.
 
-    element_bytes: of the cache. Decoded rows read what they see, each for itself; a chunk of a
+    kept: what the cache is in. Decoded rows read what they see, each for itself; a chunk of a
     prompt reads once what its last row sees. expands: latent attention takes whichever form has
     fewer FLOPs, as on CPUs; else always the absorbed one, as on GPUs.
     """
     if isinstance(attention, DeltaNetSpec):
         return _recurrence(attention, step, ranks)
     if isinstance(attention, MlaSpec):
-        return _latent(attention, step, element_bytes, ranks, expands)
+        return _latent(attention, step, kept, ranks, expands)
     heads = ceil(attention.num_heads / ranks)
     kv_heads = ceil(attention.num_kv_heads / ranks)
+    a_token = attention.cached_bytes(kept) // attention.num_kv_heads * kv_heads
     seen, by_prompts = visible(attention, step.contexts), visible(attention, step.prefill_contexts)
     return _work(
         decoded=4 * heads * attention.head_dim * step.decode_rows * seen,
         prompts=4 * heads * attention.head_dim * step.prefill_rows * by_prompts,
-        bytes_=2 * kv_heads * attention.head_dim * element_bytes * _moved(step, seen, by_prompts),
+        bytes_=a_token * _moved(step, seen, by_prompts),
         shared=heads // kv_heads,
     )
 
@@ -80,10 +81,11 @@ def _work(decoded: float, prompts: float, bytes_: float, shared: int) -> CacheWo
     return CacheWork(decoded + prompts, bytes_, decoded * filled + prompts)
 
 
-def _latent(spec: MlaSpec, step: Step, element_bytes: int, ranks: int, expands: bool) -> CacheWork:
+def _latent(spec: MlaSpec, step: Step, kept: CacheFormat, ranks: int, expands: bool) -> CacheWork:
     """Every rank has all latents. The projections to latents and from them are dense products."""
     heads = ceil(spec.num_heads / ranks)
     seen, by_prompts = visible(spec, step.contexts), visible(spec, step.prefill_contexts)
+    index_bytes = 0 if spec.indexer is None else spec.indexer.head_dim * kept.element_bytes
     absorbed = 2 * heads * (spec.latent_dim + spec.kv_lora_rank)
     prompts = step.prefill_rows * by_prompts * absorbed
     if expands and spec.indexer is None:
@@ -91,10 +93,10 @@ def _latent(spec: MlaSpec, step: Step, element_bytes: int, ranks: int, expands: 
     work = _work(
         decoded=step.decode_rows * seen * absorbed,
         prompts=prompts,
-        bytes_=spec.latent_dim * element_bytes * _moved(step, seen, by_prompts),
+        bytes_=(spec.cached_bytes(kept) - index_bytes) * _moved(step, seen, by_prompts),
         shared=heads,
     )
-    return work if spec.indexer is None else work + _indexed(spec.indexer, step, element_bytes)
+    return work if spec.indexer is None else work + _indexed(spec.indexer, step, kept.element_bytes)
 
 
 def _expanded(spec: MlaSpec, step: Step, by_prompts: float, heads: int) -> float:

@@ -147,7 +147,7 @@ class AttentionStage:
     def _cache(self, layer: LayerSpec, step: Step) -> Time:
         device, costs, on_gpu = self.device, self.costs, self.device.kind == "gpu"
         dtype = costs.precision.dtype
-        work = cache_work(layer.attention, step, costs.element_bytes, self.tp, not on_gpu)
+        work = cache_work(layer.attention, step, costs.cache_format, self.tp, not on_gpu)
         flops = work.tiled_flops if on_gpu else work.flops
         arithmetic = flops / (device.rate(dtype) * device.efficiency.product(dtype).at(FULL_TILES))
         reached = device.efficiency.attention(dtype).at(work.bytes)

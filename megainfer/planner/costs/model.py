@@ -9,6 +9,8 @@ from megainfer.compute.selection import Precision
 from megainfer.config import DTYPE_BYTES, FOUR_BITS
 from megainfer.memory import expert_bytes
 from megainfer.models.spec import (
+    CACHE_FORMATS,
+    CacheFormat,
     DenseSpec,
     LayerSpec,
     ModelSpec,
@@ -66,7 +68,9 @@ class ModelCosts:
     num_experts: int = field(init=False)
     """Of one of them."""
     element_bytes: int = field(init=False)
-    """Of hidden states, messages and the KV cache."""
+    """Of hidden states and messages."""
+    cache_format: CacheFormat = field(init=False)
+    """Of the KV cache."""
     row_bytes: int = field(init=False)
     """Of one token's hidden state; also of a reply's row."""
     dispatch_bytes: int = field(init=False)
@@ -84,6 +88,7 @@ class ModelCosts:
             ("moe_layers", len(spec.moe_layers)),
             ("num_experts", spec.num_experts),
             ("element_bytes", element_bytes),
+            ("cache_format", CACHE_FORMATS[self.precision.cache_dtype]),
             ("row_bytes", row_bytes),
             ("dispatch_bytes", row_bytes + CHOICE_BYTES * spec.top_k),
             ("expert_bytes", expert_bytes(spec, self.precision)),

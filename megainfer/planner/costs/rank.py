@@ -7,7 +7,7 @@ from math import ceil, prod
 from megainfer.config import BLOCK_SIZE, DTYPE_BYTES
 from megainfer.errors import ConfigError
 from megainfer.memory import AttentionWorkspace, attention_bytes, kv_block_bytes, stored_bytes
-from megainfer.models.spec import AttentionSpec, DeltaNetSpec, LayerSpec, ModelSpec
+from megainfer.models.spec import AttentionSpec, DeltaNetSpec, LayerSpec
 from megainfer.models.spec.model import STATE_ELEMENT_BYTES
 from megainfer.planner.costs.model import LayerCosts, ModelCosts
 from megainfer.planner.costs.products import Product
@@ -72,7 +72,7 @@ def rank_of(costs: ModelCosts, device: Device, tp: int) -> Rank:
         head,
         tuple(dict.fromkeys(product.dtype for product in products)),
         attention_bytes(costs.spec, costs.precision) - _elsewhere(costs, tp),
-        block / BLOCK_SIZE * _kv_share(costs.spec, tp),
+        block / BLOCK_SIZE * _kv_share(costs, tp),
         sum(kind.count * _state_bytes(kind.layer, tp) for kind in costs.layers),
         AttentionWorkspace.of(costs.spec, costs.precision),
     )
@@ -120,11 +120,11 @@ def _elsewhere(costs: ModelCosts, tp: int) -> int:
     )
 
 
-def _kv_share(spec: ModelSpec, tp: int) -> float:
+def _kv_share(costs: ModelCosts, tp: int) -> float:
     """Of the cache's bytes that one rank has: of its own heads; latents and index keys all."""
     own, every = 0.0, 0
-    for layer in spec.layers:
-        size = sum(map(prod, layer.attention.cache_shapes))
+    for layer in costs.spec.layers:
+        size = layer.attention.cached_bytes(costs.cache_format)
         attention, share = layer.attention, 1.0
         if isinstance(attention, AttentionSpec):
             share = ceil(attention.num_kv_heads / tp) / attention.num_kv_heads

@@ -33,15 +33,26 @@ class Road:
         ends = (self.attention.device, self.experts.device)
         return ends[0].name == ends[1].name and devices <= ends[0].link.devices
 
-    def dispatch(self, rows: float) -> Time:
-        """T_c, from attention nodes with so many rows each to the experts."""
-        return self._transfer(rows, self.costs.dispatch_bytes)
+    @property
+    def awake_seconds(self) -> float:
+        """For how long whoever waits for a message looks for it before it sleeps."""
+        return min(link.awake_seconds for link in self._links)
 
-    def combine(self, rows: float) -> Time:
-        """T_c, of the replies."""
-        return self._transfer(rows, self.costs.row_bytes)
+    def dispatch(self, rows: float, asleep: bool = False) -> Time:
+        """T_c, from attention nodes with so many rows each to the experts. asleep: those must be
+        woken."""
+        return self._transfer(rows, self.costs.dispatch_bytes, asleep)
 
-    def _transfer(self, rows: float, row_bytes: int) -> Time:
+    def combine(self, rows: float, asleep: bool = False) -> Time:
+        """T_c, of the replies. asleep: attention nodes must be woken."""
+        return self._transfer(rows, self.costs.row_bytes, asleep)
+
+    @property
+    def _links(self) -> tuple[Link, Link]:
+        near = self.in_one_domain
+        return _road(self.attention.device, near)[0], _road(self.experts.device, near)[0]
+
+    def _transfer(self, rows: float, row_bytes: int, asleep: bool) -> Time:
         if not rows:
             return Time()
         attention, experts, nodes = self.attention, self.experts, self.experts.nodes
@@ -54,7 +65,9 @@ class Road:
             one / attention.tp / _rate(attention.device, near, message),
             self.attention_nodes * most / experts.tp / _rate(experts.device, near, message),
         )
-        latency = max(_road(end.device, near)[0].latency_seconds for end in (attention, experts))
+        latency = max(link.latency_seconds for link in self._links)
+        if asleep:
+            latency += max(link.waking_seconds for link in self._links)
         return Time(network=seconds, fixed=latency)
 
 

@@ -27,6 +27,10 @@ class Link:
     bytes_per_second: float  # of one device, in one direction, both directions at once
     latency_seconds: float  # of a message without bytes, from one device's memory to the other's
     devices: int = 1  # that reach each other by it: the scale-up domain. 1 for NICs: it isn't used
+    # Who waits for a message looks for it for so long before it sleeps, and must then be woken,
+    # which is what a message takes more.
+    awake_seconds: float = math.inf
+    waking_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.bytes_per_second < math.inf:
@@ -36,6 +40,14 @@ class Link:
         if not 0 <= self.latency_seconds < math.inf:
             raise ConfigError(
                 f"a link's latency_seconds is {self.latency_seconds}, but must be at least 0"
+            )
+        if not self.awake_seconds >= 0:
+            raise ConfigError(
+                f"a link's awake_seconds is {self.awake_seconds}, but must be at least 0"
+            )
+        if not 0 <= self.waking_seconds < math.inf:
+            raise ConfigError(
+                f"a link's waking_seconds is {self.waking_seconds}, but must be at least 0"
             )
         if self.devices < 1:
             raise ConfigError(f"a link joins {self.devices} devices, but must at least join 1")

@@ -82,10 +82,8 @@ def _lines(device: Device) -> Iterator[str]:
     for field in ("memory_bytes", "memory_bytes_per_second", "watts", "price"):
         yield f"{field} = {getattr(device, field)!r}"
     for name, link in (("link", device.link), ("nic", device.nic)):
-        yield (
-            f"{name} = {{ bytes_per_second = {link.bytes_per_second!r}, "
-            f"latency_seconds = {link.latency_seconds!r}, devices = {link.devices} }}"
-        )
+        figures = (f"{field.name} = {getattr(link, field.name)!r}" for field in fields(Link))
+        yield f"{name} = {{ {', '.join(figures)} }}"
     rates = (f"{arithmetic} = {rate!r}" for arithmetic, rate in device.flops.items())
     yield f"flops = {{ {', '.join(rates)} }}"
     yield f"[{head}.sources]"

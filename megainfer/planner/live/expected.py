@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from megainfer.planner.costs import Contexts, Step, Time
+from megainfer.planner.costs import Contexts, Road, Step, Time
 from megainfer.planner.costs.attention_stage import ADDED, PACKED
 from megainfer.planner.live.terms import Load, Terms
 from megainfer.planner.profiles import StageProfile
@@ -54,9 +54,13 @@ class Hardware:
             busy.combine,
             _between(alone.outside, busy.outside, of_attention),
         )
+        road = self._road(self.busy_attention, self.busy_experts, load)
+        woken = stages.with_waking(road, step.rows, load.layers, load.micro_batches)
+        if load.micro_batches == 1:  # else it happens while the busier role works
+            stages = woken
         pace = Pace.apart(stages, stages, load.layers, load.micro_batches)
         # As it is measured: from the beginning of a send, and so with a message's packing.
-        transfer = stages.dispatch.total + stages.combine.total
+        transfer = woken.dispatch.total + woken.combine.total
         return _terms(
             stages, (transfer + PACKED / (PACKED + ADDED) * stages.attention.copied) / 2, pace
         )
@@ -65,13 +69,18 @@ class Hardware:
         attention, experts = _counted(attention, load.attention), _counted(experts, load.experts)
         half = self.stages.attention(attention.device, attention.tp)
         served = self.stages.experts(experts.device, experts.tp, experts.count)
-        road = self.stages.road(attention, experts)
+        road = self._road(attention, experts, load)
         return Stages(
             half.layer(step, experts.count),
             served.layer(step.rows * attention.count),
             road.dispatch(step.rows),
             road.combine(step.rows),
             half.outside(step),
+        )
+
+    def _road(self, attention: Nodes, experts: Nodes, load: Load) -> Road:
+        return self.stages.road(
+            _counted(attention, load.attention), _counted(experts, load.experts)
         )
 
     def _together(self, step: Step, load: Load) -> Terms:

@@ -62,12 +62,12 @@ def measured(window: Window) -> Measured | None:
     expert_runs = sum(node.runs("expert") for node in window.experts)
     if min(steps, generated, layer_runs, expert_runs, window.seconds) <= 0:
         return None
-    m = _mean([node.now.get("micro_batches", 1.0) for node in window.attention])
+    rows = generated / steps
     load = Load(
-        rows=generated / steps,
+        rows=rows,
         prefill_rows=max(0.0, (_sum(window.attention, "step_rows") - generated) / steps),
         context=_context(window.attention),
-        micro_batches=max(1, round(m)),
+        micro_batches=_in_use(window.attention, rows),
         attention=len(window.attention),
         experts=len(window.experts),
         layers=max(1, round(layer_runs / steps)),
@@ -86,6 +86,16 @@ def measured(window: Window) -> Measured | None:
     )
     idle = (_idle(window.attention, window.seconds), _idle(window.experts, window.seconds))
     return Measured(load, terms, idle, generated / window.seconds)
+
+
+def _in_use(nodes: Sequence[NodeWork], rows: float) -> int:
+    """Micro-batches of an attention node that have sequences, `rows` each: a server may be set to
+    more of them than it has requests for. All of them where none is known to run."""
+    m = max(1, round(_mean([node.now.get("micro_batches", 1.0) for node in nodes])))
+    running = sum(node.now.get("running", 0.0) for node in nodes) / len(nodes)
+    if not running or not rows:
+        return m
+    return min(m, max(1, round(running / rows)))
 
 
 def _layer_runs(node: NodeWork) -> float:

@@ -10,6 +10,7 @@ is an attention node, and all of them keep step.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from megainfer.planner.rehearsal.stages import RowTimes, StepTimes, rows_alone
 from megainfer.planner.rehearsal.traffic import Traffic
@@ -119,6 +120,8 @@ def _apart(costs: Costs, prediction: Prediction, workload: Workload, traffic: Tr
     weight = attention.count / nodes
     own, sent_to = costs.attention(attention.device, attention.tp), (experts.count, experts.spares)
     road = costs.road(attention, experts)
+    waits = prediction.stages.waits(prediction.layers, deployment.micro_batches)
+    attention_sleeps, experts_sleep = (wait > road.awake_seconds for wait in waits)
     scenario = Scenario(
         attention_nodes=nodes,
         expert_nodes=expert_nodes,
@@ -128,8 +131,8 @@ def _apart(costs: Costs, prediction: Prediction, workload: Workload, traffic: Tr
         attention=StepTimes(lambda step: own.layer(step, *sent_to), workload.chunk),
         expert=RowTimes(costs.experts(experts.device, experts.tp, *sent_to).layer, weight),
         sampling=StepTimes(own.outside, workload.chunk),
-        dispatch=RowTimes(road.dispatch),
-        combine=RowTimes(road.combine),
+        dispatch=RowTimes(partial(road.dispatch, asleep=experts_sleep)),
+        combine=RowTimes(partial(road.combine, asleep=attention_sleeps)),
         queued_transfers=True,
         jitter=traffic.jitter,
         spells=(Spell(nodes - 1, traffic.straggler),) if traffic.straggler > 1 else (),

@@ -35,6 +35,7 @@ def document(planned: Planned, front: Front | None = None) -> dict[str, Any]:
             "dtype": planned.precision.dtype,
             "experts": planned.precision.expert_dtype,
             "attention": planned.precision.attention_dtype,
+            "kv_cache": planned.precision.cache_dtype,
         },
         "workload": {
             "input_tokens": planned.workload.input_tokens,

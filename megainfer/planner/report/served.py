@@ -39,7 +39,7 @@ def served(model: str, deployment: Deployment, precision: Precision, workload: W
     """How this deployment is started; of several replicas, one."""
     return Served(
         _options(model, deployment, precision, workload),
-        tuple(_refusals(model, deployment, workload)),
+        tuple(_refusals(model, deployment, precision, workload)),
     )
 
 
@@ -69,6 +69,7 @@ def _options(
         "dtype": precision.dtype,
         **_unless_same("expert-dtype", precision.expert_dtype, precision.dtype),
         **_unless_same("attention-dtype", precision.attention_dtype, precision.dtype),
+        **_unless_same("kv-cache-dtype", precision.cache_dtype, precision.dtype),
     }
 
 
@@ -86,7 +87,9 @@ def _unless_same(name: str, value: str, usual: str) -> dict[str, Option]:
     return {} if value == usual else {name: value}
 
 
-def _refusals(model: str, deployment: Deployment, workload: Workload) -> Iterator[str]:
+def _refusals(
+    model: str, deployment: Deployment, precision: Precision, workload: Workload
+) -> Iterator[str]:
     attention, experts = deployment.attention, deployment.experts
     if named_shape(model) is not None:
         yield f"{model} is a shape without weights; plan with the model's folder or its hub id"
@@ -107,6 +110,11 @@ def _refusals(model: str, deployment: Deployment, workload: Workload) -> Iterato
             yield (
                 f"{deployment.micro_batches} micro-batches: at most {MAX_MICRO_BATCHES} are served"
             )
+    if attention.device.kind == "gpu" and precision.cache_dtype != precision.dtype:
+        yield (
+            f"a KV cache in {precision.cache_dtype} isn't served on GPUs yet; plan with "
+            f"--kv-cache-dtype {precision.dtype}"
+        )
     if workload.prefill is Prefill.ELSEWHERE:
         yield (
             "a pool of its own for prompts isn't served yet; plan with --prefill beside, where the "

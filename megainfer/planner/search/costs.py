@@ -37,11 +37,15 @@ class ExpertCosts(Protocol):
 
 
 class RoadCosts(Protocol):
-    """T_c of one layer, each attention node having so many rows."""
+    """T_c of one layer, each attention node having so many rows. asleep: whoever receives them has
+    waited for longer than `awake_seconds`, and must be woken."""
 
-    def dispatch(self, rows: float) -> Time: ...
+    @property
+    def awake_seconds(self) -> float: ...
 
-    def combine(self, rows: float) -> Time: ...
+    def dispatch(self, rows: float, asleep: bool = False) -> Time: ...
+
+    def combine(self, rows: float, asleep: bool = False) -> Time: ...
 
 
 class ColocatedCosts(Protocol):

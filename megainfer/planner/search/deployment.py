@@ -70,11 +70,11 @@ class Deployment:
             spread = self._experts_together()
             groups = f"{self.devices} {self.attention.device.name} (tensor parallel "
             groups += f"{self.attention.tp}, data parallel {self.attention.count}, {spread})"
-            return f"colocated on {groups}, {self.batch} sequences"
+            return f"colocated on {groups}, {_sequences(self.batch)}"
         nodes = f"{self.attention.describe('attention')} and {self.experts.describe('expert')}"
         m = self.micro_batches
         turns = "1 micro-batch" if m == 1 else f"{m} micro-batches"
-        return f"{nodes}, {turns} of {self.rows} sequences on each attention node"
+        return f"{nodes}, {turns} of {_sequences(self.rows)} on each attention node"
 
     def _experts_together(self) -> str:
         experts = self.experts
@@ -84,3 +84,11 @@ class Deployment:
         if experts.tp == 1:
             return f"experts whole on {experts.count} devices{spares}"
         return f"experts on {experts.count} groups of {experts.tp} devices{spares}"
+
+
+def _sequences(count: int) -> str:
+    """
+    >>> _sequences(1), _sequences(8)
+    ('1 sequence', '8 sequences')
+    """
+    return f"{count} sequence{'' if count == 1 else 's'}"

@@ -87,13 +87,16 @@ class Predictor:
             return self._together(deployment, step)
         attention, experts = deployment.attention, deployment.experts
         road = self.costs.road(attention, experts)
-        return Stages(
+        awake = Stages(
             self._attention(attention, step, experts),
             self._experts(experts, step.rows + (attention.count - 1) * others.rows),
             road.dispatch(step.rows),
             road.combine(step.rows),
             self._outside(attention, step),
         )
+        if deployment.micro_batches > 1:  # who waits then is woken while the busier role works
+            return awake
+        return awake.with_waking(road, step.rows, self.layers, 1)
 
     def _together(self, deployment: Deployment, step: Step) -> Stages:
         nodes, costs = deployment.attention, self._colocated(deployment)

@@ -1,8 +1,10 @@
 """How long the stages of one micro-batch take, and what that makes of a step."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from megainfer.planner.costs.stage_time import Time
+from megainfer.planner.search.costs import RoadCosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,32 @@ class Stages:
         """That the step takes where it never waits: the sum of all stages."""
         layer = (self.attention, self.experts, self.dispatch, self.combine)
         return layers * sum(stage.total for stage in layer) + self.outside.total
+
+    def with_waking(
+        self, road: RoadCosts, rows: float, layers: int, micro_batches: int
+    ) -> "Stages":
+        """The same where messages wake those who have gone to sleep, in a steady state of so many
+        micro-batches like these. rows: of one attention node, that `road` takes."""
+        if road.awake_seconds == math.inf:
+            return self
+        attention, experts = self.waits(layers, micro_batches)
+        return replace(
+            self,
+            dispatch=road.dispatch(rows, asleep=experts > road.awake_seconds),
+            combine=road.combine(rows, asleep=attention > road.awake_seconds),
+        )
+
+    def waits(self, layers: int, micro_batches: int) -> tuple[float, float]:
+        """For how long an attention node waits for a reply, and an expert node for a dispatch, on
+        average, where so many micro-batches like these take turns. Between two steps experts wait
+        for longer, which doesn't count."""
+        pace = Pace.apart(self, self, layers, micro_batches)
+        between = micro_batches * self.outside.total
+        messages = layers * micro_batches
+        return (
+            (pace.seconds - pace.attention) / messages,
+            max(0.0, pace.seconds - between - pace.experts) / messages,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,10 @@ class RolloutSection(Section):
     window: int = Field(
         default=8192, ge=1, description="tppo: tokens that a step adds to an answer, at most."
     )
+    replay_routing: bool = Field(
+        default=False,
+        description="Have the policy's gates choose the experts that the engine's chose.",
+    )
     engine: dict[str, Any] = Field(
         default_factory=dict,
         description="Options of the engine, named as those of `megainfer.LLM`, as JSON.",

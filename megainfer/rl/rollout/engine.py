@@ -1,9 +1,11 @@
 """What a trainer asks of whoever draws answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from megainfer.messages.routed_experts import RoutedExperts
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +24,22 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Tokens, an end token included where one came, and log p of each."""
+    """Tokens, an end token included where one came, and log p of each.
+
+    routing: where it is to be replayed, what all tokens before the last chose, the context's too.
+    """
 
     token_ids: Sequence[int]
     logprobs: Sequence[float]
+    routing: RoutedExperts | None = None
+
+
+class Ended(NamedTuple):
+    """place: in the contexts. at: when it ended, in seconds of `perf_counter`."""
+
+    place: int
+    drawn: Drawn
+    at: float
 
 
 class RolloutEngine(Protocol):
@@ -40,6 +54,9 @@ class RolloutEngine(Protocol):
 
     def draw(self, contexts: Sequence[Context], greedy: bool = False) -> list[Drawn]:
         """One a context, in their order. greedy: the likeliest token each time."""
+
+    def draw_each(self, contexts: Sequence[Context]) -> Iterator[Ended]:
+        """Each as it ends, while others are drawn; nothing is drawn any more once it is closed."""
 
     def update_weights(self, folder: Path) -> None:
         """Draw by the weights in the folder from now on: config.json and safetensors."""

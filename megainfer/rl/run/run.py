@@ -76,6 +76,7 @@ class Run:
                 state,
                 scratch,
             )
+            opened.callback(self._trainer.close)
             self._opened = opened.pop_all()
 
     def steps(self) -> None:

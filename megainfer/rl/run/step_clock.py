@@ -6,7 +6,8 @@ from time import perf_counter
 
 
 class StepClock:
-    """Seconds of a step by what they were spent on; it starts when it is made."""
+    """Seconds of a step by what they were spent on, which may be several things at a time; it
+    starts when it is made."""
 
     def __init__(self) -> None:
         self._start = perf_counter()
@@ -19,11 +20,15 @@ class StepClock:
         try:
             yield
         finally:
-            self._seconds[what] = self._seconds.get(what, 0.0) + perf_counter() - start
+            self.add(what, perf_counter() - start)
+
+    def add(self, what: str, seconds: float) -> None:
+        """So much went to this."""
+        self._seconds[what] = self._seconds.get(what, 0.0) + seconds
 
     def metrics(self) -> dict[str, float]:
-        """`seconds/...` of each, and of the whole step. While anything but the rollout has its
-        time, the rollout engine idles: `idle/engine` is the share."""
+        """`seconds/...` of each, and of the whole step. `idle/engine` is the share of it in which
+        nothing was drawn."""
         whole = perf_counter() - self._start
         rollout = self._seconds.get("rollout", 0.0)
         found = {f"seconds/{what}": seconds for what, seconds in self._seconds.items()}

@@ -1,15 +1,19 @@
 """A step of training: who is worked on, what they are worth, what is learnt of it."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
 from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.rollout.engine import RolloutEngine
+from megainfer.rl.run.groups import Groups
 from megainfer.rl.run.rollouts import Rollouts
 from megainfer.rl.run.scoring import Answer, Scorer, why_skipped
+from megainfer.rl.run.scoring_aside import Scores, ScoringAside
 from megainfer.rl.run.state import RunState
 from megainfer.rl.run.step_clock import StepClock
 from megainfer.rl.samples.batch import (
@@ -39,6 +43,7 @@ class StepReport:
 
 class Trainer:
     """Takes one step after another; between two, `state` and `learner` are all there is to keep.
+    Close it.
 
     scorer: has the prompts too. scratch: a folder in which new weights are handed to the engine.
     """
@@ -55,6 +60,7 @@ class Trainer:
         self._config = config
         self._prompts = scorer.prompts
         self._scorer = scorer
+        self._aside = ScoringAside(scorer)
         self._engine = engine
         self._learner = learner
         self._state = state
@@ -92,14 +98,10 @@ class Trainer:
         """One step of the algorithm. Where it raises, `state` is amid a step: not to be saved."""
         clock = StepClock()
         samples = self._pool.fill(self._begin_problem)
-        with clock.measures("rollout"):
-            self._rollouts.extend(samples, self._state.version)
-        with clock.measures("values"):
-            self._predict(samples)
+        found = self._extend(samples, clock)
         finished = [sample for sample in samples if sample.finished]
-        with clock.measures("reward"):
-            answers = [Answer(s.problem, s.response_ids) for s in finished]
-            scores = self._scorer.score(answers)
+        answers = [Answer(s.problem, s.response_ids) for s in finished]
+        scores = [found[sample.number] for sample in finished]
         rewards = {
             sample.number: score.reward
             for sample, score in zip(finished, scores, strict=True)
@@ -107,6 +109,8 @@ class Trainer:
         }
         with clock.measures("update"):
             metrics = self._learn(samples, rewards)
+        for sample in samples:
+            sample.routing = None  # large, and other weights choose anew
         with clock.measures("weights"):
             self._publish("policy/loss" in metrics)
         self._state.step += 1
@@ -115,6 +119,10 @@ class Trainer:
         metrics["epoch"] = self._order.epoch
         texts = self._texts(answers, [rewards.get(s.number) for s in finished])
         return StepReport(metrics, why_skipped(scores), texts)
+
+    def close(self) -> None:
+        """It can be called twice."""
+        self._aside.close()
 
     def _begin_problem(self) -> list[Sample]:
         """All answers to the next problem."""
@@ -125,9 +133,27 @@ class Trainer:
         prompt = self._prompts.token_ids[problem]
         return [Sample(number, group, problem, prompt) for number in range(first, state.samples)]
 
+    def _extend(self, samples: Sequence[Sample], clock: StepClock) -> Scores:
+        """A window for each, and the scores of those that are finished then. While others are
+        drawn, the value model reads those that ended, and answers are scored."""
+        own = self._config.compute
+        most = [len(s.token_ids) + self._rollouts.room(s) for s in samples]
+        groups = Groups(most, own.pass_tokens)
+        begun = latest = perf_counter()
+        windows = self._rollouts.extend(samples, self._state.version)
+        with self._aside.begun() as scoring, closing(windows):
+            for place, latest in windows:  # noqa: B007  # when the last one ended
+                if (sample := samples[place]).finished:
+                    scoring.add(sample.number, Answer(sample.problem, sample.response_ids))
+                with clock.measures("values"):
+                    self._predict([samples[i] for i in groups.ended(place)])
+            clock.add("rollout", latest - begun)
+            with clock.measures("reward"):
+                return scoring.take()
+
     def _predict(self, samples: Sequence[Sample]) -> None:
         """What the value model says of the new tokens, before it or the policy changes."""
-        if not self._config.has_value_model:
+        if not (samples and self._config.has_value_model):
             return
         rows = [Row(sample.token_ids, latest_span(sample)) for sample in samples]
         for sample, values in zip(samples, self._learner.predict(rows), strict=True):

@@ -114,7 +114,8 @@ def _policy_row(
 ) -> PolicyRow:
     correct = sample.finished and rewards[sample.number] >= how.correct
     old_logprobs = sample.latest.logprobs[: len(span)]
-    return PolicyRow(sample.token_ids, _shifted(sample, span), old_logprobs, advantages, correct)
+    tokens, shifted = sample.token_ids, _shifted(sample, span)
+    return PolicyRow(tokens, shifted, old_logprobs, advantages, correct, routing=sample.routing)
 
 
 def _at_the_end(reward: float, tokens: int) -> list[float]:

@@ -1,16 +1,20 @@
 """What a step trains on: answers as rows of tokens with numbers for some of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from megainfer.messages.routed_experts import RoutedExperts
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """token_ids: prompt and answer. span: indices in token_ids of the tokens that matter, none of
-    them the first, which nothing predicts."""
+    them the first, which nothing predicts. routing: the experts that its first tokens are to
+    choose, where the model is told."""
 
     token_ids: Sequence[int]
     span: range
+    routing: RoutedExperts | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Literal
 
 from megainfer.errors import ProtocolError
+from megainfer.messages.routed_experts import RoutedExperts
 
 Finish = Literal["stop", "length"]
 """An end token, or as many tokens as an answer may have."""
@@ -54,6 +55,7 @@ class Sample:
 
     number: of all answers of a run, from 0. group: the same for all answers that were begun to one
     problem together. problem: its place in the data. finish: why it ended; None while it goes on.
+    routing: what each token but the last chose in the latest step, for that step's update alone.
     """
 
     number: int
@@ -62,6 +64,7 @@ class Sample:
     prompt_ids: tuple[int, ...]
     windows: list[Window] = field(default_factory=list)
     finish: Finish | None = None
+    routing: RoutedExperts | None = None
 
     @property
     def finished(self) -> bool:

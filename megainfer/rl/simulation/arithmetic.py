@@ -43,7 +43,7 @@ class Arithmetic:
             own.count
             * (
                 own.product_flops(tokens)
-                + cache_work(own.layer.attention, step, model.element_bytes).flops
+                + cache_work(own.layer.attention, step, model.cache_format).flops
             )
             for own in model.layers
         )

@@ -30,6 +30,8 @@ class Learner:
         self._companions = read_companions(folder)
         self._optimisers: dict[str, Optimiser] = {}
         self.policy = Policy.load(folder)
+        if config.rollout.replay_routing:
+            self.policy.replay_routing()
         self._prepare(POLICY, self.policy, config, device)
         own = config.loss
         self._policy_update = PolicyUpdate(

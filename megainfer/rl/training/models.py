@@ -13,6 +13,7 @@ from megainfer.errors import CheckpointError, ModelError
 from megainfer.rl.losses.logprobs import chosen_logprobs
 from megainfer.rl.samples.rows import Row
 from megainfer.rl.training.padded import Padded
+from megainfer.rl.training.replayed_routing import RoutingReplay
 
 HEAD_FILE = "value_head.safetensors"
 
@@ -26,6 +27,7 @@ class Policy(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self._replay: RoutingReplay | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -44,9 +46,15 @@ class Policy(nn.Module):
         """Tokens of prompt and answer together, at most, where the model says."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    def replay_routing(self) -> None:
+        """Choose the experts that rows name from now on. Raises ModelError where it can't."""
+        self._replay = RoutingReplay(self.model)
+
     def logprobs(self, answers: Sequence[Row]) -> Tensor:
         """log p of the tokens in the answers' spans, float32 [R]."""
         padded = Padded.of(answers, self.model.device)
+        if self._replay is not None:
+            self._replay.tell(padded.routing)
         # Logits of other places are never made: they would be the largest tensor of all.
         first, last = int(padded.columns.min()), int(padded.columns.max())
         kept = torch.arange(first, last + 1, device=padded.columns.device)

@@ -17,8 +17,8 @@ from server.http.client import address_of
 from server.http.connections.bounded_connection import BoundedConnection
 from server.http.connections.connection_limits import OTHER_FILES, ConnectionLimits
 
-AT_ONCE = 32
-"""Connections that are taken before others have their turn."""
+AT_ONCE = 8
+"""Connections that are taken before others have their turn: a millisecond's work."""
 PAUSE_SECONDS = 0.2
 """For which none is taken when there was no descriptor for one."""
 log = logging.getLogger(__name__)

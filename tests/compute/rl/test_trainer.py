@@ -1,7 +1,9 @@
 """Steps of the trainer with an engine in this process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,12 +15,13 @@ from megainfer.rl.data.files import read_problems
 from megainfer.rl.data.prompts import encode_problems
 from megainfer.rl.rewards.rules import Rule, RuleReward
 from megainfer.rl.rewards.score import Attempt
-from megainfer.rl.rollout.engine import Context, Drawn
+from megainfer.rl.rollout.engine import Context, Drawn, Ended
 from megainfer.rl.rollout.seeds import seed_of
 from megainfer.rl.run.scoring import Scorer
 from megainfer.rl.run.state import RunState
 from megainfer.rl.run.trainer import StepReport, Trainer
 from megainfer.rl.samples.batch import Estimation, rows_by_value
+from megainfer.rl.samples.rows import Row
 from megainfer.rl.training.learner import Learner
 from megainfer.text.tokenizer import load_tokenizer
 from tests.support.rl_engine import TransformersEngine
@@ -187,13 +190,75 @@ class Wrong(TransformersEngine):
         return [Drawn(first.token_ids, [float("nan")] * len(first.token_ids)), *others]
 
 
-def test_what_an_engine_does_wrong_is_an_error_and_no_answer_grows(
+def test_what_an_engine_does_wrong_is_an_error_and_that_answer_doesnt_grow(
     folder: Path, tmp_path: Path
 ) -> None:
     setting = Setting(config_of(tmp_path), folder, tmp_path, engine=Wrong)
     with pytest.raises(ProtocolError, match="log-probability nan"):
         setting.trainer.step()
-    assert not any(sample.windows for sample in setting.trainer.state.running)
+    assert not setting.trainer.state.running[0].windows
+
+
+class Waiting(TransformersEngine):
+    """After the first has ended nothing more is drawn until it was scored and valued."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.scored, self.valued = Event(), Event()
+
+    def draw_each(self, contexts: Sequence[Context]) -> Iterator[Ended]:
+        first, *others = super().draw_each(contexts)
+        yield first
+        assert self.scored.wait(60), "it wasn't scored"
+        assert self.valued.wait(60), "it wasn't valued"
+        yield from others
+
+
+def test_who_has_ended_is_scored_and_valued_while_others_are_drawn(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, "ppo", compute={"pass_tokens": 1})
+    setting = Setting(config, folder, tmp_path, lambda attempt: heard(attempt), engine=Waiting)
+    engine = setting.engine
+    assert isinstance(engine, Waiting)
+    predict = Learner.predict
+
+    def heard(attempt: Attempt) -> float:
+        engine.scored.set()
+        return letters(attempt)
+
+    def watched(learner: Learner, rows: Sequence[Row]) -> list[list[float]]:
+        engine.valued.set()
+        return predict(learner, rows)
+
+    monkeypatch.setattr(Learner, "predict", watched)
+    (report,) = setting.steps(1)
+    assert report.metrics["answers/finished"] == 6
+
+
+class Shuffled(TransformersEngine):
+    """In another order each time."""
+
+    def draw_each(self, contexts: Sequence[Context]) -> Iterator[Ended]:
+        each = list(super().draw_each(contexts))
+        Random(self.updates + self.salt).shuffle(each)
+        yield from each
+
+    salt = 0
+
+
+def test_who_ends_first_changes_no_bit(folder: Path, tmp_path: Path) -> None:
+    found = []
+    for salt in (0, 1):
+        own = tmp_path / str(salt)
+        own.mkdir()
+        kind = type("Salted", (Shuffled,), {"salt": salt})
+        setting = Setting(config_of(own), folder, own, engine=kind)
+        metrics = [timeless(report) for report in setting.steps(4)]
+        found.append((metrics, setting.weights(own / "saved")))
+    (metrics, weights), (others, other) = found
+    assert metrics == others
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
 
 
 @pytest.mark.parametrize(("algorithm", "window"), [("tppo", 3), ("ppo", WHOLE)])

@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megainfer.launch.station import Station
+from megainfer.launch.plan import Plan
+from megainfer.launch.station import NodeTask, Station
 from megainfer.messages.message import Role
 from megainfer.supervise.family import Family
+from megainfer.supervise.forking import node as node_processes
 from megainfer.supervise.restarts import Restarts
 from tests.support.chaos.gpus import pretend_gpus
 from tests.support.chaos.inside import sabotage, sabotage_supervisor
@@ -33,7 +35,7 @@ def main() -> None:
     _wrap_children(board)
     sabotage_supervisor(board)
     most, _, window = os.environ[RESTARTS].partition("/")
-    _bound_restarts(Restarts(most=int(most), window=float(window)))
+    bound_restarts(Restarts(most=int(most), window=float(window)))
     if gpus := int(os.environ.get(GPUS, "0")):
         pretend_gpus(gpus)
     from megainfer.cli import main as megainfer
@@ -42,14 +44,18 @@ def main() -> None:
 
 
 def _wrap_children(board: Board) -> None:
-    original = Family.start
+    start_server, main_of = Family.start, node_processes.main_of
 
     def start(
         family: Family, role: Role, node: int, main: Callable[[Station], None], *rest: Any
     ) -> Any:
-        return original(family, role, node, partial(_life, board, role, node, main), *rest)
+        return start_server(family, role, node, partial(_life, board, role, node, main), *rest)
+
+    def wrapped(plan: Plan, task: NodeTask, seat: Any) -> Callable[[Station], None]:
+        return partial(_life, board, task.role, task.node, main_of(plan, task, seat))
 
     Family.start = start  # type: ignore[method-assign]
+    node_processes.main_of = wrapped
 
 
 def _life(
@@ -59,7 +65,7 @@ def _life(
     main(station)
 
 
-def _bound_restarts(restarts: Restarts) -> None:
+def bound_restarts(restarts: Restarts) -> None:
     from megainfer.commands import serve
 
     serve.Supervisor = partial(serve.Supervisor, restarts=restarts)  # type: ignore[misc, assignment]

@@ -129,7 +129,7 @@ class AttentionKernel:
     ) -> None:
         """x [T, D] += attention of its norm; the rows' keys and values go into the cache.
 
-        cache: [blocks, *block_shape(Hkv, d)], float32 or bfloat16.
+        cache: [blocks, *block_shape(Hkv, d, dtype)], of one of `CACHE_TYPES`.
         """
         native, kept = layer.native, layer_cache(layer, cache)
         self._native.megainfer_half_attend(self.handle, native, step, kept, address(x))

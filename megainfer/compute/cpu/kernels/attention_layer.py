@@ -8,9 +8,13 @@ from torch import Tensor
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.packed import PackedLinear, PackedNorm, address, optional_address
 from megainfer.errors import ConfigError
-from megainfer.models.spec import AttentionSpec, QkNorm
+from megainfer.models.spec import AttentionSpec, CacheFormat, MlaSpec, QkNorm
 
 ROW_TYPES = {torch.float32: 0, torch.bfloat16: 1}
+CACHE_TYPES = {**ROW_TYPES, torch.int8: 2, torch.float8_e4m3fn: 3}
+"""`CacheType` of level.h."""
+SCALE_BYTES = 2
+"""Of eight bits: of a token's key or value of a head, or of a group of its latent's channels."""
 
 BLOCK_TOKENS = 16
 """Of a block of the KV cache: `cache_block_tokens` of level.h."""
@@ -40,14 +44,33 @@ class PackedAttention:
     kept: AttentionWeights
 
 
-def block_shape(kv_heads: int, head_dim: int) -> tuple[int, ...]:
-    """Of a block of one layer's KV cache: for each head values, then keys, as paged_cache.inl says.
+def block_shape(kv_heads: int, head_dim: int, dtype: torch.dtype) -> tuple[int, ...]:
+    """Of a block of one layer's KV cache: for each head values, then keys, as paged_cache.inl says;
+    of codes of eight bits their scales, too.
 
-    Raises ConfigError for an odd head_dim, whose channels form no pairs.
+    Raises ConfigError for a head_dim whose channels fill no words.
     """
     if head_dim % 2:
         raise ConfigError(f"heads have {head_dim} channels; the CPU kernels need an even number")
-    return (kv_heads, 2, BLOCK_TOKENS * head_dim)
+    if not has_scales(dtype):
+        return (kv_heads, 2, BLOCK_TOKENS * head_dim)
+    if head_dim % 4:
+        raise ConfigError(
+            f"heads have {head_dim} channels; a KV cache of eight bits needs a multiple of 4"
+        )
+    return (kv_heads, 2 * BLOCK_TOKENS * (head_dim + SCALE_BYTES))
+
+
+def latent_block_shape(spec: MlaSpec, dtype: torch.dtype) -> tuple[int, ...]:
+    """Of a block of one layer's latents: a row a token, and of codes of eight bits their scales."""
+    if not has_scales(dtype):
+        return (BLOCK_TOKENS, spec.latent_dim)
+    return (BLOCK_TOKENS * spec.cached_bytes(CacheFormat(1, SCALE_BYTES)),)
+
+
+def has_scales(dtype: torch.dtype) -> bool:
+    """Whether keys and values of this dtype are codes of eight bits."""
+    return dtype not in ROW_TYPES
 
 
 def gate_last(spec: AttentionSpec) -> Tensor:
@@ -99,5 +122,5 @@ def _native_norm(norm: PackedNorm | None) -> library.Norm:
 def layer_cache(layer: PackedAttention, cache: Tensor) -> library.LayerCache:
     """The address of a layer's cache, see `AttentionKernel.attend`."""
     native = layer.native
-    assert cache.shape[1:] == block_shape(native.kv_heads, native.head_dim)
-    return library.LayerCache(address(cache), ROW_TYPES[cache.dtype])
+    assert cache.shape[1:] == block_shape(native.kv_heads, native.head_dim, cache.dtype)
+    return library.LayerCache(address(cache), CACHE_TYPES[cache.dtype])

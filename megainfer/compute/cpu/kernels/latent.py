@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.attention import AttentionKernel
-from megainfer.compute.cpu.kernels.attention_layer import BLOCK_TOKENS, ROW_TYPES
+from megainfer.compute.cpu.kernels.attention_layer import CACHE_TYPES, latent_block_shape
 from megainfer.compute.cpu.kernels.experts import FORMATS, on_large_pages
 from megainfer.compute.cpu.kernels.packed import PackedLinear
 from megainfer.compute.cpu.kernels.threads import Threads
@@ -50,6 +50,7 @@ class LatentWeights:
 class PackedLatent:
     """One layer's latent attention; `kept` is what `native` points into."""
 
+    spec: MlaSpec
     native: library.LatentLayer
     kept: LatentWeights
 
@@ -79,14 +80,14 @@ class LatentKernel:
     def attend(self, layer: PackedLatent, step: library.StepRows, cache: Tensor, x: Tensor) -> None:
         """x [T, D] += attention of its norm; the rows' latents and keys go into the cache.
 
-        cache: [blocks, BLOCK_TOKENS, R + r], float32 or bfloat16. x: float32.
+        cache: [blocks, *latent_block_shape(spec, dtype)], of one of `CACHE_TYPES`. x: float32.
         """
         assert x.dtype == torch.float32
         assert x.is_contiguous()
         assert cache.is_contiguous()
         native = layer.native
-        assert cache.shape[1:] == (BLOCK_TOKENS, native.rank + native.rope)
-        kept = library.LayerCache(cache.data_ptr(), ROW_TYPES[cache.dtype])
+        assert cache.shape[1:] == latent_block_shape(layer.spec, cache.dtype)
+        kept = library.LayerCache(cache.data_ptr(), CACHE_TYPES[cache.dtype])
         self._native.megainfer_latent_attend(self._handle, native, step, kept, x.data_ptr())
 
 
@@ -116,4 +117,4 @@ def pack_latent(
         spec.scale,
         residual,
     )
-    return PackedLatent(native, weights)
+    return PackedLatent(spec, native, weights)

@@ -64,6 +64,7 @@ struct Tile {
   const uint32_t* keys[tile_blocks];
   const uint32_t* values[tile_blocks];
   const uint32_t* next[tile_blocks];  // the keys that are visited after these
+  const uint16_t* scales[tile_blocks];  // of values, then of keys, where there are some
   int64_t first_position;
   int count;  // of positions
 };
@@ -89,7 +90,7 @@ void score(const float* queries, const uint32_t* const* keys, const uint32_t* co
   for (int64_t at = 0; at < half_words<Format>(head_dim); at += block_tokens) {
 #pragma GCC unroll 4
     for (int b = 0; b < blocks; ++b) ask_for(values[b] + at);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int i = 0; i < Format::per_word; ++i, queries += rows) {
       Vec::F key[vectors];
 #pragma GCC unroll 4
@@ -192,12 +193,14 @@ void add_values(const float* weights, const float* scales, const Tile& tile, int
     for (; t + Format::per_word <= tokens; t += Format::per_word, at += head_dim) {
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) ask_for(tile.next[b] + at + v * Vec::width);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int i = 0; i < Format::per_word; ++i) {
         add_token<Format>(weights + t, tile.values[b] + at, i, sums);
       }
     }
-    if (t < tokens) add_token<Format>(weights + t, tile.values[b] + at, 0, sums);
+    for (int i = 0; t + i < tokens; ++i) {
+      add_token<Format>(weights + t, tile.values[b] + at, i, sums);
+    }
   }
 #pragma GCC unroll 6
   for (int r = 0; r < rows; ++r) {
@@ -230,6 +233,48 @@ inline Seen find_seen(const AttentionJob& job, const Tile& tile, int64_t row) {
           static_cast<int>(end < tile.count ? end : tile.count)};
 }
 
+// What codes of a tile's blocks are multiplied with; floats with nothing.
+template <class Format, bool scaled = Format::scaled>
+struct TileScales {
+  TileScales(const Tile&, int, int64_t) {}
+  void scale_scores(float*) const {}
+  void scale_weights(float*, Seen) const {}
+};
+
+template <class Format>
+struct TileScales<Format, true> {
+  alignas(64) float of_values[tile_keys], of_keys[tile_keys];
+  int end;
+
+  TileScales(const Tile& tile, int blocks, int64_t head_dim) : end(blocks * block_tokens) {
+    for (int b = 0; b < blocks; ++b) {
+      float *values = of_values + b * block_tokens, *keys = of_keys + b * block_tokens;
+      for (int t = 0; t < block_tokens; ++t) {
+        values[t] = from_bfloat16(tile.scales[b][t]) * Format::lift;
+        keys[t] = from_bfloat16(tile.scales[b][block_tokens + t]) * Format::settle;
+      }
+      ask_for(tile.next[b] + half_words<Format>(head_dim));
+    }
+  }
+
+  void scale_scores(float* scores) const { scale(scores, of_keys); }
+
+  // What isn't seen stays 0, whatever its scale is.
+  void scale_weights(float* weights, Seen seen) const {
+    if (seen.end <= seen.first) return;
+    scale(weights, of_values);
+    for (int i = 0; i < seen.first; ++i) weights[i] = 0.0f;
+    for (int i = seen.end; i < end; ++i) weights[i] = 0.0f;
+  }
+
+ private:
+  void scale(float* x, const float* factors) const {
+    for (int i = 0; i < end; i += Vec::width) {
+      Vec::store(x + i, Vec::mul(Vec::load(x + i), Vec::load(factors + i)));
+    }
+  }
+};
+
 // A tile as these rows of one key head's queries see it.
 template <class Format, int rows>
 void visit_rows(const AttentionJob& job, const Tile& tile, const AttendScratch& scratch,
@@ -240,12 +285,16 @@ void visit_rows(const AttentionJob& job, const Tile& tile, const AttendScratch& 
   const int64_t row_of_head = head * job.tokens * job.group + first_row;
   score_all<Format, rows>(scratch.queries + row_of_head * job.head_dim, tile.keys, tile.values,
                           blocks, job.head_dim, scratch.weights);
+  const TileScales<Format> cached(tile, blocks, job.head_dim);
   float scales[rows];
   float* results[rows];
   for (int r = 0; r < rows; ++r) {
     const Running running = scratch.row(row_of_head + r, job.head_dim);
-    scales[r] = weigh(scratch.weights + r * tile_keys, find_seen(job, tile, first_row + r), blocks,
-                      running);
+    const Seen seen = find_seen(job, tile, first_row + r);
+    float* weights = scratch.weights + r * tile_keys;
+    cached.scale_scores(weights);
+    scales[r] = weigh(weights, seen, blocks, running);
+    cached.scale_weights(weights, seen);
     results[r] = running.values;
   }
   add_all_values<Format, rows>(scratch.weights, scales, tile, count, results, job.head_dim);
@@ -261,8 +310,8 @@ void visit(const AttentionJob& job, const Tile& tile, const AttendScratch& scrat
   }
 }
 
-// Queries times the scale of scores, those that are visited together side by side.
-inline void take_queries(const AttentionJob& job, const AttendScratch& scratch) {
+// Queries times `scale`, those that are visited together side by side.
+inline void take_queries(const AttentionJob& job, const AttendScratch& scratch, float scale) {
   const int64_t rows = job.tokens * job.group, d = job.head_dim;
   for (int64_t r = 0; r < job.kv_heads * rows; ++r) {
     const int64_t head = r / rows, own = r % rows, lane = own % most_rows, first = own - lane;
@@ -270,7 +319,7 @@ inline void take_queries(const AttentionJob& job, const AttendScratch& scratch) 
     const float* query = job.queries + own / job.group * job.query_stride +
                          (head * job.group + own % job.group) * d;
     float* to = scratch.queries + (head * rows + first) * d + lane;
-    for (int64_t i = 0; i < d; ++i) to[i * together] = query[i] * job.scale;
+    for (int64_t i = 0; i < d; ++i) to[i * together] = query[i] * scale;
   }
 }
 
@@ -287,12 +336,13 @@ inline void clear(const AttentionJob& job, const AttendScratch& scratch) {
   }
 }
 
-inline void write_results(const AttentionJob& job, const AttendScratch& scratch) {
+// Weighted sums, times `scale`, by the sums of weights.
+inline void write_results(const AttentionJob& job, const AttendScratch& scratch, float scale) {
   const int64_t rows_of_head = job.tokens * job.group;
   for (int64_t r = 0; r < rows_of_head * job.kv_heads; ++r) {
     const int64_t head = r / rows_of_head, own = r % rows_of_head;
     const Running running = scratch.row(r, job.head_dim);
-    const float inverse = 1.0f / lane_sum(Vec::load(running.sums));
+    const float inverse = scale / lane_sum(Vec::load(running.sums));
     float* out = job.out + own / job.group * job.out_stride +
                  (head * job.group + own % job.group) * job.head_dim;
     for (int64_t i = 0; i < job.head_dim; ++i) out[i] = running.values[i] * inverse;
@@ -300,17 +350,16 @@ inline void write_results(const AttentionJob& job, const AttendScratch& scratch)
 }
 
 // One key head's share of a block; of the last one where the sequence has fewer.
-template <class Format>
-const uint32_t* find_share(const AttentionJob& job, int64_t block, int64_t head) {
+inline const uint32_t* find_share(const AttentionJob& job, int64_t block, int64_t head) {
   const int64_t last = (job.first_position + job.tokens - 1) / block_tokens;
   return static_cast<const uint32_t*>(job.cache) +
          job.blocks[block < last ? block : last] * job.block_words +
-         head * 2 * half_words<Format>(job.head_dim);
+         head * job.share_words;
 }
 
 template <class Format>
 const uint32_t* find_keys(const AttentionJob& job, int64_t block, int64_t head) {
-  return find_share<Format>(job, block, head) + half_words<Format>(job.head_dim);
+  return find_share(job, block, head) + half_words<Format>(job.head_dim);
 }
 
 // The block that the first tile begins at: with what the first token sees.
@@ -333,7 +382,9 @@ Tile find_tile(const AttentionJob& job, const AttentionJob& next, int64_t block,
   tile.count = static_cast<int>(last_tile ? left : tile_keys);
   for (int b = 0; b < tile_blocks; ++b) {
     tile.keys[b] = find_keys<Format>(job, block + b, head);
-    tile.values[b] = find_share<Format>(job, block + b, head);
+    tile.values[b] = find_share(job, block + b, head);
+    tile.scales[b] =
+        reinterpret_cast<const uint16_t*>(tile.keys[b] + half_words<Format>(job.head_dim));
     tile.next[b] = find_keys<Format>(follower, after + b, last_head ? 0 : head + 1);
   }
   return tile;
@@ -347,6 +398,7 @@ inline Tile without_unseen(const AttentionJob& job, Tile tile, int64_t row) {
   for (int b = 0; b + unseen < tile_blocks; ++b) {
     tile.keys[b] = tile.keys[b + unseen];
     tile.values[b] = tile.values[b + unseen];
+    tile.scales[b] = tile.scales[b + unseen];
     tile.next[b] = tile.next[b + unseen];
   }
   return tile;
@@ -357,7 +409,7 @@ void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_me
   const int64_t rows = job.tokens * job.group, context = job.first_position + job.tokens;
   const AttendScratch scratch(scratch_memory, rows * job.kv_heads, job.head_dim);
   clear(job, scratch);
-  take_queries(job, scratch);
+  take_queries(job, scratch, job.scale * Format::lift);
   for (int64_t block = find_first_block(job); block * block_tokens < context;
        block += tile_blocks) {
     for (int64_t head = 0; head < job.kv_heads; ++head) {
@@ -371,7 +423,7 @@ void attend(const AttentionJob& job, const AttentionJob& next, float* scratch_me
       }
     }
   }
-  write_results(job, scratch);
+  write_results(job, scratch, Format::settle);
 }
 
 }  // namespace

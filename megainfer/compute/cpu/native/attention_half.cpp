@@ -235,6 +235,7 @@ void AttentionHalf::list_jobs(const AttentionLayer& layer, const StepRows& step,
             .head_dim = d,
             .cache = cache.data + head * size,
             .block_words = layer.kv_heads * size / 4,
+            .share_words = size / 4,
             .blocks = step.blocks + s * step.blocks_a_sequence,
             .sinks = layer.sinks == nullptr ? nullptr : layer.sinks + head * group,
             .scale = layer.scale,
@@ -248,7 +249,7 @@ void AttentionHalf::list_jobs(const AttentionLayer& layer, const StepRows& step,
 
 // A phase with a task a thread, each with scratch of its own: jobs differ in length, so it takes
 // the next one when it is done.
-void AttentionHalf::add_jobs(RowType type) {
+void AttentionHalf::add_jobs(CacheType type) {
   size_t floats = 0;
   for (const AttentionJob& job : jobs_) {
     const int64_t rows = job.tokens * job.kv_heads * job.group;

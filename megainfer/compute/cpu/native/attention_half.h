@@ -81,7 +81,7 @@ class AttentionHalf {
   }
 
   void list_jobs(const AttentionLayer& layer, const StepRows& step, const LayerCache& cache);
-  void add_jobs(RowType type);
+  void add_jobs(CacheType type);
 
   const Level& level_;
   ThreadPool& pool_;

@@ -28,11 +28,11 @@ void heat_queries(const AttentionLayer& layer, int64_t position, float* row) {
 }  // namespace
 
 int64_t share_bytes(const AttentionLayer& layer, const LayerCache& cache) {
-  const int64_t element = cache.type == RowType::f32 ? sizeof(float) : sizeof(uint16_t);
-  return 2 * cache_block_tokens * layer.head_dim * element;
+  const int64_t scales = has_scales(cache.type) ? sizeof(uint16_t) : 0;
+  return 2 * cache_block_tokens * (layer.head_dim * element_bytes(cache.type) + scales);
 }
 
-// A key is a column of its block: so many lines.
+// A key is a column of its block: so many lines, scales after them.
 void ask_for_slot(const AttentionLayer& layer, const LayerCache& cache, int64_t slot) {
   const int64_t size = share_bytes(layer, cache);
   const uint8_t* share = cache.data + slot / cache_block_tokens * layer.kv_heads * size;

@@ -32,7 +32,7 @@ struct AttentionLayer {
 // One layer's keys and values: blocks of cache_block_tokens, each of kv_heads shares.
 struct LayerCache {
   uint8_t* data;
-  RowType type;
+  CacheType type;
 };
 
 // Bytes of one key head in a block of the cache.

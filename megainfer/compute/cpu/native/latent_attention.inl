@@ -45,23 +45,75 @@ size_t latent_scratch(const LatentJob& job) {
          count * (padded(job.rank) + Vec::width + job.width);
 }
 
+// A block is [block_tokens, width].
 template <class Element>
-const Element* find_rows(const LatentJob& job, int64_t block) {
-  return static_cast<const Element*>(job.cache) + job.blocks[block] * block_tokens * job.width;
-}
+struct FloatLatents {
+  static void write(const float* row, int64_t, int64_t width, int64_t offset, void* block) {
+    Element* kept = static_cast<Element*>(block) + offset * width;
+    if constexpr (sizeof(Element) == sizeof(float)) {
+      std::memcpy(kept, row, width * sizeof(float));
+    } else {
+      narrow(row, kept, width);
+    }
+  }
 
-inline void widen_row(const float* row, float* out, int64_t n) {
-  std::memcpy(out, row, n * sizeof(float));
-}
+  static void read(const void* block, int64_t, int64_t width, int64_t offset, float* row) {
+    const Element* kept = static_cast<const Element*>(block) + offset * width;
+    if constexpr (sizeof(Element) == sizeof(float)) {
+      std::memcpy(row, kept, width * sizeof(float));
+    } else {
+      widen(kept, row, width);
+    }
+  }
+};
 
-inline void widen_row(const uint16_t* row, float* out, int64_t n) { widen(row, out, n); }
+// A block is codes [block_tokens, width], then scales in bf16 [block_tokens, latent_scales(rank)].
+template <class Codes>
+struct CodeLatents {
+  static void write(const float* row, int64_t rank, int64_t width, int64_t offset, void* block) {
+    uint8_t* codes = static_cast<uint8_t*>(block) + offset * width;
+    auto* scale = reinterpret_cast<uint16_t*>(static_cast<uint8_t*>(block) + block_tokens * width) +
+                  offset * latent_scales(rank);
+    for (int64_t first = 0; first < width; ++scale) {
+      const int64_t count = group_length(first, rank, width);
+      *scale = find_scale<Codes>(row + first, count);
+      quantise<Codes>(row + first, count, *scale, codes + first);
+      first += count;
+    }
+  }
+
+  static void read(const void* block, int64_t rank, int64_t width, int64_t offset, float* row) {
+    const uint8_t* codes = static_cast<const uint8_t*>(block) + offset * width;
+    const auto* scale = reinterpret_cast<const uint16_t*>(static_cast<const uint8_t*>(block) +
+                                                          block_tokens * width) +
+                        offset * latent_scales(rank);
+    for (int64_t first = 0; first < width; ++scale) {
+      const int64_t count = group_length(first, rank, width);
+      const float size = from_bfloat16(*scale);
+      for (int64_t i = first; i < first + count; ++i) row[i] = Codes::number(codes[i]) * size;
+      first += count;
+    }
+  }
+
+ private:
+  // Channels that share a scale with the one at `first`.
+  static int64_t group_length(int64_t first, int64_t rank, int64_t width) {
+    return first < rank ? std::min(latent_group, rank - first) : width - rank;
+  }
+};
+
+inline const uint8_t* find_block(const LatentJob& job, int64_t block) {
+  return static_cast<const uint8_t*>(job.cache) + job.blocks[block] * job.block_bytes;
+}
 
 // The first `count` tokens of a block, as rows and as keys; the other keys become zeros.
-template <class Element>
+template <class Latents>
 void take_block(const LatentJob& job, int64_t block, int count, float* rows, int64_t stride,
                 float* keys) {
-  const Element* cached = find_rows<Element>(job, block);
-  for (int t = 0; t < count; ++t) widen_row(cached + t * job.width, rows + t * stride, job.width);
+  const uint8_t* cached = find_block(job, block);
+  for (int t = 0; t < count; ++t) {
+    Latents::read(cached, job.rank, job.width, t, rows + t * stride);
+  }
   for (int t = count; t < block_tokens; ++t) std::memset(rows + t * stride, 0, job.width * 4);
   for (int64_t c = 0; c < job.width; ++c, keys += block_tokens) {
     for (int t = 0; t < block_tokens; ++t) keys[t] = rows[t * stride + c];
@@ -69,15 +121,14 @@ void take_block(const LatentJob& job, int64_t block, int count, float* rows, int
 }
 
 // Memory brings the blocks that are visited after these meanwhile.
-template <class Element>
-void ask_for_block(const LatentJob& job, int64_t block) {
-  const auto* words = reinterpret_cast<const uint32_t*>(find_rows<Element>(job, block));
-  const int64_t count = block_tokens * job.width * sizeof(Element) / sizeof(uint32_t);
-  for (int64_t at = 0; at < count; at += block_tokens) ask_for(words + at);
+inline void ask_for_block(const LatentJob& job, int64_t block) {
+  constexpr int64_t line_bytes = 64;
+  const uint8_t* cached = find_block(job, block);
+  for (int64_t at = 0; at < job.block_bytes; at += line_bytes) __builtin_prefetch(cached + at);
 }
 
 // The tile that begins at a block, of a job that sees `context` positions.
-template <class Element>
+template <class Latents>
 Tile take_tile(const LatentJob& job, const LatentScratch& scratch, int64_t block,
                int64_t context) {
   Tile tile;
@@ -90,8 +141,8 @@ Tile take_tile(const LatentJob& job, const LatentScratch& scratch, int64_t block
     const int64_t there = left - b * block_tokens;
     if (there > 0) {
       const int count = static_cast<int>(there < block_tokens ? there : block_tokens);
-      take_block<Element>(job, block + b, count, rows, scratch.row_stride, keys);
-      if (there > tile_keys) ask_for_block<Element>(job, block + b + tile_blocks);
+      take_block<Latents>(job, block + b, count, rows, scratch.row_stride, keys);
+      if (there > tile_keys) ask_for_block(job, block + b + tile_blocks);
     }
     tile.keys[b] = reinterpret_cast<const uint32_t*>(keys);
     tile.values[b] = tile.next[b] = reinterpret_cast<const uint32_t*>(rows);
@@ -158,7 +209,7 @@ inline void take_latent_queries(const LatentJob& job, const LatentScratch& scrat
   }
 }
 
-template <class Element>
+template <class Latents>
 void attend_latents(const LatentJob& job, float* scratch_memory) {
   const int64_t count = job.tokens * job.heads, context = job.first_position + job.tokens;
   const LatentScratch scratch(scratch_memory, job);
@@ -167,7 +218,7 @@ void attend_latents(const LatentJob& job, float* scratch_memory) {
   for (int64_t r = 0; r < count; ++r) scratch.maxima[r] = lowest;
   take_latent_queries(job, scratch);
   for (int64_t block = 0; block * block_tokens < context; block += tile_blocks) {
-    const Tile tile = take_tile<Element>(job, scratch, block, context);
+    const Tile tile = take_tile<Latents>(job, scratch, block, context);
     for (int64_t r = 0; r < count; r += most_rows) {
       visit_some_latents(job, tile, scratch, r, count - r);
     }

@@ -15,8 +15,9 @@ constexpr int64_t slab_rows = 64;
 // for bringing a tile into shape, few enough to keep what is known of them in the cache beside it.
 constexpr int64_t job_rows = 64;
 
-int64_t element_bytes(RowType type) {
-  return type == RowType::f32 ? sizeof(float) : sizeof(uint16_t);
+int64_t block_bytes(const LatentLayer& layer, const LayerCache& cache) {
+  const int64_t scales = has_scales(cache.type) ? latent_scales(layer.rank) * sizeof(uint16_t) : 0;
+  return cache_block_tokens * ((layer.rank + layer.rope) * element_bytes(cache.type) + scales);
 }
 
 }  // namespace
@@ -73,6 +74,7 @@ void LatentHalf::project(const LatentLayer& layer, const float* x, int64_t rows)
 void LatentHalf::finish_rows(const LatentLayer& layer, const StepRows& step,
                              const LayerCache& cache) {
   const int64_t width = layer.rank + layer.rope, head = layer.nope + layer.rope;
+  const int64_t size = block_bytes(layer, cache);
   add_phase(step.rows, [=, this, &layer, &step, &cache](int64_t r) {
     const Level& level = half_.level();
     const float* cos = layer.rotary + step.positions[r] * 2 * layer.rope;
@@ -83,12 +85,9 @@ void LatentHalf::finish_rows(const LatentLayer& layer, const StepRows& step,
     level.rows.rms_norm(latent, layer.kv_norm, layer.latent_eps, layer.rank, latent);
     rotate(latent + layer.rank);
     for (int64_t h = 0; h < layer.heads; ++h) rotate(queries + h * head + layer.nope);
-    uint8_t* kept = cache.data + step.slots[r] * width * element_bytes(cache.type);
-    if (cache.type == RowType::f32) {
-      std::memcpy(kept, latent, width * sizeof(float));
-    } else {
-      level.narrow(latent, reinterpret_cast<uint16_t*>(kept), width);
-    }
+    const int64_t block = step.slots[r] / cache_block_tokens;
+    level.rows.write_latent[static_cast<int>(cache.type)](
+        latent, layer.rank, width, step.slots[r] % cache_block_tokens, cache.data + block * size);
   });
   run();
 }
@@ -182,6 +181,7 @@ void LatentHalf::list_jobs(const LatentLayer& layer, const StepRows& step, const
             .width = width,
             .scale = layer.scale,
             .cache = cache.data,
+            .block_bytes = block_bytes(layer, cache),
             .blocks = step.blocks + s * step.blocks_a_sequence,
         });
       }
@@ -191,7 +191,7 @@ void LatentHalf::list_jobs(const LatentLayer& layer, const StepRows& step, const
 
 // A phase with a task a thread, each with scratch of its own: jobs differ in length, so it takes
 // the next one when it is done.
-void LatentHalf::add_jobs(RowType type) {
+void LatentHalf::add_jobs(CacheType type) {
   const RowFunctions& rows = half_.level().rows;
   size_t floats = 0;
   for (const LatentJob& job : jobs_) floats = std::max(floats, rows.latent_scratch(job));

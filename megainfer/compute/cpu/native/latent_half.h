@@ -35,7 +35,7 @@ class LatentHalf {
   LatentHalf(AttentionHalf& half, ThreadPool& pool) : half_(half), pool_(pool) {}
 
   // x [T, D] += attention of its norm; the rows' latents and keys go into the cache, whose blocks
-  // are [cache_block_tokens, rank + rope].
+  // are [cache_block_tokens, rank + rope], then scales where there are some.
   void attend(const LatentLayer& layer, const StepRows& step, const LayerCache& cache, float* x);
 
  private:
@@ -55,7 +55,7 @@ class LatentHalf {
   void multiply(const HeadsLinear& linear, int64_t heads, int64_t rows, Read read, Write write);
   void list_jobs(const LatentLayer& layer, const StepRows& step, const LayerCache& cache,
                  const Slab& slab);
-  void add_jobs(RowType type);
+  void add_jobs(CacheType type);
 
   AttentionHalf& half_;
   ThreadPool& pool_;

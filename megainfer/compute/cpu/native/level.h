@@ -45,10 +45,26 @@ struct Product {
 };
 
 enum class RowType : int32_t { f32 = 0, bf16 = 1 };
-constexpr int row_types = 2;
+
+// What keys and values are cached in: floats, or codes of eight bits and their scales.
+enum class CacheType : int32_t { f32 = 0, bf16 = 1, int8 = 2, e4m3 = 3 };
+constexpr int cache_types = 4;
 
 // Tokens of a block of the KV cache, whose layout is paged_cache.inl's own.
 constexpr int64_t cache_block_tokens = 16;
+
+constexpr bool has_scales(CacheType type) {
+  return type == CacheType::int8 || type == CacheType::e4m3;
+}
+
+constexpr int64_t element_bytes(CacheType type) {
+  return type == CacheType::f32 ? 4 : type == CacheType::bf16 ? 2 : 1;
+}
+
+// Channels of a latent that share a scale; the rotated key beside it has one of its own.
+constexpr int64_t latent_group = 128;
+
+constexpr int64_t latent_scales(int64_t rank) { return (rank + latent_group - 1) / latent_group + 1; }
 
 enum class NormKind : int32_t { rms = 0, layer = 1 };
 
@@ -70,7 +86,7 @@ struct AttentionJob {
   int64_t tokens, first_position;
   int64_t kv_heads, group, head_dim;  // `group` queries share a key head
   const void* cache;                  // of block 0, of the first key head in question
-  int64_t block_words;                // 32-bit words between blocks
+  int64_t block_words, share_words;   // 32-bit words between blocks, and between key heads
   const int64_t* blocks;              // where the sequence's tokens lie
   const float* sinks;                 // a query's score without a value, or null
   float scale;                        // of scores
@@ -105,7 +121,8 @@ struct LatentJob {
   int64_t tokens, first_position, heads;
   int64_t rank, width;  // channels of a row that are its value, and all, which are its key
   float scale;          // of scores
-  const void* cache;    // blocks of [cache_block_tokens, width]
+  const void* cache;    // of block 0
+  int64_t block_bytes;
   const int64_t* blocks;  // where the sequence's tokens lie
 };
 
@@ -140,18 +157,22 @@ struct RowFunctions {
   // none.
   int64_t (*draw)(const float* logits, int64_t n, const DrawWish& wish, float* scratch);
   // Keep one token of one key head, key and value of head_dim floats, as the one at `offset` in
-  // this head's share of a block; by the cache's type. head_dim is even.
-  void (*write_cached[row_types])(const float* key, const float* value, int64_t head_dim,
+  // this head's share of a block; by the cache's type. head_dim fills words.
+  void (*write_cached[cache_types])(const float* key, const float* value, int64_t head_dim,
                                   int64_t offset, void* share);
   // Floats of scratch that `attend` needs for a job of these many query rows.
   size_t (*attend_scratch)(int64_t rows, int64_t head_dim);
   // Causal attention of one job as far back as its queries see, while memory is asked for what
   // `next` begins with; by the cache's type.
-  void (*attend[row_types])(const AttentionJob& job, const AttentionJob& next, float* scratch);
+  void (*attend[cache_types])(const AttentionJob& job, const AttentionJob& next, float* scratch);
+  // Keep one token's row, `rank` channels of `width` being its latent, as the one at `offset` of a
+  // block; by the cache's type.
+  void (*write_latent[cache_types])(const float* row, int64_t rank, int64_t width, int64_t offset,
+                                    void* block);
   // Floats of scratch that `attend_latents` needs.
   size_t (*latent_scratch)(const LatentJob& job);
   // Causal attention of one job; by the cache's type.
-  void (*attend_latents[row_types])(const LatentJob& job, float* scratch);
+  void (*attend_latents[cache_types])(const LatentJob& job, float* scratch);
 };
 
 struct Level {

@@ -43,7 +43,7 @@ from megainfer.compute.reference.kernels.routing import (
     route,
     scatter_plan,
 )
-from megainfer.compute.reference.kernels.sampling import best, draw
+from megainfer.compute.reference.kernels.sampling import best, draw, kept_probabilities
 from megainfer.compute.reference.kernels.scores import scores
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "gather_latents",
     "group_by_expert",
     "grouped_feed_forward",
+    "kept_probabilities",
     "padded_plan",
     "prefill_attention",
     "rms_norm",

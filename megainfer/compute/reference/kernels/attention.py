@@ -65,8 +65,8 @@ def decode_attention(
     grouped = q.reshape(sequences, kv_heads, heads // kv_heads, head_dim)
     # What another sequence has left there may not be finite, and 0 * NaN is NaN.
     missing = ~mask.transpose(-1, -2)
-    k = _gather(k_cache, block_table, mask.shape[-1]).masked_fill(missing, 0)
-    v = _gather(v_cache, block_table, mask.shape[-1]).masked_fill(missing, 0)
+    k = _gather(k_cache, block_table, mask.shape[-1]).masked_fill(missing, 0).to(q.dtype)
+    v = _gather(v_cache, block_table, mask.shape[-1]).masked_fill(missing, 0).to(q.dtype)
     seen = mask if scoring.sees_all else scoring.seen(mask.sum(-1) - 1, mask.shape[-1])
     sinks = None if scoring.sinks is None else scoring.sinks.view(kv_heads, -1, 1)
     return _attend(grouped, k, v, seen, scoring.scale, sinks).reshape(sequences, heads * head_dim)
@@ -87,8 +87,8 @@ def prefill_attention(
     """
     tokens, heads, head_dim = q.shape
     group = heads // k_cache.shape[2]
-    k = _gather(k_cache, blocks[None], context).repeat_interleave(group, 1)
-    v = _gather(v_cache, blocks[None], context).repeat_interleave(group, 1)
+    k = _gather(k_cache, blocks[None], context).repeat_interleave(group, 1).to(q.dtype)
+    v = _gather(v_cache, blocks[None], context).repeat_interleave(group, 1).to(q.dtype)
     seen = scoring.seen(torch.arange(context - tokens, context, device=q.device), context)
     sinks = None if scoring.sinks is None else scoring.sinks.view(heads, 1, 1)
     out = _attend(q.transpose(0, 1)[None], k, v, seen, scoring.scale, sinks)

@@ -26,6 +26,14 @@ def best(logits: Tensor) -> tuple[Tensor, Tensor]:
 def draw(logits: Tensor, wishes: Sequence[DrawWish], device: Device = HOST) -> Tensor:
     """One token id a row, as each wishes, by inverting the cumulative distribution: float32 [S, V]
     -> int64 [S]. See `TokenKernels.draw`; device: where the logits are."""
+    cumulative = kept_probabilities(logits, wishes, device).cumsum(-1, dtype=torch.float64)
+    target = _column([w.uniform for w in wishes], torch.float64, device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).flatten()
+
+
+def kept_probabilities(logits: Tensor, wishes: Sequence[DrawWish], device: Device = HOST) -> Tensor:
+    """Of each token, after temperature and cuts, float32 [S, V]; what was cut by top_p isn't made
+    up for, so a row may add up to less than 1."""
     # Subtracting the maximum first keeps tiny temperatures from overflowing.
     scaled = logits - logits.amax(-1, keepdim=True)
     _drop_below_top_k(scaled, logits, [w.top_k for w in wishes], device)
@@ -36,9 +44,7 @@ def draw(logits: Tensor, wishes: Sequence[DrawWish], device: Device = HOST) -> T
         scaled.masked_fill_(scaled < least, -torch.inf)
     probabilities = torch.softmax(scaled, dim=-1)
     _drop_outside_top_p(probabilities, [w.top_p for w in wishes], device)
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    target = _column([w.uniform for w in wishes], torch.float64, device) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).flatten()
+    return probabilities
 
 
 def _column(numbers: Sequence[float], dtype: torch.dtype, device: Device) -> Tensor:

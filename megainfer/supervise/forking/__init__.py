@@ -1,0 +1,1 @@
+"""Forking: what is imported before it, and the processes of a node."""

@@ -1,0 +1,57 @@
+"""`benchmarks/rl_learning.py`: what it reports adds up, and policies learn."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.instruments import run
+
+SECONDS = 1500.0
+"""A generous bound of runs that train for minutes."""
+
+
+def learning(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
+    report = folder / "runs.jsonl"
+    finished = run(
+        "rl_learning.py", "--folder", folder, *arguments, "--json", report, seconds=SECONDS
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
+    for name, each in found.items():
+        assert "cores" in each["hardware"]
+        each["rows"] = lines_of(folder / name / "metrics.jsonl")
+    return found
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what the clock says."""
+    clocks = ("seconds/", "idle/")
+    return [{n: v for n, v in row.items() if not n.startswith(clocks)} for row in rows]
+
+
+def test_what_runs_have_spent_is_reported(tmp_path: Path) -> None:
+    sizes = ("--longest", "4", "--steps", "2", "--prompts", "2", "--answers", "2")
+    short = ("--held-out", "3", "--warm-up", "2", "--first", "1", "--evaluations", "2")
+    plot = tmp_path / "curves.png"
+    more = ("--shorter", "4", "--plot", str(plot))
+    found = learning(tmp_path, "--arms", "tppo,grpo", *sizes, *short, *more)
+    assert found.keys() == {"tppo-0", "grpo-0"}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    for name, each in found.items():
+        rows, (start, *_, last), told = each["rows"], each["curve"], each["summary"]
+        assert len(rows) == (8 if name == "tppo-0" else 2), "T-PPO's steps are shorter"
+        assert len(each["curve"]) == 3
+        assert start["step"] == start["tokens"] == 0
+        assert last["step"] == len(rows)
+        assert last["tokens"] == sum(row["rollout/tokens"] for row in rows)
+        assert last["decode_steps"] == sum(row["rollout/longest"] for row in rows)
+        assert last["gpu_context_seconds"] > start["gpu_context_seconds"] == 0
+        assert 0 < told["occupancy"] <= 1
+        assert 0 < told["engine_idle"] < 1
+        assert told["mismatch"] < 1e-4
+        assert told["decode_steps_to_solved"] is told["gpu_decode_seconds_to_solved"] is None
