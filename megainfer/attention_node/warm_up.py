@@ -29,12 +29,16 @@ def warm_up(model: StepModel, kv: KVCache, plan: Plan) -> None:
 
 
 def _batches(plan: Plan, kv: KVCache) -> Iterator[StepBatch]:
-    """Decode steps of all sizes that are profiled, and a prompt that fills a step."""
-    for rows in plan.profiled_rows:
-        yield decode_batch(plan, rows, 0, kv.device)
-    tokens = min(plan.config.max_num_batched_tokens, plan.max_model_len - 1)
-    blocks = [block % plan.num_blocks for block in range(-(-tokens // BLOCK_SIZE))]
-    yield build_batch([ChunkInput([0] * tokens, 0, blocks, samples=True)], kv.device)
+    """Decode steps of all sizes that are profiled, and a prompt that fills a step; of either the
+    first there may be and the last, since what attention keeps meanwhile grows with the context."""
+    last = plan.max_model_len - 1
+    tokens = min(plan.config.max_num_batched_tokens, last)
+    for context in (0, last):
+        for rows in plan.profiled_rows:
+            yield decode_batch(plan, rows, context, kv.device)
+    for start in (0, last - tokens):
+        blocks = [b % plan.num_blocks for b in range(-(-(start + tokens) // BLOCK_SIZE))]
+        yield build_batch([ChunkInput([0] * tokens, start, blocks, samples=True)], kv.device)
 
 
 def _run(model: StepModel, kv: KVCache, batch: StepBatch) -> None:

@@ -25,13 +25,16 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.node_pair import CLOCK
 from tests.support.sealed_device import SealedDevice
 
-SIZES: dict[str, Any] = {"max_num_batched_tokens": 24, "max_num_seqs": 6, "max_model_len": 96}
+SIZES: dict[str, Any] = {"max_num_batched_tokens": 24, "max_num_seqs": 6, "max_model_len": 592}
+"""Sequences so long that attention cuts them into segments."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(
-        "qwen3_moe", "gqa", tmp_path_factory.mktemp("model"), num_hidden_layers=2
+        *("qwen3_moe", "gqa", tmp_path_factory.mktemp("model")),
+        num_hidden_layers=2,
+        max_position_embeddings=1024,
     )
 
 
