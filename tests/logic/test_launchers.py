@@ -57,7 +57,7 @@ def test_roles_are_in_the_environment() -> None:
     assert slurm_rank(step).leader == "gpu06"
 
 
-@pytest.mark.parametrize("name", TORCHRUN.keys() - {"LOCAL_RANK"})
+@pytest.mark.parametrize("name", sorted(TORCHRUN.keys() - {"LOCAL_RANK"}))
 def test_what_torchrun_has_not_set_is_named(name: str) -> None:
     without = {key: value for key, value in TORCHRUN.items() if key != name}
     with pytest.raises(ConfigError, match=f"finds no {name} in the environment: .*torchrun"):
