@@ -56,8 +56,11 @@ def address_of(served: Served, host: str) -> str:
     return last
 
 
-def test_where_there_is_no_cluster_it_is_said(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_cluster_it_is_said(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where Ray looks for one of this machine
     done = run_cli("serve", str(model), *AGENTS, timeout=120)
     assert done.returncode == 2
     assert "there is no Ray cluster at --ray-address auto" in done.stderr

@@ -40,7 +40,8 @@ class RayProcess(LauncherProcess):
             )
         finally:
             os.close(writer)
-        super().__init__("the driver of Ray", self._process.pid, reader)
+        name = f"the driver of Ray (--ray-address {wish.address})"
+        super().__init__(name, self._process.pid, reader)
         self._tell(wish)
 
     def start(self, start: RayStart) -> None:
