@@ -6,16 +6,11 @@ from typing import Any
 
 from tests.support.instruments import run
 
-SECONDS = 1500.0
-"""A generous bound of runs that train for minutes."""
-
 
 def learning(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
     """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
     report = folder / "runs.jsonl"
-    finished = run(
-        "rl_learning.py", "--folder", folder, *arguments, "--json", report, seconds=SECONDS
-    )
+    finished = run("rl_learning.py", "--folder", folder, *arguments, "--json", report)
     assert finished.returncode == 0, finished.stderr
     found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
     for name, each in found.items():
@@ -26,12 +21,6 @@ def learning(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without what the clock says."""
-    clocks = ("seconds/", "idle/")
-    return [{n: v for n, v in row.items() if not n.startswith(clocks)} for row in rows]
 
 
 def test_what_runs_have_spent_is_reported(tmp_path: Path) -> None:
