@@ -81,9 +81,9 @@ def test_links_that_are_slow_by_turns_change_nothing(reference, monkeypatch, see
     folder, prompts, expected = reference
     lots, receive = random.Random(seed), Channel.receive
 
-    def late(channel: Channel, payload: torch.Tensor, seconds: float) -> None:
+    def late(channel: Channel, payload: torch.Tensor, seconds: float, tag: int = 0) -> None:
         time.sleep(lots.choice((0.0, 0.0, 1e-4, 4e-3)))  # the fault itself: a slow link
-        receive(channel, payload, seconds)
+        receive(channel, payload, seconds, tag)
 
     cluster = DistCluster(folder, 3, 2, 3, max_num_batched_tokens=24)
     monkeypatch.setattr(Channel, "receive", late)

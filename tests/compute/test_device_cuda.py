@@ -26,7 +26,7 @@ class FakeCuda(SimpleNamespace):
         self.chosen = device
 
     def get_device_properties(self, device: torch.device) -> SimpleNamespace:
-        return SimpleNamespace(multi_processor_count=132)
+        return SimpleNamespace(multi_processor_count=132, name="H200", major=9, minor=0)
 
     def memory_reserved(self, device: torch.device) -> int:
         return self.reserved

@@ -37,7 +37,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Level* level = find_level(levels[input.between(0, num_levels - 1)]->name);
   if (level == nullptr) level = best_level();
   const auto format = static_cast<WeightFormat>(input.between(0, weight_formats - 1));
-  const auto type = static_cast<RowType>(input.between(0, row_types - 1));
+  const auto type = static_cast<RowType>(input.between(0, static_cast<int32_t>(RowType::bf16)));
   const ExpertShape shape = {input.between(1, 9),
                              input.between(1, 70),
                              input.between(1, 40),

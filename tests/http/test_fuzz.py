@@ -35,7 +35,7 @@ KEYS, ADMIN_KEYS = ("one-clients-key", "anothers-key"), ("an-operators-key",)
 QUICK, MANY = 400, 5000
 ALL = int(os.environ.get("MEGAINFER_FUZZ", MANY))
 """How many of the slow test."""
-SEED = int(os.environ.get("MEGAINFER_FUZZ_SEED", 1))
+SEED = int(os.environ.get("MEGAINFER_FUZZ_SEED", 2))
 END = 2
 LONGEST_SECONDS = 0.1
 GROWTH_BYTES = 48 * 2**20

@@ -1,6 +1,7 @@
 """Once nodes are warm, their kernels take no more memory: steps of every size, spares that are
 filled, and experts on the move included."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.models.sources import FfnSources
 from megainfer.topology import EMPTY
+from megainfer.topology.placement import Slots, Table
 from tests.support.checkpoints import write_checkpoint
 from tests.support.node_pair import CLOCK
 from tests.support.sealed_device import SealedDevice
@@ -41,6 +43,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planned(folder: Path, **wish: Any) -> Plan:
     config = EngineConfig(str(folder), 1, 2, kernels="reference", dtype="float32", **SIZES, **wish)
     return make_plan(config, folder, read_machine())
+
+
+def without_spare(plan: Plan, node: int) -> Plan:
+    """The node's last slot is empty in each layer, as when its node came later."""
+    tables = tuple(
+        Table(
+            _with_last(table.experts, node, EMPTY),
+            _with_last(table.ways, node, 0),
+        )
+        for table in plan.placement.tables
+    )
+    return replace(plan, placement=replace(plan.placement, tables=tables))
+
+
+def _with_last(slots: Slots, node: int, value: int) -> Slots:
+    return tuple((*own[:-1], value) if at == node else own for at, own in enumerate(slots))
 
 
 def gpu(device: SealedDevice) -> GpuBackend:
@@ -75,8 +93,9 @@ def test_steps_of_every_size_have_their_memory(folder: Path) -> None:
 
 
 def test_spares_and_experts_on_the_move_have_theirs(folder: Path) -> None:
-    plan = planned(folder, expert_replicas=1, rebalance=30.0)
-    device, node = SealedDevice(), 1
+    node = 1
+    plan = without_spare(planned(folder, expert_replicas=1, rebalance=30.0), node)
+    device = SealedDevice()
     model = load_experts(plan, node, gpu(device), nothing)
     warm_up_experts(model, plan, node, device)
     device.seal()

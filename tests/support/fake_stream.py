@@ -80,7 +80,7 @@ class FakeEvent:
     def at(self) -> float:
         """When it was reached, on the device's clock; an idle stream reaches it at once."""
         before = (self._device.streams[i].ended[number] for i, number in self._clock.items())
-        return max(self._given_at, *before)
+        return max([self._given_at, *before])
 
     def _seen(self) -> bool:
         done = self._device.has_done(self._clock)
