@@ -80,7 +80,7 @@ def test_an_agent_that_is_killed_is_started_again_as_the_same_host(
     agents = children_of(keeper_of(local))
     os.kill(agents[-1], signal.SIGKILL)
     await_output(local, lambda text: "was killed by SIGKILL; it is started again" in text)
-    await_output(local, lambda text: "is back" in text)
+    await_output(local, lambda text: "is back, at" in text)
     await_health(local)
     assert answer(local) == expected
     assert hosts_of(local) == {"local-0", "local-1"}
@@ -92,7 +92,7 @@ def test_an_interrupt_ends_agents_and_nodes(local: Served) -> None:
     local.process.send_signal(signal.SIGINT)
     assert local.end() == 0, local.output
     assert session_members(local.process.pid) == []
-    assert "is lost" not in local.output.partition("is back")[2]
+    assert "is lost" not in local.output.partition("is back, at")[2]
 
 
 def test_whoever_keeps_agents_can_not_be_done_without(model: Path) -> None:
