@@ -1,0 +1,9 @@
+"""Ray's errors."""
+
+
+class RayError(Exception):
+    pass
+
+
+class GetTimeoutError(RayError):
+    pass
