@@ -33,7 +33,7 @@ class Size:
     prompts: int = 16
     answers: int = 8
     first: int = 3
-    evaluations: int = 9
+    evaluations: int = 12
     shorter: int = 2
 
 
@@ -60,7 +60,7 @@ def config_of(arm: str, task: Task, size: Size, output: Path, seed: int) -> Trai
         "reward": {"function": "exact"},
         "advantage": {"edge": 2},
         "optimiser": {
-            "policy_rate": 1e-3,
+            "policy_rate": 3e-4,
             "value_rate": 1e-3,
             "policy_updates": 4,
             "value_updates": 8,

@@ -19,7 +19,7 @@ GOES_ON = 0.85
 
 
 def small_model(context: int, seed: int) -> Any:
-    """Some 0.25M parameters: 2 layers, 4 experts, two of them for each token."""
+    """Some 0.24M parameters: 2 layers, 4 experts, two of them for each token."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
     torch.manual_seed(seed)

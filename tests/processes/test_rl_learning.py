@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.instruments import run
 
 
 def learning(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
     """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
     report = folder / "runs.jsonl"
-    finished = run("rl_learning.py", "--folder", folder, *arguments, "--json", report)
+    finished = run("rl_learning.py", "--folder", folder, *arguments, "--json", report, seconds=300)
     assert finished.returncode == 0, finished.stderr
     found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
     for name, each in found.items():
@@ -44,3 +46,20 @@ def test_what_runs_have_spent_is_reported(tmp_path: Path) -> None:
         assert 0 < told["engine_idle"] < 1
         assert told["mismatch"] < 1e-4
         assert told["decode_steps_to_solved"] is told["gpu_decode_seconds_to_solved"] is None
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what the clock says."""
+    clocks = ("seconds/", "idle/")
+    return [{n: v for n, v in row.items() if not n.startswith(clocks)} for row in rows]
+
+
+@pytest.mark.timeout(400)
+def test_ppo_learns_and_windows_as_long_as_answers_are_ppo(tmp_path: Path) -> None:
+    sizes = ("--longest", "6", "--steps", "10", "--first", "2", "--evaluations", "2")
+    more = ("--held-out", "128", "--warm-up", "200")
+    found = learning(tmp_path, "--arms", "ppo,tppo-whole", *sizes, *more)
+    start, *_, last = found["ppo-0"]["curve"]
+    assert last["pass@1"] > start["pass@1"] + 0.15
+    assert last["greedy"] > 0.9
+    assert timeless(found["ppo-0"]["rows"]) == timeless(found["tppo-whole-0"]["rows"])
