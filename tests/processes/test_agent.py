@@ -27,9 +27,11 @@ class Forked:
 
     def __init__(self) -> None:
         self.pids: list[int] = []
+        self._kept: list[subprocess.Popen[bytes]] = []  # else the next Popen would reap them
 
     def fork(self) -> int:
-        self.pids.append(subprocess.Popen(["sleep", "60"]).pid)
+        self._kept.append(subprocess.Popen(["sleep", "60"]))
+        self.pids.append(self._kept[-1].pid)
         return self.pids[-1]
 
     def living(self) -> list[int]:
