@@ -96,7 +96,7 @@ class Shortcuts:
         request = Request(scope, receive, send)
         try:
             response = await handle(request)
-        except Exception as error:
+        except Exception as error:  # the handlers' boundary, as in Starlette's own layers
             response = await answer_to(request, error)
             await response(scope, receive, send)
             if not is_foreseen(error):

@@ -44,7 +44,8 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of(launcher: Launcher, hosts: HostOptions | None = None, **more: object) -> Launching:
-    return Launching(hosts or HostOptions(), LauncherOptions(launcher, **more))  # type: ignore[arg-type]
+    options = LauncherOptions(launcher, **more)  # type: ignore[arg-type]  # of any type
+    return Launching(hosts or HostOptions(), options)
 
 
 # --- roles ----------------------------------------------------------------------------------------

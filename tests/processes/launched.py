@@ -6,6 +6,7 @@ from time import monotonic, sleep
 import httpx
 
 from tests.support.served import Served
+from tests.support.served import answer as served_answer
 
 PROMPT = [5, 6, 7, 8] * 8
 TOKENS = 16
@@ -18,17 +19,7 @@ OPTIONS = (
 
 
 def answer(served: Served) -> list[int]:
-    body = {
-        "prompt": PROMPT,
-        "max_tokens": TOKENS,
-        "ignore_eos": True,
-        "temperature": 0,
-        "return_token_ids": True,
-    }
-    said = httpx.post(f"{served.url}/v1/completions", json=body, timeout=90)
-    assert said.status_code == 200, said.text
-    ids: list[int] = said.json()["choices"][0]["token_ids"]
-    return ids
+    return served_answer(served, PROMPT, TOKENS)
 
 
 def hosts_of(served: Served) -> set[str]:

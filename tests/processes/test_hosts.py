@@ -25,7 +25,7 @@ from tests.support.agents import (
 )
 from tests.support.chaos.instance import write_model
 from tests.support.namespaces import NetHost, Network, may_make_hosts, network
-from tests.support.served import Served, serving, stream
+from tests.support.served import Served, answer, serving, stream
 
 PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8, [9])
 TOKENS = 24
@@ -134,20 +134,6 @@ def m2n_address(host: NetHost, pid: int, expert: int) -> tuple[str, int]:
     )
     address, port = told.stdout.split()
     return address, int(port)
-
-
-def answer(served: Served, prompt: list[int], tokens: int) -> list[int]:
-    body = {
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "temperature": 0,
-        "return_token_ids": True,
-    }
-    said = httpx.post(f"{served.url}/v1/completions", json=body, timeout=90)
-    assert said.status_code == 200, said.text
-    ids: list[int] = said.json()["choices"][0]["token_ids"]
-    return ids
 
 
 def test_the_doctor_measures_both_ways(site: Site) -> None:

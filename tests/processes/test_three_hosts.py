@@ -22,7 +22,7 @@ from tests.support.agents import (
 )
 from tests.support.chaos.instance import write_model
 from tests.support.namespaces import NetHost, Network, may_make_hosts, network
-from tests.support.served import Served, serving, stream
+from tests.support.served import Served, answer, serving, stream
 
 NAMES = ("left", "middle", "right")
 PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8, [9])
@@ -90,20 +90,6 @@ def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
         ends.callback(served.kill)
         wait_until_ready(served, agents)
         yield Site(net, token, served, agents)
-
-
-def answer(served: Served, prompt: list[int], tokens: int) -> list[int]:
-    body = {
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "temperature": 0,
-        "return_token_ids": True,
-    }
-    said = httpx.post(f"{served.url}/v1/completions", json=body, timeout=90)
-    assert said.status_code == 200, said.text
-    ids: list[int] = said.json()["choices"][0]["token_ids"]
-    return ids
 
 
 def test_tokens_are_those_of_one_host(site: Site, expected: dict[int, list[int]]) -> None:

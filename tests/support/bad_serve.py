@@ -26,7 +26,7 @@ def main() -> None:
         host, _, port = routes[name].partition(":")
         return Address(host, int(port))
 
-    Reception.listens_at = listens_at  # type: ignore[method-assign]
+    Reception.listens_at = listens_at  # type: ignore[method-assign]  # in its place
     bound_restarts(Restarts(most=1000, window=1.0))
     from megainfer.cli import main as megainfer
 

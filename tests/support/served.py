@@ -176,6 +176,21 @@ def run_cli(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[st
         return subprocess.CompletedProcess(args, status, output.read(), error.read())
 
 
+def answer(served: Served, prompt: list[int], tokens: int) -> list[int]:
+    """Greedy, of so many tokens."""
+    body = {
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "return_token_ids": True,
+    }
+    said = httpx.post(f"{served.url}/v1/completions", json=body, timeout=90)
+    assert said.status_code == 200, said.text
+    ids: list[int] = said.json()["choices"][0]["token_ids"]
+    return ids
+
+
 def stream(served: Served, prompt: list[int], tokens: int, **more: Any) -> Iterator[dict[str, Any]]:
     """The events of a streamed completion, parsed; `[DONE]` ends it."""
     body = {

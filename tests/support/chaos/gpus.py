@@ -44,7 +44,7 @@ class PretendedGpu(HostDevice):
         return PretendedEvent()
 
     def capture(self, work: Callable[[], object]) -> Callable[..., None]:
-        return super().capture(work)  # type: ignore[return-value]
+        return super().capture(work)  # type: ignore[return-value]  # a fake's
 
 
 class _Reference(selection._Reference):
@@ -63,6 +63,6 @@ class _Reference(selection._Reference):
 def pretend_gpus(count: int) -> None:
     """From here on this machine has so many, in this process and those that it forks."""
     nvidia = Nvidia(tuple(h200(number) for number in range(count)), "pretended")
-    machine.ask_nvml = lambda: nvidia  # type: ignore[attr-defined, assignment]
-    machine.package_problem = lambda: ""  # type: ignore[attr-defined, assignment]
+    machine.ask_nvml = lambda: nvidia  # type: ignore[attr-defined, assignment]  # faked
+    machine.package_problem = lambda: ""  # type: ignore[attr-defined, assignment]  # faked
     selection.IMPLEMENTATIONS["gpu"] = _Reference()
