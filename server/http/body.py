@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope
 
 from megainfer.sharing.budgets import MEMORY
 from megainfer.sharing.shares import Shares
 from server.http.beginnings import SMALL_BYTES, Beginnings
 from server.http.client import current_client
+from server.http.connection import ClientGone
 from server.http.errors import ApiError, ErrorReport
 
 BODY_SECONDS = 60.0
@@ -128,6 +129,8 @@ class JsonRequest(Request):
                     else:
                         body.clear()
             self._limits.check_size(size)
+        except ClientDisconnect:
+            raise ClientGone from None
         except TimeoutError:
             message = f"the body did not arrive within {BODY_SECONDS:g} s"
             raise ApiError(ErrorReport(408, message, code="request_timeout")) from None

@@ -63,6 +63,14 @@ def test_a_client_that_does_not_read_is_given_up(stream: bool) -> None:
         wait_until_alone(server)
 
 
+def wait_until_running(server: RunningServer) -> None:
+    """Until a request beside the one that asks is being answered, if only its body is read."""
+    deadline = monotonic() + WAIT_SECONDS
+    with httpx.Client(base_url=server.url, trust_env=False) as http:
+        while not http.get("/load").json()["server_load"]:
+            assert monotonic() < deadline, "it has never begun"
+
+
 def wait_until_alone(server: RunningServer) -> None:
     """Until no request is being answered, and no sequence is in flight."""
     deadline = monotonic() + WAIT_SECONDS
@@ -95,6 +103,22 @@ def test_what_is_no_http_behind_a_head_is_told_once(
         answer = b"".join(iter(lambda: connection.recv(2**16), b""))
     assert answer.count(b"HTTP/1.1 400 ") == answer.count(b"HTTP/1.1") == answers
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+
+
+def test_who_hangs_up_before_the_body_is_there_leaves_nothing_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 100\r\n\r\n"
+    )
+    with RunningServer(TOKENIZER) as server:
+        for said in (head, head + b'{"prompt": [1'):
+            with connect(server) as connection:
+                connection.sendall(said)
+                wait_until_running(server)
+            wait_until_alone(server)
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 def test_nor_do_they_have_longer_on_a_connection_that_was_used_before() -> None:

@@ -25,6 +25,7 @@ SHORT = (
     "a different literal of 150001 letters",
     "nested repetition",
     "an enum of 5,000 objects",
+    "bad grammars, and nobody waits for them",
     "128 bad words of 256 letters in 64 sequences",
     "1,024 biases in 128 sequences",
 )
@@ -82,6 +83,7 @@ def withstand(served: Served, attacks: list[Attack]) -> None:
     while not is_back(served, before):
         assert time.monotonic() < deadline, f"{descriptors(served)} are open, not {before}"
         time.sleep(0.1)
+    assert "Traceback" not in served.output, "a client can fill the log"
     nodes = {pid: name for pid, name in members.items() if name.startswith("mega-")}
     assert nodes.items() <= dict(served.members()).items(), "a process was lost"
 

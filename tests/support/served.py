@@ -51,7 +51,7 @@ class Served:
             )
         finally:
             os.close(writer)
-        self.output = ""
+        self._lines = list[str]()
         self._until = until
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -68,10 +68,15 @@ class Served:
     def _read(self) -> None:
         with self._printed as lines:
             for line in lines:
-                self.output += line
+                self._lines.append(line)
                 if self._until in line:
                     self._ready.set()
         self._ready.set()
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return "".join(self._lines)
 
     @property
     def url(self) -> str:
