@@ -1,7 +1,8 @@
 """An NVIDIA GPU as a device: torch's streams, events and caching allocator."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class CudaDevice:
             self._capturing = self.stream(), cuda.graph_pool_handle()
         stream, pool = self._capturing
         cuda.synchronize(self.torch)
-        with self.on(stream):
+        with self.on(stream), _nothing_collected():
             # Of other threads, which may go on loading weights, nothing is captured.
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
@@ -174,3 +175,16 @@ class CudaDevice:
 def pinned(shape: Sequence[int], dtype: dtype) -> Tensor:
     """Host memory that GPUs copy from and to while the host goes on."""
     return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Within it Python collects no garbage: memory of a peer that a node has left, for one, waits
+    for the GPU when it goes, and nothing may while it records."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

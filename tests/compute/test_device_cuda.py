@@ -1,6 +1,8 @@
 """The GPU as a device: how its memory is sealed, and what becomes of its errors. Without a GPU, the
 calls of torch's CUDA part are a stand-in's."""
 
+import gc
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -83,6 +85,59 @@ def test_a_device_that_is_not_strict_counts_what_it_takes_late(cuda):
         "device_late_allocations": 1,
     }
     assert memory_counters(HOST) == {}
+
+
+class FakeGraph:
+    """Of `torch.cuda.CUDAGraph` what records."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+        self._told.append(f"begin {pool} {capture_error_mode}")
+
+    def capture_end(self) -> None:
+        self._told.append("end")
+        if "broken" in self._told:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+    def replay(self) -> None:
+        self._told.append("replay")
+
+
+@pytest.fixture
+def told(cuda: FakeCuda, monkeypatch) -> list[str]:
+    """What graphs of CUDA are asked."""
+    told = list[str]()
+    cuda.Stream, cuda.stream = SimpleNamespace, lambda stream: nullcontext()
+    cuda.CUDAGraph, cuda.graph_pool_handle = (lambda: FakeGraph(told)), lambda: "pool"
+    cuda.synchronize = lambda device: told.append("synchronize")
+    monkeypatch.setattr(CudaDevice, "stream", lambda device: SimpleNamespace())
+    return told
+
+
+def test_what_is_recorded_is_given_again_and_nothing_is_collected_meanwhile(told):
+    def work() -> None:
+        told.append(f"work, collecting: {gc.isenabled()}")
+
+    device = CudaDevice()
+    replay = device.capture(work)
+    assert gc.isenabled()
+    assert told == ["synchronize", "begin pool thread_local", "work, collecting: False", "end"]
+    replay()
+    assert told[-1] == "replay"
+
+
+def test_a_recording_that_fails_says_what_failed_first_and_collecting_goes_on(told):
+    def work() -> None:
+        told.append("broken")
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    device = CudaDevice()
+    with pytest.raises(NodeDied, match="out of memory"), ends_the_node("GPU 3 (H200)"):
+        device.capture(work)
+    assert told[-1] == "end"
+    assert gc.isenabled()
 
 
 @pytest.mark.gpu

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from megainfer.attention_node.node import AttentionNode
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.compute.backend import Backend
-from megainfer.compute.gpu.backend import GpuBackend
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.loading import ExpertLoader
 from megainfer.models.sources import FfnSources
 from megainfer.topology import Placement, WeightVersion, placement_of
+from tests.support.canaries import fill_unused
 from tests.support.checkpoints import decisive, oracle, write_checkpoint
-from tests.support.local_cluster import LocalCluster, greedy_submit
+from tests.support.gpu_cluster import SECONDS, GpuCluster, short_prompts
+from tests.support.local_cluster import greedy_submit
 
 TWO_LAYERS = {"num_hidden_layers": 2}
 OPTIONS: dict[str, Any] = {
@@ -29,19 +28,6 @@ OPTIONS: dict[str, Any] = {
     "prefix_cache": False,
 }
 NEW_TOKENS = 5
-SECONDS = 110  # less than a test may take: the interpreter needs long
-
-
-class GpuCluster(LocalCluster):
-    """Nodes whose kernels are interpreted, on the host."""
-
-    def _backend(self) -> Backend:
-        return GpuBackend(torch.float32, torch.float32)
-
-
-def prompts_of(seed: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(160, (length,), generator=generator).tolist() for length in (3, 14)]
 
 
 def begun(folder: Path, prompts: Sequence[Sequence[int]], tokens: int) -> GpuCluster:
@@ -61,17 +47,8 @@ def serve_until(cluster: GpuCluster, tokens: int) -> None:
     """Some answer has so many. Before each turn blocks that nobody has are filled with NaN."""
     (node,) = cluster.attention
     while max(len(answer.tokens) for answer in cluster.answers.values()) < tokens:
-        fill_unused(node)
+        fill_unused(node, torch.nan)
         cluster.turn()
-
-
-def fill_unused(node: AttentionNode) -> None:
-    kv = node._parts.kv
-    held = {block for sequence in node.scheduler.live for block in sequence.block_ids}
-    unused = torch.tensor([block for block in range(kv.num_blocks) if block not in held])
-    for layer in range(len(node._model.spec.layers)):
-        for tensor in kv.layer(layer):
-            tensor[unused] = torch.nan
 
 
 def bring(model: ExpertModel, folder: Path, placement: Placement) -> None:
@@ -93,7 +70,7 @@ def dealt(cluster: GpuCluster, nodes: int, first: int) -> Placement:
 
 def test_experts_move_and_a_node_leaves_and_tokens_are_those_of_transformers(tmp_path: Path):
     folder = write_checkpoint("qwen3_moe", "gqa", tmp_path, **TWO_LAYERS)
-    prompts, expected = decisive(oracle(folder), prompts_of, NEW_TOKENS)
+    prompts, expected = decisive(oracle(folder), short_prompts, NEW_TOKENS)
     cluster = begun(folder, prompts, NEW_TOKENS)
     for tokens, placement in ((1, dealt(cluster, 2, 1)), (3, dealt(cluster, 1, 0))):
         serve_until(cluster, tokens)
@@ -112,12 +89,12 @@ def test_requests_go_on_with_other_weights(tmp_path: Path):
         write_checkpoint("qwen3_moe", "gqa", tmp_path / name, seed=seed, **TWO_LAYERS)
         for seed, name in enumerate(("old", "new"))
     )
-    prompts = prompts_of(0)
+    prompts = short_prompts(0)
     cluster = begun(old, prompts, NEW_TOKENS)
     serve_until(cluster, 2)
     was = cluster.membership
     cluster.enter(
-        replace(was, epoch=was.epoch + 1, weights=WeightVersion("new")),
+        replace(was, epoch=was.epoch + 1, weights=WeightVersion(1, "new")),
         switches=cluster.switches_to(new),
     )
     cluster.drain(SECONDS)

@@ -7,6 +7,7 @@ The GPUs are pretended, and the errors; the processes are real.
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -19,17 +20,27 @@ from tests.support.chaos.runner import Runner
 from tests.support.chaos.trial import POOL
 from tests.support.chaos.wishes import End, Outcome, mistakes
 
-ON_GPUS = {
-    Target.ATTENTION: ("--attn-device", "cuda", "--ffn-device", "cpu"),
-    Target.EXPERT: ("--attn-device", "cpu", "--ffn-device", "cuda"),
+
+class Kind(NamedTuple):
+    """Whose GPU it is, and how such an instance is started."""
+
+    target: Target
+    options: tuple[str, ...]
+
+
+KINDS = {
+    "attention": Kind(Target.ATTENTION, ("--attn-device", "cuda", "--ffn-device", "cpu")),
+    "expert": Kind(Target.EXPERT, ("--attn-device", "cpu", "--ffn-device", "cuda")),
+    "colocated": Kind(Target.ATTENTION, ("--device", "cuda", "--colocated")),
 }
 ONE = Shape(1, 1)
 WISHES = POOL[:4]
-PLACES = {
-    Target.ATTENTION: ("step", "copy", "event", "capture"),
-    Target.EXPERT: ("step", "copy", "event"),  # what the reference computes is not recorded there
+PLACES = ("step", "copy", "event", "capture")
+AT_ONCE = {
+    *(("attention", "event"), ("attention", "capture")),
+    *(("expert", "step"), ("expert", "capture")),
+    ("colocated", "capture"),
 }
-AT_ONCE = {(Target.ATTENTION, "event"), (Target.ATTENTION, "capture"), (Target.EXPERT, "step")}
 """The others are slow: an instance each."""
 
 
@@ -40,8 +51,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def instance(request: pytest.FixtureRequest, model: Path) -> Iterator[tuple[Target, Instance]]:
-    target = request.param
-    instance = Instance(model, ONE, (*ON_GPUS[target], "--max-num-seqs", "4"), gpus=1)
+    target, options = KINDS[request.param]
+    instance = Instance(model, ONE, (*options, "--max-num-seqs", "4"), gpus=1)
     try:
         assert instance.wait_until_ready(), instance.served.output
         yield target, instance
@@ -60,13 +71,13 @@ def asked(model: Path, instance: Instance) -> list[Outcome]:
     ("instance", "place"),
     [
         pytest.param(
-            target,
+            kind,
             place,
-            marks=() if (target, place) in AT_ONCE else pytest.mark.slow,
-            id=f"{target}-{place}",
+            marks=() if (kind, place) in AT_ONCE else pytest.mark.slow,
+            id=f"{kind}-{place}",
         )
-        for target, places in PLACES.items()
-        for place in places
+        for kind in KINDS
+        for place in PLACES
     ],
     indirect=["instance"],
 )
@@ -98,8 +109,7 @@ def test_an_error_of_a_gpu_ends_its_node_which_comes_back(
         )
     assert "Traceback" not in output
     assert f"{target} node 0 is back after" in output
-    if target is Target.ATTENTION:
-        told = httpx.get(f"{served.url}/metrics", trust_env=False, timeout=60).text
-        graphs = re.search(r'^megainfer:graphs{.*role="attention".*} ([\d.]+)$', told, re.MULTILINE)
-        assert graphs is not None
-        assert float(graphs[1]) > 0, "its stages are recorded again"
+    told = httpx.get(f"{served.url}/metrics", trust_env=False, timeout=60).text
+    graphs = re.search(rf'^megainfer:graphs{{.*role="{target}".*}} ([\d.]+)$', told, re.MULTILINE)
+    assert graphs is not None
+    assert float(graphs[1]) > 0, "its stages are recorded again"

@@ -1,13 +1,16 @@
 """Nodes that believe to be on GPUs: their device is the host, which does what it is given at once
 and can fail as CUDA does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from megainfer.compute import selection
+from megainfer.compute.experts import ExpertsShape, LayerExperts
+from megainfer.compute.reference.backend import ReferenceBackend
+from megainfer.device import Recordings
 from megainfer.device.host import HostDevice, HostEvent, HostReadback
 from megainfer.launch import machine
 from megainfer.launch.nvml import Nvidia
@@ -47,6 +50,31 @@ class PretendedGpu(HostDevice):
         return super().capture(work)  # type: ignore[return-value]  # a fake's
 
 
+class _Batch:
+    """`experts.FixedBatch` of whatever kernels do at once."""
+
+    def __init__(self, shape: ExpertsShape, dtype: torch.dtype, rows: int) -> None:
+        self.rows = rows
+        hidden, ids = torch.zeros(1, shape.hidden, dtype=dtype), torch.full((1, shape.top_k), -1)
+        self.take([hidden], [ids.int()], [ids.float()], [torch.empty_like(hidden)], [None])
+
+    def take(self, *messages: Sequence[Any]) -> None:
+        self._taken = messages
+
+    def record(
+        self, recordings: Recordings, layer: LayerExperts, count: Callable[[Tensor], object]
+    ) -> Callable[[], object]:
+        _, replay = recordings.make(lambda: count(layer.forward(*self._taken)))
+        return replay
+
+
+class _Backend(ReferenceBackend):
+    """Whose experts' stages are recorded, too."""
+
+    def fixed_batch(self, shape: ExpertsShape, messages: int, rows: int) -> Any:
+        return _Batch(shape, self.dtype, rows)
+
+
 class _Reference(selection._Reference):
     """For kernels of GPUs."""
 
@@ -54,10 +82,8 @@ class _Reference(selection._Reference):
         return "gpu"
 
     def open(self, precision: Any, threads: Any, invariant: bool) -> Any:
-        from megainfer.compute.reference.backend import ReferenceBackend
-
         dtype = getattr(torch, precision.dtype)
-        return ReferenceBackend(dtype, getattr(torch, precision.expert_dtype), PretendedGpu())
+        return _Backend(dtype, getattr(torch, precision.expert_dtype), PretendedGpu())
 
 
 def pretend_gpus(count: int) -> None:
