@@ -39,6 +39,7 @@ from megainfer.supervise.child import Child
 from megainfer.supervise.family import drain
 from megainfer.supervise.forking.node import KILL_SECONDS, fork_node
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
+from megainfer.tls.peers import PeerTls
 from megainfer.topology import CoreAssignment
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,13 @@ _SNAPSHOTS = "snapshots"
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What nodes find on this host. address: at which they listen for each other. model: the
-    model's folder, None: where it is on the supervisor's host."""
+    model's folder, None: where it is on the supervisor's host. tls: of connections to other hosts.
+    """
 
     token: bytes
     address: str
     model: Path | None
+    tls: PeerTls | None = None
 
 
 def run_attendant(wire: Wire[ToAttendant], said: Sequence[ToAttendant], ground: Ground) -> None:
@@ -62,7 +65,7 @@ def run_attendant(wire: Wire[ToAttendant], said: Sequence[ToAttendant], ground: 
     start = said[0]
     if not isinstance(start, StartNode):
         try:
-            serve_probing(wire, said, ground.token, ground.address)
+            serve_probing(wire, said, ground.token, ground.address, ground.tls)
         except MegaInferError as error:
             log.warning("%s", error)
         return
@@ -93,6 +96,7 @@ def localised(start: StartNode, ground: Ground) -> Plan:
         folder=folder,
         config=replace(plan.config, m2n_host=ground.address),
         m2n_key=m2n_key(ground.token, plan.token),
+        m2n_tls=None if ground.tls is None else ground.tls.files,
         front_token=secrets.token_hex(16),
     )
 

@@ -30,6 +30,7 @@ from megainfer.messages.hosts import (
     Refused,
     from_agent_decoder,
 )
+from megainfer.tls.peers import PeerTls
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class _Agent:
 
 
 class Reception:
-    """Of one instance. token: what agents have to prove that they have. lease: seconds of silence
+    """Of one instance. token: what agents have to prove that they have; tls: and by what both
+    show certificates, where they are to. lease: seconds of silence
     after which one counts as lost, and its nodes with it. patience: seconds for which a start waits
     for one that is lost. `move_after`: seconds after which nodes of one that is lost are moved.
     `launcher`: who has the agents started, where somebody has."""
@@ -63,10 +65,16 @@ class Reception:
     launcher: Launcher | None = None
 
     def __init__(
-        self, strangers: Strangers[FromAgent], token: bytes, lease: float, patience: float
+        self,
+        strangers: Strangers[FromAgent],
+        token: bytes,
+        lease: float,
+        patience: float,
+        tls: PeerTls | None = None,
     ) -> None:
         self._strangers = strangers
         self.token = token
+        self.tls = tls
         self.lease = lease
         self._patience = patience
         self.move_after = inf
@@ -80,11 +88,12 @@ class Reception:
         token: bytes,
         lease: float = LEASE_SECONDS,
         patience: float = PATIENCE_SECONDS,
+        tls: PeerTls | None = None,
     ) -> "Reception":
         """Raises ConfigError where nobody can listen there."""
         listening = listen(address, "--listen-agents")
-        strangers = Strangers(listening, token, from_agent_decoder, "an agent", lease)
-        return cls(strangers, token, lease, patience)
+        strangers = Strangers(listening, token, from_agent_decoder, "an agent", lease, tls)
+        return cls(strangers, token, lease, patience, tls)
 
     @property
     def address(self) -> Address:

@@ -41,8 +41,9 @@ class RemoteNodes:
     def main_of(self, task: NodeTask) -> Callable[[Station], None]:
         """What the process of a node's stand-in runs; its host has to be there."""
         name = self._residences.of(task.role, task.node)
-        there = There(name, self.reception.listens_at(name), self.reception.token)
-        lease = self.reception.lease
+        reception = self.reception
+        there = There(name, reception.listens_at(name), reception.token, reception.tls)
+        lease = reception.lease
 
         def run(station: Station) -> None:
             start = StartNode(
