@@ -111,6 +111,14 @@ class HostOptions:
             help="Once it serves: when the nodes of a host that stays away are started on others.",
         ),
     ] = None
+    load_from_peer: Annotated[
+        bool,
+        Option(
+            "--load-from-peer",
+            rich_help_panel=HOSTS,
+            help="A host whose model folder lacks files with weights copies them from another's.",
+        ),
+    ] = False
 
     def places(self) -> dict[tuple[Role, int], str]:
         """The wishes for nodes. Raises ConfigError."""
@@ -147,6 +155,7 @@ class HostOptions:
         if self.move_nodes_after is not None:
             check_seconds("--move-nodes-after", self.move_nodes_after)
             reception.move_after = self.move_nodes_after
+        reception.load_from_peer = self.load_from_peer
         return reception
 
     def _check_unused(self) -> None:
@@ -157,6 +166,7 @@ class HostOptions:
             PRIVATE_KEY: self.tls_keyfile,
             AUTHORITY: self.tls_cafile,
             "--place": self.place,
+            "--load-from-peer": self.load_from_peer,
             "--move-nodes-after": self.move_nodes_after is not None,
         }
         for flag, value in given.items():

@@ -27,6 +27,7 @@ from megainfer.messages.hosts import (
     FromAgent,
     Join,
     Joined,
+    Peer,
     Refused,
     from_agent_decoder,
 )
@@ -60,6 +61,7 @@ class Reception:
     show certificates, where they are to. lease: seconds of silence
     after which one counts as lost, and its nodes with it. patience: seconds for which a start waits
     for one that is lost. `move_after`: seconds after which nodes of one that is lost are moved.
+    `load_from_peer`: whether a host that lacks weights may have those of another.
     `launcher`: who has the agents started, where somebody has."""
 
     launcher: Launcher | None = None
@@ -78,6 +80,7 @@ class Reception:
         self.lease = lease
         self._patience = patience
         self.move_after = inf
+        self.load_from_peer = False
         self._agents: dict[str, _Agent] = {}
         self._lost: dict[str, tuple[float, str]] = {}  # when and why, of those that aren't back
 
@@ -185,6 +188,14 @@ class Reception:
     def listens_at(self, name: str) -> Address:
         """Where the agent of a host that is there takes nodes."""
         return self._agents[name].listens_at
+
+    def peers(self, name: str) -> tuple[Peer, ...]:
+        """The other hosts that are there."""
+        return tuple(
+            Peer(other, *agent.listens_at)
+            for other, agent in self._agents.items()
+            if other != name and self.is_there(other)
+        )
 
     def dismiss(self) -> None:
         """The instance ends: tell all agents, for a moment, and close."""

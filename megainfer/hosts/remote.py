@@ -44,6 +44,7 @@ class RemoteNodes:
         reception = self.reception
         there = There(name, reception.listens_at(name), reception.token, reception.tls)
         lease = reception.lease
+        peers = reception.peers(name) if reception.load_from_peer else ()
 
         def run(station: Station) -> None:
             start = StartNode(
@@ -55,6 +56,7 @@ class RemoteNodes:
                 placement=task.placement,
                 weights=task.weights,
                 lease=lease,
+                peers=peers,
             )
             run_stand_in(station, self._plan, there, start)
 
