@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
@@ -44,7 +44,6 @@ WAIT_SECONDS = 3600.0
 """For another node of this host that copies."""
 IN_FLIGHT = 4
 _LOOK_SECONDS = 0.1
-_LOCK = ".megainfer-weights"
 Answer = TypeVar("Answer", bound=Message)
 
 
@@ -182,18 +181,25 @@ class Fetching:
 
     @contextmanager
     def _alone(self, folder: Path) -> Iterator[None]:
-        """Of all nodes of this host. Raises OSError where the folder can't be written to."""
+        """Of all nodes of this host. Raises OSError where there is no such folder,
+        CheckpointError where another takes too long."""
         deadline = monotonic() + WAIT_SECONDS
-        with (folder / _LOCK).open("wb") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if monotonic() > deadline:
-                        raise
-                    self._turn()
-                    poll([], _LOOK_SECONDS)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            while not _locked(lock):
+                if monotonic() > deadline:
+                    raise CheckpointError(f"another node still does, after {WAIT_SECONDS:g} s")
+                self._turn()
+                poll([], _LOOK_SECONDS)
             yield
-            with suppress(OSError):
-                os.unlink(folder / _LOCK)
+        finally:
+            os.close(lock)
+
+
+def _locked(folder: int) -> bool:
+    """Whether it is now this process's. Raises OSError."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
