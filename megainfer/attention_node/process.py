@@ -231,7 +231,7 @@ class AttentionUnit:
         return told if self._peers is None else [*told, *self._peers.news()]
 
     def counters(self) -> dict[str, Any]:
-        own = {"ranks": self._plan.config.attn_tp, **self._model.counters()}
+        own: dict[str, Any] = {"ranks": self._plan.config.attn_tp, **self._model.counters()}
         if self._peers is not None:
             own["m2n_roads"] = self._peers.roads()
         of_device = memory_counters(self._device)
