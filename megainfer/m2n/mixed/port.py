@@ -1,6 +1,5 @@
 """What both ends share whose peers are near, in other processes of the host, or far, on others."""
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -51,7 +50,8 @@ class MixedPort(Generic[AnyPort]):
 
     def counters(self) -> dict[str, int]:
         """See `mailbox.Port.counters`."""
-        return dict(sum((Counter(port.counters()) for port in self._ports), Counter()))
+        near, far = (port.counters() for port in self._ports)
+        return {name: count + far[name] for name, count in near.items()}
 
     def close(self) -> None:
         """See `mailbox.Port.close`."""
