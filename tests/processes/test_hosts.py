@@ -160,7 +160,7 @@ def test_each_pair_has_the_road_that_leads_there(site: Site) -> None:
     (attention, *_) = httpx.get(f"{site.served.url}/admin/nodes", timeout=30).json()["nodes"]
     assert attention["roads"] == {"shm": [0], "dist": [1]}
     metrics = httpx.get(f"{site.served.url}/metrics", timeout=30).text
-    found = re.findall(r'm2n_road\{expert="(\d)",.*road="(\w+)"\} 1', metrics)
+    found = re.findall(r'm2n_road\{expert="(\d)",.*road="(\w+)",.*\} 1', metrics)
     assert sorted(found) == [("0", "shm"), ("1", "dist")], metrics
 
 
