@@ -107,19 +107,28 @@ def test_sums_are_those_of_one_road(road: Road, opened: ExitStack) -> None:
 def test_a_process_that_comes_back_elsewhere_is_heard_there(road: Road, opened: ExitStack) -> None:
     """An attention node's next process is on another host; the first is there for a while yet."""
     experts = experts_of(road, opened)
-    first = attention_of(road, opened, 0)
+    first, second = (attention_of(road, opened, 0, incarnation) for incarnation in range(2))
     meet(first, experts, ())
-    for epoch, port in enumerate([first, attention_of(road, opened, 0, incarnation=1)], start=1):
-        if port is not first:
-            meet(port, experts, range(GEOMETRY.num_expert))
-        port.set_epoch(epoch)
-        for expert in experts:
-            expert.set_epoch(epoch)
-        port.rest(0)
-        for expert in experts:
-            while not (messages := expert.receive()):
-                expert.wait(SECONDS)
-            assert len(messages) == 1
+    enter(1, first, experts)
+    check_heard(first, experts)
+    meet(second, experts, range(GEOMETRY.num_expert))
+    enter(1, first, experts)  # in which nothing changes
+    check_heard(first, experts)
+    enter(2, second, experts)
+    check_heard(second, experts)
     first.close()
     experts[0].wait(0.1)
     assert experts[0].lost_peers() == frozenset()
+
+
+def enter(epoch: int, attention: MixedAttentionPort, experts: Sequence[MixedExpertPort]) -> None:
+    for port in (attention, *experts):
+        port.set_epoch(epoch)
+
+
+def check_heard(attention: MixedAttentionPort, experts: Sequence[MixedExpertPort]) -> None:
+    attention.rest(0)
+    for expert in experts:
+        while not (messages := expert.receive()):
+            expert.wait(SECONDS)
+        assert len(messages) == 1

@@ -25,6 +25,8 @@ class MixedPort(Generic[AnyPort]):
 
     def set_epoch(self, epoch: int, members: Collection[int] | None = None) -> None:
         """See `mailbox.Port.set_epoch`."""
+        if epoch == self._near.epoch:
+            return
         for port in self._ports:
             port.admit_newcomers()
         on = self._latest()

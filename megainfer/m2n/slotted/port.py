@@ -53,6 +53,11 @@ class SlotPort(ABC, Generic[AnyMail]):
         self._wire = wire
         self._waiting_since: int | None = None  # when this node, idle, began to wait (ns)
 
+    @property
+    def epoch(self) -> int:
+        """That it is in."""
+        return self._epoch
+
     def set_epoch(self, epoch: int, members: Collection[int] | None = None) -> None:
         """See `mailbox.Port.set_epoch`."""
         if epoch < self._epoch:
