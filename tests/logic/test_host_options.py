@@ -102,9 +102,9 @@ def test_options_that_make_no_sense_are_refused(options: HostOptions, text: str)
 
 
 def test_agents_that_are_launched_elsewhere_have_the_same_tls() -> None:
-    files = {"tls_certfile": Path("/a/cert"), "tls_keyfile": Path("/a/key")}
-    launching = Launching(HostOptions(agents=1, tls_cafile=Path("/a/ca"), **files))
-    words = launching._arguments()
+    certificate, key, authority = map(Path, ("/a/cert", "/a/key", "/a/ca"))
+    options = HostOptions(agents=1, tls_certfile=certificate, tls_keyfile=key, tls_cafile=authority)
+    words = Launching(options)._arguments()
     for flag, path in (("certfile", "cert"), ("keyfile", "key"), ("cafile", "ca")):
         assert words[words.index(f"--tls-{flag}") + 1] == f"/a/{path}"
     assert "--tls-certfile" not in Launching(HostOptions(agents=1))._arguments()
