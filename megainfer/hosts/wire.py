@@ -61,7 +61,8 @@ class Wire(Generic[Incoming]):
         self.name = name
         self._session = Session(token, calls)
         self._tls = None if tls is None else tls.end(calls)
-        self._heard = False  # a byte, ever
+        # With TLS it is the caller who speaks first, else the listener.
+        self._in_vain = calls is (tls is None)  # whether the other was to begin, and hasn't
         self._waiting: deque[bytes] = deque()  # until both have proved themselves
         self._since = self._heard_at = monotonic()
         self._said_at = 0.0
@@ -130,7 +131,7 @@ class Wire(Generic[Incoming]):
         messages: list[Incoming] = []
         try:
             while (data := self._received()) is not None:
-                self._heard_at, self._heard = monotonic(), True
+                self._heard_at, self._in_vain = monotonic(), False
                 messages += map(self._decoded, self._session.feed(self._unsealed(data)))
             self._say()
         except NodeDied:
@@ -147,6 +148,11 @@ class Wire(Generic[Incoming]):
                 self._said_at = monotonic()
                 self._session.seal(encode(Pulse()))
         self._flush()
+
+    @property
+    def _hint(self) -> str:
+        """What may be wrong where it ends."""
+        return f"; {MAYBE}" if self._in_vain else ""
 
     @property
     def _outgoing(self) -> bytearray:
@@ -177,7 +183,7 @@ class Wire(Generic[Incoming]):
         except OSError as error:
             raise NodeDied(f"{self.name} can't be reached any more: {error.strerror}") from error
         if not data:
-            raise NodeDied(f"{self.name} has closed the connection")
+            raise NodeDied(f"{self.name} has closed the connection{self._hint}")
         return data
 
     def _decoded(self, body: bytes) -> Incoming:
@@ -200,8 +206,9 @@ class Wire(Generic[Incoming]):
 
     def _check_silence(self) -> None:
         if not self.is_open and monotonic() - self._since > HANDSHAKE_SECONDS:
-            why = "" if self._heard else f"; {MAYBE}"
-            raise NodeDied(f"{self.name} has not proved itself within {HANDSHAKE_SECONDS:g} s{why}")
+            raise NodeDied(
+                f"{self.name} has not proved itself within {HANDSHAKE_SECONDS:g} s{self._hint}"
+            )
         if self.silence > self.lease:
             raise NodeDied(f"{self.name} has been silent for {self.silence:.1f} s")
 
