@@ -2,7 +2,7 @@
 
     megainfer calibrate --output here.toml
     python benchmarks/predicted.py --hardware here.toml --results predicted.jsonl
-    python benchmarks/predicted.py --hardware here.toml --results predicted.jsonl --table
+    python benchmarks/predicted.py --results predicted.jsonl another-time.jsonl --table
 
 Each configuration is an arrangement of nodes, a precision, so many sequences and so long contexts.
 Decoding is timed as t(n) - t(1): all sequences with n new tokens, less the same with one. Their
@@ -18,6 +18,13 @@ it can be stopped and started at any time. Let nothing else run meanwhile. Colum
     T_a T_e    ms of a layer on an attention and on an expert node: measured, predicted
     T_c        ms of one direction
 
+A machine that others use as well is quicker at one time and slower at another. So calibrate and
+measure several times, each into a file of its own. --table shows medians over all files that it is
+given, of errors too, and
+
+    spread     how far a round's own rate is from the median, in the mean: what the machine is off
+               from itself
+
 Configurations with more processes than cores are apart: processes that wait for a core are none of
 the plan's terms.
 """
@@ -25,10 +32,10 @@ the plan's terms.
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from checkpoints import SHAPES, ensure_checkpoint
@@ -97,6 +104,56 @@ class Result:
     @property
     def error(self) -> float:
         return self.expected_rate / self.rate - 1
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A case that was measured in several rounds, each with a calibration of its own."""
+
+    rounds: tuple[Result, ...]
+
+    @property
+    def case(self) -> Case:
+        return self.rounds[0].case
+
+    @property
+    def fits(self) -> bool:
+        return self.rounds[0].fits
+
+    @property
+    def rate(self) -> float:
+        return median(result.rate for result in self.rounds)
+
+    @property
+    def expected_rate(self) -> float:
+        return median(result.expected_rate for result in self.rounds)
+
+    @property
+    def error(self) -> float:
+        return median(result.error for result in self.rounds)
+
+    @property
+    def spread(self) -> float:
+        """Of the machine itself: how far a round's rate is from the median, in the mean."""
+        return fmean(abs(result.rate / self.rate - 1) for result in self.rounds)
+
+    @property
+    def measured(self) -> Terms | None:
+        return medians_of([each.measured for each in self.rounds if each.measured is not None])
+
+    @property
+    def expected(self) -> Terms:
+        expected = medians_of([each.expected for each in self.rounds])
+        assert expected is not None
+        return expected
+
+
+def repeated(results: Iterable[Result]) -> list[Repeated]:
+    """By case, in the order in which they came first."""
+    by_case: dict[Case, list[Result]] = {}
+    for result in results:
+        by_case.setdefault(result.case, []).append(result)
+    return [Repeated(tuple(own)) for own in by_case.values()]
 
 
 def cases(args: argparse.Namespace) -> list[Case]:
@@ -242,16 +299,29 @@ def _result(found: dict[str, Any]) -> Result:
     )
 
 
-def table_of(results: Sequence[Result], title: str) -> Table:
+HEADINGS = ("configuration", "tok/s", "expected", "error", "spread", "tpot", "T_a", "T_e", "T_c")
+
+
+def table_of(results: Sequence[Repeated], title: str) -> Table:
     table = Table(title=title)
-    for heading in ("configuration", "tok/s", "expected", "error", "tpot", "T_a", "T_e", "T_c"):
+    for heading in (
+        "configuration",
+        "tok/s",
+        "expected",
+        "error",
+        "spread",
+        "tpot",
+        "T_a",
+        "T_e",
+        "T_c",
+    ):
         table.add_column(heading, justify="left" if heading == "configuration" else "right")
     for result in results:
         table.add_row(*_row(result))
     return table
 
 
-def _row(result: Result) -> list[str]:
+def _row(result: Repeated) -> list[str]:
     case, found, expected = result.case, result.measured, result.expected
 
     def pair(term: str) -> str:
@@ -264,21 +334,21 @@ def _row(result: Result) -> list[str]:
         f"{result.rate:.1f}",
         f"{result.expected_rate:.1f}",
         f"{result.error:+.0%}",
+        f"{result.spread:.0%}",
         tpot,
         *map(pair, ("attention", "experts", "transfer")),
     ]
 
 
-def markdown(results: Sequence[Result]) -> Iterator[str]:
+def markdown(results: Sequence[Repeated]) -> Iterator[str]:
     """For docs/planner.md."""
-    yield "| configuration | tokens/s | expected | error | ms between tokens, expected |"
-    yield "|---|---|---|---|---|"
+    yield "| configuration | tokens/s | expected | error | spread | ms between tokens, expected |"
+    yield "|---|---|---|---|---|---|"
     for result in results:
-        name, rate, expected, error, tpot, *_ = _row(result)
-        yield f"| {name} | {rate} | {expected} | {error} | {tpot} |"
+        yield f"| {' | '.join(_row(result)[:6])} |"
 
 
-def summary(results: Sequence[Result]) -> str:
+def summary(results: Sequence[Repeated]) -> str:
     """Of those that fit."""
     errors = sorted(abs(result.error) for result in results)
     met = median(errors) < MEDIAN_BOUND and errors[-1] < MOST_BOUND
@@ -289,7 +359,7 @@ def summary(results: Sequence[Result]) -> str:
     )
 
 
-def report(results: Sequence[Result], as_markdown: bool) -> None:
+def report(results: Sequence[Repeated], as_markdown: bool) -> None:
     console = Console(highlight=False, width=max(140, Console().width))
     console.print(hardware())
     for fits, title in ((True, "a core for each process"), (False, "more processes than cores")):
@@ -308,9 +378,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--hardware", type=Path, required=True, help="of megainfer calibrate")
+    parser.add_argument("--hardware", type=Path, help="of megainfer calibrate")
     parser.add_argument("--hardware-name", help="which machine of that file this is")
-    parser.add_argument("--results", type=Path, required=True, help="JSON, a result a line")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", required=True, help="JSON, a result a line"
+    )
     parser.add_argument("--table", action="store_true", help="only show what was measured")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument(
@@ -322,7 +394,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--load", nargs="+", type=_load, metavar="BATCHxCONTEXT")
     parser.add_argument("--tokens", type=int, default=33, help="of which all but one are timed")
     parser.add_argument("--rounds", type=int, default=5)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.table and (args.hardware is None or len(args.results) > 1):
+        parser.error("to measure, give --hardware and one file of --results; else --table")
+    return args
 
 
 def _load(text: str) -> tuple[int, int]:
@@ -332,19 +407,20 @@ def _load(text: str) -> tuple[int, int]:
 
 def main() -> None:
     args = parse()
-    known = read_results(args.results)
+    known = [result for path in args.results for result in read_results(path)]
     if not args.table:
+        (path,) = args.results
         with tempfile.TemporaryDirectory() as scratch:
             model = _model(args, args.folder or Path(scratch))
             devices = load_devices(args.hardware)
             bench = Bench(model, devices, args.hardware_name, args.tokens, args.rounds)
             for result in measure(args, bench, known):
                 known.append(result)
-                with args.results.open("a") as file:
+                with path.open("a") as file:
                     file.write(json.dumps(asdict(result)) + "\n")
-                print(*_row(result), sep="  ", flush=True)
+                print(*_row(Repeated((result,))), sep="  ", flush=True)
     if known:
-        report(known, args.markdown)
+        report(repeated(known), args.markdown)
 
 
 def _model(args: argparse.Namespace, folder: Path) -> Path:

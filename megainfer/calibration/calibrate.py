@@ -92,14 +92,21 @@ def calibrate(wish: Wish, machine: Machine, processor: str, tell: Tell) -> list[
 
 
 @dataclass(frozen=True, slots=True)
+class _Placed:
+    """Roles that are somewhere. served: what was served there. sends: between two processes."""
+
+    work: HostWork
+    served: "Served"
+    sends: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Host:
     """By where the roles are: on shared cores, on cores of their own, in one process."""
 
-    shared: HostWork
-    split: HostWork
-    colocated: HostWork
-    served_split: "Served"
-    served_colocated: "Served"
+    shared: _Placed
+    split: _Placed
+    colocated: _Placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +122,32 @@ class _Setting:
 def _host(working: int, tell: Tell) -> _Host:
     from megainfer.calibration import toy
     from megainfer.calibration.host import COLOCATED, SHARED, SPLIT, measure_host, measure_layers
-    from megainfer.calibration.layers import Served, among_sleepers, taking_turns
+    from megainfer.calibration.layers import (
+        Served,
+        among_sleepers,
+        taking_turns,
+        with_cold_steps,
+    )
 
     arrangements = (SHARED, SPLIT, COLOCATED)
     with tempfile.TemporaryDirectory(prefix="megainfer-calibrate-") as scratch:
         folder = toy.write_model(toy.TOY, Path(scratch) / "toy")
         tell("the host's work, in one process and in two")
-        shared, split, colocated = (measure_host(folder, nodes) for nodes in arrangements)
+        hosts = [measure_host(folder, nodes) for nodes in arrangements]
         bulky = toy.no_cache_holds(toy.BULKY, working)
         folder = toy.write_model(bulky, Path(scratch) / "bulky")
         tell("what rows add to layers, and waking who waits")
         costs = _costs(folder)
         layers = measure_layers(folder, bulky.layers, arrangements)
-        served = [Served(costs, *times) for times in layers]
-    turns = taking_turns(shared, colocated, served[0], served[2])
-    split = among_sleepers(split, served[1], SPIN_SECONDS)
-    return _Host(turns, split, colocated, served[1], served[2])
+        of_shared, of_split, in_one = (Served(costs, *times) for times in layers)
+    shared, split, colocated = with_cold_steps(hosts, hosts[-1], in_one)
+    turns = taking_turns(shared, colocated, of_shared, in_one)
+    split = among_sleepers(split, of_split, SPIN_SECONDS)
+    return _Host(
+        _Placed(turns, of_shared, sends=True),
+        _Placed(split, of_split, sends=True),
+        _Placed(colocated, in_one, sends=False),
+    )
 
 
 def _costs(folder: Path) -> ModelCosts:
@@ -147,12 +164,10 @@ def _devices(wish: Wish, machine: Machine, setting: _Setting, tell: Tell) -> Ite
 
     sizes, total, host = setting.sizes, len(machine.cores), setting.host
 
-    def made(name: str, cores: int, kernels: KernelTimes, work: HostWork) -> Device:
+    def made(name: str, cores: int, kernels: KernelTimes, placed: _Placed) -> Device:
         share = Share(name, cores, total, machine.memory, wish.watts, wish.price, setting.when)
-        device = device_of(share, kernels, setting.links, work)
-        alone = work is not host.split
-        served = host.served_colocated if alone else host.served_split
-        return with_row_work(device, served, sends=not alone)
+        device = device_of(share, kernels, setting.links, placed.work)
+        return with_row_work(device, placed.served, placed.sends)
 
     for count in wish.cores:
         if count == total:

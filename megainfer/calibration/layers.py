@@ -1,5 +1,6 @@
 """What layers of a served model take beyond what kernels and the host's fixed work come to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -49,22 +50,35 @@ def taking_turns(apart: HostWork, together: HostWork, served: Served, in_one: Se
 
     Each has gone to sleep by the time that the other is done, and must be woken with all of its
     threads. A small model's stages end before; so what that takes is what layers of a large one
-    take more than in one process. apart, together: of the small model. served, in_one: the large
-    one in two processes, and in one.
+    take more than in one process, with few rows: what each row adds is `with_row_work`'s. apart,
+    together: of the small model. served, in_one: the large one in two processes, and in one.
     """
-    layers = served.costs.moe_layers
-    waking = [
-        (_beside_steps(of_two, apart) - _beside_steps(of_one, together)) / layers
-        for of_two, of_one in zip((served.few, served.many), (in_one.few, in_one.many), strict=True)
-    ]
+    waking = _beside_steps(served.few, apart) - _beside_steps(in_one.few, together)
     known = apart.attention_layer + apart.expert_layer + 2 * apart.transfer
-    more = sum(waking) / len(waking) + together.attention_layer + together.expert_layer - known
+    more = waking / served.costs.moe_layers
+    more += together.attention_layer + together.expert_layer - known
     half = max(0.0, more) / 2
     return replace(
         apart,
         attention_layer=apart.attention_layer + half,
         expert_layer=apart.expert_layer + half,
     )
+
+
+def with_cold_steps(
+    hosts: Sequence[HostWork], together: HostWork, in_one: Served
+) -> list[HostWork]:
+    """The host's work, with steps that find nothing of theirs in a cache any more.
+
+    What a step takes beside its layers is measured by a small model, where it comes so often that
+    all of it stays in caches; by the time that a large model's layers are done, it has left them.
+    together: of the small model in one process. in_one: the large one there, which has no waiting
+    that could be mistaken for it.
+    """
+    few = in_one.few
+    beside = few.step - in_one.costs.moe_layers * (few.attention + few.experts)
+    more = max(0.0, beside - together.step - few.rows * together.sequence)
+    return [replace(host, step=host.step + more) for host in hosts]
 
 
 SURELY = 1.2

@@ -11,7 +11,13 @@ from typer.testing import CliRunner
 from megainfer.calibration.caches import places, working_set
 from megainfer.calibration.calibrate import check_cores, check_memory
 from megainfer.calibration.description import device_of
-from megainfer.calibration.layers import Served, among_sleepers, taking_turns, with_row_work
+from megainfer.calibration.layers import (
+    Served,
+    among_sleepers,
+    taking_turns,
+    with_cold_steps,
+    with_row_work,
+)
 from megainfer.calibration.measured import Exchanged, HostWork, LayerTime
 from megainfer.calibration.timing import in_turn, undisturbed
 from megainfer.calibration.toy import BULKY, no_cache_holds, write_model
@@ -217,6 +223,20 @@ def test_layers_that_were_quicker_than_expected_add_nothing(
     assert with_row_work(device, served, sends=False) == device
 
 
+def test_a_step_beside_large_layers_takes_what_it_takes_there(bulky: ModelCosts) -> None:
+    apart, together = (
+        HostWork(90e-6, 40e-6, 30e-6, 500e-6, 8e-6),
+        HostWork(9e-6, 5e-6, 0, 3e-4, 1e-5),
+    )
+    layers, beside = BULKY.layers, 900e-6
+    few = LayerTime(1, 16.0, 1e-3, 2e-3, layers * 3e-3 + beside)
+    cold = with_cold_steps([apart, together], together, Served(bulky, few, replace(few, rows=32)))
+    assert [host.step for host in cold] == pytest.approx([500e-6 + 590e-6, 890e-6])
+    quick = replace(few, step=layers * 3e-3 + 100e-6)
+    same = with_cold_steps([apart, together], together, Served(bulky, quick, quick))
+    assert same == [apart, together], "what a small model shows is the least"
+
+
 def test_waking_who_waits_is_what_two_processes_take_more_than_one(bulky: ModelCosts) -> None:
     apart, together = HostWork(90e-6, 40e-6, 30e-6, 500e-6, 8e-6), HostWork(9e-6, 5e-6, 0, 3e-4, 0)
     layers, computed = BULKY.layers, 2e-3
@@ -229,6 +249,10 @@ def test_waking_who_waits_is_what_two_processes_take_more_than_one(bulky: ModelC
         return Served(bulky, few, many)
 
     in_one = served(together, computed + 14e-6)
+    slow = replace(in_one.many, step=1.0)
+    assert taking_turns(apart, together, served(apart, computed), replace(in_one, many=slow)) == (
+        taking_turns(apart, together, served(apart, computed), in_one)
+    ), "rows are counted elsewhere"
     found = taking_turns(apart, together, served(apart, computed + 700e-6), in_one)
     assert found.attention_layer + found.expert_layer + 2 * found.transfer == pytest.approx(700e-6)
     assert found.attention_layer - apart.attention_layer == pytest.approx(
