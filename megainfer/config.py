@@ -55,10 +55,11 @@ class EngineConfig:
     of one micro-batch's step, which is also the capacity of an M2N slot. colocated: one process has
     both roles, on all cores, without messages. m2n: what carries messages between nodes: shm,
     memory that they share; dist, torch.distributed point to point (NCCL where both roles are on
-    GPUs, else gloo); auto: what is fastest on one host. m2n_host: with dist, the IP address at
-    which nodes listen for each other. kernels: which implementation computes, auto for the
-    fastest that was built. expert_dtype: how experts' weights are kept, auto for dtype's own, or as
-    the checkpoint stores them where the CPU kernels multiply that; attention_dtype: how the weights
+    GPUs, else gloo); auto: what is fastest on one host, and dist between hosts. m2n_host: with
+    dist, the IP address at which nodes listen for each other. kernels: which implementation
+    computes, auto for the fastest that was built. expert_dtype: how experts' weights are kept, auto
+    for dtype's own, or as the checkpoint stores them where the CPU kernels multiply that;
+    attention_dtype: how the weights
     of attention nodes are, auto for dtype's own. kv_cache_dtype: of keys and values, auto for
     dtype's own. cores: whether each process has CPU
     cores of its own (split) or all of them together (shared), auto for what is faster. trace: how

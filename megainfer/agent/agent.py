@@ -81,7 +81,7 @@ class Agent:
         listening = listen(Address(wish.ground.address, wish.port), "--host")
         token = wish.ground.token
         self._strangers = Strangers(
-            listening, token, to_attendant_decoder, "somebody", LEASE_SECONDS
+            listening, token, to_attendant_decoder, "somebody", LEASE_SECONDS, wish.ground.tls
         )
         self._signals = Signals(in_terminal=True)
         self._wire: Wire[ToAgent] | None = None
@@ -153,9 +153,10 @@ class Agent:
                 ) from error
             return
         name = f"the supervisor at {where}"
-        token = self._wish.ground.token
+        ground = self._wish.ground
         wire = Wire(
-            connection, token, to_agent_decoder, name, True, PATIENCE_SECONDS, UNANSWERED_SECONDS
+            *(connection, ground.token, to_agent_decoder, name, True),
+            *(PATIENCE_SECONDS, UNANSWERED_SECONDS, ground.tls),
         )
         wire.send(self._join())
         self._wire = wire

@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from megainfer.agent.fetching import Fetching
 from megainfer.agent.front_doors import FrontDoors
+from megainfer.agent.giving import serve_weights
 from megainfer.agent.log_pipe import LogPipe
 from megainfer.agent.probing import serve_probing
 from megainfer.errors import MegaInferError, ModelError, NodeDied, ProtocolError
@@ -26,6 +28,7 @@ from megainfer.launch.station import NodeTask
 from megainfer.messages.from_child import Fatal
 from megainfer.messages.hosts import (
     ForNode,
+    ListWeights,
     LogLines,
     NodeEnded,
     Refused,
@@ -39,6 +42,7 @@ from megainfer.supervise.child import Child
 from megainfer.supervise.family import drain
 from megainfer.supervise.forking.node import KILL_SECONDS, fork_node
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
+from megainfer.tls.peers import PeerTls
 from megainfer.topology import CoreAssignment
 
 log = logging.getLogger(__name__)
@@ -50,35 +54,67 @@ _SNAPSHOTS = "snapshots"
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What nodes find on this host. address: at which they listen for each other. model: the
-    model's folder, None: where it is on the supervisor's host."""
+    model's folder, None: where it is on the supervisor's host. tls: of connections to other hosts.
+    """
 
     token: bytes
     address: str
     model: Path | None
+    tls: PeerTls | None = None
 
 
 def run_attendant(wire: Wire[ToAttendant], said: Sequence[ToAttendant], ground: Ground) -> None:
     """To the end of the node that a connection asks for. said: what it began with."""
     start = said[0]
     if not isinstance(start, StartNode):
-        try:
-            serve_probing(wire, said, ground.token, ground.address)
-        except MegaInferError as error:
-            log.warning("%s", error)
+        _serve_another_host(wire, said, ground)
         return
     wire.keep(start.lease)
     try:
-        plan = localised(start, ground)
-        _Attendant(wire, plan, start).run(said[1:])
+        plan = localised(start.plan, ground)
+        meanwhile = _with_weights(wire, start, plan, ground)
+        _Attendant(wire, plan, start).run([*said[1:], *meanwhile])
     except MegaInferError as error:
         log.warning("%s node %d: %s", start.role, start.node, error)
         _say_last(wire, Refused(str(error)))
 
 
-def localised(start: StartNode, ground: Ground) -> Plan:
+def _serve_another_host(
+    wire: Wire[ToAttendant], said: Sequence[ToAttendant], ground: Ground
+) -> None:
+    try:
+        if isinstance(said[0], ListWeights):
+            serve_weights(wire, said, localised(said[0].plan, ground).folder)
+        else:
+            serve_probing(wire, said, ground.token, ground.address, ground.tls)
+    except MegaInferError as error:
+        log.warning("%s", error)
+        _say_last(wire, Refused(str(error)))
+
+
+def _with_weights(
+    wire: Wire[ToAttendant], start: StartNode, plan: Plan, ground: Ground
+) -> list[ToAttendant]:
+    """Have the model's folder filled by other hosts, where that is wanted and it lacks weights.
+    What the stand-in says meanwhile. Raises NodeDied where it goes."""
+    said: list[ToAttendant] = []
+
+    def told(text: str) -> None:
+        log.info("%s", text)
+        wire.send(LogLines([text]))
+
+    if start.peers:
+        fetching = Fetching(
+            start.peers, ground.token, ground.tls, lambda: said.extend(wire.pump()), told
+        )
+        fetching.bring(plan.folder, start.plan)
+    return said
+
+
+def localised(encoded: bytes, ground: Ground) -> Plan:
     """The plan as it is on this host. Raises ProtocolError for one of another version, ModelError
     where the model isn't here or is another."""
-    plan = decode_plan(start.plan)
+    plan = decode_plan(encoded)
     folder = ground.model or plan.folder
     if not folder.is_dir():
         raise ModelError(
@@ -93,6 +129,7 @@ def localised(start: StartNode, ground: Ground) -> Plan:
         folder=folder,
         config=replace(plan.config, m2n_host=ground.address),
         m2n_key=m2n_key(ground.token, plan.token),
+        m2n_tls=None if ground.tls is None else ground.tls.files,
         front_token=secrets.token_hex(16),
     )
 

@@ -27,6 +27,7 @@ from megainfer.messages.hosts import (
     from_attendant_decoder,
 )
 from megainfer.messages.message import Message
+from megainfer.tls.peers import PeerTls
 
 ROUNDS = 20
 SEND_SECONDS = 0.5
@@ -39,9 +40,14 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 def serve_probing(
-    wire: Wire[ToAttendant], said: Sequence[ToAttendant], token: bytes, address: str
+    wire: Wire[ToAttendant],
+    said: Sequence[ToAttendant],
+    token: bytes,
+    address: str,
+    tls: PeerTls | None = None,
 ) -> None:
-    """Answer until the other goes. said: what it began with. address: of this host."""
+    """Answer until the other goes. said: what it began with. address: of this host. tls: of its
+    connections to other agents, of which what is measured is none."""
     wire.keep(PATIENCE_SECONDS)
     while True:
         for message in said:
@@ -51,7 +57,7 @@ def serve_probing(
                 case OpenPort():
                     _take_bytes(wire, address)
                 case ProbeLink():
-                    wire.send(probed(message, token))
+                    wire.send(probed(message, token, tls))
                 case _:
                     raise ProtocolError(f"{wire.name} said {type(message).__name__}")
         try:
@@ -60,7 +66,7 @@ def serve_probing(
             return
 
 
-def probed(link: ProbeLink, token: bytes) -> LinkProbed:
+def probed(link: ProbeLink, token: bytes, tls: PeerTls | None = None) -> LinkProbed:
     """The way from here to there."""
     try:
         connection = socket.create_connection((link.address, link.port), timeout=ANSWER_SECONDS)
@@ -68,7 +74,7 @@ def probed(link: ProbeLink, token: bytes) -> LinkProbed:
         where = Address(link.address, link.port)
         return LinkProbed(error=f"its agent can't be reached at {where}: {error}")
     name = f"host {link.host}"
-    wire = Wire(connection, token, from_attendant_decoder, name, True, PATIENCE_SECONDS)
+    wire = Wire(connection, token, from_attendant_decoder, name, True, PATIENCE_SECONDS, tls=tls)
     try:
         return _measured(wire, link.address)
     except MegaInferError as error:

@@ -99,7 +99,7 @@ def _run(
     port = attention_port_for(
         backend.device, join_attention(plan.road, seat, backend.device, backend.packing)
     )
-    peers = Peers(link, port)
+    peers = Peers(link, port, plan.road, node)
     serve = await_serve(link, peers.meet, partial(_measured, port, plan, node))
     work = Workload(station.page)
     unit = AttentionUnit(plan, seat, served, kv, port, serve, work, weights, peers, others)
@@ -231,7 +231,9 @@ class AttentionUnit:
         return told if self._peers is None else [*told, *self._peers.news()]
 
     def counters(self) -> dict[str, Any]:
-        own = {"ranks": self._plan.config.attn_tp, **self._model.counters()}
+        own: dict[str, Any] = {"ranks": self._plan.config.attn_tp, **self._model.counters()}
+        if self._peers is not None:
+            own["m2n_roads"] = self._peers.roads()
         of_device = memory_counters(self._device)
         return {f"attention node {self.node.node}": {**self.node.counters(), **own, **of_device}}
 

@@ -11,8 +11,12 @@ from typer import Option
 
 from megainfer.commands.host_options import (
     JOIN_SECONDS,
+    TlsAuthority,
+    TlsCertificate,
+    TlsKey,
     TokenFile,
     check_seconds,
+    open_tls,
     parse_address,
 )
 from megainfer.config import parse_bytes
@@ -23,6 +27,7 @@ from megainfer.hosts.token import VARIABLE, find_token
 from megainfer.model_folder.demo.model import DEMO_MODEL_NAME
 from megainfer.model_folder.prepare import prepare
 from megainfer.model_folder.resolve import ModelSource
+from megainfer.tls.peers import PeerTls
 
 EPILOG = """[bold]Example[/bold]
 
@@ -39,7 +44,7 @@ And where clients come to:
 class Offer:
     """This machine, to whom `join` says. host: its address, None: the one that leads there. model:
     what is to be here before it joins, None: it is where the supervisor has it. memory: bytes,
-    None: what is available."""
+    None: what is available. tls: of its connections."""
 
     join: Address
     token: bytes
@@ -50,6 +55,7 @@ class Offer:
     model: ModelSource | None = None
     memory: int | None = None
     drain_seconds: float = 0.0
+    tls: PeerTls | None = None
 
     def run(self, told: Callable[[str], None]) -> int:
         """As the agent of this machine, to its end: its exit status. A model is fetched first, once
@@ -58,7 +64,7 @@ class Offer:
         from megainfer.agent.attendant import Ground
 
         folder = None if self.model is None else prepare(self.model)
-        ground = Ground(self.token, self.host or own_address(*self.join), folder)
+        ground = Ground(self.token, self.host or own_address(*self.join), folder, self.tls)
         wish = AgentWish(
             self.join,
             self.name,
@@ -76,6 +82,9 @@ def agent(
         str, Option(metavar="HOST:PORT", help="Where the supervisor listens (--listen-agents).")
     ],
     token_file: TokenFile = None,
+    tls_certfile: TlsCertificate = None,
+    tls_keyfile: TlsKey = None,
+    tls_cafile: TlsAuthority = None,
     host: Annotated[
         str | None,
         Option(
@@ -149,6 +158,7 @@ def agent(
         _source(model, revision),
         memory,
         drain_timeout,
+        open_tls(tls_certfile, tls_keyfile, tls_cafile),
     )
     raise typer.Exit(offer.run(lambda text: print(text, flush=True)))
 

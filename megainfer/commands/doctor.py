@@ -7,9 +7,13 @@ from typer import Option
 
 from megainfer.commands.host_options import (
     JOIN_SECONDS,
+    TlsAuthority,
+    TlsCertificate,
+    TlsKey,
     TokenFile,
     check_seconds,
     open_reception,
+    open_tls,
 )
 from megainfer.console.logs import set_up_logs
 from megainfer.errors import ConfigError
@@ -28,6 +32,9 @@ def doctor(
         str | None, Option(metavar="ADDRESS:PORT", help="Where they join, as with `serve`.")
     ] = None,
     token_file: TokenFile = None,
+    tls_certfile: TlsCertificate = None,
+    tls_keyfile: TlsKey = None,
+    tls_cafile: TlsAuthority = None,
     agents_timeout: Annotated[
         float, Option(metavar="SECONDS", help="How long to wait for them.")
     ] = JOIN_SECONDS,
@@ -43,7 +50,8 @@ def doctor(
     check_seconds("--agents-timeout", agents_timeout)
     set_up_logs("warning")
     console = Console(highlight=False)
-    reception = open_reception(agents, listen_agents, find_token(token_file))
+    tls = open_tls(tls_certfile, tls_keyfile, tls_cafile)
+    reception = open_reception(agents, listen_agents, find_token(token_file), tls=tls)
     try:
         hosts = reception.gather(agents, agents_timeout, console.print)
         table = Table("from", "to", "round trip", "MB/s", "clock", "", box=None, pad_edge=False)

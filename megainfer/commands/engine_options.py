@@ -162,7 +162,7 @@ class EngineOptions:
             rich_help_panel=NODES,
             metavar="auto|shm|dist",
             help="What carries messages between nodes: shared memory, or torch.distributed (gloo, "
-            "NCCL where all are on GPUs); auto: what is fastest on one host.",
+            "NCCL where all are on GPUs); auto: what is fastest on a host, and dist between hosts.",
         ),
     ] = DEFAULT.m2n
     m2n_host: Annotated[

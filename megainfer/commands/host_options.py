@@ -13,6 +13,7 @@ from megainfer.hosts.reception import LEASE_SECONDS, PATIENCE_SECONDS, Reception
 from megainfer.hosts.token import VARIABLE, find_token
 from megainfer.launch.hosts.places import parse_place
 from megainfer.messages.message import Role
+from megainfer.tls.peers import AUTHORITY, CERTIFICATE, PRIVATE_KEY, PeerTls, TlsFiles
 
 HOSTS = "Hosts"
 JOIN_SECONDS = PATIENCE_SECONDS
@@ -27,6 +28,29 @@ TokenFile = Annotated[
         show_default=f"the environment's {VARIABLE}",
         help="The secret that agents and the supervisor share: 32 characters or more, readable by "
         "its owner only.",
+    ),
+]
+TlsCertificate = Annotated[
+    Path | None,
+    Option(
+        CERTIFICATE,
+        rich_help_panel=HOSTS,
+        metavar="FILE",
+        help="This host's certificate (PEM), for TLS between hosts; with the two below, on all.",
+    ),
+]
+TlsKey = Annotated[
+    Path | None,
+    Option(PRIVATE_KEY, rich_help_panel=HOSTS, metavar="FILE", help="The key of --tls-certfile."),
+]
+TlsAuthority = Annotated[
+    Path | None,
+    Option(
+        AUTHORITY,
+        rich_help_panel=HOSTS,
+        metavar="FILE",
+        help="Certificate of the authority that all hosts' are of: the instance's own, since names "
+        "aren't looked at.",
     ),
 ]
 _ADDRESS = re.compile(r"(\[?)([^\[\]]+)(\]?):(\d{1,5})")
@@ -54,6 +78,9 @@ class HostOptions:
         ),
     ] = None
     token_file: TokenFile = None
+    tls_certfile: TlsCertificate = None
+    tls_keyfile: TlsKey = None
+    tls_cafile: TlsAuthority = None
     place: Annotated[
         list[str] | None,
         Option(
@@ -84,10 +111,27 @@ class HostOptions:
             help="Once it serves: when the nodes of a host that stays away are started on others.",
         ),
     ] = None
+    load_from_peer: Annotated[
+        bool,
+        Option(
+            "--load-from-peer",
+            rich_help_panel=HOSTS,
+            help="A host whose model folder lacks files with weights copies them from another's.",
+        ),
+    ] = False
 
     def places(self) -> dict[tuple[Role, int], str]:
         """The wishes for nodes. Raises ConfigError."""
         return dict(map(parse_place, self.place or []))
+
+    def tls(self) -> PeerTls | None:
+        """Of connections between hosts. Raises ConfigError."""
+        files = self.tls_files()
+        return None if files is None else PeerTls(files)
+
+    def tls_files(self) -> TlsFiles | None:
+        """The same, unread: agents elsewhere have their own at these paths."""
+        return TlsFiles.chosen(self.tls_certfile, self.tls_keyfile, self.tls_cafile)
 
     def reception(self, token: bytes | None = None) -> Reception | None:
         """Open, where there are to be agents. token: in place of what options say of it. Raises
@@ -107,17 +151,22 @@ class HostOptions:
         check_seconds("--agents-timeout", self.agents_timeout)
         waits = self.agent_lease, self.agents_timeout
         token = token or find_token(self.token_file)
-        reception = open_reception(self.agents, self.listen_agents, token, *waits)
+        reception = open_reception(self.agents, self.listen_agents, token, *waits, self.tls())
         if self.move_nodes_after is not None:
             check_seconds("--move-nodes-after", self.move_nodes_after)
             reception.move_after = self.move_nodes_after
+        reception.load_from_peer = self.load_from_peer
         return reception
 
     def _check_unused(self) -> None:
         given = {
             "--listen-agents": self.listen_agents,
             "--token-file": self.token_file,
+            CERTIFICATE: self.tls_certfile,
+            PRIVATE_KEY: self.tls_keyfile,
+            AUTHORITY: self.tls_cafile,
             "--place": self.place,
+            "--load-from-peer": self.load_from_peer,
             "--move-nodes-after": self.move_nodes_after is not None,
         }
         for flag, value in given.items():
@@ -131,6 +180,7 @@ def open_reception(
     token: bytes | None,
     lease: float = LEASE_SECONDS,
     patience: float = JOIN_SECONDS,
+    tls: PeerTls | None = None,
 ) -> Reception:
     """Where so many agents are to join. Raises ConfigError."""
     if listen_agents is None or token is None:
@@ -139,7 +189,15 @@ def open_reception(
             "--token-file FILE, by which they prove themselves; or --launcher, which starts them"
         )
     address = parse_address(listen_agents, "--listen-agents")
-    return Reception.open(address, token, lease, patience)
+    return Reception.open(address, token, lease, patience, tls)
+
+
+def open_tls(
+    certificate: Path | None, private_key: Path | None, authority: Path | None
+) -> PeerTls | None:
+    """What these options ask for. Raises ConfigError where one is missing or can't be used."""
+    files = TlsFiles.chosen(certificate, private_key, authority)
+    return None if files is None else PeerTls(files)
 
 
 def check_seconds(flag: str, seconds: float) -> None:

@@ -17,6 +17,7 @@ from megainfer.hosts.token import VARIABLE, find_token, make_token
 from megainfer.launchers.ranks import Rank
 from megainfer.model_folder.demo.model import DEMO_MODEL_NAME
 from megainfer.model_folder.resolve import ModelSource
+from megainfer.tls.peers import PeerTls
 
 if TYPE_CHECKING:
     from megainfer.agent.agent import AgentWish
@@ -56,6 +57,7 @@ class Launching:
             self.hosts.agents_timeout,
             model=self._fetched(),
             drain_seconds=self.drain_seconds + END_SECONDS,
+            tls=self.hosts.tls(),
         )
         return offer.run(told)
 
@@ -87,7 +89,8 @@ class Launching:
         listen = self.hosts.listen_agents or f"{HERE}:0"
         reception, token = self._open(listen, len(names))
         host = reception.address.host
-        wishes = [_kept(reception.address, token, name, host) for name in names]
+        tls = reception.tls
+        wishes = [_kept(reception.address, token, name, host, tls) for name in names]
         return _with_keeper(reception, wishes, held)
 
     # --- torchrun and Slurm -------------------------------------------------------------------
@@ -101,7 +104,7 @@ class Launching:
             )
         join = self._join(rank)
         reception, token = self._open(str(join), rank.size, self._told_token(rank))
-        wish = _kept(join, token, _name_of(rank), join.host)
+        wish = _kept(join, token, _name_of(rank), join.host, reception.tls)
         return _with_keeper(reception, [wish], held)
 
     def _join(self, rank: Rank) -> Address:
@@ -167,6 +170,8 @@ class Launching:
         ]
         if self.hosts.token_file is not None:
             told += ["--token-file", str(self.hosts.token_file.absolute())]
+        if (tls := self.hosts.tls_files()) is not None:
+            told += tls.options()
         if self.options.ray_memory is not None:
             told += ["--memory", str(self.options.ray_memory)]
         if (source := self._fetched()) is not None:
@@ -208,12 +213,12 @@ def _with_keeper(
     return reception
 
 
-def _kept(join: Address, token: bytes, name: str, host: str) -> "AgentWish":
+def _kept(join: Address, token: bytes, name: str, host: str, tls: PeerTls | None) -> "AgentWish":
     """An agent of this machine that ends with this process, so that it need not look for an end."""
     from megainfer.agent.agent import AgentWish
     from megainfer.agent.attendant import Ground
 
-    return AgentWish(join, name, 0, MOST_SECONDS, Ground(token, host, None))
+    return AgentWish(join, name, 0, MOST_SECONDS, Ground(token, host, None, tls))
 
 
 def _name_of(rank: Rank) -> str:

@@ -36,7 +36,7 @@ def nodes(url: Url = DEFAULT_URL, admin_key: AdminKey = None) -> None:
 
     report = msgspec.json.decode(ask("GET", url, "/admin/nodes", admin_key, LOOK_SECONDS))
     hosts = ["host"] * any("host" in node for node in report["nodes"])
-    columns = ("node", *hosts, "ranks", "state", "restarts", "last beat", "reason")
+    columns = ("node", *hosts, "ranks", "state", "restarts", "last beat", "reaches", "reason")
     table = Table(*columns, box=None, pad_edge=False)
     for node in report["nodes"]:
         beat = node["heartbeat_seconds"]
@@ -47,11 +47,22 @@ def nodes(url: Url = DEFAULT_URL, admin_key: AdminKey = None) -> None:
             node["state"],
             str(node["restarts"]),
             "" if beat is None else f"{beat:.1f} s ago",
+            _roads_text(node.get("roads", {})),
             node.get("reason", ""),
         )
     console = Console(highlight=False)
     console.print(f"{report['state']}, epoch {report['epoch']}")
     console.print(table)
+
+
+def _roads_text(roads: dict[str, list[int]]) -> str:
+    """Which expert nodes an attention node reaches over what.
+
+    >>> _roads_text({"shm": [0], "dist": [1, 2]})
+    'expert 0 by shm, expert 1,2 by dist'
+    """
+    told = (f"expert {','.join(map(str, nodes))} by {road}" for road, nodes in roads.items())
+    return ", ".join(told)
 
 
 def scale(

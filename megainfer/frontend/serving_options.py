@@ -15,6 +15,7 @@ from megainfer.planner.hardware import Device
 from megainfer.sampling import LOGPROBS_MODES, RAW
 from megainfer.sharing.budgets import BudgetOptions
 from megainfer.small_file import MEGABYTE, read_small_text
+from megainfer.tls.certificate import load_certificate
 
 MAX_KEY_CHARACTERS = 512
 MAX_API_SERVERS = 64
@@ -190,12 +191,8 @@ def _check_tls(certificate: Path | None, private_key: Path | None) -> None:
     if certificate is None or private_key is None:
         missing = "--ssl-certfile" if certificate is None else "--ssl-keyfile"
         raise ConfigError(f"TLS needs a certificate and its key: give {missing} as well")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, private_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"--ssl-certfile {certificate} with --ssl-keyfile {private_key} can't be used: {error}"
-        ) from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_certificate(context, certificate, private_key, ("--ssl-certfile", "--ssl-keyfile"))
 
 
 def _check_traces_endpoint(url: str) -> None:

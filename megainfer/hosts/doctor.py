@@ -65,7 +65,8 @@ def _probed(reception: Reception, source: str, target: str) -> LinkProbed:
         return LinkProbed(error=f"the agent of {source} can't be reached: {error}")
     name = f"host {source}"
     wire = Wire(
-        connection, reception.token, from_attendant_decoder, name, True, lease=PROBE_SECONDS
+        *(connection, reception.token, from_attendant_decoder, name, True, PROBE_SECONDS),
+        tls=reception.tls,
     )
     try:
         wire.send(ProbeLink(target, *to))

@@ -27,9 +27,11 @@ from megainfer.messages.hosts import (
     FromAgent,
     Join,
     Joined,
+    Peer,
     Refused,
     from_agent_decoder,
 )
+from megainfer.tls.peers import PeerTls
 
 log = logging.getLogger(__name__)
 
@@ -55,21 +57,30 @@ class _Agent:
 
 
 class Reception:
-    """Of one instance. token: what agents have to prove that they have. lease: seconds of silence
+    """Of one instance. token: what agents have to prove that they have; tls: and by what both
+    show certificates, where they are to. lease: seconds of silence
     after which one counts as lost, and its nodes with it. patience: seconds for which a start waits
     for one that is lost. `move_after`: seconds after which nodes of one that is lost are moved.
+    `load_from_peer`: whether a host that lacks weights may have those of another.
     `launcher`: who has the agents started, where somebody has."""
 
     launcher: Launcher | None = None
 
     def __init__(
-        self, strangers: Strangers[FromAgent], token: bytes, lease: float, patience: float
+        self,
+        strangers: Strangers[FromAgent],
+        token: bytes,
+        lease: float,
+        patience: float,
+        tls: PeerTls | None = None,
     ) -> None:
         self._strangers = strangers
         self.token = token
+        self.tls = tls
         self.lease = lease
         self._patience = patience
         self.move_after = inf
+        self.load_from_peer = False
         self._agents: dict[str, _Agent] = {}
         self._lost: dict[str, tuple[float, str]] = {}  # when and why, of those that aren't back
 
@@ -80,11 +91,12 @@ class Reception:
         token: bytes,
         lease: float = LEASE_SECONDS,
         patience: float = PATIENCE_SECONDS,
+        tls: PeerTls | None = None,
     ) -> "Reception":
         """Raises ConfigError where nobody can listen there."""
         listening = listen(address, "--listen-agents")
-        strangers = Strangers(listening, token, from_agent_decoder, "an agent", lease)
-        return cls(strangers, token, lease, patience)
+        strangers = Strangers(listening, token, from_agent_decoder, "an agent", lease, tls)
+        return cls(strangers, token, lease, patience, tls)
 
     @property
     def address(self) -> Address:
@@ -176,6 +188,14 @@ class Reception:
     def listens_at(self, name: str) -> Address:
         """Where the agent of a host that is there takes nodes."""
         return self._agents[name].listens_at
+
+    def peers(self, name: str) -> tuple[Peer, ...]:
+        """The other hosts that are there."""
+        return tuple(
+            Peer(other, *agent.listens_at)
+            for other, agent in self._agents.items()
+            if other != name and self.is_there(other)
+        )
 
     def dismiss(self) -> None:
         """The instance ends: tell all agents, for a moment, and close."""

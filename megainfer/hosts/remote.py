@@ -41,8 +41,10 @@ class RemoteNodes:
     def main_of(self, task: NodeTask) -> Callable[[Station], None]:
         """What the process of a node's stand-in runs; its host has to be there."""
         name = self._residences.of(task.role, task.node)
-        there = There(name, self.reception.listens_at(name), self.reception.token)
-        lease = self.reception.lease
+        reception = self.reception
+        there = There(name, reception.listens_at(name), reception.token, reception.tls)
+        lease = reception.lease
+        peers = reception.peers(name) if reception.load_from_peer else ()
 
         def run(station: Station) -> None:
             start = StartNode(
@@ -54,6 +56,7 @@ class RemoteNodes:
                 placement=task.placement,
                 weights=task.weights,
                 lease=lease,
+                peers=peers,
             )
             run_stand_in(station, self._plan, there, start)
 

@@ -30,6 +30,7 @@ from megainfer.messages.hosts import (
 from megainfer.messages.message import Role
 from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import FrontEndDown, FrontEndUp
+from megainfer.tls.peers import PeerTls
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,13 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """Where a node is to be: the host's name, and where its agent listens."""
+    """Where a node is to be: the host's name, and where its agent listens. token, tls: as
+    `Reception`."""
 
     host: str
     address: tuple[str, int]
     token: bytes
+    tls: PeerTls | None = None
 
 
 def run_stand_in(station: Station, plan: Plan, there: There, start: StartNode) -> None:
@@ -106,7 +109,9 @@ class _StandIn:
                 sleep(_RETRY_SECONDS)  # nothing tells when somebody begins to listen
             else:
                 break
-        return Wire(connection, there.token, from_attendant_decoder, name, True, lease)
+        return Wire(
+            connection, there.token, from_attendant_decoder, name, True, lease, tls=there.tls
+        )
 
     def _ended(self, message: NodeEnded | Refused) -> None:
         host = self._there.host

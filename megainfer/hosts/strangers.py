@@ -11,6 +11,7 @@ from megainfer.errors import MegaInferError
 from megainfer.hosts.listening import Address
 from megainfer.hosts.wire import Wire
 from megainfer.instruments.seldom import Seldom
+from megainfer.tls.peers import PeerTls
 
 MOST = 64
 """The oldest of too many makes room."""
@@ -26,8 +27,8 @@ Incoming = TypeVar("Incoming")
 class Strangers(Generic[Incoming]):
     """Those at one listening socket, which is this one's to close from now on.
 
-    kind: what one is called in the log. lease: of each one's `Wire`. Until one has proved that it
-    has the token it costs a socket and what a kernel holds of it, and no process.
+    kind: what one is called in the log. lease, tls: of each one's `Wire`. Until one has
+    proved that it has the token it costs a socket and what a kernel holds of it, and no process.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Strangers(Generic[Incoming]):
         decoder: "msgspec.msgpack.Decoder[Incoming]",
         kind: str,
         lease: float,
+        tls: PeerTls | None = None,
     ) -> None:
         self._listening = listening
         self._token = token
         self._decoder = decoder
         self._kind = kind
         self._lease = lease
+        self._tls = tls
         self._wires: list[Wire[Incoming]] = []
 
     @property
@@ -85,7 +88,9 @@ class Strangers(Generic[Incoming]):
                 self._send_away(self._wires[0], "there are too many who say nothing")
             name = f"{self._kind} at {host}:{port}"
             self._wires.append(
-                Wire(connection, self._token, self._decoder, name, False, self._lease)
+                Wire(
+                    connection, self._token, self._decoder, name, False, self._lease, tls=self._tls
+                )
             )
 
     def _send_away(self, wire: Wire[Incoming], reason: str) -> None:

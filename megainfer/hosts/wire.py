@@ -18,6 +18,8 @@ from megainfer.errors import NodeDied, ProtocolError
 from megainfer.hosts.session import Session
 from megainfer.messages.hosts import Pulse
 from megainfer.messages.message import Message, encode
+from megainfer.tls.end import MAYBE, WANTED, wants_tls
+from megainfer.tls.peers import PeerTls
 
 PULSE_SECONDS = 0.5
 HANDSHAKE_SECONDS = 5.0
@@ -37,7 +39,8 @@ class Wire(Generic[Incoming]):
     name: what to call the other in errors. calls: whether it is this side that has connected.
     lease: seconds of silence after which the other counts as lost. unanswered: seconds after which
     the kernel gives up bytes that no other kernel has acknowledged; the lease where it is shorter,
-    or nothing is said. For who connects anew: it finds out sooner when the network is back.
+    or nothing is said. For who connects anew: it finds out sooner when the network is back. tls:
+    where both are to show certificates, and all is to be hidden from others.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Wire(Generic[Incoming]):
         calls: bool,
         lease: float,
         unanswered: float = inf,
+        tls: PeerTls | None = None,
     ) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -56,6 +60,9 @@ class Wire(Generic[Incoming]):
         self._decoder = decoder
         self.name = name
         self._session = Session(token, calls)
+        self._tls = None if tls is None else tls.end(calls)
+        # With TLS it is the caller who speaks first, else the listener.
+        self._in_vain = calls is (tls is None)  # whether the other was to begin, and hasn't
         self._waiting: deque[bytes] = deque()  # until both have proved themselves
         self._since = self._heard_at = monotonic()
         self._said_at = 0.0
@@ -73,7 +80,7 @@ class Wire(Generic[Incoming]):
 
     def events(self) -> int:
         """What to poll its descriptor for."""
-        return select.POLLIN | (select.POLLOUT if self._session.outgoing else 0)
+        return select.POLLIN | (select.POLLOUT if self._outgoing else 0)
 
     @property
     def is_open(self) -> bool:
@@ -88,12 +95,12 @@ class Wire(Generic[Incoming]):
     @property
     def pending(self) -> bool:
         """Whether something is still to be sent."""
-        return bool(self._session.outgoing or self._waiting)
+        return bool(self._outgoing or self._waiting)
 
     @property
     def is_crowded(self) -> bool:
         """Whether more waits than should."""
-        return len(self._session.outgoing) > CROWDED_BYTES
+        return len(self._outgoing) > CROWDED_BYTES
 
     def send(self, message: Message) -> None:
         """Never blocks. Raises NodeDied where the other is gone, or reads nothing."""
@@ -123,9 +130,9 @@ class Wire(Generic[Incoming]):
     def _pump(self) -> list[Incoming]:
         messages: list[Incoming] = []
         try:
-            while data := self._received():
-                self._heard_at = monotonic()
-                messages += map(self._decoded, self._session.feed(data))
+            while (data := self._received()) is not None:
+                self._heard_at, self._in_vain = monotonic(), False
+                messages += map(self._decoded, self._session.feed(self._unsealed(data)))
             self._say()
         except NodeDied:
             if not messages:  # else its last words; the end is noticed again
@@ -142,16 +149,41 @@ class Wire(Generic[Incoming]):
                 self._session.seal(encode(Pulse()))
         self._flush()
 
-    def _received(self) -> bytes:
-        """Something that has come; nothing where nothing has."""
+    @property
+    def _hint(self) -> str:
+        """What may be wrong where it ends."""
+        return f"; {MAYBE}" if self._in_vain else ""
+
+    @property
+    def _outgoing(self) -> bytearray:
+        """What is to be sent; whoever sends it takes it from there."""
+        session = self._session.outgoing
+        if self._tls is None:
+            return session
+        if session:
+            self._tls.seal(session)
+            session.clear()
+        return self._tls.outgoing
+
+    def _unsealed(self, data: bytes) -> bytes:
+        """What a session is told. Raises ProtocolError where one side wants TLS, and the other has
+        none."""
+        if self._tls is not None:
+            return self._tls.feed(data)
+        if not self.is_open and wants_tls(data):
+            raise ProtocolError(WANTED)
+        return data
+
+    def _received(self) -> bytes | None:
+        """Something that has come; None where nothing has."""
         try:
             data = self._socket.recv(_PIECE_BYTES)
         except BlockingIOError:
-            return b""
+            return None
         except OSError as error:
             raise NodeDied(f"{self.name} can't be reached any more: {error.strerror}") from error
         if not data:
-            raise NodeDied(f"{self.name} has closed the connection")
+            raise NodeDied(f"{self.name} has closed the connection{self._hint}")
         return data
 
     def _decoded(self, body: bytes) -> Incoming:
@@ -161,7 +193,7 @@ class Wire(Generic[Incoming]):
             raise ProtocolError(f"it says what can't be read: {error}") from None
 
     def _flush(self) -> None:
-        outgoing = self._session.outgoing
+        outgoing = self._outgoing
         try:
             while outgoing and (sent := self._socket.send(outgoing[:_PIECE_BYTES])):
                 del outgoing[:sent]
@@ -174,7 +206,9 @@ class Wire(Generic[Incoming]):
 
     def _check_silence(self) -> None:
         if not self.is_open and monotonic() - self._since > HANDSHAKE_SECONDS:
-            raise NodeDied(f"{self.name} has not proved itself within {HANDSHAKE_SECONDS:g} s")
+            raise NodeDied(
+                f"{self.name} has not proved itself within {HANDSHAKE_SECONDS:g} s{self._hint}"
+            )
         if self.silence > self.lease:
             raise NodeDied(f"{self.name} has been silent for {self.silence:.1f} s")
 

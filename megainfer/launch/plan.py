@@ -34,7 +34,7 @@ from megainfer.launch.hosts.places import Places
 from megainfer.launch.machine import Machine
 from megainfer.launch.ranks.checks import check_ranks
 from megainfer.m2n.geometry import Geometry
-from megainfer.m2n.roads import PortOptions, Road, road_on_a_host
+from megainfer.m2n.roads import PortOptions, Road, road_of_hosts, road_on_a_host
 from megainfer.memory import Ledger, attention_node, expert_node, routing_bytes
 from megainfer.messages.message import Role
 from megainfer.models.quantization import QuantizationSpec, quantization_of
@@ -43,6 +43,7 @@ from megainfer.models.spec import ModelSpec
 from megainfer.planner.profiles import profile_rows
 from megainfer.ranks.layout import HalfLayout, RowsLayout
 from megainfer.sharing.budgets import BudgetOptions, Budgets
+from megainfer.tls.peers import TlsFiles
 from megainfer.topology import (
     CoreAssignment,
     Placement,
@@ -64,10 +65,10 @@ class Plan:
     cores: one assignment a node, attention nodes first, then expert nodes; a single one when
     colocated. micro_batches: m where it needs no measurement, else None. token: a random name that
     keeps this instance's sockets apart from any other's. m2n_key: a secret, by which its nodes know
-    each other over a network. kernels: of attention nodes, beside those of expert nodes.
-    generation: end tokens, and sampling for
-    what a request leaves out. quantization: of the weights on disk. places: where nodes are that
-    agents start on several hosts; None: all are on this one. front_token: in place of `token`
+    each other over a network. m2n_tls: by what they show certificates there, as each host has it.
+    kernels: of attention nodes, beside those of expert nodes. generation: end tokens, and sampling
+    for what a request leaves out. quantization: of the weights on disk. places: where nodes are
+    that agents start on several hosts; None: all are on this one. front_token: in place of `token`
     where a node of another host looks for front ends.
     """
 
@@ -90,6 +91,7 @@ class Plan:
     generation: GenerationDefaults
     quantization: QuantizationSpec | None
     m2n_key: str = field(repr=False)
+    m2n_tls: TlsFiles | None = None
     places: Places | None = None
     front_token: str = ""
 
@@ -212,11 +214,15 @@ class Plan:
     @property
     def road(self) -> Road:
         """What carries the messages between its nodes."""
-        kind, groups = road_on_a_host(
-            self.config.m2n, bool(self.devices.attention), bool(self.devices.experts)
-        )
+        if self.places is not None:
+            kind, groups = road_of_hosts(self.config.m2n)
+        else:
+            kind, groups = road_on_a_host(
+                self.config.m2n, bool(self.devices.attention), bool(self.devices.experts)
+            )
         options = PortOptions(self.spin_seconds)
-        return Road(kind, self.token, options, self.m2n_key, self.config.m2n_host, groups)
+        host = self.config.m2n_host
+        return Road(kind, self.token, options, self.m2n_key, host, groups, self.m2n_tls)
 
     @property
     def payloads(self) -> str:
@@ -225,10 +231,10 @@ class Plan:
         return "device" if road.kind == "ipc" or road.groups == "nccl" else "host"
 
     def slot_bytes(self, micro_batches: int) -> int:
-        """Of M2N in the host's memory, all nodes together. On `dist` there is as much again that
-        they send from, in place of each other's slots."""
+        """Of M2N in the host's memory, all nodes together. On `dist`, which may be some of
+        `mixed`, there is as much again that they send from, in place of each other's slots."""
         once = self.geometry(micro_batches).total_bytes
-        return 2 * once if self.road.kind == "dist" else once
+        return 2 * once if self.road.kind in ("dist", "mixed") else once
 
     def roomy_geometry(self, micro_batches: int) -> Geometry:
         """The layout of M2N's slots, with room for as many nodes as there may be."""

@@ -265,6 +265,8 @@ def _slots_line(plan: Plan) -> str:
     each = "" if m else " for each micro-batch"
     road = plan.road
     transport = f"{road.kind} ({road.groups})" if road.kind == "dist" else road.kind
+    if road.kind == "mixed":
+        transport = f"shm on a host, dist ({road.groups}) between hosts"
     if plan.config.colocated:
         transport = "local (one process)"
     return (

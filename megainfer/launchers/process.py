@@ -43,12 +43,13 @@ class LauncherProcess:
     def address(self, seconds: float) -> str:
         """Of this machine, as the engine knows it. Raises NodeDied where it isn't told in time."""
         deadline = monotonic() + seconds
-        while self._here is None:
+        while True:
             self.check()
+            if self._here is not None:
+                return self._here
             if (left := deadline - monotonic()) <= 0:
                 raise NodeDied(f"{self._name} has not reached its cluster within {seconds:g} s")
             select.select([self._words.pipe], [], [], left)
-        return self._here
 
     def end(self, seconds: float) -> None:
         if not self._reap(seconds):

@@ -50,6 +50,10 @@ class Part(NamedTuple):
     count: Tensor | None = None  # type: ignore[assignment]  # a tuple's count() is no use here
     places: Tensor | None = None
 
+    def blank(self) -> "Part":
+        """Of the same kind, without a row."""
+        return Part(self.rows[:0], self.local_ids[:0], self.weights[:0])
+
 
 class Handle(NamedTuple):
     """A dispatch in flight: what `combine` needs to bring it home."""

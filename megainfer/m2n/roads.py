@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from megainfer.errors import ConfigError
 from megainfer.m2n.geometry import Geometry
+from megainfer.tls.peers import TlsFiles
 
 if TYPE_CHECKING:  # a plan names a road in processes that have no torch
     from megainfer.device import Device
@@ -20,15 +21,21 @@ ROADS = {
     "shm": "megainfer.m2n.shm.ports",
     "ipc": "megainfer.m2n.ipc.ports",
     "dist": "megainfer.m2n.dist.ports",
+    "mixed": "megainfer.m2n.mixed.ports",
 }
 """Name -> the module that opens its ports."""
 
 
 class Wish(NamedTuple):
-    """A road of `ROADS`, and with "dist" what carries payloads on it: see `Road`."""
+    """A road of `ROADS`, and where it is "dist" what carries payloads on it: see `Road`."""
 
     kind: str
     groups: str = "gloo"
+
+
+def road_of_hosts(wish: str) -> Wish:
+    """What joins the nodes of an instance on several hosts; wish: as `road_on_a_host`."""
+    return Wish("mixed" if wish == "auto" else wish)
 
 
 def road_on_a_host(wish: str, attention_on_gpus: bool, experts_on_gpus: bool) -> Wish:
@@ -66,9 +73,10 @@ class Road:
     kind: one of `ROADS`. token: a random name that keeps this instance's meeting places apart from
     any other's; other users of the machine can see it.
 
-    Of "dist" only: key: a secret that all its nodes have, of at least 32 characters. host: the IP
-    address at which a node listens, of one interface. groups: what carries payloads, "gloo" between
-    hosts' memories or "nccl" between GPUs.
+    Of "dist", also as part of "mixed": key: a secret that all its nodes have, of at least 32
+    characters. host: the IP address at which a node listens, of one interface. groups: what carries
+    payloads, "gloo" between hosts' memories or "nccl" between GPUs. tls: of the connections on
+    which nodes meet, and of the bells on them; not of payloads.
     """
 
     kind: str
@@ -77,6 +85,13 @@ class Road:
     key: str = field(default="", repr=False)
     host: str = LOOPBACK
     groups: str = "gloo"
+    tls: TlsFiles | None = None
+
+    def to(self, address: tuple[str, int] | None) -> str:
+        """Which of `ROADS` leads to a node. address: where it is, None: on this host."""
+        if self.kind != "mixed":
+            return self.kind
+        return "shm" if address is None else "dist"
 
 
 @dataclass(frozen=True, slots=True)

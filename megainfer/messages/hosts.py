@@ -45,12 +45,21 @@ class Dismissed(Message, frozen=True):
     """To an agent: the instance ends."""
 
 
+class Peer(msgspec.Struct, frozen=True):
+    """Another host of the instance. address, port: where its agent listens."""
+
+    host: str
+    address: str
+    port: int
+
+
 class StartNode(Message, frozen=True):
     """From a stand-in, first of all: start this incarnation of a node, and be its supervisor.
 
     plan: as `launch.plan_codec` writes it, without the key of M2N. measures, placement, weights: as
     its main function takes them; attention nodes need no placement. lease: seconds of silence after
-    which either side counts as lost.
+    which either side counts as lost. peers: hosts from which weights may be copied that lack on
+    this one.
     """
 
     role: Role
@@ -61,6 +70,7 @@ class StartNode(Message, frozen=True):
     placement: Placement | None
     weights: WeightFiles
     lease: float
+    peers: tuple[Peer, ...] = ()
 
 
 class NodeEnded(Message, frozen=True):
@@ -142,12 +152,40 @@ class PortRead(Message, frozen=True):
     seconds: float
 
 
+class ListWeights(Message, frozen=True):
+    """Between agents: which files with weights are there of the model of this plan?"""
+
+    plan: bytes
+
+
+class WeightsListed(Message, frozen=True):
+    """sizes: bytes of each file of the model's folder, by its name."""
+
+    sizes: dict[str, int]
+
+
+class ReadWeights(Message, frozen=True):
+    """Between agents: so many bytes, from the offset on, of a file that was listed; or fewer."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class WeightsRead(Message, frozen=True):
+    """Fewer than were asked for: the file ends there, or no more are given at once."""
+
+    data: bytes
+
+
 ToAgent = Joined | Refused | Dismissed | Pulse
 FromAgent = Join | Pulse
 Probing = ProbeLink | Echo | OpenPort
 Probed = LinkProbed | Echoed | PortOpened | PortRead
-ToAttendant = ToChild | StartNode | ForNode | Probing | Pulse
-FromAttendant = FromChild | NodeEnded | LogLines | ForFrontEnd | Refused | Probed | Pulse
+Fetching = ListWeights | ReadWeights
+Fetched = WeightsListed | WeightsRead
+ToAttendant = ToChild | StartNode | ForNode | Probing | Fetching | Pulse
+FromAttendant = FromChild | NodeEnded | LogLines | ForFrontEnd | Refused | Probed | Fetched | Pulse
 
 to_agent_decoder: "msgspec.msgpack.Decoder[ToAgent]" = msgspec.msgpack.Decoder(ToAgent)
 from_agent_decoder: "msgspec.msgpack.Decoder[FromAgent]" = msgspec.msgpack.Decoder(FromAgent)

@@ -43,7 +43,8 @@ class ServerInfo(TypedDict):
 
 
 class NodeReport(TypedDict):
-    """host: where nodes are on several. reason and lost_seconds: of one that is lost."""
+    """host: where nodes are on several. roads: of an attention node, by which it reaches which
+    expert nodes. reason and lost_seconds: of one that is lost."""
 
     name: str
     role: Literal["attention", "expert"]
@@ -54,6 +55,7 @@ class NodeReport(TypedDict):
     ranks: int
     heartbeat_seconds: float | None
     host: NotRequired[str]
+    roads: NotRequired[dict[str, list[int]]]
     reason: NotRequired[str]
     lost_seconds: NotRequired[float]
 

@@ -36,6 +36,8 @@ def _node(node: NodeState, engine: EngineClient, board: NodeBoard) -> dict[str, 
     }
     if board.places is not None:
         about["host"] = board.host_of(node)
+    if node.role is Role.ATTENTION:
+        about["roads"] = node.counters.get("m2n_roads", {})
     if lack is None:
         return about
     lost = round(engine.recovery.clock() - lack.since, 3)

@@ -51,7 +51,7 @@ def test_shm_is_a_road() -> None:
 
 def test_a_road_that_is_not_there_is_named() -> None:
     with pytest.raises(
-        ConfigError, match="no M2N road is called 'rail'; there are: shm, ipc, dist"
+        ConfigError, match="no M2N road is called 'rail'; there are: shm, ipc, dist, mixed"
     ):
         open_attention_port(Road("rail", "token"), SEAT, SECONDS)
 

@@ -86,6 +86,9 @@ def test_agents_need_a_place_to_join_and_a_token(tmp_path: Path) -> None:
     [
         (HostOptions(listen_agents="127.0.0.1:0"), "--listen-agents is for nodes on other hosts"),
         (HostOptions(place=["expert.0=left"]), "--place is for nodes on other hosts"),
+        (HostOptions(load_from_peer=True), "--load-from-peer is for nodes on other hosts"),
+        (HostOptions(tls_keyfile=Path("k")), "--tls-keyfile is for nodes on other hosts"),
+        (HostOptions(agents=1, tls_cafile=Path("a")), "give --tls-certfile and --tls-keyfile as"),
         (HostOptions(agents=-1), "--agents must be 0 or more, not -1"),
         (HostOptions(agents=1, agent_lease=1.0), "--agent-lease must be at least 2 s, not 1"),
         (HostOptions(agents=1, agent_lease=inf), "--agent-lease must be seconds from 0 to 86400"),
@@ -96,3 +99,12 @@ def test_agents_need_a_place_to_join_and_a_token(tmp_path: Path) -> None:
 def test_options_that_make_no_sense_are_refused(options: HostOptions, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         options.reception()
+
+
+def test_agents_that_are_launched_elsewhere_have_the_same_tls() -> None:
+    certificate, key, authority = map(Path, ("/a/cert", "/a/key", "/a/ca"))
+    options = HostOptions(agents=1, tls_certfile=certificate, tls_keyfile=key, tls_cafile=authority)
+    words = Launching(options)._arguments()
+    for flag, path in (("certfile", "cert"), ("keyfile", "key"), ("cafile", "ca")):
+        assert words[words.index(f"--tls-{flag}") + 1] == f"/a/{path}"
+    assert "--tls-certfile" not in Launching(HostOptions(agents=1))._arguments()

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # From the ground up. A room imports itself and those before it, in its functions too and for types.
 FLOORS = (
     *("errors", "config", "native", "instruments", "topology", "small_file", "sharing"),
+    "tls",
     *("gguf", "models", "helper_frames", "helper_process"),
     *("text", "structured", "sampling", "messages", "pipeline", "gather"),
     *("device", "m2n", "ranks", "checkpoint", "compute", "memory"),

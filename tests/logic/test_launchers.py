@@ -1,6 +1,7 @@
 """Who starts agents: roles from an environment, what is missing named, and what a launcher says."""
 
 import os
+import select
 import socket
 import sys
 from pathlib import Path
@@ -276,6 +277,16 @@ def test_words_come_whole_however_they_are_cut() -> None:
     assert words.read() == []
     assert words.ended
     words.close()
+
+
+def test_what_a_launcher_has_said_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    launcher = LauncherProcess("it", os.getpid(), reader)  # nobody's child: it isn't asked for
+    say(writer, Here("10.0.0.1"))
+    monkeypatch.setattr(select, "select", pytest.fail)
+    assert launcher.address(30.0) == "10.0.0.1"
+    launcher.close()
+    os.close(writer)
 
 
 def test_a_launcher_that_fails_says_why() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from megainfer.attention_node.peers import Peers
+from megainfer.m2n.roads import Road
 from megainfer.messages.from_child import LinkLost
 from megainfer.messages.to_child import Meet
 
@@ -34,7 +35,7 @@ class Nobody:
 
 def test_a_connection_that_ends_is_told_once_though_epochs_begin_without_it() -> None:
     port = Port()
-    peers = Peers(Nobody(), port)  # type: ignore[arg-type]
+    peers = Peers(Nobody(), port, Road("mixed", "token"))  # type: ignore[arg-type]
     peers.meet(Meet(0, 0))
     peers.meet(Meet(1, 3))
     peers.enter()
@@ -52,9 +53,23 @@ def test_a_connection_that_ends_is_told_once_though_epochs_begin_without_it() ->
 
 def test_a_connection_that_ends_just_before_an_epoch_is_told_in_it() -> None:
     port = Port()
-    peers = Peers(Nobody(), port)  # type: ignore[arg-type]
+    peers = Peers(Nobody(), port, Road("mixed", "token"))  # type: ignore[arg-type]
     peers.meet(Meet(0, 0))
     peers.enter()
     port.lost = frozenset({0})
     peers.enter()
     assert list(peers.news()) == [LinkLost(0, 0)]
+
+
+def test_roads_are_told_of_who_is_there() -> None:
+    peers = Peers(Nobody(), Port(), Road("mixed", "token"))  # type: ignore[arg-type]
+    peers.meet(Meet(1, 0, ("10.0.0.2", 7301)))
+    peers.meet(Meet(0, 0))
+    peers.meet(Meet(2, 0, ("10.0.0.3", 7301)))
+    assert peers.roads() == {}
+    peers.enter()
+    assert peers.roads() == {"shm": [0], "dist": [1, 2]}
+    alone = Peers(Nobody(), Port(), Road("dist", "token"))  # type: ignore[arg-type]
+    alone.meet(Meet(0, 0))
+    alone.enter()
+    assert alone.roads() == {"dist": [0]}

@@ -72,7 +72,7 @@ def test_a_plan_of_hosts_gives_each_node_cores_of_its_host(tmp_path: Path) -> No
     assert plan.cores_of_expert(0).cores == (0, 1)
     assert plan.measures, "stages can overlap: no two nodes of a host share a core"
     assert plan.spin_seconds == 0.0
-    assert plan.road.kind == "dist"
+    assert plan.road.kind == "mixed"
     assert decode_plan(encode_plan(plan)) == plan
     assert "attention 0  on left, cores 0,1" in "\n".join(describe(plan))
 

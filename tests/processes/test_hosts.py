@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from tests.support.agents import (
     READY_SECONDS,
@@ -26,6 +26,7 @@ from tests.support.agents import (
 from tests.support.chaos.instance import write_model
 from tests.support.namespaces import NetHost, Network, may_make_hosts, network
 from tests.support.served import Served, answer, serving, stream
+from tests.support.tls import issued
 
 PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8, [9])
 TOKENS = 24
@@ -35,11 +36,11 @@ PATIENT, IMPATIENT = 60.0, 6.0
 """Recovery timeouts: most tests don't ask how long a node takes that starts again."""
 READ_AGAIN, LOST = "keys and limits were read again", "WARNING host right is lost: host right "
 DIED = re.compile(r"WARNING expert node 1 \(process \d+\) died: host right .*; it is started again")
-READ_SIGN = """
+SPEAK = """
 import socket, sys
-with socket.socket(socket.AF_UNIX) as sign:
-    sign.connect(chr(0) + sys.argv[1])
-    print(sign.recv(128).decode())
+with socket.socket(socket.AF_UNIX) as door:
+    door.connect(chr(0) + sys.argv[1])
+    door.sendall(bytes(64))
 """
 GRACE = 20.0
 """Of bounds, on a machine that others use."""
@@ -60,6 +61,7 @@ class Site:
     right: AgentProcess
     doctor: str  # what `megainfer doctor` has said of the two before
     options: Path
+    tls: tuple[str, ...]  # options of all
 
     def wait_for_nodes(self, seconds: float) -> None:
         """From now on requests do, for so long."""
@@ -93,21 +95,22 @@ def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
     may_make_hosts()
     folder = tmp_path_factory.mktemp("site")
     token, options = write_token(folder), folder / "options.yaml"
+    tls = tuple(issued(folder, trustme.CA()).options())
     write_recovery(options, PATIENT)
     with network(2) as net:
         agents = [
-            AgentProcess(net, host, name, token)
+            AgentProcess(net, host, name, token, more=tls)
             for host, name in zip(net.hosts, ("left", "right"), strict=True)
         ]
-        told = examine(net, token)
+        told = examine(net, token, *tls)
         served = serve_on(
             net,
             token,
             *(str(model), *OPTIONS, "--place", "attention.0=left"),
             *("--place", "expert.0=left", "--place", "expert.1=right"),
-            *("--agent-lease", f"{LEASE:g}", "--config", str(options)),
+            *("--agent-lease", f"{LEASE:g}", "--config", str(options), *tls),
         )
-        site = Site(net, token, served, *agents, told, options)
+        site = Site(net, token, served, *agents, told, options, tls)
         try:
             wait_until_ready(served, agents)
             yield site
@@ -121,19 +124,12 @@ def write_recovery(options: Path, seconds: float) -> None:
     options.write_text(f"recovery-timeout: {seconds:g}\n")
 
 
-def m2n_address(host: NetHost, pid: int, expert: int) -> tuple[str, int]:
-    """Where this expert node listens, as its sign tells processes of its host."""
+def speak_at_door(host: NetHost, pid: int, expert: int) -> None:
+    """What is no M2N, where this expert node meets attention nodes of its host."""
     rows = [row.split() for row in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]]
     (name,) = {row[7][1:] for row in rows if len(row) > 7 and f"-expert-{expert}-" in row[7]}
-    told = subprocess.run(
-        [*host.command, sys.executable, "-c", READ_SIGN, name],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    address, port = told.stdout.split()
-    return address, int(port)
+    command = [*host.command, sys.executable, "-c", SPEAK, name]
+    subprocess.run(command, timeout=60, check=True)
 
 
 def test_the_doctor_measures_both_ways(site: Site) -> None:
@@ -159,13 +155,36 @@ def test_tokens_are_those_of_one_host(site: Site, expected: dict[int, list[int]]
     ]
 
 
+def test_each_pair_has_the_road_that_leads_there(site: Site) -> None:
+    _again(site)
+    (attention, *_) = httpx.get(f"{site.served.url}/admin/nodes", timeout=30).json()["nodes"]
+    assert attention["roads"] == {"shm": [0], "dist": [1]}
+    metrics = httpx.get(f"{site.served.url}/metrics", timeout=30).text
+    found = re.findall(r'm2n_road\{expert="(\d)",.*road="(\w+)",.*\} 1', metrics)
+    assert sorted(found) == [("0", "shm"), ("1", "dist")], metrics
+
+
+@pytest.mark.parametrize("authority", [True, False])
+def test_who_shows_no_certificate_of_the_authority_is_sent_away(
+    site: Site, tmp_path: Path, authority: bool
+) -> None:
+    """Without TLS it is never let in, with another authority's it hears at once that it isn't."""
+    before = len(site.served.output)
+    more = issued(tmp_path, trustme.CA()).options() if authority else ["--join-timeout", "1"]
+    agent = AgentProcess(site.network, site.right_host, "third", site.token, more=more)
+    try:
+        assert agent.end() != 0, agent.output
+    finally:
+        agent.kill()
+    said = "certificate" if authority else "one of the two wants TLS and the other has no --tls-"
+    assert said in agent.output
+    _await(site.served, lambda output: "nobody let in: an agent at" in output[before:])
+
+
 def test_what_a_node_logs_comes_with_its_host_and_name(site: Site) -> None:
-    """Here that somebody came to its M2N port and spoke something else."""
-    address = m2n_address(site.right_host, site.right.nodes()["expert-1"], 1)
-    assert address[0] == site.right_host.address
-    with socket.create_connection(address, timeout=GRACE) as stranger:
-        stranger.sendall(bytes(64))
-        _await(site.served, re.compile(r"^right expert-1 \| .* let nobody in", re.MULTILINE).search)
+    """Here that somebody came to its M2N door and spoke something else."""
+    speak_at_door(site.right_host, site.right.nodes()["expert-1"], 1)
+    _await(site.served, re.compile(r"^right expert-1 \| .* let nobody in", re.MULTILINE).search)
 
 
 def test_a_killed_node_is_back_and_its_streams_go_on(
@@ -209,7 +228,7 @@ def test_a_lost_agent_is_its_nodes_death_and_another_of_its_name_has_them_again(
     before = len(site.served.output)
     site.right.kill()
     _await(site.served, lambda output: LOST in output[before:] and DIED.search(output[before:]))
-    site.right = AgentProcess(site.network, site.right_host, "right", site.token)
+    site.right = AgentProcess(site.network, site.right_host, "right", site.token, more=site.tls)
     _again(site)
     assert answer(site.served, PROMPTS[0], TOKENS) == expected[0]
 

@@ -33,6 +33,7 @@ built = pytest.mark.skipif(not native_library.is_built(), reason="M2N is not bui
         (TWIN, "plain"),
         pytest.param((TWIN, "native"), marks=built),
         ("dist", None),
+        ("mixed", None),
     ],
     ids=lambda param: " ".join(filter(None, param)),
 )
@@ -42,17 +43,27 @@ def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Roa
     return road_of(kind, PortOptions(mover=mover))
 
 
+ADDRESSES: dict[tuple[str, int, int], tuple[str, int] | None] = {}
+"""Of expert nodes that are met as if they were on another host, by road, index, incarnation."""
+
+
 def attention_of(road: Road, index: int, incarnation: int = 0) -> JoiningPort:
     return join_attention(road, Seat(GEOMETRY, index, 0, incarnation))
 
 
 def expert_of(road: Road, index: int, incarnation: int = 0) -> ExpertPort:
-    return join_expert(road, Seat(GEOMETRY, index, 0, incarnation))
+    """On the road `mixed` every other one is elsewhere, and so is who takes the place of one that
+    is here."""
+    port = join_expert(road, Seat(GEOMETRY, index, 0, incarnation))
+    if road.kind == "mixed" and (index + incarnation) % 2:
+        ADDRESSES[road.token, index, incarnation] = port.address
+    return port
 
 
-def meet(attention: JoiningPort, expert: int, incarnation: int = 0) -> None:
+def meet(attention: JoiningPort, expert: int, incarnation: int = 0, token: str = "") -> None:
     met = Event()
-    attention.meet(expert, incarnation, SECONDS, met.set)
+    address = ADDRESSES.get((token, expert, incarnation))
+    attention.meet(expert, incarnation, SECONDS, met.set, address)
     assert met.wait(SECONDS)
 
 
@@ -119,15 +130,15 @@ def test_nobody_is_a_member_before_it_was_met(road: Road) -> None:
     with closing(attention, expert):
         with pytest.raises(ProtocolError, match=r"peers \[0\] are members of epoch 1, but never"):
             attention.set_epoch(1, [0])
-        meet(attention, 0)
+        meet(attention, 0, token=road.token)
         enter(1, {0: attention}, {0: expert})
         round_trip(attention, expert, 0, 1.0)
 
 
 def test_an_expert_node_that_comes_back_takes_its_place(road: Road) -> None:
     attention, first, other = attention_of(road, 0), expert_of(road, 0), expert_of(road, 1)
-    meet(attention, 0)
-    meet(attention, 1)
+    meet(attention, 0, token=road.token)
+    meet(attention, 1, token=road.token)
     enter(1, {0: attention}, {0: first, 1: other})
     for mark in range(3):
         round_trip(attention, first, 0, float(mark))
@@ -138,7 +149,7 @@ def test_an_expert_node_that_comes_back_takes_its_place(road: Road) -> None:
 
     second = expert_of(road, 0, incarnation=1)
     with closing(attention, second, other):
-        meet(attention, 0, incarnation=1)
+        meet(attention, 0, incarnation=1, token=road.token)
         assert attention.lost_peers() == {0}  # until the epoch changes
         enter(2, {0: attention}, {0: second, 1: other})
         assert attention.lost_peers() == frozenset()
@@ -154,8 +165,8 @@ def test_an_expert_node_that_comes_back_takes_its_place(road: Road) -> None:
 
 def test_an_attention_node_that_comes_back_counts_from_the_beginning(road: Road) -> None:
     expert, first, other = expert_of(road, 0), attention_of(road, 0), attention_of(road, 1)
-    meet(first, 0)
-    meet(other, 0)
+    meet(first, 0, token=road.token)
+    meet(other, 0, token=road.token)
     enter(1, {0: first, 1: other}, {0: expert})
     for mark in range(5):  # its successor's numbers are lower than these
         round_trip(first, expert, 0, float(mark))
@@ -165,7 +176,7 @@ def test_an_attention_node_that_comes_back_counts_from_the_beginning(road: Road)
 
     second = attention_of(road, 0, incarnation=1)
     with closing(expert, second, other):
-        meet(second, 0)
+        meet(second, 0, token=road.token)
         # It enters first: what it sends is parked until the expert node is in that epoch too.
         second.set_epoch(2, [0])
         hidden = torch.full((2, GEOMETRY.hidden_size), 7.0)
@@ -182,8 +193,8 @@ def test_who_leaves_for_good_is_forgotten(road: Road) -> None:
     attention, expert, leaving = attention_of(road, 0), expert_of(road, 0), expert_of(road, 1)
     before = len(os.listdir("/proc/self/fd"))
     with closing(attention, expert):
-        meet(attention, 0)
-        meet(attention, 1)
+        meet(attention, 0, token=road.token)
+        meet(attention, 1, token=road.token)
         enter(1, {0: attention}, {0: expert, 1: leaving})
         leaving.close()
         until(attention, lambda: attention.lost_peers() == {1})
@@ -216,7 +227,7 @@ def test_a_killed_attention_process_is_replaced_by_another(road: Road) -> None:
 
 def dispatch_and_wait(road: Road, incarnation: int, told: Connection) -> None:
     port = attention_of(road, 0, incarnation)
-    meet(port, 0)
+    meet(port, 0, token=road.token)
     told.send("met")
     port.set_epoch(incarnation + 1, [0])
     hidden = torch.full((2, GEOMETRY.hidden_size), float(incarnation))

@@ -27,7 +27,7 @@ AS_IT_IS = ("-m", "megainfer")
 
 class AgentProcess:
     """One on a host, called `name`. `output` is what it has printed so far. program: what the
-    interpreter is told to run."""
+    interpreter is told to run. more: options."""
 
     def __init__(
         self,
@@ -36,8 +36,9 @@ class AgentProcess:
         name: str,
         token: Path,
         program: Sequence[str] = AS_IT_IS,
+        more: Sequence[str] = (),
     ) -> None:
-        options = ("--host", host.address, "--name", name)
+        options = ("--host", host.address, "--name", name, *more)
         self._start(host.command, program, (network.address, PORT), token, options)
 
     @classmethod
@@ -105,10 +106,10 @@ def serve_on(network: Network, token: Path, *args: str, agents: int = 2) -> Serv
     return Served([*args, *options, "--token-file", str(token)], wait=False)
 
 
-def examine(network: Network, token: Path, agents: int = 2) -> str:
+def examine(network: Network, token: Path, *args: str, agents: int = 2) -> str:
     """What `megainfer doctor` says of so many agents."""
     where = ("--listen-agents", f"{network.address}:{PORT}", "--token-file", str(token))
-    done = run_cli("doctor", "--agents", str(agents), *where, timeout=READY_SECONDS)
+    done = run_cli("doctor", "--agents", str(agents), *where, *args, timeout=READY_SECONDS)
     return done.stdout + done.stderr
 
 

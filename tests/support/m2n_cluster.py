@@ -45,7 +45,7 @@ def fresh_token() -> str:
 
 def road_of(kind: str, options: PortOptions = DEFAULT_OPTIONS, token: str | None = None) -> Road:
     """One of nobody else's."""
-    return Road(kind, token or fresh_token(), options, KEY if kind == "dist" else "")
+    return Road(kind, token or fresh_token(), options, KEY if kind in ("dist", "mixed") else "")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def shm_cluster(
 
     kind: "shm", or another road whose payloads are not in slots.
     """
-    geometry = geometry if kind == "shm" else geometry.on_devices
+    geometry = geometry if kind in ("shm", "mixed") else geometry.on_devices
     token = fresh_token()
     experts: dict[int, ExpertPort] = {}
 

@@ -78,7 +78,7 @@ def main(count: int) -> None:
 
     cluster = Cluster()
     nodes = {}
-    for number in range(1, count + 1):
+    for number in range(2, count + 2):  # the first is to Ray what the machine's own is
         address = f"127.0.0.{number}"
         nodes[address] = cluster.add_node(
             num_cpus=1, node_ip_address=address, include_dashboard=False

@@ -36,7 +36,6 @@ def make_spread_plan(config: EngineConfig, folder: Path, site: Site) -> Plan:
     """As `plan.make_plan`, for the nodes of an instance on these hosts. What the host of the API
     server takes is none of its affair."""
     _check(config)
-    config = replace(config, m2n="dist")
     places = place_nodes(config.attn_gpus, config.ffn_gpus, site.hosts, site.wishes)
     plan = make_plan(config, folder, _together([host.machine for host in site.hosts]))
     cores = _cores(config, places, site.hosts)

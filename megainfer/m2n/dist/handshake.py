@@ -25,6 +25,8 @@ from megainfer.m2n.dist.pair_store import PairStore
 from megainfer.m2n.dist.proof import demand_proof, give_proof
 from megainfer.m2n.host.handshake import Channel, Frame, Hello, Side
 from megainfer.m2n.roads import Seat
+from megainfer.tls.peers import PeerTls
+from megainfer.tls.stream import TlsSocket
 
 _GROUPS = struct.Struct("<I36s")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -37,6 +39,13 @@ class Terms:
     seat: Seat
     key: bytes
     groups: Groups
+    tls: PeerTls | None = None
+
+
+    def secured(self, connection: socket.socket, calls: bool) -> socket.socket:
+        """As it is spoken on, which takes it over. calls: whether this is the side that has
+        connected."""
+        return connection if self.tls is None else TlsSocket(connection, self.tls.end(calls))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ After the handshake the control connection carries frames, little-endian: kind (
 
 import contextlib
 import logging
-import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from megainfer.m2n.geometry import ERROR_ROOM_BYTES, Geometry
 from megainfer.m2n.host.handshake import Side
 from megainfer.m2n.message import HEADER_BYTES, Header, Kind, check_layout
 from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Newcomer
+from megainfer.tls.stream import send_now
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +158,7 @@ class Link:
                 return False
             frame = _FRAME.pack(kind, len(body), self._taken) + body
             try:
-                whole = os.write(self.connection.fileno(), frame) == len(frame)
-            except BlockingIOError:
-                whole = False
+                whole = send_now(self.connection, frame)
             except OSError:  # it is gone, as its thread will hear
                 return False
         if not whole:

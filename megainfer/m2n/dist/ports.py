@@ -41,9 +41,9 @@ class DistAttentionPort(SlotAttentionPort):
         mail = DistAttentionMail(
             seat, site.inbox, site.strangers, site.slots_in, packing or TORCH_PACKING
         )
-        self._host = HostWire(site.bell, mail.sleeper(site.bell, _NO_SPIN))
+        self.host = HostWire(site.bell, mail.sleeper(site.bell, _NO_SPIN))
         self._visitor = Visitor(seat.index, self.visit)
-        super().__init__(seat, mail, self._host, met=())
+        super().__init__(seat, mail, self.host, met=())
 
     def meet(
         self,
@@ -71,11 +71,11 @@ class DistAttentionPort(SlotAttentionPort):
 
     def visit_at(self, address: Address, expert: tuple[int, int], deadline: float) -> None:
         """The same, of whichever host."""
-        connection = dial_tcp(address, expert[0], deadline)
+        connection = self._site.terms.secured(dial_tcp(address, expert[0], deadline), calls=True)
         with _closed_unless_paired(connection):
             pair = greet(connection, self._site.terms, expert, deadline)
         link = self._site.link(pair)
-        self._host.met(link)
+        self.host.met(link)
         self._site.begin(link)
 
     def close(self) -> None:
@@ -85,11 +85,13 @@ class DistAttentionPort(SlotAttentionPort):
 class DistExpertPort(SlotExpertPort):
     """An expert node's port to attention nodes that a network leads here.
 
-    It listens at `address`, for as long as it lives; whoever is on this host finds it by a sign.
-    Raises ConfigError as `site.Site`, and when it can't listen or somebody else has its place.
+    It listens at `address`, for as long as it lives; whoever is on this host finds it by a sign,
+    unless there is to be none. Raises ConfigError as `site.Site`, and when it can't listen or somebody else has its place.
     """
 
-    def __init__(self, road: Road, seat: Seat, device: Device | None = None) -> None:
+    def __init__(
+        self, road: Road, seat: Seat, device: Device | None = None, sign: bool = True
+    ) -> None:
         seat = _apart(seat)
         self._known: set[int] = set()  # who has ever been here
         self._arrived = Condition()
@@ -98,14 +100,14 @@ class DistExpertPort(SlotExpertPort):
             undo.callback(site.end)
             undo.callback(site.bell.close)
             mail = DistExpertMail(seat, site.inbox, site.strangers, site.slots_in)
-            self._host = HostWire(site.bell, mail.sleeper(site.bell, _NO_SPIN))
-            super().__init__(seat, mail, self._host, met=())
+            self.host = HostWire(site.bell, mail.sleeper(site.bell, _NO_SPIN))
+            super().__init__(seat, mail, self.host, met=())
             listener = TcpListener.create(road.host)
             self.address = listener.address
             self._doorman = Doorman(listener, seat.index, self._let_in)
             undo.callback(self._doorman.close)
             expert = (seat.index, seat.incarnation)
-            self._sign = Sign(road.token, expert, listener.address)
+            self._sign = Sign(road.token, expert, listener.address) if sign else None
             undo.pop_all()
 
     def await_all(self, deadline: float) -> None:
@@ -122,15 +124,17 @@ class DistExpertPort(SlotExpertPort):
         self.begin()
 
     def close(self) -> None:
-        self._sign.close()
+        if self._sign is not None:
+            self._sign.close()
         self._doorman.close()
         _close(self._site, super().close)
 
     def _let_in(self, connection: socket.socket, deadline: float) -> None:
+        connection = self._site.terms.secured(connection, calls=False)
         with _closed_unless_paired(connection):
             pair: Pair = welcome(connection, self._site.terms, deadline)
         link = self._site.link(pair)
-        self._host.met(link)
+        self.host.met(link)
         try:
             admitted(pair, deadline)
         finally:

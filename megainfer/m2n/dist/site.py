@@ -19,6 +19,7 @@ from megainfer.m2n.roads import Road, Seat
 from megainfer.m2n.slotted.inbox import Inbox
 from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Newcomer
 from megainfer.m2n.slotted.slots import Slots
+from megainfer.tls.peers import PeerTls
 
 SPARES = 4
 """Payloads of ended epochs that may be on their way to one peer while others are sent."""
@@ -35,7 +36,8 @@ class Site:
         geometry = seat.geometry
         key, groups = checked_key(road.key), groups_for(road.groups, road.host, device)
         self.device = groups.device
-        self.terms = Terms(seat, key, groups)
+        tls = None if road.tls is None else PeerTls(road.tls)
+        self.terms = Terms(seat, key, groups, tls)
         self._side, self._geometry = side, geometry
         self.bell = Bell.create()
         peers = geometry.num_expert if side is Side.ATTENTION else geometry.num_attention

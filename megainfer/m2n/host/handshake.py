@@ -28,6 +28,7 @@ from megainfer.errors import NodeDied, ProtocolError
 from megainfer.m2n.geometry import DTYPE_CODES, PAYLOAD_CODES, Geometry
 from megainfer.m2n.message import VERSION
 from megainfer.m2n.roads import Seat
+from megainfer.tls.end import WANTED, wants_tls
 
 _MAGIC = b"MEGAM2N\0"
 _PREFIX = struct.Struct("<8sIII")  # magic, version, kind, bytes of body
@@ -167,6 +168,8 @@ class Channel:
     def _next_frame(self) -> tuple[int, int, list[io.FileIO]]:
         """Kind, bytes of body and file descriptors of the next frame, of this version."""
         (magic, version, kind, length), files = self._next_prefix()
+        if wants_tls(magic):
+            self.refuse(WANTED)
         if magic != _MAGIC:
             self.refuse(f"peer begins with {magic!r}, M2N begins with {_MAGIC!r}")
         if version != VERSION:
@@ -202,6 +205,8 @@ class Channel:
             yield
         except BrokenPipeError:
             raise  # `send` has more to say
+        except ProtocolError as error:  # of TLS
+            raise ProtocolError(f"{self.peer}: {error}") from error
         except TimeoutError:
             raise NodeDied(f"{self.peer} did not answer the M2N handshake in time") from None
         except OSError as error:

@@ -27,9 +27,9 @@ class HostAttentionPort(SlotAttentionPort):
         self, token: str, seat: Seat, own: OwnEnd, mail: AttentionMail, sleeper: Sleeper
     ) -> None:
         self._seat, self._own = seat, own
-        self._host = HostWire(own.bell, sleeper)
-        self._visitor = Visitor(seat.index, partial(_visit, token, seat, own, self._host.met))
-        super().__init__(seat, mail, self._host, met=())
+        self.host = HostWire(own.bell, sleeper)
+        self._visitor = Visitor(seat.index, partial(_visit, token, seat, own, self.host.met))
+        super().__init__(seat, mail, self.host, met=())
 
     def meet(
         self,
@@ -56,7 +56,7 @@ class HostAttentionPort(SlotAttentionPort):
                     f"{len(addresses)} addresses of {self._seat.geometry.num_expert} expert nodes"
                 )
             for node, address in enumerate(addresses):
-                self._host.met(visit(address, self._seat, self._own, (node, 0), deadline))
+                self.host.met(visit(address, self._seat, self._own, (node, 0), deadline))
             undo.pop_all()
         self.begin()
 
@@ -70,13 +70,13 @@ class HostExpertPort(SlotExpertPort):
 
     def __init__(self, seat: Seat, own: OwnEnd, mail: ExpertMail, sleeper: Sleeper) -> None:
         self._seat, self._own = seat, own
-        self._host = HostWire(own.bell, sleeper)
+        self.host = HostWire(own.bell, sleeper)
         self._doorman: Doorman | None = None
-        super().__init__(seat, mail, self._host, met=())
+        super().__init__(seat, mail, self.host, met=())
 
     def listen(self, listener: Listener) -> None:
         """Let attention nodes in from now on; the listener is this port's to close."""
-        let_one_in = partial(_let_in, self._seat, self._own, self._host.met)
+        let_one_in = partial(_let_in, self._seat, self._own, self.host.met)
         self._doorman = Doorman(listener, self._seat.index, let_one_in)
 
     def accept(self, listener: Listener, timeout: float) -> None:
@@ -87,7 +87,7 @@ class HostExpertPort(SlotExpertPort):
             undo.callback(self.close)
             while missing:
                 connection = _answer(listener, sorted(missing), deadline)
-                peer = let_in(connection, self._seat, self._own, self._host.met, deadline)
+                peer = let_in(connection, self._seat, self._own, self.host.met, deadline)
                 missing.discard(peer.index)
             undo.pop_all()
         self.begin()

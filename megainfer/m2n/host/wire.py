@@ -50,7 +50,8 @@ class HostWire:
         self._lost: frozenset[int] = frozenset()
         self._glanced_at = -math.inf
         self._guests: Sequence[int] = ()  # the caller's fds of the last wait
-        self._watched = self._watch()
+        self._beside: Watched = ()  # another wire's
+        self.watched = self._watch()
 
     def met(self, peer: Peer) -> None:
         """`newcomers` will tell of it."""
@@ -73,17 +74,21 @@ class HostWire:
         if found:
             # Others keep what they were given: it is replaced, and never changed.
             self._lost = self._lost.difference(found)
-            self._watched = self._watch()
+            self.watched = self._watch()
         return [peer.newcomer() for peer in found.values()]
 
     def part(self, peer: int) -> None:
         """See `port.Wire.part`."""
         self._forget(peer)
-        self._watched = self._watch()
+        self.watched = self._watch()
 
     def incarnation(self, peer: int) -> int:
         """Of one that was met."""
         return self._peers[peer].incarnation
+
+    def incarnations(self) -> dict[int, int]:
+        """Of all that were met."""
+        return {index: peer.incarnation for index, peer in self._peers.items()}
 
     def ring(self, peer: int) -> None:
         self._peers[peer].ring()
@@ -99,17 +104,19 @@ class HostWire:
             self._notice(_hung_up(self._alive))
         return self._lost
 
-    def wait(self, timeout: float, fds: Sequence[int]) -> None:
-        if fds != self._guests:
-            self._guests = fds
-            self._watched = self._watch()
-        ready = self._sleeper.sleep(timeout, self._watched)
+    def wait(self, timeout: float, fds: Sequence[int], beside: Watched = ()) -> None:
+        """See `port.Wire.wait`. beside: what another wire of this node watches, which ends the wait
+        and is that wire's to hear."""
+        if fds != self._guests or beside is not self._beside:
+            self._guests, self._beside = fds, beside
+            self.watched = self._watch()
+        ready = self._sleeper.sleep(timeout, self.watched)
         if ready:
             self._notice(ready)
 
     def close(self) -> None:
         self._alive.clear()  # the numbers of closed descriptors will be others' soon
-        self._watched = ()
+        self.watched = ()
         self._bell.close()
         while (peer := self._next_met()) is not None:
             peer.close()
@@ -133,6 +140,7 @@ class HostWire:
             (self._bell.fileno(), select.POLLIN),
             *((descriptor, select.POLLRDHUP) for descriptor in self._alive),
             *((descriptor, select.POLLIN) for descriptor in self._guests),
+            *self._beside,
         )
 
     def _notice(self, ready: Sequence[int]) -> None:
@@ -140,7 +148,7 @@ class HostWire:
         gone = [descriptor for descriptor in ready if descriptor in self._alive]
         if gone:
             self._lost = self._lost.union(self._alive.pop(descriptor) for descriptor in gone)
-            self._watched = self._watch()
+            self.watched = self._watch()
 
 
 def _hung_up(connections: Iterable[int]) -> list[int]:

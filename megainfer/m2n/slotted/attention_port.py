@@ -64,8 +64,17 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
 
     def combine(self, handle: Handle, out: Tensor) -> None:
         """See `mailbox.AttentionPort.combine`."""
-        self._check_complete(handle)
+        self.check_complete(handle)
         self._mail.combine(handle.micro_batch, handle.parts, out)
+        self.forget(handle)
+
+    def add_replies(self, handle: Handle, nodes: Collection[int], out: Tensor) -> None:
+        """Of what `combine` adds, that of these expert nodes; handle: one that is complete."""
+        parts = [part if n in nodes else part.blank() for n, part in enumerate(handle.parts)]
+        self._mail.combine(handle.micro_batch, parts, out)
+
+    def forget(self, handle: Handle) -> None:
+        """All of its replies were added."""
         del self._due[handle.micro_batch]
 
     def rest(self, micro_batch: int) -> None:
@@ -131,7 +140,9 @@ class SlotAttentionPort(SlotPort[AttentionMail]):
                     f"{rows} rows for expert node {node}, which is no member of epoch {self._epoch}"
                 )
 
-    def _check_complete(self, handle: Handle) -> None:
+    def check_complete(self, handle: Handle) -> None:
+        """Raises ProtocolError unless all replies have come to this dispatch, the latest of its
+        micro-batch."""
         due = self._due.get(handle.micro_batch)
         if due is None or due.handle is not handle:
             where = f"layer {handle.layer} of micro-batch {handle.micro_batch}"

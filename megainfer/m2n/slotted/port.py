@@ -53,12 +53,17 @@ class SlotPort(ABC, Generic[AnyMail]):
         self._wire = wire
         self._waiting_since: int | None = None  # when this node, idle, began to wait (ns)
 
+    @property
+    def epoch(self) -> int:
+        """That it is in."""
+        return self._epoch
+
     def set_epoch(self, epoch: int, members: Collection[int] | None = None) -> None:
         """See `mailbox.Port.set_epoch`."""
         if epoch < self._epoch:
             raise ProtocolError(f"epoch {epoch} is older than {self._epoch}; it only grows")
         if epoch > self._epoch:
-            self._admit_newcomers()
+            self.admit_newcomers()
             self._members = self._all_met(epoch, self._met if members is None else members)
             self._part_from_the_lost()
             self._epoch = epoch
@@ -70,8 +75,12 @@ class SlotPort(ABC, Generic[AnyMail]):
         return self._wire.lost_peers()
 
     def wait(self, timeout: float, fds: Sequence[int] = ()) -> None:
-        self._waiting_since = time.monotonic_ns()
+        self.note_waiting()
         self._wire.wait(timeout, fds)
+
+    def note_waiting(self) -> None:
+        """This node, idle, begins to wait for whatever comes next."""
+        self._waiting_since = time.monotonic_ns()
 
     def counters(self) -> dict[str, int]:
         return self._mail.counters.as_dict()
@@ -86,11 +95,12 @@ class SlotPort(ABC, Generic[AnyMail]):
 
     def begin(self) -> None:
         """Whoever was met by now is a member of the seat's epoch."""
-        self._admit_newcomers()
+        self.admit_newcomers()
         self._members = frozenset(self._met)
         self._mail.set_epoch(self._epoch, sorted(self._members))
 
-    def _admit_newcomers(self) -> None:
+    def admit_newcomers(self) -> None:
+        """Whoever was met by now can be a member of the next epoch."""
         for newcomer in self._wire.newcomers():
             self._mail.admit(newcomer)
             self._met.add(newcomer.index)

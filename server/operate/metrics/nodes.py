@@ -66,6 +66,14 @@ def node_families(model: str, board: NodeBoard, where: ExpertMap) -> Iterator[Me
         rows = [(at[n.name], float(n.counters.get(source, 0))) for n in nodes]
         yield counter(name, text, LABELS, rows)
     yield from _gpus(model, nodes)
+    roads = [
+        ((*at[n.name], road, str(expert)), 1.0)
+        for n in nodes
+        for road, experts_there in n.counters.get("m2n_roads", {}).items()
+        for expert in experts_there
+    ]
+    text = "1 for each expert node that an attention node reaches, and over which road."
+    yield gauge("m2n_road", text, (*LABELS, "road", "expert"), roads)
     text = "Seconds from the beginning of a send to the waiting receiver's noticing."
     transfers = [(at[n.name], n.counters.get("transfer_ns", 0) / 1e9) for n in nodes]
     yield counter("m2n_transfer_seconds", text, LABELS, transfers)

@@ -1,0 +1,1 @@
+"""TLS: a certificate and its key, for clients and between hosts."""

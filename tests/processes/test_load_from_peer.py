@@ -1,0 +1,194 @@
+"""A host whose model folder lacks weights: another host of the instance gives them."""
+
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from megainfer.agent.fetching import Fetching, lacking
+from megainfer.agent.giving import serve_weights
+from megainfer.checkpoint.headers import INDEX
+from megainfer.errors import MegaInferError
+from megainfer.hosts.wire import Wire, await_messages
+from megainfer.messages.hosts import Peer, ToAttendant, WeightsListed, to_attendant_decoder
+from tests.support.agents import AgentProcess, wait_until_ready, write_token
+from tests.support.chaos.instance import write_model
+from tests.support.served import Served, answer, serving
+
+PROMPT, TOKENS = [5, 6, 7, 8] * 8, 16
+OPTIONS = ("--micro-batches", "1", "--dtype", "float32", "--kv-cache-memory", "4MiB")
+SHARED, EXPERTS = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+TOKEN, SECONDS = b"a token that is long enough to be one", 30.0
+WHOLE, HALF = "127.0.0.2", "127.0.0.3"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With its experts in a file of their own."""
+    folder = write_model(tmp_path_factory.mktemp("model"))
+    (single,) = folder.glob("*.safetensors")
+    tensors = load_file(single)
+    single.unlink()
+    of = {name: EXPERTS if ".experts." in name else SHARED for name in tensors}
+    for file in (SHARED, EXPERTS):
+        held = {name: tensor for name, tensor in tensors.items() if of[name] == file}
+        save_file(held, folder / file, {"format": "pt"})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": of}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> list[int]:
+    with serving(str(model), *OPTIONS) as served:
+        return answer(served, PROMPT, TOKENS)
+
+
+@contextmanager
+def two_hosts(model: Path, other: Path, folder: Path, *options: str) -> Iterator[Served]:
+    """The attention node where the model is whole, the expert node where the other folder is."""
+    token, address = write_token(folder), ("127.0.0.1", free_port())
+    with ExitStack() as stack:
+        served = Served(
+            [
+                *(
+                    str(model),
+                    *OPTIONS,
+                    "--agents",
+                    "2",
+                    "--listen-agents",
+                    "{}:{}".format(*address),
+                ),
+                *("--token-file", str(token), "--place", "attention.0=whole"),
+                *("--place", "expert.0=half", *options),
+            ],
+            wait=False,
+        )
+        stack.callback(served.kill)
+        agents = []
+        for name, at, own in (("whole", WHOLE, model), ("half", HALF, other)):
+            where = ("--host", at, "--name", name, "--model", str(own))
+            agents.append(AgentProcess.joining(address, token, *where))
+            stack.callback(agents[-1].kill)
+        wait_until_ready(served, agents)
+        yield served
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def without_experts(model: Path, folder: Path) -> Path:
+    shutil.copytree(model, folder)
+    (folder / EXPERTS).unlink()
+    return folder
+
+
+def test_experts_come_from_the_host_that_has_them(
+    model: Path, expected: list[int], tmp_path: Path
+) -> None:
+    other = without_experts(model, tmp_path / "other")
+    assert lacking(other) == {EXPERTS}
+    with two_hosts(model, other, tmp_path, "--load-from-peer") as served:
+        assert answer(served, PROMPT, TOKENS) == expected
+        assert "half expert-0 | copying 1 files with weights" in served.output
+    assert (other / EXPERTS).read_bytes() == (model / EXPERTS).read_bytes()
+    assert sorted(path.name for path in other.iterdir()) == sorted(
+        path.name for path in model.iterdir()
+    )
+
+
+def plain_wire(connection: socket.socket) -> Wire[ToAttendant]:
+    return Wire(connection, TOKEN, to_attendant_decoder, "a host", False, 10.0)
+
+
+@contextmanager
+def giving(folder: Path, sizes: dict[str, int] | None = None) -> Iterator[Peer]:
+    """A host that gives one other what is in a folder; sizes: what it says of that instead."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def give() -> None:
+            wire = plain_wire(server.accept()[0])
+            try:
+                said = await_messages(wire, SECONDS)
+                if sizes is None:
+                    serve_weights(wire, said, folder)
+                else:
+                    wire.send(WeightsListed(sizes))
+                    await_messages(wire, SECONDS)
+            except MegaInferError:
+                pass  # the other has heard enough
+            finally:
+                wire.close()
+
+        thread = threading.Thread(target=give)
+        thread.start()
+        yield Peer("left", *server.getsockname())
+    thread.join(SECONDS)
+
+
+def bring(folder: Path, *peers: Peer) -> list[str]:
+    """What is told of it."""
+    told: list[str] = []
+    Fetching(peers, TOKEN, None, lambda: None, told.append).bring(folder, b"")
+    return told
+
+
+def test_a_folder_without_any_weights_gets_all(model: Path, tmp_path: Path) -> None:
+    assert lacking(model) == set()
+    assert lacking(tmp_path) is None
+    with giving(model) as peer:
+        told = bring(tmp_path, peer)
+    assert told[0].startswith("copying 3 files with weights, ")
+    for name in (SHARED, EXPERTS, INDEX):
+        assert (tmp_path / name).read_bytes() == (model / name).read_bytes()
+    assert len(list(tmp_path.iterdir())) == 3, "nothing else is left"
+
+
+def test_the_next_host_is_asked_and_then_it_goes_by_what_is_there(
+    model: Path, tmp_path: Path
+) -> None:
+    other, empty = without_experts(model, tmp_path / "other"), tmp_path / "empty"
+    empty.mkdir()
+    gone = Peer("gone", "127.0.0.1", free_port())
+    with giving(empty) as poor:
+        told = bring(other, gone, poor)
+    assert told[0].startswith("no weights from host gone: it can't be reached")
+    assert told[1] == "no weights from host left: it hasn't them either"
+    assert told[2] == f"no host gives the weights that {other} lacks; going by what is there"
+    with giving(model) as peer:
+        told = bring(other, gone, peer)
+    assert told[-1].startswith("copied ")
+    assert lacking(other) == set()
+
+
+def test_what_a_host_says_names_no_other_file(model: Path, tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    names = ["../x.safetensors", "config.json", "..", "/tmp/x.gguf", ""]
+    with giving(model, dict.fromkeys(names, 8)) as peer:
+        told = bring(inner, peer)
+    assert told[0] == "no weights from host left: it hasn't them either"
+    assert [path.name for path in tmp_path.iterdir()] == ["inner"]
+    assert list(inner.iterdir()) == []
+
+
+def test_more_than_there_is_room_for_is_not_begun(model: Path, tmp_path: Path) -> None:
+    with giving(model, {SHARED: 1 << 60}) as peer:
+        told = bring(tmp_path, peer)
+    assert "has room for" in told[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_that_goes_leaves_no_half_of_a_file(model: Path, tmp_path: Path) -> None:
+    with giving(model, {SHARED: 1 << 20}) as peer:
+        told = bring(tmp_path, peer)
+    assert "no weights from host left: host left" in told[1]
+    assert list(tmp_path.iterdir()) == []
