@@ -2,6 +2,7 @@
 distribution."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -135,27 +136,42 @@ WISHES = [
 @pytest.mark.parametrize("spread", [0.0, 0.3, 4.0, 40.0])
 def test_every_implementation_draws_what_the_reference_does(kernels, width, spread):
     """But where a number falls on a border between two tokens, give or take a rounding."""
-    generator = torch.Generator().manual_seed(width)
-    logits = spread * torch.randn(12, width, generator=generator)
-    logits[:, ::7] = -torch.inf if width > 1 else 0.0
-    for cut in WISHES:
-        wish = {"top_k": width, "top_p": 1.0, "min_p": 0.0, **cut}
-        wish["top_k"] = min(wish["top_k"], width)
-        wishes = [DrawWish(0.8, **wish, uniform=(i + 0.37) / 12) for i in range(12)]
-        got = kernels.draw(logits, wishes).tolist()
-        near = [
-            [
-                draw_all(reference, row.tolist(), 0.8, *cuts(wish), [max(0, w.uniform + shift)])[0]
-                for shift in (-3e-6, 0.0, 3e-6)
-            ]
-            for row, w in zip(logits, wishes, strict=True)
-        ]
-        for token, (low, _, high) in zip(got, near, strict=True):
+    logits = spread_logits(width, spread)
+    for wishes, allowed in zip(wishes_of(width), allowed_tokens(width, spread), strict=True):
+        for token, (low, high) in zip(kernels.draw(logits, wishes).tolist(), allowed, strict=True):
             assert low <= token <= high
 
 
-def cuts(wish) -> tuple[int, float, float]:
-    return wish["top_k"], wish["top_p"], wish["min_p"]
+def spread_logits(width: int, spread: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(width)
+    logits = spread * torch.randn(12, width, generator=generator)
+    logits[:, ::7] = -torch.inf if width > 1 else 0.0
+    return logits
+
+
+def wishes_of(width: int) -> list[list[DrawWish]]:
+    """Of each row, by what cuts its distribution."""
+    cuts = [{"top_k": width, "top_p": 1.0, "min_p": 0.0, **cut} for cut in WISHES]
+    cuts = [{**cut, "top_k": min(cut["top_k"], width)} for cut in cuts]
+    return [[DrawWish(0.8, **cut, uniform=(i + 0.37) / 12) for i in range(12)] for cut in cuts]
+
+
+@cache
+def allowed_tokens(width: int, spread: float) -> list[list[tuple[int, int]]]:
+    """The first and the last token that each of the wishes may get, by the reference: once for all
+    implementations."""
+    logits = spread_logits(width, spread)
+    return [
+        [_around(row, wish) for row, wish in zip(logits, wishes, strict=True)]
+        for wishes in wishes_of(width)
+    ]
+
+
+def _around(row: torch.Tensor, wish: DrawWish) -> tuple[int, int]:
+    uniforms = [max(0, wish.uniform + shift) for shift in (-3e-6, 3e-6)]
+    cuts = (wish.top_k, wish.top_p, wish.min_p)
+    low, high = draw_all(reference, row.tolist(), 0.8, *cuts, uniforms)
+    return low, high
 
 
 @pytest.mark.parametrize("width", [1, 64, 65, 1000])

@@ -17,6 +17,8 @@ import triton.language as tl
 from triton import knobs
 from triton.runtime import interpreter
 
+from tests.support.interpreter_speed import hasten
+
 knobs.runtime.interpret = True
 del os.environ["TRITON_INTERPRET"]  # or programs that other tests start would find it
 
@@ -34,6 +36,7 @@ def repair() -> None:
     if getattr(BUILDER, "_rounds", False):
         return
     BUILDER._rounds = True
+    hasten()
     cast, dot, convert = BUILDER.cast_impl, BUILDER.create_dot, BUILDER.create_fp_to_fp
 
     def cast_impl(self: Any, source: Any, to: Any) -> Any:
