@@ -9,12 +9,12 @@ import pytest
 from tests.support.instruments import run
 
 
-def learning(
-    folder: Path, *arguments: str, seconds: float = 300
-) -> dict[str, dict[str, Any]]:
+def learning(folder: Path, *arguments: str, seconds: float = 300) -> dict[str, dict[str, Any]]:
     """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
     report = folder / "runs.jsonl"
-    finished = run("rl_learning.py", "--folder", folder, *arguments, "--json", report, seconds=seconds)
+    finished = run(
+        "rl_learning.py", "--folder", folder, *arguments, "--json", report, seconds=seconds
+    )
     assert finished.returncode == 0, finished.stderr
     found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
     for name, each in found.items():

@@ -53,9 +53,7 @@ def alone(values: dict[str, Any], resume: bool = False) -> None:
         run.steps()
 
 
-def together(
-    folder: Path, *program: str, ranks: int = RANKS
-) -> subprocess.CompletedProcess[str]:
+def together(folder: Path, *program: str, ranks: int = RANKS) -> subprocess.CompletedProcess[str]:
     """A module with its arguments, by torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={ranks}", "-m", *program]
@@ -122,9 +120,10 @@ def test_who_computes_what() -> None:
 
 
 def test_ranks_that_cant_be_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"RANK and LOCAL_RANK aren't .*start with torchrun"):
-        with joined("cpu", {"WORLD_SIZE": "2", "RANK": "0"}):
-            pass
+    message = r"RANK and LOCAL_RANK aren't .*start with torchrun"
+    half = joined("cpu", {"WORLD_SIZE": "2", "RANK": "0"})
+    with pytest.raises(ConfigError, match=message), half:
+        pass
     with pytest.raises(ConfigError, match=r"'cuda:0' is one device for 2 ranks: leave out"):
         Ranks(0, 2).device("cuda:0")
 

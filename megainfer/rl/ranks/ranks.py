@@ -103,9 +103,10 @@ def joined(device: str, environment: Mapping[str, str] = os.environ) -> Iterator
         ) from error
     used = own.device(device)
     if used.type == "cuda":
-        torch.cuda.set_device(used)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if used.type == "cuda" else "gloo",
-                                   timeout=PATIENCE)
+        torch.accelerator.set_device_index(used)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if used.type == "cuda" else "gloo", timeout=PATIENCE
+    )
     try:
         yield own
     finally:

@@ -36,8 +36,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_state(module: nn.Module) -> Mapping[str, Tensor]:
-    """Its tensors by name; every rank has to ask."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+    """Its tensors by name, of which those that are tied stay one; every rank has to ask."""
+    named = module.state_dict(keep_vars=True)
+    wholes = {id(tensor): whole(tensor.detach()) for tensor in named.values()}
+    return {name: wholes[id(tensor)] for name, tensor in named.items()}
 
 
 def part_of(tensor: Tensor, like: Tensor) -> Tensor:

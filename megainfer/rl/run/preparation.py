@@ -79,9 +79,7 @@ def open_state(config: TrainConfig, checkpoint: Path | None, prompts: Prompts) -
     return state
 
 
-def open_learner(
-    config: TrainConfig, checkpoint: Path | None, ranks: Ranks, say: Say
-) -> Learner:
+def open_learner(config: TrainConfig, checkpoint: Path | None, ranks: Ranks, say: Say) -> Learner:
     """The models and their optimisers. Raises ModelError, ConfigError, CheckpointError."""
     if checkpoint is not None:
         learner = led_learner(config, Open(str(checkpoint), resumed=True), ranks)

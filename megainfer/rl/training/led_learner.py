@@ -87,9 +87,7 @@ def _heard(ranks: Ranks) -> Command:
         raise NodeDied("the first rank has ended: see what it said") from error
 
 
-def _learner(
-    kind: type[Learner], config: TrainConfig, opened: Open, ranks: Ranks
-) -> Learner:
+def _learner(kind: type[Learner], config: TrainConfig, opened: Open, ranks: Ranks) -> Learner:
     if opened.resumed:
         return kind.resumed(config, Path(opened.folder), ranks)
     value = None if opened.value is None else Path(opened.value)

@@ -74,9 +74,7 @@ class Optimiser:
                 if f"{name}/step" in left:  # one that never had a gradient has no state
                     own = {key: left.pop(f"{name}/{key}") for key in STATE}
                     self._check_shape(name, parameter, own)
-                    moved = {
-                        k: part_of(v, parameter) if k != "step" else v for k, v in own.items()
-                    }
+                    moved = {k: part_of(v, parameter) if k != "step" else v for k, v in own.items()}
                     self._adam.state[parameter] = moved
         except KeyError as error:
             raise CheckpointError(f"an optimiser's state lacks {error}") from error
