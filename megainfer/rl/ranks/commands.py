@@ -49,7 +49,8 @@ def encoded(command: Command) -> bytes:
 
 def decoded(message: bytes) -> Command:
     """What `encoded` was given."""
-    return _DECODER.decode(message)
+    command: Command = _DECODER.decode(message)
+    return command
 
 
 def _from_range(value: Any) -> list[int]:
