@@ -6,7 +6,8 @@
 A checkpoint of random bfloat16 weights is served; another of the same shape lies in memory that
 processes share (`megainfer.checkpoint.shared.shared_weights`), as a trainer gives it. A round is
 one `LLM.update_weights`, from the call to its return: every node has loaded its part and computes
-with it. streams: answers that are being generated meanwhile, endlessly. Columns: the median of the
+with it. streams: answers that are being generated meanwhile, endlessly; pauses: whether they stand
+still for a round, by `LLM.pause`'s mode, which isn't counted (`none`: they go on). Columns: the median of the
 rounds, the least and the most, in seconds; and the file's gigabytes a second, by the median.
 """
 
@@ -15,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -31,6 +33,7 @@ from megainfer.checkpoint.shared import shared_weights
 
 GB = 1e9
 PROMPT_TOKENS = 16
+PAUSES = ("none", "keep", "wait", "abort")
 
 
 def main() -> None:
@@ -40,18 +43,23 @@ def main() -> None:
     folder = ensure_checkpoint(options.model, options.folder)
     tensors = {name: -tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     size = sum(tensor.nbytes for tensor in tensors.values())
-    table = Table("nodes", "streams", "median s", "least", "most", "GB/s")
+    table = Table("nodes", "streams", "pause", "median s", "least", "most", "GB/s")
     for nodes in options.nodes:
-        for streams in options.streams:
-            seconds = _seconds(folder, nodes, streams, tensors, options.rounds)
+        for streams, pause in product(options.streams, options.pauses):
+            seconds = _seconds(folder, nodes, streams, pause, tensors, options.rounds)
             told = [median(seconds), min(seconds), max(seconds), size / GB / median(seconds)]
-            table.add_row(nodes, str(streams), *(f"{number:.2f}" for number in told))
+            table.add_row(nodes, str(streams), pause, *(f"{number:.2f}" for number in told))
     console.print(f"{options.model}, {size / GB:.2f} GB of bfloat16, {options.rounds} rounds")
     console.print(table)
 
 
 def _seconds(
-    folder: Path, nodes: str, streams: int, tensors: Mapping[str, torch.Tensor], rounds: int
+    folder: Path,
+    nodes: str,
+    streams: int,
+    pause: str,
+    tensors: Mapping[str, torch.Tensor],
+    rounds: int,
 ) -> list[float]:
     attention, experts = map(int, nodes.split("x"))
     found = []
@@ -61,9 +69,13 @@ def _seconds(
         shared_weights(tensors) as path,
     ):
         for _ in range(rounds + 1):
+            if pause != "none":
+                llm.pause(pause)
             start = perf_counter()
             llm.update_weights(path)
             found.append(perf_counter() - start)
+            if pause != "none":
+                llm.resume()
     return found[1:]  # the first finds pages that nobody has touched
 
 
@@ -95,6 +107,7 @@ def _options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=sorted(SHAPES), default="1B")
     parser.add_argument("--nodes", nargs="+", default=["1x1"], metavar="MxN")
     parser.add_argument("--streams", nargs="+", type=int, default=[0, 8])
+    parser.add_argument("--pauses", nargs="+", default=["none"], choices=PAUSES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     return parser.parse_args(argv)

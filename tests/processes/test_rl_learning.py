@@ -9,10 +9,12 @@ import pytest
 from tests.support.instruments import run
 
 
-def learning(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+def learning(folder: Path, *arguments: str, seconds: float = 300) -> dict[str, dict[str, Any]]:
     """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
     report = folder / "runs.jsonl"
-    finished = run("rl_learning.py", "--folder", folder, *arguments, "--json", report, seconds=300)
+    finished = run(
+        "rl_learning.py", "--folder", folder, *arguments, "--json", report, seconds=seconds
+    )
     assert finished.returncode == 0, finished.stderr
     found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
     for name, each in found.items():
@@ -56,10 +58,23 @@ def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(400)
 def test_ppo_learns_and_windows_as_long_as_answers_are_ppo(tmp_path: Path) -> None:
-    sizes = ("--longest", "6", "--steps", "10", "--first", "2", "--evaluations", "2")
-    more = ("--held-out", "128", "--warm-up", "200")
+    sizes = ("--longest", "6", "--steps", "16", "--first", "2", "--evaluations", "2")
+    more = ("--held-out", "128", "--warm-up", "200", "--prompts", "16")
     found = learning(tmp_path, "--arms", "ppo,tppo-whole", *sizes, *more)
     start, *_, last = found["ppo-0"]["curve"]
     assert last["pass@1"] > start["pass@1"] + 0.15
     assert last["greedy"] > 0.9
     assert timeless(found["ppo-0"]["rows"]) == timeless(found["tppo-whole-0"]["rows"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1900)
+def test_policies_learn_and_windows_save_decoding(tmp_path: Path) -> None:
+    """The comparison's main arms as docs/rl.md has them, with one seed."""
+    found = learning(tmp_path, "--arms", "ppo,tppo", seconds=1800)
+    ppo, tppo = found["ppo-0"]["summary"], found["tppo-0"]["summary"]
+    assert ppo["pass@1"] >= 0.85
+    assert ppo["greedy"] >= 0.97
+    assert tppo["pass@1"] >= 0.93 * ppo["pass@1"]
+    assert tppo["decode_steps_to_solved"] <= 0.5 * ppo["decode_steps_to_solved"]
+    assert tppo["occupancy"] > ppo["occupancy"]

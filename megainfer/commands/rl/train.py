@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option, Typer
 
@@ -11,6 +11,9 @@ from megainfer.commands.help import TopicalCommand
 from megainfer.commands.rl.flags import flags_of, merged
 from megainfer.errors import ConfigError
 from megainfer.rl.config.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from megainfer.rl.ranks.ranks import Ranks
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -29,29 +32,41 @@ def train(config: Path | None, resume: bool, **given: Any) -> None:
     """Train a model by reinforcement learning on problems whose answers can be checked.
 
     CONFIG is YAML; every key of it is a flag too, which wins over the file. Ctrl-C ends the run
-    after the step and saves it.
+    after the step and saves it. On several devices: torchrun --nproc-per-node 2 -m megainfer rl
+    train CONFIG.
     """
     values = {} if config is None else read_options(config, "CONFIG")
     run_training(TrainConfig.of(merged(values, FLAGS, given)), resume)
 
 
 def run_training(config: TrainConfig, resume: bool) -> None:
-    """Until its last step, or an interrupt."""
-    from contextlib import closing
-
-    from rich.console import Console
-
+    """Until its last step, or an interrupt; of several ranks by each."""
     try:
         from transformers.utils import logging
     except ImportError as error:
         raise ConfigError("rl train needs transformers: pip install 'megainfer[rl]'") from error
 
+    from megainfer.rl.ranks.ranks import joined
+    from megainfer.rl.training.led_learner import follow
+
+    logging.set_verbosity_error()  # a value model has no output layer, and needn't
+    logging.disable_progress_bar()
+    with joined(config.compute.device) as ranks:
+        if ranks.first:
+            _lead(config, resume, ranks)
+        else:
+            follow(config, ranks)
+
+
+def _lead(config: TrainConfig, resume: bool, ranks: "Ranks") -> None:
+    from contextlib import closing
+
+    from rich.console import Console
+
     from megainfer.commands.rl.report import StepLines
     from megainfer.rl.rollout.disaggregated import DisaggregatedEngine
     from megainfer.rl.run.run import Run
 
-    logging.set_verbosity_error()  # a value model has no output layer, and needn't
-    logging.disable_progress_bar()
     lines = StepLines(Console(highlight=False), config.run.steps)
     run = Run(
         config,
@@ -61,6 +76,7 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         ),
         lines.show,
         lines.say,
+        ranks,
     )
     with closing(run):
         run.steps()

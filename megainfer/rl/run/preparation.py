@@ -11,9 +11,12 @@ from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.data.files import read_problems
 from megainfer.rl.data.problem import Keys
 from megainfer.rl.data.prompts import Prompts, encode_problems
+from megainfer.rl.ranks.commands import Open
+from megainfer.rl.ranks.ranks import Ranks
 from megainfer.rl.run.checkpoints import Checkpoints
 from megainfer.rl.run.state import RunState
 from megainfer.rl.training.learner import POLICY, Learner
+from megainfer.rl.training.led_learner import led_learner
 from megainfer.text.tokenizer import Tokenizer, load_tokenizer
 
 Say = Callable[[str], None]
@@ -76,14 +79,15 @@ def open_state(config: TrainConfig, checkpoint: Path | None, prompts: Prompts) -
     return state
 
 
-def open_learner(config: TrainConfig, checkpoint: Path | None, say: Say) -> Learner:
+def open_learner(config: TrainConfig, checkpoint: Path | None, ranks: Ranks, say: Say) -> Learner:
     """The models and their optimisers. Raises ModelError, ConfigError, CheckpointError."""
     if checkpoint is not None:
-        learner = Learner.resumed(config, checkpoint)
+        learner = led_learner(config, Open(str(checkpoint), resumed=True), ranks)
     else:
         policy = model_folder(config.model, say)
         value = policy if config.value_model is None else model_folder(config.value_model, say)
-        learner = Learner(config, policy, value if config.has_value_model else None)
+        opened = Open(str(policy), str(value) if config.has_value_model else None)
+        learner = led_learner(config, opened, ranks)
     wanted = config.data.max_prompt_tokens + config.rollout.max_answer_tokens
     if learner.policy.context is not None and wanted > learner.policy.context:
         raise ConfigError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from megainfer.errors import ConfigError
 from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.data.prompts import Prompts
+from megainfer.rl.ranks.ranks import ALONE, Ranks
 from megainfer.rl.rewards.choice import open_reward
 from megainfer.rl.rewards.score import Reward
 from megainfer.rl.rollout.engine import RolloutEngine
@@ -39,12 +40,19 @@ Show = Callable[[int, StepReport], None]
 class Run:
     """Goes through the steps of `config`, from its newest checkpoint where `resume` says so.
 
-    open_engine: starts the engine; show: is told of every step; say: of what happens beside.
+    open_engine: starts the engine; show: is told of every step; say: of what happens beside; ranks:
+    who trains, of whom this is the first, and the others `follow`.
     Raises ConfigError and ModelError before a step is taken. Close it.
     """
 
     def __init__(
-        self, config: TrainConfig, resume: bool, open_engine: OpenEngine, show: Show, say: Say
+        self,
+        config: TrainConfig,
+        resume: bool,
+        open_engine: OpenEngine,
+        show: Show,
+        say: Say,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._config = config
         self._show = show
@@ -62,7 +70,8 @@ class Run:
             )
             opened.callback(reward.close)
             self._evaluation = self._open_evaluation(reward, tokenizer)
-            self._learner = open_learner(config, checkpoint, say)
+            self._learner = open_learner(config, checkpoint, ranks, say)
+            opened.callback(self._learner.close)
             scratch = opened.enter_context(_scratch(config.run.output))
             self._engine = open_engine(_served(self._learner, scratch))
             opened.callback(self._engine.close)

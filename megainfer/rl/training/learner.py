@@ -7,8 +7,10 @@ from typing import Self
 import torch
 from safetensors.torch import load_file, save_file
 
-from megainfer.errors import CheckpointError, ConfigError
+from megainfer.errors import CheckpointError
 from megainfer.rl.config.train_config import TrainConfig
+from megainfer.rl.ranks.ranks import ALONE, Ranks
+from megainfer.rl.ranks.sharding import shard
 from megainfer.rl.samples.rows import PolicyRow, Row, ValueRow
 from megainfer.rl.training.companions import read_companions, write_companions
 from megainfer.rl.training.metrics import Metrics
@@ -23,10 +25,18 @@ POLICY, VALUE = "policy", "value"
 
 class Learner:
     """Trains the policy that stands in `folder`, and the value model in value_folder, where there
-    is one. The folders aren't needed afterwards. Raises ModelError, ConfigError."""
+    is one. The folders aren't needed afterwards. Of several ranks each has one, and all do the same
+    with theirs. Raises ModelError, ConfigError."""
 
-    def __init__(self, config: TrainConfig, folder: Path, value_folder: Path | None) -> None:
-        device = _device(config.compute.device)
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        value_folder: Path | None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._ranks = ranks
+        device = ranks.device(config.compute.device)
         self._companions = read_companions(folder)
         self._optimisers: dict[str, Optimiser] = {}
         self.policy = Policy.load(folder)
@@ -38,7 +48,7 @@ class Learner:
             self.policy,
             self._optimisers[POLICY],
             PolicyObjective(own.clip_low, own.clip_high, own.dual_clip, own.language_weight),
-            _passes(config, config.optimiser.policy_updates),
+            _passes(config, config.optimiser.policy_updates, ranks),
         )
         self.value_model: ValueModel | None = None
         self._value_update: ValueUpdate | None = None
@@ -49,16 +59,16 @@ class Learner:
             self._value_update = ValueUpdate(
                 self.value_model,
                 self._optimisers[VALUE],
-                _passes(config, config.optimiser.value_updates),
+                _passes(config, config.optimiser.value_updates, ranks),
                 own.value_clip_low,
                 own.value_clip_high,
             )
 
     @classmethod
-    def resumed(cls, config: TrainConfig, checkpoint: Path) -> Self:
+    def resumed(cls, config: TrainConfig, checkpoint: Path, ranks: Ranks = ALONE) -> Self:
         """As it was when `save` wrote the checkpoint. Raises CheckpointError, ModelError."""
         value_folder = checkpoint / VALUE if config.has_value_model else None
-        learner = cls(config, checkpoint / POLICY, value_folder)
+        learner = cls(config, checkpoint / POLICY, value_folder, ranks)
         for name, optimiser in learner._optimisers.items():
             path = checkpoint / _optimiser_file(name)
             try:
@@ -82,17 +92,27 @@ class Learner:
         return metrics
 
     def save(self, folder: Path) -> None:
-        """Both models and their optimisers, from which `resumed` goes on."""
-        self.save_policy(folder / POLICY)
+        """Both models and their optimisers, from which `resumed` goes on. The first rank writes."""
+        self._write_policy(folder / POLICY)
         if self.value_model is not None:
-            self.value_model.save(folder / VALUE)
+            self.value_model.save(folder / VALUE, self._ranks)
         for name, optimiser in self._optimisers.items():
-            save_file(optimiser.state(), folder / _optimiser_file(name))
+            state = optimiser.state()
+            if self._ranks.first:
+                save_file(state, folder / _optimiser_file(name))
 
     def save_policy(self, folder: Path) -> None:
-        """A folder that can be served: weights, config.json, tokenizer and sampling defaults."""
-        self.policy.save(folder)
-        write_companions(self._companions, folder)
+        """A folder that can be served: weights, config.json, tokenizer and sampling defaults. The
+        first rank writes it."""
+        self._write_policy(folder)
+
+    def close(self) -> None:
+        """Nothing follows; it can be called twice."""
+
+    def _write_policy(self, folder: Path) -> None:
+        self.policy.save(folder, self._ranks)
+        if self._ranks.first:
+            write_companions(self._companions, folder)
 
     def _prepare(
         self, name: str, model: Policy | ValueModel, config: TrainConfig, device: torch.device
@@ -101,6 +121,7 @@ class Learner:
         if config.compute.checkpointing:
             checkpoint_activations(model)
         model.to(device)
+        shard(model, model.transformer, model.METHOD, self._ranks, device.type)
         own = config.optimiser
         rate = own.policy_rate if name == POLICY else own.value_rate
         betas = (own.beta1, own.beta2)
@@ -112,15 +133,6 @@ def _optimiser_file(name: str) -> str:
     return f"{name}_optimiser.safetensors"
 
 
-def _passes(config: TrainConfig, updates: int) -> Passes:
+def _passes(config: TrainConfig, updates: int, ranks: Ranks) -> Passes:
     own = config.compute
-    return Passes(updates, own.pass_tokens, getattr(torch, own.dtype), config.run.seed)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"compute.device {name!r} can't be used: {error}") from error
-    return device
+    return Passes(updates, own.pass_tokens, getattr(torch, own.dtype), config.run.seed, ranks)

@@ -7,28 +7,34 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from megainfer.rl.ranks.ranks import ALONE, Ranks
+
 Metrics = dict[str, float]
 
 
 @dataclass(slots=True)
 class Seen:
-    """What the tokens of an update showed, gathered over its passes."""
+    """What the tokens of an update showed, gathered over its passes. weight: of the pass that is
+    added next, 0 for one that another rank adds."""
 
     tokens: int = 0
     loss: float = 0.0
     others: dict[str, float] = field(default_factory=dict)
+    weight: int = 1
 
     def add(self, tokens: int, loss: Tensor, **means: Tensor) -> None:
         """loss: a share of the update's; means: over these tokens."""
+        tokens *= self.weight
         self.tokens += tokens
-        self.loss += float(loss.detach())
+        self.loss += float(loss.detach()) * self.weight
         for name, mean in means.items():
             self.others[name] = self.others.get(name, 0.0) + float(mean.detach()) * tokens
 
-    def metrics(self) -> Metrics:
-        """The loss, and means over all tokens."""
-        means = {name: total / self.tokens for name, total in self.others.items()}
-        return {"loss": self.loss, **means}
+    def metrics(self, ranks: Ranks = ALONE) -> Metrics:
+        """The loss, and means over all tokens of all ranks."""
+        tokens, loss, *totals = ranks.total([self.tokens, self.loss, *self.others.values()])
+        means = {name: total / tokens for name, total in zip(self.others, totals, strict=True)}
+        return {"loss": loss, **means}
 
 
 def flat(rows: Iterator[Sequence[float]], device: torch.device) -> Tensor:

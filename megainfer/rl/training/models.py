@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from megainfer.errors import CheckpointError, ModelError
 from megainfer.rl.losses.logprobs import chosen_logprobs
+from megainfer.rl.ranks.ranks import ALONE, Ranks
+from megainfer.rl.ranks.sharding import whole_state
 from megainfer.rl.samples.rows import Row
 from megainfer.rl.training.padded import Padded
 from megainfer.rl.training.replayed_routing import RoutingReplay
@@ -24,6 +26,9 @@ class Policy(nn.Module):
     Weights are float32, whatever the folder has: they are the master weights.
     """
 
+    METHOD = "logprobs"
+    """What computes."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -35,6 +40,11 @@ class Policy(nn.Module):
         from transformers import AutoModelForCausalLM
 
         return cls(_pretrained(AutoModelForCausalLM, folder))
+
+    @property
+    def transformer(self) -> nn.Module:
+        """transformers' own class."""
+        return cast(nn.Module, self.model)
 
     @property
     def vocab_size(self) -> int:
@@ -66,9 +76,12 @@ class Policy(nn.Module):
         ).logits
         return chosen_logprobs(logits[padded.rows, padded.columns - first], padded.chosen)
 
-    def save(self, folder: Path) -> None:
-        """As Hugging Face has models: config.json and safetensors, in float32."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: Path, ranks: Ranks = ALONE) -> None:
+        """As Hugging Face has models: config.json and safetensors, in float32. Of several ranks all
+        have to call it, and the first writes."""
+        state = whole_state(self.model)
+        if ranks.first:
+            self.model.save_pretrained(folder, state_dict=state)
 
 
 class ValueModel(nn.Module):
@@ -76,6 +89,9 @@ class ValueModel(nn.Module):
 
     The head begins at 0, so that a new value model says 0 of everything.
     """
+
+    METHOD = "values"
+    """What computes."""
 
     def __init__(self, backbone: Any, head: nn.Linear) -> None:
         super().__init__()
@@ -101,6 +117,11 @@ class ValueModel(nn.Module):
                 raise CheckpointError(f"{path} is no head of this value model: {error}") from error
         return cls(backbone, head)
 
+    @property
+    def transformer(self) -> nn.Module:
+        """transformers' own class."""
+        return cast(nn.Module, self.backbone)
+
     def values(self, answers: Sequence[Row]) -> Tensor:
         """V(s_t) of the tokens in the answers' spans, float32 [R]; s_t is all before token t."""
         padded = Padded.of(answers, self.head.weight.device)
@@ -112,10 +133,12 @@ class ValueModel(nn.Module):
             values: Tensor = self.head(chosen).squeeze(-1)
         return values
 
-    def save(self, folder: Path) -> None:
-        """The backbone as Hugging Face has models, the head beside it."""
-        self.backbone.save_pretrained(folder)
-        save_file(self.head.state_dict(), folder / HEAD_FILE)
+    def save(self, folder: Path, ranks: Ranks = ALONE) -> None:
+        """The backbone as Hugging Face has models, the head beside it; see `Policy.save`."""
+        backbone, head = whole_state(self.backbone), whole_state(self.head)
+        if ranks.first:
+            self.backbone.save_pretrained(folder, state_dict=backbone)
+            save_file(dict(head), folder / HEAD_FILE)
 
 
 def checkpoint_activations(model: Policy | ValueModel) -> None:
@@ -124,7 +147,7 @@ def checkpoint_activations(model: Policy | ValueModel) -> None:
     transformers' layers do so in training mode only. The modules inside them stay out of it, as
     routers draw at random there: what is trained is the policy that drew the tokens.
     """
-    inner = model.model if isinstance(model, Policy) else model.backbone
+    inner: Any = model.transformer
     # Earlier releases of transformers 5 have the second name alone.
     enable = getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)
     enable()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from megainfer.errors import CheckpointError
+from megainfer.rl.ranks.sharding import part_of, whole
 
 STATE = ("exp_avg", "exp_avg_sq", "step")
 
@@ -46,7 +47,8 @@ class Optimiser:
     def step(self) -> float:
         """One update; the gradient's norm before it was bounded. A gradient that isn't finite
         changes nothing: the norm says so."""
-        norm = float(nn.utils.clip_grad_norm_(self._named.values(), self._schedule.max_norm))
+        own = nn.utils.clip_grad_norm_(self._named.values(), self._schedule.max_norm)
+        norm = float(whole(own))
         for group in self._adam.param_groups:
             group["lr"] = self.rate
         if torch.isfinite(torch.tensor(norm)):
@@ -60,7 +62,7 @@ class Optimiser:
         found = {"updates": torch.tensor(self.updates)}
         for name, parameter in self._named.items():
             for key, tensor in self._adam.state[parameter].items():
-                found[f"{name}/{key}"] = tensor.contiguous()
+                found[f"{name}/{key}"] = whole(tensor).contiguous()
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -72,9 +74,7 @@ class Optimiser:
                 if f"{name}/step" in left:  # one that never had a gradient has no state
                     own = {key: left.pop(f"{name}/{key}") for key in STATE}
                     self._check_shape(name, parameter, own)
-                    moved = {
-                        k: v.to(parameter.device) if k != "step" else v for k, v in own.items()
-                    }
+                    moved = {k: part_of(v, parameter) if k != "step" else v for k, v in own.items()}
                     self._adam.state[parameter] = moved
         except KeyError as error:
             raise CheckpointError(f"an optimiser's state lacks {error}") from error

@@ -48,12 +48,13 @@ class PolicyUpdate:
         tokens = sum(len(row.span) for row in rows)
         correct = sum(len(row.span) for row in rows if row.correct)
         seen = Seen()
-        for part in self._passes.passes(rows):
+        for chosen, seen.weight in self._passes.passes(rows):
+            part = [rows[i] for i in chosen]
             with self._passes.computing(self._policy.model.device):
                 logprobs = self._policy.logprobs(part)
-            loss = self.loss(part, logprobs, tokens, correct, seen)
+            loss = self.loss(part, logprobs, tokens, correct, seen) * seen.weight
             loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types here
-        return {**seen.metrics(), "gradient_norm": self._optimiser.step()}
+        return {**seen.metrics(self._passes.ranks), "gradient_norm": self._optimiser.step()}
 
     def loss(
         self, rows: Sequence[PolicyRow], logprobs: Tensor, tokens: int, correct: int, seen: Seen

@@ -1,7 +1,7 @@
 """A step's updates of the value model, and what it says of answers."""
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from torch import Tensor
 from megainfer.rl.losses.value import value_loss
 from megainfer.rl.samples.rows import Row, ValueRow
 from megainfer.rl.training.metrics import Metrics, Seen, flat, mean_of
-from megainfer.rl.training.micro_batches import micro_batches
 from megainfer.rl.training.models import ValueModel
 from megainfer.rl.training.optimiser import Optimiser
 from megainfer.rl.training.passes import Passes
@@ -43,26 +42,29 @@ class ValueUpdate:
     @torch.no_grad()
     def predict(self, rows: Sequence[Row]) -> list[list[float]]:
         """V(s_t) of each row's span, in the order of the rows."""
-        found: dict[int, list[float]] = {}
-        lengths = [len(row.token_ids) for row in rows]
-        for chosen in micro_batches(lengths, self._passes.most_tokens):
+        starts = [0, *accumulate(len(row.span) for row in rows)]
+        found = [0.0] * starts[-1]
+        for chosen, weight in self._passes.passes(rows):
             part = [rows[i] for i in chosen]
             with self._passes.computing(self._value.head.weight.device):
                 values = self._value.values(part)
             left = iter(values.tolist())
-            for index, row in zip(chosen, part, strict=True):
-                found[index] = list(islice(left, len(row.span)))
-        return [found[i] for i in range(len(rows))]
+            for index in chosen if weight else ():
+                own = slice(starts[index], starts[index + 1])
+                found[own] = islice(left, own.stop - own.start)
+        whole = self._passes.ranks.total(found)  # what is another rank's is 0 here
+        return [whole[start:stop] for start, stop in pairwise(starts)]
 
     def _update(self, rows: Sequence[ValueRow]) -> Metrics:
         tokens = sum(len(row.span) for row in rows)
         seen = Seen()
-        for part in self._passes.passes(rows):
+        for chosen, seen.weight in self._passes.passes(rows):
+            part = [rows[i] for i in chosen]
             with self._passes.computing(self._value.head.weight.device):
                 values = self._value.values(part)
-            loss = self.loss(part, values, tokens, seen)
+            loss = self.loss(part, values, tokens, seen) * seen.weight
             loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types here
-        return {**seen.metrics(), "gradient_norm": self._optimiser.step()}
+        return {**seen.metrics(self._passes.ranks), "gradient_norm": self._optimiser.step()}
 
     def loss(self, rows: Sequence[ValueRow], values: Tensor, tokens: int, seen: Seen) -> Tensor:
         """These rows' share of an update's loss, whose mean is over all its `tokens`."""

@@ -1,0 +1,144 @@
+"""Several ranks train as one does."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megainfer.errors import ConfigError
+from megainfer.rl.config.train_config import TrainConfig
+from megainfer.rl.ranks.ranks import Ranks, joined
+from megainfer.rl.run.run import Run
+from tests.support.rl_engine import TransformersEngine
+from tests.support.rl_models import write_problems, write_text_model
+
+RANKS = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text_model(tmp_path_factory.mktemp("model"))
+
+
+def values_of(folder: Path, output: Path, pass_tokens: int, steps: int) -> dict[str, Any]:
+    problems = write_problems(output.parent / "problems.jsonl")
+    return {
+        "model": str(folder),
+        "data": {"train": str(problems), "max_prompt_tokens": 16},
+        "rollout": {"prompts": 3, "answers": 3, "max_answer_tokens": 9, "window": 4},
+        "reward": {"function": "tests.support.rl_rewards:letters", "seconds": 60},
+        "advantage": {"edge": 1},
+        "optimiser": {
+            "policy_rate": 1e-3,
+            "value_rate": 1e-3,
+            "value_first": 1,
+            "policy_updates": 2,
+            "value_updates": 2,
+        },
+        "compute": {"pass_tokens": pass_tokens, "checkpointing": True},
+        "run": {"output": str(output), "steps": steps, "save_every": 2, "keep": 9},
+    }
+
+
+def alone(values: dict[str, Any], resume: bool = False) -> None:
+    config = TrainConfig.of(values)
+    with closing(Run(config, resume, TransformersEngine, lambda *_: None, print)) as run:
+        run.steps()
+
+
+def together(folder: Path, *program: str, ranks: int = RANKS) -> subprocess.CompletedProcess[str]:
+    """A module with its arguments, by torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={ranks}", "-m", *program]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "COLUMNS": "200"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+    )
+
+
+def by_ranks(values: dict[str, Any], tmp_path: Path, *flags: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    finished = together(tmp_path, "tests.support.rl_ranks", str(path), *flags)
+    assert finished.returncode == 0, finished.stderr
+
+
+def rows_of(output: Path) -> list[dict[str, float]]:
+    """Without what the clock says."""
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("seconds/", "idle/")
+    return [{n: v for n, v in row.items() if not n.startswith(clocks)} for row in rows]
+
+
+def assert_alike(output: Path, other: Path, step: int, exactly: bool = False) -> None:
+    """Metrics, and all weights and optimisers' states after this step."""
+    for row, own in zip(rows_of(other), rows_of(output), strict=True):
+        assert own == (row if exactly else pytest.approx(row, rel=1e-3, abs=1e-5))
+    folders = [path / "checkpoints" / f"step-{step:08d}" for path in (output, other)]
+    files = [sorted(p.relative_to(f) for p in f.rglob("*.safetensors")) for f in folders]
+    assert files[0] == files[1]
+    assert len(files[0]) == 5  # both models, the head, both optimisers
+    for name in files[0]:
+        one, two = load_file(folders[0] / name), load_file(folders[1] / name)
+        assert one.keys() == two.keys()
+        for key, tensor in one.items():
+            if exactly:
+                assert torch.equal(tensor, two[key]), f"{name}: {key}"
+            else:
+                torch.testing.assert_close(tensor, two[key], rtol=1e-3, atol=2e-5)
+
+
+def test_two_ranks_train_as_one_and_either_goes_on_with_the_others(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Sums of many passes are added up in another order, else nothing differs."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone(values_of(folder, one, 40, 4))
+    by_ranks(values_of(folder, two, 40, 4), tmp_path)
+    assert_alike(one, two, 4)
+    mixed = tmp_path / "mixed"
+    by_ranks(values_of(folder, mixed, 40, 2), tmp_path)
+    alone(values_of(folder, mixed, 40, 3), resume=True)
+    by_ranks(values_of(folder, mixed, 40, 4), tmp_path, "--resume")
+    assert_alike(mixed, one, 4)
+
+
+def test_who_computes_what() -> None:
+    parts = list("abcde")
+    dealt = [Ranks(rank, 3).deal(parts) for rank in range(3)]
+    assert [len(own) for own in dealt] == [2, 2, 2]
+    assert sorted(part for own in dealt for part, weight in own if weight) == parts
+    assert Ranks().deal(parts) == [(part, 1) for part in parts]
+    assert [Ranks(rank, 2).deal([]) for rank in range(2)] == [[], []]
+
+
+def test_ranks_that_cant_be_are_named() -> None:
+    message = r"RANK and LOCAL_RANK aren't .*start with torchrun"
+    half = joined("cpu", {"WORLD_SIZE": "2", "RANK": "0"})
+    with pytest.raises(ConfigError, match=message), half:
+        pass
+    with pytest.raises(ConfigError, match=r"'cuda:0' is one device for 2 ranks: leave out"):
+        Ranks(0, 2).device("cuda:0")
+
+
+@pytest.mark.slow
+def test_the_command_trains_by_two_ranks(folder: Path, tmp_path: Path) -> None:
+    """With nodes that draw; a first rank that ends takes the others along."""
+    values = values_of(folder, tmp_path / "run", 40, 2)
+    values["rollout"]["engine"] = {"micro_batches": 1, "max_model_len": 64}
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(values))  # which YAML can read
+    finished = together(tmp_path, "megainfer", "rl", "train", str(path))
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("step 2/2") == 1
+    assert rows_of(tmp_path / "run")[-1]["policy/mismatch"] < 1e-4
+    refused = together(tmp_path, "megainfer", "rl", "train", str(path))
+    assert refused.returncode != 0
+    assert "--resume goes on with it" in refused.stderr
