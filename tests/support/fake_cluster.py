@@ -1,11 +1,10 @@
 """Whole nodes on a device that works late: over the fake backend and the fake road."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from megainfer.attention_node.node import AttentionNode
-from megainfer.checkpoint.switch import Switch
 from megainfer.compute.backend import Backend
 from megainfer.expert_node.node import ExpertNode
 from megainfer.m2n.geometry import Geometry
@@ -49,18 +48,13 @@ class FakeCluster(LocalCluster):
     def _backend(self) -> Backend:
         return self._new_backend(self.device)
 
-    def enter(
-        self,
-        membership: Membership,
-        order: Sequence[int] | None = None,
-        switches: Sequence[Switch | None] | None = None,
-    ) -> None:
+    def enter(self, membership: Membership, *order: Any, **others: Any) -> None:
         """See `LocalCluster.enter`; all at once, with the weights that they have."""
         if not self._turns:  # it is being made
             super().enter(membership)
             return
-        assert order is None
-        assert switches is None
+        assert not order
+        assert not others
         self.membership = membership
         members = self.members()
         for unit, stream in self._turns:

@@ -86,10 +86,10 @@ def _of_model(name: str, invariant: bool, architecture: int) -> Iterator[tuple[s
     suffix = ", invariant" if invariant else ""
     yield from _named(decode, device.launched, suffix)
     for weights_format in () if invariant else FORMATS.get(name, ()):
-        steps = [
+        tokens, many = (
             _of_experts(spec, weights_format, rows, architecture) for rows in (DECODES, PROMPT)
-        ]
-        yield from _named(*steps, f", {weights_format}")
+        )
+        yield from _named(tokens, many, f", {weights_format}")
 
 
 def _named(decode: list[Any], prompt: list[Any], suffix: str) -> Iterator[tuple[str, Any]]:
@@ -106,8 +106,10 @@ def _apart(device: ShapesDevice, spec: ModelSpec, tokens: int) -> None:
     """What an attention node makes of a layer's choices where there are several expert nodes, and
     of their replies."""
     choices, numbers = (tokens, spec.top_k), torch.bfloat16
+    nodes, local_ids = (device.empty(choices, torch.int32) for _ in range(2))
     made = Choices(
-        *(device.empty(choices, torch.int32) for _ in range(2)),
+        nodes,
+        local_ids,
         device.empty(choices, torch.float32),
         device.empty((tokens,), torch.int64),
     )
