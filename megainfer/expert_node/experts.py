@@ -23,7 +23,7 @@ from megainfer.expert_node.tally import PerExpert, Tally
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.models.sources import FfnSources
 from megainfer.models.spec import ModelSpec
-from megainfer.topology import EMPTY, Placement, Shard
+from megainfer.topology import EMPTY, WHOLE, Placement, Shard
 
 Place = tuple[int, int]
 """A layer, and the global id of one of its experts."""
@@ -68,7 +68,7 @@ class ExpertModel:
     def _loaded(self, reader: WeightReader, placement: Placement) -> dict[int, LayerExperts]:
         """By layer, with a kernel of their own, so that their memory goes with them."""
         spec, held = self.spec, placement.slots_of(self.node)
-        new_layer = self._backend.experts(_shape_of(spec, self.shard))
+        new_layer = self._backend.experts(shape_of(spec, self.shard))
         layers = {n: new_layer(len(held[n]) + self._moving) for n in spec.moe_layers}
         for layer, experts in layers.items():
             load_experts_into(experts, FfnSources(spec, layer), reader, held[layer], self.shard)
@@ -160,7 +160,7 @@ class ExpertModel:
     def record(self, bounds: StageBounds, on_graph: OnGraph) -> None:
         """Have the device record the stages of batches within these bounds, as far as there is room
         for that; others are computed as ever."""
-        shape, backend = _shape_of(self.spec, self.shard), self._backend
+        shape, backend = shape_of(self.spec, self.shard), self._backend
         made = [backend.fixed_batch(shape, bounds.messages, rows) for rows in bounds.buckets]
         batches = [batch for batch in made if batch is not None]
         total = len(batches) * len(self._layers)
@@ -231,7 +231,8 @@ class ExpertModel:
         }
 
 
-def _shape_of(spec: ModelSpec, shard: Shard) -> ExpertsShape:
+def shape_of(spec: ModelSpec, shard: Shard = WHOLE) -> ExpertsShape:
+    """What a rank computes of each layer's experts."""
     return ExpertsShape(
         spec.num_experts,  # as many as there can ever be here
         spec.hidden_size,

@@ -1,6 +1,8 @@
 """Whole nodes on a device that works late and out of order, over a road of its own."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace as changed
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from msgspec.structs import replace
 
 from megainfer.attention_node.node import AttentionNode
 from megainfer.expert_node.node import ExpertNode
+from megainfer.messages.requests import Abort
+from megainfer.models.registry import load_spec
 from megainfer.pipeline import PingPong
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_cluster import FakeCluster
@@ -129,3 +133,58 @@ def test_a_wait_that_is_left_out_is_found(tmp_path, monkeypatch, forgotten):
     forgotten(cluster, monkeypatch)
     with pytest.raises(Race):
         answered(cluster)
+
+
+BLOCKS = 3
+"""Of 16 tokens, of which two sequences may begin, and would then need four."""
+
+
+def crowded(folder: Path) -> dict[str, Any]:
+    """Options of nodes whose caches are too small for all that they are asked."""
+    room = BLOCKS * 16 * load_spec(folder).kv_bytes_per_token(4)
+    return {**SMALL, "max_model_len": 48, "kv_cache_memory": room}
+
+
+def troubled(cluster: LocalCluster) -> list[Answer]:
+    """Sequences are preempted, one is aborted in the middle of its steps, and steps on their way
+    are abandoned, twice, for another epoch."""
+    prompt = PROMPTS[0]
+    # The second takes the last block, and loses it when the first one needs it.
+    for name, length, tokens in (("0", 10, 12), ("1", 15, 12), ("doomed", 14, 30)):
+        cluster.submit(0, greedy_submit(name, prompt[-length:], tokens))
+    (node,) = cluster.attention
+    for tokens in (2, 6):
+        serve_until(cluster, "0", tokens)
+        assert node.scheduler.steps_in_flight
+        cluster.enter(changed(cluster.membership, epoch=cluster.membership.epoch + 1))
+    serve_until(cluster, "doomed", 1)
+    assert node.scheduler.steps_in_flight
+    node.hear(Abort("doomed"))
+    cluster.drain()
+    assert node.scheduler.counters()["preemptions"] > 0
+    assert len(cluster.answers["doomed"].tokens) < 30
+    assert cluster.free_blocks() == [BLOCKS]
+    return [cluster.answers[name] for name in ("0", "1")]
+
+
+def serve_until(cluster: LocalCluster, name: str, tokens: int) -> None:
+    while len(cluster.answers[name].tokens) < tokens:
+        cluster.turn()
+
+
+@pytest.mark.usefixtures("slow_readbacks")
+def test_steps_are_abandoned_and_sequences_preempted_in_an_order_too(tmp_path):
+    folder = write_checkpoint(*FAMILIES[0], tmp_path)
+    options = crowded(folder)
+    host = LocalCluster(folder, 2, 1, 2, kernels="reference", dtype="float32", **options)
+    assert_same(troubled(FakeCluster(FakeDevice(), folder, 2, 1, 2, **options)), troubled(host))
+
+
+@pytest.mark.usefixtures("slow_readbacks")
+@pytest.mark.parametrize("forgotten", WAITS)
+def test_a_wait_that_is_left_out_in_trouble_is_found(tmp_path, monkeypatch, forgotten):
+    folder = write_checkpoint(*FAMILIES[0], tmp_path)
+    cluster = FakeCluster(FakeDevice(), folder, 2, 1, 2, **crowded(folder))
+    forgotten(cluster, monkeypatch)
+    with pytest.raises(Race):
+        troubled(cluster)

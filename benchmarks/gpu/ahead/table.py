@@ -53,7 +53,8 @@ def _rows_for(architecture: int, models: Sequence[str]) -> list[Row]:
 def _variant(source: Any) -> str:
     """Constants by name; what is False or None is left out, and what is True is a name alone."""
     names = source.fn.arg_names
-    constants = {names[place]: value for (place,), value in source.constants.items()}
+    # What stands in a tuple is no constant of the kernel's own.
+    constants = {names[at[0]]: value for at, value in source.constants.items() if len(at) == 1}
     said = [
         name if value is True else f"{name}={value}"
         for name, value in constants.items()

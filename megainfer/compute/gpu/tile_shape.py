@@ -86,7 +86,9 @@ def tile_shape(product: Product, rows: int, scarce: bool) -> TileShape:
 def _of_few_rows(product: Product, rows: int, scarce: bool, large: bool) -> TileShape:
     """All is reading weights: 256 bytes of a row at a time."""
     if product.scaled:
-        return TileShape(rows, 64, 128, 4, 4, 2)
+        # With biases behind packed codes a compiler spills at four stages, and not at five.
+        biased = product.packed and not (product.gated or product.simple)
+        return TileShape(rows, 64, 128, 4, 5 if biased else 4, 2)
     if product.inputs % 128:  # behind a row's end is the next one, or anything
         return TileShape(rows, 64, 64, 4, 4, 3 if large else 2)
     outputs = (64 if product.gated else 128) // (2 if scarce else 1)

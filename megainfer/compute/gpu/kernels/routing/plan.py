@@ -127,6 +127,7 @@ def _padded(device: Device, choices: Choices, num_nodes: int) -> list[Part]:
         choices.nodes, choices.local_ids, choices.weights, of_blocks,
         *of_tokens, count, num_tokens, stride,
         **sizes, COUNTED=of_blocks is not None,
+        num_warps=8,  # with four a compiler spills
         writes=(*of_tokens, count),
     )  # fmt: skip
     columns = (each[:, :num_tokens].unbind() for each in of_tokens)
