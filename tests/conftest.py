@@ -23,6 +23,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 SERVING = ("processes", "clients")
 """Folders of tests that start processes."""
+LONGEST = ("test_three_hosts.py",)
+"""Files that take a minute and more, and whose names put them at the end, where one worker would
+have nothing left to do meanwhile."""
 
 # How long an example takes says more of who else is at work than of what is tested.
 settings.register_profile("no deadline", deadline=None)
@@ -41,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take files in this order: those that start processes, which often wait, are spread
     evenly among those that only compute, so that the cores are neither idle nor fought over."""
     if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name not in LONGEST)
         items[:] = spread(items, lambda item: item.path, lambda path: path.parent.name in SERVING)
 
 

@@ -167,9 +167,16 @@ def serving(*args: str) -> Iterator[Served]:
 
 def run_cli(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """The command line, to its end."""
+    return run_module("megainfer", args, {**os.environ, "COLUMNS": "200"}, timeout)
+
+
+def run_module(
+    module: str, args: Sequence[str], environment: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """`python -m module *args` to its end, started as `forked.start` does. Raises
+    subprocess.TimeoutExpired after so many seconds."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
-        files = Files(output.fileno(), error.fileno())
-        process = start("megainfer", args, files, {**os.environ, "COLUMNS": "200"})
+        process = start(module, args, Files(output.fileno(), error.fileno()), environment)
         try:
             status = process.wait(timeout)
         except BaseException:
