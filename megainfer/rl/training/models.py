@@ -130,7 +130,7 @@ class ValueModel(nn.Module):
         ).last_hidden_state
         chosen = hidden[padded.rows, padded.columns].float()
         with torch.autocast(chosen.device.type, enabled=False):  # bfloat16 has 3 digits for a value
-            values: Tensor = self.head(chosen).sum(-1)  # of one; FSDP2 warns of a view
+            values: Tensor = self.head(chosen).squeeze(-1)
         return values
 
     def save(self, folder: Path, ranks: Ranks = ALONE) -> None:
