@@ -56,7 +56,7 @@ class Ranks:
         """
         count = -(-len(parts) // self.world)
         own: list[tuple[T, int]] = [(part, 1) for part in parts[self.rank :: self.world]]
-        return own + [(parts[0], 0)] * (count - len(own))
+        return own + [(part, 0) for part in parts[:1]] * (count - len(own))
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """Of each the sum over ranks."""

@@ -28,6 +28,7 @@ def shard(model: nn.Module, inner: nn.Module, method: str, ranks: Ranks, device:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # a loss counts all ranks' tokens already
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no sums with factors
 
 
 def whole(tensor: Tensor) -> Tensor:
