@@ -77,10 +77,10 @@ def rows_of(output: Path) -> list[dict[str, float]]:
     return [{n: v for n, v in row.items() if not n.startswith(clocks)} for row in rows]
 
 
-def assert_alike(output: Path, other: Path, step: int, exactly: bool = False) -> None:
+def assert_alike(output: Path, other: Path, step: int) -> None:
     """Metrics, and all weights and optimisers' states after this step."""
     for row, own in zip(rows_of(other), rows_of(output), strict=True):
-        assert own == (row if exactly else pytest.approx(row, rel=1e-3, abs=1e-5))
+        assert own == pytest.approx(row, rel=1e-3, abs=1e-5)
     folders = [path / "checkpoints" / f"step-{step:08d}" for path in (output, other)]
     files = [sorted(p.relative_to(f) for p in f.rglob("*.safetensors")) for f in folders]
     assert files[0] == files[1]
@@ -89,10 +89,7 @@ def assert_alike(output: Path, other: Path, step: int, exactly: bool = False) ->
         one, two = load_file(folders[0] / name), load_file(folders[1] / name)
         assert one.keys() == two.keys()
         for key, tensor in one.items():
-            if exactly:
-                assert torch.equal(tensor, two[key]), f"{name}: {key}"
-            else:
-                torch.testing.assert_close(tensor, two[key], rtol=1e-3, atol=2e-5)
+            torch.testing.assert_close(tensor, two[key], rtol=1e-3, atol=2e-5)
 
 
 def test_two_ranks_train_as_one_and_either_goes_on_with_the_others(
@@ -126,19 +123,3 @@ def test_ranks_that_cant_be_are_named() -> None:
         pass
     with pytest.raises(ConfigError, match=r"'cuda:0' is one device for 2 ranks: leave out"):
         Ranks(0, 2).device("cuda:0")
-
-
-@pytest.mark.slow
-def test_the_command_trains_by_two_ranks(folder: Path, tmp_path: Path) -> None:
-    """With nodes that draw; a first rank that ends takes the others along."""
-    values = values_of(folder, tmp_path / "run", 40, 2)
-    values["rollout"]["engine"] = {"micro_batches": 1, "max_model_len": 64}
-    path = tmp_path / "run.yaml"
-    path.write_text(json.dumps(values))  # which YAML can read
-    finished = together(tmp_path, "megainfer", "rl", "train", str(path))
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("step 2/2") == 1
-    assert rows_of(tmp_path / "run")[-1]["policy/mismatch"] < 1e-4
-    refused = together(tmp_path, "megainfer", "rl", "train", str(path))
-    assert refused.returncode != 0
-    assert "--resume goes on with it" in refused.stderr
