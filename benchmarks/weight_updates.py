@@ -7,8 +7,9 @@ A checkpoint of random bfloat16 weights is served; another of the same shape lie
 processes share (`megainfer.checkpoint.shared.shared_weights`), as a trainer gives it. A round is
 one `LLM.update_weights`, from the call to its return: every node has loaded its part and computes
 with it. streams: answers that are being generated meanwhile, endlessly; pauses: whether they stand
-still for a round, by `LLM.pause`'s mode, which isn't counted (`none`: they go on). Columns: the median of the
-rounds, the least and the most, in seconds; and the file's gigabytes a second, by the median.
+still for a round, by `LLM.pause`'s mode, which isn't counted (`none`: they go on). Columns: the
+median of the rounds, the least and the most, in seconds; and the file's gigabytes a second, by the
+median.
 """
 
 import argparse
