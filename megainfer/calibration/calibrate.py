@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from megainfer.calibration.caches import working_set
 from megainfer.calibration.description import Share, device_of
 from megainfer.calibration.measured import Exchanged, HostWork, KernelTimes
+from megainfer.calibration.toy import BULKY, TOY, Shape, no_cache_holds, write_model
 from megainfer.compute.cpu.kernels import library
 from megainfer.config import format_bytes
 from megainfer.errors import ConfigError
@@ -31,13 +32,14 @@ Tell = Callable[[str], None]
 class Wish:
     """name: what its devices' names begin with. cores: of a node, each number a device of its own,
     beside all of them. watts, price: of the whole machine. sizes: of what is computed,
-    `kernels.USUAL` unless given."""
+    `kernels.USUAL` unless given. bulky: a layer of the large model that is served."""
 
     name: str
     cores: tuple[int, ...]
     watts: float
     price: float
     sizes: "Sizes | None" = None
+    bulky: Shape = BULKY
 
 
 WORKING_SETS = 11
@@ -86,7 +88,7 @@ def calibrate(wish: Wish, machine: Machine, processor: str, tell: Tell) -> list[
     sizes = wish.sizes or USUAL
     tell("messages between two processes")
     links = measure_links(machine.cores)
-    host = _host(sizes.working, tell)
+    host = _host(no_cache_holds(wish.bulky, sizes.working), tell)
     when = f"{date.today().isoformat()}, {processor}"
     return list(_devices(wish, machine, _Setting(when, links, host, sizes), tell))
 
@@ -119,8 +121,7 @@ class _Setting:
     sizes: "Sizes"
 
 
-def _host(working: int, tell: Tell) -> _Host:
-    from megainfer.calibration import toy
+def _host(bulky: Shape, tell: Tell) -> _Host:
     from megainfer.calibration.host import COLOCATED, SHARED, SPLIT, measure_host, measure_layers
     from megainfer.calibration.layers import (
         Served,
@@ -131,11 +132,10 @@ def _host(working: int, tell: Tell) -> _Host:
 
     arrangements = (SHARED, SPLIT, COLOCATED)
     with tempfile.TemporaryDirectory(prefix="megainfer-calibrate-") as scratch:
-        folder = toy.write_model(toy.TOY, Path(scratch) / "toy")
+        folder = write_model(TOY, Path(scratch) / "toy")
         tell("the host's work, in one process and in two")
         hosts = [measure_host(folder, nodes) for nodes in arrangements]
-        bulky = toy.no_cache_holds(toy.BULKY, working)
-        folder = toy.write_model(bulky, Path(scratch) / "bulky")
+        folder = write_model(bulky, Path(scratch) / "bulky")
         tell("what rows add to layers, and waking who waits")
         costs = _costs(folder)
         layers = measure_layers(folder, bulky.layers, arrangements)

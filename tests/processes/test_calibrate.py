@@ -23,10 +23,12 @@ from megainfer.supervise.forking.libraries import load_libraries
 
 load_libraries()
 from megainfer.calibration.kernels import Sizes
+from megainfer.calibration.toy import BULKY
 from megainfer.compute.experts import ExpertsShape
 
 sizes = Sizes(2**18, (64, 64), ExpertsShape(4, 64, 32, 2), (1, 4), 16, ((1, 32), (2, 64)))
-wish = Wish("tiny", (1,), 10.0, 1.0, sizes)
+bulky = replace(BULKY, layers=2, hidden=128, heads=2, kv_heads=1, experts=4, intermediate=64)
+wish = Wish("tiny", (1,), 10.0, 1.0, sizes, bulky)
 told = []
 devices = calibrate(wish, read_machine(), "a processor", told.append)
 Path(sys.argv[1]).write_text(to_toml(devices))

@@ -189,7 +189,7 @@ def test_a_termination_lets_streams_finish(folder: Path, tmp_path: Path) -> None
     authority.configure_trust(context)
     tls = ("--ssl-certfile", str(certificate), "--ssl-keyfile", str(key))
     with (
-        serving(str(folder), *tls) as served,
+        serving(str(folder), *tls, "--drain-timeout", "100") as served,
         httpx.Client(base_url=served.url, verify=context, timeout=WAIT_SECONDS) as http,
     ):
         assert served.url.startswith("https://")
