@@ -17,7 +17,7 @@ from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.ranks.ranks import Ranks, joined
 from megainfer.rl.run.run import Run
 from tests.support.rl_engine import TransformersEngine
-from tests.support.rl_models import write_problems, write_text_model
+from tests.support.rl_models import QUICK_OPTIMISER, write_problems, write_text_model
 
 RANKS = 2
 
@@ -35,13 +35,7 @@ def values_of(folder: Path, output: Path, pass_tokens: int, steps: int) -> dict[
         "rollout": {"prompts": 3, "answers": 3, "max_answer_tokens": 9, "window": 4},
         "reward": {"function": "tests.support.rl_rewards:letters", "seconds": 60},
         "advantage": {"edge": 1},
-        "optimiser": {
-            "policy_rate": 1e-3,
-            "value_rate": 1e-3,
-            "value_first": 1,
-            "policy_updates": 2,
-            "value_updates": 2,
-        },
+        "optimiser": QUICK_OPTIMISER,
         "compute": {"pass_tokens": pass_tokens, "checkpointing": True},
         "run": {"output": str(output), "steps": steps, "save_every": 2, "keep": 9},
     }

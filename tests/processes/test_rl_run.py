@@ -16,7 +16,7 @@ from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.run.run import Run
 from megainfer.rl.run.trainer import StepReport
 from tests.support.rl_engine import TransformersEngine
-from tests.support.rl_models import write_problems, write_text_model
+from tests.support.rl_models import QUICK_OPTIMISER, write_problems, write_text_model
 
 STEPS = 4
 
@@ -34,13 +34,7 @@ def config_of(folder: Path, output: Path, **sections: dict[str, Any]) -> TrainCo
         "rollout": {"prompts": 2, "answers": 3, "max_answer_tokens": 7, "window": 3},
         "reward": {"function": "tests.support.rl_rewards:letters", "seconds": 60},
         "advantage": {"edge": 1},
-        "optimiser": {
-            "policy_rate": 1e-3,
-            "value_rate": 1e-3,
-            "value_first": 1,
-            "policy_updates": 2,
-            "value_updates": 2,
-        },
+        "optimiser": QUICK_OPTIMISER,
         "run": {"output": output, "steps": STEPS, "evaluate_every": 2, "save_every": 2},
     }
     for name, section in sections.items():

@@ -10,6 +10,15 @@ from tests.support.scripted_server import byte_level_backend, write_tokenizer
 VOCABULARY = 160
 END_TOKEN = 0  # <|endoftext|> of the tokenizer below
 
+QUICK_OPTIMISER = {
+    "policy_rate": 1e-3,
+    "value_rate": 1e-3,
+    "value_first": 1,
+    "policy_updates": 2,
+    "value_updates": 2,
+}
+"""Of a run of a few steps, in which something is to change."""
+
 
 def write_model(folder: Path, seed: int = 0, **settings: object) -> Path:
     """A small Mixture-of-Experts model of random weights, in a folder of its own."""
