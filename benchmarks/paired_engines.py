@@ -2,19 +2,21 @@
 
     python benchmarks/paired_engines.py OLD NEW --model FOLDER [--precision bf16 int8]
         [--concurrency 1 8 64] [--within 0.02] [--max-pairs 200] [--new-options JSON] [--json FILE]
+        [--http]
 
 Where `paired.py` starts everything anew for each round, here one engine of each checkout stays
 loaded, and a pair is two loads right after one another: whatever else slows a shared machine for
 longer than that slows both. Who goes first changes from pair to pair. Ratios are of tokens a
 second of whole loads, above 1 where NEW is faster; the interval is of the mean log-ratio, by
-Student's t. Whoever isn't asked is stopped meanwhile. Exits with 1 where a ratio lies wholly below
-0.98.
+Student's t. Whoever isn't asked is stopped meanwhile. With --http each is a server whose answers
+are streamed. Exits with 1 where a ratio lies wholly below 0.98.
 """
 
 import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -22,10 +24,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from checkpoints import with_tokenizer
 from measures import hardware
 from peers.entrants import PRECISIONS, Entrant, Work, own
 from peers.measurement import Load
 from peers.offline import OfflineEngine
+from peers.served import ServedEngine
 from ratios import Interval, Verdict, interval_of
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +44,8 @@ DTYPES = {
     "bf16": {"dtype": "bfloat16"},
     "int8": {"dtype": "bfloat16", "expert_dtype": "int8", "attention_dtype": "int8"},
 }
+Engine = OfflineEngine | ServedEngine
+
 LIMIT_SECONDS = 300.0
 FEWEST_PAIRS = 10
 
@@ -111,13 +117,20 @@ def parse_args() -> argparse.Namespace:
         help="""engine options that NEW alone has, e.g. '{"expert_replicas": 2}'; OLD NEW may then
         be one checkout, named twice""",
     )
+    parser.add_argument("--http", action="store_true", help="through each checkout's server")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
 def fight_all(args: argparse.Namespace) -> Iterator[Duel]:
+    with tempfile.TemporaryDirectory() as scratch:
+        yield from _fight_all(args, Path(scratch))
+
+
+def _fight_all(args: argparse.Namespace, scratch: Path) -> Iterator[Duel]:
     tokens = args.prompt_tokens + args.output_tokens
-    work = Work(args.model, args.model, max(args.concurrency), tokens, http=False)
+    text_model = with_tokenizer(args.model, scratch)
+    work = Work(args.model, text_model, max(args.concurrency), tokens, http=args.http)
     for precision in args.precision:
         for name in args.engine:
             with ExitStack() as stack:
@@ -137,29 +150,28 @@ def fight_all(args: argparse.Namespace) -> Iterator[Duel]:
                     yield _fight(engines, load, args)
 
 
-def _open(
-    stack: ExitStack, entrant: Entrant, tree: Path, args: argparse.Namespace
-) -> OfflineEngine:
+def _open(stack: ExitStack, entrant: Entrant, tree: Path, args: argparse.Namespace) -> Engine:
     """The entrant as that checkout has it, loaded."""
     benchmarks = tree.resolve() / "benchmarks"
-    program = str(benchmarks / "peers" / "programs" / "run_megainfer.py")
-    entrant = replace(
-        entrant,
-        arguments=(sys.executable, program, entrant.arguments[-1]),
-        variables={
-            "PYTHONPATH": os.pathsep.join(
-                map(str, (tree.resolve(), benchmarks, benchmarks / "peers" / "programs"))
-            ),
-            "PYTHONSAFEPATH": "1",  # what an engine starts would find the current folder's first
-        },
-    )
+    programs = benchmarks / "peers" / "programs"
+    variables = {
+        "PYTHONPATH": os.pathsep.join(map(str, (tree.resolve(), benchmarks, programs))),
+        "PYTHONSAFEPATH": "1",  # what an engine starts would find the current folder's first
+    }
     vocabulary = json.loads((args.model / "config.json").read_text())["vocab_size"]
-    engine = OfflineEngine(entrant, vocabulary, LIMIT_SECONDS)
+    engine: Engine
+    if args.http:
+        engine = ServedEngine(replace(entrant, variables=variables), vocabulary, LIMIT_SECONDS)
+    else:
+        program = str(programs / "run_megainfer.py")
+        arguments = (sys.executable, program, entrant.arguments[-1])
+        entrant = replace(entrant, arguments=arguments, variables=variables)
+        engine = OfflineEngine(entrant, vocabulary, LIMIT_SECONDS)
     stack.callback(engine.close)
     return engine
 
 
-def _fight(engines: Sequence[OfflineEngine], load: Load, args: argparse.Namespace) -> Duel:
+def _fight(engines: Sequence[Engine], load: Load, args: argparse.Namespace) -> Duel:
     seconds: list[tuple[float, float]] = []
     _pair(engines, load, 0)  # warm
     while len(seconds) < args.max_pairs:
@@ -181,7 +193,7 @@ def _fight(engines: Sequence[OfflineEngine], load: Load, args: argparse.Namespac
     return duel
 
 
-def _pair(engines: Sequence[OfflineEngine], load: Load, number: int) -> tuple[float, float]:
+def _pair(engines: Sequence[Engine], load: Load, number: int) -> tuple[float, float]:
     """Seconds of (old, new), both with the same prompts."""
     order = (0, 1) if number % 2 else (1, 0)
     seconds = {}

@@ -43,6 +43,10 @@ class ServedEngine:
         timing = self._call(complete(self._port, SERVED_NAME, prompts, load.output_tokens))
         return Round(seconds=timing.seconds, ttft=1e3 * median(timing.firsts))
 
+    def run_whole(self, load: Load, seed: int) -> float:
+        """Seconds of one load."""
+        return self.run(load, seed).seconds
+
     def close(self) -> None:
         self._group.process.terminate()
         self._group.end()
