@@ -1,5 +1,6 @@
 """What holds for every run of the tests: nobody is skipped or left behind unnoticed."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -46,6 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.path.name not in LONGEST)
         items[:] = spread(items, lambda item: item.path, lambda path: path.parent.name in SERVING)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: collections of garbage needn't look at it."""
+    gc.freeze()
 
 
 class SkipWatch:

@@ -40,7 +40,10 @@ class Precision:
 
 
 class Implementation(Protocol):
-    """What is known of an implementation before it is loaded."""
+    """What is known of an implementation before it is loaded. module: where its backend is."""
+
+    @property
+    def module(self) -> str: ...
 
     @property
     def own_threads(self) -> bool:
@@ -59,6 +62,7 @@ class Implementation(Protocol):
 
 class _Reference:
     own_threads = False
+    module = "megainfer.compute.reference.backend"
 
     def describe(self) -> str:
         return "reference"
@@ -94,6 +98,7 @@ class _Reference:
 
 class _Cpu:
     own_threads = True
+    module = "megainfer.compute.cpu.backend"
 
     def describe(self) -> str:
         return f"cpu ({library.levels()[-1]})"
@@ -114,6 +119,7 @@ class _Cpu:
 
 class _Gpu:
     own_threads = False
+    module = "megainfer.compute.gpu.backend"
 
     def describe(self) -> str:
         return "gpu"

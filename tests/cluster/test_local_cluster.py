@@ -19,6 +19,7 @@ from megainfer.m2n.mailbox import Part
 from megainfer.messages.requests import Abort, FinishReason, TokenLogprobs
 from megainfer.models.registry import load_spec
 from tests.support.checkpoints import (
+    FAMILIES,
     VARIANTS,
     Greedy,
     assert_same_greedy,
@@ -37,8 +38,22 @@ from tests.support.local_cluster import (
     submit_all,
 )
 
+# The first shape of each family, and layers of several kinds; what the others compute is compared
+# in tests/compute/test_models_parity.py, and what nodes do with it is the same.
+WHOLE = {(family, next(iter(shapes))) for family, shapes in FAMILIES.items()} | {
+    ("glm4_moe_lite", "groups_dense_between"),
+    ("llama4_text", "maverick"),
+    ("qwen2_moe", "dense_between"),
+    ("qwen3_next", "odd_dense_last"),
+}
 every_variant = pytest.mark.parametrize(
-    "reference", VARIANTS, indirect=True, ids=lambda pair: "-".join(pair), scope="module"
+    "reference",
+    [
+        pytest.param(pair, marks=() if pair in WHOLE else pytest.mark.slow, id="-".join(pair))
+        for pair in VARIANTS
+    ],
+    indirect=True,
+    scope="module",
 )
 one_variant = pytest.mark.parametrize(
     "reference", [("qwen3_moe", "gqa")], indirect=True, ids=["qwen3"], scope="module"
@@ -46,6 +61,13 @@ one_variant = pytest.mark.parametrize(
 
 
 NewCluster = Callable[..., LocalCluster]
+# Each pair of node counts, and each m; all of them together are slow.
+QUICK = {((1, 1), 2), ((2, 1), 3), ((1, 2), 1), ((2, 3), 2), ((2, 3), 3)}
+OVER_A_NETWORK = [
+    pytest.param(nodes, m, marks=() if (nodes, m) in QUICK else pytest.mark.slow)
+    for nodes in ((1, 1), (2, 1), (1, 2), (2, 3))
+    for m in (1, 2, 3)
+]
 
 
 @pytest.fixture(params=[LocalCluster, DistCluster], ids=["local", "dist"])
@@ -63,8 +85,7 @@ def new_cluster(request: pytest.FixtureRequest) -> Iterator[NewCluster]:
 
 
 @one_variant
-@pytest.mark.parametrize("m", [1, 2, 3])
-@pytest.mark.parametrize("nodes", [(1, 1), (2, 1), (1, 2), (2, 3)], ids=str)
+@pytest.mark.parametrize(("nodes", "m"), OVER_A_NETWORK, ids=str)
 def test_tokens_equal_transformers_over_a_network(reference, nodes, m):
     folder, prompts, expected = reference
     cluster = DistCluster(folder, m, *nodes, max_num_batched_tokens=24)

@@ -1,5 +1,6 @@
 """A token's result is the same bits whatever is computed with it: batch, chunks, threads."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,15 +56,22 @@ SHAPES = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: str(shape.hidden))
 def test_over_chunks_and_threads(level, weight_dtype, dtype, shape):
-    """140 tokens of a sequence at once, in chunks, and one by one, by one thread and by three."""
+    """140 tokens of a sequence at once, in chunks, and one by one before few and behind many, by
+    one thread and by three."""
     layer = Layer(shape)
     x, results = layer.rows(140), []
     fresh = layer.cache(9, dtype)
-    for threads, chunk in ((1, 140), (3, 33), (1, 1), (3, 1)):
+    one_by_one = [*range(20), *range(100, 140)]
+    for threads, starts in (
+        (1, [0]),
+        (3, [*range(0, 140, 33)]),
+        (1, one_by_one),
+        (3, one_by_one),
+    ):
         kernel, cache = AttentionKernel(threads, level), fresh.clone()
         parts = []
-        for start in range(0, 140, chunk):
-            rows = x[start : start + chunk]
+        for start, end in pairwise([*starts, 140]):
+            rows = x[start:end]
             batch = build_batch([ChunkInput([0] * len(rows), start, list(range(9)), samples=False)])
             parts.append(layer.run(kernel, rows, batch, cache, weight_dtype))
         results.append((torch.cat(parts), cache))

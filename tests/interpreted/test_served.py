@@ -60,8 +60,10 @@ def crowded(cluster: LocalCluster, prompts: Sequence[Sequence[int]]) -> list[Ans
     return [cluster.answers[name] for name in ("0", "1", "2", "again")]
 
 
-def test_a_crowd_is_served_as_by_the_reference(tmp_path):
-    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path, num_hidden_layers=2)
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_crowd_is_served_as_by_the_reference(tmp_path, layers):
+    """What requests meet is the same however many layers there are."""
+    folder = write_checkpoint("qwen3_moe", "gqa", tmp_path, num_hidden_layers=layers)
     prompts, greedy = decisive(oracle(folder), lambda s: short_prompts(s, LENGTHS), max(NEW_TOKENS))
     room = BLOCKS * 16 * load_spec(folder).kv_bytes_per_token(4)
     found, expected = (

@@ -1,29 +1,10 @@
-import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
-from typing import IO
+from collections.abc import Iterator
 
 import pytest
 
 from megainfer.supervise import engine_process
-from tests.support.forked import Files, start, withheld
-
-
-class EngineProgram:
-    """What `EngineProcess` wants of `subprocess.Popen`, of a program that is forked."""
-
-    def __init__(self, command: Sequence[str], pass_fds: Sequence[int], stdin: int) -> None:
-        _, option, module, *arguments = command
-        assert (option, stdin) == ("-m", subprocess.PIPE)
-        reader, writer = os.pipe()
-        self.stdin: IO[bytes] = open(writer, "wb")  # noqa: SIM115  # its owner closes it
-        try:
-            files = Files(output=1, error=2, input=reader, passed=pass_fds)
-            process = start(module, arguments, files, os.environ)
-        finally:
-            os.close(reader)
-        self.pid, self.wait, self.kill = process.pid, process.wait, process.kill
+from tests.support.forked import withheld
+from tests.support.forked_engine import STARTED_SO
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,8 +13,7 @@ def _programs_are_forked_unless_fresh(request: pytest.FixtureRequest) -> Iterato
     is_fresh = _is_fresh(request)
     with withheld(is_fresh), pytest.MonkeyPatch.context() as patch:
         if not is_fresh:
-            program = SimpleNamespace(**{**vars(subprocess), "Popen": EngineProgram})
-            patch.setattr(engine_process, "subprocess", program)
+            patch.setattr(engine_process, "subprocess", STARTED_SO)
         yield
 
 

@@ -1,10 +1,9 @@
 """`bench`, `complete` and `chat` as their users have them: real processes, a real small model."""
 
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from megainfer.messages.requests import Submit
 from tests.support.checkpoints import write_checkpoint
+from tests.support.forked import Files, start
 from tests.support.scripted_server import RunningServer, endless, write_tokenizer
 from tests.support.served import Served, run_cli, serving
 
@@ -100,21 +100,19 @@ def test_bench_serve_without_a_server_says_so() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_prints_what_was_measured() -> None:
+def test_ctrl_c_prints_what_was_measured(tmp_path: Path) -> None:
     with RunningServer(None) as server:
         server.node.script = endless(1)
-        command = [sys.executable, "-m", "megainfer", "bench", "serve", "--base-url", server.url]
-        running = subprocess.Popen(
-            [*command, "--num-prompts", "2", "--input-len", "4"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = ["bench", "serve", "--base-url", server.url, "--num-prompts", "2"]
+        told = tmp_path / "told"
+        with told.open("wb") as file:
+            files = Files(file.fileno(), file.fileno())
+            running = start("megainfer", [*command, "--input-len", "4"], files, os.environ)
         for _ in range(2):
             server.node.expect(Submit)
         running.send_signal(signal.SIGINT)
-        out, error = running.communicate(timeout=30)
-    assert running.returncode == 130, error
+        status, out = running.wait(30), told.read_text()
+    assert status == 130, out
     assert value(out, "Unfinished requests:") == 2
     assert value(out, "Successful requests:") == 0
 

@@ -16,9 +16,8 @@ from megainfer.text.tokenizer import load_tokenizer
 from server.openai.syntax import AnswerSyntax
 from server.parsing.notations import NOTATIONS
 from tests.support.demo_model import dense_of, logits_and_greedy
+from tests.support.forked import withheld
 from tests.support.served import Served, serving
-
-pytestmark = pytest.mark.fresh
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
@@ -26,8 +25,9 @@ ANSWER = "The capital of France is Paris."
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
+    """As a newcomer starts it: by a new interpreter."""
     ensure_demo_model()
-    with serving("--dtype", "float32", "--max-model-len", "1024") as running:
+    with withheld(True), serving("--dtype", "float32", "--max-model-len", "1024") as running:
         yield running
 
 

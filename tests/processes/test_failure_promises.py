@@ -16,6 +16,7 @@ from tests.support.chaos.wishes import KINDS, End, Outcome
 
 SEVERAL, REPLICATED, ONE = Shape(2, 2), Shape(2, 2, replicas=4), Shape(1, 1)
 ONE_OF_EACH = [Target.EXPERT, pytest.param(Target.ATTENTION, marks=pytest.mark.slow)]
+ONE_OF_A_KIND = POOL[: len(KINDS)]
 STAYS_AWAY = 3
 """So many deaths while loading keep a node away for 3.5 s: pauses between restarts double."""
 
@@ -27,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runner(model: Path) -> Iterator[Runner]:
-    runner = Runner(model)
+    runner = Runner(model, wishes=ONE_OF_A_KIND)
     yield runner
     runner.close()
 
@@ -35,7 +36,7 @@ def runner(model: Path) -> Iterator[Runner]:
 @pytest.fixture(scope="module")
 def network_runner(model: Path) -> Iterator[Runner]:
     """Whose nodes are joined as those of several hosts are."""
-    runner = Runner(model, ["--m2n", "dist"])
+    runner = Runner(model, ["--m2n", "dist"], ONE_OF_A_KIND)
     yield runner
     runner.close()
 
@@ -63,7 +64,7 @@ def answers_under(runner: Runner, shape: Shape, *orders: Order, moved: bool = Fa
     """One request of each kind, while these orders are carried out: nobody sees more of it than a
     pause. Returns the instance, which rests again."""
     instance, answers = runner.at_rest(shape), runner.answers(shape)
-    outcomes = [Outcome(wish) for wish in POOL[: len(KINDS)]]
+    outcomes = [Outcome(wish) for wish in ONE_OF_A_KIND]
     count = instance.board.give(*orders)
     runner.ask(instance, outcomes)
     assert len(instance.board.done(count)) == len(orders), "they were to be carried out"
@@ -159,7 +160,7 @@ def test_over_a_network_a_lost_connection_is_made_anew(network_runner: Runner) -
 
 
 def test_with_replicas_requests_are_served_before_an_expert_node_is_back(model: Path) -> None:
-    runner = Runner(model)
+    runner = Runner(model, wishes=ONE_OF_A_KIND)
     try:
         orders = [dies(Target.EXPERT, 0), *dies_while_it_loads(Target.EXPERT, STAYS_AWAY)]
         instance, answers = runner.at_rest(REPLICATED), runner.answers(REPLICATED)
@@ -218,7 +219,7 @@ def test_one_that_is_killed_during_the_first_start_is_started_again(
 
 
 def test_a_node_that_dies_while_draining_does_not_end_the_drain(model: Path) -> None:
-    runner, answers = Runner(model), Answers(lambda wish: [])
+    runner, answers = Runner(model), Answers(lambda wish: [], LONG_POOL[:1])
     with instance_of(model, ONE) as instance:
         answers.learn(instance)
         drains = Order(Fault.KILL, Target.ATTENTION, "step", 20, 0)

@@ -28,8 +28,8 @@ SHORTER = 120
 machine is."""
 DRAIN = ("--drain-timeout", "90")
 TOKEN = "0123456789abcdef" * 4
-LOCAL = (*OPTIONS, "--launcher", "local", "--agents", "2")
-HOSTS = "waiting for 2 agents at"
+LOCAL = (*OPTIONS, "--launcher", "local", "--agents")
+HOSTS = "waiting for {} agents at"
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def local(model: Path) -> Iterator[Served]:
-    with serving(str(model), *LOCAL) as served:
+    with serving(str(model), *LOCAL, "2") as served:
         yield served
 
 
 def test_a_launcher_has_nodes_on_agents_of_this_machine(local: Served, expected: list[int]) -> None:
-    assert HOSTS in local.output
+    assert HOSTS.format(2) in local.output
     assert answer(local) == expected
     assert hosts_of(local) == {"local-0", "local-1"}
 
@@ -96,7 +96,7 @@ def test_an_interrupt_ends_agents_and_nodes(local: Served) -> None:
 
 
 def test_whoever_keeps_agents_can_not_be_done_without(model: Path) -> None:
-    with serving(str(model), *LOCAL) as served:
+    with serving(str(model), *LOCAL, "1") as served:
         os.kill(keeper_of(served), signal.SIGKILL)
         assert served.end() == 1
         assert "keeps agents here was killed by SIGKILL" in served.output
@@ -104,9 +104,9 @@ def test_whoever_keeps_agents_can_not_be_done_without(model: Path) -> None:
 
 
 def test_a_dry_run_leaves_no_agent(model: Path) -> None:
-    done = run_cli("serve", str(model), *LOCAL, "--dry-run")
+    done = run_cli("serve", str(model), *LOCAL, "1", "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert HOSTS in done.stdout
+    assert HOSTS.format(1) in done.stdout
 
 
 # --- ranks ----------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from megainfer.supervise.child import fork_process
 from megainfer.supervise.forking.libraries import BLAS_THREADS, load_libraries
 load_libraries()
 import megainfer.attention_node.process, megainfer.colocated.process, megainfer.expert_node.process
+import megainfer.compute.cpu.backend, megainfer.compute.reference.backend
+import megainfer.m2n.dist.ports, megainfer.m2n.mixed.ports, megainfer.m2n.shm.ports
 assert {"numpy", "torch"} <= set(sys.modules)
 if (pid := fork_process()) == 0:
     os._exit(os.environ[BLAS_THREADS] != "5")

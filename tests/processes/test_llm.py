@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +17,7 @@ from megainfer.frontend.sequence_request import SequenceRequest
 from megainfer.messages.message import Role
 from tests.support.checkpoints import write_checkpoint
 from tests.support.served import pid_of
-from tests.support.terminal import Terminal
-
-pytestmark = pytest.mark.fresh
+from tests.support.terminal import interpreted
 
 MAX_LEN = 256
 PARAMS = SamplingParams(temperature=0, max_tokens=MAX_LEN - 1, ignore_eos=True)
@@ -59,6 +56,7 @@ def test_hanging_up_ends_the_work(llm):
     assert attention["running"] == 0
 
 
+@pytest.mark.fresh
 def test_nodes_that_die_change_nothing_but_the_time(folder):
     prompts, params = [[n + 1] for n in range(6)], replace(PARAMS, logprobs=1)
     with LLM(folder, micro_batches=1) as llm:
@@ -111,6 +109,7 @@ def test_an_invalid_prompt_keeps_the_others_from_starting(lasting):
     assert generated(lasting) == before
 
 
+@pytest.mark.fresh
 def test_after_shutdown_it_says_that_it_was_shut_down(folder):
     llm = LLM(folder, micro_batches=1)
     llm.shutdown()
@@ -179,7 +178,7 @@ def test_log_probabilities_penalties_and_priorities_offline(lasting):
 
 def test_a_terminal_is_shown_how_the_start_goes_and_nothing_is_left_of_it(folder):
     script = f"from megainfer import LLM\nwith LLM({folder!r}) as llm: print('made')"
-    terminal = Terminal([sys.executable, "-c", script])
+    terminal = interpreted(script)
     try:
         assert terminal.end() == 0
     finally:

@@ -6,9 +6,9 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from threading import Event
@@ -26,6 +26,7 @@ from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Road, Seat
 from tests.support.m2n_cluster import SECONDS, fork, fresh_token, road_of
+from tests.support.served import run_module
 
 GEOMETRY = Geometry(2, 2, 1, capacity=2048, hidden_size=512, top_k=2, dtype="float32")
 OTHER_KEY = "another key that is long enough, too"
@@ -403,21 +404,12 @@ def test_processes_of_their_own_exchange_messages(groups: str) -> None:
     if groups == "nccl" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     token, roles = fresh_token(), ("attention", "expert")
-    program = [sys.executable, "-m", "tests.support.dist_node"]
-    nodes = [
-        subprocess.Popen(
-            [*program, role, token, groups],
-            env={**os.environ, **NCCL_ON_ONE_GPU, "NCCL_HOSTID": role},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for role in roles
-    ]
-    try:
-        said = [node.communicate(timeout=2 * SECONDS)[0] for node in nodes]
-    finally:
-        for node in nodes:
-            node.kill()
-            node.wait()
-    assert [text.splitlines()[-1:] for text in said] == [["right"]] * 2, said
+
+    def run(role: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **NCCL_ON_ONE_GPU, "NCCL_HOSTID": role}
+        words = (role, token, groups)
+        return run_module("tests.support.dist_node", words, environment, 2 * SECONDS)
+
+    with ThreadPoolExecutor(len(roles)) as pool:
+        said = list(pool.map(run, roles))
+    assert [done.stdout.splitlines()[-1:] for done in said] == [["right"]] * 2, said

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any
 
@@ -56,50 +56,60 @@ def some_came(llm: LLM) -> bool:
     return any(len(request.output) > 3 for request in list(llm.engine._requests.values()))
 
 
-@pytest.mark.parametrize("options", [{}, {"colocated": True}], ids=["apart", "colocated"])
-@pytest.mark.parametrize("mode", ["keep", "wait", "abort"])
-def test_each_mode(folder: str, options: dict[str, Any], mode: str) -> None:
-    with LLM(folder, micro_batches=1, progress=False, **options) as llm:
-        expected = llm.generate([[1, 2]], LONG, progress=False)[0].outputs[0].token_ids
-        running = Asked(llm, LONG)
-        until(lambda: some_came(llm))
-        llm.pause(mode)
-        assert llm.is_paused
-        new = Asked(llm, SHORT)
-        until(lambda: counted(llm)["waiting"] == 1)
-        before = counted(llm)["generated_tokens"]
-        if mode != "keep":
-            tokens, reason = running.answer()
-            assert reason == ("length" if mode == "wait" else "abort")
-            assert tokens == expected[: len(tokens)]
-            assert (len(tokens) == len(expected)) == (mode == "wait")
-        assert counted(llm)["generated_tokens"] == before
-        llm.resume()
-        assert not llm.is_paused
-        assert new.answer() == (expected[:4], "length")
-        if mode == "keep":
-            assert running.answer() == (expected, "length")
-
-
-def test_a_node_that_is_started_again_stands_still_too(folder: str) -> None:
+@pytest.fixture(scope="module")
+def apart(folder: str) -> Iterator[LLM]:
     with LLM(folder, micro_batches=1, progress=False) as llm:
-        expected = llm.generate([[1, 2]], LONG, progress=False)[0].outputs[0].token_ids
-        running = Asked(llm, LONG)
-        until(lambda: some_came(llm))
-        llm.pause("keep")
-        os.kill(pid_of(llm, "attent-0"), signal.SIGKILL)
-        until(lambda: bool(dict(llm.engine.attendance.restarts())) and llm.engine.state() is None)
-        until(lambda: counted(llm)["waiting"] == 1)
-        assert counted(llm)["generated_tokens"] == 0
-        llm.resume()
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def colocated(folder: str) -> Iterator[LLM]:
+    with LLM(folder, micro_batches=1, progress=False, colocated=True) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize("shape", ["apart", "colocated"])
+@pytest.mark.parametrize("mode", ["keep", "wait", "abort"])
+def test_each_mode(request: pytest.FixtureRequest, shape: str, mode: str) -> None:
+    llm: LLM = request.getfixturevalue(shape)
+    expected = llm.generate([[1, 2]], LONG, progress=False)[0].outputs[0].token_ids
+    running = Asked(llm, LONG)
+    until(lambda: some_came(llm))
+    llm.pause(mode)
+    assert llm.is_paused
+    new = Asked(llm, SHORT)
+    until(lambda: counted(llm)["waiting"] == 1)
+    before = counted(llm)["generated_tokens"]
+    if mode != "keep":
+        tokens, reason = running.answer()
+        assert reason == ("length" if mode == "wait" else "abort")
+        assert tokens == expected[: len(tokens)]
+        assert (len(tokens) == len(expected)) == (mode == "wait")
+    assert counted(llm)["generated_tokens"] == before
+    llm.resume()
+    assert not llm.is_paused
+    assert new.answer() == (expected[:4], "length")
+    if mode == "keep":
         assert running.answer() == (expected, "length")
 
 
-def test_what_is_no_mode(folder: str) -> None:
-    with LLM(folder, micro_batches=1, progress=False) as llm:
-        with pytest.raises(
-            RequestError, match="mode must be one of abort, wait, keep, not 'sleep'"
-        ):
-            llm.pause("sleep")
-        llm.resume()  # of nothing
-        assert len(llm.generate([[1]], SHORT, progress=False)) == 1
+def test_a_node_that_is_started_again_stands_still_too(apart: LLM) -> None:
+    llm = apart
+    expected = llm.generate([[1, 2]], LONG, progress=False)[0].outputs[0].token_ids
+    running = Asked(llm, LONG)
+    until(lambda: some_came(llm))
+    llm.pause("keep")
+    os.kill(pid_of(llm, "attent-0"), signal.SIGKILL)
+    until(lambda: bool(dict(llm.engine.attendance.restarts())) and llm.engine.state() is None)
+    until(lambda: counted(llm)["waiting"] == 1)
+    assert counted(llm)["generated_tokens"] == 0
+    llm.resume()
+    assert running.answer() == (expected, "length")
+
+
+def test_what_is_no_mode(apart: LLM) -> None:
+    llm = apart
+    with pytest.raises(RequestError, match="mode must be one of abort, wait, keep, not 'sleep'"):
+        llm.pause("sleep")
+    llm.resume()  # of nothing
+    assert len(llm.generate([[1]], SHORT, progress=False)) == 1

@@ -4,9 +4,7 @@ What they answer is made up, so the tables can be computed by hand.
 """
 
 import json
-import os
 import stat
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import write_checkpoint
+from tests.support.instruments import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 SECONDS_TO_FIRST = 0.5
 SECONDS_EACH = 0.25
@@ -51,12 +49,6 @@ for _ in range(2):
 with open({windows!r}, "a") as file:
     print(began, time.monotonic(), file=file)
 """
-
-
-def run(instrument: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCHMARKS / instrument), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment)
 
 
 def stand_in(path: Path, script: str) -> None:

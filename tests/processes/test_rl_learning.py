@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
+from tests.support.forked import TRAINING, importing
 from tests.support.instruments import run
 
 
 def learning(folder: Path, *arguments: str, seconds: float = 300) -> dict[str, dict[str, Any]]:
     """By run what `rl_learning.py` says of it, and `rows`, its metrics."""
     report = folder / "runs.jsonl"
-    finished = run(
-        "rl_learning.py", "--folder", folder, *arguments, "--json", report, seconds=seconds
-    )
+    options = ("--folder", folder, *arguments, "--json", report)
+    with importing(*TRAINING):
+        finished = run("rl_learning.py", *options, seconds=seconds)
     assert finished.returncode == 0, finished.stderr
     found = {f"{each['arm']}-{each['seed']}": each for each in lines_of(report)}
     for name, each in found.items():

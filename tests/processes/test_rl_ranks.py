@@ -2,8 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from megainfer.errors import ConfigError
 from megainfer.rl.config.train_config import TrainConfig
 from megainfer.rl.ranks.ranks import Ranks, joined
 from megainfer.rl.run.run import Run
+from tests.support.forked import TRAINING, importing
 from tests.support.rl_engine import TransformersEngine
 from tests.support.rl_models import QUICK_OPTIMISER, write_problems, write_text_model
+from tests.support.served import run_module
 
-RANKS = 2
+RANKS, SECONDS = 2, 200.0
+PROGRAM = "tests.support.rl_ranks"
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +51,39 @@ def alone(values: dict[str, Any], resume: bool = False) -> None:
         run.steps()
 
 
-def together(folder: Path, *program: str, ranks: int = RANKS) -> subprocess.CompletedProcess[str]:
-    """A module with its arguments, by torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={ranks}", "-m", *program]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "COLUMNS": "200"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200
-    )
+@pytest.fixture(scope="module", autouse=True)
+def _ranks_are_forked_from_what_has_imported_it_all() -> Iterator[None]:
+    with importing(*TRAINING):
+        yield
 
 
-def by_ranks(values: dict[str, Any], tmp_path: Path, *flags: str) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(values))
-    finished = together(tmp_path, "tests.support.rl_ranks", str(path), *flags)
+def by_torchrun(program: str, argument: str) -> None:
+    words = ["--standalone", f"--nproc-per-node={RANKS}", "-m", program, argument]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    finished = run_module("torch.distributed.run", words, environment, SECONDS)
     assert finished.returncode == 0, finished.stderr
+
+
+def by_ranks(values: dict[str, Any], folder: Path, *flags: str) -> None:
+    """Without torchrun's new interpreters: told what it tells, they meet as its ranks do."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(RANKS)}
+    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    words = [written(values, folder), *flags]
+
+    def run(rank: int) -> None:
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        finished = run_module(PROGRAM, words, {**os.environ, **told, **own}, SECONDS)
+        assert finished.returncode == 0, finished.stderr
+
+    with ThreadPoolExecutor(RANKS) as pool:
+        list(pool.map(run, range(RANKS)))
+
+
+def written(values: dict[str, Any], folder: Path) -> str:
+    path = folder / "config.json"
+    path.write_text(json.dumps(values))
+    return str(path)
 
 
 def rows_of(output: Path) -> list[dict[str, float]]:
@@ -84,6 +106,20 @@ def assert_alike(output: Path, other: Path, step: int) -> None:
         assert one.keys() == two.keys()
         for key, tensor in one.items():
             torch.testing.assert_close(tensor, two[key], rtol=1e-3, atol=2e-5)
+
+
+def test_ranks_of_torchrun_are_joined(tmp_path: Path) -> None:
+    by_torchrun("tests.support.rl_joined", str(tmp_path))
+    told = sorted(json.loads(path.read_text()) for path in tmp_path.iterdir())
+    assert told == [[0, 2, 0, 3.0], [1, 2, 1, 3.0]]
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_train_as_one(folder: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone(values_of(folder, one, 40, 4))
+    by_torchrun(PROGRAM, written(values_of(folder, two, 40, 4), tmp_path))
+    assert_alike(one, two, 4)
 
 
 def test_two_ranks_train_as_one_and_either_goes_on_with_the_others(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from megainfer.rl.rollout.disaggregated import DisaggregatedEngine
 from megainfer.rl.rollout.engine import Context, Drawn
 from megainfer.rl.samples.rows import PolicyRow
 from megainfer.rl.training.models import Policy
+from tests.support.forked import TRAINING, importing
 from tests.support.rl_engine import TransformersEngine
 from tests.support.rl_models import END_TOKEN, write_problems, write_text_model
 from tests.support.served import run_cli
@@ -154,6 +156,12 @@ def test_options_that_cant_be_are_named(
         DisaggregatedEngine(folder, options)
 
 
+def trained(*words: str) -> CompletedProcess[str]:
+    """`megainfer rl train` to its end."""
+    with importing(*TRAINING):
+        return run_cli("rl", "train", *words)
+
+
 def test_the_command_trains_and_goes_on(folder: Path, tmp_path: Path) -> None:
     problems = write_problems(tmp_path / "problems.jsonl")
     config = {
@@ -173,13 +181,13 @@ def test_the_command_trains_and_goes_on(folder: Path, tmp_path: Path) -> None:
     }
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config))
-    first = run_cli("rl", "train", str(path), "--run.steps", "2")
+    first = trained(str(path), "--run.steps", "2")
     assert first.returncode == 0, first.stderr
     assert "step 2/2" in first.stdout
-    refused = run_cli("rl", "train", str(path))
+    refused = trained(str(path))
     assert refused.returncode == 2
     assert "--resume goes on with it" in refused.stderr
-    more = run_cli("rl", "train", str(path), "--resume", "--run.steps", "4")
+    more = trained(str(path), "--resume", "--run.steps", "4")
     assert more.returncode == 0, more.stderr
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]

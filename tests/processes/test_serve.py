@@ -1,10 +1,11 @@
 """`megainfer serve` with real processes: answers, ends in order, and tells who died."""
 
 import os
+import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ def reference(tmp_path_factory) -> tuple[Path, list[list[int]], list[Greedy]]:
     folder = tmp_path_factory.mktemp("model")
     write_checkpoint("olmoe", "mha", folder, max_position_embeddings=CONTEXT)
     return folder, *decisive(oracle(folder), lambda seed: prompts_of(seed, LENGTHS[:6]), 12)
+
+
+@pytest.fixture(scope="module")
+def lasting(reference) -> Iterator[Served]:
+    """One for all tests after which all of it serves again."""
+    with serving(str(reference[0]), "--ffn-gpus", "2") as served:
+        yield served
 
 
 def completion(served: Served, prompt: list[int], tokens: int, **more) -> httpx.Response:
@@ -94,7 +102,6 @@ def test_an_interrupt_ends_running_streams_with_an_error_event(reference):
         assert served.end() == 0
 
 
-@pytest.mark.fresh
 def test_children_end_when_the_supervisor_is_killed(reference):
     folder, prompts, _ = reference
     with serving(str(folder), "--attn-gpus", "2") as served:
@@ -112,36 +119,34 @@ def test_children_end_when_the_supervisor_is_killed(reference):
     [("expert-1", "expert node 1"), ("attent-0", "attention node 0")],
 )
 def test_the_only_node_that_could_serve_is_waited_for_and_the_operator_is_told(
-    reference, victim, name
+    reference, lasting, victim, name
 ):
-    folder, prompts, _ = reference
-    with serving(str(folder), "--ffn-gpus", "2") as served:
-        expected = tokens_of(stream(served, prompts[0], LASTING, **WITH_TOKENS))
-        events = stream(served, prompts[0], LASTING, **WITH_TOKENS)
-        begun = tokens_of([next(events)])
-        os.kill(served.node(victim), signal.SIGKILL)
-        assert begun + tokens_of(events) == expected
-        assert len(expected) == LASTING
-        wait_for(lambda: f"{name} is back" in served.output)
-        assert f"{name} died: killed by SIGKILL" in served.output
+    _, prompts, _ = reference
+    expected = tokens_of(stream(lasting, prompts[0], LASTING, **WITH_TOKENS))
+    events = stream(lasting, prompts[0], LASTING, **WITH_TOKENS)
+    begun = tokens_of([next(events)])
+    os.kill(lasting.node(victim), signal.SIGKILL)
+    assert begun + tokens_of(events) == expected
+    assert len(expected) == LASTING
+    wait_for(lambda: f"{name} is back" in lasting.output)
+    assert f"{name} died: killed by SIGKILL" in lasting.output
 
 
-def test_an_api_server_that_dies_is_there_again_at_the_same_address(reference):
-    folder, prompts, _ = reference
-    with serving(str(folder)) as served:
-        events = stream(served, prompts[0], ENDLESS)
-        next(events)
-        os.kill(served.node("server-0"), signal.SIGKILL)
-        with pytest.raises(httpx.TransportError):
-            list(events)
-        # Who comes meanwhile waits: the port stays open.
-        assert httpx.get(f"{served.url}/live", timeout=END_SECONDS).status_code == 200
-        wait_for(lambda: httpx.get(f"{served.url}/health").status_code == 200)
-        assert completion(served, prompts[0], 12).status_code == 200
-        assert "killed by SIGKILL; it is started again" in served.output
+def test_an_api_server_that_dies_is_there_again_at_the_same_address(reference, lasting):
+    _, prompts, _ = reference
+    events = stream(lasting, prompts[0], ENDLESS)
+    next(events)
+    os.kill(lasting.node("server-0"), signal.SIGKILL)
+    with pytest.raises(httpx.TransportError):
+        list(events)
+    # Who comes meanwhile waits: the port stays open.
+    assert httpx.get(f"{lasting.url}/live", timeout=END_SECONDS).status_code == 200
+    wait_for(lambda: httpx.get(f"{lasting.url}/health").status_code == 200)
+    assert completion(lasting, prompts[0], 12).status_code == 200
+    said = r"API server \(process \d+\) died: killed by SIGKILL; it is started again"
+    assert re.search(said, lasting.output)
 
 
-@pytest.mark.fresh
 def test_names_host_and_colocated(reference):
     folder, prompts, _ = reference
     names = ("--served-model-name", "tiny", "--served-model-name", "alias")
@@ -246,26 +251,25 @@ def test_a_truncated_checkpoint_is_named(reference, tmp_path):
     assert message == refused(str(tmp_path), "--port", "0", "--dry-run")
 
 
-def test_bad_requests_are_answered_and_harm_nobody(reference):
-    folder, prompts, _ = reference
+def test_bad_requests_are_answered_and_harm_nobody(reference, lasting):
+    _, prompts, _ = reference
     url_of = "{}/v1/completions".format
-    with serving(str(folder)) as served:
-        long = completion(served, [5] * (CONTEXT + 44), 4)
-        assert long.status_code == 400
-        assert str(CONTEXT) in long.json()["error"]["message"]
-        nan = httpx.post(
-            url_of(served.url),
-            content='{"prompt": [1], "temperature": NaN}',
-            headers={"content-type": "application/json"},
-        )
-        assert nan.status_code == 400
-        assert "NaN" in nan.json()["error"]["message"]
-        typed = completion(served, prompts[0], 4, top_p="wide")
-        assert typed.status_code == 400
-        assert typed.json()["error"]["param"] == "top_p"
-        outside = completion(served, [160], 4)
-        assert outside.status_code == 400
-        text = httpx.post(url_of(served.url), json={"prompt": "Hello"})
-        assert text.status_code == 400
-        assert "tokenizer" in text.json()["error"]["message"]
-        assert completion(served, prompts[0], 4).status_code == 200
+    long = completion(lasting, [5] * (CONTEXT + 44), 4)
+    assert long.status_code == 400
+    assert str(CONTEXT) in long.json()["error"]["message"]
+    nan = httpx.post(
+        url_of(lasting.url),
+        content='{"prompt": [1], "temperature": NaN}',
+        headers={"content-type": "application/json"},
+    )
+    assert nan.status_code == 400
+    assert "NaN" in nan.json()["error"]["message"]
+    typed = completion(lasting, prompts[0], 4, top_p="wide")
+    assert typed.status_code == 400
+    assert typed.json()["error"]["param"] == "top_p"
+    outside = completion(lasting, [160], 4)
+    assert outside.status_code == 400
+    text = httpx.post(url_of(lasting.url), json={"prompt": "Hello"})
+    assert text.status_code == 400
+    assert "tokenizer" in text.json()["error"]["message"]
+    assert completion(lasting, prompts[0], 4).status_code == 200

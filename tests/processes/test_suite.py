@@ -26,6 +26,7 @@ def run(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
     """pytest over this one test, under the suite's own conftest."""
     (folder / "test_it.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--rootdir", str(folder)]
+    command += ["-p", "no:langsmith_plugin", "-p", "no:schemathesis"]  # as pyproject.toml has it
     return subprocess.run(
         [*command, "test_it.py"],
         cwd=folder,

@@ -1,10 +1,8 @@
 """What a person sees while an instance starts: nothing is lost of it, and nothing left behind."""
 
 import logging
-import os
 import shlex
 import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from tests.support.scripted_server import (
     byte_level_backend,
     speaking,
 )
+from tests.support.served import run_cli
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 TOKENIZER = Tokenizer(
@@ -94,14 +93,15 @@ def test_the_proposed_commands_work_with_a_key(plan, program):
 
 def run(command: list[str]) -> str:
     """All that it prints; our own program as a module, so that this checkout is what runs."""
-    ours = [sys.executable, "-m", "megainfer", *command[1:], "-q", "Why?"]
-    done = subprocess.run(
-        ["curl", "--noproxy", "*", *command[1:]] if command[0] == "curl" else ours,
+    program, *words = command
+    if program != "curl":
+        done = run_cli(*words, "-q", "Why?", timeout=WAIT_SECONDS * 3)
+        return done.stdout + done.stderr
+    return subprocess.run(
+        ["curl", "--noproxy", "*", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
         timeout=WAIT_SECONDS * 3,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    return done.stdout
+    ).stdout

@@ -15,6 +15,7 @@ import pytest
 
 from megainfer import __version__
 from tests.support.agents import (
+    AS_IT_IS,
     AgentProcess,
     serve_on,
     wait_until_ready,
@@ -37,18 +38,7 @@ OPTIONS = (
 )
 PLACES = ("attention.0=left", "expert.0=middle", "expert.1=right")
 RANKS = ({"attent-0", "attent-0.1"}, {"expert-0", "expert-0.1"}, {"expert-1", "expert-1.1"})
-OTHER_VERSION = """
-import megainfer
-megainfer.__version__ = "0.0.9"
-from megainfer.cli import main
-main()
-"""
-OTHER_LANGUAGE = """
-from megainfer.hosts import session
-session.VERSION = 2
-from megainfer.cli import main
-main()
-"""
+OTHER = "tests.support.other_agent"
 
 
 @dataclass
@@ -147,7 +137,7 @@ def test_an_agent_with_another_token_is_refused_and_logged(
     token = write_token(tmp_path, ANOTHER_TOKEN)
     assert_sent_away(
         site,
-        ("-m", "megainfer"),
+        AS_IT_IS,
         token,
         "it refuses this token: use the token file that it has",
         r"nobody let in: an agent at ADDRESS:\d+: it has not proved that it has this token",
@@ -158,7 +148,7 @@ def test_an_agent_with_another_token_is_refused_and_logged(
 def test_an_agent_of_another_version_is_named(site: Site) -> None:
     assert_sent_away(
         site,
-        ("-c", OTHER_VERSION),
+        (OTHER, "release"),
         site.token,
         f"refuses this host: it runs MegaInfer 0.0.9, and the supervisor {__version__}",
         r"refused host 'fourth' \(an agent at ADDRESS:\d+\): it runs MegaInfer 0\.0\.9, and the "
@@ -169,7 +159,7 @@ def test_an_agent_of_another_version_is_named(site: Site) -> None:
 def test_one_that_speaks_another_version_between_hosts_is_named(site: Site) -> None:
     assert_sent_away(
         site,
-        ("-c", OTHER_LANGUAGE),
+        (OTHER, "language"),
         site.token,
         "it speaks version 1 between hosts, this is 2",
         r"nobody let in: an agent at ADDRESS:\d+: it speaks version 2 between hosts, this is 1",
@@ -179,17 +169,22 @@ def test_one_that_speaks_another_version_between_hosts_is_named(site: Site) -> N
 def assert_sent_away(
     site: Site, program: tuple[str, ...], token: Path, told: str, logged: str
 ) -> None:
-    """told: by the agent, which ends. logged: by the supervisor."""
+    """told: by the agent, which ends. logged: by the supervisor, who says so of one in a second:
+    where the last has been in it, another comes."""
     host: NetHost = site.network.hosts[1]
     before = len(site.served.output)
-    agent = AgentProcess(site.network, host, "fourth", token, program)
-    try:
-        assert agent.end() == 2
-    finally:
-        agent.kill()
-    assert told in " ".join(agent.output.split())
-    pattern = logged.replace("ADDRESS", re.escape(host.address))
-    await_that(lambda: re.search(pattern, site.served.output[before:]), lambda: site.served.output)
+    pattern = re.compile(logged.replace("ADDRESS", re.escape(host.address)))
+
+    def is_logged() -> bool:
+        agent = AgentProcess(site.network, host, "fourth", token, program)
+        try:
+            assert agent.end() == 2
+        finally:
+            agent.kill()
+        assert told in " ".join(agent.output.split())
+        return pattern.search(site.served.output, before) is not None
+
+    await_that(is_logged, lambda: site.served.output)
     assert "fourth" not in httpx.get(f"{site.served.url}/admin/nodes", timeout=30).text
 
 

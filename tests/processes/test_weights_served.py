@@ -5,8 +5,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
@@ -56,6 +56,40 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     return written(tmp_path_factory.mktemp("models"))
 
 
+class Answers:
+    """Of instances that have started with one of the `kept` folders; asked once."""
+
+    def __init__(self, kept: Folders) -> None:
+        self._kept = kept
+        self._known: dict[tuple[str, str], Tokens] = {}
+
+    def of(self, name: str, shape: str = "1x1") -> Tokens:
+        if (name, shape) not in self._known:
+            folder = getattr(self._kept, name)
+            self._known[name, shape] = fresh(folder, **SHAPES[shape])
+        return self._known[name, shape]
+
+
+@pytest.fixture(scope="module")
+def answers(kept: Folders) -> Answers:
+    return Answers(kept)
+
+
+@pytest.fixture(scope="module")
+def shared(kept: Folders) -> Iterator[Callable[[str], LLM]]:
+    """Of a shape, the instance that tests of it share; it serves the old weights, called old."""
+    with ExitStack() as ends:
+        made: dict[str, LLM] = {}
+
+        def of(shape: str) -> LLM:
+            if shape not in made:
+                made[shape] = ends.enter_context(served(kept.old, **SHAPES[shape]))
+            made[shape].update_weights(kept.old, version="old")
+            return made[shape]
+
+        yield of
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
     """One's own: they may be deleted."""
@@ -88,10 +122,10 @@ def test_an_updated_instance_equals_one_that_was_started_with_the_weights(
     folders: Folders, shape: str
 ) -> None:
     options = SHAPES[shape]
-    expected, before = fresh(folders.new, **options), fresh(folders.old, **options)
-    assert expected != before
+    expected = fresh(folders.new, **options)
     with served(folders.old, **options) as llm:
-        assert tokens_of(llm) == before
+        before = tokens_of(llm)
+        assert expected != before
         assert llm.weight_version == "0"
         assert llm.update_weights(folders.new) == "1"
         shutil.rmtree(folders.new)
@@ -104,20 +138,20 @@ def test_an_updated_instance_equals_one_that_was_started_with_the_weights(
         assert tokens_of(llm) == before
 
 
-def test_tensors_of_the_callers_own(kept: Folders) -> None:
-    expected = fresh(kept.new)
-    with served(kept.old) as llm:
-        before = tokens_of(llm)
-        tensors = load_file(kept.new / "model.safetensors")
-        assert llm.update_weights(tensors, version="trained") == "trained"
-        for tensor in tensors.values():
-            tensor.zero_()  # as the next step of a trainer would
-        os.kill(pid_of(llm, "expert-0"), signal.SIGKILL)
-        assert tokens_of(llm) == expected
-        with pytest.raises(CheckpointError, match="holds no tensor"):
-            llm.update_weights({})
-        assert llm.update_weights(load_file(kept.old / "model.safetensors")) == "2"
-        assert tokens_of(llm) == before
+def test_tensors_of_the_callers_own(
+    kept: Folders, shared: Callable[[str], LLM], answers: Answers
+) -> None:
+    llm = shared("1x1")
+    tensors = load_file(kept.new / "model.safetensors")
+    assert llm.update_weights(tensors, version="trained") == "trained"
+    for tensor in tensors.values():
+        tensor.zero_()  # as the next step of a trainer would
+    os.kill(pid_of(llm, "expert-0"), signal.SIGKILL)
+    assert tokens_of(llm) == answers.of("new")
+    with pytest.raises(CheckpointError, match="holds no tensor"):
+        llm.update_weights({})
+    assert llm.update_weights(load_file(kept.old / "model.safetensors")).isdigit()
+    assert tokens_of(llm) == answers.of("old")
 
 
 def test_a_node_that_is_started_again_has_the_current_weights(folders: Folders) -> None:
@@ -134,34 +168,33 @@ def test_a_node_that_is_started_again_has_the_current_weights(folders: Folders) 
 
 @pytest.mark.parametrize("victim", ["expert-1", "attent-1"])
 def test_a_node_that_dies_meanwhile_leaves_the_old_weights_whole(
-    kept: Folders, victim: str
+    kept: Folders, shared: Callable[[str], LLM], answers: Answers, victim: str
 ) -> None:
     """It is stopped, so that it can't be through before it is given up and killed."""
-    before, expected = fresh(kept.old, **SHAPES["2x2"]), fresh(kept.new, **SHAPES["2x2"])
-    with served(kept.old, **SHAPES["2x2"]) as llm:
-        os.kill(pid_of(llm, victim), signal.SIGSTOP)
-        with pytest.raises(ConfigError, match=r"weights '0' serve on: .* node 1 died"):
-            llm.update_weights(kept.new)
-        assert llm.weight_version == "0"
-        assert tokens_of(llm) == before
-        assert llm.update_weights(kept.new, version="retried") == "retried"
-        assert tokens_of(llm) == expected
+    llm = shared("2x2")
+    os.kill(pid_of(llm, victim), signal.SIGSTOP)
+    with pytest.raises(ConfigError, match=r"weights 'old' serve on: .* node 1 died"):
+        llm.update_weights(kept.new)
+    assert llm.weight_version == "old"
+    assert tokens_of(llm) == answers.of("old", "2x2")
+    assert llm.update_weights(kept.new, version="retried") == "retried"
+    assert tokens_of(llm) == answers.of("new", "2x2")
 
 
-def test_kills_at_any_moment_leave_one_version_or_the_other(kept: Folders) -> None:
-    options = SHAPES["2x2"]
-    answers = {"old": fresh(kept.old, **options), "new": fresh(kept.new, **options)}
-    with served(kept.old, **options) as llm:
-        for turn, name in enumerate(("new", "old", "new", "old")):
-            victim = pid_of(llm, ("expert-0", "attent-0", "expert-1", "attent-1")[turn])
-            killer = threading.Timer(0.004 * turn, os.kill, (victim, signal.SIGKILL))
-            killer.start()
-            try:
-                serving = llm.update_weights(kept._asdict()[name], version=name)
-            except ConfigError:
-                serving = llm.weight_version
-            killer.join()
-            assert tokens_of(llm) == answers["old" if serving == "0" else serving]
+def test_kills_at_any_moment_leave_one_version_or_the_other(
+    kept: Folders, shared: Callable[[str], LLM], answers: Answers
+) -> None:
+    llm = shared("2x2")
+    for turn, name in enumerate(("new", "old", "new", "old")):
+        victim = pid_of(llm, ("expert-0", "attent-0", "expert-1", "attent-1")[turn])
+        killer = threading.Timer(0.004 * turn, os.kill, (victim, signal.SIGKILL))
+        killer.start()
+        try:
+            serving = llm.update_weights(kept._asdict()[name], version=name)
+        except ConfigError:
+            serving = llm.weight_version
+        killer.join()
+        assert tokens_of(llm) == answers.of(serving, "2x2")
 
 
 def test_requests_under_load_change_over_once(kept: Folders) -> None:
@@ -194,25 +227,24 @@ def test_requests_under_load_change_over_once(kept: Folders) -> None:
 
 
 def test_what_is_wrong_with_them_is_said_and_the_old_ones_serve(
-    kept: Folders, tmp_path: Path
+    kept: Folders, shared: Callable[[str], LLM], answers: Answers, tmp_path: Path
 ) -> None:
-    with served(kept.old) as llm:
-        before = tokens_of(llm)
-        tensors = load_file(kept.new / "model.safetensors")
-        name = "model.layers.1.self_attn.k_proj.weight"
-        wrong = {
-            "no tensor": {k: v for k, v in tensors.items() if k != name},
-            "has shape": tensors | {name: tensors[name][:, :-1].contiguous()},
-            "is stored as I32": tensors | {name: tensors[name].to(torch.int32)},
-        }
-        for reason, content in wrong.items():
-            save_file(content, tmp_path / "wrong.safetensors")
-            with pytest.raises(CheckpointError, match=f"{name}.*{reason}|{reason} {name}"):
-                llm.update_weights(tmp_path / "wrong.safetensors")
-        with pytest.raises(ConfigError, match=r"version must be a string of .*, not 3"):
-            llm.update_weights(kept.new, version=3)  # type: ignore[arg-type]
-        assert llm.weight_version == "0"
-        assert tokens_of(llm) == before
+    llm = shared("1x1")
+    tensors = load_file(kept.new / "model.safetensors")
+    name = "model.layers.1.self_attn.k_proj.weight"
+    wrong = {
+        "no tensor": {k: v for k, v in tensors.items() if k != name},
+        "has shape": tensors | {name: tensors[name][:, :-1].contiguous()},
+        "is stored as I32": tensors | {name: tensors[name].to(torch.int32)},
+    }
+    for reason, content in wrong.items():
+        save_file(content, tmp_path / "wrong.safetensors")
+        with pytest.raises(CheckpointError, match=f"{name}.*{reason}|{reason} {name}"):
+            llm.update_weights(tmp_path / "wrong.safetensors")
+    with pytest.raises(ConfigError, match=r"version must be a string of .*, not 3"):
+        llm.update_weights(kept.new, version=3)  # type: ignore[arg-type]
+    assert llm.weight_version == "old"
+    assert tokens_of(llm) == answers.of("old")
 
 
 def test_who_waits_for_an_update_hears_of_the_shutdown(
@@ -242,16 +274,18 @@ def test_who_waits_for_an_update_hears_of_the_shutdown(
     assert said == ["this LLM was shut down; make a new one"]
 
 
-def test_updates_leave_no_memory_and_no_files_behind(kept: Folders) -> None:
-    with served(kept.old) as llm:
-        supervisor, node = llm._local.process.pid, pid_of(llm, "expert-0")
-        llm.update_weights(kept.new)
-        held = [open_files(pid) for pid in (os.getpid(), supervisor, node)]
-        for turn in range(6):
-            llm.update_weights(kept.old if turn % 2 else kept.new)
-        assert [open_files(pid) for pid in (os.getpid(), supervisor, node)] == held
-        assert held[0] == held[2] == []
-        assert len(held[1]) == 1
+def test_updates_leave_no_memory_and_no_files_behind(
+    kept: Folders, shared: Callable[[str], LLM]
+) -> None:
+    llm = shared("1x1")
+    supervisor, node = llm._local.process.pid, pid_of(llm, "expert-0")
+    llm.update_weights(kept.new)
+    held = [open_files(pid) for pid in (os.getpid(), supervisor, node)]
+    for turn in range(6):
+        llm.update_weights(kept.old if turn % 2 else kept.new)
+    assert [open_files(pid) for pid in (os.getpid(), supervisor, node)] == held
+    assert held[0] == held[2] == []
+    assert len(held[1]) == 1
 
 
 def open_files(pid: int) -> list[str]:

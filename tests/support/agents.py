@@ -1,18 +1,19 @@
 """`megainfer agent` and `megainfer serve --agents` as users have them, each host a namespace."""
 
-import subprocess
-import sys
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
 
+from tests.support.forked import Files, start
 from tests.support.namespaces import NetHost, Network
 from tests.support.served import Served, run_cli, session_members
 
 PORT = 7300
 END_SECONDS = 30.0
 READY_SECONDS = 120.0
+AS_IT_IS = ("megainfer",)
 
 
 def write_token(folder: Path, text: str = "0123456789abcdef" * 4) -> Path:
@@ -22,12 +23,9 @@ def write_token(folder: Path, text: str = "0123456789abcdef" * 4) -> Path:
     return path
 
 
-AS_IT_IS = ("-m", "megainfer")
-
-
 class AgentProcess:
-    """One on a host, called `name`. `output` is what it has printed so far. program: what the
-    interpreter is told to run. more: options."""
+    """One on a host, called `name`. `output` is what it has printed so far. program: a module, and
+    its arguments before `agent`. more: options."""
 
     def __init__(
         self,
@@ -39,33 +37,32 @@ class AgentProcess:
         more: Sequence[str] = (),
     ) -> None:
         options = ("--host", host.address, "--name", name, *more)
-        self._start(host.command, program, (network.address, PORT), token, options)
+        self._start(host.name, program, (network.address, PORT), token, options)
 
     @classmethod
     def joining(cls, address: tuple[str, int], token: Path, *options: str) -> "AgentProcess":
         """One of this host, called right."""
         agent = cls.__new__(cls)
-        agent._start((), AS_IT_IS, address, token, ("--name", "right", *options))
+        agent._start(None, AS_IT_IS, address, token, ("--name", "right", *options))
         return agent
 
     def _start(
         self,
-        prefix: Sequence[str],
+        network: str | None,
         program: Sequence[str],
         join: tuple[str, int],
         token: Path,
         options: Sequence[str],
     ) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(*prefix, sys.executable, *program, "agent"),
-                *("--join", "{}:{}".format(*join), "--token-file", str(token), *options),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        module, *before = program
+        where = ("--join", "{}:{}".format(*join), "--token-file", str(token))
+        reader, writer = os.pipe()
+        self._printed = open(reader, encoding="utf-8")  # noqa: SIM115  # `_read` closes it
+        try:
+            arguments = [*before, "agent", *where, *options]
+            self.process = start(module, arguments, Files(writer, writer), os.environ, network)
+        finally:
+            os.close(writer)
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -95,9 +92,9 @@ class AgentProcess:
         self.await_nodes(0, END_SECONDS)
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line
+        with self._printed as lines:
+            for line in lines:
+                self.output += line
 
 
 def serve_on(network: Network, token: Path, *args: str, agents: int = 2) -> Served:

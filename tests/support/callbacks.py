@@ -49,4 +49,3 @@ def watched_callbacks(thread: int | None) -> Iterator[Callbacks]:
         yield seen
     finally:
         asyncio.events.Handle._run = run  # type: ignore[attr-defined]
-        gc.unfreeze()

@@ -4,42 +4,34 @@ processor time for torch, the command line and a web framework, each time.
     with offered():
         process = start("megainfer", ["serve", ...], Files(output=1, error=1), os.environ)
 
-`python -m tests.support.forked FD` is the process that is forked. It has no other threads and has
-computed nothing; beside having imported more than it may need, a program finds what a new
-interpreter would give it: arguments, environment, folder, files and a session of its own. Tests of
-how programs start are marked `fresh`, and have new interpreters.
+A program finds what a new interpreter would give it, beside having imported more than it may need;
+see tests/support/fork_server.py. Tests of how programs start are marked `fresh`, and have new
+interpreters.
 """
 
 import fcntl
 import json
 import os
-import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 
-from megainfer.supervise.child import fork_process
-from megainfer.supervise.forking.libraries import load_libraries
 from tests.support.processes import adopt_orphans
 
 ROOT = Path(__file__).parents[2]
 ANSWER_SECONDS = 300.0
 """Importing it all takes five, but this machine may be busy with others."""
 REQUEST_BYTES, MOST_FILES = 1 << 17, 8
-IMPORTED = (
-    *("megainfer.cli", "megainfer.commands.bench.serving", "megainfer.commands.bench.offline"),
-    *("megainfer.commands.conversation", "megainfer.commands.chat_client", "megainfer.llm"),
-    *("megainfer.model_folder.deployment", "megainfer.launch.expectation"),
-    *("megainfer.supervise.engine_process", "megainfer.attention_node.process"),
-    *("megainfer.expert_node.process", "megainfer.colocated.process", "server.process", "uvicorn"),
-)
+TRAINING = ("transformers.models.mixtral.modeling_mixtral", "megainfer.commands.rl.train")
+"""What programs import that train, which takes as long again as all else."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +42,11 @@ class Files:
     error: int
     input: int | None = None  # nothing to read
     passed: Sequence[int] = ()
+
+
+def own_terminal() -> None:
+    """The terminal that input comes from becomes that of this process, the first of a session."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Forked:
@@ -83,44 +80,74 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def _reap(self) -> None:
-        _, status = os.waitpid(self.pid, 0)
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            status = 0  # only the process of the tests hears how it has ended
         self.returncode = os.waitstatus_to_exitcode(status)
         os.close(self._pidfd)
 
 
-class ForkServer:
-    """The process that is forked, from outside. Its programs become children of this process."""
+class Home:
+    """The process that is forked, as its programs know it: by the address where it listens."""
 
-    def __init__(self) -> None:
-        adopt_orphans()
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.settimeout(ANSWER_SECONDS)
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # or an interrupt of the tests would end it first
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        theirs.close()
+    def __init__(self, address: bytes) -> None:
+        self._address = address
+
+    @property
+    def is_alive(self) -> bool:
+        """Its programs needn't ask."""
+        return True
 
     def start(
-        self, module: str, arguments: Sequence[str], files: Files, environment: Mapping[str, str]
+        self,
+        module: str,
+        arguments: Sequence[str],
+        files: Files,
+        environment: Mapping[str, str],
+        network: str | None = None,
     ) -> Forked:
-        with open(os.devnull, "rb") as nothing:
+        with (
+            open(os.devnull, "rb") as nothing,
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking,
+        ):
+            asking.settimeout(ANSWER_SECONDS)
+            asking.connect(self._address)
             first = nothing.fileno() if files.input is None else files.input
             descriptors = [first, files.output, files.error, *files.passed]
             numbers = [0, 1, 2, *files.passed]
-            request = [[module, *arguments], os.getcwd(), dict(environment), numbers]
-            socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
-        try:
-            answer = self._control.recv(64)
-            assert answer, "the process that programs are forked from has ended"
-        except BaseException:
-            self.close()  # or what it answers later would be taken for another answer
-            raise
+            request = [network, [module, *arguments], os.getcwd(), dict(environment), numbers]
+            socket.send_fds(asking, [json.dumps(request).encode()], descriptors)
+            answer = asking.recv(64)
+        assert answer, "the process that programs are forked from has ended"
         return Forked(int(answer))
+
+    def close(self) -> None:
+        """Its owner does."""
+
+
+class ForkServer(Home):
+    """The process that is forked, from outside. Its programs become children of this process.
+
+    imports: beside what all need. origin: what it is forked from itself.
+    """
+
+    def __init__(self, imports: Sequence[str] = (), origin: Home | None = None) -> None:
+        adopt_orphans()
+        self._life, theirs = socket.socketpair()  # it ends when this end is closed
+        with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(b"")  # anywhere
+            listener.listen()
+            super().__init__(listener.getsockname())
+            path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+            passed = [listener.fileno(), theirs.fileno()]
+            # In a session of its own, or an interrupt of the tests would end it first.
+            self._process = (interpreted if origin is None else origin.start)(
+                "tests.support.fork_server",
+                [*map(str, passed), *imports],
+                Files(1, 2, passed=passed),
+                {**os.environ, "PYTHONPATH": path},
+            )
 
     @property
     def is_alive(self) -> bool:
@@ -128,15 +155,28 @@ class ForkServer:
 
     def close(self) -> None:
         """It holds nothing that has to be ended in order."""
-        self._control.close()
+        self._life.close()
         self._process.kill()
         self._process.wait()
 
 
 @dataclass
 class _Offer:
-    server: ForkServer | None = None
+    """servers: by what they import beside what all do."""
+
+    servers: dict[Sequence[str], Home] = field(default_factory=dict)
+    imports: Sequence[str] = ()
     withheld: bool = False
+    _starting: RLock = field(default_factory=RLock)
+
+    def server(self, imports: Sequence[str]) -> Home:
+        """Started where there is none."""
+        with self._starting:
+            known = self.servers.get(imports)
+            if known is None or not known.is_alive:
+                known = ForkServer(imports, self.server(()) if imports else None)
+                self.servers[imports] = known
+            return known
 
 
 _offers: list[_Offer] = []
@@ -149,8 +189,13 @@ def offered() -> Iterator[None]:
     try:
         yield
     finally:
-        if (server := _offers.pop().server) is not None:
+        for server in _offers.pop().servers.values():
             server.close()
+
+
+def offer_of(home: Home) -> None:
+    """In a program that was forked: those that it starts are forked from the same process."""
+    _offers.append(_Offer({(): home}))
 
 
 @contextmanager
@@ -164,79 +209,49 @@ def withheld(is_withheld: bool) -> Iterator[None]:
         offer.withheld = before
 
 
+@contextmanager
+def importing(*modules: str) -> Iterator[None]:
+    """Programs come of a process that has imported these, too, where they are forked."""
+    offer = _offers[-1]
+    before, offer.imports = offer.imports, modules
+    try:
+        yield
+    finally:
+        offer.imports = before
+
+
+def interpreted(
+    module: str,
+    arguments: Sequence[str],
+    files: Files,
+    environment: Mapping[str, str],
+    network: str | None = None,
+) -> subprocess.Popen[bytes]:
+    """What `start` says, in a new interpreter."""
+    there = () if network is None else ("ip", "netns", "exec", network)
+    return subprocess.Popen(
+        [*there, sys.executable, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL if files.input is None else files.input,
+        stdout=files.output,
+        stderr=files.error,
+        pass_fds=files.passed,
+        start_new_session=True,
+        env=environment,
+        preexec_fn=own_terminal if files.input is not None and os.isatty(files.input) else None,
+    )
+
+
 def start(
-    module: str, arguments: Sequence[str], files: Files, environment: Mapping[str, str]
+    module: str,
+    arguments: Sequence[str],
+    files: Files,
+    environment: Mapping[str, str],
+    network: str | None = None,
 ) -> Forked | subprocess.Popen[bytes]:
     """`python -m module *arguments`, in a session that isn't this process's: forked where that is
-    offered, in a new interpreter elsewhere."""
+    offered, in a new interpreter elsewhere. network: the namespace that it is in, None: this
+    process's."""
     if not _offers or _offers[-1].withheld:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL if files.input is None else files.input,
-            stdout=files.output,
-            stderr=files.error,
-            pass_fds=files.passed,
-            start_new_session=True,
-            env=environment,
-        )
-    offer = _offers[-1]
-    if offer.server is None or not offer.server.is_alive:
-        offer.server = ForkServer()
-    return offer.server.start(module, arguments, files, environment)
-
-
-def _serve(control: socket.socket) -> list[str]:
-    """Fork what is asked for; returns in a child, as which it is to go on: module and arguments."""
-    while True:
-        data, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, MOST_FILES)
-        if not data:
-            os._exit(0)
-        reader, writer = os.pipe()
-        if (between := fork_process()) == 0:
-            # Whose parent has ended belongs to whoever adopts orphans: the process of the tests.
-            if (pid := os.fork()) != 0:
-                os.write(writer, str(pid).encode())
-                os._exit(0)
-            for descriptor in (reader, writer, control.detach()):
-                os.close(descriptor)
-            command, folder, environment, numbers = json.loads(data)
-            return _become(command, folder, environment, numbers, descriptors)
-        os.close(writer)
-        os.waitpid(between, 0)
-        control.send(os.read(reader, 64))
-        for descriptor in (reader, *descriptors):
-            os.close(descriptor)
-
-
-def _become(
-    command: list[str],
-    folder: str,
-    environment: Mapping[str, str],
-    numbers: Sequence[int],
-    descriptors: Sequence[int],
-) -> list[str]:
-    os.setsid()
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    above = max(numbers) + 1  # so that none is replaced before it has its number
-    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, above) for descriptor in descriptors]
-    for descriptor in descriptors:
-        os.close(descriptor)
-    for number, descriptor in zip(numbers, moved, strict=True):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    return command
-
-
-def main(descriptor: int) -> None:
-    load_libraries()
-    for name in IMPORTED:
-        import_module(name)
-    module, *arguments = _serve(socket.socket(fileno=descriptor))
-    sys.argv[1:] = arguments
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
+        return interpreted(module, arguments, files, environment, network)
+    server = _offers[-1].server(_offers[-1].imports)
+    return server.start(module, arguments, files, environment, network)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWNET = 0x40000000
 END_SECONDS = 10.0  # of what has been told to end, and is about to
 OWN = "multiprocessing.resource_tracker"
 """Ends with the interpreter that it belongs to."""
@@ -17,6 +18,15 @@ def adopt_orphans() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def enter_network(name: str) -> None:
+    """From now on this process, which has one thread, is in the namespace that `ip netns add` has
+    made."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(Path("/var/run/netns", name)) as namespace:
+        if libc.setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
 
 
 def children_left() -> list[str]:

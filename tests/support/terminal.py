@@ -10,11 +10,13 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pyte
+
+from tests.support.forked import Files, Forked, own_terminal, start
 
 WAIT_SECONDS = 20.0  # how long is waited for what must happen; never so long
 ENTER, ALT_ENTER, CTRL_C, CTRL_D, TAB, UP = "\r", "\x1b\r", "\x03", "\x04", "\t", "\x1b[A"
@@ -26,9 +28,16 @@ def pasted(text: str) -> str:
 
 
 class Terminal:
-    """raw: all that the program has written. `screen` shows it as a terminal does."""
+    """raw: all that the program has written. `screen` shows it as a terminal does.
 
-    def __init__(self, argv: Sequence[str], columns: int = 80, rows: int = 40) -> None:
+    begin: starts the program, given the terminal's other end and the environment."""
+
+    def __init__(
+        self,
+        begin: Callable[[int, Mapping[str, str]], Forked | subprocess.Popen[bytes]],
+        columns: int = 80,
+        rows: int = 40,
+    ) -> None:
         self.raw = ""
         self._screen = pyte.HistoryScreen(columns, rows, history=2000)
         self._stream = pyte.ByteStream(self._screen)
@@ -37,15 +46,10 @@ class Terminal:
         environment = {"TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
         hidden = ("NO_COLOR", "COLUMNS", "LINES")
         kept = {name: value for name, value in os.environ.items() if name not in hidden}
-        self.process = subprocess.Popen(
-            argv,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**kept, **environment},
-            preexec_fn=_own_terminal,
-        )
-        os.close(slave)
+        try:
+            self.process = begin(slave, {**kept, **environment})
+        finally:
+            os.close(slave)
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
@@ -112,15 +116,31 @@ class Terminal:
         return bool(data)
 
 
-def _own_terminal() -> None:
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def interpreted(script: str) -> Terminal:
+    """A Python script of a user's own."""
+
+    def begin(slave: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=own_terminal,
+        )
+
+    return Terminal(begin)
 
 
 @contextmanager
 def megainfer_in_terminal(*args: str, columns: int = 80, rows: int = 40) -> Iterator[Terminal]:
     """`megainfer ARGS`; it is killed if it still runs at the end."""
-    terminal = Terminal([sys.executable, "-m", "megainfer", *args], columns, rows)
+
+    def begin(slave: int, environment: Mapping[str, str]) -> Forked | subprocess.Popen[bytes]:
+        return start("megainfer", args, Files(slave, slave, slave), environment)
+
+    terminal = Terminal(begin, columns, rows)
     try:
         yield terminal
     finally:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
+from megainfer.compute.selection import IMPLEMENTATIONS
 from megainfer.launch.plan import Plan
 from megainfer.launch.ranks.seats import LeadingSeat, RankSeats
 from megainfer.launch.station import NodeTask
+from megainfer.m2n.roads import ROADS
 from megainfer.messages.message import Role
 from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
 from megainfer.topology import CoreAssignment
@@ -71,6 +74,7 @@ def main_of(plan: Plan, task: NodeTask, seat: LeadingSeat[Any] | None) -> ChildM
     from megainfer.colocated.process import run_colocated
     from megainfer.expert_node.process import run_expert
 
+    _import_for_hosts(plan)
     if plan.config.colocated:
         return partial(run_colocated, plan=plan, weights=task.weights)
     if task.role is Role.ATTENTION:
@@ -91,6 +95,18 @@ def main_of(plan: Plan, task: NodeTask, seat: LeadingSeat[Any] | None) -> ChildM
         weights=task.weights,
         seat=seat,
     )
+
+
+def _import_for_hosts(plan: Plan) -> None:
+    """What a node computes with and reaches others by, for the same reason: one that is started
+    again is back sooner by as long as this takes. What is of GPUs waits for the process that has
+    one."""
+    if plan.devices.gpus:
+        return
+    for kernels in (plan.kernels, plan.expert_kernels):
+        import_module(IMPLEMENTATIONS[kernels].module)
+    if not plan.config.colocated:
+        import_module(ROADS[plan.road.kind])
 
 
 def _others(plan: Plan, task: NodeTask, seats: RankSeats[Any]) -> list[ChildMain]:

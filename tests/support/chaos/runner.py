@@ -9,7 +9,7 @@ from time import sleep
 
 from tests.support.chaos.draw import STARTING, Draw, Shape
 from tests.support.chaos.instance import Instance
-from tests.support.chaos.trial import AT_ONCE, LONG_POOL, POOL, Answers, Report, Trial, orders_of
+from tests.support.chaos.trial import AT_ONCE, EVERY, Answers, Report, Trial, orders_of
 from tests.support.chaos.wishes import Answer, Outcome, Wish, ask_all
 
 ELSEWHERE = (Shape(1, 1), Shape(1, 2), Shape(1, 3), Shape(1, 4))
@@ -17,11 +17,15 @@ ELSEWHERE = (Shape(1, 1), Shape(1, 2), Shape(1, 3), Shape(1, 4))
 
 
 class Runner:
-    """Draws of the same shape share an instance for as long as it lives and rests."""
+    """Draws of the same shape share an instance for as long as it lives and rests. wishes: those
+    whose answers are learned, of which any may be asked for."""
 
-    def __init__(self, model: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: Path, options: Sequence[str] = (), wishes: Sequence[Wish] = EVERY
+    ) -> None:
         self._model = model
         self._options = options
+        self._wishes = wishes
         self._instance: Instance | None = None
         self._answers: dict[Shape, Answers] = {}
         self._elsewhere: list[dict[int, Answer]] = []
@@ -55,7 +59,7 @@ class Runner:
 
     def answers(self, shape: Shape) -> Answers:
         """What is known of this shape; learned when an instance of it first rests."""
-        return self._answers.setdefault(shape, Answers(self._ask_elsewhere))
+        return self._answers.setdefault(shape, Answers(self._ask_elsewhere, self._wishes))
 
     def ask(self, instance: Instance, outcomes: Sequence[Outcome]) -> None:
         asyncio.run(ask_all(instance.url, outcomes, AT_ONCE))
@@ -76,7 +80,7 @@ class Runner:
         return [answers[id(wish)] for answers in self._elsewhere]
 
     def _all_answers(self, shape: Shape) -> dict[int, Answer]:
-        outcomes = [Outcome(wish) for wish in (*POOL, *LONG_POOL)]
+        outcomes = [Outcome(wish) for wish in self._wishes]
         instance = Instance(self._model, shape, self._options)
         try:
             assert instance.wait_until_ready(), instance.served.output

@@ -20,6 +20,7 @@ from tests.support.chaos.wishes import Answer, End, Outcome, Wish, ask_all, mist
 POOL = wishes(1, count=48, tokens=32)
 LONG_POOL = wishes(2, count=12, tokens=120)
 """Of one request alone, long enough for a fault to come into its middle."""
+EVERY = (*POOL, *LONG_POOL)
 AT_ONCE = 16
 FIRE_SECONDS = 0.01
 SCALE_SECONDS = 60.0
@@ -55,18 +56,20 @@ def report_of(draw: Draw) -> Report:
 
 
 class Answers:
-    """What an undisturbed instance gives to every wish of the pools.
+    """What an undisturbed instance gives to these wishes of the pools.
 
     elsewhere: gives what instances of other nodes give to a wish.
     """
 
-    def __init__(self, elsewhere: Callable[[Wish], Sequence[Answer]]) -> None:
-        self._elsewhere = elsewhere
+    def __init__(
+        self, elsewhere: Callable[[Wish], Sequence[Answer]], wishes: Sequence[Wish] = EVERY
+    ) -> None:
+        self._elsewhere, self._wishes = elsewhere, wishes
         self._known: dict[int, Answer] = {}
 
     def learn(self, instance: Instance) -> None:
         """Ask for everything once; whatever another instance of this shape gave comes again."""
-        outcomes = [Outcome(wish) for wish in (*POOL, *LONG_POOL)]
+        outcomes = [Outcome(wish) for wish in self._wishes]
         asyncio.run(ask_all(instance.url, outcomes, AT_ONCE))
         for outcome in outcomes:
             wish = outcome.wish
