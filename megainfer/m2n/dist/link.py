@@ -118,12 +118,15 @@ class Link:
             self._break("it has left too many payloads on their way", logging.WARNING)
 
     def send(self, header: Header, text: bytes) -> None:
-        """See `slots.Sending.send`; harmless when the peer is gone."""
+        """See `slots.Sending.send`; harmless when the peer is gone.
+
+        The payload goes first: where the peer has posted for it, it is there when the bell is, and
+        the thread that hears the bell need not be woken twice.
+        """
         pair = self._pair
-        late = header.rows > 0 and self.sent.is_pressed(header.micro_batch)
-        kind = ControlFrame.LATE if late else ControlFrame.BELL
-        if pair is None or not self._say(kind, header.pack() + text):
+        if pair is None:
             return
+        late = header.rows > 0 and self.sent.is_pressed(header.micro_batch)
         if header.rows:
             payload = self.sent[header.micro_batch].sent_of(header.rows)
             tag = LATE_TAG if late else tag_of(header.micro_batch, header.rows)
@@ -131,6 +134,8 @@ class Link:
                 self.sent.sent(header.micro_batch, pair.out.send(payload, tag))
             except NodeDied as error:
                 self._break(str(error), logging.WARNING)
+                return
+        self._say(ControlFrame.LATE if late else ControlFrame.BELL, header.pack() + text)
 
     def close(self) -> None:
         """The node is done with it; never waits."""
