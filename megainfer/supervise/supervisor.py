@@ -5,9 +5,9 @@ and computes nothing, so that nodes can be forked from it at any time.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from megainfer.checkpoint.pinned import PinnedFiles
 from megainfer.checkpoint.vault import WeightVault
@@ -42,7 +42,6 @@ from megainfer.supervise.deaths import Deaths, note_last
 from megainfer.supervise.family import Family
 from megainfer.supervise.forking.libraries import load_libraries
 from megainfer.supervise.front_ends import FrontEnds
-from megainfer.supervise.observer import Observer
 from megainfer.supervise.operations import Operations
 from megainfer.supervise.pausing import Pausing
 from megainfer.supervise.relay import Relay
@@ -61,6 +60,20 @@ SERVER_STOP_SECONDS = 8.0
 NODE_STOP_SECONDS = 5.0
 FORK_SECONDS = 1.0
 """Until a fork that the machine has refused is tried again."""
+
+
+class Observer(Protocol):
+    """Who is told how the start goes: the terminal, or the process that wants an `LLM`."""
+
+    def stage(self, text: str) -> None: ...
+
+    def loading(self, name: str, done: int, total: int) -> None: ...
+
+    def ready(self, micro_batches: int, startup: Mapping[str, float]) -> None:
+        """startup: seconds of each stage."""
+
+    def ended(self, error: str | None) -> None:
+        """It ends, at whatever stage: because of `error`, or because it was told to."""
 
 
 class Supervisor:
