@@ -124,7 +124,8 @@ def main() -> None:
     console.print(f"{hardware()}\n2 x 2, {STREAMS} streams, {args.model}")
     print_table(console, costs)
     if args.json:
-        args.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1))
+        report = {"hardware": hardware(), "results": [asdict(cost) for cost in costs]}
+        args.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from megainfer.commands.agent import Offer
+from megainfer.commands.agent_offer import Offer
 from megainfer.commands.host_options import MOST_SECONDS, HostOptions, parse_address
 from megainfer.commands.launcher_options import Launcher, LauncherOptions
 from megainfer.errors import ConfigError

@@ -13,7 +13,7 @@ PROBE_SECONDS = 30.0
 """More than a host needs to find out that another answers nothing."""
 CONNECT_SECONDS = 5.0
 MOST_AHEAD_SECONDS = 0.05
-"""Of a clock before another: what spans of two hosts in one trace may lie apart."""
+"""Of a clock before another: what lines of two hosts in one log may lie apart."""
 MOST_TRIP_SECONDS = 1e-3
 """A layer of a step waits for a round trip: a longer one is most of what a token takes."""
 
@@ -41,13 +41,13 @@ def problem_of(link: LinkProbed) -> str | None:
     """The first thing that is wrong with a link.
 
     >>> problem_of(LinkProbed(0.0002, 1e9, 0.5))
-    'clocks differ by 0.500 s; run NTP on both, or their traces are apart'
+    'clocks differ by 0.500 s; run NTP on both, or their logs are apart'
     """
     if link.error is not None:
         return link.error
     if abs(link.ahead_seconds) > MOST_AHEAD_SECONDS:
         apart = f"{abs(link.ahead_seconds):.3f} s"
-        return f"clocks differ by {apart}; run NTP on both, or their traces are apart"
+        return f"clocks differ by {apart}; run NTP on both, or their logs are apart"
     if link.round_trip_seconds > MOST_TRIP_SECONDS:
         return (
             f"a round trip takes {link.round_trip_seconds * 1e3:.1f} ms, which every MoE layer of "

@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, sleep
 
+from msgspec import structs
+
 from megainfer.attention_node.link import FrontEndLink
 from megainfer.errors import MegaInferError, NodeDied
 from megainfer.hosts.wire import Wire, poll
 from megainfer.launch.plan import Plan
 from megainfer.launch.station import Station
-from megainfer.messages.from_child import Fatal, Stats
+from megainfer.messages.from_child import Fatal, Spans, Stats
 from megainfer.messages.hosts import (
     ForFrontEnd,
     ForNode,
@@ -64,6 +66,12 @@ def run_stand_in(station: Station, plan: Plan, there: There, start: StartNode) -
 def _end(station: Station, words: str, befell: bool) -> None:
     with suppress(NodeDied):  # the supervisor itself is gone: nobody to tell
         station.link.send(Fatal(words, befell))
+
+
+def _here(spans: Spans, ahead: float) -> Spans:
+    """On this host's clock. ahead: seconds by which that of the node's host is."""
+    moved = [span._replace(start=span.start - ahead, end=span.end - ahead) for span in spans.spans]
+    return structs.replace(spans, spans=moved)
 
 
 class _StandIn:
@@ -133,6 +141,8 @@ class _StandIn:
                 pass  # NodeEnded says it again
             case Stats():
                 self._link.offer(message)
+            case Spans():
+                self._link.send(_here(message, self._wire.other_clock.ahead))
             case _ if isinstance(message, FromChild):
                 self._link.send(message)
 

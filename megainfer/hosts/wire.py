@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from megainfer.errors import NodeDied, ProtocolError
+from megainfer.hosts.other_clock import OtherClock
 from megainfer.hosts.session import Session
 from megainfer.messages.hosts import Pulse
 from megainfer.messages.message import Message, encode
@@ -67,6 +68,7 @@ class Wire(Generic[Incoming]):
         self._since = self._heard_at = monotonic()
         self._said_at = 0.0
         self._unanswered = unanswered
+        self.other_clock = OtherClock()
         self.keep(lease)
 
     def keep(self, lease: float) -> None:
@@ -138,7 +140,13 @@ class Wire(Generic[Incoming]):
             if not messages:  # else its last words; the end is noticed again
                 raise
         self._check_silence()
-        return [message for message in messages if not isinstance(message, Pulse)]
+        return [message for message in messages if not self._is_pulse(message)]
+
+    def _is_pulse(self, message: Incoming) -> bool:
+        if not isinstance(message, Pulse):
+            return False
+        self.other_clock.hear(message)
+        return True
 
     def _say(self) -> None:
         if self._session.is_open:
@@ -146,7 +154,7 @@ class Wire(Generic[Incoming]):
                 self._session.seal(self._waiting.popleft())
             if monotonic() - self._said_at > PULSE_SECONDS:
                 self._said_at = monotonic()
-                self._session.seal(encode(Pulse()))
+                self._session.seal(encode(self.other_clock.pulse()))
         self._flush()
 
     @property

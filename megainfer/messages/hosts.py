@@ -13,7 +13,15 @@ from megainfer.topology import Placement
 
 
 class Pulse(Message, frozen=True):
-    """Whoever sends it lives."""
+    """Whoever sends it lives.
+
+    now: its monotonic clock. heard: that of the other, as its latest pulse had it, if one has come;
+    held: seconds since then. See `hosts.other_clock`.
+    """
+
+    now: float = 0.0
+    heard: float | None = None
+    held: float = 0.0
 
 
 class Join(Message, frozen=True):

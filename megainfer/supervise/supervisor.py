@@ -38,12 +38,12 @@ from megainfer.messages.supervision import FromChild
 from megainfer.messages.to_child import GetSpans, GetStats, KeepSpans, NodeDown, Reload, Stop
 from megainfer.supervise.assembly import Assembly
 from megainfer.supervise.child import Child, Closable, name_of
-from megainfer.supervise.family import Family, drain
+from megainfer.supervise.deaths import Deaths, note_last
+from megainfer.supervise.family import Family
 from megainfer.supervise.forking.libraries import load_libraries
 from megainfer.supervise.front_ends import FrontEnds
 from megainfer.supervise.operations import Operations
 from megainfer.supervise.pausing import Pausing
-from megainfer.supervise.recovery import Recoveries
 from megainfer.supervise.relay import Relay
 from megainfer.supervise.restarts import Restarts
 from megainfer.supervise.roster import Node, Stage
@@ -60,8 +60,6 @@ SERVER_STOP_SECONDS = 8.0
 NODE_STOP_SECONDS = 5.0
 FORK_SECONDS = 1.0
 """Until a fork that the machine has refused is tried again."""
-FIRST_DEATHS = 2
-"""How often a node may be killed before its instance has ever served."""
 
 
 class Observer(Protocol):
@@ -106,7 +104,6 @@ class Supervisor:
         self._observer = observer
         self._owner = owner
         self._drain_seconds = drain_seconds
-        self._restarts = restarts or Restarts()
         self._reread = reread
         self.startup = StartupClock()
         self._signals = Signals(in_terminal=owner is None)
@@ -121,13 +118,20 @@ class Supervisor:
         self._vigil = Vigil()
         self._pinned = PinnedFiles(plan.folder) if plan.config.pin_weights else None
         self._next_look = self._next_balance = 0.0
-        self._recoveries = Recoveries()
         self._reception = reception
         remote = None
         if reception is not None and residences is not None:
             remote = RemoteNodes(plan, reception, residences)
         self._staffing = Staffing(plan, self._family, self._assembly, server, servers, remote)
         self._operations = Operations(plan, self._assembly, self._staffing.dismiss)
+        self._deaths = Deaths(
+            self._family,
+            self._assembly,
+            self._staffing,
+            self._front_ends,
+            restarts or Restarts(),
+            self._operations.ended,
+        )
         self._weights = WeightUpdates(plan, self._assembly, vault, lambda: self._operations.is_free)
         self._pausing = Pausing(self._ready_attention, self._send, self._front_ends.pause)
         self._all_forked = False  # once: whoever is missing from then on has died
@@ -201,7 +205,7 @@ class Supervisor:
             logger.warning("%s can't be started now: %s", name_of(*node), error)
             self._staffing.postpone(node, FORK_SECONDS)
             return
-        self._recoveries.step(node, "forked")
+        self._deaths.recoveries.step(node, "forked")
         self._front_ends.returns(node)
         if child.role is Role.SERVER:
             self._front_ends.forked(child)
@@ -215,7 +219,8 @@ class Supervisor:
         for child, message in heard:
             self._note(child, message)
         for child in self._family.buried(ready):
-            self._mourn(child)
+            self._deaths.mourn(child)
+            self._next_look = 0.0
         self._operations.advance()
         self._weights.advance()
         self._pausing.advance()
@@ -270,11 +275,11 @@ class Supervisor:
             case GetStats() | GetSpans() | KeepSpans():
                 self._relay.ask(message)
             case Fatal():
-                self._note_last(child, message)
+                note_last(child, message)
             case Drained():
                 pass
             case NodeDown():
-                self._given_up(message)
+                self._deaths.given_up(message)
             case Resize() | Release() | Renew():
                 self._operations.begin(message, child.send)
             case UpdateWeights():
@@ -287,7 +292,7 @@ class Supervisor:
                 self._front_ends.opened(child)
             case Ready() if child.role is Role.SERVER:
                 self._front_ends.answers(child)
-                self._recoveries.back(node)
+                self._deaths.recoveries.back(node)
             case Entered():
                 self._assembly.hear(node, message)
                 self._entered(node, message.epoch)
@@ -295,7 +300,7 @@ class Supervisor:
                 if isinstance(message, Ready) and child.role is Role.ATTENTION:
                     self._pausing.ready(node)  # before requests can reach it
                     self._front_ends.introduce(child)
-                self._recoveries.step(node, type(message).__name__.lower())
+                self._deaths.recoveries.step(node, type(message).__name__.lower())
                 self._assembly.hear(node, message)
 
     def _look_after(self) -> None:
@@ -310,10 +315,10 @@ class Supervisor:
         self._staffing.dismiss_the_unneeded()
         self._pin()
         for child, reason in self._vigil.look(self._family.processes):
-            self._give_up(child, reason)
+            self._deaths.give_up(child, reason)
         for attention, expert in self._assembly.late():
             if (late := self._family.find(Role.ATTENTION, attention)) is not None:
-                self._give_up(late, f"it has not met expert node {expert}")
+                self._deaths.give_up(late, f"it has not met expert node {expert}")
 
     def _balance(self) -> None:
         every = self.plan.config.rebalance
@@ -331,92 +336,12 @@ class Supervisor:
             logger.warning("%s", error)
             self._pinned.done = True
 
-    def _give_up(self, child: Child, reason: str) -> None:
-        if child.given_up is None:
-            logger.warning("%s (process %d) hangs: %s; killing it", child.name, child.pid, reason)
-            child.given_up = f"hung: {reason}"
-        child.kill()
-
-    def _given_up(self, down: NodeDown) -> None:
-        """A front end can't work with it."""
-        child = self._family.find(down.role, down.node)
-        if child is not None and child.incarnation == down.incarnation:
-            self._give_up(child, down.message)
-
-    # --- death and return ---------------------------------------------------------------------
-
-    def _mourn(self, child: Child) -> None:
-        """One is dead. It is started again, unless that is in vain."""
-        for rank in child.ranks:
-            for message in drain(rank):
-                self._note_last(rank, message)
-        node, cause = (child.role, child.node), child.death()
-        obituary = f"{child.name} (process {child.pid}) died: {cause}"
-        child.forget()
-        if not self._staffing.ended(child):
-            self._part(node)
-            return
-        if self._operations.ended(node):
-            logger.info("%s is started anew", child.name)
-            self._lose(child, "it is started anew")
-            return
-        if self._would_do_so_again(child):
-            raise NodeDied(obituary)
-        self._recoveries.died(node, cause)
-        # A host's loss is no failure of its nodes, which wait for it: they aren't given up for it.
-        away = not self._staffing.can_start(node)
-        pause = 0.0 if away else self._restarts.died(node, monotonic())
-        if pause is None and self._assembly.can_do_without(node):
-            self._assembly.refuse(f"{obituary}, as often as it was started")
-            self._part(node)
-            return
-        if pause is None or not (away or self._may_still_start(node)):
-            again, window = self._recoveries.restarts[node] - 1, self._restarts.window
-            raise NodeDied(f"{obituary}; it was started again {again} times within {window:g} s")
-        logger.warning("%s; it is started again", obituary)
-        self._staffing.postpone(node, pause)
-        self._next_look = 0.0
-        if child.role is Role.SERVER:
-            self._front_ends.died(child, cause)
-        else:
-            self._lose(child, cause)
-
-    def _lose(self, child: Child, cause: str) -> None:
-        """Say that a node isn't there, and have those end who can't go on without it."""
-        self._front_ends.lost(child, cause)
-        for other in self._assembly.died((child.role, child.node)):
-            if (living := self._family.find(*other)) is not None:
-                living.given_up = f"{child.name} died while they measured each other"
-                living.kill()
-        self._next_look = 0.0
-
-    def _part(self, node: Node) -> None:
-        """A node that nobody needs has ended."""
-        logger.info("%s has left", name_of(*node))
-        self._assembly.died(node)
-        self._front_ends.gone(node)
-
-    def _would_do_so_again(self, child: Child) -> bool:
-        """It has failed by its own words before the instance ever served. Those who measure each
-        other fail where only one does."""
-        return (
-            child.failed_by_itself and not self._assembly.started and not self._assembly.measuring
-        )
-
-    def _may_still_start(self, node: Node) -> bool:
-        return self._assembly.started or self._recoveries.restarts[node] <= FIRST_DEATHS
-
-    def _note_last(self, child: Child, message: FromChild) -> None:
-        if isinstance(message, Fatal):
-            child.fatal = child.fatal or message.message
-            child.befell = message.befell
+    # --- talking ------------------------------------------------------------------------------
 
     def _entered(self, node: Node, epoch: int) -> None:
         self._front_ends.back(node)
-        self._recoveries.everybody(f"{node[0]} node {node[1]} in epoch {epoch}")
-        self._recoveries.back(node)
-
-    # --- talking ------------------------------------------------------------------------------
+        self._deaths.recoveries.everybody(f"{node[0]} node {node[1]} in epoch {epoch}")
+        self._deaths.recoveries.back(node)
 
     def _send(self, node: Node, message: Message) -> None:
         if (child := self._family.find(*node)) is not None:
@@ -465,7 +390,7 @@ class Supervisor:
         if isinstance(message, Stop):
             raise Interrupted
         if isinstance(message, NodeDown):
-            self._given_up(message)
+            self._deaths.given_up(message)
         if isinstance(message, GetStats | KeepSpans | GetSpans):
             self._relay.ask(message)
         if isinstance(message, UpdateWeights):

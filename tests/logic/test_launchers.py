@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megainfer.commands import launching
-from megainfer.commands.agent import _source
+from megainfer.commands.agent_options import model_source
 from megainfer.commands.host_options import HostOptions
 from megainfer.commands.launcher_options import Launcher, LauncherOptions
 from megainfer.commands.launching import Launching
@@ -204,12 +204,12 @@ def test_on_ray_agents_are_told_what_to_fetch(tmp_path: Path) -> None:
 
 
 def test_an_agents_model_may_be_the_demo_or_of_the_hub() -> None:
-    assert _source(None, None) is None
-    assert _source(DEMO_MODEL_NAME, None) == ModelSource()
-    assert _source("owner/name", "main") == ModelSource("owner/name", "main")
+    assert model_source(None, None) is None
+    assert model_source(DEMO_MODEL_NAME, None) == ModelSource()
+    assert model_source("owner/name", "main") == ModelSource("owner/name", "main")
     with pytest.raises(ConfigError, match="--revision is for a hub id"):
-        _source(None, "main")
-    wrong = _source("nowhere", None)
+        model_source(None, "main")
+    wrong = model_source("nowhere", None)
     assert wrong is not None
     with pytest.raises(ModelError, match="neither a folder nor a hub id"):
         assert wrong.place

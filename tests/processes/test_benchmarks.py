@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.checkpoints import write_checkpoint
 from tests.support.instruments import ROOT, run
+from tests.support.namespaces import may_make_hosts
 
 LAYERS = 3
 MICRO_BATCHES = [1, 2, 3]
@@ -298,3 +299,14 @@ def test_a_footprint_grows_with_peers_as_it_is_counted_on_paper(tmp_path: Path) 
     assert found["1x2 on paper", "attention"]["threads"] == two["threads"]
     assert found["1x16 on paper", "attention"]["threads"] == one["threads"] + 15 * 3
     assert two["meeting"] > 0
+
+
+@pytest.mark.slow
+def test_a_layer_between_hosts_is_a_part_of_a_token(tmp_path: Path) -> None:
+    may_make_hosts()
+    layouts = ("shm", "across")
+    options = ("--layouts", *layouts, "--tokens", "16", "--rounds", "1")
+    report = report_of(tmp_path, "host_layers.py", *options)
+    assert tuple(row["layout"] for row in report["results"]) == layouts
+    for row in report["results"]:
+        assert 0 < row["layer_us"] == pytest.approx(row["token_ms"] * 1e3 / 8)

@@ -14,12 +14,14 @@ import zmq
 from megainfer.frontend.node_socket import new_endpoint
 from megainfer.hosts import wire as wire_module
 from megainfer.hosts.listening import Address, listen
+from megainfer.hosts.other_clock import OtherClock
 from megainfer.hosts.stand_in import There, run_stand_in
-from megainfer.hosts.wire import Wire, poll
+from megainfer.hosts.wire import PULSE_SECONDS, Wire, poll
+from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ChildLink, link_pair
 from megainfer.launch.heartbeat import Page
 from megainfer.launch.station import Station
-from megainfer.messages.from_child import Fatal, Loaded
+from megainfer.messages.from_child import Fatal, Loaded, Spans
 from megainfer.messages.hosts import (
     ForFrontEnd,
     ForNode,
@@ -99,6 +101,24 @@ def test_the_supervisor_and_the_node_hear_each_other(between: Between) -> None:
     between.attendant.send(Loaded([(1, 0.5)]))
     assert between.supervisor.receive(SECONDS) == Loaded([(1, 0.5)])
     assert between.ends_with(NodeEnded(None)) is None
+
+
+def test_spans_are_on_the_clock_of_the_supervisors_host(between: Between) -> None:
+    hours = 3600.0 * 30  # a machine that runs for longer
+    between.attendant.other_clock = OtherClock(lambda: monotonic() + hours)
+    deadline, found = monotonic() + SECONDS, hours
+    while found > hours / 2:  # until pulses have told
+        assert monotonic() < deadline, "the stand-in never knows"
+        poll([between.attendant], 0.1)
+        between.attendant.pump()
+        span = Span("attention", 0, 1, hours, hours + 1.0)
+        between.attendant.send(Spans(7, "attention-3", [span], last=True))
+        said = between.supervisor.receive(SECONDS)
+        assert isinstance(said, Spans)
+        found = said.spans[0].start
+    assert found == pytest.approx(0.0, abs=PULSE_SECONDS)
+    assert said == Spans(7, "attention-3", [span._replace(start=found, end=found + 1.0)], last=True)
+    between.ends_with(NodeEnded(None))
 
 
 def test_a_front_end_finds_the_node_as_if_it_were_here(between: Between) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from megainfer.m2n.dist.inbox import Arrivals
 from megainfer.m2n.dist.link import Link
-from megainfer.m2n.dist.slots import Arrivals
 from megainfer.m2n.geometry import Geometry
 from tests.support.m2n_cluster import SECONDS, Cluster, shm_cluster
 

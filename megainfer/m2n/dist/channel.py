@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from threading import Lock
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -95,6 +96,7 @@ class Channel:
         self._keep = keep
         self._tags = tags
         self._posted: dict[int, Work] = {}  # by tag
+        self._posting = Lock()  # who expects and who receives are two threads
 
     def send(self, payload: Tensor, tag: int = 0) -> Work:
         """Send what it holds once the current stream has come this far; returns at once. tag: the
@@ -119,18 +121,22 @@ class Channel:
         """Blocks until it is filled, by the next payload that is sent with this tag, which has its
         size."""
         try:
-            work = self._posted.pop(tag, None) or self._receiving(payload, tag)
+            with self._posting:
+                work = self._posted.pop(tag, None) or self._receiving(payload, tag)
             self._completed(work, seconds)
         except RuntimeError as error:
             raise NodeDied(f"a payload did not arrive: {plain_words(error)}") from error
 
     def expect(self, payload: Tensor, tag: int) -> None:
         """Be ready for such a one, which is to be `receive`d here: then it is sent at once, where
-        else its sender would wait to hear that it is wanted. Nothing where there are no tags."""
-        if not self._tags or tag in self._posted:
+        else its sender would wait to hear that it is wanted. Nothing where there are no tags. Any
+        thread may call it."""
+        if not self._tags:
             return
         try:
-            self._posted[tag] = self._receiving(payload, tag)
+            with self._posting:
+                if tag not in self._posted:
+                    self._posted[tag] = self._receiving(payload, tag)
         except RuntimeError as error:
             raise NodeDied(f"no payload can be received: {plain_words(error)}") from error
 

@@ -25,7 +25,8 @@ from megainfer.errors import NodeDied, ProtocolError
 from megainfer.m2n.dist.buffers import LATE_TAG, Buffer, SentBuffers, tag_of
 from megainfer.m2n.dist.groups import GROUP_SECONDS
 from megainfer.m2n.dist.handshake import Pair
-from megainfer.m2n.dist.slots import Arrivals, SentSlots
+from megainfer.m2n.dist.inbox import Arrivals
+from megainfer.m2n.dist.slots import SentSlots
 from megainfer.m2n.geometry import ERROR_ROOM_BYTES, Geometry
 from megainfer.m2n.host.handshake import Side
 from megainfer.m2n.message import HEADER_BYTES, Header, Kind, check_layout
@@ -118,19 +119,27 @@ class Link:
             self._break("it has left too many payloads on their way", logging.WARNING)
 
     def send(self, header: Header, text: bytes) -> None:
-        """See `slots.Sending.send`; harmless when the peer is gone."""
+        """See `slots.Sending.send`; harmless when the peer is gone.
+
+        The payload goes first: where the peer has posted for it, it is there when the bell is, and
+        the thread that hears the bell need not be woken twice. What it is answered with has its
+        size, a reply always and the next dispatch often, and its place is read no more.
+        """
         pair = self._pair
+        if pair is None:
+            return
         late = header.rows > 0 and self.sent.is_pressed(header.micro_batch)
         kind = ControlFrame.LATE if late else ControlFrame.BELL
-        if pair is None or not self._say(kind, header.pack() + text):
-            return
-        if header.rows:
-            payload = self.sent[header.micro_batch].sent_of(header.rows)
-            tag = LATE_TAG if late else tag_of(header.micro_batch, header.rows)
-            try:
+        try:
+            if header.rows:
+                payload = self.sent[header.micro_batch].sent_of(header.rows)
+                tag = LATE_TAG if late else tag_of(header.micro_batch, header.rows)
                 self.sent.sent(header.micro_batch, pair.out.send(payload, tag))
-            except NodeDied as error:
-                self._break(str(error), logging.WARNING)
+            if self._say(kind, header.pack() + text) and header.rows:
+                answer = self.received[header.micro_batch].sent_of(header.rows)
+                pair.back.expect(answer, tag_of(header.micro_batch, header.rows))
+        except NodeDied as error:
+            self._break(str(error), logging.WARNING)
 
     def close(self) -> None:
         """The node is done with it; never waits."""
@@ -233,8 +242,6 @@ class Link:
             raise NodeDied("it was cut off while a payload was on its way")
         self._taken += 1
         self._put(header, text)
-        if not late:  # the next is sent once this has been answered, or in another epoch
-            pair.back.expect(payload, tag)
 
     def _put(self, header: Header, text: bytes) -> None:
         if not self._same_clock:

@@ -20,6 +20,7 @@ from megainfer.m2n.packing import TORCH_PACKING, Packing
 from megainfer.m2n.roads import Road, Seat
 from megainfer.m2n.slotted.attention_port import SlotAttentionPort
 from megainfer.m2n.slotted.expert_port import SlotExpertPort
+from megainfer.m2n.slotted.host_packing import packing_of_host
 
 _NO_SPIN = 0.0
 """Links have threads of this very process, which a node that spins in Python would keep waiting."""
@@ -38,6 +39,8 @@ class DistAttentionPort(SlotAttentionPort):
         self._road = road
         self._elsewhere: dict[tuple[int, int], Address] = {}  # expert nodes of other hosts
         self._site = site = Site(road, seat, Side.ATTENTION, device)
+        if site.device.is_host:
+            packing = packing_of_host(seat.geometry)
         mail = DistAttentionMail(
             seat, site.inbox, site.strangers, site.slots_in, packing or TORCH_PACKING
         )

@@ -10,14 +10,14 @@ from megainfer.device import Device
 from megainfer.m2n.dist.buffers import Buffer, ReceivedBuffers, SentBuffers
 from megainfer.m2n.dist.groups import groups_for
 from megainfer.m2n.dist.handshake import Pair, Terms
+from megainfer.m2n.dist.inbox import ArrivedInbox, Arrivals
 from megainfer.m2n.dist.link import PULSE_SECONDS, Link, LinkBuffers, LinkNewcomer
 from megainfer.m2n.dist.proof import checked_key
-from megainfer.m2n.dist.slots import STRIDE, Arrivals, OwnSlots
+from megainfer.m2n.dist.slots import STRIDE, OwnSlots
 from megainfer.m2n.host.handshake import Side
 from megainfer.m2n.host.region import Bell
 from megainfer.m2n.roads import Road, Seat
-from megainfer.m2n.slotted.inbox import Inbox
-from megainfer.m2n.slotted.mail import TO_ATTENTION, TO_EXPERT, Newcomer
+from megainfer.m2n.slotted.mail import Newcomer
 from megainfer.m2n.slotted.slots import Slots
 from megainfer.tls.peers import PeerTls
 
@@ -45,10 +45,9 @@ class Site:
         region = mmap(-1, count * STRIDE)
         self._received = ReceivedBuffers(geometry.micro_batches, self.device)
         own = OwnSlots(region, count, self._received, self.device)
-        kinds = TO_ATTENTION if side is Side.ATTENTION else TO_EXPERT
-        self.inbox = Inbox(own, geometry, kinds, seat.epoch)
+        self._arrivals = Arrivals(own, geometry.micro_batches, self.bell)
+        self.inbox = ArrivedInbox(own, self._arrivals, count, seat.epoch)
         self.strangers: list[Slots | None] = [None] * peers
-        self._arrivals = Arrivals(region, geometry, count, self.bell)
         self._links: list[Link] = []
         self._beginning = Lock()  # several are met at once, each in a thread
         self._closed = Event()

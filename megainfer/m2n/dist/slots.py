@@ -1,7 +1,6 @@
 """Slots at both ends of a pair: a node's own, which its links fill, and what it sends from."""
 
 from mmap import mmap
-from threading import Lock
 from typing import Protocol
 
 import torch
@@ -10,17 +9,16 @@ from torch import Tensor
 from megainfer.device import Device
 from megainfer.m2n.dist.buffers import ReceivedBuffers, SentBuffers
 from megainfer.m2n.geometry import ERROR_ROOM_BYTES, LINE_BYTES, Geometry
-from megainfer.m2n.host.region import Bell
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.packing import Packed
 from megainfer.m2n.slotted.slots import Slots
 
 STRIDE = 2 * LINE_BYTES + ERROR_ROOM_BYTES
-"""Words, headers and texts; payloads are elsewhere."""
+"""Texts, laid out as elsewhere; headers wait in `inbox.Arrivals`, and payloads are in buffers."""
 
 
 class OwnSlots(Slots):
-    """What its node reads: words and headers in memory of its own, payloads in its links'."""
+    """What its node reads: texts of errors in memory of its own, payloads in its links'."""
 
     def __init__(self, memory: mmap, count: int, buffers: ReceivedBuffers, device: Device) -> None:
         super().__init__(memory, STRIDE, 0, count, buffers)
@@ -83,48 +81,3 @@ class _NoPayloads:
 
     def tensor(self, slot: int, offset: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
         raise AssertionError("a mail of packed slots asks for views")
-
-
-class Source(Protocol):
-    """A link, as what comes over it is heard."""
-
-    index: int
-    incarnation: int
-
-
-class Arrivals:
-    """Where the links of a node put what they were sent: into its slots, and it is rung for.
-
-    Any thread may call it. Of two links to one node, the later incarnation's is heard.
-    """
-
-    def __init__(self, memory: mmap, geometry: Geometry, count: int, bell: Bell) -> None:
-        self._slots = Slots(memory, STRIDE, 0, count, _NoPayloads())
-        self._micro_batches = geometry.micro_batches
-        self._bell = bell
-        self._lock = Lock()  # one writer at a time; and whoever ends is heard no more
-        self._heard: dict[int, Source] = {}
-
-    def hear(self, source: "Source") -> None:
-        """From now on this is the link to its peer."""
-        with self._lock:
-            other = self._heard.get(source.index)
-            if other is None or other.incarnation <= source.incarnation:
-                self._heard[source.index] = source
-
-    def put(self, source: "Source", header: Header, text: bytes) -> None:
-        """What has arrived, payload and all."""
-        with self._lock:
-            if self._heard.get(source.index) is not source:
-                return
-            slot = source.index * self._micro_batches + header.micro_batch
-            self._slots.begin(slot, header.sequence)
-            if text:
-                self._slots.write_text(slot, text)
-            self._slots.publish(slot, header)
-            self._bell.ring()
-
-    def close(self) -> None:
-        """Nobody is heard any more."""
-        with self._lock:
-            self._heard.clear()

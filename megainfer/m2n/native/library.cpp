@@ -1,4 +1,5 @@
 // What Python calls: plain C, pointers to memory that the caller owns, no exception leaves.
+#include "packing.h"
 #include "port.h"
 #include "sleeper.h"
 
@@ -44,6 +45,17 @@ EXPORT void megainfer_m2n_post(Port* port, int64_t peer, int32_t kind, int64_t m
 EXPORT int32_t megainfer_m2n_combine(const Port* port, int64_t micro_batch, const Part* parts,
                                      int32_t sum, void* out, int64_t tokens, int64_t stride) {
   return port->combine(micro_batch, parts, static_cast<Sum>(sum), out, tokens, stride);
+}
+
+EXPORT int32_t megainfer_m2n_pack(const Layout* layout, const Part* parts, uint8_t* const* payloads,
+                                  int64_t count, const uint8_t* hidden, int64_t tokens) {
+  return pack(*layout, parts, payloads, count, hidden, tokens);
+}
+
+EXPORT int32_t megainfer_m2n_add(const Layout* layout, const Part* parts,
+                                 const uint8_t* const* replies, int64_t count, int32_t sum,
+                                 void* out, int64_t tokens, int64_t stride) {
+  return add(*layout, parts, replies, count, static_cast<Sum>(sum), out, tokens, stride);
 }
 
 // The port must outlive it.

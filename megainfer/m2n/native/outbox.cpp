@@ -22,4 +22,17 @@ void write_part(const Layout& layout, const Part& part, const uint8_t* hidden, u
   payload += layout.rows_bytes(part.count);
   std::memcpy(payload, part.local_ids, choices);
   std::memcpy(payload + layout.choices_bytes(part.count), part.weights, choices);
+  if (layout.count_bytes(part.count) > 0) {
+    const int32_t count = static_cast<int32_t>(part.count);
+    std::memcpy(payload + 2 * layout.choices_bytes(part.count), &count, sizeof count);
+  }
+}
+
+bool rows_below(const Part* parts, int64_t count, int64_t tokens) {
+  for (int64_t node = 0; node < count; ++node) {
+    for (int64_t i = 0; i < parts[node].count; ++i) {
+      if (static_cast<uint64_t>(parts[node].rows[i]) >= static_cast<uint64_t>(tokens)) return false;
+    }
+  }
+  return true;
 }

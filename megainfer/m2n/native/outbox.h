@@ -24,3 +24,6 @@ struct Outbox {
 
 // Where a dispatch's parts lie in its payload.
 void write_part(const Layout& layout, const Part& part, const uint8_t* hidden, uint8_t* payload);
+
+// Whether no part names a row that isn't there.
+bool rows_below(const Part* parts, int64_t count, int64_t tokens);

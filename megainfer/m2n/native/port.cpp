@@ -55,7 +55,7 @@ int64_t Port::scan(int64_t since, Found* found) {
 }
 
 bool Port::dispatch(const Place& place, const uint8_t* hidden, int64_t tokens, const Part* parts) {
-  if (!rows_below(parts, tokens)) return false;
+  if (!rows_below(parts, peers_.size(), tokens)) return false;
   for (size_t node = 0; node < peers_.size(); ++node) {
     if (!members_[node]) continue;
     const Part& part = parts[node];
@@ -86,7 +86,7 @@ void Port::post(int64_t peer, Kind kind, const Place& place, int64_t rows, int64
 
 bool Port::combine(int64_t micro_batch, const Part* parts, Sum sum, void* out, int64_t tokens,
                    int64_t stride) const {
-  if (!rows_below(parts, tokens)) return false;
+  if (!rows_below(parts, peers_.size(), tokens)) return false;
   for (size_t node = 0; node < peers_.size(); ++node) {
     const Slot reply(slots_ + (node * layout_.micro_batches + micro_batch) * own_stride_);
     add_rows(sum, reply.payload(), parts[node].rows, parts[node].count, layout_.hidden_size, out,
@@ -122,13 +122,4 @@ void Port::publish(const Outbox& peer, Header header) {
   counters_->rows_sent += header.rows;
   counters_->bytes_sent += sizeof header + header.length;
   peer.ring();
-}
-
-bool Port::rows_below(const Part* parts, int64_t tokens) const {
-  for (size_t node = 0; node < peers_.size(); ++node) {
-    for (int64_t i = 0; i < parts[node].count; ++i) {
-      if (static_cast<uint64_t>(parts[node].rows[i]) >= static_cast<uint64_t>(tokens)) return false;
-    }
-  }
-  return true;
 }

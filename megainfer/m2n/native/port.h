@@ -62,7 +62,6 @@ class Port {
  private:
   Header header(Kind kind, const Place& place) const;
   void publish(const Outbox& peer, Header header);
-  bool rows_below(const Part* parts, int64_t tokens) const;
 
   Layout layout_;
   int64_t index_;

@@ -38,6 +38,41 @@ class Looking(Protocol):
         """Nobody is any more, in whose slots there could be news."""
 
 
+class Sieve:
+    """Which messages a receiver acts on: of its epoch, and in a slot in the order of sequences."""
+
+    def __init__(self, slots: int, epoch: int) -> None:
+        self.epoch = epoch
+        self.counters = Counters()
+        self._latest = [0] * slots  # the highest sequence taken from each slot
+
+    def is_early(self, header: Header) -> bool:
+        """It is of an epoch that is yet to begin, and is to be looked at once more then."""
+        return header.epoch > self.epoch
+
+    def passes(self, slot: int, header: Header) -> bool:
+        """Of one that isn't early; it is counted. Raises ProtocolError where a later one of its
+        epoch has come: dropping it would leave its sender waiting for a reply."""
+        if header.epoch < self.epoch:
+            self.counters.dropped += 1
+            return False
+        if header.sequence <= self._latest[slot]:
+            raise gone_back(header)
+        self._latest[slot] = header.sequence
+        self.counters.received(header)
+        return True
+
+    def time_transfers(self, found: list[tuple[int, Header]], since: int) -> None:
+        """Count how long those messages took that were sent while the receiver was waiting.
+
+        The others also waited for it to be done with something else, which is not transfer.
+        """
+        now = time.monotonic_ns()
+        for _, header in found:
+            if header.sent_at >= since:
+                self.counters.transferred(now - header.sent_at)
+
+
 class Inbox:
     """All slots of one receiver: slot `peer * m + micro_batch` for each peer and micro-batch.
 
@@ -51,12 +86,11 @@ class Inbox:
         self.slots = slots
         self._geometry = geometry
         self._kinds = kinds
-        self._epoch = epoch
         count = len(slots.words())
+        self._sieve = Sieve(count, epoch)
+        self.counters = self._sieve.counters
         self._handled = [0] * count  # the word of each slot that was last dealt with
-        self._latest = [0] * count  # the highest sequence taken from each slot
         self._parked: set[int] = set()
-        self.counters = Counters()
 
     def news(self) -> bool:
         """Whether `scan` would find a message that was not dealt with."""
@@ -64,7 +98,7 @@ class Inbox:
 
     def awaits(self) -> bool:
         """Whether somebody has announced what is yet to be published."""
-        return self.slots.awaited(self._epoch)
+        return self.slots.awaited(self._sieve.epoch)
 
     def scan(self, since: int | None = None) -> list[tuple[int, Header]]:
         """(slot, header) of every message to act on, each message once.
@@ -80,7 +114,7 @@ class Inbox:
             if header is not None:
                 found.append((slot, header))
         if found and since is not None:
-            self._time_transfers(found, since)
+            self._sieve.time_transfers(found, since)
         return found
 
     def watch(self, newcomer: Newcomer) -> None:
@@ -90,7 +124,7 @@ class Inbox:
         """Nobody writes there any more."""
 
     def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
+        self._sieve.epoch = epoch
         for slot in self._parked:
             self._handled[slot] = 0  # look at it again
         self._parked.clear()
@@ -101,16 +135,6 @@ class Inbox:
             if word != self._handled[slot] and not being_written(word):
                 yield slot, word
 
-    def _time_transfers(self, found: list[tuple[int, Header]], since: int) -> None:
-        """Count how long those messages took that were sent while the receiver was waiting.
-
-        The others also waited for it to be done with something else, which is not transfer.
-        """
-        now = time.monotonic_ns()
-        for _, header in found:
-            if header.sent_at >= since:
-                self.counters.transferred(now - header.sent_at)
-
     def _take(self, slot: int, word: int) -> Header | None:
         data = self.slots.header_bytes(slot, word)
         if data is None:  # rewritten while we read; its writer will ring again
@@ -119,20 +143,10 @@ class Inbox:
         self._parked.discard(slot)
         header = Header.unpack(data)
         check_message(slot, word, header, self._geometry, self._kinds)
-        return header if self._is_current(slot, header) else None
-
-    def _is_current(self, slot: int, header: Header) -> bool:
-        if header.epoch > self._epoch:
+        if self._sieve.is_early(header):
             self._parked.add(slot)
-            return False
-        if header.epoch < self._epoch:
-            self.counters.dropped += 1
-            return False
-        if header.sequence <= self._latest[slot]:
-            raise gone_back(header)
-        self._latest[slot] = header.sequence
-        self.counters.received(header)
-        return True
+            return None
+        return header if self._sieve.passes(slot, header) else None
 
 
 def check_message(

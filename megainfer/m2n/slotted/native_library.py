@@ -108,6 +108,14 @@ _FUNCTIONS = {
         c_int32,
         [c_void_p, c_int64, c_void_p, c_int32, c_void_p, c_int64, c_int64],
     ),
+    "megainfer_m2n_pack": (
+        c_int32,
+        [POINTER(Layout), c_void_p, c_void_p, c_int64, c_void_p, c_int64],
+    ),
+    "megainfer_m2n_add": (
+        c_int32,
+        [POINTER(Layout), c_void_p, c_void_p, c_int64, c_int32, c_void_p, c_int64, c_int64],
+    ),
     "megainfer_m2n_sleeper_new": (c_void_p, [c_void_p, c_void_p, c_int32, c_int64]),
     "megainfer_m2n_sleeper_delete": (None, [c_void_p]),
     "megainfer_m2n_sleep": (c_int64, [c_void_p, c_int64, c_void_p, c_int64]),

@@ -1,20 +1,18 @@
 """Messages in C++: one call to send a dispatch to all expert nodes, one to look, one to add up."""
 
-import struct
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from mmap import mmap
 
-import torch
 from torch import Tensor
 
 from megainfer.device import HOST, Device
-from megainfer.errors import ProtocolError
 from megainfer.m2n.mailbox import Dispatch, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Seat
 from megainfer.m2n.slotted.mail import Memory, Newcomer
 from megainfer.m2n.slotted.native_end import NativeEnd
+from megainfer.m2n.slotted.native_parts import SUMS, Parts
 from megainfer.m2n.slotted.native_sleeper import NativeSleeper
 from megainfer.m2n.slotted.plain_mail import add_replies, no_such_row
 from megainfer.m2n.slotted.slots import (
@@ -27,39 +25,8 @@ from megainfer.m2n.slotted.slots import (
     torch_dtype,
 )
 
-_PART = struct.Struct("<QQQq")  # `Part` of outbox.h
-_SUMS = {  # `Sum` of rows.h: (dtype of replies, dtype of what they are added to)
-    (torch.float32, torch.float32): 0,
-    (torch.bfloat16, torch.float32): 1,
-    (torch.bfloat16, torch.bfloat16): 2,
-}
 _KEPT_VIEWS = 256
 """Steps repeat their row counts, and making a view takes longer than finding it."""
-
-
-class _Parts:
-    """Where the tensors of a dispatch's parts are, as the library wants it."""
-
-    def __init__(self, num_expert: int) -> None:
-        self._table = bytearray(num_expert * _PART.size)
-        self._filled = 0
-        self.address = torch.frombuffer(self._table, dtype=torch.uint8).data_ptr()
-
-    def fill(self, parts: Sequence[Part]) -> None:
-        for node, part in enumerate(parts):
-            rows, ids, weights = part.rows, part.local_ids, part.weights
-            _PART.pack_into(
-                self._table,
-                node * _PART.size,
-                _address(rows, torch.int64),
-                _address(ids, torch.int32),
-                _address(weights, torch.float32),
-                rows.numel(),
-            )
-        if len(parts) < self._filled:  # nodes that are no more have no rows
-            first, last = len(parts) * _PART.size, self._filled * _PART.size
-            self._table[first:last] = bytes(last - first)
-        self._filled = len(parts)
 
 
 class NativeAttentionMail:
@@ -73,7 +40,7 @@ class NativeAttentionMail:
         self.rings = memory.rings
         self.counters = end.counters
         self._dtype = torch_dtype(geometry)
-        self._parts = _Parts(geometry.num_expert)
+        self._parts = Parts(geometry.num_expert)
         self._replies = reply_slots(memory.own, geometry, 0, geometry.num_expert * m)
         self.news, self.scan = end.news, end.scan
         self.set_epoch, self.close = end.set_epoch, end.close
@@ -106,7 +73,7 @@ class NativeAttentionMail:
 
     def combine(self, micro_batch: int, parts: Sequence[Part], out: Tensor) -> None:
         """See `mail.AttentionMail.combine`."""
-        kind = _SUMS.get((self._dtype, out.dtype))
+        kind = SUMS.get((self._dtype, out.dtype))
         if kind is None or out.stride(1) != 1:
             add_replies(self._replies, self.end.geometry, micro_batch, parts, out)
             return
@@ -203,10 +170,3 @@ def _met(slots: Slots | None) -> Slots:
 
 def _place(dispatch: Dispatch) -> tuple[int, int, int]:
     return dispatch.micro_batch, dispatch.layer, dispatch.sequence
-
-
-def _address(tensor: Tensor, dtype: torch.dtype) -> int:
-    if tensor.dtype is not dtype or not tensor.is_contiguous():
-        raise ProtocolError(f"a part's tensor is {tensor.dtype} or scattered, not plain {dtype}")
-    address: int = tensor.data_ptr()
-    return address
