@@ -33,7 +33,7 @@ class Size:
     prompts: int = 32
     answers: int = 8
     first: int = 5
-    evaluations: int = 12
+    evaluations: int = 24
     shorter: int = 2
 
 
