@@ -71,10 +71,11 @@ def price_of(solved: float, points: Sequence[Point]) -> Point | None:
 
 def gpu_seconds(row: Row, engine: DecodeTimes) -> tuple[float, float]:
     """Decoding, and contexts before it, of a step's rollouts by the times of other machines, on
-    which a step takes hardly longer with more rows. Every decode step has all answers in it, which
-    few of them have: so the windows aren't favoured."""
+    which a step takes hardly longer with more rows. Its decode steps count as with as many answers
+    in each as there are on average: what is left of that growth is nearly in proportion."""
     answers = row["answers/finished"] + row["answers/unfinished"]
     tokens = row["rollout/context_tokens"]
     length = max(1.0, tokens / answers)
-    decoding = row["rollout/longest"] * engine.decode_seconds(answers, length)
+    steps = row["rollout/longest"]
+    decoding = steps * engine.decode_seconds(row["rollout/tokens"] / steps, length)
     return decoding, engine.prefill_seconds(tokens, length)
