@@ -15,10 +15,12 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "tppo-half": {"algorithm": "tppo"},
     "tppo-whole": {"algorithm": "tppo"},
     "tppo-cold": {"algorithm": "tppo", "optimiser": {"value_first": 0}},
+    "tppo-stale": {"algorithm": "tppo", "rollout": {"stale_keys": True}},
     "grpo": {"algorithm": "grpo"},
 }
-"""T-PPO with l = L/4, L/2 and L, and with l = L/4 without the value model's warm-up."""
-WINDOWS = {"tppo": 4, "tppo-half": 2, "tppo-cold": 4}
+"""T-PPO with l = L/4, L/2 and L; with l = L/4 without the value model's warm-up, and from the keys
+and values that earlier windows' weights left."""
+WINDOWS = {"tppo": 4, "tppo-half": 2, "tppo-cold": 4, "tppo-stale": 4}
 """Into how many windows a longest answer is cut; else into one."""
 
 

@@ -1,5 +1,6 @@
 """What a receiver of broadcast weights is asked, as JSON, and what it says."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -7,6 +8,8 @@ import msgspec
 
 from megainfer.errors import ConfigError
 
+ADDRESS = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+"""Of the store: part of a URL, of which it is nothing else."""
 BACKENDS = ("gloo", "nccl")
 NAME = "weight_update_group"
 """As SGLang calls the group where nobody says otherwise."""
@@ -30,6 +33,10 @@ class Group(msgspec.Struct, frozen=True):
     seconds: float = OPERATION_SECONDS
 
     def __post_init__(self) -> None:
+        if not ADDRESS.fullmatch(self.address):
+            raise ConfigError(
+                f"the group's address must be a host's name or number, not {self.address!r:.80}"
+            )
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend must be {' or '.join(BACKENDS)}, not {self.backend!r:.40}")
         if not 0 < self.port < 2**16:

@@ -170,6 +170,7 @@ def test_a_group_that_nobody_opens_is_waited_for_so_long_and_no_longer(models: M
     ("wish", "words"),
     [
         (lambda: Group("a", 1, backend="mpi"), "backend must be gloo or nccl"),
+        (lambda: Group("a?rank=0&", 1), "address must be a host's name"),
         (lambda: Group("a", 0), "port must be from 1"),
         (lambda: Group("a", 1, rank=0), "rank must be from 1"),
         (lambda: Group("a", 1, rank=2), "below the group's size"),
