@@ -26,7 +26,8 @@ class StepBar:
 
     def begin(self, what: str, total: int | None = None) -> None:
         """Something else from now on, from nothing."""
-        self.live.reset(self._task, description=what, total=total, completed=0)
+        self.live.remove_task(self._task)  # one without a total can't be had by a reset
+        self._task = self.live.add_task(what, total=total)
 
     def advance(self) -> None:
         """One more of the total."""
