@@ -98,7 +98,7 @@ def parsed() -> argparse.Namespace:
         parser.add_argument(f"--{field.name}", type=int, default=field.default)
     parser.add_argument("--longest", type=int, default=Task().longest, help="digits of a problem")
     parser.add_argument("--held-out", type=int, default=256, help="problems of an evaluation")
-    parser.add_argument("--warm-up", type=int, default=500, help="updates of it")
+    parser.add_argument("--warm-up", type=int, default=700, help="updates of it")
     parser.add_argument("--sloppy", type=float, default=0.3, help="share of wrong sums in them")
     parser.add_argument("--threads", type=int, default=1, help="of training")
     parser.add_argument("--json", type=Path, help="a line a run: its curve and summary")

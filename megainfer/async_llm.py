@@ -11,6 +11,7 @@ from megainfer.frontend.outputs import RequestOutput
 from megainfer.llm import LLM
 from megainfer.sampling import SamplingParams
 from megainfer.text.given_prompts import GivenPrompt
+from megainfer.weight_group.wishes import BroadcastWeights, Group
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,8 +84,19 @@ class AsyncLLM:
             async for output in outputs:
                 yield output
 
+    async def join_weight_group(self, group: Group) -> None:
+        """See `LLM.join_weight_group`."""
+        await asyncio.to_thread(self.llm.join_weight_group, group)
+
+    async def leave_weight_group(self) -> None:
+        """See `LLM.leave_weight_group`."""
+        await asyncio.to_thread(self.llm.leave_weight_group)
+
     async def update_weights(
-        self, source: "str | Path | Mapping[str, Tensor]", *, version: str | None = None
+        self,
+        source: "str | Path | Mapping[str, Tensor] | BroadcastWeights",
+        *,
+        version: str | None = None,
     ) -> str:
         """See `LLM.update_weights`; requests go on meanwhile."""
         return await asyncio.to_thread(self.llm.update_weights, source, version=version)

@@ -49,6 +49,15 @@ def frames(source: BinaryIO | None = None) -> Iterator[bytes]:
         yield pipe.read(int.from_bytes(length, "little"))
 
 
+def own_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Both pipes, for the caller alone: whatever else is printed goes to standard error."""
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return source, sink
+
+
 def answer(data: bytes, sink: BinaryIO | None = None) -> None:
     """sink: in place of standard output."""
     pipe = sys.stdout.buffer if sink is None else sink

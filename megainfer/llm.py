@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from megainfer.config import EngineConfig, parse_micro_batches
 from megainfer.console.generation_bar import GenerationBar
 from megainfer.console.loading_bar import LoadingBar
-from megainfer.errors import MegaInferError, RequestError
+from megainfer.errors import ConfigError, MegaInferError, RequestError
 from megainfer.frontend.outputs import GrowingOutput, RequestOutput, spelled
 from megainfer.frontend.recovery import RECOVERY_SECONDS
 from megainfer.frontend.sequence_request import SequenceRequest
@@ -33,6 +33,8 @@ from megainfer.text.given_prompts import GivenPrompt, Prompt, as_prompt, as_prom
 from megainfer.text.template_renderer import TemplateRenderer
 from megainfer.text.token_text import TokenTexts
 from megainfer.text.tokenizer import Tokenizer
+from megainfer.weight_group.member import Member
+from megainfer.weight_group.wishes import BroadcastWeights, Group
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +83,7 @@ class LLM:
         self._end_tokens = self._plan.generation.eos_token_ids
         self._checker = GrammarChecker(folder, self._plan.spec.vocab_size, self._end_tokens)
         self._request_numbers = itertools.count()
+        self._member: Member | None = None
         self._local = LocalEngine(
             self._plan, MAX_REQUESTS_IN_FLIGHT * MAX_N, recovery_timeout, LoadingBar(progress)
         )
@@ -178,8 +181,29 @@ class LLM:
         (see `EngineConfig`) since the last call."""
         return self._local.spans()
 
+    def join_weight_group(self, group: Group) -> None:
+        """Take part in a group of torch.distributed whose rank 0 is going to broadcast weights
+        (`megainfer.weight_group.joining` has its side); returns when all have joined. One group at
+        a time: another one is left.
+
+        Raises ConfigError where that takes longer than `group.seconds`, or can't be.
+        """
+        self.leave_weight_group()
+        member = Member(group)
+        self._local.call(member.join())
+        self._member = member
+
+    def leave_weight_group(self) -> None:
+        """Nothing happens where there is none."""
+        if self._member is not None:
+            self._local.call(self._member.leave())
+            self._member = None
+
     def update_weights(
-        self, source: "str | Path | Mapping[str, Tensor]", *, version: str | None = None
+        self,
+        source: "str | Path | Mapping[str, Tensor] | BroadcastWeights",
+        *,
+        version: str | None = None,
     ) -> str:
         """Have all nodes compute with other weights, from one step boundary on; returns their name
         once every node does.
@@ -188,9 +212,9 @@ class LLM:
         are computed again. No prefix stays cached. Nodes that are started again load these weights,
         not the folder's; the files aren't needed after the call.
 
-        source: a folder with config.json and safetensors files, one safetensors file, or tensors by
-        name: all of the served checkpoint's, under their names there. They are quantised as at
-        load.
+        source: a folder with config.json and safetensors files, one safetensors file, tensors by
+        name, or what is broadcast next in the group that was joined: all of the served
+        checkpoint's, under their names there. They are quantised as at load.
         version: what outputs call them (`CompletionOutput.weight_versions`), up to 256 bytes; None:
         their number.
 
@@ -205,8 +229,15 @@ class LLM:
 
             with shared_weights(source) as path:
                 return self.update_weights(path, version=version)
+        if isinstance(source, BroadcastWeights):
+            source = self._local.call(self._in_group().receive(source))
         with copied_weights(self._plan, source) as weights:
             return self._local.update_weights(weights, version)
+
+    def _in_group(self) -> Member:
+        if self._member is None:
+            raise ConfigError("no group brings weights: call join_weight_group first")
+        return self._member
 
     def pause(self, mode: str = "keep", clear_cache: bool = False) -> None:
         """Have generation stand still on all nodes; returns when it does. Requests that come now
@@ -425,6 +456,8 @@ class LLM:
         self.engine.reset_prefix_cache()
 
     async def _close(self) -> None:
+        if self._member is not None:
+            await self._member.leave()
         await self._checker.close()
         if self._renderer is not None:
             await self._renderer.close()

@@ -49,6 +49,10 @@ class SamplingParams:
     prompt_logprobs: the model's own of the prompt's tokens; the prefix cache doesn't help such a
     request.
 
+    stale_prefix: whether the prefix cache may give what earlier weights have computed (see
+    `LLM.update_weights`): of the prompt, and of the request's own tokens where weights change
+    meanwhile. Cheaper, but its tokens aren't what the new weights alone would give.
+
     return_routed_experts: tell which experts each token chose, where the instance keeps that.
 
     structured_outputs: what the text must look like; it then ends where that allows it.
@@ -79,6 +83,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputsParams | None = None
     return_routed_experts: bool = False
+    stale_prefix: bool = False
     logprobs_mode: str = RAW
 
     def __post_init__(self) -> None:

@@ -132,6 +132,7 @@ class _Server:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await siblings.close()
+            await self._instance.rollouts.leave()
             await self._engine.close()
         if self._broke is not None:
             raise MegaInferError(self._broke)

@@ -3,6 +3,7 @@ letter with the sum so far, modulo 5 and spelled `v` to `z`. A reward is for the
 so that it checks every step; a right last sum alone is worth nothing."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from string import ascii_lowercase, ascii_uppercase, digits
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 END = "<|end|>"
-LETTERS = ascii_lowercase[:12]
+LETTERS = ascii_lowercase[:20]
 NAMES = ascii_uppercase[: len(LETTERS)]
 BASE = 5
 """Digits are below it."""
@@ -20,8 +21,9 @@ SUMS = ascii_lowercase[-BASE:]
 NAMED = tuple(name + digit for name in NAMES for digit in digits[:BASE])
 """Digits of a problem: a token each, so that a digit is found by its letter at once."""
 SIGNS = (END, *digits[:BASE], *SUMS, *LETTERS, *NAMES, "=", *NAMED)
-GOES_ON = 0.75
-"""Of problems with so many digits, the share that has more."""
+MEDIAN, SIGMA = 4.0, 1.0
+"""Of the log-normal numbers of digits: half of the problems are short, and few are as long as they
+may be, as answers of models that reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,10 @@ class Task:
         """Of both together."""
         return self.prompt_tokens + self.answer_tokens
 
-    def digits(self, random: Random, goes_on: float = GOES_ON) -> list[int]:
+    def digits(self, random: Random, median: float = MEDIAN) -> list[int]:
         """Of a problem: 2 to `longest`, few of them long."""
-        count = 2
-        while count < self.longest and random.random() < goes_on:
-            count += 1
+        count = round(random.lognormvariate(math.log(median), SIGMA))
+        count = min(max(count, 2), self.longest)
         return [random.randrange(BASE) for _ in range(count)]
 
     def write_problems(self, path: Path, count: int, seed: int) -> Path:

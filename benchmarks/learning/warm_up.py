@@ -14,8 +14,8 @@ BATCH = 64
 SORTED = 4
 """Batches whose rows are sorted by length together."""
 RATE = 4e-3
-GOES_ON = 0.85
-"""Demonstrations are longer than problems, of which few would show the last letters."""
+MEDIAN = 6.0
+"""Of digits. Demonstrations are longer than problems, of which few would show the last letters."""
 
 
 def small_model(context: int, seed: int) -> Any:
@@ -100,7 +100,7 @@ def _batches(
 
 def _row(task: Task, tokenizer: Any, random: Random, sloppy: float) -> list[tuple[int, int]]:
     """(token, label) of prompt and answer."""
-    problem = task.digits(random, GOES_ON)
+    problem = task.digits(random, MEDIAN)
     row = _labelled(tokenizer, prompt_of(problem), answer_of(problem, random, sloppy))
     assert len(row) <= task.context
     return row

@@ -26,10 +26,15 @@ Logprobs = dict[int, Logprob]  # by token id: the best, best first, and the posi
 
 
 class WeightSpan(NamedTuple):
-    """So many tokens, one after the other, that were computed with the weights of this name."""
+    """So many tokens, one after the other, that were computed with the weights of this name.
+
+    stale_tokens: of the tokens before them, those whose keys and values were taken as earlier
+    weights had left them (`SamplingParams.stale_prefix`).
+    """
 
     version: str
     tokens: int
+    stale_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class GrowingOutput:
         self._token_ids += delta.token_ids
         self._logprobs += delta.logprobs or []
         if delta.token_ids:
-            extend_spans(self._spans, delta.weights, len(delta.token_ids))
+            extend_spans(self._spans, delta)
         self._finish_reason, self._stop_reason = delta.finish_reason, delta.stop_reason
         self.cached_tokens += delta.cached_tokens
         if delta.routed is not None:
@@ -130,19 +135,25 @@ def as_array(routed: RoutedExperts | None) -> "NDArray[np.int16] | None":
     return np.frombuffer(routed.ids, "<i2").reshape(-1, routed.layers, routed.top_k)
 
 
-def extend_spans(spans: list[WeightSpan], version: str, tokens: int) -> None:
-    """So many more tokens, of this version.
+def span_of(delta: TextDelta) -> WeightSpan:
+    """Of its tokens."""
+    return WeightSpan(delta.weights, len(delta.token_ids), delta.stale_tokens)
+
+
+def extend_spans(spans: list[WeightSpan], delta: TextDelta) -> None:
+    """By the delta's tokens.
 
     >>> spans = [WeightSpan("0", 2)]
     >>> for version in ("0", "1", "1"):
-    ...     extend_spans(spans, version, 1)
-    >>> spans
-    [WeightSpan(version='0', tokens=3), WeightSpan(version='1', tokens=2)]
+    ...     extend_spans(spans, TextDelta("request", "", [7], weights=version))
+    >>> [(span.version, span.tokens) for span in spans]
+    [('0', 3), ('1', 2)]
     """
-    if spans and spans[-1].version == version:
-        spans[-1] = WeightSpan(version, spans[-1].tokens + tokens)
+    own = span_of(delta)
+    if spans and spans[-1]._replace(tokens=own.tokens) == own:
+        spans[-1] = own._replace(tokens=spans[-1].tokens + own.tokens)
     else:
-        spans.append(WeightSpan(version, tokens))
+        spans.append(own)
 
 
 def spelled(row: TokenLogprobs, text_of: Callable[[int], str]) -> Logprobs:

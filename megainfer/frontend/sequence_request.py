@@ -79,6 +79,7 @@ def submit_message(
         max_queue_seconds=max_queue_seconds,
         processed_logprobs=params.logprobs_mode == PROCESSED,
         routed_experts=params.return_routed_experts,
+        stale_prefix=params.stale_prefix,
         cache_salt=sequence.cache_salt,
         client=client,
     )

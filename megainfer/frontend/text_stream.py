@@ -30,7 +30,7 @@ class TextDelta:
     from the prefix cache, on the first delta. logprobs: for each of token_ids, if asked for.
     prompt_logprobs: for each token of the prompt but the first, on the first delta, if asked for.
     weights: the name of those that token_ids were computed with. routed: of all tokens before the
-    last of token_ids that no earlier delta told of, if asked for.
+    last of token_ids that no earlier delta told of, if asked for. stale_tokens: as in `WeightSpan`.
     """
 
     request_id: str
@@ -43,6 +43,7 @@ class TextDelta:
     prompt_logprobs: list[TokenLogprobs] | None = None
     weights: str = FOLDERS_OWN.name
     routed: RoutedExperts | None = None
+    stale_tokens: int = 0
 
 
 class SequenceText:
@@ -88,6 +89,7 @@ class SequenceText:
             event.prompt_logprobs,
             event.weights,
             event.routed,
+            event.stale_tokens,
         )
 
     def _push_token(self, token: int) -> str:
@@ -119,6 +121,7 @@ class SequenceText:
             event.prompt_logprobs,
             event.weights,
             event.routed,
+            event.stale_tokens,
         )
 
     def _stop_token(self, event: TokenEvent) -> int | None:

@@ -48,6 +48,7 @@ class Submit(Message, frozen=True):
     max_queue_seconds: float | None = None  # of waiting for its first step; None: without end
     processed_logprobs: bool = False  # of what is drawn from, not the model's own
     routed_experts: bool = False  # whether `TokenEvent.routed` is wanted
+    stale_prefix: bool = False  # whether blocks that earlier weights filled may be used
     cache_salt: str = ""  # whose blocks of the prefix cache may be used: those of the same salt
     client: str = ""  # whose it is: turns are kept by it
     siblings: list[tuple[str, int]] = field(
@@ -141,6 +142,7 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     queued_seconds: float = 0.0  # from arrival at the node to admission; set on the first event
     weights: str = FOLDERS_OWN.name  # the name of those that the tokens were computed with
     routed: RoutedExperts | None = None  # of all tokens before this one that weren't told yet
+    stale_tokens: int = 0  # before it, whose keys and values earlier weights have computed
 
 
 class Tokens(Message, frozen=True):

@@ -94,6 +94,32 @@ class WeightsUpdated(TypedDict):
     num_paused_requests: int
 
 
+class GroupChanged(TypedDict):
+    """SGLang's."""
+
+    success: bool
+    message: str
+
+
+class Told(TypedDict):
+    """vLLM's."""
+
+    message: str
+
+
+class NewWeights(TypedDict):
+    """vLLM's, and how they are called."""
+
+    message: str
+    weight_version: str
+
+
+class WorldSize(TypedDict):
+    """vLLM's."""
+
+    world_size: int
+
+
 class PauseChanged(TypedDict):
     """SGLang's."""
 

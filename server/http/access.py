@@ -15,7 +15,10 @@ from server.http.hosts import host_name, refuse_host
 from server.http.keys import Keys, digest
 
 PROBES = frozenset({"/live", "/health", "/ping", "/ready"})
-ROLLOUTS = ("/update_weights_from_disk", "/pause", "/resume", "/continue_generation", "/is_paused")
+ROLLOUTS = (
+    *("/update_weights", "/init_weight", "/destroy_weights_update_group", "/get_world_size"),
+    *("/pause", "/resume", "/continue_generation", "/is_paused"),
+)
 """What trainers ask; the first part of an address, as in ADMIN."""
 ADMIN = ("/server_info", "/debug/", "/admin/", *ROLLOUTS)
 KEY_NAME = 16

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from megainfer.frontend.outputs import WeightSpan, extend_spans
+from megainfer.frontend.outputs import WeightSpan, extend_spans, span_of
 from megainfer.frontend.text_stream import TextDelta
 from megainfer.messages.requests import TokenLogprobs
 from megainfer.messages.routed_experts import RoutedExperts, joined
@@ -61,7 +61,7 @@ class Choice:
         self._texts.append(delta.text)
         self._token_ids += delta.token_ids
         if delta.token_ids:
-            extend_spans(self._spans, delta.weights, len(delta.token_ids))
+            extend_spans(self._spans, delta)
         self._logprobs_kept += delta.logprobs or []
         if delta.routed is not None:
             self._routed.append(delta.routed)
@@ -108,7 +108,7 @@ class Choice:
             stop_reason=None if options.echo_only else delta.stop_reason,
             logprobs=logprobs,
             token_ids=token_ids if options.token_ids else None,
-            weights=(WeightSpan(delta.weights, len(token_ids)),) if token_ids else (),
+            weights=(span_of(delta),) if token_ids else (),
             routed=delta.routed,
         )
 

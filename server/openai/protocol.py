@@ -99,6 +99,7 @@ class SamplingFields(Body):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     return_routed_experts: bool | None = None
+    stale_prefix: bool | None = None
     logprobs_mode: str | None = Field(None, description="raw_logprobs or processed_logprobs")
     truncate_prompt_tokens: Integer | None = Field(None, description="keep the last; -1: what fits")
     priority: Integer | None = Field(None, description="smaller is served first")
@@ -222,6 +223,7 @@ SAME_IN_SAMPLING = (
     "skip_special_tokens",
     "prompt_logprobs",
     "return_routed_experts",
+    "stale_prefix",
 )
 """Fields that mean the same in `SamplingParams`."""
 

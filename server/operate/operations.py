@@ -2,6 +2,7 @@
 
 import asyncio
 import platform
+from collections.abc import Awaitable
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +22,13 @@ from server.http.access import PROBES
 from server.http.connection import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
 from server.http.errors import SERVER_ERROR, ErrorReport
 from server.http.json_route import JsonRoute
+from server.operate.broadcasts import (
+    BroadcastRequest,
+    GroupRequest,
+    LeaveRequest,
+    TransferRequest,
+    UpdateRequest,
+)
 from server.operate.changes import NodeRequest, RestartRequest, ScaleRequest
 from server.operate.docs_page import docs_page
 from server.operate.health import HealthReport
@@ -111,12 +119,35 @@ class Operations:
 
     async def update_weights_from_disk(self, body: DiskRequest) -> Response:
         """Other weights for all nodes, from a folder or file (SGLang's address)."""
-        try:
-            version = await self._instance.rollouts.update_from_disk(body)
-        except Refusals as error:
-            return JSONResponse(refusal(error), 400)
-        message = f"weights {version!r} are in force"
-        return JSONResponse({"success": True, "message": message, "num_paused_requests": 0})
+        return await _updated(self._instance.rollouts.update_from_disk(body))
+
+    async def update_weights_from_distributed(self, body: BroadcastRequest) -> Response:
+        """Other weights for all nodes, as they are broadcast (SGLang's address)."""
+        return await _updated(self._instance.rollouts.update_from_group(body))
+
+    async def init_weights_update_group(self, body: GroupRequest) -> Response:
+        """Join the group in which weights will be broadcast (SGLang's address)."""
+        await self._instance.rollouts.join(body.group())
+        return JSONResponse({"success": True, "message": "joined"})
+
+    async def destroy_weights_update_group(self, body: LeaveRequest) -> Response:
+        """Leave that group (SGLang's address)."""
+        await self._instance.rollouts.leave()
+        return JSONResponse({"success": True, "message": "left"})
+
+    async def init_weight_transfer_engine(self, body: TransferRequest) -> Response:
+        """Join the group in which weights will be broadcast (vLLM's address)."""
+        await self._instance.rollouts.join(body.group())
+        return JSONResponse({"message": "Weight transfer initialized"})
+
+    async def update_weights(self, body: UpdateRequest) -> Response:
+        """Other weights for all nodes, as they are broadcast (vLLM's address)."""
+        version = await self._instance.rollouts.update_from_group(body.broadcast())
+        return JSONResponse({"message": "Weights updated", "weight_version": version})
+
+    async def world_size(self) -> Response:
+        """Members of such a group that the instance is (vLLM's address)."""
+        return JSONResponse({"world_size": 1})
 
     async def pause_generation(self, body: PauseRequest) -> Response:
         """Let generation stand still: abort, retract or in_place (SGLang's address)."""
@@ -199,6 +230,11 @@ def operations_router(operations: Operations) -> APIRouter:
         ("/admin/drain", operations.drain),
         ("/admin/restart", operations.restart),
         ("/update_weights_from_disk", operations.update_weights_from_disk),
+        ("/init_weights_update_group", operations.init_weights_update_group),
+        ("/update_weights_from_distributed", operations.update_weights_from_distributed),
+        ("/destroy_weights_update_group", operations.destroy_weights_update_group),
+        ("/init_weight_transfer_engine", operations.init_weight_transfer_engine),
+        ("/update_weights", operations.update_weights),
         ("/pause_generation", operations.pause_generation),
         ("/continue_generation", operations.continue_generation),
         ("/pause", operations.pause),
@@ -216,6 +252,7 @@ def operations_router(operations: Operations) -> APIRouter:
         ("/server_info", operations.server_info),
         ("/admin/nodes", operations.admin_nodes),
         ("/is_paused", operations.is_paused),
+        ("/get_world_size", operations.world_size),
         ("/weight_version", operations.weight_version),
         ("/get_weight_version", operations.weight_version),
         ("/debug/nodes", operations.nodes),
@@ -229,6 +266,16 @@ def operations_router(operations: Operations) -> APIRouter:
         "/openapi.json", operations.document, methods=["GET"], include_in_schema=False
     )
     return router
+
+
+async def _updated(updating: Awaitable[str]) -> Response:
+    """As SGLang tells it."""
+    try:
+        version = await updating
+    except Refusals as error:
+        return JSONResponse(refusal(error), 400)
+    message = f"weights {version!r} are in force"
+    return JSONResponse({"success": True, "message": message, "num_paused_requests": 0})
 
 
 async def _document(request: Request) -> dict[str, Any]:

@@ -15,8 +15,11 @@ from megainfer.messages.from_child import UpdateWeights
 from megainfer.messages.pausing import PauseMode, PauseSet, SetPause
 from megainfer.messages.to_child import WeightsUpdated
 from megainfer.topology import FOLDERS_OWN
+from megainfer.weight_group.member import Member
+from megainfer.weight_group.wishes import BroadcastWeights, Group
 from server.http.errors import ErrorReport
 from server.openai.protocol import Body
+from server.operate.broadcasts import BroadcastRequest
 
 ANSWER_SECONDS = 3700.0
 """More than the supervisor takes at most to answer."""
@@ -68,6 +71,7 @@ class Rollouts:
         self._plan = plan
         self._numbers = itertools.count(first_ticket)
         self._waiting: dict[int, asyncio.Future[Told]] = {}
+        self._member: Member | None = None
         self.paused = False
         self.version = FOLDERS_OWN.name
 
@@ -82,21 +86,56 @@ class Rollouts:
     async def update_from_disk(self, body: DiskRequest) -> str:
         """The name of the weights that all nodes compute with now. Raises MegaInferError saying why
         the old ones serve on."""
-        plan = self._existing()
+        self._existing()
         check_version(body.weight_version)
         if body.abort_all_requests:
             await self.pause("abort")
-        copying = _Copying(plan, body.model_path)
+        try:
+            return await self._update(body.model_path, body.weight_version)
+        finally:
+            if body.abort_all_requests and not body.keep_pause:
+                await self.resume()
+
+    async def join(self, group: Group) -> None:
+        """Take part in a trainer's group; another one is left. Raises ConfigError."""
+        self._existing()
+        await self.leave()
+        self._member = member = Member(group)
+        await member.join()
+
+    async def leave(self) -> None:
+        """Nothing happens where there is none."""
+        member, self._member = self._member, None
+        if member is not None:
+            await member.leave()
+
+    async def update_from_group(self, body: BroadcastRequest) -> str:
+        """As `update_from_disk`, with what rank 0 of the group broadcasts now."""
+        self._existing()
+        check_version(body.weight_version)
+        weights = BroadcastWeights.of(body.names, body.dtypes, body.shapes)
+        member = self._member
+        if member is None or member.group.name != body.group_name:
+            raise ConfigError(
+                f"this API server is in no group {body.group_name!r:.80}: "
+                "POST /init_weights_update_group or /init_weight_transfer_engine first"
+            )
+        if body.abort_all_requests:
+            await self.pause("abort")
+        try:
+            return await self._update(await member.receive(weights), body.weight_version)
+        finally:
+            if body.abort_all_requests:
+                await self.resume()
+
+    async def _update(self, source: str, version: str | None) -> str:
+        copying = _Copying(self._existing(), source)
         try:
             weights = await asyncio.to_thread(copying.begin)
-            wish = UpdateWeights(
-                next(self._numbers), body.weight_version, weights.files, weights.quantization
-            )
+            wish = UpdateWeights(next(self._numbers), version, weights.files, weights.quantization)
             updated = await self._told(wish)
         finally:
             await asyncio.to_thread(copying.end)
-            if body.abort_all_requests and not body.keep_pause:
-                await self.resume()
         assert isinstance(updated, WeightsUpdated)
         return updated.version
 

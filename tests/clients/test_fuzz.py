@@ -27,6 +27,8 @@ PAUSES = {
 }
 """While generation stands still nothing else is answered; tests/processes/test_rollout_doors.py has
 them."""
+GROUPS = {"/init_weights_update_group", "/init_weight_transfer_engine"}
+"""They wait for a trainer's group; tests/processes/test_weights_broadcast.py has them."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -63,7 +65,7 @@ def fuzz(document: schemathesis.BaseSchema, examples: int) -> int:
     cases = 0
     for operation in (found.ok() for found in document.get_all_operations()):
         for mode in MODES if operation.method == "post" else MODES[:1]:
-            if operation.path not in SLOW_ADDRESSES | PAUSES:
+            if operation.path not in SLOW_ADDRESSES | PAUSES | GROUPS:
                 cases += _fuzz_one(operation, mode, examples)
     return cases
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from megainfer.topology import Membership, WeightVersion
 from tests.support.checkpoints import write_checkpoint
 from tests.support.kernel_experts import levels
 from tests.support.local_cluster import (
+    Answer,
     LocalCluster,
     answers_of,
     greedy_submit,
@@ -129,6 +132,61 @@ def test_no_prefix_of_the_old_weights_is_found(twins: Twins) -> None:
     hits = cluster.attention[0].scheduler.counters()["prefix_hit_tokens"]
     assert hits == 32 + 32, "b's and the running one's under the old weights"
     assert [cached("c"), cached("d")] == [32, 32], "of what the running one has computed anew"
+
+
+@torch.inference_mode()
+def continued(twins: Twins, tokens: list[int], stale: int, count: int) -> list[int]:
+    """What the new weights say greedily after tokens of which the old ones have read `stale`."""
+    old, new = (AutoModelForCausalLM.from_pretrained(f) for f in (twins.old, twins.new))
+    past = old(torch.tensor([tokens[:stale]]), use_cache=True).past_key_values
+    rest, said = tokens[stale:], list[int]()
+    while len(said) < count:
+        read = new(torch.tensor([rest]), past_key_values=past, use_cache=True)
+        past, rest = read.past_key_values, [int(read.logits[0, -1].argmax())]
+        said += rest
+    return said
+
+
+def test_who_asks_goes_on_from_the_old_weights_keys(twins: Twins) -> None:
+    cluster = opened(twins.old)
+    prompt = prompts_of(4, (50,))[0]
+
+    def ask(name: str, tokens: list[int], stale: bool) -> Answer:
+        wish = msgspec.structs.replace(greedy_submit(name, tokens, 20), stale_prefix=stale)
+        cluster.submit(0, wish)
+        cluster.drain()
+        return cluster.answers[name]
+
+    begun = [*prompt, *ask("window", prompt, stale=False).tokens]
+    cluster.enter(renewed(cluster.membership), switches=cluster.switches_to(twins.new))
+    window = ask("next window", begun, stale=True)
+    assert (window.cached_tokens, set(window.stale_tokens)) == (64, {64})
+    assert window.tokens == continued(twins, begun, 64, 20)
+    anew = greedy_of(twins.new, KERNELS[-1], [begun], 20)[0]
+    assert anew != window.tokens
+
+    other = ask("other", [*begun, *window.tokens], stale=False)
+    assert (other.cached_tokens, set(other.stale_tokens)) == (0, {0})
+    assert other.tokens == greedy_of(twins.new, KERNELS[-1], [[*begun, *window.tokens]], 20)[0]
+    again = ask("again", begun, stale=True)
+    assert (again.cached_tokens, set(again.stale_tokens)) == (64, {0}), "there are new ones now"
+    assert again.tokens == anew
+
+
+def test_requests_that_run_go_on_from_their_own_keys_where_they_ask(twins: Twins) -> None:
+    cluster = opened(twins.old)
+    prompt = prompts_of(5, (40,))[0]
+    wish = msgspec.structs.replace(greedy_submit("a", prompt, NEW_TOKENS), stale_prefix=True)
+    cluster.submit(0, wish)
+    answer = cluster.answers["a"]
+    while len(answer.tokens) < BEGUN:
+        cluster.turn()
+    cluster.enter(renewed(cluster.membership), switches=cluster.switches_to(twins.new))
+    cluster.drain()
+    count = answer.weights.count("0")
+    assert answer.stale_tokens == [0] * count + [32] * (NEW_TOKENS - count)
+    begun = [*prompt, *answer.tokens[:count]]
+    assert answer.tokens[count:] == continued(twins, begun, 32, NEW_TOKENS - count)
 
 
 def test_scores_of_a_prompt_are_all_of_the_same_weights(twins: Twins) -> None:

@@ -150,14 +150,16 @@ def test_metrics_may_be_public() -> None:
     "path",
     [
         *("/update_weights_from_disk", "/pause_generation", "/continue_generation"),
-        *("/pause", "/resume", "/is_paused"),
+        *("/pause", "/resume", "/is_paused", "/get_world_size"),
+        *("/init_weights_update_group", "/update_weights_from_distributed"),
+        *("/destroy_weights_update_group", "/init_weight_transfer_engine", "/update_weights"),
     ],
 )
 def test_what_trainers_ask_is_an_administrators(
     keyed: tuple[RunningServer, httpx.Client], path: str
 ) -> None:
     _, http = keyed
-    method = "GET" if path == "/is_paused" else "POST"
+    method = "GET" if path in ("/is_paused", "/get_world_size") else "POST"
     assert http.request(method, path, headers=bearer("first"), json={}).status_code == 403
     assert http.get("/weight_version", headers=bearer("first")).json() == {"weight_version": "0"}
     assert http.request(method, path, headers=bearer("root"), json={}).status_code in (200, 400)

@@ -164,6 +164,42 @@ def test_drop_cache_forgets_what_is_unused_and_nothing_else() -> None:
     manager.check_integrity([used])
 
 
+def test_what_other_weights_have_filled_is_for_those_who_ask() -> None:
+    manager = BlockManager(6)
+    digests = chain([1], [2])
+    used = filled(manager, digests[:1])
+    table = used + filled(manager, digests[1:])
+    manager.release(table)
+    manager.outdate()
+    assert manager.match_prefix(digests) == []
+    assert manager.match_prefix(digests, stale=True) == table
+    assert (manager.count_stale(table), manager.num_free) == (2, 6)
+
+    anew = filled(manager, digests[:1])
+    assert manager.match_prefix(digests) == anew, "a new one takes the place of a stale one"
+    assert manager.match_prefix(digests, stale=True) == [*anew, table[1]]
+    mixed = manager.allocate(1)
+    manager.publish(mixed[0], chain([1], [3])[1], stale=True)
+    assert manager.match_prefix(chain([1], [3])) == anew
+    manager.publish(mixed[0], digests[0], stale=True)
+    assert manager.match_prefix(digests) == anew, "and never the other way round"
+    manager.release(anew + mixed)
+    manager.drop_cache()
+    assert manager.match_prefix(digests, stale=True) == []
+    manager.check_integrity([])
+
+
+def test_a_stale_block_in_use_can_be_superseded() -> None:
+    manager = BlockManager(2)
+    old = filled(manager, chain([1]))
+    manager.outdate()
+    new = filled(manager, chain([1]))
+    manager.check_integrity([old, new])
+    manager.release(old)
+    assert (manager.match_prefix(chain([1])), manager.num_free) == (new, 1)
+    manager.check_integrity([new])
+
+
 def test_check_integrity_names_a_leak_and_a_double_use() -> None:
     manager = BlockManager(2)
     table = manager.allocate(2)
@@ -182,11 +218,17 @@ class BlockMachine(RuleBasedStateMachine):
         self.manager = BlockManager(6, block_size=1)
         self.tables: list[list[int]] = []
         self.contents: dict[int, bytes] = {}
+        self.made: dict[int, set[int]] = {}  # by block, of which weights what is in it was made
+        self.weights = 0
 
-    @rule(token_ids=st.lists(st.integers(0, 1), min_size=1, max_size=5))
-    def start(self, token_ids: list[int]) -> None:
+    @rule(token_ids=st.lists(st.integers(0, 1), min_size=1, max_size=5), takes_stale=st.booleans())
+    def start(self, token_ids: list[int], takes_stale: bool) -> None:
         digests = chain(*([t] for t in token_ids))
-        prefix = self.manager.match_prefix(digests)
+        prefix = self.manager.match_prefix(digests, takes_stale)
+        behind = set().union(*(self.made[block] for block in prefix))
+        assert takes_stale or behind <= {self.weights}
+        outdated = [block for block in prefix if self.made[block] != {self.weights}]
+        assert self.manager.count_stale(prefix) == len(outdated)
         assert [self.contents[b] for b in prefix] == digests[: len(prefix)]
         missing = len(digests) - len(prefix)
         if missing > self.manager.num_free - self.manager.count_unused(prefix):
@@ -195,7 +237,8 @@ class BlockMachine(RuleBasedStateMachine):
         fresh = self.manager.allocate(missing)
         for block, digest in zip(fresh, digests[len(prefix) :], strict=True):
             self.contents[block] = digest
-            self.manager.publish(block, digest)
+            self.made[block] = behind | {self.weights}
+            self.manager.publish(block, digest, stale=bool(outdated))
         self.tables.append(prefix + fresh)
 
     @rule(choice=st.randoms(use_true_random=False))
@@ -206,6 +249,11 @@ class BlockMachine(RuleBasedStateMachine):
     @rule()
     def drop_cache(self) -> None:
         self.manager.drop_cache()
+
+    @rule()
+    def renew(self) -> None:
+        self.weights += 1
+        self.manager.outdate()
 
     @invariant()
     def adds_up(self) -> None:

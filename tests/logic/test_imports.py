@@ -18,7 +18,7 @@ FLOORS = (
     *("gguf", "models", "helper_frames", "helper_process"),
     *("text", "structured", "sampling", "messages", "pipeline", "gather"),
     *("device", "m2n", "ranks", "checkpoint", "compute", "memory"),
-    *("simulator", "planner", "frontend", "launch"),
+    *("simulator", "planner", "frontend", "launch", "weight_group"),
     *("attention_node", "expert_node", "colocated", "hosts", "supervise", "agent"),
     *("console", "model_folder", "local_engine", "llm", "async_llm", "bench", "calibration"),
     *("launchers", "rl"),

@@ -68,6 +68,11 @@ def test_ppo_learns_and_windows_as_long_as_answers_are_ppo(tmp_path: Path) -> No
     assert timeless(found["ppo-0"]["rows"]) == timeless(found["tppo-whole-0"]["rows"])
 
 
+def on_gpus(told: dict[str, float]) -> float:
+    """Seconds of rollouts to three in four solved."""
+    return told["gpu_decode_seconds_to_solved"] + told["gpu_context_seconds_to_solved"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1900)
 def test_policies_learn_and_windows_save_decoding(tmp_path: Path) -> None:
@@ -78,4 +83,5 @@ def test_policies_learn_and_windows_save_decoding(tmp_path: Path) -> None:
     assert ppo["greedy"] >= 0.97
     assert tppo["pass@1"] >= 0.93 * ppo["pass@1"]
     assert tppo["decode_steps_to_solved"] <= 0.5 * ppo["decode_steps_to_solved"]
+    assert on_gpus(tppo) <= 0.6 * on_gpus(ppo)
     assert tppo["occupancy"] > ppo["occupancy"]

@@ -137,6 +137,26 @@ def test_two_ranks_train_as_one_and_either_goes_on_with_the_others(
     assert_alike(mixed, one, 4)
 
 
+def test_the_command_by_torchrun(folder: Path, tmp_path: Path) -> None:
+    """Its rollouts come from nodes, which the first rank starts."""
+    found = []
+    for name, ranks in (("one", 1), ("two", RANKS)):
+        values = values_of(folder, tmp_path / name, 40, 3)
+        values["rollout"]["engine"] = {"micro_batches": 1, "max_model_len": 64}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(values))
+        flags = ("--run.steps", "2") if name == "two" else ()
+        finished = together(tmp_path, "megainfer", "rl", "train", str(path), *flags, ranks=ranks)
+        assert finished.returncode == 0, finished.stderr
+        if flags:
+            again = together(tmp_path, "megainfer", "rl", "train", str(path), "--resume")
+            assert again.returncode == 0, again.stderr
+        assert finished.stdout.count("step 1/") == 1, "the first rank alone tells"
+        found.append(rows_of(tmp_path / name))
+    for one, two in zip(*found, strict=True):
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
+
+
 def test_who_computes_what() -> None:
     parts = list("abcde")
     dealt = [Ranks(rank, 3).deal(parts) for rank in range(3)]

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -84,6 +85,28 @@ def test_nodes_draw_as_the_protocol_says(
     told = [logprob for each in again for logprob in each.logprobs]
     assert told == pytest.approx(trainers_logprobs(policy, again), abs=1e-4)
     assert [d.token_ids for d in again] != [d.token_ids for d in drawn]
+    engine.update_weights(folder)
+
+
+def test_windows_go_on_from_stale_keys(
+    folder: Path, engine: DisaggregatedEngine, tmp_path: Path
+) -> None:
+    begun = [Context([*range(70 + i, 100 + i)], 4, seed=i) for i in range(6)]
+    firsts = engine.draw(begun)
+    policy = Policy.load(folder)
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(1.5)  # keys and values stay what they were
+    policy.save(tmp_path / "new")
+    engine.update_weights(tmp_path / "new")
+    longer = [
+        Context([*c.token_ids, *first.token_ids], 8, c.seed, stale_prefix=True)
+        for c, first in zip(begun, firsts, strict=True)
+    ]
+    kept = engine.draw(longer)
+    assert [drawn.stale for drawn in kept] == [32 if len(c.token_ids) > 33 else 16 for c in longer]
+    again = engine.draw([replace(context, stale_prefix=False) for context in longer])
+    assert [drawn.stale for drawn in again] == [0] * len(again)
+    assert [drawn.token_ids for drawn in again] == [drawn.token_ids for drawn in kept]
     engine.update_weights(folder)
 
 

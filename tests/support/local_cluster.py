@@ -55,11 +55,13 @@ class Answer:
     failure: str | None = None
     cached_tokens: int = 0
     weights: list[str] = field(default_factory=list)  # of each token
+    stale_tokens: list[int] = field(default_factory=list)  # and of it
     routed: list[RoutedExperts] = field(default_factory=list)
 
     def hear(self, event: TokenEvent) -> None:
         self.tokens += event.token_ids
         self.weights += [event.weights] * len(event.token_ids)
+        self.stale_tokens += [event.stale_tokens] * len(event.token_ids)
         self.logprobs += event.logprobs or []
         self.routed += [event.routed] if event.routed else []
         if event.prompt_logprobs is not None:

@@ -9,6 +9,9 @@ A block holds the keys and values of `block_size` consecutive tokens of one sequ
 
 A digest names the block's tokens and all tokens before them, so that equal digests mean equal
 keys and values. It is published once the contents are whole, and not before.
+
+After a change of weights what was known before is stale: it is found by those only who ask for
+that, and is evicted like all else. Blocks that were computed from stale ones are stale too.
 """
 
 from array import array
@@ -50,6 +53,7 @@ class BlockManager:
         self._references = [0] * num_blocks
         self._digests: list[bytes | None] = [None] * num_blocks
         self._cache: dict[bytes, int] = {}
+        self._stale: set[int] = set()  # of those in the cache
         self._free = deque(range(num_blocks))
         self._evictable: OrderedDict[int, None] = OrderedDict()  # least recently used first
 
@@ -86,15 +90,16 @@ class BlockManager:
             if self._references[block] == 0:
                 self._retire(block)
 
-    def match_prefix(self, digests: Iterable[bytes]) -> list[int]:
-        """The cached blocks of the longest known prefix; takes no reference.
+    def match_prefix(self, digests: Iterable[bytes], stale: bool = False) -> list[int]:
+        """The cached blocks of the longest known prefix; takes no reference. stale: whether blocks
+        may be among them that other weights have filled.
 
         `digests` is consumed up to the first unknown one only, so it may be computed on the way.
         """
         blocks: list[int] = []
         for digest in digests:
             block = self._cache.get(digest)
-            if block is None:
+            if block is None or (block in self._stale and not stale):
                 break
             blocks.append(block)
         return blocks
@@ -103,23 +108,35 @@ class BlockManager:
         """How many of these blocks have no reference, so that using them lowers `num_free`."""
         return sum(self._references[block] == 0 for block in blocks)
 
-    def publish(self, block: int, digest: bytes) -> None:
-        """Make a block in use, now whole, known by its digest.
+    def count_stale(self, blocks: Iterable[int]) -> int:
+        """How many of these blocks are stale."""
+        return sum(block in self._stale for block in blocks)
+
+    def outdate(self) -> None:
+        """All that is known so far is stale from now on: other weights compute."""
+        self._stale.update(self._cache.values())
+
+    def publish(self, block: int, digest: bytes, stale: bool = False) -> None:
+        """Make a block in use, now whole, known by its digest. stale: it was computed from stale
+        ones. What isn't takes the place of what is.
 
         Where two sequences filled equal blocks at the same time, the first one stays known and
         the second is just a block that returns to the free list.
         """
         assert self._references[block] > 0, f"block {block} is published but not in use"
+        known = self._cache.get(digest)
+        if known in self._stale and not stale and known != block:
+            self._supersede(known)
         if self._digests[block] is None and digest not in self._cache:
             self._digests[block] = digest
             self._cache[digest] = block
+            if stale:
+                self._stale.add(block)
 
     def forget(self, blocks: Iterable[int]) -> None:
         """What these blocks hold, which are in use, is nobody else's to find any more."""
         for block in blocks:
-            if (digest := self._digests[block]) is not None:
-                del self._cache[digest]
-                self._digests[block] = None
+            self._unname(block)
 
     def drop_cache(self) -> None:
         """Forget the contents of every block that is not in use."""
@@ -132,6 +149,18 @@ class BlockManager:
         if problems:
             raise AssertionError("KV blocks: " + "; ".join(problems))
 
+    def _supersede(self, block: int) -> None:
+        self._unname(block)
+        if block in self._evictable:
+            del self._evictable[block]
+            self._free.append(block)
+
+    def _unname(self, block: int) -> None:
+        if (digest := self._digests[block]) is not None:
+            del self._cache[digest]
+            self._digests[block] = None
+            self._stale.discard(block)
+
     def _take(self) -> int:
         block = self._free.popleft() if self._free else self._evict()
         self._references[block] = 1
@@ -139,10 +168,8 @@ class BlockManager:
 
     def _evict(self) -> int:
         block, _ = self._evictable.popitem(last=False)
-        digest = self._digests[block]
-        assert digest is not None, f"block {block} is evictable without a digest"
-        del self._cache[digest]
-        self._digests[block] = None
+        assert self._digests[block] is not None, f"block {block} is evictable without a digest"
+        self._unname(block)
         return block
 
     def _retire(self, block: int) -> None:
@@ -167,5 +194,7 @@ class BlockManager:
         published = {d: b for b, d in enumerate(self._digests) if d is not None}
         if published != self._cache:
             yield f"{len(self._cache)} digests are cached, {len(published)} are on blocks"
+        if not self._stale <= set(published.values()):
+            yield "a block is stale that isn't known"
         if not set(self._free).isdisjoint(published.values()):
             yield "a block on the free list still has a digest"

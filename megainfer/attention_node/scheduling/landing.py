@@ -72,6 +72,7 @@ class Landing:
             prompt_logprobs=scores,
             queued_seconds=(sequence.queued_seconds or 0.0) if is_first else 0.0,
             weights=self.weights,
+            stale_tokens=sequence.stale_tokens,
         )
 
     def _take_back(self, chunk: Chunk) -> None:

@@ -117,7 +117,7 @@ class SequencePool:
         """
         if sequence.unscored:
             return []
-        return self.blocks.match_prefix(sequence.prefix_digests())
+        return self.blocks.match_prefix(sequence.prefix_digests(), sequence.submit.stale_prefix)
 
     def add(self, sequence: Sequence) -> None:
         self._live[sequence.request_id] = sequence
@@ -127,6 +127,7 @@ class SequencePool:
         """Start its client's next in the queue on its cached prefix."""
         self.waiting.pop(sequence)
         self.blocks.acquire(prefix)
+        sequence.stale_tokens = self.blocks.count_stale(prefix) * sequence.block_size
         sequence.block_ids = list(prefix)
         sequence.state_slot = self.slots.take()
         sequence.num_computed = sequence.num_scheduled = sequence.capacity
@@ -156,13 +157,13 @@ class SequencePool:
         return [sequence.request_id for sequence in expired]
 
     def begin_again(self) -> None:
-        """Preempt all that run, which are at rest, and forget every prefix: nothing that was
-        computed so far counts."""
+        """Preempt all that run, which are at rest: nothing that was computed so far counts, but
+        for those that go on from it by their own wish."""
         for sequence in list(self._running.values()):
             self.preempt(sequence)
         for sequence in self.live:
             sequence.prompt_logprobs.clear()
-        self.blocks.drop_cache()
+        self.blocks.outdate()
 
     def stall(self, sequence: Sequence) -> None:
         """No further step takes it until `resume`, when those in flight have ended."""
@@ -205,7 +206,8 @@ class SequencePool:
         """Make its blocks [first_block, end_block), now whole, known to others."""
         if self._use_prefix_cache and not sequence.spoiled:
             for index in range(first_block, end_block):
-                self.blocks.publish(sequence.block_ids[index], sequence.digest(index))
+                block, stale = sequence.block_ids[index], sequence.stale_tokens > 0
+                self.blocks.publish(block, sequence.digest(index), stale)
 
     def counters(self) -> dict[str, int]:
         """See `Scheduler.counters`."""

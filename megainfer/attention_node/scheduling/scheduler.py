@@ -90,7 +90,8 @@ class Scheduler:
 
     def renew(self, weights: str) -> None:
         """Weights of this name compute from now on; no step is in flight. Nothing of the old ones'
-        is used: running requests begin again with the tokens that they have, no prefix is known."""
+        is used, but by who asks for it: running requests begin again with the tokens that they
+        have."""
         self._pool.begin_again()
         self._landing.weights = weights
 

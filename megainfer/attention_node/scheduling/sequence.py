@@ -49,6 +49,7 @@ class Sequence:
     status: Status = Status.WAITING
     micro_batch: int | None = None  # where it decodes; None while any micro-batch may take it
     cached_tokens: int = 0  # prompt tokens found in the prefix cache when first admitted
+    stale_tokens: int = 0  # whose keys and values are of earlier weights, since its admission
     preemptions: int = 0
     spoiled: bool = False  # its keys and values are no numbers: they are nobody else's to use
     finish_reason: FinishReason | None = None

@@ -63,22 +63,21 @@ def _lead(config: TrainConfig, resume: bool, ranks: "Ranks") -> None:
 
     from rich.console import Console
 
+    from megainfer.commands.rl.progress import StepBar, WatchedEngine
     from megainfer.commands.rl.report import StepLines
     from megainfer.rl.rollout.disaggregated import DisaggregatedEngine
     from megainfer.rl.run.run import Run
 
-    lines = StepLines(Console(highlight=False), config.run.steps)
-    run = Run(
-        config,
-        resume,
-        lambda folder: DisaggregatedEngine(
-            folder, config.rollout.engine, config.rollout.replay_routing
-        ),
-        lines.show,
-        lines.say,
-        ranks,
-    )
-    with closing(run):
+    console = Console(highlight=False)
+    lines, bar = StepLines(console, config.run.steps), StepBar(console)
+    rollout = config.rollout
+
+    def open_engine(folder: Path) -> WatchedEngine:
+        return WatchedEngine(
+            DisaggregatedEngine(folder, rollout.engine, rollout.replay_routing), bar
+        )
+
+    with bar.live, closing(Run(config, resume, open_engine, lines.show, lines.say, ranks)) as run:
         run.steps()
 
 

@@ -39,6 +39,11 @@ class RolloutSection(Section):
     window: int = Field(
         default=8192, ge=1, description="tppo: tokens that a step adds to an answer, at most."
     )
+    stale_keys: bool = Field(
+        default=False,
+        description="tppo: go on from keys and values of earlier windows as their own weights left "
+        "them, instead of computing them again; a resumed run isn't the undisturbed one then.",
+    )
     replay_routing: bool = Field(
         default=False,
         description="Have the policy's gates choose the experts that the engine's chose.",

@@ -9,12 +9,10 @@ texts. Out: [reward, why there is none], one of them null.
 """
 
 import json
-import os
 import sys
-from typing import BinaryIO
 
 from megainfer.errors import MegaInferError
-from megainfer.helper_frames import answer, die_with, frames, set_bounds
+from megainfer.helper_frames import answer, die_with, frames, own_pipes, set_bounds
 from megainfer.rl.rewards.functions import Function, load
 from megainfer.rl.rewards.score import Attempt, Score
 
@@ -27,7 +25,7 @@ def main() -> None:
     """Until the other side closes the pipe."""
     die_with(int(sys.argv[2]))
     set_bounds(MEMORY_BYTES)
-    source, sink = _own_pipes()
+    source, sink = own_pipes()
     try:
         function = load(sys.argv[1])
     except MegaInferError as error:
@@ -41,15 +39,6 @@ def main() -> None:
     for frame in frames(source):
         score = _score(function, Attempt(*json.loads(frame)))
         answer(json.dumps((score.reward, score.skipped)).encode(), sink)
-
-
-def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Both pipes, for us alone: what a function prints goes to standard error."""
-    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)
-    return source, sink
 
 
 def _score(function: Function, attempt: Attempt) -> Score:

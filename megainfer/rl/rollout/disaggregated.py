@@ -65,6 +65,7 @@ class DisaggregatedEngine:
                 seed=context.seed,
                 logprobs=0,
                 return_routed_experts=self._routing and not greedy,
+                stale_prefix=context.stale_prefix,
             )
             for context in contexts
         ]
@@ -84,7 +85,8 @@ def _drawn(result: RequestOutput) -> Drawn:
     tables = output.logprobs or []
     rows = zip(output.token_ids, tables, strict=True)
     logprobs = [table[token].logprob for token, table in rows]
-    return Drawn(output.token_ids, logprobs, _routing(output))
+    stale = max((span.stale_tokens for span in output.weight_versions), default=0)
+    return Drawn(output.token_ids, logprobs, _routing(output), stale)
 
 
 def _routing(output: CompletionOutput) -> RoutedExperts | None:

@@ -14,12 +14,14 @@ class Context:
 
     seed: the token at a place in the sequence is a function of the weights, of all tokens before it
     and of (seed, place), whatever else is drawn. So an answer that is drawn in windows is the one
-    that is drawn at once, while weights stand still.
+    that is drawn at once, while weights stand still. stale_prefix: whether keys and values may be
+    used that earlier weights have computed, where they are still there.
     """
 
     token_ids: Sequence[int]
     max_tokens: int
     seed: int
+    stale_prefix: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,13 @@ class Drawn:
     """Tokens, an end token included where one came, and log p of each.
 
     routing: where it is to be replayed, what all tokens before the last chose, the context's too.
+    stale: tokens of the context whose keys and values were of earlier weights.
     """
 
     token_ids: Sequence[int]
     logprobs: Sequence[float]
     routing: RoutedExperts | None = None
+    stale: int = 0
 
 
 class Ended(NamedTuple):

@@ -11,17 +11,25 @@ from megainfer.rl.samples.sample import Sample, Window
 class Rollouts:
     """Adds a window to each answer.
 
-    window, most: tokens of a window, and of a whole answer, at most. seed: of the run.
+    window, most: tokens of a window, and of a whole answer, at most. seed: of the run. stale:
+    whether an answer goes on from keys and values of its earlier windows' weights.
     """
 
     def __init__(
-        self, engine: RolloutEngine, window: int, most: int, vocab_size: int, seed: int
+        self,
+        engine: RolloutEngine,
+        window: int,
+        most: int,
+        vocab_size: int,
+        seed: int,
+        stale: bool = False,
     ) -> None:
         self._engine = engine
         self._window = window
         self._most = most
         self._vocab_size = vocab_size
         self._seed = seed
+        self._stale = stale
 
     def extend(
         self, samples: Sequence[Sample], version: int
@@ -36,12 +44,15 @@ class Rollouts:
                 sample.token_ids,
                 self.room(sample),
                 seed_of(self._seed, "answer", sample.number),
+                stale_prefix=self._stale and bool(sample.windows),
             )
             for sample in samples
         ]
         left = set(range(len(samples)))
         for place, drawn, at in self._engine.draw_each(contexts):
-            window = Window(tuple(drawn.token_ids), tuple(drawn.logprobs), version)
+            window = Window(
+                tuple(drawn.token_ids), tuple(drawn.logprobs), version, stale=drawn.stale
+            )
             window.check(contexts[place].max_tokens, self._vocab_size, self._engine.end_tokens)
             _check_routing(drawn, len(contexts[place].token_ids))
             left.remove(place)

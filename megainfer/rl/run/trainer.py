@@ -74,6 +74,7 @@ class Trainer:
             rollout.max_answer_tokens,
             learner.policy.vocab_size,
             config.run.seed,
+            rollout.stale_keys,
         )
         own = config.advantage
         self._how = Estimation(
@@ -200,8 +201,9 @@ def _of_answers(samples: Sequence[Sample], rewards: dict[int, float], correct: f
         "answers/unscored": float(len(finished) - len(rewards)),
         "rollout/tokens": float(sum(len(s.latest.token_ids) for s in samples)),
         "rollout/context_tokens": float(
-            sum(len(s.token_ids) - len(s.latest.token_ids) for s in samples)
+            sum(len(s.token_ids) - len(s.latest.token_ids) - s.latest.stale for s in samples)
         ),
+        "rollout/stale_tokens": float(sum(s.latest.stale for s in samples)),
         "rollout/longest": float(max(len(s.latest.token_ids) for s in samples)),
     }
     if rewards:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal
 
@@ -19,13 +19,15 @@ class Window:
 
     logprobs: of each token by the policy that drew it. version: of the weights it was drawn with.
     values: V(s_t) by the value model of that step, s_t being all before token t; empty where there
-    is no value model.
+    is no value model. stale: tokens before it whose keys and values were left as earlier weights
+    had computed them.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     version: int
     values: tuple[float, ...] = ()
+    stale: int = 0
 
     def check(self, most: int, vocab_size: int, end_tokens: Sequence[int]) -> None:
         """Raises ProtocolError where a rollout engine gave what can't be trained on, and up to
@@ -112,4 +114,4 @@ class Sample:
         """What the value model says of the latest window's tokens."""
         latest = self.latest
         assert len(values) == len(latest.token_ids)
-        self.windows[-1] = Window(latest.token_ids, latest.logprobs, latest.version, tuple(values))
+        self.windows[-1] = replace(latest, values=tuple(values))

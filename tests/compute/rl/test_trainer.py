@@ -1,6 +1,7 @@
 """Steps of the trainer with an engine in this process."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from threading import Event
@@ -142,6 +143,29 @@ def test_each_window_is_drawn_by_the_policy_of_its_step(folder: Path, tmp_path: 
     assert all(report.metrics["policy/mismatch"] < 1e-5 for report in reports)
     for sample in setting.trainer.state.running:
         assert all(len(window.values) == len(window.token_ids) for window in sample.windows)
+
+
+class Keeping(TransformersEngine):
+    """Says that it has kept a token of each context that may be stale."""
+
+    def draw_each(self, contexts: Sequence[Context]) -> Iterator[Ended]:
+        """As the protocol says."""
+        for ended in super().draw_each(contexts):
+            stale = int(contexts[ended.place].stale_prefix)
+            yield ended._replace(drawn=replace(ended.drawn, stale=stale))
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_answers_go_on_from_stale_keys_where_that_is_wanted(
+    folder: Path, tmp_path: Path, keeps: bool
+) -> None:
+    config = config_of(tmp_path, rollout={"stale_keys": keeps})
+    setting = Setting(config, folder, tmp_path, engine=Keeping)
+    first, second = setting.steps(2)
+    assert first.metrics["rollout/stale_tokens"] == 0
+    going = first.metrics["answers/unfinished"]
+    assert second.metrics["rollout/stale_tokens"] == (going if keeps else 0)
+    assert going
 
 
 def test_the_value_model_is_trained_alone_at_first(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,13 @@ from pydantic import BaseModel
 from server.anthropic.protocol import CountRequest, MessagesRequest
 from server.openai.protocol import ChatRequest, CompletionRequest
 from server.openai.tokens import DetokenizeRequest, TokenizeRequest
+from server.operate.broadcasts import (
+    BroadcastRequest,
+    GroupRequest,
+    LeaveRequest,
+    TransferRequest,
+    UpdateRequest,
+)
 from server.operate.changes import NodeRequest, RestartRequest, ScaleRequest
 from server.operate.rollouts import ContinueRequest, DiskRequest, PauseRequest
 from server.page.assets import PAGE
@@ -89,12 +96,17 @@ KINDS: dict[str, tuple[type[BaseModel], dict[str, list[Any]]]] = {
     "/admin/drain": (NodeRequest, {"node": ["attention node 0", "expert-1"]}),
     "/admin/restart": (RestartRequest, {"node": ["expert node 0"]}),
     "/update_weights_from_disk": (DiskRequest, {"model_path": ["/nowhere", "model"]}),
+    "/init_weights_update_group": (GroupRequest, {"backend": ["none"]}),
+    "/update_weights_from_distributed": (BroadcastRequest, {"dtypes": [["bfloat16"], ["x"]]}),
+    "/destroy_weights_update_group": (LeaveRequest, {}),
+    "/init_weight_transfer_engine": (TransferRequest, {}),
+    "/update_weights": (UpdateRequest, {}),
     "/pause_generation": (PauseRequest, {"mode": ["abort", "retract", "in_place"]}),
     "/continue_generation": (ContinueRequest, {}),
 }
 READ = (
     *("/v1/models", "/v1/models/tiny", "/live", "/health", "/ping", "/ready", "/metrics", "/load"),
-    *("/is_paused", "/weight_version", "/get_weight_version"),
+    *("/is_paused", "/get_world_size", "/weight_version", "/get_weight_version"),
     *("/version", "/server_info", "/admin/nodes", "/debug/nodes", "/debug/trace?seconds=0.01"),
     *("/docs", "/openapi.json", "/page/state", "/page/timeline", "/tokenizer_info", *PAGE),
 )

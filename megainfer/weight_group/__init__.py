@@ -1,0 +1,1 @@
+"""Weights that come by a broadcast of torch.distributed."""
