@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -57,27 +57,30 @@ def _ranks_are_forked_from_what_has_imported_it_all() -> Iterator[None]:
         yield
 
 
-def by_torchrun(program: str, argument: str) -> None:
-    words = ["--standalone", f"--nproc-per-node={RANKS}", "-m", program, argument]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    finished = run_module("torch.distributed.run", words, environment, SECONDS)
+def by_torchrun(program: str, *words: str, ranks: int = RANKS) -> str:
+    """What all of them have printed."""
+    told = ["--standalone", f"--nproc-per-node={ranks}", "-m", program, *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "COLUMNS": "200"}
+    finished = run_module("torch.distributed.run", told, environment, SECONDS)
     assert finished.returncode == 0, finished.stderr
+    return finished.stdout
 
 
-def by_ranks(values: dict[str, Any], folder: Path, *flags: str) -> None:
+def by_ranks(program: str, *words: str, ranks: int = RANKS) -> str:
     """Without torchrun's new interpreters: told what it tells, they meet as its ranks do."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(RANKS)}
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(ranks)}
     told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-    words = [written(values, folder), *flags]
+    told |= {"COLUMNS": "200"}
 
-    def run(rank: int) -> None:
+    def run(rank: int) -> str:
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        finished = run_module(PROGRAM, words, {**os.environ, **told, **own}, SECONDS)
+        finished = run_module(program, words, {**os.environ, **told, **own}, SECONDS)
         assert finished.returncode == 0, finished.stderr
+        return finished.stdout
 
-    with ThreadPoolExecutor(RANKS) as pool:
-        list(pool.map(run, range(RANKS)))
+    with ThreadPoolExecutor(ranks) as pool:
+        return "".join(pool.map(run, range(ranks)))
 
 
 def written(values: dict[str, Any], folder: Path) -> str:
@@ -128,31 +131,34 @@ def test_two_ranks_train_as_one_and_either_goes_on_with_the_others(
     """Sums of many passes are added up in another order, else nothing differs."""
     one, two = tmp_path / "one", tmp_path / "two"
     alone(values_of(folder, one, 40, 4))
-    by_ranks(values_of(folder, two, 40, 4), tmp_path)
+    by_ranks(PROGRAM, written(values_of(folder, two, 40, 4), tmp_path))
     assert_alike(one, two, 4)
     mixed = tmp_path / "mixed"
-    by_ranks(values_of(folder, mixed, 40, 2), tmp_path)
+    by_ranks(PROGRAM, written(values_of(folder, mixed, 40, 2), tmp_path))
     alone(values_of(folder, mixed, 40, 3), resume=True)
-    by_ranks(values_of(folder, mixed, 40, 4), tmp_path, "--resume")
+    by_ranks(PROGRAM, written(values_of(folder, mixed, 40, 4), tmp_path), "--resume")
     assert_alike(mixed, one, 4)
 
 
-def test_the_command_by_torchrun(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "run", [by_ranks, pytest.param(by_torchrun, marks=pytest.mark.slow)], ids=["told", "torchrun"]
+)
+def test_the_command_of_several_ranks(
+    folder: Path, tmp_path: Path, run: Callable[..., str]
+) -> None:
     """Its rollouts come from nodes, which the first rank starts."""
     found = []
-    for name, ranks in (("one", 1), ("two", RANKS)):
-        values = values_of(folder, tmp_path / name, 40, 3)
+    for ranks in (1, RANKS):
+        output = tmp_path / str(ranks)
+        values = values_of(folder, output, 40, 3)
         values["rollout"]["engine"] = {"micro_batches": 1, "max_model_len": 64}
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(values))
-        flags = ("--run.steps", "2") if name == "two" else ()
-        finished = together(tmp_path, "megainfer", "rl", "train", str(path), *flags, ranks=ranks)
-        assert finished.returncode == 0, finished.stderr
-        if flags:
-            again = together(tmp_path, "megainfer", "rl", "train", str(path), "--resume")
-            assert again.returncode == 0, again.stderr
-        assert finished.stdout.count("step 1/") == 1, "the first rank alone tells"
-        found.append(rows_of(tmp_path / name))
+        words = ("megainfer", "rl", "train", written(values, tmp_path))
+        halfway = ("--run.steps", "2") if ranks == RANKS else ()
+        printed = run(*words, *halfway, ranks=ranks)
+        assert printed.count("step 1/") == 1, "the first rank alone tells"
+        if halfway:
+            run(*words, "--resume", ranks=ranks)
+        found.append(rows_of(output))
     for one, two in zip(*found, strict=True):
         assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
 
