@@ -9,7 +9,8 @@ last of --nodes, by which --paper is counted. Columns, each of the median node o
 
     threads   of the process
     fds       its open descriptors
-    MiB       of memory that is its own and was written to (Private_Dirty)
+    MiB       of memory that is its own and was written to (Private_Dirty), beside weights: of those
+              an expert node has fewer, the more there are
     slots     MiB of M2N's buffers that it has by the layout, written to or not
     meet s    of the instance: from loaded weights until all have met and serve
 """
@@ -38,6 +39,7 @@ from megainfer.supervise.supervisor import Supervisor
 
 MIB = 2**20
 MEETING = "connecting"
+WEIGHTS = "weights"
 ROLES = {"attention": "attent", "expert": "expert"}
 
 
@@ -71,10 +73,15 @@ class Watcher:
 
     def ready(self, micro_batches: int, startup: Mapping[str, float]) -> None:
         geometry = self._plan.geometry(micro_batches)
+        experts = range(self._plan.num_expert)
         twice = 2 if self._road == "dist" else 1
         slots = {
             "attention": twice * geometry.attention_bytes / MIB,
             "expert": twice * geometry.expert_bytes / MIB,
+        }
+        weights = {
+            "attention": self._plan.attention_ledger().of(WEIGHTS) / MIB,
+            "expert": median(self._plan.expert_ledger(n).of(WEIGHTS) for n in experts) / MIB,
         }
         for role, short in ROLES.items():
             own = [of_process(pid) for name, pid in children() if f"-{short}-" in name]
@@ -86,7 +93,7 @@ class Watcher:
                     role,
                     threads,
                     descriptors,
-                    mebibytes,
+                    mebibytes - weights[role],
                     slots[role],
                     startup[MEETING],
                 )

@@ -92,6 +92,7 @@ class Link:
         self._same_clock = pair.same_clock
         self._own, self._geometry = own, geometry
         self._arrivals = arrivals
+        self._unexpected: Header | None = None  # what was sent, until its answer is expected
         self._unread = bytearray()
         self._taken = 0  # payloads of the peer's that have arrived
         self._lock = Lock()  # of what is written to the connection, and of its end
@@ -122,22 +123,37 @@ class Link:
         """See `slots.Sending.send`; harmless when the peer is gone.
 
         The payload goes first: where the peer has posted for it, it is there when the bell is, and
-        the thread that hears the bell need not be woken twice. What it is answered with has its
-        size, a reply always and the next dispatch often, and its place is read no more.
+        the thread that hears the bell need not be woken twice.
         """
         pair = self._pair
         if pair is None:
             return
         late = header.rows > 0 and self.sent.is_pressed(header.micro_batch)
-        kind = ControlFrame.LATE if late else ControlFrame.BELL
-        try:
-            if header.rows:
-                payload = self.sent[header.micro_batch].sent_of(header.rows)
-                tag = LATE_TAG if late else tag_of(header.micro_batch, header.rows)
+        if header.rows:
+            payload = self.sent[header.micro_batch].sent_of(header.rows)
+            tag = LATE_TAG if late else tag_of(header.micro_batch, header.rows)
+            try:
                 self.sent.sent(header.micro_batch, pair.out.send(payload, tag))
-            if self._say(kind, header.pack() + text) and header.rows:
-                answer = self.received[header.micro_batch].sent_of(header.rows)
-                pair.back.expect(answer, tag_of(header.micro_batch, header.rows))
+            except NodeDied as error:
+                self._break(str(error), logging.WARNING)
+                return
+        kind = ControlFrame.LATE if late else ControlFrame.BELL
+        if self._say(kind, header.pack() + text) and header.rows:
+            self._unexpected = header
+            if self._own is Side.EXPERT:
+                self.expect_answer()
+
+    def expect_answer(self) -> None:
+        """Be ready for what the latest message is answered with, which has its size, a reply always
+        and the next dispatch often. Its place is read no more. An attention node has this done when
+        it has sent to all."""
+        header, self._unexpected = self._unexpected, None
+        pair = self._pair
+        if header is None or pair is None:
+            return
+        payload = self.received[header.micro_batch].sent_of(header.rows)
+        try:
+            pair.back.expect(payload, tag_of(header.micro_batch, header.rows))
         except NodeDied as error:
             self._break(str(error), logging.WARNING)
 

@@ -42,7 +42,8 @@ class DistAttentionPort(SlotAttentionPort):
         if site.device.is_host:
             packing = packing_of_host(seat.geometry)
         mail = DistAttentionMail(
-            seat, site.inbox, site.strangers, site.slots_in, packing or TORCH_PACKING
+            *(seat, site.inbox, site.strangers, site.slots_in),
+            *(packing or TORCH_PACKING, site.together),
         )
         self.host = HostWire(site.bell, mail.sleeper(site.bell, _NO_SPIN))
         self._visitor = Visitor(seat.index, self.visit)

@@ -1,6 +1,7 @@
 """What a node has of this road, whichever its role: slots, a bell, groups, and links to peers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from mmap import mmap
 from threading import Event, Lock, Thread
@@ -76,6 +77,13 @@ class Site:
             if self._pulse is None:
                 self._pulse = Thread(target=self._live, name="m2n-pulse", daemon=True)
                 self._pulse.start()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within it is sent to several peers; see `PackedAttentionMail`."""
+        yield
+        for link in self._links:
+            link.expect_answer()
 
     def slots_in(self, newcomer: Newcomer) -> Slots:
         """See `plain_mail.SlotsIn`."""
