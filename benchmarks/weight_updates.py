@@ -26,7 +26,6 @@ import torch
 from checkpoints import SHAPES, ensure_checkpoint
 from measures import hardware
 from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file
 
 from megainfer import LLM, SamplingParams
@@ -34,6 +33,9 @@ from megainfer.checkpoint.shared import shared_weights
 
 GB = 1e9
 PROMPT_TOKENS = 16
+ANSWER_TOKENS = 64
+"""A pause that waits for answers waits for so many of each."""
+COLUMNS = ("nodes", "streams", "pause", "median s", "least", "most", "GB/s")
 PAUSES = ("none", "keep", "wait", "abort")
 
 
@@ -44,14 +46,13 @@ def main() -> None:
     folder = ensure_checkpoint(options.model, options.folder)
     tensors = {name: -tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     size = sum(tensor.nbytes for tensor in tensors.values())
-    table = Table("nodes", "streams", "pause", "median s", "least", "most", "GB/s")
-    for nodes in options.nodes:
-        for streams, pause in product(options.streams, options.pauses):
-            seconds = _seconds(folder, nodes, streams, pause, tensors, options.rounds)
-            told = [median(seconds), min(seconds), max(seconds), size / GB / median(seconds)]
-            table.add_row(nodes, str(streams), pause, *(f"{number:.2f}" for number in told))
     console.print(f"{options.model}, {size / GB:.2f} GB of bfloat16, {options.rounds} rounds")
-    console.print(table)
+    console.print(*(f"{name:>8}" for name in COLUMNS))
+    for nodes, streams, pause in product(options.nodes, options.streams, options.pauses):
+        seconds = _seconds(folder, nodes, streams, pause, tensors, options.rounds)
+        told = [median(seconds), min(seconds), max(seconds), size / GB / median(seconds)]
+        row = (nodes, str(streams), pause, *(f"{number:.2f}" for number in told))
+        console.print(*(f"{cell:>8}" for cell in row))
 
 
 def _seconds(
@@ -86,7 +87,7 @@ def _answering(llm: LLM, streams: int) -> Iterator[None]:
     ended = threading.Event()
 
     def answer() -> None:
-        params = SamplingParams(max_tokens=256, ignore_eos=True)
+        params = SamplingParams(max_tokens=ANSWER_TOKENS, ignore_eos=True)
         while not ended.is_set():
             llm.generate([[1] * PROMPT_TOKENS] * streams, params, progress=False)
 

@@ -125,7 +125,7 @@ class BlockManager:
         """
         assert self._references[block] > 0, f"block {block} is published but not in use"
         known = self._cache.get(digest)
-        if known in self._stale and not stale and known != block:
+        if known is not None and known in self._stale and not stale and known != block:
             self._supersede(known)
         if self._digests[block] is None and digest not in self._cache:
             self._digests[block] = digest

@@ -46,7 +46,7 @@ class Engine:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_what_is_done_is_shown_on_a_terminal(terminal: bool) -> None:
     written = StringIO()
-    console = Console(file=written, force_terminal=terminal, width=80)
+    console = Console(file=written, force_terminal=terminal, width=80, highlight=False)
     bar = StepBar(console)
     engine = Engine(bar)
     watched = WatchedEngine(engine, bar)
