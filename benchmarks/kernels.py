@@ -3,7 +3,8 @@
     python benchmarks/kernels.py
     python benchmarks/kernels.py --hidden 1024 --intermediate 768 --rows 1 32 --json out.json
 
-The experts of one layer are computed with the same number of rows each. Rounds go through all
+The experts of one layer are computed with the same number of rows each; take so many that their
+weights are larger than the last cache. Rounds go through all
 cases and limits in turn, and the table shows medians, since others may use the machine. Columns:
 
     rows      rows an expert
@@ -72,12 +73,17 @@ class Case:
 
 
 def build_layer(kernel: ExpertKernel) -> CpuLayerExperts:
+    """The same weights for all, each in memory of its own: quantising takes long."""
     shape = kernel.shape
     layer = CpuLayerExperts(kernel, shape.experts)
-    for expert in range(shape.experts):
-        gate_up = torch.randn(2 * shape.intermediate, shape.hidden)
-        down = torch.randn(shape.hidden, shape.intermediate)
-        layer.put(expert, layer.prepare(gate_up, down))
+    gate_up = torch.randn(2 * shape.intermediate, shape.hidden)
+    first = layer.prepare(gate_up, torch.randn(shape.hidden, shape.intermediate))
+    layer.put(0, first)
+    for expert in range(1, shape.experts):
+        own = kernel.free_memory.pop()
+        for part, filled in ((own.gate_up, first.gate_up), (own.down, first.down)):
+            part.copy_(filled)
+        layer.put(expert, own)
     return layer
 
 

@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from checkpoints import SHAPES, ensure_checkpoint, with_tokenizer
@@ -59,8 +60,8 @@ def prepare(folder: Path, peers: list[str], shapes: list[str], jobs: int) -> Non
 def prepare_model(folder: Path, shape: str, converted: bool) -> None:
     checkpoint = ensure_checkpoint(shape, folder / "models")
     text_model = with_tokenizer(checkpoint, folder / "models")
-    for precision in llamacpp.OUTTYPES if converted else ():
-        llamacpp.converted(folder, text_model, precision)
+    for outtype in chain.from_iterable(llamacpp.OUTTYPES.values()) if converted else ():
+        llamacpp.converted(folder, text_model, outtype)
     print(f"model {shape} is ready in {checkpoint}", flush=True)
 
 

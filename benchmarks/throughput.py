@@ -14,6 +14,7 @@ all the others together, so its tokens are divided by as many. Precisions:
     f32    everything in float32
     bf16   everything in bfloat16
     int8   our int8 experts and attention weights; llama.cpp's Q8_0
+    q4     our int4 experts and attention weights; llama.cpp's Q4_0 and Q4_K_M
 
 Columns:
 
@@ -50,14 +51,16 @@ from rich.console import Console
 GIVEN = "as given"
 """In place of a precision: --dtype and its kin say it."""
 OWN_TYPES = ("dtype", "expert_dtype", "attention_dtype")
+NARROW = {"int8": "int8", "q4": "int4"}
+"""What our weights are kept in, by precision, beside which --dtype computes."""
 
 
 def own_types(args: argparse.Namespace, precision: str) -> dict[str, str]:
-    """Options of `LLM`. What computes beside int8 weights is --dtype."""
+    """Options of `LLM`."""
     if precision == GIVEN:
         return {name: getattr(args, name) for name in OWN_TYPES}
-    if precision == "int8":
-        return {"dtype": args.dtype, "expert_dtype": "int8", "attention_dtype": "int8"}
+    if (kept := NARROW.get(precision)) is not None:
+        return {"dtype": args.dtype, "expert_dtype": kept, "attention_dtype": kept}
     return dict.fromkeys(OWN_TYPES, DTYPES[precision])
 
 

@@ -15,13 +15,15 @@ MAX_TUNED_MICRO_BATCHES = 4
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 FOUR_BITS = ("mxfp4", "int4", "int4_128")
 """int4_128: groups of 128 inputs; the others: of 32."""
-WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", *FOUR_BITS, "fp8", "fp8_channel")
-"""fp8: blocks of 128 outputs and inputs, on the CPU an output and 128 inputs, whichever it is."""
+WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", "int8_32", *FOUR_BITS, "fp8", "fp8_channel")
+"""int8: groups of 128 inputs; int8_32: of 32, as GGUF's. fp8: blocks of 128 outputs and inputs, on
+the CPU an output and 128 inputs, whichever it is."""
 KV_CACHE_DTYPES = (*DTYPE_BYTES, "int8", "fp8")
 CPU_KERNELS = ("reference", "cpu")
 KERNELS = (*CPU_KERNELS, "gpu")
 DEVICES = ("cpu", "cuda")
 CORES = ("split", "shared")
+NUMA = ("off",)
 M2N = ("shm", "dist")
 MIN_REBALANCE_SECONDS = 2.0
 SCALING_LIMIT = 16
@@ -62,7 +64,9 @@ class EngineConfig:
     attention_dtype: how the weights
     of attention nodes are, auto for dtype's own. kv_cache_dtype: of keys and values, auto for
     dtype's own. cores: whether each process has CPU
-    cores of its own (split) or all of them together (shared), auto for what is faster. trace: how
+    cores of its own (split) or all of them together (shared), auto for what is faster. numa:
+    whether cores of one socket and its memory are kept together where there are several (auto), or
+    all is left to the system (off). trace: how
     many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
     override_generation_config: fields that replace them (see `frontend.generation_config`).
@@ -107,6 +111,7 @@ class EngineConfig:
     attention_dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     cores: str = "auto"
+    numa: str = "auto"
     trace: int = 0
     generation_config: str = "auto"
     override_generation_config: dict[str, Any] | None = None
@@ -172,6 +177,7 @@ class EngineConfig:
         _check_choice("dtype", self.dtype, tuple(DTYPE_BYTES))
         _check_choice("kernels", self.kernels, KERNELS)
         _check_choice("cores", self.cores, CORES)
+        _check_choice("numa", self.numa, NUMA)
         _check_choice("m2n", self.m2n, M2N)
         _check_address("m2n_host", self.m2n_host)
         _check_choice("expert_dtype", self.expert_dtype, WEIGHT_DTYPES)

@@ -36,6 +36,7 @@ TRYING_BYTES = 2**30
 """The most that the process takes which tries out grammars."""
 QUANTISED = {
     "int8": (8, 4, 128),
+    "int8_32": (8, 4, 32),
     "fp8": (8, 4, 128 * 128),
     "fp8_channel": (8, 4, 256),  # a scale an output, and hardly any has fewer inputs
     "mxfp4": (4, 1, 32),

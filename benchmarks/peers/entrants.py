@@ -16,8 +16,9 @@ from peers.environments import PEERS, python_of
 BENCHMARKS = Path(__file__).parent.parent
 PROGRAMS = BENCHMARKS / "peers" / "programs"
 PACKAGE = Path(megainfer.__file__).parent
-PRECISIONS = "f32", "bf16", "int8"
-"""From the highest to the lowest. int8 of llama.cpp is Q8_0; the others have nothing like it."""
+PRECISIONS = "f32", "bf16", "int8", "q4"
+"""From the highest to the lowest. int8 of llama.cpp is Q8_0, q4 Q4_0 and Q4_K_M; the others have
+nothing like them."""
 SERVED_NAME = "model"
 """What every server calls the model."""
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
@@ -130,21 +131,24 @@ def _vllm_name(eager: bool) -> str:
 
 
 def _llamacpp(work: Work, folder: Path, precision: str) -> Iterator[Entrant]:
-    model = llamacpp.converted(folder, work.text_model, precision)
-    name = f"llama.cpp {llamacpp.OUTTYPES[precision]}"
+    for outtype in llamacpp.OUTTYPES[precision]:
+        yield _llamacpp_of(work, folder, precision, outtype)
+
+
+def _llamacpp_of(work: Work, folder: Path, precision: str, outtype: str) -> Entrant:
+    model = llamacpp.converted(folder, work.text_model, outtype)
+    name = f"llama.cpp {outtype}"
     threads = len(work.cores)
     if work.http:
         port = free_port()
         options = llamacpp.serve_options(threads, work.sequences, work.tokens)
         server = str(llamacpp.tool(folder, "llama-server"))
         arguments = (server, "-m", str(model), *_listen(port), "--alias", SERVED_NAME, *options)
-        yield Entrant(name, precision, False, arguments, port=port)
-    else:
-        bench = llamacpp.tool(folder, "llama-batched-bench")
-        order = {"bench": str(bench), "model": str(model), "threads": threads}
-        yield Entrant(
-            name, precision, False, _program(Path(sys.executable), "run_llamacpp.py", order)
-        )
+        return Entrant(name, precision, False, arguments, port=port)
+    bench = llamacpp.tool(folder, "llama-batched-bench")
+    order = {"bench": str(bench), "model": str(model), "threads": threads}
+    arguments = _program(Path(sys.executable), "run_llamacpp.py", order)
+    return Entrant(name, precision, False, arguments)
 
 
 def _transformers(work: Work, folder: Path, precision: str) -> Iterator[Entrant]:

@@ -16,10 +16,13 @@ from peers.environments import (
 )
 
 SDIST = "llama-cpp-python==0.3.36"
-TOOLS = "llama-batched-bench", "llama-server"
+TOOLS = "llama-batched-bench", "llama-server", "llama-quantize"
 CONVERTER_NEEDS = TORCH, "transformers>=5,<6", "sentencepiece", "protobuf", "pyyaml", "requests"
 RECIPE = "\n".join([SDIST, *TOOLS, *CONVERTER_NEEDS])
-OUTTYPES = {"f32": "f32", "bf16": "bf16", "int8": "q8_0"}
+OUTTYPES = {"f32": ("f32",), "bf16": ("bf16",), "int8": ("q8_0",), "q4": ("q4_0", "q4_k_m")}
+"""By precision."""
+BY_CONVERTER = "f32", "bf16", "q8_0"
+"""The others are made by llama.cpp's own quantiser."""
 CMAKE_OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "GGML_NATIVE": "ON",
@@ -74,16 +77,19 @@ def tool(folder: Path, name: str) -> Path:
     return folder / "llamacpp" / "build" / "bin" / name
 
 
-def converted(folder: Path, checkpoint: Path, precision: str) -> Path:
+def converted(folder: Path, checkpoint: Path, outtype: str) -> Path:
     """The checkpoint, which has a tokenizer, as a GGUF file; made where there is none as new."""
-    python = python_of(folder, "llamacpp")
-    outtype = OUTTYPES[precision]
     target = folder / "models" / f"{checkpoint.name}-{outtype}.gguf"
     if not target.exists() or _changed(target) < _changed(checkpoint / "config.json"):
         target.parent.mkdir(exist_ok=True)
         part = target.with_suffix(".part")
-        options = ("--outtype", outtype, "--outfile", part)
-        run(python, CONVERT, _sources(folder), checkpoint, *options)
+        if outtype in BY_CONVERTER:
+            options = ("--outtype", outtype, "--outfile", part)
+            python = python_of(folder, "llamacpp")
+            run(python, CONVERT, _sources(folder), checkpoint, *options)
+        else:
+            wide = converted(folder, checkpoint, "bf16")
+            run(tool(folder, "llama-quantize"), wide, part, outtype.upper())
         part.rename(target)
     return target
 

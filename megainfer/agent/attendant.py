@@ -254,4 +254,4 @@ def _cores(plan: Plan, start: StartNode, rank: int) -> CoreAssignment | None:
     another host's."""
     own = plan.cores_of(start.role, start.node, rank)
     cores = tuple(sorted(set(own.cores) & os.sched_getaffinity(0)))
-    return CoreAssignment(cores) if cores else None
+    return replace(own, cores=cores) if cores else None

@@ -182,6 +182,15 @@ class EngineOptions:
             "where two processes take turns.",
         ),
     ] = DEFAULT.cores
+    numa: Annotated[
+        str,
+        Option(
+            rich_help_panel=NODES,
+            metavar="auto|off",
+            help="auto: where there are several sockets, each process has cores and memory of its "
+            "own one; off: as the system likes.",
+        ),
+    ] = DEFAULT.numa
     max_model_len: Annotated[
         int | None,
         Option(
@@ -242,7 +251,7 @@ class EngineOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
+            metavar="float32|bfloat16|int8|int8_32|mxfp4|int4|int4_128|fp8|auto",
             help="How experts' weights are kept; auto: as --dtype, on the CPU as the checkpoint "
             "stores them if that is FP8 or four bits.",
         ),
@@ -251,7 +260,7 @@ class EngineOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
+            metavar="float32|bfloat16|int8|int8_32|mxfp4|int4|int4_128|fp8|auto",
             help="How all other weights are kept; auto: as --dtype.",
         ),
     ] = DEFAULT.attention_dtype

@@ -1,5 +1,8 @@
 """What a wish leaves open about how nodes compute, decided by model and machine."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from megainfer.compute.selection import IMPLEMENTATIONS, Precision, resolve_kernels
 from megainfer.config import SCALING_LIMIT, EngineConfig
 from megainfer.errors import ConfigError
@@ -10,8 +13,10 @@ from megainfer.models.sources import FfnSources
 from megainfer.models.spec import CACHE_FORMATS, ModelSpec
 from megainfer.topology import (
     CoreAssignment,
+    Socket,
     assign_cores,
     assign_cores_beside,
+    assign_sockets,
     have_own_cores,
     join_cores,
     share_cores,
@@ -93,17 +98,35 @@ def choose_micro_batches(
 
 
 def choose_cores(
-    config: EngineConfig, kernels: tuple[str, str], devices: Devices, cores: tuple[int, ...]
+    config: EngineConfig, kernels: tuple[str, str], devices: Devices, machine: Machine
 ) -> tuple[CoreAssignment, ...]:
     """Of each node; its ranks share them. `auto`: one attention and one expert node whose single
     micro-batch is always on one side or the other take turns anyway, and each is faster with all
-    cores. Torch's threads would be in each other's way: they stay awake for long. Beside a GPU,
-    whose node needs one core, the CPU nodes have the others."""
+    cores, unless half of these are beside the other's memory. Torch's threads would be in each
+    other's way: they stay awake for long. Beside a GPU, whose node needs one core, the CPU nodes
+    have the others."""
+    sockets = numa_sockets(config, machine)
+    found = _cores(config, kernels, devices, machine.cores, sockets)
+    return tuple(replace(each, near=bool(sockets)) for each in found)
+
+
+def numa_sockets(config: EngineConfig, machine: Machine) -> tuple[Socket, ...]:
+    """Those that processes are told apart by; none where all memory is alike."""
+    return machine.sockets if config.numa != "off" and len(machine.sockets) > 1 else ()
+
+
+def _cores(
+    config: EngineConfig,
+    kernels: tuple[str, str],
+    devices: Devices,
+    cores: tuple[int, ...],
+    sockets: tuple[Socket, ...],
+) -> tuple[CoreAssignment, ...]:
     if config.colocated:
         return share_cores(1, cores)
     num_nodes = config.attn_gpus + config.ffn_gpus
     own_threads = all(IMPLEMENTATIONS[name].own_threads for name in kernels)
-    turns = num_nodes == 2 and config.micro_batches in (None, 1) and own_threads
+    turns = num_nodes == 2 and config.micro_batches in (None, 1) and own_threads and not sockets
     if config.cores == "shared" or (config.cores == "auto" and turns):
         return share_cores(num_nodes, cores)
     ranks = config.attn_gpus * [config.attn_tp] + config.ffn_gpus * [config.ffn_tp]
@@ -111,7 +134,14 @@ def choose_cores(
         on_gpus = [bool(devices.attention)] * sum(ranks[: config.attn_gpus])
         on_gpus += [bool(devices.experts)] * sum(ranks[config.attn_gpus :])
         return join_cores(assign_cores_beside(on_gpus, cores), ranks)
-    return join_cores(assign_cores(sum(ranks), cores), ranks)
+    return join_cores(own_cores(sum(ranks), cores, sockets), ranks)
+
+
+def own_cores(
+    processes: int, cores: tuple[int, ...], sockets: Sequence[Socket]
+) -> tuple[CoreAssignment, ...]:
+    """Of each process, none of two sockets where it can be helped."""
+    return assign_sockets(processes, sockets) if sockets else assign_cores(processes, cores)
 
 
 def most_nodes(wish: int | None, least: int, fixed: bool) -> int:

@@ -1,5 +1,8 @@
 """Whether an instance fits into a machine's memory, and how large its KV caches may be."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from megainfer.compute.selection import Precision
 from megainfer.config import BLOCK_SIZE, EngineConfig, format_bytes
 from megainfer.errors import ConfigError
@@ -105,20 +108,54 @@ def beside_weights(
 ) -> int:
     """Bytes of the host's memory that the weights of all nodes on the CPU leave: attention's are
     kept once a node, each expert once and once more for each replica. Raises ConfigError."""
+    weights = _weight_bytes(config, spec, precision, devices)
+    if weights < available:
+        return available - weights
+    fewer = "fewer --expert-replicas, " if config.ffn_gpus * config.expert_replicas else ""
+    narrower = (
+        (wish, _weight_bytes(config, spec, other, devices)) for wish, other in _narrower(precision)
+    )
+    fitting = next(((wish, size) for wish, size in narrower if size < available), None)
+    what = (
+        f"{fitting[0]}, which needs {format_bytes(fitting[1])}, "
+        if fitting
+        else "(no format of weights is narrow enough) "
+    )
+    raise ConfigError(
+        f"the weights need {format_bytes(weights)} in {_kept(precision)}, but this machine has "
+        f"{format_bytes(available)} of memory available; use {what}{fewer}fewer attention nodes "
+        "or a smaller model"
+    )
+
+
+NARROWER = ("bfloat16", "int8", "int4")
+"""What weights may be kept in to take less memory, the most precise first."""
+
+
+def _narrower(precision: Precision) -> Iterator[tuple[str, Precision]]:
+    """Options by which weights take less memory, experts' first, which are most of it."""
+    for name in NARROWER:
+        yield f"--expert-dtype {name}", replace(precision, experts=name)
+        both = replace(precision, experts=name, attention=name)
+        yield f"--expert-dtype {name} --attention-dtype {name}", both
+
+
+def _kept(precision: Precision) -> str:
+    if precision.expert_dtype == precision.attention_dtype:
+        return precision.expert_dtype
+    return f"{precision.expert_dtype} (experts) and {precision.attention_dtype} (others)"
+
+
+def _weight_bytes(
+    config: EngineConfig, spec: ModelSpec, precision: Precision, devices: Devices
+) -> int:
+    """Of all nodes on the CPU."""
     attention = attention_node(spec, precision, 0, 0, config.attn_tp) * config.attn_gpus
     replicas = config.ffn_gpus * config.expert_replicas
     moving = config.ffn_gpus * experts_on_the_move(config)
     experts = expert_node(spec, precision, spec.num_experts + replicas, moving, on_gpu=False)
     weights = 0 if devices.attention else attention.of("weights")
-    weights += 0 if devices.experts else experts.total
-    if weights >= available:
-        fewer = "fewer --expert-replicas, " if replicas else ""
-        raise ConfigError(
-            f"the weights need {format_bytes(weights)} in {precision.dtype}, but this machine has "
-            f"{format_bytes(available)} of memory available; use {fewer}fewer attention nodes, "
-            "--dtype bfloat16, --expert-dtype int8 or int4, or a smaller model"
-        )
-    return available - weights
+    return weights + (0 if devices.experts else experts.total)
 
 
 def experts_on_the_move(config: EngineConfig) -> int:

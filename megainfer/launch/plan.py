@@ -383,7 +383,7 @@ def make_plan(
     precision = choose_precision(config, spec, machine, devices, stored)
     check_precision(kernels, precision)
     check_ranks(config, spec, devices, kernels[0])
-    cores = choose_cores(config, kernels, devices, machine.cores)
+    cores = choose_cores(config, kernels, devices, machine)
     plan = Plan(
         config=config,
         folder=folder,

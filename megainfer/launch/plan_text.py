@@ -150,8 +150,11 @@ def _stored_lines(plan: Plan) -> Iterator[str]:
     if plan.quantization is not None:
         own = plan.quantization.codes is Codes.GGUF
         said = f"{plan.quantization}{'' if own else ', says config.json'}"
+        anew = " and ".join(plan.quantization.requantised) if own else ""
+        kept = plan.expert_dtype == plan.quantization.kept_as
+        experts = f"experts; {anew} quantised anew" if anew and kept else "experts"
         yield (
-            f"on disk    {said}; computed in {plan.expert_dtype} (experts) and "
+            f"on disk    {said}; computed in {plan.expert_dtype} ({experts}) and "
             f"{plan.attention_dtype} (others)"
         )
 

@@ -16,7 +16,7 @@ from megainfer.gguf.metadata import Metadata
 from megainfer.model_folder.build_once import build_once, is_complete
 from megainfer.model_folder.cache import default_cache_dir
 
-VERSION = 1
+VERSION = 2
 """Of what the small files say; another one makes them anew."""
 
 

@@ -10,14 +10,31 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from megainfer.gguf.kinds import BLOCK_KINDS
 from megainfer.models.config import Config, read_json
 from megainfer.models.gguf.stored import Stored
 
 BLOCK_OF_MXFP4 = 32
 """Weights that share an exponent, by the format's definition (OCP Microscaling Formats)."""
 
-KEPT_GROUPS = {"mxfp4": 32, "int4": 32, "int4_128": 128, "fp8": 128, "fp8_channel": 128}
+KEPT_GROUPS = {
+    "mxfp4": 32,
+    "int4": 32,
+    "int4_128": 128,
+    "int8_32": 32,
+    "fp8": 128,
+    "fp8_channel": 128,
+}
 """Inputs that share a scale in what the CPU kernels keep, by `QuantizationSpec.kept_as`."""
+
+GGUF_GROUP = 32
+"""Inputs of which all of GGUF's blocks have whole numbers."""
+EXACT: Mapping[str, tuple[str, ...]] = {
+    "mxfp4": ("MXFP4",),
+    "int4": ("Q4_0",),
+    "int8_32": ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL"),
+}
+"""GGUF's types whose values CPU kernels keep bit for bit, by what they are then kept as."""
 
 KEPT_MODULES = frozenset(
     ("lm_head", "embed_tokens", "wte", "gate", "router", "shared_expert_gate", "weights_proj")
@@ -46,7 +63,7 @@ class QuantizationSpec:
     symmetric: there are no zero points. targets, kept: regular expressions for names of modules,
     from their beginning; those that match a target and nothing of `kept` are quantised. reordered:
     a table says which inputs share a scale. zero_offset: what stored zero points lack. kinds: of
-    a GGUF file, which types its tensors have, in words.
+    a GGUF file, which types its tensors have, in words; expert_kinds: those of its routed experts.
     """
 
     method: str
@@ -59,6 +76,7 @@ class QuantizationSpec:
     reordered: bool = False
     zero_offset: int = 0
     kinds: str = ""
+    expert_kinds: tuple[str, ...] = ()
 
     def quantises(self, module: str) -> bool:
         """Whether the weights of this module have to be quantised."""
@@ -71,7 +89,10 @@ class QuantizationSpec:
     def kept_as(self) -> str | None:
         """The one of `config.WEIGHT_DTYPES` by which CPU kernels keep a weight bit for bit; None
         without one. int4's scales must have no more than 16 bits of mantissa, as float16's and
-        bfloat16's don't."""
+        bfloat16's don't. Of a GGUF file: of its experts; where there is none but all are blocks of
+        codes, the one that is nearest."""
+        if self.codes is Codes.GGUF:
+            return kept_blocks(self.expert_kinds)
         outputs, inputs = self.block
         if self.codes is Codes.MXFP4:
             return "mxfp4"
@@ -88,6 +109,12 @@ class QuantizationSpec:
         of the groups that the kernels count from a part's first input has inputs of two scales."""
         kept = self.kept_as
         return kept is not None and (self.block[1] is None or inputs % KEPT_GROUPS[kept] == 0)
+
+    @property
+    def requantised(self) -> tuple[str, ...]:
+        """Types of a GGUF file's experts whose values `kept_as` rounds."""
+        exact = EXACT.get(self.kept_as or "", ())
+        return tuple(kind for kind in self.expert_kinds if kind not in exact)
 
     def __str__(self) -> str:
         """As `fp8 (128 x 128 blocks)`."""
@@ -109,6 +136,18 @@ class QuantizationSpec:
                 return f"{outputs} x {inputs} blocks"
 
 
+def kept_blocks(kinds: Sequence[str]) -> str | None:
+    """What weights of these types of GGUF's are kept as: what has all of their values, else what is
+    nearest to them and no wider than eight bits and a scale; None where some are plain numbers.
+
+    >>> kept_blocks(["Q4_0"]), kept_blocks(["Q4_K", "Q6_K"]), kept_blocks(["F16", "Q8_0"])
+    ('int4', 'int8_32', None)
+    """
+    if not kinds or not BLOCK_KINDS.issuperset(kinds):
+        return None
+    return next((name for name, its in EXACT.items() if set(kinds) <= set(its)), "int8_32")
+
+
 def quantization_of(folder: Path) -> QuantizationSpec | None:
     """As `read_quantization`; a folder without config.json says nothing."""
     path = folder / "config.json"
@@ -121,7 +160,14 @@ def read_quantization(config: Config) -> QuantizationSpec | None:
     Raises ModelError naming key and value for a method or a setting that is not supported.
     """
     if (stored := Stored.of(config)) is not None:
-        return QuantizationSpec("gguf", Codes.GGUF, 0, (None, None), kinds=stored.kinds)
+        return QuantizationSpec(
+            "gguf",
+            Codes.GGUF,
+            0,
+            (1, GGUF_GROUP),
+            kinds=stored.kinds,
+            expert_kinds=stored.expert_kinds,
+        )
     for holder in (config, Config(config.path, config.mapping("text_config"))):
         for key in ("quantization_config", "compression_config"):
             if holder.mapping(key):

@@ -15,9 +15,11 @@ from megainfer.errors import MegaInferError, NodeDied, UnsafeFork, shortage
 from megainfer.helper_frames import die_with
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.launch.heartbeat import Page, begin_to_beat
+from megainfer.launch.machine import read_sockets
 from megainfer.launch.station import Station
 from megainfer.messages.from_child import Fatal
 from megainfer.messages.message import Message, Role
+from megainfer.native.memory_policy import prefer_memory
 from megainfer.topology import CoreAssignment
 
 
@@ -244,6 +246,8 @@ def _settle(name: str, cores: CoreAssignment | None, close: Sequence[Closable]) 
     Path("/proc/self/comm").write_text(name)
     if cores is not None:
         os.sched_setaffinity(0, cores.cores)
+        if cores.near:
+            prefer_memory([socket.number for socket in read_sockets(cores.cores)])
 
 
 def _guarded(main: ChildMain, station: Station) -> int:

@@ -5,8 +5,10 @@ Pure data: no torch, no processes.
 
 from megainfer.topology.cores import (
     CoreAssignment,
+    Socket,
     assign_cores,
     assign_cores_beside,
+    assign_sockets,
     have_own_cores,
     join_cores,
     share_cores,
@@ -29,10 +31,12 @@ __all__ = [
     "Placement",
     "Shard",
     "Slots",
+    "Socket",
     "Table",
     "WeightVersion",
     "assign_cores",
     "assign_cores_beside",
+    "assign_sockets",
     "contiguous_placement",
     "first_membership",
     "have_own_cores",

@@ -1,15 +1,26 @@
 """On which cores the processes of an instance run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 
 @dataclass(frozen=True, slots=True)
+class Socket:
+    """Cores and the memory beside them, which others reach more slowly; `number`: the system's, of
+    a NUMA node."""
+
+    number: int
+    cores: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CoreAssignment:
-    """CPU cores of one process; `threads` is how many compute threads it may start."""
+    """CPU cores of one process; `threads` is how many compute threads it may start. near: its
+    memory is to be beside them, in equal parts where they are of several sockets."""
 
     cores: tuple[int, ...]
+    near: bool = False
 
     @property
     def threads(self) -> int:
@@ -18,10 +29,12 @@ class CoreAssignment:
     def shared_by(self, ranks: int) -> "tuple[CoreAssignment, ...]":
         """Those of each of so many processes.
 
-        >>> CoreAssignment((2, 3, 4)).shared_by(2)
-        (CoreAssignment(cores=(2, 3)), CoreAssignment(cores=(4,)))
+        >>> [a.cores for a in CoreAssignment((2, 3, 4)).shared_by(2)]
+        [(2, 3), (4,)]
         """
-        return (self,) if ranks == 1 else assign_cores(ranks, self.cores)
+        if ranks == 1:
+            return (self,)
+        return tuple(replace(a, near=self.near) for a in assign_cores(ranks, self.cores))
 
 
 def assign_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:
@@ -41,6 +54,29 @@ def assign_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssign
         assignments.append(CoreAssignment(cores[first : first + size]))
         first += size
     return tuple(assignments)
+
+
+def assign_sockets(num_processes: int, sockets: Sequence[Socket]) -> tuple[CoreAssignment, ...]:
+    """Share the sockets out in turn, and those that several processes are on among these by
+    `assign_cores`; processes beyond them have none of two. Where there are more sockets than
+    processes, a process has whole ones.
+
+    >>> two = [Socket(0, (0, 1, 4, 5)), Socket(1, (2, 3, 6, 7))]
+    >>> [a.cores for a in assign_sockets(3, two)]
+    [(0, 1), (2, 3, 6, 7), (4, 5)]
+    >>> [a.cores for a in assign_sockets(1, two)]
+    [(0, 1, 2, 3, 4, 5, 6, 7)]
+    """
+    if num_processes < len(sockets):
+        groups = [sockets[process::num_processes] for process in range(num_processes)]
+        own = (sorted(core for socket in group for core in socket.cores) for group in groups)
+        return tuple(CoreAssignment(tuple(cores)) for cores in own)
+    turns = [range(index, num_processes, len(sockets)) for index in range(len(sockets))]
+    shares = [
+        iter(assign_cores(len(turn), socket.cores))
+        for turn, socket in zip(turns, sockets, strict=True)
+    ]
+    return tuple(next(shares[process % len(sockets)]) for process in range(num_processes))
 
 
 def assign_cores_beside(
@@ -70,7 +106,7 @@ def join_cores(
     """
     own = iter(processes)
     groups = ([core for one in islice(own, n) for core in one.cores] for n in ranks)
-    return tuple(CoreAssignment(tuple(sorted(set(group)))) for group in groups)
+    return tuple(CoreAssignment(tuple(dict.fromkeys(group))) for group in groups)
 
 
 def share_cores(num_processes: int, cores: tuple[int, ...]) -> tuple[CoreAssignment, ...]:

@@ -1,5 +1,6 @@
 """Weights of GGUF files, read and dequantised."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -11,15 +12,22 @@ from gguf.quants import dequantize
 from megainfer.checkpoint.check import check_weights
 from megainfer.checkpoint.ggml import dequantise
 from megainfer.checkpoint.reader import LooseFiles, WeightReader
+from megainfer.compute.cpu.kernels.attention import AttentionKernel
+from megainfer.config import EngineConfig
 from megainfer.errors import CheckpointError, ModelError
 from megainfer.gguf.kinds import BLOCKS
+from megainfer.gguf.kinds import KINDS as SIZES
+from megainfer.launch.machine import read_machine
+from megainfer.launch.plan import make_plan
+from megainfer.launch.plan_text import describe
 from megainfer.model_folder.gguf import gguf_folder
-from megainfer.models.quantization import quantization_of
+from megainfer.models.quantization import EXACT, kept_blocks, quantization_of
 from megainfer.models.registry import load_spec
 from megainfer.models.stored import Source
 from megainfer.rl.run.preparation import model_folder
 from tests.support.checkpoints import write_checkpoint
 from tests.support.gguf_files.write import write_gguf
+from tests.support.kernel_experts import levels
 
 KINDS = [kind.name for kind in BLOCKS]
 
@@ -120,3 +128,62 @@ def test_it_is_not_trained(tmp_path):
     path.touch()
     with pytest.raises(ModelError, match="is GGUF, which is served, but not trained"):
         model_folder(str(path), print)
+
+
+KEPT = [(kind, kept) for kept, kinds in EXACT.items() for kind in kinds]
+
+
+def finite_blocks(kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Any codes, scales of any sign, size and mantissa that a float16 has and no NaN."""
+    codes = random_blocks(kind, shape)
+    blocks = codes.reshape(-1, SIZES[kind].size)
+    if kind == "MXFP4":
+        blocks[:, 0] = 100 + blocks[:, 0] % 50
+    else:
+        blocks[:, 1] &= 0xBF
+        blocks[:4, :2] = 0  # a scale of 0
+        blocks[4:8, 1] &= 0x83  # subnormal ones
+    return codes
+
+
+@pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize(("kind", "weight_dtype"), KEPT)
+def test_what_kernels_keep_of_a_blocks_values_is_those_values(level, kind, weight_dtype):
+    """Rows of a single one: a product is a weight, if it was kept, whatever becomes of rows."""
+    outputs, inputs = 40, 160  # a block of 128 and part of another
+    codes = finite_blocks(kind, (outputs, inputs))
+    weight = torch.from_numpy(theirs(codes, kind))
+    kernel = AttentionKernel(1, level)
+    packed = kernel.pack(weight, weight_dtype)
+    actual = kernel.linear(packed, torch.eye(inputs))
+    torch.testing.assert_close(actual, weight.T, rtol=3e-7, atol=0)  # rows may be of eight bits
+
+
+def test_what_a_file_is_kept_as():
+    assert kept_blocks(["Q8_0", "IQ4_NL"]) == "int8_32"
+    assert kept_blocks(["MXFP4"]) == "mxfp4"
+    assert kept_blocks(["MXFP4", "Q8_0"]) == kept_blocks(["Q4_K"]) == "int8_32"
+    assert kept_blocks(["Q4_0", "F16"]) is kept_blocks([]) is None
+
+
+@pytest.mark.skipif(not levels(), reason="the CPU kernels were not built")
+@pytest.mark.parametrize(
+    ("kind", "weight_dtype", "said"),
+    [
+        ("Q4_0", "int4", "in int4 (experts) and"),
+        ("Q8_0", "int8_32", "in int8_32 (experts) and"),
+        ("Q4_1", "int8_32", "in int8_32 (experts; Q4_1 quantised anew) and"),
+        ("F16", "float32", "in float32 (experts) and"),
+    ],
+)
+def test_experts_are_kept_as_they_are_stored(tmp_path, kind, weight_dtype, said):
+    sizes = {"hidden_size": 64, "moe_intermediate_size": 32}
+    own = write_checkpoint("qwen3_moe", "gqa", tmp_path / "own", **sizes)
+    folder = gguf_folder(write_gguf(own, tmp_path / "m.gguf", "Q8_0", kind))
+    config = EngineConfig(dtype="float32", kernels="cpu")
+    plan = make_plan(config, folder, read_machine())
+    assert plan.expert_dtype == weight_dtype
+    assert f"computed {said} float32 (others)" in "\n".join(describe(plan))
+    other = make_plan(replace(config, expert_dtype="bfloat16"), folder, read_machine())
+    assert "computed in bfloat16 (experts) and" in "\n".join(describe(other))

@@ -42,7 +42,7 @@ OTHERS = {
 # weight to one of 16 numbers, or to 4 bits of mantissa.
 FOUR_BITS = {"mxfp4": 0.3, "int4": 0.2, "int4_128": 0.25}
 FP8 = {"fp8": 8e-2, "fp8_channel": 8e-2}
-ERRORS = {"float32": 2e-6, "bfloat16": 6e-3, "int8": 3e-2, **FOUR_BITS, **FP8}
+ERRORS = {"float32": 2e-6, "bfloat16": 6e-3, "int8": 3e-2, "int8_32": 3e-2, **FOUR_BITS, **FP8}
 
 every_level = pytest.mark.parametrize("level", levels())
 every_dtype = pytest.mark.parametrize("weight_dtype", WEIGHT_DTYPES)
@@ -104,7 +104,7 @@ def test_narrow_weights_are_not_silently_wide(level):
     expected = experts.expected(x, ids, weights)
     errors = [
         relative_error(run(experts.packed(dtype, level), x, ids, weights), expected)
-        for dtype in ("float32", "bfloat16", "int8", "fp8", "int4", "int4_128", "mxfp4")
+        for dtype in ("float32", "bfloat16", "int8_32", "int8", "fp8", "int4", "int4_128", "mxfp4")
     ]
     assert errors[0] < 1e-5 < 1e-3 < errors[1]
     assert errors == sorted(errors)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,13 @@ from megainfer.errors import ConfigError
 from megainfer.frontend.serving_options import ServingOptions
 from megainfer.launch import choices
 from megainfer.launch.fit import overhead_of
-from megainfer.launch.machine import Machine
+from megainfer.launch.machine import Machine, read_sockets
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.launch.plan_text import describe, describe_requests
 from megainfer.memory import kv_block_bytes
+from megainfer.messages.message import Role
 from megainfer.sharing.budgets import BudgetOptions, Budgets
+from megainfer.topology import CoreAssignment, Socket
 from server.operate.instance import surroundings_of
 from tests.support.checkpoints import write_config
 
@@ -127,10 +130,27 @@ def test_replicas_are_spread_counted_and_explained(folder):
 def test_replicas_have_to_fit(folder):
     plain = plan_of(EngineConfig(ffn_gpus=2), folder)
     memory = plain.nodes_ledger().of("weights") + 10_000
-    with pytest.raises(ConfigError, match=r"weights need .*; use fewer --expert-replicas, fewer"):
+    with pytest.raises(ConfigError, match=r"weights need .*; use .*fewer --expert-replicas, fewer"):
         plan_of(EngineConfig(ffn_gpus=2, expert_replicas=2), folder, available_memory=memory)
     with pytest.raises(ConfigError, match=r"--expert-replicas 7 are more than the 4 experts"):
         plan_of(EngineConfig(ffn_gpus=2, expert_replicas=7), folder)
+
+
+def test_weights_larger_than_memory_are_refused_with_the_format_that_would_fit(folder):
+    def weights(**wish: Any) -> int:
+        return plan_of(EngineConfig(dtype="float32", **wish), folder).nodes_ledger().of("weights")
+
+    def refused(memory: int) -> str:
+        with pytest.raises(ConfigError, match="the weights need") as error:
+            plan_of(EngineConfig(dtype="float32"), folder, available_memory=memory)
+        return str(error.value)
+
+    everything = weights(expert_dtype="int4", attention_dtype="int4")
+    assert "use --expert-dtype bfloat16, which" in refused(weights(expert_dtype="bfloat16") + 1)
+    text = refused(everything + 1)
+    assert "in float32, but" in text
+    assert "use --expert-dtype int4 --attention-dtype int4, which" in text
+    assert "(no format of weights is narrow enough) fewer attention" in refused(everything)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +192,47 @@ def test_two_processes_that_take_turns_share_all_cores(folder, monkeypatch, wish
     assert plan.cores_of_expert(0).threads == (4 if shared else 4 // len(plan.cores) or 1)
     # Whoever works has all cores: a second micro-batch has nothing to overlap with.
     assert plan.micro_batches == wish.get("micro_batches", 1 if shared else None)
+
+
+TWO_SOCKETS = {"node0": "0-1,4-5", "node1": "2-3,6-7", "node2": "", "has_cpu": None}
+"""As /sys/devices/system/node has it of two sockets whose cores are two threads each, and of memory
+without cores."""
+
+
+def test_each_process_has_cores_of_one_socket(folder, tmp_path, monkeypatch):
+    for name, cores in TWO_SOCKETS.items():
+        (tmp_path / name).mkdir()
+        if cores is not None:
+            (tmp_path / name / "cpulist").write_text(f"{cores}\n")
+    sockets = read_sockets(range(8), tmp_path)
+    assert sockets == (Socket(0, (0, 1, 4, 5)), Socket(1, (2, 3, 6, 7)))
+    assert read_sockets((6,), tmp_path) == (Socket(1, (6,)),)
+    monkeypatch.setattr(choices, "resolve_kernels", lambda wish: wish)
+
+    def assigned(**wish: Any) -> list[tuple[int, ...]]:
+        config = EngineConfig(dtype="float32", kernels="cpu", **wish)
+        plan = plan_of(config, folder, cores=tuple(range(8)), sockets=sockets)
+        near = config.numa != "off"
+        assert [cores.near for cores in plan.cores] == [near] * len(plan.cores)
+        return [cores.cores for cores in plan.cores]
+
+    assert assigned() == [(0, 1, 4, 5), (2, 3, 6, 7)]
+    assert assigned(ffn_gpus=3) == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert assigned(colocated=True) == [tuple(range(8))]
+    assert assigned(cores="shared") == [tuple(range(8))] * 2
+    assert assigned(numa="off") == [tuple(range(8))] * 2
+    assert assigned(numa="off", cores="split") == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    ranked = EngineConfig(kernels="cpu", attn_tp=2, ffn_tp=2)
+    plan = plan_of(ranked, folder, cores=tuple(range(8)), sockets=sockets)
+    ranks = [plan.cores_of(Role.EXPERT, 0, rank) for rank in range(2)]
+    assert ranks == [CoreAssignment((4, 5), near=True), CoreAssignment((6, 7), near=True)]
+
+
+def test_one_socket_changes_nothing(folder):
+    plan = plan_of(EngineConfig(ffn_gpus=2), folder, sockets=(Socket(0, (0, 1, 2, 3)),))
+    assert plan.cores == plan_of(EngineConfig(ffn_gpus=2), folder).cores
+    with pytest.raises(ConfigError, match="--numa must be auto, off, not 'on'"):
+        EngineConfig(numa="on")
 
 
 def test_nodes_over_a_network_have_a_key_and_twice_the_buffers(folder):

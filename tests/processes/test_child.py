@@ -1,6 +1,7 @@
 """Children of the supervisor: what is heard of those that fail, and ending those that are gone."""
 
 import functools
+import mmap
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from megainfer.errors import ConfigError, UnsafeFork
+from megainfer.launch.machine import read_sockets
 from megainfer.launch.station import Station
 from megainfer.messages.from_child import Fatal, Stats
 from megainfer.messages.message import Role
@@ -60,6 +62,24 @@ def test_what_fails_before_the_work_begins_is_told_too():
     assert isinstance(last, Fatal)
     assert last.message.startswith("OSError: [Errno 22]")
     assert child.exit_code == 1
+
+
+def say_where_memory_is(station: Station) -> None:
+    memory = mmap.mmap(-1, 1 << 22)
+    memory[0] = 1
+    maps = Path("/proc/self/numa_maps").read_text().splitlines()
+    raise ConfigError(next((line for line in maps if " anon=" in line), "nowhere"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/numa_maps").exists(), reason="a kernel without NUMA")
+@alone
+def test_memory_is_beside_the_cores():
+    (core, *_) = os.sched_getaffinity(0)
+    (socket,) = read_sockets((core,))
+    for near, policy in ((True, f"prefer:{socket.number}"), (False, "default")):
+        told = ended(say_where_memory_is, CoreAssignment((core,), near)).link.receive(0)
+        assert isinstance(told, Fatal)
+        assert told.message.split()[1] == policy
 
 
 @alone

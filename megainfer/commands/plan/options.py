@@ -146,7 +146,7 @@ class WeightOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
+            metavar="float32|bfloat16|int8|int8_32|mxfp4|int4|int4_128|fp8|auto",
             help="Of experts' weights; auto: as --dtype.",
         ),
     ] = "auto"
@@ -154,7 +154,7 @@ class WeightOptions:
         str,
         Option(
             rich_help_panel=WEIGHTS,
-            metavar="float32|bfloat16|int8|mxfp4|int4|int4_128|fp8|auto",
+            metavar="float32|bfloat16|int8|int8_32|mxfp4|int4|int4_128|fp8|auto",
             help="Of all other weights; auto: as --dtype.",
         ),
     ] = "auto"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from megainfer.config import EngineConfig, format_bytes
 from megainfer.errors import ConfigError
+from megainfer.launch.choices import numa_sockets, own_cores
 from megainfer.launch.fit import experts_on_the_move, fitting_blocks, overhead_of
 from megainfer.launch.hosts.places import Host, Places, place_nodes
 from megainfer.launch.machine import Machine
@@ -14,7 +15,6 @@ from megainfer.memory import NODE_BYTES, Ledger, attention_node, expert_node, kv
 from megainfer.messages.message import Role
 from megainfer.topology import (
     CoreAssignment,
-    assign_cores,
     have_own_cores,
     join_cores,
     share_cores,
@@ -83,10 +83,12 @@ def _cores(
     found: dict[str, list[CoreAssignment]] = {}
     for host in hosts:
         ranks = [ranks_of[role] for role, _ in places.on(host.name)]
+        cores, sockets = host.machine.cores, numa_sockets(config, host.machine)
         if config.cores == "shared" or not ranks:
-            found[host.name] = list(share_cores(len(ranks), host.machine.cores))
+            own = share_cores(len(ranks), cores)
         else:
-            found[host.name] = list(join_cores(assign_cores(sum(ranks), host.machine.cores), ranks))
+            own = join_cores(own_cores(sum(ranks), cores, sockets), ranks)
+        found[host.name] = [replace(each, near=bool(sockets)) for each in own]
     return found
 
 

@@ -10,7 +10,7 @@ from megainfer.models.gguf.architectures import ARCHITECTURES
 from megainfer.models.gguf.names import NAMES, SPLIT_LATENT
 from megainfer.models.gguf.settings import GgufModel, Json
 from megainfer.models.gguf.stored import KEY, Stored
-from megainfer.models.gguf.types import kinds_in_words, main_kind
+from megainfer.models.gguf.types import expert_kinds, kinds_in_words, main_kind
 
 HARMLESS = frozenset(("vocab_size", "rope.scaling.finetuned"))
 """What is said twice, or changes nothing."""
@@ -36,7 +36,12 @@ def read_config(headers: Sequence[Header]) -> Json:
     config = architecture.read_config(model)
     _refuse_unknown(model)
     kinds = kinds_in_words(model.tensors.values())
-    stored = Stored(model.architecture, model.has(f"{_key_up()}.weight"), kinds)
+    stored = Stored(
+        model.architecture,
+        model.has(f"{_key_up()}.weight"),
+        kinds,
+        expert_kinds(model.tensors.values()),
+    )
     dtype = {"F32": "float32", "F16": "float16"}.get(main_kind(model.tensors.values()), "bfloat16")
     own = {"dtype": dtype, "eos_token_id": end_tokens(model.metadata), KEY: stored.as_json()}
     return {key: value for key, value in {**config, **own}.items() if value is not None}

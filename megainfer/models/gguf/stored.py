@@ -18,18 +18,20 @@ class Stored:
     """What such a config.json says beside a family's own keys.
 
     architecture: llama.cpp's. split_latent: keys' and values' projections of the latent are apart.
-    kinds: in which types tensors are stored, in words.
+    kinds: in which types tensors are stored, in words. expert_kinds: those of the routed experts.
     """
 
     architecture: str
     split_latent: bool
     kinds: str
+    expert_kinds: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         return {
             "architecture": self.architecture,
             "split_latent": self.split_latent,
             "kinds": self.kinds,
+            "expert_kinds": list(self.expert_kinds),
         }
 
     @classmethod
@@ -42,7 +44,12 @@ class Stored:
         if name not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise config.fail(KEY, f"but its architecture must be one of {known}")
-        return cls(str(name), said.get("split_latent") is True, str(said.get("kinds", "")))
+        return cls(
+            str(name),
+            said.get("split_latent") is True,
+            str(said.get("kinds", "")),
+            tuple(map(str, said.get("expert_kinds", ()))),
+        )
 
 
 def as_stored(spec: ModelSpec, config: Config) -> ModelSpec:

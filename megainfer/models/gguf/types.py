@@ -17,6 +17,12 @@ def kinds_in_words(tensors: Iterable[TensorEntry]) -> str:
     return f"{_listed(experts)} (experts), {_listed(others)} (others)"
 
 
+def expert_kinds(tensors: Iterable[TensorEntry]) -> tuple[str, ...]:
+    """Of the routed experts' matrices, in order."""
+    matrices = (tensor for tensor in tensors if tensor.name.endswith(f"{EXPERTS}weight"))
+    return tuple(sorted({tensor.kind for tensor in matrices}))
+
+
 def main_kind(tensors: Iterable[TensorEntry]) -> str:
     """That of most bytes."""
     sizes: Counter[str] = Counter()

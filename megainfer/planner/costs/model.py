@@ -123,7 +123,7 @@ class ModelCosts:
 
     def multiplied(self, dtype: str, on_gpu: bool) -> str:
         """In which arithmetic weights of this dtype are multiplied."""
-        if not on_gpu and dtype in FOUR_BITS:  # codes become int8, or are widened as int8 is
+        if not on_gpu and dtype in (*FOUR_BITS, "int8_32"):  # codes become int8, or are widened so
             return "int8"
         if not on_gpu or self.own_arithmetic or dtype == "float32":
             return dtype

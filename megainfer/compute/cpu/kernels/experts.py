@@ -25,6 +25,7 @@ FORMATS = {
     "mxfp4": 5,
     "fp8": 6,
     "fp8_channel": 6,
+    "int8_32": 7,
 }
 """`WeightFormat` of level.h."""
 _ACTIVATIONS = {Activation.SILU: 0, Activation.GELU: 1, Activation.GELU_TANH: 2}

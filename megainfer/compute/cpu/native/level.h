@@ -15,8 +15,9 @@ enum class WeightFormat : int32_t {
   int4_128 = 4,
   mxfp4 = 5,
   fp8 = 6,
+  int8_32 = 7,
 };
-constexpr int weight_formats = 7;
+constexpr int weight_formats = 8;
 
 // A matrix product y = x W^T of a few rows x [rows, K] with W [N, K], its weights in one format.
 //
@@ -195,9 +196,12 @@ struct Level {
   DeltaFunctions delta;
 };
 
-// The levels that were built, best last.
+// The levels that were built, each with what the one before it needs.
 extern const Level* const levels[];
 extern const int num_levels;
+
+// The same, best last; null beyond them.
+const Level* level_of_rank(int rank);
 
 // The level of this name if this machine can run it, else null.
 const Level* find_level(const char* name);

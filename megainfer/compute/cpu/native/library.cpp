@@ -11,8 +11,8 @@
 
 // The i-th level that this machine can run, worst first; null beyond the last.
 EXPORT const char* megainfer_level(int i) {
-  for (int l = 0; l < num_levels; ++l) {
-    if (find_level(levels[l]->name) != nullptr && i-- == 0) return levels[l]->name;
+  for (int rank = 0; const Level* level = level_of_rank(rank); ++rank) {
+    if (find_level(level->name) != nullptr && i-- == 0) return level->name;
   }
   return nullptr;
 }

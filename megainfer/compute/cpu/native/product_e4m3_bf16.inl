@@ -74,7 +74,7 @@ struct E4m3Bfloat16Kernel {
 };
 
 constexpr Product e4m3_bf16_product() {
-  return {int8_panel_bytes, pack_e4m3_panel, e4m3_row_words, pack_e4m3_rows,
+  return {int8_panel_bytes<>, pack_e4m3_panel, e4m3_row_words, pack_e4m3_rows,
           multiply_rows<E4m3Bfloat16Kernel>};
 }
 

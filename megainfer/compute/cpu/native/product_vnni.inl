@@ -12,17 +12,21 @@
 namespace {
 
 // Of each block: the scale, the offset to start from, and the words.
-inline size_t vnni_row_words(int64_t k) { return words_of(k, int8_per_word) + 2 * blocks_of(k); }
+template <int size>
+size_t vnni_row_words(int64_t k) {
+  return words_of(k, int8_per_word) + 2 * blocks_of<size>(k);
+}
 
-inline void pack_vnni_rows(const float* const* rows, int count, int64_t k, uint32_t* packed) {
+template <int size>
+void pack_vnni_rows(const float* const* rows, int count, int64_t k, uint32_t* packed) {
   int8_t bytes[int8_block];
-  for (int64_t b = 0; b < blocks_of(k); ++b) {
-    const int64_t words = block_words(k, b), start = b * int8_block;
-    const int64_t length = k - start < int8_block ? k - start : int8_block;
+  for (int64_t b = 0; b < blocks_of<size>(k); ++b) {
+    const int64_t words = block_words<size>(k, b), start = b * size;
+    const int64_t length = k - start < size ? k - start : size;
     for (int m = 0; m < count; ++m) {
       const float scale = quantise(rows[m] + start, length, bytes);
       int32_t sum = 0;
-      for (int i = 0; i < int8_block; ++i) sum += bytes[i];
+      for (int i = 0; i < size; ++i) sum += bytes[i];
       const int32_t offset = -128 * sum;
       std::memcpy(packed + m, &scale, sizeof scale);
       std::memcpy(packed + count + m, &offset, sizeof offset);
@@ -63,16 +67,17 @@ __attribute__((noinline)) void dot_block(const uint32_t* words, const uint32_t* 
   }
 }
 
+template <int size>
 struct VnniKernel {
   template <int rows>
   static void run(const void* panel, const uint32_t* packed, int64_t k, float* out) {
     const auto* words = static_cast<const uint32_t*>(panel);
     alignas(64) int32_t sums[rows * panel_width];
-    for (int64_t b = 0; b < blocks_of(k); ++b) {
+    for (int64_t b = 0; b < blocks_of<size>(k); ++b) {
       const auto* row_scales = reinterpret_cast<const float*>(packed);
       const Vec::F left_scale = Vec::load(reinterpret_cast<const float*>(words));
       const Vec::F right_scale = Vec::load(reinterpret_cast<const float*>(words) + Vec::width);
-      const int64_t length = block_words(k, b);
+      const int64_t length = block_words<size>(k, b);
       dot_block<rows>(words + panel_width, packed + rows, length, sums);
       for (int m = 0; m < rows; ++m) {
         const Vec::F scale = Vec::set1(row_scales[m]);
@@ -88,9 +93,10 @@ struct VnniKernel {
   }
 };
 
+template <int size = int8_block>
 constexpr Product vnni_product() {
-  return {int8_panel_bytes, pack_int8_panel<0x80>, vnni_row_words, pack_vnni_rows,
-          multiply_rows<VnniKernel>};
+  return {int8_panel_bytes<size>, pack_int8_panel<0x80, size>, vnni_row_words<size>,
+          pack_vnni_rows<size>, multiply_rows<VnniKernel<size>>};
 }
 
 }  // namespace
