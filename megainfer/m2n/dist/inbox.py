@@ -8,6 +8,7 @@ from megainfer.m2n.host.region import Bell
 from megainfer.m2n.message import Header
 from megainfer.m2n.slotted.inbox import Sieve
 from megainfer.m2n.slotted.mail import Newcomer
+from megainfer.m2n.slotted.slots import Slots
 
 
 class Source(Protocol):
@@ -74,7 +75,7 @@ class ArrivedInbox:
     """`inbox.Looking` over what links have received and checked."""
 
     def __init__(self, slots: OwnSlots, arrivals: Arrivals, count: int, epoch: int) -> None:
-        self.slots = slots
+        self.slots: Slots = slots
         self._arrivals = arrivals
         self._sieve = Sieve(count, epoch)
         self.counters = self._sieve.counters
