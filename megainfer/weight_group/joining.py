@@ -1,16 +1,20 @@
 """A group of torch.distributed beside whichever others a process has."""
 
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, ProcessGroup
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import ProcessGroup
 from torch.distributed.distributed_c10d import _new_process_group_helper, _world
-from torch.distributed.rendezvous import rendezvous
 
 from megainfer.weight_group.wishes import BroadcastWeights, Group
+
+_make: Any = _new_process_group_helper  # typed differently from release to release
 
 
 def join_group(group: Group, rank: int | None = None) -> ProcessGroup:
@@ -21,20 +25,36 @@ def join_group(group: Group, rank: int | None = None) -> ProcessGroup:
     ours: torch's own function makes one group a process only. Raises what torch does.
     """
     own, most = group.rank if rank is None else rank, timedelta(seconds=group.seconds)
-    place = f"tcp://{group.address}:{group.port}"
-    store, own, size = next(rendezvous(place, own, group.world_size, timeout=most))
-    store.set_timeout(most)
-    made, _ = _new_process_group_helper(
-        size,
+    made: ProcessGroup
+    made, _ = _make(
+        group.world_size,
         own,
         [],
         dist.Backend(group.backend),
-        PrefixStore(group.name, store),
+        PrefixStore(group.name, _store(group, own, most)),
         group_name=group.name,
         timeout=most,
     )
-    _world.pg_group_ranks[made] = {rank: rank for rank in range(size)}
+    _world.pg_group_ranks[made] = {rank: rank for rank in range(group.world_size)}
     return made
+
+
+def _store(group: Group, rank: int, most: timedelta) -> TCPStore:
+    """As torch's `rendezvous` makes it, but that it listens at the group's address only, and that
+    a trainer whom torchrun has started, whose own store is elsewhere, opens one all the same."""
+    listener = None
+    if rank == 0:
+        kind = socket.AF_INET6 if ":" in group.address else socket.AF_INET
+        place = group.address.strip("[]"), group.port
+        listener = socket.create_server(place, family=kind).detach()
+    return TCPStore(
+        group.address,
+        group.port,
+        group.world_size,
+        is_master=rank == 0,
+        timeout=most,
+        master_listen_fd=listener,
+    )
 
 
 def announced(tensors: Mapping[str, Tensor]) -> BroadcastWeights:
