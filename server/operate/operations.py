@@ -40,6 +40,7 @@ from server.operate.rollouts import (
     PauseRequest,
     Refusals,
     refusal,
+    refusing,
 )
 
 PACKAGES = ("fastapi", "uvicorn", "pydantic", "torch", "tokenizers", "pyzmq", "prometheus-client")
@@ -127,7 +128,8 @@ class Operations:
 
     async def init_weights_update_group(self, body: GroupRequest) -> Response:
         """Join the group in which weights will be broadcast (SGLang's address)."""
-        await self._instance.rollouts.join(body.group())
+        with refusing():
+            await self._instance.rollouts.join(body.group())
         return JSONResponse({"success": True, "message": "joined"})
 
     async def destroy_weights_update_group(self, body: LeaveRequest) -> Response:
@@ -137,12 +139,14 @@ class Operations:
 
     async def init_weight_transfer_engine(self, body: TransferRequest) -> Response:
         """Join the group in which weights will be broadcast (vLLM's address)."""
-        await self._instance.rollouts.join(body.group())
+        with refusing():
+            await self._instance.rollouts.join(body.group())
         return JSONResponse({"message": "Weight transfer initialized"})
 
     async def update_weights(self, body: UpdateRequest) -> Response:
         """Other weights for all nodes, as they are broadcast (vLLM's address)."""
-        version = await self._instance.rollouts.update_from_group(body.broadcast())
+        with refusing():
+            version = await self._instance.rollouts.update_from_group(body.broadcast())
         return JSONResponse({"message": "Weights updated", "weight_version": version})
 
     async def world_size(self) -> Response:

@@ -5,7 +5,8 @@ Under the names that reinforcement-learning frameworks already call: SGLang's an
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from megainfer.errors import ConfigError, MegaInferError, ModelError, Overloaded, RequestError
@@ -198,3 +199,12 @@ def refusal(error: MegaInferError) -> dict[str, Any]:
 
 Refusals = (ConfigError, ModelError, RequestError)
 """Whoever asked can mend it."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """What whoever asked can mend is answered as such a request is elsewhere."""
+    try:
+        yield
+    except (ConfigError, ModelError) as error:
+        raise RequestError(str(error)) from error

@@ -216,7 +216,7 @@ def test_requests_under_load_change_over_once(kept: Folders) -> None:
                 await check(llm.llm, prompt, (await task).outputs[0])
 
     async def check(llm: LLM, prompt: list[int], answer: CompletionOutput) -> None:
-        (first, count), (second, rest) = answer.weight_versions
+        (first, count, _), (second, rest, _) = answer.weight_versions
         assert (first, second, count + rest) == ("0", "new", LONG.max_tokens)
         longer = [*prompt, *answer.token_ids[:count]]
         after = replace(LONG, max_tokens=rest)

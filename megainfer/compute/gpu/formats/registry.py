@@ -5,7 +5,7 @@ import torch
 from megainfer.compute.gpu.formats.e4m3 import BLOCK, e4m3
 from megainfer.compute.gpu.formats.format import WeightFormat
 from megainfer.compute.gpu.formats.int4 import int4
-from megainfer.compute.gpu.formats.int8 import int8
+from megainfer.compute.gpu.formats.int8 import INT8
 from megainfer.compute.gpu.formats.mxfp4 import MXFP4
 from megainfer.compute.gpu.formats.plain import plain
 from megainfer.errors import ConfigError
@@ -15,8 +15,7 @@ FORMATS = {
     for known in (
         plain(torch.float32),
         plain(torch.bfloat16),
-        int8("int8", 128),
-        int8("int8_32", 32, stored=True),
+        INT8,
         MXFP4,
         int4("int4", 32),
         int4("int4_128", 128),
