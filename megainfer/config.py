@@ -15,7 +15,9 @@ MAX_TUNED_MICRO_BATCHES = 4
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 FOUR_BITS = ("mxfp4", "int4", "int4_128")
 """int4_128: groups of 128 inputs; the others: of 32."""
-WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", "int8_32", *FOUR_BITS, "fp8", "fp8_channel")
+ON_CPU_ALONE = ("int8_32",)
+"""The kernels of GPUs have no such format."""
+WEIGHT_DTYPES = (*DTYPE_BYTES, "int8", *ON_CPU_ALONE, *FOUR_BITS, "fp8", "fp8_channel")
 """int8: groups of 128 inputs; int8_32: of 32, as GGUF's. fp8: blocks of 128 outputs and inputs, on
 the CPU an output and 128 inputs, whichever it is."""
 KV_CACHE_DTYPES = (*DTYPE_BYTES, "int8", "fp8")

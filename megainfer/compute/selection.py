@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from megainfer.compute.cpu.kernels import library
-from megainfer.config import DTYPE_BYTES
+from megainfer.config import DTYPE_BYTES, ON_CPU_ALONE
 from megainfer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ class _Gpu:
         return "gpu"
 
     def check(self, precision: Precision) -> None:
-        """It has arithmetic for all weights of experts."""
+        if precision.expert_dtype in ON_CPU_ALONE:
+            raise ConfigError(
+                f"--expert-dtype {precision.expert_dtype} needs the CPU kernels; on a GPU use int8"
+            )
         if precision.attention_dtype != precision.dtype:
             raise ConfigError(
                 f"--attention-dtype {precision.attention_dtype} needs the CPU kernels; on a GPU "

@@ -226,6 +226,8 @@ def test_narrow_formats_of_experts_are_not_the_references(small):
         make_plan(replace(wish, ffn_device="cpu", gpus=None, kernels="reference"), small, one)
     with pytest.raises(ConfigError, match="--attention-dtype float32 needs the CPU kernels"):
         make_plan(EngineConfig(attention_dtype="float32"), small, H200X8)
+    with pytest.raises(ConfigError, match="--expert-dtype int8_32 needs the CPU kernels; on a GPU"):
+        make_plan(replace(wish, expert_dtype="int8_32"), small, one)
 
 
 @pytest.mark.parametrize("kept", ["int8", "fp8", "float32"])
