@@ -6,7 +6,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from tests.support.checkpoints import oracle, write_checkpoint
+from tests.support.checkpoints import oracle
+from tests.support.old_and_new import Models, write_models
 from tests.support.served import CONTEXT, Served, serving, stream
 
 STREAMS, TOKENS = 3, 400
@@ -25,19 +26,9 @@ PROMPT = list(range(3, 40))
 OPTIONS = ("--attn-gpus", "2", "--ffn-gpus", "2", "--kv-cache-memory", "16MiB")
 
 
-class Models(NamedTuple):
-    old: Path
-    new: Path
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    folder = tmp_path_factory.mktemp("models")
-    names = enumerate(("old", "new"))
-    shape = {"max_position_embeddings": CONTEXT}
-    return Models(
-        *(write_checkpoint("olmoe", "mha", folder / n, seed=i, **shape) for i, n in names)
-    )
+    return write_models(tmp_path_factory.mktemp("models"), max_position_embeddings=CONTEXT)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -16,7 +16,7 @@ from megainfer import LLM, SamplingParams
 from megainfer.errors import CheckpointError, ConfigError
 from megainfer.weight_group.joining import announced
 from megainfer.weight_group.wishes import BroadcastWeights, Group
-from tests.support.checkpoints import write_checkpoint
+from tests.support.old_and_new import Models, write_models
 from tests.support.served import Served, serving
 
 PROMPT = list(range(3, 30))
@@ -39,16 +39,9 @@ for line in sys.stdin:  # a broadcast each
 """
 
 
-class Models(NamedTuple):
-    old: Path
-    new: Path
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    folder = tmp_path_factory.mktemp("models")
-    names = enumerate(("old", "new"))
-    return Models(*(write_checkpoint("olmoe", "mha", folder / n, seed=i) for i, n in names))
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 class Trainer:
