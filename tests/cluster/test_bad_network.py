@@ -37,6 +37,8 @@ SILENCE_SECONDS, PULSE_SECONDS, GROUP_SECONDS, MEETING_SECONDS = 1, 0.1, 0.7, 1.
 """Shorter than in earnest; a machine that is busy for so long loses a link more, and no token."""
 END_SECONDS = 30.0
 TRIAL_SECONDS = 240.0
+FORKING = threading.Lock()
+"""Who is forked meanwhile has the other ends, and an end would be seen when that one ends."""
 NAMED = re.compile(r"(attention|expert) node \d")
 Reference = tuple[Path, list[list[int]], list[Greedy]]
 
@@ -74,9 +76,10 @@ def test_tokens_are_exact_or_an_error_says_why(reference: Reference, first: int)
 
 def tried(reference: Reference, seed: int) -> str:
     """What a trial has said, or how its process has ended."""
-    ours, theirs = Pipe()
-    process = fork(told, theirs, reference, seed)
-    theirs.close()
+    with FORKING:
+        ours, theirs = Pipe()
+        process = fork(told, theirs, reference, seed)
+        theirs.close()
     try:
         try:
             if ours in wait([ours, process.sentinel], TRIAL_SECONDS) or ours.poll():
