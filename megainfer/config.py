@@ -65,10 +65,9 @@ class EngineConfig:
     for dtype's own, or as the checkpoint stores them where the CPU kernels multiply that;
     attention_dtype: how the weights
     of attention nodes are, auto for dtype's own. kv_cache_dtype: of keys and values, auto for
-    dtype's own. cores: whether each process has CPU
-    cores of its own (split) or all of them together (shared), auto for what is faster. numa:
-    whether cores of one socket and its memory are kept together where there are several (auto), or
-    all is left to the system (off). trace: how
+    dtype's own. cores: whether each process has CPU cores of its own (split) or all of them
+    together (shared), auto for what is faster. numa: whether cores of one socket and its memory are
+    kept together where there are several (auto), or all is left to the system (off). trace: how
     many of its latest spans of work each node keeps, for `LLM.take_spans`. generation_config: where
     sampling defaults come from, `auto` (the model's folder), `vllm` (neutral ones) or a folder;
     override_generation_config: fields that replace them (see `frontend.generation_config`).

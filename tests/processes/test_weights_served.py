@@ -242,7 +242,7 @@ def test_what_is_wrong_with_them_is_said_and_the_old_ones_serve(
         with pytest.raises(CheckpointError, match=f"{name}.*{reason}|{reason} {name}"):
             llm.update_weights(tmp_path / "wrong.safetensors")
     with pytest.raises(ConfigError, match=r"version must be a string of .*, not 3"):
-        llm.update_weights(kept.new, version=3)  # type: ignore[arg-type]
+        llm.update_weights(kept.new, version=3)  # type: ignore[arg-type]  # no text, which is refused
     assert llm.weight_version == "old"
     assert tokens_of(llm) == answers.of("old")
 
