@@ -25,7 +25,7 @@ from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Enter, Prepare
 from megainfer.messages.weights import WeightFiles
 from megainfer.ranks.layout import RowsLayout
-from megainfer.ranks.orders import MESSAGE
+from megainfer.ranks.road import MESSAGE
 from megainfer.ranks.rows import FollowingRows, Order
 from megainfer.topology import Placement, Shard
 
@@ -72,7 +72,7 @@ class Follower:
         self._plan = plan
         self._model = model
         self._link = seat.link
-        self._rows = FollowingRows(seat.shared, seat.rank, plan.spin_seconds)
+        self._rows = FollowingRows(seat.road(plan.spin_seconds), seat.layout, seat.rank)
         self._work = Workload(page)
         self._computed = self._seen = 0  # batches, and at the last look
         self._renewer = Renewer(weights, self._open_reader, model.renewed, self._is_busy)
@@ -100,17 +100,17 @@ class Follower:
         self._compute(order)
 
     def _compute(self, order: Order) -> None:
-        rows = self._rows
+        hidden, local_ids, weights = self._rows.given(order.rows)
         dispatch = Dispatch(
             source=0,
             micro_batch=0,
             layer=order.layer,
             sequence=0,
-            hidden=rows.hidden[: order.rows],
-            local_ids=rows.ids[: order.rows],
-            weights=rows.weights[: order.rows],
+            hidden=hidden,
+            local_ids=local_ids,
+            weights=weights,
         )
-        self._model.forward(order.layer, [dispatch], [rows.result[: order.rows]])
+        self._model.forward(order.layer, [dispatch], [self._rows.result(order.rows)])
         self._computed += 1
 
     def _hear(self, message: ToChild | None) -> None:

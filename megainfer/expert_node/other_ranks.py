@@ -14,9 +14,6 @@ from megainfer.topology import WHOLE, Shard
 if TYPE_CHECKING:  # msgspec, without which a node of one rank can be tried on a GPU
     from megainfer.launch.ranks.seats import LeadingSeat
 
-LOADING_SECONDS = 3600.0
-"""A death meanwhile is noticed at once, by the supervisor."""
-
 
 class OtherRanks(Protocol):
     """Who computes the rest of every expert."""
@@ -42,18 +39,18 @@ ALONE = Rank()
 
 
 class ExpertRanks:
-    """`OtherRanks` over memory that processes of one host share. links: what the supervisor says
-    goes on there."""
+    """`OtherRanks` over the road of their seat. links: what the supervisor says goes on there."""
 
     def __init__(self, seat: "LeadingSeat[RowsLayout]", node: int, spin_seconds: float) -> None:
         from megainfer.launch.ranks.links import RankLinks
 
-        self._rows = LeadingRows(seat.shared, f"expert node {node}", spin_seconds)
-        self.links = RankLinks(seat.links, self._rows.orders.message)
+        self._road = seat.road(f"expert node {node}", spin_seconds)
+        self._rows = LeadingRows(self._road, seat.layout)
+        self.links = RankLinks(seat.links, self._road.message)
 
     def await_loaded(self) -> None:
         """Until all have their weights. Raises NodeDied."""
-        self._rows.orders.await_all(LOADING_SECONDS)
+        self._road.await_loaded()
 
     def begin(self, layer: int, dispatches: Sequence[Dispatch]) -> None:
         """See `OtherRanks`."""

@@ -26,13 +26,26 @@ def first_offset(ranks: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Field:
+    """Rows that ranks tell each other. offset: where, in a memory that has this layout. rows: at
+    most. shape: of a row, () for a number. dtype: torch's name of it."""
+
+    offset: int
+    rows: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class RowsLayout:
     """Of an expert node: the rows, and what each rank but the first makes of them. rows: at most.
     dtype: of rows and results.
 
     >>> layout = RowsLayout(ranks=2, rows=3, hidden_size=8, top_k=2, dtype="float32")
-    >>> layout.hidden, layout.ids, layout.weights, layout.result(1), layout.total_bytes
-    (192, 320, 384, 448, 576)
+    >>> [field.offset for field in (layout.hidden, layout.ids, layout.weights, layout.result(1))]
+    [192, 320, 384, 448]
+    >>> layout.total_bytes
+    576
     """
 
     ranks: int
@@ -42,29 +55,36 @@ class RowsLayout:
     dtype: str
 
     @property
-    def hidden(self) -> int:
-        """Offset of dtype [rows, D]."""
-        return first_offset(self.ranks)
+    def hidden(self) -> Field:
+        """dtype [rows, D]."""
+        return self._hidden_at(first_offset(self.ranks))
 
     @property
-    def ids(self) -> int:
-        """Offset of int32 [rows, K]."""
-        return self.hidden + self._row_bytes
+    def ids(self) -> Field:
+        """int32 [rows, K]."""
+        return Field(self.hidden.offset + self._row_bytes, self.rows, (self.top_k,), "int32")
 
     @property
-    def weights(self) -> int:
-        """Offset of float32 [rows, K]."""
-        return self.ids + lines(self.rows * self.top_k * ID_BYTES)
+    def weights(self) -> Field:
+        """float32 [rows, K]."""
+        offset = self.ids.offset + lines(self.rows * self.top_k * ID_BYTES)
+        return Field(offset, self.rows, (self.top_k,), "float32")
 
-    def result(self, rank: int) -> int:
-        """Offset of dtype [rows, D], for every rank but the first."""
-        first = self.weights + lines(self.rows * self.top_k * WEIGHT_BYTES)
-        return first + (rank - 1) * self._row_bytes
+    def result(self, rank: int) -> Field:
+        """dtype [rows, D], of every rank but the first."""
+        return self._hidden_at(self._result_offset(rank))
 
     @property
     def total_bytes(self) -> int:
         """Of address space; pages that no row was in take no memory."""
-        return self.result(self.ranks)
+        return self._result_offset(self.ranks)
+
+    def _hidden_at(self, offset: int) -> Field:
+        return Field(offset, self.rows, (self.hidden_size,), self.dtype)
+
+    def _result_offset(self, rank: int) -> int:
+        first = self.weights.offset + lines(self.rows * self.top_k * WEIGHT_BYTES)
+        return first + (rank - 1) * self._row_bytes
 
     @property
     def _row_bytes(self) -> int:
@@ -81,8 +101,10 @@ class HalfLayout:
     >>> layout = HalfLayout(
     ...     ranks=2, rows=2, hidden_size=8, logit_rows=1, vocabulary=32, sequences=2, blocks=3
     ... )
-    >>> layout.step_numbers, layout.step, layout.rows_at, layout.result(1), layout.total_bytes
-    (17, 192, 384, 448, 576)
+    >>> [field.offset for field in (layout.step, layout.residual, layout.result(1))]
+    [192, 384, 448]
+    >>> layout.step_numbers, layout.total_bytes
+    (17, 576)
     """
 
     ranks: int
@@ -100,29 +122,45 @@ class HalfLayout:
         return 1 + self.sequences * (4 + self.blocks) + self.rows
 
     @property
-    def step(self) -> int:
-        """Offset of int64 [step_numbers]."""
-        return first_offset(self.ranks)
+    def step(self) -> Field:
+        """int64 [step_numbers]."""
+        return Field(first_offset(self.ranks), self.step_numbers, (), "int64")
 
     @property
-    def rows_at(self) -> int:
-        """Offset of float32 [rows, D], or int64 [rows]."""
-        return self.step + lines(self.step_numbers * NUMBER_BYTES)
+    def residual(self) -> Field:
+        """float32 [rows, D]."""
+        return Field(self._rows_offset, self.rows, (self.hidden_size,), "float32")
+
+    @property
+    def token_ids(self) -> Field:
+        """int64 [rows], in the same place."""
+        return Field(self._rows_offset, self.rows, (), "int64")
+
+    def result(self, rank: int) -> Field:
+        """float32 [rows, D], of every rank but the first."""
+        return Field(self._result_offset(rank), self.rows, (self.hidden_size,), "float32")
+
+    def logits(self, rank: int, vocabulary: int) -> Field:
+        """float32 [logit_rows, vocabulary], in the same place; vocabulary: how many are its own."""
+        return Field(self._result_offset(rank), self.logit_rows, (vocabulary,), "float32")
+
+    @property
+    def total_bytes(self) -> int:
+        """Of address space; what is never written takes no memory."""
+        return self._result_offset(self.ranks)
+
+    @property
+    def _rows_offset(self) -> int:
+        return self.step.offset + lines(self.step_numbers * NUMBER_BYTES)
 
     @property
     def _row_bytes(self) -> int:
         """Room for either."""
         return lines(self.rows * max(self.hidden_size * FLOAT_BYTES, NUMBER_BYTES))
 
-    def result(self, rank: int) -> int:
-        """Offset of float32 [rows, D] or [logit_rows, vocabulary], for every rank but the first."""
+    def _result_offset(self, rank: int) -> int:
         logits = lines(self.logit_rows * self.vocabulary * FLOAT_BYTES)
-        return self.rows_at + self._row_bytes + (rank - 1) * max(self._row_bytes, logits)
-
-    @property
-    def total_bytes(self) -> int:
-        """Of address space; what is never written takes no memory."""
-        return self.result(self.ranks)
+        return self._rows_offset + self._row_bytes + (rank - 1) * max(self._row_bytes, logits)
 
 
 def lines(size: int) -> int:

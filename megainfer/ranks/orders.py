@@ -13,15 +13,11 @@ from torch import Tensor
 
 from megainfer.errors import NodeDied
 from megainfer.ranks.layout import ORDER_NUMBERS, order_offset, word_offset
+from megainfer.ranks.road import ANSWER_SECONDS
 from megainfer.ranks.words import Words
 
 LOADED = 1
 """What a rank says first. Orders are numbered from here on."""
-ANSWER_SECONDS = 60.0
-"""A rank that dies takes its node with it at once, and one that hangs is noticed by the supervisor;
-this only bounds what a fault of our own could cost."""
-MESSAGE = -1
-"""In place of what an order is about: there is a message on the rank's link."""
 
 
 class Orders:
@@ -41,17 +37,12 @@ class Orders:
             if not self._words.wait(rank, self._number, timeout):
                 raise NodeDied(f"rank {rank} of {self._name} has not answered for {timeout:g} s")
 
-    def say(self, *numbers: int) -> None:
+    def say(self, order: Sequence[int]) -> None:
         """The next order, once all have done the last one."""
-        for place, number in enumerate(numbers):
+        for place, number in enumerate(order):
             self._order[place] = number
         self._number += 1
         self._words.say(self._number)
-
-    def message(self) -> None:
-        """Each rank has a message on its link. Raises NodeDied."""
-        self.await_all()
-        self.say(MESSAGE)
 
 
 class FollowedOrders:

@@ -5,8 +5,9 @@ from math import prod
 from mmap import mmap
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from megainfer.ranks.layout import Field
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -32,11 +33,14 @@ class Shared(Generic[AnyLayout]):
     def create(cls, layout: AnyLayout) -> "Shared[AnyLayout]":
         return cls(layout, mmap(-1, layout.total_bytes))
 
-    def tensor(self, offset: int, shape: tuple[int, ...], dtype: "torch.dtype") -> "Tensor":
-        """What is there, as all see it."""
+    def field(self, field: Field, rows: int) -> "Tensor":
+        """Its first rows, as all see them."""
         import torch
 
-        flat = torch.frombuffer(self.memory, dtype=dtype, count=prod(shape), offset=offset)
+        shape, dtype = (rows, *field.shape), getattr(torch, field.dtype)
+        if not rows:
+            return torch.empty(shape, dtype=dtype)
+        flat = torch.frombuffer(self.memory, dtype=dtype, count=prod(shape), offset=field.offset)
         return flat.view(shape)
 
     def close(self) -> None:

@@ -26,7 +26,8 @@ from megainfer.memory import kv_block_bytes
 from megainfer.messages.from_child import Prepared
 from megainfer.messages.to_child import Prepare
 from megainfer.ranks.layout import RowsLayout
-from megainfer.ranks.orders import MESSAGE
+from megainfer.ranks.memory import FollowingMemory, LeadingMemory
+from megainfer.ranks.road import MESSAGE
 from megainfer.ranks.rows import FollowingRows, LeadingRows, Order
 from megainfer.ranks.shared import Shared
 from megainfer.topology import contiguous_placement
@@ -174,7 +175,7 @@ def test_one_rank_that_cannot_is_what_the_node_says():
     layout = RowsLayout(ranks=3, rows=1, hidden_size=8, top_k=1, dtype="float32")
     seats = RankSeats(layout)
     others = ExpertRanks(seats.leading, 0, 0.0)
-    followers = [FollowingRows(seats.following(rank).shared, rank, 0.0) for rank in (1, 2)]
+    followers = [seats.following(rank).road(0.0) for rank in (1, 2)]
     for follower in followers:
         follower.done()
     others.links.prepare(Prepare(ticket=1, placement=contiguous_placement(4, 1, (0,), 0)))
@@ -201,6 +202,10 @@ def outputs_of(cluster: LocalCluster, node: int = 0, plan: Plan | None = None) -
 SMALL = RowsLayout(ranks=4, rows=6, hidden_size=8, top_k=2, dtype="float32")
 
 
+def following_of(shared: Shared[RowsLayout], rank: int, spin: float = 0.0) -> FollowingRows:
+    return FollowingRows(FollowingMemory(shared, rank, spin), shared.layout, rank)
+
+
 def rows_of(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a dispatch of so many rows has."""
     generator = torch.Generator().manual_seed(count)
@@ -213,8 +218,8 @@ def rows_of(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
 def test_sums_are_in_the_order_of_ranks_whoever_is_done_first(dtype, order):
     shared = Shared.create(replace(SMALL, dtype=dtype))
-    leading = LeadingRows(shared, "expert node 0", 0.0)
-    others = {rank: FollowingRows(shared, rank, 0.0) for rank in (1, 2, 3)}
+    leading = LeadingRows(LeadingMemory(shared, "expert node 0", 0.0), shared.layout)
+    others = {rank: following_of(shared, rank) for rank in (1, 2, 3)}
     for other in others.values():
         other.done()
     kind = getattr(torch, dtype)
@@ -225,10 +230,10 @@ def test_sums_are_in_the_order_of_ranks_whoever_is_done_first(dtype, order):
     for rank in order:
         other = others[rank]
         assert other.wait(0.0) == Order(7, 5)
-        assert torch.equal(other.hidden[:5], torch.cat([hidden for hidden, _, _ in messages]))
-        assert torch.equal(other.ids[:5], torch.cat([ids for _, ids, _ in messages]))
-        assert torch.equal(other.weights[:5], torch.cat([weights for _, _, weights in messages]))
-        other.result[:5] = scales[rank] * (1 + other.hidden[:5])
+        given = other.given(5)
+        for found, parts in zip(given, zip(*messages, strict=True), strict=True):
+            assert torch.equal(found, torch.cat(parts))
+        other.result(5).copy_(scales[rank] * (1 + given[0]))
         other.done()
     outs = [hidden.clone() for hidden, _, _ in messages]
     leading.add_to(outs)
@@ -241,9 +246,9 @@ def test_sums_are_in_the_order_of_ranks_whoever_is_done_first(dtype, order):
 
 def test_a_rank_that_does_not_answer_is_named_within_the_bound():
     shared = Shared.create(SMALL)
-    leading = LeadingRows(shared, "expert node 3", 0.0)
+    leading = LeadingMemory(shared, "expert node 3", 0.0)
     for rank in (1, 3):
-        FollowingRows(shared, rank, 0.0).done()
+        FollowingMemory(shared, rank, 0.0).done()
     with pytest.raises(NodeDied, match=r"rank 2 of expert node 3 has not answered for 0\.01 s"):
         leading.orders.await_all(0.01)
 
@@ -252,11 +257,12 @@ def test_a_rank_that_does_not_answer_is_named_within_the_bound():
 def test_no_order_and_no_answer_is_lost(spin):
     """Many orders over a thread that answers each: a wake-up that is missed would take a minute."""
     shared = Shared.create(replace(SMALL, ranks=2))
-    leading = LeadingRows(shared, "expert node 0", spin)
+    road = LeadingMemory(shared, "expert node 0", spin)
+    leading = LeadingRows(road, shared.layout)
     heard: list[Order] = []
 
     def follow() -> None:
-        following = FollowingRows(shared, 1, spin)
+        following = following_of(shared, 1, spin)
         following.done()
         while len(heard) < 2000:
             if (order := following.wait(5.0)) is not None:
@@ -268,8 +274,8 @@ def test_no_order_and_no_answer_is_lost(spin):
     hidden, ids, weights = rows_of(1)
     for layer in range(1999):
         leading.begin(layer, [hidden], [ids], [weights])
-    leading.orders.message()
-    leading.orders.await_all(5.0)
+    road.message()
+    road.orders.await_all(5.0)
     thread.join(5.0)
     assert heard == [*(Order(layer, 1) for layer in range(1999)), Order(MESSAGE, 1)]
 

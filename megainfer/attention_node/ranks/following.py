@@ -5,6 +5,7 @@ from time import monotonic
 from typing import Never
 
 import torch
+from torch import Tensor
 
 from megainfer.attention_node.model import AttentionModel
 from megainfer.attention_node.process import load_attention
@@ -27,9 +28,9 @@ from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Enter, Prepare
 from megainfer.messages.weights import WeightFiles
 from megainfer.models.sources import ModelSources
-from megainfer.ranks.half import SharedHalf, Work
+from megainfer.ranks.half import Work
 from megainfer.ranks.layout import HalfLayout
-from megainfer.ranks.orders import MESSAGE, FollowedOrders
+from megainfer.ranks.road import MESSAGE
 from megainfer.topology import Shard
 
 MESSAGE_SECONDS = 1.0
@@ -69,28 +70,27 @@ class HalfFollower:
         page: Page,
     ) -> None:
         self._plan, self._model, self._kv = plan, model, kv
-        self._link, shared = seat.link, seat.shared
-        ranks = shared.layout.ranks
-        self._orders = FollowedOrders(shared.memory, ranks, seat.rank, plan.spin_seconds)
-        self._shared = SharedHalf(shared)
-        first, end = ModelSources(plan.spec, Shard(seat.rank, ranks)).vocabulary
-        self._result = self._shared.result(seat.rank)
-        self._logits = self._shared.logits(seat.rank, end - first)
+        self._link = seat.link
+        self._layout = layout = seat.layout
+        self._road = seat.road(plan.spin_seconds)
+        first, end = ModelSources(plan.spec, Shard(seat.rank, layout.ranks)).vocabulary
+        self._made = layout.result(seat.rank)
+        self._logits = layout.logits(seat.rank, end - first)
         self._steps: dict[int, StepBatch] = {}  # by place
         self._work = Workload(page)
         self._computed = self._seen = 0  # orders, and at the last look
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
         self._renewer = Renewer(weights, self._open_reader, model.renewed, self._is_busy)
-        self._orders.done()  # loading
+        self._road.done()  # loading
 
     def turn(self, timeout: float) -> None:
         """Do what rank 0 says next, if that comes within `timeout` seconds; then tell it what has
         been prepared."""
-        order = self._orders.wait(self._renewer.sleep_bound(timeout))
+        order = self._road.wait(self._renewer.sleep_bound(timeout))
         if order is not None:
             self._work.begin(monotonic())
             self._obey(order)
-            self._orders.done()
+            self._road.done()
             self._work.rest()
         for prepared in self._renewer.news():
             self._link.send(prepared)
@@ -100,32 +100,37 @@ class HalfFollower:
             self._hear(self._link.receive(MESSAGE_SECONDS))
             return
         work, layer, rows, place = order[:4]
-        self._work.rows(rows)
         self._compute(Work(work), layer, rows, place)
         self._computed += 1
 
     @torch.inference_mode()
     def _compute(self, work: Work, layer: int, rows: int, place: int) -> None:
-        half, given, result = self._model.half, self._shared.rows[:rows], self._result[:rows]
-        match work:
-            case Work.STEP:
-                self._steps[place] = read_step(self._shared.step)
-            case Work.EMBED:
-                result.copy_(half.embed(self._shared.token_ids[:rows]))
-            case Work.ATTEND:
-                x = given.clone()
-                half.layers[layer].attend(x, self._steps[place], self._kv.layer(layer))
-                torch.sub(x, given, out=result)
-            case Work.DENSE:
-                x = given.clone()
-                half.layers[layer].feed_forward(x, self._steps[place])
-                torch.sub(x, given, out=result)
-            case Work.SHARED:
-                shared = half.layers[layer].shared(given.to(self._dtype))
-                assert shared is not None, f"layer {layer} has a shared expert"
-                result.copy_(shared)
-            case Work.LOGITS:
-                self._logits[:rows] = half.logits(given.clone(), torch.arange(rows))
+        layout, road = self._layout, self._road
+        if work is Work.STEP:
+            self._steps[place] = read_step(road.given(layout.step, rows))
+            return
+        self._work.rows(rows)
+        if work is Work.EMBED:
+            made = self._model.half.embed(road.given(layout.token_ids, rows))
+        else:
+            made = self._of_rows(work, layer, road.given(layout.residual, rows), place)
+        road.result(self._logits if work is Work.LOGITS else self._made, rows).copy_(made)
+
+    def _of_rows(self, work: Work, layer: int, given: Tensor, place: int) -> Tensor:
+        """What it makes of float32 [T, D]."""
+        half = self._model.half
+        if work is Work.LOGITS:
+            return half.logits(given.clone(), torch.arange(len(given)))
+        if work is Work.SHARED:
+            shared = half.layers[layer].shared(given.to(self._dtype))
+            assert shared is not None, f"layer {layer} has a shared expert"
+            return shared
+        x = given.clone()
+        if work is Work.ATTEND:
+            half.layers[layer].attend(x, self._steps[place], self._kv.layer(layer))
+        else:
+            half.layers[layer].feed_forward(x, self._steps[place])
+        return x.sub_(given)
 
     def _hear(self, message: ToChild | None) -> None:
         match message:

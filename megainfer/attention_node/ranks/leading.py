@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from megainfer.attention_node.ranks.step_numbers import write_step
+from megainfer.attention_node.ranks.step_numbers import step_numbers
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
 from megainfer.compute.half import LayerHalf, ModelHalf, Routed
 from megainfer.compute.kv_cache import KVCache
 from megainfer.models.sources import ModelSources
 from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec
-from megainfer.ranks.half import SharedHalf, Work
+from megainfer.ranks.half import Work
 from megainfer.ranks.layout import HalfLayout
-from megainfer.ranks.orders import Orders
+from megainfer.ranks.road import Given
 from megainfer.topology import WHOLE, Placement, Shard
 
 if TYPE_CHECKING:  # msgspec, without which a node of one rank can be tried on a GPU
@@ -30,8 +30,6 @@ if TYPE_CHECKING:  # msgspec, without which a node of one rank can be tried on a
 
 STEPS_KEPT = 16
 """Steps that the others know at a time: more than there are micro-batches."""
-LOADING_SECONDS = 3600.0
-"""A death meanwhile is noticed at once, by the supervisor."""
 
 
 class HalfRanks:
@@ -43,55 +41,49 @@ class HalfRanks:
         from megainfer.launch.ranks.links import RankLinks
 
         self.spec = spec
-        layout = seat.shared.layout
-        name = f"attention node {node}"
-        self._orders = Orders(seat.shared.memory, layout.ranks, name, spin_seconds)
-        self._shared = SharedHalf(seat.shared)
-        self._logit_rows = layout.logit_rows
+        self._layout = layout = seat.layout
+        self._road = seat.road(f"attention node {node}", spin_seconds)
         others = range(1, layout.ranks)
-        self._results = [self._shared.result(rank) for rank in others]
+        self._results = [layout.result(rank) for rank in others]
         parts = [ModelSources(spec, Shard(rank, layout.ranks)).vocabulary for rank in others]
         self._logits = [
-            self._shared.logits(rank, end - first)
+            layout.logits(rank, end - first)
             for rank, (first, end) in zip(others, parts, strict=True)
         ]
         self._steps: OrderedDict[int, tuple[StepBatch, int]] = OrderedDict()  # by id, its place
-        self.links = RankLinks(seat.links, self._orders.message)
+        self.links = RankLinks(seat.links, self._road.message)
 
     def await_loaded(self) -> None:
         """Until all have their weights. Raises NodeDied."""
-        self._orders.await_all(LOADING_SECONDS)
+        self._road.await_loaded()
 
     def begin(self, work: Work, x: Tensor, layer: int = 0, batch: StepBatch | None = None) -> None:
         """All compute this for the rows x, [T, D] of any float dtype. Raises NodeDied."""
         place = 0 if batch is None else self._place_of(batch)
-        self._orders.await_all()
-        self._shared.rows[: len(x)] = x
-        self._orders.say(work, layer, len(x), place)
+        made = self._logits if work is Work.LOGITS else self._results
+        self._road.begin((work, layer, len(x), place), [Given(self._layout.residual, [x])], made)
 
     def begin_embedding(self, token_ids: Tensor) -> None:
         """int64 [T]. Raises NodeDied."""
-        self._orders.await_all()
-        self._shared.token_ids[: len(token_ids)] = token_ids
-        self._orders.say(Work.EMBED, 0, len(token_ids), 0)
+        order = Work.EMBED, 0, len(token_ids), 0
+        self._road.begin(order, [Given(self._layout.token_ids, [token_ids])], self._results)
 
     def add_to(self, x: Tensor) -> None:
         """What the others made of the rows, to x, float32 [T, D]. Raises NodeDied."""
-        self._orders.await_all()
-        for result in self._results:
-            x += result[: len(x)]
+        for result in self._road.results():
+            x += result
 
     def logits(self, half: ModelHalf, x: Tensor, rows: Tensor) -> Tensor:
         """Of the whole vocabulary, as `ModelHalf.logits`. Raises NodeDied."""
-        starts = range(0, max(len(rows), 1), self._logit_rows)
-        pieces = (rows[first : first + self._logit_rows] for first in starts)
+        at_a_time = self._layout.logit_rows
+        starts = range(0, max(len(rows), 1), at_a_time)
+        pieces = (rows[first : first + at_a_time] for first in starts)
         return torch.cat([self._some_logits(half, x, piece) for piece in pieces])
 
     def _some_logits(self, half: ModelHalf, x: Tensor, rows: Tensor) -> Tensor:
         self.begin(Work.LOGITS, x[rows])
         own = half.logits(x, rows)
-        self._orders.await_all()
-        return torch.cat([own, *(logits[: len(rows)] for logits in self._logits)], dim=1)
+        return torch.cat([own, *self._road.results()], dim=1)
 
     def _place_of(self, batch: StepBatch) -> int:
         """Where the others have this step, of which they are told when it is new."""
@@ -103,9 +95,9 @@ class HalfRanks:
         if place == STEPS_KEPT:
             _, (_, place) = self._steps.popitem(last=False)
         self._steps[id(batch)] = batch, place  # kept, so that no other gets its id
-        self._orders.await_all()
-        write_step(batch, self._shared.step)
-        self._orders.say(Work.STEP, 0, 0, place)
+        numbers = step_numbers(batch)
+        order = Work.STEP, 0, len(numbers), place
+        self._road.begin(order, [Given(self._layout.step, [numbers])])
         return place
 
 

@@ -15,14 +15,14 @@ from megainfer.config import BLOCK_SIZE
 HEADER = 4
 
 
-def write_step(batch: StepBatch, to: Tensor) -> None:
-    """Into the front of int64 [N]."""
+def step_numbers(batch: StepBatch) -> Tensor:
+    """int64 [N]."""
     numbers = [len(batch.chunks)]
     for chunk in batch.chunks:
         blocks = chunk.block_ids[: -(-chunk.context // BLOCK_SIZE)]
         numbers += [len(chunk.token_ids), chunk.start, chunk.state_slot, len(blocks), *blocks]
     numbers += chain.from_iterable(chunk.token_ids for chunk in batch.chunks)
-    to[: len(numbers)] = torch.tensor(numbers, dtype=torch.int64)
+    return torch.tensor(numbers, dtype=torch.int64)
 
 
 def read_step(written: Tensor) -> StepBatch:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol
 
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.ranks.shared import AnyLayout, Shared
+
+if TYPE_CHECKING:  # torch, which who only makes seats doesn't need
+    from megainfer.ranks.road import FollowingRoad, LeadingRoad
 
 
 class Closable(Protocol):
@@ -19,6 +22,17 @@ class LeadingSeat(Generic[AnyLayout]):
     shared: Shared[AnyLayout]
     links: tuple[ChildLink, ...]
 
+    @property
+    def layout(self) -> AnyLayout:
+        """Of what ranks tell each other."""
+        return self.shared.layout
+
+    def road(self, name: str, spin_seconds: float) -> "LeadingRoad":
+        """To the other ranks; name: their node's, for errors."""
+        from megainfer.ranks.memory import LeadingMemory
+
+        return LeadingMemory(self.shared, name, spin_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class FollowingSeat(Generic[AnyLayout]):
@@ -27,6 +41,17 @@ class FollowingSeat(Generic[AnyLayout]):
     shared: Shared[AnyLayout]
     rank: int
     link: ParentLink
+
+    @property
+    def layout(self) -> AnyLayout:
+        """Of what ranks tell each other."""
+        return self.shared.layout
+
+    def road(self, spin_seconds: float) -> "FollowingRoad":
+        """To rank 0."""
+        from megainfer.ranks.memory import FollowingMemory
+
+        return FollowingMemory(self.shared, self.rank, spin_seconds)
 
 
 class RankSeats(Generic[AnyLayout]):
