@@ -92,11 +92,11 @@ def with_tokenizer(checkpoint: Path, folder: Path) -> Path:
         (target / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|2|>"})
         )
-        _tokenizer(size).save(str(target / "tokenizer.json"))
+        make_tokenizer(size).save(str(target / "tokenizer.json"))
     return target
 
 
-def _tokenizer(size: int) -> Tokenizer:
+def make_tokenizer(size: int) -> Tokenizer:
     """Three special tokens, all bytes, then pairs and triples of letters and digits, as far as
     the size goes; raises ValueError where it goes further."""
     special = [f"<|{number}|>" for number in range(3)]

@@ -2,6 +2,7 @@
 
     python benchmarks/precision.py
     python benchmarks/precision.py --text FILE --tokens 4096 --experts int4 --cache fp8
+    python benchmarks/precision.py --llamacpp q8_0 q4_0 q4_k_m mxfp4_moe
 
 One text goes through the model in every combination, attention in bfloat16, and once in float32,
 which the others are compared with at every position:
@@ -12,6 +13,9 @@ which the others are compared with at every position:
     error       RMS of the logits' difference over RMS of float32's, each position's mean taken out
     B/token     of the KV cache, all layers
 
+--llamacpp: the same of llama.cpp's formats, with keys and values in float16, as it has them by
+itself; nearly all matrices are in the format, attention's too. `prepare_peers.py` makes it.
+
 Without --model it is the demo model, without --text this repository's documents, in the order of
 their names.
 """
@@ -19,13 +23,18 @@ their names.
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from measures import hardware
+from peers import llamacpp
+from peers.environments import PreparationError
+from prepare_peers import DEFAULT_FOLDER
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -64,6 +73,10 @@ class Result:
     cache_bytes: float
 
 
+Chunks = Iterable[Tensor]
+"""Logits of a text's positions, float32 [T, V], chunk after chunk."""
+
+
 class Formats:
     """A checkpoint in every combination of formats; what was loaded last of each half stays."""
 
@@ -75,7 +88,7 @@ class Formats:
         self._experts = cache(self._load_experts)
 
     def chunks(self, precision: Precision, tokens: Sequence[int]) -> Iterator[Tensor]:
-        """Logits of one text's positions, float32 [CHUNK, V], chunk after chunk."""
+        """See `Chunks`."""
         attention = self._attention(precision.dtype, precision.cache_dtype)
         blocks = list(range(-(-len(tokens) // BLOCK_SIZE)))
         kv, clock = attention.new_cache(len(blocks), 1), StageClock()
@@ -123,23 +136,52 @@ class Sums:
         self.size += float(centred.square().double().sum())
 
 
-def measure(
-    formats: Formats, precision: Precision, tokens: list[int], exact: list[Tensor]
-) -> Result:
-    """exact: float32's logits, chunk after chunk."""
-    sums, following = Sums(), torch.tensor(tokens[1:])
-    for number, logits in enumerate(formats.chunks(precision, tokens[:-1])):
-        first = number * CHUNK
-        sums.add(logits, exact[number], following[first : first + len(logits)])
+@dataclass(frozen=True)
+class Text:
+    """One, and float32's logits of it. tokens: one more than have logits."""
+
+    tokens: list[int]
+    exact: list[Tensor]
+
+    def compared(self, chunks: Chunks) -> Sums:
+        sums, following, first = Sums(), torch.tensor(self.tokens[1:]), 0
+        for logits, exact in zip(chunks, self.exact, strict=True):
+            sums.add(logits, exact, following[first : first + len(logits)])
+            first += len(logits)
+        return sums
+
+
+def result_of(sums: Sums, experts: str, cache: str, cache_bytes: float) -> Result:
     return Result(
-        experts=precision.expert_dtype,
-        cache=precision.cache_dtype,
+        experts=experts,
+        cache=cache,
         perplexity=math.exp(-sums.likelihood / sums.positions),
         kl=sums.kl / sums.positions,
         greedy=sums.same / sums.positions,
         error=math.sqrt(sums.difference / sums.size),
-        cache_bytes=kv_block_bytes(formats.spec, precision) / BLOCK_SIZE,
+        cache_bytes=cache_bytes,
     )
+
+
+def measure(formats: Formats, precision: Precision, text: Text) -> Result:
+    sums = text.compared(formats.chunks(precision, text.tokens[:-1]))
+    block = kv_block_bytes(formats.spec, precision)
+    return result_of(sums, precision.expert_dtype, precision.cache_dtype, block / BLOCK_SIZE)
+
+
+def measure_llamacpp(
+    formats: Formats, outtype: str, text: Text, peers: Path, threads: int
+) -> Result:
+    """Raises PreparationError where llama.cpp isn't there or doesn't know the model."""
+    model = llamacpp.converted(peers, formats.folder, outtype)
+    with tempfile.TemporaryDirectory() as folder:
+        tokens, logits = Path(folder, "tokens.npy"), Path(folder, "logits.npy")
+        np.save(tokens, np.array(text.tokens[:-1], np.int64))
+        llamacpp.write_logits(peers, model, tokens, logits, CHUNK, threads)
+        whole = torch.from_numpy(np.load(logits))
+    halves = kv_block_bytes(formats.spec, Precision("bfloat16")) / BLOCK_SIZE
+    name = f"llama.cpp {outtype.upper()}"
+    return result_of(text.compared(whole.split(CHUNK)), name, "float16", halves)
 
 
 def read_tokens(folder: Path, text: Path | None, count: int) -> list[int]:
@@ -181,6 +223,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--experts", nargs="+", default=EXPERTS)
     parser.add_argument("--cache", nargs="+", default=CACHES)
+    parser.add_argument("--llamacpp", nargs="+", default=(), metavar="FORMAT", help="and these")
+    parser.add_argument("--peers", type=Path, default=DEFAULT_FOLDER, help="where it is")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the results here")
     return parser.parse_args()
@@ -192,13 +236,20 @@ def main() -> None:
     folder = options.model or ensure_demo_model()
     formats = Formats(folder, options.threads)
     tokens = read_tokens(folder, options.text, options.tokens)
-    exact = list(formats.chunks(Precision(), tokens[:-1]))
+    text = Text(tokens, list(formats.chunks(Precision(), tokens[:-1])))
     precisions = [Precision()] + [
         Precision("bfloat16", experts, cache=kept)
         for experts in options.experts
         for kept in options.cache
     ]
-    results = [measure(formats, precision, tokens, exact) for precision in precisions]
+    results = [measure(formats, precision, text) for precision in precisions]
+    try:
+        results += [
+            measure_llamacpp(formats, outtype, text, options.peers, options.threads)
+            for outtype in options.llamacpp
+        ]
+    except PreparationError as error:
+        raise SystemExit(str(error)) from None
     console = Console(width=110)
     console.print(hardware())
     console.print(table_of(results, f"{folder.name}, {options.tokens} tokens, beside float32"))

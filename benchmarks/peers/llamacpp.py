@@ -18,7 +18,8 @@ from peers.environments import (
 SDIST = "llama-cpp-python==0.3.36"
 TOOLS = "llama-batched-bench", "llama-server", "llama-quantize"
 CONVERTER_NEEDS = TORCH, "transformers>=5,<6", "sentencepiece", "protobuf", "pyyaml", "requests"
-RECIPE = "\n".join([SDIST, *TOOLS, *CONVERTER_NEEDS])
+BINDINGS_NEED = "diskcache", "jinja2"
+RECIPE = "\n".join([SDIST, *TOOLS, *CONVERTER_NEEDS, *BINDINGS_NEED])
 OUTTYPES = {"f32": ("f32",), "bf16": ("bf16",), "int8": ("q8_0",), "q4": ("q4_0", "q4_k_m")}
 """By precision."""
 BY_CONVERTER = "f32", "bf16", "q8_0"
@@ -33,7 +34,9 @@ CMAKE_OPTIONS = {
     "LLAMA_BUILD_UI": "OFF",
     "LLAMA_USE_PREBUILT_UI": "OFF",
 }
-CONVERT = Path(__file__).parent / "programs" / "convert_gguf.py"
+_PROGRAMS = Path(__file__).parent / "programs"
+CONVERT = _PROGRAMS / "convert_gguf.py"
+LOGITS = _PROGRAMS / "llamacpp_logits.py"
 
 
 def prepare(folder: Path, jobs: int) -> None:
@@ -41,7 +44,7 @@ def prepare(folder: Path, jobs: int) -> None:
         if shutil.which(tool_name) is None:
             raise PreparationError(f"llama.cpp is compiled with {tool_name}; install it")
     make_environment(folder, "llamacpp")
-    install(folder, "llamacpp", *CONVERTER_NEEDS)
+    install(folder, "llamacpp", *CONVERTER_NEEDS, *BINDINGS_NEED)
     _unpack(folder)
     _compile(folder, jobs)
 
@@ -92,6 +95,15 @@ def converted(folder: Path, checkpoint: Path, outtype: str) -> Path:
             run(tool(folder, "llama-quantize"), wide, part, outtype.upper())
         part.rename(target)
     return target
+
+
+def write_logits(
+    folder: Path, model: Path, tokens: Path, logits: Path, chunk: int, threads: int
+) -> None:
+    """What llama.cpp computes for a text: see `programs/llamacpp_logits.py`."""
+    sdist, libraries = folder / "llamacpp" / "sdist", tool(folder, "").parent
+    files = (sdist, libraries, model, tokens, logits)
+    run(python_of(folder, "llamacpp"), LOGITS, *files, str(chunk), str(threads))
 
 
 def _changed(path: Path) -> float:
