@@ -2,8 +2,10 @@
 
     python benchmarks/loading.py
     python benchmarks/loading.py --gigabytes 2 --format fp8 --nodes 1x1 2x2 --json out.json
+    python benchmarks/loading.py --model MODEL --nodes 1x1 --cache cold
 
-A checkpoint of random weights is written into a temporary folder, in shards. For each number of
+A checkpoint of random weights is written into a temporary folder, in shards; or it is `--model`, a
+folder or GGUF file (of gpt-oss-20b's shapes: `gpt_oss.py`). For each number of
 attention and expert nodes (MxN) an instance is started and, once it is ready, ended; with `cold`
 the system has forgotten the files before. Columns, of each process:
 
@@ -36,6 +38,7 @@ from shards import LAYERS, forget, write_shards
 from megainfer.config import EngineConfig
 from megainfer.launch.machine import read_machine
 from megainfer.launch.plan import Plan, make_plan
+from megainfer.model_folder.resolve import ModelSource, resolve_model
 from megainfer.supervise.supervisor import Supervisor
 
 GB = 1e9
@@ -207,20 +210,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--expert-dtype", default="auto")
     parser.add_argument("--folder", type=Path, help="for the checkpoint; else a temporary one")
+    parser.add_argument("--model", type=Path, help="measure this one")
     parser.add_argument("--json", type=Path, help="write the results there")
     return parser.parse_args()
 
 
-def measure(folder: Path, args: argparse.Namespace) -> list[Run]:
+def write(folder: Path, args: argparse.Namespace) -> None:
     if not (folder / "config.json").exists():
         num_bytes, shard_bytes = int(args.gigabytes * GB), int(args.shard_gigabytes * GB)
         fp8 = args.format == "fp8"
         write_shards(folder, LAYERS[args.layer], num_bytes, shard_bytes, fp8)
+
+
+def measure(folder: Path, files: Sequence[Path], args: argparse.Namespace) -> list[Run]:
     runs = []
     for nodes in args.nodes:
         for cache in args.cache:
             if cache == "cold":
-                forget(folder)
+                forget(files)
             runs.append(start(folder, args, nodes, cache))
     return runs
 
@@ -228,10 +235,17 @@ def measure(folder: Path, args: argparse.Namespace) -> list[Run]:
 def main() -> None:
     args = parse()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder or Path(temporary)
-        runs = measure(folder, args)
-        on_disk = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    title = f"{on_disk / GB:.2f} GB of {args.format} on disk, computed in {args.dtype}"
+        if args.model is None:
+            folder = args.folder or Path(temporary)
+            write(folder, args)
+        else:
+            folder = resolve_model(ModelSource(str(args.model)), lambda text, done: None)
+        single = args.model is not None and args.model.is_file()
+        files = [args.model] if single else sorted(folder.glob("*.safetensors"))
+        runs = measure(folder, files, args)
+        on_disk = sum(path.stat().st_size for path in files)
+    what = args.format if args.model is None else f"{args.model.name}'s weights"
+    title = f"{on_disk / GB:.2f} GB of {what} on disk, computed in {args.dtype}"
     console = Console(width=120)
     console.print(hardware(), highlight=False)
     console.print(table(runs, title))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,9 +31,9 @@ def write_shards(folder: Path, layer: Shape, num_bytes: int, shard_bytes: int, f
     (folder / "model.safetensors.index.json").write_text(index)
 
 
-def forget(folder: Path) -> None:
-    """Have the system drop what it keeps of these files in memory."""
-    for path in folder.iterdir():
+def forget(files: Iterable[Path]) -> None:
+    """Have the system drop what it keeps of these in memory."""
+    for path in files:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
