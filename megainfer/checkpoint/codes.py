@@ -4,6 +4,8 @@ A float of fewer bits becomes a float16 by shifting its exponent and mantissa th
 of two too small by the difference between the exponents' biases: exact, subnormal codes included.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,22 @@ def e2m1(codes: Tensor) -> Tensor:
     bits = ((wide & 8) << 12).bitwise_or_((wide & 7) << 9)
     values = bits.view(torch.float16).to(torch.float32)
     return values.mul_(2.0 ** (FLOAT16_BIAS - E2M1_BIAS))
+
+
+def e2m1_pairs(stored: Tensor) -> Tensor:
+    """float4_e2m1fn, two a byte as in `nibbles`, to float32.
+
+    >>> e2m1_pairs(torch.tensor([0x21, 0xF7], dtype=torch.uint8))
+    tensor([ 0.5000,  1.0000,  6.0000, -6.0000])
+    """
+    found = _two_floats().index_select(0, stored.flatten().to(torch.int32))
+    return found.view(torch.float32).view(*stored.shape[:-1], -1)
+
+
+@cache
+def _two_floats() -> Tensor:
+    """float64 [256], which has for each byte the two float32 that it means."""
+    return e2m1(nibbles(torch.arange(256).to(torch.uint8))).view(torch.float64)
 
 
 def octets(words: Tensor) -> Tensor:

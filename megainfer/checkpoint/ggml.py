@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from megainfer.checkpoint.codes import e2m1
+from megainfer.checkpoint.codes import e2m1_pairs
 from megainfer.gguf.kinds import KINDS
 
 SUB_BLOCKS = 8
@@ -121,9 +121,10 @@ def _mxfp4(blocks: Tensor) -> Tensor:
     least two exponents."""
     exponents = blocks[:, :1].to(torch.int32)
     bits = torch.where(exponents < 2, 0x200000 << exponents.clamp(max=1), (exponents - 1) << 23)
-    codes = e2m1(_low_then_high(blocks[:, 1:]))
+    codes = _low_then_high(blocks[:, 1:])
+    values = e2m1_pairs(codes[:, 0::2] | codes[:, 1::2] << 4)
     # ggml has one zero: adding 0 makes -0 of it too.
-    return codes.mul_(2).add_(0.0).mul_(bits.view(torch.float32))
+    return values.mul_(2).add_(0.0).mul_(bits.view(torch.float32))
 
 
 _DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {

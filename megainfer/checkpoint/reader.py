@@ -19,8 +19,8 @@ from megainfer.device import HOST, Device
 from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.stored import Pieces, Source
 
-CHUNK_BYTES = 1 << 20
-"""Read at once where bytes aren't those of the result: what is converted is still in the cache."""
+CHUNK_BYTES = 1 << 18
+"""Read at once where bytes aren't those of the result: as floats, too, they are still in the cache."""
 
 
 Item = TypeVar("Item")

@@ -33,10 +33,10 @@ class Mxfp4:
 
     def decode(self, codes: "Tensor", lines: range, sides: "Sequence[Tensor]") -> "Tensor":
         """See `Encoding.decode`."""
-        from megainfer.checkpoint.codes import as_scales, e2m1, nibbles
+        from megainfer.checkpoint.codes import as_scales, e2m1_pairs
 
         scales = as_scales(sides[0][lines.start : lines.stop : lines.step])
-        return e2m1(nibbles(codes)).mul_(scales[..., None]).flatten(1)
+        return e2m1_pairs(codes).mul_(scales[..., None]).flatten(1)
 
 
 def mxfp4(files: TensorHeaders, source: Source) -> Mxfp4:
