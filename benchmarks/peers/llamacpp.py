@@ -101,7 +101,7 @@ def write_logits(
     folder: Path, model: Path, tokens: Path, logits: Path, chunk: int, threads: int
 ) -> None:
     """What llama.cpp computes for a text: see `programs/llamacpp_logits.py`."""
-    sdist, libraries = folder / "llamacpp" / "sdist", tool(folder, "").parent
+    sdist, libraries = folder / "llamacpp" / "sdist", tool(folder, TOOLS[0]).parent
     files = (sdist, libraries, model, tokens, logits)
     run(python_of(folder, "llamacpp"), LOGITS, *files, str(chunk), str(threads))
 

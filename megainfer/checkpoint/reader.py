@@ -20,7 +20,7 @@ from megainfer.models.quantization import QuantizationSpec, quantization_of
 from megainfer.models.stored import Pieces, Source
 
 CHUNK_BYTES = 1 << 18
-"""Read at once where bytes aren't those of the result: as floats, too, they are still in the cache."""
+"""Read at once where bytes aren't those of the result: as floats, too, they are in the cache."""
 
 
 Item = TypeVar("Item")
