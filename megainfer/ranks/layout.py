@@ -28,8 +28,10 @@ def first_offset(ranks: int) -> int:
 @dataclass(frozen=True, slots=True)
 class Field:
     """Rows that ranks tell each other. offset: where, in a memory that has this layout. rows: at
-    most. shape: of a row, () for a number. dtype: torch's name of it."""
+    most. shape: of a row, () for a number. dtype: torch's name of it. number: by which both ends
+    know it among those of its layout; in `given` it is at that place."""
 
+    number: int
     offset: int
     rows: int
     shape: tuple[int, ...]
@@ -57,30 +59,35 @@ class RowsLayout:
     @property
     def hidden(self) -> Field:
         """dtype [rows, D]."""
-        return self._hidden_at(first_offset(self.ranks))
+        return self._hidden_at(0, first_offset(self.ranks))
 
     @property
     def ids(self) -> Field:
         """int32 [rows, K]."""
-        return Field(self.hidden.offset + self._row_bytes, self.rows, (self.top_k,), "int32")
+        return Field(1, self.hidden.offset + self._row_bytes, self.rows, (self.top_k,), "int32")
 
     @property
     def weights(self) -> Field:
         """float32 [rows, K]."""
         offset = self.ids.offset + lines(self.rows * self.top_k * ID_BYTES)
-        return Field(offset, self.rows, (self.top_k,), "float32")
+        return Field(2, offset, self.rows, (self.top_k,), "float32")
+
+    @property
+    def given(self) -> tuple[Field, ...]:
+        """All that go with orders."""
+        return self.hidden, self.ids, self.weights
 
     def result(self, rank: int) -> Field:
         """dtype [rows, D], of every rank but the first."""
-        return self._hidden_at(self._result_offset(rank))
+        return self._hidden_at(3, self._result_offset(rank))
 
     @property
     def total_bytes(self) -> int:
         """Of address space; pages that no row was in take no memory."""
         return self._result_offset(self.ranks)
 
-    def _hidden_at(self, offset: int) -> Field:
-        return Field(offset, self.rows, (self.hidden_size,), self.dtype)
+    def _hidden_at(self, number: int, offset: int) -> Field:
+        return Field(number, offset, self.rows, (self.hidden_size,), self.dtype)
 
     def _result_offset(self, rank: int) -> int:
         first = self.weights.offset + lines(self.rows * self.top_k * WEIGHT_BYTES)
@@ -124,25 +131,30 @@ class HalfLayout:
     @property
     def step(self) -> Field:
         """int64 [step_numbers]."""
-        return Field(first_offset(self.ranks), self.step_numbers, (), "int64")
+        return Field(0, first_offset(self.ranks), self.step_numbers, (), "int64")
 
     @property
     def residual(self) -> Field:
         """float32 [rows, D]."""
-        return Field(self._rows_offset, self.rows, (self.hidden_size,), "float32")
+        return Field(1, self._rows_offset, self.rows, (self.hidden_size,), "float32")
 
     @property
     def token_ids(self) -> Field:
         """int64 [rows], in the same place."""
-        return Field(self._rows_offset, self.rows, (), "int64")
+        return Field(2, self._rows_offset, self.rows, (), "int64")
+
+    @property
+    def given(self) -> tuple[Field, ...]:
+        """All that go with orders."""
+        return self.step, self.residual, self.token_ids
 
     def result(self, rank: int) -> Field:
         """float32 [rows, D], of every rank but the first."""
-        return Field(self._result_offset(rank), self.rows, (self.hidden_size,), "float32")
+        return Field(3, self._result_offset(rank), self.rows, (self.hidden_size,), "float32")
 
     def logits(self, rank: int, vocabulary: int) -> Field:
         """float32 [logit_rows, vocabulary], in the same place; vocabulary: how many are its own."""
-        return Field(self._result_offset(rank), self.logit_rows, (vocabulary,), "float32")
+        return Field(4, self._result_offset(rank), self.logit_rows, (vocabulary,), "float32")
 
     @property
     def total_bytes(self) -> int:

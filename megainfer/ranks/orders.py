@@ -21,11 +21,19 @@ LOADED = 1
 
 
 class Orders:
-    """Rank 0's end. ranks: how many there are. name: its node's, for errors."""
+    """Rank 0's end. ranks: how many there are. others: that read orders here, all unless given.
+    name: its node's, for errors."""
 
-    def __init__(self, memory: mmap, ranks: int, name: str, spin_seconds: float) -> None:
+    def __init__(
+        self,
+        memory: mmap,
+        ranks: int,
+        name: str,
+        spin_seconds: float,
+        others: Sequence[int] | None = None,
+    ) -> None:
         self._name = name
-        self._others = range(1, ranks)
+        self._others = range(1, ranks) if others is None else others
         self._words = _words(memory, ranks, 0, spin_seconds)
         self._order = _order(memory, ranks)
         self._number = LOADED

@@ -28,7 +28,7 @@ class LeadingRows:
 
     def __init__(self, road: LeadingRoad, layout: RowsLayout) -> None:
         self._road = road
-        self._fields = layout.hidden, layout.ids, layout.weights
+        self._fields = layout.given
         self._made = [layout.result(rank) for rank in range(1, layout.ranks)]
 
     def begin(
@@ -63,7 +63,7 @@ class FollowingRows:
 
     def __init__(self, road: FollowingRoad, layout: RowsLayout, rank: int) -> None:
         self._road = road
-        self._fields = layout.hidden, layout.ids, layout.weights
+        self._fields = layout.given
         self._made = layout.result(rank)
 
     def wait(self, timeout: float) -> Order | None:

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 
 
 class Layout(Protocol):
+    """See `layout`. given: what goes with orders, by numbers of fields."""
+
     @property
     def ranks(self) -> int: ...
+
+    @property
+    def given(self) -> tuple[Field, ...]: ...
 
     @property
     def total_bytes(self) -> int: ...

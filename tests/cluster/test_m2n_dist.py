@@ -247,9 +247,7 @@ def test_a_peer_that_leaves_while_groups_are_made_is_named() -> None:
     end.start()
     with (
         ours,
-        pytest.raises(
-            NodeDied, match=r"^expert node 0 (closed the connection|left the M2N handshake)"
-        ),
+        pytest.raises(NodeDied, match=r"^expert node 0 (closed the connection|left the handshake)"),
     ):
         greet(ours, terms, (0, 0), time.monotonic() + SECONDS)
     end.join(SECONDS)

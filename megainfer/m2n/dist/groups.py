@@ -16,7 +16,6 @@ from megainfer.device import HOST, Device
 from megainfer.errors import ConfigError, NodeDied
 from megainfer.m2n.dist.channel import Channel, Completion, Group, plain_words, polled, waited
 from megainfer.m2n.dist.pair_store import PairStore
-from megainfer.m2n.host.handshake import Side
 
 GROUP_SECONDS = 10.0
 """How long a payload may take once it was announced. Whoever takes longer is as good as gone: its
@@ -32,8 +31,8 @@ _NCCL_DEFAULTS = {
     # A blocked kernel must not hold back another stream's.
     "CUDA_DEVICE_MAX_CONNECTIONS": "32",
 }
-_DIRECTIONS = {Side.ATTENTION: "to-expert", Side.EXPERT: "to-attention"}
-"""By the node that sends."""
+_DIRECTIONS = {True: "from-caller", False: "from-listener"}
+"""By whether it is the side that has connected which sends."""
 
 
 class Groups(Protocol):
@@ -123,17 +122,17 @@ def groups_for(kind: str, host: str, device: Device | None) -> Groups:
     return NcclGroups(device)
 
 
-def open_channels(groups: Groups, store: PairStore, own: Side) -> tuple[Channel, Channel]:
-    """(to the peer, from the peer), each of which has carried something.
+def open_channels(groups: Groups, store: PairStore, *, calls: bool) -> tuple[Channel, Channel]:
+    """(to the peer, from the peer), each of which has carried something. calls: whether this is the
+    side that has connected.
 
     Raises NodeDied where the peer doesn't make them too, in time.
     """
-    rank = 0 if own is Side.ATTENTION else 1
-    made = {side: _channel(groups, store, rank, _DIRECTIONS[side]) for side in _DIRECTIONS}
+    rank = 0 if calls else 1
+    made = {side: _channel(groups, store, rank, name) for side, name in _DIRECTIONS.items()}
     for side, channel in made.items():  # connections, and communicators, are made by first use
-        _warm(channel, groups.device, sends=side is own)
-    (back,) = (channel for side, channel in made.items() if side is not own)
-    return made[own], back
+        _warm(channel, groups.device, sends=side is calls)
+    return made[calls], made[not calls]
 
 
 def _channel(groups: Groups, store: PairStore, rank: int, name: str) -> Channel:

@@ -41,7 +41,6 @@ class Terms:
     groups: Groups
     tls: PeerTls | None = None
 
-
     def secured(self, connection: socket.socket, calls: bool) -> socket.socket:
         """As it is spoken on, which takes it over. calls: whether this is the side that has
         connected."""
@@ -117,7 +116,7 @@ def _joined(
         channel.refuse(f"groups differ: it has {found}, this has {terms.groups.kind}")
     store = PairStore(channel)
     with _named(channel.peer):
-        out, back = open_channels(terms.groups, store, own)
+        out, back = open_channels(terms.groups, store, calls=own is Side.ATTENTION)
     store.close()
     same_clock = boot_id == other_boot_id
     return Pair(theirs.index, theirs.incarnation, connection, same_clock, out, back)

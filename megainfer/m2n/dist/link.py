@@ -26,6 +26,7 @@ from megainfer.m2n.dist.buffers import LATE_TAG, Buffer, SentBuffers, tag_of
 from megainfer.m2n.dist.groups import GROUP_SECONDS
 from megainfer.m2n.dist.handshake import Pair
 from megainfer.m2n.dist.inbox import Arrivals
+from megainfer.m2n.dist.listening import watch_network
 from megainfer.m2n.dist.slots import SentSlots
 from megainfer.m2n.geometry import ERROR_ROOM_BYTES, Geometry
 from megainfer.m2n.host.handshake import Side
@@ -41,7 +42,6 @@ SILENCE_SECONDS = 10
 _FRAME = struct.Struct("<IIQ")
 _MOST_BODY_BYTES = HEADER_BYTES + ERROR_ROOM_BYTES
 _READ_BYTES = 4096
-_KEEPALIVES = 3
 _SEQUENCE_LIMIT = 1 << 63  # a slot's word has one more bit
 
 
@@ -102,7 +102,7 @@ class Link:
 
     def start(self) -> None:
         """Nobody else reads from the connection any more."""
-        _watch_network(self.connection)
+        watch_network(self.connection, SILENCE_SECONDS)
         self._thread.start()
 
     def ring(self) -> None:
@@ -294,17 +294,6 @@ class Link:
         data = bytes(self._unread[:size])
         del self._unread[:size]
         return data
-
-
-def _watch_network(connection: socket.socket) -> None:
-    """Have the kernel end a connection whose other host does not answer any more."""
-    connection.settimeout(SILENCE_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PULSE_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PULSE_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVES)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000)
 
 
 def _shut(connection: socket.socket) -> None:

@@ -11,6 +11,8 @@ from megainfer.m2n.host.meeting import Doorman, Listener, dial, expert_address
 _BACKLOG = 128
 _RETRY_SECONDS = 0.01
 _MOST_SIGN_BYTES = 128
+_KEEPALIVE_SECONDS = 1
+_KEEPALIVES = 3
 
 
 class Address(NamedTuple):
@@ -53,8 +55,8 @@ class TcpListener:
         self._socket.close()
 
 
-def dial_tcp(address: Address, node: int, deadline: float) -> socket.socket:
-    """Connect to an expert node, trying again until it listens. Raises NodeDied."""
+def dial_tcp(address: Address, name: str, deadline: float) -> socket.socket:
+    """Connect to whoever is called so, trying again until it listens. Raises NodeDied."""
     while True:
         left = max(deadline - time.monotonic(), 1e-3)
         try:
@@ -62,8 +64,20 @@ def dial_tcp(address: Address, node: int, deadline: float) -> socket.socket:
         except OSError as error:
             if time.monotonic() + _RETRY_SECONDS > deadline:
                 where = f"{address.host}:{address.port}"
-                raise NodeDied(f"expert node {node} does not answer at {where}: {error}") from error
+                raise NodeDied(f"{name} does not answer at {where}: {error}") from error
             time.sleep(_RETRY_SECONDS)  # nothing tells when somebody begins to listen
+
+
+def watch_network(connection: socket.socket, silence: int) -> None:
+    """Have the kernel end a connection whose other host has not answered for so many seconds, or
+    does not keep it alive; a read waits for as long."""
+    connection.settimeout(silence)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVES)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence * 1000)
 
 
 class Sign:

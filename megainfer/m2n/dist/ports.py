@@ -75,7 +75,7 @@ class DistAttentionPort(SlotAttentionPort):
 
     def visit_at(self, address: Address, expert: tuple[int, int], deadline: float) -> None:
         """The same, of whichever host."""
-        connection = self._site.terms.secured(dial_tcp(address, expert[0], deadline), calls=True)
+        connection = self._site.terms.secured(dial_tcp(address, f"expert node {expert[0]}", deadline), calls=True)
         with _closed_unless_paired(connection):
             pair = greet(connection, self._site.terms, expert, deadline)
         link = self._site.link(pair)

@@ -1,12 +1,13 @@
 """How both ends of a connection show that they have the instance's key, without saying it.
 
-    attention node                               expert node
+    who has connected                            who listens
                              <--   CHALLENGE     nonce of 32 bytes
     PROOF  nonce, HMAC       -->                 compares
     compares                 <--   PROOF         HMAC
 
-Each HMAC (SHA-256, RFC 2104) is over its role's name and both nonces, so that none can be sent back
-to whoever made it, or used again. Nothing else is said to somebody who has not proved itself.
+Each HMAC (SHA-256, RFC 2104) is over what the connection is for, its side's name and both nonces, so
+that none can be sent back to whoever made it, or used again, or elsewhere. Nothing else is said to
+somebody who has not proved itself. On M2N attention nodes connect, and expert nodes listen.
 """
 
 import hmac
@@ -18,7 +19,8 @@ from megainfer.m2n.host.handshake import Channel, Frame, Side
 NONCE_BYTES = 32
 DIGEST_BYTES = 32
 LEAST_KEY_CHARACTERS = 32
-_CONTEXT = b"megainfer m2n 3 "
+M2N = b"megainfer m2n 3 "
+"""What a connection is for."""
 
 
 def checked_key(key: str) -> bytes:
@@ -31,27 +33,27 @@ def checked_key(key: str) -> bytes:
     return key.encode()
 
 
-def demand_proof(channel: Channel, key: bytes) -> None:
-    """The expert node's part. Raises ProtocolError where the other has another key."""
+def demand_proof(channel: Channel, key: bytes, purpose: bytes = M2N) -> None:
+    """The listener's part. Raises ProtocolError where the other has another key."""
     ours = secrets.token_bytes(NONCE_BYTES)
     channel.send(Frame.CHALLENGE, ours)
     answer, _ = channel.receive(Frame.PROOF, NONCE_BYTES + DIGEST_BYTES)
     theirs, digest = answer[:NONCE_BYTES], answer[NONCE_BYTES:]
-    _compare(channel, digest, _digest(key, Side.ATTENTION, ours + theirs))
-    channel.send(Frame.PROOF, _digest(key, Side.EXPERT, ours + theirs))
+    _compare(channel, digest, _digest(key, purpose, Side.ATTENTION, ours + theirs))
+    channel.send(Frame.PROOF, _digest(key, purpose, Side.EXPERT, ours + theirs))
 
 
-def give_proof(channel: Channel, key: bytes) -> None:
-    """The attention node's part, as `demand_proof`."""
+def give_proof(channel: Channel, key: bytes, purpose: bytes = M2N) -> None:
+    """The part of who has connected, as `demand_proof`."""
     theirs, _ = channel.receive(Frame.CHALLENGE, NONCE_BYTES)
     ours = secrets.token_bytes(NONCE_BYTES)
-    channel.send(Frame.PROOF, ours + _digest(key, Side.ATTENTION, theirs + ours))
+    channel.send(Frame.PROOF, ours + _digest(key, purpose, Side.ATTENTION, theirs + ours))
     digest, _ = channel.receive(Frame.PROOF, DIGEST_BYTES)
-    _compare(channel, digest, _digest(key, Side.EXPERT, theirs + ours))
+    _compare(channel, digest, _digest(key, purpose, Side.EXPERT, theirs + ours))
 
 
-def _digest(key: bytes, side: Side, nonces: bytes) -> bytes:
-    return hmac.digest(key, _CONTEXT + side.name.encode() + nonces, "sha256")
+def _digest(key: bytes, purpose: bytes, side: Side, nonces: bytes) -> bytes:
+    return hmac.digest(key, purpose + side.name.encode() + nonces, "sha256")
 
 
 def _compare(channel: Channel, found: bytes, expected: bytes) -> None:

@@ -51,6 +51,7 @@ class Frame(IntEnum):
     PROOF = 6
     GROUPS = 7
     STORE = 8
+    RANK = 9  # between ranks of a node, which meet in the same frames (`ranks/dist/meeting.py`)
 
 
 class Side(IntEnum):
@@ -130,7 +131,7 @@ class Channel:
                     self._socket.sendall(data[sent:])
         except BrokenPipeError:  # who refuses closes at once, but its reason is still to be read
             self._next_prefix()
-            raise NodeDied(f"{self.peer} left the M2N handshake") from None
+            raise NodeDied(f"{self.peer} left the handshake") from None
 
     def receive(self, kind: Frame, size: int) -> tuple[bytes, list[io.FileIO]]:
         """Body [size] and file descriptors of the next frame, which must be of this kind."""
@@ -194,7 +195,7 @@ class Channel:
                 )
             files += [io.FileIO(descriptor, "r+") for descriptor in descriptors]
             if not chunk:
-                raise NodeDied(f"{self.peer} closed the connection during the M2N handshake")
+                raise NodeDied(f"{self.peer} closed the connection during the handshake")
             data += chunk
         return data, files
 
@@ -208,9 +209,9 @@ class Channel:
         except ProtocolError as error:  # of TLS
             raise ProtocolError(f"{self.peer}: {error}") from error
         except TimeoutError:
-            raise NodeDied(f"{self.peer} did not answer the M2N handshake in time") from None
+            raise NodeDied(f"{self.peer} did not answer the handshake in time") from None
         except OSError as error:
-            raise NodeDied(f"{self.peer} left the M2N handshake: {error}") from error
+            raise NodeDied(f"{self.peer} left the handshake: {error}") from error
 
 
 def _one_line(text: bytes) -> str:
