@@ -81,6 +81,14 @@ class Ledger:
         """Of so many nodes alike."""
         return Ledger(tuple((name, nodes * size) for name, size in self.lines))
 
+    def share(self, some: int, of_all: int) -> "Ledger":
+        """What some of so many ranks take, that take as much each.
+
+        >>> Ledger((("weights", 7),)).share(1, 2).lines
+        (('weights', 4),)
+        """
+        return Ledger(tuple((name, -(-size * some // of_all)) for name, size in self.lines))
+
 
 @dataclass(frozen=True, slots=True)
 class Overhead:

@@ -69,7 +69,8 @@ class Plan:
     kernels: of attention nodes, beside those of expert nodes. generation: end tokens, and sampling
     for what a request leaves out. quantization: of the weights on disk. places: where nodes are
     that agents start on several hosts; None: all are on this one. front_token: in place of `token`
-    where a node of another host looks for front ends.
+    where a node of another host looks for front ends. rank_cores: as `cores`, of each rank, where
+    ranks of some node are on several hosts.
     """
 
     config: EngineConfig
@@ -94,6 +95,7 @@ class Plan:
     m2n_tls: TlsFiles | None = None
     places: Places | None = None
     front_token: str = ""
+    rank_cores: tuple[tuple[CoreAssignment, ...], ...] = ()
 
     @property
     def num_attention(self) -> int:
@@ -139,14 +141,21 @@ class Plan:
         """One that joins later shares another's; the ranks of a node share what it has."""
         if self.config.colocated:
             return self.cores[0]
-        return self.cores[node % len(self.cores)].shared_by(self.config.attn_tp)[rank]
+        return self._cores_at(node, rank, self.config.attn_tp)
 
     def cores_of_expert(self, node: int, rank: int = 0) -> CoreAssignment:
         """As `cores_of_attention`."""
         if self.config.colocated:
             return self.cores[0]
-        own = self.cores[(self.num_attention + node) % len(self.cores)]
-        return own.shared_by(self.config.ffn_tp)[rank]
+        return self._cores_at(self.num_attention + node, rank, self.config.ffn_tp)
+
+    def _cores_at(self, number: int, rank: int, ranks: int) -> CoreAssignment:
+        """number: of a node among all."""
+        number %= len(self.cores)
+        if not self.rank_cores:
+            return self.cores[number].shared_by(ranks)[rank]
+        own = self.rank_cores[number]  # fewer where it joined later, and shares another role's
+        return own[rank % len(own)]
 
     def ranks(self, role: Role) -> int:
         """Processes of each node of this role."""
@@ -305,7 +314,7 @@ class Plan:
 
     def shared_by_ranks(self, role: Role) -> Ledger:
         """Of one node: what its ranks share, as far as rows of the nodes to begin with take memory
-        there."""
+        there. On a host without the first rank each has as much for itself."""
         if self.ranks(role) == 1:
             return Ledger()
         if role is Role.ATTENTION:

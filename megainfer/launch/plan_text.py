@@ -21,7 +21,11 @@ def describe(plan: Plan) -> list[str]:
 
 
 def _on_host(plan: Plan, role: Role, node: int) -> str:
-    return "" if plan.places is None else f"on {plan.places.of(role, node)}, "
+    """Of each rank, where they are on several."""
+    if plan.places is None:
+        return ""
+    hosts = plan.places.of_ranks(role, node, plan.ranks(role))
+    return f"on {' | '.join(hosts if len({*hosts}) > 1 else hosts[:1])}, "
 
 
 def describe_requests(

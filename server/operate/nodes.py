@@ -136,10 +136,10 @@ class NodeBoard:
         return sorted(own, key=lambda node: node.index)
 
     def host_of(self, node: NodeState) -> str | None:
-        """The name of its host; None where all are on one."""
+        """The name of its host, or of those that its ranks are on; None where there is only one."""
         if self.places is None:
             return None
-        return self.chronicle.hosts.get(node.name) or self.places.of(node.role, node.index)
+        return self.chronicle.hosts.get(node.name) or self.places.name_of(node.role, node.index)
 
     def num_serving(self) -> int:
         """Nodes of which something is expected."""

@@ -7,8 +7,21 @@ import pytest
 
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
-from megainfer.launch.hosts.places import Host, parse_place, place_nodes
-from megainfer.launch.hosts.spread import Site, _beside_caches, make_spread_plan
+from megainfer.launch.hosts.places import (
+    ONE_RANK,
+    Elsewhere,
+    Host,
+    Part,
+    parse_place,
+    place_nodes,
+)
+from megainfer.launch.hosts.spread import (
+    Site,
+    _beside_caches,
+    make_spread_plan,
+    need_of_parts,
+    whole,
+)
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import SHARED_BY_RANKS, Plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
@@ -32,7 +45,7 @@ def test_nodes_go_where_a_node_would_have_most() -> None:
     assert places.experts == ("large", "large", "small")
     even = place_nodes(1, 1, [host("left"), host("right", memory=9 * GIB)], {})
     assert (even.attention, even.experts) == (("right",), ("left",))
-    assert even.on("left") == [(EXPERT, 0)]
+    assert even.on("left", ONE_RANK) == [Part(EXPERT, 0, (0,))]
 
 
 def test_wishes_come_first_and_others_make_way() -> None:
@@ -90,11 +103,71 @@ def test_ranks_share_what_their_node_has_on_its_host(tmp_path: Path) -> None:
     assert decode_plan(encode_plan(plan)) == plan
 
 
+def test_ranks_are_where_they_are_wished() -> None:
+    hosts, ranks = [host("left"), host("right")], {ATTENTION: 2, EXPERT: 3}
+    wishes = {(ATTENTION, 0): "left", (ATTENTION, 0, 1): "right", (EXPERT, 0, 0): "right"}
+    places = place_nodes(1, 1, hosts, {**wishes, (EXPERT, 0, 2): "left"}, ranks)
+    assert (places.attention, places.experts) == (("left",), ("right",))
+    assert places.of_ranks(ATTENTION, 0, 2) == ("left", "right")
+    assert places.of_ranks(EXPERT, 0, 3) == ("right", "right", "left")
+    assert places.on("left", ranks) == [Part(ATTENTION, 0, (0,)), Part(EXPERT, 0, (2,))]
+    assert places.name_of(EXPERT, 0) == "right+left"
+    with pytest.raises(
+        ConfigError, match=r"attention\.0\.2=left: there is no such rank; --attn-tp"
+    ):
+        place_nodes(1, 1, hosts, {(ATTENTION, 0, 2): "left"}, ranks)
+    both = {(EXPERT, 0): "left", (EXPERT, 0, 0): "right"}
+    with pytest.raises(ConfigError, match="its node is to be on left; say one of both"):
+        place_nodes(1, 1, hosts, both, ranks)
+
+
+def test_ranks_go_elsewhere_by_themselves_only_where_cores_lack() -> None:
+    ranks = {ATTENTION: 2, EXPERT: 4}
+    roomy = place_nodes(1, 1, [host("left"), host("right")], {}, ranks)
+    assert roomy.elsewhere == ()
+    wish = {(EXPERT, 0): "small", (ATTENTION, 0): "small"}
+    places = place_nodes(1, 1, [host("small", 2), host("large", 8)], wish, ranks)
+    assert places.elsewhere == tuple(Elsewhere(EXPERT, 0, rank, "large") for rank in (2, 3))
+    nowhere = place_nodes(1, 1, [host("small", 2), host("other", 1)], wish, ranks)
+    assert nowhere.elsewhere == (Elsewhere(EXPERT, 0, 2, "other"),)
+
+
+def test_what_ranks_take_counts_on_the_host_of_each(tmp_path: Path) -> None:
+    wish = {(ATTENTION, 0): "left", (ATTENTION, 0, 1): "right", (EXPERT, 0): "left"}
+    site = Site((host("left", 6), host("right", 2)), {**wish, (EXPERT, 0, 1): "right"})
+    plan = plan_of(tmp_path, site, attn_tp=2, ffn_tp=2)
+    assert decode_plan(encode_plan(plan)) == plan
+    assert [plan.cores_of_attention(0, rank).cores for rank in range(2)] == [(0, 1, 2), (0,)]
+    assert [plan.cores_of_expert(0, rank).cores for rank in range(2)] == [(3, 4, 5), (1,)]
+    assert plan.measures, "no two processes of a host share a core"
+    text = "\n".join(describe(plan))
+    assert "attention 0  on left | right, 2 ranks, cores 0,1,2 | 0" in text
+    for role in (ATTENTION, EXPERT):
+        both = _beside_caches(plan, [whole(plan, role, 0)])
+        parts = [_beside_caches(plan, [Part(role, 0, (rank,))]) for rank in range(2)]
+        weights = [part.of("weights") for part in parts]
+        assert sum(weights) - both.of("weights") in (0, 1)
+        assert [part.of("M2N") for part in parts] == [both.of("M2N"), 0]
+        assert [part.of(SHARED_BY_RANKS) for part in parts] == [both.of(SHARED_BY_RANKS)] * 2
+    first, second = (need_of_parts(plan, [Part(ATTENTION, 0, (rank,))]) for rank in range(2))
+    assert 0 < second < first
+
+
+def test_a_host_that_has_a_rank_bounds_the_caches(tmp_path: Path) -> None:
+    wish = {(ATTENTION, 0): "left", (ATTENTION, 0, 1): "right", (EXPERT, 0): "left"}
+    small, large = (
+        plan_of(tmp_path, Site((host("left"), host("right", memory=size)), wish), attn_tp=2)
+        for size in (2**29, 8 * GIB)
+    )
+    assert 0 < small.num_blocks < large.num_blocks
+
+
 def test_what_ranks_share_counts_on_their_host(tmp_path: Path) -> None:
     site = Site((host("left"), host("right")), {(ATTENTION, 0): "left", (EXPERT, 0): "right"})
     plan = plan_of(tmp_path, site, attn_tp=2, ffn_tp=2)
     shared = [
-        _beside_caches(plan, [node]).of(SHARED_BY_RANKS) for node in (ATTENTION_0, (EXPERT, 0))
+        _beside_caches(plan, [whole(plan, *node)]).of(SHARED_BY_RANKS)
+        for node in (ATTENTION_0, (EXPERT, 0))
     ]
     assert shared == [plan.half_layout.total_bytes, plan.shared_by_ranks(EXPERT).total]
     assert min(shared) > 0

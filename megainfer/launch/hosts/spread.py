@@ -7,11 +7,18 @@ from pathlib import Path
 from megainfer.config import EngineConfig, format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.choices import numa_sockets, own_cores
-from megainfer.launch.fit import experts_on_the_move, fitting_blocks, overhead_of
-from megainfer.launch.hosts.places import Host, Places, place_nodes
+from megainfer.launch.fit import experts_on_the_move, fitting_blocks
+from megainfer.launch.hosts.places import Host, Part, Places, Wishes, place_nodes
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
-from megainfer.memory import NODE_BYTES, Ledger, attention_node, expert_node, kv_block_bytes
+from megainfer.memory import (
+    NODE_BYTES,
+    Ledger,
+    Overhead,
+    attention_node,
+    expert_node,
+    kv_block_bytes,
+)
 from megainfer.messages.message import Role
 from megainfer.topology import (
     CoreAssignment,
@@ -26,26 +33,21 @@ _DEFAULT_ADDRESS = EngineConfig().m2n_host
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Several hosts. wishes: where the user wants a node to be, by its role and index."""
+    """Several hosts. wishes: where the user wants a node, or a rank of one, to be."""
 
     hosts: tuple[Host, ...]
-    wishes: Mapping[tuple[Role, int], str]
+    wishes: Wishes
 
 
 def make_spread_plan(config: EngineConfig, folder: Path, site: Site) -> Plan:
     """As `plan.make_plan`, for the nodes of an instance on these hosts. What the host of the API
     server takes is none of its affair."""
     _check(config)
-    places = place_nodes(config.attn_gpus, config.ffn_gpus, site.hosts, site.wishes)
+    ranks = {Role.ATTENTION: config.attn_tp, Role.EXPERT: config.ffn_tp}
+    places = place_nodes(config.attn_gpus, config.ffn_gpus, site.hosts, site.wishes, ranks)
     plan = make_plan(config, folder, _together([host.machine for host in site.hosts]))
-    cores = _cores(config, places, site.hosts)
-    nodes = {host: iter(assigned) for host, assigned in cores.items()}
-    spread = replace(
-        plan,
-        places=places,
-        cores=tuple(next(nodes[host]) for host in (*places.attention, *places.experts)),
-    )
-    own = all(_have_own_cores(spread, host) for host in cores)
+    spread = _with_cores(replace(plan, places=places), places, site.hosts, ranks)
+    own = all(_have_own_cores(spread, host.name) for host in site.hosts)
     spread = replace(spread, micro_batches=config.micro_batches or (None if own else 1))
     blocks = [_fitting_blocks(spread, host) for host in site.hosts]
     return replace(spread, num_blocks=min(fit for fit in blocks if fit is not None))
@@ -75,31 +77,55 @@ def _together(machines: Sequence[Machine]) -> Machine:
     )
 
 
-def _cores(
-    config: EngineConfig, places: Places, hosts: Sequence[Host]
-) -> dict[str, list[CoreAssignment]]:
-    """By host, those of its nodes, attention nodes first; ranks count as processes."""
-    ranks_of = {Role.ATTENTION: config.attn_tp, Role.EXPERT: config.ffn_tp}
-    found: dict[str, list[CoreAssignment]] = {}
+def _with_cores(
+    plan: Plan, places: Places, hosts: Sequence[Host], ranks: Mapping[Role, int]
+) -> Plan:
+    """Each host's cores are shared by its processes, and those of a node's ranks there by these."""
+    nodes = [(Role.ATTENTION, node) for node in range(plan.num_attention)]
+    nodes += [(Role.EXPERT, node) for node in range(plan.num_expert)]
+    cores: dict[tuple[Role, int], CoreAssignment] = {}
+    of_ranks: dict[tuple[Role, int, int], CoreAssignment] = {}
     for host in hosts:
-        ranks = [ranks_of[role] for role, _ in places.on(host.name)]
-        cores, sockets = host.machine.cores, numa_sockets(config, host.machine)
-        if config.cores == "shared" or not ranks:
-            own = share_cores(len(ranks), cores)
-        else:
-            own = join_cores(own_cores(sum(ranks), cores, sockets), ranks)
-        found[host.name] = [replace(each, near=bool(sockets)) for each in own]
-    return found
+        parts = places.on(host.name, ranks)
+        for part, own in zip(parts, _part_cores(plan.config, host, parts), strict=True):
+            if part.leads:
+                cores[part.role, part.node] = own
+            shares = own.shared_by(len(part.ranks))
+            for rank, share in zip(part.ranks, shares, strict=True):
+                of_ranks[part.role, part.node, rank] = share
+    by_rank = (tuple(of_ranks[*node, rank] for rank in range(ranks[node[0]])) for node in nodes)
+    return replace(
+        plan,
+        cores=tuple(cores[node] for node in nodes),
+        rank_cores=tuple(by_rank) if places.elsewhere else (),
+    )
+
+
+def _part_cores(
+    config: EngineConfig, host: Host, parts: Sequence[Part]
+) -> Sequence[CoreAssignment]:
+    """Of what a host has of each node; ranks count as processes."""
+    ranks = [len(part.ranks) for part in parts]
+    cores, sockets = host.machine.cores, numa_sockets(config, host.machine)
+    if config.cores == "shared" or not ranks:
+        own = share_cores(len(ranks), cores)
+    else:
+        own = join_cores(own_cores(sum(ranks), cores, sockets), ranks)
+    return [replace(each, near=bool(sockets)) for each in own]
+
+
+def _parts_on(plan: Plan, host: str) -> list[Part]:
+    assert plan.places is not None
+    return plan.places.on(host, {role: plan.ranks(role) for role in (Role.ATTENTION, Role.EXPERT)})
 
 
 def _have_own_cores(plan: Plan, host: str) -> bool:
     """Whether no two processes of a host share a core."""
-    assert plan.places is not None
     return have_own_cores(
         tuple(
-            plan.cores_of(role, node, rank)
-            for role, node in plan.places.on(host)
-            for rank in range(plan.ranks(role))
+            plan.cores_of(part.role, part.node, rank)
+            for part in _parts_on(plan, host)
+            for rank in part.ranks
         )
     )
 
@@ -107,56 +133,82 @@ def _have_own_cores(plan: Plan, host: str) -> bool:
 def _fitting_blocks(plan: Plan, host: Host) -> int | None:
     """Blocks of an attention node's cache that this host has room for; None where none is there.
     Raises ConfigError where the host has no room for its nodes."""
-    assert plan.places is not None
-    nodes = plan.places.on(host.name)
-    if not nodes:
+    parts = _parts_on(plan, host.name)
+    if not parts:
         return None
-    attention = sum(role is Role.ATTENTION for role, _ in nodes)
-    free = host.machine.available_memory - _beside_caches(plan, nodes).total
+    free = host.machine.available_memory - _beside_caches(plan, parts).total
     if free <= 0:
         raise ConfigError(
             f"host {host.name} has {format_bytes(host.machine.available_memory)} of memory "
-            f"available, {format_bytes(-free)} less than its {len(nodes)} nodes need; place fewer "
+            f"available, {format_bytes(-free)} less than its {len(parts)} nodes need; place fewer "
             "there (--place), or use --expert-dtype int8 or a smaller --max-num-batched-tokens"
         )
+    attention = sum(len(part.ranks) for part in parts if part.role is Role.ATTENTION)
     if not attention:
         return None
-    own = replace(plan.config, attn_gpus=attention)
-    processes = sum(plan.ranks(role) for role, _ in nodes)
-    others = overhead_of(own, processes, None, 0).ledger
+    leading = sum(part.leads for part in parts if part.role is Role.ATTENTION)
+    grammars = plan.config.grammar_memory
+    others = Overhead(None, 0, leading, _processes(parts), grammars).ledger
+    # Of nodes that are there in part: as if all of a node were, on a host with so much more.
+    nodes, rest = divmod(attention, plan.config.attn_tp)
+    if rest:
+        nodes = 1
+        free = free * plan.config.attn_tp // attention
+        others = others.share(plan.config.attn_tp, attention)
+    own = replace(plan.config, attn_gpus=nodes)
     return fitting_blocks(own, plan.spec, plan.precision, plan.max_model_len, free, others)
 
 
 def needs_of(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> int:
-    """Bytes that these nodes take of a host, with what comes with their processes. One that joined
+    """Bytes that these nodes, all of their ranks, take of a host: see `need_of_parts`."""
+    return need_of_parts(plan, [whole(plan, *node) for node in nodes])
+
+
+def whole(plan: Plan, role: Role, node: int) -> Part:
+    """A node with all of its ranks."""
+    return Part(role, node, tuple(range(plan.ranks(role))))
+
+
+def need_of_parts(plan: Plan, parts: Sequence[Part]) -> int:
+    """Bytes that these take of a host, with what comes with their processes. A node that joined
     while it served counts as the largest of its role."""
     largest = max(range(plan.num_expert), key=lambda node: plan.expert_ledger(node).total)
     known = [
-        (role, node if role is Role.ATTENTION or node < plan.num_expert else largest)
-        for role, node in nodes
+        part
+        if part.role is Role.ATTENTION or part.node < plan.num_expert
+        else part._replace(node=largest)
+        for part in parts
     ]
     block = kv_block_bytes(plan.spec, plan.precision, plan.config.attn_tp)
     caches = plan.num_blocks * block + plan.num_states * plan.spec.state_bytes
-    attention = sum(role is Role.ATTENTION for role, _ in nodes)
-    processes = sum(plan.ranks(role) for role, _ in nodes)
-    beside = attention * (caches + plan.config.grammar_memory) + processes * NODE_BYTES
+    beside = _processes(parts) * NODE_BYTES
+    for part in parts:
+        if part.role is Role.ATTENTION:
+            beside += -(-caches * len(part.ranks) // plan.config.attn_tp)
+            beside += part.leads * plan.config.grammar_memory
     return _beside_caches(plan, known).total + beside
 
 
-def _beside_caches(plan: Plan, nodes: Sequence[tuple[Role, int]]) -> Ledger:
-    """Weights and M2N's slots of these nodes."""
+def _processes(parts: Sequence[Part]) -> int:
+    return sum(len(part.ranks) for part in parts)
+
+
+def _beside_caches(plan: Plan, parts: Sequence[Part]) -> Ledger:
+    """Weights, M2N's slots and what ranks tell each other."""
     m = plan.most_micro_batches
     geometry, moving = plan.geometry(m), experts_on_the_move(plan.config)
     total = Ledger()
-    for role, node in nodes:
-        if role is Role.ATTENTION:
-            own = attention_node(plan.spec, plan.precision, 0, 0, plan.config.attn_tp)
+    for part in parts:
+        if part.role is Role.ATTENTION:
+            weights = attention_node(plan.spec, plan.precision, 0, 0, plan.config.attn_tp)
             slots = geometry.attention_bytes
         else:
-            slots_held = plan.placement.num_slots(node)
-            own = expert_node(plan.spec, plan.precision, slots_held, moving)
+            slots_held = plan.placement.num_slots(part.node)
+            weights = expert_node(plan.spec, plan.precision, slots_held, moving)
             slots = geometry.expert_bytes
-        own += plan.shared_by_ranks(role)
-        # On this road there is as much again that they send from.
-        total += own + Ledger((("M2N", 2 * slots),))
+        total += weights.share(len(part.ranks), plan.ranks(part.role))
+        # Those of the first rank's host share it; of another each has its own.
+        total += plan.shared_by_ranks(part.role) * (1 if part.leads else len(part.ranks))
+        if part.leads:  # on this road there is as much again that they send from
+            total += Ledger((("M2N", 2 * slots),))
     return total
