@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -32,6 +32,7 @@ from megainfer.messages.hosts import (
     Joined,
     Refused,
     StartNode,
+    StartRank,
     ToAgent,
     ToAttendant,
     to_agent_decoder,
@@ -54,6 +55,14 @@ CONNECT_SECONDS = 2.0
 RETRY_SECONDS = 0.5
 END_SECONDS = 10.0
 _LOOK_SECONDS = 0.5
+
+
+class Attended(NamedTuple):
+    """Whom an attendant attends to: a node by its first rank, or another rank."""
+
+    role: Role
+    node: int
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +98,7 @@ class Agent:
         self._deadline = monotonic() + wish.join_seconds  # for joining
         self._next_try = 0.0
         self._end_at: float | None = None  # once SIGTERM has come
-        self._attendants: dict[int, tuple[Role, int] | None] = {}  # of which node, by process id
+        self._attendants: dict[int, Attended | None] = {}  # by process id
 
     def run(self) -> int:
         """Until it is dismissed or told to end; the exit status. Raises ConfigError where it is
@@ -213,25 +222,28 @@ class Agent:
             if len(self._attendants) >= MOST_ATTENDANTS:
                 log.warning("%s is sent away: there are too many already", wire.name)
             else:
-                if isinstance(first, StartNode):
-                    node = first.role, first.node
+                if isinstance(first, StartNode | StartRank):
+                    rank = first.rank if isinstance(first, StartRank) else 0
+                    node = Attended(first.role, first.node, rank)
                     self._end_earlier(node)
                 self._fork(wire, said, node)
             wire.close()
 
-    def _end_earlier(self, node: tuple[Role, int]) -> None:
+    def _end_earlier(self, node: Attended) -> None:
         """Whoever asks for a node has lost those that it was before, which may not have noticed it
         yet; two at once would need twice the memory."""
         for pid, attended in self._attendants.items():
             if attended == node:
-                log.warning("an earlier process of %s node %d is ended: another is wanted", *node)
+                log.warning(
+                    "an earlier process of %s node %d rank %d is ended: another is wanted", *node
+                )
                 os.kill(pid, signal.SIGKILL)  # and its node with it
 
     def _fork(
         self,
         wire: Wire[ToAttendant],
         said: Sequence[ToAttendant],
-        node: tuple[Role, int] | None,
+        node: Attended | None,
     ) -> None:
         sys.stdout.flush()
         sys.stderr.flush()

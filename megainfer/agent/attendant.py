@@ -1,7 +1,9 @@
 """The process that attends to one node: it forks it, and is to it what a supervisor is.
 
-Its connection leads to the node's stand-in (`hosts/stand_in.py`). It passes on what either says,
-looks after the node's heartbeat, and ends it when the connection ends or is silent for too long.
+Its connection leads to the node's stand-in (`hosts/stand_in.py`). A rank of a node whose first is
+on another host has one of its own, whose connection leads to the rank's stand-in there. It passes
+on what either says, looks after the heartbeat, and ends the process when the connection ends or is
+silent for too long.
 """
 
 import logging
@@ -14,33 +16,34 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from megainfer.agent.conversations import Conversation, NodeConversation, RankConversation
 from megainfer.agent.fetching import Fetching
 from megainfer.agent.front_doors import FrontDoors
 from megainfer.agent.giving import serve_weights
 from megainfer.agent.log_pipe import LogPipe
 from megainfer.agent.probing import serve_probing
 from megainfer.errors import MegaInferError, ModelError, NodeDied, ProtocolError
+from megainfer.hosts.rank_stand_in import run_rank_stand_in
+from megainfer.hosts.stand_in import There
 from megainfer.hosts.token import m2n_key
 from megainfer.hosts.wire import Wire, poll
+from megainfer.launch.control import ParentLink
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import decode_plan
 from megainfer.launch.station import NodeTask
-from megainfer.messages.from_child import Fatal
 from megainfer.messages.hosts import (
-    ForNode,
     ListWeights,
     LogLines,
     NodeEnded,
+    RankThere,
     Refused,
     StartNode,
+    StartRank,
     ToAttendant,
 )
-from megainfer.messages.supervision import ToChild
-from megainfer.messages.to_child import FrontEndDown, FrontEndUp
 from megainfer.models.registry import load_spec
-from megainfer.supervise.child import Child
-from megainfer.supervise.family import drain
-from megainfer.supervise.forking.node import KILL_SECONDS, fork_node
+from megainfer.supervise.child import Child, ChildMain
+from megainfer.supervise.forking.node import KILL_SECONDS, fork_node, fork_rank
 from megainfer.supervise.vigil import LOOK_SECONDS, Vigil
 from megainfer.tls.peers import PeerTls
 from megainfer.topology import CoreAssignment
@@ -63,17 +66,24 @@ class Ground:
     tls: PeerTls | None = None
 
 
+Start = StartNode | StartRank
+
+
 def run_attendant(wire: Wire[ToAttendant], said: Sequence[ToAttendant], ground: Ground) -> None:
-    """To the end of the node that a connection asks for. said: what it began with."""
+    """To the end of the process that a connection asks for. said: what it began with."""
     start = said[0]
-    if not isinstance(start, StartNode):
+    if not isinstance(start, Start):
         _serve_another_host(wire, said, ground)
         return
     wire.keep(start.lease)
     try:
         plan = localised(start.plan, ground)
         meanwhile = _with_weights(wire, start, plan, ground)
-        _Attendant(wire, plan, start).run([*said[1:], *meanwhile])
+        if isinstance(start, StartNode):
+            attendant = _node_attendant(wire, plan, start, ground)
+        else:
+            attendant = _rank_attendant(wire, plan, start)
+        attendant.run([*said[1:], *meanwhile])
     except MegaInferError as error:
         log.warning("%s node %d: %s", start.role, start.node, error)
         _say_last(wire, Refused(str(error)))
@@ -93,7 +103,7 @@ def _serve_another_host(
 
 
 def _with_weights(
-    wire: Wire[ToAttendant], start: StartNode, plan: Plan, ground: Ground
+    wire: Wire[ToAttendant], start: Start, plan: Plan, ground: Ground
 ) -> list[ToAttendant]:
     """Have the model's folder filled by other hosts, where that is wanted and it lacks weights.
     What the stand-in says meanwhile. Raises NodeDied where it goes."""
@@ -145,25 +155,68 @@ def _check_commit(folder: Path, served: Path) -> None:
         )
 
 
+def _node_attendant(
+    wire: Wire[ToAttendant], plan: Plan, start: StartNode, ground: Ground
+) -> "_Attendant":
+    logs, doors = LogPipe(), FrontDoors(plan, start.node, start.incarnation)
+    task = NodeTask(start.role, start.node, start.measures, start.placement, start.weights)
+    elsewhere = {there.rank: partial(_stand_in, start, there, ground) for there in start.elsewhere}
+    cores = partial(_cores, plan, start)
+    with logs:
+        child = fork_node(plan, task, cores, (wire, logs), start.incarnation, elsewhere)
+    return _Attendant(wire, child, logs, NodeConversation(wire, child, doors))
+
+
+def _rank_attendant(wire: Wire[ToAttendant], plan: Plan, start: StartRank) -> "_Attendant":
+    logs = LogPipe()
+    task = NodeTask(start.role, start.node, False, start.placement, start.weights)
+    leader, cores = (start.address, start.port), _cores(plan, start, start.rank)
+    with logs:
+        child, link = fork_rank(
+            *(plan, task, start.rank, leader, cores, (wire, logs), start.incarnation)
+        )
+    return _Attendant(wire, child, logs, RankConversation(wire, child, link))
+
+
+def _stand_in(
+    start: StartNode, there: RankThere, ground: Ground, leader: tuple[str, int], link: ParentLink
+) -> ChildMain:
+    """For a rank of another host."""
+    host = There(there.at.host, (there.at.address, there.at.port), ground.token, ground.tls)
+    address, port = leader
+    rank = StartRank(
+        role=start.role,
+        node=start.node,
+        rank=there.rank,
+        incarnation=start.incarnation,
+        plan=start.plan,
+        placement=start.placement,
+        weights=start.weights,
+        lease=start.lease,
+        address=address,
+        port=port,
+        peers=there.peers,
+    )
+    return partial(run_rank_stand_in, there=host, start=rank, link=link)
+
+
 class _Attendant:
-    def __init__(self, wire: Wire[ToAttendant], plan: Plan, start: StartNode) -> None:
-        self._wire = wire
-        self._logs = LogPipe()
-        self._doors = FrontDoors(plan, start.node, start.incarnation)
+    """child: of a node all ranks, or one whose first is on another host."""
+
+    def __init__(
+        self, wire: Wire[ToAttendant], child: Child, logs: LogPipe, talk: Conversation
+    ) -> None:
+        self._wire, self._child, self._logs, self._talk = wire, child, logs, talk
         self._vigil = Vigil()
         self._ready: set[int] = set()  # descriptors that can be read
         self._next_look = 0.0
-        task = NodeTask(start.role, start.node, start.measures, start.placement, start.weights)
-        cores = partial(_cores, plan, start)
-        with self._logs:
-            self._child: Child = fork_node(plan, task, cores, (wire, self._logs), start.incarnation)
 
     def run(self, said: Sequence[ToAttendant]) -> None:
         """Until the node has ended. Its end is told; that of the connection is its end. said: what
         came together with the wish for it."""
         try:
             for message in said:
-                self._hear(message)
+                self._talk.hear(message)
             while not self._child.collect(self._ready):
                 self._turn()
             self._mourn()
@@ -176,43 +229,15 @@ class _Attendant:
 
     def _turn(self) -> None:
         for message in self._wire.pump():
-            self._hear(message)
-        self._tell_said()
-        for token in self._doors.taken():
-            self._wire.send(token)
-            if self._wire.is_crowded:
-                break  # ZeroMQ keeps the others
+            self._talk.hear(message)
+        self._talk.tell()
         self._tell_logs()
         self._look_after()
         living = [rank for rank in self._child.ranks if rank.alive]
         fds = [fd for rank in living for fd in (rank.link.fileno(), rank.pidfd)]
-        fds.append(self._logs.fileno())
-        if not self._wire.is_crowded:
-            fds += self._doors.filenos()
-        seconds = 0.0 if self._doors.pending and not self._wire.is_crowded else LOOK_SECONDS
+        fds += [self._logs.fileno(), *self._talk.filenos()]
+        seconds = 0.0 if self._talk.is_pending else LOOK_SECONDS
         self._ready = poll([self._wire], seconds, *fds)
-
-    def _hear(self, message: ToAttendant) -> None:
-        match message:
-            case ForNode():
-                self._doors.give(message)
-                return
-            case FrontEndUp(server=server, incarnation=incarnation):
-                self._doors.open(server, incarnation)
-            case FrontEndDown(server=server, incarnation=incarnation):
-                self._doors.shut(server, incarnation)
-            case _ if not isinstance(message, ToChild):
-                raise ProtocolError(f"{self._wire.name} said {type(message).__name__}")
-        self._child.send(message)
-
-    def _tell_said(self) -> None:
-        """What the first rank says; of the others last words."""
-        for rank in self._child.ranks:
-            for said in drain(rank):
-                if isinstance(said, Fatal):
-                    rank.fatal, rank.befell = said.message, said.befell
-                if rank is self._child:
-                    self._wire.send(said)
 
     def _tell_logs(self) -> None:
         if lines := self._logs.lines():
@@ -229,10 +254,11 @@ class _Attendant:
     def _mourn(self) -> None:
         """Tell how it ended, and what it said last."""
         child = self._child
-        self._tell_said()
+        self._talk.tell()
         for _ in range(2):  # the second time what has no end of line
             self._tell_logs()
-        in_order = child.fell is None or child.fell.exit_code == 0
+        first = child.fell or child  # who stands in for a rank ends in order, and says how that did
+        in_order = first.exit_code == 0 and first.fatal is None
         befell = not child.failed_by_itself
         ended = NodeEnded(None) if in_order else NodeEnded(child.death(), befell)
         log.info("%s has ended%s", child.name, "" if in_order else f": {child.death()}")
@@ -249,9 +275,11 @@ def _say_last(wire: Wire[ToAttendant], message: NodeEnded | Refused) -> None:
             wire.pump()
 
 
-def _cores(plan: Plan, start: StartNode, rank: int) -> CoreAssignment | None:
+def _cores(plan: Plan, start: Start, rank: int) -> CoreAssignment | None:
     """A rank's own, where this process may use them: one that joined later may have been planned on
-    another host's."""
+    another host's. None, as it likes, of who stands in for a rank of another host."""
+    if isinstance(start, StartNode) and any(there.rank == rank for there in start.elsewhere):
+        return None
     own = plan.cores_of(start.role, start.node, rank)
     cores = tuple(sorted(set(own.cores) & os.sched_getaffinity(0)))
     return replace(own, cores=cores) if cores else None

@@ -11,8 +11,7 @@ from megainfer.errors import ConfigError
 from megainfer.hosts.listening import Address
 from megainfer.hosts.reception import LEASE_SECONDS, PATIENCE_SECONDS, Reception
 from megainfer.hosts.token import VARIABLE, find_token
-from megainfer.launch.hosts.places import parse_place
-from megainfer.messages.message import Role
+from megainfer.launch.hosts.places import Wishes, parse_place
 from megainfer.tls.peers import AUTHORITY, CERTIFICATE, PRIVATE_KEY, PeerTls, TlsFiles
 
 HOSTS = "Hosts"
@@ -87,7 +86,8 @@ class HostOptions:
             rich_help_panel=HOSTS,
             metavar="NODE=HOST",
             show_default="where cores and memory are",
-            help="Where a node is to be, such as attention.0=left; repeatable.",
+            help="Where a node is to be, such as attention.0=left, or a rank of it "
+            "(attention.0.1=right); repeatable.",
         ),
     ] = None
     agents_timeout: Annotated[
@@ -120,8 +120,8 @@ class HostOptions:
         ),
     ] = False
 
-    def places(self) -> dict[tuple[Role, int], str]:
-        """The wishes for nodes. Raises ConfigError."""
+    def places(self) -> Wishes:
+        """For nodes and ranks. Raises ConfigError."""
         return dict(map(parse_place, self.place or []))
 
     def tls(self) -> PeerTls | None:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from megainfer.hosts.reception import Reception
-from megainfer.hosts.residences import Node, Removals, Residences
+from megainfer.hosts.residences import Removals, Residences
 from megainfer.hosts.stand_in import There, run_stand_in
+from megainfer.launch.hosts.places import Node
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import encode_plan
 from megainfer.launch.station import NodeTask, Station
-from megainfer.messages.hosts import StartNode
+from megainfer.messages.hosts import Peer, RankThere, StartNode
 from megainfer.messages.message import Role
 
 
@@ -23,18 +24,19 @@ class RemoteNodes:
         self.reception = reception
 
     def can_start(self, role: Role, node: int) -> bool:
-        """Whether its host is there."""
-        return self.reception.is_there(self._residences.of(role, node))
+        """Whether its host is there, or all that its ranks are on."""
+        return all(map(self.reception.is_there, self._hosts(role, node)))
 
     def check_host(self, role: Role, node: int) -> None:
-        """Raises NodeDied where its host has been lost for longer than a start waits."""
-        self.reception.check_back(self._residences.of(role, node))
+        """Raises NodeDied where a host of it has been lost for longer than a start waits."""
+        for name in self._hosts(role, node):
+            self.reception.check_back(name)
 
     def move(self, missing: Sequence[Node], needed: Sequence[Node]) -> Iterator[tuple[Node, str]]:
         """Have those that are missing since their hosts stay away started on others; each, and its
         new host. needed: all nodes that there are to be."""
         reception = self.reception
-        away = [node for node in missing if reception.stays_away(self._residences.of(*node))]
+        away = [node for node in missing if any(map(reception.stays_away, self._hosts(*node)))]
         if away:
             yield from self._removals.moved(away, needed, reception.hosts())
 
@@ -44,7 +46,12 @@ class RemoteNodes:
         reception = self.reception
         there = There(name, reception.listens_at(name), reception.token, reception.tls)
         lease = reception.lease
-        peers = reception.peers(name) if reception.load_from_peer else ()
+        peers = self._peers(name)
+        elsewhere = tuple(
+            RankThere(rank, Peer(host, *reception.listens_at(host)), self._peers(host))
+            for rank, host in enumerate(self._hosts(task.role, task.node))
+            if host != name
+        )
 
         def run(station: Station) -> None:
             start = StartNode(
@@ -57,7 +64,16 @@ class RemoteNodes:
                 weights=task.weights,
                 lease=lease,
                 peers=peers,
+                elsewhere=elsewhere,
             )
             run_stand_in(station, self._plan, there, start)
 
         return run
+
+    def _hosts(self, role: Role, node: int) -> tuple[str, ...]:
+        """Of each rank."""
+        return self._residences.of_ranks(role, node, self._plan.ranks(role))
+
+    def _peers(self, host: str) -> tuple[Peer, ...]:
+        """From which this one may have weights."""
+        return self.reception.peers(host) if self.reception.load_from_peer else ()

@@ -4,14 +4,12 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from megainfer.config import format_bytes
-from megainfer.launch.hosts.places import Host, Places
-from megainfer.launch.hosts.spread import needs_of
+from megainfer.launch.hosts.places import Host, Node, Part, Places, part_on
+from megainfer.launch.hosts.spread import need_of_parts, needs_of, whole
 from megainfer.launch.plan import Plan
 from megainfer.messages.message import Role
 
 log = logging.getLogger(__name__)
-
-Node = tuple[Role, int]
 
 
 class Residences:
@@ -22,11 +20,17 @@ class Residences:
         self._moved: dict[Node, str] = {}
 
     def of(self, role: Role, node: int) -> str:
-        """The name of its host."""
+        """The name of its host, of its first rank's where it has several."""
         return self._moved.get((role, node)) or self._places.of(role, node)
 
+    def of_ranks(self, role: Role, node: int, ranks: int) -> tuple[str, ...]:
+        """Of each of so many."""
+        if (role, node) in self._moved:
+            return (self._moved[role, node],) * ranks
+        return self._places.of_ranks(role, node, ranks)
+
     def move(self, node: Node, host: str) -> None:
-        """It is started there from now on."""
+        """It is started there from now on, all of its ranks."""
         self._moved[node] = host
 
 
@@ -52,25 +56,31 @@ class Removals:
             elif node not in self._stuck:
                 self._stuck.add(node)
                 needs = format_bytes(needs_of(self._plan, [node]))
+                ranks = self._residences.of_ranks(*node, self._plan.ranks(node[0]))
                 log.warning(
                     "no host that is there has the %s that %s node %d needs; it waits for %s",
-                    *(needs, *node, self._residences.of(*node)),
+                    *(needs, *node, "+".join(dict.fromkeys(ranks))),
                 )
 
     def _room_for(self, node: Node, wanted: list[Node], hosts: list[Host]) -> Host | None:
         """That with the most cores for each node, of those that have memory for it."""
         others = [other for other in wanted if other != node]
-        there = {
-            host.name: [other for other in others if self._residences.of(*other) == host.name]
-            for host in hosts
-        }
+        there = {host.name: self._parts_on(host.name, others) for host in hosts}
+        own = whole(self._plan, *node)
         fitting = [
             host
             for host in hosts
-            if needs_of(self._plan, [*there[host.name], node]) <= host.machine.available_memory
+            if need_of_parts(self._plan, [*there[host.name], own]) <= host.machine.available_memory
         ]
         return max(
             fitting,
             key=lambda host: len(host.machine.cores) / (len(there[host.name]) + 1),
             default=None,
         )
+
+    def _parts_on(self, host: str, nodes: list[Node]) -> list[Part]:
+        parts = (
+            part_on(host, node, self._residences.of_ranks(*node, self._plan.ranks(node[0])))
+            for node in nodes
+        )
+        return [part for part in parts if part.ranks]

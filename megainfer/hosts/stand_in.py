@@ -60,12 +60,44 @@ def run_stand_in(station: Station, plan: Plan, there: There, start: StartNode) -
     try:
         _StandIn(station, plan, there, start).run()
     except MegaInferError as error:  # the node may well be alive, but nobody hears it
-        _end(station, str(error), befell=True)
+        end(station, str(error), befell=True)
 
 
-def _end(station: Station, words: str, befell: bool) -> None:
+def end(station: Station, words: str, befell: bool) -> None:
+    """Say why it ends."""
     with suppress(NodeDied):  # the supervisor itself is gone: nobody to tell
         station.link.send(Fatal(words, befell))
+
+
+def dialled(there: There, lease: float) -> Wire[FromAttendant]:
+    """To the agent there, trying again until the lease is over. Raises NodeDied."""
+    name = f"host {there.host}"
+    deadline = monotonic() + lease
+    while True:
+        try:
+            connection = socket.create_connection(there.address, timeout=lease)
+        except OSError as error:
+            if monotonic() + _RETRY_SECONDS > deadline:
+                raise NodeDied(f"{name} can't be reached: {error}") from error
+            sleep(_RETRY_SECONDS)  # nothing tells when somebody begins to listen
+        else:
+            break
+    return Wire(connection, there.token, from_attendant_decoder, name, True, lease, tls=there.tls)
+
+
+def tell_ended(station: Station, host: str, message: NodeEnded | Refused) -> None:
+    """How it has ended there."""
+    if isinstance(message, Refused):
+        end(station, f"host {host} refuses it: {message.reason}", befell=False)
+    elif message.cause is not None:
+        end(station, f"{message.cause} (on host {host})", message.befell)
+
+
+def print_lines(whose: str, lines: list[str]) -> None:
+    """What was written there."""
+    with suppress(OSError):  # nobody reads what is printed: no node dies of that
+        for line in lines:
+            print(f"{whose} | {line}", flush=True)
 
 
 def _here(spans: Spans, ahead: float) -> Spans:
@@ -85,7 +117,7 @@ class _StandIn:
         self._front_ends: dict[tuple[int, int], FrontEndLink] = {}
         self._lost_at: dict[tuple[int, int], float] = {}
         self._missed: list[FrontEndUp] = []  # still to be met
-        self._wire = self._dialled()
+        self._wire = dialled(there, start.lease)
 
     def run(self) -> None:
         self._wire.send(self._start)
@@ -93,7 +125,7 @@ class _StandIn:
             self._hear_front_ends()
             for message in self._wire.pump():
                 if isinstance(message, NodeEnded | Refused):
-                    self._ended(message)
+                    tell_ended(self._station, self._there.host, message)
                     return
                 self._pass_on(message)
             self._hear_supervisor()
@@ -103,40 +135,13 @@ class _StandIn:
                 fronts = [link.fileno() for link in self._front_ends.values()]
                 poll([self._wire], _LOOK_SECONDS, self._link.fileno(), *fronts)
 
-    def _dialled(self) -> Wire[FromAttendant]:
-        """Trying again until the lease is over. Raises NodeDied."""
-        there, lease = self._there, self._start.lease
-        name = f"host {there.host}"
-        deadline = monotonic() + lease
-        while True:
-            try:
-                connection = socket.create_connection(there.address, timeout=lease)
-            except OSError as error:
-                if monotonic() + _RETRY_SECONDS > deadline:
-                    raise NodeDied(f"{name} can't be reached: {error}") from error
-                sleep(_RETRY_SECONDS)  # nothing tells when somebody begins to listen
-            else:
-                break
-        return Wire(
-            connection, there.token, from_attendant_decoder, name, True, lease, tls=there.tls
-        )
-
-    def _ended(self, message: NodeEnded | Refused) -> None:
-        host = self._there.host
-        if isinstance(message, Refused):
-            _end(self._station, f"host {host} refuses it: {message.reason}", befell=False)
-        elif message.cause is not None:
-            _end(self._station, f"{message.cause} (on host {host})", message.befell)
-
     def _pass_on(self, message: FromAttendant) -> None:
         """What the node, or its host, says."""
         match message:
             case ForFrontEnd():
                 self._tell_front_end(message)
             case LogLines(lines=lines):
-                with suppress(OSError):  # nobody reads what is printed: no node dies of that
-                    for line in lines:
-                        print(f"{self._there.host} {self._name} | {line}", flush=True)
+                print_lines(f"{self._there.host} {self._name}", lines)
             case Fatal():
                 pass  # NodeEnded says it again
             case Stats():

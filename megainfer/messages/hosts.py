@@ -61,13 +61,21 @@ class Peer(msgspec.Struct, frozen=True):
     port: int
 
 
+class RankThere(msgspec.Struct, frozen=True):
+    """A rank of a node that is to be on another host. peers: for that host, as of `StartNode`."""
+
+    rank: int
+    at: Peer
+    peers: tuple[Peer, ...] = ()
+
+
 class StartNode(Message, frozen=True):
     """From a stand-in, first of all: start this incarnation of a node, and be its supervisor.
 
     plan: as `launch.plan_codec` writes it, without the key of M2N. measures, placement, weights: as
     its main function takes them; attention nodes need no placement. lease: seconds of silence after
     which either side counts as lost. peers: hosts from which weights may be copied that lack on
-    this one.
+    this one. elsewhere: its ranks that aren't to be on this host.
     """
 
     role: Role
@@ -78,6 +86,27 @@ class StartNode(Message, frozen=True):
     placement: Placement | None
     weights: WeightFiles
     lease: float
+    peers: tuple[Peer, ...] = ()
+    elsewhere: tuple[RankThere, ...] = ()
+
+
+class StartRank(Message, frozen=True):
+    """From the stand-in of a rank, first of all: start this rank of a node whose first rank is on
+    another host, and is its supervisor by way of that stand-in.
+
+    address, port: where the first rank listens. The others as of `StartNode`.
+    """
+
+    role: Role
+    node: int
+    rank: int
+    incarnation: int
+    plan: bytes
+    placement: Placement | None
+    weights: WeightFiles
+    lease: float
+    address: str
+    port: int
     peers: tuple[Peer, ...] = ()
 
 
@@ -192,7 +221,7 @@ Probing = ProbeLink | Echo | OpenPort
 Probed = LinkProbed | Echoed | PortOpened | PortRead
 Fetching = ListWeights | ReadWeights
 Fetched = WeightsListed | WeightsRead
-ToAttendant = ToChild | StartNode | ForNode | Probing | Fetching | Pulse
+ToAttendant = ToChild | StartNode | StartRank | ForNode | Probing | Fetching | Pulse
 FromAttendant = FromChild | NodeEnded | LogLines | ForFrontEnd | Refused | Probed | Fetched | Pulse
 
 to_agent_decoder: "msgspec.msgpack.Decoder[ToAgent]" = msgspec.msgpack.Decoder(ToAgent)

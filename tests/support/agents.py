@@ -111,5 +111,4 @@ def examine(network: Network, token: Path, *args: str, agents: int = 2) -> str:
 
 
 def wait_until_ready(served: Served, agents: Sequence[AgentProcess]) -> None:
-    told = [agent.output for agent in agents]
-    assert served.wait_until_ready(), "\n".join([served.output, *told])
+    assert served.wait_until_ready(), "\n".join([served.output, *(a.output for a in agents)])

@@ -8,7 +8,11 @@ from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.ranks.shared import AnyLayout, Shared
 
 if TYPE_CHECKING:  # torch, which who only makes seats doesn't need
+    from megainfer.m2n.dist.listening import Address, TcpListener
+    from megainfer.ranks.dist.meeting import Terms
     from megainfer.ranks.road import FollowingRoad, LeadingRoad
+
+    Leader = tuple[Terms, Address]
 
 
 class Closable(Protocol):
@@ -16,11 +20,21 @@ class Closable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """Where ranks of other hosts come to. ranks: these."""
+
+    terms: "Terms"
+    ranks: tuple[int, ...]
+    listener: "TcpListener"
+
+
+@dataclass(frozen=True, slots=True)
 class LeadingSeat(Generic[AnyLayout]):
-    """links: to the other ranks, from 1 on, in order."""
+    """links: to the other ranks, from 1 on, in order. door: None where all are on this host."""
 
     shared: Shared[AnyLayout]
     links: tuple[ChildLink, ...]
+    door: Door | None = None
 
     @property
     def layout(self) -> AnyLayout:
@@ -29,18 +43,24 @@ class LeadingSeat(Generic[AnyLayout]):
 
     def road(self, name: str, spin_seconds: float) -> "LeadingRoad":
         """To the other ranks; name: their node's, for errors."""
+        from megainfer.ranks.dist.leading import LeadingHosts
         from megainfer.ranks.memory import LeadingMemory
 
-        return LeadingMemory(self.shared, name, spin_seconds)
+        if self.door is None:
+            return LeadingMemory(self.shared, name, spin_seconds)
+        door = self.door
+        return LeadingHosts(self.shared, door.terms, door.ranks, door.listener, spin_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class FollowingSeat(Generic[AnyLayout]):
-    """link: to rank 0, which speaks there as the supervisor does to nodes."""
+    """link: to rank 0, which speaks there as the supervisor does to nodes. leader: where that is,
+    None where on this host."""
 
     shared: Shared[AnyLayout]
     rank: int
     link: ParentLink
+    leader: "Leader | None" = None
 
     @property
     def layout(self) -> AnyLayout:
@@ -49,22 +69,27 @@ class FollowingSeat(Generic[AnyLayout]):
 
     def road(self, spin_seconds: float) -> "FollowingRoad":
         """To rank 0."""
+        from megainfer.ranks.dist.following import FollowingElsewhere
         from megainfer.ranks.memory import FollowingMemory
 
+        if self.leader is not None:
+            return FollowingElsewhere(self.shared, self.rank, *self.leader)
         return FollowingMemory(self.shared, self.rank, spin_seconds)
 
 
 class RankSeats(Generic[AnyLayout]):
-    """Of all ranks of one node."""
+    """Of all ranks of one node. door: for those of other hosts, whose links lead to who stands in
+    for them."""
 
-    def __init__(self, layout: AnyLayout) -> None:
+    def __init__(self, layout: AnyLayout, door: Door | None = None) -> None:
+        self._door = door
         self._shared = Shared.create(layout)
         self._pairs = [link_pair() for _ in range(1, layout.ranks)]
 
     @property
     def leading(self) -> LeadingSeat[AnyLayout]:
         """Rank 0's."""
-        return LeadingSeat(self._shared, tuple(ours for ours, _ in self._pairs))
+        return LeadingSeat(self._shared, tuple(ours for ours, _ in self._pairs), self._door)
 
     def following(self, rank: int) -> FollowingSeat[AnyLayout]:
         """Of any other rank."""
@@ -81,10 +106,14 @@ class RankSeats(Generic[AnyLayout]):
             return [theirs for _, theirs in self._pairs]
         leading = [ours for ours, _ in self._pairs]
         others = [pair[1] for other, pair in enumerate(self._pairs, 1) if other != rank]
-        return [*leading, *others]
+        return [*leading, *others, *self._doors]
 
     def close(self) -> None:
         """Where they were made, once all ranks are forked."""
-        for link in (link for pair in self._pairs for link in pair):
-            link.close()
+        for held in (*(link for pair in self._pairs for link in pair), *self._doors):
+            held.close()
         self._shared.close()
+
+    @property
+    def _doors(self) -> "list[TcpListener]":
+        return [] if self._door is None else [self._door.listener]

@@ -1,20 +1,30 @@
 """The processes of one node: what each of its ranks runs, and forking them together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from megainfer.compute.selection import IMPLEMENTATIONS
+from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.launch.plan import Plan
-from megainfer.launch.ranks.seats import LeadingSeat, RankSeats
+from megainfer.launch.ranks.seats import Door, FollowingSeat, LeadingSeat, RankSeats
 from megainfer.launch.station import NodeTask
 from megainfer.m2n.roads import ROADS
 from megainfer.messages.message import Role
-from megainfer.supervise.child import Child, ChildMain, Closable, fork_child
+from megainfer.ranks.shared import Shared
+from megainfer.supervise.child import Child, ChildMain, Closable, fork_child, name_of
 from megainfer.topology import CoreAssignment
 
+if TYPE_CHECKING:  # torch, which who only forks nodes of one rank doesn't need
+    from megainfer.m2n.dist.listening import Address
+    from megainfer.ranks.dist.meeting import Terms
+
 KILL_SECONDS = 10.0
+StandIn = Callable[["Address", ParentLink], ChildMain]
+"""What stands in for a rank of another host, by where rank 0 listens, and its link to that."""
+NOWHERE: Mapping[int, StandIn] = MappingProxyType({})
 
 
 def fork_node(
@@ -23,23 +33,78 @@ def fork_node(
     cores: Callable[[int], CoreAssignment | None],
     close: Sequence[Closable],
     incarnation: int,
+    elsewhere: Mapping[int, StandIn] = NOWHERE,
 ) -> Child:
     """All processes of a node of this host, one a rank; the first of them.
 
-    cores: of a rank, None: where it likes. close: what none of them may hold.
+    cores: of a rank, None: where it likes. close: what none of them may hold. elsewhere: for the
+    ranks of other hosts, who stands in for them here.
     """
     ranks = plan.ranks(task.role)
     if ranks == 1:
         main = main_of(plan, task, None)
         return fork_ranks(task.role, task.node, [(main, ())], cores, close, incarnation)
-    attention = task.role is Role.ATTENTION
-    seats = RankSeats[Any](plan.half_layout if attention else plan.rows_layout)
+    door = _door(plan, task, incarnation, elsewhere)
+    seats = RankSeats[Any](_layout(plan, task.role), door)
     try:
-        mains = [main_of(plan, task, seats.leading), *_others(plan, task, seats)]
+        mains = [main_of(plan, task, seats.leading)]
+        for seat in seats.others:
+            if door is not None and seat.rank in elsewhere:
+                mains.append(elsewhere[seat.rank](door.listener.address, seat.link))
+            else:
+                mains.append(_following(plan, task, seat))
         own = [(main, seats.not_of(rank)) for rank, main in enumerate(mains)]
         return fork_ranks(task.role, task.node, own, cores, close, incarnation)
     finally:
         seats.close()
+
+
+def fork_rank(
+    plan: Plan,
+    task: NodeTask,
+    rank: int,
+    leader: "tuple[str, int]",
+    cores: CoreAssignment | None,
+    close: Sequence[Closable],
+    incarnation: int,
+) -> tuple[Child, ChildLink]:
+    """One rank of a node whose first is on another host and listens there, at `leader`; and what
+    rank 0 has of its link in the rank's own host."""
+    from megainfer.m2n.dist.listening import Address
+
+    ours, theirs = link_pair()
+    terms = _terms(plan, task, incarnation)
+    shared = Shared.create(_layout(plan, task.role))  # with nobody: for what rank 0 tells
+    seat: FollowingSeat[Any] = FollowingSeat(shared, rank, theirs, (terms, Address(*leader)))
+    try:
+        main = _following(plan, task, seat)
+        held = (*close, ours)
+        return fork_child(task.role, task.node, main, cores, held, incarnation, rank), ours
+    finally:
+        theirs.close()
+        shared.close()
+
+
+def _layout(plan: Plan, role: Role) -> Any:
+    return plan.half_layout if role is Role.ATTENTION else plan.rows_layout
+
+
+def _terms(plan: Plan, task: NodeTask, incarnation: int) -> "Terms":
+    from megainfer.ranks.dist.meeting import Terms
+
+    node, host = name_of(task.role, task.node), plan.config.m2n_host
+    return Terms(node, incarnation, host, plan.m2n_key, plan.m2n_tls)
+
+
+def _door(
+    plan: Plan, task: NodeTask, incarnation: int, elsewhere: Mapping[int, StandIn]
+) -> Door | None:
+    if not elsewhere:
+        return None
+    from megainfer.m2n.dist.listening import TcpListener
+
+    listener = TcpListener.create(plan.config.m2n_host)
+    return Door(_terms(plan, task, incarnation), tuple(sorted(elsewhere)), listener)
 
 
 def fork_ranks(
@@ -109,25 +174,20 @@ def _import_for_hosts(plan: Plan) -> None:
         import_module(ROADS[plan.road.kind])
 
 
-def _others(plan: Plan, task: NodeTask, seats: RankSeats[Any]) -> list[ChildMain]:
-    """Of the ranks but the first, in order."""
+def _following(plan: Plan, task: NodeTask, seat: FollowingSeat[Any]) -> ChildMain:
+    """Of any rank but the first."""
     from megainfer.attention_node.ranks import following as halves
     from megainfer.expert_node import following as experts
 
     node, weights = task.node, task.weights
+    _import_for_hosts(plan)
     if task.role is Role.ATTENTION:
-        return [
-            partial(halves.run_following, plan=plan, node=node, seat=seat, weights=weights)
-            for seat in seats.others
-        ]
-    return [
-        partial(
-            experts.run_following,
-            plan=plan,
-            node=node,
-            seat=seat,
-            placement=task.placement or plan.placement,
-            weights=weights,
-        )
-        for seat in seats.others
-    ]
+        return partial(halves.run_following, plan=plan, node=node, seat=seat, weights=weights)
+    return partial(
+        experts.run_following,
+        plan=plan,
+        node=node,
+        seat=seat,
+        placement=task.placement or plan.placement,
+        weights=weights,
+    )

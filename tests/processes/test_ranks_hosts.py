@@ -1,0 +1,177 @@
+"""Nodes whose ranks are on two hosts: tokens and bits as on one, and what is lost costs a pause."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.agents import AgentProcess, serve_on, wait_until_ready, write_token
+from tests.support.chaos.instance import write_model
+from tests.support.namespaces import Network, may_make_hosts, network
+from tests.support.served import Served, serving, stream
+
+NAMES = ("left", "right")
+PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8, [9])
+TOKENS, LONG = 24, 120
+LEASE, GRACE = 3.0, 60.0
+OPTIONS = (
+    *("--attn-tp", "2", "--ffn-tp", "2", "--micro-batches", "1"),
+    *("--dtype", "float32", "--max-model-len", "1024", "--kv-cache-memory", "4MiB"),
+)
+PLACES = ("attention.0=left", "attention.0.1=right", "expert.0=right", "expert.0.1=left")
+"""Each node has its first rank on another host."""
+RANKS = ({"attent-0", "expert-0.1"}, {"expert-0", "attent-0.1"})
+
+
+@dataclass
+class Site:
+    network: Network
+    token: Path
+    served: Served
+    agents: list[AgentProcess]
+
+
+def answer(served: Served, prompt: list[int], count: int) -> Any:
+    """Token ids, and their log-probabilities to the last bit."""
+    body = {
+        "prompt": prompt,
+        "max_tokens": count,
+        "temperature": 0,
+        "ignore_eos": True,
+        "logprobs": 1,
+        "return_token_ids": True,
+    }
+    found = httpx.post(f"{served.url}/v1/completions", json=body, timeout=120)
+    assert found.status_code == 200, found.text
+    choice = found.json()["choices"][0]
+    return choice["token_ids"], choice["logprobs"]["token_logprobs"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> dict[int, Any]:
+    """By as many ranks on one host."""
+    with serving(str(model), *OPTIONS) as served:
+        return {
+            **{index: answer(served, prompt, TOKENS) for index, prompt in enumerate(PROMPTS)},
+            LONG: answer(served, PROMPTS[0], LONG),
+        }
+
+
+@pytest.fixture(scope="module")
+def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    may_make_hosts()
+    token = write_token(tmp_path_factory.mktemp("site"))
+    places = [word for place in PLACES for word in ("--place", place)]
+    options = (str(model), *OPTIONS, *places, "--agent-lease", f"{LEASE:g}")
+    with network(2) as net, ExitStack() as ends:
+        agents = []
+        for host, name in zip(net.hosts, NAMES, strict=True):
+            agents.append(AgentProcess(net, host, name, token))
+            ends.callback(agents[-1].kill)
+        served = serve_on(net, token, *options)
+        ends.callback(served.kill)
+        wait_until_ready(served, agents)
+        yield Site(net, token, served, agents)
+
+
+def test_tokens_and_bits_are_those_of_one_host(site: Site, expected: dict[int, Any]) -> None:
+    for index, prompt in enumerate(PROMPTS):
+        assert answer(site.served, prompt, TOKENS) == expected[index]
+    assert [set(agent.nodes()) for agent in site.agents] == list(RANKS)
+    nodes = httpx.get(f"{site.served.url}/admin/nodes", timeout=30).json()["nodes"]
+    assert [node["host"] for node in nodes] == ["left+right", "right+left"]
+
+
+def test_a_killed_rank_is_its_nodes_death_and_streams_go_on(
+    site: Site, expected: dict[int, Any]
+) -> None:
+    """All ranks of its node are others afterwards, on both hosts."""
+    left, right = site.agents
+    for agent, names in ((right, ("attent-0", "attent-0.1")), (left, ("expert-0", "expert-0.1"))):
+        before = pids_of(site, names)
+        assert (
+            streamed(site, lambda: os.kill(agent.nodes()[names[1]], signal.SIGKILL))
+            == (expected[LONG][0])
+        )
+        assert not before & pids_of(site, names)
+    for away, home in (("right", "left"), ("left", "right")):
+        cause = rf"rank 1: killed by SIGKILL \(on host {away}\) \(on host {home}\)"
+        assert re.search(cause, site.served.output), site.served.output
+
+
+def test_a_first_rank_that_is_killed_takes_the_others_with_it(
+    site: Site, expected: dict[int, Any]
+) -> None:
+    names = ("attent-0", "attent-0.1")
+    before = pids_of(site, names)
+    pid = site.agents[0].nodes()["attent-0"]
+    assert streamed(site, lambda: os.kill(pid, signal.SIGKILL)) == expected[LONG][0]
+    assert not before & pids_of(site, names)
+
+
+def test_a_stopped_rank_is_given_up(site: Site, expected: dict[int, Any]) -> None:
+    before = len(site.served.output)
+    pid = site.agents[1].nodes()["attent-0.1"]
+    assert streamed(site, lambda: os.kill(pid, signal.SIGSTOP)) == expected[LONG][0]
+    assert re.search(r"rank 1: hung: .*\(on host right\)", site.served.output[before:])
+
+
+def test_a_pulled_link_costs_a_pause(site: Site, expected: dict[int, Any]) -> None:
+    """Both nodes have a rank behind it; those end there, too."""
+    host, agent = site.network.hosts[1], site.agents[1]
+
+    def pull() -> None:
+        host.unplug()
+        agent.await_nodes(0, LEASE + GRACE)
+        host.plug()
+
+    assert streamed(site, pull) == expected[LONG][0]
+    assert answer(site.served, PROMPTS[1], TOKENS) == expected[1]
+
+
+def test_an_agent_that_is_killed_and_started_again(site: Site, expected: dict[int, Any]) -> None:
+    host = site.network.hosts[1]
+
+    def kill() -> None:
+        site.agents[1].kill()
+        site.agents[1] = AgentProcess(site.network, host, NAMES[1], site.token)
+
+    try:
+        assert streamed(site, kill) == expected[LONG][0]
+        assert answer(site.served, PROMPTS[2], TOKENS) == expected[2]
+    finally:
+        site.served.kill()
+        site.agents[1].kill()
+
+
+def streamed(site: Site, meanwhile: Callable[[], None]) -> list[int]:
+    """Of the first prompt, a long answer; `meanwhile` is called once it has begun."""
+    events = stream(site.served, PROMPTS[0], LONG, temperature=0, return_token_ids=True)
+    told = tokens_of(next(events))
+    meanwhile()
+    for event in events:
+        told += tokens_of(event)
+    return told
+
+
+def tokens_of(event: dict[str, Any]) -> list[int]:
+    ids: list[int] = event["choices"][0].get("token_ids") or [] if "choices" in event else []
+    return ids
+
+
+def pids_of(site: Site, names: tuple[str, ...]) -> set[int]:
+    found = {**site.agents[0].nodes(), **site.agents[1].nodes()}
+    return {found[name] for name in names}
