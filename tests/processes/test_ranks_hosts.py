@@ -28,7 +28,11 @@ OPTIONS = (
 )
 PLACES = ("attention.0=left", "attention.0.1=right", "expert.0=right", "expert.0.1=left")
 """Each node has its first rank on another host."""
-RANKS = ({"attent-0", "expert-0.1"}, {"expert-0", "attent-0.1"})
+PROCESSES = (
+    {"attent-0", "attent-0.1", "expert-0.1"},
+    {"expert-0", "expert-0.1", "attent-0.1"},
+)
+"""Beside the first rank there is who stands in for the second."""
 
 
 @dataclass
@@ -90,7 +94,7 @@ def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
 def test_tokens_and_bits_are_those_of_one_host(site: Site, expected: dict[int, Any]) -> None:
     for index, prompt in enumerate(PROMPTS):
         assert answer(site.served, prompt, TOKENS) == expected[index]
-    assert [set(agent.nodes()) for agent in site.agents] == list(RANKS)
+    assert [set(agent.nodes()) for agent in site.agents] == list(PROCESSES)
     nodes = httpx.get(f"{site.served.url}/admin/nodes", timeout=30).json()["nodes"]
     assert [node["host"] for node in nodes] == ["left+right", "right+left"]
 
@@ -102,10 +106,8 @@ def test_a_killed_rank_is_its_nodes_death_and_streams_go_on(
     left, right = site.agents
     for agent, names in ((right, ("attent-0", "attent-0.1")), (left, ("expert-0", "expert-0.1"))):
         before = pids_of(site, names)
-        assert (
-            streamed(site, lambda: os.kill(agent.nodes()[names[1]], signal.SIGKILL))
-            == (expected[LONG][0])
-        )
+        kill = partial(os.kill, agent.nodes()[names[1]], signal.SIGKILL)
+        assert streamed(site, kill) == expected[LONG][0]
         assert not before & pids_of(site, names)
     for away, home in (("right", "left"), ("left", "right")):
         cause = rf"rank 1: killed by SIGKILL \(on host {away}\) \(on host {home}\)"
@@ -173,5 +175,6 @@ def tokens_of(event: dict[str, Any]) -> list[int]:
 
 
 def pids_of(site: Site, names: tuple[str, ...]) -> set[int]:
-    found = {**site.agents[0].nodes(), **site.agents[1].nodes()}
-    return {found[name] for name in names}
+    """On both hosts, who stands in for one of the other among them."""
+    found = (agent.nodes() for agent in site.agents)
+    return {pid for nodes in found for name, pid in nodes.items() if name in names}
