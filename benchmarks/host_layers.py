@@ -1,15 +1,18 @@
-"""What a layer costs an instance of 2 x 2 on one host, and across two: network namespaces here.
+"""What a layer costs an instance on one host, and across two: network namespaces here.
 
     python benchmarks/host_layers.py
     python benchmarks/host_layers.py --tokens 32 --rounds 1 --layouts shm across
 
-Two streams of single tokens, so that both attention nodes decode all the time; each MoE layer of a
-token is a dispatch to both expert nodes and their replies. Only root can make namespaces. Layouts:
+Two streams of single tokens, so that both attention nodes of 2 x 2 decode all the time; each MoE
+layer of a token is a dispatch to both expert nodes and their replies. Only root can make
+namespaces. Layouts:
 
     shm      all nodes on one host, through memory
     dist     all nodes on one host, through its network
     beside   on each of two hosts one node of each role: one pair by memory, the other by network
     across   attention nodes on one host, expert nodes on the other: all by network
+    ranks    1 x 1, nodes of two ranks, all on one host, through memory
+    parted   the same, the second rank of each on another host: orders and rows by network
 
 Columns:
 
@@ -42,12 +45,16 @@ from tests.support.agents import AgentProcess, serve_on, wait_until_ready, write
 from tests.support.namespaces import network
 from tests.support.served import Served, serving, stream
 
-NODES = ("--attn-gpus", "2", "--ffn-gpus", "2", "--micro-batches", "1", "--cores", "shared")
+NODES = ("--attn-gpus", "2", "--ffn-gpus", "2")
+RANKED = ("--attn-gpus", "1", "--ffn-gpus", "1", "--attn-tp", "2", "--ffn-tp", "2")
+EACH = ("--micro-batches", "1", "--cores", "shared", "--max-model-len", "1024")
 PLACES = {
     "beside": ("attention.0=left", "attention.1=right", "expert.0=left", "expert.1=right"),
     "across": ("attention.0=left", "attention.1=left", "expert.0=right", "expert.1=right"),
+    "parted": ("attention.0=left", "attention.0.1=right", "expert.0=left", "expert.0.1=right"),
 }
-LAYOUTS = ("shm", "dist", *PLACES)
+OF_RANKS = ("ranks", "parted")
+LAYOUTS = ("shm", "dist", "beside", "across", *OF_RANKS)
 STREAMS = 2
 
 
@@ -60,10 +67,12 @@ class Cost:
 
 @contextmanager
 def served_as(layout: str, model: Path, folder: Path) -> Iterator[Served]:
-    options = [str(model), *NODES, "--max-model-len", "1024", "--kv-cache-memory", "64MiB"]
+    nodes = RANKED if layout in OF_RANKS else NODES
+    options = [str(model), *nodes, *EACH, "--kv-cache-memory", "64MiB"]
+    road = "shm" if layout in OF_RANKS else layout
     with ExitStack() as stack:
         if layout not in PLACES:
-            yield stack.enter_context(serving(*options, "--m2n", layout))
+            yield stack.enter_context(serving(*options, "--m2n", road))
             return
         net, token = stack.enter_context(network(2)), write_token(folder)
         agents = [
@@ -121,7 +130,7 @@ def main() -> None:
         folder = Path(scratch)
         model = with_tokenizer(ensure_checkpoint(args.model, folder), folder)
         costs = [measured(layout, model, args, folder) for layout in args.layouts]
-    console.print(f"{hardware()}\n2 x 2, {STREAMS} streams, {args.model}")
+    console.print(f"{hardware()}\n{STREAMS} streams, {args.model}")
     print_table(console, costs)
     if args.json:
         report = {"hardware": hardware(), "results": [asdict(cost) for cost in costs]}

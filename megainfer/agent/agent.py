@@ -64,6 +64,10 @@ class Attended(NamedTuple):
     node: int
     rank: int
 
+    @property
+    def name(self) -> str:
+        return f"{self.role} node {self.node}" + (f" rank {self.rank}" if self.rank else "")
+
 
 @dataclass(frozen=True, slots=True)
 class AgentWish:
@@ -234,9 +238,7 @@ class Agent:
         yet; two at once would need twice the memory."""
         for pid, attended in self._attendants.items():
             if attended == node:
-                log.warning(
-                    "an earlier process of %s node %d rank %d is ended: another is wanted", *node
-                )
+                log.warning("an earlier process of %s is ended: another is wanted", node.name)
                 os.kill(pid, signal.SIGKILL)  # and its node with it
 
     def _fork(

@@ -25,12 +25,9 @@ from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Enter, Prepare
 from megainfer.messages.weights import WeightFiles
 from megainfer.ranks.layout import RowsLayout
-from megainfer.ranks.road import MESSAGE
+from megainfer.ranks.road import MESSAGE, MESSAGE_SECONDS
 from megainfer.ranks.rows import FollowingRows, Order
 from megainfer.topology import Placement, Shard
-
-MESSAGE_SECONDS = 1.0
-"""A message is there before the order that tells of it."""
 
 
 def run_following(

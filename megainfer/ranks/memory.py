@@ -16,11 +16,34 @@ from megainfer.ranks.road import LOADING_SECONDS, MESSAGE, Given
 from megainfer.ranks.shared import Shared
 
 
+class Views:
+    """Rows of fields in a memory; which are asked for again and again."""
+
+    def __init__(self, shared: Shared[Any]) -> None:
+        self._shared = shared
+        self._whole: dict[Field, Tensor] = {}
+
+    def of(self, field: Field, rows: int) -> Tensor:
+        """The first so many."""
+        whole = self._whole.get(field)
+        if whole is None:
+            whole = self._whole[field] = self._shared.field(field)
+        return whole[:rows]
+
+    def write(self, given: Given) -> None:
+        """Into its place."""
+        place = self.of(given.field, given.rows)
+        if len(given.pieces) == 1:
+            place.copy_(given.pieces[0])
+        else:
+            torch.cat(list(given.pieces), out=place)
+
+
 class LeadingMemory:
     """`road.LeadingRoad`. name: its node's, for errors."""
 
     def __init__(self, shared: Shared[Any], name: str, spin_seconds: float) -> None:
-        self._shared = shared
+        self._views = Views(shared)
         self.orders = Orders(shared.memory, shared.layout.ranks, name, spin_seconds)
         self._made: Sequence[Field] = ()
         self._rows = 0
@@ -35,14 +58,14 @@ class LeadingMemory:
         """See `LeadingRoad`."""
         self.orders.await_all()
         for each in given:
-            write(self._shared, each)
+            self._views.write(each)
         self._made, self._rows = made, given[0].rows if given else 0
         self.orders.say(order)
 
     def results(self) -> Sequence[Tensor]:
         """See `LeadingRoad`."""
         self.orders.await_all()
-        return [self._shared.field(field, self._rows) for field in self._made]
+        return [self._views.of(field, self._rows) for field in self._made]
 
     def message(self) -> None:
         """See `LeadingRoad`."""
@@ -53,7 +76,7 @@ class FollowingMemory:
     """`road.FollowingRoad`."""
 
     def __init__(self, shared: Shared[Any], rank: int, spin_seconds: float) -> None:
-        self._shared = shared
+        self._views = Views(shared)
         self._orders = FollowedOrders(shared.memory, shared.layout.ranks, rank, spin_seconds)
 
     def wait(self, timeout: float) -> Sequence[int] | None:
@@ -62,22 +85,12 @@ class FollowingMemory:
 
     def given(self, field: Field, rows: int) -> Tensor:
         """See `FollowingRoad`."""
-        return self._shared.field(field, rows)
+        return self._views.of(field, rows)
 
     def result(self, field: Field, rows: int) -> Tensor:
         """See `FollowingRoad`."""
-        return self._shared.field(field, rows)
+        return self._views.of(field, rows)
 
     def done(self) -> None:
         """See `FollowingRoad`."""
         self._orders.done()
-
-
-def write(shared: Shared[Any], given: Given) -> Tensor:
-    """Into its place, which is returned."""
-    place = shared.field(given.field, given.rows)
-    if len(given.pieces) == 1:
-        place.copy_(given.pieces[0])
-    else:
-        torch.cat(list(given.pieces), out=place)
-    return place

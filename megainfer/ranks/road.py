@@ -19,6 +19,9 @@ ANSWER_SECONDS = 60.0
 this only bounds what a fault of our own could cost."""
 MESSAGE = -1
 """In place of what an order is about: there is a message on the rank's link."""
+MESSAGE_SECONDS = 15.0
+"""On one host a message is there before the order that tells of it; between hosts each takes a way
+of its own."""
 
 
 class Given(NamedTuple):

@@ -38,15 +38,16 @@ class Shared(Generic[AnyLayout]):
     def create(cls, layout: AnyLayout) -> "Shared[AnyLayout]":
         return cls(layout, mmap(-1, layout.total_bytes))
 
-    def field(self, field: Field, rows: int) -> "Tensor":
-        """Its first rows, as all see them."""
+    def field(self, field: Field) -> "Tensor":
+        """All of its rows, as all see them."""
         import torch
 
-        shape, dtype = (rows, *field.shape), getattr(torch, field.dtype)
-        if not rows:
-            return torch.empty(shape, dtype=dtype)
-        flat = torch.frombuffer(self.memory, dtype=dtype, count=prod(shape), offset=field.offset)
-        return flat.view(shape)
+        shape, dtype = (field.rows, *field.shape), getattr(torch, field.dtype)
+        with torch.inference_mode(False):  # it is written in any mode
+            flat = torch.frombuffer(
+                self.memory, dtype=dtype, count=prod(shape), offset=field.offset
+            )
+            return flat.view(shape)
 
     def close(self) -> None:
         """In a process that has no tensors in it."""

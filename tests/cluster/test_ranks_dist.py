@@ -7,9 +7,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import trustme
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.dist.listening import TcpListener
@@ -22,6 +24,7 @@ from megainfer.ranks.memory import FollowingMemory
 from megainfer.ranks.road import MESSAGE
 from megainfer.ranks.rows import FollowingRows, LeadingRows, Order
 from megainfer.ranks.shared import Shared
+from tests.support.tls import issued
 
 LAYOUT = RowsLayout(ranks=4, rows=6, hidden_size=8, top_k=2, dtype="float32")
 PAIR = replace(LAYOUT, ranks=2)
@@ -183,6 +186,24 @@ def test_a_rank_hears_of_the_end_of_rank_0(listener: TcpListener) -> None:
         road.done()
         with pytest.raises(NodeDied, match=r"^rank 0 of expert node 3 is lost: "):
             road.wait(SECONDS)
+        road.close()
+
+
+def test_all_of_it_over_tls(listener: TcpListener, tmp_path: Path) -> None:
+    """Whoever has none, and may have come first, is sent away."""
+    terms = replace(TERMS, tls=issued(tmp_path, trustme.CA()))
+    with (
+        forked(lambda: follow(listener, 1, PAIR)),
+        forked(lambda: follow(listener, 1, PAIR, terms)),
+    ):
+        road = LeadingHosts(Shared.create(PAIR), terms, [1], listener)
+        road.await_loaded(SECONDS)
+        leading = LeadingRows(road, PAIR)
+        rows = rows_of(4)
+        leading.begin(0, *([each] for each in rows))
+        out = rows[0].clone()
+        leading.add_to([out])
+        assert torch.equal(out, rows[0] + expected(1, rows))
         road.close()
 
 

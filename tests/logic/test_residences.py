@@ -72,3 +72,17 @@ def test_a_host_without_room_takes_none(
 
 def test_one_that_joined_later_needs_as_much_as_the_largest(plan: Plan) -> None:
     assert needs_of(plan, [(Role.EXPERT, 7)]) == max(needs_of(plan, [n]) for n in (FIRST, SECOND))
+
+
+def test_a_node_whose_ranks_are_on_two_hosts_goes_as_a_whole(tmp_path: Path) -> None:
+    wish = {ATTENTION: "left", FIRST: "left", (*FIRST, 1): "right"}
+    site = Site((host("left"), host("right"), host("idle")), wish)
+    folder = write_config("mixtral", "gqa", tmp_path)
+    plan = make_spread_plan(EngineConfig(ffn_tp=2), folder, site)
+    assert plan.places is not None
+    residences = Residences(plan.places)
+    assert residences.of_ranks(*FIRST, 2) == ("left", "right")
+    hosts = [host("left"), host("idle", cores=8)]
+    moved = list(Removals(plan, residences).moved([FIRST], [ATTENTION, FIRST], hosts))
+    assert moved == [(FIRST, "idle")]
+    assert residences.of_ranks(*FIRST, 2) == ("idle", "idle")

@@ -30,11 +30,8 @@ from megainfer.messages.weights import WeightFiles
 from megainfer.models.sources import ModelSources
 from megainfer.ranks.half import Work
 from megainfer.ranks.layout import HalfLayout
-from megainfer.ranks.road import MESSAGE
+from megainfer.ranks.road import MESSAGE, MESSAGE_SECONDS
 from megainfer.topology import Shard
-
-MESSAGE_SECONDS = 1.0
-"""A message is there before the order that tells of it."""
 
 
 def run_following(

@@ -13,6 +13,7 @@ from megainfer.ranks.dist.frames import ORDER_BYTES, DoneFrame, OrderFrame
 from megainfer.ranks.dist.meeting import Ends, Meeting, Terms
 from megainfer.ranks.dist.payloads import Payload, Payloads
 from megainfer.ranks.layout import Field
+from megainfer.ranks.memory import Views
 from megainfer.ranks.shared import Shared
 
 
@@ -20,7 +21,7 @@ class FollowingElsewhere:
     """`road.FollowingRoad`. shared: of this process alone. leader: where rank 0 listens."""
 
     def __init__(self, shared: Shared[Any], rank: int, terms: Terms, leader: Address) -> None:
-        self._shared = shared
+        self._views = Views(shared)
         self._rank = rank
         self._fields: Sequence[Field] = shared.layout.given
         self._meeting = Meeting(terms, shared.layout)
@@ -52,13 +53,13 @@ class FollowingElsewhere:
 
     def given(self, field: Field, rows: int) -> Tensor:
         """See `FollowingRoad`."""
-        return self._shared.field(field, rows)
+        return self._views.of(field, rows)
 
     def result(self, field: Field, rows: int) -> Tensor:
         """See `FollowingRoad`."""
         if rows:
             self._made = self._payloads.of(field, rows), rows
-        return self._shared.field(field, rows)
+        return self._views.of(field, rows)
 
     def done(self) -> None:
         """See `FollowingRoad`."""

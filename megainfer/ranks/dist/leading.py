@@ -15,7 +15,7 @@ from megainfer.ranks.dist.frames import DONE_BYTES, DoneFrame, OrderFrame
 from megainfer.ranks.dist.meeting import Ends, Meeting, Terms
 from megainfer.ranks.dist.payloads import Payload, Payloads
 from megainfer.ranks.layout import Field
-from megainfer.ranks.memory import write
+from megainfer.ranks.memory import Views
 from megainfer.ranks.orders import Orders
 from megainfer.ranks.road import ANSWER_SECONDS, LOADING_SECONDS, MESSAGE, Given
 from megainfer.ranks.shared import Shared
@@ -89,7 +89,7 @@ class LeadingHosts:
         listener: TcpListener,
         spin_seconds: float = 0.0,
     ) -> None:
-        self._shared = shared
+        self._views = Views(shared)
         self._ranks = shared.layout.ranks
         here = [rank for rank in range(1, self._ranks) if rank not in elsewhere]
         self._orders = Orders(shared.memory, self._ranks, terms.node, spin_seconds, here)
@@ -118,7 +118,7 @@ class LeadingHosts:
         """See `LeadingRoad`."""
         self._await_all()
         for each in given:
-            write(self._shared, each)
+            self._views.write(each)
         self._made, self._rows = made, given[0].rows if given else 0
         for rank, other in self._others.items():
             other.begin(order, given, made[rank - 1] if made else None)
@@ -127,7 +127,7 @@ class LeadingHosts:
     def results(self) -> Sequence[Tensor]:
         """See `LeadingRoad`."""
         self._await_all()
-        return [self._shared.field(field, self._rows) for field in self._made]
+        return [self._views.of(field, self._rows) for field in self._made]
 
     def message(self) -> None:
         """See `LeadingRoad`."""

@@ -34,7 +34,7 @@ class Payloads:
         known = self._known.get((field.offset, tag))
         if known is None:
             with torch.inference_mode(False):  # it is written in any mode
-                cut = self._shared.field(field, bucket_of(rows, field.rows))
+                cut = self._shared.field(field)[: bucket_of(rows, field.rows)]
                 known = Payload(cut.flatten().view(torch.uint8), tag)
             self._known[field.offset, tag] = known
         return known
