@@ -189,8 +189,11 @@ def test_a_rank_hears_of_the_end_of_rank_0(listener: TcpListener) -> None:
         road.close()
 
 
-def test_all_of_it_over_tls(listener: TcpListener, tmp_path: Path) -> None:
-    """Whoever has none, and may have come first, is sent away."""
+def test_all_of_it_over_tls(
+    listener: TcpListener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has none, and may have come first, is sent away: it waits for the other to begin."""
+    monkeypatch.setattr(meeting, "HANDSHAKE_SECONDS", 1.0)
     terms = replace(TERMS, tls=issued(tmp_path, trustme.CA()))
     with (
         forked(lambda: follow(listener, 1, PAIR)),
