@@ -146,12 +146,12 @@ def test_a_pulled_link_costs_a_pause(site: Site, expected: dict[int, Any]) -> No
 
 def test_experts_move_on_all_ranks_wherever_they_are(site: Site, expected: dict[int, Any]) -> None:
     """With another node, which is on one host, half of them leave; without it they are back on both
-    ranks. The prompt is too short for what the cache keeps of what two nodes have summed."""
+    ranks, in slots by how popular they are: so sums have another order, and tokens are compared."""
     for experts in (2, 1):
         scaled = httpx.post(f"{site.served.url}/admin/scale", json={"ffn": experts}, timeout=60)
-        assert scaled.status_code == 200, scaled.text
-        found = answer(site.served, PROMPTS[2], TOKENS)
-    assert found == expected[2]
+        assert len(scaled.json()["experts"]) == experts, scaled.text
+    for index, prompt in enumerate(PROMPTS):
+        assert answer(site.served, prompt, TOKENS)[0] == expected[index][0]
 
 
 def test_an_agent_that_is_killed_and_started_again(site: Site, expected: dict[int, Any]) -> None:
@@ -163,7 +163,7 @@ def test_an_agent_that_is_killed_and_started_again(site: Site, expected: dict[in
 
     try:
         assert streamed(site, kill) == expected[LONG][0]
-        assert answer(site.served, PROMPTS[2], TOKENS) == expected[2]
+        assert answer(site.served, PROMPTS[2], TOKENS)[0] == expected[2][0]
     finally:
         site.served.kill()
         site.agents[1].kill()
