@@ -53,7 +53,7 @@ SECTIONS = (
     Section("tuning", 90),
     Section("kernels", 150),
     Section("reads", 60),
-    Section("nccl", 75),
+    Section("nccl", 150),
     Section("questions", 90),
 )
 

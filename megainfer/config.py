@@ -40,13 +40,14 @@ class EngineConfig:
     """A wish, checked field by field; `launch.plan` checks it against a model and a machine.
 
     model: folder, hub id, or None for the demo model. attn_gpus, ffn_gpus: attention and expert
-    nodes: each has a GPU, or is a CPU process. attn_tp: ranks of each attention node, CPU processes
+    nodes: each has a GPU, or is a CPU process. attn_tp: ranks of each attention node, processes
     with a part of its heads, channels and vocabulary; ffn_tp: of each expert node, with a part of
-    each of its experts. device: what they compute on, auto for GPUs where
-    there are some; attn_device, ffn_device: the same of one role, None: as `device`. gpus: which
-    GPUs, by their numbers among those that CUDA_VISIBLE_DEVICES leaves, attention nodes first; one
-    may be named several times; None: from the first on. batch_invariant: on GPUs, what a token
-    computes doesn't depend on what shares its step. enforce_eager: no CUDA graphs are recorded.
+    each of its experts; on GPUs each rank has one. device: what they compute on, auto for GPUs
+    where there are some; attn_device, ffn_device: the same of one role, None: as `device`. gpus:
+    which GPUs, by their numbers among those that CUDA_VISIBLE_DEVICES leaves, attention nodes
+    first; one may be named several times; None: from the first on. batch_invariant: on GPUs, what a
+    token computes doesn't depend on what shares its step. enforce_eager: no CUDA graphs are
+    recorded.
     max_attn_gpus, max_ffn_gpus: how many there may be once it serves (`megainfer scale`); None:
     SCALING_LIMIT, on GPUs those to begin with. expert_replicas: how
     many experts of each layer an expert node holds beyond its share; they are there if another node

@@ -3,7 +3,7 @@
 Pure: no torch, and no look at a machine. What fits into one is the plan's business.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megainfer.compute.selection import Precision
@@ -17,6 +17,7 @@ from megainfer.models.sources import (
 )
 from megainfer.models.spec import CACHE_FORMATS, ModelSpec
 from megainfer.sharing.budgets import Budgets
+from megainfer.topology import WHOLE, Shard
 
 MIB = 2**20
 NODE_BYTES, SUPERVISOR_BYTES, API_SERVER_BYTES = 200 * MIB, 250 * MIB, 150 * MIB
@@ -125,15 +126,21 @@ class Overhead:
 
 
 def attention_node(
-    spec: ModelSpec, precision: Precision, num_blocks: int, num_states: int, ranks: int = 1
+    spec: ModelSpec,
+    precision: Precision,
+    num_blocks: int,
+    num_states: int,
+    shards: Sequence[Shard] = (WHOLE,),
 ) -> Ledger:
-    """One attention node of so many ranks with so many KV blocks, and room for so many recurrent
-    states."""
-    states = num_states * spec.state_bytes
+    """One attention node, or these of its ranks together, with so many KV blocks, and room for so
+    many recurrent states."""
+    count, ranks = len(shards), shards[0].ranks
+    states = num_states * spec.state_bytes * count // ranks
+    block = kv_block_bytes(spec, precision, ranks) * count // ranks
     return Ledger(
         (
-            ("weights", attention_bytes(spec, precision, ranks)),
-            ("KV cache", num_blocks * kv_block_bytes(spec, precision, ranks)),
+            ("weights", attention_bytes(spec, precision, shards)),
+            ("KV cache", num_blocks * block),
             *((("recurrent states", states),) if num_states else ()),
         )
     )
@@ -146,9 +153,11 @@ def expert_node(
     moving: int = 0,
     *,
     on_gpu: bool = True,
+    ranks: int = 1,
 ) -> Ledger:
-    """One expert node with so many experts of each layer, and so many on their way to it."""
-    layer = len(spec.moe_layers) * expert_bytes(spec, precision, on_gpu=on_gpu)
+    """One expert node with so many experts of each layer, and so many on their way to it; ranks:
+    that share them evenly, of which this is one."""
+    layer = len(spec.moe_layers) * expert_bytes(spec, precision, on_gpu=on_gpu) // ranks
     return Ledger(
         (
             ("weights", num_experts * layer),
@@ -158,7 +167,8 @@ def expert_node(
 
 
 def gpu_process(workspace: int, slots: int) -> Ledger:
-    """What a node takes of its GPU beside weights and caches. slots: bytes of M2N's payloads."""
+    """What a process of a node takes of its GPU beside weights and caches. slots: bytes of M2N's
+    payloads."""
     lines = (("CUDA", CUDA_BYTES), ("workspace", LEAST_WORKSPACE_BYTES + workspace))
     return Ledger((*lines, *((("M2N", slots),) if slots else ())))
 
@@ -226,11 +236,14 @@ def routing_bytes(spec: ModelSpec) -> int:
     return len(spec.moe_layers) * spec.top_k * ID_BYTES
 
 
-def attention_bytes(spec: ModelSpec, precision: Precision, ranks: int = 1) -> int:
-    """An attention node's weights, of so many ranks together; the table of embeddings stays in the
-    dtype of computing, beside its packed copy where it is the head as well, and so does sparse
-    attention."""
-    table, every = spec.vocab_size * spec.hidden_size, attention_weight_bytes(spec, 1, ranks)
+def attention_bytes(
+    spec: ModelSpec, precision: Precision, shards: Sequence[Shard] = (WHOLE,)
+) -> int:
+    """The weights of an attention node, or of these of its ranks together; the table of embeddings
+    stays in the dtype of computing, beside its packed copy where it is the head as well, and so
+    does sparse attention."""
+    tokens = sum(end - first for first, end in (shard.about(spec.vocab_size) for shard in shards))
+    table, every = tokens * spec.hidden_size, attention_weight_bytes(spec, 1, shards)
     sparse = sparse_attention_weights(spec)
     packed = (every if spec.tie_word_embeddings else every - table) - sparse
     unpacked = (table + sparse) * DTYPE_BYTES[precision.dtype]

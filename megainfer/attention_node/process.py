@@ -72,8 +72,9 @@ def run_attention(
     measures: whether the choice of m waits for what its stages take. weights: what it loads. seat:
     among the node's ranks, where there are several.
     """
-    others = None if seat is None else HalfRanks(seat, node, plan.spec, plan.spin_seconds)
     with computing(plan, Role.ATTENTION, node) as backend:
+        spin, device = plan.spin_seconds, backend.device
+        others = None if seat is None else HalfRanks(seat, node, plan.spec, spin, device)
         _run(station, plan, node, measures, weights, backend, others)
 
 
@@ -155,6 +156,7 @@ class AttentionUnit:
         others: HalfRanks | None = None,
     ) -> None:
         node = seat.index
+        self._others = others
         self._links = None if others is None else others.links
         ready = NodeReady(
             node=node,
@@ -224,6 +226,8 @@ class AttentionUnit:
                 self.node.intake.pause(message.mode)
 
     def news(self) -> Sequence[Message]:
+        if self._others is not None:
+            self._others.check()
         prepared = self._renewer.news()
         if self._links is not None:
             prepared = [*self._links.agreed(prepared)]
@@ -267,8 +271,8 @@ class AttentionUnit:
 
     def close(self) -> None:
         self._renewer.drop()
-        if self._links is not None:
-            self._links.close()
+        if self._others is not None:
+            self._others.close()
         self._front_ends.close()
         self._compiling.close()
         self._port.close()

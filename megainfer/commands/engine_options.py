@@ -56,16 +56,16 @@ class EngineOptions:
         int,
         Option(
             rich_help_panel=NODES,
-            help="Tensor parallelism: ranks of each attention node, each a CPU process with a part "
-            "of its heads, dense channels and vocabulary.",
+            help="Tensor parallelism: ranks of each attention node, each a process, which has a "
+            "GPU where nodes do, with a part of its heads, dense channels and vocabulary.",
         ),
     ] = DEFAULT.attn_tp
     ffn_tp: Annotated[
         int,
         Option(
             rich_help_panel=NODES,
-            help="Tensor parallelism: ranks of each expert node, each a CPU process with a part of "
-            "every expert of the node.",
+            help="Tensor parallelism: ranks of each expert node, each a process, which has a GPU "
+            "where nodes do, with a part of every expert of the node.",
         ),
     ] = DEFAULT.ffn_tp
     device: Annotated[

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -80,6 +80,17 @@ class LayerHalf(Protocol):
 
     def shared(self, hidden: Tensor) -> Tensor | None:
         """The shared expert's output for a Routed's hidden, [T, D]; None where there is none."""
+
+
+@runtime_checkable
+class RankLayer(LayerHalf, Protocol):
+    """`LayerHalf` of one rank of several, whose part of a sum is to be had apart from x."""
+
+    def attended(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> Tensor:
+        """What `attend` would add to x: [T, D], a new tensor."""
+
+    def fed_forward(self, x: Tensor) -> Tensor:
+        """What `feed_forward` would add to x where the layer has no experts, likewise."""
 
 
 class ModelHalf(Protocol):

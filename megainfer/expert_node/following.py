@@ -5,12 +5,13 @@ from time import monotonic
 from typing import Never
 
 from megainfer.checkpoint.reader import WeightReader
-from megainfer.device import HOST
+from megainfer.device import HOST, Device
 from megainfer.errors import ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.other_ranks import Rank
 from megainfer.expert_node.process import load_experts
+from megainfer.expert_node.warm_up import record, warm_up
 from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Page, Workload
 from megainfer.launch.node_loop import MAX_SLEEP_SECONDS
@@ -42,8 +43,11 @@ def run_following(
     nothing that its end could lose: the supervisor ends it with rank 0, and that with it."""
     rank = Rank(Shard(seat.rank, plan.config.ffn_tp))
     with computing(plan, Role.EXPERT, node, seat.rank) as backend:
+        device = backend.device
         model = load_experts(plan, node, backend, _unheard, placement, weights, rank)
-        follower = Follower(plan, model, seat, weights, station.page)
+        warm_up(model, plan, node, device)  # what is recorded is done once before
+        record(model, plan, node, _unheard)
+        follower = Follower(plan, model, seat, weights, station.page, device)
         while True:
             follower.turn(MAX_SLEEP_SECONDS)
 
@@ -55,7 +59,7 @@ def _unheard(done: int, total: int) -> None:
 class Follower:
     """A rank with its part of every expert that the node holds.
 
-    page: where it announces until when its work should be done.
+    page: where it announces until when its work should be done. device: where it computes.
     """
 
     def __init__(
@@ -65,11 +69,14 @@ class Follower:
         seat: FollowingSeat[RowsLayout],
         weights: WeightFiles,
         page: Page,
+        device: Device = HOST,
     ) -> None:
         self._plan = plan
+        self._device = device
         self._model = model
         self._link = seat.link
-        self._rows = FollowingRows(seat.road(plan.spin_seconds), seat.layout, seat.rank)
+        road = seat.road(plan.spin_seconds, device)
+        self._rows = FollowingRows(road, seat.layout, seat.rank)
         self._work = Workload(page)
         self._computed = self._seen = 0  # batches, and at the last look
         self._renewer = Renewer(weights, self._open_reader, model.renewed, self._is_busy)
@@ -129,7 +136,7 @@ class Follower:
         return [*self._mover.news(), *self._renewer.news()]
 
     def _open_reader(self, weights: WeightFiles) -> WeightReader:
-        return reader_of(self._plan, weights, device=HOST)
+        return reader_of(self._plan, weights, device=self._device)
 
     def _is_busy(self) -> bool:
         before, self._seen = self._seen, self._computed

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
+from megainfer.device import HOST, Device
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.ranks.layout import RowsLayout
 from megainfer.ranks.rows import LeadingRows
@@ -36,15 +38,24 @@ class Rank:
 
 
 ALONE = Rank()
+_NOBODY = -1
+"""The id of no expert."""
 
 
 class ExpertRanks:
-    """`OtherRanks` over the road of their seat. links: what the supervisor says goes on there."""
+    """`OtherRanks` over the road of their seat. device: where they compute. links: what the
+    supervisor says goes on there."""
 
-    def __init__(self, seat: "LeadingSeat[RowsLayout]", node: int, spin_seconds: float) -> None:
+    def __init__(
+        self,
+        seat: "LeadingSeat[RowsLayout]",
+        node: int,
+        spin_seconds: float,
+        device: Device = HOST,
+    ) -> None:
         from megainfer.launch.ranks.links import RankLinks
 
-        self._road = seat.road(f"expert node {node}", spin_seconds)
+        self._road = seat.road(f"expert node {node}", spin_seconds, device)
         self._rows = LeadingRows(self._road, seat.layout)
         self.links = RankLinks(seat.links, self._road.message)
 
@@ -57,10 +68,28 @@ class ExpertRanks:
         self._rows.begin(
             layer,
             [dispatch.hidden for dispatch in dispatches],
-            [dispatch.local_ids for dispatch in dispatches],
+            [_ids_that_count(dispatch) for dispatch in dispatches],
             [dispatch.weights for dispatch in dispatches],
         )
 
     def add_to(self, outs: Sequence[Tensor]) -> None:
         """See `OtherRanks`."""
         self._rows.add_to(outs)
+
+    def check(self) -> None:
+        """Raises NodeDied where they don't get on."""
+        self._road.check()
+
+    def close(self) -> None:
+        """They are told no more."""
+        self.links.close()
+        self._road.close()
+
+
+def _ids_that_count(dispatch: Dispatch) -> Tensor:
+    """int32 [R, K]; rows that are padding choose nothing."""
+    ids = dispatch.local_ids
+    if dispatch.count is None:
+        return ids
+    rows = torch.arange(len(ids), device=ids.device)
+    return ids.masked_fill((rows >= dispatch.count)[:, None], _NOBODY)

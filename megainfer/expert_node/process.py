@@ -54,10 +54,10 @@ def run_expert(
     measures: whether the choice of m waits for what its stages take. placement, weights: what it
     loads. seat: among the node's ranks, where there are several.
     """
-    others = None if seat is None else ExpertRanks(seat, node, plan.spin_seconds)
-    rank = ALONE if others is None else Rank(Shard(0, plan.config.ffn_tp), others)
     with computing(plan, Role.EXPERT, node) as backend:
         link, device, on_bytes = station.link, backend.device, progress_to(station.link)
+        others = None if seat is None else ExpertRanks(seat, node, plan.spin_seconds, device)
+        rank = ALONE if others is None else Rank(Shard(0, plan.config.ffn_tp), others)
         model = load_experts(plan, node, backend, on_bytes, placement, weights, rank)
         if others is not None:
             others.await_loaded()
@@ -136,6 +136,7 @@ class ExpertUnit:
         others: ExpertRanks | None = None,
     ) -> None:
         self._index = node
+        self._others = others
         self._links = None if others is None else others.links
         gather = Gather(micro_batches, plan.spec.first_moe_layer)
         self.node = ExpertNode(model, gather, port, plan.config.trace, work)
@@ -170,6 +171,8 @@ class ExpertUnit:
             self._mover.close()  # whatever it still reads is of weights that go
 
     def news(self) -> Sequence[Message]:
+        if self._others is not None:
+            self._others.check()
         own = [*self._mover.news(), *self._renewer.news()]
         return own if self._links is None else [*self._links.agreed(own)]
 
@@ -195,6 +198,6 @@ class ExpertUnit:
     def close(self) -> None:
         self._renewer.drop()
         self._mover.close()
-        if self._links is not None:
-            self._links.close()
+        if self._others is not None:
+            self._others.close()
         self._port.close()

@@ -26,7 +26,7 @@ CUDA_SETTINGS = {
 def computing(plan: Plan, role: Role, node: int, rank: int = 0) -> Iterator[Backend]:
     """The backend of a node, or of a rank of it, for as long as it serves. Raises NodeDied for
     errors of its GPU, none of which it could survive."""
-    gpu = plan.devices.of(role, node)
+    gpu = plan.devices.of(role, node, rank)
     with nullcontext() if gpu is None else ends_the_node(str(gpu)):
         yield backend_of(plan, role, node, rank)
 
@@ -34,12 +34,12 @@ def computing(plan: Plan, role: Role, node: int, rank: int = 0) -> Iterator[Back
 def backend_of(plan: Plan, role: Role, node: int, rank: int = 0) -> Backend:
     """The plan's, with a thread on each of the rank's cores; torch is left as many as serve it.
 
-    A node that has a GPU initialises CUDA here, and no earlier.
+    A process that has a GPU initialises CUDA here, and no earlier.
     """
     attention = role is Role.ATTENTION
     cores = plan.cores_of(role, node, rank)
     kernels = plan.kernels if attention else plan.expert_kernels
-    gpu = plan.devices.of(role, node)
+    gpu = plan.devices.of(role, node, rank)
     if gpu is not None:
         settle_cuda(os.environ, plan.devices, gpu)
     torch.set_num_threads(1 if IMPLEMENTATIONS[kernels].own_threads else cores.threads)

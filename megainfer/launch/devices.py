@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from itertools import chain
 
 from megainfer.config import CPU_KERNELS, EngineConfig
 from megainfer.errors import ConfigError
@@ -29,35 +30,39 @@ class NumberedGpu:
         return f"GPU {self.number} ({self.gpu.name})"
 
 
+NodeGpus = tuple[NumberedGpu, ...]
+"""Of each of a node's ranks, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """The GPU of each node that there may be, by its index; () of a role on the CPU."""
+    """The GPUs of each node that there may be, by its index; () of a role on the CPU."""
 
-    attention: tuple[NumberedGpu, ...] = ()
-    experts: tuple[NumberedGpu, ...] = ()
+    attention: tuple[NodeGpus, ...] = ()
+    experts: tuple[NodeGpus, ...] = ()
 
     @property
     def gpus(self) -> tuple[NumberedGpu, ...]:
         """All of them, each once, attention nodes' first."""
-        return tuple(dict.fromkeys((*self.attention, *self.experts)))
+        return tuple(dict.fromkeys(chain(*self.attention, *self.experts)))
 
     @property
     def mixed(self) -> bool:
         """Whether one role computes on GPUs and the other on the CPU."""
         return bool(self.attention) != bool(self.experts)
 
-    def of(self, role: Role, node: int) -> NumberedGpu | None:
-        """The GPU of this node; None of one on the CPU."""
-        gpus = self.attention if role is Role.ATTENTION else self.experts
-        return gpus[node] if gpus else None
+    def of(self, role: Role, node: int, rank: int = 0) -> NumberedGpu | None:
+        """The GPU of this rank of a node; None of one on the CPU."""
+        nodes = self.attention if role is Role.ATTENTION else self.experts
+        return nodes[node][rank] if nodes else None
 
 
 ON_CPU = Devices()
 
 
 def choose_devices(config: EngineConfig, machine: Machine) -> Devices:
-    """Attention rank r gets the r-th of the GPUs, expert ranks those behind; with room for nodes
-    that may join.
+    """The first attention node gets the first GPUs, one for each of its ranks, the next node those
+    behind, expert nodes those behind all of these; with room for nodes that may join.
 
     Raises ConfigError for GPUs that aren't there, aren't enough or can't compute.
     """
@@ -88,9 +93,17 @@ def choose_devices(config: EngineConfig, machine: Machine) -> Devices:
     n = _most(config.ffn_gpus, config.max_ffn_gpus) if experts else 0
     if config.colocated:
         (only,) = _chosen(config, machine, 1)
-        return Devices((only,), (only,))
-    chosen = _chosen(config, machine, m + n)
-    return Devices(chosen[:m], chosen[m:])
+        return Devices(((only,),), ((only,),))
+    of_attention = m * config.attn_tp
+    chosen = _chosen(config, machine, of_attention + n * config.ffn_tp)
+    return Devices(
+        _by_node(chosen[:of_attention], config.attn_tp),
+        _by_node(chosen[of_attention:], config.ffn_tp),
+    )
+
+
+def _by_node(gpus: NodeGpus, ranks: int) -> tuple[NodeGpus, ...]:
+    return tuple(gpus[first : first + ranks] for first in range(0, len(gpus), ranks))
 
 
 def _most(count: int, most: int | None) -> int:
@@ -123,18 +136,22 @@ def _check_kernels(config: EngineConfig, attention: bool, experts: bool) -> None
         raise ConfigError("--kernels gpu computes on GPUs; use --device cuda, or --kernels cpu")
 
 
-def _chosen(config: EngineConfig, machine: Machine, nodes: int) -> tuple[NumberedGpu, ...]:
-    """One for each of so many nodes."""
+def _chosen(config: EngineConfig, machine: Machine, processes: int) -> NodeGpus:
+    """One for each of so many processes."""
     there = len(machine.gpus)
     numbers = range(there) if config.gpus is None else config.gpus
-    if len(numbers) < nodes:
+    if len(numbers) < processes:
         raise ConfigError(
-            f"{_wish(config)} {'need' if nodes > 1 else 'needs'} {nodes} GPUs, but "
-            f"{_supply(config, there)}; use fewer nodes, --gpus "
-            f"{_numbers([number % there for number in range(nodes)])} for several on one, or "
+            f"{_wish(config)} {'need' if processes > 1 else 'needs'} {processes} GPUs, but "
+            f"{_supply(config, there)}; use fewer {_fewer(config)}, --gpus "
+            f"{_numbers([number % there for number in range(processes)])} for several on one, or "
             "--device cpu"
         )
-    return tuple(_checked(number, machine) for number in numbers[:nodes])
+    return tuple(_checked(number, machine) for number in numbers[:processes])
+
+
+def _fewer(config: EngineConfig) -> str:
+    return "nodes or ranks" if max(config.attn_tp, config.ffn_tp) > 1 else "nodes"
 
 
 def _checked(number: int, machine: Machine) -> NumberedGpu:
@@ -158,12 +175,14 @@ def _checked(number: int, machine: Machine) -> NumberedGpu:
 
 def _wish(config: EngineConfig) -> str:
     names = (
-        ("--attn-gpus", config.attn_gpus, config.max_attn_gpus),
-        ("--ffn-gpus", config.ffn_gpus, config.max_ffn_gpus),
+        ("attn", config.attn_gpus, config.max_attn_gpus, config.attn_tp),
+        ("ffn", config.ffn_gpus, config.max_ffn_gpus, config.ffn_tp),
     )
     return " and ".join(
-        f"{name} {count}" + (f" (at most {most})" if most is not None else "")
-        for name, count, most in names
+        f"--{name}-gpus {count}"
+        + (f" (at most {most})" if most is not None else "")
+        + (f" with --{name}-tp {ranks}" if ranks > 1 else "")
+        for name, count, most, ranks in names
     )
 
 

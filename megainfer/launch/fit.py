@@ -18,6 +18,7 @@ from megainfer.memory import (
 )
 from megainfer.models.spec import ModelSpec
 from megainfer.sharing.budgets import Budgets
+from megainfer.topology import Shard
 
 KV_MEMORY_SHARE = 0.25
 """Of the memory that the weights leave, what the KV caches take unless told otherwise."""
@@ -69,8 +70,8 @@ def overhead_of(
     """What there is beside so many nodes' processes; see there."""
     on_gpus = 1 if config.colocated and devices.gpus else 0
     if not config.colocated:
-        on_gpus = config.attn_gpus * bool(devices.attention)
-        on_gpus += config.ffn_gpus * bool(devices.experts)
+        on_gpus = config.attn_gpus * config.attn_tp * bool(devices.attention)
+        on_gpus += config.ffn_gpus * config.ffn_tp * bool(devices.experts)
     return Overhead(budgets, servers, config.attn_gpus, processes, config.grammar_memory, on_gpus)
 
 
@@ -150,7 +151,7 @@ def _weight_bytes(
     config: EngineConfig, spec: ModelSpec, precision: Precision, devices: Devices
 ) -> int:
     """Of all nodes on the CPU."""
-    attention = attention_node(spec, precision, 0, 0, config.attn_tp) * config.attn_gpus
+    attention = attention_node(spec, precision, 0, 0, Shard.each(config.attn_tp)) * config.attn_gpus
     replicas = config.ffn_gpus * config.expert_replicas
     moving = config.ffn_gpus * experts_on_the_move(config)
     experts = expert_node(spec, precision, spec.num_experts + replicas, moving, on_gpu=False)

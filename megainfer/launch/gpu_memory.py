@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megainfer.compute.selection import Precision
-from megainfer.config import BLOCK_SIZE, EngineConfig, format_bytes
+from megainfer.config import BLOCK_SIZE, DTYPE_BYTES, EngineConfig, format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.devices import NumberedGpu
 from megainfer.launch.fit import check_one_request_fits
@@ -19,22 +19,27 @@ from megainfer.memory import (
     kv_block_bytes,
 )
 from megainfer.models.spec import ModelSpec
+from megainfer.ranks.layout import ID_BYTES, WEIGHT_BYTES
+from megainfer.topology import WHOLE, Shard
 
 CHANNEL_BYTES = 16 * 2**20
 """Of one of NCCL's communicators between two nodes, with one block of threads: an estimate."""
+RANK_CHANNELS_BYTES = 96 * 2**20
+"""Of NCCL's communicator of a node's ranks, for each other one, with 16 blocks of threads: an
+estimate."""
 KV_SHARE = 0.9
 """Of the memory that all else leaves, what the KV caches take at most unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuNeeds:
-    """What a node on a GPU takes there beside its weights and cache.
+    """What a process of a node takes of its GPU beside its weights and cache.
 
     geometry: of M2N with as many nodes as there may be, None where both roles are one process.
     groups: whether payloads travel by groups of NCCL, each of which takes memory, as what is sent
     from does.
     rows: of a micro-batch's step. sources: attention nodes that there may be. eager: no stage is
-    recorded.
+    recorded. logits: that a rank computes at a time, where several share the vocabulary.
     """
 
     spec: ModelSpec
@@ -46,14 +51,27 @@ class GpuNeeds:
     max_num_seqs: int
     eager: bool
     groups: bool = False
+    logits: int = 0
 
-    def attention(self, gpu: NumberedGpu) -> Ledger:
-        """Of an attention node on this GPU."""
-        return gpu_process(self._attention_workspace(), self._payloads(True)) + self._graphs(gpu)
+    def attention(self, gpu: NumberedGpu, shard: Shard = WHOLE) -> Ledger:
+        """Of an attention node on this GPU, or a rank of it, of which the first has the ports;
+        stages of ranks are not recorded."""
+        own = gpu_process(self._attention_workspace(), shard.leads and self._payloads(True))
+        if shard == WHOLE:
+            return own + self._graphs(gpu)
+        row = self.spec.hidden_size * DTYPE_BYTES[self.precision.dtype]
+        return own + _between_ranks(shard, self.rows * row, max(self.rows * row, 4 * self.logits))
 
-    def experts(self, gpu: NumberedGpu) -> Ledger:
-        """Of an expert node on this GPU."""
-        return gpu_process(self._expert_workspace(), self._payloads(False)) + self._graphs(gpu)
+    def experts(self, gpu: NumberedGpu, shard: Shard = WHOLE) -> Ledger:
+        """Of an expert node on this GPU, or a rank of it."""
+        own = gpu_process(self._expert_workspace(), shard.leads and self._payloads(False))
+        own += self._graphs(gpu)
+        if shard == WHOLE:
+            return own
+        rows = self.sources * self.rows
+        row = self.spec.hidden_size * DTYPE_BYTES[self.precision.dtype]
+        choices = self.spec.top_k * (ID_BYTES + WEIGHT_BYTES)
+        return own + _between_ranks(shard, rows * (row + choices), rows * row)
 
     def colocated(self, gpu: NumberedGpu) -> Ledger:
         """Of a process with both roles."""
@@ -85,6 +103,14 @@ class GpuNeeds:
         return expert_workspace(self.spec, self.precision, self.sources * self.rows)
 
 
+def _between_ranks(shard: Shard, given: int, made: int) -> Ledger:
+    """What a rank has there to tell and hear. given: bytes of the rows that all compute. made: of
+    what each makes of them, all of which the first rank has together."""
+    peers = shard.ranks - 1 if shard.leads else 1
+    results = shard.ranks if shard.leads else 1
+    return Ledger((("between ranks", given + results * made + peers * RANK_CHANNELS_BYTES),))
+
+
 def fitting_gpu_blocks(
     config: EngineConfig,
     spec: ModelSpec,
@@ -95,16 +121,17 @@ def fitting_gpu_blocks(
 ) -> int:
     """Blocks of one attention node's KV cache, which has room beside all else on each GPU.
 
-    nodes: every node's GPU, and what it takes there beside its cache. caches: the attention nodes'
-    GPUs, one GPU as often as it has such nodes.
+    nodes: every process's GPU, and what it takes there beside its cache. caches: the GPUs of
+    attention nodes' ranks, one GPU as often as it has such.
 
     Raises ConfigError where nodes, one request of `max_model_len` tokens, or the caches that were
     asked for don't fit.
     """
-    block_bytes = kv_block_bytes(spec, precision)
+    block_bytes = kv_block_bytes(spec, precision, config.attn_tp)
     smallest = -(-max_model_len // BLOCK_SIZE)
     left = {gpu: _left(gpu, nodes) for gpu, _ in nodes}
-    shares = [left[gpu] // count for gpu, count in Counter(caches).items()]
+    # Of a node: its ranks have equal parts of its cache, and no two of them one GPU.
+    shares = [config.attn_tp * (left[gpu] // n) for gpu, n in Counter(caches).items()]
     if config.kv_cache_memory is None:
         blocks = min(int(KV_SHARE * min(shares)) // block_bytes, smallest * config.max_num_seqs)
     else:

@@ -1,7 +1,9 @@
 """From a wish to a plan: what would run where, and whether it fits; nothing is started here."""
 
 import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from megainfer.compute.selection import Precision, check_precision
@@ -21,7 +23,7 @@ from megainfer.launch.choices import (
     most_nodes,
     stored_experts,
 )
-from megainfer.launch.devices import Devices, NumberedGpu, choose_devices
+from megainfer.launch.devices import Devices, NodeGpus, NumberedGpu, choose_devices
 from megainfer.launch.fit import (
     beside_weights,
     check_slots_fit,
@@ -47,6 +49,7 @@ from megainfer.tls.peers import TlsFiles
 from megainfer.topology import (
     CoreAssignment,
     Placement,
+    Shard,
     contiguous_placement,
     have_own_cores,
 )
@@ -203,6 +206,7 @@ class Plan:
             vocabulary=-(-spec.vocab_size // config.attn_tp),
             sequences=min(config.max_num_seqs, config.max_num_batched_tokens),
             blocks=-(-self.max_model_len // BLOCK_SIZE),
+            dtype=self.dtype if self.devices.attention else "float32",
         )
 
     @property
@@ -283,39 +287,44 @@ class Plan:
     def precision(self) -> Precision:
         return Precision(self.dtype, self.expert_dtype, self.attention_dtype, self.kv_cache_dtype)
 
-    def attention_ledger(self, node: int = 0) -> Ledger:
-        """What one takes where it computes, without slots on the host; if colocated, for both."""
-        ranks = self.config.attn_tp
-        own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states, ranks)
+    def attention_ledger(self, node: int = 0, rank: int = 0) -> Ledger:
+        """What one takes where it computes, all of its ranks on the CPU or this one on its GPU,
+        without slots on the host; if colocated, for both roles."""
+        gpu, every = self.devices.of(Role.ATTENTION, node, rank), Shard.each(self.config.attn_tp)
+        shards = every if gpu is None else every[rank : rank + 1]
+        own = attention_node(self.spec, self.precision, self.num_blocks, self.num_states, shards)
         if self.routing_bytes:
             kept = self.num_blocks * BLOCK_SIZE * self.routing_bytes
             own += Ledger((("routed experts", kept),))
         own += self.shared_by_ranks(Role.ATTENTION)
-        if not self.devices.attention:
+        if gpu is None:
             return own
         needs = self._gpu_needs
-        more = needs.colocated if self.config.colocated else needs.attention
-        return own + more(self.devices.attention[node])
+        if self.config.colocated:
+            return own + needs.colocated(gpu)
+        return own + needs.attention(gpu, shards[0])
 
-    def expert_ledger(self, node: int) -> Ledger:
+    def expert_ledger(self, node: int, rank: int = 0) -> Ledger:
         """As `attention_ledger`."""
-        moving = experts_on_the_move(self.config)
+        gpu = self.devices.of(Role.EXPERT, node, rank)
         own = expert_node(
             self.spec,
             self.precision,
             self.placement.num_slots(node),
-            moving,
-            on_gpu=bool(self.devices.experts),
+            experts_on_the_move(self.config),
+            on_gpu=gpu is not None,
+            ranks=1 if gpu is None else self.config.ffn_tp,
         )
         own += self.shared_by_ranks(Role.EXPERT)
-        if not self.devices.experts or self.config.colocated:
+        if gpu is None or self.config.colocated:
             return own
-        return own + self._gpu_needs.experts(self.devices.experts[node])
+        return own + self._gpu_needs.experts(gpu, Shard(rank, self.config.ffn_tp))
 
     def shared_by_ranks(self, role: Role) -> Ledger:
-        """Of one node: what its ranks share, as far as rows of the nodes to begin with take memory
-        there. On a host without the first rank each has as much for itself."""
-        if self.ranks(role) == 1:
+        """Of one node: what its ranks share of the host's memory, as far as rows of the nodes to
+        begin with take some there; those of ranks on GPUs are never there. On a host without the
+        first rank each has as much for itself."""
+        if self.ranks(role) == 1 or self.devices.of(role, 0) is not None:
             return Ledger()
         if role is Role.ATTENTION:
             return Ledger(((SHARED_BY_RANKS, self.half_layout.total_bytes),))
@@ -337,14 +346,12 @@ class Plan:
         return not (self.devices.attention and self.devices.experts)
 
     def gpu_ledgers(self) -> dict[str, tuple[NumberedGpu, Ledger]]:
-        """By their names, where nodes on GPUs are, and what each takes there."""
+        """By their names, such as `expert 0` or, of one of several ranks, `expert 0.1`: where
+        processes on GPUs are, and what each takes there."""
         attention = self.devices.attention[: self.num_attention]
         experts = self.devices.experts[: self.num_expert]
-        told = {
-            f"attention {n}": (gpu, self.attention_ledger(n)) for n, gpu in enumerate(attention)
-        }
-        told |= {f"expert {n}": (gpu, self.expert_ledger(n)) for n, gpu in enumerate(experts)}
-        return told
+        told = _by_rank("attention", attention, self.attention_ledger)
+        return told | _by_rank("expert", experts, self.expert_ledger)
 
     @property
     def _gpu_needs(self) -> GpuNeeds:
@@ -359,6 +366,7 @@ class Plan:
             max_num_seqs=self.config.max_num_seqs,
             eager=self.config.enforce_eager,
             groups=self.road.groups == "nccl",
+            logits=self.half_layout.logit_rows * self.half_layout.vocabulary,
         )
 
     def whole_ledger(self) -> Ledger:
@@ -422,6 +430,17 @@ def make_plan(
     return plan
 
 
+def _by_rank(
+    name: str, nodes: Sequence[NodeGpus], ledger: Callable[[int, int], Ledger]
+) -> dict[str, tuple[NumberedGpu, Ledger]]:
+    """See `Plan.gpu_ledgers`."""
+    return {
+        f"{name} {node}" + (f".{rank}" if len(gpus) > 1 else ""): (gpu, ledger(node, rank))
+        for node, gpus in enumerate(nodes)
+        for rank, gpu in enumerate(gpus)
+    }
+
+
 def _fitting_blocks(plan: Plan, machine: Machine, others: Ledger) -> int:
     """Of one attention node's cache, wherever it is; others: what else the host's memory has."""
     config, devices, available = plan.config, plan.devices, machine.available_memory
@@ -429,7 +448,7 @@ def _fitting_blocks(plan: Plan, machine: Machine, others: Ledger) -> int:
     free = beside_weights(*wish, available, devices)
     nodes = [*plan.gpu_ledgers().values()]
     if devices.attention:
-        caches = devices.attention[: plan.num_attention]
+        caches = [*chain(*devices.attention[: plan.num_attention])]
         return fitting_gpu_blocks(*wish, plan.max_model_len, nodes, caches)
     check_gpus_fit(nodes)
     return fitting_blocks(*wish, plan.max_model_len, free, others)

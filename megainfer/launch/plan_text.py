@@ -1,10 +1,9 @@
 """A plan in words: what `--dry-run` prints, and every start before it begins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from megainfer.compute.selection import IMPLEMENTATIONS
 from megainfer.config import BLOCK_SIZE, format_bytes
-from megainfer.launch.devices import NumberedGpu
 from megainfer.launch.fit import overhead_of
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan
@@ -80,6 +79,7 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
         f"{plan.num_blocks} KV blocks of {BLOCK_SIZE} tokens{_cache_text(plan)} an attention node"
     )
     yield from _prefix_lines(plan)
+    yield from _graph_lines(plan)
     yield from _replica_lines(plan)
     yield (
         f"pipeline   {_micro_batch_text(plan)}; steps of at most "
@@ -89,21 +89,23 @@ def _instance_lines(plan: Plan) -> Iterator[str]:
 
 def _node_lines(plan: Plan) -> Iterator[str]:
     for node in range(plan.num_attention):
-        place = _place(plan.cores_of_attention(node), plan.devices.attention, node)
-        if plan.config.attn_tp > 1:
-            place = _ranks_text(plan, Role.ATTENTION, node)
-        place = _on_host(plan, Role.ATTENTION, node) + place
-        yield f"attention {node}  {place}  {_ledger_text(plan.attention_ledger(node))}"
+        place = _on_host(plan, Role.ATTENTION, node) + _place(plan, Role.ATTENTION, node)
+        taken = _node_ledger(plan, Role.ATTENTION, node, plan.attention_ledger)
+        yield f"attention {node}  {place}  {_ledger_text(taken)}"
     for node in range(plan.num_expert):
         held, spares = _held(plan, node)
-        place = _place(plan.cores_of_expert(node), plan.devices.experts, node)
-        if plan.config.ffn_tp > 1:
-            place = _ranks_text(plan, Role.EXPERT, node)
-        place = _on_host(plan, Role.EXPERT, node) + place
+        place = _on_host(plan, Role.EXPERT, node) + _place(plan, Role.EXPERT, node)
+        taken = _node_ledger(plan, Role.EXPERT, node, plan.expert_ledger)
         yield (
             f"expert {node}     {place}  {_expert_text(held)}{_spare_text(spares)} of each layer  "
-            f"{_ledger_text(plan.expert_ledger(node))}"
+            f"{_ledger_text(taken)}"
         )
+
+
+def _node_ledger(plan: Plan, role: Role, node: int, ledger: Callable[[int, int], Ledger]) -> Ledger:
+    """What all of its ranks take together; on the CPU, a ledger is of all of them anyway."""
+    ranks = plan.ranks(role) if plan.devices.of(role, node) else 1
+    return sum((ledger(node, rank) for rank in range(ranks)), start=Ledger())
 
 
 def _gpu_lines(plan: Plan) -> Iterator[str]:
@@ -172,6 +174,15 @@ def _prefix_lines(plan: Plan) -> Iterator[str]:
         )
 
 
+def _graph_lines(plan: Plan) -> Iterator[str]:
+    """Why what a GPU could be given in one call isn't."""
+    if plan.config.attn_tp > 1 and plan.devices.attention and not plan.config.enforce_eager:
+        yield (
+            "graphs     of experts' stages only: attention nodes of several ranks, which tell each "
+            "other rows within a stage, give their GPUs one kernel after the other"
+        )
+
+
 def _micro_batch_text(plan: Plan) -> str:
     m = plan.micro_batches
     if m is None:
@@ -180,14 +191,17 @@ def _micro_batch_text(plan: Plan) -> str:
     return f"{m} micro-batch{'es' * (m > 1)}{reason}"
 
 
-def _place(cores: CoreAssignment, gpus: Sequence[NumberedGpu], node: int) -> str:
-    return f"GPU {gpus[node].number}  {_core_text(cores)}" if gpus else _core_text(cores)
-
-
-def _ranks_text(plan: Plan, role: Role, node: int) -> str:
-    """Such as "2 ranks, cores 2 | 3,4"."""
-    own = [plan.cores_of(role, node, rank).cores for rank in range(plan.ranks(role))]
-    return f"{len(own)} ranks, cores {' | '.join(','.join(map(str, cores)) for cores in own)}"
+def _place(plan: Plan, role: Role, node: int) -> str:
+    """Such as "core 2", "GPU 0  core 2", "2 ranks, cores 2 | 3,4" or "2 ranks, GPUs 0 | 1  cores 2
+    | 3"."""
+    ranks = range(plan.ranks(role))
+    own = [plan.cores_of(role, node, rank) for rank in ranks]
+    gpus = [str(gpu.number) for gpu in (plan.devices.of(role, node, rank) for rank in ranks) if gpu]
+    if len(own) == 1:
+        return "".join(f"GPU {gpu}  " for gpu in gpus) + _core_text(own[0])
+    where = f"GPUs {' | '.join(gpus)}  " if gpus else ""
+    cores = " | ".join(",".join(map(str, each.cores)) for each in own)
+    return f"{len(own)} ranks, {where}cores {cores}"
 
 
 def _tps(plan: Plan) -> list[tuple[str, int]]:

@@ -1,6 +1,7 @@
 """Where things are in the memory that the ranks of a node share. Pure: no torch."""
 
 from dataclasses import dataclass
+from math import prod
 
 from megainfer.config import DTYPE_BYTES
 
@@ -8,6 +9,8 @@ LINE_BYTES = 64
 ORDER_NUMBERS = LINE_BYTES // 8
 ID_BYTES = WEIGHT_BYTES = FLOAT_BYTES = 4
 NUMBER_BYTES = 8
+MEETING_BYTES = 1 << 16
+_NUMBER_BYTES = {**DTYPE_BYTES, "int32": ID_BYTES, "int64": NUMBER_BYTES}
 
 
 def word_offset(rank: int) -> int:
@@ -29,13 +32,28 @@ def first_offset(ranks: int) -> int:
 class Field:
     """Rows that ranks tell each other. offset: where, in a memory that has this layout. rows: at
     most. shape: of a row, () for a number. dtype: torch's name of it. number: by which both ends
-    know it among those of its layout; in `given` it is at that place."""
+    know it among those of its layout; in `given` it is at that place. widest: numbers of a row on
+    the rank that has the most, which is not always this one. on_host: hosts look at it, also where
+    ranks compute elsewhere.
+
+    >>> Field(0, 0, 5, (3, 2), "bfloat16").row_bytes
+    12
+    >>> Field(0, 0, 5, (3,), "float32", widest=4).row_bytes
+    16
+    """
 
     number: int
     offset: int
     rows: int
     shape: tuple[int, ...]
     dtype: str
+    widest: int = 0
+    on_host: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        """That a row has room in, as many on every rank."""
+        return _NUMBER_BYTES[self.dtype] * max(prod(self.shape), self.widest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +121,7 @@ class HalfLayout:
     """Of an attention node: a step as numbers, the rows that all compute, and what each rank but
     the first makes of them, rows or logits of its part of the vocabulary. rows: at most of a step.
     logit_rows: whose logits are computed at a time. vocabulary: tokens of the largest part.
-    sequences, blocks: of a step, and of one of its sequences, at most.
+    sequences, blocks: of a step, and of one of its sequences, at most. dtype: of rows and results.
 
     >>> layout = HalfLayout(
     ...     ranks=2, rows=2, hidden_size=8, logit_rows=1, vocabulary=32, sequences=2, blocks=3
@@ -121,6 +139,7 @@ class HalfLayout:
     vocabulary: int
     sequences: int
     blocks: int
+    dtype: str = "float32"
 
     @property
     def step_numbers(self) -> int:
@@ -131,12 +150,12 @@ class HalfLayout:
     @property
     def step(self) -> Field:
         """int64 [step_numbers]."""
-        return Field(0, first_offset(self.ranks), self.step_numbers, (), "int64")
+        return Field(0, first_offset(self.ranks), self.step_numbers, (), "int64", on_host=True)
 
     @property
     def residual(self) -> Field:
-        """float32 [rows, D]."""
-        return Field(1, self._rows_offset, self.rows, (self.hidden_size,), "float32")
+        """dtype [rows, D]."""
+        return Field(1, self._rows_offset, self.rows, (self.hidden_size,), self.dtype)
 
     @property
     def token_ids(self) -> Field:
@@ -149,12 +168,13 @@ class HalfLayout:
         return self.step, self.residual, self.token_ids
 
     def result(self, rank: int) -> Field:
-        """float32 [rows, D], of every rank but the first."""
-        return Field(3, self._result_offset(rank), self.rows, (self.hidden_size,), "float32")
+        """dtype [rows, D], of every rank but the first."""
+        return Field(3, self._result_offset(rank), self.rows, (self.hidden_size,), self.dtype)
 
     def logits(self, rank: int, vocabulary: int) -> Field:
         """float32 [logit_rows, vocabulary], in the same place; vocabulary: how many are its own."""
-        return Field(4, self._result_offset(rank), self.logit_rows, (vocabulary,), "float32")
+        offset = self._result_offset(rank)
+        return Field(4, offset, self.logit_rows, (vocabulary,), "float32", widest=self.vocabulary)
 
     @property
     def total_bytes(self) -> int:
@@ -168,11 +188,17 @@ class HalfLayout:
     @property
     def _row_bytes(self) -> int:
         """Room for either."""
-        return lines(self.rows * max(self.hidden_size * FLOAT_BYTES, NUMBER_BYTES))
+        return lines(self.rows * max(self.hidden_size * DTYPE_BYTES[self.dtype], NUMBER_BYTES))
 
     def _result_offset(self, rank: int) -> int:
         logits = lines(self.logit_rows * self.vocabulary * FLOAT_BYTES)
         return self._rows_offset + self._row_bytes + (rank - 1) * max(self._row_bytes, logits)
+
+
+def meeting_offsets(ranks: int, total_bytes: int) -> list[int]:
+    """Behind a layout of so many bytes: where each rank leaves what groups are made by. Where none
+    are made, it takes no memory."""
+    return [total_bytes + rank * MEETING_BYTES for rank in range(ranks)]
 
 
 def lines(size: int) -> int:

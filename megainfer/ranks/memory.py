@@ -32,11 +32,7 @@ class Views:
 
     def write(self, given: Given) -> None:
         """Into its place."""
-        place = self.of(given.field, given.rows)
-        if len(given.pieces) == 1:
-            place.copy_(given.pieces[0])
-        else:
-            torch.cat(list(given.pieces), out=place)
+        put(self.of(given.field, given.rows), given)
 
 
 class LeadingMemory:
@@ -71,6 +67,12 @@ class LeadingMemory:
         """See `LeadingRoad`."""
         self.begin((MESSAGE,))
 
+    def check(self) -> None:
+        """See `LeadingRoad`: who takes results waits for them."""
+
+    def close(self) -> None:
+        """See `LeadingRoad`: the memory goes with the processes."""
+
 
 class FollowingMemory:
     """`road.FollowingRoad`."""
@@ -94,3 +96,11 @@ class FollowingMemory:
     def done(self) -> None:
         """See `FollowingRoad`."""
         self._orders.done()
+
+
+def put(place: Tensor, given: Given) -> None:
+    """Its pieces into memory of as many rows."""
+    if len(given.pieces) == 1:
+        place.copy_(given.pieces[0])
+    else:
+        torch.cat(list(given.pieces), out=place)

@@ -56,6 +56,13 @@ class LeadingRoad(Protocol):
     def message(self) -> None:
         """Each rank has a message on its link. Raises NodeDied."""
 
+    def check(self) -> None:
+        """Raises NodeDied where results have not come for ANSWER_SECONDS, which nobody need be
+        waiting for."""
+
+    def close(self) -> None:
+        """There are no more orders."""
+
 
 class FollowingRoad(Protocol):
     """The end of any other rank."""

@@ -9,11 +9,11 @@ the same rows always give the same bits.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from megainfer.ranks.layout import RowsLayout
 from megainfer.ranks.road import FollowingRoad, Given, LeadingRoad
+from megainfer.ranks.sums import add_in_order
 
 
 class Order(NamedTuple):
@@ -50,11 +50,7 @@ class LeadingRows:
         results = self._road.results()
         first = 0
         for out in outs:
-            total = out.to(torch.float32)  # itself where it is float32
-            for result in results:
-                total += result[first : first + len(out)]
-            if total is not out:
-                out.copy_(total)
+            add_in_order(out, [result[first : first + len(out)] for result in results])
             first += len(out)
 
 

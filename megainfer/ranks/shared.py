@@ -5,7 +5,7 @@ from math import prod
 from mmap import mmap
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from megainfer.ranks.layout import Field
+from megainfer.ranks.layout import MEETING_BYTES, Field
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Shared(Generic[AnyLayout]):
 
     @classmethod
     def create(cls, layout: AnyLayout) -> "Shared[AnyLayout]":
-        return cls(layout, mmap(-1, layout.total_bytes))
+        return cls(layout, mmap(-1, layout.total_bytes + layout.ranks * MEETING_BYTES))
 
     def field(self, field: Field) -> "Tensor":
         """All of its rows, as all see them."""

@@ -10,6 +10,11 @@ class Shard:
     rank: int = 0
     ranks: int = 1
 
+    @classmethod
+    def each(cls, ranks: int) -> "tuple[Shard, ...]":
+        """Of all ranks of a node, in order."""
+        return tuple(cls(rank, ranks) for rank in range(ranks))
+
     def of(self, size: int) -> tuple[int, int]:
         """Its part (start, stop) of an axis, which its ranks divide.
 

@@ -297,7 +297,7 @@ def test_no_order_and_no_answer_is_lost(spin):
             "--attn-tp 3: layer 0's attention can't be shared by so many ranks: they don't divide "
             "its 4 heads; use --attn-tp 2",
         ),
-        ({"attn_tp": 2, "kernels": "reference"}, "--attn-tp 2 needs the CPU kernels"),
+        ({"attn_tp": 2, "kernels": "reference"}, "--attn-tp 2 needs the kernels for CPUs or GPUs"),
         ({"attn_tp": 2, "colocated": True}, "leave out --attn-tp 2"),
         ({"ffn_tp": 0}, "--ffn-tp must be a whole number of at least 1, not 0"),
         ({"ffn_tp": 2, "colocated": True}, "leave out --ffn-tp 2"),

@@ -46,7 +46,7 @@ def test_a_dense_network_is_added(tmp_path, family, dtype):
             x = torch.randn(5, spec.hidden_size).to(dtype)
             added = reference.Dense(ffn, sources, reader, dtype).forward(x)
             expected = x.add(added, alpha=spec.multipliers.residual)
-            gpu.Dense(ffn, sources, reader, dtype, TorchProducts()).add(x)
+            gpu.Dense(ffn, sources, reader, dtype, TorchProducts()).add(x, x)
             check(x, expected)
 
 

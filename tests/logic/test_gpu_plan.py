@@ -3,6 +3,7 @@
 import logging
 import re
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,8 +52,8 @@ def small(tmp_path_factory) -> Path:
 
 def numbers(plan: Plan) -> tuple[list[int], list[int]]:
     """Of the GPUs of attention and of expert nodes."""
-    devices = plan.devices
-    return [gpu.number for gpu in devices.attention], [gpu.number for gpu in devices.experts]
+    attention, experts = plan.devices.attention, plan.devices.experts
+    return [gpu.number for gpu in chain(*attention)], [gpu.number for gpu in chain(*experts)]
 
 
 def test_a_large_model_takes_a_machine_of_eight(large):
@@ -146,6 +147,40 @@ def test_groups_of_nccl_and_what_they_send_from_are_in_the_ledger(small):
     for of in (lambda plan: plan.attention_ledger(0), lambda plan: plan.expert_ledger(0)):
         more = of(sent).of("M2N") - of(mapped).of("M2N")
         assert channels + reply * m <= more <= channels + dispatch * m
+
+
+def test_ranks_have_a_gpu_each_and_a_part_of_their_nodes_memory(large):
+    wish = EngineConfig(attn_gpus=2, attn_tp=2, ffn_tp=4, kv_cache_memory=40 * GIB)
+    ranked, alone = (
+        make_plan(each, large, H200X8)
+        for each in (wish, replace(wish, attn_tp=1, ffn_gpus=4, ffn_tp=1))
+    )
+    assert [[gpu.number for gpu in node] for node in ranked.devices.attention] == [[0, 1], [2, 3]]
+    assert numbers(ranked)[1] == [4, 5, 6, 7]
+    assert ranked.devices.of(Role.ATTENTION, 1, 1) == ranked.devices.gpus[3]
+    whole = alone.attention_ledger(0)
+    parts = [ranked.attention_ledger(1, rank) for rank in (0, 1)]
+    for what in ("weights", "KV cache"):
+        assert sum(part.of(what) for part in parts) == pytest.approx(whole.of(what), rel=0.01)
+        assert parts[1].of(what) == pytest.approx(whole.of(what) / 2, rel=0.01)
+    assert [part.of("M2N") > 0 for part in parts] == [True, False], "rank 0 has the ports"
+    assert [part.of("graphs") for part in parts] == [0, 0], "stages of ranks aren't recorded"
+    assert parts[0].of("between ranks") > parts[1].of("between ranks") > 96 * 2**20
+    experts = [ranked.expert_ledger(0, rank) for rank in range(4)]
+    every = sum(alone.expert_ledger(node).of("weights") for node in range(4))
+    assert sum(part.of("weights") for part in experts) == every
+    assert ranked.nodes_ledger().total == 0, "of the host's memory"
+    assert [*ranked.gpu_ledgers()][2:6] == [
+        "attention 1.0",
+        "attention 1.1",
+        "expert 0.0",
+        "expert 0.1",
+    ]
+    text = "\n".join(describe(ranked))
+    assert "attention 1  2 ranks, GPUs 2 | 3  cores" in text
+    assert "expert 0     4 ranks, GPUs 4 | 5 | 6 | 7  cores" in text
+    assert "that are free for expert 0.3: weights" in text
+    assert decode_plan(encode_plan(ranked)) == ranked
 
 
 def test_the_same_gpu_twice_and_any_order(small):
@@ -263,7 +298,17 @@ def test_on_gpus_auto_is_the_checkpoints_own(tmp_path, stored, dtype):
         ({"gpus": (0, 1), "device": "cpu"}, H200X8, "--gpus 0,1 chooses GPUs, but no node"),
         ({"device": "cuda", "kernels": "cpu"}, H200X8, "--kernels cpu computes on the CPU"),
         ({"device": "cpu", "kernels": "gpu"}, H200X8, "--kernels gpu computes on GPUs"),
-        ({"ffn_tp": 2}, H200X8, "--ffn-tp 2 splits expert nodes on CPUs, .* use --ffn-device cpu"),
+        (
+            {"ffn_tp": 2, "gpus": (0, 1, 1)},
+            H200X8,
+            "--ffn-tp 2 needs a GPU for each rank of a node, but --gpus gives one node 1,1; name",
+        ),
+        (
+            {"attn_tp": 2, "ffn_gpus": 4, "ffn_tp": 2},
+            H200X8,
+            "--attn-gpus 1 with --attn-tp 2 and --ffn-gpus 4 with --ffn-tp 2 need 10 GPUs, but "
+            "this machine has 8; use fewer nodes or ranks, --gpus 0,1,2,3,4,5,6,7,0,1 for several",
+        ),
         (
             {},
             machine_of(h200(0), replace(h200(1), capability=(7, 5), name="T4")),

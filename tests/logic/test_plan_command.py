@@ -271,19 +271,23 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, problem: str) -> 
         read_served(tmp_path / "missing.json")
 
 
-@pytest.mark.parametrize(
-    ("options", "refusal"),
-    [
-        (("--prefill", "elsewhere"), "a pool of its own for prompts isn't served yet"),
-        (
-            ("--tp", "2"),
-            "tensor parallelism isn't served there yet: attention nodes of 2 H100 each",
-        ),
-    ],
-)
-def test_what_is_not_served_yet_is_refused_by_name(options: tuple[str, ...], refusal: str) -> None:
-    found = json.loads(run("dbrx", "--gpus", "H100:12", "--tp", "1", *options, *QUICK, "--json"))
-    assert any(refusal in text for text in found["plans"][0]["serve"]["refusals"])
+def best_served(*options: str) -> dict[str, Any]:
+    """How the best plan of a shape without weights would be started."""
+    found = json.loads(run("dbrx", "--gpus", "H100:12", *options, *QUICK, "--json"))
+    return dict(found["plans"][0]["serve"])
+
+
+def test_what_is_not_served_yet_is_refused_by_name() -> None:
+    refusals = best_served("--tp", "1", "--prefill", "elsewhere")["refusals"]
+    assert any("a pool of its own for prompts isn't served yet" in text for text in refusals)
+
+
+def test_nodes_of_several_gpus_are_served() -> None:
+    serve = best_served("--tp", "2")
+    assert serve["options"]["attn-tp"] == 2
+    assert [text.partition(";")[0] for text in serve["refusals"]] == [
+        "dbrx is a shape without weights"
+    ]
 
 
 @pytest.mark.parametrize(

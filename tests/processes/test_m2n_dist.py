@@ -25,6 +25,7 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import AttentionPort, Dispatch, ExpertPort, Part
 from megainfer.m2n.message import Header, Kind
 from megainfer.m2n.roads import Road, Seat
+from tests.support.gpus import NCCL_ON_ONE_GPU
 from tests.support.m2n_cluster import SECONDS, fork, fresh_token, road_of
 from tests.support.served import run_module
 
@@ -388,15 +389,6 @@ def test_a_later_payload_does_not_land_before_an_earlier_one(
 
 
 # --- nodes that were never one process ------------------------------------------------------------
-
-NCCL_ON_ONE_GPU = {
-    "NCCL_SOCKET_IFNAME": "lo",
-    "NCCL_IB_DISABLE": "1",
-    "NCCL_MNNVL_ENABLE": "0",
-    "NCCL_NVLS_ENABLE": "0",
-    "NCCL_CUMEM_ENABLE": "0",
-}
-"""By which two ranks share a GPU, each with a host of its own as far as NCCL knows."""
 
 
 @pytest.mark.parametrize("groups", ["gloo", pytest.param("nccl", marks=pytest.mark.gpu)])

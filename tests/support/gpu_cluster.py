@@ -7,7 +7,9 @@ import torch
 
 from megainfer.compute.backend import Backend
 from megainfer.compute.gpu.backend import GpuBackend
+from tests.support.fake_groups import PretendGpu
 from tests.support.local_cluster import VOCABULARY, LocalCluster
+from tests.support.ranks import RankedCluster, RankForks
 from tests.support.twin_cluster import TwinCluster
 
 SECONDS = 110.0
@@ -31,6 +33,15 @@ class GpuTwinCluster(TwinCluster):
 
     def _backend(self) -> Backend:
         return GpuBackend(torch.float32, torch.float32, invariant=self.invariant)
+
+
+class GpuRankedCluster(RankedCluster, GpuTwinCluster):
+    """The same with ranks that are processes, whose rows go by collectives: gloo's, for NCCL's."""
+
+    apart = RankForks
+
+    def _backend(self) -> Backend:
+        return GpuBackend(torch.float32, torch.float32, PretendGpu(), invariant=self.invariant)
 
 
 class InvariantCluster(GpuTwinCluster):

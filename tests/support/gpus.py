@@ -6,6 +6,14 @@ from megainfer.launch.machine import Machine
 from megainfer.launch.nvml import Gpu
 
 GIB = 2**30
+NCCL_ON_ONE_GPU = {
+    "NCCL_SOCKET_IFNAME": "lo",
+    "NCCL_IB_DISABLE": "1",
+    "NCCL_MNNVL_ENABLE": "0",
+    "NCCL_NVLS_ENABLE": "0",
+    "NCCL_CUMEM_ENABLE": "0",
+}
+"""By which ranks share a GPU, each with a host of its own as far as NCCL knows (NCCL_HOSTID)."""
 HOST = Machine(
     tuple(range(64)),
     memory=2048 * GIB,

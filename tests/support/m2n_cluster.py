@@ -1,6 +1,7 @@
 """Ports over either transport, in one process or in several, for the tests of M2N."""
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import os
@@ -174,6 +175,7 @@ def fork(target: Callable[..., None], *args: object) -> multiprocessing.Process:
 
 
 def _single_threaded(target: Callable[..., None], *args: object) -> None:
+    gc.freeze()  # what the parent had, and threads of it which are none here, stays as it is
     torch.set_num_threads(1)
     target(*args)
 

@@ -13,8 +13,8 @@ from megainfer.attention_node.ranks.leading import Rank
 from megainfer.attention_node.ranks.step_numbers import read_step
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.batch import StepBatch
+from megainfer.compute.half import RankLayer
 from megainfer.compute.kv_cache import KVCache
-from megainfer.device import HOST
 from megainfer.errors import ProtocolError
 from megainfer.launch.computing import computing
 from megainfer.launch.heartbeat import Page, Workload
@@ -69,7 +69,7 @@ class HalfFollower:
         self._plan, self._model, self._kv = plan, model, kv
         self._link = seat.link
         self._layout = layout = seat.layout
-        self._road = seat.road(plan.spin_seconds)
+        self._road = seat.road(plan.spin_seconds, kv.device)
         first, end = ModelSources(plan.spec, Shard(seat.rank, layout.ranks)).vocabulary
         self._made = layout.result(seat.rank)
         self._logits = layout.logits(seat.rank, end - first)
@@ -104,7 +104,7 @@ class HalfFollower:
     def _compute(self, work: Work, layer: int, rows: int, place: int) -> None:
         layout, road = self._layout, self._road
         if work is Work.STEP:
-            self._steps[place] = read_step(road.given(layout.step, rows))
+            self._steps[place] = read_step(road.given(layout.step, rows), self._kv.device)
             return
         self._work.rows(rows)
         if work is Work.EMBED:
@@ -114,20 +114,19 @@ class HalfFollower:
         road.result(self._logits if work is Work.LOGITS else self._made, rows).copy_(made)
 
     def _of_rows(self, work: Work, layer: int, given: Tensor, place: int) -> Tensor:
-        """What it makes of float32 [T, D]."""
+        """What it makes of [T, D]."""
         half = self._model.half
         if work is Work.LOGITS:
-            return half.logits(given.clone(), torch.arange(len(given)))
-        if work is Work.SHARED:
-            shared = half.layers[layer].shared(given.to(self._dtype))
-            assert shared is not None, f"layer {layer} has a shared expert"
-            return shared
-        x = given.clone()
+            return half.logits(given, torch.arange(len(given), device=given.device))
+        own = half.layers[layer]
+        assert isinstance(own, RankLayer), f"a half with parts, not {own}"
         if work is Work.ATTEND:
-            half.layers[layer].attend(x, self._steps[place], self._kv.layer(layer))
-        else:
-            half.layers[layer].feed_forward(x, self._steps[place])
-        return x.sub_(given)
+            return own.attended(given, self._steps[place], self._kv.layer(layer))
+        if work is Work.DENSE:
+            return own.fed_forward(given)
+        shared = own.shared(given.to(self._dtype))
+        assert shared is not None, f"layer {layer} has a shared expert"
+        return shared
 
     def _hear(self, message: ToChild | None) -> None:
         match message:
@@ -140,7 +139,7 @@ class HalfFollower:
                 raise ProtocolError(f"a rank of an attention node was told {message}")
 
     def _open_reader(self, weights: WeightFiles) -> WeightReader:
-        return reader_of(self._plan, weights, device=HOST)
+        return reader_of(self._plan, weights, device=self._kv.device)
 
     def _is_busy(self) -> bool:
         before, self._seen = self._seen, self._computed

@@ -18,11 +18,13 @@ from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import Chain, CountedExperts
 from megainfer.compute.half import LayerHalf, ModelHalf, Routed
 from megainfer.compute.kv_cache import KVCache
+from megainfer.device import HOST, Device
 from megainfer.models.sources import ModelSources
 from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec
 from megainfer.ranks.half import Work
 from megainfer.ranks.layout import HalfLayout
 from megainfer.ranks.road import Given
+from megainfer.ranks.sums import add_in_order
 from megainfer.topology import WHOLE, Placement, Shard
 
 if TYPE_CHECKING:  # msgspec, without which a node of one rank can be tried on a GPU
@@ -33,16 +35,22 @@ STEPS_KEPT = 16
 
 
 class HalfRanks:
-    """The other ranks of an attention node. links: what the supervisor says goes on there."""
+    """The other ranks of an attention node. device: where they compute. links: what the supervisor
+    says goes on there."""
 
     def __init__(
-        self, seat: "LeadingSeat[HalfLayout]", node: int, spec: ModelSpec, spin_seconds: float
+        self,
+        seat: "LeadingSeat[HalfLayout]",
+        node: int,
+        spec: ModelSpec,
+        spin_seconds: float,
+        device: Device = HOST,
     ) -> None:
         from megainfer.launch.ranks.links import RankLinks
 
         self.spec = spec
         self._layout = layout = seat.layout
-        self._road = seat.road(f"attention node {node}", spin_seconds)
+        self._road = seat.road(f"attention node {node}", spin_seconds, device)
         others = range(1, layout.ranks)
         self._results = [layout.result(rank) for rank in others]
         parts = [ModelSources(spec, Shard(rank, layout.ranks)).vocabulary for rank in others]
@@ -57,6 +65,15 @@ class HalfRanks:
         """Until all have their weights. Raises NodeDied."""
         self._road.await_loaded()
 
+    def check(self) -> None:
+        """Raises NodeDied where they don't get on."""
+        self._road.check()
+
+    def close(self) -> None:
+        """They are told no more."""
+        self.links.close()
+        self._road.close()
+
     def begin(self, work: Work, x: Tensor, layer: int = 0, batch: StepBatch | None = None) -> None:
         """All compute this for the rows x, [T, D] of any float dtype. Raises NodeDied."""
         place = 0 if batch is None else self._place_of(batch)
@@ -69,9 +86,8 @@ class HalfRanks:
         self._road.begin(order, [Given(self._layout.token_ids, [token_ids])], self._results)
 
     def add_to(self, x: Tensor) -> None:
-        """What the others made of the rows, to x, float32 [T, D]. Raises NodeDied."""
-        for result in self._road.results():
-            x += result
+        """What the others made of the rows, to x, [T, D]. Raises NodeDied."""
+        add_in_order(x, self._road.results())
 
     def logits(self, half: ModelHalf, x: Tensor, rows: Tensor) -> Tensor:
         """Of the whole vocabulary, as `ModelHalf.logits`. Raises NodeDied."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megainfer.compute.batch import ChunkInput, StepBatch, build_batch
 from megainfer.config import BLOCK_SIZE
+from megainfer.device import HOST, Device
 
 HEADER = 4
 
@@ -25,8 +26,9 @@ def step_numbers(batch: StepBatch) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
 
 
-def read_step(written: Tensor) -> StepBatch:
-    """The same rows; of whose logits are wanted nothing is known."""
+def read_step(written: Tensor, device: Device = HOST) -> StepBatch:
+    """The same rows, for who computes on that device; of whose logits are wanted nothing is
+    known."""
     heads = list[list[int]]()
     at = 1
     for _ in range(int(written[0])):
@@ -38,4 +40,4 @@ def read_step(written: Tensor) -> StepBatch:
     for tokens, start, slot, _, *blocks in heads:
         chunks.append(ChunkInput(written[at : at + tokens].tolist(), start, blocks, False, slot))
         at += tokens
-    return build_batch(chunks)
+    return build_batch(chunks, device)

@@ -48,7 +48,7 @@ class MachineOptions:
             "--tp",
             rich_help_panel=MACHINES,
             metavar="NUMBERS",
-            help="How many devices a node may have. 1 plans only what is served today.",
+            help="How many devices a node may have. Colocated ones of several are not served yet.",
         ),
     ] = "1,2,4,8,16"
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from megainfer.compute.batch import StepBatch
 from megainfer.compute.chain import CountedExperts
@@ -19,6 +18,7 @@ from megainfer.compute.cpu.loader import Loader
 from megainfer.compute.half import HalfSource, Routed
 from megainfer.compute.kv_cache import KVCache
 from megainfer.compute.rotary import RotaryTables, rotary_of, rotary_tables
+from megainfer.compute.vocabulary import TokenTable
 from megainfer.errors import ConfigError
 from megainfer.models.sources import (
     DeltaNetSources,
@@ -28,11 +28,11 @@ from megainfer.models.sources import (
     layer_attention,
 )
 from megainfer.models.spec import DenseSpec
-from megainfer.topology import WHOLE, Placement
+from megainfer.topology import Placement
 
 
 class CpuLayer:
-    """`half.LayerHalf` over packed weights."""
+    """`half.RankLayer` over packed weights."""
 
     def __init__(self, loader: Loader, layer: int, rotary: RotaryTables) -> None:
         spec, shard = loader.source.spec, loader.source.shard
@@ -92,6 +92,19 @@ class CpuLayer:
         step = step_rows(batch)
         self._kernel.attend(self._attention, step, cache, x)
 
+    def attended(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> Tensor:
+        """See `half.RankLayer.attended`."""
+        whole = x.clone()
+        self.attend(whole, batch, caches)
+        return whole.sub_(x)
+
+    def fed_forward(self, x: Tensor) -> Tensor:
+        """See `half.RankLayer.fed_forward`."""
+        assert self._dense is not None, "a layer with a dense network"
+        whole = x.clone()
+        self._dense.add(whole)
+        return whole.sub_(x)
+
     def place(self, placement: Placement) -> None:
         """See `half.LayerHalf.place`."""
         if self._gate is not None:
@@ -116,31 +129,24 @@ class CpuHalf:
 
     def __init__(self, source: HalfSource, weight_dtype: str, kernel: AttentionKernel) -> None:
         spec, sources = source.spec, ModelSources(source.spec, source.shard)
-        self._first_token, self._end_token = sources.vocabulary
-        self._all_tokens = source.shard == WHOLE
         self._kernel = kernel
         self._row_dtype = source.dtype
         loader = Loader(source, kernel, weight_dtype, kernel.threads)
         self._multipliers = spec.multipliers
-        self._embedding = source.reader.load(sources.embedding(), source.dtype)
+        self._tokens = TokenTable(source.reader.load(sources.embedding(), source.dtype), sources)
         self._final_norm = loader.norm(sources.final_norm(), sources.final_norm_bias())
         head, bias = sources.lm_head(), sources.lm_head_bias()
         self._lm_head = (
             loader.linear(head, bias)
             if head
-            else kernel.pack(self._embedding, weight_dtype, loader.maybe_vector(bias))
+            else kernel.pack(self._tokens.weight, weight_dtype, loader.maybe_vector(bias))
         )
         rotary = rotary_tables(spec, source.max_positions, torch.float32)
         self.layers = [CpuLayer(loader, index, rotary) for index in range(len(spec.layers))]
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """See `half.ModelHalf.embed`."""
-        own = token_ids
-        if not self._all_tokens:
-            own = token_ids.clamp(self._first_token, self._end_token - 1) - self._first_token
-        x = embedding(own, self._embedding).to(torch.float32)
-        if not self._all_tokens:  # those of other ranks add nothing
-            x.masked_fill_((own + self._first_token != token_ids)[:, None], 0.0)
+        x = self._tokens(token_ids).to(torch.float32)
         return _scaled(x, self._multipliers.embedding)
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:

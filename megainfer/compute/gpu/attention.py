@@ -42,8 +42,8 @@ class Attention:
         residual = sources.spec.multipliers.residual
         self._out = Output(sources.out(), sources.out_bias(), reader, dtype, residual, products)
 
-    def add(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
-        """To x [T, D]; the keys and values of x's tokens go into the cache."""
+    def add(self, to: Tensor, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """To `to` [T, D], which may be x; the keys and values of x's tokens go into the cache."""
         k_cache, v_cache = caches
         both = (k_cache, v_cache)
         qkv = self._products.linear(self._norm(x), self._qkv, self._qkv_bias)
@@ -60,4 +60,4 @@ class Attention:
                 attended,
                 self._products.invariant,
             )
-        self._out.add(x, attended)
+        self._out.add(to, attended)

@@ -38,8 +38,8 @@ class DeltaNet:
         residual = sources.spec.multipliers.residual
         self._out = Output(sources.out(), (), reader, dtype, residual, products)
 
-    def add(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
-        """To x [T, D]; the sequences' states take x's tokens in."""
+    def add(self, to: Tensor, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """To `to` [T, D], which may be x; the sequences' states take x's tokens in."""
         spec, hidden = self._spec, self._norm(x)
         past, state = caches
         qkvz = self._products.linear(hidden, self._qkvz)
@@ -57,4 +57,4 @@ class DeltaNet:
             rule = recur if span.most_rows == 1 else self._many
             rule(self._device, spec, inputs, state, span, read)
         gates = qkvz[:, spec.channels :]
-        self._out.add(x, norm_gated(self._device, read, self._head_norm, gates, self._eps))
+        self._out.add(to, norm_gated(self._device, read, self._head_norm, gates, self._eps))

@@ -36,11 +36,11 @@ class Dense:
         self._gate_up = reader.load(sources.dense_gate_up(spec), dtype)
         self._down = reader.load(sources.dense_down(spec), dtype)
 
-    def add(self, x: Tensor) -> None:
-        """To x [T, D], in the pass that writes down's output."""
+    def add(self, to: Tensor, x: Tensor) -> None:
+        """To `to` [T, D], which may be x, in the pass that writes down's output."""
         gate_up = self._products.linear(self._norm(x), self._gate_up)
         inner = activate(self._device, gate_up, self._activation)
-        self._products.add(x, inner, self._down, self._residual)
+        self._products.add(to, inner, self._down, self._residual)
 
 
 class Gate:
@@ -67,9 +67,6 @@ class Gate:
             reader.maybe_load(sources.selection_bias(spec), torch.float32),
             load_hash_table(spec, sources, reader),
         )
-        self.shared = None
-        if spec.shared:
-            self.shared = SharedExpert(spec.shared, sources, reader, dtype, products)
 
     def forward(self, x: Tensor, batch: StepBatch) -> Routed:
         """What the experts see, [T, D], and which rows of it go to each expert node."""

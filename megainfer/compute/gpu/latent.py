@@ -44,8 +44,8 @@ class LatentAttention:
         residual = sources.spec.multipliers.residual
         self._out = Output(sources.out(), sources.out_bias(), reader, dtype, residual, products)
 
-    def add(self, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
-        """To x [T, D]; the latents and keys of x's tokens go into the cache."""
+    def add(self, to: Tensor, x: Tensor, batch: StepBatch, caches: tuple[Tensor, ...]) -> None:
+        """To `to` [T, D], which may be x; the latents and keys of x's tokens go into the cache."""
         spec, hidden, positions = self._spec, self._norm(x), batch.positions
         products = self._products
         down = products.linear(hidden, self._down, self._down_bias)
@@ -67,7 +67,7 @@ class LatentAttention:
                 self._device, spec, queries, caches[0], span, chosen, found, products.invariant
             )
         values = products.by_head(found.transpose(0, 1), self._value_up.mT)
-        self._out.add(x, values.transpose(0, 1).flatten(1))
+        self._out.add(to, values.transpose(0, 1).flatten(1))
 
 
 def _down(

@@ -22,6 +22,7 @@ from megainfer.memory import (
 from megainfer.messages.message import Role
 from megainfer.topology import (
     CoreAssignment,
+    Shard,
     have_own_cores,
     join_cores,
     share_cores,
@@ -200,7 +201,8 @@ def _beside_caches(plan: Plan, parts: Sequence[Part]) -> Ledger:
     total = Ledger()
     for part in parts:
         if part.role is Role.ATTENTION:
-            weights = attention_node(plan.spec, plan.precision, 0, 0, plan.config.attn_tp)
+            shards = Shard.each(plan.config.attn_tp)
+            weights = attention_node(plan.spec, plan.precision, 0, 0, shards)
             slots = geometry.attention_bytes
         else:
             slots_held = plan.placement.num_slots(part.node)

@@ -1,10 +1,10 @@
 """Whether a model can be shared among so many ranks, said before anything is started."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError
-from megainfer.launch.devices import Devices
+from megainfer.launch.devices import Devices, NodeGpus
 from megainfer.models.spec import DenseSpec, ModelSpec, MoESpec, SharedExpertSpec
 from megainfer.ranks import native_library
 
@@ -19,26 +19,29 @@ def check_ranks(config: EngineConfig, spec: ModelSpec, devices: Devices, kernels
     codes needn't end where a part does.
     """
     if config.ffn_tp > 1:
-        _check_device("--ffn-tp", config.ffn_tp, "expert", bool(devices.experts))
+        native_library.load()
+        _check_gpus("--ffn-tp", config.ffn_tp, devices.experts)
         _check_size("--ffn-tp", config.ffn_tp, spec, _of_experts)
     if config.attn_tp > 1:
-        _check_device("--attn-tp", config.attn_tp, "attention", bool(devices.attention))
-        if kernels != "cpu":
+        native_library.load()
+        _check_gpus("--attn-tp", config.attn_tp, devices.attention)
+        if kernels == "reference":
             raise ConfigError(
-                f"--attn-tp {config.attn_tp} needs the CPU kernels, but --kernels {kernels} serves "
-                "on attention nodes; use --kernels cpu, or --attn-tp 1"
+                f"--attn-tp {config.attn_tp} needs the kernels for CPUs or GPUs, but --kernels "
+                "reference serves on attention nodes; use --kernels cpu, or --attn-tp 1"
             )
         _check_size("--attn-tp", config.attn_tp, spec, _of_halves)
 
 
-def _check_device(option: str, ranks: int, role: str, on_gpus: bool) -> None:
-    if on_gpus:
-        short = "attn" if role == "attention" else "ffn"
-        raise ConfigError(
-            f"{option} {ranks} splits {role} nodes on CPUs, but these compute on GPUs; use "
-            f"--{short}-device cpu, or {option} 1"
-        )
-    native_library.load()
+def _check_gpus(option: str, ranks: int, nodes: Sequence[NodeGpus]) -> None:
+    """NCCL has one rank on a GPU."""
+    for gpus in nodes:
+        if len(set(gpus)) < len(gpus):
+            numbers = ",".join(str(gpu.number) for gpu in gpus)
+            raise ConfigError(
+                f"{option} {ranks} needs a GPU for each rank of a node, but --gpus gives one node "
+                f"{numbers}; name others, or use {option} 1"
+            )
 
 
 def _check_size(

@@ -8,6 +8,7 @@ from megainfer.launch.control import ChildLink, ParentLink, link_pair
 from megainfer.ranks.shared import AnyLayout, Shared
 
 if TYPE_CHECKING:  # torch, which who only makes seats doesn't need
+    from megainfer.device import Device
     from megainfer.m2n.dist.listening import Address, TcpListener
     from megainfer.ranks.dist.meeting import Terms
     from megainfer.ranks.road import FollowingRoad, LeadingRoad
@@ -41,11 +42,15 @@ class LeadingSeat(Generic[AnyLayout]):
         """Of what ranks tell each other."""
         return self.shared.layout
 
-    def road(self, name: str, spin_seconds: float) -> "LeadingRoad":
-        """To the other ranks; name: their node's, for errors."""
+    def road(self, name: str, spin_seconds: float, device: "Device | None" = None) -> "LeadingRoad":
+        """To the other ranks; name: their node's, for errors. device: where they compute, None: on
+        the host."""
         from megainfer.ranks.dist.leading import LeadingHosts
+        from megainfer.ranks.group import LeadingGroup
         from megainfer.ranks.memory import LeadingMemory
 
+        if device is not None and not device.is_host:
+            return LeadingGroup(self.shared, device, name, spin_seconds)
         if self.door is None:
             return LeadingMemory(self.shared, name, spin_seconds)
         door = self.door
@@ -67,11 +72,14 @@ class FollowingSeat(Generic[AnyLayout]):
         """Of what ranks tell each other."""
         return self.shared.layout
 
-    def road(self, spin_seconds: float) -> "FollowingRoad":
-        """To rank 0."""
+    def road(self, spin_seconds: float, device: "Device | None" = None) -> "FollowingRoad":
+        """To rank 0; device: where it computes, None: on the host."""
         from megainfer.ranks.dist.following import FollowingElsewhere
+        from megainfer.ranks.group import FollowingGroup
         from megainfer.ranks.memory import FollowingMemory
 
+        if device is not None and not device.is_host:
+            return FollowingGroup(self.shared, device, self.rank, spin_seconds)
         if self.leader is not None:
             return FollowingElsewhere(self.shared, self.rank, *self.leader)
         return FollowingMemory(self.shared, self.rank, spin_seconds)

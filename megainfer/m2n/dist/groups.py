@@ -1,7 +1,8 @@
-"""Process groups of two ranks: torch's, over gloo between CPUs and over NCCL between GPUs.
+"""Process groups: torch's, over gloo between CPUs and over NCCL between GPUs.
 
-A pair makes two, one a direction. So no receive that waits holds back a send of the other
-direction, and the death of a node ends no group but its own. None needs a default group.
+A pair of nodes makes two of two ranks, one a direction. So no receive that waits holds back a send
+of the other direction, and the death of a node ends no group but its own. None needs a default
+group.
 """
 
 import os
@@ -46,35 +47,38 @@ class Groups(Protocol):
     def device(self) -> Device:
         """Whose memory payloads are in."""
 
-    def make(self, store: Store, rank: int) -> Group:
-        """Of two ranks; returns when both have called it. Raises RuntimeError."""
+    def make(self, store: Store, rank: int, ranks: int = 2) -> Group:
+        """Of so many ranks; returns when all have called it, or on first use waits for those that
+        have not. Raises RuntimeError."""
 
     def close(self) -> None:
         """No more are made."""
 
 
 class GlooGroups:
-    """`Groups` over TCP, between hosts' memories. host: the address that they listen at."""
+    """`Groups` over TCP, between hosts' memories. host: the address that they listen at. seconds:
+    that a payload may take."""
 
     kind = "gloo"
     device = HOST
     tags = True
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, seconds: float = GROUP_SECONDS) -> None:
         self.completion: Completion = waited
+        self._seconds = seconds
         try:
             self._transports = [dist.ProcessGroupGloo.create_device(hostname=host)]
         except RuntimeError as error:
             raise ConfigError(f"gloo cannot listen at {host!r}: {error}") from error
 
-    def make(self, store: Store, rank: int) -> Group:
+    def make(self, store: Store, rank: int, ranks: int = 2) -> Group:
         """See `Groups.make`."""
         # The only way to say where gloo listens; torch's declarations leave it out.
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._devices = self._transports  # one listener and thread for all of a node's pairs
         options._threads = 1
-        options._timeout = timedelta(seconds=GROUP_SECONDS)
-        return cast(Group, dist.ProcessGroupGloo(store, rank, 2, options))
+        options._timeout = timedelta(seconds=self._seconds)
+        return cast(Group, dist.ProcessGroupGloo(store, rank, ranks, options))
 
     def close(self) -> None:
         """See `Groups.close`; its listener is closed with the last group."""
@@ -82,23 +86,26 @@ class GlooGroups:
 
 
 class NcclGroups:
-    """`Groups` between GPUs; which interface they take is NCCL's to choose (NCCL_SOCKET_IFNAME)."""
+    """`Groups` between GPUs; which interface they take is NCCL's to choose (NCCL_SOCKET_IFNAME).
+    ctas: blocks of threads of a group, each of which takes memory, and a multiprocessor while it is
+    at work."""
 
     kind = "nccl"
     tags = False  # a receive that is posted early would keep a kernel waiting, too
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, ctas: int = 1) -> None:
         self.device = device
+        self._ctas = ctas
         self.completion: Completion = polled
         for name, value in _NCCL_DEFAULTS.items():
             os.environ.setdefault(name, value)
 
-    def make(self, store: Store, rank: int) -> Group:
+    def make(self, store: Store, rank: int, ranks: int = 2) -> Group:
         """See `Groups.make`."""
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = timedelta(seconds=GROUP_SECONDS)
-        options.config.min_ctas = options.config.max_ctas = 1  # memory and SMs, for each pair
-        return cast(Group, dist.ProcessGroupNCCL(store, rank, 2, options))
+        options.config.min_ctas, options.config.max_ctas = 1, self._ctas
+        return cast(Group, dist.ProcessGroupNCCL(store, rank, ranks, options))
 
     def close(self) -> None:
         """See `Groups.close`; there is nothing beside the groups."""

@@ -4,7 +4,7 @@ Pure: no torch. Each function returns the pieces of one weight, which the loader
 the first axis; `attention_sources` and `expert_sources` list all that a role loads.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 from megainfer.models.sources.attention import AttentionSources
@@ -57,10 +57,11 @@ def layer_attention(
     return AttentionSources(spec, layer, shard)
 
 
-def attention_weight_bytes(spec: ModelSpec, dtype_bytes: int, ranks: int = 1) -> int:
-    """Bytes of all that an attention node of so many ranks loads: everything but the routed
-    experts; what each rank has of its own counts as often."""
-    shards = [Shard(rank, ranks) for rank in range(ranks)]
+def attention_weight_bytes(
+    spec: ModelSpec, dtype_bytes: int, shards: Sequence[Shard] = (WHOLE,)
+) -> int:
+    """Bytes of all that these ranks of an attention node load together: everything but the routed
+    experts."""
     sources = (source for shard in shards for source in attention_sources(spec, shard))
     return sum(prod(source.shape) for source in sources) * dtype_bytes
 

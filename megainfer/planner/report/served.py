@@ -90,7 +90,7 @@ def _unless_same(name: str, value: str, usual: str) -> dict[str, Option]:
 def _refusals(
     model: str, deployment: Deployment, precision: Precision, workload: Workload
 ) -> Iterator[str]:
-    attention, experts = deployment.attention, deployment.experts
+    attention = deployment.attention
     if named_shape(model) is not None:
         yield f"{model} is a shape without weights; plan with the model's folder or its hub id"
     if deployment.together:
@@ -99,17 +99,8 @@ def _refusals(
                 f"colocated over {deployment.devices} devices isn't served yet (tensor parallel "
                 f"{attention.tp}, data parallel {attention.count}); one device is"
             )
-    else:
-        for role, nodes in (("attention", attention), ("expert", experts)):
-            if nodes.tp > 1 and nodes.device.kind != "cpu":
-                yield (
-                    f"tensor parallelism isn't served there yet: {role} nodes of {nodes.tp} "
-                    f"{nodes.device.name} each; plan with --tp 1"
-                )
-        if deployment.micro_batches > MAX_MICRO_BATCHES:
-            yield (
-                f"{deployment.micro_batches} micro-batches: at most {MAX_MICRO_BATCHES} are served"
-            )
+    elif deployment.micro_batches > MAX_MICRO_BATCHES:
+        yield f"{deployment.micro_batches} micro-batches: at most {MAX_MICRO_BATCHES} are served"
     if attention.device.kind == "gpu" and precision.cache_dtype != precision.dtype:
         yield (
             f"a KV cache in {precision.cache_dtype} isn't served on GPUs yet; plan with "

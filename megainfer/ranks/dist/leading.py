@@ -133,7 +133,11 @@ class LeadingHosts:
         """See `LeadingRoad`."""
         self.begin((MESSAGE,))
 
+    def check(self) -> None:
+        """See `LeadingRoad`: who takes results waits for them."""
+
     def close(self) -> None:
+        """See `LeadingRoad`."""
         for other in self._others.values():
             other.close()
 
