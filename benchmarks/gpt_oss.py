@@ -288,7 +288,7 @@ def _blocks(codes: Tensor, scales: Tensor) -> Kept:
     """Of 32, a scale and then 16 bytes: in the lower halves the first 16 codes. codes: uint8
     [E, N, G, 16]. scales: uint8 [E, N, G]. Returns uint8 [E, N, 17 G]."""
     one_by_one = torch.stack((codes & 15, codes >> 4), -1).flatten(-2)
-    first, second = one_by_one.split(BLOCK // 2, -1)
+    first, second = one_by_one[..., : BLOCK // 2], one_by_one[..., BLOCK // 2 :]
     whole = torch.cat((scales[..., None], first | second << 4), -1)
     return whole.flatten(-2).contiguous().numpy(), GGMLQuantizationType.MXFP4
 

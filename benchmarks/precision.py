@@ -181,7 +181,7 @@ def measure_llamacpp(
         whole = torch.from_numpy(np.load(logits))
     halves = kv_block_bytes(formats.spec, Precision("bfloat16")) / BLOCK_SIZE
     name = f"llama.cpp {outtype.upper()}"
-    return result_of(text.compared(whole.split(CHUNK)), name, "float16", halves)
+    return result_of(text.compared(torch.split(whole, CHUNK)), name, "float16", halves)
 
 
 def read_tokens(folder: Path, text: Path | None, count: int) -> list[int]:

@@ -25,6 +25,7 @@ from megainfer.hosts.listening import Address, listen
 from megainfer.hosts.reception import LEASE_SECONDS
 from megainfer.hosts.strangers import Strangers
 from megainfer.hosts.wire import Wire, poll
+from megainfer.launch.hosts.places import Host, check_gpus
 from megainfer.launch.machine import read_machine
 from megainfer.messages.hosts import (
     Dismissed,
@@ -74,7 +75,8 @@ class AgentWish:
     """join: where the supervisor listens for agents. name: of this host. host, port: where this
     agent listens for stand-ins; port 0: any. join_seconds: how long it tries, at the start and when
     the supervisor is lost. memory: bytes that nodes here may have, None: what is available.
-    drain_seconds: how long, after SIGTERM, it goes on for an instance that is ending, too."""
+    drain_seconds: how long, after SIGTERM, it goes on for an instance that is ending, too. gpus: as
+    `launch.hosts.places.Host` has them."""
 
     join: Address
     name: str
@@ -83,6 +85,7 @@ class AgentWish:
     ground: Ground
     memory: int | None = None
     drain_seconds: float = 0.0
+    gpus: tuple[int, ...] | None = None
 
 
 class Agent:
@@ -108,6 +111,7 @@ class Agent:
         """Until it is dismissed or told to end; the exit status. Raises ConfigError where it is
         refused, NodeDied where there is no supervisor for too long."""
         self._signals.listen()
+        self._join()  # what it can't offer is said before anybody is looked for
         load_libraries()
         import megainfer.attention_node.process
         import megainfer.expert_node.process  # noqa: F401
@@ -179,8 +183,10 @@ class Agent:
         if self._wish.memory is not None:
             available = min(self._wish.memory, machine.available_memory)
             machine = replace(machine, available_memory=available)
+        name, gpus = self._wish.name, self._wish.gpus
+        check_gpus(Host(name, self._wish.ground.address, machine, gpus))
         encoded = msgspec.msgpack.encode(machine)
-        return Join(self._wish.name, __version__, *self._strangers.address, encoded)
+        return Join(name, __version__, *self._strangers.address, encoded, gpus)
 
     def _hear_supervisor(self) -> bool:
         """Whether it goes on. Raises ConfigError."""

@@ -16,12 +16,15 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from msgspec import structs
+
 from megainfer.agent.conversations import Conversation, NodeConversation, RankConversation
 from megainfer.agent.fetching import Fetching
 from megainfer.agent.front_doors import FrontDoors
 from megainfer.agent.giving import serve_weights
 from megainfer.agent.log_pipe import LogPipe
 from megainfer.agent.probing import serve_probing
+from megainfer.checkpoint.lacking import lacking
 from megainfer.errors import MegaInferError, ModelError, NodeDied, ProtocolError
 from megainfer.hosts.rank_stand_in import run_rank_stand_in
 from megainfer.hosts.stand_in import There
@@ -78,10 +81,14 @@ def run_attendant(wire: Wire[ToAttendant], said: Sequence[ToAttendant], ground: 
     wire.keep(start.lease)
     try:
         plan = localised(start.plan, ground)
-        meanwhile = _with_weights(wire, start, plan, ground)
         if isinstance(start, StartNode):
+            if start.givers and lacking(plan.folder) == set():
+                start = structs.replace(start, givers=())
+            # Who can ask for experts needs no files; it is started without, where that was in vain.
+            meanwhile = [] if start.givers else _with_weights(wire, start, plan, ground)
             attendant = _node_attendant(wire, plan, start, ground)
         else:
+            meanwhile = _with_weights(wire, start, plan, ground)
             attendant = _rank_attendant(wire, plan, start)
         attendant.run([*said[1:], *meanwhile])
     except MegaInferError as error:
@@ -159,7 +166,9 @@ def _node_attendant(
     wire: Wire[ToAttendant], plan: Plan, start: StartNode, ground: Ground
 ) -> "_Attendant":
     logs, doors = LogPipe(), FrontDoors(plan, start.node, start.incarnation)
-    task = NodeTask(start.role, start.node, start.measures, start.placement, start.weights)
+    task = NodeTask(
+        *(start.role, start.node, start.measures, start.placement, start.weights, start.givers)
+    )
     elsewhere = {there.rank: partial(_stand_in, start, there, ground) for there in start.elsewhere}
     cores = partial(_cores, plan, start)
     with logs:

@@ -16,8 +16,8 @@ from time import monotonic
 from typing import TypeVar
 
 from megainfer.agent.giving import MOST_BYTES, PATIENCE_SECONDS
-from megainfer.checkpoint.headers import INDEX, read_index
-from megainfer.checkpoint.pinned import weight_files
+from megainfer.checkpoint.headers import INDEX
+from megainfer.checkpoint.lacking import lacking
 from megainfer.config import format_bytes
 from megainfer.errors import CheckpointError, MegaInferError, NodeDied, ProtocolError
 from megainfer.gguf.files import SUFFIX
@@ -45,15 +45,6 @@ WAIT_SECONDS = 3600.0
 IN_FLIGHT = 4
 _LOOK_SECONDS = 0.1
 Answer = TypeVar("Answer", bound=Message)
-
-
-def lacking(folder: Path) -> set[str] | None:
-    """Names of the files with weights that a model folder should have and hasn't; None: all, by
-    whatever names. Raises CheckpointError for an index that can't be read."""
-    index = folder / INDEX
-    if index.exists():
-        return {path.name for path in read_index(index).values() if not path.exists()}
-    return set() if weight_files(folder) else None
 
 
 def _is_of_weights(name: str) -> bool:

@@ -15,7 +15,8 @@ from megainfer.tls.peers import PeerTls
 class Offer:
     """This machine, to whom `join` says. host: its address, None: the one that leads there. model:
     what is to be here before it joins, None: it is where the supervisor has it. memory: bytes,
-    None: what is available. tls: of its connections."""
+    None: what is available. gpus: those that nodes may have, by their numbers, None: all. tls: of
+    its connections."""
 
     join: Address
     token: bytes
@@ -27,6 +28,7 @@ class Offer:
     memory: int | None = None
     drain_seconds: float = 0.0
     tls: PeerTls | None = None
+    gpus: tuple[int, ...] | None = None
 
     def run(self, told: Callable[[str], None]) -> int:
         """As the agent of this machine, to its end: its exit status. A model is fetched first, once
@@ -44,6 +46,7 @@ class Offer:
             ground,
             self.memory,
             self.drain_seconds,
+            self.gpus,
         )
         return Agent(wish, told).run()
 

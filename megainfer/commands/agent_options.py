@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from megainfer.commands.agent_offer import Offer
+from megainfer.commands.gpu_numbers import GpuNumbers
 from megainfer.commands.host_options import (
     JOIN_SECONDS,
     TlsAuthority,
@@ -72,6 +73,16 @@ class AgentOptions:
             help="What nodes here may take, such as 64GiB, where others need memory, too.",
         ),
     ] = None
+    gpus: Annotated[
+        GpuNumbers | None,
+        Option(
+            parser=GpuNumbers.parse,
+            metavar="NUMBERS",
+            show_default="all, one node each",
+            help="Which GPUs nodes here may have, such as 0,1: of those that CUDA_VISIBLE_DEVICES "
+            "leaves. One that is named twice may have two nodes.",
+        ),
+    ] = None
     join_timeout: Annotated[
         float,
         Option(
@@ -108,6 +119,7 @@ class AgentOptions:
             port=self.port,
             model=model_source(self.model, self.revision),
             memory=self.memory,
+            gpus=self.gpus,
             drain_seconds=self.drain_timeout,
             tls=open_tls(self.tls_certfile, self.tls_keyfile, self.tls_cafile),
         )

@@ -39,11 +39,12 @@ def doctor(
         float, Option(metavar="SECONDS", help="How long to wait for them.")
     ] = JOIN_SECONDS,
 ) -> None:
-    """Measure the links between the hosts of agents, and say what is wrong with them."""
+    """Measure the links between the hosts of agents, and say what is wrong with them; and which
+    GPUs they have."""
     from rich.console import Console
     from rich.table import Table
 
-    from megainfer.hosts.doctor import examine
+    from megainfer.hosts.doctor import examine, tell_gpus
 
     if agents < 2:
         raise ConfigError(f"--agents must be 2 or more, not {agents}: links are between two hosts")
@@ -65,4 +66,6 @@ def doctor(
             problem or "good",
         )
     console.print(table)
+    for line in tell_gpus(hosts):
+        console.print(line)
     raise typer.Exit(any(finding.problem for finding in findings))

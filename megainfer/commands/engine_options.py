@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from megainfer.commands.config_file import JSON
+from megainfer.commands.gpu_numbers import GpuNumbers
 from megainfer.commands.whole_number import whole_number
 from megainfer.config import (
     MAX_MICRO_BATCHES,
@@ -14,7 +15,6 @@ from megainfer.config import (
     EngineConfig,
     format_bytes,
     parse_bytes,
-    parse_gpus,
     parse_json_object,
     parse_micro_batches,
     parse_rebalance,
@@ -95,15 +95,15 @@ class EngineOptions:
         ),
     ] = DEFAULT.ffn_device
     gpus: Annotated[
-        tuple[int, ...] | None,
+        GpuNumbers | None,
         Option(
             rich_help_panel=NODES,
-            parser=parse_gpus,
+            parser=GpuNumbers.parse,
             metavar="NUMBERS",
             show_default="from the first on",
             help="Which GPUs, such as 0,1: attention nodes' first. One may be named several times.",
         ),
-    ] = DEFAULT.gpus
+    ] = None
     max_attn_gpus: Annotated[
         int | None,
         Option(

@@ -116,7 +116,8 @@ class HostOptions:
         Option(
             "--load-from-peer",
             rich_help_panel=HOSTS,
-            help="A host whose model folder lacks files with weights copies them from another's.",
+            help="A host whose model folder lacks files with weights copies them from another's; "
+            "expert nodes there have experts from others that serve.",
         ),
     ] = False
 

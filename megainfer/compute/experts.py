@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from megainfer.device import Recordings
@@ -50,6 +51,21 @@ class LayerExperts(Protocol):
     def forget(self, prepared: object) -> None:
         """It will be put nowhere; its memory is free for what is prepared next."""
 
+    @property
+    def form(self) -> str:
+        """How an expert of this shape lies in `copied`; the same where the bytes mean the same."""
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of one expert."""
+
+    def copied(self, local_id: int) -> Tensor:
+        """What a slot holds, as bytes: uint8 [copied_bytes] of the host's memory. Any thread may
+        call it while nobody puts or takes anything."""
+
+    def adopt(self, copied: Tensor) -> object:
+        """As `prepare`, of what `copied` gave elsewhere, in the same form."""
+
     def forward(
         self,
         hidden: Sequence[Tensor],
@@ -68,6 +84,18 @@ class LayerExperts(Protocol):
         choose nothing, whatever they hold. None, of one or of all: all rows count, as on the host
         they do.
         """
+
+
+def bytes_of(parts: Sequence[Tensor]) -> Tensor:
+    """Contiguous tensors as bytes of the host's memory, one after the other."""
+    return torch.cat([part.reshape(-1).view(torch.uint8).cpu() for part in parts])
+
+
+def fill_with(parts: Sequence[Tensor], copied: Tensor) -> None:
+    """These get what `bytes_of` such tensors gave."""
+    sizes = [part.nbytes for part in parts]
+    for part, own in zip(parts, copied.split_with_sizes(sizes), strict=True):
+        part.reshape(-1).view(torch.uint8).copy_(own)
 
 
 class FixedBatch(Protocol):

@@ -4,8 +4,9 @@ With tensor parallelism a rank has a part of each of these experts, all have the
 they compute is the sum over all ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
+from threading import Lock
 
 from torch import Tensor
 
@@ -40,13 +41,15 @@ class ExpertModel:
     taken in before. All of it changes with the weights (`renewed`). Beside that its only state is a
     count of what each expert has served.
 
+    reader: None, where `bring` and `load` are to fill the slots.
+
     Raises CheckpointError when a weight is missing or misshapen, and what `Backend.experts` does.
     """
 
     def __init__(
         self,
         spec: ModelSpec,
-        reader: WeightReader,
+        reader: WeightReader | None,
         placement: Placement,
         node: int,
         backend: Backend,
@@ -59,20 +62,62 @@ class ExpertModel:
         self._others = rank.others
         self._backend, self._moving = backend, moving
         self.held = placement.slots_of(node)  # by layer, what each slot holds
-        self._layers = self._loaded(reader, placement)
+        self._layers = self._made(placement)
+        if reader is not None:
+            self._load(self._layers, reader, self.held)
+        self._changing = Lock()  # what slots hold, beside whoever copies it
         self._aside: dict[Place, object] = {}  # prepared, and in no slot yet
         self._tally = Tally(spec.moe_layers, spec.num_experts, backend.device)
         self._uncounted: tuple[int, Tensor] | None = None  # a layer, and what was chosen of it
         self._graphs: StageGraphs | None = None
 
-    def _loaded(self, reader: WeightReader, placement: Placement) -> dict[int, LayerExperts]:
+    def _made(self, placement: Placement) -> dict[int, LayerExperts]:
         """By layer, with a kernel of their own, so that their memory goes with them."""
         spec, held = self.spec, placement.slots_of(self.node)
         new_layer = self._backend.experts(shape_of(spec, self.shard))
-        layers = {n: new_layer(len(held[n]) + self._moving) for n in spec.moe_layers}
-        for layer, experts in layers.items():
-            load_experts_into(experts, FfnSources(spec, layer), reader, held[layer], self.shard)
-        return layers
+        return {n: new_layer(len(held[n]) + self._moving) for n in spec.moe_layers}
+
+    def _load(
+        self,
+        layers: Mapping[int, LayerExperts],
+        reader: WeightReader,
+        slots: Mapping[int, Sequence[int]],
+    ) -> None:
+        for layer, held in slots.items():
+            sources = FfnSources(self.spec, layer)
+            load_experts_into(layers[layer], sources, reader, held, self.shard)
+
+    def bring(self, prepared: Callable[[LayerExperts, Place], object | None]) -> list[Place]:
+        """Fill slots, which are empty, with what others give; what is lacking then, for `load`.
+        prepared: an expert, for `LayerExperts.put`, None where nobody gives it."""
+        lacking = []
+        for layer, slots in self.held.items():
+            experts = self._layers[layer]
+            for slot, expert in enumerate(slots):
+                if expert == EMPTY:
+                    continue
+                if (found := prepared(experts, (layer, expert))) is None:
+                    lacking.append((layer, expert))
+                else:
+                    experts.put(slot, found)
+        return lacking
+
+    def load(self, reader: WeightReader, lacking: Sequence[Place]) -> None:
+        """Fill the slots of these experts, which are empty."""
+        slots = {
+            layer: [e if (layer, e) in lacking else EMPTY for e in held]
+            for layer, held in self.held.items()
+        }
+        self._load(self._layers, reader, slots)
+
+    def lend(self, layer: int, expert: int) -> Tensor | None:
+        """A copy of an expert, as `LayerExperts.copied` gives it; None where it isn't here. Any
+        thread may ask; a new placement waits for it."""
+        with self._changing:
+            slots = self.held.get(layer, ())
+            if expert == EMPTY or expert not in slots:
+                return None
+            return self._layers[layer].copied(slots.index(expert))
 
     def renewed(self, reader: WeightReader, placement: Placement) -> Switch:
         """Load what this node holds by the placement, of other weights, in any thread, while it
@@ -83,7 +128,8 @@ class ExpertModel:
         """
         if self._graphs is not None:
             raise ConfigError("stages that a GPU has recorded can't be computed with other weights")
-        layers, held = self._loaded(reader, placement), placement.slots_of(self.node)
+        layers, held = self._made(placement), placement.slots_of(self.node)
+        self._load(layers, reader, held)
 
         def switch() -> None:
             self.count()
@@ -91,7 +137,8 @@ class ExpertModel:
                 if slots != held[layer]:
                     self._tally.move(layer, slots)
             self._aside.clear()  # of the old ones
-            self._layers, self.held = layers, held
+            with self._changing:
+                self._layers, self.held = layers, held
 
         return switch
 
@@ -139,9 +186,10 @@ class ExpertModel:
                 f"{layer}, by the new placement it has {new}, of which {first} is not loaded"
             )
         self.count()
-        for layer, slots in placement.slots_of(self.node).items():
-            if slots != self.held[layer]:
-                self._change(layer, slots)
+        with self._changing:
+            for layer, slots in placement.slots_of(self.node).items():
+                if slots != self.held[layer]:
+                    self._change(layer, slots)
 
     def _change(self, layer: int, slots: tuple[int, ...]) -> None:
         experts, held = self._layers[layer], self.held[layer]
@@ -208,6 +256,11 @@ class ExpertModel:
     def layer(self, layer: int) -> LayerExperts:
         """The experts of one MoE layer."""
         return self._layers[layer]
+
+    @property
+    def any_layer(self) -> LayerExperts:
+        """All of them have the same form."""
+        return next(iter(self._layers.values()))
 
     @property
     def by_layer(self) -> dict[int, CountedExperts]:

@@ -8,12 +8,14 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from threading import Event, Thread, get_native_id
 from time import monotonic
 
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.errors import MegaInferError
 from megainfer.expert_node.experts import ExpertModel, Place
+from megainfer.expert_node.handover.asking import Asking
 from megainfer.expert_node.loading import ExpertLoader
 from megainfer.messages.from_child import Prepared
 from megainfer.messages.to_child import Prepare
@@ -32,12 +34,19 @@ OpenReader = Callable[[], WeightReader]
 class Mover:
     """Brings experts in for one placement at a time; a new wish takes the place of an older one.
 
-    open_reader: of the model's folder, for as long as it reads.
+    open_reader: of the model's folder, for as long as it reads. asking: who may be asked for the
+    experts of a wish, before its folder is opened; None: nobody.
     """
 
-    def __init__(self, model: ExpertModel, open_reader: OpenReader) -> None:
+    def __init__(
+        self,
+        model: ExpertModel,
+        open_reader: OpenReader,
+        asking: Callable[[Prepare], Asking | None] = lambda wish: None,
+    ) -> None:
         self._model = model
         self._open_reader = open_reader
+        self._asking = asking
         self._reading: _Reading | None = None
         self._wish: Prepare | None = None  # that is not begun
         self._said: list[Prepared] = []
@@ -74,7 +83,8 @@ class Mover:
         self._wish = None
         self._model.keep_aside(wish.placement)
         if missing := self._model.missing(wish.placement):
-            self._reading = _Reading(self._model, self._open_reader, wish.ticket, missing)
+            asking = self._asking(wish)
+            self._reading = _Reading(self._model, self._open_reader, wish.ticket, missing, asking)
             self._reading.start()
         else:
             self._said.append(Prepared(wish.ticket))
@@ -101,11 +111,12 @@ class _Reading(Thread):
         open_reader: OpenReader,
         ticket: int,
         places: Sequence[Place],
+        asking: Asking | None,
     ) -> None:
         super().__init__(name="moving experts", daemon=True)
         self._model = model
         self._open_reader = open_reader
-        self._places = places
+        self._places, self._asking = places, asking
         self._ended = Event()
         self.ticket = ticket
         self.read: deque[tuple[Place, object]] = deque()
@@ -119,16 +130,33 @@ class _Reading(Thread):
         if sys.platform == "linux":  # where a priority is a thread's
             os.setpriority(os.PRIO_PROCESS, get_native_id(), LEAST_PRIORITY)
         try:
-            with self._open_reader() as reader:
-                self._read_all(reader)
+            places = self._places if self._asking is None else self._asked(self._asking)
+            if places:
+                with self._open_reader() as reader:
+                    self._read_all(reader, places)
         except (MegaInferError, OSError) as error:
             self.error = str(error)
         else:
             self.error = None
 
-    def _read_all(self, reader: WeightReader) -> None:
+    def _asked(self, asking: Asking) -> list[Place]:
+        """Of all places, those that nobody gives."""
+        lacking = []
+        with closing(asking):
+            for place in self._places:
+                started = monotonic()
+                prepared = asking.prepared(self._model.layer(place[0]), place)
+                if prepared is None:
+                    lacking.append(place)
+                else:
+                    self.read.append((place, prepared))
+                if self._rest(started):
+                    return []
+        return lacking
+
+    def _read_all(self, reader: WeightReader, places: Sequence[Place]) -> None:
         loaders: dict[int, ExpertLoader] = {}
-        for place in self._places:
+        for place in places:
             started = monotonic()
             layer, expert = place
             if layer not in loaders:  # the last layer's memory is not needed any more
@@ -136,5 +164,9 @@ class _Reading(Thread):
                 loaders = {layer: ExpertLoader(sources, reader, self._model.shard)}
             prepared = loaders[layer].prepared(self._model.layer(layer), expert)
             self.read.append((place, prepared))
-            if self._ended.wait(REST * (monotonic() - started)):
+            if self._rest(started):
                 return
+
+    def _rest(self, started: float) -> bool:
+        """For as long as an expert took; whether no more is wanted."""
+        return self._ended.wait(REST * (monotonic() - started))

@@ -1,14 +1,19 @@
 """The process of an expert node: load, connect, measure, serve."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
+from megainfer.checkpoint.lacking import lacking
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.device import Device, memory_counters
 from megainfer.errors import ProtocolError
-from megainfer.expert_node.experts import ExpertModel
+from megainfer.expert_node.experts import ExpertModel, Place
+from megainfer.expert_node.handover.asking import Asking
+from megainfer.expert_node.handover.giving import Giver
+from megainfer.expert_node.handover.terms import HandoverTerms
 from megainfer.expert_node.moving import Mover
 from megainfer.expert_node.node import ExpertNode
 from megainfer.expert_node.other_ranks import ALONE, ExpertRanks, Rank
@@ -29,11 +34,11 @@ from megainfer.launch.station import Station
 from megainfer.m2n.mailbox import ExpertPort
 from megainfer.m2n.roads import Seat, join_expert
 from megainfer.m2n.staged import expert_port_for
-from megainfer.messages.from_child import Connected, Loaded, Ready
+from megainfer.messages.from_child import Connected, Loaded, Opened, Ready
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import Meet, Prepare
-from megainfer.messages.weights import OF_FOLDER, WeightFiles
+from megainfer.messages.weights import OF_FOLDER, GivingNode, WeightFiles
 from megainfer.models.sources import expert_sources
 from megainfer.ranks.layout import RowsLayout
 from megainfer.topology import Membership, Placement, Shard
@@ -47,18 +52,22 @@ def run_expert(
     placement: Placement,
     weights: WeightFiles,
     seat: LeadingSeat[RowsLayout] | None = None,
+    givers: tuple[GivingNode, ...] | None = None,
 ) -> None:
     """Everything that the process of expert node `node` does after the fork, its first with tensor
     parallelism.
 
     measures: whether the choice of m waits for what its stages take. placement, weights: what it
-    loads. seat: among the node's ranks, where there are several.
+    loads. seat: among the node's ranks, where there are several. givers: as `NodeTask` has them;
+    ranks ask nobody, and give nothing.
     """
+    hands_over = givers is not None and plan.config.ffn_tp == 1
     with computing(plan, Role.EXPERT, node) as backend:
         link, device, on_bytes = station.link, backend.device, progress_to(station.link)
         others = None if seat is None else ExpertRanks(seat, node, plan.spin_seconds, device)
         rank = ALONE if others is None else Rank(Shard(0, plan.config.ffn_tp), others)
-        model = load_experts(plan, node, backend, on_bytes, placement, weights, rank)
+        asking = asked(plan, givers or (), weights) if hands_over else None
+        model = load_experts(plan, node, backend, on_bytes, placement, weights, rank, asking)
         if others is not None:
             others.await_loaded()
         warm_up(model, plan, node, device)
@@ -66,7 +75,17 @@ def run_expert(
         device.seal()
         measured = profile_experts(model, plan, node, device) if measures else []
         link.send(Loaded(stage_seconds=measured))
-        _serve(station, plan, node, model, weights, device, others)
+        terms = HandoverTerms.of(plan, weights.version.number) if hands_over else None
+        giver = None if terms is None else Giver(node, model, terms)
+        with nullcontext() if giver is None else closing(giver):
+            _serve(station, plan, node, model, weights, device, others, giver)
+
+
+def asked(plan: Plan, givers: Sequence[GivingNode], weights: WeightFiles) -> Asking | None:
+    """Who is asked for experts: nobody where the model's folder has all files."""
+    if not givers or weights.files or lacking(plan.folder) == set():
+        return None
+    return Asking(givers, HandoverTerms.of(plan, weights.version.number))
 
 
 def _serve(
@@ -77,12 +96,14 @@ def _serve(
     weights: WeightFiles,
     device: Device,
     others: ExpertRanks | None,
+    giver: Giver | None,
 ) -> None:
     link = station.link
     seat = Seat(plan.roomy_geometry(await_start(link)), node, incarnation=station.incarnation)
     joined = join_expert(plan.road, seat, device)
     port = expert_port_for(device, joined)
-    m = await_serve(link, _meet, partial(_measured, port), joined.address).micro_batches
+    opened = Opened(joined.address, None if giver is None else giver.address)
+    m = await_serve(link, _meet, partial(_measured, port), opened).micro_batches
     work = Workload(station.page)
     unit = ExpertUnit(plan, node, model, port, m, work, weights, others)
     link.send(Ready())
@@ -108,17 +129,28 @@ def load_experts(
     placement: Placement | None = None,
     weights: WeightFiles = OF_FOLDER,
     rank: Rank = ALONE,
+    asking: Asking | None = None,
 ) -> ExpertModel:
     """The experts of one node by a placement, the plan's unless given; `on_bytes` hears (bytes in
-    place, bytes in all). rank: of the node, as for `ExpertModel`."""
+    place, bytes in all). rank: of the node, as for `ExpertModel`. asking: who gives them, before
+    files are read; it is closed."""
     placement = placement or plan.placement
-    shard = rank.shard
+    shard, moving = rank.shard, experts_on_the_move(plan.config)
+    model: ExpertModel | None = None
+    left: list[Place] = []
+    if asking is not None:
+        with closing(asking):
+            model = ExpertModel(plan.spec, None, placement, node, backend, rank, moving)
+            if not (left := model.bring(asking.prepared)):
+                return model
     threads = plan.cores_of_expert(node, shard.rank).threads
     with reader_of(plan, weights, threads=threads) as reader:
         total = reader.total_bytes(expert_sources(plan.spec, placement.held_by(node), shard))
         reader.on_bytes = lambda done: on_bytes(done, total)
-        moving = experts_on_the_move(plan.config)
-        return ExpertModel(plan.spec, reader, placement, node, backend, rank, moving)
+        if model is None:
+            return ExpertModel(plan.spec, reader, placement, node, backend, rank, moving)
+        model.load(reader, left)
+        return model
 
 
 class ExpertUnit:
@@ -143,7 +175,11 @@ class ExpertUnit:
         self._plan, self._port = plan, port
         self._batches_seen = 0
         self._renewer = Renewer(weights, self._open_reader, model.renewed, self._is_busy)
-        self._mover = Mover(model, lambda: self._open_reader(self._renewer.weights))
+        self._mover = Mover(
+            model,
+            lambda: self._open_reader(self._renewer.weights),
+            lambda wish: asked(plan, wish.givers, self._renewer.weights),
+        )
 
     def run_once(self) -> bool:
         return self.node.run_once()

@@ -1,12 +1,14 @@
 """The ways between the hosts of several agents, each way measured by the host where it begins."""
 
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from megainfer.errors import MegaInferError
 from megainfer.hosts.reception import Reception
 from megainfer.hosts.wire import Wire, await_messages
+from megainfer.launch.hosts.places import Host
 from megainfer.messages.hosts import LinkProbed, ProbeLink, from_attendant_decoder
 
 PROBE_SECONDS = 30.0
@@ -54,6 +56,22 @@ def problem_of(link: LinkProbed) -> str | None:
             "every token waits for; hosts of one instance belong side by side"
         )
     return None
+
+
+def tell_gpus(hosts: Sequence[Host]) -> Iterator[str]:
+    """What GPUs nodes may have, a line a host that has some; and that drivers differ, where they
+    do."""
+    drivers = dict[str, str]()
+    for host in hosts:
+        names = Counter(gpu.gpu.name for gpu in {gpu.place: gpu for gpu in host.offered}.values())
+        if problem := host.machine.gpus and host.machine.gpu_problem:
+            yield f"{host.name}: GPUs that can't be used: {problem}"
+        elif names:
+            drivers[host.name] = host.machine.driver
+            told = ", ".join(f"{count} {name}" for name, count in names.items())
+            yield f"{host.name}: {told}; driver {host.machine.driver}"
+    if len({*drivers.values()}) > 1:
+        yield f"drivers of GPUs differ between {', '.join(drivers)}: have the same on all"
 
 
 def _probed(reception: Reception, source: str, target: str) -> LinkProbed:

@@ -15,12 +15,12 @@ from time import monotonic
 import msgspec
 
 from megainfer import __version__
-from megainfer.errors import MegaInferError, NodeDied
+from megainfer.errors import ConfigError, MegaInferError, NodeDied
 from megainfer.hosts.launcher import Launcher
 from megainfer.hosts.listening import Address, listen
 from megainfer.hosts.strangers import Strangers
 from megainfer.hosts.wire import Wire
-from megainfer.launch.hosts.places import Host
+from megainfer.launch.hosts.places import Host, check_gpus
 from megainfer.launch.machine import Machine
 from megainfer.messages.hosts import (
     Dismissed,
@@ -140,7 +140,7 @@ class Reception:
             self.attend()
             for name in self._agents.keys() - known:
                 host = self._agents[name].host
-                told(f"host {name} has joined ({host.address}, {len(host.machine.cores)} cores)")
+                told(f"host {name} has joined ({host.address}, {host.describe()})")
             known = set(self._agents)
             if len(self._agents) >= count:
                 return tuple(agent.host for agent in self._agents.values())
@@ -220,13 +220,17 @@ class Reception:
         self._agents = {}
 
     def _join(self, wire: AgentWire, join: Join) -> None:
-        reason, machine = self._why_not(join), None
+        reason, host = self._why_not(join), None
         if reason is None:
             try:
                 machine = msgspec.msgpack.decode(join.machine, type=Machine)
+                host = Host(join.name, join.address, machine, join.gpus)
+                check_gpus(host)
             except msgspec.MsgspecError as error:
                 reason = f"its machine can't be read: {error}"
-        if machine is None:
+            except ConfigError as error:
+                reason, host = str(error), None
+        if host is None:
             log.warning("refused host %.80r (%s): %s", join.name, wire.name, reason)
             with suppress(NodeDied):
                 wire.send(Refused(reason or ""))
@@ -235,7 +239,6 @@ class Reception:
         wire.name = f"host {join.name}"
         if (before := self._agents.pop(join.name, None)) is not None:
             before.wire.close()
-        host = Host(join.name, join.address, machine)
         self._agents[join.name] = _Agent(host, Address(join.address, join.port), wire)
         if self._lost.pop(join.name, None) is not None:
             log.warning("host %s is back, at %s", join.name, join.address)

@@ -20,7 +20,6 @@ class RemoteNodes:
     def __init__(self, plan: Plan, reception: Reception, residences: Residences) -> None:
         self._plan, self._residences = plan, residences
         self._removals = Removals(plan, residences)
-        self._encoded = encode_plan(replace(plan, m2n_key=""))  # which each host makes itself
         self.reception = reception
 
     def can_start(self, role: Role, node: int) -> bool:
@@ -47,6 +46,8 @@ class RemoteNodes:
         there = There(name, reception.listens_at(name), reception.token, reception.tls)
         lease = reception.lease
         peers = self._peers(name)
+        plan = replace(self._plan, devices=self._residences.devices, m2n_key="")
+        encoded = encode_plan(plan)  # M2N's key each host makes itself
         elsewhere = tuple(
             RankThere(rank, Peer(host, *reception.listens_at(host)), self._peers(host))
             for rank, host in enumerate(self._hosts(task.role, task.node))
@@ -58,13 +59,14 @@ class RemoteNodes:
                 role=task.role,
                 node=task.node,
                 incarnation=station.incarnation,
-                plan=self._encoded,
+                plan=encoded,
                 measures=task.measures,
                 placement=task.placement,
                 weights=task.weights,
                 lease=lease,
                 peers=peers,
                 elsewhere=elsewhere,
+                givers=task.givers if reception.load_from_peer else None,
             )
             run_stand_in(station, self._plan, there, start)
 

@@ -1,9 +1,12 @@
-"""On which host each node of an instance is now: where the plan has it, until it is moved."""
+"""On which host each node of an instance is now, and on which GPU there: where the plan has it,
+until it is moved."""
 
 import logging
 from collections.abc import Iterable, Iterator
 
 from megainfer.config import format_bytes
+from megainfer.launch.devices import ON_CPU, Devices, NumberedGpu
+from megainfer.launch.hosts.gpus import gpu_for
 from megainfer.launch.hosts.places import Host, Node, Part, Places, part_on
 from megainfer.launch.hosts.spread import need_of_parts, needs_of, whole
 from megainfer.launch.plan import Plan
@@ -13,25 +16,31 @@ log = logging.getLogger(__name__)
 
 
 class Residences:
-    """Of a plan that has places."""
+    """Of a plan that has places. devices: of all nodes, as it is now."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self, places: Places, devices: Devices = ON_CPU) -> None:
+        self._places, self.devices = places, devices
         self._moved: dict[Node, str] = {}
 
     def of(self, role: Role, node: int) -> str:
         """The name of its host, of its first rank's where it has several."""
+        if (gpu := self.devices.of(role, node)) is not None:
+            return gpu.host
         return self._moved.get((role, node)) or self._places.of(role, node)
 
     def of_ranks(self, role: Role, node: int, ranks: int) -> tuple[str, ...]:
         """Of each of so many."""
-        if (role, node) in self._moved:
-            return (self._moved[role, node],) * ranks
+        if (role, node) in self._moved or self.devices.of(role, node) is not None:
+            return (self.of(role, node),) * ranks
         return self._places.of_ranks(role, node, ranks)
 
-    def move(self, node: Node, host: str) -> None:
-        """It is started there from now on, all of its ranks."""
-        self._moved[node] = host
+    def move(self, node: Node, to: Host | NumberedGpu, hosts: Iterable[Host] = ()) -> None:
+        """It is started on this host from now on, all of its ranks, or on this GPU of one."""
+        if isinstance(to, NumberedGpu):
+            offered = [gpu for host in hosts if host.name == to.host for gpu in host.offered]
+            self.devices = self.devices.moved(*node, to, offered)
+        else:
+            self._moved[node] = to.name
 
 
 class Removals:
@@ -50,20 +59,27 @@ class Removals:
         for node in away:
             found = self._room_for(node, wanted, hosts)
             if found is not None:
-                self._residences.move(node, found.name)
+                self._residences.move(node, found, hosts)
                 self._stuck.discard(node)
-                yield node, found.name
+                yield node, self._residences.of(*node)
             elif node not in self._stuck:
                 self._stuck.add(node)
-                needs = format_bytes(needs_of(self._plan, [node]))
                 ranks = self._residences.of_ranks(*node, self._plan.ranks(node[0]))
                 log.warning(
                     "no host that is there has the %s that %s node %d needs; it waits for %s",
-                    *(needs, *node, "+".join(dict.fromkeys(ranks))),
+                    *(self._needs(node), *node, "+".join(dict.fromkeys(ranks))),
                 )
 
-    def _room_for(self, node: Node, wanted: list[Node], hosts: list[Host]) -> Host | None:
-        """That with the most cores for each node, of those that have memory for it."""
+    def _needs(self, node: Node) -> str:
+        needs = format_bytes(needs_of(self._plan, [node]))
+        on_gpu = self._residences.devices.of(*node) is not None
+        return f"{needs} and the GPU with room" if on_gpu else needs
+
+    def _room_for(
+        self, node: Node, wanted: list[Node], hosts: list[Host]
+    ) -> Host | NumberedGpu | None:
+        """That with the most cores for each node, of those that have memory for it; where it
+        computes on a GPU, one that is free on those."""
         others = [other for other in wanted if other != node]
         there = {host.name: self._parts_on(host.name, others) for host in hosts}
         own = whole(self._plan, *node)
@@ -72,11 +88,14 @@ class Removals:
             for host in hosts
             if need_of_parts(self._plan, [*there[host.name], own]) <= host.machine.available_memory
         ]
-        return max(
-            fitting,
-            key=lambda host: len(host.machine.cores) / (len(there[host.name]) + 1),
-            default=None,
+        fitting.sort(
+            key=lambda host: len(host.machine.cores) / (len(there[host.name]) + 1), reverse=True
         )
+        if (devices := self._residences.devices).of(*node) is not None:
+            return gpu_for(
+                self._plan, devices, node, [gpu for host in fitting for gpu in host.offered]
+            )
+        return fitting[0] if fitting else None
 
     def _parts_on(self, host: str, nodes: list[Node]) -> list[Part]:
         parts = (

@@ -57,8 +57,8 @@ def _precision(plan: Plan, role: Role) -> Precision:
 
 
 def settle_cuda(environment: MutableMapping[str, str], devices: Devices, own: NumberedGpu) -> None:
-    """What CUDA reads when it is initialised: a process sees all GPUs of the instance, since it may
-    reach into each, and its own first, so that every thread that it starts computes there."""
-    others = [gpu for gpu in devices.gpus if gpu != own]
+    """What CUDA reads when it is initialised: a process sees all GPUs of the instance that its host
+    has, since it may reach into each, and its own first, so that every thread that it starts
+    computes there."""
     environment.update(CUDA_SETTINGS)
-    environment[VISIBLE] = ",".join(gpu.gpu.uuid for gpu in (own, *others))
+    environment[VISIBLE] = ",".join(gpu.gpu.uuid for gpu in (own, *devices.beside(own)))

@@ -1,7 +1,8 @@
 """Which node computes on which GPU, decided from a wish and a machine's list of GPUs."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from megainfer.config import CPU_KERNELS, EngineConfig
@@ -21,13 +22,19 @@ _HELPS = "use --device cpu"
 
 @dataclass(frozen=True, slots=True)
 class NumberedGpu:
-    """number: what `--gpus` and messages call it."""
+    """number: what `--gpus` and messages call it. host: by name, "" where there is only one."""
 
     number: int
     gpu: Gpu
+    host: str = ""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Which GPU of which host, however much of it is free."""
+        return self.host, self.gpu.uuid
 
     def __str__(self) -> str:
-        return f"GPU {self.number} ({self.gpu.name})"
+        return f"GPU {self.number}{self.host and f' of {self.host}'} ({self.gpu.name})"
 
 
 NodeGpus = tuple[NumberedGpu, ...]
@@ -36,15 +43,34 @@ NodeGpus = tuple[NumberedGpu, ...]
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """The GPUs of each node that there may be, by its index; () of a role on the CPU."""
+    """The GPUs of each node that there may be, by its index; () of a role on the CPU. spare: others
+    of several hosts, which have none."""
 
     attention: tuple[NodeGpus, ...] = ()
     experts: tuple[NodeGpus, ...] = ()
+    spare: tuple[NumberedGpu, ...] = ()
 
     @property
     def gpus(self) -> tuple[NumberedGpu, ...]:
         """All of them, each once, attention nodes' first."""
         return tuple(dict.fromkeys(chain(*self.attention, *self.experts)))
+
+    def beside(self, own: NumberedGpu) -> tuple[NumberedGpu, ...]:
+        """The others of its host that nodes may be on, each once."""
+        every = {gpu.place: gpu for gpu in (*self.spare, *self.gpus) if gpu.host == own.host}
+        every.pop(own.place, None)
+        return tuple(every.values())
+
+    def moved(
+        self, role: Role, node: int, gpu: NumberedGpu, more: Sequence[NumberedGpu] = ()
+    ) -> "Devices":
+        """The same with this GPU for a node of one rank; what it had is spare, and what there is
+        more."""
+        own = [*(self.attention if role is Role.ATTENTION else self.experts)]
+        spare, own[node] = (*self.spare, *own[node], *more), (gpu,)
+        if role is Role.ATTENTION:
+            return replace(self, attention=tuple(own), spare=spare)
+        return replace(self, experts=tuple(own), spare=spare)
 
     @property
     def mixed(self) -> bool:
@@ -66,7 +92,28 @@ def choose_devices(config: EngineConfig, machine: Machine) -> Devices:
 
     Raises ConfigError for GPUs that aren't there, aren't enough or can't compute.
     """
-    usable = _usable(config, machine)
+    roles = roles_on_gpus(config, _usable(config, machine), machine.gpu_problem)
+    if not roles:
+        return ON_CPU
+    m, n = most_on_gpus(config, roles)
+    if config.colocated:
+        (only,) = _chosen(config, machine, 1)
+        return Devices(((only,),), ((only,),))
+    of_attention = m * config.attn_tp
+    chosen = _chosen(config, machine, of_attention + n * config.ffn_tp)
+    return Devices(
+        _by_node(chosen[:of_attention], config.attn_tp),
+        _by_node(chosen[of_attention:], config.ffn_tp),
+    )
+
+
+def _by_node(gpus: NodeGpus, ranks: int) -> tuple[NodeGpus, ...]:
+    return tuple(gpus[first : first + ranks] for first in range(0, len(gpus), ranks))
+
+
+def roles_on_gpus(config: EngineConfig, usable: bool, problem: str) -> tuple[Role, ...]:
+    """Which roles compute on GPUs. usable: whether some can be had; problem: why not. Raises
+    ConfigError for what can't be."""
     attention = _on_gpus(config, "attn_device", usable)
     experts = _on_gpus(config, "ffn_device", usable)
     if config.colocated and attention != experts:
@@ -86,24 +133,18 @@ def choose_devices(config: EngineConfig, machine: Machine) -> Devices:
                 f"--gpus {_numbers(config.gpus)} chooses GPUs, but no node computes on one; use "
                 "--device cuda"
             )
-        return ON_CPU
+        return ()
     if not usable:
-        raise ConfigError(f"no GPU can be used: {machine.gpu_problem or 'there is none'}; {_HELPS}")
-    m = _most(config.attn_gpus, config.max_attn_gpus) if attention else 0
-    n = _most(config.ffn_gpus, config.max_ffn_gpus) if experts else 0
-    if config.colocated:
-        (only,) = _chosen(config, machine, 1)
-        return Devices(((only,),), ((only,),))
-    of_attention = m * config.attn_tp
-    chosen = _chosen(config, machine, of_attention + n * config.ffn_tp)
-    return Devices(
-        _by_node(chosen[:of_attention], config.attn_tp),
-        _by_node(chosen[of_attention:], config.ffn_tp),
-    )
+        raise ConfigError(f"no GPU can be used: {problem or 'there is none'}; {_HELPS}")
+    roles = {Role.ATTENTION: attention, Role.EXPERT: experts}
+    return tuple(role for role, on_gpus in roles.items() if on_gpus)
 
 
-def _by_node(gpus: NodeGpus, ranks: int) -> tuple[NodeGpus, ...]:
-    return tuple(gpus[first : first + ranks] for first in range(0, len(gpus), ranks))
+def most_on_gpus(config: EngineConfig, roles: Sequence[Role]) -> tuple[int, int]:
+    """Attention and expert nodes that there may be on GPUs, where these roles are."""
+    m = _most(config.attn_gpus, config.max_attn_gpus) if Role.ATTENTION in roles else 0
+    n = _most(config.ffn_gpus, config.max_ffn_gpus) if Role.EXPERT in roles else 0
+    return m, n
 
 
 def _most(count: int, most: int | None) -> int:
@@ -142,7 +183,7 @@ def _chosen(config: EngineConfig, machine: Machine, processes: int) -> NodeGpus:
     numbers = range(there) if config.gpus is None else config.gpus
     if len(numbers) < processes:
         raise ConfigError(
-            f"{_wish(config)} {'need' if processes > 1 else 'needs'} {processes} GPUs, but "
+            f"{wish_of_nodes(config)} {'need' if processes > 1 else 'needs'} {processes} GPUs, but "
             f"{_supply(config, there)}; use fewer {_fewer(config)}, --gpus "
             f"{_numbers([number % there for number in range(processes)])} for several on one, or "
             "--device cpu"
@@ -159,21 +200,32 @@ def _checked(number: int, machine: Machine) -> NumberedGpu:
         raise ConfigError(
             f"--gpus names GPU {number}, but this machine has {len(machine.gpus)}, from 0 on"
         )
-    chosen = NumberedGpu(number, machine.gpus[number])
-    if chosen.gpu.capability < LEAST_CAPABILITY:
-        raise ConfigError(
-            f"{chosen} is of {chosen.gpu.architecture}; the kernels need sm_80 (Ampere) or later; "
-            f"{_HELPS}, or another by --gpus"
-        )
-    if chosen.gpu.split:
-        raise ConfigError(
-            f"{chosen} is split into instances (MIG), which isn't supported; switch that off "
-            "(nvidia-smi -mig 0), or use another by --gpus"
-        )
+    return fit_to_compute(NumberedGpu(number, machine.gpus[number]))
+
+
+def fit_to_compute(chosen: NumberedGpu) -> NumberedGpu:
+    """This one. Raises ConfigError where nothing can be computed on it."""
+    if problem := unfitness(chosen):
+        raise ConfigError(f"{chosen} {problem}, or another by --gpus")
     return chosen
 
 
-def _wish(config: EngineConfig) -> str:
+def unfitness(chosen: NumberedGpu) -> str:
+    """Why nothing can be computed on it, and what helps; "" where it can."""
+    if chosen.gpu.capability < LEAST_CAPABILITY:
+        return (
+            f"is of {chosen.gpu.architecture}; the kernels need sm_80 (Ampere) or later; {_HELPS}"
+        )
+    if chosen.gpu.split:
+        return (
+            "is split into instances (MIG), which isn't supported; switch that off "
+            "(nvidia-smi -mig 0)"
+        )
+    return ""
+
+
+def wish_of_nodes(config: EngineConfig) -> str:
+    """How many of each role were asked for, in words."""
     names = (
         ("attn", config.attn_gpus, config.max_attn_gpus, config.attn_tp),
         ("ffn", config.ffn_gpus, config.max_ffn_gpus, config.ffn_tp),

@@ -37,7 +37,7 @@ class GpuNeeds:
 
     geometry: of M2N with as many nodes as there may be, None where both roles are one process.
     groups: whether payloads travel by groups of NCCL, each of which takes memory, as what is sent
-    from does.
+    from does; mixed: there are slots for all peers beside them.
     rows: of a micro-batch's step. sources: attention nodes that there may be. eager: no stage is
     recorded. logits: that a rank computes at a time, where several share the vocabulary.
     """
@@ -52,6 +52,7 @@ class GpuNeeds:
     eager: bool
     groups: bool = False
     logits: int = 0
+    mixed: bool = False
 
     def attention(self, gpu: NumberedGpu, shard: Shard = WHOLE) -> Ledger:
         """Of an attention node on this GPU, or a rank of it, of which the first has the ports;
@@ -87,9 +88,10 @@ class GpuNeeds:
         own = replies if is_attention else to_experts
         if not self.groups:
             return own.bytes
+        slots = own.bytes if self.mixed else 0
         peers = geometry.num_expert if is_attention else geometry.num_attention
         sent = (to_experts if is_attention else replies).stride * peers * self.micro_batches
-        return own.bytes + sent + 2 * peers * CHANNEL_BYTES
+        return slots + own.bytes + sent + 2 * peers * CHANNEL_BYTES
 
     def _graphs(self, gpu: NumberedGpu) -> Ledger:
         return Ledger() if self.eager else gpu_graphs(gpu.gpu.memory)

@@ -23,7 +23,7 @@ class Machine:
     whether the cores multiply bfloat16 natively (AVX-512 BF16, AMX, or Arm's BF16). sockets: those
     cores by the memory beside them, where the system tells. gpus: those
     that CUDA_VISIBLE_DEVICES leaves, in its order. gpu_problem: why nothing can be computed on any,
-    "" where it can.
+    "" where it can. driver: the version of NVIDIA's, "" without one.
     """
 
     cores: tuple[int, ...]
@@ -33,6 +33,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str = ""
     sockets: tuple[Socket, ...] = ()
+    driver: str = ""
 
 
 def read_machine() -> Machine:
@@ -49,6 +50,7 @@ def read_machine() -> Machine:
         gpus=gpus,
         gpu_problem=hidden or nvidia.problem or package_problem(),
         sockets=read_sockets(cores),
+        driver=nvidia.driver,
     )
 
 

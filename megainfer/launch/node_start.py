@@ -21,14 +21,13 @@ def await_serve(
     link: ParentLink,
     meet: Callable[[Meet], None],
     measure: Callable[[Membership], Connected],
-    address: tuple[str, int] | None = None,
+    opened: Opened = Opened(),  # noqa: B008  # frozen
 ) -> Serve:
-    """The port is open: do as the supervisor says, until it says how to serve. address: as in
-    `Opened`.
+    """The port is open, as `opened` tells: do as the supervisor says, until it says how to serve.
 
     Raises NodeDied when it is gone, or says nothing for long.
     """
-    link.send(Opened(address))
+    link.send(opened)
     while True:
         message = link.receive(START_TIMEOUT_SECONDS)
         match message:

@@ -227,12 +227,10 @@ class Plan:
     @property
     def road(self) -> Road:
         """What carries the messages between its nodes."""
-        if self.places is not None:
-            kind, groups = road_of_hosts(self.config.m2n)
-        else:
-            kind, groups = road_on_a_host(
-                self.config.m2n, bool(self.devices.attention), bool(self.devices.experts)
-            )
+        joins = road_on_a_host if self.places is None else road_of_hosts
+        kind, groups = joins(
+            self.config.m2n, bool(self.devices.attention), bool(self.devices.experts)
+        )
         options = PortOptions(self.spin_seconds)
         host = self.config.m2n_host
         return Road(kind, self.token, options, self.m2n_key, host, groups, self.m2n_tls)
@@ -355,7 +353,7 @@ class Plan:
 
     @property
     def _gpu_needs(self) -> GpuNeeds:
-        m = self.most_micro_batches
+        m, road = self.most_micro_batches, self.road
         return GpuNeeds(
             spec=self.spec,
             precision=self.precision,
@@ -365,7 +363,8 @@ class Plan:
             sources=self.most_attention,
             max_num_seqs=self.config.max_num_seqs,
             eager=self.config.enforce_eager,
-            groups=self.road.groups == "nccl",
+            groups=road.groups == "nccl",
+            mixed=road.kind == "mixed",
             logits=self.half_layout.logit_rows * self.half_layout.vocabulary,
         )
 
@@ -381,10 +380,12 @@ def make_plan(
     machine: Machine,
     budgets: BudgetOptions | None = None,
     servers: int = 0,
+    sites: tuple[Places, Devices] | None = None,
 ) -> Plan:
     """Check the wish against the model in `folder` and a machine, the one that it is to run on.
 
-    budgets: of the requests that so many API servers take; without them there are none.
+    budgets: of the requests that so many API servers take; without them there are none. sites: of
+    nodes on several hosts, whose machines are this one together.
 
     Raises ModelError for the folder, ConfigError (naming the values and what would fit) for the
     rest.
@@ -393,7 +394,7 @@ def make_plan(
     placement = contiguous_placement(
         spec.num_experts, config.ffn_gpus, spec.moe_layers, config.expert_replicas
     )
-    devices = choose_devices(config, machine)
+    places, devices = (None, choose_devices(config, machine)) if sites is None else sites
     kernels = choose_kernels(config, devices)
     quantization = quantization_of(folder)
     stored = stored_experts(spec, kernels, quantization, config.ffn_tp)
@@ -421,6 +422,7 @@ def make_plan(
         m2n_key=secrets.token_hex(32),
         generation=GenerationDefaults.chosen(config, folder),
         quantization=quantization,
+        places=places,
     )
     bounds = None if budgets is None else Budgets.of(budgets, plan.max_model_len)
     others = overhead_of(config, len(plan.process_cores), bounds, servers, devices).ledger

@@ -115,8 +115,9 @@ def _gpu_lines(plan: Plan) -> Iterator[str]:
         own = {name: ledger for name, (place, ledger) in nodes.items() if place == gpu}
         taken, free = sum(own.values(), start=Ledger()), format_bytes(gpu.gpu.free_memory)
         whom = f" for {', '.join(own)}" if own else ", for nodes that may join"
+        where = f"{gpu.number}{gpu.host and f' of {gpu.host}'}"
         yield (
-            f"GPU {gpu.number:<6} {gpu.gpu.name} ({gpu.gpu.architecture}), "
+            f"GPU {where:<6} {gpu.gpu.name} ({gpu.gpu.architecture}), "
             f"{format_bytes(taken.total)} of the {free} that are free{whom}: {_ledger_text(taken)}"
         )
 
@@ -287,7 +288,7 @@ def _slots_line(plan: Plan) -> str:
     road = plan.road
     transport = f"{road.kind} ({road.groups})" if road.kind == "dist" else road.kind
     if road.kind == "mixed":
-        transport = f"shm on a host, dist ({road.groups}) between hosts"
+        transport = f"{road.near} on a host, dist ({road.groups}) between hosts"
     if plan.config.colocated:
         transport = "local (one process)"
     return (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from megainfer.launch.control import ParentLink
 from megainfer.launch.heartbeat import Page
 from megainfer.messages.message import Role
-from megainfer.messages.weights import WeightFiles
+from megainfer.messages.weights import GivingNode, WeightFiles
 from megainfer.topology import Placement
 
 
@@ -22,10 +22,13 @@ class Station:
 @dataclass(frozen=True, slots=True)
 class NodeTask:
     """What a node begins with. measures: whether the choice of m waits for what its stages take.
-    placement: by which an expert node loads its experts, the plan's where there is none."""
+    placement: by which an expert node loads its experts, the plan's where there is none. givers:
+    other expert nodes that it may ask for those whose files lack on its host; None: nodes of this
+    instance give each other none."""
 
     role: Role
     node: int
     measures: bool
     placement: Placement | None
     weights: WeightFiles
+    givers: tuple[GivingNode, ...] | None = None

@@ -73,7 +73,7 @@ def _run_keeper(
 
 class _Keeper:
     def __init__(self, wishes: Sequence[AgentWish], pipe: int) -> None:
-        self._wishes = [_shared(wish, len(wishes)) for wish in wishes]
+        self._wishes = [_shared(wish, index, len(wishes)) for index, wish in enumerate(wishes)]
         self._pipe = pipe
         self._agents: dict[int, int] = {}  # by process id, which of them it is
 
@@ -132,6 +132,11 @@ def cores_of(index: int, count: int) -> list[int]:
     return cores[index::count] if len(cores) >= count else cores
 
 
-def _shared(wish: AgentWish, count: int) -> AgentWish:
-    memory = read_machine().available_memory if wish.memory is None else wish.memory
-    return wish if count == 1 else replace(wish, memory=memory // count)
+def _shared(wish: AgentWish, index: int, count: int) -> AgentWish:
+    """Of so many alike, this one's part of memory and GPUs."""
+    if count == 1:
+        return wish
+    machine = read_machine()
+    memory = machine.available_memory if wish.memory is None else wish.memory
+    gpus = range(len(machine.gpus)) if wish.gpus is None else wish.gpus
+    return replace(wish, memory=memory // count, gpus=tuple(gpus[index::count]))

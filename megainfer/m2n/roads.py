@@ -27,15 +27,17 @@ ROADS = {
 
 
 class Wish(NamedTuple):
-    """A road of `ROADS`, and where it is "dist" what carries payloads on it: see `Road`."""
+    """A road of `ROADS`, and where that is, or is part of it, "dist" what carries payloads there:
+    see `Road`."""
 
     kind: str
     groups: str = "gloo"
 
 
-def road_of_hosts(wish: str) -> Wish:
-    """What joins the nodes of an instance on several hosts; wish: as `road_on_a_host`."""
-    return Wish("mixed" if wish == "auto" else wish)
+def road_of_hosts(wish: str, attention_on_gpus: bool, experts_on_gpus: bool) -> Wish:
+    """What joins the nodes of an instance on several hosts; arguments as `road_on_a_host`."""
+    on_gpus = attention_on_gpus and experts_on_gpus
+    return Wish("mixed" if wish == "auto" else wish, "nccl" if on_gpus else "gloo")
 
 
 def road_on_a_host(wish: str, attention_on_gpus: bool, experts_on_gpus: bool) -> Wish:
@@ -55,11 +57,13 @@ class PortOptions:
 
     spin_seconds: how long `wait` looks at the slots before it sleeps, at most; only useful where
     every process has a core. mover: who moves messages into slots and out of them, one of
-    `slotted.opening.MOVERS`; None: the fastest that was built.
+    `slotted.opening.MOVERS`; None: the fastest that was built. nap_seconds: how late a message may
+    be noticed that a device was to publish, where that has taken longer than it looked.
     """
 
     spin_seconds: float = 0.0
     mover: str | None = None
+    nap_seconds: float = 1e-3
 
 
 DEFAULT_OPTIONS = PortOptions()
@@ -87,11 +91,16 @@ class Road:
     groups: str = "gloo"
     tls: TlsFiles | None = None
 
+    @property
+    def near(self) -> str:
+        """Which of `ROADS` "mixed" has between nodes of one host."""
+        return "ipc" if self.groups == "nccl" else "shm"
+
     def to(self, address: tuple[str, int] | None) -> str:
         """Which of `ROADS` leads to a node. address: where it is, None: on this host."""
         if self.kind != "mixed":
             return self.kind
-        return "shm" if address is None else "dist"
+        return self.near if address is None else "dist"
 
 
 @dataclass(frozen=True, slots=True)

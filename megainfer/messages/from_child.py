@@ -28,10 +28,12 @@ class Opened(Message, frozen=True):
     """The port is open: peers can be met.
 
     address: from an expert node, the IP address and the port at which attention nodes of other
-    hosts find it, where its road leads there.
+    hosts find it, where its road leads there. gives_at: those at which it gives other expert nodes
+    experts, where it does.
     """
 
     address: tuple[str, int] | None = None
+    gives_at: tuple[str, int] | None = None
 
 
 class Connected(Message, frozen=True):

@@ -8,7 +8,7 @@ import msgspec
 
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import FromChild, ToChild
-from megainfer.messages.weights import WeightFiles
+from megainfer.messages.weights import GivingNode, WeightFiles
 from megainfer.topology import Placement
 
 
@@ -29,7 +29,7 @@ class Join(Message, frozen=True):
 
     name: of the host, unlike any other's. version: of the package. address, port: where the agent
     listens for stand-ins; nodes listen at that address, too. machine: a `launch.machine.Machine`,
-    as msgpack has it.
+    as msgpack has it. gpus: as `launch.hosts.places.Host` has them.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Join(Message, frozen=True):
     address: str
     port: int
     machine: bytes
+    gpus: tuple[int, ...] | None = None
 
 
 class Joined(Message, frozen=True):
@@ -75,7 +76,8 @@ class StartNode(Message, frozen=True):
     plan: as `launch.plan_codec` writes it, without the key of M2N. measures, placement, weights: as
     its main function takes them; attention nodes need no placement. lease: seconds of silence after
     which either side counts as lost. peers: hosts from which weights may be copied that lack on
-    this one. elsewhere: its ranks that aren't to be on this host.
+    this one. elsewhere: its ranks that aren't to be on this host. givers: as a `NodeTask` has them;
+    where there are some, an expert node asks them first.
     """
 
     role: Role
@@ -87,6 +89,7 @@ class StartNode(Message, frozen=True):
     weights: WeightFiles
     lease: float
     peers: tuple[Peer, ...] = ()
+    givers: tuple[GivingNode, ...] | None = None
     elsewhere: tuple[RankThere, ...] = ()
 
 

@@ -4,7 +4,7 @@ import msgspec
 from msgspec import field
 
 from megainfer.messages.message import Message, Role
-from megainfer.messages.weights import OF_FOLDER, WeightFiles
+from megainfer.messages.weights import OF_FOLDER, GivingNode, WeightFiles
 from megainfer.topology import Membership, Placement
 
 
@@ -95,11 +95,12 @@ class Prepare(Message, frozen=True):
     """Read, while serving, what this node has by the placement and the weights and has not loaded,
     and say Prepared; an Enter with them is told only then. Attention nodes are told of weights
     only. Takes the place of an earlier one, to which no answer comes any more. ticket: counts
-    them."""
+    them. givers: expert nodes that may be asked for experts whose files lack on a host."""
 
     ticket: int
     placement: Placement
     weights: WeightFiles = OF_FOLDER
+    givers: tuple[GivingNode, ...] = ()
 
 
 class GetStats(Message, frozen=True):

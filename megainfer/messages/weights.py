@@ -15,5 +15,13 @@ class WeightFiles(msgspec.Struct, frozen=True):
     quantization: QuantizationSpec | None = None
 
 
+class GivingNode(msgspec.Struct, frozen=True):
+    """An expert node that gives others experts. host, port: where."""
+
+    node: int
+    host: str
+    port: int
+
+
 OF_FOLDER = WeightFiles()
 """Those with which an instance starts."""

@@ -7,6 +7,9 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
+from msgspec import structs
+
+from megainfer.hosts.givers import Givers
 from megainfer.hosts.residences import Residences
 from megainfer.launch.plan import Plan
 from megainfer.messages.from_child import (
@@ -22,7 +25,7 @@ from megainfer.messages.from_child import (
 )
 from megainfer.messages.message import Message, Role
 from megainfer.messages.supervision import FromChild
-from megainfer.messages.to_child import Enter, Measure, Meet, Serve, Start
+from megainfer.messages.to_child import Enter, Measure, Meet, Prepare, Serve, Start
 from megainfer.messages.weights import OF_FOLDER, WeightFiles
 from megainfer.planner.balancing import Balancer
 from megainfer.planner.micro_batches import choose_micro_batches
@@ -68,6 +71,7 @@ class Assembly:
         self.membership: Membership | None = None
         self.serve: Serve | None = None  # how, once that is known
         self.profile: StageProfile | None = None  # by which that was chosen, if it was measured
+        self.givers = Givers()
         self.balancer = Balancer(plan.spec.moe_layers, plan.spec.num_experts)
         self.refusal: str | None = None  # why the last change that was asked for didn't come about
         self._moves = Moves(Holding(plan.placement, OF_FOLDER), self._tell_ready)
@@ -143,9 +147,9 @@ class Assembly:
 
     # --- change of plan -----------------------------------------------------------------------
 
-    def _tell_ready(self, node: Node, message: Message) -> None:
+    def _tell_ready(self, node: Node, prepare: Prepare) -> None:
         if self.is_ready(node):
-            self._send(node, message)
+            self._send(node, structs.replace(prepare, givers=self.givers.for_move(node)))
 
     def resize(self, attention: tuple[int, ...], experts: tuple[int, ...]) -> None:
         """From now on these nodes are wanted; experts move in the background, and are entered when
@@ -227,7 +231,7 @@ class Assembly:
         """Returns who has to start again with it: all, while they measure each other."""
         self.roster.died(node)
         self._changed = True
-        self._loaded.pop(node, None)
+        self.givers.died(node, had_loaded=self._loaded.pop(node, None) is not None)
         self._entered.pop(node, None)
         if node[0] is Role.EXPERT:
             self.balancer.forget(node[1])
@@ -247,10 +251,12 @@ class Assembly:
         match message:
             case Loaded():
                 self._loaded[node] = message
+                self.givers.loaded(node)
                 self.roster.reached(node, Stage.LOADED)
                 self._send(node, Start(self._plan.most_micro_batches))
-            case Opened(address=address):
+            case Opened(address=address, gives_at=gives_at):
                 self._addresses[node] = address
+                self.givers.opened(node, gives_at)
                 self.roster.reached(node, Stage.OPEN)
                 if self.serve is not None:
                     self._send(node, self.serve)

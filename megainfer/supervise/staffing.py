@@ -122,6 +122,7 @@ class Staffing:
             measures=self._plan.measures and self._assembly.serve is None,
             placement=self._assembly.to_load(index) if role is Role.EXPERT else None,
             weights=self._assembly.weights,
+            givers=None if self._remote is None else self._assembly.givers.for_start(node),
         )
         if self._remote is not None:
             return self._family.start(role, index, self._remote.main_of(task), incarnation)

@@ -113,7 +113,7 @@ class Supervisor:
         self._family = Family(plan, own, held)
         self._relay = Relay(self._family, owner, self._is_ready)
         self._front_ends = FrontEnds(self._family, owner, self._to_attention)
-        residences = None if plan.places is None else Residences(plan.places)
+        residences = None if plan.places is None else Residences(plan.places, plan.devices)
         self._assembly = Assembly(plan, self._send, self._front_ends.enter, residences=residences)
         self._vigil = Vigil()
         self._pinned = PinnedFiles(plan.folder) if plan.config.pin_weights else None

@@ -11,6 +11,7 @@ from megainfer.m2n.slotted.sleeper import Watched
 
 FOR_EVER = 1000.0
 LOOKS = 20
+NAP, SHORT_NAP = 1e-3, 2e-5
 
 
 class Slots:
@@ -48,14 +49,20 @@ def watched(bell: Bell, *others: int) -> Watched:
     return tuple((descriptor, 1) for descriptor in (bell.fileno(), *others))
 
 
-def sleeper(slots: Slots, bell: Bell, spin_seconds: float) -> DeviceSleeper:
-    return DeviceSleeper(slots.news, slots.awaits, bell, spin_seconds)
+def sleeper(
+    slots: Slots, bell: Bell, spin_seconds: float, nap_seconds: float = NAP
+) -> DeviceSleeper:
+    return DeviceSleeper(slots.news, slots.awaits, bell, spin_seconds, nap_seconds)
 
 
+@pytest.mark.parametrize("nap_seconds", [NAP, SHORT_NAP])
 @pytest.mark.parametrize("spin_seconds", [0.0, 1e-4, FOR_EVER], ids=["naps", "both", "spins"])
-def test_it_finds_what_is_published_without_a_ring(bell: Bell, spin_seconds: float) -> None:
+def test_it_finds_what_is_published_without_a_ring(
+    bell: Bell, spin_seconds: float, nap_seconds: float
+) -> None:
     slots = Slots(announced=True, published_at=LOOKS)
-    assert not sleeper(slots, bell, spin_seconds).sleep(FOR_EVER, watched(bell))
+    waiting = sleeper(slots, bell, spin_seconds, nap_seconds)
+    assert not waiting.sleep(FOR_EVER, watched(bell))
     assert slots.news()
 
 
@@ -74,9 +81,9 @@ def test_a_ring_ends_a_sleep_so_that_the_caller_looks(bell: Bell) -> None:
     assert sleeper(slots, bell, 0.0).sleep(0.0, watched(bell)) == []  # silent now
 
 
-@pytest.mark.parametrize("spin_seconds", [0.0, 1e-4])
+@pytest.mark.parametrize(("spin_seconds", "nap_seconds"), [(0.0, NAP), (0, SHORT_NAP), (1e-4, NAP)])
 def test_a_descriptor_ends_the_wait_for_a_device(
-    bell: Bell, pipe: tuple[int, int], spin_seconds: float
+    bell: Bell, pipe: tuple[int, int], spin_seconds: float, nap_seconds: float
 ) -> None:
     reader, writer = pipe
     slots = Slots(announced=True)
@@ -91,6 +98,7 @@ def test_a_descriptor_ends_the_wait_for_a_device(
         lambda: written_meanwhile(slots.awaits),
         bell,
         spin_seconds,
+        nap_seconds,
     )
     assert waiting.sleep(FOR_EVER, watched(bell, reader)) == [reader]
 

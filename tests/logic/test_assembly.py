@@ -9,6 +9,7 @@ from megainfer.launch.plan import Plan, make_plan
 from megainfer.messages.from_child import (
     LinkLost,
     Loaded,
+    Opened,
     Prepared,
     Release,
     Renew,
@@ -16,6 +17,7 @@ from megainfer.messages.from_child import (
 )
 from megainfer.messages.message import Role
 from megainfer.messages.to_child import Enter, Measure, Meet, Prepare, Resized, Serve
+from megainfer.messages.weights import GivingNode
 from megainfer.supervise.assembly import LINK_SECONDS, MEET_SECONDS
 from megainfer.supervise.operations import RENEW_SECONDS
 from tests.support.checkpoints import write_checkpoint
@@ -230,6 +232,34 @@ def test_who_dies_while_it_prepares_is_asked_again(plan: Plan) -> None:
     instance.run()
     assert instance.members == ((0, 1), (0,))
     assert instance.answers == [Resized(1, [0, 1], [0], 0.0)]
+
+
+def test_whom_an_expert_node_may_ask_for_experts(plan: Plan) -> None:
+    """Others that give some; nobody where its last start ended before all was loaded."""
+    instance = started(plan)
+    assembly, givers = instance.assembly, instance.assembly.givers.for_start
+    first, second = (GivingNode(node, "10.0.0.2", 7000 + node) for node in range(2))
+    for node, giving in ((E0, first), (E1, second)):
+        instance.say(node, Opened(gives_at=(giving.host, giving.port)))
+    instance.run()
+    assert (givers(E0), givers(E2)) == ((second,), (first, second))
+    assert givers(A0) == ()
+    assembly.died(E1)
+    assert (givers(E0), givers(E1)) == ((), (first,))
+    assembly.forked(E1, 1)
+    assembly.died(E1)
+    assert givers(E1) == (), "it was asked in vain: files are to be there now"
+    instance.fork(E1)
+    instance.run()
+    assembly.died(E1)
+    assert givers(E1) == (first,)
+    instance.fork(E1)
+    instance.run()
+    instance.say(E1, Opened(gives_at=(second.host, second.port)))
+    instance.run()
+    change(instance, Release(1, Role.EXPERT, 1))
+    (prepare,) = [m for node, m in instance.sent if isinstance(m, Prepare) and node == E0]
+    assert prepare.givers == (second,)
 
 
 def test_experts_that_can_not_be_loaded_stay(plan: Plan) -> None:

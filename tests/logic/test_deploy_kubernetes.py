@@ -1,6 +1,7 @@
 """The manifests of deploy/kubernetes: of Kubernetes' schemas, agreeing with each other, and with
 command lines that this program takes. Nothing here has a cluster."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -177,6 +178,35 @@ def test_the_base_names_every_manifest_beside_it() -> None:
     pods = read("leaderworkerset.yaml")["spec"]["leaderWorkerTemplate"]
     for template in (pods["leaderTemplate"], pods["workerTemplate"]):
         assert container(template)["image"] == image["name"]
+
+
+def test_the_overlay_with_gpus_has_a_node_on_each() -> None:
+    overlay = read("gpus/kustomization.yaml")
+    assert overlay["resources"] == [".."]
+    (patch,) = overlay["patches"]
+    manifest = json.loads(json.dumps(read("leaderworkerset.yaml")))  # nothing of it shared
+    assert patch["target"] == {"kind": manifest["kind"], "name": manifest["metadata"]["name"]}
+    for change in yaml.safe_load(patch["patch"]):
+        apply(manifest, **change)
+    group = manifest["spec"]["leaderWorkerTemplate"]
+    leader, worker = leader_and_worker(group)
+    pod = {"apiVersion": "v1", "kind": "Pod", **group["workerTemplate"]}
+    kubernetes_validate.validate(pod, VERSION, strict=True)
+    each = int(worker["resources"]["limits"]["nvidia.com/gpu"])
+    serve = options_of(leader["args"])
+    assert serve["attn_gpus"] + serve["ffn_gpus"] == serve["agents"] * each
+
+
+def apply(manifest: dict[str, Any], op: str, path: str, value: str) -> None:
+    """A step of a JSON patch."""
+    *outer, last = (word.replace("~1", "/") for word in path.removeprefix("/").split("/"))
+    place: Any = manifest
+    for word in outer:
+        place = place[int(word) if isinstance(place, list) else word]
+    key = int(last) if isinstance(place, list) else last
+    has = key < len(place) if isinstance(place, list) else key in place
+    assert has == (op == "replace"), path
+    place[key] = value
 
 
 def test_command_lines_are_taken_and_agree(group: dict[str, Any]) -> None:

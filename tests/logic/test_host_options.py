@@ -4,7 +4,9 @@ from math import inf, nan
 from pathlib import Path
 
 import pytest
+import typer
 
+from megainfer.cli import app
 from megainfer.commands import serve
 from megainfer.commands.host_options import HostOptions, parse_address
 from megainfer.commands.launching import Launching
@@ -108,3 +110,12 @@ def test_agents_that_are_launched_elsewhere_have_the_same_tls() -> None:
     for flag, path in (("certfile", "cert"), ("keyfile", "key"), ("cafile", "ca")):
         assert words[words.index(f"--tls-{flag}") + 1] == f"/a/{path}"
     assert "--tls-certfile" not in Launching(HostOptions(agents=1))._arguments()
+
+
+@pytest.mark.parametrize("words", [["agent", "--join", "10.0.0.1:7300"], ["serve"]])
+def test_numbers_of_gpus_are_one_word(words: list[str]) -> None:
+    """What follows them is the next option."""
+    name, *rest = words
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]  # a group
+    given = command.make_context(name, ["--gpus", "0,0,3", "--log-level", "debug", *rest]).params
+    assert (given["gpus"], given["log_level"]) == ((0, 0, 3), "debug")

@@ -195,7 +195,8 @@ def test_caches_fit_the_host_with_least_room(tmp_path: Path) -> None:
         ({"m2n_host": "10.0.0.9"}, "each agent's --host"),
         ({"pin_weights": True}, "--pin-weights holds files"),
         ({"attn_tp": 3}, "--attn-tp 3: layer 0's attention can't be shared by so many ranks"),
-        ({"device": "cuda"}, "GPUs of several hosts aren't served yet"),
+        ({"gpus": (0, 1)}, "each agent's --gpus says which there are"),
+        ({"device": "cuda"}, "no GPU can be used: left: there is none"),
     ],
 )
 def test_what_hosts_do_not_have_is_refused(tmp_path: Path, wish: dict[str, Any], text: str) -> None:

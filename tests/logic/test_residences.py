@@ -45,7 +45,7 @@ def test_it_goes_where_it_has_the_most_cores(plan: Plan, residences: Residences)
 
 def test_several_share_what_there_is(plan: Plan, residences: Residences) -> None:
     """The host of two others is gone: each of both that are left takes one."""
-    residences.move(FIRST, "right")
+    residences.move(FIRST, host("right"))
     hosts = [host("left", cores=8), host("middle", cores=5)]
     moved = dict(Removals(plan, residences).moved([FIRST, SECOND], NODES, hosts))
     assert moved == {FIRST: "middle", SECOND: "left"}

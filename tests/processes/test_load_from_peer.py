@@ -1,23 +1,30 @@
 """A host whose model folder lacks weights: another host of the instance gives them."""
 
 import json
+import os
+import re
 import shutil
+import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from megainfer.agent.fetching import Fetching, lacking
+from megainfer.agent.fetching import Fetching
 from megainfer.agent.giving import serve_weights
 from megainfer.checkpoint.headers import INDEX
+from megainfer.checkpoint.lacking import lacking
 from megainfer.errors import MegaInferError
 from megainfer.hosts.wire import Wire, await_messages
 from megainfer.messages.hosts import Peer, ToAttendant, WeightsListed, to_attendant_decoder
-from tests.support.agents import AgentProcess, wait_until_ready, write_token
+from tests.processes.launched import await_output
+from tests.support.agents import AgentProcess, free_port, wait_until_ready, write_token
 from tests.support.chaos.instance import write_model
 from tests.support.served import Served, answer, serving
 
@@ -26,6 +33,10 @@ OPTIONS = ("--micro-batches", "1", "--dtype", "float32", "--kv-cache-memory", "4
 SHARED, EXPERTS = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 TOKEN, SECONDS = b"a token that is long enough to be one", 30.0
 WHOLE, HALF = "127.0.0.2", "127.0.0.3"
+PLACES = ("attention.0=whole", "expert.0=half")
+GONE_SECONDS, HANG_SECONDS = 30.0, 120.0
+CAME = re.compile(r"half expert-1 \| .* experts came from expert node 0")
+TWO_EXPERTS = ("attention.0=whole", "expert.0=whole", "expert.1=half")
 
 
 @pytest.fixture(scope="module")
@@ -50,39 +61,29 @@ def expected(model: Path) -> list[int]:
 
 
 @contextmanager
-def two_hosts(model: Path, other: Path, folder: Path, *options: str) -> Iterator[Served]:
-    """The attention node where the model is whole, the expert node where the other folder is."""
+def two_hosts(
+    model: Path, other: Path, folder: Path, *options: str, places: Sequence[str] = PLACES
+) -> Iterator[tuple[Served, dict[str, AgentProcess]]]:
+    """The attention node where the model is whole, the expert node where the other folder is,
+    unless it is to be otherwise; the server, and the agents."""
     token, address = write_token(folder), ("127.0.0.1", free_port())
     with ExitStack() as stack:
         served = Served(
             [
-                *(
-                    str(model),
-                    *OPTIONS,
-                    "--agents",
-                    "2",
-                    "--listen-agents",
-                    "{}:{}".format(*address),
-                ),
-                *("--token-file", str(token), "--place", "attention.0=whole"),
-                *("--place", "expert.0=half", *options),
+                *(str(model), *OPTIONS, "--agents", "2", "--token-file", str(token), *options),
+                *("--listen-agents", "{}:{}".format(*address)),
+                *(word for place in places for word in ("--place", place)),
             ],
             wait=False,
         )
         stack.callback(served.kill)
-        agents = []
+        agents = {}
         for name, at, own in (("whole", WHOLE, model), ("half", HALF, other)):
             where = ("--host", at, "--name", name, "--model", str(own))
-            agents.append(AgentProcess.joining(address, token, *where))
-            stack.callback(agents[-1].kill)
-        wait_until_ready(served, agents)
-        yield served
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+            agents[name] = AgentProcess.joining(address, token, *where)
+            stack.callback(agents[name].kill)
+        wait_until_ready(served, [*agents.values()])
+        yield served, agents
 
 
 def without_experts(model: Path, folder: Path) -> Path:
@@ -96,13 +97,88 @@ def test_experts_come_from_the_host_that_has_them(
 ) -> None:
     other = without_experts(model, tmp_path / "other")
     assert lacking(other) == {EXPERTS}
-    with two_hosts(model, other, tmp_path, "--load-from-peer") as served:
+    with two_hosts(model, other, tmp_path, "--load-from-peer") as (served, _):
         assert answer(served, PROMPT, TOKENS) == expected
         assert "half expert-0 | copying 1 files with weights" in served.output
     assert (other / EXPERTS).read_bytes() == (model / EXPERTS).read_bytes()
     assert sorted(path.name for path in other.iterdir()) == sorted(
         path.name for path in model.iterdir()
     )
+
+
+# --- from nodes that serve ------------------------------------------------------------------------
+
+
+def change(served: Served, path: str, body: dict[str, Any]) -> None:
+    said = httpx.post(f"{served.url}{path}", json=body, timeout=120, trust_env=False)
+    assert said.status_code == 200, said.text
+
+
+def test_experts_come_from_nodes_that_have_them_and_else_from_files(
+    model: Path, expected: list[int], tmp_path: Path
+) -> None:
+    """Once the instance serves; the other host lacks them again and again."""
+    other = without_experts(model, tmp_path / "other")
+    options = ("--ffn-gpus", "2", "--load-from-peer")
+    with two_hosts(model, other, tmp_path, *options, places=TWO_EXPERTS) as (served, agents):
+        lost = other / EXPERTS
+        lost.unlink()  # it was copied for the first start
+        told = len(served.output)
+        change(served, "/admin/scale", {"ffn": 1})
+        agents["half"].await_nodes(0, GONE_SECONDS)
+        change(served, "/admin/scale", {"ffn": 2})  # a node that starts
+        assert answer(served, PROMPT, TOKENS) == expected
+        assert CAME.search(served.output, told)
+        assert not lost.exists()
+
+        told = len(served.output)
+        os.kill(agents["half"].nodes()["expert-1"], signal.SIGKILL)  # nobody else has what it had
+        assert answer(served, PROMPT, TOKENS) == expected
+        assert "copying 1 files with weights" in served.output[told:]
+        lost.unlink()
+
+        told = len(served.output)
+        change(served, "/admin/drain", {"node": "expert-0"})  # to a node that serves
+        assert answer(served, PROMPT, TOKENS) == expected
+        assert CAME.search(served.output, told)
+        assert not lost.exists()
+
+
+def test_a_node_that_is_started_again_has_its_experts_from_their_replicas(
+    model: Path, expected: list[int], tmp_path: Path
+) -> None:
+    other = without_experts(model, tmp_path / "other")
+    options = ("--ffn-gpus", "2", "--expert-replicas", "4", "--load-from-peer")
+    with two_hosts(model, other, tmp_path, *options, places=TWO_EXPERTS) as (served, agents):
+        lost = other / EXPERTS
+        lost.unlink()
+        told = len(served.output)
+        os.kill(agents["half"].nodes()["expert-1"], signal.SIGKILL)
+        await_output(served, lambda output: "expert node 1 is back" in output[told:])
+        assert answer(served, PROMPT, TOKENS) == expected
+        assert CAME.search(served.output, told)
+        assert not lost.exists()
+
+
+@pytest.mark.slow
+def test_one_that_hangs_holds_nobody_up_for_long(
+    model: Path, expected: list[int], tmp_path: Path
+) -> None:
+    """Who asks it in vain is started again, with files that are copied."""
+    other = without_experts(model, tmp_path / "other")
+    options = ("--ffn-gpus", "2", "--expert-replicas", "4", "--load-from-peer")
+    with two_hosts(model, other, tmp_path, *options, places=TWO_EXPERTS) as (served, agents):
+        (other / EXPERTS).unlink()
+        told = len(served.output)
+        os.kill(agents["whole"].nodes()["expert-0"], signal.SIGSTOP)
+        os.kill(agents["half"].nodes()["expert-1"], signal.SIGKILL)
+        await_output(served, lambda output: "expert node 1 is back" in output[told:], HANG_SECONDS)
+        assert "expert node 0 gives no experts: " in served.output[told:]
+        assert "copying 1 files with weights" in served.output[told:]
+        assert answer(served, PROMPT, TOKENS) == expected
+
+
+# --- files ----------------------------------------------------------------------------------------
 
 
 def plain_wire(connection: socket.socket) -> Wire[ToAttendant]:

@@ -1,13 +1,18 @@
-"""Two roads in one instance: whom each leads to, and that sums don't depend on it."""
+"""Two roads in one instance: whom each leads to, and that sums don't depend on it. Between CPUs,
+and between GPUs that are pretended (tests/support/gpu_hosts.py)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from threading import Event
 
 import pytest
 import torch
 
+from megainfer.device import Device
 from megainfer.errors import ProtocolError
+from megainfer.m2n import roads
+from megainfer.m2n.dist import site
 from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.mailbox import Dispatch
 from megainfer.m2n.mixed.attention_port import MixedAttentionPort
@@ -15,6 +20,8 @@ from megainfer.m2n.mixed.expert_port import MixedExpertPort
 from megainfer.m2n.mixed.ports import join_attention, join_expert
 from megainfer.m2n.reference import make_parts, moe
 from megainfer.m2n.roads import Road, Seat
+from tests.support import gpu_hosts
+from tests.support.chaos.gpus import PretendedGpu
 from tests.support.m2n_cluster import (
     SECONDS,
     affine_expert,
@@ -31,9 +38,16 @@ FAR: Mapping[int, Sequence[int]] = {0: (1, 2), 1: (0, 3)}
 """By attention node, the expert nodes that it meets as if they were on another host."""
 
 
-@pytest.fixture
-def road() -> Road:
-    return road_of("mixed")
+@pytest.fixture(params=["gloo", "nccl"])
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Road:
+    if request.param == "nccl":
+        monkeypatch.setitem(roads.ROADS, "ipc", gpu_hosts.__name__)
+        monkeypatch.setattr(site, "groups_for", gpu_hosts.groups_for)
+    return replace(road_of("mixed"), groups=request.param)
+
+
+def device_of(road: Road) -> Device | None:
+    return PretendedGpu() if road.groups == "nccl" else None
 
 
 @pytest.fixture
@@ -45,13 +59,14 @@ def opened() -> Iterator[ExitStack]:
 def attention_of(
     road: Road, opened: ExitStack, index: int, incarnation: int = 0
 ) -> MixedAttentionPort:
-    port = join_attention(road, Seat(GEOMETRY, index, incarnation=incarnation))
+    port = join_attention(road, Seat(GEOMETRY, index, incarnation=incarnation), device_of(road))
     opened.callback(port.close)
     return port
 
 
 def experts_of(road: Road, opened: ExitStack) -> list[MixedExpertPort]:
-    ports = [join_expert(road, Seat(GEOMETRY, index)) for index in range(GEOMETRY.num_expert)]
+    seats = [Seat(GEOMETRY, index) for index in range(GEOMETRY.num_expert)]
+    ports = [join_expert(road, seat, device_of(road)) for seat in seats]
     for port in ports:
         opened.callback(port.close)
     return ports

@@ -1,6 +1,7 @@
 """`megainfer agent` and `megainfer serve --agents` as users have them, each host a namespace."""
 
 import os
+import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,12 @@ PORT = 7300
 END_SECONDS = 30.0
 READY_SECONDS = 120.0
 AS_IT_IS = ("megainfer",)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def write_token(folder: Path, text: str = "0123456789abcdef" * 4) -> Path:
@@ -40,10 +47,16 @@ class AgentProcess:
         self._start(host.name, program, (network.address, PORT), token, options)
 
     @classmethod
-    def joining(cls, address: tuple[str, int], token: Path, *options: str) -> "AgentProcess":
+    def joining(
+        cls,
+        address: tuple[str, int],
+        token: Path,
+        *options: str,
+        program: Sequence[str] = AS_IT_IS,
+    ) -> "AgentProcess":
         """One of this host, called right."""
         agent = cls.__new__(cls)
-        agent._start(None, AS_IT_IS, address, token, ("--name", "right", *options))
+        agent._start(None, program, address, token, ("--name", "right", *options))
         return agent
 
     def _start(

@@ -44,6 +44,7 @@ class ExpertPool:
     ) -> None:
         self.shape = shape
         self.device = device
+        self.weight_format = weight_format
         self.invariant = invariant
         # They differ by how many tiles there are, on which no bits of an invariant row depend.
         self.tiles: Tiles = {} if invariant else measured_tiles(device.chip.name)
@@ -92,10 +93,30 @@ class GpuLayerExperts:
         """See `experts.LayerExperts.prepare`: quantised on the host, and copied by the calling
         thread's current stream."""
         assert (biases is not None) == self._pool.shape.bias
-        stored = self._pool.layout.store(gate_up, down, biases)
+        return self.adopt(self._pool.layout.store(gate_up, down, biases))
+
+    @property
+    def form(self) -> str:
+        """See `experts.LayerExperts.form`."""
+        return f"gpu {self._pool.weight_format}"
+
+    @property
+    def copied_bytes(self) -> int:
+        """See `experts.LayerExperts.copied_bytes`."""
+        return self._pool.layout.bytes
+
+    def copied(self, local_id: int) -> Tensor:
+        """See `experts.LayerExperts.copied`; waits for the device."""
+        held = self._held[local_id]
+        assert held is not None, f"slot {local_id} is empty"
+        held.ready.wait()
+        return held.memory.to("cpu", copy=True)
+
+    def adopt(self, copied: Tensor) -> PreparedExpert:
+        """See `experts.LayerExperts.adopt`: by the calling thread's current stream."""
         expert = self._pool.take()
         expert.ready.wait()
-        expert.memory.copy_(stored)
+        expert.memory.copy_(copied)
         expert.ready.record()
         return expert
 

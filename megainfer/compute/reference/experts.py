@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megainfer.compute.experts import Biases, ExpertsShape
+from megainfer.compute.experts import Biases, ExpertsShape, bytes_of, fill_with
 from megainfer.compute.reference.kernels.experts import (
     Network,
     choices_of_each,
@@ -53,6 +53,32 @@ class ReferenceLayerExperts:
 
     def forget(self, prepared: object) -> None:
         """See `experts.LayerExperts.forget`: torch frees it."""
+
+    @property
+    def form(self) -> str:
+        """See `experts.LayerExperts.form`."""
+        return f"reference {self._dtype}"
+
+    @property
+    def copied_bytes(self) -> int:
+        """See `experts.LayerExperts.copied_bytes`."""
+        shape = self._shape
+        numbers = 3 * shape.intermediate * shape.hidden
+        if shape.bias:
+            numbers += 2 * shape.intermediate + shape.hidden
+        return numbers * self._dtype.itemsize
+
+    def copied(self, local_id: int) -> Tensor:
+        """See `experts.LayerExperts.copied`."""
+        held = self._networks[local_id]
+        assert held is not None, f"slot {local_id} is empty"
+        return bytes_of(_tensors(held))
+
+    def adopt(self, copied: Tensor) -> Network:
+        """See `experts.LayerExperts.adopt`."""
+        network = _empty_network(self._shape, self._dtype, self._device)
+        fill_with(_tensors(network), copied)
+        return network
 
     @torch.inference_mode()
     def forward(
@@ -103,6 +129,10 @@ def _empty_network(shape: ExpertsShape, dtype: torch.dtype, device: Device) -> N
         shape.activation,
         (device.empty((channels,), dtype), device.empty((hidden,), dtype)) if shape.bias else None,
     )
+
+
+def _tensors(network: Network) -> tuple[Tensor, ...]:
+    return network.gate_up, network.down, *(network.biases or ())
 
 
 def _counted(local_ids: Tensor, count: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from megainfer.errors import ConfigError
+from megainfer.launch.devices import NumberedGpu
 from megainfer.launch.machine import Machine
 from megainfer.messages.message import Role
 
@@ -18,14 +19,45 @@ Wishes = Mapping[tuple[Role, int] | tuple[Role, int, int], str]
 and of those others for which there is none."""
 
 
+MOST_GPUS = 256
+"""Of a host, each counted as often as nodes may have it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """One that an agent has joined. name: unlike any other's. address: at which its nodes listen
-    for each other."""
+    for each other. gpus: by their numbers, those that nodes may have, in this order, one as often
+    as it may have nodes; None: each of the machine's once."""
 
     name: str
     address: str
     machine: Machine
+    gpus: tuple[int, ...] | None = None
+
+    @property
+    def offered(self) -> tuple[NumberedGpu, ...]:
+        """A GPU for each node that may be on one; () where none can be used."""
+        own = self.machine.gpus
+        if self.machine.gpu_problem:
+            return ()
+        numbers = range(len(own)) if self.gpus is None else self.gpus
+        return tuple(NumberedGpu(number, own[number], self.name) for number in numbers)
+
+    def describe(self) -> str:
+        """What there is, such as `4 cores, 2 GPUs`."""
+        count = len({gpu.place for gpu in self.offered})
+        gpus = f", {count} GPU{'s' * (count > 1)}" if count else ""
+        return f"{len(self.machine.cores)} cores{gpus}"
+
+
+def check_gpus(host: Host) -> None:
+    """Raises ConfigError where it offers what it hasn't, or more than nodes could use."""
+    there = len(host.machine.gpus)
+    for number in host.gpus or ():
+        if not 0 <= number < there:
+            raise ConfigError(f"--gpus names GPU {number}, but there are {there}, from 0 on")
+    if max(there, len(host.gpus or ())) > MOST_GPUS:
+        raise ConfigError(f"it offers more than {MOST_GPUS} GPUs")
 
 
 class Part(NamedTuple):
@@ -118,10 +150,12 @@ def place_nodes(
     hosts: Sequence[Host],
     wishes: Wishes,
     ranks: Mapping[Role, int] = ONE_RANK,
+    on_gpus: Sequence[Role] = (),
 ) -> Places:
     """As wished; each other node goes where it has the most cores, and among those the most memory,
     as nodes on a host share both evenly; attention nodes first. Ranks stay together, unless wished,
-    or where their host has fewer cores than these: then some go where cores are left.
+    or where their host has fewer cores than these: then some go where cores are left. on_gpus:
+    roles whose nodes go where the most GPUs are free, and among those where others would.
 
     Raises ConfigError for wishes of nodes, ranks or hosts that aren't there.
     """
@@ -133,7 +167,7 @@ def place_nodes(
     places |= {(key[0], key[1]): host for key, host in wishes.items() if len(key) == 2}
     for node in nodes:
         if node not in places:
-            places[node] = max(hosts, key=lambda host: _room(host, [*places.values()])).name
+            places[node] = max(hosts, key=lambda host: _room(host, places, node[0], on_gpus)).name
     return Places(
         attention=tuple(places[node] for node in nodes[:attention]),
         experts=tuple(places[node] for node in nodes[attention:]),
@@ -170,10 +204,15 @@ def _elsewhere(
     return tuple(found)
 
 
-def _room(host: Host, taken: Sequence[str]) -> tuple[float, float]:
-    """Cores and bytes that one more node would have."""
-    nodes = taken.count(host.name) + 1
-    return len(host.machine.cores) / nodes, host.machine.available_memory / nodes
+def _room(
+    host: Host, places: Mapping[Node, str], role: Role, on_gpus: Sequence[Role]
+) -> tuple[int, float, float]:
+    """GPUs that are free for one more node of this role, where it is to have one; cores and bytes
+    that it would have."""
+    there = [other for (other, _), name in places.items() if name == host.name]
+    free = len(host.offered) - sum(other in on_gpus for other in there) if role in on_gpus else 0
+    nodes = len(there) + 1
+    return free, len(host.machine.cores) / nodes, host.machine.available_memory / nodes
 
 
 def _check(

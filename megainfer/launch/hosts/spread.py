@@ -8,10 +8,12 @@ from megainfer.config import EngineConfig, format_bytes
 from megainfer.errors import ConfigError
 from megainfer.launch.choices import numa_sockets, own_cores
 from megainfer.launch.fit import experts_on_the_move, fitting_blocks
+from megainfer.launch.hosts.gpus import choose_on_hosts, roles_on_hosts
 from megainfer.launch.hosts.places import Host, Part, Places, Wishes, place_nodes
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import Plan, make_plan
 from megainfer.memory import (
+    GPU_NODE_BYTES,
     NODE_BYTES,
     Ledger,
     Overhead,
@@ -23,12 +25,12 @@ from megainfer.messages.message import Role
 from megainfer.topology import (
     CoreAssignment,
     Shard,
+    assign_cores_beside,
     have_own_cores,
     join_cores,
     share_cores,
 )
 
-NO_GPUS = "nodes of agents compute on the CPU; GPUs of several hosts aren't served yet"
 _DEFAULT_ADDRESS = EngineConfig().m2n_host
 
 
@@ -45,12 +47,19 @@ def make_spread_plan(config: EngineConfig, folder: Path, site: Site) -> Plan:
     server takes is none of its affair."""
     _check(config)
     ranks = {Role.ATTENTION: config.attn_tp, Role.EXPERT: config.ffn_tp}
-    places = place_nodes(config.attn_gpus, config.ffn_gpus, site.hosts, site.wishes, ranks)
-    plan = make_plan(config, folder, _together([host.machine for host in site.hosts]))
-    spread = _with_cores(replace(plan, places=places), places, site.hosts, ranks)
-    own = all(_have_own_cores(spread, host.name) for host in site.hosts)
+    on_gpus = roles_on_hosts(config, site.hosts)
+    places = place_nodes(
+        *(config.attn_gpus, config.ffn_gpus, site.hosts, site.wishes, ranks, on_gpus)
+    )
+    devices = choose_on_hosts(config, places, site.hosts, on_gpus)
+    together = _together([host.machine for host in site.hosts])
+    plan = make_plan(config, folder, together, sites=(places, devices))
+    spread = _with_cores(plan, places, site.hosts, ranks)
+    own = bool(on_gpus) or all(_have_own_cores(spread, host.name) for host in site.hosts)
     spread = replace(spread, micro_batches=config.micro_batches or (None if own else 1))
     blocks = [_fitting_blocks(spread, host) for host in site.hosts]
+    if devices.attention:  # which fit on each of their GPUs, whatever the hosts have
+        return spread
     return replace(spread, num_blocks=min(fit for fit in blocks if fit is not None))
 
 
@@ -60,6 +69,8 @@ def _check(config: EngineConfig) -> None:
         "--m2n shm": config.m2n == "shm" and "is memory of one host; leave it out",
         "--m2n-host": config.m2n_host != _DEFAULT_ADDRESS
         and "is of one host; each agent's --host says where its nodes listen",
+        "--gpus": config.gpus is not None
+        and "is of one host; each agent's --gpus says which there are",
         "--pin-weights": config.pin_weights and "holds files of one host; leave it out",
     }
     for flag, reason in refused.items():
@@ -74,7 +85,6 @@ def _together(machines: Sequence[Machine]) -> Machine:
         memory=sum(machine.memory for machine in machines),
         available_memory=sum(machine.available_memory for machine in machines),
         bfloat16_arithmetic=all(machine.bfloat16_arithmetic for machine in machines),
-        gpu_problem=NO_GPUS,
     )
 
 
@@ -88,7 +98,7 @@ def _with_cores(
     of_ranks: dict[tuple[Role, int, int], CoreAssignment] = {}
     for host in hosts:
         parts = places.on(host.name, ranks)
-        for part, own in zip(parts, _part_cores(plan.config, host, parts), strict=True):
+        for part, own in zip(parts, _part_cores(plan, host, parts), strict=True):
             if part.leads:
                 cores[part.role, part.node] = own
             shares = own.shared_by(len(part.ranks))
@@ -102,17 +112,23 @@ def _with_cores(
     )
 
 
-def _part_cores(
-    config: EngineConfig, host: Host, parts: Sequence[Part]
-) -> Sequence[CoreAssignment]:
-    """Of what a host has of each node; ranks count as processes."""
-    ranks = [len(part.ranks) for part in parts]
+def _part_cores(plan: Plan, host: Host, parts: Sequence[Part]) -> Sequence[CoreAssignment]:
+    """Of what a host has of each node; ranks count as processes. Where one role is on GPUs, its
+    nodes need a core each."""
+    config, ranks = plan.config, [len(part.ranks) for part in parts]
     cores, sockets = host.machine.cores, numa_sockets(config, host.machine)
     if config.cores == "shared" or not ranks:
         own = share_cores(len(ranks), cores)
+    elif plan.devices.mixed:
+        light = [_is_on_gpu(plan, part) for part in parts for _ in part.ranks]
+        own = join_cores(assign_cores_beside(light, cores), ranks)
     else:
         own = join_cores(own_cores(sum(ranks), cores, sockets), ranks)
     return [replace(each, near=bool(sockets)) for each in own]
+
+
+def _is_on_gpu(plan: Plan, part: Part) -> bool:
+    return plan.devices.of(part.role, part.node) is not None
 
 
 def _parts_on(plan: Plan, host: str) -> list[Part]:
@@ -132,8 +148,8 @@ def _have_own_cores(plan: Plan, host: str) -> bool:
 
 
 def _fitting_blocks(plan: Plan, host: Host) -> int | None:
-    """Blocks of an attention node's cache that this host has room for; None where none is there.
-    Raises ConfigError where the host has no room for its nodes."""
+    """Blocks of an attention node's cache that this host has room for; None where none is in its
+    memory. Raises ConfigError where the host has no room for its nodes."""
     parts = _parts_on(plan, host.name)
     if not parts:
         return None
@@ -145,11 +161,12 @@ def _fitting_blocks(plan: Plan, host: Host) -> int | None:
             "there (--place), or use --expert-dtype int8 or a smaller --max-num-batched-tokens"
         )
     attention = sum(len(part.ranks) for part in parts if part.role is Role.ATTENTION)
-    if not attention:
+    if not attention or plan.devices.attention:
         return None
     leading = sum(part.leads for part in parts if part.role is Role.ATTENTION)
     grammars = plan.config.grammar_memory
-    others = Overhead(None, 0, leading, _processes(parts), grammars).ledger
+    on_gpus = _processes([part for part in parts if _is_on_gpu(plan, part)])
+    others = Overhead(None, 0, leading, _processes(parts), grammars, on_gpus).ledger
     # Of nodes that are there in part: as if all of a node were, on a host with so much more.
     nodes, rest = divmod(attention, plan.config.attn_tp)
     if rest:
@@ -182,8 +199,11 @@ def need_of_parts(plan: Plan, parts: Sequence[Part]) -> int:
     ]
     block = kv_block_bytes(plan.spec, plan.precision, plan.config.attn_tp)
     caches = plan.num_blocks * block + plan.num_states * plan.spec.state_bytes
-    beside = _processes(parts) * NODE_BYTES
+    if plan.devices.attention:
+        caches = 0
+    beside = 0
     for part in parts:
+        beside += len(part.ranks) * (GPU_NODE_BYTES if _is_on_gpu(plan, part) else NODE_BYTES)
         if part.role is Role.ATTENTION:
             beside += -(-caches * len(part.ranks) // plan.config.attn_tp)
             beside += part.leads * plan.config.grammar_memory
@@ -195,7 +215,8 @@ def _processes(parts: Sequence[Part]) -> int:
 
 
 def _beside_caches(plan: Plan, parts: Sequence[Part]) -> Ledger:
-    """Weights, M2N's slots and what ranks tell each other."""
+    """What these take of their hosts' memory: weights, unless a GPU has them, M2N's slots, whose
+    payloads are in GPUs' memory where all nodes are on GPUs, and what ranks tell each other."""
     m = plan.most_micro_batches
     geometry, moving = plan.geometry(m), experts_on_the_move(plan.config)
     total = Ledger()
@@ -203,11 +224,13 @@ def _beside_caches(plan: Plan, parts: Sequence[Part]) -> Ledger:
         if part.role is Role.ATTENTION:
             shards = Shard.each(plan.config.attn_tp)
             weights = attention_node(plan.spec, plan.precision, 0, 0, shards)
-            slots = geometry.attention_bytes
+            slots = geometry.attention_region_bytes
         else:
             slots_held = plan.placement.num_slots(part.node)
             weights = expert_node(plan.spec, plan.precision, slots_held, moving)
-            slots = geometry.expert_bytes
+            slots = geometry.expert_region_bytes
+        if _is_on_gpu(plan, part):
+            weights = Ledger()
         total += weights.share(len(part.ranks), plan.ranks(part.role))
         # Those of the first rank's host share it; of another each has its own.
         total += plan.shared_by_ranks(part.role) * (1 if part.leads else len(part.ranks))

@@ -52,6 +52,9 @@ class Frame(IntEnum):
     GROUPS = 7
     STORE = 8
     RANK = 9  # between ranks of a node, which meet in the same frames (`ranks/dist/meeting.py`)
+    EXPERTS = 10
+    EXPERT = 11
+    GIVEN = 12
 
 
 class Side(IntEnum):

@@ -49,7 +49,8 @@ def attention_port(
         publisher,
         equipment.packing,
     )
-    return HostAttentionPort(token, seat, own, mail, mail.sleeper(own.bell, options.spin_seconds))
+    sleeper = mail.sleeper(own.bell, options.spin_seconds, options.nap_seconds)
+    return HostAttentionPort(token, seat, own, mail, sleeper)
 
 
 def expert_port(seat: Seat, options: PortOptions, equipment: Equipment) -> HostExpertPort:
@@ -66,7 +67,8 @@ def expert_port(seat: Seat, options: PortOptions, equipment: Equipment) -> HostE
         [None] * geometry.num_attention,
         partial(slots_at_attention, seat, publisher),
     )
-    return HostExpertPort(seat, own, mail, mail.sleeper(own.bell, options.spin_seconds))
+    sleeper = mail.sleeper(own.bell, options.spin_seconds, options.nap_seconds)
+    return HostExpertPort(seat, own, mail, sleeper)
 
 
 def join_attention(

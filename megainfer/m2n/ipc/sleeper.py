@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 
 from megainfer.m2n.slotted.sleeper import OwnBell, PlainSleeper, Watched
 
-NAP_SECONDS = 1e-3
-"""How late a message may be noticed that takes its device longer than a node may spin."""
+_TICK_SECONDS = 1e-3
+"""The shortest time that poll(2) knows."""
 
 
 class DeviceSleeper(PlainSleeper):
     """`Sleeper` whose bell rings when a message is enqueued. Nobody rings when it is published, so
-    from the bell until the word it looks: for `spin_seconds` at a time, then after each nap.
+    from the bell until the word it looks: for `spin_seconds` at a time, then after each nap of
+    `nap_seconds`.
 
     awaits: whether something was announced that is yet to be published.
     """
@@ -22,9 +23,10 @@ class DeviceSleeper(PlainSleeper):
         awaits: Callable[[], bool],
         bell: OwnBell,
         spin_seconds: float,
+        nap_seconds: float,
     ) -> None:
         super().__init__(news, bell, spin_seconds)
-        self._awaits = awaits
+        self._awaits, self._nap_seconds = awaits, nap_seconds
 
     def sleep(self, timeout: float, watched: Watched) -> Sequence[int]:
         """See `Sleeper.sleep`."""
@@ -37,5 +39,11 @@ class DeviceSleeper(PlainSleeper):
             if left <= 0:
                 break
             if not self._spin(min(left, self._spin_seconds)):
-                ready = self._doze(min(left, NAP_SECONDS), watched)
+                ready = self._nap(min(left, self._nap_seconds), watched)
         return ready
+
+    def _nap(self, seconds: float, watched: Watched) -> Sequence[int]:
+        if seconds >= _TICK_SECONDS:
+            return self._doze(seconds, watched)
+        time.sleep(seconds)
+        return self._doze(0.0, watched)

@@ -17,7 +17,7 @@ class MixedPort(Generic[AnyPort]):
     heard and told on the road on which its latest process was met."""
 
     def __init__(self, near: AnyPort, far: AnyPort) -> None:
-        assert near.device is far.device, "both are the host's"
+        assert near.device is far.device, "both are the host's, or both the node's GPU's"
         self.device: Device = near.device
         self._near, self._far = near, far
         self._ports = near, far

@@ -159,6 +159,7 @@ def main_of(plan: Plan, task: NodeTask, seat: LeadingSeat[Any] | None) -> ChildM
         placement=task.placement or plan.placement,
         weights=task.weights,
         seat=seat,
+        givers=task.givers,
     )
 
 
@@ -171,7 +172,9 @@ def _import_for_hosts(plan: Plan) -> None:
     for kernels in (plan.kernels, plan.expert_kernels):
         import_module(IMPLEMENTATIONS[kernels].module)
     if not plan.config.colocated:
-        import_module(ROADS[plan.road.kind])
+        road = plan.road
+        for kind in (road.kind, road.near) if road.kind == "mixed" else (road.kind,):
+            import_module(ROADS[kind])
 
 
 def _following(plan: Plan, task: NodeTask, seat: FollowingSeat[Any]) -> ChildMain:

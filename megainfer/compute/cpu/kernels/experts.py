@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megainfer.compute.cpu.kernels import library
 from megainfer.compute.cpu.kernels.threads import Threads, own_or_shared
-from megainfer.compute.experts import Biases, ExpertsShape
+from megainfer.compute.experts import Biases, ExpertsShape, bytes_of, fill_with
 from megainfer.errors import CheckpointError, ConfigError
 from megainfer.models.spec import Activation
 
@@ -119,8 +119,12 @@ class PackedExpert(NamedTuple):
     down: Tensor
     biases: Biases | None
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.gate_up, self.down, *(self.biases or ())
+
     def addresses(self) -> tuple[int, ...]:
-        return tuple(_address(tensor) for tensor in (self.gate_up, self.down, *(self.biases or ())))
+        return tuple(map(_address, self.tensors))
 
 
 class CpuLayerExperts:
@@ -172,6 +176,30 @@ class CpuLayerExperts:
         """See `experts.LayerExperts.forget`."""
         assert isinstance(prepared, PackedExpert)
         self._kernel.free_memory.append(prepared)
+
+    @property
+    def form(self) -> str:
+        """See `experts.LayerExperts.form`: instruction sets lay weights out differently."""
+        return f"cpu {self._kernel.level} {self._kernel.weight_dtype}"
+
+    @property
+    def copied_bytes(self) -> int:
+        """See `experts.LayerExperts.copied_bytes`."""
+        kernel = self._kernel
+        biases = 4 * (kernel.gate_up_channels + kernel.shape.hidden) if kernel.shape.bias else 0
+        return kernel.gate_up_bytes + kernel.down_bytes + biases
+
+    def copied(self, local_id: int) -> Tensor:
+        """See `experts.LayerExperts.copied`."""
+        held = self._packed[local_id]
+        assert held is not None, f"slot {local_id} is empty"
+        return bytes_of(held.tensors)
+
+    def adopt(self, copied: Tensor) -> PackedExpert:
+        """See `experts.LayerExperts.adopt`."""
+        packed = _taken(self._kernel)
+        fill_with(packed.tensors, copied)
+        return packed
 
     def forward(
         self,

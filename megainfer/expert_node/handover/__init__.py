@@ -1,0 +1,1 @@
+"""Experts that one expert node gives another as they are computed with: no file is read."""
