@@ -22,6 +22,8 @@ TOLD_FLAGS = (
     "avx512f",
     "avx512_vnni",
     "avx512_bf16",
+    "gfni",
+    "amx_tile",
     "amx_bf16",
     "amx_int8",
 )

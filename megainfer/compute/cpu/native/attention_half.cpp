@@ -60,7 +60,11 @@ int64_t AttentionHalf::stride_of(const Linear& linear) const {
 // In as few groups as hold these rows, of about the same size; words_ has room for any of the
 // linears' rows.
 void AttentionHalf::group(int64_t rows, std::initializer_list<const Linear*> linears) {
-  const int64_t parts = ceil_div(rows, level_.max_rows);
+  int64_t most = most_group_rows;
+  for (const Linear* linear : linears) {
+    most = std::min<int64_t>(most, product_of(*linear).max_rows);
+  }
+  const int64_t parts = ceil_div(rows, most);
   groups_.clear();
   for (int64_t p = 0; p < parts; ++p) {
     const int64_t from = share(rows, p, parts), to = share(rows, p + 1, parts);

@@ -93,36 +93,58 @@ inline void recover_e4m3(const GroupOf<int8_block>& g, float* found) {
   }
 }
 
-// See `Product::pack_panel`. Weights that no scale gives back get one by which the largest is 448.
-inline bool pack_e4m3_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
-                            void* panel) {
-  auto* out = static_cast<uint32_t*>(panel);
+// A block's codes as they lie in words.
+struct E4m3Words {
+  static size_t block_bytes(int64_t length) {
+    return words_of(length, e4m3_per_word) * panel_width * sizeof(uint32_t);
+  }
+
+  // Of one half of the channels, to where both halves' are.
+  static void write(const GroupOf<int8_block>& g, int half, int64_t length, uint8_t* out) {
+    auto* to = reinterpret_cast<uint32_t*>(out) + half * lanes;
+    for (int64_t j = 0; j < words_of(length, e4m3_per_word); ++j) {
+      for (int c = 0; c < lanes; ++c) {
+        uint32_t word = 0;
+        for (int i = 0; i < e4m3_per_word; ++i) {
+          word |= static_cast<uint32_t>(g.codes[j * e4m3_per_word + i][c]) << e4m3_bits[i];
+        }
+        to[j * panel_width + c] = word;
+      }
+    }
+  }
+};
+
+// Quantise a group into its codes. Weights that no scale gives back get one by which the largest is
+// 448.
+inline void encode_e4m3(GroupOf<int8_block>& g, float* scale) {
+  recover_e4m3(g, scale);
+  for (int c = 0; c < lanes; ++c) {
+    const bool zeros = !(g.largest[c] >= least_scaled);
+    if (scale[c] == 0.0f && !zeros) scale[c] = g.largest[c] / largest_e4m3;
+    const float inverse = zeros ? 0.0f : 1.0f / scale[c];
+    for (int i = 0; i < int8_block; ++i) {
+      g.codes[i][c] = e4m3_code(nearest_e4m3(g.x[i][c] * inverse));
+    }
+  }
+}
+
+// See `Product::pack_panel`. Of each block the scales, then the codes as Layout has them.
+template <class Layout>
+bool pack_e4m3_panel(const float* const channels[2], const int64_t valid[2], int64_t k,
+                     void* panel) {
+  auto* out = static_cast<uint8_t*>(panel);
   bool finite = true;
   GroupOf<int8_block> g;
-  for (int64_t b = 0; b < blocks_of(k); ++b) {
-    const int64_t words = block_words(k, b), start = b * int8_block;
+  for (int64_t start = 0; start < k; start += int8_block) {
     const int64_t length = k - start < int8_block ? k - start : int8_block;
+    uint8_t* codes = out + panel_width * sizeof(float);
     for (int half = 0; half < 2; ++half) {
       read_group(channels[half], valid[half], k, start, length, g);
       finite &= find_largest(g);
-      float scale[lanes];
-      recover_e4m3(g, scale);
-      for (int c = 0; c < lanes; ++c) {
-        const bool zeros = !(g.largest[c] >= least_scaled);
-        if (scale[c] == 0.0f && !zeros) scale[c] = g.largest[c] / largest_e4m3;
-        std::memcpy(out + half * lanes + c, scale + c, sizeof(uint32_t));
-        const float inverse = zeros ? 0.0f : 1.0f / scale[c];
-        for (int64_t j = 0; j < words; ++j) {
-          uint32_t word = 0;
-          for (int i = 0; i < e4m3_per_word; ++i) {
-            const float number = nearest_e4m3(g.x[j * e4m3_per_word + i][c] * inverse);
-            word |= static_cast<uint32_t>(e4m3_code(number)) << e4m3_bits[i];
-          }
-          out[(1 + j) * panel_width + half * lanes + c] = word;
-        }
-      }
+      encode_e4m3(g, reinterpret_cast<float*>(out) + half * lanes);
+      Layout::write(g, half, length, codes);
     }
-    out += (1 + words) * panel_width;
+    out = codes + Layout::block_bytes(length);
   }
   return finite;
 }

@@ -176,7 +176,7 @@ void Experts::group(const int64_t* counts) {
   int64_t first = 0;
   for (int64_t e = 0; e < shape_.experts; ++e) {
     if (counts[e] == 0) continue;
-    const int64_t parts = ceil_div(counts[e], level_.max_rows);
+    const int64_t parts = ceil_div(counts[e], product_.max_rows);
     const auto begin = static_cast<int64_t>(groups_.size());
     for (int64_t p = 0; p < parts; ++p) {
       const int64_t from = counts[e] * p / parts, to = counts[e] * (p + 1) / parts;

@@ -124,7 +124,7 @@ void LatentHalf::multiply(const HeadsLinear& linear, int64_t heads, int64_t rows
   const Level& level = half_.level();
   const Product& product = level.products[static_cast<int>(linear.format)];
   const int64_t k = linear.inputs, row_words = product.row_words(k), width = level.panel_width;
-  const int64_t groups = ceil_div(rows, level.max_rows), panels = ceil_div(linear.outputs, width);
+  const int64_t groups = ceil_div(rows, product.max_rows), panels = ceil_div(linear.outputs, width);
   auto* words = words_scratch_.of<uint32_t>(heads * rows * row_words);
   add_phase(heads * groups, [=, &product](int64_t i) {
     const int64_t h = i / groups, g = i % groups;

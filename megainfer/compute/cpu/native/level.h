@@ -27,9 +27,10 @@ constexpr int weight_formats = 8;
 // blocks of K, each preceded by a float scale a channel, and so does FP8; four bits as nibbles.inl
 // says.
 //
-// Rows are packed in groups of 1 to `Level::max_rows` whose elements lie side by side. A row's
+// Rows are packed in groups of 1 to `max_rows` whose elements lie side by side. A row's
 // sums run over K in order whatever its group, hence they don't depend on it.
 struct Product {
+  int max_rows;
   // Bytes of one panel.
   size_t (*panel_bytes)(int64_t k);
   // Pack a panel of two halves, each `panel_width / 2` channels (rows of K floats) of which only
@@ -179,7 +180,6 @@ struct RowFunctions {
 struct Level {
   const char* name;
   int panel_width;
-  int max_rows;
   Product products[weight_formats];
   // out [count, panel_width / 2] = silu(left half) * right half of tile [count, panel_width].
   void (*swiglu)(const float* tile, int count, float* out, int64_t out_stride);

@@ -9,6 +9,9 @@
 #include "target.h"
 MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #include "vec_avx512.h"
+
+constexpr int prefetch_bytes = 8192;
+
 // After the vector that they are written for.
 #include "delta_net.inl"
 #include "elementwise.inl"
@@ -22,7 +25,6 @@ MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 extern const Level level_avx512 = {
     .name = "avx512",
     .panel_width = panel_width,
-    .max_rows = Vec::max_rows,
     .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
                  widened_int8_product(), nibble_product<Int4<32>>(), nibble_product<Int4<128>>(),
                  nibble_product<Mxfp4>(), widened_e4m3_product(),

@@ -9,6 +9,9 @@
 #include "target.h"
 MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512bf16")
 #include "vec_avx512.h"
+
+constexpr int prefetch_bytes = 8192;
+
 // After the vector that they are written for.
 #include "delta_net.inl"
 #include "elementwise.inl"
@@ -24,7 +27,6 @@ MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512b
 extern const Level level_avx512_bf16 = {
     .name = "avx512_bf16",
     .panel_width = panel_width,
-    .max_rows = Vec::max_rows,
     .products = {float_product<Float32>(), bfloat16_product(), vnni_product(),
                  vnni_nibble_product<Int4<32>>(), vnni_nibble_product<Int4<128>>(),
                  vnni_nibble_product<Mxfp4>(), e4m3_bf16_product(),

@@ -1,6 +1,9 @@
 #include <algorithm>
 
 #include "vec_generic.h"
+
+constexpr int prefetch_bytes = 8192;
+
 // After the vector that they are written for.
 #include "delta_net.inl"
 #include "elementwise.inl"
@@ -14,7 +17,6 @@
 extern const Level level_generic = {
     .name = "generic",
     .panel_width = panel_width,
-    .max_rows = Vec::max_rows,
     .products = {float_product<Float32>(), float_product<WidenedBfloat16>(),
                  widened_int8_product(), nibble_product<Int4<32>>(), nibble_product<Int4<128>>(),
                  nibble_product<Mxfp4>(), widened_e4m3_product(),

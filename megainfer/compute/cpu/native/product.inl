@@ -13,10 +13,8 @@ namespace {
 
 constexpr int panel_width = 2 * Vec::width;
 
-// Weights are read once, in order, across panels and experts: asking for them this far ahead keeps
-// memory busy while few rows are multiplied with what is here.
-constexpr int prefetch_bytes = 8192;
-
+// Weights are read once, in order, across panels and experts: asking for them `prefetch_bytes`
+// ahead, which a level chooses, keeps memory busy while few rows are multiplied with what is here.
 inline void prefetch_weights(const uint32_t* words) {
   const char* ahead = reinterpret_cast<const char*>(words) + prefetch_bytes;
   __builtin_prefetch(ahead);
@@ -181,8 +179,8 @@ void multiply_rows(const void* panel, const uint32_t* packed, int count, int64_t
 
 template <class Format>
 constexpr Product float_product() {
-  return {plain_panel_bytes<Format>, plain_pack_panel<Format>, float_row_words<Format>,
-          pack_float_rows<Format>, multiply_rows<FloatKernel<Format>>};
+  return {Vec::max_rows, plain_panel_bytes<Format>, plain_pack_panel<Format>,
+          float_row_words<Format>, pack_float_rows<Format>, multiply_rows<FloatKernel<Format>>};
 }
 
 }  // namespace

@@ -50,8 +50,8 @@ struct Bfloat16Kernel {
 };
 
 constexpr Product bfloat16_product() {
-  return {plain_panel_bytes<WidenedBfloat16>, plain_pack_panel<WidenedBfloat16>, bfloat16_row_words,
-          pack_bfloat16_rows, multiply_rows<Bfloat16Kernel>};
+  return {Vec::max_rows, plain_panel_bytes<WidenedBfloat16>, plain_pack_panel<WidenedBfloat16>,
+          bfloat16_row_words, pack_bfloat16_rows, multiply_rows<Bfloat16Kernel>};
 }
 
 }  // namespace

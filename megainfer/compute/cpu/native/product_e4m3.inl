@@ -24,8 +24,8 @@ struct E4m3Code {
 };
 
 constexpr Product widened_e4m3_product() {
-  return {int8_panel_bytes<>, pack_e4m3_panel, widened_int8_row_words, pack_widened_int8_rows,
-          multiply_rows<WidenedByteKernel<E4m3Code>>};
+  return {Vec::max_rows, int8_panel_bytes<>, pack_e4m3_panel<E4m3Words>, widened_int8_row_words,
+          pack_widened_int8_rows, multiply_rows<WidenedByteKernel<E4m3Code>>};
 }
 
 }  // namespace

@@ -74,8 +74,8 @@ struct E4m3Bfloat16Kernel {
 };
 
 constexpr Product e4m3_bf16_product() {
-  return {int8_panel_bytes<>, pack_e4m3_panel, e4m3_row_words, pack_e4m3_rows,
-          multiply_rows<E4m3Bfloat16Kernel>};
+  return {Vec::max_rows, int8_panel_bytes<>, pack_e4m3_panel<E4m3Words>, e4m3_row_words,
+          pack_e4m3_rows, multiply_rows<E4m3Bfloat16Kernel>};
 }
 
 }  // namespace

@@ -191,7 +191,7 @@ inline void pack_widened_int8_rows(const float* const* rows, int count, int64_t 
 
 template <int size = int8_block>
 constexpr Product widened_int8_product() {
-  return {int8_panel_bytes<size>, pack_int8_panel<0, size>, widened_int8_row_words,
+  return {Vec::max_rows, int8_panel_bytes<size>, pack_int8_panel<0, size>, widened_int8_row_words,
           pack_widened_int8_rows, multiply_rows<WidenedByteKernel<Int8Code, size>>};
 }
 

@@ -81,7 +81,7 @@ struct NibbleKernel {
 
 template <class Format>
 constexpr Product nibble_product() {
-  return {nibble_panel_bytes<Format>, pack_nibble_panel<Format>, nibble_row_words,
+  return {Vec::max_rows, nibble_panel_bytes<Format>, pack_nibble_panel<Format>, nibble_row_words,
           pack_nibble_rows, multiply_rows<NibbleKernel<Format>>};
 }
 

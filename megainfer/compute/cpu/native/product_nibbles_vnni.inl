@@ -150,8 +150,9 @@ struct VnniNibbleKernel {
 
 template <class Format>
 constexpr Product vnni_nibble_product() {
-  return {nibble_panel_bytes<Format>, pack_nibble_panel<Format>, vnni_nibble_row_words<Format>,
-          pack_vnni_nibble_rows<Format>, multiply_rows<VnniNibbleKernel<Format>>};
+  return {Vec::max_rows, nibble_panel_bytes<Format>, pack_nibble_panel<Format>,
+          vnni_nibble_row_words<Format>, pack_vnni_nibble_rows<Format>,
+          multiply_rows<VnniNibbleKernel<Format>>};
 }
 
 }  // namespace

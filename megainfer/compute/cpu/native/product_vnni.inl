@@ -95,7 +95,7 @@ struct VnniKernel {
 
 template <int size = int8_block>
 constexpr Product vnni_product() {
-  return {int8_panel_bytes<size>, pack_int8_panel<0x80, size>, vnni_row_words<size>,
+  return {Vec::max_rows, int8_panel_bytes<size>, pack_int8_panel<0x80, size>, vnni_row_words<size>,
           pack_vnni_rows<size>, multiply_rows<VnniKernel<size>>};
 }
 
