@@ -20,6 +20,9 @@ struct Int8Codes {
   // Of each lane what its highest byte stands for.
   static Vec::F widen(Vec::I x) { return Vec::to_float(Vec::shift_right(x, 24)); }
 
+  // Of each word its i-th code.
+  static Vec::F widen(Vec::I words, int i) { return Vec::to_float(signed_byte(words, i)); }
+
   static float number(uint8_t code) { return static_cast<int8_t>(code); }
 
   // Of a number no larger than the largest: added to so much, it is the sum's lowest bits.
@@ -41,6 +44,8 @@ struct E4m3Codes {
     const Vec::I kept = Vec::set1i(static_cast<int32_t>(0x87f00000u));
     return Vec::as_float(Vec::bit_and(Vec::shift_right(x, 4), kept));
   }
+
+  static Vec::F widen(Vec::I words, int i) { return widen(Vec::shift_left(words, 24 - 8 * i)); }
 
   static float number(uint8_t code) {
     const uint32_t bits = static_cast<uint32_t>(static_cast<int8_t>(code)) << 20 & 0x87f00000u;

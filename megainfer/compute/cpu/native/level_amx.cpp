@@ -10,6 +10,7 @@
 MEGAINFER_TARGET(
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512bf16,gfni,amx-tile,amx-bf16")
 #include "vec_avx512.h"
+#include "signed_bytes_vnni.h"
 
 // Less than a page of 4 KiB: Intel's processors, which this is best on, read ahead by themselves
 // within one, and asking for the next is in the way of that.

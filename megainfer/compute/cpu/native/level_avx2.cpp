@@ -9,6 +9,7 @@
 #include "target.h"
 MEGAINFER_TARGET("avx2,fma")
 #include "vec_avx2.h"
+#include "signed_bytes.h"
 
 constexpr int prefetch_bytes = 8192;
 

@@ -9,6 +9,7 @@
 #include "target.h"
 MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #include "vec_avx512.h"
+#include "signed_bytes.h"
 
 constexpr int prefetch_bytes = 8192;
 

@@ -9,6 +9,7 @@
 #include "target.h"
 MEGAINFER_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni,avx512bf16")
 #include "vec_avx512.h"
+#include "signed_bytes_vnni.h"
 
 constexpr int prefetch_bytes = 8192;
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "vec_generic.h"
+#include "signed_bytes.h"
 
 constexpr int prefetch_bytes = 8192;
 

@@ -36,7 +36,7 @@ struct CodeCache {
   static constexpr float lift = Codes::lift, settle = Codes::settle;
 
   static Vec::F weight(const uint32_t* words, int i) {
-    return Codes::widen(Vec::shift_left(Vec::loadi(words), 24 - 8 * i));
+    return Codes::widen(Vec::loadi(words), i);
   }
 };
 

@@ -131,8 +131,7 @@ bool pack_int8_panel(const float* const channels[2], const int64_t valid[2], int
 // The i-th of four codes of each word.
 struct Int8Code {
   static Vec::F weight(Vec::I words, int i) {
-    const Vec::I lifted = Vec::shift_left(words, 24 - 8 * i);
-    return Vec::to_float(Vec::shift_right(lifted, 24));
+    return Vec::to_float(signed_byte(words, i));
   }
 };
 
