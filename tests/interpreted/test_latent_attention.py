@@ -198,7 +198,9 @@ def test_a_layer_is_the_references(spec, bias):
     expected_caches = tuple(cache.clone() for cache in caches)
     x = layer.rows(batch.num_tokens)
     actual = x.clone()
-    LatentAttention(layer.sources, source, rotary, TorchProducts()).add(actual, batch, caches)
+    LatentAttention(layer.sources, source, rotary, TorchProducts()).add(
+        actual, actual, batch, caches
+    )
     expected = reference_latent.LatentAttention(layer.sources, reader, rotary, torch.float32)
     x += expected.forward(x, batch, expected_caches)
     torch.testing.assert_close(actual, x, rtol=1e-4, atol=1e-5)

@@ -57,15 +57,15 @@ class Groups(Protocol):
 
 class GlooGroups:
     """`Groups` over TCP, between hosts' memories. host: the address that they listen at. seconds:
-    that a payload may take."""
+    that a payload may take, GROUP_SECONDS if None."""
 
     kind = "gloo"
     device = HOST
     tags = True
 
-    def __init__(self, host: str, seconds: float = GROUP_SECONDS) -> None:
+    def __init__(self, host: str, seconds: float | None = None) -> None:
         self.completion: Completion = waited
-        self._seconds = seconds
+        self._seconds = GROUP_SECONDS if seconds is None else seconds
         try:
             self._transports = [dist.ProcessGroupGloo.create_device(hostname=host)]
         except RuntimeError as error:
