@@ -26,8 +26,6 @@ from megainfer.ranks.shared import Shared
 
 _MEET = -2
 """In place of what an order is about: all have loaded, and make their group."""
-MARK_SECONDS = 1.0
-"""How often the work of a stream is looked at, at most."""
 
 
 class LeadingGroup:
@@ -154,20 +152,30 @@ class _Watch:
         self._name = name
         self._event = device.event()
         self._since: float | None = None  # when the event was recorded
+        self._more = False  # was given since then, which the event doesn't tell of
 
     def mark(self) -> None:
-        """All that the current stream was given so far is to be done in time."""
-        now = monotonic()
-        if self._since is None or (now > self._since + MARK_SECONDS and self._event.done()):
-            self._event.record()
-            self._since = now
+        """All that the current stream was given so far is to be done in time. Costs no look at the
+        device while there is one to come: `check` has that tell of the rest."""
+        if self._since is None:
+            self._record()
+        else:
+            self._more = True
 
     def check(self) -> None:
-        """Raises NodeDied where it isn't."""
-        if self._since is None or self._event.done():
+        """Raises NodeDied where it isn't. In the stream of `mark`."""
+        if self._since is None:
+            return
+        if self._event.done():
             self._since = None
+            if self._more:
+                self._record()
         elif monotonic() > self._since + ANSWER_SECONDS:
             raise NodeDied(f"the ranks of {self._name} have not got on for {ANSWER_SECONDS:g} s")
+
+    def _record(self) -> None:
+        self._event.record()
+        self._since, self._more = monotonic(), False
 
 
 class _Places:

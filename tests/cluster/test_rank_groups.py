@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from megainfer.device.host import HostEvent
 from megainfer.errors import NodeDied
 from megainfer.launch.ranks.seats import FollowingSeat, LeadingSeat, RankSeats
 from megainfer.ranks import collectives, group
@@ -219,6 +220,42 @@ def test_a_device_that_does_not_get_on_is_noticed_by_who_waits_for_nothing(
     monkeypatch.setattr(ranks.road._watch._event, "done", lambda: False, raising=False)
     monkeypatch.setattr(group, "ANSWER_SECONDS", 0.0)
     compute(leading)
+    with pytest.raises(NodeDied, match="the ranks of node 7 have not got on for 0 s"):
+        ranks.road.check()
+
+
+class EventsInOrder(HostEvent):
+    """Of a stream that stops after the first `until` times it is recorded."""
+
+    def __init__(self, until: int) -> None:
+        self._until, self.recorded = until, 0
+
+    def record(self) -> None:
+        self.recorded += 1
+
+    def done(self) -> bool:
+        return self.recorded <= self._until
+
+
+def test_a_device_that_stops_later_than_at_what_was_looked_at_is_noticed(
+    new_ranks, monkeypatch
+) -> None:
+    """Of what was given behind an event, another tells; of nothing more, none does."""
+    ranks = new_ranks(ROWS, follow_rows(ROWS))
+    ranks.road.await_loaded()
+    leading = LeadingRows(ranks.road, ROWS)
+    event = EventsInOrder(until=1)
+    monkeypatch.setattr(ranks.road._watch, "_event", event)
+    monkeypatch.setattr(group, "ANSWER_SECONDS", 0.0)
+    compute(leading)
+    ranks.road.check()
+    ranks.road.check()
+    assert event.recorded == 1
+    event.recorded = 0
+    compute(leading)
+    compute(leading)
+    ranks.road.check()
+    assert event.recorded == 2
     with pytest.raises(NodeDied, match="the ranks of node 7 have not got on for 0 s"):
         ranks.road.check()
 
