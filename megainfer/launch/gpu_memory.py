@@ -19,7 +19,7 @@ from megainfer.memory import (
     kv_block_bytes,
 )
 from megainfer.models.spec import ModelSpec
-from megainfer.ranks.layout import ID_BYTES, WEIGHT_BYTES
+from megainfer.ranks.layout import FLOAT_BYTES, ID_BYTES, NUMBER_BYTES, WEIGHT_BYTES
 from megainfer.topology import WHOLE, Shard
 
 CHANNEL_BYTES = 16 * 2**20
@@ -61,7 +61,8 @@ class GpuNeeds:
         if shard == WHOLE:
             return own + self._graphs(gpu)
         row = self.spec.hidden_size * DTYPE_BYTES[self.precision.dtype]
-        return own + _between_ranks(shard, self.rows * row, max(self.rows * row, 4 * self.logits))
+        given, made = row + NUMBER_BYTES, self.rows * row + FLOAT_BYTES * self.logits
+        return own + _between_ranks(shard, self.rows * given, made)
 
     def experts(self, gpu: NumberedGpu, shard: Shard = WHOLE) -> Ledger:
         """Of an expert node on this GPU, or a rank of it."""
@@ -106,8 +107,9 @@ class GpuNeeds:
 
 
 def _between_ranks(shard: Shard, given: int, made: int) -> Ledger:
-    """What a rank has there to tell and hear. given: bytes of the rows that all compute. made: of
-    what each makes of them, all of which the first rank has together."""
+    """What a rank has there to tell and hear, each field in memory of its own. given: bytes of the
+    rows that all compute. made: of what each makes of them, all of which the first rank has
+    together."""
     peers = shard.ranks - 1 if shard.leads else 1
     results = shard.ranks if shard.leads else 1
     return Ledger((("between ranks", given + results * made + peers * RANK_CHANNELS_BYTES),))
