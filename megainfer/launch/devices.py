@@ -182,17 +182,16 @@ def _chosen(config: EngineConfig, machine: Machine, processes: int) -> NodeGpus:
     there = len(machine.gpus)
     numbers = range(there) if config.gpus is None else config.gpus
     if len(numbers) < processes:
+        if max(config.attn_tp, config.ffn_tp) > 1:  # NCCL has one rank on a GPU
+            remedy = "nodes or ranks"
+        else:
+            doubled = _numbers([number % there for number in range(processes)])
+            remedy = f"nodes, --gpus {doubled} for several on one,"
         raise ConfigError(
             f"{wish_of_nodes(config)} {'need' if processes > 1 else 'needs'} {processes} GPUs, but "
-            f"{_supply(config, there)}; use fewer {_fewer(config)}, --gpus "
-            f"{_numbers([number % there for number in range(processes)])} for several on one, or "
-            "--device cpu"
+            f"{_supply(config, there)}; use fewer {remedy} or --device cpu"
         )
     return tuple(_checked(number, machine) for number in numbers[:processes])
-
-
-def _fewer(config: EngineConfig) -> str:
-    return "nodes or ranks" if max(config.attn_tp, config.ffn_tp) > 1 else "nodes"
 
 
 def _checked(number: int, machine: Machine) -> NumberedGpu:
