@@ -1,6 +1,7 @@
 """What an attendant passes on between its connection and the process that it attends to."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from megainfer.agent.front_doors import FrontDoors
@@ -10,7 +11,7 @@ from megainfer.launch.control import ChildLink
 from megainfer.messages.hosts import ForNode, ToAttendant
 from megainfer.messages.supervision import ToChild
 from megainfer.messages.to_child import FrontEndDown, FrontEndUp
-from megainfer.supervise.child import Child
+from megainfer.supervise.child import SEND_SECONDS, Child
 from megainfer.supervise.deaths import note_last
 from megainfer.supervise.family import drain
 
@@ -87,8 +88,10 @@ class RankConversation:
         """See `Conversation`."""
         if not isinstance(message, ToChild):
             raise ProtocolError(f"{self._wire.name} said {type(message).__name__}")
-        if self._link is not None:
-            self._link.send(message)
+        if self._link is None:
+            return
+        with suppress(NodeDied):  # `tell` has yet to read what it said last
+            self._link.offer(message, SEND_SECONDS)  # as `Child.send`
 
     def tell(self) -> None:
         """See `Conversation`."""

@@ -11,6 +11,7 @@ from megainfer.launch.control import ParentLink
 from megainfer.launch.station import Station
 from megainfer.messages.from_child import Prepared
 from megainfer.messages.hosts import FromAttendant, LogLines, NodeEnded, Refused, StartRank
+from megainfer.messages.supervision import ToChild
 
 _LOOK_SECONDS = 0.5
 
@@ -26,7 +27,8 @@ def run_rank_stand_in(station: Station, there: There, start: StartRank, link: Pa
 class _RankStandIn:
     def __init__(self, station: Station, there: There, start: StartRank, link: ParentLink) -> None:
         self._station, self._there, self._start = station, there, start
-        self._link: ParentLink | None = link  # None once rank 0 has closed it
+        # None once rank 0 is gone: whoever watches the node ends this process, too, and tells why.
+        self._link: ParentLink | None = link
         self._wire = dialled(there, start.lease)
 
     def run(self) -> None:
@@ -47,14 +49,25 @@ class _RankStandIn:
         match message:
             case LogLines(lines=lines):
                 print_lines(f"{self._there.host} {start.role}-{start.node}.{start.rank}", lines)
-            case Prepared() if self._link is not None:
+            case Prepared():
+                self._tell_leader(message)
+
+    def _tell_leader(self, message: Prepared) -> None:
+        if self._link is not None:
+            try:
                 self._link.send(message)
+            except NodeDied:
+                self._link = None
 
     def _hear_leader(self) -> None:
-        """One that is gone has whoever watches the node end this process, too: that is theirs to
-        tell."""
+        while (message := self._said_by_leader()) is not None:
+            self._wire.send(message)
+
+    def _said_by_leader(self) -> ToChild | None:
+        if self._link is None:
+            return None
         try:
-            while self._link is not None and (message := self._link.receive(timeout=0)) is not None:
-                self._wire.send(message)
+            return self._link.receive(timeout=0)
         except NodeDied:
             self._link = None
+            return None

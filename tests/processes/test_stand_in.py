@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 import zmq
 
+from megainfer.agent.conversations import RankConversation
 from megainfer.frontend.node_socket import new_endpoint
 from megainfer.hosts import wire as wire_module
 from megainfer.hosts.listening import Address, listen
 from megainfer.hosts.other_clock import OtherClock
+from megainfer.hosts.rank_stand_in import run_rank_stand_in
 from megainfer.hosts.stand_in import There, run_stand_in
 from megainfer.hosts.wire import PULSE_SECONDS, Wire, poll
 from megainfer.instruments.stage_clock import Span
 from megainfer.launch.control import ChildLink, link_pair
 from megainfer.launch.heartbeat import Page
 from megainfer.launch.station import Station
-from megainfer.messages.from_child import Fatal, Loaded, Spans
+from megainfer.messages.from_child import Fatal, Loaded, Prepared, Spans
 from megainfer.messages.hosts import (
     ForFrontEnd,
     ForNode,
@@ -30,6 +32,7 @@ from megainfer.messages.hosts import (
     Pulse,
     Refused,
     StartNode,
+    StartRank,
     ToAttendant,
     to_attendant_decoder,
 )
@@ -218,3 +221,71 @@ def test_a_host_that_is_not_there_is_named() -> None:
     assert isinstance(last, Fatal)
     assert last.befell
     assert "host right can't be reached" in last.message
+
+
+# --- of a rank ------------------------------------------------------------------------------------
+
+LAST_WORDS = NodeEnded("rank 1: killed by SIGKILL")
+START_RANK = StartRank(
+    role=Role.EXPERT,
+    node=0,
+    rank=1,
+    incarnation=0,
+    plan=b"",
+    placement=None,
+    weights=OF_FOLDER,
+    lease=LEASE,
+    address="127.0.0.1",
+    port=1,
+)
+
+
+def test_the_end_of_rank_0_is_no_failure_of_who_stands_in_for_another() -> None:
+    """It passes on what rank 0 has said, takes what the rank says to nobody, and dies as that."""
+    supervisor, own = link_pair()
+    rank_0, to_rank_0 = link_pair()
+    with listen(Address("127.0.0.1", 0), "--host") as listening:
+        there = There("right", listening.getsockname()[:2], TOKEN)
+        station = Station(own, Page(), INCARNATION)
+        thread = Thread(target=run_rank_stand_in, args=(station, there, START_RANK, to_rank_0))
+        thread.start()
+        listening.settimeout(SECONDS)
+        connection, _ = listening.accept()
+    wire = Wire(connection, TOKEN, to_attendant_decoder, "the stand-in", False, SECONDS)
+    between = Between(supervisor, wire, "", thread)
+    try:
+        assert between.heard() == [START_RANK]
+        rank_0.send(Start(2))
+        assert between.heard() == [Start(2)]
+        rank_0.close()
+        between.attendant.send(Prepared(1))
+        last = between.ends_with(LAST_WORDS)
+    finally:
+        wire.close()
+        thread.join(SECONDS)
+        supervisor.close()
+    assert last == Fatal("rank 1: killed by SIGKILL (on host right)", befell=False)
+
+
+def test_a_rank_that_has_ended_is_told_nothing_and_heard_to_the_end() -> None:
+    """And one that hangs holds up who attends to it for a bounded time."""
+    to_rank, at_rank = link_pair()
+    said: list[Message] = []
+    wire: Any = SimpleNamespace(name="the stand-in", send=said.append)
+    child: Any = SimpleNamespace(link=SimpleNamespace(receive=lambda timeout: None))
+    talk = RankConversation(wire, child, to_rank)
+    talk.hear(Start(2))
+    at_rank.send(Prepared(1))
+    at_rank.close()
+    talk.hear(Start(3))
+    talk.tell()
+    assert said == [Prepared(1)]
+    assert talk.filenos() == []
+    talk.hear(Start(4))
+
+    to_rank, at_rank = link_pair()
+    talk = RankConversation(wire, child, to_rank)
+    while to_rank.offer(Start(2)):
+        pass
+    talk.hear(Start(3))
+    at_rank.close()
